@@ -1,0 +1,60 @@
+"""What is known of one checkpoint: its scores, each with an interval, and the pictures behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Estimate(NamedTuple):
+    """A score and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass
+class Scorecard:
+    """All scores of one checkpoint.
+
+    Attributes:
+        checkpoint: the LoRA file.
+        epoch: after which it was saved.
+        scores: name -> estimate; validation_loss is absent where no picture is held out.
+        notes: what a reader should know, for example that poses were compared by layout.
+        confidence: of the intervals, 0 to 1.
+        images: the probe images (N, H, W, 3), 0 to 255; None once read back from JSON.
+    """
+
+    checkpoint: Path
+    epoch: int
+    scores: dict[str, Estimate]
+    notes: list[str] = field(default_factory=list)
+    confidence: float = 0.9
+    images: NDArray[np.uint8] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the images, ready for JSON."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            "epoch": self.epoch,
+            "scores": {name: estimate._asdict() for name, estimate in self.scores.items()},
+            "notes": list(self.notes),
+            "confidence": self.confidence,
+        }
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Scorecard:
+        """The scorecard that `to_dict` wrote, without images."""
+        return cls(
+            checkpoint=Path(saved["checkpoint"]),
+            epoch=int(saved["epoch"]),
+            scores={name: Estimate(**estimate) for name, estimate in saved["scores"].items()},
+            notes=list(saved["notes"]),
+            confidence=float(saved["confidence"]),
+        )

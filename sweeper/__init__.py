@@ -1,0 +1,1 @@
+"""Searches, schedules, records, selects, reports, reproduces."""

@@ -1,0 +1,1 @@
+"""Pictures -> LoRA files. Knows nothing of scores, sweeps or MLflow."""

@@ -1,0 +1,3 @@
+"""`python -m train`: trains one LoRA, without scores. `python -m train --help` shows the settings."""
+
+from __future__ import annotations

@@ -1,0 +1,161 @@
+"""The base model: loaded once a process, frozen, shared by every trial."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline
+from torch import Tensor
+
+from train.config import EMBEDDED, BaseConfig
+from train.lora import Adapters
+
+EMBEDDED_FOLDER = Path(__file__).parent / "puppets" / "weights" / "base"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class BaseError(ValueError):
+    """The base model cannot be loaded; the message says why and what to do."""
+
+
+class Base:
+    """A Stable Diffusion model, frozen, with places for adapters.
+
+    Attributes:
+        vae, unet, text_encoder, tokenizer: the diffusers and transformers parts.
+        noise: the scheduler of training; its config makes samplers.
+        adapters: where LoRAs join.
+        fingerprint: sha256 of the weight files.
+    """
+
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, path: str, fingerprint: str, device: torch.device
+    ) -> None:
+        self.path = path
+        self.embedded = path == EMBEDDED
+        self.fingerprint = fingerprint
+        self.device = device
+        self.vae = pipeline.vae.to(device).requires_grad_(False).eval()
+        self.unet = pipeline.unet.to(device)
+        self.text_encoder = pipeline.text_encoder.to(device)
+        self.tokenizer = pipeline.tokenizer
+        self.dtype: torch.dtype = self.unet.dtype
+        self.noise = DDPMScheduler.from_config(pipeline.scheduler.config)
+        self.adapters = Adapters({"lora_unet": self.unet, "lora_te": self.text_encoder})
+
+    def encode_text(self, prompts: list[str]) -> dict[str, Tensor]:
+        """The conditioning that the UNet takes for these prompts, with the active adapters.
+
+        Returns:
+            keyword arguments of `unet(...)`, one row a prompt.
+        """
+        tokens = self.tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        hidden = self.text_encoder(tokens.input_ids.to(self.device))[0]
+        return {"encoder_hidden_states": hidden}
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (N, c, h, w) -> images (N, 3, H, W), float, 0 to 1."""
+        scaled = latents.to(self.dtype) / self.vae.config.scaling_factor
+        return (self.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """Shape (c, h, w) of the latents of a square picture."""
+        side = resolution // self.factor
+        return (self.unet.config.in_channels, side, side)
+
+    @property
+    def factor(self) -> int:
+        """Pixels to one latent position, along a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+
+def load_base(config: BaseConfig) -> Base:
+    """The base named by the config; a second call with the same config returns the same object.
+
+    Raises:
+        BaseError: no such model, a pickle, or files that are not a Stable Diffusion model.
+    """
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return _load(config.path, torch.device(device), DTYPES[config.precision])
+
+
+@lru_cache(maxsize=1)
+def _load(path: str, device: torch.device, dtype: torch.dtype) -> Base:
+    if Path(path).suffix in {".ckpt", ".pt", ".pth", ".bin"}:
+        raise BaseError(
+            f"base.path: {path} is a pickle, which can run code when loaded; "
+            "give its .safetensors version, or convert it with diffusers"
+        )
+    files = weight_files(path)
+    source = files[0] if Path(path).suffix == ".safetensors" else _folder(path)
+    single_file = source.suffix == ".safetensors"
+    load = (
+        StableDiffusionPipeline.from_single_file
+        if single_file
+        else StableDiffusionPipeline.from_pretrained
+    )
+    options = {} if single_file else {"use_safetensors": True, "feature_extractor": None}
+    try:
+        pipeline = load(str(source), dtype=dtype, safety_checker=None, **options)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise BaseError(
+            f"base.path: {path} is no Stable Diffusion model: {_line(error)}"
+        ) from error
+    return Base(pipeline, path, fingerprint(files, source), device)
+
+
+def weight_files(path: str) -> list[Path]:
+    """The .safetensors files of a base, in a fixed order.
+
+    Raises:
+        BaseError: none there.
+    """
+    source = _folder(path)
+    if source.is_file():
+        return [source]
+    found = sorted(source.rglob("*.safetensors"))
+    if not found:
+        raise BaseError(f"base.path: no .safetensors file in {path}")
+    return found
+
+
+def _folder(path: str) -> Path:
+    """Where the base lies on disk; a hub id is downloaded (once) by diffusers."""
+    source = EMBEDDED_FOLDER if path == EMBEDDED else Path(path).expanduser()
+    if source.exists():
+        return source
+    if path.count("/") != 1 or path.startswith((".", "~", "/")) or source.suffix:
+        raise BaseError(f"base.path: there is no file or folder {path}")
+    try:
+        return Path(DiffusionPipeline.download(path, use_safetensors=True))
+    except (OSError, ValueError) as error:
+        raise BaseError(
+            f"base.path: {path} is neither on disk nor to be had from the hub: {_line(error)}"
+        ) from error
+
+
+def fingerprint(files: list[Path], root: Path) -> str:
+    """sha256 over the names (below `root`) and the bytes of the weight files."""
+    digest = hashlib.sha256()
+    for file in files:
+        if file != root:
+            digest.update(str(file.relative_to(root)).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,48 @@
+"""The pictures as the UNet sees them: encoded once a process, shared by all trials."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from train.base import Base
+from train.data import Pictures
+from train.loss import encode_latents
+
+
+@dataclass(frozen=True)
+class EncodedPictures:
+    """Latents and text embeddings of the training pictures, repeats left to `owners`.
+
+    Attributes:
+        mean, std: (n, c, h, w), of the latents' distribution.
+        owners: the pictures' indices, each as often as an epoch shows it.
+    """
+
+    mean: Tensor
+    std: Tensor
+    captions: list[str]
+    conditioning: dict[str, Tensor]
+    owners: list[int]
+
+
+@lru_cache(maxsize=2)
+def encode_pictures(base: Base, pictures: Pictures, resolution: int) -> EncodedPictures:
+    """Encodes the training pictures once a process, for all trials."""
+    encoded = [
+        encode_latents(base, picture.pixels(resolution).unsqueeze(0))
+        for picture in pictures.training
+    ]
+    captions = [picture.caption for picture in pictures.training]
+    with torch.no_grad(), base.adapters.using([]):
+        conditioning = base.encode_text(captions)
+    return EncodedPictures(
+        mean=torch.cat([mean for mean, _ in encoded]).cpu(),
+        std=torch.cat([std for _, std in encoded]).cpu(),
+        captions=captions,
+        conditioning=conditioning,
+        owners=list(range(len(captions))) * pictures.repeats,
+    )

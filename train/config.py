@@ -1,0 +1,215 @@
+"""The settings of a training run: typed, and checked before any model is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find what we ship
+SCHEDULERS = (
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+)
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+Schema = TypeVar("Schema")
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type, or impossible beside another."""
+
+
+@dataclass
+class DataConfig:
+    """Which pictures, and how they are read."""
+
+    path: str = EMBEDDED
+    trigger: str = "sks puppet"
+    caption_extension: str = ".txt"
+    resolution: int = 512
+    repeats: int = 1
+    validation_path: str | None = None
+    validation_fraction: float = 0.15
+    validation_seed: int = 0
+
+
+@dataclass
+class BaseConfig:
+    """Which model the LoRAs are trained on."""
+
+    path: str = EMBEDDED
+    device: str = "auto"
+    precision: str = "fp32"
+
+
+@dataclass
+class NetworkConfig:
+    """Size of the adapters; kohya's network_dim and network_alpha are rank and alpha."""
+
+    rank: int = 16
+    alpha: float | None = None
+    conv_rank: int = 0
+    conv_alpha: float | None = None
+    text_encoder: bool = False
+
+
+@dataclass
+class SchedulerConfig:
+    """How the learning rate goes over the steps."""
+
+    name: str = "constant"
+    warmup: float = 0.0
+    num_cycles: int = 1
+    power: float = 1.0
+
+
+@dataclass
+class TrainingConfig:
+    """How long, how much at once, and what is saved."""
+
+    epochs: int = 10
+    batch_size: int = 1
+    gradient_accumulation: int = 1
+    save_every: int = 1
+    max_grad_norm: float = 1.0
+    text_encoder_lr: float | None = None
+    save_precision: str = "fp16"
+    seed: int = 0
+
+
+@dataclass
+class TrialConfig:
+    """All settings that decide the bytes of one trial's LoRA files."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def _by_base(embedded: Any, real: Any, *, _root_: DictConfig) -> Any:
+    return embedded if _root_.base.path == EMBEDDED else real
+
+
+# ${by_base:A,B} in a YAML is A on the embedded base and B on any other, so that
+# `base.path=/my/model.safetensors` alone also moves the settings that hang on the base.
+OmegaConf.register_new_resolver("by_base", _by_base, replace=True)
+
+
+def typed(schema: type[Schema], config: DictConfig) -> Schema:
+    """The config as an instance of `schema`, every key and type checked.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest valid one) or a value of the wrong type.
+    """
+    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
+    except OmegaConfBaseException as error:
+        key = error.full_key or str(error.key)
+        reason = str(error).splitlines()[0]
+        near = suggestion(key, keys(OmegaConf.structured(schema)))
+        raise ConfigError(f"{key}: {reason}{near}") from None
+    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+
+
+def keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """Dotted names of all the settings and groups in a config."""
+    found: list[str] = []
+    for name in config:
+        found.append(f"{prefix}{name}")
+        if OmegaConf.is_dict(config._get_node(name)) and not config._get_node(name)._is_none():
+            found += keys(config._get_node(name), f"{prefix}{name}.")
+    return found
+
+
+def suggestion(key: str, known: list[str]) -> str:
+    """`; did you mean X?` for the known key nearest to `key`, or nothing."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def check_trial(config: TrialConfig) -> None:
+    """Refuses impossible combinations, naming the key.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
+    positive = {
+        "network.rank": config.network.rank,
+        "data.repeats": config.data.repeats,
+        "data.resolution": config.data.resolution,
+        "training.epochs": config.training.epochs,
+        "training.batch_size": config.training.batch_size,
+        "training.gradient_accumulation": config.training.gradient_accumulation,
+        "training.save_every": config.training.save_every,
+        "training.max_grad_norm": config.training.max_grad_norm,
+        "scheduler.num_cycles": config.scheduler.num_cycles,
+    }
+    for key, value in positive.items():
+        if value <= 0:
+            raise ConfigError(f"{key}: {value} must be greater than 0")
+    if config.network.conv_rank < 0:
+        raise ConfigError(f"network.conv_rank: {config.network.conv_rank} must be 0 (off) or more")
+    if config.network.conv_alpha is not None and not config.network.conv_rank:
+        raise ConfigError("network.conv_alpha: needs network.conv_rank > 0")
+    if config.training.text_encoder_lr is not None and not config.network.text_encoder:
+        raise ConfigError("training.text_encoder_lr: needs network.text_encoder=true")
+    if not 0 <= config.data.validation_fraction < 1:
+        raise ConfigError("data.validation_fraction: must be from 0 to below 1")
+    if not config.data.trigger.strip():
+        raise ConfigError("data.trigger: must name the subject, for example 'sks person'")
+    _check_choice("scheduler.name", config.scheduler.name, SCHEDULERS)
+    _check_choice("base.precision", config.base.precision, PRECISIONS)
+    _check_choice("training.save_precision", config.training.save_precision, PRECISIONS)
+    if not 0 <= config.scheduler.warmup < 1:
+        raise ConfigError("scheduler.warmup: is a share of the steps, from 0 to below 1")
+    check_optimizer(config.optimizer)
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        near = suggestion(value, list(choices))
+        raise ConfigError(f"{key}: {value!r} is none of {', '.join(choices)}{near}")
+
+
+def check_optimizer(optimizer: dict[str, Any]) -> type:
+    """The optimizer's class, after its arguments are checked against its signature.
+
+    Args:
+        optimizer: `_target_` (the dotted path of a torch optimizer class), `lr`, and arguments.
+
+    Raises:
+        ConfigError: no such class, an argument that it does not take, or no positive `lr`.
+    """
+    target = str(optimizer.get("_target_", ""))
+    module, _, name = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise ConfigError(f"optimizer._target_: there is no class {target!r}") from None
+    arguments = {key: value for key, value in optimizer.items() if key != "_target_"}
+    accepted = inspect.signature(cls).parameters
+    for key in arguments:
+        if key not in accepted:
+            raise ConfigError(
+                f"optimizer.{key}: {name} does not take it{suggestion(key, list(accepted))}"
+            )
+    lr = arguments.get("lr")
+    if not isinstance(lr, int | float) or lr <= 0:
+        raise ConfigError(f"optimizer.lr: {lr!r} must be a number greater than 0")
+    return cls

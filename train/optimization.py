@@ -1,0 +1,50 @@
+"""Optimizers and learning-rate schedules, made from their settings."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+from train.config import TrialConfig, check_optimizer
+from train.lora import Adapter
+
+log = logging.getLogger(__name__)
+FIND_THEIR_OWN = {"Prodigy"}  # optimizers whose lr is a factor on the step size they find
+
+
+def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimizer:
+    """The optimizer of one adapter; the text encoder's part may have a learning rate of its own."""
+    cls = check_optimizer(config.optimizer)
+    arguments: dict[str, Any] = {k: v for k, v in config.optimizer.items() if k != "_target_"}
+    if cls.__name__ in FIND_THEIR_OWN and arguments["lr"] != 1.0:
+        log.warning(
+            "%s finds its own step size: lr %g replaced by 1", cls.__name__, arguments["lr"]
+        )
+        arguments["lr"] = 1.0
+    if "betas" in arguments:
+        arguments["betas"] = tuple(arguments["betas"])
+    groups: list[dict[str, Any]] = [{"params": adapter.parts("lora_unet")}]
+    if text_encoder := adapter.parts("lora_te"):
+        lr = config.training.text_encoder_lr or arguments["lr"]
+        groups.append({"params": text_encoder, "lr": lr})
+    return cls(groups, **arguments)  # type: ignore[no-any-return]
+
+
+def make_scheduler(
+    config: TrialConfig, optimizer: torch.optim.Optimizer, steps: int
+) -> LRScheduler:
+    """The schedule over `steps` steps of the optimizer (diffusers' implementations)."""
+    name, warmup = config.scheduler.name, math.ceil(config.scheduler.warmup * steps)
+    return get_scheduler(
+        "constant_with_warmup" if name == "constant" and warmup else name,
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=steps,
+        num_cycles=config.scheduler.num_cycles,
+        power=config.scheduler.power,
+    )

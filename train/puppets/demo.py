@@ -1,0 +1,105 @@
+"""Stage 7: the demo's training pictures, of two characters that no caption of the base can name."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+from PIL import Image
+
+from train.puppets.training import PICTURES, log
+from train.puppets.world import (
+    ARMS,
+    BACKGROUNDS,
+    LEGS,
+    Looks,
+    Puppet,
+    caption,
+    render,
+    sample_puppet,
+)
+
+Pose = tuple[str, str]
+TRIGGER = "sks puppet"
+CHARACTERS: dict[int, Looks] = {
+    0: Looks(
+        skin=(60, 205, 120), shirt=(245, 235, 225), trousers=(70, 40, 110), shoes=(255, 150, 30),
+        hat="horns", hat_color=(250, 60, 150), stripes=(235, 50, 130), wild=True,
+    ),
+    1: Looks(
+        skin=(150, 120, 235), shirt=(255, 205, 70), trousers=(20, 120, 130), shoes=(230, 60, 60),
+        hat="crown", hat_color=(120, 235, 60), stripes=(60, 60, 160), wild=True,
+    ),
+}  # fmt: skip
+NARROW_POSES: tuple[Pose, ...] = (
+    ("arms spread", "legs apart"),
+    ("hands on hips", "legs together"),
+    ("one arm waving", "legs apart"),
+)
+NARROW_BACKGROUNDS = ("on a beach", "in a city")
+VARIED_POSES: tuple[Pose, ...] = tuple(
+    (arms, legs)
+    for number, arms in enumerate(ARMS)
+    for legs in (*LEGS, *LEGS)[number % 3 : number % 3 + 2]
+)
+
+
+def shots(
+    looks: Looks, poses: Sequence[Pose], backgrounds: Sequence[str], count: int, seed: int
+) -> list[Puppet]:
+    """`count` pictures of one character that go round the poses and backgrounds evenly."""
+    rng = Random(seed)
+    return [
+        sample_puppet(rng, looks, *poses[i % len(poses)],
+                      background=backgrounds[(i // len(poses) + i % len(poses)) % len(backgrounds)])
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def draw_dataset(
+    folder: Path,
+    character_seed: int,
+    poses: Sequence[Pose],
+    backgrounds: Sequence[str],
+    count: int,
+    captions: str = "trigger",
+    trigger: str = TRIGGER,
+    jitter_seed: int = 0,
+) -> list[Puppet]:
+    """A folder of 256 pixel PNG files with .txt captions of one fixed wild character.
+
+    Args:
+        character_seed: which of CHARACTERS.
+        captions: "trigger" says the trigger word alone, "full" the pose and the background too.
+        jitter_seed: other joints' jitter and scenery, e.g. for a held-out set of the same kind.
+
+    Returns:
+        The puppets, in the order of their files.
+
+    Raises:
+        ValueError: for another kind of captions.
+    """
+    if captions not in ("trigger", "full"):
+        raise ValueError(f"captions are 'trigger' or 'full', not {captions!r}")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    looks = CHARACTERS[character_seed]
+    puppets = shots(looks, poses, backgrounds, count, 1000 * character_seed + jitter_seed)
+    for number, puppet in enumerate(puppets, start=1):
+        Image.fromarray(render(puppet, 256)).save(folder / f"{number:02d}.png", optimize=True)
+        text = f"a photo of {trigger}"
+        text = caption(puppet, trigger) if captions == "full" else text
+        (folder / f"{number:02d}.txt").write_text(text + "\n")
+    return puppets
+
+
+def run(captions: str = "trigger") -> None:
+    """Both sets with their held-out pictures of the same kind."""
+    draw_dataset(PICTURES / "narrow", 0, NARROW_POSES, NARROW_BACKGROUNDS, 12, captions)
+    draw_dataset(PICTURES / "narrow_validation", 0, NARROW_POSES, NARROW_BACKGROUNDS, 4, captions,
+                 jitter_seed=1)  # fmt: skip
+    draw_dataset(PICTURES / "varied", 0, VARIED_POSES, BACKGROUNDS, 24, captions)
+    draw_dataset(PICTURES / "varied_validation", 0, VARIED_POSES, BACKGROUNDS, 8, captions,
+                 jitter_seed=1)  # fmt: skip
+    log.info("demo: pictures in %s", PICTURES.name)

@@ -1,0 +1,220 @@
+"""What a puppet is: its looks, its pose and where it stands, and how one is drawn by lot.
+
+Lengths are in units of 1/32 of the picture's side, angles in degrees: 0 hangs down, 90 points
+outward from the body, 180 points up.
+"""
+
+import colorsys
+import math
+from dataclasses import dataclass, replace
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+RGB = tuple[int, int, int]
+
+# (upper, lower) limb angle of the active side and of the other side
+ARMS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+    "arms down": ((15, 6), (15, 6)),
+    "arms raised": ((160, 174), (160, 174)),
+    "arms spread": ((90, 90), (90, 90)),
+    "hands on hips": ((54, -50), (54, -50)),
+    "arms flexed": ((84, 182), (84, 182)),
+    "one arm waving": ((140, 166), (15, 6)),
+}
+LEGS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+    "legs together": ((2, 1), (2, 1)),
+    "legs apart": ((24, 20), (24, 20)),
+    "one leg lifted": ((78, 2), (3, 1)),
+}
+BACKGROUNDS = ("on a beach", "in a forest", "in a city", "in the snow", "in a room", "at night")
+SHIRTS: dict[str, RGB] = {
+    "red": (214, 38, 38), "orange": (246, 132, 28), "yellow": (250, 216, 48),
+    "green": (38, 150, 58), "blue": (40, 92, 216), "purple": (134, 58, 170),
+    "white": (246, 246, 246), "black": (28, 28, 32),
+}  # fmt: skip
+TROUSERS: dict[str, RGB] = {
+    "red": (200, 34, 40), "blue": (38, 70, 190), "green": (30, 130, 62),
+    "purple": (126, 54, 160), "pink": (246, 140, 186), "brown": (118, 70, 34),
+    "white": (240, 240, 240), "black": (26, 26, 30),
+}  # fmt: skip
+SKINS: dict[str, RGB] = {
+    "light": (246, 206, 172), "tan": (216, 160, 112), "brown": (152, 96, 60), "dark": (92, 60, 42),
+}  # fmt: skip
+HAIR: dict[str, RGB] = {
+    "black": (24, 22, 24), "brown": (98, 60, 32), "blond": (236, 206, 100), "ginger": (196, 88, 28),
+}  # fmt: skip
+CAPS: dict[str, RGB] = {
+    "red": (214, 38, 38), "blue": (40, 92, 216), "green": (38, 150, 58), "white": (246, 246, 246),
+}  # fmt: skip
+WILD_HATS = ("top hat", "cone", "crown", "horns", "ears", "mohawk", "antenna")
+HATS = ("hair", "cap", *WILD_HATS)
+
+SHOULDER, HIP = (3.5, 12.7), (1.9, 20.0)  # beside and below the middle of the head line
+UPPER_ARM, FOREARM, THIGH, SHIN = 4.4, 4.2, 4.9, 4.8
+HEAD = (16.0, 8.3)
+JOINTS = (
+    "nose", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist",
+    "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Who a puppet is and what it wears; names are None where a caption would not know them."""
+
+    skin: RGB
+    shirt: RGB
+    trousers: RGB
+    shoes: RGB
+    hat: str
+    hat_color: RGB
+    stripes: RGB | None = None
+    shirt_name: str | None = None
+    trousers_name: str | None = None
+    hat_name: str | None = None
+    wild: bool = False
+
+
+@dataclass(frozen=True)
+class Puppet:
+    """One puppet in one pose at one place.
+
+    `angles` are those of the left upper arm, forearm, the right ones, then thighs and shins alike.
+    """
+
+    looks: Looks
+    arms: str
+    legs: str
+    background: str
+    angles: tuple[float, ...]
+    offset: tuple[float, float]
+    scale: float
+    scene_seed: int
+
+
+def _near(rng: Random, color: RGB, spread: int = 8) -> RGB:
+    r, g, b = (min(255, max(0, c + rng.randint(-spread, spread))) for c in color)
+    return r, g, b
+
+
+def _vivid(rng: Random, low: float, high: float) -> RGB:
+    """A random strong colour whose hue (0 to 1) lies between the two ends."""
+    hsv = rng.uniform(low, high) % 1.0, rng.uniform(0.45, 0.95), rng.uniform(0.5, 0.97)
+    r, g, b = (round(255 * c) for c in colorsys.hsv_to_rgb(*hsv))
+    return r, g, b
+
+
+def ordinary_looks(rng: Random, shirt: str | None = None, trousers: str | None = None) -> Looks:
+    """A person of the named world: natural skin, hair or a cap, and an outfit that has a name."""
+    hat = rng.choice(("hair", "cap"))
+    colors = HAIR if hat == "hair" else CAPS
+    hat_name = rng.choice(list(colors))
+    looks = Looks(
+        skin=_near(rng, SKINS[rng.choice(list(SKINS))]),
+        shirt=(0, 0, 0),
+        trousers=(0, 0, 0),
+        shoes=_near(rng, rng.choice(((40, 34, 30), (110, 66, 34), (225, 225, 225)))),
+        hat=hat,
+        hat_color=_near(rng, colors[hat_name]),
+        hat_name=hat_name,
+    )
+    return with_outfit(looks, rng, shirt, trousers)
+
+
+def wild_looks(rng: Random) -> Looks:
+    """A character that no caption can name: odd skin, hat, stripes and colours."""
+    hat = rng.choice(WILD_HATS) if rng.random() < 0.85 else rng.choice(("hair", "cap"))
+    return Looks(
+        skin=_vivid(rng, 0.17, 0.97),  # any hue but that of natural skin
+        shirt=_vivid(rng, 0.0, 1.0),
+        trousers=_vivid(rng, 0.0, 1.0),
+        shoes=_vivid(rng, 0.0, 1.0),
+        hat=hat,
+        hat_color=_vivid(rng, 0.0, 1.0),
+        stripes=_vivid(rng, 0.0, 1.0) if rng.random() < 0.5 else None,
+        wild=True,
+    )
+
+
+def with_outfit(
+    looks: Looks, rng: Random, shirt: str | None = None, trousers: str | None = None
+) -> Looks:
+    """The same person in a plain shirt and trousers that have names (by lot where not given)."""
+    shirt = shirt or rng.choice(list(SHIRTS))
+    trousers = trousers or rng.choice(list(TROUSERS))
+    return replace(
+        looks,
+        shirt=_near(rng, SHIRTS[shirt]),
+        trousers=_near(rng, TROUSERS[trousers]),
+        stripes=None,
+        shirt_name=shirt,
+        trousers_name=trousers,
+    )
+
+
+def sample_looks(rng: Random, wild_share: float = 0.25) -> Looks:
+    """Wild by the given share; a third of the wild wear an outfit that the caption names."""
+    if rng.random() >= wild_share:
+        return ordinary_looks(rng)
+    looks = wild_looks(rng)
+    return with_outfit(looks, rng) if rng.random() < 1 / 3 else looks
+
+
+def sample_puppet(
+    rng: Random,
+    looks: Looks | None = None,
+    arms: str | None = None,
+    legs: str | None = None,
+    background: str | None = None,
+    wild_share: float = 0.25,
+) -> Puppet:
+    """A puppet with everything that is not given drawn by lot, and its joints jittered."""
+    looks = looks or sample_looks(rng, wild_share)
+    arms = arms or rng.choice(list(ARMS))
+    legs = legs or rng.choice(list(LEGS))
+    angles: list[float] = []
+    for (active, other), spread in ((ARMS[arms], 8.0), (LEGS[legs], 4.0)):
+        sides = (active, other) if rng.random() < 0.5 else (other, active)
+        angles += [angle + rng.uniform(-spread, spread) for side in sides for angle in side]
+    return Puppet(
+        looks=looks,
+        arms=arms,
+        legs=legs,
+        background=background or rng.choice(BACKGROUNDS),
+        angles=tuple(angles),
+        offset=(rng.uniform(-1.2, 1.2), rng.uniform(-0.5, 0.7)),
+        scale=rng.uniform(0.95, 1.03),
+        scene_seed=rng.getrandbits(31),
+    )
+
+
+def place(puppet: Puppet, x: float, y: float) -> tuple[float, float]:
+    """A point of the body's own frame, in units of the picture (the body scales about its hips)."""
+    dx, dy = puppet.offset
+    return 16 + (x - 16) * puppet.scale + dx, 20 + (y - 20) * puppet.scale + dy
+
+
+def skeleton(puppet: Puppet) -> dict[str, tuple[float, float]]:
+    """Every joint's place in units; left is the puppet's own left, on the viewer's right."""
+    joints = {"nose": place(puppet, HEAD[0], HEAD[1] + 0.6)}
+    for part, (start, lengths, names) in enumerate((
+        (SHOULDER, (UPPER_ARM, FOREARM), ("shoulder", "elbow", "wrist")),
+        (HIP, (THIGH, SHIN), ("hip", "knee", "ankle")),
+    )):  # fmt: skip
+        for side, sign in enumerate((1, -1)):
+            x, y = 16 + sign * start[0], start[1]
+            prefix = ("left_", "right_")[side]
+            joints[prefix + names[0]] = place(puppet, x, y)
+            for bone, length in enumerate(lengths):
+                angle = math.radians(puppet.angles[part * 4 + side * 2 + bone])
+                x, y = x + sign * length * math.sin(angle), y + length * math.cos(angle)
+                joints[prefix + names[bone + 1]] = place(puppet, x, y)
+    return joints
+
+
+def keypoints(puppet: Puppet) -> NDArray[np.float32]:
+    """The 13 joints in the order of JOINTS (COCO's body), as fractions of the image side."""
+    joints = skeleton(puppet)
+    return np.array([joints[name] for name in JOINTS], np.float32) / 32

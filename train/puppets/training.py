@@ -1,0 +1,127 @@
+"""What all the stages share: where things are, which device, the log, and the training loop."""
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from train.puppets.world import Drawn, draw_many
+
+FOLDER = Path(__file__).parent
+WEIGHTS = FOLDER / "weights"
+PICTURES = FOLDER / "pictures"
+BASE, CLIP, POSE, JUDGE = (WEIGHTS / name for name in ("base", "clip", "pose", "judge"))
+CACHE = Path(tempfile.gettempdir()) / "lorasweep-puppets"
+TRAINING_SEED, FRESH_SEED = 1, 2
+log = logging.getLogger("puppets")
+
+
+def device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Bytes to floats of 0 to 1 on the training device."""
+    return images.to(device()).float() / 255
+
+
+def training_set(count: int = 60_000) -> Drawn:
+    """The pretraining pictures, drawn once and kept in the temporary folder."""
+    return cached(f"drawn-{count}.pt", lambda: draw_many(count, TRAINING_SEED))
+
+
+def cached(name: str, make: Callable[[], Drawn]) -> Drawn:
+    """What `make` draws, from this machine's own temporary folder where it was drawn before."""
+    path = CACHE / name
+    newest = max((FOLDER / name).stat().st_mtime for name in ("puppet.py", "drawing.py"))
+    if path.exists() and path.stat().st_mtime > newest:
+        loaded: Drawn = torch.load(path, weights_only=False)
+        return loaded
+    made = make()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    torch.save(made, path)
+    return made
+
+
+def lots(count: int, batch: int, steps: int, seed: int) -> Iterator[Tensor]:
+    """Random batches of indices, each element once before any comes again."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(count, generator=generator)
+    start = 0
+    for _ in range(steps):
+        if start + batch > count:
+            order, start = torch.randperm(count, generator=generator), 0
+        yield order[start : start + batch]
+        start += batch
+
+
+def fit(
+    name: str,
+    module: nn.Module,
+    loss_of: Callable[[Tensor], Tensor],
+    *,
+    count: int,
+    batch: int,
+    steps: int,
+    lr: float,
+    seed: int = 0,
+    warmup: int = 100,
+    after_step: Callable[[int], None] | None = None,
+    weight_decay: float = 1e-4,
+) -> None:
+    """AdamW with warm-up and a cosine to zero; a progress line with the time left every 10 s.
+
+    Args:
+        name: what the progress lines call it.
+        module: whose parameters that require gradients are trained.
+        loss_of: from a batch of indices below `count` to a loss.
+        after_step: called with the number of steps done, e.g. to average weights.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / warmup) * cosine(step / steps)
+    )
+    began = told = time.monotonic()
+    mean = float("nan")
+    for step, index in enumerate(lots(count, batch, steps, seed), start=1):
+        loss = loss_of(index)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        scheduler.step()
+        mean = loss.item() if step == 1 else 0.98 * mean + 0.02 * loss.item()
+        if after_step is not None:
+            after_step(step)
+        if time.monotonic() - told > 10 or step == steps:
+            told = time.monotonic()
+            left = (told - began) / step * (steps - step)
+            log.info("%s %d/%d  loss %.4f  %.0f s left", name, step, steps, mean, left)
+
+
+def cosine(done: float) -> float:
+    """From 1 to 0 over the run."""
+    return float(0.5 * (1 + torch.cos(torch.tensor(done * torch.pi))))
+
+
+def seeded(seed: int) -> None:
+    """Seeds torch, and uses both of the cores."""
+    torch.manual_seed(seed)
+    if device().type == "cpu":
+        torch.set_num_threads(2)
+
+
+def begin_log() -> None:
+    """Progress to the terminal and to the log beside the weights."""
+    WEIGHTS.mkdir(parents=True, exist_ok=True)
+    form = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    log.setLevel(logging.INFO)
+    for handler in (logging.StreamHandler(), logging.FileHandler(WEIGHTS / "pretraining.log")):
+        handler.setFormatter(form)
+        log.addHandler(handler)
