@@ -1,3 +1,46 @@
-"""`python -m train`: trains one LoRA, without scores. `python -m train --help` shows the settings."""
+"""`python -m train`: trains one LoRA, without scores. Settings: conf/train.yaml."""
 
 from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from train.base import load_base
+from train.command import run
+from train.config import TrialConfig, check_trial
+from train.data import load_pictures
+from train.trainer import Member, Trainer, TrainingError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainConfig(TrialConfig):
+    """A trial's settings, and where its files go."""
+
+    output: str = "outputs/lora"
+
+
+def main(config: TrainConfig) -> None:
+    """Trains, saving checkpoints into `output`; the same folder again continues the run."""
+    pictures = load_pictures(config.data)
+    log.info(pictures.report())
+    base = load_base(config.base)
+    trial = TrialConfig(**{f.name: getattr(config, f.name) for f in fields(TrialConfig)})
+    spent = 0.0
+    trainer = Trainer(base, pictures, [Member(trial, Path(config.output))])
+    for epoch in trainer:
+        for reason in epoch.failures.values():
+            raise TrainingError(reason)
+        saved = epoch.checkpoints[0]
+        spent += epoch.seconds
+        left = spent / max(1, epoch.number - trainer.start) * (epoch.total - epoch.number)
+        log.info(
+            f"epoch {epoch.number}/{epoch.total}  loss {saved.train_loss:.4f}  "
+            f"lr {saved.lr:.2e}  {left:.0f} s left  {saved.path}"
+        )
+
+
+if __name__ == "__main__":
+    run("train", TrainConfig, check_trial, main)

@@ -17,7 +17,7 @@ from torch import Tensor
 from train.base import Base
 from train.config import TrialConfig
 from train.data import Pictures
-from train.lora import Adapter, Adapters
+from train.lora import Adapter, Adapters, shape
 
 NAME = "lora"
 
@@ -40,7 +40,15 @@ def save_checkpoint(
         tensors[f"{key}.lora_up.weight"] = adapter.up[key].detach().to("cpu", dtype)
         tensors[f"{key}.alpha"] = torch.tensor(adapter.alpha[key], dtype=dtype)
     tensors = {key: value.contiguous() for key, value in tensors.items()}
-    write_atomically(path, save(tensors, metadata={**metadata, "format": "pt"}))
+    write_atomically(path, _ordered(save(tensors, metadata={**metadata, "format": "pt"})))
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same safetensors file with its header in a fixed order, which the library leaves open."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -106,7 +114,7 @@ def _check_fit(path: Path | str, key: str, down: Tensor, up: Tensor, adapters: A
     module = adapters.targets.get(key)
     if module is None:
         raise CheckpointError(f"{path}: the base has no module for {key}; another base's LoRA?")
-    weight = module.weight.shape
+    weight = shape(module)
     if down.shape[1:] != weight[1:] or up.shape[0] != weight[0] or up.shape[1] != down.shape[0]:
         raise CheckpointError(
             f"{path}: {key} has shapes {tuple(down.shape)}, {tuple(up.shape)}, "

@@ -7,7 +7,7 @@ import importlib
 import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -130,17 +130,17 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
 def keys(config: DictConfig, prefix: str = "") -> list[str]:
     """Dotted names of all the settings and groups in a config."""
     found: list[str] = []
-    for name in config:
+    for name, value in cast(dict[str, Any], OmegaConf.to_container(config)).items():
         found.append(f"{prefix}{name}")
-        if OmegaConf.is_dict(config._get_node(name)) and not config._get_node(name)._is_none():
-            found += keys(config._get_node(name), f"{prefix}{name}.")
+        if isinstance(value, dict):
+            found += keys(OmegaConf.create(value), f"{prefix}{name}.")
     return found
 
 
 def suggestion(key: str, known: list[str]) -> str:
     """`; did you mean X?` for the known key nearest to `key`, or nothing."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {near[0]}?" if near and near[0] != key else ""
 
 
 def check_trial(config: TrialConfig) -> None:

@@ -116,10 +116,10 @@ class Adapters:
             if key in self.conv_only and not network.conv_rank:
                 continue
             rank, alpha = sizes(network, module)
-            weight = module.weight
-            down = torch.empty(rank, *weight.shape[1:])
+            outputs, *inputs = shape(module)
+            down = torch.empty(rank, *inputs)
             nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
-            up = torch.zeros(weight.shape[0], rank, *([1, 1] if down.ndim == 4 else []))
+            up = torch.zeros(outputs, rank, *([1, 1] if down.ndim == 4 else []))
             adapter.put(key, down, up, alpha)
         return adapter
 
@@ -134,6 +134,13 @@ class Adapters:
             yield
         finally:
             self.active = before
+
+
+def shape(module: nn.Module) -> torch.Size:
+    """Of the module's weight: (out, in) or (out, in, k, k)."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape
 
 
 def sizes(network: NetworkConfig, module: nn.Module) -> tuple[int, float]:

@@ -32,7 +32,7 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
     if text_encoder := adapter.parts("lora_te"):
         lr = config.training.text_encoder_lr or arguments["lr"]
         groups.append({"params": text_encoder, "lr": lr})
-    return cls(groups, **arguments)  # type: ignore[no-any-return]
+    return cls(groups, **arguments)
 
 
 def make_scheduler(

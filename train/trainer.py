@@ -64,14 +64,14 @@ class Trainer:
         starts = {run.epoch for run in self.runs}
         if len(starts) != 1:
             raise TrainingError("a pack's trials must start at the same epoch")
+        self.start = starts.pop()  # the epoch to continue after; 0 at first
         self.total = max(m.config.training.epochs for m in members)
 
     def __iter__(self) -> Iterator[Epoch]:
-        start = self.runs[0].epoch
-        if start:
-            yield Epoch(start, self.total, [run.last_saved() for run in self.runs], 0.0)
+        if self.start:
+            yield Epoch(self.start, self.total, [run.last_saved() for run in self.runs], 0.0)
         began = time.perf_counter()
-        for number in range(start + 1, self.total + 1):
+        for number in range(self.start + 1, self.total + 1):
             running = [run for run in self.runs if not run.stopped]
             if not running:
                 return

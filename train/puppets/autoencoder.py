@@ -54,9 +54,7 @@ def run(steps: int = STEPS) -> None:
         posterior = vae.encode(pixels).latent_dist
         again = vae.decode(posterior.sample()).sample
         return (
-            F.l1_loss(again, pixels)
-            + 2 * F.mse_loss(again, pixels)
-            + 1e-6 * posterior.kl().mean()
+            F.l1_loss(again, pixels) + 2 * F.mse_loss(again, pixels) + 1e-6 * posterior.kl().mean()
         )
 
     fit("autoencoder", vae, loss_of, count=len(data), batch=BATCH, steps=steps, lr=LR)

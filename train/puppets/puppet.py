@@ -217,4 +217,4 @@ def skeleton(puppet: Puppet) -> dict[str, tuple[float, float]]:
 def keypoints(puppet: Puppet) -> NDArray[np.float32]:
     """The 13 joints in the order of JOINTS (COCO's body), as fractions of the image side."""
     joints = skeleton(puppet)
-    return np.array([joints[name] for name in JOINTS], np.float32) / 32
+    return np.array([joints[name] for name in JOINTS], np.float32) / np.float32(32)

@@ -14,7 +14,7 @@ from train.puppets.text_encoder import tokens
 from train.puppets.training import BASE, device, fit, log, seeded, to_unit, training_set
 from train.puppets.world import loose_caption
 
-STEPS, BATCH, LR = 2400, 48, 1.5e-3
+STEPS, BATCH, LR = 1700, 48, 1.5e-3
 PICTURES, EMPTY_CAPTIONS, EMA_DECAY = 40_000, 0.1, 0.998
 SAVE_EVERY = 400
 PIPELINE = {
@@ -70,7 +70,7 @@ def write_index() -> None:
 
 def encoded(images: Tensor) -> Tensor:
     """The pictures' latents (means), scaled to unit variance."""
-    vae = AutoencoderKL.from_pretrained(BASE / "vae").to(device()).eval()
+    vae = AutoencoderKL.from_pretrained(BASE / "vae").to(device()).float().eval()
     factor = vae.config.scaling_factor
     with torch.no_grad():
         parts = [
@@ -87,7 +87,7 @@ def run(steps: int = STEPS) -> None:
     latents = encoded(data.images[:PICTURES])
     log.info("unet: %d latents, std %.3f", len(latents), latents.std())
     tokenizer = CLIPTokenizer.from_pretrained(BASE / "tokenizer")
-    text_encoder = CLIPTextModel.from_pretrained(BASE / "text_encoder").to(device()).eval()
+    text_encoder = CLIPTextModel.from_pretrained(BASE / "text_encoder").to(device()).float().eval()
     scheduler, unet = schedule(), build().to(device())
     scheduler.save_pretrained(BASE / "scheduler")
     write_index()

@@ -5,6 +5,7 @@ word of the vocabulary, in its order, ends as one token.
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 from transformers import CLIPTokenizer
@@ -26,7 +27,7 @@ def split(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
     """The pieces that the merges so far make of a word."""
     pieces = [*word[:-1], word[-1] + "</w>"]
     while len(pieces) > 1:
-        pairs = list(zip(pieces, pieces[1:], strict=False))
+        pairs = list(pairwise(pieces))
         best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
         if best not in ranks:
             break

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from random import Random
 
 import numpy as np
@@ -64,7 +65,8 @@ def _draw(seed: int, count: int, wild_share: float) -> tuple[list[Puppet], np.nd
 def draw_many(count: int, seed: int, wild_share: float = 0.25, workers: int = 2) -> Drawn:
     """Many puppets by lot, drawn by some processes; the same for the same count and seed."""
     chunks = [min(2000, count - start) for start in range(0, count, 2000)]
-    with ProcessPoolExecutor(workers) as pool:
+    # a forked child of a process that has used threads can hang
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         parts = list(pool.map(
             _draw, (seed * 1_000_003 + i for i in range(len(chunks))), chunks,
             [wild_share] * len(chunks),

@@ -1,0 +1,66 @@
+"""The settings of a sweep: those of a trial, and how it is scored, selected and searched for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig
+from train.config import ConfigError, TrialConfig, check_trial
+
+
+@dataclass
+class StudyConfig:
+    """A study's name and place, and when a trial is stopped."""
+
+    name: str | None = None
+    root: str = "mlruns"
+    min_epochs: int = 6
+    memorised_epochs: int = 2
+
+
+@dataclass
+class SweepConfig(TrialConfig):
+    """conf/sweep.yaml: everything that a trial of a study is made with."""
+
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
+    scores: ScoresConfig = field(default_factory=ScoresConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    search: dict[str, str] = field(default_factory=dict)
+    pruner: dict[str, Any] = field(default_factory=dict)
+
+
+def trial_of(config: SweepConfig) -> TrialConfig:
+    """The part that decides the bytes of the LoRA files."""
+    return TrialConfig(**{f.name: getattr(config, f.name) for f in fields(TrialConfig)})
+
+
+def check_sweep(config: SweepConfig) -> None:
+    """Refuses impossible settings, naming the key.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
+    check_trial(config)
+    name = config.study.name
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
+        raise ConfigError(f"study.name: {name!r} may hold letters, digits, '.', '_' and '-' only")
+    for key in ("min_epochs", "memorised_epochs"):
+        if getattr(config.study, key) < 0:
+            raise ConfigError(f"study.{key}: must be 0 or more")
+    if "_target_" not in config.pruner:
+        raise ConfigError("pruner: needs a _target_, as the files of conf/pruner have")
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names; lists and empty groups stay values."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,56 @@
+"""`python -m train` as a person meets it: it trains, continues, and refuses in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "train", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def small(base_folder: Path, picture_folder: Path, tmp_path: Path) -> list[str]:
+    return [
+        f"base.path={base_folder}", f"data.path={picture_folder}", f"output={tmp_path / 'out'}",
+        "data.resolution=32", "data.repeats=1", "network.rank=2", "training.epochs=2",
+        "training.save_every=1", "base.device=cpu",
+    ]  # fmt: skip
+
+
+def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
+    done = command(*small)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stderr
+    assert (tmp_path / "out" / "lora.safetensors").is_file()
+    changed = command(*small, "network.rank=4")
+    assert changed.returncode == 1
+    assert "holds a run of other settings" in changed.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            "training.epcohs=3",
+            "training.epcohs: there is no such setting; did you mean training.ep",
+        ),
+        ("optimizer=adamw8", "'adamw8' is none of adamw, adamw8bit, lion, prodigy; did you mean"),
+        ("network.rank=much", "network.rank: Value 'much'"),
+        ("network.conv_alpha=2", "network.conv_alpha: needs network.conv_rank > 0"),
+        ("network.rank=4,8", "network.rank: several values need -m"),
+        ("base.path=model.ckpt", "is a pickle"),
+    ],
+)
+def test_wrong_settings_end_in_one_line(small: list[str], wrong: str, said: str) -> None:
+    done = command(*small, wrong)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr

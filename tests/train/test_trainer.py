@@ -1,0 +1,181 @@
+"""The trainer's promises: same bytes, resuming, packs, every optimizer, files others can read."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from hydra import compose, initialize_config_dir
+
+from train.base import Base
+from train.checkpoint import (
+    CheckpointError,
+    epoch_of,
+    load_checkpoint,
+    read_metadata,
+    weights_hash,
+)
+from train.config import (
+    CONF,
+    BaseConfig,
+    DataConfig,
+    NetworkConfig,
+    SchedulerConfig,
+    TrainingConfig,
+    TrialConfig,
+    typed,
+)
+from train.data import Pictures, load_pictures
+from train.trainer import Epoch, Member, Trainer
+
+
+@pytest.fixture(scope="session")
+def pictures(picture_folder: Path) -> Pictures:
+    return load_pictures(DataConfig(path=str(picture_folder)))
+
+
+@pytest.fixture
+def config(base_folder: Path, picture_folder: Path) -> TrialConfig:
+    return TrialConfig(
+        data=DataConfig(path=str(picture_folder), resolution=32),
+        base=BaseConfig(path=str(base_folder), device="cpu"),
+        network=NetworkConfig(rank=4, alpha=2.0, conv_rank=2),
+        optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3},
+        scheduler=SchedulerConfig(name="cosine", warmup=0.2),
+        training=TrainingConfig(epochs=4, batch_size=2, gradient_accumulation=2),
+    )
+
+
+def train(base: Base, pictures: Pictures, *members: Member, until: int = 99) -> list[Epoch]:
+    epochs = []
+    for epoch in Trainer(base, pictures, list(members)):
+        epochs.append(epoch)
+        if epoch.number == until:
+            break
+    return epochs
+
+
+def test_same_bytes_again_and_after_an_interruption(
+    base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+) -> None:
+    epochs = train(base, pictures, Member(config, tmp_path / "whole"))
+    train(base, pictures, Member(config, tmp_path / "broken"), until=2)
+    continued = train(base, pictures, Member(config, tmp_path / "broken"))
+    assert [e.number for e in epochs] == [1, 2, 3, 4]
+    assert [e.number for e in continued] == [2, 3, 4], "the last saved epoch comes first again"
+    assert continued[0].checkpoints[0] == train_loss_of(epochs[1], tmp_path / "broken")
+    for epoch in epochs:
+        name = epoch.checkpoints[0].path.name
+        whole, broken = (tmp_path / run / name for run in ("whole", "broken"))
+        assert whole.read_bytes() == broken.read_bytes(), name
+    hashes = [weights_hash(e.checkpoints[0].path) for e in epochs]
+    assert all(a != b for a, b in pairwise(hashes)), "every epoch changes the weights"
+
+
+def train_loss_of(epoch: Epoch, folder: Path) -> Any:
+    saved = epoch.checkpoints[0]
+    return type(saved)(**{**vars(saved), "path": folder / saved.path.name})
+
+
+def test_a_trial_is_the_same_in_a_pack_as_alone(
+    base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+) -> None:
+    other = TrialConfig(**vars(config))
+    other.network = NetworkConfig(rank=2, text_encoder=True)
+    other.training = TrainingConfig(epochs=2, batch_size=2, seed=5)
+    members = [(config, "a"), (other, "b")]
+    packed = train(base, pictures, *[Member(c, tmp_path / f"pack-{n}") for c, n in members])
+    assert [len(e.checkpoints) for e in packed] == [2, 2, 1, 1], "the shorter one leaves"
+    for settings, name in members:
+        train(base, pictures, Member(settings, tmp_path / name))
+        alone = load_checkpoint(tmp_path / name / "lora.safetensors", base.adapters)
+        inside = load_checkpoint(tmp_path / f"pack-{name}" / "lora.safetensors", base.adapters)
+        assert alone.up.keys() == inside.up.keys()
+        for key in alone.up:
+            torch.testing.assert_close(inside.up[key], alone.up[key], atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "lion", "prodigy"])
+@pytest.mark.parametrize(
+    "scheduler", ["constant", "cosine", "cosine_with_restarts", "linear", "polynomial"]
+)
+def test_every_optimizer_and_scheduler_trains(
+    base: Base,
+    pictures: Pictures,
+    config: TrialConfig,
+    tmp_path: Path,
+    optimizer: str,
+    scheduler: str,
+) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", [f"optimizer={optimizer}", f"scheduler={scheduler}"])
+    del composed.output
+    chosen = typed(TrialConfig, composed)
+    config.optimizer, config.scheduler = chosen.optimizer, chosen.scheduler
+    epochs = train(base, pictures, Member(config, tmp_path))
+    adapter = load_checkpoint(epochs[-1].checkpoints[0].path, base.adapters)
+    assert any(up.abs().max() > 0 for up in adapter.up.values())
+    rates = [e.checkpoints[0].lr for e in epochs]
+    assert (rates[0] == rates[-1]) == (scheduler == "constant")
+
+
+def test_the_file_is_kohyas_and_diffusers_reads_it_with_the_same_delta(
+    base: Base, pictures: Pictures, config: TrialConfig, base_folder: Path, tmp_path: Path
+) -> None:
+    config.training.epochs, config.network.text_encoder = 2, True
+    config.training.save_precision = "fp32"
+    train(base, pictures, Member(config, tmp_path))
+    path = tmp_path / "lora.safetensors"
+    about = read_metadata(path)
+    assert about["ss_network_dim"] == "4"
+    assert about["ss_network_alpha"] == "2.0"
+    assert (epoch_of(path), epoch_of(tmp_path / "lora-000001.safetensors")) == (2, 1)
+
+    latents, times = torch.randn(1, 4, 16, 16), torch.tensor([500])
+    adapter = load_checkpoint(path, base.adapters)
+    prompt = ["a photo of sks puppet"]
+    with torch.no_grad(), base.adapters.using([adapter]):
+        ours = base.unet(latents, times, **base.encode_text(prompt)).sample
+    with torch.no_grad():
+        bare = base.unet(latents, times, **base.encode_text(prompt)).sample
+    pipeline = StableDiffusionPipeline.from_pretrained(base_folder)
+    pipeline.load_lora_weights(path)
+    with torch.no_grad():
+        text, _ = pipeline.encode_prompt(prompt, "cpu", 1, False)
+        theirs = pipeline.unet(latents, times, text).sample
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert (ours - bare).abs().max() > 1e-3
+
+
+def test_a_loss_that_is_not_a_number_stops_that_member_alone(
+    base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+) -> None:
+    wild = TrialConfig(**vars(config))
+    wild.optimizer = {"_target_": "torch.optim.SGD", "lr": 1e30}
+    epochs = train(base, pictures, Member(config, tmp_path / "a"), Member(wild, tmp_path / "b"))
+    failures = {member: why for epoch in epochs for member, why in epoch.failures.items()}
+    assert list(failures) == [1]
+    assert "learning rate" in failures[1]
+    assert (tmp_path / "a" / "lora.safetensors").is_file()
+    assert not (tmp_path / "b" / "lora.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("lora.ckpt", b"\x80\x04pickle", "pickle"),
+        ("lora.safetensors", b"\x80\x04pickle", "not a readable safetensors"),
+    ],
+)
+def test_what_is_no_lora_is_refused(
+    base: Base, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=said):
+        load_checkpoint(tmp_path / name, base.adapters)
+    with pytest.raises(CheckpointError, match="no file"):
+        load_checkpoint(tmp_path / "absent.safetensors", base.adapters)

@@ -1,0 +1,145 @@
+"""How every command starts: settings checked before anything is loaded, errors in one line."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import diffusers
+import hydra
+import transformers
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from train.base import BaseError
+from train.checkpoint import CheckpointError
+from train.config import CONF, ConfigError, keys, suggestion, typed
+from train.data import DataError
+from train.member import TrainingError
+
+Schema = TypeVar("Schema")
+EXPECTED = (ConfigError, DataError, BaseError, CheckpointError, TrainingError)
+MULTIRUN = {"-m", "--multirun"}
+HYDRA_VERSION = "1.3"
+
+
+def run(
+    name: str,
+    schema: type[Schema],
+    check: Callable[[Schema], None],
+    main: Callable[[Schema], None],
+) -> None:
+    """Runs a command with the settings of conf/`name`.yaml and of the command line.
+
+    Args:
+        name: of the config in conf/.
+        schema: the dataclass that the config must fit.
+        check: refuses impossible combinations with a ConfigError.
+        main: the command.
+    """
+    quiet()
+    preflight(name, sys.argv[1:], schema, check)
+
+    def task(config: DictConfig) -> None:
+        with_one_line_errors(lambda: main(typed(schema, config)))
+
+    hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name=name)(task)()
+
+
+def with_one_line_errors(action: Callable[[], None]) -> None:
+    """Runs `action`; an expected error ends the process with its message and code 1."""
+    try:
+        action()
+    except EXPECTED as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
+
+
+def preflight(
+    name: str, arguments: list[str], schema: type[Schema], check: Callable[[Schema], None]
+) -> None:
+    """Ends the process with one line where the command line is wrong.
+
+    Every value that a sweep names is tried, the ends of its intervals included. Calls with flags
+    other than --multirun (--help, --cfg, --info) are left to Hydra.
+    """
+    if any(a.startswith("-") and a not in MULTIRUN for a in arguments):
+        return
+    wanted = [a for a in arguments if a not in MULTIRUN]
+    multirun = len(wanted) < len(arguments)
+    try:
+        with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+            for overrides in _variants(wanted, multirun):
+                check(typed(schema, compose(name, overrides)))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {_explain(name, error)}")
+
+
+def _variants(arguments: list[str], multirun: bool) -> Iterator[list[str]]:
+    """The command line with each sweep at its first value; then each other value in its turn."""
+    parsed = OverridesParser.create().parse_overrides(arguments)
+    values = [_values(override, multirun) for override in parsed]
+    first = [options[0] for options in values]
+    yield first
+    for i, options in enumerate(values):
+        for option in options[1:]:
+            yield [*first[:i], option, *first[i + 1 :]]
+
+
+def _values(override: Override, multirun: bool) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    key = override.get_key_element()
+    if not multirun:
+        raise ConfigError(f"{key}: several values need -m (python -m ... -m {override.input_line})")
+    sweep = override.value()
+    if isinstance(sweep, IntervalSweep):
+        ends = (sweep.start, sweep.end)
+        whole = "int" in (override.input_line or "") or isinstance(sweep.start, int)
+        return [f"{key}={int(end or 0) if whole else end}" for end in ends]
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _explain(name: str, error: Exception) -> str:
+    """Hydra's message in one line, with the nearest valid key or choice."""
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        key = unknown.group(1)
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+            known = keys(compose(name))
+        if key not in known:
+            return f"{key}: there is no such setting{suggestion(key, known)}"
+        return f"{key}: {text.split(str(key), 1)[-1].strip(' .')}"
+    missing = re.search(
+        r"Could not find '([^']+)' Available options in '[^']+': (.*?)(?: Config search|$)", text
+    )
+    if missing:
+        group, _, choice = missing.group(1).rpartition("/")
+        choices = missing.group(2).split()
+        near = suggestion(choice, choices)
+        return f"{group}: {choice!r} is none of {', '.join(choices)}{near}"
+    return text
+
+
+def quiet() -> None:
+    """Our own lines on the terminal; of the libraries only what went wrong."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    for library in ("bitsandbytes", "httpx", "alembic", "mlflow", "filelock", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    for package in (diffusers, transformers):
+        package.utils.logging.set_verbosity_error()
+        package.utils.logging.disable_progress_bar()
