@@ -1,0 +1,119 @@
+"""How the next trial is proposed: any Optuna sampler, kept from proposing the same twice."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.utils import instantiate
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeper.space import Params, Space
+from train.config import ConfigError
+
+DRAWS = 100  # proposals that may be known already before the first unknown combination is taken
+DIGITS = 3  # significant digits that are kept of a drawn number: 0.00231, not 0.0023140692632779
+
+
+class GridSampler(RandomSampler):
+    """Every combination, in order (the work is done by `Unseen`)."""
+
+
+class Unseen(BaseSampler):
+    """A sampler that never proposes what a trial of the study has had already.
+
+    Args:
+        inner: makes the proposals.
+        space: what is searched.
+        study: whose trials are known.
+    """
+
+    def __init__(self, inner: BaseSampler, space: Space, study: Study) -> None:
+        self.inner, self.space, self.study = inner, space, study
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self.space.distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> Params:
+        seen = known_settings(self.study, but=trial.number)
+        fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if not isinstance(self.inner, GridSampler):
+            for _ in range(DRAWS):
+                params = self._draw(study, trial) | fixed
+                if identity(params) not in seen:
+                    return params
+        for combination in self.space.combinations() or ():
+            if identity(combination | fixed) not in seen:
+                return combination | fixed
+        return self._draw(study, trial) | fixed
+
+    def _draw(self, study: Study, trial: FrozenTrial) -> Params:
+        params = self.inner.sample_relative(
+            study, trial, self.inner.infer_relative_search_space(study, trial)
+        )
+        for key, distribution in self.space.distributions.items():
+            if key not in params:
+                params[key] = self.inner.sample_independent(study, trial, key, distribution)
+            if isinstance(distribution, FloatDistribution) and distribution.step is None:
+                params[key] = rounded(params[key], distribution)
+        return params
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self.inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self.inner.before_trial(study, trial)
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self.inner.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        self.inner.reseed_rng()
+
+
+def make_sampler(config: dict[str, Any], seed: int, space: Space, study: Study) -> BaseSampler:
+    """The sampler of hydra/sweeper/sampler, seeded for one proposal.
+
+    Made anew for every trial, with the study's seed plus the trial's number: what is proposed
+    then depends on the study alone, not on how often it was interrupted.
+
+    Raises:
+        ConfigError: a grid over a continuum.
+    """
+    inner = instantiate(config, seed=seed)
+    if isinstance(inner, GridSampler) and space.size() is None:
+        endless = next(d.key for d in space.dimensions if d.values() is None)
+        raise ConfigError(f"{endless}: a grid needs single values: a choice, a range or int(...)")
+    return Unseen(inner, space, study)
+
+
+def identity(params: Params) -> str:
+    """The same for the same settings."""
+    return json.dumps(params, sort_keys=True)
+
+
+def known_settings(study: Study, but: int | None = None) -> set[str]:
+    """Identities of all trials that were ever begun."""
+    begun = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
+    trials = study.get_trials(deepcopy=False, states=begun)
+    return {identity(trial.params) for trial in trials if trial.number != but}
+
+
+def rounded(value: float, distribution: FloatDistribution) -> float:
+    """A number as a person would write it: no finer than a thousandth of the range or of itself."""
+    grain = abs(value) if distribution.log else distribution.high - distribution.low
+    digits = DIGITS - 1 - math.floor(math.log10(grain)) if grain else DIGITS
+    return min(distribution.high, max(distribution.low, round(value, digits)))

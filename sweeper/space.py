@@ -1,0 +1,209 @@
+"""The search space: Hydra's words for many values, as Optuna distributions and back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from train.config import ConfigError
+
+Params = dict[str, Any]
+# what a study compares its checkpoints by, or where it keeps them, is the same for all its trials
+FIXED = ("base", "data", "probes", "scores", "policy", "study", "search", "pruner", "hydra")
+FREE = ("data.repeats",)
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched setting.
+
+    Attributes:
+        key: a dotted setting (network.rank) or a group of conf/ (optimizer).
+        words: for a choice, how Hydra writes each of its values.
+    """
+
+    key: str
+    distribution: BaseDistribution
+    words: tuple[str, ...] = ()
+
+    def override(self, value: Any) -> str:
+        """The Hydra override that sets this value."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            for choice, word in zip(self.distribution.choices, self.words, strict=True):
+                if type(choice) is type(value) and choice == value:
+                    return f"{self.key}={word}"
+        return f"{self.key}={value}"
+
+    def ends(self) -> list[Any]:
+        """Every value of a choice; the lowest and the highest of a range."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return list(self.distribution.choices)
+        assert isinstance(self.distribution, IntDistribution | FloatDistribution)
+        return [self.distribution.low, self.distribution.high]
+
+    def values(self) -> list[Any] | None:
+        """All values, in order; None where there is a continuum of them."""
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution):
+            return list(distribution.choices)
+        if isinstance(distribution, IntDistribution):
+            return list(range(distribution.low, distribution.high + 1, distribution.step))
+        assert isinstance(distribution, FloatDistribution)
+        if distribution.step is None:
+            return None
+        count = round((distribution.high - distribution.low) / distribution.step) + 1
+        return [
+            min(distribution.high, round(distribution.low + i * distribution.step, 12))
+            for i in range(count)
+        ]
+
+    def contains(self, value: Any) -> bool:
+        """Whether the search could propose this value."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return value in self.distribution.choices
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return bool(self.distribution._contains(self.distribution.to_internal_repr(value)))
+
+
+@dataclass(frozen=True)
+class Space:
+    """All searched settings."""
+
+    dimensions: tuple[Dimension, ...]
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        return {dimension.key: dimension.distribution for dimension in self.dimensions}
+
+    def overrides(self, params: Params) -> list[str]:
+        """Hydra overrides for one trial."""
+        return [dimension.override(params[dimension.key]) for dimension in self.dimensions]
+
+    def combinations(self) -> Iterator[Params] | None:
+        """Every trial that is possible, in order; None where there is a continuum of them."""
+        values = [dimension.values() for dimension in self.dimensions]
+        if any(listed is None for listed in values):
+            return None
+        names = [dimension.key for dimension in self.dimensions]
+        return (
+            dict(zip(names, combination, strict=True))
+            for combination in itertools.product(*(listed or [] for listed in values))
+        )
+
+    def size(self) -> int | None:
+        """How many combinations there are; None: a continuum."""
+        size = 1
+        for dimension in self.dimensions:
+            values = dimension.values()
+            if values is None:
+                return None
+            size *= len(values)
+        return size
+
+    def covers(self, setting: str) -> bool:
+        """Whether the search decides this dotted setting, itself or through its group."""
+        return any(
+            setting == dimension.key or setting.startswith(f"{dimension.key}.")
+            for dimension in self.dimensions
+        )
+
+    def describe(self) -> dict[str, str]:
+        return {dimension.key: _describe(dimension.distribution) for dimension in self.dimensions}
+
+
+def parse_space(
+    arguments: list[str], search: dict[str, str], parser: OverridesParser
+) -> tuple[Space, list[str]]:
+    """The search space and the fixed overrides of a command line.
+
+    Sweeps in `arguments` are the whole space; without one it is `search`, less what is fixed.
+
+    Raises:
+        ConfigError: a setting that cannot be searched, or a range that makes no sense.
+    """
+    given = parser.parse_overrides(arguments)
+    swept = [override for override in given if override.is_sweep_override()]
+    fixed = [override for override in given if not override.is_sweep_override()]
+    if not swept:
+        named = {override.key_or_group for override in fixed}
+        swept = [
+            _parse(f"{key}={words}", parser) for key, words in search.items() if key not in named
+        ]
+    dimensions = tuple(_dimension(override, parser) for override in swept)
+    return Space(dimensions), [override.input_line or "" for override in fixed]
+
+
+def _parse(line: str, parser: OverridesParser) -> Override:
+    try:
+        override = parser.parse_overrides([line])[0]
+    except HydraException as error:
+        raise ConfigError(f"search: {line} is not Hydra's grammar: {error}") from None
+    if not override.is_sweep_override():
+        raise ConfigError(f"search: {line} is one value, not several; put it in its own group")
+    return override
+
+
+def _dimension(override: Override, parser: OverridesParser) -> Dimension:
+    key = override.get_key_element()
+    root = override.key_or_group.split(".")[0].split("/")[0]
+    if root in FIXED and key not in FREE:
+        raise ConfigError(f"{key}: is the same in all trials of a study; run a study for each value")
+    sweep = override.value()
+    if isinstance(sweep, IntervalSweep):
+        return Dimension(key, _interval(key, sweep))
+    if isinstance(sweep, RangeSweep):
+        return Dimension(key, _range(key, sweep))
+    words = tuple(dict.fromkeys(override.sweep_string_iterator()))
+    if not words:
+        raise ConfigError(f"{key}: no value to choose from")
+    values = [parser.parse_overrides([f"{key}={word}"])[0].value() for word in words]
+    plain = [
+        value if value is None or isinstance(value, bool | int | float | str) else word
+        for value, word in zip(values, words, strict=True)
+    ]
+    return Dimension(key, CategoricalDistribution(plain), words)
+
+
+def _interval(key: str, sweep: IntervalSweep) -> BaseDistribution:
+    low, high, log = sweep.start, sweep.end, "log" in sweep.tags
+    if low is None or high is None or low >= high:
+        raise ConfigError(f"{key}: interval({low}, {high}) must go from the lower to the higher")
+    if log and low <= 0:
+        raise ConfigError(f"{key}: tag(log, ...) needs numbers above 0, not {low}")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(float(low), float(high), log=log)
+
+
+def _range(key: str, sweep: RangeSweep) -> BaseDistribution:
+    values = sorted(sweep.range())
+    if not values:
+        raise ConfigError(f"{key}: range({sweep.start}, {sweep.stop}, {sweep.step}) is empty")
+    low, high, step = values[0], values[-1], abs(sweep.step)
+    log = "log" in sweep.tags
+    if log and (step != 1 or low <= 0):
+        raise ConfigError(f"{key}: tag(log, range(...)) needs step 1 and numbers above 0")
+    if all(isinstance(value, int) for value in values):
+        return IntDistribution(int(low), int(high), log=log, step=1 if log else int(step))
+    return FloatDistribution(float(low), float(high), step=float(step))
+
+
+def _describe(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return f"one of {', '.join(map(str, distribution.choices))}"
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    steps = f" by {distribution.step}" if distribution.step not in (None, 1) else ""
+    return f"{distribution.low} to {distribution.high}{steps}{', log' if distribution.log else ''}"
