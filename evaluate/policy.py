@@ -129,7 +129,7 @@ def _reasons(
         return [
             f"WARNING: every checkpoint is over a limit; epoch {pick.epoch} is over by the least, "
             f"so use it with care: {_faults(pick, _exceeded(pick, policy), policy)}.",
-            f"{good}; train for fewer epochs, at a lower learning rate, or on more varied pictures.",
+            f"{good}; train for fewer epochs, at a lower learning rate, or on more pictures.",
         ]
     if best.epoch != pick.epoch:
         good += (
@@ -175,7 +175,8 @@ def _exceeded(card: Scorecard, policy: PolicyConfig) -> list[str]:
 def _faults(card: Scorecard, names: list[str], policy: PolicyConfig) -> str:
     """ "4 % repeat a training pose (at most 35 % allowed) and ...", limits compared to bounds."""
     parts = [
-        f"{_percent(card.scores[n].value)} (surely below {_percent(card.scores[n].high)}) {_fault(n)}"
+        f"{_percent(card.scores[n].value)} (surely below {_percent(card.scores[n].high)}) "
+        f"{_fault(n)}"
         if violations(card, policy)[n] <= 0
         else f"{_percent(card.scores[n].value)} (perhaps {_percent(card.scores[n].high)}, where "
         f"{_percent(policy.limits[n])} is the limit) {_fault(n)}"

@@ -1,4 +1,4 @@
-"""What is known of one checkpoint: its scores, each with an interval, and the pictures behind them."""
+"""What is known of one checkpoint: its scores, each with an interval, and its pictures."""
 
 from __future__ import annotations
 

@@ -1,0 +1,98 @@
+"""`python -m evaluate checkpoints='out/*.safetensors'`: scores LoRA files, says which to keep."""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig
+from evaluate.policy import fidelity, select
+from evaluate.scorecard import Scorecard
+from evaluate.scorer import Scorer
+from train.base import load_base
+from train.checkpoint import CheckpointError, epoch_of, write_atomically
+from train.command import run
+from train.config import BaseConfig, ConfigError, DataConfig
+from train.data import load_pictures
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class EvaluateConfig:
+    """What is scored, and how."""
+
+    checkpoints: str
+    data: DataConfig = field(default_factory=DataConfig)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
+    scores: ScoresConfig = field(default_factory=ScoresConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    output: str = "outputs/scores"
+
+
+def check(config: EvaluateConfig) -> None:
+    """Raises a ConfigError for numbers that cannot be."""
+    if config.probes.count < 2:
+        raise ConfigError(f"probes.count: {config.probes.count} must be 2 or more")
+    if config.probes.steps < 1:
+        raise ConfigError(f"probes.steps: {config.probes.steps} must be 1 or more")
+    if config.scores.baseline < 1:
+        raise ConfigError(f"scores.baseline: {config.scores.baseline} must be 1 or more")
+    if not 0 < config.scores.confidence < 1:
+        raise ConfigError("scores.confidence: must lie between 0 and 1")
+
+
+def main(config: EvaluateConfig) -> None:
+    """Scores the files by epoch; writes scorecards.json and a contact sheet for each."""
+    files = [Path(file) for file in sorted(glob.glob(str(Path(config.checkpoints).expanduser())))]
+    if not files:
+        raise CheckpointError(f"checkpoints: no file {config.checkpoints}")
+    files.sort(key=epoch_of)
+    pictures = load_pictures(config.data)
+    log.info(pictures.report())
+    output = Path(config.output)
+    scorer = Scorer(
+        load_base(config.base), pictures, config.data.resolution, config.probes, config.scores,
+        output / "cache",
+    )  # fmt: skip
+    cards = []
+    for number, file in enumerate(files, start=1):
+        card = scorer([file])[0]
+        cards.append(card)
+        log.info(f"{number}/{len(files)} {file.name}")
+        scorer.sheet(card).save(output / f"{file.stem}.png")
+    write_atomically(
+        output / "scorecards.json", json.dumps([c.to_dict() for c in cards], indent=2).encode()
+    )
+    selection = select(cards, config.policy)
+    console = Console()
+    console.print(table(cards, selection.scorecard))
+    for note in selection.scorecard.notes:
+        console.print(f"note: {note}")
+    console.print(f"keep {selection.scorecard.checkpoint}")
+    console.print(" ".join(selection.reasons))
+
+
+def table(cards: list[Scorecard], kept: Scorecard) -> Table:
+    """The scorecards by epoch, the kept one marked."""
+    names = list(dict.fromkeys(name for card in cards for name in card.scores))
+    shown = Table("", "epoch", "fidelity", *names)
+    for card in cards:
+        cells = [
+            f"{e.value:.2f} ({e.low:.2f}-{e.high:.2f})" if (e := card.scores.get(name)) else "-"
+            for name in names
+        ]
+        mark = "keep" if card is kept else ""
+        shown.add_row(mark, str(card.epoch), f"{fidelity(card).value:.2f}", *cells)
+    return shown
+
+
+if __name__ == "__main__":
+    run("evaluate", EvaluateConfig, check, main)

@@ -1,0 +1,79 @@
+"""The image and text encoder of the scores: an open_clip model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from train.config import EMBEDDED, ConfigError
+
+EMBEDDED_FOLDER = Path(__file__).parent.parent / "train" / "puppets" / "weights" / "clip"
+BATCH = 64
+
+
+class Encoder:
+    """A CLIP: pictures and sentences as unit vectors of one space.
+
+    Args:
+        name: `puppets`, a folder of an open_clip model, or `model/pretrained tag`.
+        device: where it computes.
+
+    Raises:
+        ConfigError: there is no such model, or it cannot be downloaded.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        folder = EMBEDDED_FOLDER if name == EMBEDDED else Path(name).expanduser()
+        model, _, tag = name.rpartition("/")
+        if folder.is_dir():
+            model, tag = f"local-dir:{folder}", ""
+        try:
+            self.model, _, transform = open_clip.create_model_and_transforms(
+                model or tag, pretrained=tag or None if model else None
+            )
+            self.tokenizer = open_clip.get_tokenizer(model or tag)
+        except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+            line = str(error).strip().splitlines()[0]
+            raise ConfigError(f"scores.encoder: {name} is not to be had: {line}") from error
+        normalize = transform.transforms[-1]
+        self.mean, self.std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1)
+            for values in (normalize.mean, normalize.std)
+        )
+        size = self.model.visual.image_size
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.device = device
+        self.model.to(device).requires_grad_(False).eval()
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W), 0 to 1 -> (N, d) unit vectors in float32."""
+        with torch.inference_mode():
+            parts = [self.model.encode_image(self._pixels(p)) for p in images.split(BATCH)]
+        return functional.normalize(torch.cat(parts).float(), dim=-1).clone()
+
+    def patch_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W), 0 to 1 -> (N, P, d) unit vectors, one a patch of the picture."""
+        parts = []
+        with torch.inference_mode():
+            for part in images.split(BATCH):
+                found = self.model.visual.forward_intermediates(
+                    self._pixels(part), indices=1, intermediates_only=True, output_fmt="NLC"
+                )
+                parts.append(found["image_intermediates"][-1])
+        return functional.normalize(torch.cat(parts).float(), dim=-1).clone()
+
+    def text_features(self, texts: list[str]) -> Tensor:
+        """N sentences -> (N, d) unit vectors in float32."""
+        with torch.inference_mode():
+            features = self.model.encode_text(self.tokenizer(texts).to(self.device))
+        return functional.normalize(features.float(), dim=-1).clone()
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        resized = functional.interpolate(
+            images.to(self.device).float(), self.size, mode="bicubic", antialias=True
+        )
+        return (resized.clamp(0, 1) - self.mean) / self.std
