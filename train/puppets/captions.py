@@ -100,7 +100,7 @@ def color_word(color: RGB) -> str:
     def point(rgb: RGB) -> tuple[float, float, float, float]:
         hue, saturation, value = colorsys.rgb_to_hsv(*(c / 255 for c in rgb))
         chroma = saturation * value
-        red, green, blue = (c / 255 for c in colorsys.hsv_to_rgb(hue, 1.0, 1.0))
+        red, green, blue = colorsys.hsv_to_rgb(hue, 1.0, 1.0)
         return red * chroma, green * chroma, blue * chroma, 0.6 * value
 
     here = point(color)
@@ -126,11 +126,11 @@ def describe(puppet: Puppet, rng: Random, keep: float = 0.7) -> str:
     ]  # fmt: skip
     parts = [part for part in parts if rng.random() < keep]
     draw = rng.random()
-    if draw < 0.55:
+    if draw < 0.8 * keep:
         parts.append(f"wearing a {shirt} and {trousers}")
-    elif draw < 0.65:
+    elif draw < 0.9 * keep:
         parts.append(f"wearing a {shirt}")
-    elif draw < 0.75:
+    elif draw < keep:
         parts.append(f"wearing {trousers}")
     rng.shuffle(parts)
     subject = "a photo of a puppet" if rng.random() < 0.8 else "a puppet"

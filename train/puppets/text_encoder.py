@@ -104,3 +104,6 @@ def run(steps: int = STEPS) -> None:
             log.info("  %s read from held-out captions: %.1f %%", name,
                      100 * (part.argmax(1) == label).float().mean())  # fmt: skip
     encoder.half().save_pretrained(BASE / "text_encoder")
+    # transformers would compute in the dtype of the file, diffusers' other parts in float32
+    config = BASE / "text_encoder" / "config.json"
+    config.write_text(config.read_text().replace('"float16"', '"float32"'))

@@ -1,9 +1,9 @@
 """What all the stages share: where things are, which device, the log, and the training loop."""
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,8 +15,7 @@ FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "weights"
 PICTURES = FOLDER / "pictures"
 BASE, CLIP, POSE, JUDGE = (WEIGHTS / name for name in ("base", "clip", "pose", "judge"))
-CACHE = Path(tempfile.gettempdir()) / "lorasweep-puppets"
-TRAINING_SEED, FRESH_SEED = 1, 2
+TRAINING_SEED = 1
 log = logging.getLogger("puppets")
 
 
@@ -30,22 +29,10 @@ def to_unit(images: Tensor) -> Tensor:
     return images.to(device()).float() / 255
 
 
+@cache
 def training_set(count: int = 60_000) -> Drawn:
-    """The pretraining pictures, drawn once and kept in the temporary folder."""
-    return cached(f"drawn-{count}.pt", lambda: draw_many(count, TRAINING_SEED))
-
-
-def cached(name: str, make: Callable[[], Drawn]) -> Drawn:
-    """What `make` draws, from this machine's own temporary folder where it was drawn before."""
-    path = CACHE / name
-    newest = max((FOLDER / name).stat().st_mtime for name in ("puppet.py", "drawing.py"))
-    if path.exists() and path.stat().st_mtime > newest:
-        loaded: Drawn = torch.load(path, weights_only=False)
-        return loaded
-    made = make()
-    CACHE.mkdir(parents=True, exist_ok=True)
-    torch.save(made, path)
-    return made
+    """The pretraining pictures, drawn once a process (some 15 s)."""
+    return draw_many(count, TRAINING_SEED)
 
 
 def lots(count: int, batch: int, steps: int, seed: int) -> Iterator[Tensor]:

@@ -1,0 +1,156 @@
+"""The scores against a known truth: renders of an ideal LoRA, of a copying one, and of the base."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from torch import Tensor
+
+from evaluate.config import ProbesConfig, ScoresConfig
+from evaluate.generate import generate
+from evaluate.pose import KeypointPoses, aligned, oks
+from evaluate.scorecard import Scorecard
+from evaluate.scorer import Scorer
+from evaluate.scores import Share, vendi
+from train.base import load_base
+from train.config import BaseConfig, DataConfig, NetworkConfig
+from train.data import load_pictures
+from train.puppets.demo import CHARACTERS
+from train.puppets.world import Puppet, images_of, ordinary_looks, sample_puppet, with_outfit
+
+PROBES = ProbesConfig(file="puppets", count=24, steps=8, guidance=3.0)
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+    cache = tmp_path_factory.mktemp("cache")
+    base = load_base(BaseConfig(device="cpu"))
+    pictures = load_pictures(DataConfig(resolution=32))
+    return Scorer(base, pictures, 32, PROBES, ScoresConfig(baseline=2), cache)
+
+
+def score(scorer: Scorer, images: Tensor) -> Scorecard:
+    """The scorecard of pictures that were not made by any LoRA."""
+    return scorer._scorecard(
+        Path("lora-000001.safetensors"),
+        images,
+        scorer.encoder.image_features(images),
+        scorer.source.read(images),
+        torch.zeros(0),
+    )
+
+
+def as_asked(scorer: Scorer, wild: bool) -> list[Puppet]:
+    """What every probe asks for, drawn: of the training character, or of ordinary puppets."""
+    random, puppets = Random(3), []
+    for probe in scorer.probe_set.probes:
+        asked = probe.asked
+        outfit = asked["shirt"].split()[0], asked["trousers"].split()[0]
+        looks = CHARACTERS[0] if wild else ordinary_looks(random)
+        looks = with_outfit(looks, random, *outfit)
+        puppets.append(
+            sample_puppet(random, looks, asked["arms"], asked["legs"], asked["background"])
+        )
+    return puppets
+
+
+@pytest.fixture(autouse=True)
+def _epoch_without_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluate.scorer.epoch_of", lambda path: 1)
+
+
+def test_the_scores_tell_ideal_copying_and_untrained_apart(scorer: Scorer) -> None:
+    ideal = score(scorer, images_of(as_asked(scorer, wild=True)).float() / 255).scores
+    plain = score(scorer, images_of(as_asked(scorer, wild=False)).float() / 255).scores
+    copies = scorer.training.repeat(3, 1, 1, 1)[: PROBES.count]
+    copied = score(scorer, copies).scores
+    for name in ("pose_memorization", "background_leak", "outfit_leak"):
+        assert ideal[name].value <= 0.15, name
+        assert copied[name].value >= 0.8, name
+        assert copied[name].low > ideal[name].high, name
+    assert ideal["subject_fidelity"].value > 0.6
+    assert abs(plain["subject_fidelity"].value) < 0.2
+    assert ideal["prompt_fidelity"].value > 0.9
+    assert copied["prompt_fidelity"].value < ideal["prompt_fidelity"].value - 0.2
+    assert copied["pose_diversity"].value < ideal["pose_diversity"].value
+
+
+def test_half_copied_is_scored_half(scorer: Scorer) -> None:
+    puppets = as_asked(scorer, wild=True)
+    random = Random(5)
+    poses = [("arms spread", "legs apart"), ("hands on hips", "legs together")]
+    for i in range(0, len(puppets), 2):
+        copy = sample_puppet(random, puppets[i].looks, *poses[i // 2 % 2])
+        puppets[i] = replace(copy, background=puppets[i].background)
+    card = score(scorer, images_of(puppets).float() / 255).scores["pose_memorization"]
+    assert card.low <= 0.5 <= card.high
+    assert abs(card.value - 0.5) < 0.2
+
+
+def test_probes_ask_for_what_the_training_pictures_do_not_have(scorer: Scorer) -> None:
+    asked = {
+        part: {p.asked[part] for p in scorer.probe_set.probes} for part in ("arms", "background")
+    }
+    assert asked["background"] == {"in a forest", "in the snow", "in a room", "at night"}
+    assert asked["arms"] == {"arms down", "arms raised", "arms flexed"}
+    assert all("sks puppet" in p.prompt for p in scorer.probe_set.probes)
+    assert all("sks" not in p.base_prompt for p in scorer.probe_set.probes)
+
+
+def test_a_picture_is_the_same_alone_and_in_a_pack(scorer: Scorer) -> None:
+    base, random = scorer.base, torch.Generator().manual_seed(0)
+    adapters = [base.adapters.create(NetworkConfig(rank=4), random) for _ in range(2)]
+    for adapter in adapters:
+        for up in adapter.up.values():
+            torch.nn.init.normal_(up, std=0.05, generator=random)
+    prompts, seeds = [p.prompt for p in scorer.probe_set.probes[:3]], [7, 8, 9]
+    together = generate(base, adapters, prompts, seeds, 32, 4, 3.0)
+    assert together.shape == (2, 3, 3, 32, 32)
+    assert (together[0] - together[1]).abs().max() > 0.05
+    for k, adapter in enumerate(adapters):
+        for i in range(3):
+            alone = generate(base, [adapter], prompts[i : i + 1], seeds[i : i + 1], 32, 4, 3.0)
+            torch.testing.assert_close(alone[0, 0], together[k, i], atol=1 / 255, rtol=0)
+
+
+def test_oks_by_hand() -> None:
+    pose = torch.zeros(1, 13, 3)
+    pose[..., 2] = 1
+    pose[0, [1, 2], :2] = torch.tensor([[0.6, 0.2], [0.4, 0.2]])
+    pose[0, [7, 8], :2] = torch.tensor([[0.55, 0.6], [0.45, 0.6]])
+    pose[0, 5, :2] = torch.tensor([0.9, 0.4])
+    source = KeypointPoses("by hand")
+    moved = pose.clone()
+    moved[..., :2] = pose[..., :2] * 0.5 + 0.2
+    assert source.similarity(pose, moved).item() == pytest.approx(1, abs=1e-5)
+    mirrored = pose.clone()
+    mirrored[..., 0] = 1 - mirrored[..., 0]
+    swap = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11]
+    assert source.similarity(pose, mirrored[:, swap]).item() == pytest.approx(1, abs=1e-5)
+    other = pose.clone()
+    other[0, 5, 0] -= 0.4  # the left wrist, by one torso (0.4 of the side)
+    expected = (12 + torch.exp(torch.tensor(-1 / (2 * 2.0 * (2 * 0.062) ** 2)))) / 13
+    assert oks(aligned(pose), aligned(other)).item() == pytest.approx(expected.item(), abs=1e-5)
+    other[0, 5, 2] = 0.0
+    assert oks(aligned(pose), aligned(other)).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_intervals_of_shares_have_a_width_and_the_base_rate_is_taken_off() -> None:
+    share = Share(base_rate=0.05, confidence=0.9)
+    share.update(torch.zeros(24))
+    value, low, high = share.compute().tolist()
+    assert (value, low) == (0, 0)
+    assert 0.03 < high < 0.15
+    share = Share(base_rate=0.2)
+    share.update(torch.tensor([1.0, 1, 1, 0, 0]))
+    assert share.compute()[0].item() == pytest.approx((0.6 - 0.2) / 0.8)
+
+
+def test_vendi_counts_the_different_ones() -> None:
+    everything = torch.arange(6).unsqueeze(0)
+    assert vendi(torch.eye(6), everything).item() == pytest.approx(6, abs=1e-3)
+    assert vendi(torch.ones(6, 6), everything).item() == pytest.approx(1, abs=1e-3)
