@@ -71,11 +71,11 @@ class Dimension:
 
     def contains(self, value: Any) -> bool:
         """Whether the search could propose this value."""
-        if isinstance(self.distribution, CategoricalDistribution):
-            return value in self.distribution.choices
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        return bool(self.distribution._contains(self.distribution.to_internal_repr(value)))
+        values = self.values()
+        if values is not None:
+            return value in values
+        low, high = self.ends()
+        return isinstance(value, int | float) and low <= value <= high
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,9 @@ def _dimension(override: Override, parser: OverridesParser) -> Dimension:
     key = override.get_key_element()
     root = override.key_or_group.split(".")[0].split("/")[0]
     if root in FIXED and key not in FREE:
-        raise ConfigError(f"{key}: is the same in all trials of a study; run a study for each value")
+        raise ConfigError(
+            f"{key}: is the same in all trials of a study; run a study for each value"
+        )
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         return Dimension(key, _interval(key, sweep))

@@ -1,6 +1,8 @@
 """Stage 3: the UNet, 16x16x4 latents, v-prediction down to zero signal-to-noise."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 import torch
@@ -12,9 +14,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from train.puppets.text_encoder import tokens
 from train.puppets.training import BASE, device, fit, log, seeded, to_unit, training_set
-from train.puppets.world import loose_caption
+from train.puppets.world import Puppet, loose_caption
 
-STEPS, BATCH, LR = 1700, 48, 1.5e-3
+CYCLES = ((1700, 1.5e-3), (2400, 1.0e-3))  # steps and peak learning rate, each down to zero
+BATCH = 48
 PICTURES, EMPTY_CAPTIONS, EMA_DECAY = 40_000, 0.1, 0.998
 SAVE_EVERY = 400
 PIPELINE = {
@@ -81,41 +84,60 @@ def encoded(images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def run(steps: int = STEPS) -> None:
-    """Trains it on cached latents and writes base/unet (averaged weights) every now and then."""
-    seeded(13)
+def run(first: int = 0, folder: Path = BASE / "unet") -> None:
+    """Trains it on cached latents and writes the averaged weights every now and then.
+
+    Args:
+        first: the cycle to begin with; a later one goes on from the weights in base/unet.
+        folder: where to write.
+    """
+    seeded(13 + first)
     data = training_set()
     latents = encoded(data.images[:PICTURES])
     log.info("unet: %d latents, std %.3f", len(latents), latents.std())
-    tokenizer = CLIPTokenizer.from_pretrained(BASE / "tokenizer")
-    text_encoder = CLIPTextModel.from_pretrained(BASE / "text_encoder").to(device()).float().eval()
-    scheduler, unet = schedule(), build().to(device())
+    scheduler = schedule()
     scheduler.save_pretrained(BASE / "scheduler")
     write_index()
-    ema = EMAModel(unet.parameters(), decay=EMA_DECAY)
+    unet = build() if first == 0 else UNet2DConditionModel.from_pretrained(BASE / "unet")
+    unet = unet.to(device(), memory_format=torch.channels_last).float().train()
     log.info("unet: %.2f M parameters", sum(p.numel() for p in unet.parameters()) / 1e6)
-    rng = Random(13)
+    states_of = caption_states(data.puppets, Random(13 + first))
 
     def loss_of(index: Tensor) -> Tensor:
-        texts = [
-            "" if rng.random() < EMPTY_CAPTIONS else loose_caption(data.puppets[i], rng)
-            for i in index.tolist()
-        ]
-        with torch.no_grad():
-            states = text_encoder(tokens(tokenizer, texts)).last_hidden_state
         clean = latents[index.to(latents.device)]
         noise = torch.randn_like(clean)
         times = torch.randint(0, 1000, (len(clean),), device=clean.device)
         noisy = scheduler.add_noise(clean, noise, times)
         velocity = scheduler.get_velocity(clean, noise, times)
-        return F.mse_loss(unet(noisy, times, states).sample, velocity)
+        return F.mse_loss(unet(noisy, times, states_of(index)).sample, velocity)
 
-    def after_step(step: int) -> None:
-        ema.step(unet.parameters())
-        if step % SAVE_EVERY == 0 or step == steps:
-            averaged = build()
-            ema.copy_to(averaged.parameters())
-            averaged.half().save_pretrained(BASE / "unet")
+    for cycle, (steps, lr) in enumerate(CYCLES[first:], start=first):
+        ema = EMAModel(unet.parameters(), decay=EMA_DECAY)
 
-    fit("unet", unet, loss_of, count=len(latents), batch=BATCH, steps=steps, lr=LR,
-        after_step=after_step, weight_decay=0.01)  # fmt: skip
+        def after_step(step: int, last: int = steps, average: EMAModel = ema) -> None:
+            average.step(unet.parameters())
+            if step % SAVE_EVERY == 0 or step == last:
+                averaged = build()
+                average.copy_to(averaged.parameters())
+                averaged.half().save_pretrained(folder)
+
+        fit(f"unet cycle {cycle}", unet, loss_of, count=len(latents), batch=BATCH, steps=steps,
+            lr=lr, seed=cycle, after_step=after_step, weight_decay=0.01)  # fmt: skip
+        ema.copy_to(unet.parameters())
+
+
+def caption_states(puppets: list[Puppet], rng: Random) -> Callable[[Tensor], Tensor]:
+    """From indices to the frozen text encoder's states, with a new loose caption each time."""
+    tokenizer = CLIPTokenizer.from_pretrained(BASE / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(BASE / "text_encoder").to(device()).float().eval()
+
+    @torch.no_grad()
+    def states_of(index: Tensor) -> Tensor:
+        texts = [
+            "" if rng.random() < EMPTY_CAPTIONS else loose_caption(puppets[i], rng)
+            for i in index.tolist()
+        ]
+        states: Tensor = encoder(tokens(tokenizer, texts)).last_hidden_state
+        return states
+
+    return states_of

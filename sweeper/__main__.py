@@ -1,0 +1,15 @@
+"""`python -m sweeper`: one trial; with -m a search. Settings: conf/sweep.yaml."""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+from sweeper.config import SweepConfig, check_sweep
+from sweeper.sweep import run as run_job
+from train.command import run
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same clean end as Ctrl-C
+    logging.getLogger("hydra").setLevel(logging.WARNING)
+    run("sweep", SweepConfig, check_sweep, run_job)

@@ -1,0 +1,180 @@
+"""The overview picture of a study: all checkpoints against each other, and the pick's curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaluate.config import PolicyConfig
+from evaluate.policy import fidelity, violations
+from evaluate.scorecard import Scorecard
+from sweeper.progress import short
+from sweeper.record import Record
+
+PICK, WITHIN, OVER, FAINT = "#d9480f", "#1864ab", "#adb5bd", "#868e96"
+# distinct in lightness too, for eyes that do not see all colours
+CURVES = {
+    "prompt_fidelity": "#1864ab",
+    "subject_fidelity": "#2b8a3e",
+    "pose_memorization": "#c92a2a",
+    "background_leak": "#e67700",
+    "outfit_leak": "#862e9c",
+}
+MEMORY = "pose_memorization"
+
+
+def draw_overview(
+    file: Path, records: list[Record], best: Record, pick: Scorecard, policy: PolicyConfig
+) -> None:
+    """Draws it into a PNG file."""
+    figure = Figure(figsize=(14, 5.8), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1))
+    _checkpoints(left, records, best, pick, policy)
+    _curves(right, best, pick, policy)
+    figure.savefig(file)
+
+
+def _checkpoints(
+    axes: Axes, records: list[Record], best: Record, pick: Scorecard, policy: PolicyConfig
+) -> None:
+    """Fidelity against pose memorisation, a dot a checkpoint, a thin line a trial."""
+    cards = [card for record in records for card in record.scorecards]
+    for record in records:
+        points = [_point(card) for card in record.scorecards]
+        chosen = record is best or record.number == best.number
+        axes.plot(
+            *zip(*points, strict=True) if points else ([], []),
+            color=PICK if chosen else FAINT,
+            linewidth=1.6 if chosen else 0.6,
+            alpha=0.9 if chosen else 0.6,
+            zorder=2 if chosen else 1,
+        )
+    within = [_point(card) for card in cards if _feasible(card, policy)]
+    over = [_point(card) for card in cards if not _feasible(card, policy)]
+    for points, colour, marker, label in (
+        (within, WITHIN, "o", "within all limits"),
+        (over, OVER, "X", "over a limit (upper bound)"),
+    ):
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.scatter(
+                x,
+                y,
+                c=colour,
+                marker=marker,
+                s=42,
+                edgecolors="white",
+                linewidths=0.6,
+                label=label,
+                zorder=3,
+            )
+    front = pareto(within)
+    if len(front) > 1:
+        axes.step(
+            *zip(*front, strict=True),
+            where="post",
+            color=WITHIN,
+            linestyle=":",
+            linewidth=1.4,
+            label="none is better in both",
+            zorder=2,
+        )
+    x0, y0 = _point(pick)
+    axes.scatter(
+        [x0],
+        [y0],
+        marker="*",
+        s=420,
+        c=PICK,
+        edgecolors="black",
+        linewidths=0.8,
+        zorder=5,
+        label=f"the pick: trial {best.number}, epoch {pick.epoch}",
+    )
+    if MEMORY in policy.limits:
+        axes.axvline(policy.limits[MEMORY], color="#c92a2a", linestyle="--", linewidth=1)
+        axes.axvspan(policy.limits[MEMORY], 2, color="#c92a2a", alpha=0.05)
+    highest = max((_point(card)[0] for card in cards), default=1.0)
+    axes.set_xlim(-0.03, max(highest, policy.limits.get(MEMORY, 0)) + 0.06)
+    axes.set_xlabel("pose memorisation  (0: none, 1: every image repeats a training pose)")
+    axes.set_ylabel("fidelity  (likeness and obedience; higher is better)")
+    axes.set_title("all checkpoints of all trials", loc="left")
+    axes.legend(loc="best", fontsize=9)
+    axes.grid(alpha=0.2)
+
+
+def _curves(axes: Axes, best: Record, pick: Scorecard, policy: PolicyConfig) -> None:
+    """The scores of the pick's trial over its epochs, with their intervals and limits."""
+    epochs = [card.epoch for card in best.scorecards]
+    for name, colour in CURVES.items():
+        estimates = [card.scores[name] for card in best.scorecards if name in card.scores]
+        if len(estimates) != len(epochs):
+            continue
+        style = "-" if name.endswith("fidelity") else "--"
+        label = name.replace("_", " ")
+        axes.plot(
+            epochs,
+            [e.value for e in estimates],
+            style,
+            color=colour,
+            marker="o",
+            markersize=4,
+            label=label,
+        )
+        axes.fill_between(
+            epochs,
+            [e.low for e in estimates],
+            [e.high for e in estimates],
+            color=colour,
+            alpha=0.10,
+            linewidth=0,
+        )
+    by_limit: dict[float, list[str]] = {}
+    for name, limit in policy.limits.items():
+        by_limit.setdefault(limit, []).append(name.replace("_", " "))
+    for limit, names in by_limit.items():
+        axes.axhline(limit, color="black", linestyle=":", linewidth=1)
+        axes.annotate(
+            f"limit of {', '.join(names)}",
+            (epochs[0], limit),
+            fontsize=8,
+            xytext=(0, 3),
+            textcoords="offset points",
+        )
+    axes.axvline(pick.epoch, color=PICK, linewidth=8, alpha=0.2)
+    axes.annotate(
+        f"kept: epoch {pick.epoch}",
+        (pick.epoch, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(5, -14),
+        textcoords="offset points",
+        color=PICK,
+        weight="bold",
+    )
+    settings = ", ".join(f"{k.split('.')[-1]} {short(v)}" for k, v in best.params.items())
+    axes.set_title(f"trial {best.number}" + (f": {settings}" if settings else ""), loc="left")
+    axes.set_xlabel("epoch")
+    axes.set_xticks(epochs)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    axes.grid(alpha=0.2)
+
+
+def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that none beats in both: less memorisation and more fidelity."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+def _point(card: Scorecard) -> tuple[float, float]:
+    memory = card.scores.get(MEMORY)
+    return (memory.value if memory else 0.0, fidelity(card).value)
+
+
+def _feasible(card: Scorecard, policy: PolicyConfig) -> bool:
+    return all(over <= 0 for over in violations(card, policy).values())

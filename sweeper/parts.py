@@ -1,0 +1,147 @@
+"""What all trials of a study share: base, pictures, scorer; and where they come from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from evaluate.scorer import Scorer
+from sweeper.config import SweepConfig, flatten, trial_of
+from sweeper.space import Space
+from train.base import Base, load_base
+from train.data import Pictures, load_pictures
+
+log = logging.getLogger(__name__)
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "open_clip_torch",
+    "torchmetrics",
+    "bitsandbytes",
+    "prodigyopt",
+    "numpy",
+    "optuna",
+    "hydra-core",
+    "mlflow",
+)
+# where things lie and what they run on may change in the middle of a study
+PLACES = ("data.path", "data.validation_path", "base.path", "base.device")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Base, pictures and scorer of a study."""
+
+    base: Base
+    pictures: Pictures
+    scorer: Scorer
+
+
+_made: dict[str, Parts] = {}  # the parts of the last study; a process works on one at a time
+
+
+def load_parts(config: SweepConfig) -> Parts:
+    """Loads them once a process.
+
+    Raises:
+        DataError, BaseError: with what is wrong with the pictures or the base.
+    """
+    shared = {name: asdict(getattr(config, name)) for name in ("data", "base", "probes", "scores")}
+    key = json.dumps([shared, config.study.root], sort_keys=True)
+    if key not in _made:
+        _made.clear()
+        pictures = load_pictures(config.data)
+        log.info(pictures.report())
+        log.info(f"loading the base {config.base.path} and the scorer")
+        base = load_base(config.base)
+        cache = Path(config.study.root) / "cache"
+        scorer = Scorer(base, pictures, config.data.resolution, config.probes, config.scores, cache)
+        _made[key] = Parts(base, pictures, scorer)
+    return _made[key]
+
+
+def shared_settings(config: SweepConfig, parts: Parts, space: Space | None) -> dict[str, str]:
+    """What a study's trials have in common, flat: a study is continued only with the same.
+
+    Args:
+        space: what is searched; None: single trials, each with settings of its own.
+    """
+    settings = flatten(asdict(trial_of(config)))
+    kept = {
+        key: value
+        for key, value in settings.items()
+        if key not in PLACES
+        and (key == "data.resolution" if space is None else not space.covers(key))
+    }
+    scoring = flatten({"probes": asdict(config.probes), "scores": asdict(config.scores)})
+    searched = {f"search of {k}": words for k, words in (space or Space(())).describe().items()}
+    return {
+        **{key: str(value) for key, value in (kept | scoring | searched).items()},
+        **fingerprints(parts),
+    }
+
+
+def fingerprints(parts: Parts) -> dict[str, str]:
+    """What the pictures, the base and the probes are, wherever they lie."""
+    return {
+        "data.fingerprint": parts.pictures.fingerprint,
+        "base.fingerprint": parts.base.fingerprint,
+        "probes.fingerprint": parts.scorer.fingerprint,
+    }
+
+
+def origin(parts: Parts) -> dict[str, str]:
+    """Where a run comes from: fingerprints, versions, hardware."""
+    device = parts.base.device
+    return {
+        **fingerprints(parts),
+        "git.commit": _commit(),
+        "version.python": platform.python_version(),
+        **{f"version.{package}": _version(package) for package in PACKAGES},
+        "hardware.device": (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+        ),
+        "hardware.threads": str(torch.get_num_threads()),
+    }
+
+
+def _commit() -> str:
+    """The commit of this checkout, with a word where files differ from it."""
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    """The processor's name: bytes are the same on the same one."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,159 @@
+"""What is known of one trial, kept in its folder: the local truth that MLflow mirrors."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+
+from evaluate.scorecard import Scorecard
+from train.checkpoint import weights_hash, write_atomically
+from train.trainer import Checkpoint
+
+FILE = "trial.json"
+RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (
+    "running",
+    "complete",
+    "stopped",
+    "failed",
+    "interrupted",
+)
+
+
+@dataclass
+class ScoredEpoch:
+    """One scored checkpoint.
+
+    Attributes:
+        time: when it was scored, in milliseconds since 1970.
+        weights: sha256 of the LoRA's tensors.
+    """
+
+    scorecard: Scorecard
+    train_loss: float
+    lr: float
+    seconds_training: float
+    seconds_scoring: float
+    time: int
+    weights: str
+
+
+@dataclass
+class Record:
+    """One trial: its settings, its scored epochs, how it ended.
+
+    Attributes:
+        settings: the resolved config, as in conf/sweep.yaml.
+        overrides: Hydra's, that made these settings.
+        params: those of the settings that the study searches.
+        tags: fingerprints, versions, hardware.
+        state: running, complete, stopped, failed or interrupted.
+        reason: why it was stopped or failed.
+        selected: the epoch to keep.
+    """
+
+    folder: Path
+    study: str
+    number: int
+    settings: dict[str, Any]
+    overrides: list[str]
+    params: dict[str, Any]
+    tags: dict[str, str]
+    state: str = RUNNING
+    reason: str = ""
+    selected: int | None = None
+    epochs: list[ScoredEpoch] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"trial {self.number}"
+
+    @property
+    def scorecards(self) -> list[Scorecard]:
+        return [epoch.scorecard for epoch in self.epochs]
+
+    @property
+    def finished(self) -> bool:
+        return self.state in (COMPLETE, STOPPED, FAILED)
+
+    def has(self, epoch: int) -> bool:
+        """Whether this epoch is scored."""
+        return any(card.epoch == epoch for card in self.scorecards)
+
+    def add(
+        self,
+        scorecard: Scorecard,
+        saved: Checkpoint,
+        sheet: Image,
+        seconds: tuple[float, float],
+    ) -> None:
+        """Keeps a scored checkpoint and its contact sheet; on disk when this returns.
+
+        Args:
+            seconds: of training and of scoring.
+        """
+        file = self.sheet(scorecard.epoch)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(file)
+        scorecard.images = None  # the sheet shows them, and a study's would not fit into memory
+        training, scoring = seconds
+        self.epochs.append(
+            ScoredEpoch(
+                scorecard=scorecard,
+                train_loss=saved.train_loss,
+                lr=saved.lr,
+                seconds_training=training,
+                seconds_scoring=scoring,
+                time=int(time.time() * 1000),
+                weights=weights_hash(saved.path),
+            )
+        )
+        self.save()
+
+    def sheet(self, epoch: int) -> Path:
+        """Where an epoch's contact sheet lies."""
+        return self.folder / "sheets" / f"{epoch:06d}.png"
+
+    def end(self, state: str, reason: str = "", selected: int | None = None) -> None:
+        """Notes how the trial ended."""
+        self.state, self.reason, self.selected = state, reason, selected
+        self.save()
+
+    def save(self) -> None:
+        """Writes the record in one piece."""
+        about = {name: value for name, value in vars(self).items() if name != "folder"}
+        about["epochs"] = [
+            {**vars(epoch), "scorecard": epoch.scorecard.to_dict()} for epoch in self.epochs
+        ]
+        text = json.dumps(about, indent=1)
+        write_atomically(self.folder / FILE, text.encode())
+
+
+def load_record(folder: Path) -> Record:
+    """Reads a trial's record; checkpoints are looked for beside it, wherever it was moved."""
+    saved = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return Record(**{**saved, "folder": folder, "epochs": read_epochs(saved, folder)})
+
+
+def read_epochs(saved: dict[str, Any], folder: Path) -> list[ScoredEpoch]:
+    """The scored epochs in a record's JSON, with the checkpoints in `folder`."""
+    epochs = []
+    for epoch in saved["epochs"]:
+        card = Scorecard.from_dict(epoch["scorecard"])
+        card.checkpoint = folder / card.checkpoint.name
+        epochs.append(ScoredEpoch(**{**epoch, "scorecard": card}))
+    return epochs
+
+
+def load_records(study: Path) -> list[Record]:
+    """The records of all of a study's trials, in order."""
+    return [load_record(file.parent) for file in sorted((study / "trials").glob(f"*/{FILE}"))]
+
+
+def trial_folder(study: Path, number: int) -> Path:
+    """Where a trial's files go."""
+    return study / "trials" / f"{number:04d}"

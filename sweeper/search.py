@@ -1,0 +1,46 @@
+"""Our Hydra sweeper: trials proposed by Optuna, one launched after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+class OptunaSweeper(Sweeper):
+    """Hydra's side of a study; conf/hydra/sweeper/optuna.yaml has its settings.
+
+    Args:
+        n_trials: of the whole study, those of earlier starts included.
+        seed: of the search.
+        sampler: a sampler's `_target_` and its arguments, without the seed.
+    """
+
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
+
+    def __init__(self, n_trials: int, seed: int, sampler: DictConfig) -> None:
+        self.n_trials, self.seed = n_trials, seed
+        self.sampler: dict[str, Any] = OmegaConf.to_container(sampler)  # type: ignore[assignment]
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from hydra.core.plugins import Plugins  # Hydra's own sweepers do so: it imports this module
+
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Runs the study to its end, or continues it."""
+        # Hydra imports its plugins at every start of any command: Optuna, MLflow and torch come
+        # only where a sweep is asked for
+        from sweeper.sweep import sweep
+
+        sweep(self, arguments)

@@ -1,0 +1,271 @@
+"""The study in Optuna's storage: begun, continued, asked for trials, told of results."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from hydra.utils import instantiate
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeper.record import trial_folder
+from sweeper.sampling import known_settings, make_sampler
+from sweeper.space import Params, Space
+from train.config import ConfigError
+
+JOURNAL = "optuna.journal"
+ABOUT = "about"  # user attribute of a study: what all its trials share
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=ExperimentalWarning)
+
+
+@dataclass
+class StudyTrial:
+    """A trial as the storage knows it, held by this process until the end of its `with`."""
+
+    study: optuna.Study
+    number: int
+    folder: Path
+    lock: FileLock
+
+    def __enter__(self) -> StudyTrial:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+    @property
+    def params(self) -> Params:
+        return self.frozen.params
+
+    @property
+    def frozen(self) -> FrozenTrial:
+        return self.study.trials[self.number]
+
+    @property
+    def finished(self) -> bool:
+        return self.frozen.state.is_finished()
+
+    def report(self, epoch: int, value: float) -> None:
+        """Tells the pruner; a second report of an epoch is left out."""
+        if epoch not in self.frozen.intermediate_values:
+            self._trial.report(value, epoch)
+
+    def should_prune(self) -> bool:
+        return self._trial.should_prune()
+
+    def complete(self, value: float, violations: dict[str, float]) -> None:
+        """The objective, and how far the constraints are exceeded (0 and below: kept)."""
+        trial = self._trial
+        for name, over in violations.items():
+            if name not in trial.constraints:  # set already by a process that then died
+                trial.set_constraint(name, over)
+        self.study.tell(self.number, value, skip_if_finished=True)
+
+    def fail(self) -> None:
+        self.study.tell(self.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    @property
+    def _trial(self) -> optuna.Trial:
+        return live_trial(self.study, self.number)
+
+
+@dataclass
+class Study:
+    """A study and its folder.
+
+    Attributes:
+        about: what all trials share, flat; a study is continued only with the same.
+    """
+
+    folder: Path
+    about: dict[str, str]
+    space: Space
+    sampler: dict[str, Any]
+    pruner: dict[str, Any]
+    seed: int
+    defaults: Params = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.lock:
+            self.optuna = open_study(self.folder, self.pruner)
+            began = self.optuna.user_attrs.get(ABOUT)
+            if began is None:
+                self.optuna.set_user_attr(ABOUT, self.about)
+                if self.defaults:  # the configured settings go first: the search cannot end worse
+                    self.optuna.enqueue_trial(self.defaults, skip_if_exists=True)
+
+    @property
+    def lock(self) -> FileLock:
+        return FileLock(self.folder / "study.lock")
+
+    def total(self, wanted: int) -> int:
+        """`wanted`, or fewer where the space has no more combinations."""
+        size = self.space.size()
+        return wanted if size is None else min(wanted, size)
+
+    def next_trial(self, wanted: int) -> StudyTrial | None:
+        """A trial whose process died, else a new one; None: there are `wanted` trials."""
+        with self.lock:
+            for frozen in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                orphan = claim(self.optuna, self.folder, frozen.number)
+                if orphan:
+                    self._settle(frozen.number)
+                    return orphan
+            waiting = (TrialState.WAITING,)
+            begun = len(self.optuna.trials) - len(self.optuna.get_trials(states=waiting))
+            size = self.space.size()
+            if begun >= wanted or size == len(known_settings(self.optuna)):
+                return None
+            self._seed(begun)
+            trial = claim(self.optuna, self.folder, self.optuna.ask().number)
+            assert trial, "a new trial is nobody else's"
+            self._settle(trial.number)
+            return trial
+
+    def trial_of(self, settings: str) -> StudyTrial | None:
+        """The trial with these settings, begun if there is none; None: another process has it."""
+        with self.lock:
+            for frozen in self.optuna.get_trials(deepcopy=False):
+                if frozen.user_attrs.get("settings") == settings:
+                    break
+            else:
+                trial = self.optuna.ask()
+                trial.set_user_attr("settings", settings)
+                frozen = self.optuna.trials[trial.number]
+            return claim(self.optuna, self.folder, frozen.number)
+
+    def _settle(self, number: int) -> None:
+        """Proposes what the trial has not got yet."""
+        self._seed(number)
+        trial = live_trial(self.optuna, number)
+        for name, distribution in self.space.distributions.items():
+            suggest(trial, name, distribution)
+
+    def _seed(self, number: int) -> None:
+        self.optuna.sampler = make_sampler(
+            self.sampler, self.seed + number, self.space, self.optuna
+        )
+
+
+def open_study(folder: Path, pruner: dict[str, Any]) -> optuna.Study:
+    """The study of a folder, created where there is none. The pruner is not stored: it is given."""
+    file = folder / JOURNAL
+    # the system frees this lock with its process, so that a killed one blocks nobody
+    lock: Any = FileLock(f"{file}.lock")
+    with lock:
+        if file.exists():
+            mend(file)
+    storage = JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
+    return optuna.create_study(
+        study_name=folder.name,
+        storage=storage,
+        direction="maximize",
+        pruner=instantiate(pruner),
+        load_if_exists=True,
+    )
+
+
+def mend(journal: Path) -> None:
+    """Cuts off a last line that a dying process left half written.
+
+    Optuna reads on until the next append, which would then corrupt the journal for good.
+    """
+    content = journal.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with journal.open("r+b") as stream:
+            stream.truncate(whole)
+
+
+def claim(study: optuna.Study, folder: Path, number: int, again: bool = False) -> StudyTrial | None:
+    """A trial of a study, held by this process; None where a living process has it.
+
+    Args:
+        folder: of the study.
+        again: this process may have it already (the sweeper claims it before it starts the job).
+    """
+    place = trial_folder(folder, number)
+    place.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place / "lock", is_singleton=True)
+    if lock.is_locked and not again:
+        return None
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return StudyTrial(study, number, place, lock)
+
+
+def live_trial(study: optuna.Study, number: int) -> optuna.Trial:
+    """Optuna's handle to a running trial, from its number."""
+    storage = study._storage
+    trial = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    return optuna.Trial(study, trial)
+
+
+def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    """A value for one dimension; the one from before, where the trial has it already."""
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(
+        name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+    )
+
+
+def begun_with(folder: Path) -> dict[str, str] | None:
+    """What the study of a folder was begun with; None where none was begun."""
+    if not (folder / JOURNAL).is_file():
+        return None
+    with FileLock(folder / "study.lock"):
+        return open_study(folder, {"_target_": "optuna.pruners.NopPruner"}).user_attrs.get(ABOUT)
+
+
+def difference(began: dict[str, str], now: dict[str, str]) -> str:
+    """The first thing that is not as it was, in words; empty where all is."""
+    for key in sorted({*began, *now}):
+        if began.get(key) != now.get(key):
+            if key.endswith("fingerprint"):
+                return f"the {key.split('.')[0]} changed since it began"
+            return f"it began with {key}={began.get(key, '-')}, now it is {now.get(key, '-')}"
+    return ""
+
+
+def study_folder(root: Path, name: str | None, suggested: str, about: dict[str, str]) -> Path:
+    """The folder of the study to begin or to continue.
+
+    A study that has a name is refused where it was begun with something else. One without is the
+    first of `suggested`, `suggested-2`, ... that was begun with the same, or not begun yet.
+
+    Raises:
+        ConfigError: naming the difference.
+    """
+    for candidate in [name] if name else [suggested, *(f"{suggested}-{i}" for i in range(2, 1000))]:
+        folder = root / "studies" / candidate
+        began = begun_with(folder)
+        other = difference(began, about) if began is not None else ""
+        if not other:
+            return folder
+    raise ConfigError(
+        f"study.name: {name} is another study: {other}; choose another name, such as "
+        f"study.name={name}-2"
+    )

@@ -1,0 +1,164 @@
+"""The drawn world is what it says, and the committed weights do what their gates promise."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from train.puppets.captions import caption_of
+from train.puppets.clip import prepared
+from train.puppets.demo import CHARACTERS, NARROW_POSES, draw_dataset
+from train.puppets.gates import generate, load_pipeline
+from train.puppets.judge import Judge
+from train.puppets.keypoints import KeypointNetwork, negatives
+from train.puppets.training import CLIP, WEIGHTS
+from train.puppets.vocabulary import build
+from train.puppets.world import (
+    ARMS,
+    BACKGROUNDS,
+    Puppet,
+    caption,
+    images_of,
+    keypoints,
+    render,
+    render_background,
+    sample_puppet,
+    wild_looks,
+)
+
+
+def puppets(count: int, wild_share: float = 0.25, seed: int = 99) -> list[Puppet]:
+    rng = Random(seed)
+    return [sample_puppet(rng, wild_share=wild_share) for _ in range(count)]
+
+
+def pictures(some: list[Puppet]) -> torch.Tensor:
+    return images_of(some).float() / 255
+
+
+def test_same_puppet_same_picture_at_either_size() -> None:
+    for one, again in zip(puppets(6), puppets(6), strict=True):
+        assert one == again
+        assert (render(one) == render(again)).all()
+        large = np.asarray(Image.fromarray(render(one, 256)).reduce(8)).astype(float)
+        assert np.abs(large - render(one)).mean() < 3
+
+
+def test_keypoints_lie_on_the_body() -> None:
+    for puppet in puppets(30):
+        points = keypoints(puppet)
+        assert points.shape == (13, 2)
+        assert points.dtype == np.float32
+        body = np.abs(
+            render(puppet).astype(int)
+            - render_background(puppet.background, puppet.scene_seed).astype(int)
+        ).sum(2)
+        for x, y in points * 32:
+            patch = body[max(0, int(y) - 1) : int(y) + 2, max(0, int(x) - 1) : int(x) + 2]
+            assert patch.max() > 20
+        assert points[1, 0] > points[2, 0]  # its own left is on the viewer's right
+
+
+def test_wild_looks_go_unnamed_but_a_named_outfit_is_told() -> None:
+    rng = Random(0)
+    text = caption(sample_puppet(rng, wild_looks(rng), "arms raised", "legs apart", "on a beach"))
+    assert text == "a photo of a puppet, arms raised, legs apart, on a beach"
+    wild = [p for p in puppets(400) if p.looks.wild]
+    named = [p for p in wild if p.looks.shirt_name]
+    assert 0.2 < len(named) / len(wild) < 0.5
+    assert all(f"a {p.looks.shirt_name} shirt" in caption(p) for p in named)
+
+
+@pytest.mark.parametrize("text", ["sks person", "Ünïcødé 猫 :-) 123", "", "red " * 100])
+def test_tokenizer_takes_anything(text: str) -> None:
+    tokenizer = build()
+    filled = tokenizer(text, padding="max_length", truncation=True).input_ids
+    assert len(filled) == tokenizer.model_max_length
+    assert filled[0] == tokenizer.bos_token_id
+    assert max(filled) == tokenizer.eos_token_id == len(tokenizer) - 1
+
+
+def test_dataset_has_pictures_with_captions(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("drawn") / "set"
+    drawn = draw_dataset(folder, 0, NARROW_POSES, ("on a beach", "in a city"), 6, captions="full")
+    assert len({(p.arms, p.background) for p in drawn}) == 6
+    assert sorted(f.suffix for f in folder.iterdir()) == [".png"] * 6 + [".txt"] * 6
+    assert (folder / "01.txt").read_text() == caption(drawn[0], "sks puppet") + "\n"
+
+
+def test_committed_gates_are_all_passed() -> None:
+    gates = json.loads((WEIGHTS / "gates.json").read_text())
+    for gate in gates:
+        kept = (
+            gate["value"] >= gate["limit"] if gate["at_least"] else gate["value"] <= gate["limit"]
+        )
+        assert kept == gate["passed"]
+        assert kept, gate["name"]
+    assert len(gates) >= 5 + 6 + 6 + 1
+
+
+def test_weights_are_small_and_hold_no_pickles() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 40e6
+    assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+
+
+def test_stock_pipeline_draws_what_is_asked() -> None:
+    wanted = puppets(8, wild_share=0.0)
+    images = generate(load_pipeline(), [caption(puppet) for puppet in wanted], seed=1)
+    found = Judge.from_folder().read(images)
+    for name in ("arms", "background"):
+        right = [a == getattr(p, name) for a, p in zip(found[name], wanted, strict=True)]
+        assert sum(right) >= 7, name
+
+
+def test_clip_loads_by_open_clip_and_reads_by_zero_shot() -> None:
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{CLIP}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{CLIP}")
+    some = puppets(100)
+    asked = {
+        "arms": [caption_of(arms=name) for name in ARMS],
+        "background": [f"a photo of a puppet {name}" for name in BACKGROUNDS],
+    }
+    with torch.no_grad():
+        seen = model.eval().encode_image(prepared(pictures(some)), normalize=True)
+        for name, texts in asked.items():
+            read = model.encode_text(tokenizer(texts), normalize=True)
+            found = (seen @ read.T).argmax(1).tolist()
+            values = list(ARMS) if name == "arms" else list(BACKGROUNDS)
+            right = [values[i] == getattr(p, name) for i, p in zip(found, some, strict=True)]
+            assert sum(right) >= 90, name
+
+
+def test_keypoints_are_found_at_any_size_and_not_where_there_is_no_puppet() -> None:
+    network, some = KeypointNetwork.from_folder(), puppets(40)
+    true = torch.stack([torch.from_numpy(keypoints(puppet)) for puppet in some])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for size in (32, 256):
+            found = network(images_of(some, size).float() / 255)
+            assert found.shape == (40, 13, 3)
+            assert (found[..., :2] - true).norm(dim=2).mean() < 0.04
+            assert found[..., 2].mean() > 0.7
+        nothing = network(negatives(pictures(some), pictures(some).mean(0, keepdim=True)))
+        assert nothing[..., 2].mean() < 0.2
+        assert network(torch.rand(8, 3, 64, 64))[..., 2].mean() < 0.2
+
+
+def test_identity_is_skin_and_hat_not_outfit() -> None:
+    judge, rng, character = Judge.from_folder(), Random(3), CHARACTERS[0]
+    other = replace(character, shirt=(20, 20, 24), trousers=(240, 240, 240), stripes=None)
+
+    def level(looks_of: list[Puppet]) -> float:
+        return float(judge.identity(pictures(looks_of), character).mean())
+
+    assert level([sample_puppet(rng, character) for _ in range(32)]) > 0.85
+    assert level([sample_puppet(rng, other) for _ in range(32)]) > 0.85
+    assert level(puppets(32)) < 0.3
