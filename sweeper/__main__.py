@@ -6,7 +6,7 @@ import logging
 import signal
 
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.sweep import run as run_job
+from sweeper.job import run as run_job
 from train.command import run
 
 if __name__ == "__main__":

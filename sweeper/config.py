@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig
-from train.config import ConfigError, TrialConfig, check_trial
+from train.config import EMBEDDED, ConfigError, TrialConfig, check_trial
 
 
 @dataclass
@@ -64,3 +65,11 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def suggested_name(config: SweepConfig) -> str:
+    """A name for a study that was given none: that of the pictures' folder."""
+    if config.data.path == EMBEDDED:
+        return EMBEDDED
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.data.path).resolve().name).strip("-._")
+    return name[:60] or "study"

@@ -28,6 +28,7 @@ from train.config import ConfigError
 
 JOURNAL = "optuna.journal"
 ABOUT = "about"  # user attribute of a study: what all its trials share
+TOTAL = "trials"  # user attribute of a study: how many trials it will have
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 

@@ -114,7 +114,7 @@ class Tracker:
             if not record.finished and record.state != INTERRUPTED:
                 apart = "reproduction_of" in tags and not self.parent.id_now
                 run.resume(tags, None if apart else self.parent)
-            run.once("params", lambda: run.log_params(flatten(record.settings)))
+            run.once("params", lambda: run.log_params(_params(record.settings)))
             run.once("config", lambda: run.log_text(_yaml(record.settings), "config.yaml"))
             run.once("overrides", lambda: run.log_text(_yaml(record.overrides), "overrides.yaml"))
             for epoch in record.epochs:
@@ -274,6 +274,11 @@ def metrics(epoch: ScoredEpoch) -> list[Metric]:
             f"scores/{name}_high": high,
         }
     return [Metric(name, value, epoch.time, card.epoch) for name, value in figures.items()]
+
+
+def _params(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, less what was searched: that is the parent run's."""
+    return flatten({name: value for name, value in settings.items() if name != "search"})
 
 
 def _yaml(content: Any) -> str:
