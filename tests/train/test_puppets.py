@@ -96,11 +96,9 @@ def test_dataset_has_pictures_with_captions(tmp_path_factory: pytest.TempPathFac
 def test_committed_gates_are_all_passed() -> None:
     gates = json.loads((WEIGHTS / "gates.json").read_text())
     for gate in gates:
-        kept = (
-            gate["value"] >= gate["limit"] if gate["at_least"] else gate["value"] <= gate["limit"]
-        )
-        assert kept == gate["passed"]
-        assert kept, gate["name"]
+        value, limit = gate["value"], gate["limit"]
+        assert value >= limit if gate["at_least"] else value <= limit, gate["name"]
+        assert gate["passed"]
     assert len(gates) >= 5 + 6 + 6 + 1
 
 

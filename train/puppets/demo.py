@@ -95,11 +95,11 @@ def draw_dataset(
 
 
 def run(captions: str = "trigger") -> None:
-    """Both sets with their held-out pictures of the same kind."""
+    """Both sets, each with held-out pictures of the same kind in its subfolder `validation`."""
     draw_dataset(PICTURES / "narrow", 0, NARROW_POSES, NARROW_BACKGROUNDS, 12, captions)
-    draw_dataset(PICTURES / "narrow_validation", 0, NARROW_POSES, NARROW_BACKGROUNDS, 4, captions,
+    draw_dataset(PICTURES / "narrow" / "validation", 0, NARROW_POSES, NARROW_BACKGROUNDS, 4, captions,
                  jitter_seed=1)  # fmt: skip
     draw_dataset(PICTURES / "varied", 0, VARIED_POSES, BACKGROUNDS, 24, captions)
-    draw_dataset(PICTURES / "varied_validation", 0, VARIED_POSES, BACKGROUNDS, 8, captions,
+    draw_dataset(PICTURES / "varied" / "validation", 0, VARIED_POSES, BACKGROUNDS, 8, captions,
                  jitter_seed=1)  # fmt: skip
     log.info("demo: pictures in %s", PICTURES.name)
