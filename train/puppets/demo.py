@@ -96,10 +96,12 @@ def draw_dataset(
 
 def run(captions: str = "trigger") -> None:
     """Both sets, each with held-out pictures of the same kind in its subfolder `validation`."""
-    draw_dataset(PICTURES / "narrow", 0, NARROW_POSES, NARROW_BACKGROUNDS, 12, captions)
-    draw_dataset(PICTURES / "narrow" / "validation", 0, NARROW_POSES, NARROW_BACKGROUNDS, 4, captions,
-                 jitter_seed=1)  # fmt: skip
-    draw_dataset(PICTURES / "varied", 0, VARIED_POSES, BACKGROUNDS, 24, captions)
-    draw_dataset(PICTURES / "varied" / "validation", 0, VARIED_POSES, BACKGROUNDS, 8, captions,
-                 jitter_seed=1)  # fmt: skip
+    for name, poses, backgrounds, count, held_out in (
+        ("narrow", NARROW_POSES, NARROW_BACKGROUNDS, 12, 4),
+        ("varied", VARIED_POSES, BACKGROUNDS, 24, 8),
+    ):
+        folder = PICTURES / name
+        draw_dataset(folder, 0, poses, backgrounds, count, captions)
+        draw_dataset(folder / "validation", 0, poses, backgrounds, held_out, captions,
+                     jitter_seed=1)  # fmt: skip
     log.info("demo: pictures in %s", PICTURES.name)
