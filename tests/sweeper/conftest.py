@@ -1,0 +1,79 @@
+"""One real tiny sweep through the command line, shared by the tests that look at what it left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# two trials of two epochs, with few steps and few probes
+SEARCH = ("-m", "network.rank=2,4", "hydra.sweeper.n_trials=2", "study.name=small")
+SMALL = (
+    "training.epochs=2",
+    "data.repeats=1",
+    "study.min_epochs=1",
+    "probes.count=4",
+    "probes.steps=2",
+    "scores.baseline=2",
+    "scores.resamples=20",
+)
+LIMIT = 300  # seconds
+
+
+def start(root: Path, module: str, *arguments: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", module, *arguments, f"study.root={root}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def finish(root: Path, module: str, *arguments: str) -> tuple[int, str]:
+    """Runs a command to its end; exit code and output."""
+    process = start(root, module, *arguments)
+    output, _ = process.communicate(timeout=LIMIT)
+    return process.returncode, output
+
+
+def break_off(root: Path, line: str, how: signal.Signals, *arguments: str) -> tuple[int, str]:
+    """Starts a sweep and sends a signal once a line of its output contains `line`."""
+    process = start(root, "sweeper", *arguments)
+    assert process.stdout
+    output, deadline = "", time.monotonic() + LIMIT
+    for text in process.stdout:
+        output += text
+        assert time.monotonic() < deadline, output
+        if line in text:
+            process.send_signal(how)
+            break
+    rest, _ = process.communicate(timeout=LIMIT)
+    return process.returncode, output + rest
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A finished sweep."""
+
+    root: Path
+    output: str
+
+    @property
+    def study(self) -> Path:
+        return self.root / "studies" / "small"
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    root = tmp_path_factory.mktemp("sweep") / "mlruns"
+    code, output = finish(root, "sweeper", *SEARCH, *SMALL)
+    assert code == 0, output
+    return Swept(root, output)

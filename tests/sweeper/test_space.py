@@ -1,0 +1,91 @@
+"""Hydra's words for many values, as Optuna distributions; no proposal twice."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from sweeper.sampling import GridSampler, Unseen, rounded
+from sweeper.space import Space, parse_space
+from train.config import ConfigError
+
+
+def space_of(*arguments: str, search: dict[str, str] | None = None) -> tuple[Space, list[str]]:
+    return parse_space(list(arguments), search or {}, OverridesParser.create())
+
+
+@pytest.mark.parametrize(
+    ("words", "distribution"),
+    [
+        ("4,8,16", CategoricalDistribution([4, 8, 16])),
+        ("choice(a, 'b c')", CategoricalDistribution(["a", "b c"])),
+        ("null,2.5", CategoricalDistribution([None, 2.5])),
+        ("range(4,33,4)", IntDistribution(4, 32, step=4)),
+        ("range(0,1,0.25)", FloatDistribution(0, 0.75, step=0.25)),
+        ("interval(1,64)", FloatDistribution(1, 64)),
+        ("int(interval(1,64))", IntDistribution(1, 64)),
+        ("int(tag(log,interval(1,64)))", IntDistribution(1, 64, log=True)),
+        ("tag(log,interval(1e-4,1e-2))", FloatDistribution(1e-4, 1e-2, log=True)),
+    ],
+)
+def test_words_become_distributions(words: str, distribution: BaseDistribution) -> None:
+    space, fixed = space_of(f"network.rank={words}", "training.epochs=3")
+    assert space.distributions == {"network.rank": distribution}
+    assert fixed == ["training.epochs=3"]
+
+
+def test_choices_are_written_as_hydra_reads_them() -> None:
+    space, _ = space_of("optimizer.betas=[0.9,0.99],[0.9,0.999]", "data.repeats=1,2")
+    betas, repeats = space.dimensions
+    assert betas.override(betas.ends()[1]) == "optimizer.betas=[0.9,0.999]"
+    assert repeats.override(2) == "data.repeats=2"
+
+
+def test_sweeps_replace_the_search_and_fixed_values_fix_it() -> None:
+    search = {"network.rank": "choice(4, 8)", "scheduler": "choice(constant, cosine)"}
+    assert list(space_of(search=search)[0].distributions) == ["network.rank", "scheduler"]
+    assert list(space_of("network.rank=4", search=search)[0].distributions) == ["scheduler"]
+    space, fixed = space_of("training.seed=1,2", "network.rank=4", search=search)
+    assert list(space.distributions) == ["training.seed"]
+    assert fixed == ["network.rank=4"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "base.path=a,b",
+        "network.rank=interval(8,4)",
+        "optimizer.lr=tag(log,interval(0,1))",
+        "network.rank=range(4,4)",
+    ],
+)
+def test_senseless_searches_are_refused(words: str) -> None:
+    with pytest.raises(ConfigError, match=words.split("=")[0]):
+        space_of(words)
+
+
+@pytest.mark.parametrize("inner", [optuna.samplers.RandomSampler(seed=0), GridSampler()])
+def test_no_combination_is_proposed_twice(inner: optuna.samplers.BaseSampler) -> None:
+    space, _ = space_of("network.rank=2,4,8", "scheduler=constant,cosine")
+    study = optuna.create_study()
+    study.sampler = Unseen(inner, space, study)
+    seen = []
+    for _ in range(space.size() or 0):
+        trial = study.ask(space.distributions)
+        seen.append(tuple(trial.params.values()))
+        study.tell(trial, 1.0)
+    assert len(set(seen)) == 6
+
+
+def test_numbers_are_rounded_but_stay_inside() -> None:
+    log = FloatDistribution(1e-4, 1e-2, log=True)
+    assert rounded(0.0023140692632779, log) == 0.00231
+    assert rounded(1e-4, log) == 1e-4
+    assert rounded(0.99949, FloatDistribution(0.999, 0.9999)) == pytest.approx(0.99949)

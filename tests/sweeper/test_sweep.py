@@ -1,0 +1,94 @@
+"""What a sweep leaves behind, how it goes on after a death, and how it is reproduced."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+from mlflow import MlflowClient
+from PIL import Image
+
+from sweeper.record import load_records
+from tests.sweeper.conftest import SEARCH, SMALL, Swept, break_off, finish
+from train.checkpoint import weights_hash
+
+
+def test_files_of_a_finished_study(swept: Swept) -> None:
+    result = json.loads((swept.study / "result.json").read_text())
+    records = load_records(swept.study)
+    assert [trial["params"] for trial in result["trials"]] == [r.params for r in records]
+    assert {record.params["network.rank"] for record in records} == {2, 4}
+    assert [trial["epochs"] for trial in result["trials"]] == [2, 2]
+    assert len(result["reasons"]) == 2
+    assert {"prompt_fidelity", "subject_fidelity", "pose_memorization"} <= set(result["scores"])
+    best = records[result["trial"]]
+    kept = next(e for e in best.epochs if e.scorecard.epoch == result["epoch"])
+    assert weights_hash(swept.study / "best.safetensors") == kept.weights
+    with Image.open(swept.study / "overview.png") as picture:
+        assert picture.width > 1000
+    assert "Traceback" not in swept.output
+    assert swept.output.count("epoch  ") >= 4  # a line a scored epoch
+
+
+def test_mlflow_of_a_finished_study(swept: Swept) -> None:
+    client = MlflowClient(f"sqlite:///{swept.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"sweep small", "trial 0", "trial 1"}
+    parent = runs["sweep small"].info.run_id
+    result = json.loads((swept.study / "result.json").read_text())
+    for trial in result["trials"]:
+        run = client.get_run(trial["run_id"])
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent
+        assert run.data.params["network.rank"] == str(trial["params"]["network.rank"])
+        history = client.get_metric_history(trial["run_id"], "scores/prompt_fidelity")
+        assert [metric.step for metric in history] == [1, 2]
+        assert "scores/prompt_fidelity_low" in run.data.metrics
+        assert "train/loss" in run.data.metrics
+        names = {artifact.path for artifact in client.list_artifacts(trial["run_id"])}
+        assert {"checkpoint", "config.yaml", "overrides.yaml", "images"} <= names
+    names = {artifact.path for artifact in client.list_artifacts(parent)}
+    assert {"best.safetensors", "result.json", "overview.png"} <= names
+    assert client.get_model_version_by_alias("small", "champion").run_id == result["run_id"]
+
+
+def test_killed_twice_ends_like_uninterrupted(swept: Swept, tmp_path: Path) -> None:
+    code, output = break_off(tmp_path, "epoch  1/2", signal.SIGINT, *SEARCH, *SMALL)
+    assert code == 130, output
+    assert "the same command continues the study" in output
+    assert "Traceback" not in output
+    code, _ = break_off(tmp_path, "trial 2/2  epoch  1/2", signal.SIGKILL, *SEARCH, *SMALL)
+    assert code == -signal.SIGKILL
+    with (tmp_path / "studies/small/optuna.journal").open("ab") as journal:
+        journal.write(b'{"op_code": 8, "torn')  # as if it had died in the middle of a write
+    code, output = finish(tmp_path, "sweeper", *SEARCH, *SMALL)
+    assert code == 0, output
+    expected, records = load_records(swept.study), load_records(tmp_path / "studies/small")
+    assert [r.params for r in records] == [r.params for r in expected]
+    for record, other in zip(records, expected, strict=True):
+        assert [e.weights for e in record.epochs] == [e.weights for e in other.epochs]
+        assert record.state == other.state
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_name for run in runs) == ["sweep small", "trial 0", "trial 1"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_reproduced_run_is_identical(swept: Swept) -> None:
+    run_id = json.loads((swept.study / "result.json").read_text())["run_id"]
+    code, output = finish(swept.root, "sweeper.reproduce", f"run_id={run_id}")
+    assert code == 0, output
+    assert "verdict: identical" in output
+
+
+def test_finished_study_refuses_other_settings(swept: Swept) -> None:
+    code, output = finish(swept.root, "sweeper", *SEARCH, *SMALL, "training.seed=1")
+    assert code == 1
+    assert "training.seed=0" in output
+    assert "study.name=small-2" in output
+    assert "Traceback" not in output
