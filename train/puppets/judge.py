@@ -7,13 +7,14 @@ that what those score can be held against it.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.puppets.training import JUDGE, device, fit, log, seeded, to_unit
+from train.puppets.training import JUDGE, device, fit, log, seeded, to_unit, training_set
 from train.puppets.world import (
     ARMS,
     BACKGROUNDS,
@@ -25,11 +26,12 @@ from train.puppets.world import (
     Looks,
     Puppet,
     draw_many,
+    images_of,
     keypoints,
+    sample_puppet,
 )
 
-STEPS, BATCH, LR = 900, 128, 2e-3
-WILD_SHARE = 0.6  # more than the base sees, since reading odd colours is the harder task
+STEPS, BATCH, LR = 1300, 128, 2e-3
 VALUES: dict[str, tuple[str, ...]] = {
     "arms": tuple(ARMS),
     "legs": tuple(LEGS),
@@ -54,13 +56,11 @@ class Judge(nn.Module):
                  (3 * width, 4 * width, 2), (4 * width, 4 * width, 1)]  # fmt: skip
         for inputs, outputs, stride in sizes:
             layers += [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
-        flat = 16 * 4 * width
-        self.trunk = nn.Sequential(*layers, nn.Flatten())
-        self.summary = nn.Sequential(nn.Linear(flat, 256), nn.ReLU())
-        self.names = nn.ModuleDict({k: nn.Linear(256, len(v)) for k, v in VALUES.items()})
-        self.palette = nn.Sequential(
-            nn.Linear(flat, 128), nn.ReLU(), nn.Linear(128, 3 * len(PALETTE))
+        self.trunk = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(16 * 4 * width, 256), nn.ReLU(), nn.Dropout(0.1)
         )
+        self.names = nn.ModuleDict({k: nn.Linear(256, len(v)) for k, v in VALUES.items()})
+        self.palette = nn.Linear(256, 3 * len(PALETTE))
         self.stripes = nn.Linear(256, 1)
         self.points = nn.Linear(256, 2 * len(JOINTS))
 
@@ -71,18 +71,18 @@ class Judge(nn.Module):
         judge.load_state_dict(load_file(Path(folder) / "model.safetensors"))
         return judge.float().eval()
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Answers on images (N, 3, H, W) of 0 to 1, of any size.
-
-        Returns:
-            Logits for each name, "palette" (N, 4, 3), "stripes" logits (N,), "points" (N, 13, 2).
-        """
+    def features(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) of 0 to 1, of any size, to (N, 256)."""
         if images.shape[-2:] != (32, 32):
             images = F.interpolate(images, (32, 32), mode="bilinear", antialias=True)
-        flat = self.trunk(images * 2 - 1)
-        features = self.summary(flat)
+        features: Tensor = self.trunk(images * 2 - 1)
+        return features
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits for each name, "palette" (N, 4, 3), "stripes" logits (N,), "points" (N, 13, 2)."""
+        features = self.features(images)
         answers = {name: head(features) for name, head in self.names.items()}
-        answers["palette"] = self.palette(flat).unflatten(1, (len(PALETTE), 3))
+        answers["palette"] = self.palette(features).unflatten(1, (len(PALETTE), 3))
         answers["stripes"] = self.stripes(features).squeeze(1)
         answers["points"] = self.points(features).unflatten(1, (len(JOINTS), 2))
         return answers
@@ -107,14 +107,22 @@ class Judge(nn.Module):
         """How surely each image shows the character, (N,) of 0 to 1; true renders are near 1.
 
         The mean of how near the skin's and the hat's colours are and how likely its kind of hat;
-        the outfit does not count, since prompts may change it.
+        the outfit does not count, since prompts may change it. Held against what the judge reads
+        off true renders of the character, so that its own bias does not count either.
         """
-        answers = self(images)
-        found = answers["palette"][:, :2]
-        true = torch.tensor([character.skin, character.hat_color], device=found.device) / 255
-        near = torch.exp(-(((found - true).norm(dim=2) / COLOR_TOLERANCE) ** 2))
-        kind = answers["hat"].softmax(1)[:, HATS.index(character.hat)]
-        return (near.sum(1) + kind) / 3
+        rng = Random(0)
+        renders = images_of([sample_puppet(rng, character) for _ in range(48)])
+        renders = renders.to(images.device).float() / 255
+        own = self(renders)["palette"][:, :2].mean(0)
+
+        def level(some: Tensor) -> Tensor:
+            answers = self(some)
+            off = (answers["palette"][:, :2] - own).norm(dim=2)
+            near = torch.exp(-((off / COLOR_TOLERANCE) ** 2))
+            kind = answers["hat"].softmax(1)[:, HATS.index(character.hat)]
+            return (near.sum(1) + kind) / 3
+
+        return (level(images) / level(renders).mean()).clamp(max=1)
 
 
 def truth(puppets: Sequence[Puppet]) -> dict[str, Tensor]:
@@ -140,7 +148,7 @@ def truth(puppets: Sequence[Puppet]) -> dict[str, Tensor]:
 def run(steps: int = STEPS) -> None:
     """Trains it on slightly noisy renders and writes judge/."""
     seeded(16)
-    data = draw_many(60_000, seed=6, wild_share=WILD_SHARE)
+    data = training_set()
     true = truth(data.puppets)
     judge = Judge().to(device())
     log.info("judge: %.2f M parameters", sum(p.numel() for p in judge.parameters()) / 1e6)
@@ -153,8 +161,8 @@ def run(steps: int = STEPS) -> None:
         answers, at = judge(images), index.to(device())
         loss = sum(F.cross_entropy(answers[name], true[name][at]) for name in VALUES)
         loss = loss + F.binary_cross_entropy_with_logits(answers["stripes"], true["stripes"][at])
-        for name, weight in (("palette", 30), ("points", 10)):
-            loss = loss + weight * F.l1_loss(answers[name], true[name][at])
+        for name in ("palette", "points"):
+            loss = loss + 10 * F.l1_loss(answers[name], true[name][at])
         return loss
 
     fit("judge", judge, loss_of, count=len(data), batch=BATCH, steps=steps, lr=LR)
@@ -167,7 +175,7 @@ def run(steps: int = STEPS) -> None:
         known = wanted[name] >= 0
         right = (answers[name].argmax(1) == wanted[name])[known].float().mean()
         log.info("  judge on fresh renders: %s %.1f %%", name, 100 * right)
-    for name in ("palette", "points"):  # in fractions of full scale and of the side
+    for name in ("palette", "points"):
         log.info("  judge: %s off by %.4f", name, (answers[name] - wanted[name]).abs().mean())
     JUDGE.mkdir(parents=True, exist_ok=True)
     state = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
