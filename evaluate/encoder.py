@@ -33,7 +33,9 @@ class Encoder:
             model, tag = f"local-dir:{folder}", ""
         try:
             self.model, _, transform = open_clip.create_model_and_transforms(
-                model or tag, pretrained=tag or None if model else None
+                model or tag,
+                pretrained=tag or None if model else None,
+                require_pretrained=True,  # else open_clip scores with random weights
             )
             self.tokenizer = open_clip.get_tokenizer(model or tag)
         except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:

@@ -145,6 +145,8 @@ class Share(Score):
         squared = quantile**2 / count
         centre = (share + squared / 2) / (1 + squared)
         half = (share * (1 - share) * squared + squared**2 / 4) ** 0.5 / (1 + squared)
+        if self.base_rate >= 1:  # the base does it always: nothing can be told of the checkpoint
+            return torch.tensor([0.0, 0.0, 1.0])
         bounds = torch.tensor([share, centre - half, centre + half])
         return ((bounds - self.base_rate) / (1 - self.base_rate)).clamp(0, 1)
 
