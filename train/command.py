@@ -138,7 +138,16 @@ def _explain(name: str, error: Exception) -> str:
 def quiet() -> None:
     """Our own lines on the terminal; of the libraries only what went wrong."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    for library in ("bitsandbytes", "httpx", "alembic", "mlflow", "filelock", "matplotlib"):
+    for library in (
+        "bitsandbytes",
+        "open_clip",
+        "root",
+        "httpx",
+        "alembic",
+        "mlflow",
+        "filelock",
+        "matplotlib",
+    ):
         logging.getLogger(library).setLevel(logging.ERROR)
     for package in (diffusers, transformers):
         package.utils.logging.set_verbosity_error()
