@@ -124,7 +124,7 @@ def test_stock_pipeline_draws_what_is_asked() -> None:
     found = Judge.from_folder().read(images)
     for name in ("arms", "background"):
         right = [a == getattr(p, name) for a, p in zip(found[name], wanted, strict=True)]
-        assert sum(right) >= 7, name
+        assert sum(right) / len(right) >= 0.9, name
 
 
 def test_clip_loads_by_open_clip_and_reads_by_zero_shot() -> None:
