@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+SCORES = (
+    "prompt_fidelity",
+    "subject_fidelity",
+    "pose_memorization",
+    "pose_diversity",
+    "background_leak",
+    "outfit_leak",
+    "validation_loss",
+)
+
 
 @dataclass
 class ProbesConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import open_clip
@@ -31,6 +32,7 @@ class Encoder:
         model, _, tag = name.rpartition("/")
         if folder.is_dir():
             model, tag = f"local-dir:{folder}", ""
+        logging.disable(logging.INFO)  # open_clip tells every step of loading to the root logger
         try:
             self.model, _, transform = open_clip.create_model_and_transforms(
                 model or tag,
@@ -41,6 +43,8 @@ class Encoder:
         except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
             line = str(error).strip().splitlines()[0]
             raise ConfigError(f"scores.encoder: {name} is not to be had: {line}") from error
+        finally:
+            logging.disable(logging.NOTSET)
         normalize = transform.transforms[-1]
         self.mean, self.std = (
             torch.tensor(values, device=device).view(1, 3, 1, 1)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig
-from train.config import EMBEDDED, ConfigError, TrialConfig, check_trial
+from evaluate.config import SCORES, PolicyConfig, ProbesConfig, ScoresConfig
+from train.config import EMBEDDED, ConfigError, TrialConfig, check_trial, suggestion
 
 
 @dataclass
@@ -52,6 +52,10 @@ def check_sweep(config: SweepConfig) -> None:
     for key in ("min_epochs", "memorised_epochs"):
         if getattr(config.study, key) < 0:
             raise ConfigError(f"study.{key}: must be 0 or more")
+    for limit in config.policy.limits:
+        if limit not in SCORES:
+            near = suggestion(limit, list(SCORES))
+            raise ConfigError(f"policy.limits.{limit}: there is no such score{near}")
     if "_target_" not in config.pruner:
         raise ConfigError("pruner: needs a _target_, as the files of conf/pruner have")
 

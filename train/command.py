@@ -140,8 +140,7 @@ def quiet() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for library in (
         "bitsandbytes",
-        "open_clip",
-        "root",
+        "urllib3",
         "httpx",
         "alembic",
         "mlflow",
