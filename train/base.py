@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from torch import Tensor
 
-from train.config import EMBEDDED, BaseConfig
+from train.config import EMBEDDED, BaseConfig, check_base_path
 from train.lora import Adapters
 
 EMBEDDED_FOLDER = Path(__file__).parent / "puppets" / "weights" / "base"
@@ -82,8 +82,10 @@ def load_base(config: BaseConfig) -> Base:
     """The base named by the config; a second call with the same config returns the same object.
 
     Raises:
-        BaseError: no such model, a pickle, or files that are not a Stable Diffusion model.
+        ConfigError: a pickle.
+        BaseError: no such model, or files that are not a Stable Diffusion model.
     """
+    check_base_path(config.path)
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -92,11 +94,6 @@ def load_base(config: BaseConfig) -> Base:
 
 @lru_cache(maxsize=1)
 def _load(path: str, device: torch.device, dtype: torch.dtype) -> Base:
-    if Path(path).suffix in {".ckpt", ".pt", ".pth", ".bin"}:
-        raise BaseError(
-            f"base.path: {path} is a pickle, which can run code when loaded; "
-            "give its .safetensors version, or convert it with diffusers"
-        )
     files = weight_files(path)
     source = files[0] if Path(path).suffix == ".safetensors" else _folder(path)
     single_file = source.suffix == ".safetensors"

@@ -178,7 +178,17 @@ def check_trial(config: TrialConfig) -> None:
     _check_choice("training.save_precision", config.training.save_precision, PRECISIONS)
     if not 0 <= config.scheduler.warmup < 1:
         raise ConfigError("scheduler.warmup: is a share of the steps, from 0 to below 1")
+    check_base_path(config.base.path)
     check_optimizer(config.optimizer)
+
+
+def check_base_path(path: str) -> None:
+    """Raises a ConfigError for a pickle."""
+    if Path(path).suffix in {".ckpt", ".pt", ".pth", ".bin"}:
+        raise ConfigError(
+            f"base.path: {path} is a pickle, which can run code when loaded; "
+            "give its .safetensors version, or convert it with diffusers"
+        )
 
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
