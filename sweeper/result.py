@@ -80,7 +80,7 @@ def explain(best: Entry, ranked: list[Entry]) -> list[str]:
     rivals = [entry for entry in ranked[1:] if entry.selection and entry.selection.feasible]
     if not pick.feasible:
         first = (
-            f"WARNING: no checkpoint of any trial keeps all the limits; {trial} is over them by "
+            f"WARNING: no checkpoint of any trial keeps all the limits; {trial[0].lower()}{trial[1:]} is over them by "
             "the least, so use it with care"
         )
     elif rivals:
@@ -96,7 +96,7 @@ def explain(best: Entry, ranked: list[Entry]) -> list[str]:
         first = f"{trial} keeps all the limits"
     second = (
         f"After epoch {pick.scorecard.epoch} it has learned "
-        f"{100 * scores['subject_fidelity'].value:.0f} % of the likeness and follows prompts "
+        f"{100 * max(0.0, scores['subject_fidelity'].value):.0f} % of the likeness and follows prompts "
         f"{100 * scores['prompt_fidelity'].value:.0f} % as well as the base"
     )
     if pick.later:
