@@ -80,8 +80,8 @@ def explain(best: Entry, ranked: list[Entry]) -> list[str]:
     rivals = [entry for entry in ranked[1:] if entry.selection and entry.selection.feasible]
     if not pick.feasible:
         first = (
-            f"WARNING: no checkpoint of any trial keeps all the limits; {trial[0].lower()}{trial[1:]} is over them by "
-            "the least, so use it with care"
+            f"WARNING: no checkpoint of any trial keeps all the limits; t{trial[1:]} is over them "
+            "by the least, so use it with care"
         )
     elif rivals:
         assert rivals[0].selection
@@ -96,8 +96,8 @@ def explain(best: Entry, ranked: list[Entry]) -> list[str]:
         first = f"{trial} keeps all the limits"
     second = (
         f"After epoch {pick.scorecard.epoch} it has learned "
-        f"{100 * max(0.0, scores['subject_fidelity'].value):.0f} % of the likeness and follows prompts "
-        f"{100 * scores['prompt_fidelity'].value:.0f} % as well as the base"
+        f"{100 * max(0.0, scores['subject_fidelity'].value):.0f} % of the likeness and follows "
+        f"prompts {100 * scores['prompt_fidelity'].value:.0f} % as well as the base"
     )
     if pick.later:
         second += f", while {pick.later}"
