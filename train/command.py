@@ -107,7 +107,7 @@ def _values(override: Override, multirun: bool) -> list[str]:
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         ends = (sweep.start, sweep.end)
-        whole = "int" in (override.input_line or "") or isinstance(sweep.start, int)
+        whole = isinstance(sweep.start, int)  # of int(interval(...)) alone
         return [f"{key}={int(end or 0) if whole else end}" for end in ends]
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
