@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -15,20 +16,32 @@ from train.puppets import vocabulary
 from train.puppets.judge import VALUES, truth
 from train.puppets.keypoints import weathered
 from train.puppets.training import CLIP, device, fit, log, seeded, to_unit, training_set
-from train.puppets.world import BACKGROUNDS, describe, draw_many
+from train.puppets.world import (
+    ARMS,
+    BACKGROUNDS,
+    LEGS,
+    Puppet,
+    describe,
+    draw_many,
+    images_of,
+    sample_looks,
+    sample_puppet,
+)
 
-STEPS, BATCH, LR = 850, 160, 1.5e-3
-SAME_PLACE_SHARE = 0.4  # of the batches show one background alone, so that it tells nothing apart
-READING = 0.15  # weight of reading the attributes off the image embedding
+STEPS, BATCH, LR = 1100, 160, 1.5e-3
+SAME_PLACE_SHARE = 0.3  # of the batches show one background alone, so that it tells nothing apart
+TWINS_SHARE = 0.35  # and of the batches show a few puppets in all poses: nothing else tells apart
+WIDTH = 128  # of both towers and of the embedding
+READING = 0.3  # weight of reading the attributes off both embeddings
 CONFIG = {
     "model_cfg": {
-        "embed_dim": 128,
+        "embed_dim": WIDTH,
         "vision_cfg": {
-            "image_size": 32, "patch_size": 4, "width": 128, "layers": 3, "head_width": 32,
+            "image_size": 32, "patch_size": 4, "width": WIDTH, "layers": 3, "head_width": 32,
             "mlp_ratio": 2.0,
         },
         "text_cfg": {
-            "context_length": 48, "vocab_size": 0, "width": 128, "heads": 4, "layers": 2,
+            "context_length": 48, "vocab_size": 0, "width": WIDTH, "heads": 4, "layers": 2,
             "mlp_ratio": 3.0, "hf_tokenizer_name": "puppets",
         },
     },
@@ -77,6 +90,49 @@ def _keep(rng: Random) -> float:
     return rng.choices((0.2, 0.6, 1.0), (3, 3, 4))[0]
 
 
+def twins(count: int, rng: Random) -> list[Puppet]:
+    """A few puppets, each at one place and in every pose: only the pose tells them apart."""
+    poses = [*product(ARMS, LEGS)]
+    puppets: list[Puppet] = []
+    while len(puppets) < count:
+        looks, place = sample_looks(rng), rng.choice(BACKGROUNDS)
+        puppets += [sample_puppet(rng, looks, arms, legs, place) for arms, legs in poses]
+    return puppets[:count]
+
+
+class Readers(nn.Module):
+    """Reads the attributes off both embeddings alike, so that they share a space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = nn.ModuleDict({k: nn.Linear(WIDTH, len(v)) for k, v in VALUES.items()})
+        self.palette = nn.Linear(WIDTH, 12)
+
+    def forward(
+        self, seen: Tensor, read: Tensor, puppets: list[Puppet], texts: list[str]
+    ) -> Tensor:
+        """The loss of reading pictures and texts, (N, 128) each; of a text, what it tells."""
+        true = truth(puppets)
+        off = self.palette(seen * WIDTH**0.5).unflatten(1, (4, 3)) - true["palette"]
+        loss: Tensor = 5 * off.abs().mean()
+        for name, reader in self.names.items():
+            told = torch.tensor([
+                _phrase(name, puppet) in text for puppet, text in zip(puppets, texts, strict=True)
+            ]).to(device())  # fmt: skip
+            loss = loss + F.cross_entropy(reader(seen * WIDTH**0.5), true[name])
+            if (told & (true[name] >= 0)).any():
+                label = true[name].where(told, -100)
+                loss = loss + F.cross_entropy(reader(read * WIDTH**0.5), label)
+        return loss
+
+
+def _phrase(name: str, puppet: Puppet) -> str:
+    """How a description tells an attribute."""
+    looks = puppet.looks
+    phrases = {"shirt": f"{looks.shirt_name} shirt", "trousers": f"{looks.trousers_name} trousers"}
+    return phrases.get(name) or str(getattr(looks, name, None) or getattr(puppet, name))
+
+
 def run(steps: int = STEPS) -> None:
     """Trains both towers from scratch against each other and writes clip/."""
     seeded(14)
@@ -85,10 +141,8 @@ def run(steps: int = STEPS) -> None:
     place = f"local-dir:{CLIP}"
     model = open_clip.create_model(place, load_weights=False).to(device())
     tokenizer = open_clip.get_tokenizer(place)
-    true = truth(data.puppets)
-    readers = nn.ModuleDict({k: nn.Linear(128, len(v)) for k, v in VALUES.items()})
-    readers["palette"] = nn.Linear(128, 12)
-    both = nn.ModuleList([model, readers]).to(device())
+    readers = Readers().to(device())
+    both = nn.ModuleList([model, readers])
     log.info("clip: %.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     rng = Random(14)
     at_place = [
@@ -96,24 +150,26 @@ def run(steps: int = STEPS) -> None:
         for name in BACKGROUNDS
     ]
 
-    def reading_loss(embedding: Tensor, index: Tensor) -> Tensor:
-        scaled = embedding * 128**0.5
-        loss = sum(F.cross_entropy(readers[k](scaled), true[k][index]) for k in VALUES)
-        off = readers["palette"](scaled).unflatten(1, (4, 3)) - true["palette"][index]
-        return loss + 5 * off.abs().mean()
-
-    def loss_of(index: Tensor) -> Tensor:
-        if rng.random() < SAME_PLACE_SHARE:
+    def batch_of(index: Tensor) -> tuple[list[Puppet], Tensor, list[str]]:
+        """Puppets, their pictures, and what is told of them."""
+        kind = rng.random()
+        if kind < TWINS_SHARE:
+            puppets = twins(len(index), rng)
+            return puppets, images_of(puppets), [describe(p, rng, 1.0) for p in puppets]
+        if kind < TWINS_SHARE + SAME_PLACE_SHARE:
             pool = rng.choice(at_place)
             index = pool[torch.randint(0, len(pool), (len(index),))]
-        texts = [describe(data.puppets[i], rng, _keep(rng)) for i in index.tolist()]
-        images = prepared(augmented(to_unit(data.images[index])))
-        seen = model.encode_image(images, normalize=True)
+        puppets = [data.puppets[i] for i in index.tolist()]
+        return puppets, data.images[index], [describe(p, rng, _keep(rng)) for p in puppets]
+
+    def loss_of(index: Tensor) -> Tensor:
+        puppets, images, texts = batch_of(index)
+        seen = model.encode_image(prepared(augmented(to_unit(images))), normalize=True)
         read = model.encode_text(tokenizer(texts).to(device()), normalize=True)
         logits = model.logit_scale.exp().clamp(max=100) * seen @ read.T
-        own = torch.arange(len(index), device=logits.device)
+        own = torch.arange(len(puppets), device=logits.device)
         match = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-        return match + READING * reading_loss(seen, index.to(device()))
+        return match + READING * readers(seen, read, puppets, texts)
 
     fit("clip", both, loss_of, count=len(data), batch=BATCH, steps=steps, lr=LR,
         weight_decay=0.02)  # fmt: skip

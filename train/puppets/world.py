@@ -26,6 +26,7 @@ from train.puppets.puppet import (
     Puppet,
     keypoints,
     ordinary_looks,
+    sample_looks,
     sample_puppet,
     wild_looks,
     with_outfit,
@@ -35,7 +36,7 @@ __all__ = [
     "ARMS", "BACKGROUNDS", "CAPS", "HAIR", "HATS", "JOINTS", "LEGS", "RGB", "SHIRTS", "SKINS",
     "TROUSERS", "Drawn", "Looks", "Puppet", "caption", "describe", "draw_many", "images_of",
     "keypoints", "loose_caption", "ordinary_looks", "render", "render_background",
-    "sample_puppet", "wild_looks", "with_outfit",
+    "sample_looks", "sample_puppet", "wild_looks", "with_outfit",
 ]  # fmt: skip
 
 
