@@ -11,14 +11,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig
+from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
 from evaluate.policy import fidelity, select
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
 from train.base import load_base
 from train.checkpoint import CheckpointError, epoch_of, write_atomically
 from train.command import run
-from train.config import BaseConfig, ConfigError, DataConfig
+from train.config import BaseConfig, DataConfig
 from train.data import load_pictures
 
 log = logging.getLogger(__name__)
@@ -38,15 +38,8 @@ class EvaluateConfig:
 
 
 def check(config: EvaluateConfig) -> None:
-    """Raises a ConfigError for numbers that cannot be."""
-    if config.probes.count < 2:
-        raise ConfigError(f"probes.count: {config.probes.count} must be 2 or more")
-    if config.probes.steps < 1:
-        raise ConfigError(f"probes.steps: {config.probes.steps} must be 1 or more")
-    if config.scores.baseline < 1:
-        raise ConfigError(f"scores.baseline: {config.scores.baseline} must be 1 or more")
-    if not 0 < config.scores.confidence < 1:
-        raise ConfigError("scores.confidence: must lie between 0 and 1")
+    """Refuses impossible settings with a ConfigError."""
+    check_scoring(config.probes, config.scores, config.policy)
 
 
 def main(config: EvaluateConfig) -> None:

@@ -61,7 +61,11 @@ def _denoise(
     base: Base, noise: Tensor, text: dict[str, Tensor], count: int, steps: int, guidance: float
 ) -> Tensor:
     """(N, c, h, w) noise -> (K * N, c, h, w) latents, owner by owner."""
-    sampler = DDIMScheduler.from_config(base.noise.config, timestep_spacing="trailing")
+    sampler = DDIMScheduler.from_config(
+        base.noise.config,
+        timestep_spacing="trailing",
+        clip_sample=False,  # the default of configs that do not say; latents go beyond 1
+    )
     sampler.set_timesteps(steps)
     latents = noise.expand(count, *noise.shape)
     for timestep in sampler.timesteps:

@@ -37,6 +37,10 @@ class Values:
     kinds: dict[str, dict[str, list[str]]]
     phrases: dict[str, str]
 
+    def options(self, part: str) -> list[str]:
+        """All values of a part."""
+        return next(parts[part] for parts in self.kinds.values() if part in parts)
+
     def phrase(self, part: str, value: str, class_word: str) -> str:
         """The sentence that describes one value alone, for zero-shot classification."""
         template = self.phrases.get(part, "a photo of a {class_word} {value}")
@@ -102,27 +106,34 @@ def load_values(file: str) -> Values:
 
 
 def make_probe_set(
-    config: ProbesConfig, pictures: Pictures, encoder: Encoder, training_features: Tensor
+    config: ProbesConfig,
+    values: Values,
+    pictures: Pictures,
+    encoder: Encoder,
+    training_features: Tensor,
+    shown: dict[str, list[str]],
 ) -> ProbeSet:
     """The probes for these training pictures; the same for the same input.
 
-    A value belongs to the training set where a caption names it or where the encoder, of all the
-    values of its part, sees it in a tenth of the pictures or more. All others are asked for, each
-    about as often as the others; at least two of each part, the least seen first.
+    A value belongs to the training set where a caption names it or where a tenth of the pictures
+    or more show it. All others are asked for, each about as often as the others; at least two of
+    each part, the least seen first.
 
     Args:
         training_features: (n, d) image features of the training pictures.
+        shown: part -> the value that each training picture is known to show; the encoder reads
+            the parts that are not in it.
     """
-    values = load_values(config.file)
-    trigger, *rest = pictures.trigger.split()
-    class_word = " ".join(rest) or values.class_word
+    trigger = pictures.trigger.split()[0]
+    class_word = class_words(pictures.trigger, values)
     captions = [picture.caption.lower() for picture in pictures.training]
     random = Random(config.seed)
     columns: dict[str, list[str]] = {}
     training: dict[str, list[str]] = {}
     for kind in KINDS:
         for part, options in values.kinds[kind].items():
-            shares = _shares(values, part, class_word, captions, encoder, training_features)
+            seen = shown.get(part) or read(values, part, class_word, encoder, training_features)
+            shares = _shares(options, seen, captions)
             training[part] = [value for value in options if shares[value] >= SEEN]
             by_share = sorted(options, key=lambda value: (shares[value], options.index(value)))
             fresh = [value for value in options if value not in training[part]]
@@ -139,20 +150,16 @@ def make_probe_set(
     return ProbeSet(probes, values, class_word, training)
 
 
-def _shares(
-    values: Values,
-    part: str,
-    class_word: str,
-    captions: list[str],
-    encoder: Encoder,
-    features: Tensor,
-) -> Counter[str]:
+def class_words(trigger: str, values: Values) -> str:
+    """The subject's class: `sks puppet` -> `puppet`; where the trigger has none, the file's."""
+    return " ".join(trigger.split()[1:]) or values.class_word
+
+
+def _shares(options: list[str], seen: list[str], captions: list[str]) -> Counter[str]:
     """The share of the training pictures that show each value; 1 where a caption names it."""
-    options = next(kind[part] for kind in values.kinds.values() if part in kind)
-    texts = encoder.text_features([values.phrase(part, v, class_word) for v in options])
     shares: Counter[str] = Counter()
-    for winner in (features @ texts.T).argmax(1).tolist():
-        shares[options[winner]] += 1 / len(features)  # type: ignore[assignment]
+    for value in seen:
+        shares[value] += 1 / len(seen)  # type: ignore[assignment]
     for value in options:
         if any(value.lower() in caption for caption in captions):
             shares[value] = 1
@@ -168,7 +175,14 @@ def _column(values: list[str], count: int, random: Random) -> list[str]:
 
 def zero_shot(probe_set: ProbeSet, part: str, encoder: Encoder, features: Tensor) -> list[str]:
     """The value of the part that each picture shows, by the nearest sentence in CLIP's space."""
-    options = next(kind[part] for kind in probe_set.values.kinds.values() if part in kind)
-    phrases = [probe_set.values.phrase(part, v, probe_set.class_word) for v in options]
+    return read(probe_set.values, part, probe_set.class_word, encoder, features)
+
+
+def read(
+    values: Values, part: str, class_word: str, encoder: Encoder, features: Tensor
+) -> list[str]:
+    """As `zero_shot`, before there is a probe set."""
+    options = values.options(part)
+    phrases = [values.phrase(part, value, class_word) for value in options]
     winners = (features @ encoder.text_features(phrases).T).argmax(1)
     return [options[i] for i in torch.atleast_1d(winners).tolist()]

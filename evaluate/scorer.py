@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from evaluate import sheet
+from evaluate.bare import BareBase
 from evaluate.config import ProbesConfig, ScoresConfig
 from evaluate.encoder import Encoder
 from evaluate.generate import generate
 from evaluate.pose import LayoutPoses, PoseSource, pose_source
-from evaluate.probes import make_probe_set, zero_shot
+from evaluate.probes import class_words, load_values, make_probe_set, zero_shot
+from evaluate.reference import reference_probes, shown_poses
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.scores import (
     AttributeLeak,
@@ -27,12 +28,13 @@ from evaluate.scores import (
     PoseMemorization,
     PromptFidelity,
     Score,
+    Share,
     SubjectFidelity,
     ValidationLoss,
 )
 from evaluate.validation import ValidationSet
 from train.base import Base
-from train.checkpoint import epoch_of, load_checkpoint, write_atomically
+from train.checkpoint import epoch_of, load_checkpoint
 from train.data import Pictures
 
 log = logging.getLogger(__name__)
@@ -69,14 +71,26 @@ class Scorer:
         self.encoder = Encoder(scores.encoder, base.device)
         self.training = torch.stack([p.pixels(resolution) for p in pictures.training])
         self.training_features = self.encoder.image_features(self.training)
-        self.probe_set = make_probe_set(probes, pictures, self.encoder, self.training_features)
+        self.notes: list[str] = []
+        bare = BareBase(base, resolution, probes, cache)
+        values = load_values(probes.file)
+        references = reference_probes(values, class_words(pictures.trigger, values))
+        drawn = bare.draw(references)
+        self.source = self._pose_source(drawn)
+        self.training_poses = self._detected(self.source.read(self.training))
+        alike = self.source.similarity(self.training_poses, self.source.read(drawn))
+        self.probe_set = make_probe_set(
+            probes, values, pictures, self.encoder, self.training_features,
+            shown_poses(values, references, alike),
+        )  # fmt: skip
         self.fingerprint = self._fingerprint()
-        self.baseline = self._baseline(cache)
+        # (R, N, 3, H, W): R pictures of each probe by the bare base
+        rounds = range(scores.baseline)
+        self.baseline = torch.stack([bare.draw(self.probe_set.probes, r) for r in rounds])
         self.prompts = self.encoder.text_features([p.base_prompt for p in self.probe_set.probes])
         self.base_features = self.encoder.image_features(self.baseline.flatten(0, 1))
-        self.notes: list[str] = []
-        self.source = self._pose_source()
-        self.training_poses = self._detected(self.source.read(self.training))
+        by_probe = self.base_features.unflatten(0, self.baseline.shape[:2])
+        self.base_similarity = (by_probe * self.prompts).sum(-1).mean(0)
         self.base_poses = self.source.read(self.baseline.flatten(0, 1))
         self.nuisance = self._nuisance()
         self.base_leaks = {name: float(self._leaks(kind, self.base_features).mean())
@@ -111,9 +125,7 @@ class Scorer:
         self, path: Path, images: Tensor, features: Tensor, poses: Tensor, losses: Tensor
     ) -> Scorecard:
         scores: dict[str, Score] = {}
-        base_by_probe = self.base_features.unflatten(0, self.baseline.shape[:2])
-        similarity = (base_by_probe * self.prompts).sum(-1).mean(0)
-        scores["prompt_fidelity"] = PromptFidelity(similarity, **self.options)
+        scores["prompt_fidelity"] = PromptFidelity(self.base_similarity, **self.options)
         scores["prompt_fidelity"].update(features, self.prompts)
         scores["subject_fidelity"] = SubjectFidelity(
             self.training_features, self.base_features, self.nuisance, **self.options
@@ -144,11 +156,9 @@ class Scorer:
         )
         same_probes = self.base_poses[: len(poses)]
         both = found & self.source.detected(same_probes)
-        if both.sum() < 2:  # nothing to compare: a broken picture is no copy, and shows no variety
-            unknown = PoseMemorization(
-                self.source, self.training_poses, self._detected(self.base_poses), **self.options
-            )
-            unknown.values = [torch.zeros(len(poses))]
+        if both.sum() < 2:  # nothing to compare, so nothing is known
+            unknown = Share(base_rate=1.0, **self.options)  # 0, but perhaps 1
+            unknown.update(torch.zeros(len(poses)))
             scores["pose_memorization"] = unknown
             return [*notes, "too few poses to score their memorisation and diversity"]
         memorized.update(poses[found])
@@ -161,10 +171,14 @@ class Scorer:
     def _detected(self, poses: Tensor) -> Tensor:
         return poses[self.source.detected(poses)]
 
-    def _pose_source(self) -> PoseSource:
-        """The source of the settings; layout where it finds no pose in most pictures."""
+    def _pose_source(self, drawn: Tensor) -> PoseSource:
+        """The source of the settings; layout where it finds no pose in most pictures.
+
+        Args:
+            drawn: the bare base's pictures of every pose.
+        """
         source = pose_source(self.scores.pose, self.encoder)
-        for name, images in (("training", self.training), ("base's", self.baseline.flatten(0, 1))):
+        for name, images in (("training", self.training), ("base's", drawn)):
             share = float(source.detected(source.read(images)).float().mean())
             if share < 0.5:
                 self.notes.append(
@@ -197,24 +211,6 @@ class Scorer:
                 directions.append(features - features.mean(0))
         _, strength, basis = torch.linalg.svd(torch.cat(directions), full_matrices=False)
         return basis[strength > 0.1 * strength[0]]
-
-    def _baseline(self, cache: Path) -> Tensor:
-        """(R, N, 3, H, W): the bare base's pictures of the probes, made once, kept by content."""
-        file = cache / f"baseline-{self.fingerprint[:16]}.safetensors"
-        if file.is_file():
-            return load_file(file)["images"].float() / 255
-        probes = self.probe_set.probes
-        rounds = []
-        for number in range(self.scores.baseline):
-            log.info(f"pictures of the bare base: {number + 1}/{self.scores.baseline}")
-            seeds = [probe.seed + 10_000 * number for probe in probes]
-            rounds.append(generate(
-                self.base, [], [p.base_prompt for p in probes], seeds,
-                self.resolution, self.settings.steps, self.settings.guidance,
-            )[0])  # fmt: skip
-        images = (torch.stack(rounds) * 255).round().byte()
-        write_atomically(file, save({"images": images}))
-        return images.float() / 255
 
     def _fingerprint(self) -> str:
         about = {

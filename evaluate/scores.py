@@ -8,13 +8,13 @@ or 1 in the sample has no width.
 from __future__ import annotations
 
 from abc import abstractmethod
-from statistics import NormalDist
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from evaluate.intervals import wilson
 from evaluate.pose import PoseSource
 
 NULL_QUANTILE = 0.05  # of the base's own poses count as memorised by definition
@@ -140,14 +140,10 @@ class Share(Score):
 
     def compute(self) -> Tensor:
         values = torch.cat(self.values).float()
-        count, share = len(values), float(values.mean())
-        quantile = NormalDist().inv_cdf((1 + self.confidence) / 2)
-        squared = quantile**2 / count
-        centre = (share + squared / 2) / (1 + squared)
-        half = (share * (1 - share) * squared + squared**2 / 4) ** 0.5 / (1 + squared)
         if self.base_rate >= 1:  # the base does it always: nothing can be told of the checkpoint
             return torch.tensor([0.0, 0.0, 1.0])
-        bounds = torch.tensor([share, centre - half, centre + half])
+        share = float(values.mean())
+        bounds = torch.tensor([share, *wilson(share, len(values), self.confidence)])
         return ((bounds - self.base_rate) / (1 - self.base_rate)).clamp(0, 1)
 
     def statistic(self, values: Tensor, index: Tensor) -> Tensor:

@@ -22,9 +22,6 @@ from train.data import load_pictures
 from train.puppets.demo import CHARACTERS
 from train.puppets.world import Puppet, images_of, ordinary_looks, sample_puppet, with_outfit
 
-# The CLIP reads backgrounds and outfits, but poses no better than by chance: see GATES.md. The
-# probe set therefore takes training poses for fresh ones. Strict: a better CLIP ends these marks.
-POSES_UNREAD = pytest.mark.xfail(strict=True, reason="the tiny CLIP cannot read poses yet")
 PROBES = ProbesConfig(file="puppets", count=24, steps=8, guidance=3.0)
 
 
@@ -66,7 +63,6 @@ def _epoch_without_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evaluate.scorer.epoch_of", lambda path: 1)
 
 
-@POSES_UNREAD
 def test_the_scores_tell_ideal_copying_and_untrained_apart(scorer: Scorer) -> None:
     ideal = score(scorer, images_of(as_asked(scorer, wild=True)).float() / 255).scores
     plain = score(scorer, images_of(as_asked(scorer, wild=False)).float() / 255).scores
@@ -76,8 +72,9 @@ def test_the_scores_tell_ideal_copying_and_untrained_apart(scorer: Scorer) -> No
         assert ideal[name].value <= 0.15, name
         assert copied[name].value >= 0.8, name
         assert copied[name].low > ideal[name].high, name
-    assert ideal["subject_fidelity"].value > 0.6
-    assert abs(plain["subject_fidelity"].value) < 0.2
+    # not 1: the probes ask for other outfits, and part of the likeness is the training outfit's
+    assert ideal["subject_fidelity"].value > 0.5
+    assert plain["subject_fidelity"].value < 0.1
     assert ideal["prompt_fidelity"].value > 0.9
     assert copied["prompt_fidelity"].value < ideal["prompt_fidelity"].value - 0.2
     assert copied["pose_diversity"].value < ideal["pose_diversity"].value
@@ -95,7 +92,6 @@ def test_half_copied_is_scored_half(scorer: Scorer) -> None:
     assert abs(card.value - 0.5) < 0.2
 
 
-@POSES_UNREAD
 def test_probes_ask_for_what_the_training_pictures_do_not_have(scorer: Scorer) -> None:
     asked = {
         part: {p.asked[part] for p in scorer.probe_set.probes} for part in ("arms", "background")

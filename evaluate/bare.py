@@ -1,0 +1,53 @@
+"""Pictures of the bare base, to compare with: made once, kept by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from evaluate.config import ProbesConfig
+from evaluate.generate import generate
+from evaluate.probes import Probe
+from train.base import Base
+from train.checkpoint import write_atomically
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BareBase:
+    """The base without any LoRA, and how it is sampled.
+
+    Attributes:
+        cache: folder where its pictures are kept.
+    """
+
+    base: Base
+    resolution: int
+    settings: ProbesConfig
+    cache: Path
+
+    def draw(self, probes: Sequence[Probe], number: int = 0) -> Tensor:
+        """(N, 3, H, W), 0 to 1: a picture of each probe, the trigger word left out.
+
+        Args:
+            number: of the round; another one has other noise.
+        """
+        prompts = [probe.base_prompt for probe in probes]
+        seeds = [probe.seed + 10_000 * number for probe in probes]
+        sampling = self.resolution, self.settings.steps, self.settings.guidance
+        about = [self.base.fingerprint, str(self.base.dtype), *sampling, prompts, seeds]
+        digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        file = self.cache / f"base-{digest[:16]}.safetensors"
+        if not file.is_file():
+            log.info(f"{len(probes)} pictures of the bare base, to compare with")
+            images = generate(self.base, [], prompts, seeds, *sampling)[0]
+            write_atomically(file, save({"images": (images * 255).round().byte()}))
+        return load_file(file)["images"].float() / 255
