@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from evaluate.config import SCORES, PolicyConfig, ProbesConfig, ScoresConfig
-from train.config import EMBEDDED, ConfigError, TrialConfig, check_trial, suggestion
+from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
+from train.config import EMBEDDED, ConfigError, TrialConfig, check_trial
 
 
 @dataclass
@@ -46,16 +46,13 @@ def check_sweep(config: SweepConfig) -> None:
         ConfigError: with the first setting that cannot work.
     """
     check_trial(config)
+    check_scoring(config.probes, config.scores, config.policy)
     name = config.study.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
         raise ConfigError(f"study.name: {name!r} may hold letters, digits, '.', '_' and '-' only")
     for key in ("min_epochs", "memorised_epochs"):
         if getattr(config.study, key) < 0:
             raise ConfigError(f"study.{key}: must be 0 or more")
-    for limit in config.policy.limits:
-        if limit not in SCORES:
-            near = suggestion(limit, list(SCORES))
-            raise ConfigError(f"policy.limits.{limit}: there is no such score{near}")
     if "_target_" not in config.pruner:
         raise ConfigError("pruner: needs a _target_, as the files of conf/pruner have")
 

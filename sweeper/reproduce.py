@@ -110,9 +110,15 @@ def fetch(config: ReproduceConfig) -> Original:
     if "trial" not in found.data.tags:
         raise ConfigError(f"run_id: {config.run_id} is not the run of a trial, but of a sweep")
     with tempfile.TemporaryDirectory() as folder:
-        settings = client.download_artifacts(config.run_id, "config.yaml", folder)
+        try:
+            settings = client.download_artifacts(config.run_id, "config.yaml", folder)
+            scored = client.download_artifacts(config.run_id, "scorecards.json", folder)
+        except (MlflowException, OSError) as error:
+            raise ConfigError(
+                f"run_id: {config.run_id} has not come to its end, so there is nothing to compare "
+                f"with ({error})"
+            ) from None
         loaded = OmegaConf.load(settings)
-        scored = client.download_artifacts(config.run_id, "scorecards.json", folder)
         record: dict[str, Any] = json.loads(Path(scored).read_text(encoding="utf-8"))
     for part in ("data", "base"):
         place = getattr(config, part).path

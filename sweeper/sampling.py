@@ -44,6 +44,7 @@ class Unseen(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Params:
+        """The whole proposal at once, so that it can be compared with the trials that are known."""
         seen = known_settings(self.study, but=trial.number)
         fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if not isinstance(self.inner, GridSampler):

@@ -120,7 +120,7 @@ def _explain(name: str, error: Exception) -> str:
         key = unknown.group(1)
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
-            known = keys(compose(name))
+            known = keys(compose(name, return_hydra_config=True))
         if key not in known:
             return f"{key}: there is no such setting{suggestion(key, known)}"
         return f"{key}: {text.split(str(key), 1)[-1].strip(' .')}"

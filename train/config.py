@@ -108,6 +108,8 @@ def _by_base(embedded: Any, real: Any, *, _root_: DictConfig) -> Any:
 # ${by_base:A,B} in a YAML is A on the embedded base and B on any other, so that
 # `base.path=/my/model.safetensors` alone also moves the settings that hang on the base.
 OmegaConf.register_new_resolver("by_base", _by_base, replace=True)
+# ${times:A,F} is F times A, so that a range can follow another setting.
+OmegaConf.register_new_resolver("times", lambda number, by: f"{number * by:.3g}", replace=True)
 
 
 def typed(schema: type[Schema], config: DictConfig) -> Schema:
