@@ -1,4 +1,4 @@
-"""Our Hydra sweeper: trials proposed by Optuna, one launched after the other."""
+"""Our Hydra sweeper: the class that Hydra makes; sweeper/sweep.py does the work."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class OptunaSweeper(Sweeper):
-    """Hydra's side of a study; conf/hydra/sweeper/optuna.yaml has its settings.
+    """Trials proposed by Optuna, one launched after the other.
 
-    Args:
-        n_trials: of the whole study, those of earlier starts included.
-        seed: of the search.
-        sampler: a sampler's `_target_` and its arguments, without the seed.
+    Args: see conf/hydra/sweeper/optuna.yaml.
     """
 
     hydra_context: HydraContext
@@ -41,6 +38,9 @@ class OptunaSweeper(Sweeper):
         """Runs the study to its end, or continues it."""
         # Hydra imports its plugins at every start of any command: Optuna, MLflow and torch come
         # only where a sweep is asked for
-        from sweeper.sweep import sweep
+        from sweeper.sweep import Hydra, sweep
 
-        sweep(self, arguments)
+        handed = Hydra(
+            self.hydra_context, self.config, self.launcher, self.n_trials, self.seed, self.sampler
+        )
+        sweep(handed, arguments)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sweeper.config import SweepConfig, check_sweep, suggested_name
@@ -16,7 +19,6 @@ from sweeper.job import ending_cleanly
 from sweeper.parts import load_parts, origin, shared_settings
 from sweeper.record import FAILED, Record, load_records
 from sweeper.result import conclude
-from sweeper.search import OptunaSweeper
 from sweeper.space import Params, Space, parse_space
 from sweeper.study import TOTAL, Study, StudyTrial, study_folder
 from sweeper.tracker import Tracker
@@ -26,20 +28,40 @@ from train.config import ConfigError, keys, suggestion, typed
 log = logging.getLogger(__name__)
 
 
-def sweep(sweeper: OptunaSweeper, arguments: list[str]) -> None:
+@dataclass(frozen=True)
+class Hydra:
+    """What Hydra hands over to a sweeper, and the sweeper's own settings (conf/hydra/sweeper).
+
+    Attributes:
+        config: as composed, Hydra's own part included.
+        launcher: runs jobs.
+        n_trials: of the whole study, those of earlier starts included.
+        seed: of the search.
+        sampler: a sampler's `_target_` and its arguments, without the seed.
+    """
+
+    context: HydraContext
+    config: DictConfig
+    launcher: Launcher
+    n_trials: int
+    seed: int
+    sampler: dict[str, Any]
+
+
+def sweep(hydra: Hydra, arguments: list[str]) -> None:
     """Runs the trials that the study lacks; the same again continues it."""
-    with_one_line_errors(lambda: _sweep(sweeper, arguments))
+    with_one_line_errors(lambda: _sweep(hydra, arguments))
 
 
-def _sweep(sweeper: OptunaSweeper, arguments: list[str]) -> None:
-    loader = sweeper.hydra_context.config_loader
-    master = sweeper.config
+def _sweep(hydra: Hydra, arguments: list[str]) -> None:
+    loader = hydra.context.config_loader
+    master = hydra.config
     search = {str(k): str(v) for k, v in master.search.items()}  # each resolved as it is read
     space, fixed = parse_space(arguments, search, OverridesParser.create(loader))
-    if not isinstance(sweeper.n_trials, int) or sweeper.n_trials < 1:
-        raise ConfigError(f"hydra.sweeper.n_trials: {sweeper.n_trials!r} must be 1 or more")
-    config = _job_config(sweeper, fixed)
-    _check_space(sweeper, space, fixed)
+    if not isinstance(hydra.n_trials, int) or hydra.n_trials < 1:
+        raise ConfigError(f"hydra.sweeper.n_trials: {hydra.n_trials!r} must be 1 or more")
+    config = _job_config(hydra, fixed)
+    _check_space(hydra, space, fixed)
     log.info("searching " + "; ".join(f"{k}: {words}" for k, words in space.describe().items()))
     parts = load_parts(config)
     about = shared_settings(config, parts, space)
@@ -49,29 +71,29 @@ def _sweep(sweeper: OptunaSweeper, arguments: list[str]) -> None:
         folder=folder,
         about=about,
         space=space,
-        sampler=sweeper.sampler,
+        sampler=hydra.sampler,
         pruner=config.pruner,
-        seed=sweeper.seed,
+        seed=hydra.seed,
         defaults=_defaults(master, space),
     )
-    total = study.total(sweeper.n_trials)
+    total = study.total(hydra.n_trials)
     study.optuna.set_user_attr(TOTAL, total)
     tracker = Tracker(root, folder)
     with ending_cleanly(tracker):
-        _announce(study, total, sweeper.n_trials)
-        budget = {"n_trials": str(total), "seed": str(sweeper.seed), **study.about}
+        _announce(study, total, hydra.n_trials)
+        budget = {"n_trials": str(total), "seed": str(hydra.seed), **study.about}
         tracker.begin(budget, origin(parts), yaml.safe_dump(asdict(config), sort_keys=False))
-        while trial := study.next_trial(sweeper.n_trials):
+        while trial := study.next_trial(hydra.n_trials):
             with trial:
-                _launch(sweeper, study, trial, fixed)
+                _launch(hydra, study, trial, fixed)
         conclude(study.folder, config.policy, tracker, parts)
 
 
-def _launch(sweeper: OptunaSweeper, study: Study, trial: StudyTrial, fixed: list[str]) -> None:
+def _launch(hydra: Hydra, study: Study, trial: StudyTrial, fixed: list[str]) -> None:
     """Has Hydra run one trial, unless its settings cannot go together."""
     overrides = [*fixed, f"study.name={study.folder.name}", *study.space.overrides(trial.params)]
     try:
-        _job_config(sweeper, overrides)
+        _job_config(hydra, overrides)
     except ConfigError as error:
         trial.fail()
         Record(
@@ -85,7 +107,7 @@ def _launch(sweeper: OptunaSweeper, study: Study, trial: StudyTrial, fixed: list
         ).end(FAILED, str(error))
         log.info(f"trial {trial.number + 1}  failed: {error}")
         return
-    sweeper.launcher.launch([overrides], initial_job_idx=trial.number)
+    hydra.launcher.launch([overrides], initial_job_idx=trial.number)
     if not trial.finished:  # the job itself broke, outside of the trial
         trial.fail()
 
@@ -100,14 +122,14 @@ def _announce(study: Study, total: int, wanted: int) -> None:
     log.info(f"study {study.folder}  {begun}{few}")
 
 
-def _job_config(sweeper: OptunaSweeper, overrides: list[str]) -> SweepConfig:
+def _job_config(hydra: Hydra, overrides: list[str]) -> SweepConfig:
     """The config of a job, checked.
 
     Raises:
         ConfigError: it cannot be.
     """
     try:
-        composed = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, overrides)
+        composed = hydra.context.config_loader.load_sweep_config(hydra.config, overrides)
     except HydraException as error:
         raise ConfigError(" ".join(f"{error} {error.__cause__ or ''}".split())) from None
     with open_dict(composed):
@@ -117,16 +139,16 @@ def _job_config(sweeper: OptunaSweeper, overrides: list[str]) -> SweepConfig:
     return config
 
 
-def _check_space(sweeper: OptunaSweeper, space: Space, fixed: list[str]) -> None:
+def _check_space(hydra: Hydra, space: Space, fixed: list[str]) -> None:
     """Tries each dimension's values, ends of ranges, one at a time."""
-    groups = set(sweeper.config.hydra.runtime.choices)
-    known = [*keys(sweeper.config), *groups]
+    groups = set(hydra.config.hydra.runtime.choices)
+    known = [*keys(hydra.config), *groups]
     for dimension in space.dimensions:
         if dimension.key.lstrip("+") not in known:
             near = suggestion(dimension.key, known)
             raise ConfigError(f"{dimension.key}: there is no such setting{near}")
         for value in dimension.ends():
-            _job_config(sweeper, [*fixed, dimension.override(value)])
+            _job_config(hydra, [*fixed, dimension.override(value)])
 
 
 def _defaults(master: DictConfig, space: Space) -> Params:

@@ -2,9 +2,8 @@
 
 import argparse
 import importlib
-import time
 
-from train.puppets.training import begin_log, log
+from train.puppets.training import logged
 
 STAGES = ("autoencoder", "text_encoder", "unet", "clip", "keypoints", "judge", "demo", "gates")
 
@@ -16,12 +15,9 @@ def main() -> None:
     asked = parser.parse_args().stage
     if unknown := set(asked) - set(STAGES):
         parser.error(f"no stage called {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
-    begin_log()
     for stage in (stage for stage in STAGES if stage in asked):
-        log.info("== %s", stage)
-        began = time.monotonic()
-        importlib.import_module(f"train.puppets.{stage}").run()
-        log.info("== %s took %.0f s", stage, time.monotonic() - began)
+        with logged(stage):
+            importlib.import_module(f"train.puppets.{stage}").run()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from train.base import fingerprint
 from train.puppets.autoencoder import psnr, reconstruct
 from train.puppets.captions import caption_of
 from train.puppets.clip import prepared, retrieval
@@ -154,10 +155,16 @@ def keypoint_gates(fresh: Drawn) -> list[Gate]:
     return [Gate("keypoints: mean error, share of the side", error, 0.04, at_least=False)]
 
 
+def weights_fingerprint() -> str:
+    """Of all the weights that the gates are about."""
+    return fingerprint(sorted(WEIGHTS.rglob("*.safetensors")), WEIGHTS)
+
+
 def write(gates: list[Gate], judged: dict[str, float]) -> None:
     """The table for people and the numbers for the tests."""
     rows = [{**asdict(gate), "passed": gate.passed} for gate in gates]
-    (WEIGHTS / "gates.json").write_text(json.dumps(rows, indent=2) + "\n")
+    measured = {"weights": weights_fingerprint(), "gates": rows}
+    (WEIGHTS / "gates.json").write_text(json.dumps(measured, indent=2) + "\n")
     lines = [
         "# Gates", "",
         f"Written by `python -m train.puppets gates`: {PROMPTS} fresh prompts in the stock"

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from train.puppets.world import Drawn, draw_many
 
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "weights"
+LOGS = WEIGHTS / "logs"
 PICTURES = FOLDER / "pictures"
 BASE, CLIP, POSE, JUDGE = (WEIGHTS / name for name in ("base", "clip", "pose", "judge"))
 TRAINING_SEED = 1
@@ -98,17 +100,27 @@ def cosine(done: float) -> float:
 
 
 def seeded(seed: int) -> None:
-    """Seeds torch, and uses both of the cores."""
+    """Seeds torch, and uses two cores whatever the machine has, for the same bytes."""
     torch.manual_seed(seed)
     if device().type == "cpu":
         torch.set_num_threads(2)
 
 
-def begin_log() -> None:
-    """Progress to the terminal and to the log beside the weights."""
-    WEIGHTS.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def logged(stage: str) -> Iterator[None]:
+    """Progress to the terminal and to the stage's own log beside the weights, and what it took."""
+    LOGS.mkdir(parents=True, exist_ok=True)
     form = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    handlers = (logging.StreamHandler(), logging.FileHandler(LOGS / f"{stage}.log", mode="w"))
     log.setLevel(logging.INFO)
-    for handler in (logging.StreamHandler(), logging.FileHandler(WEIGHTS / "pretraining.log")):
+    for handler in handlers:
         handler.setFormatter(form)
         log.addHandler(handler)
+    began = time.monotonic()
+    try:
+        yield
+        log.info("%s took %.0f s on %s", stage, time.monotonic() - began, device())
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()

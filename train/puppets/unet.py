@@ -16,7 +16,7 @@ from train.puppets.text_encoder import tokens
 from train.puppets.training import BASE, device, fit, log, seeded, to_unit, training_set
 from train.puppets.world import Puppet, loose_caption
 
-CYCLES = ((1700, 1.5e-3),)  # steps and peak learning rate, each down to zero
+CYCLES = ((1700, 1.5e-3), (1600, 1e-3))  # steps and peak learning rate, each down to zero
 BATCH = 48
 PICTURES, EMPTY_CAPTIONS, EMA_DECAY = 40_000, 0.1, 0.998
 SAVE_EVERY = 400
