@@ -17,19 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from bench.judging import judged, wishes
 from sweeper.record import load_records
+from train.config import DataConfig
+from train.data import load_pictures
 from train.puppets.gates import generate, load_pipeline
 from train.puppets.judge import Judge
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
 PICTURES = 64
+SHOWN = 8
 Row = dict[str, Any]
+Images = dict[tuple[int, str], Tensor]
 
 
 def sweep(root: Path) -> float:
@@ -47,9 +51,14 @@ def pictures(checkpoint: Path, count: int = PICTURES) -> Tensor:
     return generate(pipeline, [wish.prompt for wish in wishes(count, seed=77)], seed=77)
 
 
-def judge_trials(study: Path) -> list[Row]:
-    """A row a trial: its settings, and what the judge sees at its pick and its last epoch."""
-    judge, wanted, rows = Judge.from_folder(), wishes(PICTURES, seed=77), []
+def judge_trials(study: Path) -> tuple[list[Row], Images]:
+    """A row a trial: its settings, and what the judge sees at its pick and its last epoch.
+
+    The pictures come with it, by trial and "kept" or "last".
+    """
+    judge, wanted = Judge.from_folder(), wishes(PICTURES, seed=77)
+    rows: list[Row] = []
+    images: Images = {}
     result = json.loads((study / "result.json").read_text())
     for record, told in zip(load_records(study), result["trials"], strict=True):
         cards = {card.epoch: card for card in record.scorecards}
@@ -59,13 +68,14 @@ def judge_trials(study: Path) -> list[Row]:
         row: Row = {"trial": record.number, "picked": record.number == result["trial"],
                     "state": record.state, "params": record.params, "epochs": len(cards),
                     "kept": kept.epoch, "last": last.epoch}  # fmt: skip
-        row["kept judged"] = judged(judge, pictures(kept.checkpoint), wanted)
-        row["last judged"] = judged(judge, pictures(last.checkpoint), wanted)
+        for name, card in (("kept", kept), ("last", last)):
+            images[record.number, name] = pictures(card.checkpoint)
+            row[f"{name} judged"] = judged(judge, images[record.number, name], wanted)
         log.info("trial %d: quality %.2f at the kept epoch %d, %.2f at the last, %d",
                  record.number, row["kept judged"]["quality"], kept.epoch,
                  row["last judged"]["quality"], last.epoch)  # fmt: skip
         rows.append(row)
-    return rows
+    return rows, images
 
 
 def table(rows: list[Row], seconds: float) -> str:
@@ -84,6 +94,36 @@ def table(rows: list[Row], seconds: float) -> str:
     return "\n".join([*lines, "", "Bold: the sweep's pick.", ""])
 
 
+def sheet(rows: list[Row], images: Images) -> Figure:
+    """The training pictures; below, the same wishes at the pick, at its last epoch, at the worst."""
+    training = load_pictures(DataConfig(resolution=256)).training[:SHOWN]
+    pick = next(row for row in rows if row["picked"])
+    worst = min(rows, key=lambda row: row["last judged"]["quality"])
+    strips = [
+        ("the pictures that it was trained on", torch.stack([p.pixels(32) for p in training]))
+    ]
+    for title, row, name in (
+        ("the pick", pick, "kept"),
+        ("the same trial's last epoch", pick, "last"),
+        ("the most overfitted trial's last epoch", worst, "last"),
+    ):
+        label = f"{title}: trial {row['trial']}, epoch {row[name]}"
+        strips.append((label, images[row["trial"], name][:SHOWN]))
+    figure = Figure(figsize=(SHOWN * 1.3, len(strips) * 1.62), dpi=100, layout="constrained")
+    for number, (axes, (title, strip)) in enumerate(
+        zip(figure.subplots(len(strips), 1), strips, strict=True)
+    ):
+        large = strip.repeat_interleave(4, 2).repeat_interleave(4, 3)
+        axes.imshow(make_grid(large, SHOWN, 4, pad_value=1.0).permute(1, 2, 0).numpy())
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.axis("off")
+        if number == 1:
+            asked = [f"{w.arms},\n{w.background}" for w in wishes(PICTURES, seed=77)[:SHOWN]]
+            for i, text in enumerate(asked):
+                axes.text(68 + i * 132, 142, text, fontsize=7, ha="center", va="top")
+    return figure
+
+
 def main() -> None:
     """Runs it and writes results/sweep.json, .md and the pictures."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -92,12 +132,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         seconds = sweep(Path(folder))
         study = Path(folder) / "studies" / "puppets"
-        rows = judge_trials(study)
+        rows, images = judge_trials(study)
         shutil.copy(study / "overview.png", RESULTS / "sweep_overview.png")
-        best = study / "best.safetensors"
-        large = pictures(best, 24).repeat_interleave(3, 2).repeat_interleave(3, 3)
-        grid = (make_grid(large, 8, 2) * 255).round().byte().permute(1, 2, 0)
-        Image.fromarray(grid.numpy()).save(RESULTS / "sweep_pick.png", optimize=True)
+    sheet(rows, images).savefig(RESULTS / "sweep_pick.png")
     report = {"seconds": seconds, "trials": rows}
     (RESULTS / "sweep.json").write_text(json.dumps(report, indent=1) + "\n")
     (RESULTS / "sweep.md").write_text(table(rows, seconds))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from train.config import EMBEDDED, BaseConfig, check_base_path
 from train.lora import Adapters
+from train.single_file import layout
 
 EMBEDDED_FOLDER = Path(__file__).parent / "puppets" / "weights" / "base"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -95,21 +96,27 @@ def load_base(config: BaseConfig) -> Base:
 @lru_cache(maxsize=1)
 def _load(path: str, device: torch.device, dtype: torch.dtype) -> Base:
     files = weight_files(path)
-    source = files[0] if Path(path).suffix == ".safetensors" else _folder(path)
-    single_file = source.suffix == ".safetensors"
-    load = (
-        StableDiffusionPipeline.from_single_file
-        if single_file
-        else StableDiffusionPipeline.from_pretrained
-    )
-    options = {} if single_file else {"use_safetensors": True, "feature_extractor": None}
+    source = _folder(path)
     try:
-        pipeline = load(str(source), dtype=dtype, safety_checker=None, **options)
+        pipeline = _load_file(source, dtype) if source.is_file() else _load_folder(source, dtype)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise BaseError(
             f"base.path: {path} is no Stable Diffusion model: {_line(error)}"
         ) from error
     return Base(pipeline, path, fingerprint(files, source), device)
+
+
+def _load_file(file: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
+    with layout(file) as options:
+        return StableDiffusionPipeline.from_single_file(
+            str(file), dtype=dtype, safety_checker=None, **options
+        )
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline.from_pretrained(
+        str(folder), dtype=dtype, safety_checker=None, feature_extractor=None, use_safetensors=True
+    )
 
 
 def weight_files(path: str) -> list[Path]:
