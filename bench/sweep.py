@@ -95,7 +95,7 @@ def table(rows: list[Row], seconds: float) -> str:
 
 
 def sheet(rows: list[Row], images: Images) -> Figure:
-    """The training pictures; below, the same wishes at the pick, at its last epoch, at the worst."""
+    """The training pictures; then the same wishes at the pick, its last epoch, the worst end."""
     training = load_pictures(DataConfig(resolution=256)).training[:SHOWN]
     pick = next(row for row in rows if row["picked"])
     worst = min(rows, key=lambda row: row["last judged"]["quality"])
