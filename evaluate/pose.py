@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,16 +20,33 @@ from train.puppets.training import POSE
 BODY = [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
 SIGMAS = torch.tensor([26, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
 MIRROR = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11]
-SHOULDERS, HIPS = [1, 2], [7, 8]
+NOSE, SHOULDERS, HIPS = 0, [1, 2], [7, 8]
 BODY_AREA = 2.0  # of a person in COCO, in squares of the torso's length
 CONFIDENT, JOINTS_NEEDED = 0.3, 7
 BATCH = 64
 
 
+class Frame(NamedTuple):
+    """The square round a head, in distances from the nose to the middle of the shoulders.
+
+    Attributes:
+        side: of the square.
+        above: how far its middle lies above the nose.
+    """
+
+    side: float
+    above: float
+
+
 class PoseSource(Protocol):
-    """Reads poses off pictures and compares them."""
+    """Reads poses off pictures and compares them.
+
+    Attributes:
+        head: where the heads are; None where there are no bodies.
+    """
 
     name: str
+    head: Frame | None
 
     def read(self, images: Tensor) -> Tensor:
         """(N, 3, H, W), 0 to 1 -> one pose a picture, (N, ...)."""
@@ -49,8 +66,9 @@ class KeypointPoses:
     the two confidences and A the area of a body (Ronchi and Perona 2017; COCO's sigmas).
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, head: Frame) -> None:
         self.name = name
+        self.head: Frame | None = head
 
     def detected(self, poses: Tensor) -> Tensor:
         return (poses[..., 2] > CONFIDENT).sum(-1) >= JOINTS_NEEDED
@@ -84,10 +102,10 @@ def oks(a: Tensor, b: Tensor) -> Tensor:
 
 
 class PuppetPoses(KeypointPoses):
-    """Joints by the network that comes with the program."""
+    """Joints by the network that comes with the program; heads from the chin to the hat's top."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__("puppets")
+        super().__init__("puppets", Frame(side=2.5, above=0.6))
         self.device = device
         self.network = KeypointNetwork.from_folder(POSE).to(device).eval()
 
@@ -98,10 +116,13 @@ class PuppetPoses(KeypointPoses):
 
 
 class PersonPoses(KeypointPoses):
-    """Joints by torchvision's Keypoint R-CNN; the subject is the largest sure person."""
+    """Joints by torchvision's Keypoint R-CNN; the subject is the largest sure person.
+
+    Heads go from the shoulders to above the hair, as in a passport photograph.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__("keypointrcnn")
+        super().__init__("keypointrcnn", Frame(side=2.4, above=0.2))
         self.device = device
         try:
             weights = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT
@@ -136,6 +157,7 @@ class LayoutPoses:
     """
 
     name = "layout"
+    head: Frame | None = None
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder

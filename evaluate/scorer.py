@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from evaluate.config import ProbesConfig, ScoresConfig
 from evaluate.encoder import Encoder
 from evaluate.generate import generate
 from evaluate.pose import LayoutPoses, PoseSource, pose_source
-from evaluate.probes import class_words, load_values, make_probe_set, zero_shot
+from evaluate.probes import KINDS, class_words, load_values, make_probe_set, zero_shot
 from evaluate.reference import reference_probes, shown_poses
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.scores import (
@@ -32,6 +33,7 @@ from evaluate.scores import (
     SubjectFidelity,
     ValidationLoss,
 )
+from evaluate.subject import portraits
 from evaluate.validation import ValidationSet
 from train.base import Base
 from train.checkpoint import epoch_of, load_checkpoint
@@ -77,7 +79,9 @@ class Scorer:
         references = reference_probes(values, class_words(pictures.trigger, values))
         drawn = bare.draw(references)
         self.source = self._pose_source(drawn)
-        self.training_poses = self._detected(self.source.read(self.training))
+        poses = self.source.read(self.training)
+        self.training_poses = self._detected(poses)
+        self.training_subjects = self._subjects(self.training, self.training_features, poses)
         alike = self.source.similarity(self.training_poses, self.source.read(drawn))
         self.probe_set = make_probe_set(
             probes, values, pictures, self.encoder, self.training_features,
@@ -92,7 +96,11 @@ class Scorer:
         by_probe = self.base_features.unflatten(0, self.baseline.shape[:2])
         self.base_similarity = (by_probe * self.prompts).sum(-1).mean(0)
         self.base_poses = self.source.read(self.baseline.flatten(0, 1))
-        self.nuisance = self._nuisance()
+        self.base_subjects = self._subjects(
+            self.baseline.flatten(0, 1), self.base_features, self.base_poses
+        )
+        # heads show little of a pose and an outfit
+        self.nuisance = self.nuisance_of(KINDS if self.source.head is None else ("backgrounds",))
         self.base_leaks = {name: float(self._leaks(kind, self.base_features).mean())
                            for name, kind in LEAKS.items()}  # fmt: skip
         self.validation = ValidationSet(base, pictures, resolution, scores.validation_timesteps)
@@ -128,9 +136,10 @@ class Scorer:
         scores["prompt_fidelity"] = PromptFidelity(self.base_similarity, **self.options)
         scores["prompt_fidelity"].update(features, self.prompts)
         scores["subject_fidelity"] = SubjectFidelity(
-            self.training_features, self.base_features, self.nuisance, **self.options
+            self.training_subjects, self.base_subjects, self.nuisance, **self.options
         )
-        scores["subject_fidelity"].update(features)
+        found = self.source.detected(poses)
+        scores["subject_fidelity"].update(self._heads(images, features, poses), found)
         notes = self._score_poses(scores, poses)
         for name, kind in LEAKS.items():
             scores[name] = AttributeLeak(self.base_leaks[name], **self.options)
@@ -171,6 +180,17 @@ class Scorer:
     def _detected(self, poses: Tensor) -> Tensor:
         return poses[self.source.detected(poses)]
 
+    def _heads(self, images: Tensor, features: Tensor, poses: Tensor) -> Tensor:
+        """Features of what a subject is known by: its head; without a body the whole picture."""
+        if self.source.head is None:
+            return features
+        side = max(self.encoder.size)
+        return self.encoder.image_features(portraits(images, poses, self.source.head, side))
+
+    def _subjects(self, images: Tensor, features: Tensor, poses: Tensor) -> Tensor:
+        """The same, of the pictures that show a subject."""
+        return self._heads(images, features, poses)[self.source.detected(poses)]
+
     def _pose_source(self, drawn: Tensor) -> PoseSource:
         """The source of the settings; layout where it finds no pose in most pictures.
 
@@ -201,11 +221,14 @@ class Scorer:
                 leaks[i] += (value in known and value != asked) / len(parts)
         return leaks
 
-    def _nuisance(self) -> Tensor:
-        """Orthonormal directions along which the values of each part differ, in CLIP's space."""
+    def nuisance_of(self, kinds: Sequence[str]) -> Tensor:
+        """(k, d): orthonormal directions in CLIP's space that are no likeness.
+
+        They are those along which the values of each part differ, of the given KINDS.
+        """
         values, directions = self.probe_set.values, []
-        for parts in values.kinds.values():
-            for part, options in parts.items():
+        for kind in kinds:
+            for part, options in values.kinds[kind].items():
                 phrases = [values.phrase(part, v, self.probe_set.class_word) for v in options]
                 features = self.encoder.text_features(phrases)
                 directions.append(features - features.mean(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -34,7 +35,8 @@ def contact_sheet(scorecard: Scorecard, probe_set: ProbeSet, training: Tensor) -
     page = Image.new("RGB", (width, top + rows * (CELL + caption) + GAP), PAPER)
     draw = ImageDraw.Draw(page)
     draw.text((GAP, 8), "training pictures", INK, font)
-    for i, picture in enumerate(training[:: max(1, len(training) // COLUMNS)][:COLUMNS]):
+    spread = torch.linspace(0, len(training) - 1, min(COLUMNS, len(training))).round().long()
+    for i, picture in enumerate(training[spread]):
         pixels = (picture.permute(1, 2, 0) * 255).byte().numpy()
         page.paste(_enlarged(Image.fromarray(pixels)), (GAP + i * (CELL + GAP), 28))
     draw.text((GAP, top - 20), f"epoch {scorecard.epoch}: asked for, and made", INK, font)

@@ -19,6 +19,7 @@ PICTURES = FOLDER / "pictures"
 BASE, CLIP, POSE, JUDGE = (WEIGHTS / name for name in ("base", "clip", "pose", "judge"))
 TRAINING_SEED = 1
 log = logging.getLogger("puppets")
+log.propagate = False  # libraries that are imported give the root logger handlers of their own
 
 
 def device() -> torch.device:
