@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from random import Random
 
 from torch import Tensor
@@ -27,6 +27,11 @@ class Wish:
     trousers: str
 
     @property
+    def asked(self) -> dict[str, str]:
+        """Part by part."""
+        return asdict(self)
+
+    @property
     def prompt(self) -> str:
         outfit = outfit_phrase(self.shirt, self.trousers)
         return caption_of(
@@ -46,24 +51,28 @@ def wishes(count: int, seed: int) -> list[Wish]:
     ]  # fmt: skip
 
 
-def judged(judge: Judge, images: Tensor, wanted: list[Wish]) -> dict[str, float]:
+def judged(judge: Judge, images: Tensor, asked: list[dict[str, str]]) -> dict[str, float]:
     """Shares of the images, 0 to 1: what is obeyed, what is copied, how like the character.
 
-    `quality` is the geometric mean of the identity and of the parts obeyed, on average.
+    `quality` is the geometric mean of the identity and the share that is right in every part.
+
+    Args:
+        asked: for each image the value of each of PARTS.
     """
     found = judge.read(images)
+    count = len(images)
 
-    def share(name: str, values: list[str] | tuple[str, ...]) -> float:
-        return sum(value in values for value in found[name]) / len(images)
+    def share(name: str, values: tuple[str, ...]) -> float:
+        return sum(value in values for value in found[name]) / count
 
-    def obeyed(name: str) -> float:
-        pairs = zip(found[name], wanted, strict=True)
-        return sum(value == getattr(wish, name) for value, wish in pairs) / len(images)
-
+    right = {part: [value == wish[part] for value, wish in zip(found[part], asked, strict=True)]
+             for part in PARTS}  # fmt: skip
     figures = {"identity": float(judge.identity(images, CHARACTERS[0]).mean())}
-    figures |= {f"{name} obeyed": obeyed(name) for name in PARTS}
+    figures |= {f"{part} obeyed": sum(marks) / count for part, marks in right.items()}
+    figures["obeyed"] = sum(map(all, zip(*right.values(), strict=True))) / count
     figures["training arms"] = share("arms", TRAINED_ARMS)
     figures["training background"] = share("background", NARROW_BACKGROUNDS)
-    obedience = sum(figures[f"{name} obeyed"] for name in PARTS) / len(PARTS)
-    figures["quality"] = (figures["identity"] * obedience) ** 0.5
+    poses = zip(found["arms"], found["legs"], strict=True)
+    figures["training pose"] = sum(pose in NARROW_POSES for pose in poses) / count
+    figures["quality"] = (figures["identity"] * figures["obeyed"]) ** 0.5
     return figures

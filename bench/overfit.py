@@ -22,6 +22,7 @@ from bench.judging import Wish, judged, wishes
 from evaluate.generate import generate
 from train.base import Base, load_base
 from train.checkpoint import load_checkpoint
+from train.command import quiet
 from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from train.data import load_pictures
 from train.puppets.demo import (
@@ -59,13 +60,14 @@ def curve(base: Base, judge: Judge, name: str, folder: Path) -> tuple[Curve, Ten
     config = TrialConfig(data, network=NetworkConfig(rank=8, conv_rank=8), optimizer=optimizer,
                          training=training)  # fmt: skip
     wanted = wishes(PROBES, seed=5)
+    asked = [wish.asked for wish in wanted]
     images = drawn(base, None, wanted)
-    points, rows = [{"epoch": 0.0, **judged(judge, images, wanted)}], [images[:8]]
+    points, rows = [{"epoch": 0.0, **judged(judge, images, asked)}], [images[:8]]
     trainer = Trainer(base, load_pictures(data), [Member(config, folder / "lora")])
     for epoch in trainer:
         saved = epoch.checkpoints[0]
         images = drawn(base, saved.path, wanted)
-        figures = judged(judge, images, wanted)
+        figures = judged(judge, images, asked)
         points.append({"epoch": float(epoch.number), "loss": saved.train_loss, **figures})
         rows.append(images[:8])
         log.info("%s  %s", name, "  ".join(f"{k} {v:.2f}" for k, v in points[-1].items()))
@@ -81,7 +83,7 @@ def drawn(base: Base, checkpoint: Path | None, wanted: list[Wish]) -> Tensor:
 
 def main() -> None:
     """Runs the three and writes results/overfit.json, .md and the pictures."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    quiet()
     torch.manual_seed(0)
     base, judge = load_base(BaseConfig(device="cpu")), Judge.from_folder()
     curves: dict[str, Curve] = {}
@@ -104,7 +106,7 @@ def sheet(rows: Tensor) -> Image.Image:
 
 def table(curves: dict[str, Curve]) -> str:
     """The figures that tell the story."""
-    shown = ("identity", "arms obeyed", "training arms", "training background", "quality")
+    shown = ("identity", "obeyed", "arms obeyed", "training arms", "training background", "quality")
     lines = ["# How a LoRA overfits on the embedded base", "",
              f"AdamW {LR:g}, rank 8, {STEPS_AN_EPOCH} steps an epoch; {PROBES} probes that ask for"
              " arms and places which the few-pose sets lack; read by the judge.", ""]  # fmt: skip

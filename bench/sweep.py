@@ -20,10 +20,12 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
 
 from bench.judging import judged, wishes
 from sweeper.record import load_records
+from train.command import quiet
 from train.config import DataConfig
 from train.data import load_pictures
 from train.puppets.gates import generate, load_pipeline
@@ -31,8 +33,7 @@ from train.puppets.judge import Judge
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
-PICTURES = 64
-SHOWN = 8
+PICTURES, SHOWN, SIDE = 64, 8, 160  # a checkpoint; of those in a row; pixels
 Row = dict[str, Any]
 Images = dict[tuple[int, str], Tensor]
 
@@ -57,7 +58,7 @@ def judge_trials(study: Path) -> tuple[list[Row], Images]:
 
     The pictures come with it, by trial and "kept" or "last".
     """
-    judge, wanted = Judge.from_folder(), wishes(PICTURES, seed=77)
+    judge, asked = Judge.from_folder(), [wish.asked for wish in wishes(PICTURES, seed=77)]
     rows: list[Row] = []
     images: Images = {}
     result = json.loads((study / "result.json").read_text())
@@ -71,7 +72,7 @@ def judge_trials(study: Path) -> tuple[list[Row], Images]:
                     "kept": kept.epoch, "last": last.epoch}  # fmt: skip
         for name, card in (("kept", kept), ("last", last)):
             images[record.number, name] = pictures(card.checkpoint)
-            row[f"{name} judged"] = judged(judge, images[record.number, name], wanted)
+            row[f"{name} judged"] = judged(judge, images[record.number, name], asked)
         log.info("trial %d: quality %.2f at the kept epoch %d, %.2f at the last, %d",
                  record.number, row["kept judged"]["quality"], kept.epoch,
                  row["last judged"]["quality"], last.epoch)  # fmt: skip
@@ -81,10 +82,11 @@ def judge_trials(study: Path) -> tuple[list[Row], Images]:
 
 def table(rows: list[Row], seconds: float) -> str:
     """The rows, kept and last epoch beside each other."""
-    shown = ("quality", "identity", "arms obeyed", "training arms", "training background")
+    shown = ("quality", "identity", "obeyed", "arms obeyed", "training arms", "training background")
     lines = ["# The default sweep, read by the judge", "",
              f"{len(rows)} trials in {seconds / 60:.1f} minutes; {PICTURES} pictures a checkpoint;"
-             " each cell: at the epoch that was kept, and at the trial's last.", "",
+             " each cell: at the epoch that was kept, and at the trial's last. Quality: geometric"
+             " mean of the identity and the share that is right in every part.", "",
              f"| trial | kept / last epoch | {' | '.join(shown)} | how it ended |",
              "|" + "---|" * (len(shown) + 3)]  # fmt: skip
     for row in rows:
@@ -101,7 +103,7 @@ def sheet(rows: list[Row], images: Images) -> Figure:
     pick = next(row for row in rows if row["picked"])
     worst = min(rows, key=lambda row: row["last judged"]["quality"])
     strips = [
-        ("the pictures that it was trained on", torch.stack([p.pixels(32) for p in training]))
+        ("the pictures that it was trained on", torch.stack([p.pixels(SIDE) for p in training]))
     ]
     for title, row, name in (
         ("the pick", pick, "kept"),
@@ -109,19 +111,19 @@ def sheet(rows: list[Row], images: Images) -> Figure:
         ("the most overfitted trial's last epoch", worst, "last"),
     ):
         label = f"{title}: trial {row['trial']}, epoch {row[name]}"
-        strips.append((label, images[row["trial"], name][:SHOWN]))
+        small = images[row["trial"], name][:SHOWN]
+        strips.append((label, interpolate(small, (SIDE, SIDE), mode="bicubic").clamp(0, 1)))
     figure = Figure(figsize=(SHOWN * 1.3, len(strips) * 1.62), dpi=100, layout="constrained")
     for number, (axes, (title, strip)) in enumerate(
         zip(figure.subplots(len(strips), 1), strips, strict=True)
     ):
-        large = strip.repeat_interleave(4, 2).repeat_interleave(4, 3)
-        axes.imshow(make_grid(large, SHOWN, 4, pad_value=1.0).permute(1, 2, 0).numpy())
+        axes.imshow(make_grid(strip, SHOWN, 4, pad_value=1.0).permute(1, 2, 0).numpy())
         axes.set_title(title, loc="left", fontsize=10)
         axes.axis("off")
         if number == 1:
             asked = [f"{w.arms},\n{w.background}" for w in wishes(PICTURES, seed=77)[:SHOWN]]
             for i, text in enumerate(asked):
-                axes.text(68 + i * 132, 142, text, fontsize=7, ha="center", va="top")
+                axes.text(84 + i * (SIDE + 4), SIDE + 14, text, fontsize=7, ha="center", va="top")
     return figure
 
 
@@ -129,7 +131,7 @@ def main() -> None:
     """Runs it and writes results/sweep.json, .md and the pictures."""
     parser = argparse.ArgumentParser(prog="python -m bench.sweep", description=__doc__)
     parser.add_argument("root", nargs="?")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    quiet()
     torch.set_num_threads(2)
     RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

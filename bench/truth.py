@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
+from bench.judging import judged
 from evaluate.policy import fidelity, select
 from evaluate.probes import KINDS
 from evaluate.scorecard import Scorecard
@@ -26,45 +27,27 @@ from evaluate.scores import SubjectFidelity
 from sweeper.config import SweepConfig
 from sweeper.parts import load_parts
 from sweeper.record import load_records
+from train.command import quiet
 from train.config import typed
-from train.puppets.demo import CHARACTERS, NARROW_BACKGROUNDS, NARROW_POSES
 from train.puppets.judge import Judge
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("arms", "legs", "background", "shirt", "trousers")
 # a score, and what the judge sees in the same pictures
 PAIRS = {
     "subject_fidelity": "identity",
     "whole pictures": "identity",
-    "prompt_fidelity": "obedience",
-    "pose_memorization": "training poses",
-    "background_leak": "training backgrounds",
+    "prompt_fidelity": "obeyed",
+    "pose_memorization": "training pose",
+    "background_leak": "training background",
     "fidelity": "quality",
 }
 Point = dict[str, Any]
 
 
-def truth(judge: Judge, images: Tensor, scorer: Scorer) -> dict[str, float]:
-    """What the judge sees in the probe images, each 0 to 1."""
-    found, asked = judge.read(images), [probe.asked for probe in scorer.probe_set.probes]
-    count = len(images)
-
-    def right(part: str) -> float:
-        suffix = f" {part}" if part in ("shirt", "trousers") else ""
-        return sum(
-            f"{value}{suffix}" == wish[part]
-            for value, wish in zip(found[part], asked, strict=True)
-        ) / count  # fmt: skip
-
-    poses = zip(found["arms"], found["legs"], strict=True)
-    figures = {
-        "identity": float(judge.identity(images, CHARACTERS[0]).mean()),
-        "obedience": sum(right(part) for part in PARTS) / len(PARTS),
-        "training poses": sum(pose in NARROW_POSES for pose in poses) / count,
-        "training backgrounds": sum(b in NARROW_BACKGROUNDS for b in found["background"]) / count,
-    }
-    return {**figures, "quality": (figures["identity"] * figures["obedience"]) ** 0.5}
+def plain(asked: dict[str, str]) -> dict[str, str]:
+    """A probe's values as the judge names them: `red`, not `red shirt`."""
+    return {part: value.removesuffix(f" {part}") for part, value in asked.items()}
 
 
 def whole_pictures(scorer: Scorer, images: Tensor) -> float:
@@ -82,13 +65,14 @@ def measure(study: Path) -> tuple[list[Point], list[Point]]:
     for record in load_records(study):
         config = typed(SweepConfig, OmegaConf.create(record.settings))
         scorer = load_parts(config).scorer
+        asked = [plain(probe.asked) for probe in scorer.probe_set.probes]
         seen: dict[int, dict[str, float]] = {}
         cards: list[Scorecard] = []
         for old in record.scorecards:
             card = scorer([old.checkpoint])[0]
             cards.append(card)
             images = torch.from_numpy(card.images).permute(0, 3, 1, 2).float() / 255
-            seen[card.epoch] = truth(judge, images, scorer)
+            seen[card.epoch] = judged(judge, images, asked)
             scores = {name: estimate.value for name, estimate in card.scores.items()}
             scores |= {"whole pictures": whole_pictures(scorer, images)}
             scores["fidelity"] = fidelity(card).value
@@ -150,7 +134,7 @@ def main() -> None:
     """Writes results/truth.json, .md and the picture."""
     parser = argparse.ArgumentParser(prog="python -m bench.truth", description=__doc__)
     parser.add_argument("study", nargs="?", default="mlruns/studies/puppets", type=Path)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    quiet()
     torch.set_num_threads(2)
     points, trials = measure(parser.parse_args().study)
     found = correlations(points)

@@ -87,8 +87,8 @@ def explain(best: Entry, ranked: list[Entry]) -> list[str]:
         assert rivals[0].selection
         first = (
             f"{trial} has the best balance of likeness and obedience of all trials within the "
-            f"limits: {pick.fidelity:.2f}, the next is trial {rivals[0].record.number} with "
-            f"{rivals[0].selection.fidelity:.2f}"
+            f"limits: {pick.fidelity:.3f}, the next is trial {rivals[0].record.number} with "
+            f"{rivals[0].selection.fidelity:.3f}"
         )
     elif len(ranked) > 1:
         first = f"{trial} is the only one with a checkpoint within the limits"

@@ -15,7 +15,8 @@ from evaluate.generate import generate
 from evaluate.pose import Frame, KeypointPoses, aligned, oks
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
-from evaluate.scores import Share, vendi
+from evaluate.scores import Share, SubjectFidelity, vendi
+from evaluate.subject import portraits
 from train.base import load_base
 from train.config import BaseConfig, DataConfig, NetworkConfig
 from train.data import load_pictures
@@ -137,6 +138,35 @@ def test_oks_by_hand() -> None:
     assert oks(aligned(pose), aligned(other)).item() == pytest.approx(expected.item(), abs=1e-5)
     other[0, 5, 2] = 0.0
     assert oks(aligned(pose), aligned(other)).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_portrait_is_the_square_round_the_head() -> None:
+    poses = torch.full((1, 13, 3), 0.9)
+    poses[0, :3, :2] = torch.tensor([[0.5, 0.4], [0.6, 0.5], [0.4, 0.5]])  # nose, shoulders
+    image = torch.zeros(1, 3, 100, 100)
+    image[:, :, 25:45, 40:60] = 1  # a square of two nose-to-shoulder distances, half of one above
+    assert portraits(image, poses, Frame(2.0, 0.5), 16).min() > 0.99
+    wider = portraits(image, poses, Frame(4.0, 0.5), 16)
+    assert wider.mean().item() == pytest.approx(1 / 4, abs=0.02)
+    assert wider[..., 4:12, 4:12].min() > 0.4
+
+
+def test_likeness_is_half_where_half_the_way_is_gone_and_none_without_a_subject() -> None:
+    angles = torch.tensor([0.0, 0.2, -0.2])  # features on a circle, where distances are known
+    training = torch.stack([angles.cos(), angles.sin()], dim=1)
+    far = torch.tensor([[-1.0, 0.0]])
+    likeness = SubjectFidelity(training, far, torch.zeros(0, 2))
+    base, own = (likeness.base_distance, likeness.training_distance)
+    wanted = float((base + own) / 2)
+    turns = torch.linspace(0, 3.14, 2000)
+    circle = torch.stack([turns.cos(), turns.sin()], dim=1)
+    distances = torch.cdist(circle, training).mean(1)
+    half = circle[(distances - wanted).abs().argmin()].repeat(4, 1)
+    likeness.update(half, torch.ones(4, dtype=torch.bool))
+    assert likeness.compute()[0].item() == pytest.approx(0.5, abs=0.01)
+    likeness.reset()
+    likeness.update(training[:2].repeat(2, 1), torch.zeros(4, dtype=torch.bool))
+    assert likeness.compute()[0].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_intervals_of_shares_have_a_width_and_the_base_rate_is_taken_off() -> None:
