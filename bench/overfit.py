@@ -109,7 +109,8 @@ def table(curves: dict[str, Curve]) -> str:
     shown = ("identity", "obeyed", "arms obeyed", "training arms", "training background", "quality")
     lines = ["# How a LoRA overfits on the embedded base", "",
              f"AdamW {LR:g}, rank 8, {STEPS_AN_EPOCH} steps an epoch; {PROBES} probes that ask for"
-             " arms and places which the few-pose sets lack; read by the judge.", ""]  # fmt: skip
+             " arms and places which the few-pose sets lack; read by the judge. (Training arms and"
+             " background: those of the few-pose sets.)", ""]  # fmt: skip
     for name, points in curves.items():
         lines += [f"## {name}", "", f"| epoch | {' | '.join(shown)} | loss |",
                   "|" + "---|" * (len(shown) + 2)]  # fmt: skip
@@ -135,7 +136,8 @@ def plot(curves: dict[str, Curve]) -> Figure:
         axes.set_title(name, loc="left")
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.2)
-    panels[-1].legend(fontsize=8)
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=len(names), fontsize=9)
     return figure
 
 
