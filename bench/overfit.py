@@ -1,6 +1,6 @@
 """A LoRA learns, then overfits, on the embedded base: curves and contact sheets by the judge.
 
-`python -m bench.overfit` (15 minutes on 2 cores) trains three LoRAs alike and reads with the judge
+`python -m bench.overfit` (8 minutes on 2 cores) trains three LoRAs alike and reads with the judge
 what each epoch draws: few poses and places with the trigger word alone as caption, the same with
 captions that name pose and place, and many poses and places.
 """

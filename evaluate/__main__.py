@@ -13,7 +13,7 @@ from rich.table import Table
 
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
 from evaluate.policy import fidelity, select
-from evaluate.scorecard import Scorecard
+from evaluate.scorecard import Estimate, Scorecard
 from evaluate.scorer import Scorer
 from train.base import load_base
 from train.checkpoint import CheckpointError, epoch_of, write_atomically
@@ -22,6 +22,7 @@ from train.config import BaseConfig, DataConfig
 from train.data import load_pictures
 
 log = logging.getLogger(__name__)
+WIDE = 200  # columns of a table with intervals
 
 
 @dataclass
@@ -65,26 +66,30 @@ def main(config: EvaluateConfig) -> None:
         output / "scorecards.json", json.dumps([c.to_dict() for c in cards], indent=2).encode()
     )
     selection = select(cards, config.policy)
-    console = Console()
-    console.print(table(cards, selection.scorecard))
+    console = Console(width=None if Console().is_terminal else WIDE)
+    console.print(table(cards, selection.scorecard, intervals=console.width >= WIDE))
     for note in selection.scorecard.notes:
         console.print(f"note: {note}")
     console.print(f"keep {selection.scorecard.checkpoint}")
     console.print(" ".join(selection.reasons))
 
 
-def table(cards: list[Scorecard], kept: Scorecard) -> Table:
-    """The scorecards by epoch, the kept one marked."""
+def table(cards: list[Scorecard], kept: Scorecard, intervals: bool) -> Table:
+    """The scorecards by epoch, the kept one marked; intervals where there is room for them."""
     names = list(dict.fromkeys(name for card in cards for name in card.scores))
-    shown = Table("", "epoch", "fidelity", *names)
+    shown = Table("", "epoch", "fidelity", *(name.replace("_", " ") for name in names))
     for card in cards:
-        cells = [
-            f"{e.value:.2f} ({e.low:.2f}-{e.high:.2f})" if (e := card.scores.get(name)) else "-"
-            for name in names
-        ]
+        cells = [_cell(card.scores.get(name), intervals) for name in names]
         mark = "keep" if card is kept else ""
         shown.add_row(mark, str(card.epoch), f"{fidelity(card).value:.2f}", *cells)
     return shown
+
+
+def _cell(estimate: Estimate | None, interval: bool) -> str:
+    if estimate is None:
+        return "-"
+    bounds = f" ({estimate.low:.2f} to {estimate.high:.2f})" if interval else ""
+    return f"{estimate.value:.2f}{bounds}"
 
 
 if __name__ == "__main__":

@@ -147,10 +147,10 @@ def _reasons(
 def _later(scorecards: list[Scorecard], pick: Scorecard, policy: PolicyConfig) -> str:
     """What the epochs after the pick did wrong: the worst limit broken, or a loss of fidelity."""
     after = sorted((c for c in scorecards if c.epoch > pick.epoch), key=lambda c: c.epoch)
-    wrong = [card for card in after if _exceeded(card, policy)]
+    wrong = [card for card in after if _worse(card, pick, policy)]
     if wrong:
         first, worst = wrong[0], max(wrong, key=lambda c: _total(violations(c, policy)))
-        name = max(_exceeded(worst, policy), key=lambda n: violations(worst, policy)[n])
+        name = max(_worse(worst, pick, policy), key=lambda n: violations(worst, policy)[n])
         share = _percent(worst.scores[name].value)
         if worst is first:
             steady = len(wrong) == len(after) and len(wrong) > 1
@@ -170,6 +170,12 @@ def _later(scorecards: list[Scorecard], pick: Scorecard, policy: PolicyConfig) -
 
 def _exceeded(card: Scorecard, policy: PolicyConfig) -> list[str]:
     return [name for name, over in violations(card, policy).items() if over > 0]
+
+
+def _worse(card: Scorecard, pick: Scorecard, policy: PolicyConfig) -> list[str]:
+    """Where it is over a limit, and not for the width of the interval alone."""
+    over = _exceeded(card, policy)
+    return [name for name in over if card.scores[name].value > pick.scores[name].value]
 
 
 def _faults(card: Scorecard, names: list[str], policy: PolicyConfig) -> str:

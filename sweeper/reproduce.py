@@ -148,7 +148,7 @@ def _train_again(config: ReproduceConfig, original: Original, now: dict[str, str
         config=original.config,
         record=record,
         tracker=Tracker(Path(config.study.root), study),
-        progress=Progress(study, 1, len(original.epochs)),
+        progress=Progress(study, record.number + 1, len(original.epochs)),
         rules=[until(last)] if last < original.config.training.epochs else [],
     )
     run_pack([trial], load_parts(original.config))

@@ -70,12 +70,22 @@ def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) 
     _say(study, best, reasons)
 
 
+def varied(entries: list[Entry]) -> list[str]:
+    """The settings in which the trials differ."""
+    keys = dict.fromkeys(key for entry in entries for key in entry.record.params)
+    return [key for key in keys if len({str(e.record.params.get(key)) for e in entries}) > 1]
+
+
 def explain(best: Entry, ranked: list[Entry]) -> list[str]:
     """The pick in two plain sentences: why this trial; why this epoch and not a later one."""
     pick = best.selection
     assert pick
     scores = pick.scorecard.scores
-    settings = ", ".join(f"{_last(k)} {short(v)}" for k, v in best.record.params.items())
+    settings = ", ".join(
+        f"{_last(key)} {short(best.record.params[key])}"
+        for key in varied(ranked)
+        if key in best.record.params
+    )
     trial = f"Trial {best.record.number}{f' ({settings})' if settings else ''}"
     rivals = [entry for entry in ranked[1:] if entry.selection and entry.selection.feasible]
     if not pick.feasible:
@@ -146,7 +156,7 @@ def _trial_json(entry: Entry) -> dict[str, Any]:
 
 def _table(entries: list[Entry], best: Entry | None) -> None:
     """All the trials; the pick is marked, failures say why."""
-    params = list(dict.fromkeys(key for entry in entries for key in entry.record.params))
+    params = varied(entries)
     table = Table(title="trials", title_justify="left")
     for heading in ("", "trial", *map(_last, params), "epochs", "keep", "overall"):
         table.add_column(heading, justify="right" if heading else "left")

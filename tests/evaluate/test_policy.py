@@ -52,6 +52,13 @@ def test_none_feasible_is_said_loudly() -> None:
     pick = select([card(1, 0.5, 0.7), card(2, 0.9, 0.9)], POLICY)
     assert (pick.scorecard.epoch, pick.feasible) == (1, False)
     assert "WARNING" in pick.reasons[0]
+    assert "90 % of the images repeat a training pose" in pick.later
+
+
+def test_a_wide_interval_alone_is_not_called_a_fault() -> None:
+    pick = select([card(1, 0.5, 0.1, width=0.4), card(2, 0.5, 0.1, width=0.4)], POLICY)
+    assert not pick.feasible
+    assert pick.later == ""
 
 
 def test_fidelity_is_the_geometric_mean_with_its_error() -> None:
