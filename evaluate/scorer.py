@@ -78,11 +78,10 @@ class Scorer:
         values = load_values(probes.file)
         references = reference_probes(values, class_words(pictures.trigger, values))
         drawn = bare.draw(references)
-        self.source = self._pose_source(drawn)
-        poses = self.source.read(self.training)
+        self.source, poses, drawn_poses = self._read_poses(drawn)
         self.training_poses = self._detected(poses)
         self.training_subjects = self._subjects(self.training, self.training_features, poses)
-        alike = self.source.similarity(self.training_poses, self.source.read(drawn))
+        alike = self.source.similarity(self.training_poses, drawn_poses)
         self.probe_set = make_probe_set(
             probes, values, pictures, self.encoder, self.training_features,
             shown_poses(values, references, alike),
@@ -191,23 +190,28 @@ class Scorer:
         """The same, of the pictures that show a subject."""
         return self._heads(images, features, poses)[self.source.detected(poses)]
 
-    def _pose_source(self, drawn: Tensor) -> PoseSource:
+    def _read_poses(self, drawn: Tensor) -> tuple[PoseSource, Tensor, Tensor]:
         """The source of the settings; layout where it finds no pose in most pictures.
 
         Args:
             drawn: the bare base's pictures of every pose.
+
+        Returns:
+            the source, the poses of the training pictures, and those of the drawn ones.
         """
         source = pose_source(self.scores.pose, self.encoder)
-        for name, images in (("training", self.training), ("base's", drawn)):
-            share = float(source.detected(source.read(images)).float().mean())
+        poses = {"training": source.read(self.training), "base's": source.read(drawn)}
+        for name, read in poses.items():
+            share = float(source.detected(read).float().mean())
             if share < 0.5:
                 self.notes.append(
                     f"{source.name} finds a pose in {share:.0%} of the {name} pictures: "
                     "poses are compared by layout instead"
                 )
                 log.warning(self.notes[-1])
-                return LayoutPoses(self.encoder)
-        return source
+                layout = LayoutPoses(self.encoder)
+                return layout, layout.read(self.training), layout.read(drawn)
+        return source, poses["training"], poses["base's"]
 
     def _leaks(self, kind: str, features: Tensor) -> Tensor:
         """(N,) for each image the share of the kind's parts that show a training value instead."""
