@@ -70,7 +70,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        return f"trial {self.number}"
+        return f"trial {self.number}{' again' if 'reproduction_of' in self.tags else ''}"
 
     @property
     def scorecards(self) -> list[Scorecard]:

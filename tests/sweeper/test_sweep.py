@@ -84,6 +84,11 @@ def test_reproduced_run_is_identical(swept: Swept) -> None:
     code, output = finish(swept.root, "sweeper.reproduce", f"run_id={run_id}")
     assert code == 0, output
     assert "verdict: identical" in output
+    client = MlflowClient(f"sqlite:///{swept.root}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    again = client.search_runs(experiments, f"tags.reproduction_of = '{run_id}'")
+    assert [run.data.tags["verdict"] for run in again] == ["identical"]
+    assert again[0].info.run_name.endswith(" again")
 
 
 def test_finished_study_refuses_other_settings(swept: Swept) -> None:
