@@ -9,11 +9,11 @@ from torch import Tensor
 
 from train.puppets.captions import caption_of, outfit_phrase
 from train.puppets.demo import CHARACTERS, NARROW_BACKGROUNDS, NARROW_POSES, TRIGGER
+from train.puppets.gates import ATTRIBUTES
 from train.puppets.judge import Judge
 from train.puppets.world import ARMS, BACKGROUNDS, LEGS, SHIRTS, TROUSERS
 
 TRAINED_ARMS = tuple(dict.fromkeys(arms for arms, _ in NARROW_POSES))
-PARTS = ("arms", "legs", "background", "shirt", "trousers")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def judged(judge: Judge, images: Tensor, asked: list[dict[str, str]]) -> dict[st
     `quality` is the geometric mean of the identity and the share that is right in every part.
 
     Args:
-        asked: for each image the value of each of PARTS.
+        asked: for each image the value of each of ATTRIBUTES.
     """
     found = judge.read(images)
     count = len(images)
@@ -66,7 +66,7 @@ def judged(judge: Judge, images: Tensor, asked: list[dict[str, str]]) -> dict[st
         return sum(value in values for value in found[name]) / count
 
     right = {part: [value == wish[part] for value, wish in zip(found[part], asked, strict=True)]
-             for part in PARTS}  # fmt: skip
+             for part in ATTRIBUTES}  # fmt: skip
     figures = {"identity": float(judge.identity(images, CHARACTERS[0]).mean())}
     figures |= {f"{part} obeyed": sum(marks) / count for part, marks in right.items()}
     figures["obeyed"] = sum(map(all, zip(*right.values(), strict=True))) / count

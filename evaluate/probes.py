@@ -132,7 +132,9 @@ def make_probe_set(
     training: dict[str, list[str]] = {}
     for kind in KINDS:
         for part, options in values.kinds[kind].items():
-            seen = shown.get(part) or read(values, part, class_word, encoder, training_features)
+            seen = shown.get(part) or zero_shot(
+                values, part, class_word, encoder, training_features
+            )
             shares = _shares(options, seen, captions)
             training[part] = [value for value in options if shares[value] >= SEEN]
             by_share = sorted(options, key=lambda value: (shares[value], options.index(value)))
@@ -173,15 +175,10 @@ def _column(values: list[str], count: int, random: Random) -> list[str]:
     return column
 
 
-def zero_shot(probe_set: ProbeSet, part: str, encoder: Encoder, features: Tensor) -> list[str]:
-    """The value of the part that each picture shows, by the nearest sentence in CLIP's space."""
-    return read(probe_set.values, part, probe_set.class_word, encoder, features)
-
-
-def read(
+def zero_shot(
     values: Values, part: str, class_word: str, encoder: Encoder, features: Tensor
 ) -> list[str]:
-    """As `zero_shot`, before there is a probe set."""
+    """The value of the part that each picture shows, by the nearest sentence in CLIP's space."""
     options = values.options(part)
     phrases = [values.phrase(part, value, class_word) for value in options]
     winners = (features @ encoder.text_features(phrases).T).argmax(1)

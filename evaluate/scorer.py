@@ -215,10 +215,11 @@ class Scorer:
 
     def _leaks(self, kind: str, features: Tensor) -> Tensor:
         """(N,) for each image the share of the kind's parts that show a training value instead."""
-        probes, parts = self.probe_set.probes, list(self.probe_set.values.kinds[kind])
+        probes, values = self.probe_set.probes, self.probe_set.values
+        parts = list(values.kinds[kind])
         leaks = torch.zeros(len(features))
         for part in parts:
-            seen = zero_shot(self.probe_set, part, self.encoder, features)
+            seen = zero_shot(values, part, self.probe_set.class_word, self.encoder, features)
             known = self.probe_set.training[part]
             for i, value in enumerate(seen):
                 asked = probes[i % len(probes)].asked[part]

@@ -74,7 +74,7 @@ def test_the_scores_tell_ideal_copying_and_untrained_apart(scorer: Scorer) -> No
         assert copied[name].value >= 0.8, name
         assert copied[name].low > ideal[name].high, name
     assert ideal["subject_fidelity"].value > 0.7
-    assert plain["subject_fidelity"].value < 0.1
+    assert -0.2 < plain["subject_fidelity"].value < 0.1
     assert ideal["prompt_fidelity"].value > 0.9
     assert copied["prompt_fidelity"].value < ideal["prompt_fidelity"].value - 0.2
     assert copied["pose_diversity"].value < ideal["pose_diversity"].value
