@@ -11,7 +11,7 @@ from train.puppets.captions import caption_of, outfit_phrase
 from train.puppets.demo import CHARACTERS, NARROW_BACKGROUNDS, NARROW_POSES, TRIGGER
 from train.puppets.gates import ATTRIBUTES
 from train.puppets.judge import Judge
-from train.puppets.world import ARMS, BACKGROUNDS, LEGS, SHIRTS, TROUSERS
+from train.puppets.world import ARMS, BACKGROUNDS, LEGS, SHIRTS, TROUSERS, Looks
 
 TRAINED_ARMS = tuple(dict.fromkeys(arms for arms, _ in NARROW_POSES))
 
@@ -51,13 +51,16 @@ def wishes(count: int, seed: int) -> list[Wish]:
     ]  # fmt: skip
 
 
-def judged(judge: Judge, images: Tensor, asked: list[dict[str, str]]) -> dict[str, float]:
+def judged(
+    judge: Judge, images: Tensor, asked: list[dict[str, str]], looks: Looks = CHARACTERS[0]
+) -> dict[str, float]:
     """Shares of the images, 0 to 1: what is obeyed, what is copied, how like the character.
 
     `quality` is the geometric mean of the identity and the share that is right in every part.
 
     Args:
         asked: for each image the value of each of ATTRIBUTES.
+        looks: the character's.
     """
     found = judge.read(images)
     count = len(images)
@@ -67,7 +70,7 @@ def judged(judge: Judge, images: Tensor, asked: list[dict[str, str]]) -> dict[st
 
     right = {part: [value == wish[part] for value, wish in zip(found[part], asked, strict=True)]
              for part in ATTRIBUTES}  # fmt: skip
-    figures = {"identity": float(judge.identity(images, CHARACTERS[0]).mean())}
+    figures = {"identity": float(judge.identity(images, looks).mean())}
     figures |= {f"{part} obeyed": sum(marks) / count for part, marks in right.items()}
     figures["obeyed"] = sum(map(all, zip(*right.values(), strict=True))) / count
     figures["training arms"] = share("arms", TRAINED_ARMS)

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
-from evaluate.policy import fidelity, select
+from evaluate.merit import fidelity
+from evaluate.policy import select
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.scorer import Scorer
 from train.base import load_base
@@ -81,7 +82,7 @@ def table(cards: list[Scorecard], kept: Scorecard, intervals: bool) -> Table:
     for card in cards:
         cells = [_cell(card.scores.get(name), intervals) for name in names]
         mark = "keep" if card is kept else ""
-        shown.add_row(mark, str(card.epoch), f"{fidelity(card).value:.2f}", *cells)
+        shown.add_row(mark, str(card.epoch), f"{fidelity(card):.2f}", *cells)
     return shown
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from evaluate.intervals import wilson
 from train.config import ConfigError, suggestion
 
+# what a limit of the policy can be set on, and what its rules can look at
 SCORES = (
     "prompt_fidelity",
     "subject_fidelity",
@@ -14,17 +15,34 @@ SCORES = (
     "pose_diversity",
     "background_leak",
     "outfit_leak",
+    "copying",
+    "class_bleed",
+    "color_shift",
+    "detection_rate",
     "validation_loss",
+    "generalization_gap",
 )
-SHARES = ("pose_memorization", "background_leak", "outfit_leak")  # of the probes
+SHARES = ("pose_memorization", "background_leak", "outfit_leak", "copying")  # of the probes
+OTHERS = 8  # one probe in so many is a training caption, and one is of the class alone
+POSES = ("puppets", "keypointrcnn", "mediapipe", "layout")
+RULES = (
+    "overfit_aware",
+    "pareto",
+    "last",
+    "epoch",
+    "min_validation_loss",
+    "max_subject_fidelity",
+    "weighted",
+)
 
 
 @dataclass
 class ProbesConfig:
     """Which pictures are made with every checkpoint."""
 
-    file: str = "puppets"
-    count: int = 24
+    values: str = "puppets"
+    set: str | None = None
+    count: int = 32
     seed: int = 1
     steps: int = 20
     guidance: float = 6.0
@@ -36,6 +54,7 @@ class ScoresConfig:
 
     encoder: str = "puppets"
     pose: str = "puppets"
+    pose_model: str | None = None
     baseline: int = 4
     resamples: int = 500
     confidence: float = 0.9
@@ -46,8 +65,11 @@ class ScoresConfig:
 class PolicyConfig:
     """How one checkpoint is selected from many."""
 
+    rule: str = "overfit_aware"
     limits: dict[str, float] = field(default_factory=dict)
     standard_errors: float = 1.0
+    epoch: int = 0
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 def check_scoring(probes: ProbesConfig, scores: ScoresConfig, policy: PolicyConfig) -> None:
@@ -64,13 +86,36 @@ def check_scoring(probes: ProbesConfig, scores: ScoresConfig, policy: PolicyConf
             raise ConfigError(f"{key}: {value} must be {lowest} or more")
     if not 0 < scores.confidence < 1:
         raise ConfigError("scores.confidence: must lie between 0 and 1")
+    _one_of("scores.pose", scores.pose, POSES)
+    check_policy(policy)
+    fresh = probes.count - 2 * (probes.count // OTHERS)
     for name, limit in policy.limits.items():
-        if name not in SCORES:
+        if name in SHARES and wilson(0.0, fresh, scores.confidence)[1] > limit:
             raise ConfigError(
-                f"policy.limits.{name}: there is no such score{suggestion(name, list(SCORES))}"
+                f"probes.count: with {fresh} fresh ones of {probes.count} probes no checkpoint can "
+                f"be surely below policy.limits.{name}={limit:g}; take more or a higher limit"
             )
-        if name in SHARES and wilson(0.0, probes.count, scores.confidence)[1] > limit:
-            raise ConfigError(
-                f"probes.count: with {probes.count} probes no checkpoint can be surely below "
-                f"policy.limits.{name}={limit:g}; take more probes or a higher limit"
-            )
+
+
+def check_policy(policy: PolicyConfig) -> None:
+    """Refuses an impossible policy, naming the key.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
+    _one_of("policy.rule", policy.rule, RULES)
+    for name in ("limits", "weights"):
+        for score in getattr(policy, name):
+            _one_of(f"policy.{name}", score, SCORES)
+    if policy.rule == "epoch" and policy.epoch < 1:
+        raise ConfigError("policy.epoch: the rule epoch needs the epoch to keep, 1 or more")
+    if policy.rule == "weighted" and not policy.weights:
+        raise ConfigError("policy.weights: the rule weighted needs a weight for one score or more")
+    if policy.standard_errors < 0:
+        raise ConfigError(f"policy.standard_errors: {policy.standard_errors} must be 0 or more")
+
+
+def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = suggestion(value, list(known)) or f"; there are {', '.join(known)}"
+        raise ConfigError(f"{key}: there is no {value}{near}")

@@ -1,29 +1,20 @@
-"""Poses of pictures, and how alike two poses are."""
+"""Poses, and how alike two poses are: of bodies, and of whatever has none."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
-from torchvision.models.detection import (
-    KeypointRCNN_ResNet50_FPN_Weights,
-    keypointrcnn_resnet50_fpn,
-)
+from torch import Tensor, nn
 
 from evaluate.encoder import Encoder
-from train.config import ConfigError
-from train.puppets.keypoints import KeypointNetwork
-from train.puppets.training import POSE
 
-# the body among COCO's keypoints: nose, left and right shoulder, elbow, wrist, hip, knee, ankle
-BODY = [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
+# of the joints nose, left and right shoulder, elbow, wrist, hip, knee, ankle: COCO's tolerances
 SIGMAS = torch.tensor([26, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
 MIRROR = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11]
 NOSE, SHOULDERS, HIPS = 0, [1, 2], [7, 8]
 BODY_AREA = 2.0  # of a person in COCO, in squares of the torso's length
 CONFIDENT, JOINTS_NEEDED = 0.3, 7
-BATCH = 64
 
 
 class Frame(NamedTuple):
@@ -43,10 +34,12 @@ class PoseSource(Protocol):
 
     Attributes:
         head: where the heads are; None where there are no bodies.
+        network: what finds the joints, where torch runs it.
     """
 
     name: str
     head: Frame | None
+    network: nn.Module | None
 
     def read(self, images: Tensor) -> Tensor:
         """(N, 3, H, W), 0 to 1 -> one pose a picture, (N, ...)."""
@@ -69,6 +62,7 @@ class KeypointPoses:
     def __init__(self, name: str, head: Frame) -> None:
         self.name = name
         self.head: Frame | None = head
+        self.network: nn.Module | None = None
 
     def detected(self, poses: Tensor) -> Tensor:
         return (poses[..., 2] > CONFIDENT).sum(-1) >= JOINTS_NEEDED
@@ -101,55 +95,6 @@ def oks(a: Tensor, b: Tensor) -> Tensor:
     return near.sum(-1) / weight.sum(-1).clamp_min(1e-6)
 
 
-class PuppetPoses(KeypointPoses):
-    """Joints by the network that comes with the program; heads from the chin to the hat's top."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__("puppets", Frame(side=2.5, above=0.6))
-        self.device = device
-        self.network = KeypointNetwork.from_folder(POSE).to(device).eval()
-
-    def read(self, images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            parts = [self.network(part.to(self.device)) for part in images.split(BATCH)]
-        return torch.cat(parts).float().clone()
-
-
-class PersonPoses(KeypointPoses):
-    """Joints by torchvision's Keypoint R-CNN; the subject is the largest sure person.
-
-    Heads go from the shoulders to above the hair, as in a passport photograph.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__("keypointrcnn", Frame(side=2.4, above=0.2))
-        self.device = device
-        try:
-            weights = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT
-            self.network = keypointrcnn_resnet50_fpn(weights=weights).to(device).eval()
-        except OSError as error:
-            raise ConfigError(
-                f"scores.pose: keypointrcnn's weights are not to be had ({error}); "
-                "scores.pose=layout needs none"
-            ) from error
-
-    def read(self, images: Tensor) -> Tensor:
-        return torch.stack([self._subject(image) for image in images])
-
-    def _subject(self, image: Tensor) -> Tensor:
-        with torch.inference_mode():
-            found = self.network([image.to(self.device)])[0]
-        if not len(found["scores"]):
-            return torch.zeros(len(BODY), 3, device=self.device)
-        boxes = found["boxes"]
-        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        best = int((area * found["scores"]).argmax())
-        sides = torch.tensor([image.shape[-1], image.shape[-2]], device=self.device)
-        places = found["keypoints"][best, BODY, :2] / sides
-        sure = found["keypoints_scores"][best, BODY].sigmoid() * found["scores"][best]
-        return torch.cat([places, sure[:, None]], dim=-1).clone()
-
-
 class LayoutPoses:
     """For subjects without a body: where in the picture the encoder sees what.
 
@@ -158,6 +103,7 @@ class LayoutPoses:
 
     name = "layout"
     head: Frame | None = None
+    network: nn.Module | None = None
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -173,18 +119,3 @@ class LayoutPoses:
         straight = torch.einsum("npd,mpd->nm", some[:, 0], others[:, 0])
         mirrored = torch.einsum("npd,mpd->nm", some[:, 0], others[:, 1])
         return torch.maximum(straight, mirrored) / some.shape[2]
-
-
-def pose_source(name: str, encoder: Encoder) -> PoseSource:
-    """The source by its name in `scores.pose`.
-
-    Raises:
-        ConfigError: no such source, or its weights are not to be had.
-    """
-    if name == "puppets":
-        return PuppetPoses(encoder.device)
-    if name == "keypointrcnn":
-        return PersonPoses(encoder.device)
-    if name == "layout":
-        return LayoutPoses(encoder)
-    raise ConfigError(f"scores.pose: {name!r} is none of puppets, keypointrcnn, layout")

@@ -8,43 +8,19 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
-from evaluate.config import ProbesConfig
+from evaluate.config import OTHERS, ProbesConfig
 from evaluate.encoder import Encoder
-from train.config import CONF, ConfigError, suggestion
+from evaluate.values import KINDS, Values, class_words, zero_shot
+from train.config import ConfigError
 from train.data import Pictures
 
-KINDS = ("poses", "backgrounds", "outfits")
 SEEN = 0.1  # a value that this share of the training pictures shows belongs to the training set
 CHOICE = 2  # so many values of each part are asked for at least
-
-
-@dataclass(frozen=True)
-class Values:
-    """What can be asked for: a file of conf/probes/values.
-
-    Attributes:
-        template: of a prompt, with {subject} and the name of each part.
-        kinds: poses, backgrounds, outfits -> part -> values.
-        phrases: part -> how a value alone is described, with {class_word} and {value}.
-    """
-
-    template: str
-    class_word: str
-    kinds: dict[str, dict[str, list[str]]]
-    phrases: dict[str, str]
-
-    def options(self, part: str) -> list[str]:
-        """All values of a part."""
-        return next(parts[part] for parts in self.kinds.values() if part in parts)
-
-    def phrase(self, part: str, value: str, class_word: str) -> str:
-        """The sentence that describes one value alone, for zero-shot classification."""
-        template = self.phrases.get(part, "a photo of a {class_word} {value}")
-        return template.format(class_word=class_word, value=value)
+# what a probe is for: something new of the subject; a training caption; the class, no trigger word
+FRESH, CAPTION, CLASS = "fresh", "caption", "class"
 
 
 @dataclass(frozen=True)
@@ -52,14 +28,17 @@ class Probe:
     """One picture to make.
 
     Attributes:
-        prompt: with the trigger word.
-        base_prompt: the same without it.
-        asked: part -> the value that the prompt asks for.
+        prompt: as the checkpoint gets it.
+        base_prompt: the same without the trigger word, for the bare base.
+        seed: of the noise.
+        role: fresh, caption or class.
+        asked: part -> the value that the prompt asks for; parts that it leaves open are not in it.
     """
 
     prompt: str
     base_prompt: str
     seed: int
+    role: str
     asked: dict[str, str]
 
 
@@ -76,33 +55,59 @@ class ProbeSet:
     class_word: str
     training: dict[str, list[str]]
 
+    def rows(self, *roles: str) -> list[int]:
+        """Where the probes of these roles are."""
+        return [i for i, probe in enumerate(self.probes) if probe.role in roles]
+
     def to_yaml(self) -> str:
-        """Readable, for the log."""
+        """A file to read, to edit, and to give back as `probes.set`."""
         return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True, width=100)
 
 
-def load_values(file: str) -> Values:
-    """Reads a file of prompt parts, by its name in conf/probes/values or its path.
+def load_probe_set(file: str) -> ProbeSet:
+    """Reads what `to_yaml` wrote, edited or not.
 
     Raises:
-        ConfigError: no such file, or one that lacks something.
+        ConfigError: no such file, or one that lacks something; the message names the probe.
     """
-    folder = CONF / "probes" / "values"
-    path = Path(file) if file.endswith((".yaml", ".yml")) else folder / f"{file}.yaml"
+    path = Path(file).expanduser()
     if not path.is_file():
-        near = suggestion(file, [p.stem for p in folder.glob("*.yaml")])
-        raise ConfigError(f"probes.file: there is no {path.name}{near}")
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raise ConfigError(f"probes.set: there is no file {file}")
     try:
-        kinds = {kind: content[kind] for kind in KINDS}
-        values = Values(
-            content["template"], content["class_word"], kinds, content.get("phrases") or {}
-        )
-        parts = {part: options[0] for kind in kinds.values() for part, options in kind.items()}
-        values.template.format(subject="", **parts)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ConfigError(f"probes.file: {path} lacks {error}") from error
-    return values
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = Values.from_dict(content["values"])
+        found = ProbeSet(
+            probes=[_probe(number, saved) for number, saved in enumerate(content["probes"])],
+            values=values,
+            class_word=str(content["class_word"]),
+            training={part: content["training"][part] for kind in KINDS
+                      for part in values.kinds[kind]},
+        )  # fmt: skip
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ConfigError(f"probes.set: {file} lacks {error}") from error
+    _check(found, file)
+    return found
+
+
+def _probe(number: int, saved: dict[str, Any]) -> Probe:
+    try:
+        return Probe(**{"asked": {}, **saved})
+    except TypeError as error:
+        raise ConfigError(f"probes.set: probe {number} of the file: {error}") from error
+
+
+def _check(found: ProbeSet, file: str) -> None:
+    if len(found.rows(FRESH)) < CHOICE:
+        raise ConfigError(f"probes.set: {file} needs {CHOICE} probes or more of the role {FRESH}")
+    for number, probe in enumerate(found.probes):
+        if probe.role not in (FRESH, CAPTION, CLASS):
+            raise ConfigError(
+                f"probes.set: probe {number} has the role {probe.role!r}; "
+                f"there are {FRESH}, {CAPTION}, {CLASS}"
+            )
+        for part, value in probe.asked.items():
+            if part not in found.training or value not in found.values.options(part):
+                raise ConfigError(f"probes.set: probe {number} asks for an unknown {part}: {value}")
 
 
 def make_probe_set(
@@ -117,7 +122,8 @@ def make_probe_set(
 
     A value belongs to the training set where a caption names it or where a tenth of the pictures
     or more show it. All others are asked for, each about as often as the others; at least two of
-    each part, the least seen first.
+    each part, the least seen first. One probe in eight is a training caption instead, one in
+    eight asks for the class without the trigger word.
 
     Args:
         training_features: (n, d) image features of the training pictures.
@@ -126,35 +132,57 @@ def make_probe_set(
     """
     trigger = pictures.trigger.split()[0]
     class_word = class_words(pictures.trigger, values)
-    captions = [picture.caption.lower() for picture in pictures.training]
     random = Random(config.seed)
+    others = config.count // OTHERS
+    captions = _captions(pictures, class_word, others)
     columns: dict[str, list[str]] = {}
     training: dict[str, list[str]] = {}
     for kind in KINDS:
-        for part, options in values.kinds[kind].items():
+        for part in values.kinds[kind]:
             seen = shown.get(part) or zero_shot(
                 values, part, class_word, encoder, training_features
             )
-            shares = _shares(options, seen, captions)
-            training[part] = [value for value in options if shares[value] >= SEEN]
-            by_share = sorted(options, key=lambda value: (shares[value], options.index(value)))
-            fresh = [value for value in options if value not in training[part]]
-            asked = fresh if len(fresh) >= CHOICE else by_share[:CHOICE]
-            columns[part] = _column(asked, config.count, random)
+            training[part], asked = _split(values.options(part), seen, pictures)
+            columns[part] = _column(asked, config.count - len(captions), random)
+    roles = [FRESH] * (config.count - others - len(captions)) + [CLASS] * others
     probes = []
-    for i in range(config.count):
+    for i, role in enumerate(roles):
         asked_values = {part: column[i] for part, column in columns.items()}
-        prompt, base_prompt = (
-            values.template.format(subject=f"a {subject}", **asked_values)
-            for subject in (f"{trigger} {class_word}", class_word)
-        )
-        probes.append(Probe(prompt, base_prompt, config.seed * 100_000 + i, asked_values))
+        plain = values.prompt(f"a {class_word}", asked_values)
+        named = values.prompt(f"a {trigger} {class_word}", asked_values)
+        prompt = plain if role == CLASS else named
+        probes.append(Probe(prompt, plain, _seed(config, i), role, asked_values))
+    for i, (prompt, plain) in enumerate(captions, start=len(probes)):
+        probes.append(Probe(prompt, plain, _seed(config, i), CAPTION, {}))
     return ProbeSet(probes, values, class_word, training)
 
 
-def class_words(trigger: str, values: Values) -> str:
-    """The subject's class: `sks puppet` -> `puppet`; where the trigger has none, the file's."""
-    return " ".join(trigger.split()[1:]) or values.class_word
+def _seed(config: ProbesConfig, number: int) -> int:
+    return config.seed * 100_000 + number
+
+
+def _captions(pictures: Pictures, class_word: str, count: int) -> list[tuple[str, str]]:
+    """Training captions, the different ones in turn; with the trigger's class words alone too."""
+    different = list(dict.fromkeys(picture.caption for picture in pictures.training))
+    chosen = [different[i % len(different)] for i in range(count)]
+    trigger = pictures.trigger
+    short = trigger.split()[0]
+    return [
+        (caption, " ".join(caption.replace(trigger, class_word).replace(short, "").split()))
+        for caption in chosen
+    ]
+
+
+def _split(options: list[str], seen: list[str], pictures: Pictures) -> tuple[list[str], list[str]]:
+    """The values that the training set shows, and those to ask for."""
+    captions = [picture.caption.lower() for picture in pictures.training]
+    shares = _shares(options, seen, captions)
+    training = [value for value in options if shares[value] >= SEEN]
+    fresh = [value for value in options if value not in training]
+    if len(fresh) >= CHOICE:
+        return training, fresh
+    by_share = sorted(options, key=lambda value: (shares[value], options.index(value)))
+    return training, by_share[:CHOICE]
 
 
 def _shares(options: list[str], seen: list[str], captions: list[str]) -> Counter[str]:
@@ -173,13 +201,3 @@ def _column(values: list[str], count: int, random: Random) -> list[str]:
     column = (values * (count // len(values) + 1))[:count]
     random.shuffle(column)
     return column
-
-
-def zero_shot(
-    values: Values, part: str, class_word: str, encoder: Encoder, features: Tensor
-) -> list[str]:
-    """The value of the part that each picture shows, by the nearest sentence in CLIP's space."""
-    options = values.options(part)
-    phrases = [values.phrase(part, value, class_word) for value in options]
-    winners = (features @ encoder.text_features(phrases).T).argmax(1)
-    return [options[i] for i in torch.atleast_1d(winners).tolist()]

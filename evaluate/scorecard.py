@@ -25,7 +25,9 @@ class Scorecard:
     Attributes:
         checkpoint: the LoRA file.
         epoch: after which it was saved.
-        scores: name -> estimate; validation_loss is absent where no picture is held out.
+        scores: name -> estimate; those that could not be told are absent (validation_loss where
+            no picture is held out).
+        by_probe: name -> what each probe adds to a score, where the score is a mean over probes.
         notes: what a reader should know, for example that poses were compared by layout.
         confidence: of the intervals, 0 to 1.
         images: the probe images (N, H, W, 3), 0 to 255; None once read back from JSON.
@@ -34,6 +36,7 @@ class Scorecard:
     checkpoint: Path
     epoch: int
     scores: dict[str, Estimate]
+    by_probe: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     confidence: float = 0.9
     images: NDArray[np.uint8] | None = None
@@ -44,6 +47,7 @@ class Scorecard:
             "checkpoint": str(self.checkpoint),
             "epoch": self.epoch,
             "scores": {name: estimate._asdict() for name, estimate in self.scores.items()},
+            "by_probe": self.by_probe,
             "notes": list(self.notes),
             "confidence": self.confidence,
         }
@@ -55,6 +59,7 @@ class Scorecard:
             checkpoint=Path(saved["checkpoint"]),
             epoch=int(saved["epoch"]),
             scores={name: Estimate(**estimate) for name, estimate in saved["scores"].items()},
+            by_probe=dict(saved["by_probe"]),
             notes=list(saved["notes"]),
             confidence=float(saved["confidence"]),
         )

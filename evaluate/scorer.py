@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -19,28 +17,21 @@ from evaluate.bare import BareBase
 from evaluate.config import ProbesConfig, ScoresConfig
 from evaluate.encoder import Encoder
 from evaluate.generate import generate
-from evaluate.pose import LayoutPoses, PoseSource, pose_source
-from evaluate.probes import KINDS, class_words, load_values, make_probe_set, zero_shot
-from evaluate.reference import reference_probes, shown_poses
+from evaluate.losses import FixedLosses
+from evaluate.pose import LayoutPoses
+from evaluate.pose_sources import pose_source
+from evaluate.probes import ProbeSet, load_probe_set, make_probe_set
+from evaluate.readings import Reader, Readings
 from evaluate.scorecard import Estimate, Scorecard
-from evaluate.scores import (
-    AttributeLeak,
-    PoseDiversity,
-    PoseMemorization,
-    PromptFidelity,
-    Score,
-    Share,
-    SubjectFidelity,
-    ValidationLoss,
-)
-from evaluate.subject import portraits
-from evaluate.validation import ValidationSet
+from evaluate.scores import Baseline, Scores
+from evaluate.shown import reference_probes, shown_poses
+from evaluate.values import class_words, load_values
 from train.base import Base
 from train.checkpoint import epoch_of, load_checkpoint
-from train.data import Pictures
+from train.data import Picture, Pictures
 
 log = logging.getLogger(__name__)
-LEAKS = {"background_leak": "backgrounds", "outfit_leak": "outfits"}
+HALF = 0.5  # of the pictures at least must show a pose
 
 
 class Scorer:
@@ -52,7 +43,7 @@ class Scorer:
         cache: folder where the bare base's pictures are kept, by content.
 
     Raises:
-        ConfigError: an encoder, a pose source or a file of probe values that is not to be had.
+        ConfigError: an encoder, a pose source or a file of probes that is not to be had.
     """
 
     def __init__(
@@ -64,45 +55,28 @@ class Scorer:
         scores: ScoresConfig,
         cache: Path,
     ) -> None:
-        self.base, self.pictures, self.resolution = base, pictures, resolution
+        self.base, self.resolution = base, resolution
         self.settings, self.scores = probes, scores
-        self.options: dict[str, Any] = {
-            "resamples": scores.resamples,
-            "confidence": scores.confidence,
-        }
-        self.encoder = Encoder(scores.encoder, base.device)
-        self.training = torch.stack([p.pixels(resolution) for p in pictures.training])
-        self.training_features = self.encoder.image_features(self.training)
         self.notes: list[str] = []
-        bare = BareBase(base, resolution, probes, cache)
-        values = load_values(probes.file)
-        references = reference_probes(values, class_words(pictures.trigger, values))
-        drawn = bare.draw(references)
-        self.source, poses, drawn_poses = self._read_poses(drawn)
-        self.training_poses = self._detected(poses)
-        self.training_subjects = self._subjects(self.training, self.training_features, poses)
-        alike = self.source.similarity(self.training_poses, drawn_poses)
-        self.probe_set = make_probe_set(
-            probes, values, pictures, self.encoder, self.training_features,
-            shown_poses(values, references, alike),
-        )  # fmt: skip
-        self.fingerprint = self._fingerprint()
-        # (R, N, 3, H, W): R pictures of each probe by the bare base
-        rounds = range(scores.baseline)
-        self.baseline = torch.stack([bare.draw(self.probe_set.probes, r) for r in rounds])
-        self.prompts = self.encoder.text_features([p.base_prompt for p in self.probe_set.probes])
-        self.base_features = self.encoder.image_features(self.baseline.flatten(0, 1))
-        by_probe = self.base_features.unflatten(0, self.baseline.shape[:2])
-        self.base_similarity = (by_probe * self.prompts).sum(-1).mean(0)
-        self.base_poses = self.source.read(self.baseline.flatten(0, 1))
-        self.base_subjects = self._subjects(
-            self.baseline.flatten(0, 1), self.base_features, self.base_poses
+        self.bare = BareBase(base, resolution, probes, cache)
+        self.training = torch.stack([p.pixels(resolution) for p in pictures.training])
+        encoder = Encoder(scores.encoder, base.device)
+        self.reader = Reader(encoder, pose_source(scores, encoder))
+        with self.reader.at_work():
+            self.probe_set, training = self._prepare(pictures)
+            self.fingerprint = self._fingerprint()
+            rounds = [self.bare.draw(self.probe_set.probes, r) for r in range(scores.baseline)]
+            baseline = Baseline(
+                training, [self.reader.read(r) for r in rounds], self.probe_set, self.reader
+            )
+        options = {"resamples": scores.resamples, "confidence": scores.confidence}
+        self.metrics = Scores(baseline, options)
+        held_out = list(pictures.validation)
+        seen = _spread(list(pictures.training), len(held_out))
+        self.held_out, self.seen = (
+            FixedLosses(base, some, resolution, scores.validation_timesteps)
+            for some in (held_out, seen)
         )
-        # heads show little of a pose and an outfit
-        self.nuisance = self.nuisance_of(KINDS if self.source.head is None else ("backgrounds",))
-        self.base_leaks = {name: float(self._leaks(kind, self.base_features).mean())
-                           for name, kind in LEAKS.items()}  # fmt: skip
-        self.validation = ValidationSet(base, pictures, resolution, scores.validation_timesteps)
 
     def __call__(self, checkpoints: list[Path]) -> list[Scorecard]:
         """One scorecard for each LoRA file, in order; all their pictures are made in one go.
@@ -116,129 +90,73 @@ class Scorer:
             self.base, adapters, [p.prompt for p in probes], [p.seed for p in probes],
             self.resolution, self.settings.steps, self.settings.guidance,
         )  # fmt: skip
-        features = self.encoder.image_features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        poses = self.source.read(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        losses = self.validation.losses(adapters)
-        return [
-            self._scorecard(path, images[k], features[k], poses[k], losses[k])
-            for k, path in enumerate(checkpoints)
-        ]
+        losses = zip(self.held_out(adapters), self.seen(adapters), strict=True)
+        with self.reader.at_work():
+            read = self.reader.read(images.flatten(0, 1))
+            made = [read[rows] for rows in _slices(len(checkpoints), len(probes))]
+            return [
+                self.scorecard(path, epoch_of(path), images[k], made[k], pair)
+                for k, (path, pair) in enumerate(zip(checkpoints, losses, strict=True))
+            ]
+
+    def scorecard(
+        self, path: Path, epoch: int, images: Tensor, made: Readings, losses: tuple[Tensor, Tensor]
+    ) -> Scorecard:
+        """The scorecard of a probe set's pictures, (N, 3, H, W) of 0 to 1, and what they show.
+
+        Args:
+            losses: of the held-out pictures and of training pictures; empty where there are none.
+        """
+        estimates, by_probe = self.metrics(made, losses)
+        notes = list(self.notes)
+        rate = float(estimates["detection_rate"][0])
+        if rate < 1:
+            notes.append(f"{self.reader.source.name} finds a pose in {rate:.0%} of the images")
+        if "pose_diversity" not in estimates:
+            notes.append("too few poses to score their memorisation and diversity")
+        return Scorecard(
+            checkpoint=path,
+            epoch=epoch,
+            scores={name: Estimate(*map(float, bounds)) for name, bounds in estimates.items()},
+            by_probe=by_probe,
+            notes=notes,
+            confidence=self.scores.confidence,
+            images=(images.permute(0, 2, 3, 1) * 255).round().byte().numpy(),
+        )
 
     def sheet(self, scorecard: Scorecard) -> Image.Image:
         """The probe images with what was asked, below a row of training pictures."""
         return sheet.contact_sheet(scorecard, self.probe_set, self.training)
 
-    def _scorecard(
-        self, path: Path, images: Tensor, features: Tensor, poses: Tensor, losses: Tensor
-    ) -> Scorecard:
-        scores: dict[str, Score] = {}
-        scores["prompt_fidelity"] = PromptFidelity(self.base_similarity, **self.options)
-        scores["prompt_fidelity"].update(features, self.prompts)
-        scores["subject_fidelity"] = SubjectFidelity(
-            self.training_subjects, self.base_subjects, self.nuisance, **self.options
-        )
-        found = self.source.detected(poses)
-        scores["subject_fidelity"].update(self._heads(images, features, poses), found)
-        notes = self._score_poses(scores, poses)
-        for name, kind in LEAKS.items():
-            scores[name] = AttributeLeak(self.base_leaks[name], **self.options)
-            scores[name].update(self._leaks(kind, features))
-        if len(losses):
-            scores["validation_loss"] = ValidationLoss(**self.options)
-            scores["validation_loss"].update(losses)
-        pixels = (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
-        return Scorecard(
-            checkpoint=path,
-            epoch=epoch_of(path),
-            scores={name: Estimate(*score.compute().tolist()) for name, score in scores.items()},
-            notes=[*self.notes, *notes],
-            confidence=self.scores.confidence,
-            images=pixels,
-        )
+    def _prepare(self, pictures: Pictures) -> tuple[ProbeSet, Readings]:
+        """The probe set, and what the training pictures show.
 
-    def _score_poses(self, scores: dict[str, Score], poses: Tensor) -> list[str]:
-        found = self.source.detected(poses)
-        notes = [] if found.all() else [f"no pose in {int((~found).sum())} of {len(found)} images"]
-        memorized = PoseMemorization(
-            self.source, self.training_poses, self._detected(self.base_poses), **self.options
-        )
-        same_probes = self.base_poses[: len(poses)]
-        both = found & self.source.detected(same_probes)
-        if both.sum() < 2:  # nothing to compare, so nothing is known
-            unknown = Share(base_rate=1.0, **self.options)  # 0, but perhaps 1
-            unknown.update(torch.zeros(len(poses)))
-            scores["pose_memorization"] = unknown
-            return [*notes, "too few poses to score their memorisation and diversity"]
-        memorized.update(poses[found])
-        among_base = self.source.similarity(same_probes[both], same_probes[both])
-        diversity = PoseDiversity(self.source, among_base, **self.options)
-        diversity.update(poses[both])
-        scores["pose_memorization"], scores["pose_diversity"] = memorized, diversity
-        return notes
-
-    def _detected(self, poses: Tensor) -> Tensor:
-        return poses[self.source.detected(poses)]
-
-    def _heads(self, images: Tensor, features: Tensor, poses: Tensor) -> Tensor:
-        """Features of what a subject is known by: its head; without a body the whole picture."""
-        if self.source.head is None:
-            return features
-        side = max(self.encoder.size)
-        return self.encoder.image_features(portraits(images, poses, self.source.head, side))
-
-    def _subjects(self, images: Tensor, features: Tensor, poses: Tensor) -> Tensor:
-        """The same, of the pictures that show a subject."""
-        return self._heads(images, features, poses)[self.source.detected(poses)]
-
-    def _read_poses(self, drawn: Tensor) -> tuple[PoseSource, Tensor, Tensor]:
-        """The source of the settings; layout where it finds no pose in most pictures.
-
-        Args:
-            drawn: the bare base's pictures of every pose.
-
-        Returns:
-            the source, the poses of the training pictures, and those of the drawn ones.
+        Poses are read by the source of the settings, or compared by layout where it finds none in
+        most of the training pictures or of the bare base's.
         """
-        source = pose_source(self.scores.pose, self.encoder)
-        poses = {"training": source.read(self.training), "base's": source.read(drawn)}
-        for name, read in poses.items():
-            share = float(source.detected(read).float().mean())
-            if share < 0.5:
+        values = load_values(self.settings.values)
+        references = reference_probes(values, class_words(pictures.trigger, values))
+        drawn = self.bare.draw(references)
+        training, poses = self.reader.read(self.training), self.reader.read(drawn)
+        for name, read in {"training": training, "base's": poses}.items():
+            share = float(read.found.float().mean())
+            if share < HALF:
                 self.notes.append(
-                    f"{source.name} finds a pose in {share:.0%} of the {name} pictures: "
-                    "poses are compared by layout instead"
+                    f"{self.reader.source.name} finds a pose in {share:.0%} of the {name} "
+                    "pictures: poses are compared by layout instead"
                 )
                 log.warning(self.notes[-1])
-                layout = LayoutPoses(self.encoder)
-                return layout, layout.read(self.training), layout.read(drawn)
-        return source, poses["training"], poses["base's"]
-
-    def _leaks(self, kind: str, features: Tensor) -> Tensor:
-        """(N,) for each image the share of the kind's parts that show a training value instead."""
-        probes, values = self.probe_set.probes, self.probe_set.values
-        parts = list(values.kinds[kind])
-        leaks = torch.zeros(len(features))
-        for part in parts:
-            seen = zero_shot(values, part, self.probe_set.class_word, self.encoder, features)
-            known = self.probe_set.training[part]
-            for i, value in enumerate(seen):
-                asked = probes[i % len(probes)].asked[part]
-                leaks[i] += (value in known and value != asked) / len(parts)
-        return leaks
-
-    def nuisance_of(self, kinds: Sequence[str]) -> Tensor:
-        """(k, d): orthonormal directions in CLIP's space that are no likeness.
-
-        They are those along which the values of each part differ, of the given KINDS.
-        """
-        values, directions = self.probe_set.values, []
-        for kind in kinds:
-            for part, options in values.kinds[kind].items():
-                phrases = [values.phrase(part, v, self.probe_set.class_word) for v in options]
-                features = self.encoder.text_features(phrases)
-                directions.append(features - features.mean(0))
-        _, strength, basis = torch.linalg.svd(torch.cat(directions), full_matrices=False)
-        return basis[strength > 0.1 * strength[0]]
+                self.reader = Reader(self.reader.encoder, LayoutPoses(self.reader.encoder))
+                training, poses = self.reader.read(self.training), self.reader.read(drawn)
+                break
+        if self.settings.set:
+            return load_probe_set(self.settings.set), training
+        alike = self.reader.source.similarity(training.shown, poses.poses)
+        probe_set = make_probe_set(
+            self.settings, values, pictures, self.reader.encoder, training.features,
+            shown_poses(values, references, alike),
+        )  # fmt: skip
+        return probe_set, training
 
     def _fingerprint(self) -> str:
         about = {
@@ -251,3 +169,15 @@ class Scorer:
             "scores": asdict(self.scores),
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(k * size, (k + 1) * size) for k in range(count)]
+
+
+def _spread(pictures: list[Picture], count: int) -> list[Picture]:
+    """`count` of the pictures, evenly spread over them."""
+    if not count:
+        return []
+    rows = torch.linspace(0, len(pictures) - 1, min(count, len(pictures))).round().long().tolist()
+    return [pictures[row] for row in rows]

@@ -1,230 +1,170 @@
-"""The scores, each a torchmetrics.Metric whose value is (estimate, lower bound, upper bound).
-
-Intervals come from the bootstrap over probes (Efron 1979), with the same resamples for a checkpoint
-and the base. Shares take Wilson's interval (1927) instead, since the bootstrap of a share that is 0
-or 1 in the sample has no width.
-"""
+"""All the scores together: what each is compared with, and what of a checkpoint each looks at."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from evaluate.intervals import wilson
-from evaluate.pose import PoseSource
+from evaluate.fidelity import ClassBleed, ColorShift, PromptFidelity, SubjectFidelity
+from evaluate.losses import GeneralizationGap, ValidationLoss
+from evaluate.memorization import AttributeLeak, Copying, PoseDiversity, PoseMemorization
+from evaluate.probes import CAPTION, CLASS, FRESH, ProbeSet
+from evaluate.readings import Reader, Readings
+from evaluate.score import DetectionRate, Score
+from evaluate.values import KINDS, zero_shot
 
-NULL_QUANTILE = 0.05  # of the base's own poses count as memorised by definition
+LEAKS = {"background_leak": "backgrounds", "outfit_leak": "outfits"}
+DIGITS = 5  # of what is kept of each probe
 
 
-class Score(Metric):
-    """A score over probes. `update` takes what one batch of probes gave, `compute` judges all.
+@dataclass(frozen=True)
+class Baseline:
+    """What a checkpoint is compared with, the same for a whole study.
 
-    Args:
-        resamples: of the bootstrap.
-        confidence: of the interval, 0 to 1.
+    Attributes:
+        training: the training pictures, read.
+        rounds: the bare base's pictures of the probe set, read, one entry a round.
     """
 
-    full_state_update = False
-    higher_is_better: bool | None = True
-    values: list[Tensor]
+    training: Readings
+    rounds: list[Readings]
+    probe_set: ProbeSet
+    reader: Reader
 
-    def __init__(self, resamples: int = 500, confidence: float = 0.9) -> None:
-        super().__init__()
-        self.resamples, self.confidence = resamples, confidence
-        self.add_state("values", default=[], dist_reduce_fx="cat")
+    def base(self, *roles: str) -> list[Readings]:
+        """The rounds, for the probes of these roles."""
+        rows = self.probe_set.rows(*roles)
+        return [read[rows] for read in self.rounds]
 
-    def update(self, *features: Tensor) -> None:
-        """Adds what is seen on a batch of probes: the values themselves, one a probe."""
-        self.values.append(features[0].detach().cpu())
+    def nuisance(self, kinds: Sequence[str]) -> Tensor:
+        """(k, d): orthonormal directions in CLIP's space that are no likeness.
 
-    def compute(self) -> Tensor:
-        """(3,): estimate, lower and upper bound."""
-        values = torch.cat(self.values)
-        count = len(values)
-        generator = torch.Generator().manual_seed(0)
-        index = torch.randint(count, (self.resamples, count), generator=generator)
-        estimate = self.statistic(values, torch.arange(count).unsqueeze(0))[0]
-        drawn = self.statistic(values, index)
-        tails = torch.tensor([(1 - self.confidence) / 2, (1 + self.confidence) / 2])
-        # resampling alone shifts some statistics (diversity falls with repeats): centred
-        low, high = torch.quantile(drawn, tails) - drawn.mean() + estimate
-        return torch.stack([estimate, low.clamp_max(estimate), high.clamp_min(estimate)])
+        They are those along which the values of each part differ, of the given KINDS.
+        """
+        values, directions = self.probe_set.values, []
+        for kind in kinds:
+            for part, options in values.kinds[kind].items():
+                phrases = [values.phrase(part, v, self.probe_set.class_word) for v in options]
+                features = self.reader.encoder.text_features(phrases)
+                directions.append(features - features.mean(0))
+        _, strength, basis = torch.linalg.svd(torch.cat(directions), full_matrices=False)
+        return basis[strength > 0.1 * strength[0]]
 
-    @abstractmethod
-    def statistic(self, values: Tensor, index: Tensor) -> Tensor:
-        """The score of each resample; index (R, N) -> (R,)."""
+    def leaks(self, kind: str, read: Readings) -> Tensor:
+        """(N,) for each fresh probe the share of the kind's parts that show a training value.
 
-
-class PromptFidelity(Score):
-    """mean cos(image, prompt) of the checkpoint over that of the base on the same probes.
-
-    CLIPScore of Hessel et al. 2021 without its constant, as a ratio; 1: as obedient as the base.
-
-    Args:
-        base: (N,) the base's own similarities, by probe.
-    """
-
-    base: Tensor
-
-    def __init__(self, base: Tensor, **options: Any) -> None:
-        super().__init__(**options)
-        self.register_buffer("base", base.cpu())
-
-    def update(self, *features: Tensor) -> None:
-        """Image and text features, (N, d) each."""
-        images, texts = features
-        super().update((images * texts).sum(-1))
-
-    def statistic(self, values: Tensor, index: Tensor) -> Tensor:
-        return values[index].mean(1) / self.base[index].mean(1)
+        Only parts that the probe asks for count; probes that ask for none are left out.
+        """
+        probes = [self.probe_set.probes[row] for row in self.probe_set.rows(FRESH)]
+        parts = {
+            part: zero_shot(
+                self.probe_set.values, part, self.probe_set.class_word, self.reader.encoder,
+                read.features,
+            )
+            for part in self.probe_set.values.kinds[kind]
+        }  # fmt: skip
+        shares = []
+        for i, probe in enumerate(probes):
+            leaked = [
+                seen[i] in self.probe_set.training[part] and seen[i] != probe.asked[part]
+                for part, seen in parts.items()
+                if part in probe.asked
+            ]
+            if leaked:
+                shares.append(sum(leaked) / len(leaked))
+        return torch.tensor(shares)
 
 
-class SubjectFidelity(Score):
-    """(d_base - d) / (d_base - d_training), with d the mean distance to the training pictures.
+class Scores:
+    """The metrics of a study, made once, and applied to one checkpoint after another."""
 
-    0: as like as the bare base; 1: as the training pictures are to each other (leave-one-out).
-    Distances are those of unit image features, |a - b| = sqrt(2 - 2 cos), from which nuisance
-    directions are removed, so that for example a training background is no likeness. (Plain
-    cosines, CLIP-I of Ruiz et al. 2023, level off early: half a likeness would score three
-    quarters.)
+    def __init__(self, baseline: Baseline, options: dict[str, Any]) -> None:
+        self.baseline = baseline
+        training, source = baseline.training, baseline.reader.source
+        fresh, shown = baseline.base(FRESH), baseline.base(FRESH, CAPTION)
+        texts = [baseline.probe_set.probes[row].base_prompt for row in self._rows(FRESH)]
+        # heads show little of a pose and an outfit
+        nuisance = baseline.nuisance(KINDS if source.head is None else ("backgrounds",))
+        own = training.subjects[training.found]
+        plain = torch.cat([read.subjects[read.found] for read in fresh])
+        self.metrics: dict[str, Score] = {
+            "prompt_fidelity": PromptFidelity(
+                baseline.reader.encoder.text_features(texts),
+                torch.stack([read.features for read in fresh]),
+                **options,
+            ),
+            "subject_fidelity": SubjectFidelity(own, plain, nuisance, **options),
+            "pose_memorization": PoseMemorization(
+                source, training.shown, torch.cat([read.shown for read in fresh]), **options
+            ),
+            "pose_diversity": PoseDiversity(source, fresh[0].poses, **options),
+            **{
+                name: AttributeLeak(_mean([baseline.leaks(kind, r) for r in fresh]), **options)
+                for name, kind in LEAKS.items()
+            },
+            "copying": Copying(
+                training.patches, torch.cat([read.patches for read in shown]), **options
+            ),
+            "color_shift": ColorShift(torch.stack([r.colors for r in fresh]).mean(0), **options),
+            "detection_rate": DetectionRate(**options),
+        }
+        if self._rows(CLASS):
+            self.metrics["class_bleed"] = ClassBleed(own, plain, nuisance, **options)
+        self.losses: dict[str, Score] = {
+            "validation_loss": ValidationLoss(**options),
+            "generalization_gap": GeneralizationGap(**options),
+        }
 
-    Args:
-        training: (n, d) features of the training pictures.
-        base: (m, d) features of the base's pictures.
-        nuisance: (k, d) orthonormal directions to be removed; k may be 0.
-    """
+    def _rows(self, *roles: str) -> list[int]:
+        return self.baseline.probe_set.rows(*roles)
 
-    bank: Tensor
-    nuisance: Tensor
-    base_distance: Tensor
-    training_distance: Tensor
+    def __call__(
+        self, made: Readings, losses: tuple[Tensor, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
+        """Scores a checkpoint's pictures of the probe set.
 
-    def __init__(self, training: Tensor, base: Tensor, nuisance: Tensor, **options: Any) -> None:
-        super().__init__(**options)
-        self.register_buffer("nuisance", nuisance.cpu())
-        bank = self._clean(training)
-        self.register_buffer("bank", bank)
-        self.register_buffer("base_distance", self._distance(self._clean(base)).mean())
-        count = len(bank)
-        among = self._distance(bank).sum() / max(1, count * (count - 1))  # that to itself is 0
-        self.register_buffer("training_distance", among)
+        Args:
+            losses: see `Scorer.scorecard`.
 
-    def _distance(self, clean: Tensor) -> Tensor:
-        """(N, n) to each training picture."""
-        return torch.cdist(clean, self.bank, compute_mode="donot_use_mm_for_euclid_dist")
-
-    def _clean(self, features: Tensor) -> Tensor:
-        features = features.cpu()
-        rest = features - features @ self.nuisance.T @ self.nuisance
-        return torch.nn.functional.normalize(rest, dim=-1)
-
-    def update(self, *features: Tensor) -> None:
-        """Image features (N, d), and (N,) whether a subject is there: where not, no likeness is."""
-        images, found = features
-        distance = self._distance(self._clean(images)).mean(1)
-        super().update(distance.where(found.cpu(), self.base_distance))
-
-    def statistic(self, values: Tensor, index: Tensor) -> Tensor:
-        room = (self.base_distance - self.training_distance).clamp_min(1e-6)
-        return (self.base_distance - values[index].mean(1)) / room
-
-
-class Share(Score):
-    """A share g of probes above the base's own rate b: max(0, (g - b) / (1 - b)), 0 to 1.
-
-    Args:
-        base_rate: b.
-    """
-
-    higher_is_better = False
-
-    def __init__(self, base_rate: float = 0.0, **options: Any) -> None:
-        super().__init__(**options)
-        self.base_rate = base_rate
-
-    def compute(self) -> Tensor:
-        values = torch.cat(self.values).float()
-        if self.base_rate >= 1:  # the base does it always: nothing can be told of the checkpoint
-            return torch.tensor([0.0, 0.0, 1.0])
-        share = float(values.mean())
-        bounds = torch.tensor([share, *wilson(share, len(values), self.confidence)])
-        return ((bounds - self.base_rate) / (1 - self.base_rate)).clamp(0, 1)
-
-    def statistic(self, values: Tensor, index: Tensor) -> Tensor:
-        return values[index].mean(1)
-
-
-class PoseMemorization(Share):
-    """Share of images whose pose is nearer to a training pose than the base's poses come.
-
-    The radius is the 5 % quantile of the distances 1 - OKS from the base's poses (same probes) to
-    their nearest training pose; those 5 % are taken off: (share - 0.05) / 0.95. Against the base,
-    since a small training set's own leave-one-out radius (authenticity, Alaa et al. 2022)
-    shrinks to nothing when its poses sit in clusters.
-    """
-
-    def __init__(self, source: PoseSource, training: Tensor, base: Tensor, **options: Any) -> None:
-        super().__init__(base_rate=NULL_QUANTILE, **options)
-        self.source, self.bank = source, training
-        nearest = source.similarity(base, training).max(1).values
-        self.radius = torch.quantile(nearest, 1 - NULL_QUANTILE)
-
-    def update(self, *features: Tensor) -> None:
-        """Poses of the detected subjects, (N, ...)."""
-        nearest = self.source.similarity(features[0], self.bank).max(1).values
-        super().update((nearest > self.radius).float())
+        Returns:
+            name -> (estimate, low, high), without those that cannot be told; and for each score
+            that is a mean over probes, what each probe adds.
+        """
+        fresh, shown = made[self._rows(FRESH)], made[self._rows(FRESH, CAPTION)]
+        metrics = dict(self.metrics)
+        held_out, _ = losses
+        if len(held_out):
+            metrics |= self.losses
+        for metric in metrics.values():
+            metric.reset()
+        metrics["prompt_fidelity"].update(fresh.features)
+        metrics["subject_fidelity"].update(fresh.subjects, fresh.found)
+        metrics["pose_memorization"].update(fresh.shown)
+        metrics["pose_diversity"].update(fresh.poses)
+        for name, kind in LEAKS.items():
+            metrics[name].update(self.baseline.leaks(kind, fresh))
+        metrics["copying"].update(shown.patches)
+        metrics["color_shift"].update(fresh.colors)
+        metrics["detection_rate"].update(fresh.found)
+        if "class_bleed" in metrics:
+            plain = made[self._rows(CLASS)]
+            metrics["class_bleed"].update(plain.subjects, plain.found)
+        if len(held_out):
+            metrics["validation_loss"].update(held_out)
+            metrics["generalization_gap"].update(*losses)
+        found = {name: metric.compute() for name, metric in metrics.items()}
+        by_probe = {name: [round(v, DIGITS) for v in metric.by_probe().tolist()]
+                    for name, metric in metrics.items()}  # fmt: skip
+        return (
+            {name: bounds for name, bounds in found.items() if not bounds.isnan().any()},
+            {name: values for name, values in by_probe.items() if values and name in found},
+        )
 
 
-class PoseDiversity(Score):
-    """Vendi score (Friedman and Dieng 2023) of the poses over that of the base's, same probes.
-
-    exp of the entropy of the eigenvalues of K / N, with K the OKS kernel; 1: as varied as the base.
-
-    Args:
-        base: (N, N) similarities among the base's poses on the probes that count.
-    """
-
-    base: Tensor
-
-    def __init__(self, source: PoseSource, base: Tensor, **options: Any) -> None:
-        super().__init__(**options)
-        self.source = source
-        self.register_buffer("base", base.cpu())
-
-    def update(self, *features: Tensor) -> None:
-        """Poses of all probes that count, (N, ...), in one call."""
-        super().update(self.source.similarity(features[0], features[0]))
-
-    def statistic(self, values: Tensor, index: Tensor) -> Tensor:
-        return vendi(values, index) / vendi(self.base, index)
-
-
-def vendi(kernel: Tensor, index: Tensor) -> Tensor:
-    """Vendi scores (R,) of the resamples index (R, N) of a kernel (N, N)."""
-    drawn = kernel[index[:, :, None], index[:, None, :]]
-    # the better of two mirror images is no strict kernel: small negative eigenvalues are cut
-    weights = torch.linalg.eigvalsh((drawn + drawn.mT) / 2).clamp_min(1e-12)
-    weights = weights / weights.sum(-1, keepdim=True)
-    return torch.exp(-(weights * weights.log()).sum(-1))
-
-
-class AttributeLeak(Share):
-    """How often an image shows a training background (outfit) where another was asked for.
-
-    Judged by CLIP zero-shot among the values of the probe set, above the base's rate b on the
-    same probes: max(0, (g - b) / (1 - b)). For an attribute of several parts (shirt and trousers)
-    a probe's value is the share of its parts that leak.
-    """
-
-
-class ValidationLoss(Score):
-    """Mean diffusion loss on held-out pictures, at fixed timesteps and fixed noise."""
-
-    higher_is_better = False
-
-    def statistic(self, values: Tensor, index: Tensor) -> Tensor:
-        return values[index].mean(1)
+def _mean(parts: list[Tensor]) -> float:
+    values = torch.cat(parts)
+    return float(values.mean()) if len(values) else 0.0

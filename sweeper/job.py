@@ -13,7 +13,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from evaluate.policy import fidelity, violations
+from evaluate.merit import fidelity, violations
 from sweeper.config import SweepConfig, suggested_name, trial_of
 from sweeper.parts import Parts, load_parts, origin, shared_settings
 from sweeper.progress import Progress
@@ -115,7 +115,7 @@ def tell(trial: StudyTrial, record: Record, config: SweepConfig) -> None:
         trial.fail()
         return
     card = next(card for card in record.scorecards if card.epoch == record.selected)
-    trial.complete(fidelity(card).value, violations(card, config.policy))
+    trial.complete(fidelity(card), violations(card, config.policy))
 
 
 def _record(

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluate.config import PolicyConfig
-from evaluate.policy import fidelity, violations
+from evaluate.merit import MEMORY, excess, fidelity, pareto
 from evaluate.scorecard import Scorecard
 from sweeper.progress import short
 from sweeper.record import Record
@@ -21,8 +21,8 @@ CURVES = {
     "pose_memorization": "#c92a2a",
     "background_leak": "#e67700",
     "outfit_leak": "#862e9c",
+    "copying": "#495057",
 }
-MEMORY = "pose_memorization"
 
 
 def draw_overview(
@@ -51,8 +51,8 @@ def _checkpoints(
             alpha=0.9 if chosen else 0.6,
             zorder=2 if chosen else 1,
         )
-    within = [_point(card) for card in cards if _feasible(card, policy)]
-    over = [_point(card) for card in cards if not _feasible(card, policy)]
+    within = [_point(card) for card in cards if excess(card, policy) <= 0]
+    over = [_point(card) for card in cards if excess(card, policy) > 0]
     for points, colour, marker, label in (
         (within, WITHIN, "o", "within all limits"),
         (over, OVER, "X", "over a limit (upper bound)"),
@@ -70,7 +70,7 @@ def _checkpoints(
                 label=label,
                 zorder=3,
             )
-    front = pareto(within)
+    front = [_point(card) for card in pareto([c for c in cards if excess(c, policy) <= 0])]
     if len(front) > 1:
         axes.step(
             *zip(*front, strict=True),
@@ -162,19 +162,6 @@ def _curves(axes: Axes, best: Record, pick: Scorecard, policy: PolicyConfig) -> 
     axes.grid(alpha=0.2)
 
 
-def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that none beats in both: less memorisation and more fidelity."""
-    front: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or y > front[-1][1]:
-            front.append((x, y))
-    return front
-
-
 def _point(card: Scorecard) -> tuple[float, float]:
     memory = card.scores.get(MEMORY)
-    return (memory.value if memory else 0.0, fidelity(card).value)
-
-
-def _feasible(card: Scorecard, policy: PolicyConfig) -> bool:
-    return all(over <= 0 for over in violations(card, policy).values())
+    return (memory.value if memory else 0.0, fidelity(card))

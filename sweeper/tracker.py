@@ -23,7 +23,7 @@ from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from evaluate.config import PolicyConfig
-from evaluate.policy import fidelity
+from evaluate.merit import fidelity
 from sweeper.config import flatten
 from sweeper.record import COMPLETE, FAILED, INTERRUPTED, STOPPED, Record, ScoredEpoch
 from train.checkpoint import write_atomically
@@ -261,7 +261,7 @@ def metrics(epoch: ScoredEpoch) -> list[Metric]:
     """All the figures of an epoch, with the epoch as their step."""
     card = epoch.scorecard
     figures = {
-        "scores/fidelity": fidelity(card).value,
+        "scores/fidelity": fidelity(card),
         "train/loss": epoch.train_loss,
         "train/lr": epoch.lr,
         "system/seconds_training": epoch.seconds_training,

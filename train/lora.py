@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +135,21 @@ class Adapters:
             yield
         finally:
             self.active = before
+
+    @contextmanager
+    def merged(self, adapter: Adapter) -> Iterator[None]:
+        """Within this context the adapter is part of the base's weights, and costs no time."""
+        weights = {key: cast(Tensor, self.targets[key].weight).detach() for key in adapter.down}
+        before = {key: weight.clone() for key, weight in weights.items()}
+        for key, weight in weights.items():
+            down, up = (m[key].detach().flatten(1) for m in (adapter.down, adapter.up))
+            change = (up @ down).view(weight.shape) * (adapter.alpha[key] / len(down))
+            weight.copy_(weight.float() + change)
+        try:
+            yield
+        finally:
+            for key, weight in weights.items():
+                weight.copy_(before[key])
 
 
 def shape(module: nn.Module) -> torch.Size:

@@ -1,30 +1,36 @@
-"""Which checkpoint is kept."""
+"""Which checkpoint is kept, by every rule, and what is said of it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from evaluate.config import PolicyConfig
-from evaluate.policy import fidelity, select, violations
+from evaluate.config import PolicyConfig, check_policy
+from evaluate.merit import fidelity, lead, violations
+from evaluate.policy import select
 from evaluate.scorecard import Estimate, Scorecard
+from train.config import ConfigError
 
 POLICY = PolicyConfig(limits={"pose_memorization": 0.3})
+PROBES = 24
 
 
-def card(epoch: int, subject: float, memorized: float, width: float = 0.05) -> Scorecard:
-    def around(value: float) -> Estimate:
-        return Estimate(value, value - width, value + width)
-
+def card(
+    epoch: int, subject: float, memorized: float, width: float = 0.05, chance: float = 0.0
+) -> Scorecard:
+    """Probes differ a lot, the same way for every card; `chance` is each card's own noise."""
+    own, probes = Random(epoch), Random(0)
+    values = [subject + probes.gauss(0, 0.2) + own.gauss(0, chance) for _ in range(PROBES)]
+    shift = subject - sum(values) / PROBES
+    scores = {"prompt_fidelity": 1.0, "subject_fidelity": subject, "pose_memorization": memorized}
     return Scorecard(
         Path(f"{epoch}.safetensors"),
         epoch,
-        {
-            "prompt_fidelity": around(1.0),
-            "subject_fidelity": around(subject),
-            "pose_memorization": around(memorized),
-        },
+        {name: Estimate(v, v - width, v + width) for name, v in scores.items()},
+        {"prompt_fidelity": [1.0] * PROBES, "subject_fidelity": [v + shift for v in values]},
     )
 
 
@@ -41,11 +47,20 @@ def test_the_upper_bound_counts_not_the_estimate() -> None:
     assert violations(card(2, 0.9, 0.29), POLICY)["pose_memorization"] == pytest.approx(0.04)
 
 
-def test_within_one_standard_error_the_earliest_wins() -> None:
-    cards = [card(1, 0.3, 0.0), card(2, 0.58, 0.0), card(3, 0.60, 0.0)]
+def test_the_earliest_wins_of_those_that_differ_by_chance_alone() -> None:
+    cards = [card(1, 0.3, 0, chance=0.2), card(2, 0.58, 0, chance=0.2), card(3, 0.6, 0, chance=0.2)]
     assert select(cards, POLICY).scorecard.epoch == 2
-    exact = PolicyConfig(limits=POLICY.limits, standard_errors=0.0)
-    assert select(cards, exact).scorecard.epoch == 3
+    assert "no later epoch beats" in select(cards, POLICY).reasons[0]
+    assert select(cards, replace(POLICY, standard_errors=0.0)).scorecard.epoch == 3
+
+
+def test_a_small_lead_on_every_probe_is_no_chance() -> None:
+    """Wide intervals, since probes differ, but each probe is a little better: that is sure."""
+    cards = [card(1, 0.3, 0, width=0.2), card(2, 0.58, 0, width=0.2), card(3, 0.6, 0, width=0.2)]
+    assert select(cards, PolicyConfig()).scorecard.epoch == 3
+    ahead = lead(cards[2], cards[1])
+    assert ahead.value == pytest.approx(0.6**0.5 - 0.58**0.5)
+    assert ahead.error < ahead.value / 3
 
 
 def test_none_feasible_is_said_loudly() -> None:
@@ -61,14 +76,50 @@ def test_a_wide_interval_alone_is_not_called_a_fault() -> None:
     assert pick.later == ""
 
 
-def test_fidelity_is_the_geometric_mean_with_its_error() -> None:
-    assert fidelity(card(1, 0.25, 0.0)).value == pytest.approx(0.5)
-    assert fidelity(card(1, 0.25, 0.0, width=0.1)).error > fidelity(card(1, 0.25, 0.0)).error
+def test_other_rules_keep_what_they_say() -> None:
+    cards = [card(1, 0.4, 0.0), card(2, 0.6, 0.2), card(3, 0.9, 0.8), card(4, 0.7, 0.9)]
+    for c, loss in zip(cards, (0.3, 0.4, 0.2, 0.5), strict=True):
+        c.scores["validation_loss"] = Estimate(loss, loss, loss)
+
+    def kept(rule: str, **more: object) -> int:
+        policy = replace(POLICY, rule=rule, **more)  # type: ignore[arg-type]
+        return select(cards, policy).scorecard.epoch
+
+    assert kept("last") == 4
+    assert kept("epoch", epoch=2) == 2
+    assert kept("max_subject_fidelity") == 3
+    assert kept("min_validation_loss") == 3
+    assert kept("weighted", weights={"subject_fidelity": 1, "pose_memorization": -1}) == 1
+    assert kept("pareto") == 2
+    assert [c.epoch for c in select(cards, POLICY).front] == [1, 2, 3]
+    assert "WARNING: 90 %" in select(cards, replace(POLICY, rule="last")).reasons[1]
+    with pytest.raises(ValueError, match="7 was not scored; there are 1, 2, 3, 4"):
+        kept("epoch", epoch=7)
 
 
-def test_unknown_limits_are_refused() -> None:
+def test_a_rule_says_what_it_lacks() -> None:
+    with pytest.raises(ValueError, match="no validation_loss; hold out pictures"):
+        select([card(1, 0.5, 0.1)], PolicyConfig(rule="min_validation_loss"))
     with pytest.raises(ValueError, match="pose_memorisation"):
         select([card(1, 0.5, 0.1)], PolicyConfig(limits={"pose_memorisation": 0.1}))
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (PolicyConfig(rule="lats"), "policy.rule: there is no lats; did you mean last"),
+        (PolicyConfig(rule="epoch"), "policy.epoch"),
+        (PolicyConfig(rule="weighted"), "policy.weights"),
+        (PolicyConfig(weights={"copyng": 1.0}), "policy.weights: there is no copyng; did you"),
+    ],
+)
+def test_impossible_policies_are_refused(policy: PolicyConfig, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_policy(policy)
+
+
+def test_fidelity_is_the_geometric_mean() -> None:
+    assert fidelity(card(1, 0.25, 0.0)) == pytest.approx(0.5)
 
 
 def test_a_scorecard_survives_its_json() -> None:

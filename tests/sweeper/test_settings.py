@@ -35,7 +35,10 @@ POLICY = PolicyConfig(limits={"pose_memorization": 0.35})
         (["-m", "hydra.sweeper.n_trial=3"], "did you mean hydra.sweeper.n_trials"),
         (["probes.steps=0"], "probes.steps"),
         (["+policy.limits.pose_memorisation=0.2"], "did you mean pose_memorization"),
-        (["probes.count=4"], "probes.count: with 4 probes no checkpoint can be surely below"),
+        (
+            ["probes.count=4"],
+            "probes.count: with 4 fresh ones of 4 probes no checkpoint can be surely below",
+        ),
     ],
 )
 def test_wrong_settings_are_refused(arguments: list[str], words: str) -> None:

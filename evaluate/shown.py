@@ -12,7 +12,8 @@ from random import Random
 
 from torch import Tensor
 
-from evaluate.probes import Probe, Values
+from evaluate.probes import CLASS, Probe
+from evaluate.values import Values
 
 TIMES = 3  # drawings of each pose
 SEED = 50_000_000  # far from those of the probes
@@ -27,8 +28,8 @@ def reference_probes(values: Values, class_word: str) -> list[Probe]:
     for pose in [*product(*poses.values())] * TIMES:
         asked = dict(zip(poses, pose, strict=True))
         asked |= {part: random.choice(options) for part, options in rest.items()}
-        prompt = values.template.format(subject=f"a {class_word}", **asked)
-        probes.append(Probe(prompt, prompt, SEED + len(probes), asked))
+        prompt = values.prompt(f"a {class_word}", asked)
+        probes.append(Probe(prompt, prompt, SEED + len(probes), CLASS, asked))
     return probes
 
 

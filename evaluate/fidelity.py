@@ -1,0 +1,128 @@
+"""How well a checkpoint does its two jobs: it looks like the subject and does as it is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluate.score import Mean
+
+
+class PromptFidelity(Mean):
+    """(s - s_0) / (s_base - s_0), with s the mean cos(image, prompt).
+
+    The cosine is CLIPScore's (Hessel et al. 2021). 1: as obedient as the base on the same probes;
+    0: what the base's pictures score with the prompts of other probes, which is where a checkpoint
+    ends that does not listen. (The plain ratio s / s_base has no such zero: CLIP sees half of a
+    prompt in any picture.)
+
+    Args:
+        prompts: (N, d) text features of the probes' prompts, trigger word left out.
+        base: (R, N, d) image features of the base on these probes, R pictures each.
+    """
+
+    prompts: Tensor
+    base: Tensor
+    other: Tensor
+
+    def __init__(self, prompts: Tensor, base: Tensor, **options: Any) -> None:
+        super().__init__(**options)
+        self.register_buffer("prompts", prompts.cpu())
+        similarity = base.cpu() @ prompts.cpu().T  # (R, N images, N prompts)
+        own = similarity.diagonal(dim1=1, dim2=2)
+        self.register_buffer("base", own.mean())
+        different = ~(prompts.cpu() @ prompts.cpu().T > 1 - 1e-6)
+        others = similarity[:, different].mean() if different.any() else torch.zeros(())
+        self.register_buffer("other", others)
+
+    def update(self, *features: Tensor) -> None:
+        """Image features (N, d), in the order of the probes."""
+        similarity = (features[0].cpu() * self.prompts).sum(-1)
+        super().update((similarity - self.other) / (self.base - self.other).clamp_min(1e-6))
+
+
+class SubjectFidelity(Mean):
+    """(d_base - d) / (d_base - d_training), with d the mean distance to the training pictures.
+
+    0: as like as the bare base; 1: as the training pictures are to each other (leave-one-out).
+    Distances are those of unit image features, |a - b| = sqrt(2 - 2 cos), from which nuisance
+    directions are removed, so that for example a training background is no likeness. (Plain
+    cosines, CLIP-I of Ruiz et al. 2023, level off early: half a likeness would score three
+    quarters.)
+
+    Args:
+        training: (n, d) features of the training pictures.
+        base: (m, d) features of the base's pictures.
+        nuisance: (k, d) orthonormal directions to be removed; k may be 0.
+    """
+
+    bank: Tensor
+    nuisance: Tensor
+    base_distance: Tensor
+    training_distance: Tensor
+
+    def __init__(self, training: Tensor, base: Tensor, nuisance: Tensor, **options: Any) -> None:
+        super().__init__(**options)
+        self.register_buffer("nuisance", nuisance.cpu())
+        bank = self._clean(training)
+        self.register_buffer("bank", bank)
+        self.register_buffer("base_distance", self._distance(self._clean(base)).mean())
+        count = len(bank)
+        among = self._distance(bank).sum() / max(1, count * (count - 1))  # that to itself is 0
+        self.register_buffer("training_distance", among)
+
+    def _distance(self, clean: Tensor) -> Tensor:
+        """(N, n) to each training picture."""
+        return torch.cdist(clean, self.bank, compute_mode="donot_use_mm_for_euclid_dist")
+
+    def _clean(self, features: Tensor) -> Tensor:
+        features = features.cpu()
+        rest = features - features @ self.nuisance.T @ self.nuisance
+        return torch.nn.functional.normalize(rest, dim=-1)
+
+    def update(self, *features: Tensor) -> None:
+        """Image features (N, d), and (N,) whether a subject is there: where not, no likeness is."""
+        images, found = features
+        distance = self._distance(self._clean(images)).mean(1)
+        distance = distance.where(found.cpu(), self.base_distance)
+        room = (self.base_distance - self.training_distance).clamp_min(1e-6)
+        super().update((self.base_distance - distance) / room)
+
+
+class ClassBleed(SubjectFidelity):
+    """subject_fidelity of pictures of the class alone, without the trigger word.
+
+    0: the class is as it was; 1: every one of the class has become the subject.
+    """
+
+    higher_is_better = False
+
+
+class ColorShift(Mean):
+    """Mean difference of the pictures' mean colour from the base's, probe by probe, as Delta E.
+
+    |mean_i (Lab_i - Lab_base,i)| with the CIE 1976 distance: differences that come and go with
+    the probe cancel, a cast or a change of contrast does not. 2 can just be seen.
+
+    Args:
+        base: (N, 3) mean CIELAB colours of the base's pictures of the same probes.
+    """
+
+    higher_is_better = False
+    base: Tensor
+
+    def __init__(self, base: Tensor, **options: Any) -> None:
+        super().__init__(**options)
+        self.register_buffer("base", base.cpu())
+
+    def update(self, *features: Tensor) -> None:
+        """Mean colours (N, 3), in the order of the probes."""
+        super().update(features[0].cpu() - self.base)
+
+    def statistic(self, values: Tensor, index: Tensor) -> Tensor:
+        return values[index].mean(1).norm(dim=-1)
+
+    def by_probe(self) -> Tensor:
+        return torch.zeros(0)

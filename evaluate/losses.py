@@ -1,0 +1,96 @@
+"""What the diffusion loss tells: on pictures that were held out, and on those that were trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from evaluate.score import Mean, Score
+from train.base import Base
+from train.data import Picture
+from train.lora import Adapter
+from train.loss import diffusion_loss, encode_latents
+
+ROWS = 32  # pictures x timesteps in one forward pass, for each adapter
+
+
+class ValidationLoss(Mean):
+    """Mean diffusion loss on held-out pictures, at fixed timesteps and fixed noise.
+
+    `update` takes the mean over the timesteps of each picture, so that the interval is one over
+    pictures: the timesteps are always the same.
+    """
+
+    higher_is_better = False
+
+
+class GeneralizationGap(Score):
+    """Loss on held-out pictures minus that on training pictures, at the same timesteps."""
+
+    higher_is_better = False
+
+    def update(self, *features: Tensor) -> None:
+        """Losses (n,) of the held-out pictures and (m,) of the training ones, in one call."""
+        held_out, trained = features
+        self.counts = len(held_out), len(trained)
+        super().update(torch.cat([held_out, trained]))
+
+    def compute(self) -> Tensor:
+        values = torch.cat(self.values)
+        generator = torch.Generator().manual_seed(0)
+        means = [
+            part[torch.randint(len(part), (self.resamples, len(part)), generator=generator)].mean(1)
+            for part in values.split(self.counts)
+        ]
+        held_out, trained = (part.mean() for part in values.split(self.counts))
+        gap, tails = held_out - trained, (1 - self.confidence) / 2
+        low, high = torch.quantile(means[0] - means[1], torch.tensor([tails, 1 - tails]))
+        return torch.stack([gap, low.clamp_max(gap), high.clamp_min(gap)])
+
+    def statistic(self, values: Tensor, index: Tensor) -> Tensor:
+        raise TypeError("a gap has two samples")
+
+
+class FixedLosses:
+    """Pictures, noised once and for all, so that two checkpoints differ by weights alone.
+
+    Networks are in eval mode and no random state is touched.
+
+    Args:
+        timesteps: how many, spread evenly over the schedule.
+    """
+
+    def __init__(
+        self, base: Base, pictures: list[Picture], resolution: int, timesteps: int
+    ) -> None:
+        self.base, self.count = base, timesteps
+        self.captions = [picture.caption for picture in pictures for _ in range(timesteps)]
+        if not self.captions:
+            return
+        pixels = torch.stack([picture.pixels(resolution) for picture in pictures])
+        self.latents = encode_latents(base, pixels)[0].repeat_interleave(timesteps, dim=0)
+        # the noise of one picture is the noise of all: their losses can be compared
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(self.latents[:timesteps].shape, generator=generator)
+        self.noise = noise.repeat(len(pictures), 1, 1, 1).to(base.device)
+        count = base.noise.config.num_train_timesteps
+        middles = (torch.arange(timesteps) + 0.5) / timesteps * count
+        self.timesteps = middles.long().repeat(len(pictures)).to(base.device)
+
+    def __call__(self, adapters: list[Adapter]) -> Tensor:
+        """(K, pictures): the mean loss of each over the timesteps, for K adapters at once."""
+        count = len(adapters)
+        parts = []
+        for start in range(0, len(self.captions), ROWS):
+            rows = slice(start, start + ROWS)
+            latents, noise, timesteps = (
+                fixed[rows].repeat(count, *[1] * (fixed.ndim - 1))
+                for fixed in (self.latents, self.noise, self.timesteps)
+            )
+            with torch.inference_mode(), self.base.adapters.using(adapters):
+                text = self.base.encode_text(self.captions[rows] * count)
+                loss = diffusion_loss(self.base, latents, noise, timesteps, text)
+            parts.append(loss.unflatten(0, (count, -1)).cpu())
+        if not parts:
+            return torch.zeros(count, 0)
+        return torch.cat(parts, dim=1).unflatten(1, (-1, self.count)).mean(2).clone()

@@ -1,0 +1,135 @@
+"""What a checkpoint repeats of its training pictures: poses, places, outfits, whole pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluate.pose import PoseSource
+from evaluate.score import Score, Share
+
+NULL_QUANTILE = 0.05  # of the base's own poses count as memorised by definition
+PAIR_QUANTILE = 0.01  # of the pairs of training pictures are nearer than a copy may be
+
+
+class PoseMemorization(Share):
+    """Share of images whose pose is nearer to a training pose than the base's poses come.
+
+    The radius is the 5 % quantile of the distances 1 - OKS from the base's poses (same probes) to
+    their nearest training pose; those 5 % are taken off: (share - 0.05) / 0.95. Against the base,
+    since a small training set's own leave-one-out radius (authenticity, Alaa et al. 2022)
+    shrinks to nothing when its poses sit in clusters.
+
+    Args:
+        training, base: poses of the detected subjects.
+    """
+
+    def __init__(self, source: PoseSource, training: Tensor, base: Tensor, **options: Any) -> None:
+        super().__init__(base_rate=NULL_QUANTILE, **options)
+        self.source, self.bank = source, training
+        nearest = source.similarity(base, training).max(1).values if len(base) else torch.ones(1)
+        self.radius = torch.quantile(nearest, 1 - NULL_QUANTILE)
+
+    def nearness(self, poses: Tensor) -> Tensor:
+        """(N,) similarity to the nearest training pose."""
+        return self.source.similarity(poses, self.bank).max(1).values
+
+    def update(self, *features: Tensor) -> None:
+        """Poses of the detected subjects, (N, ...)."""
+        super().update((self.nearness(features[0]) > self.radius).float())
+
+
+class PoseDiversity(Score):
+    """Vendi score (Friedman and Dieng 2023) of the poses over that of the base's, same probes.
+
+    exp of the entropy of the eigenvalues of K / N, with K the OKS kernel; 1: as varied as the base.
+
+    Args:
+        base: (N, ...) the base's poses, by probe.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, source: PoseSource, base: Tensor, **options: Any) -> None:
+        super().__init__(**options)
+        self.source, self.found = source, source.detected(base)
+        self.register_buffer("kernel", source.similarity(base, base).cpu())
+        self.rows = torch.zeros(0, dtype=torch.long)
+
+    def update(self, *features: Tensor) -> None:
+        """Poses of all the probes, (N, ...), in one call and in order."""
+        poses = features[0]
+        self.rows = (self.source.detected(poses) & self.found).nonzero().squeeze(1)
+        super().update(self.source.similarity(poses[self.rows], poses[self.rows]))
+
+    def compute(self) -> Tensor:
+        """As `Score.compute`; nan where fewer than two probes have a pose in both."""
+        if len(self.rows) < 2:
+            return torch.full((3,), torch.nan)
+        return super().compute()
+
+    def statistic(self, values: Tensor, index: Tensor) -> Tensor:
+        rows = self.rows.cpu()
+        return vendi(values, index) / vendi(self.kernel[rows][:, rows], index)
+
+
+def vendi(kernel: Tensor, index: Tensor) -> Tensor:
+    """Vendi scores (R,) of the resamples index (R, N) of a kernel (N, N)."""
+    drawn = kernel[index[:, :, None], index[:, None, :]]
+    # the better of two mirror images is no strict kernel: small negative eigenvalues are cut
+    weights = torch.linalg.eigvalsh((drawn + drawn.mT) / 2).clamp_min(1e-12)
+    weights = weights / weights.sum(-1, keepdim=True)
+    return torch.exp(-(weights * weights.log()).sum(-1))
+
+
+class AttributeLeak(Share):
+    """How often an image shows a training background (outfit) where another was asked for.
+
+    Judged by CLIP zero-shot among the values of the probe set, above the base's rate b on the
+    same probes: max(0, (g - b) / (1 - b)). For an attribute of several parts (shirt and trousers)
+    a probe's value is the share of its parts that leak.
+    """
+
+
+class Copying(Share):
+    """Share of images nearer to a training picture than training pictures are to each other.
+
+    Distances are those of patch features, so that place counts: of two pictures of one subject in
+    one place only the copy is near everywhere. The radius is the 1 % quantile of the distances
+    between training pictures, but at least half their median: two shots of one moment would else
+    make it nothing, and it is with such sets that copies are most likely. The base's own rate
+    b is taken off: max(0, (g - b) / (1 - b)).
+
+    Args:
+        training: (n, P, d) unit patch features of the training pictures.
+        base: (m, P, d) of the base's.
+    """
+
+    bank: Tensor
+    radius: Tensor
+
+    def __init__(self, training: Tensor, base: Tensor, **options: Any) -> None:
+        super().__init__(**options)
+        self.register_buffer("bank", flat(training))
+        above = torch.triu_indices(len(training), len(training), offset=1)
+        pairs = torch.cdist(self.bank, self.bank)[above[0], above[1]]
+        radius = torch.zeros(())
+        if len(pairs):
+            radius = torch.maximum(torch.quantile(pairs, PAIR_QUANTILE), pairs.median() / 2)
+        self.register_buffer("radius", radius)
+        self.base_rate = float((self.distance(base) < radius).float().mean())
+
+    def distance(self, patches: Tensor) -> Tensor:
+        """(N,) to the nearest training picture: root mean square over the patches."""
+        return torch.cdist(flat(patches), self.bank).min(1).values
+
+    def update(self, *features: Tensor) -> None:
+        """Unit patch features, (N, P, d)."""
+        super().update((self.distance(features[0]) < self.radius).float())
+
+
+def flat(patches: Tensor) -> Tensor:
+    """(N, P, d) -> (N, P * d), so that distances are root mean squares over the patches."""
+    return patches.cpu().flatten(1) / patches.shape[1] ** 0.5

@@ -1,0 +1,88 @@
+"""What the networks of the scores read off pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from evaluate.color import mean_colors
+from evaluate.encoder import Encoder
+from evaluate.pose import PoseSource
+from evaluate.subject import portraits
+
+
+@dataclass(frozen=True)
+class Readings:
+    """N pictures, read.
+
+    Attributes:
+        features: (N, d) of the whole picture, unit vectors.
+        patches: (N, P, d) of its patches, unit vectors.
+        subjects: (N, d) of what a subject is known by: its head; without a body the whole picture.
+        poses: (N, ...) by the pose source.
+        found: (N,) whether there is a pose.
+        colors: (N, 3) mean CIELAB.
+    """
+
+    features: Tensor
+    patches: Tensor
+    subjects: Tensor
+    poses: Tensor
+    found: Tensor
+    colors: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, rows: list[int] | slice) -> Readings:
+        """Those of some of the pictures."""
+        return Readings(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @property
+    def shown(self) -> Tensor:
+        """Poses of the pictures that have one."""
+        return self.poses[self.found]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads pictures, in batches, on the device of its networks."""
+
+    encoder: Encoder
+    source: PoseSource
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """The networks are on their device within this context alone, so that training has it."""
+        device = self.encoder.device
+        networks = [n for n in (self.encoder.model, self.source.network) if n is not None]
+        for network in networks:
+            network.to(device)
+        try:
+            yield
+        finally:
+            if device.type != "cpu":
+                for network in networks:
+                    network.to("cpu")
+                torch.cuda.empty_cache()
+
+    def read(self, images: Tensor) -> Readings:
+        """(N, 3, H, W), 0 to 1."""
+        features, poses = self.encoder.image_features(images), self.source.read(images)
+        subjects = features
+        if self.source.head is not None:
+            side = max(self.encoder.size)
+            heads = portraits(images, poses, self.source.head, side)
+            subjects = self.encoder.image_features(heads)
+        return Readings(
+            features=features,
+            patches=self.encoder.patch_features(images),
+            subjects=subjects,
+            poses=poses,
+            found=self.source.detected(poses),
+            colors=mean_colors(images),
+        )

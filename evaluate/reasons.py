@@ -1,0 +1,114 @@
+"""Why a checkpoint was selected, in plain sentences."""
+
+from __future__ import annotations
+
+from evaluate.config import PolicyConfig
+from evaluate.merit import excess, fidelity, lead, violations
+from evaluate.scorecard import Scorecard
+
+# what a checkpoint over the limit does, for sentences like "58 % of the images ..."
+FAULTS = {
+    "pose_memorization": "repeat a training pose",
+    "background_leak": "show a training background that was not asked for",
+    "outfit_leak": "show the training outfit where another was asked for",
+    "copying": "are copies of a training picture",
+}
+# why it was chosen, where limits had no say
+RULES = {
+    "last": "it is the last one",
+    "epoch": "it was asked for",
+    "min_validation_loss": "its validation loss is the lowest",
+    "max_subject_fidelity": "its likeness is the greatest",
+    "weighted": "its weighted sum of scores is the highest",
+}
+
+
+def explain(
+    cards: list[Scorecard], pick: Scorecard, best: Scorecard, later: str, policy: PolicyConfig
+) -> list[str]:
+    """Two sentences: what it does well, and what it does not do wrong (or does least)."""
+    scores = pick.scores
+    learned = (
+        f"has learned {percent(scores['subject_fidelity'].value)} of the subject's likeness and "
+        f"follows prompts {percent(scores['prompt_fidelity'].value)} as well as the base model"
+    )
+    faults = describe_faults(pick, list(policy.limits), policy)
+    kept = f"Of its images only {faults}" if policy.limits else "No limits were set"
+    if policy.rule in RULES:
+        over = exceeded(pick, policy)
+        said = f"WARNING: {describe_faults(pick, over, policy)}" if over else kept
+        why = RULES[policy.rule]
+        return [f"Epoch {pick.epoch} was taken since {why}; it {learned}.", f"{said}."]
+    if excess(pick, policy) > 0:
+        return [
+            f"WARNING: every checkpoint is over a limit; epoch {pick.epoch} is over by the least, "
+            f"so use it with care: {describe_faults(pick, exceeded(pick, policy), policy)}.",
+            f"Epoch {pick.epoch} {learned}; train for fewer epochs, at a lower learning rate, or "
+            "on more pictures.",
+        ]
+    if best.epoch != pick.epoch:
+        how = (
+            f", which no later epoch beats by more than chance (epoch {best.epoch} reaches "
+            f"{fidelity(best):.2f} overall against {fidelity(pick):.2f})"
+        )
+    else:
+        how = f", the best overall of the epochs within the limits ({fidelity(pick):.2f})"
+    if len(cards) == 1:
+        how = ""
+    return [f"Epoch {pick.epoch} {learned}{how}.", f"{kept}{', while ' + later if later else ''}."]
+
+
+def what_came_later(cards: list[Scorecard], pick: Scorecard, policy: PolicyConfig) -> str:
+    """What the epochs after the pick did wrong: the worst limit broken, or a loss of fidelity."""
+    after = sorted((c for c in cards if c.epoch > pick.epoch), key=lambda c: c.epoch)
+    wrong = [card for card in after if _worse(card, pick, policy)]
+    if wrong:
+        first, worst = wrong[0], max(wrong, key=lambda c: excess(c, policy))
+        name = max(_worse(worst, pick, policy), key=lambda n: violations(worst, policy)[n])
+        share = percent(worst.scores[name].value)
+        if worst is first:
+            steady = len(wrong) == len(after) and len(wrong) > 1
+            return f"{'from' if steady else 'at'} epoch {first.epoch}{' on' if steady else ''} " + (
+                f"up to {share} of the images {_fault(name)}"
+            )
+        return (
+            f"from epoch {first.epoch} on too many images {_fault(name)}, "
+            f"{share} of them at epoch {worst.epoch}"
+        )
+    if after:
+        lost = lead(pick, after[-1])
+        if lost.value > lost.error:
+            return f"epoch {after[-1].epoch} falls back to {fidelity(after[-1]):.2f} overall"
+    return ""
+
+
+def exceeded(card: Scorecard, policy: PolicyConfig) -> list[str]:
+    """The scores that are over their limits."""
+    return [name for name, over in violations(card, policy).items() if over > 0]
+
+
+def _worse(card: Scorecard, pick: Scorecard, policy: PolicyConfig) -> list[str]:
+    """Where it is over a limit, and not for the width of the interval alone."""
+    over = exceeded(card, policy)
+    return [name for name in over if card.scores[name].value > pick.scores[name].value]
+
+
+def describe_faults(card: Scorecard, names: list[str], policy: PolicyConfig) -> str:
+    """ "4 % (surely below 12 %) repeat a training pose and ...", limits compared to bounds."""
+    parts = [
+        f"{percent(card.scores[n].value)} (surely below {percent(card.scores[n].high)}) {_fault(n)}"
+        if violations(card, policy)[n] <= 0
+        else f"{percent(card.scores[n].value)} (perhaps {percent(card.scores[n].high)}, where "
+        f"{percent(policy.limits[n])} is the limit) {_fault(n)}"
+        for n in names
+    ]
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def _fault(name: str) -> str:
+    return FAULTS.get(name, f"are over the limit of {name}")
+
+
+def percent(share: float) -> str:
+    """A share in words of print: 0.58 -> 58 %."""
+    return f"{100 * share:.0f} %"
