@@ -23,6 +23,7 @@ SCORES = (
     "generalization_gap",
 )
 SHARES = ("pose_memorization", "background_leak", "outfit_leak", "copying")  # of the probes
+LOSSES = ("validation_loss", "generalization_gap")  # need held-out pictures
 OTHERS = 8  # one probe in so many is a training caption, and one is of the class alone
 POSES = ("puppets", "keypointrcnn", "mediapipe", "layout")
 RULES = (

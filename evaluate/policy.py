@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from evaluate.config import PolicyConfig
+from evaluate.config import LOSSES, PolicyConfig
 from evaluate.merit import excess, fidelity, lead, merit, pareto, violations
 from evaluate.reasons import explain, what_came_later
 from evaluate.scorecard import Scorecard
+from train.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def select(scorecards: list[Scorecard], policy: PolicyConfig) -> Selection:
       it by more than `standard_errors` count as equal, and the earliest epoch of these wins.
     - pareto: of those that no other beats in fidelity and pose_memorization, the highest fidelity
       within the limits.
-    - last; epoch: the one of `policy.epoch`.
+    - last; epoch: the last one up to `policy.epoch`.
     - min_validation_loss, max_subject_fidelity, weighted (the sum of `policy.weights`): the best
       by that alone, whatever the limits.
 
@@ -66,15 +68,29 @@ def select(scorecards: list[Scorecard], policy: PolicyConfig) -> Selection:
     )
 
 
+def check_scores(policy: PolicyConfig, names: Collection[str]) -> None:
+    """Refuses a policy that looks at a score which these pictures cannot have.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    needed = {*policy.limits}
+    needed |= {"validation_loss"} if policy.rule == "min_validation_loss" else set()
+    needed |= {*policy.weights} if policy.rule == "weighted" else set()
+    for name in sorted(needed - {*names}):
+        hint = " without held-out pictures" if name in LOSSES else " with this probe set"
+        raise ConfigError(f"policy: there is no {name}{hint}")
+
+
 def _best(cards: list[Scorecard], front: list[Scorecard], policy: PolicyConfig) -> Scorecard:
     if policy.rule == "last":
         return max(cards, key=lambda card: card.epoch)
     if policy.rule == "epoch":
-        found = [card for card in cards if card.epoch == policy.epoch]
+        found = [card for card in cards if card.epoch <= policy.epoch]
         if not found:
-            epochs = ", ".join(str(card.epoch) for card in cards)
-            raise ValueError(f"policy.epoch: {policy.epoch} was not scored; there are {epochs}")
-        return found[0]
+            first = min(card.epoch for card in cards)
+            raise ValueError(f"policy.epoch: {policy.epoch} is before the first scored, {first}")
+        return max(found, key=lambda card: card.epoch)
     if policy.rule not in ("overfit_aware", "pareto"):
         return max(cards, key=lambda card: (merit(card, policy), -card.epoch))
     choice = front if policy.rule == "pareto" else cards

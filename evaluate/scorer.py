@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evaluate import sheet
 from evaluate.bare import BareBase
-from evaluate.config import ProbesConfig, ScoresConfig
+from evaluate.config import LOSSES, ProbesConfig, ScoresConfig
 from evaluate.encoder import Encoder
 from evaluate.generate import generate
 from evaluate.losses import FixedLosses
@@ -123,6 +123,11 @@ class Scorer:
             confidence=self.scores.confidence,
             images=(images.permute(0, 2, 3, 1) * 255).round().byte().numpy(),
         )
+
+    @property
+    def names(self) -> list[str]:
+        """The scores that there can be for these pictures and probes."""
+        return [*self.metrics.metrics, *(LOSSES if self.held_out.captions else ())]
 
     def sheet(self, scorecard: Scorecard) -> Image.Image:
         """The probe images with what was asked, below a row of training pictures."""

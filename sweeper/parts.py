@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from evaluate.policy import check_scores
 from evaluate.scorer import Scorer
 from sweeper.config import SweepConfig, flatten, trial_of
 from sweeper.space import Space
@@ -53,6 +54,7 @@ def load_parts(config: SweepConfig) -> Parts:
 
     Raises:
         DataError, BaseError: with what is wrong with the pictures or the base.
+        ConfigError: a policy that looks at a score which these pictures cannot have.
     """
     shared = {name: asdict(getattr(config, name)) for name in ("data", "base", "probes", "scores")}
     key = json.dumps([shared, config.study.root], sort_keys=True)
@@ -65,6 +67,7 @@ def load_parts(config: SweepConfig) -> Parts:
         cache = Path(config.study.root) / "cache"
         scorer = Scorer(base, pictures, config.data.resolution, config.probes, config.scores, cache)
         _made[key] = Parts(base, pictures, scorer)
+    check_scores(config.policy, _made[key].scorer.names)
     return _made[key]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from evaluate.config import PolicyConfig, check_policy
 from evaluate.merit import fidelity, lead, violations
-from evaluate.policy import select
+from evaluate.policy import check_scores, select
 from evaluate.scorecard import Estimate, Scorecard
 from train.config import ConfigError
 
@@ -87,17 +87,20 @@ def test_other_rules_keep_what_they_say() -> None:
 
     assert kept("last") == 4
     assert kept("epoch", epoch=2) == 2
+    assert kept("epoch", epoch=20) == 4
     assert kept("max_subject_fidelity") == 3
     assert kept("min_validation_loss") == 3
     assert kept("weighted", weights={"subject_fidelity": 1, "pose_memorization": -1}) == 1
     assert kept("pareto") == 2
     assert [c.epoch for c in select(cards, POLICY).front] == [1, 2, 3]
     assert "WARNING: 90 %" in select(cards, replace(POLICY, rule="last")).reasons[1]
-    with pytest.raises(ValueError, match="7 was not scored; there are 1, 2, 3, 4"):
-        kept("epoch", epoch=7)
+    with pytest.raises(ValueError, match="0 is before the first scored, 1"):
+        kept("epoch", epoch=0)
 
 
 def test_a_rule_says_what_it_lacks() -> None:
+    with pytest.raises(ConfigError, match="no validation_loss without held-out pictures"):
+        check_scores(PolicyConfig(rule="min_validation_loss"), ["prompt_fidelity"])
     with pytest.raises(ValueError, match="no validation_loss; hold out pictures"):
         select([card(1, 0.5, 0.1)], PolicyConfig(rule="min_validation_loss"))
     with pytest.raises(ValueError, match="pose_memorisation"):

@@ -1,0 +1,155 @@
+"""What went wrong in a training run, in plain words, and what guides advise against it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from evaluate.config import PolicyConfig
+from evaluate.merit import lead
+from evaluate.reasons import FAULTS, percent
+from evaluate.scorecard import Estimate, Scorecard
+
+NOTHING, HALF, LISTENS = 0.15, 0.5, 0.7  # likeness that is none, that is little; obedience that is
+CAST, BLEEDS, BODIES = 12.0, 0.35, 0.8  # Delta E; share of the likeness; share of images
+LOWER = "lower the learning rate (by half; guides go down to 5e-5 on Stable Diffusion 1.5)"
+HIGHER = "a higher learning rate, more epochs, or more room: rank 32 and more"
+
+
+class Finding(NamedTuple):
+    """One diagnosis.
+
+    Attributes:
+        name: of what it is, as overfitting.
+        words: what is seen, with figures.
+        remedy: what to try.
+    """
+
+    name: str
+    words: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.words}. {self.remedy[:1].upper()}{self.remedy[1:]}."
+
+
+def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
+    """What a run's scorecards tell, gravest first; empty where nothing is wrong.
+
+    Only what is sure counts: that a whole confidence interval is on the wrong side.
+
+    Args:
+        cards: of one run, one or more.
+    """
+    cards = sorted(cards, key=lambda card: card.epoch)
+    last = cards[-1]
+    found = [*_memorised(cards, policy), *_deaf(cards), *_likeness(cards, policy), *_broken(last)]
+    cast, bleed = last.scores.get("color_shift"), last.scores.get("class_bleed")
+    if cast and cast.low > CAST:
+        found.append(Finding(
+            "colour shift",
+            f"at epoch {last.epoch} the colours are off by {cast.value:.0f} Delta E from the base's",
+            f"{LOWER}, or take pictures without a common colour cast",
+        ))  # fmt: skip
+    if bleed and bleed.low > BLEEDS:
+        found.append(Finding(
+            "class bleed",
+            f"without the trigger word the class already has {percent(bleed.value)} of the "
+            f"subject's likeness at epoch {last.epoch}",
+            "no harm if you always want the subject; else describe it in the captions, or train "
+            "beside it on ordinary pictures of the class",
+        ))  # fmt: skip
+    return found + _stale(cards)
+
+
+def plateau(cards: list[Scorecard]) -> int | None:
+    """The epoch from which on the validation loss no longer falls; None while it does.
+
+    It is the first that no later one is below by more than a standard error of the difference
+    over the held-out pictures, and that two or more scored epochs follow.
+    """
+    told = [card for card in cards if len(card.by_probe.get("validation_loss", [])) > 1]
+    for i, card in enumerate(told[:-2]):
+        losses = torch.tensor(card.by_probe["validation_loss"])
+        falls = [losses - torch.tensor(c.by_probe["validation_loss"]) for c in told[i + 1 :]]
+        if all(float(f.mean()) <= float(f.std()) / len(f) ** 0.5 for f in falls):
+            return card.epoch
+    return None
+
+
+def _memorised(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
+    """For each score with a limit: from when on it is surely over it."""
+    found = []
+    for name, limit in policy.limits.items():
+        over = [card for card in cards if name in card.scores and card.scores[name].low > limit]
+        if over:
+            worst = max(over, key=lambda card: card.scores[name].value)
+            found.append(Finding(
+                "overfitting",
+                f"from epoch {over[0].epoch} on too many images "
+                f"{FAULTS.get(name, f'are over the limit of {name}')}, "
+                f"{percent(worst.scores[name].value)} of them at epoch {worst.epoch}",
+                f"keep an earlier epoch; {LOWER}, name poses and places in the captions, or add "
+                "pictures that differ",
+            ))  # fmt: skip
+    return found
+
+
+def _deaf(cards: list[Scorecard]) -> list[Finding]:
+    heard = cards[-1].scores["prompt_fidelity"]
+    if heard.high >= LISTENS:
+        return []
+    return [Finding(
+        "overfitting",
+        f"at epoch {cards[-1].epoch} it follows prompts only {percent(max(heard.value, 0))} as "
+        "well as the base",
+        f"keep an earlier epoch; {LOWER}, or a smaller alpha",
+    )]  # fmt: skip
+
+
+def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
+    best = max(cards, key=lambda card: card.scores["subject_fidelity"].value)
+    likeness, last = best.scores["subject_fidelity"], cards[-1]
+    if likeness.high < NOTHING:
+        return [Finding(
+            "no learning",
+            f"after {last.epoch} epochs it has {percent(max(likeness.value, 0))} of the likeness",
+            f"see that the captions hold the trigger word; then {HIGHER}",
+        )]  # fmt: skip
+    if likeness.high < HALF:
+        words = f"no epoch has more than {percent(likeness.value)} of the likeness"
+        return [Finding("underfitting", words, f"try {HIGHER}")]
+    clean = all(last.scores[n].low <= v for n, v in policy.limits.items() if n in last.scores)
+    if len(cards) > 2 and clean:
+        gained = lead(last, cards[-3])
+        if gained.value > 2 * gained.error > 0:
+            words = f"it was still getting better at epoch {last.epoch}"
+            return [Finding("underfitting", words, "train for more epochs")]
+    return []
+
+
+def _broken(last: Scorecard) -> list[Finding]:
+    rate = last.scores.get("detection_rate", Estimate(1.0, 1.0, 1.0))
+    if rate.high >= BODIES:
+        return []
+    return [Finding(
+        "broken pictures",
+        f"at epoch {last.epoch} a body is found in {percent(rate.value)} of the images alone",
+        f"keep an earlier epoch; {LOWER}",
+    )]  # fmt: skip
+
+
+def _stale(cards: list[Scorecard]) -> list[Finding]:
+    since = plateau(cards)
+    if since is None or since == cards[-1].epoch:
+        return []
+    gap = cards[-1].scores.get("generalization_gap")
+    beside = (
+        f"; on held-out pictures it is {gap.value:.3f} above that on training ones" if gap else ""
+    )
+    return [Finding(
+        "nothing new to learn",
+        f"the validation loss has not fallen since epoch {since}{beside}",
+        f"epochs after {since} rarely help; fewer of them save time",
+    )]  # fmt: skip
