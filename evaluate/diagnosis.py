@@ -49,7 +49,7 @@ def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     if cast and cast.low > CAST:
         found.append(Finding(
             "colour shift",
-            f"at epoch {last.epoch} the colours are off by {cast.value:.0f} Delta E from the base's",
+            f"at epoch {last.epoch} the colours are {cast.value:.0f} Delta E off the base's",
             f"{LOWER}, or take pictures without a common colour cast",
         ))  # fmt: skip
     if bleed and bleed.low > BLEEDS:
@@ -122,8 +122,8 @@ def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
         return [Finding("underfitting", words, f"try {HIGHER}")]
     clean = all(last.scores[n].low <= v for n, v in policy.limits.items() if n in last.scores)
     if len(cards) > 2 and clean:
-        gained = lead(last, cards[-3])
-        if gained.value > 2 * gained.error > 0:
+        gains = [lead(last, card) for card in cards[-3:-1]]
+        if all(gain.value > gain.error for gain in gains):
             words = f"it was still getting better at epoch {last.epoch}"
             return [Finding("underfitting", words, "train for more epochs")]
     return []
@@ -145,9 +145,7 @@ def _stale(cards: list[Scorecard]) -> list[Finding]:
     if since is None or since == cards[-1].epoch:
         return []
     gap = cards[-1].scores.get("generalization_gap")
-    beside = (
-        f"; on held-out pictures it is {gap.value:.3f} above that on training ones" if gap else ""
-    )
+    beside = f"; it is {gap.value:.3f} above the loss on training pictures" if gap else ""
     return [Finding(
         "nothing new to learn",
         f"the validation loss has not fallen since epoch {since}{beside}",
