@@ -58,7 +58,7 @@ def test_the_plateau_begins_where_no_later_loss_is_lower_by_more_than_chance() -
     cards = []
     for epoch, loss in enumerate((0.10, 0.05, 0.0, 0.001, -0.0005, 0.02), start=1):
         one = card(epoch, 0.7, 0.0)
-        chance = [0.002, -0.002, 0.002, -0.002] if epoch % 2 else [0.0] * 4
+        chance = [0.002 * (-1) ** (i + epoch // 2) for i in range(4)]
         one.by_probe["validation_loss"] = [
             p + loss + c for p, c in zip(pictures, chance, strict=True)
         ]
