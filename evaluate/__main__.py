@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
-import glob
-import json
 import logging
-from dataclasses import dataclass, field
+import time
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
+from evaluate.curves import draw_curves
+from evaluate.diagnosis import Finding, diagnose
+from evaluate.files import find
+from evaluate.ledger import Ledger
 from evaluate.merit import fidelity
-from evaluate.policy import select
+from evaluate.origin import environment
+from evaluate.policy import Selection, check_scores, select
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.scorer import Scorer
+from evaluate.tracking import Run, Store, flatten, score_metrics
 from train.base import load_base
-from train.checkpoint import CheckpointError, epoch_of, write_atomically
 from train.command import run
 from train.config import BaseConfig, DataConfig
 from train.data import load_pictures
 
 log = logging.getLogger(__name__)
-WIDE = 200  # columns of a table with intervals
+WIDE = 230  # columns of a table with intervals
 
 
 @dataclass
 class EvaluateConfig:
     """What is scored, and how."""
 
-    checkpoints: str
+    checkpoints: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     probes: ProbesConfig = field(default_factory=ProbesConfig)
     scores: ScoresConfig = field(default_factory=ScoresConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     output: str = "outputs/scores"
+    root: str = "mlruns"
 
 
 def check(config: EvaluateConfig) -> None:
@@ -45,40 +52,105 @@ def check(config: EvaluateConfig) -> None:
 
 
 def main(config: EvaluateConfig) -> None:
-    """Scores the files by epoch; writes scorecards.json and a contact sheet for each."""
-    files = [Path(file) for file in sorted(glob.glob(str(Path(config.checkpoints).expanduser())))]
-    if not files:
-        raise CheckpointError(f"checkpoints: no file {config.checkpoints}")
-    files.sort(key=epoch_of)
+    """Scores the files in their order; writes and logs what is found, and says which to keep."""
+    unit, files = find(config.checkpoints) if config.checkpoints else ("epoch", {})
     pictures = load_pictures(config.data)
     log.info(pictures.report())
     output = Path(config.output)
     scorer = Scorer(
         load_base(config.base), pictures, config.data.resolution, config.probes, config.scores,
-        output / "cache",
+        Path(config.root) / "cache",
     )  # fmt: skip
-    cards = []
-    for number, file in enumerate(files, start=1):
-        card = scorer([file])[0]
+    check_scores(config.policy, scorer.names)
+    output.mkdir(parents=True, exist_ok=True)
+    probes = output / "probes.yaml"
+    probes.write_text(scorer.probe_set.to_yaml(), encoding="utf-8")
+    log.info(f"the probes are in {probes}; edit them and give them back with probes.set={probes}")
+    if not files:
+        return
+    about = {"data": pictures.fingerprint, "base": scorer.base.fingerprint,
+             "probes": scorer.fingerprint}  # fmt: skip
+    cards = score(files, unit, scorer, Ledger(output, about), output)
+    selection, findings = select(cards, config.policy), diagnose(cards, config.policy)
+    figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
+    title = str(config.checkpoints)
+    draw_curves(figure.subplots(), cards, selection.scorecard, config.policy, title)
+    figure.savefig(output / "curves.png")
+    _log(config, cards, selection, findings, {**environment(scorer.base.device), **about})
+    _say(cards, selection, findings)
+
+
+def score(
+    files: dict[Path, int], unit: str, scorer: Scorer, ledger: Ledger, output: Path
+) -> list[Scorecard]:
+    """A scorecard and a contact sheet for each file; those of the ledger are taken from there."""
+    cards, began, made = [], time.monotonic(), 0
+    for number, (file, epoch) in enumerate(files.items(), start=1):
+        card = ledger.find(file)
+        if card is None:
+            card = scorer([file])[0]
+            made += 1
+            card.epoch, card.unit = epoch, unit
+            scorer.sheet(card).save(sheet_of(output, card))
+            ledger.add(card)
+            left = (time.monotonic() - began) / made * (len(files) - number)
+            log.info(f"{number}/{len(files)}  {file.name}  about {left:.0f} s left")
+        card.epoch, card.unit = epoch, unit
         cards.append(card)
-        log.info(f"{number}/{len(files)} {file.name}")
-        scorer.sheet(card).save(output / f"{file.stem}.png")
-    write_atomically(
-        output / "scorecards.json", json.dumps([c.to_dict() for c in cards], indent=2).encode()
-    )
-    selection = select(cards, config.policy)
+    return cards
+
+
+def sheet_of(output: Path, card: Scorecard) -> Path:
+    """Where the contact sheet of a file is."""
+    return output / f"{card.unit}-{card.epoch:06d}.png"
+
+
+def _log(
+    config: EvaluateConfig,
+    cards: list[Scorecard],
+    selection: Selection,
+    findings: list[Finding],
+    origin: dict[str, str],
+) -> None:
+    """One MLflow run for the folder of files; scored again, it is continued."""
+    output = Path(config.output)
+    store = Store(Path(config.root), "evaluations")
+    with store.forgiving():
+        entry = Run(store, output / "mlflow.json", output.name)
+        entry.resume(origin)
+        entry.once("params", lambda: entry.log_params(flatten(asdict(config))))
+        now = int(time.time() * 1000)
+        for card in cards:
+            name, sheet = f"{card.checkpoint.name} {card.epoch}", sheet_of(output, card)
+            entry.once(f"scores {name}", partial(entry.log_metrics, score_metrics(card, now)))
+            if sheet.is_file():
+                entry.once(f"sheet {name}", partial(entry.log_sheet, sheet, card.epoch))
+        entry.set_tags({
+            "kept": str(selection.scorecard.checkpoint),
+            "reasons": " ".join(selection.reasons),
+            "diagnosis": "\n".join(map(str, findings)) or "nothing is wrong",
+        })  # fmt: skip
+        for file in ("probes.yaml", "scorecards.json", "curves.png"):
+            store.client.log_artifact(entry.id, str(output / file))
+        store.client.log_artifact(entry.id, str(selection.scorecard.checkpoint), "checkpoint")
+        store.client.set_terminated(entry.id, "FINISHED")
+
+
+def _say(cards: list[Scorecard], selection: Selection, findings: list[Finding]) -> None:
     console = Console(width=None if Console().is_terminal else WIDE)
     console.print(table(cards, selection.scorecard, intervals=console.width >= WIDE))
     for note in selection.scorecard.notes:
         console.print(f"note: {note}")
-    console.print(f"keep {selection.scorecard.checkpoint}")
-    console.print(" ".join(selection.reasons))
+    for finding in findings:
+        console.print(f"diagnosis: {finding}", highlight=False)
+    console.print(f"keep {selection.scorecard.checkpoint}", highlight=False, soft_wrap=True)
+    console.print(" ".join(selection.reasons), highlight=False)
 
 
 def table(cards: list[Scorecard], kept: Scorecard, intervals: bool) -> Table:
-    """The scorecards by epoch, the kept one marked; intervals where there is room for them."""
+    """The scorecards in order, the kept one marked; intervals where there is room for them."""
     names = list(dict.fromkeys(name for card in cards for name in card.scores))
-    shown = Table("", "epoch", "fidelity", *(name.replace("_", " ") for name in names))
+    shown = Table("", kept.unit, "fidelity", *(name.replace("_", " ") for name in names))
     for card in cards:
         cells = [_cell(card.scores.get(name), intervals) for name in names]
         mark = "keep" if card is kept else ""
@@ -89,7 +161,7 @@ def table(cards: list[Scorecard], kept: Scorecard, intervals: bool) -> Table:
 def _cell(estimate: Estimate | None, interval: bool) -> str:
     if estimate is None:
         return "-"
-    bounds = f" ({estimate.low:.2f} to {estimate.high:.2f})" if interval else ""
+    bounds = f"\n{estimate.low:.2f} to {estimate.high:.2f}" if interval else ""
     return f"{estimate.value:.2f}{bounds}"
 
 

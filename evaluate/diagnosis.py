@@ -49,18 +49,19 @@ def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     if cast and cast.low > CAST:
         found.append(Finding(
             "colour shift",
-            f"at epoch {last.epoch} the colours are {cast.value:.0f} Delta E off the base's",
+            f"at {last.label} the colours are {cast.value:.0f} Delta E off the base's",
             f"{LOWER}, or take pictures without a common colour cast",
         ))  # fmt: skip
     if bleed and bleed.low > BLEEDS:
         found.append(Finding(
             "class bleed",
             f"without the trigger word the class already has {percent(bleed.value)} of the "
-            f"subject's likeness at epoch {last.epoch}",
+            f"subject's likeness at {last.label}",
             "no harm if you always want the subject; else describe it in the captions, or train "
             "beside it on ordinary pictures of the class",
         ))  # fmt: skip
-    return found + _stale(cards)
+    growing = any(finding.name == "underfitting" for finding in found)
+    return found if growing else found + _stale(cards)
 
 
 def plateau(cards: list[Scorecard]) -> int | None:
@@ -87,9 +88,9 @@ def _memorised(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
             worst = max(over, key=lambda card: card.scores[name].value)
             found.append(Finding(
                 "overfitting",
-                f"from epoch {over[0].epoch} on too many images "
+                f"from {over[0].label} on too many images "
                 f"{FAULTS.get(name, f'are over the limit of {name}')}, "
-                f"{percent(worst.scores[name].value)} of them at epoch {worst.epoch}",
+                f"{percent(worst.scores[name].value)} of them at {worst.label}",
                 f"keep an earlier epoch; {LOWER}, name poses and places in the captions, or add "
                 "pictures that differ",
             ))  # fmt: skip
@@ -102,7 +103,7 @@ def _deaf(cards: list[Scorecard]) -> list[Finding]:
         return []
     return [Finding(
         "overfitting",
-        f"at epoch {cards[-1].epoch} it follows prompts only {percent(max(heard.value, 0))} as "
+        f"at {cards[-1].label} it follows prompts only {percent(max(heard.value, 0))} as "
         "well as the base",
         f"keep an earlier epoch; {LOWER}, or a smaller alpha",
     )]  # fmt: skip
@@ -114,7 +115,7 @@ def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     if likeness.high < NOTHING:
         return [Finding(
             "no learning",
-            f"after {last.epoch} epochs it has {percent(max(likeness.value, 0))} of the likeness",
+            f"at {last.label} it has {percent(max(likeness.value, 0))} of the likeness",
             f"see that the captions hold the trigger word; then {HIGHER}",
         )]  # fmt: skip
     if likeness.high < HALF:
@@ -124,7 +125,7 @@ def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     if len(cards) > 2 and clean:
         gains = [lead(last, card) for card in cards[-3:-1]]
         if all(gain.value > gain.error for gain in gains):
-            words = f"it was still getting better at epoch {last.epoch}"
+            words = f"it was still getting better at {last.label}"
             return [Finding("underfitting", words, "train for more epochs")]
     return []
 
@@ -135,7 +136,7 @@ def _broken(last: Scorecard) -> list[Finding]:
         return []
     return [Finding(
         "broken pictures",
-        f"at epoch {last.epoch} a body is found in {percent(rate.value)} of the images alone",
+        f"at {last.label} a body is found in {percent(rate.value)} of the images alone",
         f"keep an earlier epoch; {LOWER}",
     )]  # fmt: skip
 
@@ -148,6 +149,6 @@ def _stale(cards: list[Scorecard]) -> list[Finding]:
     beside = f"; it is {gap.value:.3f} above the loss on training pictures" if gap else ""
     return [Finding(
         "nothing new to learn",
-        f"the validation loss has not fallen since epoch {since}{beside}",
-        f"epochs after {since} rarely help; fewer of them save time",
+        f"the validation loss has not fallen since {cards[0].unit} {since}{beside}",
+        f"training on after {since} rarely helps",
     )]  # fmt: skip

@@ -27,7 +27,7 @@ def explain(
     cards: list[Scorecard], pick: Scorecard, best: Scorecard, later: str, policy: PolicyConfig
 ) -> list[str]:
     """Two sentences: what it does well, and what it does not do wrong (or does least)."""
-    scores = pick.scores
+    scores, name = pick.scores, pick.label.capitalize()
     learned = (
         f"has learned {percent(scores['subject_fidelity'].value)} of the subject's likeness and "
         f"follows prompts {percent(scores['prompt_fidelity'].value)} as well as the base model"
@@ -38,24 +38,23 @@ def explain(
         over = exceeded(pick, policy)
         said = f"WARNING: {describe_faults(pick, over, policy)}" if over else kept
         why = RULES[policy.rule]
-        return [f"Epoch {pick.epoch} was taken since {why}; it {learned}.", f"{said}."]
+        return [f"{name} was taken since {why}; it {learned}.", f"{said}."]
     if excess(pick, policy) > 0:
         return [
-            f"WARNING: every checkpoint is over a limit; epoch {pick.epoch} is over by the least, "
+            f"WARNING: every checkpoint is over a limit; {pick.label} is over by the least, "
             f"so use it with care: {describe_faults(pick, exceeded(pick, policy), policy)}.",
-            f"Epoch {pick.epoch} {learned}; train for fewer epochs, at a lower learning rate, or "
-            "on more pictures.",
+            f"{name} {learned}; train for fewer epochs, at a lower learning rate, or on more "
+            "pictures.",
         ]
+    how = f", the best overall of the epochs within the limits ({fidelity(pick):.2f})"
     if best.epoch != pick.epoch:
         how = (
-            f", which no later epoch beats by more than chance (epoch {best.epoch} reaches "
+            f", which no later epoch beats by more than chance ({best.label} reaches "
             f"{fidelity(best):.2f} overall against {fidelity(pick):.2f})"
         )
-    else:
-        how = f", the best overall of the epochs within the limits ({fidelity(pick):.2f})"
     if len(cards) == 1:
         how = ""
-    return [f"Epoch {pick.epoch} {learned}{how}.", f"{kept}{', while ' + later if later else ''}."]
+    return [f"{name} {learned}{how}.", f"{kept}{', while ' + later if later else ''}."]
 
 
 def what_came_later(cards: list[Scorecard], pick: Scorecard, policy: PolicyConfig) -> str:
@@ -68,17 +67,17 @@ def what_came_later(cards: list[Scorecard], pick: Scorecard, policy: PolicyConfi
         share = percent(worst.scores[name].value)
         if worst is first:
             steady = len(wrong) == len(after) and len(wrong) > 1
-            return f"{'from' if steady else 'at'} epoch {first.epoch}{' on' if steady else ''} " + (
+            return f"{'from' if steady else 'at'} {first.label}{' on' if steady else ''} " + (
                 f"up to {share} of the images {_fault(name)}"
             )
         return (
-            f"from epoch {first.epoch} on too many images {_fault(name)}, "
-            f"{share} of them at epoch {worst.epoch}"
+            f"from {first.label} on too many images {_fault(name)}, "
+            f"{share} of them at {worst.label}"
         )
     if after:
         lost = lead(pick, after[-1])
         if lost.value > lost.error:
-            return f"epoch {after[-1].epoch} falls back to {fidelity(after[-1]):.2f} overall"
+            return f"{after[-1].label} falls back to {fidelity(after[-1]):.2f} overall"
     return ""
 
 

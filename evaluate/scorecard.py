@@ -24,12 +24,13 @@ class Scorecard:
 
     Attributes:
         checkpoint: the LoRA file.
-        epoch: after which it was saved.
+        epoch: after which it was saved; the step where `unit` says so.
         scores: name -> estimate; those that could not be told are absent (validation_loss where
             no picture is held out).
         by_probe: name -> what each probe adds to a score, where the score is a mean over probes.
         notes: what a reader should know, for example that poses were compared by layout.
         confidence: of the intervals, 0 to 1.
+        unit: epoch or step, for files of trainers that count in steps.
         images: the probe images (N, H, W, 3), 0 to 255; None once read back from JSON.
     """
 
@@ -39,7 +40,13 @@ class Scorecard:
     by_probe: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     confidence: float = 0.9
+    unit: str = "epoch"
     images: NDArray[np.uint8] | None = None
+
+    @property
+    def label(self) -> str:
+        """`epoch 5`."""
+        return f"{self.unit} {self.epoch}"
 
     def to_dict(self) -> dict[str, Any]:
         """All but the images, ready for JSON."""
@@ -50,6 +57,7 @@ class Scorecard:
             "by_probe": self.by_probe,
             "notes": list(self.notes),
             "confidence": self.confidence,
+            "unit": self.unit,
         }
 
     @classmethod
@@ -62,4 +70,5 @@ class Scorecard:
             by_probe=dict(saved["by_probe"]),
             notes=list(saved["notes"]),
             confidence=float(saved["confidence"]),
+            unit=str(saved["unit"]),
         )

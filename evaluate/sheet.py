@@ -58,7 +58,7 @@ def contact_sheet(scorecard: Scorecard, probe_set: ProbeSet, training: Tensor) -
             words = ", ".join(probe.asked.values()) or probe.prompt
             cells.append((Image.fromarray(scorecard.images[row]), words))
         if cells:
-            sections.append(Section(f"epoch {scorecard.epoch}: {title}", cells, 3))
+            sections.append(Section(f"{scorecard.label}: {title}", cells, 3))
     width = GAP + COLUMNS * (CELL + GAP)
     page = Image.new("RGB", (width, sum(section.height for section in sections) + GAP), PAPER)
     top = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -55,17 +54,6 @@ def check_sweep(config: SweepConfig) -> None:
             raise ConfigError(f"study.{key}: must be 0 or more")
     if "_target_" not in config.pruner:
         raise ConfigError("pruner: needs a _target_, as the files of conf/pruner have")
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names; lists and empty groups stay values."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def suggested_name(config: SweepConfig) -> str:

@@ -8,21 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluate.config import PolicyConfig
+from evaluate.curves import PICK, draw_curves
 from evaluate.merit import MEMORY, excess, fidelity, pareto
 from evaluate.scorecard import Scorecard
 from sweeper.progress import short
 from sweeper.record import Record
 
-PICK, WITHIN, OVER, FAINT = "#d9480f", "#1864ab", "#adb5bd", "#868e96"
-# distinct in lightness too, for eyes that do not see all colours
-CURVES = {
-    "prompt_fidelity": "#1864ab",
-    "subject_fidelity": "#2b8a3e",
-    "pose_memorization": "#c92a2a",
-    "background_leak": "#e67700",
-    "outfit_leak": "#862e9c",
-    "copying": "#495057",
-}
+WITHIN, OVER, FAINT = "#1864ab", "#adb5bd", "#868e96"
 
 
 def draw_overview(
@@ -32,7 +24,9 @@ def draw_overview(
     figure = Figure(figsize=(14, 5.8), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
     _checkpoints(left, records, best, pick, policy)
-    _curves(right, best, pick, policy)
+    settings = ", ".join(f"{k.split('.')[-1]} {short(v)}" for k, v in best.params.items())
+    title = f"trial {best.number}" + (f": {settings}" if settings else "")
+    draw_curves(right, best.scorecards, pick, policy, title)
     figure.savefig(file)
 
 
@@ -102,63 +96,6 @@ def _checkpoints(
     axes.set_ylabel("fidelity  (likeness and obedience; higher is better)")
     axes.set_title("all checkpoints of all trials", loc="left")
     axes.legend(loc="best", fontsize=9)
-    axes.grid(alpha=0.2)
-
-
-def _curves(axes: Axes, best: Record, pick: Scorecard, policy: PolicyConfig) -> None:
-    """The scores of the pick's trial over its epochs, with their intervals and limits."""
-    epochs = [card.epoch for card in best.scorecards]
-    for name, colour in CURVES.items():
-        estimates = [card.scores[name] for card in best.scorecards if name in card.scores]
-        if len(estimates) != len(epochs):
-            continue
-        style = "-" if name.endswith("fidelity") else "--"
-        label = name.replace("_", " ")
-        axes.plot(
-            epochs,
-            [e.value for e in estimates],
-            style,
-            color=colour,
-            marker="o",
-            markersize=4,
-            label=label,
-        )
-        axes.fill_between(
-            epochs,
-            [e.low for e in estimates],
-            [e.high for e in estimates],
-            color=colour,
-            alpha=0.10,
-            linewidth=0,
-        )
-    by_limit: dict[float, list[str]] = {}
-    for name, limit in policy.limits.items():
-        by_limit.setdefault(limit, []).append(name.replace("_", " "))
-    for limit, names in by_limit.items():
-        axes.axhline(limit, color="black", linestyle=":", linewidth=1)
-        axes.annotate(
-            f"limit of {', '.join(names)}",
-            (epochs[0], limit),
-            fontsize=8,
-            xytext=(0, 3),
-            textcoords="offset points",
-        )
-    axes.axvline(pick.epoch, color=PICK, linewidth=8, alpha=0.2)
-    axes.annotate(
-        f"kept: epoch {pick.epoch}",
-        (pick.epoch, 1.0),
-        xycoords=("data", "axes fraction"),
-        xytext=(5, -14),
-        textcoords="offset points",
-        color=PICK,
-        weight="bold",
-    )
-    settings = ", ".join(f"{k.split('.')[-1]} {short(v)}" for k, v in best.params.items())
-    axes.set_title(f"trial {best.number}" + (f": {settings}" if settings else ""), loc="left")
-    axes.set_xlabel("epoch")
-    axes.set_xticks(epochs)
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     axes.grid(alpha=0.2)
 
 

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
-import subprocess
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
+from evaluate.origin import environment
 from evaluate.policy import check_scores
 from evaluate.scorer import Scorer
-from sweeper.config import SweepConfig, flatten, trial_of
+from evaluate.tracking import flatten
+from sweeper.config import SweepConfig, trial_of
 from sweeper.space import Space
 from train.base import Base, load_base
 from train.data import Pictures, load_pictures
 
 log = logging.getLogger(__name__)
-PACKAGES = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "open_clip_torch",
-    "torchmetrics",
-    "bitsandbytes",
-    "prodigyopt",
-    "numpy",
-    "optuna",
-    "hydra-core",
-    "mlflow",
-)
 # where things lie and what they run on may change in the middle of a study
 PLACES = ("data.path", "data.validation_path", "base.path", "base.device")
 
@@ -103,48 +87,4 @@ def fingerprints(parts: Parts) -> dict[str, str]:
 
 def origin(parts: Parts) -> dict[str, str]:
     """Where a run comes from: fingerprints, versions, hardware."""
-    device = parts.base.device
-    return {
-        **fingerprints(parts),
-        "git.commit": _commit(),
-        "version.python": platform.python_version(),
-        **{f"version.{package}": _version(package) for package in PACKAGES},
-        "hardware.device": (
-            torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-        ),
-        "hardware.threads": str(torch.get_num_threads()),
-    }
-
-
-def _commit() -> str:
-    """The commit of this checkout, with a word where files differ from it."""
-    folder = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return found.stdout.strip()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _processor() -> str:
-    """The processor's name: bytes are the same on the same one."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return {**fingerprints(parts), **environment(parts.base.device)}

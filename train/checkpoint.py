@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from train.base import Base
 from train.config import TrialConfig
 from train.data import Pictures
+from train.formats import epoch_and_step, to_kohya
 from train.lora import Adapter, Adapters, shape
 
 NAME = "lora"
@@ -71,14 +71,17 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def load_checkpoint(path: Path | str, adapters: Adapters) -> Adapter:
-    """Reads a kohya-format LoRA file into an adapter in float32, on the base's device.
+    """Reads a LoRA file, whoever wrote it, into an adapter in float32, on the base's device.
 
-    A missing alpha means alpha = rank, as kohya reads it.
+    A missing alpha means alpha = rank, as kohya and diffusers read it.
 
     Raises:
         CheckpointError: no file, a pickle, another format, or modules that the base has not.
     """
-    tensors = _read(Path(path))
+    try:
+        tensors = to_kohya(_read(Path(path)), read_metadata(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     adapter = Adapter()
     for name in [name for name in tensors if name.endswith(".lora_down.weight")]:
         key = name.removesuffix(".lora_down.weight")
@@ -90,7 +93,7 @@ def load_checkpoint(path: Path | str, adapters: Adapters) -> Adapter:
         adapter.put(key, down.float(), up.float(), float(alpha))
     if not adapter.down or tensors:
         stray = next(iter(tensors), "no lora_down.weight in it")
-        raise CheckpointError(f"{path}: not a LoRA in kohya's format ({stray})")
+        raise CheckpointError(f"{path}: not a LoRA ({stray})")
     return adapter.requires_grad_(False).to(adapters.device)
 
 
@@ -137,18 +140,16 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 
 
 def epoch_of(path: Path | str) -> int:
-    """The epoch of a LoRA file: from its metadata (ss_epoch), else the last number in its name.
+    """The epoch of a LoRA file: from its metadata, else from its name; the step where it has none.
 
     Raises:
         CheckpointError: neither says.
     """
-    said = read_metadata(path).get("ss_epoch", "")
-    if said.isdigit():
-        return int(said)
-    numbers = re.findall(r"\d+", Path(path).stem)
-    if not numbers:
+    epoch, step = epoch_and_step(Path(path), read_metadata(path))
+    number = step if epoch is None else epoch
+    if number is None:
         raise CheckpointError(f"{path}: neither its metadata nor its name tells the epoch")
-    return int(numbers[-1])
+    return number
 
 
 def metadata(

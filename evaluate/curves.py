@@ -1,0 +1,63 @@
+"""The scores of one run over its epochs, drawn."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+
+from evaluate.config import PolicyConfig
+from evaluate.scorecard import Scorecard
+
+PICK = "#d9480f"
+# distinct in lightness too, for eyes that do not see all colours
+CURVES = {
+    "prompt_fidelity": "#1864ab",
+    "subject_fidelity": "#2b8a3e",
+    "pose_memorization": "#c92a2a",
+    "background_leak": "#e67700",
+    "outfit_leak": "#862e9c",
+    "copying": "#495057",
+}
+
+
+def draw_curves(
+    axes: Axes, cards: list[Scorecard], pick: Scorecard, policy: PolicyConfig, title: str
+) -> None:
+    """Each score with its interval, the limits, and the checkpoint that is kept."""
+    epochs = [card.epoch for card in cards]
+    for name, colour in CURVES.items():
+        estimates = [card.scores[name] for card in cards if name in card.scores]
+        if len(estimates) != len(epochs):
+            continue
+        style, label = "-" if name.endswith("fidelity") else "--", name.replace("_", " ")
+        values = [e.value for e in estimates]
+        axes.plot(epochs, values, style, color=colour, marker="o", markersize=4, label=label)
+        bounds = [e.low for e in estimates], [e.high for e in estimates]
+        axes.fill_between(epochs, *bounds, color=colour, alpha=0.10, linewidth=0)
+    by_limit: dict[float, list[str]] = {}
+    for name, limit in policy.limits.items():
+        by_limit.setdefault(limit, []).append(name.replace("_", " "))
+    for limit, names in by_limit.items():
+        axes.axhline(limit, color="black", linestyle=":", linewidth=1)
+        axes.annotate(
+            f"limit of {', '.join(names)}",
+            (epochs[0], limit),
+            fontsize=8,
+            xytext=(0, 3),
+            textcoords="offset points",
+        )
+    axes.axvspan(pick.epoch - 0.15, pick.epoch + 0.15, color=PICK, alpha=0.25, linewidth=0)
+    axes.annotate(
+        f"kept: {pick.label}",
+        (pick.epoch, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(6, -14),
+        textcoords="offset points",
+        color=PICK,
+        weight="bold",
+    )
+    axes.set_title(title, loc="left")
+    axes.set_xlabel(pick.unit)
+    axes.set_xticks(epochs)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    axes.grid(alpha=0.2)

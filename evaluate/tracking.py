@@ -1,0 +1,199 @@
+"""MLflow: its store, which may be away for a while, and runs that are never logged twice."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from PIL import Image
+from requests import RequestException
+from sqlalchemy.exc import SQLAlchemyError
+
+from evaluate.merit import fidelity
+from evaluate.scorecard import Scorecard
+from train.checkpoint import write_atomically
+
+log = logging.getLogger(__name__)
+for _chatty in ("mlflow", "alembic"):
+    logging.getLogger(_chatty).setLevel(logging.ERROR)
+AWAY = (MlflowException, RequestException, SQLAlchemyError, OSError)
+LONGEST = 6000  # characters of a param; MLflow would cut a longer one
+
+
+class Store:
+    """Where runs go: MLFLOW_TRACKING_URI, or else the embedded store.
+
+    Nothing here may stop the work. What a run lacks (`done` in mlflow.json says what it has) is
+    logged at the next occasion.
+
+    Args:
+        root: where the embedded store is.
+        name: of the experiment.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root.resolve(), name
+        embedded = f"sqlite:///{self.root}/mlflow.db"
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or embedded
+        self.embedded = self.uri == embedded
+        self._client: MlflowClient | None = None
+        self._told = False
+
+    @property
+    def client(self) -> MlflowClient:
+        """The client, with the embedded store made where there is none."""
+        if self._client is None:
+            mlflow.set_tracking_uri(self.uri)
+            self.root.mkdir(parents=True, exist_ok=True)
+            # several processes that create the embedded store at once break it for good
+            with FileLock(self.root / "mlflow.lock"):
+                if self.embedded and not (self.root / "mlflow.db").exists():
+                    log.info("creating MLflow's store (once, about 10 s)")
+                client = MlflowClient(self.uri)
+                client.search_experiments(max_results=1)
+            self._client = client
+        return self._client
+
+    @property
+    def experiment(self) -> str:
+        """The id of the experiment, made where there is none."""
+        with FileLock(self.root / "mlflow.lock"):
+            found = self.client.get_experiment_by_name(self.name)
+            if found is not None:
+                return str(found.experiment_id)
+            place = f"file://{self.root}/artifacts" if self.embedded else None
+            return str(self.client.create_experiment(self.name, place))
+
+    @contextmanager
+    def forgiving(self) -> Iterator[None]:
+        """Says once that the store is away, and goes on."""
+        try:
+            yield
+        except AWAY as error:
+            if not self._told:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                log.warning(f"MLflow is away ({reason}); its part is logged once it is back")
+            self._told = True
+
+
+class Run:
+    """An MLflow run whose id, and what is logged to it, are remembered in a file."""
+
+    def __init__(self, store: Store, file: Path, name: str) -> None:
+        self.store, self.file, self.name = store, file, name
+
+    def _state(self) -> dict[str, Any]:
+        if self.file.is_file():
+            saved: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
+            if saved["uri"] == self.store.uri:
+                return saved
+        return {"uri": self.store.uri, "run_id": "", "done": []}
+
+    def remember(self, **news: Any) -> None:
+        write_atomically(self.file, json.dumps({**self._state(), **news}, indent=1).encode())
+
+    @property
+    def id_now(self) -> str:
+        """The run's id, empty where it has none yet."""
+        return str(self._state()["run_id"])
+
+    @property
+    def id(self) -> str:
+        """The run's id; the run is made where it was not."""
+        if not self.id_now:
+            client = self.store.client
+            run = client.create_run(self.store.experiment, run_name=self.name)
+            self.remember(run_id=run.info.run_id, done=[])
+        return self.id_now
+
+    @property
+    def version(self) -> str:
+        """Of the registered model, empty where it is not registered."""
+        return str(self._state().get("version", ""))
+
+    def resume(self, tags: dict[str, str], parent: Run | None = None) -> None:
+        """The run is at work, for the first time or again."""
+        if self.id_now and not self._exists():
+            self.file.unlink()  # the store was emptied
+        above = {MLFLOW_PARENT_RUN_ID: parent.id} if parent else {}
+        self.once("tags", lambda: self.set_tags(tags | above))
+        if self.store.client.get_run(self.id).info.status != "RUNNING":
+            self.store.client.update_run(self.id, status="RUNNING")
+            self.remember(done=[d for d in self._state()["done"] if not d.startswith("end ")])
+
+    def _exists(self) -> bool:
+        try:
+            return bool(self.store.client.get_run(self.id_now))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+
+    def once(self, what: str, action: Callable[[], object]) -> None:
+        """Does something to this run unless it was done before."""
+        done = self._state()["done"]
+        if what not in done:
+            action()
+            self.remember(done=[*self._state()["done"], what])
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        entries = [Param(key, str(v)) for key, v in params.items() if len(str(v)) <= LONGEST]
+        for start in range(0, len(entries), 100):
+            self.store.client.log_batch(self.id, params=entries[start : start + 100])
+
+    def log_metrics(self, metrics: list[Metric]) -> None:
+        self.store.client.log_batch(self.id, metrics=metrics)
+
+    def set_tags(self, tags: dict[str, str]) -> None:
+        entries = [RunTag(key, value) for key, value in tags.items()]
+        self.store.client.log_batch(self.id, tags=entries)
+
+    def log_text(self, text: str, name: str) -> None:
+        self.store.client.log_text(self.id, text, name)
+
+    def log_file(self, file: Path, name: str) -> None:
+        self.log_text(file.read_text(encoding="utf-8"), name)
+
+    def log_sheet(self, file: Path, epoch: int) -> None:
+        with Image.open(file) as sheet:
+            self.store.client.log_image(
+                self.id, sheet.convert("RGB"), key="contact_sheet", step=epoch, synchronous=True
+            )
+
+
+def score_metrics(card: Scorecard, time: int) -> list[Metric]:
+    """Every score with its bounds, with the epoch as their step.
+
+    Args:
+        time: in milliseconds since 1970.
+    """
+    figures = {"scores/fidelity": fidelity(card)}
+    for name, (value, low, high) in card.scores.items():
+        figures |= {
+            f"scores/{name}": value,
+            f"scores/{name}_low": low,
+            f"scores/{name}_high": high,
+        }
+    return [Metric(name, value, time, card.epoch) for name, value in figures.items()]
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names; lists and empty groups stay values."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

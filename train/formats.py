@@ -1,0 +1,116 @@
+"""LoRA files of other trainers: their names for things, turned into kohya's.
+
+OneTrainer and ai-toolkit write kohya's layout for Stable Diffusion 1.x. The diffusers scripts,
+SimpleTuner and PEFT write `unet.<path>.lora_A.weight` (older ones `.lora.down.weight` and
+`processor.to_q_lora.down.weight`), with alpha, if at all, in the metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from train.lora import kohya_name
+
+DOWN, UP = "lora_down.weight", "lora_up.weight"
+PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
+# other ways to say down and up
+ENDINGS = (
+    r"\.lora_linear_layer\.(down|up)\.weight$",
+    r"\.lora\.(down|up)\.weight$",
+    r"\.processor\.(to_[qkv]|to_out)_lora\.(down|up)\.weight$",
+    r"\.lora_(A|B)(?:\.default)?\.weight$",
+    r"\.lora_(down|up)\.weight$",
+)
+# what is no LoRA of two matrices, by a word in its keys
+OTHER_KINDS = {
+    "dora_scale": "a DoRA",
+    "hada_": "a LoHa",
+    "lokr_": "a LoKr",
+    "lora_mid": "a LoCon with a Tucker core",
+    "oft_": "an OFT",
+}
+
+
+def to_kohya(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
+    """The same tensors under kohya's names; what is named so already stays as it is.
+
+    Raises:
+        ValueError: another kind of adapter, with its name.
+    """
+    for word, kind in OTHER_KINDS.items():
+        if any(word in key for key in tensors):
+            raise ValueError(f"it is {kind}, and only plain LoRA and LoCon can be loaded")
+    if any(key.startswith("lora_") for key in tensors):
+        return tensors
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        path, part = _split(key.removeprefix("base_model.model."))
+        network, _, inside = path.partition(".")
+        if network not in PREFIXES:
+            raise ValueError(f"it has {key}, which is none of a Stable Diffusion 1.x LoRA's")
+        prefix = PREFIXES[network]
+        name = f"{prefix}_{kohya_name(prefix, inside)}"
+        renamed[f"{name}.{part}"] = tensor
+        if part == DOWN and (alpha := _alpha(network, inside, metadata)) is not None:
+            renamed[f"{name}.alpha"] = torch.tensor(alpha)
+    return renamed
+
+
+def _split(key: str) -> tuple[str, str]:
+    """The path of the module, and kohya's word for the matrix (or alpha)."""
+    if key.endswith(".alpha"):
+        return key.removesuffix(".alpha"), "alpha"
+    for pattern in ENDINGS:
+        match = re.search(pattern, key)
+        if match:
+            path = key[: match.start()]
+            if len(match.groups()) == 2:  # to_out is a list of layers, of which the first is meant
+                path += f".{match[1]}" + (".0" if match[1] == "to_out" else "")
+            return path, DOWN if match[match.lastindex or 1] in ("down", "A") else UP
+    raise ValueError(f"it has {key}, which is no part of a LoRA")
+
+
+def _alpha(network: str, path: str, metadata: dict[str, str]) -> float | None:
+    """PEFT's lora_alpha of a module, as diffusers writes it into the metadata."""
+    try:
+        config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except json.JSONDecodeError:
+        return None
+    pattern = config.get(f"{network}.alpha_pattern") or {}
+    for ending, alpha in pattern.items():
+        if path == ending or path.endswith(f".{ending}"):
+            return float(alpha)
+    alpha = config.get(f"{network}.lora_alpha")
+    return None if alpha is None else float(alpha)
+
+
+def epoch_and_step(path: Path, metadata: dict[str, str]) -> tuple[int | None, int | None]:
+    """The epoch and the step after which a file was saved, as far as it tells.
+
+    From the metadata (kohya, ai-toolkit), else from the names that the trainers give: kohya's
+    `x-000005` and `x-step00000500`, OneTrainer's `x-save-500-5-0`, ai-toolkit's `x_000000500`,
+    and the folder `checkpoint-500` of the diffusers scripts and SimpleTuner.
+    """
+    epoch, step = metadata.get("ss_epoch", ""), metadata.get("ss_steps", "")
+    if epoch.isdigit():
+        return int(epoch), int(step) if step.isdigit() else None
+    try:
+        about = json.loads(metadata.get("training_info", "{}"))
+        if "step" in about:
+            return None, int(about["step"])
+    except (json.JSONDecodeError, TypeError, ValueError):
+        pass
+    if saved := re.search(r"-save-(\d+)-(\d+)-\d+$", path.stem):
+        return int(saved[2]), int(saved[1])
+    for pattern in (r"-step(\d+)$", r"_(\d{9})$"):
+        if steps := re.search(pattern, path.stem):
+            return None, int(steps[1])
+    if folder := re.fullmatch(r"checkpoint-(\d+)", path.parent.name):
+        return None, int(folder[1])
+    numbers = re.findall(r"\d+", path.stem)
+    return (int(numbers[-1]), None) if numbers else (None, None)
