@@ -46,11 +46,13 @@ def draw_curves(
             textcoords="offset points",
         )
     axes.axvspan(pick.epoch - 0.15, pick.epoch + 0.15, color=PICK, alpha=0.25, linewidth=0)
+    late = pick.epoch > sum(epochs) / len(epochs)
     axes.annotate(
         f"kept: {pick.label}",
         (pick.epoch, 1.0),
         xycoords=("data", "axes fraction"),
-        xytext=(6, -14),
+        xytext=(-6 if late else 6, -14),
+        ha="right" if late else "left",
         textcoords="offset points",
         color=PICK,
         weight="bold",

@@ -11,6 +11,8 @@ from evaluate.reasons import explain, what_came_later
 from evaluate.scorecard import Scorecard
 from train.config import ConfigError
 
+BY_MERIT = ("min_validation_loss", "max_subject_fidelity", "weighted")  # whatever the limits
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -18,7 +20,8 @@ class Selection:
 
     Attributes:
         feasible: it keeps all the limits.
-        fidelity, violations, merit: see `evaluate.merit`.
+        fidelity, violations: see `evaluate.merit`.
+        rank: greater is better, to compare the selections of different runs.
         reasons: two plain sentences.
         later: what the epochs after it did wrong; empty where nothing or where there are none.
         front: the checkpoints that no other beats in fidelity and memorisation.
@@ -27,7 +30,7 @@ class Selection:
     scorecard: Scorecard
     feasible: bool
     fidelity: float
-    merit: float
+    rank: tuple[bool, float]
     violations: dict[str, float]
     reasons: list[str]
     later: str
@@ -60,12 +63,18 @@ def select(scorecards: list[Scorecard], policy: PolicyConfig) -> Selection:
         scorecard=pick,
         feasible=excess(pick, policy) <= 0,
         fidelity=fidelity(pick),
-        merit=merit(pick, policy),
+        rank=_rank(pick, policy),
         violations=violations(pick, policy),
         reasons=explain(scorecards, pick, best, later, policy),
         later=later,
         front=front,
     )
+
+
+def _rank(pick: Scorecard, policy: PolicyConfig) -> tuple[bool, float]:
+    """Within the limits or not (where the rule looks at them), then merit or the least excess."""
+    over = 0.0 if policy.rule in BY_MERIT else excess(pick, policy)
+    return (over <= 0, -over if over > 0 else merit(pick, policy))
 
 
 def check_scores(policy: PolicyConfig, names: Collection[str]) -> None:

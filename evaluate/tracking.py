@@ -117,10 +117,9 @@ class Run:
             self.remember(run_id=run.info.run_id, done=[])
         return self.id_now
 
-    @property
-    def version(self) -> str:
-        """Of the registered model, empty where it is not registered."""
-        return str(self._state().get("version", ""))
+    def recall(self, name: str) -> dict[str, Any]:
+        """What was remembered under a name; empty where nothing was."""
+        return dict(self._state().get(name, {}))
 
     def resume(self, tags: dict[str, str], parent: Run | None = None) -> None:
         """The run is at work, for the first time or again."""

@@ -135,7 +135,11 @@ class Record:
 
 def load_record(folder: Path) -> Record:
     """Reads a trial's record; checkpoints are looked for beside it, wherever it was moved."""
-    saved = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return read_record(json.loads((folder / FILE).read_text(encoding="utf-8")), folder)
+
+
+def read_record(saved: dict[str, Any], folder: Path) -> Record:
+    """The record in its JSON, of a trial whose files are (or would be) in `folder`."""
     return Record(**{**saved, "folder": folder, "epochs": read_epochs(saved, folder)})
 
 

@@ -75,7 +75,7 @@ class Tracker(Store):
             run.set_tags(tags)
             self.client.set_terminated(run.id, "FINISHED")
             if winner is not None:
-                version = self.run_of(winner).version or self._register(winner)
+                version = self._register(winner)
                 self.client.set_registered_model_alias(self.study.name, "champion", version)
 
     def interrupt(self) -> None:
@@ -88,24 +88,27 @@ class Tracker(Store):
         run.set_tags({"state": record.state, "reason": record.reason})
         run.log_file(record.folder / "trial.json", "scorecards.json")
         if record.selected is not None:
-            run.set_tags({"selected_epoch": str(record.selected)})
-            card = next(c for c in record.scorecards if c.epoch == record.selected)
-            self.client.log_artifact(run.id, str(card.checkpoint), "checkpoint")
             self._register(record)
         self.client.set_terminated(run.id, STATUS[record.state])
 
     def _register(self, record: Record) -> str:
-        """A model version of the trial's selected checkpoint."""
-        run = self.run_of(record)
+        """The model version of the trial's selected checkpoint, made where there is none."""
+        run, folder = self.run_of(record), f"checkpoint-{record.selected:06d}"
+        known = run.recall("versions")
+        if folder in known:
+            return str(known[folder])
+        card = next(card for card in record.scorecards if card.epoch == record.selected)
+        self.client.log_artifact(run.id, str(card.checkpoint), folder)
         if not self.client.search_registered_models(f"name = '{self.study.name}'"):
             self.client.create_registered_model(self.study.name)
         version = self.client.create_model_version(
             self.study.name,
-            source=f"{self.client.get_run(run.id).info.artifact_uri}/checkpoint",
+            source=f"{self.client.get_run(run.id).info.artifact_uri}/{folder}",
             run_id=run.id,
             tags={"epoch": str(record.selected), "trial": str(record.number)},
         ).version
-        run.remember(version=str(version))
+        run.remember(versions={**known, folder: str(version)})
+        run.set_tags({"selected_epoch": str(record.selected)})
         return str(version)
 
 

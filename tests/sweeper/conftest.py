@@ -26,10 +26,10 @@ SMALL = (
 LIMIT = 300  # seconds
 
 
-def start(root: Path, module: str, *arguments: str) -> subprocess.Popen[str]:
+def start(module: str, *arguments: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     return subprocess.Popen(
-        [sys.executable, "-u", "-m", module, *arguments, f"study.root={root}"],
+        [sys.executable, "-u", "-m", module, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -38,15 +38,20 @@ def start(root: Path, module: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def finish(root: Path, module: str, *arguments: str) -> tuple[int, str]:
+    """Runs a command of a study to its end; exit code and output."""
+    return run_module(module, *arguments, f"study.root={root}")
+
+
+def run_module(module: str, *arguments: str) -> tuple[int, str]:
     """Runs a command to its end; exit code and output."""
-    process = start(root, module, *arguments)
+    process = start(module, *arguments)
     output, _ = process.communicate(timeout=LIMIT)
     return process.returncode, output
 
 
 def break_off(root: Path, line: str, how: signal.Signals, *arguments: str) -> tuple[int, str]:
     """Starts a sweep and sends a signal once a line of its output contains `line`."""
-    process = start(root, "sweeper", *arguments)
+    process = start("sweeper", *arguments, f"study.root={root}")
     assert process.stdout
     output, deadline = "", time.monotonic() + LIMIT
     for text in process.stdout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from sweeper.record import load_records
-from tests.sweeper.conftest import SEARCH, SMALL, Swept, break_off, finish
+from tests.sweeper.conftest import SEARCH, SMALL, Swept, break_off, finish, run_module
 from train.checkpoint import weights_hash
 
 
@@ -49,7 +50,8 @@ def test_mlflow_of_a_finished_study(swept: Swept) -> None:
         assert "scores/prompt_fidelity_low" in run.data.metrics
         assert "train/loss" in run.data.metrics
         names = {artifact.path for artifact in client.list_artifacts(trial["run_id"])}
-        assert {"checkpoint", "config.yaml", "overrides.yaml", "images"} <= names
+        kept = f"checkpoint-{run.data.tags['selected_epoch']:0>6}"
+        assert {kept, "config.yaml", "overrides.yaml", "images"} <= names
     names = {artifact.path for artifact in client.list_artifacts(parent)}
     assert {"best.safetensors", "result.json", "overview.png"} <= names
     assert client.get_model_version_by_alias("small", "champion").run_id == result["run_id"]
@@ -97,3 +99,43 @@ def test_finished_study_refuses_other_settings(swept: Swept) -> None:
     assert "training.seed=0" in output
     assert "study.name=small-2" in output
     assert "Traceback" not in output
+
+
+def test_selected_again_by_another_policy(swept: Swept, tmp_path: Path) -> None:
+    before = (swept.study / "result.json").read_bytes()
+    code, output = run_module("sweeper.select", "study=small", "policy=epoch", "policy.epoch=1",
+                              f"root={swept.root}")  # fmt: skip
+    assert code == 0, output
+    assert "Epoch 1 was taken since it was asked for" in output
+    assert (swept.study / "result.json").read_bytes() == before
+    code, output = run_module("sweeper.select", "study=smal", f"root={swept.root}")
+    assert (code, output.count("\n")) == (1, 1), output
+    assert "did you mean small" in output
+
+    for part in ("mlflow.db", "artifacts"):  # a machine that has nothing but MLflow's store
+        source = swept.root / part
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, tmp_path / part)
+    code, output = run_module("sweeper.select", "study=small", "policy=last", f"root={tmp_path}")
+    assert code == 0, output
+    assert "Epoch 2 was taken since it is the last one" in output
+
+
+def test_selection_that_is_applied_becomes_the_champion(swept: Swept, tmp_path: Path) -> None:
+    root = tmp_path / "mlruns"
+    shutil.copytree(swept.root, root, ignore=shutil.ignore_patterns("cache"))
+    for file in root.glob("studies/small/**/mlflow.json"):  # the copy has a store of its own
+        saved = json.loads(file.read_text())
+        file.write_text(json.dumps({**saved, "uri": f"sqlite:///{root}/mlflow.db"}))
+    code, output = run_module("sweeper.select", "study=small", "policy=epoch", "policy.epoch=1",
+                              "apply=true", f"root={root}")  # fmt: skip
+    assert code == 0, output
+    result = json.loads((root / "studies/small/result.json").read_text())
+    assert (result["policy"], result["epoch"]) == ("epoch", 1)
+    record = load_records(root / "studies/small")[result["trial"]]
+    assert record.selected == 1
+    weights = next(e.weights for e in record.epochs if e.scorecard.epoch == 1)
+    assert weights_hash(root / "studies/small/best.safetensors") == weights
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    champion = client.get_model_version_by_alias("small", "champion")
+    assert (champion.run_id, champion.tags["epoch"]) == (result["run_id"], "1")

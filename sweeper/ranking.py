@@ -1,0 +1,91 @@
+"""The trials of a study, best first, and why the first one is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from evaluate.config import PolicyConfig
+from evaluate.policy import Selection, select
+from sweeper.progress import short
+from sweeper.record import FAILED, Record
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial of a study, and the checkpoint selected from it (None: it failed)."""
+
+    record: Record
+    run_id: str
+    selection: Selection | None
+
+    @property
+    def rank(self) -> tuple[bool, float, int]:
+        """Greater is better."""
+        if self.selection is None:
+            return (False, float("-inf"), -self.record.number)
+        return (*self.selection.rank, -self.record.number)
+
+
+def rank_trials(
+    records: list[Record], policy: PolicyConfig, run_id: Callable[[Record], str]
+) -> list[Entry]:
+    """All the trials, best first."""
+    entries = []
+    for record in records:
+        selected = record.scorecards and record.state != FAILED
+        selection = select(record.scorecards, policy) if selected else None
+        entries.append(Entry(record, run_id(record), selection))
+    return sorted(entries, key=lambda entry: entry.rank, reverse=True)
+
+
+def varied(entries: list[Entry]) -> list[str]:
+    """The settings in which the trials differ."""
+    keys = dict.fromkeys(key for entry in entries for key in entry.record.params)
+    return [key for key in keys if len({str(e.record.params.get(key)) for e in entries}) > 1]
+
+
+def explain(ranked: list[Entry]) -> list[str]:
+    """The first in two plain sentences: why this trial; why this epoch and not a later one."""
+    best = ranked[0]
+    pick = best.selection
+    assert pick
+    scores = pick.scorecard.scores
+    settings = ", ".join(
+        f"{last_word(key)} {short(best.record.params[key])}"
+        for key in varied(ranked)
+        if key in best.record.params
+    )
+    trial = f"Trial {best.record.number}{f' ({settings})' if settings else ''}"
+    rivals = [entry for entry in ranked[1:] if entry.selection and entry.selection.feasible]
+    if not pick.feasible:
+        first = (
+            f"WARNING: no checkpoint of any trial keeps all the limits; t{trial[1:]} is over them "
+            "by the least, so use it with care"
+        )
+    elif rivals:
+        assert rivals[0].selection
+        first = (
+            f"{trial} has the best balance of likeness and obedience of all trials within the "
+            f"limits: {pick.fidelity:.3f}, the next is trial {rivals[0].record.number} with "
+            f"{rivals[0].selection.fidelity:.3f}"
+        )
+    elif len(ranked) > 1:
+        first = f"{trial} is the only one with a checkpoint within the limits"
+    else:
+        first = f"{trial} keeps all the limits"
+    second = (
+        f"After epoch {pick.scorecard.epoch} it has learned "
+        f"{100 * max(0.0, scores['subject_fidelity'].value):.0f} % of the likeness and follows "
+        f"prompts {100 * scores['prompt_fidelity'].value:.0f} % as well as the base"
+    )
+    if pick.later:
+        second += f", while {pick.later}"
+    elif best.record.scorecards[-1].epoch > pick.scorecard.epoch:
+        second += ", and its later epochs are not better by more than chance"
+    return [f"{first}.", f"{second}."]
+
+
+def last_word(key: str) -> str:
+    """`optimizer.lr` -> `lr`."""
+    return key.rsplit(".", 1)[-1]
