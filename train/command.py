@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import diffusers
@@ -78,13 +78,22 @@ def preflight(
     wanted = [a for a in arguments if a not in MULTIRUN]
     multirun = len(wanted) < len(arguments)
     try:
-        with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
-            for overrides in _variants(wanted, multirun):
-                check(typed(schema, compose(name, overrides)))
+        for overrides in _variants(wanted, multirun):
+            check(settings(name, schema, overrides))
     except ConfigError as error:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {_explain(name, error)}")
+
+
+def settings(name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
+    """The settings of conf/`name`.yaml with Hydra overrides, as a command gets them.
+
+    Raises:
+        ConfigError, HydraException: settings that do not exist or have the wrong type.
+    """
+    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+        return typed(schema, compose(name, list(overrides)))
 
 
 def _variants(arguments: list[str], multirun: bool) -> Iterator[list[str]]:
