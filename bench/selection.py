@@ -27,7 +27,7 @@ from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
 from sweeper.config import SweepConfig
 from train.base import load_base
-from train.checkpoint import write_atomically
+from train.checkpoint import epoch_of, write_atomically
 from train.command import quiet, settings
 from train.config import BaseConfig
 from train.data import load_pictures
@@ -79,7 +79,7 @@ def score_file(made: Lora, budget: str) -> Path:
 
 def score(scorer: Scorer, checkpoint: Path) -> Row:
     """The scorecard of a checkpoint, and the plain CLIP similarities that others go by."""
-    card = scorer([checkpoint])[0]
+    card = scorer({checkpoint: epoch_of(checkpoint)})[0]
     rows = scorer.probe_set.rows(FRESH)
     prompts = [scorer.probe_set.probes[row].base_prompt for row in rows]
     assert card.images is not None
@@ -144,9 +144,8 @@ def stability() -> dict[str, float]:
     """Rank correlation of the checkpoints' fidelity between two seeds of the probes."""
     found: dict[str, list[list[float]]] = {}
     for budget in ("default", "other seeds"):
-        found[budget] = [
-            [fidelity(card) for card in load_scores(made, budget)[0]] for made in LORAS
-        ]
+        cards = [load_scores(made, budget)[0] for made in LORAS]
+        found[budget] = [[fidelity(card) for card in some] for some in cards]
     first, second = found.values()
     within = [correlation(a, b, by_rank=True) for a, b in zip(first, second, strict=True)]
     pooled = [[value for part in parts for value in part] for parts in (first, second)]
@@ -187,8 +186,8 @@ def table(rows: list[Row], found: Row) -> str:
              "is lost.", "", "| rule | mean regret | worst regret |", "|---|---|---|"]  # fmt: skip
     for rule, mean in sorted(found["mean_regret"].items(), key=lambda item: item[1]):
         lines.append(f"| {rule} | {mean:.3f} | {found['worst_regret'][rule]:.3f} |")
-    lines += ["", f"Rank correlation between two seeds of the default probes: {stable}.", "",
-              "| score | what the judge sees | Pearson | Spearman |", "|---|---|---|---|"]  # fmt: skip
+    lines += ["", f"Rank correlation between two seeds of the default probes: {stable}.", ""]
+    lines += ["| score | what the judge sees | Pearson | Spearman |", "|---|---|---|---|"]
     for name, row in found["follows"].items():
         cells = f"{row['pearson']:.2f} | {row['spearman']:.2f}"
         lines.append(f"| {name} | {TRUTHS[name]} | {cells} |")

@@ -88,9 +88,9 @@ def score(
     for number, (file, epoch) in enumerate(files.items(), start=1):
         card = ledger.find(file)
         if card is None:
-            card = scorer([file])[0]
+            card = scorer({file: epoch})[0]
             made += 1
-            card.epoch, card.unit = epoch, unit
+            card.unit = unit
             scorer.sheet(card).save(sheet_of(output, card))
             ledger.add(card)
             left = (time.monotonic() - began) / made * (len(files) - number)

@@ -27,7 +27,7 @@ from evaluate.scores import Baseline, Scores
 from evaluate.shown import reference_probes, shown_poses
 from evaluate.values import class_words, load_values
 from train.base import Base
-from train.checkpoint import epoch_of, load_checkpoint
+from train.checkpoint import load_checkpoint
 from train.data import Picture, Pictures
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,11 @@ class Scorer:
             for some in (held_out, seen)
         )
 
-    def __call__(self, checkpoints: list[Path]) -> list[Scorecard]:
+    def __call__(self, checkpoints: dict[Path, int]) -> list[Scorecard]:
         """One scorecard for each LoRA file, in order; all their pictures are made in one go.
+
+        Args:
+            checkpoints: file -> the epoch after which it was saved.
 
         Raises:
             CheckpointError: a file that cannot be read or is for another base.
@@ -95,8 +98,10 @@ class Scorer:
             read = self.reader.read(images.flatten(0, 1))
             made = [read[rows] for rows in _slices(len(checkpoints), len(probes))]
             return [
-                self.scorecard(path, epoch_of(path), images[k], made[k], pair)
-                for k, (path, pair) in enumerate(zip(checkpoints, losses, strict=True))
+                self.scorecard(path, epoch, images[k], made[k], pair)
+                for k, ((path, epoch), pair) in enumerate(
+                    zip(checkpoints.items(), losses, strict=True)
+                )
             ]
 
     def scorecard(

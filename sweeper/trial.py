@@ -87,7 +87,7 @@ def run_pack(trials: list[Trial], parts: Parts) -> None:
     for epoch in trainer:  # trains, saves, yields what it saved
         began = time.perf_counter()
         new = [c for c in epoch.checkpoints if not trials[c.member].record.has(c.epoch)]
-        scorecards = parts.scorer([c.path for c in new]) if new else []
+        scorecards = parts.scorer({c.path: c.epoch for c in new}) if new else []
         spent = time.perf_counter() - began
         for checkpoint, scorecard in zip(new, scorecards, strict=True):
             trials[checkpoint.member].log(epoch, checkpoint, scorecard, parts, spent)

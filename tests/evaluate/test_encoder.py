@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torchmetrics.multimodal import CLIPScore
 
 from evaluate.encoder import EMBEDDED_FOLDER, Encoder
 from train.config import ConfigError
@@ -28,3 +32,51 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     shutil.copytree(EMBEDDED_FOLDER, bare, ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(ConfigError, match=r"scores\.encoder"):
         Encoder(str(bare), CPU)
+
+
+class AsTransformers(torch.nn.Module):
+    """Our encoder in the shape that torchmetrics wants a CLIP to have."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        limit = SimpleNamespace(max_position_embeddings=10_000)
+        self.config = SimpleNamespace(text_config=limit)
+        self.device = CPU
+
+    def get_image_features(self, images: list[Tensor]) -> Tensor:
+        return self.encoder.image_features(torch.stack(images))
+
+    def get_text_features(self, texts: list[str], mask: object) -> Tensor:
+        return self.encoder.text_features(texts)
+
+
+class Words(list[str]):
+    """Texts that bear to be moved to a device and cut to a length."""
+
+    def to(self, device: torch.device) -> Words:
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), 1
+
+
+def test_similarities_are_those_of_torchmetrics_clip_score() -> None:
+    encoder = Encoder("puppets", CPU)
+    images, texts = torch.rand(4, 3, 32, 32), [f"a puppet {word}" for word in "abcd"]
+
+    def processor(**given: Any) -> dict[str, Any]:
+        pixels = [image.float() for image in given.get("images") or []]
+        return {"pixel_values": _Pixels(pixels), "input_ids": Words(given.get("text") or []),
+                "attention_mask": Words(given.get("text") or [])}  # fmt: skip
+
+    metric = CLIPScore(model_name_or_path=lambda: (AsTransformers(encoder), processor))
+    metric.update(list(images), texts)
+    ours = (encoder.image_features(images) * encoder.text_features(texts)).sum(-1).mean()
+    assert metric.compute().item() == pytest.approx(100 * ours.item(), abs=1e-3)
+
+
+class _Pixels(list[Tensor]):
+    def to(self, device: torch.device) -> _Pixels:
+        return self

@@ -1,0 +1,120 @@
+"""LoRA files of other trainers load to the same change; the order in which they were saved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.training_utils import _collate_lora_metadata
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from train.base import Base
+from train.checkpoint import CheckpointError, epoch_of, load_checkpoint
+from train.formats import epoch_and_step, to_kohya
+
+LATENTS, TIME, PROMPT = torch.randn(1, 4, 16, 16), torch.tensor([500]), ["a photo of sks puppet"]
+
+
+@pytest.fixture(scope="module")
+def theirs(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
+    """A LoRA as the diffusers training scripts save it, and what diffusers predicts with it."""
+    pipeline = StableDiffusionPipeline.from_pretrained(base_folder)
+    unet = LoraConfig(r=4, lora_alpha=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+    text = LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "v_proj"])
+    for network, config in ((pipeline.unet, unet), (pipeline.text_encoder, text)):
+        network.add_adapter(config)
+        for name, weight in network.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(weight, std=0.1)
+    with torch.no_grad():
+        hidden, _ = pipeline.encode_prompt(PROMPT, "cpu", 1, False)
+        predicted = pipeline.unet(LATENTS, TIME, hidden).sample
+    folder = tmp_path_factory.mktemp("diffusers") / "checkpoint-500"
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        convert_state_dict_to_diffusers(get_peft_model_state_dict(pipeline.unet)),
+        convert_state_dict_to_diffusers(get_peft_model_state_dict(pipeline.text_encoder)),
+        **_collate_lora_metadata({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}),
+    )
+    return folder / "pytorch_lora_weights.safetensors", predicted
+
+
+def predict(base: Base, file: Path) -> Tensor:
+    adapter = load_checkpoint(file, base.adapters)
+    with torch.no_grad(), base.adapters.using([adapter]):
+        return base.unet(LATENTS, TIME, **base.encode_text(PROMPT)).sample
+
+
+def test_a_file_of_the_diffusers_scripts_changes_the_base_as_diffusers_does(
+    base: Base, theirs: tuple[Path, Tensor]
+) -> None:
+    file, predicted = theirs
+    torch.testing.assert_close(predict(base, file), predicted, atol=1e-5, rtol=1e-4)
+    assert epoch_of(file) == 500
+
+
+def test_other_spellings_mean_the_same(
+    base: Base, theirs: tuple[Path, Tensor], tmp_path: Path
+) -> None:
+    file, predicted = theirs
+    metadata = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 8,
+                                                     "text_encoder.lora_alpha": 3})}  # fmt: skip
+    spellings = {
+        "peft": lambda k: "base_model.model." + k.replace("lora_linear_layer.", "lora.")
+        .replace("lora.down", "lora_A").replace("lora.up", "lora_B"),
+        "processors": lambda k: k.replace(".to_out.0.lora.", ".processor.to_out_lora.")
+        .replace(".to_q.lora.", ".processor.to_q_lora."),
+    }  # fmt: skip
+    for name, spell in spellings.items():
+        tensors = {spell(key): tensor for key, tensor in load_file(file).items()}
+        path = tmp_path / f"{name}-1.safetensors"
+        save_file(tensors, path, metadata)
+        torch.testing.assert_close(predict(base, path), predicted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "a LoHa"),
+        ("lora_unet_mid_block_attentions_0_proj_in.dora_scale", "a DoRA"),
+        ("lora_unet_mid_block_attentions_0_proj_in.lokr_w1", "a LoKr"),
+        ("transformer.single_blocks.0.lora_A.weight", "none of a Stable Diffusion 1.x"),
+        ("unet.conv_in.bias", "no part of a LoRA"),
+    ],
+)
+def test_other_kinds_of_adapters_are_refused_by_name(
+    base: Base, tmp_path: Path, key: str, said: str
+) -> None:
+    save_file({key: torch.zeros(2, 2)}, tmp_path / "x-1.safetensors")
+    with pytest.raises(CheckpointError, match=said):
+        load_checkpoint(tmp_path / "x-1.safetensors", base.adapters)
+
+
+def test_kohyas_names_are_left_alone() -> None:
+    tensors = {"lora_unet_a.lora_down.weight": torch.zeros(1), "lora_unet_a.alpha": torch.zeros(())}
+    assert to_kohya(tensors, {}) is tensors
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "expected"),
+    [
+        ("me-000005", {}, (5, None)),
+        ("me", {"ss_epoch": "10", "ss_steps": "1200"}, (10, 1200)),
+        ("me-step00000500", {}, (None, 500)),
+        ("me2026-11-24_10-00-00-save-1000-10-0", {}, (10, 1000)),
+        ("me_000000250", {}, (None, 250)),
+        ("me", {"training_info": '{"step": 250, "epoch": 3}'}, (None, 250)),
+        ("checkpoint-500/pytorch_lora_weights", {}, (None, 500)),
+        ("me", {}, (None, None)),
+    ],
+)
+def test_the_epoch_or_the_step_is_read_as_each_trainer_tells_it(
+    name: str, metadata: dict[str, str], expected: tuple[int | None, int | None]
+) -> None:
+    assert epoch_and_step(Path(f"{name}.safetensors"), metadata) == expected
