@@ -52,6 +52,7 @@ class Encoder:
         )
         size = self.model.visual.image_size
         self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.scale = float(self.model.logit_scale.detach().exp())  # of cosines, for probabilities
         self.device = device
         self.model.to(device).requires_grad_(False).eval()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,6 +117,7 @@ class MediaPipePoses(KeypointPoses):
             num_poses=PEOPLE,
         )
         self.landmarker = tasks.vision.PoseLandmarker.create_from_options(options)
+        atexit.register(self.landmarker.close)  # left to the interpreter it ends in a traceback
 
     def read(self, images: Tensor) -> Tensor:
         return torch.stack([self._subject(image) for image in images])

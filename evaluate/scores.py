@@ -15,7 +15,7 @@ from evaluate.memorization import AttributeLeak, Copying, PoseDiversity, PoseMem
 from evaluate.probes import CAPTION, CLASS, FRESH, ProbeSet
 from evaluate.readings import Reader, Readings
 from evaluate.score import DetectionRate, Score
-from evaluate.values import KINDS, zero_shot
+from evaluate.values import KINDS
 
 LEAKS = {"background_leak": "backgrounds", "outfit_leak": "outfits"}
 DIGITS = 5  # of what is kept of each probe
@@ -54,29 +54,49 @@ class Baseline:
         _, strength, basis = torch.linalg.svd(torch.cat(directions), full_matrices=False)
         return basis[strength > 0.1 * strength[0]]
 
-    def leaks(self, kind: str, read: Readings) -> Tensor:
-        """(N,) for each fresh probe the share of the kind's parts that show a training value.
+    def parts(self, kind: str) -> list[str]:
+        """Of a kind: an outfit has shirt and trousers."""
+        return [*self.probe_set.values.kinds[kind]]
 
-        Only parts that the probe asks for count; probes that ask for none are left out.
+    def chances(self, part: str, read: Readings) -> Tensor:
+        """(N, V): CLIP's zero-shot probabilities of the values of a part."""
+        values, encoder = self.probe_set.values, self.reader.encoder
+        word = self.probe_set.class_word
+        phrases = [values.phrase(part, value, word) for value in values.options(part)]
+        logits = read.features @ encoder.text_features(phrases).T * encoder.scale
+        return logits.softmax(1).cpu()
+
+    def shown(self, kind: str, read: Readings) -> Tensor:
+        """(N, parts): the number of the value that each picture shows."""
+        return torch.stack([self.chances(p, read).argmax(1) for p in self.parts(kind)], dim=1)
+
+    def asked(self, kind: str) -> Tensor:
+        """(N, parts): the number of the value that each fresh probe asks for.
+
+        -1 where it asks for none, or for one that the training pictures show.
         """
-        probes = [self.probe_set.probes[row] for row in self.probe_set.rows(FRESH)]
-        parts = {
-            part: zero_shot(
-                self.probe_set.values, part, self.probe_set.class_word, self.reader.encoder,
-                read.features,
-            )
-            for part in self.probe_set.values.kinds[kind]
-        }  # fmt: skip
-        shares = []
-        for i, probe in enumerate(probes):
-            leaked = [
-                seen[i] in self.probe_set.training[part] and seen[i] != probe.asked[part]
-                for part, seen in parts.items()
-                if part in probe.asked
-            ]
-            if leaked:
-                shares.append(sum(leaked) / len(leaked))
-        return torch.tensor(shares)
+        rows = []
+        for row in self.probe_set.rows(FRESH):
+            wish = self.probe_set.probes[row].asked
+            rows.append([
+                self.probe_set.values.options(part).index(wish[part])
+                if part in wish and wish[part] not in self.probe_set.training[part] else -1
+                for part in self.parts(kind)
+            ])  # fmt: skip
+        return torch.tensor(rows)
+
+    def leak_metric(self, kind: str, options: dict[str, Any]) -> AttributeLeak:
+        """The metric of a kind, as training pictures and the base's are read."""
+        asked = self.asked(kind)
+        shown = torch.cat([self.shown(kind, read) for read in self.base(FRESH)])
+        right = (shown == asked.repeat(len(self.rounds), 1)) & (asked >= 0).repeat(
+            len(self.rounds), 1
+        )
+        counts = (asked >= 0).sum(0) * len(self.rounds)
+        # one more on either side: nothing is read without any error
+        accuracy = (right.sum(0) + 1) / (counts + 2)
+        shares = [self.chances(part, self.training).mean(0) for part in self.parts(kind)]
+        return AttributeLeak(shares, accuracy.tolist(), **options)
 
 
 class Scores:
@@ -102,10 +122,7 @@ class Scores:
                 source, training.shown, torch.cat([read.shown for read in fresh]), **options
             ),
             "pose_diversity": PoseDiversity(source, fresh[0].poses, **options),
-            **{
-                name: AttributeLeak(_mean([baseline.leaks(kind, r) for r in fresh]), **options)
-                for name, kind in LEAKS.items()
-            },
+            **{name: baseline.leak_metric(kind, options) for name, kind in LEAKS.items()},
             "copying": Copying(
                 training.patches, torch.cat([read.patches for read in shown]), **options
             ),
@@ -146,7 +163,7 @@ class Scores:
         metrics["pose_memorization"].update(fresh.shown)
         metrics["pose_diversity"].update(fresh.poses)
         for name, kind in LEAKS.items():
-            metrics[name].update(self.baseline.leaks(kind, fresh))
+            metrics[name].update(self.baseline.shown(kind, fresh), self.baseline.asked(kind))
         metrics["copying"].update(shown.patches)
         metrics["color_shift"].update(fresh.colors)
         metrics["detection_rate"].update(fresh.found)
@@ -163,8 +180,3 @@ class Scores:
             {name: bounds for name, bounds in found.items() if not bounds.isnan().any()},
             {name: values for name, values in by_probe.items() if values and name in found},
         )
-
-
-def _mean(parts: list[Tensor]) -> float:
-    values = torch.cat(parts)
-    return float(values.mean()) if len(values) else 0.0
