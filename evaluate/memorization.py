@@ -28,7 +28,7 @@ class PoseMemorization(Share):
     """
 
     def __init__(self, source: PoseSource, training: Tensor, base: Tensor, **options: Any) -> None:
-        super().__init__(base_rate=NULL_QUANTILE, **options)
+        super().__init__(base_rate=NULL_QUANTILE, base_count=len(base), **options)
         self.source, self.bank = source, training
         nearest = source.similarity(base, training).max(1).values if len(base) else torch.ones(1)
         self.radius = torch.quantile(nearest, 1 - NULL_QUANTILE)

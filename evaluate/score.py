@@ -9,6 +9,8 @@ and scores one checkpoint after another: reset, update, compute.
 from __future__ import annotations
 
 from abc import abstractmethod
+from math import hypot, sqrt
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -82,24 +84,34 @@ class Mean(Score):
 class Share(Score):
     """A share g of probes above the base's own rate b: max(0, (g - b) / (1 - b)), 0 to 1.
 
+    The interval has both in it: Wilson's of g, and the standard error of b.
+
     Args:
         base_rate: b.
+        base_count: of the base's pictures that b was seen in; 0: b is known exactly.
     """
 
     higher_is_better = False
 
-    def __init__(self, base_rate: float = 0.0, **options: Any) -> None:
+    def __init__(self, base_rate: float = 0.0, base_count: int = 0, **options: Any) -> None:
         super().__init__(**options)
         self.base_rate = base_rate
+        self.base_error = sqrt(base_rate * (1 - base_rate) / base_count) if base_count else 0.0
 
     def compute(self) -> Tensor:
         values = torch.cat(self.values)
         # no probe, or the base does it always: nothing can be told of the checkpoint
         if not len(values) or self.base_rate >= 1:
             return torch.tensor([0.0, 0.0, 1.0])
-        share = float(values.mean())
-        bounds = torch.tensor([share, *wilson(share, len(values), self.confidence)])
-        return ((bounds - self.base_rate) / (1 - self.base_rate)).clamp(0, 1)
+        share, room = float(values.mean()), 1 - self.base_rate
+        value, low, high = (
+            (bound - self.base_rate) / room
+            for bound in (share, *wilson(share, len(values), self.confidence))
+        )
+        quantile = NormalDist().inv_cdf((1 + self.confidence) / 2)
+        by_base = quantile * self.base_error * (1 - share) / room**2
+        bounds = [value, value - hypot(value - low, by_base), value + hypot(high - value, by_base)]
+        return torch.tensor(bounds).clamp(0, 1)
 
     def statistic(self, values: Tensor, index: Tensor) -> Tensor:
         return values[index].mean(1)

@@ -221,6 +221,9 @@ def test_intervals_of_shares_have_a_width_and_the_base_rate_is_taken_off() -> No
     value, low, high = share.compute().tolist()
     assert (value, low) == (0, 0)
     assert 0.03 < high < 0.15
+    guessed = Share(base_rate=0.05, base_count=96, confidence=0.9)
+    guessed.update(torch.zeros(24))
+    assert high + 0.002 < guessed.compute()[2].item() < high + 0.03
     share = Share(base_rate=0.2)
     share.update(torch.tensor([1.0, 1, 1, 0, 0]))
     assert share.compute()[0].item() == pytest.approx((0.6 - 0.2) / 0.8)
