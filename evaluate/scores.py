@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from evaluate.fidelity import ClassBleed, ColorShift, PromptFidelity, SubjectFidelity
+from evaluate.leak import AttributeLeak
 from evaluate.losses import GeneralizationGap, ValidationLoss
-from evaluate.memorization import AttributeLeak, Copying, PoseDiversity, PoseMemorization
+from evaluate.memorization import Copying, PoseDiversity, PoseMemorization
 from evaluate.probes import CAPTION, CLASS, FRESH, ProbeSet
 from evaluate.readings import Reader, Readings
 from evaluate.score import DetectionRate, Score

@@ -1,0 +1,97 @@
+"""Single metrics on numbers that are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from evaluate.fidelity import PromptFidelity
+from evaluate.leak import AttributeLeak
+from evaluate.losses import FixedLosses, GeneralizationGap
+from evaluate.memorization import Copying
+from train.base import load_base
+from train.config import BaseConfig, DataConfig, NetworkConfig
+from train.data import load_pictures
+
+
+def test_a_leak_is_known_by_how_the_training_outfit_is_read() -> None:
+    """The training outfit has no name: it is read as value 0, 1 or 2, and two parts leak alike."""
+    random, count = torch.Generator().manual_seed(0), 200
+    shares = torch.tensor([0.6, 0.3, 0.1, 0.0, 0.0, 0.0])
+    asked = torch.randint(3, 6, (count, 2), generator=random)
+    leaked = torch.rand(count, generator=random) < 0.4
+    training = torch.multinomial(shares, count * 2, True, generator=random).view(count, 2)
+    seen = training.where(leaked[:, None], asked)
+    metric = AttributeLeak([shares, shares], [0.97, 0.97])
+    metric.update(seen, asked)
+    value, low, high = metric.compute().tolist()
+    assert value == pytest.approx(float(leaked.float().mean()), abs=0.03)
+    assert low < value < high
+    assert 0.08 < high - low < 0.16  # of 200 pictures, not of 400 parts
+    by_probe = metric.by_probe()
+    assert by_probe[leaked].min() > 0.5 > by_probe[~leaked].max()
+    metric.reset()
+    metric.update(asked, asked)
+    assert metric.compute()[:2].tolist() == [0, 0]
+    metric.reset()
+    metric.update(seen, torch.full_like(asked, -1))  # nothing is asked, so nothing can be told
+    assert metric.compute().tolist() == [0, 0, 1]
+
+
+def test_what_is_neither_asked_nor_of_the_training_set_is_no_leak() -> None:
+    shares = torch.tensor([0.9, 0.1, 0.0, 0.0, 0.0, 0.0])
+    metric = AttributeLeak([shares], [0.95])
+    asked = torch.tensor([[3], [4], [5], [3], [4], [5]])
+    metric.update(torch.tensor([[4], [5], [2], [5], [2], [4]]), asked)
+    assert metric.compute()[0].item() == 0
+
+
+def test_copies_are_found_where_the_training_set_has_the_same_picture_twice() -> None:
+    random = torch.Generator().manual_seed(0)
+
+    def pictures(count: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(count, 9, 16, generator=random), dim=-1)
+
+    training = pictures(6)
+    training = torch.cat([training, training])
+    metric = Copying(training, pictures(50))
+    near = training[:4] + 0.05 * torch.randn(4, 9, 16, generator=random)
+    metric.update(torch.cat([torch.nn.functional.normalize(near, dim=-1), pictures(4)]))
+    assert metric.by_probe().tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert metric.compute()[0].item() == pytest.approx(0.5)
+
+
+def test_prompt_fidelity_is_none_where_each_picture_shows_another_prompt() -> None:
+    prompts = torch.eye(4)
+    base = 0.8 * prompts + 0.2
+    base = torch.nn.functional.normalize(base, dim=-1).unsqueeze(0)
+    metric = PromptFidelity(prompts, base)
+    metric.update(base[0])
+    assert metric.compute()[0].item() == pytest.approx(1)
+    metric.reset()
+    metric.update(base[0].roll(1, 0))
+    assert metric.compute()[0].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_losses_are_fixed_and_touch_no_random_state() -> None:
+    base, pictures = load_base(BaseConfig(device="cpu")), load_pictures(DataConfig(resolution=32))
+    random = torch.Generator().manual_seed(0)
+    adapters = [base.adapters.create(NetworkConfig(rank=2), random) for _ in range(2)]
+    for up in adapters[1].up.values():
+        torch.nn.init.normal_(up, std=0.1, generator=random)
+    before = torch.get_rng_state()
+    losses = FixedLosses(base, list(pictures.validation), 32, 8)
+    assert len(losses.timesteps.unique()) == 8
+    both = losses(adapters)
+    assert both.shape == (2, len(pictures.validation))
+    torch.testing.assert_close(losses([adapters[1]])[0], both[1])
+    assert both[1].mean() > both[0].mean() + 0.002  # a LoRA by lot makes it worse
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_gap_is_between_two_samples() -> None:
+    metric = GeneralizationGap(resamples=200)
+    metric.update(torch.tensor([0.5, 0.6, 0.7, 0.6]), torch.tensor([0.3, 0.3, 0.3]))
+    value, low, high = metric.compute().tolist()
+    assert value == pytest.approx(0.3)
+    assert 0.2 < low < value < high < 0.4
