@@ -14,7 +14,7 @@ from rich.table import Table
 
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
 from evaluate.curves import draw_curves
-from evaluate.diagnosis import Finding, diagnose
+from evaluate.diagnosis import Finding, describe, diagnose
 from evaluate.files import find
 from evaluate.ledger import Ledger
 from evaluate.merit import fidelity
@@ -128,7 +128,7 @@ def _log(
         entry.set_tags({
             "kept": str(selection.scorecard.checkpoint),
             "reasons": " ".join(selection.reasons),
-            "diagnosis": "\n".join(map(str, findings)) or "nothing is wrong",
+            "diagnosis": describe(findings),
         })  # fmt: skip
         for file in ("probes.yaml", "scorecards.json", "curves.png"):
             store.client.log_artifact(entry.id, str(output / file))

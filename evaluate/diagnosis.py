@@ -64,6 +64,11 @@ def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     return found if growing else found + _stale(cards)
 
 
+def describe(findings: list[Finding]) -> str:
+    """All of them, a line each."""
+    return "\n".join(map(str, findings)) or "nothing is wrong"
+
+
 def plateau(cards: list[Scorecard]) -> int | None:
     """The epoch from which on the validation loss no longer falls; None while it does.
 

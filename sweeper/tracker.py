@@ -10,6 +10,7 @@ import yaml
 from mlflow.entities import Metric
 
 from evaluate.config import PolicyConfig
+from evaluate.diagnosis import describe, diagnose
 from evaluate.tracking import Run, Store, flatten, score_metrics
 from sweeper.record import COMPLETE, FAILED, INTERRUPTED, STOPPED, Record, ScoredEpoch
 
@@ -59,7 +60,7 @@ class Tracker(Store):
                 run.once(f"scores {number}", partial(run.log_metrics, metrics(epoch)))
                 run.once(f"sheet {number}", partial(run.log_sheet, record.sheet(number), number))
             if record.state in STATUS:
-                run.once(f"end {record.state}", lambda: self._end(run, record))
+                run.once(f"end {record.state}", lambda: self._end(run, record, policy))
 
     def run_of(self, record: Record) -> Run:
         """The run of a trial."""
@@ -84,8 +85,10 @@ class Tracker(Store):
             if self.parent.id_now:
                 self.client.set_terminated(self.parent.id, "KILLED")
 
-    def _end(self, run: Run, record: Record) -> None:
+    def _end(self, run: Run, record: Record, policy: PolicyConfig) -> None:
         run.set_tags({"state": record.state, "reason": record.reason})
+        if record.scorecards:
+            run.set_tags({"diagnosis": describe(diagnose(record.scorecards, policy))})
         run.log_file(record.folder / "trial.json", "scorecards.json")
         if record.selected is not None:
             self._register(record)

@@ -15,6 +15,7 @@ from train.lora import Adapters
 from train.single_file import layout
 
 EMBEDDED_FOLDER = Path(__file__).parent / "puppets" / "weights" / "base"
+DECODED = 64 * 64  # positions of latents that are decoded at once: it takes the most memory of all
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -67,7 +68,9 @@ class Base:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, c, h, w) -> images (N, 3, H, W), float, 0 to 1."""
         scaled = latents.to(self.dtype) / self.vae.config.scaling_factor
-        return (self.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1)
+        size = max(1, DECODED // (latents.shape[2] * latents.shape[3]))
+        images = torch.cat([self.vae.decode(part).sample.float() for part in scaled.split(size)])
+        return (images / 2 + 0.5).clamp(0, 1)
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """Shape (c, h, w) of the latents of a square picture."""

@@ -49,6 +49,7 @@ def test_mlflow_of_a_finished_study(swept: Swept) -> None:
         assert [metric.step for metric in history] == [1, 2]
         assert "scores/prompt_fidelity_low" in run.data.metrics
         assert "train/loss" in run.data.metrics
+        assert run.data.tags["diagnosis"]
         names = {artifact.path for artifact in client.list_artifacts(trial["run_id"])}
         kept = f"checkpoint-{run.data.tags['selected_epoch']:0>6}"
         assert {kept, "config.yaml", "overrides.yaml", "images"} <= names
