@@ -20,7 +20,8 @@ class Encoder:
     """A CLIP: pictures and sentences as unit vectors of one space.
 
     Args:
-        name: `puppets`, a folder of an open_clip model, or `model/pretrained tag`.
+        name: `puppets`, a folder of an open_clip model, `model/pretrained tag`, or `model@file`
+            with a .safetensors file of its weights.
         device: where it computes.
 
     Raises:
@@ -28,18 +29,15 @@ class Encoder:
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
-        folder = EMBEDDED_FOLDER if name == EMBEDDED else Path(name).expanduser()
-        model, _, tag = name.rpartition("/")
-        if folder.is_dir():
-            model, tag = f"local-dir:{folder}", ""
+        model, tag = _model_and_weights(name)
         logging.disable(logging.INFO)  # open_clip tells every step of loading to the root logger
         try:
             self.model, _, transform = open_clip.create_model_and_transforms(
-                model or tag,
-                pretrained=tag or None if model else None,
+                model,
+                pretrained=tag,
                 require_pretrained=True,  # else open_clip scores with random weights
             )
-            self.tokenizer = open_clip.get_tokenizer(model or tag)
+            self.tokenizer = open_clip.get_tokenizer(model)
         except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
             line = str(error).strip().splitlines()[0]
             raise ConfigError(f"scores.encoder: {name} is not to be had: {line}") from error
@@ -84,3 +82,20 @@ class Encoder:
             images.to(self.device).float(), self.size, mode="bicubic", antialias=True
         )
         return (resized.clamp(0, 1) - self.mean) / self.std
+
+
+def _model_and_weights(name: str) -> tuple[str, str | None]:
+    """What open_clip calls the model, and where its weights come from (None: from the model)."""
+    folder = EMBEDDED_FOLDER if name == EMBEDDED else Path(name).expanduser()
+    if folder.is_dir():
+        return f"local-dir:{folder}", None
+    if "@" in name:
+        model, _, file = name.partition("@")
+        weights = Path(file).expanduser()
+        if weights.suffix != ".safetensors" or not weights.is_file():
+            raise ConfigError(
+                f"scores.encoder: there is no .safetensors file {file} (a pickle can run code)"
+            )
+        return model, str(weights)
+    model, _, tag = name.rpartition("/")
+    return (model, tag) if model else (tag, None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from torch import Tensor
@@ -32,6 +34,20 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     shutil.copytree(EMBEDDED_FOLDER, bare, ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(ConfigError, match=r"scores\.encoder"):
         Encoder(str(bare), CPU)
+
+
+def test_an_architecture_with_weights_from_a_file(tmp_path: Path) -> None:
+    about = json.loads((EMBEDDED_FOLDER / "open_clip_config.json").read_text())
+    for key in [key for key in about["model_cfg"]["text_cfg"] if "tokenizer" in key]:
+        del about["model_cfg"]["text_cfg"][key]  # it would be asked of the hub
+    (tmp_path / "tiny.json").write_text(json.dumps(about["model_cfg"]))
+    open_clip.add_model_config(tmp_path / "tiny.json")
+    weights = next(EMBEDDED_FOLDER.glob("*.safetensors"))
+    same, images = Encoder(f"tiny@{weights}", CPU), torch.rand(2, 3, 32, 32)
+    expected = Encoder("puppets", CPU).image_features(images)
+    torch.testing.assert_close(same.image_features(images), expected, atol=0.1, rtol=0)
+    with pytest.raises(ConfigError, match=r"no \.safetensors file .*pickle"):
+        Encoder(f"tiny@{tmp_path}/weights.bin", CPU)
 
 
 class AsTransformers(torch.nn.Module):
