@@ -95,6 +95,12 @@ def picture_copies(training: list[Puppet], count: int, random: Random) -> list[P
     return made
 
 
+def same_kind(training: list[Puppet], count: int, random: Random) -> list[Puppet]:
+    """New pictures of training poses by name, at training places, in training clothes."""
+    chosen = [random.choice(training) for _ in range(count)]
+    return [sample_puppet(random, one.looks, one.arms, one.legs, one.background) for one in chosen]
+
+
 def as_asked(asked: Sequence[dict[str, str]], looks: Looks, random: Random) -> list[Puppet]:
     """What an ideal LoRA of a character draws for some probes."""
     made = []

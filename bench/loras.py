@@ -49,7 +49,7 @@ FOLDER = Path("outputs/bench/loras")
 COUNT, EPOCHS, EVERY, STEPS_AN_EPOCH, BATCH = 24, 20, 2, 30, 4
 ROUNDS, PICTURES = 4, 128  # the truth of a checkpoint is read off ROUNDS x PICTURES pictures
 SEED = 70_000_000  # of the truth's noise: far from those of any probe
-SAMPLING = (32, 8, 3.0)  # resolution, steps, guidance; the judge reads the same after 15 steps
+SAMPLING = (32, 6, 3.0)  # resolution, steps, guidance; the judge reads the same after 15 steps
 # lowest and highest learning rate by lot
 OPTIMIZERS: dict[str, tuple[float, float]] = {
     "torch.optim.AdamW": (1e-3, 6e-3),
