@@ -49,6 +49,10 @@ RESULTS = Path(__file__).parent / "results"
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 IMAGES, SETS_A_SHARE, WORLDS, POOL, NULL = 32, 100, 4, 400, 128
 CPU = torch.device("cpu")
+COPIES = {
+    "pose_memorization": "a training pose, on others at other places",
+    "copying": "a whole training picture (same kind: against new ones in a training pose and place)",
+}
 Outcome = dict[str, float]  # share (wanted), copied (of this set), value, low, high
 Scored = Callable[[Tensor], tuple[float, float, float]]  # rows of a pool -> estimate, low, high
 
@@ -280,9 +284,7 @@ def table(figures: dict[str, Any]) -> str:
             aside = " (not in all)" if key == EVERY_KIND.name else ""
             lines.append(f"| {name} | {key}{aside} | {row['mean_absolute_error']:.3f} | "
                          f"{row['at_zero']:.3f} | {row['coverage']:.1%} |")  # fmt: skip
-    for name, what in (("pose_memorization", "a training pose, on others at other places"),
-                       ("copying", "a whole training picture (same kind: new pictures of one pose by name, "
-                        "place and clothes)")):  # fmt: skip
+    for name, what in COPIES.items():
         sets = figures[name]["auroc_by_set"]
         lines += ["", f"AUROC of single copies of {what}, against fresh pictures:", ""]
         lines += [f"| way | all | {' | '.join(sets)} |", "|" + "---|" * (len(sets) + 2)]
