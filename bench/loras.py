@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from bench.judging import Wish, judged
-from evaluate.generate import generate
+from evaluate.probing.generate import generate
 from train.base import Base, load_base
 from train.checkpoint import epoch_of, load_checkpoint, write_atomically
 from train.command import quiet

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from bench.judging import Wish, judged, wishes
-from evaluate.generate import generate
+from evaluate.probing.generate import generate
 from train.base import Base, load_base
 from train.checkpoint import load_checkpoint
 from train.command import quiet

@@ -25,13 +25,13 @@ from bench import fakes
 from bench.fakes import DESIGNS, EVERY_KIND, Design, drawn, make_world
 from bench.loras import FOLDER, SETS, DataSet, draw_pictures
 from evaluate.config import ScoresConfig
-from evaluate.encoder import Encoder
-from evaluate.generate import generate
-from evaluate.memorization import Copying, PoseMemorization
-from evaluate.pose import KeypointPoses
-from evaluate.pose_sources import PuppetPoses
-from evaluate.probes import FRESH
-from evaluate.score import Share
+from evaluate.metrics.memorization import Copying, PoseMemorization
+from evaluate.metrics.score import Share
+from evaluate.probing.generate import generate
+from evaluate.probing.probes import FRESH
+from evaluate.reading.encoder import Encoder
+from evaluate.reading.pose import KeypointPoses
+from evaluate.reading.pose_sources import PuppetPoses
 from evaluate.scorer import Scorer
 from sweeper.config import SweepConfig
 from train.base import load_base
@@ -51,7 +51,7 @@ IMAGES, SETS_A_SHARE, WORLDS, POOL, NULL = 32, 100, 4, 400, 128
 CPU = torch.device("cpu")
 COPIES = {
     "pose_memorization": "a training pose, on others at other places",
-    "copying": "a whole training picture (same kind: against new ones in a training pose and place)",
+    "copying": "a whole training picture (same kind: from new ones in a training pose and place)",
 }
 Outcome = dict[str, float]  # share (wanted), copied (of this set), value, low, high
 Scored = Callable[[Tensor], tuple[float, float, float]]  # rows of a pool -> estimate, low, high
@@ -310,7 +310,7 @@ def plot(single: dict[str, dict[str, list[Outcome]]]) -> Figure:
         axes.set_title(name.replace("_", " "), loc="left")
         axes.set_xlabel("share that repeats the training set")
         axes.set_ylabel("the score")
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="lower right")
         axes.grid(alpha=0.2)
     return figure
 

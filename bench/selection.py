@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from bench.loras import COUNT, FOLDER, ROUNDS, SETS, Lora, load_truth, lora, make_loras
+from evaluate.choice.merit import fidelity
+from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig
-from evaluate.merit import fidelity
-from evaluate.policy import select
-from evaluate.probes import FRESH
+from evaluate.probing.probes import FRESH
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
 from sweeper.config import SweepConfig

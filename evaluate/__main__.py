@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from evaluate.choice.diagnosis import Finding, describe, diagnose
+from evaluate.choice.merit import fidelity
+from evaluate.choice.policy import Selection, check_scores, select
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
 from evaluate.curves import draw_curves
-from evaluate.diagnosis import Finding, describe, diagnose
 from evaluate.files import find
 from evaluate.ledger import Ledger
-from evaluate.merit import fidelity
 from evaluate.origin import environment
-from evaluate.policy import Selection, check_scores, select
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.scorer import Scorer
 from evaluate.tracking import Run, Store, flatten, score_metrics

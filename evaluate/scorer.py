@@ -13,19 +13,19 @@ from PIL import Image
 from torch import Tensor
 
 from evaluate import sheet
-from evaluate.bare import BareBase
 from evaluate.config import LOSSES, ProbesConfig, ScoresConfig
-from evaluate.encoder import Encoder
-from evaluate.generate import generate
-from evaluate.losses import FixedLosses
-from evaluate.pose import LayoutPoses
-from evaluate.pose_sources import pose_source
-from evaluate.probes import ProbeSet, load_probe_set, make_probe_set
-from evaluate.readings import Reader, Readings
+from evaluate.metrics.losses import FixedLosses
+from evaluate.metrics.scores import Baseline, Scores
+from evaluate.probing.bare import BareBase
+from evaluate.probing.generate import generate
+from evaluate.probing.probes import ProbeSet, load_probe_set, make_probe_set
+from evaluate.probing.shown import reference_probes, shown_poses
+from evaluate.probing.values import class_words, load_values
+from evaluate.reading.encoder import Encoder
+from evaluate.reading.pose import LayoutPoses
+from evaluate.reading.pose_sources import pose_source
+from evaluate.reading.readings import Reader, Readings
 from evaluate.scorecard import Estimate, Scorecard
-from evaluate.scores import Baseline, Scores
-from evaluate.shown import reference_probes, shown_poses
-from evaluate.values import class_words, load_values
 from train.base import Base
 from train.checkpoint import load_checkpoint
 from train.data import Picture, Pictures

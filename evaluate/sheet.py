@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from evaluate.probes import CAPTION, CLASS, FRESH, ProbeSet
+from evaluate.probing.probes import CAPTION, CLASS, FRESH, ProbeSet
 from evaluate.scorecard import Scorecard
 
 CELL, GAP, COLUMNS, HEADING, LINE = 160, 8, 6, 28, 14

@@ -20,7 +20,7 @@ from PIL import Image
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from evaluate.merit import fidelity
+from evaluate.choice.merit import fidelity
 from evaluate.scorecard import Scorecard
 from train.checkpoint import write_atomically
 

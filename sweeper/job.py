@@ -13,7 +13,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from evaluate.merit import fidelity, violations
+from evaluate.choice.merit import fidelity, violations
 from sweeper.config import SweepConfig, suggested_name, trial_of
 from sweeper.parts import Parts, load_parts, origin, shared_settings
 from sweeper.progress import Progress

@@ -7,9 +7,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from evaluate.choice.merit import MEMORY, excess, fidelity, pareto
 from evaluate.config import PolicyConfig
 from evaluate.curves import PICK, draw_curves
-from evaluate.merit import MEMORY, excess, fidelity, pareto
 from evaluate.scorecard import Scorecard
 from sweeper.progress import short
 from sweeper.record import Record

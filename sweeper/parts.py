@@ -7,8 +7,8 @@ import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from evaluate.choice.policy import check_scores
 from evaluate.origin import environment
-from evaluate.policy import check_scores
 from evaluate.scorer import Scorer
 from evaluate.tracking import flatten
 from sweeper.config import SweepConfig, trial_of

@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
-from evaluate.policy import select
 from sweeper.record import Record, load_records
 
 log = logging.getLogger(__name__)

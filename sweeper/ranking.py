@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from evaluate.choice.policy import Selection, select
 from evaluate.config import PolicyConfig
-from evaluate.policy import Selection, select
 from sweeper.progress import short
 from sweeper.record import FAILED, Record
 

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from evaluate.choice.diagnosis import diagnose
 from evaluate.config import PolicyConfig
-from evaluate.diagnosis import diagnose
 from sweeper.overview import draw_overview
 from sweeper.parts import Parts, origin
 from sweeper.progress import short

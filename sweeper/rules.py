@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
-from evaluate.policy import select
 from evaluate.scorecard import Scorecard
 from sweeper.study import StudyTrial
 

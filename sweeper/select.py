@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
+from evaluate.choice.merit import FIDELITIES, MEMORY
+from evaluate.choice.policy import check_scores
 from evaluate.config import PolicyConfig, check_policy
-from evaluate.merit import FIDELITIES, MEMORY
-from evaluate.policy import check_scores
 from sweeper.ranking import Entry, rank_trials
 from sweeper.record import Record, load_records, read_record
 from sweeper.result import keep, say, show

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from mlflow.entities import Metric
 
+from evaluate.choice.diagnosis import describe, diagnose
 from evaluate.config import PolicyConfig
-from evaluate.diagnosis import describe, diagnose
 from evaluate.tracking import Run, Store, flatten, score_metrics
 from sweeper.record import COMPLETE, FAILED, INTERRUPTED, STOPPED, Record, ScoredEpoch
 

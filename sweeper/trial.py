@@ -6,7 +6,7 @@ import time
 import traceback
 from dataclasses import dataclass, field
 
-from evaluate.policy import select
+from evaluate.choice.policy import select
 from evaluate.scorecard import Scorecard
 from sweeper.config import SweepConfig, trial_of
 from sweeper.parts import Parts

@@ -12,7 +12,7 @@ import yaml
 from mlflow import MlflowClient
 
 from evaluate.files import find
-from evaluate.probes import FRESH, load_probe_set
+from evaluate.probing.probes import FRESH, load_probe_set
 from tests.sweeper.conftest import run_module
 from train.base import load_base
 from train.checkpoint import CheckpointError, save_checkpoint

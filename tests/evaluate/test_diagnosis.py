@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from evaluate.choice.diagnosis import diagnose, plateau
 from evaluate.config import PolicyConfig
-from evaluate.diagnosis import diagnose, plateau
 from evaluate.scorecard import Estimate, Scorecard
 from tests.evaluate.test_policy import card
 

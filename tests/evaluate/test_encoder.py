@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics.multimodal import CLIPScore
 
-from evaluate.encoder import EMBEDDED_FOLDER, Encoder
+from evaluate.reading.encoder import EMBEDDED_FOLDER, Encoder
 from train.config import ConfigError
 
 CPU = torch.device("cpu")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evaluate.fidelity import PromptFidelity
-from evaluate.leak import AttributeLeak
-from evaluate.losses import FixedLosses, GeneralizationGap
-from evaluate.memorization import Copying
+from evaluate.metrics.fidelity import PromptFidelity
+from evaluate.metrics.leak import AttributeLeak
+from evaluate.metrics.losses import FixedLosses, GeneralizationGap
+from evaluate.metrics.memorization import Copying
 from train.base import load_base
 from train.config import BaseConfig, DataConfig, NetworkConfig
 from train.data import load_pictures

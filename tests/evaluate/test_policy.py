@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
+from evaluate.choice.merit import fidelity, lead, violations
+from evaluate.choice.policy import check_scores, select
 from evaluate.config import PolicyConfig, check_policy
-from evaluate.merit import fidelity, lead, violations
-from evaluate.policy import check_scores, select
 from evaluate.scorecard import Estimate, Scorecard
 from train.config import ConfigError
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from evaluate.config import ScoresConfig
-from evaluate.encoder import Encoder
-from evaluate.pose_sources import BLAZE, COCO, PersonPoses, landmarks, pose_source
+from evaluate.reading.encoder import Encoder
+from evaluate.reading.pose_sources import BLAZE, COCO, PersonPoses, landmarks, pose_source
 from train.config import ConfigError
 
 CPU = torch.device("cpu")

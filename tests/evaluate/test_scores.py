@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluate.color import mean_colors
 from evaluate.config import ProbesConfig, ScoresConfig
-from evaluate.fidelity import SubjectFidelity
-from evaluate.generate import generate
-from evaluate.memorization import vendi
-from evaluate.pose import Frame, KeypointPoses, aligned, oks
-from evaluate.probes import CAPTION, CLASS, FRESH
-from evaluate.score import Share
+from evaluate.metrics.fidelity import SubjectFidelity
+from evaluate.metrics.memorization import vendi
+from evaluate.metrics.score import Share
+from evaluate.probing.generate import generate
+from evaluate.probing.probes import CAPTION, CLASS, FRESH
+from evaluate.reading.color import mean_colors
+from evaluate.reading.pose import Frame, KeypointPoses, aligned, oks
+from evaluate.reading.subject import portraits
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
-from evaluate.subject import portraits
 from train.base import load_base
 from train.config import BaseConfig, DataConfig, NetworkConfig
 from train.data import load_pictures

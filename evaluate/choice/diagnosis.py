@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from evaluate.choice.merit import lead
+from evaluate.choice.reasons import FAULTS, percent
 from evaluate.config import PolicyConfig
-from evaluate.merit import lead
-from evaluate.reasons import FAULTS, percent
 from evaluate.scorecard import Estimate, Scorecard
 
 NOTHING, HALF, LISTENS = 0.15, 0.5, 0.7  # likeness that is none, that is little; obedience that is

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluate.score import Mean
+from evaluate.metrics.score import Mean
 
 
 class PromptFidelity(Mean):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from evaluate.choice.merit import excess, fidelity, lead, merit, pareto, violations
+from evaluate.choice.reasons import explain, what_came_later
 from evaluate.config import LOSSES, PolicyConfig
-from evaluate.merit import excess, fidelity, lead, merit, pareto, violations
-from evaluate.reasons import explain, what_came_later
 from evaluate.scorecard import Scorecard
 from train.config import ConfigError
 
@@ -20,7 +20,7 @@ class Selection:
 
     Attributes:
         feasible: it keeps all the limits.
-        fidelity, violations: see `evaluate.merit`.
+        fidelity, violations: see `evaluate.choice.merit`.
         rank: greater is better, to compare the selections of different runs.
         reasons: two plain sentences.
         later: what the epochs after it did wrong; empty where nothing or where there are none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from evaluate.score import Mean, Score
+from evaluate.metrics.score import Mean, Score
 from train.base import Base
 from train.data import Picture
 from train.lora import Adapter

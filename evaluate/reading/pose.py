@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from evaluate.encoder import Encoder
+from evaluate.reading.encoder import Encoder
 
 # of the joints nose, left and right shoulder, elbow, wrist, hip, knee, ankle: COCO's tolerances
 SIGMAS = torch.tensor([26, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000

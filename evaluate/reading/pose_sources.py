@@ -15,8 +15,8 @@ from torchvision.models.detection import (
 )
 
 from evaluate.config import ScoresConfig
-from evaluate.encoder import Encoder
-from evaluate.pose import Frame, KeypointPoses, LayoutPoses, PoseSource
+from evaluate.reading.encoder import Encoder
+from evaluate.reading.pose import Frame, KeypointPoses, LayoutPoses, PoseSource
 from train.config import ConfigError
 from train.puppets.keypoints import KeypointNetwork
 from train.puppets.training import POSE

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from train.config import EMBEDDED, ConfigError
+from train.puppets.training import CLIP
 
-EMBEDDED_FOLDER = Path(__file__).parent.parent / "train" / "puppets" / "weights" / "clip"
+EMBEDDED_FOLDER = CLIP
 BATCH = 64
 
 

@@ -12,8 +12,8 @@ import yaml
 from torch import Tensor
 
 from evaluate.config import OTHERS, ProbesConfig
-from evaluate.encoder import Encoder
-from evaluate.values import KINDS, Values, class_words, zero_shot
+from evaluate.probing.values import KINDS, Values, class_words, zero_shot
+from evaluate.reading.encoder import Encoder
 from train.config import ConfigError
 from train.data import Pictures
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluate.pose import PoseSource
-from evaluate.score import Score, Share
+from evaluate.metrics.score import Score, Share
+from evaluate.reading.pose import PoseSource
 
 NULL_QUANTILE = 0.05  # of the base's own poses count as memorised by definition
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from evaluate.choice.merit import excess, fidelity, lead, violations
 from evaluate.config import PolicyConfig
-from evaluate.merit import excess, fidelity, lead, violations
 from evaluate.scorecard import Scorecard
 
 # what a checkpoint over the limit does, for sentences like "58 % of the images ..."

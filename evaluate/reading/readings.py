@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from evaluate.color import mean_colors
-from evaluate.encoder import Encoder
-from evaluate.pose import PoseSource
-from evaluate.subject import portraits
+from evaluate.reading.color import mean_colors
+from evaluate.reading.encoder import Encoder
+from evaluate.reading.pose import PoseSource
+from evaluate.reading.subject import portraits
 
 
 @dataclass(frozen=True)

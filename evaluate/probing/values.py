@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from evaluate.encoder import Encoder
+from evaluate.reading.encoder import Encoder
 from train.config import CONF, ConfigError, suggestion
 
 KINDS = ("poses", "backgrounds", "outfits")

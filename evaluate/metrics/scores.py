@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluate.fidelity import ClassBleed, ColorShift, PromptFidelity, SubjectFidelity
-from evaluate.leak import AttributeLeak
-from evaluate.losses import GeneralizationGap, ValidationLoss
-from evaluate.memorization import Copying, PoseDiversity, PoseMemorization
-from evaluate.probes import CAPTION, CLASS, FRESH, ProbeSet
-from evaluate.readings import Reader, Readings
-from evaluate.score import DetectionRate, Score
-from evaluate.values import KINDS
+from evaluate.metrics.fidelity import ClassBleed, ColorShift, PromptFidelity, SubjectFidelity
+from evaluate.metrics.leak import AttributeLeak
+from evaluate.metrics.losses import GeneralizationGap, ValidationLoss
+from evaluate.metrics.memorization import Copying, PoseDiversity, PoseMemorization
+from evaluate.metrics.score import DetectionRate, Score
+from evaluate.probing.probes import CAPTION, CLASS, FRESH, ProbeSet
+from evaluate.probing.values import KINDS
+from evaluate.reading.readings import Reader, Readings
 
 LEAKS = {"background_leak": "backgrounds", "outfit_leak": "outfits"}
 DIGITS = 5  # of what is kept of each probe

@@ -12,8 +12,8 @@ from random import Random
 
 from torch import Tensor
 
-from evaluate.probes import CLASS, Probe
-from evaluate.values import Values
+from evaluate.probing.probes import CLASS, Probe
+from evaluate.probing.values import Values
 
 TIMES = 3  # drawings of each pose
 SEED = 50_000_000  # far from those of the probes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evaluate.pose import NOSE, SHOULDERS, Frame
+from evaluate.reading.pose import NOSE, SHOULDERS, Frame
 
 
 def portraits(images: Tensor, poses: Tensor, frame: Frame, side: int) -> Tensor:

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from evaluate.config import ProbesConfig
-from evaluate.generate import generate
-from evaluate.probes import Probe
+from evaluate.probing.generate import generate
+from evaluate.probing.probes import Probe
 from train.base import Base
 from train.checkpoint import write_atomically
 

@@ -1,0 +1,1 @@
+"""The scores, each a metric with an interval."""

@@ -1,0 +1,1 @@
+"""What is asked for: probes, and the pictures that are made of them."""
