@@ -10,14 +10,14 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from evaluate.config import PolicyConfig
+from evaluate.config import RULES, PolicyConfig, check_policy
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.record import Record, load_record
 from sweeper.rules import memorised
 from sweeper.tracker import Tracker
 from tests.sweeper.conftest import finish
-from train.command import preflight
+from train.command import preflight, settings
 from train.trainer import Checkpoint
 
 POLICY = PolicyConfig(limits={"pose_memorization": 0.35})
@@ -45,6 +45,19 @@ def test_wrong_settings_are_refused(arguments: list[str], words: str) -> None:
     with pytest.raises(SystemExit) as end:
         preflight("sweep", arguments, SweepConfig, check_sweep)
     assert words in str(end.value)
+
+
+@pytest.mark.parametrize(("budget", "count"), [("small", 16), ("default", 32), ("large", 96)])
+def test_probe_sets_come_by_budget(budget: str, count: int) -> None:
+    assert settings("sweep", SweepConfig, [f"probes={budget}"]).probes.count == count
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_is_a_policy_to_choose(rule: str) -> None:
+    choice = "default" if rule == "overfit_aware" else rule
+    policy = settings("sweep", SweepConfig, [f"policy={choice}", "policy.epoch=3"]).policy
+    assert policy.rule == rule
+    check_policy(policy)
 
 
 def test_wrong_settings_end_the_command(tmp_path: Path) -> None:
