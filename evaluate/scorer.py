@@ -15,7 +15,7 @@ from torch import Tensor
 from evaluate import sheet
 from evaluate.config import LOSSES, ProbesConfig, ScoresConfig
 from evaluate.metrics.losses import FixedLosses
-from evaluate.metrics.scores import Baseline, Scores
+from evaluate.metrics.scores import LEAKS, Baseline, Scores
 from evaluate.probing.bare import BareBase
 from evaluate.probing.generate import generate
 from evaluate.probing.probes import ProbeSet, load_probe_set, make_probe_set
@@ -119,6 +119,8 @@ class Scorer:
             notes.append(f"{self.reader.source.name} finds a pose in {rate:.0%} of the images")
         if "pose_diversity" not in estimates:
             notes.append("too few poses to score their memorisation and diversity")
+        for name in [name for name in LEAKS if name not in estimates]:
+            notes.append(f"no {name}: the training pictures show all that can be asked for")
         return Scorecard(
             checkpoint=path,
             epoch=epoch,

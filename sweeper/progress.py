@@ -38,7 +38,7 @@ class Progress:
         last = record.epochs[-1]
         scores = {name: estimate.value for name, estimate in last.scorecard.scores.items()}
         names = ["prompt_fidelity", "subject_fidelity", *policy.limits]
-        figures = "  ".join(f"{_word(name)} {scores[name]:.2f}" for name in names)
+        figures = "  ".join(f"{_word(n)} {scores[n]:.2f}" for n in names if n in scores)
         best = select(record.scorecards, policy)
         verdict = f"best {best.scorecard.epoch}" if best.feasible else "none within the limits"
         total = record.settings["training"]["epochs"]

@@ -23,7 +23,8 @@ def memorised(policy: PolicyConfig, in_a_row: int, min_epochs: int) -> Rule:
         if not in_a_row or len(scorecards) < max(in_a_row, min_epochs):
             return ""
         last = scorecards[-in_a_row:]
-        for name, limit in policy.limits.items():
+        told = {n: limit for n, limit in policy.limits.items() if n in last[-1].scores}
+        for name, limit in told.items():
             if all(card.scores[name].low > limit for card in last):
                 low = last[-1].scores[name].low
                 return f"memorised: {name} is surely above {low:.2f}, and {limit:g} is the limit"

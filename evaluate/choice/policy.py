@@ -83,8 +83,7 @@ def check_scores(policy: PolicyConfig, names: Collection[str]) -> None:
     Raises:
         ConfigError: naming it.
     """
-    needed = {*policy.limits}
-    needed |= {"validation_loss"} if policy.rule == "min_validation_loss" else set()
+    needed = {"validation_loss"} if policy.rule == "min_validation_loss" else set()
     needed |= {*policy.weights} if policy.rule == "weighted" else set()
     for name in sorted(needed - {*names}):
         hint = " without held-out pictures" if name in LOSSES else " with this probe set"

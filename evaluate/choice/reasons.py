@@ -32,8 +32,8 @@ def explain(
         f"has learned {percent(scores['subject_fidelity'].value)} of the subject's likeness and "
         f"follows prompts {percent(scores['prompt_fidelity'].value)} as well as the base model"
     )
-    faults = describe_faults(pick, list(policy.limits), policy)
-    kept = f"Of its images only {faults}" if policy.limits else "No limits were set"
+    faults = describe_faults(pick, [*violations(pick, policy)], policy)
+    kept = f"Of its images only {faults}" if faults else "No limits were set"
     if policy.rule in RULES:
         over = exceeded(pick, policy)
         said = f"WARNING: {describe_faults(pick, over, policy)}" if over else kept

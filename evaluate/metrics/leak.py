@@ -50,11 +50,12 @@ class AttributeLeak(Score):
         super().update(torch.stack(likely, dim=1))  # (N, parts, 3), 0 where a part does not count
 
     def compute(self) -> Tensor:
+        """As `Score.compute`; nan where no probe asks for what the training pictures lack."""
         likely = torch.cat(self.values)
         rows = likely.flatten(0, 1)
         rows = rows[rows.sum(1) > 0]
         if not len(rows):
-            return torch.tensor([0.0, 0.0, 1.0])
+            return torch.full((3,), torch.nan)
         grid, logs, _ = profile(rows)
         logs = logs / likely.shape[1]
         room = NormalDist().inv_cdf((1 + self.confidence) / 2) ** 2 / 2

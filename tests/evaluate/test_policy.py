@@ -103,8 +103,13 @@ def test_a_rule_says_what_it_lacks() -> None:
         check_scores(PolicyConfig(rule="min_validation_loss"), ["prompt_fidelity"])
     with pytest.raises(ValueError, match="no validation_loss; hold out pictures"):
         select([card(1, 0.5, 0.1)], PolicyConfig(rule="min_validation_loss"))
-    with pytest.raises(ValueError, match="pose_memorisation"):
-        select([card(1, 0.5, 0.1)], PolicyConfig(limits={"pose_memorisation": 0.1}))
+
+
+def test_a_score_that_cannot_be_told_has_no_limit() -> None:
+    limits = {"pose_memorization": 0.3, "background_leak": 0.3}
+    pick = select([card(1, 0.5, 0.1)], PolicyConfig(limits=limits))
+    assert pick.feasible
+    assert "background" not in pick.reasons[1]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +117,7 @@ def test_a_rule_says_what_it_lacks() -> None:
     [
         (PolicyConfig(rule="lats"), "policy.rule: there is no lats; did you mean last"),
         (PolicyConfig(rule="epoch"), "policy.epoch"),
+        (PolicyConfig(limits={"pose_memorisation": 0.1}), "did you mean pose_memorization"),
         (PolicyConfig(rule="weighted"), "policy.weights"),
         (PolicyConfig(weights={"copyng": 1.0}), "policy.weights: there is no copyng; did you"),
     ],
