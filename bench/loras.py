@@ -46,7 +46,7 @@ from train.trainer import Member, Trainer
 
 log = logging.getLogger(__name__)
 FOLDER = Path("outputs/bench/loras")
-COUNT, EPOCHS, EVERY, STEPS_AN_EPOCH, BATCH = 24, 20, 2, 30, 4
+COUNT, EPOCHS, EVERY, STEPS_AN_EPOCH, BATCH = 25, 20, 2, 30, 4
 ROUNDS, PICTURES = 4, 128  # the truth of a checkpoint is read off ROUNDS x PICTURES pictures
 SEED = 70_000_000  # of the truth's noise: far from those of any probe
 SAMPLING = (32, 6, 3.0)  # resolution, steps, guidance; the judge reads the same after 15 steps

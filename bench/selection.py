@@ -41,6 +41,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "small": {"count": 16},
 }
 OURS, OURS_SMALL = "ours", "ours, small probe set"
+WORTHLESS = 0.05
 GUIDE = (16, 18, 20)  # "the 15th to 20th epoch": the mean of those that were saved
 # score -> what the judge sees of it
 TRUTHS = {"subject_fidelity": "identity", "prompt_fidelity": "obeyed",
@@ -120,11 +121,17 @@ def picks(made: Lora, policy: PolicyConfig) -> dict[str, list[int]]:
 
 
 def regrets(policy: PolicyConfig) -> list[Row]:
-    """For each LoRA the share of the best epoch's worth that each rule's choice loses."""
+    """For each LoRA the share of the best epoch's worth that each rule's choice loses.
+
+    Without those of which no epoch is worth anything: there is nothing to lose.
+    """
     rows = []
     for made in LORAS:
         quality = {epoch: seen["quality"] for epoch, seen in load_truth(made).items()}
         best = max(quality, key=lambda epoch: quality[epoch])
+        if quality[best] < WORTHLESS:
+            log.info("LoRA %d (%s) is worth nothing at any epoch", made.number, made.describe())
+            continue
         chosen = picks(made, policy)
         lost = {rule: sum(quality[best] - quality[e] for e in epochs) / len(epochs) / quality[best]
                 for rule, epochs in chosen.items()}  # fmt: skip
@@ -177,13 +184,15 @@ def summary(rows: list[Row]) -> dict[str, dict[str, float]]:
 
 def table(rows: list[Row], found: Row) -> str:
     """The result, for people."""
-    pictures = int(next(iter(load_truth(LORAS[0]).values()))["pictures"])
+    read = [seen["pictures"] for made in LORAS for seen in load_truth(made).values()]
     stable = ", ".join(f"{name} {value:.2f}" for name, value in found["stability"].items())
     lines = ["# Which epoch to keep", "",
-             f"{len(rows)} LoRAs, 10 checkpoints each; the truth: {pictures} pictures a checkpoint "
-             "of wishes by lot, read by the judge; worth: geometric mean of the identity and the "
-             "share that is right in every part. Regret: share of the best checkpoint's worth that "
-             "is lost.", "", "| rule | mean regret | worst regret |", "|---|---|---|"]  # fmt: skip
+             f"{len(rows)} LoRAs, 10 checkpoints each; the truth: {min(read):.0f} pictures a "
+             "checkpoint of wishes by lot, read by the judge; worth: geometric mean of the identity "
+             "and the share that is right in every part. Regret: share of the best checkpoint's "
+             f"worth that is lost. ({len(LORAS) - len(rows)} more diverged: no checkpoint of theirs "
+             "is worth anything.)", ""]  # fmt: skip
+    lines += ["| rule | mean regret | worst regret |", "|---|---|---|"]
     for rule, mean in sorted(found["mean_regret"].items(), key=lambda item: item[1]):
         lines.append(f"| {rule} | {mean:.3f} | {found['worst_regret'][rule]:.3f} |")
     lines += ["", f"Rank correlation between two seeds of the default probes: {stable}.", ""]

@@ -68,6 +68,7 @@ class PolicyConfig:
 
     rule: str = "overfit_aware"
     limits: dict[str, float] = field(default_factory=dict)
+    floors: dict[str, float] = field(default_factory=dict)
     standard_errors: float = 1.0
     epoch: int = 0
     weights: dict[str, float] = field(default_factory=dict)
@@ -105,7 +106,7 @@ def check_policy(policy: PolicyConfig) -> None:
         ConfigError: with the first setting that cannot work.
     """
     _one_of("policy.rule", policy.rule, RULES)
-    for name in ("limits", "weights"):
+    for name in ("limits", "floors", "weights"):
         for score in getattr(policy, name):
             _one_of(f"policy.{name}", score, SCORES)
     if policy.rule == "epoch" and policy.epoch < 1:

@@ -13,21 +13,25 @@ Rule = Callable[[list[Scorecard]], str]  # the reason to stop; empty: go on
 
 
 def memorised(policy: PolicyConfig, in_a_row: int, min_epochs: int) -> Rule:
-    """Stops when a score is surely over its limit at the last `in_a_row` scored epochs.
+    """Stops when a score is surely beyond its limit or floor at `in_a_row` scored epochs.
 
-    Surely: the lower bound of its interval is. What was learned by heart is not unlearned by
-    training on, so the epochs to come can only be worse.
+    Surely: its whole interval is. What was learned by heart is not unlearned by training on, so
+    the epochs to come can only be worse.
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
         if not in_a_row or len(scorecards) < max(in_a_row, min_epochs):
             return ""
         last = scorecards[-in_a_row:]
-        told = {n: limit for n, limit in policy.limits.items() if n in last[-1].scores}
-        for name, limit in told.items():
+        told = last[-1].scores
+        for name in (n for n in policy.limits if n in told):
+            limit, low = policy.limits[name], told[name].low
             if all(card.scores[name].low > limit for card in last):
-                low = last[-1].scores[name].low
                 return f"memorised: {name} is surely above {low:.2f}, and {limit:g} is the limit"
+        for name in (n for n in policy.floors if n in told):
+            floor, high = policy.floors[name], told[name].high
+            if all(card.scores[name].high < floor for card in last):
+                return f"overfitted: {name} is surely below {high:.2f}, and {floor:g} is wanted"
         return ""
 
     return rule

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import torch
 
-from evaluate.choice.merit import lead
+from evaluate.choice.merit import lead, violations
 from evaluate.choice.reasons import FAULTS, percent
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 
-NOTHING, HALF, LISTENS = 0.15, 0.5, 0.7  # likeness that is none, that is little; obedience that is
+NOTHING, HALF = 0.15, 0.5  # likeness that is none, that is little
 CAST, BLEEDS, BODIES = 12.0, 0.35, 0.8  # Delta E; share of the likeness; share of images
 LOWER = "lower the learning rate (by half; guides go down to 5e-5 on Stable Diffusion 1.5)"
 HIGHER = "a higher learning rate, more epochs, or more room: rank 32 and more"
@@ -44,7 +44,12 @@ def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     """
     cards = sorted(cards, key=lambda card: card.epoch)
     last = cards[-1]
-    found = [*_memorised(cards, policy), *_deaf(cards), *_likeness(cards, policy), *_broken(last)]
+    found = [
+        *_memorised(cards, policy),
+        *_deaf(cards, policy),
+        *_likeness(cards, policy),
+        *_broken(last),
+    ]
     cast, bleed = last.scores.get("color_shift"), last.scores.get("class_bleed")
     if cast and cast.low > CAST:
         found.append(Finding(
@@ -102,9 +107,9 @@ def _memorised(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     return found
 
 
-def _deaf(cards: list[Scorecard]) -> list[Finding]:
+def _deaf(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     heard = cards[-1].scores["prompt_fidelity"]
-    if heard.high >= LISTENS:
+    if heard.high >= policy.floors.get("prompt_fidelity", 0.0):
         return []
     return [Finding(
         "overfitting",
@@ -126,7 +131,7 @@ def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     if likeness.high < HALF:
         words = f"no epoch has more than {percent(likeness.value)} of the likeness"
         return [Finding("underfitting", words, f"try {HIGHER}")]
-    clean = all(last.scores[n].low <= v for n, v in policy.limits.items() if n in last.scores)
+    clean = not any(over > 0 for over in violations(last, policy).values())
     if len(cards) > 2 and clean:
         gains = [lead(last, card) for card in cards[-3:-1]]
         if all(gain.value > gain.error for gain in gains):

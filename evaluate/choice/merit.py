@@ -50,13 +50,14 @@ def _resampled(card: Scorecard) -> Tensor:
 
 
 def violations(card: Scorecard, policy: PolicyConfig) -> dict[str, float]:
-    """For every limit the upper confidence bound minus the limit; all <= 0 is feasible.
+    """By how much the worse confidence bound is beyond each limit or floor; <= 0 is feasible.
 
     A score that cannot be told has no limit: where the training pictures show every background
     there is none to leak.
     """
-    limits = {name: limit for name, limit in policy.limits.items() if name in card.scores}
-    return {name: card.scores[name].high - limit for name, limit in limits.items()}
+    scores = card.scores
+    over = {n: scores[n].high - limit for n, limit in policy.limits.items() if n in scores}
+    return over | {n: floor - scores[n].low for n, floor in policy.floors.items() if n in scores}
 
 
 def excess(card: Scorecard, policy: PolicyConfig) -> float:

@@ -32,8 +32,8 @@ def explain(
         f"has learned {percent(scores['subject_fidelity'].value)} of the subject's likeness and "
         f"follows prompts {percent(scores['prompt_fidelity'].value)} as well as the base model"
     )
-    faults = describe_faults(pick, [*violations(pick, policy)], policy)
-    kept = f"Of its images only {faults}" if faults else "No limits were set"
+    faults = describe_faults(pick, [n for n in policy.limits if n in scores], policy)
+    kept = f"Only {faults}" if faults else "No limits were set"
     if policy.rule in RULES:
         over = exceeded(pick, policy)
         said = f"WARNING: {describe_faults(pick, over, policy)}" if over else kept
@@ -64,16 +64,10 @@ def what_came_later(cards: list[Scorecard], pick: Scorecard, policy: PolicyConfi
     if wrong:
         first, worst = wrong[0], max(wrong, key=lambda c: excess(c, policy))
         name = max(_worse(worst, pick, policy), key=lambda n: violations(worst, policy)[n])
-        share = percent(worst.scores[name].value)
+        said = _fault(name, percent(worst.scores[name].value))
         if worst is first:
-            steady = len(wrong) == len(after) and len(wrong) > 1
-            return f"{'from' if steady else 'at'} {first.label}{' on' if steady else ''} " + (
-                f"up to {share} of the images {_fault(name)}"
-            )
-        return (
-            f"from {first.label} on too many images {_fault(name)}, "
-            f"{share} of them at {worst.label}"
-        )
+            return f"at {first.label} {said}"
+        return f"from {first.label} on a limit is broken, and at {worst.label} {said}"
     if after:
         lost = lead(pick, after[-1])
         if lost.value > lost.error:
@@ -82,30 +76,44 @@ def what_came_later(cards: list[Scorecard], pick: Scorecard, policy: PolicyConfi
 
 
 def exceeded(card: Scorecard, policy: PolicyConfig) -> list[str]:
-    """The scores that are over their limits."""
+    """The scores that are over their limits, or below their floors."""
     return [name for name, over in violations(card, policy).items() if over > 0]
 
 
 def _worse(card: Scorecard, pick: Scorecard, policy: PolicyConfig) -> list[str]:
-    """Where it is over a limit, and not for the width of the interval alone."""
-    over = exceeded(card, policy)
-    return [name for name in over if card.scores[name].value > pick.scores[name].value]
+    """Where it breaks a limit, and not for the width of the interval alone."""
+
+    def change(name: str) -> float:
+        gain = card.scores[name].value - pick.scores[name].value
+        return -gain if name in policy.floors else gain
+
+    return [name for name in exceeded(card, policy) if change(name) > 0]
 
 
 def describe_faults(card: Scorecard, names: list[str], policy: PolicyConfig) -> str:
-    """ "4 % (surely below 12 %) repeat a training pose and ...", limits compared to bounds."""
-    parts = [
-        f"{percent(card.scores[n].value)} (surely below {percent(card.scores[n].high)}) {_fault(n)}"
-        if violations(card, policy)[n] <= 0
-        else f"{percent(card.scores[n].value)} (perhaps {percent(card.scores[n].high)}, where "
-        f"{percent(policy.limits[n])} is the limit) {_fault(n)}"
-        for n in names
-    ]
+    """ "4 % (surely below 12 %) of the images repeat a training pose and ..."."""
+    parts = [_fault(name, _doubt(card, name, policy)) for name in names]
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
-def _fault(name: str) -> str:
-    return FAULTS.get(name, f"are over the limit of {name}")
+def _doubt(card: Scorecard, name: str, policy: PolicyConfig) -> str:
+    """A score in percent, with the bound that counts and, where that is broken, the limit."""
+    value, low, high = map(percent, card.scores[name])
+    broken = violations(card, policy)[name] > 0
+    if name in policy.floors:
+        floor = percent(policy.floors[name])
+        doubt = f"perhaps only {low}, where {floor} is wanted" if broken else f"surely {low}"
+    else:
+        limit = percent(policy.limits[name])
+        doubt = f"perhaps {high}, where {limit} is the limit" if broken else f"surely below {high}"
+    return f"{value} ({doubt})"
+
+
+def _fault(name: str, share: str) -> str:
+    """What a checkpoint does to such a share."""
+    if name == "prompt_fidelity":
+        return f"prompts are followed only {share} as well as by the base"
+    return f"{share} of the images {FAULTS.get(name, f'are over the limit of {name}')}"
 
 
 def percent(share: float) -> str:

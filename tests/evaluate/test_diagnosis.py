@@ -7,7 +7,7 @@ from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 from tests.evaluate.test_policy import card
 
-POLICY = PolicyConfig(limits={"pose_memorization": 0.35})
+POLICY = PolicyConfig(limits={"pose_memorization": 0.35}, floors={"prompt_fidelity": 0.7})
 
 
 def names(cards: list[Scorecard]) -> list[str]:

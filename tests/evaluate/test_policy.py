@@ -63,6 +63,17 @@ def test_a_small_lead_on_every_probe_is_no_chance() -> None:
     assert ahead.error < ahead.value / 3
 
 
+def test_what_does_not_listen_is_not_feasible() -> None:
+    deaf = card(2, 0.9, 0.0)
+    deaf.scores["prompt_fidelity"] = Estimate(0.72, 0.66, 0.78)
+    policy = replace(POLICY, floors={"prompt_fidelity": 0.7})
+    pick = select([card(1, 0.5, 0.0), deaf], policy)
+    assert (pick.scorecard.epoch, pick.feasible) == (1, True)
+    assert pick.later == "at epoch 2 prompts are followed only 72 % as well as by the base"
+    alone = select([deaf], policy)
+    assert "72 % (perhaps only 66 %, where 70 % is wanted) as well as" in alone.reasons[0]
+
+
 def test_none_feasible_is_said_loudly() -> None:
     pick = select([card(1, 0.5, 0.7), card(2, 0.9, 0.9)], POLICY)
     assert (pick.scorecard.epoch, pick.feasible) == (1, False)
