@@ -187,11 +187,11 @@ def table(rows: list[Row], found: Row) -> str:
     read = [seen["pictures"] for made in LORAS for seen in load_truth(made).values()]
     stable = ", ".join(f"{name} {value:.2f}" for name, value in found["stability"].items())
     lines = ["# Which epoch to keep", "",
-             f"{len(rows)} LoRAs, 10 checkpoints each; the truth: {min(read):.0f} pictures a "
-             "checkpoint of wishes by lot, read by the judge; worth: geometric mean of the identity "
-             "and the share that is right in every part. Regret: share of the best checkpoint's "
-             f"worth that is lost. ({len(LORAS) - len(rows)} more diverged: no checkpoint of theirs "
-             "is worth anything.)", ""]  # fmt: skip
+             f"{len(rows)} LoRAs, 10 checkpoints each ({len(LORAS) - len(rows)} more diverged: no "
+             f"checkpoint of theirs is worth anything). The truth: {min(read):.0f} pictures a "
+             "checkpoint of wishes by lot, read by the judge. Worth: geometric mean of the "
+             "identity and the share that is right in every part. Regret: share of the best "
+             "checkpoint's worth that is lost.", ""]  # fmt: skip
     lines += ["| rule | mean regret | worst regret |", "|---|---|---|"]
     for rule, mean in sorted(found["mean_regret"].items(), key=lambda item: item[1]):
         lines.append(f"| {rule} | {mean:.3f} | {found['worst_regret'][rule]:.3f} |")
