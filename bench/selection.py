@@ -168,6 +168,8 @@ def followed() -> dict[str, dict[str, float]]:
         for made in LORAS:
             truth = load_truth(made)
             for card in load_scores(made, "default")[0]:
+                if name != "fidelity" and name not in card.scores:
+                    continue  # it cannot be told with these pictures
                 values.append(fidelity(card) if name == "fidelity" else card.scores[name].value)
                 truths.append(truth[card.epoch][seen])
         found[name] = {"pearson": correlation(values, truths),
