@@ -69,8 +69,8 @@ class Scorer:
             baseline = Baseline(
                 training, [self.reader.read(r) for r in rounds], self.probe_set, self.reader
             )
-        options = {"resamples": scores.resamples, "confidence": scores.confidence}
-        self.metrics = Scores(baseline, options)
+            options = {"resamples": scores.resamples, "confidence": scores.confidence}
+            self.metrics = Scores(baseline, options)
         held_out = list(pictures.validation)
         seen = _spread(list(pictures.training), len(held_out))
         self.held_out, self.seen = (

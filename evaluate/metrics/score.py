@@ -99,6 +99,7 @@ class Share(Score):
         self.base_error = sqrt(base_rate * (1 - base_rate) / base_count) if base_count else 0.0
 
     def compute(self) -> Tensor:
+        """(3,): estimate, lower and upper bound; 0 to 1 where nothing can be told."""
         values = torch.cat(self.values)
         # no probe, or the base does it always: nothing can be told of the checkpoint
         if not len(values) or self.base_rate >= 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -41,17 +42,23 @@ class Baseline:
         rows = self.probe_set.rows(*roles)
         return [read[rows] for read in self.rounds]
 
+    @cached_property
+    def texts(self) -> dict[str, Tensor]:
+        """part -> (V, d): the features of the sentences that describe its values."""
+        values, word = self.probe_set.values, self.probe_set.class_word
+        return {
+            part: self.reader.encoder.text_features([values.phrase(part, v, word) for v in options])
+            for kind in KINDS
+            for part, options in values.kinds[kind].items()
+        }
+
     def nuisance(self, kinds: Sequence[str]) -> Tensor:
         """(k, d): orthonormal directions in CLIP's space that are no likeness.
 
         They are those along which the values of each part differ, of the given KINDS.
         """
-        values, directions = self.probe_set.values, []
-        for kind in kinds:
-            for part, options in values.kinds[kind].items():
-                phrases = [values.phrase(part, v, self.probe_set.class_word) for v in options]
-                features = self.reader.encoder.text_features(phrases)
-                directions.append(features - features.mean(0))
+        texts = [self.texts[part] for kind in kinds for part in self.parts(kind)]
+        directions = [features - features.mean(0) for features in texts]
         _, strength, basis = torch.linalg.svd(torch.cat(directions), full_matrices=False)
         return basis[strength > 0.1 * strength[0]]
 
@@ -61,10 +68,7 @@ class Baseline:
 
     def chances(self, part: str, read: Readings) -> Tensor:
         """(N, V): CLIP's zero-shot probabilities of the values of a part."""
-        values, encoder = self.probe_set.values, self.reader.encoder
-        word = self.probe_set.class_word
-        phrases = [values.phrase(part, value, word) for value in values.options(part)]
-        logits = read.features @ encoder.text_features(phrases).T * encoder.scale
+        logits = read.features @ self.texts[part].T * self.reader.encoder.scale
         return logits.softmax(1).cpu()
 
     def shown(self, kind: str, read: Readings) -> Tensor:
@@ -88,14 +92,11 @@ class Baseline:
 
     def leak_metric(self, kind: str, options: dict[str, Any]) -> AttributeLeak:
         """The metric of a kind, as training pictures and the base's are read."""
-        asked = self.asked(kind)
+        asked = self.asked(kind).repeat(len(self.rounds), 1)
         shown = torch.cat([self.shown(kind, read) for read in self.base(FRESH)])
-        right = (shown == asked.repeat(len(self.rounds), 1)) & (asked >= 0).repeat(
-            len(self.rounds), 1
-        )
-        counts = (asked >= 0).sum(0) * len(self.rounds)
+        right = (shown == asked).sum(0)  # never where nothing is asked: -1 is no value
         # one more on either side: nothing is read without any error
-        accuracy = (right.sum(0) + 1) / (counts + 2)
+        accuracy = (right + 1) / ((asked >= 0).sum(0) + 2)
         shares = [self.chances(part, self.training).mean(0) for part in self.parts(kind)]
         return AttributeLeak(shares, accuracy.tolist(), **options)
 
