@@ -158,7 +158,7 @@ def _stale(cards: list[Scorecard]) -> list[Finding]:
     gap = cards[-1].scores.get("generalization_gap")
     beside = f"; it is {gap.value:.3f} above the loss on training pictures" if gap else ""
     return [Finding(
-        "nothing new to learn",
+        "validation loss is flat",
         f"the validation loss has not fallen since {cards[0].unit} {since}{beside}",
-        f"training on after {since} rarely helps",
+        "a sign of overfitting where the other scores agree; likeness goes on growing after it",
     )]  # fmt: skip

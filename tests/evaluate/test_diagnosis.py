@@ -65,4 +65,4 @@ def test_the_plateau_begins_where_no_later_loss_is_lower_by_more_than_chance() -
         cards.append(one)
     assert plateau(cards) == 3
     assert plateau(cards[:3]) is None
-    assert names(cards) == ["nothing new to learn"]
+    assert names(cards) == ["validation loss is flat"]
