@@ -20,6 +20,7 @@ def memorised(policy: PolicyConfig, in_a_row: int, min_epochs: int) -> Rule:
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
+        """The score that is beyond its limit, in words."""
         if not in_a_row or len(scorecards) < max(in_a_row, min_epochs):
             return ""
         last = scorecards[-in_a_row:]

@@ -46,9 +46,7 @@ class Score(Metric):
         values = torch.cat(self.values)
         if not len(values):
             return torch.full((3,), torch.nan)
-        return self._bounds(values, len(values))
-
-    def _bounds(self, values: Tensor, count: int) -> Tensor:
+        count = len(values)
         generator = torch.Generator().manual_seed(0)
         index = torch.randint(count, (self.resamples, count), generator=generator)
         estimate = self.statistic(values, torch.arange(count).unsqueeze(0))[0]
@@ -81,10 +79,11 @@ class Mean(Score):
         return torch.cat(self.values)
 
 
-class Share(Score):
+class Share(Mean):
     """A share g of probes above the base's own rate b: max(0, (g - b) / (1 - b)), 0 to 1.
 
-    The interval has both in it: Wilson's of g, and the standard error of b.
+    The interval has both in it: Wilson's of g, and the standard error of b. `by_probe` is whether
+    each probe shows it, 0 to 1, the base's rate not taken off.
 
     Args:
         base_rate: b.
@@ -113,13 +112,6 @@ class Share(Score):
         by_base = quantile * self.base_error * (1 - share) / room**2
         bounds = [value, value - hypot(value - low, by_base), value + hypot(high - value, by_base)]
         return torch.tensor(bounds).clamp(0, 1)
-
-    def statistic(self, values: Tensor, index: Tensor) -> Tensor:
-        return values[index].mean(1)
-
-    def by_probe(self) -> Tensor:
-        """Whether each probe shows it, 0 to 1, the base's rate not taken off."""
-        return torch.cat(self.values)
 
 
 class DetectionRate(Share):

@@ -118,3 +118,16 @@ def test_the_epoch_or_the_step_is_read_as_each_trainer_tells_it(
     name: str, metadata: dict[str, str], expected: tuple[int | None, int | None]
 ) -> None:
     assert epoch_and_step(Path(f"{name}.safetensors"), metadata) == expected
+
+
+def test_a_merged_adapter_predicts_the_same_and_leaves_the_base_as_it_was(
+    base: Base, theirs: tuple[Path, Tensor]
+) -> None:
+    file, _ = theirs
+    expected, adapter = predict(base, file), load_checkpoint(file, base.adapters)
+    before = {key: module.weight.clone() for key, module in base.adapters.targets.items()}  # type: ignore[operator]
+    with torch.no_grad(), base.adapters.merged(adapter):
+        merged = base.unet(LATENTS, TIME, **base.encode_text(PROMPT)).sample
+    torch.testing.assert_close(merged, expected, atol=1e-5, rtol=1e-4)
+    for key, module in base.adapters.targets.items():
+        assert torch.equal(module.weight, before[key])  # type: ignore[arg-type]
