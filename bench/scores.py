@@ -113,11 +113,9 @@ def poses(design: Design, source: KeypointPoses, encoder: Encoder) -> tuple[list
 
         found += outcomes(scored, random, SETS_A_SHARE // WORLDS)
         near = source.similarity(pool, bank)
-        clip, own = (
-            encoder.image_features(torch.cat([fresh, copies])),
-            encoder.image_features(training),
-        )
-        pixels, flat = torch.cat([fresh, copies]).flatten(1), training.flatten(1)
+        images = torch.cat([fresh, copies])
+        clip, own = encoder.image_features(images), encoder.image_features(training)
+        pixels, flat = images.flatten(1), training.flatten(1)
         ways = {
             "ours (pose)": near.max(1).values,
             "authenticity, poses": authenticity(1 - near, 1 - source.similarity(bank, bank)),
@@ -206,10 +204,8 @@ def keypoint_errors() -> dict[str, float]:
     renders = draw_many(500, seed=4711)
     images = renders.images.float() / 255
     true = torch.stack([torch.from_numpy(keypoints(puppet)) for puppet in renders.puppets])
-    base, captions = (
-        load_base(BaseConfig(device="cpu")),
-        [caption(p) for p in renders.puppets[:128]],
-    )
+    base = load_base(BaseConfig(device="cpu"))
+    captions = [caption(puppet) for puppet in renders.puppets[:128]]
     made = generate(base, [], captions, list(range(128)), 32, 8, 3.0)[0]
 
     def error(a: Tensor, b: Tensor) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ def to_kohya(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, 
             raise ValueError(f"it is {kind}, and only plain LoRA and LoCon can be loaded")
     if any(key.startswith("lora_") for key in tensors):
         return tensors
+    config = _adapter_config(metadata)
     renamed: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         path, part = _split(key.removeprefix("base_model.model."))
@@ -56,7 +58,7 @@ def to_kohya(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, 
         prefix = PREFIXES[network]
         name = f"{prefix}_{kohya_name(prefix, inside)}"
         renamed[f"{name}.{part}"] = tensor
-        if part == DOWN and (alpha := _alpha(network, inside, metadata)) is not None:
+        if part == DOWN and (alpha := _alpha(network, inside, config)) is not None:
             renamed[f"{name}.alpha"] = torch.tensor(alpha)
     return renamed
 
@@ -75,12 +77,16 @@ def _split(key: str) -> tuple[str, str]:
     raise ValueError(f"it has {key}, which is no part of a LoRA")
 
 
-def _alpha(network: str, path: str, metadata: dict[str, str]) -> float | None:
-    """PEFT's lora_alpha of a module, as diffusers writes it into the metadata."""
+def _adapter_config(metadata: dict[str, str]) -> dict[str, Any]:
+    """PEFT's settings, as diffusers writes them into the metadata; empty where it has not."""
     try:
-        config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except json.JSONDecodeError:
-        return None
+        return dict(json.loads(metadata.get("lora_adapter_metadata", "{}")))
+    except (json.JSONDecodeError, TypeError, ValueError):
+        return {}
+
+
+def _alpha(network: str, path: str, config: dict[str, Any]) -> float | None:
+    """PEFT's lora_alpha of a module."""
     pattern = config.get(f"{network}.alpha_pattern") or {}
     for ending, alpha in pattern.items():
         if path == ending or path.endswith(f".{ending}"):
