@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from torch import Tensor
 
 from train.config import EMBEDDED, BaseConfig, check_base_path
-from train.lora import Adapters
+from train.lora import TEXT_ENCODER, UNET, Adapters
 from train.single_file import layout
 
 EMBEDDED_FOLDER = Path(__file__).parent / "puppets" / "weights" / "base"
@@ -47,7 +47,7 @@ class Base:
         self.tokenizer = pipeline.tokenizer
         self.dtype: torch.dtype = self.unet.dtype
         self.noise = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self.adapters = Adapters({"lora_unet": self.unet, "lora_te": self.text_encoder})
+        self.adapters = Adapters({UNET: self.unet, TEXT_ENCODER: self.text_encoder})
 
     def encode_text(self, prompts: list[str]) -> dict[str, Tensor]:
         """The conditioning that the UNet takes for these prompts, with the active adapters.

@@ -35,9 +35,9 @@ def save_checkpoint(
         CheckpointError: it cannot be written, for example because the disk is full.
     """
     tensors: dict[str, Tensor] = {}
-    for key in adapter.down:
-        tensors[f"{key}.lora_down.weight"] = adapter.down[key].detach().to("cpu", dtype)
-        tensors[f"{key}.lora_up.weight"] = adapter.up[key].detach().to("cpu", dtype)
+    for key, (down, up) in adapter.matrices.items():
+        tensors[f"{key}.lora_down.weight"] = down.to("cpu", dtype)
+        tensors[f"{key}.lora_up.weight"] = up.to("cpu", dtype)
         tensors[f"{key}.alpha"] = torch.tensor(adapter.alpha[key], dtype=dtype)
     tensors = {key: value.contiguous() for key, value in tensors.items()}
     write_atomically(path, _ordered(save(tensors, metadata={**metadata, "format": "pt"})))
@@ -82,7 +82,7 @@ def load_checkpoint(path: Path | str, adapters: Adapters) -> Adapter:
         tensors = to_kohya(_read(Path(path)), read_metadata(path))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    adapter = Adapter()
+    matrices: dict[str, tuple[Tensor, Tensor, float]] = {}
     for name in [name for name in tensors if name.endswith(".lora_down.weight")]:
         key = name.removesuffix(".lora_down.weight")
         down, up = tensors.pop(name), tensors.pop(f"{key}.lora_up.weight", None)
@@ -90,11 +90,11 @@ def load_checkpoint(path: Path | str, adapters: Adapters) -> Adapter:
         if up is None:
             raise CheckpointError(f"{path}: {key} has no lora_up.weight")
         _check_fit(path, key, down, up, adapters)
-        adapter.put(key, down.float(), up.float(), float(alpha))
-    if not adapter.down or tensors:
+        matrices[key] = down.float(), up.float(), float(alpha)
+    if not matrices or tensors:
         stray = next(iter(tensors), "no lora_down.weight in it")
         raise CheckpointError(f"{path}: not a LoRA ({stray})")
-    return adapter.requires_grad_(False).to(adapters.device)
+    return Adapter(matrices).requires_grad_(False).to(adapters.device)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -6,16 +6,17 @@ The layers of Hu et al. 2021 (arXiv 2106.09685), on the modules that kohya's `ne
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from train.config import NetworkConfig
+from train.stack import Layout, Part, Stack
 
+NETWORKS = UNET, TEXT_ENCODER = "lora_unet", "lora_te"  # how kohya's keys begin
 UNET_BLOCKS = ("Transformer2DModel",)
 UNET_CONV_BLOCKS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 TEXT_ENCODER_BLOCKS = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
@@ -24,50 +25,81 @@ TEXT_ENCODER_BLOCKS = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
 class Adapter(nn.Module):
     """One LoRA: for each target module a `down` and an `up` matrix and the scale alpha / rank.
 
-    The keys are kohya's names, as `lora_unet_down_blocks_0_attentions_0_proj_in`.
+    The keys are kohya's names, as `lora_unet_down_blocks_0_attentions_0_proj_in`. All numbers of
+    one network are one flat parameter, so that adapters are stacked, clipped and optimized in a
+    few operations instead of hundreds; the matrices are views of it.
+
+    Args:
+        matrices: key -> down (r, in[, k, k]), up (out, r[, 1, 1]), alpha.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, matrices: dict[str, tuple[Tensor, Tensor, float]]) -> None:
         super().__init__()
-        self.down = nn.ParameterDict()
-        self.up = nn.ParameterDict()
-        self.alpha: dict[str, float] = {}
+        self.alpha = {key: alpha for key, (_, _, alpha) in matrices.items()}
+        self.layouts: dict[str, Layout] = {}
+        self.flat = nn.ParameterDict()
+        self._shaped: dict[str, tuple[nn.Parameter, ...]] = {}
+        for network in NETWORKS:
+            own = {key: found for key, found in matrices.items() if key.startswith(f"{network}_")}
+            self.layouts[network] = Layout(
+                tuple(Part(key, tuple(d.shape), tuple(u.shape)) for key, (d, u, _) in own.items()),
+                tuple(alpha / len(down) for down, _, alpha in own.values()),
+            )
+            pieces = [matrix.flatten() for down, up, _ in own.values() for matrix in (down, up)]
+            self.flat[network] = nn.Parameter(torch.cat([torch.empty(0), *pieces]))
 
-    def put(self, key: str, down: Tensor, up: Tensor, alpha: float) -> None:
-        """Adds the matrices for one module: down (r, in[, k, k]), up (out, r[, 1, 1])."""
-        self.down[key] = nn.Parameter(down)
-        self.up[key] = nn.Parameter(up)
-        self.alpha[key] = alpha
+    def views(self, flats: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Key -> down and up: views of flat tensors, such as the parameters or their gradients."""
+        return {
+            part.key: (down, up)
+            for network, layout in self.layouts.items()
+            for part, down, up in layout.split(flats[network])
+        }
 
-    def delta(self, key: str, module: nn.Module, x: Tensor) -> Tensor | None:
-        """What the LoRA adds to the output of `module` for input `x`; None where it has no part."""
-        if key not in self.down:
-            return None
-        down, up = self.down[key].to(x.dtype), self.up[key].to(x.dtype)
-        scale = self.alpha[key] / down.shape[0]
-        if isinstance(module, nn.Conv2d):
-            middle = functional.conv2d(x, down, None, module.stride, module.padding)
-            return functional.conv2d(middle * scale, up)
-        return functional.linear(functional.linear(x, down) * scale, up)
+    def shaped(self, network: str) -> list[nn.Parameter]:
+        """The matrices as parameters of their own, for optimizers that look at shapes."""
+        parts = [part.key for part in self.layouts[network].parts]
+        found = self.matrices
+        self._shaped |= {key: tuple(map(nn.Parameter, found[key])) for key in parts}
+        return [parameter for key in parts for parameter in self._shaped[key]]
 
-    def parts(self, prefix: str) -> list[nn.Parameter]:
-        """The parameters of the modules whose key begins with `prefix`, in a fixed order."""
-        chosen = [key for key in self.down if key.startswith(prefix)]
-        return [matrix[key] for key in chosen for matrix in (self.down, self.up)]
+    def share_gradients(self) -> None:
+        """Gives the parameters of `shaped` their parts of the gradient."""
+        if not self._shaped:
+            return
+        gradients = self.views({n: cast(Tensor, flat.grad) for n, flat in self.flat.items()})
+        for key, parameters in self._shaped.items():
+            for parameter, gradient in zip(parameters, gradients[key], strict=True):
+                parameter.grad = gradient
+
+    @property
+    def down(self) -> dict[str, Tensor]:
+        """Key -> down matrix; what is written into it stays."""
+        return {k: down for k, (down, _) in self.matrices.items()}
+
+    @property
+    def up(self) -> dict[str, Tensor]:
+        """Key -> up matrix; what is written into it stays."""
+        return {k: up for k, (_, up) in self.matrices.items()}
+
+    @property
+    def matrices(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Key -> down and up; what is written into them stays."""
+        return self.views({network: flat.data for network, flat in self.flat.items()})
 
 
 class Adapters:
     """The places on a base's networks where adapters go, and the adapters now in use.
 
     Args:
-        networks: prefix of the keys (`lora_unet`, `lora_te`) -> network. The networks are frozen
+        networks: how the keys begin -> network. The networks are frozen
             here, and stay as they are: the adapters join by forward hooks.
     """
 
     def __init__(self, networks: dict[str, nn.Module]) -> None:
         self.targets: dict[str, nn.Module] = {}
         self.conv_only: set[str] = set()  # keys that are targets only where conv_rank > 0
-        self.active: list[Adapter] = []
+        self.active: Stack | None = None
         for prefix, network in networks.items():
             network.requires_grad_(False).eval()
             self._find_targets(prefix, network)
@@ -77,7 +109,16 @@ class Adapters:
     @property
     def device(self) -> torch.device:
         """Where the base's networks are."""
-        return next(iter(self.targets.values())).weight.device  # type: ignore[return-value]
+        return self._weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the base's networks compute."""
+        return self._weight.dtype
+
+    @property
+    def _weight(self) -> Tensor:
+        return cast(Tensor, next(iter(self.targets.values())).weight)
 
     def _find_targets(self, prefix: str, network: nn.Module) -> None:
         for block_name, block in network.named_modules():
@@ -93,26 +134,16 @@ class Adapters:
 
     def _hook(self, key: str):  # type: ignore[no-untyped-def]
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return self._add(key, module, inputs[0], output)
+            active = self.active
+            return output if active is None else active.add(key, module, inputs[0], output)
 
         return add
 
-    def _add(self, key: str, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        if len(self.active) == 1:
-            delta = self.active[0].delta(key, module, x)
-            return output if delta is None else output + delta
-        if not self.active:
-            return output
-        rows = x.chunk(len(self.active))
-        deltas = [a.delta(key, module, row) for a, row in zip(self.active, rows, strict=True)]
-        outputs = output.chunk(len(self.active))
-        return torch.cat([o if d is None else o + d for o, d in zip(outputs, deltas, strict=True)])
-
     def create(self, network: NetworkConfig, generator: torch.Generator) -> Adapter:
         """A new adapter that changes nothing yet: down kaiming-uniform, up zero (as kohya's)."""
-        adapter = Adapter()
+        matrices = {}
         for key, module in self.targets.items():
-            if key.startswith("lora_te") and not network.text_encoder:
+            if key.startswith(TEXT_ENCODER) and not network.text_encoder:
                 continue
             if key in self.conv_only and not network.conv_rank:
                 continue
@@ -121,8 +152,8 @@ class Adapters:
             down = torch.empty(rank, *inputs)
             nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
             up = torch.zeros(outputs, rank, *([1, 1] if down.ndim == 4 else []))
-            adapter.put(key, down, up, alpha)
-        return adapter
+            matrices[key] = (down, up, alpha)
+        return Adapter(matrices)
 
     @contextmanager
     def using(self, adapters: list[Adapter]) -> Iterator[None]:
@@ -130,19 +161,27 @@ class Adapters:
 
         An empty list is the bare base.
         """
-        before, self.active = self.active, adapters
+        before, self.active = self.active, self._stack(adapters) if adapters else None
         try:
             yield
         finally:
             self.active = before
 
+    def _stack(self, adapters: list[Adapter]) -> Stack:
+        networks = [
+            (tuple(a.layouts[name] for a in adapters), [a.flat[name] for a in adapters])
+            for name in NETWORKS
+        ]
+        return Stack(networks, self.dtype)
+
     @contextmanager
     def merged(self, adapter: Adapter) -> Iterator[None]:
         """Within this context the adapter is part of the base's weights, and costs no time."""
-        weights = {key: cast(Tensor, self.targets[key].weight).detach() for key in adapter.down}
+        matrices = adapter.matrices
+        weights = {key: cast(Tensor, self.targets[key].weight).detach() for key in matrices}
         before = {key: weight.clone() for key, weight in weights.items()}
         for key, weight in weights.items():
-            down, up = (m[key].detach().flatten(1) for m in (adapter.down, adapter.up))
+            down, up = (matrix.flatten(1) for matrix in matrices[key])
             change = (up @ down).view(weight.shape) * (adapter.alpha[key] / len(down))
             weight.copy_(weight.float() + change)
         try:
@@ -172,6 +211,6 @@ def kohya_name(prefix: str, path: str) -> str:
     """A module's path as kohya writes it: dots become underscores."""
     name = path.replace(".", "_")
     # transformers 5 dropped the `text_model` level from CLIPTextModel; the files keep it
-    if prefix.startswith("lora_te") and not name.startswith("text_model_"):
+    if prefix == TEXT_ENCODER and not name.startswith("text_model_"):
         name = f"text_model_{name}"
     return name

@@ -110,9 +110,10 @@ class Run:
         torch.nn.utils.clip_grad_norm_(
             self.adapter.parameters(), self.config.training.max_grad_norm
         )
+        self.adapter.share_gradients()
         self.optimizer.step()
         self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.adapter.zero_grad(set_to_none=True)
 
     def finish_epoch(self) -> str | None:
         """Moves on by an epoch; the reason to stop where the loss is no longer a number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from typing import Any
@@ -11,14 +12,20 @@ from diffusers.optimization import get_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from train.config import TrialConfig, check_optimizer
-from train.lora import Adapter
+from train.lora import TEXT_ENCODER, UNET, Adapter
 
 log = logging.getLogger(__name__)
 FIND_THEIR_OWN = {"Prodigy"}  # optimizers whose lr is a factor on the step size they find
+# those that treat every number by itself, so that one long vector is as good as the matrices
+ELEMENTWISE = {"SGD", "Adam", "AdamW", "AdamW8bit", "Lion", "Lion8bit", "Prodigy"}
 
 
 def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimizer:
-    """The optimizer of one adapter; the text encoder's part may have a learning rate of its own."""
+    """The optimizer of one adapter; the text encoder's part may have a learning rate of its own.
+
+    Optimizers that know no shapes get the adapter's flat parameters: a few operations a step.
+    All others get the matrices, whose gradients `Adapter.share_gradients` hands out.
+    """
     cls = check_optimizer(config.optimizer)
     arguments: dict[str, Any] = {k: v for k, v in config.optimizer.items() if k != "_target_"}
     if cls.__name__ in FIND_THEIR_OWN and arguments["lr"] != 1.0:
@@ -28,10 +35,16 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
         arguments["lr"] = 1.0
     if "betas" in arguments:
         arguments["betas"] = tuple(arguments["betas"])
-    groups: list[dict[str, Any]] = [{"params": adapter.parts("lora_unet")}]
-    if text_encoder := adapter.parts("lora_te"):
-        lr = config.training.text_encoder_lr or arguments["lr"]
-        groups.append({"params": text_encoder, "lr": lr})
+    if "fused" in inspect.signature(cls).parameters:
+        arguments.setdefault("fused", True)
+    rates = {UNET: arguments["lr"]}
+    rates[TEXT_ENCODER] = config.training.text_encoder_lr or arguments["lr"]
+    whole = cls.__name__ in ELEMENTWISE
+    groups = [
+        {"params": [adapter.flat[name]] if whole else adapter.shaped(name), "lr": lr}
+        for name, lr in rates.items()
+        if len(adapter.flat[name])
+    ]
     return cls(groups, **arguments)
 
 

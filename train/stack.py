@@ -1,0 +1,160 @@
+"""K adapters side by side, so that a pack costs a network a few operations more and not K times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One module's matrices: down (r, in[, k, k]) and up (out, r[, 1, 1])."""
+
+    key: str
+    down: Shape
+    up: Shape
+
+    @property
+    def rank(self) -> int:
+        return self.down[0]
+
+    def widened(self, rank: int) -> Part:
+        """The same module's matrices at another rank."""
+        return Part(self.key, (rank, *self.down[1:]), (self.up[0], rank, *self.up[2:]))
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the matrices of one network's LoRA lie in a flat tensor.
+
+    Attributes:
+        scales: alpha / rank of each part.
+    """
+
+    parts: tuple[Part, ...]
+    scales: tuple[float, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [math.prod(shape) for part in self.parts for shape in (part.down, part.up)]
+
+    def split(self, flat: Tensor) -> Iterator[tuple[Part, Tensor, Tensor]]:
+        """(..., n) -> each part with its matrices (..., *down) and (..., *up), as views."""
+        pieces = iter(flat.split(self.sizes, dim=-1))
+        for part, down, up in zip(self.parts, pieces, pieces, strict=False):
+            yield part, down.unflatten(-1, part.down), up.unflatten(-1, part.up)
+
+
+class Plan:
+    """How the layouts of K adapters, of different ranks and modules, are laid over each other.
+
+    Attributes:
+        widest: the layout that has room for each of them.
+        places: for each adapter the indices of its numbers in it; None: it has all of them.
+        scales: (parts, K, 1, 1).
+    """
+
+    def __init__(self, layouts: tuple[Layout, ...], device: torch.device) -> None:
+        widest: dict[str, Part] = {}
+        for layout in layouts:
+            for part in layout.parts:
+                known = widest.setdefault(part.key, part)
+                widest[part.key] = known.widened(max(known.rank, part.rank))
+        self.widest = Layout(tuple(widest.values()), ())
+        self.places = [self._places(layout, device) for layout in layouts]
+        own = [dict(zip((p.key for p in lay.parts), lay.scales, strict=True)) for lay in layouts]
+        rows = [[scales.get(key, 0.0) for scales in own] for key in widest]
+        self.scales = torch.tensor(rows, device=device).view(len(rows), len(layouts), 1, 1)
+
+    def _places(self, layout: Layout, device: torch.device) -> Tensor | None:
+        if layout.parts == self.widest.parts:
+            return None
+        rooms = {part.key: room for part, *room in self.widest.split(self._numbers())}
+        chosen = []
+        for part in layout.parts:
+            down, up = rooms[part.key]
+            chosen += [down[: part.rank].flatten(), up[:, : part.rank].flatten()]
+        return torch.cat(chosen).to(device) if chosen else torch.empty(0, dtype=torch.long)
+
+    def _numbers(self) -> Tensor:
+        return torch.arange(sum(self.widest.sizes))
+
+    def lay(self, flats: list[Tensor], dtype: torch.dtype) -> Tensor:
+        """The adapters' numbers one below the other, (K, n), with zeros where one has none."""
+        total = sum(self.widest.sizes)
+        rows = []
+        for flat, places in zip(flats, self.places, strict=True):
+            row = flat.to(dtype)
+            if places is not None:
+                row = row.new_zeros(total).index_copy(0, places, row)
+            rows.append(row)
+        return torch.stack(rows)
+
+
+make_plan = lru_cache(maxsize=8)(Plan)
+
+
+class Stack:
+    """The matrices of K adapters, ready for a batch whose rows belong to them in equal parts.
+
+    Ranks that are smaller than the largest are filled up with zeros, which changes nothing.
+    Gradients flow back to the flat tensors.
+
+    Args:
+        networks: for each network the layouts and the flat tensors of the K adapters.
+    """
+
+    def __init__(
+        self, networks: list[tuple[tuple[Layout, ...], list[Tensor]]], dtype: torch.dtype
+    ) -> None:
+        self.down: dict[str, Tensor] = {}
+        self.up: dict[str, Tensor] = {}
+        for layouts, flats in networks:
+            plan = make_plan(layouts, flats[0].device)
+            scales = plan.scales.to(dtype).unbind()
+            laid = plan.widest.split(plan.lay(flats, dtype))
+            for (part, down, up), scale in zip(laid, scales, strict=True):
+                self.down[part.key] = down
+                self.up[part.key] = up.flatten(2) * scale
+
+    def add(self, key: str, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        """The output of `module` for input `x`, with what each row's LoRA adds to it."""
+        if key not in self.down:
+            return output
+        down, up = self.down[key], self.up[key]
+        if isinstance(module, nn.Conv2d):
+            middle = _conv(x, down, module)
+            rows = output.permute(0, 2, 3, 1)
+            return _up(rows, middle, up).permute(0, 3, 1, 2)
+        return _up(output, torch.bmm(_rows(x, len(down)), down.mT), up)
+
+
+def _rows(x: Tensor, count: int) -> Tensor:
+    """(N, ..., c) -> (K, N / K * ..., c)."""
+    return x.reshape(count, -1, x.shape[-1])
+
+
+def _up(output: Tensor, middle: Tensor, up: Tensor) -> Tensor:
+    """Adds middle (K, M, r) times up (K, out, r) to the output (N, ..., out)."""
+    return torch.baddbmm(_rows(output, len(up)), middle, up.mT).view(output.shape)
+
+
+def _conv(x: Tensor, down: Tensor, module: nn.Conv2d) -> Tensor:
+    """(N, c, h, w) and (K, r, c, k, k) -> (K, N / K * h * w, r)."""
+    count, rank = down.shape[:2]
+    if module.kernel_size == (1, 1) and module.stride == (1, 1):
+        return torch.bmm(_rows(x.permute(0, 2, 3, 1), count), down.flatten(2).mT)
+    # one convolution in K groups: the rows of the adapters become channels of the same picture
+    grouped = x.unflatten(0, (count, -1)).transpose(0, 1).flatten(1, 2)
+    middle = functional.conv2d(
+        grouped, down.flatten(0, 1), None, module.stride, module.padding, groups=count
+    )
+    return middle.unflatten(1, (count, rank)).permute(1, 0, 3, 4, 2).reshape(count, -1, rank)
