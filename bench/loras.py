@@ -137,8 +137,9 @@ def train(made: Lora, base: Base) -> None:
         draw_pictures(made.data_set, made.folder / "pictures")
     member = Member(made.config, made.folder / "lora")
     for epoch in Trainer(base, load_pictures(made.config.data), [member]):
-        log.info("LoRA %d (%s): epoch %d, loss %.3f", made.number, made.describe(), epoch.number,
-                 epoch.checkpoints[0].train_loss)  # fmt: skip
+        saved = epoch.checkpoints[0]
+        log.info("LoRA %d (%s): epoch %d, loss %.3f", made.number, made.describe(), saved.epoch,
+                 saved.train_loss)  # fmt: skip
 
 
 def truth_file(made: Lora, checkpoint: Path, number: int) -> Path:

@@ -68,7 +68,7 @@ def curve(base: Base, judge: Judge, name: str, folder: Path) -> tuple[Curve, Ten
         saved = epoch.checkpoints[0]
         images = drawn(base, saved.path, wanted)
         figures = judged(judge, images, asked)
-        points.append({"epoch": float(epoch.number), "loss": saved.train_loss, **figures})
+        points.append({"epoch": float(saved.epoch), "loss": saved.train_loss, **figures})
         rows.append(images[:8])
         log.info("%s  %s", name, "  ".join(f"{k} {v:.2f}" for k, v in points[-1].items()))
     return points, torch.cat(rows)

@@ -28,16 +28,17 @@ def main(config: TrainConfig) -> None:
     log.info(pictures.report())
     base = load_base(config.base)
     trial = TrialConfig(**{f.name: getattr(config, f.name) for f in fields(TrialConfig)})
-    spent = 0.0
-    trainer = Trainer(base, pictures, [Member(trial, Path(config.output))])
-    for epoch in trainer:
+    total, spent, before = trial.training.epochs, 0.0, None
+    for epoch in Trainer(base, pictures, [Member(trial, Path(config.output))]):
         for reason in epoch.failures.values():
             raise TrainingError(reason)
         saved = epoch.checkpoints[0]
         spent += epoch.seconds
-        left = spent / max(1, epoch.number - trainer.start) * (epoch.total - epoch.number)
+        if before is None:  # what was there already took no time
+            before = 0 if epoch.seconds else saved.epoch
+        left = spent / max(1, saved.epoch - before) * (total - saved.epoch)
         log.info(
-            f"epoch {epoch.number}/{epoch.total}  loss {saved.train_loss:.4f}  "
+            f"epoch {saved.epoch}/{total}  loss {saved.train_loss:.4f}  "
             f"lr {saved.lr:.2e}  {left:.0f} s left  {saved.path}"
         )
 

@@ -19,6 +19,7 @@ class EncodedPictures:
 
     Attributes:
         mean, std: (n, c, h, w), of the latents' distribution.
+        captions, conditioning: n, and after them the empty caption.
         owners: the pictures' indices, each as often as an epoch shows it.
     """
 
@@ -28,6 +29,11 @@ class EncodedPictures:
     conditioning: dict[str, Tensor]
     owners: list[int]
 
+    @property
+    def empty(self) -> int:
+        """The index of the empty caption."""
+        return len(self.captions) - 1
+
 
 @lru_cache(maxsize=2)
 def encode_pictures(base: Base, pictures: Pictures, resolution: int) -> EncodedPictures:
@@ -36,7 +42,7 @@ def encode_pictures(base: Base, pictures: Pictures, resolution: int) -> EncodedP
         encode_latents(base, picture.pixels(resolution).unsqueeze(0))
         for picture in pictures.training
     ]
-    captions = [picture.caption for picture in pictures.training]
+    captions = [*(picture.caption for picture in pictures.training), ""]
     with torch.no_grad(), base.adapters.using([]):
         conditioning = base.encode_text(captions)
     return EncodedPictures(
@@ -44,5 +50,5 @@ def encode_pictures(base: Base, pictures: Pictures, resolution: int) -> EncodedP
         std=torch.cat([std for _, std in encoded]).cpu(),
         captions=captions,
         conditioning=conditioning,
-        owners=list(range(len(captions))) * pictures.repeats,
+        owners=list(range(len(pictures.training))) * pictures.repeats,
     )

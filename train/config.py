@@ -62,6 +62,7 @@ class NetworkConfig:
     alpha: float | None = None
     conv_rank: int = 0
     conv_alpha: float | None = None
+    dropout: float = 0.0
     text_encoder: bool = False
 
 
@@ -84,6 +85,7 @@ class TrainingConfig:
     gradient_accumulation: int = 1
     save_every: int = 1
     max_grad_norm: float = 1.0
+    caption_dropout: float = 0.0
     text_encoder_lr: float | None = None
     save_precision: str = "fp16"
     seed: int = 0
@@ -171,15 +173,20 @@ def check_trial(config: TrialConfig) -> None:
         raise ConfigError("network.conv_alpha: needs network.conv_rank > 0")
     if config.training.text_encoder_lr is not None and not config.network.text_encoder:
         raise ConfigError("training.text_encoder_lr: needs network.text_encoder=true")
-    if not 0 <= config.data.validation_fraction < 1:
-        raise ConfigError("data.validation_fraction: must be from 0 to below 1")
+    shares = {
+        "data.validation_fraction": config.data.validation_fraction,
+        "network.dropout": config.network.dropout,
+        "training.caption_dropout": config.training.caption_dropout,
+        "scheduler.warmup": config.scheduler.warmup,
+    }
+    for key, value in shares.items():
+        if not 0 <= value < 1:
+            raise ConfigError(f"{key}: {value} must be from 0 to below 1")
     if not config.data.trigger.strip():
         raise ConfigError("data.trigger: must name the subject, for example 'sks person'")
     _check_choice("scheduler.name", config.scheduler.name, SCHEDULERS)
     _check_choice("base.precision", config.base.precision, PRECISIONS)
     _check_choice("training.save_precision", config.training.save_precision, PRECISIONS)
-    if not 0 <= config.scheduler.warmup < 1:
-        raise ConfigError("scheduler.warmup: is a share of the steps, from 0 to below 1")
     check_base_path(config.base.path)
     check_optimizer(config.optimizer)
 

@@ -6,7 +6,7 @@ The layers of Hu et al. 2021 (arXiv 2106.09685), on the modules that kohya's `ne
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from train.config import NetworkConfig
-from train.stack import Layout, Part, Stack
+from train.stack import Dropout, Layout, Part, Stack
 
 NETWORKS = UNET, TEXT_ENCODER = "lora_unet", "lora_te"  # how kohya's keys begin
 UNET_BLOCKS = ("Transformer2DModel",)
@@ -53,6 +53,7 @@ class Adapter(nn.Module):
         return {
             part.key: (down, up)
             for network, layout in self.layouts.items()
+            if layout.parts
             for part, down, up in layout.split(flats[network])
         }
 
@@ -156,23 +157,27 @@ class Adapters:
         return Adapter(matrices)
 
     @contextmanager
-    def using(self, adapters: list[Adapter]) -> Iterator[None]:
+    def using(
+        self, adapters: Sequence[Adapter], dropouts: Sequence[Dropout] = ()
+    ) -> Iterator[None]:
         """Within this context the rows of a batch are split evenly, in order, over `adapters`.
 
-        An empty list is the bare base.
+        Args:
+            adapters: none is the bare base.
+            dropouts: one for each adapter, in training.
         """
-        before, self.active = self.active, self._stack(adapters) if adapters else None
+        before, self.active = self.active, self._stack(adapters, dropouts) if adapters else None
         try:
             yield
         finally:
             self.active = before
 
-    def _stack(self, adapters: list[Adapter]) -> Stack:
+    def _stack(self, adapters: Sequence[Adapter], dropouts: Sequence[Dropout]) -> Stack:
         networks = [
             (tuple(a.layouts[name] for a in adapters), [a.flat[name] for a in adapters])
             for name in NETWORKS
         ]
-        return Stack(networks, self.dtype)
+        return Stack(networks, self.dtype, dropouts)
 
     @contextmanager
     def merged(self, adapter: Adapter) -> Iterator[None]:

@@ -18,6 +18,7 @@ from train.cache import EncodedPictures
 from train.config import TrialConfig
 from train.data import Pictures
 from train.optimization import make_optimizer, make_scheduler
+from train.stack import Dropout
 
 log = logging.getLogger(__name__)
 STATE = "state.pt"
@@ -55,12 +56,17 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Draw:
-    """The random choices for one member's part of a batch."""
+    """The random choices for one member's part of a batch, on the CPU.
 
-    owners: list[int]
+    Attributes:
+        captions: indices of the encoded captions.
+    """
+
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
+    captions: Tensor
+    dropout: Dropout
 
 
 class Run:
@@ -69,8 +75,7 @@ class Run:
     def __init__(self, index: int, member: Member, base: Base, pictures: Pictures) -> None:
         self.index, self.config, self.folder = index, member.config, member.folder
         self.base, self.pictures = base, pictures
-        self.stopped = False
-        self.epoch = 0
+        self.epoch = 0  # of its own, in full
         self.losses: list[Tensor] = []
         self.order: list[int] = []
         self.random = torch.Generator().manual_seed(self.config.training.seed)
@@ -89,13 +94,20 @@ class Run:
 
     def draw(self, step: int, data: EncodedPictures, base: Base) -> Draw:
         """The pictures of one batch, latents sampled, with noise and timesteps."""
-        size = self.config.training.batch_size
-        owners = [data.owners[i] for i in self.order[step * size : (step + 1) * size]]
+        training, random = self.config.training, self.random
+        first = step * training.batch_size
+        owners = [data.owners[i] for i in self.order[first : first + training.batch_size]]
         mean, std = data.mean[owners], data.std[owners]
-        noise, spread = torch.randn((2, *mean.shape), generator=self.random)
+        noise, spread = torch.randn((2, *mean.shape), generator=random)
         count = base.noise.config.num_train_timesteps
-        timesteps = torch.randint(count, (len(owners),), generator=self.random)
-        return Draw(owners, mean + std * spread, noise, timesteps)
+        timesteps = torch.randint(count, (len(owners),), generator=random)
+        captions = torch.tensor(owners)
+        if training.caption_dropout:
+            dropped = torch.rand(len(owners), generator=random) < training.caption_dropout
+            captions = captions.masked_fill(dropped, data.empty)
+        rate = self.config.network.dropout
+        seed = int(torch.randint(2**31, (), generator=random)) if rate else 0
+        return Draw(mean + std * spread, noise, timesteps, captions, Dropout(rate, seed))
 
     def group_size(self, step: int) -> int:
         """How many batches make the optimizer step that this batch belongs to."""
@@ -120,30 +132,30 @@ class Run:
         self.epoch += 1
         if math.isfinite(self._mean_loss()):
             return None
-        self.stopped = True
         return (
             f"the loss is not a number any more in epoch {self.epoch}; the likely cause is a "
             f"learning rate that is too high ({self.optimizer.param_groups[0]['lr']:g})"
         )
 
-    def is_due(self, number: int) -> bool:
-        training = self.config.training
-        if self.stopped or number > training.epochs:
-            return False
-        return number % training.save_every == 0 or number == training.epochs
+    @property
+    def is_due(self) -> bool:
+        """Whether the epoch that has just ended is to be saved."""
+        return self.epoch % self.config.training.save_every == 0 or self.finished
 
-    def save(self, number: int) -> Checkpoint:
+    @property
+    def finished(self) -> bool:
+        return self.epoch == self.config.training.epochs
+
+    def save(self) -> Checkpoint:
         """Writes the LoRA file, then the state to continue from."""
-        path = self._path(number)
-        about = checkpoint.metadata(
-            self.config, self.base, self.pictures, number, number * self.steps_an_epoch
-        )
+        steps = self.epoch * self.steps_an_epoch
+        about = checkpoint.metadata(self.config, self.base, self.pictures, self.epoch, steps)
         precision = DTYPES[self.config.training.save_precision]
-        checkpoint.save_checkpoint(path, self.adapter, about, precision)
-        saved = self._checkpoint(number, self._mean_loss())
+        saved = self._checkpoint(self._mean_loss())
+        checkpoint.save_checkpoint(saved.path, self.adapter, about, precision)
         state = {
             "config": self._identity(),
-            "epoch": number,
+            "epoch": self.epoch,
             "train_loss": saved.train_loss,
             "adapter": self.adapter.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -154,12 +166,11 @@ class Run:
         torch.save(state, buffer)
         checkpoint.write_atomically(self.folder / STATE, buffer.getvalue())
         self.losses.clear()
-        if saved.last:
-            self.stopped = True
         return saved
 
     def last_saved(self) -> Checkpoint:
-        return self._checkpoint(self.epoch, self.last_loss)
+        """The checkpoint that a continued run goes on from."""
+        return self._checkpoint(self.last_loss)
 
     def _resume(self) -> None:
         file = self.folder / STATE
@@ -173,7 +184,6 @@ class Run:
         self.scheduler.load_state_dict(state["scheduler"])
         self.random.set_state(state["random"].cpu())
         self.epoch, self.last_loss = state["epoch"], state["train_loss"]
-        self.stopped = self.epoch == self.config.training.epochs
         log.info("continuing %s after epoch %d", self.folder, self.epoch)
 
     def _identity(self) -> str:
@@ -181,21 +191,17 @@ class Run:
         about["data"] = [self.pictures.fingerprint, self.config.data.resolution]
         return json.dumps(about, sort_keys=True)
 
-    def _checkpoint(self, number: int, train_loss: float) -> Checkpoint:
+    def _checkpoint(self, train_loss: float) -> Checkpoint:
+        # kohya's names: the epochs in between are numbered, the last is not
+        name = checkpoint.NAME if self.finished else f"{checkpoint.NAME}-{self.epoch:06d}"
         return Checkpoint(
             member=self.index,
-            path=self._path(number),
-            epoch=number,
+            path=self.folder / f"{name}.safetensors",
+            epoch=self.epoch,
             train_loss=train_loss,
             lr=self.optimizer.param_groups[0]["lr"],
-            last=number == self.config.training.epochs,
+            last=self.finished,
         )
-
-    def _path(self, number: int) -> Path:
-        """kohya's names: the epochs in between are numbered, the last is not."""
-        last = number == self.config.training.epochs
-        name = checkpoint.NAME if last else f"{checkpoint.NAME}-{number:06d}"
-        return self.folder / f"{name}.safetensors"
 
     def _mean_loss(self) -> float:
         return float(torch.stack(self.losses).mean()) if self.losses else math.nan

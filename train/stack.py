@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -59,6 +60,7 @@ class Plan:
     Attributes:
         widest: the layout that has room for each of them.
         places: for each adapter the indices of its numbers in it; None: it has all of them.
+        ranks: key -> each adapter's own.
         scales: (parts, K, 1, 1).
     """
 
@@ -70,8 +72,10 @@ class Plan:
                 widest[part.key] = known.widened(max(known.rank, part.rank))
         self.widest = Layout(tuple(widest.values()), ())
         self.places = [self._places(layout, device) for layout in layouts]
-        own = [dict(zip((p.key for p in lay.parts), lay.scales, strict=True)) for lay in layouts]
-        rows = [[scales.get(key, 0.0) for scales in own] for key in widest]
+        own = [{p.key: (p.rank, s) for p, s in zip(a.parts, a.scales, strict=True)}
+               for a in layouts]  # fmt: skip
+        self.ranks = {key: [known.get(key, (0, 0.0))[0] for known in own] for key in widest}
+        rows = [[known.get(key, (0, 0.0))[1] for known in own] for key in widest]
         self.scales = torch.tensor(rows, device=device).view(len(rows), len(layouts), 1, 1)
 
     def _places(self, layout: Layout, device: torch.device) -> Tensor | None:
@@ -102,6 +106,25 @@ class Plan:
 make_plan = lru_cache(maxsize=8)(Plan)
 
 
+@dataclass(frozen=True)
+class Dropout:
+    """How much of a LoRA's middle is left out in one step (kohya's network_dropout).
+
+    Attributes:
+        rate: 0 to below 1.
+        seed: of this step; a module's mask hangs on it and on the module's key alone.
+    """
+
+    rate: float
+    seed: int
+
+    def mask(self, key: str, like: Tensor) -> Tensor:
+        """Zeros, and 1 / (1 - rate) where a value is kept; in the shape of `like`."""
+        random = torch.Generator(like.device).manual_seed(self.seed ^ zlib.crc32(key.encode()))
+        drawn = torch.rand(like.shape, generator=random, device=like.device)
+        return (drawn >= self.rate).to(like.dtype) / (1 - self.rate)
+
+
 class Stack:
     """The matrices of K adapters, ready for a batch whose rows belong to them in equal parts.
 
@@ -110,17 +133,24 @@ class Stack:
 
     Args:
         networks: for each network the layouts and the flat tensors of the K adapters.
+        dropouts: one for each adapter, or none at all.
     """
 
     def __init__(
-        self, networks: list[tuple[tuple[Layout, ...], list[Tensor]]], dtype: torch.dtype
+        self,
+        networks: list[tuple[tuple[Layout, ...], list[Tensor]]],
+        dtype: torch.dtype,
+        dropouts: Sequence[Dropout] = (),
     ) -> None:
         self.down: dict[str, Tensor] = {}
         self.up: dict[str, Tensor] = {}
+        self.ranks: dict[str, list[int]] = {}  # each adapter's own
+        self.dropouts = dropouts if any(dropout.rate for dropout in dropouts) else ()
         for layouts, flats in networks:
             plan = make_plan(layouts, flats[0].device)
             scales = plan.scales.to(dtype).unbind()
             laid = plan.widest.split(plan.lay(flats, dtype))
+            self.ranks |= plan.ranks
             for (part, down, up), scale in zip(laid, scales, strict=True):
                 self.down[part.key] = down
                 self.up[part.key] = up.flatten(2) * scale
@@ -131,10 +161,20 @@ class Stack:
             return output
         down, up = self.down[key], self.up[key]
         if isinstance(module, nn.Conv2d):
-            middle = _conv(x, down, module)
-            rows = output.permute(0, 2, 3, 1)
-            return _up(rows, middle, up).permute(0, 3, 1, 2)
-        return _up(output, torch.bmm(_rows(x, len(down)), down.mT), up)
+            middle = self._dropped(key, _conv(x, down, module))
+            return _up(output.permute(0, 2, 3, 1), middle, up).permute(0, 3, 1, 2)
+        middle = self._dropped(key, torch.bmm(_rows(x, len(down)), down.mT))
+        return _up(output, middle, up)
+
+    def _dropped(self, key: str, middle: Tensor) -> Tensor:
+        """The middle (K, M, r), less what each adapter's dropout takes."""
+        if not self.dropouts:
+            return middle
+        kept = torch.ones_like(middle)
+        for k, (dropout, rank) in enumerate(zip(self.dropouts, self.ranks[key], strict=True)):
+            if dropout.rate:
+                kept[k, :, :rank] = dropout.mask(key, middle[k, :, :rank])
+        return middle * kept
 
 
 def _rows(x: Tensor, count: int) -> Tensor:

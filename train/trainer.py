@@ -1,21 +1,22 @@
-"""The trainer: K adapters on one frozen base, an iterator over the saved epochs."""
+"""The trainer: K adapters on one frozen base, an iterator over what they save."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
 from train.base import Base
 from train.cache import encode_pictures
+from train.config import TrialConfig
 from train.data import Pictures
 from train.loss import diffusion_loss
-from train.member import Checkpoint, Member, Run, TrainingError
+from train.member import Checkpoint, Draw, Member, Run, TrainingError
 
-__all__ = ["Checkpoint", "Epoch", "Member", "Trainer", "TrainingError"]
+__all__ = ["Checkpoint", "Epoch", "Member", "Trainer", "TrainingError", "shared_by_a_pack"]
 
 
 @dataclass(frozen=True)
@@ -27,85 +28,112 @@ class Epoch:
         failures: members that broke down in this epoch, with the reason.
     """
 
-    number: int
-    total: int
     checkpoints: list[Checkpoint]
     seconds: float
     failures: dict[int, str] = field(default_factory=dict)
+
+
+def shared_by_a_pack(config: TrialConfig) -> tuple[object, ...]:
+    """What trials must have in common to be trained together."""
+    return asdict(config.data), asdict(config.base), config.training.batch_size
 
 
 class Trainer:
     """Trains a pack of trials; a single trial is a pack of one.
 
     The members share base, pictures, resolution and batch size. Each has its own weights,
-    optimizer, schedule and random stream, so that it gets the same result as when alone. A member
-    whose folder holds the state of an interrupted run continues it, to the same bytes as if it
-    had not been interrupted; its last saved epoch is yielded again first.
+    optimizer, schedule and random stream, so that it gets the same result as when alone (within
+    the rounding of other batch sizes), and its own place in its own epochs: members may join
+    and leave between any two. A member whose folder holds the state of an interrupted run
+    continues it, to the same bytes as if it had not been interrupted; its last saved epoch is
+    yielded again first.
 
     Args:
         base: from `load_base`.
         pictures: from `load_pictures`.
-        members: the trials; all of the pack start at the same epoch.
+        members: the trials that begin; more may be added.
 
     Raises:
-        TrainingError: members that cannot share a pack, or a folder of other settings.
+        TrainingError: see `add`.
     """
 
-    def __init__(self, base: Base, pictures: Pictures, members: list[Member]) -> None:
-        shared = {
-            (m.config.data.resolution, m.config.training.batch_size, m.config.base.path)
-            for m in members
-        }
-        if len(shared) != 1:
-            raise TrainingError("a pack's trials must share base, resolution and batch size")
-        self.base = base
-        self.data = encode_pictures(base, pictures, members[0].config.data.resolution)
-        self.runs = [Run(index, m, base, pictures) for index, m in enumerate(members)]
-        starts = {run.epoch for run in self.runs}
-        if len(starts) != 1:
-            raise TrainingError("a pack's trials must start at the same epoch")
-        self.start = starts.pop()  # the epoch to continue after; 0 at first
-        self.total = max(m.config.training.epochs for m in members)
+    def __init__(self, base: Base, pictures: Pictures, members: Sequence[Member] = ()) -> None:
+        self.base, self.pictures = base, pictures
+        self.runs: dict[int, Run] = {}  # the members in training
+        self._joining: list[Run] = []
+        self._added = 0
+        self._shared: tuple[object, ...] | None = None
+        for member in members:
+            self.add(member)
 
-    def __iter__(self) -> Iterator[Epoch]:
-        if self.start:
-            yield Epoch(self.start, self.total, [run.last_saved() for run in self.runs], 0.0)
-        began = time.perf_counter()
-        for number in range(self.start + 1, self.total + 1):
-            running = [run for run in self.runs if not run.stopped]
-            if not running:
-                return
-            failures = self._train_epoch(running)
-            saved = [run.save(number) for run in running if run.is_due(number)]
-            if saved or failures:
-                yield Epoch(number, self.total, saved, time.perf_counter() - began, failures)
-                began = time.perf_counter()
+    def add(self, member: Member) -> int:
+        """A trial joins the pack at the next end of an epoch.
+
+        Returns:
+            the number by which `Checkpoint`, `Epoch` and `stop` call it: 0 for the first.
+
+        Raises:
+            TrainingError: it cannot share the pack, or its folder is one of other settings.
+        """
+        shared = shared_by_a_pack(member.config)
+        if self._shared is None:
+            self.data = encode_pictures(self.base, self.pictures, member.config.data.resolution)
+            self._shared = shared
+        if shared != self._shared:
+            raise TrainingError("a pack's trials must share base, pictures and batch size")
+        run = Run(self._added, member, self.base, self.pictures)
+        self._joining.append(run)
+        self._added += 1
+        return run.index
 
     def stop(self, member: int) -> None:
         """The member trains no further; what it saved stays."""
-        self.runs[member].stopped = True
+        self.runs.pop(member, None)
+
+    def __iter__(self) -> Iterator[Epoch]:
+        began = time.perf_counter()
+        while self._joining or self.runs:
+            joined, self._joining = self._joining, []
+            self.runs |= {run.index: run for run in joined}
+            if continued := [run for run in joined if run.epoch]:
+                self._leave([run for run in continued if run.finished])
+                yield Epoch([run.last_saved() for run in continued], 0.0)
+                began = time.perf_counter()
+                continue  # some may have been stopped, others added
+            failures = self._train_epoch(list(self.runs.values()))
+            saved = [run.save() for run in self.runs.values() if run.is_due]
+            self._leave([run for run in self.runs.values() if run.finished])
+            if saved or failures:
+                yield Epoch(saved, time.perf_counter() - began, failures)
+                began = time.perf_counter()
+
+    def _leave(self, runs: list[Run]) -> None:
+        for run in runs:
+            self.stop(run.index)
 
     def _train_epoch(self, running: list[Run]) -> dict[int, str]:
+        """An epoch of each of them; those that broke down are out, with the reason."""
         for run in running:
             run.start_epoch(len(self.data.owners))
         for step in range(running[0].batches):
             self._accumulate(running, step)
             for run in running:
                 run.step_if_due(step)
-        return {run.index: reason for run in running if (reason := run.finish_epoch())}
+        failures = {run.index: reason for run in running if (reason := run.finish_epoch())}
+        self._leave([run for run in running if run.index in failures])
+        return failures
 
     def _accumulate(self, running: list[Run], step: int) -> None:
         """One forward and backward pass for all the members: rows owner by owner."""
         drawn = [run.draw(step, self.data, self.base) for run in running]
-        latents, noise, timesteps = (
-            torch.cat([getattr(d, name) for d in drawn]).to(self.base.device)
-            for name in ("latents", "noise", "timesteps")
-        )
-        owners = [owner for d in drawn for owner in d.owners]
-        with self.base.adapters.using([run.adapter for run in running]):
+        rows = self._to_device(drawn)
+        with self.base.adapters.using(
+            [run.adapter for run in running], [draw.dropout for draw in drawn]
+        ):
             loss = diffusion_loss(
-                self.base, latents, noise, timesteps, self._conditioning(running, owners)
-            )
+                self.base, rows["latents"], rows["noise"], rows["timesteps"],
+                self._conditioning(running, drawn, rows["captions"]),
+            )  # fmt: skip
             shares = [part.mean() for part in loss.chunk(len(running))]
             torch.stack(
                 [share / run.group_size(step) for run, share in zip(running, shares, strict=True)]
@@ -113,8 +141,21 @@ class Trainer:
         for run, share in zip(running, shares, strict=True):
             run.losses.append(share.detach())
 
-    def _conditioning(self, running: list[Run], owners: list[int]) -> dict[str, Tensor]:
+    def _to_device(self, drawn: list[Draw]) -> dict[str, Tensor]:
+        """The members' draws one after the other, copied while the device works on."""
+        rows = {}
+        for name in ("latents", "noise", "timesteps", "captions"):
+            joined = torch.cat([getattr(draw, name) for draw in drawn])
+            if self.base.device.type == "cuda":
+                joined = joined.pin_memory()
+            rows[name] = joined.to(self.base.device, non_blocking=True)
+        return rows
+
+    def _conditioning(
+        self, running: list[Run], drawn: list[Draw], captions: Tensor
+    ) -> dict[str, Tensor]:
         """Text embeddings of the rows' captions: cached, or fresh where a text encoder learns."""
         if any(run.config.network.text_encoder for run in running):
-            return self.base.encode_text([self.data.captions[owner] for owner in owners])
-        return {key: value[owners] for key, value in self.data.conditioning.items()}
+            wanted = [caption for draw in drawn for caption in draw.captions.tolist()]
+            return self.base.encode_text([self.data.captions[caption] for caption in wanted])
+        return {k: value.index_select(0, captions) for k, value in self.data.conditioning.items()}

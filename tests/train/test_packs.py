@@ -1,0 +1,204 @@
+"""A trial gets the same in a pack as alone, whoever joins it, leaves it or breaks down in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from evaluate.probing.generate import generate
+from train.base import Base
+from train.checkpoint import load_checkpoint
+from train.config import (
+    BaseConfig,
+    DataConfig,
+    NetworkConfig,
+    SchedulerConfig,
+    TrainingConfig,
+    TrialConfig,
+)
+from train.data import Pictures, load_pictures
+from train.member import STATE
+from train.trainer import Member, Trainer, TrainingError
+
+LR = 1e-3
+ADAMW: dict[str, Any] = {"_target_": "torch.optim.AdamW", "lr": LR}
+OTHERS: list[dict[str, Any]] = [
+    {"_target_": "bitsandbytes.optim.AdamW8bit", "lr": LR},
+    {"_target_": "bitsandbytes.optim.Lion", "lr": LR / 10},
+    {"_target_": "prodigyopt.Prodigy", "lr": 1.0},
+    {"_target_": "torch.optim.Adafactor", "lr": LR},  # one that looks at the matrices' shapes
+]
+
+
+@pytest.fixture(scope="module")
+def pictures(picture_folder: Path) -> Pictures:
+    return load_pictures(DataConfig(path=str(picture_folder)))
+
+
+@pytest.fixture
+def config(base_folder: Path, picture_folder: Path) -> TrialConfig:
+    return TrialConfig(
+        data=DataConfig(path=str(picture_folder), resolution=32),
+        base=BaseConfig(path=str(base_folder), device="cpu"),
+        network=NetworkConfig(rank=4, alpha=2.0, conv_rank=2),
+        optimizer=ADAMW,
+        training=TrainingConfig(epochs=3, batch_size=2, save_precision="fp32"),
+    )
+
+
+@pytest.fixture(scope="module")
+def exact_base(base_folder: Path) -> Iterator[Base]:
+    """In float64, where the order of additions does not show."""
+    torch.set_default_dtype(torch.float64)
+    pipeline = StableDiffusionPipeline.from_pretrained(base_folder, dtype=torch.float64)
+    yield Base(pipeline, str(base_folder), "exact", torch.device("cpu"))
+    torch.set_default_dtype(torch.float32)
+
+
+def four(config: TrialConfig) -> list[TrialConfig]:
+    """Trials that differ in all that they may differ in."""
+    training = replace(config.training, epochs=18)  # of 3 batches: more than 50 steps
+    rate = {**ADAMW, "lr": LR / 5}
+    return [
+        replace(config, training=training),
+        replace(
+            config,
+            network=NetworkConfig(rank=7, alpha=1.0, dropout=0.3),
+            training=replace(training, seed=5, caption_dropout=0.4),
+            scheduler=SchedulerConfig(name="cosine", warmup=0.2),
+        ),
+        replace(
+            config,
+            network=NetworkConfig(rank=1, conv_rank=5, conv_alpha=1.0),
+            training=replace(training, seed=6, gradient_accumulation=2, max_grad_norm=0.01),
+            optimizer={"_target_": "torch.optim.Adafactor", "lr": LR},
+        ),
+        replace(
+            config,
+            network=NetworkConfig(rank=3, text_encoder=True),
+            training=replace(training, seed=7, text_encoder_lr=LR / 2, epochs=9),
+            optimizer=rate,
+        ),
+    ]
+
+
+def run(base: Base, pictures: Pictures, members: list[Member]) -> None:
+    for epoch in Trainer(base, pictures, members):
+        assert not epoch.failures
+
+
+def end(folder: Path) -> dict[str, Any]:
+    """The state at the end of a run."""
+    state: dict[str, Any] = torch.load(folder / STATE, weights_only=True)
+    return state
+
+
+def apart(a: Path, b: Path) -> float:
+    """How far the weights of two runs are apart, as a part of their size."""
+    pairs = [(end(a)["adapter"][k], end(b)["adapter"][k]) for k in end(a)["adapter"]]
+    return max(float((x - y).norm() / y.norm()) for x, y in pairs if len(y))
+
+
+def test_four_different_trials_get_the_same_as_alone(
+    exact_base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+) -> None:
+    trials = list(enumerate(four(config)))
+    run(exact_base, pictures, [Member(trial, tmp_path / f"pack-{i}") for i, trial in trials])
+    for i, trial in trials:
+        run(exact_base, pictures, [Member(trial, tmp_path / f"alone-{i}")])
+        alone, packed = tmp_path / f"alone-{i}", tmp_path / f"pack-{i}"
+        assert torch.equal(end(alone)["random"], end(packed)["random"])
+        assert apart(packed, alone) < 1e-9
+        assert {f.name for f in alone.iterdir()} == {f.name for f in packed.iterdir()}
+
+
+def test_pictures_of_a_pack_are_those_made_alone(
+    base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+) -> None:
+    trials = [replace(trial, training=config.training) for trial in four(config)]
+    trials = [replace(trial, optimizer={**ADAMW, "lr": 0.03}) for trial in trials]
+    run(base, pictures, [Member(trial, tmp_path / str(i)) for i, trial in enumerate(trials)])
+    files = [tmp_path / str(i) / "lora.safetensors" for i in range(4)]
+    adapters = [load_checkpoint(file, base.adapters) for file in files]
+    asked = (["a photo of sks puppet", "sks puppet, running", "a puppet"], [1, 2, 3], 32, 4, 3.0)
+    packed = generate(base, adapters, *asked)
+    for adapter, images in zip(adapters, packed, strict=True):
+        assert (generate(base, [adapter], *asked)[0] - images).abs().max() < 1 / 255
+    assert (packed[0] - packed[1]).abs().max() > 10 / 255, "else there is nothing to compare"
+
+
+def test_members_join_and_leave(
+    exact_base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+) -> None:
+    first, stopped, second, _ = four(config)
+    later = replace(second, training=replace(second.training, epochs=4))
+    first = replace(first, training=replace(first.training, epochs=5))
+    half = Member(later, tmp_path / "continued")
+    for epoch in Trainer(exact_base, pictures, [half]):
+        if epoch.checkpoints[0].epoch == 2:
+            break
+    trainer = Trainer(exact_base, pictures)
+    members = {"first": trainer.add(Member(first, tmp_path / "first"))}
+    members["stopped"] = trainer.add(Member(stopped, tmp_path / "stopped"))
+    saved: list[list[tuple[int, int]]] = []
+    for epoch in trainer:
+        saved.append([(c.member, c.epoch) for c in epoch.checkpoints])
+        if len(saved) == 2:
+            trainer.stop(members["stopped"])
+            trainer.add(Member(later, tmp_path / "second"))
+        if len(saved) == 4:
+            trainer.add(half)
+    assert saved == [
+        [(0, 1), (1, 1)], [(0, 2), (1, 2)],
+        [(0, 3), (2, 1)], [(0, 4), (2, 2)],
+        [(3, 2)],  # what was there already
+        [(0, 5), (2, 3), (3, 3)], [(2, 4), (3, 4)],
+    ]  # fmt: skip
+    run(exact_base, pictures, [Member(first, tmp_path / "first alone")])
+    run(exact_base, pictures, [Member(later, tmp_path / "second alone")])
+    assert apart(tmp_path / "first", tmp_path / "first alone") < 1e-9
+    assert apart(tmp_path / "second", tmp_path / "second alone") < 1e-9
+    assert apart(tmp_path / "continued", tmp_path / "second alone") < 1e-9
+
+
+def test_who_breaks_down_leaves_the_others_alone(
+    exact_base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+) -> None:
+    wild = replace(config, optimizer={"_target_": "torch.optim.SGD", "lr": 1e200})
+    failures: dict[int, str] = {}
+    members = [Member(config, tmp_path / "a"), Member(wild, tmp_path / "b")]
+    for epoch in Trainer(exact_base, pictures, members):
+        failures |= epoch.failures
+    assert list(failures) == [1]
+    assert "learning rate" in failures[1]
+    assert not (tmp_path / "b" / "lora.safetensors").exists()
+    run(exact_base, pictures, [Member(config, tmp_path / "alone")])
+    assert apart(tmp_path / "a", tmp_path / "alone") < 1e-9
+
+
+def test_every_optimizer_in_one_pack(
+    base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+) -> None:
+    training = replace(config.training, epochs=1)
+    trials = [replace(config, optimizer=o, training=training) for o in (ADAMW, *OTHERS)]
+    members = [Member(trial, tmp_path / f"pack-{i}") for i, trial in enumerate(trials)]
+    run(base, pictures, members)
+    for i, trial in enumerate(trials):
+        run(base, pictures, [Member(trial, tmp_path / f"alone-{i}")])
+        assert apart(tmp_path / f"pack-{i}", tmp_path / f"alone-{i}") < 1e-2, trial.optimizer
+    assert apart(tmp_path / "pack-0", tmp_path / "pack-1") > 0
+
+
+def test_strangers_are_refused(
+    base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+) -> None:
+    trainer = Trainer(base, pictures, [Member(config, tmp_path / "a")])
+    other = replace(config, training=replace(config.training, batch_size=4))
+    with pytest.raises(TrainingError, match="batch size"):
+        trainer.add(Member(other, tmp_path / "b"))
