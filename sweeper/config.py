@@ -10,6 +10,8 @@ from typing import Any
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
 from train.config import EMBEDDED, ConfigError, TrialConfig, check_trial
 
+AUTO = "auto"
+
 
 @dataclass
 class StudyConfig:
@@ -17,13 +19,18 @@ class StudyConfig:
 
     name: str | None = None
     root: str = "mlruns"
+    trial: int | None = None
     min_epochs: int = 6
     memorised_epochs: int = 2
 
 
 @dataclass
 class SweepConfig(TrialConfig):
-    """conf/sweep.yaml: everything that a trial of a study is made with."""
+    """conf/sweep.yaml: everything that a trial of a study is made with.
+
+    Attributes:
+        pack: "auto", or how many trials are trained at once.
+    """
 
     probes: ProbesConfig = field(default_factory=ProbesConfig)
     scores: ScoresConfig = field(default_factory=ScoresConfig)
@@ -31,6 +38,7 @@ class SweepConfig(TrialConfig):
     study: StudyConfig = field(default_factory=StudyConfig)
     search: dict[str, str] = field(default_factory=dict)
     pruner: dict[str, Any] = field(default_factory=dict)
+    pack: Any = AUTO
 
 
 def trial_of(config: SweepConfig) -> TrialConfig:
@@ -52,6 +60,8 @@ def check_sweep(config: SweepConfig) -> None:
     for key in ("min_epochs", "memorised_epochs"):
         if getattr(config.study, key) < 0:
             raise ConfigError(f"study.{key}: must be 0 or more")
+    if config.pack != AUTO and not (isinstance(config.pack, int) and config.pack > 0):
+        raise ConfigError(f"pack: {config.pack!r} must be auto, or 1 or more trials at once")
     if "_target_" not in config.pruner:
         raise ConfigError("pruner: needs a _target_, as the files of conf/pruner have")
 

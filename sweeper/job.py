@@ -1,22 +1,24 @@
-"""One job: a trial of a sweep, or a trial by itself."""
+"""Jobs: the trials that a sweep asks for, or a trial by itself."""
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from hydra.errors import HydraException
+from omegaconf import DictConfig, open_dict
 
 from evaluate.choice.merit import fidelity, violations
-from sweeper.config import SweepConfig, suggested_name, trial_of
+from sweeper.config import SweepConfig, check_sweep, suggested_name, trial_of
+from sweeper.pack import run_trials
 from sweeper.parts import Parts, load_parts, origin, shared_settings
-from sweeper.progress import Progress
+from sweeper.progress import Progress, say
 from sweeper.record import FAILED, FILE, Record, load_record
 from sweeper.result import conclude
 from sweeper.rules import memorised, pruned
@@ -24,34 +26,80 @@ from sweeper.sampling import identity
 from sweeper.space import Params, Space
 from sweeper.study import TOTAL, Study, StudyTrial, claim, open_study, study_folder
 from sweeper.tracker import Tracker
-from sweeper.trial import Trial, cause, keep_traceback, run_pack
-from train.config import ConfigError
+from sweeper.trial import Trial
+from train.command import EXPECTED
+from train.config import ConfigError, typed
 
-log = logging.getLogger(__name__)
 INTERRUPTED = 130  # exit code after Ctrl-C
 
 
+@dataclass(frozen=True)
+class Job:
+    """A trial's settings, and the overrides that made them."""
+
+    config: SweepConfig
+    overrides: list[str]
+
+
 def run(config: SweepConfig) -> None:
-    """One job of a sweep, or one trial by itself."""
-    job = HydraConfig.get().job
-    overrides = list(HydraConfig.get().overrides.task)
-    if OmegaConf.is_missing(job, "num"):
-        _run_single(config, overrides)
+    """One job of a sweep, by a launcher of others; or one trial by itself."""
+    job = Job(config, list(HydraConfig.get().overrides.task))
+    if config.study.trial is None:
+        _run_single(job)
         return
-    folder = Path(config.study.root) / "studies" / str(config.study.name)
-    optuna = open_study(folder, config.pruner)
-    trial = claim(optuna, folder, int(job.num), again=True)
-    if trial is None:
-        raise ConfigError(f"trial {job.num} of {folder.name} is run by another process")
-    with trial:
+    try:
+        run_jobs([job], 1)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)  # the sweeper has the last word
+
+
+def run_jobs(jobs: Iterable[Job], pack: int | str) -> None:
+    """Runs the trials of a sweep, `pack` at once; each tells the study how it ended."""
+    run_trials(_trials(jobs), pack)
+
+
+def _trials(jobs: Iterable[Job]) -> Iterator[Trial]:
+    studies = {}
+    for job in jobs:
+        config = job.config
+        if config.study.trial is None:
+            raise ConfigError("hydra/launcher=packed: goes with hydra/sweeper=optuna alone")
+        folder = Path(config.study.root) / "studies" / str(config.study.name)
+        if folder not in studies:
+            tracker = Tracker(Path(config.study.root), folder)
+            studies[folder] = open_study(folder, config.pruner), tracker
+        optuna, tracker = studies[folder]
+        claimed = claim(optuna, folder, config.study.trial, again=True)
+        if claimed is None:
+            raise ConfigError(f"trial {config.study.trial} of {folder.name} is run elsewhere")
         try:
-            run_trial(config, trial, trial.params, overrides, optuna.user_attrs[TOTAL])
-        except KeyboardInterrupt:
-            sys.exit(INTERRUPTED)  # the sweeper has the last word
+            parts = load_parts(config)
+        except EXPECTED as error:
+            refuse(claimed, job.overrides, str(error))
+            continue
+        yield _trial(job, claimed, claimed.params, parts, tracker, optuna.user_attrs[TOTAL])
 
 
-def _run_single(config: SweepConfig, overrides: list[str]) -> None:
+def refuse(trial: StudyTrial, overrides: list[str], reason: str) -> None:
+    """Ends a trial that cannot begin."""
+    with trial:
+        trial.fail()
+        record = Record(
+            folder=trial.folder,
+            study=trial.folder.parent.parent.name,
+            number=trial.number,
+            settings={},
+            overrides=overrides,
+            params=trial.params,
+            tags={},
+        )
+        record.end(FAILED, reason)
+        say(f"trial {trial.number + 1}  failed: {reason}")
+
+
+def _run_single(job: Job) -> None:
     """The configured settings as one trial, in a study of single trials."""
+    config = job.config
     parts = load_parts(config)
     about = shared_settings(config, parts, None)
     suggested = f"{suggested_name(config)}-single"
@@ -71,68 +119,74 @@ def _run_single(config: SweepConfig, overrides: list[str]) -> None:
         with trial:
             tracker.begin(study.about, origin(parts), yaml.safe_dump(asdict(config)))
             if trial.finished:
-                log.info(f"trial {trial.number} of {study.folder} had these settings already")
+                say(f"trial {trial.number} of {study.folder} had these settings already")
             else:
-                params = dict(o.split("=", 1) for o in overrides if not o.startswith("study."))
-                run_trial(config, trial, params, overrides, trial.number + 1)
+                overrides = [o for o in job.overrides if not o.startswith("study.")]
+                params: Params = dict(o.split("=", 1) for o in overrides)
+                run_trials([_trial(job, trial, params, parts, tracker, trial.number + 1)], 1)
         conclude(study.folder, config.policy, tracker, parts)
 
 
-def run_trial(
-    config: SweepConfig, trial: StudyTrial, params: Params, overrides: list[str], total: int
-) -> None:
-    """Runs a trial and tells the study; what goes wrong in it stays its own."""
-    root = Path(config.study.root)
-    parts = load_parts(config)
-    study = trial.folder.parent.parent
-    record = _record(config, trial, params, overrides, parts)
+def _trial(
+    job: Job, claimed: StudyTrial, params: Params, parts: Parts, tracker: Tracker, total: int
+) -> Trial:
+    """The trial, ready to work; from its folder where it was begun before."""
+    config, folder = job.config, claimed.folder
+    study = folder.parent.parent
+    if (folder / FILE).is_file():
+        record = load_record(folder)
+    else:
+        record = Record(
+            folder=folder,
+            study=study.name,
+            number=claimed.number,
+            settings=asdict(config),
+            overrides=job.overrides,
+            params=params,
+            tags=origin(parts),
+        )
     scored = -(-config.training.epochs // config.training.save_every)
-    work = Trial(
+    return Trial(
         config=config,
         record=record,
-        tracker=Tracker(root, study),
+        tracker=tracker,
         progress=Progress(study, total, scored),
         rules=[
             memorised(config.policy, config.study.memorised_epochs, config.study.min_epochs),
-            pruned(trial, config.policy, config.study.min_epochs),
+            pruned(claimed, config.policy, config.study.min_epochs),
         ],
+        ended=lambda record: tell(claimed, record, config),
     )
-    try:
-        run_pack([work], parts)
-    except KeyboardInterrupt:
-        work.interrupt()
-        raise
-    except Exception as error:  # whatever it is, the other trials go on
-        log.debug("trial %d", trial.number, exc_info=True)
-        keep_traceback(record, error)
-        work.fail(cause(error))
-    tell(trial, record, config)
 
 
 def tell(trial: StudyTrial, record: Record, config: SweepConfig) -> None:
     """The objective and the constraints of a trial: those of its selected checkpoint."""
-    if record.state == FAILED:
-        trial.fail()
-        return
-    card = next(card for card in record.scorecards if card.epoch == record.selected)
-    trial.complete(fidelity(card), violations(card, config.policy))
+    with trial:
+        if record.state == FAILED:
+            trial.fail()
+            return
+        card = next(card for card in record.scorecards if card.epoch == record.selected)
+        trial.complete(fidelity(card), violations(card, config.policy))
 
 
-def _record(
-    config: SweepConfig, trial: StudyTrial, params: Params, overrides: list[str], parts: Parts
-) -> Record:
-    """The record of a trial, from its folder where it was begun before."""
-    if (trial.folder / FILE).is_file():
-        return load_record(trial.folder)
-    return Record(
-        folder=trial.folder,
-        study=trial.folder.parent.parent.name,
-        number=trial.number,
-        settings=asdict(config),
-        overrides=overrides,
-        params=params,
-        tags=origin(parts),
-    )
+def job_config(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -> SweepConfig:
+    """The config of a job, checked.
+
+    Args:
+        master: of the sweep.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
+    try:
+        composed = loader.load_sweep_config(master, overrides)
+    except HydraException as error:
+        raise ConfigError(" ".join(f"{error} {error.__cause__ or ''}".split())) from None
+    with open_dict(composed):
+        del composed["hydra"]
+    config = typed(SweepConfig, composed)
+    check_sweep(config)
+    return config
 
 
 @contextmanager

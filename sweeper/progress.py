@@ -63,6 +63,11 @@ class Progress:
         return f"about {duration(epochs * sum(paces) / len(paces))} left"
 
 
+def say(line: str) -> None:
+    """A line on the terminal."""
+    log.info(line)
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 90:

@@ -15,12 +15,13 @@ from mlflow.exceptions import MlflowException
 from omegaconf import OmegaConf
 
 from sweeper.config import SweepConfig, check_sweep
+from sweeper.pack import run_trials
 from sweeper.parts import load_parts, origin
 from sweeper.progress import Progress
 from sweeper.record import Record, ScoredEpoch, read_epochs
 from sweeper.rules import until
 from sweeper.tracker import Tracker
-from sweeper.trial import Trial, run_pack
+from sweeper.trial import Trial
 from train.command import run
 from train.config import ConfigError, typed
 
@@ -151,7 +152,7 @@ def _train_again(config: ReproduceConfig, original: Original, now: dict[str, str
         progress=Progress(study, record.number + 1, len(original.epochs)),
         rules=[until(last)] if last < original.config.training.epochs else [],
     )
-    run_pack([trial], load_parts(original.config))
+    run_trials([trial], 1)
     return record
 
 

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from sweeper.config import SweepConfig, check_sweep, suggested_name
-from sweeper.job import ending_cleanly
+from sweeper.config import SweepConfig, suggested_name
+from sweeper.job import ending_cleanly, job_config, refuse
+from sweeper.launcher import PackedLauncher
 from sweeper.parts import load_parts, origin, shared_settings
-from sweeper.record import FAILED, Record, load_records
+from sweeper.record import load_records
 from sweeper.result import conclude
 from sweeper.space import Params, Space, parse_space
 from sweeper.study import TOTAL, Study, StudyTrial, study_folder
 from sweeper.tracker import Tracker
 from train.command import with_one_line_errors
-from train.config import ConfigError, keys, suggestion, typed
+from train.config import ConfigError, keys, suggestion
 
 log = logging.getLogger(__name__)
 
@@ -83,33 +84,35 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
         _announce(study, total, hydra.n_trials)
         budget = {"n_trials": str(total), "seed": str(hydra.seed), **study.about}
         tracker.begin(budget, origin(parts), yaml.safe_dump(asdict(config), sort_keys=False))
-        while trial := study.next_trial(hydra.n_trials):
-            with trial:
-                _launch(hydra, study, trial, fixed)
+        _launch(hydra, study, fixed)
         conclude(study.folder, config.policy, tracker, parts)
 
 
-def _launch(hydra: Hydra, study: Study, trial: StudyTrial, fixed: list[str]) -> None:
-    """Has Hydra run one trial, unless its settings cannot go together."""
-    overrides = [*fixed, f"study.name={study.folder.name}", *study.space.overrides(trial.params)]
-    try:
-        _job_config(hydra, overrides)
-    except ConfigError as error:
-        trial.fail()
-        Record(
-            folder=trial.folder,
-            study=study.folder.name,
-            number=trial.number,
-            settings={},
-            overrides=overrides,
-            params=trial.params,
-            tags={},
-        ).end(FAILED, str(error))
-        log.info(f"trial {trial.number + 1}  failed: {error}")
+def _launch(hydra: Hydra, study: Study, fixed: list[str]) -> None:
+    """Has Hydra run the trials that the study lacks."""
+    jobs = _jobs(hydra, study, fixed)
+    if isinstance(hydra.launcher, PackedLauncher):
+        hydra.launcher.launch((overrides for _, overrides in jobs), initial_job_idx=0)
         return
-    hydra.launcher.launch([overrides], initial_job_idx=trial.number)
-    if not trial.finished:  # the job itself broke, outside of the trial
-        trial.fail()
+    for trial, overrides in jobs:
+        hydra.launcher.launch([overrides], initial_job_idx=trial.number)
+        if not trial.finished:  # the job itself broke, outside of the trial
+            trial.fail()
+
+
+def _jobs(hydra: Hydra, study: Study, fixed: list[str]) -> Iterator[tuple[StudyTrial, list[str]]]:
+    """A trial after the other, each proposed when it is asked for; the job takes over its lock."""
+    name = f"study.name={study.folder.name}"
+    while trial := study.next_trial(hydra.n_trials):
+        with trial:
+            number = f"study.trial={trial.number}"
+            overrides = [*fixed, name, number, *study.space.overrides(trial.params)]
+            try:
+                _job_config(hydra, overrides)
+            except ConfigError as error:
+                refuse(trial, overrides, str(error))
+                continue
+            yield trial, overrides
 
 
 def _announce(study: Study, total: int, wanted: int) -> None:
@@ -123,20 +126,7 @@ def _announce(study: Study, total: int, wanted: int) -> None:
 
 
 def _job_config(hydra: Hydra, overrides: list[str]) -> SweepConfig:
-    """The config of a job, checked.
-
-    Raises:
-        ConfigError: it cannot be.
-    """
-    try:
-        composed = hydra.context.config_loader.load_sweep_config(hydra.config, overrides)
-    except HydraException as error:
-        raise ConfigError(" ".join(f"{error} {error.__cause__ or ''}".split())) from None
-    with open_dict(composed):
-        del composed["hydra"]
-    config = typed(SweepConfig, composed)
-    check_sweep(config)
-    return config
+    return job_config(hydra.context.config_loader, hydra.config, overrides)
 
 
 def _check_space(hydra: Hydra, space: Space, fixed: list[str]) -> None:

@@ -1,20 +1,21 @@
-"""The way of a trial: train an epoch, score it, record it, stop where going on is no use."""
+"""A trial at work: what it records, when it stops, how it ends."""
 
 from __future__ import annotations
 
-import time
 import traceback
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+from PIL.Image import Image
 
 from evaluate.choice.policy import select
 from evaluate.scorecard import Scorecard
 from sweeper.config import SweepConfig, trial_of
-from sweeper.parts import Parts
 from sweeper.progress import Progress
 from sweeper.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, STOPPED, Record
 from sweeper.rules import Rule
 from sweeper.tracker import Tracker
-from train.trainer import Checkpoint, Epoch, Member, Trainer
+from train.trainer import Checkpoint, shared_by_a_pack
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Trial:
 
     Attributes:
         rules: reasons to stop early.
+        ended: is told when it is over.
+        alone: it may not share a pack.
     """
 
     config: SweepConfig
@@ -30,20 +33,40 @@ class Trial:
     tracker: Tracker
     progress: Progress
     rules: list[Rule] = field(default_factory=list)
+    ended: Callable[[Record], None] = lambda record: None
+    alone: bool = False
 
-    def begin(self) -> None:
+    @property
+    def kind(self) -> object:
+        """Trials of the same kind can share a pack."""
+        scoring = asdict(self.config.probes), asdict(self.config.scores)
+        return (
+            shared_by_a_pack(trial_of(self.config)),
+            *scoring,
+            self.record.folder if self.alone else None,
+        )
+
+    def begin(self, pack: int) -> None:
+        """It starts, or continues, in a pack of so many places."""
         self.record.state = RUNNING
+        self.record.tags["pack"] = str(pack)
         self.record.save()
         self.progress.began(self.record)
         self.tracker.mirror(self.record, self.config.policy)
 
     def log(
-        self, epoch: Epoch, checkpoint: Checkpoint, scorecard: Scorecard, parts: Parts, spent: float
+        self,
+        checkpoint: Checkpoint,
+        scorecard: Scorecard,
+        sheet: Image,
+        seconds: tuple[float, float],
     ) -> None:
-        """Records a scored checkpoint: on disk first, then in MLflow, then on the terminal."""
-        share = len(epoch.checkpoints)
-        seconds = (epoch.seconds / share, spent / share)
-        self.record.add(scorecard, checkpoint, parts.scorer.sheet(scorecard), seconds)
+        """Records a scored checkpoint: on disk first, then in MLflow, then on the terminal.
+
+        Args:
+            seconds: its share of the pack's time, of training and of scoring.
+        """
+        self.record.add(scorecard, checkpoint, sheet, seconds)
         self.tracker.mirror(self.record, self.config.policy)
         self.progress.scored(self.record, self.config.policy)
 
@@ -56,13 +79,17 @@ class Trial:
     def select(self) -> None:
         """Over all its epochs, the one to keep. A trial that was stopped is as good as any."""
         if not self.record.epochs:
-            return self.fail(self.record.reason or "it ended without a scored epoch")
+            return self._end(FAILED, self.record.reason or "it ended without a scored epoch")
         best = select(self.record.scorecards, self.config.policy)
         state = STOPPED if self.record.reason else COMPLETE
         return self._end(state, self.record.reason, best.scorecard.epoch)
 
-    def fail(self, reason: str) -> None:
-        self._end(FAILED, reason)
+    def break_down(self, error: BaseException | None) -> None:
+        """It failed; the whole story is kept for whoever looks into its folder."""
+        assert error is not None
+        text = "".join(traceback.format_exception(error))
+        (self.record.folder / "error.txt").write_text(text, encoding="utf-8")
+        self._end(FAILED, cause(error))
 
     def interrupt(self) -> None:
         """Leaves it so that the same command continues it."""
@@ -73,40 +100,10 @@ class Trial:
         self.record.end(state, reason, selected)
         self.tracker.mirror(self.record, self.config.policy)
         self.progress.ended(self.record)
+        self.ended(self.record)
 
 
-def run_pack(trials: list[Trial], parts: Parts) -> None:
-    """Trains and scores a pack of trials; a single trial is a pack of one.
-
-    What is recorded already (the trials continue) is neither trained nor scored again.
-    """
-    for trial in trials:
-        trial.begin()
-    members = [Member(trial_of(trial.config), trial.record.folder) for trial in trials]
-    trainer = Trainer(parts.base, parts.pictures, members)
-    for epoch in trainer:  # trains, saves, yields what it saved
-        began = time.perf_counter()
-        new = [c for c in epoch.checkpoints if not trials[c.member].record.has(c.epoch)]
-        scorecards = parts.scorer({c.path: c.epoch for c in new}) if new else []
-        spent = time.perf_counter() - began
-        for checkpoint, scorecard in zip(new, scorecards, strict=True):
-            trials[checkpoint.member].log(epoch, checkpoint, scorecard, parts, spent)
-        for checkpoint in epoch.checkpoints:
-            if trials[checkpoint.member].should_stop():  # memorised, or behind the others
-                trainer.stop(checkpoint.member)
-        for member, reason in epoch.failures.items():
-            trials[member].record.reason = reason
-    for trial in trials:
-        trial.select()
-
-
-def cause(error: Exception) -> str:
+def cause(error: BaseException) -> str:
     """An exception in one line: its first line, or its type where it has no words."""
     words = str(error).strip().splitlines()
     return words[0][:300] if words else type(error).__name__
-
-
-def keep_traceback(record: Record, error: Exception) -> None:
-    """The whole story of a failure, for whoever looks into the trial's folder."""
-    text = "".join(traceback.format_exception(error))
-    (record.folder / "error.txt").write_text(text, encoding="utf-8")

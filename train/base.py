@@ -16,6 +16,7 @@ from train.single_file import layout
 
 EMBEDDED_FOLDER = Path(__file__).parent / "puppets" / "weights" / "base"
 DECODED = 64 * 64  # positions of latents that are decoded at once: it takes the most memory of all
+ENCODED = 16  # lists of prompts whose embeddings are kept
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -46,15 +47,28 @@ class Base:
         self.text_encoder = pipeline.text_encoder.to(device)
         self.tokenizer = pipeline.tokenizer
         self.dtype: torch.dtype = self.unet.dtype
+        self._encoded: dict[tuple[str, ...], dict[str, Tensor]] = {}
         self.noise = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.adapters = Adapters({UNET: self.unet, TEXT_ENCODER: self.text_encoder})
 
     def encode_text(self, prompts: list[str]) -> dict[str, Tensor]:
-        """The conditioning that the UNet takes for these prompts, with the active adapters.
+        """The conditioning that the UNet takes for these prompts, with the adapters in use.
 
         Returns:
             keyword arguments of `unet(...)`, one row a prompt.
         """
+        if self.adapters.speaks:
+            return self._encode(prompts)
+        known = tuple(prompts)
+        if known not in self._encoded:
+            if len(self._encoded) == ENCODED:
+                self._encoded.pop(next(iter(self._encoded)))
+            # ordinary tensors, whoever asks first: training cannot use those of inference mode
+            with torch.inference_mode(False), torch.no_grad():
+                self._encoded[known] = self._encode(prompts)
+        return self._encoded[known]
+
+    def _encode(self, prompts: list[str]) -> dict[str, Tensor]:
         tokens = self.tokenizer(
             prompts,
             padding="max_length",

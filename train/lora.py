@@ -48,6 +48,11 @@ class Adapter(nn.Module):
             pieces = [matrix.flatten() for down, up, _ in own.values() for matrix in (down, up)]
             self.flat[network] = nn.Parameter(torch.cat([torch.empty(0), *pieces]))
 
+    @property
+    def speaks(self) -> bool:
+        """Whether it changes the text encoder."""
+        return bool(self.layouts[TEXT_ENCODER].parts)
+
     def views(self, flats: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Key -> down and up: views of flat tensors, such as the parameters or their gradients."""
         return {
@@ -101,6 +106,7 @@ class Adapters:
         self.targets: dict[str, nn.Module] = {}
         self.conv_only: set[str] = set()  # keys that are targets only where conv_rank > 0
         self.active: Stack | None = None
+        self.speaks = False  # whether what is in use changes the text encoder
         for prefix, network in networks.items():
             network.requires_grad_(False).eval()
             self._find_targets(prefix, network)
@@ -166,11 +172,13 @@ class Adapters:
             adapters: none is the bare base.
             dropouts: one for each adapter, in training.
         """
-        before, self.active = self.active, self._stack(adapters, dropouts) if adapters else None
+        before = self.active, self.speaks
+        self.active = self._stack(adapters, dropouts) if adapters else None
+        self.speaks = any(adapter.speaks for adapter in adapters)
         try:
             yield
         finally:
-            self.active = before
+            self.active, self.speaks = before
 
     def _stack(self, adapters: Sequence[Adapter], dropouts: Sequence[Dropout]) -> Stack:
         networks = [
@@ -180,18 +188,31 @@ class Adapters:
         return Stack(networks, self.dtype, dropouts)
 
     @contextmanager
+    def fixed(self, adapter: Adapter | None) -> Iterator[None]:
+        """Within this context all rows are one adapter's (None: the bare base's), which stays.
+
+        Where weights are exact enough it becomes a part of them and costs no time.
+        """
+        single = [adapter] if adapter else []
+        exact = self.dtype in (torch.float32, torch.float64) and self.device.type == "cpu"
+        with self.merged(adapter) if adapter and exact else self.using(single):
+            yield
+
+    @contextmanager
     def merged(self, adapter: Adapter) -> Iterator[None]:
-        """Within this context the adapter is part of the base's weights, and costs no time."""
+        """Within this context the adapter is added to the base's weights."""
         matrices = adapter.matrices
         weights = {key: cast(Tensor, self.targets[key].weight).detach() for key in matrices}
         before = {key: weight.clone() for key, weight in weights.items()}
+        speaks, self.speaks = self.speaks, adapter.speaks
         for key, weight in weights.items():
             down, up = (matrix.flatten(1) for matrix in matrices[key])
             change = (up @ down).view(weight.shape) * (adapter.alpha[key] / len(down))
-            weight.copy_(weight.float() + change)
+            weight.copy_(weight + change)
         try:
             yield
         finally:
+            self.speaks = speaks
             for key, weight in weights.items():
                 weight.copy_(before[key])
 

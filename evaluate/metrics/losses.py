@@ -11,7 +11,7 @@ from train.data import Picture
 from train.lora import Adapter
 from train.loss import diffusion_loss, encode_latents
 
-ROWS = 32  # pictures x timesteps in one forward pass, for each adapter
+ROWS = 32  # pictures x timesteps in one forward pass
 
 
 class ValidationLoss(Mean):
@@ -78,19 +78,17 @@ class FixedLosses:
         self.timesteps = middles.long().repeat(len(pictures)).to(base.device)
 
     def __call__(self, adapters: list[Adapter]) -> Tensor:
-        """(K, pictures): the mean loss of each over the timesteps, for K adapters at once."""
-        count = len(adapters)
+        """(K, pictures): the mean loss of each over the timesteps, for K adapters."""
+        if not self.captions:
+            return torch.zeros(len(adapters), 0)
+        return torch.stack([self._losses(adapter) for adapter in adapters])
+
+    def _losses(self, adapter: Adapter) -> Tensor:
         parts = []
-        for start in range(0, len(self.captions), ROWS):
-            rows = slice(start, start + ROWS)
-            latents, noise, timesteps = (
-                fixed[rows].repeat(count, *[1] * (fixed.ndim - 1))
-                for fixed in (self.latents, self.noise, self.timesteps)
-            )
-            with torch.inference_mode(), self.base.adapters.using(adapters):
-                text = self.base.encode_text(self.captions[rows] * count)
-                loss = diffusion_loss(self.base, latents, noise, timesteps, text)
-            parts.append(loss.unflatten(0, (count, -1)).cpu())
-        if not parts:
-            return torch.zeros(count, 0)
-        return torch.cat(parts, dim=1).unflatten(1, (-1, self.count)).mean(2).clone()
+        with torch.inference_mode(), self.base.adapters.fixed(adapter):
+            for start in range(0, len(self.captions), ROWS):
+                rows = slice(start, start + ROWS)
+                text = self.base.encode_text(self.captions[rows])
+                fixed = self.latents[rows], self.noise[rows], self.timesteps[rows]
+                parts.append(diffusion_loss(self.base, *fixed, text).cpu())
+        return torch.cat(parts).unflatten(0, (-1, self.count)).mean(1).clone()

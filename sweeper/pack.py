@@ -1,0 +1,178 @@
+"""Packs: trials that are trained and scored together, each of them as if it were alone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from evaluate.scorecard import Scorecard
+from sweeper.config import AUTO, trial_of
+from sweeper.parts import load_parts
+from sweeper.trial import Trial, cause
+from train.capacity import MOST, pack_size
+from train.trainer import Checkpoint, Epoch, Member, Trainer
+
+log = logging.getLogger(__name__)
+
+
+class Queue:
+    """Trials that wait for a place.
+
+    Args:
+        trials: asked for one at a time, as late as can be, so that a search knows the most.
+        ahead: how many may wait for a pack of their kind while others are looked for.
+    """
+
+    def __init__(self, trials: Iterable[Trial], ahead: int) -> None:
+        self._coming, self._ahead = iter(trials), ahead
+        self._waiting: list[Trial] = []
+
+    def take(self, kind: object = None) -> Trial | None:
+        """The next trial, of a kind if one is named; None where there is none."""
+        for trial in self._waiting:
+            if kind in (None, trial.kind):
+                self._waiting.remove(trial)
+                return trial
+        while len(self._waiting) < self._ahead:
+            coming = next(self._coming, None)
+            if coming is None or kind in (None, coming.kind):
+                return coming
+            self._waiting.append(coming)
+        return None
+
+    def put_back(self, trials: Iterable[Trial]) -> None:
+        """They are next."""
+        self._waiting = [*trials, *self._waiting]
+
+
+class PackBroken(RuntimeError):
+    """Training or scoring a pack failed, for the reason that is its cause."""
+
+
+def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
+    """Runs trials, those of a kind together; a place that gets free is filled at once.
+
+    Where memory runs out the pack goes on with half as many; where anything else goes wrong its
+    trials go on one by one, so that it stops the one that it belongs to.
+
+    Args:
+        pack: how many at once, or "auto".
+    """
+    places = MOST if pack == AUTO else int(pack)
+    queue = Queue(trials, places)
+    while (first := queue.take()) is not None:
+        size = places
+        if pack == AUTO and not first.alone:
+            size = pack_size(load_parts(first.config).base, trial_of(first.config), places)
+        together = Pack(queue, size)
+        try:
+            together.run(first)
+        except KeyboardInterrupt:
+            for trial in together.trials.values():
+                trial.interrupt()
+            raise
+        except PackBroken as broken:
+            left, full = [*together.trials.values()], _out_of_memory(broken.__cause__)
+            if len(left) == 1:
+                left[0].break_down(broken.__cause__)
+                continue
+            places = max(1, len(left) // 2) if full else places
+            how = f"{places} at once" if full else "one by one"
+            log.warning(f"{len(left)} trials at once: {broken}; they go on {how}")
+            for trial in left:
+                trial.alone = not full
+            queue.put_back(left)
+            del together  # and all that it holds on the device
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate" in str(error)
+
+
+class Scored(NamedTuple):
+    """The checkpoints of an epoch that were scored, and the seconds that it took."""
+
+    checkpoints: list[Checkpoint]
+    scorecards: list[Scorecard]
+    seconds: float
+
+
+class Pack:
+    """A pack at work.
+
+    Args:
+        queue: where further trials of the same kind come from.
+        places: for trials at the same time.
+    """
+
+    def __init__(self, queue: Queue, places: int) -> None:
+        self.queue, self.places = queue, places
+        self.trials: dict[int, Trial] = {}  # those in training, by the trainer's number
+
+    def run(self, first: Trial) -> None:
+        """Trains and scores until no more trials of the first one's kind come.
+
+        What is recorded already (a trial continues) is neither trained nor scored again.
+        """
+        self.kind, self.parts = first.kind, load_parts(first.config)
+        self.trainer = Trainer(self.parts.base, self.parts.pictures)
+        self._admit(first)
+        self._fill()
+        epochs = iter(self.trainer)
+        while (done := self._train_and_score(epochs)) is not None:
+            self._record(*done)
+            self._fill()
+
+    def _fill(self) -> None:
+        while len(self.trials) < self.places:
+            trial = self.queue.take(self.kind)
+            if trial is None:
+                return
+            self._admit(trial)
+
+    def _admit(self, trial: Trial) -> None:
+        trial.begin(self.places)
+        try:
+            member = Member(trial_of(trial.config), trial.record.folder)
+            self.trials[self.trainer.add(member)] = trial
+        except Exception as error:  # of its own making: the others know nothing of it
+            trial.break_down(error)
+
+    def _train_and_score(self, epochs: Iterator[Epoch]) -> tuple[Epoch, Scored] | None:
+        """The next epoch of the pack; None when no member is left.
+
+        Raises:
+            PackBroken: whatever went wrong.
+        """
+        try:
+            epoch = next(epochs, None)  # trains, saves
+            if epoch is None:
+                return None
+            new = [c for c in epoch.checkpoints if not self.trials[c.member].record.has(c.epoch)]
+            began = time.perf_counter()
+            scorecards = self.parts.scorer({c.path: c.epoch for c in new}) if new else []
+            spent = time.perf_counter() - began
+        except Exception as error:
+            raise PackBroken(cause(error)) from error
+        return epoch, Scored(new, scorecards, spent)
+
+    def _record(self, epoch: Epoch, scored: Scored) -> None:
+        """What came of it, and who leaves."""
+        share = max(1, len(scored.checkpoints))
+        for checkpoint, scorecard in zip(scored.checkpoints, scored.scorecards, strict=True):
+            self.trials[checkpoint.member].log(
+                checkpoint, scorecard, self.parts.scorer.sheet(scorecard),
+                (epoch.seconds / share, scored.seconds / share),
+            )  # fmt: skip
+        for checkpoint in epoch.checkpoints:
+            trial = self.trials[checkpoint.member]
+            if trial.should_stop() or checkpoint.last:  # memorised, behind the others, or done
+                self.trainer.stop(checkpoint.member)
+                self.trials.pop(checkpoint.member).select()
+        for member, reason in epoch.failures.items():
+            self.trials[member].record.reason = reason
+            self.trials.pop(member).select()

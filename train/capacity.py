@@ -1,0 +1,66 @@
+"""How many trials a device trains at once with profit."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from train.base import Base
+from train.config import TrialConfig
+from train.loss import diffusion_loss
+
+log = logging.getLogger(__name__)
+ENOUGH = 5e9  # floating-point operations a core in one forward pass: more are hardly faster
+MOST = 32  # trials in a pack: what a large GPU needs at batch size 1
+SPARE = 0.85  # share of a GPU's memory that a pack may take
+
+
+def pack_size(base: Base, config: TrialConfig, most: int) -> int:
+    """The size of a pack of trials like this one, from 1 to `most`.
+
+    On a CPU as many as keep its cores busy, counted in operations, so that it is the same at
+    every start; on a GPU as many as fit, by the memory that one and two of them take.
+    """
+    most = min(most, MOST)
+    if base.device.type != "cuda":
+        rows = (os.cpu_count() or 1) * ENOUGH / operations(base, config)
+        return max(1, min(most, int(rows / config.training.batch_size)))
+    if most == 1:
+        return 1
+    one, two = (peak_memory(base, config, count) for count in (1, 2))
+    total = torch.cuda.get_device_properties(base.device).total_memory * SPARE
+    return max(1, min(most, 1 + int((total - one) / max(1, two - one))))
+
+
+def operations(base: Base, config: TrialConfig) -> float:
+    """Floating-point operations of the base's forward pass for one picture."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        _loss(base, config, 1)
+    return float(counter.get_total_flops())
+
+
+def peak_memory(base: Base, config: TrialConfig, members: int) -> int:
+    """Bytes that one step of a pack takes at its height; more than there are where it fails."""
+    random = torch.Generator().manual_seed(0)
+    adapters = [
+        base.adapters.create(config.network, random).to(base.device) for _ in range(members)
+    ]
+    torch.cuda.reset_peak_memory_stats(base.device)
+    try:
+        with base.adapters.using(adapters):
+            _loss(base, config, members * config.training.batch_size).sum().backward()
+    except torch.OutOfMemoryError:
+        return int(torch.cuda.get_device_properties(base.device).total_memory)
+    state = sum(flat.numel() * 8 for adapter in adapters for flat in adapter.parameters())
+    return torch.cuda.max_memory_allocated(base.device) + state  # of an optimizer such as AdamW
+
+
+def _loss(base: Base, config: TrialConfig, rows: int) -> torch.Tensor:
+    latents = torch.zeros(rows, *base.latent_shape(config.data.resolution), device=base.device)
+    timesteps = torch.zeros(rows, dtype=torch.long, device=base.device)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and config.network.text_encoder):
+        text = base.encode_text([""] * rows)
+    return diffusion_loss(base, latents, latents, timesteps, text)
