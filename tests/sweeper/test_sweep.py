@@ -82,16 +82,26 @@ def test_killed_twice_ends_like_uninterrupted(swept: Swept, tmp_path: Path) -> N
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-def test_reproduced_run_is_identical(swept: Swept) -> None:
-    run_id = json.loads((swept.study / "result.json").read_text())["run_id"]
-    code, output = finish(swept.root, "sweeper.reproduce", f"run_id={run_id}")
+def test_reproduced_run_is_identical(tmp_path: Path) -> None:
+    code, output = finish(tmp_path, "sweeper", "network.rank=2", "study.name=one", *SMALL)
+    assert code == 0, output
+    run_id = json.loads((tmp_path / "studies/one/result.json").read_text())["run_id"]
+    code, output = finish(tmp_path, "sweeper.reproduce", f"run_id={run_id}")
     assert code == 0, output
     assert "verdict: identical" in output
-    client = MlflowClient(f"sqlite:///{swept.root}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     again = client.search_runs(experiments, f"tags.reproduction_of = '{run_id}'")
     assert [run.data.tags["verdict"] for run in again] == ["identical"]
     assert again[0].info.run_name.endswith(" again")
+
+
+def test_run_of_a_pack_is_reproduced_alone(swept: Swept) -> None:
+    result = json.loads((swept.study / "result.json").read_text())
+    assert load_records(swept.study)[0].tags["pack"] != "1"
+    code, output = finish(swept.root, "sweeper.reproduce", f"run_id={result['run_id']}")
+    assert code == 0, output
+    assert "verdict: within tolerance" in output or "verdict: identical" in output
 
 
 def test_finished_study_refuses_other_settings(swept: Swept) -> None:

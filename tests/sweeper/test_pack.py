@@ -1,0 +1,156 @@
+"""Packs of a sweep: who shares one, who follows, and what happens when one breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from PIL import Image
+
+from evaluate.config import PolicyConfig
+from evaluate.scorecard import Estimate, Scorecard
+from sweeper.config import SweepConfig
+from sweeper.pack import run_trials
+from sweeper.parts import Parts
+from sweeper.progress import Progress
+from sweeper.record import COMPLETE, FAILED, RUNNING, Record
+from sweeper.trial import Trial
+from train.base import Base
+from train.capacity import operations, pack_size
+from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig
+from train.data import load_pictures
+
+Scoring = Callable[[dict[Path, int]], None]
+
+
+class Scorer:
+    """Gives every checkpoint the same scores, unless `scoring` raises."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self.scoring = scoring
+
+    def __call__(self, checkpoints: dict[Path, int]) -> list[Scorecard]:
+        self.scoring(checkpoints)
+        scores = {n: Estimate(0.8, 0.7, 0.9) for n in ("prompt_fidelity", "subject_fidelity")}
+        alone = {name: [0.8, 0.8] for name in scores}
+        return [Scorecard(p, e, scores, by_probe=alone) for p, e in checkpoints.items()]
+
+    def sheet(self, scorecard: Scorecard) -> Image.Image:
+        return Image.new("RGB", (8, 8))
+
+
+class Tracker:
+    """No MLflow."""
+
+    def mirror(self, record: Record, policy: PolicyConfig) -> None: ...
+
+
+Make = Callable[..., Trial]
+Run = Callable[..., None]
+
+
+@pytest.fixture
+def make(base_folder: Path, picture_folder: Path, tmp_path: Path) -> Make:
+    """Makes the trial of a number; `training` are settings of it."""
+
+    def made(number: int, **training: Any) -> Trial:
+        config = SweepConfig(
+            data=DataConfig(path=str(picture_folder), resolution=32),
+            base=BaseConfig(path=str(base_folder), device="cpu"),
+            network=NetworkConfig(rank=2 + number),
+            optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3},
+            training=TrainingConfig(**{"epochs": 2, "batch_size": 3, **training}),
+        )
+        folder = tmp_path / "study" / "trials" / f"{number:04d}"
+        folder.mkdir(parents=True)
+        settings = {"training": {"epochs": config.training.epochs}}
+        record = Record(folder, "study", number, settings, [], {}, {})
+        progress = Progress(tmp_path / "study", 9, 2)
+        return Trial(config, record, cast(Any, Tracker()), progress)
+
+    return made
+
+
+@pytest.fixture
+def run(base: Base, picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs trials with a scorer."""
+    pictures = load_pictures(DataConfig(path=str(picture_folder)))
+
+    def go(trials: Any, pack: int, scoring: Scoring = lambda checkpoints: None) -> None:
+        parts = Parts(base, pictures, cast(Any, Scorer(scoring)))
+        monkeypatch.setattr("sweeper.pack.load_parts", lambda config: parts)
+        run_trials(trials, pack)
+
+    return go
+
+
+def test_a_free_place_is_filled_at_once_and_strangers_wait(make: Make, run: Run) -> None:
+    one = [make(0, epochs=1), make(1, epochs=3), make(2, epochs=1, batch_size=2), make(3)]
+    first, long, stranger, late = (trial.record for trial in one)
+    states: list[list[str]] = []
+
+    def coming() -> Iterator[Trial]:
+        for trial in one:
+            states.append([record.state for record in (first, long)])
+            yield trial
+
+    together: list[set[str]] = []
+    run(coming(), 2, lambda found: together.append({path.parent.name for path in found}))
+    assert states == [[RUNNING] * 2, [RUNNING] * 2, [COMPLETE, RUNNING], [COMPLETE, RUNNING]]
+    assert together == [{"0000", "0001"}, {"0001", "0003"}, {"0001", "0003"}, {"0002"}]
+    assert [len(record.epochs) for record in (first, long, stranger, late)] == [1, 3, 1, 2]
+    assert {record.tags["pack"] for record in (first, long, stranger, late)} == {"2"}
+
+
+def test_who_breaks_a_pack_fails_alone(make: Make, run: Run) -> None:
+    trials = [make(number) for number in range(3)]
+
+    def scoring(checkpoints: dict[Path, int]) -> None:
+        if any(path.parent.name == "0001" and epoch == 2 for path, epoch in checkpoints.items()):
+            raise RuntimeError("the encoder has had enough\nof this")
+
+    run(trials, 3, scoring)
+    assert [trial.record.state for trial in trials] == [COMPLETE, FAILED, COMPLETE]
+    assert [len(trial.record.epochs) for trial in trials] == [2, 1, 2]
+    assert trials[1].record.reason == "the encoder has had enough"
+    assert "of this" in (trials[1].record.folder / "error.txt").read_text()
+
+
+def test_too_large_a_pack_goes_on_in_halves(make: Make, run: Run) -> None:
+    trials, sizes = [make(number) for number in range(4)], []
+
+    def scoring(checkpoints: dict[Path, int]) -> None:
+        sizes.append(len(checkpoints))
+        if len(checkpoints) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+
+    run(trials, 4, scoring)
+    assert [trial.record.state for trial in trials] == [COMPLETE] * 4
+    assert sizes == [4, 2, 2, 2, 2]
+
+
+def test_what_cannot_join_fails_and_the_others_train(make: Make, run: Run) -> None:
+    trials = [make(0), make(1)]
+    (trials[0].record.folder / "state.pt").write_bytes(b"torn")
+    run(trials, 2)
+    assert [trial.record.state for trial in trials] == [FAILED, COMPLETE]
+
+
+def test_a_cpu_takes_as_many_as_keep_its_cores_busy(
+    base: Base, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(0, batch_size=1).config
+
+    monkeypatch.setattr("train.capacity.MOST", 1000)
+    monkeypatch.setattr("train.capacity.ENOUGH", 5.5 * operations(base, config))
+
+    def size(cores: int, batch_size: int) -> int:
+        monkeypatch.setattr("os.cpu_count", lambda: cores)
+        training = TrainingConfig(batch_size=batch_size)
+        return pack_size(base, replace(config, training=training), most=1000)
+
+    assert [size(1, 1), size(4, 1), size(1, 2), size(1, 1000)] == [5, 22, 2, 1]
