@@ -18,7 +18,7 @@ from train.data import Pictures, load_pictures
 
 log = logging.getLogger(__name__)
 # where things lie and what they run on may change in the middle of a study
-PLACES = ("data.path", "data.validation_path", "base.path", "base.device")
+PLACES = ("data.path", "data.validation_path", "base.path", "base.device", "base.speed")
 
 
 @dataclass(frozen=True)

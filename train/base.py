@@ -35,7 +35,12 @@ class Base:
     """
 
     def __init__(
-        self, pipeline: StableDiffusionPipeline, path: str, fingerprint: str, device: torch.device
+        self,
+        pipeline: StableDiffusionPipeline,
+        path: str,
+        fingerprint: str,
+        device: torch.device,
+        compiled: bool = False,
     ) -> None:
         self.path = path
         self.embedded = path == EMBEDDED
@@ -50,6 +55,8 @@ class Base:
         self._encoded: dict[tuple[str, ...], dict[str, Tensor]] = {}
         self.noise = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.adapters = Adapters({UNET: self.unet, TEXT_ENCODER: self.text_encoder})
+        if compiled:
+            self.unet.compile(dynamic=False)
 
     def encode_text(self, prompts: list[str]) -> dict[str, Tensor]:
         """The conditioning that the UNet takes for these prompts, with the adapters in use.
@@ -108,11 +115,12 @@ def load_base(config: BaseConfig) -> Base:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return _load(config.path, torch.device(device), DTYPES[config.precision])
+    compiled = config.speed == "compile"
+    return _load(config.path, torch.device(device), DTYPES[config.precision], compiled)
 
 
 @lru_cache(maxsize=1)
-def _load(path: str, device: torch.device, dtype: torch.dtype) -> Base:
+def _load(path: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> Base:
     files = weight_files(path)
     source = _folder(path)
     try:
@@ -121,7 +129,7 @@ def _load(path: str, device: torch.device, dtype: torch.dtype) -> Base:
         raise BaseError(
             f"base.path: {path} is no Stable Diffusion model: {_line(error)}"
         ) from error
-    return Base(pipeline, path, fingerprint(files, source), device)
+    return Base(pipeline, path, fingerprint(files, source), device, compiled)
 
 
 def _load_file(file: Path, dtype: torch.dtype) -> StableDiffusionPipeline:

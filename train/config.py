@@ -23,6 +23,7 @@ SCHEDULERS = (
     "polynomial",
 )
 PRECISIONS = ("fp32", "bf16", "fp16")
+SPEEDS = ("eager", "compile")
 
 Schema = TypeVar("Schema")
 
@@ -52,6 +53,7 @@ class BaseConfig:
     path: str = EMBEDDED
     device: str = "auto"
     precision: str = "fp32"
+    speed: str = "eager"
 
 
 @dataclass
@@ -186,6 +188,7 @@ def check_trial(config: TrialConfig) -> None:
         raise ConfigError("data.trigger: must name the subject, for example 'sks person'")
     _check_choice("scheduler.name", config.scheduler.name, SCHEDULERS)
     _check_choice("base.precision", config.base.precision, PRECISIONS)
+    _check_choice("base.speed", config.base.speed, SPEEDS)
     _check_choice("training.save_precision", config.training.save_precision, PRECISIONS)
     check_base_path(config.base.path)
     check_optimizer(config.optimizer)

@@ -60,7 +60,7 @@ class Trainer:
     def __init__(self, base: Base, pictures: Pictures, members: Sequence[Member] = ()) -> None:
         self.base, self.pictures = base, pictures
         self.runs: dict[int, Run] = {}  # the members in training
-        self._joining: list[Run] = []
+        self.joining: list[Run] = []  # from the next epoch on
         self._added = 0
         self._shared: tuple[object, ...] | None = None
         for member in members:
@@ -82,7 +82,7 @@ class Trainer:
         if shared != self._shared:
             raise TrainingError("a pack's trials must share base, pictures and batch size")
         run = Run(self._added, member, self.base, self.pictures)
-        self._joining.append(run)
+        self.joining.append(run)
         self._added += 1
         return run.index
 
@@ -92,8 +92,8 @@ class Trainer:
 
     def __iter__(self) -> Iterator[Epoch]:
         began = time.perf_counter()
-        while self._joining or self.runs:
-            joined, self._joining = self._joining, []
+        while self.joining or self.runs:
+            joined, self.joining = self.joining, []
             self.runs |= {run.index: run for run in joined}
             if continued := [run for run in joined if run.epoch]:
                 self._leave([run for run in continued if run.finished])
@@ -116,15 +116,13 @@ class Trainer:
         for run in running:
             run.start_epoch(len(self.data.owners))
         for step in range(running[0].batches):
-            self._accumulate(running, step)
-            for run in running:
-                run.step_if_due(step)
+            self.step(running, step)
         failures = {run.index: reason for run in running if (reason := run.finish_epoch())}
         self._leave([run for run in running if run.index in failures])
         return failures
 
-    def _accumulate(self, running: list[Run], step: int) -> None:
-        """One forward and backward pass for all the members: rows owner by owner."""
+    def step(self, running: list[Run], step: int) -> None:
+        """One forward and backward pass for all the members, rows owner by owner."""
         drawn = [run.draw(step, self.data, self.base) for run in running]
         rows = self._to_device(drawn)
         with self.base.adapters.using(
@@ -140,6 +138,7 @@ class Trainer:
             ).sum().backward()
         for run, share in zip(running, shares, strict=True):
             run.losses.append(share.detach())
+            run.step_if_due(step)
 
     def _to_device(self, drawn: list[Draw]) -> dict[str, Tensor]:
         """The members' draws one after the other, copied while the device works on."""
