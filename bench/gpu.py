@@ -4,8 +4,8 @@
 torch, transformers, diffusers, accelerate, peft, hydra-core, bitsandbytes and prodigyopt) trains
 rank 32 at 512 pixels in bf16, batch size 1: samples a second and peak memory of packs of 1 to 32,
 their share of the matrix rate that the card itself shows, the same by peft, probe pictures a
-second, and two of the packs compiled. Writes results/gpu.json and .md. `--small` runs the same on a tiny
-model, on whatever there is.
+second, and two of the packs compiled. Writes results/gpu.json and .md. `--small` runs the same on
+a tiny model, on whatever there is.
 """
 
 from __future__ import annotations

@@ -154,8 +154,8 @@ def judge_round(made: Lora, checkpoint: Path, number: int, base: Base, judge: Ju
         return
     wanted = any_wishes(PICTURES, seed=number)
     seeds = [SEED + number * PICTURES + i for i in range(PICTURES)]
-    with base.adapters.merged(load_checkpoint(checkpoint, base.adapters)):
-        images = generate(base, [], [wish.prompt for wish in wanted], seeds, *SAMPLING)[0]
+    adapter = load_checkpoint(checkpoint, base.adapters)
+    images = generate(base, [adapter], [wish.prompt for wish in wanted], seeds, *SAMPLING)[0]
     figures = judged(judge, images, [w.asked for w in wanted], CHARACTERS[made.data_set.character])
     write_atomically(file, json.dumps(figures).encode())
 

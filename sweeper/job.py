@@ -59,16 +59,13 @@ def run_jobs(jobs: Iterable[Job], pack: int | str) -> None:
 
 
 def _trials(jobs: Iterable[Job]) -> Iterator[Trial]:
-    studies = {}
     for job in jobs:
         config = job.config
         if config.study.trial is None:
             raise ConfigError("hydra/launcher=packed: goes with hydra/sweeper=optuna alone")
         folder = Path(config.study.root) / "studies" / str(config.study.name)
-        if folder not in studies:
-            tracker = Tracker(Path(config.study.root), folder)
-            studies[folder] = open_study(folder, config.pruner), tracker
-        optuna, tracker = studies[folder]
+        tracker = Tracker(Path(config.study.root), folder)
+        optuna = open_study(folder, config.pruner)
         claimed = claim(optuna, folder, config.study.trial, again=True)
         if claimed is None:
             raise ConfigError(f"trial {config.study.trial} of {folder.name} is run elsewhere")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from PIL.Image import Image
 
@@ -38,13 +38,8 @@ class Trial:
 
     @property
     def kind(self) -> object:
-        """Trials of the same kind can share a pack."""
-        scoring = asdict(self.config.probes), asdict(self.config.scores)
-        return (
-            shared_by_a_pack(trial_of(self.config)),
-            *scoring,
-            self.record.folder if self.alone else None,
-        )
+        """Trials of a study that are of the same kind can share a pack."""
+        return shared_by_a_pack(trial_of(self.config)), self.alone and self.record.number
 
     def begin(self, pack: int) -> None:
         """It starts, or continues, in a pack of so many places."""

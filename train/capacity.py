@@ -13,8 +13,10 @@ from train.config import TrialConfig
 from train.loss import diffusion_loss
 
 log = logging.getLogger(__name__)
-ENOUGH = 5e9  # floating-point operations a core in one forward pass: more are hardly faster
-MOST = 32  # trials in a pack: what a large GPU needs at batch size 1
+# operations a core in one forward pass: twice as many are a sixth faster (bench/results/packs.md),
+# and what is tried at the same time cannot learn from each other
+ENOUGH = 2.5e9
+MOST = 16  # trials in a pack
 SPARE = 0.85  # share of a GPU's memory that a pack may take
 
 

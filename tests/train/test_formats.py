@@ -16,6 +16,7 @@ from torch import Tensor
 
 from train.base import Base
 from train.checkpoint import CheckpointError, epoch_of, load_checkpoint
+from train.config import NetworkConfig
 from train.formats import epoch_and_step, to_kohya
 
 LATENTS, TIME, PROMPT = torch.randn(1, 4, 16, 16), torch.tensor([500]), ["a photo of sks puppet"]
@@ -131,3 +132,15 @@ def test_a_merged_adapter_predicts_the_same_and_leaves_the_base_as_it_was(
     torch.testing.assert_close(merged, expected, atol=1e-5, rtol=1e-4)
     for key, module in base.adapters.targets.items():
         assert torch.equal(module.weight, before[key])  # type: ignore[arg-type]
+
+
+def test_text_is_encoded_anew_where_an_adapter_changes_it(base: Base) -> None:
+    adapter = base.adapters.create(NetworkConfig(rank=2, text_encoder=True), torch.Generator())
+    for up in adapter.up.values():
+        up.fill_(0.1)
+    (bare,) = base.encode_text(PROMPT).values()
+    for use in (base.adapters.using([adapter]), base.adapters.merged(adapter)):
+        with torch.no_grad(), use:
+            (changed,) = base.encode_text(PROMPT).values()
+        assert (changed - bare).abs().max() > 1e-3
+        assert torch.equal(base.encode_text(PROMPT)["encoder_hidden_states"], bare)
