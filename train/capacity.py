@@ -15,7 +15,7 @@ from train.loss import diffusion_loss
 log = logging.getLogger(__name__)
 # operations a core in one forward pass: twice as many are a sixth faster (bench/results/packs.md),
 # and what is tried at the same time cannot learn from each other
-ENOUGH = 2.5e9
+ENOUGH = 4e9
 MOST = 16  # trials in a pack
 SPARE = 0.85  # share of a GPU's memory that a pack may take
 
