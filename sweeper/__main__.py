@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 
+from sweeper.conditions import applies
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.job import run as run_job
 from train.command import run
@@ -12,4 +13,4 @@ from train.command import run
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same clean end as Ctrl-C
     logging.getLogger("hydra").setLevel(logging.WARNING)
-    run("sweep", SweepConfig, check_sweep, run_job)
+    run("sweep", SweepConfig, check_sweep, run_job, applies)

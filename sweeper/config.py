@@ -22,6 +22,7 @@ class StudyConfig:
     trial: int | None = None
     min_epochs: int = 6
     memorised_epochs: int = 2
+    learning_share: float = 0.5
 
 
 @dataclass
@@ -60,6 +61,8 @@ def check_sweep(config: SweepConfig) -> None:
     for key in ("min_epochs", "memorised_epochs"):
         if getattr(config.study, key) < 0:
             raise ConfigError(f"study.{key}: must be 0 or more")
+    if not 0 <= config.study.learning_share <= 1:
+        raise ConfigError("study.learning_share: is a share of the epochs, from 0 to 1")
     if config.pack != AUTO and not (isinstance(config.pack, int) and config.pack > 0):
         raise ConfigError(f"pack: {config.pack!r} must be auto, or 1 or more trials at once")
     if "_target_" not in config.pruner:

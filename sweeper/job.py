@@ -21,9 +21,8 @@ from sweeper.parts import Parts, load_parts, origin, shared_settings
 from sweeper.progress import Progress, say
 from sweeper.record import FAILED, FILE, Record, load_record
 from sweeper.result import conclude
-from sweeper.rules import memorised, pruned
-from sweeper.sampling import identity
-from sweeper.space import Params, Space
+from sweeper.rules import memorised, no_learning, pruned
+from sweeper.space import Params, Space, identity
 from sweeper.study import TOTAL, Study, StudyTrial, claim, open_study, study_folder
 from sweeper.tracker import Tracker
 from sweeper.trial import Trial
@@ -150,6 +149,7 @@ def _trial(
         progress=Progress(study, total, scored),
         rules=[
             memorised(config.policy, config.study.memorised_epochs, config.study.min_epochs),
+            no_learning(config.study.learning_share, config.training.epochs),
             pruned(claimed, config.policy, config.study.min_epochs),
         ],
         ended=lambda record: tell(claimed, record, config),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from evaluate.choice.policy import select
+from evaluate.choice.diagnosis import NOTHING
+from evaluate.choice.merit import excess, fidelity
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
 from sweeper.study import StudyTrial
@@ -39,15 +40,36 @@ def memorised(policy: PolicyConfig, in_a_row: int, min_epochs: int) -> Rule:
 
 
 def pruned(trial: StudyTrial, policy: PolicyConfig, min_epochs: int) -> Rule:
-    """Reports the best feasible fidelity so far, and stops where Optuna's pruner says so."""
+    """Reports the fidelity of each epoch, and stops where Optuna's pruner says so.
+
+    Of this epoch, and not the best so far, which the trial keeps anyway: the question is whether
+    more epochs are worth their time.
+    """
 
     def rule(scorecards: list[Scorecard]) -> str:
-        best = select(scorecards, policy)
-        # nothing feasible so far is the worst that can be reported
-        trial.report(scorecards[-1].epoch, best.fidelity if best.feasible else 0.0)
+        last = scorecards[-1]
+        # an epoch that is not feasible is the worst that can be reported
+        value = fidelity(last) if excess(last, policy) <= 0 else 0.0
+        trial.report(last.epoch, value)
         if len(scorecards) >= min_epochs and trial.should_prune():
-            return f"pruned: its best so far, {best.fidelity:.2f}, is behind the other trials"
+            return f"pruned: with a fidelity of {value:.2f} it is behind the other trials"
         return ""
+
+    return rule
+
+
+def no_learning(share: float, epochs: int) -> Rule:
+    """Stops a run that after a share of its epochs has surely learned nothing of the subject.
+
+    Surely: the upper bound of its likeness is one that the diagnosis calls none.
+    """
+
+    def rule(scorecards: list[Scorecard]) -> str:
+        last = scorecards[-1]
+        likeness = last.scores["subject_fidelity"]
+        if not share or last.epoch < share * epochs or likeness.high >= NOTHING:
+            return ""
+        return f"no learning: subject_fidelity is at most {likeness.high:.2f} at {last.label}"
 
     return rule
 

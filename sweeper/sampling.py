@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.space import Params, Space
+from sweeper.space import Params, Space, identity
 from train.config import ConfigError
 
 DRAWS = 100  # proposals that may be known already before the first unknown combination is taken
@@ -49,13 +48,14 @@ class Unseen(BaseSampler):
         fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if not isinstance(self.inner, GridSampler):
             for _ in range(DRAWS):
-                params = self._draw(study, trial) | fixed
+                params = self.space.relevant(self._draw(study, trial) | fixed)
                 if identity(params) not in seen:
                     return params
         for combination in self.space.combinations() or ():
-            if identity(combination | fixed) not in seen:
-                return combination | fixed
-        return self._draw(study, trial) | fixed
+            params = self.space.relevant(combination | fixed)
+            if identity(params) not in seen:
+                return params
+        return self.space.relevant(self._draw(study, trial) | fixed)
 
     def _draw(self, study: Study, trial: FrozenTrial) -> Params:
         params = self.inner.sample_relative(
@@ -99,11 +99,6 @@ def make_sampler(config: dict[str, Any], seed: int, space: Space, study: Study) 
         endless = next(d.key for d in space.dimensions if d.values() is None)
         raise ConfigError(f"{endless}: a grid needs single values: a choice, a range or int(...)")
     return Unseen(inner, space, study)
-
-
-def identity(params: Params) -> str:
-    """The same for the same settings."""
-    return json.dumps(params, sort_keys=True)
 
 
 def known_settings(study: Study, but: int | None = None) -> set[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from sweeper.conditions import CONDITIONS, applies, decides
 from train.config import ConfigError
 
 Params = dict[str, Any]
@@ -80,9 +83,14 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """All searched settings."""
+    """All searched settings; one that hangs on another comes after it."""
 
     dimensions: tuple[Dimension, ...]
+
+    def __post_init__(self) -> None:
+        keys = dict.fromkeys(dimension.key for dimension in self.dimensions)
+        free = sorted(self.dimensions, key=lambda d: decides(d.key, keys) is not None)
+        object.__setattr__(self, "dimensions", tuple(free))
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -90,28 +98,50 @@ class Space:
 
     def overrides(self, params: Params) -> list[str]:
         """Hydra overrides for one trial."""
-        return [dimension.override(params[dimension.key]) for dimension in self.dimensions]
+        return [d.override(params[d.key]) for d in self.dimensions if d.key in params]
+
+    def relevant(self, params: Params) -> Params:
+        """Those of the settings that mean something beside the others."""
+        return {key: value for key, value in params.items() if applies(key, params)}
 
     def combinations(self) -> Iterator[Params] | None:
         """Every trial that is possible, in order; None where there is a continuum of them."""
         values = [dimension.values() for dimension in self.dimensions]
         if any(listed is None for listed in values):
             return None
-        names = [dimension.key for dimension in self.dimensions]
-        return (
-            dict(zip(names, combination, strict=True))
-            for combination in itertools.product(*(listed or [] for listed in values))
-        )
+        return self._combinations([listed or [] for listed in values])
+
+    def _combinations(self, values: list[list[Any]]) -> Iterator[Params]:
+        names, seen = [dimension.key for dimension in self.dimensions], set()
+        for combination in itertools.product(*values):
+            params = self.relevant(dict(zip(names, combination, strict=True)))
+            if (found := identity(params)) not in seen:
+                seen.add(found)
+                yield params
 
     def size(self) -> int | None:
         """How many combinations there are; None: a continuum."""
-        size = 1
-        for dimension in self.dimensions:
-            values = dimension.values()
-            if values is None:
-                return None
-            size *= len(values)
-        return size
+        combinations = self.combinations()
+        if combinations is None:
+            return None
+        if any(dimension.key in CONDITIONS for dimension in self.dimensions):
+            return sum(1 for _ in combinations)
+        return math.prod(len(dimension.values() or []) for dimension in self.dimensions)
+
+    def beside(self, dimension: Dimension) -> list[str]:
+        """Overrides of the others with which this one means something.
+
+        Raises:
+            ConfigError: it never does.
+        """
+        others = {other.key: other for other in self.dimensions}
+        on = decides(dimension.key, others)
+        if on is None:
+            return []
+        for value in others[on].ends():
+            if applies(dimension.key, {on: value}):
+                return [others[on].override(value)]
+        raise ConfigError(f"{dimension.key}: means nothing beside any of the values of {on}")
 
     def covers(self, setting: str) -> bool:
         """Whether the search decides this dotted setting, itself or through its group."""
@@ -122,6 +152,11 @@ class Space:
 
     def describe(self) -> dict[str, str]:
         return {dimension.key: _describe(dimension.distribution) for dimension in self.dimensions}
+
+
+def identity(params: Params) -> str:
+    """The same for the same settings."""
+    return json.dumps(params, sort_keys=True)
 
 
 def parse_space(
@@ -169,6 +204,8 @@ def _dimension(override: Override, parser: OverridesParser) -> Dimension:
     if isinstance(sweep, RangeSweep):
         return Dimension(key, _range(key, sweep))
     words = tuple(dict.fromkeys(override.sweep_string_iterator()))
+    if getattr(sweep, "shuffle", False):
+        words = tuple(sorted(words))  # the order is the sampler's; a study's space has only one
     if not words:
         raise ConfigError(f"{key}: no value to choose from")
     values = [parser.parse_overrides([f"{key}={word}"])[0].value() for word in words]

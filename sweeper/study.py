@@ -21,6 +21,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeper.conditions import applies
 from sweeper.record import trial_folder
 from sweeper.sampling import known_settings, make_sampler
 from sweeper.space import Params, Space
@@ -153,9 +154,7 @@ class Study:
     def _settle(self, number: int) -> None:
         """Proposes what the trial has not got yet."""
         self._seed(number)
-        trial = live_trial(self.optuna, number)
-        for name, distribution in self.space.distributions.items():
-            suggest(trial, name, distribution)
+        settle(live_trial(self.optuna, number), self.space)
 
     def _seed(self, number: int) -> None:
         self.optuna.sampler = make_sampler(
@@ -217,6 +216,13 @@ def live_trial(study: optuna.Study, number: int) -> optuna.Trial:
     storage = study._storage
     trial = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
     return optuna.Trial(study, trial)
+
+
+def settle(trial: optuna.Trial, space: Space) -> None:
+    """Gives a trial a value for each dimension that means something beside those before it."""
+    for name, distribution in space.distributions.items():
+        if applies(name, trial.params):
+            suggest(trial, name, distribution)
 
 
 def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:

@@ -137,8 +137,9 @@ def _check_space(hydra: Hydra, space: Space, fixed: list[str]) -> None:
         if dimension.key.lstrip("+") not in known:
             near = suggestion(dimension.key, known)
             raise ConfigError(f"{dimension.key}: there is no such setting{near}")
+        beside = space.beside(dimension)
         for value in dimension.ends():
-            _job_config(hydra, [*fixed, dimension.override(value)])
+            _job_config(hydra, [*fixed, *beside, dimension.override(value)])
 
 
 def _defaults(master: DictConfig, space: Space) -> Params:

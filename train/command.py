@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import diffusers
 import hydra
@@ -26,6 +26,7 @@ from train.data import DataError
 from train.member import TrainingError
 
 Schema = TypeVar("Schema")
+Applies = Callable[[str, Mapping[str, Any]], bool]
 EXPECTED = (ConfigError, DataError, BaseError, CheckpointError, TrainingError)
 MULTIRUN = {"-m", "--multirun"}
 HYDRA_VERSION = "1.3"
@@ -36,6 +37,7 @@ def run(
     schema: type[Schema],
     check: Callable[[Schema], None],
     main: Callable[[Schema], None],
+    applies: Applies = lambda key, others: True,
 ) -> None:
     """Runs a command with the settings of conf/`name`.yaml and of the command line.
 
@@ -44,9 +46,10 @@ def run(
         schema: the dataclass that the config must fit.
         check: refuses impossible combinations with a ConfigError.
         main: the command.
+        applies: whether a swept setting means something beside the values of the other swept ones.
     """
     quiet()
-    preflight(name, sys.argv[1:], schema, check)
+    preflight(name, sys.argv[1:], schema, check, applies)
 
     def task(config: DictConfig) -> None:
         with_one_line_errors(lambda: main(typed(schema, config)))
@@ -66,7 +69,11 @@ def with_one_line_errors(action: Callable[[], None]) -> None:
 
 
 def preflight(
-    name: str, arguments: list[str], schema: type[Schema], check: Callable[[Schema], None]
+    name: str,
+    arguments: list[str],
+    schema: type[Schema],
+    check: Callable[[Schema], None],
+    applies: Applies = lambda key, others: True,
 ) -> None:
     """Ends the process with one line where the command line is wrong.
 
@@ -78,7 +85,7 @@ def preflight(
     wanted = [a for a in arguments if a not in MULTIRUN]
     multirun = len(wanted) < len(arguments)
     try:
-        for overrides in _variants(wanted, multirun):
+        for overrides in _variants(wanted, multirun, applies):
             check(settings(name, schema, overrides))
     except ConfigError as error:
         sys.exit(f"error: {error}")
@@ -96,15 +103,25 @@ def settings(name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> 
         return typed(schema, compose(name, list(overrides)))
 
 
-def _variants(arguments: list[str], multirun: bool) -> Iterator[list[str]]:
+def _variants(arguments: list[str], multirun: bool, applies: Applies) -> Iterator[list[str]]:
     """The command line with each sweep at its first value; then each other value in its turn."""
-    parsed = OverridesParser.create().parse_overrides(arguments)
+    parser = OverridesParser.create()
+    parsed = parser.parse_overrides(arguments)
     values = [_values(override, multirun) for override in parsed]
+    swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
     first = [options[0] for options in values]
-    yield first
-    for i, options in enumerate(values):
-        for option in options[1:]:
-            yield [*first[:i], option, *first[i + 1 :]]
+    variants = [first] + [
+        [*first[:i], option, *first[i + 1 :]]
+        for i, options in enumerate(values)
+        for option in options[1:]
+    ]
+    for variant in variants:
+        keyed = [
+            (override.get_key_element(), override) for override in parser.parse_overrides(variant)
+        ]
+        others = {key: override.value() for key, override in keyed if key in swept}
+        yield [line for line, (key, _) in zip(variant, keyed, strict=True)
+               if key not in swept or applies(key, others)]  # fmt: skip
 
 
 def _values(override: Override, multirun: bool) -> list[str]:

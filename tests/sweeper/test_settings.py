@@ -6,20 +6,31 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
 from mlflow import MlflowClient
+from omegaconf import OmegaConf
 from PIL import Image
 
 from evaluate.config import RULES, PolicyConfig, check_policy
 from evaluate.scorecard import Estimate, Scorecard
+from sweeper.conditions import applies
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.record import Record, load_record
-from sweeper.rules import memorised
+from sweeper.rules import memorised, no_learning
+from sweeper.sampling import make_sampler
+from sweeper.space import identity, parse_space
+from sweeper.study import settle
 from sweeper.tracker import Tracker
 from tests.sweeper.conftest import finish
 from train.command import preflight, settings
+from train.config import CONF
 from train.trainer import Checkpoint
 
+SAMPLERS = sorted(file.stem for file in (CONF / "hydra/sweeper/sampler").iterdir())
 POLICY = PolicyConfig(limits={"pose_memorization": 0.35})
 
 
@@ -45,6 +56,49 @@ def test_wrong_settings_are_refused(arguments: list[str], words: str) -> None:
     with pytest.raises(SystemExit) as end:
         preflight("sweep", arguments, SweepConfig, check_sweep)
     assert words in str(end.value)
+
+
+def test_a_search_may_vary_what_not_all_of_its_trials_have() -> None:
+    swept = ["-m", "network.conv_rank=0,4", "network.conv_alpha=1,2"]
+    preflight("sweep", swept, SweepConfig, check_sweep, applies)
+    with pytest.raises(SystemExit, match=r"network\.conv_alpha: needs"):
+        preflight(
+            "sweep", ["-m", "network.conv_rank=0", swept[2]], SweepConfig, check_sweep, applies
+        )
+
+
+@pytest.mark.parametrize("pruner", sorted(file.stem for file in (CONF / "pruner").iterdir()))
+def test_every_pruner_can_be_chosen(pruner: str) -> None:
+    config = settings("sweep", SweepConfig, [f"pruner={pruner}"])
+    study = optuna.create_study(direction="maximize", pruner=instantiate(config.pruner))
+    for number in range(8):
+        trial = study.ask()
+        for epoch in range(1, 11):
+            trial.report(1 - number / 8 - epoch / 1000, epoch)
+            if trial.should_prune():
+                break
+        study.tell(trial, 1 - number / 8)
+    shortest = min(len(trial.intermediate_values) for trial in study.trials)
+    assert (shortest < 10) == (pruner != "none")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_can_be_chosen(sampler: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("sweep", [f"hydra/sweeper/sampler={sampler}"], return_hydra_config=True)
+    space, _ = parse_space(
+        ["network.rank=2,4,8", "training.seed=1,2"], {}, OverridesParser.create()
+    )
+    study = optuna.create_study()
+    found = set()
+    for number in range(6):
+        config = OmegaConf.to_container(composed.hydra.sweeper.sampler)
+        study.sampler = make_sampler(config, number, space, study)
+        trial = study.ask()
+        settle(trial, space)
+        found.add(identity(trial.params))
+        study.tell(trial, 1.0)
+    assert len(found) == 6
 
 
 @pytest.mark.parametrize(("budget", "count"), [("small", 16), ("default", 32), ("large", 96)])
@@ -80,6 +134,20 @@ def test_memorised_needs_a_row_of_sure_epochs() -> None:
     assert not rule([card(1, 0.6)])
     assert not rule([card(1, 0.6), card(2, 0.4), card(3, 0.6)])  # 0.4 may be chance
     assert "pose_memorization" in rule([card(1, 0.1), card(2, 0.5), card(3, 0.6)])
+
+
+def test_no_learning_needs_a_share_of_the_epochs() -> None:
+    rule = no_learning(0.5, epochs=4)
+    learned, nothing = Estimate(0.1, 0.0, 0.2), Estimate(0.05, 0.0, 0.1)
+
+    def stops(epoch: int, likeness: Estimate) -> str:
+        found = card(epoch, 0.1)
+        found.scores["subject_fidelity"] = likeness
+        return rule([found])
+
+    assert not stops(1, nothing)
+    assert not stops(2, learned)  # it may have learned something
+    assert "subject_fidelity is at most 0.10" in stops(2, nothing)
 
 
 def test_store_that_was_away_gets_everything_later(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import optuna
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import (
     BaseDistribution,
@@ -13,8 +15,9 @@ from optuna.distributions import (
 )
 
 from sweeper.sampling import GridSampler, Unseen, rounded
-from sweeper.space import Space, parse_space
-from train.config import ConfigError
+from sweeper.space import Space, identity, parse_space
+from sweeper.study import settle
+from train.config import CONF, ConfigError
 
 
 def space_of(*arguments: str, search: dict[str, str] | None = None) -> tuple[Space, list[str]]:
@@ -27,6 +30,9 @@ def space_of(*arguments: str, search: dict[str, str] | None = None) -> tuple[Spa
         ("4,8,16", CategoricalDistribution([4, 8, 16])),
         ("choice(a, 'b c')", CategoricalDistribution(["a", "b c"])),
         ("null,2.5", CategoricalDistribution([None, 2.5])),
+        ("shuffle(16,4,8)", CategoricalDistribution([16, 4, 8])),
+        ("sort(16,4,8)", CategoricalDistribution([4, 8, 16])),
+        ("shuffle(range(4,33,4))", IntDistribution(4, 32, step=4)),
         ("range(4,33,4)", IntDistribution(4, 32, step=4)),
         ("range(0,1,0.25)", FloatDistribution(0, 0.75, step=0.25)),
         ("interval(1,64)", FloatDistribution(1, 64)),
@@ -82,6 +88,36 @@ def test_no_combination_is_proposed_twice(inner: optuna.samplers.BaseSampler) ->
         seen.append(tuple(trial.params.values()))
         study.tell(trial, 1.0)
     assert len(set(seen)) == 6
+
+
+def test_globs_are_choices_of_a_group() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        space, _ = parse_space(["scheduler=glob(cos*)"], {}, OverridesParser.create(loader))
+    distribution = CategoricalDistribution(["cosine", "cosine_with_restarts"])
+    assert space.distributions == {"scheduler": distribution}
+
+
+def test_a_setting_is_searched_where_it_means_something() -> None:
+    space, _ = space_of("network.conv_alpha=1,2", "network.rank=4,8", "network.conv_rank=0,4")
+    assert list(space.distributions)[-1] == "network.conv_alpha", "after what it hangs on"
+    assert space.size() == 2 * (1 + 2)
+    alpha = space.dimensions[-1]
+    assert space.beside(alpha) == ["network.conv_rank=4"]
+    for inner in (optuna.samplers.RandomSampler(seed=0), optuna.samplers.TPESampler(seed=0)):
+        study = optuna.create_study()
+        study.sampler = Unseen(inner, space, study)
+        seen = []
+        for _ in range(6):
+            trial = study.ask()
+            settle(trial, space)
+            assert ("network.conv_alpha" in trial.params) == (trial.params["network.conv_rank"] > 0)
+            seen.append(identity(trial.params))
+            study.tell(trial, 1.0)
+        assert len(set(seen)) == 6
+    never, _ = space_of("scheduler=constant,linear", "scheduler.power=1,2")
+    with pytest.raises(ConfigError, match=r"scheduler\.power: means nothing"):
+        never.beside(never.dimensions[-1])
 
 
 def test_numbers_are_rounded_but_stay_inside() -> None:

@@ -1,0 +1,46 @@
+"""Settings that mean something only beside another: they are searched where they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What must hold for a setting to mean something.
+
+    Attributes:
+        on: the setting that decides, under the names that it may be searched by.
+        holds: of its value.
+    """
+
+    on: tuple[str, ...]
+    holds: Callable[[Any], bool]
+
+
+SCHEDULER = ("scheduler", "scheduler.name")
+CONDITIONS = {
+    "network.conv_alpha": Condition(("network.conv_rank",), lambda rank: rank > 0),
+    "training.text_encoder_lr": Condition(("network.text_encoder",), bool),
+    "scheduler.warmup": Condition(SCHEDULER, lambda name: name != "constant"),
+    "scheduler.num_cycles": Condition(SCHEDULER, lambda name: name == "cosine_with_restarts"),
+    "scheduler.power": Condition(SCHEDULER, lambda name: name == "polynomial"),
+}
+
+
+def decides(key: str, searched: Mapping[str, Any]) -> str | None:
+    """The searched setting that `key` hangs on; None where it always means something.
+
+    A fixed one does not count: whoever fixes it knows.
+    """
+    condition = CONDITIONS.get(key)
+    names = condition.on if condition else ()
+    return next((name for name in names if name in searched), None)
+
+
+def applies(key: str, params: Mapping[str, Any]) -> bool:
+    """Whether a setting means something beside these others."""
+    on = decides(key, params)
+    return on is None or CONDITIONS[key].holds(params[on])
