@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
+from sweeper.budget import BudgetConfig
 from train.config import EMBEDDED, ConfigError, TrialConfig, check_trial
 
 AUTO = "auto"
+COUNTS = ("min_epochs", "memorised_epochs", "retries")
 
 
 @dataclass
@@ -23,6 +25,10 @@ class StudyConfig:
     min_epochs: int = 6
     memorised_epochs: int = 2
     learning_share: float = 0.5
+    retries: int = 2
+    queue: list[dict[str, Any]] = field(default_factory=list)
+    from_study: str | None = None
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
 
 
 @dataclass
@@ -58,9 +64,12 @@ def check_sweep(config: SweepConfig) -> None:
     name = config.study.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
         raise ConfigError(f"study.name: {name!r} may hold letters, digits, '.', '_' and '-' only")
-    for key in ("min_epochs", "memorised_epochs"):
-        if getattr(config.study, key) < 0:
-            raise ConfigError(f"study.{key}: must be 0 or more")
+    limits = {name: getattr(config.study, name) for name in COUNTS} | {
+        f"budget.{name}": value for name, value in vars(config.study.budget).items()
+    }
+    for key, value in limits.items():
+        if value is not None and value < 0:
+            raise ConfigError(f"study.{key}: {value} must be 0 or more")
     if not 0 <= config.study.learning_share <= 1:
         raise ConfigError("study.learning_share: is a share of the epochs, from 0 to 1")
     if config.pack != AUTO and not (isinstance(config.pack, int) and config.pack > 0):

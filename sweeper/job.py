@@ -16,6 +16,7 @@ from omegaconf import DictConfig, open_dict
 
 from evaluate.choice.merit import fidelity, violations
 from sweeper.config import SweepConfig, check_sweep, suggested_name, trial_of
+from sweeper.leaving import PERSON, in_good_order, leaving
 from sweeper.pack import run_trials
 from sweeper.parts import Parts, load_parts, origin, shared_settings
 from sweeper.progress import Progress, say
@@ -77,18 +78,14 @@ def _trials(jobs: Iterable[Job]) -> Iterator[Trial]:
 
 
 def refuse(trial: StudyTrial, overrides: list[str], reason: str) -> None:
-    """Ends a trial that cannot begin."""
+    """Ends a trial that cannot begin, or not again."""
     with trial:
         trial.fail()
-        record = Record(
-            folder=trial.folder,
-            study=trial.folder.parent.parent.name,
-            number=trial.number,
-            settings={},
-            overrides=overrides,
-            params=trial.params,
-            tags={},
-        )
+        if (trial.folder / FILE).is_file():
+            record = load_record(trial.folder)
+        else:
+            study = trial.folder.parent.parent.name
+            record = Record(trial.folder, study, trial.number, {}, overrides, trial.params, {})
         record.end(FAILED, reason)
         say(f"trial {trial.number + 1}  failed: {reason}")
 
@@ -119,7 +116,10 @@ def _run_single(job: Job) -> None:
             else:
                 overrides = [o for o in job.overrides if not o.startswith("study.")]
                 params: Params = dict(o.split("=", 1) for o in overrides)
-                run_trials([_trial(job, trial, params, parts, tracker, trial.number + 1)], 1)
+                only = _trial(job, trial, params, parts, tracker, trial.number + 1)
+                with in_good_order(config.study.budget.hours):
+                    run_trials([only], 1)
+                    leave_if_asked()
         conclude(study.folder, config.policy, tracker, parts)
 
 
@@ -184,6 +184,12 @@ def job_config(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -
     config = typed(SweepConfig, composed)
     check_sweep(config)
     return config
+
+
+def leave_if_asked() -> None:
+    """Ends the command where a person asked for it; what the clock ends is concluded."""
+    if leaving() == PERSON:
+        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 
 from evaluate.scorecard import Scorecard
 from sweeper.config import AUTO, trial_of
+from sweeper.leaving import leaving
 from sweeper.parts import load_parts
 from sweeper.trial import Trial, cause
 from train.capacity import MOST, pack_size
@@ -64,16 +65,16 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
     """
     places = MOST if pack == AUTO else int(pack)
     queue = Queue(trials, places)
-    while (first := queue.take()) is not None:
+    while not leaving() and (first := queue.take()) is not None:
         size = places
         if pack == AUTO and not first.alone:
             size = pack_size(load_parts(first.config).base, trial_of(first.config), places)
         together = Pack(queue, size)
         try:
             together.run(first)
+            together.interrupt()  # those that are left
         except KeyboardInterrupt:
-            for trial in together.trials.values():
-                trial.interrupt()
+            together.interrupt()
             raise
         except PackBroken as broken:
             left, full = [*together.trials.values()], _out_of_memory(broken.__cause__)
@@ -114,7 +115,7 @@ class Pack:
         self.trials: dict[int, Trial] = {}  # those in training, by the trainer's number
 
     def run(self, first: Trial) -> None:
-        """Trains and scores until no more trials of the first one's kind come.
+        """Trains and scores until no more trials of the first one's kind come, or until it is left.
 
         What is recorded already (a trial continues) is neither trained nor scored again.
         """
@@ -125,7 +126,14 @@ class Pack:
         epochs = iter(self.trainer)
         while (done := self._train_and_score(epochs)) is not None:
             self._record(*done)
+            if leaving():
+                return
             self._fill()
+
+    def interrupt(self) -> None:
+        """Leaves its trials so that the same command continues them."""
+        for trial in self.trials.values():
+            trial.interrupt()
 
     def _fill(self) -> None:
         while len(self.trials) < self.places:

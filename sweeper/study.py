@@ -22,13 +22,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.conditions import applies
-from sweeper.record import trial_folder
+from sweeper.record import FILE, INTERRUPTED, load_record, trial_folder
 from sweeper.sampling import known_settings, make_sampler
 from sweeper.space import Params, Space
-from train.config import ConfigError
+from train.config import ConfigError, suggestion
 
 JOURNAL = "optuna.journal"
 ABOUT = "about"  # user attribute of a study: what all its trials share
+DEATHS = "deaths"  # user attribute of a trial: how often its process died
 TOTAL = "trials"  # user attribute of a study: how many trials it will have
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
@@ -61,6 +62,11 @@ class StudyTrial:
     def finished(self) -> bool:
         return self.frozen.state.is_finished()
 
+    @property
+    def deaths(self) -> int:
+        """How often a process died with it."""
+        return int(self.frozen.user_attrs.get(DEATHS, 0))
+
     def report(self, epoch: int, value: float) -> None:
         """Tells the pruner; a second report of an epoch is left out."""
         if epoch not in self.frozen.intermediate_values:
@@ -91,6 +97,7 @@ class Study:
 
     Attributes:
         about: what all trials share, flat; a study is continued only with the same.
+        first: settings that are tried before any are proposed.
     """
 
     folder: Path
@@ -99,7 +106,7 @@ class Study:
     sampler: dict[str, Any]
     pruner: dict[str, Any]
     seed: int
-    defaults: Params = field(default_factory=dict)
+    first: list[Params] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -108,8 +115,8 @@ class Study:
             began = self.optuna.user_attrs.get(ABOUT)
             if began is None:
                 self.optuna.set_user_attr(ABOUT, self.about)
-                if self.defaults:  # the configured settings go first: the search cannot end worse
-                    self.optuna.enqueue_trial(self.defaults, skip_if_exists=True)
+            for params in self.first:
+                self.optuna.enqueue_trial(params, skip_if_exists=True)
 
     @property
     def lock(self) -> FileLock:
@@ -127,6 +134,7 @@ class Study:
                 orphan = claim(self.optuna, self.folder, frozen.number)
                 if orphan:
                     self._settle(frozen.number)
+                    self._count_death(orphan)
                     return orphan
             waiting = (TrialState.WAITING,)
             begun = len(self.optuna.trials) - len(self.optuna.get_trials(states=waiting))
@@ -150,6 +158,12 @@ class Study:
                 trial.set_user_attr("settings", settings)
                 frozen = self.optuna.trials[trial.number]
             return claim(self.optuna, self.folder, frozen.number)
+
+    def _count_death(self, orphan: StudyTrial) -> None:
+        file = orphan.folder / FILE
+        if not file.is_file() or load_record(orphan.folder).state != INTERRUPTED:
+            trial = live_trial(self.optuna, orphan.number)
+            trial.set_user_attr(DEATHS, orphan.deaths + 1)
 
     def _settle(self, number: int) -> None:
         """Proposes what the trial has not got yet."""
@@ -237,6 +251,22 @@ def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> A
     return trial.suggest_float(
         name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
     )
+
+
+def best_settings(folder: Path, count: int) -> list[Params]:
+    """Those of a study's best trials that keep the limits, best first.
+
+    Raises:
+        ConfigError: there is no such study.
+    """
+    if not (folder / JOURNAL).is_file():
+        others = [file.parent.name for file in folder.parent.glob(f"*/{JOURNAL}")]
+        near = suggestion(folder.name, others)
+        raise ConfigError(f"study.from_study: there is no study {folder.name}{near}")
+    study = open_study(folder, {"_target_": "optuna.pruners.NopPruner"})
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    kept = [trial for trial in trials if all(over <= 0 for over in trial.constraints.values())]
+    return [t.params for t in sorted(kept, key=lambda t: t.value or 0.0, reverse=True)[:count]]
 
 
 def begun_with(folder: Path) -> dict[str, str] | None:

@@ -14,19 +14,22 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
+from sweeper.budget import used_up
 from sweeper.config import SweepConfig, suggested_name
-from sweeper.job import ending_cleanly, job_config, refuse
+from sweeper.job import ending_cleanly, job_config, leave_if_asked, refuse
 from sweeper.launcher import PackedLauncher
+from sweeper.leaving import in_good_order, leaving
 from sweeper.parts import load_parts, origin, shared_settings
 from sweeper.record import load_records
 from sweeper.result import conclude
 from sweeper.space import Params, Space, parse_space
-from sweeper.study import TOTAL, Study, StudyTrial, study_folder
+from sweeper.study import TOTAL, Study, StudyTrial, best_settings, study_folder
 from sweeper.tracker import Tracker
 from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion
 
 log = logging.getLogger(__name__)
+BEST = 3  # trials of another study that are tried first
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
         sampler=hydra.sampler,
         pruner=config.pruner,
         seed=hydra.seed,
-        defaults=_defaults(master, space),
+        first=first_settings(master, config, space),
     )
     total = study.total(hydra.n_trials)
     study.optuna.set_user_attr(TOTAL, total)
@@ -84,13 +87,15 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
         _announce(study, total, hydra.n_trials)
         budget = {"n_trials": str(total), "seed": str(hydra.seed), **study.about}
         tracker.begin(budget, origin(parts), yaml.safe_dump(asdict(config), sort_keys=False))
-        _launch(hydra, study, fixed)
+        with in_good_order(config.study.budget.hours):
+            _launch(hydra, study, fixed, config)
+            leave_if_asked()
         conclude(study.folder, config.policy, tracker, parts)
 
 
-def _launch(hydra: Hydra, study: Study, fixed: list[str]) -> None:
+def _launch(hydra: Hydra, study: Study, fixed: list[str], config: SweepConfig) -> None:
     """Has Hydra run the trials that the study lacks."""
-    jobs = _jobs(hydra, study, fixed)
+    jobs = _jobs(hydra, study, fixed, config)
     if isinstance(hydra.launcher, PackedLauncher):
         hydra.launcher.launch((overrides for _, overrides in jobs), initial_job_idx=0)
         return
@@ -100,19 +105,32 @@ def _launch(hydra: Hydra, study: Study, fixed: list[str]) -> None:
             trial.fail()
 
 
-def _jobs(hydra: Hydra, study: Study, fixed: list[str]) -> Iterator[tuple[StudyTrial, list[str]]]:
+def _jobs(
+    hydra: Hydra, study: Study, fixed: list[str], config: SweepConfig
+) -> Iterator[tuple[StudyTrial, list[str]]]:
     """A trial after the other, each proposed when it is asked for; the job takes over its lock."""
     name = f"study.name={study.folder.name}"
-    while trial := study.next_trial(hydra.n_trials):
+    while trial := _next_trial(hydra, study, config):
         with trial:
             number = f"study.trial={trial.number}"
             overrides = [*fixed, name, number, *study.space.overrides(trial.params)]
             try:
                 _job_config(hydra, overrides)
+                if trial.deaths > config.study.retries:
+                    raise ConfigError(f"its process died {trial.deaths} times")
             except ConfigError as error:
                 refuse(trial, overrides, str(error))
                 continue
             yield trial, overrides
+
+
+def _next_trial(hydra: Hydra, study: Study, config: SweepConfig) -> StudyTrial | None:
+    """A trial to run; None where there are enough, or the budget is used up."""
+    enough = leaving() or used_up(config.study.budget, load_records(study.folder), config.policy)
+    if enough:
+        log.info(f"no further trial: {enough}")
+        return None
+    return study.next_trial(hydra.n_trials)
 
 
 def _announce(study: Study, total: int, wanted: int) -> None:
@@ -140,6 +158,31 @@ def _check_space(hydra: Hydra, space: Space, fixed: list[str]) -> None:
         beside = space.beside(dimension)
         for value in dimension.ends():
             _job_config(hydra, [*fixed, *beside, dimension.override(value)])
+
+
+def first_settings(master: DictConfig, config: SweepConfig, space: Space) -> list[Params]:
+    """What is tried first: the configured settings, so that the search cannot end worse than
+    these; those of `study.queue`; the best of another study.
+
+    Raises:
+        ConfigError: queued settings that are not searched.
+    """
+    dimensions = {dimension.key: dimension for dimension in space.dimensions}
+    for params in config.study.queue:
+        for key, value in params.items():
+            if key not in dimensions:
+                near = suggestion(key, [*dimensions])
+                raise ConfigError(f"study.queue: {key} is not searched{near}")
+            if not dimensions[key].contains(value):
+                raise ConfigError(f"study.queue: {key}={value} is outside of the search")
+    best = []
+    if config.study.from_study:
+        best = best_settings(Path(config.study.root) / "studies" / config.study.from_study, BEST)
+    inside = [
+        {k: v for k, v in params.items() if k in dimensions and dimensions[k].contains(v)}
+        for params in (_defaults(master, space), *config.study.queue, *best)
+    ]
+    return [space.relevant(params) for params in inside if params]
 
 
 def _defaults(master: DictConfig, space: Space) -> Params:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,11 @@ from PIL import Image
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig
+from sweeper.leaving import in_good_order
 from sweeper.pack import run_trials
 from sweeper.parts import Parts
 from sweeper.progress import Progress
-from sweeper.record import COMPLETE, FAILED, RUNNING, Record
+from sweeper.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, Record
 from sweeper.trial import Trial
 from train.base import Base
 from train.capacity import operations, pack_size
@@ -131,6 +133,32 @@ def test_too_large_a_pack_goes_on_in_halves(make: Make, run: Run) -> None:
     run(trials, 4, scoring)
     assert [trial.record.state for trial in trials] == [COMPLETE] * 4
     assert sizes == [4, 2, 2, 2, 2]
+
+
+def test_ctrl_c_ends_after_the_epoch_and_twice_at_once(make: Make, run: Run) -> None:
+    trials = [make(0), make(1), make(2)]
+
+    def interrupt(checkpoints: dict[Path, int]) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with in_good_order(hours=None):
+        run(trials, 2, interrupt)
+    assert [trial.record.state for trial in trials] == [INTERRUPTED, INTERRUPTED, RUNNING]
+    assert [len(trial.record.epochs) for trial in trials] == [1, 1, 0]
+
+    def twice() -> None:
+        with in_good_order(hours=None):
+            signal.raise_signal(signal.SIGINT)
+            run(trials, 2)  # begins nothing
+            signal.raise_signal(signal.SIGINT)
+
+    pytest.raises(KeyboardInterrupt, twice)
+    with in_good_order(hours=0):
+        run(trials, 2)
+    assert [len(trial.record.epochs) for trial in trials] == [1, 1, 0]
+    run(trials, 2)
+    assert [trial.record.state for trial in trials] == [COMPLETE] * 3
+    assert [len(trial.record.epochs) for trial in trials] == [2, 2, 2]
 
 
 def test_what_cannot_join_fails_and_the_others_train(make: Make, run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -92,7 +93,7 @@ def test_every_sampler_can_be_chosen(sampler: str) -> None:
     study = optuna.create_study()
     found = set()
     for number in range(6):
-        config = OmegaConf.to_container(composed.hydra.sweeper.sampler)
+        config: Any = OmegaConf.to_container(composed.hydra.sweeper.sampler)
         study.sampler = make_sampler(config, number, space, study)
         trial = study.ask()
         settle(trial, space)

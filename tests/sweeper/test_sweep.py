@@ -61,6 +61,7 @@ def test_mlflow_of_a_finished_study(swept: Swept) -> None:
 def test_killed_twice_ends_like_uninterrupted(swept: Swept, tmp_path: Path) -> None:
     code, output = break_off(tmp_path, "epoch  1/2", signal.SIGINT, *SEARCH, *SMALL)
     assert code == 130, output
+    assert "finishing this epoch" in output
     assert "the same command continues the study" in output
     assert "Traceback" not in output
     code, _ = break_off(tmp_path, "trial 2/2  epoch  1/2", signal.SIGKILL, *SEARCH, *SMALL)

@@ -1,0 +1,47 @@
+"""When a study has had enough trials."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evaluate.choice.policy import select
+from evaluate.config import PolicyConfig
+from sweeper.record import FAILED, Record
+
+
+@dataclass
+class BudgetConfig:
+    """conf/sweep.yaml, study.budget."""
+
+    hours: float | None = None
+    device_hours: float | None = None
+    patience: int | None = None
+    max_failures: int | None = None
+
+
+def used_up(budget: BudgetConfig, records: list[Record], policy: PolicyConfig) -> str:
+    """Why no further trial is to begin; empty: one may."""
+    spent = sum(
+        epoch.seconds_training + epoch.seconds_scoring
+        for record in records
+        for epoch in record.epochs
+    )
+    if budget.device_hours is not None and spent >= budget.device_hours * 3600:
+        return f"the {budget.device_hours:g} device hours are used"
+    failed = [record for record in records if record.state == FAILED]
+    if budget.max_failures is not None and len(failed) > budget.max_failures:
+        return f"{len(failed)} trials failed, and {budget.max_failures} may"
+    since = _since_the_best(records, policy)
+    if budget.patience is not None and since >= budget.patience:
+        return f"the last {since} trials were no better than the one before them"
+    return ""
+
+
+def _since_the_best(records: list[Record], policy: PolicyConfig) -> int:
+    """How many trials have ended since the best one."""
+    ended = [record for record in records if record.finished]
+    ranks = [
+        select(record.scorecards, policy).rank if record.selected is not None else (False, -1e9)
+        for record in ended
+    ]
+    return len(ranks) - 1 - ranks.index(max(ranks)) if ranks else 0

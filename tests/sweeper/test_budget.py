@@ -1,0 +1,109 @@
+"""How a study ends early, what it tries first, and when it gives a trial up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from evaluate.config import PolicyConfig
+from evaluate.scorecard import Estimate, Scorecard
+from sweeper.budget import BudgetConfig, used_up
+from sweeper.config import SweepConfig
+from sweeper.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, Record, ScoredEpoch
+from sweeper.space import Params, parse_space
+from sweeper.study import Study, best_settings
+from sweeper.sweep import first_settings
+from train.config import ConfigError
+
+POLICY = PolicyConfig()
+
+
+def record(number: int, fidelity: float, state: str = COMPLETE, hours: float = 1.0) -> Record:
+    scores = {n: Estimate(fidelity, 0.0, 1.0) for n in ("prompt_fidelity", "subject_fidelity")}
+    card = Scorecard(Path("-"), 1, scores, by_probe={name: [fidelity] * 2 for name in scores})
+    epoch = ScoredEpoch(card, 0.1, 1e-3, hours * 1800, hours * 1800, 0, "")
+    selected = None if state in (FAILED, RUNNING) else 1
+    return Record(Path("-"), "s", number, {}, [], {}, {}, state, "", selected, [epoch])
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (BudgetConfig(), ""),
+        (BudgetConfig(device_hours=4.5), ""),
+        (BudgetConfig(device_hours=4), "device hours are used"),
+        (BudgetConfig(patience=3), ""),
+        (BudgetConfig(patience=2), "the last 2 trials were no better"),
+        (BudgetConfig(max_failures=1), ""),
+        (BudgetConfig(max_failures=0), "1 trials failed"),
+    ],
+)
+def test_a_budget_is_used_up(budget: BudgetConfig, words: str) -> None:
+    records = [record(0, 0.5), record(1, 0.8), record(2, 0.6), record(3, 0.9, FAILED)]
+    said = used_up(budget, records, POLICY)
+    assert words in said
+    assert bool(said) == bool(words)
+
+
+def study_of(folder: Path, *first: Params) -> Study:
+    space, _ = parse_space(["network.rank=2,4,8,16"], {}, OverridesParser.create())
+    return Study(
+        folder=folder,
+        about={},
+        space=space,
+        sampler={"_target_": "optuna.samplers.RandomSampler"},
+        pruner={"_target_": "optuna.pruners.NopPruner"},
+        seed=0,
+        first=[*first],
+    )
+
+
+def test_a_trial_whose_process_dies_is_counted(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    deaths = []
+    for state in (RUNNING, INTERRUPTED, RUNNING):
+        trial = study.next_trial(1)
+        assert trial
+        deaths.append(trial.deaths)
+        left = record(0, 0.5, state)
+        left.folder = trial.folder
+        left.save()
+        trial.lock.release(force=True)  # as the system does when the process is gone
+    trial = study.next_trial(1)
+    assert trial
+    assert [*deaths, trial.deaths] == [0, 1, 1, 2], "to be interrupted is not to die"
+
+
+def test_what_is_queued_comes_first_and_once(tmp_path: Path) -> None:
+    queued: list[Params] = [{"network.rank": 8}, {"network.rank": 2}]
+    for _ in range(2):  # the same command again
+        study = study_of(tmp_path / "b", *queued)
+    found = []
+    for value in (0.3, 0.9, 0.6, 0.1):
+        trial = study.next_trial(4)
+        assert trial
+        found.append(trial.params["network.rank"])
+        trial.complete(value, {"copying": 0.1 if value > 0.8 else -0.1})
+        trial.lock.release(force=True)
+    assert found[:2] == [8, 2]
+    assert sorted(found) == [2, 4, 8, 16]
+    best = best_settings(tmp_path / "b", 2)
+    assert best == [{"network.rank": found[2]}, {"network.rank": 8}], "one is over a limit"
+    with pytest.raises(ConfigError, match="did you mean b"):
+        best_settings(tmp_path / "bb", 2)
+
+
+def test_queued_settings_must_be_searched() -> None:
+    space, _ = parse_space(["network.rank=2,4"], {}, OverridesParser.create())
+    master = OmegaConf.create({"network": {"rank": 4}, "hydra": {"runtime": {"choices": {}}}})
+    config = SweepConfig()
+    config.study.queue = [{"network.rank": 2}]
+    assert first_settings(master, config, space) == [{"network.rank": 4}, {"network.rank": 2}]
+    for key, value, words in (("network.rnk", 2, "did you mean network.rank"),
+                              ("network.rank", 3, "network.rank=3 is outside")):  # fmt: skip
+        config.study.queue = [{key: value}]
+        with pytest.raises(ConfigError, match=words):
+            first_settings(master, config, space)
