@@ -41,7 +41,7 @@ Images = dict[tuple[int, str], Tensor]
 def sweep(root: Path) -> float:
     """Runs the default sweep; seconds that it took."""
     began = time.monotonic()
-    command = [sys.executable, "-m", "sweeper", "-m", f"study.root={root}"]
+    command = [sys.executable, "-m", "sweeper", "-m", f"study.root={root}", "study.keep=all"]
     subprocess.run(command, check=True)
     return time.monotonic() - began
 

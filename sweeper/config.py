@@ -9,9 +9,10 @@ from typing import Any
 
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
 from sweeper.budget import BudgetConfig
-from train.config import EMBEDDED, ConfigError, TrialConfig, check_trial
+from train.config import EMBEDDED, ConfigError, TrialConfig, check_trial, suggestion
 
 AUTO = "auto"
+KEEP = BEST, PARETO, ALL = "best", "pareto", "all"
 COUNTS = ("min_epochs", "memorised_epochs", "retries")
 
 
@@ -26,6 +27,7 @@ class StudyConfig:
     memorised_epochs: int = 2
     learning_share: float = 0.5
     retries: int = 2
+    keep: str = "best"
     queue: list[dict[str, Any]] = field(default_factory=list)
     from_study: str | None = None
     budget: BudgetConfig = field(default_factory=BudgetConfig)
@@ -70,6 +72,9 @@ def check_sweep(config: SweepConfig) -> None:
     for key, value in limits.items():
         if value is not None and value < 0:
             raise ConfigError(f"study.{key}: {value} must be 0 or more")
+    if config.study.keep not in KEEP:
+        near = suggestion(config.study.keep, [*KEEP])
+        raise ConfigError(f"study.keep: {config.study.keep!r} is none of {', '.join(KEEP)}{near}")
     if not 0 <= config.study.learning_share <= 1:
         raise ConfigError("study.learning_share: is a share of the epochs, from 0 to 1")
     if config.pack != AUTO and not (isinstance(config.pack, int) and config.pack > 0):

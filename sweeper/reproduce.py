@@ -14,7 +14,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from omegaconf import OmegaConf
 
-from sweeper.config import SweepConfig, check_sweep
+from sweeper.config import BEST, SweepConfig, check_sweep
 from sweeper.pack import run_trials
 from sweeper.parts import load_parts, origin
 from sweeper.progress import Progress
@@ -37,10 +37,11 @@ class PlaceConfig:
 
 
 @dataclass
-class RootConfig:
-    """Where the embedded store is."""
+class PlacesConfig:
+    """Where the embedded store is, and which checkpoints stay."""
 
     root: str = "mlruns"
+    keep: str = BEST
 
 
 @dataclass
@@ -51,7 +52,7 @@ class ReproduceConfig:
     tolerance: float = 0.02
     data: PlaceConfig = field(default_factory=PlaceConfig)
     base: PlaceConfig = field(default_factory=PlaceConfig)
-    study: RootConfig = field(default_factory=RootConfig)
+    study: PlacesConfig = field(default_factory=PlacesConfig)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def fetch(config: ReproduceConfig) -> Original:
         place = getattr(config, part).path
         if place is not None:
             OmegaConf.update(loaded, f"{part}.path", place)
-    loaded.study = {"name": study, "root": config.study.root}
+    loaded.study = {"name": study, **vars(config.study)}
     settings_then = typed(SweepConfig, loaded)  # type: ignore[arg-type]
     check_sweep(settings_then)
     return Original(found, study, settings_then, read_epochs(record, Path("-")))

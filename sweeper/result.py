@@ -18,6 +18,7 @@ from sweeper.ranking import Entry, explain, last_word, rank_trials, varied
 from sweeper.record import load_records
 from sweeper.tracker import Tracker
 from train.checkpoint import write_atomically
+from train.config import ConfigError
 
 
 def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) -> None:
@@ -43,20 +44,37 @@ def keep(
 ) -> None:
     """Makes the first of the trials the study's result: its files, and MLflow's champion."""
     best = ranked[0] if ranked[0].selection else None
+    content = _checkpoint(best) if best else b""
     by_number = sorted(ranked, key=lambda entry: entry.record.number)
     files = [_write_json(study, by_number, best, ranked, policy), study / "probes.yaml"]
     tags = {**tags, "state": "complete", "policy": policy.rule}
     if best:
         assert best.selection
         card = best.selection.scorecard
-        write_atomically(study / "best.safetensors", card.checkpoint.read_bytes())
         overview = study / "overview.png"
         draw_overview(overview, [e.record for e in by_number], best.record, card, policy)
+        write_atomically(study / "best.safetensors", content)
         files += [study / "best.safetensors", overview]
         tags |= {"best_run_id": best.run_id, "best_trial": str(best.record.number),
                  "best_epoch": str(card.epoch), "reasons": " ".join(explain(ranked))}  # fmt: skip
         best.record.end(best.record.state, best.record.reason, card.epoch)
     tracker.conclude(best.record if best else None, files, tags)
+
+
+def _checkpoint(best: Entry) -> bytes:
+    """The selected checkpoint's file, unless it was deleted when its trial ended.
+
+    Raises:
+        ConfigError: it was.
+    """
+    assert best.selection
+    file = best.selection.scorecard.checkpoint
+    if file.is_file():
+        return file.read_bytes()
+    raise ConfigError(
+        f"{file} is gone: when the trial ended another policy held and study.keep was not all; "
+        f"python -m sweeper.reproduce run_id={best.run_id} study.keep=all trains it again"
+    )
 
 
 def _write_json(

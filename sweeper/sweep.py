@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweeper.budget import used_up
 from sweeper.config import SweepConfig, suggested_name
+from sweeper.disk import describe, too_full
 from sweeper.job import ending_cleanly, job_config, leave_if_asked, refuse
 from sweeper.launcher import PackedLauncher
 from sweeper.leaving import in_good_order, leaving
@@ -85,6 +86,7 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
     tracker = Tracker(root, folder)
     with ending_cleanly(tracker):
         _announce(study, total, hydra.n_trials)
+        log.info(describe(parts.base, config, total))
         budget = {"n_trials": str(total), "seed": str(hydra.seed), **study.about}
         tracker.begin(budget, origin(parts), yaml.safe_dump(asdict(config), sort_keys=False))
         with in_good_order(config.study.budget.hours):
@@ -126,7 +128,11 @@ def _jobs(
 
 def _next_trial(hydra: Hydra, study: Study, config: SweepConfig) -> StudyTrial | None:
     """A trial to run; None where there are enough, or the budget is used up."""
-    enough = leaving() or used_up(config.study.budget, load_records(study.folder), config.policy)
+    enough = (
+        leaving()
+        or used_up(config.study.budget, load_records(study.folder), config.policy)
+        or too_full(study.folder, load_parts(config).base, config)
+    )
     if enough:
         log.info(f"no further trial: {enough}")
         return None

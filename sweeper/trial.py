@@ -11,6 +11,7 @@ from PIL.Image import Image
 from evaluate.choice.policy import select
 from evaluate.scorecard import Scorecard
 from sweeper.config import SweepConfig, trial_of
+from sweeper.disk import thin_out
 from sweeper.progress import Progress
 from sweeper.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, STOPPED, Record
 from sweeper.rules import Rule
@@ -96,6 +97,7 @@ class Trial:
         self.tracker.mirror(self.record, self.config.policy)
         self.progress.ended(self.record)
         self.ended(self.record)
+        thin_out(self.record, self.config.policy, self.config.study.keep)
 
 
 def cause(error: BaseException) -> str:

@@ -149,11 +149,7 @@ class Adapters:
     def create(self, network: NetworkConfig, generator: torch.Generator) -> Adapter:
         """A new adapter that changes nothing yet: down kaiming-uniform, up zero (as kohya's)."""
         matrices = {}
-        for key, module in self.targets.items():
-            if key.startswith(TEXT_ENCODER) and not network.text_encoder:
-                continue
-            if key in self.conv_only and not network.conv_rank:
-                continue
+        for key, module in self._chosen(network):
             rank, alpha = sizes(network, module)
             outputs, *inputs = shape(module)
             down = torch.empty(rank, *inputs)
@@ -161,6 +157,20 @@ class Adapters:
             up = torch.zeros(outputs, rank, *([1, 1] if down.ndim == 4 else []))
             matrices[key] = (down, up, alpha)
         return Adapter(matrices)
+
+    def numbers(self, network: NetworkConfig) -> int:
+        """How many numbers an adapter of this size has."""
+        return sum(
+            sizes(network, module)[0] * (outputs + math.prod(inputs))
+            for _, module in self._chosen(network)
+            for outputs, *inputs in [shape(module)]
+        )
+
+    def _chosen(self, network: NetworkConfig) -> Iterator[tuple[str, nn.Module]]:
+        for key, module in self.targets.items():
+            spoken = key.startswith(TEXT_ENCODER) and not network.text_encoder
+            if not spoken and (network.conv_rank or key not in self.conv_only):
+                yield key, module
 
     @contextmanager
     def using(

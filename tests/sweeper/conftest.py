@@ -18,6 +18,7 @@ SMALL = (
     "training.epochs=2",
     "data.repeats=1",
     "study.min_epochs=1",
+    "study.keep=all",
     "probes.count=8",
     "probes.steps=2",
     "scores.baseline=2",

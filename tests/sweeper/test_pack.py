@@ -152,13 +152,28 @@ def test_ctrl_c_ends_after_the_epoch_and_twice_at_once(make: Make, run: Run) -> 
             run(trials, 2)  # begins nothing
             signal.raise_signal(signal.SIGINT)
 
-    pytest.raises(KeyboardInterrupt, twice)
+    with pytest.raises(KeyboardInterrupt):
+        twice()
     with in_good_order(hours=0):
         run(trials, 2)
     assert [len(trial.record.epochs) for trial in trials] == [1, 1, 0]
     run(trials, 2)
     assert [trial.record.state for trial in trials] == [COMPLETE] * 3
     assert [len(trial.record.epochs) for trial in trials] == [2, 2, 2]
+
+
+def test_what_is_not_kept_is_deleted_when_a_trial_ends(make: Make, run: Run) -> None:
+    thin, whole = make(0), make(1)
+    whole.config.study.keep = "all"
+    assert thin.config.study.keep == "best"
+    run([thin, whole], 2)
+    selected = f"lora-{thin.record.selected:06d}.safetensors"
+    left = {
+        file.name for file in thin.record.folder.glob("*") if file.suffix in (".pt", ".safetensors")
+    }
+    assert left == {selected}
+    both = {"lora-000001.safetensors", "lora.safetensors", "state.pt"}
+    assert both <= {file.name for file in whole.record.folder.iterdir()}
 
 
 def test_what_cannot_join_fails_and_the_others_train(make: Make, run: Run) -> None:

@@ -148,6 +148,11 @@ def test_selection_that_is_applied_becomes_the_champion(swept: Swept, tmp_path: 
     assert record.selected == 1
     weights = next(e.weights for e in record.epochs if e.scorecard.epoch == 1)
     assert weights_hash(root / "studies/small/best.safetensors") == weights
+    (record.folder / "lora-000001.safetensors").unlink()  # as study.keep=best does
+    code, output = run_module("sweeper.select", "study=small", "policy=epoch", "policy.epoch=1",
+                              "apply=true", f"root={root}")  # fmt: skip
+    assert code == 1
+    assert "is gone" in output
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     champion = client.get_model_version_by_alias("small", "champion")
     assert (champion.run_id, champion.tags["epoch"]) == (result["run_id"], "1")
