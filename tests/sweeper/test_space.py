@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import optuna
 import pytest
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import (
@@ -14,9 +14,13 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from sweeper.conditions import applies
+from sweeper.config import SweepConfig, check_sweep
 from sweeper.sampling import GridSampler, Unseen, rounded
 from sweeper.space import Space, identity, parse_space
 from sweeper.study import settle
+from sweeper.sweep import first_settings
+from train.command import settings
 from train.config import CONF, ConfigError
 
 
@@ -118,6 +122,24 @@ def test_a_setting_is_searched_where_it_means_something() -> None:
     never, _ = space_of("scheduler=constant,linear", "scheduler.power=1,2")
     with pytest.raises(ConfigError, match=r"scheduler\.power: means nothing"):
         never.beside(never.dimensions[-1])
+
+
+@pytest.mark.parametrize("base", ["puppets", "/my/model.safetensors"])
+@pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "search").iterdir()))
+def test_every_search_is_one_around_the_configured_settings(name: str, base: str) -> None:
+    chosen = [f"search={name}", f"base.path={base}"]
+    config = settings("sweep", SweepConfig, chosen)
+    space, _ = parse_space([], config.search, OverridesParser.create())
+    assert space.distributions.keys() == config.search.keys()
+    for dimension in space.dimensions:
+        beside = space.beside(dimension)
+        for value in dimension.ends():
+            overrides = [*chosen, *beside, dimension.override(value)]
+            check_sweep(settings("sweep", SweepConfig, overrides))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        master = compose("sweep", chosen, return_hydra_config=True)
+    preset = first_settings(master, config, space)[0]
+    assert {key for key in config.search if applies(key, preset)} == preset.keys()
 
 
 def test_numbers_are_rounded_but_stay_inside() -> None:
