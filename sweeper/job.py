@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
-from evaluate.choice.merit import fidelity, violations
+from evaluate.choice.merit import MEMORY, fidelity, violations
 from sweeper.config import SweepConfig, check_sweep, suggested_name, trial_of
 from sweeper.leaving import PERSON, in_good_order, leaving
 from sweeper.pack import run_trials
@@ -157,13 +157,14 @@ def _trial(
 
 
 def tell(trial: StudyTrial, record: Record, config: SweepConfig) -> None:
-    """The objective and the constraints of a trial: those of its selected checkpoint."""
+    """The objectives and the constraints of a trial: those of its selected checkpoint."""
     with trial:
         if record.state == FAILED:
             trial.fail()
             return
         card = next(card for card in record.scorecards if card.epoch == record.selected)
-        trial.complete(fidelity(card), violations(card, config.policy))
+        memory = card.scores[MEMORY].value if MEMORY in card.scores else 0.0
+        trial.complete((fidelity(card), memory), violations(card, config.policy))
 
 
 def job_config(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -> SweepConfig:

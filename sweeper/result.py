@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluate.choice.diagnosis import diagnose
+from evaluate.choice.merit import pareto
 from evaluate.config import PolicyConfig
 from sweeper.overview import draw_overview
 from sweeper.parts import Parts, origin
@@ -99,10 +100,18 @@ def _write_json(
             "reasons": explain(ranked),
             "notes": [*best.selection.reasons, *card.notes],
         }
+    content["front"] = _front(ranked)
     content["trials"] = [_trial_json(entry, policy) for entry in entries]
     file = study / "result.json"
     write_atomically(file, json.dumps(content, indent=1).encode())
     return file
+
+
+def _front(ranked: list[Entry]) -> list[int]:
+    """The trials that no other beats in both fidelity and memorisation, least of it first."""
+    kept = {id(e.selection.scorecard): e.record.number for e in ranked if e.selection}
+    cards = [entry.selection.scorecard for entry in ranked if entry.selection]
+    return [kept[id(card)] for card in pareto(cards)]
 
 
 def _trial_json(entry: Entry, policy: PolicyConfig) -> dict[str, Any]:
@@ -161,6 +170,7 @@ def say(study: Path, ranked: list[Entry], policy: PolicyConfig) -> None:
     print("\n".join(explain(ranked)))
     for finding in diagnose(best.record.scorecards, policy):
         print(f"its trial's diagnosis: {finding}")
+    print(f"not beaten in both fidelity and memorisation: trials {str(_front(ranked))[1:-1]}")
     print(f"the LoRA to keep: {study / 'best.safetensors'}")
     print(f"all the checkpoints in one picture: {study / 'overview.png'}")
     if best.run_id:

@@ -94,7 +94,7 @@ def make_sampler(config: dict[str, Any], seed: int, space: Space, study: Study) 
     Raises:
         ConfigError: a grid over a continuum.
     """
-    inner = instantiate(config, seed=seed)
+    inner = instantiate({"seed": seed, **config})
     if isinstance(inner, GridSampler) and space.size() is None:
         endless = next(d.key for d in space.dimensions if d.values() is None)
         raise ConfigError(f"{endless}: a grid needs single values: a choice, a range or int(...)")

@@ -20,9 +20,9 @@ class OptunaSweeper(Sweeper):
     config: DictConfig
     launcher: Launcher
 
-    def __init__(self, n_trials: int, seed: int, sampler: DictConfig) -> None:
-        self.n_trials, self.seed = n_trials, seed
-        self.sampler: dict[str, Any] = OmegaConf.to_container(sampler)  # type: ignore[assignment]
+    def __init__(self, n_trials: int, objective: str, seed: int, sampler: DictConfig) -> None:
+        self.n_trials, self.objective, self.seed = n_trials, objective, seed
+        self.sampler: dict[str, Any] = OmegaConf.to_container(sampler, resolve=True)  # type: ignore[assignment]
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -41,6 +41,7 @@ class OptunaSweeper(Sweeper):
         from sweeper.sweep import Hydra, sweep
 
         handed = Hydra(
-            self.hydra_context, self.config, self.launcher, self.n_trials, self.seed, self.sampler
-        )
+            self.hydra_context, self.config, self.launcher, self.n_trials, self.objective,
+            self.seed, self.sampler,
+        )  # fmt: skip
         sweep(handed, arguments)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from filelock import FileLock, Timeout
@@ -29,6 +30,12 @@ from train.config import ConfigError, suggestion
 
 JOURNAL = "optuna.journal"
 ABOUT = "about"  # user attribute of a study: what all its trials share
+# what a search looks for, first of all the fidelity
+Directions = tuple[Literal["maximize", "minimize"], ...]
+OBJECTIVES: dict[str, Directions] = {
+    "fidelity": ("maximize",),
+    "pareto": ("maximize", "minimize"),  # and the memorisation
+}
 DEATHS = "deaths"  # user attribute of a trial: how often its process died
 TOTAL = "trials"  # user attribute of a study: how many trials it will have
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -69,19 +76,29 @@ class StudyTrial:
 
     def report(self, epoch: int, value: float) -> None:
         """Tells the pruner; a second report of an epoch is left out."""
-        if epoch not in self.frozen.intermediate_values:
+        if self.compared and epoch not in self.frozen.intermediate_values:
             self._trial.report(value, epoch)
 
     def should_prune(self) -> bool:
-        return self._trial.should_prune()
+        return self.compared and self._trial.should_prune()
 
-    def complete(self, value: float, violations: dict[str, float]) -> None:
-        """The objective, and how far the constraints are exceeded (0 and below: kept)."""
+    @property
+    def compared(self) -> bool:
+        """Whether its epochs can be compared with other trials': where there is one objective."""
+        return len(self.study.directions) == 1
+
+    def complete(self, values: Sequence[float], violations: dict[str, float]) -> None:
+        """The objectives, and how far the constraints are exceeded (0 and below: kept).
+
+        Args:
+            values: fidelity and memorisation; the study takes as many as it has directions.
+        """
         trial = self._trial
         for name, over in violations.items():
             if name not in trial.constraints:  # set already by a process that then died
                 trial.set_constraint(name, over)
-        self.study.tell(self.number, value, skip_if_finished=True)
+        objectives = list(values[: len(self.study.directions)])
+        self.study.tell(self.number, objectives, skip_if_finished=True)
 
     def fail(self) -> None:
         self.study.tell(self.number, state=TrialState.FAIL, skip_if_finished=True)
@@ -106,12 +123,13 @@ class Study:
     sampler: dict[str, Any]
     pruner: dict[str, Any]
     seed: int
+    directions: Directions = OBJECTIVES["fidelity"]
     first: list[Params] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.lock:
-            self.optuna = open_study(self.folder, self.pruner)
+            self.optuna = open_study(self.folder, self.pruner, self.directions)
             began = self.optuna.user_attrs.get(ABOUT)
             if began is None:
                 self.optuna.set_user_attr(ABOUT, self.about)
@@ -176,8 +194,14 @@ class Study:
         )
 
 
-def open_study(folder: Path, pruner: dict[str, Any]) -> optuna.Study:
-    """The study of a folder, created where there is none. The pruner is not stored: it is given."""
+def open_study(
+    folder: Path, pruner: dict[str, Any], directions: Directions = OBJECTIVES["fidelity"]
+) -> optuna.Study:
+    """The study of a folder, created where there is none. The pruner is not stored: it is given.
+
+    Args:
+        directions: of a study that is created.
+    """
     file = folder / JOURNAL
     # the system frees this lock with its process, so that a killed one blocks nobody
     lock: Any = FileLock(f"{file}.lock")
@@ -188,7 +212,7 @@ def open_study(folder: Path, pruner: dict[str, Any]) -> optuna.Study:
     return optuna.create_study(
         study_name=folder.name,
         storage=storage,
-        direction="maximize",
+        directions=directions,
         pruner=instantiate(pruner),
         load_if_exists=True,
     )
@@ -266,7 +290,7 @@ def best_settings(folder: Path, count: int) -> list[Params]:
     study = open_study(folder, {"_target_": "optuna.pruners.NopPruner"})
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     kept = [trial for trial in trials if all(over <= 0 for over in trial.constraints.values())]
-    return [t.params for t in sorted(kept, key=lambda t: t.value or 0.0, reverse=True)[:count]]
+    return [t.params for t in sorted(kept, key=lambda t: t.values[0], reverse=True)[:count]]
 
 
 def begun_with(folder: Path) -> dict[str, str] | None:

@@ -24,7 +24,7 @@ from sweeper.parts import load_parts, origin, shared_settings
 from sweeper.record import load_records
 from sweeper.result import conclude
 from sweeper.space import Params, Space, parse_space
-from sweeper.study import TOTAL, Study, StudyTrial, best_settings, study_folder
+from sweeper.study import OBJECTIVES, TOTAL, Study, StudyTrial, best_settings, study_folder
 from sweeper.tracker import Tracker
 from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion
@@ -41,6 +41,7 @@ class Hydra:
         config: as composed, Hydra's own part included.
         launcher: runs jobs.
         n_trials: of the whole study, those of earlier starts included.
+        objective: one of OBJECTIVES.
         seed: of the search.
         sampler: a sampler's `_target_` and its arguments, without the seed.
     """
@@ -49,6 +50,7 @@ class Hydra:
     config: DictConfig
     launcher: Launcher
     n_trials: int
+    objective: str
     seed: int
     sampler: dict[str, Any]
 
@@ -65,11 +67,14 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
     space, fixed = parse_space(arguments, search, OverridesParser.create(loader))
     if not isinstance(hydra.n_trials, int) or hydra.n_trials < 1:
         raise ConfigError(f"hydra.sweeper.n_trials: {hydra.n_trials!r} must be 1 or more")
+    if hydra.objective not in OBJECTIVES:
+        near = suggestion(hydra.objective, [*OBJECTIVES])
+        raise ConfigError(f"hydra.sweeper.objective: there is no {hydra.objective}{near}")
     config = _job_config(hydra, fixed)
     _check_space(hydra, space, fixed)
     log.info("searching " + "; ".join(f"{k}: {words}" for k, words in space.describe().items()))
     parts = load_parts(config)
-    about = shared_settings(config, parts, space)
+    about = shared_settings(config, parts, space) | {"objective": hydra.objective}
     root, name = Path(config.study.root), config.study.name
     folder = study_folder(root, name, suggested_name(config), about)
     study = Study(
@@ -78,6 +83,7 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
         space=space,
         sampler=hydra.sampler,
         pruner=config.pruner,
+        directions=OBJECTIVES[hydra.objective],
         seed=hydra.seed,
         first=first_settings(master, config, space),
     )

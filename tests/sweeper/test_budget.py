@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,7 +15,7 @@ from sweeper.budget import BudgetConfig, used_up
 from sweeper.config import SweepConfig
 from sweeper.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, Record, ScoredEpoch
 from sweeper.space import Params, parse_space
-from sweeper.study import Study, best_settings
+from sweeper.study import OBJECTIVES, Study, best_settings
 from sweeper.sweep import first_settings
 from train.config import ConfigError
 
@@ -48,7 +49,7 @@ def test_a_budget_is_used_up(budget: BudgetConfig, words: str) -> None:
     assert bool(said) == bool(words)
 
 
-def study_of(folder: Path, *first: Params) -> Study:
+def study_of(folder: Path, *first: Params, **options: Any) -> Study:
     space, _ = parse_space(["network.rank=2,4,8,16"], {}, OverridesParser.create())
     return Study(
         folder=folder,
@@ -58,6 +59,7 @@ def study_of(folder: Path, *first: Params) -> Study:
         pruner={"_target_": "optuna.pruners.NopPruner"},
         seed=0,
         first=[*first],
+        **options,
     )
 
 
@@ -86,7 +88,7 @@ def test_what_is_queued_comes_first_and_once(tmp_path: Path) -> None:
         trial = study.next_trial(4)
         assert trial
         found.append(trial.params["network.rank"])
-        trial.complete(value, {"copying": 0.1 if value > 0.8 else -0.1})
+        trial.complete([value], {"copying": 0.1 if value > 0.8 else -0.1})
         trial.lock.release(force=True)
     assert found[:2] == [8, 2]
     assert sorted(found) == [2, 4, 8, 16]
@@ -94,6 +96,19 @@ def test_what_is_queued_comes_first_and_once(tmp_path: Path) -> None:
     assert best == [{"network.rank": found[2]}, {"network.rank": 8}], "one is over a limit"
     with pytest.raises(ConfigError, match="did you mean b"):
         best_settings(tmp_path / "bb", 2)
+
+
+def test_two_objectives_have_a_front_and_no_pruner(tmp_path: Path) -> None:
+    study = study_of(tmp_path, directions=OBJECTIVES["pareto"])
+    values = [(0.9, 0.3), (0.8, 0.1), (0.7, 0.2)]
+    for value in values:
+        trial = study.next_trial(3)
+        assert trial
+        trial.report(1, 0.5)
+        assert not trial.should_prune()
+        trial.complete(value, {})
+        trial.lock.release(force=True)
+    assert [trial.values for trial in study.optuna.best_trials] == [[0.9, 0.3], [0.8, 0.1]]
 
 
 def test_queued_settings_must_be_searched() -> None:

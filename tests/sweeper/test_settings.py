@@ -93,7 +93,7 @@ def test_every_sampler_can_be_chosen(sampler: str) -> None:
     study = optuna.create_study()
     found = set()
     for number in range(6):
-        config: Any = OmegaConf.to_container(composed.hydra.sweeper.sampler)
+        config: Any = OmegaConf.to_container(composed.hydra.sweeper.sampler, resolve=True)
         study.sampler = make_sampler(config, number, space, study)
         trial = study.ask()
         settle(trial, space)
