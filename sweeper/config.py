@@ -22,6 +22,7 @@ class StudyConfig:
 
     name: str | None = None
     root: str = "mlruns"
+    storage: str | None = None
     trial: int | None = None
     min_epochs: int = 6
     memorised_epochs: int = 2

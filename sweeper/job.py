@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
 from evaluate.choice.merit import MEMORY, fidelity, violations
+from sweeper.claim import StudyTrial, claim
 from sweeper.config import SweepConfig, check_sweep, suggested_name, trial_of
 from sweeper.leaving import PERSON, in_good_order, leaving
 from sweeper.pack import run_trials
@@ -24,7 +25,8 @@ from sweeper.record import FAILED, FILE, Record, load_record
 from sweeper.result import conclude
 from sweeper.rules import memorised, no_learning, pruned
 from sweeper.space import Params, Space, identity
-from sweeper.study import TOTAL, Study, StudyTrial, claim, open_study, study_folder
+from sweeper.storage import NO_PRUNER, open_study
+from sweeper.study import TOTAL, Study, study_folder
 from sweeper.tracker import Tracker
 from sweeper.trial import Trial
 from train.command import EXPECTED
@@ -65,7 +67,7 @@ def _trials(jobs: Iterable[Job]) -> Iterator[Trial]:
             raise ConfigError("hydra/launcher=packed: goes with hydra/sweeper=optuna alone")
         folder = Path(config.study.root) / "studies" / str(config.study.name)
         tracker = Tracker(Path(config.study.root), folder)
-        optuna = open_study(folder, config.pruner)
+        optuna = open_study(folder, config.pruner, config.study.storage)
         claimed = claim(optuna, folder, config.study.trial, again=True)
         if claimed is None:
             raise ConfigError(f"trial {config.study.trial} of {folder.name} is run elsewhere")
@@ -97,11 +99,14 @@ def _run_single(job: Job) -> None:
     about = shared_settings(config, parts, None)
     suggested = f"{suggested_name(config)}-single"
     study = Study(
-        folder=study_folder(Path(config.study.root), config.study.name, suggested, about),
+        folder=study_folder(
+            Path(config.study.root), config.study.name, suggested, about, config.study.storage
+        ),
+        url=config.study.storage,
         about=about,
         space=Space(()),
         sampler={},
-        pruner={"_target_": "optuna.pruners.NopPruner"},  # single trials do not compete
+        pruner=NO_PRUNER,  # single trials do not compete
         seed=0,
     )
     tracker = Tracker(Path(config.study.root), study.folder)

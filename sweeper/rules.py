@@ -8,7 +8,7 @@ from evaluate.choice.diagnosis import NOTHING
 from evaluate.choice.merit import excess, fidelity
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
-from sweeper.study import StudyTrial
+from sweeper.claim import StudyTrial
 
 Rule = Callable[[list[Scorecard]], str]  # the reason to stop; empty: go on
 

@@ -15,6 +15,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from sweeper.budget import used_up
+from sweeper.claim import StudyTrial
 from sweeper.config import SweepConfig, suggested_name
 from sweeper.disk import describe, too_full
 from sweeper.job import ending_cleanly, job_config, leave_if_asked, refuse
@@ -24,7 +25,8 @@ from sweeper.parts import load_parts, origin, shared_settings
 from sweeper.record import load_records
 from sweeper.result import conclude
 from sweeper.space import Params, Space, parse_space
-from sweeper.study import OBJECTIVES, TOTAL, Study, StudyTrial, best_settings, study_folder
+from sweeper.storage import OBJECTIVES
+from sweeper.study import TOTAL, Study, best_settings, study_folder
 from sweeper.tracker import Tracker
 from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion
@@ -76,13 +78,14 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
     parts = load_parts(config)
     about = shared_settings(config, parts, space) | {"objective": hydra.objective}
     root, name = Path(config.study.root), config.study.name
-    folder = study_folder(root, name, suggested_name(config), about)
+    folder = study_folder(root, name, suggested_name(config), about, config.study.storage)
     study = Study(
         folder=folder,
         about=about,
         space=space,
         sampler=hydra.sampler,
         pruner=config.pruner,
+        url=config.study.storage,
         directions=OBJECTIVES[hydra.objective],
         seed=hydra.seed,
         first=first_settings(master, config, space),
@@ -189,7 +192,8 @@ def first_settings(master: DictConfig, config: SweepConfig, space: Space) -> lis
                 raise ConfigError(f"study.queue: {key}={value} is outside of the search")
     best = []
     if config.study.from_study:
-        best = best_settings(Path(config.study.root) / "studies" / config.study.from_study, BEST)
+        other = Path(config.study.root) / "studies" / config.study.from_study
+        best = best_settings(other, config.study.storage, BEST)
     inside = [
         {k: v for k, v in params.items() if k in dimensions and dimensions[k].contains(v)}
         for params in (_defaults(master, space), *config.study.queue, *best)

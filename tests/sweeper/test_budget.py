@@ -15,7 +15,8 @@ from sweeper.budget import BudgetConfig, used_up
 from sweeper.config import SweepConfig
 from sweeper.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, Record, ScoredEpoch
 from sweeper.space import Params, parse_space
-from sweeper.study import OBJECTIVES, Study, best_settings
+from sweeper.storage import OBJECTIVES
+from sweeper.study import Study, best_settings
 from sweeper.sweep import first_settings
 from train.config import ConfigError
 
@@ -79,10 +80,12 @@ def test_a_trial_whose_process_dies_is_counted(tmp_path: Path) -> None:
     assert [*deaths, trial.deaths] == [0, 1, 1, 2], "to be interrupted is not to die"
 
 
-def test_what_is_queued_comes_first_and_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("database", [False, True])
+def test_what_is_queued_comes_first_and_once(tmp_path: Path, database: bool) -> None:
+    url = f"sqlite:///{tmp_path}/optuna.db" if database else None
     queued: list[Params] = [{"network.rank": 8}, {"network.rank": 2}]
     for _ in range(2):  # the same command again
-        study = study_of(tmp_path / "b", *queued)
+        study = study_of(tmp_path / "b", *queued, url=url)
     found = []
     for value in (0.3, 0.9, 0.6, 0.1):
         trial = study.next_trial(4)
@@ -92,10 +95,11 @@ def test_what_is_queued_comes_first_and_once(tmp_path: Path) -> None:
         trial.lock.release(force=True)
     assert found[:2] == [8, 2]
     assert sorted(found) == [2, 4, 8, 16]
-    best = best_settings(tmp_path / "b", 2)
+    best = best_settings(tmp_path / "b", url, 2)
     assert best == [{"network.rank": found[2]}, {"network.rank": 8}], "one is over a limit"
+    assert (tmp_path / "b" / "optuna.journal").exists() != database
     with pytest.raises(ConfigError, match="did you mean b"):
-        best_settings(tmp_path / "bb", 2)
+        best_settings(tmp_path / "bb", url, 2)
 
 
 def test_two_objectives_have_a_front_and_no_pruner(tmp_path: Path) -> None:
@@ -122,3 +126,9 @@ def test_queued_settings_must_be_searched() -> None:
         config.study.queue = [{key: value}]
         with pytest.raises(ConfigError, match=words):
             first_settings(master, config, space)
+
+
+def test_a_database_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"study\.storage: cannot be used") as error:
+        study_of(tmp_path, url="sqlite:////nowhere/at/all.db")
+    assert "\n" not in str(error.value)

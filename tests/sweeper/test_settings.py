@@ -18,13 +18,13 @@ from PIL import Image
 
 from evaluate.config import RULES, PolicyConfig, check_policy
 from evaluate.scorecard import Estimate, Scorecard
+from sweeper.claim import settle
 from sweeper.conditions import applies
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.record import Record, load_record
 from sweeper.rules import memorised, no_learning
 from sweeper.sampling import make_sampler
 from sweeper.space import identity, parse_space
-from sweeper.study import settle
 from sweeper.tracker import Tracker
 from tests.sweeper.conftest import finish
 from train.command import preflight, settings

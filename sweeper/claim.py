@@ -1,0 +1,137 @@
+"""A trial of a study that this process holds: asked, told, given values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeper.conditions import applies
+from sweeper.record import trial_folder
+from sweeper.space import Params, Space
+
+DEATHS = "deaths"  # user attribute of a trial: how often its process died
+
+
+@dataclass
+class StudyTrial:
+    """A trial as the storage knows it, held by this process until the end of its `with`."""
+
+    study: optuna.Study
+    number: int
+    folder: Path
+    lock: FileLock
+
+    def __enter__(self) -> StudyTrial:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+    @property
+    def params(self) -> Params:
+        return self.frozen.params
+
+    @property
+    def frozen(self) -> FrozenTrial:
+        return self.study.trials[self.number]
+
+    @property
+    def finished(self) -> bool:
+        return self.frozen.state.is_finished()
+
+    @property
+    def deaths(self) -> int:
+        """How often a process died with it."""
+        return int(self.frozen.user_attrs.get(DEATHS, 0))
+
+    def report(self, epoch: int, value: float) -> None:
+        """Tells the pruner; a second report of an epoch is left out."""
+        if self.compared and epoch not in self.frozen.intermediate_values:
+            self._trial.report(value, epoch)
+
+    def should_prune(self) -> bool:
+        return self.compared and self._trial.should_prune()
+
+    @property
+    def compared(self) -> bool:
+        """Whether its epochs can be compared with other trials': where there is one objective."""
+        return len(self.study.directions) == 1
+
+    def complete(self, values: Sequence[float], violations: dict[str, float]) -> None:
+        """The objectives, and how far the constraints are exceeded (0 and below: kept).
+
+        Args:
+            values: fidelity and memorisation; the study takes as many as it has directions.
+        """
+        trial = self._trial
+        for name, over in violations.items():
+            if name not in trial.constraints:  # set already by a process that then died
+                trial.set_constraint(name, over)
+        objectives = list(values[: len(self.study.directions)])
+        self.study.tell(self.number, objectives, skip_if_finished=True)
+
+    def fail(self) -> None:
+        self.study.tell(self.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    @property
+    def _trial(self) -> optuna.Trial:
+        return live_trial(self.study, self.number)
+
+
+def claim(study: optuna.Study, folder: Path, number: int, again: bool = False) -> StudyTrial | None:
+    """A trial of a study, held by this process; None where a living process has it.
+
+    Args:
+        folder: of the study.
+        again: this process may have it already (the sweeper claims it before it starts the job).
+    """
+    place = trial_folder(folder, number)
+    place.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place / "lock", is_singleton=True)
+    if lock.is_locked and not again:
+        return None
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return StudyTrial(study, number, place, lock)
+
+
+def live_trial(study: optuna.Study, number: int) -> optuna.Trial:
+    """Optuna's handle to a running trial, from its number."""
+    storage = study._storage
+    trial = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    return optuna.Trial(study, trial)
+
+
+def settle(trial: optuna.Trial, space: Space) -> None:
+    """Gives a trial a value for each dimension that means something beside those before it."""
+    for name, distribution in space.distributions.items():
+        if applies(name, trial.params):
+            suggest(trial, name, distribution)
+
+
+def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    """A value for one dimension; the one from before, where the trial has it already."""
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(
+        name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+    )
