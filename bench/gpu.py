@@ -28,10 +28,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from evaluate.probing.generate import generate
+from train.adapter import Adapter
 from train.base import Base
 from train.command import quiet
 from train.config import NetworkConfig, TrialConfig
-from train.lora import Adapter
 from train.loss import diffusion_loss
 from train.optimization import make_optimizer
 

@@ -29,12 +29,12 @@ from peft import LoraConfig
 from evaluate.probing.generate import generate
 from sweeper.config import SweepConfig, trial_of
 from sweeper.record import load_records
+from train.adapter import Adapter
 from train.base import EMBEDDED_FOLDER, Base, load_base
 from train.checkpoint import write_atomically
 from train.command import quiet, settings
 from train.config import BaseConfig, TrialConfig
 from train.data import Pictures, load_pictures
-from train.lora import Adapter
 from train.member import Member, Run
 from train.trainer import Trainer
 

@@ -10,8 +10,9 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from torch import Tensor
 
+from train.adapter import TEXT_ENCODER, UNET
 from train.config import EMBEDDED, BaseConfig, check_base_path
-from train.lora import TEXT_ENCODER, UNET, Adapters
+from train.lora import Adapters
 from train.single_file import layout
 
 EMBEDDED_FOLDER = Path(__file__).parent / "puppets" / "weights" / "base"

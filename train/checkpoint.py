@@ -13,11 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from train.adapter import Adapter
 from train.base import Base
 from train.config import TrialConfig
 from train.data import Pictures
 from train.formats import epoch_and_step, to_kohya
-from train.lora import Adapter, Adapters, shape
+from train.lora import Adapters, shape
 
 NAME = "lora"
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from evaluate.metrics.score import Mean, Score
+from train.adapter import Adapter
 from train.base import Base
 from train.data import Picture
-from train.lora import Adapter
 from train.loss import diffusion_loss, encode_latents
 
 ROWS = 32  # pictures x timesteps in one forward pass

@@ -9,8 +9,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from train.adapter import Adapter
 from train.base import Base
-from train.lora import Adapter
 
 # latent values in one forward pass: what fills the device (97 rows of 16x16x4, 24 of 64x64x4)
 ROW_VALUES = {"cpu": 100_000, "cuda": 400_000}
