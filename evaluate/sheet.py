@@ -74,6 +74,13 @@ def _draw(page: Image.Image, section: Section, top: int) -> None:
     for i, (picture, words) in enumerate(section.cells):
         x = GAP + i % COLUMNS * (CELL + GAP)
         y = top + HEADING + i // COLUMNS * (CELL + section.lines * LINE + GAP)
-        page.paste(picture.resize((CELL, CELL), Image.Resampling.LANCZOS), (x, y))
+        page.paste(_scaled(picture), (x, y))
         text = "\n".join(textwrap.wrap(words, 26)[: section.lines])
         draw.multiline_text((x, y + CELL + 2), text, GREY, font, spacing=2)
+
+
+def _scaled(picture: Image.Image) -> Image.Image:
+    """A picture in the size of a cell; tiny ones pixel by pixel, which files of any kind like."""
+    tiny = picture.width * 2 <= CELL
+    method = Image.Resampling.NEAREST if tiny else Image.Resampling.LANCZOS
+    return picture.resize((CELL, CELL), method)

@@ -44,7 +44,7 @@ class Progress:
         total = record.settings["training"]["epochs"]
         log.info(
             f"trial {record.number + 1}/{self.trials}  epoch {last.scorecard.epoch:2}/{total}  "
-            f"{figures}  {verdict}  {self._left(record)}"
+            f"{figures}  {verdict}  {self._left()}"
         )
 
     def ended(self, record: Record) -> None:
@@ -52,15 +52,15 @@ class Progress:
         if record.reason:
             log.info(f"trial {record.number + 1}/{self.trials}  {record.state}: {record.reason}")
 
-    def _left(self, record: Record) -> str:
+    def _left(self) -> str:
         """An estimate: the epochs to come at the pace of the epochs so far."""
-        others = [r for r in load_records(self.study) if r.number != record.number]
-        scored = [epoch for r in [*others, record] for epoch in r.epochs]
+        begun = load_records(self.study)
+        scored = [epoch for record in begun for epoch in record.epochs]
         paces = [epoch.seconds_training + epoch.seconds_scoring for epoch in scored]
-        to_come = max(0, self.trials - 1 - sum(r.finished for r in others))
-        lengths = [len(r.epochs) for r in others if r.finished] or [self.epochs]
-        epochs = self.epochs - len(record.epochs) + to_come * sum(lengths) / len(lengths)
-        return f"about {duration(epochs * sum(paces) / len(paces))} left"
+        lengths = [len(r.epochs) for r in begun if r.finished] or [self.epochs]
+        running = sum(self.epochs - len(r.epochs) for r in begun if not r.finished)
+        to_come = max(0, self.trials - len(begun)) * sum(lengths) / len(lengths)
+        return f"about {duration((running + to_come) * sum(paces) / len(paces))} left"
 
 
 def say(line: str) -> None:
