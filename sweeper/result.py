@@ -16,7 +16,7 @@ from sweeper.overview import draw_overview
 from sweeper.parts import Parts, origin
 from sweeper.progress import short
 from sweeper.ranking import Entry, explain, last_word, rank_trials, varied
-from sweeper.record import load_records
+from sweeper.record import RUNNING, load_records
 from sweeper.tracker import Tracker
 from train.checkpoint import write_atomically
 from train.config import ConfigError
@@ -24,7 +24,11 @@ from train.config import ConfigError
 
 def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) -> None:
     """Selects over all trials, writes the study's files, logs them and prints the table."""
-    records = load_records(study)
+    # what another worker is at is its own to write
+    records = [record for record in load_records(study) if record.state != RUNNING]
+    if not records:
+        print("no trial has ended yet")
+        return
     for record in records:
         if record.settings:
             tracker.mirror(record, policy)  # what a server that was away has missed

@@ -10,7 +10,7 @@ from filelock import FileLock
 from optuna.trial import TrialState
 
 from sweeper.claim import DEATHS, StudyTrial, claim, live_trial, settle
-from sweeper.record import FILE, INTERRUPTED, load_record
+from sweeper.record import FILE, RUNNING, load_record
 from sweeper.sampling import known_settings, make_sampler
 from sweeper.space import Params, Space
 from sweeper.storage import NO_PRUNER, OBJECTIVES, Directions, known, open_study
@@ -92,8 +92,8 @@ class Study:
             return claim(self.optuna, self.folder, frozen.number)
 
     def _count_death(self, orphan: StudyTrial) -> None:
-        file = orphan.folder / FILE
-        if not file.is_file() or load_record(orphan.folder).state != INTERRUPTED:
+        begun = (orphan.folder / FILE).is_file()
+        if begun and load_record(orphan.folder).state == RUNNING:
             trial = live_trial(self.optuna, orphan.number)
             trial.set_user_attr(DEATHS, orphan.deaths + 1)
 

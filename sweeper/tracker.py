@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 from mlflow.entities import Metric
 
 from evaluate.choice.diagnosis import describe, diagnose
@@ -38,8 +39,10 @@ class Tracker(Store):
             self._begin()
 
     def _begin(self) -> None:
-        if self._about:
-            run, (params, tags, config) = self.parent, self._about
+        if not self._about:
+            return
+        run, (params, tags, config) = self.parent, self._about
+        with FileLock(self.study / "mlflow.lock"):  # another worker may begin it just now
             run.resume(tags)
             run.once("params", lambda: run.log_params(params))
             run.once("config", lambda: run.log_text(config, "config.yaml"))

@@ -82,11 +82,11 @@ class Plan:
         if layout.parts == self.widest.parts:
             return None
         rooms = {part.key: room for part, *room in self.widest.split(self._numbers())}
-        chosen = []
+        chosen = [torch.empty(0, dtype=torch.long)]
         for part in layout.parts:
             down, up = rooms[part.key]
             chosen += [down[: part.rank].flatten(), up[:, : part.rank].flatten()]
-        return torch.cat(chosen).to(device) if chosen else torch.empty(0, dtype=torch.long)
+        return torch.cat(chosen).to(device)
 
     def _numbers(self) -> Tensor:
         return torch.arange(sum(self.widest.sizes))
