@@ -102,6 +102,7 @@ def test_run_of_a_pack_is_reproduced_alone(swept: Swept) -> None:
     assert load_records(swept.study)[0].tags["pack"] != "1"
     code, output = finish(swept.root, "sweeper.reproduce", f"run_id={result['run_id']}")
     assert code == 0, output
+    assert "differs: it was trained in a pack of" in output
     assert "verdict: within tolerance" in output or "verdict: identical" in output
 
 
