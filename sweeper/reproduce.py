@@ -85,8 +85,8 @@ def reproduce(config: ReproduceConfig) -> None:
         log.info(f"differs: {key} was {original.tags.get(key, 'unknown')}, is {now[key]}")
     if (pack := original.tags.get("pack", "1")) != "1":
         log.info(
-            f"differs: it was trained in a pack of {pack}, now it is alone: the same sums in another "
-            "order, which training widens; with pack=1 a run is reproduced to the byte"
+            f"differs: it was trained in a pack of {pack}, now it is alone: the same sums in "
+            "another order, which training widens; with pack=1 a run is reproduced to the byte"
         )
     elif not warned:
         log.info("pictures, base, probes, versions and hardware are the same as then")
