@@ -125,7 +125,8 @@ def _run_single(job: Job) -> None:
                 with in_good_order(config.study.budget.hours):
                     run_trials([only], 1)
                     leave_if_asked()
-        conclude(study.folder, config.policy, tracker, parts)
+        with study.lock:
+            conclude(study.folder, config.policy, tracker, parts)
 
 
 def _trial(

@@ -52,7 +52,8 @@ def pruned(trial: StudyTrial, policy: PolicyConfig, min_epochs: int) -> Rule:
         value = fidelity(last) if excess(last, policy) <= 0 else 0.0
         trial.report(last.epoch, value)
         if len(scorecards) >= min_epochs and trial.should_prune():
-            return f"pruned: with a fidelity of {value:.2f} it is behind the other trials"
+            how = f"with a fidelity of {value:.2f}" if value else "over a limit"
+            return f"pruned: {how} it is behind the other trials"
         return ""
 
     return rule

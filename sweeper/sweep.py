@@ -101,7 +101,8 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
         with in_good_order(config.study.budget.hours):
             _launch(hydra, study, fixed, config)
             leave_if_asked()
-        conclude(study.folder, config.policy, tracker, parts)
+        with study.lock:  # the last of several workers has the last word
+            conclude(study.folder, config.policy, tracker, parts)
 
 
 def _launch(hydra: Hydra, study: Study, fixed: list[str], config: SweepConfig) -> None:
