@@ -13,7 +13,8 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from train.base import Base, load_base
-from train.config import BaseConfig
+from train.config import BaseConfig, DataConfig
+from train.data import Pictures, load_pictures
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +73,8 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if i % 2:
             (folder / f"{i}.txt").write_text("a photo of sks puppet\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(picture_folder: Path) -> Pictures:
+    return load_pictures(DataConfig(path=str(picture_folder)))

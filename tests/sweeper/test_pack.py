@@ -24,7 +24,7 @@ from sweeper.trial import Trial
 from train.base import Base
 from train.capacity import operations, pack_size
 from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig
-from train.data import load_pictures
+from train.data import Pictures
 
 Scoring = Callable[[dict[Path, int]], None]
 
@@ -78,9 +78,8 @@ def make(base_folder: Path, picture_folder: Path, tmp_path: Path) -> Make:
 
 
 @pytest.fixture
-def run(base: Base, picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(base: Base, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs trials with a scorer."""
-    pictures = load_pictures(DataConfig(path=str(picture_folder)))
 
     def go(trials: Any, pack: int, scoring: Scoring = lambda checkpoints: None) -> None:
         parts = Parts(base, pictures, cast(Any, Scorer(scoring)))

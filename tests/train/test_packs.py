@@ -22,7 +22,7 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
 )
-from train.data import Pictures, load_pictures
+from train.data import Pictures
 from train.member import STATE
 from train.trainer import Member, Trainer, TrainingError
 
@@ -34,11 +34,6 @@ OTHERS: list[dict[str, Any]] = [
     {"_target_": "prodigyopt.Prodigy", "lr": 1.0},
     {"_target_": "torch.optim.Adafactor", "lr": LR},  # one that looks at the matrices' shapes
 ]
-
-
-@pytest.fixture(scope="module")
-def pictures(picture_folder: Path) -> Pictures:
-    return load_pictures(DataConfig(path=str(picture_folder)))
 
 
 @pytest.fixture

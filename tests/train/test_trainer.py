@@ -29,13 +29,8 @@ from train.config import (
     TrialConfig,
     typed,
 )
-from train.data import Pictures, load_pictures
+from train.data import Pictures
 from train.trainer import Epoch, Member, Trainer
-
-
-@pytest.fixture(scope="session")
-def pictures(picture_folder: Path) -> Pictures:
-    return load_pictures(DataConfig(path=str(picture_folder)))
 
 
 @pytest.fixture
