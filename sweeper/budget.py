@@ -21,11 +21,7 @@ class BudgetConfig:
 
 def used_up(budget: BudgetConfig, records: list[Record], policy: PolicyConfig) -> str:
     """Why no further trial is to begin; empty: one may."""
-    spent = sum(
-        epoch.seconds_training + epoch.seconds_scoring
-        for record in records
-        for epoch in record.epochs
-    )
+    spent = sum(epoch.seconds for record in records for epoch in record.epochs)
     if budget.device_hours is not None and spent >= budget.device_hours * 3600:
         return f"the {budget.device_hours:g} device hours are used"
     failed = [record for record in records if record.state == FAILED]

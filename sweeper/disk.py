@@ -24,9 +24,8 @@ def checkpoint_size(base: Base, config: SweepConfig) -> float:
 
 def trial_size(base: Base, config: SweepConfig) -> float:
     """Bytes that a trial of these settings takes while it runs."""
-    saved = -(-config.training.epochs // config.training.save_every)
     state = base.adapters.numbers(config.network) * STATES
-    return saved * checkpoint_size(base, config) + state
+    return config.training.checkpoints * checkpoint_size(base, config) + state
 
 
 def too_full(root: Path, base: Base, config: SweepConfig) -> str:

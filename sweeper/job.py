@@ -147,12 +147,11 @@ def _trial(
             params=params,
             tags=origin(parts),
         )
-    scored = -(-config.training.epochs // config.training.save_every)
     return Trial(
         config=config,
         record=record,
         tracker=tracker,
-        progress=Progress(study, total, scored),
+        progress=Progress(study, total, config.training.checkpoints),
         rules=[
             memorised(config.policy, config.study.memorised_epochs, config.study.min_epochs),
             no_learning(config.study.learning_share, config.training.epochs),

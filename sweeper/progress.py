@@ -56,7 +56,7 @@ class Progress:
         """An estimate: the epochs to come at the pace of the epochs so far."""
         begun = load_records(self.study)
         scored = [epoch for record in begun for epoch in record.epochs]
-        paces = [epoch.seconds_training + epoch.seconds_scoring for epoch in scored]
+        paces = [epoch.seconds for epoch in scored]
         lengths = [len(r.epochs) for r in begun if r.finished] or [self.epochs]
         running = sum(self.epochs - len(r.epochs) for r in begun if not r.finished)
         to_come = max(0, self.trials - len(begun)) * sum(lengths) / len(lengths)

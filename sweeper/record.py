@@ -41,6 +41,11 @@ class ScoredEpoch:
     time: int
     weights: str
 
+    @property
+    def seconds(self) -> float:
+        """Of the device, for training and scoring."""
+        return self.seconds_training + self.seconds_scoring
+
 
 @dataclass
 class Record:

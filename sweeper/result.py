@@ -131,7 +131,7 @@ def _trial_json(entry: Entry, policy: PolicyConfig) -> dict[str, Any]:
         "feasible": selection.feasible if selection else False,
         "fidelity": selection.fidelity if selection else None,
         "diagnosis": [str(f) for f in diagnose(record.scorecards, policy)] if selection else [],
-        "seconds": round(sum(e.seconds_training + e.seconds_scoring for e in record.epochs), 1),
+        "seconds": round(sum(epoch.seconds for epoch in record.epochs), 1),
     }
 
 

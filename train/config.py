@@ -92,6 +92,11 @@ class TrainingConfig:
     save_precision: str = "fp16"
     seed: int = 0
 
+    @property
+    def checkpoints(self) -> int:
+        """How many are saved: at every `save_every`-th epoch, and at the last."""
+        return -(-self.epochs // self.save_every)
+
 
 @dataclass
 class TrialConfig:
