@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 
 from sweeper.conditions import applies
@@ -12,5 +11,4 @@ from train.command import run
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same clean end as Ctrl-C
-    logging.getLogger("hydra").setLevel(logging.WARNING)
     run("sweep", SweepConfig, check_sweep, run_job, applies)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
+from filelock import SoftFileLease, Timeout
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -22,6 +22,9 @@ from sweeper.record import trial_folder
 from sweeper.space import Params, Space
 
 DEATHS = "deaths"  # user attribute of a trial: how often its process died
+# seconds without a heartbeat after which a worker on another machine counts as dead; on the same
+# machine its death is seen at once
+LEASE = 60.0
 
 
 @dataclass
@@ -31,13 +34,18 @@ class StudyTrial:
     study: optuna.Study
     number: int
     folder: Path
-    lock: FileLock
+    lock: SoftFileLease
 
     def __enter__(self) -> StudyTrial:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.lock.release()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another worker has taken it over, since this one gave no sign of life."""
+        return self.lock.compromise is not None
 
     @property
     def params(self) -> Params:
@@ -97,9 +105,7 @@ def claim(study: optuna.Study, folder: Path, number: int, again: bool = False) -
         folder: of the study.
         again: this process may have it already (the sweeper claims it before it starts the job).
     """
-    place = trial_folder(folder, number)
-    place.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place / "lock", is_singleton=True)
+    place, lock = trial_folder(folder, number), lease(folder, number)
     if lock.is_locked and not again:
         return None
     try:
@@ -107,6 +113,15 @@ def claim(study: optuna.Study, folder: Path, number: int, again: bool = False) -
     except Timeout:
         return None
     return StudyTrial(study, number, place, lock)
+
+
+def lease(folder: Path, number: int) -> SoftFileLease:
+    """The lock of a trial, with the heartbeat of whoever holds it; the same for the same trial."""
+    place = trial_folder(folder, number)
+    place.mkdir(parents=True, exist_ok=True)
+    return SoftFileLease(
+        place / "holder", lease_duration=LEASE, thread_local=False, is_singleton=True
+    )
 
 
 def live_trial(study: optuna.Study, number: int) -> optuna.Trial:

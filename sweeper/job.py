@@ -25,7 +25,7 @@ from sweeper.record import FAILED, FILE, Record, load_record
 from sweeper.result import conclude
 from sweeper.rules import memorised, no_learning, pruned
 from sweeper.space import Params, Space, identity
-from sweeper.storage import NO_PRUNER, open_study
+from sweeper.storage import NO_PRUNER, answering, open_study
 from sweeper.study import TOTAL, Study, study_folder
 from sweeper.tracker import Tracker
 from sweeper.trial import Trial
@@ -41,18 +41,6 @@ class Job:
 
     config: SweepConfig
     overrides: list[str]
-
-
-def run(config: SweepConfig) -> None:
-    """One job of a sweep, by a launcher of others; or one trial by itself."""
-    job = Job(config, list(HydraConfig.get().overrides.task))
-    if config.study.trial is None:
-        _run_single(job)
-        return
-    try:
-        run_jobs([job], 1)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)  # the sweeper has the last word
 
 
 def run_jobs(jobs: Iterable[Job], pack: int | str) -> None:
@@ -92,9 +80,15 @@ def refuse(trial: StudyTrial, overrides: list[str], reason: str) -> None:
         say(f"trial {trial.number + 1}  failed: {reason}")
 
 
-def _run_single(job: Job) -> None:
-    """The configured settings as one trial, in a study of single trials."""
-    config = job.config
+def run(config: SweepConfig) -> None:
+    """The configured settings as one trial, in a study of single trials.
+
+    Raises:
+        ConfigError: settings that are trained elsewhere now, or that are a search's alone.
+    """
+    if config.study.trial is not None:
+        raise ConfigError("study.trial: is set by a search; leave it null")
+    job = Job(config, list(HydraConfig.get().overrides.task))
     parts = load_parts(config)
     about = shared_settings(config, parts, None)
     suggested = f"{suggested_name(config)}-single"
@@ -122,7 +116,7 @@ def _run_single(job: Job) -> None:
                 overrides = [o for o in job.overrides if not o.startswith("study.")]
                 params: Params = dict(o.split("=", 1) for o in overrides)
                 only = _trial(job, trial, params, parts, tracker, trial.number + 1)
-                with in_good_order(config.study.budget.hours):
+                with in_good_order(study.folder, config.study.budget.hours):
                     run_trials([only], 1)
                     leave_if_asked()
         with study.lock:
@@ -158,6 +152,7 @@ def _trial(
             pruned(claimed, config.policy, config.study.min_epochs),
         ],
         ended=lambda record: tell(claimed, record, config),
+        lost=lambda: claimed.lost,
     )
 
 
@@ -202,7 +197,8 @@ def leave_if_asked() -> None:
 def ending_cleanly(tracker: Tracker) -> Iterator[None]:
     """Ctrl-C ends with a word and code 130, and nothing that was finished is lost."""
     try:
-        yield
+        with answering():
+            yield
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:
             raise

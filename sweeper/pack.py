@@ -73,9 +73,6 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
         try:
             together.run(first)
             together.interrupt()  # those that are left
-        except KeyboardInterrupt:
-            together.interrupt()
-            raise
         except PackBroken as broken:
             left, full = [*together.trials.values()], _out_of_memory(broken.__cause__)
             if len(left) == 1:
@@ -88,6 +85,9 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
                 trial.alone = not full
             queue.put_back(left)
             del together  # and all that it holds on the device
+        except BaseException:  # Ctrl-C, or the study's storage is away
+            together.interrupt()
+            raise
 
 
 def _out_of_memory(error: BaseException | None) -> bool:
@@ -170,17 +170,27 @@ class Pack:
 
     def _record(self, epoch: Epoch, scored: Scored) -> None:
         """What came of it, and who leaves."""
+        self._let_go()
         share = max(1, len(scored.checkpoints))
         for checkpoint, scorecard in zip(scored.checkpoints, scored.scorecards, strict=True):
-            self.trials[checkpoint.member].log(
-                checkpoint, scorecard, self.parts.scorer.sheet(scorecard),
-                (epoch.seconds / share, scored.seconds / share),
-            )  # fmt: skip
+            if checkpoint.member in self.trials:
+                self.trials[checkpoint.member].log(
+                    checkpoint, scorecard, self.parts.scorer.sheet(scorecard),
+                    (epoch.seconds / share, scored.seconds / share),
+                )  # fmt: skip
         for checkpoint in epoch.checkpoints:
-            trial = self.trials[checkpoint.member]
-            if trial.should_stop() or checkpoint.last:  # memorised, behind the others, or done
+            trial = self.trials.get(checkpoint.member)
+            if trial and (trial.should_stop() or checkpoint.last):  # memorised, behind, or done
                 self.trainer.stop(checkpoint.member)
                 self.trials.pop(checkpoint.member).select()
         for member, reason in epoch.failures.items():
-            self.trials[member].record.reason = reason
-            self.trials.pop(member).select()
+            if member in self.trials:
+                self.trials[member].record.reason = reason
+                self.trials.pop(member).select()
+
+    def _let_go(self) -> None:
+        """Leaves trials to the workers that have taken them over."""
+        for member in [member for member, trial in self.trials.items() if trial.lost()]:
+            self.trainer.stop(member)
+            number = self.trials.pop(member).record.number
+            log.warning(f"trial {number + 1}  another worker has taken it over")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
-from sweeper.record import Record, load_records
+from sweeper.record import WORKER, Record, load_records
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +58,12 @@ class Progress:
         scored = [epoch for record in begun for epoch in record.epochs]
         paces = [epoch.seconds for epoch in scored]
         lengths = [len(r.epochs) for r in begun if r.finished] or [self.epochs]
-        running = sum(self.epochs - len(r.epochs) for r in begun if not r.finished)
+        at_work = [record for record in begun if not record.finished]
+        running = sum(self.epochs - len(record.epochs) for record in at_work)
         to_come = max(0, self.trials - len(begun)) * sum(lengths) / len(lengths)
-        return f"about {duration((running + to_come) * sum(paces) / len(paces))} left"
+        workers = len({record.tags.get(WORKER) for record in at_work}) or 1
+        seconds = (running + to_come) * sum(paces) / len(paces) / workers
+        return f"about {duration(seconds)} left"
 
 
 def say(line: str) -> None:

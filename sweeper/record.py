@@ -15,6 +15,7 @@ from train.checkpoint import weights_hash, write_atomically
 from train.trainer import Checkpoint
 
 FILE = "trial.json"
+WORKER = "worker"  # the tag that says which process of which machine is, or was, at it
 RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (
     "running",
     "complete",

@@ -194,5 +194,4 @@ def compare(
 
 
 if __name__ == "__main__":
-    logging.getLogger("hydra").setLevel(logging.WARNING)
     run("reproduce", ReproduceConfig, check_reproduce, reproduce)

@@ -20,8 +20,11 @@ class OptunaSweeper(Sweeper):
     config: DictConfig
     launcher: Launcher
 
-    def __init__(self, n_trials: int, objective: str, seed: int, sampler: DictConfig) -> None:
-        self.n_trials, self.objective, self.seed = n_trials, objective, seed
+    def __init__(
+        self, n_trials: int, workers: int, objective: str, seed: int, sampler: DictConfig
+    ) -> None:
+        self.n_trials, self.workers = n_trials, workers
+        self.objective, self.seed = objective, seed
         self.sampler: dict[str, Any] = OmegaConf.to_container(sampler, resolve=True)  # type: ignore[assignment]
 
     def setup(
@@ -29,9 +32,14 @@ class OptunaSweeper(Sweeper):
     ) -> None:
         from hydra.core.plugins import Plugins  # Hydra's own sweepers do so: it imports this module
 
+        from sweeper.worker import Worker
+
         self.hydra_context, self.config = hydra_context, config
+        given = config.hydra.overrides
         self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
+            hydra_context=hydra_context,
+            task_function=Worker([*given.hydra, *given.task]),
+            config=config,
         )
 
     def sweep(self, arguments: list[str]) -> None:
@@ -41,7 +49,7 @@ class OptunaSweeper(Sweeper):
         from sweeper.sweep import Hydra, sweep
 
         handed = Hydra(
-            self.hydra_context, self.config, self.launcher, self.n_trials, self.objective,
-            self.seed, self.sampler,
+            self.hydra_context, self.config, self.launcher, self.n_trials, self.workers,
+            self.objective, self.seed, self.sampler,
         )  # fmt: skip
         sweep(handed, arguments)

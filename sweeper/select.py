@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,5 +107,4 @@ def _show_front(ranked: list[Entry]) -> None:
 
 
 if __name__ == "__main__":
-    logging.getLogger("hydra").setLevel(logging.WARNING)
     run("select", SelectConfig, check, main)

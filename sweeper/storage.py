@@ -1,22 +1,33 @@
-"""Where Optuna keeps a study: a journal in the study's folder, or a database by URL."""
+"""Where Optuna keeps a study: a journal in the study's folder, a database, or Optuna's proxy."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import optuna
 from filelock import FileLock
 from hydra.utils import instantiate
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from train.config import ConfigError
 
+try:
+    from grpc import RpcError
+except ImportError:  # it comes with the extra `database`; without it there is no proxy to fail
+    RpcError = ConnectionError
+
+AWAY = (StorageInternalError, SQLAlchemyError, ConnectionError, RpcError)
 JOURNAL = "optuna.journal"
+GRPC, ANSWER = "grpc://", 20.0  # seconds in which a proxy must answer
+ENGINE = {"pool_pre_ping": True}  # a connection that broke in the meantime is made anew
 NO_PRUNER = {"_target_": "optuna.pruners.NopPruner"}
 # what a search looks for, first of all the fidelity
 Directions = tuple[Literal["maximize", "minimize"], ...]
@@ -37,7 +48,8 @@ def open_study(
     """The study of a folder, created where there is none. The pruner is not stored: it is given.
 
     Args:
-        url: of a database, as SQLAlchemy writes it; None: the journal in the folder.
+        url: of a database, as SQLAlchemy writes it; grpc://host:port of Optuna's proxy; None: the
+            journal in the folder.
         directions: of a study that is created.
 
     Raises:
@@ -62,10 +74,9 @@ def known(folder: Path, url: str | None) -> list[str]:
 def _storage(folder: Path, url: str | None) -> BaseStorage:
     if url is not None:
         try:
-            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-        except (SQLAlchemyError, ImportError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"study.storage: cannot be used: {reason}") from error
+            return _proxy(url) if url.startswith(GRPC) else RDBStorage(url, engine_kwargs=ENGINE)
+        except (*AWAY, ImportError, ValueError) as error:
+            raise ConfigError(f"study.storage: cannot be used: {_first_line(error)}") from error
     file = folder / JOURNAL
     # the system frees this lock with its process, so that a killed one blocks nobody
     lock: Any = FileLock(f"{file}.lock")
@@ -73,6 +84,36 @@ def _storage(folder: Path, url: str | None) -> BaseStorage:
         if file.exists():
             mend(file)
     return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
+
+
+def _proxy(url: str) -> BaseStorage:
+    """Raises ConnectionError where nothing answers."""
+    place = urlsplit(url)
+    if not place.hostname or not place.port:
+        raise ValueError(f"{url} is not grpc://host:port")
+    storage = GrpcStorageProxy(host=place.hostname, port=place.port)
+    storage.wait_server_ready(timeout=ANSWER)
+    return storage
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """A storage that answers no more ends what is done here in one line.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    try:
+        yield
+    except AWAY as error:
+        raise ConfigError(
+            f"study.storage: does not answer: {_first_line(error)}; the same command continues "
+            "the study once it does"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def mend(journal: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 from filelock import FileLock
 from optuna.trial import TrialState
 
-from sweeper.claim import DEATHS, StudyTrial, claim, live_trial, settle
+from sweeper.claim import DEATHS, LEASE, StudyTrial, claim, lease, live_trial, settle
+from sweeper.leaving import leaving
 from sweeper.record import FILE, RUNNING, load_record
 from sweeper.sampling import known_settings, make_sampler
 from sweeper.space import Params, Space
@@ -52,7 +55,7 @@ class Study:
 
     @property
     def lock(self) -> FileLock:
-        return FileLock(self.folder / "study.lock")
+        return FileLock(self.folder / "study.lock", is_singleton=True)
 
     def total(self, wanted: int) -> int:
         """`wanted`, or fewer where the space has no more combinations."""
@@ -62,10 +65,10 @@ class Study:
     def next_trial(self, wanted: int) -> StudyTrial | None:
         """A trial whose process died, else a new one; None: there are `wanted` trials."""
         with self.lock:
-            for frozen in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                orphan = claim(self.optuna, self.folder, frozen.number)
+            for number in self._running():
+                orphan = claim(self.optuna, self.folder, number)
                 if orphan:
-                    self._settle(frozen.number)
+                    self._settle(number)
                     self._count_death(orphan)
                     return orphan
             waiting = (TrialState.WAITING,)
@@ -78,6 +81,35 @@ class Study:
             assert trial, "a new trial is nobody else's"
             self._settle(trial.number)
             return trial
+
+    def elsewhere(self) -> list[int]:
+        """The trials that other workers hold."""
+        return [number for number in self._running() if not self._is_free(number)]
+
+    def bereaved(self) -> bool:
+        """Whether a trial is to be taken up, since its worker died.
+
+        On this machine a death is seen at once; on another one only its silence tells, which
+        this waits for.
+        """
+        leases = [lease(self.folder, number) for number in self._running()]  # each one listens
+        until = time.monotonic() + LEASE * 1.5
+        while (held := self.elsewhere()) and time.monotonic() < until and not leaving():
+            owners = [one.owner for one in leases]
+            if all(owner is None or owner.hostname == socket.gethostname() for owner in owners):
+                break
+            time.sleep(1)
+        return len(held) < len(self._running())
+
+    def _running(self) -> list[int]:
+        running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [trial.number for trial in running]
+
+    def _is_free(self, number: int) -> bool:
+        trial = claim(self.optuna, self.folder, number)
+        if trial is not None:
+            trial.lock.release()
+        return trial is not None
 
     def trial_of(self, settings: str) -> StudyTrial | None:
         """The trial with these settings, begun if there is none; None: another process has it."""

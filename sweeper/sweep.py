@@ -28,6 +28,7 @@ from sweeper.space import Params, Space, parse_space
 from sweeper.storage import OBJECTIVES
 from sweeper.study import TOTAL, Study, best_settings, study_folder
 from sweeper.tracker import Tracker
+from sweeper.worker import launch_workers
 from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion
 
@@ -43,6 +44,7 @@ class Hydra:
         config: as composed, Hydra's own part included.
         launcher: runs jobs.
         n_trials: of the whole study, those of earlier starts included.
+        workers: how many jobs a launcher of others is given.
         objective: one of OBJECTIVES.
         seed: of the search.
         sampler: a sampler's `_target_` and its arguments, without the seed.
@@ -52,6 +54,7 @@ class Hydra:
     config: DictConfig
     launcher: Launcher
     n_trials: int
+    workers: int
     objective: str
     seed: int
     sampler: dict[str, Any]
@@ -74,6 +77,9 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
         raise ConfigError(f"hydra.sweeper.objective: there is no {hydra.objective}{near}")
     config = _job_config(hydra, fixed)
     _check_space(hydra, space, fixed)
+    if not isinstance(hydra.launcher, PackedLauncher):
+        launch_workers(hydra.launcher, hydra.workers, config)
+        return
     log.info("searching " + "; ".join(f"{k}: {words}" for k, words in space.describe().items()))
     parts = load_parts(config)
     about = shared_settings(config, parts, space) | {"objective": hydra.objective}
@@ -98,23 +104,18 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
         log.info(describe(parts.base, config, total))
         budget = {"n_trials": str(total), "seed": str(hydra.seed), **study.about}
         tracker.begin(budget, origin(parts), yaml.safe_dump(asdict(config), sort_keys=False))
-        with in_good_order(config.study.budget.hours):
-            _launch(hydra, study, fixed, config)
+        with in_good_order(study.folder, config.study.budget.hours):
+            again = True
+            while again:
+                jobs = _jobs(hydra, study, fixed, config)
+                hydra.launcher.launch((overrides for _, overrides in jobs), initial_job_idx=0)
+                again = study.bereaved()
             leave_if_asked()
-        with study.lock:  # the last of several workers has the last word
+        with study.lock:
+            if held := study.elsewhere():
+                log.info(f"other workers are at {len(held)} trials; the last of them concludes")
+                return
             conclude(study.folder, config.policy, tracker, parts)
-
-
-def _launch(hydra: Hydra, study: Study, fixed: list[str], config: SweepConfig) -> None:
-    """Has Hydra run the trials that the study lacks."""
-    jobs = _jobs(hydra, study, fixed, config)
-    if isinstance(hydra.launcher, PackedLauncher):
-        hydra.launcher.launch((overrides for _, overrides in jobs), initial_job_idx=0)
-        return
-    for trial, overrides in jobs:
-        hydra.launcher.launch([overrides], initial_job_idx=trial.number)
-        if not trial.finished:  # the job itself broke, outside of the trial
-            trial.fail()
 
 
 def _jobs(

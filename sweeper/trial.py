@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ from evaluate.scorecard import Scorecard
 from sweeper.config import SweepConfig, trial_of
 from sweeper.disk import thin_out
 from sweeper.progress import Progress
-from sweeper.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, STOPPED, Record
+from sweeper.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, STOPPED, WORKER, Record
 from sweeper.rules import Rule
 from sweeper.tracker import Tracker
 from train.trainer import Checkpoint, shared_by_a_pack
@@ -26,6 +28,7 @@ class Trial:
     Attributes:
         rules: reasons to stop early.
         ended: is told when it is over.
+        lost: whether another worker has taken it over.
         alone: it may not share a pack.
     """
 
@@ -35,6 +38,7 @@ class Trial:
     progress: Progress
     rules: list[Rule] = field(default_factory=list)
     ended: Callable[[Record], None] = lambda record: None
+    lost: Callable[[], bool] = lambda: False
     alone: bool = False
 
     @property
@@ -45,7 +49,7 @@ class Trial:
     def begin(self, pack: int) -> None:
         """It starts, or continues, in a pack of so many places."""
         self.record.state = RUNNING
-        self.record.tags["pack"] = str(pack)
+        self.record.tags |= {"pack": str(pack), WORKER: f"{socket.gethostname()}:{os.getpid()}"}
         self.record.save()
         self.progress.began(self.record)
         self.tracker.mirror(self.record, self.config.policy)

@@ -165,6 +165,8 @@ def quiet() -> None:
     """Our own lines on the terminal; of the libraries only what went wrong."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for library in (
+        "hydra",
+        "hydra_plugins",
         "bitsandbytes",
         "urllib3",
         "httpx",

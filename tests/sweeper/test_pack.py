@@ -134,26 +134,28 @@ def test_too_large_a_pack_goes_on_in_halves(make: Make, run: Run) -> None:
     assert sizes == [4, 2, 2, 2, 2]
 
 
-def test_ctrl_c_ends_after_the_epoch_and_twice_at_once(make: Make, run: Run) -> None:
+def test_ctrl_c_ends_after_the_epoch_and_twice_at_once(
+    make: Make, run: Run, tmp_path: Path
+) -> None:
     trials = [make(0), make(1), make(2)]
 
     def interrupt(checkpoints: dict[Path, int]) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    with in_good_order(hours=None):
+    with in_good_order(tmp_path):
         run(trials, 2, interrupt)
     assert [trial.record.state for trial in trials] == [INTERRUPTED, INTERRUPTED, RUNNING]
     assert [len(trial.record.epochs) for trial in trials] == [1, 1, 0]
 
     def twice() -> None:
-        with in_good_order(hours=None):
+        with in_good_order(tmp_path):
             signal.raise_signal(signal.SIGINT)
             run(trials, 2)  # begins nothing
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         twice()
-    with in_good_order(hours=0):
+    with in_good_order(tmp_path, hours=0):
         run(trials, 2)
     assert [len(trial.record.epochs) for trial in trials] == [1, 1, 0]
     run(trials, 2)

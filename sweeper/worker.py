@@ -1,0 +1,114 @@
+"""Many workers: what a launcher of others (joblib, submitit, ray) runs is the same search again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+
+from sweeper.config import SweepConfig
+from sweeper.leaving import in_good_order, listen_since
+from train.command import HYDRA_VERSION, quiet
+from train.config import CONF, ConfigError
+
+log = logging.getLogger(__name__)
+LAUNCHER = ("hydra/launcher", "hydra.launcher.")
+TRACKING = "MLFLOW_TRACKING_URI"
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The job of a launcher: the command that it was started by, in another process.
+
+    Attributes:
+        line: the command's overrides.
+        place: where relative paths begin.
+        tracking: the MLflow server, which not every launcher's environment knows.
+        began: when the command was given; see `listen_since`.
+    """
+
+    line: list[str]
+    place: Path = field(default_factory=Path.cwd)
+    tracking: str | None = field(default_factory=lambda: os.environ.get(TRACKING))
+    began: float = field(default_factory=time.time)
+
+    def __call__(self, config: DictConfig) -> None:
+        """Runs trials of the study until there are enough.
+
+        Raises:
+            RuntimeError: why it cannot.
+        """
+        os.chdir(self.place)
+        if self.tracking:
+            os.environ[TRACKING] = self.tracking
+        quiet()
+        listen_since(self.began)
+        number = HydraConfig.get().job.num
+        line = [word for word in self.line if not word.startswith(LAUNCHER)]
+        line += ["hydra/launcher=packed", *_device(number, config.base.device)]
+        GlobalHydra.instance().clear()  # what the launcher has brought here from the other process
+        try:
+            with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+                hydra = GlobalHydra.instance().hydra
+                assert hydra
+                hydra.multirun("sweep", _no_job, line)
+        except SystemExit as end:
+            if end.code:
+                raise RuntimeError(str(end.code)) from None
+
+
+def launch_workers(launcher: Launcher, workers: Any, config: SweepConfig) -> None:
+    """Has a launcher of others run the workers of a study, to their end.
+
+    Raises:
+        ConfigError: how many workers is not said; a study without a name; a worker that failed.
+    """
+    if not isinstance(workers, int) or workers < 1:
+        raise ConfigError("hydra.sweeper.workers: how many processes are to search, 1 or more?")
+    if config.study.name is None:
+        raise ConfigError("study.name: the workers need one to find their study by")
+    study = Path(config.study.root) / "studies" / config.study.name
+    study.mkdir(parents=True, exist_ok=True)
+    log.info(f"study {study}  workers at once: {workers}")
+    try:
+        with in_good_order(study, for_others=True):
+            jobs = launcher.launch([[] for _ in range(workers)], initial_job_idx=0)
+    except Exception as error:  # whatever the library makes of a death
+        raise ConfigError(
+            f"a worker died ({_first_line(error)}); the same command continues the study"
+        ) from error
+    failures = dict.fromkeys(reason for job in jobs if (reason := _failure(job)))
+    for reason in failures:
+        print(f"a worker ended early: {reason}", file=sys.stderr)
+    if failures:
+        sys.exit(1)
+
+
+def _device(number: int, wanted: str) -> list[str]:
+    """The GPUs of a machine are dealt out to its workers in turn."""
+    count = torch.cuda.device_count() if wanted in ("auto", "cuda") else 0
+    return [f"base.device=cuda:{number % count}"] if count > 1 else []
+
+
+def _failure(job: JobReturn) -> str:
+    return "" if job.status == JobStatus.COMPLETED else _first_line(job._return_value)
+
+
+def _first_line(error: Any) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _no_job(config: DictConfig) -> None:
+    raise AssertionError("our launcher runs trials, not jobs")
