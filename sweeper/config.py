@@ -13,7 +13,7 @@ from train.config import EMBEDDED, ConfigError, TrialConfig, check_trial, sugges
 
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"
-COUNTS = ("min_epochs", "memorised_epochs", "retries")
+COUNTS = ("memorised_epochs", "settled_epochs", "retries")
 
 
 @dataclass
@@ -24,8 +24,8 @@ class StudyConfig:
     root: str = "mlruns"
     storage: str | None = None
     trial: int | None = None
-    min_epochs: int = 6
     memorised_epochs: int = 2
+    settled_epochs: int = 3
     learning_share: float = 0.5
     retries: int = 2
     keep: str = "best"

@@ -23,7 +23,7 @@ from sweeper.parts import Parts, load_parts, origin, shared_settings
 from sweeper.progress import Progress, say
 from sweeper.record import FAILED, FILE, Record, load_record
 from sweeper.result import conclude
-from sweeper.rules import memorised, no_learning, pruned
+from sweeper.rules import memorised, no_learning, pruned, settled
 from sweeper.space import Params, Space, identity
 from sweeper.storage import NO_PRUNER, answering, open_study
 from sweeper.study import TOTAL, Study, study_folder
@@ -147,9 +147,10 @@ def _trial(
         tracker=tracker,
         progress=Progress(study, total, config.training.checkpoints),
         rules=[
-            memorised(config.policy, config.study.memorised_epochs, config.study.min_epochs),
+            memorised(config.policy, config.study.memorised_epochs),
+            settled(config.policy, config.study.settled_epochs),
             no_learning(config.study.learning_share, config.training.epochs),
-            pruned(claimed, config.policy, config.study.min_epochs),
+            pruned(claimed, config.policy),
         ],
         ended=lambda record: tell(claimed, record, config),
         lost=lambda: claimed.lost,

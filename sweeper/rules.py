@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from evaluate.choice.diagnosis import NOTHING
 from evaluate.choice.merit import excess, fidelity
+from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
 from sweeper.claim import StudyTrial
@@ -13,7 +14,7 @@ from sweeper.claim import StudyTrial
 Rule = Callable[[list[Scorecard]], str]  # the reason to stop; empty: go on
 
 
-def memorised(policy: PolicyConfig, in_a_row: int, min_epochs: int) -> Rule:
+def memorised(policy: PolicyConfig, in_a_row: int) -> Rule:
     """Stops when a score is surely beyond its limit or floor at `in_a_row` scored epochs.
 
     Surely: its whole interval is. What was learned by heart is not unlearned by training on, so
@@ -22,7 +23,7 @@ def memorised(policy: PolicyConfig, in_a_row: int, min_epochs: int) -> Rule:
 
     def rule(scorecards: list[Scorecard]) -> str:
         """The score that is beyond its limit, in words."""
-        if not in_a_row or len(scorecards) < max(in_a_row, min_epochs):
+        if not in_a_row or len(scorecards) < in_a_row:
             return ""
         last = scorecards[-in_a_row:]
         told = last[-1].scores
@@ -39,7 +40,7 @@ def memorised(policy: PolicyConfig, in_a_row: int, min_epochs: int) -> Rule:
     return rule
 
 
-def pruned(trial: StudyTrial, policy: PolicyConfig, min_epochs: int) -> Rule:
+def pruned(trial: StudyTrial, policy: PolicyConfig) -> Rule:
     """Reports the fidelity of each epoch, and stops where Optuna's pruner says so.
 
     Of this epoch, and not the best so far, which the trial keeps anyway: the question is whether
@@ -51,10 +52,29 @@ def pruned(trial: StudyTrial, policy: PolicyConfig, min_epochs: int) -> Rule:
         # an epoch that is not feasible is the worst that can be reported
         value = fidelity(last) if excess(last, policy) <= 0 else 0.0
         trial.report(last.epoch, value)
-        if len(scorecards) >= min_epochs and trial.should_prune():
+        if trial.should_prune():
             how = f"with a fidelity of {value:.2f}" if value else "over a limit"
             return f"pruned: {how} it is behind the other trials"
         return ""
+
+    return rule
+
+
+def settled(policy: PolicyConfig, epochs: int) -> Rule:
+    """Stops a run whose best epoch has stayed the same for so many scored epochs.
+
+    The later ones were no better by more than chance, or over a limit: as early stopping does
+    with a loss, and for the same reason.
+    """
+
+    def rule(scorecards: list[Scorecard]) -> str:
+        if not epochs or len(scorecards) <= epochs:
+            return ""
+        best = select(scorecards, policy).scorecard
+        since = len(scorecards) - 1 - scorecards.index(best)
+        if since < epochs:
+            return ""
+        return f"settled: none of the last {since} scored epochs is better than {best.label}"
 
     return rule
 

@@ -17,7 +17,6 @@ SEARCH = ("-m", "network.rank=2,4", "hydra.sweeper.n_trials=2", "study.name=smal
 SMALL = (
     "training.epochs=2",
     "data.repeats=1",
-    "study.min_epochs=1",
     "study.keep=all",
     "probes.count=8",
     "probes.steps=2",

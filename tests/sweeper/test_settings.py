@@ -22,7 +22,7 @@ from sweeper.claim import settle
 from sweeper.conditions import applies
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.record import Record, load_record
-from sweeper.rules import memorised, no_learning
+from sweeper.rules import memorised, no_learning, settled
 from sweeper.sampling import make_sampler
 from sweeper.space import identity, parse_space
 from sweeper.tracker import Tracker
@@ -43,7 +43,7 @@ POLICY = PolicyConfig(limits={"pose_memorization": 0.35})
         (["scheduler=cosin"], "did you mean cosine"),
         (["network.conv_rank=0", "network.conv_alpha=1"], "network.conv_alpha: needs"),
         (["study.name=a/b"], "study.name"),
-        (["study.min_epoch=1"], "did you mean study.min_epochs"),
+        (["study.settled_epoch=1"], "did you mean study.settled_epochs"),
         (["-m", "hydra.sweeper.n_trial=3"], "did you mean hydra.sweeper.n_trials"),
         (["probes.steps=0"], "probes.steps"),
         (["+policy.limits.pose_memorisation=0.2"], "did you mean pose_memorization"),
@@ -131,10 +131,26 @@ def card(epoch: int, memory: float, checkpoint: Path = Path("-")) -> Scorecard:
 
 
 def test_memorised_needs_a_row_of_sure_epochs() -> None:
-    rule = memorised(POLICY, in_a_row=2, min_epochs=2)
+    rule = memorised(POLICY, in_a_row=2)
     assert not rule([card(1, 0.6)])
     assert not rule([card(1, 0.6), card(2, 0.4), card(3, 0.6)])  # 0.4 may be chance
     assert "pose_memorization" in rule([card(1, 0.1), card(2, 0.5), card(3, 0.6)])
+
+
+def test_settled_when_no_later_epoch_is_better() -> None:
+    def made(epoch: int, fidelity: float, memory: float = 0.1) -> Scorecard:
+        found = card(epoch, memory)
+        for name in ("prompt_fidelity", "subject_fidelity"):
+            found.scores[name] = Estimate(fidelity, fidelity - 0.01, fidelity + 0.01)
+            found.by_probe[name] = [fidelity - 0.01, fidelity + 0.01, fidelity]
+        return found
+
+    rule = settled(POLICY, epochs=2)
+    better, best = [made(1, 0.7), made(2, 0.8)], made(3, 0.9)
+    assert not rule([*better, made(3, 0.8)])
+    assert not rule([*better, best, made(4, 0.9)])
+    assert "better than epoch 3" in rule([*better, best, made(4, 0.9), made(5, 0.95, memory=0.6)])
+    assert not settled(POLICY, epochs=0)([*better, best, made(4, 0.9), made(5, 0.9)])
 
 
 def test_no_learning_needs_a_share_of_the_epochs() -> None:
