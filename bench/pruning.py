@@ -1,7 +1,7 @@
 """The default search with its stopping rules, and without any: compute used, quality of the pick.
 
-`python -m bench.pruning [repetitions] [folder]` (40 minutes on 2 cores). The same seeds both ways; the
-judge, which no score uses, reads pictures that diffusers' own pipeline made of the two picks.
+`python -m bench.pruning [repetitions] [folder]` (40 minutes on 2 cores). The same seeds both ways;
+the judge, which no score uses, reads pictures that diffusers' own pipeline made of the two picks.
 """
 
 from __future__ import annotations

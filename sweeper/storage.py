@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,11 +79,7 @@ def _storage(folder: Path, url: str | None) -> BaseStorage:
         except (*AWAY, ImportError, ValueError) as error:
             raise ConfigError(f"study.storage: cannot be used: {_first_line(error)}") from error
     file = folder / JOURNAL
-    # the system frees this lock with its process, so that a killed one blocks nobody
-    lock: Any = FileLock(f"{file}.lock")
-    with lock:
-        if file.exists():
-            mend(file)
+    lock: Any = JournalLock(file)  # the class that it would inherit from is not public
     return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
 
 
@@ -116,13 +113,31 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def mend(journal: Path) -> None:
-    """Cuts off a last line that a dying process left half written.
+class JournalLock:
+    """Held while a line is written; the system frees it with its process, so that a killed one
+    blocks nobody, and what it left half written is cut off first.
 
-    Optuna reads on until the next append, which would then corrupt the journal for good.
+    Optuna reads on without such a line, but the next one appended to it would be lost too.
     """
-    content = journal.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with journal.open("r+b") as stream:
-            stream.truncate(whole)
+
+    def __init__(self, journal: Path) -> None:
+        self.journal, self.lock = journal, FileLock(f"{journal}.lock")
+
+    def acquire(self) -> bool:
+        self.lock.acquire()
+        mend(self.journal)
+        return True
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def mend(journal: Path) -> None:
+    """Cuts off a last line without an end."""
+    with journal.open("r+b") as stream:
+        if not stream.seek(0, os.SEEK_END):
+            return
+        stream.seek(-1, os.SEEK_END)
+        if stream.read(1) != b"\n":
+            stream.seek(0)
+            stream.truncate(stream.read().rfind(b"\n") + 1)

@@ -66,7 +66,7 @@ class Study:
         """A trial whose process died, else a new one; None: there are `wanted` trials."""
         with self.lock:
             for number in self._running():
-                orphan = claim(self.optuna, self.folder, number)
+                orphan = self._orphan(number)
                 if orphan:
                     self._settle(number)
                     self._count_death(orphan)
@@ -84,7 +84,7 @@ class Study:
 
     def elsewhere(self) -> list[int]:
         """The trials that other workers hold."""
-        return [number for number in self._running() if not self._is_free(number)]
+        return [number for number in self._running() if self._is_held(number)]
 
     def bereaved(self) -> bool:
         """Whether a trial is to be taken up, since its worker died.
@@ -105,11 +105,19 @@ class Study:
         running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [trial.number for trial in running]
 
-    def _is_free(self, number: int) -> bool:
+    def _orphan(self, number: int) -> StudyTrial | None:
+        """A running trial, if nobody holds it."""
         trial = claim(self.optuna, self.folder, number)
-        if trial is not None:
+        if trial and trial.finished:  # its worker told so, and let go, just now
             trial.lock.release()
-        return trial is not None
+            return None
+        return trial
+
+    def _is_held(self, number: int) -> bool:
+        trial = claim(self.optuna, self.folder, number)
+        if trial:
+            trial.lock.release()
+        return trial is None
 
     def trial_of(self, settings: str) -> StudyTrial | None:
         """The trial with these settings, begun if there is none; None: another process has it."""

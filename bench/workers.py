@@ -1,0 +1,142 @@
+"""Many workers on one study: how many trials a second, when a trial is nothing but its overhead.
+
+`python -m bench.workers` (2 minutes on 2 cores): processes that ask, report, and tell, on the
+journal of a study's folder, on sqlite, and on a PostgreSQL of its own where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.trial import FrozenTrial
+
+from sweeper.space import parse_space
+from sweeper.storage import NO_PRUNER, open_study
+from sweeper.study import Study
+
+RESULTS = Path(__file__).parent / "results"
+WORKERS, TRIALS, EPOCHS = 4, 100, 3
+SPACE = ["network.rank=4,8,16,32", "optimizer.lr=tag(log,interval(1e-4,1e-2))"]
+POSTGRES = Path("/usr/lib/postgresql")
+
+
+def work(folder: Path, url: str | None, trials: int) -> None:
+    """Runs trials of a study that do nothing, until there are so many; a number a line."""
+    space, _ = parse_space(SPACE, {}, OverridesParser.create())
+    sampler = {"_target_": "optuna.samplers.RandomSampler"}
+    study = Study(folder, {}, space, sampler, NO_PRUNER, seed=0, url=url)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    while trial := study.next_trial(trials):
+        with trial:
+            for epoch in range(1, EPOCHS + 1):
+                trial.report(epoch, 0.5)
+            trial.complete([trial.params["optimizer.lr"]], {"copying": -0.1})
+        print(trial.number, flush=True)
+
+
+def start(folder: Path, url: str | None, workers: int, trials: int) -> list[subprocess.Popen[str]]:
+    """Workers that have begun together, each with its standard output to read."""
+    command = [sys.executable, "-m", "bench.workers", "work", str(folder), url or "", str(trials)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(workers)]
+    for process in processes:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return processes
+
+
+def trials_of(folder: Path, url: str | None) -> list[FrozenTrial]:
+    """All the trials of a study."""
+    return open_study(folder, NO_PRUNER, url).get_trials()
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str | None]:
+    """The URL of a PostgreSQL server in a folder, stopped in the end; None: there is no server.
+
+    Raises:
+        subprocess.CalledProcessError: it is there, but does not start.
+    """
+    found = sorted(POSTGRES.glob("*/bin")) or [
+        Path(p).parent for p in [shutil.which("initdb")] if p
+    ]
+    if not found:
+        yield None
+        return
+    run, data = found[-1], folder / "data"
+    user = {"user": "nobody"} if os.geteuid() == 0 else {}  # the server refuses to be root
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o777)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def call(tool: str, *arguments: str) -> None:
+        subprocess.run([run / tool, "-D", data, *arguments], check=True, cwd=folder,
+                       stdout=subprocess.DEVNULL, **user)  # type: ignore[call-overload]  # fmt: skip
+
+    call("initdb", "-U", "lorasweep", "-A", "trust", "--no-sync")
+    where = f"-c listen_addresses=127.0.0.1 -p {port} -k {folder}"
+    call("pg_ctl", "-w", "-l", str(folder / "log"), "-o", where, "start")
+    try:
+        yield f"postgresql+psycopg://lorasweep@127.0.0.1:{port}/postgres"
+    finally:
+        call("pg_ctl", "-m", "immediate", "stop")
+
+
+def measure(folder: Path, url: str | None) -> float:
+    """Trials a second, from the first one asked for to the last one told."""
+    for process in start(folder, url, WORKERS, TRIALS):
+        if process.wait():
+            raise RuntimeError("a worker failed")
+    trials = trials_of(folder, url)
+    assert [trial.number for trial in trials] == list(range(TRIALS))
+    began = min(t.datetime_start or datetime.max for t in trials)
+    ended = max(t.datetime_complete or datetime.min for t in trials)
+    return TRIALS / (ended - began).total_seconds()
+
+
+def main() -> None:
+    """Runs it and writes results/workers.json and .md."""
+    parser = argparse.ArgumentParser(prog="python -m bench.workers", description=__doc__)
+    parser.parse_args()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        with postgres(Path(folder) / "postgres") as url:
+            places = {"journal": None, "sqlite": f"sqlite:///{folder}/optuna.db"}
+            places |= {"postgresql": url} if url else {}
+            found = {name: measure(Path(folder) / name, place) for name, place in places.items()}
+    RESULTS.mkdir(exist_ok=True)
+    report = {"workers": WORKERS, "trials": TRIALS, "trials_a_second": found}
+    (RESULTS / "workers.json").write_text(json.dumps(report, indent=1) + "\n")
+    lines = ["# Trials a second that are nothing but overhead", "",
+             f"{WORKERS} processes, {TRIALS} trials of {EPOCHS} reported epochs each, on one"
+             " study (`python -m bench.workers`).", "",
+             "| storage | trials/s |", "|---|---|"]  # fmt: skip
+    lines += [f"| {name} | {rate:.1f} |" for name, rate in found.items()]
+    (RESULTS / "workers.md").write_text("\n".join([*lines, ""]))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["work"]:
+        work(Path(sys.argv[2]), sys.argv[3] or None, int(sys.argv[4]))
+    else:
+        main()
