@@ -117,7 +117,8 @@ def _log(
     store = Store(Path(config.root), "evaluations")
     with store.forgiving():
         entry = Run(store, output / "mlflow.json", output.name)
-        entry.resume(origin)
+        entry.begin(origin)
+        entry.resume()
         entry.once("params", lambda: entry.log_params(flatten(asdict(config))))
         now = int(time.time() * 1000)
         for card in cards:

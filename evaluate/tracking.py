@@ -121,12 +121,15 @@ class Run:
         """What was remembered under a name; empty where nothing was."""
         return dict(self._state().get(name, {}))
 
-    def resume(self, tags: dict[str, str], parent: Run | None = None) -> None:
-        """The run is at work, for the first time or again."""
+    def begin(self, tags: dict[str, str], parent: Run | None = None) -> None:
+        """The run is there, with its tags."""
         if self.id_now and not self._exists():
             self.file.unlink()  # the store was emptied
         above = {MLFLOW_PARENT_RUN_ID: parent.id} if parent else {}
         self.once("tags", lambda: self.set_tags(tags | above))
+
+    def resume(self) -> None:
+        """The run is at work, for the first time or again."""
         if self.store.client.get_run(self.id).info.status != "RUNNING":
             self.store.client.update_run(self.id, status="RUNNING")
             self.remember(done=[d for d in self._state()["done"] if not d.startswith("end ")])

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -33,6 +34,8 @@ from train.command import EXPECTED
 from train.config import ConfigError, typed
 
 INTERRUPTED = 130  # exit code after Ctrl-C
+# the last config that was composed: Hydra takes its time, and the sweeper asks, then the launcher
+_composed: tuple[list[str], SweepConfig] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def _trials(jobs: Iterable[Job]) -> Iterator[Trial]:
         if config.study.trial is None:
             raise ConfigError("hydra/launcher=packed: goes with hydra/sweeper=optuna alone")
         folder = Path(config.study.root) / "studies" / str(config.study.name)
-        tracker = Tracker(Path(config.study.root), folder)
+        tracker = tracker_of(Path(config.study.root), folder)
         optuna = open_study(folder, config.pruner, config.study.storage)
         claimed = claim(optuna, folder, config.study.trial, again=True)
         if claimed is None:
@@ -103,7 +106,7 @@ def run(config: SweepConfig) -> None:
         pruner=NO_PRUNER,  # single trials do not compete
         seed=0,
     )
-    tracker = Tracker(Path(config.study.root), study.folder)
+    tracker = tracker_of(Path(config.study.root), study.folder)
     with ending_cleanly(tracker):
         trial = study.trial_of(identity(asdict(trial_of(config))))
         if trial is None:
@@ -168,6 +171,12 @@ def tell(trial: StudyTrial, record: Record, config: SweepConfig) -> None:
         trial.complete((fidelity(card), memory), violations(card, config.policy))
 
 
+@lru_cache(maxsize=1)
+def tracker_of(root: Path, study: Path) -> Tracker:
+    """The tracker of a study; a process works on one at a time."""
+    return Tracker(root, study)
+
+
 def job_config(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -> SweepConfig:
     """The config of a job, checked.
 
@@ -177,6 +186,9 @@ def job_config(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -
     Raises:
         ConfigError: it cannot be.
     """
+    global _composed
+    if _composed and _composed[0] == overrides:
+        return _composed[1]
     try:
         composed = loader.load_sweep_config(master, overrides)
     except HydraException as error:
@@ -185,6 +197,7 @@ def job_config(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -
         del composed["hydra"]
     config = typed(SweepConfig, composed)
     check_sweep(config)
+    _composed = (overrides, config)
     return config
 
 
@@ -200,6 +213,7 @@ def ending_cleanly(tracker: Tracker) -> Iterator[None]:
     try:
         with answering():
             yield
+        tracker.catch_up()
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:
             raise

@@ -90,10 +90,12 @@ def reproduce(config: ReproduceConfig) -> None:
         )
     elif not warned:
         log.info("pictures, base, probes, versions and hardware are the same as then")
-    again = _train_again(config, original, now)
+    study = Path(config.study.root) / "studies" / original.study
+    tracker = Tracker(Path(config.study.root), study)
+    again = _train_again(config, original, now, tracker)
     lines, verdict = compare(original.epochs, again.epochs, config.tolerance)
     print("\n".join(lines))
-    tracker = Tracker(Path(config.study.root), again.folder.parent.parent)
+    tracker.catch_up()
     with tracker.forgiving():
         tracker.run_of(again).set_tags({"verdict": verdict})
     print(f"verdict: {verdict}")
@@ -137,8 +139,10 @@ def fetch(config: ReproduceConfig) -> Original:
     return Original(found, study, settings_then, read_epochs(record, Path("-")))
 
 
-def _train_again(config: ReproduceConfig, original: Original, now: dict[str, str]) -> Record:
-    study = Path(config.study.root) / "studies" / original.study
+def _train_again(
+    config: ReproduceConfig, original: Original, now: dict[str, str], tracker: Tracker
+) -> Record:
+    study = tracker.study
     made = study / "reproductions"
     number = len(list(made.glob("*"))) if made.is_dir() else 0
     record = Record(
@@ -154,7 +158,7 @@ def _train_again(config: ReproduceConfig, original: Original, now: dict[str, str
     trial = Trial(
         config=original.config,
         record=record,
-        tracker=Tracker(Path(config.study.root), study),
+        tracker=tracker,
         progress=Progress(study, record.number + 1, len(original.epochs)),
         rules=[until(last)] if last < original.config.training.epochs else [],
     )

@@ -32,6 +32,7 @@ def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) 
     for record in records:
         if record.settings:
             tracker.mirror(record, policy)  # what a server that was away has missed
+    tracker.catch_up()
     ranked = rank_trials(records, policy, lambda record: tracker.run_of(record).id_now)
     probes = study / "probes.yaml"
     probes.write_text(parts.scorer.probe_set.to_yaml(), encoding="utf-8")

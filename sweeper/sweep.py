@@ -18,7 +18,7 @@ from sweeper.budget import used_up
 from sweeper.claim import StudyTrial
 from sweeper.config import SweepConfig, suggested_name
 from sweeper.disk import describe, too_full
-from sweeper.job import ending_cleanly, job_config, leave_if_asked, refuse
+from sweeper.job import ending_cleanly, job_config, leave_if_asked, refuse, tracker_of
 from sweeper.launcher import PackedLauncher
 from sweeper.leaving import in_good_order, leaving
 from sweeper.parts import load_parts, origin, shared_settings
@@ -27,7 +27,6 @@ from sweeper.result import conclude
 from sweeper.space import Params, Space, parse_space
 from sweeper.storage import OBJECTIVES
 from sweeper.study import TOTAL, Study, best_settings, study_folder
-from sweeper.tracker import Tracker
 from sweeper.worker import launch_workers
 from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion
@@ -98,7 +97,7 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
     )
     total = study.total(hydra.n_trials)
     study.optuna.set_user_attr(TOTAL, total)
-    tracker = Tracker(root, folder)
+    tracker = tracker_of(root, folder)
     with ending_cleanly(tracker):
         _announce(study, total, hydra.n_trials)
         log.info(describe(parts.base, config, total))

@@ -13,13 +13,24 @@ from mlflow.entities import Metric
 from evaluate.choice.diagnosis import describe, diagnose
 from evaluate.config import PolicyConfig
 from evaluate.tracking import Run, Store, flatten, score_metrics
-from sweeper.record import COMPLETE, FAILED, INTERRUPTED, STOPPED, Record, ScoredEpoch
+from sweeper.background import Background
+from sweeper.record import (
+    COMPLETE,
+    FAILED,
+    INTERRUPTED,
+    STOPPED,
+    Record,
+    ScoredEpoch,
+    load_record,
+)
 
 STATUS = {COMPLETE: "FINISHED", STOPPED: "FINISHED", FAILED: "FAILED", INTERRUPTED: "KILLED"}
 
 
 class Tracker(Store):
     """Logs a study: a parent run, and a run for each trial.
+
+    In the background: training does not wait for a server, still less for one that is away.
 
     Args:
         root: where the embedded store is, unless MLFLOW_TRACKING_URI names another.
@@ -31,10 +42,19 @@ class Tracker(Store):
         self.study = study
         self.parent = Run(self, study / "mlflow.json", f"sweep {study.name}")
         self._about: tuple[dict[str, str], dict[str, str], str] | None = None
+        self._background = Background()
+        self._behind: set[Path] = set()  # folders of trials that wait to be mirrored
 
     def begin(self, params: dict[str, str], tags: dict[str, str], config: str) -> None:
         """The parent run of the sweep."""
         self._about = (params, {**tags, "study": self.study.name}, config)
+        self._background.do(self._begin_if_there)
+
+    def catch_up(self) -> None:
+        """Returns when everything is logged, or has failed to be."""
+        self._background.finish()
+
+    def _begin_if_there(self) -> None:
         with self.forgiving():
             self._begin()
 
@@ -43,18 +63,27 @@ class Tracker(Store):
             return
         run, (params, tags, config) = self.parent, self._about
         with FileLock(self.study / "mlflow.lock"):  # another worker may begin it just now
-            run.resume(tags)
+            run.begin(tags)
+            run.resume()
             run.once("params", lambda: run.log_params(params))
             run.once("config", lambda: run.log_text(config, "config.yaml"))
 
     def mirror(self, record: Record, policy: PolicyConfig) -> None:
-        """Logs whatever the run of a trial has not got yet."""
+        """Logs whatever the run of a trial has not got yet, as its record says on disk."""
+        if record.folder not in self._behind:
+            self._behind.add(record.folder)
+            self._background.do(partial(self._mirror, record.folder, policy))
+
+    def _mirror(self, folder: Path, policy: PolicyConfig) -> None:
+        self._behind.remove(folder)
+        record = load_record(folder)
         with self.forgiving():
             run = self.run_of(record)
             tags = {**record.tags, "study": record.study, "trial": str(record.number)}
+            apart = "reproduction_of" in tags and not self.parent.id_now
+            run.begin(tags, None if apart else self.parent)
             if not record.finished and record.state != INTERRUPTED:
-                apart = "reproduction_of" in tags and not self.parent.id_now
-                run.resume(tags, None if apart else self.parent)
+                run.resume()
             run.once("params", lambda: run.log_params(_params(record.settings)))
             run.once("config", lambda: run.log_text(_yaml(record.settings), "config.yaml"))
             run.once("overrides", lambda: run.log_text(_yaml(record.overrides), "overrides.yaml"))
@@ -71,6 +100,10 @@ class Tracker(Store):
 
     def conclude(self, winner: Record | None, files: list[Path], tags: dict[str, str]) -> None:
         """Ends the parent run with the study's files, and names the champion."""
+        self._background.do(partial(self._conclude, winner, files, tags))
+        self.catch_up()
+
+    def _conclude(self, winner: Record | None, files: list[Path], tags: dict[str, str]) -> None:
         with self.forgiving():
             self._begin()  # again, in case the store was away then
             run = self.parent
@@ -84,6 +117,10 @@ class Tracker(Store):
 
     def interrupt(self) -> None:
         """Ends the parent run as killed; the same command takes it up again."""
+        self._background.do(self._interrupt)
+        self.catch_up()
+
+    def _interrupt(self) -> None:
         with self.forgiving():
             if self.parent.id_now:
                 self.client.set_terminated(self.parent.id, "KILLED")

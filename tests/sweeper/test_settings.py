@@ -183,10 +183,12 @@ def test_store_that_was_away_gets_everything_later(
             saved = Checkpoint(0, Path("-"), epoch, 0.1, 1e-3, last=False)
             record.add(card(epoch, 0.1), saved, Image.new("RGB", (8, 8)), (1.0, 1.0))
             away.mirror(record, POLICY)
+            away.catch_up()
     assert sum("MLflow is away" in line for line in caplog.messages) == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     back = Tracker(tmp_path, study)
     back.mirror(load_record(record.folder), POLICY)
+    back.catch_up()
     client = MlflowClient(back.uri)
     history = client.get_metric_history(back.run_of(record).id_now, "scores/fidelity")
     assert [metric.step for metric in history] == [1, 2]

@@ -1,0 +1,39 @@
+"""Work that nothing waits for, one piece after the other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from queue import Queue
+from threading import Thread
+
+log = logging.getLogger(__name__)
+
+
+class Background:
+    """A thread that does what it is given, in order; it ends with its process."""
+
+    def __init__(self) -> None:
+        self._work: Queue[Callable[[], None]] = Queue()
+        self._thread: Thread | None = None
+
+    def do(self, action: Callable[[], None]) -> None:
+        """Once everything before is done."""
+        self._work.put(action)
+        if self._thread is None:
+            self._thread = Thread(target=self._run, daemon=True)
+            self._thread.start()
+
+    def finish(self) -> None:
+        """Returns when everything is done."""
+        self._work.join()
+
+    def _run(self) -> None:
+        while True:
+            action = self._work.get()
+            try:
+                action()
+            except Exception as error:  # it may not end the thread, nor what it works for
+                log.warning(f"could not be logged: {error}", exc_info=log.isEnabledFor(10))
+            finally:
+                self._work.task_done()
