@@ -30,6 +30,7 @@ class OptunaSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        """What Hydra hands over before a sweep."""
         from hydra.core.plugins import Plugins  # Hydra's own sweepers do so: it imports this module
 
         from sweeper.worker import Worker

@@ -62,8 +62,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def share_a_study(folder: Path, url: str | None) -> None:
-    """Four workers do 100 trials, and one of them is killed on its way."""
+def share_a_study(folder: Path, url: str | None) -> int:
+    """Four workers do 100 trials, one of them killed on its way; how many were finished."""
     workers = start(folder, url, workers=4, trials=100)
     victim = workers.pop()
     assert victim.stdout
@@ -80,14 +80,15 @@ def share_a_study(folder: Path, url: str | None) -> None:
     everything = [*before, *map(int, after), *told]
     # the victim may have finished a trial without living to say so
     assert len(everything) == len(set(everything)) >= 99
+    return len(trials)
 
 
 def test_workers_share_the_journal(tmp_path: Path) -> None:
-    share_a_study(tmp_path / "study", None)
+    assert share_a_study(tmp_path / "study", None) == 100
 
 
 def test_workers_share_a_postgresql(tmp_path: Path, server: str) -> None:
-    share_a_study(tmp_path / "study", server)
+    assert share_a_study(tmp_path / "study", server) == 100
 
 
 def test_workers_share_a_study_through_the_proxy(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_workers_share_a_study_through_the_proxy(tmp_path: Path) -> None:
         f"run(get_storage('sqlite:///{tmp_path}/o.db'), host='127.0.0.1', port={port})"
     )
     with running([sys.executable, "-c", serve], port):
-        share_a_study(tmp_path / "study", f"grpc://127.0.0.1:{port}")
+        assert share_a_study(tmp_path / "study", f"grpc://127.0.0.1:{port}") == 100
 
 
 def test_who_gives_no_sign_of_life_loses_the_trial(
