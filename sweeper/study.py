@@ -84,7 +84,8 @@ class Study:
 
     def elsewhere(self) -> list[int]:
         """The trials that other workers hold."""
-        return [number for number in self._running() if self._is_held(number)]
+        with self.lock:
+            return [number for number in self._running() if self._is_held(number)]
 
     def bereaved(self) -> bool:
         """Whether a trial is to be taken up, since its worker died.

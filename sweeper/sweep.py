@@ -21,7 +21,7 @@ from sweeper.disk import describe, too_full
 from sweeper.job import ending_cleanly, job_config, leave_if_asked, refuse, tracker_of
 from sweeper.launcher import PackedLauncher
 from sweeper.leaving import in_good_order, leaving
-from sweeper.parts import load_parts, origin, shared_settings
+from sweeper.parts import Parts, load_parts, origin, shared_settings
 from sweeper.record import load_records
 from sweeper.result import conclude
 from sweeper.space import Params, Space, parse_space
@@ -65,10 +65,9 @@ def sweep(hydra: Hydra, arguments: list[str]) -> None:
 
 
 def _sweep(hydra: Hydra, arguments: list[str]) -> None:
-    loader = hydra.context.config_loader
-    master = hydra.config
-    search = {str(k): str(v) for k, v in master.search.items()}  # each resolved as it is read
-    space, fixed = parse_space(arguments, search, OverridesParser.create(loader))
+    parser = OverridesParser.create(hydra.context.config_loader)
+    search = {str(k): str(v) for k, v in hydra.config.search.items()}  # each resolved as it is read
+    space, fixed = parse_space(arguments, search, parser)
     if not isinstance(hydra.n_trials, int) or hydra.n_trials < 1:
         raise ConfigError(f"hydra.sweeper.n_trials: {hydra.n_trials!r} must be 1 or more")
     if hydra.objective not in OBJECTIVES:
@@ -81,40 +80,49 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
         return
     log.info("searching " + "; ".join(f"{k}: {words}" for k, words in space.describe().items()))
     parts = load_parts(config)
-    about = shared_settings(config, parts, space) | {"objective": hydra.objective}
-    root, name = Path(config.study.root), config.study.name
-    folder = study_folder(root, name, suggested_name(config), about, config.study.storage)
-    study = Study(
-        folder=folder,
-        about=about,
-        space=space,
-        sampler=hydra.sampler,
-        pruner=config.pruner,
-        url=config.study.storage,
-        directions=OBJECTIVES[hydra.objective],
-        seed=hydra.seed,
-        first=first_settings(master, config, space),
-    )
+    study = _study(hydra, config, parts, space)
     total = study.total(hydra.n_trials)
     study.optuna.set_user_attr(TOTAL, total)
-    tracker = tracker_of(root, folder)
+    tracker = tracker_of(Path(config.study.root), study.folder)
     with ending_cleanly(tracker):
         _announce(study, total, hydra.n_trials)
         log.info(describe(parts.base, config, total))
         budget = {"n_trials": str(total), "seed": str(hydra.seed), **study.about}
         tracker.begin(budget, origin(parts), yaml.safe_dump(asdict(config), sort_keys=False))
         with in_good_order(study.folder, config.study.budget.hours):
-            again = True
-            while again:
-                jobs = _jobs(hydra, study, fixed, config)
-                hydra.launcher.launch((overrides for _, overrides in jobs), initial_job_idx=0)
-                again = study.bereaved()
+            _launch(hydra, study, fixed, config)
+            while not _enough(study, config) and study.bereaved():
+                _launch(hydra, study, fixed, config)
             leave_if_asked()
         with study.lock:
             if held := study.elsewhere():
                 log.info(f"other workers are at {len(held)} trials; the last of them concludes")
                 return
             conclude(study.folder, config.policy, tracker, parts)
+
+
+def _study(hydra: Hydra, config: SweepConfig, parts: Parts, space: Space) -> Study:
+    """The study to begin or to continue."""
+    about = shared_settings(config, parts, space) | {"objective": hydra.objective}
+    root, name, url = Path(config.study.root), config.study.name, config.study.storage
+    return Study(
+        folder=study_folder(root, name, suggested_name(config), about, url),
+        about=about,
+        space=space,
+        sampler=hydra.sampler,
+        pruner=config.pruner,
+        url=url,
+        directions=OBJECTIVES[hydra.objective],
+        seed=hydra.seed,
+        first=first_settings(hydra.config, config, space),
+    )
+
+
+def _launch(hydra: Hydra, study: Study, fixed: list[str], config: SweepConfig) -> None:
+    """Runs the trials that the study lacks and that nobody else is at."""
+    assert isinstance(hydra.launcher, PackedLauncher)
+    jobs = _jobs(hydra, study, fixed, config)
+    hydra.launcher.launch((overrides for _, overrides in jobs), initial_job_idx=0)
 
 
 def _jobs(
@@ -138,15 +146,19 @@ def _jobs(
 
 def _next_trial(hydra: Hydra, study: Study, config: SweepConfig) -> StudyTrial | None:
     """A trial to run; None where there are enough, or the budget is used up."""
-    enough = (
+    if enough := _enough(study, config):
+        log.info(f"no further trial: {enough}")
+        return None
+    return study.next_trial(hydra.n_trials)
+
+
+def _enough(study: Study, config: SweepConfig) -> str:
+    """Why no further trial is to begin; empty: one may."""
+    return (
         leaving()
         or used_up(config.study.budget, load_records(study.folder), config.policy)
         or too_full(study.folder, load_parts(config).base, config)
     )
-    if enough:
-        log.info(f"no further trial: {enough}")
-        return None
-    return study.next_trial(hydra.n_trials)
 
 
 def _announce(study: Study, total: int, wanted: int) -> None:
