@@ -97,14 +97,20 @@ def table(rows: list[dict[str, Row]], found: Row) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Runs it and writes results/pruning.json and .md."""
-    parser = argparse.ArgumentParser(prog="python -m bench.pruning", description=__doc__)
-    parser.add_argument("repetitions", nargs="?", default=REPETITIONS, type=int)
+def begin(name: str, about: str | None, repetitions: int) -> argparse.Namespace:
+    """Reads the command line of a bench of searches: `repetitions`, and `root` or None."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=about)
+    parser.add_argument("repetitions", nargs="?", default=repetitions, type=int)
     parser.add_argument("root", nargs="?", help="where the studies are kept")
     given = parser.parse_args()
     quiet()
     torch.set_num_threads(2)
+    return given
+
+
+def main() -> None:
+    """Runs it and writes results/pruning.json and .md."""
+    given = begin("pruning", __doc__, REPETITIONS)
     judge, rows = Judge.from_folder(), []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(given.root or folder)

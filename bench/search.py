@@ -6,23 +6,21 @@ uses, reads pictures of every checkpoint that was ever the best so far.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import statistics
 import tempfile
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 
-from bench.pruning import quality, search
+from bench.pruning import begin, quality, search
 from bench.sweep import RESULTS
 from evaluate.config import PolicyConfig
 from sweeper.config import SweepConfig
 from sweeper.ranking import rank_trials
 from sweeper.record import Record, load_records
-from train.command import quiet, settings
+from train.command import settings
 from train.puppets.judge import Judge
 
 log = logging.getLogger(__name__)
@@ -95,12 +93,7 @@ def table(curves: dict[str, list[Curve]]) -> str:
 
 def main() -> None:
     """Runs it and writes results/search.json, .md and .png."""
-    parser = argparse.ArgumentParser(prog="python -m bench.search", description=__doc__)
-    parser.add_argument("repetitions", nargs="?", default=REPETITIONS, type=int)
-    parser.add_argument("root", nargs="?", help="where the studies are kept")
-    given = parser.parse_args()
-    quiet()
-    torch.set_num_threads(2)
+    given = begin("search", __doc__, REPETITIONS)
     judge, policy = Judge.from_folder(), settings("sweep", SweepConfig).policy
     curves: dict[str, list[Curve]] = {name: [] for name in ARMS}
     with tempfile.TemporaryDirectory() as folder:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from evaluate.choice.merit import fidelity
 from evaluate.scorecard import Scorecard
 from train.checkpoint import write_atomically
+from train.config import cause
 
 log = logging.getLogger(__name__)
 for _chatty in ("mlflow", "alembic"):
@@ -82,8 +83,7 @@ class Store:
             yield
         except AWAY as error:
             if not self._told:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-                log.warning(f"MLflow is away ({reason}); its part is logged once it is back")
+                log.warning(f"MLflow is away ({cause(error)}); its part is logged once it is back")
             self._told = True
 
 

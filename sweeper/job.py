@@ -35,7 +35,7 @@ from train.config import ConfigError, typed
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 # the last config that was composed: Hydra takes its time, and the sweeper asks, then the launcher
-_composed: tuple[list[str], SweepConfig] | None = None
+_composed: tuple[DictConfig, list[str], SweepConfig] | None = None
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ def job_config(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -
         ConfigError: it cannot be.
     """
     global _composed
-    if _composed and _composed[0] == overrides:
-        return _composed[1]
+    if _composed and _composed[0] is master and _composed[1] == overrides:
+        return _composed[2]
     try:
         composed = loader.load_sweep_config(master, overrides)
     except HydraException as error:
@@ -197,7 +197,7 @@ def job_config(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -
         del composed["hydra"]
     config = typed(SweepConfig, composed)
     check_sweep(config)
-    _composed = (overrides, config)
+    _composed = (master, overrides, config)
     return config
 
 

@@ -13,8 +13,9 @@ from evaluate.scorecard import Scorecard
 from sweeper.config import AUTO, trial_of
 from sweeper.leaving import leaving
 from sweeper.parts import load_parts
-from sweeper.trial import Trial, cause
+from sweeper.trial import Trial
 from train.capacity import MOST, pack_size
+from train.config import cause
 from train.trainer import Checkpoint, Epoch, Member, Trainer
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBSt
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
-from train.config import ConfigError
+from train.config import ConfigError, cause
 
 try:
     from grpc import RpcError
@@ -77,7 +77,7 @@ def _storage(folder: Path, url: str | None) -> BaseStorage:
         try:
             return _proxy(url) if url.startswith(GRPC) else RDBStorage(url, engine_kwargs=ENGINE)
         except (*AWAY, ImportError, ValueError) as error:
-            raise ConfigError(f"study.storage: cannot be used: {_first_line(error)}") from error
+            raise ConfigError(f"study.storage: cannot be used: {cause(error)}") from error
     file = folder / JOURNAL
     lock: Any = JournalLock(file)  # the class that it would inherit from is not public
     return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
@@ -104,13 +104,9 @@ def answering() -> Iterator[None]:
         yield
     except AWAY as error:
         raise ConfigError(
-            f"study.storage: does not answer: {_first_line(error)}; the same command continues "
+            f"study.storage: does not answer: {cause(error)}; the same command continues "
             "the study once it does"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 class JournalLock:

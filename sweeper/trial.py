@@ -18,6 +18,7 @@ from sweeper.progress import Progress
 from sweeper.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, STOPPED, WORKER, Record
 from sweeper.rules import Rule
 from sweeper.tracker import Tracker
+from train.config import cause
 from train.trainer import Checkpoint, shared_by_a_pack
 
 
@@ -102,9 +103,3 @@ class Trial:
         self.progress.ended(self.record)
         self.ended(self.record)
         thin_out(self.record, self.config.policy, self.config.study.keep)
-
-
-def cause(error: BaseException) -> str:
-    """An exception in one line: its first line, or its type where it has no words."""
-    words = str(error).strip().splitlines()
-    return words[0][:300] if words else type(error).__name__

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from sweeper.config import SweepConfig
 from sweeper.leaving import in_good_order, listen_since
 from train.command import HYDRA_VERSION, quiet
-from train.config import CONF, ConfigError
+from train.config import CONF, ConfigError, cause
 
 log = logging.getLogger(__name__)
 LAUNCHER = ("hydra/launcher", "hydra.launcher.")
@@ -87,7 +87,7 @@ def launch_workers(launcher: Launcher, workers: Any, config: SweepConfig) -> Non
             jobs = launcher.launch([[] for _ in range(workers)], initial_job_idx=0)
     except Exception as error:  # whatever the library makes of a death
         raise ConfigError(
-            f"a worker died ({_first_line(error)}); the same command continues the study"
+            f"a worker died ({cause(error)}); the same command continues the study"
         ) from error
     failures = dict.fromkeys(reason for job in jobs if (reason := _failure(job)))
     for reason in failures:
@@ -103,11 +103,7 @@ def _device(number: int, wanted: str) -> list[str]:
 
 
 def _failure(job: JobReturn) -> str:
-    return "" if job.status == JobStatus.COMPLETED else _first_line(job._return_value)
-
-
-def _first_line(error: Any) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return "" if job.status == JobStatus.COMPLETED else cause(job._return_value)
 
 
 def _no_job(config: DictConfig) -> None:

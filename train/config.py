@@ -154,6 +154,12 @@ def suggestion(key: str, known: list[str]) -> str:
     return f"; did you mean {near[0]}?" if near and near[0] != key else ""
 
 
+def cause(error: BaseException) -> str:
+    """An exception in one line: its first line, or its type where it has no words."""
+    words = str(error).strip().splitlines()
+    return words[0][:300] if words else type(error).__name__
+
+
 def check_trial(config: TrialConfig) -> None:
     """Refuses impossible combinations, naming the key.
 
