@@ -28,7 +28,7 @@ from peft import LoraConfig
 
 from evaluate.probing.generate import generate
 from sweeper.config import SweepConfig, trial_of
-from sweeper.record import load_records
+from sweeper.recording.record import load_records
 from train.adapter import Adapter
 from train.base import EMBEDDED_FOLDER, Base, load_base
 from train.checkpoint import write_atomically

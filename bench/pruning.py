@@ -20,7 +20,7 @@ import torch
 
 from bench.judging import judged, wishes
 from bench.sweep import RESULTS, pictures
-from sweeper.record import load_records
+from sweeper.recording.record import load_records
 from train.command import quiet
 from train.puppets.judge import Judge
 

@@ -18,8 +18,8 @@ from bench.pruning import begin, quality, search
 from bench.sweep import RESULTS
 from evaluate.config import PolicyConfig
 from sweeper.config import SweepConfig
-from sweeper.ranking import rank_trials
-from sweeper.record import Record, load_records
+from sweeper.recording.record import Record, load_records
+from sweeper.results.ranking import rank_trials
 from train.command import settings
 from train.puppets.judge import Judge
 

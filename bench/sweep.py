@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
 
 from bench.judging import judged, wishes
-from sweeper.record import load_records
+from sweeper.recording.record import load_records
 from train.command import quiet
 from train.config import DataConfig
 from train.data import load_pictures

@@ -23,9 +23,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import FrozenTrial
 
-from sweeper.space import parse_space
-from sweeper.storage import NO_PRUNER, open_study
-from sweeper.study import Study
+from sweeper.proposing.space import parse_space
+from sweeper.study.storage import NO_PRUNER, open_study
+from sweeper.study.study import Study
 
 RESULTS = Path(__file__).parent / "results"
 WORKERS, TRIALS, EPOCHS = 4, 100, 3

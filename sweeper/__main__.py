@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 
-from sweeper.conditions import applies
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.job import run as run_job
+from sweeper.proposing.conditions import applies
+from sweeper.running.job import run as run_job
 from train.command import run
 
 if __name__ == "__main__":

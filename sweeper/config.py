@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
-from sweeper.budget import BudgetConfig
-from train.config import EMBEDDED, ConfigError, TrialConfig, check_trial, suggestion
+from sweeper.running.budget import BudgetConfig
+from train.checks import check_trial
+from train.config import EMBEDDED, ConfigError, TrialConfig, suggestion
 
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"

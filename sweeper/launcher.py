@@ -1,4 +1,4 @@
-"""Our Hydra launcher: the trials of a sweep in packs. The work is done by sweeper/pack.py."""
+"""Our Hydra launcher: the trials of a sweep in packs. The work is done by sweeper/running/pack.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from sweeper.job import Job
+    from sweeper.running.job import Job
 
 
 class PackedLauncher(Launcher):
@@ -40,13 +40,13 @@ class PackedLauncher(Launcher):
             ConfigError: settings that cannot be, or that are not of our own sweeper.
         """
         # Hydra imports its plugins at every start of any command
-        from sweeper.job import run_jobs
+        from sweeper.running.job import run_jobs
 
         run_jobs(self._jobs(job_overrides), self.pack)
         return []
 
     def _jobs(self, job_overrides: Iterable[Sequence[str]]) -> Iterator[Job]:
-        from sweeper.job import Job, job_config
+        from sweeper.running.job import Job, job_config
 
         for overrides in job_overrides:
             config = job_config(self.hydra_context.config_loader, self.config, list(overrides))

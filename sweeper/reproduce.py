@@ -15,13 +15,13 @@ from mlflow.exceptions import MlflowException
 from omegaconf import OmegaConf
 
 from sweeper.config import BEST, SweepConfig, check_sweep
-from sweeper.pack import run_trials
-from sweeper.parts import load_parts, origin
-from sweeper.progress import Progress
-from sweeper.record import Record, ScoredEpoch, read_epochs
-from sweeper.rules import until
-from sweeper.tracker import Tracker
-from sweeper.trial import Trial
+from sweeper.recording.progress import Progress
+from sweeper.recording.record import Record, ScoredEpoch, read_epochs
+from sweeper.recording.tracker import Tracker
+from sweeper.running.pack import run_trials
+from sweeper.running.parts import load_parts, origin
+from sweeper.running.rules import until
+from sweeper.running.trial import Trial
 from train.command import run
 from train.config import ConfigError, typed
 

@@ -12,10 +12,10 @@ from mlflow.exceptions import MlflowException
 from evaluate.choice.merit import FIDELITIES, MEMORY
 from evaluate.choice.policy import check_scores
 from evaluate.config import PolicyConfig, check_policy
-from sweeper.ranking import Entry, rank_trials
-from sweeper.record import Record, load_records, read_record
-from sweeper.result import keep, say, show
-from sweeper.tracker import Tracker
+from sweeper.recording.record import Record, load_records, read_record
+from sweeper.recording.tracker import Tracker
+from sweeper.results.ranking import Entry, rank_trials
+from sweeper.results.result import keep, say, show
 from train.command import run
 from train.config import ConfigError, suggestion
 

@@ -14,19 +14,19 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from sweeper.budget import used_up
-from sweeper.claim import StudyTrial
 from sweeper.config import SweepConfig, suggested_name
-from sweeper.disk import describe, too_full
-from sweeper.job import ending_cleanly, job_config, leave_if_asked, refuse, tracker_of
 from sweeper.launcher import PackedLauncher
 from sweeper.leaving import in_good_order, leaving
-from sweeper.parts import Parts, load_parts, origin, shared_settings
-from sweeper.record import load_records
-from sweeper.result import conclude
-from sweeper.space import Params, Space, parse_space
-from sweeper.storage import OBJECTIVES
-from sweeper.study import TOTAL, Study, best_settings, study_folder
+from sweeper.proposing.space import Params, Space, parse_space
+from sweeper.recording.record import load_records
+from sweeper.results.result import conclude
+from sweeper.running.budget import used_up
+from sweeper.running.disk import describe, too_full
+from sweeper.running.job import ending_cleanly, job_config, leave_if_asked, refuse, tracker_of
+from sweeper.running.parts import Parts, load_parts, origin, shared_settings
+from sweeper.study.claim import StudyTrial
+from sweeper.study.storage import OBJECTIVES
+from sweeper.study.study import TOTAL, Study, best_settings, study_folder
 from sweeper.worker import launch_workers
 from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from train.base import load_base
+from train.checks import check_trial
 from train.command import run
-from train.config import TrialConfig, check_trial
+from train.config import TrialConfig
 from train.data import load_pictures
 from train.trainer import Member, Trainer, TrainingError
 

@@ -11,7 +11,8 @@ from diffusers import DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from torch import Tensor
 
 from train.adapter import TEXT_ENCODER, UNET
-from train.config import EMBEDDED, BaseConfig, check_base_path
+from train.checks import check_base_path
+from train.config import EMBEDDED, BaseConfig
 from train.lora import Adapters
 from train.single_file import layout
 

@@ -12,7 +12,8 @@ from diffusers.optimization import get_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from train.adapter import TEXT_ENCODER, UNET, Adapter
-from train.config import TrialConfig, check_optimizer
+from train.checks import check_optimizer
+from train.config import TrialConfig
 
 log = logging.getLogger(__name__)
 FIND_THEIR_OWN = {"Prodigy"}  # optimizers whose lr is a factor on the step size they find

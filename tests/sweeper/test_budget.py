@@ -11,12 +11,12 @@ from omegaconf import OmegaConf
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
-from sweeper.budget import BudgetConfig, used_up
 from sweeper.config import SweepConfig
-from sweeper.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, Record, ScoredEpoch
-from sweeper.space import Params, parse_space
-from sweeper.storage import OBJECTIVES
-from sweeper.study import Study, best_settings
+from sweeper.proposing.space import Params, parse_space
+from sweeper.recording.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, Record, ScoredEpoch
+from sweeper.running.budget import BudgetConfig, used_up
+from sweeper.study.storage import OBJECTIVES
+from sweeper.study.study import Study, best_settings
 from sweeper.sweep import first_settings
 from train.config import ConfigError
 

@@ -16,11 +16,11 @@ from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig
 from sweeper.leaving import in_good_order
-from sweeper.pack import run_trials
-from sweeper.parts import Parts
-from sweeper.progress import Progress
-from sweeper.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, Record
-from sweeper.trial import Trial
+from sweeper.recording.progress import Progress
+from sweeper.recording.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, Record
+from sweeper.running.pack import run_trials
+from sweeper.running.parts import Parts
+from sweeper.running.trial import Trial
 from train.base import Base
 from train.capacity import operations, pack_size
 from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig
@@ -83,7 +83,7 @@ def run(base: Base, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def go(trials: Any, pack: int, scoring: Scoring = lambda checkpoints: None) -> None:
         parts = Parts(base, pictures, cast(Any, Scorer(scoring)))
-        monkeypatch.setattr("sweeper.pack.load_parts", lambda config: parts)
+        monkeypatch.setattr("sweeper.running.pack.load_parts", lambda config: parts)
         run_trials(trials, pack)
 
     return go

@@ -18,14 +18,14 @@ from PIL import Image
 
 from evaluate.config import RULES, PolicyConfig, check_policy
 from evaluate.scorecard import Estimate, Scorecard
-from sweeper.claim import settle
-from sweeper.conditions import applies
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.record import Record, load_record
-from sweeper.rules import memorised, no_learning, settled
-from sweeper.sampling import make_sampler
-from sweeper.space import identity, parse_space
-from sweeper.tracker import Tracker
+from sweeper.proposing.conditions import applies
+from sweeper.proposing.sampling import make_sampler
+from sweeper.proposing.space import identity, parse_space
+from sweeper.recording.record import Record, load_record
+from sweeper.recording.tracker import Tracker
+from sweeper.running.rules import memorised, no_learning, settled
+from sweeper.study.claim import settle
 from tests.sweeper.conftest import finish
 from train.command import preflight, settings
 from train.config import CONF
@@ -175,7 +175,7 @@ def test_store_that_was_away_gets_everything_later(
         study / "trials/0000", "away", 0, {"network": {"rank": 4}}, ["network.rank=4"], {}, {}
     )
     record.folder.mkdir(parents=True)
-    monkeypatch.setattr("sweeper.record.weights_hash", lambda path: "0")
+    monkeypatch.setattr("sweeper.recording.record.weights_hash", lambda path: "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     away = Tracker(tmp_path, study)
     with caplog.at_level(logging.WARNING):

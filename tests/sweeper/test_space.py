@@ -14,11 +14,11 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from sweeper.claim import settle
-from sweeper.conditions import applies
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.sampling import GridSampler, Unseen, rounded
-from sweeper.space import Space, identity, parse_space
+from sweeper.proposing.conditions import applies
+from sweeper.proposing.sampling import GridSampler, Unseen, rounded
+from sweeper.proposing.space import Space, identity, parse_space
+from sweeper.study.claim import settle
 from sweeper.sweep import first_settings
 from train.command import settings
 from train.config import CONF, ConfigError

@@ -10,7 +10,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from PIL import Image
 
-from sweeper.record import load_records
+from sweeper.recording.record import load_records
 from tests.sweeper.conftest import SEARCH, SMALL, Swept, break_off, finish, run_module
 from train.checkpoint import weights_hash
 

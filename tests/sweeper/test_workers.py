@@ -17,10 +17,10 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from bench.workers import postgres, start, trials_of
-from sweeper import claim
-from sweeper.claim import StudyTrial
 from sweeper.leaving import FILE
-from sweeper.record import COMPLETE, Record, load_records
+from sweeper.recording.record import COMPLETE, Record, load_records
+from sweeper.study import claim
+from sweeper.study.claim import StudyTrial
 from tests.sweeper.conftest import LIMIT, SMALL, break_off, finish
 from tests.sweeper.test_budget import study_of
 

@@ -9,7 +9,7 @@ from evaluate.choice.merit import excess, fidelity
 from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
-from sweeper.claim import StudyTrial
+from sweeper.study.claim import StudyTrial
 
 Rule = Callable[[list[Scorecard]], str]  # the reason to stop; empty: go on
 

@@ -11,12 +11,12 @@ from typing import Any
 from filelock import FileLock
 from optuna.trial import TrialState
 
-from sweeper.claim import DEATHS, LEASE, StudyTrial, claim, lease, live_trial, settle
 from sweeper.leaving import leaving
-from sweeper.record import FILE, RUNNING, load_record
-from sweeper.sampling import known_settings, make_sampler
-from sweeper.space import Params, Space
-from sweeper.storage import NO_PRUNER, OBJECTIVES, Directions, known, open_study
+from sweeper.proposing.sampling import known_settings, make_sampler
+from sweeper.proposing.space import Params, Space
+from sweeper.recording.record import FILE, RUNNING, load_record
+from sweeper.study.claim import DEATHS, LEASE, StudyTrial, claim, lease, live_trial, settle
+from sweeper.study.storage import NO_PRUNER, OBJECTIVES, Directions, known, open_study
 from train.config import ConfigError, suggestion
 
 ABOUT = "about"  # user attribute of a study: what all its trials share

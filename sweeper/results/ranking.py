@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from evaluate.choice.policy import Selection, select
 from evaluate.config import PolicyConfig
-from sweeper.progress import short
-from sweeper.record import FAILED, Record
+from sweeper.recording.progress import short
+from sweeper.recording.record import FAILED, Record
 
 
 @dataclass(frozen=True)

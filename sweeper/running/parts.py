@@ -12,7 +12,7 @@ from evaluate.origin import environment
 from evaluate.scorer import Scorer
 from evaluate.tracking import flatten
 from sweeper.config import SweepConfig, trial_of
-from sweeper.space import Space
+from sweeper.proposing.space import Space
 from train.base import Base, load_base
 from train.data import Pictures, load_pictures
 

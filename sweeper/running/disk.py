@@ -8,7 +8,7 @@ from pathlib import Path
 from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
 from sweeper.config import ALL, BEST, PARETO, SweepConfig
-from sweeper.record import Record
+from sweeper.recording.record import Record
 from train.base import DTYPES, Base
 from train.member import STATE
 

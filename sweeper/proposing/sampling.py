@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.space import Params, Space, identity
+from sweeper.proposing.space import Params, Space, identity
 from train.config import ConfigError
 
 DRAWS = 100  # proposals that may be known already before the first unknown combination is taken

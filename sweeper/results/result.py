@@ -12,12 +12,12 @@ from rich.table import Table
 from evaluate.choice.diagnosis import diagnose
 from evaluate.choice.merit import pareto
 from evaluate.config import PolicyConfig
-from sweeper.overview import draw_overview
-from sweeper.parts import Parts, origin
-from sweeper.progress import short
-from sweeper.ranking import Entry, explain, last_word, rank_trials, varied
-from sweeper.record import RUNNING, load_records
-from sweeper.tracker import Tracker
+from sweeper.recording.progress import short
+from sweeper.recording.record import RUNNING, load_records
+from sweeper.recording.tracker import Tracker
+from sweeper.results.overview import draw_overview
+from sweeper.results.ranking import Entry, explain, last_word, rank_trials, varied
+from sweeper.running.parts import Parts, origin
 from train.checkpoint import write_atomically
 from train.config import ConfigError
 

@@ -13,8 +13,8 @@ from mlflow.entities import Metric
 from evaluate.choice.diagnosis import describe, diagnose
 from evaluate.config import PolicyConfig
 from evaluate.tracking import Run, Store, flatten, score_metrics
-from sweeper.background import Background
-from sweeper.record import (
+from sweeper.recording.background import Background
+from sweeper.recording.record import (
     COMPLETE,
     FAILED,
     INTERRUPTED,

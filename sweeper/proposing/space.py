@@ -19,7 +19,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from sweeper.conditions import CONDITIONS, applies, decides
+from sweeper.proposing.conditions import CONDITIONS, applies, decides
 from train.config import ConfigError
 
 Params = dict[str, Any]

@@ -12,8 +12,8 @@ import torch
 from evaluate.scorecard import Scorecard
 from sweeper.config import AUTO, trial_of
 from sweeper.leaving import leaving
-from sweeper.parts import load_parts
-from sweeper.trial import Trial
+from sweeper.running.parts import load_parts
+from sweeper.running.trial import Trial
 from train.capacity import MOST, pack_size
 from train.config import cause
 from train.trainer import Checkpoint, Epoch, Member, Trainer

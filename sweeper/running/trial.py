@@ -13,11 +13,11 @@ from PIL.Image import Image
 from evaluate.choice.policy import select
 from evaluate.scorecard import Scorecard
 from sweeper.config import SweepConfig, trial_of
-from sweeper.disk import thin_out
-from sweeper.progress import Progress
-from sweeper.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, STOPPED, WORKER, Record
-from sweeper.rules import Rule
-from sweeper.tracker import Tracker
+from sweeper.recording.progress import Progress
+from sweeper.recording.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, STOPPED, WORKER, Record
+from sweeper.recording.tracker import Tracker
+from sweeper.running.disk import thin_out
+from sweeper.running.rules import Rule
 from train.config import cause
 from train.trainer import Checkpoint, shared_by_a_pack
 

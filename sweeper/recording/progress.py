@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
-from sweeper.record import WORKER, Record, load_records
+from sweeper.recording.record import WORKER, Record, load_records
 
 log = logging.getLogger(__name__)
 

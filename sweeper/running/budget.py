@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
-from sweeper.record import FAILED, Record
+from sweeper.recording.record import FAILED, Record
 
 
 @dataclass

@@ -11,8 +11,8 @@ from evaluate.choice.merit import MEMORY, excess, fidelity, pareto
 from evaluate.config import PolicyConfig
 from evaluate.curves import PICK, draw_curves
 from evaluate.scorecard import Scorecard
-from sweeper.progress import short
-from sweeper.record import Record
+from sweeper.recording.progress import short
+from sweeper.recording.record import Record
 
 WITHIN, OVER, FAINT = "#1864ab", "#adb5bd", "#868e96"
 

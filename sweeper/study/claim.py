@@ -17,9 +17,9 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.conditions import applies
-from sweeper.record import trial_folder
-from sweeper.space import Params, Space
+from sweeper.proposing.conditions import applies
+from sweeper.proposing.space import Params, Space
+from sweeper.recording.record import trial_folder
 
 DEATHS = "deaths"  # user attribute of a trial: how often its process died
 # seconds without a heartbeat after which a worker on another machine counts as dead; on the same

@@ -16,20 +16,20 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
 from evaluate.choice.merit import MEMORY, fidelity, violations
-from sweeper.claim import StudyTrial, claim
 from sweeper.config import SweepConfig, check_sweep, suggested_name, trial_of
 from sweeper.leaving import PERSON, in_good_order, leaving
-from sweeper.pack import run_trials
-from sweeper.parts import Parts, load_parts, origin, shared_settings
-from sweeper.progress import Progress, say
-from sweeper.record import FAILED, FILE, Record, load_record
-from sweeper.result import conclude
-from sweeper.rules import memorised, no_learning, pruned, settled
-from sweeper.space import Params, Space, identity
-from sweeper.storage import NO_PRUNER, answering, open_study
-from sweeper.study import TOTAL, Study, study_folder
-from sweeper.tracker import Tracker
-from sweeper.trial import Trial
+from sweeper.proposing.space import Params, Space, identity
+from sweeper.recording.progress import Progress, say
+from sweeper.recording.record import FAILED, FILE, Record, load_record
+from sweeper.recording.tracker import Tracker
+from sweeper.results.result import conclude
+from sweeper.running.pack import run_trials
+from sweeper.running.parts import Parts, load_parts, origin, shared_settings
+from sweeper.running.rules import memorised, no_learning, pruned, settled
+from sweeper.running.trial import Trial
+from sweeper.study.claim import StudyTrial, claim
+from sweeper.study.storage import NO_PRUNER, answering, open_study
+from sweeper.study.study import TOTAL, Study, study_folder
 from train.command import EXPECTED
 from train.config import ConfigError, typed
 

@@ -1,0 +1,1 @@
+"""What is written down while it happens: on disk, in MLflow, on the terminal."""

@@ -1,0 +1,1 @@
+"""What a study comes to: the pick, the ranking, the pictures."""
