@@ -1,4 +1,4 @@
-"""Our Hydra launcher: the trials of a sweep in packs. The work is done by sweeper/running/pack.py."""
+"""Our Hydra launcher: the trials of a sweep in packs. sweeper/running/pack.py does the work."""
 
 from __future__ import annotations
 
