@@ -43,7 +43,9 @@ def sweep(root: Path) -> tuple[float, float]:
     began = at_work = time.monotonic()
     command = [sys.executable, "-u", "-m", "sweeper", "-m",
                f"study.root={root}", "study.keep=all"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         assert process.stdout
         for line in process.stdout:
             sys.stdout.write(line)

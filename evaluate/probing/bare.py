@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -46,8 +47,10 @@ class BareBase:
         about = [self.base.fingerprint, str(self.base.dtype), *sampling, prompts, seeds]
         digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
         file = self.cache / f"base-{digest[:16]}.safetensors"
-        if not file.is_file():
-            log.info(f"{len(probes)} pictures of the bare base, to compare with")
-            images = generate(self.base, [], prompts, seeds, *sampling)[0]
-            write_atomically(file, save({"images": (images * 255).round().byte()}))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):  # of workers that begin together one makes them for all
+            if not file.is_file():
+                log.info(f"{len(probes)} pictures of the bare base, to compare with")
+                images = generate(self.base, [], prompts, seeds, *sampling)[0]
+                write_atomically(file, save({"images": (images * 255).round().byte()}))
         return load_file(file)["images"].float() / 255
