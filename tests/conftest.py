@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from train.base import Base, load_base
 from train.config import BaseConfig, DataConfig
 from train.data import Pictures, load_pictures
+
+# several processes share the tests and the cores; those that they start inherit it
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")

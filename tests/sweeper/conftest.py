@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # two trials of two epochs, with few steps and few probes
 SEARCH = ("-m", "network.rank=2,4", "hydra.sweeper.n_trials=2", "study.name=small")
@@ -78,7 +79,14 @@ class Swept:
 
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    root = tmp_path_factory.mktemp("sweep") / "mlruns"
-    code, output = finish(root, "sweeper", *SEARCH, *SMALL)
-    assert code == 0, output
-    return Swept(root, output)
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the processes that share the tests share this sweep
+    root, told = folder / "swept" / "mlruns", folder / "swept" / "output.txt"
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "swept.lock"):
+        if not told.is_file():
+            code, output = finish(root, "sweeper", *SEARCH, *SMALL)
+            assert code == 0, output
+            told.write_text(output)
+    return Swept(root, told.read_text())
