@@ -88,7 +88,7 @@ class Unseen(BaseSampler):
 def make_sampler(config: dict[str, Any], seed: int, space: Space, study: Study) -> BaseSampler:
     """The sampler of hydra/sweeper/sampler, seeded for one proposal.
 
-    Made anew for every trial, with the study's seed plus the trial's number: what is proposed
+    Made anew for every trial, with a seed of the study's and the trial's number: what is proposed
     then depends on the study alone, not on how often it was interrupted.
 
     Raises:

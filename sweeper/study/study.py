@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 from optuna.trial import TrialState
 
@@ -144,9 +145,9 @@ class Study:
         settle(live_trial(self.optuna, number), self.space)
 
     def _seed(self, number: int) -> None:
-        self.optuna.sampler = make_sampler(
-            self.sampler, self.seed + number, self.space, self.optuna
-        )
+        # mixed, so that a study with the next seed does not propose what this one proposed
+        mixed = np.random.SeedSequence((self.seed, number)).generate_state(1)
+        self.optuna.sampler = make_sampler(self.sampler, int(mixed[0]), self.space, self.optuna)
 
 
 def best_settings(folder: Path, url: str | None, count: int) -> list[Params]:

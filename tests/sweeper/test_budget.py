@@ -50,17 +50,18 @@ def test_a_budget_is_used_up(budget: BudgetConfig, words: str) -> None:
     assert bool(said) == bool(words)
 
 
-def study_of(folder: Path, *first: Params, **options: Any) -> Study:
-    space, _ = parse_space(["network.rank=2,4,8,16"], {}, OverridesParser.create())
+def study_of(
+    folder: Path, *first: Params, search: str = "network.rank=2,4,8,16", **options: Any
+) -> Study:
+    space, _ = parse_space([search], {}, OverridesParser.create())
     return Study(
         folder=folder,
         about={},
         space=space,
         sampler={"_target_": "optuna.samplers.RandomSampler"},
         pruner={"_target_": "optuna.pruners.NopPruner"},
-        seed=0,
         first=[*first],
-        **options,
+        **{"seed": 0, **options},
     )
 
 
@@ -132,3 +133,15 @@ def test_a_database_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"study\.storage: cannot be used") as error:
         study_of(tmp_path, url="sqlite:////nowhere/at/all.db")
     assert "\n" not in str(error.value)
+
+
+def test_another_seed_is_another_search(tmp_path: Path) -> None:
+    proposed = []
+    for seed in (0, 0, 1):
+        study = study_of(
+            tmp_path / str(len(proposed)), search="optimizer.lr=interval(0,1)", seed=seed
+        )
+        trials = [study.next_trial(3) for _ in range(3)]
+        proposed.append([trial.params["optimizer.lr"] for trial in trials if trial])
+    assert proposed[0] == proposed[1]
+    assert not set(proposed[1]) & set(proposed[2]), "not even shifted by a trial"
