@@ -136,7 +136,7 @@ def test_a_database_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 
 def test_another_seed_is_another_search(tmp_path: Path) -> None:
-    proposed = []
+    proposed: list[list[object]] = []
     for seed in (0, 0, 1):
         study = study_of(
             tmp_path / str(len(proposed)), search="optimizer.lr=interval(0,1)", seed=seed
