@@ -20,6 +20,7 @@ class EncodedPictures:
     Attributes:
         mean, std: (n, c, h, w), of the latents' distribution.
         captions, conditioning: n, and after them the empty caption.
+        sizes: (n, 6), of `Base.size_conditioning`.
         owners: the pictures' indices, each as often as an epoch shows it.
     """
 
@@ -27,6 +28,7 @@ class EncodedPictures:
     std: Tensor
     captions: list[str]
     conditioning: dict[str, Tensor]
+    sizes: Tensor
     owners: list[int]
 
     @property
@@ -50,5 +52,6 @@ def encode_pictures(base: Base, pictures: Pictures, resolution: int) -> EncodedP
         std=torch.cat([std for _, std in encoded]).cpu(),
         captions=captions,
         conditioning=conditioning,
+        sizes=torch.tensor([picture.sizes(resolution) for picture in pictures.training]),
         owners=list(range(len(pictures.training))) * pictures.repeats,
     )

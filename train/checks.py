@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 from pathlib import Path
 from typing import Any
 
-from train.config import ConfigError, TrialConfig, suggestion
+from train.config import BaseConfig, ConfigError, TrialConfig, suggestion
 
 SCHEDULERS = (
     "constant",
@@ -19,6 +20,8 @@ SCHEDULERS = (
 )
 PRECISIONS = ("fp32", "bf16", "fp16")
 SPEEDS = ("eager", "compile")
+ATTENTIONS = ("sdpa", "xformers")
+PREDICTIONS = ("auto", "epsilon", "v_prediction")
 
 
 def check_trial(config: TrialConfig) -> None:
@@ -59,15 +62,34 @@ def check_trial(config: TrialConfig) -> None:
     if not config.data.trigger.strip():
         raise ConfigError("data.trigger: must name the subject, for example 'sks person'")
     _check_choice("scheduler.name", config.scheduler.name, SCHEDULERS)
-    _check_choice("base.precision", config.base.precision, PRECISIONS)
-    _check_choice("base.speed", config.base.speed, SPEEDS)
     _check_choice("training.save_precision", config.training.save_precision, PRECISIONS)
-    check_base_path(config.base.path)
+    check_base(config.base)
     check_optimizer(config.optimizer)
 
 
-def check_base_path(path: str) -> None:
-    """Raises a ConfigError for a pickle."""
+def check_base(base: BaseConfig) -> None:
+    """Refuses what cannot be loaded, before anything is.
+
+    Raises:
+        ConfigError: a pickle, an unknown choice, or a package that is not installed.
+    """
+    _check_path(base.path)
+    _check_choice("base.precision", base.precision, PRECISIONS)
+    _check_choice("base.speed", base.speed, SPEEDS)
+    _check_choice("base.attention", base.attention, ATTENTIONS)
+    _check_choice("base.prediction", base.prediction, PREDICTIONS)
+    if base.clip_skip < 1:
+        raise ConfigError(f"base.clip_skip: {base.clip_skip} must be 1 (the last layer) or more")
+    if base.attention == "xformers" and importlib.util.find_spec("xformers") is None:
+        raise ConfigError(
+            "base.attention: xformers is not installed (pip install xformers, or take sdpa, "
+            "which comes with torch)"
+        )
+    if base.attention == "xformers" and base.device == "cpu":
+        raise ConfigError("base.attention: xformers needs a CUDA device; take sdpa on the CPU")
+
+
+def _check_path(path: str) -> None:
     if Path(path).suffix in {".ckpt", ".pt", ".pth", ".bin"}:
         raise ConfigError(
             f"base.path: {path} is a pickle, which can run code when loaded; "

@@ -42,6 +42,9 @@ class BaseConfig:
     device: str = "auto"
     precision: str = "fp32"
     speed: str = "eager"
+    attention: str = "sdpa"
+    clip_skip: int = 1
+    prediction: str = "auto"
 
 
 @dataclass

@@ -18,7 +18,7 @@ def encode_latents(base: Base, pixels: Tensor) -> tuple[Tensor, Tensor]:
         two tensors (N, c, h, w) in float32 on the base's device.
     """
     with torch.inference_mode():
-        scaled = (pixels * 2 - 1).to(base.device, base.dtype)
+        scaled = (pixels * 2 - 1).to(base.device, base.vae.dtype)
         posterior = base.vae.encode(scaled).latent_dist
         shift = getattr(base.vae.config, "shift_factor", None) or 0.0
         factor = base.vae.config.scaling_factor
@@ -34,15 +34,15 @@ def diffusion_loss(
     Args:
         latents, noise: (N, c, h, w), float32.
         timesteps: (N,), whole numbers.
-        conditioning: keyword arguments of the UNet, N rows each.
+        conditioning: of `Base.predict`, N rows each.
 
     Returns:
         (N,) float32. The target is the noise, or the velocity of Salimans and Ho 2022, or the
         picture itself, as the base was trained.
     """
     noisy = base.noise.add_noise(latents, noise, timesteps)
-    prediction = base.unet(noisy.to(base.dtype), timesteps, **conditioning).sample.float()
-    kind = base.noise.config.prediction_type
+    prediction = base.predict(noisy, timesteps, conditioning)
+    kind = base.prediction
     if kind == "v_prediction":
         target = base.noise.get_velocity(latents, noise, timesteps)
     else:

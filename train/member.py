@@ -59,12 +59,14 @@ class Draw:
     """The random choices for one member's part of a batch, on the CPU.
 
     Attributes:
+        owners: indices of the pictures.
         captions: indices of the encoded captions.
     """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
+    owners: list[int]
     captions: Tensor
     dropout: Dropout
 
@@ -107,7 +109,7 @@ class Run:
             captions = captions.masked_fill(dropped, data.empty)
         rate = self.config.network.dropout
         seed = int(torch.randint(2**31, (), generator=random)) if rate else 0
-        return Draw(mean + std * spread, noise, timesteps, captions, Dropout(rate, seed))
+        return Draw(mean + std * spread, noise, timesteps, owners, captions, Dropout(rate, seed))
 
     def group_size(self, step: int) -> int:
         """How many batches make the optimizer step that this batch belongs to."""

@@ -11,7 +11,7 @@ import torch
 from diffusers.optimization import get_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from train.adapter import TEXT_ENCODER, UNET, Adapter
+from train.adapter import TEXT_ENCODERS, UNET, Adapter
 from train.checks import check_optimizer
 from train.config import TrialConfig
 
@@ -39,7 +39,7 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
     if "fused" in inspect.signature(cls).parameters:
         arguments.setdefault("fused", True)
     rates = {UNET: arguments["lr"]}
-    rates[TEXT_ENCODER] = config.training.text_encoder_lr or arguments["lr"]
+    rates |= dict.fromkeys(TEXT_ENCODERS, config.training.text_encoder_lr or arguments["lr"])
     whole = cls.__name__ in ELEMENTWISE
     groups = [
         {"params": [adapter.flat[name]] if whole else adapter.shaped(name), "lr": lr}

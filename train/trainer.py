@@ -153,8 +153,13 @@ class Trainer:
     def _conditioning(
         self, running: list[Run], drawn: list[Draw], captions: Tensor
     ) -> dict[str, Tensor]:
-        """Text embeddings of the rows' captions: cached, or fresh where a text encoder learns."""
+        """Text embeddings of the rows' captions: cached, or fresh where a text encoder learns.
+
+        With SDXL also the sizes of the rows' pictures.
+        """
+        sizes = self.base.size_conditioning(self.data.sizes[[i for d in drawn for i in d.owners]])
         if any(run.config.network.text_encoder for run in running):
             wanted = [caption for draw in drawn for caption in draw.captions.tolist()]
-            return self.base.encode_text([self.data.captions[caption] for caption in wanted])
-        return {k: value.index_select(0, captions) for k, value in self.data.conditioning.items()}
+            return self.base.encode_text([self.data.captions[c] for c in wanted]) | sizes
+        text = {k: rows.index_select(0, captions) for k, rows in self.data.conditioning.items()}
+        return text | sizes
