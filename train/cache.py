@@ -21,6 +21,7 @@ class EncodedPictures:
         mean, std: (n, c, h, w), of the latents' distribution.
         captions, conditioning: n, and after them the empty caption.
         owners: the pictures' indices, each as often as an epoch shows it.
+        prior: (n,) bool, which of them are regularisation pictures; None: none.
     """
 
     mean: Tensor
@@ -28,6 +29,7 @@ class EncodedPictures:
     captions: list[str]
     conditioning: dict[str, Tensor]
     owners: list[int]
+    prior: Tensor | None = None
 
     @property
     def empty(self) -> int:

@@ -64,8 +64,8 @@ def _check_data_and_base(config: TrialConfig) -> None:
     _check_shares("data", config.data, ("validation_fraction",))
     if not config.data.trigger.strip():
         raise ConfigError("data.trigger: must name the subject, for example 'sks person'")
-    _check_choice("base.precision", config.base.precision, PRECISIONS)
-    _check_choice("base.speed", config.base.speed, SPEEDS)
+    check_choice("base.precision", config.base.precision, PRECISIONS)
+    check_choice("base.speed", config.base.speed, SPEEDS)
     check_base_path(config.base.path)
 
 
@@ -86,7 +86,7 @@ def _check_network(network: NetworkConfig) -> None:
 
 
 def _check_scheduler(scheduler: SchedulerConfig) -> None:
-    _check_choice("scheduler.name", scheduler.name, (*SCHEDULERS, *SCHEDULER_ALIASES))
+    check_choice("scheduler.name", scheduler.name, (*SCHEDULERS, *SCHEDULER_ALIASES))
     _check_positive("scheduler", scheduler, ("num_cycles", "power"))
     _check_not_negative("scheduler", scheduler, ("warmup_steps", "warmup_epochs"))
     _check_shares("scheduler", scheduler, ("warmup", "min_lr_ratio", "decay"))
@@ -118,8 +118,8 @@ def _check_training(training: TrainingConfig) -> None:
         "training", training, ("max_grad_norm", "prior_loss_weight", "state_minutes")
     )
     _check_shares("training", training, ("caption_dropout", "noise_offset"))
-    _check_choice("training.save_precision", training.save_precision, PRECISIONS)
-    _check_choice("training.oom", training.oom, OUT_OF_MEMORY)
+    check_choice("training.save_precision", training.save_precision, PRECISIONS)
+    check_choice("training.oom", training.oom, OUT_OF_MEMORY)
 
 
 def _check_positive(part: str, config: object, keys: tuple[str, ...]) -> None:
@@ -151,7 +151,8 @@ def check_base_path(path: str) -> None:
         )
 
 
-def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises a ConfigError for a value that is none of the choices, with the nearest one."""
     if value not in choices:
         near = suggestion(value, list(choices))
         raise ConfigError(f"{key}: {value!r} is none of {', '.join(choices)}{near}")
