@@ -22,6 +22,7 @@ class EncodedPictures:
         captions, conditioning: n, and after them the empty caption.
         sizes: (n, 6), of `Base.size_conditioning`.
         owners: the pictures' indices, each as often as an epoch shows it.
+        prior: (n,) bool, which of them are regularisation pictures; None: none.
     """
 
     mean: Tensor
@@ -30,6 +31,7 @@ class EncodedPictures:
     conditioning: dict[str, Tensor]
     sizes: Tensor
     owners: list[int]
+    prior: Tensor | None = None
 
     @property
     def empty(self) -> int:

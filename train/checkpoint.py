@@ -159,8 +159,8 @@ def metadata(
     """kohya's `ss_*` keys and our config, all strings; nothing in it depends on the time."""
     network, training = config.network, config.training
     conv = {"conv_dim": str(network.conv_rank)} if network.conv_rank else {}
-    if conv and network.conv_alpha is not None:
-        conv["conv_alpha"] = str(network.conv_alpha)
+    if conv and (network.conv_alpha, network.alpha_ratio) != (None, None):
+        conv["conv_alpha"] = str(network.convolution_alpha)
     captions: dict[str, int] = {}
     for picture in pictures.training:
         captions[picture.caption] = captions.get(picture.caption, 0) + 1
@@ -168,7 +168,7 @@ def metadata(
     return {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(network.rank),
-        "ss_network_alpha": str(float(network.rank) if network.alpha is None else network.alpha),
+        "ss_network_alpha": str(network.linear_alpha),
         "ss_network_args": json.dumps(conv),
         "ss_base_model_version": "sd_v1",
         "ss_v2": "False",

@@ -45,7 +45,7 @@ class Picture:
         return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
 
     def sizes(self, resolution: int) -> tuple[int, ...]:
-        """Height and width as it is, what the crop leaves away at the top and left, the result's."""
+        """See `Base.size_conditioning`."""
         width, height = open_picture(self.path).size
         factor = resolution / min(width, height)
         top, left = (round((side * factor - resolution) / 2) for side in (height, width))

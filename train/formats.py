@@ -1,8 +1,9 @@
 """LoRA files of other trainers: their names for things, turned into kohya's.
 
 OneTrainer and ai-toolkit write kohya's layout, for SDXL with the UNet's names of diffusers
-(`Adapters.aliases` knows both). The diffusers scripts, SimpleTuner and PEFT write `unet.<path>.lora_A.weight` (older ones `.lora.down.weight` and
-`processor.to_q_lora.down.weight`), with alpha, if at all, in the metadata.
+(`Adapters.aliases` knows both). The diffusers scripts, SimpleTuner and PEFT write
+`unet.<path>.lora_A.weight` (older ones `.lora.down.weight` and `processor.to_q_lora.down.weight`),
+with alpha, if at all, in the metadata.
 """
 
 from __future__ import annotations

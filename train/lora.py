@@ -178,7 +178,5 @@ def shape(module: nn.Module) -> torch.Size:
 def sizes(network: NetworkConfig, module: nn.Module) -> tuple[int, float]:
     """Rank and alpha for one module: 3x3 convolutions take conv_rank, all others rank."""
     if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
-        rank, alpha = network.conv_rank, network.conv_alpha
-    else:
-        rank, alpha = network.rank, network.alpha
-    return rank, float(rank) if alpha is None else alpha
+        return network.conv_rank, network.convolution_alpha
+    return network.rank, network.linear_alpha

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from train.base import Base
+from train.config import TrainingConfig
 
 
 def encode_latents(base: Base, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,6 +25,39 @@ def encode_latents(base: Base, pixels: Tensor) -> tuple[Tensor, Tensor]:
         factor = base.vae.config.scaling_factor
         mean, std = (posterior.mean - shift) * factor, posterior.std * factor
     return mean.float().clone(), std.float().clone()
+
+
+def row_weights(
+    base: Base, training: TrainingConfig, timesteps: Tensor, prior: Tensor | None = None
+) -> Tensor:
+    """How much each row of a batch weighs in the loss.
+
+    With `min_snr_gamma` the loss on the picture weighs min(SNR, gamma) at each timestep (Hang et
+    al. 2023, arXiv 2303.09556): min(1, gamma / SNR) of the loss on the noise, min(SNR, gamma) /
+    (SNR + 1) of that on the velocity. Both hold where the last timestep has no signal at all.
+
+    Args:
+        timesteps: (N,), whole numbers.
+        prior: (N,) bool, which rows are regularisation pictures, which weigh
+            `prior_loss_weight`; None: none of them.
+
+    Returns:
+        (N,) float32, on the CPU.
+    """
+    weights = torch.ones(len(timesteps))
+    if training.min_snr_gamma is not None:
+        signal = base.noise.alphas_cumprod[timesteps].float().cpu()
+        snr, kind = signal / (1 - signal), base.noise.config.prediction_type
+        capped = snr.clamp(max=training.min_snr_gamma)
+        if kind == "v_prediction":
+            weights = capped / (snr + 1)
+        elif kind == "epsilon":
+            weights = (training.min_snr_gamma / snr).clamp(max=1.0)
+        else:
+            weights = capped
+    if prior is not None:
+        weights = torch.where(prior, weights * training.prior_loss_weight, weights)
+    return weights
 
 
 def diffusion_loss(
