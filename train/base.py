@@ -44,6 +44,7 @@ class Base:
     Attributes:
         family: 1.x, 2.x or SDXL.
         vae, unet, text_encoder, tokenizer: the diffusers and transformers parts.
+        text_encoders: all of them: one, or SDXL's two.
         noise: the scheduler of training; its config makes samplers.
         adapters: where LoRAs join.
         fingerprint: sha256 of the weight files.
@@ -76,7 +77,7 @@ class Base:
         self.vae = pipeline.vae.to(device).requires_grad_(False).eval()
         if self.family.vae_overflows and self.dtype == torch.float16:
             self._widen_vae()
-        encoders = [encoder.to(device) for encoder in encoders]
+        self.text_encoders = encoders = [encoder.to(device) for encoder in encoders]
         self.text_encoder, self.tokenizer = encoders[0], tokenizers[0]
         self._text = TextEncoding(tokenizers, encoders, self._checked(clip_skip))
         self._encoded: dict[tuple[str, ...], dict[str, Tensor]] = {}
@@ -100,7 +101,9 @@ class Base:
         if self.family.is_xl and clip_skip != 1:
             log.warning("base.clip_skip: SDXL always takes the layer before the last; left out")
         elif clip_skip > layers:
-            raise BaseError(f"base.clip_skip: {clip_skip}, but the text encoder has {layers} layers")
+            raise BaseError(
+                f"base.clip_skip: {clip_skip}, but the text encoder has {layers} layers"
+            )
         return clip_skip
 
     @property
@@ -137,9 +140,7 @@ class Base:
         """
         return {SIZES: sizes.to(self.device, torch.float32)} if self.family.is_xl else {}
 
-    def predict(
-        self, noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]
-    ) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         """What the UNet makes of noisy latents, with the adapters in use.
 
         Args:

@@ -21,6 +21,7 @@ from train.course import course_of
 from train.data import Pictures
 from train.loss import row_weights
 from train.memory import adapted
+from train.metadata import metadata
 from train.optimization import at_its_result, make_optimizer, make_scheduler
 from train.processes import ALONE, Processes
 from train.stack import Dropout
@@ -268,8 +269,9 @@ class Run:
 
     def save(self) -> Checkpoint:
         """Writes the LoRA file, then the state to continue from."""
-        steps = self.course.steps_until(self.epoch)
-        about = checkpoint.metadata(self.config, self.base, self.pictures, self.epoch, steps)
+        about = metadata(
+            self.config, checkpoint.NAME, self.base, self.pictures, self.course, self.epoch
+        )
         precision = DTYPES[self.config.training.save_precision]
         self.last = {
             "epoch": self.epoch,
