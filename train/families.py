@@ -18,7 +18,7 @@ EPSILON, VELOCITY = "epsilon", "v_prediction"
 Config = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """One family of models.
 

@@ -96,7 +96,10 @@ def _save(file: Path, config: dict[str, Any]) -> None:
 
 
 def _save_tokenizer(folder: Path, name: str, padding: str) -> None:
-    """CLIP's tokenizer, from the vocabulary that open_clip ships."""
+    """CLIP's tokenizer, from the vocabulary that open_clip ships.
+
+    Where ! is the padding it is so too in a prompt, as in the tokenizers of diffusers' folders.
+    """
     shipped = SimpleTokenizer()
     words = [*list(shipped.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: number for number, word in enumerate(words)}

@@ -103,7 +103,9 @@ def test_diffusers_loads_the_file_with_every_module_and_the_same_change(
     for prefix, network in networks.items():
         paths = {id(module): path for path, module in network.named_modules()}
         for key in (key for key in adapter.matrices if key.startswith(f"{prefix}_")):
-            layer = getattr(theirs, parts[prefix]).get_submodule(paths[id(base.adapters.targets[key])])
+            layer = getattr(theirs, parts[prefix]).get_submodule(
+                paths[id(base.adapters.targets[key])]
+            )
             torch.testing.assert_close(
                 delta(adapter, key), layer.get_delta_weight("default_0").flatten(1)
             )
@@ -176,7 +178,11 @@ def test_files_in_the_words_of_diffusers_load_to_the_same_change(
     for part in ("unet", "text_encoder", "text_encoder_2"):
         for path, module in getattr(theirs, part, torch.nn.Module()).named_modules():
             if hasattr(module, "get_delta_weight"):
-                place = path if part == "unet" or path.startswith("text_model") else f"text_model.{path}"
+                place = (
+                    path
+                    if part == "unet" or path.startswith("text_model")
+                    else f"text_model.{path}"
+                )
                 tensors[f"{part}.{place}.lora_A.weight"] = module.lora_A["default_0"].weight
                 tensors[f"{part}.{place}.lora_B.weight"] = module.lora_B["default_0"].weight
                 rank = module.r["default_0"]
