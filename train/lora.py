@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,8 @@ class Adapters:
         self.active: Stack | None = None
         self.speaks = False  # whether what is in use changes the text encoder
         # SDXL is trained by kohya under the names of its original UNet
-        layers = networks[UNET].config.layers_per_block if TEXT_ENCODER_1 in networks else 0
+        xl: Any = networks[UNET] if TEXT_ENCODER_1 in networks else None
+        layers = xl.config.layers_per_block if xl else 0
         for prefix, network in networks.items():
             network.requires_grad_(False).eval()
             self._find_targets(prefix, network, layers)

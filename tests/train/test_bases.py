@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,22 @@ from torch import Tensor
 
 from evaluate.probing.generate import generate
 from train.adapter import Adapter
-from train.base import Base, load_base
+from train.base import Base, BaseError, load_base
 from train.checkpoint import load_checkpoint, read_metadata
+from train.checks import check_base
 from train.config import (
     BaseConfig,
+    ConfigError,
     DataConfig,
     NetworkConfig,
     TrainingConfig,
     TrialConfig,
 )
 from train.data import load_pictures
+from train.loss import encode_latents
 from train.trainer import Member, Trainer
 
-PROMPT = "a photo of sks puppet"
+PROMPT = "sks puppet"  # short enough to be padded
 LATENTS, TIME = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)), 500
 SIZES = torch.tensor([[60, 90, 0, 8, 32, 32]])
 
@@ -112,7 +116,7 @@ def test_diffusers_loads_the_file_with_every_module_and_the_same_change(
             compared += 1
     loaded = [
         module
-        for name in set(parts[prefix] for prefix in networks)
+        for name in {parts[prefix] for prefix in networks}
         for module in getattr(theirs, name).modules()
         if hasattr(module, "get_delta_weight")
     ]
@@ -147,6 +151,29 @@ def test_sizes_reach_sdxl_alone(base: Base) -> None:
         whole = base.predict(LATENTS, torch.tensor(TIME), text)
     assert torch.equal(seen[1], whole), "without sizes: a whole picture of the latents' size"
     assert torch.equal(seen[0], seen[1]) == (not base.family.is_xl)
+
+
+def test_training_tells_each_pictures_own_size(
+    base: Base, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrialConfig(
+        data=DataConfig(path=str(picture_folder), resolution=32, validation_fraction=0.0),
+        network=NetworkConfig(rank=2, text_encoder=True),
+        optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3},
+        training=TrainingConfig(epochs=1, batch_size=4, caption_dropout=0.5),
+    )
+    seen: list[list[float]] = []
+    predict = base.predict
+
+    def watched(noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+        seen.extend(conditioning.get("time_ids", torch.empty(0, 6)).tolist())
+        return predict(noisy, timesteps, conditioning)
+
+    monkeypatch.setattr(base, "predict", watched)
+    list(Trainer(base, load_pictures(config.data), [Member(config, tmp_path)]))
+    heights = range(60, 67) if base.family.is_xl else range(0)
+    left = {h: round((90 * 32 / h - 32) / 2) for h in heights}
+    assert sorted(seen) == [[h, 90, 0, left[h], 32, 32] for h in heights]
 
 
 def test_metadata_tells_the_family(base: Base, lora: Path) -> None:
@@ -204,3 +231,54 @@ def test_files_in_the_words_of_diffusers_load_to_the_same_change(
         assert set(found.matrices) == set(wanted.matrices)
         for key in wanted.matrices:
             torch.testing.assert_close(delta(found, key), delta(wanted, key))
+
+
+def test_settings_of_the_base(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """clip_skip and prediction as asked; SDXL's autoencoder in fp32 where all else is fp16."""
+    path = str(folder)
+    skipped = load_base(BaseConfig(path=path, device="cpu", clip_skip=2, prediction="epsilon"))
+    assert skipped.prediction == "epsilon"
+    tokens = skipped.tokenizer([PROMPT], padding="max_length", return_tensors="pt").input_ids
+    assert tokens.shape == (1, 16)
+    with torch.no_grad():
+        states = skipped.text_encoder(tokens, output_hidden_states=True).hidden_states
+    found = skipped.encode_text([PROMPT])["encoder_hidden_states"]
+    if skipped.family.is_xl:
+        assert "SDXL always takes the layer before the last" in caplog.text
+        torch.testing.assert_close(found[..., :32], states[-2])
+    else:
+        torch.testing.assert_close(found, skipped.text_encoder.final_layer_norm(states[-2]))
+        with pytest.raises(BaseError, match=r"base.clip_skip: 3, but the text encoder has 2"):
+            load_base(BaseConfig(path=path, device="cpu", clip_skip=3))
+    half = load_base(BaseConfig(path=path, device="cpu", precision="fp16"))
+    assert half.unet.dtype == half.text_encoders[-1].dtype == torch.float16
+    assert half.vae.dtype == (torch.float32 if half.family.is_xl else torch.float16)
+    if half.family.is_xl:
+        mean, std = encode_latents(half, torch.rand(1, 3, 32, 32))
+        assert half.decode(mean + std).isfinite().all()
+
+
+def test_what_is_no_base_is_refused(folder: Path, tmp_path: Path) -> None:
+    def edited(file: str, **news: Any) -> str:
+        other = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(folder, other)
+        about = json.loads((other / file).read_text())
+        (other / file).write_text(json.dumps({**about, **news}))
+        return str(other)
+
+    for path, said in (
+        (edited("model_index.json", text_encoder=[None, None]), "its text encoders are"),
+        (edited("unet/config.json", in_channels=9), "inpainting"),
+        (str(tmp_path / "absent"), "there is no file or folder"),
+    ):
+        with pytest.raises(BaseError, match=said):
+            load_base(BaseConfig(path=path, device="cpu"))
+    with pytest.raises(ConfigError, match=r"base.attention: xformers is not installed"):
+        check_base(BaseConfig(path=str(folder), attention="xformers"))
+    with pytest.raises(ConfigError, match=r"base.path: .*ckpt is a pickle"):
+        check_base(BaseConfig(path="model.ckpt"))
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(BaseError, match=r"are pickles, .* convert them"):
+        load_base(BaseConfig(path=str(pickled), device="cpu"))

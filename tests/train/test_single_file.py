@@ -29,7 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "text_encoder_2": {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2,
                        "num_attention_heads": 2, "projection_dim": 32},
 }  # fmt: skip
-SMALL_UNETS = {
+SMALL_UNETS: dict[Family, dict[str, Any]] = {
     SD1: {"block_out_channels": [32, 32, 64, 64]},
     SD2: {"block_out_channels": [32, 32, 64, 64], "attention_head_dim": [2, 2, 4, 4]},
     SDXL: {"block_out_channels": [32, 32, 64], "attention_head_dim": [2, 2, 4],
@@ -141,7 +141,8 @@ def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> F
     """A family as if its models were small."""
     found: Family = request.param
     configs = cast(dict[str, Any], found.configs)
-    for part, small in {**SMALL, "unet": SMALL_UNETS[found]}.items():
+    smaller = SMALL | {"unet": SMALL_UNETS[found]}
+    for part, small in smaller.items():
         if part in configs:
             monkeypatch.setitem(configs, part, {**configs[part], **small})
     return found
