@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from train.base import load_base
 from train.checks import check_trial
 from train.command import run
-from train.config import TrialConfig
+from train.config import ConfigError, TrialConfig
 from train.data import load_pictures
 from train.trainer import Member, Trainer, TrainingError
 
@@ -18,9 +19,23 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrainConfig(TrialConfig):
-    """A trial's settings, and where its files go."""
+    """A trial's settings, where its files go, and what they are called."""
 
     output: str = "outputs/lora"
+    name: str = "lora"
+
+
+def check_train(config: TrainConfig) -> None:
+    """Refuses impossible settings, naming the key.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
+    check_trial(config)
+    if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f]*[^/\\:*?\"<>|\x00-\x1f. ]", config.name):
+        raise ConfigError(
+            f'name: {config.name!r} is to be a file name, with no folder and none of : * ? " < > |'
+        )
 
 
 def main(config: TrainConfig) -> None:
@@ -30,7 +45,7 @@ def main(config: TrainConfig) -> None:
     base = load_base(config.base)
     trial = TrialConfig(**{f.name: getattr(config, f.name) for f in fields(TrialConfig)})
     total, spent, before = trial.training.epochs, 0.0, None
-    for epoch in Trainer(base, pictures, [Member(trial, Path(config.output))]):
+    for epoch in Trainer(base, pictures, [Member(trial, Path(config.output), config.name)]):
         for reason in epoch.failures.values():
             raise TrainingError(reason)
         saved = epoch.checkpoints[0]
@@ -45,4 +60,4 @@ def main(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    run("train", TrainConfig, check_trial, main)
+    run("train", TrainConfig, check_train, main)

@@ -20,8 +20,6 @@ from train.data import Pictures
 from train.formats import epoch_and_step, to_kohya
 from train.lora import Adapters, shape
 
-NAME = "lora"
-
 
 class CheckpointError(ValueError):
     """A LoRA file cannot be read or does not fit the base; the message says which and why."""
@@ -154,9 +152,13 @@ def epoch_of(path: Path | str) -> int:
 
 
 def metadata(
-    config: TrialConfig, base: Base, pictures: Pictures, epoch: int, steps: int
+    config: TrialConfig, name: str, base: Base, pictures: Pictures, epoch: int, steps: int
 ) -> dict[str, str]:
-    """kohya's `ss_*` keys and our config, all strings; nothing in it depends on the time."""
+    """kohya's `ss_*` keys and our config, all strings; nothing in it depends on the time.
+
+    Args:
+        name: of the LoRA, which its files begin with.
+    """
     network, training = config.network, config.training
     conv = {"conv_dim": str(network.conv_rank)} if network.conv_rank else {}
     if conv and network.conv_alpha is not None:
@@ -172,7 +174,7 @@ def metadata(
         "ss_network_args": json.dumps(conv),
         "ss_base_model_version": "sd_v1",
         "ss_v2": "False",
-        "ss_output_name": NAME,
+        "ss_output_name": name,
         "ss_sd_model_name": Path(config.base.path).name,
         "ss_new_sd_model_hash": base.fingerprint,
         "ss_epoch": str(epoch),
@@ -191,7 +193,7 @@ def metadata(
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.implementation": "diffusers",
-        "modelspec.title": NAME,
+        "modelspec.title": name,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.prediction_type": (
             "v" if base.noise.config.prediction_type == "v_prediction" else "epsilon"

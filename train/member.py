@@ -30,10 +30,16 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Member:
-    """One trial of a pack: its settings, and the folder for its checkpoints and its state."""
+    """One trial of a pack.
+
+    Attributes:
+        folder: for its checkpoints and its state.
+        name: what its files begin with.
+    """
 
     config: TrialConfig
     folder: Path
+    name: str = "lora"
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ class Run:
     """A member in training. Continues the run whose state is in the member's folder."""
 
     def __init__(self, index: int, member: Member, base: Base, pictures: Pictures) -> None:
-        self.index, self.config, self.folder = index, member.config, member.folder
+        self.index, self.config = index, member.config
+        self.folder, self.name = member.folder, member.name
         self.base, self.pictures = base, pictures
         self.epoch = 0  # of its own, in full
         self.losses: list[Tensor] = []
@@ -149,7 +156,9 @@ class Run:
     def save(self) -> Checkpoint:
         """Writes the LoRA file, then the state to continue from."""
         steps = self.epoch * self.steps_an_epoch
-        about = checkpoint.metadata(self.config, self.base, self.pictures, self.epoch, steps)
+        about = checkpoint.metadata(
+            self.config, self.name, self.base, self.pictures, self.epoch, steps
+        )
         precision = DTYPES[self.config.training.save_precision]
         saved = self._checkpoint(self._mean_loss())
         checkpoint.save_checkpoint(saved.path, self.adapter, about, precision)
@@ -188,12 +197,13 @@ class Run:
 
     def _identity(self) -> str:
         about = {**asdict(self.config), "base": self.base.fingerprint, "device": "any"}
+        about["name"] = self.name
         about["data"] = [self.pictures.fingerprint, self.config.data.resolution]
         return json.dumps(about, sort_keys=True)
 
     def _checkpoint(self, train_loss: float) -> Checkpoint:
         # kohya's names: the epochs in between are numbered, the last is not
-        name = checkpoint.NAME if self.finished else f"{checkpoint.NAME}-{self.epoch:06d}"
+        name = self.name if self.finished else f"{self.name}-{self.epoch:06d}"
         return Checkpoint(
             member=self.index,
             path=self.folder / f"{name}.safetensors",
