@@ -1,17 +1,19 @@
-"""`python -m train`: trains one LoRA, without scores. Settings: conf/train.yaml."""
+"""`python -m train`: trains one LoRA, without scores. Settings: conf/train.yaml, or kohya=."""
 
 from __future__ import annotations
 
 import logging
 import re
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from train.base import load_base
 from train.checks import check_trial
-from train.command import run
+from train.command import quiet, run, with_one_line_errors
 from train.config import ConfigError, TrialConfig
 from train.data import load_pictures
+from train.kohya.command_line import expand
 from train.trainer import Member, Trainer, TrainingError
 
 log = logging.getLogger(__name__)
@@ -59,5 +61,14 @@ def main(config: TrainConfig) -> None:
         )
 
 
+def read_kohya() -> None:
+    """Puts what kohya's files amount to into the command line, where there are any."""
+    sys.argv[1:], notes = expand(sys.argv[1:])
+    for note in notes:
+        log.info(note)
+
+
 if __name__ == "__main__":
+    quiet()
+    with_one_line_errors(read_kohya)
     run("train", TrainConfig, check_train, main)
