@@ -20,14 +20,18 @@ class EncodedPictures:
     Attributes:
         mean, std: (n, c, h, w), of the latents' distribution.
         captions, conditioning: n, and after them the empty caption.
+        sizes: (n, 6), of `Base.size_conditioning`.
         owners: the pictures' indices, each as often as an epoch shows it.
+        prior: (n,) bool, which of them are regularisation pictures; None: none.
     """
 
     mean: Tensor
     std: Tensor
     captions: list[str]
     conditioning: dict[str, Tensor]
+    sizes: Tensor
     owners: list[int]
+    prior: Tensor | None = None
 
     @property
     def empty(self) -> int:
@@ -50,5 +54,6 @@ def encode_pictures(base: Base, pictures: Pictures, resolution: int) -> EncodedP
         std=torch.cat([std for _, std in encoded]).cpu(),
         captions=captions,
         conditioning=conditioning,
+        sizes=torch.tensor([picture.sizes(resolution) for picture in pictures.training]),
         owners=list(range(len(pictures.training))) * pictures.repeats,
     )

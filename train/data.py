@@ -44,6 +44,13 @@ class Picture:
         picture = ImageOps.fit(picture, (resolution, resolution), method=method)
         return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
 
+    def sizes(self, resolution: int) -> tuple[int, ...]:
+        """See `Base.size_conditioning`."""
+        width, height = open_picture(self.path).size
+        factor = resolution / min(width, height)
+        top, left = (round((side * factor - resolution) / 2) for side in (height, width))
+        return height, width, top, left, resolution, resolution
+
 
 @dataclass(frozen=True)
 class Pictures:

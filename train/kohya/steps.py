@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from train.checks import SCHEDULERS
+from train.checks import SCHEDULER_ALIASES, SCHEDULERS
 from train.config import ConfigError, suggestion
 from train.kohya.optimizers import kind_of
 from train.kohya.said import Said, argument
 
-SCHEDULER_NAMES = {"cosine_with_restarting": "cosine_with_restarts"}  # as guides write it
-KNOWN = (*SCHEDULERS, "inverse_sqrt", "cosine_with_min_lr", "warmup_stable_decay")
 FIND_THEIR_OWN = ("prodigy", "dadapt")  # one step size for all networks
 LEARNING_RATE = 2e-6  # kohya's own default, which is for fine-tuning and far too low for a LoRA
 STEPS = 1600
@@ -58,10 +56,12 @@ def scheduler(said: Said) -> dict[str, Any]:
     if custom := said.text("lr_scheduler_type"):
         raise ConfigError(f"kohya: lr_scheduler_type: {custom} is not supported, lr_scheduler is")
     written = said.text("lr_scheduler", "constant").lower()
-    name = SCHEDULER_NAMES.get(written, written)
-    if name not in KNOWN:
-        near = suggestion(name, [*KNOWN])
-        raise ConfigError(f"kohya: lr_scheduler: {written} is none of {', '.join(KNOWN)}{near}")
+    name = SCHEDULER_ALIASES.get(written, written)
+    if name not in SCHEDULERS:
+        near = suggestion(name, [*SCHEDULERS])
+        raise ConfigError(
+            f"kohya: lr_scheduler: {written} is none of {', '.join(SCHEDULERS)}{near}"
+        )
     if name != written:
         said.notes.append(f"lr_scheduler: {written} is called {name}")
     warmup = said.number("lr_warmup_steps") or 0

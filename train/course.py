@@ -1,0 +1,107 @@
+"""The course of a training: its batches, steps, epochs and checkpoints."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from train.config import TrainingConfig, TrialConfig
+from train.data import Pictures
+
+CHECKPOINTS = 5  # at least, where nothing is said
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long a training is, and when it saves.
+
+    Attributes:
+        shown: pictures that an epoch shows, repeats counted.
+        rows: of them in one batch, over all processes.
+        accumulation: batches to one step of the optimizer.
+        steps: of the optimizer, in all.
+        save_every: epochs from one checkpoint to the next.
+    """
+
+    shown: int
+    rows: int
+    accumulation: int
+    epochs: int
+    steps: int
+    save_every: int
+
+    @property
+    def batches(self) -> int:
+        """Of a whole epoch; the last may be smaller."""
+        return math.ceil(self.shown / self.rows)
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """The last step of an epoch may have fewer batches."""
+        return math.ceil(self.batches / self.accumulation)
+
+    def batches_after(self, epoch: int) -> int:
+        """Batches of the epoch after so many; the very last one may end early."""
+        left = self.steps - epoch * self.steps_an_epoch
+        return min(self.batches, left * self.accumulation)
+
+    def steps_until(self, epoch: int) -> int:
+        """Steps of the optimizer until this epoch's end."""
+        return min(self.steps, epoch * self.steps_an_epoch)
+
+    def saves_after(self, epoch: int) -> bool:
+        """Whether there is a checkpoint of this epoch."""
+        return epoch % self.save_every == 0 or epoch == self.epochs
+
+    @property
+    def checkpoints(self) -> int:
+        """How many are saved."""
+        return math.ceil(self.epochs / self.save_every)
+
+    def rows_of(self, batch: int) -> int:
+        """Pictures of a batch, counted from 0 within its epoch."""
+        return min(self.rows, self.shown - batch * self.rows)
+
+    def rows_of_step(self, batch: int, batches: int) -> int:
+        """Pictures of the optimizer's step that a batch belongs to.
+
+        Args:
+            batches: of the running epoch.
+        """
+        first = batch // self.accumulation * self.accumulation
+        return sum(map(self.rows_of, range(first, min(first + self.accumulation, batches))))
+
+    def describe(self, training: TrainingConfig, processes: int) -> str:
+        """The effective batch, the steps and the checkpoints, in words."""
+        factors = [f"batch_size {training.batch_size}"]
+        if self.accumulation > 1:
+            factors.append(f"{self.accumulation} accumulated")
+        if processes > 1:
+            factors.append(f"{processes} processes")
+        return (
+            f"effective batch {self.rows * self.accumulation} ({' x '.join(factors)}); "
+            f"{self.steps_an_epoch} steps an epoch, {self.epochs} epochs, {self.steps} steps; "
+            f"a checkpoint every {self.save_every} epochs, {self.checkpoints} in all"
+        )
+
+
+def course_of(config: TrialConfig, pictures: Pictures, processes: int = 1) -> Course:
+    """The course of a trial on these pictures, with so many processes.
+
+    `training.max_steps` stands in place of `epochs`, as kohya's max_train_steps: there are as
+    many epochs as it takes, and the last ends early.
+    """
+    training = config.training
+    shown, rows = len(pictures.training) * pictures.repeats, training.batch_size * processes
+    steps_an_epoch = math.ceil(math.ceil(shown / rows) / training.gradient_accumulation)
+    epochs = training.epochs
+    if training.max_steps is not None:
+        epochs = math.ceil(training.max_steps / steps_an_epoch)
+    return Course(
+        shown=shown,
+        rows=rows,
+        accumulation=training.gradient_accumulation,
+        epochs=epochs,
+        steps=training.max_steps or epochs * steps_an_epoch,
+        save_every=training.save_every or max(1, epochs // CHECKPOINTS),
+    )
