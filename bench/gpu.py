@@ -97,7 +97,7 @@ def random_base(scale: Scale, device: torch.device, compiled: bool = False) -> B
         unet=unet, vae=vae, text_encoder=text, tokenizer=Tokenizer(),
         scheduler=DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
     )  # fmt: skip
-    return Base(parts, "random", "random", device, compiled)
+    return Base(parts, "random", lambda: "random", device, compiled)
 
 
 def wait(device: torch.device) -> None:

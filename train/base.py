@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, replace
 from functools import lru_cache
 from typing import Any
@@ -24,6 +26,7 @@ from train.checks import check_base
 from train.config import EMBEDDED, BaseConfig, cause
 from train.families import Family, family_of
 from train.lora import Adapters
+from train.paging import channels_last
 from train.text import TextEncoding
 
 __all__ = ["DTYPES", "Base", "BaseError", "load_base"]
@@ -45,7 +48,6 @@ class Base:
         text_encoders: all of them: one, or SDXL's two.
         noise: the scheduler of training; its config makes samplers.
         adapters: where LoRAs join.
-        fingerprint: sha256 of the weight files.
         short_hash: the old short hash of web UIs; single files have it.
     """
 
@@ -53,7 +55,7 @@ class Base:
         self,
         pipeline: DiffusionPipeline,
         path: str,
-        fingerprint: str,
+        fingerprint: Callable[[], str],
         device: torch.device,
         compiled: bool = False,
         clip_skip: int = 1,
@@ -61,7 +63,7 @@ class Base:
     ) -> None:
         self.path = path
         self.embedded = path == EMBEDDED
-        self.fingerprint = fingerprint
+        self._fingerprint = fingerprint
         self.short_hash: str | None = None
         self.device = device
         encoders, tokenizers = [pipeline.text_encoder], [pipeline.tokenizer]
@@ -70,7 +72,7 @@ class Base:
             tokenizers.append(pipeline.tokenizer_2)
         self.family: Family = family_of(pipeline.unet.config, len(encoders))
         # convolutions are faster so, on the CPU too
-        self.unet = pipeline.unet.to(device, memory_format=torch.channels_last)
+        self.unet = channels_last(pipeline.unet.to(device))
         self.dtype: torch.dtype = self.unet.dtype
         self.vae = pipeline.vae.to(device).requires_grad_(False).eval()
         if self.family.vae_overflows and self.dtype == torch.float16:
@@ -103,6 +105,11 @@ class Base:
                 f"base.clip_skip: {clip_skip}, but the text encoder has {layers} layers"
             )
         return clip_skip
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the weight files."""
+        return self._fingerprint()
 
     @property
     def prediction(self) -> str:
@@ -201,7 +208,8 @@ def load_base(config: BaseConfig) -> Base:
 def _load(settings: tuple[Any, ...]) -> Base:
     config = BaseConfig(*settings)
     source = locate(config.path)
-    files = weight_files(source)
+    # on another core meanwhile: it takes as long as loading and the first step together
+    hashed = ThreadPoolExecutor(1).submit(fingerprint, weight_files(source), source)
     try:
         pipeline = open_pipeline(source, DTYPES[config.precision])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -209,7 +217,7 @@ def _load(settings: tuple[Any, ...]) -> Base:
             f"base.path: {config.path} is no Stable Diffusion model: {cause(error)}"
         ) from error
     base = Base(
-        pipeline, config.path, fingerprint(files, source), torch.device(config.device),
+        pipeline, config.path, hashed.result, torch.device(config.device),
         config.speed == "compile", config.clip_skip, config.prediction,
     )  # fmt: skip
     base.short_hash = short_hash(source)

@@ -52,7 +52,7 @@ def exact_base(base_folder: Path) -> Iterator[Base]:
     """In float64, where the order of additions does not show."""
     torch.set_default_dtype(torch.float64)
     pipeline = StableDiffusionPipeline.from_pretrained(base_folder, dtype=torch.float64)
-    yield Base(pipeline, str(base_folder), "exact", torch.device("cpu"))
+    yield Base(pipeline, str(base_folder), lambda: "exact", torch.device("cpu"))
     torch.set_default_dtype(torch.float32)
 
 
