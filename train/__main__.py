@@ -26,9 +26,9 @@ class TrainConfig(TrialConfig):
 def main(config: TrainConfig) -> None:
     """Trains, saving checkpoints into `output`; the same folder again continues the run."""
     pictures = load_pictures(config.data)
-    log.info(pictures.report())
-    base = load_base(config.base)
     trial = TrialConfig(**{f.name: getattr(config, f.name) for f in fields(TrialConfig)})
+    log.info(pictures.report(trial))
+    base = load_base(config.base)
     total, spent, before = trial.training.epochs, 0.0, None
     for epoch in Trainer(base, pictures, [Member(trial, Path(config.output))]):
         for reason in epoch.failures.values():

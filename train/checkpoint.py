@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from train.adapter import Adapter
 from train.base import Base
-from train.config import TrialConfig
+from train.config import TrialConfig, settings_of
 from train.data import Pictures
 from train.formats import epoch_and_step, to_kohya
 from train.lora import Adapters, shape
@@ -178,8 +177,8 @@ def metadata(
         "ss_epoch": str(epoch),
         "ss_num_epochs": str(training.epochs),
         "ss_steps": str(steps),
-        "ss_num_train_images": str(len(pictures.training) * pictures.repeats),
-        "ss_num_reg_images": "0",
+        "ss_num_train_images": str(pictures.shown),
+        "ss_num_reg_images": str(sum(p.repeats for p in pictures.regularization)),
         "ss_batch_size_per_device": str(training.batch_size),
         "ss_gradient_accumulation_steps": str(training.gradient_accumulation),
         "ss_learning_rate": str(config.optimizer["lr"]),
@@ -196,7 +195,7 @@ def metadata(
         "modelspec.prediction_type": (
             "v" if base.noise.config.prediction_type == "v_prediction" else "epsilon"
         ),
-        "lorasweep_config": json.dumps(asdict(config), sort_keys=True),
+        "lorasweep_config": json.dumps(settings_of(config), sort_keys=True),
         "lorasweep_data": pictures.fingerprint,
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, TrialConfig, suggestion
+from train.data.buckets import framing_of
 
 SCHEDULERS = (
     "constant",
@@ -19,6 +20,7 @@ SCHEDULERS = (
 )
 PRECISIONS = ("fp32", "bf16", "fp16")
 SPEEDS = ("eager", "compile")
+CACHES = ("memory", "disk", "off")
 
 
 def check_trial(config: TrialConfig) -> None:
@@ -62,8 +64,41 @@ def check_trial(config: TrialConfig) -> None:
     _check_choice("base.precision", config.base.precision, PRECISIONS)
     _check_choice("base.speed", config.base.speed, SPEEDS)
     _check_choice("training.save_precision", config.training.save_precision, PRECISIONS)
+    check_data(config)
     check_base_path(config.base.path)
     check_optimizer(config.optimizer)
+
+
+def check_data(config: TrialConfig) -> None:
+    """Refuses impossible settings of `data` and `cache`.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
+    data = config.data
+    _check_choice("cache", config.cache, CACHES)
+    _check_choice("data.latents", data.latents, ("sampled", "fixed"))
+    _check_choice("data.on_error", data.on_error, ("stop", "skip"))
+    for key in ("height", "min_bucket", "max_bucket", "bucket_step"):
+        value = getattr(data, key)
+        if value is not None and value <= 0:
+            raise ConfigError(f"data.{key}: {value} must be greater than 0")
+    if data.keep_tokens < 0:
+        raise ConfigError(f"data.keep_tokens: {data.keep_tokens} must be 0 or more")
+    if config.training.prior_loss_weight < 0:
+        raise ConfigError("training.prior_loss_weight: must be 0 or more")
+    framing = framing_of(data)
+    if framing.buckets and framing.upscale and framing.least > framing.most:
+        raise ConfigError(
+            f"data.min_bucket: {framing.least} is more than data.max_bucket, {framing.most}"
+        )
+    if framing.buckets and framing.step > min(framing.resolution):
+        raise ConfigError(f"data.bucket_step: {framing.step} is more than the resolution")
+    if data.color_augmentation and config.cache != "off":
+        raise ConfigError(
+            "data.color_augmentation: changes the pictures each time, so their latents cannot be "
+            "kept; set cache=off (slower), or leave it out"
+        )
 
 
 def check_base_path(path: str) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor
 from train import checkpoint
 from train.base import DTYPES, Base
 from train.cache import EncodedPictures
-from train.config import TrialConfig
+from train.config import PLACES, TrialConfig, settings_of
 from train.data import Pictures
+from train.data.buckets import Size
 from train.optimization import make_optimizer, make_scheduler
 from train.stack import Dropout
 
@@ -59,55 +60,59 @@ class Draw:
     """The random choices for one member's part of a batch, on the CPU.
 
     Attributes:
-        captions: indices of the encoded captions.
+        weights: (n,) how much each row's loss counts.
+        sizes: (n, 6) of the pictures, see `EncodedPictures`.
     """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
-    captions: Tensor
+    weights: Tensor
+    sizes: Tensor
+    captions: list[str]
     dropout: Dropout
 
 
 class Run:
     """A member in training. Continues the run whose state is in the member's folder."""
 
-    def __init__(self, index: int, member: Member, base: Base, pictures: Pictures) -> None:
+    def __init__(
+        self, index: int, member: Member, base: Base, pictures: Pictures, data: EncodedPictures
+    ) -> None:
         self.index, self.config, self.folder = index, member.config, member.folder
-        self.base, self.pictures = base, pictures
+        self.base, self.pictures, self.data = base, pictures, data
         self.epoch = 0  # of its own, in full
         self.losses: list[Tensor] = []
-        self.order: list[int] = []
+        self.order: dict[Size, list[int]] = {}
         self.random = torch.Generator().manual_seed(self.config.training.seed)
         self.adapter = base.adapters.create(self.config.network, self.random).to(base.device)
         self.optimizer = make_optimizer(self.config, self.adapter)
         training = self.config.training
-        shown = len(pictures.training) * pictures.repeats
-        self.batches = math.ceil(shown / training.batch_size)
+        self.batches = len(data.batches)
         self.steps_an_epoch = math.ceil(self.batches / training.gradient_accumulation)
         self.steps = training.epochs * self.steps_an_epoch
         self.scheduler = make_scheduler(self.config, self.optimizer, self.steps)
         self._resume()
 
-    def start_epoch(self, shown: int) -> None:
-        self.order = torch.randperm(shown, generator=self.random).tolist()
+    def start_epoch(self) -> None:
+        self.order = self.data.batches.shuffle(self.random)
 
-    def draw(self, step: int, data: EncodedPictures, base: Base) -> Draw:
+    def draw(self, step: int) -> Draw:
         """The pictures of one batch, latents sampled, with noise and timesteps."""
-        training, random = self.config.training, self.random
-        first = step * training.batch_size
-        owners = [data.owners[i] for i in self.order[first : first + training.batch_size]]
-        mean, std = data.mean[owners], data.std[owners]
+        training, random, data = self.config.training, self.random, self.data
+        rows = data.batches.pictures(step, self.order)
+        pictures = [data.pictures[row] for row in rows]
+        mean, std = data.latents_of(rows, random)
         noise, spread = torch.randn((2, *mean.shape), generator=random)
-        count = base.noise.config.num_train_timesteps
-        timesteps = torch.randint(count, (len(owners),), generator=random)
-        captions = torch.tensor(owners)
-        if training.caption_dropout:
-            dropped = torch.rand(len(owners), generator=random) < training.caption_dropout
-            captions = captions.masked_fill(dropped, data.empty)
+        count = self.base.noise.config.num_train_timesteps
+        timesteps = torch.randint(count, (len(rows),), generator=random)
+        captions = data.draw_captions(rows, training.caption_dropout, random)
         rate = self.config.network.dropout
         seed = int(torch.randint(2**31, (), generator=random)) if rate else 0
-        return Draw(mean + std * spread, noise, timesteps, captions, Dropout(rate, seed))
+        prior = torch.tensor([picture.subset.regularization for picture in pictures])
+        weights = torch.where(prior, training.prior_loss_weight, 1.0)
+        return Draw(mean + std * spread, noise, timesteps, weights, data.sizes[rows], captions,
+                    Dropout(rate, seed))  # fmt: skip
 
     def group_size(self, step: int) -> int:
         """How many batches make the optimizer step that this batch belongs to."""
@@ -187,8 +192,9 @@ class Run:
         log.info("continuing %s after epoch %d", self.folder, self.epoch)
 
     def _identity(self) -> str:
-        about = {**asdict(self.config), "base": self.base.fingerprint, "device": "any"}
-        about["data"] = [self.pictures.fingerprint, self.config.data.resolution]
+        about = {**settings_of(self.config), "base": self.base.fingerprint, "device": "any"}
+        read = {key: value for key, value in asdict(self.config.data).items() if key not in PLACES}
+        about["data"] = [self.pictures.fingerprint, read]
         return json.dumps(about, sort_keys=True)
 
     def _checkpoint(self, train_loss: float) -> Checkpoint:

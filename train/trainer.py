@@ -35,7 +35,8 @@ class Epoch:
 
 def shared_by_a_pack(config: TrialConfig) -> tuple[object, ...]:
     """What trials must have in common to be trained together."""
-    return asdict(config.data), asdict(config.base), config.training.batch_size
+    where = config.cache, config.cache_path
+    return asdict(config.data), asdict(config.base), config.training.batch_size, where
 
 
 class Trainer:
@@ -77,11 +78,11 @@ class Trainer:
         """
         shared = shared_by_a_pack(member.config)
         if self._shared is None:
-            self.data = encode_pictures(self.base, self.pictures, member.config.data.resolution)
+            self.data = encode_pictures(self.base, self.pictures, member.config)
             self._shared = shared
         if shared != self._shared:
             raise TrainingError("a pack's trials must share base, pictures and batch size")
-        run = Run(self._added, member, self.base, self.pictures)
+        run = Run(self._added, member, self.base, self.pictures, self.data)
         self.joining.append(run)
         self._added += 1
         return run.index
@@ -114,7 +115,7 @@ class Trainer:
     def _train_epoch(self, running: list[Run]) -> dict[int, str]:
         """An epoch of each of them; those that broke down are out, with the reason."""
         for run in running:
-            run.start_epoch(len(self.data.owners))
+            run.start_epoch()
         for step in range(running[0].batches):
             self.step(running, step)
         failures = {run.index: reason for run in running if (reason := run.finish_epoch())}
@@ -123,16 +124,16 @@ class Trainer:
 
     def step(self, running: list[Run], step: int) -> None:
         """One forward and backward pass for all the members, rows owner by owner."""
-        drawn = [run.draw(step, self.data, self.base) for run in running]
+        drawn = [run.draw(step) for run in running]
         rows = self._to_device(drawn)
         with self.base.adapters.using(
             [run.adapter for run in running], [draw.dropout for draw in drawn]
         ):
             loss = diffusion_loss(
                 self.base, rows["latents"], rows["noise"], rows["timesteps"],
-                self._conditioning(running, drawn, rows["captions"]),
+                self._conditioning(running, drawn, rows["sizes"]),
             )  # fmt: skip
-            shares = [part.mean() for part in loss.chunk(len(running))]
+            shares = [part.mean() for part in (loss * rows["weights"]).chunk(len(running))]
             torch.stack(
                 [share / run.group_size(step) for run, share in zip(running, shares, strict=True)]
             ).sum().backward()
@@ -143,7 +144,7 @@ class Trainer:
     def _to_device(self, drawn: list[Draw]) -> dict[str, Tensor]:
         """The members' draws one after the other, copied while the device works on."""
         rows = {}
-        for name in ("latents", "noise", "timesteps", "captions"):
+        for name in ("latents", "noise", "timesteps", "weights", "sizes"):
             joined = torch.cat([getattr(draw, name) for draw in drawn])
             if self.base.device.type == "cuda":
                 joined = joined.pin_memory()
@@ -151,10 +152,12 @@ class Trainer:
         return rows
 
     def _conditioning(
-        self, running: list[Run], drawn: list[Draw], captions: Tensor
+        self, running: list[Run], drawn: list[Draw], sizes: Tensor
     ) -> dict[str, Tensor]:
         """Text embeddings of the rows' captions: cached, or fresh where a text encoder learns."""
-        if any(run.config.network.text_encoder for run in running):
-            wanted = [caption for draw in drawn for caption in draw.captions.tolist()]
-            return self.base.encode_text([self.data.captions[caption] for caption in wanted])
-        return {k: value.index_select(0, captions) for k, value in self.data.conditioning.items()}
+        wanted = [caption for draw in drawn for caption in draw.captions]
+        speaks = any(run.config.network.text_encoder for run in running)
+        text = self.base.encode_text(wanted) if speaks else self.data.conditioning(wanted)
+        if "time_ids" in text:  # SDXL is told the sizes of the pictures
+            text = {**text, "time_ids": sizes.to(text["time_ids"])}
+        return text

@@ -14,11 +14,15 @@ from evaluate.tracking import flatten
 from sweeper.config import SweepConfig, trial_of
 from sweeper.proposing.space import Space
 from train.base import Base, load_base
+from train.config import PLACES as DATA_PLACES
 from train.data import Pictures, load_pictures
 
 log = logging.getLogger(__name__)
 # where things lie and what they run on may change in the middle of a study
-PLACES = ("data.path", "data.validation_path", "base.path", "base.device", "base.speed")
+PLACES = (
+    *(f"data.{key}" for key in DATA_PLACES), "base.path", "base.device", "base.speed", "cache",
+    "cache_path",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def load_parts(config: SweepConfig) -> Parts:
     if key not in _made:
         _made.clear()
         pictures = load_pictures(config.data)
-        log.info(pictures.report())
+        log.info(pictures.report(trial_of(config)))
         log.info(f"loading the base {config.base.path} and the scorer")
         base = load_base(config.base)
         cache = Path(config.study.root) / "cache"

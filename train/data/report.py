@@ -1,0 +1,84 @@
+"""What becomes of the pictures in training: sizes, steps, and what looks unwise about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from train.config import TrialConfig
+from train.data.batches import frames_of, plan_batches
+from train.data.buckets import Frame
+from train.data.picture import Picture
+
+# how often a picture is seen in all: the presets say 90 to 200 times
+RARELY, OFTEN = 20, 400
+ENLARGED = 1.25  # times, from which on it is seen
+
+
+def lines_before_training(
+    training: Sequence[Picture],
+    regularization: Sequence[Picture],
+    batch_sizes: Sequence[int],
+    config: TrialConfig,
+) -> tuple[list[str], list[str]]:
+    """Lines on sizes, regularisation and steps; and warnings.
+
+    Args:
+        batch_sizes: those that a dataset_config asks for.
+
+    Raises:
+        DataError: a picture that is too small for a bucket.
+    """
+    pictures = [*training, *regularization]
+    frames = frames_of(pictures, config.data)
+    batches = plan_batches(pictures, frames, config.training.batch_size)
+    lines = [
+        f"{'bucket' if config.data.buckets else 'size'} {width}x{height}: "
+        f"{len(set(shown))} pictures, {len(shown)} an epoch"
+        for (width, height), shown in batches.buckets.items()
+    ]
+    if regularization:
+        times = sum(picture.repeats for picture in regularization)
+        lines.append(f"{len(regularization)} regularisation pictures, shown {times} times an epoch")
+    settings = config.training
+    steps = math.ceil(len(batches) / settings.gradient_accumulation)
+    rows = settings.batch_size * settings.gradient_accumulation
+    lines.append(
+        f"{steps} steps an epoch with {rows} pictures each at most, "
+        f"{steps * settings.epochs} in all"
+    )
+    return lines, _warnings(training, frames, batch_sizes, config)
+
+
+def _warnings(
+    training: Sequence[Picture],
+    frames: Sequence[Frame],
+    batch_sizes: Sequence[int],
+    config: TrialConfig,
+) -> list[str]:
+    said = []
+    settings = config.training
+    times = sum(picture.repeats for picture in training) * settings.epochs / len(training)
+    if times > OFTEN:
+        said.append(
+            f"each picture is seen {times:.0f} times: few pictures for so many repeats and epochs "
+            "(100 to 200 are usual)"
+        )
+    elif times < RARELY:
+        said.append(f"each picture is seen {times:.0f} times only (100 to 200 are usual)")
+    enlarged = [(frame.scale, picture) for frame, picture in zip(frames, training, strict=False)
+                if frame.scale > ENLARGED]  # fmt: skip
+    if enlarged:
+        scale, smallest = max(enlarged, key=lambda pair: pair[0])
+        width, height = smallest.size
+        said.append(
+            f"{len(enlarged)} pictures are smaller than they are trained and get blurred: "
+            f"{smallest.path.name}, {width}x{height}, is enlarged {scale:.1f} times"
+        )
+    if others := {size for size in batch_sizes if size != settings.batch_size}:
+        asked = ", ".join(map(str, sorted(others)))
+        said.append(
+            f"the dataset_config's batch_size {asked} is not used; training.batch_size is "
+            f"{settings.batch_size}"
+        )
+    return said
