@@ -48,6 +48,7 @@ DATASET: dict[str, tuple[type, ...]] = {
     "bucket_reso_steps": (int,),
     "bucket_no_upscale": (bool,),
 }
+SIDES = ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
 # what kohya reads there and we do not: said, and otherwise passed over
 UNSUPPORTED = (
     "alpha_mask", "cache_info", "caption_dropout_every_n_epochs", "caption_prefix",
@@ -166,13 +167,12 @@ class _Reader:
         where = f"{KEY}: {self.file.name}, {place}"
         config = self.config
         size = said.get("resolution", [config.resolution, config.height or config.resolution])
-        width, height = [size, size] if isinstance(size, int) else (*size, None, None)[:2]
-        sides = [said[key] for key in DATASET if key not in ("resolution", "batch_size")
-                 and not isinstance(said.get(key, True), bool)]  # fmt: skip
-        if not all(isinstance(side, int) and side > 0 for side in (width, height, *sides)):
+        pair = [size, size] if isinstance(size, int) else size
+        sides = [*pair, *(said[key] for key in SIDES if key in said)]
+        if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
             raise DataError(f"{where}: sizes are whole numbers of pixels, resolution one or two")
         chosen = replace(
-            config, resolution=width, height=height,
+            config, resolution=pair[0], height=pair[1],
             buckets=said.get("enable_bucket", config.buckets),
             min_bucket=said.get("min_bucket_reso", config.min_bucket),
             max_bucket=said.get("max_bucket_reso", config.max_bucket),

@@ -15,7 +15,7 @@ from PIL import Image
 from train.data.picture import open_picture
 
 SIDE, EDGE = 32, 3  # pixels: of the small copy, and of its left, upper and right borders
-ALIKE = 14.0  # of 255: borders that vary less from picture to picture are one background
+ALIKE = 16.0  # of 255: borders that vary less from picture to picture are one background
 ENOUGH = 4  # different pictures, to say so
 
 

@@ -75,6 +75,14 @@ def _warnings(
             f"{len(enlarged)} pictures are smaller than they are trained and get blurred: "
             f"{smallest.path.name}, {width}x{height}, is enlarged {scale:.1f} times"
         )
+    own = (config.data.resolution, config.data.height or config.data.resolution)
+    framings = [picture.subset.framing for picture in training]
+    if sizes := {framing.resolution for framing in framings if framing} - {own}:
+        asked = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
+        said.append(
+            f"the dataset_config's resolution {asked} is trained; probes and metadata go by "
+            f"data.resolution, {own[0]}"
+        )
     if others := {size for size in batch_sizes if size != settings.batch_size}:
         asked = ", ".join(map(str, sorted(others)))
         said.append(
