@@ -76,8 +76,8 @@ class Store:
             except Timeout:
                 log.info(f"waiting for another process that fills {self.folder}")
                 lock.acquire()
-        except OSError as error:
-            self._do_without(error.strerror or str(error))
+        except (OSError, NotImplementedError) as error:  # a place without locks, or no place
+            self._do_without(str(error))
             yield
             return
         try:
