@@ -53,7 +53,7 @@ def load_parts(config: SweepConfig) -> Parts:
         log.info(f"loading the base {config.base.path} and the scorer")
         base = load_base(config.base)
         cache = Path(config.study.root) / "cache"
-        scorer = Scorer(base, pictures, config.data.resolution, config.probes, config.scores, cache)
+        scorer = Scorer(base, pictures, config.data, config.probes, config.scores, cache)
         _made[key] = Parts(base, pictures, scorer)
     check_scores(config.policy, _made[key].scorer.names)
     return _made[key]
