@@ -30,7 +30,8 @@ from evaluate.probing.generate import generate
 from sweeper.config import SweepConfig, trial_of
 from sweeper.recording.record import load_records
 from train.adapter import Adapter
-from train.base import EMBEDDED_FOLDER, Base, load_base
+from train.base import Base, load_base
+from train.base_files import EMBEDDED_FOLDER
 from train.checkpoint import write_atomically
 from train.command import quiet, settings
 from train.config import BaseConfig, TrialConfig
@@ -88,7 +89,7 @@ def peft_step(base: Base, trainer: Trainer) -> Step:
     optimizer = torch.optim.AdamW(parameters, **arguments)
 
     def step() -> None:
-        drawn = run.draw(0)
+        drawn = run.draw(0, trainer.data)
         text = trainer.data.conditioning(drawn.captions)
         noisy = base.noise.add_noise(drawn.latents, drawn.noise, drawn.timesteps)
         target = base.noise.get_velocity(drawn.latents, drawn.noise, drawn.timesteps)

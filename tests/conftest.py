@@ -1,4 +1,4 @@
-"""A Stable Diffusion model with random weights, small enough to make in a second; some pictures."""
+"""Models with random weights, small enough to make in a second, of each family; some pictures."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from train.base import Base, load_base
 from train.config import BaseConfig, DataConfig
@@ -22,16 +34,6 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
     tokenizer = _tokenizer(folder)
-    size = len(tokenizer)
-    text = CLIPTextConfig(
-        vocab_size=size, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=16, bos_token_id=size - 2,
-        eos_token_id=size - 1,
-    )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=8,
-    )  # fmt: skip
     unet = UNet2DConditionModel(
         sample_size=16, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=32,
         attention_head_dim=8, norm_num_groups=8,
@@ -39,21 +41,82 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
     StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet,
+        vae=_vae(), text_encoder=CLIPTextModel(_text(tokenizer)), tokenizer=tokenizer, unet=unet,
         scheduler=DDIMScheduler(clip_sample=False), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
     return folder
 
 
-def _tokenizer(folder: Path) -> CLIPTokenizer:
+@pytest.fixture(scope="session")
+def v2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As Stable Diffusion 2.1: linear projections, v-prediction."""
+    folder = tmp_path_factory.mktemp("v2")
+    torch.manual_seed(0)
+    tokenizer = _tokenizer(folder)
+    unet = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=32,
+        attention_head_dim=(2, 4), norm_num_groups=8, use_linear_projection=True,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    StableDiffusionPipeline(
+        vae=_vae(), text_encoder=CLIPTextModel(_text(tokenizer, hidden_act="gelu")),
+        tokenizer=tokenizer, unet=unet,
+        scheduler=DDIMScheduler(clip_sample=False, prediction_type="v_prediction"),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As SDXL: its kinds of blocks, two text encoders, the pooled text and the sizes."""
+    folder = tmp_path_factory.mktemp("xl")
+    torch.manual_seed(0)
+    first, second = _tokenizer(folder), _tokenizer(folder, pad_token=",</w>")
+    unet = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(16, 32, 32), layers_per_block=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2), attention_head_dim=(2, 4, 4),
+        cross_attention_dim=32 + 48, norm_num_groups=8, use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 24,
+    )  # fmt: skip
+    pooled = _text(second, hidden_size=48, hidden_act="gelu", projection_dim=24)
+    StableDiffusionXLPipeline(
+        vae=_vae(scaling_factor=0.13025), text_encoder=CLIPTextModel(_text(first)),
+        text_encoder_2=CLIPTextModelWithProjection(pooled), tokenizer=first, tokenizer_2=second,
+        unet=unet, scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def _vae(**options: float) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=8, **options,
+    )  # fmt: skip
+
+
+def _text(tokenizer: CLIPTokenizer, **options: int | str) -> CLIPTextConfig:
+    size = len(tokenizer)
+    return CLIPTextConfig(
+        vocab_size=size, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=16, bos_token_id=size - 2, eos_token_id=size - 1,
+        **{"hidden_size": 32, **options},
+    )  # fmt: skip
+
+
+def _tokenizer(folder: Path, **options: str) -> CLIPTokenizer:
     letters = "abcdefghijklmnopqrstuvwxyz,"
     tokens = [t for letter in letters for t in (letter, f"{letter}</w>")]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16, **options
     )
 
 

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from train.stack import Layout, Part
 
-NETWORKS = UNET, TEXT_ENCODER = "lora_unet", "lora_te"  # how kohya's keys begin
+# how kohya's keys begin: SDXL has two text encoders, numbered, all others have one
+UNET, TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODER_2 = "lora_unet", "lora_te", "lora_te1", "lora_te2"
+TEXT_ENCODERS = (TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODER_2)
+NETWORKS = (UNET, *TEXT_ENCODERS)
 
 
 class Adapter(nn.Module):
@@ -41,8 +44,8 @@ class Adapter(nn.Module):
 
     @property
     def speaks(self) -> bool:
-        """Whether it changes the text encoder."""
-        return bool(self.layouts[TEXT_ENCODER].parts)
+        """Whether it changes a text encoder."""
+        return any(self.layouts[name].parts for name in TEXT_ENCODERS)
 
     def views(self, flats: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Key -> down and up: views of flat tensors, such as the parameters or their gradients."""

@@ -2,95 +2,173 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
+from dataclasses import astuple, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor
 
-from train.adapter import TEXT_ENCODER, UNET
-from train.checks import check_base_path
-from train.config import EMBEDDED, BaseConfig
+from train.adapter import UNET
+from train.base_files import (
+    BaseError,
+    find_family,
+    fingerprint,
+    locate,
+    short_hash,
+    weight_files,
+)
+from train.checks import check_base
+from train.config import EMBEDDED, BaseConfig, cause
+from train.families import Family, family_of
 from train.lora import Adapters
 from train.single_file import layout
+from train.text import TextEncoding
 
-EMBEDDED_FOLDER = Path(__file__).parent / "puppets" / "weights" / "base"
+__all__ = ["DTYPES", "Base", "BaseError", "load_base"]
+
+log = logging.getLogger(__name__)
 DECODED = 64 * 64  # positions of latents that are decoded at once: it takes the most memory of all
 ENCODED = 16  # lists of prompts whose embeddings are kept
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class BaseError(ValueError):
-    """The base model cannot be loaded; the message says why and what to do."""
+TEXT = "encoder_hidden_states"
+SIZES = "time_ids"  # SDXL's conditioning on the size of pictures
 
 
 class Base:
     """A Stable Diffusion model, frozen, with places for adapters.
 
     Attributes:
+        family: 1.x, 2.x or SDXL.
         vae, unet, text_encoder, tokenizer: the diffusers and transformers parts.
+        text_encoders: all of them: one, or SDXL's two.
         noise: the scheduler of training; its config makes samplers.
         adapters: where LoRAs join.
         fingerprint: sha256 of the weight files.
+        short_hash: the old short hash of web UIs; single files have it.
     """
 
     def __init__(
         self,
-        pipeline: StableDiffusionPipeline,
+        pipeline: DiffusionPipeline,
         path: str,
         fingerprint: str,
         device: torch.device,
         compiled: bool = False,
+        clip_skip: int = 1,
+        prediction: str = "auto",
     ) -> None:
         self.path = path
         self.embedded = path == EMBEDDED
         self.fingerprint = fingerprint
+        self.short_hash: str | None = None
         self.device = device
-        self.vae = pipeline.vae.to(device).requires_grad_(False).eval()
+        encoders, tokenizers = [pipeline.text_encoder], [pipeline.tokenizer]
+        if hasattr(pipeline, "text_encoder_2"):
+            encoders.append(pipeline.text_encoder_2)
+            tokenizers.append(pipeline.tokenizer_2)
+        self.family: Family = family_of(pipeline.unet.config, len(encoders))
         # convolutions are faster so, on the CPU too
         self.unet = pipeline.unet.to(device, memory_format=torch.channels_last)
-        self.text_encoder = pipeline.text_encoder.to(device)
-        self.tokenizer = pipeline.tokenizer
         self.dtype: torch.dtype = self.unet.dtype
+        self.vae = pipeline.vae.to(device).requires_grad_(False).eval()
+        if self.family.vae_overflows and self.dtype == torch.float16:
+            self._widen_vae()
+        self.text_encoders = encoders = [encoder.to(device) for encoder in encoders]
+        self.text_encoder, self.tokenizer = encoders[0], tokenizers[0]
+        self._text = TextEncoding(tokenizers, encoders, self._checked(clip_skip))
         self._encoded: dict[tuple[str, ...], dict[str, Tensor]] = {}
-        self.noise = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self.adapters = Adapters({UNET: self.unet, TEXT_ENCODER: self.text_encoder})
+        self.noise = DDPMScheduler.from_config(
+            pipeline.scheduler.config,
+            **({} if prediction == "auto" else {"prediction_type": prediction}),
+        )
+        networks = {UNET: self.unet, **dict(zip(self.family.text_encoders, encoders, strict=True))}
+        self.adapters = Adapters(networks)
         if compiled:
             self.unet.compile(dynamic=False)
 
+    def _widen_vae(self) -> None:
+        """SDXL's autoencoder gives NaN in float16, but for one that was made for it."""
+        if self.vae.config.force_upcast:
+            self.vae.float()
+            log.info("the autoencoder is kept in fp32: SDXL's gives NaN in fp16")
+
+    def _checked(self, clip_skip: int) -> int:
+        layers = self.text_encoder.config.num_hidden_layers
+        if self.family.is_xl and clip_skip != 1:
+            log.warning("base.clip_skip: SDXL always takes the layer before the last; left out")
+        elif clip_skip > layers:
+            raise BaseError(
+                f"base.clip_skip: {clip_skip}, but the text encoder has {layers} layers"
+            )
+        return clip_skip
+
+    @property
+    def prediction(self) -> str:
+        """What the UNet predicts: epsilon (the noise), v_prediction or sample."""
+        return str(self.noise.config.prediction_type)
+
     def encode_text(self, prompts: list[str]) -> dict[str, Tensor]:
-        """The conditioning that the UNet takes for these prompts, with the adapters in use.
+        """The conditioning that `predict` takes for these prompts, with the adapters in use.
 
         Returns:
-            keyword arguments of `unet(...)`, one row a prompt.
+            tensors of one row a prompt; SDXL's sizes are not in it: see `size_conditioning`.
         """
         if self.adapters.speaks:
-            return self._encode(prompts)
+            return self._text(prompts, self.device)
         known = tuple(prompts)
         if known not in self._encoded:
             if len(self._encoded) == ENCODED:
                 self._encoded.pop(next(iter(self._encoded)))
             # ordinary tensors, whoever asks first: training cannot use those of inference mode
             with torch.inference_mode(False), torch.no_grad():
-                self._encoded[known] = self._encode(prompts)
+                self._encoded[known] = self._text(prompts, self.device)
         return self._encoded[known]
 
-    def _encode(self, prompts: list[str]) -> dict[str, Tensor]:
-        tokens = self.tokenizer(
-            prompts,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
+    def size_conditioning(self, sizes: Tensor) -> dict[str, Tensor]:
+        """What SDXL is told of the pictures' sizes (Podell et al. 2023).
+
+        Args:
+            sizes: (n, 6): height and width of the picture as it is, in pixels; how far from its
+                top and left the shown part begins, after scaling; height and width as trained.
+
+        Returns:
+            `time_ids`, n rows; nothing for other families.
+        """
+        return {SIZES: sizes.to(self.device, torch.float32)} if self.family.is_xl else {}
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+        """What the UNet makes of noisy latents, with the adapters in use.
+
+        Args:
+            noisy: (N, c, h, w).
+            timesteps: (N,), or one for all.
+            conditioning: of `encode_text` and `size_conditioning`, N rows each. Without sizes
+                SDXL takes the pictures for whole ones of the latents' size.
+
+        Returns:
+            (N, c, h, w), float32: noise, velocity or picture, as the base was trained.
+        """
+        added = {name: rows for name, rows in conditioning.items() if name != TEXT}
+        if self.family.is_xl and SIZES not in added:
+            height, width = (side * self.factor for side in noisy.shape[2:])
+            whole = torch.tensor([[height, width, 0, 0, height, width]])
+            added |= self.size_conditioning(whole.expand(len(noisy), -1))
+        output = self.unet(
+            noisy.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=conditioning[TEXT],
+            added_cond_kwargs=added or None,
         )
-        hidden = self.text_encoder(tokens.input_ids.to(self.device))[0]
-        return {"encoder_hidden_states": hidden}
+        prediction: Tensor = output.sample.float()
+        return prediction
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, c, h, w) -> images (N, 3, H, W), float, 0 to 1."""
-        scaled = latents.to(self.dtype) / self.vae.config.scaling_factor
+        scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
         size = max(1, DECODED // (latents.shape[2] * latents.shape[3]))
         images = torch.cat([self.vae.decode(part).sample.float() for part in scaled.split(size)])
         return (images / 2 + 0.5).clamp(0, 1)
@@ -110,84 +188,45 @@ def load_base(config: BaseConfig) -> Base:
     """The base named by the config; a second call with the same config returns the same object.
 
     Raises:
-        ConfigError: a pickle.
+        ConfigError: a pickle, or settings that cannot work.
         BaseError: no such model, or files that are not a Stable Diffusion model.
     """
-    check_base_path(config.path)
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    compiled = config.speed == "compile"
-    return _load(config.path, torch.device(device), DTYPES[config.precision], compiled)
+    config = replace(config, device=device)
+    check_base(config)
+    return _load(astuple(config))
 
 
 @lru_cache(maxsize=1)
-def _load(path: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> Base:
-    files = weight_files(path)
-    source = _folder(path)
+def _load(settings: tuple[Any, ...]) -> Base:
+    config = BaseConfig(*settings)
+    source = locate(config.path)
+    files = weight_files(source)
     try:
-        pipeline = _load_file(source, dtype) if source.is_file() else _load_folder(source, dtype)
+        pipeline = _pipeline(source, find_family(source), DTYPES[config.precision])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise BaseError(
-            f"base.path: {path} is no Stable Diffusion model: {_line(error)}"
+            f"base.path: {config.path} is no Stable Diffusion model: {cause(error)}"
         ) from error
-    return Base(pipeline, path, fingerprint(files, source), device, compiled)
+    base = Base(
+        pipeline, config.path, fingerprint(files, source), torch.device(config.device),
+        config.speed == "compile", config.clip_skip, config.prediction,
+    )  # fmt: skip
+    base.short_hash = short_hash(source)
+    if config.attention == "xformers":
+        base.unet.enable_xformers_memory_efficient_attention()
+    return base
 
 
-def _load_file(file: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
-    with layout(file) as options:
-        return StableDiffusionPipeline.from_single_file(
-            str(file), dtype=dtype, safety_checker=None, **options
-        )
-
-
-def _load_folder(folder: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
-    return StableDiffusionPipeline.from_pretrained(
-        str(folder), dtype=dtype, safety_checker=None, feature_extractor=None, use_safetensors=True
-    )
-
-
-def weight_files(path: str) -> list[Path]:
-    """The .safetensors files of a base, in a fixed order.
-
-    Raises:
-        BaseError: none there.
-    """
-    source = _folder(path)
+def _pipeline(source: Path, family: Family, dtype: torch.dtype) -> DiffusionPipeline:
+    bare = {} if family.is_xl else {"safety_checker": None}
     if source.is_file():
-        return [source]
-    found = sorted(source.rglob("*.safetensors"))
-    if not found:
-        raise BaseError(f"base.path: no .safetensors file in {path}")
-    return found
-
-
-def _folder(path: str) -> Path:
-    """Where the base lies on disk; a hub id is downloaded (once) by diffusers."""
-    source = EMBEDDED_FOLDER if path == EMBEDDED else Path(path).expanduser()
-    if source.exists():
-        return source
-    if path.count("/") != 1 or path.startswith((".", "~", "/")) or source.suffix:
-        raise BaseError(f"base.path: there is no file or folder {path}")
-    try:
-        return Path(DiffusionPipeline.download(path, use_safetensors=True))
-    except (OSError, ValueError) as error:
-        raise BaseError(
-            f"base.path: {path} is neither on disk nor to be had from the hub: {_line(error)}"
-        ) from error
-
-
-def fingerprint(files: list[Path], root: Path) -> str:
-    """sha256 over the names (below `root`) and the bytes of the weight files."""
-    digest = hashlib.sha256()
-    for file in files:
-        if file != root:
-            digest.update(str(file.relative_to(root)).encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        with layout(source, family) as folder:
+            return family.pipeline.from_single_file(
+                str(source), config=str(folder), dtype=dtype, **bare
+            )
+    return family.pipeline.from_pretrained(
+        str(source), dtype=dtype, feature_extractor=None, use_safetensors=True, **bare
+    )

@@ -16,7 +16,7 @@ from torch import Tensor
 from train.base import Base
 from train.config import TrialConfig
 from train.data import DataError, Picture, Pictures
-from train.data.batches import frames_of, plan_batches
+from train.data.batches import frames_of
 from train.data.buckets import Frame
 from train.data.captions import draw_captions
 from train.data.tint import Tint, draw_tints
@@ -34,17 +34,22 @@ class EncodedPictures:
 
     Attributes:
         pictures: the subject's, then those of regularisation.
-        batches: of an epoch.
-        sizes: (n, 6) height and width of each picture, what the crop leaves away at the top and
-            at the left, height and width as trained: SDXL's time_ids.
+        frames: how each is brought to its size.
+        sizes: (n, 6), see `Base.size_conditioning`.
+        prior: (n,) bool, which of them are of regularisation.
     """
 
     def __init__(self, base: Base, pictures: Pictures, config: TrialConfig) -> None:
         self.base, self.pictures = base, pictures.trained
         self.frames = frames_of(self.pictures, config.data)
         _check_frames(self.pictures, self.frames, base.factor)
-        self.batches = plan_batches(self.pictures, self.frames, config.training.batch_size)
-        self.sizes = torch.tensor([_sizes(*pair) for pair in self._framed()])
+        self.sizes = torch.tensor(
+            [
+                _sizes(picture, frame)
+                for picture, frame in zip(self.pictures, self.frames, strict=True)
+            ]
+        )
+        self.prior = torch.tensor([picture.subset.regularization for picture in self.pictures])
         self.fixed = config.data.latents == "fixed"
         self.flips = any(picture.subset.flip for picture in self.pictures)
         self.tints = any(picture.subset.color_augmentation for picture in self.pictures)
@@ -90,9 +95,6 @@ class EncodedPictures:
         """The bare text encoder's embeddings of these captions, a row each, on the device."""
         rows = [self._text(caption) for caption in captions]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-
-    def _framed(self) -> list[tuple[Picture, Frame]]:
-        return list(zip(self.pictures, self.frames, strict=True))
 
     def _fill(self, store: Store) -> None:
         """Encodes all that is known beforehand, one by one, so that no result hangs on others."""

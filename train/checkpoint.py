@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,9 +15,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from train.adapter import Adapter
-from train.base import Base
-from train.config import TrialConfig, settings_of
-from train.data import Pictures
 from train.formats import epoch_and_step, to_kohya
 from train.lora import Adapters, shape
 
@@ -40,15 +39,28 @@ def save_checkpoint(
         tensors[f"{key}.lora_up.weight"] = up.to("cpu", dtype)
         tensors[f"{key}.alpha"] = torch.tensor(adapter.alpha[key], dtype=dtype)
     tensors = {key: value.contiguous() for key, value in tensors.items()}
-    write_atomically(path, _ordered(save(tensors, metadata={**metadata, "format": "pt"})))
+    write_atomically(path, _serialized(tensors, metadata))
 
 
-def _ordered(content: bytes) -> bytes:
-    """The same safetensors file with its header in a fixed order, which the library leaves open."""
+def _serialized(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file with kohya's hashes, its header in a fixed order (the library has none).
+
+    `sshs_model_hash` is the sha256 of all that follows the header, `sshs_legacy_hash` the first 8
+    digits of the sha256 of 64 KiB that begin at 1 MiB; both of a file with the `ss_` keys alone.
+    """
+    kohyas = {key: value for key, value in metadata.items() if key.startswith("ss_")}
+    content = save(tensors, metadata=kohyas)
     end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of 8
-    return len(header).to_bytes(8, "little") + header + content[end:]
+    header, body = json.loads(content[8:end]), memoryview(content)[end:]
+    header["__metadata__"] = {
+        **metadata,
+        "sshs_model_hash": hashlib.sha256(body).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8],
+        "format": "pt",
+    }
+    head = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)  # the tensors begin at a multiple of 8
+    return b"".join([len(head).to_bytes(8, "little"), head, body])
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -60,14 +72,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if free < len(content):
+            raise OSError(f"it takes {len(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
         with partial.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # it is there after a write that was broken off
+            partial.unlink()
 
 
 def load_checkpoint(path: Path | str, adapters: Adapters) -> Adapter:
@@ -89,6 +106,7 @@ def load_checkpoint(path: Path | str, adapters: Adapters) -> Adapter:
         alpha = tensors.pop(f"{key}.alpha", torch.tensor(float(down.shape[0])))
         if up is None:
             raise CheckpointError(f"{path}: {key} has no lora_up.weight")
+        key = adapters.aliases.get(key, key)
         _check_fit(path, key, down, up, adapters)
         matrices[key] = down.float(), up.float(), float(alpha)
     if not matrices or tensors:
@@ -150,54 +168,6 @@ def epoch_of(path: Path | str) -> int:
     if number is None:
         raise CheckpointError(f"{path}: neither its metadata nor its name tells the epoch")
     return number
-
-
-def metadata(
-    config: TrialConfig, base: Base, pictures: Pictures, epoch: int, steps: int
-) -> dict[str, str]:
-    """kohya's `ss_*` keys and our config, all strings; nothing in it depends on the time."""
-    network, training = config.network, config.training
-    conv = {"conv_dim": str(network.conv_rank)} if network.conv_rank else {}
-    if conv and network.conv_alpha is not None:
-        conv["conv_alpha"] = str(network.conv_alpha)
-    captions: dict[str, int] = {}
-    for picture in pictures.training:
-        captions[picture.caption] = captions.get(picture.caption, 0) + 1
-    resolution = config.data.resolution
-    return {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(network.rank),
-        "ss_network_alpha": str(float(network.rank) if network.alpha is None else network.alpha),
-        "ss_network_args": json.dumps(conv),
-        "ss_base_model_version": "sd_v1",
-        "ss_v2": "False",
-        "ss_output_name": NAME,
-        "ss_sd_model_name": Path(config.base.path).name,
-        "ss_new_sd_model_hash": base.fingerprint,
-        "ss_epoch": str(epoch),
-        "ss_num_epochs": str(training.epochs),
-        "ss_steps": str(steps),
-        "ss_num_train_images": str(pictures.shown),
-        "ss_num_reg_images": str(sum(p.repeats for p in pictures.regularization)),
-        "ss_batch_size_per_device": str(training.batch_size),
-        "ss_gradient_accumulation_steps": str(training.gradient_accumulation),
-        "ss_learning_rate": str(config.optimizer["lr"]),
-        "ss_optimizer": str(config.optimizer["_target_"]),
-        "ss_lr_scheduler": config.scheduler.name,
-        "ss_seed": str(training.seed),
-        "ss_resolution": str((resolution, resolution)),
-        "ss_tag_frequency": json.dumps({"data": captions}),
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
-        "modelspec.implementation": "diffusers",
-        "modelspec.title": NAME,
-        "modelspec.resolution": f"{resolution}x{resolution}",
-        "modelspec.prediction_type": (
-            "v" if base.noise.config.prediction_type == "v_prediction" else "epsilon"
-        ),
-        "lorasweep_config": json.dumps(settings_of(config), sort_keys=True),
-        "lorasweep_data": pictures.fingerprint,
-    }
 
 
 def weights_hash(path: Path | str) -> str:

@@ -58,6 +58,9 @@ class BaseConfig:
     device: str = "auto"
     precision: str = "fp32"
     speed: str = "eager"
+    attention: str = "sdpa"
+    clip_skip: int = 1
+    prediction: str = "auto"
 
 
 @dataclass
@@ -66,10 +69,26 @@ class NetworkConfig:
 
     rank: int = 16
     alpha: float | None = None
+    alpha_ratio: float | None = None
     conv_rank: int = 0
     conv_alpha: float | None = None
     dropout: float = 0.0
     text_encoder: bool = False
+
+    @property
+    def linear_alpha(self) -> float:
+        """alpha of all modules but 3x3 convolutions: as given, by the ratio, or the rank."""
+        return self._alpha(self.alpha, self.rank)
+
+    @property
+    def convolution_alpha(self) -> float:
+        """alpha of the 3x3 convolutions."""
+        return self._alpha(self.conv_alpha, self.conv_rank)
+
+    def _alpha(self, given: float | None, rank: int) -> float:
+        if given is not None:
+            return float(given)
+        return rank * (1.0 if self.alpha_ratio is None else self.alpha_ratio)
 
 
 @dataclass
@@ -78,8 +97,12 @@ class SchedulerConfig:
 
     name: str = "constant"
     warmup: float = 0.0
+    warmup_steps: int | None = None
+    warmup_epochs: float | None = None
     num_cycles: int = 1
     power: float = 1.0
+    min_lr_ratio: float = 0.0
+    decay: float = 0.2
 
 
 @dataclass
@@ -87,20 +110,22 @@ class TrainingConfig:
     """How long, how much at once, and what is saved."""
 
     epochs: int = 10
+    max_steps: int | None = None
     batch_size: int = 1
     gradient_accumulation: int = 1
-    save_every: int = 1
+    gradient_checkpointing: bool = False
+    save_every: int | None = 1
+    keep_last: int | None = None
     max_grad_norm: float = 1.0
     caption_dropout: float = 0.0
+    min_snr_gamma: float | None = None
+    noise_offset: float = 0.0
+    prior_loss_weight: float = 1.0
     text_encoder_lr: float | None = None
     save_precision: str = "fp16"
     seed: int = 0
-    prior_loss_weight: float = 1.0
-
-    @property
-    def checkpoints(self) -> int:
-        """How many are saved: at every `save_every`-th epoch, and at the last."""
-        return -(-self.epochs // self.save_every)
+    oom: str = "stop"
+    state_minutes: float = 15.0
 
 
 @dataclass

@@ -1,8 +1,9 @@
 """LoRA files of other trainers: their names for things, turned into kohya's.
 
-OneTrainer and ai-toolkit write kohya's layout for Stable Diffusion 1.x. The diffusers scripts,
-SimpleTuner and PEFT write `unet.<path>.lora_A.weight` (older ones `.lora.down.weight` and
-`processor.to_q_lora.down.weight`), with alpha, if at all, in the metadata.
+OneTrainer and ai-toolkit write kohya's layout, for SDXL with the UNet's names of diffusers
+(`Adapters.aliases` knows both). The diffusers scripts, SimpleTuner and PEFT write
+`unet.<path>.lora_A.weight` (older ones `.lora.down.weight` and `processor.to_q_lora.down.weight`),
+with alpha, if at all, in the metadata.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.lora import kohya_name
+from train.adapter import TEXT_ENCODER, TEXT_ENCODER_2, UNET
+from train.names import kohya_name
 
 DOWN, UP = "lora_down.weight", "lora_up.weight"
-PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
+PREFIXES = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER_2}
 # other ways to say down and up
 ENDINGS = (
     r"\.lora_linear_layer\.(down|up)\.weight$",
@@ -40,6 +42,8 @@ OTHER_KINDS = {
 def to_kohya(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
     """The same tensors under kohya's names; what is named so already stays as it is.
 
+    The names are those of Stable Diffusion 1.x; `Adapters.aliases` has SDXL's for them.
+
     Raises:
         ValueError: another kind of adapter, with its name.
     """
@@ -54,9 +58,9 @@ def to_kohya(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, 
         path, part = _split(key.removeprefix("base_model.model."))
         network, _, inside = path.partition(".")
         if network not in PREFIXES:
-            raise ValueError(f"it has {key}, which is none of a Stable Diffusion 1.x LoRA's")
+            raise ValueError(f"it has {key}, which is none of a Stable Diffusion LoRA's")
         prefix = PREFIXES[network]
-        name = f"{prefix}_{kohya_name(prefix, inside)}"
+        name = kohya_name(prefix, inside)
         renamed[f"{name}.{part}"] = tensor
         if part == DOWN and (alpha := _alpha(network, inside, config)) is not None:
             renamed[f"{name}.alpha"] = torch.tensor(alpha)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from train.adapter import NETWORKS, TEXT_ENCODER, Adapter
+from train.adapter import NETWORKS, TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODERS, UNET, Adapter
 from train.config import NetworkConfig
+from train.names import kohya_name, original_path
 from train.stack import Dropout, Stack
 
 UNET_BLOCKS = ("Transformer2DModel",)
@@ -28,16 +29,25 @@ class Adapters:
     Args:
         networks: how the keys begin -> network. The networks are frozen
             here, and stay as they are: the adapters join by forward hooks.
+
+    Attributes:
+        targets: kohya's key -> module.
+        aliases: key of other trainers -> kohya's, where they differ: SDXL's UNet modules as
+            diffusers names them, and its first text encoder without a number.
     """
 
     def __init__(self, networks: dict[str, nn.Module]) -> None:
         self.targets: dict[str, nn.Module] = {}
+        self.aliases: dict[str, str] = {}
         self.conv_only: set[str] = set()  # keys that are targets only where conv_rank > 0
         self.active: Stack | None = None
         self.speaks = False  # whether what is in use changes the text encoder
+        # SDXL is trained by kohya under the names of its original UNet
+        xl: Any = networks[UNET] if TEXT_ENCODER_1 in networks else None
+        layers = xl.config.layers_per_block if xl else 0
         for prefix, network in networks.items():
             network.requires_grad_(False).eval()
-            self._find_targets(prefix, network)
+            self._find_targets(prefix, network, layers)
         for key, module in self.targets.items():
             module.register_forward_hook(self._hook(key))
 
@@ -55,14 +65,18 @@ class Adapters:
     def _weight(self) -> Tensor:
         return cast(Tensor, next(iter(self.targets.values())).weight)
 
-    def _find_targets(self, prefix: str, network: nn.Module) -> None:
+    def _find_targets(self, prefix: str, network: nn.Module, layers: int) -> None:
         for block_name, block in network.named_modules():
             kind = type(block).__name__
             if kind not in (*UNET_BLOCKS, *UNET_CONV_BLOCKS, *TEXT_ENCODER_BLOCKS):
                 continue
             for name, module in block.named_modules():
                 if isinstance(module, nn.Linear | nn.Conv2d):
-                    key = f"{prefix}_{kohya_name(prefix, f'{block_name}.{name}')}"
+                    path = f"{block_name}.{name}"
+                    key = kohya_name(prefix, original_path(path, layers) if layers else path)
+                    plain = kohya_name(TEXT_ENCODER if prefix == TEXT_ENCODER_1 else prefix, path)
+                    if key != plain:
+                        self.aliases[plain] = key
                     self.targets[key] = module
                     if kind in UNET_CONV_BLOCKS:
                         self.conv_only.add(key)
@@ -96,7 +110,7 @@ class Adapters:
 
     def _chosen(self, network: NetworkConfig) -> Iterator[tuple[str, nn.Module]]:
         for key, module in self.targets.items():
-            spoken = key.startswith(TEXT_ENCODER) and not network.text_encoder
+            spoken = key.startswith(TEXT_ENCODERS) and not network.text_encoder
             if not spoken and (network.conv_rank or key not in self.conv_only):
                 yield key, module
 
@@ -165,16 +179,5 @@ def shape(module: nn.Module) -> torch.Size:
 def sizes(network: NetworkConfig, module: nn.Module) -> tuple[int, float]:
     """Rank and alpha for one module: 3x3 convolutions take conv_rank, all others rank."""
     if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
-        rank, alpha = network.conv_rank, network.conv_alpha
-    else:
-        rank, alpha = network.rank, network.alpha
-    return rank, float(rank) if alpha is None else alpha
-
-
-def kohya_name(prefix: str, path: str) -> str:
-    """A module's path as kohya writes it: dots become underscores."""
-    name = path.replace(".", "_")
-    # transformers 5 dropped the `text_model` level from CLIPTextModel; the files keep it
-    if prefix == TEXT_ENCODER and not name.startswith("text_model_"):
-        name = f"text_model_{name}"
-    return name
+        return network.conv_rank, network.convolution_alpha
+    return network.rank, network.linear_alpha

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from train.base import Base
+from train.config import TrainingConfig
 
 
 def encode_latents(base: Base, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -18,12 +19,45 @@ def encode_latents(base: Base, pixels: Tensor) -> tuple[Tensor, Tensor]:
         two tensors (N, c, h, w) in float32 on the base's device.
     """
     with torch.inference_mode():
-        scaled = (pixels * 2 - 1).to(base.device, base.dtype)
+        scaled = (pixels * 2 - 1).to(base.device, base.vae.dtype)
         posterior = base.vae.encode(scaled).latent_dist
         shift = getattr(base.vae.config, "shift_factor", None) or 0.0
         factor = base.vae.config.scaling_factor
         mean, std = (posterior.mean - shift) * factor, posterior.std * factor
     return mean.float().clone(), std.float().clone()
+
+
+def row_weights(
+    base: Base, training: TrainingConfig, timesteps: Tensor, prior: Tensor | None = None
+) -> Tensor:
+    """How much each row of a batch weighs in the loss.
+
+    With `min_snr_gamma` the loss on the picture weighs min(SNR, gamma) at each timestep (Hang et
+    al. 2023, arXiv 2303.09556): min(1, gamma / SNR) of the loss on the noise, min(SNR, gamma) /
+    (SNR + 1) of that on the velocity. Both hold where the last timestep has no signal at all.
+
+    Args:
+        timesteps: (N,), whole numbers.
+        prior: (N,) bool, which rows are regularisation pictures, which weigh
+            `prior_loss_weight`; None: none of them.
+
+    Returns:
+        (N,) float32, on the CPU.
+    """
+    weights = torch.ones(len(timesteps))
+    if training.min_snr_gamma is not None:
+        signal = base.noise.alphas_cumprod[timesteps].float().cpu()
+        snr, kind = signal / (1 - signal), base.noise.config.prediction_type
+        capped = snr.clamp(max=training.min_snr_gamma)
+        if kind == "v_prediction":
+            weights = capped / (snr + 1)
+        elif kind == "epsilon":
+            weights = (training.min_snr_gamma / snr).clamp(max=1.0)
+        else:
+            weights = capped
+    if prior is not None:
+        weights = torch.where(prior, weights * training.prior_loss_weight, weights)
+    return weights
 
 
 def diffusion_loss(
@@ -34,15 +68,15 @@ def diffusion_loss(
     Args:
         latents, noise: (N, c, h, w), float32.
         timesteps: (N,), whole numbers.
-        conditioning: keyword arguments of the UNet, N rows each.
+        conditioning: of `Base.predict`, N rows each.
 
     Returns:
         (N,) float32. The target is the noise, or the velocity of Salimans and Ho 2022, or the
         picture itself, as the base was trained.
     """
     noisy = base.noise.add_noise(latents, noise, timesteps)
-    prediction = base.unet(noisy.to(base.dtype), timesteps, **conditioning).sample.float()
-    kind = base.noise.config.prediction_type
+    prediction = base.predict(noisy, timesteps, conditioning)
+    kind = base.prediction
     if kind == "v_prediction":
         target = base.noise.get_velocity(latents, noise, timesteps)
     else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import math
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +17,22 @@ from train import checkpoint
 from train.base import DTYPES, Base
 from train.cache import EncodedPictures
 from train.config import PLACES, TrialConfig, settings_of
+from train.course import course_of
 from train.data import Pictures
 from train.data.buckets import Size
-from train.optimization import make_optimizer, make_scheduler
+from train.loss import row_weights
+from train.memory import adapted
+from train.metadata import metadata
+from train.optimization import at_its_result, make_optimizer, make_scheduler
+from train.processes import ALONE, Processes
 from train.stack import Dropout
+from train.state import STATE, read_state, write_state
+
+__all__ = ["STATE", "Checkpoint", "Draw", "Member", "Run", "TrainingError"]
 
 log = logging.getLogger(__name__)
-STATE = "state.pt"
+LOOKED_AT = 16  # steps after which a GPU's losses are read, for which it must be waited for
+SHOWN = 5  # losses in the message of a failure
 
 
 class TrainingError(RuntimeError):
@@ -31,10 +41,17 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Member:
-    """One trial of a pack: its settings, and the folder for its checkpoints and its state."""
+    """One trial of a pack.
+
+    Attributes:
+        config: as it was asked for.
+        folder: for its checkpoints and its state.
+        remedies: of `memory.REMEDIES`, applied to it since memory ran out.
+    """
 
     config: TrialConfig
     folder: Path
+    remedies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,154 +77,290 @@ class Draw:
     """The random choices for one member's part of a batch, on the CPU.
 
     Attributes:
-        weights: (n,) how much each row's loss counts.
-        sizes: (n, 6) of the pictures, see `EncodedPictures`.
+        sizes: (n, 6) of the pictures, see `Base.size_conditioning`.
+        weights: of the rows in the loss.
     """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
-    weights: Tensor
     sizes: Tensor
+    weights: Tensor
     captions: list[str]
     dropout: Dropout
 
+    def part(self, processes: Processes) -> Draw:
+        """The rows of this process."""
+        if processes.count == 1:
+            return self
+        count = len(self.latents)
+        rows = processes.slice(count)
+        parts: dict[str, Any] = {
+            k: v[rows] for k, v in vars(self).items() if isinstance(v, Tensor | list)
+        }
+        return replace(self, **parts, dropout=replace(self.dropout, part=(rows, count)))
+
 
 class Run:
-    """A member in training. Continues the run whose state is in the member's folder."""
+    """A member in training. Continues the run whose state is in the member's folder.
+
+    Attributes:
+        epoch: how many it has behind it in full.
+        batch: how many of the running epoch.
+        losses: of each batch since the last checkpoint.
+        skipped: steps left out because a gradient was too large for fp16.
+        failure: why it cannot go on; empty: it can.
+    """
 
     def __init__(
-        self, index: int, member: Member, base: Base, pictures: Pictures, data: EncodedPictures
+        self,
+        index: int,
+        member: Member,
+        base: Base,
+        pictures: Pictures,
+        processes: Processes = ALONE,
     ) -> None:
-        self.index, self.config, self.folder = index, member.config, member.folder
-        self.base, self.pictures, self.data = base, pictures, data
-        self.epoch = 0  # of its own, in full
+        self.index, self.asked, self.folder = index, member.config, member.folder
+        self.base, self.pictures, self.processes = base, pictures, processes
+        state = read_state(self.folder, base.device)
+        if state and state["config"] != self._identity():
+            raise TrainingError(f"{self.folder} holds a run of other settings; choose another")
+        before = tuple(state["remedies"]) if state else ()
+        self.remedies = max(before, member.remedies, key=len)
+        self.config = adapted(self.asked, self.remedies)
+        self.course = course_of(self.config, pictures, processes.count)
+        self.epoch = self.batch = self.skipped = 0
+        self.failure = ""
         self.losses: list[Tensor] = []
         self.order: dict[Size, list[int]] = {}
         self.random = torch.Generator().manual_seed(self.config.training.seed)
         self.adapter = base.adapters.create(self.config.network, self.random).to(base.device)
         self.optimizer = make_optimizer(self.config, self.adapter)
-        training = self.config.training
-        self.batches = len(data.batches)
-        self.steps_an_epoch = math.ceil(self.batches / training.gradient_accumulation)
-        self.steps = training.epochs * self.steps_an_epoch
-        self.scheduler = make_scheduler(self.config, self.optimizer, self.steps)
-        self._resume()
+        self.scheduler = make_scheduler(self.config.scheduler, self.optimizer, self.course)
+        half = base.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(base.device.type) if half else None
+        self.last: dict[str, Any] | None = None  # what is known of the last checkpoint
+        self._state_at = time.monotonic()
+        if state:
+            self._restore(state)
 
     def start_epoch(self) -> None:
-        self.order = self.data.batches.shuffle(self.random)
+        """Draws the order of the pictures, unless the epoch had begun before an interruption."""
+        if not self.batch:
+            self.order = self.course.plan.shuffle(self.random)
 
-    def draw(self, step: int) -> Draw:
+    def draw(self, step: int, data: EncodedPictures) -> Draw:
         """The pictures of one batch, latents sampled, with noise and timesteps."""
-        training, random, data = self.config.training, self.random, self.data
-        rows = data.batches.pictures(step, self.order)
-        pictures = [data.pictures[row] for row in rows]
-        mean, std = data.latents_of(rows, random)
+        training, random = self.config.training, self.random
+        shown = self.course.plan.pictures(step, self.order)
+        mean, std = data.latents_of(shown, random)
         noise, spread = torch.randn((2, *mean.shape), generator=random)
         count = self.base.noise.config.num_train_timesteps
-        timesteps = torch.randint(count, (len(rows),), generator=random)
-        captions = data.draw_captions(rows, training.caption_dropout, random)
+        timesteps = torch.randint(count, (len(shown),), generator=random)
+        captions = data.draw_captions(shown, training.caption_dropout, random)
         rate = self.config.network.dropout
         seed = int(torch.randint(2**31, (), generator=random)) if rate else 0
-        prior = torch.tensor([picture.subset.regularization for picture in pictures])
-        weights = torch.where(prior, training.prior_loss_weight, 1.0)
-        return Draw(mean + std * spread, noise, timesteps, weights, data.sizes[rows], captions,
+        if training.noise_offset:
+            shift = torch.randn((*noise.shape[:2], 1, 1), generator=random)
+            noise = noise + training.noise_offset * shift
+        weights = row_weights(self.base, training, timesteps, data.prior[shown])
+        return Draw(mean + std * spread, noise, timesteps, data.sizes[shown], weights, captions,
                     Dropout(rate, seed))  # fmt: skip
 
-    def group_size(self, step: int) -> int:
-        """How many batches make the optimizer step that this batch belongs to."""
-        size = self.config.training.gradient_accumulation
-        return min(size, self.batches - step // size * size)
+    @property
+    def batches(self) -> int:
+        """Of the running epoch."""
+        return self.course.batches_after(self.epoch)
 
-    def step_if_due(self, step: int) -> None:
-        """Steps the optimizer at the end of a group of batches, the last partial one included."""
-        size = self.config.training.gradient_accumulation
-        if (step + 1) % size and step + 1 != self.batches:
-            return
-        torch.nn.utils.clip_grad_norm_(
-            self.adapter.parameters(), self.config.training.max_grad_norm
-        )
+    @property
+    def in_epoch(self) -> bool:
+        """Whether there is more to do in the running epoch."""
+        return self.batch < self.batches and not self.failure
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether no gradient waits for more batches: only then can a state be saved."""
+        return self.batch % self.course.accumulation == 0 or self.batch >= self.batches
+
+    def objective(self, weighted: Tensor, step: int) -> Tensor:
+        """What the gradient is of: the rows' part in the mean over the optimizer's step.
+
+        Args:
+            weighted: the sum of the losses of a batch's rows.
+        """
+        objective = weighted / self.course.rows_of_step(step, self.batches)
+        return objective if self.scaler is None else self.scaler.scale(objective)
+
+    def finish_batch(self, step: int, weighted: Tensor) -> None:
+        """Notes the loss, and steps the optimizer at the end of a group of batches.
+
+        Args:
+            weighted: the sum of the losses of the batch's rows, over all processes.
+        """
+        self.losses.append(weighted / self.course.rows_of(step))
+        self.batch = step + 1
+        if self.base.device.type == "cpu" or len(self.losses) % LOOKED_AT == 0:
+            self.failure = self._failure()
+        if self.between_steps and not self.failure:
+            self._step()
+
+    def _step(self) -> None:
+        training, before = self.config.training, self.scaler and self.scaler.get_scale()
+        for flat in self.adapter.parameters():
+            if self.processes.count > 1 and len(flat):
+                own = torch.zeros_like(flat) if flat.grad is None else flat.grad
+                flat.grad = self.processes.sum(own)
         self.adapter.share_gradients()
-        self.optimizer.step()
-        self.scheduler.step()
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        if training.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), training.max_grad_norm)
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        if self.scaler and self.scaler.get_scale() < (before or 0):
+            self.skipped += 1
+        else:
+            self.scheduler.step()
         self.adapter.zero_grad(set_to_none=True)
 
-    def finish_epoch(self) -> str | None:
-        """Moves on by an epoch; the reason to stop where the loss is no longer a number."""
-        self.epoch += 1
-        if math.isfinite(self._mean_loss()):
-            return None
+    def _failure(self) -> str:
+        """Why it cannot go on: the first loss that is no number; empty: there is none."""
+        if not self.losses or math.isfinite(float(torch.stack(self.losses[-LOOKED_AT:]).sum())):
+            return ""
+        losses = torch.stack(self.losses).tolist()
+        first = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        if first is None:
+            return ""
+        batch = self.batch - (len(losses) - 1 - first)
+        rate = self.optimizer.param_groups[0]["lr"]
+        if self.base.dtype == torch.float16:
+            cause = "numbers too large for fp16; base.precision=bf16 or fp32 has room for them"
+        elif self.epoch == 0 and batch <= self.course.accumulation:
+            cause = "the base or a picture, since nothing is trained yet"
+        else:
+            cause = f"a learning rate that is too high ({rate:g})"
+        before = ", ".join(f"{loss:.4g}" for loss in losses[max(0, first - SHOWN) : first])
         return (
-            f"the loss is not a number any more in epoch {self.epoch}; the likely cause is a "
-            f"learning rate that is too high ({self.optimizer.param_groups[0]['lr']:g})"
+            f"the loss is not a number any more in epoch {self.epoch + 1}, at batch {batch} of "
+            f"{self.batches} (before it: {before or 'nothing'}); the likely cause is {cause}"
         )
+
+    def finish_epoch(self) -> str:
+        """Moves on by an epoch; the reason to stop where the loss is no longer a number."""
+        self.failure = self.failure or self._failure()
+        if not self.failure:
+            self.epoch, self.batch = self.epoch + 1, 0
+        return self.failure
 
     @property
     def is_due(self) -> bool:
         """Whether the epoch that has just ended is to be saved."""
-        return self.epoch % self.config.training.save_every == 0 or self.finished
+        return self.course.saves_after(self.epoch)
 
     @property
     def finished(self) -> bool:
-        return self.epoch == self.config.training.epochs
+        return self.epoch == self.course.epochs
 
     def save(self) -> Checkpoint:
         """Writes the LoRA file, then the state to continue from."""
-        steps = self.epoch * self.steps_an_epoch
-        about = checkpoint.metadata(self.config, self.base, self.pictures, self.epoch, steps)
+        about = metadata(
+            self.config, checkpoint.NAME, self.base, self.pictures, self.course, self.epoch
+        )
         precision = DTYPES[self.config.training.save_precision]
-        saved = self._checkpoint(self._mean_loss())
-        checkpoint.save_checkpoint(saved.path, self.adapter, about, precision)
-        state = {
-            "config": self._identity(),
+        self.last = {
             "epoch": self.epoch,
-            "train_loss": saved.train_loss,
-            "adapter": self.adapter.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "random": self.random.get_state(),
+            "train_loss": float(torch.stack(self.losses).mean()) if self.losses else math.nan,
+            "lr": self.optimizer.param_groups[0]["lr"],
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        checkpoint.write_atomically(self.folder / STATE, buffer.getvalue())
+        saved = self.last_saved()
+        if self.processes.main:
+            with at_its_result(self.optimizer, self.adapter):
+                checkpoint.save_checkpoint(saved.path, self.adapter, about, precision)
         self.losses.clear()
+        self.save_state()
+        self._delete_old()
         return saved
 
     def last_saved(self) -> Checkpoint:
-        """The checkpoint that a continued run goes on from."""
-        return self._checkpoint(self.last_loss)
-
-    def _resume(self) -> None:
-        file = self.folder / STATE
-        if not file.is_file():
-            return
-        state = torch.load(file, map_location=self.base.device, weights_only=True)
-        if state["config"] != self._identity():
-            raise TrainingError(f"{self.folder} holds a run of other settings; choose another")
-        self.adapter.load_state_dict(state["adapter"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.random.set_state(state["random"].cpu())
-        self.epoch, self.last_loss = state["epoch"], state["train_loss"]
-        log.info("continuing %s after epoch %d", self.folder, self.epoch)
-
-    def _identity(self) -> str:
-        about = {**settings_of(self.config), "base": self.base.fingerprint, "device": "any"}
-        read = {key: value for key, value in asdict(self.config.data).items() if key not in PLACES}
-        about["data"] = [self.pictures.fingerprint, read]
-        return json.dumps(about, sort_keys=True)
-
-    def _checkpoint(self, train_loss: float) -> Checkpoint:
-        # kohya's names: the epochs in between are numbered, the last is not
-        name = checkpoint.NAME if self.finished else f"{checkpoint.NAME}-{self.epoch:06d}"
+        """The last checkpoint, which a continued run goes on from."""
+        assert self.last is not None
         return Checkpoint(
             member=self.index,
-            path=self.folder / f"{name}.safetensors",
-            epoch=self.epoch,
-            train_loss=train_loss,
-            lr=self.optimizer.param_groups[0]["lr"],
-            last=self.finished,
+            path=self._file(self.last["epoch"]),
+            last=self.last["epoch"] == self.course.epochs,
+            **self.last,
         )
 
-    def _mean_loss(self) -> float:
-        return float(torch.stack(self.losses).mean()) if self.losses else math.nan
+    def _file(self, epoch: int) -> Path:
+        # kohya's names: the epochs in between are numbered, the last is not
+        last = epoch == self.course.epochs
+        name = checkpoint.NAME if last else f"{checkpoint.NAME}-{epoch:06d}"
+        return self.folder / f"{name}.safetensors"
+
+    def _delete_old(self) -> None:
+        """Leaves the last `keep_last` of the numbered files."""
+        keep = self.config.training.keep_last
+        if keep is None or self.finished or not self.processes.main:
+            return
+        saved = [epoch for epoch in range(1, self.epoch + 1) if self.course.saves_after(epoch)]
+        for epoch in saved[:-keep]:
+            self._file(epoch).unlink(missing_ok=True)
+
+    def save_state_if_due(self) -> None:
+        """Writes the state within an epoch, every `state_minutes`."""
+        minutes = (time.monotonic() - self._state_at) / 60
+        if minutes >= self.config.training.state_minutes and self.between_steps and self.in_epoch:
+            self.save_state()
+
+    def save_state(self) -> None:
+        """Writes all that a run needs to go on to the same bytes, unless it is broken."""
+        self._state_at = time.monotonic()
+        self.failure = self.failure or self._failure()
+        if self.failure or not self.processes.main:
+            return
+        state = {
+            "config": self._identity(),
+            "remedies": list(self.remedies),
+            "epoch": self.epoch,
+            "shown": sum(map(self.course.rows_of, range(self.batch))),
+            "order": self.order,
+            "losses": torch.stack(self.losses) if self.losses else torch.empty(0),
+            "last": self.last,
+            "skipped": self.skipped,
+            "adapter": self.adapter.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "kind": self.config.optimizer["_target_"],
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "random": self.random.get_state(),
+        }
+        write_state(self.folder, state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.adapter.load_state_dict(state["adapter"])
+        if state["kind"] == self.config.optimizer["_target_"]:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.random.set_state(state["random"].cpu())
+        self.epoch, self.order, self.last = state["epoch"], state["order"], state["last"]
+        self.batch = min(self.batches, self.course.batches_for(state["shown"]))
+        self.losses, self.skipped = list(state["losses"].unbind()), state["skipped"]
+        within = f", within the next one at batch {self.batch}" if self.batch else ""
+        log.info("continuing %s after epoch %d%s", self.folder, self.epoch, within)
+
+    def _identity(self) -> str:
+        """The settings that decide the bytes: a state is continued with the same alone."""
+        about: dict[str, Any] = {
+            **settings_of(self.asked), "base": self.base.fingerprint, "device": "any"
+        }  # fmt: skip
+        read = {key: value for key, value in vars(self.asked.data).items() if key not in PLACES}
+        about["data"] = [self.pictures.fingerprint, read]
+        for free in ("gradient_checkpointing", "keep_last", "oom", "state_minutes"):
+            del about["training"][free]
+        about["training"]["batch_size"] *= self.processes.count
+        return json.dumps(about, sort_keys=True)

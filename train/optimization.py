@@ -5,20 +5,39 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
 from diffusers.optimization import get_scheduler
 from torch.optim.lr_scheduler import LRScheduler
+from transformers.optimization import (
+    get_cosine_with_min_lr_schedule_with_warmup,
+    get_inverse_sqrt_schedule,
+    get_wsd_schedule,
+)
 
-from train.adapter import TEXT_ENCODER, UNET, Adapter
-from train.checks import check_optimizer
-from train.config import TrialConfig
+from train.adapter import TEXT_ENCODERS, UNET, Adapter
+from train.checks import SCHEDULER_ALIASES, check_optimizer, finds_its_own
+from train.config import SchedulerConfig, TrialConfig
+from train.course import Course
 
 log = logging.getLogger(__name__)
-FIND_THEIR_OWN = {"Prodigy"}  # optimizers whose lr is a factor on the step size they find
-# those that treat every number by itself, so that one long vector is as good as the matrices
-ELEMENTWISE = {"SGD", "Adam", "AdamW", "AdamW8bit", "Lion", "Lion8bit", "Prodigy"}
+# those that treat every number by itself, or all of them as one, so that one long vector is as
+# good as the matrices (8-bit states are scaled by blocks of 256 numbers, whoever they belong to)
+SHAPELESS = {
+    "SGD",
+    "Adam",
+    "AdamW",
+    "AdamW8bit",
+    "Lion",
+    "Lion8bit",
+    "Prodigy",
+    "DAdaptAdam",
+    "AdamWScheduleFree",
+}
 
 
 def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimizer:
@@ -29,36 +48,96 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
     """
     cls = check_optimizer(config.optimizer)
     arguments: dict[str, Any] = {k: v for k, v in config.optimizer.items() if k != "_target_"}
-    if cls.__name__ in FIND_THEIR_OWN and arguments["lr"] != 1.0:
+    if finds_its_own(cls) and arguments["lr"] != 1.0:
         log.warning(
             "%s finds its own step size: lr %g replaced by 1", cls.__name__, arguments["lr"]
         )
         arguments["lr"] = 1.0
+    if is_averaged(cls) and config.scheduler.name not in ("constant", "constant_with_warmup"):
+        log.warning(
+            "%s averages in place of a schedule; scheduler=constant is what it is made for, not %s",
+            cls.__name__, config.scheduler.name,
+        )  # fmt: skip
     if "betas" in arguments:
         arguments["betas"] = tuple(arguments["betas"])
     if "fused" in inspect.signature(cls).parameters:
         arguments.setdefault("fused", True)
     rates = {UNET: arguments["lr"]}
-    rates[TEXT_ENCODER] = config.training.text_encoder_lr or arguments["lr"]
-    whole = cls.__name__ in ELEMENTWISE
+    rates |= dict.fromkeys(TEXT_ENCODERS, config.training.text_encoder_lr or arguments["lr"])
+    whole = cls.__name__ in SHAPELESS
     groups = [
         {"params": [adapter.flat[name]] if whole else adapter.shaped(name), "lr": lr}
         for name, lr in rates.items()
         if len(adapter.flat[name])
     ]
-    return cls(groups, **arguments)
+    with redirect_stdout(StringIO()):  # some greet
+        optimizer: torch.optim.Optimizer = cls(groups, **arguments)
+    if is_averaged(cls):
+        optimizer.train()  # type: ignore[attr-defined]
+    return optimizer
+
+
+def is_averaged(cls: type) -> bool:
+    """Whether an optimizer trains on other weights than those that are its result."""
+    return callable(getattr(cls, "train", None)) and callable(getattr(cls, "eval", None))
+
+
+@contextmanager
+def at_its_result(optimizer: torch.optim.Optimizer, adapter: Adapter) -> Iterator[None]:
+    """Within this context the weights are the optimizer's result, to be saved.
+
+    For a schedule-free optimizer these are averages (Defazio et al. 2024); afterwards training
+    goes on from the very bytes that it was at.
+    """
+    if not is_averaged(type(optimizer)):
+        yield
+        return
+    before = {name: flat.detach().clone() for name, flat in adapter.flat.items()}
+    optimizer.eval()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        optimizer.train()  # type: ignore[attr-defined]
+        with torch.no_grad():
+            for name, flat in adapter.flat.items():
+                flat.copy_(before[name])
 
 
 def make_scheduler(
-    config: TrialConfig, optimizer: torch.optim.Optimizer, steps: int
+    config: SchedulerConfig, optimizer: torch.optim.Optimizer, course: Course
 ) -> LRScheduler:
-    """The schedule over `steps` steps of the optimizer (diffusers' implementations)."""
-    name, warmup = config.scheduler.name, math.ceil(config.scheduler.warmup * steps)
+    """The schedule over the steps of the optimizer (diffusers' and transformers' functions)."""
+    steps, warmup = course.steps, warmup_steps(config, course)
+    name = SCHEDULER_ALIASES.get(config.name, config.name)
+    if name != config.name:
+        log.info("scheduler %s is read as %s", config.name, name)
+    if warmup >= steps:
+        log.warning("the warm-up takes %d steps, and the training has %d", warmup, steps)
+    if name == "inverse_sqrt":
+        return get_inverse_sqrt_schedule(optimizer, warmup)
+    if name == "cosine_with_min_lr":
+        return get_cosine_with_min_lr_schedule_with_warmup(
+            optimizer, warmup, steps, min_lr_rate=config.min_lr_ratio
+        )
+    if name == "warmup_stable_decay":
+        decay = math.ceil(config.decay * steps)
+        return get_wsd_schedule(
+            optimizer, warmup, decay, num_training_steps=steps, min_lr_ratio=config.min_lr_ratio
+        )
     return get_scheduler(
         "constant_with_warmup" if name == "constant" and warmup else name,
         optimizer,
         num_warmup_steps=warmup,
         num_training_steps=steps,
-        num_cycles=config.scheduler.num_cycles,
-        power=config.scheduler.power,
+        num_cycles=config.num_cycles,
+        power=config.power,
     )
+
+
+def warmup_steps(config: SchedulerConfig, course: Course) -> int:
+    """Steps of the warm-up, however it is given: as steps, epochs, or a share of all steps."""
+    if config.warmup_steps:
+        return config.warmup_steps
+    if config.warmup_epochs:
+        return math.ceil(config.warmup_epochs * course.steps_an_epoch)
+    return math.ceil(config.warmup * course.steps)

@@ -1,8 +1,8 @@
 """Single-file models without the hub: what diffusers needs and the file itself does not hold.
 
-A single file has weights alone; diffusers fetches configs and tokenizer from the hub. For Stable
-Diffusion 1.x they are made here: the settings of its architecture (Rombach et al. 2022, as in
-diffusers), and CLIP's vocabulary, which comes with open_clip.
+A single file has weights alone; diffusers fetches configs and tokenizers from the hub. Here they
+are made of what is known of the file's family, and of CLIP's vocabulary, which comes with
+open_clip.
 """
 
 from __future__ import annotations
@@ -18,86 +18,88 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTokenizer
 
-# of the first cross-attention: its width is that of the text encoder, which tells the family
-TELLTALE = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-WIDTH = 768  # of Stable Diffusion 1.x
+from train.families import EPSILON, FAMILIES, VELOCITY, Family
 
-CONFIGS: dict[str, dict[str, Any]] = {
-    "model_index.json": {
-        "_class_name": "StableDiffusionPipeline",
-        "scheduler": ["diffusers", "PNDMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    },
-    "unet/config.json": {  # all else are UNet2DConditionModel's defaults
-        "_class_name": "UNet2DConditionModel",
-        "sample_size": 64,
-        "cross_attention_dim": WIDTH,
-        "layers_per_block": 2,  # diffusers' conversion of keys looks for it here
-    },
-    "vae/config.json": {
-        "_class_name": "AutoencoderKL",
-        "block_out_channels": [128, 256, 512, 512],
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "layers_per_block": 2,
-        "sample_size": 512,
-    },
-    "text_encoder/config.json": {
-        "architectures": ["CLIPTextModel"],
-        "model_type": "clip_text_model",
-        "hidden_size": WIDTH,
-        "intermediate_size": 4 * WIDTH,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-    },
-    "scheduler/scheduler_config.json": {
-        "_class_name": "PNDMScheduler",
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "skip_prk_steps": True,
-        "steps_offset": 1,
-    },
-}
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"  # its inputs are the latents' channels
+LATENT_CHANNELS = 4
+# empty tensors by which models that were trained further for velocity say so
+SAYS_VELOCITY, SAYS_ZERO_SNR = "v_pred", "ztsnr"
+LIBRARIES = {"unet": "diffusers", "vae": "diffusers", "scheduler": "diffusers"}
 
 
 @contextmanager
-def layout(file: Path) -> Iterator[dict[str, str]]:
-    """What `from_single_file` has to be told for this file, while the context lasts.
-
-    Yields:
-        `config`: a folder of configs and tokenizer. Empty for other families than Stable
-        Diffusion 1.x, for which diffusers then asks the hub.
-    """
-    if not is_stable_diffusion_1(file):
-        yield {}
-        return
+def layout(file: Path, family: Family) -> Iterator[Path]:
+    """A folder of configs and tokenizers for `from_single_file`, while the context lasts."""
+    index: dict[str, Any] = {"_class_name": family.pipeline.__name__}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        for place, config in CONFIGS.items():
-            (folder / place).parent.mkdir(exist_ok=True)
-            (folder / place).write_text(json.dumps(config), encoding="utf-8")
-        _save_tokenizer(folder)
-        yield {"config": name}
+        for part, config in family.configs.items():
+            classes = config.get("architectures") or [config["_class_name"]]
+            index[part] = [LIBRARIES.get(part, "transformers"), classes[0]]
+            if part == "scheduler":
+                _save(folder / part / "scheduler_config.json", {**config, **noise(file, family)})
+            else:
+                _save(folder / part / "config.json", config)
+        for number, padding in enumerate(family.padding, start=1):
+            part = "tokenizer" if number == 1 else f"tokenizer_{number}"
+            index[part] = ["transformers", "CLIPTokenizer"]
+            _save_tokenizer(folder, part, padding)
+        _save(folder / "model_index.json", index)
+        yield folder
 
 
-def is_stable_diffusion_1(file: Path) -> bool:
-    """Whether a safetensors file has the original keys and the text width of the 1.x family."""
+def family_of_file(file: Path) -> Family:
+    """The family of a single file, by its keys and their shapes.
+
+    Raises:
+        ValueError: none of ours, or one that is made for something else.
+    """
     try:
         with safe_open(file, framework="pt") as weights:
-            return (
-                TELLTALE in weights.keys()  # noqa: SIM118
-                and weights.get_slice(TELLTALE).get_shape()[1] == WIDTH
-            )
-    except (SafetensorError, OSError):
-        return False  # whoever loads it will say what is wrong
+            keys = set(weights.keys())
+            shapes = {
+                key: weights.get_slice(key).get_shape()
+                for key in (FIRST, *(family.telltale for family in FAMILIES))
+                if key in keys
+            }
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"not a readable safetensors file ({error})") from None
+    if FIRST in shapes and shapes[FIRST][1] != LATENT_CHANNELS:
+        raise ValueError("made for inpainting or the like; LoRAs are trained on the plain model")
+    for family in FAMILIES:
+        if shapes.get(family.telltale, [0, 0])[1] == family.width:
+            return family
+    known = ", ".join(family.name for family in FAMILIES)
+    raise ValueError(f"its weights are of none of {known}")
 
 
-def _save_tokenizer(folder: Path) -> None:
-    """CLIP's tokenizer, from the vocabulary that open_clip ships."""
+def noise(file: Path, family: Family) -> dict[str, Any]:
+    """What a file was trained to predict, as a scheduler's settings.
+
+    As the file itself says (`v_pred`, `ztsnr` among its keys, or the metadata of modelspec), else
+    what is usual for the family.
+    """
+    with safe_open(file, framework="pt") as weights:
+        keys, metadata = set(weights.keys()), weights.metadata() or {}
+    said = {"epsilon": EPSILON, "v": VELOCITY}.get(metadata.get("modelspec.prediction_type", ""))
+    if SAYS_VELOCITY in keys:
+        said = VELOCITY
+    return {
+        "prediction_type": said or family.prediction,
+        "rescale_betas_zero_snr": SAYS_ZERO_SNR in keys,
+    }
+
+
+def _save(file: Path, config: dict[str, Any]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(config), encoding="utf-8")
+
+
+def _save_tokenizer(folder: Path, name: str, padding: str) -> None:
+    """CLIP's tokenizer, from the vocabulary that open_clip ships.
+
+    Where ! is the padding it is so too in a prompt, as in the tokenizers of diffusers' folders.
+    """
     shipped = SimpleTokenizer()
     words = [*list(shipped.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: number for number, word in enumerate(words)}
@@ -105,5 +107,8 @@ def _save_tokenizer(folder: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
     CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77
-    ).save_pretrained(folder / "tokenizer")
+        str(folder / "vocab.json"),
+        str(folder / "merges.txt"),
+        model_max_length=77,
+        pad_token=padding,
+    ).save_pretrained(folder / name)

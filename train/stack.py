@@ -113,15 +113,23 @@ class Dropout:
     Attributes:
         rate: 0 to below 1.
         seed: of this step; a module's mask hangs on it and on the module's key alone.
+        part: which rows of the batch these are, and how many it has; None: all of them.
     """
 
     rate: float
     seed: int
+    part: tuple[slice, int] | None = None
 
     def mask(self, key: str, like: Tensor) -> Tensor:
         """Zeros, and 1 / (1 - rate) where a value is kept; in the shape of `like`."""
         random = torch.Generator(like.device).manual_seed(self.seed ^ zlib.crc32(key.encode()))
-        drawn = torch.rand(like.shape, generator=random, device=like.device)
+        if self.part is None:
+            drawn = torch.rand(like.shape, generator=random, device=like.device)
+        else:  # drawn as for the whole batch
+            rows, count = self.part
+            positions = len(like) // (rows.stop - rows.start)
+            shape = (count, positions, *like.shape[1:])
+            drawn = torch.rand(shape, generator=random, device=like.device)[rows].flatten(0, 1)
         return (drawn >= self.rate).to(like.dtype) / (1 - self.rate)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -15,6 +15,8 @@ from train.config import TrialConfig
 from train.data import Pictures
 from train.loss import diffusion_loss
 from train.member import Checkpoint, Draw, Member, Run, TrainingError
+from train.memory import checkpoint_activations
+from train.processes import ALONE, Processes
 
 __all__ = ["Checkpoint", "Epoch", "Member", "Trainer", "TrainingError", "shared_by_a_pack"]
 
@@ -35,8 +37,9 @@ class Epoch:
 
 def shared_by_a_pack(config: TrialConfig) -> tuple[object, ...]:
     """What trials must have in common to be trained together."""
-    where = config.cache, config.cache_path
-    return asdict(config.data), asdict(config.base), config.training.batch_size, where
+    training, where = config.training, (config.cache, config.cache_path)
+    shared = training.batch_size, training.gradient_checkpointing
+    return asdict(config.data), asdict(config.base), shared, where
 
 
 class Trainer:
@@ -47,19 +50,30 @@ class Trainer:
     the rounding of other batch sizes), and its own place in its own epochs: members may join
     and leave between any two. A member whose folder holds the state of an interrupted run
     continues it, to the same bytes as if it had not been interrupted; its last saved epoch is
-    yielded again first.
+    yielded again first. One that was interrupted within an epoch finishes that one by itself.
 
     Args:
         base: from `load_base`.
         pictures: from `load_pictures`.
         members: the trials that begin; more may be added.
+        processes: those that train the same members together.
+        asked: whether to leave: at the end of a step it saves the states and raises
+            KeyboardInterrupt.
 
     Raises:
         TrainingError: see `add`.
     """
 
-    def __init__(self, base: Base, pictures: Pictures, members: Sequence[Member] = ()) -> None:
-        self.base, self.pictures = base, pictures
+    def __init__(
+        self,
+        base: Base,
+        pictures: Pictures,
+        members: Sequence[Member] = (),
+        processes: Processes = ALONE,
+        asked: Callable[[], bool] | None = None,
+    ) -> None:
+        self.base, self.pictures, self.processes = base, pictures, processes
+        self.asked = asked
         self.runs: dict[int, Run] = {}  # the members in training
         self.joining: list[Run] = []  # from the next epoch on
         self._added = 0
@@ -76,13 +90,15 @@ class Trainer:
         Raises:
             TrainingError: it cannot share the pack, or its folder is one of other settings.
         """
-        shared = shared_by_a_pack(member.config)
+        run = Run(self._added, member, self.base, self.pictures, self.processes)
+        shared = shared_by_a_pack(run.config)
         if self._shared is None:
             self.data = encode_pictures(self.base, self.pictures, member.config)
             self._shared = shared
         if shared != self._shared:
-            raise TrainingError("a pack's trials must share base, pictures and batch size")
-        run = Run(self._added, member, self.base, self.pictures, self.data)
+            raise TrainingError(
+                "a pack's trials must share base, pictures, batch size and gradient checkpointing"
+            )
         self.joining.append(run)
         self._added += 1
         return run.index
@@ -96,7 +112,7 @@ class Trainer:
         while self.joining or self.runs:
             joined, self.joining = self.joining, []
             self.runs |= {run.index: run for run in joined}
-            if continued := [run for run in joined if run.epoch]:
+            if continued := [run for run in joined if run.last]:
                 self._leave([run for run in continued if run.finished])
                 yield Epoch([run.last_saved() for run in continued], 0.0)
                 began = time.perf_counter()
@@ -114,37 +130,63 @@ class Trainer:
 
     def _train_epoch(self, running: list[Run]) -> dict[int, str]:
         """An epoch of each of them; those that broke down are out, with the reason."""
+        checkpoint_activations(self.base, running[0].config.training.gradient_checkpointing)
         for run in running:
             run.start_epoch()
-        for step in range(running[0].batches):
-            self.step(running, step)
+        at = {run.index: run.batch for run in running}  # 0, but after an interruption
+        for place in sorted(set(at.values())):
+            together = [run for run in running if at[run.index] == place]
+            while together := [run for run in together if run.in_epoch]:
+                self.step(together, together[0].batch)
+                self._leave_if_asked(together)
         failures = {run.index: reason for run in running if (reason := run.finish_epoch())}
         self._leave([run for run in running if run.index in failures])
         return failures
 
+    def _leave_if_asked(self, running: list[Run]) -> None:
+        """Saves the states where they are due; all of them, and leaves, where it is asked for."""
+        for run in running:
+            run.save_state_if_due()
+        if self.asked is None or not all(run.between_steps for run in running):
+            return
+        if self.processes.any(self.asked()):
+            for run in running:
+                run.save_state()
+            raise KeyboardInterrupt
+
     def step(self, running: list[Run], step: int) -> None:
         """One forward and backward pass for all the members, rows owner by owner."""
-        drawn = [run.draw(step) for run in running]
+        drawn = [run.draw(step, self.data).part(self.processes) for run in running]
         rows = self._to_device(drawn)
         with self.base.adapters.using(
             [run.adapter for run in running], [draw.dropout for draw in drawn]
         ):
-            loss = diffusion_loss(
-                self.base, rows["latents"], rows["noise"], rows["timesteps"],
-                self._conditioning(running, drawn, rows["sizes"]),
-            )  # fmt: skip
-            shares = [part.mean() for part in (loss * rows["weights"]).chunk(len(running))]
-            torch.stack(
-                [share / run.group_size(step) for run, share in zip(running, shares, strict=True)]
-            ).sum().backward()
-        for run, share in zip(running, shares, strict=True):
-            run.losses.append(share.detach())
-            run.step_if_due(step)
+            loss = self._weighted_loss(running, drawn, rows)
+            sums = [part.sum() for part in loss.chunk(len(running))]
+            if len(loss):  # a process may have no row of a small batch
+                torch.stack(
+                    [run.objective(part, step) for run, part in zip(running, sums, strict=True)]
+                ).sum().backward()
+        whole = self.processes.sum(torch.stack(sums).detach())
+        for run, part in zip(running, whole.unbind(), strict=True):
+            run.finish_batch(step, part)
+
+    def _weighted_loss(
+        self, running: list[Run], drawn: list[Draw], rows: dict[str, Tensor]
+    ) -> Tensor:
+        """The loss of each row times its weight."""
+        if not len(rows["weights"]):
+            return rows["weights"]
+        loss = diffusion_loss(
+            self.base, rows["latents"], rows["noise"], rows["timesteps"],
+            self._conditioning(running, drawn, rows),
+        )  # fmt: skip
+        return loss * rows["weights"]
 
     def _to_device(self, drawn: list[Draw]) -> dict[str, Tensor]:
         """The members' draws one after the other, copied while the device works on."""
         rows = {}
-        for name in ("latents", "noise", "timesteps", "weights", "sizes"):
+        for name in ("latents", "noise", "timesteps", "sizes", "weights"):
             joined = torch.cat([getattr(draw, name) for draw in drawn])
             if self.base.device.type == "cuda":
                 joined = joined.pin_memory()
@@ -152,12 +194,13 @@ class Trainer:
         return rows
 
     def _conditioning(
-        self, running: list[Run], drawn: list[Draw], sizes: Tensor
+        self, running: list[Run], drawn: list[Draw], rows: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Text embeddings of the rows' captions: cached, or fresh where a text encoder learns."""
+        """Text embeddings of the rows' captions: cached, or fresh where a text encoder learns.
+
+        With SDXL also the sizes of the rows' pictures.
+        """
         wanted = [caption for draw in drawn for caption in draw.captions]
         speaks = any(run.config.network.text_encoder for run in running)
         text = self.base.encode_text(wanted) if speaks else self.data.conditioning(wanted)
-        if "time_ids" in text:  # SDXL is told the sizes of the pictures
-            text = {**text, "time_ids": sizes.to(text["time_ids"])}
-        return text
+        return text | self.base.size_conditioning(rows["sizes"])

@@ -70,8 +70,8 @@ def _denoise(
     sampler.set_timesteps(steps)
     latents = noise
     for timestep in sampler.timesteps:
-        rows = torch.cat([latents, latents]).to(base.dtype)
-        empty, asked = base.unet(rows, timestep, **text).sample.float().chunk(2)
+        rows = torch.cat([latents, latents])
+        empty, asked = base.predict(rows, timestep, text).chunk(2)
         guided = empty + guidance * (asked - empty)
         latents = sampler.step(guided, timestep, latents).prev_sample
     return latents

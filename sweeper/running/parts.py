@@ -15,6 +15,7 @@ from sweeper.config import SweepConfig, trial_of
 from sweeper.proposing.space import Space
 from train.base import Base, load_base
 from train.config import PLACES as DATA_PLACES
+from train.course import course_of
 from train.data import Pictures, load_pictures
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,9 @@ def load_parts(config: SweepConfig) -> Parts:
     if key not in _made:
         _made.clear()
         pictures = load_pictures(config.data)
-        log.info(pictures.report(trial_of(config)))
+        trial = trial_of(config)
+        log.info(pictures.report(trial))
+        log.info(course_of(trial, pictures).describe(trial.training, 1))
         log.info(f"loading the base {config.base.path} and the scorer")
         base = load_base(config.base)
         cache = Path(config.study.root) / "cache"

@@ -128,7 +128,6 @@ def test_the_report_says_what_a_friend_would(tmp_path: Path) -> None:
         "6 pictures are few", "no picture is held out", "1 pictures are see-through (0.png)",
         "the borders of all the pictures look the same", "pictures are flipped",
         "each picture is seen 500 times", "0.png, 40x40, is enlarged 1.6 times",
-        "2 steps an epoch with 4 pictures each at most, 1000 in all",
     ):  # fmt: skip
         assert words in said
     embedded = load_pictures(DataConfig())

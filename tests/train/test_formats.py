@@ -85,7 +85,7 @@ def test_other_spellings_mean_the_same(
         ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "a LoHa"),
         ("lora_unet_mid_block_attentions_0_proj_in.dora_scale", "a DoRA"),
         ("lora_unet_mid_block_attentions_0_proj_in.lokr_w1", "a LoKr"),
-        ("transformer.single_blocks.0.lora_A.weight", "none of a Stable Diffusion 1.x"),
+        ("transformer.single_blocks.0.lora_A.weight", "none of a Stable Diffusion LoRA"),
         ("unet.conv_in.bias", "no part of a LoRA"),
     ],
 )

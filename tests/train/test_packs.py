@@ -23,6 +23,7 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
 )
+from train.course import course_of
 from train.data import Pictures, load_pictures
 from train.member import STATE
 from train.trainer import Member, Trainer, TrainingError
@@ -136,9 +137,9 @@ def test_a_pack_goes_through_the_buckets_together(
         alone, packed = tmp_path / f"alone-{i}", tmp_path / f"pack-{i}"
         assert torch.equal(end(alone)["random"], end(packed)["random"])
         assert apart(packed, alone) < 1e-9
-    sizes = {size for size, _ in Trainer(exact_base, pictures, [
-        Member(config, tmp_path / "x")]).data.batches.sequence}  # fmt: skip
-    assert sizes == {(24, 40), (32, 32), (40, 24)}
+    course = course_of(config, pictures)
+    assert set(course.plan.buckets) == {(24, 40), (32, 32), (40, 24)}
+    assert (course.batches, course.steps_an_epoch) == (10, 10)
 
 
 def test_pictures_of_a_pack_are_those_made_alone(

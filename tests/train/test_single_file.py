@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
+import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors.torch import save_file
-from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTextConfig
 
-from train import single_file
-from train.base import load_base
+from train.adapter import UNET
+from train.base import BaseError, load_base
+from train.base_files import fingerprint
 from train.config import BaseConfig
+from train.families import FAMILIES, SD1, SD2, SDXL, Family
+from train.lora import Adapters
+from train.single_file import FIRST, family_of_file, noise
 
-UNET = {"cross_attention_dim": 768, "block_out_channels": [32, 32, 64, 64]}
-VAE = {
-    "block_out_channels": [32, 32, 64, 64],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "layers_per_block": 2,
-}
-TEXT = {
-    "hidden_size": 768,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 12,
-}
-
+SMALL: dict[str, dict[str, Any]] = {
+    "vae": {"block_out_channels": [32, 32, 64, 64]},
+    "text_encoder": {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1,
+                     "num_attention_heads": 2},
+    "text_encoder_2": {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2,
+                       "num_attention_heads": 2, "projection_dim": 32},
+}  # fmt: skip
+SMALL_UNETS: dict[Family, dict[str, Any]] = {
+    SD1: {"block_out_channels": [32, 32, 64, 64]},
+    SD2: {"block_out_channels": [32, 32, 64, 64], "attention_head_dim": [2, 2, 4, 4]},
+    SDXL: {"block_out_channels": [32, 32, 64], "attention_head_dim": [2, 2, 4],
+           "transformer_layers_per_block": [1, 1, 2], "addition_time_embed_dim": 8,
+           "projection_class_embeddings_input_dim": 6 * 8 + 32},
+}  # fmt: skip
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
     "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
@@ -39,25 +44,33 @@ VAE_PARTS = {
     "conv_shortcut": "nin_shortcut", "conv_norm_out": "norm_out", "to_q": "q", "to_k": "k",
     "to_v": "v", "to_out.0": "proj_out", "group_norm": "norm",
 }  # fmt: skip
+OPEN_CLIP = {
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.token_embedding": "token_embedding", "final_layer_norm": "ln_final",
+    "encoder.layers": "transformer.resblocks", "layer_norm1": "ln_1", "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn": "attn",
+}  # fmt: skip
 
 
-def original_unet_key(key: str) -> str:
+def original_unet_key(key: str, unet: nn.Module) -> str:
     """A UNet's key of diffusers as Stable Diffusion's own code has it (two layers a block)."""
     places = {
         "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2", "conv_norm_out": "out.0", "conv_out": "out.2",
+        "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
         "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
         "mid_block.resnets.1": "middle_block.2",
     }  # fmt: skip
-    for i in range(4):
+    for i, block in enumerate(cast(Any, unet).up_blocks):
         for j in range(3):
             down, up = f"input_blocks.{3 * i + j + 1}", f"output_blocks.{3 * i + j}"
             places[f"down_blocks.{i}.resnets.{j}"] = f"{down}.0"
             places[f"down_blocks.{i}.attentions.{j}"] = f"{down}.1"
             places[f"up_blocks.{i}.resnets.{j}"] = f"{up}.0"
             places[f"up_blocks.{i}.attentions.{j}"] = f"{up}.1"
+        after = 2 if hasattr(block, "attentions") else 1
         places[f"down_blocks.{i}.downsamplers.0.conv"] = f"input_blocks.{3 * i + 3}.0.op"
-        places[f"up_blocks.{i}.upsamplers.0"] = f"output_blocks.{3 * i + 2}.{1 if i == 0 else 2}"
+        places[f"up_blocks.{i}.upsamplers.0"] = f"output_blocks.{3 * i + 2}.{after}"
     place = max((p for p in places if key.startswith(f"{p}.")), key=len)
     rest = key.removeprefix(f"{place}.")
     if "resnets" in place:
@@ -81,79 +94,156 @@ def original_vae_key(key: str) -> str:
     return f"first_stage_model.{key}"
 
 
-@pytest.fixture(scope="module")
-def models() -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
-    torch.manual_seed(0)
-    text = CLIPTextModel(CLIPTextConfig(vocab_size=49408, **TEXT))
-    return UNet2DConditionModel(**UNET), AutoencoderKL(**VAE), text
+def original_text(encoder: nn.Module, family: Family, number: int) -> dict[str, Tensor]:
+    """A text encoder's weights: CLIP's under transformers' names, OpenCLIP's under its own."""
+    weights = {k.removeprefix("text_model."): v for k, v in encoder.state_dict().items()}
+    if family is SD1 or (family is SDXL and number == 0):
+        prefix = "conditioner.embedders.0" if family is SDXL else "cond_stage_model"
+        return {f"{prefix}.transformer.text_model.{key}": v for key, v in weights.items()}
+    prefix = "conditioner.embedders.1" if family is SDXL else "cond_stage_model"
+    found: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        if key == "text_projection.weight":
+            found[f"{prefix}.model.text_projection"] = value.T
+            continue
+        for ours, theirs in OPEN_CLIP.items():
+            key = key.replace(ours, theirs)
+        if "q_proj" in key:  # the three are one matrix there
+            rows = [weights[k] for k in (joint(key, w) for w in "qkv")]
+            found[f"{prefix}.model.{key.replace('q_proj.', 'in_proj_')}"] = torch.cat(rows)
+        elif not any(f"{w}_proj" in key for w in "kv"):
+            found[f"{prefix}.model.{key}"] = value
+    return found
+
+
+def joint(key: str, which: str) -> str:
+    return (
+        key.replace("transformer.resblocks", "encoder.layers")
+        .replace("attn.q_proj", f"self_attn.{which}_proj")
+    )  # fmt: skip
+
+
+def build(family: Family) -> dict[str, nn.Module]:
+    """The models of a family by the configs that single files are loaded with."""
+    made: dict[str, nn.Module] = {
+        "unet": UNet2DConditionModel.from_config(family.configs["unet"]),
+        "vae": AutoencoderKL.from_config(family.configs["vae"]),
+    }
+    for part, config in family.configs.items():
+        if part.startswith("text_encoder"):
+            cls = getattr(transformers, config["architectures"][0])
+            made[part] = cls(CLIPTextConfig(**config))
+    return made
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Family:
+    """A family as if its models were small."""
+    found: Family = request.param
+    configs = cast(dict[str, Any], found.configs)
+    smaller = SMALL | {"unet": SMALL_UNETS[found]}
+    for part, small in smaller.items():
+        if part in configs:
+            monkeypatch.setitem(configs, part, {**configs[part], **small})
+    return found
 
 
 @pytest.fixture
-def file(
-    models: tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    """A small model with random weights in the original layout, as if it were version 1.x."""
-    unet, vae, text = models
-    weights: dict[str, Tensor] = {}
-    for key, value in unet.state_dict().items():
-        weights[original_unet_key(key)] = value
+def models(family: Family) -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return build(family)
+
+
+@pytest.fixture
+def file(family: Family, models: dict[str, nn.Module], tmp_path: Path) -> Path:
+    """Random weights in the original layout."""
+    unet, vae = models["unet"], models["vae"]
+    weights = {original_unet_key(key, unet): value for key, value in unet.state_dict().items()}
     for key, value in vae.state_dict().items():
         name = original_vae_key(key)
         square = "attn_1" in name and name.endswith("weight") and value.ndim == 2
         weights[name] = value[:, :, None, None] if square else value  # 1x1 convolutions there
-    for key, value in text.state_dict().items():
-        name = key if key.startswith("text_model.") else f"text_model.{key}"
-        weights[f"cond_stage_model.transformer.{name}"] = value
-    for name, small in (("unet", UNET), ("vae", VAE), ("text_encoder", TEXT)):
-        config = single_file.CONFIGS[f"{name}/config.json"]
-        monkeypatch.setitem(single_file.CONFIGS, f"{name}/config.json", {**config, **small})
+    encoders = [model for part, model in models.items() if part.startswith("text")]
+    for number, encoder in enumerate(encoders):
+        weights |= original_text(encoder, family, number)
     path = tmp_path / "model.safetensors"
     save_file({key: value.contiguous() for key, value in weights.items()}, path)
     return path
 
 
 def test_single_file_loads_offline_to_the_same_weights(
-    file: Path, models: tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]
+    file: Path, family: Family, models: dict[str, nn.Module]
 ) -> None:
     base = load_base(BaseConfig(path=str(file), device="cpu"))
-    for loaded, made in zip((base.unet, base.vae, base.text_encoder), models, strict=True):
-        assert made is not loaded
-        wanted = made.state_dict()
-        found = loaded.state_dict()
+    assert base.family is family
+    loaded = {"unet": base.unet, "vae": base.vae, "text_encoder": base.text_encoder}
+    if family is SDXL:
+        loaded["text_encoder_2"] = base.text_encoders[1]
+    for part, made in models.items():
+        wanted, found = made.state_dict(), loaded[part].state_dict()
         assert set(found) == set(wanted)
-        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
-    assert base.noise.config.prediction_type == "epsilon"
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted), part
+    assert base.noise.config.prediction_type == family.prediction
     assert base.noise.config.beta_schedule == "scaled_linear"
-    assert base.encode_text(["a cat"])["encoder_hidden_states"].shape == (1, 77, 768)
-
-
-def test_tokenizer_is_clips(file: Path) -> None:
-    tokenizer = load_base(BaseConfig(path=str(file), device="cpu")).tokenizer
+    text = base.encode_text(["a cat"])
+    assert text["encoder_hidden_states"].shape == (1, 77, 192 if family is SDXL else 64)
+    assert ("text_embeds" in text) == (family is SDXL)
+    assert base.fingerprint == fingerprint([file], file)
     clip = SimpleTokenizer()
-    for text in ("a photo of sks person, wearing a red hat!", "Ünïcødé 猫 :-) it's 1234", ""):
-        wanted = [49406, *clip.encode(text), 49407]
-        assert tokenizer(text).input_ids == wanted
-    assert tokenizer.model_max_length == 77
+    padded = base.tokenizer("a cat", padding="max_length").input_ids[-1]
+    assert padded == (0 if family is SD2 else 49407)
+    for asked in ("a photo of sks person, wearing a red hat", "Ünïcødé 猫 :-) it's 1234", ""):
+        assert base.tokenizer(asked).input_ids == [49406, *clip.encode(asked), 49407]
+    assert base.tokenizer.model_max_length == 77
 
 
-def test_full_configs_are_those_of_stable_diffusion_1() -> None:
-    """By the number of parameters, which is known, on the meta device."""
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(single_file.CONFIGS["unet/config.json"])
-        vae = AutoencoderKL.from_config(single_file.CONFIGS["vae/config.json"])
-        config = dict(single_file.CONFIGS["text_encoder/config.json"])
-        text = CLIPTextModel(CLIPTextConfig(**config))
-    sizes = [sum(p.numel() for p in model.parameters()) for model in (unet, vae, text)]
-    assert sizes == [859_520_964, 83_653_863, 123_060_480]
+def test_full_configs_are_those_of_the_real_models_with_kohyas_modules() -> None:
+    """By the numbers of parameters and of modules, which are known; on the meta device.
+
+    SDXL: 70 transformer blocks of 10 layers and 11 pairs of projections; 72 and 192 in the text
+    encoders of 12 and 32 layers of 6; 66 in the blocks of convolutions.
+    """
+    known = {
+        SD1: ([859_520_964, 83_653_863, 123_060_480], [192, 72], 278),
+        SD2: ([865_910_724, 83_653_863, 340_387_840], [192, 138], 278),
+        SDXL: ([2_567_463_684, 83_653_863, 123_060_480, 694_659_840], [722, 72, 192], 788),
+    }
+    for family, (sizes, counts, with_convolutions) in known.items():
+        with torch.device("meta"):
+            made = build(family)
+        assert [sum(p.numel() for p in model.parameters()) for model in made.values()] == sizes
+        encoders = [model for part, model in made.items() if part.startswith("text")]
+        prefixes = (UNET, *family.text_encoders)
+        adapters = Adapters(dict(zip(prefixes, [made["unet"], *encoders], strict=True)))
+        linear = [key for key in adapters.targets if key not in adapters.conv_only]
+        assert [sum(k.startswith(f"{p}_") for k in linear) for p in prefixes] == counts
+        assert sum(key.startswith(UNET) for key in adapters.targets) == with_convolutions
 
 
-def test_other_families_are_left_to_the_hub(file: Path, tmp_path: Path) -> None:
-    other = tmp_path / "xl.safetensors"
-    save_file({single_file.TELLTALE: torch.zeros(4, 2048)}, other)
-    with single_file.layout(other) as options:
-        assert options == {}
-    with single_file.layout(file) as options:
-        index = json.loads((Path(options["config"]) / "model_index.json").read_text())
-        assert index["_class_name"] == "StableDiffusionPipeline"
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ({SDXL.telltale: (4, 1280)}, "of none of Stable Diffusion 1.x, "),  # SDXL's refiner
+        ({SD1.telltale: (4, 768), FIRST: (4, 9, 3, 3)}, "inpainting"),
+        ({"double_blocks.0.weight": (4, 4)}, "of none of"),
+    ],
+)
+def test_files_of_other_models_are_refused(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], said: str
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({key: torch.zeros(shape) for key, shape in shapes.items()}, path)
+    with pytest.raises(BaseError, match=f"other.safetensors is no .* model: .*{said}"):
+        load_base(BaseConfig(path=str(path), device="cpu"))
+
+
+def test_a_file_may_say_what_it_predicts(tmp_path: Path) -> None:
+    plain, path = {SDXL.telltale: torch.zeros(4, 2048)}, tmp_path / "x.safetensors"
+    save_file(plain, path)
+    assert family_of_file(path) is SDXL
+    assert noise(path, SDXL)["prediction_type"] == "epsilon"
+    save_file({**plain, "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, path)
+    assert noise(path, SDXL) == {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    save_file(plain, path, {"modelspec.prediction_type": "epsilon"})
+    assert noise(path, SD2)["prediction_type"] == "epsilon"
+    assert load_file(path).keys() == plain.keys()

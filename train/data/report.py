@@ -1,8 +1,7 @@
-"""What becomes of the pictures in training: sizes, steps, and what looks unwise about it."""
+"""What becomes of the pictures in training: their sizes, and what looks unwise about it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from train.config import TrialConfig
@@ -21,7 +20,7 @@ def lines_before_training(
     batch_sizes: Sequence[int],
     config: TrialConfig,
 ) -> tuple[list[str], list[str]]:
-    """Lines on sizes, regularisation and steps; and warnings.
+    """Lines on sizes and regularisation; and warnings.
 
     Args:
         batch_sizes: those that a dataset_config asks for.
@@ -41,13 +40,10 @@ def lines_before_training(
         times = sum(picture.repeats for picture in regularization)
         lines.append(f"{len(regularization)} regularisation pictures, shown {times} times an epoch")
     settings = config.training
-    steps = math.ceil(len(batches) / settings.gradient_accumulation)
-    rows = settings.batch_size * settings.gradient_accumulation
-    lines.append(
-        f"{steps} steps an epoch with {rows} pictures each at most, "
-        f"{steps * settings.epochs} in all"
-    )
-    return lines, _warnings(training, frames, batch_sizes, config)
+    epochs: float = settings.epochs
+    if settings.max_steps:
+        epochs = settings.max_steps * settings.gradient_accumulation / len(batches)
+    return lines, _warnings(training, frames, batch_sizes, config, epochs)
 
 
 def _warnings(
@@ -55,10 +51,11 @@ def _warnings(
     frames: Sequence[Frame],
     batch_sizes: Sequence[int],
     config: TrialConfig,
+    epochs: float,
 ) -> list[str]:
     said = []
     settings = config.training
-    times = sum(picture.repeats for picture in training) * settings.epochs / len(training)
+    times = sum(picture.repeats for picture in training) * epochs / len(training)
     if times > OFTEN:
         said.append(
             f"each picture is seen {times:.0f} times: few pictures for so many repeats and epochs "

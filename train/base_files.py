@@ -1,0 +1,106 @@
+"""The files of a base: where they lie, what family they are, and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from train.config import EMBEDDED, cause
+from train.families import Family, family_of
+from train.single_file import LATENT_CHANNELS, family_of_file
+
+EMBEDDED_FOLDER = Path(__file__).parent / "puppets" / "weights" / "base"
+INDEX = "model_index.json"
+
+
+class BaseError(ValueError):
+    """The base model cannot be loaded; the message says why and what to do."""
+
+
+def locate(path: str) -> Path:
+    """Where the base lies on disk; a hub id is downloaded (once) by diffusers.
+
+    Raises:
+        BaseError: there is no such model.
+    """
+    source = EMBEDDED_FOLDER if path == EMBEDDED else Path(path).expanduser()
+    if source.exists():
+        return source
+    if path.count("/") != 1 or path.startswith((".", "~", "/")) or source.suffix:
+        raise BaseError(f"base.path: there is no file or folder {path}")
+    try:
+        return Path(DiffusionPipeline.download(path, use_safetensors=True))
+    except (OSError, ValueError) as error:
+        raise BaseError(
+            f"base.path: {path} is neither on disk nor to be had from the hub: {cause(error)}"
+        ) from error
+
+
+def find_family(source: Path) -> Family:
+    """The family of a single file or of a diffusers folder.
+
+    Raises:
+        ValueError: none of ours.
+    """
+    if source.is_file():
+        return family_of_file(source)
+    index, unet = _json(source / INDEX), _json(source / "unet" / "config.json")
+    if unet.get("in_channels", LATENT_CHANNELS) != LATENT_CHANNELS:
+        raise ValueError("made for inpainting or the like; LoRAs are trained on the plain model")
+    encoders = sorted(part for part in index if part.startswith("text_encoder") and index[part][0])
+    if encoders not in (["text_encoder"], ["text_encoder", "text_encoder_2"]):
+        raise ValueError(f"its text encoders are {', '.join(encoders) or 'none'}")
+    return family_of(unet, len(encoders))
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ValueError(f"it has no {file.parent.name}/{file.name}")
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def weight_files(source: Path) -> list[Path]:
+    """The .safetensors files of a base, in a fixed order.
+
+    Raises:
+        BaseError: none there.
+    """
+    if source.is_file():
+        return [source]
+    found = sorted(source.rglob("*.safetensors"))
+    if not found:
+        pickles = [*source.rglob("*.bin"), *source.rglob("*.ckpt")]
+        way_out = (
+            "; its weights are pickles, which can run code when loaded: convert them with "
+            "diffusers (save_pretrained writes .safetensors)" if pickles else ""
+        )  # fmt: skip
+        raise BaseError(f"base.path: no .safetensors file in {source}{way_out}")
+    return found
+
+
+def fingerprint(files: list[Path], root: Path) -> str:
+    """sha256 over the names (below `root`) and the bytes of the weight files."""
+    digest = hashlib.sha256()
+    for file in files:
+        if file != root:
+            digest.update(str(file.relative_to(root)).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def short_hash(source: Path) -> str | None:
+    """The old short hash of web UIs and kohya (`ss_sd_model_hash`), which single files have.
+
+    It is the first 8 digits of the sha256 of 64 KiB that begin at 1 MiB.
+    """
+    if not source.is_file():
+        return None
+    with source.open("rb") as stream:
+        stream.seek(0x100000)
+        return hashlib.sha256(stream.read(0x10000)).hexdigest()[:8]

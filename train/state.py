@@ -1,0 +1,42 @@
+"""The state of a run, in one file of its folder: what it needs to go on as if never interrupted."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.checkpoint import NAME, write_atomically
+
+STATE = "state.pt"
+
+
+def read_state(folder: Path, device: torch.device) -> dict[str, Any] | None:
+    """The state in a run's folder; None where there is none."""
+    file = folder / STATE
+    if not file.is_file():
+        return None
+    state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+    return state
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Writes the state in one piece.
+
+    Raises:
+        CheckpointError: it cannot be written, for example because the disk is full.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(folder / STATE, buffer.getvalue())
+
+
+def forget(folder: Path) -> list[Path]:
+    """Deletes a run's state and its checkpoints; returns what was there."""
+    names = (STATE, f"{NAME}.safetensors", f"{NAME}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors")
+    found = [file for name in names for file in sorted(folder.glob(name))]
+    for file in found:
+        file.unlink()
+    return found
