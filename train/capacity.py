@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from train.base import Base
 from train.config import TrialConfig
 from train.loss import diffusion_loss
+from train.memory import checkpoint_activations
 
 log = logging.getLogger(__name__)
 # operations a core in one forward pass: twice as many are a sixth faster (bench/results/packs.md),
@@ -51,6 +52,7 @@ def peak_memory(base: Base, config: TrialConfig, members: int) -> int:
         base.adapters.create(config.network, random).to(base.device) for _ in range(members)
     ]
     torch.cuda.reset_peak_memory_stats(base.device)
+    checkpoint_activations(base, config.training.gradient_checkpointing)
     try:
         with base.adapters.using(adapters):
             _loss(base, config, members * config.training.batch_size).sum().backward()

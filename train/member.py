@@ -108,6 +108,7 @@ class Run:
         epoch: how many it has behind it in full.
         batch: how many of the running epoch.
         losses: of each batch since the last checkpoint.
+        recent: the last of those before it.
         skipped: steps left out because a gradient was too large for fp16.
         failure: why it cannot go on; empty: it can.
     """
@@ -132,6 +133,7 @@ class Run:
         self.epoch = self.batch = self.skipped = 0
         self.failure = ""
         self.losses: list[Tensor] = []
+        self.recent: list[Tensor] = []
         self.order: dict[Size, list[int]] = {}
         self.random = torch.Generator().manual_seed(self.config.training.seed)
         self.adapter = base.adapters.create(self.config.network, self.random).to(base.device)
@@ -242,7 +244,8 @@ class Run:
             cause = "the base or a picture, since nothing is trained yet"
         else:
             cause = f"a learning rate that is too high ({rate:g})"
-        before = ", ".join(f"{loss:.4g}" for loss in losses[max(0, first - SHOWN) : first])
+        known = [float(loss) for loss in self.recent[-SHOWN:]] + losses[:first]
+        before = ", ".join(f"{loss:.4g}" for loss in known[-SHOWN:])
         return (
             f"the loss is not a number any more in epoch {self.epoch + 1}, at batch {batch} of "
             f"{self.batches} (before it: {before or 'nothing'}); the likely cause is {cause}"
@@ -279,7 +282,7 @@ class Run:
         if self.processes.main:
             with at_its_result(self.optimizer, self.adapter):
                 checkpoint.save_checkpoint(saved.path, self.adapter, about, precision)
-        self.losses.clear()
+        self.recent, self.losses = self.losses[-SHOWN:], []
         self.save_state()
         self._delete_old()
         return saved
