@@ -141,7 +141,11 @@ def test_every_schedule_goes_as_its_name_says(name: str, caplog: pytest.LogCaptu
 
 
 def test_a_warm_up_is_a_share_or_steps_or_epochs() -> None:
-    for given in ({"warmup": 0.2}, {"warmup_steps": 20}, {"warmup_epochs": 2.0}):
-        for name in ("constant", "cosine"):
-            found = rates(SchedulerConfig(name, **given))  # type: ignore[arg-type]
+    for name in ("constant", "cosine"):
+        for given in (
+            SchedulerConfig(name, warmup=0.2),
+            SchedulerConfig(name, warmup_steps=20),
+            SchedulerConfig(name, warmup_epochs=2.0),
+        ):
+            found = rates(given)
             assert found[:21] == pytest.approx([step / 20 for step in range(21)])

@@ -107,7 +107,12 @@ def test_noise_offset_shifts_whole_channels(
 
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_gradient_checkpointing_gives_the_same_gradients(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, text_encoder: bool
+    base: Base,
+    pictures: Pictures,
+    trial: Make,
+    tmp_path: Path,
+    text_encoder: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network = NetworkConfig(rank=4, conv_rank=2, dropout=0.3, text_encoder=text_encoder)
     found, kept = [], []
@@ -120,13 +125,15 @@ def test_gradient_checkpointing_gives_the_same_gradients(
             random = torch.Generator().manual_seed(1)
             for flat in run.adapter.parameters():
                 flat.add_(torch.randn(flat.shape, generator=random) * 0.05)
-        run._step = lambda: None  # type: ignore[method-assign]
+        monkeypatch.setattr(run, "_step", lambda: None)
         checkpoint_activations(base, wanted)
         numbers: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor, kept=numbers: kept.append(tensor.numel()) or tensor,
-            lambda tensor: tensor,
-        ):
+
+        def keep(tensor: Tensor, numbers: list[int] = numbers) -> Tensor:
+            numbers.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             trainer.step([run], 0)
         found.append(torch.cat([f.grad for f in run.adapter.parameters() if f.grad is not None]))
         kept.append(sum(numbers))
