@@ -65,10 +65,10 @@ def _train(base: Base, pictures: Pictures, member: Member, processes: Processes)
     """
     config = adapted(member.config, member.remedies)
     course = course_of(config, pictures, processes.count)
-    log.info(course.describe(config.training, processes.count))
     spent, before = 0.0, None
     try:
         with in_good_order(processes.main) as asked:
+            log.info(course.describe(config.training, processes.count))
             for epoch in Trainer(base, pictures, [member], processes, asked):
                 for reason in epoch.failures.values():
                     raise TrainingError(reason)

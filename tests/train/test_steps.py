@@ -49,7 +49,7 @@ class Fake:
     dtype = torch.float32
 
     def __init__(self, noise: Any, epsilon: Tensor, picture: Tensor, signal: Tensor) -> None:
-        self.noise = noise
+        self.noise, self.prediction = noise, noise.config.prediction_type
         velocity = signal.sqrt() * epsilon - (1 - signal).sqrt() * picture
         kinds = {"epsilon": epsilon, "v_prediction": velocity, "sample": picture}
         self.answer = kinds[noise.config.prediction_type]
