@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import shutil
@@ -15,6 +16,7 @@ from PIL import Image
 from train import cache
 from train.base import Base
 from train.cache import EncodedPictures, encode_pictures
+from train.checkpoint import read_metadata
 from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from train.data import DataError, load_pictures
 from train.store import Store
@@ -71,6 +73,42 @@ def test_the_same_lora_from_memory_from_disk_and_without(
     off = train(base, replace(config, cache="off"), tmp_path / "off")
     assert len({memory, again, disk, later, off}) == 1
     assert train(base, replace(config, data=replace(data, flip=False)), tmp_path / "x") != memory
+
+
+def test_an_epoch_in_buckets_goes_on_in_its_middle_to_the_same_bytes(
+    base: Base, config: TrialConfig, tmp_path: Path
+) -> None:
+    data = replace(config.data, shuffle_caption=True, flip=True,
+                   regularization_path=config.data.path)  # fmt: skip
+    config = replace(config, data=data)
+    whole = train(base, config, tmp_path / "whole")
+    steps = iter([False] * 14)  # of 10 an epoch
+    pictures, member = load_pictures(data), Member(config, tmp_path / "broken")
+    with pytest.raises(KeyboardInterrupt):
+        list(Trainer(base, pictures, [member], asked=lambda: next(steps, True)))
+    state = torch.load(tmp_path / "broken" / "state.pt", weights_only=True)
+    assert (state["epoch"], len(state["order"])) == (1, 3)
+    assert 0 < state["shown"] < 20
+    assert train(base, config, tmp_path / "broken") == whole
+
+
+def test_the_file_and_sdxl_are_told_the_sizes(
+    base: Base, config: TrialConfig, tmp_path: Path
+) -> None:
+    train(base, config, tmp_path)
+    about = read_metadata(tmp_path / "lora.safetensors")
+    assert json.loads(about["ss_bucket_info"])["buckets"] == {
+        "0": {"resolution": [24, 40], "count": 4},
+        "1": {"resolution": [32, 32], "count": 2},
+        "2": {"resolution": [40, 24], "count": 4},
+    }
+    assert about["ss_num_train_images"] == "10"
+    assert json.loads(about["ss_dataset_dirs"]) == {
+        Path(config.data.path).name: {"n_repeats": 2, "img_count": 5}
+    }
+    sizes = encode(base, config).sizes
+    assert sizes[0].tolist() == [40, 60, 1, 0, 24, 40], "of 60x40 scaled to 40x27"
+    assert sizes[2].tolist() == [50, 50, 0, 0, 32, 32]
 
 
 TEXTS = "captions: {} from the cache, {} encoded"
