@@ -1,18 +1,21 @@
-"""`python -m train`: trains one LoRA, without scores. Settings: conf/train.yaml."""
+"""`python -m train`: trains one LoRA, without scores. Settings: conf/train.yaml, or kohya=."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields
+import re
+import sys
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from train.base import Base, load_base
 from train.checks import ADAPT, check_choice, check_trial
-from train.command import run
-from train.config import TrialConfig
+from train.command import quiet, run, with_one_line_errors
+from train.config import ConfigError, TrialConfig
 from train.course import course_of
 from train.data import Pictures, load_pictures
 from train.interrupt import in_good_order
+from train.kohya.command_line import expand
 from train.memory import adapted, advice, ran_out, with_next_remedy
 from train.processes import Processes, started_processes
 from train.state import forget
@@ -24,16 +27,29 @@ RESUME = AUTO, OFF = "auto", "off"
 
 @dataclass
 class TrainConfig(TrialConfig):
-    """A trial's settings, where its files go, and whether what is there is continued."""
+    """A trial's settings, where its files go, and whether what is there is continued.
+
+    Attributes:
+        name: of the files.
+    """
 
     output: str = "outputs/lora"
+    name: str = "lora"
     resume: str = AUTO
 
 
-def check(config: TrainConfig) -> None:
-    """Refuses impossible settings, naming the key."""
+def check_train(config: TrainConfig) -> None:
+    """Refuses impossible settings, naming the key.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
     check_trial(config)
     check_choice("resume", config.resume, RESUME)
+    if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f]*[^/\\:*?\"<>|\x00-\x1f. ]", config.name):
+        raise ConfigError(
+            f'name: {config.name!r} is to be a file name, with no folder and none of : * ? " < > |'
+        )
 
 
 def main(config: TrainConfig) -> None:
@@ -45,13 +61,13 @@ def main(config: TrainConfig) -> None:
         raise TrainingError("training.oom=adapt: goes with one process alone")
     trial = TrialConfig(**{f.name: getattr(config, f.name) for f in fields(TrialConfig)})
     folder = Path(config.output)
-    if config.resume == OFF and processes.main and (replaced := forget(folder)):
+    if config.resume == OFF and processes.main and (replaced := forget(folder, config.name)):
         log.info(f"resume=off: begins anew; {len(replaced)} files of the run in {folder} are gone")
     processes.wait()
     pictures = load_pictures(config.data)
     log.info(pictures.report(trial))
     base = load_base(config.base)
-    member: Member | None = Member(trial, folder)
+    member: Member | None = Member(trial, folder, config.name)
     while member is not None:
         member = _train(base, pictures, member, processes)
     processes.wait()
@@ -87,9 +103,18 @@ def _train(base: Base, pictures: Pictures, member: Member, processes: Processes)
         remedies = with_next_remedy(member.config, member.remedies)
         if remedies is None:
             raise TrainingError(advice(config)) from error
-        return Member(member.config, member.folder, remedies)
+        return replace(member, remedies=remedies)
     return None
 
 
+def read_kohya() -> None:
+    """Puts what kohya's files amount to into the command line, where there are any."""
+    sys.argv[1:], notes = expand(sys.argv[1:])
+    for note in notes:
+        log.info(note)
+
+
 if __name__ == "__main__":
-    run("train", TrainConfig, check, main)
+    quiet()
+    with_one_line_errors(read_kohya)
+    run("train", TrainConfig, check_train, main)

@@ -18,8 +18,6 @@ from train.adapter import Adapter
 from train.formats import epoch_and_step, to_kohya
 from train.lora import Adapters, shape
 
-NAME = "lora"
-
 
 class CheckpointError(ValueError):
     """A LoRA file cannot be read or does not fit the base; the message says which and why."""

@@ -153,9 +153,19 @@ def _by_base(embedded: Any, real: Any, *, _root_: DictConfig) -> Any:
     return embedded if _root_.base.path == EMBEDDED else real
 
 
+def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
+    name = str(_root_.optimizer.get("_target_", "")).rpartition(".")[2]
+    if name.startswith(("Prodigy", "DAdapt")):
+        return 1.0
+    return lion if "Lion" in name else adamw
+
+
 # ${by_base:A,B} in a YAML is A on the embedded base and B on any other, so that
 # `base.path=/my/model.safetensors` alone also moves the settings that hang on the base.
 OmegaConf.register_new_resolver("by_base", _by_base, replace=True)
+# ${by_optimizer:A,B} is A for AdamW and its like and B for Lion, which wants smaller steps; 1 for
+# those that find their step size themselves.
+OmegaConf.register_new_resolver("by_optimizer", _by_optimizer, replace=True)
 # ${times:A,F} is F times A, so that a range can follow another setting.
 OmegaConf.register_new_resolver("times", lambda number, by: f"{number * by:.3g}", replace=True)
 

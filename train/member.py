@@ -46,11 +46,13 @@ class Member:
     Attributes:
         config: as it was asked for.
         folder: for its checkpoints and its state.
+        name: what its files begin with.
         remedies: of `memory.REMEDIES`, applied to it since memory ran out.
     """
 
     config: TrialConfig
     folder: Path
+    name: str = "lora"
     remedies: tuple[str, ...] = ()
 
 
@@ -121,7 +123,8 @@ class Run:
         pictures: Pictures,
         processes: Processes = ALONE,
     ) -> None:
-        self.index, self.asked, self.folder = index, member.config, member.folder
+        self.index, self.asked = index, member.config
+        self.folder, self.name = member.folder, member.name
         self.base, self.pictures, self.processes = base, pictures, processes
         state = read_state(self.folder, base.device)
         if state and state["config"] != self._identity():
@@ -269,9 +272,7 @@ class Run:
 
     def save(self) -> Checkpoint:
         """Writes the LoRA file, then the state to continue from."""
-        about = metadata(
-            self.config, checkpoint.NAME, self.base, self.pictures, self.course, self.epoch
-        )
+        about = metadata(self.config, self.name, self.base, self.pictures, self.course, self.epoch)
         precision = DTYPES[self.config.training.save_precision]
         self.last = {
             "epoch": self.epoch,
@@ -300,7 +301,7 @@ class Run:
     def _file(self, epoch: int) -> Path:
         # kohya's names: the epochs in between are numbered, the last is not
         last = epoch == self.course.epochs
-        name = checkpoint.NAME if last else f"{checkpoint.NAME}-{epoch:06d}"
+        name = self.name if last else f"{self.name}-{epoch:06d}"
         return self.folder / f"{name}.safetensors"
 
     def _delete_old(self) -> None:
@@ -361,6 +362,7 @@ class Run:
         about: dict[str, Any] = {
             **settings_of(self.asked), "base": self.base.fingerprint, "device": "any"
         }  # fmt: skip
+        about["name"] = self.name
         read = {key: value for key, value in vars(self.asked.data).items() if key not in PLACES}
         about["data"] = [self.pictures.fingerprint, read]
         for free in ("gradient_checkpointing", "keep_last", "oom", "state_minutes"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import io
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from train.checkpoint import NAME, write_atomically
+from train.checkpoint import write_atomically
 
 STATE = "state.pt"
 
@@ -33,9 +34,10 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     write_atomically(folder / STATE, buffer.getvalue())
 
 
-def forget(folder: Path) -> list[Path]:
-    """Deletes a run's state and its checkpoints; returns what was there."""
-    names = (STATE, f"{NAME}.safetensors", f"{NAME}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors")
+def forget(folder: Path, name: str) -> list[Path]:
+    """Deletes a run's state and its checkpoints of this name; returns what was there."""
+    own = glob.escape(name)
+    names = (STATE, f"{own}.safetensors", f"{own}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors")
     found = [file for name in names for file in sorted(folder.glob(name))]
     for file in found:
         file.unlink()

@@ -24,7 +24,18 @@ from train.config import ConfigError
 
 Params = dict[str, Any]
 # what a study compares its checkpoints by, or where it keeps them, is the same for all its trials
-FIXED = ("base", "data", "probes", "scores", "policy", "study", "search", "pruner", "hydra")
+FIXED = (
+    "base",
+    "data",
+    "probes",
+    "scores",
+    "policy",
+    "study",
+    "search",
+    "pruner",
+    "preset",
+    "hydra",
+)
 FREE = ("data.repeats",)
 
 

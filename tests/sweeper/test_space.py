@@ -129,10 +129,19 @@ def test_a_setting_is_searched_where_it_means_something() -> None:
         never.beside(never.dimensions[-1])
 
 
-@pytest.mark.parametrize("base", ["puppets", "/my/model.safetensors"])
-@pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "search").iterdir()))
-def test_every_search_is_one_around_the_configured_settings(name: str, base: str) -> None:
-    chosen = [f"search={name}", f"base.path={base}"]
+SEARCHES = sorted(file.stem for file in (CONF / "search").iterdir())
+SAME_NAME = [name for name in SEARCHES if (CONF / "preset" / f"{name}.yaml").is_file()]
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        *((name, [f"base.path={base}"]) for name in SEARCHES for base in ("puppets", "/my/model")),
+        *((name, [f"preset={name}", "base.path=/my/model"]) for name in SAME_NAME),
+    ],
+)
+def test_every_search_is_one_around_the_configured_settings(name: str, chosen: list[str]) -> None:
+    chosen = [f"search={name}", *chosen]
     config = settings("sweep", SweepConfig, chosen)
     space, _ = parse_space([], config.search, OverridesParser.create())
     assert space.distributions.keys() == config.search.keys()

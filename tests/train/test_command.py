@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from train.checkpoint import read_metadata
+
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -29,6 +31,12 @@ def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "epoch 2/2" in done.stderr
     assert (tmp_path / "out" / "lora.safetensors").is_file()
+    named = command(*small, f"output={tmp_path / 'named'}", "name=sks puppet")
+    assert named.returncode == 0, named.stderr
+    files = {"sks puppet-000001.safetensors", "sks puppet.safetensors"}
+    assert {file.name for file in (tmp_path / "named").glob("*.safetensors")} == files
+    about = read_metadata(tmp_path / "named" / "sks puppet.safetensors")
+    assert about["ss_output_name"] == about["modelspec.title"] == "sks puppet"
     changed = command(*small, "network.rank=4")
     assert changed.returncode == 1
     assert "holds a run of other settings" in changed.stderr
@@ -46,6 +54,8 @@ def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
         ("network.conv_alpha=2", "network.conv_alpha: needs network.conv_rank > 0"),
         ("network.rank=4,8", "network.rank: several values need -m"),
         ("base.path=model.ckpt", "is a pickle"),
+        ("name=a/b", "name: 'a/b' is to be a file name"),
+        ("preset=charakter", "preset: 'charakter' is none of character, concept, none, style; did"),
     ],
 )
 def test_wrong_settings_end_in_one_line(small: list[str], wrong: str, said: str) -> None:

@@ -1,0 +1,275 @@
+"""kohya's own config files: translated whole, repaired, and refused where they say nonsense."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from train.checkpoint import read_metadata
+from train.config import ConfigError
+from train.data.reading import EMBEDDED_FOLDER
+from train.kohya.command_line import expand, quote
+from train.kohya.reading import read_toml
+from train.kohya.translation import translate
+
+FULL = """
+[model]
+pretrained_model_name_or_path = "/models/my model.safetensors"
+v_parameterization = true
+clip_skip = 2
+[data]
+train_data_dir = "{folder}"
+reg_data_dir = "/reg"
+resolution = "512,768"
+enable_bucket = true
+min_bucket_reso = 320
+bucket_no_upscale = true
+caption_extension = ".txt"
+shuffle_caption = true
+keep_tokens = 1
+flip_aug = true
+cache_latents = true
+cache_latents_to_disk = true
+[network]
+network_module = "networks.lora"
+network_dim = 32
+network_alpha = 16
+network_args = ["conv_dim=4", "conv_alpha=2", "dropout=0.1"]
+[optimizer]
+optimizer_type = "pagedadamw8BIT"
+optimizer_args = ["weight_decay=0.1", "betas=0.9,0.99"]
+learning_rate = 1e-4
+unet_lr = 2e-4
+text_encoder_lr = 5e-5
+lr_scheduler = "cosine_with_restarting"
+lr_scheduler_num_cycles = 3
+lr_warmup_steps = 0.1
+max_grad_norm = 0
+[training]
+train_batch_size = 2
+gradient_accumulation_steps = 4
+max_train_epochs = 12
+max_train_steps = 5000
+save_every_n_epochs = 3
+save_last_n_epochs = 4
+seed = 42
+gradient_checkpointing = true
+mixed_precision = "fp16"
+save_precision = "float"
+min_snr_gamma = 5
+noise_offset = 0.05
+prior_loss_weight = 0.5
+caption_dropout_rate = 0.1
+xformers = true
+[files]
+output_dir = "/out"
+output_name = "null"
+logging_dir = "logs"
+max_data_loader_n_workers = 2
+scale_weight_norms = 1.0
+multires_noise_iterations = 0
+"""
+FULL_LINES = """
+base.path='/models/my model.safetensors'  base.precision=fp16  base.clip_skip=2
+training.gradient_checkpointing=true  base.prediction=v_prediction  base.attention=xformers
+data.path={folder}  data.trigger='sks person'  data.regularization_path=/reg
+data.caption_extension=.txt  data.repeats=1  data.validation_fraction=0.0
+data.resolution=512  data.height=768  data.shuffle_caption=true  data.keep_tokens=1
+data.flip=true  data.buckets=true  data.min_bucket=320  data.max_bucket=1024
+data.bucket_step=64  data.bucket_upscale=false  data.latents=fixed  cache=disk
+network.rank=32  network.alpha=16  network.conv_rank=4  network.conv_alpha=2
+network.dropout=0.1  network.text_encoder=true
+optimizer=adamw8bit  optimizer._target_=bitsandbytes.optim.PagedAdamW8bit
+++optimizer.weight_decay=0.1  ++optimizer.betas=[0.9,0.99]
+scheduler=cosine_with_restarts  scheduler.warmup=0.1  scheduler.num_cycles=3  scheduler.power=1.0
+training.epochs=12  training.save_every=3  training.keep_last=4
+training.batch_size=2  training.gradient_accumulation=4  training.seed=42
+training.max_grad_norm=0  training.min_snr_gamma=5  training.noise_offset=0.05
+training.prior_loss_weight=0.5  training.caption_dropout=0.1  training.save_precision=fp32
+output=/out  name='null'  optimizer.lr=0.0002  training.text_encoder_lr=5e-05
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("10_sks person", "notes"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+    return tmp_path / "pictures"
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "config.toml").write_text(text, encoding="utf-8")
+    return folder / "config.toml"
+
+
+def translated(tmp_path: Path, text: str) -> dict[str, Any]:
+    return translate(write(tmp_path, text)).settings
+
+
+def test_a_full_config_is_translated_whole(tmp_path: Path, folder: Path) -> None:
+    file = write(tmp_path, FULL.format(folder=folder))
+    lines, notes = expand([f"kohya={file}"])
+    wanted = FULL_LINES.format(folder=quote(str(folder))).strip()
+    assert lines == [line for row in wanted.splitlines() for line in row.split("  ")]
+    OverridesParser.create().parse_overrides(lines)
+    said = "\n".join(notes)
+    assert "without effect here: logging_dir, max_data_loader_n_workers, multires_noise" in said
+    assert "kohya's LoRA would be another: scale_weight_norms" in said
+    assert "max_train_steps is left out beside max_train_epochs" in said
+
+
+def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
+    file = write(tmp_path, 'train_data_dir = "/p"\nresolution = 512\nnetwork_args = ["conv_dim=8"]')
+    found = translate(file)
+    expected = {
+        "network.rank": 4, "network.alpha": 1, "network.conv_alpha": 1, "optimizer.lr": 2e-6,
+        "training.max_steps": 1600, "training.batch_size": 1, "data.buckets": False,
+        "data.caption_extension": ".caption", "base.precision": "fp32", "name": "last",
+        "training.save_precision": "fp32", "network.text_encoder": True, "scheduler": "constant",
+        "data.validation_fraction": 0.0, "optimizer": "adamw", "scheduler.num_cycles": 1,
+    }  # fmt: skip
+    assert {key: found.settings.get(key) for key in expected} == expected
+    assert "training.epochs" not in found.settings
+    said = next(note for note in found.notes if note.startswith("not in config.toml"))
+    for words in ("network_alpha 1", "learning_rate 2e-06", "max_train_steps 1600"):
+        assert words in said
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("network_dim = 8\nnetwork_alpha = 0", {"network.alpha": 8}),
+        ('network_dim = "16"', {"network.rank": 16}),
+        ("lr_warmup_steps = 100", {"scheduler.warmup_steps": 100, "scheduler.warmup": 0.0,
+                                   "scheduler": "constant_with_warmup"}),
+        ("use_8bit_adam = true", {"optimizer": "adamw8bit"}),
+        ('optimizer_type = "Lion"', {"optimizer": "lion", "++optimizer.weight_decay": 0.0}),
+        ('optimizer_type = "prodigy"\nlearning_rate = 1\ntext_encoder_lr = 0.5\n'
+         'optimizer_args = "d_coef=2 use_bias_correction=True"',
+         {"optimizer": "prodigy", "++optimizer.d_coef": 2, "optimizer.lr": 1,
+          "++optimizer.use_bias_correction": True, "training.text_encoder_lr": None}),
+        ('optimizer_type = "DAdaptation"', {"optimizer": "dadaptation"}),
+        ('optimizer_type = "adafactor"\noptimizer_args = ["relative_step=False"]',
+         {"optimizer": "adafactor", "++optimizer.scale_parameter": True}),
+        ('optimizer_type = "torch.optim.NAdam"\noptimizer_args = ["betas=0.9,0.98"]',
+         {"optimizer._target_": "torch.optim.NAdam", "~optimizer.weight_decay": True,
+          "~optimizer.betas": None, "++optimizer.betas": [0.9, 0.98]}),
+        ("network_train_unet_only = true\nunet_lr = 1e-4",
+         {"network.text_encoder": False, "optimizer.lr": 1e-4}),
+        ("text_encoder_lr = 0\nlearning_rate = 1e-3", {"network.text_encoder": False}),
+        ("color_aug = true\ncache_latents = false", {"cache": "off"}),
+        ("max_train_epochs = 20\nsave_n_epoch_ratio = 5", {"training.save_every": 4}),
+        ("num_epochs = 7", {"training.epochs": 7, "training.max_steps": None}),
+        ('dataset_config = "d.toml"\ntrain_data_dir = "/p"',
+         {"data.dataset_config": "d.toml", "data.path": None}),
+        ('network_weights = ""\nvae = ""', {"network.rank": 4}),
+    ],
+)  # fmt: skip
+def test_single_keys(tmp_path: Path, line: str, expected: dict[str, Any]) -> None:
+    found = translated(tmp_path, line)
+    assert {key: found.get(key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("network_dimm = 32", "network_dimm; did you mean network_dim?"),
+        ("[a]\nlearning_rat = 1\nkep_tokens = 1", "keep_tokens?"),
+        ('optimizer_type = "AdamW8bt"', "did you mean AdamW8bit?"),
+        ('lr_scheduler = "cosinus"', "did you mean cosine?"),
+        ('network_module = "lycoris.kohya"', "network_module: lycoris.kohya is not supported"),
+        ('network_weights = "a.safetensors"', "network_weights"),
+        ("network_dim = 3.5", "network_dim is a whole number, not 3.5"),
+        ('learning_rate = "fast"', "learning_rate is a number, not 'fast'"),
+        ('cache_latents = "maybe"', "cache_latents is true or false"),
+        ('mixed_precision = "fp8"', "mixed_precision: 'fp8' is none of"),
+        ("[[datasets]]\nresolution = 512", "give it as dataset_config="),
+        ("network_dim = = 4", "is not TOML"),
+    ],
+)
+def test_nonsense_is_refused_with_the_nearest_right_word(
+    tmp_path: Path, line: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        translated(tmp_path, line)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_copying_from_a_web_page_broke_is_repaired(tmp_path: Path) -> None:
+    text = """# don't touch = this
+[network] network_dim = 32 network_alpha = 16  # a = b
+optimizer_type = “AdamW8bit”, learning_rate = 1e–4; cache_latents = True
+network_args = ["conv_dim=4", ‘conv_alpha=1’] seed = 4
+train_data_dir = "C:\\Users\\me\\new"
+output_name = "it’s “mine”" [other] resolution = "512,768"
+"""
+    content, repairs = read_toml(write(tmp_path, text))
+    assert content == {
+        "network": {
+            "network_dim": 32, "network_alpha": 16, "optimizer_type": "AdamW8bit", "seed": 4,
+            "learning_rate": 1e-4, "cache_latents": True, "output_name": "it’s “mine”",
+            "network_args": ["conv_dim=4", "conv_alpha=1"], "train_data_dir": "C:\\Users\\me\\new",
+        },
+        "other": {"resolution": "512,768"},
+    }  # fmt: skip
+    assert {"typographic quotes", "several pairs on one line"} < set(repairs)
+    fine = 'output_name = "a “b” – c = d e = f"\n'
+    assert read_toml(write(tmp_path, fine)) == ({"output_name": "a “b” – c = d e = f"}, [])
+
+
+def test_the_command_line_beats_the_files(tmp_path: Path) -> None:
+    text = "max_train_epochs = 3\nnetwork_dim = 8\nlearning_rate = 1e-4\nlr_warmup_steps = 0.2\n"
+    file = write(tmp_path, text + 'optimizer_args = ["weight_decay=0.3"]\n')
+    given = ["network.rank=2", "optimizer=lion", "training.max_steps=9", "scheduler.warmup_steps=1"]
+    lines, _ = expand([f"kohya={file}", *given])
+    assert lines[-len(given) :] == given
+    mine = {line.split("=")[0].lstrip("+~") for line in lines[: -len(given)]}
+    assert "optimizer.lr" in mine
+    lost = {"network.rank", "optimizer", "optimizer.weight_decay", "training.epochs"}
+    assert not mine & (lost | {"scheduler.warmup"})
+    assert expand(["a=1"]) == (["a=1"], [])
+    assert expand(["dataset_config=d.toml", "a=1"])[0] == ["data.dataset_config=d.toml", "a=1"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/a b/c'd", "true", "1e5", "007", ".5", ".txt", "C:\\x\\", "it's \\'", "a,b=[c]", "#x", "é",
+     "", 1, 2e-6, True, None, [0.9, "a b"], float("inf")],
+)  # fmt: skip
+def test_hydra_reads_a_quoted_value_as_what_it_is(value: Any) -> None:
+    read = OverridesParser.create().parse_override(f"key={quote(value)}").value()
+    plain = [getattr(each, "text", each) for each in (read if isinstance(read, list) else [read])]
+    assert (plain if isinstance(value, list) else plain[0]) == value
+
+
+def test_a_kohya_config_trains_from_start_to_end(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        f"""[all] train_data_dir = “{EMBEDDED_FOLDER}” pretrained_model_name_or_path = "puppets"
+        output_dir = "{tmp_path / "out"}" output_name = "my puppet" resolution = "32"
+        caption_extension = ".txt" network_dim = 2 network_args = ["conv_dim=1"]
+        network_train_unet_only = true learning_rate = 1e-3 num_epochs = 2
+        save_every_n_epochs = 1 train_batch_size = 4 seed = 3 lr_scheduler = "cosine" """,
+    )
+    show = [sys.executable, "-m", "train.kohya", str(file)]
+    shown = subprocess.run(show, capture_output=True, text=True, check=True)
+    lines = shown.stdout.splitlines()
+    assert "name='my puppet'" in lines
+    assert "repaired: typographic quotes, several pairs on one line" in shown.stderr
+    command = shlex.join([sys.executable, "-m", "train", f"kohya={file}", "network.rank=3"])
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "num_epochs: kohya has no such key" in done.stderr
+    about = read_metadata(tmp_path / "out" / "my puppet.safetensors")
+    assert (tmp_path / "out" / "my puppet-000001.safetensors").is_file()
+    assert about["ss_output_name"] == "my puppet"
+    assert about["ss_steps"] == "6", "12 pictures, none held out, in batches of 4, twice"
+    assert (about["ss_network_dim"], about["ss_network_alpha"]) == ("3", "1.0")
+    assert (about["ss_learning_rate"], about["ss_seed"]) == ("0.001", "3")

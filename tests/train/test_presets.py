@@ -1,0 +1,58 @@
+"""Presets: a guide's settings, which the command line overrides."""
+
+from __future__ import annotations
+
+import pytest
+
+from train.__main__ import TrainConfig, check_train
+from train.command import settings
+
+REAL = "base.path=/my/model.safetensors"
+
+
+def chosen(*overrides: str) -> TrainConfig:
+    config = settings("train", TrainConfig, overrides)
+    check_train(config)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("preset", "resolution", "repeats", "rank", "alpha", "lr", "epochs", "scheduler"),
+    [
+        ("character", 512, 10, 32, 16, 1e-4, 20, "constant"),
+        ("style", 768, 3, 64, 32, 5e-5, 30, "cosine"),
+        ("concept", 512, 6, 16, 8, 1e-4, 15, "cosine"),
+    ],
+)
+def test_presets_are_the_guides_numbers(
+    preset: str, resolution: int, repeats: int, rank: int, alpha: float, lr: float, epochs: int,
+    scheduler: str,
+) -> None:  # fmt: skip
+    config = chosen(REAL, f"preset={preset}")
+    assert (config.data.resolution, config.data.repeats) == (resolution, repeats)
+    assert (config.network.rank, config.network.alpha) == (rank, alpha)
+    assert config.optimizer["lr"] == lr
+    assert (config.training.epochs, config.training.save_every) == (epochs, 5)
+    assert (config.scheduler.name, config.scheduler.warmup) == (scheduler, 0.1)
+    small = chosen(f"preset={preset}")
+    assert small.data.resolution == chosen().data.resolution
+    assert small.optimizer["lr"] >= 20 * lr, "the embedded base learns nothing at a real one's rate"
+
+
+def test_the_command_line_beats_a_preset() -> None:
+    config = chosen(
+        REAL, "scheduler=linear", "network.rank=4", "preset=style", "optimizer.lr=3e-4",
+        "scheduler.warmup=0",
+    )  # fmt: skip
+    assert (config.scheduler.name, config.scheduler.warmup) == ("linear", 0)
+    assert (config.network.rank, config.optimizer["lr"]) == (4, 3e-4)
+    assert config.training.epochs == 30
+    assert chosen(REAL) == chosen(REAL, "preset=none")
+
+
+def test_a_presets_learning_rate_suits_the_optimizer() -> None:
+    rates = {
+        name: chosen(REAL, "preset=style", f"optimizer={name}").optimizer["lr"]
+        for name in ("adamw8bit", "lion", "prodigy")
+    }
+    assert rates == {"adamw8bit": 5e-5, "lion": 1e-5, "prodigy": 1.0}

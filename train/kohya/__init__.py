@@ -1,0 +1,1 @@
+"""kohya's own config files, read and translated into our settings."""

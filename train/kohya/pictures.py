@@ -1,0 +1,83 @@
+"""kohya's keys of the data set: where the pictures are, and how they are cut and cached."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from train.config import EMBEDDED, ConfigError
+from train.kohya.said import Said
+
+
+def pictures(said: Said, dataset_config: str | None) -> dict[str, Any]:
+    """Our settings for them.
+
+    Args:
+        dataset_config: of the command line; it beats the file's.
+    """
+    folder, own = said.text("train_data_dir"), said.text("dataset_config")
+    chosen = dataset_config or own
+    if folder and chosen:
+        said.notes.append("train_data_dir is left out beside the dataset config, as kohya does")
+        folder = None
+    base, size = said.text("pretrained_model_name_or_path"), _sides(said)
+    if size is None and not chosen:
+        said.notes.append("resolution is missing: kohya would stop; ours is taken")
+    return {
+        "data.path": folder,
+        "data.dataset_config": chosen,
+        "data.trigger": _class_words(folder) if folder else None,
+        "data.regularization_path": said.text("reg_data_dir"),
+        "data.caption_extension": said.text("caption_extension", ".caption"),
+        "data.repeats": 1,  # kohya knows none but those of folders and of dataset configs
+        "data.validation_fraction": said.number("validation_split") or 0.0,
+        "data.validation_seed": said.whole("validation_seed"),
+        "data.resolution": size[0] if size else None,
+        "data.height": size[1] if size else None,
+        "data.shuffle_caption": said.flag("shuffle_caption") or None,
+        "data.keep_tokens": said.whole("keep_tokens"),
+        "data.flip": said.flag("flip_aug") or None,
+        **_buckets(said, embedded=base == EMBEDDED),
+        **_caches(said),
+    }
+
+
+def _sides(said: Said) -> tuple[int, int | None] | None:
+    """Width, and height where it is another: from 512, "512", "512,768" or [512, 768]."""
+    sides = [int(side) for side in said.numbers("resolution")]
+    if len(sides) > 2:
+        raise ConfigError(f"kohya: resolution: {sides} is neither a side nor width and height")
+    if not sides:
+        return None
+    width, height = sides[0], sides[-1]
+    return width, None if width == height else height
+
+
+def _class_words(folder: str) -> str | None:
+    """Those of the first folder of kohya's layout, as in 10_sks person."""
+    place = Path(folder).expanduser()
+    names = sorted(inside.name for inside in place.iterdir()) if place.is_dir() else []
+    matches = [re.fullmatch(r"\d+_(.+)", name) for name in names]
+    return next((match[1].strip() for match in matches if match), None)
+
+
+def _buckets(said: Said, embedded: bool) -> dict[str, Any]:
+    used = said.flag("enable_bucket")
+    sides = {
+        "data.min_bucket": said.whole("min_bucket_reso", 256 if used else None),
+        "data.max_bucket": said.whole("max_bucket_reso", 1024 if used else None),
+        "data.bucket_step": said.whole("bucket_reso_steps", 64 if used else None),
+    }
+    upscale = not said.flag("bucket_no_upscale")
+    if used:
+        return {"data.buckets": True, **sides, "data.bucket_upscale": upscale}
+    return {} if embedded else {"data.buckets": False}  # the embedded base has none in any case
+
+
+def _caches(said: Said) -> dict[str, Any]:
+    disk = said.flag("cache_latents_to_disk")
+    fixed = said.flag("cache_latents") or disk
+    if said.flag("color_aug"):  # what changes each time cannot be cached, in kohya neither
+        return {"data.color_augmentation": True, "cache": "off"}
+    return {"data.latents": "fixed" if fixed else None, "cache": "disk" if disk else None}

@@ -1,0 +1,150 @@
+"""A kohya config in our settings: what kohya would do with it, its defaults included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.config import ConfigError, suggestion
+from train.kohya.keys import IGNORED, MEANT, UNSUPPORTED
+from train.kohya.pictures import pictures
+from train.kohya.reading import read_toml
+from train.kohya.said import Said, number
+from train.kohya.steps import length, optimizer, rates, scheduler
+
+PRECISIONS = {"no": "fp32", "float": "fp32", "fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
+# those that need no more than another name, where the config has them
+NUMBERS = {
+    "max_grad_norm": "training.max_grad_norm",
+    "min_snr_gamma": "training.min_snr_gamma",
+    "noise_offset": "training.noise_offset",
+    "prior_loss_weight": "training.prior_loss_weight",
+    "caption_dropout_rate": "training.caption_dropout",
+}
+FLAGS = {
+    "gradient_checkpointing": ("training.gradient_checkpointing", True),
+    "v_parameterization": ("base.prediction", "v_prediction"),
+    "torch_compile": ("base.speed", "compile"),
+    "mem_eff_attn": ("base.attention", "sdpa"),
+    "sdpa": ("base.attention", "sdpa"),
+    "xformers": ("base.attention", "xformers"),
+}
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What a kohya config comes to.
+
+    Attributes:
+        settings: our setting -> its value; one whose key begins with ~ is taken away, one with
+            ++ may be new.
+        notes: what a person should know, each one line.
+    """
+
+    settings: dict[str, Any]
+    notes: list[str]
+
+
+def translate(path: Path | None, dataset_config: str | None = None) -> Translation:
+    """The settings that a kohya config and its dataset config amount to.
+
+    Raises:
+        ConfigError: not TOML, keys that kohya has not, values that cannot be, or what is refused.
+    """
+    if path is None:
+        return Translation({"data.dataset_config": dataset_config}, [])
+    content, repairs = read_toml(path)
+    said = Said(content)
+    settings = {
+        **_model(said),
+        **pictures(said, dataset_config),
+        **_network(said),
+        **optimizer(said),
+        **scheduler(said),
+        **length(said),
+        **_training(said),
+    }
+    settings |= rates(said, settings["network.text_encoder"])
+    ignored, unsupported, wrong = said.rest()
+    if wrong:
+        known = sorted({*said.read, *IGNORED, *UNSUPPORTED, *MEANT})
+        named = ", ".join(f"{key}{suggestion(key, known)}" for key in wrong)
+        raise ConfigError(f"{path}: kohya has no such key, and would train without a word: {named}")
+    notes = [f"{path.name}: repaired: {', '.join(repairs)}"] if repairs else []
+    notes += said.notes
+    if silent := ", ".join(f"{key} {value}" for key, value in said.silent.items()):
+        notes.append(f"not in {path.name}, so as kohya without them: {silent}")
+    if ignored:
+        notes.append(f"without effect here: {', '.join(ignored)}")
+    if unsupported:
+        named = ", ".join(unsupported)
+        notes.append(f"warning: not supported, so that kohya's LoRA would be another: {named}")
+    return Translation({k: v for k, v in settings.items() if v is not None}, notes)
+
+
+def _model(said: Said) -> dict[str, Any]:
+    return {
+        "base.path": said.text("pretrained_model_name_or_path"),
+        "base.precision": _precision(said, "mixed_precision", "no"),
+        "base.clip_skip": said.whole("clip_skip"),
+        **{name: value for key, (name, value) in FLAGS.items() if said.flag(key)},
+    }
+
+
+def _network(said: Said) -> dict[str, Any]:
+    """Rank, alpha and dropout, and which networks learn."""
+    module = said.text("network_module") or "networks.lora"
+    if module != "networks.lora":
+        raise ConfigError(f"kohya: network_module: {module} is not supported, networks.lora is")
+    for key in ("network_weights", "dim_from_weights"):
+        if said.get(key):
+            raise ConfigError(f"kohya: {key}: to train on from another LoRA is not supported")
+    if said.flag("network_train_text_encoder_only") or said.number("unet_lr") == 0:
+        raise ConfigError("kohya: to train the text encoder alone is not supported")
+    rank, alpha = said.whole("network_dim", 4), said.number("network_alpha", 1)
+    dropout, arguments = said.number("network_dropout"), said.arguments("network_args")
+    conv = int(number("conv_dim", arguments.pop("conv_dim", 0)))
+    conv_alpha = number("conv_alpha", arguments.pop("conv_alpha", 1))
+    if "dropout" in arguments:
+        dropout = number("dropout", arguments.pop("dropout"))
+        said.notes.append("network_args: kohya passes over dropout; read as network_dropout")
+    if arguments:
+        named = ", ".join(arguments)
+        said.notes.append(f"warning: network_args that are not supported, passed over: {named}")
+    rates = said.numbers("text_encoder_lr")
+    if len(set(rates)) > 1:
+        said.notes.append(f"text_encoder_lr: the first, {rates[0]:g}, counts for both")
+    unet_only = said.flag("network_train_unet_only") or (bool(rates) and not any(rates))
+    return {
+        "network.rank": rank,
+        "network.alpha": alpha or rank,  # 0 means the rank there
+        "network.conv_rank": conv,
+        "network.conv_alpha": (conv_alpha or conv) if conv else None,
+        "network.dropout": dropout,
+        "network.text_encoder": not unet_only,
+    }
+
+
+def _training(said: Said) -> dict[str, Any]:
+    """Batches, the loss, and the files."""
+    seed = said.whole("seed")
+    if seed is None:
+        said.notes.append("seed: kohya draws one; ours stays, so that it can be done again")
+    return {
+        "training.batch_size": said.whole("train_batch_size", 1),
+        "training.gradient_accumulation": said.whole("gradient_accumulation_steps", 1),
+        "training.seed": seed,
+        **{name: said.number(key) for key, name in NUMBERS.items()},
+        "training.save_precision": _precision(said, "save_precision", "float"),
+        "output": said.text("output_dir"),
+        "name": said.text("output_name", "last"),
+    }
+
+
+def _precision(said: Said, key: str, default: str) -> str:
+    value = said.text(key, default)
+    if value not in PRECISIONS:
+        near = suggestion(value, [*PRECISIONS])
+        raise ConfigError(f"kohya: {key}: {value!r} is none of {', '.join(PRECISIONS)}{near}")
+    return PRECISIONS[value]
