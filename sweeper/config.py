@@ -91,8 +91,12 @@ def check_sweep(config: SweepConfig) -> None:
 
 
 def suggested_name(config: SweepConfig) -> str:
-    """A name for a study that was given none: that of the pictures' folder."""
-    if config.data.path == EMBEDDED:
+    """A name for a study that was given none: that of the pictures' folder, or of their list."""
+    if config.data.dataset_config:
+        named = Path(config.data.dataset_config).stem
+    elif config.data.path == EMBEDDED:
         return EMBEDDED
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.data.path).resolve().name).strip("-._")
+    else:
+        named = Path(config.data.path).resolve().name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", named).strip("-._")
     return name[:60] or "study"

@@ -63,7 +63,8 @@ def peak_memory(base: Base, config: TrialConfig, members: int) -> int:
 
 
 def _loss(base: Base, config: TrialConfig, rows: int) -> torch.Tensor:
-    latents = torch.zeros(rows, *base.latent_shape(config.data.resolution), device=base.device)
+    shape = base.latent_shape(config.data.resolution, config.data.height)
+    latents = torch.zeros(rows, *shape, device=base.device)
     timesteps = torch.zeros(rows, dtype=torch.long, device=base.device)
     with torch.set_grad_enabled(torch.is_grad_enabled() and config.network.text_encoder):
         text = base.encode_text([""] * rows)

@@ -63,7 +63,7 @@ class Trial:
     @property
     def member(self) -> Member:
         """It, for the trainer."""
-        return Member(trial_of(self.config), self.record.folder, self.remedies)
+        return Member(trial_of(self.config), self.record.folder, remedies=self.remedies)
 
     def adapt(self) -> bool:
         """Takes the next remedy against a lack of memory; False: there is none, or none asked."""

@@ -18,6 +18,7 @@ from train.command import settings
 from train.config import NetworkConfig, SchedulerConfig, TrialConfig
 from train.course import Course
 from train.data import Pictures
+from train.data.batches import Batches
 from train.optimization import make_optimizer, make_scheduler
 from train.trainer import Member
 
@@ -107,7 +108,8 @@ def test_those_that_find_their_step_size_have_lr_1(
 
 def rates(scheduler: SchedulerConfig, steps: int = 100) -> list[float]:
     """The learning rate at each step, of one that is 1; 10 steps an epoch."""
-    course = Course(shown=10, rows=1, accumulation=1, epochs=steps // 10, steps=steps, save_every=1)
+    plan = Batches({(8, 8): [0] * 10}, [((8, 8), k) for k in range(10)], 1)
+    course = Course(plan, accumulation=1, epochs=steps // 10, steps=steps, save_every=1)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule, found = make_scheduler(scheduler, optimizer, course), []
     for _ in range(steps):

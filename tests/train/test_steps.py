@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ class Fake:
     dtype = torch.float32
 
     def __init__(self, noise: Any, epsilon: Tensor, picture: Tensor, signal: Tensor) -> None:
-        self.noise = noise
+        self.noise, self.prediction = noise, noise.config.prediction_type
         velocity = signal.sqrt() * epsilon - (1 - signal).sqrt() * picture
         kinds = {"epsilon": epsilon, "v_prediction": velocity, "sample": picture}
         self.answer = kinds[noise.config.prediction_type]
@@ -82,9 +81,9 @@ def test_regularisation_pictures_weigh_what_is_said(
     for weight in (0.0, 1.0, 0.25):
         config = trial(prior_loss_weight=weight, batch_size=6)
         trainer = Trainer(base, pictures, [Member(config, tmp_path)])
-        trainer.data = replace(trainer.data, prior=torch.tensor([True, False, True] * 2))
+        trainer.data.prior = torch.tensor([True, False, True] * 2)
         run = trainer.joining[0]
-        run.start_epoch(len(trainer.data.owners))
+        run.start_epoch()
         trainer.step([run], 0)
         losses.append(float(run.losses[0]))
     none, whole, quarter = losses
@@ -99,8 +98,8 @@ def test_noise_offset_shifts_whole_channels(
     for offset in (0.0, 0.5):
         trainer = Trainer(base, pictures, [Member(trial(noise_offset=offset), tmp_path)])
         run = trainer.joining[0]
-        run.start_epoch(len(trainer.data.owners))
-        drawn.append(run.draw(0, trainer.data, base).noise)
+        run.start_epoch()
+        drawn.append(run.draw(0, trainer.data).noise)
     shift = drawn[1] - drawn[0]
     assert torch.allclose(shift, shift[:, :, :1, :1].expand_as(shift), atol=1e-6)
     assert shift.std() > 0.1
@@ -121,7 +120,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         config = trial(network=network, gradient_checkpointing=wanted)
         trainer = Trainer(base, pictures, [Member(config, tmp_path / str(wanted))])
         run = trainer.joining[0]
-        run.start_epoch(len(trainer.data.owners))
+        run.start_epoch()
         with torch.no_grad():  # up is zero at first, and the gradient of down with it
             random = torch.Generator().manual_seed(1)
             for flat in run.adapter.parameters():
@@ -215,8 +214,8 @@ def test_in_fp16_an_overflow_is_skipped_by_the_one_that_it_happens_to(
     large.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     before = large.adapter.flat["lora_unet"].clone()
     rates = [small.scheduler.last_epoch, large.scheduler.last_epoch]
-    small.start_epoch(6)
-    large.start_epoch(6)
+    small.start_epoch()
+    large.start_epoch()
     trainer.step([small, large], 0)
     assert (small.skipped, large.skipped) == (0, 1)
     assert torch.equal(large.adapter.flat["lora_unet"], before)
@@ -236,7 +235,7 @@ def test_max_grad_norm_0_cuts_nothing(
         trainer = Trainer(base, pictures, [Member(config, tmp_path / str(norm))])
         run = trainer.joining[0]
         before = run.adapter.flat["lora_unet"].detach().clone()
-        run.start_epoch(6)
+        run.start_epoch()
         trainer.step([run], 0)
         moved[norm] = float((run.adapter.flat["lora_unet"] - before).norm())
     assert moved[1e-3] == pytest.approx(1e-3, rel=1e-2)

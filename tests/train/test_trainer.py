@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
 )
-from train.data import Pictures
+from train.data import Pictures, load_pictures
 from train.trainer import Epoch, Member, Trainer
 
 
@@ -118,3 +120,28 @@ def test_what_is_no_lora_is_refused(
         load_checkpoint(tmp_path / name, base.adapters)
     with pytest.raises(CheckpointError, match="no file"):
         load_checkpoint(tmp_path / "absent.safetensors", base.adapters)
+
+
+def test_regularisation_pictures_count_by_their_weight_and_not_for_the_subject(
+    base: Base, config: TrialConfig, shapes: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    def lora(prior: Path | None, weight: float) -> str:
+        path = None if prior is None else str(prior)
+        data = replace(config.data, path=str(shapes), regularization_path=path,
+                       validation_fraction=0.0)  # fmt: skip
+        training = TrainingConfig(epochs=2, batch_size=2, prior_loss_weight=weight)
+        trial = replace(config, data=data, training=training, network=NetworkConfig(rank=2))
+        folder = tmp_path / f"{path and Path(path).name}-{weight}"
+        train(base, load_pictures(data), Member(trial, folder))
+        about = read_metadata(folder / "lora.safetensors")
+        assert about["ss_num_train_images"] == "5"
+        assert about["ss_num_reg_images"] == ("0" if prior is None else "5")
+        return weights_hash(folder / "lora.safetensors")
+
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, first in ((one, 0), (other, 2)):
+        folder.mkdir()
+        for i in range(first, first + 5):
+            shutil.copy(picture_folder / f"{i}.jpg", folder)
+    assert lora(one, 0.0) == lora(other, 0.0), "which they are makes no difference any more"
+    assert len({lora(one, 0.0), lora(one, 1.0), lora(other, 1.0), lora(None, 1.0)}) == 4
