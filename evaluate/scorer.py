@@ -128,6 +128,7 @@ class Scorer:
             by_probe=by_probe,
             notes=notes,
             confidence=self.scores.confidence,
+            copies=self.metrics.copies(made, by_probe),
             images=(images.permute(0, 2, 3, 1) * 255).round().byte().numpy(),
         )
 

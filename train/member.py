@@ -43,7 +43,9 @@ class Checkpoint:
     Attributes:
         member: index of the trial in the pack.
         train_loss: mean over the epochs since the checkpoint before.
-        lr: of the UNet's LoRA, after the last step.
+        lr: of the UNet's LoRA, after the last step; as Prodigy and its like have found it.
+        pictures: shown to it since the checkpoint before.
+        lr_text_encoder: None: it has no LoRA.
     """
 
     member: int
@@ -52,6 +54,8 @@ class Checkpoint:
     train_loss: float
     lr: float
     last: bool
+    pictures: int = 0
+    lr_text_encoder: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Run:
         self.base, self.pictures = base, pictures
         self.epoch = 0  # of its own, in full
         self.losses: list[Tensor] = []
+        self.shown = 0  # pictures since the last checkpoint
         self.order: list[int] = []
         self.random = torch.Generator().manual_seed(self.config.training.seed)
         self.adapter = base.adapters.create(self.config.network, self.random).to(base.device)
@@ -166,6 +171,7 @@ class Run:
         torch.save(state, buffer)
         checkpoint.write_atomically(self.folder / STATE, buffer.getvalue())
         self.losses.clear()
+        self.shown = 0
         return saved
 
     def last_saved(self) -> Checkpoint:
@@ -194,13 +200,17 @@ class Run:
     def _checkpoint(self, train_loss: float) -> Checkpoint:
         # kohya's names: the epochs in between are numbered, the last is not
         name = checkpoint.NAME if self.finished else f"{checkpoint.NAME}-{self.epoch:06d}"
+        # Prodigy and its like multiply lr by the step size d that they find
+        rates = [group["lr"] * float(group.get("d", 1.0)) for group in self.optimizer.param_groups]
         return Checkpoint(
             member=self.index,
             path=self.folder / f"{name}.safetensors",
             epoch=self.epoch,
             train_loss=train_loss,
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=rates[0],
             last=self.finished,
+            pictures=self.shown,
+            lr_text_encoder=rates[1] if len(rates) > 1 else None,
         )
 
     def _mean_loss(self) -> float:

@@ -138,6 +138,7 @@ class Trainer:
             ).sum().backward()
         for run, share in zip(running, shares, strict=True):
             run.losses.append(share.detach())
+            run.shown += len(loss) // len(running)
             run.step_if_due(step)
 
     def _to_device(self, drawn: list[Draw]) -> dict[str, Tensor]:

@@ -12,9 +12,11 @@ from rich.table import Table
 from evaluate.choice.diagnosis import diagnose
 from evaluate.choice.merit import pareto
 from evaluate.config import PolicyConfig
+from evaluate.tracking import NOTE
 from sweeper.recording.progress import short
 from sweeper.recording.record import RUNNING, load_records
 from sweeper.recording.tracker import Tracker
+from sweeper.results.description import describe_study
 from sweeper.results.overview import draw_overview
 from sweeper.results.ranking import Entry, explain, last_word, rank_trials, varied
 from sweeper.running.parts import Parts, origin
@@ -63,6 +65,7 @@ def keep(
         files += [study / "best.safetensors", overview]
         tags |= {"best_run_id": best.run_id, "best_trial": str(best.record.number),
                  "best_epoch": str(card.epoch), "reasons": " ".join(explain(ranked))}  # fmt: skip
+        tags[NOTE] = describe_study(ranked)
         best.record.end(best.record.state, best.record.reason, card.epoch)
     tracker.conclude(best.record if best else None, files, tags)
 

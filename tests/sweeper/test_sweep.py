@@ -47,7 +47,7 @@ def test_mlflow_of_a_finished_study(swept: Swept) -> None:
         assert run.data.params["network.rank"] == str(trial["params"]["network.rank"])
         history = client.get_metric_history(trial["run_id"], "scores/prompt_fidelity")
         assert [metric.step for metric in history] == [1, 2]
-        assert "scores/prompt_fidelity_low" in run.data.metrics
+        assert "scores/bounds/prompt_fidelity_low" in run.data.metrics
         assert "train/loss" in run.data.metrics
         assert run.data.tags["diagnosis"]
         names = {artifact.path for artifact in client.list_artifacts(trial["run_id"])}
