@@ -1,8 +1,11 @@
-"""A Stable Diffusion model with random weights, small enough to make in a second; some pictures."""
+"""A Stable Diffusion model with random weights, small enough to make in a second; some pictures; a
+browser."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from train.base import Base, load_base
@@ -78,3 +83,28 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pictures(picture_folder: Path) -> Pictures:
     return load_pictures(DataConfig(path=str(picture_folder)))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """A headless Chromium, shared by the tests that look at pages; `get_log("browser")` has what
+    its console was told since the last call, `get_log("performance")` the requests it made."""
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("there is no chromium with its driver (Debian: chromium, chromium-driver)")
+    options = ChromeOptions()
+    options.binary_location = program
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",  # containers give it too little
+        "disable-background-networking",
+        "window-size=1280,900",
+        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = Chrome(options=options, service=Service(driver))
+    yield chrome
+    chrome.quit()
