@@ -14,6 +14,7 @@ from PIL.Image import Image
 from evaluate.scorecard import Scorecard
 from evaluate.sheet import save_sheet
 from train.checkpoint import weights_hash, write_atomically
+from train.config import ConfigError, suggestion
 from train.trainer import Checkpoint
 
 FILE = "trial.json"
@@ -186,6 +187,13 @@ def load_records(study: Path) -> list[Record]:
 def _load_record(folder: Path, changed: int) -> Record:
     """A study is looked through after every epoch, and most of its trials have ended long ago."""
     return load_record(folder)
+
+
+def no_study(study: Path) -> ConfigError:
+    """The error that there is no such study, with the name of the nearest."""
+    others = sorted(folder.name for folder in study.parent.glob("*") if folder.is_dir())
+    near = suggestion(study.name, others) or (f"; there are {', '.join(others)}" if others else "")
+    return ConfigError(f"study: there is no study {study.name}{near}")
 
 
 def trial_folder(study: Path, number: int) -> Path:

@@ -72,6 +72,14 @@ def known(folder: Path, url: str | None) -> list[str]:
     return [study.study_name for study in _storage(folder, url).get_all_studies()]
 
 
+def find_study(folder: Path, url: str | None) -> optuna.Study | None:
+    """The study of a folder, to be read; None where there is none, or its storage is away."""
+    try:
+        return open_study(folder, NO_PRUNER, url) if folder.name in known(folder, url) else None
+    except (*AWAY, ConfigError):
+        return None
+
+
 def _storage(folder: Path, url: str | None) -> BaseStorage:
     if url is not None:
         try:
