@@ -198,7 +198,14 @@ def metadata(
         ),
         "lorasweep_config": json.dumps(asdict(config), sort_keys=True),
         "lorasweep_data": pictures.fingerprint,
+        "lorasweep_pictures": counts(pictures),
+        "lorasweep_base": base.fingerprint,
     }
+
+
+def counts(pictures: Pictures) -> str:
+    """How many pictures of which part, in words."""
+    return f"{len(pictures.training)} training, {len(pictures.validation)} held out"
 
 
 def weights_hash(path: Path | str) -> str:

@@ -91,7 +91,7 @@ def _checkpoint(best: Entry) -> bytes:
         return file.read_bytes()
     raise ConfigError(
         f"{file} is gone: when the trial ended another policy held and study.keep was not all; "
-        f"python -m sweeper.reproduce run_id={best.run_id} study.keep=all trains it again"
+        f"python -m sweeper.reproduce run_id={best.run_id} keep=all trains it again"
     )
 
 

@@ -20,6 +20,7 @@ from sweeper.config import SweepConfig, trial_of
 from sweeper.proposing.space import Space
 from sweeper.recording.tracker import About
 from train.base import Base, load_base
+from train.checkpoint import counts
 from train.data import Picture, Pictures, load_pictures
 
 DATA_SHEET = "data.png"  # in a study's folder
@@ -94,7 +95,16 @@ def fingerprints(parts: Parts) -> dict[str, str]:
 
 def origin(parts: Parts) -> dict[str, str]:
     """Where a run comes from: fingerprints, versions, hardware."""
-    return {**fingerprints(parts), **environment(parts.base.device)}
+    return {
+        **fingerprints(parts),
+        **origin_of_pictures(parts.pictures),
+        **environment(parts.base.device),
+    }
+
+
+def origin_of_pictures(pictures: Pictures) -> dict[str, str]:
+    """Which they are, and how many."""
+    return {"data.fingerprint": pictures.fingerprint, "data.pictures": counts(pictures)}
 
 
 def about_study(parts: Parts, config: SweepConfig, study: Path, params: dict[str, str]) -> About:
