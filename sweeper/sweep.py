@@ -17,6 +17,7 @@ from sweeper.config import SweepConfig, suggested_name
 from sweeper.launcher import PackedLauncher
 from sweeper.leaving import in_good_order, leaving
 from sweeper.proposing.space import Params, Space, parse_space
+from sweeper.recording.display import display
 from sweeper.recording.record import load_records
 from sweeper.results.result import conclude
 from sweeper.running.budget import used_up
@@ -89,7 +90,11 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
         budget = {"n_trials": str(total), "seed": str(hydra.seed), **study.about}
         budget |= {f"budget.{k}": str(v) for k, v in vars(config.study.budget).items()}
         tracker.begin(about_study(parts, config, study.folder, budget))
-        with in_good_order(study.folder, config.study.budget.hours):
+        checkpoints = config.training.checkpoints
+        with (
+            in_good_order(study.folder, config.study.budget.hours),
+            display(study.folder, total, checkpoints, config.policy),
+        ):
             _launch(hydra, study, fixed, config)
             while not _enough(study, config) and study.bereaved():
                 _launch(hydra, study, fixed, config)

@@ -53,6 +53,7 @@ class Worker:
         os.chdir(self.place)
         if self.tracking:
             os.environ[TRACKING] = self.tracking
+        os.environ["TERM"] = "dumb"  # it shares its terminal with others: lines, no display
         quiet()
         listen_since(self.began)
         number = HydraConfig.get().job.num

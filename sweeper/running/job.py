@@ -18,6 +18,7 @@ from evaluate.choice.merit import MEMORY, fidelity, violations
 from sweeper.config import SweepConfig, check_sweep, suggested_name, trial_of
 from sweeper.leaving import PERSON, in_good_order, leaving
 from sweeper.proposing.space import Params, Space, identity
+from sweeper.recording.display import display
 from sweeper.recording.progress import Progress, say
 from sweeper.recording.record import FAILED, FILE, Record, load_record
 from sweeper.recording.tracker import Tracker
@@ -120,7 +121,15 @@ def run(config: SweepConfig) -> None:
                 overrides = [o for o in job.overrides if not o.startswith("study.")]
                 params: Params = dict(o.split("=", 1) for o in overrides)
                 only = _trial(job, trial, params, parts, tracker, trial.number + 1)
-                with in_good_order(study.folder, config.study.budget.hours):
+                with (
+                    in_good_order(study.folder, config.study.budget.hours),
+                    display(
+                        study.folder,
+                        trial.number + 1,
+                        config.training.checkpoints,
+                        config.policy,
+                    ),
+                ):
                     run_trials([only], 1)
                     leave_if_asked()
         with study.lock:
