@@ -75,8 +75,10 @@ def known(folder: Path, url: str | None) -> list[str]:
 def find_study(folder: Path, url: str | None) -> optuna.Study | None:
     """The study of a folder, to be read; None where there is none, or its storage is away."""
     try:
-        return open_study(folder, NO_PRUNER, url) if folder.name in known(folder, url) else None
-    except (*AWAY, ConfigError):
+        if folder.name not in known(folder, url):
+            return None
+        return optuna.load_study(study_name=folder.name, storage=_storage(folder, url))
+    except (*AWAY, ConfigError, KeyError):  # the last: a folder that was renamed
         return None
 
 

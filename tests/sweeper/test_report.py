@@ -40,7 +40,8 @@ def look(browser: Chrome, file: Path) -> str:
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events
-             if e["method"] == "Network.requestWillBeSent"]  # fmt: skip
+             if e["method"] == "Network.requestWillBeSent"
+             and e["params"]["documentURL"] == file.as_uri()]  # fmt: skip
     assert {url for url in asked if not url.startswith("data:")} == {file.as_uri()}
     pictures = browser.find_elements(By.TAG_NAME, "img")
     assert all(picture.get_attribute("alt") for picture in pictures)
@@ -67,7 +68,7 @@ def test_report_of_a_finished_sweep(swept: Swept, browser: Chrome) -> None:
         assert sentence in text
     for word in ("What it was trained on", "Pareto front", "How the best trials overfit",
                  "Diagnosis", "models/loras/small.safetensors", "load_lora_weights",
-                 f"python -m sweeper.reproduce run_id={result['run_id']}"):  # fmt: skip
+                 f"python -m sweeper.reproduce run_id={result['run_id']}", "sweeper.reproduce lora="):  # fmt: skip
         assert word in text
     assert len(browser.find_elements(By.CSS_SELECTOR, ".tile.picked img")) >= 4
     client = MlflowClient(f"sqlite:///{swept.root}/mlflow.db")
@@ -162,8 +163,13 @@ def all_pictures_gone(study: Path, records: list[Record]) -> PolicyConfig:
 
 
 def searched_for_two_things(study: Path, records: list[Record]) -> PolicyConfig:
+    """And long enough that Optuna can tell which setting mattered."""
     (study / JOURNAL).unlink()
-    open_study(study, NO_PRUNER, None, OBJECTIVES["pareto"])
+    optuna = open_study(study, NO_PRUNER, None, OBJECTIVES["pareto"])
+    for rank in (2, 4, 8, 16, 32):
+        trial = optuna.ask()
+        trial.suggest_float("optimizer.lr", 1e-3, 1e-2, log=True)
+        optuna.tell(trial, (trial.suggest_int("network.rank", rank, rank) / 32, 0.1))
     return PolicyConfig()
 
 
@@ -174,7 +180,11 @@ CASES: dict[Callable[[Path, list[Record]], PolicyConfig], tuple[str, ...]] = {
     one_trial_of_one_epoch: ("Keep trial 0", "No other epoch of this trial was scored."),
     no_pose_to_be_found: ("Keep trial", "likeness"),
     all_pictures_gone: ("no longer where they were", "no longer beside this page"),
-    searched_for_two_things: ("The front: none of these is beaten in both",),
+    searched_for_two_things: (
+        "The front: none of these is beaten in both",
+        "How settings went together",
+        "lr",
+    ),
 }
 
 

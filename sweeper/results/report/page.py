@@ -68,6 +68,7 @@ def render(study: Path, ranked: list[Entry], policy: PolicyConfig) -> str:
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "script.js").read_text(encoding="utf-8")),
         name=study.name,
+        root=usage.root_of(study),
         policy=policy,
         search=search,
         pick=_pick(study, ranked, policy) if ranked[0].selection else None,
@@ -118,6 +119,7 @@ def _pick(study: Path, ranked: list[Entry], policy: PolicyConfig) -> dict[str, A
         "snippet": usage.diffusers_snippet(record, file),
         "run_id": best.run_id,
         "pack": record.tags.get("pack", "1"),
+        "reproduce": usage.reproduce_commands(best.run_id, file, usage.root_of(study)),
         "again": usage.again_command(record),
     }  # fmt: skip
 

@@ -52,13 +52,15 @@ def look_at(study: Path, records: list[Record]) -> Search:
     search = Search(front=len(found.directions) > 1)
     done = found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     values = {trial.values[0] for trial in done}
-    if not any(trial.distributions for trial in done):
+    if done and not any(trial.distributions for trial in done):
         search.sentence = "These are single trials, not a search: there is nothing to compare."
-    elif len(done) < FEWEST or len(values) < 2:
+    elif len(done) < FEWEST:
         search.sentence = (
             f"{len(done)} finished trials are too few to tell which setting matters; "
             f"from {FEWEST} on it is told here."
         )
+    elif len(values) < 2:
+        search.sentence = "All trials came to the same fidelity: no setting made a difference."
     else:
         try:
             # not Optuna's default: of a dozen trials that looks at the best one alone

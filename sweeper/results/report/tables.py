@@ -200,7 +200,9 @@ def took(records: list[Record]) -> Took | None:
     if not epochs:
         return None
     first = min(epochs, key=lambda epoch: epoch.time)
-    began, ended = first.time / 1000 - first.seconds, max(epoch.time for epoch in epochs) / 1000
+    pack = min(len(records), max(int(record.tags.get("pack", 1)) for record in records))
+    began = first.time / 1000 - first.seconds * pack  # its seconds are a share of the pack's
+    ended = max(epoch.time for epoch in epochs) / 1000
     training, scoring = (sum(getattr(e, f"seconds_{n}") for e in epochs)
                          for n in ("training", "scoring"))  # fmt: skip
     devices = dict.fromkeys(r.tags.get("hardware.device", "") for r in records)

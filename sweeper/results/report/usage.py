@@ -47,6 +47,19 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def root_of(study: Path) -> str:
+    """What a command needs to find the study, unless it is at the usual place: ` root=...`."""
+    root = study.parent.parent.as_posix()
+    return "" if root == "mlruns" else f" root={shlex.quote(root)}"
+
+
+def reproduce_commands(run_id: str, file: Path, root: str) -> list[str]:
+    """That from MLflow's record of a run, if it has one; that from the LoRA file alone."""
+    command = "python -m sweeper.reproduce"
+    recorded = [f"{command} run_id={run_id}{root}"] if run_id else []
+    return [*recorded, f"{command} lora={shlex.quote(file.as_posix())}"]
+
+
 def again_command(record: Record) -> str:
     """The trial by itself, from the settings that made it."""
     settings = dict(o.split("=", 1) for o in record.overrides if "=" in o)
