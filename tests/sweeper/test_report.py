@@ -68,9 +68,12 @@ def test_report_of_a_finished_sweep(swept: Swept, browser: Chrome) -> None:
         assert sentence in text
     for word in ("What it was trained on", "Pareto front", "How the best trials overfit",
                  "Diagnosis", "models/loras/small.safetensors", "load_lora_weights",
-                 f"python -m sweeper.reproduce run_id={result['run_id']}", "sweeper.reproduce lora="):  # fmt: skip
+                 f"python -m sweeper.reproduce run_id={result['run_id']}",
+                 "python -m sweeper.reproduce lora="):  # fmt: skip
         assert word in text
     assert len(browser.find_elements(By.CSS_SELECTOR, ".tile.picked img")) >= 4
+    dots = browser.find_elements(By.CSS_SELECTOR, "#checkpoints svg title")
+    assert len(dots) == sum(trial["epochs"] for trial in result["trials"])
     client = MlflowClient(f"sqlite:///{swept.root}/mlflow.db")
     experiment = client.get_experiment_by_name("small")
     assert experiment
