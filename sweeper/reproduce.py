@@ -90,6 +90,8 @@ def settings_of(original: Original, config: ReproduceConfig) -> Carried:
     trial = carried.config
     trial.study = StudyConfig(name=original.study, root=config.root, keep=config.keep)
     trial.search, trial.pack = {}, 1
+    if original.file is not None:  # the checkpoint to have in the end is the one that is there
+        trial.policy = replace(trial.policy, rule="epoch", epoch=original.selected)
     return carried
 
 
@@ -117,22 +119,22 @@ def conclude(
     both = pairs(original.epochs, again.epochs)
     compared = [compare(then, now) if now else None for then, now in both]
     verdict = judge(compared, tolerance)
-    lines = [
-        f"epoch {then.scorecard.epoch}: {one.words if one else 'missing'}"
-        for (then, _), one in zip(both, compared, strict=True)
-    ]
     there = [one for one in compared if one]
-    for then, now in both:
-        if now and then.scorecard.epoch == original.selected:
-            lines.append(table(then, now, there, tolerance))
     same = sum(one.same_weights for one in there)
-    lines.append(f"verdict: {verdict} (weights the same bytes in {same} of {len(both)} epochs)")
+    missing = [then.scorecard.label for then, now in both if now is None]
+    lines = [
+        *(table(then, now, there, tolerance) for then, now in both
+          if now and then.scorecard.epoch == original.selected),
+        *(f"{label} is missing" for label in missing),
+        f"verdict: {verdict} (weights the same bytes in {same} of {len(both)} scored epochs)",
+    ]  # fmt: skip
     print("\n".join(lines))
     tracker.catch_up()
     with tracker.forgiving():
         run = tracker.run_of(again)
         run.set_tags({"verdict": verdict})
-        run.log_text("\n".join(lines), "reproduction.txt")
+        epochs = [f"epoch {one.epoch}: {one.words}" for one in there]
+        run.log_text("\n".join([*epochs, *lines]), "reproduction.txt")
         print(f"logged as run {run.id}; its files are in {again.folder}")
     return verdict
 
@@ -155,7 +157,7 @@ def _announce(original: Original, carried: Carried, now: dict[str, str]) -> None
 
 
 def _way_out(key: str) -> str:
-    return f"{key}= says where the same is, and anyway=true trains with this all the same"
+    return f"{key}= says where the right one is; anyway=true trains with this one"
 
 
 if __name__ == "__main__":

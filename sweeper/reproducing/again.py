@@ -52,6 +52,9 @@ class Comparing(Progress):
         left = sum(paces) / len(paces) * sum(number > epoch for number in self.then)
         log.info(f"epoch {epoch:2}/{last_then}  {words}  about {duration(left)} left")
 
+    def ended(self, record: Record) -> None:
+        """Nothing: the verdict is the end."""
+
 
 def train_again(
     original: Original, config: SweepConfig, now: dict[str, str], tracker: Tracker

@@ -95,8 +95,8 @@ def artifact(client: MlflowClient, run: Run, name: str) -> str | None:
             file = client.download_artifacts(run.info.run_id, name, folder)
             return Path(file).read_text(encoding="utf-8")
         except AWAY:
-            place = urlsplit(run.info.artifact_uri)
-            if place.scheme in LOCAL and not Path(url2pathname(place.path)).exists():
+            place = urlsplit(run.info.artifact_uri)  # of the store's artifacts, below it the run's
+            if place.scheme in LOCAL and not Path(url2pathname(place.path)).parents[1].exists():
                 raise ConfigError(
                     f"run_id: the files of {run.info.run_id} lie at {run.info.artifact_uri}, "
                     "which cannot be reached from here"

@@ -36,7 +36,7 @@ class Compared:
         worst = max(self.gaps, key=lambda name: self.gaps[name], default="")
         if not worst or not self.gaps[worst]:
             return f"weights {weights}, scores the same"
-        return f"weights {weights}, {worst} differs by {self.gaps[worst]:.4f}"
+        return f"weights {weights}, {worst} differs by {self.gaps[worst]:.2g}"
 
 
 def compare(then: ScoredEpoch, now: ScoredEpoch) -> Compared:
@@ -105,12 +105,13 @@ def table(
         worst = max(compared, key=lambda one: one.gaps.get(name, 0.0))
         largest = worst.gaps.get(name, 0.0)
         at = f" (epoch {worst.epoch})" if largest and len(compared) > 1 else ""
+        gap = new[name].value - estimate.value
         shown.add_row(
             name,
             f"{estimate.value:.4f}",
             f"{new[name].value:.4f}",
-            f"{new[name].value - estimate.value:+.4f}",
-            f"{largest:.4f}{at}",
+            f"{gap:+.2g}" if gap else "0",
+            f"{largest:.2g}{at}",
             f"{allowed:g}",
             "same" if not largest else "yes" if largest <= allowed else "no",
         )
