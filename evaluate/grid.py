@@ -20,7 +20,7 @@ def epoch_grid(sheets: Mapping[int, Path], kept: int | None, unit: str = "epoch"
     A copy has a red frame and its training picture beside it.
 
     Args:
-        sheets: epoch -> its contact sheet.
+        sheets: epoch -> its contact sheet; 0: the bare base's.
         kept: the epoch that is marked.
     """
     rows = {epoch: read_sheet(file) for epoch, file in sheets.items()}
@@ -36,7 +36,8 @@ def epoch_grid(sheets: Mapping[int, Path], kept: int | None, unit: str = "epoch"
     page = Image.new("RGB", (LEFT + sum(widths) + GAP, height), PAPER)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
     for y, epoch in enumerate(rows):
-        text = f"{unit} {epoch}" + ("\nkept" if epoch == kept else "")
+        text = f"{unit} {epoch}" if epoch else "bare base"
+        text += "\nkept" if epoch == kept else ""
         colour = INK if epoch == kept else GREY
         draw.multiline_text((GAP, TOP + y * (SIDE + GAP) + SIDE // 2 - 8), text, colour, font)
     x = LEFT

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from sweeper.config import SweepConfig
 from sweeper.leaving import in_good_order, listen_since
+from train import local
 from train.command import HYDRA_VERSION, quiet
 from train.config import CONF, ConfigError, cause
 
@@ -60,6 +61,7 @@ class Worker:
         line = [word for word in self.line if not word.startswith(LAUNCHER)]
         line += ["hydra/launcher=packed", *_device(number, config.base.device)]
         GlobalHydra.instance().clear()  # what the launcher has brought here from the other process
+        local.take_in("sweep", CONF)
         try:
             with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
                 hydra = GlobalHydra.instance().hydra

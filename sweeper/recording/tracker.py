@@ -27,6 +27,7 @@ from sweeper.recording.record import (
     load_records,
 )
 
+BASE_SHEET = "base.png"  # in a study's folder: the probes as the bare base makes them
 STATUS = {COMPLETE: "FINISHED", STOPPED: "FINISHED", FAILED: "FAILED", INTERRUPTED: "KILLED"}
 
 
@@ -122,9 +123,14 @@ class Tracker(Store):
         if missing:
             run.log_metrics([metric for epoch in missing for metric in metrics(epoch)])
             run.remember(epochs=logged | {str(e.scorecard.epoch): e.time for e in missing})
-        for number in (epoch.scorecard.epoch for epoch in record.epochs):
-            show = partial(run.log_image, record.sheet(number), "contact_sheet", number)
-            run.once(f"sheet {number}", show)
+        for number, sheet in self._sheets(record).items():
+            run.once(f"sheet {number}", partial(run.log_image, sheet, "contact_sheet", number))
+
+    def _sheets(self, record: Record) -> dict[int, Path]:
+        """A contact sheet for each epoch; at 0, where the page looks first, the bare base's."""
+        sheets = {card.epoch: record.sheet(card.epoch) for card in record.scorecards}
+        base = self.study / BASE_SHEET
+        return {0: base, **sheets} if base.is_file() else sheets
 
     def run_of(self, record: Record) -> Run:
         """The run of a trial."""
@@ -165,8 +171,7 @@ class Tracker(Store):
         if record.scorecards:
             findings = describe(diagnose(record.scorecards, policy))
             run.set_tags({"diagnosis": findings, NOTE: _note(record, findings)})
-            sheets = {card.epoch: record.sheet(card.epoch) for card in record.scorecards}
-            run.log_image(epoch_grid(sheets, record.selected), "epochs", max(sheets))
+            run.log_image(epoch_grid(self._sheets(record), record.selected), "epochs", 0)
         run.log_file(record.folder / "trial.json", "scorecards.json")
         if record.selected is not None:
             self._register(record)

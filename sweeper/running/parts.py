@@ -18,7 +18,7 @@ from evaluate.sheet import CELL, data_sheet, save_sheet
 from evaluate.tracking import flatten
 from sweeper.config import SweepConfig, trial_of
 from sweeper.proposing.space import Space
-from sweeper.recording.tracker import About
+from sweeper.recording.tracker import BASE_SHEET, About
 from train.base import Base, load_base
 from train.checkpoint import counts
 from train.data import Picture, Pictures, load_pictures
@@ -108,7 +108,7 @@ def origin_of_pictures(pictures: Pictures) -> dict[str, str]:
 
 
 def about_study(parts: Parts, config: SweepConfig, study: Path, params: dict[str, str]) -> About:
-    """What MLflow shows of a study as such. Draws its data sheet, once.
+    """What MLflow shows of a study as such. Draws its data sheet and the bare base's, once.
 
     Args:
         study: its folder.
@@ -119,6 +119,7 @@ def about_study(parts: Parts, config: SweepConfig, study: Path, params: dict[str
         save_sheet(
             data_sheet(_captioned(pictures.training), _captioned(pictures.validation)), sheet
         )
+        save_sheet(parts.scorer.base_sheet(), study / BASE_SHEET)
     return About(
         params=params,
         tags=origin(parts),
