@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from evaluate.__main__ import EvaluateConfig
 from sweeper.config import SweepConfig, check_sweep
+from sweeper.report import ReportConfig
 from sweeper.reproduce import ReproduceConfig
 from sweeper.select import SelectConfig
 from train.__main__ import TrainConfig
@@ -113,6 +114,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         ("sweep", SweepConfig, "sweeper"),
         ("evaluate", EvaluateConfig, "evaluate"),
         ("select", SelectConfig, "sweeper.select"),
+        ("report", ReportConfig, "sweeper.report"),
         ("reproduce", ReproduceConfig, "sweeper.reproduce"),
     ],
 )
