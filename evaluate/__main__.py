@@ -22,6 +22,7 @@ from evaluate.ledger import Ledger
 from evaluate.origin import environment
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.scorer import Scorer
+from evaluate.sheet import save_sheet
 from evaluate.tracking import Run, Store, flatten, score_metrics
 from train.base import load_base
 from train.command import run
@@ -91,7 +92,7 @@ def score(
             card = scorer({file: epoch})[0]
             made += 1
             card.unit = unit
-            scorer.sheet(card).save(sheet_of(output, card))
+            save_sheet(scorer.sheet(card), sheet_of(output, card))
             ledger.add(card)
             left = (time.monotonic() - began) / made * (len(files) - number)
             log.info(f"{number}/{len(files)}  {file.name}  about {left:.0f} s left")
@@ -125,7 +126,8 @@ def _log(
             name, sheet = f"{card.checkpoint.name} {card.epoch}", sheet_of(output, card)
             entry.once(f"scores {name}", partial(entry.log_metrics, score_metrics(card, now)))
             if sheet.is_file():
-                entry.once(f"sheet {name}", partial(entry.log_sheet, sheet, card.epoch))
+                show = partial(entry.log_image, sheet, "contact_sheet", card.epoch)
+                entry.once(f"sheet {name}", show)
         entry.set_tags({
             "kept": str(selection.scorecard.checkpoint),
             "reasons": " ".join(selection.reasons),

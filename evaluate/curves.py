@@ -8,6 +8,7 @@ from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
 
 PICK = "#d9480f"
+MOST_TICKS = 12
 # distinct in lightness too, for eyes that do not see all colours
 CURVES = {
     "prompt_fidelity": "#1864ab",
@@ -20,9 +21,18 @@ CURVES = {
 
 
 def draw_curves(
-    axes: Axes, cards: list[Scorecard], pick: Scorecard, policy: PolicyConfig, title: str
+    axes: Axes,
+    cards: list[Scorecard],
+    pick: Scorecard,
+    policy: PolicyConfig,
+    title: str,
+    keyed: bool = True,
 ) -> None:
-    """Each score with its interval, the limits, and the checkpoint that is kept."""
+    """Each score with its interval, the limits, and the checkpoint that is kept.
+
+    Args:
+        keyed: say what each line is; False: the page around says it.
+    """
     epochs = [card.epoch for card in cards]
     for name, colour in CURVES.items():
         estimates = [card.scores[name] for card in cards if name in card.scores]
@@ -38,13 +48,14 @@ def draw_curves(
         by_limit.setdefault(limit, []).append(name.replace("_", " "))
     for limit, names in by_limit.items():
         axes.axhline(limit, color="black", linestyle=":", linewidth=1)
-        axes.annotate(
-            f"limit of {', '.join(names)}",
-            (epochs[0], limit),
-            fontsize=8,
-            xytext=(0, 3),
-            textcoords="offset points",
-        )
+        if keyed:
+            axes.annotate(
+                f"limit of {', '.join(names)}",
+                (epochs[0], limit),
+                fontsize=8,
+                xytext=(0, 3),
+                textcoords="offset points",
+            )
     axes.axvspan(pick.epoch - 0.15, pick.epoch + 0.15, color=PICK, alpha=0.25, linewidth=0)
     late = pick.epoch > sum(epochs) / len(epochs)
     axes.annotate(
@@ -59,7 +70,9 @@ def draw_curves(
     )
     axes.set_title(title, loc="left")
     axes.set_xlabel(pick.unit)
-    axes.set_xticks(epochs)
+    if len(epochs) <= MOST_TICKS:
+        axes.set_xticks(epochs)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    if keyed:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     axes.grid(alpha=0.2)

@@ -1,13 +1,20 @@
-"""What figures were made with: versions, commit, hardware."""
+"""What figures were made with: versions, commit, hardware, memory."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows, where psutil knows the peak
+    resource = None  # type: ignore[assignment]
 
 PACKAGES = (
     "torch",
@@ -69,3 +76,13 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> float:
+    """Gigabytes at the height so far: of the GPU's memory, or of this process where it is a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    if resource is None:
+        return float(psutil.Process().memory_info().peak_wset) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

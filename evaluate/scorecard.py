@@ -30,6 +30,7 @@ class Scorecard:
         by_probe: name -> what each probe adds to a score, where the score is a mean over probes.
         notes: what a reader should know, for example that poses were compared by layout.
         confidence: of the intervals, 0 to 1.
+        copies: the number of a probe -> that of the training picture that its image is a copy of.
         unit: epoch or step, for files of trainers that count in steps.
         images: the probe images (N, H, W, 3), 0 to 255; None once read back from JSON.
     """
@@ -40,6 +41,7 @@ class Scorecard:
     by_probe: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     confidence: float = 0.9
+    copies: dict[int, int] = field(default_factory=dict)
     unit: str = "epoch"
     images: NDArray[np.uint8] | None = None
 
@@ -57,6 +59,7 @@ class Scorecard:
             "by_probe": self.by_probe,
             "notes": list(self.notes),
             "confidence": self.confidence,
+            "copies": self.copies,
             "unit": self.unit,
         }
 
@@ -70,5 +73,6 @@ class Scorecard:
             by_probe=dict(saved["by_probe"]),
             notes=list(saved["notes"]),
             confidence=float(saved["confidence"]),
+            copies={int(probe): int(n) for probe, n in saved.get("copies", {}).items()},
             unit=str(saved["unit"]),
         )

@@ -128,6 +128,7 @@ class Scorer:
             by_probe=by_probe,
             notes=notes,
             confidence=self.scores.confidence,
+            copies=self.metrics.copies(made, by_probe),
             images=(images.permute(0, 2, 3, 1) * 255).round().byte().numpy(),
         )
 
@@ -139,6 +140,12 @@ class Scorer:
     def sheet(self, scorecard: Scorecard) -> Image.Image:
         """The probe images with what was asked, below a row of training pictures."""
         return sheet.contact_sheet(scorecard, self.probe_set, self.training)
+
+    def base_sheet(self) -> Image.Image:
+        """The same of the bare base, which makes the probes without the trigger word."""
+        images = self.bare.draw(self.probe_set.probes, 0).permute(0, 2, 3, 1)
+        made = (images * 255).round().byte().numpy()
+        return self.sheet(Scorecard(Path("-"), 0, {}, unit="bare base, epoch", images=made))
 
     def _prepare(self, pictures: Pictures) -> tuple[ProbeSet, Readings]:
         """The probe set, and what the training pictures show.

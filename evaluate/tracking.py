@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 from PIL import Image
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,7 +30,11 @@ log = logging.getLogger(__name__)
 for _chatty in ("mlflow", "alembic"):
     logging.getLogger(_chatty).setLevel(logging.ERROR)
 AWAY = (MlflowException, RequestException, SQLAlchemyError, OSError)
-LONGEST = 6000  # characters of a param; MLflow would cut a longer one
+LONGEST = {"params": 6000, "tags": 5000}  # characters; MLflow would cut longer ones
+METRICS, PARAMS = 1000, 100  # in one batch
+# MLflow's page has two halves, one of them for chat programs
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+NOTE = "mlflow.note.content"  # a tag that the page shows as the description, in Markdown
 
 
 class Store:
@@ -74,7 +79,7 @@ class Store:
             if found is not None:
                 return str(found.experiment_id)
             place = f"file://{self.root}/artifacts" if self.embedded else None
-            return str(self.client.create_experiment(self.name, place))
+            return str(self.client.create_experiment(self.name, place, KIND))
 
     @contextmanager
     def forgiving(self) -> Iterator[None]:
@@ -122,11 +127,14 @@ class Run:
         return dict(self._state().get(name, {}))
 
     def begin(self, tags: dict[str, str], parent: Run | None = None) -> None:
-        """The run is there, with its tags."""
+        """The run is there, with its tags; with those that have changed, where it was before."""
         if self.id_now and not self._exists():
             self.file.unlink()  # the store was emptied
         above = {MLFLOW_PARENT_RUN_ID: parent.id} if parent else {}
-        self.once("tags", lambda: self.set_tags(tags | above))
+        wanted, known = tags | above | _command(), self.recall("tags")
+        if news := {key: value for key, value in wanted.items() if known.get(key) != value}:
+            self.set_tags(news)
+            self.remember(tags=known | news)
 
     def resume(self) -> None:
         """The run is at work, for the first time or again."""
@@ -150,16 +158,25 @@ class Run:
             self.remember(done=[*self._state()["done"], what])
 
     def log_params(self, params: dict[str, Any]) -> None:
-        entries = [Param(key, str(v)) for key, v in params.items() if len(str(v)) <= LONGEST]
-        for start in range(0, len(entries), 100):
-            self.store.client.log_batch(self.id, params=entries[start : start + 100])
+        entries = [Param(key, self._whole("params", key, str(v))) for key, v in params.items()]
+        for start in range(0, len(entries), PARAMS):
+            self.store.client.log_batch(self.id, params=entries[start : start + PARAMS])
 
     def log_metrics(self, metrics: list[Metric]) -> None:
-        self.store.client.log_batch(self.id, metrics=metrics)
+        for start in range(0, len(metrics), METRICS):
+            self.store.client.log_batch(self.id, metrics=metrics[start : start + METRICS])
 
     def set_tags(self, tags: dict[str, str]) -> None:
-        entries = [RunTag(key, value) for key, value in tags.items()]
+        entries = [RunTag(key, self._whole("tags", key, value)) for key, value in tags.items()]
         self.store.client.log_batch(self.id, tags=entries)
+
+    def _whole(self, kind: str, key: str, value: str) -> str:
+        """The value; or where it is too long for MLflow, the name of the artifact that has it."""
+        if len(value) <= LONGEST[kind]:
+            return value
+        file = f"{kind}/{key.replace('/', '-')}.txt"
+        self.log_text(value, file)
+        return f"its {len(value)} characters are in the artifact {file}"
 
     def log_text(self, text: str, name: str) -> None:
         self.store.client.log_text(self.id, text, name)
@@ -167,15 +184,28 @@ class Run:
     def log_file(self, file: Path, name: str) -> None:
         self.log_text(file.read_text(encoding="utf-8"), name)
 
-    def log_sheet(self, file: Path, epoch: int) -> None:
-        with Image.open(file) as sheet:
-            self.store.client.log_image(
-                self.id, sheet.convert("RGB"), key="contact_sheet", step=epoch, synchronous=True
-            )
+    def log_image(self, image: Path | Image.Image, name: str, step: int) -> None:
+        """Into the page's image grid."""
+        if isinstance(image, Path):
+            with Image.open(image) as opened:
+                shown = opened.convert("RGB")
+        else:
+            shown = image
+        self.store.client.log_image(
+            self.id, shown, key=f"pictures/{name}", step=step, synchronous=True
+        )
+
+
+def _command() -> dict[str, str]:
+    """What the page shows as a run's source: `python -m ...`."""
+    module = getattr(sys.modules["__main__"].__spec__, "name", "").removesuffix(".__main__")
+    return {MLFLOW_SOURCE_NAME: f"python -m {module}"} if module else {}
 
 
 def score_metrics(card: Scorecard, time: int) -> list[Metric]:
     """Every score with its bounds, with the epoch as their step.
+
+    The bounds are a group of their own: the charts of the scores would drown in them.
 
     Args:
         time: in milliseconds since 1970.
@@ -184,8 +214,8 @@ def score_metrics(card: Scorecard, time: int) -> list[Metric]:
     for name, (value, low, high) in card.scores.items():
         figures |= {
             f"scores/{name}": value,
-            f"scores/{name}_low": low,
-            f"scores/{name}_high": high,
+            f"scores/bounds/{name}_low": low,
+            f"scores/bounds/{name}_high": high,
         }
     return [Metric(name, value, time, card.epoch) for name, value in figures.items()]
 

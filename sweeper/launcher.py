@@ -46,8 +46,9 @@ class PackedLauncher(Launcher):
         return []
 
     def _jobs(self, job_overrides: Iterable[Sequence[str]]) -> Iterator[Job]:
-        from sweeper.running.job import Job, job_config
+        from sweeper.running.job import Job, job_config, preset_of
 
+        preset = preset_of(self.config.hydra.runtime.choices)
         for overrides in job_overrides:
             config = job_config(self.hydra_context.config_loader, self.config, list(overrides))
-            yield Job(config, list(overrides))
+            yield Job(config, list(overrides), preset)

@@ -2,206 +2,163 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
-from omegaconf import OmegaConf
-
-from sweeper.config import BEST, SweepConfig, check_sweep
-from sweeper.recording.progress import Progress
-from sweeper.recording.record import Record, ScoredEpoch, read_epochs
+from sweeper.config import StudyConfig, SweepConfig
+from sweeper.recording.record import Record
 from sweeper.recording.tracker import Tracker
-from sweeper.running.pack import run_trials
-from sweeper.running.parts import load_parts, origin
-from sweeper.running.rules import until
-from sweeper.running.trial import ADAPTED, Trial
+from sweeper.reproducing.again import train_again
+from sweeper.reproducing.carry import Carried, carry_over
+from sweeper.reproducing.config import ReproduceConfig, check_reproduce
+from sweeper.reproducing.differences import differences, other_base, other_pictures
+from sweeper.reproducing.original import STUDY_OF_FILES, Original, of_file, of_run, score_file
+from sweeper.reproducing.runs import client_of, find_best, find_run
+from sweeper.reproducing.verdict import DIFFERENT, compare, judge, pairs, table
+from sweeper.running.parts import load_parts, origin, origin_of_pictures
+from train.base import BaseError
 from train.command import run
-from train.config import ConfigError, typed
-from train.course import Course, course_of
+from train.config import ConfigError
+from train.data import DataError, load_pictures
 
 log = logging.getLogger(__name__)
-IDENTICAL, CLOSE, DIFFERENT = "identical", "within tolerance", "different"
 
 
-@dataclass
-class PlaceConfig:
-    """Where something lies now; None: where it was."""
-
-    path: str | None = None
-
-
-@dataclass
-class PlacesConfig:
-    """Where the embedded store is, and which checkpoints stay."""
-
-    root: str = "mlruns"
-    keep: str = BEST
-
-
-@dataclass
-class ReproduceConfig:
-    """conf/reproduce.yaml."""
-
-    run_id: str = ""
-    tolerance: float = 0.02
-    data: PlaceConfig = field(default_factory=PlaceConfig)
-    base: PlaceConfig = field(default_factory=PlaceConfig)
-    study: PlacesConfig = field(default_factory=PlacesConfig)
-
-
-@dataclass(frozen=True)
-class Original:
-    """What MLflow knows of the run to reproduce."""
-
-    run: MlflowRun
-    study: str
-    config: SweepConfig
-    epochs: list[ScoredEpoch]
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return dict(self.run.data.tags)
-
-
-def check_reproduce(config: ReproduceConfig) -> None:
-    """Refuses a tolerance below 0."""
-    if config.tolerance < 0:
-        raise ConfigError("tolerance: must be 0 or more")
-
-
-def reproduce(config: ReproduceConfig) -> None:
-    """Trains the run again and exits with 0 where weights or scores are the same, 2 otherwise."""
-    original = fetch(config)
-    parts = load_parts(original.config)
+def main(config: ReproduceConfig) -> None:
+    """Trains a run again; exits with 0 where it is identical or within tolerance, 1 otherwise."""
+    root = Path(config.root)
+    original = fetch(config, root)
+    log.info(f"making again {original.said}")
+    carried = settings_of(original, config)
+    trial = carried.config
+    check_pictures(original, trial, config)
+    try:
+        parts = load_parts(trial)
+    except BaseError as error:
+        hint = "" if config.base.path else "; base.path= says where the base is now"
+        raise BaseError(f"{error}{hint}") from None
     now = origin(parts)
-    warned = [key for key in now if original.tags.get(key) != now[key]]
-    for key in warned:
-        log.info(f"differs: {key} was {original.tags.get(key, 'unknown')}, is {now[key]}")
-    if (pack := original.tags.get("pack", "1")) != "1":
-        log.info(
-            f"differs: it was trained in a pack of {pack}, now it is alone: the same sums in "
-            "another order, which training widens; with pack=1 a run is reproduced to the byte"
-        )
-    elif not warned:
-        log.info("pictures, base, probes, versions and hardware are the same as then")
-    study = Path(config.study.root) / "studies" / original.study
-    tracker = Tracker(Path(config.study.root), study)
-    again = _train_again(config, original, now, tracker, course_of(original.config, parts.pictures))
-    lines, verdict = compare(original.epochs, again.epochs, config.tolerance)
+    if (other := other_base(original.tags, now)) and not config.anyway:
+        raise ConfigError(f"base.path: {trial.base.path} is {other}; {_way_out('base.path')}")
+    _announce(original, carried, now)
+    if original.file is not None:
+        log.info(f"scoring {original.file}, which has no scores of then")
+        scored = score_file(original.file, original.selected, parts.scorer)
+        original = replace(original, epochs=[scored])
+    tracker = Tracker(root, root / "studies" / original.study)
+    again = train_again(original, trial, now, tracker)
+    verdict = conclude(original, again, config.tolerance, tracker)
+    if verdict == DIFFERENT:
+        sys.exit(1)
+
+
+def fetch(config: ReproduceConfig, root: Path) -> Original:
+    """What is to be made again.
+
+    Raises:
+        ConfigError: no such run or study, or one that has nothing to compare with.
+        CheckpointError: no LoRA file of ours.
+    """
+    if config.lora:
+        return of_file(Path(config.lora).expanduser())
+    client = client_of(Tracker(root, root / "studies" / STUDY_OF_FILES))
+    if config.study:
+        return of_run(client, find_best(client, config.study))
+    assert config.run_id
+    return of_run(client, find_run(client, config.run_id))
+
+
+def settings_of(original: Original, config: ReproduceConfig) -> Carried:
+    """The settings to train with; what lay elsewhere is where it is said to be now.
+
+    Raises:
+        ConfigError: settings of another version.
+    """
+    places: dict[str, Any] = config.places
+    probes = (original.settings.get("probes") or {}).get("set")
+    if probes and "probes.set" not in places and not Path(probes).is_file() and original.probes:
+        file = Path(config.root) / "reproductions" / f"{original.id[:20]}-probes.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(original.probes, encoding="utf-8")
+        places["probes.set"] = str(file)
+    commit = original.tags.get("git.commit")
+    by = f" (commit {commit})" if commit else ""
+    carried = carry_over(original.settings, places, config.anyway, by)
+    trial = carried.config
+    trial.study = StudyConfig(name=original.study, root=config.root, keep=config.keep)
+    trial.search, trial.pack = {}, 1
+    if original.file is not None:  # the checkpoint to have in the end is the one that is there
+        trial.policy = replace(trial.policy, rule="epoch", epoch=original.selected)
+    return carried
+
+
+def check_pictures(original: Original, trial: SweepConfig, config: ReproduceConfig) -> None:
+    """Before the base is loaded, which takes its time.
+
+    Raises:
+        ConfigError: they are not here, or are others; saying how.
+    """
+    try:
+        pictures = load_pictures(trial.data)
+    except DataError as error:
+        if any(key.startswith("data.") for key in config.places):
+            raise
+        raise ConfigError(f"{error}; data.path= says where the pictures are now") from None
+    other = other_pictures(original.tags, origin_of_pictures(pictures))
+    if other and not config.anyway:
+        raise ConfigError(f"data.path: {trial.data.path} has {other}; {_way_out('data.path')}")
+
+
+def conclude(
+    original: Original, again: Record, tolerance: dict[str, float], tracker: Tracker
+) -> str:
+    """Prints and logs the comparison and the verdict, which it returns."""
+    both = pairs(original.epochs, again.epochs)
+    compared = [compare(then, now) if now else None for then, now in both]
+    verdict = judge(compared, tolerance)
+    there = [one for one in compared if one]
+    same = sum(one.same_weights for one in there)
+    missing = [then.scorecard.label for then, now in both if now is None]
+    lines = [
+        *(table(then, now, there, tolerance) for then, now in both
+          if now and then.scorecard.epoch == original.selected),
+        *(f"{label} is missing" for label in missing),
+        f"verdict: {verdict} (weights the same bytes in {same} of {len(both)} scored epochs)",
+    ]  # fmt: skip
     print("\n".join(lines))
     tracker.catch_up()
     with tracker.forgiving():
-        tracker.run_of(again).set_tags({"verdict": verdict})
-    print(f"verdict: {verdict}")
-    if verdict == DIFFERENT:
-        sys.exit(2)
+        run = tracker.run_of(again)
+        run.set_tags({"verdict": verdict})
+        epochs = [f"epoch {one.epoch}: {one.words}" for one in there]
+        run.log_text("\n".join([*epochs, *lines]), "reproduction.txt")
+        print(f"logged as run {run.id}; its files are in {again.folder}")
+    return verdict
 
 
-def fetch(config: ReproduceConfig) -> Original:
-    """The run's settings and scores, from MLflow alone.
-
-    Raises:
-        ConfigError: there is no such run, or not one of a trial.
-    """
-    root = Path(config.study.root)
-    client = Tracker(root, root / "studies" / "-").client
-    try:
-        found = client.get_run(config.run_id)
-    except MlflowException as error:
-        raise ConfigError(f"run_id: there is no run {config.run_id} in MLflow ({error})") from None
-    study = found.data.tags.get("study", "")
-    if "trial" not in found.data.tags:
-        raise ConfigError(f"run_id: {config.run_id} is not the run of a trial, but of a sweep")
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            settings = client.download_artifacts(config.run_id, "config.yaml", folder)
-            scored = client.download_artifacts(config.run_id, "scorecards.json", folder)
-        except (MlflowException, OSError) as error:
-            raise ConfigError(
-                f"run_id: {config.run_id} has not come to its end, so there is nothing to compare "
-                f"with ({error})"
-            ) from None
-        loaded = OmegaConf.load(settings)
-        record: dict[str, Any] = json.loads(Path(scored).read_text(encoding="utf-8"))
-    for part in ("data", "base"):
-        place = getattr(config, part).path
-        if place is not None:
-            OmegaConf.update(loaded, f"{part}.path", place)
-    loaded.study = {"name": study, **vars(config.study)}
-    settings_then = typed(SweepConfig, loaded)  # type: ignore[arg-type]
-    check_sweep(settings_then)
-    return Original(found, study, settings_then, read_epochs(record, Path("-")))
+def _announce(original: Original, carried: Carried, now: dict[str, str]) -> None:
+    """What differs from then, before anything is trained."""
+    lines = differences(original.tags, now)
+    for what, settings in (
+        ("settings that did not exist then have today's values", carried.added),
+        ("settings that do not exist any more are left out", carried.dropped),
+    ):
+        if settings:
+            lines.append(f"{what}: " + ", ".join(f"{k}={v}" for k, v in settings.items()))
+    if (pack := original.tags.get("pack", "1")) != "1":
+        lines.append(
+            f"differs: it was trained in a pack of {pack}, now it is alone: the same sums in "
+            "another order, which training widens; with pack=1 a run is reproduced to the byte"
+        )
+    log.info("\n".join(lines))
 
 
-def _train_again(
-    config: ReproduceConfig,
-    original: Original,
-    now: dict[str, str],
-    tracker: Tracker,
-    course: Course,
-) -> Record:
-    study = tracker.study
-    made = study / "reproductions"
-    number = len(list(made.glob("*"))) if made.is_dir() else 0
-    adapted = {key: value for key, value in original.tags.items() if key == ADAPTED}
-    record = Record(
-        folder=made / f"{config.run_id[:8]}-{number}",
-        study=original.study,
-        number=int(original.tags["trial"]),
-        settings=asdict(original.config),
-        overrides=[],
-        params={"again": config.run_id},
-        tags={**now, "reproduction_of": config.run_id, **adapted},
-    )
-    last = original.epochs[-1].scorecard.epoch
-    trial = Trial(
-        config=original.config,
-        record=record,
-        tracker=tracker,
-        progress=Progress(study, record.number + 1, len(original.epochs)),
-        rules=[until(last)] if last < course.epochs else [],
-    )
-    run_trials([trial], 1)
-    return record
-
-
-def compare(
-    then: list[ScoredEpoch], now: list[ScoredEpoch], tolerance: float
-) -> tuple[list[str], str]:
-    """Epoch by epoch the weights' bytes and the scores: lines to print, and the verdict."""
-    lines, verdicts = [], []
-    again = {epoch.scorecard.epoch: epoch for epoch in now}
-    for old in then:
-        number = old.scorecard.epoch
-        new = again.get(number)
-        if new is None:
-            lines.append(f"epoch {number}: missing")
-            verdicts.append(DIFFERENT)
-            continue
-        gaps = {
-            name: abs(estimate.value - new.scorecard.scores[name].value)
-            for name, estimate in old.scorecard.scores.items()
-            if name in new.scorecard.scores
-        }
-        worst = max(gaps, key=lambda name: gaps[name])
-        same = old.weights == new.weights and old.scorecard.scores == new.scorecard.scores
-        close = len(gaps) == len(old.scorecard.scores) and gaps[worst] <= tolerance
-        verdicts.append(IDENTICAL if same else CLOSE if close else DIFFERENT)
-        weights = "the same bytes" if old.weights == new.weights else "other bytes"
-        scores = "the same" if not gaps[worst] else f"{worst} differs by {gaps[worst]:.4f}"
-        lines.append(f"epoch {number}: weights {weights}, scores {scores}")
-    for verdict in (DIFFERENT, CLOSE):
-        if verdict in verdicts:
-            return lines, verdict
-    return lines, IDENTICAL
+def _way_out(key: str) -> str:
+    return f"{key}= says where the right one is; anyway=true trains with this one"
 
 
 if __name__ == "__main__":
-    run("reproduce", ReproduceConfig, check_reproduce, reproduce)
+    run("reproduce", ReproduceConfig, check_reproduce, main)

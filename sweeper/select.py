@@ -12,12 +12,12 @@ from mlflow.exceptions import MlflowException
 from evaluate.choice.merit import FIDELITIES, MEMORY
 from evaluate.choice.policy import check_scores
 from evaluate.config import PolicyConfig, check_policy
-from sweeper.recording.record import Record, load_records, read_record
+from sweeper.recording.record import Record, load_records, no_study, read_record
 from sweeper.recording.tracker import Tracker
 from sweeper.results.ranking import Entry, rank_trials
 from sweeper.results.result import keep, say, show
 from train.command import run
-from train.config import ConfigError, suggestion
+from train.config import ConfigError
 
 
 @dataclass
@@ -72,9 +72,7 @@ def find_records(study: Path, tracker: Tracker) -> list[Record]:
     with tracker.forgiving():
         if fetched := _fetch(study, tracker):
             return fetched
-    known = [folder.name for folder in study.parent.glob("*") if folder.is_dir()]
-    near = suggestion(study.name, known) or (f"; there are {', '.join(known)}" if known else "")
-    raise ConfigError(f"study: there is no study {study.name}{near}")
+    raise no_study(study)
 
 
 def _fetch(study: Path, tracker: Tracker) -> list[Record]:

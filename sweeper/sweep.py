@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
@@ -18,18 +17,20 @@ from sweeper.config import SweepConfig, suggested_name
 from sweeper.launcher import PackedLauncher
 from sweeper.leaving import in_good_order, leaving
 from sweeper.proposing.space import Params, Space, parse_space
+from sweeper.recording.display import display
 from sweeper.recording.record import load_records
 from sweeper.results.result import conclude
 from sweeper.running.budget import used_up
 from sweeper.running.disk import describe, too_full
 from sweeper.running.job import ending_cleanly, job_config, leave_if_asked, refuse, tracker_of
-from sweeper.running.parts import Parts, load_parts, origin, shared_settings
+from sweeper.running.parts import Parts, about_study, load_parts, shared_settings
 from sweeper.study.claim import StudyTrial
 from sweeper.study.storage import OBJECTIVES
 from sweeper.study.study import TOTAL, Study, best_settings, study_folder
 from sweeper.worker import launch_workers
 from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion
+from train.course import course_of
 
 log = logging.getLogger(__name__)
 BEST = 3  # trials of another study that are tried first
@@ -88,8 +89,13 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
         _announce(study, total, hydra.n_trials)
         log.info(describe(parts.base, parts.pictures, config, total))
         budget = {"n_trials": str(total), "seed": str(hydra.seed), **study.about}
-        tracker.begin(budget, origin(parts), yaml.safe_dump(asdict(config), sort_keys=False))
-        with in_good_order(study.folder, config.study.budget.hours):
+        budget |= {f"budget.{k}": str(v) for k, v in vars(config.study.budget).items()}
+        tracker.begin(about_study(parts, config, study.folder, budget))
+        checkpoints = course_of(config, parts.pictures).checkpoints
+        with (
+            in_good_order(study.folder, config.study.budget.hours),
+            display(study.folder, total, checkpoints, config.policy),
+        ):
             _launch(hydra, study, fixed, config)
             while not _enough(study, config) and study.bereaved():
                 _launch(hydra, study, fixed, config)

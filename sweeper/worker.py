@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from sweeper.config import SweepConfig
 from sweeper.leaving import in_good_order, listen_since
+from train import local
 from train.command import HYDRA_VERSION, quiet
 from train.config import CONF, ConfigError, cause
 
@@ -53,12 +54,14 @@ class Worker:
         os.chdir(self.place)
         if self.tracking:
             os.environ[TRACKING] = self.tracking
+        os.environ["TERM"] = "dumb"  # it shares its terminal with others: lines, no display
         quiet()
         listen_since(self.began)
         number = HydraConfig.get().job.num
         line = [word for word in self.line if not word.startswith(LAUNCHER)]
         line += ["hydra/launcher=packed", *_device(number, config.base.device)]
         GlobalHydra.instance().clear()  # what the launcher has brought here from the other process
+        local.take_in("sweep", CONF)
         try:
             with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
                 hydra = GlobalHydra.instance().hydra

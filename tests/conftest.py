@@ -1,9 +1,12 @@
-"""Models with random weights, small enough to make in a second, of each family; some pictures."""
+"""Models with random weights, small enough to make in a second, of each family; some pictures; a
+browser."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,8 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -158,3 +163,28 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text("sks puppet, a, b, c, d")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """A headless Chromium, shared by the tests that look at pages; `get_log("browser")` has what
+    its console was told since the last call, `get_log("performance")` the requests it made."""
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("there is no chromium with its driver (Debian: chromium, chromium-driver)")
+    options = ChromeOptions()
+    options.binary_location = program
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",  # containers give it too little
+        "disable-background-networking",
+        "window-size=1280,900",
+        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = Chrome(options=options, service=Service(driver))
+    yield chrome
+    chrome.quit()

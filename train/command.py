@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from train import completion, local
 from train.base import BaseError
 from train.checkpoint import CheckpointError
 from train.config import CONF, ConfigError, keys, suggestion, typed
@@ -29,6 +30,7 @@ Schema = TypeVar("Schema")
 Applies = Callable[[str, Mapping[str, Any]], bool]
 EXPECTED = (ConfigError, DataError, BaseError, CheckpointError, TrainingError)
 MULTIRUN = {"-m", "--multirun"}
+HELP, INFO, COMPLETION = {"-h", "--help"}, {"-i", "--info"}, {"-sc", "--shell-completion"}
 HYDRA_VERSION = "1.3"
 
 
@@ -49,7 +51,17 @@ def run(
         applies: whether a swept setting means something beside the values of the other swept ones.
     """
     quiet()
-    preflight(name, sys.argv[1:], schema, check, applies)
+    arguments = sys.argv[1:]
+    if COMPLETION & {*arguments} and "install=bash" in arguments:
+        print(completion.BASH)
+        return
+    preflight(name, arguments, schema, check, applies)
+    _own_defaults(name)
+    if HELP & {*arguments} or "job" in arguments:
+        sys.argv.append("--resolve")  # who asks for the settings wants values, not ${...}
+    if INFO & {*arguments}:
+        logging.getLogger().handlers.clear()  # Hydra brings its own
+        logging.getLogger("hydra").setLevel(logging.DEBUG)
 
     def task(config: DictConfig) -> None:
         with_one_line_errors(lambda: main(typed(schema, config)))
@@ -88,9 +100,18 @@ def preflight(
         for overrides in _variants(wanted, multirun, applies):
             check(settings(name, schema, overrides))
     except ConfigError as error:
-        sys.exit(f"error: {error}")
+        key = str(error).split(":", 1)[0]
+        sys.exit(f"error: {f'conf/{local.FILE}: ' if _is_own(name, key, wanted) else ''}{error}")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {_explain(name, error)}")
+
+
+def _is_own(name: str, key: str, overrides: list[str]) -> bool:
+    """Whether a setting comes from conf/local.yaml, and not from the command line."""
+    told = any(word.lstrip("+").split("=", 1)[0] == key for word in overrides)
+    if told or key.startswith("conf/") or name not in local.COMMANDS:  # it says so already
+        return False
+    return local.has(key, CONF)
 
 
 def settings(name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
@@ -99,8 +120,15 @@ def settings(name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> 
     Raises:
         ConfigError, HydraException: settings that do not exist or have the wrong type.
     """
+    _own_defaults(name)
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
         return typed(schema, compose(name, list(overrides)))
+
+
+def _own_defaults(name: str) -> None:
+    """Those of conf/local.yaml, in what is composed from now on."""
+    if name in local.COMMANDS:
+        local.take_in(name, CONF)
 
 
 def _variants(arguments: list[str], multirun: bool, applies: Applies) -> Iterator[list[str]]:

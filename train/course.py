@@ -68,6 +68,10 @@ class Course:
         size, first = self.plan.sequence[batch]
         return min(self.rows, len(self.plan.buckets[size]) - first)
 
+    def pictures_of(self, epoch: int) -> int:
+        """How many pictures, repeats counted, are shown in the epoch after so many."""
+        return sum(map(self.rows_of, range(self.batches_after(epoch))))
+
     def batches_for(self, shown: int) -> int:
         """How many batches of an epoch show at least so many pictures."""
         behind = accumulate(map(self.rows_of, range(self.batches)))

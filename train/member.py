@@ -64,6 +64,8 @@ class Checkpoint:
         member: index of the trial in the pack.
         train_loss: mean over the epochs since the checkpoint before.
         lr: of the UNet's LoRA, after the last step.
+        lr_text_encoder: of the text encoder's LoRA; None: there is none.
+        pictures: shown since the checkpoint before.
     """
 
     member: int
@@ -71,6 +73,8 @@ class Checkpoint:
     epoch: int
     train_loss: float
     lr: float
+    lr_text_encoder: float | None
+    pictures: int
     last: bool
 
 
@@ -274,10 +278,15 @@ class Run:
         """Writes the LoRA file, then the state to continue from."""
         about = metadata(self.config, self.name, self.base, self.pictures, self.course, self.epoch)
         precision = DTYPES[self.config.training.save_precision]
+        before = self.last["epoch"] if self.last else 0
+        # Prodigy and its like multiply lr by the step size d that they find
+        rates = [group["lr"] * float(group.get("d", 1.0)) for group in self.optimizer.param_groups]
         self.last = {
             "epoch": self.epoch,
             "train_loss": float(torch.stack(self.losses).mean()) if self.losses else math.nan,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": rates[0],
+            "lr_text_encoder": rates[1] if len(rates) > 1 else None,
+            "pictures": sum(map(self.course.pictures_of, range(before, self.epoch))),
         }
         saved = self.last_saved()
         if self.processes.main:

@@ -52,7 +52,14 @@ def metadata(
         **_modelspec(config, name, base, pictures),
         "lorasweep_config": settings,
         "lorasweep_data": pictures.fingerprint,
+        "lorasweep_pictures": counts(pictures),
+        "lorasweep_base": base.fingerprint,
     }
+
+
+def counts(pictures: Pictures) -> str:
+    """How many pictures of which part, in words."""
+    return f"{len(pictures.training)} training, {len(pictures.validation)} held out"
 
 
 def _base(config: TrialConfig, base: Base) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def what_came_later(cards: list[Scorecard], pick: Scorecard, policy: PolicyConfi
     if wrong:
         first, worst = wrong[0], max(wrong, key=lambda c: excess(c, policy))
         name = max(_worse(worst, pick, policy), key=lambda n: violations(worst, policy)[n])
-        said = _fault(name, percent(worst.scores[name].value))
+        said = fault(name, percent(worst.scores[name].value))
         if worst is first:
             return f"at {first.label} {said}"
         return f"from {first.label} on a limit is broken, and at {worst.label} {said}"
@@ -92,7 +92,7 @@ def _worse(card: Scorecard, pick: Scorecard, policy: PolicyConfig) -> list[str]:
 
 def describe_faults(card: Scorecard, names: list[str], policy: PolicyConfig) -> str:
     """ "4 % (surely below 12 %) of the images repeat a training pose and ..."."""
-    parts = [_fault(name, _doubt(card, name, policy)) for name in names]
+    parts = [fault(name, _doubt(card, name, policy)) for name in names]
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
@@ -109,8 +109,8 @@ def _doubt(card: Scorecard, name: str, policy: PolicyConfig) -> str:
     return f"{value} ({doubt})"
 
 
-def _fault(name: str, share: str) -> str:
-    """What a checkpoint does to such a share."""
+def fault(name: str, share: str) -> str:
+    """What a checkpoint that is over the limit of a score does to such a share."""
     if name == "prompt_fidelity":
         return f"prompts are followed only {share} as well as by the base"
     return f"{share} of the images {FAULTS.get(name, f'are over the limit of {name}')}"

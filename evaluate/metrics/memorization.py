@@ -112,6 +112,10 @@ class Copying(Share):
         """(N,) to the nearest training picture: root mean square over the patches."""
         return torch.cdist(flat(patches), self.bank).min(1).values
 
+    def nearest(self, patches: Tensor) -> Tensor:
+        """(N,) the numbers of the nearest training pictures."""
+        return torch.cdist(flat(patches), self.bank).argmin(1)
+
     def update(self, *features: Tensor) -> None:
         """Unit patch features, (N, P, d)."""
         super().update((self.distance(features[0]) < self.radius).float())

@@ -182,3 +182,18 @@ class Scores:
             {name: bounds for name, bounds in found.items() if not bounds.isnan().any()},
             {name: values for name, values in by_probe.items() if values and name in found},
         )
+
+    def copies(self, made: Readings, by_probe: dict[str, list[float]]) -> dict[int, int]:
+        """The number of each probe whose picture counts as a copy -> that of the training picture.
+
+        Args:
+            by_probe: what `__call__` found of the same pictures.
+        """
+        rows = self._rows(FRESH, CAPTION)
+        suspects = [row for row, copied in zip(rows, by_probe["copying"], strict=True) if copied]
+        if not suspects:
+            return {}
+        copying = self.metrics["copying"]
+        assert isinstance(copying, Copying)
+        nearest = copying.nearest(made[suspects].patches).tolist()
+        return dict(zip(suspects, nearest, strict=True))

@@ -11,6 +11,7 @@ from evaluate.config import PolicyConfig
 from sweeper.recording.record import WORKER, Record, load_records
 
 log = logging.getLogger(__name__)
+LINES = logging.getLogger(f"{__name__}.lines")  # those that a display makes superfluous
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Progress:
         done = len(record.epochs)
         settings = "  ".join(f"{key}={short(value)}" for key, value in record.params.items())
         after = f"  (continues after epoch {record.scorecards[-1].epoch})" if done else ""
-        log.info(f"trial {record.number + 1}/{self.trials}  {settings}{after}")
+        LINES.info(f"trial {record.number + 1}/{self.trials}  {settings}{after}")
 
     def scored(self, record: Record, policy: PolicyConfig) -> None:
         """Says what the last epoch scored, and how long the study will take."""
@@ -42,28 +43,45 @@ class Progress:
         best = select(record.scorecards, policy)
         verdict = f"best {best.scorecard.epoch}" if best.feasible else "none within the limits"
         total = record.settings["training"]["epochs"]
-        log.info(
+        left = duration(time_left(load_records(self.study), self.trials, self.epochs) or 0.0)
+        LINES.info(
             f"trial {record.number + 1}/{self.trials}  epoch {last.scorecard.epoch:2}/{total}  "
-            f"{figures}  {verdict}  {self._left()}"
+            f"{figures}  {verdict}  about {left} left"
         )
 
     def ended(self, record: Record) -> None:
         """Says how a trial ended, unless it ran to its end."""
         if record.reason:
-            log.info(f"trial {record.number + 1}/{self.trials}  {record.state}: {record.reason}")
+            LINES.info(f"trial {record.number + 1}/{self.trials}  {record.state}: {record.reason}")
 
-    def _left(self) -> str:
-        """An estimate: the epochs to come at the pace of the epochs so far."""
-        begun = load_records(self.study)
-        scored = [epoch for record in begun for epoch in record.epochs]
-        paces = [epoch.seconds for epoch in scored]
-        lengths = [len(r.epochs) for r in begun if r.finished] or [self.epochs]
-        at_work = [record for record in begun if not record.finished]
-        running = sum(self.epochs - len(record.epochs) for record in at_work)
-        to_come = max(0, self.trials - len(begun)) * sum(lengths) / len(lengths)
-        workers = len({record.tags.get(WORKER) for record in at_work}) or 1
-        seconds = (running + to_come) * sum(paces) / len(paces) / workers
-        return f"about {duration(seconds)} left"
+
+def time_left(begun: list[Record], trials: int, epochs: int) -> float | None:
+    """Seconds, at the pace of the epochs so far; None before the first.
+
+    Args:
+        begun: the trials so far.
+        trials, epochs: see `Progress`.
+    """
+    paces = [epoch.seconds for record in begun for epoch in record.epochs]
+    if not paces:
+        return None
+    lengths = [len(record.epochs) for record in begun if record.finished] or [epochs]
+    at_work = [record for record in begun if not record.finished]
+    running = sum(epochs - len(record.epochs) for record in at_work)
+    to_come = max(0, trials - len(begun)) * sum(lengths) / len(lengths)
+    workers = len({record.tags.get(WORKER) for record in at_work}) or 1
+    return (running + to_come) * sum(paces) / len(paces) / workers
+
+
+def settings_of(records: list[Record]) -> list[str]:
+    """Each trial's settings in a few words: those in which the trials differ."""
+    keys = list(dict.fromkeys(key for record in records for key in record.params))
+    if len(records) > 1:
+        keys = [key for key in keys if len({str(r.params.get(key)) for r in records}) > 1]
+    return [
+        ", ".join(f"{k.rsplit('.', 1)[-1]} {short(r.params[k])}" for k in keys if k in r.params)
+        for r in records
+    ]
 
 
 def say(line: str) -> None:

@@ -7,12 +7,14 @@ import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL.Image import Image
 
 from evaluate.scorecard import Scorecard
+from evaluate.sheet import save_sheet
 from train.checkpoint import weights_hash, write_atomically
+from train.config import ConfigError, suggestion
 from train.trainer import Checkpoint
 
 FILE = "trial.json"
@@ -31,8 +33,13 @@ class ScoredEpoch:
     """One scored checkpoint.
 
     Attributes:
+        lr, lr_text_encoder: after its last step; None: the text encoder has no LoRA.
+        seconds_training, seconds_scoring: its share of the pack's time.
         time: when it was scored, in milliseconds since 1970.
         weights: sha256 of the LoRA's tensors.
+        pictures: that it was shown since the scored epoch before.
+        probes: images that were made of it.
+        memory: gigabytes at the height so far, of the GPU or of the process.
     """
 
     scorecard: Scorecard
@@ -42,11 +49,23 @@ class ScoredEpoch:
     seconds_scoring: float
     time: int
     weights: str
+    lr_text_encoder: float | None = None
+    pictures: int = 0
+    probes: int = 0
+    memory: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Of the device, for training and scoring."""
         return self.seconds_training + self.seconds_scoring
+
+
+class Cost(NamedTuple):
+    """What a scored epoch took: seconds, its share of the pack's; gigabytes at the height."""
+
+    training: float
+    scoring: float
+    memory: float = 0.0
 
 
 @dataclass
@@ -96,27 +115,25 @@ class Record:
         scorecard: Scorecard,
         saved: Checkpoint,
         sheet: Image,
-        seconds: tuple[float, float],
+        cost: Cost,
     ) -> None:
-        """Keeps a scored checkpoint and its contact sheet; on disk when this returns.
-
-        Args:
-            seconds: of training and of scoring.
-        """
-        file = self.sheet(scorecard.epoch)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(file, compress_level=1)  # half the time for a fifth more bytes
+        """Keeps a scored checkpoint and its contact sheet; on disk when this returns."""
+        save_sheet(sheet, self.sheet(scorecard.epoch))
+        probes = 0 if scorecard.images is None else len(scorecard.images)
         scorecard.images = None  # the sheet shows them, and a study's would not fit into memory
-        training, scoring = seconds
         self.epochs.append(
             ScoredEpoch(
                 scorecard=scorecard,
                 train_loss=saved.train_loss,
                 lr=saved.lr,
-                seconds_training=training,
-                seconds_scoring=scoring,
+                seconds_training=cost.training,
+                seconds_scoring=cost.scoring,
                 time=int(time.time() * 1000),
                 weights=weights_hash(saved.path),
+                lr_text_encoder=saved.lr_text_encoder,
+                pictures=saved.pictures,
+                probes=probes,
+                memory=cost.memory,
             )
         )
         self.save()
@@ -170,6 +187,13 @@ def load_records(study: Path) -> list[Record]:
 def _load_record(folder: Path, changed: int) -> Record:
     """A study is looked through after every epoch, and most of its trials have ended long ago."""
     return load_record(folder)
+
+
+def no_study(study: Path) -> ConfigError:
+    """The error that there is no such study, with the name of the nearest."""
+    others = sorted(folder.name for folder in study.parent.glob("*") if folder.is_dir())
+    near = suggestion(study.name, others) or (f"; there are {', '.join(others)}" if others else "")
+    return ConfigError(f"study: there is no study {study.name}{near}")
 
 
 def trial_folder(study: Path, number: int) -> Path:

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock
-from mlflow.entities import Metric
 
 from evaluate.choice.diagnosis import describe, diagnose
+from evaluate.choice.merit import fidelity
 from evaluate.config import PolicyConfig
-from evaluate.tracking import Run, Store, flatten, score_metrics
+from evaluate.grid import epoch_grid
+from evaluate.tracking import NOTE, Run, Store, flatten
 from sweeper.recording.background import Background
+from sweeper.recording.figures import metrics, progress
 from sweeper.recording.record import (
     COMPLETE,
     FAILED,
     INTERRUPTED,
     STOPPED,
     Record,
-    ScoredEpoch,
     load_record,
+    load_records,
 )
 
+BASE_SHEET = "base.png"  # in a study's folder: the probes as the bare base makes them
 STATUS = {COMPLETE: "FINISHED", STOPPED: "FINISHED", FAILED: "FAILED", INTERRUPTED: "KILLED"}
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a study when it begins.
+
+    Attributes:
+        params: what its trials share, the search space, the budget.
+        tags: fingerprints, versions, hardware.
+        texts: name of an artifact -> what is in it.
+        pictures: name in the image grid -> file.
+    """
+
+    params: dict[str, str]
+    tags: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, Path] = field(default_factory=dict)
 
 
 class Tracker(Store):
@@ -41,13 +62,13 @@ class Tracker(Store):
         super().__init__(root, study.name)
         self.study = study
         self.parent = Run(self, study / "mlflow.json", f"sweep {study.name}")
-        self._about: tuple[dict[str, str], dict[str, str], str] | None = None
+        self._about: About | None = None
         self._background = Background()
         self._behind: set[Path] = set()  # folders of trials that wait to be mirrored
 
-    def begin(self, params: dict[str, str], tags: dict[str, str], config: str) -> None:
+    def begin(self, about: About) -> None:
         """The parent run of the sweep."""
-        self._about = (params, {**tags, "study": self.study.name}, config)
+        self._about = about
         self._background.do(self._begin_if_there)
 
     def catch_up(self) -> None:
@@ -61,12 +82,15 @@ class Tracker(Store):
     def _begin(self) -> None:
         if not self._about:
             return
-        run, (params, tags, config) = self.parent, self._about
+        run, about = self.parent, self._about
         with FileLock(self.study / "mlflow.lock"):  # another worker may begin it just now
-            run.begin(tags)
+            run.begin({**about.tags, "study": self.study.name})
             run.resume()
-            run.once("params", lambda: run.log_params(params))
-            run.once("config", lambda: run.log_text(config, "config.yaml"))
+            run.once("params", lambda: run.log_params(about.params))
+            for name, text in about.texts.items():
+                run.once(name, partial(run.log_text, text, name))
+            for name, file in about.pictures.items():
+                run.once(name, partial(run.log_image, file, name, 0))
 
     def mirror(self, record: Record, policy: PolicyConfig) -> None:
         """Logs whatever the run of a trial has not got yet, as its record says on disk."""
@@ -80,6 +104,7 @@ class Tracker(Store):
         with self.forgiving():
             run = self.run_of(record)
             tags = {**record.tags, "study": record.study, "trial": str(record.number)}
+            tags |= {"state": record.state, "reason": record.reason}
             apart = "reproduction_of" in tags and not self.parent.id_now
             run.begin(tags, None if apart else self.parent)
             if not record.finished and record.state != INTERRUPTED:
@@ -87,12 +112,25 @@ class Tracker(Store):
             run.once("params", lambda: run.log_params(_params(record.settings)))
             run.once("config", lambda: run.log_text(_yaml(record.settings), "config.yaml"))
             run.once("overrides", lambda: run.log_text(_yaml(record.overrides), "overrides.yaml"))
-            for epoch in record.epochs:
-                number = epoch.scorecard.epoch
-                run.once(f"scores {number}", partial(run.log_metrics, metrics(epoch)))
-                run.once(f"sheet {number}", partial(run.log_sheet, record.sheet(number), number))
+            self._log_epochs(run, record)
             if record.state in STATUS:
                 run.once(f"end {record.state}", lambda: self._end(run, record, policy))
+
+    def _log_epochs(self, run: Run, record: Record) -> None:
+        """The figures of all the epochs that it lacks in one batch; then their contact sheets."""
+        logged = run.recall("epochs")
+        missing = [e for e in record.epochs if str(e.scorecard.epoch) not in logged]
+        if missing:
+            run.log_metrics([metric for epoch in missing for metric in metrics(epoch)])
+            run.remember(epochs=logged | {str(e.scorecard.epoch): e.time for e in missing})
+        for number, sheet in self._sheets(record).items():
+            run.once(f"sheet {number}", partial(run.log_image, sheet, "contact_sheet", number))
+
+    def _sheets(self, record: Record) -> dict[int, Path]:
+        """A contact sheet for each epoch; at 0, where the page looks first, the bare base's."""
+        sheets = {card.epoch: record.sheet(card.epoch) for card in record.scorecards}
+        base = self.study / BASE_SHEET
+        return {0: base, **sheets} if base.is_file() else sheets
 
     def run_of(self, record: Record) -> Run:
         """The run of a trial."""
@@ -109,7 +147,11 @@ class Tracker(Store):
             run = self.parent
             for file in files:
                 self.client.log_artifact(run.id, str(file))
+                if file.suffix == ".png":
+                    run.log_image(file, file.stem, 0)
             run.set_tags(tags)
+            if NOTE in tags:
+                self.client.set_experiment_tag(self.experiment, NOTE, tags[NOTE])
             self.client.set_terminated(run.id, "FINISHED")
             if winner is not None:
                 version = self._register(winner)
@@ -126,46 +168,50 @@ class Tracker(Store):
                 self.client.set_terminated(self.parent.id, "KILLED")
 
     def _end(self, run: Run, record: Record, policy: PolicyConfig) -> None:
-        run.set_tags({"state": record.state, "reason": record.reason})
         if record.scorecards:
-            run.set_tags({"diagnosis": describe(diagnose(record.scorecards, policy))})
+            findings = describe(diagnose(record.scorecards, policy))
+            run.set_tags({"diagnosis": findings, NOTE: _note(record, findings)})
+            run.log_image(epoch_grid(self._sheets(record), record.selected), "epochs", 0)
         run.log_file(record.folder / "trial.json", "scorecards.json")
         if record.selected is not None:
             self._register(record)
+            if self.parent.id_now and "reproduction_of" not in record.tags:
+                self.parent.log_metrics(progress(load_records(self.study), record, policy))
         self.client.set_terminated(run.id, STATUS[record.state])
 
     def _register(self, record: Record) -> str:
-        """The model version of the trial's selected checkpoint, made where there is none."""
+        """The model version of the trial's selected checkpoint, made where there is none.
+
+        An alias names one version, so that each trial has a candidate of its own.
+        """
         run, folder = self.run_of(record), f"checkpoint-{record.selected:06d}"
         known = run.recall("versions")
-        if folder in known:
-            return str(known[folder])
-        card = next(card for card in record.scorecards if card.epoch == record.selected)
-        self.client.log_artifact(run.id, str(card.checkpoint), folder)
-        if not self.client.search_registered_models(f"name = '{self.study.name}'"):
-            self.client.create_registered_model(self.study.name)
-        version = self.client.create_model_version(
-            self.study.name,
-            source=f"{self.client.get_run(run.id).info.artifact_uri}/{folder}",
-            run_id=run.id,
-            tags={"epoch": str(record.selected), "trial": str(record.number)},
-        ).version
-        run.remember(versions={**known, folder: str(version)})
+        if folder not in known:
+            card = next(card for card in record.scorecards if card.epoch == record.selected)
+            self.client.log_artifact(run.id, str(card.checkpoint), folder)
+            if not self.client.search_registered_models(f"name = '{self.study.name}'"):
+                self.client.create_registered_model(self.study.name)
+            version = self.client.create_model_version(
+                self.study.name,
+                source=f"{self.client.get_run(run.id).info.artifact_uri}/{folder}",
+                run_id=run.id,
+                tags={"epoch": str(record.selected), "trial": str(record.number)},
+                description=f"trial {record.number}, {card.label}, fidelity {fidelity(card):.3f}",
+            ).version
+            known = {**known, folder: str(version)}
+            run.remember(versions=known)
         run.set_tags({"selected_epoch": str(record.selected)})
-        return str(version)
+        candidate = f"candidate-{record.name.split(' ', 1)[1].replace(' ', '-')}"
+        self.client.set_registered_model_alias(self.study.name, candidate, known[folder])
+        return str(known[folder])
 
 
-def metrics(epoch: ScoredEpoch) -> list[Metric]:
-    """All the figures of an epoch, with the epoch as their step."""
-    figures = {
-        "train/loss": epoch.train_loss,
-        "train/lr": epoch.lr,
-        "system/seconds_training": epoch.seconds_training,
-        "system/seconds_scoring": epoch.seconds_scoring,
-    }
-    step = epoch.scorecard.epoch
-    own = [Metric(name, value, epoch.time, step) for name, value in figures.items()]
-    return score_metrics(epoch.scorecard, epoch.time) + own
+def _note(record: Record, findings: str) -> str:
+    """A trial in a few words."""
+    settings = ", ".join(f"`{key}={value}`" for key, value in record.params.items())
+    kept = f"Epoch {record.selected} is kept." if record.selected is not None else ""
+    ending = f"{record.state}: {record.reason}" if record.reason else record.state
+    return "\n\n".join(part for part in (settings, f"{kept} It is {ending}.", findings) if part)
 
 
 def _params(settings: dict[str, Any]) -> dict[str, Any]:

@@ -23,18 +23,33 @@ def draw_overview(
     """Draws it into a PNG file."""
     figure = Figure(figsize=(14, 5.8), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
-    _checkpoints(left, records, best, pick, policy)
+    draw_checkpoints(left, records, best, pick, policy)
     settings = ", ".join(f"{k.split('.')[-1]} {short(v)}" for k, v in best.params.items())
     title = f"trial {best.number}" + (f": {settings}" if settings else "")
     draw_curves(right, best.scorecards, pick, policy, title)
     figure.savefig(file)
 
 
-def _checkpoints(
-    axes: Axes, records: list[Record], best: Record, pick: Scorecard, policy: PolicyConfig
+def draw_checkpoints(
+    axes: Axes,
+    records: list[Record],
+    best: Record,
+    pick: Scorecard,
+    policy: PolicyConfig,
+    keyed: bool = True,
 ) -> None:
-    """Fidelity against pose memorisation, a dot a checkpoint, a thin line a trial."""
+    """Fidelity against pose memorisation, a dot a checkpoint, a thin line a trial.
+
+    Args:
+        keyed: say what each mark is; False: the page around says it. Dots have their words as url.
+    """
     cards = [card for record in records for card in record.scorecards]
+    words = {
+        id(card): f"trial {record.number}, {card.label}: fidelity {fidelity(card):.2f}, "
+        f"pose memorisation {_point(card)[0]:.2f}"
+        for record in records
+        for card in record.scorecards
+    }
     for record in records:
         points = [_point(card) for card in record.scorecards]
         chosen = record is best or record.number == best.number
@@ -45,15 +60,15 @@ def _checkpoints(
             alpha=0.9 if chosen else 0.6,
             zorder=2 if chosen else 1,
         )
-    within = [_point(card) for card in cards if excess(card, policy) <= 0]
-    over = [_point(card) for card in cards if excess(card, policy) > 0]
-    for points, colour, marker, label in (
-        (within, WITHIN, "o", "within all limits"),
+    within = [card for card in cards if excess(card, policy) <= 0]
+    over = [card for card in cards if excess(card, policy) > 0]
+    for group, colour, marker, label in (
         (over, OVER, "X", "over a limit (upper bound)"),
+        (within, WITHIN, "o", "within all limits"),
     ):
-        if points:
-            x, y = zip(*points, strict=True)
-            axes.scatter(
+        if group:
+            x, y = zip(*map(_point, group), strict=True)
+            dots = axes.scatter(
                 x,
                 y,
                 c=colour,
@@ -64,7 +79,8 @@ def _checkpoints(
                 label=label,
                 zorder=3,
             )
-    front = [_point(card) for card in pareto([c for c in cards if excess(c, policy) <= 0])]
+            dots.set_urls([words[id(card)] for card in group])
+    front = [_point(card) for card in pareto(within)]
     if len(front) > 1:
         axes.step(
             *zip(*front, strict=True),
@@ -80,7 +96,7 @@ def _checkpoints(
         [x0],
         [y0],
         marker="*",
-        s=420,
+        s=420 if keyed else 240,
         c=PICK,
         edgecolors="black",
         linewidths=0.8,
@@ -94,8 +110,9 @@ def _checkpoints(
     axes.set_xlim(-0.03, max(highest, policy.limits.get(MEMORY, 0)) + 0.06)
     axes.set_xlabel("pose memorisation  (0: none, 1: every image repeats a training pose)")
     axes.set_ylabel("fidelity  (likeness and obedience; higher is better)")
-    axes.set_title("all checkpoints of all trials", loc="left")
-    axes.legend(loc="best", fontsize=9)
+    if keyed:
+        axes.set_title("all checkpoints of all trials", loc="left")
+        axes.legend(loc="best", fontsize=9)
     axes.grid(alpha=0.2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from evaluate.choice.merit import pareto
 from evaluate.choice.policy import Selection, select
 from evaluate.config import PolicyConfig
 from sweeper.recording.progress import short
@@ -39,6 +40,15 @@ def rank_trials(
     return sorted(entries, key=lambda entry: entry.rank, reverse=True)
 
 
+def front_of(entries: list[Entry]) -> list[Entry]:
+    """The trials that no other beats in both fidelity and memorisation, least of it first."""
+    kept = {id(e.selection.scorecard): e for e in entries if e.selection}
+    return [
+        kept[id(card)]
+        for card in pareto([e.selection.scorecard for e in kept.values() if e.selection])
+    ]
+
+
 def varied(entries: list[Entry]) -> list[str]:
     """The settings in which the trials differ."""
     keys = dict.fromkeys(key for entry in entries for key in entry.record.params)
@@ -65,10 +75,11 @@ def explain(ranked: list[Entry]) -> list[str]:
         )
     elif rivals:
         assert rivals[0].selection
+        own, next_one = f"{pick.fidelity:.3f}", f"{rivals[0].selection.fidelity:.3f}"
+        with_it = f"with {next_one}" if next_one != own else "with hardly less"
         first = (
             f"{trial} has the best balance of likeness and obedience of all trials within the "
-            f"limits: {pick.fidelity:.3f}, the next is trial {rivals[0].record.number} with "
-            f"{rivals[0].selection.fidelity:.3f}"
+            f"limits: {own}, the next is trial {rivals[0].record.number} {with_it}"
         )
     elif len(ranked) > 1:
         first = f"{trial} is the only one with a checkpoint within the limits"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,22 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluate.choice.diagnosis import diagnose
-from evaluate.choice.merit import pareto
 from evaluate.config import PolicyConfig
+from evaluate.tracking import NOTE
 from sweeper.recording.progress import short
 from sweeper.recording.record import RUNNING, load_records
 from sweeper.recording.tracker import Tracker
+from sweeper.results.description import describe_study
 from sweeper.results.overview import draw_overview
-from sweeper.results.ranking import Entry, explain, last_word, rank_trials, varied
+from sweeper.results.ranking import (
+    Entry,
+    explain,
+    front_of,
+    last_word,
+    rank_trials,
+    varied,
+)
+from sweeper.results.report.page import POLICY, REPORT, write_report
 from sweeper.running.parts import Parts, origin
 from train.checkpoint import write_atomically
 from train.config import ConfigError
@@ -63,7 +73,9 @@ def keep(
         files += [study / "best.safetensors", overview]
         tags |= {"best_run_id": best.run_id, "best_trial": str(best.record.number),
                  "best_epoch": str(card.epoch), "reasons": " ".join(explain(ranked))}  # fmt: skip
+        tags[NOTE] = describe_study(ranked)
         best.record.end(best.record.state, best.record.reason, card.epoch)
+    files.append(write_report(study, ranked, policy))
     tracker.conclude(best.record if best else None, files, tags)
 
 
@@ -79,7 +91,7 @@ def _checkpoint(best: Entry) -> bytes:
         return file.read_bytes()
     raise ConfigError(
         f"{file} is gone: when the trial ended another policy held and study.keep was not all; "
-        f"python -m sweeper.reproduce run_id={best.run_id} study.keep=all trains it again"
+        f"python -m sweeper.reproduce run_id={best.run_id} keep=all trains it again"
     )
 
 
@@ -90,7 +102,8 @@ def _write_json(
     ranked: list[Entry],
     policy: PolicyConfig,
 ) -> Path:
-    content: dict[str, Any] = {"study": study.name, "policy": policy.rule, "run_id": None}
+    content: dict[str, Any] = {"study": study.name, "policy": policy.rule,
+                               POLICY: asdict(policy), "run_id": None}  # fmt: skip
     if best and best.selection:
         card = best.selection.scorecard
         content |= {
@@ -113,10 +126,7 @@ def _write_json(
 
 
 def _front(ranked: list[Entry]) -> list[int]:
-    """The trials that no other beats in both fidelity and memorisation, least of it first."""
-    kept = {id(e.selection.scorecard): e.record.number for e in ranked if e.selection}
-    cards = [entry.selection.scorecard for entry in ranked if entry.selection]
-    return [kept[id(card)] for card in pareto(cards)]
+    return [entry.record.number for entry in front_of(ranked)]
 
 
 def _trial_json(entry: Entry, policy: PolicyConfig) -> dict[str, Any]:
@@ -170,13 +180,13 @@ def say(study: Path, ranked: list[Entry], policy: PolicyConfig) -> None:
     """The pick, why it is, what is wrong with its trial, and what to do with it."""
     best = ranked[0]
     if best.selection is None:
-        print("no trial has a checkpoint; the table says why")
+        print(f"no trial has a checkpoint; the table says why, and so does {study / REPORT}")
         return
     print("\n".join(explain(ranked)))
     for finding in diagnose(best.record.scorecards, policy):
         print(f"its trial's diagnosis: {finding}")
     print(f"not beaten in both fidelity and memorisation: trials {str(_front(ranked))[1:-1]}")
     print(f"the LoRA to keep: {study / 'best.safetensors'}")
-    print(f"all the checkpoints in one picture: {study / 'overview.png'}")
+    print(f"the report, to open in a browser: {study / REPORT}")
     if best.run_id:
         print(f"train it again: python -m sweeper.reproduce run_id={best.run_id}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -19,12 +18,13 @@ from evaluate.choice.merit import MEMORY, fidelity, violations
 from sweeper.config import SweepConfig, check_sweep, suggested_name, trial_of
 from sweeper.leaving import PERSON, in_good_order, leaving
 from sweeper.proposing.space import Params, Space, identity
+from sweeper.recording.display import display
 from sweeper.recording.progress import Progress, say
 from sweeper.recording.record import FAILED, FILE, Record, load_record
 from sweeper.recording.tracker import Tracker
 from sweeper.results.result import conclude
 from sweeper.running.pack import run_trials
-from sweeper.running.parts import Parts, load_parts, origin, shared_settings
+from sweeper.running.parts import Parts, about_study, load_parts, origin, shared_settings
 from sweeper.running.rules import memorised, no_learning, pruned, settled
 from sweeper.running.trial import Trial
 from sweeper.study.claim import StudyTrial, claim
@@ -41,10 +41,11 @@ _composed: tuple[DictConfig, list[str], SweepConfig] | None = None
 
 @dataclass(frozen=True)
 class Job:
-    """A trial's settings, and the overrides that made them."""
+    """A trial's settings, the overrides that made them, and the preset below these."""
 
     config: SweepConfig
     overrides: list[str]
+    preset: str = "none"
 
 
 def run_jobs(jobs: Iterable[Job], pack: int | str) -> None:
@@ -92,7 +93,8 @@ def run(config: SweepConfig) -> None:
     """
     if config.study.trial is not None:
         raise ConfigError("study.trial: is set by a search; leave it null")
-    job = Job(config, list(HydraConfig.get().overrides.task))
+    hydra = HydraConfig.get()
+    job = Job(config, list(hydra.overrides.task), preset_of(hydra.runtime.choices))
     parts = load_parts(config)
     about = shared_settings(config, parts, None)
     suggested = f"{suggested_name(config)}-single"
@@ -113,14 +115,22 @@ def run(config: SweepConfig) -> None:
         if trial is None:
             raise ConfigError("these settings are being trained by another process")
         with trial:
-            tracker.begin(study.about, origin(parts), yaml.safe_dump(asdict(config)))
+            tracker.begin(about_study(parts, config, study.folder, study.about))
             if trial.finished:
                 say(f"trial {trial.number} of {study.folder} had these settings already")
             else:
                 overrides = [o for o in job.overrides if not o.startswith("study.")]
                 params: Params = dict(o.split("=", 1) for o in overrides)
                 only = _trial(job, trial, params, parts, tracker, trial.number + 1)
-                with in_good_order(study.folder, config.study.budget.hours):
+                with (
+                    in_good_order(study.folder, config.study.budget.hours),
+                    display(
+                        study.folder,
+                        trial.number + 1,
+                        course_of(config, parts.pictures).checkpoints,
+                        config.policy,
+                    ),
+                ):
                     run_trials([only], 1)
                     leave_if_asked()
         with study.lock:
@@ -144,7 +154,7 @@ def _trial(
             settings=asdict(config),
             overrides=job.overrides,
             params=params,
-            tags=origin(parts),
+            tags={**origin(parts), "preset": job.preset},
         )
     return Trial(
         config=config,
@@ -201,6 +211,11 @@ def job_config(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -
     check_sweep(config)
     _composed = (master, overrides, config)
     return config
+
+
+def preset_of(choices: Mapping[str, str]) -> str:
+    """The name of the preset among the groups that Hydra has composed."""
+    return str(choices.get("preset", "none"))
 
 
 def leave_if_asked() -> None:

@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from evaluate.origin import peak_memory
 from evaluate.scorecard import Scorecard
 from sweeper.config import AUTO
 from sweeper.leaving import leaving
+from sweeper.recording.record import Cost
 from sweeper.running.parts import load_parts
 from sweeper.running.trial import Trial
 from train.capacity import MOST, pack_size
@@ -170,12 +172,12 @@ class Pack:
     def _record(self, epoch: Epoch, scored: Scored) -> None:
         """What came of it, and who leaves."""
         self._let_go()
-        share = max(1, len(scored.checkpoints))
+        share, memory = max(1, len(scored.checkpoints)), peak_memory(self.parts.base.device)
         for checkpoint, scorecard in zip(scored.checkpoints, scored.scorecards, strict=True):
             if checkpoint.member in self.trials:
                 self.trials[checkpoint.member].log(
                     checkpoint, scorecard, self.parts.scorer.sheet(scorecard),
-                    (epoch.seconds / share, scored.seconds / share),
+                    Cost(epoch.seconds / share, scored.seconds / share, memory),
                 )  # fmt: skip
         for checkpoint in epoch.checkpoints:
             trial = self.trials.get(checkpoint.member)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import yaml
+from torch import Tensor
 
 from evaluate.choice.policy import check_scores
 from evaluate.origin import environment
 from evaluate.scorer import Scorer
+from evaluate.sheet import CELL, data_sheet, save_sheet
 from evaluate.tracking import flatten
 from sweeper.config import SweepConfig, trial_of
 from sweeper.proposing.space import Space
+from sweeper.recording.tracker import BASE_SHEET, About
 from train.base import Base, load_base
 from train.config import PLACES as DATA_PLACES
 from train.course import course_of
-from train.data import Pictures, load_pictures
+from train.data import Picture, Pictures, load_pictures
+from train.metadata import counts
 
+DATA_SHEET = "data.png"  # in a study's folder
 log = logging.getLogger(__name__)
 # where things lie and what they run on may change in the middle of a study
 PLACES = (
@@ -94,4 +102,41 @@ def fingerprints(parts: Parts) -> dict[str, str]:
 
 def origin(parts: Parts) -> dict[str, str]:
     """Where a run comes from: fingerprints, versions, hardware."""
-    return {**fingerprints(parts), **environment(parts.base.device)}
+    return {
+        **fingerprints(parts),
+        **origin_of_pictures(parts.pictures),
+        **environment(parts.base.device),
+    }
+
+
+def origin_of_pictures(pictures: Pictures) -> dict[str, str]:
+    """Which they are, and how many."""
+    return {"data.fingerprint": pictures.fingerprint, "data.pictures": counts(pictures)}
+
+
+def about_study(parts: Parts, config: SweepConfig, study: Path, params: dict[str, str]) -> About:
+    """What MLflow shows of a study as such. Draws its data sheet and the bare base's, once.
+
+    Args:
+        study: its folder.
+        params: what its trials share, the search space, the budget.
+    """
+    sheet, pictures = study / DATA_SHEET, parts.pictures
+    if not sheet.is_file():
+        save_sheet(
+            data_sheet(_captioned(pictures.training), _captioned(pictures.validation)), sheet
+        )
+        save_sheet(parts.scorer.base_sheet(), study / BASE_SHEET)
+    return About(
+        params=params,
+        tags=origin(parts),
+        texts={
+            "config.yaml": yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True),
+            "data.txt": pictures.report(),
+        },
+        pictures={"data_sheet": sheet},
+    )
+
+
+def _captioned(pictures: Sequence[Picture]) -> list[tuple[Tensor, str]]:
+    return [(picture.pixels(CELL), picture.caption) for picture in pictures]

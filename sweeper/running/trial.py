@@ -14,7 +14,16 @@ from evaluate.choice.policy import select
 from evaluate.scorecard import Scorecard
 from sweeper.config import SweepConfig, trial_of
 from sweeper.recording.progress import Progress
-from sweeper.recording.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, STOPPED, WORKER, Record
+from sweeper.recording.record import (
+    COMPLETE,
+    FAILED,
+    INTERRUPTED,
+    RUNNING,
+    STOPPED,
+    WORKER,
+    Cost,
+    Record,
+)
 from sweeper.recording.tracker import Tracker
 from sweeper.running.disk import thin_out
 from sweeper.running.rules import Rule
@@ -87,14 +96,10 @@ class Trial:
         checkpoint: Checkpoint,
         scorecard: Scorecard,
         sheet: Image,
-        seconds: tuple[float, float],
+        cost: Cost,
     ) -> None:
-        """Records a scored checkpoint: on disk first, then in MLflow, then on the terminal.
-
-        Args:
-            seconds: its share of the pack's time, of training and of scoring.
-        """
-        self.record.add(scorecard, checkpoint, sheet, seconds)
+        """Records a scored checkpoint: on disk first, then in MLflow, then on the terminal."""
+        self.record.add(scorecard, checkpoint, sheet, cost)
         self.tracker.mirror(self.record, self.config.policy)
         self.progress.scored(self.record, self.config.policy)
 

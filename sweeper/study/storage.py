@@ -72,6 +72,16 @@ def known(folder: Path, url: str | None) -> list[str]:
     return [study.study_name for study in _storage(folder, url).get_all_studies()]
 
 
+def find_study(folder: Path, url: str | None) -> optuna.Study | None:
+    """The study of a folder, to be read; None where there is none, or its storage is away."""
+    try:
+        if folder.name not in known(folder, url):
+            return None
+        return optuna.load_study(study_name=folder.name, storage=_storage(folder, url))
+    except (*AWAY, ConfigError, KeyError):  # the last: a folder that was renamed
+        return None
+
+
 def _storage(folder: Path, url: str | None) -> BaseStorage:
     if url is not None:
         try:

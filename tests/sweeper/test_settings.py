@@ -22,7 +22,7 @@ from sweeper.config import SweepConfig, check_sweep
 from sweeper.proposing.conditions import applies
 from sweeper.proposing.sampling import make_sampler
 from sweeper.proposing.space import identity, parse_space
-from sweeper.recording.record import Record, load_record
+from sweeper.recording.record import Cost, Record, load_record
 from sweeper.recording.tracker import Tracker
 from sweeper.running.rules import memorised, no_learning, settled
 from sweeper.study.claim import settle
@@ -201,8 +201,8 @@ def test_store_that_was_away_gets_everything_later(
     away = Tracker(tmp_path, study)
     with caplog.at_level(logging.WARNING):
         for epoch in (1, 2):
-            saved = Checkpoint(0, Path("-"), epoch, 0.1, 1e-3, last=False)
-            record.add(card(epoch, 0.1), saved, Image.new("RGB", (8, 8)), (1.0, 1.0))
+            saved = Checkpoint(0, Path("-"), epoch, 0.1, 1e-3, None, 4, last=False)
+            record.add(card(epoch, 0.1), saved, Image.new("RGB", (8, 8)), Cost(1.0, 1.0))
             away.mirror(record, POLICY)
             away.catch_up()
     assert sum("MLflow is away" in line for line in caplog.messages) == 1

@@ -143,7 +143,9 @@ def test_a_probe_picture_and_the_losses_hang_on_the_lora(
     assert made.isfinite().all()
     assert (made - bare).abs().max() > 1e-3
     nothing = base.adapters.create(NetworkConfig(rank=1), torch.Generator())
-    losses = FixedLosses(base, list(pictures.training), 32, 2)([adapter, nothing])
+    losses = FixedLosses(base, list(pictures.training), DataConfig(resolution=32), 2)(
+        [adapter, nothing]
+    )
     assert losses.shape == (2, len(pictures.training))
     assert (losses[0] != losses[1]).all()
 

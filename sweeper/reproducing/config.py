@@ -1,0 +1,91 @@
+"""The settings of making a run again: which, how near it must come, and where things lie now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from evaluate.config import SCORES
+from sweeper.config import BEST, KEEP
+from sweeper.reproducing.verdict import DEFAULT
+from train.config import ConfigError, suggestion
+
+
+@dataclass
+class DataPlaces:
+    """Where the pictures are now; None: where they were."""
+
+    path: str | None = None
+    validation_path: str | None = None
+    regularization_path: str | None = None
+    dataset_config: str | None = None
+
+
+@dataclass
+class BasePlaces:
+    """Where the base is now, and what it runs on; None: as it was."""
+
+    path: str | None = None
+    device: str | None = None
+
+
+@dataclass
+class ProbesPlaces:
+    """Where files of one's own lie now; None: where they were."""
+
+    values: str | None = None
+    set: str | None = None
+
+
+@dataclass
+class ScoresPlaces:
+    """Where models of one's own lie now; None: where they were."""
+
+    encoder: str | None = None
+    pose_model: str | None = None
+
+
+@dataclass
+class ReproduceConfig:
+    """conf/reproduce.yaml."""
+
+    run_id: str | None = None
+    study: str | None = None
+    lora: str | None = None
+    tolerance: dict[str, float] = field(default_factory=lambda: {DEFAULT: 0.02})
+    anyway: bool = False
+    data: DataPlaces = field(default_factory=DataPlaces)
+    base: BasePlaces = field(default_factory=BasePlaces)
+    probes: ProbesPlaces = field(default_factory=ProbesPlaces)
+    scores: ScoresPlaces = field(default_factory=ScoresPlaces)
+    root: str = "mlruns"
+    keep: str = BEST
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Dotted key -> what was given."""
+        groups = {name: vars(getattr(self, name)) for name in ("data", "base", "probes", "scores")}
+        return {
+            f"{group}.{key}": value
+            for group, keys in groups.items()
+            for key, value in keys.items()
+            if value is not None
+        }
+
+
+def check_reproduce(config: ReproduceConfig) -> None:
+    """Refuses what cannot be, with a ConfigError."""
+    given = [name for name in ("run_id", "study", "lora") if getattr(config, name)]
+    if len(given) != 1:
+        both = f" ({' and '.join(given)} are given)" if given else ""
+        raise ConfigError(f"run_id: give one of run_id=, study= and lora={both}")
+    for name, value in config.tolerance.items():
+        if name not in (DEFAULT, *SCORES):
+            near = suggestion(name, [DEFAULT, *SCORES])
+            raise ConfigError(f"tolerance.{name}: there is no such score{near}")
+        if value < 0:
+            raise ConfigError(f"tolerance.{name}: must be 0 or more")
+    if DEFAULT not in config.tolerance:
+        raise ConfigError("tolerance.default: is needed for scores that have none of their own")
+    if config.keep not in KEEP:
+        near = suggestion(config.keep, [*KEEP])
+        raise ConfigError(f"keep: {config.keep!r} is none of {', '.join(KEEP)}{near}")

@@ -1,0 +1,99 @@
+"""Matplotlib's figures as pieces of a page: in its letters, and in colours for day and night."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from evaluate.config import PolicyConfig
+from evaluate.curves import CURVES, draw_curves
+from evaluate.scorecard import Scorecard
+from sweeper.recording.record import Record
+from sweeper.results.overview import draw_checkpoints
+from sweeper.results.ranking import Entry
+
+SMALL, LARGE = (4.6, 3.2), (5.6, 4.0)  # inches; letters then have their size on a phone
+STYLE: Any = {"svg.fonttype": "none", "font.size": 10.5, "axes.spines.top": False,
+         "axes.spines.right": False}  # fmt: skip
+
+
+def checkpoints_chart(
+    records: list[Record], best: Record, pick: Scorecard, policy: PolicyConfig
+) -> Markup:
+    """Fidelity against memorisation; pointing at a dot tells which one it is."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=LARGE, layout="constrained")
+        axes = figure.subplots()
+        draw_checkpoints(axes, records, best, pick, policy, keyed=False)
+        axes.set_xlabel("pose memorisation (0 none, 1 all)")
+        axes.set_ylabel("fidelity (higher is better)")
+        count = sum(len(record.scorecards) for record in records)
+        label = (
+            f"Fidelity against pose memorisation of all {count} checkpoints; the pick is trial "
+            f"{best.number}, {pick.label}. The table of the trials has the figures."
+        )
+        return svg(figure, label)
+
+
+def curves_chart(entry: Entry, policy: PolicyConfig) -> Markup:
+    """The scores of a trial over its epochs, the kept one marked."""
+    assert entry.selection
+    pick, record = entry.selection.scorecard, entry.record
+    with rc_context(STYLE):
+        figure = Figure(figsize=SMALL, layout="constrained")
+        axes = figure.subplots()
+        draw_curves(axes, record.scorecards, pick, policy, "", keyed=False)
+        axes.set_ylim(top=max(1.12, axes.get_ylim()[1]))
+        told = ", ".join(
+            f"{name.replace('_', ' ')} {first.value:.2f} to {pick.scores[name].value:.2f} to "
+            f"{last.value:.2f}"
+            for name in CURVES
+            if name in pick.scores
+            and (first := record.scorecards[0].scores.get(name))
+            and (last := record.scorecards[-1].scores.get(name))
+        )
+        label = (
+            f"The scores of trial {record.number} at its first, its kept ({pick.label}) and its "
+            f"last epoch: {told}."
+        )
+        return svg(figure, label)
+
+
+def svg(figure: Figure, label: str) -> Markup:
+    """A figure as an <svg> for the inside of a page, and nothing else that matplotlib writes.
+
+    Black becomes the colour of the page's letters and white that of its ground; every other
+    colour `#abcdef` can be changed by the page's variable `--abcdef`. What an artist has as its
+    url is shown where it is pointed at.
+
+    Args:
+        label: the picture in words, for those who cannot see it.
+    """
+    buffer = io.StringIO()
+    with rc_context({**STYLE, "svg.hashsalt": label}):  # the same names at every run
+        figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight")
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for pattern, instead in (
+        (r"<metadata>.*?</metadata>", ""),
+        (r"<style.*?</style>", ""),
+        (r"<!--.*?-->", ""),
+        (r'<g id="[^"]*"', "<g"),
+        (r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px"),
+        (r"(fill|stroke): ?#000000", r"\1: currentColor"),
+        (r"(fill|stroke): ?#ffffff", r"\1: var(--paper)"),
+        (r"(fill|stroke): ?#([0-9a-f]{6})", r"\1: var(--\2, #\2)"),
+        (r'<a xlink:href="([^"]*)"[^>]*>', r"<g><title>\1</title>"),
+        (r"</a>", "</g>"),
+        (r">\s+<", "><"),
+    ):
+        text = re.sub(pattern, instead, text, flags=re.DOTALL)
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box
+    opened = f'<svg {box.group()} role="img" aria-label="{escape(label)}">'
+    return Markup(opened + text[text.index(">") + 1 :])

@@ -1,0 +1,106 @@
+"""What Optuna tells of a search: which settings mattered, and how they went together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+from markupsafe import Markup
+from matplotlib import pyplot, rc_context
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import TrialState
+from optuna.visualization.matplotlib import plot_parallel_coordinate
+
+from sweeper.recording.record import Record
+from sweeper.results.ranking import last_word
+from sweeper.results.report.charts import svg
+from sweeper.study.storage import find_study
+
+FEWEST = 4  # trials that tell of an importance
+# from what is seen least to what is seen best, on white and on black
+WORST, BEST = "#868e96", "#d9480f"
+LEGEND = {"Feasible": "within the limits", "Infeasible": "over a limit"}
+
+
+@dataclass
+class Search:
+    """What is known of a search.
+
+    Attributes:
+        sentence: why the rest is missing; empty where it is there.
+        importance: setting -> share of the differences in fidelity that it explains, greatest
+            first.
+        parallel: the plot of parallel coordinates.
+        front: whether it looked for more than one thing, so that a front is its answer.
+    """
+
+    sentence: str = ""
+    importance: list[tuple[str, float]] = field(default_factory=list)
+    parallel: Markup | None = None
+    front: bool = False
+
+
+def look_at(study: Path, records: list[Record]) -> Search:
+    """The search behind a study's records; nothing that is wrong with it is an error here."""
+    settings = next((record.settings for record in records if record.settings), {})
+    found = find_study(study, settings.get("study", {}).get("storage"))
+    if found is None:
+        return Search("Optuna's storage of this study cannot be reached, so this is left out.")
+    search = Search(front=len(found.directions) > 1)
+    done = found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    values = {trial.values[0] for trial in done}
+    if done and not any(trial.distributions for trial in done):
+        search.sentence = "These are single trials, not a search: there is nothing to compare."
+    elif len(done) < FEWEST:
+        search.sentence = (
+            f"{len(done)} finished trials are too few to tell which setting matters; "
+            f"from {FEWEST} on it is told here."
+        )
+    elif len(values) < 2:
+        search.sentence = "All trials came to the same fidelity: no setting made a difference."
+    else:
+        try:
+            # not Optuna's default: of a dozen trials that looks at the best one alone
+            importance = get_param_importances(
+                found, evaluator=FanovaImportanceEvaluator(seed=0), target=_fidelity
+            )
+            search.importance = [(last_word(k), float(share)) for k, share in importance.items()]
+            search.parallel = _parallel(found)
+        except (ValueError, RuntimeError) as error:  # settings that no two trials share, and such
+            search.sentence = f"Optuna cannot tell: {error}."
+    return search
+
+
+def _parallel(study: optuna.Study) -> Markup:
+    """Optuna's plot, with our words and with colours that are seen on white and on black."""
+    with rc_context():  # Optuna's drawing changes pyplot's style, and leaves it so
+        pyplot.switch_backend("agg")
+        axes = plot_parallel_coordinate(study, target=_fidelity, target_name="fidelity")
+        figure = axes.get_figure(root=True)
+        assert figure
+        figure.set_size_inches(7.2, 4.2)
+        axes.set_title("")
+        names = [last_word(label.get_text()) for label in axes.get_xticklabels()]
+        axes.set_xticks(axes.get_xticks(), names, rotation=0, ha="center", fontsize=10)
+        for other in [other for other in figure.axes if other.get_label() == "<colorbar>"]:
+            other.remove()  # the first axis has the same scale
+        colours = LinearSegmentedColormap.from_list("seen", [WORST, BEST])
+        for lines in axes.collections:
+            if isinstance(lines, LineCollection):
+                lines.set_cmap(colours)
+                lines.set_linewidth(1.8)
+        if legend := axes.get_legend():
+            for line, text in zip(legend.get_lines(), legend.get_texts(), strict=True):
+                line.set_color("black")
+                text.set_text(LEGEND.get(text.get_text(), text.get_text()))
+        label = "Each line is a trial: its fidelity, then its settings. The table has the figures."
+        chart = svg(figure, label)
+        pyplot.close(figure)
+    return chart
+
+
+def _fidelity(trial: optuna.trial.FrozenTrial) -> float:
+    return trial.values[0]

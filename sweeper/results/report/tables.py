@@ -1,0 +1,215 @@
+"""The figures of a report: scores, settings, trials, time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from evaluate.choice.merit import FIDELITIES, violations
+from evaluate.choice.reasons import percent
+from evaluate.config import SHARES, PolicyConfig
+from evaluate.scorecard import Scorecard
+from evaluate.tracking import flatten
+from sweeper.recording.progress import duration, short
+from sweeper.recording.record import FAILED, Record
+from sweeper.results.ranking import Entry, last_word
+
+# name -> what it is called, and what its value says
+SCORES = {
+    "prompt_fidelity": ("follows prompts", "as well as the bare base does (100 %)"),
+    "subject_fidelity": ("likeness", "0 %: the bare base; 100 %: as the pictures to each other"),
+    "pose_memorization": ("repeats a training pose", "share of the pictures"),
+    "background_leak": ("shows a training background", "where another one was asked for"),
+    "outfit_leak": ("shows the training outfit", "where another one was asked for"),
+    "copying": ("copies a training picture", "share of the pictures"),
+    "class_bleed": ("likeness without the trigger word", "0 %: the class is as it was"),
+    "detection_rate": ("a body is found", "share of the pictures"),
+    "pose_diversity": ("variety of poses", "1: as varied as the base"),
+    "color_shift": ("shift of the colours", "mean difference from the base, Delta E"),
+    "validation_loss": ("loss on held-out pictures", "lower is better"),
+    "generalization_gap": ("its gap to the training pictures", "0: none"),
+}
+PERCENT = (*FIDELITIES, *SHARES, "class_bleed", "detection_rate")
+SECTIONS = ("data", "base", "network", "optimizer", "scheduler", "training")
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A score of the pick.
+
+    Attributes:
+        value, interval: as a person reads them.
+        bar: where the value and its bounds are on a line from 0 to 100; None: no such line.
+        limit: where the policy's limit (or floor) is on it; None: there is none.
+        bound: the limit in words.
+        kept: whether it is kept.
+    """
+
+    title: str
+    meaning: str
+    value: str
+    interval: str
+    bar: tuple[float, float, float] | None
+    limit: float | None
+    bound: str
+    kept: bool
+
+
+def score_rows(card: Scorecard, policy: PolicyConfig) -> list[ScoreRow]:
+    """All the scores that a checkpoint has, those that a policy looks at first."""
+    over, rows = violations(card, policy), []
+    for name, (title, meaning) in SCORES.items():
+        if name not in card.scores:
+            continue
+        value, low, high = card.scores[name]
+        figure = percent if name in PERCENT else "{:.3g}".format
+        limit = policy.limits.get(name, policy.floors.get(name))
+        side = "at most" if name in policy.limits else "at least"
+        rows.append(ScoreRow(
+            title, meaning, figure(value), f"{figure(low)} to {figure(high)}",
+            (_on_line(value), _on_line(low), _on_line(high)) if name in PERCENT else None,
+            None if limit is None else _on_line(limit),
+            "" if limit is None else f"{side} {figure(limit)}", over.get(name, 0.0) <= 0,
+        ))  # fmt: skip
+    return rows
+
+
+def _on_line(value: float) -> float:
+    return round(100 * min(1.0, max(0.0, value)), 1)
+
+
+def setting_groups(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
+    """All the settings that decide a LoRA's bytes, by their group."""
+    groups = []
+    for section in SECTIONS:
+        values = flatten(record.settings.get(section) or {})
+        if values:
+            named = [(k if k != "_target_" else "class", _said(v)) for k, v in values.items()]
+            groups.append((section, named))
+    return groups
+
+
+def chips(record: Record) -> list[tuple[str, str]]:
+    """The settings that make a trial what it is: those that were searched, or given."""
+    return [(last_word(key), short(value)) for key, value in record.params.items()]
+
+
+def _said(value: Any) -> str:
+    return "-" if value is None else short(value)
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """A cell of the table of trials: what it says, and what it is sorted by."""
+
+    text: str
+    key: float | str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial in the table."""
+
+    number: int
+    cells: list[TableCell]
+    picked: bool
+
+
+COLUMNS = {
+    "fidelity": "overall",
+    "prompt_fidelity": "follows prompts",
+    "subject_fidelity": "likeness",
+    "pose_memorization": "repeats poses",
+    "background_leak": "shows places",
+    "outfit_leak": "shows outfits",
+    "copying": "copies",
+}
+
+
+def trial_table(ranked: list[Entry], searched: list[str]) -> tuple[list[str], list[TrialRow]]:
+    """The headings, and a row for each trial, best first.
+
+    Args:
+        searched: the settings in which the trials differ.
+    """
+    told = [name for name in COLUMNS if name == "fidelity" or any(
+        e.selection and name in e.selection.scorecard.scores for e in ranked)]  # fmt: skip
+    headings = ["trial", *map(last_word, searched), "kept epoch", *(COLUMNS[n] for n in told),
+                "epochs", "device time", "how it ended"]  # fmt: skip
+    rows = []
+    for place, entry in enumerate(ranked):
+        record, selection = entry.record, entry.selection
+        cells = [TableCell(str(record.number), record.number)]
+        cells += [_cell(record.params.get(key)) for key in searched]
+        if selection:
+            over = "" if selection.feasible else "over a limit"
+            values = {n: e.value for n, e in selection.scorecard.scores.items()}
+            values["fidelity"] = selection.fidelity
+            epoch = selection.scorecard.epoch
+            cells.append(TableCell(str(epoch), epoch, over))
+            cells += [_score(values.get(name)) for name in told]
+        else:
+            cells += [TableCell("")] * (1 + len(told))
+        seconds = sum(epoch.seconds for epoch in record.epochs)
+        cells += [TableCell(str(len(record.epochs)), len(record.epochs)),
+                  TableCell(duration(seconds), round(seconds, 1)),
+                  TableCell(record.state, record.state, record.reason)]  # fmt: skip
+        rows.append(TrialRow(record.number, cells, place == 0 and selection is not None))
+    return headings, rows
+
+
+def _score(value: float | None) -> TableCell:
+    return TableCell("") if value is None else TableCell(f"{value:.2f}", value)
+
+
+def _cell(value: Any) -> TableCell:
+    if value is None:
+        return TableCell("")
+    if isinstance(value, float):
+        return TableCell(short(value), value)
+    return TableCell(str(value), value if isinstance(value, int) else str(value))
+
+
+def failures(ranked: list[Entry]) -> list[tuple[str, list[int]]]:
+    """Each cause for which trials failed, and which, the most frequent first."""
+    failed = sorted((e.record for e in ranked if e.record.state == FAILED), key=lambda r: r.number)
+    causes = Counter(record.reason for record in failed)
+    return [(c, [r.number for r in failed if r.reason == c]) for c, _ in causes.most_common()]
+
+
+@dataclass(frozen=True)
+class Took:
+    """How long a study took, in words."""
+
+    began: str
+    ended: str
+    passed: str
+    device: str
+    training: str
+    scoring: str
+    checkpoints: int
+    hardware: str
+
+
+def took(records: list[Record]) -> Took | None:
+    """None where no epoch was scored."""
+    epochs = [epoch for record in records for epoch in record.epochs]
+    if not epochs:
+        return None
+    first = min(epochs, key=lambda epoch: epoch.time)
+    pack = min(len(records), max(int(record.tags.get("pack", 1)) for record in records))
+    began = first.time / 1000 - first.seconds * pack  # its seconds are a share of the pack's
+    ended = max(epoch.time for epoch in epochs) / 1000
+    training, scoring = (sum(getattr(e, f"seconds_{n}") for e in epochs)
+                         for n in ("training", "scoring"))  # fmt: skip
+    devices = dict.fromkeys(r.tags.get("hardware.device", "") for r in records)
+    return Took(_moment(began), _moment(ended), duration(ended - began),
+                duration(training + scoring), duration(training), duration(scoring), len(epochs),
+                ", ".join(filter(None, devices)))  # fmt: skip
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%d %B %Y, %H:%M} UTC"

@@ -1,0 +1,221 @@
+"""The report in a real browser: of a finished sweep, and of studies that went otherwise."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.by import By
+
+from evaluate.config import PolicyConfig
+from sweeper.recording.record import FAILED, Record, load_record, load_records
+from sweeper.report import ReportConfig, main
+from sweeper.results.ranking import rank_trials
+from sweeper.results.report.page import REPORT, write_report
+from sweeper.study.storage import JOURNAL, NO_PRUNER, OBJECTIVES, open_study
+from tests.sweeper.conftest import Swept, run_module
+
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+BUDGET = 5_000_000  # bytes of a page
+
+
+@pytest.fixture
+def phone(browser: Chrome) -> Iterator[Chrome]:
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    yield browser
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def look(browser: Chrome, file: Path) -> str:
+    """Opens a page from its file; its text. It may ask for nothing else and complain of nothing."""
+    for log in ("browser", "performance"):
+        browser.get_log(log)  # of the page before
+    browser.get(file.as_uri())
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events
+             if e["method"] == "Network.requestWillBeSent"
+             and e["params"]["documentURL"] == file.as_uri()]  # fmt: skip
+    assert {url for url in asked if not url.startswith("data:")} == {file.as_uri()}
+    pictures = browser.find_elements(By.TAG_NAME, "img")
+    assert all(picture.get_attribute("alt") for picture in pictures)
+    assert all(picture.get_property("naturalWidth") for picture in pictures)
+    charts = browser.find_elements(By.CSS_SELECTOR, "figure svg")
+    assert all(chart.get_attribute("aria-label") for chart in charts)
+    levels = [int(h.tag_name[1]) for h in browser.find_elements(By.CSS_SELECTOR, "h1,h2,h3,h4")]
+    assert levels[0] == 1
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
+    return str(browser.find_element(By.TAG_NAME, "body").text)
+
+
+def numbers(browser: Chrome) -> list[str]:
+    """The first column of the table of trials, from top to bottom."""
+    rows = browser.find_elements(By.CSS_SELECTOR, "table.sortable tbody tr")
+    return [str(row.get_attribute("id")).removeprefix("trial-") for row in rows]
+
+
+def test_report_of_a_finished_sweep(swept: Swept, browser: Chrome) -> None:
+    result = json.loads((swept.study / "result.json").read_text())
+    text = look(browser, swept.study / REPORT)
+    assert (swept.study / REPORT).stat().st_size < BUDGET
+    for sentence in result["reasons"]:
+        assert sentence in text
+    for word in ("What it was trained on", "Pareto front", "How the best trials overfit",
+                 "Diagnosis", "models/loras/small.safetensors", "load_lora_weights",
+                 f"python -m sweeper.reproduce run_id={result['run_id']}",
+                 "python -m sweeper.reproduce lora="):  # fmt: skip
+        assert word in text
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".tile.picked img")) >= 4
+    dots = browser.find_elements(By.CSS_SELECTOR, "#checkpoints svg title")
+    assert len(dots) == sum(trial["epochs"] for trial in result["trials"])
+    client = MlflowClient(f"sqlite:///{swept.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment
+    parent = client.search_runs([experiment.experiment_id], "run_name = 'sweep small'")[0]
+    assert REPORT in {file.path for file in client.list_artifacts(parent.info.run_id)}
+
+
+def test_table_of_trials_is_sorted_by_mouse_and_by_key(swept: Swept, browser: Chrome) -> None:
+    look(browser, swept.study / REPORT)
+    ranks = [str(r.number) for r in sorted(load_records(swept.study),
+                                           key=lambda r: r.params["network.rank"])]  # fmt: skip
+    buttons = browser.find_elements(By.CSS_SELECTOR, "table.sortable thead button")
+    rank = next(button for button in buttons if button.text.startswith("rank"))
+    heading = rank.find_element(By.XPATH, "..")
+    rank.click()
+    assert (numbers(browser), heading.get_attribute("aria-sort")) == (ranks, "ascending")
+    rank.send_keys(Keys.ENTER)
+    assert (numbers(browser), heading.get_attribute("aria-sort")) == (ranks[::-1], "descending")
+    buttons[0].send_keys(Keys.SPACE)
+    assert numbers(browser) == sorted(ranks)
+    assert heading.get_attribute("aria-sort") is None
+
+
+def test_dark_and_light_are_both_legible(swept: Swept, browser: Chrome) -> None:
+    file = swept.study / REPORT
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        look(browser, file)
+        ground = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+        shown = ["body", ".facts", "nav a", "td", "small", "summary", ".remedy", ".badge",
+                 "pre code", ".chart text", "th button"]  # fmt: skip
+        for selector in shown:
+            element = browser.find_element(By.CSS_SELECTOR, selector)
+            behind = element.value_of_css_property("background-color") if selector == ".badge" \
+                else ground  # fmt: skip
+            part = "fill" if selector.endswith("text") else "color"
+            assert contrast(element.value_of_css_property(part), behind) >= 4.5, (scheme, selector)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2's ratio of two colours as CSS writes them, 1 to 21."""
+
+    def luminance(colour: str) -> float:
+        parts = [float(v) / 255 for v in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def nothing_is_feasible(study: Path, records: list[Record]) -> PolicyConfig:
+    return PolicyConfig(limits={"pose_memorization": -1.0})
+
+
+def all_failed(study: Path, records: list[Record]) -> PolicyConfig:
+    for record in records:
+        record.state, record.reason, record.epochs = FAILED, "<b>no memory</b>", []
+    return PolicyConfig()
+
+
+def some_failed_at_once(study: Path, records: list[Record]) -> PolicyConfig:
+    refused = Record(records[0].folder, "small", 7, {}, [], {"network.rank": 0}, {})
+    refused.state, refused.reason = FAILED, "network.rank: 0 must be 1 or more"
+    records.insert(0, refused)
+    return PolicyConfig()
+
+
+def one_trial_of_one_epoch(study: Path, records: list[Record]) -> PolicyConfig:
+    del records[1:], records[0].epochs[1:]
+    return PolicyConfig()
+
+
+def no_pose_to_be_found(study: Path, records: list[Record]) -> PolicyConfig:
+    for epoch in records[0].epochs + records[1].epochs:
+        scores = epoch.scorecard.scores
+        for name in ("pose_memorization", "pose_diversity", "detection_rate", "outfit_leak"):
+            scores.pop(name, None)
+        epoch.scorecard.notes = ["There is no body: layouts are compared."]
+    return PolicyConfig(limits={"copying": 1.0})
+
+
+def all_pictures_gone(study: Path, records: list[Record]) -> PolicyConfig:
+    shutil.rmtree(study / "trials")
+    for record in records:
+        record.settings["data"]["path"] = str(study / "nowhere")
+    return PolicyConfig()
+
+
+def searched_for_two_things(study: Path, records: list[Record]) -> PolicyConfig:
+    """And long enough that Optuna can tell which setting mattered."""
+    (study / JOURNAL).unlink()
+    optuna = open_study(study, NO_PRUNER, None, OBJECTIVES["pareto"])
+    for rank in (2, 4, 8, 16, 32):
+        trial = optuna.ask()
+        trial.suggest_float("optimizer.lr", 1e-3, 1e-2, log=True)
+        optuna.tell(trial, (trial.suggest_int("network.rank", rank, rank) / 32, 0.1))
+    return PolicyConfig()
+
+
+CASES: dict[Callable[[Path, list[Record]], PolicyConfig], tuple[str, ...]] = {
+    nothing_is_feasible: ("With care: trial", "no checkpoint of any trial keeps all the limits"),
+    all_failed: ("There is no checkpoint to keep", "Trials 0, 1: <b>no memory</b>."),
+    some_failed_at_once: ("Keep trial", "Trial 7: network.rank: 0 must be 1 or more."),
+    one_trial_of_one_epoch: ("Keep trial 0", "No other epoch of this trial was scored."),
+    no_pose_to_be_found: ("Keep trial", "likeness"),
+    all_pictures_gone: ("no longer where they were", "no longer beside this page"),
+    searched_for_two_things: (
+        "The front: none of these is beaten in both",
+        "How settings went together",
+        "lr",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CASES, ids=lambda change: change.__name__)
+def test_report_of_other_studies_on_a_phone(
+    change: Callable[[Path, list[Record]], PolicyConfig],
+    swept: Swept,
+    tmp_path: Path,
+    phone: Chrome,
+) -> None:
+    study = tmp_path / "small"
+    shutil.copytree(swept.study, study)
+    records = [load_record(folder) for folder in sorted((study / "trials").iterdir())]
+    policy = change(study, records)
+    text = look(phone, write_report(study, rank_trials(records, policy, lambda r: ""), policy))
+    for words in CASES[change]:
+        assert words in text
+    phone.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
+    inner, page = phone.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
+    assert (inner, page) == (390, 390)
+
+
+def test_command_writes_it_again(swept: Swept) -> None:
+    file = swept.study / REPORT
+    before = file.read_bytes()
+    file.write_text("gone")
+    main(ReportConfig(study="small", root=str(swept.root)))
+    assert file.read_bytes() == before  # the same records give the same page
+    code, output = run_module("sweeper.report", "study=smal", f"root={swept.root}")
+    assert (code, output.count("\n")) == (1, 1), output
+    assert "did you mean small" in output

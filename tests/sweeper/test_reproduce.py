@@ -1,0 +1,217 @@
+"""A run made again: on another machine, out of a pack, from a file; and what is said where it
+cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from hydra import initialize_config_dir
+from mlflow import MlflowClient
+from safetensors.torch import save_file
+
+from evaluate.scorecard import Estimate, Scorecard
+from sweeper import reproduce
+from sweeper.config import SweepConfig
+from sweeper.recording.record import ScoredEpoch, load_record
+from sweeper.reproducing import carry
+from sweeper.reproducing.config import ReproduceConfig, check_reproduce
+from sweeper.reproducing.verdict import CLOSE, DIFFERENT, IDENTICAL, compare, judge, table
+from tests.sweeper.conftest import SMALL, Swept, finish
+from train.checkpoint import CheckpointError, weights_hash
+from train.command import settings
+from train.config import CONF, ConfigError, typed
+from train.data.reading import EMBEDDED_FOLDER
+
+PROBES = [word for word in SMALL if word.startswith(("probes", "scores"))]
+Again = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class One:
+    """A trial trained alone, whose study, and whose pictures, lie elsewhere by now."""
+
+    root: Path
+    pictures: Path
+    lora: Path
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.root}/mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> One:
+    place = tmp_path_factory.mktemp("one")
+    shutil.copytree(EMBEDDED_FOLDER, place / "before")
+    code, output = finish(place / "mlruns", "sweeper", "network.rank=2", "study.name=one",
+                          f"data.path={place}/before", *SMALL)  # fmt: skip
+    assert code == 0, output
+    (place / "before").rename(place / "pictures")
+    (place / "mlruns/studies").rename(place / "away")
+    return One(place / "mlruns", place / "pictures", place / "away/one/best.safetensors")
+
+
+@pytest.fixture
+def again(monkeypatch: pytest.MonkeyPatch) -> Again:
+    """The command, in this process; its checks included."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def run(*overrides: str) -> None:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = typed(ReproduceConfig, hydra.compose("reproduce", list(overrides)))
+            check_reproduce(config)
+            reproduce.main(config)
+
+    return run
+
+
+def test_with_nothing_but_mlflow_it_is_identical(
+    one: One, again: Again, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{one.root}/mlflow.db")
+    here = ("study=one", f"root={tmp_path}")
+    with pytest.raises(ConfigError, match=r"before; data\.path= says where the pictures are now"):
+        again(*here)
+    with pytest.raises(ConfigError, match="12 training, 4 held out then, 24 training, 8 held out"):
+        again(*here, f"data.path={EMBEDDED_FOLDER.parent / 'varied'}")
+    with caplog.at_level("INFO"):
+        again(*here, f"data.path={one.pictures}")
+    before_training = caplog.text.partition("epoch  1/2")[0]
+    assert "as it was: pictures, base, probes, commit, 12 versions, hardware" in before_training
+    assert "verdict: identical (weights the same bytes in 2 of 2" in capsys.readouterr().out
+    experiment = one.client.get_experiment_by_name("one")
+    assert experiment
+    runs = one.client.search_runs([experiment.experiment_id])
+    copies = [run for run in runs if "reproduction_of" in run.data.tags]
+    (original,) = [run for run in runs if run.info.run_name == "trial 0"]
+    assert [run.data.tags["reproduction_of"] for run in copies] == [original.info.run_id]
+    assert copies[0].data.tags["verdict"] == "identical"
+    parent = original.data.tags["mlflow.parentRunId"]
+    assert copies[0].data.tags["mlflow.parentRunId"] == parent
+    assert not (tmp_path / "studies").exists()  # where a study's folder is, its trials are too
+
+    # the same, as if another score had come of it
+    record = load_record(next((tmp_path / "reproductions").iterdir()))
+    record.epochs[1].scorecard.scores["copying"] = Estimate(0.9, 0.8, 1.0)
+    monkeypatch.setattr(reproduce, "train_again", lambda *about: record)
+    with pytest.raises(SystemExit) as end:
+        again(*here, f"data.path={one.pictures}")
+    assert end.value.code == 1
+    printed = capsys.readouterr().out
+    assert "verdict: different (weights the same bytes in 2 of 2" in printed
+    (row,) = [line for line in printed.splitlines() if "copying" in line]
+    assert "0.9000" in row
+    assert "no" in row.split()
+
+
+def test_run_of_a_pack_comes_near(
+    swept: Swept, again: Again, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    result = json.loads((swept.study / "result.json").read_text())
+    client = MlflowClient(f"sqlite:///{swept.root}/mlflow.db")
+    parent = client.get_run(result["run_id"]).data.tags["mlflow.parentRunId"]
+    with caplog.at_level("INFO"):
+        again(f"run_id={parent}", f"root={swept.root}")  # of the sweep: its best trial
+    assert f"run {result['run_id']}" in caplog.text
+    assert "differs: it was trained in a pack of" in caplog.text
+    assert "verdict: within tolerance" in capsys.readouterr().out
+
+
+def test_from_a_file_alone(
+    one: One, again: Again, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(carry, "compose", lambda name: hydra.compose(name, PROBES))
+    again(f"lora={one.lora}", f"data.path={one.pictures}", f"root={one.root}")
+    assert "verdict: identical (weights the same bytes in 1 of 1" in capsys.readouterr().out
+    made = one.root / "reproductions/best-0"
+    epoch = load_record(made).selected
+    (file,) = made.glob("*.safetensors")
+    assert weights_hash(file) == weights_hash(one.lora)
+    assert epoch == load_record(one.lora.parent / "trials/0000").selected
+
+
+def test_what_cannot_be_made_again_is_said(one: One, again: Again, tmp_path: Path) -> None:
+    root = f"root={one.root}"
+    run_id = one.client.search_runs(["1"], "tags.trial = '0'")[0].info.run_id
+    with pytest.raises(ConfigError, match=f"did you mean {run_id}"):
+        again(f"run_id={run_id[:-1]}x", root)
+    with pytest.raises(ConfigError, match="MLflow has no study won; did you mean one"):
+        again("study=won", root)
+    with pytest.raises(ConfigError, match="give one of"):
+        again(root)
+    with pytest.raises(ConfigError, match=r"there is no mlflow\.db"):
+        again("study=one", f"root={tmp_path}")
+    with pytest.raises(ConfigError, match="did you mean copying"):
+        again("study=one", "+tolerance.copyng=0.1", root)
+    broken = one.client.create_run(one.client.create_experiment("broken", str(tmp_path)))
+    for key, value in {"study": "broken", "trial": "0", "state": "running"}.items():
+        one.client.set_tag(broken.info.run_id, key, value)
+    with pytest.raises(ConfigError, match="has not come to its end"):
+        again(f"run_id={broken.info.run_id}", root)
+    one.client.set_tag(broken.info.run_id, "state", "failed")
+    one.client.set_tag(broken.info.run_id, "reason", "the disk is full")
+    one.client.log_text(broken.info.run_id, "{}", "config.yaml")
+    one.client.log_text(broken.info.run_id, '{"epochs": []}', "scorecards.json")
+    with pytest.raises(ConfigError, match=r"failed without a checkpoint \(the disk is full\)"):
+        again(f"run_id={broken.info.run_id}", root)
+    other = tmp_path / "other.safetensors"
+    save_file({"lora_unet_x.lora_down.weight": torch.zeros(1, 1)}, other)
+    with pytest.raises(CheckpointError, match=r"python -m evaluate"):
+        again(f"lora={other}", root)
+
+
+def test_settings_of_another_version() -> None:
+    then = asdict(settings("sweep", SweepConfig, ["network.rank=3", "optimizer=lion"]))
+    then["network"]["rnk"] = 4
+    del then["training"]["caption_dropout"], then["study"], then["base"]["speed"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        with pytest.raises(ConfigError) as error:
+            carry.carry_over(then, {}, by=" (commit abc)")
+        carried = carry.carry_over(then, {"data.path": "elsewhere"}, anyway=True)
+        with pytest.raises(ConfigError, match=r"network\.rank"):
+            carry.carry_over({**then, "network": {"rank": 0}}, {})
+    assert "(commit abc)" in str(error.value)
+    assert "network.rnk=4; did you mean network.rank?" in str(error.value)
+    assert carried.added == {"training.caption_dropout": 0.0, "base.speed": "eager"}
+    assert carried.dropped == {"network.rnk": 4}
+    assert (carried.config.network.rank, carried.config.data.path) == (3, "elsewhere")
+    assert carried.config.optimizer == then["optimizer"]  # whole: nothing of another one's
+    real = {"base": {"path": "/my/model.safetensors"}, "data": {"path": "pictures"}}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        carried = carry.carry_over(real, {})
+    assert carried.config.data.resolution == 512  # today's default on such a base
+    assert carried.config.probes.values == "person"
+
+
+def epoch(number: int, weights: str = "a", **scores: float) -> ScoredEpoch:
+    card = Scorecard(Path("-"), number, {n: Estimate(v, v, v) for n, v in scores.items()})
+    return ScoredEpoch(card, 0.1, 1e-3, 1.0, 1.0, 0, weights)
+
+
+def test_verdicts() -> None:
+    tolerance = {"default": 0.02, "color_shift": 0.4}
+    then = epoch(1, copying=0.1, color_shift=5.0)
+    same = compare(then, then)
+    rounded = compare(then, epoch(1, "b", copying=0.11, color_shift=5.3))
+    other = compare(then, epoch(1, "b", copying=0.13, color_shift=5.0))
+    bytes_alone = compare(then, epoch(1, "b", copying=0.1, color_shift=5.0))
+    lacking = compare(then, epoch(1, copying=0.1))
+    assert judge([same, same], tolerance) == IDENTICAL
+    assert judge([same, rounded], tolerance) == CLOSE
+    assert judge([bytes_alone], tolerance) == CLOSE
+    assert judge([same, rounded, other], tolerance) == DIFFERENT
+    assert judge([same, None], tolerance) == DIFFERENT
+    assert judge([lacking], tolerance) == DIFFERENT
+    shown = table(then, epoch(1, "b", copying=0.11, color_shift=5.3), [same, rounded], tolerance)
+    (row,) = [line for line in shown.splitlines() if "color_shift" in line]
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "color_shift", "5.0000", "5.3000", "+0.3", "0.3 (epoch 1)", "0.4", "yes",
+    ]  # fmt: skip

@@ -1,0 +1,147 @@
+"""How a command's settings are composed, explained and completed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+
+from evaluate.__main__ import EvaluateConfig
+from sweeper.config import SweepConfig, check_sweep
+from sweeper.report import ReportConfig
+from sweeper.reproduce import ReproduceConfig
+from sweeper.select import SelectConfig
+from train.__main__ import TrainConfig
+from train.command import HYDRA_VERSION, preflight, run, settings
+from train.completion import BASH
+from train.config import CONF
+from train.local import NAME
+
+Said = Callable[..., str]
+LOCAL = """
+optimizer: lion
+data:
+  trigger: mine person
+study:
+  root: /big/disk
+output: out
+hydra:
+  sweeper:
+    n_trials: 5
+"""
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of conf/, which has a person's own defaults."""
+    folder = tmp_path / "conf"
+    shutil.copytree(CONF, folder, ignore=shutil.ignore_patterns("local.yaml"))
+    monkeypatch.setattr("train.command.CONF", folder)
+    (folder / "local.yaml").write_text(LOCAL)
+    yield folder
+    ConfigStore.instance().store(NAME, {})
+
+
+def test_own_defaults_beat_the_shipped_ones_and_the_command_line_beats_them(conf: Path) -> None:
+    mine = settings("sweep", SweepConfig)
+    assert (mine.data.trigger, mine.study.root) == ("mine person", "/big/disk")
+    assert mine.optimizer["_target_"].endswith("Lion")
+    told = ["data.trigger=other", "optimizer=adamw", "study.root=here"]
+    now = settings("sweep", SweepConfig, told)
+    assert (now.data.trigger, now.study.root) == ("other", "here")
+    assert now.optimizer["_target_"].endswith("AdamW")
+    with initialize_config_dir(str(conf), version_base=HYDRA_VERSION):
+        assert compose("sweep", return_hydra_config=True).hydra.sweeper.n_trials == 5
+
+
+def test_own_defaults_of_other_commands_are_left_out(conf: Path) -> None:
+    assert settings("train", TrainConfig).output == "out"
+    assert settings("evaluate", EvaluateConfig).data.trigger == "mine person"
+    assert settings("sweep", SweepConfig).data.trigger == "mine person"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("studdy: {root: x}", "conf/local.yaml: studdy: .*did you mean study"),
+        ("data: {trigge: x}", "conf/local.yaml: data.trigge: .*did you mean data.trigger"),
+        ("training: {epochs: many}", "conf/local.yaml: training.epochs: "),
+        ("training: {epochs: 0}", "conf/local.yaml: training.epochs: 0 must be greater"),
+        ("optimizer: lionn", "optimizer: 'lionn' is none of .*did you mean lion"),
+        ("data: [", "conf/local.yaml: .*"),
+        ("just words", "conf/local.yaml: must hold settings"),
+    ],
+)
+def test_a_wrong_own_default_is_named(conf: Path, line: str, words: str) -> None:
+    (conf / "local.yaml").write_text(line)
+    with pytest.raises(SystemExit, match=f"error: {words}") as end:
+        preflight("sweep", [], SweepConfig, check_sweep)
+    assert "\n" not in str(end.value)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Said]:
+    """What a command prints, without a process of its own, which would take its time to start."""
+
+    def run_it(name: str, schema: type, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with contextlib.suppress(SystemExit):
+            run(name, schema, lambda config: None, lambda config: pytest.fail("it ran"))
+        return capsys.readouterr().out
+
+    root, hydra = logging.getLogger(), logging.getLogger("hydra")
+    handlers, level = root.handlers[:], hydra.level
+    yield run_it
+    root.handlers[:] = handlers
+    hydra.setLevel(level)
+    GlobalHydra.instance().clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "schema", "module"),
+    [
+        ("train", TrainConfig, "train"),
+        ("sweep", SweepConfig, "sweeper"),
+        ("evaluate", EvaluateConfig, "evaluate"),
+        ("select", SelectConfig, "sweeper.select"),
+        ("report", ReportConfig, "sweeper.report"),
+        ("reproduce", ReproduceConfig, "sweeper.reproduce"),
+    ],
+)
+def test_help_has_examples_and_the_settings(
+    said: Said, name: str, schema: type, module: str
+) -> None:
+    text = said(name, schema, "--help")
+    assert f"python -m {module} " in text
+    assert "is explained, with its unit and range, in its file in conf/" in text
+    assert "${" not in text, "values, and not what they are made of"
+
+
+def test_info_says_how_the_settings_are_composed_and_cfg_what_they_are(said: Said) -> None:
+    assert "main     | file://" in said("train", TrainConfig, "--info")
+    shown = said("train", TrainConfig, "--cfg", "job")
+    assert "rank: 8" in shown
+    assert "${" not in shown
+
+
+def test_the_tab_key_completes_a_module(said: Said, tmp_path: Path) -> None:
+    assert said("train", TrainConfig, "-sc", "install=bash").strip() == BASH.strip()
+    program = tmp_path / "python"
+    program.symlink_to(sys.executable)
+    line = f"{program} -m train optimizer=adamw"
+    script = f"{BASH}\nCOMP_LINE='{line}'; COMP_WORDS=($COMP_LINE); COMP_CWORD=3; _lorasweep"
+    done = subprocess.run(
+        ["bash", "-c", f"{script}; echo ${{COMPREPLY[*]}}"], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["optimizer=adamw", "optimizer=adamw8bit"]

@@ -1,0 +1,65 @@
+"""conf/local.yaml: a person's own defaults, for all the commands that train or score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+
+from train.config import ConfigError
+
+FILE = "local.yaml"
+NAME = "own_defaults"  # in the defaults lists of these commands' configs
+COMMANDS = ("train", "sweep", "evaluate")
+ConfigStore.instance().store(NAME, {})  # nothing, where there is no such file
+
+
+def take_in(command: str, conf: Path) -> None:
+    """Hands to Hydra what of the file the command knows, and what no command does: to be refused.
+
+    Raises:
+        ConfigError: the file is no YAML of settings.
+    """
+    groups, keys = _parts(command, conf)
+    known = set().union(*(part for name in COMMANDS for part in _parts(name, conf)))
+    node: dict[str, Any] = {"defaults": []}
+    for key, value in read(conf).items():
+        if key in groups and isinstance(value, str):
+            node["defaults"].append({f"override /{key}": value})  # optimizer: lion
+        elif key in groups | keys or key not in known:
+            node[key] = value
+    ConfigStore.instance().store(NAME, node)
+
+
+def has(key: str, conf: Path) -> bool:
+    """Whether a setting, in dots, is in the file."""
+    found: Any = read(conf)
+    for part in key.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return False
+        found = found[part]
+    return True
+
+
+def read(conf: Path) -> dict[str, Any]:
+    """What is in the file; nothing where there is none."""
+    file = conf / FILE
+    if not file.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"conf/{FILE}: {' '.join(str(error).split())}") from None
+    if not isinstance(content or {}, dict):
+        raise ConfigError(f"conf/{FILE}: must hold settings, as `data: {{trigger: sks person}}`")
+    return content or {}
+
+
+def _parts(command: str, conf: Path) -> tuple[set[str], set[str]]:
+    """The groups and the other keys at the top of a command's config; hydra is a sweep's alone."""
+    content = yaml.safe_load((conf / f"{command}.yaml").read_text(encoding="utf-8"))
+    entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
+    groups = {group for entry in entries for group in entry if " " not in group}
+    return groups, content.keys() - {"defaults", *(["hydra"] if command != "sweep" else [])}
