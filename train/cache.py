@@ -43,12 +43,8 @@ class EncodedPictures:
         self.base, self.pictures = base, pictures.trained
         self.frames = frames_of(self.pictures, config.data)
         _check_frames(self.pictures, self.frames, base.factor)
-        self.sizes = torch.tensor(
-            [
-                _sizes(picture, frame)
-                for picture, frame in zip(self.pictures, self.frames, strict=True)
-            ]
-        )
+        framed = zip(self.pictures, self.frames, strict=True)
+        self.sizes = torch.tensor([picture.sizes(frame) for picture, frame in framed])
         self.prior = torch.tensor([picture.subset.regularization for picture in self.pictures])
         self.fixed = config.data.latents == "fixed"
         self.flips = any(picture.subset.flip for picture in self.pictures)
@@ -174,8 +170,3 @@ def _check_frames(pictures: Sequence[Picture], frames: Sequence[Frame], factor: 
                 f"data.resolution, data.bucket_step: {picture.path.name} would be {width}x{height} "
                 f"pixels; this base takes multiples of {factor}"
             )
-
-
-def _sizes(picture: Picture, frame: Frame) -> tuple[int, ...]:
-    (width, height), (left, top), size = picture.size, frame.corner, frame.size
-    return height, width, top, left, size[1], size[0]

@@ -109,6 +109,8 @@ class OfOneSize:
             )[0]
             for k in range(0, len(framed), ENCODED)
         ]
+        sizes = torch.tensor([picture.sizes(frame) for _, picture, frame in framed])
+        self.sizes = sizes.repeat_interleave(timesteps, dim=0)
         self.latents = torch.cat(encoded).repeat_interleave(timesteps, dim=0)
         # the noise of one picture is the noise of all: their losses can be compared
         generator = torch.Generator().manual_seed(0)
@@ -124,6 +126,7 @@ class OfOneSize:
         for start in range(0, len(self.captions), ROWS):
             rows = slice(start, start + ROWS)
             text = self.base.encode_text(self.captions[rows])
+            text = text | self.base.size_conditioning(self.sizes[rows])
             fixed = self.latents[rows], self.noise[rows], self.timesteps[rows]
             parts.append(diffusion_loss(self.base, *fixed, text).cpu())
         return torch.cat(parts).unflatten(0, (-1, self.count)).mean(1)

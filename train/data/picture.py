@@ -46,6 +46,11 @@ class Picture:
         """(3, R, R) float, 0 to 1: scaled to cover the square, then cropped in the middle."""
         return self.framed(Frame.covering(self.size, (resolution, resolution)))
 
+    def sizes(self, frame: Frame) -> tuple[int, ...]:
+        """See `Base.size_conditioning`."""
+        (width, height), (left, top), size = self.size, frame.corner, frame.size
+        return height, width, top, left, size[1], size[0]
+
     def framed(self, frame: Frame, flipped: bool = False, tint: Tint | None = None) -> Tensor:
         """(3, H, W) float, 0 to 1: what the frame shows of the picture.
 
