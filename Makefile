@@ -13,6 +13,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest -q
 
 ui: .venv/ready
+	@echo "open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 \
 	  --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db

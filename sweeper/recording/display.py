@@ -186,7 +186,7 @@ class Display:
         return Text(f"{value:.2f}", "red" if over else "")
 
     def _foot(self, rows: list[Row], room: int) -> Text:
-        foot = f"{len(rows) - room} more trials are not shown; " if len(rows) > room else ""
+        foot = f"{len(rows) - room} more trials are not shown\n" if len(rows) > room else ""
         return Text(f"{foot}{LEAVING}", "dim")
 
 

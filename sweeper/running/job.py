@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import optuna
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -60,8 +62,8 @@ def _trials(jobs: Iterable[Job]) -> Iterator[Trial]:
             raise ConfigError("hydra/launcher=packed: goes with hydra/sweeper=optuna alone")
         folder = Path(config.study.root) / "studies" / str(config.study.name)
         tracker = tracker_of(Path(config.study.root), folder)
-        optuna = open_study(folder, config.pruner, config.study.storage)
-        claimed = claim(optuna, folder, config.study.trial, again=True)
+        study = _opened(folder, json.dumps(config.pruner, sort_keys=True), config.study.storage)
+        claimed = claim(study, folder, config.study.trial, again=True)
         if claimed is None:
             raise ConfigError(f"trial {config.study.trial} of {folder.name} is run elsewhere")
         try:
@@ -69,7 +71,13 @@ def _trials(jobs: Iterable[Job]) -> Iterator[Trial]:
         except EXPECTED as error:
             refuse(claimed, job.overrides, str(error))
             continue
-        yield _trial(job, claimed, claimed.params, parts, tracker, optuna.user_attrs[TOTAL])
+        yield _trial(job, claimed, claimed.params, parts, tracker, study.user_attrs[TOTAL])
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: Path, pruner: str, url: str | None) -> optuna.Study:
+    """A study, opened once: to read its whole journal again for each trial takes its time."""
+    return open_study(folder, json.loads(pruner), url)
 
 
 def refuse(trial: StudyTrial, overrides: list[str], reason: str) -> None:

@@ -192,9 +192,9 @@ def test_store_that_was_away_gets_everything_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = tmp_path / "studies" / "away"
-    record = Record(
-        study / "trials/0000", "away", 0, {"network": {"rank": 4}}, ["network.rank=4"], {}, {}
-    )
+    settings = {"network": {"rank": 4}, "long": "word " * 2000}
+    tags = {"long": "x" * 9000}
+    record = Record(study / "trials/0000", "away", 0, settings, ["network.rank=4"], {}, tags)
     record.folder.mkdir(parents=True)
     monkeypatch.setattr("sweeper.recording.record.weights_hash", lambda path: "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -205,11 +205,29 @@ def test_store_that_was_away_gets_everything_later(
             record.add(card(epoch, 0.1), saved, Image.new("RGB", (8, 8)), Cost(1.0, 1.0))
             away.mirror(record, POLICY)
             away.catch_up()
+    batches: list[int] = []
+    log_batch = MlflowClient.log_batch
+
+    def counted(client: MlflowClient, *arguments: Any, **entries: Any) -> None:
+        batches.append(len(entries.get("metrics", ())))
+        log_batch(client, *arguments, **entries)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
     assert sum("MLflow is away" in line for line in caplog.messages) == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     back = Tracker(tmp_path, study)
     back.mirror(load_record(record.folder), POLICY)
     back.catch_up()
     client = MlflowClient(back.uri)
-    history = client.get_metric_history(back.run_of(record).id_now, "scores/fidelity")
+    run_id = back.run_of(record).id_now
+    history = client.get_metric_history(run_id, "scores/fidelity")
     assert [metric.step for metric in history] == [1, 2]
+    assert len([size for size in batches if size]) == 1, "all that was missed in one batch"
+    data = client.get_run(run_id).data
+    for kind, value, text in (
+        ("params", data.params["long"], settings["long"]),
+        ("tags", data.tags["long"], tags["long"]),
+    ):
+        assert value == f"its {len(text)} characters are in the artifact {kind}/long.txt"
+        file = client.download_artifacts(run_id, f"{kind}/long.txt", str(tmp_path))
+        assert Path(file).read_text() == text

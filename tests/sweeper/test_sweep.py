@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -53,8 +54,23 @@ def test_mlflow_of_a_finished_study(swept: Swept) -> None:
         names = {artifact.path for artifact in client.list_artifacts(trial["run_id"])}
         kept = f"checkpoint-{run.data.tags['selected_epoch']:0>6}"
         assert {kept, "config.yaml", "overrides.yaml", "images"} <= names
+        assert {"preset", "git.commit", "data.fingerprint", "base.fingerprint", "version.torch",
+                "pack", "state", "reason"} <= set(run.data.tags)  # fmt: skip
+        assert {"train/lr", "system/peak_memory_gigabytes", "system/training_seconds",
+                "system/training_images_per_second",
+                "system/probe_images_per_second"} <= set(run.data.metrics)  # fmt: skip
+        assert run.data.metrics["system/training_images_per_second"] > 1
+        candidate = client.get_model_version_by_alias("small", f"candidate-{trial['number']}")
+        assert candidate.run_id == trial["run_id"]
+        images = client.list_artifacts(trial["run_id"], "images")
+        found = [re.search(r"contact_sheet.step.(\d+)", image.path) for image in images]
+        steps = {int(match.group(1)) for match in found if match}
+        assert steps == {0, 1, 2}, "the bare base's, and each epoch's"
     names = {artifact.path for artifact in client.list_artifacts(parent)}
-    assert {"best.safetensors", "result.json", "overview.png"} <= names
+    assert {"best.safetensors", "result.json", "overview.png", "data.txt", "images"} <= names
+    best = client.get_metric_history(parent, "study/best_fidelity_by_trials")
+    assert [metric.step for metric in best] == [1, 2]
+    assert best[-1].value == result["fidelity"]
     assert client.get_model_version_by_alias("small", "champion").run_id == result["run_id"]
 
 

@@ -1,0 +1,57 @@
+"""Sheets: what they show, and that their files know where their pictures are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from evaluate.grid import epoch_grid
+from evaluate.probing.probes import CAPTION, CLASS, FRESH, Probe, ProbeSet
+from evaluate.probing.values import load_values
+from evaluate.scorecard import Scorecard
+from evaluate.sheet import ALARM, CELL, contact_sheet, data_sheet, read_sheet, save_sheet
+
+ROLES = (FRESH, FRESH, CLASS, CAPTION)
+
+
+def probes() -> ProbeSet:
+    made = [Probe(f"prompt {i}", f"prompt {i}", i, role, {}) for i, role in enumerate(ROLES)]
+    return ProbeSet(made, load_values("puppets"), "puppet", {})
+
+
+def card(epoch: int, copies: dict[int, int]) -> Scorecard:
+    """Probe k's picture has the brightness 10 * epoch + k."""
+    images = np.stack([np.full((8, 8, 3), 10 * epoch + k, np.uint8) for k in range(len(ROLES))])
+    return Scorecard(Path("-"), epoch, {}, images=images, copies=copies)
+
+
+def test_a_copy_stands_beside_its_training_picture(tmp_path: Path) -> None:
+    training = torch.stack([torch.full((3, 8, 8), value) for value in (0.5, 1.0)])
+    files = {}
+    for epoch, copies in ((1, {}), (2, {1: 1})):
+        files[epoch] = tmp_path / f"{epoch}.png"
+        save_sheet(contact_sheet(card(epoch, copies), probes(), training), files[epoch])
+    plain, copied = (read_sheet(file) for file in files.values())
+    assert set(copied) - set(plain) == {"copy 1"}
+    assert set(plain) == {"fresh 0", "fresh 1", "class 2", "caption 3"}
+    brightness = {
+        name: cell.picture.getpixel((CELL // 2, CELL // 2)) for name, cell in copied.items()
+    }
+    assert brightness["fresh 0"] == (20,) * 3
+    assert brightness["caption 3"] == (23,) * 3
+    assert brightness["copy 1"] == (255,) * 3
+    assert [copied[f"fresh {k}"].alarming for k in range(2)] == [False, True]
+    assert copied["fresh 1"].words == "prompt 1"
+    grid = epoch_grid(files, kept=1)
+    found = {grid.getpixel((x, y)) for x in range(grid.width) for y in range(grid.height)}
+    assert {(10,) * 3, (11,) * 3, (20,) * 3, (21,) * 3, (255,) * 3, ALARM} <= found
+    assert (13,) * 3 not in found, "fresh probes alone"
+
+
+def test_a_large_data_set_is_shown_in_part() -> None:
+    pictures = [(torch.zeros(3, 8, 8), f"caption {i}") for i in range(500)]
+    sheet = data_sheet(pictures, pictures[:3])
+    small = data_sheet(pictures[:120], pictures[:3])
+    assert 0.7 * small.height < sheet.height <= small.height
