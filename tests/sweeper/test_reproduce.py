@@ -61,9 +61,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> One:
 @pytest.fixture
 def again(monkeypatch: pytest.MonkeyPatch) -> Again:
     """The command, in this process; its checks included."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
-    def run(*overrides: str) -> None:
+    def run(*overrides: str, store: str = "") -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)  # which MLflow also sets for itself
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = typed(ReproduceConfig, hydra.compose("reproduce", list(overrides)))
             check_reproduce(config)
@@ -76,14 +76,14 @@ def test_with_nothing_but_mlflow_it_is_identical(
     one: One, again: Again, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{one.root}/mlflow.db")
+    store = f"sqlite:///{one.root}/mlflow.db"
     here = ("study=one", f"root={tmp_path}")
     with pytest.raises(ConfigError, match=r"before; data\.path= says where the pictures are now"):
-        again(*here)
+        again(*here, store=store)
     with pytest.raises(ConfigError, match="12 training, 4 held out then, 24 training, 8 held out"):
-        again(*here, f"data.path={EMBEDDED_FOLDER.parent / 'varied'}")
+        again(*here, f"data.path={EMBEDDED_FOLDER.parent / 'varied'}", store=store)
     with caplog.at_level("INFO"):
-        again(*here, f"data.path={one.pictures}")
+        again(*here, f"data.path={one.pictures}", store=store)
     before_training = caplog.text.partition("epoch  1/2")[0]
     assert "as it was: pictures, base, probes, commit, 12 versions, hardware" in before_training
     assert "verdict: identical (weights the same bytes in 2 of 2" in capsys.readouterr().out
@@ -103,7 +103,7 @@ def test_with_nothing_but_mlflow_it_is_identical(
     record.epochs[1].scorecard.scores["copying"] = Estimate(0.9, 0.8, 1.0)
     monkeypatch.setattr(reproduce, "train_again", lambda *about: record)
     with pytest.raises(SystemExit) as end:
-        again(*here, f"data.path={one.pictures}")
+        again(*here, f"data.path={one.pictures}", store=store)
     assert end.value.code == 1
     printed = capsys.readouterr().out
     assert "verdict: different (weights the same bytes in 2 of 2" in printed

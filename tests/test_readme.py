@@ -1,0 +1,282 @@
+"""The README's commands, copied as they stand.
+
+Every one is walked: what it names exists, its settings compose and pass the checks that come
+before any model is loaded. The lines of REAL are then run, in their order, in a copy of the
+program without any results, at small settings. A command of a new kind fails until WALKS or
+MODULES, below, say how it is walked.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import hydra
+import pytest
+from mlflow.cli import cli as mlflow_command
+
+from sweeper.leaving import FILE as LEAVE
+from tests.walking import Step, blocks, commands, is_python, program_of, words, written
+from train.puppets.__main__ import STAGES
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HERE = "tests/test_readme.py does not know how to walk it"
+LIMIT = 300  # seconds
+
+# what the README itself leaves open, and what stands for it here
+PLACEHOLDERS = {
+    "<an MLflow run id of a trial>": "RUN_ID",  # of the sweep that was run before
+    "<its address>": "127.0.0.1",
+}
+FAST = ("data.repeats=1", "training.epochs=1")
+SMALL = (*FAST, "probes.count=8", "probes.steps=1", "scores.resamples=10", "scores.baseline=1")
+# /my/model.safetensors is a folder with a small model: a file's is always of full size
+OTHER = (
+    "data.resolution=32",
+    "base.precision=fp32",
+    "scores.encoder=puppets",
+    "scores.pose=layout",
+)
+# lines that are run, by how they begin, and the settings that make them short
+REAL: dict[str, tuple[str, ...]] = {
+    r"make sweep": ("hydra.sweeper.n_trials=1", *SMALL),
+    r"\S*python -m sweeper -m data\.path=/my/pictures": (
+        "hydra.sweeper.n_trials=1",
+        *SMALL,
+        *OTHER,
+    ),
+    r"\S*python -m train output=": FAST,
+    r"\S*python -m sweeper\.select study=puppets": (),
+    r"\S*python -m evaluate checkpoints=": (*SMALL[len(FAST) :], *OTHER),
+    r"\S*python -m sweeper\.reproduce run_id=": (),
+}
+
+
+def unknown(command: object) -> None:
+    pytest.fail(f"README.md has `{command}`, and {HERE}: add it to WALKS, MODULES or PLACEHOLDERS")
+
+
+def filled_in(command: str) -> str:
+    for placeholder, value in PLACEHOLDERS.items():
+        command = command.replace(placeholder, value)
+    if re.search(r"<[^>]*>", command):
+        unknown(command)
+    return command
+
+
+def walk(command: str) -> None:
+    """Fails where a command cannot be right."""
+    program = program_of(filled_in(command))
+    if program not in WALKS:
+        unknown(command)
+    WALKS[program](words(filled_in(command))[1:])
+
+
+def python(arguments: list[str]) -> None:
+    if arguments[:2] == ["-m", "pip"]:
+        pip(arguments[2:])
+    elif arguments[:2] not in (["-m", "venv"], ["-m", "pytest"]):
+        if arguments[:1] != ["-m"]:
+            unknown(f"python {' '.join(arguments)}")
+        module(arguments[1], arguments[2:])
+
+
+def module(name: str, arguments: list[str]) -> None:
+    """A command of our own: composed and checked as it begins, and no further."""
+    found = importlib.util.find_spec(name)
+    assert found, f"README.md: there is no module {name}"
+    if found.submodule_search_locations:
+        found = importlib.util.find_spec(f"{name}.__main__")
+        assert found, f"README.md: {name} cannot be run"
+    assert found.origin
+    source = Path(found.origin).read_text(encoding="utf-8")
+    if re.search(r"^ *run\($|^ *run\(\"", source, re.MULTILINE):  # of train.command
+        compose_alone(name, arguments)
+    elif name in MODULES:
+        MODULES[name](arguments)
+    elif name.startswith("bench.") and not arguments:
+        assert 'if __name__ == "__main__":' in source
+    else:
+        unknown(f"python -m {name} {' '.join(arguments)}")
+
+
+def compose_alone(name: str, arguments: list[str]) -> None:
+    """Everything that the command does before its work; --cfg, --help and --info to their end."""
+    reached: list[str] = []
+    flags = [a for a in arguments if a.startswith("-") and a not in ("-m", "--multirun")]
+    before, code = signal.getsignal(signal.SIGTERM), None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *arguments])
+        if not flags:
+            patch.setattr(hydra, "main", lambda **options: lambda task: lambda: reached.append(""))
+        try:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            code = end.code
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    assert code in (None, 0), f"README.md: python -m {name} {arguments}: {code}"
+    assert flags or reached
+
+
+def make(arguments: list[str]) -> None:
+    """Its lines, each walked in its turn."""
+    for line in lines_of(*arguments):
+        walk(line)
+
+
+def lines_of(*targets: str) -> list[str]:
+    """What make would do."""
+    said = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    return [line.strip() for line in re.sub(r"\\\n\s*", " ", said.stdout).splitlines()]
+
+
+def pip(arguments: list[str]) -> None:
+    about = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for extras in re.findall(r"\.\[([\w,]+)\]", " ".join(arguments)):
+        for extra in extras.split(","):
+            assert f"\n{extra} = [" in about, f"README.md: pyproject.toml has no extra {extra}"
+    for option, file in itertools.pairwise(arguments):
+        assert option != "-c" or (ROOT / file).is_file()
+
+
+def touch(arguments: list[str]) -> None:
+    (file,) = map(Path, arguments)
+    asks = file.name == LEAVE and str(file.parent.parent) == "mlruns/studies"
+    assert asks or file == Path(".venv/ready"), f"README.md: touch {file} does nothing"
+
+
+def options(command: click.Command) -> Callable[[list[str]], None]:
+    """Whether another program's command takes these options; nothing is started."""
+
+    def check(arguments: list[str]) -> None:
+        inner = command
+        while isinstance(inner, click.Group):
+            inner = inner.commands[arguments.pop(0)]
+        inner.make_context("", arguments)
+
+    return check
+
+
+def ray(arguments: list[str]) -> None:
+    scripts = pytest.importorskip("ray.scripts.scripts")
+    options(scripts.cli)(arguments)
+
+
+def tool(arguments: list[str]) -> None:
+    """ruff and mypy: make test runs them."""
+
+
+def stages(arguments: list[str]) -> None:
+    assert set(arguments) <= set(STAGES)
+
+
+WALKS: dict[str, Callable[[list[str]], None]] = {
+    "python": python,
+    "make": make,
+    "pip": pip,
+    "touch": touch,
+    "mlflow": options(mlflow_command),
+    "ray": ray,
+    "ruff": tool,
+    "mypy": tool,
+}
+# our modules that are not composed by Hydra, and how their arguments are checked
+MODULES: dict[str, Callable[[list[str]], None]] = {"train.puppets": stages}
+
+
+@pytest.mark.parametrize("command", commands(README))
+def test_command_is_one_that_works(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    walk(command)
+
+
+def test_unknown_commands_are_noticed() -> None:
+    wrong = """
+        python -m train.nothing
+        sudo make sweep
+        python -m sweeper run_id=<x y>
+        python -m sweeper netwrk.rank=3
+        python -m sweeper -m hydra/launcher=slrm
+        python -m sweeper.select study=a policy=b
+        make swep
+        pip install -e '.[nix]'
+        touch x
+        mlflow server --prt 3
+    """
+    for command in wrong.split("\n")[1:-1]:
+        with pytest.raises((AssertionError, pytest.fail.Exception, click.ClickException)):
+            walk(command.strip())
+
+
+def test_commands_are_found() -> None:
+    text = "Do `make x` or `a b`.\n\n    one \\\n      two   # why\n    # three\n\n```\nfour\n```\n"
+    assert commands(text) == ["one two   # why", "four", "make x"]
+    assert words("A=1 python -m x 'b c' ... # why") == ["python", "-m", "x", "b c"]
+    assert words(r".venv\Scripts\python -m x") == [".venv/bin/python", "-m", "x"]
+    assert is_python("a = 1\nb(a)")
+    assert not is_python("make x")
+
+
+def test_the_walk(base_folder: Path, picture_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, copy / name)
+    if not (copy / ".venv").exists():
+        (copy / ".venv").symlink_to(sys.prefix)
+    mine = {"/my/pictures": str(picture_folder), "/my/model.safetensors": str(base_folder)}
+    said = subprocess.run(
+        [".venv/bin/python", "-m", "tests.walking"], input=written(steps(mine)), cwd=copy,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT,
+        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert said.returncode == 0, said.stdout
+    assert "verdict: " in said.stdout
+    results = [copy / "mlruns/studies" / name / "result.json" for name in ("puppets", "my_person")]
+    assert [json.loads(file.read_text())["epoch"] for file in results] == [1, 1]
+    assert (copy / "outputs/lora/lora.safetensors").is_file()
+    assert json.loads((copy / "outputs/scores/scorecards.json").read_text())["cards"]
+
+
+def steps(mine: dict[str, str]) -> list[Step]:
+    """The commands of REAL and the Python of the README, in the README's order; what they need."""
+    found: list[tuple[int, Step]] = []
+    for start, extra in REAL.items():
+        matching = [command for command in commands(README) if re.match(start, command)]
+        assert matching, f"README.md has no `{start}` any more: tests/test_readme.py runs one"
+        for command in matching:
+            line = lines_of("sweep")[-1] if command.startswith("make sweep") else command
+            line = filled_in(line)
+            for placeholder, value in mine.items():
+                line = line.replace(placeholder, value)
+            name, arguments = words(line)[2], words(line)[3:]
+            copies = None
+            if name == "evaluate":
+                best = "mlruns/studies/my_person/best.safetensors"
+                copies = {best: ["out/my_lora-000001.safetensors", "out/my_lora.safetensors"]}
+            found.append((place(command), Step(name, [*arguments, *extra], copies=copies)))
+    for block in filter(is_python, blocks(README)):
+        found.append((place(block), Step("", [], block)))
+    return [step for _, step in sorted(found, key=lambda pair: pair[0])]
+
+
+def place(piece: str) -> int:
+    """Where it stands in the README."""
+    return README.index(re.split(r"  |\n", piece)[0].strip())
