@@ -73,7 +73,7 @@ class Watch:
         def do(background: Background, action: Callable[[], None]) -> None:
             plain(background, partial(counted, action))
 
-        Background.do = do  # type: ignore[method-assign]
+        Background.do = do  # type: ignore[assignment, method-assign]
 
 
 def sweep(root: Path, overrides: list[str]) -> dict[str, Any]:
