@@ -41,6 +41,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.computing = 0.0  # of them
         self._within = False
 
     def on(self, owner: Any, name: str) -> None:
@@ -50,11 +51,12 @@ class Watch:
         def watched(*arguments: Any, **options: Any) -> Any:
             if self._within:
                 return plain(*arguments, **options)
-            self._within, began = True, time.perf_counter()
+            self._within, began, computed = True, time.perf_counter(), time.thread_time()
             try:
                 return plain(*arguments, **options)
             finally:
                 self._within = False
+                self.computing += time.thread_time() - computed
                 self.seconds[f"{owner.__name__}.{name}"] += time.perf_counter() - began
 
         setattr(owner, name, watched)
@@ -73,7 +75,7 @@ class Watch:
         def do(background: Background, action: Callable[[], None]) -> None:
             plain(background, partial(counted, action))
 
-        Background.do = do  # type: ignore[method-assign, assignment]
+        Background.do = do  # type: ignore[assignment, method-assign]
 
 
 def sweep(root: Path, overrides: list[str]) -> dict[str, Any]:
@@ -92,9 +94,9 @@ def sweep(root: Path, overrides: list[str]) -> dict[str, Any]:
     job.run_trials = run_trials  # type: ignore[assignment]
     line = ["-m", f"study.root={root}", "study.name=recorded", *overrides]
     sys.argv = ["sweeper", *line]
-    began = time.perf_counter()
+    began, computed = time.perf_counter(), time.process_time()
     run("sweep", SweepConfig, check_sweep, job.run, applies)
-    whole = time.perf_counter() - began
+    whole, computing = time.perf_counter() - began, time.process_time() - computed
     epochs = [epoch for r in load_records(root / "studies" / "recorded") for epoch in r.epochs]
     waited = {k: v for k, v in watch.seconds.items() if k not in (TRIALS, BESIDE)}
     return {
@@ -104,6 +106,8 @@ def sweep(root: Path, overrides: list[str]) -> dict[str, Any]:
         "training and scoring": sum(epoch.seconds for epoch in epochs),
         "recording, waited for": sum(waited.values()),
         BESIDE: watch.seconds[BESIDE],
+        "the whole command, computing": computing,
+        "recording, computing": watch.computing,
         "by call": dict(sorted(waited.items(), key=lambda item: -item[1])),
     }
 
@@ -117,13 +121,18 @@ def table(found: dict[str, Any]) -> str:
         "training and scoring": work,
         "all else between the first trial and the last": trials - work,
         "recording, for which training waits": found["recording, waited for"],
-        BESIDE: found[BESIDE],
     }
+    computing = found["the whole command, computing"]
+    busy = {name: found[name] for name in ("recording, computing", BESIDE)}
     lines = ["# What recording costs", "",
              f"A sweep with {found['epochs']} scored epochs (`python -m bench.recording`)."
              " Recording is all that draws sheets, writes records, hands over to MLflow or prints.",
              "", "| | seconds | share of the command |", "|---|---|---|"]  # fmt: skip
     lines += [f"| {name} | {s:.2f} | {100 * s / whole:.2f} % |" for name, s in rows.items()]
+    lines += ["", "The same in processor time, which other programs do not lengthen:",
+              "", "| | seconds | share |", "|---|---|---|",
+              f"| the whole command | {computing:.2f} | 100 % |"]  # fmt: skip
+    lines += [f"| {name} | {s:.2f} | {100 * s / computing:.2f} % |" for name, s in busy.items()]
     lines += ["", "| a call | seconds, all of them | milliseconds an epoch |", "|---|---|---|"]
     lines += [f"| `{name}` | {s:.2f} | {1000 * s / found['epochs']:.1f} |"
               for name, s in found["by call"].items()]  # fmt: skip

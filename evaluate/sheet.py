@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import textwrap
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from evaluate.probing.probes import CAPTION, CLASS, FRESH, ProbeSet
 from evaluate.scorecard import Scorecard
-from train.checkpoint import write_atomically
 
 CELL, GAP, COLUMNS, HEADING, LINE = 160, 8, 6, 28, 14
 PAPER, INK, GREY, ALARM = (250, 250, 250), (20, 20, 20), (110, 110, 110), (201, 42, 42)
@@ -109,11 +108,12 @@ def data_sheet(
 
 def save_sheet(sheet: Image.Image, file: Path) -> None:
     """Writes a PNG that knows where its pictures are, in one piece."""
-    about, buffer = PngInfo(), io.BytesIO()
+    about, partial = PngInfo(), file.with_suffix(".partial")
     about.add_text(CELLS, str(sheet.info.get(CELLS, "[]")))
-    sheet.save(buffer, "PNG", compress_level=1, pnginfo=about)  # half the time, a fifth more bytes
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, buffer.getvalue())
+    # in half the time, a fifth more bytes
+    sheet.save(partial, "PNG", compress_level=1, pnginfo=about)
+    partial.replace(file)
 
 
 def read_sheet(file: Path) -> dict[str, Cell]:
@@ -155,11 +155,19 @@ def _draw(page: Image.Image, section: Section, top: int) -> list[tuple[str, str,
         if cell.alarming:
             draw.rectangle((x - 3, y - 3, x + CELL + 2, y + CELL + 2), outline=ALARM, width=3)
         if section.lines:
-            text = shortened(cell.words, WIDTH, section.lines)
-            draw.multiline_text((x, y + CELL + 2), text, GREY, font, spacing=2)
+            page.paste(_words(cell.words, section.lines), (x, y + CELL + 2))
         if cell.name:
             known.append((cell.name, cell.words, cell.alarming, x, y))
     return known
+
+
+@lru_cache(maxsize=2000)
+def _words(words: str, lines: int) -> Image.Image:
+    """What stands below a picture, drawn once: the probes are the same at every epoch."""
+    label = Image.new("RGB", (CELL, lines * LINE), PAPER)
+    text = shortened(words, WIDTH, lines)
+    ImageDraw.Draw(label).multiline_text((0, 0), text, GREY, ImageFont.load_default(12), spacing=2)
+    return label
 
 
 def shortened(words: str, width: int, lines: int) -> str:

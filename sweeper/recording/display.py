@@ -71,7 +71,7 @@ def display(study: Path, trials: int, epochs: int, policy: PolicyConfig) -> Iter
     with Live(
         get_renderable=lambda: shown,
         console=console,
-        refresh_per_second=2,
+        refresh_per_second=1,
         transient=True,  # the table of the end takes its place
         redirect_stdout=sys.stdout.isatty(),  # what goes into a file stays there
     ):

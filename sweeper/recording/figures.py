@@ -33,12 +33,17 @@ def metrics(epoch: ScoredEpoch) -> list[Metric]:
 
 def progress(records: list[Record], ended: Record, policy: PolicyConfig) -> list[Metric]:
     """What a trial that has ended brings: its fidelity, and the best of all, of as many trials."""
-    selections = [select(r.scorecards, policy) for r in records if r.selected is not None]
-    best, own = max(selections, key=lambda s: s.rank), select(ended.scorecards, policy)
     moment = ended.epochs[-1].time
+    until_now = [
+        select(record.scorecards, policy)
+        for record in records
+        if record.selected is not None
+        and (record.epochs[-1].time, record.number) <= (moment, ended.number)
+    ]
+    best, own = max(until_now, key=lambda s: s.rank), select(ended.scorecards, policy)
     return [
         Metric("study/fidelity_by_trial", own.fidelity, moment, ended.number),
-        Metric("study/best_fidelity_by_trials", best.fidelity, moment, len(selections)),
+        Metric("study/best_fidelity_by_trials", best.fidelity, moment, len(until_now)),
     ]
 
 

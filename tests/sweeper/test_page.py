@@ -76,9 +76,9 @@ def test_a_trial_has_charts_in_tidy_groups_and_its_pictures(
     page: str, browser: Chrome, runs: dict[str, str]
 ) -> None:
     address = f"{page}/experiments/{runs['experiment']}/runs/{runs['trial 0']}"
-    show(browser, f"{address}/model-metrics?{TRAINING}", "pictures (2)")
+    show(browser, f"{address}/model-metrics?{TRAINING}", "pictures\n(2)")
     text = text_of(browser)
-    groups = ["pictures (2)", "scores (", "scores/bounds (", "train (2)"]
+    groups = ["pictures\n(2)", "scores\n(", "scores/bounds\n(", "train\n(2)"]
     places = [text.index(group) for group in groups]
     assert places == sorted(places)
     assert {"pictures/contact_sheet", "pictures/epochs"} <= set(text.split("\n"))
