@@ -1,7 +1,7 @@
 """The README's commands, copied as they stand.
 
 Every one is walked: what it names exists, its settings compose and pass the checks that come
-before any model is loaded. The lines of REAL are then run, in their order, in a copy of the
+before any model is loaded. The lines of REAL, and its Python, are then run in a copy of the
 program without any results, at small settings. A command of a new kind fails until WALKS or
 MODULES, below, say how it is walked.
 """
@@ -48,7 +48,9 @@ OTHER = (
     "scores.encoder=puppets",
     "scores.pose=layout",
 )
-# lines that are run, by how they begin, and the settings that make them short
+# out/my_lora*.safetensors of `python -m evaluate`: what the sweep before it made
+LORAS = {"mlruns/studies/my_person/best.safetensors": ["out/my_lora.safetensors"]}
+# lines that are run, in this order, by how they begin; and the settings that make them short
 REAL: dict[str, tuple[str, ...]] = {
     r"make sweep": ("hydra.sweeper.n_trials=1", *SMALL),
     r"\S*python -m sweeper -m data\.path=/my/pictures": (
@@ -256,8 +258,8 @@ def test_the_walk(base_folder: Path, picture_folder: Path, tmp_path: Path) -> No
 
 
 def steps(mine: dict[str, str]) -> list[Step]:
-    """The commands of REAL and the Python of the README, in the README's order; what they need."""
-    found: list[tuple[int, Step]] = []
+    """The commands of REAL in its order, then the Python of the README."""
+    found = []
     for start, extra in REAL.items():
         matching = [command for command in commands(README) if re.match(start, command)]
         assert matching, f"README.md has no `{start}` any more: tests/test_readme.py runs one"
@@ -267,16 +269,7 @@ def steps(mine: dict[str, str]) -> list[Step]:
             for placeholder, value in mine.items():
                 line = line.replace(placeholder, value)
             name, arguments = words(line)[2], words(line)[3:]
-            copies = None
-            if name == "evaluate":
-                best = "mlruns/studies/my_person/best.safetensors"
-                copies = {best: ["out/my_lora-000001.safetensors", "out/my_lora.safetensors"]}
-            found.append((place(command), Step(name, [*arguments, *extra], copies=copies)))
-    for block in filter(is_python, blocks(README)):
-        found.append((place(block), Step("", [], block)))
-    return [step for _, step in sorted(found, key=lambda pair: pair[0])]
-
-
-def place(piece: str) -> int:
-    """Where it stands in the README."""
-    return README.index(re.split(r"  |\n", piece)[0].strip())
+            copies = LORAS if name == "evaluate" else {}
+            found.append(Step(name, [*arguments, *extra], copies=copies))
+    found = [step for i, step in enumerate(found) if step not in found[:i]]
+    return found + [Step("", [], block) for block in blocks(README) if is_python(block)]

@@ -14,7 +14,7 @@ import shlex
 import shutil
 import sys
 import textwrap
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from diffusers import StableDiffusionPipeline
@@ -35,7 +35,7 @@ class Step:
     module: str
     arguments: list[str]
     code: str = ""
-    copies: dict[str, list[str]] | None = None
+    copies: dict[str, list[str]] = field(default_factory=dict)
 
 
 def blocks(text: str) -> list[str]:
@@ -109,7 +109,7 @@ def perform(step: Step) -> None:
     Raises:
         AssertionError: it ended with another code than 0.
     """
-    for source, places in (step.copies or {}).items():
+    for source, places in step.copies.items():
         for place in places:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, place)
