@@ -18,26 +18,31 @@ OF_NAMES = {"limits", "floors", "weights", "poses", "backgrounds", "outfits", "p
 
 
 def unexplained(text: str) -> list[str]:
-    """The keys of a YAML text that have no comment beside them or right above them."""
+    """The keys of a YAML text that have no comment beside them or right above them.
+
+    A comment at the head of a file speaks of its first key too.
+    """
     lines = text.splitlines()
+    found = list(keys(yaml.compose(text)))
     return [
         key
-        for key, line in keys(yaml.compose(text))
+        for key, line in (found[1:] if text.startswith("#") else found)
         if " # " not in lines[line] and not (line and lines[line - 1].lstrip().startswith("#"))
     ]
 
 
-def keys(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Dotted keys and their lines, counted from 0."""
+def keys(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Dotted keys with a value of their own, or of names, and their lines, counted from 0."""
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
         name = str(key.value)
         if name in HYDRA:
             continue
-        yield f"{prefix}{name}", key.start_mark.line
-        if name not in OF_NAMES:
+        if isinstance(value, yaml.MappingNode) and name not in OF_NAMES:
             yield from keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", key.start_mark.line
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONF)))
@@ -47,5 +52,8 @@ def test_every_key_is_explained(file: Path) -> None:
 
 
 def test_missing_comments_are_noticed() -> None:
-    text = "# head\na: 1\nb: 2   # two\nc:   # three\n  d: 4\nlimits:   # all\n  x: 1\n_target_: y\n"
+    text = (
+        "# head\na: 1\nb: 2   # two\nc:   # three\n  d: 4\nlimits:   # all\n  x: 1\n_target_: y\n"
+    )
     assert unexplained(text) == ["c.d"]
+    assert unexplained("a: 1\n# two\nb: 2\n\nc: 3\nlimits:\n  x: 1\n") == ["a", "c", "limits"]
