@@ -5,14 +5,16 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Network = TypeVar("Network", bound=nn.Module)
 PAGE_OUT = 21  # Linux's MADV_PAGEOUT
 
 
-def channels_last(network: nn.Module) -> nn.Module:
+def channels_last(network: Network) -> Network:
     """The network itself, with its weights of four dimensions in the order channels_last.
 
     Weights lie in a file that is mapped into memory, and its pages stay there once they were

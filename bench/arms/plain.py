@@ -41,9 +41,9 @@ class Lora(nn.Module):
         else:
             self.down = nn.Linear(inputs, RANK, bias=False)
             self.up = nn.Linear(RANK, outputs, bias=False)
-        nn.init.zeros_(self.up.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.up.weight)
         self.plain: Callable[[Tensor], Tensor] = module.forward
-        module.forward = self.forward  # type: ignore[method-assign]
+        module.forward = self.forward  # type: ignore[method-assign,assignment]
 
     def forward(self, x: Tensor) -> Tensor:
         """The module's output and the LoRA's."""
