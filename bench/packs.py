@@ -58,7 +58,7 @@ def members(base: Base, pictures: Pictures, trials: list[TrialConfig]) -> Iterat
         pack = [Member(trial, place) for trial, place in zip(trials, places, strict=True)]
         trainer = Trainer(base, pictures, pack)
         for run in trainer.joining:
-            run.start_epoch(len(trainer.data.owners))
+            run.start_epoch()
         yield trainer
 
 
@@ -89,8 +89,8 @@ def peft_step(base: Base, trainer: Trainer) -> Step:
     optimizer = torch.optim.AdamW(parameters, **arguments)
 
     def step() -> None:
-        drawn = run.draw(0, trainer.data, base)
-        text = {k: v[drawn.captions] for k, v in trainer.data.conditioning.items()}
+        drawn = run.draw(0, trainer.data)
+        text = trainer.data.conditioning(drawn.captions)
         noisy = base.noise.add_noise(drawn.latents, drawn.noise, drawn.timesteps)
         target = base.noise.get_velocity(drawn.latents, drawn.noise, drawn.timesteps)
         (unet(noisy, drawn.timesteps, **text).sample - target).square().mean().backward()

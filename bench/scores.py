@@ -166,7 +166,7 @@ def leaks(chosen: DataSet, name: str) -> list[Outcome]:
     data = DataConfig(path=str(folder), trigger=TRIGGER, resolution=32)
     # so many fresh ones are left of them
     probes = replace(settings("sweep", SweepConfig).probes, count=42)
-    scorer = Scorer(load_base(BaseConfig(device="cpu")), load_pictures(data), 32, probes,
+    scorer = Scorer(load_base(BaseConfig(device="cpu")), load_pictures(data), data, probes,
                     ScoresConfig(), FOLDER.parent / "cache")  # fmt: skip
     asked = [scorer.probe_set.probes[row].asked for row in scorer.probe_set.rows(FRESH)]
     assert len(asked) == IMAGES

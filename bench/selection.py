@@ -70,7 +70,7 @@ def scorer_of(made: Lora, probes: ProbesConfig, scores: ScoresConfig) -> Scorer:
     """The product's own scorer, for the pictures that a LoRA was trained on."""
     pictures = load_pictures(made.config.data)
     base = load_base(BaseConfig(device="cpu"))
-    return Scorer(base, pictures, 32, probes, scores, FOLDER.parent / "cache")
+    return Scorer(base, pictures, made.config.data, probes, scores, FOLDER.parent / "cache")
 
 
 def score_file(made: Lora, budget: str) -> Path:

@@ -58,7 +58,7 @@ def main(config: EvaluateConfig) -> None:
     log.info(pictures.report())
     output = Path(config.output)
     scorer = Scorer(
-        load_base(config.base), pictures, config.data.resolution, config.probes, config.scores,
+        load_base(config.base), pictures, config.data, config.probes, config.scores,
         Path(config.root) / "cache",
     )  # fmt: skip
     check_scores(config.policy, scorer.names)

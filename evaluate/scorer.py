@@ -28,6 +28,7 @@ from evaluate.reading.readings import Reader, Readings
 from evaluate.scorecard import Estimate, Scorecard
 from train.base import Base
 from train.checkpoint import load_checkpoint
+from train.config import DataConfig
 from train.data import Picture, Pictures
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Scorer:
     """Scores LoRA files of one base and one set of training pictures.
 
     Args:
-        base, pictures, resolution: as in training.
+        base, pictures, data: as in training; probe pictures are squares of `data.resolution`.
         probes, scores: the settings.
         cache: folder where the bare base's pictures are kept, by content.
 
@@ -50,16 +51,16 @@ class Scorer:
         self,
         base: Base,
         pictures: Pictures,
-        resolution: int,
+        data: DataConfig,
         probes: ProbesConfig,
         scores: ScoresConfig,
         cache: Path,
     ) -> None:
-        self.base, self.resolution = base, resolution
+        self.base, self.resolution = base, data.resolution
         self.settings, self.scores = probes, scores
         self.notes: list[str] = []
-        self.bare = BareBase(base, resolution, probes, cache)
-        self.training = torch.stack([p.pixels(resolution) for p in pictures.training])
+        self.bare = BareBase(base, data.resolution, probes, cache)
+        self.training = torch.stack([p.pixels(data.resolution) for p in pictures.training])
         encoder = Encoder(scores.encoder, base.device)
         self.reader = Reader(encoder, pose_source(scores, encoder))
         with self.reader.at_work():
@@ -74,8 +75,7 @@ class Scorer:
         held_out = list(pictures.validation)
         seen = _spread(list(pictures.training), len(held_out))
         self.held_out, self.seen = (
-            FixedLosses(base, some, resolution, scores.validation_timesteps)
-            for some in (held_out, seen)
+            FixedLosses(base, some, data, scores.validation_timesteps) for some in (held_out, seen)
         )
 
     def __call__(self, checkpoints: dict[Path, int]) -> list[Scorecard]:
@@ -134,7 +134,7 @@ class Scorer:
     @property
     def names(self) -> list[str]:
         """The scores that there can be for these pictures and probes."""
-        return [*self.metrics.metrics, *(LOSSES if self.held_out.captions else ())]
+        return [*self.metrics.metrics, *(LOSSES if self.held_out.pictures else ())]
 
     def sheet(self, scorecard: Scorecard) -> Image.Image:
         """The probe images with what was asked, below a row of training pictures."""

@@ -65,6 +65,11 @@ def check_sweep(config: SweepConfig) -> None:
     """
     check_trial(config)
     check_scoring(config.probes, config.scores, config.policy)
+    if config.training.keep_last is not None:
+        raise ConfigError(
+            "training.keep_last: a sweep scores every checkpoint before it chooses, and "
+            "study.keep says which stay; leave it null"
+        )
     name = config.study.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
         raise ConfigError(f"study.name: {name!r} may hold letters, digits, '.', '_' and '-' only")
@@ -86,8 +91,12 @@ def check_sweep(config: SweepConfig) -> None:
 
 
 def suggested_name(config: SweepConfig) -> str:
-    """A name for a study that was given none: that of the pictures' folder."""
-    if config.data.path == EMBEDDED:
+    """A name for a study that was given none: that of the pictures' folder, or of their list."""
+    if config.data.dataset_config:
+        named = Path(config.data.dataset_config).stem
+    elif config.data.path == EMBEDDED:
         return EMBEDDED
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(config.data.path).resolve().name).strip("-._")
+    else:
+        named = Path(config.data.path).resolve().name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", named).strip("-._")
     return name[:60] or "study"

@@ -21,9 +21,10 @@ from sweeper.recording.tracker import Tracker
 from sweeper.running.pack import run_trials
 from sweeper.running.parts import load_parts, origin
 from sweeper.running.rules import until
-from sweeper.running.trial import Trial
+from sweeper.running.trial import ADAPTED, Trial
 from train.command import run
 from train.config import ConfigError, typed
+from train.course import Course, course_of
 
 log = logging.getLogger(__name__)
 IDENTICAL, CLOSE, DIFFERENT = "identical", "within tolerance", "different"
@@ -92,7 +93,7 @@ def reproduce(config: ReproduceConfig) -> None:
         log.info("pictures, base, probes, versions and hardware are the same as then")
     study = Path(config.study.root) / "studies" / original.study
     tracker = Tracker(Path(config.study.root), study)
-    again = _train_again(config, original, now, tracker)
+    again = _train_again(config, original, now, tracker, course_of(original.config, parts.pictures))
     lines, verdict = compare(original.epochs, again.epochs, config.tolerance)
     print("\n".join(lines))
     tracker.catch_up()
@@ -140,11 +141,16 @@ def fetch(config: ReproduceConfig) -> Original:
 
 
 def _train_again(
-    config: ReproduceConfig, original: Original, now: dict[str, str], tracker: Tracker
+    config: ReproduceConfig,
+    original: Original,
+    now: dict[str, str],
+    tracker: Tracker,
+    course: Course,
 ) -> Record:
     study = tracker.study
     made = study / "reproductions"
     number = len(list(made.glob("*"))) if made.is_dir() else 0
+    adapted = {key: value for key, value in original.tags.items() if key == ADAPTED}
     record = Record(
         folder=made / f"{config.run_id[:8]}-{number}",
         study=original.study,
@@ -152,7 +158,7 @@ def _train_again(
         settings=asdict(original.config),
         overrides=[],
         params={"again": config.run_id},
-        tags={**now, "reproduction_of": config.run_id},
+        tags={**now, "reproduction_of": config.run_id, **adapted},
     )
     last = original.epochs[-1].scorecard.epoch
     trial = Trial(
@@ -160,7 +166,7 @@ def _train_again(
         record=record,
         tracker=tracker,
         progress=Progress(study, record.number + 1, len(original.epochs)),
-        rules=[until(last)] if last < original.config.training.epochs else [],
+        rules=[until(last)] if last < course.epochs else [],
     )
     run_trials([trial], 1)
     return record

@@ -86,7 +86,7 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
     tracker = tracker_of(Path(config.study.root), study.folder)
     with ending_cleanly(tracker):
         _announce(study, total, hydra.n_trials)
-        log.info(describe(parts.base, config, total))
+        log.info(describe(parts.base, parts.pictures, config, total))
         budget = {"n_trials": str(total), "seed": str(hydra.seed), **study.about}
         tracker.begin(budget, origin(parts), yaml.safe_dump(asdict(config), sort_keys=False))
         with in_good_order(study.folder, config.study.budget.hours):
@@ -154,10 +154,11 @@ def _next_trial(hydra: Hydra, study: Study, config: SweepConfig) -> StudyTrial |
 
 def _enough(study: Study, config: SweepConfig) -> str:
     """Why no further trial is to begin; empty: one may."""
+    parts = load_parts(config)
     return (
         leaving()
         or used_up(config.study.budget, load_records(study.folder), config.policy)
-        or too_full(study.folder, load_parts(config).base, config)
+        or too_full(study.folder, parts.base, parts.pictures, config)
     )
 
 

@@ -141,3 +141,15 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pictures(picture_folder: Path) -> Pictures:
     return load_pictures(DataConfig(path=str(picture_folder)))
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pictures of three shapes, with parts in their captions."""
+    folder = tmp_path_factory.mktemp("shapes")
+    random = np.random.default_rng(1)
+    for i, size in enumerate([(60, 40), (40, 60), (50, 50), (62, 40), (40, 58)]):
+        pixels = random.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("sks puppet, a, b, c, d")
+    return folder

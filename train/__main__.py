@@ -65,7 +65,7 @@ def main(config: TrainConfig) -> None:
         log.info(f"resume=off: begins anew; {len(replaced)} files of the run in {folder} are gone")
     processes.wait()
     pictures = load_pictures(config.data)
-    log.info(pictures.report())
+    log.info(pictures.report(trial))
     base = load_base(config.base)
     member: Member | None = Member(trial, folder, config.name)
     while member is not None:
@@ -81,10 +81,10 @@ def _train(base: Base, pictures: Pictures, member: Member, processes: Processes)
     """
     config = adapted(member.config, member.remedies)
     course = course_of(config, pictures, processes.count)
-    log.info(course.describe(config.training, processes.count))
     spent, before = 0.0, None
     try:
         with in_good_order(processes.main) as asked:
+            log.info(course.describe(config.training, processes.count))
             for epoch in Trainer(base, pictures, [member], processes, asked):
                 for reason in epoch.failures.values():
                     raise TrainingError(reason)

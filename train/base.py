@@ -180,10 +180,10 @@ class Base:
         images = torch.cat([self.vae.decode(part).sample.float() for part in scaled.split(size)])
         return (images / 2 + 0.5).clamp(0, 1)
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """Shape (c, h, w) of the latents of a square picture."""
-        side = resolution // self.factor
-        return (self.unet.config.in_channels, side, side)
+    def latent_shape(self, width: int, height: int | None = None) -> tuple[int, int, int]:
+        """Shape (c, h, w) of the latents of a picture; of a square one where no height is given."""
+        high = (height or width) // self.factor
+        return (self.unet.config.in_channels, high, width // self.factor)
 
     @property
     def factor(self) -> int:

@@ -1,59 +1,172 @@
-"""The pictures as the UNet sees them: encoded once a process, shared by all trials."""
+"""The pictures as the UNet sees them: latents and text embeddings, shared by all trials."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import repeat
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from train.base import Base
-from train.data import Pictures
+from train.config import TrialConfig
+from train.data import DataError, Picture, Pictures
+from train.data.batches import frames_of
+from train.data.buckets import Frame
+from train.data.captions import draw_captions
+from train.data.tint import Tint, draw_tints
 from train.loss import encode_latents
+from train.store import Entry, Store, key_of
+
+log = logging.getLogger(__name__)
+OFF, DISK = "off", "disk"
+SHUFFLED = 256  # captions in an order of their own whose embeddings are kept
+PLACES = ("path", "device", "speed")  # settings of the base that its fingerprint or nothing tells
 
 
-@dataclass(frozen=True)
 class EncodedPictures:
-    """Latents and text embeddings of the training pictures, repeats left to `owners`.
+    """Latents and text embeddings of the pictures that are trained on.
 
     Attributes:
-        mean, std: (n, c, h, w), of the latents' distribution.
-        captions, conditioning: n, and after them the empty caption.
-        sizes: (n, 6), of `Base.size_conditioning`.
-        owners: the pictures' indices, each as often as an epoch shows it.
-        prior: (n,) bool, which of them are regularisation pictures; None: none.
+        pictures: the subject's, then those of regularisation.
+        frames: how each is brought to its size.
+        sizes: (n, 6), see `Base.size_conditioning`.
+        prior: (n,) bool, which of them are of regularisation.
     """
 
-    mean: Tensor
-    std: Tensor
-    captions: list[str]
-    conditioning: dict[str, Tensor]
-    sizes: Tensor
-    owners: list[int]
-    prior: Tensor | None = None
+    def __init__(self, base: Base, pictures: Pictures, config: TrialConfig) -> None:
+        self.base, self.pictures = base, pictures.trained
+        self.frames = frames_of(self.pictures, config.data)
+        _check_frames(self.pictures, self.frames, base.factor)
+        framed = zip(self.pictures, self.frames, strict=True)
+        self.sizes = torch.tensor([picture.sizes(frame) for picture, frame in framed])
+        self.prior = torch.tensor([picture.subset.regularization for picture in self.pictures])
+        self.fixed = config.data.latents == "fixed"
+        self.flips = any(picture.subset.flip for picture in self.pictures)
+        self.tints = any(picture.subset.color_augmentation for picture in self.pictures)
+        self.drops = any(picture.subset.caption_dropout for picture in self.pictures)
+        settings = {key: value for key, value in asdict(config.base).items() if key not in PLACES}
+        self.about = [base.fingerprint, base.device.type, sorted(settings.items())]
+        folder = Path(config.cache_path) if config.cache == DISK else None
+        self.store = None if config.cache == OFF else Store(folder)
+        if self.tints and self.store:
+            raise DataError("color_aug of the dataset_config: goes with cache=off alone")
+        self.latents: dict[tuple[int, bool], Entry] = {}
+        self.texts: OrderedDict[str, dict[str, Tensor]] = OrderedDict()  # on the device
+        self.spoken: list[Entry] = []  # what the store has of them, for the next trial
+        self.captions = {*(picture.caption for picture in self.pictures), ""}
+        if self.store:
+            self._fill(self.store)
 
-    @property
-    def empty(self) -> int:
-        """The index of the empty caption."""
-        return len(self.captions) - 1
+    def latents_of(self, rows: list[int], random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents of a batch, (n, c, h, w) each, on the CPU.
+
+        Args:
+            random: a member's stream, of which flips and colours are drawn.
+        """
+        flips = torch.rand(len(rows), generator=random) < 0.5 if self.flips else repeat(False)
+        tints = draw_tints(len(rows), random) if self.tints else repeat(None)
+        found = []
+        for row, flip, tint in zip(rows, flips, tints, strict=False):
+            subset = self.pictures[row].subset
+            flipped = subset.flip and bool(flip)
+            found.append(self._latents(row, flipped, tint if subset.color_augmentation else None))
+        return torch.stack([mean for mean, _ in found]), torch.stack([std for _, std in found])
+
+    def draw_captions(self, rows: list[int], dropout: float, random: torch.Generator) -> list[str]:
+        """What is said of the pictures of a batch.
+
+        Args:
+            dropout: how often a caption is dropped where the picture's subset does not say.
+        """
+        drops = dropout > 0 or self.drops
+        return draw_captions([self.pictures[row] for row in rows], dropout, drops, random)
+
+    def conditioning(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """The bare text encoder's embeddings of these captions, a row each, on the device."""
+        rows = [self._text(caption) for caption in captions]
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+    def _fill(self, store: Store) -> None:
+        """Encodes all that is known beforehand, one by one, so that no result hangs on others."""
+        with store.alone():
+            for row, picture in enumerate(self.pictures):
+                for flipped in (False, True)[: 1 + picture.subset.flip]:
+                    about = self._latents_about(row, flipped)
+                    make = partial(self._encode, row, flipped)
+                    self.latents[row, flipped] = store.fetch(key_of(*about), make)
+            said = f"latents: {store.found} from the cache, {store.made} encoded"
+            store.found = store.made = 0
+            for caption in sorted(self.captions):
+                self._text(caption)
+            log.info(f"{said}; captions: {store.found} from the cache, {store.made} encoded")
+
+    def _latents_about(self, row: int, flipped: bool) -> list[object]:
+        frame = self.frames[row]
+        return ["latents", self.pictures[row].content, frame.size, frame.box, flipped, *self.about,
+                str(self.base.vae.dtype)]  # fmt: skip
+
+    def _encode(self, row: int, flipped: bool, tint: Tint | None = None) -> dict[str, Tensor]:
+        pixels = self.pictures[row].framed(self.frames[row], flipped, tint)
+        mean, std = encode_latents(self.base, pixels.unsqueeze(0))
+        return {"mean": mean[0].cpu(), "std": std[0].cpu()}
+
+    def _latents(self, row: int, flipped: bool, tint: Tint | None) -> tuple[Tensor, Tensor]:
+        known = self.latents.get((row, flipped))
+        found = known.tensors if known else self._encode(row, flipped, tint)
+        mean, std = found["mean"], found["std"]
+        if not self.fixed:
+            return mean, std
+        seed = int(key_of(self.pictures[row].content, self.frames[row].size, flipped)[:15], 16)
+        spread = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
+        return mean + std * spread, torch.zeros_like(std)
+
+    def _text(self, caption: str) -> dict[str, Tensor]:
+        if caption in self.texts:
+            self.texts.move_to_end(caption)
+            return self.texts[caption]
+        if self.store and caption in self.captions:
+            about = ["text", caption, *self.about, str(self.base.dtype)]
+            entry = self.store.fetch(key_of(*about), partial(self._speak, caption))
+            self.spoken.append(entry)
+            made = {name: tensor.to(self.base.device) for name, tensor in entry.tensors.items()}
+        else:
+            made = self._speak(caption)
+        if self.store:
+            self.texts[caption] = made
+            if len(self.texts) > len(self.captions) + SHUFFLED:
+                self.texts.popitem(last=False)
+        return made
+
+    def _speak(self, caption: str) -> dict[str, Tensor]:
+        with torch.no_grad(), self.base.adapters.using([]):
+            return self.base.encode_text([caption])
 
 
-@lru_cache(maxsize=2)
-def encode_pictures(base: Base, pictures: Pictures, resolution: int) -> EncodedPictures:
-    """Encodes the training pictures once a process, for all trials."""
-    encoded = [
-        encode_latents(base, picture.pixels(resolution).unsqueeze(0))
-        for picture in pictures.training
-    ]
-    captions = [*(picture.caption for picture in pictures.training), ""]
-    with torch.no_grad(), base.adapters.using([]):
-        conditioning = base.encode_text(captions)
-    return EncodedPictures(
-        mean=torch.cat([mean for mean, _ in encoded]).cpu(),
-        std=torch.cat([std for _, std in encoded]).cpu(),
-        captions=captions,
-        conditioning=conditioning,
-        sizes=torch.tensor([picture.sizes(resolution) for picture in pictures.training]),
-        owners=list(range(len(pictures.training))) * pictures.repeats,
-    )
+_last: deque[EncodedPictures] = deque(maxlen=2)  # keeps what they hold in memory for the next one
+
+
+def encode_pictures(base: Base, pictures: Pictures, config: TrialConfig) -> EncodedPictures:
+    """The pictures of a trial, what was encoded before taken from there.
+
+    Raises:
+        DataError: a size that the base cannot take, or colours that change beside kept latents.
+    """
+    encoded = EncodedPictures(base, pictures, config)
+    _last.append(encoded)
+    return encoded
+
+
+def _check_frames(pictures: Sequence[Picture], frames: Sequence[Frame], factor: int) -> None:
+    for picture, frame in zip(pictures, frames, strict=True):
+        width, height = frame.size
+        if width % factor or height % factor:
+            raise DataError(
+                f"data.resolution, data.bucket_step: {picture.path.name} would be {width}x{height} "
+                f"pixels; this base takes multiples of {factor}"
+            )

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from train.base import Base
 from train.config import TrialConfig
 from train.loss import diffusion_loss
+from train.memory import checkpoint_activations
 
 log = logging.getLogger(__name__)
 # operations a core in one forward pass: twice as many are a sixth faster (bench/results/packs.md),
@@ -51,6 +52,7 @@ def peak_memory(base: Base, config: TrialConfig, members: int) -> int:
         base.adapters.create(config.network, random).to(base.device) for _ in range(members)
     ]
     torch.cuda.reset_peak_memory_stats(base.device)
+    checkpoint_activations(base, config.training.gradient_checkpointing)
     try:
         with base.adapters.using(adapters):
             _loss(base, config, members * config.training.batch_size).sum().backward()
@@ -61,7 +63,8 @@ def peak_memory(base: Base, config: TrialConfig, members: int) -> int:
 
 
 def _loss(base: Base, config: TrialConfig, rows: int) -> torch.Tensor:
-    latents = torch.zeros(rows, *base.latent_shape(config.data.resolution), device=base.device)
+    shape = base.latent_shape(config.data.resolution, config.data.height)
+    latents = torch.zeros(rows, *shape, device=base.device)
     timesteps = torch.zeros(rows, dtype=torch.long, device=base.device)
     with torch.set_grad_enabled(torch.is_grad_enabled() and config.network.text_encoder):
         text = base.encode_text([""] * rows)

@@ -22,6 +22,7 @@ from train.config import (
     cause,
     suggestion,
 )
+from train.data.buckets import framing_of
 
 SCHEDULERS = (
     "constant",
@@ -39,6 +40,7 @@ WARM_UPS = ("warmup", "warmup_steps", "warmup_epochs")  # of which one may be gi
 HIGHEST_RANK = 320  # the widest matrices of Stable Diffusion 1.x have no more directions
 PRECISIONS = ("fp32", "bf16", "fp16")
 SPEEDS = ("eager", "compile")
+CACHES = ("memory", "disk", "off")
 ATTENTIONS = ("sdpa", "xformers")
 PREDICTIONS = ("auto", "epsilon", "v_prediction")
 OUT_OF_MEMORY = STOP, ADAPT = "stop", "adapt"
@@ -68,6 +70,7 @@ def _check_data_and_base(config: TrialConfig) -> None:
     _check_shares("data", config.data, ("validation_fraction",))
     if not config.data.trigger.strip():
         raise ConfigError("data.trigger: must name the subject, for example 'sks person'")
+    check_data(config)
     check_base(config.base)
 
 
@@ -171,6 +174,36 @@ def _check_path(path: str) -> None:
         raise ConfigError(
             f"base.path: {path} is a pickle, which can run code when loaded; "
             "give its .safetensors version, or convert it with diffusers"
+        )
+
+
+def check_data(config: TrialConfig) -> None:
+    """Refuses impossible settings of `data` and `cache`.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
+    data = config.data
+    check_choice("cache", config.cache, CACHES)
+    check_choice("data.latents", data.latents, ("sampled", "fixed"))
+    check_choice("data.on_error", data.on_error, ("stop", "skip"))
+    for key in ("height", "min_bucket", "max_bucket", "bucket_step"):
+        value = getattr(data, key)
+        if value is not None and value <= 0:
+            raise ConfigError(f"data.{key}: {value} must be greater than 0")
+    if data.keep_tokens < 0:
+        raise ConfigError(f"data.keep_tokens: {data.keep_tokens} must be 0 or more")
+    framing = framing_of(data)
+    if framing.buckets and framing.upscale and framing.least > framing.most:
+        raise ConfigError(
+            f"data.min_bucket: {framing.least} is more than data.max_bucket, {framing.most}"
+        )
+    if framing.buckets and framing.step > min(framing.resolution):
+        raise ConfigError(f"data.bucket_step: {framing.step} is more than the resolution")
+    if data.color_augmentation and config.cache != "off":
+        raise ConfigError(
+            "data.color_augmentation: changes the pictures each time, so their latents cannot be "
+            "kept; set cache=off (slower), or leave it out"
         )
 
 

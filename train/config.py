@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+PLACES = ("path", "dataset_config", "regularization_path", "validation_path")  # in DataConfig
 EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find what we ship
 
 Schema = TypeVar("Schema")
@@ -25,10 +26,25 @@ class DataConfig:
     """Which pictures, and how they are read."""
 
     path: str = EMBEDDED
+    dataset_config: str | None = None
+    regularization_path: str | None = None
     trigger: str = "sks puppet"
+    class_words: str | None = None
     caption_extension: str = ".txt"
-    resolution: int = 512
+    shuffle_caption: bool = False
+    keep_tokens: int = 0
     repeats: int = 1
+    resolution: int = 512
+    height: int | None = None
+    buckets: bool = False
+    min_bucket: int | None = None
+    max_bucket: int | None = None
+    bucket_step: int | None = None
+    bucket_upscale: bool = True
+    flip: bool = False
+    color_augmentation: bool = False
+    latents: str = "sampled"
+    on_error: str = "stop"
     validation_path: str | None = None
     validation_fraction: float = 0.15
     validation_seed: int = 0
@@ -114,7 +130,8 @@ class TrainingConfig:
 
 @dataclass
 class TrialConfig:
-    """All settings that decide the bytes of one trial's LoRA files."""
+    """All settings that decide the bytes of one trial's LoRA files; and, which do not, where what
+    is computed once is kept."""
 
     data: DataConfig = field(default_factory=DataConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
@@ -122,6 +139,14 @@ class TrialConfig:
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    cache: str = "memory"
+    cache_path: str = "outputs/cache"
+
+
+def settings_of(config: TrialConfig) -> dict[str, Any]:
+    """All the settings that decide the bytes of a trial's LoRA files."""
+    settings = asdict(config)
+    return {key: value for key, value in settings.items() if not key.startswith("cache")}
 
 
 def _by_base(embedded: Any, real: Any, *, _root_: DictConfig) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 
 from train.config import TrainingConfig, TrialConfig
 from train.data import Pictures
+from train.data.batches import Batches, frames_of, plan_batches
 
 CHECKPOINTS = 5  # at least, where nothing is said
 
@@ -16,15 +18,13 @@ class Course:
     """How long a training is, and when it saves.
 
     Attributes:
-        shown: pictures that an epoch shows, repeats counted.
-        rows: of them in one batch, over all processes.
+        plan: the batches of an epoch, over all processes.
         accumulation: batches to one step of the optimizer.
         steps: of the optimizer, in all.
         save_every: epochs from one checkpoint to the next.
     """
 
-    shown: int
-    rows: int
+    plan: Batches
     accumulation: int
     epochs: int
     steps: int
@@ -32,8 +32,13 @@ class Course:
 
     @property
     def batches(self) -> int:
-        """Of a whole epoch; the last may be smaller."""
-        return math.ceil(self.shown / self.rows)
+        """Of a whole epoch; the last of each bucket may be smaller."""
+        return len(self.plan)
+
+    @property
+    def rows(self) -> int:
+        """Pictures of a full batch."""
+        return self.plan.batch_size
 
     @property
     def steps_an_epoch(self) -> int:
@@ -60,7 +65,13 @@ class Course:
 
     def rows_of(self, batch: int) -> int:
         """Pictures of a batch, counted from 0 within its epoch."""
-        return min(self.rows, self.shown - batch * self.rows)
+        size, first = self.plan.sequence[batch]
+        return min(self.rows, len(self.plan.buckets[size]) - first)
+
+    def batches_for(self, shown: int) -> int:
+        """How many batches of an epoch show at least so many pictures."""
+        behind = accumulate(map(self.rows_of, range(self.batches)))
+        return sum(pictures < shown for pictures in behind) + (shown > 0)
 
     def rows_of_step(self, batch: int, batches: int) -> int:
         """Pictures of the optimizer's step that a batch belongs to.
@@ -90,16 +101,19 @@ def course_of(config: TrialConfig, pictures: Pictures, processes: int = 1) -> Co
 
     `training.max_steps` stands in place of `epochs`, as kohya's max_train_steps: there are as
     many epochs as it takes, and the last ends early.
+
+    Raises:
+        DataError: a picture that is too small for a bucket.
     """
     training = config.training
-    shown, rows = len(pictures.training) * pictures.repeats, training.batch_size * processes
-    steps_an_epoch = math.ceil(math.ceil(shown / rows) / training.gradient_accumulation)
+    frames = frames_of(pictures.trained, config.data)
+    plan = plan_batches(pictures.trained, frames, training.batch_size * processes)
+    steps_an_epoch = math.ceil(len(plan) / training.gradient_accumulation)
     epochs = training.epochs
     if training.max_steps is not None:
         epochs = math.ceil(training.max_steps / steps_an_epoch)
     return Course(
-        shown=shown,
-        rows=rows,
+        plan=plan,
         accumulation=training.gradient_accumulation,
         epochs=epochs,
         steps=training.max_steps or epochs * steps_an_epoch,

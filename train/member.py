@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from torch import Tensor
 from train import checkpoint
 from train.base import DTYPES, Base
 from train.cache import EncodedPictures
-from train.config import TrialConfig
+from train.config import PLACES, TrialConfig, settings_of
 from train.course import course_of
 from train.data import Pictures
+from train.data.buckets import Size
 from train.loss import row_weights
 from train.memory import adapted
 from train.metadata import metadata
@@ -79,7 +80,6 @@ class Draw:
 
     Attributes:
         sizes: (n, 6) of the pictures, see `Base.size_conditioning`.
-        captions: indices of the encoded captions.
         weights: of the rows in the loss.
     """
 
@@ -87,8 +87,8 @@ class Draw:
     noise: Tensor
     timesteps: Tensor
     sizes: Tensor
-    captions: Tensor
     weights: Tensor
+    captions: list[str]
     dropout: Dropout
 
     def part(self, processes: Processes) -> Draw:
@@ -97,7 +97,9 @@ class Draw:
             return self
         count = len(self.latents)
         rows = processes.slice(count)
-        parts = {k: v[rows] for k, v in vars(self).items() if isinstance(v, Tensor)}
+        parts: dict[str, Any] = {
+            k: v[rows] for k, v in vars(self).items() if isinstance(v, Tensor | list)
+        }
         return replace(self, **parts, dropout=replace(self.dropout, part=(rows, count)))
 
 
@@ -108,6 +110,7 @@ class Run:
         epoch: how many it has behind it in full.
         batch: how many of the running epoch.
         losses: of each batch since the last checkpoint.
+        recent: the last of those before it.
         skipped: steps left out because a gradient was too large for fp16.
         failure: why it cannot go on; empty: it can.
     """
@@ -133,7 +136,8 @@ class Run:
         self.epoch = self.batch = self.skipped = 0
         self.failure = ""
         self.losses: list[Tensor] = []
-        self.order: list[int] = []
+        self.recent: list[Tensor] = []
+        self.order: dict[Size, list[int]] = {}
         self.random = torch.Generator().manual_seed(self.config.training.seed)
         self.adapter = base.adapters.create(self.config.network, self.random).to(base.device)
         self.optimizer = make_optimizer(self.config, self.adapter)
@@ -145,32 +149,27 @@ class Run:
         if state:
             self._restore(state)
 
-    def start_epoch(self, shown: int) -> None:
+    def start_epoch(self) -> None:
         """Draws the order of the pictures, unless the epoch had begun before an interruption."""
         if not self.batch:
-            self.order = torch.randperm(shown, generator=self.random).tolist()
+            self.order = self.course.plan.shuffle(self.random)
 
-    def draw(self, step: int, data: EncodedPictures, base: Base) -> Draw:
+    def draw(self, step: int, data: EncodedPictures) -> Draw:
         """The pictures of one batch, latents sampled, with noise and timesteps."""
         training, random = self.config.training, self.random
-        first = step * self.course.rows
-        owners = [data.owners[i] for i in self.order[first : first + self.course.rows]]
-        mean, std = data.mean[owners], data.std[owners]
+        shown = self.course.plan.pictures(step, self.order)
+        mean, std = data.latents_of(shown, random)
         noise, spread = torch.randn((2, *mean.shape), generator=random)
-        count = base.noise.config.num_train_timesteps
-        timesteps = torch.randint(count, (len(owners),), generator=random)
-        captions = torch.tensor(owners)
-        if training.caption_dropout:
-            dropped = torch.rand(len(owners), generator=random) < training.caption_dropout
-            captions = captions.masked_fill(dropped, data.empty)
+        count = self.base.noise.config.num_train_timesteps
+        timesteps = torch.randint(count, (len(shown),), generator=random)
+        captions = data.draw_captions(shown, training.caption_dropout, random)
         rate = self.config.network.dropout
         seed = int(torch.randint(2**31, (), generator=random)) if rate else 0
         if training.noise_offset:
             shift = torch.randn((*noise.shape[:2], 1, 1), generator=random)
             noise = noise + training.noise_offset * shift
-        prior = None if data.prior is None else data.prior[owners]
-        weights = row_weights(base, training, timesteps, prior)
-        return Draw(mean + std * spread, noise, timesteps, data.sizes[owners], captions, weights,
+        weights = row_weights(self.base, training, timesteps, data.prior[shown])
+        return Draw(mean + std * spread, noise, timesteps, data.sizes[shown], weights, captions,
                     Dropout(rate, seed))  # fmt: skip
 
     @property
@@ -248,7 +247,8 @@ class Run:
             cause = "the base or a picture, since nothing is trained yet"
         else:
             cause = f"a learning rate that is too high ({rate:g})"
-        before = ", ".join(f"{loss:.4g}" for loss in losses[max(0, first - SHOWN) : first])
+        known = [float(loss) for loss in self.recent[-SHOWN:]] + losses[:first]
+        before = ", ".join(f"{loss:.4g}" for loss in known[-SHOWN:])
         return (
             f"the loss is not a number any more in epoch {self.epoch + 1}, at batch {batch} of "
             f"{self.batches} (before it: {before or 'nothing'}); the likely cause is {cause}"
@@ -283,7 +283,7 @@ class Run:
         if self.processes.main:
             with at_its_result(self.optimizer, self.adapter):
                 checkpoint.save_checkpoint(saved.path, self.adapter, about, precision)
-        self.losses.clear()
+        self.recent, self.losses = self.losses[-SHOWN:], []
         self.save_state()
         self._delete_old()
         return saved
@@ -329,7 +329,7 @@ class Run:
             "config": self._identity(),
             "remedies": list(self.remedies),
             "epoch": self.epoch,
-            "shown": self.batch * self.course.rows,
+            "shown": sum(map(self.course.rows_of, range(self.batch))),
             "order": self.order,
             "losses": torch.stack(self.losses) if self.losses else torch.empty(0),
             "last": self.last,
@@ -352,7 +352,7 @@ class Run:
             self.scaler.load_state_dict(state["scaler"])
         self.random.set_state(state["random"].cpu())
         self.epoch, self.order, self.last = state["epoch"], state["order"], state["last"]
-        self.batch = min(self.batches, math.ceil(state["shown"] / self.course.rows))
+        self.batch = min(self.batches, self.course.batches_for(state["shown"]))
         self.losses, self.skipped = list(state["losses"].unbind()), state["skipped"]
         within = f", within the next one at batch {self.batch}" if self.batch else ""
         log.info("continuing %s after epoch %d%s", self.folder, self.epoch, within)
@@ -360,10 +360,11 @@ class Run:
     def _identity(self) -> str:
         """The settings that decide the bytes: a state is continued with the same alone."""
         about: dict[str, Any] = {
-            **asdict(self.asked), "base": self.base.fingerprint, "device": "any"
+            **settings_of(self.asked), "base": self.base.fingerprint, "device": "any"
         }  # fmt: skip
         about["name"] = self.name
-        about["data"] = [self.pictures.fingerprint, self.asked.data.resolution]
+        read = {key: value for key, value in vars(self.asked.data).items() if key not in PLACES}
+        about["data"] = [self.pictures.fingerprint, read]
         for free in ("gradient_checkpointing", "keep_last", "oom", "state_minutes"):
             del about["training"][free]
         about["training"]["batch_size"] *= self.processes.count

@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from train.base import Base
-from train.config import TrialConfig
+from train.config import TrialConfig, settings_of
 from train.course import Course
-from train.data import Pictures
+from train.data import Picture, Pictures
+from train.data.batches import frames_of
+from train.data.buckets import Frame
 from train.families import VELOCITY
 from train.optimization import warmup_steps
 
@@ -32,7 +35,7 @@ def metadata(
     Args:
         name: of the LoRA.
     """
-    settings = json.dumps(asdict(config), sort_keys=True)
+    settings = json.dumps(settings_of(config), sort_keys=True)
     kohyas = {
         "output_name": name,
         "session_id": _number(settings, pictures.fingerprint),  # the same for all its epochs
@@ -117,45 +120,72 @@ def _training(config: TrialConfig, course: Course) -> dict[str, Any]:
 
 def _pictures(config: TrialConfig, pictures: Pictures) -> dict[str, Any]:
     """The folders, with their repeats, and how often their captions have each tag."""
-    folders: dict[str, dict[str, int]] = {}
+    data = config.data
     tags: dict[str, dict[str, int]] = {}
     for picture in pictures.training:
-        name = picture.path.parent.name
-        folder = folders.setdefault(name, {"n_repeats": pictures.repeats, "img_count": 0})
-        folder["img_count"] += 1
-        count = tags.setdefault(name, {})
+        count = tags.setdefault(picture.path.parent.name, {})
         for tag in filter(None, map(str.strip, picture.caption.lower().split(","))):
             count[tag] = count.get(tag, 0) + 1
-    side = config.data.resolution
+    frames = frames_of(pictures.trained, data)
+    buckets = _buckets(pictures.trained, frames) if data.buckets else None
+    subsets = {picture.subset for picture in pictures.training}
     return {
-        "num_train_images": len(pictures.training) * pictures.repeats,
-        "num_reg_images": 0,
+        "num_train_images": pictures.shown,
+        "num_reg_images": sum(picture.repeats for picture in pictures.regularization),
         "num_validation_images": len(pictures.validation),
-        "resolution": (side, side),
-        "cache_latents": True,
-        "color_aug": False,
-        "flip_aug": False,
+        "resolution": (data.resolution, data.height or data.resolution),
+        "cache_latents": not data.color_augmentation,
+        "color_aug": any(subset.color_augmentation for subset in subsets),
+        "flip_aug": any(subset.flip for subset in subsets),
         "random_crop": False,
         "face_crop_aug_range": None,
-        "shuffle_caption": False,
-        "keep_tokens": 0,
-        "enable_bucket": False,
-        "bucket_info": json.dumps(None),
-        "dataset_dirs": json.dumps(folders),
-        "reg_dataset_dirs": json.dumps({}),
+        "shuffle_caption": any(subset.shuffle_caption for subset in subsets),
+        "keep_tokens": max(subset.keep_tokens for subset in subsets),
+        "enable_bucket": data.buckets,
+        "min_bucket_reso": data.min_bucket,
+        "max_bucket_reso": data.max_bucket,
+        "bucket_no_upscale": not data.bucket_upscale,
+        "bucket_info": json.dumps(buckets),
+        "dataset_dirs": json.dumps(_folders(pictures.training)),
+        "reg_dataset_dirs": json.dumps(_folders(pictures.regularization)),
         "tag_frequency": json.dumps(tags),
+    }
+
+
+def _folders(pictures: Sequence[Picture]) -> dict[str, dict[str, int]]:
+    folders: dict[str, dict[str, int]] = {}
+    for picture in pictures:
+        about = {"n_repeats": picture.subset.repeats, "img_count": 0}
+        folders.setdefault(picture.path.parent.name, about)["img_count"] += 1
+    return folders
+
+
+def _buckets(pictures: Sequence[Picture], frames: Sequence[Frame]) -> dict[str, Any]:
+    """kohya's bucket_info: how often an epoch shows each size, and how far the shapes are off."""
+    counts: Counter[tuple[int, int]] = Counter()
+    errors = []
+    for picture, frame in zip(pictures, frames, strict=True):
+        counts[frame.size] += picture.repeats
+        (width, height), (wide, high) = picture.size, frame.size
+        errors.append(abs(width / height - wide / high))
+    return {
+        "buckets": {
+            str(number): {"resolution": list(size), "count": counts[size]}
+            for number, size in enumerate(sorted(counts))
+        },
+        "mean_img_ar_error": sum(errors) / len(errors),
     }
 
 
 def _modelspec(config: TrialConfig, name: str, base: Base, pictures: Pictures) -> dict[str, str]:
     """Stability AI's model metadata standard, as kohya writes it."""
-    family, side = base.family, config.data.resolution
+    family, width = base.family, config.data.resolution
     about = {
         "sai_model_spec": "1.0.1",
         "architecture": family.modelspec_architecture(base.prediction),
         "implementation": family.implementation,
         "title": name,
-        "resolution": f"{side}x{side}",
+        "resolution": f"{width}x{config.data.height or width}",
         "prediction_type": "v" if base.prediction == VELOCITY else "epsilon",
         "trigger_phrase": pictures.trigger,
     }

@@ -37,9 +37,9 @@ class Epoch:
 
 def shared_by_a_pack(config: TrialConfig) -> tuple[object, ...]:
     """What trials must have in common to be trained together."""
-    training = config.training
+    training, where = config.training, (config.cache, config.cache_path)
     shared = training.batch_size, training.gradient_checkpointing
-    return asdict(config.data), asdict(config.base), shared
+    return asdict(config.data), asdict(config.base), shared, where
 
 
 class Trainer:
@@ -93,7 +93,7 @@ class Trainer:
         run = Run(self._added, member, self.base, self.pictures, self.processes)
         shared = shared_by_a_pack(run.config)
         if self._shared is None:
-            self.data = encode_pictures(self.base, self.pictures, member.config.data.resolution)
+            self.data = encode_pictures(self.base, self.pictures, member.config)
             self._shared = shared
         if shared != self._shared:
             raise TrainingError(
@@ -132,7 +132,7 @@ class Trainer:
         """An epoch of each of them; those that broke down are out, with the reason."""
         checkpoint_activations(self.base, running[0].config.training.gradient_checkpointing)
         for run in running:
-            run.start_epoch(len(self.data.owners))
+            run.start_epoch()
         at = {run.index: run.batch for run in running}  # 0, but after an interruption
         for place in sorted(set(at.values())):
             together = [run for run in running if at[run.index] == place]
@@ -156,7 +156,7 @@ class Trainer:
 
     def step(self, running: list[Run], step: int) -> None:
         """One forward and backward pass for all the members, rows owner by owner."""
-        drawn = [run.draw(step, self.data, self.base).part(self.processes) for run in running]
+        drawn = [run.draw(step, self.data).part(self.processes) for run in running]
         rows = self._to_device(drawn)
         with self.base.adapters.using(
             [run.adapter for run in running], [draw.dropout for draw in drawn]
@@ -186,7 +186,7 @@ class Trainer:
     def _to_device(self, drawn: list[Draw]) -> dict[str, Tensor]:
         """The members' draws one after the other, copied while the device works on."""
         rows = {}
-        for name in ("latents", "noise", "timesteps", "sizes", "captions", "weights"):
+        for name in ("latents", "noise", "timesteps", "sizes", "weights"):
             joined = torch.cat([getattr(draw, name) for draw in drawn])
             if self.base.device.type == "cuda":
                 joined = joined.pin_memory()
@@ -200,10 +200,7 @@ class Trainer:
 
         With SDXL also the sizes of the rows' pictures.
         """
-        if any(run.config.network.text_encoder for run in running):
-            wanted = [caption for draw in drawn for caption in draw.captions.tolist()]
-            text = self.base.encode_text([self.data.captions[caption] for caption in wanted])
-        else:
-            known = self.data.conditioning.items()
-            text = {name: values.index_select(0, rows["captions"]) for name, values in known}
+        wanted = [caption for draw in drawn for caption in draw.captions]
+        speaks = any(run.config.network.text_encoder for run in running)
+        text = self.base.encode_text(wanted) if speaks else self.data.conditioning(wanted)
         return text | self.base.size_conditioning(rows["sizes"])

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 from torch import Tensor
 
 from evaluate.metrics.score import Mean, Score
 from train.adapter import Adapter
 from train.base import Base
+from train.config import DataConfig
 from train.data import Picture
+from train.data.batches import frames_of
+from train.data.buckets import Frame, Size
 from train.loss import diffusion_loss, encode_latents
 
 ROWS = 32  # pictures x timesteps in one forward pass
+ENCODED = 8  # pictures at once
 
 
 class ValidationLoss(Mean):
@@ -57,38 +63,70 @@ class FixedLosses:
     Networks are in eval mode and no random state is touched.
 
     Args:
+        data: the settings of training: each picture has the size in which it would be trained.
         timesteps: how many, spread evenly over the schedule.
     """
 
     def __init__(
-        self, base: Base, pictures: list[Picture], resolution: int, timesteps: int
+        self, base: Base, pictures: list[Picture], data: DataConfig, timesteps: int
     ) -> None:
-        self.base, self.count = base, timesteps
-        self.captions = [picture.caption for picture in pictures for _ in range(timesteps)]
-        if not self.captions:
-            return
-        pixels = torch.stack([picture.pixels(resolution) for picture in pictures])
-        self.latents = encode_latents(base, pixels)[0].repeat_interleave(timesteps, dim=0)
-        # the noise of one picture is the noise of all: their losses can be compared
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(self.latents[:timesteps].shape, generator=generator)
-        self.noise = noise.repeat(len(pictures), 1, 1, 1).to(base.device)
-        count = base.noise.config.num_train_timesteps
-        middles = (torch.arange(timesteps) + 0.5) / timesteps * count
-        self.timesteps = middles.long().repeat(len(pictures)).to(base.device)
+        self.base, self.pictures = base, pictures
+        sized: dict[Size, list[tuple[int, Frame]]] = defaultdict(list)
+        for place, frame in enumerate(frames_of(pictures, data)):
+            sized[frame.size].append((place, frame))
+        self.groups = [
+            OfOneSize(base, [(place, pictures[place], frame) for place, frame in some], timesteps)
+            for some in sized.values()
+        ]
 
     def __call__(self, adapters: list[Adapter]) -> Tensor:
         """(K, pictures): the mean loss of each over the timesteps, for K adapters."""
-        if not self.captions:
-            return torch.zeros(len(adapters), 0)
-        return torch.stack([self._losses(adapter) for adapter in adapters])
+        losses = torch.zeros(len(adapters), len(self.pictures))
+        for row, adapter in enumerate(adapters):
+            with torch.inference_mode(), self.base.adapters.fixed(adapter):
+                for group in self.groups:
+                    losses[row, group.places] = group.losses()
+        return losses
 
-    def _losses(self, adapter: Adapter) -> Tensor:
+
+class OfOneSize:
+    """Those of the pictures that are of one size.
+
+    Args:
+        framed: the picture's place among all, itself, and how it is brought to the size.
+    """
+
+    def __init__(
+        self, base: Base, framed: list[tuple[int, Picture, Frame]], timesteps: int
+    ) -> None:
+        self.base, self.count = base, timesteps
+        self.places = [place for place, _, _ in framed]
+        self.captions = [picture.caption for _, picture, _ in framed for _ in range(timesteps)]
+        encoded = [
+            encode_latents(
+                base,
+                torch.stack([picture.framed(frame) for _, picture, frame in framed[k:][:ENCODED]]),
+            )[0]
+            for k in range(0, len(framed), ENCODED)
+        ]
+        sizes = torch.tensor([picture.sizes(frame) for _, picture, frame in framed])
+        self.sizes = sizes.repeat_interleave(timesteps, dim=0)
+        self.latents = torch.cat(encoded).repeat_interleave(timesteps, dim=0)
+        # the noise of one picture is the noise of all: their losses can be compared
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(self.latents[:timesteps].shape, generator=generator)
+        self.noise = noise.repeat(len(framed), 1, 1, 1).to(base.device)
+        count = base.noise.config.num_train_timesteps
+        middles = (torch.arange(timesteps) + 0.5) / timesteps * count
+        self.timesteps = middles.long().repeat(len(framed)).to(base.device)
+
+    def losses(self) -> Tensor:
+        """(pictures,): the mean of each over the timesteps, with the adapter in use."""
         parts = []
-        with torch.inference_mode(), self.base.adapters.fixed(adapter):
-            for start in range(0, len(self.captions), ROWS):
-                rows = slice(start, start + ROWS)
-                text = self.base.encode_text(self.captions[rows])
-                fixed = self.latents[rows], self.noise[rows], self.timesteps[rows]
-                parts.append(diffusion_loss(self.base, *fixed, text).cpu())
-        return torch.cat(parts).unflatten(0, (-1, self.count)).mean(1).clone()
+        for start in range(0, len(self.captions), ROWS):
+            rows = slice(start, start + ROWS)
+            text = self.base.encode_text(self.captions[rows])
+            text = text | self.base.size_conditioning(self.sizes[rows])
+            fixed = self.latents[rows], self.noise[rows], self.timesteps[rows]
+            parts.append(diffusion_loss(self.base, *fixed, text).cpu())
+        return torch.cat(parts).unflatten(0, (-1, self.count)).mean(1)

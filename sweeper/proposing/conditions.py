@@ -21,12 +21,22 @@ class Condition:
 
 
 SCHEDULER = ("scheduler", "scheduler.name")
+WARMED = Condition(SCHEDULER, lambda name: name != "constant")
+RESTARTS = ("cosine_with_restarts", "cosine_with_restarting")
+FIND_THEIR_OWN = ("prodigy", "dadaptation")  # of conf/optimizer: their lr is 1
 CONDITIONS = {
     "network.conv_alpha": Condition(("network.conv_rank",), lambda rank: rank > 0),
     "training.text_encoder_lr": Condition(("network.text_encoder",), bool),
-    "scheduler.warmup": Condition(SCHEDULER, lambda name: name != "constant"),
-    "scheduler.num_cycles": Condition(SCHEDULER, lambda name: name == "cosine_with_restarts"),
+    "optimizer.lr": Condition(("optimizer",), lambda name: name not in FIND_THEIR_OWN),
+    "scheduler.warmup": WARMED,
+    "scheduler.warmup_steps": WARMED,
+    "scheduler.warmup_epochs": WARMED,
+    "scheduler.num_cycles": Condition(SCHEDULER, lambda name: name in RESTARTS),
     "scheduler.power": Condition(SCHEDULER, lambda name: name == "polynomial"),
+    "scheduler.decay": Condition(SCHEDULER, lambda name: name == "warmup_stable_decay"),
+    "scheduler.min_lr_ratio": Condition(
+        SCHEDULER, lambda name: name in ("cosine_with_min_lr", "warmup_stable_decay")
+    ),
 }
 
 

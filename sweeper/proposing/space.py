@@ -175,7 +175,8 @@ def parse_space(
 ) -> tuple[Space, list[str]]:
     """The search space and the fixed overrides of a command line.
 
-    Sweeps in `arguments` are the whole space; without one it is `search`, less what is fixed.
+    Sweeps in `arguments` are the whole space; without one it is `search`, less what is fixed and
+    what means nothing beside it.
 
     Raises:
         ConfigError: a setting that cannot be searched, or a range that makes no sense.
@@ -184,9 +185,11 @@ def parse_space(
     swept = [override for override in given if override.is_sweep_override()]
     fixed = [override for override in given if not override.is_sweep_override()]
     if not swept:
-        named = {override.key_or_group for override in fixed}
+        named = {override.key_or_group: override.value() for override in fixed}
         swept = [
-            _parse(f"{key}={words}", parser) for key, words in search.items() if key not in named
+            _parse(f"{key}={words}", parser)
+            for key, words in search.items()
+            if key not in named and applies(key, named)
         ]
     dimensions = tuple(_dimension(override, parser) for override in swept)
     return Space(dimensions), [override.input_line or "" for override in fixed]

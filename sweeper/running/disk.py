@@ -10,6 +10,8 @@ from evaluate.config import PolicyConfig
 from sweeper.config import ALL, BEST, PARETO, SweepConfig
 from sweeper.recording.record import Record
 from train.base import DTYPES, Base
+from train.course import course_of
+from train.data import Pictures
 from train.member import STATE
 
 MARGIN = 100e6  # bytes that stay free: sheets, MLflow's store, other programs
@@ -22,23 +24,24 @@ def checkpoint_size(base: Base, config: SweepConfig) -> float:
     return float(base.adapters.numbers(config.network) * width)
 
 
-def trial_size(base: Base, config: SweepConfig) -> float:
+def trial_size(base: Base, pictures: Pictures, config: SweepConfig) -> float:
     """Bytes that a trial of these settings takes while it runs."""
     state = base.adapters.numbers(config.network) * STATES
-    return config.training.checkpoints * checkpoint_size(base, config) + state
+    checkpoints = course_of(config, pictures).checkpoints
+    return checkpoints * checkpoint_size(base, config) + state
 
 
-def too_full(root: Path, base: Base, config: SweepConfig) -> str:
+def too_full(root: Path, base: Base, pictures: Pictures, config: SweepConfig) -> str:
     """Why there is no room for a trial of these settings; empty: there is."""
-    free, wanted = shutil.disk_usage(root).free, trial_size(base, config) + MARGIN
+    free, wanted = shutil.disk_usage(root).free, trial_size(base, pictures, config) + MARGIN
     if free >= wanted:
         return ""
     return f"{_size(free)} are free at {root}, and a trial may take {_size(wanted)}"
 
 
-def describe(base: Base, config: SweepConfig, trials: int) -> str:
+def describe(base: Base, pictures: Pictures, config: SweepConfig, trials: int) -> str:
     """What a study of so many trials with about these settings takes, in words."""
-    one, running = checkpoint_size(base, config), trial_size(base, config)
+    one, running = checkpoint_size(base, config), trial_size(base, pictures, config)
     kept = trials * (one if config.study.keep == BEST else running)
     return f"checkpoints of {_size(one)}; {_size(kept)} in the end (study.keep={config.study.keep})"
 

@@ -32,6 +32,7 @@ from sweeper.study.storage import NO_PRUNER, answering, open_study
 from sweeper.study.study import TOTAL, Study, study_folder
 from train.command import EXPECTED
 from train.config import ConfigError, typed
+from train.course import course_of
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 # the last config that was composed: Hydra takes its time, and the sweeper asks, then the launcher
@@ -131,6 +132,7 @@ def _trial(
 ) -> Trial:
     """The trial, ready to work; from its folder where it was begun before."""
     config, folder = job.config, claimed.folder
+    course = course_of(config, parts.pictures)
     study = folder.parent.parent
     if (folder / FILE).is_file():
         record = load_record(folder)
@@ -148,11 +150,11 @@ def _trial(
         config=config,
         record=record,
         tracker=tracker,
-        progress=Progress(study, total, config.training.checkpoints),
+        progress=Progress(study, total, course.checkpoints),
         rules=[
             memorised(config.policy, config.study.memorised_epochs),
             settled(config.policy, config.study.settled_epochs),
-            no_learning(config.study.learning_share, config.training.epochs),
+            no_learning(config.study.learning_share, course.epochs),
             pruned(claimed, config.policy),
         ],
         ended=lambda record: tell(claimed, record, config),

@@ -7,16 +7,15 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import torch
-
 from evaluate.scorecard import Scorecard
-from sweeper.config import AUTO, trial_of
+from sweeper.config import AUTO
 from sweeper.leaving import leaving
 from sweeper.running.parts import load_parts
 from sweeper.running.trial import Trial
 from train.capacity import MOST, pack_size
 from train.config import cause
-from train.trainer import Checkpoint, Epoch, Member, Trainer
+from train.memory import ran_out
+from train.trainer import Checkpoint, Epoch, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +57,9 @@ class PackBroken(RuntimeError):
 def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
     """Runs trials, those of a kind together; a place that gets free is filled at once.
 
-    Where memory runs out the pack goes on with half as many; where anything else goes wrong its
-    trials go on one by one, so that it stops the one that it belongs to.
+    Where memory runs out the pack goes on with half as many, and a trial alone with less, where
+    `training.oom` says so; where anything else goes wrong its trials go on one by one, so that it
+    stops the one that it belongs to.
 
     Args:
         pack: how many at once, or "auto".
@@ -69,15 +69,18 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
     while not leaving() and (first := queue.take()) is not None:
         size = places
         if pack == AUTO and not first.alone:
-            size = pack_size(load_parts(first.config).base, trial_of(first.config), places)
+            size = pack_size(load_parts(first.config).base, first.trained, places)
         together = Pack(queue, size)
         try:
             together.run(first)
             together.interrupt()  # those that are left
         except PackBroken as broken:
-            left, full = [*together.trials.values()], _out_of_memory(broken.__cause__)
+            left, full = [*together.trials.values()], ran_out(broken.__cause__)
             if len(left) == 1:
-                left[0].break_down(broken.__cause__)
+                if full and left[0].adapt():
+                    queue.put_back(left)
+                else:
+                    left[0].break_down(broken.__cause__)
                 continue
             places = max(1, len(left) // 2) if full else places
             how = f"{places} at once" if full else "one by one"
@@ -89,10 +92,6 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
         except BaseException:  # Ctrl-C, or the study's storage is away
             together.interrupt()
             raise
-
-
-def _out_of_memory(error: BaseException | None) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate" in str(error)
 
 
 class Scored(NamedTuple):
@@ -146,8 +145,7 @@ class Pack:
     def _admit(self, trial: Trial) -> None:
         trial.begin(self.places)
         try:
-            member = Member(trial_of(trial.config), trial.record.folder)
-            self.trials[self.trainer.add(member)] = trial
+            self.trials[self.trainer.add(trial.member)] = trial
         except Exception as error:  # of its own making: the others know nothing of it
             trial.break_down(error)
 

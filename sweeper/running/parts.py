@@ -14,11 +14,16 @@ from evaluate.tracking import flatten
 from sweeper.config import SweepConfig, trial_of
 from sweeper.proposing.space import Space
 from train.base import Base, load_base
+from train.config import PLACES as DATA_PLACES
+from train.course import course_of
 from train.data import Pictures, load_pictures
 
 log = logging.getLogger(__name__)
 # where things lie and what they run on may change in the middle of a study
-PLACES = ("data.path", "data.validation_path", "base.path", "base.device", "base.speed")
+PLACES = (
+    *(f"data.{key}" for key in DATA_PLACES), "base.path", "base.device", "base.speed", "cache",
+    "cache_path",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,13 @@ def load_parts(config: SweepConfig) -> Parts:
     if key not in _made:
         _made.clear()
         pictures = load_pictures(config.data)
-        log.info(pictures.report())
+        trial = trial_of(config)
+        log.info(pictures.report(trial))
+        log.info(course_of(trial, pictures).describe(trial.training, 1))
         log.info(f"loading the base {config.base.path} and the scorer")
         base = load_base(config.base)
         cache = Path(config.study.root) / "cache"
-        scorer = Scorer(base, pictures, config.data.resolution, config.probes, config.scores, cache)
+        scorer = Scorer(base, pictures, config.data, config.probes, config.scores, cache)
         _made[key] = Parts(base, pictures, scorer)
     check_scores(config.policy, _made[key].scorer.names)
     return _made[key]

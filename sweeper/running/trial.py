@@ -18,8 +18,11 @@ from sweeper.recording.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, STO
 from sweeper.recording.tracker import Tracker
 from sweeper.running.disk import thin_out
 from sweeper.running.rules import Rule
-from train.config import cause
-from train.trainer import Checkpoint, shared_by_a_pack
+from train.config import TrialConfig, cause
+from train.memory import adapted, advice, ran_out, with_next_remedy
+from train.trainer import Checkpoint, Member, shared_by_a_pack
+
+ADAPTED = "adapted"  # the tag that says what was changed since memory ran out
 
 
 @dataclass
@@ -45,7 +48,31 @@ class Trial:
     @property
     def kind(self) -> object:
         """Trials of a study that are of the same kind can share a pack."""
-        return shared_by_a_pack(trial_of(self.config)), self.alone and self.record.number
+        return shared_by_a_pack(self.trained), self.alone and self.record.number
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        """What was changed since memory ran out, so that it does not do so again."""
+        return tuple(filter(None, self.record.tags.get(ADAPTED, "").split(", ")))
+
+    @property
+    def trained(self) -> TrialConfig:
+        """The settings that it is trained with: those asked for, and the remedies."""
+        return adapted(trial_of(self.config), self.remedies)
+
+    @property
+    def member(self) -> Member:
+        """It, for the trainer."""
+        return Member(trial_of(self.config), self.record.folder, remedies=self.remedies)
+
+    def adapt(self) -> bool:
+        """Takes the next remedy against a lack of memory; False: there is none, or none asked."""
+        remedies = with_next_remedy(trial_of(self.config), self.remedies)
+        if remedies is None:
+            return False
+        self.record.tags[ADAPTED] = ", ".join(remedies)
+        self.record.save()
+        return True
 
     def begin(self, pack: int) -> None:
         """It starts, or continues, in a pack of so many places."""
@@ -90,7 +117,7 @@ class Trial:
         assert error is not None
         text = "".join(traceback.format_exception(error))
         (self.record.folder / "error.txt").write_text(text, encoding="utf-8")
-        self._end(FAILED, cause(error))
+        self._end(FAILED, advice(self.trained) if ran_out(error) else cause(error))
 
     def interrupt(self) -> None:
         """Leaves it so that the same command continues it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from evaluate.metrics.fidelity import PromptFidelity
 from evaluate.metrics.leak import AttributeLeak
 from evaluate.metrics.losses import FixedLosses, GeneralizationGap
 from evaluate.metrics.memorization import Copying
-from train.base import load_base
+from train.base import Base, load_base
 from train.config import BaseConfig, DataConfig, NetworkConfig
 from train.data import load_pictures
 
@@ -80,13 +82,23 @@ def test_losses_are_fixed_and_touch_no_random_state() -> None:
     for up in adapters[1].up.values():
         torch.nn.init.normal_(up, std=0.1, generator=random)
     before = torch.get_rng_state()
-    losses = FixedLosses(base, list(pictures.validation), 32, 8)
-    assert len(losses.timesteps.unique()) == 8
+    losses = FixedLosses(base, list(pictures.validation), DataConfig(resolution=32), 8)
+    assert len(losses.groups[0].timesteps.unique()) == 8
     both = losses(adapters)
     assert both.shape == (2, len(pictures.validation))
     torch.testing.assert_close(losses([adapters[1]])[0], both[1])
     assert both[1].mean() > both[0].mean() + 0.002  # a LoRA by lot makes it worse
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_losses_of_pictures_in_buckets_are_those_of_each_alone(base: Base, shapes: Path) -> None:
+    data = DataConfig(path=str(shapes), resolution=32, buckets=True, validation_fraction=0)
+    pictures = list(load_pictures(data).training)
+    adapter = base.adapters.create(NetworkConfig(rank=2), torch.Generator().manual_seed(0))
+    together = FixedLosses(base, pictures, data, 2)([adapter])[0]
+    alone = [FixedLosses(base, [picture], data, 2)([adapter])[0, 0] for picture in pictures]
+    torch.testing.assert_close(together, torch.stack(alone))
+    assert len(set(together.tolist())) == 5
 
 
 def test_the_gap_is_between_two_samples() -> None:

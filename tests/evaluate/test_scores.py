@@ -44,7 +44,9 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     cache = tmp_path_factory.mktemp("cache")
     base = load_base(BaseConfig(device="cpu"))
     pictures = load_pictures(DataConfig(resolution=32))
-    return Scorer(base, pictures, 32, PROBES, ScoresConfig(baseline=2), cache)
+    return Scorer(
+        base, pictures, DataConfig(resolution=32), PROBES, ScoresConfig(baseline=2), cache
+    )
 
 
 def score(scorer: Scorer, images: Tensor) -> Scorecard:

@@ -23,8 +23,10 @@ from sweeper.running.parts import Parts
 from sweeper.running.trial import Trial
 from train.base import Base
 from train.capacity import operations, pack_size
+from train.checkpoint import read_metadata
 from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig
 from train.data import Pictures
+from train.trainer import Trainer
 
 Scoring = Callable[[dict[Path, int]], None]
 
@@ -132,6 +134,29 @@ def test_too_large_a_pack_goes_on_in_halves(make: Make, run: Run) -> None:
     run(trials, 4, scoring)
     assert [trial.record.state for trial in trials] == [COMPLETE] * 4
     assert sizes == [4, 2, 2, 2, 2]
+
+
+def test_a_trial_alone_adapts_to_the_memory_that_there_is(
+    make: Make, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both run out, alone too: the one that may adapt goes on, the other says what would help."""
+    go = Trainer.step
+
+    def step(self: Trainer, running: Any, batch: int) -> None:
+        if running[0].epoch == 1 and not running[0].config.training.gradient_checkpointing:
+            raise torch.OutOfMemoryError("out of memory")
+        go(self, running, batch)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    trials = [make(0, oom="adapt"), make(1)]
+    run(trials, 2)
+    adapted, stopped = (trial.record for trial in trials)
+    assert [adapted.state, stopped.state] == [COMPLETE, FAILED]
+    assert [card.epoch for card in adapted.scorecards] == [1, 2]
+    assert adapted.tags["adapted"] == "gradient_checkpointing"
+    assert "1. training.gradient_checkpointing=true" in stopped.reason
+    saved = read_metadata(adapted.folder / f"lora-{adapted.selected:06d}.safetensors")
+    assert '"gradient_checkpointing": false' in saved["lorasweep_config"], "of its first epoch"
 
 
 def test_ctrl_c_ends_after_the_epoch_and_twice_at_once(

@@ -62,6 +62,9 @@ def test_sweeps_replace_the_search_and_fixed_values_fix_it() -> None:
     search = {"network.rank": "choice(4, 8)", "scheduler": "choice(constant, cosine)"}
     assert list(space_of(search=search)[0].distributions) == ["network.rank", "scheduler"]
     assert list(space_of("network.rank=4", search=search)[0].distributions) == ["scheduler"]
+    own = {"optimizer.lr": "interval(0.1, 1)", "scheduler.warmup": "choice(0, 0.1)", **search}
+    fixed_ones = space_of("optimizer=prodigy", "scheduler=constant", search=own)[0]
+    assert list(fixed_ones.distributions) == ["network.rank"], "lr and warm-up mean nothing there"
     space, fixed = space_of("training.seed=1,2", "network.rank=4", search=search)
     assert list(space.distributions) == ["training.seed"]
     assert fixed == ["network.rank=4"]
@@ -98,7 +101,9 @@ def test_globs_are_choices_of_a_group() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         space, _ = parse_space(["scheduler=glob(cos*)"], {}, OverridesParser.create(loader))
-    distribution = CategoricalDistribution(["cosine", "cosine_with_restarts"])
+    distribution = CategoricalDistribution(
+        ["cosine", "cosine_with_min_lr", "cosine_with_restarting", "cosine_with_restarts"]
+    )
     assert space.distributions == {"scheduler": distribution}
 
 

@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evaluate.metrics.losses import FixedLosses
 from evaluate.probing.generate import generate
 from train.adapter import Adapter
 from train.base import Base, BaseError, load_base
@@ -26,7 +27,7 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
 )
-from train.data import load_pictures
+from train.data import Pictures, load_pictures
 from train.loss import encode_latents
 from train.trainer import Member, Trainer
 
@@ -131,7 +132,9 @@ def delta(adapter: Adapter, key: str) -> Tensor:
     return up @ down * (adapter.alpha[key] / len(down))
 
 
-def test_a_probe_picture_hangs_on_the_lora(base: Base, lora: Path) -> None:
+def test_a_probe_picture_and_the_losses_hang_on_the_lora(
+    base: Base, lora: Path, pictures: Pictures
+) -> None:
     adapter = load_checkpoint(lora, base.adapters)
     options = {"resolution": 32, "steps": 3, "guidance": 4.0}
     made = generate(base, [adapter], [PROMPT], [1], **options)  # type: ignore[arg-type]
@@ -139,6 +142,12 @@ def test_a_probe_picture_hangs_on_the_lora(base: Base, lora: Path) -> None:
     assert made.shape == (1, 1, 3, 32, 32)
     assert made.isfinite().all()
     assert (made - bare).abs().max() > 1e-3
+    nothing = base.adapters.create(NetworkConfig(rank=1), torch.Generator())
+    losses = FixedLosses(base, list(pictures.training), DataConfig(resolution=32), 2)(
+        [adapter, nothing]
+    )
+    assert losses.shape == (2, len(pictures.training))
+    assert (losses[0] != losses[1]).all()
 
 
 def test_sizes_reach_sdxl_alone(base: Base) -> None:

@@ -49,7 +49,7 @@ def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
             "training.epcohs=3",
             "training.epcohs: there is no such setting; did you mean training.ep",
         ),
-        ("optimizer=adamw8", "'adamw8' is none of adamw, adamw8bit, lion, prodigy; did you mean"),
+        ("optimizer=adamw8", "'adamw8' is none of adafactor, adamw, adamw8bit, dadaptation, lion"),
         ("network.rank=much", "network.rank: Value 'much'"),
         ("network.conv_alpha=2", "network.conv_alpha: needs network.conv_rank > 0"),
         ("network.rank=4,8", "network.rank: several values need -m"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from train.config import DataConfig
+from train.checks import check_trial
+from train.config import ConfigError, DataConfig, TrainingConfig, TrialConfig
 from train.data import DataError, load_pictures, open_picture
 
 
@@ -82,3 +84,86 @@ def test_pixels_cover_the_square_without_distortion(tmp_path: Path) -> None:
     pixels = picture.pixels(10)
     assert pixels.shape == (3, 10, 10)
     assert pixels.min() > 0.99, "the middle third alone is in the square"
+
+
+def test_copies_in_another_encoding_stay_on_one_side(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for i in range(8):
+        picture = Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        picture.save(tmp_path / f"{i}.png")
+        picture.save(tmp_path / f"copy-{i}.bmp")
+    for seed in range(4):
+        config = DataConfig(path=str(tmp_path), validation_fraction=0.4, validation_seed=seed)
+        pictures = load_pictures(config)
+        held_out = {p.path.stem[-1] for p in pictures.validation}
+        assert len(held_out) == 3
+        assert not held_out & {p.path.stem[-1] for p in pictures.training}
+        assert "5 pictures are there twice" in pictures.report()
+
+
+def test_broken_pictures_are_skipped_where_that_is_asked_for(
+    tmp_path: Path, picture_folder: Path
+) -> None:
+    shutil.copytree(picture_folder, tmp_path / "p")
+    (tmp_path / "p" / "2.jpg").write_bytes((picture_folder / "2.jpg").read_bytes()[:900])
+    with pytest.raises(DataError, match=r"2\.jpg: cannot be read.*on_error=skip"):
+        load_pictures(DataConfig(path=str(tmp_path / "p")))
+    pictures = load_pictures(DataConfig(path=str(tmp_path / "p"), on_error="skip"))
+    assert len(pictures.training) + len(pictures.validation) == 6
+    assert "2.jpg: cannot be read" in pictures.report()
+
+
+def test_the_report_says_what_a_friend_would(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for i in range(6):
+        studio = np.full((40, 40, 4), 255, dtype=np.uint8)
+        studio[10:, 10:30, :3] = random.integers(0, 255, 3)
+        studio[:2, :2, 3] = 0 if i == 0 else 255
+        Image.fromarray(studio).save(tmp_path / f"{i}.png")
+    data = DataConfig(path=str(tmp_path), validation_fraction=0, resolution=64, flip=True)
+    pictures = load_pictures(data)
+    config = TrialConfig(data=data, training=TrainingConfig(epochs=500, gradient_accumulation=4))
+    said = pictures.report(config)
+    for words in (
+        "6 pictures are few", "no picture is held out", "1 pictures are see-through (0.png)",
+        "the borders of all the pictures look the same", "pictures are flipped",
+        "each picture is seen 500 times", "0.png, 40x40, is enlarged 1.6 times",
+    ):  # fmt: skip
+        assert words in said
+    embedded = load_pictures(DataConfig())
+    assert "borders" not in embedded.report(), "a beach and a city"
+
+
+def test_the_fingerprint_tells_what_changes_training(tmp_path: Path, picture_folder: Path) -> None:
+    def fingerprint(**settings: Any) -> str:
+        return load_pictures(DataConfig(path=str(tmp_path / "p"), **settings)).fingerprint
+
+    shutil.copytree(picture_folder, tmp_path / "p")
+    before = fingerprint()
+    others = [fingerprint(repeats=2), fingerprint(flip=True), fingerprint(shuffle_caption=True)]
+    (tmp_path / "p" / "0.txt").write_text("sks puppet, waving")
+    others.append(fingerprint())
+    shutil.copy(picture_folder / "1.jpg", tmp_path / "p" / "0.jpg")
+    others.append(fingerprint())
+    assert len({before, *others}) == 6
+    shutil.move(tmp_path / "p", tmp_path / "q")
+    shutil.move(tmp_path / "q", tmp_path / "p")
+    assert fingerprint() == others[-1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"color_augmentation": True}, "set cache=off"),
+        ({"buckets": True, "min_bucket": 640, "max_bucket": 512}, "data.min_bucket: 640 is more"),
+        ({"buckets": True, "bucket_step": 1024}, "bucket_step: 1024 is more than the resolution"),
+        ({"height": 0}, "data.height: 0 must be greater"),
+        ({"latents": "fix"}, "did you mean fixed"),
+        ({"on_error": "ignore"}, "data.on_error: 'ignore' is none of stop, skip"),
+        ({"keep_tokens": -1}, "data.keep_tokens"),
+    ],
+)
+def test_impossible_settings_are_refused(wrong: dict[str, Any], said: str) -> None:
+    optimizer = {"_target_": "torch.optim.AdamW", "lr": 1e-3}
+    with pytest.raises(ConfigError, match=said):
+        check_trial(TrialConfig(data=DataConfig(**wrong), optimizer=optimizer))

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from train.checkpoint import read_metadata
 from train.config import ConfigError
-from train.data import EMBEDDED_FOLDER
+from train.data.reading import EMBEDDED_FOLDER
 from train.kohya.command_line import expand, quote
 from train.kohya.reading import read_toml
 from train.kohya.translation import translate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
 )
-from train.data import Pictures
+from train.course import course_of
+from train.data import Pictures, load_pictures
 from train.member import STATE
 from train.trainer import Member, Trainer, TrainingError
 
@@ -111,6 +113,33 @@ def test_four_different_trials_get_the_same_as_alone(
         assert torch.equal(end(alone)["random"], end(packed)["random"])
         assert apart(packed, alone) < 1e-9
         assert {f.name for f in alone.iterdir()} == {f.name for f in packed.iterdir()}
+
+
+def test_a_pack_goes_through_the_buckets_together(
+    exact_base: Base, config: TrialConfig, shapes: Path, tmp_path: Path
+) -> None:
+    prior = tmp_path / "class"
+    shutil.copytree(shapes, prior / "1_puppet")
+    data = DataConfig(
+        path=str(shapes), resolution=32, buckets=True, flip=True, shuffle_caption=True,
+        regularization_path=str(prior), validation_fraction=0, repeats=2,
+    )  # fmt: skip
+    pictures = load_pictures(data)
+    config = replace(config, data=data, training=replace(config.training, epochs=2))
+    trials = list(enumerate([
+        replace(config, network=NetworkConfig(rank=2), training=replace(config.training, seed=3)),
+        replace(config, training=replace(config.training, gradient_accumulation=3, seed=4,
+                                         caption_dropout=0.3, prior_loss_weight=0.5)),
+    ]))  # fmt: skip
+    run(exact_base, pictures, [Member(trial, tmp_path / f"pack-{i}") for i, trial in trials])
+    for i, trial in trials:
+        run(exact_base, pictures, [Member(trial, tmp_path / f"alone-{i}")])
+        alone, packed = tmp_path / f"alone-{i}", tmp_path / f"pack-{i}"
+        assert torch.equal(end(alone)["random"], end(packed)["random"])
+        assert apart(packed, alone) < 1e-9
+    course = course_of(config, pictures)
+    assert set(course.plan.buckets) == {(24, 40), (32, 32), (40, 24)}
+    assert (course.batches, course.steps_an_epoch) == (10, 10)
 
 
 def test_pictures_of_a_pack_are_those_made_alone(

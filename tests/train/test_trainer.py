@@ -1,7 +1,9 @@
-"""The trainer's promises: same bytes, resuming, packs, every optimizer, files others can read."""
+"""The trainer's promises: same bytes, again and after an interruption; files others can read."""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from hydra import compose, initialize_config_dir
 
 from train.base import Base
 from train.checkpoint import (
@@ -20,16 +21,14 @@ from train.checkpoint import (
     weights_hash,
 )
 from train.config import (
-    CONF,
     BaseConfig,
     DataConfig,
     NetworkConfig,
     SchedulerConfig,
     TrainingConfig,
     TrialConfig,
-    typed,
 )
-from train.data import Pictures
+from train.data import Pictures, load_pictures
 from train.trainer import Epoch, Member, Trainer
 
 
@@ -78,30 +77,6 @@ def train_loss_of(epoch: Epoch, folder: Path) -> Any:
     return type(saved)(**{**vars(saved), "path": folder / saved.path.name})
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "lion", "prodigy"])
-@pytest.mark.parametrize(
-    "scheduler", ["constant", "cosine", "cosine_with_restarts", "linear", "polynomial"]
-)
-def test_every_optimizer_and_scheduler_trains(
-    base: Base,
-    pictures: Pictures,
-    config: TrialConfig,
-    tmp_path: Path,
-    optimizer: str,
-    scheduler: str,
-) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", [f"optimizer={optimizer}", f"scheduler={scheduler}"])
-    del composed.output
-    chosen = typed(TrialConfig, composed)
-    config.optimizer, config.scheduler = chosen.optimizer, chosen.scheduler
-    epochs = train(base, pictures, Member(config, tmp_path))
-    adapter = load_checkpoint(epochs[-1].checkpoints[0].path, base.adapters)
-    assert any(up.abs().max() > 0 for up in adapter.up.values())
-    rates = [e.checkpoints[0].lr for e in epochs]
-    assert (rates[0] == rates[-1]) == (scheduler == "constant")
-
-
 def test_the_file_is_kohyas_and_diffusers_reads_it_with_the_same_delta(
     base: Base, pictures: Pictures, config: TrialConfig, base_folder: Path, tmp_path: Path
 ) -> None:
@@ -145,3 +120,28 @@ def test_what_is_no_lora_is_refused(
         load_checkpoint(tmp_path / name, base.adapters)
     with pytest.raises(CheckpointError, match="no file"):
         load_checkpoint(tmp_path / "absent.safetensors", base.adapters)
+
+
+def test_regularisation_pictures_count_by_their_weight_and_not_for_the_subject(
+    base: Base, config: TrialConfig, shapes: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    def lora(prior: Path | None, weight: float) -> str:
+        path = None if prior is None else str(prior)
+        data = replace(config.data, path=str(shapes), regularization_path=path,
+                       validation_fraction=0.0)  # fmt: skip
+        training = TrainingConfig(epochs=2, batch_size=2, prior_loss_weight=weight)
+        trial = replace(config, data=data, training=training, network=NetworkConfig(rank=2))
+        folder = tmp_path / f"{path and Path(path).name}-{weight}"
+        train(base, load_pictures(data), Member(trial, folder))
+        about = read_metadata(folder / "lora.safetensors")
+        assert about["ss_num_train_images"] == "5"
+        assert about["ss_num_reg_images"] == ("0" if prior is None else "5")
+        return weights_hash(folder / "lora.safetensors")
+
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, first in ((one, 0), (other, 2)):
+        folder.mkdir()
+        for i in range(first, first + 5):
+            shutil.copy(picture_folder / f"{i}.jpg", folder)
+    assert lora(one, 0.0) == lora(other, 0.0), "which they are makes no difference any more"
+    assert len({lora(one, 0.0), lora(one, 1.0), lora(other, 1.0), lora(None, 1.0)}) == 4

@@ -1,0 +1,66 @@
+"""What the tests of the trainer share: a small trial, and how to train it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from train.base import Base
+from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from train.data import Pictures
+from train.member import STATE
+from train.trainer import Epoch, Member, Trainer
+
+
+@pytest.fixture
+def trial(base_folder: Path, picture_folder: Path) -> Callable[..., TrialConfig]:
+    """Makes a trial; what is given are settings of `training`, and other parts by their name."""
+
+    def made(**settings: Any) -> TrialConfig:
+        names = {name for name in vars(TrialConfig()) if name != "training"}
+        parts = {name: settings.pop(name) for name in names & set(settings)}
+        training = {"epochs": 2, "batch_size": 2, "save_precision": "fp32", **settings}
+        config = TrialConfig(
+            data=DataConfig(path=str(picture_folder), resolution=32),
+            base=BaseConfig(path=str(base_folder), device="cpu"),
+            network=NetworkConfig(rank=4, alpha=2.0, conv_rank=2),
+            optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3},
+            training=TrainingConfig(**training),
+        )
+        return replace(config, **parts)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def exact_base(base_folder: Path) -> Base:
+    """In float64, where the order of additions does not show."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    pipeline = StableDiffusionPipeline.from_pretrained(base_folder, dtype=torch.float64)
+    base = Base(pipeline, str(base_folder), "exact", torch.device("cpu"))
+    torch.set_default_dtype(before)
+    return base
+
+
+def train(base: Base, pictures: Pictures, *members: Member, **more: Any) -> list[Epoch]:
+    """Trains to the end."""
+    return list(Trainer(base, pictures, list(members), **more))
+
+
+def end(folder: Path) -> dict[str, Any]:
+    """The state at the end of a run."""
+    state: dict[str, Any] = torch.load(folder / STATE, weights_only=True)
+    return state
+
+
+def apart(a: Path, b: Path) -> float:
+    """How far the weights of two runs are apart, as a part of their size."""
+    pairs = [(end(a)["adapter"][k], end(b)["adapter"][k]) for k in end(a)["adapter"]]
+    return max(float((x - y).norm() / y.norm()) for x, y in pairs if len(y))

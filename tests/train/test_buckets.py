@@ -1,0 +1,101 @@
+"""Sizes as kohya finds them; batches of one size each, in an order that the pictures decide."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from train.config import DataConfig, TrialConfig
+from train.data import DataError, load_pictures
+from train.data.batches import frames_of, plan_batches
+from train.data.buckets import framing_of
+
+BUCKETS = DataConfig(resolution=512, buckets=True)
+
+
+def test_the_sizes_are_kohyas() -> None:
+    half = [(256, 832), (256, 896), (256, 960), (256, 1024), (320, 704), (320, 768), (384, 640),
+            (448, 576)]  # fmt: skip
+    turned = [(height, width) for width, height in half]
+    assert framing_of(BUCKETS).sizes == tuple(sorted([*half, (512, 512), *turned]))
+
+
+@pytest.mark.parametrize(
+    ("picture", "size", "corner"),
+    [
+        ((1000, 1000), (512, 512), (0, 0)),
+        ((3000, 2000), (640, 384), (0, 21)),  # 1.5 lies nearer to 1.67 than to 1.29
+        ((2000, 3000), (384, 640), (21, 0)),
+        ((4000, 500), (1024, 256), (512, 0)),  # wider than any bucket: cropped
+        ((320, 768), (320, 768), (0, 0)),
+        ((100, 100), (512, 512), (0, 0)),
+    ],
+)
+def test_the_nearest_shape_wins(
+    picture: tuple[int, int], size: tuple[int, int], corner: tuple[int, int]
+) -> None:
+    frame = framing_of(BUCKETS).frame(picture)
+    assert (frame.size, frame.corner) == (size, corner)
+
+
+@pytest.mark.parametrize(
+    ("picture", "size", "scale"),
+    [
+        ((300, 200), (256, 192), 1.0),  # small ones stay as they are, but for the step
+        ((512, 512), (512, 512), 1.0),
+        ((1024, 1024), (512, 512), 0.5),
+        ((3000, 2000), (576, 384), 0.2),  # 627 x 418: with a height of 384 the shape stays 1.5
+    ],
+)
+def test_without_enlarging_pictures_are_shrunk_and_cut(
+    picture: tuple[int, int], size: tuple[int, int], scale: float
+) -> None:
+    frame = framing_of(replace(BUCKETS, bucket_upscale=False)).frame(picture)
+    assert frame.size == size
+    assert frame.scale == pytest.approx(scale, abs=0.01)
+
+
+def test_pixels_are_scaled_evenly_and_cropped_in_the_middle(tmp_path: Path) -> None:
+    left, right = (np.zeros((300, 200, 3), np.uint8), np.full((300, 200, 3), 255, np.uint8))
+    Image.fromarray(np.concatenate([left, right], axis=1)).save(tmp_path / "a.png")
+    config = DataConfig(path=str(tmp_path), resolution=64, height=32)
+    picture = load_pictures(config).training[0]
+    frame = frames_of([picture], config)[0]
+    pixels = picture.framed(frame)
+    assert pixels.shape == (3, 32, 64), "not square where a height is given"
+    assert frame.box == (0, 50, 400, 250)
+    assert (pixels[:, :, :31].max(), pixels[:, :, 33:].min()) == (0, 1)
+    assert torch.equal(picture.framed(frame, flipped=True), pixels.flip(-1))
+
+
+def test_the_epoch_is_the_same_for_all_and_mixes_the_buckets(tmp_path: Path) -> None:
+    for i in range(9):
+        Image.new("RGB", (60, 40) if i < 6 else (40, 60), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    config = DataConfig(path=str(tmp_path), resolution=64, buckets=True, repeats=3,
+                        validation_fraction=0)  # fmt: skip
+    pictures = load_pictures(config)
+    batches = plan_batches(pictures.trained, frames_of(pictures.trained, config), 4)
+    order = batches.shuffle(torch.Generator().manual_seed(0))
+    drawn = [batches.pictures(step, order) for step in range(len(batches))]
+    assert Counter(i for rows in drawn for i in rows) == dict.fromkeys(range(9), 3)
+    for rows, (size, _) in zip(drawn, batches.sequence, strict=True):
+        assert {size[0] > size[1]} == {i < 6 for i in rows}, "one size a batch"
+    assert [len(rows) for rows in drawn].count(4) == 6, "the last of a bucket alone is smaller"
+    wide = [size[0] > size[1] for size, _ in batches.sequence]
+    assert wide == [True, False, True, False, True, True, False, True], "evenly mixed"
+    said = pictures.report(TrialConfig(data=config))
+    assert "bucket 80x48: 6 pictures, 18 an epoch" in said
+    assert "9 pictures are smaller than they are trained" in said
+
+
+def test_a_picture_smaller_than_a_step_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (60, 100)).save(tmp_path / "thin.png")
+    config = DataConfig(path=str(tmp_path), resolution=512, buckets=True, bucket_upscale=False)
+    with pytest.raises(DataError, match=r"thin\.png: 60x100 pixels"):
+        frames_of(load_pictures(config).training, config)

@@ -1,0 +1,227 @@
+"""Latents and embeddings: computed once, known by content, the same bytes wherever they are."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from train import cache
+from train.base import Base
+from train.cache import EncodedPictures, encode_pictures
+from train.checkpoint import read_metadata
+from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from train.data import DataError, load_pictures
+from train.store import Store
+from train.trainer import Member, Trainer
+
+
+@pytest.fixture
+def config(base_folder: Path, shapes: Path, tmp_path: Path) -> TrialConfig:
+    return TrialConfig(
+        data=DataConfig(path=str(shapes), resolution=32, buckets=True, validation_fraction=0,
+                        repeats=2),
+        base=BaseConfig(path=str(base_folder), device="cpu"),
+        network=NetworkConfig(rank=2),
+        optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3},
+        training=TrainingConfig(epochs=2, batch_size=2, caption_dropout=0.3),
+        cache_path=str(tmp_path / "kept"),
+    )  # fmt: skip
+
+
+def train(base: Base, config: TrialConfig, folder: Path) -> bytes:
+    for epoch in Trainer(base, load_pictures(config.data), [Member(config, folder)]):
+        assert not epoch.failures
+    return (folder / "lora.safetensors").read_bytes()
+
+
+def encode(base: Base, config: TrialConfig, alone: bool = True) -> EncodedPictures:
+    if alone:  # as another process would find it
+        cache._last.clear()
+    return encode_pictures(base, load_pictures(config.data), config)
+
+
+def said(caplog: pytest.LogCaptureFixture) -> str:
+    line = [record.getMessage() for record in caplog.records][-1]
+    caplog.clear()
+    return line
+
+
+def test_the_same_lora_from_memory_from_disk_and_without(
+    base: Base, config: TrialConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="train.cache")
+    data = replace(config.data, shuffle_caption=True, keep_tokens=1, flip=True)
+    config = replace(config, data=data)
+    memory = train(base, config, tmp_path / "memory")
+    assert said(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
+    again = train(base, config, tmp_path / "again")
+    assert said(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
+    cache._last.clear()
+    disk = train(base, replace(config, cache="disk"), tmp_path / "disk")
+    assert said(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
+    cache._last.clear()
+    later = train(base, replace(config, cache="disk"), tmp_path / "later")
+    assert said(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
+    off = train(base, replace(config, cache="off"), tmp_path / "off")
+    assert len({memory, again, disk, later, off}) == 1
+    assert train(base, replace(config, data=replace(data, flip=False)), tmp_path / "x") != memory
+
+
+def test_an_epoch_in_buckets_goes_on_in_its_middle_to_the_same_bytes(
+    base: Base, config: TrialConfig, tmp_path: Path
+) -> None:
+    data = replace(config.data, shuffle_caption=True, flip=True,
+                   regularization_path=config.data.path)  # fmt: skip
+    config = replace(config, data=data)
+    whole = train(base, config, tmp_path / "whole")
+    steps = iter([False] * 14)  # of 10 an epoch
+    pictures, member = load_pictures(data), Member(config, tmp_path / "broken")
+    with pytest.raises(KeyboardInterrupt):
+        list(Trainer(base, pictures, [member], asked=lambda: next(steps, True)))
+    state = torch.load(tmp_path / "broken" / "state.pt", weights_only=True)
+    assert (state["epoch"], len(state["order"])) == (1, 3)
+    assert 0 < state["shown"] < 20
+    assert train(base, config, tmp_path / "broken") == whole
+
+
+def test_the_file_and_sdxl_are_told_the_sizes(
+    base: Base, config: TrialConfig, tmp_path: Path
+) -> None:
+    train(base, config, tmp_path)
+    about = read_metadata(tmp_path / "lora.safetensors")
+    assert json.loads(about["ss_bucket_info"])["buckets"] == {
+        "0": {"resolution": [24, 40], "count": 4},
+        "1": {"resolution": [32, 32], "count": 2},
+        "2": {"resolution": [40, 24], "count": 4},
+    }
+    assert about["ss_num_train_images"] == "10"
+    assert json.loads(about["ss_dataset_dirs"]) == {
+        Path(config.data.path).name: {"n_repeats": 2, "img_count": 5}
+    }
+    sizes = encode(base, config).sizes
+    assert sizes[0].tolist() == [40, 60, 1, 0, 24, 40], "of 60x40 scaled to 40x27"
+    assert sizes[2].tolist() == [50, 50, 0, 0, 32, 32]
+
+
+TEXTS = "captions: {} from the cache, {} encoded"
+
+
+def test_what_is_on_disk_is_never_stale(
+    base: Base, config: TrialConfig, shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="train")
+    shutil.copytree(shapes, tmp_path / "p")
+    data = replace(config.data, path=str(tmp_path / "p"))
+    config = replace(config, data=data, cache="disk")
+    encode(base, config)
+    caplog.clear()
+    shutil.copy(tmp_path / "p" / "1.png", tmp_path / "p" / "0.png")  # another picture by that name
+    encode(base, config)
+    assert said(caplog).startswith("latents: 5 from the cache, 0 encoded"), "known by content"
+    Image.new("RGB", (60, 40)).save(tmp_path / "p" / "0.png")
+    encode(base, config)
+    assert said(caplog).startswith("latents: 4 from the cache, 1 encoded")
+    encode(base, replace(config, data=replace(data, resolution=40)))
+    assert said(caplog).startswith("latents: 0 from the cache, 5 encoded")
+    file = next((tmp_path / "kept").rglob("*.safetensors"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    encode(base, config)
+    encode(base, replace(config, data=replace(data, resolution=40)))
+    assert f"{file} is damaged; it is made again" in caplog.text
+    assert file.read_bytes() == whole
+
+
+def _work(folder: Path, made: Path) -> None:
+    store = Store(folder)
+    with store.alone():
+        for key in map(str, range(20)):
+            entry = store.fetch(key, lambda key=key: _make(made, key))  # type: ignore[misc]
+            assert entry.tensors["x"].item() == int(key)
+
+
+def _make(made: Path, key: str) -> dict[str, torch.Tensor]:
+    with made.open("a") as stream:
+        stream.write(f"{key}\n")
+    return {"x": torch.tensor([float(key)])}
+
+
+def test_workers_that_start_at_once_share_the_work(tmp_path: Path) -> None:
+    workers = [
+        multiprocessing.get_context("fork").Process(
+            target=_work, args=(tmp_path / "kept", tmp_path / "made")
+        )
+        for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert sorted(map(int, (tmp_path / "made").read_text().split())) == list(range(20))
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(
+    base: Base, config: TrialConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "kept").write_text("a file in the way")
+    assert encode(base, replace(config, cache="disk")).latents
+    assert "keeps what it computes in memory" in caplog.text
+
+
+def test_fixed_latents_are_one_draw_for_each_picture(base: Base, config: TrialConfig) -> None:
+    sampled = encode(base, config)
+    fixed = encode(base, replace(config, data=replace(config.data, latents="fixed")))
+    random = torch.Generator()
+    (mean, std), (drawn, none) = (data.latents_of([0], random) for data in (sampled, fixed))
+    assert not none.any()
+    assert ((drawn - mean) / std).std() == pytest.approx(1, abs=0.15)
+    assert torch.equal(fixed.latents_of([0], random)[0], drawn)
+    other = fixed.latents_of([3], random)[0]
+    assert other.shape == drawn.shape
+    assert not torch.equal((other - sampled.latents_of([3], random)[0]), drawn - mean)
+
+
+def test_variants_are_drawn_from_the_members_stream(base: Base, config: TrialConfig) -> None:
+    data = replace(config.data, flip=True, shuffle_caption=True, keep_tokens=2)
+    encoded = encode(base, replace(config, data=data))
+    captions = [
+        [encoded.draw_captions([0, 1], 0.0, torch.Generator().manual_seed(seed))[0]]
+        for seed in (0, 0, *range(1, 20))
+    ]
+    assert captions[0] == captions[1]
+    spoken = {caption for (caption,) in captions}
+    assert len(spoken) == 6, "of three parts after the two that are kept"
+    assert all(caption.startswith("sks puppet, a, ") for caption in spoken)
+    plain, flipped = (encoded.latents[0, flip].tensors["mean"] for flip in (False, True))
+    pixels = encoded.pictures[0].framed(encoded.frames[0]).flip(-1).unsqueeze(0)
+    assert torch.equal(cache.encode_latents(base, pixels)[0][0], flipped)
+    shown = [encoded.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(20)]
+    assert 3 < sum(torch.equal(one, flipped) for one in shown) < 17
+    assert all(torch.equal(one, flipped) or torch.equal(one, plain) for one in shown)
+
+
+def test_colours_change_only_where_nothing_is_kept(base: Base, config: TrialConfig) -> None:
+    data = replace(config.data, color_augmentation=True)
+    with pytest.raises(DataError, match="cache=off"):
+        encode(base, replace(config, data=data))
+    free = encode(base, replace(config, data=data, cache="off"))
+    bare = encode(base, config).latents[0, False].tensors["mean"]
+    means = [free.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(24)]
+    changed = [mean for mean in means if not torch.equal(mean, bare)]
+    assert 2 < len(changed) < 16
+    assert all((mean - bare).abs().mean() < bare.std() for mean in changed)
+
+
+def test_a_size_that_the_base_cannot_take_is_named(base: Base, config: TrialConfig) -> None:
+    data = replace(config.data, buckets=False, resolution=33)
+    with pytest.raises(DataError, match="33x33 pixels; this base takes multiples of 2"):
+        encode(base, replace(config, data=data))

@@ -1,0 +1,173 @@
+"""Every layout that people have, and kohya's dataset_config: what is read, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.config import DataConfig, TrialConfig
+from train.data import DataError, Pictures, load_pictures
+
+
+def draw(folder: Path, *names: str, size: tuple[int, int] = (40, 40)) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        random = np.random.default_rng(sum(f"{folder.name}{name}".encode()))
+        pixels = random.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return folder
+
+
+def load(folder: Path, **settings: object) -> Pictures:
+    chosen = {"validation_fraction": 0.0, "trigger": "sks dog", **settings}
+    return load_pictures(DataConfig(path=str(folder), **chosen))  # type: ignore[arg-type]
+
+
+def shown(pictures: Pictures) -> dict[str, tuple[str, int]]:
+    return {p.path.stem: (p.caption, p.repeats) for p in pictures.trained}
+
+
+def test_images_and_captions_side_by_side(tmp_path: Path) -> None:
+    draw(tmp_path / "images", "a", "b")
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions" / "a.txt").write_text("sks dog, running\n")
+    assert shown(load(tmp_path, repeats=3)) == {"a": ("sks dog, running", 3), "b": ("sks dog", 3)}
+
+
+def test_kohyas_folders_have_repeats_and_class_words_of_their_own(tmp_path: Path) -> None:
+    draw(tmp_path / "10_sks dog", "a", "b")
+    draw(tmp_path / "3_sks dog in snow", "c")
+    draw(tmp_path / "old", "d")
+    draw(tmp_path / "validation", "e")
+    (tmp_path / "10_sks dog" / "b.caption").write_text("a sks dog, barking")
+    pictures = load(tmp_path, repeats=7, caption_extension=".caption")
+    assert shown(pictures) == {
+        "a": ("sks dog", 10),
+        "b": ("a sks dog, barking", 10),
+        "c": ("sks dog in snow", 3),
+    }
+    assert pictures.shown == 23
+    assert [p.path.stem for p in pictures.validation] == ["e"]
+    assert "(as in 10_name): old" in pictures.report()
+    assert "old, validation" not in pictures.report()
+
+
+def test_class_words_stand_in_for_captions(tmp_path: Path) -> None:
+    pictures = load(draw(tmp_path, "a"), class_words="photo of sks dog")
+    assert shown(pictures) == {"a": ("photo of sks dog", 1)}
+
+
+def test_regularisation_is_shown_as_often_as_the_subject(tmp_path: Path) -> None:
+    subject = draw(tmp_path / "subject", "a", "b", "c")
+    draw(tmp_path / "class" / "2_dog", "x", "y")
+    pictures = load(subject, repeats=3, regularization_path=str(tmp_path / "class"))
+    assert shown(pictures)["x"] == ("dog", 5)
+    assert shown(pictures)["y"] == ("dog", 4)
+    assert len(pictures.training) == 3, "they are none of the subject"
+    plain = load(subject, repeats=3)
+    assert plain.fingerprint != pictures.fingerprint
+    draw(tmp_path / "many", *map(str, range(12)))
+    many = load(subject, repeats=3, regularization_path=str(tmp_path / "many"))
+    assert len(many.regularization) == 9
+    assert "3 of 12 regularisation pictures are not used" in many.report()
+    flat = {p.caption for p in many.regularization}
+    assert flat == {"dog"}, "the class and not the trigger"
+
+
+CONFIG = """
+[general]
+shuffle_caption = true
+caption_extension = ".caption"
+keep_tokens = 1
+resolution = 512
+random_crop = true
+
+[[datasets]]
+resolution = [768, 512]
+batch_size = 3
+enable_bucket = true
+max_bucket_reso = 1536
+keep_tokens = 2
+
+  [[datasets.subsets]]
+  image_dir = "one"
+  class_tokens = "sks dog"
+  num_repeats = 4
+
+  [[datasets.subsets]]
+  image_dir = "two"
+  keep_tokens = 3
+  shuffle_caption = false
+  flip_aug = true
+  caption_extension = "txt"
+  caption_dropout_rate = 0.25
+
+[[datasets]]
+
+  [[datasets.subsets]]
+  image_dir = "prior"
+  is_reg = true
+"""
+
+
+def test_dataset_config_falls_back_from_subset_to_dataset_to_general(tmp_path: Path) -> None:
+    draw(tmp_path / "one", "a")
+    draw(tmp_path / "two", "b")
+    draw(tmp_path / "prior", "c")
+    (tmp_path / "one" / "a.caption").write_text("sks dog, x, y")
+    (tmp_path / "two" / "b.txt").write_text("sks dog, z")
+    (tmp_path / "set.toml").write_text(CONFIG)
+    config = DataConfig(
+        dataset_config=str(tmp_path / "set.toml"), validation_fraction=0, resolution=640,
+        buckets=False, trigger="sks dog", repeats=9,
+    )  # fmt: skip
+    pictures = load_pictures(config)
+    assert shown(pictures) == {
+        "a": ("sks dog, x, y", 4),
+        "b": ("sks dog, z", 9),
+        "c": ("dog", 13),
+    }
+    one, two, prior = (picture.subset for picture in pictures.trained)
+    assert (one.keep_tokens, two.keep_tokens, prior.keep_tokens) == (2, 3, 1)
+    assert (one.shuffle_caption, two.shuffle_caption) == (True, False)
+    assert (one.flip, two.flip) == (False, True)
+    assert (one.caption_dropout, two.caption_dropout) == (None, 0.25)
+    assert one.framing
+    assert prior.framing
+    assert (one.framing.resolution, one.framing.buckets, one.framing.most) == (
+        (768, 512), True, 1536,
+    )  # fmt: skip
+    assert (prior.framing.resolution, prior.framing.buckets) == ((512, 512), False)
+    said = pictures.report(TrialConfig(data=config))
+    assert "random_crop in set.toml is a setting of kohya's that is not supported" in said
+    assert "batch_size 3 is not used; training.batch_size is 1" in said
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("[[datasets]]\nbucket_no_upscal = true", r"datasets\[0\]: there is no key bucket_no_upsc"
+         r"al; did you mean bucket_no_upscale\?"),
+        ("[[datasets]]\n[[datasets.subsets]]\nflip_agu = true", r"subsets\[0\]: there is no key "
+         r"flip_agu; did you mean flip_aug\?"),
+        ("[[datasets]]\n[[datasets.subsets]]\nresolution = 512", "resolution belongs to .*general"),
+        ("[general]\nimage_dir = 'x'", r"image_dir belongs to \[\[datasets.subsets\]\]"),
+        ("[[datasets]]\nbatch_size = '2'", r"datasets\[0\].batch_size: '2' must be int"),
+        ("[[datasets]]\nresolution = [1, 2, 3]", "sizes are whole numbers"),
+        ("[[datasets]]\n[[datasets.subsets]]\nnum_repeats = 2", "image_dir is missing"),
+        ("[dataset]", "there is no key dataset; did you mean datasets"),
+        ("[datasets]\nx = 1", r"write \[\[datasets\]\]"),
+        ("[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'gone'", "there is no folder gone"),
+        ("[general]", "names no pictures"),
+        ("a = ", "is not TOML"),
+    ],
+)  # fmt: skip
+def test_dataset_config_refuses_what_kohya_would_swallow(
+    tmp_path: Path, wrong: str, said: str
+) -> None:
+    (tmp_path / "set.toml").write_text(wrong)
+    with pytest.raises(DataError, match=said):
+        load_pictures(DataConfig(dataset_config=str(tmp_path / "set.toml")))

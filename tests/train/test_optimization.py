@@ -1,0 +1,151 @@
+"""Every optimizer trains and continues, on whole vectors as on matrices; every schedule goes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.conftest import end, train
+from train.__main__ import TrainConfig
+from train.base import Base
+from train.checkpoint import load_checkpoint
+from train.command import settings
+from train.config import NetworkConfig, SchedulerConfig, TrialConfig
+from train.course import Course
+from train.data import Pictures
+from train.data.batches import Batches
+from train.optimization import make_optimizer, make_scheduler
+from train.trainer import Member
+
+Make = Callable[..., TrialConfig]
+OPTIMIZERS = (
+    "adamw", "adamw8bit", "lion", "lion8bit", "prodigy", "dadaptation", "adafactor", "schedulefree",
+)  # fmt: skip
+SCHEDULERS = (
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial",
+    "cosine_with_restarting", "cosine_with_min_lr", "inverse_sqrt", "warmup_stable_decay",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_trains_and_continues_to_the_same_bytes(
+    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, optimizer: str
+) -> None:
+    chosen = settings("train", TrainConfig, [f"optimizer={optimizer}"]).optimizer
+    config = trial(optimizer=chosen, scheduler=SchedulerConfig("constant", warmup=0.2))
+    whole = train(base, pictures, Member(config, tmp_path / "whole"))
+    adapter = load_checkpoint(whole[-1].checkpoints[0].path, base.adapters)
+    assert any(up.abs().max() > 0 for up in adapter.up.values())
+    asked = iter([False, False, False, False, True])
+    with pytest.raises(KeyboardInterrupt):  # after 5 of 6 steps
+        train(base, pictures, Member(config, tmp_path / "two"), asked=lambda: next(asked))
+    assert not (tmp_path / "two" / "lora.safetensors").exists()
+    train(base, pictures, Member(config, tmp_path / "two"))
+    for name in ("lora-000001.safetensors", "lora.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize("optimizer", ["prodigy", "dadaptation", "schedulefree", "lion8bit"])
+def test_a_whole_vector_is_as_good_as_the_matrices(
+    base: Base, trial: Make, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings("train", TrainConfig, [f"optimizer={optimizer}"]).optimizer
+    config = trial(optimizer=chosen, network=NetworkConfig(rank=4, text_encoder=True))
+    found = []
+    for shapeless in (True, False):
+        if not shapeless:
+            monkeypatch.setattr("train.optimization.SHAPELESS", set())
+        adapter = base.adapters.create(config.network, torch.Generator().manual_seed(0))
+        optimizing = make_optimizer(config, adapter)
+        assert all(len(group["params"]) > 1 for group in optimizing.param_groups) != shapeless
+        random = torch.Generator().manual_seed(1)
+        for _ in range(20):
+            for flat in adapter.parameters():
+                flat.grad = torch.randn(flat.shape, generator=random) * 0.01
+            adapter.share_gradients()
+            optimizing.step()
+        found.append(torch.cat([flat.detach() for flat in adapter.parameters()]))
+    moved = (found[0] - torch.cat([*_fresh(base, config)])).norm()
+    assert moved > 0
+    # 8 bits round in blocks that are cut otherwise, the others add in another order
+    assert (found[0] - found[1]).norm() / moved < (0.1 if "8bit" in optimizer else 1e-4)
+
+
+def _fresh(base: Base, config: TrialConfig) -> list[torch.Tensor]:
+    adapter = base.adapters.create(config.network, torch.Generator().manual_seed(0))
+    return [flat.detach() for flat in adapter.parameters()]
+
+
+def test_what_is_saved_of_schedule_free_is_the_average(
+    base: Base, pictures: Pictures, trial: Make, tmp_path: Path
+) -> None:
+    config = trial(optimizer={"_target_": "schedulefree.AdamWScheduleFree", "lr": 1e-2}, epochs=1)
+    train(base, pictures, Member(config, tmp_path))
+    state = end(tmp_path)
+    trained, z = state["adapter"]["flat.lora_unet"], state["optimizer"]["state"][0]["z"]
+    average = base.adapters.create(config.network, torch.Generator())
+    average.flat["lora_unet"].data = trained.lerp(z, 1 - 1 / 0.9)  # x of y = 0.1 z + 0.9 x
+    saved = load_checkpoint(tmp_path / "lora.safetensors", base.adapters)
+    for key, up in average.up.items():
+        torch.testing.assert_close(saved.up[key], up)
+    assert (average.flat["lora_unet"] - trained).norm() > 1e-3
+
+
+def test_those_that_find_their_step_size_have_lr_1(
+    base: Base, trial: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = base.adapters.create(NetworkConfig(rank=2), torch.Generator())
+    for target in ("prodigyopt.Prodigy", "dadaptation.DAdaptAdam"):
+        optimizer = make_optimizer(trial(optimizer={"_target_": target, "lr": 0.1}), adapter)
+        assert optimizer.param_groups[0]["lr"] == 1.0
+        assert f"{target.split('.')[1]} finds its own step size" in caplog.text
+
+
+def rates(scheduler: SchedulerConfig, steps: int = 100) -> list[float]:
+    """The learning rate at each step, of one that is 1; 10 steps an epoch."""
+    plan = Batches({(8, 8): [0] * 10}, [((8, 8), k) for k in range(10)], 1)
+    course = Course(plan, accumulation=1, epochs=steps // 10, steps=steps, save_every=1)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule, found = make_scheduler(scheduler, optimizer, course), []
+    for _ in range(steps):
+        found.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_schedule_goes_as_its_name_says(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        found = rates(settings("train", TrainConfig, [f"scheduler={name}"]).scheduler)
+    warmed = name in ("constant_with_warmup", "inverse_sqrt", "warmup_stable_decay")
+    assert (found[0] == 0) == warmed
+    assert max(found) == pytest.approx(1)
+    after = found[10] if warmed else found[0]
+    assert after == pytest.approx(1)
+    middle = {"constant": 1, "constant_with_warmup": 1, "linear": 0.5, "cosine": 0.5,
+              "polynomial": 0.25, "cosine_with_restarts": 0.5, "cosine_with_min_lr": 0.55,
+              "inverse_sqrt": (10 / 50) ** 0.5, "warmup_stable_decay": 1}  # fmt: skip
+    read = name.replace("restarting", "restarts")
+    assert found[50] == pytest.approx(middle[read], abs=1e-3)
+    rises = sum(b > a + 1e-9 for a, b in pairwise(found))
+    assert rises == {True: 10, False: 2 if "restart" in name else 0}[warmed]
+    if name == "cosine_with_min_lr":
+        assert found[-1] == pytest.approx(0.1, abs=0.01)
+    assert ("is read as cosine_with_restarts" in caplog.text) == (name == "cosine_with_restarting")
+
+
+def test_a_warm_up_is_a_share_or_steps_or_epochs() -> None:
+    for name in ("constant", "cosine"):
+        for given in (
+            SchedulerConfig(name, warmup=0.2),
+            SchedulerConfig(name, warmup_steps=20),
+            SchedulerConfig(name, warmup_epochs=2.0),
+        ):
+            found = rates(given)
+            assert found[:21] == pytest.approx([step / 20 for step in range(21)])

@@ -1,0 +1,67 @@
+"""Several processes that train one LoRA, as a launcher starts them, give what one process gives."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.conftest import end
+from train.processes import Processes
+from train.stack import Dropout
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def launch(count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m train`; by accelerate where there are several processes."""
+    several = [
+        "accelerate.commands.launch", "--multi_gpu", f"--num_processes={count}",
+        f"--main_process_port={free_port()}", "-m",
+    ]  # fmt: skip
+    line = [sys.executable, "-m", *(several if count > 1 else []), "train", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_two_processes_are_one_with_their_batch(
+    base_folder: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    """5 pictures by 4: the last batch is a single one, of which the second process has none."""
+    common = [
+        f"base.path={base_folder}", f"data.path={picture_folder}", "data.resolution=32",
+        "network.rank=2", "network.dropout=0.2", "network.text_encoder=true", "training.epochs=2",
+        "training.save_every=1", "base.device=cpu", "optimizer.lr=1e-3", "base.precision=fp32",
+        "training.gradient_accumulation=2", "training.min_snr_gamma=5",
+        "data.validation_fraction=0.3", "optimizer=adafactor",
+    ]  # fmt: skip
+    for size, count in ((4, 1), (2, 2)):
+        output = f"output={tmp_path / str(count)}"
+        done = launch(count, *common, output, f"training.batch_size={size}")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("effective batch 8") == 1
+        assert done.stderr.count("epoch 2/2") == 1
+    assert "2 accumulated x 2 processes" in done.stderr
+    one, two = (end(tmp_path / str(count)) for count in (1, 2))
+    assert torch.equal(one["random"], two["random"])
+    assert one["last"]["train_loss"] == pytest.approx(two["last"]["train_loss"], rel=1e-5)
+    for name, weights in one["adapter"].items():
+        assert (weights - two["adapter"][name]).norm() < 1e-4 * weights.norm()
+    assert one["config"] == two["config"], "either continues the other's run"
+
+
+def test_dropout_of_a_part_is_that_of_the_whole_batch() -> None:
+    whole = Dropout(0.5, 3).mask("key", torch.empty(5 * 6, 4))
+    parts = []
+    for rank in range(3):
+        rows = Processes(rank, 3).slice(5)
+        part = Dropout(0.5, 3, (rows, 5))
+        parts.append(part.mask("key", torch.empty((rows.stop - rows.start) * 6, 4)))
+    assert torch.equal(torch.cat(parts), whole)

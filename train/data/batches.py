@@ -1,0 +1,80 @@
+"""An epoch as batches: whose sizes come in which order is fixed by the pictures alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from train.config import DataConfig
+from train.data.buckets import Frame, Size, framing_of
+from train.data.picture import DataError, Picture
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of an epoch, the same in every epoch and for every member of a pack.
+
+    All the pictures of a batch have one size, and so have all the members' in the same step; each
+    member draws its own within the bucket. The last batch of a bucket may be a small one.
+
+    Attributes:
+        buckets: size -> the indices of its pictures, each as often as an epoch shows it.
+        sequence: the size and the first place in its bucket of each batch.
+        batch_size: the most pictures in a batch.
+    """
+
+    buckets: dict[Size, list[int]]
+    sequence: list[tuple[Size, int]]
+    batch_size: int
+
+    def shuffle(self, random: torch.Generator) -> dict[Size, list[int]]:
+        """The pictures of each bucket in the order of one epoch."""
+        orders = {}
+        for size, shown in self.buckets.items():
+            order = torch.randperm(len(shown), generator=random).tolist()
+            orders[size] = [shown[place] for place in order]
+        return orders
+
+    def pictures(self, step: int, order: dict[Size, list[int]]) -> list[int]:
+        """The pictures of a batch in an epoch of that order."""
+        size, first = self.sequence[step]
+        return order[size][first : first + self.batch_size]
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+
+def plan_batches(pictures: Sequence[Picture], frames: Sequence[Frame], batch_size: int) -> Batches:
+    """The batches of an epoch, those of every bucket spread evenly over it."""
+    found: dict[Size, list[int]] = defaultdict(list)
+    for round_ in range(max(picture.repeats for picture in pictures)):
+        for index, picture in enumerate(pictures):
+            if round_ < picture.repeats:
+                found[frames[index].size].append(index)
+    buckets = {size: found[size] for size in sorted(found)}
+    placed = []
+    for size, shown in buckets.items():
+        count = -(-len(shown) // batch_size)
+        placed += [((k + 0.5) / count, size, k * batch_size) for k in range(count)]
+    return Batches(buckets, [(size, first) for _, size, first in sorted(placed)], batch_size)
+
+
+def frames_of(pictures: Sequence[Picture], config: DataConfig) -> list[Frame]:
+    """How each of the pictures is brought to its size.
+
+    Raises:
+        DataError: a picture that is too small for a bucket.
+    """
+    general = framing_of(config)
+    frames = [(picture.subset.framing or general).frame(picture.size) for picture in pictures]
+    for picture, frame in zip(pictures, frames, strict=True):
+        if not min(frame.size):
+            width, height = picture.size
+            raise DataError(
+                f"{picture.path}: {width}x{height} pixels are less than a step of the buckets; "
+                "take it out, or enlarge small pictures with data.bucket_upscale=true"
+            )
+    return frames

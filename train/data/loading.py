@@ -1,0 +1,122 @@
+"""A data set: found, checked, split into training and validation, reported."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from train.config import DataConfig, TrialConfig
+from train.data.advice import advice
+from train.data.picture import DataError, Picture
+from train.data.reading import Reader
+from train.data.regularization import balanced
+from train.data.report import lines_before_training
+from train.data.splitting import split, without
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A data set.
+
+    Attributes:
+        training, validation: disjoint by content; validation may be empty.
+        regularization: of the class, trained on beside the subject's; never scored.
+        fingerprint: sha256 over what changes training: contents, captions, repeats, manners.
+        warnings: what a careful friend would say about these pictures.
+        batch_sizes: those that a dataset_config asks for.
+    """
+
+    training: tuple[Picture, ...]
+    validation: tuple[Picture, ...]
+    trigger: str
+    fingerprint: str
+    warnings: tuple[str, ...] = field(default=())
+    regularization: tuple[Picture, ...] = field(default=())
+    batch_sizes: tuple[int, ...] = field(default=())
+
+    @property
+    def trained(self) -> tuple[Picture, ...]:
+        """All that an epoch shows: the subject's pictures, then those of regularisation."""
+        return self.training + self.regularization
+
+    @property
+    def shown(self) -> int:
+        """How many pictures of the subject an epoch shows, repeats counted."""
+        return sum(picture.repeats for picture in self.training)
+
+    def report(self, config: TrialConfig | None = None) -> str:
+        """What was found, in a few lines, warnings last.
+
+        Args:
+            config: of the trial: what becomes of the pictures in training is told too.
+        """
+        captions = len({picture.caption for picture in self.training})
+        repeats = sorted({picture.repeats for picture in self.training})
+        times = f"{repeats[0]} to {repeats[-1]}" if len(repeats) > 1 else f"{repeats[0]}"
+        lines = [
+            f"{len(self.training)} training pictures x {times} repeats, "
+            f"{captions} different captions; {len(self.validation)} held out for validation"
+        ]
+        warnings = [*self.warnings]
+        if config:
+            more, said = lines_before_training(
+                self.training, self.regularization, self.batch_sizes, config
+            )
+            lines, warnings = lines + more, warnings + said
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
+
+
+def load_pictures(config: DataConfig) -> Pictures:
+    """Finds, opens and checks every picture, and splits them.
+
+    Held out are, in this order: the pictures of `validation_path`; those of a subfolder
+    `validation`; a seeded share of them, copies of one picture always on the same side.
+
+    Raises:
+        DataError: no folder, no picture in it, or one that cannot be opened.
+    """
+    reader = Reader(config)
+    found, batch_sizes = reader.subject()
+    regularization = [p for p in found if p.subset.regularization] + reader.regularization()
+    subject = [picture for picture in found if not picture.subset.regularization]
+    if not subject:
+        raise DataError(f"{reader.key}: holds pictures of regularisation alone")
+    validation = reader.held_out()
+    if validation is None:
+        training, validation = split(subject, config.validation_fraction, config.validation_seed)
+    else:
+        training = without(subject, {picture.content for picture in validation})
+    if not training:
+        raise DataError("data.validation_path: holds all the pictures of the training folder")
+    contents = {picture.content for picture in validation}
+    shown = sum(picture.repeats for picture in training)
+    prior = balanced(without(regularization, contents), shown)
+    if len(prior) < len(regularization):
+        reader.warnings.append(
+            f"{len(regularization) - len(prior)} of {len(regularization)} regularisation pictures "
+            "are not used: there are more of them than of the subject's"
+        )
+    return Pictures(
+        training=tuple(training),
+        validation=tuple(validation),
+        trigger=config.trigger.strip(),
+        fingerprint=_fingerprint(training, validation, prior),
+        warnings=(*reader.warnings, *advice(training, validation, reader.seen)),
+        regularization=tuple(prior),
+        batch_sizes=batch_sizes,
+    )
+
+
+def _fingerprint(
+    training: Sequence[Picture],
+    validation: Sequence[Picture],
+    regularization: Sequence[Picture],
+) -> str:
+    digest = hashlib.sha256()
+    for part in (training, validation, regularization):
+        digest.update(f"{len(part)}\0".encode())
+        for picture in part:
+            about = picture.sha256, picture.caption, picture.repeats, picture.subset.manner
+            digest.update(f"{about}\0".encode())
+    return digest.hexdigest()
