@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -27,22 +28,24 @@ class Clock:
     """
 
     def __init__(self, started: float) -> None:
-        self.started, self.first = started, 0.0
+        self.started, self.first, self.first_worked = started, 0.0, 0.0
         self.peak = self.loaded = self.before = self.activations = 0.0
         self.seconds: list[float] = []
+        self.processor: list[float] = []  # of this thread alone; waiting for others is not in it
 
     def begin(self) -> None:
         """A step begins."""
         self._new_peak()
         if not self.seconds:
             self.loaded = self.before
-        self.began = time.perf_counter()
+        self.began, self.worked = time.perf_counter(), time.thread_time()
 
     def end(self) -> None:
         """The step has ended, the optimizer's part included."""
         self.seconds.append(time.perf_counter() - self.began)
+        self.processor.append(time.thread_time() - self.worked)
         if len(self.seconds) == 1:
-            self.first = time.time() - self.started
+            self.first, self.first_worked = time.time() - self.started, time.thread_time()
         elif len(self.seconds) == 2:  # by now all weights were read and the optimizer has its state
             self.activations = memory("VmHWM") - self.before
 
@@ -55,10 +58,11 @@ class Clock:
 
     def report(self, **more: Any) -> None:
         """Prints what was measured, as one line of JSON."""
-        later = sorted(self.seconds[1:])
         found = {
-            "seconds_a_step": later[len(later) // 2],  # the median; the first one warms up
+            "seconds_a_step": median(self.seconds[1:]),  # the first one warms up
             "seconds_to_first_step": self.first,
+            "processor_seconds_a_step": median(self.processor[1:]),
+            "processor_seconds_to_first_step": self.first_worked,
             "peak_gib": max(self.peak, memory("VmHWM")),
             "loaded_gib": self.loaded,
             "activations_gib": self.activations,

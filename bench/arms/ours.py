@@ -33,7 +33,7 @@ def timed(clock: Clock, side: int, encoding: bool) -> None:
         plain_step(trainer, *arguments)
         clock.end()
 
-    Trainer.step = step  # type: ignore[method-assign, assignment]
+    Trainer.step = step  # type: ignore[method-assign,assignment]
 
 
 def encode(base: Base, trainer: Trainer, side: int) -> None:

@@ -43,7 +43,7 @@ class Lora(nn.Module):
             self.up = nn.Linear(RANK, outputs, bias=False)
         nn.init.zeros_(self.up.weight)
         self.plain: Callable[[Tensor], Tensor] = module.forward
-        module.forward = self.forward  # type: ignore[method-assign, assignment]
+        module.forward = self.forward  # type: ignore[method-assign,assignment]
 
     def forward(self, x: Tensor) -> Tensor:
         """The module's output and the LoRA's."""
