@@ -50,7 +50,7 @@ class Store:
 
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root.resolve(), name
-        embedded = f"sqlite:///{self.root}/mlflow.db"
+        embedded = f"sqlite:///{self.root.as_posix()}/mlflow.db"
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or embedded
         self.embedded = self.uri == embedded
         self._client: MlflowClient | None = None
@@ -78,7 +78,7 @@ class Store:
             found = self.client.get_experiment_by_name(self.name)
             if found is not None:
                 return str(found.experiment_id)
-            place = f"file://{self.root}/artifacts" if self.embedded else None
+            place = (self.root / "artifacts").as_uri() if self.embedded else None
             return str(self.client.create_experiment(self.name, place, KIND))
 
     @contextmanager

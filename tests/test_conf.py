@@ -10,7 +10,10 @@ import yaml
 
 from train.config import CONF
 
-FILES = sorted(file for file in CONF.rglob("*.yaml") if file.name != "local.yaml")
+TEXTS = CONF / "hydra" / "help"  # not settings: what --help says
+FILES = sorted(
+    file for file in CONF.rglob("*.yaml") if file.name != "local.yaml" and TEXTS != file.parent
+)
 # Hydra's own: which groups a config is made of, which class, and its settings of the terminal
 HYDRA = {"defaults", "hydra", "_target_", "_recursive_"}
 # groups whose keys are names (of scores, of what is asked for) and not settings: one comment does

@@ -22,12 +22,12 @@ from sweeper.reproducing.original import Original
 from sweeper.reproducing.verdict import compare
 from sweeper.running.pack import run_trials
 from sweeper.running.rules import until
-from sweeper.running.trial import Trial
+from sweeper.running.trial import ADAPTED, Trial
 from train.member import TrainingError
 
 log = logging.getLogger(__name__)
 PLACE, REPRODUCTION_OF = "reproductions", "reproduction_of"
-CARRIED = ("adapted",)  # tags that say how a run was trained other than its settings do
+CARRIED = (ADAPTED,)  # tags that say how a run was trained other than its settings do
 
 
 class Comparing(Progress):
