@@ -12,7 +12,7 @@ from train.config import CONF
 
 TEXTS = CONF / "hydra" / "help"  # not settings: what --help says
 FILES = sorted(
-    file for file in CONF.rglob("*.yaml") if file.name != "local.yaml" and TEXTS != file.parent
+    file for file in CONF.rglob("*.yaml") if file.name != "local.yaml" and file.parent != TEXTS
 )
 # Hydra's own: which groups a config is made of, which class, and its settings of the terminal
 HYDRA = {"defaults", "hydra", "_target_", "_recursive_"}
