@@ -55,7 +55,7 @@ def test_two_processes_are_one_with_their_batch(
     assert torch.equal(one["random"], two["random"])
     assert one["last"]["train_loss"] == pytest.approx(two["last"]["train_loss"], rel=1e-5)
     for name, weights in one["adapter"].items():
-        assert (weights - two["adapter"][name]).norm() < 1e-4 * weights.norm()
+        assert (weights - two["adapter"][name]).norm() <= 1e-4 * weights.norm()
     assert one["config"] == two["config"], "either continues the other's run"
 
 
