@@ -93,7 +93,7 @@ def train_again(
         )
         with in_good_order(folder):
             run_trials([trial], 1)
-            if leaving():
+            if leaving() and not record.finished:
                 tracker.catch_up()
                 raise KeyboardInterrupt
     if record.state == FAILED:
