@@ -44,7 +44,7 @@ def exact_base(base_folder: Path) -> Base:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     pipeline = StableDiffusionPipeline.from_pretrained(base_folder, dtype=torch.float64)
-    base = Base(pipeline, str(base_folder), "exact", torch.device("cpu"))
+    base = Base(pipeline, str(base_folder), lambda: "exact", torch.device("cpu"))
     torch.set_default_dtype(before)
     return base
 
