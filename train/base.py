@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +16,9 @@ from torch import Tensor
 from train.adapter import UNET
 from train.base_files import (
     BaseError,
-    find_family,
     fingerprint,
     locate,
+    open_pipeline,
     short_hash,
     weight_files,
 )
@@ -28,7 +27,6 @@ from train.config import EMBEDDED, BaseConfig, cause
 from train.families import Family, family_of
 from train.lora import Adapters
 from train.paging import channels_last
-from train.single_file import layout
 from train.text import TextEncoding
 
 __all__ = ["DTYPES", "Base", "BaseError", "load_base"]
@@ -213,7 +211,7 @@ def _load(settings: tuple[Any, ...]) -> Base:
     # on another core meanwhile: it takes as long as loading and the first step together
     hashed = ThreadPoolExecutor(1).submit(fingerprint, weight_files(source), source)
     try:
-        pipeline = _pipeline(source, find_family(source), DTYPES[config.precision])
+        pipeline = open_pipeline(source, DTYPES[config.precision])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise BaseError(
             f"base.path: {config.path} is no Stable Diffusion model: {cause(error)}"
@@ -226,15 +224,3 @@ def _load(settings: tuple[Any, ...]) -> Base:
     if config.attention == "xformers":
         base.unet.enable_xformers_memory_efficient_attention()
     return base
-
-
-def _pipeline(source: Path, family: Family, dtype: torch.dtype) -> DiffusionPipeline:
-    bare = {} if family.is_xl else {"safety_checker": None}
-    if source.is_file():
-        with layout(source, family) as folder:
-            return family.pipeline.from_single_file(
-                str(source), config=str(folder), dtype=dtype, **bare
-            )
-    return family.pipeline.from_pretrained(
-        str(source), dtype=dtype, feature_extractor=None, use_safetensors=True, **bare
-    )

@@ -1,4 +1,4 @@
-"""The files of a base: where they lie, what family they are, and their fingerprint."""
+"""The files of a base: where they lie, what family they are, opened, and their fingerprint."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 
 from train.config import EMBEDDED, cause
 from train.families import Family, family_of
-from train.single_file import LATENT_CHANNELS, family_of_file
+from train.single_file import LATENT_CHANNELS, family_of_file, layout
 
 EMBEDDED_FOLDER = Path(__file__).parent / "puppets" / "weights" / "base"
 INDEX = "model_index.json"
@@ -38,6 +39,24 @@ def locate(path: str) -> Path:
         raise BaseError(
             f"base.path: {path} is neither on disk nor to be had from the hub: {cause(error)}"
         ) from error
+
+
+def open_pipeline(source: Path, dtype: torch.dtype) -> DiffusionPipeline:
+    """The parts of a base, as diffusers loads them from a folder or a single file.
+
+    Raises:
+        ValueError: a model of none of our families; diffusers raises others for broken files.
+    """
+    family = find_family(source)
+    bare = {} if family.is_xl else {"safety_checker": None}
+    if source.is_file():
+        with layout(source, family) as folder:
+            return family.pipeline.from_single_file(
+                str(source), config=str(folder), dtype=dtype, **bare
+            )
+    return family.pipeline.from_pretrained(
+        str(source), dtype=dtype, feature_extractor=None, use_safetensors=True, **bare
+    )
 
 
 def find_family(source: Path) -> Family:
