@@ -51,7 +51,9 @@ class EncodedPictures:
         self.tints = any(picture.subset.color_augmentation for picture in self.pictures)
         self.drops = any(picture.subset.caption_dropout for picture in self.pictures)
         settings = {key: value for key, value in asdict(config.base).items() if key not in PLACES}
-        self.about = [base.fingerprint, base.device.type, sorted(settings.items())]
+        # in memory the base itself will do: nobody waits until some GB are hashed
+        named = base.fingerprint if config.cache == DISK else id(base)
+        self.about = [named, base.device.type, sorted(settings.items())]
         folder = Path(config.cache_path) if config.cache == DISK else None
         self.store = None if config.cache == OFF else Store(folder)
         if self.tints and self.store:

@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from open_clip.tokenizer import SimpleTokenizer
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTokenizer
 
@@ -100,6 +99,9 @@ def _save_tokenizer(folder: Path, name: str, padding: str) -> None:
 
     Where ! is the padding it is so too in a prompt, as in the tokenizers of diffusers' folders.
     """
+    # only here: it takes long to import, and few starts need it
+    from open_clip.tokenizer import SimpleTokenizer
+
     shipped = SimpleTokenizer()
     words = [*list(shipped.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: number for number, word in enumerate(words)}

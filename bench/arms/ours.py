@@ -1,8 +1,6 @@
-"""`python -m bench.arms.ours FOLDER SIDE STEPS STARTED [encoding] [checkpointing]`: this trainer.
+"""`python -m bench.arms.ours FOLDER SIDE STEPS STARTED [overrides]`: this trainer.
 
-It is `python -m train` itself, in which the steps are timed. With `encoding` a step also encodes
-its picture and its caption, as trainers do that cache nothing; `checkpointing` is gradient
-checkpointing.
+It is `python -m train` itself, in which the steps are timed.
 """
 
 from __future__ import annotations
@@ -15,33 +13,21 @@ from typing import Any
 import torch
 
 from bench.arms.clock import Clock
-from train.base import Base
-from train.loss import encode_latents
 from train.trainer import Trainer
 
 RANK = 8
 
 
-def timed(clock: Clock, side: int, encoding: bool) -> None:
+def timed(clock: Clock) -> None:
     """From now on the trainer's steps are measured."""
     plain_step = Trainer.step
 
     def step(trainer: Trainer, *arguments: Any) -> None:
         clock.begin()
-        if encoding:
-            encode(trainer.base, trainer, side)
         plain_step(trainer, *arguments)
         clock.end()
 
     Trainer.step = step  # type: ignore[method-assign,assignment]
-
-
-def encode(base: Base, trainer: Trainer, side: int) -> None:
-    """What a trainer without caches does at each step."""
-    picture = trainer.pictures.training[0]
-    encode_latents(base, picture.pixels(side).unsqueeze(0))
-    with torch.no_grad():
-        base._text([picture.caption], base.device)
 
 
 def main() -> None:
@@ -49,14 +35,14 @@ def main() -> None:
     folder, side, steps, started, *more = sys.argv[1:]
     torch.set_num_threads(1)
     clock = Clock(float(started))
-    timed(clock, int(side), "encoding" in more)
+    timed(clock)
     with tempfile.TemporaryDirectory() as output:
         sys.argv = [
             "train", f"base.path={folder}", "base.precision=fp32", "base.device=cpu",
             f"data.path={folder}/pictures", f"data.resolution={side}", f"data.repeats={steps}",
             "data.validation_fraction=0", f"network.rank={RANK}", "network.conv_rank=0",
             "training.epochs=1", "training.batch_size=1", "training.save_every=1",
-            f"training.gradient_checkpointing={'checkpointing' in more}", f"output={output}",
+            f"output={output}", *more,
         ]  # fmt: skip
         runpy.run_module("train", run_name="__main__")
     clock.report()

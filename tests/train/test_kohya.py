@@ -5,16 +5,21 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from train.__main__ import TrainConfig, check_train
 from train.checkpoint import read_metadata
+from train.command import settings
 from train.config import ConfigError
+from train.data import load_pictures
 from train.data.reading import EMBEDDED_FOLDER
 from train.kohya.command_line import expand, quote
+from train.kohya.optimizers import KINDS
 from train.kohya.reading import read_toml
 from train.kohya.translation import translate
 
@@ -66,7 +71,7 @@ min_snr_gamma = 5
 noise_offset = 0.05
 prior_loss_weight = 0.5
 caption_dropout_rate = 0.1
-xformers = true
+mem_eff_attn = true
 [files]
 output_dir = "/out"
 output_name = "null"
@@ -77,7 +82,7 @@ multires_noise_iterations = 0
 """
 FULL_LINES = """
 base.path='/models/my model.safetensors'  base.precision=fp16  base.clip_skip=2
-training.gradient_checkpointing=true  base.prediction=v_prediction  base.attention=xformers
+training.gradient_checkpointing=true  base.prediction=v_prediction  base.attention=sdpa
 data.path={folder}  data.trigger='sks person'  data.regularization_path=/reg
 data.caption_extension=.txt  data.repeats=1  data.validation_fraction=0.0
 data.resolution=512  data.height=768  data.shuffle_caption=true  data.keep_tokens=1
@@ -117,7 +122,7 @@ def test_a_full_config_is_translated_whole(tmp_path: Path, folder: Path) -> None
     lines, notes = expand([f"kohya={file}"])
     wanted = FULL_LINES.format(folder=quote(str(folder))).strip()
     assert lines == [line for row in wanted.splitlines() for line in row.split("  ")]
-    OverridesParser.create().parse_overrides(lines)
+    check_train(settings("train", TrainConfig, lines))
     said = "\n".join(notes)
     assert "without effect here: logging_dir, max_data_loader_n_workers, multires_noise" in said
     assert "kohya's LoRA would be another: scale_weight_norms" in said
@@ -149,6 +154,7 @@ def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
         ("lr_warmup_steps = 100", {"scheduler.warmup_steps": 100, "scheduler.warmup": 0.0,
                                    "scheduler": "constant_with_warmup"}),
         ("use_8bit_adam = true", {"optimizer": "adamw8bit"}),
+        ("xformers = true", {"base.attention": "xformers" if find_spec("xformers") else "sdpa"}),
         ('optimizer_type = "Lion"', {"optimizer": "lion", "++optimizer.weight_decay": 0.0}),
         ('optimizer_type = "prodigy"\nlearning_rate = 1\ntext_encoder_lr = 0.5\n'
          'optimizer_args = "d_coef=2 use_bias_correction=True"',
@@ -166,14 +172,38 @@ def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
         ("color_aug = true\ncache_latents = false", {"cache": "off"}),
         ("max_train_epochs = 20\nsave_n_epoch_ratio = 5", {"training.save_every": 4}),
         ("num_epochs = 7", {"training.epochs": 7, "training.max_steps": None}),
-        ('dataset_config = "d.toml"\ntrain_data_dir = "/p"',
-         {"data.dataset_config": "d.toml", "data.path": None}),
         ('network_weights = ""\nvae = ""', {"network.rank": 4}),
     ],
 )  # fmt: skip
 def test_single_keys(tmp_path: Path, line: str, expected: dict[str, Any]) -> None:
     found = translated(tmp_path, line)
     assert {key: found.get(key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_every_optimizer_of_kohyas_can_be_made(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path, f'optimizer_type = "{name.upper()}"\nmax_train_epochs = 1')
+    config = settings("train", TrainConfig, expand([f"kohya={file}"])[0])
+    check_train(config)
+    assert config.optimizer["lr"] == 2e-6
+    expected = {"adamw": None, "adamw8bit": 0.01}.get(KINDS[name].group, 0.0)
+    expected = 0.01 if name == "AdamW" else expected
+    assert config.optimizer.get("weight_decay") == expected, "as the class that kohya takes"
+
+
+def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
+    data = tmp_path / "data.toml"
+    data.write_text(
+        "[[datasets]] resolution = 32 [[datasets.subsets]] num_repeats = 3 "
+        f"class_tokens = “sks puppet doll” image_dir = “{EMBEDDED_FOLDER}”"
+    )
+    file = write(tmp_path, 'train_data_dir = "/gone"\ncaption_extension = "txt"\nresolution = 32')
+    lines, notes = expand([f"kohya={file}", f"dataset_config={data}", "base.path=puppets"])
+    assert "data.trigger='sks puppet doll'" in lines
+    assert any(note.startswith("train_data_dir is left out") for note in notes)
+    pictures = load_pictures(settings("train", TrainConfig, lines).data)
+    assert len(pictures.training) == 12
+    assert "data.toml: repaired: typographic quotes, several pairs" in pictures.report()
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,16 @@ or `[general]`, or our own settings.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from train.config import DataConfig, suggestion
+from train.config import ConfigError, DataConfig, suggestion
 from train.data.buckets import Framing, framing_of
 from train.data.picture import DataError
 from train.data.subset import Subset
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from train.kohya.reading import read_toml
 
 KEY = "data.dataset_config"
 NUMBER = (int, float)
@@ -84,7 +79,10 @@ def read_dataset_config(config: DataConfig, like: Subset) -> DatasetConfig:
         DataError: no such file, no TOML, a key that there is not, or a value of the wrong type.
     """
     file = Path(str(config.dataset_config)).expanduser()
-    content = _parse(file)
+    try:
+        content, repairs = read_toml(file)
+    except ConfigError as error:
+        raise DataError(f"{KEY}: {error}") from None
     _check_keys(content, {"general", "datasets"}, (), f"{file.name}")
     reader = _Reader(file, config, like)
     general = content.get("general", {})
@@ -94,7 +92,8 @@ def read_dataset_config(config: DataConfig, like: Subset) -> DatasetConfig:
         reader.read(dataset, general, f"datasets[{number}]")
     if not reader.subsets:
         raise DataError(f"{KEY}: {file.name} names no pictures ([[datasets.subsets]], image_dir)")
-    warnings = [
+    warnings = [f"{file.name}: repaired: {', '.join(repairs)}"] if repairs else []
+    warnings += [
         f"{key} in {file.name} is a setting of kohya's that is not supported; it is passed over"
         for key in dict.fromkeys(reader.passed_over)
     ]
@@ -188,15 +187,6 @@ class _Reader:
 def class_of(words: str) -> str:
     """The class word of a trigger: 'sks person' without its first word."""
     return " ".join(words.split()[1:]) or words
-
-
-def _parse(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{KEY}: {file} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{KEY}: {file} is not TOML: {error}") from None
 
 
 def _tables(parent: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config import EMBEDDED, ConfigError
+from train.kohya.reading import read_toml
 from train.kohya.said import Said
 
 
@@ -27,7 +28,7 @@ def pictures(said: Said, dataset_config: str | None) -> dict[str, Any]:
     return {
         "data.path": folder,
         "data.dataset_config": chosen,
-        "data.trigger": _class_words(folder) if folder else None,
+        "data.trigger": _words_of_config(chosen) if chosen else _words_of_folder(folder),
         "data.regularization_path": said.text("reg_data_dir"),
         "data.caption_extension": said.text("caption_extension", ".caption"),
         "data.repeats": 1,  # kohya knows none but those of folders and of dataset configs
@@ -54,9 +55,20 @@ def _sides(said: Said) -> tuple[int, int | None] | None:
     return width, None if width == height else height
 
 
-def _class_words(folder: str) -> str | None:
+def _words_of_config(file: str) -> str | None:
+    """The class words of a dataset config's first subset that has some."""
+    content, _ = read_toml(Path(file))  # what was repaired is said by whoever reads the pictures
+    datasets = content.get("datasets")
+    for dataset in datasets if isinstance(datasets, list) else []:
+        for subset in dataset.get("subsets", []) if isinstance(dataset, dict) else []:
+            if words := str(subset.get("class_tokens", "")).strip():
+                return words
+    return None
+
+
+def _words_of_folder(folder: str | None) -> str | None:
     """Those of the first folder of kohya's layout, as in 10_sks person."""
-    place = Path(folder).expanduser()
+    place = Path(folder or "-").expanduser()
     names = sorted(inside.name for inside in place.iterdir()) if place.is_dir() else []
     matches = [re.fullmatch(r"\d+_(.+)", name) for name in names]
     return next((match[1].strip() for match in matches if match), None)

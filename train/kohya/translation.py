@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ FLAGS = {
     "torch_compile": ("base.speed", "compile"),
     "mem_eff_attn": ("base.attention", "sdpa"),
     "sdpa": ("base.attention", "sdpa"),
-    "xformers": ("base.attention", "xformers"),
 }
 
 
@@ -89,7 +89,17 @@ def _model(said: Said) -> dict[str, Any]:
         "base.precision": _precision(said, "mixed_precision", "no"),
         "base.clip_skip": said.whole("clip_skip"),
         **{name: value for key, (name, value) in FLAGS.items() if said.flag(key)},
+        **_xformers(said),
     }
+
+
+def _xformers(said: Said) -> dict[str, Any]:
+    if not said.flag("xformers"):
+        return {}
+    if importlib.util.find_spec("xformers"):
+        return {"base.attention": "xformers"}
+    said.notes.append("xformers is not installed; sdpa, which comes with torch, does the same")
+    return {"base.attention": "sdpa"}
 
 
 def _network(said: Said) -> dict[str, Any]:
