@@ -43,7 +43,7 @@ class Checkpoint:
     Attributes:
         member: index of the trial in the pack.
         train_loss: mean over the epochs since the checkpoint before.
-        lr: of the UNet's LoRA, after the last step; as Prodigy and its like have found it.
+        lr: of the UNet's LoRA, after the last step.
         pictures: shown to it since the checkpoint before.
         lr_text_encoder: None: it has no LoRA.
     """
@@ -156,12 +156,13 @@ class Run:
         steps = self.epoch * self.steps_an_epoch
         about = checkpoint.metadata(self.config, self.base, self.pictures, self.epoch, steps)
         precision = DTYPES[self.config.training.save_precision]
-        saved = self._checkpoint(self._mean_loss())
+        saved = self._checkpoint(self._mean_loss(), self.shown)
         checkpoint.save_checkpoint(saved.path, self.adapter, about, precision)
         state = {
             "config": self._identity(),
             "epoch": self.epoch,
             "train_loss": saved.train_loss,
+            "pictures": saved.pictures,
             "adapter": self.adapter.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -176,7 +177,7 @@ class Run:
 
     def last_saved(self) -> Checkpoint:
         """The checkpoint that a continued run goes on from."""
-        return self._checkpoint(self.last_loss)
+        return self._checkpoint(self.last_loss, self.last_shown)
 
     def _resume(self) -> None:
         file = self.folder / STATE
@@ -190,6 +191,7 @@ class Run:
         self.scheduler.load_state_dict(state["scheduler"])
         self.random.set_state(state["random"].cpu())
         self.epoch, self.last_loss = state["epoch"], state["train_loss"]
+        self.last_shown = state["pictures"]
         log.info("continuing %s after epoch %d", self.folder, self.epoch)
 
     def _identity(self) -> str:
@@ -197,11 +199,10 @@ class Run:
         about["data"] = [self.pictures.fingerprint, self.config.data.resolution]
         return json.dumps(about, sort_keys=True)
 
-    def _checkpoint(self, train_loss: float) -> Checkpoint:
+    def _checkpoint(self, train_loss: float, pictures: int) -> Checkpoint:
         # kohya's names: the epochs in between are numbered, the last is not
         name = checkpoint.NAME if self.finished else f"{checkpoint.NAME}-{self.epoch:06d}"
-        # Prodigy and its like multiply lr by the step size d that they find
-        rates = [group["lr"] * float(group.get("d", 1.0)) for group in self.optimizer.param_groups]
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         return Checkpoint(
             member=self.index,
             path=self.folder / f"{name}.safetensors",
@@ -209,7 +210,7 @@ class Run:
             train_loss=train_loss,
             lr=rates[0],
             last=self.finished,
-            pictures=self.shown,
+            pictures=pictures,
             lr_text_encoder=rates[1] if len(rates) > 1 else None,
         )
 
