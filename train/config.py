@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PLACES = ("path", "dataset_config", "regularization_path", "validation_path")  # in DataConfig
+OWN_DEFAULTS = "own_defaults"  # in the defaults lists of conf/train.yaml, sweep and evaluate
 EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find what we ship
 
 Schema = TypeVar("Schema")
@@ -168,6 +170,8 @@ OmegaConf.register_new_resolver("by_base", _by_base, replace=True)
 OmegaConf.register_new_resolver("by_optimizer", _by_optimizer, replace=True)
 # ${times:A,F} is F times A, so that a range can follow another setting.
 OmegaConf.register_new_resolver("times", lambda number, by: f"{number * by:.3g}", replace=True)
+# what train/local.py fills with a person's own defaults
+ConfigStore.instance().store(OWN_DEFAULTS, {})
 
 
 def typed(schema: type[Schema], config: DictConfig) -> Schema:

@@ -8,12 +8,10 @@ from typing import Any
 import yaml
 from hydra.core.config_store import ConfigStore
 
-from train.config import ConfigError
+from train.config import OWN_DEFAULTS, ConfigError
 
 FILE = "local.yaml"
-NAME = "own_defaults"  # in the defaults lists of these commands' configs
 COMMANDS = ("train", "sweep", "evaluate")
-ConfigStore.instance().store(NAME, {})  # nothing, where there is no such file
 
 
 def take_in(command: str, conf: Path) -> None:
@@ -30,7 +28,7 @@ def take_in(command: str, conf: Path) -> None:
             node["defaults"].append({f"override /{key}": value})  # optimizer: lion
         elif key in groups | keys or key not in known:
             node[key] = value
-    ConfigStore.instance().store(NAME, node)
+    ConfigStore.instance().store(OWN_DEFAULTS, node)
 
 
 def has(key: str, conf: Path) -> bool:

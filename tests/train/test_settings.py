@@ -24,8 +24,7 @@ from sweeper.select import SelectConfig
 from train.__main__ import TrainConfig
 from train.command import HYDRA_VERSION, preflight, run, settings
 from train.completion import BASH
-from train.config import CONF
-from train.local import NAME
+from train.config import CONF, OWN_DEFAULTS
 
 Said = Callable[..., str]
 LOCAL = """
@@ -49,7 +48,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr("train.command.CONF", folder)
     (folder / "local.yaml").write_text(LOCAL)
     yield folder
-    ConfigStore.instance().store(NAME, {})
+    ConfigStore.instance().store(OWN_DEFAULTS, {})
 
 
 def test_own_defaults_beat_the_shipped_ones_and_the_command_line_beats_them(conf: Path) -> None:
