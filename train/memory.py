@@ -90,21 +90,19 @@ def _change(old: TrialConfig, new: TrialConfig) -> str:
 
 def advice(config: TrialConfig) -> str:
     """What helps where memory has run out, in the order of the guides."""
-    training = config.training
-    eight = _eight_bit(config).optimizer["_target_"].rpartition(".")[2]
-    one = _one_by_one(config).training.gradient_accumulation
-    steps = [
-        ("training.gradient_checkpointing=true", training.gradient_checkpointing),
-        (f"a smaller data.resolution (now {config.data.resolution})", False),
-        ("cached latents (cache=memory or disk)", False),
-        (f"an 8-bit optimizer (optimizer={eight.lower()})" if "8bit" in eight else
-         "an 8-bit optimizer (optimizer=adamw8bit)", _eight_bit(config) == config
-         and "8bit" in eight),
-        (f"training.batch_size=1 training.gradient_accumulation={one}", training.batch_size == 1),
-    ]  # fmt: skip
+    training, target = config.training, config.optimizer["_target_"]
+    eight = EIGHT_BIT.get(target, EIGHT_BIT["torch.optim.AdamW"]).rpartition(".")[2].lower()
+    groups = _one_by_one(config).training.gradient_accumulation
+    steps = {
+        "training.gradient_checkpointing=true": training.gradient_checkpointing,
+        f"a smaller data.resolution (now {config.data.resolution})": False,
+        "cached latents (cache=memory or disk)": False,
+        f"an 8-bit optimizer (optimizer={eight})": "8bit" in target,
+        f"training.batch_size=1 training.gradient_accumulation={groups}": training.batch_size == 1,
+    }
     listed = [
         f"{number}. {words}{', which is so already' if so else ''}"
-        for number, (words, so) in enumerate(steps, start=1)
+        for number, (words, so) in enumerate(steps.items(), start=1)
     ]
     return (
         "out of memory; what helps, in this order: "

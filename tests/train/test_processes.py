@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from tests.train.conftest import end
+from train.__main__ import TrainConfig, main
+from train.command import settings
 from train.processes import Processes
 from train.stack import Dropout
 
@@ -21,14 +23,16 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def launch(count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m train`; by accelerate where there are several processes."""
-    several = [
-        "accelerate.commands.launch", "--multi_gpu", f"--num_processes={count}",
-        f"--main_process_port={free_port()}", "-m",
+def launch(count: int, *arguments: str) -> str:
+    """`accelerate launch -m train` with so many processes on the CPU; what it says."""
+    launcher = [
+        "-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={count}",
+        f"--main_process_port={free_port()}", "-m", "train",
     ]  # fmt: skip
-    line = [sys.executable, "-m", *(several if count > 1 else []), "train", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
+    line = [sys.executable, *launcher, *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def test_two_processes_are_one_with_their_batch(
@@ -42,13 +46,11 @@ def test_two_processes_are_one_with_their_batch(
         "training.gradient_accumulation=2", "training.min_snr_gamma=5",
         "data.validation_fraction=0.3", "optimizer=adafactor",
     ]  # fmt: skip
-    for size, count in ((4, 1), (2, 2)):
-        output = f"output={tmp_path / str(count)}"
-        done = launch(count, *common, output, f"training.batch_size={size}")
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.count("effective batch 8") == 1
-        assert done.stderr.count("epoch 2/2") == 1
-    assert "2 accumulated x 2 processes" in done.stderr
+    alone = [*common, f"output={tmp_path / '1'}", "training.batch_size=4"]
+    main(settings("train", TrainConfig, alone))
+    said = launch(2, *common, f"output={tmp_path / '2'}", "training.batch_size=2")
+    assert said.count("effective batch 8 (batch_size 2 x 2 accumulated x 2 processes)") == 1
+    assert said.count("epoch 2/2") == 1
     one, two = (end(tmp_path / str(count)) for count in (1, 2))
     assert torch.equal(one["random"], two["random"])
     assert one["last"]["train_loss"] == pytest.approx(two["last"]["train_loss"], rel=1e-5)
