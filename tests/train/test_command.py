@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from train.__main__ import TrainConfig, check_train
 from train.checkpoint import read_metadata
+from train.command import preflight
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -59,8 +61,15 @@ def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
     ],
 )
 def test_wrong_settings_end_in_one_line(small: list[str], wrong: str, said: str) -> None:
-    done = command(*small, wrong)
+    with pytest.raises(SystemExit) as end:
+        preflight("train", [*small, wrong], TrainConfig, check_train)
+    message = str(end.value.code)
+    assert said in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_wrong_command_says_nothing_else(small: list[str]) -> None:
+    done = command(*small, "training.epcohs=3")
     assert done.returncode == 1
-    assert said in done.stderr
+    assert done.stderr.startswith("error: training.epcohs")
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "Traceback" not in done.stderr
