@@ -22,15 +22,20 @@ class ReportConfig:
 
 
 def check(config: ReportConfig) -> None:
-    """Refuses a study that there is none of, naming the nearest."""
-    study = _folder(config)
-    if not config.study or not study.is_dir():
-        raise no_study(study)
+    """Refuses a report of nothing."""
+    if not config.study:
+        raise ConfigError("study: say which study, as in study=puppets")
 
 
 def main(config: ReportConfig) -> None:
-    """Writes report.html into the study's folder and logs it to the study's run, if it has one."""
-    study = _folder(config)
+    """Writes report.html into the study's folder and logs it to the study's run, if it has one.
+
+    Raises:
+        ConfigError: there is no such study (naming the nearest), or no trial in it.
+    """
+    study = Path(config.root) / "studies" / config.study
+    if not study.is_dir():
+        raise no_study(study)
     tracker = Tracker(Path(config.root), study)
     records = load_records(study)
     if not records:
@@ -42,10 +47,6 @@ def main(config: ReportConfig) -> None:
         with tracker.forgiving():
             tracker.client.log_artifact(run_id, str(file))
     print(f"the report, to open in a browser: {file}")
-
-
-def _folder(config: ReportConfig) -> Path:
-    return Path(config.root) / "studies" / config.study
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from mlflow.cli import cli as mlflow_command
 
 from sweeper.leaving import FILE as LEAVE
 from tests.walking import Step, blocks, commands, is_python, program_of, words, written
+from train.data.reading import EMBEDDED_FOLDER
+from train.kohya.command_line import DATASET, KOHYA, expand
 from train.puppets.__main__ import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -178,11 +180,15 @@ def ray(arguments: list[str]) -> None:
 
 
 def tool(arguments: list[str]) -> None:
-    """ruff and mypy: make test runs them."""
+    """ruff and mypy: make test runs them. What make says needs no walk."""
 
 
 def stages(arguments: list[str]) -> None:
     assert set(arguments) <= set(STAGES)
+
+
+def translate(files: list[str]) -> None:
+    assert expand([f"{key}={file}" for key, file in zip((KOHYA, DATASET), files, strict=False)])
 
 
 WALKS: dict[str, Callable[[list[str]], None]] = {
@@ -194,13 +200,29 @@ WALKS: dict[str, Callable[[list[str]], None]] = {
     "ray": ray,
     "ruff": tool,
     "mypy": tool,
+    "echo": tool,
 }
 # our modules that are not composed by Hydra, and how their arguments are checked
-MODULES: dict[str, Callable[[list[str]], None]] = {"train.puppets": stages}
+MODULES: dict[str, Callable[[list[str]], None]] = {
+    "train.puppets": stages,
+    "train.kohya": translate,
+}
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kohya's config.toml and data.toml in the current folder."""
+    (tmp_path / "config.toml").write_text(
+        f'pretrained_model_name_or_path = "puppets"\ntrain_data_dir = "{EMBEDDED_FOLDER}"\n'
+    )
+    subset = f'image_dir = "{EMBEDDED_FOLDER}"\nclass_tokens = "sks puppet"\n'
+    (tmp_path / "data.toml").write_text(f"[[datasets]]\n[[datasets.subsets]]\n{subset}")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("command", commands(README))
-def test_command_is_one_that_works(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("configs", "capsys")
+def test_command_is_one_that_works(command: str) -> None:
     walk(command)
 
 

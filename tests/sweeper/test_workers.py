@@ -32,8 +32,9 @@ TWO = "hydra.sweeper.workers=2"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A PostgreSQL server of the test's own."""
     folder = tmp_path_factory.mktemp("postgres")
-    for place in (folder, folder.parent, folder.parent.parent):
-        place.chmod(0o755)  # the server runs as another user
+    for place in (folder, *folder.parents):
+        if place.owner() == folder.owner() and place.stat().st_mode & 0o777 == 0o700:
+            place.chmod(0o755)  # the server runs as another user
     with postgres(folder / "server") as url:
         if url is None:
             pytest.skip("there is no PostgreSQL (Debian: apt install postgresql)")
