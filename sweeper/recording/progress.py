@@ -32,7 +32,7 @@ class Progress:
         done = len(record.epochs)
         settings = "  ".join(f"{key}={short(value)}" for key, value in record.params.items())
         after = f"  (continues after epoch {record.scorecards[-1].epoch})" if done else ""
-        LINES.info(f"trial {record.number + 1}/{self.trials}  {settings}{after}")
+        LINES.info(f"trial {record.number}  {settings}{after}")
 
     def scored(self, record: Record, policy: PolicyConfig) -> None:
         """Says what the last epoch scored, and how long the study will take."""
@@ -45,14 +45,14 @@ class Progress:
         total = record.settings["training"]["epochs"]
         left = duration(time_left(load_records(self.study), self.trials, self.epochs) or 0.0)
         LINES.info(
-            f"trial {record.number + 1}/{self.trials}  epoch {last.scorecard.epoch:2}/{total}  "
+            f"trial {record.number}  epoch {last.scorecard.epoch:2}/{total}  "
             f"{figures}  {verdict}  about {left} left"
         )
 
     def ended(self, record: Record) -> None:
         """Says how a trial ended, unless it ran to its end."""
         if record.reason:
-            LINES.info(f"trial {record.number + 1}/{self.trials}  {record.state}: {record.reason}")
+            LINES.info(f"trial {record.number}  {record.state}: {record.reason}")
 
 
 def time_left(begun: list[Record], trials: int, epochs: int) -> float | None:

@@ -90,7 +90,7 @@ def refuse(trial: StudyTrial, overrides: list[str], reason: str) -> None:
             study = trial.folder.parent.parent.name
             record = Record(trial.folder, study, trial.number, {}, overrides, trial.params, {})
         record.end(FAILED, reason)
-        say(f"trial {trial.number + 1}  failed: {reason}")
+        say(f"trial {trial.number}  failed: {reason}")
 
 
 def run(config: SweepConfig) -> None:

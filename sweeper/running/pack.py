@@ -194,4 +194,4 @@ class Pack:
         for member in [member for member, trial in self.trials.items() if trial.lost()]:
             self.trainer.stop(member)
             number = self.trials.pop(member).record.number
-            log.warning(f"trial {number + 1}  another worker has taken it over")
+            log.warning(f"trial {number}  another worker has taken it over")

@@ -95,7 +95,7 @@ logging.info("before")
 with in_good_order(study), display(study, 8, 3, POLICY):
     time.sleep(1.2)
     logging.info("a line of the log")
-    LINES.info("trial 1/8  epoch  1/10")
+    LINES.info("trial 0  epoch  1/10")
     print("a line that is printed")
     signal.raise_signal(signal.SIGINT)
     while not (study / "go").exists():

@@ -80,7 +80,7 @@ def test_killed_twice_ends_like_uninterrupted(swept: Swept, tmp_path: Path) -> N
     assert "finishing this epoch" in output
     assert "the same command continues the study" in output
     assert "Traceback" not in output
-    code, _ = break_off(tmp_path, "trial 1/2  epoch  2/2", signal.SIGKILL, *SEARCH, *SMALL)
+    code, _ = break_off(tmp_path, "trial 0  epoch  2/2", signal.SIGKILL, *SEARCH, *SMALL)
     assert code == -signal.SIGKILL
     with (tmp_path / "studies/small/optuna.journal").open("ab") as journal:
         journal.write(b'{"op_code": 8, "torn')  # as if it had died in the middle of a write

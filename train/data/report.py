@@ -62,7 +62,7 @@ def _warnings(
             "(100 to 200 are usual)"
         )
     elif times < RARELY:
-        said.append(f"each picture is seen {times:.0f} times only (100 to 200 are usual)")
+        said.append(f"a picture is seen {times:.0f} x only (100 to 200 are usual)")
     enlarged = [(frame.scale, picture) for frame, picture in zip(frames, training, strict=False)
                 if frame.scale > ENLARGED]  # fmt: skip
     if enlarged:
