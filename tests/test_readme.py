@@ -142,7 +142,9 @@ def make(arguments: list[str]) -> None:
 
 def lines_of(*targets: str) -> list[str]:
     """What make would do."""
-    said = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True)
+    said = subprocess.run(
+        ["make", "-n", "--no-print-directory", *targets], cwd=ROOT, capture_output=True, text=True
+    )
     assert said.returncode == 0, said.stderr
     return [line.strip() for line in re.sub(r"\\\n\s*", " ", said.stdout).splitlines()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from hydra.utils import instantiate
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from train.config import ConfigError, cause
 
@@ -28,6 +29,7 @@ except ImportError:  # it comes with the extra `database`; without it there is n
 AWAY = (StorageInternalError, SQLAlchemyError, ConnectionError, RpcError)
 JOURNAL = "optuna.journal"
 GRPC, ANSWER = "grpc://", 20.0  # seconds in which a proxy must answer
+TRIES, MADE_ALREADY = 5, ("already exists", "UniqueViolation", "UNIQUE", "Duplicate")
 ENGINE = {"pool_pre_ping": True}  # a connection that broke in the meantime is made anew
 NO_PRUNER = {"_target_": "optuna.pruners.NopPruner"}
 # what a search looks for, first of all the fidelity
@@ -85,12 +87,24 @@ def find_study(folder: Path, url: str | None) -> optuna.Study | None:
 def _storage(folder: Path, url: str | None) -> BaseStorage:
     if url is not None:
         try:
-            return _proxy(url) if url.startswith(GRPC) else RDBStorage(url, engine_kwargs=ENGINE)
+            return _proxy(url) if url.startswith(GRPC) else _database(url)
         except (*AWAY, ImportError, ValueError) as error:
             raise ConfigError(f"study.storage: cannot be used: {cause(error)}") from error
     file = folder / JOURNAL
     lock: Any = JournalLock(file)  # the class that it would inherit from is not public
     return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
+
+
+def _database(url: str) -> BaseStorage:
+    """Workers that begin together all make the tables: who comes second finds them there."""
+    for _ in range(TRIES):
+        try:
+            return RDBStorage(url, engine_kwargs=ENGINE)
+        except (IntegrityError, OperationalError, ProgrammingError) as error:
+            if not any(words in str(error) for words in MADE_ALREADY):
+                raise
+            time.sleep(1)
+    return RDBStorage(url, engine_kwargs=ENGINE)
 
 
 def _proxy(url: str) -> BaseStorage:

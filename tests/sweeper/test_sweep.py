@@ -38,7 +38,7 @@ def test_mlflow_of_a_finished_study(swept: Swept) -> None:
     experiment = client.get_experiment_by_name("small")
     assert experiment
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {"sweep small", "trial 0", "trial 1"}
+    assert {"sweep small", "trial 0", "trial 1"} <= set(runs)  # others tests may have made
     parent = runs["sweep small"].info.run_id
     result = json.loads((swept.study / "result.json").read_text())
     for trial in result["trials"]:

@@ -92,6 +92,32 @@ def test_workers_share_a_postgresql(tmp_path: Path, server: str) -> None:
     assert share_a_study(tmp_path / "study", server) == 100
 
 
+@pytest.mark.parametrize("of_its_own", [True, False])
+def test_workers_begin_a_database_together(
+    tmp_path: Path, of_its_own: bool, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path}/optuna.db" if of_its_own else request.getfixturevalue("server")
+    begin = (
+        "import sys; from pathlib import Path; from sweeper.study.storage import NO_PRUNER,"
+        "open_study; print('ready', flush=True); sys.stdin.readline();"
+        f"open_study(Path({str(tmp_path / 'study')!r}), NO_PRUNER, {url!r})"
+    )
+    workers = [
+        subprocess.Popen([sys.executable, "-c", begin], stdin=subprocess.PIPE, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(4)
+    ]  # fmt: skip
+    for worker in workers:
+        assert worker.stdout
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    ended = [worker.communicate(timeout=LIMIT) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4, ended
+
+
 def test_workers_share_a_study_through_the_proxy(tmp_path: Path) -> None:
     port = free_port()
     serve = (
@@ -107,7 +133,7 @@ def test_who_gives_no_sign_of_life_loses_the_trial(
 ) -> None:
     monkeypatch.setattr(claim, "LEASE", 2.0)
     holder = (
-        "import sys, time; from sweeper import claim; claim.LEASE = 2.0;"
+        "import sys, time; from sweeper.study import claim; claim.LEASE = 2.0;"
         "from pathlib import Path; from tests.sweeper.test_budget import study_of;"
         f"trial = study_of(Path({str(tmp_path)!r})).next_trial(1); print('held', flush=True);"
         "[time.sleep(0.1) for _ in iter(lambda: trial.lost, True)]; print('lost', flush=True)"
