@@ -27,14 +27,14 @@ from matplotlib.figure import Figure
 from peft import LoraConfig
 
 from evaluate.probing.generate import generate
-from sweeper.config import SweepConfig, trial_of
+from sweeper.config import SweepConfig
 from sweeper.recording.record import load_records
 from train.adapter import Adapter
 from train.base import Base, load_base
 from train.base_files import EMBEDDED_FOLDER
 from train.checkpoint import write_atomically
 from train.command import quiet, settings
-from train.config import BaseConfig, TrialConfig
+from train.config import BaseConfig, TrialConfig, trial_of
 from train.data import Pictures, load_pictures
 from train.member import Member, Run
 from train.trainer import Trainer

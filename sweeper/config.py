@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,6 @@ class SweepConfig(TrialConfig):
     search: dict[str, str] = field(default_factory=dict)
     pruner: dict[str, Any] = field(default_factory=dict)
     pack: Any = AUTO
-
-
-def trial_of(config: SweepConfig) -> TrialConfig:
-    """The part that decides the bytes of the LoRA files."""
-    return TrialConfig(**{f.name: getattr(config, f.name) for f in fields(TrialConfig)})
 
 
 def check_sweep(config: SweepConfig) -> None:

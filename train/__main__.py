@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from train.base import Base, load_base
 from train.checks import ADAPT, check_choice, check_trial
 from train.command import quiet, run, with_one_line_errors
-from train.config import ConfigError, TrialConfig
+from train.config import ConfigError, TrialConfig, trial_of
 from train.course import course_of
 from train.data import Pictures, load_pictures
 from train.interrupt import in_good_order
@@ -59,7 +59,7 @@ def main(config: TrainConfig) -> None:
         logging.disable(logging.WARNING)
     if processes.count > 1 and config.training.oom == ADAPT:
         raise TrainingError("training.oom=adapt: goes with one process alone")
-    trial = TrialConfig(**{f.name: getattr(config, f.name) for f in fields(TrialConfig)})
+    trial = trial_of(config)
     folder = Path(config.output)
     if config.resume == OFF and processes.main and (replaced := forget(folder, config.name)):
         log.info(f"resume=off: begins anew; {len(replaced)} files of the run in {folder} are gone")

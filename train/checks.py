@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from train.config import (
+    FIND_THEIR_OWN,
     BaseConfig,
     ConfigError,
     NetworkConfig,
@@ -249,4 +250,4 @@ def check_optimizer(optimizer: dict[str, Any]) -> type:
 
 def finds_its_own(cls: type) -> bool:
     """Whether an optimizer finds its step size itself, and its lr is a factor on it."""
-    return cls.__name__.startswith(("Prodigy", "DAdapt"))
+    return cls.__name__.startswith(FIND_THEIR_OWN)

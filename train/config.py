@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PLACES = ("path", "dataset_config", "regularization_path", "validation_path")  # in DataConfig
 OWN_DEFAULTS = "own_defaults"  # in the defaults lists of conf/train.yaml, sweep and evaluate
+FIND_THEIR_OWN = ("Prodigy", "DAdapt")  # how optimizers are called that find their step size
 EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find what we ship
 
 Schema = TypeVar("Schema")
@@ -145,6 +146,11 @@ class TrialConfig:
     cache_path: str = "outputs/cache"
 
 
+def trial_of(config: TrialConfig) -> TrialConfig:
+    """The part of a command's settings that decides the bytes of the LoRA files."""
+    return TrialConfig(**{f.name: getattr(config, f.name) for f in fields(TrialConfig)})
+
+
 def settings_of(config: TrialConfig) -> dict[str, Any]:
     """All the settings that decide the bytes of a trial's LoRA files."""
     settings = asdict(config)
@@ -157,7 +163,7 @@ def _by_base(embedded: Any, real: Any, *, _root_: DictConfig) -> Any:
 
 def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
     name = str(_root_.optimizer.get("_target_", "")).rpartition(".")[2]
-    if name.startswith(("Prodigy", "DAdapt")):
+    if name.startswith(FIND_THEIR_OWN):
         return 1.0
     return lion if "Lion" in name else adamw
 

@@ -43,54 +43,10 @@ def draw_checkpoints(
     Args:
         keyed: say what each mark is; False: the page around says it. Dots have their words as url.
     """
-    cards = [card for record in records for card in record.scorecards]
-    words = {
-        id(card): f"trial {record.number}, {card.label}: fidelity {fidelity(card):.2f}, "
-        f"pose memorisation {_point(card)[0]:.2f}"
-        for record in records
-        for card in record.scorecards
-    }
     for record in records:
-        points = [_point(card) for card in record.scorecards]
-        chosen = record is best or record.number == best.number
-        axes.plot(
-            *zip(*points, strict=True) if points else ([], []),
-            color=PICK if chosen else FAINT,
-            linewidth=1.6 if chosen else 0.6,
-            alpha=0.9 if chosen else 0.6,
-            zorder=2 if chosen else 1,
-        )
-    within = [card for card in cards if excess(card, policy) <= 0]
-    over = [card for card in cards if excess(card, policy) > 0]
-    for group, colour, marker, label in (
-        (over, OVER, "X", "over a limit (upper bound)"),
-        (within, WITHIN, "o", "within all limits"),
-    ):
-        if group:
-            x, y = zip(*map(_point, group), strict=True)
-            dots = axes.scatter(
-                x,
-                y,
-                c=colour,
-                marker=marker,
-                s=42,
-                edgecolors="white",
-                linewidths=0.6,
-                label=label,
-                zorder=3,
-            )
-            dots.set_urls([words[id(card)] for card in group])
-    front = [_point(card) for card in pareto(within)]
-    if len(front) > 1:
-        axes.step(
-            *zip(*front, strict=True),
-            where="post",
-            color=WITHIN,
-            linestyle=":",
-            linewidth=1.4,
-            label="none is better in both",
-            zorder=2,
-        )
+        _draw_line(axes, record, record is best or record.number == best.number)
+    within = _draw_dots(axes, records, policy)
+    _draw_front(axes, within)
     x0, y0 = _point(pick)
     axes.scatter(
         [x0],
@@ -106,14 +62,72 @@ def draw_checkpoints(
     if MEMORY in policy.limits:
         axes.axvline(policy.limits[MEMORY], color="#c92a2a", linestyle="--", linewidth=1)
         axes.axvspan(policy.limits[MEMORY], 2, color="#c92a2a", alpha=0.05)
-    highest = max((_point(card)[0] for card in cards), default=1.0)
-    axes.set_xlim(-0.03, max(highest, policy.limits.get(MEMORY, 0)) + 0.06)
+    memories = [_point(card)[0] for record in records for card in record.scorecards]
+    axes.set_xlim(-0.03, max(max(memories, default=1.0), policy.limits.get(MEMORY, 0)) + 0.06)
     axes.set_xlabel("pose memorisation  (0: none, 1: every image repeats a training pose)")
     axes.set_ylabel("fidelity  (likeness and obedience; higher is better)")
     if keyed:
         axes.set_title("all checkpoints of all trials", loc="left")
         axes.legend(loc="best", fontsize=9)
     axes.grid(alpha=0.2)
+
+
+def _draw_line(axes: Axes, record: Record, chosen: bool) -> None:
+    """Joins a trial's epochs."""
+    points = [_point(card) for card in record.scorecards]
+    axes.plot(
+        *zip(*points, strict=True) if points else ([], []),
+        color=PICK if chosen else FAINT,
+        linewidth=1.6 if chosen else 0.6,
+        alpha=0.9 if chosen else 0.6,
+        zorder=2 if chosen else 1,
+    )
+
+
+def _draw_dots(axes: Axes, records: list[Record], policy: PolicyConfig) -> list[Scorecard]:
+    """A dot a checkpoint, its words as url; returns those within all limits."""
+    groups: dict[bool, list[tuple[Scorecard, str]]] = {False: [], True: []}
+    for record in records:
+        for card in record.scorecards:
+            words = (
+                f"trial {record.number}, {card.label}: fidelity {fidelity(card):.2f}, "
+                f"pose memorisation {_point(card)[0]:.2f}"
+            )
+            groups[excess(card, policy) <= 0].append((card, words))
+    for group, colour, marker, label in (
+        (groups[False], OVER, "X", "over a limit (upper bound)"),
+        (groups[True], WITHIN, "o", "within all limits"),
+    ):
+        if group:
+            x, y = zip(*(_point(card) for card, _ in group), strict=True)
+            dots = axes.scatter(
+                x,
+                y,
+                c=colour,
+                marker=marker,
+                s=42,
+                edgecolors="white",
+                linewidths=0.6,
+                label=label,
+                zorder=3,
+            )
+            dots.set_urls([words for _, words in group])
+    return [card for card, _ in groups[True]]
+
+
+def _draw_front(axes: Axes, within: list[Scorecard]) -> None:
+    """The checkpoints that no other beats in both."""
+    front = [_point(card) for card in pareto(within)]
+    if len(front) > 1:
+        axes.step(
+            *zip(*front, strict=True),
+            where="post",
+            color=WITHIN,
+            linestyle=":",
+            linewidth=1.4,
+            label="none is better in both",
+            zorder=2,
+        )
 
 
 def _point(card: Scorecard) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
 from evaluate.choice.merit import MEMORY, fidelity, violations
-from sweeper.config import SweepConfig, check_sweep, suggested_name, trial_of
+from sweeper.config import SweepConfig, check_sweep, suggested_name
 from sweeper.leaving import PERSON, in_good_order, leaving
 from sweeper.proposing.space import Params, Space, identity
 from sweeper.recording.display import display
@@ -33,7 +33,7 @@ from sweeper.study.claim import StudyTrial, claim
 from sweeper.study.storage import NO_PRUNER, answering, open_study
 from sweeper.study.study import TOTAL, Study, study_folder
 from train.command import EXPECTED
-from train.config import ConfigError, typed
+from train.config import ConfigError, trial_of, typed
 from train.course import course_of
 
 INTERRUPTED = 130  # exit code after Ctrl-C

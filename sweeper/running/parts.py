@@ -16,11 +16,12 @@ from evaluate.origin import environment
 from evaluate.scorer import Scorer
 from evaluate.sheet import CELL, data_sheet, save_sheet
 from evaluate.tracking import flatten
-from sweeper.config import SweepConfig, trial_of
+from sweeper.config import SweepConfig
 from sweeper.proposing.space import Space
 from sweeper.recording.tracker import BASE_SHEET, About
 from train.base import Base, load_base
 from train.config import PLACES as DATA_PLACES
+from train.config import trial_of
 from train.course import course_of
 from train.data import Picture, Pictures, load_pictures
 from train.metadata import counts

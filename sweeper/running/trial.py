@@ -12,7 +12,7 @@ from PIL.Image import Image
 
 from evaluate.choice.policy import select
 from evaluate.scorecard import Scorecard
-from sweeper.config import SweepConfig, trial_of
+from sweeper.config import SweepConfig
 from sweeper.recording.progress import Progress
 from sweeper.recording.record import (
     COMPLETE,
@@ -27,7 +27,7 @@ from sweeper.recording.record import (
 from sweeper.recording.tracker import Tracker
 from sweeper.running.disk import thin_out
 from sweeper.running.rules import Rule
-from train.config import TrialConfig, cause
+from train.config import TrialConfig, cause, trial_of
 from train.memory import adapted, advice, ran_out, with_next_remedy
 from train.trainer import Checkpoint, Member, shared_by_a_pack
 

@@ -13,6 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from evaluate.probing.generate import generate
+from tests.train.conftest import apart, end
 from train.base import Base
 from train.checkpoint import load_checkpoint
 from train.config import (
@@ -25,7 +26,6 @@ from train.config import (
 )
 from train.course import course_of
 from train.data import Pictures, load_pictures
-from train.member import STATE
 from train.trainer import Member, Trainer, TrainingError
 
 LR = 1e-3
@@ -90,29 +90,21 @@ def run(base: Base, pictures: Pictures, members: list[Member]) -> None:
         assert not epoch.failures
 
 
-def end(folder: Path) -> dict[str, Any]:
-    """The state at the end of a run."""
-    state: dict[str, Any] = torch.load(folder / STATE, weights_only=True)
-    return state
-
-
-def apart(a: Path, b: Path) -> float:
-    """How far the weights of two runs are apart, as a part of their size."""
-    pairs = [(end(a)["adapter"][k], end(b)["adapter"][k]) for k in end(a)["adapter"]]
-    return max(float((x - y).norm() / y.norm()) for x, y in pairs if len(y))
+def same_as_alone(base: Base, pictures: Pictures, trials: list[TrialConfig], place: Path) -> None:
+    """Trains them in a pack and one by one: random streams, weights and files are the same."""
+    run(base, pictures, [Member(trial, place / f"pack-{i}") for i, trial in enumerate(trials)])
+    for i, trial in enumerate(trials):
+        run(base, pictures, [Member(trial, place / f"alone-{i}")])
+        alone, packed = place / f"alone-{i}", place / f"pack-{i}"
+        assert torch.equal(end(alone)["random"], end(packed)["random"])
+        assert apart(packed, alone) < 1e-9
+        assert {f.name for f in alone.iterdir()} == {f.name for f in packed.iterdir()}
 
 
 def test_four_different_trials_get_the_same_as_alone(
     exact_base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
 ) -> None:
-    trials = list(enumerate(four(config)))
-    run(exact_base, pictures, [Member(trial, tmp_path / f"pack-{i}") for i, trial in trials])
-    for i, trial in trials:
-        run(exact_base, pictures, [Member(trial, tmp_path / f"alone-{i}")])
-        alone, packed = tmp_path / f"alone-{i}", tmp_path / f"pack-{i}"
-        assert torch.equal(end(alone)["random"], end(packed)["random"])
-        assert apart(packed, alone) < 1e-9
-        assert {f.name for f in alone.iterdir()} == {f.name for f in packed.iterdir()}
+    same_as_alone(exact_base, pictures, four(config), tmp_path)
 
 
 def test_a_pack_goes_through_the_buckets_together(
@@ -126,17 +118,12 @@ def test_a_pack_goes_through_the_buckets_together(
     )  # fmt: skip
     pictures = load_pictures(data)
     config = replace(config, data=data, training=replace(config.training, epochs=2))
-    trials = list(enumerate([
+    trials = [
         replace(config, network=NetworkConfig(rank=2), training=replace(config.training, seed=3)),
         replace(config, training=replace(config.training, gradient_accumulation=3, seed=4,
                                          caption_dropout=0.3, prior_loss_weight=0.5)),
-    ]))  # fmt: skip
-    run(exact_base, pictures, [Member(trial, tmp_path / f"pack-{i}") for i, trial in trials])
-    for i, trial in trials:
-        run(exact_base, pictures, [Member(trial, tmp_path / f"alone-{i}")])
-        alone, packed = tmp_path / f"alone-{i}", tmp_path / f"pack-{i}"
-        assert torch.equal(end(alone)["random"], end(packed)["random"])
-        assert apart(packed, alone) < 1e-9
+    ]  # fmt: skip
+    same_as_alone(exact_base, pictures, trials, tmp_path)
     course = course_of(config, pictures)
     assert set(course.plan.buckets) == {(24, 40), (32, 32), (40, 24)}
     assert (course.batches, course.steps_an_epoch) == (10, 10)

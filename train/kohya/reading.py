@@ -64,6 +64,7 @@ def repair(text: str) -> tuple[str, list[str]]:
     found: dict[str, None] = {}
 
     def replaced(part: re.Match[str]) -> str:
+        """One part of the text as it should be; what was wrong with it goes into `found`."""
         kind, whole = part.lastgroup, part.group()
         if kind in ("double", "single"):
             found["typographic quotes"] = None
