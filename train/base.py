@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -63,7 +63,6 @@ class Base:
     ) -> None:
         self.path = path
         self.embedded = path == EMBEDDED
-        self._fingerprint = fingerprint
         self.short_hash: str | None = None
         self.device = device
         encoders, tokenizers = [pipeline.text_encoder], [pipeline.tokenizer]
@@ -89,6 +88,8 @@ class Base:
         self.adapters = Adapters(networks)
         if compiled:
             self.unet.compile(dynamic=False)
+        # on another core, and only now: while the weights are put in order it would slow both
+        self._fingerprint = ThreadPoolExecutor(1).submit(fingerprint)
 
     def _widen_vae(self) -> None:
         """SDXL's autoencoder gives NaN in float16, but for one that was made for it."""
@@ -109,7 +110,7 @@ class Base:
     @property
     def fingerprint(self) -> str:
         """sha256 of the weight files."""
-        return self._fingerprint()
+        return self._fingerprint.result()
 
     @property
     def prediction(self) -> str:
@@ -208,8 +209,7 @@ def load_base(config: BaseConfig) -> Base:
 def _load(settings: tuple[Any, ...]) -> Base:
     config = BaseConfig(*settings)
     source = locate(config.path)
-    # on another core meanwhile: it takes as long as loading and the first step together
-    hashed = ThreadPoolExecutor(1).submit(fingerprint, weight_files(source), source)
+    hashed = partial(fingerprint, weight_files(source), source)
     try:
         pipeline = open_pipeline(source, DTYPES[config.precision])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -217,7 +217,7 @@ def _load(settings: tuple[Any, ...]) -> Base:
             f"base.path: {config.path} is no Stable Diffusion model: {cause(error)}"
         ) from error
     base = Base(
-        pipeline, config.path, hashed.result, torch.device(config.device),
+        pipeline, config.path, hashed, torch.device(config.device),
         config.speed == "compile", config.clip_skip, config.prediction,
     )  # fmt: skip
     base.short_hash = short_hash(source)
