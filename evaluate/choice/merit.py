@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import sqrt
 from typing import NamedTuple
 
@@ -42,10 +43,15 @@ def lead(card: Scorecard, other: Scorecard) -> Lead:
 
 def _resampled(card: Scorecard) -> Tensor:
     """(RESAMPLES,) fidelities, the same resamples for every card."""
-    prompt, subject = (torch.tensor(card.by_probe[name]) for name in FIDELITIES)
+    return _fidelities(*(tuple(card.by_probe[name]) for name in FIDELITIES))
+
+
+@lru_cache(maxsize=1000)
+def _fidelities(prompt: tuple[float, ...], subject: tuple[float, ...]) -> Tensor:
+    """Kept: each of a trial's checkpoints is compared to the others after every epoch."""
     generator = torch.Generator().manual_seed(0)
     index = torch.randint(len(prompt), (RESAMPLES, len(prompt)), generator=generator)
-    means = [values[index].mean(1).clamp_min(0) for values in (prompt, subject)]
+    means = [torch.tensor(values)[index].mean(1).clamp_min(0) for values in (prompt, subject)]
     return (means[0] * means[1]).sqrt()
 
 
