@@ -131,9 +131,15 @@ def _own_defaults(name: str) -> None:
         local.take_in(name, CONF)
 
 
+def _parser() -> OverridesParser:
+    """One that knows conf/, which `glob()` looks at."""
+    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+        return OverridesParser.create(GlobalHydra.instance().config_loader())
+
+
 def _variants(arguments: list[str], multirun: bool, applies: Applies) -> Iterator[list[str]]:
     """The command line with each sweep at its first value; then each other value in its turn."""
-    parser = OverridesParser.create()
+    parser = _parser()
     parsed = parser.parse_overrides(arguments)
     values = [_values(override, multirun) for override in parsed]
     swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
@@ -163,7 +169,10 @@ def _values(override: Override, multirun: bool) -> list[str]:
         ends = (sweep.start, sweep.end)
         whole = isinstance(sweep.start, int)  # of int(interval(...)) alone
         return [f"{key}={int(end or 0) if whole else end}" for end in ends]
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    try:
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    except ValueError as error:  # of Python's range
+        raise ConfigError(f"{key}: {override.input_line} cannot be: {error}") from None
 
 
 def _explain(name: str, error: Exception) -> str:

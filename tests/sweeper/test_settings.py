@@ -65,6 +65,8 @@ POLICY = PolicyConfig(limits={"pose_memorization": 0.35})
             "training.text_encoder_lr: Prodigy finds one step size for all",
         ),
         (["study.settled_epoch=1"], "did you mean study.settled_epochs"),
+        (["-m", "training.seed=int(range(0,3,0.5))"], "training.seed: "),
+        (["-m", "scheduler=glob(cos*)", "network.rank=0"], "network.rank"),
         (["-m", "hydra.sweeper.n_trial=3"], "did you mean hydra.sweeper.n_trials"),
         (["probes.steps=0"], "probes.steps"),
         (["+policy.limits.pose_memorisation=0.2"], "did you mean pose_memorization"),
