@@ -21,7 +21,7 @@ class OptunaSweeper(Sweeper):
     launcher: Launcher
 
     def __init__(
-        self, n_trials: int, workers: int, objective: str, seed: int, sampler: DictConfig
+        self, n_trials: int | None, workers: int, objective: str, seed: int, sampler: DictConfig
     ) -> None:
         self.n_trials, self.workers = n_trials, workers
         self.objective, self.seed = objective, seed

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from sweeper.config import SweepConfig, suggested_name
 from sweeper.launcher import PackedLauncher
 from sweeper.leaving import in_good_order, leaving
+from sweeper.proposing.sampling import check_sampler, trials_of
 from sweeper.proposing.space import Params, Space, parse_space
 from sweeper.recording.display import display
 from sweeper.recording.record import load_records
@@ -43,7 +45,7 @@ class Hydra:
     Attributes:
         config: as composed, Hydra's own part included.
         launcher: runs jobs.
-        n_trials: of the whole study, those of earlier starts included.
+        n_trials: of the whole study, those of earlier starts included; None: see `trials_of`.
         workers: how many jobs a launcher of others is given.
         objective: one of OBJECTIVES.
         seed: of the search.
@@ -53,7 +55,7 @@ class Hydra:
     context: HydraContext
     config: DictConfig
     launcher: Launcher
-    n_trials: int
+    n_trials: int | None
     workers: int
     objective: str
     seed: int
@@ -68,25 +70,27 @@ def sweep(hydra: Hydra, arguments: list[str]) -> None:
 def _sweep(hydra: Hydra, arguments: list[str]) -> None:
     parser = OverridesParser.create(hydra.context.config_loader)
     search = {str(k): str(v) for k, v in hydra.config.search.items()}  # each resolved as it is read
-    space, fixed = parse_space(arguments, search, parser)
-    if not isinstance(hydra.n_trials, int) or hydra.n_trials < 1:
-        raise ConfigError(f"hydra.sweeper.n_trials: {hydra.n_trials!r} must be 1 or more")
+    space, fixed = parse_space(arguments, search, parser, partial(configured, hydra.config))
     if hydra.objective not in OBJECTIVES:
         near = suggestion(hydra.objective, [*OBJECTIVES])
         raise ConfigError(f"hydra.sweeper.objective: there is no {hydra.objective}{near}")
+    check_sampler(hydra.sampler, space, len(OBJECTIVES[hydra.objective]))
+    wanted = trials_of(hydra.n_trials, hydra.sampler, space)
+    hydra = replace(hydra, n_trials=wanted)
     config = _job_config(hydra, fixed)
     _check_space(hydra, space, fixed)
+    first = first_settings(hydra.config, config, space)
     if not isinstance(hydra.launcher, PackedLauncher):
         launch_workers(hydra.launcher, hydra.workers, config)
         return
     log.info("searching " + "; ".join(f"{k}: {words}" for k, words in space.describe().items()))
     parts = load_parts(config)
-    study = _study(hydra, config, parts, space)
-    total = study.total(hydra.n_trials)
+    study = _study(hydra, config, parts, space, first)
+    total = study.total(wanted)
     study.optuna.set_user_attr(TOTAL, total)
     tracker = tracker_of(Path(config.study.root), study.folder)
     with ending_cleanly(tracker):
-        _announce(study, total, hydra.n_trials)
+        _announce(study, total)
         log.info(describe(parts.base, parts.pictures, config, total))
         budget = {"n_trials": str(total), "seed": str(hydra.seed), **study.about}
         budget |= {f"budget.{k}": str(v) for k, v in vars(config.study.budget).items()}
@@ -107,7 +111,9 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
             conclude(study.folder, config.policy, tracker, parts)
 
 
-def _study(hydra: Hydra, config: SweepConfig, parts: Parts, space: Space) -> Study:
+def _study(
+    hydra: Hydra, config: SweepConfig, parts: Parts, space: Space, first: list[Params]
+) -> Study:
     """The study to begin or to continue."""
     about = shared_settings(config, parts, space) | {"objective": hydra.objective}
     root, name, url = Path(config.study.root), config.study.name, config.study.storage
@@ -120,7 +126,7 @@ def _study(hydra: Hydra, config: SweepConfig, parts: Parts, space: Space) -> Stu
         url=url,
         directions=OBJECTIVES[hydra.objective],
         seed=hydra.seed,
-        first=first_settings(hydra.config, config, space),
+        first=first,
     )
 
 
@@ -155,6 +161,7 @@ def _next_trial(hydra: Hydra, study: Study, config: SweepConfig) -> StudyTrial |
     if enough := _enough(study, config):
         log.info(f"no further trial: {enough}")
         return None
+    assert hydra.n_trials
     return study.next_trial(hydra.n_trials)
 
 
@@ -168,14 +175,15 @@ def _enough(study: Study, config: SweepConfig) -> str:
     )
 
 
-def _announce(study: Study, total: int, wanted: int) -> None:
+def _announce(study: Study, total: int) -> None:
     records = load_records(study.folder)
     finished = sum(record.finished for record in records)
     begun = f"{total} trials"
     if records:
         begun = f"continues: {finished} of {total} trials are finished"
-    few = "" if total == wanted else f" (all combinations; {wanted} were asked for)"
-    log.info(f"study {study.folder}  {begun}{few}")
+    size = study.space.size()
+    share = f" of {size} combinations" if size else ""
+    log.info(f"study {study.folder}  {begun}{' (all combinations)' if total == size else share}")
 
 
 def _job_config(hydra: Hydra, overrides: list[str]) -> SweepConfig:
@@ -223,12 +231,11 @@ def first_settings(master: DictConfig, config: SweepConfig, space: Space) -> lis
 
 def _defaults(master: DictConfig, space: Space) -> Params:
     """The configured settings as far as they lie in the space."""
-    defaults = {}
-    for dimension in space.dimensions:
-        if dimension.key in master.hydra.runtime.choices:
-            value = master.hydra.runtime.choices[dimension.key]
-        else:
-            value = OmegaConf.select(master, dimension.key)
-        if dimension.contains(value):
-            defaults[dimension.key] = value
-    return defaults
+    values = [(dimension, configured(master, dimension.key)) for dimension in space.dimensions]
+    return {dimension.key: value for dimension, value in values if dimension.contains(value)}
+
+
+def configured(master: DictConfig, key: str) -> Any:
+    """A setting's value, or a group's choice, as composed."""
+    choices = master.hydra.runtime.choices
+    return choices[key] if key in choices else OmegaConf.select(master, key)

@@ -38,13 +38,11 @@ CONDITIONS = {
         SCHEDULER, lambda name: name in ("cosine_with_min_lr", "warmup_stable_decay")
     ),
 }
+DECIDING = tuple(dict.fromkeys(on for condition in CONDITIONS.values() for on in condition.on))
 
 
 def decides(key: str, searched: Mapping[str, Any]) -> str | None:
-    """The searched setting that `key` hangs on; None where it always means something.
-
-    A fixed one does not count: whoever fixes it knows.
-    """
+    """The one of these settings that `key` hangs on; None where it always means something."""
     condition = CONDITIONS.get(key)
     names = condition.on if condition else ()
     return next((name for name in names if name in searched), None)

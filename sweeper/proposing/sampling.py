@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -16,6 +16,7 @@ from sweeper.proposing.space import Params, Space, identity
 from train.config import ConfigError
 
 DRAWS = 100  # proposals that may be known already before the first unknown combination is taken
+TRIALS = 8  # of a study that is not told how many
 DIGITS = 3  # significant digits that are kept of a drawn number: 0.00231, not 0.0023140692632779
 
 
@@ -90,15 +91,39 @@ def make_sampler(config: dict[str, Any], seed: int, space: Space, study: Study) 
 
     Made anew for every trial, with a seed of the study's and the trial's number: what is proposed
     then depends on the study alone, not on how often it was interrupted.
+    """
+    return Unseen(instantiate({"seed": seed, **config}), space, study)
+
+
+def check_sampler(config: dict[str, Any], space: Space, objectives: int) -> None:
+    """Refuses a sampler that can do nothing with a search.
 
     Raises:
-        ConfigError: a grid over a continuum.
+        ConfigError: a grid over a continuum; a sampler for one objective, and there are two.
     """
-    inner = instantiate({"seed": seed, **config})
-    if isinstance(inner, GridSampler) and space.size() is None:
+    if is_grid(config) and space.size() is None:
         endless = next(d.key for d in space.dimensions if d.values() is None)
         raise ConfigError(f"{endless}: a grid needs single values: a choice, a range or int(...)")
-    return Unseen(inner, space, study)
+    if objectives > 1 and issubclass(get_class(config["_target_"]), CmaEsSampler):
+        raise ConfigError("hydra/sweeper/sampler: cmaes knows one objective alone; take nsgaii")
+
+
+def trials_of(wanted: int | None, config: dict[str, Any], space: Space) -> int:
+    """How many trials a study is to have; where nothing is wanted: all of a grid, else TRIALS.
+
+    Raises:
+        ConfigError: no whole number above 0.
+    """
+    if wanted is None:
+        wanted = (space.size() if is_grid(config) else None) or TRIALS
+    if not isinstance(wanted, int) or wanted < 1:
+        raise ConfigError(f"hydra.sweeper.n_trials: {wanted!r} must be 1 or more")
+    return wanted
+
+
+def is_grid(config: dict[str, Any]) -> bool:
+    """Whether the sampler goes through all combinations."""
+    return issubclass(get_class(config["_target_"]), GridSampler)
 
 
 def known_settings(study: Study, but: int | None = None) -> set[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,7 +19,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from sweeper.proposing.conditions import CONDITIONS, applies, decides
+from sweeper.proposing.conditions import CONDITIONS, DECIDING, applies, decides
 from train.config import ConfigError
 
 Params = dict[str, Any]
@@ -90,6 +90,20 @@ class Dimension:
             return value in values
         low, high = self.ends()
         return isinstance(value, int | float) and low <= value <= high
+
+    def including(self, value: Any) -> Dimension:
+        """The same, widened to this value where it has not got it; None is no value."""
+        if value is None or self.contains(value):
+            return self
+        found = self.distribution
+        if isinstance(found, CategoricalDistribution):
+            wider: BaseDistribution = CategoricalDistribution([*found.choices, value])
+            return replace(self, distribution=wider, words=(*self.words, str(value)))
+        assert isinstance(found, IntDistribution | FloatDistribution)
+        if found.step not in (None, 1):
+            return self
+        wider = type(found)(min(found.low, value), max(found.high, value), log=found.log)
+        return replace(self, distribution=wider)
 
 
 @dataclass(frozen=True)
@@ -171,12 +185,19 @@ def identity(params: Params) -> str:
 
 
 def parse_space(
-    arguments: list[str], search: dict[str, str], parser: OverridesParser
+    arguments: list[str],
+    search: dict[str, str],
+    parser: OverridesParser,
+    configured: Callable[[str], Any] = lambda key: None,
 ) -> tuple[Space, list[str]]:
     """The search space and the fixed overrides of a command line.
 
     Sweeps in `arguments` are the whole space; without one it is `search`, less what is fixed and
-    what means nothing beside it.
+    what means nothing beside it, and with the configured value of each setting: a preset's lies
+    outside of many a search, and is what a search has to be better than.
+
+    Args:
+        configured: a setting's value, or a group's choice, as composed; None: it has none.
 
     Raises:
         ConfigError: a setting that cannot be searched, or a range that makes no sense.
@@ -184,15 +205,17 @@ def parse_space(
     given = parser.parse_overrides(arguments)
     swept = [override for override in given if override.is_sweep_override()]
     fixed = [override for override in given if not override.is_sweep_override()]
+    dimensions = [_dimension(override, parser) for override in swept]
     if not swept:
         named = {override.key_or_group: override.value() for override in fixed}
-        swept = [
-            _parse(f"{key}={words}", parser)
+        around = {key: configured(key) for key in DECIDING if key not in search}
+        around = {key: value for key, value in around.items() if value is not None} | named
+        dimensions = [
+            _dimension(_parse(f"{key}={words}", parser), parser).including(configured(key))
             for key, words in search.items()
-            if key not in named and applies(key, named)
+            if key not in named and applies(key, around)
         ]
-    dimensions = tuple(_dimension(override, parser) for override in swept)
-    return Space(dimensions), [override.input_line or "" for override in fixed]
+    return Space(tuple(dimensions)), [override.input_line or "" for override in fixed]
 
 
 def _parse(line: str, parser: OverridesParser) -> Override:

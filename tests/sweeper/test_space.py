@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import optuna
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -16,16 +19,21 @@ from optuna.distributions import (
 
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.proposing.conditions import applies
-from sweeper.proposing.sampling import GridSampler, Unseen, rounded
+from sweeper.proposing.sampling import GridSampler, Unseen, check_sampler, rounded, trials_of
 from sweeper.proposing.space import Space, identity, parse_space
 from sweeper.study.claim import settle
-from sweeper.sweep import first_settings
+from sweeper.sweep import configured, first_settings
 from train.command import settings
 from train.config import CONF, ConfigError
 
 
 def space_of(*arguments: str, search: dict[str, str] | None = None) -> tuple[Space, list[str]]:
     return parse_space(list(arguments), search or {}, OverridesParser.create())
+
+
+def composed(*chosen: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("sweep", list(chosen), return_hydra_config=True)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +45,9 @@ def space_of(*arguments: str, search: dict[str, str] | None = None) -> tuple[Spa
         ("shuffle(16,4,8)", CategoricalDistribution([16, 4, 8])),
         ("sort(16,4,8)", CategoricalDistribution([4, 8, 16])),
         ("shuffle(range(4,33,4))", IntDistribution(4, 32, step=4)),
+        ("sort(4,16,8,reverse=true)", CategoricalDistribution([16, 8, 4])),
+        ("range(32,3,-4)", IntDistribution(4, 32, step=4)),
+        ("tag(log,range(1,65))", IntDistribution(1, 64, log=True)),
         ("range(4,33,4)", IntDistribution(4, 32, step=4)),
         ("range(0,1,0.25)", FloatDistribution(0, 0.75, step=0.25)),
         ("interval(1,64)", FloatDistribution(1, 64)),
@@ -140,7 +151,7 @@ SAME_NAME = [name for name in SEARCHES if (CONF / "preset" / f"{name}.yaml").is_
         *((name, [f"preset={name}", "base.path=/my/model"]) for name in SAME_NAME),
     ],
 )
-def test_every_search_is_one_around_the_configured_settings(name: str, chosen: list[str]) -> None:
+def test_every_search_is_one_around_theconfigured_settings(name: str, chosen: list[str]) -> None:
     chosen = [f"search={name}", *chosen]
     config = settings("sweep", SweepConfig, chosen)
     space, _ = parse_space([], config.search, OverridesParser.create())
@@ -150,10 +161,45 @@ def test_every_search_is_one_around_the_configured_settings(name: str, chosen: l
         for value in dimension.ends():
             overrides = [*chosen, *beside, dimension.override(value)]
             check_sweep(settings("sweep", SweepConfig, overrides))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        master = compose("sweep", chosen, return_hydra_config=True)
-    preset = first_settings(master, config, space)[0]
+    preset = first_settings(composed(*chosen), config, space)[0]
     assert {key for key in config.search if applies(key, preset)} == preset.keys()
+
+
+@pytest.mark.parametrize("preset", ["character", "style", "concept"])
+def test_a_preset_is_tried_first_in_any_search(preset: str) -> None:
+    chosen = [f"preset={preset}", "base.path=/my/model"]
+    config, master = settings("sweep", SweepConfig, chosen), composed(*chosen)
+    space, _ = parse_space([], config.search, OverridesParser.create(), partial(configured, master))
+    first = first_settings(master, config, space)[0]
+    assert first == {
+        "optimizer.lr": config.optimizer["lr"],
+        "network.rank": config.network.rank,
+        "scheduler": config.scheduler.name,
+    }
+    for dimension in space.dimensions:
+        tried = settings("sweep", SweepConfig, [*chosen, dimension.override(first[dimension.key])])
+        assert tried == config
+
+
+def test_what_a_file_of_ones_own_settles_is_not_searched_around() -> None:
+    search = {"optimizer.lr": "interval(0.1, 1)", "network.rank": "choice(4, 8)"}
+    space, _ = parse_space(
+        [], search, OverridesParser.create(), {"optimizer": "prodigy", "network.rank": 8}.get
+    )
+    assert list(space.distributions) == ["network.rank"], "any lr is 1 with prodigy"
+
+
+def test_a_grid_is_all_of_it_unless_less_is_asked_for() -> None:
+    grid = {"_target_": "sweeper.proposing.sampling.GridSampler"}
+    tpe = {"_target_": "optuna.samplers.TPESampler"}
+    choices, _ = space_of("network.rank=2,4,8", "scheduler=constant,cosine,linear,polynomial")
+    endless, _ = space_of("optimizer.lr=interval(0.1,1)")
+    assert (trials_of(None, grid, choices), trials_of(5, grid, choices)) == (12, 5)
+    assert trials_of(None, tpe, choices) == trials_of(None, tpe, endless) == 8
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: a grid needs single values"):
+        check_sampler(grid, endless, 1)
+    with pytest.raises(ConfigError, match="cmaes knows one objective alone"):
+        check_sampler({"_target_": "optuna.samplers.CmaEsSampler"}, choices, 2)
 
 
 def test_numbers_are_rounded_but_stay_inside() -> None:
