@@ -59,6 +59,8 @@ class Trainer:
         processes: those that train the same members together.
         asked: whether to leave: at the end of a step it saves the states and raises
             KeyboardInterrupt.
+        pausing: whether to leave at the end of an epoch: it saves the states, and yields even where
+            no checkpoint is due.
 
     Raises:
         TrainingError: see `add`.
@@ -71,9 +73,10 @@ class Trainer:
         members: Sequence[Member] = (),
         processes: Processes = ALONE,
         asked: Callable[[], bool] | None = None,
+        pausing: Callable[[], object] = lambda: False,
     ) -> None:
         self.base, self.pictures, self.processes = base, pictures, processes
-        self.asked = asked
+        self.asked, self.pausing = asked, pausing
         self.runs: dict[int, Run] = {}  # the members in training
         self.joining: list[Run] = []  # from the next epoch on
         self._added = 0
@@ -119,8 +122,11 @@ class Trainer:
                 continue  # some may have been stopped, others added
             failures = self._train_epoch(list(self.runs.values()))
             saved = [run.save() for run in self.runs.values() if run.is_due]
+            if pausing := self.pausing():
+                for run in self.runs.values():
+                    run.save_state()
             self._leave([run for run in self.runs.values() if run.finished])
-            if saved or failures:
+            if saved or failures or pausing:
                 yield Epoch(saved, time.perf_counter() - began, failures)
                 began = time.perf_counter()
 

@@ -122,7 +122,7 @@ class Pack:
         What is recorded already (a trial continues) is neither trained nor scored again.
         """
         self.kind, self.parts = first.kind, load_parts(first.config)
-        self.trainer = Trainer(self.parts.base, self.parts.pictures)
+        self.trainer = Trainer(self.parts.base, self.parts.pictures, pausing=leaving)
         self._admit(first)
         self._fill()
         epochs = iter(self.trainer)

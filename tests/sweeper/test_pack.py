@@ -188,6 +188,32 @@ def test_ctrl_c_ends_after_the_epoch_and_twice_at_once(
     assert [len(trial.record.epochs) for trial in trials] == [2, 2, 2]
 
 
+def test_ctrl_c_does_not_wait_for_a_checkpoint_that_is_far(
+    make: Make, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four epochs, saved at the last alone; asked in the second, it ends with that one."""
+    long = {"epochs": 4, "save_every": 4}
+    broken, whole = make(0, **long), make(1, **long)
+    whole.config.network = broken.config.network
+    epochs, go = [], Trainer._train_epoch
+
+    def train(trainer: Trainer, running: Any) -> Any:
+        epochs.append(len(running))
+        if len(epochs) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return go(trainer, running)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", train)
+    with in_good_order(tmp_path):
+        run([broken], 1)
+    assert (len(epochs), broken.record.state) == (2, INTERRUPTED)
+    run([broken], 1)
+    assert (len(epochs), broken.record.state) == (4, COMPLETE), "nothing is trained twice"
+    run([whole], 1)
+    files = [(trial.record.folder / "lora.safetensors").read_bytes() for trial in (broken, whole)]
+    assert files[0] == files[1]
+
+
 def test_what_is_not_kept_is_deleted_when_a_trial_ends(make: Make, run: Run) -> None:
     thin, whole = make(0), make(1)
     whole.config.study.keep = "all"
