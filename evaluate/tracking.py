@@ -32,6 +32,7 @@ for _chatty in ("mlflow", "alembic"):
 AWAY = (MlflowException, RequestException, SQLAlchemyError, OSError)
 LONGEST = {"params": 6000, "tags": 5000}  # characters; MLflow would cut longer ones
 METRICS, PARAMS = 1000, 100  # in one batch
+DATABASE = "mlflow.db"  # of the embedded store
 # MLflow's page has two halves, one of them for chat programs
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 NOTE = "mlflow.note.content"  # a tag that the page shows as the description, in Markdown
@@ -50,7 +51,7 @@ class Store:
 
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root.resolve(), name
-        embedded = f"sqlite:///{self.root.as_posix()}/mlflow.db"
+        embedded = f"sqlite:///{(self.root / DATABASE).as_posix()}"
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or embedded
         self.embedded = self.uri == embedded
         self._client: MlflowClient | None = None
@@ -64,12 +65,20 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             # several processes that create the embedded store at once break it for good
             with FileLock(self.root / "mlflow.lock"):
-                if self.embedded and not (self.root / "mlflow.db").exists():
-                    log.info("creating MLflow's store (once, about 10 s)")
+                if self.embedded and not (self.root / DATABASE).exists():
+                    self._create()
                 client = MlflowClient(self.uri)
                 client.search_experiments(max_results=1)
             self._client = client
         return self._client
+
+    def _create(self) -> None:
+        """Makes the embedded store in one piece: MLflow cannot use one that is half made."""
+        log.info("creating MLflow's store (once, about 10 s)")
+        partial = self.root / f"{DATABASE}.partial"
+        partial.unlink(missing_ok=True)  # of a process that died just then
+        MlflowClient(f"sqlite:///{partial.as_posix()}").search_experiments(max_results=1)
+        partial.replace(self.root / DATABASE)
 
     @property
     def experiment(self) -> str:

@@ -177,6 +177,8 @@ def _trial(
         ],
         ended=lambda record: tell(claimed, record, config),
         lost=lambda: claimed.lost,
+        # whose fault it was shows when each has a process of its own; by then its last chance
+        alone=0 < config.study.retries <= claimed.deaths,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from PIL import Image
 
-from sweeper.recording.record import load_records
+from sweeper.recording.record import COMPLETE, FAILED, load_records
 from tests.sweeper.conftest import SEARCH, SMALL, Swept, break_off, finish, run_module
 from train.checkpoint import weights_hash
 
@@ -97,6 +97,24 @@ def test_killed_twice_ends_like_uninterrupted(swept: Swept, tmp_path: Path) -> N
     runs = client.search_runs([experiment.experiment_id])
     assert sorted(run.info.run_name for run in runs) == ["sweep small", "trial 0", "trial 1"]
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_who_kills_its_process_fails_and_takes_nobody_along(tmp_path: Path) -> None:
+    """Its pack dies with it, twice; then each is alone, and it dies once more."""
+    command = (
+        "-m", "optimizer.lr=1.0,1e-3", "optimizer._target_=tests.sweeper.deadly.Deadly",
+        "~optimizer.weight_decay", "~optimizer.betas", "study.name=deadly", *SMALL,
+        "training.epochs=1",
+    )  # fmt: skip
+    codes = []
+    while (ended := finish(tmp_path, "sweeper", *command))[0] and len(codes) < 4:
+        codes.append(ended[0])
+    assert codes == [1, 1, 1], ended[1]
+    found = {r.params["optimizer.lr"]: r for r in load_records(tmp_path / "studies" / "deadly")}
+    assert (found[1.0].state, found[1.0].reason) == (FAILED, "its process died 3 times")
+    assert found[1e-3].state == COMPLETE
+    assert re.search(r"│ +1 │ .*failed: its process died 3 times", ended[1]), ended[1]
+    assert "MLflow is away" not in ended[1]
 
 
 def test_finished_study_refuses_other_settings(swept: Swept) -> None:
