@@ -1,7 +1,9 @@
-"""Many workers on one study: how many trials a second, when a trial is nothing but its overhead.
+"""Many workers on one study: how many trials a second, when a trial is nothing but its overhead;
+and what is lost where they are killed again and again.
 
-`python -m bench.workers` (2 minutes on 2 cores): processes that ask, report, and tell, on the
-journal of a study's folder, on sqlite, and on a PostgreSQL of its own where there is one.
+`python -m bench.workers` (5 minutes on 2 cores): processes that ask, report, and tell, on the
+journal of a study's folder, on sqlite (in WAL mode), and on a PostgreSQL of its own where there
+is one.
 """
 
 from __future__ import annotations
@@ -11,13 +13,16 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -29,8 +34,10 @@ from sweeper.study.study import Study
 
 RESULTS = Path(__file__).parent / "results"
 WORKERS, TRIALS, EPOCHS = 4, 100, 3
+KILLINGS, ENDLESS = 15, 100_000
 SPACE = ["network.rank=4,8,16,32", "optimizer.lr=tag(log,interval(1e-4,1e-2))"]
 POSTGRES = Path("/usr/lib/postgresql")
+Row = dict[str, Any]
 
 
 def work(folder: Path, url: str | None, trials: int) -> None:
@@ -114,25 +121,66 @@ def measure(folder: Path, url: str | None) -> float:
     return TRIALS / (ended - began).total_seconds()
 
 
+def killed(folder: Path, url: str | None) -> Row:
+    """All workers killed at a random moment, and new ones started, again and again.
+
+    Returns:
+        how many trials workers had been told the end of, and how many of these are not complete.
+    """
+    told: set[int] = set()
+    random = Random(0)
+    for _ in range(KILLINGS):
+        processes = start(folder, url, WORKERS, ENDLESS)
+        time.sleep(random.uniform(0.1, 1.0))
+        for process in processes:
+            process.kill()
+        for process in processes:
+            lines = process.communicate()[0].splitlines(keepends=True)
+            told |= {int(line) for line in lines if line.endswith("\n")}
+    complete = {trial.number for trial in trials_of(folder, url) if trial.state.is_finished()}
+    return {"ended": len(told), "lost": len(told - complete)}
+
+
+def places_of(folder: Path, server: str | None) -> dict[str, str | None]:
+    """The URL of each storage; None: the journal."""
+    file = folder / "optuna.db"
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA journal_mode=WAL")  # the file stays so
+    places = {"journal": None, "sqlite": f"sqlite:///{file}"}
+    return places | ({"postgresql": server} if server else {})
+
+
+def table(found: dict[str, Row]) -> str:
+    """The result, for people."""
+    lines = ["# Trials that are nothing but overhead", "",
+             f"{WORKERS} processes, {TRIALS} trials of {EPOCHS} reported epochs each, on one"
+             " study (`python -m bench.workers`); then all of them killed (-9) at a random moment"
+             f" and started again, {KILLINGS} times: trials whose worker had seen their end, and"
+             " those of them that the storage does not have.", "",
+             "| storage | trials/s | ended, under killings | lost |",
+             "|---|---|---|---|"]  # fmt: skip
+    lines += [
+        f"| {name} | {row['trials_a_second']:.1f} | {row['ended']} | {row['lost']} |"
+        for name, row in found.items()
+    ]
+    return "\n".join([*lines, ""])
+
+
 def main() -> None:
     """Runs it and writes results/workers.json and .md."""
-    parser = argparse.ArgumentParser(prog="python -m bench.workers", description=__doc__)
-    parser.parse_args()
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        Path(folder).chmod(0o755)
-        with postgres(Path(folder) / "postgres") as url:
-            places = {"journal": None, "sqlite": f"sqlite:///{folder}/optuna.db"}
-            places |= {"postgresql": url} if url else {}
-            found = {name: measure(Path(folder) / name, place) for name, place in places.items()}
+    argparse.ArgumentParser(prog="python -m bench.workers", description=__doc__).parse_args()
+    found: dict[str, Row] = {}
+    with tempfile.TemporaryDirectory(dir="/tmp") as temporary:
+        folder = Path(temporary)
+        folder.chmod(0o755)
+        with postgres(folder / "postgres") as server:
+            for name, url in places_of(folder, server).items():
+                found[name] = {"trials_a_second": measure(folder / name, url)}
+                found[name] |= killed(folder / f"{name}-killed", url)
     RESULTS.mkdir(exist_ok=True)
-    report = {"workers": WORKERS, "trials": TRIALS, "trials_a_second": found}
+    report = {"workers": WORKERS, "trials": TRIALS, "killings": KILLINGS, "storages": found}
     (RESULTS / "workers.json").write_text(json.dumps(report, indent=1) + "\n")
-    lines = ["# Trials a second that are nothing but overhead", "",
-             f"{WORKERS} processes, {TRIALS} trials of {EPOCHS} reported epochs each, on one"
-             " study (`python -m bench.workers`).", "",
-             "| storage | trials/s |", "|---|---|"]  # fmt: skip
-    lines += [f"| {name} | {rate:.1f} |" for name, rate in found.items()]
-    (RESULTS / "workers.md").write_text("\n".join([*lines, ""]))
+    (RESULTS / "workers.md").write_text(table(found))
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def test_who_kills_its_process_fails_and_takes_nobody_along(tmp_path: Path) -> N
         "~optimizer.weight_decay", "~optimizer.betas", "study.name=deadly", *SMALL,
         "training.epochs=1",
     )  # fmt: skip
-    codes = []
+    codes: list[int] = []
     while (ended := finish(tmp_path, "sweeper", *command))[0] and len(codes) < 4:
         codes.append(ended[0])
     assert codes == [1, 1, 1], ended[1]
