@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import statistics
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def summary(rows: list[dict[str, Row]]) -> Row:
     return {
         "compute_ratio": ratio,
         "quality_difference": statistics.mean(gaps),
-        "standard_error": statistics.stdev(gaps) / len(gaps) ** 0.5,
+        "standard_error": statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else math.nan,
     }
 
 

@@ -31,7 +31,9 @@ class SelectConfig:
 
 
 def check(config: SelectConfig) -> None:
-    """Refuses an impossible policy with a ConfigError."""
+    """Refuses an impossible policy, and no study, with a ConfigError."""
+    if not config.study:
+        raise ConfigError("study: say which study, as in study=puppets")
     check_policy(config.policy)
 
 

@@ -91,7 +91,8 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
     tracker = tracker_of(Path(config.study.root), study.folder)
     with ending_cleanly(tracker):
         _announce(study, total)
-        log.info(describe(parts.base, parts.pictures, config, total))
+        largest = _job_config(hydra, [*fixed, *space.largest()])
+        log.info(describe(parts.base, parts.pictures, largest, total))
         budget = {"n_trials": str(total), "seed": str(hydra.seed), **study.about}
         budget |= {f"budget.{k}": str(v) for k, v in vars(config.study.budget).items()}
         tracker.begin(about_study(parts, config, study.folder, budget))
@@ -100,9 +101,9 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
             in_good_order(study.folder, config.study.budget.hours),
             display(study.folder, total, checkpoints, config.policy),
         ):
-            _launch(hydra, study, fixed, config)
-            while not _enough(study, config) and study.bereaved():
-                _launch(hydra, study, fixed, config)
+            _launch(hydra, study, fixed, largest)
+            while not _enough(study, largest) and study.bereaved():
+                _launch(hydra, study, fixed, largest)
             leave_if_asked()
         with study.lock:
             if held := study.elsewhere():
@@ -131,7 +132,11 @@ def _study(
 
 
 def _launch(hydra: Hydra, study: Study, fixed: list[str], config: SweepConfig) -> None:
-    """Runs the trials that the study lacks and that nobody else is at."""
+    """Runs the trials that the study lacks and that nobody else is at.
+
+    Args:
+        config: of a trial that takes the most room.
+    """
     assert isinstance(hydra.launcher, PackedLauncher)
     jobs = _jobs(hydra, study, fixed, config)
     hydra.launcher.launch((overrides for _, overrides in jobs), initial_job_idx=0)

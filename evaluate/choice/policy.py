@@ -63,7 +63,7 @@ def select(scorecards: list[Scorecard], policy: PolicyConfig) -> Selection:
         scorecard=pick,
         feasible=excess(pick, policy) <= 0,
         fidelity=fidelity(pick),
-        rank=_rank(pick, policy),
+        rank=rank_of(pick, policy),
         violations=violations(pick, policy),
         reasons=explain(scorecards, pick, best, later, policy),
         later=later,
@@ -71,8 +71,11 @@ def select(scorecards: list[Scorecard], policy: PolicyConfig) -> Selection:
     )
 
 
-def _rank(pick: Scorecard, policy: PolicyConfig) -> tuple[bool, float]:
-    """Within the limits or not (where the rule looks at them), then merit or the least excess."""
+def rank_of(pick: Scorecard, policy: PolicyConfig) -> tuple[bool, float]:
+    """Within the limits or not (where the rule looks at them), then merit or the least excess.
+
+    Greater is better, whatever trials or runs two checkpoints are of.
+    """
     over = 0.0 if policy.rule in BY_MERIT else excess(pick, policy)
     return (over <= 0, -over if over > 0 else merit(pick, policy))
 

@@ -37,6 +37,7 @@ FIXED = (
     "hydra",
 )
 FREE = ("data.repeats",)
+TAKE_ROOM = ("network.rank", "network.conv_rank", "network.text_encoder", "training.epochs")
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,10 @@ class Space:
             if applies(dimension.key, {on: value}):
                 return [others[on].override(value)]
         raise ConfigError(f"{dimension.key}: means nothing beside any of the values of {on}")
+
+    def largest(self) -> list[str]:
+        """Overrides with which a trial takes the most room on disk."""
+        return [d.override(max(d.ends())) for d in self.dimensions if d.key in TAKE_ROOM]
 
     def covers(self, setting: str) -> bool:
         """Whether the search decides this dotted setting, itself or through its group."""

@@ -161,7 +161,6 @@ class Display:
         for row, words in zip(rows, settings, strict=True):
             record, card = row.record, row.record.scorecards[-1] if row.record.epochs else None
             done = card.epoch if card else 0
-            total = int(record.settings.get("training", {}).get("epochs", 0))
             scores = card.scores if card else {}
             kept = str(row.selection.scorecard.epoch) if row.selection else ""
             table.add_row(
@@ -169,8 +168,8 @@ class Display:
                 str(record.number),
                 words,
                 Text(record.state, COLOURS[record.state]),
-                *[ProgressBar(max(1, total), done, width=8)] * wide,
-                f"{done}/{total}",
+                *[ProgressBar(max(1, record.length), done, width=8)] * wide,
+                f"{done}/{record.length}",
                 *(
                     self._figure(name, scores[name].value) if name in scores else ""
                     for name in names

@@ -42,10 +42,9 @@ class Progress:
         figures = "  ".join(f"{_word(n)} {scores[n]:.2f}" for n in names if n in scores)
         best = select(record.scorecards, policy)
         verdict = f"best {best.scorecard.epoch}" if best.feasible else "none within the limits"
-        total = record.settings["training"]["epochs"]
         left = duration(time_left(load_records(self.study), self.trials, self.epochs) or 0.0)
         LINES.info(
-            f"trial {record.number}  epoch {last.scorecard.epoch:2}/{total}  "
+            f"trial {record.number}  epoch {last.scorecard.epoch:2}/{record.length}  "
             f"{figures}  {verdict}  about {left} left"
         )
 

@@ -19,6 +19,7 @@ from train.trainer import Checkpoint
 
 FILE = "trial.json"
 WORKER = "worker"  # the tag that says which process of which machine is, or was, at it
+LENGTH = "epochs"  # the tag that says how many epochs: training.max_steps may rule
 RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (
     "running",
     "complete",
@@ -97,6 +98,12 @@ class Record:
     @property
     def name(self) -> str:
         return f"trial {self.number}{' again' if 'reproduction_of' in self.tags else ''}"
+
+    @property
+    def length(self) -> int:
+        """Epochs that it has in the end, unless it is stopped; 0: not known."""
+        epochs = self.settings.get("training", {}).get("epochs", 0)
+        return int(self.tags.get(LENGTH, epochs))
 
     @property
     def scorecards(self) -> list[Scorecard]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 from filelock import FileLock
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from evaluate.choice.diagnosis import describe, diagnose
 from evaluate.choice.merit import fidelity
@@ -189,8 +191,7 @@ class Tracker(Store):
         if folder not in known:
             card = next(card for card in record.scorecards if card.epoch == record.selected)
             self.client.log_artifact(run.id, str(card.checkpoint), folder)
-            if not self.client.search_registered_models(f"name = '{self.study.name}'"):
-                self.client.create_registered_model(self.study.name)
+            self._name_model()
             version = self.client.create_model_version(
                 self.study.name,
                 source=f"{self.client.get_run(run.id).info.artifact_uri}/{folder}",
@@ -204,6 +205,14 @@ class Tracker(Store):
         candidate = f"candidate-{record.name.split(' ', 1)[1].replace(' ', '-')}"
         self.client.set_registered_model_alias(self.study.name, candidate, known[folder])
         return str(known[folder])
+
+    def _name_model(self) -> None:
+        """The study's registered model; another worker may make it at this moment."""
+        try:
+            self.client.create_registered_model(self.study.name)
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                raise
 
 
 def _note(record: Record, findings: str) -> str:

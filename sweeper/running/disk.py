@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from evaluate.choice.policy import select
+from evaluate.choice.policy import rank_of, select
 from evaluate.config import PolicyConfig
+from evaluate.scorecard import Scorecard
 from sweeper.config import ALL, BEST, PARETO, SweepConfig
-from sweeper.recording.record import Record
+from sweeper.recording.record import RUNNING, Record, load_records
 from train.base import DTYPES, Base
 from train.course import course_of
 from train.data import Pictures
 from train.member import STATE
 
 MARGIN = 100e6  # bytes that stay free: sheets, MLflow's store, other programs
+TOP = 3  # of a study's checkpoints are kept, whatever trials they are of
 STATES = 3 * 4  # bytes a number in the state to continue from: weights and AdamW's two, fp32
 
 
@@ -31,36 +33,61 @@ def trial_size(base: Base, pictures: Pictures, config: SweepConfig) -> float:
     return checkpoints * checkpoint_size(base, config) + state
 
 
-def too_full(root: Path, base: Base, pictures: Pictures, config: SweepConfig) -> str:
-    """Why there is no room for a trial of these settings; empty: there is."""
-    free, wanted = shutil.disk_usage(root).free, trial_size(base, pictures, config) + MARGIN
+def too_full(study: Path, base: Base, pictures: Pictures, config: SweepConfig) -> str:
+    """Why there is no room for a trial of these settings beside those at work; empty: there is."""
+    at_work = [record for record in load_records(study) if record.state == RUNNING]
+    written = sum(f.stat().st_size for record in at_work for f in weights_in(record.folder))
+    wanted = (len(at_work) + 1) * trial_size(base, pictures, config) - written + MARGIN
+    free = shutil.disk_usage(study).free
     if free >= wanted:
         return ""
-    return f"{_size(free)} are free at {root}, and a trial may take {_size(wanted)}"
+    return f"{_size(free)} are free at {study}, and the trials may take {_size(wanted)} more"
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The checkpoints and states in a trial's folder."""
+    return [file for file in folder.glob("*") if file.suffix in (".safetensors", ".pt")]
 
 
 def describe(base: Base, pictures: Pictures, config: SweepConfig, trials: int) -> str:
-    """What a study of so many trials with about these settings takes, in words."""
+    """What a study of so many trials of at most these settings takes, in words."""
     one, running = checkpoint_size(base, config), trial_size(base, pictures, config)
-    kept = trials * (one if config.study.keep == BEST else running)
-    return f"checkpoints of {_size(one)}; {_size(kept)} in the end (study.keep={config.study.keep})"
+    stay = trials + TOP if config.study.keep == BEST else trials * running / one
+    copies = trials + 1  # MLflow's of each trial's selected one, and best.safetensors
+    return (
+        f"checkpoints of at most {_size(one)}; a trial at work takes {_size(running)}, the study "
+        f"{_size((stay + copies) * one)} in the end (study.keep={config.study.keep})"
+    )
 
 
 def thin_out(record: Record, policy: PolicyConfig, keep: str) -> None:
-    """Deletes the checkpoints of a trial that has ended, but for those that are kept.
+    """Deletes the checkpoints of a study's ended trials, but for those that are kept.
 
     Scores and contact sheets stay. Another policy can select a checkpoint that is gone: it is
     trained again by `sweeper.reproduce`.
+
+    Args:
+        record: of the trial that has just ended.
     """
     if keep == ALL or record.selected is None:
         return
-    kept = {record.selected}
-    if keep == PARETO:
-        kept |= {card.epoch for card in select(record.scorecards, policy).front}
-    for card in record.scorecards:
-        if card.epoch not in kept:
-            card.checkpoint.unlink(missing_ok=True)
     (record.folder / STATE).unlink(missing_ok=True)
+    others = [r for r in load_records(record.folder.parent.parent) if r.folder != record.folder]
+    ended = [r for r in (*others, record) if r.finished and r.selected is not None]
+    kept = {card.checkpoint for card in _top(ended, policy)}
+    for one in ended:
+        chosen = {one.selected}
+        if keep == PARETO:
+            chosen |= {card.epoch for card in select(one.scorecards, policy).front}
+        for card in one.scorecards:
+            if card.epoch not in chosen and card.checkpoint not in kept:
+                card.checkpoint.unlink(missing_ok=True)
+
+
+def _top(records: list[Record], policy: PolicyConfig) -> list[Scorecard]:
+    """The best checkpoints of a study that there still are, whatever trials they are of."""
+    there = [c for record in records for c in record.scorecards if c.checkpoint.is_file()]
+    return sorted(there, key=lambda card: rank_of(card, policy), reverse=True)[:TOP]
 
 
 def _size(count: float) -> str:

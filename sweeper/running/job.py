@@ -22,9 +22,10 @@ from sweeper.leaving import PERSON, in_good_order, leaving
 from sweeper.proposing.space import Params, Space, identity
 from sweeper.recording.display import display
 from sweeper.recording.progress import Progress, say
-from sweeper.recording.record import FAILED, FILE, Record, load_record
+from sweeper.recording.record import FAILED, FILE, LENGTH, Record, load_record
 from sweeper.recording.tracker import Tracker
 from sweeper.results.result import conclude
+from sweeper.running.disk import too_full
 from sweeper.running.pack import run_trials
 from sweeper.running.parts import Parts, about_study, load_parts, origin, shared_settings
 from sweeper.running.rules import memorised, no_learning, pruned, settled
@@ -126,6 +127,8 @@ def run(config: SweepConfig) -> None:
             tracker.begin(about_study(parts, config, study.folder, study.about))
             if trial.finished:
                 say(f"trial {trial.number} of {study.folder} had these settings already")
+            elif full := too_full(study.folder, parts.base, parts.pictures, config):
+                raise ConfigError(full)
             else:
                 overrides = [o for o in job.overrides if not o.startswith("study.")]
                 params: Params = dict(o.split("=", 1) for o in overrides)
@@ -162,7 +165,7 @@ def _trial(
             settings=asdict(config),
             overrides=job.overrides,
             params=params,
-            tags={**origin(parts), "preset": job.preset},
+            tags={**origin(parts), "preset": job.preset, LENGTH: str(course.epochs)},
         )
     return Trial(
         config=config,

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -17,7 +18,15 @@ from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig
 from sweeper.leaving import in_good_order
 from sweeper.recording.progress import Progress
-from sweeper.recording.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, Record
+from sweeper.recording.record import (
+    COMPLETE,
+    FAILED,
+    INTERRUPTED,
+    RUNNING,
+    Record,
+    load_record,
+)
+from sweeper.running.disk import MARGIN, describe, too_full, trial_size
 from sweeper.running.pack import run_trials
 from sweeper.running.parts import Parts
 from sweeper.running.trial import Trial
@@ -29,19 +38,27 @@ from train.data import Pictures
 from train.trainer import Trainer
 
 Scoring = Callable[[dict[Path, int]], None]
+Worth = Callable[[int, int], float]  # of a trial's epoch
 
 
 class Scorer:
-    """Gives every checkpoint the same scores, unless `scoring` raises."""
+    """Gives checkpoints the same scores, or what `worth` says, unless `scoring` raises."""
 
-    def __init__(self, scoring: Scoring) -> None:
-        self.scoring = scoring
+    def __init__(self, scoring: Scoring, worth: Worth) -> None:
+        self.scoring, self.worth = scoring, worth
 
     def __call__(self, checkpoints: dict[Path, int]) -> list[Scorecard]:
         self.scoring(checkpoints)
-        scores = {n: Estimate(0.8, 0.7, 0.9) for n in ("prompt_fidelity", "subject_fidelity")}
-        alone = {name: [0.8, 0.8] for name in scores}
-        return [Scorecard(p, e, scores, by_probe=alone) for p, e in checkpoints.items()]
+        cards = []
+        for path, epoch in checkpoints.items():
+            value = self.worth(int(path.parent.name), epoch)
+            scores = {
+                n: Estimate(value, value - 0.1, value + 0.1)
+                for n in ("prompt_fidelity", "subject_fidelity")
+            }
+            alone = {name: [value, value] for name in scores}
+            cards.append(Scorecard(path, epoch, scores, by_probe=alone))
+        return cards
 
     def sheet(self, scorecard: Scorecard) -> Image.Image:
         return Image.new("RGB", (8, 8))
@@ -83,8 +100,13 @@ def make(base_folder: Path, picture_folder: Path, tmp_path: Path) -> Make:
 def run(base: Base, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs trials with a scorer."""
 
-    def go(trials: Any, pack: int, scoring: Scoring = lambda checkpoints: None) -> None:
-        parts = Parts(base, pictures, cast(Any, Scorer(scoring)))
+    def go(
+        trials: Any,
+        pack: int,
+        scoring: Scoring = lambda checkpoints: None,
+        worth: Worth = lambda trial, epoch: 0.8,
+    ) -> None:
+        parts = Parts(base, pictures, cast(Any, Scorer(scoring, worth)))
         monkeypatch.setattr("sweeper.running.pack.load_parts", lambda config: parts)
         run_trials(trials, pack)
 
@@ -214,18 +236,60 @@ def test_ctrl_c_does_not_wait_for_a_checkpoint_that_is_far(
     assert files[0] == files[1]
 
 
-def test_what_is_not_kept_is_deleted_when_a_trial_ends(make: Make, run: Run) -> None:
-    thin, whole = make(0), make(1)
-    whole.config.study.keep = "all"
-    assert thin.config.study.keep == "best"
-    run([thin, whole], 2)
-    selected = f"lora-{thin.record.selected:06d}.safetensors"
-    left = {
-        file.name for file in thin.record.folder.glob("*") if file.suffix in (".pt", ".safetensors")
+WORTH = {(0, 1): 0.90, (0, 2): 0.89, (1, 1): 0.80, (1, 2): 0.79, (2, 1): 0.84, (2, 2): 0.86}
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        # its selected one each, and the best three of all
+        ("best", {(0, 1), (0, 2), (1, 1), (2, 2)}),
+        # nothing is memorised: a trial's front is its best
+        ("pareto", {(0, 1), (0, 2), (1, 1), (2, 2)}),
+        ("all", {*WORTH}),
+    ],
+)
+def test_what_is_not_kept_is_deleted_when_a_trial_ends(
+    make: Make, run: Run, keep: str, left: set[tuple[int, int]]
+) -> None:
+    trials = [make(number) for number in range(3)]
+    for trial in trials:
+        trial.config.study.keep = keep
+    run(trials, 2, worth=lambda trial, epoch: WORTH[trial, epoch])
+    names = {"lora-000001.safetensors": 1, "lora.safetensors": 2}
+    folders = [trial.record.folder for trial in trials]
+    found = {
+        (i, names[f.name]) for i, place in enumerate(folders) for f in place.glob("*.safetensors")
     }
-    assert left == {selected}
-    both = {"lora-000001.safetensors", "lora.safetensors", "state.pt"}
-    assert both <= {file.name for file in whole.record.folder.iterdir()}
+    assert found == left
+    assert all((place / "state.pt").exists() == (keep == "all") for place in folders)
+    for trial in trials:
+        assert [card.epoch for card in load_record(trial.record.folder).scorecards] == [1, 2]
+        assert all(trial.record.sheet(epoch).is_file() for epoch in (1, 2)), "pictures stay"
+
+
+def test_a_trial_begins_where_there_is_room(
+    make: Make, base: Base, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What those at work have still to write is not free."""
+    trials = [make(number) for number in range(3)]
+    study, config = trials[0].record.folder.parent.parent, trials[2].config
+    one = trial_size(base, pictures, config)
+    whole = describe(base, pictures, config, 3)
+    assert "checkpoints of at most" in whole
+    assert "(study.keep=best)" in whole
+    for trial in trials[:2]:
+        trial.record.save()
+
+    def free(count: float) -> str:
+        usage = SimpleNamespace(free=MARGIN + count * one)
+        monkeypatch.setattr("shutil.disk_usage", lambda place: usage)
+        return too_full(study, base, pictures, config)
+
+    assert "are free at" in free(2.9)
+    assert free(3.1) == ""
+    (trials[0].record.folder / "lora-000001.safetensors").write_bytes(bytes(int(one * 0.5)))
+    assert free(2.6) == "", "half of one trial is written"
 
 
 def test_what_cannot_join_fails_and_the_others_train(make: Make, run: Run) -> None:
