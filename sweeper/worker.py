@@ -59,7 +59,7 @@ class Worker:
         listen_since(self.began)
         number = HydraConfig.get().job.num
         line = [word for word in self.line if not word.startswith(LAUNCHER)]
-        line += ["hydra/launcher=packed", *_device(number, config.base.device)]
+        line += ["hydra/launcher=packed", *device_of(number, config.base.device)]
         GlobalHydra.instance().clear()  # what the launcher has brought here from the other process
         local.take_in("sweep", CONF)
         try:
@@ -99,7 +99,7 @@ def launch_workers(launcher: Launcher, workers: Any, config: SweepConfig) -> Non
         sys.exit(1)
 
 
-def _device(number: int, wanted: str) -> list[str]:
+def device_of(number: int, wanted: str) -> list[str]:
     """The GPUs of a machine are dealt out to its workers in turn."""
     count = torch.cuda.device_count() if wanted in ("auto", "cuda") else 0
     return [f"base.device=cuda:{number % count}"] if count > 1 else []

@@ -129,6 +129,20 @@ def test_queued_settings_must_be_searched() -> None:
             first_settings(master, config, space)
 
 
+def test_the_best_of_another_study_come_after_the_configured(tmp_path: Path) -> None:
+    study = study_of(tmp_path / "studies" / "old")
+    values = {2: 0.3, 4: 0.9, 8: 0.6, 16: 0.1}
+    while trial := study.next_trial(4):
+        trial.complete([values[trial.params["network.rank"]]], {})
+        trial.lock.release(force=True)
+    master = OmegaConf.create({"network": {"rank": 16}, "hydra": {"runtime": {"choices": {}}}})
+    config = SweepConfig()
+    config.study.root, config.study.from_study = str(tmp_path), "old"
+    space, _ = parse_space(["network.rank=4,8,16"], {}, OverridesParser.create())
+    first = [params["network.rank"] for params in first_settings(master, config, space)]
+    assert first == [16, 4, 8], "its third best is not in this space"
+
+
 def test_a_database_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"study\.storage: cannot be used") as error:
         study_of(tmp_path, url="sqlite:////nowhere/at/all.db")

@@ -15,7 +15,16 @@ from rich.console import Console
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.recording.display import Display
-from sweeper.recording.record import COMPLETE, FAILED, RUNNING, Record, ScoredEpoch, trial_folder
+from sweeper.recording.progress import time_left
+from sweeper.recording.record import (
+    COMPLETE,
+    FAILED,
+    RUNNING,
+    Record,
+    ScoredEpoch,
+    load_records,
+    trial_folder,
+)
 
 POLICY = PolicyConfig(limits={"copying": 0.35})
 WIDTH, HEIGHT = 120, 40
@@ -45,6 +54,16 @@ def study(tmp_path: Path) -> Path:
     save(folder, 2, RUNNING, [0.95], 0.8)
     save(folder, 3, FAILED, [], 0.0)
     return folder
+
+
+def test_time_left_is_what_is_left_at_the_pace_so_far(study: Path) -> None:
+    """Epochs of a minute, of three at most; an ended trial had two, another one none."""
+    records = load_records(study)
+    at_work, to_come = (3 - 3) + (3 - 1), (8 - 4) * (2 + 0) / 2
+    assert time_left(records, 8, 3) == pytest.approx((at_work + to_come) * 60)
+    records[1].tags["worker"], records[2].tags["worker"] = "one:1", "other:2"
+    assert time_left(records, 8, 3) == pytest.approx((at_work + to_come) * 60 / 2), "side by side"
+    assert time_left([], 8, 3) is None
 
 
 def drawn(study: Path, width: int, height: int = HEIGHT) -> list[str]:

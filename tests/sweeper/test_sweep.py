@@ -9,9 +9,12 @@ import signal
 from pathlib import Path
 
 from mlflow import MlflowClient
+from optuna.trial import TrialState
 from PIL import Image
 
-from sweeper.recording.record import COMPLETE, FAILED, load_records
+from evaluate.choice.merit import fidelity
+from sweeper.recording.record import FAILED, STOPPED, load_records
+from sweeper.study.storage import NO_PRUNER, open_study
 from tests.sweeper.conftest import SEARCH, SMALL, Swept, break_off, finish, run_module
 from train.checkpoint import weights_hash
 
@@ -100,20 +103,30 @@ def test_killed_twice_ends_like_uninterrupted(swept: Swept, tmp_path: Path) -> N
 
 
 def test_who_kills_its_process_fails_and_takes_nobody_along(tmp_path: Path) -> None:
-    """Its pack dies with it, twice; then each is alone, and it dies once more."""
+    """Its pack dies with it, twice; then each is alone, and it dies once more. The other one is
+    stopped in its second epoch by a floor that nothing reaches, which loses nothing of it."""
     command = (
         "-m", "optimizer.lr=1.0,1e-3", "optimizer._target_=tests.sweeper.deadly.Deadly",
         "~optimizer.weight_decay", "~optimizer.betas", "study.name=deadly", *SMALL,
-        "training.epochs=1",
+        "training.epochs=3", "policy.floors.prompt_fidelity=2", "hydra.sweeper.objective=pareto",
     )  # fmt: skip
     codes: list[int] = []
     while (ended := finish(tmp_path, "sweeper", *command))[0] and len(codes) < 4:
         codes.append(ended[0])
     assert codes == [1, 1, 1], ended[1]
-    found = {r.params["optimizer.lr"]: r for r in load_records(tmp_path / "studies" / "deadly")}
-    assert (found[1.0].state, found[1.0].reason) == (FAILED, "its process died 3 times")
-    assert found[1e-3].state == COMPLETE
-    assert re.search(r"│ +1 │ .*failed: its process died 3 times", ended[1]), ended[1]
+    study = tmp_path / "studies" / "deadly"
+    found = {record.params["optimizer.lr"]: record for record in load_records(study)}
+    dead, stopped = found[1.0], found[1e-3]
+    assert (dead.state, dead.reason) == (FAILED, "its process died 3 times")
+    assert re.search(rf"│ +{dead.number} │ .*failed: its process died 3 times", ended[1]), ended[1]
+    assert (stopped.state, len(stopped.epochs)) == (STOPPED, 2)
+    assert stopped.reason.startswith("overfitted: prompt_fidelity is surely below")
+    told = open_study(study, NO_PRUNER).trials[stopped.number]
+    kept = next(card for card in stopped.scorecards if card.epoch == stopped.selected)
+    assert told.state == TrialState.COMPLETE
+    assert told.values == [fidelity(kept), kept.scores["pose_memorization"].value]
+    assert told.constraints["prompt_fidelity"] > 0
+    assert kept.checkpoint.is_file()
     assert "MLflow is away" not in ended[1]
 
 

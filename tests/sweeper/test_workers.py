@@ -21,6 +21,7 @@ from sweeper.leaving import FILE
 from sweeper.recording.record import COMPLETE, Record, load_records
 from sweeper.study import claim
 from sweeper.study.claim import StudyTrial
+from sweeper.worker import device_of
 from tests.sweeper.conftest import LIMIT, SMALL, break_off, finish
 from tests.sweeper.test_budget import study_of
 
@@ -183,6 +184,13 @@ def test_processes_leave_when_the_command_is_asked_to_and_go_on(tmp_path: Path) 
     assert code == 0, output
     finished(tmp_path)
     assert output.count("the LoRA to keep") == 1, "the last worker concludes"
+
+
+def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    dealt = [device_of(number, "auto") for number in range(3)]
+    assert dealt == [["base.device=cuda:0"], ["base.device=cuda:1"], ["base.device=cuda:0"]]
+    assert device_of(1, "cpu") == [], "a device that is named is not dealt out"
 
 
 def test_a_launcher_needs_workers_and_a_name(tmp_path: Path) -> None:
