@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.conftest import apart, end, train
-from train.__main__ import TrainConfig, main
+from tests.train.conftest import apart, command, end, train
+from train.__main__ import main
 from train.base import Base
 from train.checkpoint import read_metadata
 from train.config import NetworkConfig, SchedulerConfig, TrialConfig
@@ -125,10 +125,6 @@ def test_a_lost_loss_stops_at_once_and_the_files_stay(
     assert steps == 5
     assert end(tmp_path)["adapter"]["flat.lora_unet"].isfinite().all()
     assert not (tmp_path / "lora.safetensors").exists()
-
-
-def command(config: TrialConfig, folder: Path, **more: Any) -> TrainConfig:
-    return TrainConfig(**vars(config), output=str(folder), **more)
 
 
 @pytest.fixture
