@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from train.__main__ import TrainConfig
 from train.base import Base
 from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from train.data import Pictures
@@ -52,6 +53,11 @@ def exact_base(base_folder: Path) -> Base:
 def train(base: Base, pictures: Pictures, *members: Member, **more: Any) -> list[Epoch]:
     """Trains to the end."""
     return list(Trainer(base, pictures, list(members), **more))
+
+
+def command(config: TrialConfig, folder: Path, **more: Any) -> TrainConfig:
+    """What `python -m train` gets for a trial."""
+    return TrainConfig(**vars(config), output=str(folder), **more)
 
 
 def end(folder: Path) -> dict[str, Any]:

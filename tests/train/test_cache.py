@@ -8,13 +8,15 @@ import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from train import cache
-from train.base import Base
+from train.base import Base, load_base
 from train.cache import EncodedPictures, encode_pictures
 from train.checkpoint import read_metadata
 from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
@@ -138,6 +140,53 @@ def test_what_is_on_disk_is_never_stale(
     encode(base, replace(config, data=replace(data, resolution=40)))
     assert f"{file} is damaged; it is made again" in caplog.text
     assert file.read_bytes() == whole
+
+
+def test_what_is_on_disk_is_of_one_base_in_one_precision(
+    config: TrialConfig, base_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another base, precision or layer gets its own; a copy of the base finds all that it made."""
+    caplog.set_level(logging.INFO, logger="train.cache")
+    same, moved, other = str(base_folder), tmp_path / "moved", tmp_path / "other"
+    for folder in (moved, other):
+        shutil.copytree(base_folder, folder)
+    for file in (*other.glob("vae/*.safetensors"), *other.glob("text_encoder/*.safetensors")):
+        save_file({key: 1.1 * weight for key, weight in load_file(file).items()}, file)
+    for settings in (
+        {"path": same}, {"path": str(other)}, {"path": same, "precision": "bf16"},
+        {"path": same, "clip_skip": 2}, {"path": str(moved)},
+    ):  # fmt: skip
+        caplog.clear()
+        kept = encode_with(replace(config, cache="disk"), **settings)
+        found = "latents: 5 from the cache, 0 encoded; " + TEXTS.format(2, 0)
+        assert (said(caplog) == found) == (settings["path"] == str(moved))
+        fresh = encode_with(replace(config, cache="off"), **settings)
+        random, captions = torch.Generator(), [kept.pictures[0].caption, ""]
+        mean, std = kept.latents_of([0], random)
+        assert torch.equal(mean, fresh.latents_of([0], random)[0]), settings
+        assert torch.equal(std, fresh.latents_of([0], random)[1]), settings
+        text, wanted = kept.conditioning(captions), fresh.conditioning(captions)
+        assert all(torch.equal(text[name], wanted[name]) for name in wanted), settings
+
+
+def encode_with(config: TrialConfig, **settings: Any) -> EncodedPictures:
+    chosen = BaseConfig(device="cpu", **settings)
+    return encode(load_base(chosen), replace(config, base=chosen))
+
+
+def test_an_autoencoder_in_another_precision_makes_its_own_latents(
+    config: TrialConfig, xl_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In fp16 SDXL's autoencoder is in fp32, but for one whose config says that it need not be."""
+    caplog.set_level(logging.INFO, logger="train.cache")
+    plain = shutil.copytree(xl_folder, tmp_path / "plain")
+    about = json.loads((plain / "vae" / "config.json").read_text())
+    (plain / "vae" / "config.json").write_text(json.dumps({**about, "force_upcast": False}))
+    config = replace(config, cache="disk")
+    encode_with(config, path=str(xl_folder), precision="fp16")
+    caplog.clear()
+    encode_with(config, path=str(plain), precision="fp16")
+    assert said(caplog) == "latents: 0 from the cache, 5 encoded; " + TEXTS.format(2, 0)
 
 
 def _work(folder: Path, made: Path) -> None:

@@ -31,7 +31,18 @@ def small(base_folder: Path, picture_folder: Path, tmp_path: Path) -> list[str]:
 def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
     done = command(*small)
     assert done.returncode == 0, done.stderr
-    assert "epoch 2/2" in done.stderr
+    in_order = (
+        "6 training pictures x 1 repeats, 2 different captions; 1 held out for validation",
+        "bucket 40x24: 6 pictures, 6 an epoch",
+        "warning: 6 pictures are few",
+        "warning: a picture is seen 2 x only",
+        "effective batch 1 (batch_size 1); 6 steps an epoch, 2 epochs, 12 steps",
+        "epoch 1/2",
+        "epoch 2/2",
+    )
+    places = [done.stderr.find(words) for words in in_order]
+    assert places[0] > -1, done.stderr
+    assert places == sorted(places), done.stderr
     assert (tmp_path / "out" / "lora.safetensors").is_file()
     named = command(*small, f"output={tmp_path / 'named'}", "name=sks puppet")
     assert named.returncode == 0, named.stderr

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from train.checks import check_trial
@@ -51,6 +53,77 @@ def test_a_validation_subfolder_is_the_held_out_set(tmp_path: Path, picture_fold
     pictures = load_pictures(DataConfig(path=str(tmp_path / "p")))
     assert [p.path.name for p in pictures.validation] == ["again.jpg"]
     assert "3.jpg" not in [p.path.name for p in pictures.training], "its copy is not trained on"
+
+
+def test_a_validation_folder_elsewhere_is_held_out(tmp_path: Path, picture_folder: Path) -> None:
+    """It goes before a subfolder, and a copy of what is in it is not trained on, as a class too."""
+    subject, elsewhere, prior = (tmp_path / name for name in ("subject", "elsewhere", "class"))
+    shutil.copytree(picture_folder, subject)
+    for folder in (subject / "validation", elsewhere, prior):
+        folder.mkdir()
+    shutil.copy(picture_folder / "1.jpg", subject / "validation" / "inside.jpg")
+    shutil.copy(picture_folder / "3.jpg", elsewhere / "a.jpg")
+    Image.open(picture_folder / "5.jpg").save(elsewhere / "b.png")
+    Image.open(picture_folder / "5.jpg").save(prior / "x.bmp")
+    Image.new("RGB", (20, 20)).save(prior / "y.png")
+    config = DataConfig(
+        path=str(subject), validation_path=str(elsewhere), regularization_path=str(prior), repeats=3
+    )
+    pictures = load_pictures(config)
+    assert [(p.path.name, p.repeats) for p in pictures.validation] == [("a.jpg", 1), ("b.png", 1)]
+    shown = sorted(picture.path.name for picture in pictures.trained)
+    assert shown == ["0.jpg", "1.jpg", "2.jpg", "4.jpg", "6.jpg", "y.png"]
+    shutil.rmtree(subject / "validation")
+    assert load_pictures(config) == pictures
+    for path, said in (
+        (tmp_path / "absent", "data.validation_path: there is no folder"),
+        (picture_folder, "data.validation_path: holds all the pictures of the training folder"),
+    ):
+        with pytest.raises(DataError, match=said):
+            load_pictures(replace(config, validation_path=str(path)))
+
+
+GREY, RED = (100, 100, 100), (200, 30, 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "colour", "seen"),
+    [
+        ("a.webp", "RGB", RED, RED),
+        ("a.webp", "RGBA", (*RED, 0), (255, 255, 255)),
+        ("a.jpeg", "RGB", RED, RED),
+        ("a.JPG", "CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("a.bmp", "RGB", RED, RED),
+        ("a.png", "L", 100, GREY),
+        ("a.jpg", "L", 100, GREY),
+        ("a.png", "LA", (0, 51), (204, 204, 204)),  # a fifth of black on white
+        ("a.png", "I;16", 100 * 257, GREY),
+        ("a.png", "1", 1, (255, 255, 255)),
+        ("a.png", "P", RED, RED),
+        ("a.bmp", "P", RED, RED),
+    ],
+)
+def test_every_kind_of_picture_is_read(
+    tmp_path: Path, name: str, mode: str, colour: Any, seen: tuple[int, int, int]
+) -> None:
+    picture = Image.new("RGB" if mode == "P" else mode, (12, 8), colour)
+    if mode == "P":
+        picture = picture.quantize(4)
+    picture.save(tmp_path / name, quality=100)
+    found = load_pictures(DataConfig(path=str(tmp_path), validation_fraction=0.0)).training[0]
+    assert found.size == (12, 8)
+    pixels = found.pixels(8).permute(1, 2, 0) * 255
+    wanted = torch.tensor(seen, dtype=torch.float32).expand_as(pixels)
+    torch.testing.assert_close(pixels, wanted, atol=3, rtol=0)
+
+
+def test_a_palette_has_its_transparent_colour_on_white(tmp_path: Path) -> None:
+    picture = Image.new("P", (4, 4), 1)
+    picture.putpalette([*RED, 0, 0, 255])
+    picture.putpixel((0, 0), 0)
+    picture.save(tmp_path / "a.png", transparency=1)
+    opened = open_picture(tmp_path / "a.png")
+    assert (opened.getpixel((0, 0)), opened.getpixel((1, 0))) == (RED, (255, 255, 255))
 
 
 def test_odd_pictures_become_rgb(tmp_path: Path) -> None:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from tests.train.conftest import apart, end, train
-from train.__main__ import TrainConfig, main
+from tests.train.conftest import apart, command, end, train
+from train.__main__ import main
 from train.base import Base
 from train.checkpoint import read_metadata
-from train.config import NetworkConfig, SchedulerConfig, TrialConfig
+from train.command import with_one_line_errors
+from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
 from train.data import Pictures
 from train.interrupt import in_good_order
+from train.member import STATE
 from train.memory import adapted, advice, with_next_remedy
 from train.trainer import Member, Trainer, TrainingError
 
@@ -127,8 +134,58 @@ def test_a_lost_loss_stops_at_once_and_the_files_stay(
     assert not (tmp_path / "lora.safetensors").exists()
 
 
-def command(config: TrialConfig, folder: Path, **more: Any) -> TrainConfig:
-    return TrainConfig(**vars(config), output=str(folder), **more)
+@pytest.mark.parametrize(
+    ("bias", "precision", "cause"),
+    [
+        (math.nan, "fp32", "the base or a picture, since nothing is trained yet"),
+        (1e6, "fp16", "numbers too large for fp16; base.precision=bf16 or fp32 has room for them"),
+        (1e6, "bf16", ""),
+    ],
+    ids=["base", "fp16", "bf16"],
+)
+def test_a_loss_that_is_lost_from_the_start_tells_the_base(
+    trial: Make, base_folder: Path, tmp_path: Path, bias: float, precision: str, cause: str
+) -> None:
+    """With a weight that is no number, and with one that only fp16 has no room for."""
+    path = shutil.copytree(base_folder, tmp_path / "base")
+    file = path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_out.bias"].fill_(bias)
+    save_file(weights, file)
+    base = BaseConfig(path=str(path), device="cpu", precision=precision)
+    config = command(trial(base=base, epochs=1, gradient_accumulation=2), tmp_path / "lora")
+    if cause:
+        said = "in epoch 1, at batch 1 of 3 (before it: nothing); the likely cause is "
+        with pytest.raises(TrainingError, match=re.escape(f"{said}{cause}")):
+            main(config)
+    else:
+        main(config)
+    assert (tmp_path / "lora" / "lora.safetensors").exists() != bool(cause)
+
+
+def test_a_full_disk_ends_the_command_in_one_line_and_loses_nothing(
+    trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fills up after the first checkpoint; with room again the same command goes on."""
+    config, folder = trial(epochs=3), tmp_path / "full"
+    main(command(config, tmp_path / "roomy"))
+
+    def usage(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=1000 if (folder / STATE).exists() else 10**9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.checkpoint.shutil.disk_usage", usage)
+        with pytest.raises(SystemExit) as end_of_command:
+            with_one_line_errors(lambda: main(command(config, folder)))
+    said = str(end_of_command.value.code)
+    file = folder / "lora-000002.safetensors"
+    assert said.startswith(f"error: {file} cannot be written: it takes 0.")
+    assert said.endswith(" MB, 0.0 MB are free")
+    assert "\n" not in said
+    assert {file.name for file in folder.iterdir()} == {"lora-000001.safetensors", STATE}
+    main(command(config, folder))
+    whole = sorted((tmp_path / "roomy").glob("*.safetensors"))
+    assert [(folder / file.name).read_bytes() == file.read_bytes() for file in whole] == [True] * 3
 
 
 @pytest.fixture

@@ -51,6 +51,10 @@ def test_kohyas_folders_have_repeats_and_class_words_of_their_own(tmp_path: Path
     }
     assert pictures.shown == 23
     assert [p.path.stem for p in pictures.validation] == ["e"]
+    said = pictures.report().splitlines()
+    assert said[0] == (
+        "3 training pictures x 3 to 10 repeats, 3 different captions; 1 held out for validation"
+    )
     assert "(as in 10_name): old" in pictures.report()
     assert "old, validation" not in pictures.report()
 

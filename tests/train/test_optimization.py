@@ -12,10 +12,11 @@ import torch
 
 from tests.train.conftest import end, train
 from train.__main__ import TrainConfig
-from train.base import Base
-from train.checkpoint import load_checkpoint
+from train.adapter import UNET
+from train.base import Base, load_base
+from train.checkpoint import load_checkpoint, read_metadata
 from train.command import settings
-from train.config import NetworkConfig, SchedulerConfig, TrialConfig
+from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
 from train.course import Course
 from train.data import Pictures
 from train.data.batches import Batches
@@ -104,6 +105,33 @@ def test_those_that_find_their_step_size_have_lr_1(
         optimizer = make_optimizer(trial(optimizer={"_target_": target, "lr": 0.1}), adapter)
         assert optimizer.param_groups[0]["lr"] == 1.0
         assert f"{target.split('.')[1]} finds its own step size" in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["base_folder", "xl_folder"])
+def test_the_text_encoders_have_a_rate_of_their_own(
+    pictures: Pictures, trial: Make, tmp_path: Path, folder: str, request: pytest.FixtureRequest
+) -> None:
+    """A step of SGD is the gradient times the rate; both of SDXL's encoders take the one."""
+    asked = BaseConfig(path=str(request.getfixturevalue(folder)), device="cpu")
+    base, network = load_base(asked), NetworkConfig(rank=2, text_encoder=True)
+    sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
+    steps = []
+    for rate, used in ((None, 1.0), (0.25, 0.25)):
+        config = trial(
+            base=asked, network=network, optimizer=sgd, text_encoder_lr=rate, max_steps=1,
+            max_grad_norm=0.0,
+        )  # fmt: skip
+        saved = train(base, pictures, Member(config, tmp_path / str(rate)))[-1].checkpoints[0]
+        assert (saved.lr, saved.lr_text_encoder) == (1.0, used)
+        about = read_metadata(saved.path)
+        assert (about["ss_unet_lr"], about["ss_text_encoder_lr"]) == ("1.0", str(used))
+        steps.append(load_checkpoint(saved.path, base.adapters).up)  # from zeros
+    moved = dict.fromkeys((UNET, *base.family.text_encoders), 0.0)
+    for key, step in steps[0].items():
+        part = next(part for part in moved if key.startswith(f"{part}_"))
+        torch.testing.assert_close(steps[1][key], step * (1.0 if part == UNET else 0.25))
+        moved[part] += float(step.norm())
+    assert all(moved.values())
 
 
 def rates(scheduler: SchedulerConfig, steps: int = 100) -> list[float]:
