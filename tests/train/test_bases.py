@@ -17,6 +17,7 @@ from evaluate.metrics.losses import FixedLosses
 from evaluate.probing.generate import generate
 from train.adapter import Adapter
 from train.base import Base, BaseError, load_base
+from train.base_files import locate
 from train.checkpoint import load_checkpoint, read_metadata
 from train.checks import check_base
 from train.config import (
@@ -265,6 +266,21 @@ def test_settings_of_the_base(folder: Path, caplog: pytest.LogCaptureFixture) ->
     if half.family.is_xl:
         mean, std = encode_latents(half, torch.rand(1, 3, 32, 32))
         assert half.decode(mean + std).isfinite().all()
+
+
+def test_a_name_of_the_hub_may_have_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append(name)
+        return str(tmp_path)
+
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    name = "stabilityai/stable-diffusion-xl-base-1.0"
+    assert locate(name) == tmp_path
+    with pytest.raises(BaseError, match=r"there is no file or folder models/absent\.safetensors"):
+        locate("models/absent.safetensors")
+    assert asked == [name]
 
 
 def test_what_is_no_base_is_refused(folder: Path, tmp_path: Path) -> None:
