@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-PLACES = ("path", "dataset_config", "regularization_path", "validation_path")  # in DataConfig
+# where things lie and what they run on, in DataConfig and in BaseConfig: no part of what is made
+DATA_PLACES = ("path", "dataset_config", "regularization_path", "validation_path")
+BASE_PLACES = ("path", "device", "speed")
 OWN_DEFAULTS = "own_defaults"  # in the defaults lists of conf/train.yaml, sweep and evaluate
 FIND_THEIR_OWN = ("Prodigy", "DAdapt")  # how optimizers are called that find their step size
 EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find what we ship

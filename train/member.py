@@ -16,7 +16,7 @@ from torch import Tensor
 from train import checkpoint
 from train.base import DTYPES, Base
 from train.cache import EncodedPictures
-from train.config import PLACES, TrialConfig, settings_of
+from train.config import BASE_PLACES, DATA_PLACES, TrialConfig, settings_of
 from train.course import course_of
 from train.data import Pictures
 from train.data.buckets import Size
@@ -368,12 +368,11 @@ class Run:
 
     def _identity(self) -> str:
         """The settings that decide the bytes: a state is continued with the same alone."""
-        about: dict[str, Any] = {
-            **settings_of(self.asked), "base": self.base.fingerprint, "device": "any"
-        }  # fmt: skip
-        about["name"] = self.name
-        read = {key: value for key, value in vars(self.asked.data).items() if key not in PLACES}
-        about["data"] = [self.pictures.fingerprint, read]
+        about: dict[str, Any] = {**settings_of(self.asked), "name": self.name}
+        for part, places in (("base", BASE_PLACES), ("data", DATA_PLACES)):
+            for place in places:
+                del about[part][place]
+        about["fingerprints"] = [self.base.fingerprint, self.pictures.fingerprint]
         for free in ("gradient_checkpointing", "keep_last", "oom", "state_minutes"):
             del about["training"][free]
         about["training"]["batch_size"] *= self.processes.count

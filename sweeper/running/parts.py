@@ -20,8 +20,7 @@ from sweeper.config import SweepConfig
 from sweeper.proposing.space import Space
 from sweeper.recording.tracker import BASE_SHEET, About
 from train.base import Base, load_base
-from train.config import PLACES as DATA_PLACES
-from train.config import trial_of
+from train.config import BASE_PLACES, DATA_PLACES, trial_of
 from train.course import course_of
 from train.data import Picture, Pictures, load_pictures
 from train.metadata import counts
@@ -30,8 +29,8 @@ DATA_SHEET = "data.png"  # in a study's folder
 log = logging.getLogger(__name__)
 # where things lie and what they run on may change in the middle of a study
 PLACES = (
-    *(f"data.{key}" for key in DATA_PLACES), "base.path", "base.device", "base.speed", "cache",
-    "cache_path",
+    *(f"data.{key}" for key in DATA_PLACES), *(f"base.{key}" for key in BASE_PLACES),
+    "cache", "cache_path",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,20 @@ def test_the_state_is_saved_every_so_often_within_an_epoch(
     name = whole[-1].checkpoints[0].path.name
     assert apart(tmp_path / "whole", tmp_path / "crashed") == 0
     assert (tmp_path / "crashed" / name).is_file()
+
+
+@pytest.mark.parametrize(
+    "other", [{"precision": "bf16"}, {"clip_skip": 2}, {"prediction": "v_prediction"}]
+)
+def test_a_run_is_not_continued_on_a_base_that_is_used_otherwise(
+    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    config = trial(epochs=1)
+    train(base, pictures, Member(config, tmp_path))
+    moved = replace(config, base=replace(config.base, path="/elsewhere", speed="compile"))
+    assert train(base, pictures, Member(moved, tmp_path))[0].checkpoints[0].last
+    with pytest.raises(TrainingError, match="holds a run of other settings"):
+        train(base, pictures, Member(replace(config, base=replace(config.base, **other)), tmp_path))
 
 
 def test_members_continue_at_different_places(
