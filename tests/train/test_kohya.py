@@ -172,6 +172,9 @@ def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
         ("color_aug = true\ncache_latents = false", {"cache": "off"}),
         ("max_train_epochs = 20\nsave_n_epoch_ratio = 5", {"training.save_every": 4}),
         ("num_epochs = 7", {"training.epochs": 7, "training.max_steps": None}),
+        ("epoch = 7", {"training.epochs": 7, "training.max_steps": None}),
+        ("epoch = 1\nmax_train_steps = 1600",
+         {"training.epochs": None, "training.max_steps": 1600}),
         ('network_weights = ""\nvae = ""', {"network.rank": 4}),
     ],
 )  # fmt: skip

@@ -64,3 +64,6 @@ MEANT = {
     "epoch": "max_train_epochs",
     "caption_extention": "caption_extension",  # this one it does know
 }
+
+# what says the same as one of those that are meant, so that kohya goes by it
+RIVALS = {"max_train_epochs": ("max_train_steps",)}

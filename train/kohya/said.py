@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from train.config import ConfigError
-from train.kohya.keys import HARMLESS, IGNORED, MEANT, UNSUPPORTED
+from train.kohya.keys import HARMLESS, IGNORED, MEANT, RIVALS, UNSUPPORTED
 from train.kohya.reading import PLAIN
 
 NOTHING: tuple[Any, ...] = (None, "", [], {})
@@ -44,8 +44,9 @@ class Said:
 
     def _take(self, key: str, meant: str) -> None:
         value = self.values.pop(key)
-        if meant in self.values:
-            self.notes.append(f"{key} is left out beside {meant}")
+        known = (meant, *RIVALS.get(meant, ()))
+        if beside := [own for own in known if self.values.get(own) not in NOTHING]:
+            self.notes.append(f"{key} is left out beside {beside[0]}")
             return
         self.values[meant] = value
         unknown = f"{key}: kohya has no such key and takes it silently; read as {meant}"
