@@ -101,6 +101,64 @@ output=/out  name='null'  optimizer.lr=0.0002  training.text_encoder_lr=5e-05
 """
 
 
+# as kohya's graphical interface writes one
+INTERFACE = """
+async_upload = true
+bucket_no_upscale = true
+bucket_reso_steps = 32
+cache_latents = true
+cache_latents_to_disk = true
+caption_extension = ".txt"
+clip_skip = 1
+dynamo_backend = "no"
+enable_bucket = true
+epoch = 8
+gradient_accumulation_steps = 1
+gradient_checkpointing = true
+huber_c = 0.1
+huber_schedule = "snr"
+huggingface_repo_id = ""
+learning_rate = 0.00004
+loss_type = "l2"
+lr_scheduler = "constant"
+lr_scheduler_args = []
+lr_scheduler_num_cycles = 1
+lr_scheduler_power = 1
+max_bucket_reso = 2048
+max_data_loader_n_workers = 0
+max_grad_norm = 1
+max_timestep = 1000
+max_token_length = 75
+max_train_steps = 1600
+min_bucket_reso = 256
+min_snr_gamma = 5
+mixed_precision = "bf16"
+network_alpha = 16
+network_args = []
+network_dim = 32
+network_module = "networks.lora"
+no_half_vae = true
+noise_offset_type = "Original"
+optimizer_args = []
+optimizer_type = "AdamW8Bit"
+output_dir = "/out"
+output_name = "last"
+pretrained_model_name_or_path = "stabilityai/stable-diffusion-xl-base-1.0"
+prior_loss_weight = 1
+resolution = "1024,1024"
+sample_prompts = ""
+sample_sampler = "euler_a"
+save_every_n_epochs = 2
+save_model_as = "safetensors"
+save_precision = "bf16"
+text_encoder_lr = 0.00004
+train_batch_size = 2
+train_data_dir = "/pictures"
+training_comment = ""
+unet_lr = 0.00004
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in ("10_sks person", "notes"):
@@ -127,6 +185,17 @@ def test_a_full_config_is_translated_whole(tmp_path: Path, folder: Path) -> None
     assert "without effect here: logging_dir, max_data_loader_n_workers, multires_noise" in said
     assert "kohya's LoRA would be another: scale_weight_norms" in said
     assert "max_train_steps is left out beside max_train_epochs" in said
+
+
+def test_a_file_of_the_interface_is_taken_as_it_is(tmp_path: Path) -> None:
+    lines, notes = expand([f"kohya={write(tmp_path, INTERFACE)}"])
+    config = settings("train", TrainConfig, lines)
+    check_train(config)
+    assert (config.training.max_steps, config.training.min_snr_gamma) == (1600, 5)
+    assert config.base.path == "stabilityai/stable-diffusion-xl-base-1.0"
+    assert not any("not supported" in note for note in notes)
+    ignored = next(note for note in notes if note.startswith("without effect here"))
+    assert "noise_offset_type" in ignored
 
 
 def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
