@@ -95,8 +95,8 @@ optimizer=adamw8bit  optimizer._target_=bitsandbytes.optim.PagedAdamW8bit
 scheduler=cosine_with_restarts  scheduler.warmup=0.1  scheduler.num_cycles=3  scheduler.power=1.0
 training.epochs=12  training.save_every=3  training.keep_last=4
 training.batch_size=2  training.gradient_accumulation=4  training.seed=42
-training.max_grad_norm=0  training.min_snr_gamma=5  training.noise_offset=0.05
-training.prior_loss_weight=0.5  training.caption_dropout=0.1  training.save_precision=fp32
+training.max_grad_norm=0  training.noise_offset=0.05  training.prior_loss_weight=0.5
+training.caption_dropout=0.1  training.min_snr_gamma=5  training.save_precision=fp32
 output=/out  name='null'  optimizer.lr=0.0002  training.text_encoder_lr=5e-05
 """
 
@@ -240,6 +240,7 @@ def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
         ("text_encoder_lr = 0\nlearning_rate = 1e-3", {"network.text_encoder": False}),
         ("color_aug = true\ncache_latents = false", {"cache": "off"}),
         ("max_train_epochs = 20\nsave_n_epoch_ratio = 5", {"training.save_every": 4}),
+        ("min_snr_gamma = 0", {"training.min_snr_gamma": None}),
         ("num_epochs = 7", {"training.epochs": 7, "training.max_steps": None}),
         ("epoch = 7", {"training.epochs": 7, "training.max_steps": None}),
         ("epoch = 1\nmax_train_steps = 1600",

@@ -18,7 +18,6 @@ PRECISIONS = {"no": "fp32", "float": "fp32", "fp32": "fp32", "fp16": "fp16", "bf
 # those that need no more than another name, where the config has them
 NUMBERS = {
     "max_grad_norm": "training.max_grad_norm",
-    "min_snr_gamma": "training.min_snr_gamma",
     "noise_offset": "training.noise_offset",
     "prior_loss_weight": "training.prior_loss_weight",
     "caption_dropout_rate": "training.caption_dropout",
@@ -146,6 +145,7 @@ def _training(said: Said) -> dict[str, Any]:
         "training.gradient_accumulation": said.whole("gradient_accumulation_steps", 1),
         "training.seed": seed,
         **{name: said.number(key) for key, name in NUMBERS.items()},
+        "training.min_snr_gamma": said.number("min_snr_gamma") or None,  # 0 is off there
         "training.save_precision": _precision(said, "save_precision", "float"),
         "output": said.text("output_dir"),
         "name": said.text("output_name", "last"),
