@@ -21,6 +21,8 @@ EIGHT_BIT = {
     "torch.optim.Adam": "bitsandbytes.optim.Adam8bit",
     "bitsandbytes.optim.Lion": "bitsandbytes.optim.Lion8bit",
 }
+# what torch and CUDA's libraries say where they have no exception of their own for it
+OUT = ("CUDA error: out of memory", "DefaultCPUAllocator: can't allocate", "STATUS_ALLOC_FAILED")
 ARGUMENTS = ("lr", "betas", "eps", "weight_decay")  # that both kinds of an optimizer take
 
 
@@ -113,7 +115,9 @@ def advice(config: TrialConfig) -> str:
 
 def ran_out(error: BaseException | None) -> bool:
     """Whether an error is that of a device, or of the machine, without memory."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT)
 
 
 def checkpoint_activations(base: Base, wanted: bool) -> None:

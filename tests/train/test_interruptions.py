@@ -20,7 +20,7 @@ from train.checkpoint import read_metadata
 from train.config import NetworkConfig, SchedulerConfig, TrialConfig
 from train.data import Pictures
 from train.interrupt import in_good_order
-from train.memory import adapted, advice, with_next_remedy
+from train.memory import adapted, advice, ran_out, with_next_remedy
 from train.trainer import Member, Trainer, TrainingError
 
 Make = Callable[..., TrialConfig]
@@ -209,6 +209,23 @@ def test_oom_adapt_goes_on_with_less_from_the_last_state(
     main(command(config, tmp_path))
     assert (tmp_path / "lora.safetensors").read_bytes() == before
     assert len(calls) == 17
+
+
+@pytest.mark.parametrize(
+    ("error", "out"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't "
+                      "allocate memory: you tried to allocate 8 bytes"), True),
+        (TrainingError("outputs/allocated holds a run of other settings"), False),
+        (OSError("cannot be allocated"), False),
+    ],
+)  # fmt: skip
+def test_a_lack_of_memory_is_known_by_what_is_said_of_it(error: Exception, out: bool) -> None:
+    assert ran_out(error) == out
 
 
 def test_remedies_end(trial: Make) -> None:
