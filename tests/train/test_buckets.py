@@ -51,6 +51,7 @@ def test_the_nearest_shape_wins(
         ((512, 512), (512, 512), 1.0),
         ((1024, 1024), (512, 512), 0.5),
         ((3000, 2000), (576, 384), 0.2),  # 627 x 418: with a height of 384 the shape stays 1.5
+        ((2213, 3944), (384, 640), 0.17),  # 383.5 x 683.5: rounded before it is cut to the step
     ],
 )
 def test_without_enlarging_pictures_are_shrunk_and_cut(

@@ -93,13 +93,11 @@ class Framing:
         aspect, area = picture[0] / picture[1], self.resolution[0] * self.resolution[1]
         width, height = picture
         if width * height > area:
-            wide, high = (
-                self._floor(math.sqrt(area * aspect)),
-                self._floor(math.sqrt(area / aspect)),
-            )
+            shrunk = math.sqrt(area * aspect)
+            wide, high = self._rounded(shrunk), self._rounded(area / shrunk)
             # a side becomes a multiple of the step: the one with which the shape changes less
-            by_width = _off(wide, self._floor(wide / aspect), aspect)
-            by_height = _off(self._floor(high * aspect), high, aspect)
+            by_width = _off(wide, self._rounded(wide / aspect), aspect)
+            by_height = _off(self._rounded(high * aspect), high, aspect)
             if by_width < by_height:
                 width, height = wide, int(wide / aspect + 0.5)
             else:
@@ -107,8 +105,12 @@ class Framing:
         scale = max(width / picture[0], height / picture[1])
         return Frame.cropping(picture, (self._floor(width), self._floor(height)), scale)
 
-    def _floor(self, side: float) -> int:
-        return int(side) // self.step * self.step
+    def _floor(self, side: int) -> int:
+        return side // self.step * self.step
+
+    def _rounded(self, side: float) -> int:
+        """To whole pixels, then down to the step: 383.6 becomes 384, as with kohya."""
+        return self._floor(int(side + 0.5))
 
 
 def framing_of(config: DataConfig) -> Framing:
