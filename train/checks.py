@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from train.config import (
-    FIND_THEIR_OWN,
     BaseConfig,
     ConfigError,
     NetworkConfig,
@@ -21,6 +20,7 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
     cause,
+    finds_its_own,
     suggestion,
 )
 from train.data.buckets import framing_of
@@ -60,7 +60,7 @@ def check_trial(config: TrialConfig) -> None:
     if config.training.text_encoder_lr is not None and not config.network.text_encoder:
         raise ConfigError("training.text_encoder_lr: needs network.text_encoder=true")
     cls = check_optimizer(config.optimizer)
-    if finds_its_own(cls) and config.training.text_encoder_lr not in (None, 1.0):
+    if finds_its_own(cls.__name__) and config.training.text_encoder_lr not in (None, 1.0):
         raise ConfigError(
             f"training.text_encoder_lr: {cls.__name__} finds one step size for all; leave it null"
         )
@@ -246,8 +246,3 @@ def check_optimizer(optimizer: dict[str, Any]) -> type:
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {name} refuses its settings: {cause(error)}") from None
     return cls
-
-
-def finds_its_own(cls: type) -> bool:
-    """Whether an optimizer finds its step size itself, and its lr is a factor on it."""
-    return cls.__name__.startswith(FIND_THEIR_OWN)

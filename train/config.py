@@ -159,15 +159,20 @@ def settings_of(config: TrialConfig) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if not key.startswith("cache")}
 
 
+def finds_its_own(target: str) -> bool:
+    """Whether an optimizer of this dotted path finds its step size itself: its lr is a factor."""
+    return target.rpartition(".")[2].startswith(FIND_THEIR_OWN)
+
+
 def _by_base(embedded: Any, real: Any, *, _root_: DictConfig) -> Any:
     return embedded if _root_.base.path == EMBEDDED else real
 
 
 def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
-    name = str(_root_.optimizer.get("_target_", "")).rpartition(".")[2]
-    if name.startswith(FIND_THEIR_OWN):
+    target = str(_root_.optimizer.get("_target_", ""))
+    if finds_its_own(target):
         return 1.0
-    return lion if "Lion" in name else adamw
+    return lion if "Lion" in target.rpartition(".")[2] else adamw
 
 
 # ${by_base:A,B} in a YAML is A on the embedded base and B on any other, so that

@@ -22,7 +22,7 @@ from train.data import Picture, Pictures
 from train.data.batches import frames_of
 from train.data.buckets import Frame
 from train.families import VELOCITY
-from train.optimization import warmup_steps
+from train.optimization import learning_rate, warmup_steps
 
 MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}  # kohya's words
 
@@ -96,7 +96,7 @@ def _network(config: TrialConfig) -> dict[str, Any]:
 
 def _training(config: TrialConfig, course: Course) -> dict[str, Any]:
     training, spoken = config.training, config.network.text_encoder
-    rate = config.optimizer["lr"]
+    rate = learning_rate(config.optimizer)
     given = [f"{k}={v}" for k, v in config.optimizer.items() if k not in ("_target_", "lr")]
     name = str(config.optimizer["_target_"])
     return {

@@ -94,6 +94,14 @@ def test_no_time_but_a_given_one(
     assert timed["modelspec.date"] == "2023-11-14T22:13:20+00:00"
 
 
+def test_the_learning_rate_is_the_one_that_trained(base: Base) -> None:
+    """Prodigy and its like take 1 in place of what is asked for."""
+    config = TrialConfig(optimizer={"_target_": "prodigyopt.Prodigy", "lr": 0.1})
+    pictures = load_pictures(config.data)
+    said = metadata(config, "me", base, pictures, course_of(config, pictures), 1)
+    assert (said["ss_learning_rate"], said["ss_unet_lr"]) == ("1.0", "1.0")
+
+
 def test_hashes_are_those_that_kohya_would_write(
     base: Base, about: dict[str, str], tmp_path: Path
 ) -> None:
