@@ -39,6 +39,8 @@ SHAPELESS = {
     "AdamWScheduleFree",
 }
 
+KINDS = {"fused", "foreach"}  # of torch's own: one excludes the other
+
 
 def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimizer:
     """The optimizer of one adapter; the text encoder's part may have a learning rate of its own.
@@ -58,8 +60,8 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
         )  # fmt: skip
     if "betas" in arguments:
         arguments["betas"] = tuple(arguments["betas"])
-    if "fused" in inspect.signature(cls).parameters:
-        arguments.setdefault("fused", True)
+    if "fused" in inspect.signature(cls).parameters and not KINDS & arguments.keys():
+        arguments["fused"] = True
     rates = {UNET: arguments["lr"]}
     rates |= dict.fromkeys(TEXT_ENCODERS, config.training.text_encoder_lr or arguments["lr"])
     whole = cls.__name__ in SHAPELESS
