@@ -16,7 +16,7 @@ from train.__main__ import TrainConfig, check_train
 from train.checkpoint import read_metadata
 from train.command import settings
 from train.config import ConfigError
-from train.data import load_pictures
+from train.data import DataError, load_pictures
 from train.data.reading import EMBEDDED_FOLDER
 from train.kohya.command_line import expand, quote
 from train.kohya.optimizers import KINDS
@@ -279,6 +279,20 @@ def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
     assert "data.toml: repaired: typographic quotes, several pairs" in pictures.report()
 
 
+def test_a_dataset_config_that_is_none_is_refused_by_its_reader(tmp_path: Path) -> None:
+    """What stands beside it is translated all the same."""
+    data = tmp_path / "data.toml"
+    file = write(tmp_path, "resolution = 32")
+    for text, said in (
+        ('[[datasets]]\nsubsets = ["x"]', r"subsets\[0\]: must be a table"),
+        ("[[datasets]]\nsubsets = 3", r"datasets\[0\].subsets: 3 must be list"),
+    ):
+        data.write_text(text)
+        lines, _ = expand([f"kohya={file}", f"dataset_config={data}"])
+        with pytest.raises(DataError, match=said):
+            load_pictures(settings("train", TrainConfig, lines).data)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -289,6 +303,10 @@ def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
         ('network_module = "lycoris.kohya"', "network_module: lycoris.kohya is not supported"),
         ('network_weights = "a.safetensors"', "network_weights"),
         ("network_dim = 3.5", "network_dim is a whole number, not 3.5"),
+        ("network_dim = inf", "network_dim is a whole number, not inf"),
+        ("resolution = nan", "resolution is a whole number, not nan"),
+        ("lr_warmup_steps = inf", "lr_warmup_steps is a whole number, not inf"),
+        ('network_args = ["conv_dim=inf"]', "conv_dim is a whole number, not 'inf'"),
         ('learning_rate = "fast"', "learning_rate is a number, not 'fast'"),
         ('cache_latents = "maybe"', "cache_latents is true or false"),
         ('mixed_precision = "fp8"', "mixed_precision: 'fp8' is none of"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from train.config import EMBEDDED, ConfigError
 from train.kohya.reading import read_toml
-from train.kohya.said import Said
+from train.kohya.said import Said, whole
 
 
 def pictures(said: Said, dataset_config: str | None) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def pictures(said: Said, dataset_config: str | None) -> dict[str, Any]:
 
 def _sides(said: Said) -> tuple[int, int | None] | None:
     """Width, and height where it is another: from 512, "512", "512,768" or [512, 768]."""
-    sides = [int(side) for side in said.numbers("resolution")]
+    sides = [whole("resolution", side) for side in said.numbers("resolution")]
     if len(sides) > 2:
         raise ConfigError(f"kohya: resolution: {sides} is neither a side nor width and height")
     if not sides:
@@ -58,12 +58,16 @@ def _sides(said: Said) -> tuple[int, int | None] | None:
 def _words_of_config(file: str) -> str | None:
     """The class words of a dataset config's first subset that has some."""
     content, _ = read_toml(Path(file))  # what was repaired is said by whoever reads the pictures
-    datasets = content.get("datasets")
-    for dataset in datasets if isinstance(datasets, list) else []:
-        for subset in dataset.get("subsets", []) if isinstance(dataset, dict) else []:
+    for dataset in _tables(content.get("datasets")):
+        for subset in _tables(dataset.get("subsets")):
             if words := str(subset.get("class_tokens", "")).strip():
                 return words
     return None
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    """The tables of a list; what is none of them is refused by whoever reads the pictures."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _words_of_folder(folder: str | None) -> str | None:

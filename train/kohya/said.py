@@ -82,9 +82,7 @@ class Said:
 
     def whole(self, key: str, default: int | None = None) -> Any:
         value = self.number(key, default)
-        if value is None or value == int(value):
-            return value if value is None else int(value)
-        raise ConfigError(f"kohya: {key} is a whole number, not {value!r}")
+        return value if value is None else whole(key, value)
 
     def numbers(self, key: str) -> list[int | float]:
         """One number or several: 512, "512,768", [512, 768]; none where it is silent."""
@@ -135,6 +133,18 @@ def number(key: str, value: Any) -> int | float:
         return int(written) if re.fullmatch(r"[+-]?\d+", written) else float(written)
     except ValueError:
         raise ConfigError(f"kohya: {key} is a number, not {value!r}") from None
+
+
+def whole(key: str, value: Any) -> int:
+    """A whole number, as a number or as a string.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    read = number(key, value)
+    if isinstance(read, float) and not read.is_integer():  # inf and nan are none either
+        raise ConfigError(f"kohya: {key} is a whole number, not {value!r}")
+    return int(read)
 
 
 def argument(value: str) -> Any:

@@ -11,7 +11,7 @@ from train.config import ConfigError, suggestion
 from train.kohya.keys import IGNORED, MEANT, UNSUPPORTED
 from train.kohya.pictures import pictures
 from train.kohya.reading import read_toml
-from train.kohya.said import Said, number
+from train.kohya.said import Said, number, whole
 from train.kohya.steps import length, optimizer, rates, scheduler
 
 PRECISIONS = {"no": "fp32", "float": "fp32", "fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
@@ -113,7 +113,7 @@ def _network(said: Said) -> dict[str, Any]:
         raise ConfigError("kohya: to train the text encoder alone is not supported")
     rank, alpha = said.whole("network_dim", 4), said.number("network_alpha", 1)
     dropout, arguments = said.number("network_dropout"), said.arguments("network_args")
-    conv = int(number("conv_dim", arguments.pop("conv_dim", 0)))
+    conv = whole("conv_dim", arguments.pop("conv_dim", 0))
     conv_alpha = number("conv_alpha", arguments.pop("conv_alpha", 1))
     if "dropout" in arguments:
         dropout = number("dropout", arguments.pop("dropout"))
