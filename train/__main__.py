@@ -18,7 +18,7 @@ from train.interrupt import in_good_order
 from train.kohya.command_line import expand
 from train.memory import adapted, advice, ran_out, with_next_remedy
 from train.processes import Processes, started_processes
-from train.state import forget
+from train.state import NAME, forget
 from train.trainer import Member, Trainer, TrainingError
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class TrainConfig(TrialConfig):
     """
 
     output: str = "outputs/lora"
-    name: str = "lora"
+    name: str = NAME
     resume: str = AUTO
 
 

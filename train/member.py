@@ -26,9 +26,9 @@ from train.metadata import metadata
 from train.optimization import at_its_result, make_optimizer, make_scheduler
 from train.processes import ALONE, Processes
 from train.stack import Dropout
-from train.state import STATE, read_state, write_state
+from train.state import NAME, read_state, state_file, write_state
 
-__all__ = ["STATE", "Checkpoint", "Draw", "Member", "Run", "TrainingError"]
+__all__ = ["Checkpoint", "Draw", "Member", "Run", "TrainingError"]
 
 log = logging.getLogger(__name__)
 LOOKED_AT = 16  # steps after which a GPU's losses are read, for which it must be waited for
@@ -52,7 +52,7 @@ class Member:
 
     config: TrialConfig
     folder: Path
-    name: str = "lora"
+    name: str = NAME
     remedies: tuple[str, ...] = ()
 
 
@@ -130,7 +130,7 @@ class Run:
         self.index, self.asked = index, member.config
         self.folder, self.name = member.folder, member.name
         self.base, self.pictures, self.processes = base, pictures, processes
-        state = read_state(self.folder, base.device)
+        state = read_state(state_file(self.folder, self.name), base.device)
         if state and state["config"] != self._identity():
             raise TrainingError(f"{self.folder} holds a run of other settings; choose another")
         before = tuple(state["remedies"]) if state else ()
@@ -350,7 +350,7 @@ class Run:
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "random": self.random.get_state(),
         }
-        write_state(self.folder, state)
+        write_state(state_file(self.folder, self.name), state)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.adapter.load_state_dict(state["adapter"])

@@ -12,7 +12,7 @@ from sweeper.recording.record import Record
 from train.base import DTYPES, Base
 from train.course import course_of
 from train.data import Pictures
-from train.member import STATE
+from train.state import state_file
 
 MARGIN = 100e6  # bytes that stay free: sheets, MLflow's store, other programs
 STATES = 3 * 4  # bytes a number in the state to continue from: weights and AdamW's two, fp32
@@ -60,7 +60,7 @@ def thin_out(record: Record, policy: PolicyConfig, keep: str) -> None:
     for card in record.scorecards:
         if card.epoch not in kept:
             card.checkpoint.unlink(missing_ok=True)
-    (record.folder / STATE).unlink(missing_ok=True)
+    state_file(record.folder).unlink(missing_ok=True)
 
 
 def _size(count: float) -> str:

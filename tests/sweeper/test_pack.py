@@ -198,13 +198,13 @@ def test_what_is_not_kept_is_deleted_when_a_trial_ends(make: Make, run: Run) -> 
         file.name for file in thin.record.folder.glob("*") if file.suffix in (".pt", ".safetensors")
     }
     assert left == {selected}
-    both = {"lora-000001.safetensors", "lora.safetensors", "state.pt"}
+    both = {"lora-000001.safetensors", "lora.safetensors", "lora-state.pt"}
     assert both <= {file.name for file in whole.record.folder.iterdir()}
 
 
 def test_what_cannot_join_fails_and_the_others_train(make: Make, run: Run) -> None:
     trials = [make(0), make(1)]
-    (trials[0].record.folder / "state.pt").write_bytes(b"torn")
+    (trials[0].record.folder / "lora-state.pt").write_bytes(b"torn")
     run(trials, 2)
     assert [trial.record.state for trial in trials] == [FAILED, COMPLETE]
 

@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPipeline
 from train.base import Base
 from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from train.data import Pictures
-from train.member import STATE
+from train.state import state_file
 from train.trainer import Epoch, Member, Trainer
 
 
@@ -56,7 +56,7 @@ def train(base: Base, pictures: Pictures, *members: Member, **more: Any) -> list
 
 def end(folder: Path) -> dict[str, Any]:
     """The state at the end of a run."""
-    state: dict[str, Any] = torch.load(folder / STATE, weights_only=True)
+    state: dict[str, Any] = torch.load(state_file(folder), weights_only=True)
     return state
 
 

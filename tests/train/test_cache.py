@@ -86,7 +86,7 @@ def test_an_epoch_in_buckets_goes_on_in_its_middle_to_the_same_bytes(
     pictures, member = load_pictures(data), Member(config, tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
         list(Trainer(base, pictures, [member], asked=lambda: next(steps, True)))
-    state = torch.load(tmp_path / "broken" / "state.pt", weights_only=True)
+    state = torch.load(tmp_path / "broken" / "lora-state.pt", weights_only=True)
     assert (state["epoch"], len(state["order"])) == (1, 3)
     assert 0 < state["shown"] < 20
     assert train(base, config, tmp_path / "broken") == whole

@@ -251,6 +251,16 @@ def test_resume_off_begins_anew(
     assert end(tmp_path)["epoch"] == 2
 
 
+def test_runs_of_two_names_share_a_folder(base: Base, trial: Make, tmp_path: Path) -> None:
+    """As kohya's output_dir holds many LoRAs: what begins one anew leaves the other to go on."""
+    main(command(trial(epochs=1), tmp_path, name="one"))
+    main(command(trial(epochs=2), tmp_path, name="two", resume="off"))
+    before = (tmp_path / "one.safetensors").stat().st_mtime_ns
+    main(command(trial(epochs=1), tmp_path, name="one"))
+    assert (tmp_path / "one.safetensors").stat().st_mtime_ns == before, "it was finished"
+    assert (tmp_path / "two-000001.safetensors").is_file()
+
+
 def test_ctrl_c_asks_once_and_forces_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1.0, 1.5, 9.0])
     monkeypatch.setattr("train.interrupt.time.monotonic", lambda: next(clock))
@@ -274,7 +284,7 @@ def test_ctrl_c_in_the_command_leaves_in_order(
     line = [sys.executable, "-u", "-m", "train", *arguments]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
         said = _until(iter(process.stderr or ()), "effective batch")
-        while not (tmp_path / "state.pt").exists() and process.poll() is None:
+        while not (tmp_path / "lora-state.pt").exists() and process.poll() is None:
             process.send_signal(signal.SIGINT)
             process.wait(60)
         said += process.stderr.read() if process.stderr else ""
