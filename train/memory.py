@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
-from train.base import Base
 from train.checks import ADAPT
 from train.config import TrialConfig
 
@@ -118,18 +115,3 @@ def ran_out(error: BaseException | None) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT)
-
-
-def checkpoint_activations(base: Base, wanted: bool) -> None:
-    """Whether the UNet keeps its activations for the backward pass, or computes them again.
-
-    They are computed again inside of `loss.backward()`, with the adapters and the dropout of that
-    moment: it must be called within the same `Adapters.using`. No other randomness is in it.
-    """
-    if wanted == base.unet.is_gradient_checkpointing:
-        return
-    if wanted:
-        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-        base.unet.enable_gradient_checkpointing(again)
-    else:
-        base.unet.disable_gradient_checkpointing()

@@ -12,13 +12,13 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from tests.train.conftest import apart, end, train
+from train.activations import checkpoint_activations
 from train.base import Base, load_base
 from train.config import BaseConfig, NetworkConfig, TrainingConfig, TrialConfig
 from train.course import course_of
 from train.data import Pictures
 from train.loss import diffusion_loss, row_weights
 from train.member import Run
-from train.memory import checkpoint_activations
 from train.trainer import Member, Trainer
 
 Make = Callable[..., TrialConfig]
