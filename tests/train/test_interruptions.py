@@ -15,9 +15,9 @@ import torch
 
 from tests.train.conftest import apart, end, train
 from train.__main__ import TrainConfig, main
-from train.base import Base
+from train.base import Base, BaseError, load_base
 from train.checkpoint import read_metadata
-from train.config import NetworkConfig, SchedulerConfig, TrialConfig
+from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
 from train.data import Pictures
 from train.interrupt import in_good_order
 from train.memory import adapted, advice, ran_out, with_next_remedy
@@ -180,6 +180,29 @@ def test_out_of_memory_says_what_helps_in_order(
     assert places == sorted(places)
     assert (tmp_path / "lora-000001.safetensors").is_file()
     assert "is so already" in advice(trial(gradient_checkpointing=True))
+
+
+@pytest.mark.parametrize("place", ["open_pipeline", "Base"])  # the machine's memory, a GPU's
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_while_the_base_is_loaded_is_one_line(
+    base_folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(f"train.base.{place}", fails)
+    with pytest.raises(
+        BaseError, match=r"out of memory while .*base.precision=bf16.*now fp16"
+    ) as end:
+        load_base(BaseConfig(path=str(base_folder), device="cpu", precision="fp16"))
+    assert "\n" not in str(end.value)
 
 
 def test_oom_adapt_goes_on_with_less_from_the_last_state(
