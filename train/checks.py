@@ -68,6 +68,7 @@ def check_trial(config: TrialConfig) -> None:
 
 def _check_data_and_base(config: TrialConfig) -> None:
     _check_positive("data", config.data, ("repeats", "resolution"))
+    _check_not_negative("data", config.data, ("few",))
     _check_shares("data", config.data, ("validation_fraction",))
     if not config.data.trigger.strip():
         raise ConfigError("data.trigger: must name the subject, for example 'sks person'")

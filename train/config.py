@@ -39,6 +39,7 @@ class DataConfig:
     shuffle_caption: bool = False
     keep_tokens: int = 0
     repeats: int = 1
+    few: int = 10
     resolution: int = 512
     height: int | None = None
     buckets: bool = False

@@ -372,6 +372,7 @@ class Run:
         for part, places in (("base", BASE_PLACES), ("data", DATA_PLACES)):
             for place in places:
                 del about[part][place]
+        del about["data"]["few"]
         about["fingerprints"] = [self.base.fingerprint, self.pictures.fingerprint]
         for free in ("gradient_checkpointing", "keep_last", "oom", "state_minutes"):
             del about["training"][free]

@@ -27,10 +27,10 @@ from train.metadata import counts
 
 DATA_SHEET = "data.png"  # in a study's folder
 log = logging.getLogger(__name__)
-# where things lie and what they run on may change in the middle of a study
+# where things lie, what they run on and what is warned of may change in the middle of a study
 PLACES = (
     *(f"data.{key}" for key in DATA_PLACES), *(f"base.{key}" for key in BASE_PLACES),
-    "cache", "cache_path",
+    "data.few", "cache", "cache_path",
 )  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def load_pictures(config: DataConfig) -> Pictures:
         validation=tuple(validation),
         trigger=config.trigger.strip(),
         fingerprint=_fingerprint(training, validation, prior),
-        warnings=(*reader.warnings, *advice(training, validation, reader.seen)),
+        warnings=(*reader.warnings, *advice(training, validation, reader.seen, config.few)),
         regularization=tuple(prior),
         batch_sizes=batch_sizes,
     )
