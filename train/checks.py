@@ -44,6 +44,7 @@ SPEEDS = ("eager", "compile")
 CACHES = ("memory", "disk", "off")
 ATTENTIONS = ("sdpa", "xformers")
 PREDICTIONS = ("auto", "epsilon", "v_prediction")
+PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
 OUT_OF_MEMORY = STOP, ADAPT = "stop", "adapt"
 
 
@@ -172,11 +173,23 @@ def check_base(base: BaseConfig) -> None:
 
 
 def _check_path(path: str) -> None:
-    if Path(path).suffix in {".ckpt", ".pt", ".pth", ".bin"}:
+    file = Path(path).expanduser()
+    if file.suffix.lower() in PICKLES or (file.is_file() and _begins_as_pickle(file)):
         raise ConfigError(
             f"base.path: {path} is a pickle, which can run code when loaded; "
             "give its .safetensors version, or convert it with diffusers"
         )
+
+
+def _begins_as_pickle(file: Path) -> bool:
+    """Whether a file is a pickle or a zip around one, as torch.save writes, whatever its name."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(9)
+    except OSError:  # whoever loads it says why
+        return False
+    # a safetensors file begins with the length of its header, in 8 bytes that may be any
+    return head.startswith((b"\x80", b"PK\x03\x04")) and not head.endswith(b"{")
 
 
 def check_data(config: TrialConfig) -> None:
