@@ -279,6 +279,27 @@ def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
     assert "data.toml: repaired: typographic quotes, several pairs" in pictures.report()
 
 
+@pytest.mark.parametrize(
+    ("text", "batch", "sides"),
+    [
+        ("[[datasets]]\nbatch_size = 4\nresolution = [768, 512]", 4, (768, 512)),
+        ("[general]\nbatch_size = 3\n[[datasets]]\n[[datasets]]\nbatch_size = 2", 3, (640, None)),
+        ("[[datasets]]\nresolution = 512", 2, (512, None)),
+        ("[[datasets]]\nresolution = 512\n[[datasets]]", 2, (640, None)),
+    ],
+)
+def test_what_a_dataset_config_says_beats_the_config(
+    tmp_path: Path, text: str, batch: int, sides: tuple[int, int | None]
+) -> None:
+    (tmp_path / "data.toml").write_text(text)
+    file = write(tmp_path, f'dataset_config = "{tmp_path / "data.toml"}"\nresolution = 640\n'
+                           "train_batch_size = 2")  # fmt: skip
+    found = translate(file)
+    assert found.settings["training.batch_size"] == batch
+    assert (found.settings["data.resolution"], found.settings.get("data.height")) == sides
+    assert not any("train_batch_size" in note for note in found.notes)
+
+
 def test_a_dataset_config_that_is_none_is_refused_by_its_reader(tmp_path: Path) -> None:
     """What stands beside it is translated all the same."""
     data = tmp_path / "data.toml"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, suggestion
+from train.kohya.datasets import beating
 from train.kohya.keys import IGNORED, MEANT, UNSUPPORTED
 from train.kohya.pictures import pictures
 from train.kohya.reading import read_toml
@@ -55,9 +56,12 @@ def translate(path: Path | None, dataset_config: str | None = None) -> Translati
         return Translation({"data.dataset_config": dataset_config}, [])
     content, repairs = read_toml(path)
     said = Said(content)
+    own = said.text("dataset_config")
+    if chosen := dataset_config or own:
+        said.values |= beating(Path(chosen))
     settings = {
         **_model(said),
-        **pictures(said, dataset_config),
+        **pictures(said, chosen),
         **_network(said),
         **optimizer(said),
         **scheduler(said),
