@@ -26,6 +26,13 @@ def test_the_sizes_are_kohyas() -> None:
     assert framing_of(BUCKETS).sizes == tuple(sorted([*half, (512, 512), *turned]))
 
 
+def test_the_sides_are_multiples_of_the_step_as_kohya_makes_them() -> None:
+    framing = framing_of(replace(BUCKETS, min_bucket=250, max_bucket=1000, bucket_step=64))
+    assert (framing.least, framing.most) == (192, 1024)
+    assert all(side % 64 == 0 for size in framing.sizes for side in size)
+    assert framing_of(replace(BUCKETS, min_bucket=5, bucket_step=64)).least == 64
+
+
 @pytest.mark.parametrize(
     ("picture", "size", "corner"),
     [

@@ -117,16 +117,19 @@ def framing_of(config: DataConfig) -> Framing:
     """Of a trial's settings.
 
     Where they are silent the sides go from half the resolution's to twice as much (for 512 that is
-    kohya's 256 to 1024) by 64, or by a quarter of a resolution for which that is too coarse.
+    kohya's 256 to 1024) by 64, or by a quarter of a resolution for which that is too coarse. What
+    they say becomes multiples of the step, the smallest side downwards and the largest upwards.
     """
     size = (config.resolution, config.height or config.resolution)
     side = math.sqrt(size[0] * size[1])
     step = config.bucket_step or max(FINEST, min(STEP, int(side) // 4 // FINEST * FINEST))
+    least = config.min_bucket or math.ceil(side / 2 / step) * step
+    most = config.max_bucket or side * 2
     return Framing(
         resolution=size,
         buckets=config.buckets,
-        least=config.min_bucket or math.ceil(side / 2 / step) * step,
-        most=config.max_bucket or math.ceil(side * 2 / step) * step,
+        least=max(least // step, 1) * step,
+        most=math.ceil(most / step) * step,
         step=step,
         upscale=config.bucket_upscale,
     )
