@@ -241,6 +241,9 @@ def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
         ("color_aug = true\ncache_latents = false", {"cache": "off"}),
         ("max_train_epochs = 20\nsave_n_epoch_ratio = 5", {"training.save_every": 4}),
         ("min_snr_gamma = 0", {"training.min_snr_gamma": None}),
+        ("min_bucket_reso = 320\nbucket_no_upscale = true",  # for what a dataset config says
+         {"data.buckets": False, "data.min_bucket": 320, "data.max_bucket": None,
+          "data.bucket_upscale": False}),
         ("num_epochs = 7", {"training.epochs": 7, "training.max_steps": None}),
         ("epoch = 7", {"training.epochs": 7, "training.max_steps": None}),
         ("epoch = 1\nmax_train_steps = 1600",

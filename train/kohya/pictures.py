@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config import EMBEDDED, ConfigError
+from train.data.dataset_config import LEAST, MOST
 from train.kohya.datasets import class_words
 from train.kohya.said import Said, whole
 
@@ -67,14 +68,16 @@ def _trigger(folder: str | None, dataset_config: str | None) -> str | None:
 def _buckets(said: Said, embedded: bool) -> dict[str, Any]:
     used = said.flag("enable_bucket")
     sides = {
-        "data.min_bucket": said.whole("min_bucket_reso", 256 if used else None),
-        "data.max_bucket": said.whole("max_bucket_reso", 1024 if used else None),
+        "data.min_bucket": said.whole("min_bucket_reso", LEAST if used else None),
+        "data.max_bucket": said.whole("max_bucket_reso", MOST if used else None),
         "data.bucket_step": said.whole("bucket_reso_steps", 64 if used else None),
     }
     upscale = not said.flag("bucket_no_upscale")
     if used:
         return {"data.buckets": True, **sides, "data.bucket_upscale": upscale}
-    return {} if embedded else {"data.buckets": False}  # the embedded base has none in any case
+    # they count where a dataset config has buckets of its own
+    sides["data.bucket_upscale"] = None if upscale else False
+    return sides if embedded else {"data.buckets": False, **sides}  # the embedded base has none
 
 
 def _caches(said: Said) -> dict[str, Any]:
