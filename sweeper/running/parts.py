@@ -21,7 +21,7 @@ from sweeper.proposing.space import Space
 from sweeper.recording.tracker import BASE_SHEET, About
 from train.base import Base, load_base
 from train.config import BASE_PLACES, DATA_PLACES, trial_of
-from train.course import course_of
+from train.course import report
 from train.data import Picture, Pictures, load_pictures
 from train.metadata import counts
 
@@ -58,9 +58,7 @@ def load_parts(config: SweepConfig) -> Parts:
     if key not in _made:
         _made.clear()
         pictures = load_pictures(config.data)
-        trial = trial_of(config)
-        log.info(pictures.report(trial))
-        log.info(course_of(trial, pictures).describe(trial.training, 1))
+        log.info(report(trial_of(config), pictures))
         log.info(f"loading the base {config.base.path} and the scorer")
         base = load_base(config.base)
         cache = Path(config.study.root) / "cache"

@@ -306,7 +306,7 @@ def test_ctrl_c_in_the_command_leaves_in_order(
     ]  # fmt: skip
     line = [sys.executable, "-u", "-m", "train", *arguments]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
-        said = _until(iter(process.stderr or ()), "effective batch")
+        said = _until(iter(process.stderr or ()), "latents: ")
         while not (tmp_path / "lora-state.pt").exists() and process.poll() is None:
             process.send_signal(signal.SIGINT)
             process.wait(60)
