@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from train.base import Base
+from train.checks import DISK, OFF
 from train.config import BASE_PLACES, TrialConfig
 from train.data import DataError, Picture, Pictures
 from train.data.batches import frames_of
@@ -24,7 +25,6 @@ from train.loss import encode_latents
 from train.store import Entry, Store, key_of
 
 log = logging.getLogger(__name__)
-OFF, DISK = "off", "disk"
 SHUFFLED = 256  # captions in an order of their own whose embeddings are kept
 
 

@@ -41,7 +41,7 @@ WARM_UPS = ("warmup", "warmup_steps", "warmup_epochs")  # of which one may be gi
 HIGHEST_RANK = 320  # the widest matrices of Stable Diffusion 1.x have no more directions
 PRECISIONS = ("fp32", "bf16", "fp16")
 SPEEDS = ("eager", "compile")
-CACHES = ("memory", "disk", "off")
+CACHES = MEMORY, DISK, OFF = "memory", "disk", "off"
 ATTENTIONS = ("sdpa", "xformers")
 PREDICTIONS = ("auto", "epsilon", "v_prediction")
 PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
@@ -215,7 +215,7 @@ def check_data(config: TrialConfig) -> None:
         )
     if framing.buckets and framing.step > min(framing.resolution):
         raise ConfigError(f"data.bucket_step: {framing.step} is more than the resolution")
-    if data.color_augmentation and config.cache != "off":
+    if data.color_augmentation and config.cache != OFF:
         raise ConfigError(
             "data.color_augmentation: changes the pictures each time, so their latents cannot be "
             "kept; set cache=off (slower), or leave it out"

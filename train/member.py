@@ -362,6 +362,8 @@ class Run:
         self.random.set_state(state["random"].cpu())
         self.epoch, self.order, self.last = state["epoch"], state["order"], state["last"]
         self.batch = min(self.batches, self.course.batches_for(state["shown"]))
+        if self.batch and not self.course.plan.has(self.order):  # smaller pictures since then
+            self.order = self.course.plan.shuffle(self.random)
         self.losses, self.skipped = list(state["losses"].unbind()), state["skipped"]
         within = f", within the next one at batch {self.batch}" if self.batch else ""
         log.info("continuing %s after epoch %d%s", self.folder, self.epoch, within)

@@ -93,7 +93,7 @@ class Trainer:
         run = Run(self._added, member, self.base, self.pictures, self.processes)
         shared = shared_by_a_pack(run.config)
         if self._shared is None:
-            self.data = encode_pictures(self.base, self.pictures, member.config)
+            self.data = encode_pictures(self.base, self.pictures, run.config)
             self._shared = shared
         if shared != self._shared:
             raise TrainingError(

@@ -159,6 +159,33 @@ def test_a_trial_alone_adapts_to_the_memory_that_there_is(
     assert '"gradient_checkpointing": false' in saved["lorasweep_config"], "of its first epoch"
 
 
+def test_a_trial_of_smaller_pictures_is_scored_as_the_others(
+    make: Make, base: Base, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out until it trains smaller ones; what trials share is asked for as ever."""
+    go, asked = Trainer.step, []
+
+    def step(self: Trainer, running: Any, batch: int) -> None:
+        if running[0].config.data.resolution > 64:
+            raise torch.OutOfMemoryError("out of memory")
+        go(self, running, batch)
+
+    def load_parts(config: SweepConfig) -> Parts:
+        asked.append(config.data.resolution)
+        return Parts(base, pictures, cast(Any, Scorer(lambda checkpoints: None)))
+
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr("sweeper.running.pack.load_parts", load_parts)
+    trial = make(0, oom="adapt", epochs=1)
+    trial.config.data.resolution = 96
+    run_trials([trial], 1)
+    assert trial.record.state == COMPLETE
+    assert trial.record.tags["adapted"] == "gradient_checkpointing, resolution"
+    saved = read_metadata(trial.record.folder / "lora.safetensors")
+    assert saved["ss_resolution"] == "(64, 64)"
+    assert asked == [96, 96, 96]
+
+
 def test_ctrl_c_ends_after_the_epoch_and_twice_at_once(
     make: Make, run: Run, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from tests.train.conftest import apart, end, train
 from train.__main__ import TrainConfig, main
 from train.base import Base, BaseError, load_base
 from train.checkpoint import read_metadata
-from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
+from train.config import BaseConfig, DataConfig, NetworkConfig, SchedulerConfig, TrialConfig
 from train.data import Pictures
 from train.interrupt import in_good_order
 from train.memory import adapted, advice, ran_out, with_next_remedy
@@ -251,15 +251,75 @@ def test_a_lack_of_memory_is_known_by_what_is_said_of_it(error: Exception, out: 
     assert ran_out(error) == out
 
 
-def test_remedies_end(trial: Make) -> None:
-    config = trial(oom="adapt", optimizer={"_target_": "torch.optim.SGD", "lr": 0.1})
+def all_remedies(config: TrialConfig) -> tuple[str, ...]:
+    """Those that memory runs out for again and again."""
     remedies: tuple[str, ...] = ()
     while (more := with_next_remedy(config, remedies)) is not None:
         remedies = more
-    assert remedies == ("gradient_checkpointing", "batch_size 1")
-    changed = adapted(config, remedies).training
-    assert (changed.batch_size, changed.gradient_accumulation) == (1, 2)
-    assert with_next_remedy(trial(oom="stop"), ()) is None
+    return remedies
+
+
+def test_remedies_come_in_the_guides_order_and_end(
+    trial: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = DataConfig(resolution=512, height=768, buckets=True)
+    config = trial(oom="adapt", cache="off", data=data)
+    stopped = trial(cache="off", data=data)
+    assert "training.oom=adapt applies 1, 2, 3, 4, 5 by itself" in advice(stopped)
+    remedies = all_remedies(config)
+    assert remedies == (
+        "gradient_checkpointing", "resolution", "cached latents", "8-bit optimizer", "batch_size 1",
+    )  # fmt: skip
+    changed = adapted(config, remedies)
+    assert (changed.data.resolution, changed.data.height, changed.cache) == (384, 576, "memory")
+    assert (changed.training.batch_size, changed.training.gradient_accumulation) == (1, 2)
+    assert "(data.resolution=384, data.height=576)" in caplog.text
+    assert "oom=adapt" not in advice(changed)
+    assert with_next_remedy(stopped, ()) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": DataConfig(dataset_config="data.toml", resolution=512)},
+        {"data": DataConfig(buckets=True, resolution=512), "max_steps": 9},
+        {"data": DataConfig(resolution=64)},
+    ],
+)
+def test_what_cannot_be_changed_in_the_middle_is_passed_over(
+    trial: Make, other: dict[str, Any]
+) -> None:
+    """Sizes of a file, other epochs with max_steps, or no smaller step; and no 8 bits."""
+    config = trial(oom="adapt", optimizer={"_target_": "torch.optim.SGD", "lr": 0.1}, **other)
+    assert all_remedies(config) == ("gradient_checkpointing", "batch_size 1")
+
+
+@pytest.mark.parametrize(
+    ("resolution", "smaller"), [(416, 320), (512, 384), (640, 512), (768, 576), (1024, 768)]
+)
+def test_pictures_become_smaller_by_a_quarter(trial: Make, resolution: int, smaller: int) -> None:
+    config = trial(data=DataConfig(resolution=resolution))
+    assert adapted(config, ["resolution"]).data.resolution == smaller
+
+
+def test_oom_adapt_goes_on_with_smaller_pictures_in_other_buckets(
+    base: Base, trial: Make, shapes: Path, tmp_path: Path, short_of_memory: Any
+) -> None:
+    """From the middle of the second epoch, and so again when the same command continues."""
+    data = DataConfig(path=str(shapes), resolution=96, buckets=True, validation_fraction=0.0)
+    config = trial(oom="adapt", epochs=2, batch_size=1, cache="off", data=data, state_minutes=0)
+    calls = short_of_memory(8, lambda config: config.data.resolution > 64 or config.cache == "off")
+    main(command(config, tmp_path))
+    done = [(epoch, step) for epoch, step, _ in calls]
+    assert done == [(0, b) for b in range(5)] + [(1, b) for b in (0, 1, *[2] * 3, *range(2, 5))]
+    told = [
+        read_metadata(tmp_path / name)["ss_resolution"]
+        for name in ("lora-000001.safetensors", "lora.safetensors")
+    ]
+    assert told == ["(96, 96)", "(64, 64)"]
+    assert end(tmp_path)["remedies"] == ["gradient_checkpointing", "resolution", "cached latents"]
+    main(command(config, tmp_path))
+    assert len(calls) == len(done)
 
 
 def test_resume_off_begins_anew(
