@@ -12,13 +12,13 @@ from train.base import Base, load_base
 from train.checks import ADAPT, check_choice, check_trial
 from train.command import quiet, run, with_one_line_errors
 from train.config import ConfigError, TrialConfig, trial_of
-from train.course import course_of
+from train.course import course_of, report
 from train.data import Pictures, load_pictures
 from train.interrupt import in_good_order
 from train.kohya.command_line import expand
 from train.memory import adapted, advice, ran_out, with_next_remedy
 from train.processes import Processes, started_processes
-from train.state import forget
+from train.state import NAME, forget
 from train.trainer import Member, Trainer, TrainingError
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class TrainConfig(TrialConfig):
     """
 
     output: str = "outputs/lora"
-    name: str = "lora"
+    name: str = NAME
     resume: str = AUTO
 
 
@@ -65,7 +65,7 @@ def main(config: TrainConfig) -> None:
         log.info(f"resume=off: begins anew; {len(replaced)} files of the run in {folder} are gone")
     processes.wait()
     pictures = load_pictures(config.data)
-    log.info(pictures.report(trial))
+    log.info(report(trial, pictures, processes.count))
     base = load_base(config.base)
     member: Member | None = Member(trial, folder, config.name)
     while member is not None:
@@ -84,7 +84,8 @@ def _train(base: Base, pictures: Pictures, member: Member, processes: Processes)
     spent, before = 0.0, None
     try:
         with in_good_order(processes.main) as asked:
-            log.info(course.describe(config.training, processes.count))
+            if member.remedies:
+                log.info(course.describe(config.training, processes.count))
             for epoch in Trainer(base, pictures, [member], processes, asked):
                 for reason in epoch.failures.values():
                     raise TrainingError(reason)

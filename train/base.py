@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from train.checks import check_base
 from train.config import EMBEDDED, BaseConfig, cause
 from train.families import Family, family_of
 from train.lora import Adapters
+from train.memory import ran_out
 from train.paging import channels_last
 from train.text import TextEncoding
 
@@ -195,7 +197,7 @@ def load_base(config: BaseConfig) -> Base:
 
     Raises:
         ConfigError: a pickle, or settings that cannot work.
-        BaseError: no such model, or files that are not a Stable Diffusion model.
+        BaseError: no such model, files that are not a Stable Diffusion model, or no memory for it.
     """
     device = config.device
     if device == "auto":
@@ -209,10 +211,25 @@ def load_base(config: BaseConfig) -> Base:
 def _load(settings: tuple[Any, ...]) -> Base:
     config = BaseConfig(*settings)
     source = locate(config.path)
+    try:
+        return _opened(config, source)
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise BaseError(
+            f"base.path: out of memory while {config.path} is loaded; what helps: base.precision="
+            f"bf16 or fp16, which take half as much as fp32 (now {config.precision}), and ending "
+            f"what else is in the memory of {config.device}"
+        ) from error
+
+
+def _opened(config: BaseConfig, source: Path) -> Base:
     hashed = partial(fingerprint, weight_files(source), source)
     try:
         pipeline = open_pipeline(source, DTYPES[config.precision])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        if ran_out(error):
+            raise
         raise BaseError(
             f"base.path: {config.path} is no Stable Diffusion model: {cause(error)}"
         ) from error

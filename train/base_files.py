@@ -16,6 +16,7 @@ from train.single_file import LATENT_CHANNELS, family_of_file, layout
 
 EMBEDDED_FOLDER = Path(__file__).parent / "puppets" / "weights" / "base"
 INDEX = "model_index.json"
+WEIGHTS = ".safetensors"  # a name that ends so is a file's; those of the hub may have dots too
 
 
 class BaseError(ValueError):
@@ -31,7 +32,7 @@ def locate(path: str) -> Path:
     source = EMBEDDED_FOLDER if path == EMBEDDED else Path(path).expanduser()
     if source.exists():
         return source
-    if path.count("/") != 1 or path.startswith((".", "~", "/")) or source.suffix:
+    if path.count("/") != 1 or path.startswith((".", "~", "/")) or path.endswith(WEIGHTS):
         raise BaseError(f"base.path: there is no file or folder {path}")
     try:
         return Path(DiffusionPipeline.download(path, use_safetensors=True))
@@ -90,7 +91,7 @@ def weight_files(source: Path) -> list[Path]:
     """
     if source.is_file():
         return [source]
-    found = sorted(source.rglob("*.safetensors"))
+    found = sorted(source.rglob(f"*{WEIGHTS}"))
     if not found:
         pickles = [*source.rglob("*.bin"), *source.rglob("*.ckpt")]
         way_out = (

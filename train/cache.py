@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from train.base import Base
-from train.config import TrialConfig
+from train.checks import DISK, OFF
+from train.config import BASE_PLACES, TrialConfig
 from train.data import DataError, Picture, Pictures
 from train.data.batches import frames_of
 from train.data.buckets import Frame
@@ -24,9 +25,7 @@ from train.loss import encode_latents
 from train.store import Entry, Store, key_of
 
 log = logging.getLogger(__name__)
-OFF, DISK = "off", "disk"
 SHUFFLED = 256  # captions in an order of their own whose embeddings are kept
-PLACES = ("path", "device", "speed")  # settings of the base that its fingerprint or nothing tells
 
 
 class EncodedPictures:
@@ -50,10 +49,10 @@ class EncodedPictures:
         self.flips = any(picture.subset.flip for picture in self.pictures)
         self.tints = any(picture.subset.color_augmentation for picture in self.pictures)
         self.drops = any(picture.subset.caption_dropout for picture in self.pictures)
-        settings = {key: value for key, value in asdict(config.base).items() if key not in PLACES}
+        settings = [item for item in asdict(config.base).items() if item[0] not in BASE_PLACES]
         # in memory the base itself will do: nobody waits until some GB are hashed
         named = base.fingerprint if config.cache == DISK else id(base)
-        self.about = [named, base.device.type, sorted(settings.items())]
+        self.about = [named, base.device.type, sorted(settings)]
         folder = Path(config.cache_path) if config.cache == DISK else None
         self.store = None if config.cache == OFF else Store(folder)
         if self.tints and self.store:

@@ -8,10 +8,10 @@ import os
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from train.activations import checkpoint_activations
 from train.base import Base
 from train.config import TrialConfig
 from train.loss import diffusion_loss
-from train.memory import checkpoint_activations
 
 log = logging.getLogger(__name__)
 # operations a core in one forward pass: twice as many are a sixth faster (bench/results/packs.md),

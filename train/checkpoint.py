@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from train.adapter import Adapter
-from train.formats import epoch_and_step, to_kohya
+from train.formats import adapter_config, epoch_and_step, to_kohya
 from train.lora import Adapters, shape
 
 
@@ -94,7 +94,8 @@ def load_checkpoint(path: Path | str, adapters: Adapters) -> Adapter:
         CheckpointError: no file, a pickle, another format, or modules that the base has not.
     """
     try:
-        tensors = to_kohya(_read(Path(path)), read_metadata(path))
+        config = adapter_config(Path(path), read_metadata(path))
+        tensors = to_kohya(_read(Path(path)), config)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     matrices: dict[str, tuple[Tensor, Tensor, float]] = {}

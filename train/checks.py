@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from train.config import (
-    FIND_THEIR_OWN,
     BaseConfig,
     ConfigError,
     NetworkConfig,
@@ -21,6 +20,7 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
     cause,
+    finds_its_own,
     suggestion,
 )
 from train.data.buckets import framing_of
@@ -41,9 +41,10 @@ WARM_UPS = ("warmup", "warmup_steps", "warmup_epochs")  # of which one may be gi
 HIGHEST_RANK = 320  # the widest matrices of Stable Diffusion 1.x have no more directions
 PRECISIONS = ("fp32", "bf16", "fp16")
 SPEEDS = ("eager", "compile")
-CACHES = ("memory", "disk", "off")
+CACHES = MEMORY, DISK, OFF = "memory", "disk", "off"
 ATTENTIONS = ("sdpa", "xformers")
 PREDICTIONS = ("auto", "epsilon", "v_prediction")
+PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
 OUT_OF_MEMORY = STOP, ADAPT = "stop", "adapt"
 
 
@@ -60,7 +61,7 @@ def check_trial(config: TrialConfig) -> None:
     if config.training.text_encoder_lr is not None and not config.network.text_encoder:
         raise ConfigError("training.text_encoder_lr: needs network.text_encoder=true")
     cls = check_optimizer(config.optimizer)
-    if finds_its_own(cls) and config.training.text_encoder_lr not in (None, 1.0):
+    if finds_its_own(cls.__name__) and config.training.text_encoder_lr not in (None, 1.0):
         raise ConfigError(
             f"training.text_encoder_lr: {cls.__name__} finds one step size for all; leave it null"
         )
@@ -68,6 +69,7 @@ def check_trial(config: TrialConfig) -> None:
 
 def _check_data_and_base(config: TrialConfig) -> None:
     _check_positive("data", config.data, ("repeats", "resolution"))
+    _check_not_negative("data", config.data, ("few",))
     _check_shares("data", config.data, ("validation_fraction",))
     if not config.data.trigger.strip():
         raise ConfigError("data.trigger: must name the subject, for example 'sks person'")
@@ -171,11 +173,23 @@ def check_base(base: BaseConfig) -> None:
 
 
 def _check_path(path: str) -> None:
-    if Path(path).suffix in {".ckpt", ".pt", ".pth", ".bin"}:
+    file = Path(path).expanduser()
+    if file.suffix.lower() in PICKLES or (file.is_file() and _begins_as_pickle(file)):
         raise ConfigError(
             f"base.path: {path} is a pickle, which can run code when loaded; "
             "give its .safetensors version, or convert it with diffusers"
         )
+
+
+def _begins_as_pickle(file: Path) -> bool:
+    """Whether a file is a pickle or a zip around one, as torch.save writes, whatever its name."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(9)
+    except OSError:  # whoever loads it says why
+        return False
+    # a safetensors file begins with the length of its header, in 8 bytes that may be any
+    return head.startswith((b"\x80", b"PK\x03\x04")) and not head.endswith(b"{")
 
 
 def check_data(config: TrialConfig) -> None:
@@ -201,7 +215,7 @@ def check_data(config: TrialConfig) -> None:
         )
     if framing.buckets and framing.step > min(framing.resolution):
         raise ConfigError(f"data.bucket_step: {framing.step} is more than the resolution")
-    if data.color_augmentation and config.cache != "off":
+    if data.color_augmentation and config.cache != OFF:
         raise ConfigError(
             "data.color_augmentation: changes the pictures each time, so their latents cannot be "
             "kept; set cache=off (slower), or leave it out"
@@ -246,8 +260,3 @@ def check_optimizer(optimizer: dict[str, Any]) -> type:
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {name} refuses its settings: {cause(error)}") from None
     return cls
-
-
-def finds_its_own(cls: type) -> bool:
-    """Whether an optimizer finds its step size itself, and its lr is a factor on it."""
-    return cls.__name__.startswith(FIND_THEIR_OWN)

@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-PLACES = ("path", "dataset_config", "regularization_path", "validation_path")  # in DataConfig
+# where things lie and what they run on, in DataConfig and in BaseConfig: no part of what is made
+DATA_PLACES = ("path", "dataset_config", "regularization_path", "validation_path")
+BASE_PLACES = ("path", "device", "speed")
 OWN_DEFAULTS = "own_defaults"  # in the defaults lists of conf/train.yaml, sweep and evaluate
 FIND_THEIR_OWN = ("Prodigy", "DAdapt")  # how optimizers are called that find their step size
 EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find what we ship
@@ -37,6 +39,7 @@ class DataConfig:
     shuffle_caption: bool = False
     keep_tokens: int = 0
     repeats: int = 1
+    few: int = 10
     resolution: int = 512
     height: int | None = None
     buckets: bool = False
@@ -157,15 +160,20 @@ def settings_of(config: TrialConfig) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if not key.startswith("cache")}
 
 
+def finds_its_own(target: str) -> bool:
+    """Whether an optimizer of this dotted path finds its step size itself: its lr is a factor."""
+    return target.rpartition(".")[2].startswith(FIND_THEIR_OWN)
+
+
 def _by_base(embedded: Any, real: Any, *, _root_: DictConfig) -> Any:
     return embedded if _root_.base.path == EMBEDDED else real
 
 
 def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
-    name = str(_root_.optimizer.get("_target_", "")).rpartition(".")[2]
-    if name.startswith(FIND_THEIR_OWN):
+    target = str(_root_.optimizer.get("_target_", ""))
+    if finds_its_own(target):
         return 1.0
-    return lion if "Lion" in name else adamw
+    return lion if "Lion" in target.rpartition(".")[2] else adamw
 
 
 # ${by_base:A,B} in a YAML is A on the embedded base and B on any other, so that

@@ -100,6 +100,16 @@ class Course:
         )
 
 
+def report(config: TrialConfig, pictures: Pictures, processes: int = 1) -> str:
+    """What a trial is made of and how long it takes, to be said before its base is loaded.
+
+    Raises:
+        DataError: a picture that is too small for a bucket.
+    """
+    course = course_of(config, pictures, processes)
+    return pictures.report(config, course.describe(config.training, processes))
+
+
 def course_of(config: TrialConfig, pictures: Pictures, processes: int = 1) -> Course:
     """The course of a trial on these pictures, with so many processes.
 

@@ -1,14 +1,16 @@
 """LoRA files of other trainers: their names for things, turned into kohya's.
 
 OneTrainer and ai-toolkit write kohya's layout, for SDXL with the UNet's names of diffusers
-(`Adapters.aliases` knows both). The diffusers scripts, SimpleTuner and PEFT write
+(`Adapters.aliases` knows both). The diffusers scripts and SimpleTuner write
 `unet.<path>.lora_A.weight` (older ones `.lora.down.weight` and `processor.to_q_lora.down.weight`),
-with alpha, if at all, in the metadata.
+with alpha, if at all, in the metadata. PEFT itself writes `base_model.model.<path>.lora_A.weight`,
+a network a file, and adapter_config.json beside it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,12 @@ from train.names import kohya_name
 
 DOWN, UP = "lora_down.weight", "lora_up.weight"
 PREFIXES = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER_2}
+PEFT, PEFT_CONFIG = "base_model.model.", "adapter_config.json"
+# the network that PEFT does not name, by how the paths in it begin
+INSIDE = {
+    "unet": ("down_blocks.", "mid_block.", "up_blocks."),
+    "text_encoder": ("text_model.", "encoder."),
+}
 # other ways to say down and up
 ENDINGS = (
     r"\.lora_linear_layer\.(down|up)\.weight$",
@@ -32,6 +40,7 @@ ENDINGS = (
 # what is no LoRA of two matrices, by a word in its keys
 OTHER_KINDS = {
     "dora_scale": "a DoRA",
+    "lora_magnitude_vector": "a DoRA",
     "hada_": "a LoHa",
     "lokr_": "a LoKr",
     "lora_mid": "a LoCon with a Tucker core",
@@ -39,10 +48,13 @@ OTHER_KINDS = {
 }
 
 
-def to_kohya(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
+def to_kohya(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """The same tensors under kohya's names; what is named so already stays as it is.
 
     The names are those of Stable Diffusion 1.x; `Adapters.aliases` has SDXL's for them.
+
+    Args:
+        config: see `adapter_config`.
 
     Raises:
         ValueError: another kind of adapter, with its name.
@@ -52,19 +64,28 @@ def to_kohya(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, 
             raise ValueError(f"it is {kind}, and only plain LoRA and LoCon can be loaded")
     if any(key.startswith("lora_") for key in tensors):
         return tensors
-    config = _adapter_config(metadata)
     renamed: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        path, part = _split(key.removeprefix("base_model.model."))
-        network, _, inside = path.partition(".")
+        path, part = _split(key.removeprefix(PEFT))
+        network, inside = _place(path)
         if network not in PREFIXES:
             raise ValueError(f"it has {key}, which is none of a Stable Diffusion LoRA's")
-        prefix = PREFIXES[network]
-        name = kohya_name(prefix, inside)
+        name = kohya_name(PREFIXES[network], inside)
         renamed[f"{name}.{part}"] = tensor
         if part == DOWN and (alpha := _alpha(network, inside, config)) is not None:
+            if config.get(f"{network}.use_rslora"):  # the scale is alpha / sqrt(rank)
+                alpha *= math.sqrt(len(tensor))
             renamed[f"{name}.alpha"] = torch.tensor(alpha)
     return renamed
+
+
+def _place(path: str) -> tuple[str, str]:
+    """The network of a module, and its path in there."""
+    for network, beginnings in INSIDE.items():
+        if path.startswith(beginnings):
+            return network, path
+    network, _, inside = path.partition(".")
+    return network, inside
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -81,12 +102,22 @@ def _split(key: str) -> tuple[str, str]:
     raise ValueError(f"it has {key}, which is no part of a LoRA")
 
 
-def _adapter_config(metadata: dict[str, str]) -> dict[str, Any]:
-    """PEFT's settings, as diffusers writes them into the metadata; empty where it has not."""
-    try:
-        return dict(json.loads(metadata.get("lora_adapter_metadata", "{}")))
-    except (json.JSONDecodeError, TypeError, ValueError):
-        return {}
+def adapter_config(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """PEFT's settings of a file, as `unet.lora_alpha`; empty where there are none.
+
+    diffusers writes them into the metadata, PEFT itself into a file beside it.
+
+    Raises:
+        ValueError: the file beside it is no JSON.
+    """
+    if told := metadata.get("lora_adapter_metadata"):
+        try:
+            return dict(json.loads(told))
+        except (TypeError, ValueError):
+            return {}
+    beside = path.with_name(PEFT_CONFIG)
+    settings = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    return {f"{network}.{key}": value for network in INSIDE for key, value in settings.items()}
 
 
 def _alpha(network: str, path: str, config: dict[str, Any]) -> float | None:

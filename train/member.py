@@ -16,7 +16,7 @@ from torch import Tensor
 from train import checkpoint
 from train.base import DTYPES, Base
 from train.cache import EncodedPictures
-from train.config import PLACES, TrialConfig, settings_of
+from train.config import BASE_PLACES, DATA_PLACES, TrialConfig, settings_of
 from train.course import course_of
 from train.data import Pictures
 from train.data.buckets import Size
@@ -26,9 +26,9 @@ from train.metadata import metadata
 from train.optimization import at_its_result, make_optimizer, make_scheduler
 from train.processes import ALONE, Processes
 from train.stack import Dropout
-from train.state import STATE, read_state, write_state
+from train.state import NAME, read_state, state_file, write_state
 
-__all__ = ["STATE", "Checkpoint", "Draw", "Member", "Run", "TrainingError"]
+__all__ = ["Checkpoint", "Draw", "Member", "Run", "TrainingError"]
 
 log = logging.getLogger(__name__)
 LOOKED_AT = 16  # steps after which a GPU's losses are read, for which it must be waited for
@@ -52,7 +52,7 @@ class Member:
 
     config: TrialConfig
     folder: Path
-    name: str = "lora"
+    name: str = NAME
     remedies: tuple[str, ...] = ()
 
 
@@ -130,7 +130,7 @@ class Run:
         self.index, self.asked = index, member.config
         self.folder, self.name = member.folder, member.name
         self.base, self.pictures, self.processes = base, pictures, processes
-        state = read_state(self.folder, base.device)
+        state = read_state(state_file(self.folder, self.name), base.device)
         if state and state["config"] != self._identity():
             raise TrainingError(f"{self.folder} holds a run of other settings; choose another")
         before = tuple(state["remedies"]) if state else ()
@@ -350,7 +350,7 @@ class Run:
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "random": self.random.get_state(),
         }
-        write_state(self.folder, state)
+        write_state(state_file(self.folder, self.name), state)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.adapter.load_state_dict(state["adapter"])
@@ -362,18 +362,20 @@ class Run:
         self.random.set_state(state["random"].cpu())
         self.epoch, self.order, self.last = state["epoch"], state["order"], state["last"]
         self.batch = min(self.batches, self.course.batches_for(state["shown"]))
+        if self.batch and not self.course.plan.has(self.order):  # smaller pictures since then
+            self.order = self.course.plan.shuffle(self.random)
         self.losses, self.skipped = list(state["losses"].unbind()), state["skipped"]
         within = f", within the next one at batch {self.batch}" if self.batch else ""
         log.info("continuing %s after epoch %d%s", self.folder, self.epoch, within)
 
     def _identity(self) -> str:
         """The settings that decide the bytes: a state is continued with the same alone."""
-        about: dict[str, Any] = {
-            **settings_of(self.asked), "base": self.base.fingerprint, "device": "any"
-        }  # fmt: skip
-        about["name"] = self.name
-        read = {key: value for key, value in vars(self.asked.data).items() if key not in PLACES}
-        about["data"] = [self.pictures.fingerprint, read]
+        about: dict[str, Any] = {**settings_of(self.asked), "name": self.name}
+        for part, places in (("base", BASE_PLACES), ("data", DATA_PLACES)):
+            for place in places:
+                del about[part][place]
+        del about["data"]["few"]
+        about["fingerprints"] = [self.base.fingerprint, self.pictures.fingerprint]
         for free in ("gradient_checkpointing", "keep_last", "oom", "state_minutes"):
             del about["training"][free]
         about["training"]["batch_size"] *= self.processes.count

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
-from train.base import Base
-from train.checks import ADAPT
-from train.config import TrialConfig
+from train.checks import ADAPT, MEMORY, OFF
+from train.config import EMBEDDED, TrialConfig
+from train.data.buckets import FINEST, STEP
 
 log = logging.getLogger(__name__)
 EIGHT_BIT = {
@@ -21,11 +19,39 @@ EIGHT_BIT = {
     "torch.optim.Adam": "bitsandbytes.optim.Adam8bit",
     "bitsandbytes.optim.Lion": "bitsandbytes.optim.Lion8bit",
 }
+# what torch and CUDA's libraries say where they have no exception of their own for it
+OUT = ("CUDA error: out of memory", "DefaultCPUAllocator: can't allocate", "STATUS_ALLOC_FAILED")
+SMALLER = 0.75  # of the sides, when pictures are trained smaller
 ARGUMENTS = ("lr", "betas", "eps", "weight_decay")  # that both kinds of an optimizer take
 
 
 def _checkpointed(config: TrialConfig) -> TrialConfig:
     return replace(config, training=replace(config.training, gradient_checkpointing=True))
+
+
+def _smaller(config: TrialConfig) -> TrialConfig:
+    """About 3/4 of the resolution, where the data set and the length go by it alone.
+
+    A dataset_config has sizes of its own; other buckets may have other batches, and max_steps would
+    end in another epoch.
+    """
+    data = config.data
+    if data.dataset_config or (data.buckets and config.training.max_steps):
+        return config
+    step = FINEST if config.base.path == EMBEDDED else STEP
+    sides = data.resolution, data.height or data.resolution
+    width, height = (int(side * SMALLER / step + 0.5) * step for side in sides)
+    if not (0 < width < sides[0] and 0 < height < sides[1]):
+        return config
+    return replace(config, data=replace(data, resolution=width, height=data.height and height))
+
+
+def _cached(config: TrialConfig) -> TrialConfig:
+    """Latents in memory; those of colours that change, as a dataset_config may ask, cannot be."""
+    data = config.data
+    if config.cache != OFF or data.color_augmentation or data.dataset_config:
+        return config
+    return replace(config, cache=MEMORY)
 
 
 def _eight_bit(config: TrialConfig) -> TrialConfig:
@@ -47,6 +73,8 @@ def _one_by_one(config: TrialConfig) -> TrialConfig:
 # what `training.oom=adapt` does, in order; the names are kept in states and records
 REMEDIES: dict[str, Callable[[TrialConfig], TrialConfig]] = {
     "gradient_checkpointing": _checkpointed,
+    "resolution": _smaller,
+    "cached latents": _cached,
     "8-bit optimizer": _eight_bit,
     "batch_size 1": _one_by_one,
 }
@@ -79,10 +107,13 @@ def with_next_remedy(config: TrialConfig, remedies: tuple[str, ...]) -> tuple[st
 def _change(old: TrialConfig, new: TrialConfig) -> str:
     """What differs in two settings, in words."""
     parts = [
-        f"training.{key}={value}"
-        for key, value in vars(new.training).items()
-        if value != getattr(old.training, key)
+        f"{group}.{key}={value}"
+        for group in ("data", "training")
+        for key, value in vars(getattr(new, group)).items()
+        if value != getattr(getattr(old, group), key)
     ]
+    if new.cache != old.cache:
+        parts.append(f"cache={new.cache}")
     if new.optimizer != old.optimizer:
         parts.append(f"optimizer={new.optimizer['_target_']}, whose averages begin anew")
     return ", ".join(parts)
@@ -96,7 +127,7 @@ def advice(config: TrialConfig) -> str:
     steps = {
         "training.gradient_checkpointing=true": training.gradient_checkpointing,
         f"a smaller data.resolution (now {config.data.resolution})": False,
-        "cached latents (cache=memory or disk)": False,
+        "cached latents (cache=memory or disk)": config.cache != OFF,
         f"an 8-bit optimizer (optimizer={eight})": "8bit" in target,
         f"training.batch_size=1 training.gradient_accumulation={groups}": training.batch_size == 1,
     }
@@ -104,28 +135,15 @@ def advice(config: TrialConfig) -> str:
         f"{number}. {words}{', which is so already' if so else ''}"
         for number, (words, so) in enumerate(steps.items(), start=1)
     ]
-    return (
-        "out of memory; what helps, in this order: "
-        + "; ".join(listed)
-        + ". training.oom=adapt applies 1, 4 and 5 by itself; checkpoints saved so far stay"
-    )
+    said = f"out of memory; what helps, in this order: {'; '.join(listed)}"
+    able = [str(n) for n, apply in enumerate(REMEDIES.values(), start=1) if apply(config) != config]
+    if able and training.oom != ADAPT:  # which has nothing left to do
+        said += f". training.oom=adapt applies {', '.join(able)} by itself"
+    return f"{said}. Checkpoints saved so far stay"
 
 
 def ran_out(error: BaseException | None) -> bool:
     """Whether an error is that of a device, or of the machine, without memory."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate" in str(error)
-
-
-def checkpoint_activations(base: Base, wanted: bool) -> None:
-    """Whether the UNet keeps its activations for the backward pass, or computes them again.
-
-    They are computed again inside of `loss.backward()`, with the adapters and the dropout of that
-    moment: it must be called within the same `Adapters.using`. No other randomness is in it.
-    """
-    if wanted == base.unet.is_gradient_checkpointing:
-        return
-    if wanted:
-        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-        base.unet.enable_gradient_checkpointing(again)
-    else:
-        base.unet.disable_gradient_checkpointing()
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT)

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from train.base import Base
-from train.config import TrialConfig, settings_of
+from train.config import DataConfig, TrialConfig, settings_of
 from train.course import Course
 from train.data import Picture, Pictures
 from train.data.batches import frames_of
-from train.data.buckets import Frame
+from train.data.buckets import Frame, Framing, framing_of
 from train.families import VELOCITY
-from train.optimization import warmup_steps
+from train.optimization import learning_rate, warmup_steps
 
 MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}  # kohya's words
 
@@ -96,7 +96,7 @@ def _network(config: TrialConfig) -> dict[str, Any]:
 
 def _training(config: TrialConfig, course: Course) -> dict[str, Any]:
     training, spoken = config.training, config.network.text_encoder
-    rate = config.optimizer["lr"]
+    rate = learning_rate(config.optimizer)
     given = [f"{k}={v}" for k, v in config.optimizer.items() if k not in ("_target_", "lr")]
     name = str(config.optimizer["_target_"])
     return {
@@ -133,14 +133,14 @@ def _pictures(config: TrialConfig, pictures: Pictures) -> dict[str, Any]:
         count = tags.setdefault(picture.path.parent.name, {})
         for tag in filter(None, map(str.strip, picture.caption.lower().split(","))):
             count[tag] = count.get(tag, 0) + 1
-    frames = frames_of(pictures.trained, data)
-    buckets = _buckets(pictures.trained, frames) if data.buckets else None
+    framing, frames = _framing(pictures, data), frames_of(pictures.trained, data)
+    buckets = _buckets(pictures.trained, frames) if framing.buckets else None
     subsets = {picture.subset for picture in pictures.training}
     return {
         "num_train_images": pictures.shown,
         "num_reg_images": sum(picture.repeats for picture in pictures.regularization),
         "num_validation_images": len(pictures.validation),
-        "resolution": (data.resolution, data.height or data.resolution),
+        "resolution": framing.resolution,
         "cache_latents": not data.color_augmentation,
         "color_aug": any(subset.color_augmentation for subset in subsets),
         "flip_aug": any(subset.flip for subset in subsets),
@@ -148,15 +148,21 @@ def _pictures(config: TrialConfig, pictures: Pictures) -> dict[str, Any]:
         "face_crop_aug_range": None,
         "shuffle_caption": any(subset.shuffle_caption for subset in subsets),
         "keep_tokens": max(subset.keep_tokens for subset in subsets),
-        "enable_bucket": data.buckets,
-        "min_bucket_reso": data.min_bucket,
-        "max_bucket_reso": data.max_bucket,
-        "bucket_no_upscale": not data.bucket_upscale,
+        "enable_bucket": framing.buckets,
+        "min_bucket_reso": framing.least if framing.buckets else None,
+        "max_bucket_reso": framing.most if framing.buckets else None,
+        "bucket_no_upscale": not framing.upscale,
         "bucket_info": json.dumps(buckets),
         "dataset_dirs": json.dumps(_folders(pictures.training)),
         "reg_dataset_dirs": json.dumps(_folders(pictures.regularization)),
         "tag_frequency": json.dumps(tags),
     }
+
+
+def _framing(pictures: Pictures, data: DataConfig) -> Framing:
+    """The sizes that are trained; of several datasets' those of the first that has buckets."""
+    found = [picture.subset.framing or framing_of(data) for picture in pictures.training]
+    return next((framing for framing in found if framing.buckets), found[0])
 
 
 def _folders(pictures: Sequence[Picture]) -> dict[str, dict[str, int]]:
@@ -186,13 +192,13 @@ def _buckets(pictures: Sequence[Picture], frames: Sequence[Frame]) -> dict[str, 
 
 def _modelspec(config: TrialConfig, name: str, base: Base, pictures: Pictures) -> dict[str, str]:
     """Stability AI's model metadata standard, as kohya writes it."""
-    family, width = base.family, config.data.resolution
+    family, (width, height) = base.family, _framing(pictures, config.data).resolution
     about = {
         "sai_model_spec": "1.0.1",
         "architecture": family.modelspec_architecture(base.prediction),
         "implementation": family.implementation,
         "title": name,
-        "resolution": f"{width}x{config.data.height or width}",
+        "resolution": f"{width}x{height}",
         "prediction_type": "v" if base.prediction == VELOCITY else "epsilon",
         "trigger_phrase": pictures.trigger,
     }

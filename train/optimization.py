@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -20,8 +20,8 @@ from transformers.optimization import (
 )
 
 from train.adapter import TEXT_ENCODERS, UNET, Adapter
-from train.checks import SCHEDULER_ALIASES, check_optimizer, finds_its_own
-from train.config import SchedulerConfig, TrialConfig
+from train.checks import SCHEDULER_ALIASES, check_optimizer
+from train.config import SchedulerConfig, TrialConfig, finds_its_own
 from train.course import Course
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ SHAPELESS = {
     "AdamWScheduleFree",
 }
 
+KINDS = {"fused", "foreach"}  # of torch's own: one excludes the other
+
 
 def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimizer:
     """The optimizer of one adapter; the text encoder's part may have a learning rate of its own.
@@ -48,11 +50,9 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
     """
     cls = check_optimizer(config.optimizer)
     arguments: dict[str, Any] = {k: v for k, v in config.optimizer.items() if k != "_target_"}
-    if finds_its_own(cls) and arguments["lr"] != 1.0:
-        log.warning(
-            "%s finds its own step size: lr %g replaced by 1", cls.__name__, arguments["lr"]
-        )
-        arguments["lr"] = 1.0
+    arguments["lr"] = learning_rate(config.optimizer)
+    if arguments["lr"] != (asked := config.optimizer["lr"]):
+        log.warning("%s finds its own step size: lr %g replaced by 1", cls.__name__, asked)
     if is_averaged(cls) and config.scheduler.name not in ("constant", "constant_with_warmup"):
         log.warning(
             "%s averages in place of a schedule; scheduler=constant is what it is made for, not %s",
@@ -60,8 +60,8 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
         )  # fmt: skip
     if "betas" in arguments:
         arguments["betas"] = tuple(arguments["betas"])
-    if "fused" in inspect.signature(cls).parameters:
-        arguments.setdefault("fused", True)
+    if "fused" in inspect.signature(cls).parameters and not KINDS & arguments.keys():
+        arguments["fused"] = True
     rates = {UNET: arguments["lr"]}
     rates |= dict.fromkeys(TEXT_ENCODERS, config.training.text_encoder_lr or arguments["lr"])
     whole = cls.__name__ in SHAPELESS
@@ -75,6 +75,11 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
     if is_averaged(cls):
         optimizer.train()  # type: ignore[attr-defined]
     return optimizer
+
+
+def learning_rate(optimizer: Mapping[str, Any]) -> float:
+    """What is trained with: 1 where an optimizer finds its step size itself, whatever is said."""
+    return 1.0 if finds_its_own(str(optimizer["_target_"])) else float(optimizer["lr"])
 
 
 def is_averaged(cls: type) -> bool:

@@ -1,4 +1,4 @@
-"""The state of a run, in one file of its folder: what it needs to go on as if never interrupted."""
+"""The state of a run, in a file beside its own: what it needs to go on as if never interrupted."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ import torch
 
 from train.checkpoint import write_atomically
 
-STATE = "state.pt"
+NAME = "lora"  # what files begin with where nothing else is said
 
 
-def read_state(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state in a run's folder; None where there is none."""
-    file = folder / STATE
+def state_file(folder: Path, name: str = NAME) -> Path:
+    """Where the state of a run of this name is; runs of several names may share a folder."""
+    return folder / f"{name}-state.pt"
+
+
+def read_state(file: Path, device: torch.device) -> dict[str, Any] | None:
+    """The state in a file; None where there is none."""
     if not file.is_file():
         return None
     state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
     return state
 
 
-def write_state(folder: Path, state: dict[str, Any]) -> None:
+def write_state(file: Path, state: dict[str, Any]) -> None:
     """Writes the state in one piece.
 
     Raises:
@@ -31,13 +35,13 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomically(folder / STATE, buffer.getvalue())
+    write_atomically(file, buffer.getvalue())
 
 
 def forget(folder: Path, name: str) -> list[Path]:
     """Deletes a run's state and its checkpoints of this name; returns what was there."""
-    own = glob.escape(name)
-    names = (STATE, f"{own}.safetensors", f"{own}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors")
+    own, state = glob.escape(name), glob.escape(state_file(folder, name).name)
+    names = (state, f"{own}.safetensors", f"{own}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors")
     found = [file for name in names for file in sorted(folder.glob(name))]
     for file in found:
         file.unlink()

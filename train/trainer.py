@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
+from train.activations import checkpoint_activations
 from train.base import Base
 from train.cache import encode_pictures
 from train.config import TrialConfig
 from train.data import Pictures
 from train.loss import diffusion_loss
 from train.member import Checkpoint, Draw, Member, Run, TrainingError
-from train.memory import checkpoint_activations
 from train.processes import ALONE, Processes
 
 __all__ = ["Checkpoint", "Epoch", "Member", "Trainer", "TrainingError", "shared_by_a_pack"]
@@ -96,7 +96,7 @@ class Trainer:
         run = Run(self._added, member, self.base, self.pictures, self.processes)
         shared = shared_by_a_pack(run.config)
         if self._shared is None:
-            self.data = encode_pictures(self.base, self.pictures, member.config)
+            self.data = encode_pictures(self.base, self.pictures, run.config)
             self._shared = shared
         if shared != self._shared:
             raise TrainingError(

@@ -13,7 +13,7 @@ from sweeper.recording.record import RUNNING, Record, load_records
 from train.base import DTYPES, Base
 from train.course import course_of
 from train.data import Pictures
-from train.member import STATE
+from train.state import state_file
 
 MARGIN = 100e6  # bytes that stay free: sheets, MLflow's store, other programs
 TOP = 3  # of a study's checkpoints are kept, whatever trials they are of
@@ -71,7 +71,7 @@ def thin_out(record: Record, policy: PolicyConfig, keep: str) -> None:
     """
     if keep == ALL or record.selected is None:
         return
-    (record.folder / STATE).unlink(missing_ok=True)
+    state_file(record.folder).unlink(missing_ok=True)
     others = [r for r in load_records(record.folder.parent.parent) if r.folder != record.folder]
     ended = [r for r in (*others, record) if r.finished and r.selected is not None]
     kept = {card.checkpoint for card in _top(ended, policy)}

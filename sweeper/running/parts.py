@@ -20,18 +20,17 @@ from sweeper.config import SweepConfig
 from sweeper.proposing.space import Space
 from sweeper.recording.tracker import BASE_SHEET, About
 from train.base import Base, load_base
-from train.config import PLACES as DATA_PLACES
-from train.config import trial_of
-from train.course import course_of
+from train.config import BASE_PLACES, DATA_PLACES, trial_of
+from train.course import report
 from train.data import Picture, Pictures, load_pictures
 from train.metadata import counts
 
 DATA_SHEET = "data.png"  # in a study's folder
 log = logging.getLogger(__name__)
-# where things lie and what they run on may change in the middle of a study
+# where things lie, what they run on and what is warned of may change in the middle of a study
 PLACES = (
-    *(f"data.{key}" for key in DATA_PLACES), "base.path", "base.device", "base.speed", "cache",
-    "cache_path",
+    *(f"data.{key}" for key in DATA_PLACES), *(f"base.{key}" for key in BASE_PLACES),
+    "data.few", "cache", "cache_path",
 )  # fmt: skip
 
 
@@ -59,9 +58,7 @@ def load_parts(config: SweepConfig) -> Parts:
     if key not in _made:
         _made.clear()
         pictures = load_pictures(config.data)
-        trial = trial_of(config)
-        log.info(pictures.report(trial))
-        log.info(course_of(trial, pictures).describe(trial.training, 1))
+        log.info(report(trial_of(config), pictures))
         log.info(f"loading the base {config.base.path} and the scorer")
         base = load_base(config.base)
         cache = Path(config.study.root) / "cache"

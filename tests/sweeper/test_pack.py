@@ -181,6 +181,35 @@ def test_a_trial_alone_adapts_to_the_memory_that_there_is(
     assert '"gradient_checkpointing": false' in saved["lorasweep_config"], "of its first epoch"
 
 
+def test_a_trial_of_smaller_pictures_is_scored_as_the_others(
+    make: Make, base: Base, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out until it trains smaller ones; what trials share is asked for as ever."""
+    go, asked = Trainer.step, []
+
+    def step(self: Trainer, running: Any, batch: int) -> None:
+        if running[0].config.data.resolution > 64:
+            raise torch.OutOfMemoryError("out of memory")
+        go(self, running, batch)
+
+    def load_parts(config: SweepConfig) -> Parts:
+        asked.append(config.data.resolution)
+        return Parts(
+            base, pictures, cast(Any, Scorer(lambda checkpoints: None, lambda trial, epoch: 0.8))
+        )
+
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr("sweeper.running.pack.load_parts", load_parts)
+    trial = make(0, oom="adapt", epochs=1)
+    trial.config.data.resolution = 96
+    run_trials([trial], 1)
+    assert trial.record.state == COMPLETE
+    assert trial.record.tags["adapted"] == "gradient_checkpointing, resolution"
+    saved = read_metadata(trial.record.folder / "lora.safetensors")
+    assert saved["ss_resolution"] == "(64, 64)"
+    assert asked == [96, 96, 96]
+
+
 def test_ctrl_c_ends_after_the_epoch_and_twice_at_once(
     make: Make, run: Run, tmp_path: Path
 ) -> None:
@@ -262,7 +291,7 @@ def test_what_is_not_kept_is_deleted_when_a_trial_ends(
         (i, names[f.name]) for i, place in enumerate(folders) for f in place.glob("*.safetensors")
     }
     assert found == left
-    assert all((place / "state.pt").exists() == (keep == "all") for place in folders)
+    assert all((place / "lora-state.pt").exists() == (keep == "all") for place in folders)
     for trial in trials:
         assert [card.epoch for card in load_record(trial.record.folder).scorecards] == [1, 2]
         assert all(trial.record.sheet(epoch).is_file() for epoch in (1, 2)), "pictures stay"
@@ -294,7 +323,7 @@ def test_a_trial_begins_where_there_is_room(
 
 def test_what_cannot_join_fails_and_the_others_train(make: Make, run: Run) -> None:
     trials = [make(0), make(1)]
-    (trials[0].record.folder / "state.pt").write_bytes(b"torn")
+    (trials[0].record.folder / "lora-state.pt").write_bytes(b"torn")
     run(trials, 2)
     assert [trial.record.state for trial in trials] == [FAILED, COMPLETE]
 

@@ -15,7 +15,7 @@ from train.__main__ import TrainConfig
 from train.base import Base
 from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from train.data import Pictures
-from train.member import STATE
+from train.state import state_file
 from train.trainer import Epoch, Member, Trainer
 
 
@@ -62,7 +62,7 @@ def command(config: TrialConfig, folder: Path, **more: Any) -> TrainConfig:
 
 def end(folder: Path) -> dict[str, Any]:
     """The state at the end of a run."""
-    state: dict[str, Any] = torch.load(folder / STATE, weights_only=True)
+    state: dict[str, Any] = torch.load(state_file(folder), weights_only=True)
     return state
 
 

@@ -17,6 +17,7 @@ from evaluate.metrics.losses import FixedLosses
 from evaluate.probing.generate import generate
 from train.adapter import Adapter
 from train.base import Base, BaseError, load_base
+from train.base_files import locate
 from train.checkpoint import load_checkpoint, read_metadata
 from train.checks import check_base
 from train.config import (
@@ -267,6 +268,37 @@ def test_settings_of_the_base(folder: Path, caplog: pytest.LogCaptureFixture) ->
         assert half.decode(mean + std).isfinite().all()
 
 
+def test_a_name_of_the_hub_may_have_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append(name)
+        return str(tmp_path)
+
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    name = "stabilityai/stable-diffusion-xl-base-1.0"
+    assert locate(name) == tmp_path
+    with pytest.raises(BaseError, match=r"there is no file or folder models/absent\.safetensors"):
+        locate("models/absent.safetensors")
+    assert asked == [name]
+
+
+def test_a_pickle_is_refused_whatever_its_name(tmp_path: Path) -> None:
+    named = ["model.ckpt", "MODEL.CKPT", "model.pkl"]
+    weights = {"x": torch.zeros(2)}
+    for zipped in (True, False):
+        file = tmp_path / f"{zipped}.safetensors"
+        torch.save(weights, file, _use_new_zipfile_serialization=zipped)
+        named.append(str(file))
+    for path in named:
+        with pytest.raises(ConfigError, match=r"base.path: .* is a pickle, .* convert it"):
+            check_base(BaseConfig(path=path))
+    # what has a header of 128 bytes begins as a pickle does
+    save_file(weights, tmp_path / "fine.safetensors", {"about": "x" * 45})
+    assert (tmp_path / "fine.safetensors").read_bytes()[0] == 0x80
+    check_base(BaseConfig(path=str(tmp_path / "fine.safetensors")))
+
+
 def test_what_is_no_base_is_refused(folder: Path, tmp_path: Path) -> None:
     def edited(file: str, **news: Any) -> str:
         other = tmp_path / f"{len(list(tmp_path.iterdir()))}"
@@ -284,8 +316,6 @@ def test_what_is_no_base_is_refused(folder: Path, tmp_path: Path) -> None:
             load_base(BaseConfig(path=path, device="cpu"))
     with pytest.raises(ConfigError, match=r"base.attention: xformers is not installed"):
         check_base(BaseConfig(path=str(folder), attention="xformers"))
-    with pytest.raises(ConfigError, match=r"base.path: .*ckpt is a pickle"):
-        check_base(BaseConfig(path="model.ckpt"))
     pickled = tmp_path / "pickled"
     pickled.mkdir()
     (pickled / "pytorch_model.bin").write_bytes(b"")

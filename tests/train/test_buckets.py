@@ -26,6 +26,13 @@ def test_the_sizes_are_kohyas() -> None:
     assert framing_of(BUCKETS).sizes == tuple(sorted([*half, (512, 512), *turned]))
 
 
+def test_the_sides_are_multiples_of_the_step_as_kohya_makes_them() -> None:
+    framing = framing_of(replace(BUCKETS, min_bucket=250, max_bucket=1000, bucket_step=64))
+    assert (framing.least, framing.most) == (192, 1024)
+    assert all(side % 64 == 0 for size in framing.sizes for side in size)
+    assert framing_of(replace(BUCKETS, min_bucket=5, bucket_step=64)).least == 64
+
+
 @pytest.mark.parametrize(
     ("picture", "size", "corner"),
     [
@@ -51,6 +58,7 @@ def test_the_nearest_shape_wins(
         ((512, 512), (512, 512), 1.0),
         ((1024, 1024), (512, 512), 0.5),
         ((3000, 2000), (576, 384), 0.2),  # 627 x 418: with a height of 384 the shape stays 1.5
+        ((2213, 3944), (384, 640), 0.17),  # 383.5 x 683.5: rounded before it is cut to the step
     ],
 )
 def test_without_enlarging_pictures_are_shrunk_and_cut(

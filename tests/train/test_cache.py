@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from train import cache
+from train import cache, store
 from train.base import Base, load_base
 from train.cache import EncodedPictures, encode_pictures
 from train.checkpoint import read_metadata
@@ -36,6 +36,13 @@ def config(base_folder: Path, shapes: Path, tmp_path: Path) -> TrialConfig:
         training=TrainingConfig(epochs=2, batch_size=2, caption_dropout=0.3),
         cache_path=str(tmp_path / "kept"),
     )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_known() -> None:
+    """Other tests of this process may have left something in memory."""
+    cache._last.clear()
+    store._in_use.clear()
 
 
 def train(base: Base, config: TrialConfig, folder: Path) -> bytes:
@@ -88,7 +95,7 @@ def test_an_epoch_in_buckets_goes_on_in_its_middle_to_the_same_bytes(
     pictures, member = load_pictures(data), Member(config, tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
         list(Trainer(base, pictures, [member], asked=lambda: next(steps, True)))
-    state = torch.load(tmp_path / "broken" / "state.pt", weights_only=True)
+    state = torch.load(tmp_path / "broken" / "lora-state.pt", weights_only=True)
     assert (state["epoch"], len(state["order"])) == (1, 3)
     assert 0 < state["shown"] < 20
     assert train(base, config, tmp_path / "broken") == whole

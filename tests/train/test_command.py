@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from train.__main__ import TrainConfig, check_train
+from train.__main__ import TrainConfig, check_train, main
+from train.base import Base, BaseError
 from train.checkpoint import read_metadata
-from train.command import preflight
+from train.command import preflight, settings
+from train.config import BaseConfig
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -53,6 +55,20 @@ def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
     changed = command(*small, "network.rank=4")
     assert changed.returncode == 1
     assert "holds a run of other settings" in changed.stderr
+
+
+def test_the_course_is_told_before_the_base_is_loaded(
+    small: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(config: BaseConfig) -> Base:
+        raise BaseError("no base")
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr("train.__main__.load_base", fails)
+    with pytest.raises(BaseError):
+        main(settings("train", TrainConfig, small))
+    steps = caplog.text.index("6 steps an epoch, 2 epochs, 12 steps; a checkpoint every 1 epochs")
+    assert caplog.text.index("6 training pictures") < steps < caplog.text.index("warning: ")
 
 
 @pytest.mark.parametrize(

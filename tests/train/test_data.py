@@ -203,6 +203,7 @@ def test_the_report_says_what_a_friend_would(tmp_path: Path) -> None:
         "each picture is seen 500 times", "0.png, 40x40, is enlarged 1.6 times",
     ):  # fmt: skip
         assert words in said
+    assert "pictures are few" not in load_pictures(replace(data, few=6)).report()
     embedded = load_pictures(DataConfig())
     assert "borders" not in embedded.report(), "a beach and a city"
 

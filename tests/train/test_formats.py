@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.training_utils import _collate_lora_metadata
 from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -79,12 +80,39 @@ def test_other_spellings_mean_the_same(
         torch.testing.assert_close(predict(base, path), predicted, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("root", [False, True])  # whether the scale is alpha / sqrt(rank)
+def test_a_folder_of_peft_changes_the_base_as_peft_does(
+    base: Base, base_folder: Path, tmp_path: Path, root: bool
+) -> None:
+    """A network a folder, with alpha in the file beside the weights."""
+    pipeline = StableDiffusionPipeline.from_pretrained(base_folder)
+    chosen = {"unet": ["to_q", "to_out.0", "conv1"], "text_encoder": ["q_proj", "fc1"]}
+    for name, modules in chosen.items():
+        config = LoraConfig(r=4, lora_alpha=6, target_modules=modules, use_rslora=root,
+                            alpha_pattern={"to_q": 3})  # fmt: skip
+        model: Any = get_peft_model(getattr(pipeline, name), config)
+        for key, weight in model.named_parameters():
+            if "lora_" in key:
+                torch.nn.init.normal_(weight, std=0.1)
+        model.save_pretrained(tmp_path / name)
+        adapter = load_checkpoint(tmp_path / name / "adapter_model.safetensors", base.adapters)
+        network = getattr(base, name)
+        paths = {id(module): path for path, module in network.named_modules()}
+        for key, (down, up) in adapter.matrices.items():
+            layer = model.base_model.model.get_submodule(paths[id(base.adapters.targets[key])])
+            change = up.flatten(1) @ down.flatten(1) * (adapter.alpha[key] / len(down))
+            torch.testing.assert_close(change, layer.get_delta_weight("default").flatten(1))
+        layers = [module for module in model.modules() if hasattr(module, "get_delta_weight")]
+        assert len(layers) == len(adapter.matrices) > 0
+
+
 @pytest.mark.parametrize(
     ("key", "said"),
     [
         ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "a LoHa"),
         ("lora_unet_mid_block_attentions_0_proj_in.dora_scale", "a DoRA"),
         ("lora_unet_mid_block_attentions_0_proj_in.lokr_w1", "a LoKr"),
+        ("base_model.model.mid_block.attentions.0.proj_in.lora_magnitude_vector", "a DoRA"),
         ("transformer.single_blocks.0.lora_A.weight", "none of a Stable Diffusion LoRA"),
         ("unet.conv_in.bias", "no part of a LoRA"),
     ],

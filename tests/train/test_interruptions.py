@@ -1,4 +1,4 @@
-"""What interrupts a training: Ctrl-C, a crash, lost numbers, too little memory; how it goes on."""
+"""What interrupts a training: Ctrl-C, a crash, lost numbers, a full disk; how it goes on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,13 +21,11 @@ from safetensors.torch import load_file, save_file
 from tests.train.conftest import apart, command, end, train
 from train.__main__ import main
 from train.base import Base
-from train.checkpoint import read_metadata
 from train.command import with_one_line_errors
 from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
 from train.data import Pictures
 from train.interrupt import in_good_order
-from train.member import STATE
-from train.memory import adapted, advice, with_next_remedy
+from train.state import state_file
 from train.trainer import Member, Trainer, TrainingError
 
 Make = Callable[..., TrialConfig]
@@ -86,6 +85,20 @@ def test_the_state_is_saved_every_so_often_within_an_epoch(
     name = whole[-1].checkpoints[0].path.name
     assert apart(tmp_path / "whole", tmp_path / "crashed") == 0
     assert (tmp_path / "crashed" / name).is_file()
+
+
+@pytest.mark.parametrize(
+    "other", [{"precision": "bf16"}, {"clip_skip": 2}, {"prediction": "v_prediction"}]
+)
+def test_a_run_is_not_continued_on_a_base_that_is_used_otherwise(
+    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    config = trial(epochs=1)
+    train(base, pictures, Member(config, tmp_path))
+    moved = replace(config, base=replace(config.base, path="/elsewhere", speed="compile"))
+    assert train(base, pictures, Member(moved, tmp_path))[0].checkpoints[0].last
+    with pytest.raises(TrainingError, match="holds a run of other settings"):
+        train(base, pictures, Member(replace(config, base=replace(config.base, **other)), tmp_path))
 
 
 def test_members_continue_at_different_places(
@@ -171,7 +184,7 @@ def test_a_full_disk_ends_the_command_in_one_line_and_loses_nothing(
     main(command(config, tmp_path / "roomy"))
 
     def usage(path: Path) -> SimpleNamespace:
-        return SimpleNamespace(free=1000 if (folder / STATE).exists() else 10**9)
+        return SimpleNamespace(free=1000 if state_file(folder).exists() else 10**9)
 
     with monkeypatch.context() as patch:
         patch.setattr("train.checkpoint.shutil.disk_usage", usage)
@@ -182,86 +195,13 @@ def test_a_full_disk_ends_the_command_in_one_line_and_loses_nothing(
     assert said.startswith(f"error: {file} cannot be written: it takes 0.")
     assert said.endswith(" MB, 0.0 MB are free")
     assert "\n" not in said
-    assert {file.name for file in folder.iterdir()} == {"lora-000001.safetensors", STATE}
+    assert {file.name for file in folder.iterdir()} == {
+        "lora-000001.safetensors",
+        state_file(folder).name,
+    }
     main(command(config, folder))
     whole = sorted((tmp_path / "roomy").glob("*.safetensors"))
     assert [(folder / file.name).read_bytes() == file.read_bytes() for file in whole] == [True] * 3
-
-
-@pytest.fixture
-def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Any, ...]]]:
-    """Has memory run out at a call of `Trainer.step` as long as a condition holds."""
-
-    def made(at: int, too_much: Callable[[TrialConfig], bool]) -> list[tuple[Any, ...]]:
-        calls: list[tuple[Any, ...]] = []
-        go = Trainer.step
-
-        def step(self: Trainer, running: Any, step: int) -> None:
-            config = running[0].config
-            calls.append((running[0].epoch, step, config.training.batch_size))
-            if len(calls) >= at and too_much(config):
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            go(self, running, step)
-
-        monkeypatch.setattr(Trainer, "step", step)
-        return calls
-
-    return made
-
-
-def test_out_of_memory_says_what_helps_in_order(
-    base: Base, trial: Make, tmp_path: Path, short_of_memory: Any
-) -> None:
-    short_of_memory(5, lambda config: True)
-    with pytest.raises(TrainingError) as stopped:
-        main(command(trial(batch_size=2, gradient_accumulation=3), tmp_path))
-    said = str(stopped.value)
-    places = [said.index(word) for word in (
-        "gradient_checkpointing=true", "data.resolution", "cached latents", "adamw8bit",
-        "training.batch_size=1 training.gradient_accumulation=6")]  # fmt: skip
-    assert places == sorted(places)
-    assert (tmp_path / "lora-000001.safetensors").is_file()
-    assert "is so already" in advice(trial(gradient_checkpointing=True))
-
-
-def test_oom_adapt_goes_on_with_less_from_the_last_state(
-    base: Base, trial: Make, tmp_path: Path, short_of_memory: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Runs out in the second epoch until batches are of one picture; then continues after that."""
-    calls = short_of_memory(5, lambda config: config.training.batch_size > 1)
-    config = trial(oom="adapt", epochs=3, batch_size=2, state_minutes=0)
-    main(command(config, tmp_path))
-    assert calls[:7] == [
-        (0, 0, 2),
-        (0, 1, 2),
-        (0, 2, 2),
-        (1, 0, 2),
-        (1, 1, 2),
-        (1, 1, 2),
-        (1, 1, 2),
-    ]
-    assert calls[7:] == [(1, b, 1) for b in range(2, 6)] + [(2, b, 1) for b in range(6)]
-    for word in ("gradient_checkpointing=True", "AdamW8bit", "gradient_accumulation=2"):
-        assert word in caplog.text
-    about = read_metadata(tmp_path / "lora.safetensors")["lorasweep_config"]
-    assert '"gradient_checkpointing": true' in about
-    assert '"batch_size": 1' in about
-    # the same command later knows what it has changed
-    before = (tmp_path / "lora.safetensors").read_bytes()
-    main(command(config, tmp_path))
-    assert (tmp_path / "lora.safetensors").read_bytes() == before
-    assert len(calls) == 17
-
-
-def test_remedies_end(trial: Make) -> None:
-    config = trial(oom="adapt", optimizer={"_target_": "torch.optim.SGD", "lr": 0.1})
-    remedies: tuple[str, ...] = ()
-    while (more := with_next_remedy(config, remedies)) is not None:
-        remedies = more
-    assert remedies == ("gradient_checkpointing", "batch_size 1")
-    changed = adapted(config, remedies).training
-    assert (changed.batch_size, changed.gradient_accumulation) == (1, 2)
-    assert with_next_remedy(trial(oom="stop"), ()) is None
 
 
 def test_resume_off_begins_anew(
@@ -274,6 +214,16 @@ def test_resume_off_begins_anew(
     assert "begins anew; 2 files of the run in" in caplog.text
     assert (tmp_path / "lora.safetensors").read_bytes() != first
     assert end(tmp_path)["epoch"] == 2
+
+
+def test_runs_of_two_names_share_a_folder(base: Base, trial: Make, tmp_path: Path) -> None:
+    """As kohya's output_dir holds many LoRAs: what begins one anew leaves the other to go on."""
+    main(command(trial(epochs=1), tmp_path, name="one"))
+    main(command(trial(epochs=2), tmp_path, name="two", resume="off"))
+    before = (tmp_path / "one.safetensors").stat().st_mtime_ns
+    main(command(trial(epochs=1), tmp_path, name="one"))
+    assert (tmp_path / "one.safetensors").stat().st_mtime_ns == before, "it was finished"
+    assert (tmp_path / "two-000001.safetensors").is_file()
 
 
 def test_ctrl_c_asks_once_and_forces_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,8 +248,8 @@ def test_ctrl_c_in_the_command_leaves_in_order(
     ]  # fmt: skip
     line = [sys.executable, "-u", "-m", "train", *arguments]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
-        said = _until(iter(process.stderr or ()), "effective batch")
-        while not (tmp_path / "state.pt").exists() and process.poll() is None:
+        said = _until(iter(process.stderr or ()), "latents: ")
+        while not (tmp_path / "lora-state.pt").exists() and process.poll() is None:
             process.send_signal(signal.SIGINT)
             process.wait(60)
         said += process.stderr.read() if process.stderr else ""

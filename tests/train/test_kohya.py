@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from train.__main__ import TrainConfig, check_train
-from train.checkpoint import read_metadata
 from train.command import settings
 from train.config import ConfigError
-from train.data import load_pictures
+from train.data import DataError, load_pictures
 from train.data.reading import EMBEDDED_FOLDER
 from train.kohya.command_line import expand, quote
 from train.kohya.optimizers import KINDS
@@ -95,9 +90,67 @@ optimizer=adamw8bit  optimizer._target_=bitsandbytes.optim.PagedAdamW8bit
 scheduler=cosine_with_restarts  scheduler.warmup=0.1  scheduler.num_cycles=3  scheduler.power=1.0
 training.epochs=12  training.save_every=3  training.keep_last=4
 training.batch_size=2  training.gradient_accumulation=4  training.seed=42
-training.max_grad_norm=0  training.min_snr_gamma=5  training.noise_offset=0.05
-training.prior_loss_weight=0.5  training.caption_dropout=0.1  training.save_precision=fp32
+training.max_grad_norm=0  training.noise_offset=0.05  training.prior_loss_weight=0.5
+training.caption_dropout=0.1  training.min_snr_gamma=5  training.save_precision=fp32
 output=/out  name='null'  optimizer.lr=0.0002  training.text_encoder_lr=5e-05
+"""
+
+
+# as kohya's graphical interface writes one
+INTERFACE = """
+async_upload = true
+bucket_no_upscale = true
+bucket_reso_steps = 32
+cache_latents = true
+cache_latents_to_disk = true
+caption_extension = ".txt"
+clip_skip = 1
+dynamo_backend = "no"
+enable_bucket = true
+epoch = 8
+gradient_accumulation_steps = 1
+gradient_checkpointing = true
+huber_c = 0.1
+huber_schedule = "snr"
+huggingface_repo_id = ""
+learning_rate = 0.00004
+loss_type = "l2"
+lr_scheduler = "constant"
+lr_scheduler_args = []
+lr_scheduler_num_cycles = 1
+lr_scheduler_power = 1
+max_bucket_reso = 2048
+max_data_loader_n_workers = 0
+max_grad_norm = 1
+max_timestep = 1000
+max_token_length = 75
+max_train_steps = 1600
+min_bucket_reso = 256
+min_snr_gamma = 5
+mixed_precision = "bf16"
+network_alpha = 16
+network_args = []
+network_dim = 32
+network_module = "networks.lora"
+no_half_vae = true
+noise_offset_type = "Original"
+optimizer_args = []
+optimizer_type = "AdamW8Bit"
+output_dir = "/out"
+output_name = "last"
+pretrained_model_name_or_path = "stabilityai/stable-diffusion-xl-base-1.0"
+prior_loss_weight = 1
+resolution = "1024,1024"
+sample_prompts = ""
+sample_sampler = "euler_a"
+save_every_n_epochs = 2
+save_model_as = "safetensors"
+save_precision = "bf16"
+text_encoder_lr = 0.00004
+train_batch_size = 2
+train_data_dir = "/pictures"
+training_comment = ""
+unet_lr = 0.00004
 """
 
 
@@ -127,6 +180,17 @@ def test_a_full_config_is_translated_whole(tmp_path: Path, folder: Path) -> None
     assert "without effect here: logging_dir, max_data_loader_n_workers, multires_noise" in said
     assert "kohya's LoRA would be another: scale_weight_norms" in said
     assert "max_train_steps is left out beside max_train_epochs" in said
+
+
+def test_a_file_of_the_interface_is_taken_as_it_is(tmp_path: Path) -> None:
+    lines, notes = expand([f"kohya={write(tmp_path, INTERFACE)}"])
+    config = settings("train", TrainConfig, lines)
+    check_train(config)
+    assert (config.training.max_steps, config.training.min_snr_gamma) == (1600, 5)
+    assert config.base.path == "stabilityai/stable-diffusion-xl-base-1.0"
+    assert not any("not supported" in note for note in notes)
+    ignored = next(note for note in notes if note.startswith("without effect here"))
+    assert "noise_offset_type" in ignored
 
 
 def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
@@ -171,7 +235,14 @@ def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
         ("text_encoder_lr = 0\nlearning_rate = 1e-3", {"network.text_encoder": False}),
         ("color_aug = true\ncache_latents = false", {"cache": "off"}),
         ("max_train_epochs = 20\nsave_n_epoch_ratio = 5", {"training.save_every": 4}),
+        ("min_snr_gamma = 0", {"training.min_snr_gamma": None}),
+        ("min_bucket_reso = 320\nbucket_no_upscale = true",  # for what a dataset config says
+         {"data.buckets": False, "data.min_bucket": 320, "data.max_bucket": None,
+          "data.bucket_upscale": False}),
         ("num_epochs = 7", {"training.epochs": 7, "training.max_steps": None}),
+        ("epoch = 7", {"training.epochs": 7, "training.max_steps": None}),
+        ("epoch = 1\nmax_train_steps = 1600",
+         {"training.epochs": None, "training.max_steps": 1600}),
         ('network_weights = ""\nvae = ""', {"network.rank": 4}),
     ],
 )  # fmt: skip
@@ -207,6 +278,41 @@ def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "batch", "sides"),
+    [
+        ("[[datasets]]\nbatch_size = 4\nresolution = [768, 512]", 4, (768, 512)),
+        ("[general]\nbatch_size = 3\n[[datasets]]\n[[datasets]]\nbatch_size = 2", 3, (640, None)),
+        ("[[datasets]]\nresolution = 512", 2, (512, None)),
+        ("[[datasets]]\nresolution = 512\n[[datasets]]", 2, (640, None)),
+    ],
+)
+def test_what_a_dataset_config_says_beats_the_config(
+    tmp_path: Path, text: str, batch: int, sides: tuple[int, int | None]
+) -> None:
+    (tmp_path / "data.toml").write_text(text)
+    file = write(tmp_path, f'dataset_config = "{tmp_path / "data.toml"}"\nresolution = 640\n'
+                           "train_batch_size = 2")  # fmt: skip
+    found = translate(file)
+    assert found.settings["training.batch_size"] == batch
+    assert (found.settings["data.resolution"], found.settings.get("data.height")) == sides
+    assert not any("train_batch_size" in note for note in found.notes)
+
+
+def test_a_dataset_config_that_is_none_is_refused_by_its_reader(tmp_path: Path) -> None:
+    """What stands beside it is translated all the same."""
+    data = tmp_path / "data.toml"
+    file = write(tmp_path, "resolution = 32")
+    for text, said in (
+        ('[[datasets]]\nsubsets = ["x"]', r"subsets\[0\]: must be a table"),
+        ("[[datasets]]\nsubsets = 3", r"datasets\[0\].subsets: 3 must be list"),
+    ):
+        data.write_text(text)
+        lines, _ = expand([f"kohya={file}", f"dataset_config={data}"])
+        with pytest.raises(DataError, match=said):
+            load_pictures(settings("train", TrainConfig, lines).data)
+
+
+@pytest.mark.parametrize(
     ("line", "said"),
     [
         ("network_dimm = 32", "network_dimm; did you mean network_dim?"),
@@ -216,6 +322,10 @@ def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
         ('network_module = "lycoris.kohya"', "network_module: lycoris.kohya is not supported"),
         ('network_weights = "a.safetensors"', "network_weights"),
         ("network_dim = 3.5", "network_dim is a whole number, not 3.5"),
+        ("network_dim = inf", "network_dim is a whole number, not inf"),
+        ("resolution = nan", "resolution is a whole number, not nan"),
+        ("lr_warmup_steps = inf", "lr_warmup_steps is a whole number, not inf"),
+        ('network_args = ["conv_dim=inf"]', "conv_dim is a whole number, not 'inf'"),
         ('learning_rate = "fast"', "learning_rate is a number, not 'fast'"),
         ('cache_latents = "maybe"', "cache_latents is true or false"),
         ('mixed_precision = "fp8"', "mixed_precision: 'fp8' is none of"),
@@ -252,54 +362,3 @@ output_name = "it’s “mine”" [other] resolution = "512,768"
     assert {"typographic quotes", "several pairs on one line"} < set(repairs)
     fine = 'output_name = "a “b” – c = d e = f"\n'
     assert read_toml(write(tmp_path, fine)) == ({"output_name": "a “b” – c = d e = f"}, [])
-
-
-def test_the_command_line_beats_the_files(tmp_path: Path) -> None:
-    text = "max_train_epochs = 3\nnetwork_dim = 8\nlearning_rate = 1e-4\nlr_warmup_steps = 0.2\n"
-    file = write(tmp_path, text + 'optimizer_args = ["weight_decay=0.3"]\n')
-    given = ["network.rank=2", "optimizer=lion", "training.max_steps=9", "scheduler.warmup_steps=1"]
-    lines, _ = expand([f"kohya={file}", *given])
-    assert lines[-len(given) :] == given
-    mine = {line.split("=")[0].lstrip("+~") for line in lines[: -len(given)]}
-    assert "optimizer.lr" in mine
-    lost = {"network.rank", "optimizer", "optimizer.weight_decay", "training.epochs"}
-    assert not mine & (lost | {"scheduler.warmup"})
-    assert expand(["a=1"]) == (["a=1"], [])
-    assert expand(["dataset_config=d.toml", "a=1"])[0] == ["data.dataset_config=d.toml", "a=1"]
-
-
-@pytest.mark.parametrize(
-    "value",
-    ["/a b/c'd", "true", "1e5", "007", ".5", ".txt", "C:\\x\\", "it's \\'", "a,b=[c]", "#x", "é",
-     "", 1, 2e-6, True, None, [0.9, "a b"], float("inf")],
-)  # fmt: skip
-def test_hydra_reads_a_quoted_value_as_what_it_is(value: Any) -> None:
-    read = OverridesParser.create().parse_override(f"key={quote(value)}").value()
-    plain = [getattr(each, "text", each) for each in (read if isinstance(read, list) else [read])]
-    assert (plain if isinstance(value, list) else plain[0]) == value
-
-
-def test_a_kohya_config_trains_from_start_to_end(tmp_path: Path) -> None:
-    file = write(
-        tmp_path,
-        f"""[all] train_data_dir = “{EMBEDDED_FOLDER}” pretrained_model_name_or_path = "puppets"
-        output_dir = "{tmp_path / "out"}" output_name = "my puppet" resolution = "32"
-        caption_extension = ".txt" network_dim = 2 network_args = ["conv_dim=1"]
-        network_train_unet_only = true learning_rate = 1e-3 num_epochs = 2
-        save_every_n_epochs = 1 train_batch_size = 4 seed = 3 lr_scheduler = "cosine" """,
-    )
-    show = [sys.executable, "-m", "train.kohya", str(file)]
-    shown = subprocess.run(show, capture_output=True, text=True, check=True)
-    lines = shown.stdout.splitlines()
-    assert "name='my puppet'" in lines
-    assert "repaired: typographic quotes, several pairs on one line" in shown.stderr
-    command = shlex.join([sys.executable, "-m", "train", f"kohya={file}", "network.rank=3"])
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "num_epochs: kohya has no such key" in done.stderr
-    about = read_metadata(tmp_path / "out" / "my puppet.safetensors")
-    assert (tmp_path / "out" / "my puppet-000001.safetensors").is_file()
-    assert about["ss_output_name"] == "my puppet"
-    assert about["ss_steps"] == "6", "12 pictures, none held out, in batches of 4, twice"
-    assert (about["ss_network_dim"], about["ss_network_alpha"]) == ("3", "1.0")
-    assert (about["ss_learning_rate"], about["ss_seed"]) == ("0.001", "3")

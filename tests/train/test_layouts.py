@@ -151,6 +151,29 @@ def test_dataset_config_falls_back_from_subset_to_dataset_to_general(tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("resolution", "said", "sides"),
+    [
+        (1024, "", (256, 1024)),  # half and twice of it are ours, where there is no such file
+        (1024, "max_bucket_reso = 2048", (256, 2048)),
+        (1280, "", (256, 2560)),  # kohya would stop
+        (32, "", (16, 1024)),  # as many sizes as with 64: their area is that of the resolution
+    ],
+)
+def test_buckets_of_a_dataset_config_have_kohyas_sides(
+    tmp_path: Path, resolution: int, said: str, sides: tuple[int, int]
+) -> None:
+    draw(tmp_path / "one", "a")
+    (tmp_path / "set.toml").write_text(
+        f"[[datasets]]\nenable_bucket = true\nresolution = {resolution}\n{said}\n"
+        "[[datasets.subsets]]\nimage_dir = 'one'"
+    )
+    pictures = load_pictures(DataConfig(dataset_config=str(tmp_path / "set.toml")))
+    framing = pictures.training[0].subset.framing
+    assert framing
+    assert (framing.least, framing.most) == sides
+
+
+@pytest.mark.parametrize(
     ("wrong", "said"),
     [
         ("[[datasets]]\nbucket_no_upscal = true", r"datasets\[0\]: there is no key bucket_no_upsc"

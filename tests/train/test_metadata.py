@@ -94,6 +94,38 @@ def test_no_time_but_a_given_one(
     assert timed["modelspec.date"] == "2023-11-14T22:13:20+00:00"
 
 
+def test_the_learning_rate_is_the_one_that_trained(base: Base) -> None:
+    """Prodigy and its like take 1 in place of what is asked for."""
+    config = TrialConfig(optimizer={"_target_": "prodigyopt.Prodigy", "lr": 0.1})
+    pictures = load_pictures(config.data)
+    said = metadata(config, "me", base, pictures, course_of(config, pictures), 1)
+    assert (said["ss_learning_rate"], said["ss_unet_lr"]) == ("1.0", "1.0")
+
+
+def test_the_sizes_of_a_dataset_config_are_told(
+    base: Base, picture_folder: Path, tmp_path: Path
+) -> None:
+    """And not those of `data`, which it beats."""
+    (tmp_path / "data.toml").write_text(
+        "[[datasets]]\nresolution = [48, 32]\nenable_bucket = true\nbucket_reso_steps = 8\n"
+        "min_bucket_reso = 24\nmax_bucket_reso = 80\n[[datasets.subsets]]\n"
+        f"image_dir = '{picture_folder}'\n"
+    )
+    data = DataConfig(dataset_config=str(tmp_path / "data.toml"), validation_fraction=0.0)
+    config = TrialConfig(data=data, optimizer={"_target_": "x.Y", "lr": 1.0})
+    pictures = load_pictures(data)
+    said = metadata(config, "me", base, pictures, course_of(config, pictures), 1)
+    expected = {
+        "ss_enable_bucket": "True", "ss_min_bucket_reso": "24", "ss_max_bucket_reso": "80",
+        "ss_resolution": "(48, 32)", "modelspec.resolution": "48x32",
+    }  # fmt: skip
+    assert {key: said[key] for key in expected} == expected
+    assert json.loads(said["ss_bucket_info"])["buckets"] == {
+        "0": {"resolution": [40, 32], "count": 1},
+        "1": {"resolution": [48, 32], "count": 6},
+    }
+
+
 def test_hashes_are_those_that_kohya_would_write(
     base: Base, about: dict[str, str], tmp_path: Path
 ) -> None:

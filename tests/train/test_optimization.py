@@ -134,6 +134,14 @@ def test_the_text_encoders_have_a_rate_of_their_own(
     assert all(moved.values())
 
 
+@pytest.mark.parametrize("given", [{"foreach": True}, {"fused": False}])
+def test_fused_is_left_to_whoever_says_how(base: Base, trial: Make, given: dict[str, bool]) -> None:
+    adapter = base.adapters.create(NetworkConfig(rank=2), torch.Generator())
+    chosen = {"_target_": "torch.optim.AdamW", "lr": 0.1}
+    assert make_optimizer(trial(optimizer=chosen), adapter).defaults["fused"]
+    assert not make_optimizer(trial(optimizer={**chosen, **given}), adapter).defaults["fused"]
+
+
 def rates(scheduler: SchedulerConfig, steps: int = 100) -> list[float]:
     """The learning rate at each step, of one that is 1; 10 steps an epoch."""
     plan = Batches({(8, 8): [0] * 10}, [((8, 8), k) for k in range(10)], 1)

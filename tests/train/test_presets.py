@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from train.__main__ import TrainConfig, check_train
 from train.command import settings
+from train.data import load_pictures
 
 REAL = "base.path=/my/model.safetensors"
 
@@ -37,6 +40,14 @@ def test_presets_are_the_guides_numbers(
     small = chosen(f"preset={preset}")
     assert small.data.resolution == chosen().data.resolution
     assert small.optimizer["lr"] >= 20 * lr, "the embedded base learns nothing at a real one's rate"
+
+
+@pytest.mark.parametrize(("preset", "few"), [("character", 15), ("style", 50), ("concept", 15)])
+def test_a_preset_says_how_many_pictures_are_few_for_it(
+    picture_folder: Path, preset: str, few: int
+) -> None:
+    config = chosen(REAL, f"preset={preset}", f"data.path={picture_folder}")
+    assert f"6 pictures are few; {few} and more" in load_pictures(config.data).report()
 
 
 def test_the_command_line_beats_a_preset() -> None:

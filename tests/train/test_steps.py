@@ -12,13 +12,13 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from tests.train.conftest import apart, end, train
+from train.activations import checkpoint_activations
 from train.base import Base, load_base
 from train.config import BaseConfig, NetworkConfig, TrainingConfig, TrialConfig
 from train.course import course_of
 from train.data import Pictures
 from train.loss import diffusion_loss, row_weights
 from train.member import Run
-from train.memory import checkpoint_activations
 from train.trainer import Member, Trainer
 
 Make = Callable[..., TrialConfig]
@@ -128,12 +128,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         monkeypatch.setattr(run, "_step", lambda: None)
         checkpoint_activations(base, wanted)
         numbers: list[int] = []
-
-        def keep(tensor: Tensor, numbers: list[int] = numbers) -> Tensor:
-            numbers.append(tensor.numel())
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(saving(numbers), lambda tensor: tensor):
             trainer.step([run], 0)
         found.append(torch.cat([f.grad for f in run.adapter.parameters() if f.grad is not None]))
         kept.append(sum(numbers))
@@ -141,6 +136,44 @@ def test_gradient_checkpointing_gives_the_same_gradients(
     assert found[0].norm() > 0
     assert torch.equal(found[1], found[0])
     assert kept[1] < 0.7 * kept[0]
+
+
+def test_gradient_checkpointing_is_for_a_trained_text_encoder_too(
+    base: Base,
+) -> None:
+    """Less is kept of it, for the same states and gradients; and it speaks without any as well."""
+    network = NetworkConfig(rank=4, text_encoder=True)
+    adapter = base.adapters.create(network, torch.Generator().manual_seed(0))
+    for up in adapter.up.values():
+        up.fill_(0.1)
+    found, kept = [], []
+    for wanted in (False, True):
+        checkpoint_activations(base, wanted)
+        numbers: list[int] = []
+        adapter.zero_grad()
+        with base.adapters.using([adapter]):
+            with torch.autograd.graph.saved_tensors_hooks(saving(numbers), lambda tensor: tensor):
+                (states,) = base.encode_text(["a photo of sks puppet"]).values()
+            states.square().sum().backward()
+            with torch.inference_mode():
+                (bare,) = base.encode_text(["a photo of sks puppet"]).values()
+        assert torch.equal(bare, states.detach())
+        found.append((states, adapter.flat["lora_te"].grad.clone()))
+        kept.append(sum(numbers))
+    checkpoint_activations(base, False)
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    assert kept[1] < 0.5 * kept[0]
+
+
+def saving(numbers: list[int]) -> Callable[[Tensor], Tensor]:
+    """What notes how large each tensor is that is kept for the backward pass."""
+
+    def keep(tensor: Tensor) -> Tensor:
+        numbers.append(tensor.numel())
+        return tensor
+
+    return keep
 
 
 def test_a_run_with_gradient_checkpointing_ends_in_the_same_bytes(

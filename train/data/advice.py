@@ -9,23 +9,25 @@ from train.data.examination import Examined, copies, one_background
 from train.data.picture import Picture
 from train.data.reading import some
 
-FEW = 10  # pictures
-
 
 def advice(
-    training: Sequence[Picture], validation: Sequence[Picture], seen: dict[Path, Examined]
+    training: Sequence[Picture],
+    validation: Sequence[Picture],
+    seen: dict[Path, Examined],
+    few: int,
 ) -> list[str]:
     """Warnings about the pictures themselves.
 
     Args:
         seen: what each file showed.
+        few: pictures are too few below this.
     """
     shown = {picture.path: seen[picture.path] for picture in training}
     pairs = copies(shown)
     clear = [file.name for file, one in shown.items() if one.see_through]
     said: list[str] = []
-    if len(training) < FEW:
-        said.append(f"{len(training)} pictures are few; 20 and more overfit later")
+    if len(training) < few:
+        said.append(f"{len(training)} pictures are few; {few} and more overfit later (data.few)")
     if not validation:
         said.append("no picture is held out: there will be no validation_loss")
     if pairs:

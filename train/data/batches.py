@@ -38,6 +38,12 @@ class Batches:
             orders[size] = [shown[place] for place in order]
         return orders
 
+    def has(self, order: dict[Size, list[int]]) -> bool:
+        """Whether an order is one of these buckets'."""
+        return {size: sorted(rows) for size, rows in order.items()} == {
+            size: sorted(rows) for size, rows in self.buckets.items()
+        }
+
     def pictures(self, step: int, order: dict[Size, list[int]]) -> list[int]:
         """The pictures of a batch in an epoch of that order."""
         size, first = self.sequence[step]

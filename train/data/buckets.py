@@ -93,13 +93,11 @@ class Framing:
         aspect, area = picture[0] / picture[1], self.resolution[0] * self.resolution[1]
         width, height = picture
         if width * height > area:
-            wide, high = (
-                self._floor(math.sqrt(area * aspect)),
-                self._floor(math.sqrt(area / aspect)),
-            )
+            shrunk = math.sqrt(area * aspect)
+            wide, high = self._rounded(shrunk), self._rounded(area / shrunk)
             # a side becomes a multiple of the step: the one with which the shape changes less
-            by_width = _off(wide, self._floor(wide / aspect), aspect)
-            by_height = _off(self._floor(high * aspect), high, aspect)
+            by_width = _off(wide, self._rounded(wide / aspect), aspect)
+            by_height = _off(self._rounded(high * aspect), high, aspect)
             if by_width < by_height:
                 width, height = wide, int(wide / aspect + 0.5)
             else:
@@ -107,24 +105,31 @@ class Framing:
         scale = max(width / picture[0], height / picture[1])
         return Frame.cropping(picture, (self._floor(width), self._floor(height)), scale)
 
-    def _floor(self, side: float) -> int:
-        return int(side) // self.step * self.step
+    def _floor(self, side: int) -> int:
+        return side // self.step * self.step
+
+    def _rounded(self, side: float) -> int:
+        """To whole pixels, then down to the step: 383.6 becomes 384, as with kohya."""
+        return self._floor(int(side + 0.5))
 
 
 def framing_of(config: DataConfig) -> Framing:
     """Of a trial's settings.
 
     Where they are silent the sides go from half the resolution's to twice as much (for 512 that is
-    kohya's 256 to 1024) by 64, or by a quarter of a resolution for which that is too coarse.
+    kohya's 256 to 1024) by 64, or by a quarter of a resolution for which that is too coarse. What
+    they say becomes multiples of the step, the smallest side downwards and the largest upwards.
     """
     size = (config.resolution, config.height or config.resolution)
     side = math.sqrt(size[0] * size[1])
     step = config.bucket_step or max(FINEST, min(STEP, int(side) // 4 // FINEST * FINEST))
+    least = config.min_bucket or math.ceil(side / 2 / step) * step
+    most = config.max_bucket or side * 2
     return Framing(
         resolution=size,
         buckets=config.buckets,
-        least=config.min_bucket or math.ceil(side / 2 / step) * step,
-        most=config.max_bucket or math.ceil(side * 2 / step) * step,
+        least=max(least // step, 1) * step,
+        most=math.ceil(most / step) * step,
         step=step,
         upscale=config.bucket_upscale,
     )

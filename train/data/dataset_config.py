@@ -44,6 +44,7 @@ DATASET: dict[str, tuple[type, ...]] = {
     "bucket_no_upscale": (bool,),
 }
 SIDES = ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
+LEAST, MOST = 256, 1024  # what the first two are with kohya, where nothing is said
 # what kohya reads there and we do not: said, and otherwise passed over
 UNSUPPORTED = (
     "alpha_mask", "cache_info", "caption_dropout_every_n_epochs", "caption_prefix",
@@ -170,11 +171,12 @@ class _Reader:
         sides = [*pair, *(said[key] for key in SIDES if key in said)]
         if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
             raise DataError(f"{where}: sizes are whole numbers of pixels, resolution one or two")
+        least, most = _kohyas_sides(pair) if said.get("enable_bucket") else (None, None)
         chosen = replace(
             config, resolution=pair[0], height=pair[1],
             buckets=said.get("enable_bucket", config.buckets),
-            min_bucket=said.get("min_bucket_reso", config.min_bucket),
-            max_bucket=said.get("max_bucket_reso", config.max_bucket),
+            min_bucket=said.get("min_bucket_reso", config.min_bucket or least),
+            max_bucket=said.get("max_bucket_reso", config.max_bucket or most),
             bucket_step=said.get("bucket_reso_steps", config.bucket_step),
             bucket_upscale=not said.get("bucket_no_upscale", not config.bucket_upscale),
         )  # fmt: skip
@@ -182,6 +184,14 @@ class _Reader:
         if framing.buckets and framing.least > framing.most:
             raise DataError(f"{where}: min_bucket_reso is more than max_bucket_reso")
         return framing
+
+
+def _kohyas_sides(resolution: Sequence[int]) -> tuple[int | None, int | None]:
+    """What kohya takes for the sides of buckets; None where it would stop at the resolution."""
+    return (
+        LEAST if min(resolution) >= LEAST else None,
+        MOST if max(resolution) <= MOST else None,
+    )
 
 
 def class_of(words: str) -> str:

@@ -45,11 +45,12 @@ class Pictures:
         """How many pictures of the subject an epoch shows, repeats counted."""
         return sum(picture.repeats for picture in self.training)
 
-    def report(self, config: TrialConfig | None = None) -> str:
+    def report(self, config: TrialConfig | None = None, *more: str) -> str:
         """What was found, in a few lines, warnings last.
 
         Args:
             config: of the trial: what becomes of the pictures in training is told too.
+            more: lines about the trial, before the warnings.
         """
         captions = len({picture.caption for picture in self.training})
         repeats = sorted({picture.repeats for picture in self.training})
@@ -60,11 +61,11 @@ class Pictures:
         ]
         warnings = [*self.warnings]
         if config:
-            more, said = lines_before_training(
+            found, said = lines_before_training(
                 self.training, self.regularization, self.batch_sizes, config
             )
-            lines, warnings = lines + more, warnings + said
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
+            lines, warnings = lines + found, warnings + said
+        return "\n".join([*lines, *more, *(f"warning: {warning}" for warning in warnings)])
 
 
 def load_pictures(config: DataConfig) -> Pictures:
@@ -102,7 +103,7 @@ def load_pictures(config: DataConfig) -> Pictures:
         validation=tuple(validation),
         trigger=config.trigger.strip(),
         fingerprint=_fingerprint(training, validation, prior),
-        warnings=(*reader.warnings, *advice(training, validation, reader.seen)),
+        warnings=(*reader.warnings, *advice(training, validation, reader.seen, config.few)),
         regularization=tuple(prior),
         batch_sizes=batch_sizes,
     )

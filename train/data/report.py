@@ -77,8 +77,8 @@ def _warnings(
     if sizes := {framing.resolution for framing in framings if framing} - {own}:
         asked = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
         said.append(
-            f"the dataset_config's resolution {asked} is trained; probes and metadata go by "
-            f"data.resolution, {own[0]}"
+            f"the dataset_config's resolution {asked} is trained; probes go by data.resolution, "
+            f"{own[0]}"
         )
     if others := {size for size in batch_sizes if size != settings.batch_size}:
         asked = ", ".join(map(str, sorted(others)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# without effect on the LoRA here: logs, samples, loading, memory, or done in any case
+# without effect on the LoRA here: logs, samples, loading, memory, an interface, or done in any case
 IGNORED = {
     "async_upload", "cache_info", "cache_text_encoder_outputs",
     "cache_text_encoder_outputs_to_disk", "config_file", "console_log_file",
@@ -13,8 +13,9 @@ IGNORED = {
     "huggingface_repo_type", "huggingface_repo_visibility", "huggingface_token", "log_config",
     "log_prefix", "log_tracker_config", "log_tracker_name", "log_with", "logging_dir", "lowram",
     "max_data_loader_n_workers", "metadata_author", "metadata_description", "metadata_license",
-    "metadata_tags", "metadata_title", "no_half_vae", "no_metadata", "offload_optimizer_device",
-    "offload_optimizer_nvme_path", "offload_param_device", "offload_param_nvme_path",
+    "metadata_tags", "metadata_title", "no_half_vae", "no_metadata", "noise_offset_type",
+    "offload_optimizer_device", "offload_optimizer_nvme_path", "offload_param_device",
+    "offload_param_nvme_path",
     "output_config", "persistent_data_loader_workers", "resume_from_huggingface",
     "sample_at_first", "sample_every_n_epochs", "sample_every_n_steps", "sample_prompts",
     "sample_sampler", "save_every_n_steps", "save_last_n_epochs_state", "save_last_n_steps",
@@ -64,3 +65,6 @@ MEANT = {
     "epoch": "max_train_epochs",
     "caption_extention": "caption_extension",  # this one it does know
 }
+
+# what says the same as one of those that are meant, so that kohya goes by it
+RIVALS = {"max_train_epochs": ("max_train_steps",)}

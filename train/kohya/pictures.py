@@ -7,28 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from train.config import EMBEDDED, ConfigError
-from train.kohya.reading import read_toml
-from train.kohya.said import Said
+from train.data.dataset_config import LEAST, MOST
+from train.kohya.datasets import class_words
+from train.kohya.said import Said, whole
 
 
 def pictures(said: Said, dataset_config: str | None) -> dict[str, Any]:
     """Our settings for them.
 
     Args:
-        dataset_config: of the command line; it beats the file's.
+        dataset_config: the file that names them, where there is one.
     """
-    folder, own = said.text("train_data_dir"), said.text("dataset_config")
-    chosen = dataset_config or own
-    if folder and chosen:
+    folder = said.text("train_data_dir")
+    if folder and dataset_config:
         said.notes.append("train_data_dir is left out beside the dataset config, as kohya does")
         folder = None
     base, size = said.text("pretrained_model_name_or_path"), _sides(said)
-    if size is None and not chosen:
+    if size is None and not dataset_config:
         said.notes.append("resolution is missing: kohya would stop; ours is taken")
     return {
         "data.path": folder,
-        "data.dataset_config": chosen,
-        "data.trigger": _words_of_config(chosen) if chosen else _words_of_folder(folder),
+        "data.dataset_config": dataset_config,
+        "data.trigger": _trigger(folder, dataset_config),
         "data.regularization_path": said.text("reg_data_dir"),
         "data.caption_extension": said.text("caption_extension", ".caption"),
         "data.repeats": 1,  # kohya knows none but those of folders and of dataset configs
@@ -46,7 +46,7 @@ def pictures(said: Said, dataset_config: str | None) -> dict[str, Any]:
 
 def _sides(said: Said) -> tuple[int, int | None] | None:
     """Width, and height where it is another: from 512, "512", "512,768" or [512, 768]."""
-    sides = [int(side) for side in said.numbers("resolution")]
+    sides = [whole("resolution", side) for side in said.numbers("resolution")]
     if len(sides) > 2:
         raise ConfigError(f"kohya: resolution: {sides} is neither a side nor width and height")
     if not sides:
@@ -55,19 +55,10 @@ def _sides(said: Said) -> tuple[int, int | None] | None:
     return width, None if width == height else height
 
 
-def _words_of_config(file: str) -> str | None:
-    """The class words of a dataset config's first subset that has some."""
-    content, _ = read_toml(Path(file))  # what was repaired is said by whoever reads the pictures
-    datasets = content.get("datasets")
-    for dataset in datasets if isinstance(datasets, list) else []:
-        for subset in dataset.get("subsets", []) if isinstance(dataset, dict) else []:
-            if words := str(subset.get("class_tokens", "")).strip():
-                return words
-    return None
-
-
-def _words_of_folder(folder: str | None) -> str | None:
-    """Those of the first folder of kohya's layout, as in 10_sks person."""
+def _trigger(folder: str | None, dataset_config: str | None) -> str | None:
+    """The class words of the dataset config, or of the first of kohya's folders (10_sks person)."""
+    if dataset_config:
+        return class_words(Path(dataset_config))
     place = Path(folder or "-").expanduser()
     names = sorted(inside.name for inside in place.iterdir()) if place.is_dir() else []
     matches = [re.fullmatch(r"\d+_(.+)", name) for name in names]
@@ -77,14 +68,16 @@ def _words_of_folder(folder: str | None) -> str | None:
 def _buckets(said: Said, embedded: bool) -> dict[str, Any]:
     used = said.flag("enable_bucket")
     sides = {
-        "data.min_bucket": said.whole("min_bucket_reso", 256 if used else None),
-        "data.max_bucket": said.whole("max_bucket_reso", 1024 if used else None),
+        "data.min_bucket": said.whole("min_bucket_reso", LEAST if used else None),
+        "data.max_bucket": said.whole("max_bucket_reso", MOST if used else None),
         "data.bucket_step": said.whole("bucket_reso_steps", 64 if used else None),
     }
     upscale = not said.flag("bucket_no_upscale")
     if used:
         return {"data.buckets": True, **sides, "data.bucket_upscale": upscale}
-    return {} if embedded else {"data.buckets": False}  # the embedded base has none in any case
+    # they count where a dataset config has buckets of its own
+    sides["data.bucket_upscale"] = None if upscale else False
+    return sides if embedded else {"data.buckets": False, **sides}  # the embedded base has none
 
 
 def _caches(said: Said) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from train.config import ConfigError
-from train.kohya.keys import HARMLESS, IGNORED, MEANT, UNSUPPORTED
+from train.kohya.keys import HARMLESS, IGNORED, MEANT, RIVALS, UNSUPPORTED
 from train.kohya.reading import PLAIN
 
 NOTHING: tuple[Any, ...] = (None, "", [], {})
@@ -44,8 +44,9 @@ class Said:
 
     def _take(self, key: str, meant: str) -> None:
         value = self.values.pop(key)
-        if meant in self.values:
-            self.notes.append(f"{key} is left out beside {meant}")
+        known = (meant, *RIVALS.get(meant, ()))
+        if beside := [own for own in known if self.values.get(own) not in NOTHING]:
+            self.notes.append(f"{key} is left out beside {beside[0]}")
             return
         self.values[meant] = value
         unknown = f"{key}: kohya has no such key and takes it silently; read as {meant}"
@@ -81,9 +82,7 @@ class Said:
 
     def whole(self, key: str, default: int | None = None) -> Any:
         value = self.number(key, default)
-        if value is None or value == int(value):
-            return value if value is None else int(value)
-        raise ConfigError(f"kohya: {key} is a whole number, not {value!r}")
+        return value if value is None else whole(key, value)
 
     def numbers(self, key: str) -> list[int | float]:
         """One number or several: 512, "512,768", [512, 768]; none where it is silent."""
@@ -134,6 +133,18 @@ def number(key: str, value: Any) -> int | float:
         return int(written) if re.fullmatch(r"[+-]?\d+", written) else float(written)
     except ValueError:
         raise ConfigError(f"kohya: {key} is a number, not {value!r}") from None
+
+
+def whole(key: str, value: Any) -> int:
+    """A whole number, as a number or as a string.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    read = number(key, value)
+    if isinstance(read, float) and not read.is_integer():  # inf and nan are none either
+        raise ConfigError(f"kohya: {key} is a whole number, not {value!r}")
+    return int(read)
 
 
 def argument(value: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from train.checks import SCHEDULER_ALIASES, SCHEDULERS
 from train.config import ConfigError, suggestion
 from train.kohya.optimizers import kind_of
-from train.kohya.said import Said, argument
+from train.kohya.said import Said, argument, whole
 
 FIND_THEIR_OWN = ("prodigy", "dadapt")  # one step size for all networks
 LEARNING_RATE = 2e-6  # kohya's own default, which is for fine-tuning and far too low for a LoRA
@@ -77,7 +77,7 @@ def scheduler(said: Said) -> dict[str, Any]:
     return {
         "scheduler": name,
         "scheduler.warmup": float(warmup) if share else 0.0,
-        "scheduler.warmup_steps": int(warmup) if warmup and not share else None,
+        "scheduler.warmup_steps": None if share else whole("lr_warmup_steps", warmup) or None,
         "scheduler.num_cycles": 1 if cycles is None else cycles,
         "scheduler.power": 1.0 if power is None else float(power),
         "scheduler.min_lr_ratio": (least or 0.0) if low else None,

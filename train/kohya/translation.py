@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from train.config import ConfigError, suggestion
+from train.kohya.datasets import beating
 from train.kohya.keys import IGNORED, MEANT, UNSUPPORTED
 from train.kohya.pictures import pictures
 from train.kohya.reading import read_toml
-from train.kohya.said import Said, number
+from train.kohya.said import Said, number, whole
 from train.kohya.steps import length, optimizer, rates, scheduler
 
 PRECISIONS = {"no": "fp32", "float": "fp32", "fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 # those that need no more than another name, where the config has them
 NUMBERS = {
     "max_grad_norm": "training.max_grad_norm",
-    "min_snr_gamma": "training.min_snr_gamma",
     "noise_offset": "training.noise_offset",
     "prior_loss_weight": "training.prior_loss_weight",
     "caption_dropout_rate": "training.caption_dropout",
@@ -56,9 +56,12 @@ def translate(path: Path | None, dataset_config: str | None = None) -> Translati
         return Translation({"data.dataset_config": dataset_config}, [])
     content, repairs = read_toml(path)
     said = Said(content)
+    own = said.text("dataset_config")
+    if chosen := dataset_config or own:
+        said.values |= beating(Path(chosen))
     settings = {
         **_model(said),
-        **pictures(said, dataset_config),
+        **pictures(said, chosen),
         **_network(said),
         **optimizer(said),
         **scheduler(said),
@@ -114,7 +117,7 @@ def _network(said: Said) -> dict[str, Any]:
         raise ConfigError("kohya: to train the text encoder alone is not supported")
     rank, alpha = said.whole("network_dim", 4), said.number("network_alpha", 1)
     dropout, arguments = said.number("network_dropout"), said.arguments("network_args")
-    conv = int(number("conv_dim", arguments.pop("conv_dim", 0)))
+    conv = whole("conv_dim", arguments.pop("conv_dim", 0))
     conv_alpha = number("conv_alpha", arguments.pop("conv_alpha", 1))
     if "dropout" in arguments:
         dropout = number("dropout", arguments.pop("dropout"))
@@ -146,6 +149,7 @@ def _training(said: Said) -> dict[str, Any]:
         "training.gradient_accumulation": said.whole("gradient_accumulation_steps", 1),
         "training.seed": seed,
         **{name: said.number(key) for key, name in NUMBERS.items()},
+        "training.min_snr_gamma": said.number("min_snr_gamma") or None,  # 0 is off there
         "training.save_precision": _precision(said, "save_precision", "float"),
         "output": said.text("output_dir"),
         "name": said.text("output_name", "last"),

@@ -1,0 +1,196 @@
+"""Too little memory: what is said of it, and how a training goes on with less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.train.conftest import command, end
+from train.__main__ import main
+from train.base import Base, BaseError, load_base
+from train.checkpoint import read_metadata
+from train.config import BaseConfig, DataConfig, TrialConfig
+from train.memory import adapted, advice, ran_out, with_next_remedy
+from train.trainer import Trainer, TrainingError
+
+Make = Callable[..., TrialConfig]
+
+
+@pytest.fixture
+def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Any, ...]]]:
+    """Has memory run out at a call of `Trainer.step` as long as a condition holds."""
+
+    def made(at: int, too_much: Callable[[TrialConfig], bool]) -> list[tuple[Any, ...]]:
+        calls: list[tuple[Any, ...]] = []
+        go = Trainer.step
+
+        def step(self: Trainer, running: Any, step: int) -> None:
+            config = running[0].config
+            calls.append((running[0].epoch, step, config.training.batch_size))
+            if len(calls) >= at and too_much(config):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            go(self, running, step)
+
+        monkeypatch.setattr(Trainer, "step", step)
+        return calls
+
+    return made
+
+
+def test_out_of_memory_says_what_helps_in_order(
+    base: Base, trial: Make, tmp_path: Path, short_of_memory: Any
+) -> None:
+    short_of_memory(5, lambda config: True)
+    with pytest.raises(TrainingError) as stopped:
+        main(command(trial(batch_size=2, gradient_accumulation=3), tmp_path))
+    said = str(stopped.value)
+    places = [said.index(word) for word in (
+        "gradient_checkpointing=true", "data.resolution", "cached latents", "adamw8bit",
+        "training.batch_size=1 training.gradient_accumulation=6")]  # fmt: skip
+    assert places == sorted(places)
+    assert (tmp_path / "lora-000001.safetensors").is_file()
+    assert "is so already" in advice(trial(gradient_checkpointing=True))
+
+
+@pytest.mark.parametrize("place", ["open_pipeline", "Base"])  # the machine's memory, a GPU's
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_while_the_base_is_loaded_is_one_line(
+    base_folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(f"train.base.{place}", fails)
+    with pytest.raises(
+        BaseError, match=r"out of memory while .*base.precision=bf16.*now fp16"
+    ) as end:
+        load_base(BaseConfig(path=str(base_folder), device="cpu", precision="fp16"))
+    assert "\n" not in str(end.value)
+
+
+def test_oom_adapt_goes_on_with_less_from_the_last_state(
+    base: Base, trial: Make, tmp_path: Path, short_of_memory: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Runs out in the second epoch until batches are of one picture; then continues after that."""
+    calls = short_of_memory(5, lambda config: config.training.batch_size > 1)
+    config = trial(oom="adapt", epochs=3, batch_size=2, state_minutes=0)
+    main(command(config, tmp_path))
+    assert calls[:7] == [
+        (0, 0, 2),
+        (0, 1, 2),
+        (0, 2, 2),
+        (1, 0, 2),
+        (1, 1, 2),
+        (1, 1, 2),
+        (1, 1, 2),
+    ]
+    assert calls[7:] == [(1, b, 1) for b in range(2, 6)] + [(2, b, 1) for b in range(6)]
+    for word in ("gradient_checkpointing=True", "AdamW8bit", "gradient_accumulation=2"):
+        assert word in caplog.text
+    about = read_metadata(tmp_path / "lora.safetensors")["lorasweep_config"]
+    assert '"gradient_checkpointing": true' in about
+    assert '"batch_size": 1' in about
+    # the same command later knows what it has changed
+    before = (tmp_path / "lora.safetensors").read_bytes()
+    main(command(config, tmp_path))
+    assert (tmp_path / "lora.safetensors").read_bytes() == before
+    assert len(calls) == 17
+
+
+@pytest.mark.parametrize(
+    ("error", "out"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't "
+                      "allocate memory: you tried to allocate 8 bytes"), True),
+        (TrainingError("outputs/allocated holds a run of other settings"), False),
+        (OSError("cannot be allocated"), False),
+    ],
+)  # fmt: skip
+def test_a_lack_of_memory_is_known_by_what_is_said_of_it(error: Exception, out: bool) -> None:
+    assert ran_out(error) == out
+
+
+def all_remedies(config: TrialConfig) -> tuple[str, ...]:
+    """Those that memory runs out for again and again."""
+    remedies: tuple[str, ...] = ()
+    while (more := with_next_remedy(config, remedies)) is not None:
+        remedies = more
+    return remedies
+
+
+def test_remedies_come_in_the_guides_order_and_end(
+    trial: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = DataConfig(resolution=512, height=768, buckets=True)
+    config = trial(oom="adapt", cache="off", data=data)
+    stopped = trial(cache="off", data=data)
+    assert "training.oom=adapt applies 1, 2, 3, 4, 5 by itself" in advice(stopped)
+    remedies = all_remedies(config)
+    assert remedies == (
+        "gradient_checkpointing", "resolution", "cached latents", "8-bit optimizer", "batch_size 1",
+    )  # fmt: skip
+    changed = adapted(config, remedies)
+    assert (changed.data.resolution, changed.data.height, changed.cache) == (384, 576, "memory")
+    assert (changed.training.batch_size, changed.training.gradient_accumulation) == (1, 2)
+    assert "(data.resolution=384, data.height=576)" in caplog.text
+    assert "oom=adapt" not in advice(changed)
+    assert with_next_remedy(stopped, ()) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": DataConfig(dataset_config="data.toml", resolution=512)},
+        {"data": DataConfig(buckets=True, resolution=512), "max_steps": 9},
+        {"data": DataConfig(resolution=64)},
+    ],
+)
+def test_what_cannot_be_changed_in_the_middle_is_passed_over(
+    trial: Make, other: dict[str, Any]
+) -> None:
+    """Sizes of a file, other epochs with max_steps, or no smaller step; and no 8 bits."""
+    config = trial(oom="adapt", optimizer={"_target_": "torch.optim.SGD", "lr": 0.1}, **other)
+    assert all_remedies(config) == ("gradient_checkpointing", "batch_size 1")
+
+
+@pytest.mark.parametrize(
+    ("resolution", "smaller"), [(416, 320), (512, 384), (640, 512), (768, 576), (1024, 768)]
+)
+def test_pictures_become_smaller_by_a_quarter(trial: Make, resolution: int, smaller: int) -> None:
+    config = trial(data=DataConfig(resolution=resolution))
+    assert adapted(config, ["resolution"]).data.resolution == smaller
+
+
+def test_oom_adapt_goes_on_with_smaller_pictures_in_other_buckets(
+    base: Base, trial: Make, shapes: Path, tmp_path: Path, short_of_memory: Any
+) -> None:
+    """From the middle of the second epoch, and so again when the same command continues."""
+    data = DataConfig(path=str(shapes), resolution=96, buckets=True, validation_fraction=0.0)
+    config = trial(oom="adapt", epochs=2, batch_size=1, cache="off", data=data, state_minutes=0)
+    calls = short_of_memory(8, lambda config: config.data.resolution > 64 or config.cache == "off")
+    main(command(config, tmp_path))
+    done = [(epoch, step) for epoch, step, _ in calls]
+    assert done == [(0, b) for b in range(5)] + [(1, b) for b in (0, 1, *[2] * 3, *range(2, 5))]
+    told = [
+        read_metadata(tmp_path / name)["ss_resolution"]
+        for name in ("lora-000001.safetensors", "lora.safetensors")
+    ]
+    assert told == ["(96, 96)", "(64, 64)"]
+    assert end(tmp_path)["remedies"] == ["gradient_checkpointing", "resolution", "cached latents"]
+    main(command(config, tmp_path))
+    assert len(calls) == len(done)

@@ -1,0 +1,56 @@
+"""What a dataset config of kohya's says that is no matter of its pictures alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from train.kohya.reading import read_toml
+
+# its keys -> those of the config that they beat
+BEATEN = {"batch_size": "train_batch_size", "resolution": "resolution"}
+
+
+def beating(file: Path) -> dict[str, Any]:
+    """What all its datasets, or [general], say, so that the config's does not count.
+
+    Of several the first counts, and the report on the pictures warns of the others.
+
+    Raises:
+        ConfigError: no such file, or no TOML.
+    """
+    content = _content(file)
+    general = _table(content.get("general"))
+    datasets = [{**general, **dataset} for dataset in _tables(content.get("datasets"))]
+    return {
+        beaten: datasets[0][key]
+        for key, beaten in BEATEN.items()
+        if datasets and all(key in dataset for dataset in datasets)
+    }
+
+
+def class_words(file: Path) -> str | None:
+    """Those of its first subset that has some.
+
+    Raises:
+        ConfigError: no such file, or no TOML.
+    """
+    for dataset in _tables(_content(file).get("datasets")):
+        for subset in _tables(dataset.get("subsets")):
+            if words := str(subset.get("class_tokens", "")).strip():
+                return words
+    return None
+
+
+def _content(file: Path) -> dict[str, Any]:
+    content, _ = read_toml(file)  # what was repaired is said by whoever reads the pictures
+    return content
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    """The tables of a list; what is none of them is refused by whoever reads the pictures."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
