@@ -193,6 +193,12 @@ def translate(files: list[str]) -> None:
     assert expand([f"{key}={file}" for key, file in zip((KOHYA, DATASET), files, strict=False)])
 
 
+def variable(arguments: list[str]) -> None:
+    """Windows' `set`: only of variables that the Makefile sets too."""
+    (assignment,) = arguments
+    assert assignment in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 WALKS: dict[str, Callable[[list[str]], None]] = {
     "python": python,
     "make": make,
@@ -200,6 +206,7 @@ WALKS: dict[str, Callable[[list[str]], None]] = {
     "touch": touch,
     "mlflow": options(mlflow_command),
     "ray": ray,
+    "set": variable,
     "ruff": tool,
     "mypy": tool,
     "echo": tool,

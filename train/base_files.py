@@ -17,6 +17,10 @@ from train.single_file import LATENT_CHANNELS, family_of_file, layout
 EMBEDDED_FOLDER = Path(__file__).parent / "puppets" / "weights" / "base"
 INDEX = "model_index.json"
 WEIGHTS = ".safetensors"  # a name that ends so is a file's; those of the hub may have dots too
+PICKLES = (
+    "; its weights are pickles, which can run code when loaded: convert them with diffusers "
+    "(save_pretrained writes .safetensors)"
+)
 
 
 class BaseError(ValueError):
@@ -37,8 +41,11 @@ def locate(path: str) -> Path:
     try:
         return Path(DiffusionPipeline.download(path, use_safetensors=True))
     except (OSError, ValueError) as error:
+        if "`safetensors`" in str(error):
+            raise BaseError(f"base.path: {path} has no .safetensors file{PICKLES}") from error
         raise BaseError(
-            f"base.path: {path} is neither on disk nor to be had from the hub: {cause(error)}"
+            f"base.path: {path} is neither on disk nor to be had from the hub: "
+            f"{cause(error.__cause__ or error)}"
         ) from error
 
 
@@ -94,11 +101,7 @@ def weight_files(source: Path) -> list[Path]:
     found = sorted(source.rglob(f"*{WEIGHTS}"))
     if not found:
         pickles = [*source.rglob("*.bin"), *source.rglob("*.ckpt")]
-        way_out = (
-            "; its weights are pickles, which can run code when loaded: convert them with "
-            "diffusers (save_pretrained writes .safetensors)" if pickles else ""
-        )  # fmt: skip
-        raise BaseError(f"base.path: no .safetensors file in {source}{way_out}")
+        raise BaseError(f"base.path: no .safetensors file in {source}{PICKLES if pickles else ''}")
     return found
 
 

@@ -245,12 +245,12 @@ class Run:
             return ""
         batch = self.batch - (len(losses) - 1 - first)
         rate = self.optimizer.param_groups[0]["lr"]
-        if self.base.dtype == torch.float16:
-            cause = "numbers too large for fp16; base.precision=bf16 or fp32 has room for them"
-        elif self.epoch == 0 and batch <= self.course.accumulation:
+        if self.epoch == 0 and batch <= self.course.accumulation:
             cause = "the base or a picture, since nothing is trained yet"
         else:
             cause = f"a learning rate that is too high ({rate:g})"
+        if self.base.dtype == torch.float16:
+            cause += ", or numbers too large for fp16 (bf16 and fp32 have room for them)"
         known = [float(loss) for loss in self.recent[-SHOWN:]] + losses[:first]
         before = ", ".join(f"{loss:.4g}" for loss in known[-SHOWN:])
         return (

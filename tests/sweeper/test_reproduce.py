@@ -4,6 +4,7 @@ cannot be."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -85,7 +86,8 @@ def test_with_nothing_but_mlflow_it_is_identical(
     with caplog.at_level("INFO"):
         again(*here, f"data.path={one.pictures}", store=store)
     before_training = caplog.text.partition("epoch  1/2")[0]
-    assert "as it was: pictures, base, probes, commit, 12 versions, hardware" in before_training
+    same = r"as it was: pictures, base, probes, commit, \d\d versions, hardware"
+    assert re.search(same, before_training)
     assert "verdict: identical (weights the same bytes in 2 of 2" in capsys.readouterr().out
     experiment = one.client.get_experiment_by_name("one")
     assert experiment
@@ -132,10 +134,10 @@ def test_from_a_file_alone(
     again(f"lora={one.lora}", f"data.path={one.pictures}", f"root={one.root}")
     assert "verdict: identical (weights the same bytes in 1 of 1" in capsys.readouterr().out
     made = one.root / "reproductions/best-0"
-    epoch = load_record(made).selected
-    (file,) = made.glob("*.safetensors")
+    record = load_record(made)
+    (file,) = [c.checkpoint for c in record.scorecards if c.epoch == record.selected]
     assert weights_hash(file) == weights_hash(one.lora)
-    assert epoch == load_record(one.lora.parent / "trials/0000").selected
+    assert record.selected == load_record(one.lora.parent / "trials/0000").selected
 
 
 def test_what_cannot_be_made_again_is_said(one: One, again: Again, tmp_path: Path) -> None:

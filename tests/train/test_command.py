@@ -36,9 +36,9 @@ def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
     in_order = (
         "6 training pictures x 1 repeats, 2 different captions; 1 held out for validation",
         "bucket 40x24: 6 pictures, 6 an epoch",
+        "effective batch 1 (batch_size 1); 6 steps an epoch, 2 epochs, 12 steps",
         "warning: 6 pictures are few",
         "warning: a picture is seen 2 x only",
-        "effective batch 1 (batch_size 1); 6 steps an epoch, 2 epochs, 12 steps",
         "epoch 1/2",
         "epoch 2/2",
     )

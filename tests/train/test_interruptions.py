@@ -151,11 +151,12 @@ def test_a_lost_loss_stops_at_once_and_the_files_stay(
     ("bias", "precision", "cause"),
     [
         (math.nan, "fp32", "the base or a picture, since nothing is trained yet"),
-        (1e6, "fp16", "numbers too large for fp16; base.precision=bf16 or fp32 has room for them"),
+        (1e6, "fp16", "the base or a picture, since nothing is trained yet, or numbers too large "
+         "for fp16 (bf16 and fp32 have room for them)"),
         (1e6, "bf16", ""),
     ],
     ids=["base", "fp16", "bf16"],
-)
+)  # fmt: skip
 def test_a_loss_that_is_lost_from_the_start_tells_the_base(
     trial: Make, base_folder: Path, tmp_path: Path, bias: float, precision: str, cause: str
 ) -> None:

@@ -76,9 +76,18 @@ def test_regularisation_is_shown_as_often_as_the_subject(tmp_path: Path) -> None
     draw(tmp_path / "many", *map(str, range(12)))
     many = load(subject, repeats=3, regularization_path=str(tmp_path / "many"))
     assert len(many.regularization) == 9
-    assert "3 of 12 regularisation pictures are not used" in many.report()
+    assert "3 of 12 regularisation pictures are not used: there are more of them" in many.report()
     flat = {p.caption for p in many.regularization}
     assert flat == {"dog"}, "the class and not the trigger"
+
+
+def test_regularisation_that_is_held_out_elsewhere_is_left_out(tmp_path: Path) -> None:
+    subject = draw(tmp_path / "subject", "a", "b", "c")
+    held_out = draw(tmp_path / "held out" / "dog", "x")
+    others = draw(tmp_path / "class" / "dog", "x", "y")
+    pictures = load(subject, validation_path=str(held_out), regularization_path=str(others))
+    assert [picture.path.stem for picture in pictures.regularization] == ["y"]
+    assert "1 of 2 regularisation pictures are not used: they are equal" in pictures.report()
 
 
 CONFIG = """

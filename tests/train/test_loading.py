@@ -100,11 +100,18 @@ def test_what_the_hub_does_not_give_is_named(
     with monkeypatch.context() as patch:
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         refused(HUB_ID, f"{HUB_ID} is neither on disk nor to be had from the hub: ")
+    with monkeypatch.context() as patch:
+        patch.setattr(downloading, "model_info", unreachable)
+        refused(HUB_ID, "nor to be had from the hub: Name or service not known")
     kept = hub(safetensors=False)
-    refused(HUB_ID, "Could not find the necessary `safetensors` weights")
+    refused(HUB_ID, f"{HUB_ID} has no .safetensors file; its weights are pickles")
     for path in ("somebody/tiny.safetensors", "./somebody", "~/tiny", "/somebody", "a/b/c"):
         refused(path, f"there is no file or folder {path}")
     assert not list(kept.rglob("*.bin"))
+
+
+def unreachable(name: str, **options: Any) -> None:
+    raise downloading.httpx.ConnectError("Name or service not known")
 
 
 def refused(path: str, words: str) -> None:

@@ -92,12 +92,16 @@ def load_pictures(config: DataConfig) -> Pictures:
         raise DataError("data.validation_path: holds all the pictures of the training folder")
     contents = {picture.content for picture in validation}
     shown = sum(picture.repeats for picture in training)
-    prior = balanced(without(regularization, contents), shown)
-    if len(prior) < len(regularization):
-        reader.warnings.append(
-            f"{len(regularization) - len(prior)} of {len(regularization)} regularisation pictures "
-            "are not used: there are more of them than of the subject's"
-        )
+    others = without(regularization, contents)
+    prior = balanced(others, shown)
+    for unused, why in (
+        (len(regularization) - len(others), "they are equal to held-out ones"),
+        (len(others) - len(prior), "there are more of them than of the subject's"),
+    ):
+        if unused:
+            reader.warnings.append(
+                f"{unused} of {len(regularization)} regularisation pictures are not used: {why}"
+            )
     return Pictures(
         training=tuple(training),
         validation=tuple(validation),
