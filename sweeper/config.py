@@ -26,7 +26,7 @@ class StudyConfig:
     storage: str | None = None
     trial: int | None = None
     memorised_epochs: int = 2
-    settled_epochs: int = 2
+    settled_epochs: int = 3
     learning_share: float = 0.5
     retries: int = 2
     keep: str = "best"

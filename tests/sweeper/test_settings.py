@@ -106,6 +106,26 @@ def test_every_pruner_can_be_chosen(pruner: str) -> None:
     assert (shortest < 10) == (pruner != "none")
 
 
+def test_the_default_pruner_tells_a_slow_learner_from_a_bad_one() -> None:
+    """Behind at the same epoch are all: one rises still, one has flattened, one has fallen."""
+    pruner = instantiate(settings("sweep", SweepConfig, []).pruner)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    curves = {
+        "best": [0.70, 0.78, 0.80],
+        "slow": [0.50, 0.58, 0.66],
+        "flat": [0.60, 0.61, 0.61],
+        "falling": [0.79, 0.70, 0.60],
+    }
+    stopped = {}
+    for name, values in curves.items():
+        trial = study.ask()
+        for epoch, value in enumerate(values, 1):
+            trial.report(value, epoch)
+            if trial.should_prune():
+                stopped[name] = epoch
+    assert stopped == {"flat": 2, "falling": 2}
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_can_be_chosen(sampler: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
