@@ -122,7 +122,7 @@ def test_the_default_pruner_tells_a_slow_learner_from_a_bad_one() -> None:
         for epoch, value in enumerate(values, 1):
             trial.report(value, epoch)
             if trial.should_prune():
-                stopped[name] = epoch
+                stopped.setdefault(name, epoch)
     assert stopped == {"flat": 2, "falling": 2}
 
 
