@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -38,9 +38,17 @@ Row = dict[str, Any]
 Images = dict[tuple[int, str], Tensor]
 
 
-def sweep(root: Path) -> tuple[float, float]:
-    """Runs the default sweep; seconds that it took, and those of them after its start-up."""
-    began = at_work = time.monotonic()
+class Seconds(NamedTuple):
+    """How long a sweep took: starting up, with trials at work, and after the last of them."""
+
+    start: float
+    trials: float
+    end: float
+
+
+def sweep(root: Path) -> Seconds:
+    """Runs the default sweep."""
+    began = first = last = time.monotonic()
     command = [sys.executable, "-u", "-m", "sweeper", "-m",
                f"study.root={root}", "study.keep=all"]  # fmt: skip
     with subprocess.Popen(
@@ -49,18 +57,28 @@ def sweep(root: Path) -> tuple[float, float]:
         assert process.stdout
         for line in process.stdout:
             sys.stdout.write(line)
-            if at_work == began and line.startswith("trial "):
-                at_work = time.monotonic()
+            if line.startswith("trial "):
+                last = time.monotonic()
+                first = last if first == began else first
     if process.returncode:
         sys.exit(f"error: the sweep ended with code {process.returncode}")
-    ended = time.monotonic()
-    return ended - began, ended - at_work
+    return Seconds(first - began, last - first, time.monotonic() - last)
 
 
-def orchestration(study: Path, seconds: float) -> float:
-    """The share of a sweep's seconds that was neither training nor generating nor scoring."""
+def orchestration(study: Path, took: Seconds) -> dict[str, float]:
+    """What was neither training nor generating nor scoring, start-up apart.
+
+    Returns:
+        seconds beside trials and at the end; their share of the sweep, and that beside trials.
+    """
     epochs = [epoch for record in load_records(study) for epoch in record.epochs]
-    return 1 - sum(epoch.seconds for epoch in epochs) / seconds
+    beside = took.trials - sum(epoch.seconds for epoch in epochs)
+    return {
+        "beside trials, s": beside,
+        "at the end, s": took.end,
+        "share": (beside + took.end) / (took.trials + took.end),
+        "share beside trials": beside / took.trials,
+    }
 
 
 def pictures(checkpoint: Path, count: int = PICTURES) -> Tensor:
@@ -97,15 +115,18 @@ def judge_trials(study: Path) -> tuple[list[Row], Images]:
     return rows, images
 
 
-def table(rows: list[Row], seconds: float, orchestrating: float) -> str:
+def table(rows: list[Row], seconds: float, orchestrating: dict[str, float]) -> str:
     """The rows, kept and last epoch beside each other."""
     shown = ("quality", "identity", "obeyed", "arms obeyed", "training arms", "training background")
     lines = ["# The default sweep, read by the judge", "",
              f"{len(rows)} trials in {seconds / 60:.1f} minutes, of which, start-up apart,"
-             f" {orchestrating:.1%} went into neither training nor generating nor scoring;"
-             f" {PICTURES} pictures a checkpoint;"
-             " each cell: at the epoch that was kept, and at the trial's last. Quality: geometric"
-             " mean of the identity and the share that is right in every part.", "",
+             f" {orchestrating['share']:.1%} went into neither training nor generating nor scoring:"
+             f" {orchestrating['beside trials, s']:.1f} s while trials were at work"
+             f" ({orchestrating['share beside trials']:.1%} of that time), and once, at the end,"
+             f" {orchestrating['at the end, s']:.1f} s for the report and the like.", "",
+             f"{PICTURES} pictures a checkpoint; each cell: at the epoch that was kept, and at the"
+             " trial's last. Quality: geometric mean of the identity and the share that is right"
+             " in every part.", "",
              f"| trial | kept / last epoch | {' | '.join(shown)} | how it ended |",
              "|" + "---|" * (len(shown) + 3)]  # fmt: skip
     for row in rows:
@@ -155,15 +176,15 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(parser.parse_args().root or folder)
-        seconds, at_work = sweep(root)
+        took = sweep(root)
         study = root / "studies" / "puppets"
-        orchestrating = orchestration(study, at_work)
+        orchestrating = orchestration(study, took)
         rows, images = judge_trials(study)
         shutil.copy(study / "overview.png", RESULTS / "sweep_overview.png")
     sheet(rows, images).savefig(RESULTS / "sweep_pick.png")
-    report = {"seconds": seconds, "orchestration": orchestrating, "trials": rows}
+    report = {"seconds": sum(took), "orchestration": orchestrating, "trials": rows}
     (RESULTS / "sweep.json").write_text(json.dumps(report, indent=1) + "\n")
-    (RESULTS / "sweep.md").write_text(table(rows, seconds, orchestrating))
+    (RESULTS / "sweep.md").write_text(table(rows, sum(took), orchestrating))
 
 
 if __name__ == "__main__":
