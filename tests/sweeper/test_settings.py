@@ -116,7 +116,7 @@ def test_the_default_pruner_tells_a_slow_learner_from_a_bad_one() -> None:
         "flat": [0.60, 0.61, 0.61],
         "falling": [0.79, 0.70, 0.60],
     }
-    stopped = {}
+    stopped: dict[str, int] = {}
     for name, values in curves.items():
         trial = study.ask()
         for epoch, value in enumerate(values, 1):
