@@ -1,6 +1,6 @@
 """What a study's pick is worth after so many trials: TPE with the preset first, random, grid.
 
-`python -m bench.search [repetitions] [folder]` (50 minutes on 2 cores). The judge, which no score
+`python -m bench.search [repetitions] [folder]` (22 minutes on 2 cores). The judge, which no score
 uses, reads pictures of every checkpoint that was ever the best so far.
 """
 

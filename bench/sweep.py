@@ -1,6 +1,6 @@
 """The default sweep, timed, and its pick held against each trial's last epoch by the judge.
 
-`python -m bench.sweep [folder to keep the study in]` (12 minutes on 2 cores). Pictures are made by
+`python -m bench.sweep [folder to keep the study in]` (4 minutes on 2 cores). Pictures are made by
 diffusers' own pipeline and `load_lora_weights`, of prompts and seeds that the sweep has not seen.
 """
 

@@ -1,7 +1,7 @@
 """Many workers on one study: how many trials a second, when a trial is nothing but its overhead;
 and what is lost where they are killed again and again.
 
-`python -m bench.workers` (5 minutes on 2 cores): processes that ask, report, and tell, on the
+`python -m bench.workers` (11 minutes on 2 cores): processes that ask, report, and tell, on the
 journal of a study's folder, on sqlite (in WAL mode), and on a PostgreSQL of its own where there
 is one.
 """
