@@ -40,9 +40,11 @@ class PacePruner(BasePruner):
             for other in study.get_trials(deepcopy=False)
             if other.number != trial.number and other.intermediate_values
         ]
-        if len(reports) < 2 or reports[-1][0] < self.min_epochs or not others:
+        if len(reports) < 2 or not others:
             return False
         (first, before), (last, now) = reports[-self.window - 1 :][0], reports[-1]
+        if not self.min_epochs <= last < self.epochs:  # at its last epoch it is over anyway
+            return False
         pace = self.kept * (now - before) / (last - first)
         best = max(value for _, value in reports)
         return max(best, now + pace * (self.epochs - last)) < max(others)
