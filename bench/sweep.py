@@ -48,7 +48,7 @@ class Seconds(NamedTuple):
 
 def sweep(root: Path) -> Seconds:
     """Runs the default sweep."""
-    began = first = last = time.monotonic()
+    began, lines = time.monotonic(), []
     command = [sys.executable, "-u", "-m", "sweeper", "-m",
                f"study.root={root}", "study.keep=all"]  # fmt: skip
     with subprocess.Popen(
@@ -58,11 +58,10 @@ def sweep(root: Path) -> Seconds:
         for line in process.stdout:
             sys.stdout.write(line)
             if line.startswith("trial "):
-                last = time.monotonic()
-                first = last if first == began else first
+                lines.append(time.monotonic())
     if process.returncode:
         sys.exit(f"error: the sweep ended with code {process.returncode}")
-    return Seconds(first - began, last - first, time.monotonic() - last)
+    return Seconds(lines[0] - began, lines[-1] - lines[0], time.monotonic() - lines[-1])
 
 
 def orchestration(study: Path, took: Seconds) -> dict[str, float]:

@@ -41,7 +41,7 @@ def locate(path: str) -> Path:
     try:
         return Path(DiffusionPipeline.download(path, use_safetensors=True))
     except (OSError, ValueError) as error:
-        if "`safetensors`" in str(error):
+        if "`safetensors`" in str(error):  # diffusers' words where a part has none
             raise BaseError(f"base.path: {path} has no .safetensors file{PICKLES}") from error
         raise BaseError(
             f"base.path: {path} is neither on disk nor to be had from the hub: "

@@ -24,9 +24,7 @@ class PacePruner(BasePruner):
         ValueError: for a window below 1.
     """
 
-    def __init__(
-        self, epochs: int, min_epochs: int = 2, window: int = 3, kept: float = 0.6
-    ) -> None:
+    def __init__(self, epochs: int, min_epochs: int, window: int, kept: float) -> None:
         if window < 1:
             raise ValueError(f"window: {window} must be 1 or more")
         self.epochs, self.min_epochs = epochs, min_epochs
@@ -35,16 +33,13 @@ class PacePruner(BasePruner):
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether to stop it after the value that it has reported last; greater is better."""
         reports = sorted(trial.intermediate_values.items())
-        others = [
-            max(other.intermediate_values.values())
-            for other in study.get_trials(deepcopy=False)
-            if other.number != trial.number and other.intermediate_values
-        ]
-        if len(reports) < 2 or not others:
+        if len(reports) < 2:
             return False
         (first, before), (last, now) = reports[-self.window - 1 :][0], reports[-1]
         if not self.min_epochs <= last < self.epochs:  # at its last epoch it is over anyway
             return False
         pace = self.kept * (now - before) / (last - first)
         best = max(value for _, value in reports)
-        return max(best, now + pace * (self.epochs - last)) < max(others)
+        reach = max(best, now + pace * (self.epochs - last))
+        known = study.get_trials(deepcopy=False)  # it is among them, and its own best is in reach
+        return any(reach < value for one in known for value in one.intermediate_values.values())
