@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from evaluate.probing.probes import CAPTION, CLASS, FRESH, ProbeSet
 from evaluate.scorecard import Scorecard
+from train.checkpoint import write_atomically
 
 CELL, GAP, COLUMNS, HEADING, LINE = 160, 8, 6, 28, 14
 PAPER, INK, GREY, ALARM = (250, 250, 250), (20, 20, 20), (110, 110, 110), (201, 42, 42)
@@ -108,12 +110,11 @@ def data_sheet(
 
 def save_sheet(sheet: Image.Image, file: Path) -> None:
     """Writes a PNG that knows where its pictures are, in one piece."""
-    about, partial = PngInfo(), file.with_suffix(".partial")
+    about, content = PngInfo(), BytesIO()
     about.add_text(CELLS, str(sheet.info.get(CELLS, "[]")))
-    file.parent.mkdir(parents=True, exist_ok=True)
     # in half the time, a fifth more bytes
-    sheet.save(partial, "PNG", compress_level=1, pnginfo=about)
-    partial.replace(file)
+    sheet.save(content, "PNG", compress_level=1, pnginfo=about)
+    write_atomically(file, content.getvalue())
 
 
 def read_sheet(file: Path) -> dict[str, Cell]:

@@ -8,6 +8,7 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -64,10 +65,12 @@ def _serialized(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that after a crash it is there whole, as it was before, or not at all.
 
+    Of several processes that write the same one, the last has it.
+
     Raises:
         CheckpointError: it cannot be written, for example because the disk is full.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free

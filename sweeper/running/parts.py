@@ -120,11 +120,11 @@ def about_study(parts: Parts, config: SweepConfig, study: Path, params: dict[str
         params: what its trials share, the search space, the budget.
     """
     sheet, pictures = study / DATA_SHEET, parts.pictures
-    if not sheet.is_file():
+    if not sheet.is_file():  # it is the last, so that where it is, both are
+        save_sheet(parts.scorer.base_sheet(), study / BASE_SHEET)
         save_sheet(
             data_sheet(_captioned(pictures.training), _captioned(pictures.validation)), sheet
         )
-        save_sheet(parts.scorer.base_sheet(), study / BASE_SHEET)
     return About(
         params=params,
         tags=origin(parts),

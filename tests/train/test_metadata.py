@@ -7,6 +7,7 @@ import json
 import resource
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -144,6 +145,15 @@ def test_hashes_are_those_that_kohya_would_write(
     assert found["sshs_legacy_hash"] == hashlib.sha256(part).hexdigest()[:8]
     loaded = load_checkpoint(path, base.adapters)
     assert all(torch.equal(loaded.down[key], down) for key, down in adapter.down.items())
+
+
+def test_of_several_that_write_a_file_none_fails_and_one_has_it(tmp_path: Path) -> None:
+    file, contents = tmp_path / "data.png", [bytes([n]) * 100_000 for n in range(4)]
+    with ThreadPoolExecutor(len(contents)) as together:
+        for _ in range(20):
+            list(together.map(lambda content: write_atomically(file, content), contents))
+            assert file.read_bytes() in contents
+    assert [f.name for f in tmp_path.iterdir()] == ["data.png"]
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_half(
