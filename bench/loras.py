@@ -30,7 +30,7 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
 )
-from train.data import load_pictures
+from train.data.loading import load_pictures
 from train.puppets.demo import (
     CHARACTERS,
     NARROW_BACKGROUNDS,

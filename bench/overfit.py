@@ -24,7 +24,7 @@ from train.base import Base, load_base
 from train.checkpoint import load_checkpoint
 from train.command import quiet
 from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
-from train.data import load_pictures
+from train.data.loading import load_pictures
 from train.puppets.demo import (
     NARROW_BACKGROUNDS,
     NARROW_POSES,

@@ -35,7 +35,7 @@ from train.base_files import EMBEDDED_FOLDER
 from train.checkpoint import write_atomically
 from train.command import quiet, settings
 from train.config import BaseConfig, TrialConfig, trial_of
-from train.data import Pictures, load_pictures
+from train.data.loading import Pictures, load_pictures
 from train.member import Member, Run
 from train.trainer import Trainer
 

@@ -38,7 +38,7 @@ from train.base import load_base
 from train.checkpoint import write_atomically
 from train.command import quiet, settings
 from train.config import BaseConfig, DataConfig
-from train.data import load_pictures
+from train.data.loading import load_pictures
 from train.puppets.captions import caption
 from train.puppets.demo import CHARACTERS, TRIGGER, shots
 from train.puppets.judge import Judge

@@ -30,7 +30,7 @@ from train.base import load_base
 from train.checkpoint import epoch_of, write_atomically
 from train.command import quiet, settings
 from train.config import BaseConfig
-from train.data import load_pictures
+from train.data.loading import load_pictures
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"

@@ -27,7 +27,7 @@ from bench.judging import judged, wishes
 from sweeper.recording.record import load_records
 from train.command import quiet
 from train.config import DataConfig
-from train.data import load_pictures
+from train.data.loading import load_pictures
 from train.puppets.gates import generate, load_pipeline
 from train.puppets.judge import Judge
 

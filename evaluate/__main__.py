@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from evaluate.choice.diagnosis import Finding, describe, diagnose
 from evaluate.choice.merit import fidelity
 from evaluate.choice.policy import Selection, check_scores, select
-from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
+from evaluate.config import EvaluateConfig, check_evaluate
 from evaluate.curves import draw_curves
 from evaluate.files import find
 from evaluate.ledger import Ledger
@@ -26,34 +26,16 @@ from evaluate.sheet import save_sheet
 from evaluate.tracking import Run, Store, flatten, score_metrics
 from train.base import load_base
 from train.command import run
-from train.config import BaseConfig, DataConfig
-from train.data import load_pictures
+from train.construction import check_device
+from train.data.loading import load_pictures
 
 log = logging.getLogger(__name__)
 WIDE = 230  # columns of a table with intervals
 
 
-@dataclass
-class EvaluateConfig:
-    """What is scored, and how."""
-
-    checkpoints: str | None = None
-    data: DataConfig = field(default_factory=DataConfig)
-    base: BaseConfig = field(default_factory=BaseConfig)
-    probes: ProbesConfig = field(default_factory=ProbesConfig)
-    scores: ScoresConfig = field(default_factory=ScoresConfig)
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
-    output: str = "outputs/scores"
-    root: str = "mlruns"
-
-
-def check(config: EvaluateConfig) -> None:
-    """Refuses impossible settings with a ConfigError."""
-    check_scoring(config.probes, config.scores, config.policy)
-
-
 def main(config: EvaluateConfig) -> None:
     """Scores the files in their order; writes and logs what is found, and says which to keep."""
+    check_device(config.base)
     unit, files = find(config.checkpoints) if config.checkpoints else ("epoch", {})
     pictures = load_pictures(config.data)
     log.info(pictures.report())
@@ -169,4 +151,4 @@ def _cell(estimate: Estimate | None, interval: bool) -> str:
 
 
 if __name__ == "__main__":
-    run("evaluate", EvaluateConfig, check, main)
+    run("evaluate", EvaluateConfig, check_evaluate, main)

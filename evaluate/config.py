@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from evaluate.intervals import wilson
-from train.config import ConfigError, suggestion
+from train.checks import check_base, check_data
+from train.config import MOST_STEPS, BaseConfig, ConfigError, DataConfig, suggestion
+from train.ranges import RANGE, SEED, Range, limited, ranged
 
 # what a limit of the policy can be set on, and what its rules can look at
 SCORES = (
@@ -24,6 +26,7 @@ SCORES = (
 )
 SHARES = ("pose_memorization", "background_leak", "outfit_leak", "copying")  # of the probes
 LOSSES = ("validation_loss", "generalization_gap")  # need held-out pictures
+FINITE = Range(-1e6, 1e6)  # of a limit or a weight
 OTHERS = 8  # one probe in so many is a training caption, and one is of the class alone
 POSES = ("puppets", "keypointrcnn", "mediapipe", "layout")
 RULES = (
@@ -43,10 +46,10 @@ class ProbesConfig:
 
     values: str = "puppets"
     set: str | None = None
-    count: int = 32
-    seed: int = 1
-    steps: int = 20
-    guidance: float = 6.0
+    count: int = ranged(32, 2, 4096)
+    seed: int = limited(1, SEED)
+    steps: int = ranged(20, 1, 1000)
+    guidance: float = ranged(6.0, 0, 100)
 
 
 @dataclass
@@ -56,10 +59,10 @@ class ScoresConfig:
     encoder: str = "puppets"
     pose: str = "puppets"
     pose_model: str | None = None
-    baseline: int = 4
-    resamples: int = 500
-    confidence: float = 0.9
-    validation_timesteps: int = 8
+    baseline: int = ranged(4, 1, 100)
+    resamples: int = ranged(500, 2, 10_000)
+    confidence: float = ranged(0.9, 0.01, 0.9999)
+    validation_timesteps: int = ranged(8, 1, 1000)
 
 
 @dataclass
@@ -67,11 +70,36 @@ class PolicyConfig:
     """How one checkpoint is selected from many."""
 
     rule: str = "overfit_aware"
-    limits: dict[str, float] = field(default_factory=dict)
-    floors: dict[str, float] = field(default_factory=dict)
-    standard_errors: float = 1.0
-    epoch: int = 0
-    weights: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict, metadata={RANGE: FINITE})
+    floors: dict[str, float] = field(default_factory=dict, metadata={RANGE: FINITE})
+    standard_errors: float = ranged(1.0, 0, 100)
+    epoch: int = ranged(0, 0, MOST_STEPS)
+    weights: dict[str, float] = field(default_factory=dict, metadata={RANGE: FINITE})
+
+
+@dataclass
+class EvaluateConfig:
+    """conf/evaluate.yaml: what is scored, and how."""
+
+    checkpoints: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
+    scores: ScoresConfig = field(default_factory=ScoresConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    output: str = "outputs/scores"
+    root: str = "mlruns"
+
+
+def check_evaluate(config: EvaluateConfig) -> None:
+    """Refuses impossible settings, naming the key.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
+    check_data(config.data)
+    check_base(config.base)
+    check_scoring(config.probes, config.scores, config.policy)
 
 
 def check_scoring(probes: ProbesConfig, scores: ScoresConfig, policy: PolicyConfig) -> None:
@@ -80,14 +108,6 @@ def check_scoring(probes: ProbesConfig, scores: ScoresConfig, policy: PolicyConf
     Raises:
         ConfigError: with the first setting that cannot work.
     """
-    least = (("probes.count", probes.count, 2), ("probes.steps", probes.steps, 1),
-             ("scores.baseline", scores.baseline, 1), ("scores.resamples", scores.resamples, 2),
-             ("scores.validation_timesteps", scores.validation_timesteps, 1))  # fmt: skip
-    for key, value, lowest in least:
-        if value < lowest:
-            raise ConfigError(f"{key}: {value} must be {lowest} or more")
-    if not 0 < scores.confidence < 1:
-        raise ConfigError("scores.confidence: must lie between 0 and 1")
     _one_of("scores.pose", scores.pose, POSES)
     check_policy(policy)
     fresh = probes.count - 2 * (probes.count // OTHERS)
@@ -113,8 +133,6 @@ def check_policy(policy: PolicyConfig) -> None:
         raise ConfigError("policy.epoch: the rule epoch needs the epoch to keep, 1 or more")
     if policy.rule == "weighted" and not policy.weights:
         raise ConfigError("policy.weights: the rule weighted needs a weight for one score or more")
-    if policy.standard_errors < 0:
-        raise ConfigError(f"policy.standard_errors: {policy.standard_errors} must be 0 or more")
 
 
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:

@@ -29,7 +29,8 @@ from evaluate.scorecard import Estimate, Scorecard
 from train.base import Base
 from train.checkpoint import load_checkpoint
 from train.config import DataConfig
-from train.data import Picture, Pictures
+from train.data.loading import Pictures
+from train.data.picture import Picture
 
 log = logging.getLogger(__name__)
 HALF = 0.5  # of the pictures at least must show a pose

@@ -8,13 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
-from sweeper.running.budget import BudgetConfig
+from sweeper.proposing.arguments import check_pruner
+from train.arguments import whole
 from train.checks import check_trial
-from train.config import EMBEDDED, ConfigError, TrialConfig, suggestion
+from train.config import EMBEDDED, MOST_EPOCHS, ConfigError, TrialConfig, suggestion
+from train.ranges import ranged, shown
 
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"
-COUNTS = ("memorised_epochs", "settled_epochs", "retries")
+MOST_TRIALS = 1_000_000
+PACK = whole(1, 1024)
+
+
+@dataclass
+class BudgetConfig:
+    """When a study has had enough trials."""
+
+    hours: float | None = ranged(None, 0, 1_000_000)
+    device_hours: float | None = ranged(None, 0, 1_000_000)
+    patience: int | None = ranged(None, 0, MOST_TRIALS)
+    max_failures: int | None = ranged(None, 0, MOST_TRIALS)
 
 
 @dataclass
@@ -24,11 +37,11 @@ class StudyConfig:
     name: str | None = None
     root: str = "mlruns"
     storage: str | None = None
-    trial: int | None = None
-    memorised_epochs: int = 2
-    settled_epochs: int = 3
-    learning_share: float = 0.5
-    retries: int = 2
+    trial: int | None = ranged(None, 0, MOST_TRIALS)
+    memorised_epochs: int = ranged(2, 0, MOST_EPOCHS)
+    settled_epochs: int = ranged(3, 0, MOST_EPOCHS)
+    learning_share: float = ranged(0.5, 0, 1)
+    retries: int = ranged(2, 0, 1000)
     keep: str = "best"
     queue: list[dict[str, Any]] = field(default_factory=list)
     from_study: str | None = None
@@ -68,21 +81,12 @@ def check_sweep(config: SweepConfig) -> None:
     name = config.study.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
         raise ConfigError(f"study.name: {name!r} may hold letters, digits, '.', '_' and '-' only")
-    limits = {name: getattr(config.study, name) for name in COUNTS} | {
-        f"budget.{name}": value for name, value in vars(config.study.budget).items()
-    }
-    for key, value in limits.items():
-        if value is not None and value < 0:
-            raise ConfigError(f"study.{key}: {value} must be 0 or more")
     if config.study.keep not in KEEP:
         near = suggestion(config.study.keep, [*KEEP])
         raise ConfigError(f"study.keep: {config.study.keep!r} is none of {', '.join(KEEP)}{near}")
-    if not 0 <= config.study.learning_share <= 1:
-        raise ConfigError("study.learning_share: is a share of the epochs, from 0 to 1")
-    if config.pack != AUTO and not (isinstance(config.pack, int) and config.pack > 0):
-        raise ConfigError(f"pack: {config.pack!r} must be auto, or 1 or more trials at once")
-    if "_target_" not in config.pruner:
-        raise ConfigError("pruner: needs a _target_, as the files of conf/pruner have")
+    if config.pack != AUTO and not PACK.accepts(config.pack):
+        raise ConfigError(f"pack: {shown(config.pack)} must be {PACK} (trials at once), or auto")
+    check_pruner(config.pruner)
 
 
 def suggested_name(config: SweepConfig) -> str:

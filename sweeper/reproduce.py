@@ -22,7 +22,9 @@ from sweeper.running.parts import load_parts, origin, origin_of_pictures
 from train.base import BaseError
 from train.command import run
 from train.config import ConfigError
-from train.data import DataError, load_pictures
+from train.construction import check_construction
+from train.data.loading import load_pictures
+from train.data.picture import DataError
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ def main(config: ReproduceConfig) -> None:
     log.info(f"making again {original.said}")
     carried = settings_of(original, config)
     trial = carried.config
+    check_construction(trial)
     check_pictures(original, trial, config)
     try:
         parts = load_parts(trial)

@@ -32,6 +32,7 @@ from sweeper.study.study import TOTAL, Study, best_settings, study_folder
 from sweeper.worker import launch_workers
 from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion
+from train.construction import check_device
 from train.course import course_of
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
     if not isinstance(hydra.launcher, PackedLauncher):
         launch_workers(hydra.launcher, hydra.workers, config)
         return
+    check_device(config.base)
     log.info("searching " + "; ".join(f"{k}: {words}" for k, words in space.describe().items()))
     parts = load_parts(config)
     study = _study(hydra, config, parts, space, first)

@@ -32,7 +32,7 @@ from transformers import (
 
 from train.base import Base, load_base
 from train.config import BaseConfig, DataConfig
-from train.data import Pictures, load_pictures
+from train.data.loading import Pictures, load_pictures
 
 # several processes share the tests and the cores; those that they start inherit it
 os.environ.setdefault("OMP_NUM_THREADS", "1")

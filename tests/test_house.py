@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,19 @@ POSIX = {"fcntl", "grp", "pwd", "resource", "termios", "tty", "pty", "syslog"}
 POSIX_NAMES = {"fork", "getuid", "geteuid", "killpg", "setsid", "SIGKILL", "SIGHUP", "SIGUSR1"}
 NAMES = {"utils", "helpers", "common", "misc"}
 LONGEST = 400
+# what is imported to check a command's settings, and what takes seconds to import
+CHECKS = (
+    "train.config",
+    "train.checks",
+    "evaluate.config",
+    "sweeper.config",
+    "sweeper.reproducing.config",
+    "sweeper.proposing.conditions",
+)
+HEAVY = {
+    "torch", "torchvision", "diffusers", "transformers", "accelerate", "mlflow", "optuna",
+    "numpy", "scipy", "matplotlib", "pandas", "PIL",
+}  # fmt: skip
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
@@ -47,3 +62,9 @@ def test_file_keeps_to_the_house(file: Path) -> None:
         n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in POSIX_NAMES
     ]
     assert not foreign, f"{file} needs {foreign}, which Windows has not"
+
+
+def test_settings_are_checked_without_anything_heavy() -> None:
+    code = f"import sys, {', '.join(CHECKS)}; print(*sorted({HEAVY!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()

@@ -12,8 +12,9 @@ from train.base import Base, load_base
 from train.checks import ADAPT, check_choice, check_trial
 from train.command import quiet, run, with_one_line_errors
 from train.config import ConfigError, TrialConfig, trial_of
+from train.construction import check_construction
 from train.course import course_of, report
-from train.data import Pictures, load_pictures
+from train.data.loading import Pictures, load_pictures
 from train.interrupt import in_good_order
 from train.kohya.command_line import expand
 from train.memory import adapted, advice, ran_out, with_next_remedy
@@ -64,6 +65,7 @@ def main(config: TrainConfig) -> None:
     if config.resume == OFF and processes.main and (replaced := forget(folder, config.name)):
         log.info(f"resume=off: begins anew; {len(replaced)} files of the run in {folder} are gone")
     processes.wait()
+    check_construction(config)
     pictures = load_pictures(config.data)
     log.info(report(trial, pictures, processes.count))
     base = load_base(config.base)

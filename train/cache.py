@@ -16,10 +16,11 @@ from torch import Tensor
 from train.base import Base
 from train.checks import DISK, OFF
 from train.config import BASE_PLACES, TrialConfig
-from train.data import DataError, Picture, Pictures
 from train.data.batches import frames_of
 from train.data.buckets import Frame
 from train.data.captions import draw_captions
+from train.data.loading import Pictures
+from train.data.picture import DataError, Picture
 from train.data.tint import Tint, draw_tints
 from train.loss import encode_latents
 from train.store import Entry, Store, key_of

@@ -23,7 +23,7 @@ from train import completion, local
 from train.base import BaseError
 from train.checkpoint import CheckpointError
 from train.config import CONF, ConfigError, keys, suggestion, typed
-from train.data import DataError
+from train.data.picture import DataError
 from train.member import TrainingError
 
 Schema = TypeVar("Schema")

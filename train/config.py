@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from train.ranges import SEED, SHARE, Range, complaints, is_number, limited, ranged, shown
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # where things lie and what they run on, in DataConfig and in BaseConfig: no part of what is made
@@ -18,6 +21,12 @@ BASE_PLACES = ("path", "device", "speed")
 OWN_DEFAULTS = "own_defaults"  # in the defaults lists of conf/train.yaml, sweep and evaluate
 FIND_THEIR_OWN = ("Prodigy", "DAdapt")  # how optimizers are called that find their step size
 EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find what we ship
+HIGHEST_RANK = 320  # the widest matrices of Stable Diffusion 1.x have no more directions
+ALPHA = Range(1e-4, 10_000)
+LEARNING_RATE = Range(1e-12, 1e6)
+MOST_EPOCHS, MOST_STEPS = 100_000, 10_000_000
+BOOLEANS = {"true", "false", "yes", "no", "on", "off", "y", "n", "1", "0"}  # OmegaConf's words
+LONGEST_NUMBER = 1000  # bits; a float holds no whole number of more than 1024
 
 Schema = TypeVar("Schema")
 
@@ -37,23 +46,23 @@ class DataConfig:
     class_words: str | None = None
     caption_extension: str = ".txt"
     shuffle_caption: bool = False
-    keep_tokens: int = 0
-    repeats: int = 1
-    few: int = 10
-    resolution: int = 512
-    height: int | None = None
+    keep_tokens: int = ranged(0, 0, 1000)
+    repeats: int = ranged(1, 1, 10_000)
+    few: int = ranged(10, 0, 1_000_000)
+    resolution: int = ranged(512, 8, 4096)
+    height: int | None = ranged(None, 8, 4096)
     buckets: bool = False
-    min_bucket: int | None = None
-    max_bucket: int | None = None
-    bucket_step: int | None = None
+    min_bucket: int | None = ranged(None, 1, 8192)
+    max_bucket: int | None = ranged(None, 1, 8192)
+    bucket_step: int | None = ranged(None, 1, 1024)
     bucket_upscale: bool = True
     flip: bool = False
     color_augmentation: bool = False
     latents: str = "sampled"
     on_error: str = "stop"
     validation_path: str | None = None
-    validation_fraction: float = 0.15
-    validation_seed: int = 0
+    validation_fraction: float = limited(0.15, SHARE)
+    validation_seed: int = limited(0, SEED)
 
 
 @dataclass
@@ -65,7 +74,7 @@ class BaseConfig:
     precision: str = "fp32"
     speed: str = "eager"
     attention: str = "sdpa"
-    clip_skip: int = 1
+    clip_skip: int = ranged(1, 1, 32)
     prediction: str = "auto"
 
 
@@ -73,12 +82,12 @@ class BaseConfig:
 class NetworkConfig:
     """Size of the adapters; kohya's network_dim and network_alpha are rank and alpha."""
 
-    rank: int = 16
-    alpha: float | None = None
-    alpha_ratio: float | None = None
-    conv_rank: int = 0
-    conv_alpha: float | None = None
-    dropout: float = 0.0
+    rank: int = ranged(16, 1, HIGHEST_RANK)
+    alpha: float | None = limited(None, ALPHA)
+    alpha_ratio: float | None = ranged(None, 1e-4, 100)
+    conv_rank: int = ranged(0, 0, HIGHEST_RANK)
+    conv_alpha: float | None = limited(None, ALPHA)
+    dropout: float = limited(0.0, SHARE)
     text_encoder: bool = False
 
     @property
@@ -102,36 +111,36 @@ class SchedulerConfig:
     """How the learning rate goes over the steps."""
 
     name: str = "constant"
-    warmup: float = 0.0
-    warmup_steps: int | None = None
-    warmup_epochs: float | None = None
-    num_cycles: int = 1
-    power: float = 1.0
-    min_lr_ratio: float = 0.0
-    decay: float = 0.2
+    warmup: float = limited(0.0, SHARE)
+    warmup_steps: int | None = ranged(None, 0, MOST_STEPS)
+    warmup_epochs: float | None = ranged(None, 0, MOST_EPOCHS)
+    num_cycles: int = ranged(1, 1, 10_000)
+    power: float = ranged(1.0, 0.01, 100)
+    min_lr_ratio: float = limited(0.0, SHARE)
+    decay: float = limited(0.2, SHARE)
 
 
 @dataclass
 class TrainingConfig:
     """How long, how much at once, and what is saved."""
 
-    epochs: int = 10
-    max_steps: int | None = None
-    batch_size: int = 1
-    gradient_accumulation: int = 1
+    epochs: int = ranged(10, 1, MOST_EPOCHS)
+    max_steps: int | None = ranged(None, 1, MOST_STEPS)
+    batch_size: int = ranged(1, 1, 4096)
+    gradient_accumulation: int = ranged(1, 1, 10_000)
     gradient_checkpointing: bool = False
-    save_every: int | None = 1
-    keep_last: int | None = None
-    max_grad_norm: float = 1.0
-    caption_dropout: float = 0.0
-    min_snr_gamma: float | None = None
-    noise_offset: float = 0.0
-    prior_loss_weight: float = 1.0
-    text_encoder_lr: float | None = None
+    save_every: int | None = ranged(1, 1, MOST_EPOCHS)
+    keep_last: int | None = ranged(None, 1, MOST_EPOCHS)
+    max_grad_norm: float = ranged(1.0, 0, 1e6)
+    caption_dropout: float = limited(0.0, SHARE)
+    min_snr_gamma: float | None = ranged(None, 0.01, 1000)
+    noise_offset: float = limited(0.0, SHARE)
+    prior_loss_weight: float = ranged(1.0, 0, 1000)
+    text_encoder_lr: float | None = limited(None, LEARNING_RATE)
     save_precision: str = "fp16"
-    seed: int = 0
+    seed: int = limited(0, SEED)
     oom: str = "stop"
-    state_minutes: float = 15.0
+    state_minutes: float = ranged(15.0, 0, 100_000)
 
 
 @dataclass
@@ -166,14 +175,19 @@ def finds_its_own(target: str) -> bool:
 
 
 def _by_base(embedded: Any, real: Any, *, _root_: DictConfig) -> Any:
-    return embedded if _root_.base.path == EMBEDDED else real
+    return embedded if OmegaConf.select(_root_, "base.path") == EMBEDDED else real
 
 
 def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
-    target = str(_root_.optimizer.get("_target_", ""))
+    target = str(OmegaConf.select(_root_, "optimizer._target_"))
     if finds_its_own(target):
         return 1.0
     return lion if "Lion" in target.rpartition(".")[2] else adamw
+
+
+def _times(number: Any, by: float) -> str:
+    """The product; what is no number stays as it is, for the check of its own key to refuse it."""
+    return f"{number * by:.3g}" if is_number(number) else str(number)
 
 
 # ${by_base:A,B} in a YAML is A on the embedded base and B on any other, so that
@@ -183,26 +197,44 @@ OmegaConf.register_new_resolver("by_base", _by_base, replace=True)
 # those that find their step size themselves.
 OmegaConf.register_new_resolver("by_optimizer", _by_optimizer, replace=True)
 # ${times:A,F} is F times A, so that a range can follow another setting.
-OmegaConf.register_new_resolver("times", lambda number, by: f"{number * by:.3g}", replace=True)
+OmegaConf.register_new_resolver("times", _times, replace=True)
 # what train/local.py fills with a person's own defaults
 ConfigStore.instance().store(OWN_DEFAULTS, {})
 
 
 def typed(schema: type[Schema], config: DictConfig) -> Schema:
-    """The config as an instance of `schema`, every key and type checked.
+    """The config as an instance of `schema`; every key, type and range is checked.
 
     Raises:
-        ConfigError: an unknown key (with the nearest valid one) or a value of the wrong type.
+        ConfigError: an unknown key (with the nearest valid one), a value of the wrong type, or one
+            outside of the range that its field declares.
     """
-    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
+        for complaint in _misread(values, schema):
+            raise ConfigError(complaint)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(values))
     except OmegaConfBaseException as error:
         key = error.full_key or str(error.key)
-        reason = str(error).splitlines()[0]
         near = suggestion(key, keys(OmegaConf.structured(schema)))
-        raise ConfigError(f"{key}: {reason}{near}") from None
-    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+        raise ConfigError(f"{key}: {cause(error)}{near}") from None
+    settings = cast(Schema, OmegaConf.to_object(merged))
+    for complaint in complaints(settings):
+        raise ConfigError(complaint)
+    return settings
+
+
+def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterator[str]:
+    """What OmegaConf would take for another value than the one given, or cannot even refuse."""
+    kinds = get_type_hints(schema) if is_dataclass(schema) else {}
+    for name, value in values.items():
+        key, kind = f"{prefix}{name}", kinds.get(name)
+        if isinstance(value, dict):
+            yield from _misread(value, kind, f"{key}.")
+        elif kind is bool and str(value).lower() not in BOOLEANS:
+            yield f"{key}: {shown(value)} must be true or false"
+        elif kind is not str and isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:
+            yield f"{key}: {shown(value)} is too large a number"
 
 
 def keys(config: DictConfig, prefix: str = "") -> list[str]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from train.config import TrainingConfig, TrialConfig
-from train.data import Pictures
 from train.data.batches import Batches, frames_of, plan_batches
+from train.data.loading import Pictures
 
 CHECKPOINTS = 5  # at least, where nothing is said
 

@@ -18,8 +18,8 @@ from train.base import DTYPES, Base
 from train.cache import EncodedPictures
 from train.config import BASE_PLACES, DATA_PLACES, TrialConfig, settings_of
 from train.course import course_of
-from train.data import Pictures
 from train.data.buckets import Size
+from train.data.loading import Pictures
 from train.loss import row_weights
 from train.memory import adapted
 from train.metadata import metadata

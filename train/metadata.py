@@ -18,9 +18,10 @@ from typing import Any
 from train.base import Base
 from train.config import DataConfig, TrialConfig, settings_of
 from train.course import Course
-from train.data import Picture, Pictures
 from train.data.batches import frames_of
 from train.data.buckets import Frame, Framing, framing_of
+from train.data.loading import Pictures
+from train.data.picture import Picture
 from train.families import VELOCITY
 from train.optimization import learning_rate, warmup_steps
 

@@ -20,8 +20,9 @@ from transformers.optimization import (
 )
 
 from train.adapter import TEXT_ENCODERS, UNET, Adapter
-from train.checks import SCHEDULER_ALIASES, check_optimizer
+from train.checks import SCHEDULER_ALIASES
 from train.config import SchedulerConfig, TrialConfig, finds_its_own
+from train.construction import optimizer_class
 from train.course import Course
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
     Optimizers that know no shapes get the adapter's flat parameters: a few operations a step.
     All others get the matrices, whose gradients `Adapter.share_gradients` hands out.
     """
-    cls = check_optimizer(config.optimizer)
+    cls = optimizer_class(config.optimizer)
     arguments: dict[str, Any] = {k: v for k, v in config.optimizer.items() if k != "_target_"}
     arguments["lr"] = learning_rate(config.optimizer)
     if arguments["lr"] != (asked := config.optimizer["lr"]):

@@ -13,7 +13,7 @@ from train.activations import checkpoint_activations
 from train.base import Base
 from train.cache import encode_pictures
 from train.config import TrialConfig
-from train.data import Pictures
+from train.data.loading import Pictures
 from train.loss import diffusion_loss
 from train.member import Checkpoint, Draw, Member, Run, TrainingError
 from train.processes import ALONE, Processes

@@ -11,9 +11,9 @@ from evaluate.metrics.score import Mean, Score
 from train.adapter import Adapter
 from train.base import Base
 from train.config import DataConfig
-from train.data import Picture
 from train.data.batches import frames_of
 from train.data.buckets import Frame, Size
+from train.data.picture import Picture
 from train.loss import diffusion_loss, encode_latents
 
 ROWS = 32  # pictures x timesteps in one forward pass

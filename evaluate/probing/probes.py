@@ -15,7 +15,7 @@ from evaluate.config import OTHERS, ProbesConfig
 from evaluate.probing.values import KINDS, Values, class_words, zero_shot
 from evaluate.reading.encoder import Encoder
 from train.config import ConfigError
-from train.data import Pictures
+from train.data.loading import Pictures
 
 SEEN = 0.1  # a value that this share of the training pictures shows belongs to the training set
 CHOICE = 2  # so many values of each part are asked for at least

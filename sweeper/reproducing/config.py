@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 
 from evaluate.config import SCORES
 from sweeper.config import BEST, KEEP
-from sweeper.reproducing.verdict import DEFAULT
+from train.checks import check_device_name
 from train.config import ConfigError, suggestion
+from train.ranges import RANGE, Range
+
+DEFAULT = "default"  # the tolerance of scores that have none of their own
+TOLERANCE = Range(0, 1000)
 
 
 @dataclass
@@ -51,7 +55,9 @@ class ReproduceConfig:
     run_id: str | None = None
     study: str | None = None
     lora: str | None = None
-    tolerance: dict[str, float] = field(default_factory=lambda: {DEFAULT: 0.02})
+    tolerance: dict[str, float] = field(
+        default_factory=lambda: {DEFAULT: 0.02}, metadata={RANGE: TOLERANCE}
+    )
     anyway: bool = False
     data: DataPlaces = field(default_factory=DataPlaces)
     base: BasePlaces = field(default_factory=BasePlaces)
@@ -78,14 +84,14 @@ def check_reproduce(config: ReproduceConfig) -> None:
     if len(given) != 1:
         both = f" ({' and '.join(given)} are given)" if given else ""
         raise ConfigError(f"run_id: give one of run_id=, study= and lora={both}")
-    for name, value in config.tolerance.items():
+    for name in config.tolerance:
         if name not in (DEFAULT, *SCORES):
             near = suggestion(name, [DEFAULT, *SCORES])
             raise ConfigError(f"tolerance.{name}: there is no such score{near}")
-        if value < 0:
-            raise ConfigError(f"tolerance.{name}: must be 0 or more")
     if DEFAULT not in config.tolerance:
         raise ConfigError("tolerance.default: is needed for scores that have none of their own")
+    if config.base.device is not None:
+        check_device_name(config.base.device)
     if config.keep not in KEEP:
         near = suggestion(config.keep, [*KEEP])
         raise ConfigError(f"keep: {config.keep!r} is none of {', '.join(KEEP)}{near}")

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
+from sweeper.config import BudgetConfig
 from sweeper.recording.record import FAILED, Record
-
-
-@dataclass
-class BudgetConfig:
-    """conf/sweep.yaml, study.budget."""
-
-    hours: float | None = None
-    device_hours: float | None = None
-    patience: int | None = None
-    max_failures: int | None = None
 
 
 def used_up(budget: BudgetConfig, records: list[Record], policy: PolicyConfig) -> str:

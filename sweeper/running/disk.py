@@ -12,7 +12,7 @@ from sweeper.config import ALL, BEST, PARETO, SweepConfig
 from sweeper.recording.record import RUNNING, Record, load_records
 from train.base import DTYPES, Base
 from train.course import course_of
-from train.data import Pictures
+from train.data.loading import Pictures
 from train.state import state_file
 
 MARGIN = 100e6  # bytes that stay free: sheets, MLflow's store, other programs

@@ -35,6 +35,7 @@ from sweeper.study.storage import NO_PRUNER, answering, open_study
 from sweeper.study.study import TOTAL, Study, study_folder
 from train.command import EXPECTED
 from train.config import ConfigError, trial_of, typed
+from train.construction import check_construction, optimizer_class
 from train.course import course_of
 
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -102,6 +103,7 @@ def run(config: SweepConfig) -> None:
     """
     if config.study.trial is not None:
         raise ConfigError("study.trial: is set by a search; leave it null")
+    check_construction(config)
     hydra = HydraConfig.get()
     job = Job(config, list(hydra.overrides.task), preset_of(hydra.runtime.choices))
     parts = load_parts(config)
@@ -222,6 +224,7 @@ def job_config(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -
         del composed["hydra"]
     config = typed(SweepConfig, composed)
     check_sweep(config)
+    optimizer_class(config.optimizer)
     _composed = (master, overrides, config)
     return config
 

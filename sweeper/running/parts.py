@@ -22,7 +22,8 @@ from sweeper.recording.tracker import BASE_SHEET, About
 from train.base import Base, load_base
 from train.config import BASE_PLACES, DATA_PLACES, trial_of
 from train.course import report
-from train.data import Picture, Pictures, load_pictures
+from train.data.loading import Pictures, load_pictures
+from train.data.picture import Picture
 from train.metadata import counts
 
 DATA_SHEET = "data.png"  # in a study's folder

@@ -13,7 +13,7 @@ from evaluate.metrics.losses import FixedLosses, GeneralizationGap
 from evaluate.metrics.memorization import Copying
 from train.base import Base, load_base
 from train.config import BaseConfig, DataConfig, NetworkConfig
-from train.data import load_pictures
+from train.data.loading import load_pictures
 
 
 def test_a_leak_is_known_by_how_the_training_outfit_is_read() -> None:

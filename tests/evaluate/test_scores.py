@@ -24,7 +24,7 @@ from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
 from train.base import load_base
 from train.config import BaseConfig, DataConfig, NetworkConfig
-from train.data import load_pictures
+from train.data.loading import load_pictures
 from train.puppets.demo import CHARACTERS
 from train.puppets.world import (
     BACKGROUNDS,

@@ -34,7 +34,7 @@ from train.base import Base
 from train.capacity import operations, pack_size
 from train.checkpoint import read_metadata
 from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig
-from train.data import Pictures
+from train.data.loading import Pictures
 from train.trainer import Trainer
 
 Scoring = Callable[[dict[Path, int]], None]

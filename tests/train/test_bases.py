@@ -28,7 +28,7 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
 )
-from train.data import Pictures, load_pictures
+from train.data.loading import Pictures, load_pictures
 from train.loss import encode_latents
 from train.trainer import Member, Trainer
 

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from train.config import DataConfig, TrialConfig
-from train.data import DataError, load_pictures
 from train.data.batches import frames_of, plan_batches
 from train.data.buckets import framing_of
+from train.data.loading import load_pictures
+from train.data.picture import DataError
 
 BUCKETS = DataConfig(resolution=512, buckets=True)
 

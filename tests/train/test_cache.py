@@ -20,7 +20,8 @@ from train.base import Base, load_base
 from train.cache import EncodedPictures, encode_pictures
 from train.checkpoint import read_metadata
 from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
-from train.data import DataError, load_pictures
+from train.data.loading import load_pictures
+from train.data.picture import DataError
 from train.store import Store
 from train.trainer import Member, Trainer
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from train.checks import check_trial
 from train.config import ConfigError, DataConfig, TrainingConfig, TrialConfig
-from train.data import DataError, load_pictures, open_picture
+from train.data.loading import load_pictures
+from train.data.picture import DataError, open_picture
 
 
 def test_missing_and_empty_captions_get_the_trigger_and_a_warning(picture_folder: Path) -> None:

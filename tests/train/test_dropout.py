@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.train.conftest import apart, train
 from train.base import Base
 from train.config import DataConfig, NetworkConfig, TrialConfig
-from train.data import Pictures, load_pictures
+from train.data.loading import Pictures, load_pictures
 from train.stack import Dropout
 from train.trainer import Member
 

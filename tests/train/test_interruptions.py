@@ -23,7 +23,7 @@ from train.__main__ import main
 from train.base import Base
 from train.command import with_one_line_errors
 from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
-from train.data import Pictures
+from train.data.loading import Pictures
 from train.interrupt import in_good_order
 from train.state import state_file
 from train.trainer import Member, Trainer, TrainingError

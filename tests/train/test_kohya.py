@@ -11,7 +11,8 @@ import pytest
 from train.__main__ import TrainConfig, check_train
 from train.command import settings
 from train.config import ConfigError
-from train.data import DataError, load_pictures
+from train.data.loading import load_pictures
+from train.data.picture import DataError
 from train.data.reading import EMBEDDED_FOLDER
 from train.kohya.command_line import expand, quote
 from train.kohya.optimizers import KINDS

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from train.config import DataConfig, TrialConfig
-from train.data import DataError, Pictures, load_pictures
+from train.data.loading import Pictures, load_pictures
+from train.data.picture import DataError
 
 
 def draw(folder: Path, *names: str, size: tuple[int, int] = (40, 40)) -> Path:

@@ -22,7 +22,7 @@ from train.base import Base, BaseError, load_base
 from train.base_files import open_pipeline
 from train.checkpoint import read_metadata, weights_hash
 from train.config import BaseConfig, NetworkConfig, TrialConfig
-from train.data import Pictures
+from train.data.loading import Pictures
 from train.trainer import Member
 
 Make = Callable[..., TrialConfig]

@@ -32,7 +32,7 @@ from train.config import (
     TrialConfig,
 )
 from train.course import course_of
-from train.data import load_pictures
+from train.data.loading import load_pictures
 from train.metadata import metadata
 
 

@@ -18,8 +18,8 @@ from train.checkpoint import load_checkpoint, read_metadata
 from train.command import settings
 from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
 from train.course import Course
-from train.data import Pictures
 from train.data.batches import Batches
+from train.data.loading import Pictures
 from train.optimization import make_optimizer, make_scheduler
 from train.trainer import Member
 

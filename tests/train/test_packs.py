@@ -25,7 +25,7 @@ from train.config import (
     TrialConfig,
 )
 from train.course import course_of
-from train.data import Pictures, load_pictures
+from train.data.loading import Pictures, load_pictures
 from train.trainer import Member, Trainer, TrainingError
 
 LR = 1e-3

@@ -14,7 +14,7 @@ from tests.train.conftest import end, train
 from train.base import DTYPES, Base, load_base
 from train.checkpoint import load_checkpoint, read_metadata
 from train.config import BaseConfig, NetworkConfig, TrialConfig
-from train.data import Pictures
+from train.data.loading import Pictures
 from train.trainer import Member, Trainer
 
 Make = Callable[..., TrialConfig]

@@ -8,7 +8,7 @@ import pytest
 
 from train.__main__ import TrainConfig, check_train
 from train.command import settings
-from train.data import load_pictures
+from train.data.loading import load_pictures
 
 REAL = "base.path=/my/model.safetensors"
 

@@ -16,7 +16,7 @@ from tests.train.conftest import train
 from train.base import Base, load_base
 from train.checkpoint import load_checkpoint, read_metadata
 from train.config import BaseConfig, DataConfig, TrialConfig
-from train.data import load_pictures
+from train.data.loading import load_pictures
 from train.trainer import Member
 
 Make = Callable[..., TrialConfig]

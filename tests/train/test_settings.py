@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
-from evaluate.__main__ import EvaluateConfig
+from evaluate.config import EvaluateConfig
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.report import ReportConfig
 from sweeper.reproduce import ReproduceConfig
@@ -75,7 +75,7 @@ def test_own_defaults_of_other_commands_are_left_out(conf: Path) -> None:
         ("studdy: {root: x}", "conf/local.yaml: studdy: .*did you mean study"),
         ("data: {trigge: x}", "conf/local.yaml: data.trigge: .*did you mean data.trigger"),
         ("training: {epochs: many}", "conf/local.yaml: training.epochs: "),
-        ("training: {epochs: 0}", "conf/local.yaml: training.epochs: 0 must be greater"),
+        ("training: {epochs: 0}", "conf/local.yaml: training.epochs: 0 must be from 1"),
         ("optimizer: lionn", "optimizer: 'lionn' is none of .*did you mean lion"),
         ("data: [", "conf/local.yaml: .*"),
         ("just words", "conf/local.yaml: must hold settings"),

@@ -16,7 +16,7 @@ from train.activations import checkpoint_activations
 from train.base import Base, load_base
 from train.config import BaseConfig, NetworkConfig, TrainingConfig, TrialConfig
 from train.course import course_of
-from train.data import Pictures
+from train.data.loading import Pictures
 from train.loss import diffusion_loss, row_weights
 from train.member import Run
 from train.trainer import Member, Trainer

@@ -28,7 +28,7 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
 )
-from train.data import Pictures, load_pictures
+from train.data.loading import Pictures, load_pictures
 from train.trainer import Epoch, Member, Trainer
 
 

@@ -16,7 +16,8 @@ from evaluate.scorecard import Scorecard
 from evaluate.sheet import CELL, COPY, Cell, read_sheet
 from sweeper.recording.record import Record
 from train.config import DataConfig
-from train.data import DataError, load_pictures, open_picture
+from train.data.loading import load_pictures
+from train.data.picture import DataError, open_picture
 
 # with these a page stays far below 5 MB, whatever the study: 12 + 8 * 3 + 48 pictures of 10 kB
 TRAINING, COMPARED, MORE, QUALITY = 12, 8, 48, 82

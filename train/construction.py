@@ -1,0 +1,73 @@
+"""What only torch can tell of settings: whether a device is there and an optimizer can be made."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Any
+
+import torch
+
+from train.arguments import TARGET
+from train.config import BaseConfig, ConfigError, TrialConfig, cause, suggestion
+
+
+def check_device(base: BaseConfig) -> None:
+    """Refuses a device that this machine has not.
+
+    Raises:
+        ConfigError: naming base.device.
+    """
+    if base.device == "auto":
+        return
+    try:
+        torch.empty(1, device=base.device)
+    except Exception as error:  # each backend has its own
+        raise ConfigError(
+            f"base.device: {base.device} is not to be had on this machine ({cause(error)}); "
+            "auto takes what is there"
+        ) from None
+
+
+def check_construction(config: TrialConfig) -> None:
+    """Refuses a trial's device or optimizer where this machine cannot make it; loads no model.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    check_device(config.base)
+    optimizer_class(config.optimizer)
+
+
+def optimizer_class(optimizer: Mapping[str, Any]) -> type:
+    """The class of an optimizer, once it has been made with its settings for one parameter.
+
+    Raises:
+        ConfigError: there is no such class, or it refuses its settings.
+    """
+    target = str(optimizer[TARGET])
+    module, _, name = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever a module of a person's own does when it is imported
+        raise ConfigError(
+            f"optimizer.{TARGET}: there is no class {target!r} ({cause(error)})"
+        ) from None
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        raise ConfigError(f"optimizer.{TARGET}: {target} is no torch optimizer")
+    arguments = {key: value for key, value in optimizer.items() if key != TARGET}
+    accepted = inspect.signature(cls).parameters
+    for key in arguments:
+        if key not in accepted:
+            raise ConfigError(
+                f"optimizer.{key}: {name} does not take it{suggestion(key, list(accepted))}"
+            )
+    try:
+        with redirect_stdout(StringIO()):  # some greet
+            cls([torch.nn.Parameter(torch.zeros(1))], **arguments)
+    except Exception as error:
+        raise ConfigError(f"optimizer: {name} refuses its settings: {cause(error)}") from None
+    return cls

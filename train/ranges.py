@@ -1,0 +1,84 @@
+"""The range of a numeric setting, declared beside its default and looked up when it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+RANGE = "range"  # the key of a field's metadata; that of a dictionary is the range of its values
+LONGEST = 60  # characters of a value in a message
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `low` to `high`; an end belongs to them unless it is open.
+
+    NaN lies in no range, and infinity only in one that says so.
+    """
+
+    low: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        if not is_number(value):
+            return False
+        assert isinstance(value, int | float)
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        low, high = plain(self.low), plain(self.high)
+        if self.open_low:
+            return f"above {low} and {'below' if self.open_high else 'at most'} {high}"
+        return f"from {low} to {'below ' if self.open_high else ''}{high}"
+
+
+SHARE = Range(0, 1, open_high=True)
+SEED = Range(0, 2**32)
+
+
+def ranged(default: Any, low: float, high: float) -> Any:
+    """A field of a dataclass whose value lies from `low` to `high`."""
+    return limited(default, Range(low, high))
+
+
+def limited(default: Any, within: Range) -> Any:
+    """A field of a dataclass whose value lies within a range."""
+    return field(default=default, metadata={RANGE: within})
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def plain(number: float) -> str:
+    """A number as a person writes it: 10000000 rather than 1e+07, 1e-06 rather than 0.000001."""
+    whole = number == number // 1 and abs(number) < 1e12
+    return str(int(number)) if whole else f"{number:g}"
+
+
+def shown(value: object) -> str:
+    """A value in a message, as it is typed; shortened where it is long."""
+    words = {"None": "null", "True": "true", "False": "false"}
+    text = repr(value)
+    text = words.get(text, text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def complaints(config: Any, prefix: str = "") -> Iterator[str]:
+    """What lies outside of its range in a dataclass and in those within it, a line each."""
+    for one in fields(config):
+        key, value = f"{prefix}{one.name}", getattr(config, one.name)
+        if is_dataclass(value):
+            yield from complaints(value, f"{key}.")
+        if (within := one.metadata.get(RANGE)) is None or value is None:
+            continue
+        values = value if isinstance(value, Mapping) else {"": value}
+        for name, number in values.items():
+            if number not in within:
+                yield f"{key}{name and f'.{name}'}: {shown(number)} must be {within}"
