@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
-from sweeper.proposing.arguments import check_pruner
-from train.arguments import whole
+from sweeper.proposing.class_arguments import check_pruner
 from train.checks import check_trial
+from train.class_arguments import whole
 from train.config import EMBEDDED, MOST_EPOCHS, ConfigError, TrialConfig, suggestion
 from train.ranges import ranged, shown
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from train.arguments import TARGET
+from train.class_arguments import TARGET
 from train.config import BaseConfig, ConfigError, TrialConfig, cause, suggestion
 
 

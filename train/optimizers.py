@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from train.arguments import (
+from train.class_arguments import (
     FLAG,
     Argument,
     check_arguments,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from train.arguments import (
+from train.class_arguments import (
     FLAG,
     Argument,
     Table,
