@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from evaluate.intervals import wilson
 from train.config import ConfigError, suggestion
+from train.text_settings import path_field
 
 # what a limit of the policy can be set on, and what its rules can look at
 SCORES = (
@@ -41,8 +42,8 @@ RULES = (
 class ProbesConfig:
     """Which pictures are made with every checkpoint."""
 
-    values: str = "puppets"
-    set: str | None = None
+    values: str = path_field("puppets")
+    set: str | None = path_field(None)
     count: int = 32
     seed: int = 1
     steps: int = 20
@@ -53,9 +54,9 @@ class ProbesConfig:
 class ScoresConfig:
     """How they are scored."""
 
-    encoder: str = "puppets"
+    encoder: str = path_field("puppets")
     pose: str = "puppets"
-    pose_model: str | None = None
+    pose_model: str | None = path_field(None)
     baseline: int = 4
     resamples: int = 500
     confidence: float = 0.9

@@ -11,6 +11,7 @@ from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scor
 from sweeper.running.budget import BudgetConfig
 from train.checks import check_trial
 from train.config import EMBEDDED, ConfigError, TrialConfig, suggestion
+from train.text_settings import path_field, text_field
 
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"
@@ -21,9 +22,9 @@ COUNTS = ("memorised_epochs", "settled_epochs", "retries")
 class StudyConfig:
     """A study's name and place, and when a trial is stopped."""
 
-    name: str | None = None
-    root: str = "mlruns"
-    storage: str | None = None
+    name: str | None = text_field(None)
+    root: str = path_field("mlruns")
+    storage: str | None = text_field(None)
     trial: int | None = None
     memorised_epochs: int = 2
     settled_epochs: int = 3
@@ -31,7 +32,7 @@ class StudyConfig:
     retries: int = 2
     keep: str = "best"
     queue: list[dict[str, Any]] = field(default_factory=list)
-    from_study: str | None = None
+    from_study: str | None = text_field(None)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
 

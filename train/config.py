@@ -11,6 +11,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from train.text_settings import literal, path_field, text_field
+
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # where things lie and what they run on, in DataConfig and in BaseConfig: no part of what is made
 DATA_PLACES = ("path", "dataset_config", "regularization_path", "validation_path")
@@ -30,12 +32,12 @@ class ConfigError(ValueError):
 class DataConfig:
     """Which pictures, and how they are read."""
 
-    path: str = EMBEDDED
-    dataset_config: str | None = None
-    regularization_path: str | None = None
-    trigger: str = "sks puppet"
-    class_words: str | None = None
-    caption_extension: str = ".txt"
+    path: str = path_field(EMBEDDED)
+    dataset_config: str | None = path_field(None)
+    regularization_path: str | None = path_field(None)
+    trigger: str = text_field("sks puppet")
+    class_words: str | None = text_field(None)
+    caption_extension: str = text_field(".txt")
     shuffle_caption: bool = False
     keep_tokens: int = 0
     repeats: int = 1
@@ -51,7 +53,7 @@ class DataConfig:
     color_augmentation: bool = False
     latents: str = "sampled"
     on_error: str = "stop"
-    validation_path: str | None = None
+    validation_path: str | None = path_field(None)
     validation_fraction: float = 0.15
     validation_seed: int = 0
 
@@ -60,8 +62,8 @@ class DataConfig:
 class BaseConfig:
     """Which model the LoRAs are trained on."""
 
-    path: str = EMBEDDED
-    device: str = "auto"
+    path: str = path_field(EMBEDDED)
+    device: str = text_field("auto")
     precision: str = "fp32"
     speed: str = "eager"
     attention: str = "sdpa"
@@ -146,7 +148,7 @@ class TrialConfig:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     cache: str = "memory"
-    cache_path: str = "outputs/cache"
+    cache_path: str = path_field("outputs/cache")
 
 
 def trial_of(config: TrialConfig) -> TrialConfig:
@@ -194,7 +196,7 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
     Raises:
         ConfigError: an unknown key (with the nearest valid one) or a value of the wrong type.
     """
-    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    plain = OmegaConf.create(literal(OmegaConf.to_container(config, resolve=True)))
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
     except OmegaConfBaseException as error:
