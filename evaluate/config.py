@@ -8,6 +8,7 @@ from evaluate.intervals import wilson
 from train.checks import check_base, check_data
 from train.config import MOST_STEPS, BaseConfig, ConfigError, DataConfig, suggestion
 from train.ranges import RANGE, SEED, Range, limited, ranged
+from train.text_settings import path_field
 
 # what a limit of the policy can be set on, and what its rules can look at
 SCORES = (
@@ -44,8 +45,8 @@ RULES = (
 class ProbesConfig:
     """Which pictures are made with every checkpoint."""
 
-    values: str = "puppets"
-    set: str | None = None
+    values: str = path_field("puppets")
+    set: str | None = path_field(None)
     count: int = ranged(32, 2, 4096)
     seed: int = limited(1, SEED)
     steps: int = ranged(20, 1, 1000)
@@ -56,9 +57,9 @@ class ProbesConfig:
 class ScoresConfig:
     """How they are scored."""
 
-    encoder: str = "puppets"
+    encoder: str = path_field("puppets")
     pose: str = "puppets"
-    pose_model: str | None = None
+    pose_model: str | None = path_field(None)
     baseline: int = ranged(4, 1, 100)
     resamples: int = ranged(500, 2, 10_000)
     confidence: float = ranged(0.9, 0.01, 0.9999)
@@ -81,14 +82,14 @@ class PolicyConfig:
 class EvaluateConfig:
     """conf/evaluate.yaml: what is scored, and how."""
 
-    checkpoints: str | None = None
+    checkpoints: str | None = path_field(None)
     data: DataConfig = field(default_factory=DataConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     probes: ProbesConfig = field(default_factory=ProbesConfig)
     scores: ScoresConfig = field(default_factory=ScoresConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    output: str = "outputs/scores"
-    root: str = "mlruns"
+    output: str = path_field("outputs/scores")
+    root: str = path_field("mlruns")
 
 
 def check_evaluate(config: EvaluateConfig) -> None:

@@ -7,12 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
+from evaluate.config import (
+    PolicyConfig,
+    ProbesConfig,
+    ScoresConfig,
+    check_policy,
+    check_scoring,
+)
 from sweeper.proposing.class_arguments import check_pruner
 from train.checks import check_trial
 from train.class_arguments import whole
 from train.config import EMBEDDED, MOST_EPOCHS, ConfigError, TrialConfig, suggestion
 from train.ranges import ranged, shown
+from train.text_settings import path_field, text_field
 
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"
@@ -34,9 +41,9 @@ class BudgetConfig:
 class StudyConfig:
     """A study's name and place, and when a trial is stopped."""
 
-    name: str | None = None
-    root: str = "mlruns"
-    storage: str | None = None
+    name: str | None = text_field(None)
+    root: str = path_field("mlruns")
+    storage: str | None = text_field(None)
     trial: int | None = ranged(None, 0, MOST_TRIALS)
     memorised_epochs: int = ranged(2, 0, MOST_EPOCHS)
     settled_epochs: int = ranged(3, 0, MOST_EPOCHS)
@@ -44,7 +51,7 @@ class StudyConfig:
     retries: int = ranged(2, 0, 1000)
     keep: str = "best"
     queue: list[dict[str, Any]] = field(default_factory=list)
-    from_study: str | None = None
+    from_study: str | None = text_field(None)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
 
@@ -99,3 +106,37 @@ def suggested_name(config: SweepConfig) -> str:
         named = Path(config.data.path).resolve().name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", named).strip("-._")
     return name[:60] or "study"
+
+
+@dataclass
+class SelectConfig:
+    """conf/select.yaml."""
+
+    study: str = text_field("")
+    root: str = path_field("mlruns")
+    apply: bool = False
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+
+
+def check_select(config: SelectConfig) -> None:
+    """Refuses an impossible policy, and no study, with a ConfigError."""
+    _check_study(config.study)
+    check_policy(config.policy)
+
+
+@dataclass
+class ReportConfig:
+    """conf/report.yaml."""
+
+    study: str = text_field("")
+    root: str = path_field("mlruns")
+
+
+def check_report(config: ReportConfig) -> None:
+    """Refuses a report of nothing, with a ConfigError."""
+    _check_study(config.study)
+
+
+def _check_study(name: str) -> None:
+    if not name:
+        raise ConfigError("study: say which study, as in study=puppets")

@@ -12,6 +12,7 @@ from train.config import (
     DataConfig,
     NetworkConfig,
     SchedulerConfig,
+    TrainConfig,
     TrialConfig,
     cause,
     finds_its_own,
@@ -43,6 +44,7 @@ ATTENTIONS = ("sdpa", "xformers")
 PREDICTIONS = ("auto", "epsilon", "v_prediction")
 PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
 OUT_OF_MEMORY = STOP, ADAPT = "stop", "adapt"
+RESUME = RESUME_AUTO, RESUME_OFF = "auto", "off"
 
 
 def check_trial(config: TrialConfig) -> None:
@@ -192,3 +194,17 @@ def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         near = suggestion(value, list(choices))
         raise ConfigError(f"{key}: {value!r} is none of {', '.join(choices)}{near}")
+
+
+def check_train(config: TrainConfig) -> None:
+    """Refuses impossible settings of `python -m train`, naming the key.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
+    check_trial(config)
+    check_choice("resume", config.resume, RESUME)
+    if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f]*[^/\\:*?\"<>|\x00-\x1f. ]", config.name):
+        raise ConfigError(
+            f'name: {config.name!r} is to be a file name, with no folder and none of : * ? " < > |'
+        )

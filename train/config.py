@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from train.ranges import SEED, SHARE, Range, complaints, is_number, limited, ranged, shown
+from train.text_settings import literal, path_field, text_field
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # where things lie and what they run on, in DataConfig and in BaseConfig: no part of what is made
@@ -31,7 +32,11 @@ LONGEST_NUMBER = 1000  # bits; a float holds no whole number of more than 1024
 Schema = TypeVar("Schema")
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """What a person can put right: commands print its message as one line, without a traceback."""
+
+
+class ConfigError(UserError, ValueError):
     """A setting is unknown, of the wrong type, or impossible beside another."""
 
 
@@ -39,12 +44,12 @@ class ConfigError(ValueError):
 class DataConfig:
     """Which pictures, and how they are read."""
 
-    path: str = EMBEDDED
-    dataset_config: str | None = None
-    regularization_path: str | None = None
-    trigger: str = "sks puppet"
-    class_words: str | None = None
-    caption_extension: str = ".txt"
+    path: str = path_field(EMBEDDED)
+    dataset_config: str | None = path_field(None)
+    regularization_path: str | None = path_field(None)
+    trigger: str = text_field("sks puppet")
+    class_words: str | None = text_field(None)
+    caption_extension: str = text_field(".txt")
     shuffle_caption: bool = False
     keep_tokens: int = ranged(0, 0, 1000)
     repeats: int = ranged(1, 1, 10_000)
@@ -60,7 +65,7 @@ class DataConfig:
     color_augmentation: bool = False
     latents: str = "sampled"
     on_error: str = "stop"
-    validation_path: str | None = None
+    validation_path: str | None = path_field(None)
     validation_fraction: float = limited(0.15, SHARE)
     validation_seed: int = limited(0, SEED)
 
@@ -69,8 +74,8 @@ class DataConfig:
 class BaseConfig:
     """Which model the LoRAs are trained on."""
 
-    path: str = EMBEDDED
-    device: str = "auto"
+    path: str = path_field(EMBEDDED)
+    device: str = text_field("auto")
     precision: str = "fp32"
     speed: str = "eager"
     attention: str = "sdpa"
@@ -155,7 +160,20 @@ class TrialConfig:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     cache: str = "memory"
-    cache_path: str = "outputs/cache"
+    cache_path: str = path_field("outputs/cache")
+
+
+@dataclass
+class TrainConfig(TrialConfig):
+    """conf/train.yaml: a trial's settings, where its files go, and whether a run is continued.
+
+    Attributes:
+        name: of the files.
+    """
+
+    output: str = path_field("outputs/lora")
+    name: str = text_field("lora")
+    resume: str = "auto"
 
 
 def trial_of(config: TrialConfig) -> TrialConfig:
@@ -213,7 +231,7 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
     try:
         for complaint in _misread(values, schema):
             raise ConfigError(complaint)
-        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(values))
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(literal(values)))
     except OmegaConfBaseException as error:
         key = error.full_key or str(error.key)
         near = suggestion(key, keys(OmegaConf.structured(schema)))
