@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
+
+from omegaconf import DictConfig, OmegaConf
 
 from evaluate.config import (
     PolicyConfig,
@@ -14,16 +16,23 @@ from evaluate.config import (
     check_policy,
     check_scoring,
 )
-from sweeper.proposing.class_arguments import check_pruner
-from train.checks import check_trial
+from sweeper.proposing.class_arguments import check_pruner, check_sampler_arguments
+from train.checks import check_choice, check_trial
 from train.class_arguments import whole
-from train.config import EMBEDDED, MOST_EPOCHS, ConfigError, TrialConfig, suggestion
+from train.config import EMBEDDED, MOST_EPOCHS, ConfigError, TrialConfig, typed
 from train.ranges import ranged, shown
 from train.text_settings import path_field, text_field
 
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"
 MOST_TRIALS = 1_000_000
+Directions = tuple[Literal["maximize", "minimize"], ...]
+# what a search looks for, first of all the fidelity
+OBJECTIVES: dict[str, Directions] = {
+    "fidelity": ("maximize",),
+    "pareto": ("maximize", "minimize"),  # and the memorisation
+}
+OURS = "hydra_plugins.lorasweep_optuna.OptunaSweeper"  # the sweeper of conf/hydra/sweeper/optuna
 PACK = whole(1, 1024)
 
 
@@ -72,6 +81,35 @@ class SweepConfig(TrialConfig):
     pack: Any = AUTO
 
 
+@dataclass
+class SearchConfig:
+    """conf/hydra/sweeper/optuna.yaml: how trials are searched for."""
+
+    n_trials: int | None = ranged(None, 1, MOST_TRIALS)
+    workers: int = ranged(1, 1, 10_000)
+    objective: str = "fidelity"
+    seed: int = ranged(0, 0, 2**31)  # a trial's number is added, and numpy's seeds end at 2**32
+    sampler: dict[str, Any] = field(default_factory=dict)
+
+
+def check_search(hydra: DictConfig) -> None:
+    """Refuses impossible settings of the search, which are Hydra's own part of the config.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
+    sweeper = cast(dict[str, Any], OmegaConf.to_container(hydra.sweeper, resolve=True))
+    if sweeper.pop("_target_", None) != OURS:
+        return
+    sweeper.pop("_recursive_", None)
+    try:
+        config = typed(SearchConfig, OmegaConf.create(sweeper))
+    except ConfigError as error:
+        raise ConfigError(f"hydra.sweeper.{error}") from None
+    check_choice("hydra.sweeper.objective", config.objective, (*OBJECTIVES,))
+    check_sampler_arguments(config.sampler)
+
+
 def check_sweep(config: SweepConfig) -> None:
     """Refuses impossible settings, naming the key.
 
@@ -88,9 +126,7 @@ def check_sweep(config: SweepConfig) -> None:
     name = config.study.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
         raise ConfigError(f"study.name: {name!r} may hold letters, digits, '.', '_' and '-' only")
-    if config.study.keep not in KEEP:
-        near = suggestion(config.study.keep, [*KEEP])
-        raise ConfigError(f"study.keep: {config.study.keep!r} is none of {', '.join(KEEP)}{near}")
+    check_choice("study.keep", config.study.keep, KEEP)
     if config.pack != AUTO and not PACK.accepts(config.pack):
         raise ConfigError(f"pack: {shown(config.pack)} must be {PACK} (trials at once), or auto")
     check_pruner(config.pruner)

@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from sweeper.config import SweepConfig, suggested_name
+from sweeper.config import OBJECTIVES, SweepConfig, suggested_name
 from sweeper.launcher import PackedLauncher
 from sweeper.leaving import in_good_order, leaving
 from sweeper.proposing.sampling import check_sampler, trials_of
@@ -27,7 +27,6 @@ from sweeper.running.disk import describe, too_full
 from sweeper.running.job import ending_cleanly, job_config, leave_if_asked, refuse, tracker_of
 from sweeper.running.parts import Parts, about_study, load_parts, shared_settings
 from sweeper.study.claim import StudyTrial
-from sweeper.study.storage import OBJECTIVES
 from sweeper.study.study import TOTAL, Study, best_settings, study_folder
 from sweeper.worker import launch_workers
 from train.command import with_one_line_errors
@@ -72,9 +71,6 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
     parser = OverridesParser.create(hydra.context.config_loader)
     search = {str(k): str(v) for k, v in hydra.config.search.items()}  # each resolved as it is read
     space, fixed = parse_space(arguments, search, parser, partial(configured, hydra.config))
-    if hydra.objective not in OBJECTIVES:
-        near = suggestion(hydra.objective, [*OBJECTIVES])
-        raise ConfigError(f"hydra.sweeper.objective: there is no {hydra.objective}{near}")
     check_sampler(hydra.sampler, space, len(OBJECTIVES[hydra.objective]))
     wanted = trials_of(hydra.n_trials, hydra.sampler, space)
     hydra = replace(hydra, n_trials=wanted)

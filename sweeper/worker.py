@@ -8,7 +8,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra import initialize_config_dir
@@ -72,14 +71,12 @@ class Worker:
                 raise RuntimeError(str(end.code)) from None
 
 
-def launch_workers(launcher: Launcher, workers: Any, config: SweepConfig) -> None:
+def launch_workers(launcher: Launcher, workers: int, config: SweepConfig) -> None:
     """Has a launcher of others run the workers of a study, to their end.
 
     Raises:
-        ConfigError: how many workers is not said; a study without a name; a worker that failed.
+        ConfigError: a study without a name; a worker that failed.
     """
-    if not isinstance(workers, int) or workers < 1:
-        raise ConfigError("hydra.sweeper.workers: how many processes are to search, 1 or more?")
     if config.study.name is None:
         raise ConfigError("study.name: the workers need one to find their study by")
     study = Path(config.study.root) / "studies" / config.study.name

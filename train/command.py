@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from train import completion
 from train.compose import HYDRA_VERSION, load_local_defaults
 from train.config import CONF, UserError, typed
-from train.preflight import Applies, preflight
+from train.preflight import Applies, CheckHydra, preflight
 
 Schema = TypeVar("Schema")
 HELP, INFO, COMPLETION = {"-h", "--help"}, {"-i", "--info"}, {"-sc", "--shell-completion"}
@@ -37,6 +37,7 @@ def run(
     check: Callable[[Schema], None],
     main: str,
     applies: Applies = lambda key, others: True,
+    check_hydra: CheckHydra = lambda hydra: None,
 ) -> None:
     """Runs a command with the settings of conf/`name`.yaml and of the command line.
 
@@ -47,13 +48,14 @@ def run(
         main: the command, as `package.module:function`; it is imported after the settings were
             checked, since torch and its like take seconds.
         applies: whether a swept setting means something beside the values of the other swept ones.
+        check_hydra: refuses impossible settings of Hydra's own part with a ConfigError.
     """
     quiet()
     arguments = sys.argv[1:]
     if COMPLETION & {*arguments} and "install=bash" in arguments:
         print(completion.BASH)
         return
-    sys.argv[1:] = preflight(name, arguments, schema, check, applies)
+    sys.argv[1:] = preflight(name, arguments, schema, check, applies, check_hydra)
     load_local_defaults(name)
     if HELP & {*arguments} or "job" in arguments:
         sys.argv.append("--resolve")  # who asks for the settings wants values, not ${...}

@@ -8,7 +8,7 @@ from typing import TypeVar
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from train import local
 from train.config import CONF, typed
@@ -31,6 +31,13 @@ def composed(name: str, overrides: Sequence[str] = (), with_hydra: bool = False)
     load_local_defaults(name)
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
         return compose(name, list(overrides), return_hydra_config=with_hydra)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The settings of the command alone."""
+    with open_dict(config):
+        del config["hydra"]
+    return config
 
 
 def load_local_defaults(name: str) -> None:

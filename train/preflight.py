@@ -10,18 +10,20 @@ from typing import Any, TypeVar
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from train import local
 from train.arguments import Arguments, normalized, quoted, split_arguments
-from train.compose import overrides_parser, settings
-from train.config import CONF, ConfigError
+from train.compose import composed, overrides_parser, without_hydra
+from train.config import CONF, ConfigError, typed
 from train.explain import explain
 from train.sweeps import range_values, sweep_words
 from train.text_settings import MAPPING, kinds
 
 Schema = TypeVar("Schema")
 Applies = Callable[[str, Mapping[str, Any]], bool]
+CheckHydra = Callable[[DictConfig], None]
 # what prints something and leaves: nothing is composed, or Hydra composes and shows it
 SHOWS = {"-h", "--help", "--hydra-help", "-i", "--info", "--version", "-sc", "--shell-completion"}
 COMPLETES = {"-sc", "--shell-completion"}
@@ -36,10 +38,14 @@ def preflight(
     schema: type[Schema],
     check: Callable[[Schema], None],
     applies: Applies = lambda key, others: True,
+    check_hydra: CheckHydra = lambda hydra: None,
 ) -> list[str]:
     """Ends the process with one line where the command line is wrong.
 
     Every value that a sweep names is tried, the ends of its intervals included.
+
+    Args:
+        check_hydra: refuses impossible settings of Hydra's own part with a ConfigError.
 
     Returns:
         the command line for Hydra: flags first, text settings quoted.
@@ -54,7 +60,9 @@ def preflight(
         overrides = _parsed(line, kinds(schema))
         if not shows:
             for variant in _variants(overrides, parts.multirun, applies):
-                check(settings(name, schema, [*variant, *_search_path(parts)]))
+                config = composed(name, [*variant, *_search_path(parts)], with_hydra=True)
+                check_hydra(config.hydra)
+                check(typed(schema, without_hydra(config)))
         if parts.multirun and name != SEARCHES:
             line = [_written_out(override) for override in overrides]
     except ConfigError as error:

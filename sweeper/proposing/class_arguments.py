@@ -109,8 +109,8 @@ def check_pruner(pruner: Mapping[str, Any]) -> None:
     least, most = pruner.get("min_resource"), pruner.get("max_resource")
     if isinstance(least, int) and isinstance(most, int) and least > most:
         raise ConfigError(
-            f"pruner.max_resource: {most} is less than pruner.min_resource, {least}: no trial "
-            "could be stopped (max_resource follows training.epochs)"
+            f"pruner.max_resource: {most} is less than pruner.min_resource, {least} "
+            "(max_resource follows training.epochs)"
         )
 
 

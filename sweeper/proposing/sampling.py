@@ -109,15 +109,9 @@ def check_sampler(config: dict[str, Any], space: Space, objectives: int) -> None
 
 
 def trials_of(wanted: int | None, config: dict[str, Any], space: Space) -> int:
-    """How many trials a study is to have; where nothing is wanted: all of a grid, else TRIALS.
-
-    Raises:
-        ConfigError: no whole number above 0.
-    """
+    """How many trials a study is to have; where nothing is wanted: all of a grid, else TRIALS."""
     if wanted is None:
         wanted = (space.size() if is_grid(config) else None) or TRIALS
-    if not isinstance(wanted, int) or wanted < 1:
-        raise ConfigError(f"hydra.sweeper.n_trials: {wanted!r} must be 1 or more")
     return wanted
 
 

@@ -14,7 +14,7 @@ import optuna
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from evaluate.choice.merit import MEMORY, fidelity, violations
 from sweeper.config import SweepConfig, check_sweep, suggested_name
@@ -34,6 +34,7 @@ from sweeper.study.claim import StudyTrial, claim
 from sweeper.study.storage import NO_PRUNER, answering, open_study
 from sweeper.study.study import TOTAL, Study, study_folder
 from train.arguments import as_typed
+from train.compose import without_hydra
 from train.config import ConfigError, UserError, trial_of, typed
 from train.construction import check_construction, optimizer_class
 from train.course import course_of
@@ -220,9 +221,7 @@ def job_config(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -
         composed = loader.load_sweep_config(master, overrides)
     except HydraException as error:
         raise ConfigError(" ".join(f"{error} {error.__cause__ or ''}".split())) from None
-    with open_dict(composed):
-        del composed["hydra"]
-    config = typed(SweepConfig, composed)
+    config = typed(SweepConfig, without_hydra(composed))
     check_sweep(config)
     optimizer_class(config.optimizer)
     _composed = (master, overrides, config)

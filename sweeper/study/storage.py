@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
@@ -19,6 +19,7 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBSt
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
+from sweeper.config import OBJECTIVES, Directions
 from train.config import ConfigError, cause
 
 try:
@@ -32,12 +33,6 @@ GRPC, ANSWER = "grpc://", 20.0  # seconds in which a proxy must answer
 TRIES, MADE_ALREADY = 5, ("already exists", "UniqueViolation", "UNIQUE", "Duplicate")
 ENGINE = {"pool_pre_ping": True}  # a connection that broke in the meantime is made anew
 NO_PRUNER = {"_target_": "optuna.pruners.NopPruner"}
-# what a search looks for, first of all the fidelity
-Directions = tuple[Literal["maximize", "minimize"], ...]
-OBJECTIVES: dict[str, Directions] = {
-    "fidelity": ("maximize",),
-    "pareto": ("maximize", "minimize"),  # and the memorisation
-}
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 

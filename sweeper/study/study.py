@@ -12,12 +12,13 @@ import numpy as np
 from filelock import FileLock
 from optuna.trial import TrialState
 
+from sweeper.config import OBJECTIVES, Directions
 from sweeper.leaving import leaving
 from sweeper.proposing.sampling import known_settings, make_sampler
 from sweeper.proposing.space import Params, Space
 from sweeper.recording.record import FILE, INTERRUPTED, RUNNING, load_record
 from sweeper.study.claim import DEATHS, LEASE, StudyTrial, claim, lease, live_trial, settle
-from sweeper.study.storage import NO_PRUNER, OBJECTIVES, Directions, known, open_study
+from sweeper.study.storage import NO_PRUNER, known, open_study
 from train.config import ConfigError, suggestion
 
 ABOUT = "about"  # user attribute of a study: what all its trials share

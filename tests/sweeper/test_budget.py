@@ -11,11 +11,10 @@ from omegaconf import OmegaConf
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
-from sweeper.config import BudgetConfig, SweepConfig
+from sweeper.config import OBJECTIVES, BudgetConfig, SweepConfig
 from sweeper.proposing.space import Params, parse_space
 from sweeper.recording.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, Record, ScoredEpoch
 from sweeper.running.budget import used_up
-from sweeper.study.storage import OBJECTIVES
 from sweeper.study.study import Study, best_settings
 from sweeper.sweep import first_settings
 from train.config import ConfigError
