@@ -142,7 +142,7 @@ def check_device_name(device: str) -> None:
     if not re.fullmatch(DEVICE, device):
         raise ConfigError(
             f"base.device: {shown(device)} is none of auto, cpu, cuda, cuda:1, mps, xpu"
-            f"{suggestion(device.lower(), [*DEVICES])}"
+            f"{suggestion(device, [*DEVICES])}"
         )
 
 
@@ -193,7 +193,7 @@ def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises a ConfigError for a value that is none of the choices, with the nearest one."""
     if value not in choices:
         near = suggestion(value, list(choices))
-        raise ConfigError(f"{key}: {value!r} is none of {', '.join(choices)}{near}")
+        raise ConfigError(f"{key}: {shown(value)} is none of {', '.join(choices)}{near}")
 
 
 def check_train(config: TrainConfig) -> None:

@@ -8,10 +8,13 @@ from typing import TypeVar
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from train import local
-from train.config import CONF, typed
+from train.config import CONF, ConfigError, cause, typed
+from train.ranges import shown
 
 Schema = TypeVar("Schema")
 HYDRA_VERSION = "1.3"  # whose defaults Hydra takes
@@ -27,10 +30,20 @@ def settings(name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> 
 
 
 def composed(name: str, overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConfig:
-    """conf/`name`.yaml with Hydra overrides; with Hydra's own settings too, if these are wanted."""
+    """conf/`name`.yaml with Hydra overrides; with Hydra's own settings too, if these are wanted.
+
+    Raises:
+        ConfigError: what Hydra itself does not expect, such as a name too long for a file.
+        HydraException, OmegaConfBaseException: settings that do not exist or have the wrong type.
+    """
     load_local_defaults(name)
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
-        return compose(name, list(overrides), return_hydra_config=with_hydra)
+        try:
+            return compose(name, list(overrides), return_hydra_config=with_hydra)
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:
+            raise ConfigError(f"{shown(' '.join(overrides))}: {cause(error)}") from None
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from train.ranges import SEED, SHARE, Range, complaints, is_number, limited, ranged, shown
 from train.text_settings import literal, path_field, text_field
@@ -227,14 +227,15 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
         ConfigError: an unknown key (with the nearest valid one), a value of the wrong type, or one
             outside of the range that its field declares.
     """
-    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     try:
+        values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
         for complaint in _misread(values, schema):
             raise ConfigError(complaint)
         merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(literal(values)))
     except OmegaConfBaseException as error:
         key = error.full_key or str(error.key)
-        near = suggestion(key, keys(OmegaConf.structured(schema)))
+        unknown = isinstance(error, ConfigKeyError)
+        near = suggestion(key, keys(OmegaConf.structured(schema))) if unknown else ""
         raise ConfigError(f"{key}: {cause(error)}{near}") from None
     settings = cast(Schema, OmegaConf.to_object(merged))
     for complaint in complaints(settings):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import re
+import textwrap
 from collections.abc import Sequence
 
 from hydra.core.global_hydra import GlobalHydra
 
 from train.compose import composed
 from train.config import keys, suggestion
+from train.ranges import shown
 
 INTERNAL = ("hydra", "pruner", "search")  # of two settings of the same name, people mean the other
+LONGEST = 500  # characters of a message of Hydra's
 MOST_NAMED = 3  # settings of one suggestion
 PUNCTUATION = " .'"  # what is left of a sentence that lost its beginning
 
@@ -36,8 +39,8 @@ def explain(name: str, error: Exception) -> str:
         group, _, choice = missing.group(1).rpartition("/")
         choices = missing.group(2).split()
         near = suggestion(choice, choices)
-        return f"{group}: {choice!r} is none of {', '.join(choices)}{near}"
-    return message
+        return f"{group}: {shown(choice)} is none of {', '.join(choices)}{near}"
+    return textwrap.shorten(message, LONGEST)
 
 
 def suggested(key: str, known: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from train.arguments import Arguments, normalized, quoted, split_arguments
 from train.compose import composed, overrides_parser, without_hydra
 from train.config import CONF, ConfigError, typed
 from train.explain import explain
+from train.ranges import shown
 from train.sweeps import range_values, sweep_words
 from train.text_settings import MAPPING, kinds
 
@@ -107,11 +108,11 @@ def _parsed(line: Sequence[str], known: Mapping[str, tuple[str, bool]]) -> list[
     for argument in line:
         try:
             overrides += parser.parse_overrides([argument])
-        except HydraException as error:
+        except (HydraException, ValueError) as error:  # ValueError: a number of 5,000 digits
             key, _, value = argument.partition("=")
             reason = " ".join(str(error.__cause__ or error).split("\n")[0].split())
             raise ConfigError(
-                f"{key}: {value!r} cannot be read as a value ({reason}); "
+                f"{key}: {shown(value)} cannot be read as a value ({reason}); "
                 "text with such characters needs quotes within the shell's own"
             ) from None
     for override in overrides:

@@ -52,6 +52,7 @@ PRUNERS: Table = {
     },
 }
 SEEDED = {"seed": optional(Argument(SEED, whole=True))}
+WARNED = {"warn_independent_sampling": optional(FLAG)}
 GENETIC = {
     **SEEDED,
     "population_size": whole(2, 100_000),
@@ -65,6 +66,7 @@ SAMPLERS: Table = {
     "optuna.samplers.TPESampler": {
         **SEEDED,
         **STARTED,
+        **WARNED,
         "consider_prior": optional(FLAG),
         "prior_weight": optional(number(0, 1000)),
         "consider_magic_clip": optional(FLAG),
@@ -74,10 +76,16 @@ SAMPLERS: Table = {
         "group": FLAG,
         "constant_liar": FLAG,
     },
-    "optuna.samplers.GPSampler": {**SEEDED, **STARTED, "deterministic_objective": FLAG},
+    "optuna.samplers.GPSampler": {
+        **SEEDED,
+        **STARTED,
+        **WARNED,
+        "deterministic_objective": FLAG,
+    },
     "optuna.samplers.CmaEsSampler": {
         **SEEDED,
         **STARTED,
+        **WARNED,
         "sigma0": optional(number(1e-6, 1e6)),
         "consider_pruned_trials": FLAG,
         "restart_strategy": choice("ipop", "bipop", None),
@@ -91,10 +99,10 @@ SAMPLERS: Table = {
     "optuna.samplers.NSGAIIISampler": {**GENETIC, "dividing_parameter": whole(1, 1000)},
     "optuna.samplers.QMCSampler": {
         **SEEDED,
+        **WARNED,
         "qmc_type": choice("sobol", "halton"),
         "scramble": FLAG,
         "warn_asynchronous_seeding": FLAG,
-        "warn_independent_sampling": FLAG,
     },
 }
 

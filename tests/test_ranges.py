@@ -1,0 +1,234 @@
+"""Numbers lie in declared ranges; what only torch can tell is tried before a model is loaded."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import math
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from evaluate.config import EvaluateConfig, check_evaluate
+from sweeper.config import SearchConfig, SelectConfig, SweepConfig, check_search, check_sweep
+from sweeper.proposing.class_arguments import PRUNERS, SAMPLERS
+from sweeper.reproducing.config import ReproduceConfig, check_reproduce
+from train.checks import check_train
+from train.class_arguments import TARGET
+from train.compose import composed, settings
+from train.config import CONF, ConfigError, TrainConfig, typed
+from train.construction import check_construction
+from train.optimizers import OPTIMIZERS
+from train.preflight import preflight
+from train.ranges import RANGE, Range
+
+COMMANDS: dict[str, tuple[type, Any]] = {
+    "train": (TrainConfig, check_train),
+    "sweep": (SweepConfig, check_sweep),
+    "evaluate": (EvaluateConfig, check_evaluate),
+    "select": (SelectConfig, lambda config: None),
+    "reproduce": (ReproduceConfig, check_reproduce),
+}
+TABLES = {"optimizer": OPTIMIZERS, "pruner": PRUNERS, "hydra/sweeper/sampler": SAMPLERS}
+SHIPPED = [(group, target) for group, table in TABLES.items() for target in table]
+# what no command line can say (an object, a function), or what the program itself hands over
+UNSAYABLE = {
+    "params", "args", "gamma", "weights", "constraints_func", "independent_sampler", "x0",
+    "source_trials", "mutation", "crossover", "reference_points", "child_generation_strategy",
+    "elite_population_selection_strategy", "after_trial_strategy",
+}  # fmt: skip
+
+
+def numbers(schema: Any, prefix: str = "") -> Iterator[tuple[str, Range | None]]:
+    """The numeric fields of a dataclass, however deep, and their ranges."""
+    hints = get_type_hints(schema)
+    for one in fields(schema):
+        kind = hints[one.name]
+        if is_dataclass(kind):
+            yield from numbers(kind, f"{prefix}{one.name}.")
+        elif {int, float} & {kind, *get_args(kind)}:
+            yield f"{prefix}{one.name}", one.metadata.get(RANGE)
+
+
+@cache
+def defaults(name: str) -> DictConfig:
+    return composed(name)
+
+
+@pytest.mark.parametrize("schema", [schema for schema, _ in COMMANDS.values()] + [SearchConfig])
+def test_every_number_declares_its_range(schema: type) -> None:
+    found = dict(numbers(schema))
+    assert found
+    assert not [key for key, within in found.items() if within is None]
+    assert all(math.isfinite(within.high) for within in found.values() if within)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_number_is_endless_or_something_else(name: str) -> None:
+    schema, _ = COMMANDS[name]
+    for key, _ in numbers(schema):
+        for wrong in (math.nan, math.inf, -math.inf, 1e26, -1e26, 10**400, True, "fast", [1]):
+            config = copy.deepcopy(defaults(name))
+            free = isinstance(OmegaConf.select(config, key), DictConfig)
+            OmegaConf.update(config, key, {"copying": wrong} if free else wrong, merge=False)
+            with pytest.raises(ConfigError, match=key):
+                typed(schema, config)
+
+
+def test_the_ends_of_a_range_belong_to_it_unless_it_says_so() -> None:
+    assert [n in Range(0, 1) for n in (-1e-9, 0, 1, 1.1)] == [False, True, True, False]
+    assert [n in Range(0, 1, open_low=True, open_high=True) for n in (0, 0.5, 1)] == [0, 1, 0]
+    assert str(Range(0, 1, open_high=True)) == "from 0 to below 1"
+    assert str(Range(0, 10_000_000, open_low=True)) == "above 0 and at most 10000000"
+    assert str(Range(1e-12, 1e6)) == "from 1e-12 to 1000000"
+    assert "1" not in Range(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("data.repeats=1000000000", "data.repeats: 1000000000 must be from 1 to 10000"),
+        ("data.resolution=1000000", "data.resolution: 1000000 must be from 8 to 4096"),
+        ("data.flip=2", "data.flip: 2 must be true or false"),
+        ("data.keep_tokens=1.5", "data.keep_tokens: Value '1.5' of type 'float'"),
+        (f"network.alpha=1{'0' * 400}", "network.alpha: 1000"),
+        ("optimizer.betas=[0.9]", "optimizer.betas: [0.9] must be 2 numbers from 0 to below 1"),
+        ("optimizer.betas=0.5", "optimizer.betas: 0.5 must be 2 numbers"),
+        ("optimizer.betas=[0.9,1]", "optimizer.betas: [0.9, 1] must be 2 numbers"),
+        ("optimizer.betas=[0.9,nan]", "optimizer.betas: nan is not a number"),
+        ("optimizer.lr=fast", "optimizer.lr: 'fast' must be a number from 1e-12 to 1000000"),
+        ("optimizer.lr=true", "optimizer.lr: true must be a number"),
+        ("optimizer.lr=inf", "optimizer.lr: inf must be a number"),
+        ("optimizer.lr=null", "optimizer.lr: null must be a number"),
+        (
+            "~optimizer.weight_decay ~optimizer.lr search={}",
+            "optimizer.lr: AdamW needs it: a number",
+        ),
+        ("+optimizer.amsgrad=1", "optimizer.amsgrad: 1 must be true or false"),
+        ("+optimizer.epps=1e-8", "optimizer.epps: AdamW does not take it; did you mean eps?"),
+        ("optimizer._target_=3", "optimizer._target_: 3 must name a class, such as torch.optim."),
+        ("optimizer._target_=AdamW", "optimizer._target_: 'AdamW' must name a class"),
+        ("~optimizer._target_", "optimizer._target_: must name a class"),
+        ("base.device=foo", "base.device: 'foo' is none of auto, cpu, cuda, cuda:1"),
+        ("base.device=CUDA", "base.device: 'CUDA' is none of auto, cpu, cuda"),
+        ("base.device=cuda:x", "base.device: 'cuda:x' is none of"),
+        (f"base.path={'x' * 5000}", "base.path: 'xxx"),
+        ("pack=true", "pack: true must be a whole number from 1 to 1024 (trials at once), or auto"),
+        ("policy.limits.copying=nan", "policy.limits.copying: nan must be from -1000000"),
+        ("study.learning_share=nan", "study.learning_share: nan must be from 0 to 1"),
+        ("pruner.kept=nan", "pruner.kept: nan is not a number"),
+        ("pruner.window=2.5", "pruner.window: 2.5 must be a whole number from 1"),
+        ("pruner.windw=2", "pruner.windw"),
+        ("~pruner.window", "pruner.window: PacePruner needs it"),
+        ("pruner=median pruner.n_startup_trials=-1", "pruner.n_startup_trials: -1 must be"),
+        ("pruner=patient pruner.wrapped_pruner.n_warmup_steps=x", "wrapped_pruner.n_warmup_steps"),
+        ("pruner=hyperband training.epochs=2", "pruner.max_resource: 2 is less than pruner.min"),
+        ("hydra.sweeper.seed=-1", "hydra.sweeper.seed: -1 must be from 0"),
+        ("hydra.sweeper.workers=0", "hydra.sweeper.workers: 0 must be from 1"),
+        ("hydra.sweeper.objective=best", "hydra.sweeper.objective: 'best' is none of fidelity"),
+        ("hydra.sweeper.sampler.n_startup_trials=nan", "hydra.sweeper.sampler.n_startup_trials"),
+        ("+hydra.sweeper.sampler.gama=1", "sampler.gama: TPESampler does not take it"),
+        ("scheduler.warmup_steps=9 training.max_steps=8", "scheduler.warmup_steps: 9 is more than"),
+        ("scheduler.warmup_epochs=11 training.epochs=10", "scheduler.warmup_epochs: 11 is more"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_says_what_can_be(line: str, words: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        preflight("sweep", line.split(), SweepConfig, check_sweep, check_hydra=check_search)
+    message = str(end.value.code)
+    assert message.startswith("error: ")
+    assert "\n" not in message
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["data.validation_fraction=2"],
+        ["data.trigger="],
+        ["base.clip_skip=0"],
+        ["base.device=gpu"],
+        ["data.resolution=0"],
+        ["probes.guidance=inf"],
+        ["scores.resamples=1000000000"],
+        ["scores.confidence=nan"],
+        ["base.path=model.ckpt"],
+    ],
+)
+def test_evaluate_checks_its_pictures_and_its_base_too(line: list[str]) -> None:
+    with pytest.raises(SystemExit, match=f"error: {line[0].split('=')[0]}"):
+        preflight("evaluate", line, EvaluateConfig, check_evaluate)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "data.resolution=4096 data.repeats=10000 training.epochs=100000",
+        "training.max_steps=10000000 probes.count=4096 network.rank=320 network.alpha=10000",
+        "optimizer=dadaptation optimizer.growth_rate=inf",
+        "optimizer.lr=1e6 training.max_steps=1 pack=1",  # hopeless, and a person's to try
+        "optimizer=prodigy +optimizer.d_coef=2 +optimizer.beta3=null",
+        "optimizer._target_=my.own.Optimizer +optimizer.whatever=[1,2]",
+        "data.flip=yes data.validation_fraction=0 scheduler.warmup_steps=0",
+        "base.device=cuda:1 training.state_minutes=0",
+        "hydra/sweeper=basic",
+    ],
+)
+def test_what_is_unusual_and_possible_is_taken(line: str) -> None:
+    preflight("sweep", line.split(), SweepConfig, check_sweep, check_hydra=check_search)
+
+
+@pytest.mark.parametrize(("group", "target"), SHIPPED)
+def test_the_declared_arguments_are_those_of_the_class(group: str, target: str) -> None:
+    declared = TABLES[group][target]
+    module, _, name = target.rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    real = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
+    real = {key: one for key, one in real.items() if one.kind is not one.VAR_KEYWORD}
+    assert set(declared) <= set(real)
+    assert set(real) - set(declared) <= UNSAYABLE
+    must = {key for key, one in real.items() if one.default is one.empty} - UNSAYABLE
+    assert must <= {key for key, argument in declared.items() if argument.required}
+    own = {key: one.default for key, one in real.items() if key in declared and key not in must}
+    if group != "optimizer":
+        own.pop("lr", None)
+        wrong = {key: value for key, value in own.items() if not declared[key].accepts(value)}
+        assert not wrong, "the class's own defaults are among what it takes"
+
+
+@pytest.mark.parametrize("group", TABLES)
+def test_all_that_is_shipped_is_declared(group: str) -> None:
+    shipped = {yaml.safe_load(file.read_text())[TARGET] for file in (CONF / group).glob("*.yaml")}
+    assert shipped == set(TABLES[group])
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("optimizer._target_=torch.optim.AdamV", "there is no class 'torch.optim.AdamV'"),
+        ("optimizer._target_=nowhere.AdamW", "there is no class 'nowhere.AdamW'"),
+        ("optimizer._target_=os.path.join", "optimizer._target_: os.path.join is no torch opt"),
+        ("optimizer._target_=torch.optim.SGD", "optimizer.betas: SGD does not take it"),
+        ("+optimizer.fused=true +optimizer.foreach=true", "optimizer: AdamW refuses its settings"),
+        ("base.device=cuda:99", "base.device: cuda:99 is not to be had on this machine"),
+        ("base.device=hpu", "base.device: hpu is not to be had on this machine"),
+    ],
+)
+def test_what_only_torch_can_tell(line: str, words: str) -> None:
+    config = settings("train", TrainConfig, line.split())
+    check_train(config)
+    with pytest.raises(ConfigError, match=words):
+        check_construction(config)
+
+
+@pytest.mark.parametrize(
+    "optimizer", sorted(file.stem for file in (CONF / "optimizer").glob("*.yaml"))
+)
+def test_every_optimizer_can_be_made(optimizer: str) -> None:
+    check_construction(settings("train", TrainConfig, [f"optimizer={optimizer}"]))
