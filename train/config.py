@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -231,16 +232,22 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
         values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
         for complaint in _misread(values, schema):
             raise ConfigError(complaint)
-        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(literal(values)))
+        merged = OmegaConf.merge(_structured(cast(type, schema)), OmegaConf.create(literal(values)))
     except OmegaConfBaseException as error:
         key = error.full_key or str(error.key)
         unknown = isinstance(error, ConfigKeyError)
-        near = suggestion(key, keys(OmegaConf.structured(schema))) if unknown else ""
+        near = suggestion(key, keys(_structured(cast(type, schema)))) if unknown else ""
         raise ConfigError(f"{key}: {cause(error)}{near}") from None
     settings = cast(Schema, OmegaConf.to_object(merged))
     for complaint in complaints(settings):
         raise ConfigError(complaint)
     return settings
+
+
+@cache
+def _structured(schema: type) -> DictConfig:
+    """The types of a schema as OmegaConf has them; a merge leaves it as it is."""
+    return cast(DictConfig, OmegaConf.structured(schema))
 
 
 def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterator[str]:

@@ -20,10 +20,13 @@ def take_in(command: str, conf: Path) -> None:
     Raises:
         ConfigError: the file is no YAML of settings.
     """
+    if not (given := read(conf)):
+        ConfigStore.instance().store(OWN_DEFAULTS, {})
+        return
     groups, keys = _parts(command, conf)
     known = set().union(*(part for name in COMMANDS for part in _parts(name, conf)))
     node: dict[str, Any] = {"defaults": []}
-    for key, value in read(conf).items():
+    for key, value in given.items():
         if key in groups and isinstance(value, str):
             node["defaults"].append({f"override /{key}": value})  # optimizer: lion
         elif key in groups | keys or key not in known:

@@ -18,7 +18,7 @@ from train.arguments import Arguments, normalized, quoted, split_arguments
 from train.compose import composed, overrides_parser, without_hydra
 from train.config import CONF, ConfigError, typed
 from train.explain import explain
-from train.ranges import shown
+from train.ranges import shortened, shown
 from train.sweeps import range_values, sweep_words
 from train.text_settings import MAPPING, kinds
 
@@ -30,6 +30,7 @@ SHOWS = {"-h", "--help", "--hydra-help", "-i", "--info", "--version", "-sc", "--
 COMPLETES = {"-sc", "--shell-completion"}
 SEARCH_PATH = ("--config-dir", "-cd")
 OTHER_CONFIG = ("--config-path", "-cp", "--config-name", "-cn")
+LONGEST = 900  # characters of a message
 SEARCHES = "sweep"  # the command whose -m is our own sweeper's; that of the others is Hydra's
 
 
@@ -68,7 +69,8 @@ def preflight(
             line = [_written_out(override) for override in overrides]
     except ConfigError as error:
         key = str(error).split(":", 1)[0]
-        sys.exit(f"error: {f'conf/{local.FILE}: ' if _is_own(name, key, line) else ''}{error}")
+        place = f"conf/{local.FILE}: " if _is_own(name, key, line) else ""
+        sys.exit(f"error: {place}{shortened(str(error), LONGEST)}")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain(name, error)}")
     return [*parts.flags, *line]

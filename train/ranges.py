@@ -66,8 +66,12 @@ def shown(value: object) -> str:
     """A value in a message, as it is typed; shortened where it is long."""
     words = {"None": "null", "True": "true", "False": "false"}
     text = repr(value)
-    text = words.get(text, text)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return shortened(words.get(text, text), LONGEST)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of `most` characters or a few more, without its middle where it is longer."""
+    return text if len(text) <= most else f"{text[: most - most // 4]}...{text[-most // 4 :]}"
 
 
 def complaints(config: Any, prefix: str = "") -> Iterator[str]:

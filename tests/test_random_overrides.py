@@ -1,0 +1,151 @@
+"""Whatever is typed is taken, or refused in one line; nothing ends in a traceback."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig
+
+from evaluate.config import EvaluateConfig, check_evaluate
+from sweeper.config import (
+    ReportConfig,
+    SelectConfig,
+    SweepConfig,
+    check_report,
+    check_search,
+    check_select,
+    check_sweep,
+)
+from sweeper.proposing.conditions import applies
+from sweeper.reproducing.config import ReproduceConfig, check_reproduce
+from train.checks import check_train
+from train.compose import composed
+from train.config import TrainConfig, keys
+from train.preflight import preflight
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None], list[str]]] = {
+    "train": (TrainConfig, check_train, []),
+    "sweep": (SweepConfig, check_sweep, []),
+    "evaluate": (EvaluateConfig, check_evaluate, []),
+    "select": (SelectConfig, check_select, ["study=x"]),
+    "report": (ReportConfig, check_report, ["study=x"]),
+    "reproduce": (ReproduceConfig, check_reproduce, ["study=x"]),
+}
+SHARE = {"train": 4, "sweep": 4, "evaluate": 4, "select": 4, "report": 1, "reproduce": 5}
+GROUPS = ("preset", "hydra/sweeper/sampler", "hydra/sweeper", "hydra/launcher", "nowhere")
+WORDS = r"""
+nan .nan inf .inf -inf -1 0 1 -0.0 0.5 1.5 2.0 1e3 1e26 -1e26 1e-26 1e400 0x10 1_0 1:2 100000000
+1000000000 true false yes null '' "" '1' 'nan' 'true' [] {} [0.9] [1,2,3] [nan,0.5] {a:1}
+{a:{b:[1]}} text cuda adamw Jürgen 人物 ??? ' " [ { ( ! @ * - + = a=b a:b a,b 1,2 ~/x ~nobody/x \ $x
+${ ${} ${x} ${${x}} ${base.path} ${data.repeats} ${times:x,2} ${by_base:1} ${oc.env:NOPE}
+choice(1,2) interval(0,1) range(1,3) glob(*) int(3) str(3) sort(3,1) shuffle(1,2) json_str([1])
+tag(log,interval(1,2))
+"""
+VALUES = [*WORDS.split(), "", " ", "\n", "\0", "\udce4", "1" + "0" * 400, "9" * 5000, "x" * 5000]
+FORMS = (
+    *("{key}={value}",) * 14, "~{key}", "~{key}={value}", "+{key}.x={value}", "+{key}.1={value}",
+    "++{key}={value}", "+{key}={value}", "{key}x={value}", "{key}@x={value}",
+)  # fmt: skip
+SEEDS, EACH = range(20), 100
+LONGEST = 1000  # characters of a message
+ENDLESS = {"growth_rate"}  # for which infinity is the default
+NUMBERS = {"lr", "weight_decay", "d0", "pack", "kept", "window", "epochs", "limits", "floors"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def composed_faster() -> Iterator[None]:
+    """Each file of conf/ is read once, and what a list of defaults comes to is merged once.
+
+    Everything that an override can change is still done by Hydra, for each of the overrides.
+    """
+    read, merge = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
+    files: dict[str, ConfigResult | None] = {}
+    merged: dict[str, DictConfig] = {}
+
+    def read_once(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+        if config_path not in files:
+            files[config_path] = read(self, config_path)
+        return files[config_path]
+
+    def merge_once(self: ConfigLoaderImpl, defaults: Any, repo: Any) -> DictConfig:
+        key = repr(defaults)
+        if key not in merged:  # a merge takes nodes over from the files
+            merged[key] = copy.deepcopy(merge(self, defaults, repo))
+        return copy.deepcopy(merged[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "load_config", read_once)
+        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)
+        yield
+
+
+@cache
+def keys_of(name: str) -> list[str]:
+    config = composed(name, COMMANDS[name][2])
+    found = [*keys(config), *GROUPS]
+    if name == "sweep":
+        hydra = composed(name, with_hydra=True).hydra
+        found += [f"hydra.sweeper.{key}" for key in keys(hydra.sweeper)]
+    return found
+
+
+def lines(seed: int) -> Iterator[tuple[str, list[str]]]:
+    """Command lines with a random override each, and the command of each."""
+    choose = random.Random(seed)
+    for _ in range(EACH):
+        name = choose.choices([*SHARE], [*SHARE.values()])[0]
+        key, value = choose.choice(keys_of(name)), choose.choice(VALUES)
+        override = choose.choice(FORMS).format(key=key, value=value)
+        needed = [] if "study" in override.split("=")[0] else COMMANDS[name][2]
+        multirun = ["-m"] if name == "sweep" and choose.random() < 0.3 else []
+        yield name, [*multirun, override, *needed]
+
+
+def nonsense(value: Any, key: str = "") -> Iterator[str]:
+    """Numbers among settings that are none, or have no end."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from nonsense(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from nonsense(inner, key)
+    elif isinstance(value, bool):
+        yield from [f"{key}={value}"] if key in NUMBERS else []
+    elif isinstance(value, int | float) and key not in ENDLESS and not abs(value) < 1e12:
+        yield f"{key}={value}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_any_override_is_taken_or_refused_in_one_line(seed: int) -> None:
+    taken = 0
+    for name, line in lines(seed):
+        schema, check, _ = COMMANDS[name]
+        hydra = check_search if name == "sweep" else lambda config: None
+        checked: list[Any] = []
+
+        def both(config: Any, check: Any = check, checked: list[Any] = checked) -> None:
+            check(config)
+            checked.append(asdict(config))
+
+        try:
+            preflight(name, line, schema, both, applies, hydra)
+        except SystemExit as end:
+            message = str(end.code)
+            assert message.startswith("error: "), line
+            assert len(message.splitlines()) == 1, line
+            assert len(message) <= LONGEST, line
+            continue
+        except Exception as error:
+            raise AssertionError(f"{name} {line}: {error!r}") from error
+        taken += 1
+        assert not list(nonsense(checked)), line
+    assert 0 < taken < EACH
