@@ -13,6 +13,7 @@ from train.config import keys, suggestion
 
 INTERNAL = ("hydra", "pruner", "search")  # of two settings of the same name, people mean the other
 MOST_NAMED = 3  # settings of one suggestion
+PUNCTUATION = " .'"  # what is left of a sentence that lost its beginning
 
 
 def explain(name: str, error: Exception) -> str:
@@ -26,7 +27,8 @@ def explain(name: str, error: Exception) -> str:
         known = keys(composed(name, with_hydra=True))
         if key not in known:
             return f"{key}: there is no such setting{suggested(key, known)}"
-        return f"{key}: {message.split(str(key), 1)[-1].strip(" .'")}"
+        rest = message.split(str(key), 1)[-1]
+        return f"{key}: {rest.strip(PUNCTUATION)}"
     missing = re.search(
         r"Could not find '([^']+)' Available options in '[^']+': (.*?)(?: Config search|$)", message
     )
