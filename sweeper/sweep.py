@@ -13,11 +13,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
+from optuna.pruners import BasePruner
 
 from sweeper.config import OBJECTIVES, SweepConfig, suggested_name
 from sweeper.launcher import PackedLauncher
 from sweeper.leaving import in_good_order, leaving
-from sweeper.proposing.sampling import check_sampler, trials_of
+from sweeper.proposing.sampling import check_sampler, made, trials_of
 from sweeper.proposing.space import Params, Space, parse_space
 from sweeper.recording.display import display
 from sweeper.recording.record import load_records
@@ -80,6 +81,7 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
     if not isinstance(hydra.launcher, PackedLauncher):
         launch_workers(hydra.launcher, hydra.workers, config)
         return
+    made("pruner", config.pruner, BasePruner)
     check_device(config.base)
     log.info("searching " + "; ".join(f"{k}: {words}" for k, words in space.describe().items()))
     parts = load_parts(config)

@@ -14,10 +14,12 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from optuna.pruners import BasePruner
 
 from evaluate.config import EvaluateConfig, check_evaluate
 from sweeper.config import SearchConfig, SelectConfig, SweepConfig, check_search, check_sweep
-from sweeper.proposing.class_arguments import PRUNERS, SAMPLERS
+from sweeper.proposing.class_arguments import PRUNERS, SAMPLERS, check_pruner
+from sweeper.proposing.sampling import made
 from sweeper.reproducing.config import ReproduceConfig, check_reproduce
 from train.checks import check_train
 from train.class_arguments import TARGET
@@ -119,6 +121,12 @@ def test_the_ends_of_a_range_belong_to_it_unless_it_says_so() -> None:
         ("base.device=CUDA", "base.device: 'CUDA' is none of auto, cpu, cuda"),
         ("base.device=cuda:x", "base.device: 'cuda:x' is none of"),
         (f"base.path={'x' * 5000}", "base.path: 'xxx"),
+        (
+            "training.max_steps=1e6",
+            "'float' could not be converted to Integer; it must be a number",
+        ),
+        ("study.queue=[1]", "study.queue: [1] must be a list of settings, as [{network.rank: 4}]"),
+        ("pruner=patient pruner.wrapped_pruner=3", "3 must be the settings of a class or null"),
         ("pack=true", "pack: true must be a whole number from 1 to 1024 (trials at once), or auto"),
         ("policy.limits.copying=nan", "policy.limits.copying: nan must be from -1000000"),
         ("study.learning_share=nan", "study.learning_share: nan must be from 0 to 1"),
@@ -225,6 +233,26 @@ def test_what_only_torch_can_tell(line: str, words: str) -> None:
     check_train(config)
     with pytest.raises(ConfigError, match=words):
         check_construction(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({TARGET: "os.system"}, "pruner._target_: there is no class os.system"),
+        ({TARGET: "nowhere.Pruner"}, "pruner._target_: there is no class nowhere.Pruner"),
+        ({TARGET: "pathlib.Path"}, "pruner._target_: pathlib.Path is no BasePruner"),
+        (
+            {TARGET: "optuna.pruners.ThresholdPruner"},
+            "pruner: ThresholdPruner refuses",
+        ),
+    ],
+)
+def test_another_pruner_is_made_before_a_model_is_loaded(
+    settings: dict[str, Any], words: str
+) -> None:
+    check_pruner(settings)
+    with pytest.raises(ConfigError, match=words):
+        made("pruner", settings, BasePruner)
 
 
 @pytest.mark.parametrize(

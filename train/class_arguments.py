@@ -51,6 +51,8 @@ class Argument:
     def __str__(self) -> str:
         """What it takes, in words."""
         others = [shown(value) for value in self.also]
+        if self.nested:
+            others.insert(0, "the settings of a class")
         if self.within is None:
             return " or ".join(others)
         kind = "whole number" if self.whole else "number"

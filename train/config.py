@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from train.ranges import SEED, SHARE, Range, complaints, is_number, limited, ranged, shown
+from train.ranges import SEED, SHARE, Range, complaints, declared, is_number, limited, ranged, shown
 from train.text_settings import literal, path_field, text_field
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -237,7 +237,9 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
         key = error.full_key or str(error.key)
         unknown = isinstance(error, ConfigKeyError)
         near = suggestion(key, keys(_structured(cast(type, schema)))) if unknown else ""
-        raise ConfigError(f"{key}: {cause(error)}{near}") from None
+        within = declared(schema, key)
+        what = f"; it must be a number {within}" if within else near
+        raise ConfigError(f"{key}: {cause(error)}{what}") from None
     settings = cast(Schema, OmegaConf.to_object(merged))
     for complaint in complaints(settings):
         raise ConfigError(complaint)
@@ -257,6 +259,8 @@ def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterat
         key, kind = f"{prefix}{name}", kinds.get(name)
         if isinstance(value, dict):
             yield from _misread(value, kind, f"{key}.")
+        elif get_origin(kind) is list and any(not isinstance(one, dict) for one in value or ()):
+            yield f"{key}: {shown(value)} must be a list of settings, as [{{network.rank: 4}}]"
         elif kind is bool and str(value).lower() not in BOOLEANS:
             yield f"{key}: {shown(value)} must be true or false"
         elif kind is not str and isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 RANGE = "range"  # the key of a field's metadata; that of a dictionary is the range of its values
 LONGEST = 60  # characters of a value in a message
@@ -49,6 +49,17 @@ def ranged(default: Any, low: float, high: float) -> Any:
 def limited(default: Any, within: Range) -> Any:
     """A field of a dataclass whose value lies within a range."""
     return field(default=default, metadata={RANGE: within})
+
+
+def declared(schema: Any, key: str) -> Range | None:
+    """The range of a dotted key of a dataclass, however deep; None where it declares none."""
+    name, _, rest = key.partition(".")
+    for one in fields(schema):
+        if one.name == name and RANGE in one.metadata:
+            return cast(Range, one.metadata[RANGE])
+        if one.name == name and rest and is_dataclass(kind := get_type_hints(schema)[name]):
+            return declared(kind, rest)
+    return None
 
 
 def is_number(value: object) -> bool:

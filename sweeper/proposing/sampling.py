@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.utils import get_class, instantiate
@@ -13,8 +13,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.proposing.space import Params, Space, identity
-from train.config import ConfigError
+from train.class_arguments import TARGET
+from train.config import ConfigError, cause
 
+SAMPLER = "hydra.sweeper.sampler"
 DRAWS = 100  # proposals that may be known already before the first unknown combination is taken
 TRIALS = 8  # of a study that is not told how many
 DIGITS = 3  # significant digits that are kept of a drawn number: 0.00231, not 0.0023140692632779
@@ -92,15 +94,41 @@ def make_sampler(config: dict[str, Any], seed: int, space: Space, study: Study) 
     Made anew for every trial, with a seed of the study's and the trial's number: what is proposed
     then depends on the study alone, not on how often it was interrupted.
     """
-    return Unseen(instantiate({"seed": seed, **config}), space, study)
+    return Unseen(made(SAMPLER, {"seed": seed, **config}, BaseSampler), space, study)
+
+
+def made(part: str, settings: Mapping[str, Any], kind: type) -> Any:
+    """The object that settings with a `_target_` describe.
+
+    Args:
+        part: the dotted key of the settings.
+        kind: what it must be.
+
+    Raises:
+        ConfigError: there is no such class, it is another kind, or it refuses its settings.
+    """
+    target = settings[TARGET]
+    try:
+        cls = get_class(target)
+    except Exception as error:  # whatever a module of a person's own does when it is imported
+        raise ConfigError(f"{part}.{TARGET}: there is no class {target} ({cause(error)})") from None
+    if not issubclass(cls, kind):
+        raise ConfigError(f"{part}.{TARGET}: {target} is no {kind.__name__} of Optuna's")
+    try:
+        return instantiate(settings)
+    except Exception as error:
+        reason = cause(error.__cause__ or error)
+        raise ConfigError(f"{part}: {cls.__name__} refuses its settings: {reason}") from None
 
 
 def check_sampler(config: dict[str, Any], space: Space, objectives: int) -> None:
     """Refuses a sampler that can do nothing with a search.
 
     Raises:
-        ConfigError: a grid over a continuum; a sampler for one objective, and there are two.
+        ConfigError: it cannot be made; a grid over a continuum; a sampler for one objective,
+            and there are two.
     """
+    made(SAMPLER, {"seed": 0, **config}, BaseSampler)
     if is_grid(config) and space.size() is None:
         endless = next(d.key for d in space.dimensions if d.values() is None)
         raise ConfigError(f"{endless}: a grid needs single values: a choice, a range or int(...)")

@@ -13,13 +13,14 @@ from urllib.parse import urlsplit
 
 import optuna
 from filelock import FileLock
-from hydra.utils import instantiate
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from sweeper.config import OBJECTIVES, Directions
+from sweeper.proposing.sampling import made
 from train.config import ConfigError, cause
 
 try:
@@ -57,7 +58,7 @@ def open_study(
         study_name=folder.name,
         storage=_storage(folder, url),
         directions=directions,
-        pruner=instantiate(pruner),
+        pruner=made("pruner", pruner, BasePruner),
         load_if_exists=True,
     )
 
