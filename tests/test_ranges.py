@@ -221,11 +221,14 @@ def test_all_that_is_shipped_is_declared(group: str) -> None:
     [
         ("optimizer._target_=torch.optim.AdamV", "there is no class 'torch.optim.AdamV'"),
         ("optimizer._target_=nowhere.AdamW", "there is no class 'nowhere.AdamW'"),
-        ("optimizer._target_=os.path.join", "optimizer._target_: os.path.join is no torch opt"),
+        (
+            "optimizer._target_=os.path.join",
+            "optimizer._target_: os.path.join is not a subcl",
+        ),
         ("optimizer._target_=torch.optim.SGD", "optimizer.betas: SGD does not take it"),
         ("+optimizer.fused=true +optimizer.foreach=true", "optimizer: AdamW refuses its settings"),
-        ("base.device=cuda:99", "base.device: cuda:99 is not to be had on this machine"),
-        ("base.device=hpu", "base.device: hpu is not to be had on this machine"),
+        ("base.device=cuda:99", "base.device: cuda:99 is not available on this machine"),
+        ("base.device=hpu", "base.device: hpu is not available on this machine"),
     ],
 )
 def test_what_only_torch_can_tell(line: str, words: str) -> None:
@@ -238,9 +241,9 @@ def test_what_only_torch_can_tell(line: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({TARGET: "os.system"}, "pruner._target_: there is no class os.system"),
-        ({TARGET: "nowhere.Pruner"}, "pruner._target_: there is no class nowhere.Pruner"),
-        ({TARGET: "pathlib.Path"}, "pruner._target_: pathlib.Path is no BasePruner"),
+        ({TARGET: "os.system"}, "pruner._target_: os.system is not a subclass"),
+        ({TARGET: "nowhere.Pruner"}, "pruner._target_: there is no class 'nowhere.Pruner'"),
+        ({TARGET: "pathlib.Path"}, "pruner._target_: pathlib.Path is not a subclass of BasePruner"),
         (
             {TARGET: "optuna.pruners.ThresholdPruner"},
             "pruner: ThresholdPruner refuses",

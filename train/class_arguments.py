@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from train.config import ConfigError, suggestion
+from train.config import ConfigError, cause, suggestion
 from train.ranges import Range, is_number, shown
 
 TARGET = "_target_"
@@ -120,6 +121,24 @@ def check_arguments(part: str, settings: Mapping[str, Any], table: Table, exampl
     for key, argument in known.items():
         if argument.required and key not in arguments:
             raise ConfigError(f"{part}.{key}: {name} needs it: {argument}")
+
+
+def find_class(part: str, target: str, kind: type) -> type:
+    """The class of a dotted path, which is imported.
+
+    Raises:
+        ConfigError: there is no such class, or it is not of this kind.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever a module of a person's own does when it is imported
+        raise ConfigError(
+            f"{part}.{TARGET}: there is no class {target!r} ({cause(error)})"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise ConfigError(f"{part}.{TARGET}: {target} is not a subclass of {kind.__name__}")
+    return found
 
 
 def _not_a_number(prefix: str, value: Any) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -11,12 +10,12 @@ from typing import Any
 
 import torch
 
-from train.class_arguments import TARGET
+from train.class_arguments import TARGET, find_class
 from train.config import BaseConfig, ConfigError, TrialConfig, cause, suggestion
 
 
 def check_device(base: BaseConfig) -> None:
-    """Refuses a device that this machine has not.
+    """Refuses a device that this machine does not have.
 
     Raises:
         ConfigError: naming base.device.
@@ -27,8 +26,8 @@ def check_device(base: BaseConfig) -> None:
         torch.empty(1, device=base.device)
     except Exception as error:  # each backend has its own
         raise ConfigError(
-            f"base.device: {base.device} is not to be had on this machine ({cause(error)}); "
-            "auto takes what is there"
+            f"base.device: {base.device} is not available on this machine ({cause(error)}); "
+            "auto takes what is available"
         ) from None
 
 
@@ -49,25 +48,19 @@ def optimizer_class(optimizer: Mapping[str, Any]) -> type:
         ConfigError: there is no such class, or it refuses its settings.
     """
     target = str(optimizer[TARGET])
-    module, _, name = target.rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever a module of a person's own does when it is imported
-        raise ConfigError(
-            f"optimizer.{TARGET}: there is no class {target!r} ({cause(error)})"
-        ) from None
-    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
-        raise ConfigError(f"optimizer.{TARGET}: {target} is no torch optimizer")
+    cls = find_class("optimizer", target, torch.optim.Optimizer)
     arguments = {key: value for key, value in optimizer.items() if key != TARGET}
     accepted = inspect.signature(cls).parameters
     for key in arguments:
         if key not in accepted:
             raise ConfigError(
-                f"optimizer.{key}: {name} does not take it{suggestion(key, list(accepted))}"
+                f"optimizer.{key}: {cls.__name__} does not take it{suggestion(key, list(accepted))}"
             )
     try:
         with redirect_stdout(StringIO()):  # some greet
             cls([torch.nn.Parameter(torch.zeros(1))], **arguments)
     except Exception as error:
-        raise ConfigError(f"optimizer: {name} refuses its settings: {cause(error)}") from None
+        raise ConfigError(
+            f"optimizer: {cls.__name__} refuses its settings: {cause(error)}"
+        ) from None
     return cls

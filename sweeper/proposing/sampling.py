@@ -13,7 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.proposing.space import Params, Space, identity
-from train.class_arguments import TARGET
+from train.class_arguments import TARGET, find_class
 from train.config import ConfigError, cause
 
 SAMPLER = "hydra.sweeper.sampler"
@@ -107,13 +107,7 @@ def made(part: str, settings: Mapping[str, Any], kind: type) -> Any:
     Raises:
         ConfigError: there is no such class, it is another kind, or it refuses its settings.
     """
-    target = settings[TARGET]
-    try:
-        cls = get_class(target)
-    except Exception as error:  # whatever a module of a person's own does when it is imported
-        raise ConfigError(f"{part}.{TARGET}: there is no class {target} ({cause(error)})") from None
-    if not issubclass(cls, kind):
-        raise ConfigError(f"{part}.{TARGET}: {target} is no {kind.__name__} of Optuna's")
+    cls = find_class(part, settings[TARGET], kind)
     try:
         return instantiate(settings)
     except Exception as error:
