@@ -109,7 +109,7 @@ def test_the_ends_of_a_range_belong_to_it_unless_it_says_so() -> None:
         ("optimizer.lr=inf", "optimizer.lr: inf must be a number"),
         ("optimizer.lr=null", "optimizer.lr: null must be a number"),
         (
-            "~optimizer.weight_decay ~optimizer.lr search={}",
+            "search.optimizer.lr=1 ~optimizer.lr",
             "optimizer.lr: AdamW needs it: a number",
         ),
         ("+optimizer.amsgrad=1", "optimizer.amsgrad: 1 must be true or false"),
