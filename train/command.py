@@ -24,6 +24,7 @@ from train.base import BaseError
 from train.checkpoint import CheckpointError
 from train.config import CONF, ConfigError, keys, suggestion, typed
 from train.data import DataError
+from train.encoding import use_utf8
 from train.member import TrainingError
 
 Schema = TypeVar("Schema")
@@ -199,7 +200,8 @@ def _explain(name: str, error: Exception) -> str:
 
 
 def quiet() -> None:
-    """Our own lines on the terminal; of the libraries only what went wrong."""
+    """Our own lines on the terminal, in UTF-8; of the libraries only what went wrong."""
+    use_utf8()
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for library in (
         "hydra",

@@ -21,6 +21,7 @@ from train.course import Course
 from train.data import Picture, Pictures
 from train.data.batches import frames_of
 from train.data.buckets import Frame, Framing, framing_of
+from train.encoding import readable
 from train.families import VELOCITY
 from train.optimization import learning_rate, warmup_steps
 
@@ -36,6 +37,7 @@ def metadata(
         name: of the LoRA.
     """
     settings = json.dumps(settings_of(config), sort_keys=True)
+    name = readable(name)
     kohyas = {
         "output_name": name,
         "session_id": _number(settings, pictures.fingerprint),  # the same for all its epochs
@@ -66,7 +68,7 @@ def _base(config: TrialConfig, base: Base) -> dict[str, Any]:
     family = base.family
     hashes = {"sd_model_hash": base.short_hash} if base.short_hash else {}
     return {
-        "sd_model_name": Path(config.base.path).name,
+        "sd_model_name": readable(Path(config.base.path).name),
         **hashes,
         "new_sd_model_hash": base.fingerprint,
         "base_model_version": family.base_model_version(base.prediction),
@@ -130,7 +132,7 @@ def _pictures(config: TrialConfig, pictures: Pictures) -> dict[str, Any]:
     data = config.data
     tags: dict[str, dict[str, int]] = {}
     for picture in pictures.training:
-        count = tags.setdefault(picture.path.parent.name, {})
+        count = tags.setdefault(readable(picture.path.parent.name), {})
         for tag in filter(None, map(str.strip, picture.caption.lower().split(","))):
             count[tag] = count.get(tag, 0) + 1
     framing, frames = _framing(pictures, data), frames_of(pictures.trained, data)
@@ -169,7 +171,7 @@ def _folders(pictures: Sequence[Picture]) -> dict[str, dict[str, int]]:
     folders: dict[str, dict[str, int]] = {}
     for picture in pictures:
         about = {"n_repeats": picture.subset.repeats, "img_count": 0}
-        folders.setdefault(picture.path.parent.name, about)["img_count"] += 1
+        folders.setdefault(readable(picture.path.parent.name), about)["img_count"] += 1
     return folders
 
 
