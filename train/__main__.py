@@ -14,6 +14,7 @@ from train.command import quiet, run, with_one_line_errors
 from train.config import ConfigError, TrialConfig, trial_of
 from train.course import course_of, report
 from train.data import Pictures, load_pictures
+from train.encoding import start_in_utf8
 from train.interrupt import in_good_order
 from train.kohya.command_line import expand
 from train.memory import adapted, advice, ran_out, with_next_remedy
@@ -116,6 +117,7 @@ def read_kohya() -> None:
 
 
 if __name__ == "__main__":
+    start_in_utf8()
     quiet()
     with_one_line_errors(read_kohya)
     run("train", TrainConfig, check_train, main)

@@ -24,7 +24,7 @@ from train.base import BaseError
 from train.checkpoint import CheckpointError
 from train.config import CONF, ConfigError, keys, suggestion, typed
 from train.data import DataError
-from train.encoding import use_utf8
+from train.encoding import escape_in_streams, start_in_utf8
 from train.member import TrainingError
 
 Schema = TypeVar("Schema")
@@ -51,6 +51,7 @@ def run(
         main: the command.
         applies: whether a swept setting means something beside the values of the other swept ones.
     """
+    start_in_utf8()
     quiet()
     arguments = sys.argv[1:]
     if COMPLETION & {*arguments} and "install=bash" in arguments:
@@ -200,8 +201,8 @@ def _explain(name: str, error: Exception) -> str:
 
 
 def quiet() -> None:
-    """Our own lines on the terminal, in UTF-8; of the libraries only what went wrong."""
-    use_utf8()
+    """Our own lines on the terminal; of the libraries only what went wrong."""
+    escape_in_streams()
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for library in (
         "hydra",

@@ -29,27 +29,37 @@ def shortened(path: object) -> str:
     return text if len(text) <= LONGEST else f"{text[:half]}...{text[-half:]}"
 
 
-def use_utf8() -> None:
-    """Makes streams, file names and arguments UTF-8, and lets no character stop a command.
+def start_in_utf8() -> None:
+    """Starts the process again in Python's UTF-8 mode where the locale has another encoding.
 
-    Where the locale has another encoding (LC_ALL=C without Python's coercion, Latin-1), the
-    process starts again in Python's UTF-8 mode, as the encoding of file names cannot be changed
-    later. A terminal that lacks a character shows it escaped.
+    In such a locale (LC_ALL=C without Python's coercion, Latin-1) file names and arguments arrive
+    as surrogates or as wrong letters, and the encoding cannot be changed later. To be called first
+    of all, by a command alone; the processes that it starts inherit the mode.
     """
-    utf8 = sys.getfilesystemencoding() == "utf-8"
-    if not utf8 and os.environ.get(UTF8_MODE) != "1":  # once: -E and -X utf8=0 would not heed it
+    if sys.getfilesystemencoding() == "utf-8":
+        return
+    if os.environ.get(UTF8_MODE) != "1":  # once: -E and -X utf8=0 would not heed it
         os.environ[UTF8_MODE] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def escape_in_streams() -> None:
+    """Lets no character stop a print: those that the terminal's encoding lacks are escaped."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def storable(text: str) -> str:
+    """A text as a file or a database can hold it: surrogates escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _decoded(name: str) -> str:
     try:
         raw = os.fsencode(name)
     except UnicodeEncodeError:  # the text is no file name of this locale
-        return name.encode("utf-8", "backslashreplace").decode()
+        return storable(name)
     try:
         return raw.decode()
     except UnicodeDecodeError:

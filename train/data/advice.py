@@ -30,8 +30,8 @@ def advice(
     said: list[str] = []
     if len({one.content for one in shown.values()}) == 1:
         said.append(
-            "there is one picture to train on: how alike pictures of the subject are cannot be "
-            "told from it, so likeness (subject_fidelity) has no scale; one more gives it one"
+            "there is only one picture to train on, so likeness (subject_fidelity) has no scale: "
+            "that is how alike the pictures are to each other; one more gives it one"
         )
     if len(training) < few:
         said.append(

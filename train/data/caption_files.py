@@ -20,7 +20,7 @@ BOMS = {
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 LARGEST = 100_000  # bytes; text encoders read some 300 of them
-BINARY = 0.1  # a text of which more are control characters is none
+BINARY = 0.1  # what has more control characters than this is no text; 0 bytes may fill up a file
 
 # what is said of captions that are not plain UTF-8 in one line
 WINDOWS = "not in UTF-8 and read as Windows-1252; where that is wrong, save them as UTF-8"
@@ -67,7 +67,8 @@ class CaptionFiles:
 
     def elsewhere(self, picture: Path) -> str | None:
         """The extension of another file that looks like a caption of the picture."""
-        return next((ext for ext in TEXTS if self._find(picture, ext)), None)
+        others = (extension for extension in TEXTS if extension != self.extension)
+        return next((extension for extension in others if self._find(picture, extension)), None)
 
     def without_picture(self, pictures: Iterable[Path]) -> list[Path]:
         """Caption files that belong to none of the pictures."""
@@ -108,7 +109,7 @@ def read_caption(file: Path) -> Caption:
     text, notes = found.text.replace("\ufeff", ""), list(found.notes)
     controls = [c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()]
     plain = "".join(c for c in text if c not in set(controls)) if controls else text
-    if plain.strip() and len(controls) > BINARY * len(text):
+    if plain.strip() and sum(c != "\0" for c in controls) > BINARY * len(text):
         raise DataError(f"{shortened(file)}: caption is no text but binary data")
     notes += [CONTROLS] * bool(controls)
     notes += [LINES] * (sum(bool(line.strip()) for line in plain.splitlines()) > 1)

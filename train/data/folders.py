@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.config import suggestion
 from train.data.kinds import COMPANIONS, EXTENSIONS, kind
 from train.data.picture import DataError
-from train.data.wording import some
-from train.encoding import shortened
+from train.data.wording import by_kind, some
+from train.encoding import readable, shortened
 
 # what systems leave in folders, beside the names that begin with a dot (.DS_Store, ._a.jpg)
 LEFT_BY_SYSTEMS = {
@@ -50,7 +51,8 @@ def existing_folder(path: str | Path, key: str) -> Path:
     try:
         os.scandir(folder).close()
     except FileNotFoundError:
-        raise DataError(f"{key}: there is no folder {shortened(folder)}") from None
+        near = suggestion(folder.name, _names_in(folder.parent))
+        raise DataError(f"{key}: there is no folder {shortened(folder)}{readable(near)}") from None
     except NotADirectoryError:
         raise DataError(
             f"{key}: {shortened(folder)} is no folder; give the folder of the pictures"
@@ -109,8 +111,15 @@ def no_picture_in(folder: Path) -> str:
             "or put repeats in front of their names, as in 10_name"
         )
     if unread := contents.unread:
-        return f"{said}; {some(unread)} cannot be read: save them as png or jpg"
+        return f"{said}; {by_kind(unread)} cannot be read: save them as png or jpg"
     return f"{said}{'' if contents.others or contents.folders else ', which is empty'}"
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return [inside.name for inside in folder.iterdir() if os.path.isdir(inside)]
+    except OSError:
+        return []
 
 
 def _is_hidden(name: str) -> bool:

@@ -17,10 +17,11 @@ from train.data.folders import (
 from train.data.picture import DataError
 from train.data.subset import Subset
 from train.data.wording import counted, some
-from train.encoding import readable
+from train.encoding import readable, shortened, worded
 
 VALIDATION = "validation"
 IMAGES, CAPTIONS = ("images", "img", "image", "imgs"), ("captions", "caption")
+CLASS_PICTURES = ("reg", "regularization", "regularisation")
 NUMBERED = re.compile(r"(\d{1,99})(?:_(.*))?", re.DOTALL)  # kohya's: repeats, then the class words
 MOST_REPEATS = 1000  # a larger number in front of a name is a year, a date or a camera's count
 MANY_REPEATS = 100  # from which on it is said
@@ -140,7 +141,7 @@ class _Layout:
                 f"{shown}: by its name an epoch shows each of its pictures {repeats} times; if the "
                 "number means something else, give the folder another name"
             )
-        words = readable(match[2] or "").strip() or self.like.class_words
+        words = worded(match[2] or "").strip() or self.like.class_words
         return replace(self.like, class_words=words, repeats=repeats)
 
     def _without_validation(self, folders: list[Path]) -> list[Path]:
@@ -149,11 +150,18 @@ class _Layout:
         return [folder for folder in folders if folder not in inside]
 
     def _pass_over(self, folders: list[Path]) -> None:
-        names = [readable(folder.name) for folder in folders if holds_pictures(folder)]
-        if names:
+        left = [folder for folder in folders if holds_pictures(folder)]
+        if left:
             self.warnings.append(
-                f"subfolders are not read where pictures lie beside them: {', '.join(names)}"
+                "subfolders are not read where pictures lie beside them: "
+                f"{', '.join(readable(folder.name) for folder in left)}"
             )
+        self.warnings += [
+            f"{readable(folder.name)}: pictures of the class are read by data.regularization_path="
+            f"{shortened(folder)}"
+            for folder in left
+            if folder.name.lower() in CLASS_PICTURES and not self.like.regularization
+        ]
 
 
 def _number(name: str) -> int:

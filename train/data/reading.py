@@ -14,8 +14,8 @@ from train.data.folders import contents_of, existing_folder, no_picture_in
 from train.data.layouts import read_layout
 from train.data.picture import DataError, Picture
 from train.data.subset import Subset
-from train.data.wording import some
-from train.encoding import readable
+from train.data.wording import by_kind
+from train.encoding import readable, worded
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "puppets" / "pictures" / "narrow"
 SKIP = "skip"
@@ -34,7 +34,7 @@ class Reader:
     def __init__(self, config: DataConfig) -> None:
         self.config = config
         self.key = "data.dataset_config" if config.dataset_config else "data.path"
-        self.trigger = readable(config.trigger.strip())
+        self.trigger = worded(" ".join(config.trigger.split()))
         self.warnings: list[str] = []
         self.seen: dict[Path, Examined] = {}
         embedded = config.path == EMBEDDED
@@ -44,7 +44,7 @@ class Reader:
             folder=Path(self.folder),
             captions=Path(self.folder),
             extension=config.caption_extension,
-            class_words=readable((config.class_words or self.trigger).strip()),
+            class_words=worded(" ".join((config.class_words or self.trigger).split())),
             repeats=config.repeats,
             shuffle_caption=config.shuffle_caption,
             keep_tokens=config.keep_tokens,
@@ -126,7 +126,7 @@ class Reader:
             raise DataError(f"{key}: every picture in {readable(str(subset.folder))} is broken")
         if contents.unread:
             self.warnings.append(
-                f"not read in {readable(subset.folder.name)}: {some(contents.unread)}; "
+                f"not read in {readable(subset.folder.name)}: {by_kind(contents.unread)}; "
                 "save what is a picture as png or jpg"
             )
         self.warnings += caption_warnings(subset, pictures, captions, files, self.trigger)
