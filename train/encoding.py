@@ -22,6 +22,22 @@ def readable(name: str) -> str:
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), _decoded(name))
 
 
+def worded(name: str) -> str:
+    """A name as words of a caption or a prompt: bytes that are no UTF-8 are read as Windows-1252,
+    as those of caption files are."""
+    try:
+        raw = os.fsencode(name)
+        raw.decode()
+    except UnicodeEncodeError:
+        return readable(name)
+    except UnicodeDecodeError:
+        try:
+            return readable(raw.decode("cp1252"))
+        except UnicodeDecodeError:
+            return readable(name)
+    return readable(name)
+
+
 def shortened(path: object) -> str:
     """A path for a message: readable, and cut in the middle where it is endless."""
     text = readable(str(path))
