@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.data.caption_files import Caption, CaptionFiles
+from train.data.folders import Contents
 from train.data.picture import Picture
 from train.data.subset import Subset
 from train.data.trigger import says, word_of
@@ -21,6 +22,7 @@ def caption_warnings(
     pictures: Sequence[Picture],
     captions: Sequence[Caption],
     files: CaptionFiles,
+    contents: Contents,
     trigger: str,
 ) -> list[str]:
     """Captions that were guessed, shared, missing, or lack the trigger.
@@ -28,11 +30,12 @@ def caption_warnings(
     Args:
         captions: of each picture, as it was read.
         files: where they were found.
+        contents: of the folder, broken pictures among them.
     """
     said = [*_notes(subset, pictures, captions), *_shared(pictures, files)]
     bare = [p.path for p, caption in zip(pictures, captions, strict=True) if not caption.text]
     if bare and not subset.regularization:
-        said += _missing(subset, bare, pictures, files, trigger)
+        said += _missing(subset, bare, pictures, files, contents, trigger)
     return [*said, *_trigger(subset, pictures, word_of(trigger))]
 
 
@@ -65,6 +68,7 @@ def _missing(
     bare: Sequence[Path],
     pictures: Sequence[Picture],
     files: CaptionFiles,
+    contents: Contents,
     trigger: str,
 ) -> list[str]:
     own = subset.class_words == trigger
@@ -81,7 +85,7 @@ def _missing(
             f"{count} of them {agreed(count, 'has', 'have')} a {extension} file of the same name: "
             f"data.caption_extension={extension} reads it (now {files.extension})"
         )
-    if lonely := files.without_picture([picture.path for picture in pictures]):
+    if lonely := files.without_picture(contents.pictures):
         said.append(
             f"{counted(len(lonely), 'caption')} in {readable(subset.captions.name)} without a "
             f"picture of the same name: {some(lonely)}"

@@ -84,20 +84,17 @@ def contents_of(folder: Path, key: str) -> Contents:
 
 
 def has_pictures(folder: Path) -> bool:
-    """Whether there is a picture in the folder itself; not where it cannot be read."""
+    """Whether there is a picture in the folder itself; so it seems where it cannot be read, and
+    whoever reads it says why."""
     try:
         return bool(contents_of(folder, "").pictures)
     except DataError:
-        return False
+        return True
 
 
 def holds_pictures(folder: Path) -> bool:
-    """Whether there is a picture in the folder or in one right inside of it."""
-    try:
-        contents = contents_of(folder, "")
-    except DataError:
-        return False
-    return bool(contents.pictures) or any(map(has_pictures, contents.folders))
+    """Whether there is a picture in the folder or in one right inside of it, as `has_pictures`."""
+    return has_pictures(folder) or any(map(has_pictures, contents_of(folder, "").folders))
 
 
 def no_picture_in(folder: Path) -> str:

@@ -129,5 +129,5 @@ class Reader:
                 f"not read in {readable(subset.folder.name)}: {by_kind(contents.unread)}; "
                 "save what is a picture as png or jpg"
             )
-        self.warnings += caption_warnings(subset, pictures, captions, files, self.trigger)
+        self.warnings += caption_warnings(subset, pictures, captions, files, contents, self.trigger)
         return pictures
