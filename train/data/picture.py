@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from train.config import cause
+from train.config import UserError, cause
 from train.data.buckets import Frame
 from train.data.kinds import FORMATS, really
 from train.data.subset import Subset
@@ -20,7 +20,7 @@ from train.encoding import shortened
 BACKDROP = (255, 255, 255)  # what shows through transparent pictures
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """The pictures cannot be used; the message names the file and the way out."""
 
 
