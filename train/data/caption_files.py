@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ def read_caption(file: Path) -> Caption:
     if plain.strip() and sum(c != "\0" for c in controls) > BINARY * len(text):
         raise DataError(f"{shortened(file)}: caption is no text but binary data")
     notes += [CONTROLS] * bool(controls)
-    notes += [LINES] * (sum(bool(line.strip()) for line in plain.splitlines()) > 1)
+    notes += [LINES] * (len(re.findall(r"[^\s]+[^\r\n]*", plain)) > 1)
     return Caption(" ".join(plain.split()), tuple(notes))
 
 
