@@ -54,7 +54,10 @@ def test_captions_in_any_encoding(tmp_path: Path, data: bytes, text: str, guess:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("\u3042 sks".encode("shift_jis") + b"\x81\x8d", "no text in UTF-8, UTF-16 or Windows-1252"),
+        (
+            "\u3042 sks".encode("shift_jis") + b"\x81\x8d",
+            "no text in UTF-8, UTF-16 or Windows-1252",
+        ),
         (b"\xff\xfes\0k\0s", "no text in UTF-8"),
         (b"\xff\xfe\x00\xd8", "no text in UTF-8"),  # half of a pair: a surrogate
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\2\3\4\5\6", "no text but binary data"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,9 @@ def test_what_systems_leave_in_folders_is_no_picture(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"\0\5\x16\7 no picture")
     pictures = load(tmp_path)
     assert [p.path.name for p in pictures.training] == ["a.png", "b.png"]
-    assert not any(name in pictures.report() for name in ("DS_Store", "MACOSX", "eaDir", "not read"))
+    assert not any(
+        name in pictures.report() for name in ("DS_Store", "MACOSX", "eaDir", "not read")
+    )
 
 
 def test_an_unpacked_archive_and_loops_of_links(tmp_path: Path) -> None:
@@ -119,7 +122,7 @@ def test_where_no_picture_is_the_line_says_what_there_is(tmp_path: Path) -> None
 )
 def test_paths_that_cannot_be(picture_folder: Path, key: str, path: str, said: str) -> None:
     with pytest.raises(DataError) as error:
-        load_pictures(DataConfig(**{"path": str(picture_folder), key: path}))
+        load_pictures(replace(DataConfig(path=str(picture_folder)), **{key: path}))  # type: ignore[arg-type]
     message = str(error.value)
     assert message.startswith(f"data.{key}: ")
     assert said in message
@@ -138,7 +141,8 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
         if folder.is_relative_to(tmp_path.parents[1]):
             folder.chmod(0o755)
     code = (
-        "import os, sys\nfrom PIL import Image\nImage.init()\nfrom train.config import DataConfig\nfrom train.data import *\n"
+        "import os, sys\nfrom PIL import Image\nImage.init()\n"
+        "from train.config import DataConfig\nfrom train.data import *\n"
         "os.seteuid(65534)\n"
         "for path in sys.argv[1:]:\n"
         "    try: load_pictures(DataConfig(path=path))\n"
@@ -151,7 +155,9 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     lines = made.stdout.splitlines()
     assert len(lines) == 2
     for line, folder in zip(lines, ("all/5_sks cat", "closed"), strict=True):
-        assert line == f"data.path: the folder {tmp_path / folder} cannot be read (Permission denied)"
+        assert (
+            line == f"data.path: the folder {tmp_path / folder} cannot be read (Permission denied)"
+        )
 
 
 def test_odd_entries_neither_hang_nor_stop(tmp_path: Path) -> None:

@@ -101,8 +101,13 @@ def test_files_that_are_cut_anywhere_are_one_line(tmp_path: Path) -> None:
         file = tmp_path / f"cut{kind}"
         for part in range(0, 100, 7):
             file.write_bytes(whole[: len(whole) * part // 100])
-            try:
-                assert open_picture(file).size == (30, 20)
-            except DataError as error:
-                assert file.name in str(error)
-                assert "\n" not in str(error)
+            said = problem_with(file)
+            assert said is None or (file.name in said and "\n" not in said)
+
+
+def problem_with(file: Path) -> str | None:
+    try:
+        assert open_picture(file).size == (30, 20)
+    except DataError as error:
+        return str(error)
+    return None
