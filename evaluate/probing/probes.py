@@ -16,7 +16,7 @@ from evaluate.probing.values import KINDS, Values, class_words, zero_shot
 from evaluate.reading.encoder import Encoder
 from train.config import ConfigError
 from train.data import Pictures
-from train.data.trigger import says, without_trigger
+from train.data.trigger import says, without_trigger, word_of
 
 SEEN = 0.1  # a value that this share of the training pictures shows belongs to the training set
 CHOICE = 2  # so many values of each part are asked for at least
@@ -131,7 +131,7 @@ def make_probe_set(
         shown: part -> the value that each training picture is known to show; the encoder reads
             the parts that are not in it.
     """
-    trigger = pictures.trigger.split()[0]
+    trigger = word_of(pictures.trigger)
     class_word = class_words(pictures.trigger, values)
     random = Random(config.seed)
     others = config.count // OTHERS

@@ -154,10 +154,9 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     )
     lines = made.stdout.splitlines()
     assert len(lines) == 2
-    for line, folder in zip(lines, ("all/5_sks cat", "closed"), strict=True):
-        assert (
-            line == f"data.path: the folder {tmp_path / folder} cannot be read (Permission denied)"
-        )
+    for line, name in zip(lines, ("all/5_sks cat", "closed"), strict=True):
+        said = f"data.path: the folder {tmp_path / name} cannot be read (Permission denied)"
+        assert line == said
 
 
 def test_odd_entries_neither_hang_nor_stop(tmp_path: Path) -> None:
