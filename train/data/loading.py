@@ -13,7 +13,7 @@ from train.data.reading import Reader
 from train.data.regularization import balanced
 from train.data.report import lines_before_training
 from train.data.splitting import split, without
-from train.data.wording import counted
+from train.data.wording import agreed, counted
 
 MOST_SHOWN = 1_000_000  # pictures that repeats make of an epoch: the order of one is a list of them
 
@@ -113,7 +113,8 @@ def load_pictures(config: DataConfig) -> Pictures:
     ):
         if unused:
             reader.warnings.append(
-                f"{unused} of {len(regularization)} regularisation pictures are not used: {why}"
+                f"{unused} of {counted(len(regularization), 'regularisation picture')} "
+                f"{agreed(unused, 'is', 'are')} not used: {why}"
             )
     return Pictures(
         training=tuple(training),
