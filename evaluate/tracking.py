@@ -25,6 +25,7 @@ from evaluate.choice.merit import fidelity
 from evaluate.scorecard import Scorecard
 from train.checkpoint import write_atomically
 from train.config import cause
+from train.encoding import storable
 
 log = logging.getLogger(__name__)
 for _chatty in ("mlflow", "alembic"):
@@ -167,7 +168,9 @@ class Run:
             self.remember(done=[*self._state()["done"], what])
 
     def log_params(self, params: dict[str, Any]) -> None:
-        entries = [Param(key, self._whole("params", key, str(v))) for key, v in params.items()]
+        entries = [
+            Param(key, self._whole("params", key, storable(str(v)))) for key, v in params.items()
+        ]
         for start in range(0, len(entries), PARAMS):
             self.store.client.log_batch(self.id, params=entries[start : start + PARAMS])
 
@@ -176,7 +179,9 @@ class Run:
             self.store.client.log_batch(self.id, metrics=metrics[start : start + METRICS])
 
     def set_tags(self, tags: dict[str, str]) -> None:
-        entries = [RunTag(key, self._whole("tags", key, value)) for key, value in tags.items()]
+        entries = [
+            RunTag(key, self._whole("tags", key, storable(value))) for key, value in tags.items()
+        ]
         self.store.client.log_batch(self.id, tags=entries)
 
     def _whole(self, kind: str, key: str, value: str) -> str:
@@ -188,7 +193,7 @@ class Run:
         return f"its {len(value)} characters are in the artifact {file}"
 
     def log_text(self, text: str, name: str) -> None:
-        self.store.client.log_text(self.id, text, name)
+        self.store.client.log_text(self.id, storable(text), name)
 
     def log_file(self, file: Path, name: str) -> None:
         self.log_text(file.read_text(encoding="utf-8"), name)

@@ -8,6 +8,7 @@ import sys
 from train.checks import check_train
 from train.command import quiet, run, with_one_line_errors
 from train.config import TrainConfig
+from train.encoding import start_in_utf8
 from train.kohya.command_line import expand
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ def read_kohya() -> None:
 
 
 if __name__ == "__main__":
+    start_in_utf8()
     quiet()
     with_one_line_errors(read_kohya)
     run("train", TrainConfig, check_train, "train.single:main")

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from train import completion
 from train.compose import HYDRA_VERSION, load_local_defaults
 from train.config import CONF, UserError, typed
+from train.encoding import escape_in_streams, start_in_utf8
 from train.preflight import Applies, CheckHydra, preflight
 
 Schema = TypeVar("Schema")
@@ -50,6 +51,7 @@ def run(
         applies: whether a swept setting means something beside the values of the other swept ones.
         check_hydra: refuses impossible settings of Hydra's own part with a ConfigError.
     """
+    start_in_utf8()
     quiet()
     arguments = sys.argv[1:]
     if COMPLETION & {*arguments} and "install=bash" in arguments:
@@ -90,6 +92,7 @@ def with_one_line_errors(action: Callable[[], None]) -> None:
 
 def quiet() -> None:
     """Our own lines on the terminal; of the libraries only what went wrong."""
+    escape_in_streams()
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for library in QUIET:
         logging.getLogger(library).setLevel(logging.ERROR)

@@ -9,6 +9,7 @@ from itertools import accumulate
 from train.config import TrainingConfig, TrialConfig
 from train.data.batches import Batches, frames_of, plan_batches
 from train.data.loading import Pictures
+from train.data.wording import counted
 
 CHECKPOINTS = 5  # at least, where nothing is said
 
@@ -95,8 +96,9 @@ class Course:
             factors.append(f"{processes} processes")
         return (
             f"effective batch {self.rows * self.accumulation} ({' x '.join(factors)}); "
-            f"{self.steps_an_epoch} steps an epoch, {self.epochs} epochs, {self.steps} steps; "
-            f"a checkpoint every {self.save_every} epochs, {self.checkpoints} in all"
+            f"{counted(self.steps_an_epoch, 'step')} an epoch, {counted(self.epochs, 'epoch')}, "
+            f"{counted(self.steps, 'step')}; a checkpoint every "
+            f"{counted(self.save_every, 'epoch')}, {self.checkpoints} in all"
         )
 
 

@@ -22,6 +22,7 @@ from train.data.batches import frames_of
 from train.data.buckets import Frame, Framing, framing_of
 from train.data.loading import Pictures
 from train.data.picture import Picture
+from train.encoding import readable
 from train.families import VELOCITY
 from train.optimization import learning_rate, warmup_steps
 
@@ -37,6 +38,7 @@ def metadata(
         name: of the LoRA.
     """
     settings = json.dumps(settings_of(config), sort_keys=True)
+    name = readable(name)
     kohyas = {
         "output_name": name,
         "session_id": _number(settings, pictures.fingerprint),  # the same for all its epochs
@@ -67,7 +69,7 @@ def _base(config: TrialConfig, base: Base) -> dict[str, Any]:
     family = base.family
     hashes = {"sd_model_hash": base.short_hash} if base.short_hash else {}
     return {
-        "sd_model_name": Path(config.base.path).name,
+        "sd_model_name": readable(Path(config.base.path).name),
         **hashes,
         "new_sd_model_hash": base.fingerprint,
         "base_model_version": family.base_model_version(base.prediction),
@@ -131,7 +133,7 @@ def _pictures(config: TrialConfig, pictures: Pictures) -> dict[str, Any]:
     data = config.data
     tags: dict[str, dict[str, int]] = {}
     for picture in pictures.training:
-        count = tags.setdefault(picture.path.parent.name, {})
+        count = tags.setdefault(readable(picture.path.parent.name), {})
         for tag in filter(None, map(str.strip, picture.caption.lower().split(","))):
             count[tag] = count.get(tag, 0) + 1
     framing, frames = _framing(pictures, data), frames_of(pictures.trained, data)
@@ -170,7 +172,7 @@ def _folders(pictures: Sequence[Picture]) -> dict[str, dict[str, int]]:
     folders: dict[str, dict[str, int]] = {}
     for picture in pictures:
         about = {"n_repeats": picture.subset.repeats, "img_count": 0}
-        folders.setdefault(picture.path.parent.name, about)["img_count"] += 1
+        folders.setdefault(readable(picture.path.parent.name), about)["img_count"] += 1
     return folders
 
 

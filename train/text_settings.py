@@ -18,12 +18,12 @@ INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 def text_field(default: Text) -> Text:
     """A field of a schema that may hold any text."""
-    return field(default=default, metadata={KIND: TEXT})  # type: ignore[no-any-return]
+    return field(default=default, metadata={KIND: TEXT})
 
 
 def path_field(default: Text) -> Text:
     """A field of a schema that names files: a leading `~` is the home folder."""
-    return field(default=default, metadata={KIND: PATH})  # type: ignore[no-any-return]
+    return field(default=default, metadata={KIND: PATH})
 
 
 def kinds(schema: type, prefix: str = "") -> dict[str, tuple[str, bool]]:

@@ -16,6 +16,7 @@ from evaluate.probing.values import KINDS, Values, class_words, zero_shot
 from evaluate.reading.encoder import Encoder
 from train.config import ConfigError
 from train.data.loading import Pictures
+from train.data.trigger import says, without_trigger, word_of
 
 SEEN = 0.1  # a value that this share of the training pictures shows belongs to the training set
 CHOICE = 2  # so many values of each part are asked for at least
@@ -130,7 +131,7 @@ def make_probe_set(
         shown: part -> the value that each training picture is known to show; the encoder reads
             the parts that are not in it.
     """
-    trigger = pictures.trigger.split()[0]
+    trigger = word_of(pictures.trigger)
     class_word = class_words(pictures.trigger, values)
     random = Random(config.seed)
     others = config.count // OTHERS
@@ -165,17 +166,12 @@ def _captions(pictures: Pictures, class_word: str, count: int) -> list[tuple[str
     """Training captions, the different ones in turn; with the trigger's class words alone too."""
     different = list(dict.fromkeys(picture.caption for picture in pictures.training))
     chosen = [different[i % len(different)] for i in range(count)]
-    trigger = pictures.trigger
-    short = trigger.split()[0]
-    return [
-        (caption, " ".join(caption.replace(trigger, class_word).replace(short, "").split()))
-        for caption in chosen
-    ]
+    return [(caption, without_trigger(caption, pictures.trigger, class_word)) for caption in chosen]
 
 
 def _split(options: list[str], seen: list[str], pictures: Pictures) -> tuple[list[str], list[str]]:
     """The values that the training set shows, and those to ask for."""
-    captions = [picture.caption.lower() for picture in pictures.training]
+    captions = list({picture.caption for picture in pictures.training})
     shares = _shares(options, seen, captions)
     training = [value for value in options if shares[value] >= SEEN]
     fresh = [value for value in options if value not in training]
@@ -191,7 +187,7 @@ def _shares(options: list[str], seen: list[str], captions: list[str]) -> Counter
     for value in seen:
         shares[value] += 1 / len(seen)  # type: ignore[assignment]
     for value in options:
-        if any(value.lower() in caption for caption in captions):
+        if any(says(caption, value) for caption in captions):
             shares[value] = 1
     return shares
 

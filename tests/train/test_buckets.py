@@ -100,11 +100,30 @@ def test_the_epoch_is_the_same_for_all_and_mixes_the_buckets(tmp_path: Path) -> 
     assert wide == [True, False, True, False, True, True, False, True], "evenly mixed"
     said = pictures.report(TrialConfig(data=config))
     assert "bucket 80x48: 6 pictures, 18 an epoch" in said
-    assert "9 pictures are smaller than they are trained" in said
+    assert "9 pictures are smaller than trained" in said
 
 
 def test_a_picture_smaller_than_a_step_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (60, 100)).save(tmp_path / "thin.png")
     config = DataConfig(path=str(tmp_path), resolution=512, buckets=True, bucket_upscale=False)
     with pytest.raises(DataError, match=r"thin\.png: 60x100 pixels"):
+        frames_of(load_pictures(config).training, config)
+
+
+@pytest.mark.parametrize("size", [(8000, 60), (60, 8000), (8000, 1), (1, 1), (30000, 2)])
+def test_no_shape_ends_in_an_exception(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size).save(tmp_path / "odd.png")
+    config = DataConfig(path=str(tmp_path), resolution=64, buckets=True)
+    picture = load_pictures(config).training[0]
+    for chosen in (config, replace(config, buckets=False)):
+        frame = frames_of([picture], chosen)[0]
+        assert picture.framed(frame).shape == (3, frame.size[1], frame.size[0])
+    with pytest.raises(DataError, match=r"odd\.png: .* too small or too narrow for buckets in"):
+        frames_of([picture], replace(config, bucket_upscale=False))
+
+
+def test_a_step_above_the_resolution_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (600, 600)).save(tmp_path / "a.png")
+    config = DataConfig(path=str(tmp_path), resolution=64, buckets=True, bucket_step=128)
+    with pytest.raises(DataError, match="buckets in steps of 128 pixels"):
         frames_of(load_pictures(config).training, config)

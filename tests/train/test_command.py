@@ -36,7 +36,7 @@ def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
     done = command(*small)
     assert done.returncode == 0, done.stderr
     in_order = (
-        "6 training pictures x 1 repeats, 2 different captions; 1 held out for validation",
+        "6 training pictures x 1 repeat, 2 different captions; 1 held out for validation",
         "bucket 40x24: 6 pictures, 6 an epoch",
         "effective batch 1 (batch_size 1); 6 steps an epoch, 2 epochs, 12 steps",
         "warning: 6 pictures are few",

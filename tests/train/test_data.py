@@ -199,7 +199,7 @@ def test_the_report_says_what_a_friend_would(tmp_path: Path) -> None:
     config = TrialConfig(data=data, training=TrainingConfig(epochs=500, gradient_accumulation=4))
     said = pictures.report(config)
     for words in (
-        "6 pictures are few", "no picture is held out", "1 pictures are see-through (0.png)",
+        "6 pictures are few", "no picture is held out", "1 picture is see-through (0.png)",
         "the borders of all the pictures look the same", "pictures are flipped",
         "each picture is seen 500 times", "0.png, 40x40, is enlarged 1.6 times",
     ):  # fmt: skip

@@ -88,7 +88,7 @@ def test_regularisation_that_is_held_out_elsewhere_is_left_out(tmp_path: Path) -
     others = draw(tmp_path / "class" / "dog", "x", "y")
     pictures = load(subject, validation_path=str(held_out), regularization_path=str(others))
     assert [picture.path.stem for picture in pictures.regularization] == ["y"]
-    assert "1 of 2 regularisation pictures are not used: they are equal" in pictures.report()
+    assert "1 of 2 regularisation pictures is not used: they are equal" in pictures.report()
 
 
 CONFIG = """

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from train.data.examination import Examined, copies, one_background
 from train.data.picture import Picture
-from train.data.reading import some
+from train.data.wording import agreed, counted, some
+from train.encoding import readable
 
 
 def advice(
@@ -24,17 +25,38 @@ def advice(
     """
     shown = {picture.path: seen[picture.path] for picture in training}
     pairs = copies(shown)
-    clear = [file.name for file, one in shown.items() if one.see_through]
+    clear = [file for file, one in shown.items() if one.see_through]
+    moving = [file for file, one in shown.items() if one.frames > 1]
     said: list[str] = []
+    if len({one.content for one in shown.values()}) == 1:
+        said.append(
+            "there is only one picture to train on, so likeness (subject_fidelity) has no scale: "
+            "that is how alike the pictures are to each other; one more gives it one"
+        )
     if len(training) < few:
-        said.append(f"{len(training)} pictures are few; {few} and more overfit later (data.few)")
+        said.append(
+            f"{counted(len(training), 'picture')} {agreed(len(training), 'is', 'are')} few; {few} "
+            "and more overfit later (data.few)"
+        )
     if not validation:
         said.append("no picture is held out: there will be no validation_loss")
     if pairs:
-        names = " and ".join(file.name for file in pairs[0])
-        said.append(f"{len(pairs)} pictures are there twice (as {names}) and count double")
+        names = " and ".join(readable(file.name) for file in pairs[0])
+        said.append(
+            f"{counted(len(pairs), 'picture')} {agreed(len(pairs), 'is', 'are')} there twice (as "
+            f"{names}) and {agreed(len(pairs), 'counts', 'count')} double"
+        )
     if clear:
-        said.append(f"{len(clear)} pictures are see-through ({some(clear)}): put on white")
+        said.append(
+            f"{counted(len(clear), 'picture')} {agreed(len(clear), 'is', 'are')} see-through "
+            f"({some(clear)}): put on white"
+        )
+    if moving:
+        have = agreed(len(moving), "has", "have")
+        said.append(
+            f"{counted(len(moving), 'picture')} {have} several frames or pages ({some(moving)}): "
+            "the first alone is read"
+        )
     if one_background(list(shown.values())):
         said.append(
             "the borders of all the pictures look the same: with one background the LoRA learns it "

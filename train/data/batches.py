@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 
 from train.config import DataConfig
 from train.data.buckets import Frame, Size, framing_of
 from train.data.picture import DataError, Picture
+from train.encoding import shortened
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,18 @@ class Batches:
 def plan_batches(pictures: Sequence[Picture], frames: Sequence[Frame], batch_size: int) -> Batches:
     """The batches of an epoch, those of every bucket spread evenly over it."""
     found: dict[Size, list[int]] = defaultdict(list)
-    for round_ in range(max(picture.repeats for picture in pictures)):
-        for index, picture in enumerate(pictures):
-            if round_ < picture.repeats:
-                found[frames[index].size].append(index)
+    again = list(range(len(pictures)))
+    for round_ in count(1):
+        for index in again:
+            found[frames[index].size].append(index)
+        again = [index for index in again if pictures[index].repeats > round_]
+        if not again:
+            break
     buckets = {size: found[size] for size in sorted(found)}
     placed = []
     for size, shown in buckets.items():
-        count = -(-len(shown) // batch_size)
-        placed += [((k + 0.5) / count, size, k * batch_size) for k in range(count)]
+        batches = -(-len(shown) // batch_size)
+        placed += [((k + 0.5) / batches, size, k * batch_size) for k in range(batches)]
     return Batches(buckets, [(size, first) for _, size, first in sorted(placed)], batch_size)
 
 
@@ -79,8 +84,10 @@ def frames_of(pictures: Sequence[Picture], config: DataConfig) -> list[Frame]:
     for picture, frame in zip(pictures, frames, strict=True):
         if not min(frame.size):
             width, height = picture.size
+            framing = picture.subset.framing or general
             raise DataError(
-                f"{picture.path}: {width}x{height} pixels are less than a step of the buckets; "
-                "take it out, or enlarge small pictures with data.bucket_upscale=true"
+                f"{shortened(picture.path)}: {width}x{height} pixels are too small or too narrow "
+                f"for buckets in steps of {framing.step} pixels without enlarging; take it out, or "
+                "set data.bucket_upscale=true (bucket_no_upscale = false in a dataset_config)"
             )
     return frames

@@ -53,6 +53,9 @@ class Frame:
         return round(self.box[0] * self.scale), round(self.box[1] * self.scale)
 
 
+TOO_SMALL = Frame((0, 0), (0, 0, 0, 0), 1)  # for any size that there is
+
+
 @dataclass(frozen=True)
 class Framing:
     """Which sizes there are.
@@ -78,11 +81,13 @@ class Framing:
         )
 
     def frame(self, picture: Size) -> Frame:
-        """The frame of a picture of this size. A side of 0 says that it is too small."""
+        """The frame of a picture of this size; TOO_SMALL where no size is small enough for it."""
         if not self.buckets:
             return Frame.covering(picture, self.resolution)
         if not self.upscale:
             return self._shrunk(picture)
+        if not self.sizes:  # the step is more than the resolution
+            return TOO_SMALL
         if picture in self.sizes:
             return Frame.covering(picture, picture)
         aspect = picture[0] / picture[1]
@@ -102,8 +107,10 @@ class Framing:
                 width, height = wide, int(wide / aspect + 0.5)
             else:
                 width, height = int(high * aspect + 0.5), high
-        scale = max(width / picture[0], height / picture[1])
-        return Frame.cropping(picture, (self._floor(width), self._floor(height)), scale)
+        size = self._floor(width), self._floor(height)
+        if not min(size):
+            return TOO_SMALL
+        return Frame.cropping(picture, size, max(width / picture[0], height / picture[1]))
 
     def _floor(self, side: int) -> int:
         return side // self.step * self.step
@@ -139,7 +146,7 @@ def framing_of(config: DataConfig) -> Framing:
 def bucket_sizes(area: int, least: int, most: int, step: int) -> tuple[Size, ...]:
     """The sizes of the buckets for an area, in order."""
     side = int(math.sqrt(area)) // step * step
-    sizes = {(side, side)}
+    sizes = {(side, side)} if side else set()
     for width in range(least, most + 1, step):
         height = min(most, area // width // step * step)
         if height >= least:

@@ -6,6 +6,7 @@ or `[general]`, or our own settings.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,7 +80,7 @@ def read_dataset_config(config: DataConfig, like: Subset) -> DatasetConfig:
     Raises:
         DataError: no such file, no TOML, a key that there is not, or a value of the wrong type.
     """
-    file = Path(str(config.dataset_config)).expanduser()
+    file = Path(os.path.expanduser(str(config.dataset_config)))
     try:
         content, repairs = read_toml(file)
     except ConfigError as error:
@@ -134,8 +135,8 @@ class _Reader:
     def _subset(self, said: dict[str, Any], framing: Framing, place: str) -> Subset:
         if "image_dir" not in said:
             raise DataError(f"{KEY}: {self.file.name}, {place}: image_dir is missing")
-        folder = Path(said["image_dir"]).expanduser()
-        if not folder.is_dir() and (self.file.parent / folder).is_dir():
+        folder = Path(os.path.expanduser(said["image_dir"]))
+        if not os.path.isdir(folder) and os.path.isdir(self.file.parent / folder):
             folder = self.file.parent / folder  # the file and its folders were moved together
         like, regularization = self.like, said.get("is_reg", False)
         words = like.class_words

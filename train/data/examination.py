@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from train.data.picture import open_picture
+from train.data.picture import decode_picture
 
 SIDE, EDGE = 32, 3  # pixels: of the small copy, and of its left, upper and right borders
 ALIKE = 16.0  # of 255: borders that vary less from picture to picture are one background
@@ -28,6 +28,7 @@ class Examined:
         content: sha256 of the pixels.
         size: (width, height).
         see_through: whether transparency is filled up.
+        frames: of an animation, or pages; the first alone is read.
         border: (n, 3) colours along the left, upper and right side of a small copy.
     """
 
@@ -35,6 +36,7 @@ class Examined:
     content: str
     size: tuple[int, int]
     see_through: bool
+    frames: int
     border: NDArray[np.float32]
 
 
@@ -44,7 +46,8 @@ def examine(file: Path) -> Examined:
     Raises:
         DataError: it cannot be read.
     """
-    picture = open_picture(file)
+    decoded = decode_picture(file)
+    picture = decoded.picture
     content = hashlib.sha256(f"{picture.size}".encode())
     content.update(picture.tobytes())
     small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
@@ -53,7 +56,8 @@ def examine(file: Path) -> Examined:
         sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         content=content.hexdigest(),
         size=picture.size,
-        see_through=_is_see_through(file),
+        see_through=decoded.see_through,
+        frames=decoded.frames,
         border=np.concatenate([side.reshape(-1, 3) for side in sides]),
     )
 
@@ -73,10 +77,3 @@ def copies(seen: dict[Path, Examined]) -> list[tuple[Path, Path]]:
     """Pairs of files that show the same, pixel by pixel."""
     ordered = sorted(seen, key=lambda file: seen[file].content)
     return [(a, b) for a, b in pairwise(ordered) if seen[a].content == seen[b].content]
-
-
-def _is_see_through(file: Path) -> bool:
-    with Image.open(file) as opened:
-        if not opened.has_transparency_data:
-            return False
-        return opened.convert("RGBA").getchannel("A").getextrema()[0] < 255

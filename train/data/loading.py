@@ -13,6 +13,9 @@ from train.data.reading import Reader
 from train.data.regularization import balanced
 from train.data.report import lines_before_training
 from train.data.splitting import split, without
+from train.data.wording import agreed, counted
+
+MOST_SHOWN = 1_000_000  # pictures that repeats make of an epoch: the order of one is a list of them
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,18 @@ class Pictures:
         """
         captions = len({picture.caption for picture in self.training})
         repeats = sorted({picture.repeats for picture in self.training})
-        times = f"{repeats[0]} to {repeats[-1]}" if len(repeats) > 1 else f"{repeats[0]}"
+        times = f"{repeats[0]} to {repeats[-1]} repeats"
+        if len(repeats) == 1:
+            times = counted(repeats[0], "repeat")
         lines = [
-            f"{len(self.training)} training pictures x {times} repeats, "
-            f"{captions} different captions; {len(self.validation)} held out for validation"
+            f"{counted(len(self.training), 'training picture')} x {times}, "
+            f"{counted(captions, 'different caption')}; {len(self.validation)} held out for "
+            "validation"
         ]
         warnings = [*self.warnings]
         if config:
             found, said = lines_before_training(
-                self.training, self.regularization, self.batch_sizes, config
+                self.training, self.validation, self.regularization, self.batch_sizes, config
             )
             lines, warnings = lines + found, warnings + said
         return "\n".join([*lines, *more, *(f"warning: {warning}" for warning in warnings)])
@@ -92,6 +98,13 @@ def load_pictures(config: DataConfig) -> Pictures:
         raise DataError("data.validation_path: holds all the pictures of the training folder")
     contents = {picture.content for picture in validation}
     shown = sum(picture.repeats for picture in training)
+    if shown > max(MOST_SHOWN, len(training)):
+        raise DataError(
+            f"{reader.key}: an epoch would show {shown:,} pictures "
+            f"({counted(len(training), 'picture')} with their repeats), and {MOST_SHOWN:,} is the "
+            "most: take fewer repeats (data.repeats, num_repeats, or the number in a folder's "
+            "name) and more epochs"
+        )
     others = without(regularization, contents)
     prior = balanced(others, shown)
     for unused, why in (
@@ -100,12 +113,13 @@ def load_pictures(config: DataConfig) -> Pictures:
     ):
         if unused:
             reader.warnings.append(
-                f"{unused} of {len(regularization)} regularisation pictures are not used: {why}"
+                f"{unused} of {counted(len(regularization), 'regularisation picture')} "
+                f"{agreed(unused, 'is', 'are')} not used: {why}"
             )
     return Pictures(
         training=tuple(training),
         validation=tuple(validation),
-        trigger=config.trigger.strip(),
+        trigger=reader.trigger,
         fingerprint=_fingerprint(training, validation, prior),
         warnings=(*reader.warnings, *advice(training, validation, reader.seen, config.few)),
         regularization=tuple(prior),

@@ -10,12 +10,13 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from train.config import UserError
+from train.config import UserError, cause
 from train.data.buckets import Frame
+from train.data.kinds import FORMATS, really
 from train.data.subset import Subset
 from train.data.tint import Tint
+from train.encoding import shortened
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 BACKDROP = (255, 255, 255)  # what shows through transparent pictures
 
 
@@ -69,26 +70,90 @@ class Picture:
         return values.flip(-1) if flipped else values
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """A picture file's content.
+
+    Attributes:
+        picture: in RGB, turned as its EXIF says, transparency on white, 16 bit made 8.
+        see_through: whether transparency was filled up.
+        frames: of an animation, or pages; the first alone is read.
+    """
+
+    picture: Image.Image
+    see_through: bool
+    frames: int
+
+
 def open_picture(path: Path) -> Image.Image:
-    """The picture in RGB: turned as its EXIF says, transparency on white, 16 bit made 8.
+    """The picture in RGB, see `Decoded`.
+
+    Raises:
+        DataError: not a picture, or a broken one.
+    """
+    return decode_picture(path).picture
+
+
+def decode_picture(path: Path) -> Decoded:
+    """Reads a picture file.
 
     Raises:
         DataError: not a picture, or a broken one.
     """
     try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I"):
-                values = np.asarray(picture, dtype=np.float64)
-                if picture.mode == "I;16" or values.max() > 255:
-                    values = values / 257
-                picture = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+        with Image.open(path, formats=FORMATS) as opened:
+            frames = _frames(opened)
+            picture = _in_8_bits(_upright(opened))
+            see_through = False
             if picture.has_transparency_data:
                 layer = picture.convert("RGBA")
+                see_through = bool(np.asarray(layer.getchannel("A")).min() < 255)
                 picture = Image.new("RGBA", layer.size, BACKDROP)
                 picture.alpha_composite(layer)
-            return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a picture ({error})") from error
+            return Decoded(picture.convert("RGB"), see_through, frames)
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{shortened(path)}: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever Pillow's decoders stumble over in a broken file
+        raise DataError(f"{shortened(path)}: cannot be read as a picture ({_why(path, error)})") \
+            from error  # fmt: skip
+
+
+def _frames(opened: Image.Image) -> int:
+    if opened.format == "MPO":  # phones put other views of the same picture in it
+        return 1
+    try:
+        return int(getattr(opened, "n_frames", 1))
+    except Exception:  # a later frame is broken, which nobody reads
+        return 1
+
+
+def _upright(opened: Image.Image) -> Image.Image:
+    opened.load()
+    try:
+        return ImageOps.exif_transpose(opened)
+    except Exception:  # the EXIF block is broken, and the pixels are not
+        return opened.copy()
+
+
+def _in_8_bits(picture: Image.Image) -> Image.Image:
+    """Numbers of 16 and 32 bits, from 0 to 255, and floats, from 0 to 1, brought to 0 to 255."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and values.max() > 255):
+        values = values / 257
+    elif picture.mode == "F" and values.max() <= 1:
+        values = values * 255
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+
+
+def _why(path: Path, error: Exception) -> str:
+    """What is wrong with a file: what it really is, else what was said about it."""
+    if isinstance(error, UnidentifiedImageError):
+        try:
+            return f"it is {really(path)}" if really(path) else "of no kind that is known"
+        except OSError as unread:
+            error = unread
+    return getattr(error, "strerror", None) or cause(error)

@@ -6,12 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from train.config import EMBEDDED, DataConfig
-from train.data.captions import read_caption
+from train.data.caption_files import Caption, CaptionFiles, read_caption
+from train.data.caption_report import caption_warnings
 from train.data.dataset_config import class_of, read_dataset_config
 from train.data.examination import Examined, examine
-from train.data.layouts import VALIDATION, read_layout
-from train.data.picture import EXTENSIONS, DataError, Picture
+from train.data.folders import contents_of, existing_folder, no_picture_in
+from train.data.layouts import read_layout
+from train.data.picture import DataError, Picture
 from train.data.subset import Subset
+from train.data.wording import by_kind
+from train.encoding import readable, worded
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "puppets" / "pictures" / "narrow"
 SKIP = "skip"
@@ -22,6 +26,7 @@ class Reader:
 
     Attributes:
         key: the setting that names the training pictures.
+        trigger: as it can stand in captions and prompts.
         warnings: what is to be said about what was read.
         seen: what each file showed.
     """
@@ -29,15 +34,17 @@ class Reader:
     def __init__(self, config: DataConfig) -> None:
         self.config = config
         self.key = "data.dataset_config" if config.dataset_config else "data.path"
+        self.trigger = worded(" ".join(config.trigger.split()))
         self.warnings: list[str] = []
         self.seen: dict[Path, Examined] = {}
         embedded = config.path == EMBEDDED
-        self.folder = EMBEDDED_FOLDER if embedded else Path(config.path).expanduser()
+        self.folder = str(EMBEDDED_FOLDER) if embedded else config.path
+        self.inside: Path | None = None  # the folder of held-out pictures in that of the subject
         self.like = Subset(
-            folder=self.folder,
-            captions=self.folder,
+            folder=Path(self.folder),
+            captions=Path(self.folder),
             extension=config.caption_extension,
-            class_words=(config.class_words or config.trigger).strip(),
+            class_words=worded(" ".join((config.class_words or self.trigger).split())),
             repeats=config.repeats,
             shuffle_caption=config.shuffle_caption,
             keep_tokens=config.keep_tokens,
@@ -48,36 +55,42 @@ class Reader:
     def subject(self) -> tuple[list[Picture], tuple[int, ...]]:
         """The pictures to train on, and the batch sizes that are asked for with them."""
         if not self.config.dataset_config:
-            return self._read_layout(self.folder, self.key, self.like), ()
+            found, self.inside = self._read_layout(self.folder, self.key, self.like)
+            return found, ()
         if self.config.path != EMBEDDED:
             self.warnings.append("data.path is not read: data.dataset_config names the folders")
-        found = read_dataset_config(self.config, self.like)
-        self.warnings += found.warnings
-        pictures = [p for subset in found.subsets for p in self._read(subset, self.key)]
-        return pictures, found.batch_sizes
+        named = read_dataset_config(self.config, self.like)
+        self.warnings += named.warnings
+        pictures = [p for subset in named.subsets for p in self._read(subset, self.key)]
+        return pictures, named.batch_sizes
 
     def regularization(self) -> list[Picture]:
         """Those of `data.regularization_path`."""
         path = self.config.regularization_path
         if path is None:
             return []
-        words = class_of(self.config.trigger.strip())
-        like = replace(self.like, class_words=words, repeats=1, regularization=True)
-        return self._read_layout(Path(path), "data.regularization_path", like)
+        like = replace(
+            self.like, class_words=class_of(self.trigger), repeats=1, regularization=True
+        )
+        return self._read_layout(path, "data.regularization_path", like)[0]
 
     def held_out(self) -> list[Picture] | None:
-        """The pictures of a folder for validation; None where there is no such folder."""
+        """The pictures of a folder for validation, after `subject` was read; None where there is no
+        such folder."""
         path = self.config.validation_path
-        inside = self.folder / VALIDATION
-        if path is None and (self.config.dataset_config or not inside.is_dir()):
+        folder = path if path is not None else self.inside
+        if folder is None:
             return None
-        key = "data.validation_path" if path else self.key
-        return self._read_layout(Path(path) if path else inside, key, replace(self.like, repeats=1))
+        key = self.key if path is None else "data.validation_path"
+        return self._read_layout(folder, key, replace(self.like, repeats=1))[0]
 
-    def _read_layout(self, folder: Path, key: str, like: Subset) -> list[Picture]:
+    def _read_layout(
+        self, folder: str | Path, key: str, like: Subset
+    ) -> tuple[list[Picture], Path | None]:
         found = read_layout(folder, key, like)
         self.warnings += found.warnings
-        return [picture for subset in found.subsets for picture in self._read(subset, key)]
+        pictures = [picture for subset in found.subsets for picture in self._read(subset, key)]
+        return pictures, found.validation
 
     def _read(self, subset: Subset, key: str) -> list[Picture]:
         """The pictures of a subset.
@@ -85,60 +98,36 @@ class Reader:
         Raises:
             DataError: there is none, or a broken one and `data.on_error` is not skip.
         """
-        if not subset.folder.is_dir():
-            raise DataError(f"{key}: there is no folder {subset.folder}")
-        files = sorted(f for f in subset.folder.iterdir() if f.suffix.lower() in EXTENSIONS)
-        pictures, bare, broken = [], [], []
-        for file in files:
+        contents = contents_of(existing_folder(subset.folder, key), key)
+        if not contents.pictures:
+            raise DataError(f"{key}: {no_picture_in(subset.folder)}")
+        beside = contents_of(subset.captions, key) if subset.captions != subset.folder else None
+        files = CaptionFiles([*(beside.others if beside else []), *contents.others],
+                             subset.extension)  # fmt: skip
+        pictures, captions, broken = [], [], []
+        for file in contents.pictures:
+            written = files.of(file)
             try:
                 seen = examine(file)
+                caption = read_caption(written) if written else Caption("")
             except DataError as error:
                 if self.config.on_error != SKIP:
                     raise DataError(f"{error}; data.on_error=skip goes on without it") from error
                 broken.append(str(error))
                 continue
             self.seen[file] = seen
-            caption = read_caption(subset.captions / f"{file.stem}{subset.extension}")
-            if not caption:
-                bare.append(file.name)
+            captions.append(caption)
             pictures.append(
-                Picture(file, caption or subset.class_words, seen.sha256, seen.content, seen.size,
-                        subset, subset.repeats)
+                Picture(file, caption.text or subset.class_words, seen.sha256, seen.content,
+                        seen.size, subset, subset.repeats)
             )  # fmt: skip
         self.warnings += [f"skipped: {words}" for words in broken]
         if not pictures:
-            kinds = ", ".join(sorted(EXTENSIONS))
-            raise DataError(f"{key}: no picture ({kinds}) in {subset.folder}")
-        if bare and not subset.regularization:
-            self._say_bare(subset, bare, len(pictures))
-        self._look_for_trigger(pictures)
+            raise DataError(f"{key}: every picture in {readable(str(subset.folder))} is broken")
+        if contents.unread:
+            self.warnings.append(
+                f"not read in {readable(subset.folder.name)}: {by_kind(contents.unread)}; "
+                "save what is a picture as png or jpg"
+            )
+        self.warnings += caption_warnings(subset, pictures, captions, files, contents, self.trigger)
         return pictures
-
-    def _say_bare(self, subset: Subset, bare: list[str], total: int) -> None:
-        trigger = subset.class_words == self.config.trigger.strip()
-        instead = "the trigger" if trigger else f"the words {subset.class_words!r}"
-        self.warnings.append(
-            f"{len(bare)} of {total} pictures in {subset.folder.name} have no caption and get "
-            f"{instead} ({some(bare)})"
-        )
-
-    def _look_for_trigger(self, pictures: list[Picture]) -> None:
-        word = self.config.trigger.split()[0].lower()
-        folder, regularization = pictures[0].subset.folder, pictures[0].subset.regularization
-        have = [word in p.caption.lower().replace(",", " ").split() for p in pictures]
-        if regularization and any(have):
-            self.warnings.append(
-                f"captions of regularisation pictures in {folder.name} have the trigger word "
-                f"{word!r}; they show the class, and not the subject"
-            )
-        elif not regularization and not all(have):
-            self.warnings.append(
-                f"{have.count(False)} of {len(have)} captions in {folder.name} lack the trigger "
-                f"word {word!r} (as {pictures[have.index(False)].path.name}); prompts with it may "
-                "not find the subject"
-            )
-
-
-def some(names: list[str]) -> str:
-    """The first of the names."""
-    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"

@@ -17,16 +17,15 @@ def balanced(regularization: Sequence[Picture], shown: int) -> list[Picture]:
     Args:
         shown: how many pictures of the subject an epoch shows.
     """
-    repeats: list[int] = []
+    used: list[Picture] = []
+    enough = 0
     for picture in regularization:
-        if sum(repeats) >= shown:
+        if enough >= shown:
             break
-        repeats.append(picture.repeats)
-    turn = 0
-    while repeats and sum(repeats) < shown:
-        repeats[turn % len(repeats)] += 1
-        turn += 1
+        used.append(picture)
+        enough += picture.repeats
+    turns, rest = divmod(max(0, shown - enough), len(used) or 1)
     return [
-        replace(picture, repeats=times)
-        for picture, times in zip(regularization, repeats, strict=False)
+        replace(picture, repeats=picture.repeats + turns + (place < rest))
+        for place, picture in enumerate(used)
     ]

@@ -8,6 +8,8 @@ from train.config import TrialConfig
 from train.data.batches import frames_of, plan_batches
 from train.data.buckets import Frame
 from train.data.picture import Picture
+from train.data.wording import agreed, counted
+from train.encoding import readable
 
 # how often a picture is seen in all: the presets say 90 to 200 times
 RARELY, OFTEN = 20, 400
@@ -16,6 +18,7 @@ ENLARGED = 1.25  # times, from which on it is seen
 
 def lines_before_training(
     training: Sequence[Picture],
+    validation: Sequence[Picture],
     regularization: Sequence[Picture],
     batch_sizes: Sequence[int],
     config: TrialConfig,
@@ -30,15 +33,19 @@ def lines_before_training(
     """
     pictures = [*training, *regularization]
     frames = frames_of(pictures, config.data)
+    frames_of(validation, config.data)  # one that is too small ends the run now and not later
     batches = plan_batches(pictures, frames, config.training.batch_size)
     lines = [
         f"{'bucket' if config.data.buckets else 'size'} {width}x{height}: "
-        f"{len(set(shown))} pictures, {len(shown)} an epoch"
+        f"{counted(len(set(shown)), 'picture')}, {len(shown)} an epoch"
         for (width, height), shown in batches.buckets.items()
     ]
     if regularization:
         times = sum(picture.repeats for picture in regularization)
-        lines.append(f"{len(regularization)} regularisation pictures, shown {times} times an epoch")
+        lines.append(
+            f"{counted(len(regularization), 'regularisation picture')}, shown "
+            f"{counted(times, 'time')} an epoch"
+        )
     settings = config.training
     epochs: float = settings.epochs
     if settings.max_steps:
@@ -62,15 +69,17 @@ def _warnings(
             "(100 to 200 are usual)"
         )
     elif times < RARELY:
-        said.append(f"a picture is seen {times:.0f} x only (100 to 200 are usual)")
+        often = f"{times:.0f} x only" if times >= 1 else "less than once"
+        said.append(f"a picture is seen {often} (100 to 200 are usual)")
     enlarged = [(frame.scale, picture) for frame, picture in zip(frames, training, strict=False)
                 if frame.scale > ENLARGED]  # fmt: skip
     if enlarged:
         scale, smallest = max(enlarged, key=lambda pair: pair[0])
         width, height = smallest.size
+        are, get = agreed(len(enlarged), "is", "are"), agreed(len(enlarged), "gets", "get")
         said.append(
-            f"{len(enlarged)} pictures are smaller than they are trained and get blurred: "
-            f"{smallest.path.name}, {width}x{height}, is enlarged {scale:.1f} times"
+            f"{counted(len(enlarged), 'picture')} {are} smaller than trained and {get} blurred: "
+            f"{readable(smallest.path.name)}, {width}x{height}, is enlarged {scale:.1f} times"
         )
     own = (config.data.resolution, config.data.height or config.data.resolution)
     framings = [picture.subset.framing for picture in training]

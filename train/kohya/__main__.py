@@ -12,11 +12,14 @@ import argparse
 import sys
 
 from train.config import ConfigError
+from train.encoding import escape_in_streams, start_in_utf8
 from train.kohya.command_line import DATASET, KOHYA, expand
 
 
 def main() -> None:
     """Prints the overrides; ends with 1 and a line where a file cannot be translated."""
+    start_in_utf8()
+    escape_in_streams()
     parser = argparse.ArgumentParser(
         prog="python -m train.kohya", description="prints the Hydra overrides, one a line"
     )

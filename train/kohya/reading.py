@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -42,8 +43,8 @@ def read_toml(path: Path) -> tuple[dict[str, Any], list[str]]:
         ConfigError: no such file, or no TOML even after the repairs.
     """
     try:
-        text = path.expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     try:
         return tomllib.loads(text), []

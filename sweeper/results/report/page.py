@@ -20,6 +20,7 @@ from sweeper.results.ranking import Entry, explain, front_of, varied
 from sweeper.results.report import charts, pictures, tables, usage
 from sweeper.results.report.search import look_at
 from train.checkpoint import write_atomically
+from train.encoding import storable
 
 REPORT = "report.html"
 POLICY = "policy_settings"  # of result.json: the policy that made it
@@ -38,7 +39,7 @@ def write_report(study: Path, ranked: list[Entry], policy: PolicyConfig) -> Path
         The file.
     """
     file = study / REPORT
-    write_atomically(file, render(study, ranked, policy).encode())
+    write_atomically(file, storable(render(study, ranked, policy)).encode())
     return file
 
 

@@ -1,0 +1,147 @@
+"""Caption files as people have them: found beside the pictures, and read in whatever encoding."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.data.kinds import TEXTS, kind
+from train.data.picture import DataError
+from train.encoding import shortened
+
+BOMS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before that of UTF-16, which it begins with
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+LARGEST = 100_000  # bytes; text encoders read some 300 of them
+BINARY = 0.1  # what has more control characters than this is no text; 0 bytes may fill up a file
+
+# what is said of captions that are not plain UTF-8 in one line
+WINDOWS = "not in UTF-8 and read as Windows-1252; where that is wrong, save them as UTF-8"
+UTF16 = "read as UTF-16, which nothing in them says; where that is wrong, save them as UTF-8"
+CONTROLS = "read without the control characters that are in them"
+LINES = "of several lines and read as one; kohya reads the first line alone"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption in one line.
+
+    Attributes:
+        notes: what had to be guessed or left out: WINDOWS, UTF16, CONTROLS, LINES.
+    """
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+class CaptionFiles:
+    """The caption files for the pictures of a folder.
+
+    `a.txt` belongs to `a.jpg`, and so does `a.jpg.txt`; upper and lower case, and how accents are
+    encoded, make no difference where no file has the very name.
+
+    Args:
+        files: those beside the pictures, and before them those of a folder for captions.
+        extension: of the caption files, with its dot or without.
+    """
+
+    def __init__(self, files: Iterable[Path], extension: str) -> None:
+        self.extension = f".{extension.strip().lstrip('.')}".lower()
+        self.files: dict[tuple[str, str], Path] = {}
+        keyed = [(_composed(file.stem), kind(file), file) for file in files if file.is_file()]
+        for stem, suffix, file in keyed:
+            self.files.setdefault((stem, suffix), file)
+        for stem, suffix, file in keyed:
+            self.files.setdefault((stem.casefold(), suffix), file)
+
+    def of(self, picture: Path) -> Path | None:
+        """The caption file of a picture."""
+        return self._find(picture, self.extension)
+
+    def elsewhere(self, picture: Path) -> str | None:
+        """The extension of another file that looks like a caption of the picture."""
+        others = (extension for extension in TEXTS if extension != self.extension)
+        return next((extension for extension in others if self._find(picture, extension)), None)
+
+    def without_picture(self, pictures: Iterable[Path]) -> list[Path]:
+        """Caption files that belong to none of the pictures."""
+        used = {self.of(picture) for picture in pictures}
+        own = {file for (_, extension), file in self.files.items() if extension == self.extension}
+        return sorted(own - used)
+
+    def _find(self, picture: Path, extension: str) -> Path | None:
+        for name in map(_composed, (picture.stem, picture.name)):
+            for key in (name, name.casefold()):
+                if file := self.files.get((key, extension)):
+                    return file
+        return None
+
+
+def read_caption(file: Path) -> Caption:
+    """The caption in a file; lines become one, and white space single spaces.
+
+    The encoding is that of the byte order mark; else UTF-8; else UTF-16 where every second byte is
+    0, or Windows-1252, which the notes say.
+
+    Raises:
+        DataError: it cannot be read, is too large for a caption, or is no text.
+    """
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(LARGEST + 1)
+    except OSError as error:
+        raise DataError(f"{shortened(file)}: cannot be read ({error.strerror})") from None
+    if len(data) > LARGEST:
+        raise DataError(f"{shortened(file)}: more than {LARGEST} bytes are no caption")
+    found = _decoded(data)
+    if found is None:
+        raise DataError(
+            f"{shortened(file)}: caption is no text in UTF-8, UTF-16 or Windows-1252; save it as "
+            "UTF-8"
+        )
+    text, notes = found.text.replace("\ufeff", ""), list(found.notes)
+    controls = [c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()]
+    plain = "".join(c for c in text if c not in set(controls)) if controls else text
+    if plain.strip() and sum(c != "\0" for c in controls) > BINARY * len(text):
+        raise DataError(f"{shortened(file)}: caption is no text but binary data")
+    notes += [CONTROLS] * bool(controls)
+    notes += [LINES] * (len(re.findall(r"[^\s]+[^\r\n]*", plain)) > 1)
+    return Caption(" ".join(plain.split()), tuple(notes))
+
+
+def _decoded(data: bytes) -> Caption | None:
+    """The text as it is in the file; None where it is in none of the encodings."""
+    for mark, encoding in BOMS.items():
+        if data.startswith(mark):
+            text = _strict(data[len(mark) :], encoding)
+            return None if text is None else Caption(text)
+    for encoding, zeros in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
+        if zeros.count(0) * 4 > len(data) and zeros.count(0) == data.count(0):
+            text = _strict(data, encoding)
+            if text is not None:
+                return Caption(text, (UTF16,))
+    for encoding, notes in (("utf-8", ()), ("cp1252", (WINDOWS,))):
+        text = _strict(data, encoding)
+        if text is not None:
+            return Caption(text, notes)
+    return None
+
+
+def _strict(data: bytes, encoding: str) -> str | None:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def _composed(name: str) -> str:
+    """Without spaces around it, accents as one character, as macOS does not write them."""
+    return unicodedata.normalize("NFC", name).strip()

@@ -1,0 +1,59 @@
+"""Kinds of files: which are read as pictures, what may lie beside them, what a file really is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import features
+
+# what Pillow decodes by itself (MPO as JPEG): nothing that runs another program, as EPS does
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF"]
+EXTENSIONS = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif",
+    ".tiff", ".gif",
+}  # fmt: skip
+if features.check("avif"):  # Pillow 11.3 and later, as most builds have it
+    FORMATS.append("AVIF")
+    EXTENSIONS |= {".avif"}
+TEXTS = (".txt", ".caption", ".captions", ".cap", ".tags", ".tag", ".text", ".prompt", ".md")
+# what lies beside pictures without being one of them: captions, caches, lists, notes
+COMPANIONS = {
+    *TEXTS, ".npz", ".npy", ".safetensors", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".csv",
+    ".tsv", ".xml", ".xmp", ".aae", ".log", ".db", ".ini", ".html", ".py", ".sh", ".bat",
+}  # fmt: skip
+# how files begin that are called .jpg or .png and are something else: place, bytes, kind
+BEGINNINGS = (
+    (4, b"ftyphe", "an HEIC picture"),
+    (4, b"ftypmif1", "an HEIC picture"),
+    (4, b"ftypmsf1", "an HEIC picture"),
+    (4, b"ftypavi", "an AVIF picture"),
+    (4, b"ftyp", "a video"),
+    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (4, b"JXL ", "a JPEG XL picture"),
+    (4, b"jP  ", "a JPEG 2000 picture"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"PK\x03\x04", "a zip archive"),
+    (0, b"<", "a web page or an SVG drawing"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS and not the file itself"),
+)
+
+
+def kind(file: Path) -> str:
+    """The extension of a file's name, in lower case: `a.JPG` and `a.jpg ` are both `.jpg`."""
+    return file.suffix.strip().lower()
+
+
+def really(file: Path) -> str | None:
+    """What a file that is no picture for Pillow is by its first bytes; None where that is unknown.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with file.open("rb") as stream:
+        head = stream.read(32)
+    if not head:
+        return "an empty file"
+    head = head.lstrip() if head.lstrip().startswith(b"<") else head
+    return next((what for at, begins, what in BEGINNINGS if head[at:].startswith(begins)), None)
