@@ -28,6 +28,7 @@ from train.base import load_base
 from train.command import run
 from train.config import BaseConfig, DataConfig
 from train.data import load_pictures
+from train.trigger_check import check_trigger
 
 log = logging.getLogger(__name__)
 WIDE = 230  # columns of a table with intervals
@@ -49,6 +50,7 @@ class EvaluateConfig:
 
 def check(config: EvaluateConfig) -> None:
     """Refuses impossible settings with a ConfigError."""
+    check_trigger(config.data)
     check_scoring(config.probes, config.scores, config.policy)
 
 

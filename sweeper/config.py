@@ -12,6 +12,7 @@ from sweeper.running.budget import BudgetConfig
 from train.checks import check_trial
 from train.config import EMBEDDED, ConfigError, TrialConfig, suggestion
 from train.text_settings import path_field, text_field
+from train.trigger_check import check_trigger
 
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"
@@ -60,6 +61,7 @@ def check_sweep(config: SweepConfig) -> None:
         ConfigError: with the first setting that cannot work.
     """
     check_trial(config)
+    check_trigger(config.data)
     check_scoring(config.probes, config.scores, config.policy)
     if config.training.keep_last is not None:
         raise ConfigError(

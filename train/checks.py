@@ -58,6 +58,7 @@ def check_trial(config: TrialConfig) -> None:
     _check_network(config.network)
     _check_scheduler(config.scheduler)
     _check_training(config.training)
+    _check_text_rates(config.training.text_encoder_lr)
     if config.training.text_encoder_lr is not None and not config.network.text_encoder:
         raise ConfigError("training.text_encoder_lr: needs network.text_encoder=true")
     cls = check_optimizer(config.optimizer)
@@ -71,8 +72,6 @@ def _check_data_and_base(config: TrialConfig) -> None:
     _check_positive("data", config.data, ("repeats", "resolution"))
     _check_not_negative("data", config.data, ("few",))
     _check_shares("data", config.data, ("validation_fraction",))
-    if not config.data.trigger.strip():
-        raise ConfigError("data.trigger: must name the subject, for example 'sks person'")
     check_data(config)
     check_base(config.base)
 
@@ -119,7 +118,6 @@ def _check_training(training: TrainingConfig) -> None:
             "save_every",
             "keep_last",
             "min_snr_gamma",
-            "text_encoder_lr",
         ),
     )
     _check_not_negative(
@@ -128,6 +126,19 @@ def _check_training(training: TrainingConfig) -> None:
     _check_shares("training", training, ("caption_dropout", "noise_offset"))
     check_choice("training.save_precision", training.save_precision, PRECISIONS)
     check_choice("training.oom", training.oom, OUT_OF_MEMORY)
+
+
+def _check_text_rates(given: Any) -> None:
+    """A learning rate of all text encoders, or those of two of which one may be 0."""
+    rates = given if isinstance(given, list) else [given, given]
+    if given is None:
+        return
+    numbers = all(isinstance(rate, int | float) and not isinstance(rate, bool) for rate in rates)
+    if len(rates) != 2 or not numbers or not all(0 <= r < 1e6 for r in rates) or not any(rates):
+        raise ConfigError(
+            f"training.text_encoder_lr: {given} must be a number above 0, or two, of which one may "
+            "be 0"
+        )
 
 
 def _check_positive(part: str, config: object, keys: tuple[str, ...]) -> None:

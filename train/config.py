@@ -35,7 +35,7 @@ class DataConfig:
     path: str = path_field(EMBEDDED)
     dataset_config: str | None = path_field(None)
     regularization_path: str | None = path_field(None)
-    trigger: str = text_field("sks puppet")
+    trigger: str | None = text_field("sks puppet")
     class_words: str | None = text_field(None)
     caption_extension: str = text_field(".txt")
     shuffle_caption: bool = False
@@ -56,6 +56,16 @@ class DataConfig:
     validation_path: str | None = path_field(None)
     validation_fraction: float = 0.15
     validation_seed: int = 0
+
+    @property
+    def trigger_words(self) -> str:
+        """The trigger as it stands in captions; empty where there is none."""
+        return (self.trigger or "").strip()
+
+    @property
+    def bare_caption(self) -> str:
+        """What is said of pictures without a caption, where their folder says nothing else."""
+        return self.trigger_words if self.class_words is None else self.class_words.strip()
 
 
 @dataclass
@@ -129,7 +139,7 @@ class TrainingConfig:
     min_snr_gamma: float | None = None
     noise_offset: float = 0.0
     prior_loss_weight: float = 1.0
-    text_encoder_lr: float | None = None
+    text_encoder_lr: Any = None  # a number, or one for each of SDXL's two
     save_precision: str = "fp16"
     seed: int = 0
     oom: str = "stop"
@@ -171,6 +181,12 @@ def _by_base(embedded: Any, real: Any, *, _root_: DictConfig) -> Any:
     return embedded if _root_.base.path == EMBEDDED else real
 
 
+def _by_pictures(shipped: Any, own: Any, *, _root_: DictConfig) -> Any:
+    data = _root_.data
+    named = data.path == EMBEDDED and data.dataset_config is None
+    return shipped if named or _root_.base.path == EMBEDDED else own
+
+
 def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
     target = str(_root_.optimizer.get("_target_", ""))
     if finds_its_own(target):
@@ -181,6 +197,9 @@ def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
 # ${by_base:A,B} in a YAML is A on the embedded base and B on any other, so that
 # `base.path=/my/model.safetensors` alone also moves the settings that hang on the base.
 OmegaConf.register_new_resolver("by_base", _by_base, replace=True)
+# ${by_pictures:A,B} is A where the pictures or the base are those that come with the program, and B
+# where both are one's own.
+OmegaConf.register_new_resolver("by_pictures", _by_pictures, replace=True)
 # ${by_optimizer:A,B} is A for AdamW and its like and B for Lion, which wants smaller steps; 1 for
 # those that find their step size themselves.
 OmegaConf.register_new_resolver("by_optimizer", _by_optimizer, replace=True)

@@ -105,7 +105,7 @@ def load_pictures(config: DataConfig) -> Pictures:
     return Pictures(
         training=tuple(training),
         validation=tuple(validation),
-        trigger=config.trigger.strip(),
+        trigger=config.trigger_words,
         fingerprint=_fingerprint(training, validation, prior),
         warnings=(*reader.warnings, *advice(training, validation, reader.seen, config.few)),
         regularization=tuple(prior),

@@ -12,6 +12,7 @@ from train.data.examination import Examined, examine
 from train.data.layouts import VALIDATION, read_layout
 from train.data.picture import EXTENSIONS, DataError, Picture
 from train.data.subset import Subset
+from train.trigger_check import SAY
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "puppets" / "pictures" / "narrow"
 SKIP = "skip"
@@ -37,7 +38,7 @@ class Reader:
             folder=self.folder,
             captions=self.folder,
             extension=config.caption_extension,
-            class_words=(config.class_words or config.trigger).strip(),
+            class_words=config.bare_caption,
             repeats=config.repeats,
             shuffle_caption=config.shuffle_caption,
             keep_tokens=config.keep_tokens,
@@ -61,7 +62,7 @@ class Reader:
         path = self.config.regularization_path
         if path is None:
             return []
-        words = class_of(self.config.trigger.strip())
+        words = class_of(self.config.trigger_words) if self.like.class_words else ""
         like = replace(self.like, class_words=words, repeats=1, regularization=True)
         return self._read_layout(Path(path), "data.regularization_path", like)
 
@@ -109,21 +110,31 @@ class Reader:
         if not pictures:
             kinds = ", ".join(sorted(EXTENSIONS))
             raise DataError(f"{key}: no picture ({kinds}) in {subset.folder}")
-        if bare and not subset.regularization:
+        if bare:
             self._say_bare(subset, bare, len(pictures))
         self._look_for_trigger(pictures)
         return pictures
 
     def _say_bare(self, subset: Subset, bare: list[str], total: int) -> None:
-        trigger = subset.class_words == self.config.trigger.strip()
-        instead = "the trigger" if trigger else f"the words {subset.class_words!r}"
+        words = subset.class_words
+        if not words and self.config.trigger is None:
+            raise DataError(
+                f"data.trigger: {len(bare)} of {total} pictures in {subset.folder.name} have no "
+                f"caption ({some(bare)}); give {SAY}, or data.trigger='' for empty captions"
+            )
+        if subset.regularization:
+            return
+        trigger = "trigger" if words == self.config.trigger_words else "words"
+        instead = f"the {trigger} {words!r}" if words else "an empty one"
         self.warnings.append(
             f"{len(bare)} of {total} pictures in {subset.folder.name} have no caption and get "
             f"{instead} ({some(bare)})"
         )
 
     def _look_for_trigger(self, pictures: list[Picture]) -> None:
-        word = self.config.trigger.split()[0].lower()
+        if not self.config.trigger_words:
+            return
+        word = self.config.trigger_words.split()[0].lower()
         folder, regularization = pictures[0].subset.folder, pictures[0].subset.regularization
         have = [word in p.caption.lower().replace(",", " ").split() for p in pictures]
         if regularization and any(have):

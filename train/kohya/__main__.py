@@ -1,9 +1,10 @@
-"""`python -m train.kohya config.toml [dataset_config.toml]`: the Hydra overrides, one a line.
+"""`python -m train.kohya config.toml [dataset_config.toml]`: the overrides, one a line.
 
-It trains nothing. What a person should know goes to the standard error. To train with them:
+It trains nothing. Each line can be pasted into a shell; what a person should know goes to the
+standard error. To train with them all, and with them and others:
 
-    mapfile -t overrides < <(python -m train.kohya config.toml)
-    python -m train "${overrides[@]}" training.epochs=5
+    python -m train.kohya config.toml | xargs python -m train
+    python -m train kohya=config.toml training.epochs=5
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import argparse
 import sys
 
 from train.config import ConfigError
-from train.kohya.command_line import DATASET, KOHYA, expand
+from train.kohya.command_line import DATASET, KOHYA, expand, in_shell
 
 
 def main() -> None:
     """Prints the overrides; ends with 1 and a line where a file cannot be translated."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.kohya", description="prints the Hydra overrides, one a line"
+        prog="python -m train.kohya",
+        description="prints the overrides that kohya's files amount to, one a line",
     )
     parser.add_argument("config", help="the TOML file that kohya takes as --config_file")
     parser.add_argument("dataset_config", nargs="?", help="... and as --dataset_config")
@@ -30,8 +32,10 @@ def main() -> None:
         overrides, notes = expand(arguments)
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    print("\n".join(notes), file=sys.stderr)
-    print("\n".join(overrides))
+    for note in notes:
+        print(note, file=sys.stderr)
+    for override in overrides:
+        print(in_shell(override))
 
 
 if __name__ == "__main__":
