@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
+from evaluate.config import (
+    PolicyConfig,
+    ProbesConfig,
+    ScoresConfig,
+    check_policy,
+    check_scoring,
+)
 from sweeper.running.budget import BudgetConfig
 from train.checks import check_trial
 from train.config import EMBEDDED, ConfigError, TrialConfig, suggestion
@@ -98,3 +104,37 @@ def suggested_name(config: SweepConfig) -> str:
         named = Path(config.data.path).resolve().name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", named).strip("-._")
     return name[:60] or "study"
+
+
+@dataclass
+class SelectConfig:
+    """conf/select.yaml."""
+
+    study: str = text_field("")
+    root: str = path_field("mlruns")
+    apply: bool = False
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+
+
+def check_select(config: SelectConfig) -> None:
+    """Refuses an impossible policy, and no study, with a ConfigError."""
+    _check_study(config.study)
+    check_policy(config.policy)
+
+
+@dataclass
+class ReportConfig:
+    """conf/report.yaml."""
+
+    study: str = text_field("")
+    root: str = path_field("mlruns")
+
+
+def check_report(config: ReportConfig) -> None:
+    """Refuses a report of nothing, with a ConfigError."""
+    _check_study(config.study)
+
+
+def _check_study(name: str) -> None:
+    if not name:
+        raise ConfigError("study: say which study, as in study=puppets")

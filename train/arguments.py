@@ -10,11 +10,12 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from hydra._internal.utils import get_args_parser
 
 from train.config import ConfigError
-from train.text_settings import PATH, literal
+from train.text_settings import PATH, TEXT, literal
 
 MULTIRUN = {"-m", "--multirun"}
 PICKLED = "--experimental-rerun"
@@ -90,48 +91,39 @@ def _no_flag(argument: str, following: Sequence[str]) -> str:
     if not separator and following and "=" not in following[0] and following[0][:1] != "-":
         separator, value = "=", following[0]
     if separator and KEY.fullmatch(key):
-        return f"{argument}: settings have no dashes and one equals sign; type {_typed(key, value)}"
+        return f"{argument}: settings are typed without dashes, as in {_typed(key, value)}"
     return f"{argument}: there is no such option; settings are typed as key=value (see --help)"
 
 
 def _check_override(argument: str, before: Sequence[str], following: Sequence[str]) -> None:
+    """Raises a ConfigError for what is no override, such as a part of a value with spaces."""
     key, separator, value = argument.partition("=")
-    if separator and KEY.fullmatch(key) and not (value == "" and following[:1] and _loose(following)):
+    named = KEY.fullmatch(key)
+    if named and not separator and key.startswith("~"):
         return
-    if argument.startswith("~") and not separator and KEY.fullmatch(argument):
+    if named and separator:
+        if not value and _loose(following):  # network.rank= 4
+            raise ConfigError(_with_space(argument, key, following[0]))
         return
-    if separator and KEY.fullmatch(key):  # network.rank= 4
-        raise ConfigError(f"{argument} {following[0]}: leave out the space; type "
-                          f"{_typed(key, following[0])}")  # fmt: skip
-    if following[:1] and following[0].startswith("=") and KEY.fullmatch(argument):
+    if named and following and following[0].startswith("="):  # network.rank = 4
         value = following[0][1:] or next(iter(following[1:]), "")
-        raise ConfigError(f"{argument} {following[0]}: leave out the spaces; type "
-                          f"{_typed(argument, value)}")  # fmt: skip
-    if separator and key and not key.strip():
-        raise ConfigError(f"{argument!r}: has no setting before the equals sign")
+        raise ConfigError(_with_space(f"{argument} {following[0]}", key, value))
     if separator:
-        raise ConfigError(f"{key}: is no name of a setting (letters, digits, '_' and dots)")
+        raise ConfigError(f"{key!r} is no name of a setting (letters, digits, '_' and dots)")
     if before:
-        loose = [argument, *_until_key(following)]
         last, _, begun = before[-1].partition("=")
-        whole = " ".join([begun, *loose])
-        raise ConfigError(f"{argument}: is not key=value; a value with spaces is put in quotes: "
-                          f"{_typed(last, whole)}")  # fmt: skip
+        line = _typed(last, " ".join([begun, argument, *_loose(following)]))
+        raise ConfigError(f"{argument}: is not key=value; a value with spaces needs quotes: {line}")
     raise ConfigError(f"{argument}: is not key=value (see --help)")
 
 
-def _loose(following: Sequence[str]) -> bool:
-    """Whether the next argument is a value that has lost its key."""
-    return "=" not in following[0] and not following[0].startswith(("-", "~"))
+def _with_space(argument: str, key: str, value: str) -> str:
+    return f"{argument}: there must be no space beside the equals sign; type {_typed(key, value)}"
 
 
-def _until_key(following: Sequence[str]) -> list[str]:
-    words = []
-    for argument in following:
-        if "=" in argument or argument.startswith(("-", "~")):
-            break
-        words.append(argument)
-    return words
+def _loose(following: Sequence[str]) -> list[str]:
+    """The next arguments that are no override and no flag: words of a value that lost its key."""
+    return list(takewhile(lambda word: "=" not in word and word[:1] not in "-~", following))
 
 
 def _typed(key: str, value: str) -> str:
@@ -146,9 +138,8 @@ def normalized(
     """The overrides with the values of text settings quoted for Hydra's grammar.
 
     A leading `~` of a path becomes the home folder, `null` is null where the setting may be null,
-    and one pair of quotes around the whole value is left out. Two things stay Hydra's: `choice(...)`
-    in a sweep, and `${network.rank}` or another setting's name, in a value that says nothing else
-    in this form.
+    and one pair of quotes around the whole value is left out. Two things stay Hydra's:
+    `choice(...)` in a sweep, and a value in which each `${...}` names a setting of the command.
 
     Args:
         settings: of the command; see `train.text_settings.kinds`.
@@ -163,20 +154,23 @@ def normalized(
 def _normalized(override: str, settings: Mapping[str, tuple[str, bool]], multirun: bool) -> str:
     key, separator, value = override.partition("=")
     kind, optional = settings.get(key.lstrip("+"), ("", False))
-    if not kind or not separator or (multirun and SWEPT.fullmatch(value)):
+    if kind not in (TEXT, PATH) or not separator or (multirun and SWEPT.fullmatch(value)):
         return override
     named = NAMED.findall(value)
-    if named and len(named) == value.count("${") and {*named} <= settings.keys():
+    if named and len(named) == value.count("${") and all(_is_setting(n, settings) for n in named):
         return override
     if "\0" in value:
         raise ConfigError(f"{key}: holds a NUL character")
     if optional and value == "null":
         return override
-    if len(value) > 1 and value[0] == value[-1] and value[0] in QUOTES:
-        value = value[1:-1].replace(f"\\{value[0]}", value[0])
+    value = unquoted(value)
     if kind == PATH:
         value = os.path.expanduser(value)
     return f"{key}={quoted(value)}"
+
+
+def _is_setting(name: str, settings: Mapping[str, tuple[str, bool]]) -> bool:
+    return any(name == key or name.startswith(f"{key}.") for key in settings)
 
 
 def quoted(text: str) -> str:
@@ -184,3 +178,21 @@ def quoted(text: str) -> str:
     # a backslash counts as itself, but for those before a quote
     escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", literal(text))
     return "'" + re.sub(r"(\\+)\Z", lambda found: found[1] * 2, escaped) + "'"
+
+
+def unquoted(value: str) -> str:
+    """The text of a value that stands in one pair of quotes; any other value as it is."""
+    mark = value[:1]
+    if len(value) < 2 or mark not in QUOTES or value[-1] != mark:
+        return value
+    inner = re.fullmatch(rf"((?:\\.|[^\\{mark}])*)", value[1:-1], re.DOTALL)
+    if inner is None:
+        return value
+    text = re.sub(rf"(\\+)({mark}|\Z)", lambda f: "\\" * (len(f[1]) // 2) + f[2], inner[1])
+    return re.sub(r"(\\+)\$\{", lambda found: "\\" * (len(found[1]) // 2) + "${", text)
+
+
+def as_typed(override: str) -> str:
+    """An override as a person types it: without the quotes that Hydra's grammar needs."""
+    key, separator, value = override.partition("=")
+    return f"{key}{separator}{unquoted(value)}"

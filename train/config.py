@@ -24,7 +24,11 @@ EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find wh
 Schema = TypeVar("Schema")
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """What a person can put right: commands print its message as one line, without a traceback."""
+
+
+class ConfigError(UserError, ValueError):
     """A setting is unknown, of the wrong type, or impossible beside another."""
 
 
@@ -161,6 +165,19 @@ class TrialConfig:
     cache_path: str = path_field("outputs/cache")
 
 
+@dataclass
+class TrainConfig(TrialConfig):
+    """conf/train.yaml: a trial's settings, where its files go, and whether a run is continued.
+
+    Attributes:
+        name: of the files.
+    """
+
+    output: str = path_field("outputs/lora")
+    name: str = text_field("lora")
+    resume: str = "auto"
+
+
 def trial_of(config: TrialConfig) -> TrialConfig:
     """The part of a command's settings that decides the bytes of the LoRA files."""
     return TrialConfig(**{f.name: getattr(config, f.name) for f in fields(TrialConfig)})
@@ -194,6 +211,12 @@ def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
     return lion if "Lion" in target.rpartition(".")[2] else adamw
 
 
+def _times(number: Any, by: float) -> str:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return str(number)  # the setting itself is refused, by its own name
+    return f"{number * by:.3g}"
+
+
 # ${by_base:A,B} in a YAML is A on the embedded base and B on any other, so that
 # `base.path=/my/model.safetensors` alone also moves the settings that hang on the base.
 OmegaConf.register_new_resolver("by_base", _by_base, replace=True)
@@ -204,7 +227,7 @@ OmegaConf.register_new_resolver("by_pictures", _by_pictures, replace=True)
 # those that find their step size themselves.
 OmegaConf.register_new_resolver("by_optimizer", _by_optimizer, replace=True)
 # ${times:A,F} is F times A, so that a range can follow another setting.
-OmegaConf.register_new_resolver("times", lambda number, by: f"{number * by:.3g}", replace=True)
+OmegaConf.register_new_resolver("times", _times, replace=True)
 # what train/local.py fills with a person's own defaults
 ConfigStore.instance().store(OWN_DEFAULTS, {})
 

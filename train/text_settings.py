@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import field, fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 Text = TypeVar("Text", str, "str | None")
-TEXT, PATH = "text", "path"
+TEXT, PATH, MAPPING = "text", "path", "mapping"
 KIND = "kind"  # in a field's metadata
 INTERPOLATION = re.compile(r"(\\*)\$\{")
 
@@ -30,8 +30,8 @@ def kinds(schema: type, prefix: str = "") -> dict[str, tuple[str, bool]]:
     """The settings of a schema.
 
     Returns:
-        dotted key -> TEXT, PATH or (of any other type) an empty string, and whether the setting may
-        be null.
+        dotted key -> TEXT, PATH, MAPPING (whose keys are free) or, of any other type, an empty
+        string; and whether the setting may be null.
     """
     found: dict[str, tuple[str, bool]] = {}
     hints = get_type_hints(schema)
@@ -41,7 +41,8 @@ def kinds(schema: type, prefix: str = "") -> dict[str, tuple[str, bool]]:
             found |= kinds(hint, f"{prefix}{one.name}.")
         else:
             optional = type(None) in get_args(hint)
-            found[f"{prefix}{one.name}"] = one.metadata.get(KIND, ""), optional
+            other = MAPPING if get_origin(hint) is dict else ""
+            found[f"{prefix}{one.name}"] = one.metadata.get(KIND, other), optional
     return found
 
 

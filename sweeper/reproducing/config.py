@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from evaluate.config import SCORES
 from sweeper.config import BEST, KEEP
-from sweeper.reproducing.verdict import DEFAULT
 from train.config import ConfigError, suggestion
 from train.text_settings import path_field, text_field
+
+DEFAULT = "default"  # the tolerance of scores that have none of their own
 
 
 @dataclass

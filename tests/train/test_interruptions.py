@@ -19,12 +19,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.train.conftest import apart, command, end, train
-from train.__main__ import main
 from train.base import Base
 from train.command import with_one_line_errors
 from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
 from train.data import Pictures
 from train.interrupt import in_good_order
+from train.single import main
 from train.state import state_file
 from train.trainer import Member, Trainer, TrainingError
 
@@ -243,7 +243,8 @@ def test_ctrl_c_in_the_command_leaves_in_order(
     base_folder: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
     arguments = [
-        f"base.path={base_folder}", f"data.path={picture_folder}", f"output={tmp_path}",
+        f"base.path={base_folder}", f"data.path={picture_folder}",
+        "data.trigger=sks puppet", f"output={tmp_path}",
         "data.resolution=32", "data.repeats=50", "network.rank=2", "training.epochs=1",
         "base.device=cpu",
     ]  # fmt: skip

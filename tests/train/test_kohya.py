@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from train.__main__ import TrainConfig, check_train
 from train.arguments import normalized
-from train.command import settings
-from train.config import ConfigError
+from train.checks import check_train
+from train.compose import settings
+from train.config import ConfigError, TrainConfig
 from train.data import DataError, load_pictures
 from train.data.reading import EMBEDDED_FOLDER
 from train.kohya.command_line import expand
 from train.kohya.optimizers import KINDS
 from train.kohya.reading import read_toml
 from train.kohya.translation import translate
-from train.text_settings import PATH, TEXT, kinds
+from train.text_settings import kinds
 
 FULL = """
 [model]
@@ -170,8 +170,7 @@ def write(folder: Path, text: str) -> Path:
 
 def composed(lines: list[str]) -> TrainConfig:
     """The settings of `python -m train` with these arguments."""
-    texts = {**kinds(TrainConfig), "output": (PATH, False), "name": (TEXT, False)}
-    return settings("train", TrainConfig, normalized(lines, texts))
+    return settings("train", TrainConfig, normalized(lines, kinds(TrainConfig)))
 
 
 def translated(tmp_path: Path, text: str) -> dict[str, Any]:

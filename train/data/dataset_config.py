@@ -251,7 +251,8 @@ def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
 
 def _check_value(key: str, value: Any, kinds: tuple[type, ...], where: str) -> None:
     """Refuses a value of another type or out of its range."""
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+    fits: bool = isinstance(value, kinds)
+    if not fits or (isinstance(value, bool) and bool not in kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be {names}")
     if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:

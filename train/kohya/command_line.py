@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from train.arguments import quoted
-from train.config import TrialConfig
+from train.config import TrainConfig
 from train.kohya.translation import Translation, translate
 from train.text_settings import kinds
 
@@ -24,8 +24,8 @@ RIVALS = (
 )
 PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # what needs no quotes in Hydra's grammar
 WORDS = ("null", "true", "false", "nan", "inf")  # ... but would be no text
-# the settings that take any text, quoted for Hydra by train.arguments; two of `python -m train` itself
-TEXTS = {key for key, (kind, _) in kinds(TrialConfig).items() if kind} | {"output", "name"}
+# the settings that take any text, which train.arguments quotes for Hydra
+TEXTS = {key for key, (kind, _) in kinds(TrainConfig).items() if kind}
 
 
 def expand(arguments: list[str]) -> tuple[list[str], list[str]]:

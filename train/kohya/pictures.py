@@ -49,7 +49,9 @@ def _sides(said: Said) -> tuple[int, int | None] | None:
     """Width, and height where it is another: from 512, "512", "512,768" or [512, 768]."""
     sides = [whole("resolution", side) for side in said.numbers("resolution")]
     if len(sides) > 2:
-        raise ConfigError(f"kohya: resolution: {shown(sides)} is neither a side nor width and height")
+        raise ConfigError(
+            f"kohya: resolution: {shown(sides)} is neither a side nor width and height"
+        )
     if not sides:
         return None
     width, height = sides[0], sides[-1]

@@ -15,9 +15,7 @@ DOUBLE, SINGLE, DASHES = "“”„‟″＂«»", "‘’‚‛′`´", "‐‑
 SPACES = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
 INVISIBLE = "\u00ad\u200b-\u200f\u2060\ufeff"
 PLAIN = str.maketrans({**dict.fromkeys(DASHES, "-"), "＝": "="})
-BAD_ESCAPE = re.compile(
-    r'(?<!\\)(?:\\\\)*\\(?![btnfr"\\]|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})'
-)
+BAD_ESCAPE = re.compile(r'(?<!\\)(?:\\\\)*\\(?![btnfr"\\]|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})')
 # in double quotes, a path of Windows whose backslashes are single ones: those of \train and \new
 # would be escapes without an error
 WINDOWS_PATH = re.compile(r'"(?:[A-Za-z]:\\(?!\\)|\\\\(?!\\)[^"\\\n]+\\(?!\\))')

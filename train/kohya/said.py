@@ -158,7 +158,7 @@ def number(key: str, value: Any) -> int | float:
     Raises:
         ConfigError: it is none, or one that is too large.
     """
-    if isinstance(value, bool) or isinstance(value, list | dict):
+    if isinstance(value, bool | list | dict):
         raise ConfigError(f"kohya: {key} is a number, not {shown(value)}")
     read = value
     if not isinstance(value, int | float):

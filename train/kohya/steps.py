@@ -22,7 +22,8 @@ def optimizer(said: Said) -> dict[str, Any]:
     """The optimizer and its arguments, those of kohya's class where the config is silent."""
     old = {key: name for key, name in OLD_FLAGS.items() if said.flag(key)}
     if len(old) > 1 or (old and said.text("optimizer_type")):
-        raise ConfigError(f"kohya: {[*old][0]}: another optimizer is given too; kohya stops here")
+        flag = next(iter(old))
+        raise ConfigError(f"kohya: {flag}: another optimizer is given too; kohya stops here")
     name = said.text("optimizer_type", next(iter(old.values()), "AdamW"))
     kind = kind_of(name)
     if name.lower() == "dadaptation":
