@@ -95,7 +95,7 @@ def sweep(root: Path, overrides: list[str]) -> dict[str, Any]:
     line = ["-m", f"study.root={root}", "study.name=recorded", *overrides]
     sys.argv = ["sweeper", *line]
     began, computed = time.perf_counter(), time.process_time()
-    run("sweep", SweepConfig, check_sweep, job.run, applies)
+    run("sweep", SweepConfig, check_sweep, "sweeper.running.job:run", applies)
     whole, computing = time.perf_counter() - began, time.process_time() - computed
     epochs = [epoch for r in load_records(root / "studies" / "recorded") for epoch in r.epochs]
     waited = {k: v for k, v in watch.seconds.items() if k not in (TRIALS, BESIDE)}

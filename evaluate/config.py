@@ -98,6 +98,7 @@ def check_evaluate(config: EvaluateConfig) -> None:
     Raises:
         ConfigError: with the first setting that cannot work.
     """
+    check_trigger(config.data)
     check_data(config.data)
     check_base(config.base)
     check_scoring(config.probes, config.scores, config.policy)

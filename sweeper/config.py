@@ -22,6 +22,7 @@ from train.class_arguments import whole
 from train.config import EMBEDDED, MOST_EPOCHS, ConfigError, TrialConfig, typed
 from train.ranges import ranged, shown
 from train.text_settings import path_field, text_field
+from train.trigger_check import check_trigger
 
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"
@@ -117,6 +118,7 @@ def check_sweep(config: SweepConfig) -> None:
         ConfigError: with the first setting that cannot work.
     """
     check_trial(config)
+    check_trigger(config.data)
     check_scoring(config.probes, config.scores, config.policy)
     if config.training.keep_last is not None:
         raise ConfigError(

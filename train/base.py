@@ -29,6 +29,7 @@ from train.families import Family, family_of
 from train.lora import Adapters
 from train.memory import ran_out
 from train.paging import channels_last
+from train.single_file import prediction_of
 from train.text import TextEncoding
 
 __all__ = ["DTYPES", "Base", "BaseError", "load_base"]
@@ -238,6 +239,18 @@ def _opened(config: BaseConfig, source: Path) -> Base:
         config.speed == "compile", config.clip_skip, config.prediction,
     )  # fmt: skip
     base.short_hash = short_hash(source)
+    if config.prediction == "auto" and source.is_file() and base.family.is_v2:
+        _say_guess(source, base.prediction)
     if config.attention == "xformers":
         base.unet.enable_xformers_memory_efficient_attention()
     return base
+
+
+def _say_guess(source: Path, prediction: str) -> None:
+    """Stable Diffusion 2.x comes in two kinds, which a file's weights do not tell apart."""
+    if prediction_of(source) is None:
+        log.info(
+            f"base.path: {source.name} does not say what it predicts; {prediction} is taken, as "
+            "for all bases of Stable Diffusion 2.x but those for 512 pixels: for these give "
+            "base.prediction=epsilon"
+        )

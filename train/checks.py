@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 from train.config import (
     BaseConfig,
@@ -66,6 +67,7 @@ def check_trial(config: TrialConfig) -> None:
     _check_network(config.network)
     _check_scheduler(config.scheduler)
     _check_training(config)
+    _check_text_rates(config.training.text_encoder_lr)
     check_optimizer(config.optimizer)
 
 
@@ -109,6 +111,19 @@ def _check_training(config: TrialConfig) -> None:
     if steps is None and within is not None and within > training.epochs:
         raise ConfigError(
             f"scheduler.warmup_epochs: {within:g} is more than training.epochs, {training.epochs}"
+        )
+
+
+def _check_text_rates(given: Any) -> None:
+    """A learning rate of all text encoders, or those of two of which one may be 0."""
+    rates = given if isinstance(given, list) else [given, given]
+    if given is None:
+        return
+    numbers = all(isinstance(rate, int | float) and not isinstance(rate, bool) for rate in rates)
+    if len(rates) != 2 or not numbers or not all(0 <= r <= 1e6 for r in rates) or not any(rates):
+        raise ConfigError(
+            f"training.text_encoder_lr: {given} must be a number above 0, or two, of which one may "
+            "be 0"
         )
 
 
@@ -175,8 +190,6 @@ def check_data(data: DataConfig) -> None:
     Raises:
         ConfigError: with the first setting that cannot work.
     """
-    if not data.trigger.strip():
-        raise ConfigError("data.trigger: must name the subject, for example 'sks person'")
     check_choice("data.latents", data.latents, ("sampled", "fixed"))
     check_choice("data.on_error", data.on_error, ("stop", "skip"))
     framing = framing_of(data)

@@ -48,7 +48,7 @@ class DataConfig:
     path: str = path_field(EMBEDDED)
     dataset_config: str | None = path_field(None)
     regularization_path: str | None = path_field(None)
-    trigger: str = text_field("sks puppet")
+    trigger: str | None = text_field("sks puppet")
     class_words: str | None = text_field(None)
     caption_extension: str = text_field(".txt")
     shuffle_caption: bool = False
@@ -69,6 +69,16 @@ class DataConfig:
     validation_path: str | None = path_field(None)
     validation_fraction: float = limited(0.15, SHARE)
     validation_seed: int = limited(0, SEED)
+
+    @property
+    def trigger_words(self) -> str:
+        """The trigger as it stands in captions; empty where there is none."""
+        return (self.trigger or "").strip()
+
+    @property
+    def bare_caption(self) -> str:
+        """What is said of pictures without a caption, where their folder says nothing else."""
+        return self.trigger_words if self.class_words is None else self.class_words.strip()
 
 
 @dataclass
@@ -142,7 +152,7 @@ class TrainingConfig:
     min_snr_gamma: float | None = ranged(None, 0.01, 1000)
     noise_offset: float = limited(0.0, SHARE)
     prior_loss_weight: float = ranged(1.0, 0, 1000)
-    text_encoder_lr: float | None = limited(None, LEARNING_RATE)
+    text_encoder_lr: Any = None  # a number, or one for each of SDXL's two
     save_precision: str = "fp16"
     seed: int = limited(0, SEED)
     oom: str = "stop"
@@ -197,6 +207,12 @@ def _by_base(embedded: Any, real: Any, *, _root_: DictConfig) -> Any:
     return embedded if OmegaConf.select(_root_, "base.path") == EMBEDDED else real
 
 
+def _by_pictures(shipped: Any, own: Any, *, _root_: DictConfig) -> Any:
+    data = _root_.data
+    named = data.path == EMBEDDED and data.dataset_config is None
+    return shipped if named or _root_.base.path == EMBEDDED else own
+
+
 def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
     target = str(OmegaConf.select(_root_, "optimizer._target_"))
     if finds_its_own(target):
@@ -212,6 +228,9 @@ def _times(number: Any, by: float) -> str:
 # ${by_base:A,B} in a YAML is A on the embedded base and B on any other, so that
 # `base.path=/my/model.safetensors` alone also moves the settings that hang on the base.
 OmegaConf.register_new_resolver("by_base", _by_base, replace=True)
+# ${by_pictures:A,B} is A where the pictures or the base are those that come with the program, and B
+# where both are one's own.
+OmegaConf.register_new_resolver("by_pictures", _by_pictures, replace=True)
 # ${by_optimizer:A,B} is A for AdamW and its like and B for Lion, which wants smaller steps; 1 for
 # those that find their step size themselves.
 OmegaConf.register_new_resolver("by_optimizer", _by_optimizer, replace=True)

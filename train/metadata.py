@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from train.base import Base
-from train.config import DataConfig, TrialConfig, settings_of
+from train.config import DataConfig, TrainingConfig, TrialConfig, settings_of
 from train.course import Course
 from train.data.batches import frames_of
 from train.data.buckets import Frame, Framing, framing_of
@@ -112,7 +112,7 @@ def _training(config: TrialConfig, course: Course) -> dict[str, Any]:
         "gradient_checkpointing": training.gradient_checkpointing,
         "learning_rate": rate,
         "unet_lr": rate,
-        "text_encoder_lr": (training.text_encoder_lr or rate) if spoken else None,
+        "text_encoder_lr": _text_rate(training, rate) if spoken else None,
         "optimizer": f"{name}({','.join(given)})" if given else name,
         "max_grad_norm": training.max_grad_norm,
         "lr_scheduler": config.scheduler.name,
@@ -126,6 +126,10 @@ def _training(config: TrialConfig, course: Course) -> dict[str, Any]:
         "loss_type": "l2",
         "seed": training.seed,
     }
+
+
+def _text_rate(training: TrainingConfig, rate: float) -> Any:
+    return rate if training.text_encoder_lr is None else training.text_encoder_lr
 
 
 def _pictures(config: TrialConfig, pictures: Pictures) -> dict[str, Any]:
@@ -203,8 +207,9 @@ def _modelspec(config: TrialConfig, name: str, base: Base, pictures: Pictures) -
         "title": name,
         "resolution": f"{width}x{height}",
         "prediction_type": "v" if base.prediction == VELOCITY else "epsilon",
-        "trigger_phrase": pictures.trigger,
     }
+    if pictures.trigger:
+        about["trigger_phrase"] = pictures.trigger
     if not family.is_xl:
         about["encoder_layer"] = str(config.base.clip_skip)
     if now := _given_time():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
@@ -19,7 +18,7 @@ from transformers.optimization import (
     get_wsd_schedule,
 )
 
-from train.adapter import TEXT_ENCODERS, UNET, Adapter
+from train.adapter import TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODER_2, UNET, Adapter
 from train.checks import SCHEDULER_ALIASES
 from train.config import SchedulerConfig, TrialConfig, finds_its_own
 from train.construction import optimizer_class
@@ -63,8 +62,7 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
         arguments["betas"] = tuple(arguments["betas"])
     if "fused" in inspect.signature(cls).parameters and not KINDS & arguments.keys():
         arguments["fused"] = True
-    rates = {UNET: arguments["lr"]}
-    rates |= dict.fromkeys(TEXT_ENCODERS, config.training.text_encoder_lr or arguments["lr"])
+    rates = {UNET: arguments["lr"], **text_rates(config.training.text_encoder_lr, arguments["lr"])}
     whole = cls.__name__ in SHAPELESS
     groups = [
         {"params": [adapter.flat[name]] if whole else adapter.shaped(name), "lr": lr}
@@ -81,6 +79,17 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
 def learning_rate(optimizer: Mapping[str, Any]) -> float:
     """What is trained with: 1 where an optimizer finds its step size itself, whatever is said."""
     return 1.0 if finds_its_own(str(optimizer["_target_"])) else float(optimizer["lr"])
+
+
+def text_rates(given: Any, rate: float) -> dict[str, float]:
+    """The learning rate of each text encoder.
+
+    Args:
+        given: for all of them, or for the first and the second; None: as the UNet's, `rate`.
+    """
+    first, second = given if isinstance(given, list) else (given, given)
+    rates = {TEXT_ENCODER: first, TEXT_ENCODER_1: first, TEXT_ENCODER_2: second}
+    return {name: rate if own is None else float(own) for name, own in rates.items()}
 
 
 def is_averaged(cls: type) -> bool:
@@ -119,17 +128,19 @@ def make_scheduler(
         log.info("scheduler %s is read as %s", config.name, name)
     if warmup >= steps:
         log.warning("the warm-up takes %d steps, and the training has %d", warmup, steps)
+    waves = config.num_cycles / 2  # as kohya reads it: each falls and rises
     if name == "inverse_sqrt":
         return get_inverse_sqrt_schedule(optimizer, warmup)
     if name == "cosine_with_min_lr":
         return get_cosine_with_min_lr_schedule_with_warmup(
-            optimizer, warmup, steps, min_lr_rate=config.min_lr_ratio
+            optimizer, warmup, steps, waves, min_lr_rate=config.min_lr_ratio
         )
     if name == "warmup_stable_decay":
-        decay = math.ceil(config.decay * steps)
+        decay = int(config.decay * steps)
         return get_wsd_schedule(
-            optimizer, warmup, decay, num_training_steps=steps, min_lr_ratio=config.min_lr_ratio
-        )
+            optimizer, warmup, decay, num_training_steps=steps, num_cycles=waves,
+            min_lr_ratio=config.min_lr_ratio,
+        )  # fmt: skip
     return get_scheduler(
         "constant_with_warmup" if name == "constant" and warmup else name,
         optimizer,
@@ -141,9 +152,12 @@ def make_scheduler(
 
 
 def warmup_steps(config: SchedulerConfig, course: Course) -> int:
-    """Steps of the warm-up, however it is given: as steps, epochs, or a share of all steps."""
+    """Steps of the warm-up, however it is given: as steps, epochs, or a share of all steps.
+
+    What is no whole number of steps is rounded down, as kohya does.
+    """
     if config.warmup_steps:
         return config.warmup_steps
     if config.warmup_epochs:
-        return math.ceil(config.warmup_epochs * course.steps_an_epoch)
-    return math.ceil(config.warmup * course.steps)
+        return int(config.warmup_epochs * course.steps_an_epoch)
+    return int(config.warmup * course.steps)

@@ -79,14 +79,20 @@ def noise(file: Path, family: Family) -> dict[str, Any]:
     what is usual for the family.
     """
     with safe_open(file, framework="pt") as weights:
-        keys, metadata = set(weights.keys()), weights.metadata() or {}
-    said = {"epsilon": EPSILON, "v": VELOCITY}.get(metadata.get("modelspec.prediction_type", ""))
-    if SAYS_VELOCITY in keys:
-        said = VELOCITY
+        keys = set(weights.keys())
     return {
-        "prediction_type": said or family.prediction,
+        "prediction_type": prediction_of(file) or family.prediction,
         "rescale_betas_zero_snr": SAYS_ZERO_SNR in keys,
     }
+
+
+def prediction_of(file: Path) -> str | None:
+    """What a single file says that it predicts; None where it says nothing."""
+    with safe_open(file, framework="pt") as weights:
+        keys, metadata = set(weights.keys()), weights.metadata() or {}
+    if SAYS_VELOCITY in keys:
+        return VELOCITY
+    return {"epsilon": EPSILON, "v": VELOCITY}.get(metadata.get("modelspec.prediction_type", ""))
 
 
 def _save(file: Path, config: dict[str, Any]) -> None:

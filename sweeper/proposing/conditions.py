@@ -22,7 +22,8 @@ class Condition:
 
 SCHEDULER = ("scheduler", "scheduler.name")
 WARMED = Condition(SCHEDULER, lambda name: name != "constant")
-RESTARTS = ("cosine_with_restarts", "cosine_with_restarting")
+LOWEST = ("cosine_with_min_lr", "warmup_stable_decay")  # these do not fall to 0
+CYCLES = ("cosine_with_restarts", "cosine_with_restarting", *LOWEST)
 FIND_THEIR_OWN = ("prodigy", "dadaptation")  # of conf/optimizer: their lr is 1
 CONDITIONS = {
     "network.conv_alpha": Condition(("network.conv_rank",), lambda rank: rank > 0),
@@ -31,12 +32,10 @@ CONDITIONS = {
     "scheduler.warmup": WARMED,
     "scheduler.warmup_steps": WARMED,
     "scheduler.warmup_epochs": WARMED,
-    "scheduler.num_cycles": Condition(SCHEDULER, lambda name: name in RESTARTS),
+    "scheduler.num_cycles": Condition(SCHEDULER, lambda name: name in CYCLES),
     "scheduler.power": Condition(SCHEDULER, lambda name: name == "polynomial"),
     "scheduler.decay": Condition(SCHEDULER, lambda name: name == "warmup_stable_decay"),
-    "scheduler.min_lr_ratio": Condition(
-        SCHEDULER, lambda name: name in ("cosine_with_min_lr", "warmup_stable_decay")
-    ),
+    "scheduler.min_lr_ratio": Condition(SCHEDULER, lambda name: name in LOWEST),
 }
 DECIDING = tuple(dict.fromkeys(on for condition in CONDITIONS.values() for on in condition.on))
 

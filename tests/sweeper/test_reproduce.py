@@ -18,10 +18,9 @@ from mlflow import MlflowClient
 from safetensors.torch import save_file
 
 from evaluate.scorecard import Estimate, Scorecard
-from sweeper import reproduce
 from sweeper.config import SweepConfig
 from sweeper.recording.record import ScoredEpoch, load_record
-from sweeper.reproducing import carry
+from sweeper.reproducing import carry, reproduction
 from sweeper.reproducing.config import ReproduceConfig, check_reproduce
 from sweeper.reproducing.verdict import CLOSE, DIFFERENT, IDENTICAL, compare, judge, table
 from tests.sweeper.conftest import SMALL, Swept, finish
@@ -68,7 +67,7 @@ def again(monkeypatch: pytest.MonkeyPatch) -> Again:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = typed(ReproduceConfig, hydra.compose("reproduce", list(overrides)))
             check_reproduce(config)
-            reproduce.main(config)
+            reproduction.main(config)
 
     return run
 

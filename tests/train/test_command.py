@@ -26,7 +26,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def small(base_folder: Path, picture_folder: Path, tmp_path: Path) -> list[str]:
     return [
-        f"base.path={base_folder}", f"data.path={picture_folder}", f"output={tmp_path / 'out'}",
+        f"base.path={base_folder}", f"data.path={picture_folder}",
+        "data.trigger=sks puppet", f"output={tmp_path / 'out'}",
         "data.resolution=32", "data.repeats=1", "network.rank=2", "training.epochs=2",
         "training.save_every=1", "base.device=cpu",
     ]  # fmt: skip

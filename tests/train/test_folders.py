@@ -143,7 +143,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
             folder.chmod(0o755)
     code = (
         "import os, sys\nfrom PIL import Image\nImage.init()\n"
-        "from train.config import DataConfig\nfrom train.data import *\n"
+        "from train.config import DataConfig\nfrom train.data.loading import *\n"
         "os.seteuid(65534)\n"
         "for path in sys.argv[1:]:\n"
         "    try: load_pictures(DataConfig(path=path))\n"

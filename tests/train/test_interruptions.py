@@ -243,7 +243,8 @@ def test_ctrl_c_in_the_command_leaves_in_order(
     base_folder: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
     arguments = [
-        f"base.path={base_folder}", f"data.path={picture_folder}", f"output={tmp_path}",
+        f"base.path={base_folder}", f"data.path={picture_folder}",
+        "data.trigger=sks puppet", f"output={tmp_path}",
         "data.resolution=32", "data.repeats=50", "network.rank=2", "training.epochs=1",
         "base.device=cpu",
     ]  # fmt: skip

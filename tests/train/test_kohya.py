@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
+from train.arguments import normalized
 from train.checks import check_train
 from train.compose import settings
 from train.config import ConfigError, TrainConfig
 from train.data.loading import load_pictures
 from train.data.picture import DataError
 from train.data.reading import EMBEDDED_FOLDER
-from train.kohya.command_line import expand, quote
+from train.kohya.command_line import expand
 from train.kohya.optimizers import KINDS
 from train.kohya.reading import read_toml
 from train.kohya.translation import translate
+from train.text_settings import kinds
 
 FULL = """
 [model]
@@ -77,9 +79,9 @@ scale_weight_norms = 1.0
 multires_noise_iterations = 0
 """
 FULL_LINES = """
-base.path='/models/my model.safetensors'  base.precision=fp16  base.clip_skip=2
-training.gradient_checkpointing=true  base.prediction=v_prediction  base.attention=sdpa
-data.path={folder}  data.trigger='sks person'  data.regularization_path=/reg
+base.path=/models/my model.safetensors  base.precision=fp16  base.clip_skip=2
+base.prediction=v_prediction  training.gradient_checkpointing=true  base.attention=sdpa
+data.path={folder}  data.trigger=sks person  data.class_words=  data.regularization_path=/reg
 data.caption_extension=.txt  data.repeats=1  data.validation_fraction=0.0
 data.resolution=512  data.height=768  data.shuffle_caption=true  data.keep_tokens=1
 data.flip=true  data.buckets=true  data.min_bucket=320  data.max_bucket=1024
@@ -167,6 +169,11 @@ def write(folder: Path, text: str) -> Path:
     return folder / "config.toml"
 
 
+def composed(lines: list[str]) -> TrainConfig:
+    """The settings of `python -m train` with these arguments."""
+    return settings("train", TrainConfig, normalized(lines, kinds(TrainConfig)))
+
+
 def translated(tmp_path: Path, text: str) -> dict[str, Any]:
     return translate(write(tmp_path, text)).settings
 
@@ -174,9 +181,9 @@ def translated(tmp_path: Path, text: str) -> dict[str, Any]:
 def test_a_full_config_is_translated_whole(tmp_path: Path, folder: Path) -> None:
     file = write(tmp_path, FULL.format(folder=folder))
     lines, notes = expand([f"kohya={file}"])
-    wanted = FULL_LINES.format(folder=quote(str(folder))).strip()
+    wanted = FULL_LINES.format(folder=folder).strip()
     assert lines == [line for row in wanted.splitlines() for line in row.split("  ")]
-    check_train(settings("train", TrainConfig, lines))
+    check_train(composed(lines))
     said = "\n".join(notes)
     assert "without effect here: logging_dir, max_data_loader_n_workers, multires_noise" in said
     assert "kohya's LoRA would be another: scale_weight_norms" in said
@@ -185,7 +192,7 @@ def test_a_full_config_is_translated_whole(tmp_path: Path, folder: Path) -> None
 
 def test_a_file_of_the_interface_is_taken_as_it_is(tmp_path: Path) -> None:
     lines, notes = expand([f"kohya={write(tmp_path, INTERFACE)}"])
-    config = settings("train", TrainConfig, lines)
+    config = composed(lines)
     check_train(config)
     assert (config.training.max_steps, config.training.min_snr_gamma) == (1600, 5)
     assert config.base.path == "stabilityai/stable-diffusion-xl-base-1.0"
@@ -255,7 +262,7 @@ def test_single_keys(tmp_path: Path, line: str, expected: dict[str, Any]) -> Non
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_every_optimizer_of_kohyas_can_be_made(tmp_path: Path, name: str) -> None:
     file = write(tmp_path, f'optimizer_type = "{name.upper()}"\nmax_train_epochs = 1')
-    config = settings("train", TrainConfig, expand([f"kohya={file}"])[0])
+    config = composed(expand([f"kohya={file}"])[0])
     check_train(config)
     assert config.optimizer["lr"] == 2e-6
     expected = {"adamw": None, "adamw8bit": 0.01}.get(KINDS[name].group, 0.0)
@@ -271,9 +278,9 @@ def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
     )
     file = write(tmp_path, 'train_data_dir = "/gone"\ncaption_extension = "txt"\nresolution = 32')
     lines, notes = expand([f"kohya={file}", f"dataset_config={data}", "base.path=puppets"])
-    assert "data.trigger='sks puppet doll'" in lines
+    assert "data.trigger=sks puppet doll" in lines
     assert any(note.startswith("train_data_dir is left out") for note in notes)
-    pictures = load_pictures(settings("train", TrainConfig, lines).data)
+    pictures = load_pictures(composed(lines).data)
     assert len(pictures.training) == 12
     assert "data.toml: repaired: typographic quotes, several pairs" in pictures.report()
 
@@ -310,7 +317,7 @@ def test_a_dataset_config_that_is_none_is_refused_by_its_reader(tmp_path: Path) 
         data.write_text(text)
         lines, _ = expand([f"kohya={file}", f"dataset_config={data}"])
         with pytest.raises(DataError, match=said):
-            load_pictures(settings("train", TrainConfig, lines).data)
+            load_pictures(composed(lines).data)
 
 
 @pytest.mark.parametrize(

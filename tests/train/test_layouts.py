@@ -97,7 +97,7 @@ shuffle_caption = true
 caption_extension = ".caption"
 keep_tokens = 1
 resolution = 512
-random_crop = true
+caption_tag_dropout_rate = 0.1
 
 [[datasets]]
 resolution = [768, 512]
@@ -156,7 +156,7 @@ def test_dataset_config_falls_back_from_subset_to_dataset_to_general(tmp_path: P
     )  # fmt: skip
     assert (prior.framing.resolution, prior.framing.buckets) == ((512, 512), False)
     said = pictures.report(TrialConfig(data=config))
-    assert "random_crop in set.toml is a setting of kohya's that is not supported" in said
+    assert "caption_tag_dropout_rate in set.toml is not supported, so that" in said
     assert "batch_size 3 is not used; training.batch_size is 1" in said
 
 
@@ -193,7 +193,7 @@ def test_buckets_of_a_dataset_config_have_kohyas_sides(
         ("[[datasets]]\n[[datasets.subsets]]\nresolution = 512", "resolution belongs to .*general"),
         ("[general]\nimage_dir = 'x'", r"image_dir belongs to \[\[datasets.subsets\]\]"),
         ("[[datasets]]\nbatch_size = '2'", r"datasets\[0\].batch_size: '2' must be int"),
-        ("[[datasets]]\nresolution = [1, 2, 3]", "sizes are whole numbers"),
+        ("[[datasets]]\nresolution = [1, 2, 3]", "resolution is one or two whole numbers"),
         ("[[datasets]]\n[[datasets.subsets]]\nnum_repeats = 2", "image_dir is missing"),
         ("[dataset]", "there is no key dataset; did you mean datasets"),
         ("[datasets]\nx = 1", r"write \[\[datasets\]\]"),

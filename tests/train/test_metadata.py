@@ -68,7 +68,7 @@ def test_kohyas_keys_tell_the_training(about: dict[str, str], base: Base) -> Non
         "batch_size_per_device": "2", "total_batch_size": "4", "gradient_accumulation_steps": "2",
         "learning_rate": "0.001", "unet_lr": "0.001", "text_encoder_lr": "None",
         "optimizer": "torch.optim.AdamW(weight_decay=0.1)", "lr_scheduler": "cosine",
-        "lr_warmup_steps": "3", "min_snr_gamma": "5.0", "noise_offset": "0.05",
+        "lr_warmup_steps": "2", "min_snr_gamma": "5.0", "noise_offset": "0.05",
         "caption_dropout_rate": "0.1", "mixed_precision": "no", "resolution": "(32, 32)",
         "prior_loss_weight": "1.0", "gradient_checkpointing": "False", "flip_aug": "False",
     }  # fmt: skip

@@ -14,8 +14,16 @@ from tests.train.conftest import end, train
 from train.adapter import UNET
 from train.base import Base, load_base
 from train.checkpoint import load_checkpoint, read_metadata
+from train.checks import check_trial
 from train.compose import settings
-from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrainConfig, TrialConfig
+from train.config import (
+    BaseConfig,
+    ConfigError,
+    NetworkConfig,
+    SchedulerConfig,
+    TrainConfig,
+    TrialConfig,
+)
 from train.course import Course
 from train.data.batches import Batches
 from train.data.loading import Pictures
@@ -184,3 +192,50 @@ def test_a_warm_up_is_a_share_or_steps_or_epochs() -> None:
         ):
             found = rates(given)
             assert found[:21] == pytest.approx([step / 20 for step in range(21)])
+
+
+def test_a_share_of_the_steps_is_rounded_down_as_kohya_does() -> None:
+    """int(ratio * steps): a tenth of 137 steps are 13."""
+    found = rates(SchedulerConfig("constant", warmup=0.1), 137)
+    assert found[:14] == pytest.approx([step / 13 for step in range(14)])
+    found = rates(SchedulerConfig("warmup_stable_decay", warmup=0.1, decay=0.1), 137)
+    assert sum(rate == 1 for rate in found) == 137 - 13 - 13 + 1
+    assert found[137 - 13] == 1 > found[137 - 12]
+
+
+@pytest.mark.parametrize("name", ["cosine_with_min_lr", "warmup_stable_decay"])
+def test_cycles_are_half_waves_as_kohya_reads_them(name: str) -> None:
+    """1 falls; 2 falls and rises again; the last value tells."""
+    ends = [
+        rates(SchedulerConfig(name, num_cycles=n, min_lr_ratio=0.2, decay=0.5), 200)[-1]
+        for n in (1, 2, 3)
+    ]
+    assert ends == pytest.approx([0.2, 1.0, 0.2], abs=0.01)
+
+
+def test_each_of_two_text_encoders_may_have_a_rate(
+    pictures: Pictures, trial: Make, tmp_path: Path, xl_folder: Path
+) -> None:
+    asked = BaseConfig(path=str(xl_folder), device="cpu")
+    config = trial(
+        base=asked, network=NetworkConfig(rank=2, text_encoder=True), max_steps=2,
+        text_encoder_lr=[0, 1e-2],
+    )  # fmt: skip
+    base = load_base(asked)
+    saved = train(base, pictures, Member(config, tmp_path))[-1].checkpoints[0]
+    ups = load_checkpoint(saved.path, base.adapters).up
+    moved = {
+        name: sum(float(up.abs().sum()) for key, up in ups.items() if key.startswith(f"{name}_"))
+        for name in (UNET, *base.family.text_encoders)
+    }
+    assert moved["lora_te1"] == 0
+    assert moved["lora_te2"] > 0 < moved[UNET]
+    assert read_metadata(saved.path)["ss_text_encoder_lr"] == "[0, 0.01]"
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, [0, 0], [1e-4], [1e-4, 1e-4, 1e-4], "fast", True,
+                                  float("nan"), [1e-4, float("inf")]])  # fmt: skip
+def test_impossible_rates_of_the_text_encoder_are_refused(trial: Make, rate: object) -> None:
+    config = trial(network=NetworkConfig(rank=2, text_encoder=True), text_encoder_lr=rate)
+    with pytest.raises(ConfigError, match=r"^training.text_encoder_lr: "):
+        check_trial(config)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, features
 
 from tests.train.test_layouts import draw, load
-from train.data.picture import DataError, open_picture
 from train.data.kinds import EXTENSIONS
+from train.data.picture import DataError, open_picture
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 

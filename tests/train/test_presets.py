@@ -47,7 +47,8 @@ def test_presets_are_the_guides_numbers(
 def test_a_preset_says_how_many_pictures_are_few_for_it(
     picture_folder: Path, preset: str, few: int
 ) -> None:
-    config = chosen(REAL, f"preset={preset}", f"data.path={picture_folder}")
+    mine = [f"data.path={picture_folder}", "data.trigger=sks puppet"]
+    config = chosen(REAL, f"preset={preset}", *mine)
     assert f"6 pictures are few; {few} and more" in load_pictures(config.data).report()
 
 

@@ -41,7 +41,8 @@ def test_two_processes_are_one_with_their_batch(
 ) -> None:
     """5 pictures by 4: the last batch is a single one, of which the second process has none."""
     common = [
-        f"base.path={base_folder}", f"data.path={picture_folder}", "data.resolution=32",
+        f"base.path={base_folder}", f"data.path={picture_folder}",
+        "data.trigger=sks puppet", "data.resolution=32",
         "network.rank=2", "network.dropout=0.2", "network.text_encoder=true", "training.epochs=2",
         "training.save_every=1", "base.device=cpu", "optimizer.lr=1e-3", "base.precision=fp32",
         "training.gradient_accumulation=2", "training.min_snr_gamma=5",

@@ -171,6 +171,19 @@ def file(family: Family, models: dict[str, nn.Module], tmp_path: Path) -> Path:
     return path
 
 
+def test_a_guess_of_what_a_file_predicts_is_said(
+    file: Path, family: Family, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        load_base(BaseConfig(path=str(file), device="cpu"))
+    said = "model.safetensors does not say what it predicts; v_prediction is taken"
+    assert (said in caplog.text) == (family is SD2)
+    caplog.clear()
+    base = load_base(BaseConfig(path=str(file), device="cpu", prediction="epsilon"))
+    assert base.prediction == "epsilon"
+    assert "does not say" not in caplog.text
+
+
 def test_single_file_loads_offline_to_the_same_weights(
     file: Path, family: Family, models: dict[str, nn.Module]
 ) -> None:

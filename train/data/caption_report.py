@@ -36,7 +36,7 @@ def caption_warnings(
     bare = [p.path for p, caption in zip(pictures, captions, strict=True) if not caption.text]
     if bare and not subset.regularization:
         said += _missing(subset, bare, pictures, files, contents, trigger)
-    return [*said, *_trigger(subset, pictures, word_of(trigger))]
+    return [*said, *_trigger(subset, pictures, word_of(trigger))] if trigger else said
 
 
 def _notes(subset: Subset, pictures: Sequence[Picture], captions: Sequence[Caption]) -> list[str]:
@@ -72,7 +72,8 @@ def _missing(
     trigger: str,
 ) -> list[str]:
     own = subset.class_words == trigger
-    instead = "the trigger" if own else f"the words {subset.class_words!r}"
+    words = "the trigger" if own else "the words"
+    instead = f"{words} {subset.class_words!r}" if subset.class_words else "an empty one"
     said = [
         f"{len(bare)} of {counted(len(pictures), 'picture')} in {readable(subset.folder.name)} "
         f"{agreed(len(bare), 'has', 'have')} no caption and {agreed(len(bare), 'gets', 'get')} "

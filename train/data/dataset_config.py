@@ -7,6 +7,7 @@ or `[general]`, or our own settings.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,17 +17,26 @@ from train.config import ConfigError, DataConfig, suggestion
 from train.data.buckets import Framing, framing_of
 from train.data.picture import DataError
 from train.data.subset import Subset
+from train.kohya.keys import (
+    LEAST,
+    MOST,
+    REFUSED,
+    UNSUPPORTED,
+    changes_nothing,
+    refuse,
+)
 from train.kohya.reading import read_toml
+from train.kohya.said import shown
 
 KEY = "data.dataset_config"
 NUMBER = (int, float)
 # key -> the types of its values; a subset's own, those that it can inherit, and a dataset's
 OWN: dict[str, tuple[type, ...]] = {
     "image_dir": (str,),
-    "class_tokens": (str,),
     "is_reg": (bool,),
 }
 INHERITED: dict[str, tuple[type, ...]] = {
+    "class_tokens": (str,),
     "num_repeats": (int,),
     "caption_extension": (str,),
     "keep_tokens": (int,),
@@ -43,18 +53,29 @@ DATASET: dict[str, tuple[type, ...]] = {
     "max_bucket_reso": (int,),
     "bucket_reso_steps": (int,),
     "bucket_no_upscale": (bool,),
+    "validation_split": NUMBER,
+    "validation_seed": (int,),
 }
-SIDES = ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
-LEAST, MOST = 256, 1024  # what the first two are with kohya, where nothing is said
-# what kohya reads there and we do not: said, and otherwise passed over
-UNSUPPORTED = (
+# what kohya reads there too
+OTHERS = {
     "alpha_mask", "cache_info", "caption_dropout_every_n_epochs", "caption_prefix",
     "caption_separator", "caption_suffix", "caption_tag_dropout_rate", "conditioning_data_dir",
     "custom_attributes", "enable_wildcard", "face_crop_aug_range", "keep_tokens_separator",
     "metadata_file", "network_multiplier", "random_crop", "resize_interpolation",
     "secondary_separator", "skip_image_resolution", "token_warmup_min", "token_warmup_step",
-    "validation_seed", "validation_split",
-)  # fmt: skip
+}  # fmt: skip
+# the least and the most that a number can be
+RANGES = {
+    "num_repeats": (1, 10_000),
+    "keep_tokens": (0, 1000),
+    "caption_dropout_rate": (0, 1),
+    "validation_seed": (0, 2**32),
+    "batch_size": (1, 4096),
+    "min_bucket_reso": (1, 8192),
+    "max_bucket_reso": (1, 8192),
+    "bucket_reso_steps": (1, 1024),
+}
+LONGEST_SIDE = 4096  # pixels
 
 
 @dataclass(frozen=True)
@@ -63,7 +84,7 @@ class DatasetConfig:
 
     Attributes:
         batch_sizes: of its datasets, where they say one.
-        warnings: keys that are kohya's and are passed over.
+        warnings: what a person should know about it.
     """
 
     subsets: list[Subset]
@@ -85,7 +106,7 @@ def read_dataset_config(config: DataConfig, like: Subset) -> DatasetConfig:
         content, repairs = read_toml(file)
     except ConfigError as error:
         raise DataError(f"{KEY}: {error}") from None
-    _check_keys(content, {"general", "datasets"}, (), f"{file.name}")
+    _check_keys(content, {"general", "datasets"}, f"{file.name}")
     reader = _Reader(file, config, like)
     general = content.get("general", {})
     reader.check(general, {**INHERITED, **DATASET}, "general")
@@ -96,9 +117,14 @@ def read_dataset_config(config: DataConfig, like: Subset) -> DatasetConfig:
         raise DataError(f"{KEY}: {file.name} names no pictures ([[datasets.subsets]], image_dir)")
     warnings = [f"{file.name}: repaired: {', '.join(repairs)}"] if repairs else []
     warnings += [
-        f"{key} in {file.name} is a setting of kohya's that is not supported; it is passed over"
-        for key in dict.fromkeys(reader.passed_over)
+        f"{key} in {file.name} is not supported, so that kohya's LoRA would be another"
+        for key in dict.fromkeys(reader.unsupported)
     ]
+    if config.validation_path and any(s.validation_fraction for s in reader.subsets):
+        warnings.append(
+            f"validation_split in {file.name} does not count: data.validation_path names the "
+            "held-out pictures"
+        )
     return DatasetConfig(reader.subsets, tuple(reader.batch_sizes), warnings)
 
 
@@ -107,18 +133,23 @@ class _Reader:
         self.file, self.config, self.like = file, config, like
         self.subsets: list[Subset] = []
         self.batch_sizes: list[int] = []
-        self.passed_over: list[str] = []
+        self.unsupported: list[str] = []
 
     def check(self, table: Any, known: Mapping[str, tuple[type, ...]], place: str) -> None:
-        """Refuses what cannot stand in a table, and notes what is passed over."""
+        """Refuses what cannot stand in a table, and notes what is not supported."""
         where = f"{self.file.name}, {place}"
         if not isinstance(table, dict):
             raise DataError(f"{KEY}: {where}: must be a table")
-        _check_keys(table, set(known), UNSUPPORTED, where)
-        self.passed_over += [key for key in table if key in UNSUPPORTED]
-        for key, kinds in known.items():
-            if key in table:
-                _check_type(table[key], kinds, f"{where}.{key}")
+        _check_keys(table, {*known, *OTHERS}, where)
+        for key, value in table.items():
+            if key in known:
+                _check_value(key, value, known[key], where)
+            elif changes_nothing(key, value):
+                continue
+            elif key in REFUSED:
+                raise DataError(f"{KEY}: {where}: {refuse(key)}")
+            elif key in UNSUPPORTED:
+                self.unsupported.append(key)
 
     def read(self, dataset: Any, general: dict[str, Any], place: str) -> None:
         """The subsets of one dataset."""
@@ -142,8 +173,8 @@ class _Reader:
         words = like.class_words
         if regularization:
             words = class_of(words)
-        rate = said.get("caption_dropout_rate")
-        made = replace(
+        rate, share = said.get("caption_dropout_rate"), said.get("validation_split")
+        return replace(
             like, folder=folder, captions=folder, framing=framing, regularization=regularization,
             class_words=said.get("class_tokens", "").strip() or words,
             extension=_dotted(said.get("caption_extension", like.extension)),
@@ -153,25 +184,20 @@ class _Reader:
             flip=said.get("flip_aug", like.flip),
             color_augmentation=said.get("color_aug", like.color_augmentation),
             caption_dropout=None if rate is None else float(rate),
+            validation_fraction=None if share is None else float(share),
+            validation_seed=said.get("validation_seed"),
         )  # fmt: skip
-        impossible = {
-            "num_repeats": made.repeats < 1,
-            "keep_tokens": made.keep_tokens < 0,
-            "caption_dropout_rate": not 0 <= (made.caption_dropout or 0) <= 1,
-        }
-        for key, wrong in impossible.items():
-            if wrong:
-                raise DataError(f"{KEY}: {self.file.name}, {place}.{key}: {said[key]} cannot be")
-        return made
 
     def _framing(self, said: dict[str, Any], place: str) -> Framing:
         where = f"{KEY}: {self.file.name}, {place}"
         config = self.config
         size = said.get("resolution", [config.resolution, config.height or config.resolution])
         pair = [size, size] if isinstance(size, int) else size
-        sides = [*pair, *(said[key] for key in SIDES if key in said)]
-        if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-            raise DataError(f"{where}: sizes are whole numbers of pixels, resolution one or two")
+        whole = all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
+        if len(pair) != 2 or not whole or not all(0 < side <= LONGEST_SIDE for side in pair):
+            raise DataError(
+                f"{where}: resolution is one or two whole numbers of pixels, up to {LONGEST_SIDE}"
+            )
         least, most = _kohyas_sides(pair) if said.get("enable_bucket") else (None, None)
         chosen = replace(
             config, resolution=pair[0], height=pair[1],
@@ -184,6 +210,8 @@ class _Reader:
         framing = framing_of(chosen)
         if framing.buckets and framing.least > framing.most:
             raise DataError(f"{where}: min_bucket_reso is more than max_bucket_reso")
+        if framing.buckets and framing.step > min(framing.resolution):
+            raise DataError(f"{where}: bucket_reso_steps is more than the resolution")
         return framing
 
 
@@ -209,25 +237,33 @@ def _tables(parent: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
     return tables
 
 
-def _check_keys(
-    table: Mapping[str, Any], known: set[str], passed_over: Sequence[str], where: str
-) -> None:
+def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
     everywhere = {**OWN, **INHERITED, **DATASET}
     for key in table:
-        if key in known or key in passed_over:
+        if key in known:
             continue
         if key in everywhere:
             level = "[[datasets]] or [general]" if key in DATASET else "[[datasets.subsets]]"
             raise DataError(f"{KEY}: {where}: {key} belongs to {level}")
         near = suggestion(key, [*known, *everywhere])
-        raise DataError(f"{KEY}: {where}: there is no key {key}{near}")
+        raise DataError(f"{KEY}: {where}: there is no key {shown(key)[1:-1]}{near}")
 
 
-def _check_type(value: Any, kinds: tuple[type, ...], where: str) -> None:
-    if isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)):
-        return
-    names = " or ".join(kind.__name__ for kind in kinds)
-    raise DataError(f"{KEY}: {where}: {value!r} must be {names}")
+def _check_value(key: str, value: Any, kinds: tuple[type, ...], where: str) -> None:
+    """Refuses a value of another type or out of its range."""
+    fits: bool = isinstance(value, kinds)
+    if not fits or (isinstance(value, bool) and bool not in kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be {names}")
+    if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
+        low, high = RANGES[key]
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be from {low} to {high}")
+    if key == "validation_split" and not 0 <= value < 1:
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be from 0 to below 1")
+    if key == "caption_extension" and not re.fullmatch(r"\.?[\w.-]+", value):
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is no extension, as .txt is")
+    if key == "image_dir" and not value.isprintable():
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is no folder's name")
 
 
 def _dotted(extension: str) -> str:

@@ -14,8 +14,9 @@ from train.data.folders import contents_of, existing_folder, no_picture_in
 from train.data.layouts import read_layout
 from train.data.picture import DataError, Picture
 from train.data.subset import Subset
-from train.data.wording import by_kind
+from train.data.wording import by_kind, some
 from train.encoding import readable, worded
+from train.trigger_check import SAY
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "puppets" / "pictures" / "narrow"
 SKIP = "skip"
@@ -34,7 +35,7 @@ class Reader:
     def __init__(self, config: DataConfig) -> None:
         self.config = config
         self.key = "data.dataset_config" if config.dataset_config else "data.path"
-        self.trigger = worded(" ".join(config.trigger.split()))
+        self.trigger = worded(" ".join(config.trigger_words.split()))
         self.warnings: list[str] = []
         self.seen: dict[Path, Examined] = {}
         embedded = config.path == EMBEDDED
@@ -44,7 +45,7 @@ class Reader:
             folder=Path(self.folder),
             captions=Path(self.folder),
             extension=config.caption_extension,
-            class_words=worded(" ".join((config.class_words or self.trigger).split())),
+            class_words=worded(" ".join(config.bare_caption.split())),
             repeats=config.repeats,
             shuffle_caption=config.shuffle_caption,
             keep_tokens=config.keep_tokens,
@@ -69,9 +70,8 @@ class Reader:
         path = self.config.regularization_path
         if path is None:
             return []
-        like = replace(
-            self.like, class_words=class_of(self.trigger), repeats=1, regularization=True
-        )
+        words = class_of(self.trigger) if self.like.class_words else ""
+        like = replace(self.like, class_words=words, repeats=1, regularization=True)
         return self._read_layout(path, "data.regularization_path", like)[0]
 
     def held_out(self) -> list[Picture] | None:
@@ -124,6 +124,13 @@ class Reader:
         self.warnings += [f"skipped: {words}" for words in broken]
         if not pictures:
             raise DataError(f"{key}: every picture in {readable(str(subset.folder))} is broken")
+        bare = [p.path for p, c in zip(pictures, captions, strict=True) if not c.text]
+        if bare and not subset.class_words and self.config.trigger is None:
+            raise DataError(
+                f"data.trigger: {len(bare)} of {len(pictures)} pictures in "
+                f"{readable(subset.folder.name)} have no caption ({some(bare)}); give {SAY}, or "
+                "data.trigger='' for empty captions"
+            )
         if contents.unread:
             self.warnings.append(
                 f"not read in {readable(subset.folder.name)}: {by_kind(contents.unread)}; "

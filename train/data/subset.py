@@ -20,6 +20,8 @@ class Subset:
         caption_dropout: how often a picture is shown without its caption; None: as the trial says.
         framing: sizes in pixels; None: as the trial says.
         regularization: pictures of the class and not of the subject.
+        validation_fraction: share of them that is held out; None: as the settings say.
+        validation_seed: which ones; None: as the settings say.
     """
 
     folder: Path
@@ -34,6 +36,8 @@ class Subset:
     caption_dropout: float | None = None
     framing: Framing | None = None
     regularization: bool = False
+    validation_fraction: float | None = None
+    validation_seed: int | None = None
 
     @property
     def manner(self) -> list[object]:

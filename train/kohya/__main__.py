@@ -1,9 +1,10 @@
-"""`python -m train.kohya config.toml [dataset_config.toml]`: the Hydra overrides, one a line.
+"""`python -m train.kohya config.toml [dataset_config.toml]`: the overrides, one a line.
 
-It trains nothing. What a person should know goes to the standard error. To train with them:
+It trains nothing. Each line can be pasted into a shell; what a person should know goes to the
+standard error. To train with them all, and with them and others:
 
-    mapfile -t overrides < <(python -m train.kohya config.toml)
-    python -m train "${overrides[@]}" training.epochs=5
+    python -m train.kohya config.toml | xargs python -m train
+    python -m train kohya=config.toml training.epochs=5
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 
 from train.config import ConfigError
 from train.encoding import escape_in_streams, start_in_utf8
-from train.kohya.command_line import DATASET, KOHYA, expand
+from train.kohya.command_line import DATASET, KOHYA, expand, in_shell
 
 
 def main() -> None:
@@ -21,7 +22,8 @@ def main() -> None:
     start_in_utf8()
     escape_in_streams()
     parser = argparse.ArgumentParser(
-        prog="python -m train.kohya", description="prints the Hydra overrides, one a line"
+        prog="python -m train.kohya",
+        description="prints the overrides that kohya's files amount to, one a line",
     )
     parser.add_argument("config", help="the TOML file that kohya takes as --config_file")
     parser.add_argument("dataset_config", nargs="?", help="... and as --dataset_config")
@@ -33,8 +35,10 @@ def main() -> None:
         overrides, notes = expand(arguments)
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    print("\n".join(notes), file=sys.stderr)
-    print("\n".join(overrides))
+    for note in notes:
+        print(note, file=sys.stderr)
+    for override in overrides:
+        print(in_shell(override))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
-"""kohya's files on the command line, as the Hydra overrides that they amount to."""
+"""kohya's files on the command line, as the overrides that they amount to."""
 
 from __future__ import annotations
 
 import math
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
+from train.arguments import quoted
+from train.config import TrainConfig
 from train.kohya.translation import Translation, translate
+from train.text_settings import kinds
 
 KOHYA, DATASET = "kohya", "dataset_config"
 # where the command line has one of them, the files' others of the row do not count
@@ -20,13 +24,16 @@ RIVALS = (
 )
 PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # what needs no quotes in Hydra's grammar
 WORDS = ("null", "true", "false", "nan", "inf")  # ... but would be no text
+# the settings that take any text, which train.arguments quotes for Hydra
+TEXTS = {key for key, (kind, _) in kinds(TrainConfig).items() if kind}
 
 
 def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
     """A command line with kohya= and dataset_config= replaced by what they amount to.
 
     Returns:
-        the arguments, in which those of the command line win; and what a person should know.
+        the arguments as they are typed, in which those of the command line win; and what a person
+        should know.
 
     Raises:
         ConfigError: see `translate`.
@@ -48,7 +55,7 @@ def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def overrides(translation: Translation, given: set[str]) -> list[str]:
-    """The Hydra overrides of a translation.
+    """The overrides of a translation, as a person types them.
 
     Args:
         given: settings and groups that the command line has and that are left to it.
@@ -60,7 +67,8 @@ def overrides(translation: Translation, given: set[str]) -> list[str]:
         argument = name.startswith("optimizer.") and name != "optimizer.lr"
         if name in given | rivals or (argument and "optimizer" in given):
             continue
-        lines.append(key if key.startswith("~") else f"{key}={quote(value)}")
+        written = as_typed(value) if name in TEXTS else quote(value)
+        lines.append(key if key.startswith("~") else f"{key}={written}")
     return lines
 
 
@@ -74,8 +82,26 @@ def quote(value: Any) -> str:
         return str(value)
     if isinstance(value, list):
         return f"[{','.join(map(quote, value))}]"
-    if PLAIN.fullmatch(value) and value.lower() not in WORDS and not re.fullmatch(r"\.\d+", value):
-        return str(value)
-    # a backslash counts as itself, but for those before a quote
-    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", value)
-    return "'" + re.sub(r"(\\+)$", lambda match: match[1] * 2, escaped) + "'"
+    return str(value) if _is_plain(value) else quoted(value)
+
+
+def as_typed(text: str) -> str:
+    """A text as a person types it for a setting that takes any text."""
+    ends = {text[:1], text[-1:]}
+    if text in WORDS or (len(ends) == 1 and ends <= {"'", '"'}):
+        mark = '"' if "'" in text else "'"
+        return mark + text.replace(mark, f"\\{mark}") + mark
+    return text
+
+
+def in_shell(argument: str) -> str:
+    """An argument as it is typed into a shell, in the quotes that it needs."""
+    if "'" in argument and not set(argument) & set('"$`\\!'):
+        return f'"{argument}"'
+    return shlex.quote(argument)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text needs no quotes in Hydra's grammar."""
+    written = PLAIN.fullmatch(text) and not re.fullmatch(r"\.\d+", text)
+    return bool(written) and text.lower() not in WORDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,26 @@ def beating(file: Path) -> dict[str, Any]:
 
 
 def class_words(file: Path) -> str | None:
-    """Those of its first subset that has some.
+    """Those of its first subset of the subject, not of regularisation, that has some.
 
     Raises:
         ConfigError: no such file, or no TOML.
     """
-    for dataset in _tables(_content(file).get("datasets")):
+    found = (str(each.get("class_tokens") or "").strip() for each in subsets(file)
+             if not each.get("is_reg"))  # fmt: skip
+    return next(filter(None, found), None)
+
+
+def subsets(file: Path) -> Iterator[dict[str, Any]]:
+    """All its subsets, each with what its dataset and [general] say for it.
+
+    Raises:
+        ConfigError: no such file, or no TOML.
+    """
+    content = _content(file)
+    for dataset in _tables(content.get("datasets")):
         for subset in _tables(dataset.get("subsets")):
-            if words := str(subset.get("class_tokens", "")).strip():
-                return words
-    return None
+            yield {**_table(content.get("general")), **dataset, **subset}
 
 
 def _content(file: Path) -> dict[str, Any]:

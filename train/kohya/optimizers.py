@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from train.config import ConfigError, suggestion
+from train.kohya.said import shown
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Kind:
 
 NO_DECAY: dict[str, Any] = {"weight_decay": 0.0}
 D_ADAPTATION = {**NO_DECAY, "decouple": False}
+PREPRINT = "dadaptation.experimental.DAdaptAdamPreprint"
 MOMENTUM = {"momentum": 0.9, "nesterov": True}
 KINDS = {
     "AdamW": Kind("adamw"),
@@ -40,9 +40,10 @@ KINDS = {
     "Lion8bit": Kind("lion8bit", defaults=NO_DECAY),
     "PagedLion8bit": Kind("lion8bit", "bitsandbytes.optim.PagedLion8bit", NO_DECAY),
     "Prodigy": Kind("prodigy", defaults=NO_DECAY),
-    "DAdaptation": Kind("dadaptation", defaults=D_ADAPTATION),
-    "DAdaptAdamPreprint": Kind("dadaptation", defaults=D_ADAPTATION),
+    "DAdaptation": Kind("dadaptation", PREPRINT, D_ADAPTATION),
+    "DAdaptAdamPreprint": Kind("dadaptation", PREPRINT, D_ADAPTATION),
     "DAdaptAdam": Kind("dadaptation", defaults=D_ADAPTATION),
+    "DAdaptAdanIP": Kind("adamw", "dadaptation.experimental.DAdaptAdanIP", bare=True),
     "DAdaptLion": Kind("adamw", "dadaptation.DAdaptLion", bare=True),
     "DAdaptSGD": Kind("adamw", "dadaptation.DAdaptSGD", bare=True),
     "DAdaptAdan": Kind("adamw", "dadaptation.DAdaptAdan", bare=True),
@@ -55,6 +56,9 @@ KINDS = {
     "SGDNesterov8bit": Kind("adamw", "bitsandbytes.optim.SGD8bit", MOMENTUM, bare=True),
     "AdEMAMix8bit": Kind("adamw", "bitsandbytes.optim.AdEMAMix8bit", bare=True),
 }
+# the others of torch.optim, written exactly so, that take one step for one gradient
+TORCH = {"ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "Muon", "NAdam", "RAdam",
+         "RMSprop", "Rprop", "SGD"}  # fmt: skip
 BY_NAME = {name.lower(): kind for name, kind in KINDS.items()}
 
 
@@ -68,8 +72,8 @@ def kind_of(name: str) -> Kind:
         return BY_NAME[name.lower()]
     if "." in name:
         return Kind("adamw", name, bare=True)
-    if isinstance(getattr(torch.optim, name, None), type):
+    if name in TORCH:
         return Kind("adamw", f"torch.optim.{name}", bare=True)
     raise ConfigError(
-        f"kohya: optimizer_type: there is no optimizer {name!r}{suggestion(name, [*KINDS])}"
+        f"kohya: optimizer_type: there is no optimizer {shown(name)}{suggestion(name, [*KINDS])}"
     )

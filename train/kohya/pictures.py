@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from train.config import EMBEDDED, ConfigError
-from train.data.dataset_config import LEAST, MOST
 from train.kohya.datasets import class_words
-from train.kohya.said import Said, whole
+from train.kohya.keys import LEAST, MOST
+from train.kohya.said import Said, shown, whole
 
 
 def pictures(said: Said, dataset_config: str | None) -> dict[str, Any]:
@@ -28,10 +29,10 @@ def pictures(said: Said, dataset_config: str | None) -> dict[str, Any]:
     return {
         "data.path": folder,
         "data.dataset_config": dataset_config,
-        "data.trigger": _trigger(folder, dataset_config),
+        **_words(said, folder, dataset_config),
         "data.regularization_path": said.text("reg_data_dir"),
         "data.caption_extension": said.text("caption_extension", ".caption"),
-        "data.repeats": 1,  # kohya knows none but those of folders and of dataset configs
+        "data.repeats": said.whole("dataset_repeats") or 1,  # where no folder says its own
         "data.validation_fraction": said.number("validation_split") or 0.0,
         "data.validation_seed": said.whole("validation_seed"),
         "data.resolution": size[0] if size else None,
@@ -48,19 +49,35 @@ def _sides(said: Said) -> tuple[int, int | None] | None:
     """Width, and height where it is another: from 512, "512", "512,768" or [512, 768]."""
     sides = [whole("resolution", side) for side in said.numbers("resolution")]
     if len(sides) > 2:
-        raise ConfigError(f"kohya: resolution: {sides} is neither a side nor width and height")
+        raise ConfigError(
+            f"kohya: resolution: {shown(sides)} is neither a side nor width and height"
+        )
     if not sides:
         return None
     width, height = sides[0], sides[-1]
     return width, None if width == height else height
 
 
-def _trigger(folder: str | None, dataset_config: str | None) -> str | None:
-    """The class words of the dataset config, or of the first of kohya's folders (10_sks person)."""
-    if dataset_config:
-        return class_words(Path(dataset_config))
-    place = Path(folder or "-").expanduser()
-    names = sorted(inside.name for inside in place.iterdir()) if place.is_dir() else []
+def _words(said: Said, folder: str | None, dataset_config: str | None) -> dict[str, Any]:
+    """The trigger, and the caption of pictures without one.
+
+    The trigger is the class words of the dataset config, or of the first of kohya's folders
+    (10_sks person). Each folder has its own; where it has none, kohya's caption is empty.
+    """
+    trigger = class_words(Path(dataset_config)) if dataset_config else _folder_words(folder)
+    if trigger is None:
+        said.notes.append(
+            "there are no class words, so pictures without a caption file get an empty caption, "
+            "as in kohya"
+        )
+    return {"data.trigger": trigger or "", "data.class_words": ""}
+
+
+def _folder_words(folder: str | None) -> str | None:
+    try:
+        names = sorted(inside.name for inside in Path(os.path.expanduser(folder or "-")).iterdir())
+    except (OSError, ValueError):  # said by whoever reads the pictures
+        return None
     matches = [re.fullmatch(r"\d+_(.+)", name) for name in names]
     return next((match[1].strip() for match in matches if match), None)
 
@@ -83,6 +100,8 @@ def _buckets(said: Said, embedded: bool) -> dict[str, Any]:
 def _caches(said: Said) -> dict[str, Any]:
     disk = said.flag("cache_latents_to_disk")
     fixed = said.flag("cache_latents") or disk
-    if said.flag("color_aug"):  # what changes each time cannot be cached, in kohya neither
+    if said.flag("color_aug"):
+        if fixed:  # what changes each time cannot be cached
+            raise ConfigError("kohya: color_aug: does not go with cache_latents; kohya stops here")
         return {"data.color_augmentation": True, "cache": "off"}
     return {"data.latents": "fixed" if fixed else None, "cache": "disk" if disk else None}

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from typing import Any
 
-from train.config import ConfigError
-from train.kohya.keys import HARMLESS, IGNORED, MEANT, RIVALS, UNSUPPORTED
-from train.kohya.reading import PLAIN
+from train.config import ConfigError, suggestion
+from train.kohya.keys import (
+    ELSEWHERE,
+    IGNORED,
+    MEANT,
+    NOTHING,
+    REFUSED,
+    RIVALS,
+    UNSUPPORTED,
+    changes_nothing,
+    refuse,
+)
+from train.kohya.repairs import plain
 
-NOTHING: tuple[Any, ...] = (None, "", [], {})
+LARGEST = 10**15  # of a number; floats hold larger ones no longer one by one
+LONGEST = 60  # characters of a value in a message
 
 
 class Said:
@@ -34,9 +46,12 @@ class Said:
         self.values: dict[str, Any] = {}
         for section, value in content.items():
             pairs = value.items() if isinstance(value, dict) else [(section, value)]
-            for key, own in pairs:  # kohya reads a file as if it had no sections
+            for written, own in pairs:  # kohya reads a file as if it had no sections
+                key = plain(written).strip().lstrip("-").replace("-", "_").lower()
+                if key != written:
+                    self.notes.append(f"{written}: read as {key}, which kohya would not do")
                 if key in self.values and self.values[key] != own:
-                    self.notes.append(f"{key} is there twice; the last one, {own}, counts")
+                    self.notes.append(f"{key} is there twice; the last one, {shown(own)}, counts")
                 self.values[key] = own
         for key, meant in MEANT.items():
             if key in self.values:
@@ -56,7 +71,7 @@ class Said:
         """The value as it is; `default` where there is none or an empty one."""
         self.read.add(key)
         value = self.values.get(key)
-        if value in NOTHING or value == "None":
+        if value in NOTHING or (isinstance(value, str) and value.lower() == "none"):
             if default is not None:
                 self.silent[key] = default
             return default
@@ -72,7 +87,7 @@ class Said:
         if isinstance(value, str) and value.lower() in ("true", "false"):
             value = value.lower() == "true"
         if not isinstance(value, bool) and value not in (0, 1, None):
-            raise ConfigError(f"kohya: {key} is true or false, not {value!r}")
+            raise ConfigError(f"kohya: {key} is true or false, not {shown(value)}")
         return bool(value)
 
     def number(self, key: str, default: float | None = None) -> Any:
@@ -89,50 +104,75 @@ class Said:
         value = self.get(key, None)
         if value is None:
             return []
-        values = value if isinstance(value, list) else str(value).replace(",", " ").split()
+        values = value if isinstance(value, list) else re.findall(r"[^\s,;x×()[\]]+", str(value))
         return [number(key, each) for each in values]
 
     def arguments(self, key: str) -> dict[str, str]:
         """A list of "name=value", as network_args and optimizer_args are; or one string of them."""
         value, found = self.get(key) or [], {}
-        for pair in value.split() if isinstance(value, str) else value:
+        pairs = value.split() if isinstance(value, str) else value
+        for pair in pairs if isinstance(pairs, list) else [pairs]:
             name, sign, own = str(pair).partition("=")
-            if not sign:
-                raise ConfigError(f'kohya: {key} is a list of "name=value", not {pair!r}')
+            if not (sign and name.strip().isidentifier()):
+                raise ConfigError(f'kohya: {key} is a list of "name=value", not {shown(pair)}')
             found[name.strip()] = own.strip().strip("\"'")
         return found
 
-    def rest(self) -> tuple[list[str], list[str], list[str]]:
-        """The keys that nobody asked for: without effect here, not supported, and no key at all."""
+    def rest(self) -> tuple[list[str], list[str]]:
+        """The keys that nobody asked for: those without effect here, and those not supported.
+
+        Raises:
+            ConfigError: one of them changes what is trained, or is no key of kohya's.
+        """
         left = [key for key in self.values if key not in self.read]
-        off = [
-            key
-            for key in left
-            if key in UNSUPPORTED
-            and (self.values[key] in (*NOTHING, False, 0) or self.values[key] == HARMLESS.get(key))
-        ]
-        return (
-            [key for key in left if key in IGNORED or key in off],
-            [key for key in left if key in UNSUPPORTED and key not in off],
-            [key for key in left if key not in IGNORED | UNSUPPORTED],
-        )
+        known = IGNORED | UNSUPPORTED | REFUSED.keys() | ELSEWHERE
+        if wrong := [key for key in left if key not in known]:
+            valid = sorted(self.read | IGNORED | UNSUPPORTED | REFUSED.keys() | MEANT.keys())
+            named = ", ".join(f"{shown(key)[1:-1]}{suggestion(key, valid)}" for key in wrong)
+            raise ConfigError(f"kohya has no such key, and would train without a word: {named}")
+        said = [key for key in left if not changes_nothing(key, self.values[key])]
+        for key in said:
+            if key in REFUSED:
+                raise ConfigError(f"kohya: {refuse(key)}")
+            if key in ELSEWHERE:
+                raise ConfigError(
+                    f"kohya: {key} is of its scripts for other models or whole models; here LoRAs "
+                    "of Stable Diffusion 1.x, 2.x and SDXL are trained"
+                )
+        unsupported = [key for key in said if key in UNSUPPORTED]
+        return [key for key in left if key not in unsupported], unsupported
+
+
+def shown(value: Any) -> str:
+    """A value in a message, as Python writes it; shortened where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of too many digits
+        text = "a huge number"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def number(key: str, value: Any) -> int | float:
-    """A number, as a number or as a string.
+    """A number, as a number or as a string; of per cent, their hundredth.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is none, or one that is too large.
     """
-    if isinstance(value, bool):
-        raise ConfigError(f"kohya: {key} is a number, not {value!r}")
-    if isinstance(value, int | float):
-        return value
-    written = str(value).translate(PLAIN).strip()
-    try:
-        return int(written) if re.fullmatch(r"[+-]?\d+", written) else float(written)
-    except ValueError:
-        raise ConfigError(f"kohya: {key} is a number, not {value!r}") from None
+    if isinstance(value, bool | list | dict):
+        raise ConfigError(f"kohya: {key} is a number, not {shown(value)}")
+    read = value
+    if not isinstance(value, int | float):
+        written = plain(str(value)).strip()
+        try:
+            if written.endswith("%"):
+                read = float(written[:-1]) / 100
+            else:
+                read = int(written) if re.fullmatch(r"[+-]?\d+", written) else float(written)
+        except ValueError:
+            raise ConfigError(f"kohya: {key} is a number, not {shown(value)}") from None
+    if math.inf > abs(read) > LARGEST:
+        raise ConfigError(f"kohya: {key}: {shown(value)} is too large a number")
+    return read
 
 
 def whole(key: str, value: Any) -> int:
@@ -143,15 +183,25 @@ def whole(key: str, value: Any) -> int:
     """
     read = number(key, value)
     if isinstance(read, float) and not read.is_integer():  # inf and nan are none either
-        raise ConfigError(f"kohya: {key} is a whole number, not {value!r}")
+        raise ConfigError(f"kohya: {key} is a whole number, not {shown(value)}")
     return int(read)
 
 
-def argument(value: str) -> Any:
-    """An argument's value as kohya reads it: as Python, several with commas."""
+def argument(key: str, value: str) -> Any:
+    """An argument's value as kohya reads it: as Python, several with commas.
+
+    Raises:
+        ConfigError: it is none of a number, a word, true, false, none and a list of these.
+    """
     try:
-        read = ast.literal_eval(value.translate(PLAIN).strip())
-    except (ValueError, SyntaxError):
+        read = ast.literal_eval(plain(value).strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         words = {"true": True, "false": False, "none": None}
         return words.get(value.lower(), value)
-    return list(read) if isinstance(read, tuple) else read
+    several = isinstance(read, tuple | list)
+    for each in read if several else [read]:
+        if each is not None and not isinstance(each, bool | int | float | str):
+            raise ConfigError(f"kohya: {key}: {shown(value)} cannot be")
+        if isinstance(each, int | float):
+            number(key, float(each) if isinstance(each, bool) else each)
+    return list(read) if several else read

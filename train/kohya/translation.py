@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.config import ConfigError, suggestion
-from train.kohya.datasets import beating
-from train.kohya.keys import IGNORED, MEANT, UNSUPPORTED
+from train.config import EMBEDDED, ConfigError, suggestion
+from train.kohya.datasets import beating, subsets
 from train.kohya.pictures import pictures
 from train.kohya.reading import read_toml
-from train.kohya.said import Said, number, whole
+from train.kohya.said import Said, number, shown, whole
 from train.kohya.steps import length, optimizer, rates, scheduler
 
 PRECISIONS = {"no": "fp32", "float": "fp32", "fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
@@ -25,11 +24,16 @@ NUMBERS = {
 }
 FLAGS = {
     "gradient_checkpointing": ("training.gradient_checkpointing", True),
-    "v_parameterization": ("base.prediction", "v_prediction"),
     "torch_compile": ("base.speed", "compile"),
     "mem_eff_attn": ("base.attention", "sdpa"),
     "sdpa": ("base.attention", "sdpa"),
 }
+CHANGE_CAPTIONS = (
+    "shuffle_caption",
+    "caption_dropout_rate",
+    "caption_tag_dropout_rate",
+    "token_warmup_step",
+)
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,8 @@ def translate(path: Path | None, dataset_config: str | None = None) -> Translati
         **_training(said),
     }
     settings |= rates(said, settings["network.text_encoder"])
-    ignored, unsupported, wrong = said.rest()
-    if wrong:
-        known = sorted({*said.read, *IGNORED, *UNSUPPORTED, *MEANT})
-        named = ", ".join(f"{key}{suggestion(key, known)}" for key in wrong)
-        raise ConfigError(f"{path}: kohya has no such key, and would train without a word: {named}")
+    _check_cached_texts(said, chosen, settings["network.text_encoder"])
+    ignored, unsupported = said.rest()
     notes = [f"{path.name}: repaired: {', '.join(repairs)}"] if repairs else []
     notes += said.notes
     if silent := ", ".join(f"{key} {value}" for key, value in said.silent.items()):
@@ -91,9 +92,25 @@ def _model(said: Said) -> dict[str, Any]:
         "base.path": said.text("pretrained_model_name_or_path"),
         "base.precision": _precision(said, "mixed_precision", "no"),
         "base.clip_skip": said.whole("clip_skip"),
+        "base.prediction": _prediction(said),
         **{name: value for key, (name, value) in FLAGS.items() if said.flag(key)},
         **_xformers(said),
     }
+
+
+def _prediction(said: Said) -> str | None:
+    """What the base predicts, where kohya's config says it; else as its own files say."""
+    velocity, second = said.flag("v_parameterization"), said.flag("v2")
+    if velocity:
+        return "v_prediction"
+    if said.text("pretrained_model_name_or_path") == EMBEDDED:
+        return None
+    if second:
+        said.notes.append(
+            "v2 without v_parameterization: the base predicts the noise (epsilon), as kohya "
+            "reads it; bases for 768 pixels need v_parameterization = true"
+        )
+    return "epsilon" if second or "v_parameterization" in said.values else None
 
 
 def _xformers(said: Said) -> dict[str, Any]:
@@ -109,7 +126,9 @@ def _network(said: Said) -> dict[str, Any]:
     """Rank, alpha and dropout, and which networks learn."""
     module = said.text("network_module") or "networks.lora"
     if module != "networks.lora":
-        raise ConfigError(f"kohya: network_module: {module} is not supported, networks.lora is")
+        raise ConfigError(
+            f"kohya: network_module: {shown(module)[1:-1]} is not supported, networks.lora is"
+        )
     for key in ("network_weights", "dim_from_weights"):
         if said.get(key):
             raise ConfigError(f"kohya: {key}: to train on from another LoRA is not supported")
@@ -126,8 +145,6 @@ def _network(said: Said) -> dict[str, Any]:
         named = ", ".join(arguments)
         said.notes.append(f"warning: network_args that are not supported, passed over: {named}")
     rates = said.numbers("text_encoder_lr")
-    if len(set(rates)) > 1:
-        said.notes.append(f"text_encoder_lr: the first, {rates[0]:g}, counts for both")
     unet_only = said.flag("network_train_unet_only") or (bool(rates) and not any(rates))
     return {
         "network.rank": rank,
@@ -137,6 +154,26 @@ def _network(said: Said) -> dict[str, Any]:
         "network.dropout": dropout,
         "network.text_encoder": not unet_only,
     }
+
+
+def _check_cached_texts(said: Said, dataset_config: str | None, trained: bool) -> None:
+    """Refuses a cache of the encoded captions beside what changes them, where kohya stops.
+
+    Raises:
+        ConfigError: naming what changes them.
+    """
+    disk = said.flag("cache_text_encoder_outputs_to_disk")
+    if not (said.flag("cache_text_encoder_outputs") or disk):
+        return
+    for each in [said.values, *(subsets(Path(dataset_config)) if dataset_config else ())]:
+        for key in CHANGE_CAPTIONS:
+            if each.get(key) not in (None, False, 0):
+                raise ConfigError(f"kohya: cache_text_encoder_outputs: does not go with {key}")
+    if trained:
+        raise ConfigError(
+            "kohya: cache_text_encoder_outputs: the text encoder is trained, so what it says "
+            "changes; add network_train_unet_only = true, or leave the cache out (kohya stops here)"
+        )
 
 
 def _training(said: Said) -> dict[str, Any]:
@@ -160,5 +197,5 @@ def _precision(said: Said, key: str, default: str) -> str:
     value = said.text(key, default)
     if value not in PRECISIONS:
         near = suggestion(value, [*PRECISIONS])
-        raise ConfigError(f"kohya: {key}: {value!r} is none of {', '.join(PRECISIONS)}{near}")
+        raise ConfigError(f"kohya: {key}: {shown(value)} is none of {', '.join(PRECISIONS)}{near}")
     return PRECISIONS[value]

@@ -1,0 +1,146 @@
+"""A guide's config as people paste it: understood to the end, printed, and trained with."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from train.checkpoint import read_metadata
+from train.config import ConfigError
+from train.data.reading import EMBEDDED_FOLDER
+from train.kohya.command_line import as_typed, expand, in_shell
+from train.kohya.reading import read_toml
+
+# line breaks lost, quotes and dashes made typographic, names that kohya does not know
+GUIDE = """[model_arguments] v2 = False pretrained_model_name_or_path = “puppets”
+[dataset_arguments] train_data_dir = {pictures} resolution = “32,32” caption_extension = .txt
+[training arguments] output_dir = ‘{out}’, output_name = “my puppet”; num_epochs = 4 # twenty there
+save_every_n_epochs = 2  train_batch_size = 4 seed = 3 mixed_precision = no,
+network_module = networks.lora network_dim = 2 network_alpha = 1 network_train_unet_only = True
+[optimizer_arguments] optimizer_type = “AdamW” learning_rate = 1e–3 lr_warmup_epochs = 2
+lr_scheduler = "cosine_with_restarting" lr_scheduler_num_cycles = 3
+"""
+
+
+def pasted(folder: Path, encoding: str = "utf-8", line_end: str = "\n") -> Path:
+    text = GUIDE.format(pictures=EMBEDDED_FOLDER, out=folder / "out").replace("\n", line_end)
+    (folder / "guide.toml").write_bytes(text.encode(encoding))
+    return folder / "guide.toml"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_the_guides_config_is_printed_and_trained(tmp_path: Path) -> None:
+    file = pasted(tmp_path)
+    shown = run("train.kohya", str(file))
+    assert shown.returncode == 0, shown.stderr
+    overrides = [shlex.split(line) for line in shown.stdout.splitlines()]
+    assert all(len(words) == 1 for words in overrides), "each can be pasted into a shell"
+    found = {word for words in overrides for word in words}
+    assert {
+        "training.epochs=4", "training.save_every=2", "scheduler=cosine_with_restarts",
+        "scheduler.num_cycles=3", "scheduler.warmup_epochs=2", "optimizer.lr=0.001",
+        "name=my puppet", f"data.path={EMBEDDED_FOLDER}", "network.text_encoder=false",
+    } <= found  # fmt: skip
+    for key in ("num_epochs", "lr_warmup_epochs"):
+        assert f"{key}: kohya has no such key and takes it silently" in shown.stderr
+    assert "left out, for it stands behind a #: twenty there" not in shown.stderr
+    for arguments in ([f"kohya={file}"], [*found, f"output={tmp_path / 'pasted'}"]):
+        done = run("train", *arguments)
+        assert done.returncode == 0, done.stderr
+    files = [tmp_path / place / "my puppet.safetensors" for place in ("out", "pasted")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    about = read_metadata(files[0])
+    assert about["ss_steps"] == "12"
+    assert about["ss_lr_warmup_steps"] == "6", "12 pictures by 4 are 3 steps, for 2 epochs"
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_no_encoding_changes_what_is_understood(
+    tmp_path: Path, encoding: str, line_end: str
+) -> None:
+    wanted, _ = expand([f"kohya={pasted(tmp_path)}"])
+    found, _ = expand([f"kohya={pasted(tmp_path, encoding, line_end)}"])
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("/home/me/my pictures", "/home/me/my pictures"),
+        ("/home/me/a#b  # mine", "/home/me/a#b"),
+        (r"C:\Users\new\train,", r"C:\Users\new\train"),
+        (r'"C:\train\new"', r"C:\train\new"),  # \t and \n are escapes without an error
+        (r'"C:\\train\\new" # “x”', r"C:\train\new"),
+        (r'"\\nas\train"', r"\\nas\train"),
+        ("„/home/Jürgen‟", "/home/Jürgen"),
+        ("«/x»", "/x"),
+        ("`/x y`", "/x y"),
+        ("512,768", "512,768"),
+        (".0001", ".0001"),
+        ("bf16 ;", "bf16"),
+        ("TRUE", True),
+        ("1e—4\u00a0# 1", 1e-4),
+        ("[conv_dim=4, betas=(0.9,0.99)]", ["conv_dim=4", "betas=(0.9,0.99)"]),
+        ('[\n  "a=1", # one\n  "b=2",\n]', ["a=1", "b=2"]),
+        ('"""x = y\nz = w"""', "x = y\nz = w"),
+    ],
+)
+def test_a_value_is_read_as_it_was_meant(tmp_path: Path, text: str, value: object) -> None:
+    (tmp_path / "a.toml").write_text(f"[some section]\nkey = {text}\n\nlast = 1\n")
+    assert read_toml(tmp_path / "a.toml")[0] == {"some section": {"key": value, "last": 1}}
+
+
+def test_pairs_behind_a_comment_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("network_dim = 4 seed = 1 # the rank network_alpha = 2")
+    content, repairs = read_toml(tmp_path / "a.toml")
+    assert content == {"network_dim": 4, "seed": 1}
+    assert "left out, for it stands behind a #: the rank network_alpha = 2" in repairs
+
+
+def test_names_without_toml_and_json_are_taken_as_kohya_does(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("seed = 1")
+    (tmp_path / "b.json").write_text('{"general": {"resolution": 32}}')
+    assert read_toml(tmp_path / "a")[0] == {"seed": 1}
+    assert read_toml(tmp_path / "b.json")[0] == {"general": {"resolution": 32}}
+    (tmp_path / "latin.toml").write_bytes("output_name = 'Jürgen'".encode("latin-1"))
+    assert read_toml(tmp_path / "latin.toml") == (
+        {"output_name": "Jürgen"},
+        ["read as Windows-1252, for it is not UTF-8"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"a = " + b"{a=" * 3000, "nested too deeply"),
+        (b"a." * 5000 + b"a = 1", "a key of more than 1000 characters"),
+        (bytes(range(256)) * 10, "is no text"),
+        (b"seed = 1\nseed = 2", "is not TOML: Cannot overwrite a value"),
+        (b"x" * 2_000_000, "more than 1000000 bytes"),
+        (b"\x1b[31m = = ", "is not TOML"),
+    ],
+)
+def test_what_is_no_config_ends_in_one_line(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "a.toml").write_bytes(data)
+    with pytest.raises(ConfigError, match=said) as error:
+        expand([f"kohya={tmp_path / 'a.toml'}"])
+    assert str(error.value).isprintable()
+    for missing in ("gone.toml", "~nobody/x.toml", "a\0b", str(tmp_path)):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            expand([f"kohya={missing}"])
+
+
+@pytest.mark.parametrize("text", ["a b", "it's", 'a "b"', "$HOME `x` !y", "C:\\x\\", "~x", "null"])
+def test_what_is_printed_reaches_the_program_from_a_shell(text: str) -> None:
+    line = f"echo {in_shell(f'name={as_typed(text)}')}"
+    shell = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert shell.stdout == f"name={as_typed(text)}\n"

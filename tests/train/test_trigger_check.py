@@ -1,0 +1,108 @@
+"""The trigger: the demo's own, and on one's own base never another's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from evaluate.config import EvaluateConfig, check_evaluate
+from sweeper.config import SweepConfig, check_sweep
+from train.arguments import normalized
+from train.checks import check_train
+from train.compose import settings
+from train.config import ConfigError, TrainConfig
+from train.data.loading import Pictures, load_pictures
+from train.data.picture import DataError
+from train.text_settings import kinds
+
+REAL = "base.path=/my/model.safetensors"
+
+
+@pytest.fixture
+def dogs(tmp_path: Path) -> Path:
+    for number in range(5):
+        Image.new("RGB", (40, 40), (40 * number, 90, 10)).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def loaded(*arguments: str) -> Pictures:
+    config = settings("train", TrainConfig, normalized(arguments, kinds(TrainConfig)))
+    check_train(config)
+    return load_pictures(config.data)
+
+
+def captioned(folder: Path, text: str) -> None:
+    for picture in folder.glob("*.png"):
+        picture.with_suffix(".txt").write_text(text)
+
+
+def test_five_dogs_are_no_puppets(dogs: Path, base_folder: Path) -> None:
+    arguments = [f"base.path={base_folder}", f"data.path={dogs}", f"output={dogs / 'out'}"]
+    line = [sys.executable, "-m", "train", *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: data.trigger: 5 of 5 pictures in ")
+    with pytest.raises(DataError, match=r"'sks person', or data.trigger='' for empty captions"):
+        loaded(REAL, f"data.path={dogs}")
+    captions = {
+        p.caption for p in loaded(REAL, f"data.path={dogs}", "data.trigger=sks dog").trained
+    }
+    assert captions == {"sks dog"}
+
+
+def test_where_captions_are_complete_no_trigger_is_needed(dogs: Path) -> None:
+    captioned(dogs, "in the style of x, a dog")
+    for more in ([], ["data.trigger="]):
+        pictures = loaded(REAL, f"data.path={dogs}", *more)
+        assert pictures.trigger == ""
+        assert "trigger" not in pictures.report()
+
+
+def test_an_empty_trigger_is_an_empty_caption(dogs: Path) -> None:
+    pictures = loaded(REAL, f"data.path={dogs}", "data.trigger=")
+    assert {p.caption for p in pictures.trained} == {""}
+    assert "have no caption and get an empty one" in pictures.report()
+    pictures = loaded(REAL, f"data.path={dogs}", "data.trigger=sks dog", "data.class_words=")
+    assert ({p.caption for p in pictures.trained}, pictures.trigger) == ({""}, "sks dog")
+
+
+def test_pictures_of_the_class_have_words_too(dogs: Path, tmp_path: Path) -> None:
+    prior = tmp_path / "prior"
+    prior.mkdir()
+    Image.new("RGB", (40, 40), (1, 200, 10)).save(prior / "x.png")
+    captioned(dogs, "sks dog")
+    mine = [REAL, f"data.path={dogs}", f"data.regularization_path={prior}"]
+    with pytest.raises(DataError, match=r"data.trigger: 1 of 1 pictures in prior"):
+        loaded(*mine)
+    assert {p.caption for p in loaded(*mine, "data.trigger=sks dog").regularization} == {"dog"}
+
+
+def test_the_line_that_warns_names_the_word(dogs: Path) -> None:
+    """On the base that comes with the program, whose demo has a trigger."""
+    said = loaded(f"data.path={dogs}").report()
+    assert "5 of 5 pictures in " in said
+    assert "have no caption and get the trigger 'sks puppet' (0.png, 1.png, 2.png, ...)" in said
+
+
+def test_the_demos_own_pictures_are_puppets_on_any_base() -> None:
+    assert loaded(REAL).trigger == loaded().trigger == "sks puppet"
+    for given in ("data.dataset_config=set.toml", "data.path=/mine"):
+        config = settings("train", TrainConfig, [REAL, given])
+        assert config.data.trigger is None
+
+
+@pytest.mark.parametrize("trigger", [[], ["data.trigger=''"], ["data.trigger='  '"]])
+def test_who_scores_needs_a_trigger(trigger: list[str]) -> None:
+    mine = [REAL, "data.path=/mine", *trigger]
+    with pytest.raises(ConfigError, match=r"^data.trigger: must name the subject"):
+        check_sweep(settings("sweep", SweepConfig, mine))
+    with pytest.raises(ConfigError, match=r"^data.trigger: must name the subject"):
+        check_evaluate(settings("evaluate", EvaluateConfig, mine))
+    check_train(settings("train", TrainConfig, mine))
+    named = [REAL, "data.path=/mine", "data.trigger='sks dog'"]
+    check_sweep(settings("sweep", SweepConfig, named))
+    check_evaluate(settings("evaluate", EvaluateConfig, named))
