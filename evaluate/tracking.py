@@ -135,6 +135,19 @@ class Run:
         """What was remembered under a name; empty where nothing was."""
         return dict(self._state().get(name, {}))
 
+    def renew(self, about: dict[str, str]) -> None:
+        """Another run begins where this one is of something else.
+
+        Args:
+            about: what is logged hangs on it; what the run did not know yet may be added.
+        """
+        known = self.recall("about") or self.recall("tags")
+        other = [key for key, value in about.items() if known.get(key, value) != value]
+        if other and self.id_now:
+            log.info(f"a new MLflow run: {', '.join(other)} not as in the one before")
+            self.file.unlink()
+        self.remember(about={**self.recall("about"), **about})
+
     def begin(self, tags: dict[str, str], parent: Run | None = None) -> None:
         """The run is there, with its tags; with those that have changed, where it was before."""
         if self.id_now and not self._exists():

@@ -121,7 +121,7 @@ class Trainer:
                 began = time.perf_counter()
                 continue  # some may have been stopped, others added
             failures = self._train_epoch(list(self.runs.values()))
-            saved = [run.save() for run in self.runs.values() if run.is_due]
+            saved = self._save_due(failures)
             if pausing := self.pausing():
                 for run in self.runs.values():
                     run.save_state()
@@ -148,6 +148,17 @@ class Trainer:
         failures = {run.index: reason for run in running if (reason := run.finish_epoch())}
         self._leave([run for run in running if run.index in failures])
         return failures
+
+    def _save_due(self, failures: dict[int, str]) -> list[Checkpoint]:
+        """What the members save; those with nothing worth a file join the failures and are out."""
+        saved = []
+        for run in [run for run in self.runs.values() if run.is_due]:
+            try:
+                saved.append(run.save())
+            except TrainingError as error:
+                failures[run.index] = str(error)
+                self.stop(run.index)
+        return saved
 
     def _leave_if_asked(self, running: list[Run]) -> None:
         """Saves the states where they are due; all of them, and leaves, where it is asked for."""
