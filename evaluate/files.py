@@ -28,15 +28,16 @@ def find(pattern: str) -> list[Path]:
         exists = path.exists()
         files = sorted({file for some in _matches(path) for file in _expanded(some)})
     except (RuntimeError, OSError, ValueError) as error:  # no such user, may not be read, a NUL
-        raise CheckpointError(f"checkpoints: {pattern}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"checkpoints: {pattern:.200}: {reason}") from None
     weights = [file for file in files if file.suffix.lower() == WEIGHTS]
     if weights:
         return weights
     if pickle := next((file for file in files if file.suffix.lower() in PICKLES), None):
         raise CheckpointError(f"{pickle}: only .safetensors is read; a pickle can run code")
     if files or (exists and path.is_dir()):
-        raise CheckpointError(f"checkpoints: no {WEIGHTS} file in {pattern}")
-    raise CheckpointError(f"checkpoints: no file {pattern}{_near(path)}")
+        raise CheckpointError(f"checkpoints: no {WEIGHTS} file in {pattern:.200}")
+    raise CheckpointError(f"checkpoints: no file {pattern:.200}{_near(path)}")
 
 
 def _matches(path: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from train.checkpoint import CheckpointError
-from train.saved_after import from_metadata, from_name, name_of, run_of
+from train.saved_after import from_metadata, from_names, name_of, run_of
 
 log = logging.getLogger(__name__)
 Numbers = dict[Path, int]
@@ -38,7 +38,7 @@ def order(metadata: Mapping[Path, Mapping[str, str]]) -> tuple[str, Numbers]:
     """
     files = list(metadata)
     written = {file: from_metadata(metadata[file]) for file in files}
-    named = {file: from_name(file) for file in files}
+    named = from_names(files)
     both = {file: written[file] if written[file] != (None, None) else named[file] for file in files}
     _say_runs(metadata)
     for told in (both, named):

@@ -278,12 +278,11 @@ class Run:
         """Writes the LoRA file, then the state to continue from.
 
         Raises:
-            TrainingError: the weights are not finite.
-            CheckpointError: the file cannot be written.
+            NotFiniteError: the weights are worth no file, in any of the processes.
+            CheckpointError: it cannot be written.
         """
         about = metadata(self.config, self.name, self.base, self.pictures, self.course, self.epoch)
         precision = DTYPES[self.config.training.save_precision]
-        self._check_weights(precision)
         before = self.last["epoch"] if self.last else 0
         # Prodigy and its like multiply lr by the step size d that they find
         rates = [group["lr"] * float(group.get("d", 1.0)) for group in self.optimizer.param_groups]
@@ -295,26 +294,14 @@ class Run:
             "pictures": sum(map(self.course.pictures_of, range(before, self.epoch))),
         }
         saved = self.last_saved()
-        if self.processes.main:
-            with at_its_result(self.optimizer, self.adapter):
+        with at_its_result(self.optimizer, self.adapter):
+            checkpoint.check_finite(self.adapter, precision)
+            if self.processes.main:
                 checkpoint.save_checkpoint(saved.path, self.adapter, about, precision)
         self.recent, self.losses = self.losses[-SHOWN:], []
         self.save_state()
         self._delete_old()
         return saved
-
-    def _check_weights(self, precision: torch.dtype) -> None:
-        """In every process, as they are to go on or to give up together."""
-        try:
-            with at_its_result(self.optimizer, self.adapter):
-                checkpoint.check_finite(self.adapter, precision)
-        except checkpoint.NotFiniteError as error:
-            rate = self.optimizer.param_groups[0]["lr"]
-            self.failure = (
-                f"{error}, after epoch {self.epoch}; the likely cause is a learning rate that is "
-                f"too high ({rate:g})"
-            )
-            raise TrainingError(self.failure) from None
 
     def last_saved(self) -> Checkpoint:
         """The last checkpoint, which a continued run goes on from."""

@@ -48,7 +48,7 @@ def names_of(prefix: str, path: str, layers: int) -> Iterator[str]:
     """All the keys under which the files of the trainers have a module of a base.
 
     A UNet's modules are called as in diffusers or as in the original code, whatever the family;
-    the number of the first text encoder is given or left out.
+    the number of the first text encoder and the level `text_model` are given or left out.
 
     Args:
         path: of the module in its network, as diffusers has it.
@@ -57,11 +57,12 @@ def names_of(prefix: str, path: str, layers: int) -> Iterator[str]:
     if prefix == UNET:
         yield kohya_name(prefix, original_path(path, layers))
         yield kohya_name(prefix, path)
-    elif prefix in (TEXT_ENCODER, TEXT_ENCODER_1):
-        yield kohya_name(TEXT_ENCODER, path)
-        yield kohya_name(TEXT_ENCODER_1, path)
-    else:
-        yield kohya_name(prefix, path)
+        return
+    first = (TEXT_ENCODER, TEXT_ENCODER_1)
+    for alias in first if prefix in first else (prefix,):
+        name = kohya_name(alias, path)
+        yield name
+        yield name.replace("_text_model_", "_", 1)
 
 
 def original_path(path: str, layers: int) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from train.activations import checkpoint_activations
 from train.base import Base
 from train.cache import encode_pictures
+from train.checkpoint import NotFiniteError
 from train.config import TrialConfig
 from train.data import Pictures
 from train.loss import diffusion_loss
@@ -155,8 +156,12 @@ class Trainer:
         for run in [run for run in self.runs.values() if run.is_due]:
             try:
                 saved.append(run.save())
-            except TrainingError as error:
-                failures[run.index] = str(error)
+            except NotFiniteError as error:
+                rate = run.optimizer.param_groups[0]["lr"]
+                failures[run.index] = (
+                    f"{error} after epoch {run.epoch}; the likely cause is a learning rate that is "
+                    f"too high ({rate:g})"
+                )
                 self.stop(run.index)
         return saved
 
