@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from train.adapter import Adapter
+from train.config import UserError
 from train.fitting import fit
 from train.formats import read_modules
 from train.lora import Adapters
@@ -24,7 +25,7 @@ from train.saved_after import epoch_and_step
 from train.strength import alphas
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A LoRA file cannot be read or does not fit the base; the message says which and why."""
 
 
