@@ -27,7 +27,7 @@ def pair(rank: int = 4) -> dict[str, torch.Tensor]:
 
 def kohya(file: Path, alphas: dict[str, Any], metadata: dict[str, str] | None = None) -> Path:
     """A file of kohya's with rank 4 and these alphas; None: the module has none."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, alpha in alphas.items():
         tensors |= {f"{name}.lora_{way}.weight": weight for way, weight in pair().items()}
         if alpha is not None:
@@ -49,7 +49,7 @@ def peft(file: Path, settings: Any, prefix: str = "unet.", where: str = "metadat
     return file
 
 
-PATTERNS = [
+PATTERNS: list[dict[str, float]] = [
     {"^down_blocks.0.*to_q": 100},
     {"to_q": 3, "attn1.to_q": 5},  # the first counts, and PEFT sorts them when it saves
     {r"down_blocks\.\d+\.attentions\.0.*attn[12]\.to_[qk]": 2.5},
