@@ -20,6 +20,7 @@ from train.families import EPSILON, FAMILIES, VELOCITY
 log = logging.getLogger(__name__)
 Metadata = Mapping[str, str]
 ALIKE = 1.1  # resolutions whose sides differ by no more than this factor
+FINEST = 8  # pixels of which a side is a multiple
 OURS = "another one"
 
 
@@ -150,7 +151,7 @@ def _side(drawn: int, about: Metadata) -> str:
     sides = [int(side) for side in re.findall(r"\d{2,5}", about.get("ss_resolution", ""))]
     if len(sides) not in (1, 2):
         return ""
-    side = round(math.sqrt(sides[0] * sides[-1]))
+    side = round(math.sqrt(sides[0] * sides[-1]) / FINEST) * FINEST
     return str(drawn if 1 / ALIKE < side / drawn < ALIKE else side)
 
 

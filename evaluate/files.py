@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import glob
-import re
 from pathlib import Path
 
 from train.checkpoint import CheckpointError
 
 WEIGHTS, CHECKPOINTS = ".safetensors", "checkpoint-*"  # trainers' folders of one step each
+ANY_CASE = "." + "".join(f"[{letter}{letter.upper()}]" for letter in WEIGHTS[1:])
+NAMES = {"pytorch_lora_weights", "adapter_model"}  # of diffusers, of PEFT
 PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
 SHOWN = 3
 
@@ -44,21 +45,29 @@ def _matches(path: Path) -> list[Path]:
     """What is there under this name, else under the pattern, else where its [ ] are a name's."""
     if path.exists():
         return [path]
-    named = re.sub(r"\[", "[[]", str(path))
-    for pattern in (str(path), named):
-        if found := glob.glob(pattern, recursive=True):
-            return [Path(file) for file in found]
+    for pattern in (str(path), str(path).replace("[", "[[]")):
+        if pattern.lower().endswith(WEIGHTS):
+            pattern = pattern[: -len(WEIGHTS)] + ANY_CASE
+        found = [Path(file) for file in glob.glob(pattern, recursive=True)]
+        if any(map(_is_weights, found)):  # folders beside them hold states, samples and the like
+            return [some for some in found if some.is_file() or some.match(CHECKPOINTS)]
+        if found:
+            return found
     return []
 
 
 def _expanded(path: Path) -> list[Path]:
-    """The file; of a folder the files in it, else those one level below."""
+    """The file; of a folder the files in it, else those one level below, else all that is there.
+
+    Where files are called as LoRAs are, those beside them are something else.
+    """
     if not path.is_dir():
         return [path]
     for patterns in (("*", f"{CHECKPOINTS}/*"), ("*/*",)):
         files = [file for pattern in patterns for file in path.glob(pattern) if _is_weights(file)]
+        named = {file.parent for file in files if file.stem in NAMES}
         if files:
-            return files
+            return [file for file in files if file.stem in NAMES or file.parent not in named]
     return [file for file in path.iterdir() if file.is_file()]
 
 

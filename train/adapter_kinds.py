@@ -15,7 +15,9 @@ ADAPTERS = (
     (r"oft_.*", "an OFT"),
     (r"a[12]|b[12]|bm[12]", "a GLoRA"),
     (r"ia3_.*|on_input", "an (IA)3"),
+    (r"lora_E|ranknum", "an AdaLoRA"),
     (r"vera_.*", "a VeRA"),
+    (r"vblora_.*", "a VB-LoRA"),
     (r"hra_.*", "an HRA"),
 )
 # what is learned beside LoRAs, and is a kind of its own where nothing else is in the file

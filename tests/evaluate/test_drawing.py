@@ -130,7 +130,7 @@ def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
         ({"ss_zero_terminal_snr": "True"}, "zero terminal SNR True; they are drawn with False"),
         ({"ss_zero_terminal_snr": "False"}, ""),
         ({"ss_base_model_version": "sd_v2"}, "base model sd_v2"),
-        ({"ss_resolution": "(768, 512)"}, "resolution 627"),
+        ({"ss_resolution": "(768, 512)"}, "data.resolution=624"),
         ({"ss_resolution": "512"}, ""),
         ({"ss_resolution": "(512, 512)"}, ""),
         ({"ss_resolution": "1024,1024"}, "data.resolution=1024"),

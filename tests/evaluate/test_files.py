@@ -158,11 +158,17 @@ def test_an_order_that_nothing_tells_is_not_guessed(
         ("sub/", ["sub/a", "sub/b.SafeTensors"]),
         ("sub/*", ["sub/a", "sub/b.SafeTensors"]),
         ("sub/b.SafeTensors", ["sub/b.SafeTensors"]),
+        ("sub/*.safetensors", ["sub/a", "sub/b.SafeTensors"]),
+        ("sub/?.SAFETENSORS", ["sub/a", "sub/b.SafeTensors"]),
         ("peft", ["peft/adapter_model"]),
         ("run", ["run/checkpoint-10/pytorch_lora_weights", "run/checkpoint-5/pytorch_lora_weights",
                  "run/pytorch_lora_weights"]),
         ("run/checkpoint-*", ["run/checkpoint-10/pytorch_lora_weights",
                               "run/checkpoint-5/pytorch_lora_weights"]),
+        ("run/*", ["run/checkpoint-10/pytorch_lora_weights",
+                   "run/checkpoint-5/pytorch_lora_weights", "run/pytorch_lora_weights"]),
+        ("kohya/*", ["kohya/me-000005", "kohya/me"]),
+        ("kohya", ["kohya/me-000005", "kohya/me"]),
         ("runs", ["runs/1/x", "runs/2/x"]),
         ("**/x.safetensors", ["runs/1/x", "runs/2/x"]),
         ("{a,b} *?.safetensors", ["{a,b} *?"]),
@@ -175,7 +181,8 @@ def test_what_is_typed_is_a_file_a_folder_or_a_pattern(
                     "sub/b.SafeTensors", "sub/._a", "peft/adapter_model",
                     "run/checkpoint-5/pytorch_lora_weights", "runs/1/x", "runs/2/x",
                     "run/checkpoint-10/pytorch_lora_weights", "run/pytorch_lora_weights",
-                    "{a,b} *?"])  # fmt: skip
+                    "run/checkpoint-5/model", "kohya/me", "kohya/me-000005",
+                    "kohya/me-000005-state/model", "{a,b} *?"])  # fmt: skip
     (tmp_path / "peft" / "adapter_config.json").write_text("{}")
     (tmp_path / "sub" / "sample.png").touch()
     found = [str(file.relative_to(tmp_path)).removesuffix(".safetensors")

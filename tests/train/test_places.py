@@ -228,3 +228,18 @@ def test_weights_that_are_not_finite_are_named(base: Base, tmp_path: Path, value
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=r"its weights are not finite in 1 of 1 modules"):
         read_checkpoint(tmp_path / "x.safetensors", base.adapters)
+
+
+def test_a_linear_layer_and_a_small_convolution_are_the_same(base: Base, tmp_path: Path) -> None:
+    """SD 1.x projects by 1x1 convolutions, and trainers save either shape."""
+    name = "unet.down_blocks.0.attentions.0"
+    down, up = torch.randn(2, 16), torch.randn(16, 2)
+    tensors = {f"{name}.proj_in.lora_A.weight": down, f"{name}.proj_in.lora_B.weight": up}
+    name += ".transformer_blocks.0.attn1.to_q"
+    tensors |= {f"{name}.lora_A.weight": down[..., None, None].clone(),
+                f"{name}.lora_B.weight": up[..., None, None].clone()}  # fmt: skip
+    save_file(tensors, tmp_path / "x.safetensors")
+    adapter, _ = read_checkpoint(tmp_path / "x.safetensors", base.adapters)
+    (wide, _), (flat, _) = adapter.matrices.values()
+    assert (wide.shape, flat.shape) == ((2, 16, 1, 1), (2, 16))
+    assert torch.equal(wide.flatten(1), flat)
