@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from train.checkpoint import CheckpointError
@@ -13,6 +13,8 @@ from train.saved_after import from_metadata, from_names, name_of, run_of
 
 log = logging.getLogger(__name__)
 Numbers = dict[Path, int]
+Pair = tuple[int | None, int | None]  # epoch and step
+EPOCH, STEP = "epoch", "step"
 SESSION = "ss_session_id"  # of kohya: one for each start of a training
 DATE = re.compile(
     r"(?<!\d)(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d"
@@ -40,22 +42,22 @@ def order(metadata: Mapping[Path, Mapping[str, str]]) -> tuple[str, Numbers]:
     written = {file: from_metadata(metadata[file]) for file in files}
     named = from_names(files)
     both = {file: written[file] if written[file] != (None, None) else named[file] for file in files}
-    _say_runs(metadata)
-    for told in (both, named):
-        for column, unit in enumerate(("epoch", "step")):
-            numbers = {file: n for file, pair in told.items() if (n := pair[column]) is not None}
-            if _tells(files, numbers):
-                _say_contradiction(numbers, {file: pair[column] for file, pair in named.items()})
-                return unit, _with_last(files, numbers)
-    for read in (_varying, _by_date):
-        numbers = read({file: name_of(file) for file in files})
-        if _tells(files, numbers):
-            return "epoch", _with_last(files, numbers)
+    for unit, numbers in _readings(both, named):
+        if len(set(numbers.values())) == len(numbers) and len(files) - len(numbers) <= 1:
+            _say_runs({file: metadata[file] for file in numbers})
+            _say_contradiction(numbers, written, named, unit == STEP)
+            return unit, _with_last(files, numbers)
     raise CheckpointError(_untold(both))
 
 
-def _tells(files: list[Path], numbers: Numbers) -> bool:
-    return len(set(numbers.values())) == len(numbers) and len(files) - len(numbers) <= 1
+def _readings(*told: Mapping[Path, Pair]) -> Iterator[tuple[str, Numbers]]:
+    """Ways to number the files, the surest first; some may give two of them the same number."""
+    for pairs in told:
+        for column, unit in enumerate((EPOCH, STEP)):
+            yield unit, {file: n for file, pair in pairs.items() if (n := pair[column]) is not None}
+    names = {file: name_of(file) for file in told[0]}
+    yield EPOCH, _varying(names)
+    yield EPOCH, _by_date(names)
 
 
 def _varying(names: Mapping[Path, str]) -> Numbers:
@@ -90,7 +92,7 @@ def _with_last(files: list[Path], numbers: Numbers) -> Numbers:
 
 
 def _say_runs(metadata: Mapping[Path, Mapping[str, str]]) -> None:
-    """Files of several trainings are put in one row, which may not be what was meant."""
+    """Numbered files of several trainings are put in one row, which may not be what was meant."""
     sessions = {file: about.get(SESSION, "") for file, about in metadata.items()}
     if not all(sessions.values()):
         names = {file: run_of(file) for file in metadata}
@@ -105,18 +107,24 @@ def _say_runs(metadata: Mapping[Path, Mapping[str, str]]) -> None:
         log.warning(f"the files are of {len(first)} runs, and put in one row: {shown} ...")
 
 
-def _say_contradiction(numbers: Numbers, named: Mapping[Path, int | None]) -> None:
+def _say_contradiction(
+    numbers: Numbers, written: Mapping[Path, Pair], named: Mapping[Path, Pair], column: int
+) -> None:
     """Names that say something else than the metadata, which are believed."""
-    wrong = {file: n for file, n in named.items() if n is not None and n != numbers.get(file, n)}
-    for file, number in list(wrong.items())[:1]:
+    wrong = [
+        file
+        for file, number in numbers.items()
+        if written[file][column] == number and named[file][column] not in (None, number)
+    ]
+    for file in wrong[:1]:
         log.warning(
             f"{len(wrong)} files have other numbers in their names than in their metadata, which "
-            f"are taken: {file.name} has {numbers[file]}, not {number}"
+            f"are taken: {file.name} has {numbers[file]}, not {named[file][column]}"
         )
 
 
-def _untold(told: Mapping[Path, tuple[int | None, int | None]]) -> str:
-    known: dict[tuple[int | None, int | None], Path] = {}
+def _untold(told: Mapping[Path, Pair]) -> str:
+    known: dict[Pair, Path] = {}
     for file, pair in told.items():
         if pair != (None, None) and (other := known.setdefault(pair, file)) != file:
             number = f"epoch {pair[0]}" if pair[0] is not None else f"step {pair[1]}"

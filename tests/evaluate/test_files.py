@@ -69,11 +69,12 @@ def ordered(folder: Path, pattern: str = "") -> tuple[str, dict[str, int]]:
     ],
 )  # fmt: skip
 def test_the_order_is_that_in_which_trainers_saved(
-    tmp_path: Path, names: Names, unit: str, expected: list[int]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: Names, unit: str, expected: list[int]
 ) -> None:
     make(tmp_path, names)
     found, numbers = ordered(tmp_path, "**/*.safetensors")
     assert (found, list(numbers.values())) == (unit, expected)
+    assert not [line for line in caplog.messages if "metadata" in line or "runs" in line]
     if "me_20240103" not in names:
         assert list(numbers) == names
     else:
