@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 from torch import Tensor
 
@@ -145,7 +144,9 @@ def _place(path: str, settings: Mapping[str, Settings]) -> tuple[str, str]:
     if UNET_INSIDE.match(f"{path}."):
         return "unet", path
     if TEXT_INSIDE.match(f"{path}."):
-        about = [settings[network].get("auto_mapping") or {} for network in settings]
-        second = any("WithProjection" in str(cast(object, some)) for some in about)
+        # SDXL's second encoder is of transformers' class with a projection
+        second = any(
+            "WithProjection" in str(some.get("auto_mapping")) for some in settings.values()
+        )
         return "text_encoder_2" if second else "text_encoder", path
     return "", path
