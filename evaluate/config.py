@@ -9,6 +9,7 @@ from train.checks import check_base, check_data
 from train.config import MOST_STEPS, BaseConfig, ConfigError, DataConfig, suggestion
 from train.ranges import RANGE, SEED, Range, limited, ranged
 from train.text_settings import path_field
+from train.trigger_check import check_trigger
 
 # what a limit of the policy can be set on, and what its rules can look at
 SCORES = (

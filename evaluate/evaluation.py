@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -17,8 +19,10 @@ from evaluate.choice.merit import fidelity
 from evaluate.choice.policy import Selection, check_scores, select
 from evaluate.config import EvaluateConfig
 from evaluate.curves import draw_curves
+from evaluate.examination import readable, remarks, usable
 from evaluate.files import find
-from evaluate.ledger import Ledger
+from evaluate.ledger import Ledger, key_of
+from evaluate.order import order
 from evaluate.origin import environment
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.scorer import Scorer
@@ -26,6 +30,7 @@ from evaluate.sheet import save_sheet
 from evaluate.tracking import Run, Store, flatten, score_metrics
 from train.base import load_base
 from train.construction import check_device
+from train.data.buckets import framing_of
 from train.data.loading import load_pictures
 
 log = logging.getLogger(__name__)
@@ -35,12 +40,19 @@ WIDE = 230  # columns of a table with intervals
 def main(config: EvaluateConfig) -> None:
     """Scores the files in their order; writes and logs what is found, and says which to keep."""
     check_device(config.base)
-    unit, files = find(config.checkpoints) if config.checkpoints else ("epoch", {})
+    metadata = readable(find(config.checkpoints)) if config.checkpoints else {}
+    unit, files = order(metadata) if metadata else ("epoch", {})
     pictures = load_pictures(config.data)
     log.info(pictures.report())
     output = Path(config.output)
+    base = load_base(config.base)
+    if files:
+        kept = usable(files, base)
+        files = {file: number for file, number in files.items() if file in kept}
+        for line in remarks([metadata[file] for file in files], base, config.data):
+            log.warning(line)
     scorer = Scorer(
-        load_base(config.base), pictures, config.data, config.probes, config.scores,
+        base, pictures, config.data, config.probes, config.scores,
         Path(config.root) / "cache",
     )  # fmt: skip
     check_scores(config.policy, scorer.names)
@@ -51,14 +63,14 @@ def main(config: EvaluateConfig) -> None:
     if not files:
         return
     about = {"data": pictures.fingerprint, "base": scorer.base.fingerprint,
-             "probes": scorer.fingerprint}  # fmt: skip
+             "probes": scorer.fingerprint, "sizes": str(framing_of(config.data))}  # fmt: skip
     cards = score(files, unit, scorer, Ledger(output, about), output)
     selection, findings = select(cards, config.policy), diagnose(cards, config.policy)
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     title = str(config.checkpoints)
     draw_curves(figure.subplots(), cards, selection.scorecard, config.policy, title)
     figure.savefig(output / "curves.png")
-    _log(config, cards, selection, findings, {**environment(scorer.base.device), **about})
+    _log(config, cards, selection, findings, about, base.device)
     _say(cards, selection, findings)
 
 
@@ -92,14 +104,16 @@ def _log(
     cards: list[Scorecard],
     selection: Selection,
     findings: list[Finding],
-    origin: dict[str, str],
+    about: dict[str, str],
+    device: torch.device,
 ) -> None:
-    """One MLflow run for the folder of files; scored again, it is continued."""
+    """One MLflow run for the folder of files; it is continued as long as `about` is the same."""
     output = Path(config.output)
     store = Store(Path(config.root), "evaluations")
     with store.forgiving():
         entry = Run(store, output / "mlflow.json", output.name)
-        entry.begin(origin)
+        entry.renew({**about, **{card.label: key_of(card.checkpoint) for card in cards}})
+        entry.begin({**environment(device), **about})
         entry.resume()
         entry.once("params", lambda: entry.log_params(flatten(asdict(config))))
         now = int(time.time() * 1000)
@@ -110,6 +124,7 @@ def _log(
                 show = partial(entry.log_image, sheet, "contact_sheet", card.epoch)
                 entry.once(f"sheet {name}", show)
         entry.set_tags({
+            "policy": json.dumps(asdict(config.policy)),
             "kept": str(selection.scorecard.checkpoint),
             "reasons": " ".join(selection.reasons),
             "diagnosis": describe(findings),

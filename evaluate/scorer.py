@@ -180,8 +180,7 @@ class Scorer:
 
     def _fingerprint(self) -> str:
         about = {
-            "base": self.base.fingerprint,
-            "dtype": str(self.base.dtype),
+            "base": self.base.drawing,
             "resolution": self.resolution,
             "probes": self.probe_set.to_yaml(),
             "steps": self.settings.steps,

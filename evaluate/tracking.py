@@ -22,6 +22,7 @@ from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from evaluate.choice.merit import fidelity
+from evaluate.relocation import relocate
 from evaluate.scorecard import Scorecard
 from train.checkpoint import write_atomically
 from train.config import cause
@@ -33,7 +34,7 @@ for _chatty in ("mlflow", "alembic"):
 AWAY = (MlflowException, RequestException, SQLAlchemyError, OSError)
 LONGEST = {"params": 6000, "tags": 5000}  # characters; MLflow would cut longer ones
 METRICS, PARAMS = 1000, 100  # in one batch
-DATABASE = "mlflow.db"  # of the embedded store
+DATABASE, ARTIFACTS = "mlflow.db", "artifacts"  # of the embedded store
 # MLflow's page has two halves, one of them for chat programs
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 NOTE = "mlflow.note.content"  # a tag that the page shows as the description, in Markdown
@@ -70,6 +71,8 @@ class Store:
                     self._create()
                 client = MlflowClient(self.uri)
                 client.search_experiments(max_results=1)
+                if self.embedded:
+                    relocate(self.root / DATABASE, self.root / ARTIFACTS)
             self._client = client
         return self._client
 
@@ -88,7 +91,7 @@ class Store:
             found = self.client.get_experiment_by_name(self.name)
             if found is not None:
                 return str(found.experiment_id)
-            place = (self.root / "artifacts").as_uri() if self.embedded else None
+            place = (self.root / ARTIFACTS).as_uri() if self.embedded else None
             return str(self.client.create_experiment(self.name, place, KIND))
 
     @contextmanager
@@ -111,9 +114,16 @@ class Run:
     def _state(self) -> dict[str, Any]:
         if self.file.is_file():
             saved: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
-            if saved["uri"] == self.store.uri:
-                return saved
+            if saved["uri"] == self.store.uri or self._moved(saved["uri"]):
+                return {**saved, "uri": self.store.uri}
         return {"uri": self.store.uri, "run_id": "", "done": []}
+
+    def _moved(self, uri: str) -> bool:
+        """Whether it is an embedded store's too: the folder with it may lie elsewhere now.
+
+        Where it is not the same store, `begin` does not find the run in it.
+        """
+        return self.store.embedded and uri.startswith("sqlite:") and uri.endswith(f"/{DATABASE}")
 
     def remember(self, **news: Any) -> None:
         write_atomically(self.file, json.dumps({**self._state(), **news}, indent=1).encode())
@@ -136,10 +146,23 @@ class Run:
         """What was remembered under a name; empty where nothing was."""
         return dict(self._state().get(name, {}))
 
+    def renew(self, about: dict[str, str]) -> None:
+        """Another run begins where this one is of something else.
+
+        Args:
+            about: what is logged hangs on it; what the run did not know yet may be added.
+        """
+        self._forget_lost()
+        known = self.recall("about") or self.recall("tags")
+        other = [key for key, value in about.items() if known.get(key, value) != value]
+        if other and self.id_now:
+            log.info(f"a new MLflow run: {', '.join(other)} not as in the one before")
+            self.file.unlink()
+        self.remember(about={**self.recall("about"), **about})
+
     def begin(self, tags: dict[str, str], parent: Run | None = None) -> None:
         """The run is there, with its tags; with those that have changed, where it was before."""
-        if self.id_now and not self._exists():
-            self.file.unlink()  # the store was emptied
+        self._forget_lost()
         above = {MLFLOW_PARENT_RUN_ID: parent.id} if parent else {}
         wanted, known = tags | above | _command(), self.recall("tags")
         if news := {key: value for key, value in wanted.items() if known.get(key) != value}:
@@ -151,6 +174,11 @@ class Run:
         if self.store.client.get_run(self.id).info.status != "RUNNING":
             self.store.client.update_run(self.id, status="RUNNING")
             self.remember(done=[d for d in self._state()["done"] if not d.startswith("end ")])
+
+    def _forget_lost(self) -> None:
+        """Where the store was emptied, or is another one, the run is begun anew."""
+        if self.id_now and not self._exists():
+            self.file.unlink()
 
     def _exists(self) -> bool:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +53,7 @@ class Base:
         text_encoders: all of them: one, or SDXL's two.
         noise: the scheduler of training; its config makes samplers.
         adapters: where LoRAs join.
+        clip_skip: the layer of the text encoder that is taken, from the end; see `TextEncoding`.
         short_hash: the old short hash of web UIs; single files have it.
     """
 
@@ -81,7 +84,8 @@ class Base:
             self._widen_vae()
         self.text_encoders = encoders = [encoder.to(device) for encoder in encoders]
         self.text_encoder, self.tokenizer = encoders[0], tokenizers[0]
-        self._text = TextEncoding(tokenizers, encoders, self._checked(clip_skip))
+        self.clip_skip = self._checked(clip_skip)
+        self._text = TextEncoding(tokenizers, encoders, self.clip_skip)
         self._encoded: dict[tuple[str, ...], dict[str, Tensor]] = {}
         self.noise = DDPMScheduler.from_config(
             pipeline.scheduler.config,
@@ -104,7 +108,8 @@ class Base:
         layers = self.text_encoder.config.num_hidden_layers
         if self.family.is_xl and clip_skip != 1:
             log.warning("base.clip_skip: SDXL always takes the layer before the last; left out")
-        elif clip_skip > layers:
+            return 1
+        if clip_skip > layers:
             raise BaseError(
                 f"base.clip_skip: {clip_skip}, but the text encoder has {layers} layers"
             )
@@ -114,6 +119,25 @@ class Base:
     def fingerprint(self) -> str:
         """sha256 of the weight files."""
         return self._fingerprint.result()
+
+    @property
+    def drawing(self) -> str:
+        """sha256 over all of the base that decides which picture becomes of a prompt and noise.
+
+        These are the weights, their precision, the layer of the text encoder that is taken, what
+        the UNet predicts and the scheduler's other settings. Device and attention are not: they
+        change a picture by no more than rounding.
+        """
+        noise = {k: v for k, v in self.noise.config.items() if not k.startswith("_")}
+        about = {
+            "weights": self.fingerprint,
+            "dtypes": [str(self.dtype), str(self.vae.dtype)],
+            "latent_scale": self.vae.config.scaling_factor,
+            "clip_skip": self.clip_skip,
+            "noise": noise,
+        }
+        content = json.dumps(about, sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def prediction(self) -> str:

@@ -17,12 +17,37 @@ from torch import Tensor
 
 from train.adapter import Adapter
 from train.config import UserError
-from train.formats import adapter_config, epoch_and_step, to_kohya
-from train.lora import Adapters, shape
+from train.fitting import fit
+from train.formats import read_modules
+from train.lora import Adapters
+from train.peft_config import read_settings
+from train.saved_after import epoch_and_step
+from train.strength import alphas
 
 
 class CheckpointError(UserError, ValueError):
     """A LoRA file cannot be read or does not fit the base; the message says which and why."""
+
+
+class NotFiniteError(CheckpointError):
+    """Weights are no numbers, or too large for the precision in which they are to be saved."""
+
+
+def check_finite(adapter: Adapter, dtype: torch.dtype) -> None:
+    """Refuses an adapter of which a file would be worth nothing.
+
+    Raises:
+        NotFiniteError: its weights or alphas are not finite in this precision.
+    """
+    alphas = torch.tensor(list(adapter.alpha.values()))
+    numbers = [*adapter.flat.values(), alphas]
+    if all(bool(some.to(dtype).isfinite().all()) for some in numbers):
+        return
+    word = str(dtype).removeprefix("torch.")
+    if all(bool(some.isfinite().all()) for some in numbers):
+        largest = max(float(some.detach().abs().max()) for some in numbers if some.numel())
+        raise NotFiniteError(f"the weights, up to {largest:.2g}, are too large for {word}")
+    raise NotFiniteError("the weights are not finite")
 
 
 def save_checkpoint(
@@ -31,8 +56,10 @@ def save_checkpoint(
     """Writes a LoRA file in one piece: a reader sees the whole file or none.
 
     Raises:
+        NotFiniteError: see `check_finite`.
         CheckpointError: it cannot be written, for example because the disk is full.
     """
+    check_finite(adapter, dtype)
     tensors: dict[str, Tensor] = {}
     for key, (down, up) in adapter.matrices.items():
         tensors[f"{key}.lora_down.weight"] = down.to("cpu", dtype)
@@ -92,30 +119,33 @@ def write_atomically(path: Path, content: bytes) -> None:
 def load_checkpoint(path: Path | str, adapters: Adapters) -> Adapter:
     """Reads a LoRA file, whoever wrote it, into an adapter in float32, on the base's device.
 
-    A missing alpha means alpha = rank, as kohya and diffusers read it.
+    Raises:
+        CheckpointError: see `read_checkpoint`.
+    """
+    return read_checkpoint(path, adapters)[0]
+
+
+def read_checkpoint(path: Path | str, adapters: Adapters) -> tuple[Adapter, list[str]]:
+    """Reads a LoRA file, whoever wrote it.
+
+    Returns:
+        the adapter in float32, on the base's device; and what of the file the base has no place
+        for, such as embeddings that were trained with it: keys, or names of modules.
 
     Raises:
-        CheckpointError: no file, a pickle, another format, or modules that the base has not.
+        CheckpointError: no file, a pickle, another format or kind, another base's LoRA, weights
+            that are not finite, or a strength that is not sure.
     """
+    path = Path(path)
+    metadata = read_metadata(path)
+    tensors = _read(path)
     try:
-        config = adapter_config(Path(path), read_metadata(path))
-        tensors = to_kohya(_read(Path(path)), config)
+        settings = read_settings(path, metadata)
+        modules, others = read_modules(tensors, settings)
+        matrices, missing = fit(modules, alphas(modules, settings, metadata), adapters, metadata)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    matrices: dict[str, tuple[Tensor, Tensor, float]] = {}
-    for name in [name for name in tensors if name.endswith(".lora_down.weight")]:
-        key = name.removesuffix(".lora_down.weight")
-        down, up = tensors.pop(name), tensors.pop(f"{key}.lora_up.weight", None)
-        alpha = tensors.pop(f"{key}.alpha", torch.tensor(float(down.shape[0])))
-        if up is None:
-            raise CheckpointError(f"{path}: {key} has no lora_up.weight")
-        key = adapters.aliases.get(key, key)
-        _check_fit(path, key, down, up, adapters)
-        matrices[key] = down.float(), up.float(), float(alpha)
-    if not matrices or tensors:
-        stray = next(iter(tensors), "no lora_down.weight in it")
-        raise CheckpointError(f"{path}: not a LoRA ({stray})")
-    return Adapter(matrices).requires_grad_(False).to(adapters.device)
+    return Adapter(matrices).requires_grad_(False).to(adapters.device), [*others, *missing]
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -130,20 +160,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _check_safetensors(path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise CheckpointError(f"{path}: only .safetensors is read; a pickle can run code")
-
-
-def _check_fit(path: Path | str, key: str, down: Tensor, up: Tensor, adapters: Adapters) -> None:
-    module = adapters.targets.get(key)
-    if module is None:
-        raise CheckpointError(f"{path}: the base has no module for {key}; another base's LoRA?")
-    weight = shape(module)
-    if down.shape[1:] != weight[1:] or up.shape[0] != weight[0] or up.shape[1] != down.shape[0]:
-        raise CheckpointError(
-            f"{path}: {key} has shapes {tuple(down.shape)}, {tuple(up.shape)}, "
-            f"the base's module is {tuple(weight)}; another base's LoRA?"
-        )
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:

@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from train.adapter import NETWORKS, TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODERS, UNET, Adapter
+from train.adapter import NETWORKS, TEXT_ENCODER_1, TEXT_ENCODERS, UNET, Adapter
 from train.config import NetworkConfig
-from train.names import kohya_name, original_path
+from train.names import kohya_name, names_of, original_path
 from train.stack import Dropout, Stack
 
 UNET_BLOCKS = ("Transformer2DModel",)
@@ -31,24 +31,28 @@ class Adapters:
             here, and stay as they are: the adapters join by forward hooks.
 
     Attributes:
-        targets: kohya's key -> module.
-        aliases: key of other trainers -> kohya's, where they differ: SDXL's UNet modules as
-            diffusers names them, and its first text encoder without a number.
+        targets: kohya's key -> module, of the modules that are trained.
+        places: the same of all the linear layers and convolutions, which files of other trainers
+            may change too.
+        aliases: key of any trainer -> kohya's, of all the places; see `names.names_of`.
     """
 
     def __init__(self, networks: dict[str, nn.Module]) -> None:
         self.targets: dict[str, nn.Module] = {}
+        self.places: dict[str, nn.Module] = {}
         self.aliases: dict[str, str] = {}
         self.conv_only: set[str] = set()  # keys that are targets only where conv_rank > 0
         self.active: Stack | None = None
         self.speaks = False  # whether what is in use changes the text encoder
+        unet: Any = networks[UNET]
+        layers: int = unet.config.layers_per_block
         # SDXL is trained by kohya under the names of its original UNet
-        xl: Any = networks[UNET] if TEXT_ENCODER_1 in networks else None
-        layers = xl.config.layers_per_block if xl else 0
+        original = TEXT_ENCODER_1 in networks
         for prefix, network in networks.items():
             network.requires_grad_(False).eval()
-            self._find_targets(prefix, network, layers)
-        for key, module in self.targets.items():
+            self._find_places(prefix, network, layers, original)
+            self._find_targets(network)
+        for key, module in self.places.items():
             module.register_forward_hook(self._hook(key))
 
     @property
@@ -65,18 +69,21 @@ class Adapters:
     def _weight(self) -> Tensor:
         return cast(Tensor, next(iter(self.targets.values())).weight)
 
-    def _find_targets(self, prefix: str, network: nn.Module, layers: int) -> None:
-        for block_name, block in network.named_modules():
+    def _find_places(self, prefix: str, network: nn.Module, layers: int, original: bool) -> None:
+        for path, module in network.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                key = kohya_name(prefix, original_path(path, layers) if original else path)
+                self.places[key] = module
+                self.aliases |= dict.fromkeys(names_of(prefix, path, layers), key)
+
+    def _find_targets(self, network: nn.Module) -> None:
+        keys = {id(module): key for key, module in self.places.items()}
+        for block in network.modules():
             kind = type(block).__name__
             if kind not in (*UNET_BLOCKS, *UNET_CONV_BLOCKS, *TEXT_ENCODER_BLOCKS):
                 continue
-            for name, module in block.named_modules():
-                if isinstance(module, nn.Linear | nn.Conv2d):
-                    path = f"{block_name}.{name}"
-                    key = kohya_name(prefix, original_path(path, layers) if layers else path)
-                    plain = kohya_name(TEXT_ENCODER if prefix == TEXT_ENCODER_1 else prefix, path)
-                    if key != plain:
-                        self.aliases[plain] = key
+            for module in block.modules():
+                if key := keys.get(id(module)):
                     self.targets[key] = module
                     if kind in UNET_CONV_BLOCKS:
                         self.conv_only.add(key)
@@ -154,7 +161,7 @@ class Adapters:
     def merged(self, adapter: Adapter) -> Iterator[None]:
         """Within this context the adapter is added to the base's weights."""
         matrices = adapter.matrices
-        weights = {key: cast(Tensor, self.targets[key].weight).detach() for key in matrices}
+        weights = {key: cast(Tensor, self.places[key].weight).detach() for key in matrices}
         before = {key: weight.clone() for key, weight in weights.items()}
         speaks, self.speaks = self.speaks, adapter.speaks
         for key, weight in weights.items():

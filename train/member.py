@@ -275,7 +275,12 @@ class Run:
         return self.epoch == self.course.epochs
 
     def save(self) -> Checkpoint:
-        """Writes the LoRA file, then the state to continue from."""
+        """Writes the LoRA file, then the state to continue from.
+
+        Raises:
+            NotFiniteError: the weights are worth no file, in any of the processes.
+            CheckpointError: it cannot be written.
+        """
         about = metadata(self.config, self.name, self.base, self.pictures, self.course, self.epoch)
         precision = DTYPES[self.config.training.save_precision]
         before = self.last["epoch"] if self.last else 0
@@ -289,8 +294,9 @@ class Run:
             "pictures": sum(map(self.course.pictures_of, range(before, self.epoch))),
         }
         saved = self.last_saved()
-        if self.processes.main:
-            with at_its_result(self.optimizer, self.adapter):
+        with at_its_result(self.optimizer, self.adapter):
+            checkpoint.check_finite(self.adapter, precision)
+            if self.processes.main:
                 checkpoint.save_checkpoint(saved.path, self.adapter, about, precision)
         self.recent, self.losses = self.losses[-SHOWN:], []
         self.save_state()

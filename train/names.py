@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-from train.adapter import TEXT_ENCODERS
+from train.adapter import TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODERS, UNET
 
 # a residual block's layers, as diffusers and as the original code names them
 RESNET = {
@@ -13,6 +14,17 @@ RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
+# what lies outside of the blocks
+OUTSIDE = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_out": "out.2",
+}
+# the one module of a text encoder that lies beside its `text_model`
+BESIDE = "text_projection"
 PLACE = re.compile(
     r"(down|mid|up)_blocks?(?:\.(\d+))?"
     r"\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)"
@@ -27,9 +39,30 @@ def kohya_name(prefix: str, path: str) -> str:
     """
     name = path.replace(".", "_")
     # transformers 5 dropped the `text_model` level from CLIPTextModel; the files keep it
-    if prefix in TEXT_ENCODERS and not name.startswith("text_model_"):
+    if prefix in TEXT_ENCODERS and not name.startswith(("text_model_", BESIDE)):
         name = f"text_model_{name}"
     return f"{prefix}_{name}"
+
+
+def names_of(prefix: str, path: str, layers: int) -> Iterator[str]:
+    """All the keys under which the files of the trainers have a module of a base.
+
+    A UNet's modules are called as in diffusers or as in the original code, whatever the family;
+    the number of the first text encoder and the level `text_model` are given or left out.
+
+    Args:
+        path: of the module in its network, as diffusers has it.
+        layers: see `original_path`.
+    """
+    if prefix == UNET:
+        yield kohya_name(prefix, original_path(path, layers))
+        yield kohya_name(prefix, path)
+        return
+    first = (TEXT_ENCODER, TEXT_ENCODER_1)
+    for alias in first if prefix in first else (prefix,):
+        name = kohya_name(alias, path)
+        yield name
+        yield name.replace("_text_model_", "_", 1)
 
 
 def original_path(path: str, layers: int) -> str:
@@ -44,7 +77,7 @@ def original_path(path: str, layers: int) -> str:
     """
     match = PLACE.fullmatch(path)
     if match is None:
-        return path
+        return OUTSIDE.get(path, path)
     way, level, kind, number, rest = match.groups()
     part, rest = int(kind == "attentions"), RESNET.get(rest, rest)
     if way == "mid":

@@ -12,6 +12,7 @@ from torch import Tensor
 from train.activations import checkpoint_activations
 from train.base import Base
 from train.cache import encode_pictures
+from train.checkpoint import NotFiniteError
 from train.config import TrialConfig
 from train.data.loading import Pictures
 from train.loss import diffusion_loss
@@ -121,7 +122,7 @@ class Trainer:
                 began = time.perf_counter()
                 continue  # some may have been stopped, others added
             failures = self._train_epoch(list(self.runs.values()))
-            saved = [run.save() for run in self.runs.values() if run.is_due]
+            saved = self._save_due(failures)
             if pausing := self.pausing():
                 for run in self.runs.values():
                     run.save_state()
@@ -148,6 +149,21 @@ class Trainer:
         failures = {run.index: reason for run in running if (reason := run.finish_epoch())}
         self._leave([run for run in running if run.index in failures])
         return failures
+
+    def _save_due(self, failures: dict[int, str]) -> list[Checkpoint]:
+        """What the members save; those with nothing worth a file join the failures and are out."""
+        saved = []
+        for run in [run for run in self.runs.values() if run.is_due]:
+            try:
+                saved.append(run.save())
+            except NotFiniteError as error:
+                rate = run.optimizer.param_groups[0]["lr"]
+                failures[run.index] = (
+                    f"{error} after epoch {run.epoch}; the likely cause is a learning rate that is "
+                    f"too high ({rate:g})"
+                )
+                self.stop(run.index)
+        return saved
 
     def _leave_if_asked(self, running: list[Run]) -> None:
         """Saves the states where they are due; all of them, and leaves, where it is asked for."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -44,13 +45,26 @@ class BareBase:
         prompts = [probe.base_prompt for probe in probes]
         seeds = [probe.seed + 10_000 * number for probe in probes]
         sampling = self.resolution, self.settings.steps, self.settings.guidance
-        about = [self.base.fingerprint, str(self.base.dtype), *sampling, prompts, seeds]
+        about = [self.base.drawing, *sampling, prompts, seeds]
         digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
         file = self.cache / f"base-{digest[:16]}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):  # of workers that begin together one makes them for all
-            if not file.is_file():
+            pictures = _read(file)
+            if pictures is None:
                 log.info(f"{len(probes)} pictures of the bare base, to compare with")
                 images = generate(self.base, [], prompts, seeds, *sampling)[0]
-                write_atomically(file, save({"images": (images * 255).round().byte()}))
-        return load_file(file)["images"].float() / 255
+                pictures = (images * 255).round().byte()
+                write_atomically(file, save({"images": pictures}))
+        return pictures.float() / 255
+
+
+def _read(file: Path) -> Tensor | None:
+    """The pictures of a file; None where there is none, or a damaged one."""
+    if not file.is_file():
+        return None
+    try:
+        return load_file(file)["images"]
+    except (SafetensorError, OSError, KeyError):
+        log.warning(f"{file} is damaged; it is made again")
+        return None

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from safetensors.torch import load_file, save_file
 
-from evaluate.files import find
 from evaluate.probing.probes import FRESH, load_probe_set
 from tests.sweeper.conftest import run_module
 from train.base import load_base
-from train.checkpoint import CheckpointError, save_checkpoint
+from train.checkpoint import save_checkpoint
 from train.config import BaseConfig, ConfigError, NetworkConfig
 
 QUICK = ("probes.count=8", "probes.steps=2", "scores.baseline=1", "scores.resamples=20")
@@ -60,6 +60,47 @@ def test_a_folder_is_scored_logged_and_not_scored_twice(tmp_path: Path) -> None:
     assert {metric.step for metric in history} >= {2, 10, 12, 13}
     assert runs[0].data.tags["kept"].endswith(".safetensors")
     assert runs[0].data.params["policy.rule"] == "overfit_aware"
+    assert json.loads(runs[0].data.tags["policy"])["rule"] == "last"
+
+    code, said = run_module("evaluate", *command, "probes.steps=3")
+    assert code == 0, said
+    assert "a new MLflow run: probes not as in the one before" in said
+    second, first = client.search_runs([experiment.experiment_id])
+    assert first.info.run_id == runs[0].info.run_id
+    assert (first.data.params["probes.steps"], second.data.params["probes.steps"]) == ("2", "3")
+    assert first.data.tags == runs[0].data.tags
+    assert first.data.metrics == runs[0].data.metrics
+
+
+def test_what_is_not_as_it_is_drawn_is_said_before_any_picture_is(tmp_path: Path) -> None:
+    """Once for all files; what is worth nothing is left out, and the others are scored."""
+    about = {"ss_clip_skip": "2", "ss_resolution": "(768, 768)", "ss_base_model_version": "sd_v1"}
+    write(tmp_path, ["me-000001", "me-000002", "me-000003"], about)
+    for name, change in (("me-000001", {"bundle_emb.sks.clip_l": torch.ones(1)}),
+                         ("me-000002", {"bundle_emb.sks.clip_l": torch.ones(1)}),
+                         ("me-000003", {})):  # fmt: skip
+        file = tmp_path / f"{name}.safetensors"
+        tensors = load_file(file) | change
+        if name == "me-000003":
+            next(t for key, t in tensors.items() if "lora_up" in key).fill_(torch.nan)
+        save_file(tensors, file, about)
+    code, said = run_module("evaluate", f"checkpoints={tmp_path}/me*", f"output={tmp_path}/scores",
+                            f"root={tmp_path}/mlruns", *QUICK)  # fmt: skip
+    assert code == 0, said
+    left_out = r"me-000003.safetensors: its weights are not finite in 1 of .*; it is left out"
+    assert re.search(left_out, said)
+    (places,) = re.findall(r"1 of its parts have no place in the base .*", said)
+    assert "bundle_emb.sks.clip_l" in places
+    assert re.search(r"2 of 2 files .* clip_skip 2; they are drawn with 1 \(base.clip_skip=2", said)
+    assert re.search(r"2 of 2 files .* resolution 768; they are drawn with 32", said)
+    assert said.index("base.clip_skip=2") < said.index("pictures of the bare base")
+    assert "1/2" in said
+    assert "2/2" in said
+    code, said = run_module("evaluate", f"checkpoints={tmp_path}/me-000003.safetensors",
+                            f"output={tmp_path}/2", f"root={tmp_path}/mlruns", *QUICK)  # fmt: skip
+    assert code == 1
+    assert "error: " in said
+    assert "its weights are not finite" in said
 
 
 def test_without_checkpoints_only_the_probes_are_written_and_can_be_edited(tmp_path: Path) -> None:
@@ -99,18 +140,3 @@ def test_a_wrong_probe_is_named(tmp_path: Path, change: dict[str, object], words
     (tmp_path / "set.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match=words):
         load_probe_set(str(tmp_path / "set.yaml"))
-
-
-def test_files_that_count_in_steps_are_ordered_by_steps(tmp_path: Path) -> None:
-    write(tmp_path, ["a"])
-    for step in (500, 1500, 1000):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        shutil.copy(tmp_path / "a.safetensors",
-                    tmp_path / f"checkpoint-{step}/pytorch_lora_weights.safetensors")  # fmt: skip
-    unit, files = find(f"{tmp_path}/checkpoint-*/*.safetensors")
-    assert (unit, list(files.values())) == ("step", [500, 1000, 1500])
-    shutil.copy(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
-    with pytest.raises(CheckpointError, match="neither the names nor the metadata"):
-        find(f"{tmp_path}/*.safetensors")
-    with pytest.raises(CheckpointError, match="no file"):
-        find(f"{tmp_path}/*.ckpt")

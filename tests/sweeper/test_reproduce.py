@@ -102,7 +102,7 @@ def test_with_nothing_but_mlflow_it_is_identical(
     # the same, as if another score had come of it
     record = load_record(next((tmp_path / "reproductions").iterdir()))
     record.epochs[1].scorecard.scores["copying"] = Estimate(0.9, 0.8, 1.0)
-    monkeypatch.setattr(reproduce, "train_again", lambda *about: record)
+    monkeypatch.setattr(reproduction, "train_again", lambda *about: record)
     with pytest.raises(SystemExit) as end:
         again(*here, f"data.path={one.pictures}", store=store)
     assert end.value.code == 1

@@ -193,6 +193,25 @@ def test_who_breaks_down_leaves_the_others_alone(
     assert apart(tmp_path / "a", tmp_path / "alone") < 1e-9
 
 
+def test_whose_weights_are_worth_no_file_leaves_the_others_alone(
+    exact_base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+) -> None:
+    """The losses are finite, and what was trained is too large for the precision of the file."""
+    training = replace(config.training, save_precision="fp16", max_steps=1)
+    wild = replace(
+        config, optimizer={"_target_": "torch.optim.AdamW", "lr": 1e6}, training=training
+    )
+    members = [Member(config, tmp_path / "a"), Member(wild, tmp_path / "b")]
+    epochs = list(Trainer(exact_base, pictures, members))
+    failures = {member: said for epoch in epochs for member, said in epoch.failures.items()}
+    assert list(failures) == [1]
+    assert "too large for float16 after epoch 1" in failures[1]
+    assert "learning rate that is too high (1e+06)" in failures[1]
+    assert not list((tmp_path / "b").glob("*.safetensors"))
+    assert not list((tmp_path / "b").glob("*state*"))
+    assert (tmp_path / "a" / "lora.safetensors").is_file()
+
+
 def test_every_optimizer_in_one_pack(
     base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
 ) -> None:

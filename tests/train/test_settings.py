@@ -44,7 +44,8 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of conf/, which has a person's own defaults."""
     folder = tmp_path / "conf"
     shutil.copytree(CONF, folder, ignore=shutil.ignore_patterns("local.yaml"))
-    monkeypatch.setattr("train.command.CONF", folder)
+    for module in ("command", "compose", "preflight"):
+        monkeypatch.setattr(f"train.{module}.CONF", folder)
     (folder / "local.yaml").write_text(LOCAL)
     yield folder
     ConfigStore.instance().store(OWN_DEFAULTS, {})

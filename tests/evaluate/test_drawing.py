@@ -1,0 +1,148 @@
+"""How the base draws: what is kept of the bare base, and of scores, is known by all of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from evaluate.config import ProbesConfig
+from evaluate.examination import remarks
+from evaluate.ledger import Ledger
+from evaluate.probing.bare import BareBase
+from evaluate.probing.probes import FRESH, Probe
+from evaluate.scorecard import Estimate, Scorecard
+from train.base import Base, load_base
+from train.config import BaseConfig, DataConfig
+
+PROBES = [Probe(prompt="sks cat", base_prompt="cat", seed=1, role=FRESH, asked={})]
+QUICK = ProbesConfig(steps=1)
+
+
+@pytest.fixture
+def config(base_folder: Path) -> BaseConfig:
+    return BaseConfig(path=str(base_folder), device="cpu")
+
+
+def rescheduled(base: Base, **changes: object) -> Base:
+    """The base as its folder would be with another scheduler_config.json."""
+    base.noise.register_to_config(**changes)
+    return base
+
+
+def bases(config: BaseConfig) -> dict[str, Base]:
+    def fresh(**changes: object) -> Base:
+        load_base.__globals__["_load"].cache_clear()
+        return load_base(replace(config, **changes))  # type: ignore[arg-type]
+
+    return {
+        "plain": fresh(),
+        "clip_skip": fresh(clip_skip=2),
+        "prediction": fresh(prediction="v_prediction"),
+        "precision": fresh(precision="bf16"),
+        "zero SNR": rescheduled(fresh(), rescale_betas_zero_snr=True),
+        "betas": rescheduled(fresh(), beta_schedule="scaled_linear"),
+        "spacing": rescheduled(fresh(), timestep_spacing="trailing"),
+    }
+
+
+def test_pictures_of_a_base_that_draws_otherwise_are_not_taken(
+    config: BaseConfig, tmp_path: Path
+) -> None:
+    """After a wrong prediction type is corrected, for example."""
+    drawn = {}
+    for number, (name, base) in enumerate(bases(config).items(), start=1):
+        drawn[name] = BareBase(base, 16, QUICK, tmp_path).draw(PROBES)
+        assert len(list(tmp_path.glob("base-*.safetensors"))) == number, name
+    for name in ("clip_skip", "prediction", "zero SNR", "betas"):
+        assert not torch.equal(drawn[name], drawn["plain"]), name
+    before = sorted(file.name for file in tmp_path.glob("base-*.safetensors"))
+    again = bases(config)["prediction"]
+    assert torch.equal(BareBase(again, 16, QUICK, tmp_path).draw(PROBES), drawn["prediction"])
+    for settings in (ProbesConfig(steps=2), ProbesConfig(steps=1, guidance=2.0)):
+        BareBase(again, 16, settings, tmp_path).draw(PROBES)
+    BareBase(again, 32, QUICK, tmp_path).draw(PROBES)
+    assert len(list(tmp_path.glob("base-*.safetensors"))) == len(before) + 3
+
+
+def test_damaged_pictures_of_the_base_are_made_again(base: Base, tmp_path: Path) -> None:
+    bare = BareBase(base, 16, QUICK, tmp_path)
+    drawn = bare.draw(PROBES)
+    (file,) = tmp_path.glob("base-*.safetensors")
+    for content in (b"", file.read_bytes()[:-5]):
+        file.write_bytes(content)
+        assert torch.equal(bare.draw(PROBES), drawn)
+
+
+def test_sdxl_has_no_clip_skip(xl_folder: Path) -> None:
+    config = BaseConfig(path=str(xl_folder), device="cpu")
+    plain = load_base(config).drawing
+    assert load_base(replace(config, clip_skip=2)).drawing == plain
+
+
+def card(file: Path) -> Scorecard:
+    return Scorecard(file, 1, {"copying": Estimate(0.5, 0.4, 0.6)})
+
+
+def test_scores_are_not_taken_of_a_file_of_other_strength(tmp_path: Path) -> None:
+    """The weights are the same, and the settings beside them were corrected."""
+    file, settings = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    save_file({"base_model.model.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3)}, file)
+    settings.write_text(json.dumps({"lora_alpha": 8}))
+    ledger = Ledger(tmp_path, {"data": "1"})
+    ledger.add(card(file))
+    assert Ledger(tmp_path, {"data": "1"}).find(file)
+    assert not Ledger(tmp_path, {"data": "2"}).find(file)
+    settings.write_text(json.dumps({"lora_alpha": 100}))
+    assert not Ledger(tmp_path, {"data": "1"}).find(file)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[", "[]", "null", '{"about": {"data": "1"}}', '{"about": {"data": "1"}, "cards": []}',
+     "[" * 9000],
+)  # fmt: skip
+def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "x.safetensors"
+    save_file({"a": torch.ones(1)}, file)
+    (tmp_path / "scorecards.json").write_text(content)
+    ledger = Ledger(tmp_path, {"data": "1"})
+    assert ledger.find(file) is None
+    ledger.add(card(file))
+    assert Ledger(tmp_path, {"data": "1"}).find(file) == card(file)
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ({"ss_clip_skip": "2"}, "clip_skip 2; they are drawn with 1 (base.clip_skip=2 draws"),
+        ({"modelspec.encoder_layer": "2"}, "clip_skip 2"),
+        ({"ss_clip_skip": "None"}, ""),
+        ({"ss_clip_skip": "1"}, ""),
+        ({"ss_v_parameterization": "True"}, "base.prediction=v_prediction"),
+        ({"ss_base_model_version": "sd_v1_v"}, "base.prediction=v_prediction"),
+        ({"modelspec.prediction_type": "v"}, "prediction type v_prediction"),
+        ({"modelspec.prediction_type": "epsilon"}, ""),
+        ({"ss_zero_terminal_snr": "True"}, "zero terminal SNR True; they are drawn with False"),
+        ({"ss_zero_terminal_snr": "False"}, ""),
+        ({"ss_base_model_version": "sd_v2"}, "base model sd_v2"),
+        ({"ss_resolution": "(768, 512)"}, "data.resolution=624"),
+        ({"ss_resolution": "512"}, ""),
+        ({"ss_resolution": "(512, 512)"}, ""),
+        ({"ss_resolution": "1024,1024"}, "data.resolution=1024"),
+        ({"modelspec.trigger_phrase": "ohwx man"}, "data.trigger='ohwx man'"),
+        ({}, ""),
+    ],
+)
+def test_what_files_say_of_their_training_is_compared(
+    base: Base, about: dict[str, str], words: str
+) -> None:
+    lines = remarks([about, about, {}], base, DataConfig(trigger="sks person"))
+    assert len(lines) == bool(words)
+    if words:
+        assert words in lines[0]
+        assert lines[0].startswith("2 of 3 files")

@@ -1,0 +1,135 @@
+"""How strong a LoRA is, as PEFT's settings say it: beside the file or in its metadata."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CONFIG, IN_METADATA = "adapter_config.json", "lora_adapter_metadata"
+NETWORKS = ("unet", "text_encoder", "text_encoder_2")
+LORA = "LORA"  # PEFT's word for the kind
+# variants of LoRA that compute something else, each by the setting that is on
+VARIANTS = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "layer_replication",
+)
+# ways to begin that leave the base as it is; the others (PiSSA, OLoRA ...) train on a changed one
+HARMLESS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+Settings = Mapping[str, Any]
+
+
+def read_settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Settings]:
+    """PEFT's settings for each network of a LoRA file; empty where there are none.
+
+    diffusers writes them into the metadata, with the network before each name; PEFT writes a file
+    beside the weights, which are one network's.
+
+    Raises:
+        ValueError: they cannot be read, or say what is not a plain LoRA.
+    """
+    if IN_METADATA in metadata:
+        where, content = IN_METADATA, metadata[IN_METADATA]
+    elif (beside := path.with_name(CONFIG)).is_file():
+        where, content = CONFIG, beside.read_text(encoding="utf-8")
+    else:
+        return {}
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"its strength is not sure: {where} is no JSON of settings")
+    settings = _by_network(found)
+    for some in settings.values():
+        _check_plain(where, some)
+    return settings
+
+
+def _by_network(found: dict[str, Any]) -> dict[str, Settings]:
+    """Settings that name no network are any network's."""
+    named: dict[str, dict[str, Any]] = {}
+    for key, value in found.items():
+        network, dot, name = key.partition(".")
+        if dot:
+            named.setdefault(network, {})[name] = value
+    return dict(named) or dict.fromkeys(NETWORKS, found)
+
+
+def _check_plain(where: str, settings: Settings) -> None:
+    kind = settings.get("peft_type") or LORA
+    if kind != LORA:
+        raise ValueError(f"it is PEFT's {kind}, and only plain LoRA and LoCon can be loaded")
+    for name in VARIANTS:
+        if settings.get(name):
+            raise ValueError(f"{where} has {name}: only plain LoRA and LoCon can be loaded")
+    start = settings.get("init_lora_weights")
+    if start not in HARMLESS:
+        raise ValueError(
+            f"{where} has init_lora_weights={start}: it was trained on a changed base; "
+            "PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) makes it a "
+            "plain LoRA"
+        )
+
+
+def alpha_of(settings: Settings, path: str, rank: int) -> float:
+    """The alpha by which kohya's scale, alpha / rank, is PEFT's.
+
+    Args:
+        path: of the module in its network.
+        rank: of the matrices in the file.
+
+    Raises:
+        ValueError: the settings do not say, or are of another file.
+    """
+    said = _setting(settings, "rank_pattern", path, settings.get("r"))
+    if said is not None and number("r", said) != rank:
+        raise ValueError(
+            f"its strength is not sure: PEFT's settings give {path} rank {said}, the file {rank}"
+        )
+    alpha = _setting(settings, "alpha_pattern", path, settings.get("lora_alpha"))
+    if alpha is None:
+        raise ValueError(f"its strength is not sure: PEFT's settings have no lora_alpha for {path}")
+    root = bool(settings.get("use_rslora"))  # the scale is alpha / sqrt(rank)
+    return number("lora_alpha", alpha) * (math.sqrt(rank) if root else 1)
+
+
+def _setting(settings: Settings, name: str, path: str, default: Any) -> Any:
+    """Of the first pattern that the end of the path matches, as PEFT's `get_pattern_key` does."""
+    patterns = settings.get(name) or {}
+    if not isinstance(patterns, Mapping):
+        raise ValueError(f"its strength is not sure: {name} is no mapping")
+    for pattern, value in patterns.items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", path):
+                return value
+        except re.error:
+            raise ValueError(
+                f"its strength is not sure: {name} has {pattern!r}, which is no regular expression"
+            ) from None
+    return default
+
+
+def number(name: str, value: Any) -> float:
+    """A strength: finite and above 0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not (math.isfinite(found) and found > 0):
+        raise ValueError(f"its strength is not sure: {name} is {str(value)[:40]}")
+    return found
