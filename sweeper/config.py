@@ -9,11 +9,12 @@ from typing import Any
 
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
 from sweeper.running.budget import BudgetConfig
-from train.checks import check_trial
+from train.checks import check_choice, check_trial
 from train.config import EMBEDDED, ConfigError, TrialConfig, suggestion
 
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"
+ON_OUTAGE = STOP, WAIT = "stop", "wait"
 COUNTS = ("memorised_epochs", "settled_epochs", "retries")
 
 
@@ -29,6 +30,7 @@ class StudyConfig:
     settled_epochs: int = 3
     learning_share: float = 0.5
     retries: int = 2
+    on_outage: str = STOP
     keep: str = "best"
     queue: list[dict[str, Any]] = field(default_factory=list)
     from_study: str | None = None
@@ -77,6 +79,7 @@ def check_sweep(config: SweepConfig) -> None:
     if config.study.keep not in KEEP:
         near = suggestion(config.study.keep, [*KEEP])
         raise ConfigError(f"study.keep: {config.study.keep!r} is none of {', '.join(KEEP)}{near}")
+    check_choice("study.on_outage", config.study.on_outage, ON_OUTAGE)
     if not 0 <= config.study.learning_share <= 1:
         raise ConfigError("study.learning_share: is a share of the epochs, from 0 to 1")
     if config.pack != AUTO and not (isinstance(config.pack, int) and config.pack > 0):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from sweeper.config import SweepConfig, suggested_name
+from sweeper.config import WAIT, SweepConfig, suggested_name
 from sweeper.launcher import PackedLauncher
 from sweeper.leaving import in_good_order, leaving
 from sweeper.proposing.sampling import check_sampler, trials_of
@@ -25,6 +26,7 @@ from sweeper.results.result import conclude
 from sweeper.running.budget import used_up
 from sweeper.running.disk import describe, too_full
 from sweeper.running.job import ending_cleanly, job_config, leave_if_asked, refuse, tracker_of
+from sweeper.running.outlasting import outlast
 from sweeper.running.parts import Parts, about_study, load_parts, shared_settings
 from sweeper.study.claim import StudyTrial
 from sweeper.study.storage import OBJECTIVES
@@ -33,6 +35,7 @@ from sweeper.worker import launch_workers
 from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion
 from train.course import course_of
+from train.outage import Outage
 
 log = logging.getLogger(__name__)
 BEST = 3  # trials of another study that are tried first
@@ -84,9 +87,22 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
         launch_workers(hydra.launcher, hydra.workers, config)
         return
     log.info("searching " + "; ".join(f"{k}: {words}" for k, words in space.describe().items()))
+    outlast(config.study, lambda: _search(hydra, config, space, fixed, first))
+
+
+def _search(
+    hydra: Hydra, config: SweepConfig, space: Space, fixed: list[str], first: list[Params]
+) -> None:
+    """The trials that the study lacks, and its result.
+
+    Args:
+        fixed: overrides that all trials share.
+        first: settings that are tried before any are proposed.
+    """
+    assert hydra.n_trials
     parts = load_parts(config)
     study = _study(hydra, config, parts, space, first)
-    total = study.total(wanted)
+    total = study.total(hydra.n_trials)
     study.optuna.set_user_attr(TOTAL, total)
     tracker = tracker_of(Path(config.study.root), study.folder)
     with ending_cleanly(tracker):
@@ -105,11 +121,16 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
             while not _enough(study, largest) and study.bereaved():
                 _launch(hydra, study, fixed, largest)
             leave_if_asked()
+            full = _lacks_room(study, largest, total)
+        if full and config.study.on_outage == WAIT:
+            raise Outage(full)
         with study.lock:
             if held := study.elsewhere():
                 log.info(f"other workers are at {len(held)} trials; the last of them concludes")
                 return
             conclude(study.folder, config.policy, tracker, parts)
+        if full:
+            raise Outage(full)
 
 
 def _study(
@@ -138,13 +159,13 @@ def _launch(hydra: Hydra, study: Study, fixed: list[str], config: SweepConfig) -
         config: of a trial that takes the most room.
     """
     assert isinstance(hydra.launcher, PackedLauncher)
-    jobs = _jobs(hydra, study, fixed, config)
-    hydra.launcher.launch((overrides for _, overrides in jobs), initial_job_idx=0)
+    with closing(_jobs(hydra, study, fixed, config)) as jobs:
+        hydra.launcher.launch((overrides for _, overrides in jobs), initial_job_idx=0)
 
 
 def _jobs(
     hydra: Hydra, study: Study, fixed: list[str], config: SweepConfig
-) -> Iterator[tuple[StudyTrial, list[str]]]:
+) -> Generator[tuple[StudyTrial, list[str]]]:
     """A trial after the other, each proposed when it is asked for; the job takes over its lock."""
     name = f"study.name={study.folder.name}"
     while trial := _next_trial(hydra, study, config):
@@ -178,6 +199,16 @@ def _enough(study: Study, config: SweepConfig) -> str:
         or used_up(config.study.budget, load_records(study.folder), config.policy)
         or too_full(study.folder, parts.base, parts.pictures, config)
     )
+
+
+def _lacks_room(study: Study, config: SweepConfig, total: int) -> str:
+    """Why trials that nothing else ends cannot begin on this disk; empty: none lacks room."""
+    records = load_records(study.folder)
+    ended = sum(record.finished for record in records)
+    if ended >= total or leaving() or used_up(config.study.budget, records, config.policy):
+        return ""
+    parts = load_parts(config)
+    return too_full(study.folder, parts.base, parts.pictures, config)
 
 
 def _announce(study: Study, total: int) -> None:

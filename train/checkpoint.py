@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -75,7 +76,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < len(content):
-            raise OSError(f"it takes {len(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
+            wants = f"it takes {len(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+            raise OSError(errno.ENOSPC, wants)
         with partial.open("wb") as stream:
             stream.write(content)
             stream.flush()
@@ -100,7 +102,7 @@ def load_checkpoint(path: Path | str, adapters: Adapters) -> Adapter:
         config = adapter_config(Path(path), read_metadata(path))
         tensors = to_kohya(_read(Path(path)), config)
     except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(f"{path}: {error}") from error
     matrices: dict[str, tuple[Tensor, Tensor, float]] = {}
     for name in [name for name in tensors if name.endswith(".lora_down.weight")]:
         key = name.removesuffix(".lora_down.weight")

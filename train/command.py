@@ -25,10 +25,11 @@ from train.checkpoint import CheckpointError
 from train.config import CONF, ConfigError, keys, suggestion, typed
 from train.data import DataError
 from train.member import TrainingError
+from train.outage import Outage, outage
 
 Schema = TypeVar("Schema")
 Applies = Callable[[str, Mapping[str, Any]], bool]
-EXPECTED = (ConfigError, DataError, BaseError, CheckpointError, TrainingError)
+EXPECTED = (ConfigError, DataError, BaseError, CheckpointError, TrainingError, Outage)
 MULTIRUN = {"-m", "--multirun"}
 HELP, INFO, COMPLETION = {"-h", "--help"}, {"-i", "--info"}, {"-sc", "--shell-completion"}
 HYDRA_VERSION = "1.3"
@@ -70,7 +71,8 @@ def run(
 
 
 def with_one_line_errors(action: Callable[[], None]) -> None:
-    """Runs `action`; an expected error ends the process with its message and code 1."""
+    """Runs `action`; an expected error, or one of the machine, ends the process with its message
+    and code 1."""
     try:
         action()
     except EXPECTED as error:
@@ -78,6 +80,10 @@ def with_one_line_errors(action: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if words := outage(error):
+            sys.exit(f"error: {words}")
+        raise
 
 
 def preflight(

@@ -18,6 +18,7 @@ from train.config import ConfigError, suggestion
 from train.trainer import Checkpoint
 
 FILE = "trial.json"
+AT_WORK = "at-work"  # an empty file: a process is at the trial, or died with it
 WORKER = "worker"  # the tag that says which process of which machine is, or was, at it
 LENGTH = "epochs"  # the tag that says how many epochs: training.max_steps may rule
 RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (

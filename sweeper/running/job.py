@@ -26,6 +26,7 @@ from sweeper.recording.record import FAILED, FILE, LENGTH, Record, load_record
 from sweeper.recording.tracker import Tracker
 from sweeper.results.result import conclude
 from sweeper.running.disk import too_full
+from sweeper.running.outlasting import outlast
 from sweeper.running.pack import run_trials
 from sweeper.running.parts import Parts, about_study, load_parts, origin, shared_settings
 from sweeper.running.rules import memorised, no_learning, pruned, settled
@@ -36,6 +37,7 @@ from sweeper.study.study import TOTAL, Study, study_folder
 from train.command import EXPECTED
 from train.config import ConfigError, trial_of, typed
 from train.course import course_of
+from train.outage import Outage, outage
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 # the last config that was composed: Hydra takes its time, and the sweeper asks, then the launcher
@@ -70,6 +72,8 @@ def _trials(jobs: Iterable[Job]) -> Iterator[Trial]:
         try:
             parts = load_parts(config)
         except EXPECTED as error:
+            if words := outage(error):
+                raise Outage(words) from error
             refuse(claimed, job.overrides, str(error))
             continue
         yield _trial(job, claimed, claimed.params, parts, tracker, study.user_attrs[TOTAL])
@@ -99,9 +103,14 @@ def run(config: SweepConfig) -> None:
 
     Raises:
         ConfigError: settings that are trained elsewhere now, or that are a search's alone.
+        Outage: the machine fails.
     """
     if config.study.trial is not None:
         raise ConfigError("study.trial: is set by a search; leave it null")
+    outlast(config.study, lambda: _run(config))
+
+
+def _run(config: SweepConfig) -> None:
     hydra = HydraConfig.get()
     job = Job(config, list(hydra.overrides.task), preset_of(hydra.runtime.choices))
     parts = load_parts(config)
@@ -128,7 +137,7 @@ def run(config: SweepConfig) -> None:
             if trial.finished:
                 say(f"trial {trial.number} of {study.folder} had these settings already")
             elif full := too_full(study.folder, parts.base, parts.pictures, config):
-                raise ConfigError(full)
+                raise Outage(full)
             else:
                 overrides = [o for o in job.overrides if not o.startswith("study.")]
                 params: Params = dict(o.split("=", 1) for o in overrides)
@@ -180,6 +189,7 @@ def _trial(
         ],
         ended=lambda record: tell(claimed, record, config),
         lost=lambda: claimed.lost,
+        left=lambda: claimed.lock.release(force=True),
         # whose fault it was shows when each has a process of its own; by then its last chance
         alone=0 < config.study.retries <= claimed.deaths,
     )
@@ -250,3 +260,6 @@ def ending_cleanly(tracker: Tracker) -> Iterator[None]:
         tracker.interrupt()
         print("interrupted; the same command continues the study", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Outage:
+        tracker.interrupt()
+        raise

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from sweeper.leaving import leaving
 from sweeper.proposing.sampling import known_settings, make_sampler
 from sweeper.proposing.space import Params, Space
-from sweeper.recording.record import FILE, INTERRUPTED, RUNNING, load_record
+from sweeper.recording.record import AT_WORK
 from sweeper.study.claim import DEATHS, LEASE, StudyTrial, claim, lease, live_trial, settle
 from sweeper.study.storage import NO_PRUNER, OBJECTIVES, Directions, known, open_study
 from train.config import ConfigError, suggestion
@@ -135,12 +135,10 @@ class Study:
 
     def _count_death(self, orphan: StudyTrial) -> None:
         """Once: a trial that waits for its place when the next process dies had no part in it."""
-        if not (orphan.folder / FILE).is_file():
-            return
-        record = load_record(orphan.folder)
-        if record.state == RUNNING:
+        at_work = orphan.folder / AT_WORK
+        if at_work.is_file():
             live_trial(self.optuna, orphan.number).set_user_attr(DEATHS, orphan.deaths + 1)
-            record.end(INTERRUPTED)
+            at_work.unlink()
 
     def _settle(self, number: int) -> None:
         """Proposes what the trial has not got yet."""

@@ -13,7 +13,15 @@ from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig
 from sweeper.proposing.space import Params, parse_space
-from sweeper.recording.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, Record, ScoredEpoch
+from sweeper.recording.record import (
+    AT_WORK,
+    COMPLETE,
+    FAILED,
+    INTERRUPTED,
+    RUNNING,
+    Record,
+    ScoredEpoch,
+)
 from sweeper.running.budget import BudgetConfig, used_up
 from sweeper.study.storage import OBJECTIVES
 from sweeper.study.study import Study, best_settings
@@ -75,6 +83,8 @@ def test_a_trial_whose_process_dies_is_counted(tmp_path: Path) -> None:
         left = record(0, 0.5, state)
         left.folder = trial.folder
         left.save()
+        if state == RUNNING:
+            (trial.folder / AT_WORK).touch()
         trial.lock.release(force=True)  # as the system does when the process is gone
     trial = study.next_trial(1)
     assert trial

@@ -1,0 +1,50 @@
+"""What a command does where the machine fails it: it ends, or waits until the machine works."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sweeper.config import WAIT, StudyConfig
+from sweeper.recording.progress import duration
+from sweeper.study.storage import AWAY
+from train.config import cause
+from train.outage import Outage, ends_the_process, outage
+
+log = logging.getLogger(__name__)
+FIRST, LONGEST = 10.0, 600.0  # seconds until it is tried again; the pause doubles each time
+GOES_ON = "the same command continues the study"
+
+
+def outlast(study: StudyConfig, action: Callable[[], None]) -> None:
+    """Runs a study's command; where the machine fails it, as `study.on_outage` says.
+
+    Args:
+        action: continues the study wherever it is, each time it is called.
+
+    Raises:
+        Outage: the machine fails, and it is not to be waited for, or waiting is of no use.
+    """
+    place, begun, pause = Path(study.root) / "studies", False, FIRST
+    while True:
+        began = time.monotonic()
+        try:
+            if begun and not place.is_dir():  # made anew, it would hide what is there
+                raise Outage(f"{place} is not there any more")
+            place.mkdir(parents=True, exist_ok=True)
+            begun = True
+            return action()
+        except Exception as error:
+            words = outage(error) or (cause(error) if isinstance(error.__cause__, AWAY) else "")
+            if not words:
+                raise
+            if study.on_outage != WAIT or ends_the_process(error):
+                said = words if GOES_ON in words else f"{words}; {GOES_ON}"
+                raise Outage(said) from error
+        if time.monotonic() - began > LONGEST:  # it worked for a while
+            pause = FIRST
+        log.warning(f"waiting: {words}; tried again in {duration(pause)} (Ctrl-C ends it)")
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST)
