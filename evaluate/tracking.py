@@ -29,6 +29,8 @@ from train.config import cause
 log = logging.getLogger(__name__)
 for _chatty in ("mlflow", "alembic"):
     logging.getLogger(_chatty).setLevel(logging.ERROR)
+# it prints a traceback of what it then raises, and what is raised is told here in a line
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 AWAY = (MlflowException, RequestException, SQLAlchemyError, OSError)
 LONGEST = {"params": 6000, "tags": 5000}  # characters; MLflow would cut longer ones
 METRICS, PARAMS = 1000, 100  # in one batch

@@ -194,12 +194,13 @@ class Pack:
             epoch = next(epochs, None)  # trains, saves
             if epoch is None:
                 return None
-            self._check_folders()
             new = [c for c in epoch.checkpoints if not self.trials[c.member].record.has(c.epoch)]
             began = time.perf_counter()
             scorecards = self.parts.scorer({c.path: c.epoch for c in new}) if new else []
             spent = time.perf_counter() - began
+            self._check_folders()
         except Exception as error:
+            self._check_folders()
             if words := outage(error):
                 raise Outage(words) from error
             raise PackBroken(cause(error)) from error
