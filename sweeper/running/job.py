@@ -22,7 +22,7 @@ from sweeper.leaving import PERSON, in_good_order, leaving
 from sweeper.proposing.space import Params, Space, identity
 from sweeper.recording.display import display
 from sweeper.recording.progress import Progress, say
-from sweeper.recording.record import FAILED, FILE, LENGTH, Record, load_record
+from sweeper.recording.record import FAILED, LENGTH, Record, take_up
 from sweeper.recording.tracker import Tracker
 from sweeper.results.result import conclude
 from sweeper.running.disk import too_full
@@ -89,11 +89,10 @@ def refuse(trial: StudyTrial, overrides: list[str], reason: str) -> None:
     """Ends a trial that cannot begin, or not again."""
     with trial:
         trial.fail()
-        if (trial.folder / FILE).is_file():
-            record = load_record(trial.folder)
-        else:
-            study = trial.folder.parent.parent.name
-            record = Record(trial.folder, study, trial.number, {}, overrides, trial.params, {})
+        study = trial.folder.parent.parent.name
+        record = take_up(trial.folder, trial.params) or Record(
+            trial.folder, study, trial.number, {}, overrides, trial.params, {}
+        )
         record.end(FAILED, reason)
         say(f"trial {trial.number}  failed: {reason}")
 
@@ -164,18 +163,15 @@ def _trial(
     config, folder = job.config, claimed.folder
     course = course_of(config, parts.pictures)
     study = folder.parent.parent
-    if (folder / FILE).is_file():
-        record = load_record(folder)
-    else:
-        record = Record(
-            folder=folder,
-            study=study.name,
-            number=claimed.number,
-            settings=asdict(config),
-            overrides=job.overrides,
-            params=params,
-            tags={**origin(parts), "preset": job.preset, LENGTH: str(course.epochs)},
-        )
+    record = take_up(folder, claimed.params) or Record(
+        folder=folder,
+        study=study.name,
+        number=claimed.number,
+        settings=asdict(config),
+        overrides=job.overrides,
+        params=params,
+        tags={**origin(parts), "preset": job.preset, LENGTH: str(course.epochs)},
+    )
     return Trial(
         config=config,
         record=record,

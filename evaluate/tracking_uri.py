@@ -1,0 +1,155 @@
+"""Where MLflow keeps what it is told: what is wrong with a place, and what to write instead."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from contextlib import closing
+from importlib.metadata import entry_points
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import mlflow
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from mlflow.environment_variables import MLFLOW_ALLOW_FILE_STORE
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from train.config import ConfigError, cause, suggestion
+
+VARIABLE = "MLFLOW_TRACKING_URI"
+DATABRICKS = ("databricks", "databricks-uc", "uc")
+SERVERS = ("http", "https", *DATABRICKS)
+HOST = re.compile(r"[A-Za-z0-9.-]+:\d+(/.*)?")
+SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+)")
+STATUS = re.compile(r"error code (\d{3})")
+REFUSALS = {
+    401: "wants to know who asks (401): MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD say "
+    "it, or MLFLOW_TRACKING_TOKEN",
+    403: "refuses (403): the user may not, or the server's --allowed-hosts lacks this name of it",
+    404: "is no MLflow server (404): is its address whole?",
+}
+
+
+def embedded(root: Path) -> str:
+    """The address of the store of a folder."""
+    return f"sqlite:///{(root.resolve() / 'mlflow.db').as_posix()}"
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI, or else the store in a folder."""
+    return os.environ.get(VARIABLE) or embedded(root)
+
+
+def check_tracking(root: Path) -> None:
+    """Refuses a place that MLflow cannot use, however long one waits for it.
+
+    Raises:
+        ConfigError: with what to write or to do.
+    """
+    uri = tracking_uri(root)
+    if fault := _fault(uri):
+        raise ConfigError(f"{'root' if uri == embedded(root) else VARIABLE}: {fault}")
+
+
+def refusal(error: Exception, uri: str) -> str:
+    """What is wrong with a store that answers, but not as it should; empty: it is away."""
+    said = str(error)
+    if found := SCHEMA.search(said):
+        return _other_schema(found.group(1), uri)
+    status = STATUS.search(said)
+    refused = REFUSALS.get(int(status.group(1))) if status else None
+    return f"{_shown(uri)} {refused}" if refused else ""
+
+
+def _fault(uri: str) -> str:
+    scheme = urlsplit(uri).scheme.lower()
+    if uri in DATABRICKS:
+        return ""
+    if HOST.fullmatch(uri):
+        return f"{uri} lacks how it is asked; write {VARIABLE}=http://{uri}"
+    if scheme in ("", "file") or len(scheme) == 1:  # C:\...
+        return "" if MLFLOW_ALLOW_FILE_STORE.get() else _a_folder(uri)
+    engine = scheme.partition("+")[0]
+    if engine in DATABASE_ENGINES:
+        return _fault_of_database(uri)
+    known = [*SERVERS, *DATABASE_ENGINES]
+    others = [plugin.name for plugin in entry_points(group="mlflow.tracking_store")]
+    if scheme in (*known, *others):
+        return ""
+    near = suggestion(scheme, known)
+    return f"{scheme}: is none that MLflow knows ({', '.join(known)}){near}"
+
+
+def _a_folder(uri: str) -> str:
+    place = Path(re.sub("^file:(//)?", "", uri)).expanduser().resolve()
+    return (
+        f"{uri} is a folder, and MLflow writes into databases only; write "
+        f"{VARIABLE}=sqlite:///{place.as_posix()}/mlflow.db (what is in the folder comes along by: "
+        f"mlflow migrate-filestore), or leave the variable away: the store is in study.root then"
+    )
+
+
+def _fault_of_database(uri: str) -> str:
+    try:
+        url = make_url(uri)
+        url.get_dialect().import_dbapi()
+    except (ArgumentError, ValueError) as error:
+        return f"{_shown(uri)} cannot be read: {cause(error)}"
+    except (ImportError, NoSuchModuleError) as error:
+        return f"{_shown(uri)} needs a driver that is not installed: {cause(error)}"
+    if url.get_backend_name() != "sqlite":
+        return ""
+    if url.host or "///" not in uri:
+        return f"{uri} has too few slashes; write sqlite:///{url.host or ''}{url.database or ''}"
+    return _fault_of_file(Path(url.database), uri) if url.database else ""
+
+
+def _fault_of_file(file: Path, uri: str) -> str:
+    """A file that is not there yet is made."""
+    if file.is_dir():
+        return f"{file} is a folder; write {uri.rstrip('/')}/mlflow.db"
+    if not file.is_file():
+        missing = "" if uri.startswith("sqlite:///") and file.parent.is_dir() else file.parent
+        return f"there is no folder {missing}" if missing and VARIABLE in os.environ else ""
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.OperationalError:  # locked, or without a table so far: MLflow sees to it
+        return ""
+    except sqlite3.DatabaseError as error:
+        return (
+            f"{file} is damaged ({cause(error)}); move it away, and what is recorded in the "
+            "studies' folders is logged into a new one"
+        )
+    return _other_schema(found[0], uri) if found else ""
+
+
+def _other_schema(version: str, uri: str) -> str:
+    """How to come from a database's schema to that of this MLflow; empty where it is the same."""
+    config = Config()
+    place = Path(mlflow.__file__).parent / "store" / "db_migrations"
+    config.set_main_option("script_location", str(place).replace("%", "%%"))
+    script = ScriptDirectory.from_config(config)
+    if version == script.get_current_head():
+        return ""
+    try:
+        script.get_revision(version)
+    except CommandError:
+        return (
+            f"{_shown(uri)} was written by a newer MLflow than this one ({mlflow.__version__}); "
+            "pip install --upgrade mlflow"
+        )
+    return (
+        f"{_shown(uri)} has the schema of an older MLflow than this one ({mlflow.__version__}); "
+        f"make a copy of it, then: mlflow db upgrade {_shown(uri)}"
+    )
+
+
+def _shown(uri: str) -> str:
+    """Without its password."""
+    return re.sub(r"(//[^:/@]+):[^@]*@", r"\1:***@", uri)
