@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from evaluate.choice.merit import fidelity
 from evaluate.relocation import relocate
 from evaluate.scorecard import Scorecard
-from evaluate.tracking_uri import check_tracking, embedded, refusal, tracking_uri
+from evaluate.tracking_uri import DATABASE, check_tracking, embedded, refusal, tracking_uri
 from train.checkpoint import write_atomically
 from train.config import ConfigError, cause
 
@@ -35,7 +35,6 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 AWAY = (MlflowException, RequestException, SQLAlchemyError, OSError)
 LONGEST = {"params": 6000, "tags": 5000}  # characters; MLflow would cut longer ones
 METRICS, PARAMS = 1000, 100  # in one batch
-DATABASE = "mlflow.db"  # of the embedded store
 # MLflow's page has two halves, one of them for chat programs
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 NOTE = "mlflow.note.content"  # a tag that the page shows as the description, in Markdown
@@ -126,7 +125,7 @@ class Store:
             wrong = str(error) if isinstance(error, ConfigError) else refusal(error, self.uri)
             words = f"MLflow: {wrong}" if wrong else f"MLflow is away ({cause(error)})"
             if words not in self._told and (wrong or not self._told):
-                when = "that is put right" if wrong else "it is back"
+                when = "that is fixed" if wrong else "it is back"
                 log.warning(f"{words}; its part is logged once {when}")
             self._told.add(words)
 

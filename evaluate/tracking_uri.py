@@ -22,22 +22,24 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from train.config import ConfigError, cause, suggestion
 
 VARIABLE = "MLFLOW_TRACKING_URI"
+DATABASE = "mlflow.db"  # of the embedded store
 DATABRICKS = ("databricks", "databricks-uc", "uc")
 SERVERS = ("http", "https", *DATABRICKS)
 HOST = re.compile(r"[A-Za-z0-9.-]+:\d+(/.*)?")
+TOO_FEW = re.compile(r"sqlite:/{0,2}([^/].*)")
 SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+)")
 STATUS = re.compile(r"error code (\d{3})")
 REFUSALS = {
-    401: "wants to know who asks (401): MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD say "
-    "it, or MLFLOW_TRACKING_TOKEN",
-    403: "refuses (403): the user may not, or the server's --allowed-hosts lacks this name of it",
-    404: "is no MLflow server (404): is its address whole?",
+    401: "requires authentication (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+    "or MLFLOW_TRACKING_TOKEN",
+    403: "denies access (403): check the user's permissions, and the server's --allowed-hosts",
+    404: "is not an MLflow server (404): check the address",
 }
 
 
 def embedded(root: Path) -> str:
     """The address of the store of a folder."""
-    return f"sqlite:///{(root.resolve() / 'mlflow.db').as_posix()}"
+    return f"sqlite:///{(root.resolve() / DATABASE).as_posix()}"
 
 
 def tracking_uri(root: Path) -> str:
@@ -52,8 +54,11 @@ def check_tracking(root: Path) -> None:
         ConfigError: with what to write or to do.
     """
     uri = tracking_uri(root)
-    if fault := _fault(uri):
-        raise ConfigError(f"{'root' if uri == embedded(root) else VARIABLE}: {fault}")
+    if uri == embedded(root):
+        if fault := _fault_of_file(root / DATABASE, uri):
+            raise ConfigError(f"MLflow's store: {fault}")
+    elif fault := _fault(uri):
+        raise ConfigError(f"{VARIABLE}: {fault}")
 
 
 def refusal(error: Exception, uri: str) -> str:
@@ -71,7 +76,7 @@ def _fault(uri: str) -> str:
     if uri in DATABRICKS:
         return ""
     if HOST.fullmatch(uri):
-        return f"{uri} lacks how it is asked; write {VARIABLE}=http://{uri}"
+        return f"{uri} has no scheme; set {VARIABLE}=http://{uri}"
     if scheme in ("", "file") or len(scheme) == 1:  # C:\...
         return "" if MLFLOW_ALLOW_FILE_STORE.get() else _a_folder(uri)
     engine = scheme.partition("+")[0]
@@ -82,49 +87,49 @@ def _fault(uri: str) -> str:
     if scheme in (*known, *others):
         return ""
     near = suggestion(scheme, known)
-    return f"{scheme}: is none that MLflow knows ({', '.join(known)}){near}"
+    return f"{scheme}: is not a scheme that MLflow knows ({', '.join(known)}){near}"
 
 
 def _a_folder(uri: str) -> str:
     place = Path(re.sub("^file:(//)?", "", uri)).expanduser().resolve()
     return (
-        f"{uri} is a folder, and MLflow writes into databases only; write "
-        f"{VARIABLE}=sqlite:///{place.as_posix()}/mlflow.db (what is in the folder comes along by: "
-        f"mlflow migrate-filestore), or leave the variable away: the store is in study.root then"
+        f"{uri} is a folder, and this MLflow keeps runs in a database only; set "
+        f"{VARIABLE}=sqlite:///{place.as_posix()}/{DATABASE} (`mlflow migrate-filestore` copies "
+        "what the folder holds), or unset it to use the store in study.root"
     )
 
 
 def _fault_of_database(uri: str) -> str:
+    if few := TOO_FEW.fullmatch(uri):
+        return f"{uri} has too few slashes; write sqlite:///{few.group(1)}"
     try:
         url = make_url(uri)
         url.get_dialect().import_dbapi()
-    except (ArgumentError, ValueError) as error:
-        return f"{_shown(uri)} cannot be read: {cause(error)}"
     except (ImportError, NoSuchModuleError) as error:
         return f"{_shown(uri)} needs a driver that is not installed: {cause(error)}"
-    if url.get_backend_name() != "sqlite":
+    except (ArgumentError, ValueError) as error:
+        return f"{_shown(uri)} cannot be read: {cause(error)}"
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         return ""
-    if url.host or "///" not in uri:
-        return f"{uri} has too few slashes; write sqlite:///{url.host or ''}{url.database or ''}"
-    return _fault_of_file(Path(url.database), uri) if url.database else ""
+    file = Path(str(url.database))
+    if not file.parent.is_dir():
+        return f"there is no folder {file.parent}"
+    return _fault_of_file(file, uri)
 
 
 def _fault_of_file(file: Path, uri: str) -> str:
-    """A file that is not there yet is made."""
+    """What is wrong with a database; one that is not there yet is made."""
     if file.is_dir():
-        return f"{file} is a folder; write {uri.rstrip('/')}/mlflow.db"
-    if not file.is_file():
-        missing = "" if uri.startswith("sqlite:///") and file.parent.is_dir() else file.parent
-        return f"there is no folder {missing}" if missing and VARIABLE in os.environ else ""
+        return f"{file} is a folder; write {uri.rstrip('/')}/{DATABASE}"
     try:
         with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
             found = database.execute("SELECT version_num FROM alembic_version").fetchone()
-    except sqlite3.OperationalError:  # locked, or without a table so far: MLflow sees to it
+    except sqlite3.OperationalError:  # not there, locked, or still empty: MLflow sees to it
         return ""
     except sqlite3.DatabaseError as error:
         return (
-            f"{file} is damaged ({cause(error)}); move it away, and what is recorded in the "
-            "studies' folders is logged into a new one"
+            f"{file} is damaged ({cause(error)}); move it away, and everything that the studies' "
+            "folders hold is logged into a new one"
         )
     return _other_schema(found[0], uri) if found else ""
 
@@ -146,7 +151,7 @@ def _other_schema(version: str, uri: str) -> str:
         )
     return (
         f"{_shown(uri)} has the schema of an older MLflow than this one ({mlflow.__version__}); "
-        f"make a copy of it, then: mlflow db upgrade {_shown(uri)}"
+        f"make a copy of it, then run: mlflow db upgrade {_shown(uri)}"
     )
 
 

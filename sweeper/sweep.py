@@ -15,9 +15,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
+from evaluate.tracking_uri import check_tracking
 from sweeper.config import WAIT, SweepConfig, suggested_name
 from sweeper.launcher import PackedLauncher
-from sweeper.leaving import in_good_order, leaving
+from sweeper.leaving import asked_before, in_good_order, leaving, listen_from
 from sweeper.proposing.sampling import check_sampler, trials_of
 from sweeper.proposing.space import Params, Space, parse_space
 from sweeper.recording.display import display
@@ -30,7 +31,7 @@ from sweeper.running.outlasting import outlast
 from sweeper.running.parts import Parts, about_study, load_parts, shared_settings
 from sweeper.study.claim import StudyTrial
 from sweeper.study.storage import OBJECTIVES
-from sweeper.study.study import TOTAL, Study, best_settings, study_folder
+from sweeper.study.study import TOTAL, Study, begin_study, best_settings
 from sweeper.worker import launch_workers
 from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion
@@ -83,10 +84,12 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
     config = _job_config(hydra, fixed)
     _check_space(hydra, space, fixed)
     first = first_settings(hydra.config, config, space)
+    check_tracking(Path(config.study.root))
     if not isinstance(hydra.launcher, PackedLauncher):
         launch_workers(hydra.launcher, hydra.workers, config)
         return
     log.info("searching " + "; ".join(f"{k}: {words}" for k, words in space.describe().items()))
+    listen_from(asked_before(Path(config.study.root)))
     outlast(config.study, lambda: _search(hydra, config, space, fixed, first))
 
 
@@ -138,14 +141,15 @@ def _study(
 ) -> Study:
     """The study to begin or to continue."""
     about = shared_settings(config, parts, space) | {"objective": hydra.objective}
-    root, name, url = Path(config.study.root), config.study.name, config.study.storage
-    return Study(
-        folder=study_folder(root, name, suggested_name(config), about, url),
+    return begin_study(
+        Path(config.study.root),
+        config.study.name,
+        suggested_name(config),
         about=about,
         space=space,
         sampler=hydra.sampler,
         pruner=config.pruner,
-        url=url,
+        url=config.study.storage,
         directions=OBJECTIVES[hydra.objective],
         seed=hydra.seed,
         first=first,

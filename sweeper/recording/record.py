@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from types import UnionType
 from typing import Any, NamedTuple
 
 from PIL.Image import Image
@@ -36,9 +35,9 @@ RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (
 )
 STATES = (RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED)
 # what a record must have, and of which kind
-KINDS: dict[str, type | UnionType] = {
+KINDS = {
     "study": str, "number": int, "settings": dict, "overrides": list, "params": dict, "tags": dict,
-    "state": str, "reason": str, "selected": int | None,
+    "state": str, "reason": str, "ended": int,
 }  # fmt: skip
 
 
@@ -94,6 +93,7 @@ class Record:
         state: running, complete, stopped, failed or interrupted.
         reason: why it was stopped or failed.
         selected: the epoch to keep.
+        ended: when it was finished, in milliseconds since 1970; 0: not yet, or not known.
     """
 
     folder: Path
@@ -107,6 +107,7 @@ class Record:
     reason: str = ""
     selected: int | None = None
     epochs: list[ScoredEpoch] = field(default_factory=list)
+    ended: int = 0
 
     @property
     def name(self) -> str:
@@ -164,6 +165,8 @@ class Record:
 
     def end(self, state: str, reason: str = "", selected: int | None = None) -> None:
         """Notes how the trial ended."""
+        if not self.finished:
+            self.ended = 0 if state == INTERRUPTED else int(time.time() * 1000)
         self.state, self.reason, self.selected = state, reason, selected
         self.save()
 
@@ -202,7 +205,11 @@ def read_record(saved: Any, folder: Path) -> Record:
     Raises:
         RecordError: it is damaged.
     """
-    about = _known(Record, saved) | {"folder": folder, "epochs": read_epochs(saved, folder)}
+    about = (
+        {"ended": 0}
+        | _known(Record, saved)
+        | {"folder": folder, "epochs": read_epochs(saved, folder)}
+    )
     for name, kind in KINDS.items():
         if name not in about:
             raise RecordError(f"it has no {name}")

@@ -17,8 +17,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
 from evaluate.choice.merit import MEMORY, fidelity, violations
+from evaluate.tracking_uri import check_tracking
 from sweeper.config import SweepConfig, check_sweep, suggested_name
-from sweeper.leaving import PERSON, in_good_order, leaving
+from sweeper.leaving import PERSON, asked_before, in_good_order, leaving, listen_from
 from sweeper.proposing.space import Params, Space, identity
 from sweeper.recording.display import display
 from sweeper.recording.progress import Progress, say
@@ -33,7 +34,7 @@ from sweeper.running.rules import memorised, no_learning, pruned, settled
 from sweeper.running.trial import Trial
 from sweeper.study.claim import StudyTrial, claim
 from sweeper.study.storage import NO_PRUNER, answering, open_study
-from sweeper.study.study import TOTAL, Study, study_folder
+from sweeper.study.study import TOTAL, begin_study
 from train.command import EXPECTED
 from train.config import ConfigError, trial_of, typed
 from train.course import course_of
@@ -106,6 +107,8 @@ def run(config: SweepConfig) -> None:
     """
     if config.study.trial is not None:
         raise ConfigError("study.trial: is set by a search; leave it null")
+    check_tracking(Path(config.study.root))
+    listen_from(asked_before(Path(config.study.root)))
     outlast(config.study, lambda: _run(config))
 
 
@@ -114,11 +117,10 @@ def _run(config: SweepConfig) -> None:
     job = Job(config, list(hydra.overrides.task), preset_of(hydra.runtime.choices))
     parts = load_parts(config)
     about = shared_settings(config, parts, None)
-    suggested = f"{suggested_name(config)}-single"
-    study = Study(
-        folder=study_folder(
-            Path(config.study.root), config.study.name, suggested, about, config.study.storage
-        ),
+    study = begin_study(
+        Path(config.study.root),
+        config.study.name,
+        f"{suggested_name(config)}-single",
         url=config.study.storage,
         about=about,
         space=Space(()),

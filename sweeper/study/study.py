@@ -24,6 +24,10 @@ ABOUT = "about"  # user attribute of a study: what all its trials share
 TOTAL = "trials"  # user attribute of a study: how many trials it will have
 
 
+class OtherStudy(ConfigError):
+    """A study of this name was begun with something else; the message says with what."""
+
+
 @dataclass
 class Study:
     """A study and its folder.
@@ -45,12 +49,19 @@ class Study:
     first: list[Params] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        """Begins it, or continues it.
+
+        Raises:
+            OtherStudy: it was begun with something else, perhaps a moment ago.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.lock:
             self.optuna = open_study(self.folder, self.pruner, self.url, self.directions)
             began = self.optuna.user_attrs.get(ABOUT)
             if began is None:
                 self.optuna.set_user_attr(ABOUT, self.about)
+            elif other := difference(began, self.about):
+                raise OtherStudy(other)
             for params in self.first:
                 self.optuna.enqueue_trial(params, skip_if_exists=True)
 
@@ -167,14 +178,6 @@ def best_settings(folder: Path, url: str | None, count: int) -> list[Params]:
     return [t.params for t in sorted(kept, key=lambda t: t.values[0], reverse=True)[:count]]
 
 
-def begun_with(folder: Path, url: str | None) -> dict[str, str] | None:
-    """What the study of a folder was begun with; None where none was begun."""
-    if folder.name not in known(folder, url):
-        return None
-    with FileLock(folder / "study.lock"):
-        return open_study(folder, NO_PRUNER, url).user_attrs.get(ABOUT)
-
-
 def difference(began: dict[str, str], now: dict[str, str]) -> str:
     """The first thing that is not as it was, in words; empty where all is."""
     for key in sorted({*began, *now}):
@@ -185,24 +188,24 @@ def difference(began: dict[str, str], now: dict[str, str]) -> str:
     return ""
 
 
-def study_folder(
-    root: Path, name: str | None, suggested: str, about: dict[str, str], url: str | None
-) -> Path:
-    """The folder of the study to begin or to continue.
+def begin_study(root: Path, name: str | None, suggested: str, **parts: Any) -> Study:
+    """The study to begin or to continue.
 
     A study that has a name is refused where it was begun with something else. One without is the
     first of `suggested`, `suggested-2`, ... that was begun with the same, or not begun yet.
+
+    Args:
+        parts: of the `Study`, without its folder.
 
     Raises:
         ConfigError: naming the difference.
     """
     for candidate in [name] if name else [suggested, *(f"{suggested}-{i}" for i in range(2, 1000))]:
-        folder = root / "studies" / candidate
-        began = begun_with(folder, url)
-        other = difference(began, about) if began is not None else ""
-        if not other:
-            return folder
+        try:
+            return Study(folder=root / "studies" / candidate, **parts)
+        except OtherStudy as found:
+            other = str(found)
     raise ConfigError(
-        f"study.name: {name} is another study: {other}; choose another name, such as "
-        f"study.name={name}-2"
+        f"study.name: {name or suggested} is another study: {other}; choose another name, such as "
+        f"study.name={name or suggested}-2"
     )
