@@ -30,8 +30,8 @@ TOO_FEW = re.compile(r"sqlite:/{0,2}([^/].*)")
 SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+)")
 STATUS = re.compile(r"error code (\d{3})")
 REFUSALS = {
-    401: "requires authentication (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
-    "or MLFLOW_TRACKING_TOKEN",
+    401: "requires authentication (401): set MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
     403: "denies access (403): check the user's permissions, and the server's --allowed-hosts",
     404: "is not an MLflow server (404): check the address",
 }

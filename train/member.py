@@ -16,7 +16,7 @@ from torch import Tensor
 from train import checkpoint
 from train.base import DTYPES, Base
 from train.cache import EncodedPictures
-from train.config import TrialConfig, settings_of
+from train.config import TrialConfig, UserError, settings_of
 from train.course import course_of
 from train.data import Pictures
 from train.data.buckets import Size
@@ -39,7 +39,7 @@ OTHER = "holds a run of other settings; choose another"
 SHOWN = 5  # losses in the message of a failure
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError, RuntimeError):
     """Training cannot go on; what was saved stays."""
 
 

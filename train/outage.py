@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from train.config import cause
+from train.config import UserError, cause
 
 # what libraries say in words of their own where the system has refused something
 REFUSED = (
@@ -28,7 +28,7 @@ DEVICE = re.compile(
 BROKEN = re.compile(r"device-side assert|illegal (memory access|instruction)|misaligned")
 
 
-class Outage(RuntimeError):
+class Outage(UserError, RuntimeError):
     """The machine fails what runs on it. The run itself is as it was; the message says what is
     wrong with the machine."""
 

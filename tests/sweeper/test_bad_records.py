@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from evaluate.config import PolicyConfig
-from sweeper import report, select
+from sweeper.config import ReportConfig, SelectConfig
 from sweeper.recording.record import FILE, Record, load_record, load_records, take_up
+from sweeper.results import reselect
+from sweeper.results.report import rewrite
 from tests.sweeper.conftest import SEARCH, SMALL, Swept, finish
 from tests.sweeper.test_budget import record
 
@@ -72,8 +74,8 @@ def test_report_and_select_go_on_without_it(
 ) -> None:  # fmt: skip
     file, root = study / "trials" / "0000" / FILE, str(study.parent.parent)
     file.write_bytes(damage(file.read_bytes()))
-    report.main(report.ReportConfig(study="small", root=root))
-    select.main(select.SelectConfig(study="small", root=root, policy=PolicyConfig(rule="last")))
+    rewrite.main(ReportConfig(study="small", root=root))
+    reselect.main(SelectConfig(study="small", root=root, policy=PolicyConfig(rule="last")))
     said = {entry.message for entry in caplog.records if "no record" in entry.message}
     (line,) = said
     assert line.startswith(f"{file} is no record of a trial: ")

@@ -29,16 +29,19 @@ MOST_FRONT, FRONT_TILES = 12, 4  # trials of a front that are shown, and picture
 HERE = Path(__file__).parent
 
 
-def write_report(study: Path, ranked: list[Entry], policy: PolicyConfig) -> Path:
+def write_report(
+    study: Path, ranked: list[Entry], policy: PolicyConfig, file: Path | None = None
+) -> Path:
     """Writes report.html into the study's folder: one file, which needs no other and no network.
 
     Args:
         ranked: all the trials, best first.
+        file: where to write it instead.
 
     Returns:
         The file.
     """
-    file = study / REPORT
+    file = file or study / REPORT
     write_atomically(file, render(study, ranked, policy).encode())
     return file
 
