@@ -40,9 +40,11 @@ def outlast(study: StudyConfig, action: Callable[[], None]) -> None:
             words = outage(error) or (cause(error) if isinstance(error.__cause__, AWAY) else "")
             if not words:
                 raise
+            if not begun:
+                words = f"study.root: {words}"
             if study.on_outage != WAIT or ends_the_process(error):
-                said = words if GOES_ON in words else f"{words}; {GOES_ON}"
-                raise Outage(said) from error
+                again = f"; {GOES_ON}" if begun and GOES_ON not in words else ""
+                raise Outage(f"{words}{again}") from error
         if time.monotonic() - began > LONGEST:  # it worked for a while
             pause = FIRST
         log.warning(f"waiting: {words}; tried again in {duration(pause)} (Ctrl-C ends it)")
