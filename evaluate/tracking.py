@@ -139,7 +139,7 @@ class Run:
     def _state(self) -> dict[str, Any]:
         """What is remembered; where the file is damaged, nothing: the run is logged anew."""
         fresh = {"uri": self.store.place, "run_id": "", "done": []}
-        with suppress(FileNotFoundError, ValueError, TypeError):
+        with suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
             saved = json.loads(self.file.read_bytes())
             if self.store.is_at(saved.get("uri")) and fresh.keys() <= saved.keys():
                 return dict(saved)

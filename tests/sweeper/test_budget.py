@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig
-from sweeper.proposing.space import Params, parse_space
+from sweeper.proposing.space import Params, Space, parse_space
 from sweeper.recording.record import (
     AT_WORK,
     COMPLETE,
@@ -23,12 +23,13 @@ from sweeper.recording.record import (
     ScoredEpoch,
 )
 from sweeper.running.budget import BudgetConfig, used_up
-from sweeper.study.storage import OBJECTIVES
-from sweeper.study.study import Study, best_settings
+from sweeper.study.storage import NO_PRUNER, OBJECTIVES
+from sweeper.study.study import Study, begin_study, best_settings
 from sweeper.sweep import first_settings
 from train.config import ConfigError
 
 POLICY = PolicyConfig()
+PARTS: dict[str, Any] = {"space": Space(()), "sampler": {}, "pruner": NO_PRUNER, "seed": 0}
 
 
 def record(number: int, fidelity: float, state: str = COMPLETE, hours: float = 1.0) -> Record:
@@ -56,6 +57,29 @@ def test_a_budget_is_used_up(budget: BudgetConfig, words: str) -> None:
     said = used_up(budget, records, POLICY)
     assert words in said
     assert bool(said) == bool(words)
+
+
+def test_patience_counts_in_the_order_in_which_trials_end() -> None:
+    """Trial 0 is the best, and slow: it ends last. By their numbers two would be no better."""
+    records = [record(number, fidelity) for number, fidelity in enumerate((0.9, 0.5, 0.6))]
+    for one, ended in zip(records, (3, 1, 2), strict=True):
+        one.ended = ended
+    assert used_up(BudgetConfig(patience=1), records, POLICY) == ""
+    records[1].ended = 4
+    assert "the last 1 trials" in used_up(BudgetConfig(patience=1), records, POLICY)
+
+
+def test_two_commands_that_begin_a_study_agree_on_it(tmp_path: Path) -> None:
+    """Both found no study of the name; the second one sees under the lock what the first began."""
+    begin_study(tmp_path, "mine", "x", **PARTS, about={"training.seed": "0"})
+    with pytest.raises(ConfigError, match=r"began with training\.seed=0, now it is 1") as error:
+        begin_study(tmp_path, "mine", "x", **PARTS, about={"training.seed": "1"})
+    assert "study.name=mine-2" in str(error.value)
+    names = [
+        begin_study(tmp_path, None, "x", **PARTS, about={"training.seed": seed}).folder.name
+        for seed in "010"
+    ]
+    assert names == ["x", "x-2", "x"]
 
 
 def study_of(

@@ -19,6 +19,7 @@ from sweeper.recording.record import (
     FAILED,
     INTERRUPTED,
     RUNNING,
+    STOPPED,
     load_record,
 )
 from sweeper.running.disk import MARGIN, describe, too_full, trial_size
@@ -265,6 +266,16 @@ def test_a_damaged_state_goes_on_from_the_last_checkpoint(
     assert [trial.record.state for trial in trials] == [COMPLETE, COMPLETE]
     assert scored == [2, 2]
     assert "goes on from lora-000001.safetensors (epoch 1)" in caplog.text
+
+
+def test_at_its_last_epoch_nothing_is_stopped(make: Make, run: Run) -> None:
+    """Whatever the rules say then: a trial that was trained to its end is complete."""
+    trials = [make(0), make(1)]
+    trials[0].rules = [lambda cards: "memorised" if len(cards) == 2 else ""]
+    trials[1].rules = [lambda cards: "memorised" if len(cards) == 1 else ""]
+    run(trials, 2)
+    assert [trial.record.state for trial in trials] == [COMPLETE, STOPPED]
+    assert [trial.record.reason for trial in trials] == ["", "memorised"]
 
 
 def test_a_cpu_takes_as_many_as_keep_its_cores_busy(
