@@ -24,6 +24,7 @@ from evaluate.scorecard import Estimate, Scorecard
 from evaluate.scorer import Scorer
 from evaluate.sheet import save_sheet
 from evaluate.tracking import Run, Store, flatten, score_metrics
+from evaluate.tracking_uri import check_tracking
 from train.base import load_base
 from train.data import load_pictures
 
@@ -33,6 +34,7 @@ WIDE = 230  # columns of a table with intervals
 
 def main(config: EvaluateConfig) -> None:
     """Scores the files in their order; writes and logs what is found, and says which to keep."""
+    check_tracking(Path(config.root))
     unit, files = find(config.checkpoints) if config.checkpoints else ("epoch", {})
     pictures = load_pictures(config.data)
     log.info(pictures.report())

@@ -183,6 +183,16 @@ def test_a_database_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("damage", [b"not json\n", b"\x00" * 500 + b"\n", b'{"a": 1}\n', b"[]\n"])
+def test_a_damaged_journal_is_one_line(tmp_path: Path, damage: bytes) -> None:
+    study_of(tmp_path)
+    journal = tmp_path / "optuna.journal"
+    journal.write_bytes(damage + journal.read_bytes())
+    with pytest.raises(ConfigError, match=r"optuna\.journal is damaged \(") as error:
+        study_of(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_another_seed_is_another_search(tmp_path: Path) -> None:
     proposed: list[list[object]] = []
     for seed in (0, 0, 1):
