@@ -125,11 +125,19 @@ class Trial:
         return self._end(state, self.record.reason, best.scorecard.epoch)
 
     def break_down(self, error: BaseException | None) -> None:
-        """It failed; the whole story is kept for whoever looks into its folder."""
+        """Marks it as failed; the whole traceback is kept in its folder.
+
+        Raises:
+            OSError, CheckpointError: that cannot be written, so the trial is only interrupted.
+        """
         assert error is not None
         text = "".join(traceback.format_exception(error))
-        (self.record.folder / "error.txt").write_text(text, encoding="utf-8")
-        self._end(FAILED, advice(self.trained) if ran_out(error) else cause(error))
+        try:
+            (self.record.folder / "error.txt").write_text(text, encoding="utf-8")
+            self._end(FAILED, advice(self.trained) if ran_out(error) else cause(error))
+        except Exception:
+            self.interrupt()
+            raise
 
     def interrupt(self) -> None:
         """Leaves it so that the same command continues it, on a full disk too."""

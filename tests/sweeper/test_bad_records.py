@@ -118,6 +118,17 @@ def test_the_sweep_goes_on_without_a_finished_one(study: Path) -> None:
     assert (study / "best.safetensors").is_file()
 
 
+def test_a_report_is_written_elsewhere_where_the_study_takes_none(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (study / "report.html").unlink()
+    (study / "report.html").mkdir()
+    monkeypatch.chdir(tmp_path)
+    rewrite.main(ReportConfig(study="small", root=str(study.parent.parent)))
+    assert (tmp_path / "small-report.html").is_file()
+    assert "report.html cannot be written" in caplog.text
+
+
 def saved(folder: Path, params: dict[str, Any]) -> Record:
     one = record(0, 0.5)
     one.folder, one.params = folder, params

@@ -218,6 +218,28 @@ def test_a_device_that_a_trial_may_have_broken_counts_as_its_death(make: Make, r
     assert (trial.record.folder / AT_WORK).exists()
 
 
+def test_a_failure_that_cannot_be_written_down_is_none(
+    make: Make, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial is tried again once there is room, and then it fails as it would have."""
+    trial = make(0)
+
+    def scoring(checkpoints: dict[Path, int]) -> None:
+        raise RuntimeError("the encoder has had enough")
+
+    def write_text(*arguments: object, **named: object) -> None:
+        raise _refused(errno.ENOSPC)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", write_text)
+        with pytest.raises(OSError, match="No space left"):
+            run([trial], 1, scoring)
+    assert trial.record.state == INTERRUPTED
+    assert not (trial.record.folder / AT_WORK).exists()
+    run([trial], 1, scoring)
+    assert trial.record.state == FAILED
+
+
 def test_a_card_that_others_have_filled(
     make: Make,
     run: Run,
