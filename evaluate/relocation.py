@@ -1,4 +1,4 @@
-"""An embedded store that was moved: MLflow notes whole paths, of where they were."""
+"""Updates an embedded MLflow store that was moved: MLflow records absolute artifact paths."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTED = (
 
 
 def relocate(database: Path, artifacts: str) -> None:
-    """Where the folder of a store was moved, its artifacts are found again.
+    """Replaces the artifact paths of the store's former place by those of its present one.
 
     Args:
         database: of the store.
@@ -41,7 +41,7 @@ def relocate(database: Path, artifacts: str) -> None:
 
 
 def _was_moved(place: str, database: str) -> bool:
-    """Whether artifacts were beside an embedded store that is not there any more."""
+    """Whether the path belongs to an embedded store that no longer exists at that place."""
     url = urlsplit(place)
     folder = Path(url2pathname(url.path))
     return (

@@ -1,4 +1,4 @@
-"""Where MLflow keeps what it is told: what is wrong with a place, and what to write instead."""
+"""Checks where MLflow stores its runs, and says what to write where that cannot work."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def tracking_uri(root: Path) -> str:
 
 
 def check_tracking(root: Path) -> None:
-    """Refuses a place that MLflow cannot use, however long one waits for it.
+    """Rejects a tracking URI or a database that will not work however long one waits.
 
     Raises:
-        ConfigError: with what to write or to do.
+        ConfigError: with what to write, or which command to run.
     """
     uri = tracking_uri(root)
     if uri == embedded(root):
@@ -62,7 +62,7 @@ def check_tracking(root: Path) -> None:
 
 
 def refusal(error: Exception, uri: str) -> str:
-    """What is wrong with a store that answers, but not as it should; empty: it is away."""
+    """Describes why a store that answered cannot be used; empty if it did not answer."""
     said = str(error)
     if found := SCHEMA.search(said):
         return _other_schema(found.group(1), uri)
@@ -118,7 +118,7 @@ def _fault_of_database(uri: str) -> str:
 
 
 def _fault_of_file(file: Path, uri: str) -> str:
-    """What is wrong with a database; one that is not there yet is made."""
+    """Describes what is wrong with a SQLite file; a missing file is fine, MLflow creates it."""
     if file.is_dir():
         return f"{file} is a folder; write {uri.rstrip('/')}/{DATABASE}"
     try:
@@ -135,7 +135,7 @@ def _fault_of_file(file: Path, uri: str) -> str:
 
 
 def _other_schema(version: str, uri: str) -> str:
-    """How to come from a database's schema to that of this MLflow; empty where it is the same."""
+    """Describes how a database's schema differs from this MLflow's; empty if it does not."""
     config = Config()
     place = Path(mlflow.__file__).parent / "store" / "db_migrations"
     config.set_main_option("script_location", str(place).replace("%", "%%"))
@@ -156,5 +156,5 @@ def _other_schema(version: str, uri: str) -> str:
 
 
 def _shown(uri: str) -> str:
-    """Without its password."""
+    """The URI without its password."""
     return re.sub(r"(//[^:/@]+):[^@]*@", r"\1:***@", uri)

@@ -1,4 +1,4 @@
-"""Which run a file belongs to: the settings that decide its bytes, the pictures and the base."""
+"""Identifies a run by the settings, pictures and base that determine the bytes of its files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from train.checkpoint import read_metadata
 from train.config import BASE_PLACES, DATA_PLACES
 
 PLACES = {"base": BASE_PLACES, "data": (*DATA_PLACES, "few")}
-FREE = ("gradient_checkpointing", "keep_last", "oom", "state_minutes")  # of training: no byte's
+FREE = (
+    "gradient_checkpointing",
+    "keep_last",
+    "oom",
+    "state_minutes",
+)  # of training; these do not change the bytes
 
 
 def identity(
     settings: Mapping[str, Any], name: str, fingerprints: list[str], processes: int
 ) -> str:
-    """The same for runs that come to the same bytes.
+    """Returns a string that is equal for runs that produce the same bytes.
 
     Args:
         settings: from `settings_of`, as a run was asked for.
@@ -34,7 +39,7 @@ def identity(
 
 
 def identity_of(file: Path, name: str, processes: int) -> str:
-    """That of the run which has saved a LoRA file; empty where the file does not say.
+    """Returns the identity of the run that saved a LoRA file; empty if its metadata lacks it.
 
     Raises:
         CheckpointError: no LoRA file.

@@ -1,7 +1,7 @@
-"""Whether an error is the machine's: a disk, a share, a device, a limit of the system.
+"""Tells errors of the machine (a disk, a share, a device, a system limit) from errors of a run.
 
-The one place that tells such errors from those of a run's own. A run that the machine fails is as
-good as it was: the same command continues it once the machine works again.
+This is the only place that classifies errors. An error of the machine says nothing about the run: it
+stays resumable, and the same command continues it once the machine works again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from train.config import UserError, cause
 
-# what libraries say in words of their own where the system has refused something
+# system errors whose text some libraries put into exceptions of their own
 REFUSED = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
     errno.ENOTCONN, errno.EFBIG, errno.ENOLCK,
@@ -24,26 +24,25 @@ DEVICE = re.compile(
     r"|CU(DNN|BLAS)_STATUS_(NOT_INITIALIZED|EXECUTION_FAILED|INTERNAL_ERROR)"
     r"|No CUDA GPUs are available|Found no NVIDIA driver"
 )
-# how a device ends where a kernel did what it may not: a mistake of what runs on it, or worn memory
+# device errors that a bug in the running code can cause as well as broken hardware
 BROKEN = re.compile(r"device-side assert|illegal (memory access|instruction)|misaligned")
 
 
 class Outage(UserError, RuntimeError):
-    """The machine fails what runs on it. The run itself is as it was; the message says what is
-    wrong with the machine."""
+    """The machine failed, as the message says. The run itself is unchanged and can be continued."""
 
 
 def outage(error: BaseException | None) -> str:
-    """What is wrong with the machine, in words; empty: the error is none of the machine's.
+    """Describes what is wrong with the machine; empty if the error is not the machine's.
 
-    What the system refuses has a number (`errno`). A file that cannot be read as what it should be
-    is an OSError for some libraries too, without one.
+    Errors of the operating system carry an `errno`. Some libraries also raise an OSError, without
+    an `errno`, for a file with invalid content: that is not the machine's.
     """
     for one in _causes(error):
         if isinstance(one, Outage):
             return str(one)
         if isinstance(one, OSError):
-            # a library of Rust gives no number with these
+            # safetensors raises these without an errno
             refused = one.errno is not None or isinstance(one, FileNotFoundError | PermissionError)
             if refused:
                 return _in_words(one) if one is error else _both(error, one.strerror or cause(one))
@@ -55,29 +54,29 @@ def outage(error: BaseException | None) -> str:
 
 
 def ends_the_process(error: BaseException | None) -> bool:
-    """Whether this process cannot use its device any more, whatever is done about it."""
+    """Whether this process can no longer use its device, so that only a restart helps."""
     return any(DEVICE.search(str(one)) for one in _causes(error))
 
 
 def is_doubtful(error: BaseException | None) -> bool:
-    """Whether what ran on a device may have broken it: if so, it does it again."""
+    """Whether the running code may have caused the device error, and would cause it again."""
     return any(BROKEN.search(str(one)) for one in _causes(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those that it was raised from."""
+    """Yields the error and its explicit causes."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
 def _in_words(error: OSError) -> str:
-    """What cannot be done with which file."""
+    """Formats an OSError as `file: reason`."""
     reason = error.strerror or cause(error)
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def _both(error: BaseException | None, reason: str) -> str:
-    """What was tried, and why it failed."""
+    """Joins the message of the outermost error and the reason, without repeating it."""
     tried = cause(error) if error is not None else ""
     return tried if reason in tried else f"{tried}: {reason}"

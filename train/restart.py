@@ -1,4 +1,4 @@
-"""Where a run goes on whose state is lost: at the last LoRA file that it has saved."""
+"""Finds the LoRA file from which a run continues when its state is damaged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def last_checkpoint(files: Mapping[int, Path], adapters: Adapters) -> tuple[int, Adapter] | None:
-    """The latest epoch whose LoRA file can be read, and its weights; None: there is none.
+    """Returns the latest epoch whose LoRA file can be read, and its weights; None if none can.
 
     Args:
         files: epoch -> where its LoRA file would be.

@@ -1,4 +1,4 @@
-"""What a command does where the machine fails it: it ends, or waits until the machine works."""
+"""Handles errors of the machine: the command stops, or waits and retries (`study.on_outage`)."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from train.config import cause
 from train.outage import Outage, ends_the_process, outage
 
 log = logging.getLogger(__name__)
-FIRST, LONGEST = 10.0, 600.0  # seconds until it is tried again; the pause doubles each time
+FIRST, LONGEST = 10.0, 600.0  # seconds before a retry; the pause doubles each time
 GOES_ON = "the same command continues the study"
 
 
 def outlast(study: StudyConfig, action: Callable[[], None]) -> None:
-    """Runs a study's command; where the machine fails it, as `study.on_outage` says.
+    """Runs a study's command; on an error of the machine it stops or retries.
 
     Args:
-        action: continues the study wherever it is, each time it is called.
+        action: continues the study from its current state each time it is called.
 
     Raises:
-        Outage: the machine fails, and it is not to be waited for, or waiting is of no use.
+        Outage: an error of the machine, if `study.on_outage` is "stop" or a retry cannot help.
     """
     place, begun, pause = Path(study.root) / "studies", False, FIRST
     while True:
         began = time.monotonic()
         try:
-            if begun and not place.is_dir():  # made anew, it would hide what is there
+            if begun and not place.is_dir():  # an unmounted share: do not create the study below it
                 raise Outage(f"{place} is not there any more")
             place.mkdir(parents=True, exist_ok=True)
             begun = True
@@ -47,6 +47,6 @@ def outlast(study: StudyConfig, action: Callable[[], None]) -> None:
                 raise Outage(f"{words}{again}") from error
         if time.monotonic() - began > LONGEST:  # it worked for a while
             pause = FIRST
-        log.warning(f"waiting: {words}; tried again in {duration(pause)} (Ctrl-C ends it)")
+        log.warning(f"waiting: {words}; retrying in {duration(pause)} (Ctrl-C stops)")
         time.sleep(pause)
         pause = min(2 * pause, LONGEST)
