@@ -1,7 +1,7 @@
 """Tells errors of the machine (a disk, a share, a device, a system limit) from errors of a run.
 
-This is the only place that classifies errors. An error of the machine says nothing about the run: it
-stays resumable, and the same command continues it once the machine works again.
+This is the only place that classifies errors. An error of the machine says nothing about the run,
+which stays resumable: the same command continues it once the machine works again.
 """
 
 from __future__ import annotations
