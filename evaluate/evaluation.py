@@ -28,6 +28,7 @@ from evaluate.scorecard import Estimate, Scorecard
 from evaluate.scorer import Scorer
 from evaluate.sheet import save_sheet
 from evaluate.tracking import Run, Store, flatten, score_metrics
+from evaluate.tracking_uri import check_tracking
 from train.base import load_base
 from train.construction import check_device
 from train.data.buckets import framing_of
@@ -40,6 +41,7 @@ WIDE = 230  # columns of a table with intervals
 def main(config: EvaluateConfig) -> None:
     """Scores the files in their order; writes and logs what is found, and says which to keep."""
     check_device(config.base)
+    check_tracking(Path(config.root))
     metadata = readable(find(config.checkpoints)) if config.checkpoints else {}
     unit, files = order(metadata) if metadata else ("epoch", {})
     pictures = load_pictures(config.data)

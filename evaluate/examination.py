@@ -117,7 +117,7 @@ def _traits(base: Base, data: DataConfig) -> list[Trait]:
         Trait("the resolution", partial(_side, data.resolution), str(data.resolution),
               "data.resolution={}"),
         Trait("the trigger", lambda about: about.get("modelspec.trigger_phrase", "").strip(),
-              data.trigger.strip(), "data.trigger='{}'"),
+              data.trigger_words, "data.trigger='{}'"),
     ]  # fmt: skip
     if not family.is_xl:  # SDXL takes one layer, whatever is said
         traits.append(Trait("clip_skip", _clip_skip, str(base.clip_skip), "base.clip_skip={}"))

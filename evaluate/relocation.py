@@ -1,4 +1,4 @@
-"""MLflow's embedded store in a folder that was moved or copied: its files are found again."""
+"""Updates an embedded MLflow store that was moved: MLflow records absolute artifact paths."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ import logging
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 log = logging.getLogger(__name__)
 # where MLflow has whole addresses of files
-COLUMNS = (
+NOTED = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-OURS = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE ?"
 
 
-def relocate(database: Path, artifacts: Path) -> None:
-    """Makes the addresses in the store begin with the folder where its artifacts are now.
+def relocate(database: Path, artifacts: str) -> None:
+    """Replaces the artifact paths of the store's former place by those of its present one.
 
     Args:
-        database: MLflow's, in SQLite.
-        artifacts: the folder; its name is the same as where it was before.
+        database: of the store.
+        artifacts: the address of its folder of artifacts, now.
     """
-    now = artifacts.as_uri()
     try:
-        with closing(sqlite3.connect(database, timeout=60)) as store, store:
-            found = [row[0] for row in store.execute(OURS, (f"file://%/{artifacts.name}",))]
-            for before in (place for place in found if place != now):
-                log.info(f"MLflow's store was moved: its files are looked for in {artifacts}")
-                for table, column in COLUMNS:
-                    _replace(store, table, column, before, now)
+        with closing(sqlite3.connect(database, timeout=60)) as opened, opened:
+            places = opened.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+            for (place,) in places:
+                if place != artifacts and _was_moved(str(place), database.name):
+                    log.info(f"MLflow's store was moved: its artifacts are those of {artifacts}")
+                    for table, column in NOTED:
+                        _replace(opened, table, column, str(place), artifacts)
     except sqlite3.Error as error:  # such as a store of another version of MLflow
         log.warning(f"{database}: the places of its files were not looked at ({error})")
 
@@ -43,4 +44,15 @@ def _replace(store: sqlite3.Connection, table: str, column: str, before: str, no
         f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
         f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
         (now, len(before) + 1, before, len(before) + 1, f"{before}/"),
+    )
+
+
+def _was_moved(place: str, database: str) -> bool:
+    """Whether the path belongs to an embedded store that no longer exists at that place."""
+    url = urlsplit(place)
+    folder = Path(url2pathname(url.path))
+    return (
+        url.scheme == "file"
+        and folder.name == "artifacts"
+        and not (folder.parent / database).exists()
     )

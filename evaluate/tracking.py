@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from evaluate.choice.merit import fidelity
 from evaluate.relocation import relocate
 from evaluate.scorecard import Scorecard
+from evaluate.tracking_uri import DATABASE, check_tracking, embedded, refusal, tracking_uri
 from train.checkpoint import write_atomically
-from train.config import cause
+from train.config import ConfigError, cause
 from train.encoding import storable
 
 log = logging.getLogger(__name__)
 for _chatty in ("mlflow", "alembic"):
     logging.getLogger(_chatty).setLevel(logging.ERROR)
+# it prints a traceback of what it then raises, and what is raised is told here in a line
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 AWAY = (MlflowException, RequestException, SQLAlchemyError, OSError)
 LONGEST = {"params": 6000, "tags": 5000}  # characters; MLflow would cut longer ones
 METRICS, PARAMS = 1000, 100  # in one batch
-DATABASE, ARTIFACTS = "mlflow.db", "artifacts"  # of the embedded store
 # MLflow's page has two halves, one of them for chat programs
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 NOTE = "mlflow.note.content"  # a tag that the page shows as the description, in Markdown
@@ -53,26 +54,43 @@ class Store:
 
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root.resolve(), name
-        embedded = f"sqlite:///{(self.root / DATABASE).as_posix()}"
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or embedded
-        self.embedded = self.uri == embedded
+        self.uri = tracking_uri(root)
+        self.embedded = self.uri == embedded(root)
         self._client: MlflowClient | None = None
-        self._told = False
+        self._told: set[str] = set()
+
+    @property
+    def place(self) -> str:
+        """What a run remembers of where it is logged; the embedded store may be moved."""
+        return DATABASE if self.embedded else self.uri
+
+    def is_at(self, place: object) -> bool:
+        """Whether what a run remembers means this store."""
+        if place in (self.place, self.uri):
+            return True
+        # what an earlier version remembered of an embedded store that was moved since
+        file = str(place).removeprefix("sqlite:///")
+        return self.embedded and Path(file).name == DATABASE and not Path(file).exists()
 
     @property
     def client(self) -> MlflowClient:
-        """The client, with the embedded store made where there is none."""
+        """The client, with the embedded store made where there is none.
+
+        Raises:
+            ConfigError: see `check_tracking`.
+        """
         if self._client is None:
+            check_tracking(self.root)
             mlflow.set_tracking_uri(self.uri)
             self.root.mkdir(parents=True, exist_ok=True)
             # several processes that create the embedded store at once break it for good
             with FileLock(self.root / "mlflow.lock"):
                 if self.embedded and not (self.root / DATABASE).exists():
                     self._create()
+                elif self.embedded:
+                    relocate(self.root / DATABASE, self.artifacts)
                 client = MlflowClient(self.uri)
                 client.search_experiments(max_results=1)
-                if self.embedded:
-                    relocate(self.root / DATABASE, self.root / ARTIFACTS)
             self._client = client
         return self._client
 
@@ -85,24 +103,32 @@ class Store:
         partial.replace(self.root / DATABASE)
 
     @property
+    def artifacts(self) -> str:
+        """Where the embedded store keeps them."""
+        return (self.root / "artifacts").as_uri()
+
+    @property
     def experiment(self) -> str:
         """The id of the experiment, made where there is none."""
         with FileLock(self.root / "mlflow.lock"):
             found = self.client.get_experiment_by_name(self.name)
             if found is not None:
                 return str(found.experiment_id)
-            place = (self.root / ARTIFACTS).as_uri() if self.embedded else None
+            place = self.artifacts if self.embedded else None
             return str(self.client.create_experiment(self.name, place, KIND))
 
     @contextmanager
     def forgiving(self) -> Iterator[None]:
-        """Says once that the store is away, and goes on."""
+        """Says once that the store is away, or what is wrong with it, and goes on."""
         try:
             yield
-        except AWAY as error:
-            if not self._told:
-                log.warning(f"MLflow is away ({cause(error)}); its part is logged once it is back")
-            self._told = True
+        except (*AWAY, ConfigError) as error:
+            wrong = str(error) if isinstance(error, ConfigError) else refusal(error, self.uri)
+            words = f"MLflow: {wrong}" if wrong else f"MLflow is away ({cause(error)})"
+            if words not in self._told and (wrong or not self._told):
+                when = "that is fixed" if wrong else "it is back"
+                log.warning(f"{words}; its part is logged once {when}")
+            self._told.add(words)
 
 
 class Run:
@@ -112,18 +138,13 @@ class Run:
         self.store, self.file, self.name = store, file, name
 
     def _state(self) -> dict[str, Any]:
-        if self.file.is_file():
-            saved: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
-            if saved["uri"] == self.store.uri or self._moved(saved["uri"]):
-                return {**saved, "uri": self.store.uri}
-        return {"uri": self.store.uri, "run_id": "", "done": []}
-
-    def _moved(self, uri: str) -> bool:
-        """Whether it is an embedded store's too: the folder with it may lie elsewhere now.
-
-        Where it is not the same store, `begin` does not find the run in it.
-        """
-        return self.store.embedded and uri.startswith("sqlite:") and uri.endswith(f"/{DATABASE}")
+        """What is remembered; where the file is damaged, nothing: the run is logged anew."""
+        fresh = {"uri": self.store.place, "run_id": "", "done": []}
+        with suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
+            saved = json.loads(self.file.read_bytes())
+            if self.store.is_at(saved.get("uri")) and fresh.keys() <= saved.keys():
+                return dict(saved)
+        return fresh
 
     def remember(self, **news: Any) -> None:
         write_atomically(self.file, json.dumps({**self._state(), **news}, indent=1).encode())

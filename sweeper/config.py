@@ -26,6 +26,7 @@ from train.trigger_check import check_trigger
 
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"
+ON_OUTAGE = STOP, WAIT = "stop", "wait"
 MOST_TRIALS = 1_000_000
 Directions = tuple[Literal["maximize", "minimize"], ...]
 # what a search looks for, first of all the fidelity
@@ -59,6 +60,7 @@ class StudyConfig:
     settled_epochs: int = ranged(3, 0, MOST_EPOCHS)
     learning_share: float = ranged(0.5, 0, 1)
     retries: int = ranged(2, 0, 1000)
+    on_outage: str = STOP
     keep: str = "best"
     queue: list[dict[str, Any]] = field(default_factory=list)
     from_study: str | None = text_field(None)
@@ -128,6 +130,7 @@ def check_sweep(config: SweepConfig) -> None:
     name = config.study.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
         raise ConfigError(f"study.name: {name!r} may hold letters, digits, '.', '_' and '-' only")
+    check_choice("study.on_outage", config.study.on_outage, ON_OUTAGE)
     check_choice("study.keep", config.study.keep, KEEP)
     if config.pack != AUTO and not PACK.accepts(config.pack):
         raise ConfigError(f"pack: {shown(config.pack)} must be {PACK} (trials at once), or auto")

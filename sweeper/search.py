@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hydra.plugins.launcher import Launcher
@@ -33,13 +34,16 @@ class OptunaSweeper(Sweeper):
         """What Hydra hands over before a sweep."""
         from hydra.core.plugins import Plugins  # Hydra's own sweepers do so: it imports this module
 
+        from sweeper.leaving import asked_before
         from sweeper.worker import Worker
 
         self.hydra_context, self.config = hydra_context, config
         given = config.hydra.overrides
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context,
-            task_function=Worker([*given.hydra, *given.task]),
+            task_function=Worker(
+                [*given.hydra, *given.task], asked=asked_before(Path(config.study.root))
+            ),
             config=config,
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,10 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from optuna.pruners import BasePruner
 
-from sweeper.config import OBJECTIVES, SweepConfig, suggested_name
+from evaluate.tracking_uri import check_tracking
+from sweeper.config import OBJECTIVES, WAIT, SweepConfig, suggested_name
 from sweeper.launcher import PackedLauncher
-from sweeper.leaving import in_good_order, leaving
+from sweeper.leaving import asked_before, in_good_order, leaving, listen_from
 from sweeper.proposing.sampling import check_sampler, made, trials_of
 from sweeper.proposing.space import Params, Space, parse_space
 from sweeper.recording.display import display
@@ -26,14 +28,16 @@ from sweeper.results.result import conclude
 from sweeper.running.budget import used_up
 from sweeper.running.disk import describe, too_full
 from sweeper.running.job import ending_cleanly, job_config, leave_if_asked, refuse, tracker_of
+from sweeper.running.outlasting import outlast
 from sweeper.running.parts import Parts, about_study, load_parts, shared_settings
 from sweeper.study.claim import StudyTrial
-from sweeper.study.study import TOTAL, Study, best_settings, study_folder
+from sweeper.study.study import TOTAL, Study, begin_study, best_settings
 from sweeper.worker import launch_workers
 from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion
 from train.construction import check_device
 from train.course import course_of
+from train.outage import Outage
 
 log = logging.getLogger(__name__)
 BEST = 3  # trials of another study that are tried first
@@ -78,15 +82,30 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
     config = _job_config(hydra, fixed)
     _check_space(hydra, space, fixed)
     first = first_settings(hydra.config, config, space)
+    check_tracking(Path(config.study.root))
     if not isinstance(hydra.launcher, PackedLauncher):
         launch_workers(hydra.launcher, hydra.workers, config)
         return
     made("pruner", config.pruner, BasePruner)
     check_device(config.base)
     log.info("searching " + "; ".join(f"{k}: {words}" for k, words in space.describe().items()))
+    listen_from(asked_before(Path(config.study.root)))
+    outlast(config.study, lambda: _search(hydra, config, space, fixed, first))
+
+
+def _search(
+    hydra: Hydra, config: SweepConfig, space: Space, fixed: list[str], first: list[Params]
+) -> None:
+    """The trials that the study lacks, and its result.
+
+    Args:
+        fixed: overrides that all trials share.
+        first: settings that are tried before any are proposed.
+    """
+    assert hydra.n_trials
     parts = load_parts(config)
     study = _study(hydra, config, parts, space, first)
-    total = study.total(wanted)
+    total = study.total(hydra.n_trials)
     study.optuna.set_user_attr(TOTAL, total)
     tracker = tracker_of(Path(config.study.root), study.folder)
     with ending_cleanly(tracker):
@@ -105,11 +124,16 @@ def _sweep(hydra: Hydra, arguments: list[str]) -> None:
             while not _enough(study, largest) and study.bereaved():
                 _launch(hydra, study, fixed, largest)
             leave_if_asked()
+            full = _lacks_room(study, largest, total)
+        if full and config.study.on_outage == WAIT:
+            raise Outage(full)
         with study.lock:
             if held := study.elsewhere():
                 log.info(f"other workers are at {len(held)} trials; the last of them concludes")
                 return
             conclude(study.folder, config.policy, tracker, parts)
+        if full:
+            raise Outage(full)
 
 
 def _study(
@@ -117,14 +141,15 @@ def _study(
 ) -> Study:
     """The study to begin or to continue."""
     about = shared_settings(config, parts, space) | {"objective": hydra.objective}
-    root, name, url = Path(config.study.root), config.study.name, config.study.storage
-    return Study(
-        folder=study_folder(root, name, suggested_name(config), about, url),
+    return begin_study(
+        Path(config.study.root),
+        config.study.name,
+        suggested_name(config),
         about=about,
         space=space,
         sampler=hydra.sampler,
         pruner=config.pruner,
-        url=url,
+        url=config.study.storage,
         directions=OBJECTIVES[hydra.objective],
         seed=hydra.seed,
         first=first,
@@ -138,13 +163,13 @@ def _launch(hydra: Hydra, study: Study, fixed: list[str], config: SweepConfig) -
         config: of a trial that takes the most room.
     """
     assert isinstance(hydra.launcher, PackedLauncher)
-    jobs = _jobs(hydra, study, fixed, config)
-    hydra.launcher.launch((overrides for _, overrides in jobs), initial_job_idx=0)
+    with closing(_jobs(hydra, study, fixed, config)) as jobs:
+        hydra.launcher.launch((overrides for _, overrides in jobs), initial_job_idx=0)
 
 
 def _jobs(
     hydra: Hydra, study: Study, fixed: list[str], config: SweepConfig
-) -> Iterator[tuple[StudyTrial, list[str]]]:
+) -> Generator[tuple[StudyTrial, list[str]]]:
     """A trial after the other, each proposed when it is asked for; the job takes over its lock."""
     name = f"study.name={study.folder.name}"
     while trial := _next_trial(hydra, study, config):
@@ -178,6 +203,16 @@ def _enough(study: Study, config: SweepConfig) -> str:
         or used_up(config.study.budget, load_records(study.folder), config.policy)
         or too_full(study.folder, parts.base, parts.pictures, config)
     )
+
+
+def _lacks_room(study: Study, config: SweepConfig, total: int) -> str:
+    """Why trials that nothing else ends cannot begin on this disk; empty: none lacks room."""
+    records = load_records(study.folder)
+    ended = sum(record.finished for record in records)
+    if ended >= total or leaving() or used_up(config.study.budget, records, config.policy):
+        return ""
+    parts = load_parts(config)
+    return too_full(study.folder, parts.base, parts.pictures, config)
 
 
 def _announce(study: Study, total: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from sweeper.config import SweepConfig
-from sweeper.leaving import in_good_order, listen_since
+from sweeper.leaving import in_good_order, listen_from
 from train.command import quiet
 from train.compose import HYDRA_VERSION, load_local_defaults
 from train.config import CONF, ConfigError, cause
@@ -36,13 +35,13 @@ class Worker:
         line: the command's overrides.
         place: where relative paths begin.
         tracking: the MLflow server, which not every launcher's environment knows.
-        began: when the command was given; see `listen_since`.
+        asked: which studies had been asked to leave before; see `asked_before`.
     """
 
     line: list[str]
     place: Path = field(default_factory=Path.cwd)
     tracking: str | None = field(default_factory=lambda: os.environ.get(TRACKING))
-    began: float = field(default_factory=time.time)
+    asked: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, config: DictConfig) -> None:
         """Runs trials of the study until there are enough.
@@ -55,7 +54,7 @@ class Worker:
             os.environ[TRACKING] = self.tracking
         os.environ["TERM"] = "dumb"  # it shares its terminal with others: lines, no display
         quiet()
-        listen_since(self.began)
+        listen_from(self.asked)
         number = HydraConfig.get().job.num
         line = [word for word in self.line if not word.startswith(LAUNCHER)]
         line += ["hydra/launcher=packed", *device_of(number, config.base.device)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -103,7 +104,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < len(content):
-            raise OSError(f"it takes {len(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
+            wants = f"it takes {len(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+            raise OSError(errno.ENOSPC, wants)
         with partial.open("wb") as stream:
             stream.write(content)
             stream.flush()
@@ -144,7 +146,7 @@ def read_checkpoint(path: Path | str, adapters: Adapters) -> tuple[Adapter, list
         modules, others = read_modules(tensors, settings)
         matrices, missing = fit(modules, alphas(modules, settings, metadata), adapters, metadata)
     except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(f"{path}: {error}") from error
     return Adapter(matrices).requires_grad_(False).to(adapters.device), [*others, *missing]
 
 

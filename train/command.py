@@ -15,6 +15,7 @@ from train import completion
 from train.compose import HYDRA_VERSION, load_local_defaults
 from train.config import CONF, UserError, typed
 from train.encoding import escape_in_streams, start_in_utf8
+from train.outage import outage
 from train.preflight import Applies, CheckHydra, preflight
 
 Schema = TypeVar("Schema")
@@ -80,7 +81,8 @@ def entry_point(name: str) -> Callable[[Any], None]:
 
 
 def with_one_line_errors(action: Callable[[], None]) -> None:
-    """Runs `action`; an expected error ends the process with its message and code 1."""
+    """Runs `action`; an expected error, or one of the machine, ends the process with its message
+    and code 1."""
     try:
         action()
     except UserError as error:
@@ -88,6 +90,10 @@ def with_one_line_errors(action: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if words := outage(error):
+            sys.exit(f"error: {words}")
+        raise
 
 
 def quiet() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from dataclasses import dataclass, replace
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,26 @@ from torch import Tensor
 from train import checkpoint
 from train.base import DTYPES, Base
 from train.cache import EncodedPictures
-from train.config import BASE_PLACES, DATA_PLACES, TrialConfig, UserError, settings_of
+from train.config import TrialConfig, UserError, settings_of
 from train.course import course_of
 from train.data.buckets import Size
 from train.data.loading import Pictures
+from train.draw import Draw
+from train.identity import identity, identity_of
 from train.loss import row_weights
 from train.memory import adapted
 from train.metadata import metadata
 from train.optimization import at_its_result, make_optimizer, make_scheduler
 from train.processes import ALONE, Processes
+from train.restart import last_checkpoint
 from train.stack import Dropout
-from train.state import NAME, read_state, state_file, write_state
+from train.state import NAME, StateError, as_damage, read_state, state_file, write_state
 
-__all__ = ["Checkpoint", "Draw", "Member", "Run", "TrainingError"]
+__all__ = ["Checkpoint", "Member", "Run", "TrainingError"]
 
 log = logging.getLogger(__name__)
 LOOKED_AT = 16  # steps after which a GPU's losses are read, for which it must be waited for
+OTHER = "holds a run of other settings; choose another"
 SHOWN = 5  # losses in the message of a failure
 
 
@@ -78,35 +82,6 @@ class Checkpoint:
     last: bool
 
 
-@dataclass(frozen=True)
-class Draw:
-    """The random choices for one member's part of a batch, on the CPU.
-
-    Attributes:
-        sizes: (n, 6) of the pictures, see `Base.size_conditioning`.
-        weights: of the rows in the loss.
-    """
-
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    sizes: Tensor
-    weights: Tensor
-    captions: list[str]
-    dropout: Dropout
-
-    def part(self, processes: Processes) -> Draw:
-        """The rows of this process."""
-        if processes.count == 1:
-            return self
-        count = len(self.latents)
-        rows = processes.slice(count)
-        parts: dict[str, Any] = {
-            k: v[rows] for k, v in vars(self).items() if isinstance(v, Tensor | list)
-        }
-        return replace(self, **parts, dropout=replace(self.dropout, part=(rows, count)))
-
-
 class Run:
     """A member in training. Continues the run whose state is in the member's folder.
 
@@ -130,28 +105,43 @@ class Run:
         self.index, self.asked = index, member.config
         self.folder, self.name = member.folder, member.name
         self.base, self.pictures, self.processes = base, pictures, processes
-        state = read_state(state_file(self.folder, self.name), base.device)
-        if state and state["config"] != self._identity():
-            raise TrainingError(f"{self.folder} holds a run of other settings; choose another")
+        file = state_file(self.folder, self.name)
+        try:
+            self._prepare(read_state(file, base.device), member.remedies)
+        except StateError as damage:
+            self._prepare(None, member.remedies)
+            self._go_on_without_state(f"{file} is damaged ({damage})")
+
+    def _prepare(self, state: dict[str, Any] | None, remedies: tuple[str, ...]) -> None:
+        """The run at its beginning, or where a state has it.
+
+        Raises:
+            TrainingError: the state is one of other settings.
+            StateError: it cannot be continued from.
+        """
+        if state and state["config"] != self._identity(self.asked):
+            raise TrainingError(f"{self.folder} {OTHER}")
         before = tuple(state["remedies"]) if state else ()
-        self.remedies = max(before, member.remedies, key=len)
+        self.remedies = max(before, remedies, key=len)
         self.config = adapted(self.asked, self.remedies)
-        self.course = course_of(self.config, pictures, processes.count)
+        self.course = course_of(self.config, self.pictures, self.processes.count)
         self.epoch = self.batch = self.skipped = 0
         self.failure = ""
         self.losses: list[Tensor] = []
         self.recent: list[Tensor] = []
         self.order: dict[Size, list[int]] = {}
         self.random = torch.Generator().manual_seed(self.config.training.seed)
-        self.adapter = base.adapters.create(self.config.network, self.random).to(base.device)
+        adapter = self.base.adapters.create(self.config.network, self.random)
+        self.adapter = adapter.to(self.base.device)
         self.optimizer = make_optimizer(self.config, self.adapter)
         self.scheduler = make_scheduler(self.config.scheduler, self.optimizer, self.course)
-        half = base.dtype == torch.float16
-        self.scaler = torch.amp.GradScaler(base.device.type) if half else None
+        half = self.base.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(self.base.device.type) if half else None
         self.last: dict[str, Any] | None = None  # what is known of the last checkpoint
         self._state_at = time.monotonic()
         if state:
-            self._restore(state)
+            with as_damage():
+                self._restore(state)
 
     def start_epoch(self) -> None:
         """Draws the order of the pictures, unless the epoch had begun before an interruption."""
@@ -283,16 +273,7 @@ class Run:
         """
         about = metadata(self.config, self.name, self.base, self.pictures, self.course, self.epoch)
         precision = DTYPES[self.config.training.save_precision]
-        before = self.last["epoch"] if self.last else 0
-        # Prodigy and its like multiply lr by the step size d that they find
-        rates = [group["lr"] * float(group.get("d", 1.0)) for group in self.optimizer.param_groups]
-        self.last = {
-            "epoch": self.epoch,
-            "train_loss": float(torch.stack(self.losses).mean()) if self.losses else math.nan,
-            "lr": rates[0],
-            "lr_text_encoder": rates[1] if len(rates) > 1 else None,
-            "pictures": sum(map(self.course.pictures_of, range(before, self.epoch))),
-        }
+        self._note_checkpoint(self.last["epoch"] if self.last else 0)
         saved = self.last_saved()
         with at_its_result(self.optimizer, self.adapter):
             checkpoint.check_finite(self.adapter, precision)
@@ -302,6 +283,18 @@ class Run:
         self.save_state()
         self._delete_old()
         return saved
+
+    def _note_checkpoint(self, before: int) -> None:
+        """What is known of the one of this epoch; `before` is the epoch of the one before."""
+        # Prodigy and its like multiply lr by the step size d that they find
+        rates = [group["lr"] * float(group.get("d", 1.0)) for group in self.optimizer.param_groups]
+        self.last = {
+            "epoch": self.epoch,
+            "train_loss": float(torch.stack(self.losses).mean()) if self.losses else math.nan,
+            "lr": rates[0],
+            "lr_text_encoder": rates[1] if len(rates) > 1 else None,
+            "pictures": sum(map(self.course.pictures_of, range(before, self.epoch))),
+        }
 
     def last_saved(self) -> Checkpoint:
         """The last checkpoint, which a continued run goes on from."""
@@ -341,7 +334,7 @@ class Run:
         if self.failure or not self.processes.main:
             return
         state = {
-            "config": self._identity(),
+            "config": self._identity(self.asked),
             "remedies": list(self.remedies),
             "epoch": self.epoch,
             "shown": sum(map(self.course.rows_of, range(self.batch))),
@@ -374,15 +367,35 @@ class Run:
         within = f", within the next one at batch {self.batch}" if self.batch else ""
         log.info("continuing %s after epoch %d%s", self.folder, self.epoch, within)
 
-    def _identity(self) -> str:
-        """The settings that decide the bytes: a state is continued with the same alone."""
-        about: dict[str, Any] = {**settings_of(self.asked), "name": self.name}
-        for part, places in (("base", BASE_PLACES), ("data", DATA_PLACES)):
-            for place in places:
-                del about[part][place]
-        del about["data"]["few"]
-        about["fingerprints"] = [self.base.fingerprint, self.pictures.fingerprint]
-        for free in ("gradient_checkpointing", "keep_last", "oom", "state_minutes"):
-            del about["training"][free]
-        about["training"]["batch_size"] *= self.processes.count
-        return json.dumps(about, sort_keys=True)
+    def _go_on_without_state(self, damage: str) -> None:
+        """At the end of the epoch of the last checkpoint, with an optimizer that begins anew."""
+        saved = filter(self.course.saves_after, range(1, self.course.epochs + 1))
+        files = {epoch: self._file(epoch) for epoch in saved}
+        found = last_checkpoint(files, self.base.adapters)
+        if found is None:
+            log.warning(f"{damage}; the run begins anew")
+            return
+        self.epoch, adapter = found
+        run = identity_of(files[self.epoch], self.name, self.processes.count)
+        if run != self._identity(self.config):
+            raise TrainingError(f"{damage}, and {self.folder} {OTHER}")
+        own, its = self.adapter.matrices, adapter.matrices  # in an order of its own
+        for key in own:
+            for matrix, trained in zip(own[key], its[key], strict=True):
+                matrix.copy_(trained)
+        self.random.manual_seed(self.config.training.seed + self.epoch)
+        if steps := self.course.steps_until(self.epoch):
+            self.scheduler.last_epoch = steps - 1
+            with warnings.catch_warnings():  # of an optimizer that has not stepped yet
+                warnings.simplefilter("ignore")
+                self.scheduler.step()
+        self._note_checkpoint(before=0)
+        log.warning(
+            f"{damage}; the run goes on from {self._file(self.epoch).name} (epoch {self.epoch}), "
+            "with an optimizer that begins anew"
+        )
+
+    def _identity(self, config: TrialConfig) -> str:
+        """A run is continued with the same alone."""
+        fingerprints = [self.base.fingerprint, self.pictures.fingerprint]
+        return identity(settings_of(config), self.name, fingerprints, self.processes.count)

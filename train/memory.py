@@ -22,6 +22,7 @@ EIGHT_BIT = {
 # what torch and CUDA's libraries say where they have no exception of their own for it
 OUT = ("CUDA error: out of memory", "DefaultCPUAllocator: can't allocate", "STATUS_ALLOC_FAILED")
 SMALLER = 0.75  # of the sides, when pictures are trained smaller
+CONTEXT = 1e9  # bytes of a card that a process takes beside what torch counts; it is less
 ARGUMENTS = ("lr", "betas", "eps", "weight_decay")  # that both kinds of an optimizer take
 
 
@@ -147,3 +148,17 @@ def ran_out(error: BaseException | None) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT)
+
+
+def taken_by_others(device: torch.device) -> str:
+    """How much of a card other processes hold, in words; empty where it is this one's alone."""
+    if device.type != "cuda":
+        return ""
+    free, total = torch.cuda.mem_get_info(device)
+    others = total - free - torch.cuda.memory_reserved(device) - CONTEXT
+    if others <= 0:
+        return ""
+    return (
+        f"out of memory, and other processes hold about {others / 1e9:.1f} of the "
+        f"{total / 1e9:.1f} GB of {device}"
+    )

@@ -15,8 +15,9 @@ from train.cache import encode_pictures
 from train.checkpoint import NotFiniteError
 from train.config import TrialConfig
 from train.data.loading import Pictures
+from train.draw import Draw
 from train.loss import diffusion_loss
-from train.member import Checkpoint, Draw, Member, Run, TrainingError
+from train.member import Checkpoint, Member, Run, TrainingError
 from train.processes import ALONE, Processes
 
 __all__ = ["Checkpoint", "Epoch", "Member", "Trainer", "TrainingError", "shared_by_a_pack"]

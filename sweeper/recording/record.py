@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +16,14 @@ from PIL.Image import Image
 from evaluate.scorecard import Scorecard
 from evaluate.sheet import save_sheet
 from train.checkpoint import weights_hash, write_atomically
-from train.config import ConfigError, suggestion
+from train.config import ConfigError, cause, suggestion
+from train.state import state_file
 from train.trainer import Checkpoint
 
+log = logging.getLogger(__name__)
+
 FILE = "trial.json"
+AT_WORK = "at-work"  # an empty file: a process is at the trial, or died with it
 WORKER = "worker"  # the tag that says which process of which machine is, or was, at it
 LENGTH = "epochs"  # the tag that says how many epochs: training.max_steps may rule
 RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (
@@ -27,6 +33,12 @@ RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (
     "failed",
     "interrupted",
 )
+STATES = (RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED)
+# what a record must have, and of which kind
+KINDS = {
+    "study": str, "number": int, "settings": dict, "overrides": list, "params": dict, "tags": dict,
+    "state": str, "reason": str, "ended": int,
+}  # fmt: skip
 
 
 @dataclass
@@ -81,6 +93,7 @@ class Record:
         state: running, complete, stopped, failed or interrupted.
         reason: why it was stopped or failed.
         selected: the epoch to keep.
+        ended: when it was finished, in milliseconds since 1970; 0: not yet, or not known.
     """
 
     folder: Path
@@ -94,6 +107,7 @@ class Record:
     reason: str = ""
     selected: int | None = None
     epochs: list[ScoredEpoch] = field(default_factory=list)
+    ended: int = 0
 
     @property
     def name(self) -> str:
@@ -151,6 +165,8 @@ class Record:
 
     def end(self, state: str, reason: str = "", selected: int | None = None) -> None:
         """Notes how the trial ended."""
+        if not self.finished:
+            self.ended = 0 if state == INTERRUPTED else int(time.time() * 1000)
         self.state, self.reason, self.selected = state, reason, selected
         self.save()
 
@@ -164,36 +180,121 @@ class Record:
         write_atomically(self.folder / FILE, text.encode())
 
 
+class RecordError(ValueError):
+    """A record cannot be read as one; the message says why."""
+
+
 def load_record(folder: Path) -> Record:
-    """Reads a trial's record; checkpoints are looked for beside it, wherever it was moved."""
-    return read_record(json.loads((folder / FILE).read_text(encoding="utf-8")), folder)
+    """Reads a trial's record; checkpoints are looked for beside it, wherever it was moved.
+
+    Raises:
+        RecordError: naming the file.
+    """
+    file = folder / FILE
+    content = file.read_bytes()
+    try:
+        return read_record(json.loads(content), folder)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{file} is no record of a trial: {cause(error)}") from error
 
 
-def read_record(saved: dict[str, Any], folder: Path) -> Record:
-    """The record in its JSON, of a trial whose files are (or would be) in `folder`."""
-    return Record(**{**saved, "folder": folder, "epochs": read_epochs(saved, folder)})
+def read_record(saved: Any, folder: Path) -> Record:
+    """The record in its JSON, of a trial whose files are (or would be) in `folder`. What another
+    version has written beside what is known here is left out.
+
+    Raises:
+        RecordError: it is damaged.
+    """
+    about = (
+        {"ended": 0}
+        | _known(Record, saved)
+        | {"folder": folder, "epochs": read_epochs(saved, folder)}
+    )
+    for name, kind in KINDS.items():
+        if name not in about:
+            raise RecordError(f"it has no {name}")
+        if not isinstance(about[name], kind):
+            raise RecordError(f"its {name} is {str(about[name])[:40]!r}")
+    record = Record(**about)
+    if record.state not in STATES:
+        raise RecordError(f"its state is {record.state!r}")
+    if record.selected is not None and not record.has(record.selected):
+        raise RecordError(f"epoch {record.selected} was selected, which it does not have")
+    if not str(record.tags.get(LENGTH, 0)).isdecimal():
+        raise RecordError(f"it is {record.tags[LENGTH]} epochs long")
+    return record
 
 
-def read_epochs(saved: dict[str, Any], folder: Path) -> list[ScoredEpoch]:
-    """The scored epochs in a record's JSON, with the checkpoints in `folder`."""
-    epochs = []
-    for epoch in saved["epochs"]:
-        card = Scorecard.from_dict(epoch["scorecard"])
-        card.checkpoint = folder / card.checkpoint.name
-        epochs.append(ScoredEpoch(**{**epoch, "scorecard": card}))
-    return epochs
+def read_epochs(saved: Any, folder: Path) -> list[ScoredEpoch]:
+    """The scored epochs in a record's JSON, with the checkpoints in `folder`.
+
+    Raises:
+        RecordError: they are damaged.
+    """
+    try:
+        return [_read_epoch(epoch, folder) for epoch in saved["epochs"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecordError(f"its scored epochs are damaged: {cause(error)}") from error
+
+
+def _read_epoch(saved: Any, folder: Path) -> ScoredEpoch:
+    card = Scorecard.from_dict(saved["scorecard"])
+    card.checkpoint = folder / card.checkpoint.name
+    # a score that is no number is one that could not be told
+    card.scores = {name: e for name, e in card.scores.items() if all(map(math.isfinite, e))}
+    epoch = ScoredEpoch(**_known(ScoredEpoch, saved) | {"scorecard": card})
+    if not math.isfinite(epoch.seconds):
+        raise ValueError(f"epoch {card.epoch} took {epoch.seconds} seconds")
+    return epoch
+
+
+def _known(kind: type[Any], saved: Any) -> dict[str, Any]:
+    """Of what is saved, that which a dataclass knows."""
+    if not isinstance(saved, dict):
+        raise RecordError("it is no JSON object")
+    return {one.name: saved[one.name] for one in fields(kind) if one.name in saved}
 
 
 def load_records(study: Path) -> list[Record]:
-    """The records of all of a study's trials, in order."""
-    files = sorted((study / "trials").glob(f"*/{FILE}"))
-    return [_load_record(file.parent, file.stat().st_mtime_ns) for file in files]
+    """The records of all of a study's trials, in order; one that cannot be read is named, once."""
+    found = sorted((study / "trials").glob(f"*/{FILE}"))
+    files = [file for file in found if file.parent.name.isdecimal()]  # and no copy of a folder
+    records = [_load_record(file.parent, file.stat().st_mtime_ns) for file in files]
+    return [record for record in records if record is not None]
 
 
 @lru_cache(maxsize=10_000)
-def _load_record(folder: Path, changed: int) -> Record:
+def _load_record(folder: Path, changed: int) -> Record | None:
     """A study is looked through after every epoch, and most of its trials have ended long ago."""
-    return load_record(folder)
+    try:
+        return load_record(folder)
+    except RecordError as error:
+        log.warning(f"{error}; the trial is left out")
+        return None
+
+
+def take_up(folder: Path, params: dict[str, Any]) -> Record | None:
+    """The record of a trial to go on with; None: it begins anew, there being none, or one that is
+    damaged or another trial's, which is set aside.
+
+    Args:
+        params: of the trial.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    try:
+        record = load_record(folder)
+        if not params or record.params == params:
+            return record
+        words = f"{file} is of a trial with other settings"
+    except RecordError as error:
+        words = str(error)
+    aside = file.with_name(f"{FILE}.{time.time_ns()}")
+    file.rename(aside)
+    state_file(folder).unlink(missing_ok=True)  # the epochs before it would have no scores
+    log.warning(f"{words}; it is now {aside.name}, and the trial begins anew")
+    return None
 
 
 def no_study(study: Path) -> ConfigError:

@@ -155,8 +155,7 @@ class Tracker(Store):
             if NOTE in tags:
                 self.client.set_experiment_tag(self.experiment, NOTE, tags[NOTE])
             self.client.set_terminated(run.id, "FINISHED")
-            if winner is not None:
-                version = self._register(winner)
+            if winner is not None and (version := self._register(winner)):
                 self.client.set_registered_model_alias(self.study.name, "champion", version)
 
     def interrupt(self) -> None:
@@ -182,7 +181,8 @@ class Tracker(Store):
         self.client.set_terminated(run.id, STATUS[record.state])
 
     def _register(self, record: Record) -> str:
-        """The model version of the trial's selected checkpoint, made where there is none.
+        """The model version of the trial's selected checkpoint, made where there is none; empty
+        where its file is gone.
 
         An alias names one version, so that each trial has a candidate of its own.
         """
@@ -190,6 +190,8 @@ class Tracker(Store):
         known = run.recall("versions")
         if folder not in known:
             card = next(card for card in record.scorecards if card.epoch == record.selected)
+            if not card.checkpoint.is_file():
+                return ""
             self.client.log_artifact(run.id, str(card.checkpoint), folder)
             self._name_model()
             version = self.client.create_model_version(

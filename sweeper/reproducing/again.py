@@ -16,7 +16,7 @@ from evaluate.config import PolicyConfig
 from sweeper.config import SweepConfig
 from sweeper.leaving import in_good_order, leaving
 from sweeper.recording.progress import Progress, duration
-from sweeper.recording.record import FAILED, FILE, Record, ScoredEpoch, load_record
+from sweeper.recording.record import FAILED, Record, ScoredEpoch, take_up
 from sweeper.recording.tracker import Tracker
 from sweeper.reproducing.original import Original
 from sweeper.reproducing.verdict import compare
@@ -82,8 +82,8 @@ def train_again(
             params={"again": original.id},
             tags={**now, **kept, **above, REPRODUCTION_OF: original.id},
         )
-        if (folder / FILE).is_file():
-            record = load_record(folder)
+        if begun := take_up(folder, {}):
+            record = begun
         trial = Trial(
             config=config,
             record=record,
@@ -113,7 +113,7 @@ def _folder(place: Path, name: str, settings: dict[str, object]) -> Iterator[Pat
         except Timeout:
             continue
         try:
-            record = load_record(folder) if (folder / FILE).is_file() else None
+            record = take_up(folder, {})
             if record is None or (not record.finished and record.settings == settings):
                 yield folder
                 return

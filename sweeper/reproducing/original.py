@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from evaluate.scorer import Scorer
-from sweeper.recording.record import FAILED, ScoredEpoch, read_epochs
+from sweeper.recording.record import (
+    COMPLETE,
+    FAILED,
+    FILE,
+    INTERRUPTED,
+    RUNNING,
+    Record,
+    ScoredEpoch,
+    load_record,
+    read_record,
+    trial_folder,
+)
 from sweeper.reproducing.runs import artifact
+from sweeper.results.report.page import RESULT
 from train.checkpoint import CheckpointError, epoch_of, read_metadata, weights_hash
 from train.config import ConfigError
 
+log = logging.getLogger(__name__)
+SCORED = "scorecards.json"  # the artifact that is a trial's record
+FINGERPRINT = "fingerprint"  # in the names of the tags that say what a run was made from
 STUDY_OF_FILES = "reproductions"  # the study of what comes from a LoRA file alone
 
 
@@ -52,45 +68,116 @@ class Original:
     file: Path | None = None
 
 
-def of_run(client: MlflowClient, run: Run) -> Original:
-    """What MLflow knows of a trial.
+def of_run(client: MlflowClient, run: Run, root: Path) -> Original:
+    """What MLflow knows of a trial; where its artifacts are gone, what the study's folder does.
+
+    Args:
+        root: where the studies' folders are.
 
     Raises:
-        ConfigError: there is nothing to compare with: it failed, or is not at its end.
+        ConfigError: there is nothing to compare with: it failed, is not at its end, or its record
+            is nowhere to be found.
     """
     run_id, tags = run.info.run_id, dict(run.data.tags)
-    settings, scored = (artifact(client, run, n) for n in ("config.yaml", "scorecards.json"))
-    state, reason = tags.get("state", run.info.status.lower()), tags.get("reason", "")
-    if settings is None or scored is None:
-        raise ConfigError(
-            f"run_id: {run_id} has not come to its end (it is {state}), so there is nothing to "
-            "compare with"
-        )
-    record = json.loads(scored)
-    epochs = read_epochs(record, Path("-"))
-    if not epochs:
-        why = f" ({reason})" if reason else ""
-        ended = "failed" if state == FAILED else f"ended {state}"
-        raise ConfigError(
-            f"run_id: {run_id} {ended} without a checkpoint{why}, so there is nothing to compare "
-            "with"
-        )
-    last = epochs[-1].scorecard.epoch
+    study = root / "studies" / tags["study"]
+    record = _logged(client, run) or _in_folder(study, run)
+    if record is None:
+        raise ConfigError(_nowhere(run, trial_folder(study, int(tags["trial"]))))
     parent = tags.get(MLFLOW_PARENT_RUN_ID, "")
-    ended = f"{state} after epoch {last}{f': {reason}' if reason else ''}"
+    said = f"{run.info.run_name} of study {study.name}, run {run_id}"
+    logged = _logged_probes(client, parent) if parent else None
+    return replace(_of_record(record, run_id, said, tags), parent=parent,
+                   probes=logged or _probes_of(study))  # fmt: skip
+
+
+def of_study(study: Path) -> Original | None:
+    """The best trial of a study, from its folder alone; None where that has no result.
+
+    Raises:
+        ConfigError: there is nothing to compare with.
+    """
+    try:
+        number = int(json.loads((study / RESULT).read_bytes())["trial"])
+        record = load_record(trial_folder(study, number))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    name = f"{study.name}-{number}"
+    said = f"trial {number} of study {study.name}, as {record.folder} has it"
+    return replace(_of_record(record, name, said, record.tags), probes=_probes_of(study))
+
+
+def _of_record(record: Record, name: str, said: str, tags: dict[str, str]) -> Original:
+    if not record.epochs:
+        why = f" ({record.reason})" if record.reason else ""
+        ended = "failed" if record.state == FAILED else f"ended {record.state}"
+        raise ConfigError(
+            f"run_id: {name} {ended} without a checkpoint{why}, so there is nothing to compare with"
+        )
+    last = record.scorecards[-1].epoch
+    reason = f": {record.reason}" if record.reason else ""
     return Original(
-        id=run_id,
-        said=f"{run.info.run_name} of study {tags['study']}, run {run_id} ({ended})",
-        study=tags["study"],
-        settings=yaml.safe_load(settings),
+        id=name,
+        said=f"{said} ({record.state} after epoch {last}{reason})",
+        study=record.study,
+        settings=record.settings,
         tags=tags,
-        selected=record.get("selected") or last,
-        epochs=epochs,
-        complete=state == "complete",
-        number=int(tags["trial"]),
-        parent=parent,
-        probes=artifact(client, client.get_run(parent), "probes.yaml") if parent else None,
+        selected=record.selected or last,
+        epochs=record.epochs,
+        complete=record.state == COMPLETE,
+        number=record.number,
     )
+
+
+def _logged(client: MlflowClient, run: Run) -> Record | None:
+    """A trial's record among the artifacts of its run; None where it is not, or not whole."""
+    text = artifact(client, run, SCORED)
+    try:
+        return read_record(json.loads(text), Path("-")) if text else None
+    except ValueError:
+        return None
+
+
+def _in_folder(study: Path, run: Run) -> Record | None:
+    """A trial's record in its folder, if it is of the run: of the same pictures, base, probes."""
+    tags = run.data.tags
+    try:
+        record = load_record(trial_folder(study, int(tags["trial"])))
+    except (OSError, ValueError):
+        return None
+    same = all(value == tags.get(key) for key, value in record.tags.items() if FINGERPRINT in key)
+    if not same or not record.finished or "reproduction_of" in tags:
+        return None
+    log.info(f"{_missing(run)}; the record in {record.folder} is used")
+    return record
+
+
+def _nowhere(run: Run, folder: Path) -> str:
+    """That there is nothing to compare a run with: it is under way, or its record is gone."""
+    state = run.data.tags.get("state", run.info.status.lower())
+    if state in (RUNNING, INTERRUPTED):
+        return (
+            f"run_id: {run.info.run_id} has not come to its end (it is {state}), so there is "
+            "nothing to compare with"
+        )
+    return f"run_id: {_missing(run)}, and {folder / FILE} is not there either"
+
+
+def _missing(run: Run) -> str:
+    place = f"{run.info.artifact_uri}/{SCORED}"
+    return f"{run.info.run_id} has no artifact {SCORED}: it was looked for at {place}"
+
+
+def _logged_probes(client: MlflowClient, parent: str) -> str | None:
+    """The probe set among the artifacts of a sweep's run."""
+    try:
+        return artifact(client, client.get_run(parent), "probes.yaml")
+    except MlflowException:  # the sweep's run was deleted
+        return None
+
+
+def _probes_of(study: Path) -> str | None:
+    file = study / "probes.yaml"
+    return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
 def of_file(path: Path) -> Original:

@@ -15,7 +15,14 @@ from sweeper.reproducing.again import train_again
 from sweeper.reproducing.carry import Carried, carry_over
 from sweeper.reproducing.config import ReproduceConfig
 from sweeper.reproducing.differences import differences, other_base, other_pictures
-from sweeper.reproducing.original import STUDY_OF_FILES, Original, of_file, of_run, score_file
+from sweeper.reproducing.original import (
+    STUDY_OF_FILES,
+    Original,
+    of_file,
+    of_run,
+    of_study,
+    score_file,
+)
 from sweeper.reproducing.runs import client_of, find_best, find_run
 from sweeper.reproducing.verdict import DIFFERENT, compare, judge, pairs, table
 from sweeper.running.parts import load_parts, origin, origin_of_pictures
@@ -66,11 +73,20 @@ def fetch(config: ReproduceConfig, root: Path) -> Original:
     """
     if config.lora:
         return of_file(Path(config.lora).expanduser())
-    client = client_of(Tracker(root, root / "studies" / STUDY_OF_FILES))
-    if config.study:
-        return of_run(client, find_best(client, config.study))
-    assert config.run_id
-    return of_run(client, find_run(client, config.run_id))
+    tracker = Tracker(root, root / "studies" / STUDY_OF_FILES)
+    if config.run_id:
+        client = client_of(tracker)
+        return of_run(client, find_run(client, config.run_id), root)
+    assert config.study
+    try:
+        client = client_of(tracker)
+        return of_run(client, find_best(client, config.study), root)
+    except ConfigError as error:
+        found = of_study(root / "studies" / config.study)
+        if found is None:
+            raise
+        log.info(f"{error}; the study's folder is used")
+        return found
 
 
 def settings_of(original: Original, config: ReproduceConfig) -> Carried:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -16,7 +14,6 @@ from evaluate.tracking import AWAY, Store
 from train.config import ConfigError, cause, suggestion
 
 RECENT = 1000  # runs among which the nearest to a wrong id is looked for
-LOCAL = ("", "file")  # schemes of artifacts that lie on a disk
 
 
 def client_of(store: Store) -> MlflowClient:
@@ -85,22 +82,12 @@ def find_best(client: MlflowClient, study: str) -> Run:
 
 
 def artifact(client: MlflowClient, run: Run, name: str) -> str | None:
-    """The text of an artifact; None where the run has none of that name.
-
-    Raises:
-        ConfigError: it is on another machine's disk.
-    """
+    """The text of an artifact; None where the run has none of that name, or it is out of reach."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             file = client.download_artifacts(run.info.run_id, name, folder)
             return Path(file).read_text(encoding="utf-8")
-        except AWAY:
-            place = urlsplit(run.info.artifact_uri)  # of the store's artifacts, below it the run's
-            if place.scheme in LOCAL and not Path(url2pathname(place.path)).parents[1].exists():
-                raise ConfigError(
-                    f"run_id: the files of {run.info.run_id} lie at {run.info.artifact_uri}, "
-                    "which cannot be reached from here"
-                ) from None
+        except (*AWAY, UnicodeDecodeError):
             return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from mlflow.exceptions import MlflowException
 from evaluate.choice.merit import FIDELITIES, MEMORY
 from evaluate.choice.policy import check_scores
 from sweeper.config import SelectConfig
-from sweeper.recording.record import Record, load_records, no_study, read_record
+from sweeper.recording.record import Record, load_records, no_study, read_record, trial_folder
 from sweeper.recording.tracker import Tracker
 from sweeper.results.ranking import Entry, rank_trials
-from sweeper.results.result import keep, say, show
+from sweeper.results.result import find_weights, gone, keep, say, show
 from train.config import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def main(config: SelectConfig) -> None:
@@ -34,6 +37,8 @@ def main(config: SelectConfig) -> None:
     if config.apply:
         if not study.is_dir():
             raise ConfigError(f"apply: the files of {config.study} are not in {study.parent}")
+        if find_weights(study, ranked[0]) is None:
+            raise ConfigError(gone(ranked[0]))
         keep(study, ranked, config.policy, tracker, {})
         say(study, ranked, config.policy)
         return
@@ -74,8 +79,12 @@ def _fetch(study: Path, tracker: Tracker) -> list[Record]:
                 )
             except (MlflowException, OSError):
                 continue  # it has not come to its end
-            saved = json.loads(Path(file).read_text(encoding="utf-8"))
-        records.append(read_record(saved, study / "trials" / f"{saved['number']:04d}"))
+            try:
+                saved = json.loads(Path(file).read_bytes())
+                number = int(found.data.tags["trial"])
+                records.append(read_record(saved, trial_folder(study, number)))
+            except ValueError as error:
+                log.warning(f"run {found.info.run_id} is left out: its record is damaged ({error})")
     return sorted(records, key=lambda record: record.number)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from sweeper.results.ranking import (
     rank_trials,
     varied,
 )
-from sweeper.results.report.page import POLICY, REPORT, write_report
+from sweeper.results.report.page import POLICY, REPORT, RESULT, write_report
 from sweeper.running.parts import Parts, origin
-from train.checkpoint import write_atomically
-from train.config import ConfigError
+from train.checkpoint import CheckpointError, weights_hash, write_atomically
+
+PICK = "best.safetensors"  # in a study's folder
 
 
 def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) -> None:
@@ -44,6 +46,7 @@ def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) 
             tracker.mirror(record, policy)  # what a server that was away has missed
     tracker.catch_up()
     ranked = rank_trials(records, policy, lambda record: tracker.run_of(record).id_now)
+    ranked = _those_with_files_first(study, ranked)
     probes = study / "probes.yaml"
     probes.write_text(parts.scorer.probe_set.to_yaml(), encoding="utf-8")
     show(ranked)
@@ -58,19 +61,20 @@ def keep(
     tracker: Tracker,
     tags: dict[str, str],
 ) -> None:
-    """Makes the first of the trials the study's result: its files, and MLflow's champion."""
-    best = ranked[0] if ranked[0].selection else None
-    content = _checkpoint(best) if best else b""
+    """Makes the first of the trials the study's result: its files, and MLflow's champion; none,
+    where its checkpoint is gone."""
+    content = find_weights(study, ranked[0])
+    best = ranked[0] if content is not None else None
     by_number = sorted(ranked, key=lambda entry: entry.record.number)
     files = [_write_json(study, by_number, best, ranked, policy), study / "probes.yaml"]
     tags = {**tags, "state": "complete", "policy": policy.rule}
-    if best:
+    if best and content is not None:
         assert best.selection
         card = best.selection.scorecard
         overview = study / "overview.png"
         draw_overview(overview, [e.record for e in by_number], best.record, card, policy)
-        write_atomically(study / "best.safetensors", content)
-        files += [study / "best.safetensors", overview]
+        write_atomically(study / PICK, content)
+        files += [study / PICK, overview]
         tags |= {"best_run_id": best.run_id, "best_trial": str(best.record.number),
                  "best_epoch": str(card.epoch), "reasons": " ".join(explain(ranked))}  # fmt: skip
         tags[NOTE] = describe_study(ranked)
@@ -79,20 +83,40 @@ def keep(
     tracker.conclude(best.record if best else None, files, tags)
 
 
-def _checkpoint(best: Entry) -> bytes:
-    """The selected checkpoint's file, unless it was deleted when its trial ended.
+def find_weights(study: Path, entry: Entry) -> bytes | None:
+    """The file of the checkpoint selected from a trial; None: there is none, or it was deleted."""
+    if entry.selection is None:
+        return None
+    card = entry.selection.scorecard
+    if card.checkpoint.is_file():
+        return card.checkpoint.read_bytes()
+    wanted = {one.weights for one in entry.record.epochs if one.scorecard.epoch == card.epoch}
+    with suppress(CheckpointError):  # it was the pick before
+        if weights_hash(study / PICK) in wanted:
+            return (study / PICK).read_bytes()
+    return None
 
-    Raises:
-        ConfigError: it was.
-    """
-    assert best.selection
-    file = best.selection.scorecard.checkpoint
-    if file.is_file():
-        return file.read_bytes()
-    raise ConfigError(
-        f"{file} is gone: when the trial ended another policy held and study.keep was not all; "
-        f"python -m sweeper.reproduce run_id={best.run_id} keep=all trains it again"
+
+def gone(entry: Entry) -> str:
+    """That a trial's checkpoint was deleted, and what brings it back."""
+    assert entry.selection
+    return (
+        f"{entry.selection.scorecard.checkpoint} is gone: it was removed, or another policy held "
+        "when its trial ended and study.keep was not all; python -m sweeper.reproduce "
+        f"run_id={entry.run_id} keep=all trains it again"
     )
+
+
+def _those_with_files_first(study: Path, ranked: list[Entry]) -> list[Entry]:
+    """The trials, best first; those whose checkpoint somebody has deleted come after the others."""
+    lost = []
+    for entry in ranked:
+        if entry.selection is None or find_weights(study, entry) is not None:
+            break
+        lost.append(entry)
+        print(f"trial {entry.record.number} would be the pick, but {gone(entry)}")
+    there = [entry for entry in ranked if entry not in lost and entry.selection]
+    return [*there, *lost, *(entry for entry in ranked if entry.selection is None)]
 
 
 def _write_json(
@@ -110,7 +134,7 @@ def _write_json(
             "run_id": best.run_id,
             "trial": best.record.number,
             "epoch": card.epoch,
-            "checkpoint": "best.safetensors",
+            "checkpoint": PICK,
             "feasible": best.selection.feasible,
             "fidelity": best.selection.fidelity,
             "scores": {name: estimate.value for name, estimate in card.scores.items()},
@@ -120,7 +144,7 @@ def _write_json(
         }
     content["front"] = _front(ranked)
     content["trials"] = [_trial_json(entry, policy) for entry in entries]
-    file = study / "result.json"
+    file = study / RESULT
     write_atomically(file, json.dumps(content, indent=1).encode())
     return file
 
@@ -179,14 +203,14 @@ def show(ranked: list[Entry]) -> None:
 def say(study: Path, ranked: list[Entry], policy: PolicyConfig) -> None:
     """The pick, why it is, what is wrong with its trial, and what to do with it."""
     best = ranked[0]
-    if best.selection is None:
+    if best.selection is None or find_weights(study, best) is None:
         print(f"no trial has a checkpoint; the table says why, and so does {study / REPORT}")
         return
     print("\n".join(explain(ranked)))
     for finding in diagnose(best.record.scorecards, policy):
         print(f"its trial's diagnosis: {finding}")
     print(f"not beaten in both fidelity and memorisation: trials {str(_front(ranked))[1:-1]}")
-    print(f"the LoRA to keep: {study / 'best.safetensors'}")
+    print(f"the LoRA to keep: {study / PICK}")
     print(f"the report, to open in a browser: {study / REPORT}")
     if best.run_id:
         print(f"train it again: python -m sweeper.reproduce run_id={best.run_id}")

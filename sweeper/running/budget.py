@@ -23,10 +23,16 @@ def used_up(budget: BudgetConfig, records: list[Record], policy: PolicyConfig) -
 
 
 def _since_the_best(records: list[Record], policy: PolicyConfig) -> int:
-    """How many trials have ended since the best one."""
-    ended = [record for record in records if record.finished]
+    """How many trials have ended since the best one, in the order in which they ended."""
+    finished = [record for record in records if record.finished]
+    ended = sorted(finished, key=lambda record: record.ended or _last_scored(record))
     ranks = [
         select(record.scorecards, policy).rank if record.selected is not None else (False, -1e9)
         for record in ended
     ]
     return len(ranks) - 1 - ranks.index(max(ranks)) if ranks else 0
+
+
+def _last_scored(record: Record) -> int:
+    """When a trial was last scored, in milliseconds since 1970: its end, as far as is known."""
+    return max((epoch.time for epoch in record.epochs), default=0)

@@ -17,27 +17,30 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from evaluate.choice.merit import MEMORY, fidelity, violations
+from evaluate.tracking_uri import check_tracking
 from sweeper.config import SweepConfig, check_sweep, suggested_name
-from sweeper.leaving import PERSON, in_good_order, leaving
+from sweeper.leaving import PERSON, asked_before, in_good_order, leaving, listen_from
 from sweeper.proposing.space import Params, Space, identity
 from sweeper.recording.display import display
 from sweeper.recording.progress import Progress, say
-from sweeper.recording.record import FAILED, FILE, LENGTH, Record, load_record
+from sweeper.recording.record import FAILED, LENGTH, Record, take_up
 from sweeper.recording.tracker import Tracker
 from sweeper.results.result import conclude
 from sweeper.running.disk import too_full
+from sweeper.running.outlasting import outlast
 from sweeper.running.pack import run_trials
 from sweeper.running.parts import Parts, about_study, load_parts, origin, shared_settings
 from sweeper.running.rules import memorised, no_learning, pruned, settled
 from sweeper.running.trial import Trial
 from sweeper.study.claim import StudyTrial, claim
 from sweeper.study.storage import NO_PRUNER, answering, open_study
-from sweeper.study.study import TOTAL, Study, study_folder
+from sweeper.study.study import TOTAL, begin_study
 from train.arguments import as_typed
 from train.compose import without_hydra
 from train.config import ConfigError, UserError, trial_of, typed
 from train.construction import check_construction, optimizer_class
 from train.course import course_of
+from train.outage import Outage, outage
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 # the last config that was composed: Hydra takes its time, and the sweeper asks, then the launcher
@@ -72,6 +75,8 @@ def _trials(jobs: Iterable[Job]) -> Iterator[Trial]:
         try:
             parts = load_parts(config)
         except UserError as error:
+            if words := outage(error):
+                raise Outage(words) from error
             refuse(claimed, job.overrides, str(error))
             continue
         yield _trial(job, claimed, claimed.params, parts, tracker, study.user_attrs[TOTAL])
@@ -87,11 +92,10 @@ def refuse(trial: StudyTrial, overrides: list[str], reason: str) -> None:
     """Ends a trial that cannot begin, or not again."""
     with trial:
         trial.fail()
-        if (trial.folder / FILE).is_file():
-            record = load_record(trial.folder)
-        else:
-            study = trial.folder.parent.parent.name
-            record = Record(trial.folder, study, trial.number, {}, overrides, trial.params, {})
+        study = trial.folder.parent.parent.name
+        record = take_up(trial.folder, trial.params) or Record(
+            trial.folder, study, trial.number, {}, overrides, trial.params, {}
+        )
         record.end(FAILED, reason)
         say(f"trial {trial.number}  failed: {reason}")
 
@@ -101,19 +105,25 @@ def run(config: SweepConfig) -> None:
 
     Raises:
         ConfigError: settings that are trained elsewhere now, or that are a search's alone.
+        Outage: the machine fails.
     """
     if config.study.trial is not None:
         raise ConfigError("study.trial: is set by a search; leave it null")
     check_construction(config)
+    check_tracking(Path(config.study.root))
+    listen_from(asked_before(Path(config.study.root)))
+    outlast(config.study, lambda: _run(config))
+
+
+def _run(config: SweepConfig) -> None:
     hydra = HydraConfig.get()
     job = Job(config, list(hydra.overrides.task), preset_of(hydra.runtime.choices))
     parts = load_parts(config)
     about = shared_settings(config, parts, None)
-    suggested = f"{suggested_name(config)}-single"
-    study = Study(
-        folder=study_folder(
-            Path(config.study.root), config.study.name, suggested, about, config.study.storage
-        ),
+    study = begin_study(
+        Path(config.study.root),
+        config.study.name,
+        f"{suggested_name(config)}-single",
         url=config.study.storage,
         about=about,
         space=Space(()),
@@ -131,7 +141,7 @@ def run(config: SweepConfig) -> None:
             if trial.finished:
                 say(f"trial {trial.number} of {study.folder} had these settings already")
             elif full := too_full(study.folder, parts.base, parts.pictures, config):
-                raise ConfigError(full)
+                raise Outage(full)
             else:
                 overrides = [o for o in job.overrides if not o.startswith("study.")]
                 params: Params = dict(as_typed(o).partition("=")[::2] for o in overrides)
@@ -158,18 +168,15 @@ def _trial(
     config, folder = job.config, claimed.folder
     course = course_of(config, parts.pictures)
     study = folder.parent.parent
-    if (folder / FILE).is_file():
-        record = load_record(folder)
-    else:
-        record = Record(
-            folder=folder,
-            study=study.name,
-            number=claimed.number,
-            settings=asdict(config),
-            overrides=job.overrides,
-            params=params,
-            tags={**origin(parts), "preset": job.preset, LENGTH: str(course.epochs)},
-        )
+    record = take_up(folder, claimed.params) or Record(
+        folder=folder,
+        study=study.name,
+        number=claimed.number,
+        settings=asdict(config),
+        overrides=job.overrides,
+        params=params,
+        tags={**origin(parts), "preset": job.preset, LENGTH: str(course.epochs)},
+    )
     return Trial(
         config=config,
         record=record,
@@ -183,6 +190,7 @@ def _trial(
         ],
         ended=lambda record: tell(claimed, record, config),
         lost=lambda: claimed.lost,
+        left=lambda: claimed.lock.release(force=True),
         # whose fault it was shows when each has a process of its own; by then its last chance
         alone=0 < config.study.retries <= claimed.deaths,
     )
@@ -252,3 +260,6 @@ def ending_cleanly(tracker: Tracker) -> Iterator[None]:
         tracker.interrupt()
         print("interrupted; the same command continues the study", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Outage:
+        tracker.interrupt()
+        raise

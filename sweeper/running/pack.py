@@ -11,12 +11,13 @@ from evaluate.origin import peak_memory
 from evaluate.scorecard import Scorecard
 from sweeper.config import AUTO
 from sweeper.leaving import leaving
-from sweeper.recording.record import Cost
+from sweeper.recording.record import FILE, Cost
 from sweeper.running.parts import load_parts
 from sweeper.running.trial import Trial
 from train.capacity import MOST, pack_size
 from train.config import cause
-from train.memory import ran_out
+from train.memory import ran_out, taken_by_others
+from train.outage import Outage, is_doubtful, outage
 from train.trainer import Checkpoint, Epoch, Trainer
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,11 @@ class Queue:
         """They are next."""
         self._waiting = [*trials, *self._waiting]
 
+    def interrupt(self) -> None:
+        """Leaves those that wait so that the same command continues them."""
+        for trial in self._waiting:
+            trial.interrupt()
+
 
 class PackBroken(RuntimeError):
     """Training or scoring a pack failed, for the reason that is its cause."""
@@ -65,35 +71,58 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
 
     Args:
         pack: how many at once, or "auto".
+
+    Raises:
+        Outage: the machine fails; the trials are as they were.
     """
     places = MOST if pack == AUTO else int(pack)
     queue = Queue(trials, places)
-    while not leaving() and (first := queue.take()) is not None:
-        size = places
-        if pack == AUTO and not first.alone:
-            size = pack_size(load_parts(first.config).base, first.trained, places)
-        together = Pack(queue, size)
-        try:
-            together.run(first)
-            together.interrupt()  # those that are left
-        except PackBroken as broken:
-            left, full = [*together.trials.values()], ran_out(broken.__cause__)
-            if len(left) == 1:
-                if full and left[0].adapt():
-                    queue.put_back(left)
-                else:
-                    left[0].break_down(broken.__cause__)
-                continue
-            places = max(1, len(left) // 2) if full else places
-            how = f"{places} at once" if full else "one by one"
-            log.warning(f"{len(left)} trials at once: {broken}; they go on {how}")
-            for trial in left:
-                trial.alone = not full
-            queue.put_back(left)
-            del together  # and all that it holds on the device
-        except BaseException:  # Ctrl-C, or the study's storage is away
+    try:
+        while not leaving() and (first := queue.take()) is not None:
+            size = places
+            if pack == AUTO and not first.alone:
+                size = pack_size(load_parts(first.config).base, first.trained, places)
+            places = _run_pack(Pack(queue, size), first, places)
+    finally:
+        queue.interrupt()
+
+
+def _run_pack(together: Pack, first: Trial, places: int) -> int:
+    """Runs a pack to its end, or until it breaks; how many places the next one may have."""
+    try:
+        together.run(first)
+        together.interrupt()  # those that are left
+    except PackBroken as broken:
+        left, full = [*together.trials.values()], ran_out(broken.__cause__)
+        if len(left) == 1:
+            _alone(left[0], broken, together)
+            return places
+        places = max(1, len(left) // 2) if full else places
+        how = f"{places} at once" if full else "one by one"
+        log.warning(f"{len(left)} trials at once: {broken}; they go on {how}")
+        for trial in left:
+            trial.alone = not full
+        together.queue.put_back(left)
+    except BaseException as error:  # Ctrl-C, or the machine
+        if not is_doubtful(error):  # else it counts as a death
             together.interrupt()
-            raise
+        raise
+    return places
+
+
+def _alone(trial: Trial, broken: PackBroken, pack: Pack) -> None:
+    """A trial that went wrong by itself goes on with less memory, or has failed.
+
+    Raises:
+        Outage: it is other programs that leave it no memory.
+    """
+    error = broken.__cause__
+    if not ran_out(error):
+        return trial.break_down(error)
+    if others := taken_by_others(pack.parts.base.device):
+        trial.interrupt()
+        raise Outage(others) from error
+    return pack.queue.put_back([trial]) if trial.adapt() else trial.break_down(error)
 
 
 class Scored(NamedTuple):
@@ -145,17 +174,21 @@ class Pack:
             self._admit(trial)
 
     def _admit(self, trial: Trial) -> None:
-        trial.begin(self.places)
         try:
+            trial.begin(self.places)
             self.trials[self.trainer.add(trial.member)] = trial
-        except Exception as error:  # of its own making: the others know nothing of it
-            trial.break_down(error)
+        except Exception as error:
+            if words := outage(error):
+                trial.interrupt()
+                raise Outage(words) from error
+            trial.break_down(error)  # of its own making: the others know nothing of it
 
     def _train_and_score(self, epochs: Iterator[Epoch]) -> tuple[Epoch, Scored] | None:
         """The next epoch of the pack; None when no member is left.
 
         Raises:
-            PackBroken: whatever went wrong.
+            Outage: the machine fails.
+            PackBroken: whatever else went wrong.
         """
         try:
             epoch = next(epochs, None)  # trains, saves
@@ -165,9 +198,19 @@ class Pack:
             began = time.perf_counter()
             scorecards = self.parts.scorer({c.path: c.epoch for c in new}) if new else []
             spent = time.perf_counter() - began
+            self._check_folders()
         except Exception as error:
+            self._check_folders()
+            if words := outage(error):
+                raise Outage(words) from error
             raise PackBroken(cause(error)) from error
         return epoch, Scored(new, scorecards, spent)
+
+    def _check_folders(self) -> None:
+        """What is written to a share that is away lands below it, where nobody looks for it."""
+        for trial in self.trials.values():
+            if not (trial.record.folder / FILE).is_file():
+                raise Outage(f"{trial.record.folder / FILE} is not there any more")
 
     def _record(self, epoch: Epoch, scored: Scored) -> None:
         """What came of it, and who leaves."""
@@ -181,13 +224,18 @@ class Pack:
                 )  # fmt: skip
         for checkpoint in epoch.checkpoints:
             trial = self.trials.get(checkpoint.member)
-            if trial and (trial.should_stop() or checkpoint.last):  # memorised, behind, or done
+            if trial and trial.should_stop(checkpoint.last):  # memorised, behind, or done
                 self.trainer.stop(checkpoint.member)
-                self.trials.pop(checkpoint.member).select()
+                self._end(checkpoint.member)
         for member, reason in epoch.failures.items():
             if member in self.trials:
                 self.trials[member].record.reason = reason
-                self.trials.pop(member).select()
+                self._end(member)
+
+    def _end(self, member: int) -> None:
+        """It is one of the pack until all is written: where that fails, it is left with them."""
+        self.trials[member].select()
+        del self.trials[member]
 
     def _let_go(self) -> None:
         """Leaves trials to the workers that have taken them over."""

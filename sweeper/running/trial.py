@@ -6,6 +6,7 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from PIL.Image import Image
@@ -15,6 +16,7 @@ from evaluate.scorecard import Scorecard
 from sweeper.config import SweepConfig
 from sweeper.recording.progress import Progress
 from sweeper.recording.record import (
+    AT_WORK,
     COMPLETE,
     FAILED,
     INTERRUPTED,
@@ -27,6 +29,7 @@ from sweeper.recording.record import (
 from sweeper.recording.tracker import Tracker
 from sweeper.running.disk import thin_out
 from sweeper.running.rules import Rule
+from train.checkpoint import CheckpointError
 from train.config import TrialConfig, cause, trial_of
 from train.memory import adapted, advice, ran_out, with_next_remedy
 from train.trainer import Checkpoint, Member, shared_by_a_pack
@@ -42,6 +45,7 @@ class Trial:
         rules: reasons to stop early.
         ended: is told when it is over.
         lost: whether another worker has taken it over.
+        left: is told when it is left as it is, for this worker or another one to go on with.
         alone: it may not share a pack.
     """
 
@@ -52,6 +56,7 @@ class Trial:
     rules: list[Rule] = field(default_factory=list)
     ended: Callable[[Record], None] = lambda record: None
     lost: Callable[[], bool] = lambda: False
+    left: Callable[[], None] = lambda: None
     alone: bool = False
 
     @property
@@ -85,6 +90,8 @@ class Trial:
 
     def begin(self, pack: int) -> None:
         """It starts, or continues, in a pack of so many places."""
+        self.record.folder.mkdir(parents=True, exist_ok=True)
+        (self.record.folder / AT_WORK).touch()
         self.record.state = RUNNING
         self.record.tags |= {"pack": str(pack), WORKER: f"{socket.gethostname()}:{os.getpid()}"}
         self.record.save()
@@ -103,11 +110,11 @@ class Trial:
         self.tracker.mirror(self.record, self.config.policy)
         self.progress.scored(self.record, self.config.policy)
 
-    def should_stop(self) -> bool:
-        """Asks all the rules, so that each sees every epoch."""
+    def should_stop(self, last: bool) -> bool:
+        """Asks all the rules, so that each sees every epoch; at its last one nothing is stopped."""
         reasons = [reason for rule in self.rules if (reason := rule(self.record.scorecards))]
-        self.record.reason = "; ".join(reasons)
-        return bool(reasons)
+        self.record.reason = "" if last else "; ".join(reasons)
+        return last or bool(reasons)
 
     def select(self) -> None:
         """Over all its epochs, the one to keep. A trial that was stopped is as good as any."""
@@ -118,20 +125,35 @@ class Trial:
         return self._end(state, self.record.reason, best.scorecard.epoch)
 
     def break_down(self, error: BaseException | None) -> None:
-        """It failed; the whole story is kept for whoever looks into its folder."""
+        """Marks it as failed; the whole traceback is kept in its folder.
+
+        Raises:
+            OSError, CheckpointError: that cannot be written, so the trial is only interrupted.
+        """
         assert error is not None
         text = "".join(traceback.format_exception(error))
-        (self.record.folder / "error.txt").write_text(text, encoding="utf-8")
-        self._end(FAILED, advice(self.trained) if ran_out(error) else cause(error))
+        try:
+            (self.record.folder / "error.txt").write_text(text, encoding="utf-8")
+            self._end(FAILED, advice(self.trained) if ran_out(error) else cause(error))
+        except Exception:
+            self.interrupt()
+            raise
 
     def interrupt(self) -> None:
-        """Leaves it so that the same command continues it."""
-        self.record.end(INTERRUPTED)
-        self.tracker.mirror(self.record, self.config.policy)
+        """Leaves it so that the same command continues it, on a full disk too."""
+        at_work = self.record.folder / AT_WORK
+        with suppress(OSError, CheckpointError):
+            if at_work.is_file():  # it has begun, and is not over
+                at_work.unlink()
+                self.record.end(INTERRUPTED)
+                self.tracker.mirror(self.record, self.config.policy)
+        with suppress(OSError):
+            self.left()
 
     def _end(self, state: str, reason: str, selected: int | None = None) -> None:
         self.record.end(state, reason, selected)
         self.tracker.mirror(self.record, self.config.policy)
         self.progress.ended(self.record)
         self.ended(self.record)
+        (self.record.folder / AT_WORK).unlink(missing_ok=True)
         thin_out(self.record, self.config.policy, self.config.study.keep)

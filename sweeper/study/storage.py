@@ -88,7 +88,12 @@ def _storage(folder: Path, url: str | None) -> BaseStorage:
             raise ConfigError(f"study.storage: cannot be used: {cause(error)}") from error
     file = folder / JOURNAL
     lock: Any = JournalLock(file)  # the class that it would inherit from is not public
-    return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
+    try:
+        return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # a line of it is no entry
+        raise ConfigError(
+            f"{file} is damaged ({cause(error)}); move it away, and the study begins anew"
+        ) from error
 
 
 def _database(url: str) -> BaseStorage:

@@ -16,13 +16,17 @@ from sweeper.config import OBJECTIVES, Directions
 from sweeper.leaving import leaving
 from sweeper.proposing.sampling import known_settings, make_sampler
 from sweeper.proposing.space import Params, Space
-from sweeper.recording.record import FILE, INTERRUPTED, RUNNING, load_record
+from sweeper.recording.record import AT_WORK
 from sweeper.study.claim import DEATHS, LEASE, StudyTrial, claim, lease, live_trial, settle
 from sweeper.study.storage import NO_PRUNER, known, open_study
 from train.config import ConfigError, suggestion
 
 ABOUT = "about"  # user attribute of a study: what all its trials share
 TOTAL = "trials"  # user attribute of a study: how many trials it will have
+
+
+class OtherStudy(ConfigError):
+    """A study of this name was begun with something else; the message says with what."""
 
 
 @dataclass
@@ -46,12 +50,19 @@ class Study:
     first: list[Params] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        """Begins it, or continues it.
+
+        Raises:
+            OtherStudy: it was begun with something else, perhaps a moment ago.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.lock:
             self.optuna = open_study(self.folder, self.pruner, self.url, self.directions)
             began = self.optuna.user_attrs.get(ABOUT)
             if began is None:
                 self.optuna.set_user_attr(ABOUT, self.about)
+            elif other := difference(began, self.about):
+                raise OtherStudy(other)
             for params in self.first:
                 self.optuna.enqueue_trial(params, skip_if_exists=True)
 
@@ -136,12 +147,10 @@ class Study:
 
     def _count_death(self, orphan: StudyTrial) -> None:
         """Once: a trial that waits for its place when the next process dies had no part in it."""
-        if not (orphan.folder / FILE).is_file():
-            return
-        record = load_record(orphan.folder)
-        if record.state == RUNNING:
+        at_work = orphan.folder / AT_WORK
+        if at_work.is_file():
             live_trial(self.optuna, orphan.number).set_user_attr(DEATHS, orphan.deaths + 1)
-            record.end(INTERRUPTED)
+            at_work.unlink()
 
     def _settle(self, number: int) -> None:
         """Proposes what the trial has not got yet."""
@@ -170,14 +179,6 @@ def best_settings(folder: Path, url: str | None, count: int) -> list[Params]:
     return [t.params for t in sorted(kept, key=lambda t: t.values[0], reverse=True)[:count]]
 
 
-def begun_with(folder: Path, url: str | None) -> dict[str, str] | None:
-    """What the study of a folder was begun with; None where none was begun."""
-    if folder.name not in known(folder, url):
-        return None
-    with FileLock(folder / "study.lock"):
-        return open_study(folder, NO_PRUNER, url).user_attrs.get(ABOUT)
-
-
 def difference(began: dict[str, str], now: dict[str, str]) -> str:
     """The first thing that is not as it was, in words; empty where all is."""
     for key in sorted({*began, *now}):
@@ -188,24 +189,24 @@ def difference(began: dict[str, str], now: dict[str, str]) -> str:
     return ""
 
 
-def study_folder(
-    root: Path, name: str | None, suggested: str, about: dict[str, str], url: str | None
-) -> Path:
-    """The folder of the study to begin or to continue.
+def begin_study(root: Path, name: str | None, suggested: str, **parts: Any) -> Study:
+    """The study to begin or to continue.
 
     A study that has a name is refused where it was begun with something else. One without is the
     first of `suggested`, `suggested-2`, ... that was begun with the same, or not begun yet.
+
+    Args:
+        parts: of the `Study`, without its folder.
 
     Raises:
         ConfigError: naming the difference.
     """
     for candidate in [name] if name else [suggested, *(f"{suggested}-{i}" for i in range(2, 1000))]:
-        folder = root / "studies" / candidate
-        began = begun_with(folder, url)
-        other = difference(began, about) if began is not None else ""
-        if not other:
-            return folder
+        try:
+            return Study(folder=root / "studies" / candidate, **parts)
+        except OtherStudy as found:
+            other = str(found)
     raise ConfigError(
-        f"study.name: {name} is another study: {other}; choose another name, such as "
-        f"study.name={name}-2"
+        f"study.name: {name or suggested} is another study: {other}; choose another name, such as "
+        f"study.name={name or suggested}-2"
     )

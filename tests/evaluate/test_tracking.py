@@ -1,76 +1,158 @@
-"""MLflow's embedded store after its folder was moved, and runs that are of something else now."""
+"""MLflow's store: what is wrong with it is said, at once where waiting is of no use."""
 
 from __future__ import annotations
 
-import os
-import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from mlflow.artifacts import download_artifacts
 
 from evaluate.tracking import Run, Store
+from evaluate.tracking_uri import check_tracking, refusal
+from train.config import ConfigError
+
+OLD, NEW = "451aebb31d03", "ffffffffffff"  # MLflow's first schema, and none that it knows
 
 
-def embedded(root: Path, name: str = "evaluations") -> Store:
-    os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it where a store was opened before
-    return Store(root, name)
-
-
-@pytest.fixture
-def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run with a file, in a store that is moved and opened again in the tests."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # so that it is as before afterwards
-    run = Run(embedded(tmp_path / "a" / "mlruns"), tmp_path / "a" / "mlflow.json", "x")
-    run.renew({"probes": "1", "epoch 1": "w"})
-    run.begin({"data": "d"})
-    run.log_text("kept", "notes.txt")
-    return run
-
-
-def test_a_moved_store_has_its_runs_and_its_files(begun: Run, tmp_path: Path) -> None:
-    before, moved = begun.id, tmp_path / "elsewhere" / "b c"
-    moved.parent.mkdir()
-    shutil.move(tmp_path / "a", moved)
-    store = embedded(moved / "mlruns")
-    run = Run(store, moved / "mlflow.json", "x")
-    run.renew({"probes": "1"})
-    run.begin({"data": "d"})
-    assert run.id == before
-    found = download_artifacts(
-        run_id=run.id, artifact_path="notes.txt", tracking_uri=store.uri,
-        dst_path=str(tmp_path / "got"),
-    )  # fmt: skip
-    assert Path(found).read_text() == "kept"
-    assert len(store.client.search_runs([store.experiment])) == 1
-    other = embedded(moved / "mlruns", "other")
-    place = other.client.get_experiment(other.experiment).artifact_location
-    assert place.endswith("b%20c/mlruns/artifacts")
-
-
-def test_another_store_gets_a_run_of_its_own(begun: Run, tmp_path: Path) -> None:
-    run = Run(embedded(tmp_path / "other"), begun.file, "x")
-    before = begun.id
-    run.renew({"probes": "1"})
-    run.begin({"data": "d"})
-    assert run.id != before
-    assert len(run.store.client.search_runs([run.store.experiment])) == 1
+def database(file: Path, version: str) -> Path:
+    """One that an MLflow of another version has made."""
+    with sqlite3.connect(file) as store:
+        store.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        store.execute("INSERT INTO alembic_version VALUES (?)", (version,))
+    return file
 
 
 @pytest.mark.parametrize(
-    ("about", "new"),
+    ("uri", "words"),
     [
-        ({"probes": "1", "epoch 1": "w"}, False),
-        ({"probes": "1", "epoch 2": "v"}, False),  # one more file
-        ({"probes": "2"}, True),
-        ({"probes": "1", "epoch 1": "v"}, True),  # another file after the same epoch
+        ("./mlruns", "set MLFLOW_TRACKING_URI=sqlite:///"),
+        ("mlruns", "/mlruns/mlflow.db"),
+        ("file:///tmp/mlruns", "sqlite:////tmp/mlruns/mlflow.db"),
+        ("~/mlruns", "/mlruns/mlflow.db"),
+        ("localhost:5000", "set MLFLOW_TRACKING_URI=http://localhost:5000"),
+        ("10.0.0.7:5000/ml", "set MLFLOW_TRACKING_URI=http://10.0.0.7:5000/ml"),
+        ("sqlite://mlflow.db", "write sqlite:///mlflow.db"),
+        ("sqlite:mlflow.db", "write sqlite:///mlflow.db"),
+        ("sqlite:////nowhere/at/all/mlflow.db", "there is no folder /nowhere/at/all"),
+        ("postgres://me:secret@host/db", "did you mean postgresql?"),
+        ("htp://host", "did you mean http?"),
+        ("mssql://me:secret@host/db", "mssql://me:***@host/db needs a driver"),
+        ("foo://host", "is not a scheme that MLflow knows"),
     ],
 )
-def test_a_run_of_something_else_is_another_run(
-    begun: Run, about: dict[str, str], new: bool
+def test_a_place_that_cannot_be_is_refused(
+    uri: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = begun.id
-    begun.renew(about)
-    begun.begin({"data": "d"})
-    assert (begun.id != before) == new
-    assert begun.recall("about")["probes"] == about["probes"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConfigError) as error:
+        check_tracking(tmp_path)
+    assert str(error.value).startswith("MLFLOW_TRACKING_URI: ")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["", "http://host:5000", "databricks", "databricks://profile", "uc", "sqlite:///mlflow.db"],
+)
+def test_a_place_that_can_be_is_taken(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    check_tracking(tmp_path / "not there yet")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    check_tracking(tmp_path)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_database_that_cannot_be_used_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    file = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}" if named else "")
+    database(file, OLD)
+    with pytest.raises(ConfigError, match=f"then run: mlflow db upgrade sqlite:///{file}"):
+        check_tracking(tmp_path)
+    file.unlink()
+    database(file, NEW)
+    with pytest.raises(ConfigError, match="was written by a newer MLflow"):
+        check_tracking(tmp_path)
+    file.write_bytes(b"no database at all\n" * 100)
+    with pytest.raises(ConfigError, match="is damaged"):
+        check_tracking(tmp_path)
+    file.write_bytes(b"")
+    check_tracking(tmp_path)  # MLflow makes one of it
+    file.unlink()
+    with sqlite3.connect(file) as store:
+        store.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        store.execute("BEGIN EXCLUSIVE")
+        check_tracking(tmp_path)  # locked: that passes
+
+
+def test_a_wrong_store_stops_no_work_that_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    store = Store(tmp_path, "x")
+    for _ in range(3):
+        with store.forgiving():
+            assert store.client
+    (said,) = caplog.messages
+    assert said.startswith("MLflow: MLFLOW_TRACKING_URI: ./mlruns is a folder")
+    assert said.endswith("its part is logged once that is fixed")
+
+
+def test_a_damaged_memory_of_a_run_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.json"
+    for content in (b"", b"{torn", b"[]", b"null", b'{"uri": "x"}', b"\x80\x04"):
+        file.write_bytes(content)
+        assert Run(Store(tmp_path, "x"), file, "run").id_now == ""
+
+
+@pytest.fixture
+def refusing() -> Iterator[HTTPServer]:
+    """A server that answers each question with its `status`."""
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(self.server.status)  # type: ignore[attr-defined]
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Refuse)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(401, "MLFLOW_TRACKING_USERNAME"), (403, "--allowed-hosts"), (404, "is not an MLflow server")],
+)
+def test_a_server_that_refuses_is_not_away(
+    refusing: HTTPServer, status: int, words: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    refusing.status = status  # type: ignore[attr-defined]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{refusing.server_port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    store = Store(tmp_path, "x")
+    with store.forgiving():
+        assert store.client
+    (said,) = caplog.messages
+    assert words in said
+    assert "away" not in said
+
+
+def test_another_databases_schema_is_told_from_its_error() -> None:
+    error = ValueError(f"Detected out-of-date database schema (found version {OLD}, but ...")
+    said = refusal(error, "postgresql://me:secret@host/db")
+    assert "mlflow db upgrade postgresql://me:***@host/db" in said

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.sweeper.packs import make, run  # noqa: F401
+
 # two trials of two epochs, with few steps and few probes
 SEARCH = ("-m", "network.rank=2,4", "hydra.sweeper.n_trials=2", "study.name=small")
 SMALL = (

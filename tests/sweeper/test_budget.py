@@ -12,14 +12,24 @@ from omegaconf import OmegaConf
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import OBJECTIVES, BudgetConfig, SweepConfig
-from sweeper.proposing.space import Params, parse_space
-from sweeper.recording.record import COMPLETE, FAILED, INTERRUPTED, RUNNING, Record, ScoredEpoch
+from sweeper.proposing.space import Params, Space, parse_space
+from sweeper.recording.record import (
+    AT_WORK,
+    COMPLETE,
+    FAILED,
+    INTERRUPTED,
+    RUNNING,
+    Record,
+    ScoredEpoch,
+)
 from sweeper.running.budget import used_up
-from sweeper.study.study import Study, best_settings
+from sweeper.study.storage import NO_PRUNER
+from sweeper.study.study import Study, begin_study, best_settings
 from sweeper.sweep import first_settings
 from train.config import ConfigError
 
 POLICY = PolicyConfig()
+PARTS: dict[str, Any] = {"space": Space(()), "sampler": {}, "pruner": NO_PRUNER, "seed": 0}
 
 
 def record(number: int, fidelity: float, state: str = COMPLETE, hours: float = 1.0) -> Record:
@@ -49,6 +59,29 @@ def test_a_budget_is_used_up(budget: BudgetConfig, words: str) -> None:
     assert bool(said) == bool(words)
 
 
+def test_patience_counts_in_the_order_in_which_trials_end() -> None:
+    """Trial 0 is the best, and slow: it ends last. By their numbers two would be no better."""
+    records = [record(number, fidelity) for number, fidelity in enumerate((0.9, 0.5, 0.6))]
+    for one, ended in zip(records, (3, 1, 2), strict=True):
+        one.ended = ended
+    assert used_up(BudgetConfig(patience=1), records, POLICY) == ""
+    records[1].ended = 4
+    assert "the last 1 trials" in used_up(BudgetConfig(patience=1), records, POLICY)
+
+
+def test_two_commands_that_begin_a_study_agree_on_it(tmp_path: Path) -> None:
+    """Both found no study of the name; the second one sees under the lock what the first began."""
+    begin_study(tmp_path, "mine", "x", **PARTS, about={"training.seed": "0"})
+    with pytest.raises(ConfigError, match=r"began with training\.seed=0, now it is 1") as error:
+        begin_study(tmp_path, "mine", "x", **PARTS, about={"training.seed": "1"})
+    assert "study.name=mine-2" in str(error.value)
+    names = [
+        begin_study(tmp_path, None, "x", **PARTS, about={"training.seed": seed}).folder.name
+        for seed in "010"
+    ]
+    assert names == ["x", "x-2", "x"]
+
+
 def study_of(
     folder: Path, *first: Params, search: str = "network.rank=2,4,8,16", **options: Any
 ) -> Study:
@@ -74,6 +107,8 @@ def test_a_trial_whose_process_dies_is_counted(tmp_path: Path) -> None:
         left = record(0, 0.5, state)
         left.folder = trial.folder
         left.save()
+        if state == RUNNING:
+            (trial.folder / AT_WORK).touch()
         trial.lock.release(force=True)  # as the system does when the process is gone
     trial = study.next_trial(1)
     assert trial
@@ -145,6 +180,16 @@ def test_the_best_of_another_study_come_after_the_configured(tmp_path: Path) -> 
 def test_a_database_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"study\.storage: cannot be used") as error:
         study_of(tmp_path, url="sqlite:////nowhere/at/all.db")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", [b"not json\n", b"\x00" * 500 + b"\n", b'{"a": 1}\n', b"[]\n"])
+def test_a_damaged_journal_is_one_line(tmp_path: Path, damage: bytes) -> None:
+    study_of(tmp_path)
+    journal = tmp_path / "optuna.journal"
+    journal.write_bytes(damage + journal.read_bytes())
+    with pytest.raises(ConfigError, match=r"optuna\.journal is damaged \(") as error:
+        study_of(tmp_path)
     assert "\n" not in str(error.value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,106 +11,28 @@ from typing import Any, cast
 
 import pytest
 import torch
-from PIL import Image
 
-from evaluate.config import PolicyConfig
-from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig
 from sweeper.leaving import in_good_order
-from sweeper.recording.progress import Progress
 from sweeper.recording.record import (
     COMPLETE,
     FAILED,
     INTERRUPTED,
     RUNNING,
-    Record,
+    STOPPED,
     load_record,
 )
 from sweeper.running.disk import MARGIN, describe, too_full, trial_size
 from sweeper.running.pack import run_trials
 from sweeper.running.parts import Parts
 from sweeper.running.trial import Trial
+from tests.sweeper.packs import Make, Run, Scorer
 from train.base import Base
 from train.capacity import operations, pack_size
 from train.checkpoint import read_metadata
-from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig
+from train.config import TrainingConfig, trial_of
 from train.data.loading import Pictures
-from train.trainer import Trainer
-
-Scoring = Callable[[dict[Path, int]], None]
-Worth = Callable[[int, int], float]  # of a trial's epoch
-
-
-class Scorer:
-    """Gives checkpoints the same scores, or what `worth` says, unless `scoring` raises."""
-
-    def __init__(self, scoring: Scoring, worth: Worth) -> None:
-        self.scoring, self.worth = scoring, worth
-
-    def __call__(self, checkpoints: dict[Path, int]) -> list[Scorecard]:
-        self.scoring(checkpoints)
-        cards = []
-        for path, epoch in checkpoints.items():
-            value = self.worth(int(path.parent.name), epoch)
-            scores = {
-                n: Estimate(value, value - 0.1, value + 0.1)
-                for n in ("prompt_fidelity", "subject_fidelity")
-            }
-            alone = {name: [value, value] for name in scores}
-            cards.append(Scorecard(path, epoch, scores, by_probe=alone))
-        return cards
-
-    def sheet(self, scorecard: Scorecard) -> Image.Image:
-        return Image.new("RGB", (8, 8))
-
-
-class Tracker:
-    """No MLflow."""
-
-    def mirror(self, record: Record, policy: PolicyConfig) -> None: ...
-
-
-Make = Callable[..., Trial]
-Run = Callable[..., None]
-
-
-@pytest.fixture
-def make(base_folder: Path, picture_folder: Path, tmp_path: Path) -> Make:
-    """Makes the trial of a number; `training` are settings of it."""
-
-    def made(number: int, **training: Any) -> Trial:
-        config = SweepConfig(
-            data=DataConfig(path=str(picture_folder), resolution=32),
-            base=BaseConfig(path=str(base_folder), device="cpu"),
-            network=NetworkConfig(rank=2 + number),
-            optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3},
-            training=TrainingConfig(**{"epochs": 2, "batch_size": 3, **training}),
-        )
-        folder = tmp_path / "study" / "trials" / f"{number:04d}"
-        folder.mkdir(parents=True)
-        settings = {"training": {"epochs": config.training.epochs}}
-        record = Record(folder, "study", number, settings, [], {}, {})
-        progress = Progress(tmp_path / "study", 9, 2)
-        return Trial(config, record, cast(Any, Tracker()), progress)
-
-    return made
-
-
-@pytest.fixture
-def run(base: Base, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs trials with a scorer."""
-
-    def go(
-        trials: Any,
-        pack: int,
-        scoring: Scoring = lambda checkpoints: None,
-        worth: Worth = lambda trial, epoch: 0.8,
-    ) -> None:
-        parts = Parts(base, pictures, cast(Any, Scorer(scoring, worth)))
-        monkeypatch.setattr("sweeper.running.pack.load_parts", lambda config: parts)
-        run_trials(trials, pack)
-
-    return go
+from train.trainer import Member, Trainer
 
 
 def test_a_free_place_is_filled_at_once_and_strangers_wait(make: Make, run: Run) -> None:
@@ -321,11 +243,39 @@ def test_a_trial_begins_where_there_is_room(
     assert free(2.6) == "", "half of one trial is written"
 
 
-def test_what_cannot_join_fails_and_the_others_train(make: Make, run: Run) -> None:
+def test_what_cannot_join_fails_and_the_others_train(
+    make: Make, run: Run, base: Base, pictures: Pictures
+) -> None:
     trials = [make(0), make(1)]
-    (trials[0].record.folder / "lora-state.pt").write_bytes(b"torn")
+    other = trial_of(trials[1].config)
+    list(Trainer(base, pictures, [Member(other, trials[0].record.folder)]))
     run(trials, 2)
     assert [trial.record.state for trial in trials] == [FAILED, COMPLETE]
+    assert "holds a run of other settings" in trials[0].record.reason
+
+
+def test_a_damaged_state_goes_on_from_the_last_checkpoint(
+    make: Make, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The epochs that are scored are not scored again; the other trial knows nothing of it."""
+    trials, scored = [make(0), make(1)], []
+    with in_good_order(tmp_path):
+        run(trials, 2, lambda found: signal.raise_signal(signal.SIGINT))
+    (trials[0].record.folder / "lora-state.pt").write_bytes(b"torn")
+    run(trials, 2, lambda found: scored.extend(found.values()))
+    assert [trial.record.state for trial in trials] == [COMPLETE, COMPLETE]
+    assert scored == [2, 2]
+    assert "goes on from lora-000001.safetensors (epoch 1)" in caplog.text
+
+
+def test_at_its_last_epoch_nothing_is_stopped(make: Make, run: Run) -> None:
+    """Whatever the rules say then: a trial that was trained to its end is complete."""
+    trials = [make(0), make(1)]
+    trials[0].rules = [lambda cards: "memorised" if len(cards) == 2 else ""]
+    trials[1].rules = [lambda cards: "memorised" if len(cards) == 1 else ""]
+    run(trials, 2)
+    assert [trial.record.state for trial in trials] == [COMPLETE, STOPPED]
+    assert [trial.record.reason for trial in trials] == ["", "memorised"]
 
 
 def test_a_cpu_takes_as_many_as_keep_its_cores_busy(

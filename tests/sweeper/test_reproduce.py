@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from hydra import initialize_config_dir
 from mlflow import MlflowClient
 from safetensors.torch import save_file
 
+from evaluate.relocation import NOTED, relocate
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig
-from sweeper.recording.record import ScoredEpoch, load_record
-from sweeper.reproducing import carry, reproduction
+from sweeper.recording.record import Record, ScoredEpoch, load_record
+from sweeper.recording.tracker import Tracker
+from sweeper.reproducing import carry, original, reproduction, runs
 from sweeper.reproducing.config import ReproduceConfig, check_reproduce
 from sweeper.reproducing.verdict import CLOSE, DIFFERENT, IDENTICAL, compare, judge, table
 from tests.sweeper.conftest import SMALL, Swept, finish
@@ -159,8 +162,14 @@ def test_what_cannot_be_made_again_is_said(one: One, again: Again, tmp_path: Pat
         again(f"run_id={broken.info.run_id}", root)
     one.client.set_tag(broken.info.run_id, "state", "failed")
     one.client.set_tag(broken.info.run_id, "reason", "the disk is full")
-    one.client.log_text(broken.info.run_id, "{}", "config.yaml")
-    one.client.log_text(broken.info.run_id, '{"epochs": []}', "scorecards.json")
+    with pytest.raises(ConfigError) as gone:
+        again(f"run_id={broken.info.run_id}", root)
+    place = one.client.get_run(broken.info.run_id).info.artifact_uri
+    assert f"was looked for at {place}/scorecards.json" in str(gone.value)
+    assert "studies/broken/trials/0000/trial.json is not there either" in str(gone.value)
+    Record(tmp_path, "broken", 0, {}, [], {}, {}, "failed", "the disk is full").save()
+    text = (tmp_path / "trial.json").read_text()
+    one.client.log_text(broken.info.run_id, text, "scorecards.json")
     with pytest.raises(ConfigError, match=r"failed without a checkpoint \(the disk is full\)"):
         again(f"run_id={broken.info.run_id}", root)
     other = tmp_path / "other.safetensors"
@@ -216,3 +225,57 @@ def test_verdicts() -> None:
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
         "color_shift", "5.0000", "5.3000", "+0.3", "0.3 (epoch 1)", "0.4", "yes",
     ]  # fmt: skip
+
+
+def test_where_artifacts_are_gone_the_studys_folder_is_used(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A copy whose store has lost its artifacts; then one without any store; then a torn one."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    caplog.set_level("INFO")
+    root = tmp_path / "mlruns"
+    shutil.copytree(swept.root, root, ignore=shutil.ignore_patterns("cache", "artifacts"))
+    best = json.loads((root / "studies/small/result.json").read_text())
+    config = ReproduceConfig(study="small", root=str(root))
+    kept = load_record(root / f"studies/small/trials/{best['trial']:04d}")
+    monkeypatch.setattr(original, "artifact", lambda client, run, name: None)  # all are gone
+    found = reproduction.fetch(config, root)
+    assert (found.id, found.selected) == (best["run_id"], best["epoch"])
+    assert [epoch.weights for epoch in found.epochs] == [epoch.weights for epoch in kept.epochs]
+    assert found.settings == kept.settings
+    assert found.probes
+    assert f"the record in {kept.folder} is used" in caplog.text
+    (root / "mlflow.db").unlink()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow sets it for itself
+    alone = reproduction.fetch(config, root)
+    assert (alone.number, alone.selected) == (best["trial"], best["epoch"])
+    assert "there is no mlflow.db" in caplog.text
+    (root / "studies/small/result.json").write_text("{torn")
+    with pytest.raises(ConfigError, match=r"there is no mlflow\.db"):
+        reproduction.fetch(config, root)
+
+
+def test_a_store_that_was_moved_finds_its_artifacts(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study's runs are known again, their files are found, and new ones are beside them."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    before, root = tmp_path / "before", tmp_path / "after"
+    shutil.copytree(swept.root, before, ignore=shutil.ignore_patterns("cache"))
+    relocate(before / "mlflow.db", (before / "artifacts").as_uri())  # the original is still there
+    with sqlite3.connect(before / "mlflow.db") as store:
+        old = (swept.root / "artifacts").as_uri()
+        for table, column in NOTED:
+            store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
+                          (old, (before / "artifacts").as_uri()))  # fmt: skip
+    before.rename(root)
+    tracker = Tracker(root, root / "studies" / "small")
+    record = load_record(root / "studies/small/trials/0000")
+    run = tracker.client.get_run(tracker.run_of(record).id_now)
+    assert run.info.artifact_uri.startswith((root / "artifacts").as_uri())
+    assert runs.artifact(tracker.client, run, "scorecards.json")
+    versions = tracker.client.search_model_versions("name='small'")
+    assert all(
+        str(version.source).startswith((root / "artifacts").as_uri()) for version in versions
+    )
+    assert not before.exists(), "nothing is made where it was"

@@ -176,6 +176,10 @@ def test_selection_that_is_applied_becomes_the_champion(swept: Swept, tmp_path: 
     (record.folder / "lora-000001.safetensors").unlink()  # as study.keep=best does
     code, output = run_module("sweeper.select", "study=small", "policy=epoch", "policy.epoch=1",
                               "apply=true", f"root={root}")  # fmt: skip
+    assert code == 0, "the study's best.safetensors is the same"
+    (root / "studies/small/best.safetensors").unlink()
+    code, output = run_module("sweeper.select", "study=small", "policy=epoch", "policy.epoch=1",
+                              "apply=true", f"root={root}")  # fmt: skip
     assert code == 1
     assert "is gone" in output
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +23,37 @@ from sweeper.results.report.search import look_at
 from train.checkpoint import write_atomically
 from train.encoding import storable
 
-REPORT = "report.html"
-POLICY = "policy_settings"  # of result.json: the policy that made it
+REPORT, RESULT = "report.html", "result.json"
+POLICY = "policy_settings"  # of RESULT: the policy that made it
 BEST = 3  # trials whose curves are shown
 MOST_FRONT, FRONT_TILES = 12, 4  # trials of a front that are shown, and pictures of each
 HERE = Path(__file__).parent
 
 
-def write_report(study: Path, ranked: list[Entry], policy: PolicyConfig) -> Path:
+def write_report(
+    study: Path, ranked: list[Entry], policy: PolicyConfig, file: Path | None = None
+) -> Path:
     """Writes report.html into the study's folder: one file, which needs no other and no network.
 
     Args:
         ranked: all the trials, best first.
+        file: where to write it instead.
 
     Returns:
         The file.
     """
-    file = study / REPORT
+    file = file or study / REPORT
     write_atomically(file, storable(render(study, ranked, policy)).encode())
     return file
 
 
 def policy_of(study: Path, records: list[Record]) -> PolicyConfig:
-    """The policy that made a study's result; before there is one, that of its trials."""
-    file = study / "result.json"
-    saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    """The policy that made a study's result; before there is one, or where its file is damaged,
+    that of its trials."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return PolicyConfig(**json.loads((study / RESULT).read_bytes())[POLICY])
     settings = next((record.settings for record in records if record.settings), {})
-    return PolicyConfig(**(saved.get(POLICY) or settings.get("policy") or {}))
+    return PolicyConfig(**settings.get("policy", {}))
 
 
 def render(study: Path, ranked: list[Entry], policy: PolicyConfig) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from sweeper.config import ReportConfig
 from sweeper.recording.record import load_records, no_study
 from sweeper.recording.tracker import Tracker
 from sweeper.results.ranking import rank_trials
-from sweeper.results.report.page import policy_of, write_report
+from sweeper.results.report.page import REPORT, policy_of, write_report
+from train.checkpoint import CheckpointError
 from train.config import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def main(config: ReportConfig) -> None:
@@ -27,7 +31,11 @@ def main(config: ReportConfig) -> None:
         raise ConfigError(f"study: {config.study} has no trial yet")
     policy = policy_of(study, records)
     ranked = rank_trials(records, policy, lambda record: tracker.run_of(record).id_now)
-    file = write_report(study, ranked, policy)
+    try:
+        file = write_report(study, ranked, policy)
+    except CheckpointError as error:  # a study may be read where nothing may be written
+        file = write_report(study, ranked, policy, Path(f"{study.name}-{REPORT}"))
+        log.warning(f"{error}; it is written here instead")
     if run_id := tracker.parent.id_now:
         with tracker.forgiving():
             tracker.client.log_artifact(run_id, str(file))

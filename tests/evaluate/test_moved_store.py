@@ -1,0 +1,76 @@
+"""MLflow's embedded store after its folder was moved, and runs that are of something else now."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow.artifacts import download_artifacts
+
+from evaluate.tracking import Run, Store
+
+
+def embedded(root: Path, name: str = "evaluations") -> Store:
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it where a store was opened before
+    return Store(root, name)
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run with a file, in a store that is moved and opened again in the tests."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # so that it is as before afterwards
+    run = Run(embedded(tmp_path / "a" / "mlruns"), tmp_path / "a" / "mlflow.json", "x")
+    run.renew({"probes": "1", "epoch 1": "w"})
+    run.begin({"data": "d"})
+    run.log_text("kept", "notes.txt")
+    return run
+
+
+def test_a_moved_store_has_its_runs_and_its_files(begun: Run, tmp_path: Path) -> None:
+    before, moved = begun.id, tmp_path / "elsewhere" / "b c"
+    moved.parent.mkdir()
+    shutil.move(tmp_path / "a", moved)
+    store = embedded(moved / "mlruns")
+    run = Run(store, moved / "mlflow.json", "x")
+    run.renew({"probes": "1"})
+    run.begin({"data": "d"})
+    assert run.id == before
+    found = download_artifacts(
+        run_id=run.id, artifact_path="notes.txt", tracking_uri=store.uri,
+        dst_path=str(tmp_path / "got"),
+    )  # fmt: skip
+    assert Path(found).read_text() == "kept"
+    assert len(store.client.search_runs([store.experiment])) == 1
+    other = embedded(moved / "mlruns", "other")
+    place = other.client.get_experiment(other.experiment).artifact_location
+    assert place.endswith("b%20c/mlruns/artifacts")
+
+
+def test_another_store_gets_a_run_of_its_own(begun: Run, tmp_path: Path) -> None:
+    run = Run(embedded(tmp_path / "other"), begun.file, "x")
+    before = begun.id
+    run.renew({"probes": "1"})
+    run.begin({"data": "d"})
+    assert run.id != before
+    assert len(run.store.client.search_runs([run.store.experiment])) == 1
+
+
+@pytest.mark.parametrize(
+    ("about", "new"),
+    [
+        ({"probes": "1", "epoch 1": "w"}, False),
+        ({"probes": "1", "epoch 2": "v"}, False),  # one more file
+        ({"probes": "2"}, True),
+        ({"probes": "1", "epoch 1": "v"}, True),  # another file after the same epoch
+    ],
+)
+def test_a_run_of_something_else_is_another_run(
+    begun: Run, about: dict[str, str], new: bool
+) -> None:
+    before = begun.id
+    begun.renew(about)
+    begun.begin({"data": "d"})
+    assert (begun.id != before) == new
+    assert begun.recall("about")["probes"] == about["probes"]

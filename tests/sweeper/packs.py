@@ -1,0 +1,97 @@
+"""Trials of a tiny base, run in packs, with scores that a test makes up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from PIL import Image
+
+from evaluate.config import PolicyConfig
+from evaluate.scorecard import Estimate, Scorecard
+from sweeper.config import SweepConfig
+from sweeper.recording.progress import Progress
+from sweeper.recording.record import Record
+from sweeper.running.pack import run_trials
+from sweeper.running.parts import Parts
+from sweeper.running.trial import Trial
+from train.base import Base
+from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig
+from train.data.loading import Pictures
+
+Scoring = Callable[[dict[Path, int]], None]
+Worth = Callable[[int, int], float]  # of a trial's epoch
+
+
+class Scorer:
+    """Gives checkpoints the same scores, or what `worth` says, unless `scoring` raises."""
+
+    def __init__(self, scoring: Scoring, worth: Worth) -> None:
+        self.scoring, self.worth = scoring, worth
+
+    def __call__(self, checkpoints: dict[Path, int]) -> list[Scorecard]:
+        self.scoring(checkpoints)
+        cards = []
+        for path, epoch in checkpoints.items():
+            value = self.worth(int(path.parent.name), epoch)
+            scores = {
+                n: Estimate(value, value - 0.1, value + 0.1)
+                for n in ("prompt_fidelity", "subject_fidelity")
+            }
+            alone = {name: [value, value] for name in scores}
+            cards.append(Scorecard(path, epoch, scores, by_probe=alone))
+        return cards
+
+    def sheet(self, scorecard: Scorecard) -> Image.Image:
+        return Image.new("RGB", (8, 8))
+
+
+class Tracker:
+    """No MLflow."""
+
+    def mirror(self, record: Record, policy: PolicyConfig) -> None: ...
+
+
+Make = Callable[..., Trial]
+Run = Callable[..., None]
+
+
+@pytest.fixture
+def make(base_folder: Path, picture_folder: Path, tmp_path: Path) -> Make:
+    """Makes the trial of a number; `training` are settings of it."""
+
+    def made(number: int, **training: Any) -> Trial:
+        config = SweepConfig(
+            data=DataConfig(path=str(picture_folder), resolution=32),
+            base=BaseConfig(path=str(base_folder), device="cpu"),
+            network=NetworkConfig(rank=2 + number),
+            optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3},
+            training=TrainingConfig(**{"epochs": 2, "batch_size": 3, **training}),
+        )
+        folder = tmp_path / "study" / "trials" / f"{number:04d}"
+        folder.mkdir(parents=True)
+        settings = {"training": {"epochs": config.training.epochs}}
+        record = Record(folder, "study", number, settings, [], {}, {})
+        progress = Progress(tmp_path / "study", 9, 2)
+        return Trial(config, record, cast(Any, Tracker()), progress)
+
+    return made
+
+
+@pytest.fixture
+def run(base: Base, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs trials with a scorer."""
+
+    def go(
+        trials: Any,
+        pack: int,
+        scoring: Scoring = lambda checkpoints: None,
+        worth: Worth = lambda trial, epoch: 0.8,
+    ) -> None:
+        parts = Parts(base, pictures, cast(Any, Scorer(scoring, worth)))
+        monkeypatch.setattr("sweeper.running.pack.load_parts", lambda config: parts)
+        run_trials(trials, pack)
+
+    return go

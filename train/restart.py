@@ -1,0 +1,32 @@
+"""Finds the LoRA file from which a run continues when its state is damaged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from train.adapter import Adapter
+from train.checkpoint import CheckpointError, load_checkpoint
+from train.lora import Adapters
+from train.outage import outage
+
+log = logging.getLogger(__name__)
+
+
+def last_checkpoint(files: Mapping[int, Path], adapters: Adapters) -> tuple[int, Adapter] | None:
+    """Returns the latest epoch whose LoRA file can be read, and its weights; None if none can.
+
+    Args:
+        files: epoch -> where its LoRA file would be.
+    """
+    for epoch, file in sorted(files.items(), reverse=True):
+        if not file.is_file():
+            continue
+        try:
+            return epoch, load_checkpoint(file, adapters)
+        except CheckpointError as error:
+            if outage(error):
+                raise
+            log.warning(f"{error}; an earlier one is taken")
+    return None
