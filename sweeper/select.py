@@ -44,8 +44,7 @@ def main(config: SelectConfig) -> None:
     records = [r for r in find_records(study, tracker) if r.scorecards]
     if not records:
         raise ConfigError(f"study: {config.study} has no scored epoch")
-    for record in records:
-        check_scores(config.policy, record.scorecards[0].scores)
+    check_scores(config.policy, {n for r in records for c in r.scorecards for n in c.scores})
     ranked = rank_trials(records, config.policy, lambda record: tracker.run_of(record).id_now)
     show(ranked)
     if config.policy.rule == "pareto":
@@ -102,7 +101,9 @@ def _show_front(ranked: list[Entry]) -> None:
     """The checkpoints that none beats in their trial, as lines."""
     for entry in ranked:
         for card in entry.selection.front if entry.selection else []:
-            scores = "  ".join(f"{n} {card.scores[n].value:.2f}" for n in (*FIDELITIES, MEMORY))
+            scores = "  ".join(
+                f"{n} {card.scores[n].value:.2f}" for n in (*FIDELITIES, MEMORY) if n in card.scores
+            )
             print(f"trial {entry.record.number}  {card.label}  {scores}  {card.checkpoint}")
 
 

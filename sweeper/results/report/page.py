@@ -14,7 +14,7 @@ from evaluate.choice.merit import MEMORY, excess
 from evaluate.choice.reasons import exceeded, fault, percent
 from evaluate.config import PolicyConfig
 from evaluate.curves import CURVES
-from evaluate.scorecard import Scorecard
+from evaluate.scorecard import Scorecard, usable
 from sweeper.recording.record import RUNNING, Record
 from sweeper.results.ranking import Entry, explain, front_of, varied
 from sweeper.results.report import charts, pictures, tables, usage
@@ -128,7 +128,7 @@ def _overfitted(
     ranked: list[Entry], pick: Scorecard, names: list[str], policy: PolicyConfig
 ) -> pictures.Strip | None:
     """The same probes at the checkpoint that is most over the limits; None where none is."""
-    all_cards = [(e.record, card) for e in ranked for card in e.record.scorecards]
+    all_cards = [(e.record, card) for e in ranked for card in usable(e.record.scorecards)]
     record, worst = max(all_cards, key=lambda pair: excess(pair[1], policy))
     if worst is pick or excess(worst, policy) <= 0:
         return None
@@ -161,6 +161,8 @@ def _front(study: Path, ranked: list[Entry]) -> list[dict[str, Any]]:
 def _findings(entries: list[Entry], policy: PolicyConfig) -> list[tuple[int, list[Any]]]:
     """The diagnosis of each trial that has one, by its number."""
     told = [
-        (e.record.number, diagnose(e.record.scorecards, policy)) for e in entries if e.selection
+        (e.record.number, diagnose(e.record.scorecards, policy))
+        for e in entries
+        if e.record.scorecards
     ]
     return sorted((number, findings) for number, findings in told if findings)

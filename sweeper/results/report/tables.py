@@ -13,7 +13,7 @@ from evaluate.config import SHARES, PolicyConfig
 from evaluate.scorecard import Scorecard
 from evaluate.tracking import flatten
 from sweeper.recording.progress import duration, short
-from sweeper.recording.record import FAILED, Record
+from sweeper.recording.record import FAILED, PREPARING, Record
 from sweeper.results.ranking import Entry, last_word
 
 # name -> what it is called, and what its value says
@@ -192,6 +192,7 @@ class Took:
     scoring: str
     checkpoints: int
     hardware: str
+    preparing: str
 
 
 def took(records: list[Record]) -> Took | None:
@@ -201,14 +202,22 @@ def took(records: list[Record]) -> Took | None:
         return None
     first = min(epochs, key=lambda epoch: epoch.time)
     pack = min(len(records), max(int(record.tags.get("pack", 1)) for record in records))
-    began = first.time / 1000 - first.seconds * pack  # its seconds are a share of the pack's
+    spent = {record.tags[PREPARING] for record in records if PREPARING in record.tags}
+    preparing = sum(map(float, spent))  # the trials of a process have the same
+    before = float(min(records, key=_first_time).tags.get(PREPARING, 0))
+    # its seconds are a share of the pack's
+    began = first.time / 1000 - first.seconds * pack - before
     ended = max(epoch.time for epoch in epochs) / 1000
     training, scoring = (sum(getattr(e, f"seconds_{n}") for e in epochs)
                          for n in ("training", "scoring"))  # fmt: skip
     devices = dict.fromkeys(r.tags.get("hardware.device", "") for r in records)
     return Took(_moment(began), _moment(ended), duration(ended - began),
-                duration(training + scoring), duration(training), duration(scoring), len(epochs),
-                ", ".join(filter(None, devices)))  # fmt: skip
+                duration(training + scoring + preparing), duration(training), duration(scoring), len(epochs),
+                ", ".join(filter(None, devices)), duration(preparing) if preparing else "")  # fmt: skip
+
+
+def _first_time(record: Record) -> float:
+    return min((epoch.time for epoch in record.epochs), default=float("inf"))
 
 
 def _moment(seconds: float) -> str:
