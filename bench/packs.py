@@ -33,7 +33,8 @@ from train.adapter import Adapter
 from train.base import Base, load_base
 from train.base_files import EMBEDDED_FOLDER
 from train.checkpoint import write_atomically
-from train.command import quiet, settings
+from train.command import quiet
+from train.compose import settings
 from train.config import BaseConfig, TrialConfig, trial_of
 from train.data import Pictures, load_pictures
 from train.member import Member, Run

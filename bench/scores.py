@@ -36,7 +36,8 @@ from evaluate.scorer import Scorer
 from sweeper.config import SweepConfig
 from train.base import load_base
 from train.checkpoint import write_atomically
-from train.command import quiet, settings
+from train.command import quiet
+from train.compose import settings
 from train.config import BaseConfig, DataConfig
 from train.data import load_pictures
 from train.puppets.captions import caption

@@ -20,7 +20,7 @@ from evaluate.config import PolicyConfig
 from sweeper.config import SweepConfig
 from sweeper.recording.record import Record, load_records
 from sweeper.results.ranking import rank_trials
-from train.command import settings
+from train.compose import settings
 from train.puppets.judge import Judge
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from evaluate.intervals import wilson
-from train.config import ConfigError, suggestion
+from train.config import BaseConfig, ConfigError, DataConfig, suggestion
+from train.text_settings import path_field
 
 # what a limit of the policy can be set on, and what its rules can look at
 SCORES = (
@@ -41,8 +42,8 @@ RULES = (
 class ProbesConfig:
     """Which pictures are made with every checkpoint."""
 
-    values: str = "puppets"
-    set: str | None = None
+    values: str = path_field("puppets")
+    set: str | None = path_field(None)
     count: int = 32
     seed: int = 1
     steps: int = 20
@@ -53,9 +54,9 @@ class ProbesConfig:
 class ScoresConfig:
     """How they are scored."""
 
-    encoder: str = "puppets"
+    encoder: str = path_field("puppets")
     pose: str = "puppets"
-    pose_model: str | None = None
+    pose_model: str | None = path_field(None)
     baseline: int = 4
     resamples: int = 500
     confidence: float = 0.9
@@ -121,3 +122,22 @@ def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         near = suggestion(value, list(known)) or f"; there are {', '.join(known)}"
         raise ConfigError(f"{key}: there is no {value}{near}")
+
+
+@dataclass
+class EvaluateConfig:
+    """conf/evaluate.yaml: what is scored, and how."""
+
+    checkpoints: str | None = path_field(None)
+    data: DataConfig = field(default_factory=DataConfig)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
+    scores: ScoresConfig = field(default_factory=ScoresConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    output: str = path_field("outputs/scores")
+    root: str = path_field("mlruns")
+
+
+def check_evaluate(config: EvaluateConfig) -> None:
+    """Refuses impossible settings with a ConfigError."""
+    check_scoring(config.probes, config.scores, config.policy)

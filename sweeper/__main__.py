@@ -6,9 +6,8 @@ import signal
 
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.proposing.conditions import applies
-from sweeper.running.job import run as run_job
 from train.command import run
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same clean end as Ctrl-C
-    run("sweep", SweepConfig, check_sweep, run_job, applies)
+    run("sweep", SweepConfig, check_sweep, "sweeper.running.job:run", applies)

@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig, check_scoring
+from evaluate.config import (
+    PolicyConfig,
+    ProbesConfig,
+    ScoresConfig,
+    check_policy,
+    check_scoring,
+)
 from sweeper.running.budget import BudgetConfig
 from train.checks import check_trial
 from train.config import EMBEDDED, ConfigError, TrialConfig, suggestion
+from train.text_settings import path_field, text_field
 
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"
@@ -21,9 +28,9 @@ COUNTS = ("memorised_epochs", "settled_epochs", "retries")
 class StudyConfig:
     """A study's name and place, and when a trial is stopped."""
 
-    name: str | None = None
-    root: str = "mlruns"
-    storage: str | None = None
+    name: str | None = text_field(None)
+    root: str = path_field("mlruns")
+    storage: str | None = text_field(None)
     trial: int | None = None
     memorised_epochs: int = 2
     settled_epochs: int = 3
@@ -31,7 +38,7 @@ class StudyConfig:
     retries: int = 2
     keep: str = "best"
     queue: list[dict[str, Any]] = field(default_factory=list)
-    from_study: str | None = None
+    from_study: str | None = text_field(None)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
 
@@ -95,3 +102,37 @@ def suggested_name(config: SweepConfig) -> str:
         named = Path(config.data.path).resolve().name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", named).strip("-._")
     return name[:60] or "study"
+
+
+@dataclass
+class SelectConfig:
+    """conf/select.yaml."""
+
+    study: str = text_field("")
+    root: str = path_field("mlruns")
+    apply: bool = False
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+
+
+def check_select(config: SelectConfig) -> None:
+    """Refuses an impossible policy, and no study, with a ConfigError."""
+    _check_study(config.study)
+    check_policy(config.policy)
+
+
+@dataclass
+class ReportConfig:
+    """conf/report.yaml."""
+
+    study: str = text_field("")
+    root: str = path_field("mlruns")
+
+
+def check_report(config: ReportConfig) -> None:
+    """Refuses a report of nothing, with a ConfigError."""
+    _check_study(config.study)
+
+
+def _check_study(name: str) -> None:
+    if not name:
+        raise ConfigError("study: say which study, as in study=puppets")

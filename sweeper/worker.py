@@ -20,8 +20,8 @@ from omegaconf import DictConfig
 
 from sweeper.config import SweepConfig
 from sweeper.leaving import in_good_order, listen_since
-from train import local
-from train.command import HYDRA_VERSION, quiet
+from train.command import quiet
+from train.compose import HYDRA_VERSION, load_local_defaults
 from train.config import CONF, ConfigError, cause
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Worker:
         line = [word for word in self.line if not word.startswith(LAUNCHER)]
         line += ["hydra/launcher=packed", *device_of(number, config.base.device)]
         GlobalHydra.instance().clear()  # what the launcher has brought here from the other process
-        local.take_in("sweep", CONF)
+        load_local_defaults("sweep")
         try:
             with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
                 hydra = GlobalHydra.instance().hydra

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from train.config import EMBEDDED, cause
+from train.config import EMBEDDED, UserError, cause
 from train.families import Family, family_of
 from train.single_file import LATENT_CHANNELS, family_of_file, layout
 
@@ -23,7 +23,7 @@ PICKLES = (
 )
 
 
-class BaseError(ValueError):
+class BaseError(UserError, ValueError):
     """The base model cannot be loaded; the message says why and what to do."""
 
 

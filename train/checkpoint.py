@@ -16,11 +16,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from train.adapter import Adapter
+from train.config import UserError
 from train.formats import adapter_config, epoch_and_step, to_kohya
 from train.lora import Adapters, shape
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A LoRA file cannot be read or does not fit the base; the message says which and why."""
 
 

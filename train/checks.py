@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from train.config import (
     ConfigError,
     NetworkConfig,
     SchedulerConfig,
+    TrainConfig,
     TrainingConfig,
     TrialConfig,
     cause,
@@ -46,6 +48,7 @@ ATTENTIONS = ("sdpa", "xformers")
 PREDICTIONS = ("auto", "epsilon", "v_prediction")
 PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
 OUT_OF_MEMORY = STOP, ADAPT = "stop", "adapt"
+RESUME = RESUME_AUTO, RESUME_OFF = "auto", "off"
 
 
 def check_trial(config: TrialConfig) -> None:
@@ -260,3 +263,17 @@ def check_optimizer(optimizer: dict[str, Any]) -> type:
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {name} refuses its settings: {cause(error)}") from None
     return cls
+
+
+def check_train(config: TrainConfig) -> None:
+    """Refuses impossible settings of `python -m train`, naming the key.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
+    check_trial(config)
+    check_choice("resume", config.resume, RESUME)
+    if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f]*[^/\\:*?\"<>|\x00-\x1f. ]", config.name):
+        raise ConfigError(
+            f'name: {config.name!r} is to be a file name, with no folder and none of : * ? " < > |'
+        )

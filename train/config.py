@@ -11,6 +11,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from train.text_settings import literal, path_field, text_field
+
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # where things lie and what they run on, in DataConfig and in BaseConfig: no part of what is made
 DATA_PLACES = ("path", "dataset_config", "regularization_path", "validation_path")
@@ -22,7 +24,11 @@ EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find wh
 Schema = TypeVar("Schema")
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """What a person can put right: commands print its message as one line, without a traceback."""
+
+
+class ConfigError(UserError, ValueError):
     """A setting is unknown, of the wrong type, or impossible beside another."""
 
 
@@ -30,12 +36,12 @@ class ConfigError(ValueError):
 class DataConfig:
     """Which pictures, and how they are read."""
 
-    path: str = EMBEDDED
-    dataset_config: str | None = None
-    regularization_path: str | None = None
-    trigger: str = "sks puppet"
-    class_words: str | None = None
-    caption_extension: str = ".txt"
+    path: str = path_field(EMBEDDED)
+    dataset_config: str | None = path_field(None)
+    regularization_path: str | None = path_field(None)
+    trigger: str = text_field("sks puppet")
+    class_words: str | None = text_field(None)
+    caption_extension: str = text_field(".txt")
     shuffle_caption: bool = False
     keep_tokens: int = 0
     repeats: int = 1
@@ -51,7 +57,7 @@ class DataConfig:
     color_augmentation: bool = False
     latents: str = "sampled"
     on_error: str = "stop"
-    validation_path: str | None = None
+    validation_path: str | None = path_field(None)
     validation_fraction: float = 0.15
     validation_seed: int = 0
 
@@ -60,8 +66,8 @@ class DataConfig:
 class BaseConfig:
     """Which model the LoRAs are trained on."""
 
-    path: str = EMBEDDED
-    device: str = "auto"
+    path: str = path_field(EMBEDDED)
+    device: str = text_field("auto")
     precision: str = "fp32"
     speed: str = "eager"
     attention: str = "sdpa"
@@ -146,7 +152,20 @@ class TrialConfig:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     cache: str = "memory"
-    cache_path: str = "outputs/cache"
+    cache_path: str = path_field("outputs/cache")
+
+
+@dataclass
+class TrainConfig(TrialConfig):
+    """conf/train.yaml: a trial's settings, where its files go, and whether a run is continued.
+
+    Attributes:
+        name: of the files.
+    """
+
+    output: str = path_field("outputs/lora")
+    name: str = text_field("lora")
+    resume: str = "auto"
 
 
 def trial_of(config: TrialConfig) -> TrialConfig:
@@ -176,6 +195,12 @@ def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
     return lion if "Lion" in target.rpartition(".")[2] else adamw
 
 
+def _times(number: Any, by: float) -> str:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return str(number)  # the setting itself is refused, by its own name
+    return f"{number * by:.3g}"
+
+
 # ${by_base:A,B} in a YAML is A on the embedded base and B on any other, so that
 # `base.path=/my/model.safetensors` alone also moves the settings that hang on the base.
 OmegaConf.register_new_resolver("by_base", _by_base, replace=True)
@@ -183,7 +208,7 @@ OmegaConf.register_new_resolver("by_base", _by_base, replace=True)
 # those that find their step size themselves.
 OmegaConf.register_new_resolver("by_optimizer", _by_optimizer, replace=True)
 # ${times:A,F} is F times A, so that a range can follow another setting.
-OmegaConf.register_new_resolver("times", lambda number, by: f"{number * by:.3g}", replace=True)
+OmegaConf.register_new_resolver("times", _times, replace=True)
 # what train/local.py fills with a person's own defaults
 ConfigStore.instance().store(OWN_DEFAULTS, {})
 
@@ -194,7 +219,7 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
     Raises:
         ConfigError: an unknown key (with the nearest valid one) or a value of the wrong type.
     """
-    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    plain = OmegaConf.create(literal(OmegaConf.to_container(config, resolve=True)))
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
     except OmegaConfBaseException as error:

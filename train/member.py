@@ -16,7 +16,7 @@ from torch import Tensor
 from train import checkpoint
 from train.base import DTYPES, Base
 from train.cache import EncodedPictures
-from train.config import BASE_PLACES, DATA_PLACES, TrialConfig, settings_of
+from train.config import BASE_PLACES, DATA_PLACES, TrialConfig, UserError, settings_of
 from train.course import course_of
 from train.data import Pictures
 from train.data.buckets import Size
@@ -35,7 +35,7 @@ LOOKED_AT = 16  # steps after which a GPU's losses are read, for which it must b
 SHOWN = 5  # losses in the message of a failure
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError, RuntimeError):
     """Training cannot go on; what was saved stays."""
 
 

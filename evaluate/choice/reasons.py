@@ -97,9 +97,8 @@ def learned_by(card: Scorecard) -> str:
         parts.append(f"has learned {share_of(likeness.value)} of the subject's likeness")
     if prompt is not None:
         obeyed = percent(prompt.value)
-        how = (
-            f"not at all ({obeyed})" if obeyed[0] == "-" else f"{obeyed} as well as the base model"
-        )
+        well = f"{obeyed} as well as the base model"
+        how = f"not at all ({obeyed})" if obeyed.startswith("-") else well
         parts.append(f"follows prompts {how}")
     return " and ".join(parts) or "has a likeness and an obedience that cannot be told"
 

@@ -21,6 +21,7 @@ from optuna.distributions import (
 
 from sweeper.proposing.conditions import CONDITIONS, DECIDING, applies, decides
 from train.config import ConfigError
+from train.sweeps import range_values, sweep_words
 
 Params = dict[str, Any]
 # what a study compares its checkpoints by, or where it keeps them, is the same for all its trials
@@ -245,11 +246,9 @@ def _dimension(override: Override, parser: OverridesParser) -> Dimension:
         return Dimension(key, _interval(key, sweep))
     if isinstance(sweep, RangeSweep):
         return Dimension(key, _range(key, sweep))
-    words = tuple(dict.fromkeys(override.sweep_string_iterator()))
+    words = tuple(sweep_words(override, parser))
     if getattr(sweep, "shuffle", False):
         words = tuple(sorted(words))  # the order is the sampler's; a study's space has only one
-    if not words:
-        raise ConfigError(f"{key}: no value to choose from")
     values = [parser.parse_overrides([f"{key}={word}"])[0].value() for word in words]
     plain = [
         value if value is None or isinstance(value, bool | int | float | str) else word
@@ -270,14 +269,12 @@ def _interval(key: str, sweep: IntervalSweep) -> BaseDistribution:
 
 
 def _range(key: str, sweep: RangeSweep) -> BaseDistribution:
-    values = sorted(sweep.range())
-    if not values:
-        raise ConfigError(f"{key}: range({sweep.start}, {sweep.stop}, {sweep.step}) is empty")
-    low, high, step = values[0], values[-1], abs(sweep.step)
+    first, last, by, _ = range_values(key, sweep)
+    low, high, step = min(first, last), max(first, last), abs(by)
     log = "log" in sweep.tags
     if log and (step != 1 or low <= 0):
         raise ConfigError(f"{key}: tag(log, range(...)) needs step 1 and numbers above 0")
-    if all(isinstance(value, int) for value in values):
+    if isinstance(low, int):
         return IntDistribution(int(low), int(high), log=log, step=1 if log else int(step))
     return FloatDistribution(float(low), float(high), step=float(step))
 

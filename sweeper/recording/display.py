@@ -133,9 +133,8 @@ class Display:
 
     def _head(self, rows: list[Row], best: Row | None) -> Text:
         ended = sum(row.record.finished for row in rows)
-        head = Text.assemble(
-            (self.study.name, "bold"), f"  {ended} of {counted(self.trials, 'trial')} ended"
-        )
+        trials = counted(self.trials, "trial")
+        head = Text.assemble((self.study.name, "bold"), f"  {ended} of {trials} ended")
         head.append(f"  {self._left([row.record for row in rows])}")
         if best and best.selection:
             pick = best.selection

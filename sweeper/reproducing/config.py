@@ -6,58 +6,60 @@ from dataclasses import dataclass, field
 
 from evaluate.config import SCORES
 from sweeper.config import BEST, KEEP
-from sweeper.reproducing.verdict import DEFAULT
 from train.config import ConfigError, suggestion
+from train.text_settings import path_field, text_field
+
+DEFAULT = "default"  # the tolerance of scores that have none of their own
 
 
 @dataclass
 class DataPlaces:
     """Where the pictures are now; None: where they were."""
 
-    path: str | None = None
-    validation_path: str | None = None
-    regularization_path: str | None = None
-    dataset_config: str | None = None
+    path: str | None = path_field(None)
+    validation_path: str | None = path_field(None)
+    regularization_path: str | None = path_field(None)
+    dataset_config: str | None = path_field(None)
 
 
 @dataclass
 class BasePlaces:
     """Where the base is now, and what it runs on; None: as it was."""
 
-    path: str | None = None
-    device: str | None = None
+    path: str | None = path_field(None)
+    device: str | None = text_field(None)
 
 
 @dataclass
 class ProbesPlaces:
     """Where files of one's own lie now; None: where they were."""
 
-    values: str | None = None
-    set: str | None = None
+    values: str | None = path_field(None)
+    set: str | None = path_field(None)
 
 
 @dataclass
 class ScoresPlaces:
     """Where models of one's own lie now; None: where they were."""
 
-    encoder: str | None = None
-    pose_model: str | None = None
+    encoder: str | None = path_field(None)
+    pose_model: str | None = path_field(None)
 
 
 @dataclass
 class ReproduceConfig:
     """conf/reproduce.yaml."""
 
-    run_id: str | None = None
-    study: str | None = None
-    lora: str | None = None
+    run_id: str | None = text_field(None)
+    study: str | None = text_field(None)
+    lora: str | None = path_field(None)
     tolerance: dict[str, float] = field(default_factory=lambda: {DEFAULT: 0.02})
     anyway: bool = False
     data: DataPlaces = field(default_factory=DataPlaces)
     base: BasePlaces = field(default_factory=BasePlaces)
     probes: ProbesPlaces = field(default_factory=ProbesPlaces)
     scores: ScoresPlaces = field(default_factory=ScoresPlaces)
-    root: str = "mlruns"
+    root: str = path_field("mlruns")
     keep: str = BEST
 
     @property

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeper.recording.record import ScoredEpoch
+from sweeper.reproducing.config import DEFAULT
 
 IDENTICAL, CLOSE, DIFFERENT = "identical", "within tolerance", "different"
-DEFAULT = "default"  # the tolerance of scores that have none of their own
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from sweeper.running.trial import Trial
 from sweeper.study.claim import StudyTrial, claim
 from sweeper.study.storage import NO_PRUNER, answering, open_study
 from sweeper.study.study import TOTAL, Study, study_folder
-from train.command import EXPECTED
-from train.config import ConfigError, trial_of, typed
+from train.arguments import as_typed
+from train.config import ConfigError, UserError, trial_of, typed
 from train.course import course_of
 
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -69,7 +69,7 @@ def _trials(jobs: Iterable[Job]) -> Iterator[Trial]:
             raise ConfigError(f"trial {config.study.trial} of {folder.name} is run elsewhere")
         try:
             parts = load_parts(config)
-        except EXPECTED as error:
+        except UserError as error:
             refuse(claimed, job.overrides, str(error))
             continue
         yield _trial(job, claimed, claimed.params, parts, tracker, study.user_attrs[TOTAL])
@@ -131,7 +131,7 @@ def run(config: SweepConfig) -> None:
                 raise ConfigError(full)
             else:
                 overrides = [o for o in job.overrides if not o.startswith("study.")]
-                params: Params = dict(o.split("=", 1) for o in overrides)
+                params: Params = dict(as_typed(o).partition("=")[::2] for o in overrides)
                 only = _trial(job, trial, params, parts, tracker, trial.number + 1)
                 with (
                     in_good_order(study.folder, config.study.budget.hours),

@@ -17,8 +17,9 @@ Rule = Callable[[list[Scorecard]], str]  # the reason to stop; empty: go on
 def memorised(policy: PolicyConfig, in_a_row: int) -> Rule:
     """Stops when a score is surely beyond its limit or floor at `in_a_row` scored epochs.
 
-    Surely: its whole interval is. The same for checkpoints that cannot be used. What was learned by heart is not unlearned by training on, so
-    the epochs to come can only be worse.
+    Surely: its whole interval is. What was learned by heart is not unlearned by training on, so
+    the epochs to come can only be worse. It stops as well where as many checkpoints in a row cannot
+    be used.
     """
 
     def rule(scorecards: list[Scorecard]) -> str:

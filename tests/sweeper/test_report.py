@@ -14,10 +14,11 @@ from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
 from evaluate.config import PolicyConfig
+from sweeper.config import ReportConfig
 from sweeper.recording.record import FAILED, Record, load_record, load_records
-from sweeper.report import ReportConfig, main
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import REPORT, write_report
+from sweeper.results.report.rewrite import main
 from sweeper.study.storage import JOURNAL, NO_PRUNER, OBJECTIVES, open_study
 from tests.sweeper.conftest import Swept, run_module
 

@@ -26,7 +26,7 @@ from sweeper.reproducing.config import ReproduceConfig, check_reproduce
 from sweeper.reproducing.verdict import CLOSE, DIFFERENT, IDENTICAL, compare, judge, table
 from tests.sweeper.conftest import SMALL, Swept, finish
 from train.checkpoint import CheckpointError, weights_hash
-from train.command import settings
+from train.compose import settings
 from train.config import CONF, ConfigError, typed
 from train.data.reading import EMBEDDED_FOLDER
 

@@ -27,8 +27,9 @@ from sweeper.recording.tracker import Tracker
 from sweeper.running.rules import memorised, no_learning, settled
 from sweeper.study.claim import settle
 from tests.sweeper.conftest import finish
-from train.command import preflight, settings
+from train.compose import settings
 from train.config import CONF
+from train.preflight import preflight
 from train.trainer import Checkpoint
 
 SAMPLERS = sorted(file.stem for file in (CONF / "hydra/sweeper/sampler").iterdir())

@@ -23,7 +23,7 @@ from sweeper.proposing.sampling import GridSampler, Unseen, check_sampler, round
 from sweeper.proposing.space import Space, identity, parse_space
 from sweeper.study.claim import settle
 from sweeper.sweep import configured, first_settings
-from train.command import settings
+from train.compose import settings
 from train.config import CONF, ConfigError
 
 

@@ -11,9 +11,15 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from train.__main__ import TrainConfig
 from train.base import Base
-from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from train.config import (
+    BaseConfig,
+    DataConfig,
+    NetworkConfig,
+    TrainConfig,
+    TrainingConfig,
+    TrialConfig,
+)
 from train.data import Pictures
 from train.state import state_file
 from train.trainer import Epoch, Member, Trainer

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from train.__main__ import TrainConfig, check_train, main
 from train.base import Base, BaseError
 from train.checkpoint import read_metadata
-from train.command import preflight, settings
-from train.config import BaseConfig
+from train.checks import check_train
+from train.compose import settings
+from train.config import BaseConfig, TrainConfig
+from train.preflight import preflight
+from train.single import main
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -64,7 +66,7 @@ def test_the_course_is_told_before_the_base_is_loaded(
         raise BaseError("no base")
 
     caplog.set_level("INFO")
-    monkeypatch.setattr("train.__main__.load_base", fails)
+    monkeypatch.setattr("train.single.load_base", fails)
     with pytest.raises(BaseError):
         main(settings("train", TrainConfig, small))
     steps = caplog.text.index("6 steps an epoch, 2 epochs, 12 steps; a checkpoint every 1 epochs")

@@ -19,12 +19,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.train.conftest import apart, command, end, train
-from train.__main__ import main
 from train.base import Base
 from train.command import with_one_line_errors
 from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
 from train.data import Pictures
 from train.interrupt import in_good_order
+from train.single import main
 from train.state import state_file
 from train.trainer import Member, Trainer, TrainingError
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from train.__main__ import TrainConfig, check_train
-from train.command import settings
-from train.config import ConfigError
+from train.checks import check_train
+from train.compose import settings
+from train.config import ConfigError, TrainConfig
 from train.data import DataError, load_pictures
 from train.data.reading import EMBEDDED_FOLDER
 from train.kohya.command_line import expand, quote

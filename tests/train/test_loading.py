@@ -17,12 +17,12 @@ from huggingface_hub.utils import filter_repo_objects
 
 from tests.train.conftest import command, train
 from train import base as loading
-from train.__main__ import main
 from train.base import Base, BaseError, load_base
 from train.base_files import open_pipeline
 from train.checkpoint import read_metadata, weights_hash
 from train.config import BaseConfig, NetworkConfig, TrialConfig
 from train.data import Pictures
+from train.single import main
 from train.trainer import Member
 
 Make = Callable[..., TrialConfig]

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.train.conftest import command, end
-from train.__main__ import main
 from train.base import Base, BaseError, load_base
 from train.checkpoint import read_metadata
 from train.config import BaseConfig, DataConfig, TrialConfig
 from train.memory import adapted, advice, ran_out, with_next_remedy
+from train.single import main
 from train.trainer import Trainer, TrainingError
 
 Make = Callable[..., TrialConfig]

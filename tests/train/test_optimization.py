@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from tests.train.conftest import end, train
-from train.__main__ import TrainConfig
 from train.adapter import UNET
 from train.base import Base, load_base
 from train.checkpoint import load_checkpoint, read_metadata
-from train.command import settings
-from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
+from train.compose import settings
+from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrainConfig, TrialConfig
 from train.course import Course
 from train.data import Pictures
 from train.data.batches import Batches

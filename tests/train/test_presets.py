@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from train.__main__ import TrainConfig, check_train
-from train.command import settings
+from train.checks import check_train
+from train.compose import settings
+from train.config import TrainConfig
 from train.data import load_pictures
 
 REAL = "base.path=/my/model.safetensors"

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from tests.train.conftest import end
-from train.__main__ import TrainConfig, main
-from train.command import settings
+from train.compose import settings
+from train.config import TrainConfig
 from train.processes import Processes
+from train.single import main
 from train.stack import Dropout
 
 

@@ -16,15 +16,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
-from evaluate.__main__ import EvaluateConfig
-from sweeper.config import SweepConfig, check_sweep
-from sweeper.report import ReportConfig
-from sweeper.reproduce import ReproduceConfig
-from sweeper.select import SelectConfig
-from train.__main__ import TrainConfig
-from train.command import HYDRA_VERSION, preflight, run, settings
+from evaluate.config import EvaluateConfig
+from sweeper.config import ReportConfig, SelectConfig, SweepConfig, check_sweep
+from sweeper.reproducing.config import ReproduceConfig
+from train.command import run
 from train.completion import BASH
-from train.config import CONF, OWN_DEFAULTS
+from train.compose import HYDRA_VERSION, settings
+from train.config import CONF, OWN_DEFAULTS, TrainConfig
+from train.preflight import preflight
 
 Said = Callable[..., str]
 LOCAL = """

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from train.config import UserError
 from train.data.buckets import Frame
 from train.data.subset import Subset
 from train.data.tint import Tint
@@ -18,7 +19,7 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 BACKDROP = (255, 255, 255)  # what shows through transparent pictures
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """The pictures cannot be used; the message names the file and the way out."""
 
 

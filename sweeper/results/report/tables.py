@@ -147,7 +147,8 @@ def trial_table(ranked: list[Entry], searched: list[str]) -> tuple[list[str], li
         if selection:
             over = "" if selection.feasible else "over a limit"
             values = {n: e.value for n, e in selection.scorecard.scores.items()}
-            values["fidelity"] = selection.fidelity
+            if selection.fidelity is not None:
+                values["fidelity"] = selection.fidelity
             epoch = selection.scorecard.epoch
             cells.append(TableCell(str(epoch), epoch, over))
             cells += [_score(values.get(name)) for name in told]
@@ -211,9 +212,17 @@ def took(records: list[Record]) -> Took | None:
     training, scoring = (sum(getattr(e, f"seconds_{n}") for e in epochs)
                          for n in ("training", "scoring"))  # fmt: skip
     devices = dict.fromkeys(r.tags.get("hardware.device", "") for r in records)
-    return Took(_moment(began), _moment(ended), duration(ended - began),
-                duration(training + scoring + preparing), duration(training), duration(scoring), len(epochs),
-                ", ".join(filter(None, devices)), duration(preparing) if preparing else "")  # fmt: skip
+    return Took(
+        began=_moment(began),
+        ended=_moment(ended),
+        passed=duration(ended - began),
+        device=duration(training + scoring + preparing),
+        training=duration(training),
+        scoring=duration(scoring),
+        checkpoints=len(epochs),
+        hardware=", ".join(filter(None, devices)),
+        preparing=duration(preparing) if preparing else "",
+    )
 
 
 def _first_time(record: Record) -> float:

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from sweeper.recording.record import Record
+from train.arguments import as_typed
 from train.base_files import EMBEDDED_FOLDER
 from train.checkpoint import CheckpointError, read_metadata
 from train.config import CONF, EMBEDDED
@@ -62,6 +63,6 @@ def reproduce_commands(run_id: str, file: Path, root: str) -> list[str]:
 
 def again_command(record: Record) -> str:
     """The trial by itself, from the settings that made it."""
-    settings = dict(o.split("=", 1) for o in record.overrides if "=" in o)
+    settings = dict(as_typed(o).split("=", 1) for o in record.overrides if "=" in o)
     kept = [f"{k}={v}" for k, v in settings.items() if not k.lstrip("+").startswith(NOT_A_TRIALS)]
     return " ".join(["python -m sweeper", *map(shlex.quote, kept)])

@@ -1,0 +1,154 @@
+"""Scores LoRA files that are there, and says which to keep, as `python -m evaluate` does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from evaluate.choice.diagnosis import Finding, describe, diagnose
+from evaluate.choice.merit import fidelity
+from evaluate.choice.policy import Selection, check_scores, select
+from evaluate.config import EvaluateConfig
+from evaluate.curves import draw_curves
+from evaluate.files import find
+from evaluate.ledger import Ledger
+from evaluate.origin import environment
+from evaluate.scorecard import Estimate, Scorecard, usable
+from evaluate.scorer import Scorer
+from evaluate.sheet import save_sheet
+from evaluate.tracking import Run, Store, flatten, score_metrics
+from train.base import load_base
+from train.checkpoint import CheckpointError
+from train.data import load_pictures
+
+log = logging.getLogger(__name__)
+WIDE = 230  # columns of a table with intervals
+
+
+def main(config: EvaluateConfig) -> None:
+    """Scores the files in their order; writes and logs what is found, and says which to keep."""
+    unit, files = find(config.checkpoints) if config.checkpoints else ("epoch", {})
+    pictures = load_pictures(config.data)
+    log.info(pictures.report())
+    output = Path(config.output)
+    scorer = Scorer(
+        load_base(config.base), pictures, config.data, config.probes, config.scores,
+        Path(config.root) / "cache",
+    )  # fmt: skip
+    check_scores(config.policy, scorer.names)
+    output.mkdir(parents=True, exist_ok=True)
+    probes = output / "probes.yaml"
+    probes.write_text(scorer.probe_set.to_yaml(), encoding="utf-8")
+    log.info(f"the probes are in {probes}; edit them and give them back with probes.set={probes}")
+    if not files:
+        return
+    about = {"data": pictures.fingerprint, "base": scorer.base.fingerprint,
+             "probes": scorer.fingerprint}  # fmt: skip
+    cards = score(files, unit, scorer, Ledger(output, about), output)
+    if not usable(cards):
+        raise CheckpointError(f"none of the files can be used: {cards[0].failure}")
+    selection, findings = select(cards, config.policy), diagnose(cards, config.policy)
+    figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
+    title = str(config.checkpoints)
+    draw_curves(figure.subplots(), cards, selection.scorecard, config.policy, title)
+    figure.savefig(output / "curves.png")
+    _log(config, cards, selection, findings, {**environment(scorer.base.device), **about})
+    _say(cards, selection, findings)
+
+
+def score(
+    files: dict[Path, int], unit: str, scorer: Scorer, ledger: Ledger, output: Path
+) -> list[Scorecard]:
+    """A scorecard and a contact sheet for each file; those of the ledger are taken from there."""
+    cards, began, made = [], time.monotonic(), 0
+    for number, (file, epoch) in enumerate(files.items(), start=1):
+        card = ledger.find(file)
+        if card is None:
+            card = scorer({file: epoch})[0]
+            made += 1
+            card.unit = unit
+            save_sheet(scorer.sheet(card), sheet_of(output, card))
+            ledger.add(card)
+            left = (time.monotonic() - began) / made * (len(files) - number)
+            log.info(f"{number}/{len(files)}  {file.name}  about {left:.0f} s left")
+        card.epoch, card.unit = epoch, unit
+        cards.append(card)
+    return cards
+
+
+def sheet_of(output: Path, card: Scorecard) -> Path:
+    """Where the contact sheet of a file is."""
+    return output / f"{card.unit}-{card.epoch:06d}.png"
+
+
+def _log(
+    config: EvaluateConfig,
+    cards: list[Scorecard],
+    selection: Selection,
+    findings: list[Finding],
+    origin: dict[str, str],
+) -> None:
+    """One MLflow run for the folder of files; scored again, it is continued."""
+    output = Path(config.output)
+    store = Store(Path(config.root), "evaluations")
+    with store.forgiving():
+        entry = Run(store, output / "mlflow.json", output.name)
+        entry.begin(origin)
+        entry.resume()
+        entry.once("params", lambda: entry.log_params(flatten(asdict(config))))
+        now = int(time.time() * 1000)
+        for card in cards:
+            name, sheet = f"{card.checkpoint.name} {card.epoch}", sheet_of(output, card)
+            entry.once(f"scores {name}", partial(entry.log_metrics, score_metrics(card, now)))
+            if sheet.is_file():
+                show = partial(entry.log_image, sheet, "contact_sheet", card.epoch)
+                entry.once(f"sheet {name}", show)
+        entry.set_tags({
+            "kept": str(selection.scorecard.checkpoint),
+            "reasons": " ".join(selection.reasons),
+            "diagnosis": describe(findings),
+        })  # fmt: skip
+        for file in ("probes.yaml", "scorecards.json", "curves.png"):
+            store.client.log_artifact(entry.id, str(output / file))
+        store.client.log_artifact(entry.id, str(selection.scorecard.checkpoint), "checkpoint")
+        store.client.set_terminated(entry.id, "FINISHED")
+
+
+def _say(cards: list[Scorecard], selection: Selection, findings: list[Finding]) -> None:
+    console = Console(width=None if Console().is_terminal else WIDE)
+    console.print(table(cards, selection.scorecard, intervals=console.width >= WIDE))
+    for card in (card for card in cards if card.failure):
+        console.print(f"{card.checkpoint.name} cannot be used: {card.failure}", highlight=False)
+    for note in selection.scorecard.notes:
+        console.print(f"note: {note}")
+    for finding in findings:
+        console.print(f"diagnosis: {finding}", highlight=False)
+    console.print(f"keep {selection.scorecard.checkpoint}", highlight=False, soft_wrap=True)
+    console.print(" ".join(selection.reasons), highlight=False)
+
+
+def table(cards: list[Scorecard], kept: Scorecard, intervals: bool) -> Table:
+    """The scorecards in order, the kept one marked; intervals where there is room for them."""
+    names = list(dict.fromkeys(name for card in cards for name in card.scores))
+    shown = Table("", kept.unit, "fidelity", *(name.replace("_", " ") for name in names))
+    for card in cards:
+        cells = [_cell(card.scores.get(name), intervals) for name in names]
+        mark = "keep" if card is kept else ""
+        told = fidelity(card)
+        overall = "failed" if card.failure else "-" if told is None else f"{told:.2f}"
+        shown.add_row(mark, str(card.epoch), overall, *cells)
+    return shown
+
+
+def _cell(estimate: Estimate | None, interval: bool) -> str:
+    if estimate is None:
+        return "-"
+    bounds = f"\n{estimate.low:.2f} to {estimate.high:.2f}" if interval else ""
+    return f"{estimate.value:.2f}{bounds}"

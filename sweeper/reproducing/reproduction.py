@@ -1,0 +1,159 @@
+"""Trains a logged run again and compares, as `python -m sweeper.reproduce` does."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sweeper.config import StudyConfig, SweepConfig
+from sweeper.recording.record import Record
+from sweeper.recording.tracker import Tracker
+from sweeper.reproducing.again import train_again
+from sweeper.reproducing.carry import Carried, carry_over
+from sweeper.reproducing.config import ReproduceConfig
+from sweeper.reproducing.differences import differences, other_base, other_pictures
+from sweeper.reproducing.original import STUDY_OF_FILES, Original, of_file, of_run, score_file
+from sweeper.reproducing.runs import client_of, find_best, find_run
+from sweeper.reproducing.verdict import DIFFERENT, compare, judge, pairs, table
+from sweeper.running.parts import load_parts, origin, origin_of_pictures
+from train.base import BaseError
+from train.config import ConfigError
+from train.data import DataError, load_pictures
+
+log = logging.getLogger(__name__)
+
+
+def main(config: ReproduceConfig) -> None:
+    """Trains a run again; exits with 0 where it is identical or within tolerance, 1 otherwise."""
+    root = Path(config.root)
+    original = fetch(config, root)
+    log.info(f"making again {original.said}")
+    carried = settings_of(original, config)
+    trial = carried.config
+    check_pictures(original, trial, config)
+    try:
+        parts = load_parts(trial)
+    except BaseError as error:
+        hint = "" if config.base.path else "; base.path= says where the base is now"
+        raise BaseError(f"{error}{hint}") from None
+    now = origin(parts)
+    if (other := other_base(original.tags, now)) and not config.anyway:
+        raise ConfigError(f"base.path: {trial.base.path} is {other}; {_way_out('base.path')}")
+    _announce(original, carried, now)
+    if original.file is not None:
+        log.info(f"scoring {original.file}, which has no scores of then")
+        scored = score_file(original.file, original.selected, parts.scorer)
+        original = replace(original, epochs=[scored])
+    tracker = Tracker(root, root / "studies" / original.study)
+    again = train_again(original, trial, now, tracker)
+    verdict = conclude(original, again, config.tolerance, tracker)
+    if verdict == DIFFERENT:
+        sys.exit(1)
+
+
+def fetch(config: ReproduceConfig, root: Path) -> Original:
+    """What is to be made again.
+
+    Raises:
+        ConfigError: no such run or study, or one that has nothing to compare with.
+        CheckpointError: no LoRA file of ours.
+    """
+    if config.lora:
+        return of_file(Path(config.lora).expanduser())
+    client = client_of(Tracker(root, root / "studies" / STUDY_OF_FILES))
+    if config.study:
+        return of_run(client, find_best(client, config.study))
+    assert config.run_id
+    return of_run(client, find_run(client, config.run_id))
+
+
+def settings_of(original: Original, config: ReproduceConfig) -> Carried:
+    """The settings to train with; what lay elsewhere is where it is said to be now.
+
+    Raises:
+        ConfigError: settings of another version.
+    """
+    places: dict[str, Any] = config.places
+    probes = (original.settings.get("probes") or {}).get("set")
+    if probes and "probes.set" not in places and not Path(probes).is_file() and original.probes:
+        file = Path(config.root) / "reproductions" / f"{original.id[:20]}-probes.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(original.probes, encoding="utf-8")
+        places["probes.set"] = str(file)
+    commit = original.tags.get("git.commit")
+    by = f" (commit {commit})" if commit else ""
+    carried = carry_over(original.settings, places, config.anyway, by)
+    trial = carried.config
+    trial.study = StudyConfig(name=original.study, root=config.root, keep=config.keep)
+    trial.search, trial.pack = {}, 1
+    if original.file is not None:  # the checkpoint to have in the end is the one that is there
+        trial.policy = replace(trial.policy, rule="epoch", epoch=original.selected)
+    return carried
+
+
+def check_pictures(original: Original, trial: SweepConfig, config: ReproduceConfig) -> None:
+    """Before the base is loaded, which takes its time.
+
+    Raises:
+        ConfigError: they are not here, or are others; saying how.
+    """
+    try:
+        pictures = load_pictures(trial.data)
+    except DataError as error:
+        if any(key.startswith("data.") for key in config.places):
+            raise
+        raise ConfigError(f"{error}; data.path= says where the pictures are now") from None
+    other = other_pictures(original.tags, origin_of_pictures(pictures))
+    if other and not config.anyway:
+        raise ConfigError(f"data.path: {trial.data.path} has {other}; {_way_out('data.path')}")
+
+
+def conclude(
+    original: Original, again: Record, tolerance: dict[str, float], tracker: Tracker
+) -> str:
+    """Prints and logs the comparison and the verdict, which it returns."""
+    both = pairs(original.epochs, again.epochs)
+    compared = [compare(then, now) if now else None for then, now in both]
+    verdict = judge(compared, tolerance)
+    there = [one for one in compared if one]
+    same = sum(one.same_weights for one in there)
+    missing = [then.scorecard.label for then, now in both if now is None]
+    lines = [
+        *(table(then, now, there, tolerance) for then, now in both
+          if now and then.scorecard.epoch == original.selected),
+        *(f"{label} is missing" for label in missing),
+        f"verdict: {verdict} (weights the same bytes in {same} of {len(both)} scored epochs)",
+    ]  # fmt: skip
+    print("\n".join(lines))
+    tracker.catch_up()
+    with tracker.forgiving():
+        run = tracker.run_of(again)
+        run.set_tags({"verdict": verdict})
+        epochs = [f"epoch {one.epoch}: {one.words}" for one in there]
+        run.log_text("\n".join([*epochs, *lines]), "reproduction.txt")
+        print(f"logged as run {run.id}; its files are in {again.folder}")
+    return verdict
+
+
+def _announce(original: Original, carried: Carried, now: dict[str, str]) -> None:
+    """What differs from then, before anything is trained."""
+    lines = differences(original.tags, now)
+    for what, settings in (
+        ("settings that did not exist then have today's values", carried.added),
+        ("settings that do not exist any more are left out", carried.dropped),
+    ):
+        if settings:
+            lines.append(f"{what}: " + ", ".join(f"{k}={v}" for k, v in settings.items()))
+    if (pack := original.tags.get("pack", "1")) != "1":
+        lines.append(
+            f"differs: it was trained in a pack of {pack}, now it is alone: the same sums in "
+            "another order, which training widens; with pack=1 a run is reproduced to the byte"
+        )
+    log.info("\n".join(lines))
+
+
+def _way_out(key: str) -> str:
+    return f"{key}= says where the right one is; anyway=true trains with this one"

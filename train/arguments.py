@@ -1,0 +1,198 @@
+"""The command line as a person types it, as the overrides that Hydra parses.
+
+What the shell hands over as one argument for a text setting is that text, whatever characters are
+in it; every other value keeps Hydra's grammar, sweeps included.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+from hydra._internal.utils import get_args_parser
+
+from train.config import ConfigError
+from train.text_settings import PATH, TEXT, literal
+
+MULTIRUN = {"-m", "--multirun"}
+PICKLED = "--experimental-rerun"
+KEY = re.compile(r"(~|\+{0,2})[A-Za-z_][A-Za-z0-9_./@:-]*")
+SWEPT = re.compile(r"\s*choice\(.*\)\s*", re.DOTALL)
+NAMED = re.compile(r"\$\{([A-Za-z0-9_.]+)\}")
+QUOTES = "'\""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A command line in its parts.
+
+    Attributes:
+        flags: Hydra's flags with their values (`--cfg job`), in order.
+        overrides: `key=value`, `+key=value`, `~key`.
+    """
+
+    flags: list[str]
+    overrides: list[str]
+
+    @property
+    def multirun(self) -> bool:
+        return bool(MULTIRUN & {*self.flags})
+
+
+def split_arguments(arguments: Sequence[str]) -> Arguments:
+    """Separates Hydra's flags from the overrides.
+
+    Raises:
+        ConfigError: an argument that is neither, saying what to type instead.
+    """
+    flags: list[str] = []
+    overrides: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if not argument.startswith("-"):
+            _check_override(argument, overrides, waiting)
+            overrides.append(argument)
+            continue
+        values = _flag_values(argument, waiting)
+        if values is None:
+            raise ConfigError(_no_flag(argument, waiting))
+        flags += [argument, *waiting[:values]]
+        del waiting[:values]
+    return Arguments(flags, overrides)
+
+
+def _flag_values(argument: str, following: Sequence[str]) -> int | None:
+    """How many of the following arguments belong to a flag; None: Hydra has no such flag."""
+    name, separator, _ = argument.partition("=")
+    if name == PICKLED:
+        raise ConfigError(f"{PICKLED}: reads a pickle, which can run code; it is not supported")
+    for action in get_args_parser()._actions:
+        if name not in action.option_strings:
+            continue
+        if separator or action.nargs == 0:
+            return 0 if action.nargs != 0 or not separator else None
+        if action.nargs == "?":  # --info: the value may be left out
+            return int(bool(following) and following[0] in (action.choices or ()))
+        if not following:
+            raise ConfigError(f"{name}: needs a value after it")
+        if action.choices and following[0] not in action.choices:
+            options = ", ".join(map(str, action.choices))
+            raise ConfigError(f"{name}: {following[0]!r} is none of {options}")
+        return 1
+    return None
+
+
+def _no_flag(argument: str, following: Sequence[str]) -> str:
+    key, separator, value = argument.lstrip("-").partition("=")
+    if not separator and following and "=" not in following[0] and following[0][:1] != "-":
+        separator, value = "=", following[0]
+    if separator and KEY.fullmatch(key):
+        return f"{argument}: settings are typed without dashes, as in {_typed(key, value)}"
+    return f"{argument}: there is no such option; settings are typed as key=value (see --help)"
+
+
+def _check_override(argument: str, before: Sequence[str], following: Sequence[str]) -> None:
+    """Raises a ConfigError for what is no override, such as a part of a value with spaces."""
+    key, separator, value = argument.partition("=")
+    named = KEY.fullmatch(key)
+    if named and not separator and key.startswith("~"):
+        return
+    if named and separator:
+        if not value and _loose(following):  # network.rank= 4
+            raise ConfigError(_with_space(argument, key, following[0]))
+        return
+    if named and following and following[0].startswith("="):  # network.rank = 4
+        value = following[0][1:] or next(iter(following[1:]), "")
+        raise ConfigError(_with_space(f"{argument} {following[0]}", key, value))
+    if separator:
+        raise ConfigError(f"{key!r} is no name of a setting (letters, digits, '_' and dots)")
+    if before:
+        last, _, begun = before[-1].partition("=")
+        line = _typed(last, " ".join([begun, argument, *_loose(following)]))
+        raise ConfigError(f"{argument}: is not key=value; a value with spaces needs quotes: {line}")
+    raise ConfigError(f"{argument}: is not key=value (see --help)")
+
+
+def _with_space(argument: str, key: str, value: str) -> str:
+    return f"{argument}: there must be no space beside the equals sign; type {_typed(key, value)}"
+
+
+def _loose(following: Sequence[str]) -> list[str]:
+    """The next arguments that are no override and no flag: words of a value that lost its key."""
+    return list(takewhile(lambda word: "=" not in word and word[:1] not in "-~", following))
+
+
+def _typed(key: str, value: str) -> str:
+    """What to type: with the quotes that a shell needs."""
+    line = f"{key}={value}"
+    return line if re.fullmatch(r"[\w./:=,+~@%-]+", line, re.ASCII) else f'"{line}"'
+
+
+def normalized(
+    overrides: Iterable[str], settings: Mapping[str, tuple[str, bool]], multirun: bool = False
+) -> list[str]:
+    """The overrides with the values of text settings quoted for Hydra's grammar.
+
+    A leading `~` of a path becomes the home folder, `null` is null where the setting may be null,
+    and one pair of quotes around the whole value is left out. Two things stay Hydra's:
+    `choice(...)` in a sweep, and a value in which each `${...}` names a setting of the command.
+
+    Args:
+        settings: of the command; see `train.text_settings.kinds`.
+        multirun: whether the command line asks for a sweep.
+
+    Raises:
+        ConfigError: a text with a NUL character.
+    """
+    return [_normalized(override, settings, multirun) for override in overrides]
+
+
+def _normalized(override: str, settings: Mapping[str, tuple[str, bool]], multirun: bool) -> str:
+    key, separator, value = override.partition("=")
+    kind, optional = settings.get(key.lstrip("+"), ("", False))
+    if kind not in (TEXT, PATH) or not separator or (multirun and SWEPT.fullmatch(value)):
+        return override
+    named = NAMED.findall(value)
+    if named and len(named) == value.count("${") and all(_is_setting(n, settings) for n in named):
+        return override
+    if "\0" in value:
+        raise ConfigError(f"{key}: holds a NUL character")
+    if optional and value == "null":
+        return override
+    value = unquoted(value)
+    if kind == PATH:
+        value = os.path.expanduser(value)
+    return f"{key}={quoted(value)}"
+
+
+def _is_setting(name: str, settings: Mapping[str, tuple[str, bool]]) -> bool:
+    return any(name == key or name.startswith(f"{key}.") for key in settings)
+
+
+def quoted(text: str) -> str:
+    """A text in Hydra's grammar, whatever characters are in it."""
+    # a backslash counts as itself, but for those before a quote
+    escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", literal(text))
+    return "'" + re.sub(r"(\\+)\Z", lambda found: found[1] * 2, escaped) + "'"
+
+
+def unquoted(value: str) -> str:
+    """The text of a value that stands in one pair of quotes; any other value as it is."""
+    mark = value[:1]
+    if len(value) < 2 or mark not in QUOTES or value[-1] != mark:
+        return value
+    inner = re.fullmatch(rf"((?:\\.|[^\\{mark}])*)", value[1:-1], re.DOTALL)
+    if inner is None:
+        return value
+    text = re.sub(rf"(\\+)({mark}|\Z)", lambda f: "\\" * (len(f[1]) // 2) + f[2], inner[1])
+    return re.sub(r"(\\+)\$\{", lambda found: "\\" * (len(found[1]) // 2) + "${", text)
+
+
+def as_typed(override: str) -> str:
+    """An override as a person types it: without the quotes that Hydra's grammar needs."""
+    key, separator, value = override.partition("=")
+    return f"{key}{separator}{unquoted(value)}"
