@@ -60,6 +60,7 @@ def render(study: Path, ranked: list[Entry], policy: PolicyConfig) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
+    environment.filters["breakable"] = _breakable
     records = sorted((entry.record for entry in ranked), key=lambda record: record.number)
     searched = varied(ranked)
     headings, rows = tables.trial_table(ranked, searched)
@@ -81,6 +82,11 @@ def render(study: Path, ranked: list[Entry], policy: PolicyConfig) -> str:
         took=tables.took(records),
         others=_findings(ranked[1:], policy),
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A name that a narrow column may break after each underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def _pick(study: Path, ranked: list[Entry], policy: PolicyConfig) -> dict[str, Any]:
