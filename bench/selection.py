@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from bench.loras import COUNT, FOLDER, ROUNDS, SETS, Lora, load_truth, lora, make_loras
-from evaluate.choice.merit import fidelity
+from evaluate.choice.merit import worth
 from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig
 from evaluate.probing.probes import FRESH
@@ -153,7 +153,7 @@ def stability() -> dict[str, float]:
     found: dict[str, list[list[float]]] = {}
     for budget in ("default", "other seeds"):
         cards = [load_scores(made, budget)[0] for made in LORAS]
-        found[budget] = [[fidelity(card) for card in some] for some in cards]
+        found[budget] = [[worth(card) for card in some] for some in cards]
     first, second = found.values()
     within = [correlation(a, b, by_rank=True) for a, b in zip(first, second, strict=True)]
     pooled = [[value for part in parts for value in part] for parts in (first, second)]
@@ -171,7 +171,7 @@ def followed() -> dict[str, dict[str, float]]:
             for card in load_scores(made, "default")[0]:
                 if name != "fidelity" and name not in card.scores:
                     continue  # it cannot be told with these pictures
-                values.append(fidelity(card) if name == "fidelity" else card.scores[name].value)
+                values.append(worth(card) if name == "fidelity" else card.scores[name].value)
                 truths.append(truth[card.epoch][seen])
         found[name] = {"pearson": correlation(values, truths),
                        "spearman": correlation(values, truths, by_rank=True)}  # fmt: skip

@@ -36,14 +36,15 @@ def draw_curves(
     """
     epochs = [card.epoch for card in cards]
     for name, colour in CURVES.items():
-        estimates = [card.scores[name] for card in cards if name in card.scores]
-        if len(estimates) != len(epochs):
+        told = [card for card in cards if name in card.scores]
+        if not told:
             continue
+        estimates, at = [card.scores[name] for card in told], [card.epoch for card in told]
         style, label = "-" if name.endswith("fidelity") else "--", name.replace("_", " ")
         values = [e.value for e in estimates]
-        axes.plot(epochs, values, style, color=colour, marker="o", markersize=4, label=label)
+        axes.plot(at, values, style, color=colour, marker="o", markersize=4, label=label)
         bounds = [e.low for e in estimates], [e.high for e in estimates]
-        axes.fill_between(epochs, *bounds, color=colour, alpha=0.10, linewidth=0)
+        axes.fill_between(at, *bounds, color=colour, alpha=0.10, linewidth=0)
     by_limit: dict[float, list[str]] = {}
     for name, limit in policy.limits.items():
         by_limit.setdefault(limit, []).append(name.replace("_", " "))

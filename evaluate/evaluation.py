@@ -19,17 +19,18 @@ from evaluate.choice.merit import fidelity
 from evaluate.choice.policy import Selection, check_scores, select
 from evaluate.config import EvaluateConfig
 from evaluate.curves import draw_curves
-from evaluate.examination import readable, remarks, usable
+from evaluate.examination import loadable, readable, remarks
 from evaluate.files import find
 from evaluate.ledger import Ledger, key_of
 from evaluate.order import order
 from evaluate.origin import environment
-from evaluate.scorecard import Estimate, Scorecard
+from evaluate.scorecard import Estimate, Scorecard, usable
 from evaluate.scorer import Scorer
 from evaluate.sheet import save_sheet
 from evaluate.tracking import Run, Store, flatten, score_metrics
 from evaluate.tracking_uri import check_tracking
 from train.base import load_base
+from train.checkpoint import CheckpointError
 from train.construction import check_device
 from train.data.buckets import framing_of
 from train.data.loading import load_pictures
@@ -49,7 +50,7 @@ def main(config: EvaluateConfig) -> None:
     output = Path(config.output)
     base = load_base(config.base)
     if files:
-        kept = usable(files, base)
+        kept = loadable(files, base)
         files = {file: number for file, number in files.items() if file in kept}
         for line in remarks([metadata[file] for file in files], base, config.data):
             log.warning(line)
@@ -67,6 +68,8 @@ def main(config: EvaluateConfig) -> None:
     about = {"data": pictures.fingerprint, "base": scorer.base.fingerprint,
              "probes": scorer.fingerprint, "sizes": str(framing_of(config.data))}  # fmt: skip
     cards = score(files, unit, scorer, Ledger(output, about), output)
+    if not usable(cards):
+        raise CheckpointError(f"none of the files can be used: {cards[0].failure}")
     selection, findings = select(cards, config.policy), diagnose(cards, config.policy)
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     title = str(config.checkpoints)
@@ -140,6 +143,8 @@ def _log(
 def _say(cards: list[Scorecard], selection: Selection, findings: list[Finding]) -> None:
     console = Console(width=None if Console().is_terminal else WIDE)
     console.print(table(cards, selection.scorecard, intervals=console.width >= WIDE))
+    for card in (card for card in cards if card.failure):
+        console.print(f"{card.checkpoint.name} cannot be used: {card.failure}", highlight=False)
     for note in selection.scorecard.notes:
         console.print(f"note: {note}")
     for finding in findings:
@@ -155,7 +160,9 @@ def table(cards: list[Scorecard], kept: Scorecard, intervals: bool) -> Table:
     for card in cards:
         cells = [_cell(card.scores.get(name), intervals) for name in names]
         mark = "keep" if card is kept else ""
-        shown.add_row(mark, str(card.epoch), f"{fidelity(card):.2f}", *cells)
+        told = fidelity(card)
+        overall = "failed" if card.failure else "-" if told is None else f"{told:.2f}"
+        shown.add_row(mark, str(card.epoch), overall, *cells)
     return shown
 
 

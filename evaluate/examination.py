@@ -36,7 +36,7 @@ def readable(files: Iterable[Path]) -> dict[Path, Metadata]:
     return _kept(files, read_metadata)
 
 
-def usable(files: Iterable[Path], base: Base) -> set[Path]:
+def loadable(files: Iterable[Path], base: Base) -> set[Path]:
     """The files that can be drawn with this base; the others are left out, with a line.
 
     What the base has no place for is said once for all the files that have the same.

@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from evaluate import sheet
 from evaluate.config import LOSSES, ProbesConfig, ScoresConfig
 from evaluate.metrics.losses import FixedLosses
-from evaluate.metrics.scores import LEAKS, Baseline, Scores
+from evaluate.metrics.scores import Baseline, Scores
 from evaluate.probing.bare import BareBase
 from evaluate.probing.generate import generate
 from evaluate.probing.probes import ProbeSet, load_probe_set, make_probe_set
 from evaluate.probing.shown import reference_probes, shown_poses
 from evaluate.probing.values import class_words, load_values
+from evaluate.progress import Countdown
+from evaluate.reading.cache import ReadingCache
 from evaluate.reading.encoder import Encoder
 from evaluate.reading.pose import LayoutPoses
 from evaluate.reading.pose_sources import pose_source
@@ -42,10 +47,16 @@ class Scorer:
     Args:
         base, pictures, data: as in training; probe pictures are squares of `data.resolution`.
         probes, scores: the settings.
-        cache: folder where the bare base's pictures are kept, by content.
+        cache: folder where the bare base's pictures, and what was read off them and off the
+            training pictures, are kept by content.
+
+    Attributes:
+        notes: what holds for every checkpoint, for example which scores cannot be told, and why.
+        seconds: that drawing and reading all of these took.
 
     Raises:
         ConfigError: an encoder, a pose source or a file of probes that is not to be had.
+        BaseError: a base whose own pictures are not finite numbers.
     """
 
     def __init__(
@@ -57,7 +68,8 @@ class Scorer:
         scores: ScoresConfig,
         cache: Path,
     ) -> None:
-        self.base, self.resolution = base, data.resolution
+        began = time.monotonic()
+        self.base, self.resolution, self.cache = base, data.resolution, cache
         self.settings, self.scores = probes, scores
         self.notes: list[str] = []
         self.bare = BareBase(base, data.resolution, probes, cache)
@@ -67,17 +79,25 @@ class Scorer:
         with self.reader.at_work():
             self.probe_set, training = self._prepare(pictures)
             self.fingerprint = self._fingerprint()
-            rounds = [self.bare.draw(self.probe_set.probes, r) for r in range(scores.baseline)]
-            baseline = Baseline(
-                training, [self.reader.read(r) for r in rounds], self.probe_set, self.reader
-            )
+            baseline = Baseline(training, self._rounds(), self.probe_set, self.reader)
             options = {"resamples": scores.resamples, "confidence": scores.confidence}
             self.metrics = Scores(baseline, options)
+        for doubt in dict.fromkeys(self.metrics.doubts.values()):
+            names = [name for name, why in self.metrics.doubts.items() if why == doubt]
+            self._note(f"no {', '.join(names)}: {doubt}")
         held_out = list(pictures.validation)
         seen = _spread(list(pictures.training), len(held_out))
+        alone = len(held_out) == 1
         self.held_out, self.seen = (
-            FixedLosses(base, some, data, scores.validation_timesteps) for some in (held_out, seen)
+            FixedLosses(base, some, data, scores.validation_timesteps, by_timestep=alone)
+            for some in (held_out, seen)
         )
+        if alone:
+            self._note(
+                "one picture is held out: the intervals of validation_loss and generalization_gap "
+                "are over the timesteps, not over pictures"
+            )
+        self.seconds = time.monotonic() - began
 
     def __call__(self, checkpoints: dict[Path, int]) -> list[Scorecard]:
         """One scorecard for each LoRA file, in order; all their pictures are made in one go.
@@ -95,13 +115,16 @@ class Scorer:
             self.resolution, self.settings.steps, self.settings.guidance,
         )  # fmt: skip
         losses = zip(self.held_out(adapters), self.seen(adapters), strict=True)
+        fine = images.isfinite().flatten(1).all(1)
         with self.reader.at_work():
-            read = self.reader.read(images.flatten(0, 1))
-            made = [read[rows] for rows in _slices(len(checkpoints), len(probes))]
+            read = self.reader.read(images[fine].flatten(0, 1)) if fine.any() else None
+            rows = iter(_slices(len(checkpoints), len(probes)))
             return [
-                self.scorecard(path, epoch, images[k], made[k], pair)
-                for k, ((path, epoch), pair) in enumerate(
-                    zip(checkpoints.items(), losses, strict=True)
+                self.scorecard(path, epoch, made, read[next(rows)], pair)
+                if read is not None and drawn
+                else self.failed(path, epoch, made)
+                for (path, epoch), made, drawn, pair in zip(
+                    checkpoints.items(), images, fine.tolist(), losses, strict=True
                 )
             ]
 
@@ -115,13 +138,13 @@ class Scorer:
         """
         estimates, by_probe = self.metrics(made, losses)
         notes = list(self.notes)
-        rate = float(estimates["detection_rate"][0])
-        if rate < 1:
+        if "detection_rate" in estimates and (rate := float(estimates["detection_rate"][0])) < 1:
             notes.append(f"{self.reader.source.name} finds a pose in {rate:.0%} of the images")
         if "pose_diversity" not in estimates:
             notes.append("too few poses to score their memorisation and diversity")
-        for name in [name for name in LEAKS if name not in estimates]:
-            notes.append(f"no {name}: the training pictures show all that can be asked for")
+        missing = [n for n in self.names if n not in estimates and n != "pose_diversity"]
+        if missing:
+            notes.append(f"no {', '.join(missing)}: too few observations, or none that is finite")
         return Scorecard(
             checkpoint=path,
             epoch=epoch,
@@ -130,13 +153,26 @@ class Scorer:
             notes=notes,
             confidence=self.scores.confidence,
             copies=self.metrics.copies(made, by_probe),
-            images=(images.permute(0, 2, 3, 1) * 255).round().byte().numpy(),
+            images=_pixels(images),
+        )
+
+    def failed(self, path: Path, epoch: int, images: Tensor) -> Scorecard:
+        """The scorecard of a checkpoint that draws pictures which are not finite numbers."""
+        wrong = len(images) - int(images.isfinite().flatten(1).all(1).sum())
+        return Scorecard(
+            checkpoint=path,
+            epoch=epoch,
+            scores={},
+            confidence=self.scores.confidence,
+            failure=f"{wrong} of its {len(images)} pictures are not finite numbers",
+            images=_pixels(images.nan_to_num(0, 0, 0)),
         )
 
     @property
     def names(self) -> list[str]:
-        """The scores that there can be for these pictures and probes."""
-        return [*self.metrics.metrics, *(LOSSES if self.held_out.pictures else ())]
+        """The scores that there can be for these pictures, this base and these probes."""
+        told = [name for name in self.metrics.metrics if name not in self.metrics.doubts]
+        return [*told, *(LOSSES if self.held_out.pictures else ())]
 
     def sheet(self, scorecard: Scorecard) -> Image.Image:
         """The probe images with what was asked, below a row of training pictures."""
@@ -144,9 +180,8 @@ class Scorer:
 
     def base_sheet(self) -> Image.Image:
         """The same of the bare base, which makes the probes without the trigger word."""
-        images = self.bare.draw(self.probe_set.probes, 0).permute(0, 2, 3, 1)
-        made = (images * 255).round().byte().numpy()
-        return self.sheet(Scorecard(Path("-"), 0, {}, unit="bare base, epoch", images=made))
+        images = _pixels(self.bare.draw(self.probe_set.probes, 0))
+        return self.sheet(Scorecard(Path("-"), 0, {}, unit="bare base, epoch", images=images))
 
     def _prepare(self, pictures: Pictures) -> tuple[ProbeSet, Readings]:
         """The probe set, and what the training pictures show.
@@ -156,18 +191,17 @@ class Scorer:
         """
         values = load_values(self.settings.values)
         references = reference_probes(values, class_words(pictures.trigger, values))
-        drawn = self.bare.draw(references)
-        training, poses = self.reader.read(self.training), self.reader.read(drawn)
+        drawn = self.bare.draw(references, 0, Countdown("the bare base draws", len(references)))
+        training, poses = self._read([self.training, drawn])
         for name, read in {"training": training, "base's": poses}.items():
             share = float(read.found.float().mean())
             if share < HALF:
-                self.notes.append(
+                self._note(
                     f"{self.reader.source.name} finds a pose in {share:.0%} of the {name} "
                     "pictures: poses are compared by layout instead"
                 )
-                log.warning(self.notes[-1])
                 self.reader = Reader(self.reader.encoder, LayoutPoses(self.reader.encoder))
-                training, poses = self.reader.read(self.training), self.reader.read(drawn)
+                training, poses = self._read([self.training, drawn])
                 break
         if self.settings.set:
             return load_probe_set(self.settings.set), training
@@ -177,6 +211,24 @@ class Scorer:
             shown_poses(values, references, alike),
         )  # fmt: skip
         return probe_set, training
+
+    def _rounds(self) -> list[Readings]:
+        """What the bare base makes of the probes, round by round."""
+        probes, rounds = self.probe_set.probes, range(self.scores.baseline)
+        countdown = Countdown("the bare base draws", len(probes) * len(rounds))
+        return self._read([self.bare.draw(probes, number, countdown) for number in rounds])
+
+    def _read(self, sets: list[Tensor]) -> list[Readings]:
+        """What these sets of pictures show, which is known from an earlier start or read now."""
+        known, countdown = (
+            ReadingCache(self.reader, self.cache),
+            Countdown("reads", sum(map(len, sets))),
+        )
+        return [known.read(images, countdown) for images in sets]
+
+    def _note(self, note: str) -> None:
+        log.warning(note)
+        self.notes.append(note)
 
     def _fingerprint(self) -> str:
         about = {
@@ -188,6 +240,12 @@ class Scorer:
             "scores": asdict(self.scores),
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _pixels(images: Tensor) -> NDArray[np.uint8]:
+    """(N, 3, H, W), 0 to 1 -> (N, H, W, 3), 0 to 255."""
+    pixels: NDArray[np.uint8] = (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    return pixels
 
 
 def _slices(count: int, size: int) -> list[slice]:

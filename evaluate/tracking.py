@@ -273,7 +273,8 @@ def score_metrics(card: Scorecard, time: int) -> list[Metric]:
     Args:
         time: in milliseconds since 1970.
     """
-    figures = {"scores/fidelity": fidelity(card)}
+    told = fidelity(card)
+    figures = {} if told is None else {"scores/fidelity": told}
     for name, (value, low, high) in card.scores.items():
         figures |= {
             f"scores/{name}": value,

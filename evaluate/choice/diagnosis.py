@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 
 from evaluate.choice.merit import lead, violations
-from evaluate.choice.reasons import FAULTS, percent
+from evaluate.choice.reasons import FAULTS, percent, share_of
 from evaluate.config import PolicyConfig
-from evaluate.scorecard import Estimate, Scorecard
+from evaluate.scorecard import Estimate, Scorecard, usable
 
 NOTHING, HALF = 0.15, 0.5  # likeness that is none, that is little
 CAST, BLEEDS, BODIES = 12.0, 0.35, 0.8  # Delta E; share of the likeness; share of images
@@ -42,9 +42,13 @@ def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     Args:
         cards: of one run, one or more.
     """
-    cards = sorted(cards, key=lambda card: card.epoch)
+    everything = sorted(cards, key=lambda card: card.epoch)
+    failed, cards = _failed(everything), usable(everything)
+    if not cards:
+        return failed
     last = cards[-1]
     found = [
+        *failed,
         *_memorised(cards, policy),
         *_deaf(cards, policy),
         *_likeness(cards, policy),
@@ -89,6 +93,20 @@ def plateau(cards: list[Scorecard]) -> int | None:
     return None
 
 
+def _failed(cards: list[Scorecard]) -> list[Finding]:
+    """Checkpoints that cannot be used at all."""
+    failed = [card for card in cards if card.failure]
+    if not failed:
+        return []
+    where = f"at {failed[0].label}" if len(failed) == 1 else f"first at {failed[0].label}"
+    count = "a checkpoint" if len(failed) == 1 else f"{len(failed)} checkpoints"
+    return [Finding(
+        "diverged",
+        f"{count} of {len(cards)} cannot be used, {where}: {failed[0].failure}",
+        f"{LOWER}; where base.precision is fp16, take bf16 or fp32",
+    )]  # fmt: skip
+
+
 def _memorised(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     """For each score with a limit: from when on it is surely over it."""
     found = []
@@ -108,8 +126,8 @@ def _memorised(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
 
 
 def _deaf(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
-    heard = cards[-1].scores["prompt_fidelity"]
-    if heard.high >= policy.floors.get("prompt_fidelity", 0.0):
+    heard = cards[-1].scores.get("prompt_fidelity")
+    if heard is None or heard.high >= policy.floors.get("prompt_fidelity", 0.0):
         return []
     return [Finding(
         "overfitting",
@@ -120,16 +138,19 @@ def _deaf(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
 
 
 def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
-    best = max(cards, key=lambda card: card.scores["subject_fidelity"].value)
+    told = [card for card in cards if "subject_fidelity" in card.scores]
+    if not told:
+        return []
+    best = max(told, key=lambda card: card.scores["subject_fidelity"].value)
     likeness, last = best.scores["subject_fidelity"], cards[-1]
     if likeness.high < NOTHING:
         return [Finding(
             "no learning",
-            f"at {last.label} it has {percent(max(likeness.value, 0))} of the likeness",
+            f"at {last.label} it has {share_of(likeness.value)} of the likeness",
             f"see that the captions hold the trigger word; then {HIGHER}",
         )]  # fmt: skip
     if likeness.high < HALF:
-        words = f"no epoch has more than {percent(likeness.value)} of the likeness"
+        words = f"no epoch has more than {share_of(likeness.value)} of the likeness"
         return [Finding("underfitting", words, f"try {HIGHER}")]
     clean = not any(over > 0 for over in violations(last, policy).values())
     if len(cards) > 2 and clean:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import sqrt
+from math import exp, inf, sqrt
 from typing import NamedTuple
 
 import torch
@@ -14,20 +14,49 @@ from evaluate.scorecard import Scorecard
 
 RESAMPLES = 500
 FIDELITIES = ("prompt_fidelity", "subject_fidelity")
-MEMORY = "pose_memorization"
+MEMORY, LOSS = "pose_memorization", "validation_loss"
+UNSCORED = "unscored"  # the constraint of a search whose policy has neither limits nor floors
 
 
 class Lead(NamedTuple):
-    """By how much the fidelity of one checkpoint is above another's, with its standard error."""
+    """By how much the worth of one checkpoint is above another's, with its standard error."""
 
     value: float
     error: float
 
 
-def fidelity(card: Scorecard) -> float:
-    """How well a checkpoint does both of its jobs: sqrt(prompt_fidelity * subject_fidelity)."""
-    prompt, subject = (max(card.scores[name].value, 0.0) for name in FIDELITIES)
-    return sqrt(prompt * subject)
+def deciding(card: Scorecard) -> tuple[str, ...]:
+    """The scores that tell how good a checkpoint is.
+
+    Both fidelities; likeness alone, where obedience cannot be told. Obedience alone does not tell:
+    it is best where nothing is learned. So without a likeness it is the validation loss; without
+    held-out pictures nothing is left, and the tuple is empty.
+    """
+    if FIDELITIES[1] in card.scores:
+        return tuple(name for name in FIDELITIES if name in card.scores)
+    return (LOSS,) if LOSS in card.scores else ()
+
+
+def fidelity(card: Scorecard) -> float | None:
+    """How well a checkpoint does both of its jobs: sqrt(prompt_fidelity * subject_fidelity).
+
+    Where obedience cannot be told, likeness alone; None where likeness cannot.
+    """
+    if FIDELITIES[1] not in card.scores:
+        return None
+    values = [max(card.scores[name].value, 0.0) for name in deciding(card)]
+    return sqrt(values[0] * values[1]) if len(values) > 1 else values[0]
+
+
+def worth(card: Scorecard) -> float:
+    """What checkpoints are compared by, from 0, the worst: see `deciding`.
+
+    The fidelity; else exp(-validation loss); else 0 for all.
+    """
+    value = fidelity(card)
+    if value is not None:
+        return value
+    return exp(-card.scores[LOSS].value) if LOSS in card.scores else 0.0
 
 
 def lead(card: Scorecard, other: Scorecard) -> Lead:
@@ -38,21 +67,29 @@ def lead(card: Scorecard, other: Scorecard) -> Lead:
     what the two intervals would tell, as probes differ more than checkpoints do.
     """
     error = float((_resampled(card) - _resampled(other)).std())
-    return Lead(fidelity(card) - fidelity(other), error)
+    return Lead(worth(card) - worth(other), error)
 
 
 def _resampled(card: Scorecard) -> Tensor:
-    """(RESAMPLES,) fidelities, the same resamples for every card."""
-    return _fidelities(*(tuple(card.by_probe[name]) for name in FIDELITIES))
+    """(RESAMPLES,) worths, the same resamples for every card."""
+    names = deciding(card)
+    observed = [tuple(card.by_probe.get(name, ())) for name in names]
+    if not all(observed) or not names:
+        return torch.zeros(RESAMPLES)
+    return _worths(names == (LOSS,), *observed)
 
 
 @lru_cache(maxsize=1000)
-def _fidelities(prompt: tuple[float, ...], subject: tuple[float, ...]) -> Tensor:
+def _worths(losses: bool, *observed: tuple[float, ...]) -> Tensor:
     """Kept: each of a trial's checkpoints is compared to the others after every epoch."""
     generator = torch.Generator().manual_seed(0)
-    index = torch.randint(len(prompt), (RESAMPLES, len(prompt)), generator=generator)
-    means = [torch.tensor(values)[index].mean(1).clamp_min(0) for values in (prompt, subject)]
-    return (means[0] * means[1]).sqrt()
+    count = len(observed[0])
+    index = torch.randint(count, (RESAMPLES, count), generator=generator)
+    means = [torch.tensor(values)[index].mean(1) for values in observed]
+    if losses:
+        return (-means[0]).exp()
+    means = [mean.clamp_min(0) for mean in means]
+    return (means[0] * means[1]).sqrt() if len(means) > 1 else means[0]
 
 
 def violations(card: Scorecard, policy: PolicyConfig) -> dict[str, float]:
@@ -67,35 +104,45 @@ def violations(card: Scorecard, policy: PolicyConfig) -> dict[str, float]:
 
 
 def excess(card: Scorecard, policy: PolicyConfig) -> float:
-    """By how much it is over its limits, all together; 0 is feasible."""
+    """By how much it is over its limits, all together; 0 is feasible; infinite where it failed."""
+    if card.failure:
+        return inf
     return sum(max(0.0, over) for over in violations(card, policy).values())
+
+
+def constraints(card: Scorecard | None, policy: PolicyConfig) -> dict[str, float]:
+    """What a search is told of a trial's checkpoint: finite, the same names for every trial.
+
+    Args:
+        card: None where every checkpoint of the trial failed: nothing is kept.
+    """
+    names = [*policy.limits, *policy.floors] or [UNSCORED]
+    if card is None or card.failure:
+        return dict.fromkeys(names, 1.0)
+    return dict.fromkeys(names, 0.0) | violations(card, policy)
 
 
 def merit(card: Scorecard, policy: PolicyConfig) -> float:
     """What the policy's rule wants most of, to compare the checkpoints of different trials too.
 
-    Raises:
-        ValueError: a score that the scorecard does not have.
+    Of a weighted sum, what cannot be told is left out; -inf where nothing can be told.
     """
     wanted = {
-        "min_validation_loss": {"validation_loss": -1.0},
+        "min_validation_loss": {LOSS: -1.0},
         "max_subject_fidelity": {"subject_fidelity": 1.0},
         "weighted": policy.weights,
     }.get(policy.rule)
     if wanted is None:
-        return fidelity(card)
-    for name in wanted:
-        if name not in card.scores:
-            hint = "; hold out pictures for it" if name == "validation_loss" else ""
-            raise ValueError(f"policy.rule {policy.rule}: the scorecards have no {name}{hint}")
-    return sum(weight * card.scores[name].value for name, weight in wanted.items())
+        return worth(card)
+    told = {name: weight for name, weight in wanted.items() if name in card.scores}
+    return sum(w * card.scores[name].value for name, w in told.items()) if told else -inf
 
 
 def pareto(cards: list[Scorecard]) -> list[Scorecard]:
-    """Those that no other beats in fidelity and pose_memorization at once, least of it first."""
+    """Those that no other beats in worth and pose_memorization at once, least of it first."""
     front: list[Scorecard] = []
-    for card in sorted(cards, key=lambda c: (_memory(c), -fidelity(c), c.epoch)):
-        if not front or fidelity(card) > fidelity(front[-1]):
+    for card in sorted(cards, key=lambda c: (_memory(c), -worth(c), c.epoch)):
+        if not front or worth(card) > worth(front[-1]):
             front.append(card)
     return front
 

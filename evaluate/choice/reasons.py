@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evaluate.choice.merit import excess, fidelity, lead, violations
+from evaluate.choice.merit import FIDELITIES, LOSS, deciding, excess, lead, violations, worth
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
 
@@ -26,18 +26,27 @@ RULES = {
 def explain(
     cards: list[Scorecard], pick: Scorecard, best: Scorecard, later: str, policy: PolicyConfig
 ) -> list[str]:
-    """Two sentences: what it does well, and what it does not do wrong (or does least)."""
+    """Two sentences: what it does well, and what it does not do wrong (or does least).
+
+    A third one says by what was decided, where that was not the fidelity.
+    """
+    told = _explain(cards, pick, best, later, policy)
+    return [*told, *filter(None, [decided_by(pick, policy), *_not_looked_at(pick, policy)])]
+
+
+def _explain(
+    cards: list[Scorecard], pick: Scorecard, best: Scorecard, later: str, policy: PolicyConfig
+) -> list[str]:
     scores, name = pick.scores, pick.label.capitalize()
-    learned = (
-        f"has learned {percent(scores['subject_fidelity'].value)} of the subject's likeness and "
-        f"follows prompts {percent(scores['prompt_fidelity'].value)} as well as the base model"
-    )
+    learned = learned_by(pick)
     faults = describe_faults(pick, [n for n in policy.limits if n in scores], policy)
     kept = f"Only {faults}" if faults else "No limits were set"
     if policy.rule in RULES:
         over = exceeded(pick, policy)
         said = f"WARNING: {describe_faults(pick, over, policy)}" if over else kept
         why = RULES[policy.rule]
+        if policy.rule == "epoch" and pick.epoch > policy.epoch:
+            why = f"it is the first that was scored, and epoch {policy.epoch} was asked for"
         return [f"{name} was taken since {why}; it {learned}.", f"{said}."]
     if excess(pick, policy) > 0:
         return [
@@ -46,11 +55,13 @@ def explain(
             f"{name} {learned}; train for fewer epochs, at a lower learning rate, or on more "
             "pictures.",
         ]
-    how = f", the best overall of the epochs within the limits ({fidelity(pick):.2f})"
+    how = f", the best overall of the epochs within the limits ({overall(pick)})"
+    if not deciding(pick):
+        how = ", and is the last of the epochs within the limits"
     if best.epoch != pick.epoch:
         how = (
             f", which no later epoch beats by more than chance ({best.label} reaches "
-            f"{fidelity(best):.2f} overall against {fidelity(pick):.2f})"
+            f"{overall(best)} overall against {overall(pick)})"
         )
     if len(cards) == 1:
         how = ""
@@ -58,8 +69,11 @@ def explain(
 
 
 def what_came_later(cards: list[Scorecard], pick: Scorecard, policy: PolicyConfig) -> str:
-    """What the epochs after the pick did wrong: the worst limit broken, or a loss of fidelity."""
+    """What the epochs after the pick did wrong: a failure, the worst limit broken, or a loss of
+    fidelity."""
     after = sorted((c for c in cards if c.epoch > pick.epoch), key=lambda c: c.epoch)
+    if failed := [card for card in after if card.failure]:
+        return f"{failed[0].label} cannot be used: {failed[0].failure}"
     wrong = [card for card in after if _worse(card, pick, policy)]
     if wrong:
         first, worst = wrong[0], max(wrong, key=lambda c: excess(c, policy))
@@ -71,8 +85,50 @@ def what_came_later(cards: list[Scorecard], pick: Scorecard, policy: PolicyConfi
     if after:
         lost = lead(pick, after[-1])
         if lost.value > lost.error:
-            return f"{after[-1].label} falls back to {fidelity(after[-1]):.2f} overall"
+            return f"{after[-1].label} falls back to {overall(after[-1])} overall"
     return ""
+
+
+def learned_by(card: Scorecard) -> str:
+    """ "has learned 80 % of the subject's likeness and follows prompts 90 % as well as ..."."""
+    prompt, likeness = (card.scores.get(name) for name in FIDELITIES)
+    parts = []
+    if likeness is not None:
+        parts.append(f"has learned {share_of(likeness.value)} of the subject's likeness")
+    if prompt is not None:
+        obeyed = percent(prompt.value)
+        well = f"{obeyed} as well as the base model"
+        how = f"not at all ({obeyed})" if obeyed.startswith("-") else well
+        parts.append(f"follows prompts {how}")
+    return " and ".join(parts) or "has a likeness and an obedience that cannot be told"
+
+
+def decided_by(card: Scorecard, policy: PolicyConfig) -> str:
+    """By what checkpoints were compared, in a sentence; empty where by what they should be."""
+    if policy.rule == "weighted":
+        absent = [name for name in policy.weights if name not in card.scores]
+        return f"Left out of the sum, as it cannot be told: {', '.join(absent)}." if absent else ""
+    names = deciding(card)
+    if names == FIDELITIES or policy.rule in RULES:
+        return ""
+    if not names:
+        return "Likeness cannot be told, so the last epoch within the limits is taken."
+    if names == (LOSS,):
+        return "Likeness cannot be told, so the loss on the held-out pictures decides."
+    return "How well prompts are followed cannot be told, so the likeness alone decides."
+
+
+def _not_looked_at(card: Scorecard, policy: PolicyConfig) -> list[str]:
+    """The floors that could not be asked for, in a sentence."""
+    absent = [name for name in policy.floors if name not in card.scores]
+    return [f"The floor of {', '.join(absent)} was not asked for."] if absent else []
+
+
+def overall(card: Scorecard) -> str:
+    """What it is compared by, in letters: its fidelity, or the loss that stands in for it."""
+    if deciding(card) == (LOSS,):
+        return f"a validation loss of {card.scores[LOSS].value:.3f}"
+    return f"{worth(card):.2f}"
 
 
 def exceeded(card: Scorecard, policy: PolicyConfig) -> list[str]:
@@ -84,6 +140,8 @@ def _worse(card: Scorecard, pick: Scorecard, policy: PolicyConfig) -> list[str]:
     """Where it breaks a limit, and not for the width of the interval alone."""
 
     def change(name: str) -> float:
+        if name not in pick.scores:
+            return 1.0
         gain = card.scores[name].value - pick.scores[name].value
         return -gain if name in policy.floors else gain
 
@@ -118,4 +176,10 @@ def fault(name: str, share: str) -> str:
 
 def percent(share: float) -> str:
     """A share in words of print: 0.58 -> 58 %."""
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f} %".replace("-0 %", "0 %")
+
+
+def share_of(likeness: float) -> str:
+    """A likeness in words: 0.58 -> 58 %; below that of the bare base -> nothing (-13 %)."""
+    figure = percent(likeness)
+    return f"nothing ({figure})" if figure.startswith("-") else figure

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from math import hypot
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from evaluate.metrics.score import Mean
+from evaluate.metrics.score import Mean, vanishes
 
 
 class PromptFidelity(Mean):
@@ -16,7 +17,8 @@ class PromptFidelity(Mean):
     The cosine is CLIPScore's (Hessel et al. 2021). 1: as obedient as the base on the same probes;
     0: what the base's pictures score with the prompts of other probes, which is where a checkpoint
     ends that does not listen. (The plain ratio s / s_base has no such zero: CLIP sees half of a
-    prompt in any picture.)
+    prompt in any picture.) Where the base itself does not surely follow these prompts, there is no
+    such scale, and no score.
 
     Args:
         prompts: (N, d) text features of the probes' prompts, trigger word left out.
@@ -36,11 +38,23 @@ class PromptFidelity(Mean):
         different = ~(prompts.cpu() @ prompts.cpu().T > 1 - 1e-6)
         others = similarity[:, different].mean() if different.any() else torch.zeros(())
         self.register_buffer("other", others)
+        if not different.any():
+            self.doubt = "all probes ask for the same"
+            return
+        apart = similarity * different
+        # of each probe, without what its pictures, and its prompt, have in common with all others
+        gaps = own - apart.sum(2) / different.sum(1) - apart.sum(1) / different.sum(0) + others
+        scale, error = float(own.mean() - others), float(gaps.mean(0).std() / gaps.shape[1] ** 0.5)
+        if vanishes(scale, error):
+            self.doubt = (
+                "the base itself does not follow these prompts: its pictures are nearer to their "
+                f"own prompts than to others by {scale:.4f} with a standard error of {error:.4f}"
+            )
 
     def update(self, *features: Tensor) -> None:
         """Image features (N, d), in the order of the probes."""
         similarity = (features[0].cpu() * self.prompts).sum(-1)
-        super().update((similarity - self.other) / (self.base - self.other).clamp_min(1e-6))
+        super().update((similarity - self.other) / (self.base - self.other))
 
 
 class SubjectFidelity(Mean):
@@ -50,7 +64,8 @@ class SubjectFidelity(Mean):
     Distances are those of unit image features, |a - b| = sqrt(2 - 2 cos), from which nuisance
     directions are removed, so that for example a training background is no likeness. (Plain
     cosines, CLIP-I of Ruiz et al. 2023, level off early: half a likeness would score three
-    quarters.)
+    quarters.) Where the training pictures are not surely nearer to each other than the base's are
+    to them, there is no such scale, and no score.
 
     Args:
         training: (n, d) features of the training pictures.
@@ -68,10 +83,12 @@ class SubjectFidelity(Mean):
         self.register_buffer("nuisance", nuisance.cpu())
         bank = self._clean(training)
         self.register_buffer("bank", bank)
-        self.register_buffer("base_distance", self._distance(self._clean(base)).mean())
+        from_base, between = self._distance(self._clean(base)), self._distance(bank)
+        self.register_buffer("base_distance", from_base.mean())
         count = len(bank)
-        among = self._distance(bank).sum() / max(1, count * (count - 1))  # that to itself is 0
+        among = between.sum() / max(1, count * (count - 1))  # that to itself is 0
         self.register_buffer("training_distance", among)
+        self.doubt = _doubt_of_likeness(from_base, between)
 
     def _distance(self, clean: Tensor) -> Tensor:
         """(N, n) to each training picture."""
@@ -87,8 +104,44 @@ class SubjectFidelity(Mean):
         images, found = features
         distance = self._distance(self._clean(images)).mean(1)
         distance = distance.where(found.cpu(), self.base_distance)
-        room = (self.base_distance - self.training_distance).clamp_min(1e-6)
+        room = self.base_distance - self.training_distance
         super().update((self.base_distance - distance) / room)
+
+
+def _doubt_of_likeness(from_base: Tensor, between: Tensor) -> str:
+    """Why there is no scale of likeness; empty: there is one.
+
+    Its error is that of the base's pictures, and the jackknife's over the training pictures
+    (Tukey 1958). Where there are too few for that (two training pictures, whose distance is one,
+    or one of the base's), it is taken to be the spread of single distances.
+
+    Args:
+        from_base: (m, n) distances of the base's pictures to the training pictures.
+        between: (n, n) of the training pictures to each other.
+    """
+    drawn, count = from_base.shape
+    if count < 2:
+        return "one training picture does not tell how like each other pictures of the subject are"
+    if not drawn:
+        return "no subject is found in the base's pictures"
+    scale = float(from_base.mean() - between.sum() / (count * (count - 1)))
+    by_base = by_pictures = float(from_base.std())
+    if drawn > 1:
+        by_base = float(from_base.mean(1).std() / drawn**0.5)
+    if count > 2:
+        rows, columns = between.sum(1), from_base.mean(0)
+        without = (columns.sum() - columns) / (count - 1)
+        without = without - (rows.sum() - 2 * rows) / ((count - 1) * (count - 2))
+        by_pictures = float(
+            ((count - 1) / count * (without - without.mean()).square().sum()).sqrt()
+        )
+    error = hypot(by_base, by_pictures)
+    if not vanishes(scale, error):
+        return ""
+    return (
+        "the training pictures are hardly nearer to each other than the base's pictures are to "
+        f"them: by {scale:.3f} with a standard error of {error:.3f}"
+    )
 
 
 class ClassBleed(SubjectFidelity):

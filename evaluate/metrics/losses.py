@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from evaluate.metrics.score import Mean, Score
+from evaluate.metrics.score import LEAST, Mean, Score
 from train.adapter import Adapter
 from train.base import Base
 from train.config import DataConfig
@@ -24,7 +24,7 @@ class ValidationLoss(Mean):
     """Mean diffusion loss on held-out pictures, at fixed timesteps and fixed noise.
 
     `update` takes the mean over the timesteps of each picture, so that the interval is one over
-    pictures: the timesteps are always the same.
+    pictures: the timesteps are always the same. Of one picture it takes the loss at each timestep.
     """
 
     higher_is_better = False
@@ -43,6 +43,8 @@ class GeneralizationGap(Score):
 
     def compute(self) -> Tensor:
         values = torch.cat(self.values)
+        if min(self.counts) < LEAST:
+            return torch.full((3,), torch.nan)
         generator = torch.Generator().manual_seed(0)
         means = [
             part[torch.randint(len(part), (self.resamples, len(part)), generator=generator)].mean(1)
@@ -65,12 +67,19 @@ class FixedLosses:
     Args:
         data: the settings of training: each picture has the size in which it would be trained.
         timesteps: how many, spread evenly over the schedule.
+        by_timestep: whether the losses of a picture at each timestep are given one by one.
     """
 
     def __init__(
-        self, base: Base, pictures: list[Picture], data: DataConfig, timesteps: int
+        self,
+        base: Base,
+        pictures: list[Picture],
+        data: DataConfig,
+        timesteps: int,
+        by_timestep: bool = False,
     ) -> None:
         self.base, self.pictures = base, pictures
+        self.each = timesteps if by_timestep else 1
         sized: dict[Size, list[tuple[int, Frame]]] = defaultdict(list)
         for place, frame in enumerate(frames_of(pictures, data)):
             sized[frame.size].append((place, frame))
@@ -80,13 +89,18 @@ class FixedLosses:
         ]
 
     def __call__(self, adapters: list[Adapter]) -> Tensor:
-        """(K, pictures): the mean loss of each over the timesteps, for K adapters."""
-        losses = torch.zeros(len(adapters), len(self.pictures))
+        """The mean loss of each picture over the timesteps, or all of them, for K adapters.
+
+        Returns:
+            (K, pictures), or (K, pictures * timesteps)
+        """
+        losses = torch.zeros(len(adapters), len(self.pictures), self.each)
         for row, adapter in enumerate(adapters):
             with torch.inference_mode(), self.base.adapters.fixed(adapter):
                 for group in self.groups:
-                    losses[row, group.places] = group.losses()
-        return losses
+                    found = group.losses()
+                    losses[row, group.places] = found if self.each > 1 else found.mean(1, True)
+        return losses.flatten(1)
 
 
 class OfOneSize:
@@ -121,7 +135,7 @@ class OfOneSize:
         self.timesteps = middles.long().repeat(len(framed)).to(base.device)
 
     def losses(self) -> Tensor:
-        """(pictures,): the mean of each over the timesteps, with the adapter in use."""
+        """(pictures, timesteps), with the adapter in use."""
         parts = []
         for start in range(0, len(self.captions), ROWS):
             rows = slice(start, start + ROWS)
@@ -129,4 +143,4 @@ class OfOneSize:
             text = text | self.base.size_conditioning(self.sizes[rows])
             fixed = self.latents[rows], self.noise[rows], self.timesteps[rows]
             parts.append(diffusion_loss(self.base, *fixed, text).cpu())
-        return torch.cat(parts).unflatten(0, (-1, self.count)).mean(1)
+        return torch.cat(parts).unflatten(0, (-1, self.count))

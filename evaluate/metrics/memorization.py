@@ -10,6 +10,7 @@ from torch import Tensor
 from evaluate.metrics.score import Score, Share
 from evaluate.reading.pose import PoseSource
 
+TINY = 1e-6  # a distance that is none
 NULL_QUANTILE = 0.05  # of the base's own poses count as memorised by definition
 
 
@@ -30,6 +31,10 @@ class PoseMemorization(Share):
         self.source, self.bank = source, training
         nearest = source.similarity(base, training).max(1).values if len(base) else torch.ones(1)
         self.radius = torch.quantile(nearest, 1 - NULL_QUANTILE)
+        if not len(base):
+            self.doubt = "no pose is found in the base's pictures"
+        elif not self.radius < 1 - TINY:
+            self.doubt = "the base's pictures have the training poses already"
 
     def nearness(self, poses: Tensor) -> Tensor:
         """(N,) similarity to the nearest training pose."""
@@ -107,6 +112,8 @@ class Copying(Share):
         null = self.distance(base)
         self.register_buffer("radius", null.median() / 2)
         self.base_rate = float((null < self.radius).float().mean())
+        if not self.radius > TINY:
+            self.doubt = "the base's pictures are the training pictures already"
 
     def distance(self, patches: Tensor) -> Tensor:
         """(N,) to the nearest training picture: root mean square over the patches."""

@@ -4,6 +4,9 @@ Intervals come from the bootstrap over probes (Efron 1979), with the same resamp
 and the base. Shares take Wilson's interval (1927) instead, since the bootstrap of a share that is 0
 or 1 in the sample has no width. A metric knows the training pictures and the base from the start
 and scores one checkpoint after another: reset, update, compute.
+
+A score that cannot be told is nan and never a number: where the scale on which it is measured is
+not surely there (`doubt` says why), or where there are too few observations for an interval.
 """
 
 from __future__ import annotations
@@ -19,6 +22,19 @@ from torchmetrics import Metric
 
 from evaluate.intervals import wilson
 
+SURE = 3.0  # a scale is there where it is greater than so many of its standard errors
+LEAST = 2  # observations that an interval needs
+
+
+def vanishes(scale: float, error: float) -> bool:
+    """Whether a scale may as well be zero, so that nothing can be divided by it.
+
+    The ratio of two normal variables has a bounded confidence interval only where its denominator
+    surely differs from zero (Fieller 1954). With SURE standard errors the scale itself is known to
+    a third. A scale or an error that is nan counts as vanishing.
+    """
+    return not scale > SURE * error
+
 
 class Score(Metric):
     """A score over probes. `update` takes what one batch of probes gave, `compute` judges all.
@@ -26,6 +42,10 @@ class Score(Metric):
     Args:
         resamples: of the bootstrap.
         confidence: of the interval, 0 to 1.
+
+    Attributes:
+        doubt: why the score cannot be told with these training pictures and this base, whatever the
+            checkpoint; empty: it can.
     """
 
     full_state_update = False
@@ -35,6 +55,7 @@ class Score(Metric):
     def __init__(self, resamples: int = 500, confidence: float = 0.9) -> None:
         super().__init__()
         self.resamples, self.confidence = resamples, confidence
+        self.doubt = ""
         self.add_state("values", default=[], dist_reduce_fx="cat")
 
     def update(self, *features: Tensor) -> None:
@@ -42,9 +63,9 @@ class Score(Metric):
         self.values.append(features[0].detach().cpu().float())
 
     def compute(self) -> Tensor:
-        """(3,): estimate, lower and upper bound; without any probe nan."""
+        """(3,): estimate, lower and upper bound; nan where it cannot be told."""
         values = torch.cat(self.values)
-        if not len(values):
+        if self.doubt or len(values) < LEAST:
             return torch.full((3,), torch.nan)
         count = len(values)
         generator = torch.Generator().manual_seed(0)
@@ -98,7 +119,9 @@ class Share(Mean):
         self.base_error = sqrt(base_rate * (1 - base_rate) / base_count) if base_count else 0.0
 
     def compute(self) -> Tensor:
-        """(3,): estimate, lower and upper bound; 0 to 1 where nothing can be told."""
+        """(3,): estimate, lower and upper bound, 0 to 1 of a checkpoint that shows nothing."""
+        if self.doubt:
+            return torch.full((3,), torch.nan)
         values = torch.cat(self.values)
         # no probe, or the base does it always: nothing can be told of the checkpoint
         if not len(values) or self.base_rate >= 1:

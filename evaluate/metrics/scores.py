@@ -98,11 +98,18 @@ class Baseline:
         # one more on either side: nothing is read without any error
         accuracy = (right + 1) / ((asked >= 0).sum(0) + 2)
         shares = [self.chances(part, self.training).mean(0) for part in self.parts(kind)]
-        return AttributeLeak(shares, accuracy.tolist(), **options)
+        metric = AttributeLeak(shares, accuracy.tolist(), **options)
+        if not (asked >= 0).any():
+            metric.doubt = "the training pictures show all that can be asked for"
+        return metric
 
 
 class Scores:
-    """The metrics of a study, made once, and applied to one checkpoint after another."""
+    """The metrics of a study, made once, and applied to one checkpoint after another.
+
+    Attributes:
+        doubts: the scores that cannot be told with these pictures and this base, and why.
+    """
 
     def __init__(self, baseline: Baseline, options: dict[str, Any]) -> None:
         self.baseline = baseline
@@ -129,10 +136,12 @@ class Scores:
                 training.patches, torch.cat([read.patches for read in shown]), **options
             ),
             "color_shift": ColorShift(torch.stack([r.colors for r in fresh]).mean(0), **options),
-            "detection_rate": DetectionRate(**options),
         }
+        if source.head is not None:  # else nobody looks for a body
+            self.metrics["detection_rate"] = DetectionRate(**options)
         if self._rows(CLASS):
             self.metrics["class_bleed"] = ClassBleed(own, plain, nuisance, **options)
+        self.doubts = {name: metric.doubt for name, metric in self.metrics.items() if metric.doubt}
         self.losses: dict[str, Score] = {
             "validation_loss": ValidationLoss(**options),
             "generalization_gap": GeneralizationGap(**options),
@@ -168,7 +177,8 @@ class Scores:
             metrics[name].update(self.baseline.shown(kind, fresh), self.baseline.asked(kind))
         metrics["copying"].update(shown.patches)
         metrics["color_shift"].update(fresh.colors)
-        metrics["detection_rate"].update(fresh.found)
+        if "detection_rate" in metrics:
+            metrics["detection_rate"].update(fresh.found)
         if "class_bleed" in metrics:
             plain = made[self._rows(CLASS)]
             metrics["class_bleed"].update(plain.subjects, plain.found)
@@ -178,10 +188,8 @@ class Scores:
         found = {name: metric.compute() for name, metric in metrics.items()}
         by_probe = {name: [round(v, DIGITS) for v in metric.by_probe().tolist()]
                     for name, metric in metrics.items()}  # fmt: skip
-        return (
-            {name: bounds for name, bounds in found.items() if not bounds.isnan().any()},
-            {name: values for name, values in by_probe.items() if values and name in found},
-        )
+        told = {name: bounds for name, bounds in found.items() if bounds.isfinite().all()}
+        return told, {name: values for name, values in by_probe.items() if values and name in told}
 
     def copies(self, made: Readings, by_probe: dict[str, list[float]]) -> dict[int, int]:
         """The number of each probe whose picture counts as a copy -> that of the training picture.
@@ -190,7 +198,8 @@ class Scores:
             by_probe: what `__call__` found of the same pictures.
         """
         rows = self._rows(FRESH, CAPTION)
-        suspects = [row for row, copied in zip(rows, by_probe["copying"], strict=True) if copied]
+        copied = by_probe.get("copying", [False] * len(rows))
+        suspects = [row for row, found in zip(rows, copied, strict=True) if found]
         if not suspects:
             return {}
         copying = self.metrics["copying"]

@@ -17,7 +17,9 @@ from torch import Tensor
 from evaluate.config import ProbesConfig
 from evaluate.probing.generate import generate
 from evaluate.probing.probes import Probe
+from evaluate.progress import Countdown
 from train.base import Base
+from train.base_files import BaseError
 from train.checkpoint import write_atomically
 
 log = logging.getLogger(__name__)
@@ -36,11 +38,17 @@ class BareBase:
     settings: ProbesConfig
     cache: Path
 
-    def draw(self, probes: Sequence[Probe], number: int = 0) -> Tensor:
+    def draw(
+        self, probes: Sequence[Probe], number: int = 0, countdown: Countdown | None = None
+    ) -> Tensor:
         """(N, 3, H, W), 0 to 1: a picture of each probe, the trigger word left out.
 
         Args:
             number: of the round; another one has other noise.
+            countdown: is told how many are done.
+
+        Raises:
+            BaseError: the pictures are not finite numbers.
         """
         prompts = [probe.base_prompt for probe in probes]
         seeds = [probe.seed + 10_000 * number for probe in probes]
@@ -53,9 +61,16 @@ class BareBase:
             pictures = _read(file)
             if pictures is None:
                 log.info(f"{len(probes)} pictures of the bare base, to compare with")
-                images = generate(self.base, [], prompts, seeds, *sampling)[0]
+                images = generate(self.base, [], prompts, seeds, *sampling, countdown)[0]
+                if not images.isfinite().all():
+                    raise BaseError(
+                        f"base.precision: the base's own pictures are not finite numbers in "
+                        f"{self.base.dtype}; take bf16 or fp32"
+                    )
                 pictures = (images * 255).round().byte()
                 write_atomically(file, save({"images": pictures}))
+            elif countdown is not None:
+                countdown.skip(len(probes))
         return pictures.float() / 255
 
 

@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from evaluate.progress import Countdown
 from train.adapter import Adapter
 from train.base import Base
 
@@ -24,6 +25,7 @@ def generate(
     resolution: int,
     steps: int,
     guidance: float,
+    countdown: Countdown | None = None,
 ) -> Tensor:
     """One picture for each prompt and adapter, by DDIM (Song et al. 2021) with guidance.
 
@@ -35,9 +37,11 @@ def generate(
         adapters: K LoRAs; none is the bare base.
         prompts, seeds: N each.
         resolution: side of the pictures, in pixels.
+        countdown: is told after each forward pass how many pictures are done.
 
     Returns:
-        (K, N, 3, H, W), 0 to 1, on the CPU; K = 1 for the bare base.
+        (K, N, 3, H, W), 0 to 1, on the CPU; K = 1 for the bare base. Where numbers were too large
+        for the base's precision they are not finite.
     """
     shape = base.latent_shape(resolution)
     values = ROW_VALUES.get(base.device.type, ROW_VALUES["cpu"])
@@ -51,6 +55,8 @@ def generate(
                 noise = torch.stack([_noise(shape, seed) for seed in seeds[part]]).to(base.device)
                 text = base.encode_text([""] * len(noise) + prompts[part])
                 images.append(base.decode(_denoise(base, noise, text, steps, guidance)).cpu())
+                if countdown is not None:
+                    countdown.step(len(noise))
     return torch.cat(images).contiguous().unflatten(0, (-1, len(prompts)))
 
 

@@ -14,7 +14,8 @@ from train.config import EMBEDDED, ConfigError
 from train.puppets.training import CLIP
 
 EMBEDDED_FOLDER = CLIP
-BATCH = 64
+# pictures in one batch: what a GPU takes; on a CPU as many as are read in some seconds
+BATCH, CPU_PIXELS = 64, 8 * 224 * 224
 
 
 class Encoder:
@@ -24,6 +25,9 @@ class Encoder:
         name: `puppets`, a folder of an open_clip model, `model/pretrained tag`, or `model@file`
             with a .safetensors file of its weights.
         device: where it computes.
+
+    Attributes:
+        batch: pictures that are read at once.
 
     Raises:
         ConfigError: there is no such model, or it cannot be downloaded.
@@ -53,19 +57,21 @@ class Encoder:
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         self.scale = float(self.model.logit_scale.detach().exp())  # of cosines, for probabilities
         self.device = device
+        fit = max(1, CPU_PIXELS // (self.size[0] * self.size[1]))
+        self.batch = min(BATCH, fit) if device.type == "cpu" else BATCH
         self.model.to(device).requires_grad_(False).eval()
 
     def image_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W), 0 to 1 -> (N, d) unit vectors in float32."""
         with torch.inference_mode():
-            parts = [self.model.encode_image(self._pixels(p)) for p in images.split(BATCH)]
+            parts = [self.model.encode_image(self._pixels(p)) for p in images.split(self.batch)]
         return functional.normalize(torch.cat(parts).float(), dim=-1).clone()
 
     def patch_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W), 0 to 1 -> (N, P, d) unit vectors, one a patch of the picture."""
         parts = []
         with torch.inference_mode():
-            for part in images.split(BATCH):
+            for part in images.split(self.batch):
                 found = self.model.visual.forward_intermediates(
                     self._pixels(part), indices=1, intermediates_only=True, output_fmt="NLC"
                 )

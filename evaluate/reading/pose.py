@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -35,11 +36,13 @@ class PoseSource(Protocol):
     Attributes:
         head: where the heads are; None where there are no bodies.
         network: what finds the joints, where torch runs it.
+        file: of what finds them, where something else does.
     """
 
     name: str
     head: Frame | None
     network: nn.Module | None
+    file: Path | None
 
     def read(self, images: Tensor) -> Tensor:
         """(N, 3, H, W), 0 to 1 -> one pose a picture, (N, ...)."""
@@ -63,6 +66,7 @@ class KeypointPoses:
         self.name = name
         self.head: Frame | None = head
         self.network: nn.Module | None = None
+        self.file: Path | None = None
 
     def detected(self, poses: Tensor) -> Tensor:
         return (poses[..., 2] > CONFIDENT).sum(-1) >= JOINTS_NEEDED
@@ -104,6 +108,7 @@ class LayoutPoses:
     name = "layout"
     head: Frame | None = None
     network: nn.Module | None = None
+    file: Path | None = None
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder

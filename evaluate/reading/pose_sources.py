@@ -116,6 +116,7 @@ class MediaPipePoses(KeypointPoses):
             base_options=tasks.BaseOptions(model_asset_path=str(Path(model).expanduser())),
             num_poses=PEOPLE,
         )
+        self.file = Path(model).expanduser()
         self.landmarker = tasks.vision.PoseLandmarker.create_from_options(options)
         atexit.register(self.landmarker.close)  # left to the interpreter it ends in a traceback
 

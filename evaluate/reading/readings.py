@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from evaluate.progress import Countdown
 from evaluate.reading.color import mean_colors
 from evaluate.reading.encoder import Encoder
 from evaluate.reading.pose import PoseSource
@@ -70,8 +73,37 @@ class Reader:
                     network.to("cpu")
                 torch.cuda.empty_cache()
 
-    def read(self, images: Tensor) -> Readings:
-        """(N, 3, H, W), 0 to 1."""
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of what readings depend on beside the pictures: networks, device, torch."""
+        encoder, source = self.encoder, self.source
+        about = (encoder.size, encoder.mean.tolist(), encoder.std.tolist(), encoder.device.type,
+                 encoder.batch, source.name, source.head, torch.__version__)  # fmt: skip
+        digest = hashlib.sha256(repr(about).encode())
+        for network in (encoder.model.visual, source.network):
+            for name, tensor in (network.state_dict() if network is not None else {}).items():
+                digest.update(name.encode())
+                flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+                digest.update(flat.numpy())
+        if source.file is not None:
+            digest.update(source.file.read_bytes())
+        return digest.hexdigest()
+
+    def read(self, images: Tensor, countdown: Countdown | None = None) -> Readings:
+        """(N, 3, H, W), 0 to 1; in batches, after each of which the countdown is told."""
+        parts = []
+        for batch in images.split(self.encoder.batch):
+            parts.append(self._read(batch))
+            if countdown is not None:
+                countdown.step(len(batch))
+        return Readings(
+            *(
+                torch.cat([getattr(part, field.name) for part in parts])
+                for field in fields(Readings)
+            )
+        )
+
+    def _read(self, images: Tensor) -> Readings:
         features, poses = self.encoder.image_features(images), self.source.read(images)
         subjects = features
         if self.source.head is not None:

@@ -18,7 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluate.choice.policy import Selection, select
+from evaluate.choice.reasons import overall
 from evaluate.config import PolicyConfig
+from evaluate.progress import counted
+from evaluate.scorecard import usable
 from sweeper.recording.progress import LINES, duration, settings_of, time_left
 from sweeper.recording.record import (
     COMPLETE,
@@ -124,19 +127,23 @@ class Display:
         version, known = (record.state, len(record.epochs)), self._seen.get(record.folder)
         if known is None or known[0] != version:
             cards = record.scorecards
-            known = version, Row(record, select(cards, self.policy) if cards else None)
+            known = version, Row(record, select(cards, self.policy) if usable(cards) else None)
             self._seen[record.folder] = known
         return known[1]
 
     def _head(self, rows: list[Row], best: Row | None) -> Text:
         ended = sum(row.record.finished for row in rows)
-        head = Text.assemble((self.study.name, "bold"), f"  {ended} of {self.trials} trials ended")
+        trials = counted(self.trials, "trial")
+        head = Text.assemble((self.study.name, "bold"), f"  {ended} of {trials} ended")
         head.append(f"  {self._left([row.record for row in rows])}")
         if best and best.selection:
             pick = best.selection
             within = "" if pick.feasible else ", over a limit"
             head.append(f"\nbest so far: trial {best.record.number}, {pick.scorecard.label}, ")
-            head.append(f"fidelity {pick.fidelity:.2f}{within}", "bold")
+            told = f"{overall(pick.scorecard)} overall"
+            if pick.fidelity is not None:
+                told = f"fidelity {pick.fidelity:.2f}"
+            head.append(f"{told}{within}", "bold")
         return head
 
     def _left(self, records: list[Record]) -> str:
@@ -185,7 +192,9 @@ class Display:
         return Text(f"{value:.2f}", "red" if over else "")
 
     def _foot(self, rows: list[Row], room: int) -> Text:
-        foot = f"{len(rows) - room} more trials are not shown\n" if len(rows) > room else ""
+        hidden = len(rows) - room
+        verb = "is" if hidden == 1 else "are"
+        foot = f"{counted(hidden, 'more trial')} {verb} not shown\n" if hidden > 0 else ""
         return Text(f"{foot}{LEAVING}", "dim")
 
 

@@ -41,10 +41,9 @@ def progress(records: list[Record], ended: Record, policy: PolicyConfig) -> list
         and (record.epochs[-1].time, record.number) <= (moment, ended.number)
     ]
     best, own = max(until_now, key=lambda s: s.rank), select(ended.scorecards, policy)
-    return [
-        Metric("study/fidelity_by_trial", own.fidelity, moment, ended.number),
-        Metric("study/best_fidelity_by_trials", best.fidelity, moment, len(until_now)),
-    ]
+    figures = (("study/fidelity_by_trial", own.fidelity, ended.number),
+               ("study/best_fidelity_by_trials", best.fidelity, len(until_now)))  # fmt: skip
+    return [Metric(name, told, moment, step) for name, told, step in figures if told is not None]
 
 
 def _rate(count: int, seconds: float) -> float | None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
+from evaluate.progress import duration
+from evaluate.scorecard import usable
 from sweeper.recording.record import WORKER, Record, load_records
 
 log = logging.getLogger(__name__)
@@ -40,8 +42,11 @@ class Progress:
         scores = {name: estimate.value for name, estimate in last.scorecard.scores.items()}
         names = ["prompt_fidelity", "subject_fidelity", *policy.limits]
         figures = "  ".join(f"{_word(n)} {scores[n]:.2f}" for n in names if n in scores)
-        best = select(record.scorecards, policy)
-        verdict = f"best {best.scorecard.epoch}" if best.feasible else "none within the limits"
+        verdict = f"failed: {last.scorecard.failure}" if last.scorecard.failure else ""
+        if usable(record.scorecards):
+            best = select(record.scorecards, policy)
+            kept = f"best {best.scorecard.epoch}" if best.feasible else "none within the limits"
+            verdict = f"{verdict}  {kept}".strip()
         left = duration(time_left(load_records(self.study), self.trials, self.epochs) or 0.0)
         LINES.info(
             f"trial {record.number}  epoch {last.scorecard.epoch:2}/{record.length}  "
@@ -86,14 +91,6 @@ def settings_of(records: list[Record]) -> list[str]:
 def say(line: str) -> None:
     """A line on the terminal."""
     log.info(line)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def short(value: object) -> str:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 FILE = "trial.json"
 AT_WORK = "at-work"  # an empty file: a process is at the trial, or died with it
 WORKER = "worker"  # the tag that says which process of which machine is, or was, at it
+# the tag of the seconds that drawing and reading the base's pictures took, once a process
+PREPARING = "seconds.preparing"
 LENGTH = "epochs"  # the tag that says how many epochs: training.max_steps may rule
 RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (
     "running",

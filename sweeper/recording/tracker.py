@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from evaluate.choice.diagnosis import describe, diagnose
-from evaluate.choice.merit import fidelity
+from evaluate.choice.reasons import overall
 from evaluate.config import PolicyConfig
 from evaluate.grid import epoch_grid
 from evaluate.tracking import NOTE, Run, Store, flatten
@@ -199,7 +199,7 @@ class Tracker(Store):
                 source=f"{self.client.get_run(run.id).info.artifact_uri}/{folder}",
                 run_id=run.id,
                 tags={"epoch": str(record.selected), "trial": str(record.number)},
-                description=f"trial {record.number}, {card.label}, fidelity {fidelity(card):.3f}",
+                description=f"trial {record.number}, {card.label}, {overall(card)} overall",
             ).version
             known = {**known, folder: str(version)}
             run.remember(versions=known)

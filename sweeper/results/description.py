@@ -32,7 +32,7 @@ def describe_study(ranked: list[Entry]) -> str:
                 str(record.number),
                 *(short(record.params.get(key, "")) for key in params),
                 str(pick.scorecard.epoch) if pick else "",
-                f"{pick.fidelity:.3f}{over}" if pick else "",
+                "" if pick is None or pick.fidelity is None else f"{pick.fidelity:.3f}{over}",
                 f"{record.state}{f': {record.reason}' if record.reason else ''}",
             ])
         )  # fmt: skip

@@ -7,10 +7,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluate.choice.merit import MEMORY, excess, fidelity, pareto
+from evaluate.choice.merit import MEMORY, excess, pareto, worth
+from evaluate.choice.reasons import overall
 from evaluate.config import PolicyConfig
 from evaluate.curves import PICK, draw_curves
-from evaluate.scorecard import Scorecard
+from evaluate.scorecard import Scorecard, usable
 from sweeper.recording.progress import short
 from sweeper.recording.record import Record
 
@@ -62,7 +63,7 @@ def draw_checkpoints(
     if MEMORY in policy.limits:
         axes.axvline(policy.limits[MEMORY], color="#c92a2a", linestyle="--", linewidth=1)
         axes.axvspan(policy.limits[MEMORY], 2, color="#c92a2a", alpha=0.05)
-    memories = [_point(card)[0] for record in records for card in record.scorecards]
+    memories = [_point(card)[0] for record in records for card in usable(record.scorecards)]
     axes.set_xlim(-0.03, max(max(memories, default=1.0), policy.limits.get(MEMORY, 0)) + 0.06)
     axes.set_xlabel("pose memorisation  (0: none, 1: every image repeats a training pose)")
     axes.set_ylabel("fidelity  (likeness and obedience; higher is better)")
@@ -74,7 +75,7 @@ def draw_checkpoints(
 
 def _draw_line(axes: Axes, record: Record, chosen: bool) -> None:
     """Joins a trial's epochs."""
-    points = [_point(card) for card in record.scorecards]
+    points = [_point(card) for card in usable(record.scorecards)]
     axes.plot(
         *zip(*points, strict=True) if points else ([], []),
         color=PICK if chosen else FAINT,
@@ -88,9 +89,9 @@ def _draw_dots(axes: Axes, records: list[Record], policy: PolicyConfig) -> list[
     """A dot a checkpoint, its words as url; returns those within all limits."""
     groups: dict[bool, list[tuple[Scorecard, str]]] = {False: [], True: []}
     for record in records:
-        for card in record.scorecards:
+        for card in usable(record.scorecards):
             words = (
-                f"trial {record.number}, {card.label}: fidelity {fidelity(card):.2f}, "
+                f"trial {record.number}, {card.label}: fidelity {overall(card)}, "
                 f"pose memorisation {_point(card)[0]:.2f}"
             )
             groups[excess(card, policy) <= 0].append((card, words))
@@ -132,4 +133,4 @@ def _draw_front(axes: Axes, within: list[Scorecard]) -> None:
 
 def _point(card: Scorecard) -> tuple[float, float]:
     memory = card.scores.get(MEMORY)
-    return (memory.value if memory else 0.0, fidelity(card))
+    return (memory.value if memory else 0.0, worth(card))

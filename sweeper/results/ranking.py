@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from evaluate.choice.merit import pareto
+from evaluate.choice.merit import FIDELITIES, LOSS, deciding, pareto
 from evaluate.choice.policy import Selection, select
+from evaluate.choice.reasons import learned_by, overall
 from evaluate.config import PolicyConfig
+from evaluate.scorecard import Scorecard, usable
 from sweeper.recording.progress import short
 from sweeper.recording.record import FAILED, Record
 
@@ -34,7 +36,7 @@ def rank_trials(
     """All the trials, best first."""
     entries = []
     for record in records:
-        selected = record.scorecards and record.state != FAILED
+        selected = usable(record.scorecards) and record.state != FAILED
         selection = select(record.scorecards, policy) if selected else None
         entries.append(Entry(record, run_id(record), selection))
     return sorted(entries, key=lambda entry: entry.rank, reverse=True)
@@ -56,11 +58,10 @@ def varied(entries: list[Entry]) -> list[str]:
 
 
 def explain(ranked: list[Entry]) -> list[str]:
-    """The first in two plain sentences: why this trial; why this epoch and not a later one."""
+    """The first in plain sentences: why this trial; why this epoch and not a later one."""
     best = ranked[0]
     pick = best.selection
     assert pick
-    scores = pick.scorecard.scores
     settings = ", ".join(
         f"{last_word(key)} {short(best.record.params[key])}"
         for key in varied(ranked)
@@ -75,26 +76,41 @@ def explain(ranked: list[Entry]) -> list[str]:
         )
     elif rivals:
         assert rivals[0].selection
-        own, next_one = f"{pick.fidelity:.3f}", f"{rivals[0].selection.fidelity:.3f}"
+        own, next_one = (_figure(s) for s in (pick, rivals[0].selection))
         with_it = f"with {next_one}" if next_one != own else "with hardly less"
+        what = _compared(pick.scorecard)
         first = (
-            f"{trial} has the best balance of likeness and obedience of all trials within the "
-            f"limits: {own}, the next is trial {rivals[0].record.number} {with_it}"
+            f"{trial} has {what} of all trials within the limits: {own}, the next is trial "
+            f"{rivals[0].record.number} {with_it}"
+            if what
+            else f"{trial} is the first of those within the limits, which nothing tells apart"
         )
     elif len(ranked) > 1:
         first = f"{trial} is the only one with a checkpoint within the limits"
     else:
         first = f"{trial} keeps all the limits"
-    second = (
-        f"After epoch {pick.scorecard.epoch} it has learned "
-        f"{100 * max(0.0, scores['subject_fidelity'].value):.0f} % of the likeness and follows "
-        f"prompts {100 * scores['prompt_fidelity'].value:.0f} % as well as the base"
-    )
+    second = f"After epoch {pick.scorecard.epoch} it {learned_by(pick.scorecard)}"
     if pick.later:
         second += f", while {pick.later}"
     elif best.record.scorecards[-1].epoch > pick.scorecard.epoch:
         second += ", and its later epochs are not better by more than chance"
-    return [f"{first}.", f"{second}."]
+    return [f"{first}.", f"{second}.", *pick.reasons[2:]]
+
+
+def _compared(card: Scorecard) -> str:
+    """What the first of the trials has the best of; empty: nothing that can be told."""
+    names = deciding(card)
+    if names == FIDELITIES:
+        return "the best balance of likeness and obedience"
+    return (
+        "the lowest validation loss" if names == (LOSS,) else "the best likeness" if names else ""
+    )
+
+
+def _figure(selection: Selection) -> str:
+    """What a selection is compared by, in letters."""
+    told = selection.fidelity
+    return overall(selection.scorecard) if told is None else f"{told:.3f}"
 
 
 def last_word(key: str) -> str:

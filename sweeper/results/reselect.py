@@ -28,8 +28,7 @@ def main(config: SelectConfig) -> None:
     records = [r for r in find_records(study, tracker) if r.scorecards]
     if not records:
         raise ConfigError(f"study: {config.study} has no scored epoch")
-    for record in records:
-        check_scores(config.policy, record.scorecards[0].scores)
+    check_scores(config.policy, {n for r in records for c in r.scorecards for n in c.scores})
     ranked = rank_trials(records, config.policy, lambda record: tracker.run_of(record).id_now)
     show(ranked)
     if config.policy.rule == "pareto":
@@ -92,5 +91,6 @@ def _show_front(ranked: list[Entry]) -> None:
     """The checkpoints that none beats in their trial, as lines."""
     for entry in ranked:
         for card in entry.selection.front if entry.selection else []:
-            scores = "  ".join(f"{n} {card.scores[n].value:.2f}" for n in (*FIDELITIES, MEMORY))
+            names = [name for name in (*FIDELITIES, MEMORY) if name in card.scores]
+            scores = "  ".join(f"{name} {card.scores[name].value:.2f}" for name in names)
             print(f"trial {entry.record.number}  {card.label}  {scores}  {card.checkpoint}")

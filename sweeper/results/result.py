@@ -165,7 +165,9 @@ def _trial_json(entry: Entry, policy: PolicyConfig) -> dict[str, Any]:
         "best_epoch": selection.scorecard.epoch if selection else None,
         "feasible": selection.feasible if selection else False,
         "fidelity": selection.fidelity if selection else None,
-        "diagnosis": [str(f) for f in diagnose(record.scorecards, policy)] if selection else [],
+        "diagnosis": [str(f) for f in diagnose(record.scorecards, policy)]
+        if record.scorecards
+        else [],
         "seconds": round(sum(epoch.seconds for epoch in record.epochs), 1),
     }
 
@@ -188,7 +190,8 @@ def show(ranked: list[Entry]) -> None:
             names = ("prompt_fidelity", "subject_fidelity", "pose_memorization")
             values = [f"{card.scores[n].value:.2f}" if n in card.scores else "" for n in names]
             over = "" if selection.feasible else " (over a limit)"
-            figures = [str(card.epoch), f"{selection.fidelity:.2f}{over}", *values]
+            told = "-" if selection.fidelity is None else f"{selection.fidelity:.2f}"
+            figures = [str(card.epoch), f"{told}{over}", *values]
         table.add_row(
             "*" if entry is best else "",
             str(record.number),
@@ -209,7 +212,9 @@ def say(study: Path, ranked: list[Entry], policy: PolicyConfig) -> None:
     print("\n".join(explain(ranked)))
     for finding in diagnose(best.record.scorecards, policy):
         print(f"its trial's diagnosis: {finding}")
-    print(f"not beaten in both fidelity and memorisation: trials {str(_front(ranked))[1:-1]}")
+    front = _front(ranked)
+    noun = "trial" if len(front) == 1 else "trials"
+    print(f"not beaten in both fidelity and memorisation: {noun} {', '.join(map(str, front))}")
     print(f"the LoRA to keep: {study / PICK}")
     print(f"the report, to open in a browser: {study / REPORT}")
     if best.run_id:

@@ -16,14 +16,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from evaluate.choice.merit import MEMORY, fidelity, violations
+from evaluate.choice.merit import MEMORY, constraints, worth
 from evaluate.tracking_uri import check_tracking
 from sweeper.config import SweepConfig, check_sweep, suggested_name
 from sweeper.leaving import PERSON, asked_before, in_good_order, leaving, listen_from
 from sweeper.proposing.space import Params, Space, identity
 from sweeper.recording.display import display
 from sweeper.recording.progress import Progress, say
-from sweeper.recording.record import FAILED, LENGTH, Record, take_up
+from sweeper.recording.record import FAILED, LENGTH, PREPARING, Record, take_up
 from sweeper.recording.tracker import Tracker
 from sweeper.results.result import conclude
 from sweeper.running.disk import too_full
@@ -175,7 +175,12 @@ def _trial(
         settings=asdict(config),
         overrides=job.overrides,
         params=params,
-        tags={**origin(parts), "preset": job.preset, LENGTH: str(course.epochs)},
+        tags={
+            **origin(parts),
+            "preset": job.preset,
+            LENGTH: str(course.epochs),
+            PREPARING: f"{parts.scorer.seconds:.3f}",
+        },
     )
     return Trial(
         config=config,
@@ -202,9 +207,13 @@ def tell(trial: StudyTrial, record: Record, config: SweepConfig) -> None:
         if record.state == FAILED:
             trial.fail()
             return
-        card = next(card for card in record.scorecards if card.epoch == record.selected)
+        card = next((c for c in record.scorecards if c.epoch == record.selected), None)
+        told = constraints(card, config.policy)
+        if card is None:  # none can be used: the worst of everything, and not feasible
+            trial.complete((0.0, 1.0), told)
+            return
         memory = card.scores[MEMORY].value if MEMORY in card.scores else 0.0
-        trial.complete((fidelity(card), memory), violations(card, config.policy))
+        trial.complete((worth(card), memory), told)
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from evaluate.choice.diagnosis import NOTHING
-from evaluate.choice.merit import excess, fidelity
+from evaluate.choice.merit import deciding, excess, worth
 from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
@@ -18,7 +18,8 @@ def memorised(policy: PolicyConfig, in_a_row: int) -> Rule:
     """Stops when a score is surely beyond its limit or floor at `in_a_row` scored epochs.
 
     Surely: its whole interval is. What was learned by heart is not unlearned by training on, so
-    the epochs to come can only be worse.
+    the epochs to come can only be worse. It stops as well where as many checkpoints in a row cannot
+    be used.
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
@@ -26,12 +27,15 @@ def memorised(policy: PolicyConfig, in_a_row: int) -> Rule:
         if not in_a_row or len(scorecards) < in_a_row:
             return ""
         last = scorecards[-in_a_row:]
+        if all(card.failure for card in last):
+            return f"diverged: at {last[-1].label} {last[-1].failure}"
         told = last[-1].scores
-        for name in (n for n in policy.limits if n in told):
+        shared = {name for name in told if all(name in card.scores for card in last)}
+        for name in (n for n in policy.limits if n in shared):
             limit, low = policy.limits[name], told[name].low
             if all(card.scores[name].low > limit for card in last):
                 return f"memorised: {name} is surely above {low:.2f}, and {limit:g} is the limit"
-        for name in (n for n in policy.floors if n in told):
+        for name in (n for n in policy.floors if n in shared):
             floor, high = policy.floors[name], told[name].high
             if all(card.scores[name].high < floor for card in last):
                 return f"overfitted: {name} is surely below {high:.2f}, and {floor:g} is wanted"
@@ -41,7 +45,7 @@ def memorised(policy: PolicyConfig, in_a_row: int) -> Rule:
 
 
 def pruned(trial: StudyTrial, policy: PolicyConfig) -> Rule:
-    """Reports the fidelity of each epoch, and stops where Optuna's pruner says so.
+    """Reports the worth of each epoch, and stops where Optuna's pruner says so.
 
     Of this epoch, and not the best so far, which the trial keeps anyway: the question is whether
     more epochs are worth their time.
@@ -50,10 +54,10 @@ def pruned(trial: StudyTrial, policy: PolicyConfig) -> Rule:
     def rule(scorecards: list[Scorecard]) -> str:
         last = scorecards[-1]
         # an epoch that is not feasible is the worst that can be reported
-        value = fidelity(last) if excess(last, policy) <= 0 else 0.0
+        value = worth(last) if excess(last, policy) <= 0 else 0.0
         trial.report(last.epoch, value)
         if trial.should_prune():
-            how = f"with a fidelity of {value:.2f}" if value else "over a limit"
+            how = f"with {value:.2f} overall" if value else "over a limit"
             return f"pruned: {how} it is behind the other trials"
         return ""
 
@@ -68,8 +72,8 @@ def settled(policy: PolicyConfig, epochs: int) -> Rule:
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
-        if not epochs or len(scorecards) <= epochs:
-            return ""
+        if not epochs or len(scorecards) <= epochs or not any(map(deciding, scorecards)):
+            return ""  # nothing tells a better epoch from a worse one
         best = select(scorecards, policy).scorecard
         since = len(scorecards) - 1 - scorecards.index(best)
         if since < epochs:
@@ -82,13 +86,14 @@ def settled(policy: PolicyConfig, epochs: int) -> Rule:
 def no_learning(share: float, epochs: int) -> Rule:
     """Stops a run that after a share of its epochs has surely learned nothing of the subject.
 
-    Surely: the upper bound of its likeness is one that the diagnosis calls none.
+    Surely: the upper bound of its likeness is one that the diagnosis calls none. Where likeness
+    cannot be told, as of a single training picture, it says nothing.
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
         last = scorecards[-1]
-        likeness = last.scores["subject_fidelity"]
-        if not share or last.epoch < share * epochs or likeness.high >= NOTHING:
+        likeness = last.scores.get("subject_fidelity")
+        if likeness is None or not share or last.epoch < share * epochs or likeness.high >= NOTHING:
             return ""
         return f"no learning: subject_fidelity is at most {likeness.high:.2f} at {last.label}"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from PIL.Image import Image
 
 from evaluate.choice.policy import select
-from evaluate.scorecard import Scorecard
+from evaluate.scorecard import Scorecard, usable
 from sweeper.config import SweepConfig
 from sweeper.recording.progress import Progress
 from sweeper.recording.record import (
@@ -120,8 +120,12 @@ class Trial:
         """Over all its epochs, the one to keep. A trial that was stopped is as good as any."""
         if not self.record.epochs:
             return self._end(FAILED, self.record.reason or "it ended without a scored epoch")
-        best = select(self.record.scorecards, self.config.policy)
         state = STOPPED if self.record.reason else COMPLETE
+        if not usable(self.record.scorecards):
+            failure = self.record.scorecards[-1].failure
+            reason = self.record.reason or f"no checkpoint can be used: {failure}"
+            return self._end(STOPPED, reason)
+        best = select(self.record.scorecards, self.config.policy)
         return self._end(state, self.record.reason, best.scorecard.epoch)
 
     def break_down(self, error: BaseException | None) -> None:

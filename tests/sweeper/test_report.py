@@ -220,3 +220,33 @@ def test_command_writes_it_again(swept: Swept) -> None:
     code, output = run_module("sweeper.report", "study=smal", f"root={swept.root}")
     assert (code, output.count("\n")) == (1, 1), output
     assert "did you mean small" in output
+
+
+def test_table_of_trials_shows_its_last_column_at_a_desk(
+    swept: Swept, tmp_path: Path, browser: Chrome
+) -> None:
+    """Of a search of six settings, with the longest of reasons; on a phone it scrolls."""
+    study = tmp_path / "small"
+    shutil.copytree(swept.study, study)
+    records = [load_record(folder) for folder in sorted((study / "trials").iterdir())]
+    for number, record in enumerate(records):
+        record.params |= {"optimizer.lr": 0.0023 + number, "network.alpha": number,
+                          "network.conv_rank": number, "training.text_encoder_lr": 1e-4 * number,
+                          "scheduler": ("constant", "cosine_with_restarts")[number]}  # fmt: skip
+        record.reason = "memorised: pose_memorization is surely above 0.43, and 0.35 is the limit"
+    for epoch in records[1].epochs:
+        epoch.scorecard.scores, epoch.scorecard.failure = {}, "its pictures are not finite"
+    policy = PolicyConfig()
+    file = write_report(study, rank_trials(records, policy, lambda r: ""), policy)
+    desk = {"width": 1200, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", desk)
+    try:
+        look(browser, file)
+        room, wide = browser.execute_script(
+            "const s = document.querySelector('#trials .scroll');"
+            "return [s.clientWidth, s.scrollWidth]"
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert wide <= room
+    assert "its pictures are not finite" in file.read_text()

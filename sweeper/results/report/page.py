@@ -15,7 +15,7 @@ from evaluate.choice.merit import MEMORY, excess
 from evaluate.choice.reasons import exceeded, fault, percent
 from evaluate.config import PolicyConfig
 from evaluate.curves import CURVES
-from evaluate.scorecard import Scorecard
+from evaluate.scorecard import Scorecard, usable
 from sweeper.recording.record import RUNNING, Record
 from sweeper.results.ranking import Entry, explain, front_of, varied
 from sweeper.results.report import charts, pictures, tables, usage
@@ -66,6 +66,7 @@ def render(study: Path, ranked: list[Entry], policy: PolicyConfig) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
+    environment.filters["breakable"] = _breakable
     records = sorted((entry.record for entry in ranked), key=lambda record: record.number)
     searched = varied(ranked)
     headings, rows = tables.trial_table(ranked, searched)
@@ -87,6 +88,11 @@ def render(study: Path, ranked: list[Entry], policy: PolicyConfig) -> str:
         took=tables.took(records),
         others=_findings(ranked[1:], policy),
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A name that a narrow column may break after each underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def _pick(study: Path, ranked: list[Entry], policy: PolicyConfig) -> dict[str, Any]:
@@ -134,7 +140,7 @@ def _overfitted(
     ranked: list[Entry], pick: Scorecard, names: list[str], policy: PolicyConfig
 ) -> pictures.Strip | None:
     """The same probes at the checkpoint that is most over the limits; None where none is."""
-    all_cards = [(e.record, card) for e in ranked for card in e.record.scorecards]
+    all_cards = [(e.record, card) for e in ranked for card in usable(e.record.scorecards)]
     record, worst = max(all_cards, key=lambda pair: excess(pair[1], policy))
     if worst is pick or excess(worst, policy) <= 0:
         return None
@@ -167,6 +173,8 @@ def _front(study: Path, ranked: list[Entry]) -> list[dict[str, Any]]:
 def _findings(entries: list[Entry], policy: PolicyConfig) -> list[tuple[int, list[Any]]]:
     """The diagnosis of each trial that has one, by its number."""
     told = [
-        (e.record.number, diagnose(e.record.scorecards, policy)) for e in entries if e.selection
+        (e.record.number, diagnose(e.record.scorecards, policy))
+        for e in entries
+        if e.record.scorecards
     ]
     return sorted((number, findings) for number, findings in told if findings)

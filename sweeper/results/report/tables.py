@@ -13,7 +13,7 @@ from evaluate.config import SHARES, PolicyConfig
 from evaluate.scorecard import Scorecard
 from evaluate.tracking import flatten
 from sweeper.recording.progress import duration, short
-from sweeper.recording.record import FAILED, Record
+from sweeper.recording.record import FAILED, PREPARING, Record
 from sweeper.results.ranking import Entry, last_word
 
 # name -> what it is called, and what its value says
@@ -147,7 +147,8 @@ def trial_table(ranked: list[Entry], searched: list[str]) -> tuple[list[str], li
         if selection:
             over = "" if selection.feasible else "over a limit"
             values = {n: e.value for n, e in selection.scorecard.scores.items()}
-            values["fidelity"] = selection.fidelity
+            if selection.fidelity is not None:
+                values["fidelity"] = selection.fidelity
             epoch = selection.scorecard.epoch
             cells.append(TableCell(str(epoch), epoch, over))
             cells += [_score(values.get(name)) for name in told]
@@ -192,6 +193,7 @@ class Took:
     scoring: str
     checkpoints: int
     hardware: str
+    preparing: str
 
 
 def took(records: list[Record]) -> Took | None:
@@ -201,14 +203,30 @@ def took(records: list[Record]) -> Took | None:
         return None
     first = min(epochs, key=lambda epoch: epoch.time)
     pack = min(len(records), max(int(record.tags.get("pack", 1)) for record in records))
-    began = first.time / 1000 - first.seconds * pack  # its seconds are a share of the pack's
+    spent = {record.tags[PREPARING] for record in records if PREPARING in record.tags}
+    preparing = sum(map(float, spent))  # the trials of a process have the same
+    before = float(min(records, key=_first_time).tags.get(PREPARING, 0))
+    # its seconds are a share of the pack's
+    began = first.time / 1000 - first.seconds * pack - before
     ended = max(epoch.time for epoch in epochs) / 1000
     training, scoring = (sum(getattr(e, f"seconds_{n}") for e in epochs)
                          for n in ("training", "scoring"))  # fmt: skip
     devices = dict.fromkeys(r.tags.get("hardware.device", "") for r in records)
-    return Took(_moment(began), _moment(ended), duration(ended - began),
-                duration(training + scoring), duration(training), duration(scoring), len(epochs),
-                ", ".join(filter(None, devices)))  # fmt: skip
+    return Took(
+        began=_moment(began),
+        ended=_moment(ended),
+        passed=duration(ended - began),
+        device=duration(training + scoring + preparing),
+        training=duration(training),
+        scoring=duration(scoring),
+        checkpoints=len(epochs),
+        hardware=", ".join(filter(None, devices)),
+        preparing=duration(preparing) if preparing else "",
+    )
+
+
+def _first_time(record: Record) -> float:
+    return min((epoch.time for epoch in record.epochs), default=float("inf"))
 
 
 def _moment(seconds: float) -> str:

@@ -1,0 +1,73 @@
+"""What was read off pictures once is not read again, and is the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaluate.config import ScoresConfig
+from evaluate.progress import Countdown, counted, duration
+from evaluate.reading.cache import ReadingCache
+from evaluate.reading.encoder import Encoder
+from evaluate.reading.pose import LayoutPoses
+from evaluate.reading.pose_sources import pose_source
+from evaluate.reading.readings import Reader, Readings
+
+
+@dataclass(frozen=True)
+class Counting(Reader):
+    """A reader that notes what it is given."""
+
+    seen: list[int] = None  # type: ignore[assignment]
+
+    def read(self, images: torch.Tensor, countdown: Countdown | None = None) -> Readings:
+        self.seen.append(len(images))
+        return super().read(images, countdown)
+
+
+def same(one: Readings, other: Readings) -> bool:
+    return all(
+        torch.equal(getattr(one, field.name), getattr(other, field.name))
+        for field in fields(Readings)
+    )
+
+
+def test_readings_are_kept_by_content(tmp_path: Path) -> None:
+    encoder = Encoder("puppets", torch.device("cpu"))
+    images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen: list[int] = []
+    bodies = Counting(encoder, pose_source(ScoresConfig(), encoder), seen)
+    cache, countdown = ReadingCache(bodies, tmp_path), Countdown("reads", 10)
+    first = cache.read(images, countdown)
+    assert (seen, countdown.done) == ([5], 5)
+    assert same(cache.read(images, countdown), first)
+    assert (seen, countdown.total) == ([5], 5)
+    cache.read(images.flip(0), countdown)
+    ReadingCache(Counting(encoder, LayoutPoses(encoder), seen), tmp_path).read(images, countdown)
+    assert seen == [5, 5, 5], "other pictures, or another source of poses, are read"
+    for file in tmp_path.glob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:200])
+    assert same(cache.read(images, countdown), first), "a damaged file is made anew"
+    assert seen == [5, 5, 5, 5]
+
+
+def test_a_long_stage_says_how_far_it_is(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("evaluate.progress.time.monotonic", lambda: now[0])
+    caplog.set_level("INFO")
+    countdown = Countdown("the bare base draws", 40)
+    for _ in range(3):
+        now[0] += 60
+        countdown.step(10)
+    assert "the bare base draws 10 of 40 pictures, about 3 min left" in caplog.text
+    assert "30 of 40 pictures, about 60 s left" in caplog.text
+    assert (counted(1, "trial"), counted(2, "trial"), duration(7200)) == (
+        "1 trial",
+        "2 trials",
+        "2 h 00 min",
+    )
