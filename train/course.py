@@ -94,11 +94,12 @@ class Course:
             factors.append(f"{self.accumulation} accumulated")
         if processes > 1:
             factors.append(f"{processes} processes")
+        often = "epoch" if self.save_every == 1 else counted(self.save_every, "epoch")
         return (
             f"effective batch {self.rows * self.accumulation} ({' x '.join(factors)}); "
             f"{counted(self.steps_an_epoch, 'step')} an epoch, {counted(self.epochs, 'epoch')}, "
-            f"{counted(self.steps, 'step')}; a checkpoint every "
-            f"{counted(self.save_every, 'epoch')}, {self.checkpoints} in all"
+            f"{counted(self.steps, 'step')}; a checkpoint every {often}, "
+            f"{self.checkpoints} in all"
         )
 
 

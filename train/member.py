@@ -31,8 +31,6 @@ from train.restart import last_checkpoint
 from train.stack import Dropout
 from train.state import NAME, StateError, as_damage, read_state, state_file, write_state
 
-__all__ = ["Checkpoint", "Member", "Run", "TrainingError"]
-
 log = logging.getLogger(__name__)
 LOOKED_AT = 16  # steps after which a GPU's losses are read, for which it must be waited for
 OTHER = "holds a run of other settings; choose another"

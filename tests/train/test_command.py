@@ -70,7 +70,7 @@ def test_the_course_is_told_before_the_base_is_loaded(
     monkeypatch.setattr("train.single.load_base", fails)
     with pytest.raises(BaseError):
         main(settings("train", TrainConfig, small))
-    steps = caplog.text.index("6 steps an epoch, 2 epochs, 12 steps; a checkpoint every 1 epochs")
+    steps = caplog.text.index("6 steps an epoch, 2 epochs, 12 steps; a checkpoint every epoch")
     assert caplog.text.index("6 training pictures") < steps < caplog.text.index("warning: ")
 
 
