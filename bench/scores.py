@@ -28,7 +28,7 @@ from evaluate.config import ScoresConfig
 from evaluate.metrics.memorization import Copying, PoseMemorization
 from evaluate.metrics.score import Share
 from evaluate.probing.generate import generate
-from evaluate.probing.probes import FRESH
+from evaluate.probing.roles import FRESH
 from evaluate.reading.encoder import Encoder
 from evaluate.reading.pose import KeypointPoses
 from evaluate.reading.pose_sources import PuppetPoses

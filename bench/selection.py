@@ -22,7 +22,7 @@ from bench.loras import COUNT, FOLDER, ROUNDS, SETS, Lora, load_truth, lora, mak
 from evaluate.choice.merit import worth
 from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig
-from evaluate.probing.probes import FRESH
+from evaluate.probing.roles import FRESH
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
 from sweeper.config import SweepConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from evaluate.probing.probes import FRESH
+from evaluate.probing.roles import FRESH
 from evaluate.sheet import ALARM, COPY, GREY, INK, PAPER, Cell, read_sheet, scaled, shortened
 
 SIDE, BESIDE, GAP, LEFT, TOP = 112, 64, 6, 72, 64

@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from evaluate.probing.probes import CAPTION, CLASS, FRESH, ProbeSet
+from evaluate.probing.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
 from train.checkpoint import write_atomically
+
+if TYPE_CHECKING:
+    from evaluate.probing.probes import ProbeSet
 
 CELL, GAP, COLUMNS, HEADING, LINE = 160, 8, 6, 28, 14
 PAPER, INK, GREY, ALARM = (250, 250, 250), (20, 20, 20), (110, 110, 110), (201, 42, 42)

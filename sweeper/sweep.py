@@ -24,7 +24,7 @@ from sweeper.proposing.sampling import check_sampler, made, trials_of
 from sweeper.proposing.space import Params, Space, parse_space
 from sweeper.recording.display import display
 from sweeper.recording.record import load_records
-from sweeper.results.result import conclude
+from sweeper.results.conclusion import conclude
 from sweeper.running.budget import used_up
 from sweeper.running.disk import describe, too_full
 from sweeper.running.job import ending_cleanly, job_config, leave_if_asked, refuse, tracker_of

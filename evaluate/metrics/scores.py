@@ -15,7 +15,8 @@ from evaluate.metrics.leak import AttributeLeak
 from evaluate.metrics.losses import GeneralizationGap, ValidationLoss
 from evaluate.metrics.memorization import Copying, PoseDiversity, PoseMemorization
 from evaluate.metrics.score import DetectionRate, Score
-from evaluate.probing.probes import CAPTION, CLASS, FRESH, ProbeSet
+from evaluate.probing.probes import ProbeSet
+from evaluate.probing.roles import CAPTION, CLASS, FRESH
 from evaluate.probing.values import KINDS
 from evaluate.reading.readings import Reader, Readings
 

@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor
 
 from evaluate.config import OTHERS, ProbesConfig
+from evaluate.probing.roles import CAPTION, CLASS, FRESH
 from evaluate.probing.values import KINDS, Values, class_words, zero_shot
 from evaluate.reading.encoder import Encoder
 from train.config import ConfigError
@@ -20,8 +21,6 @@ from train.data.trigger import says, without_trigger, word_of
 
 SEEN = 0.1  # a value that this share of the training pictures shows belongs to the training set
 CHOICE = 2  # so many values of each part are asked for at least
-# what a probe is for: something new of the subject; a training caption; the class, no trigger word
-FRESH, CAPTION, CLASS = "fresh", "caption", "class"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from random import Random
 
 from torch import Tensor
 
-from evaluate.probing.probes import CLASS, Probe
+from evaluate.probing.probes import Probe
+from evaluate.probing.roles import CLASS
 from evaluate.probing.values import Values
 
 TIMES = 3  # drawings of each pose

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL.Image import Image
 
@@ -18,7 +18,9 @@ from evaluate.sheet import save_sheet
 from train.checkpoint import weights_hash, write_atomically
 from train.config import ConfigError, cause, suggestion
 from train.state import state_file
-from train.trainer import Checkpoint
+
+if TYPE_CHECKING:
+    from train.member import Checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The end of a study: the pick and why, the table, the files."""
+"""What a study comes to: the pick and why, the table, the files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from evaluate.choice.diagnosis import diagnose
 from evaluate.config import PolicyConfig
 from evaluate.tracking import NOTE
 from sweeper.recording.progress import short
-from sweeper.recording.record import RUNNING, load_records
 from sweeper.recording.tracker import Tracker
 from sweeper.results.description import describe_study
 from sweeper.results.overview import draw_overview
@@ -24,34 +23,12 @@ from sweeper.results.ranking import (
     explain,
     front_of,
     last_word,
-    rank_trials,
     varied,
 )
 from sweeper.results.report.page import POLICY, REPORT, RESULT, write_report
-from sweeper.running.parts import Parts, origin
 from train.checkpoint import CheckpointError, weights_hash, write_atomically
 
 PICK = "best.safetensors"  # in a study's folder
-
-
-def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) -> None:
-    """Selects over all trials, writes the study's files, logs them and prints the table."""
-    # what another worker is at is its own to write
-    records = [record for record in load_records(study) if record.state != RUNNING]
-    if not records:
-        print("no trial has ended yet")
-        return
-    for record in records:
-        if record.settings:
-            tracker.mirror(record, policy)  # what a server that was away has missed
-    tracker.catch_up()
-    ranked = rank_trials(records, policy, lambda record: tracker.run_of(record).id_now)
-    ranked = _those_with_files_first(study, ranked)
-    probes = study / "probes.yaml"
-    probes.write_text(parts.scorer.probe_set.to_yaml(), encoding="utf-8")
-    show(ranked)
-    keep(study, ranked, policy, tracker, origin(parts))
-    say(study, ranked, policy)
 
 
 def keep(
@@ -107,7 +84,7 @@ def gone(entry: Entry) -> str:
     )
 
 
-def _those_with_files_first(study: Path, ranked: list[Entry]) -> list[Entry]:
+def those_with_files_first(study: Path, ranked: list[Entry]) -> list[Entry]:
     """The trials, best first; those whose checkpoint somebody has deleted come after the others."""
     lost = []
     for entry in ranked:

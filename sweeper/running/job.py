@@ -25,7 +25,7 @@ from sweeper.recording.display import display
 from sweeper.recording.progress import Progress, say
 from sweeper.recording.record import FAILED, LENGTH, PREPARING, Record, take_up
 from sweeper.recording.tracker import Tracker
-from sweeper.results.result import conclude
+from sweeper.results.conclusion import conclude
 from sweeper.running.disk import too_full
 from sweeper.running.outlasting import outlast
 from sweeper.running.pack import run_trials

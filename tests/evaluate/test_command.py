@@ -12,7 +12,8 @@ import yaml
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
-from evaluate.probing.probes import FRESH, load_probe_set
+from evaluate.probing.probes import load_probe_set
+from evaluate.probing.roles import FRESH
 from tests.sweeper.conftest import run_module
 from train.base import load_base
 from train.checkpoint import save_checkpoint

@@ -14,7 +14,8 @@ from evaluate.config import ProbesConfig
 from evaluate.examination import remarks
 from evaluate.ledger import Ledger
 from evaluate.probing.bare import BareBase
-from evaluate.probing.probes import FRESH, Probe
+from evaluate.probing.probes import Probe
+from evaluate.probing.roles import FRESH
 from evaluate.scorecard import Estimate, Scorecard
 from train.base import Base, load_base
 from train.config import BaseConfig, DataConfig

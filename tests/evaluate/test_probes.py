@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from evaluate.config import ProbesConfig
-from evaluate.probing.probes import CAPTION, make_probe_set
+from evaluate.probing.probes import make_probe_set
+from evaluate.probing.roles import CAPTION
 from evaluate.probing.values import load_values
 from tests.train.test_layouts import draw, load
 

@@ -16,7 +16,7 @@ from evaluate.metrics.fidelity import SubjectFidelity
 from evaluate.metrics.memorization import vendi
 from evaluate.metrics.score import Share
 from evaluate.probing.generate import generate
-from evaluate.probing.probes import CAPTION, CLASS, FRESH
+from evaluate.probing.roles import CAPTION, CLASS, FRESH
 from evaluate.reading.color import mean_colors
 from evaluate.reading.pose import Frame, KeypointPoses, aligned, oks
 from evaluate.reading.subject import portraits

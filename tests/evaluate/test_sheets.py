@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from evaluate.grid import epoch_grid
-from evaluate.probing.probes import CAPTION, CLASS, FRESH, Probe, ProbeSet
+from evaluate.probing.probes import Probe, ProbeSet
+from evaluate.probing.roles import CAPTION, CLASS, FRESH
 from evaluate.probing.values import load_values
 from evaluate.scorecard import Scorecard
 from evaluate.sheet import ALARM, CELL, contact_sheet, data_sheet, read_sheet, save_sheet

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from evaluate.probing.probes import CAPTION, CLASS, FRESH
+from evaluate.probing.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
 from evaluate.sheet import CELL, COPY, Cell, read_sheet
 from sweeper.recording.record import Record

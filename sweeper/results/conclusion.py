@@ -1,0 +1,32 @@
+"""The end of a study: its trials are ranked, and the first of them becomes its result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evaluate.config import PolicyConfig
+from sweeper.recording.record import RUNNING, load_records
+from sweeper.recording.tracker import Tracker
+from sweeper.results.ranking import rank_trials
+from sweeper.results.result import keep, say, show, those_with_files_first
+from sweeper.running.parts import Parts, origin
+
+
+def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) -> None:
+    """Selects over all trials, writes the study's files, logs them and prints the table."""
+    # what another worker is at is its own to write
+    records = [record for record in load_records(study) if record.state != RUNNING]
+    if not records:
+        print("no trial has ended yet")
+        return
+    for record in records:
+        if record.settings:
+            tracker.mirror(record, policy)  # what a server that was away has missed
+    tracker.catch_up()
+    ranked = rank_trials(records, policy, lambda record: tracker.run_of(record).id_now)
+    ranked = those_with_files_first(study, ranked)
+    probes = study / "probes.yaml"
+    probes.write_text(parts.scorer.probe_set.to_yaml(), encoding="utf-8")
+    show(ranked)
+    keep(study, ranked, policy, tracker, origin(parts))
+    say(study, ranked, policy)
