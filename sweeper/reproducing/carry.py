@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from evaluate.tracking import flatten
 from sweeper.config import SweepConfig, check_sweep
 from train.config import ConfigError, keys, suggestion, typed
+from train.text_settings import literal
 
 # a search's alone: they have no say in a trial that is trained again
 OF_A_SEARCH = ("study", "search", "pruner", "pack")
@@ -56,9 +57,9 @@ def carry_over(
     carried.added = {key: v for key, v in carried.added.items() if key.split(".")[0] in logged}
     if carried.dropped and not anyway:
         raise ConfigError(_unknown(carried.dropped, today, by))
-    merged = OmegaConf.create(settings)
+    merged = OmegaConf.create(literal(settings))
     for key, value in places.items():
-        OmegaConf.update(merged, key, value)
+        OmegaConf.update(merged, key, literal(value))
     carried.config = typed(SweepConfig, merged)
     check_sweep(carried.config)
     return carried
@@ -68,7 +69,7 @@ def todays_defaults(base: str | None) -> SweepConfig:
     """Of conf/sweep.yaml, as they are on a base (None: the embedded one)."""
     composed = compose("sweep")
     if base:
-        OmegaConf.update(composed, "base.path", base)
+        OmegaConf.update(composed, "base.path", literal(base))
     return typed(SweepConfig, composed)
 
 

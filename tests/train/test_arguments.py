@@ -1,0 +1,186 @@
+"""The command line as people type it: what the shell hands over as one argument stays one text."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from evaluate.config import EvaluateConfig, check_evaluate
+from sweeper.config import SweepConfig, check_sweep
+from sweeper.proposing.space import parse_space
+from sweeper.reproducing.carry import carry_over
+from train.arguments import as_typed, normalized, quoted, split_arguments, unquoted
+from train.compose import HYDRA_VERSION, settings
+from train.config import CONF, ConfigError
+from train.explain import suggested
+from train.preflight import preflight
+from train.text_settings import kinds
+
+PATHS = (
+    "/home/Jürgen/Bilder", "/data/人物", "/pics (1)", "a=b", "/O'Brien", "C:\\Users\\Jörg\\my dog",
+    "/a,b", "/[x]/{y}", "/100%/#1", "/x;y|z&", "$HOME", "${oc.env:HOME}", "\\\\server\\share\\",
+    '/say "hi"', " /blank ", "/x:y@z", "(1)", "null/x", "true", "1e5", "/tab\tx", "/line\nx", "-x",
+    "/trailing\\", "!x", "~", "glob(*)", "interval(0,1)", "",
+)  # fmt: skip
+ALPHABET = ["\\", "$", "{", "}", "a", ".", " ", "'", '"', "${a}", "${", "é", "\n", ",", "(", "人"]
+
+
+@pytest.mark.parametrize("typed", PATHS)
+def test_a_text_is_taken_as_it_is_typed(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    meant = "/home/me" if typed == "~" else typed
+    for name, schema in (("evaluate", EvaluateConfig), ("sweep", SweepConfig)):
+        line = normalized([f"data.path={typed}", f"data.trigger={typed}"], kinds(schema))
+        config = settings(name, schema, line)
+        assert (config.data.path, config.data.trigger) == (meant, typed)
+
+
+def test_any_text_survives_its_quotes() -> None:
+    pick, parser = random.Random(0), OverridesParser.create()
+    for _ in range(1500):
+        text = "".join(pick.choices(ALPHABET, k=pick.randint(0, 9)))
+        assert unquoted(quoted(text)) == text
+        assert as_typed(f"data.trigger={quoted(text)}") == f"data.trigger={text}"
+        value = str(parser.parse_override(f"x={quoted(text)}").value())
+        assert value.replace("\\", "").replace("$", "") == text.replace("\\", "").replace("$", "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("data.class_words=null", None),
+        ("data.class_words='sks, a'", "sks, a"),  # quotes that Hydra would have needed
+        ("data.class_words='a' and 'b'", "'a' and 'b'"),
+        ("data.class_words=~/x", "~/x"),  # no path
+        ("+data.class_words=x, y", "x, y"),  # Hydra adds to what is null
+        ("++data.class_words=a, b", "a, b"),
+    ],
+)
+def test_null_and_quotes(typed: str, meant: str | None) -> None:
+    line = normalized([typed], kinds(EvaluateConfig))
+    assert settings("evaluate", EvaluateConfig, line).data.class_words == meant
+
+
+def test_another_setting_can_be_named_and_choices_be_swept() -> None:
+    known = kinds(SweepConfig)
+    named = normalized(["study.root=runs/r${network.rank}"], known)
+    assert settings("sweep", SweepConfig, [*named, "network.rank=4"]).study.root == "runs/r4"
+    assert normalized(["data.trigger=choice(a,b)"], known, multirun=True) == [
+        "data.trigger=choice(a,b)"
+    ]
+    assert normalized(["data.trigger=a,b"], known, multirun=True) == ["data.trigger='a,b'"]
+
+
+def test_a_logged_text_is_no_interpolation() -> None:
+    odd = "${oc.env:HOME} \\${x} 人"
+    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+        carried = carry_over({"data": {"trigger": odd}, "base": {"path": odd}}, {})
+    assert (carried.config.data.trigger, carried.config.base.path) == (odd, odd)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["data.trigger=sks", "dog"], 'needs quotes: "data.trigger=sks dog"'),
+        (["data.trigger=sks", "old", "dog", "-m"], '"data.trigger=sks old dog"'),
+        (["probes.count", "=", "4"], "type probes.count=4"),
+        (["probes.count=", "4"], "type probes.count=4"),
+        (["probes.count", "=4"], "type probes.count=4"),
+        (["--data.path=/x"], "without dashes, as in data.path=/x"),
+        (["--data.path", "/x y"], 'without dashes, as in "data.path=/x y"'),
+        (["-data.path=/x"], "without dashes, as in data.path=/x"),
+        (["dog"], "dog: is not key=value"),
+        (["--nothing"], "--nothing: there is no such option"),
+        (["--cfg"], "--cfg: needs a value"),
+        (["--cfg", "jobs"], "'jobs' is none of job, hydra, all"),
+        (["--experimental-rerun", "x.pickle"], "reads a pickle"),
+        (["--config-dir=/nowhere"], "there is no folder /nowhere"),
+        (["--config-name=train"], "a command has one config"),
+        (["=3"], "'' is no name of a setting"),
+        (["count=3"], "did you mean probes.count?"),
+        (["probes.cuont=3"], "did you mean probes.count?"),
+        (["probes.count=4;"], "probes.count: '4;' cannot be read"),
+        (["probes.count=4,8"], "several values need -m"),
+        (["~probes.count"], "cannot be removed"),
+        (["probes=0.5"], "probes: 0.5 is none of default, large, small"),
+        (["data.path=a\0b"], "NUL"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(arguments: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        preflight("evaluate", arguments, EvaluateConfig, check_evaluate)
+    assert said in str(end.value.code)
+    assert str(end.value.code).startswith("error: ")
+    assert "\n" not in str(end.value.code)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("epochs", "training.epochs"),
+        ("lr", "optimizer.lr"),
+        ("rank", "network.rank"),
+        ("trigger", "data.trigger"),
+        ("n_trials", "hydra.sweeper.n_trials"),
+        ("trainng.epochs", "training.epochs"),
+    ],
+)
+def test_suggestions_are_what_people_mean(typed: str, said: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        preflight("sweep", [f"{typed}=3"], SweepConfig, check_sweep)
+    assert f"did you mean {said}" in str(end.value.code)
+    assert suggested("zzzzzz", ["a.b"]) == ""
+
+
+def test_flags_come_first_and_keep_their_values() -> None:
+    parts = split_arguments(["a=1", "-m", "--cfg", "job", "~b", "--info", "c=2"])
+    assert parts.flags == ["-m", "--cfg", "job", "--info"]
+    assert parts.overrides == ["a=1", "~b", "c=2"]
+    assert parts.multirun
+
+
+def test_the_command_line_beside_another_folder_of_configs(tmp_path: Path) -> None:
+    (tmp_path / "probes").mkdir()
+    (tmp_path / "probes" / "mine.yaml").write_text("count: 24\n")
+    line = [f"--config-dir={tmp_path}", "probes=mine"]
+    assert preflight("evaluate", line, EvaluateConfig, check_evaluate) == line
+    with pytest.raises(SystemExit, match=r"probes\.count"):
+        preflight("evaluate", [*line, "probes.count=x"], EvaluateConfig, check_evaluate)
+
+
+@pytest.mark.parametrize(
+    ("swept", "values"),
+    [
+        ("network.alpha=1,1.0,null", [1, None]),
+        ("network.alpha=choice(2,2.0,4)", [2, 4]),
+        ("network.dropout=range(0.1,0.8,0.1)", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),
+        ("network.dropout=range(0.5,0.1,-0.2)", [0.3, 0.5]),
+        ("network.rank=range(4,33,4)", [4, 8, 12, 16, 20, 24, 28, 32]),
+        ("network.text_encoder=true,false", [True, False]),
+    ],
+)
+def test_equal_choices_are_one_and_ranges_end_before_their_stop(
+    swept: str, values: list[object]
+) -> None:
+    space, _ = parse_space([swept], {}, OverridesParser.create())
+    (dimension,) = space.dimensions
+    assert dimension.values() == values
+
+
+def test_hydras_own_sweeper_gets_the_same_values() -> None:
+    line = ["-m", "probes.guidance=range(0.1,0.8,0.1)", "probes.seed=1,1.0,2"]
+    written = preflight("evaluate", line, EvaluateConfig, lambda config: None)
+    guidance = "probes.guidance=0.1,0.2,0.3,0.4,0.5,0.6,0.7"
+    assert written == ["-m", guidance, "probes.seed=1,2"]
+
+
+@pytest.mark.parametrize(
+    "swept", ["network.rank=range(1,2,0)", "network.rank=range(5,1)", "network.rank=range(1,nan)"]
+)
+def test_ranges_without_values_are_refused(swept: str) -> None:
+    with pytest.raises(ConfigError, match=r"network\.rank"):
+        parse_space([swept], {}, OverridesParser.create())
