@@ -33,10 +33,11 @@ ALPHABET = ["\\", "$", "{", "}", "a", ".", " ", "'", '"', "${a}", "${", "é", "\
 def test_a_text_is_taken_as_it_is_typed(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     meant = "/home/me" if typed == "~" else typed
-    for name, schema in (("evaluate", EvaluateConfig), ("sweep", SweepConfig)):
-        line = normalized([f"data.path={typed}", f"data.trigger={typed}"], kinds(schema))
-        config = settings(name, schema, line)
-        assert (config.data.path, config.data.trigger) == (meant, typed)
+    line = [f"data.path={typed}", f"data.trigger={typed}"]
+    scored = settings("evaluate", EvaluateConfig, normalized(line, kinds(EvaluateConfig))).data
+    searched = settings("sweep", SweepConfig, normalized(line, kinds(SweepConfig))).data
+    assert (scored.path, scored.trigger) == (meant, typed)
+    assert (searched.path, searched.trigger) == (meant, typed)
 
 
 def test_any_text_survives_its_quotes() -> None:
