@@ -110,12 +110,12 @@ def test_a_disk_that_fills_up(small_disk: Path, waits: bool) -> None:
 
 
 def test_a_system_that_refuses_large_files(tmp_path: Path) -> None:
-    """As a quota does: no checkpoint can be written, in no trial."""
+    """As a quota does: what a trial goes on from is too large to be written, in every trial."""
     line = [sys.executable, "-u", "-m", "sweeper", *SEARCH, *SMALL, f"study.root={tmp_path}"]
     ended = subprocess.run(
         line, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, -1)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, -1)),
     )  # fmt: skip
     assert ended.returncode == 1, ended.stdout
     last = ended.stdout.splitlines()[-1]

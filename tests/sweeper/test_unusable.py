@@ -11,8 +11,8 @@ LOUD = "optimizer.lr=3e-3,1e6"
 
 
 def test_a_study_goes_on_after_a_checkpoint_that_cannot_be_used(tmp_path: Path) -> None:
-    command = ("-m", LOUD, "training.max_steps=1", "pack=1", "hydra.sweeper.n_trials=2",
-               "study.name=loud", *SMALL)  # fmt: skip
+    command = ("-m", LOUD, "training.max_steps=1", "training.save_precision=fp32", "pack=1",
+               "hydra.sweeper.n_trials=2", "study.name=loud", *SMALL)  # fmt: skip
     for _ in range(2):  # the same again finds the record on disk
         code, said = finish(tmp_path, "sweeper", *command)
         assert code == 0, said
