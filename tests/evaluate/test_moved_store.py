@@ -18,9 +18,8 @@ def embedded(root: Path, name: str = "evaluations") -> Store:
 
 
 @pytest.fixture
-def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def begun(tmp_path: Path) -> Run:
     """A run with a file, in a store that is moved and opened again in the tests."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # so that it is as before afterwards
     run = Run(embedded(tmp_path / "a" / "mlruns"), tmp_path / "a" / "mlflow.json", "x")
     run.renew({"probes": "1", "epoch 1": "w"})
     run.begin({"data": "d"})

@@ -231,7 +231,6 @@ def test_where_artifacts_are_gone_the_studys_folder_is_used(
     swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A copy whose store has lost its artifacts; then one without any store; then a torn one."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     caplog.set_level("INFO")
     root = tmp_path / "mlruns"
     shutil.copytree(swept.root, root, ignore=shutil.ignore_patterns("cache", "artifacts"))
@@ -255,11 +254,8 @@ def test_where_artifacts_are_gone_the_studys_folder_is_used(
         reproduction.fetch(config, root)
 
 
-def test_a_store_that_was_moved_finds_its_artifacts(
-    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_was_moved_finds_its_artifacts(swept: Swept, tmp_path: Path) -> None:
     """A study's runs are known again, their files are found, and new ones are beside them."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     before, root = tmp_path / "before", tmp_path / "after"
     shutil.copytree(swept.root, before, ignore=shutil.ignore_patterns("cache"))
     relocate(before / "mlflow.db", (before / "artifacts").as_uri())  # the original is still there
