@@ -71,7 +71,8 @@ def _check_plain(where: str, settings: Settings) -> None:
     if kind != LORA:
         raise ValueError(f"it is PEFT's {kind}, and only plain LoRA and LoCon can be loaded")
     for name in VARIANTS:
-        if settings.get(name):
+        on = _flag(settings, name) if name.startswith("use_") else settings.get(name)
+        if on:
             raise ValueError(f"{where} has {name}: only plain LoRA and LoCon can be loaded")
     start = settings.get("init_lora_weights")
     if start not in HARMLESS:
@@ -100,8 +101,19 @@ def alpha_of(settings: Settings, path: str, rank: int) -> float:
     alpha = _setting(settings, "alpha_pattern", path, settings.get("lora_alpha"))
     if alpha is None:
         raise ValueError(f"its strength is not sure: PEFT's settings have no lora_alpha for {path}")
-    root = bool(settings.get("use_rslora"))  # the scale is alpha / sqrt(rank)
+    root = _flag(settings, "use_rslora")  # the scale is alpha / sqrt(rank)
     return number("lora_alpha", alpha) * (math.sqrt(rank) if root else 1)
+
+
+def _flag(settings: Settings, name: str) -> bool:
+    """A switch, which is off where it is absent; a text such as "false" is neither on nor off."""
+    value = settings.get(name)
+    if not isinstance(value, bool | None):
+        raise ValueError(
+            f"its strength is not sure: {name} is true or false in PEFT's settings, not "
+            f"{str(value)[:40]!r}"
+        )
+    return bool(value)
 
 
 def _setting(settings: Settings, name: str, path: str, default: Any) -> Any:

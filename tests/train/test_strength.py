@@ -220,3 +220,24 @@ def test_an_alpha_in_the_file_and_another_in_the_settings_stop(base: Base, tmp_p
         else:
             with pytest.raises(CheckpointError, match=r"alpha of .* is 2, in PEFT's settings 8"):
                 load_checkpoint(tmp_path / "y.safetensors", base.adapters)
+
+
+@pytest.mark.parametrize("name", ["use_rslora", "use_dora", "use_qalora"])
+@pytest.mark.parametrize("value", ["false", "true", "", 1, 0, [], {}])
+def test_a_switch_that_is_neither_on_nor_off_stops(
+    base: Base, tmp_path: Path, name: str, value: Any
+) -> None:
+    """A text "false" is true to Python, and would make the LoRA twice as strong."""
+    settings = {"r": 4, "lora_alpha": 8, name: value}
+    file = peft(tmp_path / "adapter_model.safetensors", settings, "base_model.model.", "beside")
+    with pytest.raises(CheckpointError, match=f"{name} is true or false"):
+        load_checkpoint(file, base.adapters)
+
+
+@pytest.mark.parametrize(("value", "alpha"), [(None, 8), (False, 8), (True, 16)])
+def test_a_switch_changes_the_strength_as_peft_does(
+    base: Base, tmp_path: Path, value: bool | None, alpha: float
+) -> None:
+    settings = {"r": 4, "lora_alpha": 8, "use_rslora": value}
+    file = peft(tmp_path / "adapter_model.safetensors", settings, "base_model.model.", "beside")
+    assert {*load_checkpoint(file, base.adapters).alpha.values()} == {alpha}
