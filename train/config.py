@@ -13,7 +13,18 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from train.ranges import SEED, SHARE, Range, complaints, declared, is_number, limited, ranged, shown
+from train.ranges import (
+    SEED,
+    SHARE,
+    UP_TO_ALL,
+    Range,
+    complaints,
+    declared,
+    is_number,
+    limited,
+    ranged,
+    shown,
+)
 from train.text_settings import literal, path_field, text_field
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -127,7 +138,7 @@ class SchedulerConfig:
     """How the learning rate goes over the steps."""
 
     name: str = "constant"
-    warmup: float = limited(0.0, SHARE)
+    warmup: float = limited(0.0, UP_TO_ALL)
     warmup_steps: int | None = ranged(None, 0, MOST_STEPS)
     warmup_epochs: float | None = ranged(None, 0, MOST_EPOCHS)
     num_cycles: int = ranged(1, 1, 10_000)

@@ -38,6 +38,7 @@ class Range:
 
 
 SHARE = Range(0, 1, open_high=True)
+UP_TO_ALL = Range(0, 1)
 SEED = Range(0, 2**32)
 
 

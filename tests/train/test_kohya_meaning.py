@@ -88,6 +88,8 @@ def test_kohyas_word_on_what_the_base_predicts(
                                                        "scheduler.warmup_epochs": None}),
         ("lr_warmup_ratio = 0.1", {"scheduler.warmup": 0.1}),
         ('lr_warmup_steps = "10%"', {"scheduler.warmup": 0.1}),
+        ('lr_warmup_steps = "100%"', {"scheduler.warmup": 1.0, "scheduler.warmup_steps": None}),
+        ("lr_warmup_steps = 1", {"scheduler.warmup": 0.0, "scheduler.warmup_steps": 1}),
         ("lr_warmup_epochs = 0", {"scheduler": "constant", "scheduler.warmup_epochs": None}),
         ("max_train_steps = 900\nsave_n_epoch_ratio = 10", {"training.save_every": 1}),
         ("max_train_steps = 900\nsave_n_epoch_ratio = 5", {"training.save_every": None}),
@@ -235,3 +237,21 @@ def test_keys_that_say_nothing_are_no_matter(tmp_path: Path) -> None:
     (tmp_path / "set.toml").write_text(f"[[datasets]]\n{text}{SUBSET}")
     pictures = load_pictures(DataConfig(dataset_config=str(tmp_path / "set.toml")))
     assert "not supported" not in pictures.report()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["lr_warmup_steps = -1", "lr_warmup_steps = '-5%'", "lr_warmup_epochs = -2",
+     "lr_warmup_ratio = 5", "lr_warmup_ratio = -0.1", "lr_warmup_epochs = nan",
+     "lr_decay_steps = -0.1", "lr_warmup_ratio = '500%'"],
+)  # fmt: skip
+def test_lengths_of_the_schedule_that_cannot_be_are_named_in_kohyas_words(
+    tmp_path: Path, line: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"kohya: {line.split()[0]} is (at least 0|between)"):
+        translated(tmp_path, line)
+
+
+def test_the_warm_up_that_counts_is_named(tmp_path: Path) -> None:
+    notes = translate(write(tmp_path, "lr_warmup_epochs = 2\nlr_warmup_ratio = 0.1")).notes
+    assert "lr_warmup_ratio is left out beside lr_warmup_epochs" in notes

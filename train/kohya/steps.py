@@ -76,7 +76,7 @@ def scheduler(said: Said) -> dict[str, Any]:
         name = "constant_with_warmup"
         said.notes.append("lr_scheduler: with a warm-up, constant is called constant_with_warmup")
     cycles, power = said.whole("lr_scheduler_num_cycles"), said.number("lr_scheduler_power")
-    least, decay = said.number("lr_scheduler_min_lr_ratio"), said.number("lr_decay_steps") or 0
+    least, decay = said.number("lr_scheduler_min_lr_ratio"), _amount(said, "lr_decay_steps")
     if name == "warmup_stable_decay" and decay >= 1:
         raise ConfigError("kohya: lr_decay_steps: only as a share of the steps, below 1")
     low = name in ("cosine_with_min_lr", "warmup_stable_decay")
@@ -110,23 +110,37 @@ def _schedule(said: Said) -> str:
 
 def _warmup(said: Said) -> dict[str, Any]:
     """The warm-up, as a share of the steps, in steps, or in epochs; empty where there is none."""
-    steps, found = said.number("lr_warmup_steps") or 0, {}
-    if isinstance(steps, float) and steps < 1:  # a whole number is steps
+    given, found = "lr_warmup_steps", {}
+    steps = _amount(said, given)
+    if isinstance(steps, float) and steps <= 1:  # a whole number is steps
         found["scheduler.warmup"] = steps
     else:
         found["scheduler.warmup_steps"] = whole("lr_warmup_steps", steps)
     for key, setting in WARM_UPS.items():
-        amount = said.number(key)
+        amount = _amount(said, key)
         if steps and amount:
-            said.notes.append(f"{key} is left out beside lr_warmup_steps")
+            said.notes.append(f"{key} is left out beside {given}")
         elif amount:
             found = {setting: amount}
-            steps = amount
+            given, steps = key, amount
             said.notes.append(
                 f"{key}: kohya has no such key and takes it silently, so that it would not warm "
                 f"up; read as {setting}={amount:g}"
             )
     return {setting: value for setting, value in found.items() if value}
+
+
+def _amount(said: Said, key: str) -> int | float:
+    """A length of the schedule; 0 where there is none.
+
+    Raises:
+        ConfigError: it is below 0, or a share that is more than the whole run.
+    """
+    amount: int | float = said.number(key) or 0
+    if not amount >= 0 or (key == "lr_warmup_ratio" and amount > 1):
+        least = "between 0 and 1" if key == "lr_warmup_ratio" else "at least 0"
+        raise ConfigError(f"kohya: {key} is {least}, not {amount:g}")
+    return amount
 
 
 def length(said: Said) -> dict[str, Any]:
