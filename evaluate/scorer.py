@@ -31,8 +31,9 @@ from evaluate.reading.pose import LayoutPoses
 from evaluate.reading.pose_sources import pose_source
 from evaluate.reading.readings import Reader, Readings
 from evaluate.scorecard import Estimate, Scorecard
+from train.adapter import Adapter
 from train.base import Base
-from train.checkpoint import load_checkpoint
+from train.checkpoint import NotFiniteError, load_checkpoint
 from train.config import DataConfig
 from train.data.loading import Pictures
 from train.data.picture import Picture
@@ -108,7 +109,20 @@ class Scorer:
         Raises:
             CheckpointError: a file that cannot be read or is for another base.
         """
-        adapters = [load_checkpoint(path, self.base.adapters) for path in checkpoints]
+        adapters: dict[Path, Adapter] = {}
+        broken: dict[Path, Scorecard] = {}
+        for path, epoch in checkpoints.items():
+            try:
+                adapters[path] = load_checkpoint(path, self.base.adapters)
+            except NotFiniteError as error:  # it is this one's own fault, and not the others'
+                broken[path] = self._broken(path, epoch, str(error))
+        drawn = {path: epoch for path, epoch in checkpoints.items() if path in adapters}
+        scored = self._scored(drawn, list(adapters.values())) if adapters else []
+        cards = broken | dict(zip(drawn, scored, strict=True))
+        return [cards[path] for path in checkpoints]
+
+    def _scored(self, checkpoints: dict[Path, int], adapters: list[Adapter]) -> list[Scorecard]:
+        """The scorecards of LoRAs whose weights are finite."""
         probes = self.probe_set.probes
         images = generate(
             self.base, adapters, [p.prompt for p in probes], [p.seed for p in probes],
@@ -166,6 +180,18 @@ class Scorer:
             confidence=self.scores.confidence,
             failure=f"{wrong} of its {len(images)} pictures are not finite numbers",
             images=_pixels(images.nan_to_num(0, 0, 0)),
+        )
+
+    def _broken(self, path: Path, epoch: int, failure: str) -> Scorecard:
+        """The scorecard of a checkpoint that draws nothing, with black pictures."""
+        size = self.resolution
+        return Scorecard(
+            checkpoint=path,
+            epoch=epoch,
+            scores={},
+            confidence=self.scores.confidence,
+            failure=failure,
+            images=np.zeros((len(self.probe_set.probes), size, size, 3), np.uint8),
         )
 
     @property

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from train.adapter import Adapter
 from train.config import UserError
-from train.fitting import fit
+from train.fitting import NotFinite, fit
 from train.formats import read_modules
 from train.lora import Adapters
 from train.peft_config import read_settings
@@ -135,8 +135,9 @@ def read_checkpoint(path: Path | str, adapters: Adapters) -> tuple[Adapter, list
         for, such as embeddings that were trained with it: keys, or names of modules.
 
     Raises:
-        CheckpointError: no file, a pickle, another format or kind, another base's LoRA, weights
-            that are not finite, or a strength that is not sure.
+        NotFiniteError: weights that are not finite.
+        CheckpointError: no file, a pickle, another format or kind, another base's LoRA, or a
+            strength that is not sure.
     """
     path = Path(path)
     metadata = read_metadata(path)
@@ -145,6 +146,8 @@ def read_checkpoint(path: Path | str, adapters: Adapters) -> tuple[Adapter, list
         settings = read_settings(path, metadata)
         modules, others = read_modules(tensors, settings)
         matrices, missing = fit(modules, alphas(modules, settings, metadata), adapters, metadata)
+    except NotFinite as error:
+        raise NotFiniteError(f"{path}: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return Adapter(matrices).requires_grad_(False).to(adapters.device), [*others, *missing]

@@ -12,6 +12,11 @@ from train.adapter_kinds import other_family
 from train.formats import DOWN, UP, Module
 from train.lora import Adapters, shape
 
+
+class NotFinite(ValueError):
+    """Weights that are no numbers, or make none of the base's."""
+
+
 Matrices = dict[str, tuple[Tensor, Tensor, float]]
 FLAT, SPATIAL = 2, 4  # dimensions of a linear layer's matrices, of a convolution's
 # what a file may say of its base
@@ -88,7 +93,7 @@ def _check_finite(matrices: Matrices) -> None:
         if not math.isfinite(float(down.norm() * up.norm() * alpha))
     ]
     if bad:
-        raise ValueError(
+        raise NotFinite(
             f"its weights are not finite in {len(bad)} of {len(matrices)} modules (such as "
             f"{bad[0]}): the training broke down before it was saved"
         )

@@ -9,6 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from evaluate.config import ProbesConfig, ScoresConfig
@@ -23,8 +24,10 @@ from evaluate.reading.subject import portraits
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
 from train.base import load_base
+from train.checkpoint import CheckpointError
 from train.config import BaseConfig, DataConfig, NetworkConfig
 from train.data.loading import load_pictures
+from train.lora import shape
 from train.puppets.demo import CHARACTERS
 from train.puppets.world import (
     BACKGROUNDS,
@@ -238,3 +241,26 @@ def test_vendi_counts_the_different_ones() -> None:
     everything = torch.arange(6).unsqueeze(0)
     assert vendi(torch.eye(6), everything).item() == pytest.approx(6, abs=1e-3)
     assert vendi(torch.ones(6, 6), everything).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_weights_that_are_not_finite_fail_one_scorecard_alone(
+    scorer: Scorer, tmp_path: Path
+) -> None:
+    """The rest of the pack is scored; a file that is not there is still an error."""
+    key = next(iter(scorer.base.adapters.places))
+    rows, *columns = shape(scorer.base.adapters.places[key])
+    ends = [1] * (len(columns) - 1)
+    files = {tmp_path / f"{name}.safetensors": value for name, value in
+             (("bad", torch.nan), ("good", 0.0), ("worse", torch.inf))}  # fmt: skip
+    for file, value in files.items():
+        save_file({f"{key}.lora_down.weight": torch.ones(1, *columns),
+                   f"{key}.lora_up.weight": torch.full((rows, 1, *ends), value)}, file)  # fmt: skip
+    cards = scorer({file: epoch for epoch, file in enumerate(files, start=1)})
+    assert [card.epoch for card in cards] == [1, 2, 3]
+    assert ["not finite" in card.failure for card in cards] == [True, False, True]
+    assert cards[1].scores
+    assert not cards[0].scores
+    assert cards[0].images.shape == cards[1].images.shape
+    assert scorer(dict.fromkeys([*files][:1], 1))[0].failure
+    with pytest.raises(CheckpointError, match="there is no file"):
+        scorer({tmp_path / "none.safetensors": 1})
