@@ -18,7 +18,7 @@ from torch import Tensor
 
 from train.adapter import Adapter
 from train.config import UserError
-from train.fitting import NotFinite, fit
+from train.fitting import NotFinite, check_base, fit
 from train.formats import read_modules
 from train.lora import Adapters
 from train.peft_config import read_settings
@@ -145,7 +145,8 @@ def read_checkpoint(path: Path | str, adapters: Adapters) -> tuple[Adapter, list
     try:
         settings = read_settings(path, metadata)
         modules, others = read_modules(tensors, settings)
-        matrices, missing = fit(modules, alphas(modules, settings, metadata), adapters, metadata)
+        missing = check_base(modules, adapters, metadata)
+        matrices = fit(modules, alphas(modules, settings, metadata), adapters, metadata)
     except NotFinite as error:
         raise NotFiniteError(f"{path}: {error}") from error
     except ValueError as error:

@@ -28,17 +28,13 @@ def fit(
     alphas: Mapping[str, float],
     adapters: Adapters,
     metadata: Mapping[str, str],
-) -> tuple[Matrices, list[str]]:
-    """What makes an `Adapter`, in float32 and by the base's keys; the modules the base has not.
+) -> Matrices:
+    """What makes an `Adapter`, in float32 and by the base's keys.
 
     Raises:
-        ValueError: another base's LoRA, or weights that are none or not finite.
+        NotFinite: weights that are not finite.
+        ValueError: another base's LoRA, or weights that are none.
     """
-    missing = [name for name in modules if name not in adapters.aliases]
-    if 2 * len(missing) >= len(modules):
-        raise ValueError(
-            f"the base has no module for {missing[0]}; {_another(list(modules), metadata)}"
-        )
     found: Matrices = {}
     for name, module in modules.items():
         if (key := adapters.aliases.get(name)) is None:
@@ -55,7 +51,27 @@ def fit(
             )
         found[key] = (*pair, alphas[name])
     _check_finite(found)
-    return found, missing
+    return found
+
+
+def check_base(
+    modules: Mapping[str, Module], adapters: Adapters, metadata: Mapping[str, str]
+) -> list[str]:
+    """The modules that the base has not, which are less than half of the file's.
+
+    Raises:
+        ValueError: another base's LoRA, a module without a rank.
+    """
+    missing = [name for name in modules if name not in adapters.aliases]
+    if 2 * len(missing) >= len(modules):
+        raise ValueError(
+            f"the base has no module for {missing[0]}; {_another(list(modules), metadata)}"
+        )
+    for name, module in modules.items():
+        if not module.rank:
+            down = tuple(module.parts[DOWN].shape)
+            raise ValueError(f"{name} has no rank: its {DOWN}.weight has the shape {down}")
+    return missing
 
 
 def _fitted(

@@ -263,3 +263,20 @@ def test_what_peft_trained_beside_the_lora_is_not_left_out(
     save_file({**load_file(file), f"base_model.model.{key}": torch.ones(16)}, file)
     with pytest.raises(CheckpointError, match=f"PEFT's settings have {said}, and .*{key} was"):
         load_checkpoint(file, base.adapters)
+
+
+def test_another_familys_file_is_named_before_its_strength_is_asked(
+    base: Base, tmp_path: Path
+) -> None:
+    names = [f"lora_unet_double_blocks_{n}_img_attn_proj" for n in range(2)]
+    file = kohya(tmp_path / "x.safetensors", {names[0]: 2.0, names[1]: None})
+    with pytest.raises(CheckpointError, match="it is for FLUX"):
+        load_checkpoint(file, base.adapters)
+
+
+@pytest.mark.parametrize("down", [torch.zeros(0, 16), torch.tensor(1.0)])
+def test_a_module_without_a_rank_is_named(base: Base, tmp_path: Path, down: torch.Tensor) -> None:
+    file = kohya(tmp_path / "x.safetensors", {KOHYA: 2.0})
+    save_file({**load_file(file), f"{KOHYA}.lora_down.weight": down}, file)
+    with pytest.raises(CheckpointError, match=f"{KOHYA} has no rank"):
+        load_checkpoint(file, base.adapters)
