@@ -255,3 +255,15 @@ def test_lengths_of_the_schedule_that_cannot_be_are_named_in_kohyas_words(
 def test_the_warm_up_that_counts_is_named(tmp_path: Path) -> None:
     notes = translate(write(tmp_path, "lr_warmup_epochs = 2\nlr_warmup_ratio = 0.1")).notes
     assert "lr_warmup_ratio is left out beside lr_warmup_epochs" in notes
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [("CosineAnnealingLR", "cosine"), ("cosine with restarts", "cosine_with_restarts"),
+     ("cosine-with-restarts", "cosine_with_restarts"), ("Constant with warmup",
+     "constant_with_warmup"), ("cosine_with_hard_restarts", "cosine_with_restarts")],
+)  # fmt: skip
+def test_schedules_that_are_plainly_meant(tmp_path: Path, written: str, name: str) -> None:
+    found = translate(write(tmp_path, f"lr_scheduler = '{written}'"))
+    assert found.settings["scheduler"] == name
+    assert f"lr_scheduler: {written.lower()} is called {name}" in found.notes

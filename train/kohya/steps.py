@@ -14,6 +14,8 @@ FIND_THEIR_OWN = ("prodigy", "dadapt")  # one step size for all networks
 LEARNING_RATE = 2e-6  # kohya's own default, which is for fine-tuning and far too low for a LoRA
 STEPS = 1600
 CHECKPOINTS = 5  # train.course saves at least as many, where no interval is given
+# schedules as guides and other trainers write them
+SPELLINGS = {"cosineannealinglr": "cosine", "cosine_with_hard_restarts": "cosine_with_restarts"}
 # not kohya's, though guides print them
 WARM_UPS = {"lr_warmup_epochs": "scheduler.warmup_epochs", "lr_warmup_ratio": "scheduler.warmup"}
 
@@ -97,7 +99,8 @@ def _schedule(said: Said) -> str:
     if written.partition(":")[0] == "adafactor":  # its own, which comes with relative_step
         said.notes.append("lr_scheduler: adafactor is read as constant")
         return "constant"
-    name = SCHEDULER_ALIASES.get(written, written)
+    words = "_".join(written.replace("-", " ").split())
+    name = {**SCHEDULER_ALIASES, **SPELLINGS}.get(words, words)
     if name not in SCHEDULERS:
         near = suggestion(name, [*SCHEDULERS])
         raise ConfigError(
