@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from train.config import ConfigError, cause, suggestion
+from train.paths import expanded
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 DATABASE = "mlflow.db"  # of the embedded store
@@ -91,7 +92,7 @@ def _fault(uri: str) -> str:
 
 
 def _a_folder(uri: str) -> str:
-    place = Path(re.sub("^file:(//)?", "", uri)).expanduser().resolve()
+    place = expanded(re.sub("^file:(//)?", "", uri)).resolve()
     return (
         f"{uri} is a folder, and this MLflow keeps runs in a database only; set "
         f"{VARIABLE}=sqlite:///{place.as_posix()}/{DATABASE} (`mlflow migrate-filestore` copies "

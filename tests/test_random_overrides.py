@@ -28,8 +28,8 @@ from sweeper.config import (
 )
 from sweeper.proposing.conditions import applies
 from sweeper.reproducing.config import ReproduceConfig, check_reproduce
-from train.checks import check_train
 from train import explain
+from train.checks import check_train
 from train.compose import composed
 from train.config import TrainConfig, keys
 from train.preflight import preflight
