@@ -265,7 +265,8 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
         near = suggestion(key, keys(_structured(cast(type, schema)))) if unknown else ""
         within = declared(schema, key)
         what = f"; it must be a number {within}" if within else near
-        raise ConfigError(f"{key}: {cause(error)}{what}") from None
+        words = "there is no such setting" if unknown else cause(error)
+        raise ConfigError(f"{key}: {words}{what}") from None
     settings = cast(Schema, OmegaConf.to_object(merged))
     for complaint in complaints(settings):
         raise ConfigError(complaint)

@@ -50,7 +50,11 @@ class CaptionFiles:
     def __init__(self, files: Iterable[Path], extension: str) -> None:
         self.extension = f".{extension.strip().lstrip('.')}".lower()
         self.files: dict[tuple[str, str], Path] = {}
-        keyed = [(_composed(file.stem), kind(file), file) for file in files if file.is_file()]
+        keyed = [
+            (_composed(file.stem), kind(file), file)
+            for file in files
+            if file.is_file() or not file.exists()
+        ]
         for stem, suffix, file in keyed:
             self.files.setdefault((stem, suffix), file)
         for stem, suffix, file in keyed:

@@ -136,8 +136,8 @@ class _Layout:
             return self.like
         if found.number >= MANY_REPEATS:
             self.warnings.append(
-                f"{shown}: by its name an epoch shows each of its pictures {found.number} times; if "
-                "the number means something else, give the folder another name"
+                f"{shown}: by its name an epoch shows each of its pictures {found.number} times; "
+                "if the number means something else, give the folder another name"
             )
         words = worded(found.words).strip() or self.like.class_words
         return replace(self.like, class_words=words, repeats=found.number)

@@ -16,7 +16,7 @@ from train.data.folders import contents_of, existing_folder, no_picture_in
 from train.data.layouts import read_layout
 from train.data.picture import DataError, Picture
 from train.data.subset import Subset
-from train.data.wording import by_kind, some
+from train.data.wording import agreed, by_kind, counted, some
 from train.encoding import readable, worded
 from train.trigger_check import SAY
 
@@ -134,9 +134,9 @@ class Reader:
         bare = [p.path for p, c in zip(pictures, captions, strict=True) if not c.text]
         if bare and not subset.class_words and self.config.trigger is None:
             raise DataError(
-                f"data.trigger: {len(bare)} of {len(pictures)} pictures in "
-                f"{readable(subset.folder.name)} have no caption ({some(bare)}); give {SAY}, or "
-                "data.trigger='' for empty captions"
+                f"data.trigger: {len(bare)} of {counted(len(pictures), 'picture')} in "
+                f"{readable(subset.folder.name)} {agreed(len(bare), 'has', 'have')} no caption "
+                f"({some(bare)}); give {SAY}, or data.trigger='' for empty captions"
             )
         if contents.unread:
             self.warnings.append(
