@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from train.checkpoint import CheckpointError, write_atomically
+from train.weights_file import CheckpointError, write_atomically
 
 log = logging.getLogger(__name__)
 VERSION = 1  # another one makes all that is on disk unknown
