@@ -6,8 +6,8 @@ import difflib
 import glob
 from pathlib import Path
 
-from train.checkpoint import CheckpointError
 from train.paths import expanded
+from train.weights_file import CheckpointError
 
 WEIGHTS, CHECKPOINTS = ".safetensors", "checkpoint-*"  # trainers' folders of one step each
 ANY_CASE = "." + "".join(f"[{letter}{letter.upper()}]" for letter in WEIGHTS[1:])

@@ -24,6 +24,7 @@ BASE_PLACES = ("path", "device", "speed")
 OWN_DEFAULTS = "own_defaults"  # in the defaults lists of conf/train.yaml, sweep and evaluate
 FIND_THEIR_OWN = ("Prodigy", "DAdapt")  # how optimizers are called that find their step size
 EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find what we ship
+EMBEDDED_BASE = Path(__file__).parent / "puppets" / "weights" / "base"
 HIGHEST_RANK = 320  # the widest matrices of Stable Diffusion 1.x have no more directions
 ALPHA = Range(1e-4, 10_000)
 LEARNING_RATE = Range(1e-12, 1e6)

@@ -16,7 +16,7 @@ from train.data.wording import agreed, counted
 from train.interrupt import in_good_order
 from train.memory import adapted, advice, ran_out, with_next_remedy
 from train.processes import Processes, started_processes
-from train.state import forget
+from train.run_files import forget
 from train.trainer import Member, Trainer, TrainingError
 
 log = logging.getLogger(__name__)

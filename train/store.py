@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from train.checkpoint import CheckpointError, write_atomically
 from train.paths import expanded
+from train.weights_file import CheckpointError, write_atomically
 
 log = logging.getLogger(__name__)
 VERSION = 1  # another one makes all that is on disk unknown

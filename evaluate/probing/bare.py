@@ -20,8 +20,8 @@ from evaluate.probing.probes import Probe
 from evaluate.progress import Countdown
 from train.base import Base
 from train.base_files import BaseError
-from train.checkpoint import write_atomically
 from train.data.wording import counted
+from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
 

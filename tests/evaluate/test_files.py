@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from evaluate.examination import readable
 from evaluate.files import find
 from evaluate.order import order
-from train.checkpoint import CheckpointError
 from train.saved_after import epoch_and_step
+from train.weights_file import CheckpointError
 
 Names = list[str]
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-import torch
-
 from train.config import DataConfig
 from train.data.buckets import Frame, Framing, Size, framing_of
 from train.data.picture import DataError, Picture
@@ -31,14 +29,6 @@ class Batches:
     buckets: dict[Size, list[int]]
     sequence: list[tuple[Size, int]]
     batch_size: int
-
-    def shuffle(self, random: torch.Generator) -> dict[Size, list[int]]:
-        """The pictures of each bucket in the order of one epoch."""
-        orders = {}
-        for size, shown in self.buckets.items():
-            order = torch.randperm(len(shown), generator=random).tolist()
-            orders[size] = [shown[place] for place in order]
-        return orders
 
     def has(self, order: dict[Size, list[int]]) -> bool:
         """Whether an order is one of these buckets'."""
