@@ -267,3 +267,12 @@ def test_schedules_that_are_plainly_meant(tmp_path: Path, written: str, name: st
     found = translate(write(tmp_path, f"lr_scheduler = '{written}'"))
     assert found.settings["scheduler"] == name
     assert f"lr_scheduler: {written.lower()} is called {name}" in found.notes
+
+
+def test_a_date_in_front_of_a_folder_is_no_repeats_and_gives_no_trigger(tmp_path: Path) -> None:
+    for name in ("20240101_birthday", "0_nobody"):
+        (tmp_path / "img" / name).mkdir(parents=True)
+    text = f'train_data_dir = "{(tmp_path / "img").as_posix()}"'
+    assert translated(tmp_path, text).get("data.trigger") == ""
+    (tmp_path / "img" / "8_zwx cat").mkdir()
+    assert translated(tmp_path, text).get("data.trigger") == "zwx cat"
