@@ -61,24 +61,30 @@ def keep(
 
 
 def find_weights(study: Path, entry: Entry) -> bytes | None:
-    """The file of the checkpoint selected from a trial; None: there is none, or it was deleted."""
+    """The file of the checkpoint selected from a trial; None: there is none, it was deleted, or it
+    no longer holds the weights that were scored."""
     if entry.selection is None:
         return None
     card = entry.selection.scorecard
-    if card.checkpoint.is_file():
-        return card.checkpoint.read_bytes()
     wanted = {one.weights for one in entry.record.epochs if one.scorecard.epoch == card.epoch}
-    with suppress(CheckpointError):  # it was the pick before
-        if weights_hash(study / PICK) in wanted:
-            return (study / PICK).read_bytes()
+    for file in (card.checkpoint, study / PICK):  # it may have been the pick before
+        with suppress(CheckpointError):
+            if weights_hash(file) in wanted:
+                return file.read_bytes()
     return None
 
 
 def gone(entry: Entry) -> str:
-    """That a trial's checkpoint was deleted, and what brings it back."""
+    """That a trial's checkpoint was deleted or damaged, and what brings it back."""
     assert entry.selection
+    file = entry.selection.scorecard.checkpoint
+    if file.exists():
+        return (
+            f"{file} is damaged: it does not hold the weights that were scored; python -m "
+            f"sweeper.reproduce run_id={entry.run_id} keep=all trains it again"
+        )
     return (
-        f"{entry.selection.scorecard.checkpoint} is gone: it was removed, or another policy held "
+        f"{file} is gone: it was removed, or another policy held "
         "when its trial ended and study.keep was not all; python -m sweeper.reproduce "
         f"run_id={entry.run_id} keep=all trains it again"
     )

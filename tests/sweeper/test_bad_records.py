@@ -184,6 +184,13 @@ def test_a_pick_that_somebody_removed(study: Path) -> None:
     assert json.loads((study / "result.json").read_text())["trial"] == 1 - pick.number
     assert (study / "best.safetensors").is_file()
 
+    best = (study / "best.safetensors").read_bytes()
+    lost.write_bytes(best[: len(best) // 2])
+    code, output = finish(root, "sweeper", *SEARCH, *SMALL)
+    assert code == 0, output
+    assert f"trial {pick.number} would be the pick, but {lost} is damaged" in output
+    assert (study / "best.safetensors").read_bytes() == best, "a damaged file is no result"
+
     for file in (study / "best.safetensors", *study.glob("trials/*/*.safetensors")):
         file.unlink()
     code, output = finish(root, "sweeper", *SEARCH, *SMALL)
