@@ -20,7 +20,7 @@ import torch
 from bench.judging import Wish, judged
 from evaluate.probing.generate import generate
 from train.base import Base, load_base
-from train.checkpoint import epoch_of, load_checkpoint, write_atomically
+from train.checkpoint import load_checkpoint
 from train.command import quiet
 from train.config import (
     BaseConfig,
@@ -43,6 +43,7 @@ from train.puppets.demo import (
 from train.puppets.judge import Judge
 from train.puppets.world import ARMS, BACKGROUNDS, LEGS, SHIRTS, TROUSERS
 from train.trainer import Member, Trainer
+from train.weights_file import epoch_of, write_atomically
 
 log = logging.getLogger(__name__)
 FOLDER = Path("outputs/bench/loras")

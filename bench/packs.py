@@ -31,14 +31,13 @@ from sweeper.config import SweepConfig
 from sweeper.recording.record import load_records
 from train.adapter import Adapter
 from train.base import Base, load_base
-from train.base_files import EMBEDDED_FOLDER
-from train.checkpoint import write_atomically
 from train.command import quiet
 from train.compose import settings
-from train.config import BaseConfig, TrialConfig, trial_of
+from train.config import EMBEDDED_BASE, BaseConfig, TrialConfig, trial_of
 from train.data.loading import Pictures, load_pictures
 from train.member import Member, Run
 from train.trainer import Trainer
+from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
@@ -78,7 +77,7 @@ def peft_step(base: Base, trainer: Trainer) -> Step:
     run: Run = trainer.joining[0]
     names = {id(module): name for name, module in base.unet.named_modules()}
     modules = [names[id(base.adapters.targets[key])] for key in run.adapter.down]
-    unet = UNet2DConditionModel.from_pretrained(EMBEDDED_FOLDER, subfolder="unet")
+    unet = UNet2DConditionModel.from_pretrained(EMBEDDED_BASE, subfolder="unet")
     unet = unet.to(memory_format=torch.channels_last).requires_grad_(False)
     rank = run.config.network.rank
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=modules))

@@ -35,7 +35,6 @@ from evaluate.reading.pose_sources import PuppetPoses
 from evaluate.scorer import Scorer
 from sweeper.config import SweepConfig
 from train.base import load_base
-from train.checkpoint import write_atomically
 from train.command import quiet
 from train.compose import settings
 from train.config import BaseConfig, DataConfig
@@ -44,6 +43,7 @@ from train.puppets.captions import caption
 from train.puppets.demo import CHARACTERS, TRIGGER, shots
 from train.puppets.judge import Judge
 from train.puppets.world import draw_many, keypoints
+from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"

@@ -27,11 +27,11 @@ from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
 from sweeper.config import SweepConfig
 from train.base import load_base
-from train.checkpoint import epoch_of, write_atomically
 from train.command import quiet
 from train.compose import settings
 from train.config import BaseConfig
 from train.data.loading import load_pictures
+from train.weights_file import epoch_of, write_atomically
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"

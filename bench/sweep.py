@@ -28,6 +28,7 @@ from sweeper.recording.record import load_records
 from train.command import quiet
 from train.config import DataConfig
 from train.data.loading import load_pictures
+from train.data.pixels import square
 from train.puppets.gates import generate, load_pipeline
 from train.puppets.judge import Judge
 
@@ -142,7 +143,7 @@ def sheet(rows: list[Row], images: Images) -> Figure:
     pick = next(row for row in rows if row["picked"])
     worst = min(rows, key=lambda row: row["last judged"]["quality"])
     strips = [
-        ("the pictures that it was trained on", torch.stack([p.pixels(SIDE) for p in training]))
+        ("the pictures that it was trained on", torch.stack([square(p, SIDE) for p in training]))
     ]
     for title, row, name in (
         ("the pick", pick, "kept"),

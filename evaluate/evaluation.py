@@ -27,13 +27,14 @@ from evaluate.origin import environment
 from evaluate.scorecard import Estimate, Scorecard, usable
 from evaluate.scorer import Scorer
 from evaluate.sheet import save_sheet
-from evaluate.tracking import Run, Store, flatten, score_metrics
+from evaluate.tracking import Run, Store, score_metrics
 from evaluate.tracking_uri import check_tracking
 from train.base import load_base
-from train.checkpoint import CheckpointError
 from train.construction import check_device
 from train.data.buckets import framing_of
 from train.data.loading import load_pictures
+from train.flattening import flatten
+from train.weights_file import CheckpointError
 
 log = logging.getLogger(__name__)
 WIDE = 230  # columns of a table with intervals

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from train.base import Base
-from train.checkpoint import CheckpointError, read_checkpoint, read_metadata
+from train.checkpoint import read_checkpoint
 from train.config import DataConfig
 from train.families import EPSILON, FAMILIES, VELOCITY
+from train.weights_file import CheckpointError, read_metadata
 
 log = logging.getLogger(__name__)
 Metadata = Mapping[str, str]

@@ -6,7 +6,8 @@ import difflib
 import glob
 from pathlib import Path
 
-from train.checkpoint import CheckpointError
+from train.paths import expanded
+from train.weights_file import CheckpointError
 
 WEIGHTS, CHECKPOINTS = ".safetensors", "checkpoint-*"  # trainers' folders of one step each
 ANY_CASE = "." + "".join(f"[{letter}{letter.upper()}]" for letter in WEIGHTS[1:])
@@ -25,10 +26,10 @@ def find(pattern: str) -> list[Path]:
         CheckpointError: there are none; the line has the nearest names.
     """
     try:
-        path = Path(pattern).expanduser()
+        path = expanded(pattern)
         exists = path.exists()
         files = sorted({file for some in _matches(path) for file in _expanded(some)})
-    except (RuntimeError, OSError, ValueError) as error:  # no such user, may not be read, a NUL
+    except (OSError, ValueError) as error:  # may not be read, a NUL
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"checkpoints: {pattern:.200}: {reason}") from None
     weights = [file for file in files if file.suffix.lower() == WEIGHTS]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.scorecard import Scorecard
-from train.checkpoint import read_metadata, weights_hash, write_atomically
 from train.peft_config import read_settings
+from train.weights_file import read_metadata, weights_hash, write_atomically
 
 log = logging.getLogger(__name__)
 FILE = "scorecards.json"

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from train.checkpoint import CheckpointError
 from train.saved_after import from_metadata, from_names, name_of, run_of
+from train.weights_file import CheckpointError
 
 log = logging.getLogger(__name__)
 Numbers = dict[Path, int]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
+from train.data.wording import counted
+
 log = logging.getLogger(__name__)
 EVERY = 15.0  # seconds between two lines
 
@@ -31,7 +33,8 @@ class Countdown:
             return
         self._said = now
         left = (now - self._began) / self.done * (self.total - self.done)
-        log.info(f"{self.what} {self.done} of {self.total} pictures, about {duration(left)} left")
+        done = f"{self.done} of {counted(self.total, 'picture')}"
+        log.info(f"{self.what} {done}, about {duration(left)} left")
 
     def skip(self, count: int) -> None:
         """So many need not be done."""
@@ -44,8 +47,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 picture`, `2 pictures`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -36,6 +36,7 @@ from train.checkpoint import load_checkpoint
 from train.config import DataConfig
 from train.data.loading import Pictures
 from train.data.picture import Picture
+from train.data.pixels import square
 
 log = logging.getLogger(__name__)
 HALF = 0.5  # of the pictures at least must show a pose
@@ -73,7 +74,7 @@ class Scorer:
         self.settings, self.scores = probes, scores
         self.notes: list[str] = []
         self.bare = BareBase(base, data.resolution, probes, cache)
-        self.training = torch.stack([p.pixels(data.resolution) for p in pictures.training])
+        self.training = torch.stack([square(p, data.resolution) for p in pictures.training])
         encoder = Encoder(scores.encoder, base.device)
         self.reader = Reader(encoder, pose_source(scores, encoder))
         with self.reader.at_work():

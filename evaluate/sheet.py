@@ -10,16 +10,17 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
 from evaluate.probing.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
-from train.checkpoint import write_atomically
+from train.weights_file import write_atomically
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from evaluate.probing.probes import ProbeSet
 
 CELL, GAP, COLUMNS, HEADING, LINE = 160, 8, 6, 28, 14
@@ -72,7 +73,7 @@ def contact_sheet(scorecard: Scorecard, probe_set: ProbeSet, training: Tensor) -
     if scorecard.images is None:
         raise ValueError("a scorecard that was read back has no images")
     made, copies = scorecard.images, scorecard.copies
-    spread = torch.linspace(0, len(training) - 1, min(COLUMNS, len(training))).round().long()
+    spread = np.linspace(0, len(training) - 1, min(COLUMNS, len(training))).round().astype(int)
     sections = [Section("training pictures", [Cell(picture_of(p)) for p in training[spread]], 0)]
     for role, title in TITLES.items():
         cells = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from evaluate.choice.merit import fidelity
 from evaluate.relocation import relocate
 from evaluate.scorecard import Scorecard
-from evaluate.tracking_uri import DATABASE, check_tracking, embedded, refusal, tracking_uri
-from train.checkpoint import write_atomically
+from evaluate.store_address import DATABASE, Address, remembered
+from evaluate.tracking_uri import check_tracking, refusal
 from train.config import ConfigError, cause
 from train.encoding import storable
+from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
 for _chatty in ("mlflow", "alembic"):
@@ -41,7 +42,7 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 NOTE = "mlflow.note.content"  # a tag that the page shows as the description, in Markdown
 
 
-class Store:
+class Store(Address):
     """Where runs go: MLFLOW_TRACKING_URI, or else the embedded store.
 
     Nothing here may stop the work. What a run lacks (`done` in mlflow.json says what it has) is
@@ -53,24 +54,10 @@ class Store:
     """
 
     def __init__(self, root: Path, name: str) -> None:
-        self.root, self.name = root.resolve(), name
-        self.uri = tracking_uri(root)
-        self.embedded = self.uri == embedded(root)
+        super().__init__(root)
+        self.name = name
         self._client: MlflowClient | None = None
         self._told: set[str] = set()
-
-    @property
-    def place(self) -> str:
-        """What a run remembers of where it is logged; the embedded store may be moved."""
-        return DATABASE if self.embedded else self.uri
-
-    def is_at(self, place: object) -> bool:
-        """Whether what a run remembers means this store."""
-        if place in (self.place, self.uri):
-            return True
-        # what an earlier version remembered of an embedded store that was moved since
-        file = str(place).removeprefix("sqlite:///")
-        return self.embedded and Path(file).name == DATABASE and not Path(file).exists()
 
     @property
     def client(self) -> MlflowClient:
@@ -137,22 +124,15 @@ class Run:
     def __init__(self, store: Store, file: Path, name: str) -> None:
         self.store, self.file, self.name = store, file, name
 
-    def _state(self) -> dict[str, Any]:
-        """What is remembered; where the file is damaged, nothing: the run is logged anew."""
-        fresh = {"uri": self.store.place, "run_id": "", "done": []}
-        with suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
-            saved = json.loads(self.file.read_bytes())
-            if self.store.is_at(saved.get("uri")) and fresh.keys() <= saved.keys():
-                return dict(saved)
-        return fresh
-
     def remember(self, **news: Any) -> None:
-        write_atomically(self.file, json.dumps({**self._state(), **news}, indent=1).encode())
+        write_atomically(
+            self.file, json.dumps({**remembered(self.store, self.file), **news}, indent=1).encode()
+        )
 
     @property
     def id_now(self) -> str:
         """The run's id, empty where it has none yet."""
-        return str(self._state()["run_id"])
+        return str(remembered(self.store, self.file)["run_id"])
 
     @property
     def id(self) -> str:
@@ -165,7 +145,7 @@ class Run:
 
     def recall(self, name: str) -> dict[str, Any]:
         """What was remembered under a name; empty where nothing was."""
-        return dict(self._state().get(name, {}))
+        return dict(remembered(self.store, self.file).get(name, {}))
 
     def renew(self, about: dict[str, str]) -> None:
         """Another run begins where this one is of something else.
@@ -194,7 +174,11 @@ class Run:
         """The run is at work, for the first time or again."""
         if self.store.client.get_run(self.id).info.status != "RUNNING":
             self.store.client.update_run(self.id, status="RUNNING")
-            self.remember(done=[d for d in self._state()["done"] if not d.startswith("end ")])
+            self.remember(
+                done=[
+                    d for d in remembered(self.store, self.file)["done"] if not d.startswith("end ")
+                ]
+            )
 
     def _forget_lost(self) -> None:
         """Where the store was emptied, or is another one, the run is begun anew."""
@@ -211,10 +195,10 @@ class Run:
 
     def once(self, what: str, action: Callable[[], object]) -> None:
         """Does something to this run unless it was done before."""
-        done = self._state()["done"]
+        done = remembered(self.store, self.file)["done"]
         if what not in done:
             action()
-            self.remember(done=[*self._state()["done"], what])
+            self.remember(done=[*remembered(self.store, self.file)["done"], what])
 
     def log_params(self, params: dict[str, Any]) -> None:
         entries = [
@@ -282,14 +266,3 @@ def score_metrics(card: Scorecard, time: int) -> list[Metric]:
             f"scores/bounds/{name}_high": high,
         }
     return [Metric(name, value, time, card.epoch) for name, value in figures.items()]
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names; lists and empty groups stay values."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

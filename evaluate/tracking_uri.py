@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sqlite3
 from contextlib import closing
@@ -19,10 +18,10 @@ from mlflow.store.db.db_types import DATABASE_ENGINES
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from evaluate.store_address import DATABASE, VARIABLE, embedded, tracking_uri
 from train.config import ConfigError, cause, suggestion
+from train.paths import expanded
 
-VARIABLE = "MLFLOW_TRACKING_URI"
-DATABASE = "mlflow.db"  # of the embedded store
 DATABRICKS = ("databricks", "databricks-uc", "uc")
 SERVERS = ("http", "https", *DATABRICKS)
 HOST = re.compile(r"[A-Za-z0-9.-]+:\d+(/.*)?")
@@ -35,16 +34,6 @@ REFUSALS = {
     403: "denies access (403): check the user's permissions, and the server's --allowed-hosts",
     404: "is not an MLflow server (404): check the address",
 }
-
-
-def embedded(root: Path) -> str:
-    """The address of the store of a folder."""
-    return f"sqlite:///{(root.resolve() / DATABASE).as_posix()}"
-
-
-def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, or else the store in a folder."""
-    return os.environ.get(VARIABLE) or embedded(root)
 
 
 def check_tracking(root: Path) -> None:
@@ -91,7 +80,7 @@ def _fault(uri: str) -> str:
 
 
 def _a_folder(uri: str) -> str:
-    place = Path(re.sub("^file:(//)?", "", uri)).expanduser().resolve()
+    place = expanded(re.sub("^file:(//)?", "", uri)).resolve()
     return (
         f"{uri} is a folder, and this MLflow keeps runs in a database only; set "
         f"{VARIABLE}=sqlite:///{place.as_posix()}/{DATABASE} (`mlflow migrate-filestore` copies "

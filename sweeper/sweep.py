@@ -37,6 +37,7 @@ from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion
 from train.construction import check_device
 from train.course import course_of
+from train.data.wording import agreed, counted
 from train.outage import Outage
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,8 @@ def _search(
             raise Outage(full)
         with study.lock:
             if held := study.elsewhere():
-                log.info(f"other workers are at {len(held)} trials; the last of them concludes")
+                others = counted(len(held), "trial")
+                log.info(f"other workers are at {others}; the last of them concludes")
                 return
             conclude(study.folder, config.policy, tracker, parts)
         if full:
@@ -218,9 +220,9 @@ def _lacks_room(study: Study, config: SweepConfig, total: int) -> str:
 def _announce(study: Study, total: int) -> None:
     records = load_records(study.folder)
     finished = sum(record.finished for record in records)
-    begun = f"{total} trials"
+    begun = counted(total, "trial")
     if records:
-        begun = f"continues: {finished} of {total} trials are finished"
+        begun = f"continues: {finished} of {begun} {agreed(finished, 'is', 'are')} finished"
     size = study.space.size()
     share = f" of {size} combinations" if size else ""
     log.info(f"study {study.folder}  {begun}{' (all combinations)' if total == size else share}")

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra.plugins.config_source import ConfigResult
@@ -27,6 +28,7 @@ from sweeper.config import (
 )
 from sweeper.proposing.conditions import applies
 from sweeper.reproducing.config import ReproduceConfig, check_reproduce
+from train import explain
 from train.checks import check_train
 from train.compose import composed
 from train.config import TrainConfig, keys
@@ -65,11 +67,15 @@ NUMBERS = {"lr", "weight_decay", "d0", "pack", "kept", "window", "epochs", "limi
 def composed_faster() -> Iterator[None]:
     """Each file of conf/ is read once, and what a list of defaults comes to is merged once.
 
-    Everything that an override can change is still done by Hydra, for each of the overrides.
+    Without an override of a group the list of a command's defaults is always the same, so it is
+    made once; and so is the config whose settings a suggestion is taken from. Everything that an
+    override can change is still done by Hydra, for each of the overrides.
     """
     read, merge = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
+    resolve = defaults_list._create_defaults_list
     files: dict[str, ConfigResult | None] = {}
     merged: dict[str, DictConfig] = {}
+    lists: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = {}
 
     def read_once(self: ConfigRepository, config_path: str) -> ConfigResult | None:
         if config_path not in files:
@@ -82,9 +88,26 @@ def composed_faster() -> Iterator[None]:
             merged[key] = copy.deepcopy(merge(self, defaults, repo))
         return copy.deepcopy(merged[key])
 
+    def resolve_once(
+        repo: Any, config_name: str, overrides: Any, prepend_hydra: bool, skip_missing: bool
+    ) -> Any:
+        key = config_name, prepend_hydra, skip_missing
+        of_groups = overrides.override_choices, overrides.append_group_defaults, overrides.deletions
+        if any(of_groups):
+            return resolve(repo, config_name, overrides, prepend_hydra, skip_missing)
+        if key not in lists:
+            found = resolve(repo, config_name, overrides, prepend_hydra, skip_missing)
+            about = {k: v for k, v in vars(overrides).items() if k != "config_overrides"}
+            lists[key] = found, copy.deepcopy(about)
+        found, about = lists[key]
+        vars(overrides).update(copy.copy(about))
+        return found
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigRepository, "load_config", read_once)
         patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)
+        patch.setattr(defaults_list, "_create_defaults_list", resolve_once)
+        patch.setattr(explain, "composed", cache(composed))
         yield
 
 

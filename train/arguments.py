@@ -6,7 +6,6 @@ in it; every other value keeps Hydra's grammar, sweeps included.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from itertools import takewhile
 from hydra._internal.utils import get_args_parser
 
 from train.config import ConfigError
+from train.paths import expanded
 from train.text_settings import PATH, TEXT, literal
 
 MULTIRUN = {"-m", "--multirun"}
@@ -23,6 +23,7 @@ KEY = re.compile(r"(~|\+{0,2})[A-Za-z_][A-Za-z0-9_./@:-]*")
 SWEPT = re.compile(r"\s*choice\(.*\)\s*", re.DOTALL)
 NAMED = re.compile(r"\$\{([A-Za-z0-9_.]+)\}")
 QUOTES = "'\""
+DASHES = ("-", "\N{EN DASH}", "\N{EM DASH}", "\N{MINUS SIGN}")  # the last three of web pages
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def split_arguments(arguments: Sequence[str]) -> Arguments:
     waiting = list(arguments)
     while waiting:
         argument = waiting.pop(0)
-        if not argument.startswith("-"):
+        if not argument.startswith(DASHES):
             _check_override(argument, overrides, waiting)
             overrides.append(argument)
             continue
@@ -73,8 +74,10 @@ def _flag_values(argument: str, following: Sequence[str]) -> int | None:
     for action in get_args_parser()._actions:
         if name not in action.option_strings:
             continue
+        if separator and action.nargs == 0:
+            raise ConfigError(f"{name}: takes no value")
         if separator or action.nargs == 0:
-            return 0 if action.nargs != 0 or not separator else None
+            return 0
         if action.nargs == "?":  # --info: the value may be left out
             return int(bool(following) and following[0] in (action.choices or ()))
         if not following:
@@ -87,7 +90,10 @@ def _flag_values(argument: str, following: Sequence[str]) -> int | None:
 
 
 def _no_flag(argument: str, following: Sequence[str]) -> str:
-    key, separator, value = argument.lstrip("-").partition("=")
+    key, separator, value = argument.lstrip("".join(DASHES)).partition("=")
+    options = [name for action in get_args_parser()._actions for name in action.option_strings]
+    if f"--{key}" in options:
+        return f"{argument}: there is no such option; did you mean --{key}?"
     if not separator and following and "=" not in following[0] and following[0][:1] != "-":
         separator, value = "=", following[0]
     if separator and KEY.fullmatch(key):
@@ -105,6 +111,8 @@ def _check_override(argument: str, before: Sequence[str], following: Sequence[st
         if not value and _loose(following):  # network.rank= 4
             raise ConfigError(_with_space(argument, key, following[0]))
         return
+    if separator and KEY.fullmatch(key.strip()):  # 'network.rank =4'
+        raise ConfigError(_with_space(repr(argument), key.strip(), value.strip()))
     if named and following and following[0].startswith("="):  # network.rank = 4
         value = following[0][1:] or next(iter(following[1:]), "")
         raise ConfigError(_with_space(f"{argument} {following[0]}", key, value))
@@ -114,7 +122,10 @@ def _check_override(argument: str, before: Sequence[str], following: Sequence[st
         last, _, begun = before[-1].partition("=")
         line = _typed(last, " ".join([begun, argument, *_loose(following)]))
         raise ConfigError(f"{argument}: is not key=value; a value with spaces needs quotes: {line}")
-    raise ConfigError(f"{argument}: is not key=value (see --help)")
+    key, colon, value = argument.partition(":")
+    if colon and value and "." in key and KEY.fullmatch(key):  # as in YAML
+        raise ConfigError(f"{argument}: settings are typed with =, as in {_typed(key, value)}")
+    raise ConfigError(f"{argument.strip() or repr(argument)}: is not key=value (see --help)")
 
 
 def _with_space(argument: str, key: str, value: str) -> str:
@@ -146,7 +157,7 @@ def normalized(
         multirun: whether the command line asks for a sweep.
 
     Raises:
-        ConfigError: a text with a NUL character.
+        ConfigError: a text with a NUL character, or a path without any.
     """
     return [_normalized(override, settings, multirun) for override in overrides]
 
@@ -164,8 +175,10 @@ def _normalized(override: str, settings: Mapping[str, tuple[str, bool]], multiru
     if optional and value == "null":
         return override
     value = unquoted(value)
+    if kind == PATH and not value.strip():
+        raise ConfigError(f"{key}: names no file or folder" + "; null is none" * optional)
     if kind == PATH:
-        value = os.path.expanduser(value)
+        value = str(expanded(value)) if value[:1] == "~" else value
     return f"{key}={quoted(value)}"
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from train.config import EMBEDDED, UserError, cause
+from train.config import EMBEDDED, EMBEDDED_BASE, UserError, cause
 from train.families import Family, family_of
+from train.paths import expanded
 from train.single_file import LATENT_CHANNELS, family_of_file, layout
 
-EMBEDDED_FOLDER = Path(__file__).parent / "puppets" / "weights" / "base"
 INDEX = "model_index.json"
 WEIGHTS = ".safetensors"  # a name that ends so is a file's; those of the hub may have dots too
 PICKLES = (
@@ -33,7 +33,7 @@ def locate(path: str) -> Path:
     Raises:
         BaseError: there is no such model.
     """
-    source = EMBEDDED_FOLDER if path == EMBEDDED else Path(path).expanduser()
+    source = EMBEDDED_BASE if path == EMBEDDED else expanded(path)
     if source.exists():
         return source
     if path.count("/") != 1 or path.startswith((".", "~", "/")) or path.endswith(WEIGHTS):

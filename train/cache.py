@@ -21,6 +21,7 @@ from train.data.buckets import Frame
 from train.data.captions import draw_captions
 from train.data.loading import Pictures
 from train.data.picture import DataError, Picture
+from train.data.pixels import framed
 from train.data.tint import Tint, draw_tints
 from train.loss import encode_latents
 from train.store import Entry, Store, key_of
@@ -114,7 +115,7 @@ class EncodedPictures:
                 str(self.base.vae.dtype)]  # fmt: skip
 
     def _encode(self, row: int, flipped: bool, tint: Tint | None = None) -> dict[str, Tensor]:
-        pixels = self.pictures[row].framed(self.frames[row], flipped, tint)
+        pixels = framed(self.pictures[row], self.frames[row], flipped, tint)
         mean, std = encode_latents(self.base, pixels.unsqueeze(0))
         return {"mean": mean[0].cpu(), "std": std[0].cpu()}
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import shutil
-from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,17 +12,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from train.adapter import Adapter
-from train.config import UserError
 from train.fitting import fit
 from train.formats import read_modules
 from train.lora import Adapters
 from train.peft_config import read_settings
-from train.saved_after import epoch_and_step
 from train.strength import alphas
-
-
-class CheckpointError(UserError, ValueError):
-    """A LoRA file cannot be read or does not fit the base; the message says which and why."""
+from train.weights_file import (
+    CheckpointError,
+    check_safetensors,
+    read_metadata,
+    write_atomically,
+)
 
 
 class NotFiniteError(CheckpointError):
@@ -91,33 +86,6 @@ def _serialized(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return b"".join([len(head).to_bytes(8, "little"), head, body])
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that after a crash it is there whole, as it was before, or not at all.
-
-    Of several processes that write the same one, the last has it.
-
-    Raises:
-        CheckpointError: it cannot be written, for example because the disk is full.
-    """
-    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(path.parent).free
-        if free < len(content):
-            wants = f"it takes {len(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
-            raise OSError(errno.ENOSPC, wants)
-        with partial.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # it is there after a write that was broken off
-            partial.unlink()
-
-
 def load_checkpoint(path: Path | str, adapters: Adapters) -> Adapter:
     """Reads a LoRA file, whoever wrote it, into an adapter in float32, on the base's device.
 
@@ -151,52 +119,9 @@ def read_checkpoint(path: Path | str, adapters: Adapters) -> tuple[Adapter, list
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    _check_safetensors(path)
+    check_safetensors(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-
-
-def _check_safetensors(path: Path) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}")
-    if path.suffix.lower() != ".safetensors":
-        raise CheckpointError(f"{path}: only .safetensors is read; a pickle can run code")
-
-
-def read_metadata(path: Path | str) -> dict[str, str]:
-    """The metadata of a safetensors file; empty where it has none.
-
-    Raises:
-        CheckpointError: no file, a pickle, or another format.
-    """
-    _check_safetensors(Path(path))
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-
-
-def epoch_of(path: Path | str) -> int:
-    """The epoch of a LoRA file: from its metadata, else from its name; the step where it has none.
-
-    Raises:
-        CheckpointError: neither says.
-    """
-    epoch, step = epoch_and_step(Path(path), read_metadata(path))
-    number = step if epoch is None else epoch
-    if number is None:
-        raise CheckpointError(f"{path}: neither its metadata nor its name tells the epoch")
-    return number
-
-
-def weights_hash(path: Path | str) -> str:
-    """sha256 over the names, shapes and bytes of a LoRA file's tensors, metadata left out."""
-    digest = hashlib.sha256()
-    for key, value in sorted(_read(Path(path)).items()):
-        digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -21,6 +21,7 @@ from train.config import (
 )
 from train.data.buckets import framing_of
 from train.optimizers import check_optimizer
+from train.paths import expanded
 from train.ranges import shown
 
 SCHEDULERS = (
@@ -162,9 +163,9 @@ def check_device_name(device: str) -> None:
 
 def _check_path(path: str) -> None:
     try:
-        file = Path(path).expanduser()
+        file = expanded(path)
         pickled = file.suffix.lower() in PICKLES or (file.is_file() and _begins_as_pickle(file))
-    except (OSError, RuntimeError, ValueError) as error:  # too long, not readable, ~nobody
+    except (OSError, ValueError) as error:  # too long, not readable
         raise ConfigError(f"base.path: {shown(path)}: {cause(error)}") from None
     if pickled:
         raise ConfigError(
@@ -192,6 +193,11 @@ def check_data(data: DataConfig) -> None:
     """
     check_choice("data.latents", data.latents, ("sampled", "fixed"))
     check_choice("data.on_error", data.on_error, ("stop", "skip"))
+    if not re.fullmatch(r"\s*\.?[^\s./\\*?\[\]\0]+\s*", data.caption_extension):
+        raise ConfigError(
+            f"data.caption_extension: {shown(data.caption_extension)} must be the last part of the "
+            "files' names, such as .txt"
+        )
     framing = framing_of(data)
     if framing.buckets and framing.upscale and framing.least > framing.most:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
@@ -23,11 +24,13 @@ BASE_PLACES = ("path", "device", "speed")
 OWN_DEFAULTS = "own_defaults"  # in the defaults lists of conf/train.yaml, sweep and evaluate
 FIND_THEIR_OWN = ("Prodigy", "DAdapt")  # how optimizers are called that find their step size
 EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find what we ship
+EMBEDDED_BASE = Path(__file__).parent / "puppets" / "weights" / "base"
 HIGHEST_RANK = 320  # the widest matrices of Stable Diffusion 1.x have no more directions
 ALPHA = Range(1e-4, 10_000)
 LEARNING_RATE = Range(1e-12, 1e6)
 MOST_EPOCHS, MOST_STEPS = 100_000, 10_000_000
 BOOLEANS = {"true", "false", "yes", "no", "on", "off", "y", "n", "1", "0"}  # OmegaConf's words
+ABSENT = re.compile(r"Interpolation key '([^']*)' not found")
 LONGEST_NUMBER = 1000  # bits; a float holds no whole number of more than 1024
 
 Schema = TypeVar("Schema")
@@ -254,11 +257,17 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
         merged = OmegaConf.merge(_structured(cast(type, schema)), OmegaConf.create(literal(values)))
     except OmegaConfBaseException as error:
         key = error.full_key or str(error.key)
+        if absent := ABSENT.search(str(error)):
+            raise ConfigError(
+                f"{absent[1]}: there is no such setting any more, or none yet, and {key} takes its "
+                "value from it"
+            ) from None
         unknown = isinstance(error, ConfigKeyError)
         near = suggestion(key, keys(_structured(cast(type, schema)))) if unknown else ""
         within = declared(schema, key)
         what = f"; it must be a number {within}" if within else near
-        raise ConfigError(f"{key}: {cause(error)}{what}") from None
+        words = "there is no such setting" if unknown else cause(error)
+        raise ConfigError(f"{key}: {words}{what}") from None
     settings = cast(Schema, OmegaConf.to_object(merged))
     for complaint in complaints(settings):
         raise ConfigError(complaint)
@@ -278,6 +287,11 @@ def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterat
         key, kind = f"{prefix}{name}", kinds.get(name)
         if isinstance(value, dict):
             yield from _misread(value, kind, f"{key}.")
+        elif is_dataclass(kind):
+            inside = f"{key}.{fields(kind)[0].name}"
+            yield f"{key}: {shown(value)} cannot be; it is a group of settings, such as {inside}"
+        elif get_origin(kind) is dict and value is not None:
+            yield f"{key}: {shown(value)} cannot be; it is a list of names and values, as {{a: 1}}"
         elif get_origin(kind) is list and any(not isinstance(one, dict) for one in value or ()):
             yield f"{key}: {shown(value)} must be a list of settings, as [{{network.rank: 4}}]"
         elif kind is bool and str(value).lower() not in BOOLEANS:

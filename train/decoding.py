@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from contextlib import suppress
 
 MARKS = (  # byte order marks; the one of UTF-32 begins with the one of UTF-16
     (codecs.BOM_UTF8, "utf-8"),
@@ -12,12 +13,13 @@ MARKS = (  # byte order marks; the one of UTF-32 begins with the one of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 FALLBACK, FALLBACK_NAME = "cp1252", "Windows-1252"
+UTF16_NAME = "UTF-16"
 
 
 def decoded(data: bytes) -> tuple[str, str]:
     """Bytes as text: by their byte order mark, else as UTF-8, else by a guess.
 
-    Every second byte of UTF-16 is 0 where the text is mostly ASCII, as settings are. What is
+    More than half of every second byte of UTF-16 is 0 where the text is mostly ASCII. What is
     neither that nor UTF-8 is taken for Windows-1252.
 
     Returns:
@@ -29,10 +31,10 @@ def decoded(data: bytes) -> tuple[str, str]:
     for mark, encoding in MARKS:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding), ""
-    for first, encoding in ((0, "utf-16-be"), (1, "utf-16-le")):
-        zeros, others = data[first::2], data[1 - first :: 2]
-        if zeros and zeros.count(0) > len(zeros) / 2 and not others.count(0):
-            return data.decode(encoding), "UTF-16"
+    for encoding, zeros in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
+        if zeros.count(0) * 4 > len(data) and zeros.count(0) == data.count(0):
+            with suppress(UnicodeDecodeError):
+                return data.decode(encoding), UTF16_NAME
     try:
         return data.decode("utf-8"), ""
     except UnicodeDecodeError:

@@ -14,9 +14,34 @@ from train.config import keys, suggestion
 from train.ranges import shown
 
 INTERNAL = ("hydra", "pruner", "search")  # of two settings of the same name, people mean the other
+FULL_KEY = re.compile(r"\s(?:full_key|reference_type|object_type)[:=]")
 LONGEST = 500  # characters of a message of Hydra's
 MOST_NAMED = 3  # settings of one suggestion
-PUNCTUATION = " .'"  # what is left of a sentence that lost its beginning
+# names that people bring from kohya's scripts, and from settings of the same name elsewhere
+KOHYA = {
+    "pretrained_model_name_or_path": "base.path",
+    "train_data_dir": "data.path",
+    "reg_data_dir": "data.regularization_path",
+    "output_dir": "output",
+    "output_name": "name",
+    "network_dim": "network.rank",
+    "network_alpha": "network.alpha",
+    "learning_rate": "optimizer.lr",
+    "unet_lr": "optimizer.lr",
+    "train_batch_size": "training.batch_size",
+    "max_train_epochs": "training.epochs",
+    "num_epochs": "training.epochs",
+    "max_train_steps": "training.max_steps",
+    "save_every_n_epochs": "training.save_every",
+    "gradient_accumulation_steps": "training.gradient_accumulation",
+    "lr_scheduler": "scheduler",
+    "optimizer_type": "optimizer",
+    "mixed_precision": "base.precision",
+    "flip_aug": "data.flip",
+    "enable_bucket": "data.buckets",
+}
+MERGE = re.compile(r"Error merging override (\S+?)=")
+SEARCH = "search."  # whose keys are those of other settings, dots and all
 
 
 def explain(name: str, error: Exception) -> str:
@@ -26,12 +51,18 @@ def explain(name: str, error: Exception) -> str:
                         message)  # fmt: skip
     if unknown:
         key = unknown.group(1).lstrip("+~")
+        if key.startswith(SEARCH):
+            swept = key.removeprefix(SEARCH)
+            return f"{key}: what is searched is typed without search., as in -m {swept}=1,2"
         GlobalHydra.instance().clear()
         known = keys(composed(name, with_hydra=True))
         if key not in known:
             return f"{key}: there is no such setting{suggested(key, known)}"
-        rest = message.split(str(key), 1)[-1]
-        return f"{key}: {rest.strip(PUNCTUATION)}"
+        if "already at" in message:
+            return f"+{key}: is a setting already; type it without +"
+        if "delete" in message:
+            return f"~{key}: has another value, so it is not removed"
+        return f"{key}: this cannot be set on the command line"
     missing = re.search(
         r"Could not find '([^']+)' Available options in '[^']+': (.*?)(?: Config search|$)", message
     )
@@ -40,6 +71,10 @@ def explain(name: str, error: Exception) -> str:
         choices = missing.group(2).split()
         near = suggestion(choice, choices)
         return f"{group}: {shown(choice)} is none of {', '.join(choices)}{near}"
+    if merged := MERGE.search(message):
+        key = merged.group(1).lstrip("+~")
+        reason = FULL_KEY.split(message.split(str(error.__cause__).split()[0], 1)[-1])[0]
+        return f"{key}: {textwrap.shorten(reason, LONGEST)}"
     return textwrap.shorten(message, LONGEST)
 
 
@@ -50,6 +85,8 @@ def suggested(key: str, known: Sequence[str]) -> str:
     and those of a search only where nothing else is.
     """
     last = key.rpartition(".")[2]
+    if KOHYA.get(last) in known:
+        return f"; did you mean {KOHYA[last]}?"
     parts = {name: name.rpartition(".")[2] for name in known}
     near = difflib.get_close_matches(last, [*dict.fromkeys(parts.values())], n=1, cutoff=0.75)
     for wanted in ([last], near):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from train.checkpoint import read_metadata
 from train.config import BASE_PLACES, DATA_PLACES
+from train.weights_file import read_metadata
 
 PLACES = {"base": BASE_PLACES, "data": (*DATA_PLACES, "few")}
 FREE = (

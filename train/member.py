@@ -20,6 +20,7 @@ from train.config import TrialConfig, UserError, settings_of
 from train.course import course_of
 from train.data.buckets import Size
 from train.data.loading import Pictures
+from train.data.shuffling import shuffled
 from train.draw import Draw
 from train.identity import identity, identity_of
 from train.loss import row_weights
@@ -28,8 +29,9 @@ from train.metadata import metadata
 from train.optimization import at_its_result, make_optimizer, make_scheduler
 from train.processes import ALONE, Processes
 from train.restart import last_checkpoint
+from train.run_files import NAME, state_file
 from train.stack import Dropout
-from train.state import NAME, StateError, as_damage, read_state, state_file, write_state
+from train.state import StateError, as_damage, read_state, write_state
 
 log = logging.getLogger(__name__)
 LOOKED_AT = 16  # steps after which a GPU's losses are read, for which it must be waited for
@@ -144,7 +146,7 @@ class Run:
     def start_epoch(self) -> None:
         """Draws the order of the pictures, unless the epoch had begun before an interruption."""
         if not self.batch:
-            self.order = self.course.plan.shuffle(self.random)
+            self.order = shuffled(self.course.plan, self.random)
 
     def draw(self, step: int, data: EncodedPictures) -> Draw:
         """The pictures of one batch, latents sampled, with noise and timesteps."""
@@ -360,7 +362,7 @@ class Run:
         self.epoch, self.order, self.last = state["epoch"], state["order"], state["last"]
         self.batch = min(self.batches, self.course.batches_for(state["shown"]))
         if self.batch and not self.course.plan.has(self.order):  # smaller pictures since then
-            self.order = self.course.plan.shuffle(self.random)
+            self.order = shuffled(self.course.plan, self.random)
         self.losses, self.skipped = list(state["losses"].unbind()), state["skipped"]
         within = f", within the next one at batch {self.batch}" if self.batch else ""
         log.info("continuing %s after epoch %d%s", self.folder, self.epoch, within)

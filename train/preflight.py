@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ SHOWS = {"-h", "--help", "--hydra-help", "-i", "--info", "--version", "-sc", "--
 COMPLETES = {"-sc", "--shell-completion"}
 SEARCH_PATH = ("--config-dir", "-cd")
 OTHER_CONFIG = ("--config-path", "-cp", "--config-name", "-cn")
+# what a parser says in the names of its own parts
+GRAMMAR = re.compile(r"LexerNoViable|mismatched input|extraneous input|no viable|missing |^Error")
 LONGEST = 900  # characters of a message
 SEARCHES = "sweep"  # the command whose -m is our own sweeper's; that of the others is Hydra's
 
@@ -113,9 +116,12 @@ def _parsed(line: Sequence[str], known: Mapping[str, tuple[str, bool]]) -> list[
         except (HydraException, ValueError) as error:  # ValueError: a number of 5,000 digits
             key, _, value = argument.partition("=")
             reason = " ".join(str(error.__cause__ or error).split("\n")[0].split())
+            reason = "" if GRAMMAR.search(reason) else f" ({reason})"
+            kind, _ = known.get(key.lstrip("+"), (MAPPING, False))
+            hint = "; text with such characters needs quotes within the shell's own"
             raise ConfigError(
-                f"{key}: {shown(value)} cannot be read as a value ({reason}); "
-                "text with such characters needs quotes within the shell's own"
+                f"{key}: {shown(value)} cannot be read as a value{reason}"
+                f"{hint if kind == MAPPING else ''}"
             ) from None
     for override in overrides:
         _check_override(override, known)
@@ -166,6 +172,8 @@ def _values(override: Override, multirun: bool, parser: OverridesParser) -> list
     key = override.get_key_element()
     if not multirun:
         raise ConfigError(f"{key}: several values need -m (python -m ... -m {override.input_line})")
+    if key.startswith("hydra"):
+        raise ConfigError(f"{key}: is the same for all trials, so it takes one value")
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         ends = (sweep.start, sweep.end)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from train.adapter import Adapter
-from train.checkpoint import CheckpointError, load_checkpoint
+from train.checkpoint import load_checkpoint
 from train.lora import Adapters
 from train.outage import outage
+from train.weights_file import CheckpointError
 
 log = logging.getLogger(__name__)
 

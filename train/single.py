@@ -12,10 +12,11 @@ from train.config import TrainConfig, trial_of
 from train.construction import check_construction
 from train.course import course_of, report
 from train.data.loading import Pictures, load_pictures
+from train.data.wording import agreed, counted
 from train.interrupt import in_good_order
 from train.memory import adapted, advice, ran_out, with_next_remedy
 from train.processes import Processes, started_processes
-from train.state import forget
+from train.run_files import forget
 from train.trainer import Member, Trainer, TrainingError
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,10 @@ def main(config: TrainConfig) -> None:
     trial = trial_of(config)
     folder = Path(config.output)
     if config.resume == RESUME_OFF and processes.main and (replaced := forget(folder, config.name)):
-        log.info(f"resume=off: begins anew; {len(replaced)} files of the run in {folder} are gone")
+        log.info(
+            f"resume=off: begins anew; {counted(len(replaced), 'file')} of the run in {folder} "
+            f"{agreed(len(replaced), 'is', 'are')} gone"
+        )
     processes.wait()
     check_construction(config)
     pictures = load_pictures(config.data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +11,11 @@ from typing import Any
 
 import torch
 
-from train.checkpoint import write_atomically
 from train.config import cause
 from train.memory import REMEDIES, ran_out
 from train.outage import outage
+from train.weights_file import write_atomically
 
-NAME = "lora"  # what files begin with where nothing else is said
 PARTS = frozenset({
     "config", "remedies", "epoch", "shown", "order", "losses", "last", "skipped", "adapter",
     "optimizer", "kind", "scheduler", "scaler", "random",
@@ -26,11 +24,6 @@ PARTS = frozenset({
 
 class StateError(ValueError):
     """A file holds no state that can be continued from; the message says why."""
-
-
-def state_file(folder: Path, name: str = NAME) -> Path:
-    """Where the state of a run of this name is; runs of several names may share a folder."""
-    return folder / f"{name}-state.pt"
 
 
 def read_state(file: Path, device: torch.device) -> dict[str, Any] | None:
@@ -79,13 +72,3 @@ def write_state(file: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomically(file, buffer.getvalue())
-
-
-def forget(folder: Path, name: str) -> list[Path]:
-    """Deletes a run's state and its checkpoints of this name; returns what was there."""
-    own, state = glob.escape(name), glob.escape(state_file(folder, name).name)
-    names = (state, f"{own}.safetensors", f"{own}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors")
-    found = [file for name in names for file in sorted(folder.glob(name))]
-    for file in found:
-        file.unlink()
-    return found

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from train.checkpoint import CheckpointError, write_atomically
+from train.paths import expanded
+from train.weights_file import CheckpointError, write_atomically
 
 log = logging.getLogger(__name__)
 VERSION = 1  # another one makes all that is on disk unknown
@@ -49,7 +50,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self.folder = folder.expanduser() if folder else None
+        self.folder = expanded(folder) if folder else None
         self.found = self.made = 0
 
     def fetch(self, key: str, make: Callable[[], dict[str, Tensor]]) -> Entry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
+import numpy as np
 
 from evaluate.choice.merit import lead, violations
 from evaluate.choice.reasons import FAULTS, percent, share_of
@@ -86,9 +86,9 @@ def plateau(cards: list[Scorecard]) -> int | None:
     """
     told = [card for card in cards if len(card.by_probe.get("validation_loss", [])) > 1]
     for i, card in enumerate(told[:-2]):
-        losses = torch.tensor(card.by_probe["validation_loss"])
-        falls = [losses - torch.tensor(c.by_probe["validation_loss"]) for c in told[i + 1 :]]
-        if all(float(f.mean()) <= float(f.std()) / len(f) ** 0.5 for f in falls):
+        losses = np.array(card.by_probe["validation_loss"])
+        falls = [losses - np.array(c.by_probe["validation_loss"]) for c in told[i + 1 :]]
+        if all(float(f.mean()) <= float(f.std(ddof=1)) / len(f) ** 0.5 for f in falls):
             return card.epoch
     return None
 

@@ -6,8 +6,8 @@ from functools import lru_cache
 from math import exp, inf, sqrt
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
@@ -66,30 +66,30 @@ def lead(card: Scorecard, other: Scorecard) -> Lead:
     deviation over bootstrap resamples of the probes, each taken from both. It is a fraction of
     what the two intervals would tell, as probes differ more than checkpoints do.
     """
-    error = float((_resampled(card) - _resampled(other)).std())
+    error = float((_resampled(card) - _resampled(other)).std(ddof=1))
     return Lead(worth(card) - worth(other), error)
 
 
-def _resampled(card: Scorecard) -> Tensor:
+def _resampled(card: Scorecard) -> NDArray[np.float64]:
     """(RESAMPLES,) worths, the same resamples for every card."""
     names = deciding(card)
     observed = [tuple(card.by_probe.get(name, ())) for name in names]
     if not all(observed) or not names:
-        return torch.zeros(RESAMPLES)
+        return np.zeros(RESAMPLES)
     return _worths(names == (LOSS,), *observed)
 
 
 @lru_cache(maxsize=1000)
-def _worths(losses: bool, *observed: tuple[float, ...]) -> Tensor:
+def _worths(losses: bool, *observed: tuple[float, ...]) -> NDArray[np.float64]:
     """Kept: each of a trial's checkpoints is compared to the others after every epoch."""
-    generator = torch.Generator().manual_seed(0)
     count = len(observed[0])
-    index = torch.randint(count, (RESAMPLES, count), generator=generator)
-    means = [torch.tensor(values)[index].mean(1) for values in observed]
+    # torch.randint would draw the same, of the seed 0
+    drawn = np.random.RandomState(0).randint(0, 2**32, (RESAMPLES, count), dtype=np.uint32)
+    means = [np.array(values)[drawn % count].mean(1) for values in observed]
     if losses:
-        return (-means[0]).exp()
-    means = [mean.clamp_min(0) for mean in means]
-    return (means[0] * means[1]).sqrt() if len(means) > 1 else means[0]
+        return np.exp(-means[0])
+    means = [mean.clip(min=0) for mean in means]
+    return np.sqrt(means[0] * means[1]) if len(means) > 1 else means[0]
 
 
 def violations(card: Scorecard, policy: PolicyConfig) -> dict[str, float]:

@@ -11,6 +11,7 @@ from evaluate.metrics.score import LEAST, Mean, Score
 from train.adapter import Adapter
 from train.base import Base
 from train.config import DataConfig
+from train.data import pixels
 from train.data.batches import frames_of
 from train.data.buckets import Frame, Size
 from train.data.picture import Picture
@@ -119,7 +120,9 @@ class OfOneSize:
         encoded = [
             encode_latents(
                 base,
-                torch.stack([picture.framed(frame) for _, picture, frame in framed[k:][:ENCODED]]),
+                torch.stack(
+                    [pixels.framed(picture, frame) for _, picture, frame in framed[k:][:ENCODED]]
+                ),
             )[0]
             for k in range(0, len(framed), ENCODED)
         ]

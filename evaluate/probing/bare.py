@@ -20,7 +20,8 @@ from evaluate.probing.probes import Probe
 from evaluate.progress import Countdown
 from train.base import Base
 from train.base_files import BaseError
-from train.checkpoint import write_atomically
+from train.data.wording import counted
+from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class BareBase:
         with FileLock(f"{file}.lock"):  # of workers that begin together one makes them for all
             pictures = _read(file)
             if pictures is None:
-                log.info(f"{len(probes)} pictures of the bare base, to compare with")
+                log.info(f"{counted(len(probes), 'picture')} of the bare base, to compare with")
                 images = generate(self.base, [], prompts, seeds, *sampling, countdown)[0]
                 if not images.isfinite().all():
                     raise BaseError(

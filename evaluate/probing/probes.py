@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -18,6 +17,7 @@ from evaluate.reading.encoder import Encoder
 from train.config import ConfigError
 from train.data.loading import Pictures
 from train.data.trigger import says, without_trigger, word_of
+from train.paths import expanded
 
 SEEN = 0.1  # a value that this share of the training pictures shows belongs to the training set
 CHOICE = 2  # so many values of each part are asked for at least
@@ -70,7 +70,7 @@ def load_probe_set(file: str) -> ProbeSet:
     Raises:
         ConfigError: no such file, or one that lacks something; the message names the probe.
     """
-    path = Path(file).expanduser()
+    path = expanded(file)
     if not path.is_file():
         raise ConfigError(f"probes.set: there is no file {file}")
     try:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from evaluate.progress import Countdown
 from evaluate.reading.readings import Reader, Readings
-from train.checkpoint import write_atomically
+from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
 

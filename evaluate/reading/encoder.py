@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import open_clip
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from train.config import EMBEDDED, ConfigError
+from train.paths import expanded
 from train.puppets.training import CLIP
 
 EMBEDDED_FOLDER = CLIP
@@ -93,12 +93,12 @@ class Encoder:
 
 def _model_and_weights(name: str) -> tuple[str, str | None]:
     """What open_clip calls the model, and where its weights come from (None: from the model)."""
-    folder = EMBEDDED_FOLDER if name == EMBEDDED else Path(name).expanduser()
+    folder = EMBEDDED_FOLDER if name == EMBEDDED else expanded(name)
     if folder.is_dir():
         return f"local-dir:{folder}", None
     if "@" in name:
         model, _, file = name.partition("@")
-        weights = Path(file).expanduser()
+        weights = expanded(file)
         if weights.suffix != ".safetensors" or not weights.is_file():
             raise ConfigError(
                 f"scores.encoder: there is no .safetensors file {file} (a pickle can run code)"

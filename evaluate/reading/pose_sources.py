@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import importlib
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +17,7 @@ from evaluate.config import ScoresConfig
 from evaluate.reading.encoder import Encoder
 from evaluate.reading.pose import Frame, KeypointPoses, LayoutPoses, PoseSource
 from train.config import ConfigError
+from train.paths import expanded
 from train.puppets.keypoints import KeypointNetwork
 from train.puppets.training import POSE
 
@@ -101,7 +101,7 @@ class MediaPipePoses(KeypointPoses):
 
     def __init__(self, model: str | None) -> None:
         super().__init__("mediapipe", PASSPORT)
-        if not model or not Path(model).expanduser().is_file():
+        if not model or not expanded(model).is_file():
             raise ConfigError(
                 f"scores.pose_model: mediapipe needs its pose landmarker's .task file, not {model}"
             )
@@ -113,10 +113,10 @@ class MediaPipePoses(KeypointPoses):
                 "scores.pose: mediapipe is not installed; pip install mediapipe"
             ) from error
         options = tasks.vision.PoseLandmarkerOptions(
-            base_options=tasks.BaseOptions(model_asset_path=str(Path(model).expanduser())),
+            base_options=tasks.BaseOptions(model_asset_path=str(expanded(model))),
             num_poses=PEOPLE,
         )
-        self.file = Path(model).expanduser()
+        self.file = expanded(model)
         self.landmarker = tasks.vision.PoseLandmarker.create_from_options(options)
         atexit.register(self.landmarker.close)  # left to the interpreter it ends in a traceback
 

@@ -20,7 +20,6 @@ from rich.text import Text
 from evaluate.choice.policy import Selection, select
 from evaluate.choice.reasons import overall
 from evaluate.config import PolicyConfig
-from evaluate.progress import counted
 from evaluate.scorecard import usable
 from sweeper.recording.progress import LINES, duration, settings_of, time_left
 from sweeper.recording.record import (
@@ -32,6 +31,7 @@ from sweeper.recording.record import (
     Record,
     load_records,
 )
+from train.data.wording import counted
 
 COLOURS = {
     RUNNING: "cyan",

@@ -15,9 +15,9 @@ from PIL.Image import Image
 
 from evaluate.scorecard import Scorecard
 from evaluate.sheet import save_sheet
-from train.checkpoint import weights_hash, write_atomically
 from train.config import ConfigError, cause, suggestion
-from train.state import state_file
+from train.run_files import state_file
+from train.weights_file import weights_hash, write_atomically
 
 if TYPE_CHECKING:
     from train.member import Checkpoint

@@ -16,7 +16,8 @@ from evaluate.choice.diagnosis import describe, diagnose
 from evaluate.choice.reasons import overall
 from evaluate.config import PolicyConfig
 from evaluate.grid import epoch_grid
-from evaluate.tracking import NOTE, Run, Store, flatten
+from evaluate.store_address import RUN_FILE
+from evaluate.tracking import NOTE, Run, Store
 from sweeper.recording.background import Background
 from sweeper.recording.figures import metrics, progress
 from sweeper.recording.record import (
@@ -28,6 +29,7 @@ from sweeper.recording.record import (
     load_record,
     load_records,
 )
+from train.flattening import flatten
 
 BASE_SHEET = "base.png"  # in a study's folder: the probes as the bare base makes them
 STATUS = {COMPLETE: "FINISHED", STOPPED: "FINISHED", FAILED: "FAILED", INTERRUPTED: "KILLED"}
@@ -63,7 +65,7 @@ class Tracker(Store):
     def __init__(self, root: Path, study: Path) -> None:
         super().__init__(root, study.name)
         self.study = study
-        self.parent = Run(self, study / "mlflow.json", f"sweep {study.name}")
+        self.parent = Run(self, study / RUN_FILE, f"sweep {study.name}")
         self._about: About | None = None
         self._background = Background()
         self._behind: set[Path] = set()  # folders of trials that wait to be mirrored
@@ -136,7 +138,7 @@ class Tracker(Store):
 
     def run_of(self, record: Record) -> Run:
         """The run of a trial."""
-        return Run(self, record.folder / "mlflow.json", record.name)
+        return Run(self, record.folder / RUN_FILE, record.name)
 
     def conclude(self, winner: Record | None, files: list[Path], tags: dict[str, str]) -> None:
         """Ends the parent run with the study's files, and names the champion."""

@@ -9,9 +9,9 @@ from typing import Any
 from hydra import compose
 from omegaconf import OmegaConf
 
-from evaluate.tracking import flatten
 from sweeper.config import SweepConfig, check_sweep
 from train.config import ConfigError, keys, suggestion, typed
+from train.flattening import flatten
 from train.text_settings import literal
 
 # a search's alone: they have no say in a trial that is trained again

@@ -28,9 +28,9 @@ from sweeper.recording.record import (
     trial_folder,
 )
 from sweeper.reproducing.runs import artifact
-from sweeper.results.report.page import RESULT
-from train.checkpoint import CheckpointError, epoch_of, read_metadata, weights_hash
+from sweeper.results.files import RESULT
 from train.config import ConfigError
+from train.weights_file import CheckpointError, epoch_of, read_metadata, weights_hash
 
 log = logging.getLogger(__name__)
 SCORED = "scorecards.json"  # the artifact that is a trial's record

@@ -31,6 +31,7 @@ from train.config import ConfigError
 from train.construction import check_construction
 from train.data.loading import load_pictures
 from train.data.picture import DataError
+from train.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def fetch(config: ReproduceConfig, root: Path) -> Original:
         CheckpointError: no LoRA file of ours.
     """
     if config.lora:
-        return of_file(Path(config.lora).expanduser())
+        return of_file(expanded(config.lora))
     tracker = Tracker(root, root / "studies" / STUDY_OF_FILES)
     if config.run_id:
         client = client_of(tracker)

@@ -7,8 +7,10 @@ from pathlib import Path
 from evaluate.config import PolicyConfig
 from sweeper.recording.record import RUNNING, load_records
 from sweeper.recording.tracker import Tracker
+from sweeper.results.files import those_with_files_first
+from sweeper.results.printing import say, show
 from sweeper.results.ranking import rank_trials
-from sweeper.results.result import keep, say, show, those_with_files_first
+from sweeper.results.result import keep
 from sweeper.running.parts import Parts, origin
 
 

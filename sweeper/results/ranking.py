@@ -51,6 +51,11 @@ def front_of(entries: list[Entry]) -> list[Entry]:
     ]
 
 
+def numbers_of_front(ranked: list[Entry]) -> list[int]:
+    """The numbers of the trials of the front."""
+    return [entry.record.number for entry in front_of(ranked)]
+
+
 def varied(entries: list[Entry]) -> list[str]:
     """The settings in which the trials differ."""
     keys = dict.fromkeys(key for entry in entries for key in entry.record.params)

@@ -6,6 +6,7 @@ from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
 from sweeper.config import BudgetConfig
 from sweeper.recording.record import FAILED, Record
+from train.data.wording import agreed, counted
 
 
 def used_up(budget: BudgetConfig, records: list[Record], policy: PolicyConfig) -> str:
@@ -15,10 +16,11 @@ def used_up(budget: BudgetConfig, records: list[Record], policy: PolicyConfig) -
         return f"the {budget.device_hours:g} device hours are used"
     failed = [record for record in records if record.state == FAILED]
     if budget.max_failures is not None and len(failed) > budget.max_failures:
-        return f"{len(failed)} trials failed, and {budget.max_failures} may"
+        return f"{counted(len(failed), 'trial')} failed, and {budget.max_failures} may"
     since = _since_the_best(records, policy)
     if budget.patience is not None and since >= budget.patience:
-        return f"the last {since} trials were no better than the one before them"
+        were = agreed(since, "was", "were")
+        return f"the last {counted(since, 'trial')} {were} no better than the one before"
     return ""
 
 

@@ -13,7 +13,7 @@ from sweeper.recording.record import RUNNING, Record, load_records
 from train.base import DTYPES, Base
 from train.course import course_of
 from train.data.loading import Pictures
-from train.state import state_file
+from train.run_files import state_file
 
 MARGIN = 100e6  # bytes that stay free: sheets, MLflow's store, other programs
 TOP = 3  # of a study's checkpoints are kept, whatever trials they are of

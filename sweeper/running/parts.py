@@ -15,7 +15,6 @@ from evaluate.choice.policy import check_scores
 from evaluate.origin import environment
 from evaluate.scorer import Scorer
 from evaluate.sheet import CELL, data_sheet, save_sheet
-from evaluate.tracking import flatten
 from sweeper.config import SweepConfig
 from sweeper.proposing.space import Space
 from sweeper.recording.tracker import BASE_SHEET, About
@@ -24,6 +23,8 @@ from train.config import BASE_PLACES, DATA_PLACES, trial_of
 from train.course import report
 from train.data.loading import Pictures, load_pictures
 from train.data.picture import Picture
+from train.data.pixels import square
+from train.flattening import flatten
 from train.metadata import counts
 
 DATA_SHEET = "data.png"  # in a study's folder
@@ -138,4 +139,4 @@ def about_study(parts: Parts, config: SweepConfig, study: Path, params: dict[str
 
 
 def _captioned(pictures: Sequence[Picture]) -> list[tuple[Tensor, str]]:
-    return [(picture.pixels(CELL), picture.caption) for picture in pictures]
+    return [(square(picture, CELL), picture.caption) for picture in pictures]

@@ -29,10 +29,10 @@ from sweeper.recording.record import (
 from sweeper.recording.tracker import Tracker
 from sweeper.running.disk import thin_out
 from sweeper.running.rules import Rule
-from train.checkpoint import CheckpointError
 from train.config import TrialConfig, cause, trial_of
 from train.memory import adapted, advice, ran_out, with_next_remedy
 from train.trainer import Checkpoint, Member, shared_by_a_pack
+from train.weights_file import CheckpointError
 
 ADAPTED = "adapted"  # the tag that says what was changed since memory ran out
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from evaluate.config import ScoresConfig
-from evaluate.progress import Countdown, counted, duration
+from evaluate.progress import Countdown, duration
 from evaluate.reading.cache import ReadingCache
 from evaluate.reading.encoder import Encoder
 from evaluate.reading.pose import LayoutPoses
 from evaluate.reading.pose_sources import pose_source
 from evaluate.reading.readings import Reader, Readings
+from train.data.wording import counted
 
 
 @dataclass(frozen=True)

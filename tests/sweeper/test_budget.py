@@ -49,7 +49,7 @@ def record(number: int, fidelity: float, state: str = COMPLETE, hours: float = 1
         (BudgetConfig(patience=3), ""),
         (BudgetConfig(patience=2), "the last 2 trials were no better"),
         (BudgetConfig(max_failures=1), ""),
-        (BudgetConfig(max_failures=0), "1 trials failed"),
+        (BudgetConfig(max_failures=0), "1 trial failed"),
     ],
 )
 def test_a_budget_is_used_up(budget: BudgetConfig, words: str) -> None:
@@ -66,7 +66,7 @@ def test_patience_counts_in_the_order_in_which_trials_end() -> None:
         one.ended = ended
     assert used_up(BudgetConfig(patience=1), records, POLICY) == ""
     records[1].ended = 4
-    assert "the last 1 trials" in used_up(BudgetConfig(patience=1), records, POLICY)
+    assert "the last 1 trial was" in used_up(BudgetConfig(patience=1), records, POLICY)
 
 
 def test_two_commands_that_begin_a_study_agree_on_it(tmp_path: Path) -> None:

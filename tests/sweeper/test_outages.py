@@ -34,9 +34,9 @@ from sweeper.running.trial import Trial
 from sweeper.study.storage import NO_PRUNER, open_study
 from tests.sweeper.conftest import LIMIT, SEARCH, SMALL, finish, start
 from tests.sweeper.packs import Make, Run
-from train.checkpoint import CheckpointError
 from train.outage import Outage, outage
 from train.trainer import Trainer
+from train.weights_file import CheckpointError
 
 MEGABYTE = 1 << 20
 

@@ -29,10 +29,10 @@ from sweeper.running.trial import Trial
 from tests.sweeper.packs import Make, Run, Scorer
 from train.base import Base
 from train.capacity import operations, pack_size
-from train.checkpoint import read_metadata
 from train.config import TrainingConfig, trial_of
 from train.data.loading import Pictures
 from train.trainer import Member, Trainer
+from train.weights_file import read_metadata
 
 
 def test_a_free_place_is_filled_at_once_and_strangers_wait(make: Make, run: Run) -> None:

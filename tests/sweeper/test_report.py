@@ -16,8 +16,9 @@ from selenium.webdriver.common.by import By
 from evaluate.config import PolicyConfig
 from sweeper.config import OBJECTIVES, ReportConfig
 from sweeper.recording.record import FAILED, Record, load_record, load_records
+from sweeper.results.files import REPORT
 from sweeper.results.ranking import rank_trials
-from sweeper.results.report.page import REPORT, write_report
+from sweeper.results.report.page import write_report
 from sweeper.results.report.rewrite import main
 from sweeper.study.storage import JOURNAL, NO_PRUNER, open_study
 from tests.sweeper.conftest import Swept, run_module

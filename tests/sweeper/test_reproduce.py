@@ -27,10 +27,10 @@ from sweeper.reproducing import carry, original, reproduction, runs
 from sweeper.reproducing.config import ReproduceConfig, check_reproduce
 from sweeper.reproducing.verdict import CLOSE, DIFFERENT, IDENTICAL, compare, judge, table
 from tests.sweeper.conftest import SMALL, Swept, finish
-from train.checkpoint import CheckpointError, weights_hash
 from train.compose import settings
 from train.config import CONF, ConfigError, typed
 from train.data.reading import EMBEDDED_FOLDER
+from train.weights_file import CheckpointError, weights_hash
 
 PROBES = [word for word in SMALL if word.startswith(("probes", "scores"))]
 Again = Callable[..., None]

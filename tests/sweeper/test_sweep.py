@@ -16,7 +16,7 @@ from evaluate.choice.merit import fidelity
 from sweeper.recording.record import FAILED, STOPPED, load_records
 from sweeper.study.storage import NO_PRUNER, open_study
 from tests.sweeper.conftest import SEARCH, SMALL, Swept, break_off, finish, run_module
-from train.checkpoint import weights_hash
+from train.weights_file import weights_hash
 
 
 def test_files_of_a_finished_study(swept: Swept) -> None:

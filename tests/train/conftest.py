@@ -21,7 +21,7 @@ from train.config import (
     TrialConfig,
 )
 from train.data.loading import Pictures
-from train.state import state_file
+from train.run_files import state_file
 from train.trainer import Epoch, Member, Trainer
 
 

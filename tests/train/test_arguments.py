@@ -24,7 +24,7 @@ PATHS = (
     "/home/Jürgen/Bilder", "/data/人物", "/pics (1)", "a=b", "/O'Brien", "C:\\Users\\Jörg\\my dog",
     "/a,b", "/[x]/{y}", "/100%/#1", "/x;y|z&", "$HOME", "${oc.env:HOME}", "\\\\server\\share\\",
     '/say "hi"', " /blank ", "/x:y@z", "(1)", "null/x", "true", "1e5", "/tab\tx", "/line\nx", "-x",
-    "/trailing\\", "!x", "~", "glob(*)", "interval(0,1)", "",
+    "/trailing\\", "!x", "~", "glob(*)", "interval(0,1)",
 )  # fmt: skip
 ALPHABET = ["\\", "$", "{", "}", "a", ".", " ", "'", '"', "${a}", "${", "é", "\n", ",", "(", "人"]
 
@@ -185,3 +185,22 @@ def test_hydras_own_sweeper_gets_the_same_values() -> None:
 def test_ranges_without_values_are_refused(swept: str) -> None:
     with pytest.raises(ConfigError, match=r"network\.rank"):
         parse_space([swept], {}, OverridesParser.create())
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["\N{EM DASH}data.path=/x"], "typed without dashes, as in data.path=/x"),
+        (["\N{EN DASH}\N{EN DASH}data.path", "/x"], "typed without dashes, as in data.path=/x"),
+        (["network.rank =4"], "no space beside the equals sign; type network.rank=4"),
+        (["network.rank:4"], "typed with =, as in network.rank=4"),
+        (["-multirun"], "did you mean --multirun?"),
+        (["--multirun=1"], "--multirun: takes no value"),
+        ([""], "'': is not key=value"),
+        (["-m", "hydra.sweeper.n_trials=1,2"], "n_trials: is the same for all trials"),
+    ],
+)
+def test_a_slip_of_the_keyboard_is_told_what_to_type(line: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        preflight("sweep", line, SweepConfig, check_sweep)
+    assert said in str(end.value.code)

@@ -18,7 +18,7 @@ from evaluate.probing.generate import generate
 from train.adapter import Adapter
 from train.base import Base, BaseError, load_base
 from train.base_files import locate
-from train.checkpoint import load_checkpoint, read_metadata
+from train.checkpoint import load_checkpoint
 from train.checks import check_base
 from train.config import (
     BaseConfig,
@@ -31,6 +31,7 @@ from train.config import (
 from train.data.loading import Pictures, load_pictures
 from train.loss import encode_latents
 from train.trainer import Member, Trainer
+from train.weights_file import read_metadata
 
 PROMPT = "sks puppet"  # short enough to be padded
 LATENTS, TIME = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)), 500

@@ -16,6 +16,8 @@ from train.data.batches import frames_of, plan_batches
 from train.data.buckets import framing_of
 from train.data.loading import load_pictures
 from train.data.picture import DataError
+from train.data.pixels import framed
+from train.data.shuffling import shuffled
 
 BUCKETS = DataConfig(resolution=512, buckets=True)
 
@@ -76,11 +78,11 @@ def test_pixels_are_scaled_evenly_and_cropped_in_the_middle(tmp_path: Path) -> N
     config = DataConfig(path=str(tmp_path), resolution=64, height=32)
     picture = load_pictures(config).training[0]
     frame = frames_of([picture], config)[0]
-    pixels = picture.framed(frame)
+    pixels = framed(picture, frame)
     assert pixels.shape == (3, 32, 64), "not square where a height is given"
     assert frame.box == (0, 50, 400, 250)
     assert (pixels[:, :, :31].max(), pixels[:, :, 33:].min()) == (0, 1)
-    assert torch.equal(picture.framed(frame, flipped=True), pixels.flip(-1))
+    assert torch.equal(framed(picture, frame, flipped=True), pixels.flip(-1))
 
 
 def test_the_epoch_is_the_same_for_all_and_mixes_the_buckets(tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_the_epoch_is_the_same_for_all_and_mixes_the_buckets(tmp_path: Path) -> 
                         validation_fraction=0)  # fmt: skip
     pictures = load_pictures(config)
     batches = plan_batches(pictures.trained, frames_of(pictures.trained, config), 4)
-    order = batches.shuffle(torch.Generator().manual_seed(0))
+    order = shuffled(batches, torch.Generator().manual_seed(0))
     drawn = [batches.pictures(step, order) for step in range(len(batches))]
     assert Counter(i for rows in drawn for i in rows) == dict.fromkeys(range(9), 3)
     for rows, (size, _) in zip(drawn, batches.sequence, strict=True):
@@ -117,7 +119,7 @@ def test_no_shape_ends_in_an_exception(tmp_path: Path, size: tuple[int, int]) ->
     picture = load_pictures(config).training[0]
     for chosen in (config, replace(config, buckets=False)):
         frame = frames_of([picture], chosen)[0]
-        assert picture.framed(frame).shape == (3, frame.size[1], frame.size[0])
+        assert framed(picture, frame).shape == (3, frame.size[1], frame.size[0])
     with pytest.raises(DataError, match=r"odd\.png: .* too small or too narrow for buckets in"):
         frames_of([picture], replace(config, bucket_upscale=False))
 

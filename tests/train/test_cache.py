@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save_file
 from train import cache, store
 from train.base import Base, load_base
 from train.cache import EncodedPictures, encode_pictures
-from train.checkpoint import read_metadata
 from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from train.data.loading import load_pictures
 from train.data.picture import DataError
+from train.data.pixels import framed
 from train.store import Store
 from train.trainer import Member, Trainer
+from train.weights_file import read_metadata
 
 
 @pytest.fixture
@@ -259,7 +260,7 @@ def test_variants_are_drawn_from_the_members_stream(base: Base, config: TrialCon
     assert len(spoken) == 6, "of three parts after the two that are kept"
     assert all(caption.startswith("sks puppet, a, ") for caption in spoken)
     plain, flipped = (encoded.latents[0, flip].tensors["mean"] for flip in (False, True))
-    pixels = encoded.pictures[0].framed(encoded.frames[0]).flip(-1).unsqueeze(0)
+    pixels = framed(encoded.pictures[0], encoded.frames[0]).flip(-1).unsqueeze(0)
     assert torch.equal(cache.encode_latents(base, pixels)[0][0], flipped)
     shown = [encoded.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(20)]
     assert 3 < sum(torch.equal(one, flipped) for one in shown) < 17

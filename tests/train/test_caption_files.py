@@ -128,3 +128,11 @@ def test_captions_lie_in_their_folder_or_beside_the_pictures(tmp_path: Path) -> 
     assert [caption for caption, _ in shown(load(tmp_path)).values()] == [
         "sks dog in captions", "sks dog in images", "sks dog",
     ]  # fmt: skip
+
+
+def test_a_caption_that_is_a_broken_link_is_not_taken_for_none(tmp_path: Path) -> None:
+    draw(tmp_path, "a", "b")
+    (tmp_path / "a.txt").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"a\.txt: cannot be read"):
+        load(tmp_path)
+    assert [*shown(load(tmp_path, on_error="skip"))] == ["b"]

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from train.base import Base, BaseError
-from train.checkpoint import read_metadata
 from train.checks import check_train
 from train.compose import settings
 from train.config import BaseConfig, TrainConfig
 from train.preflight import preflight
 from train.single import main
+from train.weights_file import read_metadata
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

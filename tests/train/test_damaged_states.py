@@ -18,8 +18,8 @@ from train.base import Base
 from train.command import with_one_line_errors
 from train.config import NetworkConfig, SchedulerConfig, TrialConfig
 from train.data.loading import Pictures
+from train.run_files import state_file
 from train.single import main
-from train.state import state_file
 from train.trainer import Member, TrainingError
 
 Make = Callable[..., TrialConfig]

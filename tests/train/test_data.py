@@ -16,6 +16,7 @@ from train.checks import check_trial
 from train.config import ConfigError, DataConfig, TrainingConfig, TrialConfig
 from train.data.loading import load_pictures
 from train.data.picture import DataError, open_picture
+from train.data.pixels import square
 
 
 def test_missing_and_empty_captions_get_the_trigger_and_a_warning(picture_folder: Path) -> None:
@@ -113,7 +114,7 @@ def test_every_kind_of_picture_is_read(
     picture.save(tmp_path / name, quality=100)
     found = load_pictures(DataConfig(path=str(tmp_path), validation_fraction=0.0)).training[0]
     assert found.size == (12, 8)
-    pixels = found.pixels(8).permute(1, 2, 0) * 255
+    pixels = square(found, 8).permute(1, 2, 0) * 255
     wanted = torch.tensor(seen, dtype=torch.float32).expand_as(pixels)
     torch.testing.assert_close(pixels, wanted, atol=3, rtol=0)
 
@@ -155,7 +156,7 @@ def test_pixels_cover_the_square_without_distortion(tmp_path: Path) -> None:
     wide[:, 20:40] = 255
     Image.fromarray(wide).save(tmp_path / "wide.png")
     picture = load_pictures(DataConfig(path=str(tmp_path))).training[0]
-    pixels = picture.pixels(10)
+    pixels = square(picture, 10)
     assert pixels.shape == (3, 10, 10)
     assert pixels.min() > 0.99, "the middle third alone is in the square"
 

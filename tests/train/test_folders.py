@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.train.test_layouts import draw, load, shown
 from train.config import DataConfig, TrialConfig
+from train.data.folder_names import folder_name
 from train.data.loading import load_pictures
 from train.data.picture import DataError
 from train.data.regularization import balanced
@@ -217,3 +218,34 @@ def test_a_held_out_picture_without_a_bucket_ends_the_run_at_its_start(tmp_path:
     data = DataConfig(path=str(tmp_path), buckets=True, bucket_upscale=False)
     with pytest.raises(DataError, match=r"thin\.png: 8000x60 pixels are too small or too narrow"):
         load_pictures(data).report(TrialConfig(data=data))
+
+
+def test_a_picture_without_a_bucket_is_skipped_where_broken_ones_are(tmp_path: Path) -> None:
+    draw(tmp_path, "a", "b", size=(600, 600))
+    Image.new("RGB", (8000, 60)).save(tmp_path / "thin.png")
+    data = DataConfig(
+        path=str(tmp_path), buckets=True, bucket_upscale=False, validation_fraction=0,
+        on_error="skip",
+    )  # fmt: skip
+    pictures = load_pictures(data)
+    assert [picture.path.stem for picture in pictures.training] == ["a", "b"]
+    assert "skipped: " in (said := pictures.report(TrialConfig(data=data)))
+    assert "thin.png: 8000x60 pixels are too small or too narrow" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "repeats", "words"),
+    [
+        ("10_sks dog", True, "sks dog"),
+        ("20240101_birthday", False, "birthday"),
+        ("1000_sks", True, "sks"),
+        ("1001_sks", False, "sks"),
+        ("0_sks", False, "sks"),
+        ("5", True, ""),
+    ],
+)
+def test_one_rule_tells_repeats_from_other_numbers(name: str, repeats: bool, words: str) -> None:
+    found = folder_name(name)
+    assert found
+    assert (found.has_repeats, found.words) == (repeats, words)
+    assert not folder_name(f"x{name}")

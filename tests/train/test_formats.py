@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from train.base import Base
-from train.checkpoint import CheckpointError, epoch_of, load_checkpoint
+from train.checkpoint import load_checkpoint
 from train.config import NetworkConfig
+from train.weights_file import CheckpointError, epoch_of
 
 LATENTS, TIME, PROMPT = torch.randn(1, 4, 16, 16), torch.tensor([500]), ["a photo of sks puppet"]
 

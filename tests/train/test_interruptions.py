@@ -24,8 +24,8 @@ from train.command import with_one_line_errors
 from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
 from train.data.loading import Pictures
 from train.interrupt import in_good_order
+from train.run_files import state_file
 from train.single import main
-from train.state import state_file
 from train.trainer import Member, Trainer, TrainingError
 
 Make = Callable[..., TrialConfig]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from train.checkpoint import read_metadata
 from train.config import ConfigError
 from train.data.reading import EMBEDDED_FOLDER
 from train.kohya.command_line import as_typed, expand, in_shell
 from train.kohya.reading import read_toml
+from train.weights_file import read_metadata
 
 # line breaks lost, quotes and dashes made typographic, names that kohya does not know
 GUIDE = """[model_arguments] v2 = False pretrained_model_name_or_path = “puppets”

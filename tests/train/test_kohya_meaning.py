@@ -235,3 +235,12 @@ def test_keys_that_say_nothing_are_no_matter(tmp_path: Path) -> None:
     (tmp_path / "set.toml").write_text(f"[[datasets]]\n{text}{SUBSET}")
     pictures = load_pictures(DataConfig(dataset_config=str(tmp_path / "set.toml")))
     assert "not supported" not in pictures.report()
+
+
+def test_a_date_in_front_of_a_folder_is_no_repeats_and_gives_no_trigger(tmp_path: Path) -> None:
+    for name in ("20240101_birthday", "0_nobody"):
+        (tmp_path / "img" / name).mkdir(parents=True)
+    text = f'train_data_dir = "{(tmp_path / "img").as_posix()}"'
+    assert translated(tmp_path, text).get("data.trigger") == ""
+    (tmp_path / "img" / "8_zwx cat").mkdir()
+    assert translated(tmp_path, text).get("data.trigger") == "zwx cat"

@@ -19,11 +19,11 @@ from tests.train.conftest import command, train
 from train import base as loading
 from train.base import Base, BaseError, load_base
 from train.base_files import open_pipeline
-from train.checkpoint import read_metadata, weights_hash
 from train.config import BaseConfig, NetworkConfig, TrialConfig
 from train.data.loading import Pictures
 from train.single import main
 from train.trainer import Member
+from train.weights_file import read_metadata, weights_hash
 
 Make = Callable[..., TrialConfig]
 HUB_ID = "somebody/tiny"

@@ -11,11 +11,11 @@ import torch
 
 from tests.train.conftest import command, end
 from train.base import Base, BaseError, load_base
-from train.checkpoint import read_metadata
 from train.config import BaseConfig, DataConfig, TrialConfig
 from train.memory import adapted, advice, ran_out, with_next_remedy
 from train.single import main
 from train.trainer import Trainer, TrainingError
+from train.weights_file import read_metadata
 
 Make = Callable[..., TrialConfig]
 

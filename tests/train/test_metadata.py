@@ -16,13 +16,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from train.base import Base
-from train.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    read_metadata,
-    save_checkpoint,
-    write_atomically,
-)
+from train.checkpoint import load_checkpoint, save_checkpoint
 from train.config import (
     BaseConfig,
     DataConfig,
@@ -34,6 +28,7 @@ from train.config import (
 from train.course import course_of
 from train.data.loading import load_pictures
 from train.metadata import metadata
+from train.weights_file import CheckpointError, read_metadata, write_atomically
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 from tests.train.conftest import end, train
 from train.adapter import UNET
 from train.base import Base, load_base
-from train.checkpoint import load_checkpoint, read_metadata
+from train.checkpoint import load_checkpoint
 from train.checks import check_trial
 from train.compose import settings
 from train.config import (
@@ -29,6 +29,7 @@ from train.data.batches import Batches
 from train.data.loading import Pictures
 from train.optimization import make_optimizer, make_scheduler
 from train.trainer import Member
+from train.weights_file import read_metadata
 
 Make = Callable[..., TrialConfig]
 OPTIMIZERS = (

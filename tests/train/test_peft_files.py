@@ -16,8 +16,9 @@ from torch import nn
 
 from train.adapter import Adapter
 from train.base import Base, load_base
-from train.checkpoint import CheckpointError, read_checkpoint
+from train.checkpoint import read_checkpoint
 from train.config import BaseConfig
+from train.weights_file import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OUTSIDE = ["conv_in", "conv_out", "linear_1", "linear_2", "time_emb_proj"]

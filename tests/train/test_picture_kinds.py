@@ -13,6 +13,7 @@ from PIL import Image, features
 from tests.train.test_layouts import draw, load
 from train.data.kinds import EXTENSIONS
 from train.data.picture import DataError, open_picture
+from train.data.pixels import square
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
@@ -24,7 +25,7 @@ def test_more_kinds_are_read(tmp_path: Path, name: str) -> None:
     Image.new("RGB", (24, 16), RED).save(tmp_path / name)
     picture = load(tmp_path).training[0]
     assert picture.size == (24, 16)
-    np.testing.assert_allclose(picture.pixels(8)[:, 4, 4].numpy() * 255, RED, atol=6)
+    np.testing.assert_allclose(square(picture, 8)[:, 4, 4].numpy() * 255, RED, atol=6)
 
 
 def test_what_is_not_read_is_named_and_companions_are_not(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from train.adapter import TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODER_2, UNET
 from train.base import Base, load_base
-from train.checkpoint import CheckpointError, read_checkpoint
+from train.checkpoint import read_checkpoint
 from train.config import BaseConfig
 from train.names import kohya_name, original_path
+from train.weights_file import CheckpointError
 
 ATTENTION = "down_blocks.{}.attentions.0.transformer_blocks.0.attn1.to_q"
 Spell = Callable[[str, str], str]

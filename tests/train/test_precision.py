@@ -12,10 +12,11 @@ from torch import Tensor
 
 from tests.train.conftest import end, train
 from train.base import DTYPES, Base, load_base
-from train.checkpoint import load_checkpoint, read_metadata
+from train.checkpoint import load_checkpoint
 from train.config import BaseConfig, NetworkConfig, TrialConfig
 from train.data.loading import Pictures
 from train.trainer import Member, Trainer
+from train.weights_file import read_metadata
 
 Make = Callable[..., TrialConfig]
 

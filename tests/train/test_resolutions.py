@@ -14,10 +14,11 @@ from torch import Tensor
 
 from tests.train.conftest import train
 from train.base import Base, load_base
-from train.checkpoint import load_checkpoint, read_metadata
+from train.checkpoint import load_checkpoint
 from train.config import BaseConfig, DataConfig, TrialConfig
 from train.data.loading import load_pictures
 from train.trainer import Member
+from train.weights_file import read_metadata
 
 Make = Callable[..., TrialConfig]
 

@@ -14,7 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from train.base import Base
-from train.checkpoint import CheckpointError, load_checkpoint
+from train.checkpoint import load_checkpoint
+from train.weights_file import CheckpointError
 
 MODULE = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 KOHYA = f"lora_unet_{MODULE.replace('.', '_')}"

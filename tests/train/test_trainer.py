@@ -13,13 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from train.base import Base
-from train.checkpoint import (
-    CheckpointError,
-    epoch_of,
-    load_checkpoint,
-    read_metadata,
-    weights_hash,
-)
+from train.checkpoint import load_checkpoint
 from train.config import (
     BaseConfig,
     DataConfig,
@@ -30,6 +24,7 @@ from train.config import (
 )
 from train.data.loading import Pictures, load_pictures
 from train.trainer import Epoch, Member, Trainer
+from train.weights_file import CheckpointError, epoch_of, read_metadata, weights_hash
 
 
 @pytest.fixture

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-import torch
-
 from train.config import DataConfig
-from train.data.buckets import Frame, Size, framing_of
+from train.data.buckets import Frame, Framing, Size, framing_of
 from train.data.picture import DataError, Picture
 from train.encoding import shortened
 
@@ -31,14 +29,6 @@ class Batches:
     buckets: dict[Size, list[int]]
     sequence: list[tuple[Size, int]]
     batch_size: int
-
-    def shuffle(self, random: torch.Generator) -> dict[Size, list[int]]:
-        """The pictures of each bucket in the order of one epoch."""
-        orders = {}
-        for size, shown in self.buckets.items():
-            order = torch.randperm(len(shown), generator=random).tolist()
-            orders[size] = [shown[place] for place in order]
-        return orders
 
     def has(self, order: dict[Size, list[int]]) -> bool:
         """Whether an order is one of these buckets'."""
@@ -80,14 +70,21 @@ def frames_of(pictures: Sequence[Picture], config: DataConfig) -> list[Frame]:
         DataError: a picture that is too small for a bucket.
     """
     general = framing_of(config)
-    frames = [(picture.subset.framing or general).frame(picture.size) for picture in pictures]
-    for picture, frame in zip(pictures, frames, strict=True):
-        if not min(frame.size):
-            width, height = picture.size
-            framing = picture.subset.framing or general
-            raise DataError(
-                f"{shortened(picture.path)}: {width}x{height} pixels are too small or too narrow "
-                f"for buckets in steps of {framing.step} pixels without enlarging; take it out, or "
-                "set data.bucket_upscale=true (bucket_no_upscale = false in a dataset_config)"
-            )
-    return frames
+    return [frame_of(picture, picture.subset.framing or general) for picture in pictures]
+
+
+def frame_of(picture: Picture, framing: Framing) -> Frame:
+    """How a picture is brought to its size.
+
+    Raises:
+        DataError: it is too small for a bucket.
+    """
+    frame = framing.frame(picture.size)
+    if not min(frame.size):
+        width, height = picture.size
+        raise DataError(
+            f"{shortened(picture.path)}: {width}x{height} pixels are too small or too narrow "
+            f"for buckets in steps of {framing.step} pixels without enlarging; take it out, or "
+            "set data.bucket_upscale=true (bucket_no_upscale = false in a dataset_config)"
+        )
+    return frame

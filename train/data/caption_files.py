@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -11,21 +10,16 @@ from pathlib import Path
 
 from train.data.kinds import TEXTS, kind
 from train.data.picture import DataError
+from train.decoding import FALLBACK_NAME, UTF16_NAME, decoded
 from train.encoding import shortened
 
-BOMS = {
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF32_LE: "utf-32-le",  # before that of UTF-16, which it begins with
-    codecs.BOM_UTF32_BE: "utf-32-be",
-    codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
-}
 LARGEST = 100_000  # bytes; text encoders read some 300 of them
 BINARY = 0.1  # what has more control characters than this is no text; 0 bytes may fill up a file
 
 # what is said of captions that are not plain UTF-8 in one line
 WINDOWS = "not in UTF-8 and read as Windows-1252; where that is wrong, save them as UTF-8"
 UTF16 = "read as UTF-16, which nothing in them says; where that is wrong, save them as UTF-8"
+GUESSED = {UTF16_NAME: UTF16, FALLBACK_NAME: WINDOWS}
 CONTROLS = "read without the control characters that are in them"
 LINES = "of several lines and read as one; kohya reads the first line alone"
 
@@ -56,7 +50,11 @@ class CaptionFiles:
     def __init__(self, files: Iterable[Path], extension: str) -> None:
         self.extension = f".{extension.strip().lstrip('.')}".lower()
         self.files: dict[tuple[str, str], Path] = {}
-        keyed = [(_composed(file.stem), kind(file), file) for file in files if file.is_file()]
+        keyed = [
+            (_composed(file.stem), kind(file), file)
+            for file in files
+            if file.is_file() or not file.exists()
+        ]
         for stem, suffix, file in keyed:
             self.files.setdefault((stem, suffix), file)
         for stem, suffix, file in keyed:
@@ -101,13 +99,14 @@ def read_caption(file: Path) -> Caption:
         raise DataError(f"{shortened(file)}: cannot be read ({error.strerror})") from None
     if len(data) > LARGEST:
         raise DataError(f"{shortened(file)}: more than {LARGEST} bytes are no caption")
-    found = _decoded(data)
-    if found is None:
+    try:
+        text, guessed = decoded(data)
+    except ValueError:
         raise DataError(
             f"{shortened(file)}: caption is no text in UTF-8, UTF-16 or Windows-1252; save it as "
             "UTF-8"
-        )
-    text, notes = found.text.replace("\ufeff", ""), list(found.notes)
+        ) from None
+    text, notes = text.replace("\ufeff", ""), [GUESSED[guessed]] if guessed else []
     controls = [c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()]
     plain = "".join(c for c in text if c not in set(controls)) if controls else text
     if plain.strip() and sum(c != "\0" for c in controls) > BINARY * len(text):
@@ -115,31 +114,6 @@ def read_caption(file: Path) -> Caption:
     notes += [CONTROLS] * bool(controls)
     notes += [LINES] * (len(re.findall(r"[^\s]+[^\r\n]*", plain)) > 1)
     return Caption(" ".join(plain.split()), tuple(notes))
-
-
-def _decoded(data: bytes) -> Caption | None:
-    """The text as it is in the file; None where it is in none of the encodings."""
-    for mark, encoding in BOMS.items():
-        if data.startswith(mark):
-            text = _strict(data[len(mark) :], encoding)
-            return None if text is None else Caption(text)
-    for encoding, zeros in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
-        if zeros.count(0) * 4 > len(data) and zeros.count(0) == data.count(0):
-            text = _strict(data, encoding)
-            if text is not None:
-                return Caption(text, (UTF16,))
-    for encoding, notes in (("utf-8", ()), ("cp1252", (WINDOWS,))):
-        text = _strict(data, encoding)
-        if text is not None:
-            return Caption(text, notes)
-    return None
-
-
-def _strict(data: bytes, encoding: str) -> str | None:
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError:
-        return None
 
 
 def _composed(name: str) -> str:

@@ -27,6 +27,7 @@ from train.kohya.keys import (
 )
 from train.kohya.reading import read_toml
 from train.kohya.said import shown
+from train.paths import expanded
 
 KEY = "data.dataset_config"
 NUMBER = (int, float)
@@ -101,7 +102,7 @@ def read_dataset_config(config: DataConfig, like: Subset) -> DatasetConfig:
     Raises:
         DataError: no such file, no TOML, a key that there is not, or a value of the wrong type.
     """
-    file = Path(os.path.expanduser(str(config.dataset_config)))
+    file = expanded(str(config.dataset_config))
     try:
         content, repairs = read_toml(file)
     except ConfigError as error:
@@ -166,7 +167,7 @@ class _Reader:
     def _subset(self, said: dict[str, Any], framing: Framing, place: str) -> Subset:
         if "image_dir" not in said:
             raise DataError(f"{KEY}: {self.file.name}, {place}: image_dir is missing")
-        folder = Path(os.path.expanduser(said["image_dir"]))
+        folder = expanded(said["image_dir"])
         if not os.path.isdir(folder) and os.path.isdir(self.file.parent / folder):
             folder = self.file.parent / folder  # the file and its folders were moved together
         like, regularization = self.like, said.get("is_reg", False)

@@ -11,6 +11,7 @@ from train.data.kinds import COMPANIONS, EXTENSIONS, kind
 from train.data.picture import DataError
 from train.data.wording import by_kind, some
 from train.encoding import readable, shortened
+from train.paths import expanded
 
 # what systems leave in folders, beside the names that begin with a dot (.DS_Store, ._a.jpg)
 LEFT_BY_SYSTEMS = {
@@ -47,7 +48,7 @@ def existing_folder(path: str | Path, key: str) -> Path:
     text = str(path)
     if not text.strip():
         raise DataError(f"{key}: names no folder")
-    folder = Path(os.path.expanduser(text))  # of a user that there is not it stays as it is
+    folder = expanded(text)
     try:
         os.scandir(folder).close()
     except FileNotFoundError:

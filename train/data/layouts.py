@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from train.data.folder_names import MOST_REPEATS, folder_name
 from train.data.folders import (
     contents_of,
     existing_folder,
@@ -22,8 +22,6 @@ from train.encoding import readable, shortened, worded
 VALIDATION = "validation"
 IMAGES, CAPTIONS = ("images", "img", "image", "imgs"), ("captions", "caption")
 CLASS_PICTURES = ("reg", "regularization", "regularisation")
-NUMBERED = re.compile(r"(\d{1,99})(?:_(.*))?", re.DOTALL)  # kohya's: repeats, then the class words
-MOST_REPEATS = 1000  # a larger number in front of a name is a year, a date or a camera's count
 MANY_REPEATS = 100  # from which on it is said
 
 
@@ -106,7 +104,7 @@ class _Layout:
 
     def _numbered(self, folders: list[Path], captions: Path | None) -> list[Subset]:
         """kohya's subsets: the folders with a number in front of their names."""
-        numbered = [inside for inside in folders if _number(inside.name)]
+        numbered = [inside for inside in folders if _is_numbered(inside.name)]
         filled = [inside for inside in numbered if has_pictures(inside)]
         skipped = [readable(inside.name) for inside in folders if inside not in numbered]
         if filled and skipped:
@@ -127,22 +125,22 @@ class _Layout:
 
     def _named(self, name: str) -> Subset:
         """How the pictures of a folder of this name are read."""
-        match, repeats, shown = NUMBERED.fullmatch(name), _number(name), readable(name)
-        if not match or not repeats:
+        found, shown = folder_name(name), readable(name)
+        if not found or not found.number:
             return self.like
-        if repeats > MOST_REPEATS:
+        if not found.has_repeats:
             self.warnings.append(
-                f"{shown}: {match[1]} is more than {MOST_REPEATS} and so no number of repeats; its "
-                f"pictures have {self.like.repeats} (data.repeats)"
+                f"{shown}: {found.digits} is more than {MOST_REPEATS} and so no number of repeats; "
+                f"its pictures have {self.like.repeats} (data.repeats)"
             )
             return self.like
-        if repeats >= MANY_REPEATS:
+        if found.number >= MANY_REPEATS:
             self.warnings.append(
-                f"{shown}: by its name an epoch shows each of its pictures {repeats} times; if the "
-                "number means something else, give the folder another name"
+                f"{shown}: by its name an epoch shows each of its pictures {found.number} times; "
+                "if the number means something else, give the folder another name"
             )
-        words = worded(match[2] or "").strip() or self.like.class_words
-        return replace(self.like, class_words=words, repeats=repeats)
+        words = worded(found.words).strip() or self.like.class_words
+        return replace(self.like, class_words=words, repeats=found.number)
 
     def _without_validation(self, folders: list[Path]) -> list[Path]:
         inside = [folder for folder in folders if folder.name.lower() == VALIDATION]
@@ -164,7 +162,6 @@ class _Layout:
         ]
 
 
-def _number(name: str) -> int:
-    """The number in front of a folder's name; 0 where there is none."""
-    match = NUMBERED.fullmatch(name)
-    return int(match[1]) if match else 0
+def _is_numbered(name: str) -> bool:
+    found = folder_name(name)
+    return bool(found and found.number)

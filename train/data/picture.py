@@ -1,4 +1,4 @@
-"""One picture: opened whatever its kind, framed, and as numbers."""
+"""One picture: opened, whatever its kind."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from train.config import UserError, cause
 from train.data.buckets import Frame
 from train.data.kinds import FORMATS, really
 from train.data.subset import Subset
-from train.data.tint import Tint
 from train.encoding import shortened
 
 BACKDROP = (255, 255, 255)  # what shows through transparent pictures
@@ -44,30 +41,10 @@ class Picture:
     subset: Subset
     repeats: int = 1
 
-    def pixels(self, resolution: int) -> Tensor:
-        """(3, R, R) float, 0 to 1: scaled to cover the square, then cropped in the middle."""
-        return self.framed(Frame.covering(self.size, (resolution, resolution)))
-
     def sizes(self, frame: Frame) -> tuple[int, ...]:
         """See `Base.size_conditioning`."""
         (width, height), (left, top), size = self.size, frame.corner, frame.size
         return height, width, top, left, size[1], size[0]
-
-    def framed(self, frame: Frame, flipped: bool = False, tint: Tint | None = None) -> Tensor:
-        """(3, H, W) float, 0 to 1: what the frame shows of the picture.
-
-        Args:
-            flipped: left and right exchanged.
-            tint: a change of its colours.
-        """
-        picture = open_picture(self.path)
-        # averaging when shrinking, as kohya's INTER_AREA
-        method = Image.Resampling.BOX if frame.scale < 1 else Image.Resampling.BICUBIC
-        picture = picture.resize(frame.size, method, box=frame.box)
-        if tint:
-            picture = tint(picture)
-        values = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
-        return values.flip(-1) if flipped else values
 
 
 @dataclass(frozen=True)

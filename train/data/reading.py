@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from train.config import EMBEDDED, DataConfig
+from train.data.batches import frame_of
+from train.data.buckets import framing_of
 from train.data.caption_files import Caption, CaptionFiles, read_caption
 from train.data.caption_report import caption_warnings
 from train.data.dataset_config import class_of, read_dataset_config
@@ -14,7 +16,7 @@ from train.data.folders import contents_of, existing_folder, no_picture_in
 from train.data.layouts import read_layout
 from train.data.picture import DataError, Picture
 from train.data.subset import Subset
-from train.data.wording import by_kind, some
+from train.data.wording import agreed, by_kind, counted, some
 from train.encoding import readable, worded
 from train.trigger_check import SAY
 
@@ -38,6 +40,7 @@ class Reader:
         self.trigger = worded(" ".join(config.trigger_words.split()))
         self.warnings: list[str] = []
         self.seen: dict[Path, Examined] = {}
+        self.framing = framing_of(config)
         embedded = config.path == EMBEDDED
         self.folder = str(EMBEDDED_FOLDER) if embedded else config.path
         self.inside: Path | None = None  # the folder of held-out pictures in that of the subject
@@ -110,6 +113,11 @@ class Reader:
             try:
                 seen = examine(file)
                 caption = read_caption(written) if written else Caption("")
+                picture = Picture(
+                    file, caption.text or subset.class_words, seen.sha256, seen.content, seen.size,
+                    subset, subset.repeats,
+                )  # fmt: skip
+                frame_of(picture, subset.framing or self.framing)
             except DataError as error:
                 if self.config.on_error != SKIP:
                     raise DataError(f"{error}; data.on_error=skip goes on without it") from error
@@ -117,19 +125,18 @@ class Reader:
                 continue
             self.seen[file] = seen
             captions.append(caption)
-            pictures.append(
-                Picture(file, caption.text or subset.class_words, seen.sha256, seen.content,
-                        seen.size, subset, subset.repeats)
-            )  # fmt: skip
+            pictures.append(picture)
         self.warnings += [f"skipped: {words}" for words in broken]
         if not pictures:
-            raise DataError(f"{key}: every picture in {readable(str(subset.folder))} is broken")
+            raise DataError(
+                f"{key}: every picture in {readable(str(subset.folder))} is broken ({broken[0]})"
+            )
         bare = [p.path for p, c in zip(pictures, captions, strict=True) if not c.text]
         if bare and not subset.class_words and self.config.trigger is None:
             raise DataError(
-                f"data.trigger: {len(bare)} of {len(pictures)} pictures in "
-                f"{readable(subset.folder.name)} have no caption ({some(bare)}); give {SAY}, or "
-                "data.trigger='' for empty captions"
+                f"data.trigger: {len(bare)} of {counted(len(pictures), 'picture')} in "
+                f"{readable(subset.folder.name)} {agreed(len(bare), 'has', 'have')} no caption "
+                f"({some(bare)}); give {SAY}, or data.trigger='' for empty captions"
             )
         if contents.unread:
             self.warnings.append(

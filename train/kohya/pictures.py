@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 from typing import Any
 
 from train.config import EMBEDDED, ConfigError
+from train.data.folder_names import folder_name
 from train.kohya.datasets import class_words
 from train.kohya.keys import LEAST, MOST
 from train.kohya.said import Said, shown, whole
+from train.paths import expanded
 
 
 def pictures(said: Said, dataset_config: str | None) -> dict[str, Any]:
@@ -75,11 +75,12 @@ def _words(said: Said, folder: str | None, dataset_config: str | None) -> dict[s
 
 def _folder_words(folder: str | None) -> str | None:
     try:
-        names = sorted(inside.name for inside in Path(os.path.expanduser(folder or "-")).iterdir())
+        names = sorted(inside.name for inside in expanded(folder or "-").iterdir())
     except (OSError, ValueError):  # said by whoever reads the pictures
         return None
-    matches = [re.fullmatch(r"\d+_(.+)", name) for name in names]
-    return next((match[1].strip() for match in matches if match), None)
+    found = [folder_name(name) for name in names]
+    words = [one.words.strip() for one in found if one and one.has_repeats]
+    return next(filter(None, words), None)
 
 
 def _buckets(said: Said, embedded: bool) -> dict[str, Any]:

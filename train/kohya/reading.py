@@ -12,6 +12,7 @@ from typing import Any
 from train.config import ConfigError
 from train.decoding import decoded
 from train.kohya.repairs import WINDOWS_PATH, repair
+from train.paths import expanded
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,7 +55,7 @@ def read_toml(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _text(path: Path) -> tuple[str, str]:
     """A file's text with plain line ends; and its encoding, where that was guessed."""
-    named = os.path.expanduser(path)  # of a user that there is not it stays as it is
+    named = str(expanded(path))
     if not os.path.isfile(named) and os.path.isfile(f"{named}.toml"):
         named += ".toml"
     try:

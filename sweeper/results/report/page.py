@@ -17,14 +17,13 @@ from evaluate.config import PolicyConfig
 from evaluate.curves import CURVES
 from evaluate.scorecard import Scorecard, usable
 from sweeper.recording.record import RUNNING, Record
+from sweeper.results.files import POLICY, REPORT, RESULT
 from sweeper.results.ranking import Entry, explain, front_of, varied
 from sweeper.results.report import charts, pictures, tables, usage
 from sweeper.results.report.search import look_at
-from train.checkpoint import write_atomically
 from train.encoding import storable
+from train.weights_file import write_atomically
 
-REPORT, RESULT = "report.html", "result.json"
-POLICY = "policy_settings"  # of RESULT: the policy that made it
 BEST = 3  # trials whose curves are shown
 MOST_FRONT, FRONT_TILES = 12, 4  # trials of a front that are shown, and pictures of each
 HERE = Path(__file__).parent

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from evaluate.store_address import Address, run_id_in
 from sweeper.config import ReportConfig
 from sweeper.recording.record import load_records, no_study
-from sweeper.recording.tracker import Tracker
+from sweeper.results.files import REPORT
 from sweeper.results.ranking import rank_trials
-from sweeper.results.report.page import REPORT, policy_of, write_report
-from train.checkpoint import CheckpointError
+from sweeper.results.report.page import policy_of, write_report
 from train.config import ConfigError
+from train.weights_file import CheckpointError
 
 log = logging.getLogger(__name__)
 
@@ -25,18 +26,21 @@ def main(config: ReportConfig) -> None:
     study = Path(config.root) / "studies" / config.study
     if not study.is_dir():
         raise no_study(study)
-    tracker = Tracker(Path(config.root), study)
+    address = Address(Path(config.root))
     records = load_records(study)
     if not records:
         raise ConfigError(f"study: {config.study} has no trial yet")
     policy = policy_of(study, records)
-    ranked = rank_trials(records, policy, lambda record: tracker.run_of(record).id_now)
+    ranked = rank_trials(records, policy, lambda record: run_id_in(address, record.folder))
     try:
         file = write_report(study, ranked, policy)
     except CheckpointError as error:  # a study may be read where nothing may be written
         file = write_report(study, ranked, policy, Path(f"{study.name}-{REPORT}"))
         log.warning(f"{error}; it is written here instead")
-    if run_id := tracker.parent.id_now:
+    print(f"the report, to open in a browser: {file}", flush=True)
+    if run_id := run_id_in(address, study):
+        from sweeper.recording.tracker import Tracker  # imports MLflow: the page is there before
+
+        tracker = Tracker(Path(config.root), study)
         with tracker.forgiving():
             tracker.client.log_artifact(run_id, str(file))
-    print(f"the report, to open in a browser: {file}")

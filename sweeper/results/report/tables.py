@@ -11,10 +11,10 @@ from evaluate.choice.merit import FIDELITIES, violations
 from evaluate.choice.reasons import percent
 from evaluate.config import SHARES, PolicyConfig
 from evaluate.scorecard import Scorecard
-from evaluate.tracking import flatten
 from sweeper.recording.progress import duration, short
 from sweeper.recording.record import FAILED, PREPARING, Record
 from sweeper.results.ranking import Entry, last_word
+from train.flattening import flatten
 
 # name -> what it is called, and what its value says
 SCORES = {

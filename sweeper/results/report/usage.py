@@ -7,9 +7,8 @@ from pathlib import Path
 
 from sweeper.recording.record import Record
 from train.arguments import as_typed
-from train.base_files import EMBEDDED_FOLDER
-from train.checkpoint import CheckpointError, read_metadata
-from train.config import CONF, EMBEDDED
+from train.config import CONF, EMBEDDED, EMBEDDED_BASE
+from train.weights_file import CheckpointError, read_metadata
 
 # settings of a command that are a search's own, not a trial's
 NOT_A_TRIALS = ("study.", "hydra", "search", "pruner", "pack", "policy")
@@ -19,7 +18,7 @@ def diffusers_snippet(record: Record, file: Path) -> str:
     """Python that draws a picture with the LoRA, with the steps and guidance it was scored with."""
     base, probes = str(record.settings["base"]["path"]), record.settings["probes"]
     if base == EMBEDDED:
-        base = str(EMBEDDED_FOLDER.relative_to(CONF.parent))
+        base = str(EMBEDDED_BASE.relative_to(CONF.parent))
     single = base.endswith(".safetensors")
     pipeline = "StableDiffusionXLPipeline" if _is_xl(file) else "StableDiffusionPipeline"
     load = "from_single_file" if single else "from_pretrained"

@@ -1,0 +1,65 @@
+"""Where runs are logged, and what a run remembers of that: without MLflow, which takes seconds to
+import."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "MLFLOW_TRACKING_URI"
+DATABASE = "mlflow.db"  # of the embedded store
+RUN_FILE = "mlflow.json"  # in a folder: the run that its content is logged to
+
+
+def embedded(root: Path) -> str:
+    """The address of the store of a folder."""
+    return f"sqlite:///{(root.resolve() / DATABASE).as_posix()}"
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI, or else the store in a folder."""
+    return os.environ.get(VARIABLE) or embedded(root)
+
+
+class Address:
+    """Where runs go: MLFLOW_TRACKING_URI, or else the embedded store.
+
+    Args:
+        root: where the embedded store is.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.uri = tracking_uri(root)
+        self.embedded = self.uri == embedded(root)
+
+    @property
+    def place(self) -> str:
+        """What a run remembers of where it is logged; the embedded store may be moved."""
+        return DATABASE if self.embedded else self.uri
+
+    def is_at(self, place: object) -> bool:
+        """Whether what a run remembers means this store."""
+        if place in (self.place, self.uri):
+            return True
+        # what an earlier version remembered of an embedded store that was moved since
+        file = str(place).removeprefix("sqlite:///")
+        return self.embedded and Path(file).name == DATABASE and not Path(file).exists()
+
+
+def remembered(address: Address, file: Path) -> dict[str, Any]:
+    """What a run remembers in its file; where that is damaged, nothing: the run is logged anew."""
+    fresh = {"uri": address.place, "run_id": "", "done": []}
+    with suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
+        saved = json.loads(file.read_bytes())
+        if address.is_at(saved.get("uri")) and fresh.keys() <= saved.keys():
+            return dict(saved)
+    return fresh
+
+
+def run_id_in(address: Address, folder: Path) -> str:
+    """The id of the run that a folder is logged to; empty where it has none yet."""
+    return str(remembered(address, folder / RUN_FILE)["run_id"])

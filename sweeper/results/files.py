@@ -1,0 +1,55 @@
+"""The files of a finished study, and that of the checkpoint to keep."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from sweeper.results.ranking import Entry
+from train.weights_file import CheckpointError, weights_hash
+
+# in a study's folder
+PICK, REPORT, RESULT = "best.safetensors", "report.html", "result.json"
+POLICY = "policy_settings"  # of RESULT: the policy that made it
+
+
+def find_weights(study: Path, entry: Entry) -> bytes | None:
+    """The file of the checkpoint selected from a trial; None: there is none, it was deleted, or it
+    no longer holds the weights that were scored."""
+    if entry.selection is None:
+        return None
+    card = entry.selection.scorecard
+    wanted = {one.weights for one in entry.record.epochs if one.scorecard.epoch == card.epoch}
+    for file in (card.checkpoint, study / PICK):  # it may have been the pick before
+        with suppress(CheckpointError):
+            if weights_hash(file) in wanted:
+                return file.read_bytes()
+    return None
+
+
+def gone(entry: Entry) -> str:
+    """That a trial's checkpoint was deleted or damaged, and what brings it back."""
+    assert entry.selection
+    file = entry.selection.scorecard.checkpoint
+    if file.exists():
+        return (
+            f"{file} is damaged: it does not hold the weights that were scored; python -m "
+            f"sweeper.reproduce run_id={entry.run_id} keep=all trains it again"
+        )
+    return (
+        f"{file} is gone: it was removed, or another policy held "
+        "when its trial ended and study.keep was not all; python -m sweeper.reproduce "
+        f"run_id={entry.run_id} keep=all trains it again"
+    )
+
+
+def those_with_files_first(study: Path, ranked: list[Entry]) -> list[Entry]:
+    """The trials, best first; those whose checkpoint somebody has deleted come after the others."""
+    lost = []
+    for entry in ranked:
+        if entry.selection is None or find_weights(study, entry) is not None:
+            break
+        lost.append(entry)
+        print(f"trial {entry.record.number} would be the pick, but {gone(entry)}")
+    there = [entry for entry in ranked if entry not in lost and entry.selection]
+    return [*there, *lost, *(entry for entry in ranked if entry.selection is None)]

@@ -1,0 +1,63 @@
+"""What a study comes to, in the terminal: the table of its trials, the pick and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from evaluate.choice.diagnosis import diagnose
+from evaluate.config import PolicyConfig
+from sweeper.recording.progress import short
+from sweeper.results.files import PICK, REPORT, find_weights
+from sweeper.results.ranking import Entry, explain, last_word, numbers_of_front, varied
+
+
+def show(ranked: list[Entry]) -> None:
+    """All the trials in a table; the pick is marked, failures say why."""
+    entries = sorted(ranked, key=lambda entry: entry.record.number)
+    best = ranked[0] if ranked[0].selection else None
+    params = varied(entries)
+    table = Table(title="trials", title_justify="left")
+    for heading in ("", "trial", *map(last_word, params), "epochs", "keep", "overall"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for heading in ("prompt", "subject", "memorised", "how it ended"):
+        table.add_column(heading, justify="left" if heading.startswith("how") else "right")
+    for entry in entries:
+        record, selection = entry.record, entry.selection
+        figures = [""] * 5
+        if selection:
+            card = selection.scorecard
+            names = ("prompt_fidelity", "subject_fidelity", "pose_memorization")
+            values = [f"{card.scores[n].value:.2f}" if n in card.scores else "" for n in names]
+            over = "" if selection.feasible else " (over a limit)"
+            told = "-" if selection.fidelity is None else f"{selection.fidelity:.2f}"
+            figures = [str(card.epoch), f"{told}{over}", *values]
+        table.add_row(
+            "*" if entry is best else "",
+            str(record.number),
+            *(short(record.params.get(key, "")) for key in params),
+            str(len(record.epochs)),
+            *figures,
+            f"{record.state}{f': {record.reason}' if record.reason else ''}",
+        )
+    Console(width=None if Console().is_terminal else 160).print(table)
+
+
+def say(study: Path, ranked: list[Entry], policy: PolicyConfig) -> None:
+    """The pick, why it is, what is wrong with its trial, and what to do with it."""
+    best = ranked[0]
+    if best.selection is None or find_weights(study, best) is None:
+        print(f"no trial has a checkpoint; the table says why, and so does {study / REPORT}")
+        return
+    print("\n".join(explain(ranked)))
+    for finding in diagnose(best.record.scorecards, policy):
+        print(f"its trial's diagnosis: {finding}")
+    front = numbers_of_front(ranked)
+    noun = "trial" if len(front) == 1 else "trials"
+    print(f"not beaten in both fidelity and memorisation: {noun} {', '.join(map(str, front))}")
+    print(f"the LoRA to keep: {study / PICK}")
+    print(f"the report, to open in a browser: {study / REPORT}")
+    if best.run_id:
+        print(f"train it again: python -m sweeper.reproduce run_id={best.run_id}")
