@@ -12,7 +12,7 @@ from sweeper.leaving import asked_before
 from sweeper.recording.progress import duration
 from sweeper.study.storage import AWAY
 from train.config import cause
-from train.outage import Outage, ends_the_process, outage
+from train.outage import Outage, ends_the_process, needs_a_person, outage
 
 log = logging.getLogger(__name__)
 FIRST, LONGEST = 10.0, 600.0  # seconds before a retry; the pause doubles each time
@@ -46,7 +46,8 @@ def outlast(study: StudyConfig, action: Callable[[], None]) -> None:
                 raise
             if not begun:
                 words = f"study.root: {words}"
-            if study.on_outage != WAIT or ends_the_process(error):
+            hopeless = ends_the_process(error) or needs_a_person(error)
+            if study.on_outage != WAIT or hopeless:
                 again = f"; {GOES_ON}" if begun and GOES_ON not in words else ""
                 raise Outage(f"{words}{again}") from error
         if time.monotonic() - began > LONGEST:  # it worked for a while

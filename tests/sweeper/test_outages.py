@@ -310,6 +310,25 @@ def test_waiting_grows_longer_and_starts_over(
         outlast(StudyConfig(root=str(tmp_path)), action)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("number", [errno.EISDIR, errno.ENOTDIR, errno.EEXIST])
+def test_what_only_a_person_can_move_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, wrapped: bool
+) -> None:
+    """A folder in the place of a file: it is the machine's, and no trial's, but stays so."""
+    monkeypatch.setattr(outlasting, "_wait", lambda *rest: pytest.fail("it waits"))
+
+    def action() -> None:
+        if wrapped:
+            raise CheckpointError("/share/x cannot be written") from _refused(number)
+        raise _refused(number)
+
+    with pytest.raises(Outage) as caught:
+        outlast(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
+    words = f"{os.strerror(number)}; move it away; the same command continues the study"
+    assert str(caught.value).endswith(words)
+
+
 def test_a_share_that_is_away_is_waited_for_and_not_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
