@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sweeper.results.ranking import Entry
+from sweeper.results.report.usage import again_command, root_of
 from train.weights_file import CheckpointError, weights_hash
 
 # in a study's folder
@@ -31,16 +32,17 @@ def gone(entry: Entry) -> str:
     """That a trial's checkpoint was deleted or damaged, and what brings it back."""
     assert entry.selection
     file = entry.selection.scorecard.checkpoint
-    if file.exists():
-        return (
-            f"{file} is damaged: it does not hold the weights that were scored; python -m "
-            f"sweeper.reproduce run_id={entry.run_id} keep=all trains it again"
-        )
-    return (
-        f"{file} is gone: it was removed, or another policy held "
-        "when its trial ended and study.keep was not all; python -m sweeper.reproduce "
-        f"run_id={entry.run_id} keep=all trains it again"
+    again = again_command(entry.record)  # where MLflow does not have the run
+    if entry.run_id:
+        root = root_of(file.parent.parent.parent)
+        again = f"python -m sweeper.reproduce run_id={entry.run_id} keep=all{root}"
+    why = (
+        "damaged: it does not hold the weights that were scored"
+        if file.exists()
+        else "gone: it was removed, or another policy held when its trial ended and study.keep "
+        "was not all"
     )
+    return f"{file} is {why}; {again} trains it again"
 
 
 def those_with_files_first(study: Path, ranked: list[Entry]) -> list[Entry]:

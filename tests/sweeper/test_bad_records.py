@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from sweeper.results import reselect
 from sweeper.results.report import rewrite
 from tests.sweeper.conftest import SEARCH, SMALL, Swept, finish
 from tests.sweeper.test_budget import record
+from train.config import ConfigError
 
 Saved = dict[str, Any]
 
@@ -147,6 +150,34 @@ def test_a_trial_that_lost_its_result_is_named(
         assert said.count(line) == 2, said
         assert line in (study / "report.html").read_text(encoding="utf-8")
         assert json.loads((study / "result.json").read_text())["missing"] == [number]
+
+
+@pytest.mark.parametrize("how", ["gone", "torn", "a folder", "another"])
+def test_a_run_that_the_store_has_no_more_is_not_advised(
+    study: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The LoRA file and the trial's own settings do without MLflow."""
+    root, store = study.parent.parent, study.parent.parent / "mlflow.db"
+    config = SelectConfig(study="small", root=str(root), apply=True)
+    reselect.main(config)
+    pick, place = study / "best.safetensors", f" root={root}"
+    said = capsys.readouterr().out
+    number = json.loads((study / "result.json").read_text())["trial"]
+    run_id = json.loads((study / "trials" / f"{number:04d}" / "mlflow.json").read_text())["run_id"]
+    assert f"train it again: python -m sweeper.reproduce run_id={run_id}{place}\n" in said
+
+    damage(store, how)
+    if how == "another":
+        with closing(sqlite3.connect(store)) as empty:
+            empty.execute("CREATE TABLE runs (run_uuid TEXT)")
+    reselect.main(config)
+    assert f"train it again: python -m sweeper.reproduce lora={pick}\n" in capsys.readouterr().out
+    for file in (pick, *study.glob("trials/*/*.safetensors")):
+        file.unlink()
+    with pytest.raises(ConfigError) as caught:
+        reselect.main(config)
+    assert "run_id=" not in str(caught.value)
+    assert "; python -m sweeper training.epochs=2 " in str(caught.value)
 
 
 def damage(file: Path, how: str) -> None:
