@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 DATABASE = "mlflow.db"  # of the embedded store
+SQLITE = "sqlite:///"
 RUN_FILE = "mlflow.json"  # in a folder: the run that its content is logged to
 
 
@@ -49,6 +51,19 @@ class Address:
         file = str(place).removeprefix("sqlite:///")
         return self.embedded and Path(file).name == DATABASE and not Path(file).exists()
 
+    def lacks(self, run_id: str) -> bool:
+        """Whether the store surely has no such run: it is a file that is gone or damaged, or that
+        was made anew. What a server has is not asked."""
+        if not self.uri.startswith(SQLITE):
+            return False
+        place = Path(self.uri.removeprefix(SQLITE)).resolve().as_uri()
+        try:
+            with closing(sqlite3.connect(f"{place}?mode=ro", uri=True)) as database:
+                query = "SELECT 1 FROM runs WHERE run_uuid = ?"
+                return database.execute(query, (run_id,)).fetchone() is None
+        except sqlite3.Error as error:
+            return "locked" not in str(error)
+
 
 def remembered(address: Address, file: Path) -> dict[str, Any]:
     """What a run remembers in its file; where that is damaged, nothing: the run is logged anew."""
@@ -61,5 +76,6 @@ def remembered(address: Address, file: Path) -> dict[str, Any]:
 
 
 def run_id_in(address: Address, folder: Path) -> str:
-    """The id of the run that a folder is logged to; empty where it has none yet."""
-    return str(remembered(address, folder / RUN_FILE)["run_id"])
+    """The id of the run that a folder is logged to; empty where it has none (any more)."""
+    run_id = str(remembered(address, folder / RUN_FILE)["run_id"])
+    return "" if address.lacks(run_id) else run_id

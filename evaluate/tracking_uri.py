@@ -108,6 +108,8 @@ def _fault_of_database(uri: str) -> str:
 
 def _fault_of_file(file: Path, uri: str) -> str:
     """Describes what is wrong with a SQLite file; a missing file is fine, MLflow creates it."""
+    if file.is_dir() and file.name == DATABASE:
+        return f"{file} is a folder where a file is to be; move it away, and the file is made anew"
     if file.is_dir():
         return f"{file} is a folder; write {uri.rstrip('/')}/{DATABASE}"
     try:

@@ -26,6 +26,8 @@ DEVICE = re.compile(
 )
 # device errors that a bug in the running code can cause as well as broken hardware
 BROKEN = re.compile(r"device-side assert|illegal (memory access|instruction)|misaligned")
+# a file where a folder is to be, or the other way round: no time changes that, but a person
+MISPLACED = (IsADirectoryError, NotADirectoryError, FileExistsError)
 
 
 class Outage(UserError, RuntimeError):
@@ -45,7 +47,8 @@ def outage(error: BaseException | None) -> str:
             # safetensors raises these without an errno
             refused = one.errno is not None or isinstance(one, FileNotFoundError | PermissionError)
             if refused:
-                return _in_words(one) if one is error else _both(error, one.strerror or cause(one))
+                words = _in_words(one) if one is error else _both(error, one.strerror or cause(one))
+                return f"{words}; move it away" if isinstance(one, MISPLACED) else words
         if DEVICE.search(str(one)):
             return f"the device fails: {cause(one)}"
         if SYSTEM.search(str(one)) or any(os.strerror(n) in str(one) for n in REFUSED):
@@ -56,6 +59,11 @@ def outage(error: BaseException | None) -> str:
 def ends_the_process(error: BaseException | None) -> bool:
     """Whether this process can no longer use its device, so that only a restart helps."""
     return any(DEVICE.search(str(one)) for one in _causes(error))
+
+
+def needs_a_person(error: BaseException | None) -> bool:
+    """Whether waiting cannot help, since what is in the way has to be moved."""
+    return any(isinstance(one, MISPLACED) for one in _causes(error))
 
 
 def is_doubtful(error: BaseException | None) -> bool:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 FILE = "trial.json"
 AT_WORK = "at-work"  # an empty file: a process is at the trial, or died with it
+HOLDER = "holder"  # there while a process holds the trial
 WORKER = "worker"  # the tag that says which process of which machine is, or was, at it
 # the tag of the seconds that drawing and reading the base's pictures took, once a process
 PREPARING = "seconds.preparing"
@@ -195,10 +196,9 @@ def load_record(folder: Path) -> Record:
         RecordError: naming the file.
     """
     file = folder / FILE
-    content = file.read_bytes()
     try:
-        return read_record(json.loads(content), folder)
-    except (ValueError, RecursionError) as error:
+        return read_record(json.loads(file.read_bytes()), folder)
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise RecordError(f"{file} is no record of a trial: {cause(error)}") from error
 
 
@@ -285,7 +285,8 @@ def take_up(folder: Path, params: dict[str, Any]) -> Record | None:
         params: of the trial.
     """
     file = folder / FILE
-    if not file.is_file():
+    if not file.exists():
+        state_file(folder).unlink(missing_ok=True)  # the epochs before it would have no scores
         return None
     try:
         record = load_record(folder)

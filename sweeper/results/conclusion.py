@@ -8,6 +8,7 @@ from evaluate.config import PolicyConfig
 from sweeper.recording.record import RUNNING, load_records
 from sweeper.recording.tracker import Tracker
 from sweeper.results.files import those_with_files_first
+from sweeper.results.missing import words_of_missing
 from sweeper.results.printing import say, show
 from sweeper.results.ranking import rank_trials
 from sweeper.results.result import keep
@@ -30,5 +31,7 @@ def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) 
     probes = study / "probes.yaml"
     probes.write_text(parts.scorer.probe_set.to_yaml(), encoding="utf-8")
     show(ranked)
+    if lost := words_of_missing(study):
+        print(lost)
     keep(study, ranked, policy, tracker, origin(parts))
     say(study, ranked, policy)

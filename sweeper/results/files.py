@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sweeper.results.ranking import Entry
+from sweeper.results.report.usage import again_command, root_of
 from train.weights_file import CheckpointError, weights_hash
 
 # in a study's folder
@@ -14,27 +15,34 @@ POLICY = "policy_settings"  # of RESULT: the policy that made it
 
 
 def find_weights(study: Path, entry: Entry) -> bytes | None:
-    """The file of the checkpoint selected from a trial; None: there is none, or it was deleted."""
+    """The file of the checkpoint selected from a trial; None: there is none, it was deleted, or it
+    no longer holds the weights that were scored."""
     if entry.selection is None:
         return None
     card = entry.selection.scorecard
-    if card.checkpoint.is_file():
-        return card.checkpoint.read_bytes()
     wanted = {one.weights for one in entry.record.epochs if one.scorecard.epoch == card.epoch}
-    with suppress(CheckpointError):  # it was the pick before
-        if weights_hash(study / PICK) in wanted:
-            return (study / PICK).read_bytes()
+    for file in (card.checkpoint, study / PICK):  # it may have been the pick before
+        with suppress(CheckpointError):
+            if weights_hash(file) in wanted:
+                return file.read_bytes()
     return None
 
 
 def gone(entry: Entry) -> str:
-    """That a trial's checkpoint was deleted, and what brings it back."""
+    """That a trial's checkpoint was deleted or damaged, and what brings it back."""
     assert entry.selection
-    return (
-        f"{entry.selection.scorecard.checkpoint} is gone: it was removed, or another policy held "
-        "when its trial ended and study.keep was not all; python -m sweeper.reproduce "
-        f"run_id={entry.run_id} keep=all trains it again"
+    file = entry.selection.scorecard.checkpoint
+    again = again_command(entry.record)  # where MLflow does not have the run
+    if entry.run_id:
+        root = root_of(file.parent.parent.parent)
+        again = f"python -m sweeper.reproduce run_id={entry.run_id} keep=all{root}"
+    why = (
+        "damaged: it does not hold the weights that were scored"
+        if file.exists()
+        else "gone: it was removed, or another policy held when its trial ended and study.keep "
+        "was not all"
     )
+    return f"{file} is {why}; {again} trains it again"
 
 
 def those_with_files_first(study: Path, ranked: list[Entry]) -> list[Entry]:

@@ -31,7 +31,7 @@ def _fetch(study: Path, tracker: Tracker) -> list[Record]:
     experiment = tracker.client.get_experiment_by_name(study.name)
     if experiment is None:
         return []
-    records = []
+    records: dict[int, Record] = {}
     for found in tracker.client.search_runs([experiment.experiment_id], "tags.trial != ''"):
         if "reproduction_of" in found.data.tags:
             continue
@@ -45,7 +45,8 @@ def _fetch(study: Path, tracker: Tracker) -> list[Record]:
             try:
                 saved = json.loads(Path(file).read_bytes())
                 number = int(found.data.tags["trial"])
-                records.append(read_record(saved, trial_folder(study, number)))
+                # the latest comes first: a trial whose folder was lost has been trained again
+                records.setdefault(number, read_record(saved, trial_folder(study, number)))
             except ValueError as error:
                 log.warning(f"run {found.info.run_id} is left out: its record is damaged ({error})")
-    return sorted(records, key=lambda record: record.number)
+    return [records[number] for number in sorted(records)]

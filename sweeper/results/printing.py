@@ -12,6 +12,7 @@ from evaluate.config import PolicyConfig
 from sweeper.recording.progress import short
 from sweeper.results.files import PICK, REPORT, find_weights
 from sweeper.results.ranking import Entry, explain, last_word, numbers_of_front, varied
+from sweeper.results.report.usage import reproduce_commands, root_of
 
 
 def show(ranked: list[Entry]) -> None:
@@ -59,5 +60,5 @@ def say(study: Path, ranked: list[Entry], policy: PolicyConfig) -> None:
     print(f"not beaten in both fidelity and memorisation: {noun} {', '.join(map(str, front))}")
     print(f"the LoRA to keep: {study / PICK}")
     print(f"the report, to open in a browser: {study / REPORT}")
-    if best.run_id:
-        print(f"train it again: python -m sweeper.reproduce run_id={best.run_id}")
+    commands = reproduce_commands(best.run_id, study / PICK, root_of(study))
+    print(f"train it again: {commands[0]}")

@@ -10,6 +10,7 @@ from evaluate.store_address import Address, run_id_in
 from sweeper.config import SelectConfig
 from sweeper.recording.record import Record, load_records, no_study
 from sweeper.results.files import find_weights, gone
+from sweeper.results.missing import words_of_missing
 from sweeper.results.printing import say, show
 from sweeper.results.ranking import Entry, rank_trials
 from train.config import ConfigError
@@ -24,6 +25,8 @@ def main(config: SelectConfig) -> None:
     check_scores(config.policy, {n for r in records for c in r.scorecards for n in c.scores})
     ranked = rank_trials(records, config.policy, lambda r: run_id_in(address, r.folder))
     show(ranked)
+    if lost := words_of_missing(study):
+        print(lost)
     if config.policy.rule == "pareto":
         _show_front(ranked)
     if config.apply:

@@ -13,6 +13,7 @@ from evaluate.tracking import NOTE
 from sweeper.recording.tracker import Tracker
 from sweeper.results.description import describe_study
 from sweeper.results.files import PICK, POLICY, RESULT, find_weights
+from sweeper.results.missing import MISSING, missing_trials
 from sweeper.results.overview import draw_overview
 from sweeper.results.ranking import Entry, explain, numbers_of_front
 from sweeper.results.report.page import write_report
@@ -72,6 +73,7 @@ def _write_json(
             "notes": [*best.selection.reasons, *card.notes],
         }
     content["front"] = numbers_of_front(ranked)
+    content[MISSING] = missing_trials(study)
     content["trials"] = [_trial_json(entry, policy) for entry in entries]
     file = study / RESULT
     write_atomically(file, json.dumps(content, indent=1).encode())

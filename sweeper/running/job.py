@@ -138,7 +138,7 @@ def _run(config: SweepConfig) -> None:
             raise ConfigError("these settings are being trained by another process")
         with trial:
             tracker.begin(about_study(parts, config, study.folder, study.about))
-            if trial.finished:
+            if trial.finished and study.has_result(trial.number):
                 say(f"trial {trial.number} of {study.folder} had these settings already")
             elif full := too_full(study.folder, parts.base, parts.pictures, config):
                 raise Outage(full)

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.proposing.conditions import applies
 from sweeper.proposing.space import Params, Space
-from sweeper.recording.record import trial_folder
+from sweeper.recording.record import HOLDER, trial_folder
 
 DEATHS = "deaths"  # user attribute of a trial: how often its process died
 # seconds without a heartbeat after which a worker on another machine counts as dead; on the same
@@ -74,15 +74,19 @@ class StudyTrial:
 
     @property
     def compared(self) -> bool:
-        """Whether its epochs can be compared with other trials': where there is one objective."""
-        return len(self.study.directions) == 1
+        """Whether its epochs can be compared with other trials': where there is one objective, and
+        it has not ended before."""
+        return len(self.study.directions) == 1 and not self.finished
 
     def complete(self, values: Sequence[float], violations: dict[str, float]) -> None:
-        """The objectives, and how far the constraints are exceeded (0 and below: kept).
+        """The objectives, and how far the constraints are exceeded (0 and below: kept); those of a
+        trial that has ended before stay.
 
         Args:
             values: fidelity and memorisation; the study takes as many as it has directions.
         """
+        if self.finished:
+            return
         trial = self._trial
         for name, over in violations.items():
             if name not in trial.constraints:  # set already by a process that then died
@@ -120,7 +124,7 @@ def lease(folder: Path, number: int) -> SoftFileLease:
     place = trial_folder(folder, number)
     place.mkdir(parents=True, exist_ok=True)
     return SoftFileLease(
-        place / "holder", lease_duration=LEASE, thread_local=False, is_singleton=True
+        place / HOLDER, lease_duration=LEASE, thread_local=False, is_singleton=True
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from dataclasses import dataclass, field
@@ -16,11 +17,12 @@ from sweeper.config import OBJECTIVES, Directions
 from sweeper.leaving import leaving
 from sweeper.proposing.sampling import known_settings, make_sampler
 from sweeper.proposing.space import Params, Space
-from sweeper.recording.record import AT_WORK
+from sweeper.recording.record import AT_WORK, FILE, load_records
 from sweeper.study.claim import DEATHS, LEASE, StudyTrial, claim, lease, live_trial, settle
 from sweeper.study.storage import NO_PRUNER, known, open_study
 from train.config import ConfigError, suggestion
 
+log = logging.getLogger(__name__)
 ABOUT = "about"  # user attribute of a study: what all its trials share
 TOTAL = "trials"  # user attribute of a study: how many trials it will have
 
@@ -76,10 +78,18 @@ class Study:
         return wanted if size is None else min(wanted, size)
 
     def next_trial(self, wanted: int) -> StudyTrial | None:
-        """A trial whose process died, else a new one; None: there are `wanted` trials."""
+        """A trial whose process died or whose result is gone, else a new one; None: there are
+        `wanted` trials."""
         with self.lock:
-            for number in self._running():
+            for number in self._unfinished():
                 orphan = self._orphan(number)
+                if orphan and orphan.finished:
+                    file = orphan.folder / FILE
+                    log.warning(
+                        f"trial {number} had ended, but {file} is gone or damaged: it is trained "
+                        "again, unless Ctrl-C stops it and you put the file back from a copy"
+                    )
+                    return orphan
                 if orphan:
                     self._settle(number)
                     self._count_death(orphan)
@@ -98,7 +108,7 @@ class Study:
     def elsewhere(self) -> list[int]:
         """The trials that other workers hold."""
         with self.lock:
-            return [number for number in self._running() if self._is_held(number)]
+            return [number for number in self._unfinished() if self._is_held(number)]
 
     def bereaved(self) -> bool:
         """Whether a trial is to be taken up, since its worker died.
@@ -106,23 +116,38 @@ class Study:
         On this machine a death is seen at once; on another one only its silence tells, which
         this waits for.
         """
-        leases = [lease(self.folder, number) for number in self._running()]  # each one listens
+        leases = [lease(self.folder, number) for number in self._unfinished()]  # each one listens
         until = time.monotonic() + LEASE * 1.5
         while (held := self.elsewhere()) and time.monotonic() < until and not leaving():
             owners = [one.owner for one in leases]
             if all(owner is None or owner.hostname == socket.gethostname() for owner in owners):
                 break
             time.sleep(1)
-        return len(held) < len(self._running())
+        return len(held) < len(self._unfinished())
 
-    def _running(self) -> list[int]:
-        running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [trial.number for trial in running]
+    def has_result(self, number: int) -> bool:
+        """Whether a trial's folder has the record of its end."""
+        return number in self._with_result()
+
+    def _with_result(self) -> set[int]:
+        records = load_records(self.folder)
+        return {int(record.folder.name) for record in records if record.finished}
+
+    def _unfinished(self) -> list[int]:
+        """The trials that have begun and have no result, or have it no more."""
+        begun = [t for t in self.optuna.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+        ended = self._with_result()
+        return [
+            trial.number
+            for trial in begun
+            if trial.state == TrialState.RUNNING or trial.number not in ended
+        ]
 
     def _orphan(self, number: int) -> StudyTrial | None:
-        """A running trial, if nobody holds it."""
+        """A trial without a result, if nobody holds it."""
         trial = claim(self.optuna, self.folder, number)
-        if trial and trial.finished:  # its worker told so, and let go, just now
+        # its worker told so, and let go, just now
+        if trial and trial.finished and self.has_result(number):
             trial.lock.release()
             return None
         return trial

@@ -85,6 +85,11 @@ def test_a_database_that_cannot_be_used_says_what_to_do(
     file.write_bytes(b"no database at all\n" * 100)
     with pytest.raises(ConfigError, match="is damaged"):
         check_tracking(tmp_path)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(ConfigError, match=r"mlflow\.db is a folder .*; move it away"):
+        check_tracking(tmp_path)
+    file.rmdir()
     file.write_bytes(b"")
     check_tracking(tmp_path)  # MLflow makes one of it
     file.unlink()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from sweeper.results import reselect
 from sweeper.results.report import rewrite
 from tests.sweeper.conftest import SEARCH, SMALL, Swept, finish
 from tests.sweeper.test_budget import record
+from train.config import ConfigError
 
 Saved = dict[str, Any]
 
@@ -68,13 +71,13 @@ def study(swept: Swept, tmp_path: Path) -> Path:
     return root / "studies" / "small"
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+@pytest.mark.parametrize("changed", DAMAGES.values(), ids=DAMAGES.keys())
 def test_report_and_select_go_on_without_it(
-    study: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture,
+    study: Path, changed: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     file, root = study / "trials" / "0000" / FILE, str(study.parent.parent)
-    file.write_bytes(damage(file.read_bytes()))
+    file.write_bytes(changed(file.read_bytes()))
     rewrite.main(ReportConfig(study="small", root=root))
     reselect.main(SelectConfig(study="small", root=root, policy=PolicyConfig(rule="last")))
     said = {entry.message for entry in caplog.records if "no record" in entry.message}
@@ -106,18 +109,87 @@ def test_a_copy_of_a_trials_folder_is_no_trial(study: Path) -> None:
     assert [one.number for one in load_records(study)] == [0, 1]
 
 
-def test_the_sweep_goes_on_without_a_finished_one(study: Path) -> None:
+@pytest.mark.parametrize("how", ["torn", "a folder", "gone with its folder"])
+def test_the_sweep_trains_again_what_has_lost_its_result(study: Path, how: str) -> None:
+    """Optuna has the trial as ended; what its folder lacks is said and made anew."""
     root, file = study.parent.parent, study / "trials" / "0001" / FILE
-    file.write_bytes(b"{torn")
+    before = load_record(file.parent)
+    damage(file, how)
     (study / "result.json").write_text("{torn too")
     (study / "trials" / "0000" / "mlflow.json").write_text("torn as well")
     code, output = finish(root, "sweeper", *SEARCH, *SMALL)
     assert code == 0, output
     assert "Traceback" not in output
-    assert output.count(f"{file} is no record of a trial") == 1
+    assert "continues: 1 of 2 trials is finished" in output
+    assert f"trial 1 had ended, but {file} is gone or damaged: it is trained again" in output
+    assert "missing" not in output
+    assert (f"{file} is no record of a trial" in output) == (not how.startswith("gone"))
     result = json.loads((study / "result.json").read_text())
-    assert [trial["number"] for trial in result["trials"]] == [0]
-    assert (study / "best.safetensors").is_file()
+    assert [trial["number"] for trial in result["trials"]] == [0, 1]
+    again = load_record(file.parent)
+    assert (again.params, again.state) == (before.params, before.state)
+    losses = [epoch.train_loss for epoch in before.epochs]
+    assert [epoch.train_loss for epoch in again.epochs] == pytest.approx(losses, rel=1e-4)
+    code, output = finish(root, "sweeper", *SEARCH, *SMALL)
+    assert (code, "trained again" in output) == (0, False), output
+
+
+@pytest.mark.parametrize("how", ["torn", "a folder", "gone", "gone with its folder"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_trial_that_lost_its_result_is_named(
+    study: Path, how: str, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By select, by the report and on its page; select writes a result, and forgets nothing."""
+    root, file = str(study.parent.parent), study / "trials" / f"{number:04d}" / FILE
+    damage(file, how)
+    for _ in range(2):
+        reselect.main(SelectConfig(study="small", root=root, apply=True))
+        rewrite.main(ReportConfig(study="small", root=root))
+        said = capsys.readouterr().out
+        line = f"trial {number} is missing from the result: {file} is gone or damaged; put it back"
+        assert said.count(line) == 2, said
+        assert line in (study / "report.html").read_text(encoding="utf-8")
+        assert json.loads((study / "result.json").read_text())["missing"] == [number]
+
+
+@pytest.mark.parametrize("how", ["gone", "torn", "a folder", "another"])
+def test_a_run_that_the_store_has_no_more_is_not_advised(
+    study: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The LoRA file and the trial's own settings do without MLflow."""
+    root, store = study.parent.parent, study.parent.parent / "mlflow.db"
+    config = SelectConfig(study="small", root=str(root), apply=True)
+    reselect.main(config)
+    pick, place = study / "best.safetensors", f" root={root}"
+    said = capsys.readouterr().out
+    number = json.loads((study / "result.json").read_text())["trial"]
+    run_id = json.loads((study / "trials" / f"{number:04d}" / "mlflow.json").read_text())["run_id"]
+    assert f"train it again: python -m sweeper.reproduce run_id={run_id}{place}\n" in said
+
+    damage(store, how)
+    if how == "another":
+        with closing(sqlite3.connect(store)) as empty:
+            empty.execute("CREATE TABLE runs (run_uuid TEXT)")
+    reselect.main(config)
+    assert f"train it again: python -m sweeper.reproduce lora={pick}\n" in capsys.readouterr().out
+    for file in (pick, *study.glob("trials/*/*.safetensors")):
+        file.unlink()
+    with pytest.raises(ConfigError) as caught:
+        reselect.main(config)
+    assert "run_id=" not in str(caught.value)
+    assert "; python -m sweeper training.epochs=2 " in str(caught.value)
+
+
+def damage(file: Path, how: str) -> None:
+    """What happens to a record."""
+    if how == "torn":
+        file.write_bytes(b"{torn")
+        return
+    file.unlink()
+    if how == "a folder":
+        file.mkdir()
+    elif how == "gone with its folder":
+        shutil.rmtree(file.parent)
 
 
 def test_a_report_is_written_elsewhere_where_the_study_takes_none(
@@ -183,6 +255,13 @@ def test_a_pick_that_somebody_removed(study: Path) -> None:
     assert "python -m sweeper.reproduce run_id=" in output
     assert json.loads((study / "result.json").read_text())["trial"] == 1 - pick.number
     assert (study / "best.safetensors").is_file()
+
+    best = (study / "best.safetensors").read_bytes()
+    lost.write_bytes(best[: len(best) // 2])
+    code, output = finish(root, "sweeper", *SEARCH, *SMALL)
+    assert code == 0, output
+    assert f"trial {pick.number} would be the pick, but {lost} is damaged" in output
+    assert (study / "best.safetensors").read_bytes() == best, "a damaged file is no result"
 
     for file in (study / "best.safetensors", *study.glob("trials/*/*.safetensors")):
         file.unlink()

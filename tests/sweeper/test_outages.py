@@ -301,13 +301,32 @@ def test_waiting_grows_longer_and_starts_over(
         if len(pauses) < 10:
             raise _refused(errno.ESTALE)
 
-    monkeypatch.setattr(outlasting.time, "sleep", pauses.append)
+    monkeypatch.setattr(outlasting, "_wait", lambda seconds, *rest: pauses.append(seconds))
     monkeypatch.setattr(outlasting.time, "monotonic", lambda: now)
     outlast(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
     assert pauses == [10, 20, 40, 80, 160, 320, 600, 600, 10, 20]
     pauses.clear()
     with pytest.raises(Outage, match="Stale file handle; the same command continues the study"):
         outlast(StudyConfig(root=str(tmp_path)), action)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("number", [errno.EISDIR, errno.ENOTDIR, errno.EEXIST])
+def test_what_only_a_person_can_move_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, wrapped: bool
+) -> None:
+    """A folder in the place of a file: it is the machine's, and no trial's, but stays so."""
+    monkeypatch.setattr(outlasting, "_wait", lambda *rest: pytest.fail("it waits"))
+
+    def action() -> None:
+        if wrapped:
+            raise CheckpointError("/share/x cannot be written") from _refused(number)
+        raise _refused(number)
+
+    with pytest.raises(Outage) as caught:
+        outlast(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
+    words = f"{os.strerror(number)}; move it away; the same command continues the study"
+    assert str(caught.value).endswith(words)
 
 
 def test_a_share_that_is_away_is_waited_for_and_not_made_anew(
@@ -322,12 +341,12 @@ def test_a_share_that_is_away_is_waited_for_and_not_made_anew(
             root.rename(away)
             raise _refused(errno.ENOTCONN)
 
-    def sleep(seconds: float) -> None:
+    def wait(seconds: float, *rest: object) -> None:
         assert not root.exists()
         if seconds == 20:
             away.rename(root)
 
-    monkeypatch.setattr(outlasting.time, "sleep", sleep)
+    monkeypatch.setattr(outlasting, "_wait", wait)
     outlast(StudyConfig(root=str(root), on_outage=WAIT), action)
     assert tried == 2
 
@@ -339,3 +358,25 @@ def test_ctrl_c_ends_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(outlasting.time, "sleep", lambda s: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         outlast(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
+
+
+def test_a_study_that_is_asked_to_leave_stops_waiting(tmp_path: Path) -> None:
+    study, other = (tmp_path / "studies" / name for name in ("small", "other"))
+    for folder in (study, other):
+        folder.mkdir(parents=True)
+        (folder / "leave").touch()  # before the command: no request to it
+    tried, config = 0, StudyConfig(name="small", root=str(tmp_path), on_outage=WAIT)
+
+    def action() -> None:
+        nonlocal tried
+        tried += 1
+        assert tried < 4, "it waits on"
+        touched = study if tried == 2 else other
+        os.utime(touched / "leave", (tried, tried))
+        raise _refused(errno.EIO)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outlasting, "FIRST", 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            outlast(config, action)
+    assert tried == 2

@@ -18,6 +18,7 @@ from evaluate.curves import CURVES
 from evaluate.scorecard import Scorecard, usable
 from sweeper.recording.record import RUNNING, Record
 from sweeper.results.files import POLICY, REPORT, RESULT
+from sweeper.results.missing import words_of_missing
 from sweeper.results.ranking import Entry, explain, front_of, varied
 from sweeper.results.report import charts, pictures, tables, usage
 from sweeper.results.report.search import look_at
@@ -82,6 +83,7 @@ def render(study: Path, ranked: list[Entry], policy: PolicyConfig) -> str:
         unbeaten=[entry.record.number for entry in front_of(ranked)],
         headings=headings,
         rows=rows,
+        missing=words_of_missing(study),
         running=sum(record.state == RUNNING for record in records),
         failures=tables.failures(ranked),
         took=tables.took(records),

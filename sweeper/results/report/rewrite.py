@@ -9,6 +9,7 @@ from evaluate.store_address import Address, run_id_in
 from sweeper.config import ReportConfig
 from sweeper.recording.record import load_records, no_study
 from sweeper.results.files import REPORT
+from sweeper.results.missing import words_of_missing
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import policy_of, write_report
 from train.config import ConfigError
@@ -37,6 +38,8 @@ def main(config: ReportConfig) -> None:
     except CheckpointError as error:  # a study may be read where nothing may be written
         file = write_report(study, ranked, policy, Path(f"{study.name}-{REPORT}"))
         log.warning(f"{error}; it is written here instead")
+    if lost := words_of_missing(study):
+        print(lost)
     print(f"the report, to open in a browser: {file}", flush=True)
     if run_id := run_id_in(address, study):
         from sweeper.recording.tracker import Tracker  # imports MLflow: the page is there before
