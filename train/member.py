@@ -390,12 +390,10 @@ class Run:
                 warnings.simplefilter("ignore")
                 self.scheduler.step()
         self._note_checkpoint(before=0)
-        log.warning(
-            f"{damage}; the run goes on from {self._file(self.epoch).name} (epoch {self.epoch}), "
-            "with an optimizer that begins anew"
-        )
+        where = f"{self._file(self.epoch).name} (epoch {self.epoch})"
+        log.warning(f"{damage}; the run goes on from {where}, with an optimizer that begins anew")
 
     def _identity(self, config: TrialConfig) -> str:
         """A run is continued with the same alone."""
-        fingerprints = [self.base.fingerprint, self.pictures.fingerprint]
-        return identity(settings_of(config), self.name, fingerprints, self.processes.count)
+        about = [self.base.fingerprint, self.pictures.fingerprint]
+        return identity(settings_of(config), self.name, about, self.processes.count)

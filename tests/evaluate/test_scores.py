@@ -260,7 +260,8 @@ def test_weights_that_are_not_finite_fail_one_scorecard_alone(
     assert ["not finite" in card.failure for card in cards] == [True, False, True]
     assert cards[1].scores
     assert not cards[0].scores
-    assert cards[0].images.shape == cards[1].images.shape
+    shapes = {card.images.shape for card in cards if card.images is not None}
+    assert len(shapes) == 1
     assert scorer(dict.fromkeys([*files][:1], 1))[0].failure
     with pytest.raises(CheckpointError, match="there is no file"):
         scorer({tmp_path / "none.safetensors": 1})
