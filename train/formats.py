@@ -19,7 +19,7 @@ from torch import Tensor
 from train.adapter import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 from train.adapter_kinds import check_kind, kind_of
 from train.names import kohya_name
-from train.peft_config import Settings, check_complete
+from train.peft_config import Settings
 
 DOWN, UP, ALPHA = "lora_down", "lora_up", "alpha"
 PEFT = "base_model.model."
@@ -109,7 +109,6 @@ def read_modules(
             raise ValueError(f"{name} has no {part}.weight")
     if strange := next((key for key in others if STRENGTH.fullmatch(key)), None):
         raise ValueError(f"its strength is not sure: it has {strange}, which trainers do not share")
-    check_complete(settings, others)
     return modules, others
 
 

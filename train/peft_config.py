@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,33 +81,6 @@ def _check_plain(where: str, settings: Settings) -> None:
             "PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) makes it a "
             "plain LoRA"
         )
-
-
-def check_complete(settings: Mapping[str, Settings], others: Iterable[str]) -> None:
-    """Refuses a file of which a part was trained that is no LoRA.
-
-    Args:
-        others: the keys of what is no LoRA.
-
-    Raises:
-        ValueError: naming the setting and the key; without that part it is not what was trained.
-    """
-    for some in settings.values():
-        saved = some.get("modules_to_save") or []
-        modules = [saved] if isinstance(saved, str) else [str(name) for name in saved]
-        for key in others:
-            name = ""
-            if key.endswith(".bias") and ".lora_" in key:
-                name = "lora_bias"
-            elif any(f".{module}." in f".{key}" for module in modules):
-                name = "modules_to_save"
-            elif key.endswith(".bias") and some.get("bias") not in (None, "none"):
-                name = f"bias={some['bias']}"
-            if name:
-                raise ValueError(
-                    f"PEFT's settings have {name}, and {key} was trained too: only plain LoRA and "
-                    "LoCon can be loaded"
-                )
 
 
 def alpha_of(settings: Settings, path: str, rank: int) -> float:

@@ -244,28 +244,6 @@ def test_a_switch_changes_the_strength_as_peft_does(
     assert {*load_checkpoint(file, base.adapters).alpha.values()} == {alpha}
 
 
-@pytest.mark.parametrize(
-    ("setting", "key", "said"),
-    [
-        ({"lora_bias": True}, f"{MODULE}.lora_B.bias", "lora_bias"),
-        ({"bias": "all"}, "conv_in.bias", "bias=all"),
-        ({"bias": "lora_only"}, f"{MODULE}.base_layer.bias", "bias=lora_only"),
-        ({"modules_to_save": ["conv_in"]}, "conv_in.weight", "modules_to_save"),
-        ({"modules_to_save": "conv_out"}, "conv_out.bias", "modules_to_save"),
-    ],
-)
-def test_what_peft_trained_beside_the_lora_is_not_left_out(
-    base: Base, tmp_path: Path, setting: dict[str, Any], key: str, said: str
-) -> None:
-    """The settings alone do no harm: only where the file has such a part was it trained."""
-    settings = {"r": 4, "lora_alpha": 8, **setting}
-    file = peft(tmp_path / "adapter_model.safetensors", settings, "base_model.model.", "beside")
-    load_checkpoint(file, base.adapters)
-    save_file({**load_file(file), f"base_model.model.{key}": torch.ones(16)}, file)
-    with pytest.raises(CheckpointError, match=f"PEFT's settings have {said}, and .*{key} was"):
-        load_checkpoint(file, base.adapters)
-
-
 def test_another_familys_file_is_named_before_its_strength_is_asked(
     base: Base, tmp_path: Path
 ) -> None:
