@@ -52,7 +52,7 @@ def work(folder: Path, url: str | None, trials: int) -> None:
         with trial:
             for epoch in range(1, EPOCHS + 1):
                 trial.report(epoch, 0.5)
-            about = (folder.name, trial.number, {}, [], trial.params, {})
+            about: Any = (folder.name, trial.number, {}, [], trial.params, {})
             Record(trial.folder, *about).end(COMPLETE)
             trial.complete([trial.params["optimizer.lr"]], {"copying": -0.1})
         print(trial.number, flush=True)
