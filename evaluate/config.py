@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from evaluate.intervals import wilson
 from train.checks import check_base, check_data
 from train.config import MOST_STEPS, BaseConfig, ConfigError, DataConfig, suggestion
-from train.ranges import RANGE, SEED, Range, limited, ranged
+from train.ranges import NAMES, RANGE, SEED, Range, limited, ranged
 from train.text_settings import path_field
 from train.trigger_check import check_trigger
 
@@ -29,6 +29,7 @@ SCORES = (
 SHARES = ("pose_memorization", "background_leak", "outfit_leak", "copying")  # of the probes
 LOSSES = ("validation_loss", "generalization_gap")  # need held-out pictures
 FINITE = Range(-1e6, 1e6)  # of a limit or a weight
+OF_SCORES = {RANGE: FINITE, NAMES: SCORES}
 OTHERS = 8  # one probe in so many is a training caption, and one is of the class alone
 POSES = ("puppets", "keypointrcnn", "mediapipe", "layout")
 RULES = (
@@ -72,11 +73,11 @@ class PolicyConfig:
     """How one checkpoint is selected from many."""
 
     rule: str = "overfit_aware"
-    limits: dict[str, float] = field(default_factory=dict, metadata={RANGE: FINITE})
-    floors: dict[str, float] = field(default_factory=dict, metadata={RANGE: FINITE})
+    limits: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
+    floors: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
     standard_errors: float = ranged(1.0, 0, 100)
     epoch: int = ranged(0, 0, MOST_STEPS)
-    weights: dict[str, float] = field(default_factory=dict, metadata={RANGE: FINITE})
+    weights: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
 
 
 @dataclass

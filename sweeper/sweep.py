@@ -144,14 +144,12 @@ def _study(
     """The study to begin or to continue."""
     about = shared_settings(config, parts, space) | {"objective": hydra.objective}
     return begin_study(
-        Path(config.study.root),
-        config.study.name,
+        config.study,
         suggested_name(config),
         about=about,
         space=space,
         sampler=hydra.sampler,
         pruner=config.pruner,
-        url=config.study.storage,
         directions=OBJECTIVES[hydra.objective],
         seed=hydra.seed,
         first=first,

@@ -6,12 +6,14 @@ import difflib
 import re
 import textwrap
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
 
 from hydra.core.global_hydra import GlobalHydra
 
 from train.compose import composed
 from train.config import keys, suggestion
-from train.ranges import shown
+from train.ranges import NAMES, shown
 
 INTERNAL = ("hydra", "pruner", "search")  # of two settings of the same name, people mean the other
 FULL_KEY = re.compile(r"\s(?:full_key|reference_type|object_type)[:=]")
@@ -44,13 +46,22 @@ MERGE = re.compile(r"Error merging override (\S+?)=")
 SEARCH = "search."  # whose keys are those of other settings, dots and all
 
 
-def explain(name: str, error: Exception) -> str:
-    """Hydra's message in one line, with the nearest valid key or choice."""
+def explain(name: str, error: Exception, schema: Any = None) -> str:
+    """Hydra's message in one line, with the nearest valid key or choice.
+
+    Args:
+        name: of the config in conf/.
+        schema: the dataclass that it must fit.
+    """
     message = " ".join(f"{error} {error.__cause__ or ''}".split())
     unknown = re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'",
                         message)  # fmt: skip
     if unknown:
         key = unknown.group(1).lstrip("+~")
+        within = str(getattr(error.__cause__, "full_key", None) or "")
+        key = within if within.startswith(f"{key}.") else key  # of a value with braces
+        if names := entries(schema, key.rpartition(".")[0]):
+            return _entry(key, names)
         if key.startswith(SEARCH):
             swept = key.removeprefix(SEARCH)
             return f"{key}: what is searched is typed without search., as in -m {swept}=1,2"
@@ -76,6 +87,24 @@ def explain(name: str, error: Exception) -> str:
         reason = FULL_KEY.split(message.split(str(error.__cause__).split()[0], 1)[-1])[0]
         return f"{key}: {textwrap.shorten(reason, LONGEST)}"
     return textwrap.shorten(message, LONGEST)
+
+
+def entries(schema: Any, key: str) -> Sequence[str]:
+    """The names that a setting with entries of its own may have; none where they are free."""
+    *groups, last = key.split(".")
+    for group in groups:
+        schema = get_type_hints(schema).get(group) if is_dataclass(schema) else None
+    known = fields(schema) if is_dataclass(schema) else ()
+    return next((one.metadata.get(NAMES, ()) for one in known if one.name == last), ())
+
+
+def _entry(key: str, names: Sequence[str]) -> str:
+    """What is wrong with an entry that the configured ones do not have."""
+    setting, _, entry = key.rpartition(".")
+    if entry in names:
+        return f"{key}: is not set in this config; type +{key}=... to add it"
+    near = suggestion(entry, [*names]) or f"; there are {', '.join(names)}"
+    return f"{key}: there is no {entry} for {setting}{near}"
 
 
 def suggested(key: str, known: Sequence[str]) -> str:

@@ -75,7 +75,7 @@ def preflight(
         place = f"conf/{local.FILE}: " if _is_own(name, key, line) else ""
         sys.exit(f"error: {place}{shortened(str(error), LONGEST)}")
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {explain(name, error)}")
+        sys.exit(f"error: {explain(name, error, schema)}")
     return [*parts.flags, *line]
 
 

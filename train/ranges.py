@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, cast, get_type_hints
 
+NAMES = "names"  # the key of a dictionary's metadata: which entries it may have
 RANGE = "range"  # the key of a field's metadata; that of a dictionary is the range of its values
 LONGEST = 60  # characters of a value in a message
 

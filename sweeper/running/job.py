@@ -121,10 +121,8 @@ def _run(config: SweepConfig) -> None:
     parts = load_parts(config)
     about = shared_settings(config, parts, None)
     study = begin_study(
-        Path(config.study.root),
-        config.study.name,
+        config.study,
         f"{suggested_name(config)}-single",
-        url=config.study.storage,
         about=about,
         space=Space(()),
         sampler={},

@@ -17,15 +17,18 @@ from evaluate.scorer import Scorer
 from evaluate.sheet import CELL, data_sheet, save_sheet
 from sweeper.config import SweepConfig
 from sweeper.proposing.space import Space
+from sweeper.recording.record import load_records
 from sweeper.recording.tracker import BASE_SHEET, About
 from train.base import Base, load_base
+from train.base_files import BaseError
 from train.config import BASE_PLACES, DATA_PLACES, trial_of
 from train.course import report
 from train.data.loading import Pictures, load_pictures
-from train.data.picture import Picture
+from train.data.picture import DataError, Picture
 from train.data.pixels import square
 from train.flattening import flatten
 from train.metadata import counts
+from train.outage import Outage
 
 DATA_SHEET = "data.png"  # in a study's folder
 log = logging.getLogger(__name__)
@@ -53,21 +56,40 @@ def load_parts(config: SweepConfig) -> Parts:
 
     Raises:
         DataError, BaseError: with what is wrong with the pictures or the base.
+        Outage: the same, where a study has worked with them already: they are away for a while.
         ConfigError: a policy that looks at a score which these pictures cannot have.
     """
     shared = {name: asdict(getattr(config, name)) for name in ("data", "base", "probes", "scores")}
     key = json.dumps([shared, config.study.root], sort_keys=True)
     if key not in _made:
         _made.clear()
-        pictures = load_pictures(config.data)
-        log.info(report(trial_of(config), pictures))
-        log.info(f"loading the base {config.base.path} and the scorer")
-        base = load_base(config.base)
+        try:
+            pictures = load_pictures(config.data)
+            log.info(report(trial_of(config), pictures))
+            log.info(f"loading the base {config.base.path} and the scorer")
+            base = load_base(config.base)
+        except (DataError, BaseError) as error:
+            if _were_there(config):
+                raise Outage(str(error)) from error
+            raise
         cache = Path(config.study.root) / "cache"
         scorer = Scorer(base, pictures, config.data, config.probes, config.scores, cache)
         _made[key] = Parts(base, pictures, scorer)
     check_scores(config.policy, _made[key].scorer.names)
     return _made[key]
+
+
+def _were_there(config: SweepConfig) -> bool:
+    """Whether a trial of the study (without a name: of any) had the same pictures and base."""
+    now = asdict(config)
+    studies = (Path(config.study.root) / "studies").glob(config.study.name or "*")
+    return any(
+        record.settings.get("data") == now["data"]
+        and record.settings.get("base", {}).get("path") == now["base"]["path"]
+        for study in studies
+        for record in load_records(study)
+        if record.epochs
+    )
 
 
 def shared_settings(config: SweepConfig, parts: Parts, space: Space | None) -> dict[str, str]:

@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock
 from optuna.trial import TrialState
 
-from sweeper.config import OBJECTIVES, Directions
+from sweeper.config import OBJECTIVES, Directions, StudyConfig
 from sweeper.leaving import leaving
 from sweeper.proposing.sampling import known_settings, make_sampler
 from sweeper.proposing.space import Params, Space
@@ -214,23 +214,29 @@ def difference(began: dict[str, str], now: dict[str, str]) -> str:
     return ""
 
 
-def begin_study(root: Path, name: str | None, suggested: str, **parts: Any) -> Study:
-    """The study to begin or to continue.
+def begin_study(config: StudyConfig, suggested: str, **parts: Any) -> Study:
+    """The study to begin or to continue; from then on `config` has its name, so that it is asked
+    to leave by its own file, and that a retry continues it.
 
     A study that has a name is refused where it was begun with something else. One without is the
     first of `suggested`, `suggested-2`, ... that was begun with the same, or not begun yet.
 
     Args:
-        parts: of the `Study`, without its folder.
+        parts: of the `Study`, without its folder and its storage.
 
     Raises:
         ConfigError: naming the difference.
     """
+    name = config.name
     for candidate in [name] if name else [suggested, *(f"{suggested}-{i}" for i in range(2, 1000))]:
         try:
-            return Study(folder=root / "studies" / candidate, **parts)
+            folder = Path(config.root) / "studies" / candidate
+            study = Study(folder=folder, url=config.storage, **parts)
         except OtherStudy as found:
             other = str(found)
+        else:
+            config.name = candidate
+            return study
     raise ConfigError(
         f"study.name: {name or suggested} is another study: {other}; choose another name, such as "
         f"study.name={name or suggested}-2"

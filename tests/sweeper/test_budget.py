@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
-from sweeper.config import OBJECTIVES, BudgetConfig, SweepConfig
+from sweeper.config import OBJECTIVES, BudgetConfig, StudyConfig, SweepConfig
 from sweeper.proposing.space import Params, Space, parse_space
 from sweeper.recording.record import (
     AT_WORK,
@@ -71,15 +71,24 @@ def test_patience_counts_in_the_order_in_which_trials_end() -> None:
 
 def test_two_commands_that_begin_a_study_agree_on_it(tmp_path: Path) -> None:
     """Both found no study of the name; the second one sees under the lock what the first began."""
-    begin_study(tmp_path, "mine", "x", **PARTS, about={"training.seed": "0"})
+    begin_study(StudyConfig("mine", str(tmp_path)), "x", **PARTS, about={"training.seed": "0"})
     with pytest.raises(ConfigError, match=r"began with training\.seed=0, now it is 1") as error:
-        begin_study(tmp_path, "mine", "x", **PARTS, about={"training.seed": "1"})
+        begin_study(StudyConfig("mine", str(tmp_path)), "x", **PARTS, about={"training.seed": "1"})
     assert "study.name=mine-2" in str(error.value)
     names = [
-        begin_study(tmp_path, None, "x", **PARTS, about={"training.seed": seed}).folder.name
+        begin_study(
+            StudyConfig(None, str(tmp_path)), "x", **PARTS, about={"training.seed": seed}
+        ).folder.name
         for seed in "010"
     ]
     assert names == ["x", "x-2", "x"]
+
+
+def ended(folder: Path) -> None:
+    """Writes the record of a trial that has ended."""
+    one = record(int(folder.name), 0.5)
+    one.folder = folder
+    one.save()
 
 
 def study_of(
@@ -127,6 +136,7 @@ def test_what_is_queued_comes_first_and_once(tmp_path: Path, database: bool) -> 
         assert trial
         found.append(trial.params["network.rank"])
         trial.complete([value], {"copying": 0.1 if value > 0.8 else -0.1})
+        ended(trial.folder)
         trial.lock.release(force=True)
     assert found[:2] == [8, 2]
     assert sorted(found) == [2, 4, 8, 16]
@@ -146,6 +156,7 @@ def test_two_objectives_have_a_front_and_no_pruner(tmp_path: Path) -> None:
         trial.report(1, 0.5)
         assert not trial.should_prune()
         trial.complete(value, {})
+        ended(trial.folder)
         trial.lock.release(force=True)
     assert [trial.values for trial in study.optuna.best_trials] == [[0.9, 0.3], [0.8, 0.1]]
 
@@ -168,6 +179,7 @@ def test_the_best_of_another_study_come_after_the_configured(tmp_path: Path) -> 
     values = {2: 0.3, 4: 0.9, 8: 0.6, 16: 0.1}
     while trial := study.next_trial(4):
         trial.complete([values[trial.params["network.rank"]]], {})
+        ended(trial.folder)
         trial.lock.release(force=True)
     master = OmegaConf.create({"network": {"rank": 16}, "hydra": {"runtime": {"choices": {}}}})
     config = SweepConfig()

@@ -32,8 +32,10 @@ from sweeper.running import outlasting
 from sweeper.running.outlasting import outlast
 from sweeper.running.trial import Trial
 from sweeper.study.storage import NO_PRUNER, open_study
+from sweeper.study.study import begin_study
 from tests.sweeper.conftest import LIMIT, SEARCH, SMALL, finish, start
 from tests.sweeper.packs import Make, Run
+from tests.sweeper.test_budget import PARTS
 from train.outage import Outage, outage
 from train.trainer import Trainer
 from train.weights_file import CheckpointError
@@ -360,16 +362,19 @@ def test_ctrl_c_ends_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         outlast(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
 
 
-def test_a_study_that_is_asked_to_leave_stops_waiting(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [True, False])
+def test_a_study_that_is_asked_to_leave_stops_waiting(tmp_path: Path, named: bool) -> None:
     study, other = (tmp_path / "studies" / name for name in ("small", "other"))
     for folder in (study, other):
         folder.mkdir(parents=True)
         (folder / "leave").touch()  # before the command: no request to it
-    tried, config = 0, StudyConfig(name="small", root=str(tmp_path), on_outage=WAIT)
+    name = "small" if named else None
+    tried, config = 0, StudyConfig(name=name, root=str(tmp_path), on_outage=WAIT)
 
     def action() -> None:
         nonlocal tried
         tried += 1
+        begin_study(config, "small", **PARTS, about={})
         assert tried < 4, "it waits on"
         touched = study if tried == 2 else other
         os.utime(touched / "leave", (tried, tried))

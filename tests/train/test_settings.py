@@ -88,6 +88,22 @@ def test_a_wrong_own_default_is_named(conf: Path, line: str, words: str) -> None
     assert "\n" not in str(end.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("policy.weights={nonsense: 1}", r"policy\.weights\.nonsense: there is no .*prompt_fid"),
+        ("policy.floors={nonsense: 1}", r"policy\.floors\.nonsense: there is no .*prompt_fid"),
+        ("policy.limits.copyin=1", r"policy\.limits\.copyin: .*did you mean copying\?"),
+        ("policy.weights={copying: 1}", r"policy\.weights\.copying: .*type \+policy\.weights\."),
+        ("study={budget: {hors: 1}}", r"study\.budget\.hors: .*did you mean study\.budget\.hours"),
+    ],
+)
+def test_a_wrong_entry_of_a_setting_is_named(line: str, words: str) -> None:
+    with pytest.raises(SystemExit, match=f"^error: {words}") as end:
+        preflight("sweep", [line], SweepConfig, check_sweep)
+    assert "\n" not in str(end.value)
+
+
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Said]:
     """What a command prints, without a process of its own, which would take its time to start."""
