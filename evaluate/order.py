@@ -103,7 +103,9 @@ def _say_runs(metadata: Mapping[Path, Mapping[str, str]]) -> None:
         }
     first = {session: file for file, session in reversed(sessions.items())}
     if len(first) > 1:
-        shown = ", ".join(sorted(file.name for file in first.values())[:SHOWN])
+        alike = len({file.name for file in first.values()}) < len(first)  # in several folders
+        told = (f"{f.parent.name}/{f.name}" if alike else f.name for f in first.values())
+        shown = ", ".join(sorted(told)[:SHOWN])
         log.warning(f"the files are of {len(first)} runs, and put in one row: {shown} ...")
 
 

@@ -129,6 +129,7 @@ def test_files_of_several_runs_are_told(
     ordered(tmp_path, "**/*.safetensors")
     warned = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
     assert [f"of {runs} runs" in line for line in warned] == [True] * (runs > 1)
+    assert all(len({*line.rpartition(": ")[2].split(", ")}) == runs for line in warned), warned
 
 
 @pytest.mark.parametrize(
