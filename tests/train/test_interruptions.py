@@ -188,7 +188,7 @@ def test_a_full_disk_ends_the_command_in_one_line_and_loses_nothing(
         return SimpleNamespace(free=1000 if state_file(folder).exists() else 10**9)
 
     with monkeypatch.context() as patch:
-        patch.setattr("train.checkpoint.shutil.disk_usage", usage)
+        patch.setattr("train.weights_file.shutil.disk_usage", usage)
         with pytest.raises(SystemExit) as end_of_command:
             with_one_line_errors(lambda: main(command(config, folder)))
     said = str(end_of_command.value.code)

@@ -76,7 +76,7 @@ def test_pictures_of_the_class_have_words_too(dogs: Path, tmp_path: Path) -> Non
     Image.new("RGB", (40, 40), (1, 200, 10)).save(prior / "x.png")
     captioned(dogs, "sks dog")
     mine = [REAL, f"data.path={dogs}", f"data.regularization_path={prior}"]
-    with pytest.raises(DataError, match=r"data.trigger: 1 of 1 pictures in prior"):
+    with pytest.raises(DataError, match=r"data.trigger: 1 of 1 picture in prior"):
         loaded(*mine)
     assert {p.caption for p in loaded(*mine, "data.trigger=sks dog").regularization} == {"dog"}
 
