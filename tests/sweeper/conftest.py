@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from evaluate.relocation import NOTED
 from tests.sweeper.packs import make, run  # noqa: F401
 
 # two trials of two epochs, with few steps and few probes
@@ -77,6 +81,16 @@ class Swept:
     @property
     def study(self) -> Path:
         return self.root / "studies" / "small"
+
+
+def copied(swept: Swept, root: Path, *without: str) -> Path:
+    """A copy of a finished sweep's root that logs to its own artifacts, not to the original's."""
+    shutil.copytree(swept.root, root, ignore=shutil.ignore_patterns("cache", *without))
+    with closing(sqlite3.connect(root / "mlflow.db")) as store, store:
+        for table, column in NOTED:
+            places = ((swept.root / "artifacts").as_uri(), (root / "artifacts").as_uri())
+            store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", places)
+    return root
 
 
 @pytest.fixture(scope="session")

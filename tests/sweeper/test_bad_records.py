@@ -18,7 +18,7 @@ from sweeper.config import ReportConfig, SelectConfig
 from sweeper.recording.record import FILE, Record, load_record, load_records, take_up
 from sweeper.results import reselect
 from sweeper.results.report import rewrite
-from tests.sweeper.conftest import SEARCH, SMALL, Swept, finish
+from tests.sweeper.conftest import SEARCH, SMALL, Swept, copied, finish
 from tests.sweeper.test_budget import record
 from train.config import ConfigError
 
@@ -66,9 +66,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 @pytest.fixture
 def study(swept: Swept, tmp_path: Path) -> Path:
     """A copy of the finished study, with a store of its own."""
-    root = tmp_path / "mlruns"
-    shutil.copytree(swept.root, root, ignore=shutil.ignore_patterns("cache", "artifacts"))
-    return root / "studies" / "small"
+    return copied(swept, tmp_path / "mlruns", "artifacts") / "studies" / "small"
 
 
 @pytest.mark.parametrize("changed", DAMAGES.values(), ids=DAMAGES.keys())

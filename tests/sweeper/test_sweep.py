@@ -15,7 +15,7 @@ from PIL import Image
 from evaluate.choice.merit import fidelity
 from sweeper.recording.record import FAILED, STOPPED, load_records
 from sweeper.study.storage import NO_PRUNER, open_study
-from tests.sweeper.conftest import SEARCH, SMALL, Swept, break_off, finish, run_module
+from tests.sweeper.conftest import SEARCH, SMALL, Swept, break_off, copied, finish, run_module
 from train.weights_file import weights_hash
 
 
@@ -159,11 +159,7 @@ def test_selected_again_by_another_policy(swept: Swept, tmp_path: Path) -> None:
 
 
 def test_selection_that_is_applied_becomes_the_champion(swept: Swept, tmp_path: Path) -> None:
-    root = tmp_path / "mlruns"
-    shutil.copytree(swept.root, root, ignore=shutil.ignore_patterns("cache"))
-    for file in root.glob("studies/small/**/mlflow.json"):  # the copy has a store of its own
-        saved = json.loads(file.read_text())
-        file.write_text(json.dumps({**saved, "uri": f"sqlite:///{root}/mlflow.db"}))
+    root = copied(swept, tmp_path / "mlruns")
     code, output = run_module("sweeper.select", "study=small", "policy=epoch", "policy.epoch=1",
                               "apply=true", f"root={root}")  # fmt: skip
     assert code == 0, output
