@@ -174,25 +174,25 @@ class Scorer:
     def failed(self, path: Path, epoch: int, images: Tensor) -> Scorecard:
         """The scorecard of a checkpoint that draws pictures which are not finite numbers."""
         wrong = len(images) - int(images.isfinite().flatten(1).all(1).sum())
-        return Scorecard(
-            checkpoint=path,
-            epoch=epoch,
-            scores={},
-            confidence=self.scores.confidence,
-            failure=f"{wrong} of its {len(images)} pictures are not finite numbers",
-            images=_pixels(images.nan_to_num(0, 0, 0)),
-        )
+        failure = f"{wrong} of its {len(images)} pictures are not finite numbers"
+        return self._unusable(path, epoch, failure, _pixels(images.nan_to_num(0, 0, 0)))
 
     def _broken(self, path: Path, epoch: int, failure: str) -> Scorecard:
         """The scorecard of a checkpoint that draws nothing, with black pictures."""
         size = self.resolution
+        black = np.zeros((len(self.probe_set.probes), size, size, 3), np.uint8)
+        return self._unusable(path, epoch, failure, black)
+
+    def _unusable(
+        self, path: Path, epoch: int, failure: str, images: NDArray[np.uint8]
+    ) -> Scorecard:
         return Scorecard(
             checkpoint=path,
             epoch=epoch,
             scores={},
             confidence=self.scores.confidence,
             failure=failure,
-            images=np.zeros((len(self.probe_set.probes), size, size, 3), np.uint8),
+            images=images,
         )
 
     @property

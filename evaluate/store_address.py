@@ -18,7 +18,7 @@ RUN_FILE = "mlflow.json"  # in a folder: the run that its content is logged to
 
 def embedded(root: Path) -> str:
     """The address of the store of a folder."""
-    return f"sqlite:///{(root.resolve() / DATABASE).as_posix()}"
+    return f"{SQLITE}{(root.resolve() / DATABASE).as_posix()}"
 
 
 def tracking_uri(root: Path) -> str:
@@ -48,7 +48,7 @@ class Address:
         if place in (self.place, self.uri):
             return True
         # what an earlier version remembered of an embedded store that was moved since
-        file = str(place).removeprefix("sqlite:///")
+        file = str(place).removeprefix(SQLITE)
         return self.embedded and Path(file).name == DATABASE and not Path(file).exists()
 
     def lacks(self, run_id: str) -> bool:

@@ -124,15 +124,16 @@ class Run:
     def __init__(self, store: Store, file: Path, name: str) -> None:
         self.store, self.file, self.name = store, file, name
 
+    def _state(self) -> dict[str, Any]:
+        return remembered(self.store, self.file)
+
     def remember(self, **news: Any) -> None:
-        write_atomically(
-            self.file, json.dumps({**remembered(self.store, self.file), **news}, indent=1).encode()
-        )
+        write_atomically(self.file, json.dumps({**self._state(), **news}, indent=1).encode())
 
     @property
     def id_now(self) -> str:
         """The run's id, empty where it has none yet."""
-        return str(remembered(self.store, self.file)["run_id"])
+        return str(self._state()["run_id"])
 
     @property
     def id(self) -> str:
@@ -145,7 +146,7 @@ class Run:
 
     def recall(self, name: str) -> dict[str, Any]:
         """What was remembered under a name; empty where nothing was."""
-        return dict(remembered(self.store, self.file).get(name, {}))
+        return dict(self._state().get(name, {}))
 
     def renew(self, about: dict[str, str]) -> None:
         """Another run begins where this one is of something else.
@@ -174,11 +175,7 @@ class Run:
         """The run is at work, for the first time or again."""
         if self.store.client.get_run(self.id).info.status != "RUNNING":
             self.store.client.update_run(self.id, status="RUNNING")
-            self.remember(
-                done=[
-                    d for d in remembered(self.store, self.file)["done"] if not d.startswith("end ")
-                ]
-            )
+            self.remember(done=[d for d in self._state()["done"] if not d.startswith("end ")])
 
     def _forget_lost(self) -> None:
         """Where the store was emptied, or is another one, the run is begun anew."""
@@ -195,10 +192,10 @@ class Run:
 
     def once(self, what: str, action: Callable[[], object]) -> None:
         """Does something to this run unless it was done before."""
-        done = remembered(self.store, self.file)["done"]
+        done = self._state()["done"]
         if what not in done:
             action()
-            self.remember(done=[*remembered(self.store, self.file)["done"], what])
+            self.remember(done=[*self._state()["done"], what])
 
     def log_params(self, params: dict[str, Any]) -> None:
         entries = [

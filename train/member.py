@@ -395,5 +395,5 @@ class Run:
 
     def _identity(self, config: TrialConfig) -> str:
         """A run is continued with the same alone."""
-        about = [self.base.fingerprint, self.pictures.fingerprint]
-        return identity(settings_of(config), self.name, about, self.processes.count)
+        fingerprints = [self.base.fingerprint, self.pictures.fingerprint]
+        return identity(settings_of(config), self.name, fingerprints, self.processes.count)
