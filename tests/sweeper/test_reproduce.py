@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from hydra import initialize_config_dir
 from mlflow import MlflowClient
 from safetensors.torch import save_file
 
-from evaluate.relocation import NOTED, relocate
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig
 from sweeper.recording.record import Record, ScoredEpoch, load_record
@@ -26,7 +24,7 @@ from sweeper.recording.tracker import Tracker
 from sweeper.reproducing import carry, original, reproduction, runs
 from sweeper.reproducing.config import ReproduceConfig, check_reproduce
 from sweeper.reproducing.verdict import CLOSE, DIFFERENT, IDENTICAL, compare, judge, table
-from tests.sweeper.conftest import SMALL, Swept, finish
+from tests.sweeper.conftest import SMALL, Swept, copied, finish
 from train.compose import settings
 from train.config import CONF, ConfigError, typed
 from train.data.reading import EMBEDDED_FOLDER
@@ -257,13 +255,7 @@ def test_where_artifacts_are_gone_the_studys_folder_is_used(
 def test_a_store_that_was_moved_finds_its_artifacts(swept: Swept, tmp_path: Path) -> None:
     """A study's runs are known again, their files are found, and new ones are beside them."""
     before, root = tmp_path / "before", tmp_path / "after"
-    shutil.copytree(swept.root, before, ignore=shutil.ignore_patterns("cache"))
-    relocate(before / "mlflow.db", (before / "artifacts").as_uri())  # the original is still there
-    with sqlite3.connect(before / "mlflow.db") as store:
-        old = (swept.root / "artifacts").as_uri()
-        for table, column in NOTED:
-            store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
-                          (old, (before / "artifacts").as_uri()))  # fmt: skip
+    copied(swept, before)
     before.rename(root)
     tracker = Tracker(root, root / "studies" / "small")
     record = load_record(root / "studies/small/trials/0000")
