@@ -1,0 +1,236 @@
+"""The only way in for files that a person or another program may have written.
+
+A file that came from a stranger is data: it is read whole or not at all, within limits, and what
+comes out has the type that the caller named. Nothing here runs code, follows an alias, or waits
+for a device that never ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from train.config import UserError
+from train.encoding import shortened
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+LARGEST = 32_000_000  # bytes of a text that is read whole
+DEEPEST = 12  # levels of lists and mappings
+MOST_NODES = 500_000  # values, keys and containers of a YAML text
+LONGEST = 200  # characters of a message
+# without waiting: a pipe that nobody writes to would be waited for as soon as it is opened
+READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+Kind = TypeVar("Kind")
+Scalar = None | bool | int | float | str
+
+
+def _nested(levels: int) -> Any:
+    """The type of plain values that are at most so many containers deep."""
+    kind: Any = Scalar
+    for _ in range(levels):
+        kind = Scalar | list[kind] | dict[str, kind]
+    return kind
+
+
+# free-form content, such as logged settings: plain values alone, of a bounded depth
+Tree: Any = dict[str, _nested(DEEPEST - 1)]
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class GateError(UserError, ValueError):
+    """A file is not what it is to be; the message names it, the place in it, and what is wrong."""
+
+
+def check_regular(file: Path) -> None:
+    """Refuses what is no file: a folder, a pipe, a device, or a link to one of them.
+
+    Raises:
+        GateError: it is none.
+        OSError: it is not there, or may not be looked at.
+    """
+    _check_mode(file, os.stat(file).st_mode)
+
+
+def read_bytes(file: Path, most: int = LARGEST) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        most: bytes; a larger file is refused, whatever it says of its size.
+
+    Raises:
+        GateError: it is no regular file, or too large.
+        OSError: it is not there, or may not be read.
+    """
+    descriptor = os.open(file, READ)
+    try:
+        _check_mode(file, os.fstat(descriptor).st_mode)
+        with open(descriptor, "rb", closefd=False) as stream:
+            content = stream.read(most + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > most:
+        raise GateError(f"{shortened(file)}: is larger than {most / 1e6:g} MB")
+    return content
+
+
+def read_text(file: Path, most: int = LARGEST) -> str:
+    """The content of a text in UTF-8.
+
+    Raises:
+        GateError, OSError: see `read_bytes`; and where it is no UTF-8.
+    """
+    return _text(read_bytes(file, most), shortened(file))
+
+
+def read_json(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
+    """The content of a JSON file, see `parse_json`.
+
+    Raises:
+        GateError, OSError: see `read_bytes` and `parse_json`.
+    """
+    return parse_json(read_bytes(file, most), kind, shortened(file))
+
+
+def parse_json(content: bytes | str, kind: type[Kind], name: str) -> Kind:
+    """A JSON text as a value of a type; NaN and infinity are numbers, as Python writes them.
+
+    Args:
+        kind: any type that msgspec knows. Free-form parts are `Tree`; never Any, which has no
+            bounds. Fields that it does not have are left out.
+        name: where the text is from, for the message.
+
+    Raises:
+        GateError: no JSON, or of another type; it says where.
+    """
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.ValidationError as error:
+        raise GateError(f"{name}: {_one_line(error)}") from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        pass  # a NaN, or no JSON at all: Python's parser knows which, and where
+    try:
+        loaded = json.loads(content)
+    except RecursionError:
+        raise GateError(f"{name}: is nested too deeply") from None
+    except ValueError as error:
+        raise GateError(f"{name}: is no JSON: {_one_line(error)}") from None
+    return convert(loaded, kind, name)
+
+
+def read_yaml(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
+    """The content of a YAML file, see `parse_yaml`.
+
+    Raises:
+        GateError, OSError: see `read_text` and `parse_yaml`.
+    """
+    return parse_yaml(read_text(file, most), kind, shortened(file))
+
+
+def parse_yaml(text: str, kind: type[Kind], name: str) -> Kind:
+    """A YAML text as a value of a type.
+
+    Aliases (`*a`) are refused, since a short text could stand for a huge value; so are tags, but
+    for YAML's own plain ones.
+
+    Args:
+        kind, name: see `parse_json`.
+
+    Raises:
+        GateError: no such YAML, or of another type; it says where.
+    """
+    try:
+        _check_events(text, name)
+        loaded = yaml.load(text, Loader=_Loader)
+    except GateError:
+        raise
+    except RecursionError:
+        raise GateError(f"{name}: is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
+        raise GateError(f"{name}: is no YAML: {_one_line(error)}") from None
+    return convert(loaded, kind, name)
+
+
+def parse_toml(text: str, kind: type[Kind], name: str) -> Kind:
+    """A TOML text as a value of a type.
+
+    Args:
+        kind, name: see `parse_json`.
+
+    Raises:
+        GateError: no TOML, or of another type; it says where.
+    """
+    try:
+        loaded = tomllib.loads(text)
+    except RecursionError:
+        raise GateError(f"{name}: is nested too deeply") from None
+    except ValueError as error:
+        raise GateError(f"{name}: is no TOML: {_one_line(error)}") from None
+    return convert(loaded, kind, name)
+
+
+def convert(loaded: object, kind: type[Kind], name: str) -> Kind:
+    """A loaded value as one of a type.
+
+    Raises:
+        GateError: it is of another one; it says where.
+    """
+    try:
+        return msgspec.convert(loaded, type=kind)
+    except RecursionError:
+        raise GateError(f"{name}: is nested too deeply") from None
+    except (msgspec.ValidationError, ValueError, TypeError) as error:
+        raise GateError(f"{name}: {_one_line(error)}") from None
+
+
+def plain(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping of plain values as JSON would give it back: msgspec's structs become mappings."""
+    return dict(msgspec.to_builtins(mapping))
+
+
+def _check_events(text: str, name: str) -> None:
+    """Looks at a YAML text piece by piece, before anything is made of it."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        place = f"{name}: line {event.start_mark.line + 1 if event.start_mark else 0}"
+        if isinstance(event, yaml.AliasEvent):
+            raise GateError(f"{place}: has an alias (*{event.anchor}); write its value out")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise GateError(f"{place}: is nested more than {DEEPEST} levels deep")
+        if count > MOST_NODES:
+            raise GateError(f"{name}: has more than {MOST_NODES} values")
+
+
+def _check_mode(file: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise GateError(f"{shortened(file)}: is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise GateError(f"{shortened(file)}: is a pipe or a device, not a file")
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise GateError(f"{name}: is no text in UTF-8 (byte {error.start})") from None
+
+
+def _one_line(error: Exception) -> str:
+    """A message in one line, with the place where it has one."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    words = words[:1].lower() + words[1:]
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
