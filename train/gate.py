@@ -13,7 +13,7 @@ import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import yaml
@@ -45,8 +45,10 @@ def _nested(levels: int) -> Any:
     return kind
 
 
-# free-form content, such as logged settings: plain values alone, of a bounded depth
-Tree: Any = dict[str, _nested(DEEPEST - 1)]
+if TYPE_CHECKING:
+    Tree = dict[str, Any]
+else:  # free-form content, such as logged settings: plain values alone, of a bounded depth
+    Tree = dict[str, _nested(DEEPEST - 1)]
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
