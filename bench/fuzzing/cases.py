@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -69,8 +70,7 @@ STUDIES = (
     Target(f"{FIRST}/lora-000001.safetensors", "safetensors"),
     Target(f"{STUDY}/data.png", "png"),
 )
-KINDS = ("a.jpg", "b.png", "c.webp", "d.bmp", "e.tiff", "f.gif", "g.png", "h.png")
-PICTURES = tuple(Target(name, "png" if name.endswith("png") else "picture") for name in KINDS)
+PICTURES = tuple(Target(name, "png" if name.endswith("png") else "picture") for name in good.PICTURE_NAMES)
 NOTES = ("studies/*/*.lock", "studies/*/trials/*/holder*", "studies/*/trials/[0-9]*")
 READERS = {
     "lora": Reader("lora", (Target("friend-000001.safetensors", "safetensors"),), readers.read_loras, 14),
@@ -79,11 +79,12 @@ READERS = {
     "reproduce": Reader("reproduce", (Target("theirs.safetensors", "safetensors", SETTINGS),), readers.read_settings,
                         6, ("mlruns/reproductions/*",)),
     "reproduce study": Reader("study", (*RECORDS, Target(f"{STUDY}/probes.yaml", "yaml", OF_PROBES)),
-                              readers.read_study_again, 3, ("reproductions/*",)),
-    "report": Reader("study", STUDIES, readers.read_report, 4, (f"{STUDY}/report.html",)),
-    "select": Reader("study", STUDIES, readers.read_selection, 7),
-    "records": Reader("study", (*STUDIES[:3], STUDIES[5]), readers.read_records, 9),
-    "journal": Reader("study", (STUDIES[4],), readers.read_journal, 6, (f"{STUDY}/optuna.journal", *NOTES)),
+                              readers.read_study_again, 2, ("reproductions/*",), typed=False),
+    "report": Reader("study", STUDIES, readers.read_report, 3, (f"{STUDY}/report.html",), typed=False),
+    "select": Reader("study", STUDIES, readers.read_selection, 7, typed=False),
+    "records": Reader("study", (*STUDIES[:3], STUDIES[5]), readers.read_records, 9, typed=False),
+    "journal": Reader("study", (STUDIES[4],), readers.read_journal, 6, (f"{STUDY}/optuna.journal", *NOTES),
+                      typed=False),
     "state": Reader("run", (Target("lora-state.pt", "state"), Target("lora-state.pt", "state"),
                             Target("lora-000001.safetensors", "safetensors")), readers.read_run, 6),
     "probe set": Reader("probes", (Target("probes.yaml", "yaml", OF_PROBES),), readers.read_probes, 5),
@@ -91,9 +92,9 @@ READERS = {
     "kohya": Reader("kohya", (Target("kohya.toml", "toml", OF_KOHYA),), readers.read_kohya, 5),
     "dataset": Reader("dataset", (Target("dataset.toml", "toml", OF_A_DATASET),), readers.read_dataset, 5),
     "captions": Reader("pictures", (Target("a.txt", "text"), Target("b.txt", "text")), readers.read_pictures, 5,
-                       follows=True),
+                       follows=True, typed=False),
     "pictures": Reader("pictures", PICTURES, readers.read_pictures, 8, follows=True),
-    "sheet": Reader("sheet", (Target("sheet.png", "png"),), readers.read_contact_sheet, 3),
+    "sheet": Reader("sheet", (Target("sheets/000001.png", "png"),), readers.read_contact_sheet, 3),
     "base": Reader("base", tuple(Target(name, "json", OF_A_BASE) for name in (
         "model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json",
         "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json", "tokenizer/tokenizer.json")),
@@ -103,7 +104,7 @@ READERS = {
                                   Target("tokenizer_config.json", "json", OF_AN_ENCODER),
                                   Target("tokenizer.json", "json"), Target("open_clip_model.safetensors", "safetensors")),
                       readers.read_encoder, 3),
-    "cache": Reader("cache", (Target("entry.safetensors", "safetensors"),), readers.read_caches, 3, ("*.lock", "ab/*")),
+    "cache": Reader("cache", (Target(f"ab/{good.KEY}.safetensors", "safetensors"),), readers.read_caches, 3, ("*.lock", "ab/*")),
     "scorecards": Reader("ledger", (Target("scorecards.json", "json"),), readers.read_ledger, 3),
     "local.yaml": Reader("local", (Target("local.yaml", "yaml", LOCAL),), readers.read_local, 3),
 }  # fmt: skip
@@ -121,13 +122,16 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def write_case(name: str, number: int, seed: int, made: Path, folder: Path, outside: Path) -> None:
+def write_case(
+    name: str, number: int, seed: int, made: Path, folder: Path, outside: Path, seeds: Sequence[Path] = ()
+) -> None:
     """Writes the input of a case: a copy of good files with something wrong.
 
     Args:
         made: of `good.build`.
         folder: which becomes the input.
         outside: the folder that nobody has named.
+        seeds: more files to begin with, each for the readers of its ending.
     """
     reader, random = READERS[name], Random(f"{seed} {name} {number}")
     shutil.copytree(made / reader.good, folder)
@@ -136,10 +140,15 @@ def write_case(name: str, number: int, seed: int, made: Path, folder: Path, outs
         file, pick = folder / target.file, random.random()
         if not file.is_file() or file.is_symlink():
             continue
+        alike = [seed for seed in seeds if seed.suffix == file.suffix]
+        if alike and random.random() < 0.6:
+            file.write_bytes(random.choice(alike).read_bytes())
+            if random.random() < 0.3:
+                continue
         if pick < 0.05:
             folders.replaced(file, outside, random)
         elif pick < 0.09:
-            folders.surrounded(file, outside, random)
+            folders.surrounded(file, folder, outside, random)
         else:
             content = _content(target, file.read_bytes(), pick, random)
             file.write_bytes(folders.is_text_of(outside, content))
@@ -152,19 +161,22 @@ def _content(target: Target, content: bytes, pick: float, random: Random) -> byt
         return random.choice((b"", b"\0" * 1000, b"\xff\xfe" + content, b"\xef\xbb\xbf" + content, content * 2))
     if pick < 0.14 and target.kind in ("png", "picture"):
         return random.choice((lambda: binaries.EPS, lambda: binaries.wide_png(13_312)))()
-    return CHANGES[target.kind](content, random, target.aims)
+    try:
+        return CHANGES[target.kind](content, random, target.aims)
+    except (ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile):  # of a seed that is broken
+        return binaries.damaged(content, random)
 
 
 def _text(
     change: Callable[[str, Random, tuple[str, ...]], str], data: bytes, random: Random, aims: tuple[str, ...]
 ) -> bytes:
-    text = change(data.decode(), random, aims)
+    text = change(data.decode("utf-8", "replace"), random, aims)
     encoding = random.choice(("utf-16", "latin-1", "utf-32")) if random.random() < 0.02 else "utf-8"
     return text.encode(encoding, "surrogatepass" if encoding == "utf-8" else "replace")
 
 
 def _caption(data: bytes, random: Random) -> bytes:
-    words = random.choice((trees.noisy(data.decode(), random), str(trees.nasty(random))[:300_000], "a, " * 30_000,
+    words = random.choice((trees.noisy(data.decode("utf-8", "replace"), random), str(trees.nasty(random))[:300_000], "a, " * 30_000,
                            OUTSIDE))  # fmt: skip
     encoding = random.choice(("utf-8", "utf-8", "utf-16", "latin-1", "utf-16-le", "cp1252", "utf-32"))
     return words.encode(encoding, "replace")

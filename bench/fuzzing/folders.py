@@ -35,17 +35,17 @@ def replaced(file: Path, outside: Path, random: Random) -> None:
         file.symlink_to(target)
 
 
-def surrounded(file: Path, outside: Path, random: Random) -> None:
+def surrounded(file: Path, case: Path, outside: Path, random: Random) -> None:
     """Beside a file, or a folder that it is in, something more; or it has another name."""
     name, pick = random.choice(NAMES), random.random()
     beside = file.with_name(name.replace("/", "_") + (file.suffix if random.random() < 0.7 else ""))
-    place = random.choice([file, file.parent])
+    place = file.parent if file.parent != case and random.random() < 0.5 else file
     try:
         if pick < 0.35:
             shutil.copy(file, beside)
         elif pick < 0.5:
             file.rename(beside)
-        elif pick < 0.65:
+        elif pick < 0.65 and file.parent != case:
             shutil.copytree(file.parent, file.parent.with_name(name), dirs_exist_ok=True)
         elif pick < 0.75:
             os.mkfifo(beside)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ from train.member import Member, Run
 from train.weights_file import weights_hash
 
 NAME = "small"  # of the study
+KEY = "ab" * 32  # of what is cached
 TRIALS = 2
+PICTURE_NAMES = ("a.jpg", "b.png", "c.webp", "d.bmp", "e.tiff", "f.gif", "g.png", "h.png")
 SPACE = Space(
     (
         Dimension("network.rank", IntDistribution(1, 8)),
@@ -103,7 +106,7 @@ def build(folder: Path, base: Base) -> None:
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     config = settings("sweep", SweepConfig, TUNED)
-    _pictures(folder / "pictures")
+    pictures(folder / "pictures")
     _runs(folder / "run", trial_of(config), base)
     _lora(folder, base)
     _study(folder, config)
@@ -111,15 +114,15 @@ def build(folder: Path, base: Base) -> None:
     shutil.copytree(ENCODER, folder / "encoder")
     save_tiny_base(folder / "base")
     tensors = {name: torch.rand(2, 4) for name in ("mean", "std")}
-    (folder / "cache").mkdir()
-    save_file(tensors, folder / "cache" / "entry.safetensors", {"devices": "{}"})
+    (folder / "cache" / KEY[:2]).mkdir(parents=True)
+    save_file(tensors, folder / "cache" / KEY[:2] / f"{KEY}.safetensors", {"devices": "{}"})
 
 
-def _pictures(folder: Path) -> None:
-    """Two pictures of each format, with captions."""
-    folder.mkdir()
+def pictures(folder: Path, names: Sequence[str] = PICTURE_NAMES) -> None:
+    """A picture of each name's format, with its caption."""
+    folder.mkdir(exist_ok=True)
     random = np.random.default_rng(0)
-    for name in ("a.jpg", "b.png", "c.webp", "d.bmp", "e.tiff", "f.gif", "g.png", "h.png"):
+    for name in names:
         pixels = random.integers(0, 255, (40, 36, 3), dtype=np.uint8)
         picture = Image.fromarray(pixels)
         if name == "g.png":
@@ -197,7 +200,7 @@ def _study(folder: Path, config: SweepConfig) -> None:
     """A finished study of two trials of two epochs, with the journal of a search by CMA-ES."""
     study, probe_set = folder / "study" / "studies" / NAME, _probe_set()
     training = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    records = []
+    fingerprint, records = load_pictures(config.data).fingerprint, []
     for number in range(TRIALS):
         place = study / "trials" / f"{number:04d}"
         place.mkdir(parents=True)
@@ -208,7 +211,7 @@ def _study(folder: Path, config: SweepConfig) -> None:
             folder=place, study=NAME, number=number,
             settings=json.loads(json.dumps(asdict(config))),
             overrides=[f"{key}={value}" for key, value in params.items()], params=params,
-            tags={"data.fingerprint": "0" * 64, "pack": "1", "worker": "host 1", "epochs": "2"},
+            tags={"data.fingerprint": fingerprint, "pack": "1", "worker": "host 1", "epochs": "2"},
             state=COMPLETE, ended=1_700_000_000_000,
         )  # fmt: skip
         for epoch in (1, 2):
@@ -230,8 +233,8 @@ def _study(folder: Path, config: SweepConfig) -> None:
     silent: Any = Silent()
     keep(study, rank_trials(records, policy, lambda record: "0" * 32), policy, silent, {})
     _journal(folder, study)
-    (folder / "sheet").mkdir()
-    shutil.copy(records[0].sheet(1), folder / "sheet" / "sheet.png")
+    (folder / "sheet" / "sheets").mkdir(parents=True)
+    shutil.copy(records[0].sheet(1), folder / "sheet" / "sheets")
     cards = {weights_hash(records[0].epochs[0].scorecard.checkpoint): _card(Path("a"), 1, 0).to_dict()}
     (folder / "ledger").mkdir()
     shutil.copy(folder / "run" / "lora-000001.safetensors", folder / "ledger" / "a.safetensors")
@@ -270,5 +273,3 @@ def _texts(folder: Path, base: Base) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     for name in ("train", "sweep", "evaluate"):
         shutil.copy(CONF / f"{name}.yaml", folder / "local")
-    for name in ("kohya", "dataset"):
-        shutil.copytree(folder / "pictures", folder / name / "pictures")

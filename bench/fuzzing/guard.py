@@ -62,6 +62,7 @@ class Guard:
         outside: the folder that nobody has named; no file of it may be read, but for pictures
             where links to them are followed.
         seen: what a case did: the kind, and a few words.
+        named: files that the command line names, wherever they are.
     """
 
     own: tuple[Path, ...]
@@ -69,15 +70,16 @@ class Guard:
     follows: bool = False
     armed: bool = False
     seen: list[str] = field(default_factory=list)
+    named: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self._within = False
         sys.addaudithook(self._hook)
 
     @contextmanager
-    def watching(self, follows: bool) -> Iterator[list[str]]:
+    def watching(self, follows: bool, named: frozenset[str] = frozenset()) -> Iterator[list[str]]:
         """Within this context everything is noted."""
-        self.seen, self.follows, self.armed = [], follows, True
+        self.seen, self.follows, self.named, self.armed = [], follows, named, True
         try:
             yield self.seen
         finally:
@@ -123,6 +125,8 @@ class Guard:
         if writing:
             return f"write: open {place}" if (place := self._outside_of_own(path)) else ""
         real = os.path.realpath(os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else ""
+        if real in self.named or not os.path.isfile(real):
+            return ""
         if real.startswith(f"{self.outside}/") and not (self.follows and real.endswith((".png", ".PNG"))):
             return f"read: {os.path.relpath(real, self.outside)}"
         if real.startswith("/proc/self/environ") or real.endswith("/environ"):

@@ -25,20 +25,22 @@ from evaluate.probing.values import Values, load_values
 from evaluate.reading.cache import ReadingCache
 from evaluate.reading.encoder import Encoder
 from evaluate.reading.readings import Readings
-from evaluate.sheet import read_sheet
+from evaluate.scorecard import Scorecard
 from evaluate.store_address import Address, run_id_in
 from sweeper.config import ReportConfig, SelectConfig, SweepConfig
-from sweeper.recording.record import load_records
+from sweeper.recording.record import Record, load_records
 from sweeper.reproducing import reproduction
 from sweeper.reproducing.config import ReproduceConfig, check_reproduce
 from sweeper.reproducing.original import of_study
 from sweeper.results.missing import words_of_missing
 from sweeper.results.report import rewrite
 from sweeper.results.report.page import policy_of
+from sweeper.results.report.pictures import all_strips
 from sweeper.results import reselect
 from sweeper.study.storage import find_study
+from train import compose as composing
 from train import local, permissions
-from train.base import Base, load_base
+from train.base import Base, _load, load_base
 from train.base_files import find_family, locate
 from train.checks import check_train
 from train.compose import settings
@@ -48,7 +50,7 @@ from train.kohya.command_line import expand
 from train.member import Member, Run
 from train.preflight import preflight
 from train.store import Store
-from train.weights_file import epoch_of, weights_hash
+from train.weights_file import weights_hash
 
 
 class Reached(BaseException):
@@ -89,6 +91,7 @@ class Reader:
         weight: its share of the cases.
         writes: patterns of files that it may write, below the case's folder.
         follows: links to pictures are followed.
+        typed: the files are named on the command line, so that they may be links to anywhere.
     """
 
     good: str
@@ -97,6 +100,7 @@ class Reader:
     weight: int
     writes: tuple[str, ...] = ()
     follows: bool = False
+    typed: bool = True
 
 
 def make_world() -> World:
@@ -112,7 +116,7 @@ def read_loras(folder: Path, world: World) -> object:
     unit, files = order(metadata)
     kept = loadable(files, world.base)
     said = remarks([metadata[file] for file in files if file in kept], world.base, world.config.data)
-    return unit, said, [(key_of(file), weights_hash(file), epoch_of(file)) for file in kept]
+    return unit, said, [(key_of(file), weights_hash(file)) for file in kept]
 
 
 def read_settings(folder: Path, world: World) -> object:
@@ -218,7 +222,9 @@ def read_pictures(folder: Path, world: World) -> object:
 
 def read_contact_sheet(folder: Path, world: World) -> object:
     """A sheet of a study, cut into its pictures."""
-    return {name: cell.words for name, cell in read_sheet(folder / "sheet.png").items()}
+    record = Record(folder, good.NAME, 0, {}, [], {}, {})
+    card = Scorecard(folder / "lora.safetensors", 1, {})
+    return [(strip.title, [tile.words for tile in strip.tiles]) for strip in all_strips(record, card)]
 
 
 def read_base(folder: Path, world: World) -> object:
@@ -228,6 +234,7 @@ def read_base(folder: Path, world: World) -> object:
         find_family(source)
     except ValueError:
         pass  # load_base says it in a line
+    _load.cache_clear()
     return load_base(BaseConfig(path=str(folder), device="cpu")).family.name
 
 
@@ -239,15 +246,11 @@ def read_encoder(folder: Path, world: World) -> object:
 
 def read_caches(folder: Path, world: World) -> object:
     """What was computed once and is found again: latents, readings."""
-    entry = folder / "entry.safetensors"
-    key = "ab" * 32
-    place = folder / key[:2] / f"{key}.safetensors"
-    place.parent.mkdir(exist_ok=True)
-    entry.rename(place)
-    made = Store(folder).fetch(key, lambda: {"mean": torch.zeros(1)})
+    made = Store(folder).fetch(good.KEY, lambda: {"mean": torch.zeros(1)})
     reader: Any = mock.Mock(fingerprint="x")
     reader.read.return_value = Readings(*(torch.zeros(2, 3) for _ in fields(Readings)))
-    return [*made.tensors], len(ReadingCache(reader, folder)._load(place) or ())
+    file = next(folder.glob("*/*.safetensors"), folder)
+    return [*made.tensors], len(ReadingCache(reader, folder)._load(file) or ())
 
 
 def read_ledger(folder: Path, world: World) -> object:
@@ -258,10 +261,8 @@ def read_ledger(folder: Path, world: World) -> object:
 def read_local(folder: Path, world: World) -> object:
     """A person's own defaults, in conf/local.yaml."""
     try:
-        local.take_in("train", folder)
-        local.has("data.trigger", folder)
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return typed(TrainConfig, compose("train"))
+        with mock.patch.object(composing, "load_local_defaults", lambda name: local.take_in(name, folder)):
+            return preflight("train", [], TrainConfig, check_train)
     finally:
         local.take_in("train", CONF)
 

@@ -94,7 +94,7 @@ def mutated(tree: Any, random: Random, aims: Sequence[str] = ()) -> Any:
     """A copy of a tree with one to three changes."""
     tree = [copy.deepcopy(tree)]  # so that the whole can be changed too
     for _ in range(random.choice((1, 1, 1, 2, 3))):
-        if aims and random.random() < 0.4:
+        if aims and random.random() < 0.55:
             _aim(tree[0], random.choice(aims), random)
             continue
         places = list(_places(tree))
