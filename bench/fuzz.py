@@ -19,16 +19,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).resolve().parents[1]
 CASES, WORKERS, SEED = 50_000, 2, 0
+START = 300.0  # seconds in which a worker must have imported everything
 GONE = 45.0  # seconds after which a worker that is asked is taken for stuck
 FINE = ("loaded", "refused")
 WRONG = ("traceback", "hang", "canary", "memory", "died")
@@ -41,29 +43,32 @@ Outcome = dict[str, Any]
 class Process:
     """A worker, started anew where it died or was stuck."""
 
-    def __init__(self, made: Path, root: Path, seed: int, seeds: list[Path], errors: Path) -> None:
+    def __init__(self, made: Path, root: Path, seed: int, seeds: Sequence[Path] = ()) -> None:
         self.arguments = [str(made), str(root), str(seed), *map(str, seeds)]
-        self.errors = errors
+        self.errors = root.with_name(f"{root.name}-errors.txt")
+        self.weights: dict[str, int] = {}
         self.start()
 
     def start(self) -> None:
         """Begins, and waits until it has imported everything."""
-        threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-u", "-m", "bench.fuzzing.worker", *self.arguments],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=ROOT,
-                env={**os.environ, **threads, "PYTHONHASHSEED": "0"},
+                env=quiet_environment(),
             )  # fmt: skip
-        if (said := self._line(300)) != "ready":
-            raise RuntimeError(f"a worker does not start ({said!r}); see {self.errors}")
+        said = self._line(START)
+        if not said:
+            raise RuntimeError(f"a worker does not start: {self.errors.read_text()[-2000:]}")
+        self.weights = json.loads(said)
 
     def run(self, name: str, number: int) -> Outcome:
         """How a case ended, even where the process did not live through it."""
         assert self.process.stdin
         began = time.perf_counter()
-        self.process.stdin.write(f"{name} {number}\n".encode())
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(f"{name} {number}\n".encode())
+            self.process.stdin.flush()
         if line := self._line(GONE):
             outcome: Outcome = json.loads(line)
             return outcome
@@ -87,44 +92,53 @@ class Process:
         return self.process.stdout.readline().decode().strip() if ready else ""
 
 
-def plan(cases: int) -> Iterator[tuple[str, int]]:
-    """Which reader has how many of the cases, in turn."""
-    from bench.fuzzing.cases import READERS  # torch and all
-
-    whole = sum(reader.weight for reader in READERS.values())
-    for number in range(cases):
-        for name, reader in READERS.items():
-            if number < max(1, round(cases * reader.weight / whole)):
-                yield name, number
+def quiet_environment() -> dict[str, str]:
+    """That of a worker: a core for each, and the same order of everything."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return {**os.environ, **threads, "PYTHONHASHSEED": "0"}
 
 
-def run(cases: list[tuple[str, int]], workers: int, seed: int, seeds: list[Path], root: Path) -> list[Outcome]:
-    """All the cases, shared by some processes."""
-    waiting: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
-    for case in cases:
-        waiting.put(case)
-    outcomes: list[Outcome] = []
+def plan(cases: int, weights: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Which readers have how many of the cases, in turn: each one of its first, of its second ..."""
+    whole = sum(weights.values())
+    shares = {name: max(1, round(cases * weight / whole)) for name, weight in weights.items()}
+    return [(name, number) for number in range(cases) for name in shares if number < shares[name]]
 
-    def work(index: int) -> None:
-        process = Process(root / "good", root / f"worker{index}", seed, seeds, root / "errors.txt")
-        while True:
-            try:
-                name, number = waiting.get_nowait()
-            except queue.Empty:
-                break
-            outcomes.append(outcome := process.run(name, number))
-            if outcome["kind"] not in FINE:
-                print(f"{name}:{number} {outcome['kind']}: {outcome['words'][:300]}", file=sys.stderr)
-        process.end()
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if len(outcomes) < len(cases):
-        raise RuntimeError(f"only {len(outcomes)} of {len(cases)} cases were run")
-    return outcomes
+def run(
+    cases: int, workers: int, seed: int, seeds: Sequence[Path], root: Path, only: Sequence[str] = ()
+) -> list[Outcome]:
+    """All the cases, shared by some processes.
+
+    Args:
+        seeds: more files to begin with.
+        root: an empty folder to work in.
+        only: the readers that are meant; none: all.
+    """
+    with ThreadPoolExecutor(workers) as threads:
+        places = [root / f"worker{index}" for index in range(workers)]
+        processes = list(
+            threads.map(lambda place: Process(root / "good", place, seed, seeds), places)
+        )
+        planned = [
+            case for case in plan(cases, processes[0].weights) if not only or case[0] in only
+        ]
+        waiting: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+        for case in planned:
+            waiting.put(case)
+
+        def work(process: Process) -> list[Outcome]:
+            outcomes = []
+            while not waiting.empty():
+                with suppress(queue.Empty):
+                    outcomes.append(outcome := process.run(*waiting.get_nowait()))
+                    if outcome["kind"] not in FINE:
+                        print(f"{outcome['reader']}:{outcome['number']} {outcome['kind']}: {outcome['words'][:300]}",
+                              file=sys.stderr)  # fmt: skip
+            process.end()
+            return outcomes
+
+        return [outcome for outcomes in threads.map(work, processes) for outcome in outcomes]
 
 
 def counts(outcomes: list[Outcome]) -> dict[str, dict[str, Any]]:
@@ -154,7 +168,10 @@ def table(found: dict[str, dict[str, Any]], seed: int) -> str:
              f"| reader | {' | '.join(HEADINGS)} |", f"|{'---|' * (len(HEADINGS) + 1)}"]  # fmt: skip
     rows = {**found, "all": {key: (max if key.startswith(("peak", "slow")) else sum)(row[key] for row in found.values())
                              for key in next(iter(found.values()))}}  # fmt: skip
-    lines += [f"| {name} | {' | '.join(str(value) for value in row.values())} |" for name, row in rows.items()]
+    lines += [
+        f"| {name} | {' | '.join(str(value) for value in row.values())} |"
+        for name, row in rows.items()
+    ]
     return "\n".join([*lines, ""])
 
 
@@ -162,21 +179,25 @@ def main() -> None:
     """Runs the cases, writes results/fuzz.json and .md, and prints the table; or one case alone."""
     given = dict(word.split("=", 1) for word in sys.argv[1:])
     seed, folder = int(given.get("seed", SEED)), given.get("seeds")
-    seeds = sorted(f for f in Path(folder).rglob("*") if f.is_file() and f.suffix in ENDING) if folder else []
+    seeds = (
+        sorted(f for f in Path(folder).rglob("*") if f.is_file() and f.suffix in ENDING)
+        if folder
+        else []
+    )
     if "case" in given:
         alone(given["case"], seed, seeds)
         return
-    readers = given.get("readers", "").split(",")
-    cases = [case for case in plan(int(given.get("cases", CASES))) if readers == [""] or case[0] in readers]
+    only = [name for name in given.get("readers", "").split(",") if name]
+    cases, workers = int(given.get("cases", CASES)), int(given.get("workers", WORKERS))
     root = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
-        outcomes = run(cases, int(given.get("workers", WORKERS)), seed, seeds, root)
+        outcomes = run(cases, workers, seed, seeds, root, only)
     finally:
         shutil.rmtree(root, ignore_errors=True)
     found = counts(outcomes)
     wrong = [o for o in outcomes if o["kind"] not in FINE]
     into = Path(given.get("into", RESULTS))
-    content = {"seed": seed, "cases": len(cases), "readers": found, "wrong": wrong}
+    content = {"seed": seed, "cases": len(outcomes), "readers": found, "wrong": wrong}
     (into / "fuzz.json").write_text(json.dumps(content, indent=1) + "\n")
     (into / "fuzz.md").write_text(table(found, seed))
     print(table(found, seed))
@@ -185,14 +206,17 @@ def main() -> None:
 
 def alone(case: str, seed: int, seeds: list[Path]) -> None:
     """One case: its input stays in a folder, and what happens is shown in full."""
-    from bench.fuzzing.worker import Worker  # torch and all
-
     name, number = case.rsplit(":", 1)
     root = Path("fuzz-case").resolve()
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
-    worker = Worker(root / "good", root, seed, seeds)
-    worker.alone(name, int(number))
+    arguments = [str(root / "good"), str(root / "worker"), str(seed), *map(str, seeds)]
+    code = f"from bench.fuzzing.worker import show; show({name!r}, {int(number)})"
+    sys.exit(
+        subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=ROOT, env=quiet_environment()
+        ).returncode
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,19 @@ from bench.fuzzing.values import MODULE, OUTSIDE, nasty
 
 PNG = b"\x89PNG\r\n\x1a\n"
 HUGE = (0, 1, 255, 2**16, 2**24, 2**31 - 1, 2**32 - 1)
-TAGS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"gAMA", b"acTL", b"fcTL", b"fdAT", b"eXIf")
+TAGS = (
+    b"IHDR",
+    b"PLTE",
+    b"IDAT",
+    b"IEND",
+    b"tRNS",
+    b"iCCP",
+    b"gAMA",
+    b"acTL",
+    b"fcTL",
+    b"fdAT",
+    b"eXIf",
+)
 # pickles that would run code: import a module, write a file, start a program
 PICKLES = (
     f"c{MODULE}\nAdam\n.".encode(),
@@ -84,8 +96,16 @@ def safetensors(content: bytes, random: Random, aims: tuple[str, ...]) -> bytes:
         header = trees.mutated(header, random)
     head = json.dumps(header).encode()
     if random.random() < 0.05:
-        head = b"[" * 100_000 if random.random() < 0.5 else head.replace(b"{", b'{"a": {}, "a": {},', 1)
-    length = len(head) if random.random() < 0.95 else random.choice((0, 7, 2**27, 2**60, len(head) - 1, 2**63))
+        head = (
+            b"[" * 100_000
+            if random.random() < 0.5
+            else head.replace(b"{", b'{"a": {}, "a": {},', 1)
+        )
+    length = (
+        len(head)
+        if random.random() < 0.95
+        else random.choice((0, 7, 2**27, 2**60, len(head) - 1, 2**63))
+    )
     return length.to_bytes(8, "little") + head + body
 
 
@@ -100,7 +120,9 @@ def _about(about: dict[str, object], random: Random, aims: tuple[str, ...]) -> N
         about.pop(key, None)
     else:
         value = nasty(random)
-        about[key] = value if random.random() < 0.1 else value if isinstance(value, str) else _short(value)
+        about[key] = (
+            value if random.random() < 0.1 else value if isinstance(value, str) else _short(value)
+        )
 
 
 def _short(value: object) -> str:
@@ -147,8 +169,12 @@ def png(content: bytes, random: Random, aims: tuple[str, ...] = ()) -> bytes:
             changed = trees.json_text(text.decode("latin-1"), random, ())
             chunks[row] = (tag, name + b"\0" + changed.encode("latin-1", "replace"))
         elif tag == b"IHDR" and pick < 0.7:
-            width, height = (random.choice((0, 1, 36, 40, 13_300, 60_000, 2**31 - 1)) for _ in range(2))
-            kind = random.choice((data[8:10], bytes([16, 0]), bytes([16, 6]), bytes([1, 3]), bytes([3, 9])))
+            width, height = (
+                random.choice((0, 1, 36, 40, 13_300, 60_000, 2**31 - 1)) for _ in range(2)
+            )
+            kind = random.choice(
+                (data[8:10], bytes([16, 0]), bytes([16, 6]), bytes([1, 3]), bytes([3, 9]))
+            )
             chunks[row] = (tag, struct.pack(">II", width, height) + kind + data[10:])
         elif pick < 0.3:
             chunks[row] = (tag, damaged(data, random))
@@ -197,7 +223,11 @@ def state(content: bytes, random: Random) -> bytes:
     change: Callable[[bytes], bytes] = lambda data: _pickle(data, random)  # noqa: E731
     out, found = io.BytesIO(), zipfile.ZipFile(io.BytesIO(content))
     names = found.namelist()
-    chosen = next(n for n in names if n.endswith("data.pkl")) if random.random() < 0.7 else random.choice(names)
+    chosen = (
+        next(n for n in names if n.endswith("data.pkl"))
+        if random.random() < 0.7
+        else random.choice(names)
+    )
     with zipfile.ZipFile(out, "w") as archive:
         for name in names:
             data = found.read(name)
@@ -218,14 +248,26 @@ def _pickle(data: bytes, random: Random) -> bytes:
     if pick < 0.2:
         return random.choice(PICKLES)
     if pick < 0.4:
-        names = [b"torch._utils\n_rebuild_tensor_v2", b"collections\nOrderedDict", b"torch\nFloatStorage"]
-        news = [f"{MODULE}\nAdam".encode(), b"os\nsystem", b"builtins\neval", b"torch\nload", b"torch\nLongStorage"]
+        names = [
+            b"torch._utils\n_rebuild_tensor_v2",
+            b"collections\nOrderedDict",
+            b"torch\nFloatStorage",
+        ]
+        news = [
+            f"{MODULE}\nAdam".encode(),
+            b"os\nsystem",
+            b"builtins\neval",
+            b"torch\nload",
+            b"torch\nLongStorage",
+        ]
         return data.replace(random.choice(names), random.choice(news))
     if pick < 0.7:  # a word of the state, of the same length, so that the rest stays right
         words = [b"epoch", b"shown", b"order", b"losses", b"skipped", b"adapter", b"random", b"remedies", b"config",
                  b"lr", b"step", b"kind", b"last", b"param_groups", b"exp_avg", b"betas"]  # fmt: skip
         word = random.choice(words)
-        return data.replace(word, bytes([random.randrange(97, 123)]) * len(word), random.choice((1, -1)))
+        return data.replace(
+            word, bytes([random.randrange(97, 123)]) * len(word), random.choice((1, -1))
+        )
     number = random.choice((b"K\xff", b"K\x00", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"N", b"\x88", b"]", b"}",
                             b"G\x7f\xf8\0\0\0\0\0\0", b"G\x7f\xf0\0\0\0\0\0\0", b"X\x01\0\0\0x"))  # fmt: skip
     places = [i for i in range(len(data) - 2) if data[i : i + 1] == b"K"]

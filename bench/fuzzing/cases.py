@@ -70,7 +70,9 @@ STUDIES = (
     Target(f"{FIRST}/lora-000001.safetensors", "safetensors"),
     Target(f"{STUDY}/data.png", "png"),
 )
-PICTURES = tuple(Target(name, "png" if name.endswith("png") else "picture") for name in good.PICTURE_NAMES)
+PICTURES = tuple(
+    Target(name, "png" if name.endswith("png") else "picture") for name in good.PICTURE_NAMES
+)
 NOTES = ("studies/*/*.lock", "studies/*/trials/*/holder*", "studies/*/trials/[0-9]*")
 READERS = {
     "lora": Reader("lora", (Target("friend-000001.safetensors", "safetensors"),), readers.read_loras, 14),
@@ -123,7 +125,13 @@ CHANGES: dict[str, Change] = {
 
 
 def write_case(
-    name: str, number: int, seed: int, made: Path, folder: Path, outside: Path, seeds: Sequence[Path] = ()
+    name: str,
+    number: int,
+    seed: int,
+    made: Path,
+    folder: Path,
+    outside: Path,
+    seeds: Sequence[Path] = (),
 ) -> None:
     """Writes the input of a case: a copy of good files with something wrong.
 
@@ -158,17 +166,28 @@ def _content(target: Target, content: bytes, pick: float, random: Random) -> byt
     if pick < 0.11:
         return binaries.noise(random)
     if pick < 0.13:
-        return random.choice((b"", b"\0" * 1000, b"\xff\xfe" + content, b"\xef\xbb\xbf" + content, content * 2))
+        return random.choice(
+            (b"", b"\0" * 1000, b"\xff\xfe" + content, b"\xef\xbb\xbf" + content, content * 2)
+        )
     if pick < 0.14 and target.kind in ("png", "picture"):
         return random.choice((lambda: binaries.EPS, lambda: binaries.wide_png(13_312)))()
     try:
         return CHANGES[target.kind](content, random, target.aims)
-    except (ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile):  # of a seed that is broken
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+    ):  # of a seed that is broken
         return binaries.damaged(content, random)
 
 
 def _text(
-    change: Callable[[str, Random, tuple[str, ...]], str], data: bytes, random: Random, aims: tuple[str, ...]
+    change: Callable[[str, Random, tuple[str, ...]], str],
+    data: bytes,
+    random: Random,
+    aims: tuple[str, ...],
 ) -> bytes:
     text = change(data.decode("utf-8", "replace"), random, aims)
     encoding = random.choice(("utf-16", "latin-1", "utf-32")) if random.random() < 0.02 else "utf-8"
@@ -178,5 +197,7 @@ def _text(
 def _caption(data: bytes, random: Random) -> bytes:
     words = random.choice((trees.noisy(data.decode("utf-8", "replace"), random), str(trees.nasty(random))[:300_000], "a, " * 30_000,
                            OUTSIDE))  # fmt: skip
-    encoding = random.choice(("utf-8", "utf-8", "utf-16", "latin-1", "utf-16-le", "cp1252", "utf-32"))
+    encoding = random.choice(
+        ("utf-8", "utf-8", "utf-16", "latin-1", "utf-16-le", "cp1252", "utf-32")
+    )
     return words.encode(encoding, "replace")

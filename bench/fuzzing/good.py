@@ -50,7 +50,13 @@ SPACE = Space(
     )
 )
 CMAES = {"_target_": "optuna.samplers.CmaEsSampler", "n_startup_trials": 1}
-TUNED = ["network.rank=1", "network.conv_rank=1", "training.epochs=2", "data.repeats=1", "base.device=cpu"]
+TUNED = [
+    "network.rank=1",
+    "network.conv_rank=1",
+    "training.epochs=2",
+    "data.repeats=1",
+    "base.device=cpu",
+]
 KOHYA = """pretrained_model_name_or_path = "puppets"
 train_data_dir = "pictures"
 network_module = "networks.lora"
@@ -87,7 +93,9 @@ optimizer: adamw
 training: {seed: 7}
 """
 # what differs from run to run; a case is to be the same bytes every time
-CLOCK = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\.\d+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-\d+")
+CLOCK = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\.\d+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-\d+"
+)
 
 
 class Silent:
@@ -179,7 +187,9 @@ def _probe_set() -> ProbeSet:
     first = {part: options[0] for parts in values.kinds.values() for part, options in parts.items()}
     last = {part: options[-1] for parts in values.kinds.values() for part, options in parts.items()}
     probes = [
-        Probe(values.prompt("a sks puppet", asked), values.prompt("a puppet", asked), i, role, asked)
+        Probe(
+            values.prompt("a sks puppet", asked), values.prompt("a puppet", asked), i, role, asked
+        )
         for i, (asked, role) in enumerate([(first, FRESH), (last, FRESH), (first, CLASS)])
     ]
     probes.append(Probe("a photo of sks puppet", "a photo of puppet", 3, CAPTION, {}))
@@ -228,14 +238,18 @@ def _study(folder: Path, config: SweepConfig) -> None:
         )
         records.append(record)
     (study / "probes.yaml").write_text(probe_set.to_yaml(), encoding="utf-8")
-    save_sheet(data_sheet([(training[0], "sks puppet"), (training[1], "two")], []), study / "data.png")
+    save_sheet(
+        data_sheet([(training[0], "sks puppet"), (training[1], "two")], []), study / "data.png"
+    )
     policy = PolicyConfig()
     silent: Any = Silent()
     keep(study, rank_trials(records, policy, lambda record: "0" * 32), policy, silent, {})
     _journal(folder, study)
     (folder / "sheet" / "sheets").mkdir(parents=True)
     shutil.copy(records[0].sheet(1), folder / "sheet" / "sheets")
-    cards = {weights_hash(records[0].epochs[0].scorecard.checkpoint): _card(Path("a"), 1, 0).to_dict()}
+    cards = {
+        weights_hash(records[0].epochs[0].scorecard.checkpoint): _card(Path("a"), 1, 0).to_dict()
+    }
     (folder / "ledger").mkdir()
     shutil.copy(folder / "run" / "lora-000001.safetensors", folder / "ledger" / "a.safetensors")
     about = {"data": "0", "base": "1"}
@@ -256,7 +270,9 @@ def _journal(folder: Path, study: Path) -> None:
         done = create_trial(params=params, distributions=SPACE.distributions, value=0.1 * number)
         again.optuna.add_trial(done)
     text = (made / "optuna.journal").read_text()
-    text = CLOCK.sub(lambda found: "2026-01-01T00:00:00.000000" if "T" in found[0] else "worker", text)
+    text = CLOCK.sub(
+        lambda found: "2026-01-01T00:00:00.000000" if "T" in found[0] else "worker", text
+    )
     (study / "optuna.journal").write_text(text)
     shutil.rmtree(folder / "made")
 

@@ -38,7 +38,16 @@ WRITERS = frozenset({"collections", "dataclasses", "enum", "importlib", "jinja2"
                      "functools", "torch", "numpy", "attr", "attrs", "sqlalchemy", "contextlib", "inspect", "optuna",
                      "matplotlib", "scipy", "sklearn", "omegaconf", "six", "hydra", "alembic", "transformers",
                      "bench", "namedtuple_", "google", "traceback", "linecache", "pandas"})  # fmt: skip
-STARTS = ("subprocess.", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.fork", "pty.", "os.startfile")
+STARTS = (
+    "subprocess.",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.system",
+    "os.fork",
+    "pty.",
+    "os.startfile",
+)
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind", "ftplib.",
            "urllib.", "http.client.connect", "smtplib.")  # fmt: skip
 CHANGES = {"os.remove": (0,), "os.rename": (0, 1), "os.mkdir": (0,), "os.rmdir": (0,), "os.symlink": (1,), "os.link": (1,),
@@ -121,13 +130,23 @@ class Guard:
     def _open(self, path: Any, mode: Any, flags: Any) -> str:
         if isinstance(path, int) or path is None:
             return ""
-        writing = any(c in "wax+" for c in mode) if isinstance(mode, str) else bool(int(flags or 0) & WRITING)
+        writing = (
+            any(c in "wax+" for c in mode)
+            if isinstance(mode, str)
+            else bool(int(flags or 0) & WRITING)
+        )
         if writing:
             return f"write: open {place}" if (place := self._outside_of_own(path)) else ""
-        real = os.path.realpath(os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else ""
+        real = (
+            os.path.realpath(os.fsdecode(path))
+            if isinstance(path, str | bytes | os.PathLike)
+            else ""
+        )
         if real in self.named or not os.path.isfile(real):
             return ""
-        if real.startswith(f"{self.outside}/") and not (self.follows and real.endswith((".png", ".PNG"))):
+        if real.startswith(f"{self.outside}/") and not (
+            self.follows and real.endswith((".png", ".PNG"))
+        ):
             return f"read: {os.path.relpath(real, self.outside)}"
         if real.startswith("/proc/self/environ") or real.endswith("/environ"):
             return f"read: {real}"
@@ -138,11 +157,17 @@ class Guard:
         if isinstance(path, int):
             return ""
         text = os.fsdecode(path) if isinstance(path, bytes | os.PathLike) else str(path)
-        text = text.removeprefix("file:").partition("?mode=ro")[0] if text.startswith("file:") else text
+        text = (
+            text.removeprefix("file:").partition("?mode=ro")[0]
+            if text.startswith("file:")
+            else text
+        )
         if text == ":memory:" or not text:
             return ""
         real = os.path.realpath(text)
-        if real in HARMLESS or any(real == str(own) or real.startswith(f"{own}/") for own in self.own):
+        if real in HARMLESS or any(
+            real == str(own) or real.startswith(f"{own}/") for own in self.own
+        ):
             return ""
         return text
 

@@ -32,11 +32,11 @@ from sweeper.recording.record import Record, load_records
 from sweeper.reproducing import reproduction
 from sweeper.reproducing.config import ReproduceConfig, check_reproduce
 from sweeper.reproducing.original import of_study
+from sweeper.results import reselect
 from sweeper.results.missing import words_of_missing
 from sweeper.results.report import rewrite
 from sweeper.results.report.page import policy_of
 from sweeper.results.report.pictures import all_strips
-from sweeper.results import reselect
 from sweeper.study.storage import find_study
 from train import compose as composing
 from train import local, permissions
@@ -115,13 +115,17 @@ def read_loras(folder: Path, world: World) -> object:
     metadata = readable(find(str(folder)))
     unit, files = order(metadata)
     kept = loadable(files, world.base)
-    said = remarks([metadata[file] for file in files if file in kept], world.base, world.config.data)
+    said = remarks(
+        [metadata[file] for file in files if file in kept], world.base, world.config.data
+    )
     return unit, said, [(key_of(file), weights_hash(file)) for file in kept]
 
 
 def read_settings(folder: Path, world: World) -> object:
     """As `python -m sweeper.reproduce lora=` does, up to the loading of models."""
-    return _reproduced(ReproduceConfig(lora=str(folder / "theirs.safetensors"), root=str(folder / "mlruns")))
+    return _reproduced(
+        ReproduceConfig(lora=str(folder / "theirs.safetensors"), root=str(folder / "mlruns"))
+    )
 
 
 def read_study_again(folder: Path, world: World) -> object:
@@ -195,7 +199,11 @@ def read_values(folder: Path, world: World) -> object:
 
 def _said(values: Values) -> list[str]:
     parts = {part: options for kind in values.kinds.values() for part, options in kind.items()}
-    said = [values.phrase(part, str(option), values.class_word) for part in parts for option in parts[part]]
+    said = [
+        values.phrase(part, str(option), values.class_word)
+        for part in parts
+        for option in parts[part]
+    ]
     return [*said, values.prompt("a sks", {part: options[-1] for part, options in parts.items()})]
 
 
@@ -205,14 +213,18 @@ def read_kohya(folder: Path, world: World) -> object:
     line, notes = expand([f"kohya={file}"])
     plain = preflight("train", line, TrainConfig, check_train)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = typed(TrainConfig, compose("train", [word for word in plain if not word.startswith("-")]))
+        config = typed(
+            TrainConfig, compose("train", [word for word in plain if not word.startswith("-")])
+        )
     load_pictures(config.data)
     return notes, {"received": flat(dataclasses.asdict(config))}
 
 
 def read_dataset(folder: Path, world: World) -> object:
     """data.dataset_config=FILE."""
-    return load_pictures(DataConfig(dataset_config=str(folder / "dataset.toml"), resolution=32)).report()
+    return load_pictures(
+        DataConfig(dataset_config=str(folder / "dataset.toml"), resolution=32)
+    ).report()
 
 
 def read_pictures(folder: Path, world: World) -> object:
@@ -224,7 +236,9 @@ def read_contact_sheet(folder: Path, world: World) -> object:
     """A sheet of a study, cut into its pictures."""
     record = Record(folder, good.NAME, 0, {}, [], {}, {})
     card = Scorecard(folder / "lora.safetensors", 1, {})
-    return [(strip.title, [tile.words for tile in strip.tiles]) for strip in all_strips(record, card)]
+    return [
+        (strip.title, [tile.words for tile in strip.tiles]) for strip in all_strips(record, card)
+    ]
 
 
 def read_base(folder: Path, world: World) -> object:
@@ -261,7 +275,9 @@ def read_ledger(folder: Path, world: World) -> object:
 def read_local(folder: Path, world: World) -> object:
     """A person's own defaults, in conf/local.yaml."""
     try:
-        with mock.patch.object(composing, "load_local_defaults", lambda name: local.take_in(name, folder)):
+        with mock.patch.object(
+            composing, "load_local_defaults", lambda name: local.take_in(name, folder)
+        ):
             return preflight("train", [], TrainConfig, check_train)
     finally:
         local.take_in("train", CONF)

@@ -19,7 +19,9 @@ def save_tiny_base(folder: Path) -> None:
     folder.mkdir()
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
+    tokenizer = CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16
+    )
     text = CLIPTextConfig(
         vocab_size=len(tokens), intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, hidden_size=32,
         max_position_embeddings=16, bos_token_id=len(tokens) - 2, eos_token_id=len(tokens) - 1,

@@ -23,7 +23,8 @@ Place = tuple[Any, Any]  # a container and a key of it
 Dump = Callable[[Any], str]
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+    f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
 
 
@@ -43,7 +44,9 @@ def yaml_text(text: str, random: Random, aims: Sequence[str]) -> str:
                              "!!python/name:os.system", "0o17", "1:30:00", "- - - -"))  # fmt: skip
         lines = text.splitlines()
         row = random.randrange(len(lines))
-        return "\n".join([*lines[:row], re.sub(r":.*", lambda _: f": {tag}", lines[row]), *lines[row + 1 :]])
+        return "\n".join(
+            [*lines[:row], re.sub(r":.*", lambda _: f": {tag}", lines[row]), *lines[row + 1 :]]
+        )
     return _changed(text, yaml.safe_load, _yaml, random, aims)
 
 
@@ -156,7 +159,9 @@ def noisy(text: str, random: Random) -> str:
     """A text with characters left out, put in, or cut off."""
     place = random.randrange(len(text) + 1)
     end = min(len(text), place + random.choice((1, 1, 5, 40, len(text))))
-    filling = random.choice(("", "", "\0", "{", "}", "[" * 30, '"', "\n", ":", "= ", "\ufeff", "é", "\t", "#"))
+    filling = random.choice(
+        ("", "", "\0", "{", "}", "[" * 30, '"', "\n", ":", "= ", "\ufeff", "é", "\t", "#")
+    )
     return text[:place] + filling + text[end:]
 
 
@@ -191,4 +196,6 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_toml_key(k)} = {_toml_value(v)}' for k, v in value.items())}}}"
     text = "null" if value is None else str(value)
-    return json.dumps(text.encode("utf-8", "replace").decode(), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(text.encode("utf-8", "replace").decode(), ensure_ascii=False).replace(
+        "\x7f", "\\u007f"
+    )

@@ -32,7 +32,14 @@ from bench.fuzzing.values import ADDRESSES, CLASSES, MODULE, OUTSIDE, PATHS, SEC
 from train.command import quiet, with_one_line_errors
 from train.optimizers import OPTIMIZERS
 
-LOADED, REFUSED, TRACEBACK, HANG, CANARY, MEMORY = "loaded", "refused", "traceback", "hang", "canary", "memory"
+LOADED, REFUSED, TRACEBACK, HANG, CANARY, MEMORY = (
+    "loaded",
+    "refused",
+    "traceback",
+    "hang",
+    "canary",
+    "memory",
+)
 SECONDS, MOST_MEMORY, BACKSTOP = 20, 2_000_000_000, 6_000_000_000
 LONGEST = 1000  # characters of a line that refuses
 SECRET = "lorafuzz-5e4c7"
@@ -120,13 +127,19 @@ def snapshot(folders: list[Path]) -> State:
                 path = os.path.join(place, name)
                 about = os.lstat(path)
                 is_file = stat.S_ISREG(about.st_mode)
-                found[path] = (about.st_mode, about.st_size, about.st_mtime_ns) if is_file else (about.st_mode,)
+                found[path] = (
+                    (about.st_mode, about.st_size, about.st_mtime_ns)
+                    if is_file
+                    else (about.st_mode,)
+                )
     return found
 
 
 def changed(before: State, after: State) -> list[str]:
     """The places that are not as they were."""
-    return sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    return sorted(
+        path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+    )
 
 
 class Worker:
@@ -136,7 +149,11 @@ class Worker:
         torch.set_num_threads(1)
         self.made, self.seed, self.seeds = made, seed, seeds
         self.place = Place(root)
-        os.environ |= {"TMPDIR": str(self.place.scratch), SECRET_NAME: SECRET, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        os.environ |= {
+            "TMPDIR": str(self.place.scratch),
+            SECRET_NAME: SECRET,
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         self.world = readers.make_world()
         with FileLock(f"{made}.lock"):
@@ -149,15 +166,18 @@ class Worker:
         sys.path.insert(0, "")  # as `python -m` has it: the working folder
         self.guard = Guard((self.place.case, self.place.scratch), self.place.outside)
         for name in cases.READERS:  # what a reader imports with good files is none of the cases'
-            self._begin(name)
+            self.begin(name)
             with _captured():
                 self._read(name, cases.READERS[name])
         self.place.clean()
         self.least = _status("VmRSS")
-        resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + BACKSTOP, resource.RLIM_INFINITY))
+        resource.setrlimit(
+            resource.RLIMIT_AS, (_status("VmSize") + BACKSTOP, resource.RLIM_INFINITY)
+        )
         signal.signal(signal.SIGALRM, _alarm)
 
-    def _begin(self, name: str) -> None:
+    def begin(self, name: str) -> None:
+        """The case's folder has a reader's good files."""
         self.place.empty()
         shutil.copytree(self.made / cases.READERS[name].good, self.place.case)
 
@@ -170,16 +190,24 @@ class Worker:
     def run(self, name: str, number: int) -> Outcome:
         """One case, from its number."""
         self.place.empty()
-        cases.write_case(name, number, self.seed, self.made, self.place.case, self.place.outside, self.seeds)
+        cases.write_case(
+            name, number, self.seed, self.made, self.place.case, self.place.outside, self.seeds
+        )
         return self.judge(name, number, cases.READERS[name])
 
     def alone(self, name: str, number: int) -> None:
         """One case, whose input is kept; then the traceback, where it has one."""
         outcome = self.run(name, number)
-        print(json.dumps(asdict(outcome), indent=1), f"the input, as it was left: {self.place.case}", sep="\n")
+        print(
+            json.dumps(asdict(outcome), indent=1),
+            f"the input, as it was left: {self.place.case}",
+            sep="\n",
+        )
         shutil.copytree(self.place.case, self.place.root / "left", symlinks=True, ignore=_pipes)
         shutil.rmtree(self.place.case)
-        cases.write_case(name, number, self.seed, self.made, self.place.case, self.place.outside, self.seeds)
+        cases.write_case(
+            name, number, self.seed, self.made, self.place.case, self.place.outside, self.seeds
+        )
         faulthandler.dump_traceback_later(SECONDS)
         signal.setitimer(signal.ITIMER_REAL, SECONDS + 5)
         with self.guard.watching(True):
@@ -190,7 +218,9 @@ class Worker:
         place, outcome = self.place, Outcome(name, number, LOADED)
         around, before = snapshot(place.around), snapshot([place.case])
         modules = {*sys.modules}
-        named = frozenset(os.path.realpath(place.case / t.file) for t in reader.targets if reader.typed)
+        named = frozenset(
+            os.path.realpath(place.case / t.file) for t in reader.targets if reader.typed
+        )
         _clear_peak()
         began, result = time.perf_counter(), None
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
@@ -210,7 +240,9 @@ class Worker:
         outcome.seconds = time.perf_counter() - began
         outcome.peak = max(0, _status("VmHWM") - self.least)
         problems = [*seen]
-        problems += self._traces(reader, around, before, told.getvalue() + str(result).encode("utf-8", "replace"))
+        problems += self._traces(
+            reader, around, before, told.getvalue() + str(result).encode("utf-8", "replace")
+        )
         problems += _foreign(result, place.outside)
         problems += [f"import: {m}" for m in {*sys.modules} - modules if MODULE in m]
         if problems and outcome.kind not in (TRACEBACK, HANG, MEMORY):
@@ -220,7 +252,9 @@ class Worker:
         line = outcome.words if outcome.kind == REFUSED else ""
         if "\n" in line or len(line) > LONGEST or (line and not line.startswith("error: ")):
             outcome.kind = TRACEBACK
-            outcome.problems.append(f"line: {len(line)} characters, {line.count(chr(10))} ends of lines")
+            outcome.problems.append(
+                f"line: {len(line)} characters, {line.count(chr(10))} ends of lines"
+            )
         if acting := ACTING.search(line + told.getvalue().decode("utf-8", "replace")):
             outcome.problems.append(f"terminal: {unicodedata.name(acting[0], hex(ord(acting[0])))}")
             outcome.kind = CANARY if outcome.kind in (LOADED, REFUSED) else outcome.kind
@@ -228,11 +262,17 @@ class Worker:
             outcome.kind = MEMORY
         return outcome
 
-    def _traces(self, reader: readers.Reader, around: State, before: State, told: bytes) -> list[str]:
+    def _traces(
+        self, reader: readers.Reader, around: State, before: State, told: bytes
+    ) -> list[str]:
         """What a case has left: files, and the secret in what it wrote or said."""
         place = self.place
         left = changed(around, snapshot(place.around))
-        problems = [f"write: {os.path.relpath(path, place.root)}" for path in left if path not in map(str, place.around)]
+        problems = [
+            f"write: {os.path.relpath(path, place.root)}"
+            for path in left
+            if path not in map(str, place.around)
+        ]
         after = snapshot([place.case])
         written = [os.path.relpath(path, place.case) for path in changed(before, after)]
         for name in written:
@@ -262,7 +302,11 @@ def _foreign(result: Any, outside: Path) -> list[str]:
     received = next((p["received"] for p in parts if isinstance(p, dict) and "received" in p), None)
     if received is None:
         return []
-    bad = {text.replace(OUTSIDE, str(outside)) for text in (*ADDRESSES, *PATHS) if text not in ("", ".")}
+    bad = {
+        text.replace(OUTSIDE, str(outside))
+        for text in (*ADDRESSES, *PATHS)
+        if text not in ("", ".")
+    }
     found = [f"setting: {key}={received.get(key)!r:.80}" for key in FOREIGN
              if isinstance(received.get(key), str)
              and (received[key] in bad or str(outside) in received[key])]  # fmt: skip
@@ -294,8 +338,14 @@ def _last_lines() -> str:
     kind, error, trace = sys.exc_info()
     frames = [f for f in traceback.extract_tb(trace) if "/bench/" not in f.filename]
     shown = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in [*frames[:1], *frames[-5:]]]
-    own = [f for f in frames if "/site-packages/" not in f.filename and "/lib/python" not in f.filename]
-    last = f"{'/'.join(Path(own[-1].filename).parts[-2:])}:{own[-1].lineno} {own[-1].name}" if own else "-"
+    own = [
+        f for f in frames if "/site-packages/" not in f.filename and "/lib/python" not in f.filename
+    ]
+    last = (
+        f"{'/'.join(Path(own[-1].filename).parts[-2:])}:{own[-1].lineno} {own[-1].name}"
+        if own
+        else "-"
+    )
     return f"[{last}] {kind.__name__ if kind else ''}: {str(error)[:200]} <- {' > '.join(shown)}"
 
 
@@ -311,13 +361,19 @@ def _clear_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+def show(name: str, number: int) -> None:
+    """One case alone, of a process with the arguments of a worker."""
+    made, root, seed, *seeds = sys.argv[1:]
+    Worker(Path(made), Path(root), int(seed), [Path(file) for file in seeds]).alone(name, number)
+
+
 def main() -> None:
-    """Reads `reader number` lines and answers each with a line of JSON."""
+    """Says which readers there are, then answers each line `reader number` with one of JSON."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+    os.dup2(2, 1)  # whatever a library prints
     made, root, seed, *seeds = sys.argv[1:]
     worker = Worker(Path(made), Path(root), int(seed), [Path(file) for file in seeds])
-    print("ready", file=answers)
+    print(json.dumps({name: reader.weight for name, reader in cases.READERS.items()}), file=answers)
     for line in sys.stdin:
         name, number = line.rsplit(" ", 1)
         print(json.dumps(asdict(worker.run(name, int(number)))), file=answers)
