@@ -34,8 +34,18 @@ START = 300.0  # seconds in which a worker must have imported everything
 GONE = 45.0  # seconds after which a worker that is asked is taken for stuck
 FINE = ("loaded", "refused")
 WRONG = ("traceback", "hang", "canary", "memory", "died")
-HEADINGS = ("cases", "loaded", "refused in one line", "tracebacks", "hangs", "canaries", "too much memory", "crashes",
-            "peak MB", "slowest s")  # fmt: skip
+HEADINGS = (
+    "cases",
+    "loaded",
+    "refused in one line",
+    "tracebacks",
+    "hangs",
+    "canaries",
+    "too much memory",
+    "crashes",
+    "peak MB",
+    "slowest s",
+)
 ENDING = {".safetensors", ".json", ".yaml", ".toml", ".png", ".jpg", ".pt", ".journal", ".txt"}
 Outcome = dict[str, Any]
 
@@ -54,9 +64,12 @@ class Process:
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-u", "-m", "bench.fuzzing.worker", *self.arguments],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=ROOT,
                 env=quiet_environment(),
-            )  # fmt: skip
+            )
         said = self._line(START)
         if not said:
             raise RuntimeError(f"a worker does not start: {self.errors.read_text()[-2000:]}")
@@ -76,9 +89,15 @@ class Process:
         self.process.kill()
         code = self.process.wait()
         self.start()
-        return {"reader": name, "number": number, "kind": "hang" if stuck else "died", "problems": [], "peak": 0,
-                "words": "stuck" if stuck else f"exit code {code}",
-                "seconds": time.perf_counter() - began}  # fmt: skip
+        return {
+            "reader": name,
+            "number": number,
+            "kind": "hang" if stuck else "died",
+            "problems": [],
+            "peak": 0,
+            "words": "stuck" if stuck else f"exit code {code}",
+            "seconds": time.perf_counter() - began,
+        }
 
     def end(self) -> None:
         """Nothing more is asked."""
@@ -133,8 +152,10 @@ def run(
                 with suppress(queue.Empty):
                     outcomes.append(outcome := process.run(*waiting.get_nowait()))
                     if outcome["kind"] not in FINE:
-                        print(f"{outcome['reader']}:{outcome['number']} {outcome['kind']}: {outcome['words'][:300]}",
-                              file=sys.stderr)  # fmt: skip
+                        print(
+                            f"{outcome['reader']}:{outcome['number']} {outcome['kind']}: {outcome['words'][:300]}",
+                            file=sys.stderr,
+                        )
             process.end()
             return outcomes
 
@@ -152,22 +173,38 @@ def counts(outcomes: list[Outcome]) -> dict[str, dict[str, Any]]:
         peaks[name] = max(peaks[name], outcome["peak"])
         slowest[name] = max(slowest[name], outcome["seconds"])
     return {
-        name: {"cases": sum(counted.values()), **{kind: counted[kind] for kind in (*FINE, *WRONG)},
-               "peak MB": round(peaks[name] / 1e6), "slowest s": round(slowest[name], 1)}
+        name: {
+            "cases": sum(counted.values()),
+            **{kind: counted[kind] for kind in (*FINE, *WRONG)},
+            "peak MB": round(peaks[name] / 1e6),
+            "slowest s": round(slowest[name], 1),
+        }
         for name, counted in sorted(kinds.items())
-    }  # fmt: skip
+    }
 
 
 def table(found: dict[str, dict[str, Any]], seed: int) -> str:
     """The counts as Markdown."""
-    lines = ["# Mutated files, reader by reader", "",
-             f"`python -m bench.fuzz`, seed {seed}: good files with something wrong in them, read as the commands "
-             "read them. A canary is code that ran or was imported, a file written or read where it must not be, "
-             "a program, the network, a secret that was told, a setting that no file decides, or a code that a "
-             "terminal acts on. Peak memory is above what the process has after its imports.", "",
-             f"| reader | {' | '.join(HEADINGS)} |", f"|{'---|' * (len(HEADINGS) + 1)}"]  # fmt: skip
-    rows = {**found, "all": {key: (max if key.startswith(("peak", "slow")) else sum)(row[key] for row in found.values())
-                             for key in next(iter(found.values()))}}  # fmt: skip
+    lines = [
+        "# Mutated files, reader by reader",
+        "",
+        f"`python -m bench.fuzz`, seed {seed}: good files with something wrong in them, read as the commands "
+        "read them. A canary is code that ran or was imported, a file written or read where it must not be, "
+        "a program, the network, a secret that was told, a setting that no file decides, or a code that a "
+        "terminal acts on. Peak memory is above what the process has after its imports.",
+        "",
+        f"| reader | {' | '.join(HEADINGS)} |",
+        f"|{'---|' * (len(HEADINGS) + 1)}",
+    ]
+    rows = {
+        **found,
+        "all": {
+            key: (max if key.startswith(("peak", "slow")) else sum)(
+                row[key] for row in found.values()
+            )
+            for key in next(iter(found.values()))
+        },
+    }
     lines += [
         f"| {name} | {' | '.join(str(value) for value in row.values())} |"
         for name, row in rows.items()

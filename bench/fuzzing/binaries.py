@@ -41,6 +41,39 @@ PICKLES = (
     b"(lp0\nh\x00a.",
 )
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n{ } loop\nshowpage\n"
+HEADS = (
+    b"", PNG, b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBPVP8 ", b"GIF89a", b"II*\0", b"BM",
+    b"PK\x03\x04", b"\x80\x04", EPS, b"MM\0*", b"{", b"SQLite format 3\0", b"%PDF-1.4",
+)  # fmt: skip
+SAID = (
+    "ss_epoch", "ss_steps", "training_info", "lora_adapter_metadata", "ss_network_args",
+    "ss_resolution", "ss_network_alpha", "ss_network_dim",
+)  # fmt: skip
+NAMES = (
+    "", "../../x", "#.weight", "#.alpha", "bundle_emb.x.string_to_param.*", "#\x1b[31m", "#.scale",
+    "\0", "a" * 5000,
+)  # fmt: skip
+DTYPES = (
+    "F64", "F32", "F16", "BF16", "I8", "I64", "U16", "BOOL", "F8_E5M2", "F8_E4M3", "F4", "I128", "",
+    5, None,
+)  # fmt: skip
+SHAPES = (
+    [], [0], [1], [-1], [2**63], [2**31, 2**31], [1.5], "x", None, [1] * 70, [0, 2**40],
+    [4, 4, 4, 4, 4],
+)  # fmt: skip
+GLOBALS = (b"torch._utils\n_rebuild_tensor_v2", b"collections\nOrderedDict", b"torch\nFloatStorage")
+EVIL = (
+    f"{MODULE}\nAdam".encode(), b"os\nsystem", b"builtins\neval", b"torch\nload",
+    b"torch\nLongStorage",
+)  # fmt: skip
+WORDS = (
+    b"epoch", b"shown", b"order", b"losses", b"skipped", b"adapter", b"random", b"remedies",
+    b"config", b"lr", b"step", b"kind", b"last", b"param_groups", b"exp_avg", b"betas",
+)  # fmt: skip
+PUSHES = (
+    b"K\xff", b"K\x00", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"N", b"\x88", b"]", b"}",
+    b"G\x7f\xf8\0\0\0\0\0\0", b"G\x7f\xf0\0\0\0\0\0\0", b"X\x01\0\0\0x",
+)  # fmt: skip
 
 
 def damaged(content: bytes, random: Random) -> bytes:
@@ -74,8 +107,7 @@ def damaged(content: bytes, random: Random) -> bytes:
 
 def noise(random: Random) -> bytes:
     """Bytes of no format, or the beginning of one."""
-    head = random.choice((b"", PNG, b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBPVP8 ", b"GIF89a", b"II*\0", b"BM",
-                          b"PK\x03\x04", b"\x80\x04", EPS, b"MM\0*", b"{", b"SQLite format 3\0", b"%PDF-1.4"))  # fmt: skip
+    head = random.choice(HEADS)
     return head + random.randbytes(random.choice((0, 7, 200, 5000)))
 
 
@@ -114,8 +146,7 @@ def _about(about: dict[str, object], random: Random, aims: tuple[str, ...]) -> N
     if "lorasweep_config" in about and random.random() < 0.6:
         about["lorasweep_config"] = trees.json_text(str(about["lorasweep_config"]), random, aims)
         return
-    key = random.choice([*about, "ss_epoch", "ss_steps", "training_info", "lora_adapter_metadata",
-                         "ss_network_args", "ss_resolution", "ss_network_alpha", "ss_network_dim"])  # fmt: skip
+    key = random.choice([*about, *SAID])
     if random.random() < 0.1:
         about.pop(key, None)
     else:
@@ -137,19 +168,17 @@ def _tensor(header: dict[str, dict[str, object]], name: str, random: Random, siz
     if pick < 0.15:
         del header[name]
     elif pick < 0.35:
-        new = random.choice((f"{name}x", name.replace("down", "up"), "", "../../x", name.upper(), f"{name}.weight",
-                             name.rpartition(".")[0], "bundle_emb.x.string_to_param.*", f"{name}\x1b[31m",
-                             f"{name}.scale", "\0", name.replace("lora", "hada"), "a" * 5000))  # fmt: skip
+        new = random.choice((*NAMES, f"{name}x", name.upper(), name.replace("lora", "hada")))
+        new = new.replace("#", name).replace("down", random.choice(("down", "up")))
         header[new] = header.pop(name)
     elif pick < 0.6:
-        about["dtype"] = random.choice(("F64", "F32", "F16", "BF16", "I8", "I64", "U16", "BOOL", "F8_E5M2",
-                                        "F8_E4M3", "F4", "I128", "", 5, None))  # fmt: skip
+        about["dtype"] = random.choice(DTYPES)
     elif pick < 0.8:
-        about["shape"] = random.choice(([], [0], [1], [-1], [2**63], [2**31, 2**31], [1.5], "x", None,
-                                        [1] * 70, [0, 2**40], [4, 4, 4, 4, 4]))  # fmt: skip
+        about["shape"] = random.choice(SHAPES)
     else:
-        about["data_offsets"] = random.choice(([0, 0], [0, size], [0, 2**60], [size, 0], [-1, 4], [0], "x",
-                                               [0, size + 8], [4, 8]))  # fmt: skip
+        ends = (0, 4, 8, -1, 2**60, size, size + 8)
+        count = random.choice((1, 2, 2, 2))
+        about["data_offsets"] = [random.choice(ends) for _ in range(count)]
 
 
 def png(content: bytes, random: Random, aims: tuple[str, ...] = ()) -> bytes:
@@ -185,8 +214,10 @@ def png(content: bytes, random: Random, aims: tuple[str, ...] = ()) -> bytes:
             chunks = chunks or [(b"IEND", b"")]
         elif pick < 0.8:
             bomb = b"cells\0\0" + zlib.compress(b"[" * 20_000_000, 9)
-            chunks.insert(1, random.choice(((b"zTXt", bomb), (b"iTXt", b"cells\0\1\0\0\0" + bomb[7:]),
-                                            (b"iCCP", b"x\0\0" + bomb[7:]), (b"eXIf", b"II*\0" + b"\xff" * 40))))  # fmt: skip
+            packed = bomb[len(b"cells\0\0") :]
+            texts = [(b"zTXt", bomb), (b"iTXt", b"cells\0\1\0\0\0" + packed)]
+            others = [(b"iCCP", b"x\0\0" + packed), (b"eXIf", b"II*\0" + b"\xff" * 40)]
+            chunks.insert(1, random.choice(texts + others))
         else:
             chunks[row] = (random.choice(TAGS), data)
     return PNG + b"".join(_chunk(tag, data) for tag, data in chunks)
@@ -248,28 +279,13 @@ def _pickle(data: bytes, random: Random) -> bytes:
     if pick < 0.2:
         return random.choice(PICKLES)
     if pick < 0.4:
-        names = [
-            b"torch._utils\n_rebuild_tensor_v2",
-            b"collections\nOrderedDict",
-            b"torch\nFloatStorage",
-        ]
-        news = [
-            f"{MODULE}\nAdam".encode(),
-            b"os\nsystem",
-            b"builtins\neval",
-            b"torch\nload",
-            b"torch\nLongStorage",
-        ]
-        return data.replace(random.choice(names), random.choice(news))
+        return data.replace(random.choice(GLOBALS), random.choice(EVIL))
     if pick < 0.7:  # a word of the state, of the same length, so that the rest stays right
-        words = [b"epoch", b"shown", b"order", b"losses", b"skipped", b"adapter", b"random", b"remedies", b"config",
-                 b"lr", b"step", b"kind", b"last", b"param_groups", b"exp_avg", b"betas"]  # fmt: skip
-        word = random.choice(words)
+        word = random.choice(WORDS)
         return data.replace(
             word, bytes([random.randrange(97, 123)]) * len(word), random.choice((1, -1))
         )
-    number = random.choice((b"K\xff", b"K\x00", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"N", b"\x88", b"]", b"}",
-                            b"G\x7f\xf8\0\0\0\0\0\0", b"G\x7f\xf0\0\0\0\0\0\0", b"X\x01\0\0\0x"))  # fmt: skip
+    number = random.choice(PUSHES)
     places = [i for i in range(len(data) - 2) if data[i : i + 1] == b"K"]
     place = random.choice(places)
     return data[:place] + number + data[place + 2 :]

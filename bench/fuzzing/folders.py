@@ -9,15 +9,54 @@ from random import Random
 
 from bench.fuzzing.values import OUTSIDE
 
-NAMES = ("\x1b[31mred", "\u202egnp.a", "[v2]", "[/x]", "a" * 200, "-m", "a\nb", "$(touch pwned)", "'; touch x",
-         "<b>x", "con", "...", " x ", "{x}", "%s", "99999999999999999999", "1000000", "\udcff\udcfe", "é", "${a}",
-         "e\u0301", "0001x", "12345678", "#", "*", "?")  # fmt: skip
+NAMES = (
+    "\x1b[31mred",
+    "\u202egnp.a",
+    "[v2]",
+    "[/x]",
+    "a" * 200,
+    "-m",
+    "a\nb",
+    "$(touch pwned)",
+    "'; touch x",
+    "<b>x",
+    "con",
+    "...",
+    " x ",
+    "{x}",
+    "%s",
+    "99999999999999999999",
+    "1000000",
+    "\udcff\udcfe",
+    "é",
+    "${a}",
+    "e\u0301",
+    "0001x",
+    "12345678",
+    "#",
+    "*",
+    "?",
+)
 
 
 def replaced(file: Path, outside: Path, random: Random) -> None:
     """In the place of a file something else of its name."""
-    pick = random.choice(("secret", "picture", "fifo", "zero", "folder", "nowhere", "loop", "sparse", "gone",
-                          "proc", "up", "tty"))  # fmt: skip
+    pick = random.choice(
+        (
+            "secret",
+            "picture",
+            "fifo",
+            "zero",
+            "folder",
+            "nowhere",
+            "loop",
+            "sparse",
+            "gone",
+            "proc",
+            "up",
+            "tty",
+        )
+    )
     file.unlink()
     if pick == "fifo":
         os.mkfifo(file)
@@ -28,10 +67,15 @@ def replaced(file: Path, outside: Path, random: Random) -> None:
             stream.truncate(3 << 30)
     elif pick != "gone":
         target = {
-            "secret": outside / "secret.txt", "picture": outside / "pictures" / "picture.png",
-            "zero": Path("/dev/zero"), "nowhere": outside / "nowhere", "loop": file,
-            "proc": Path("/proc/self/environ"), "up": Path(".."), "tty": Path("/dev/tty"),
-        }[pick]  # fmt: skip
+            "secret": outside / "secret.txt",
+            "picture": outside / "pictures" / "picture.png",
+            "zero": Path("/dev/zero"),
+            "nowhere": outside / "nowhere",
+            "loop": file,
+            "proc": Path("/proc/self/environ"),
+            "up": Path(".."),
+            "tty": Path("/dev/tty"),
+        }[pick]
         file.symlink_to(target)
 
 
@@ -59,8 +103,20 @@ def surrounded(file: Path, case: Path, outside: Path, random: Random) -> None:
             else:
                 beside.symlink_to(outside / "secret.txt")
         else:
-            linked = file.with_name(random.choice(("overview.png", "report.html", "probes.yaml", "error.txt",
-                                                   "optuna.journal.lock", "study.lock", "trials", "cache")))  # fmt: skip
+            linked = file.with_name(
+                random.choice(
+                    (
+                        "overview.png",
+                        "report.html",
+                        "probes.yaml",
+                        "error.txt",
+                        "optuna.journal.lock",
+                        "study.lock",
+                        "trials",
+                        "cache",
+                    )
+                )
+            )
             if not linked.exists():
                 linked.symlink_to(outside / "written")
     except OSError:  # a name that this disk does not take

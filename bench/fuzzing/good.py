@@ -176,9 +176,17 @@ def _lora(folder: Path, base: Base) -> None:
             tensors[f"base_model.model.{path}.lora_A.weight"] = torch.rand(2, inputs)
             tensors[f"base_model.model.{path}.lora_B.weight"] = torch.zeros(outputs, 2)
     save_file(tensors, peft / "adapter_model.safetensors", {"format": "pt"})
-    about = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "use_rslora": False,
-             "rank_pattern": {}, "alpha_pattern": {"to_q": 2}, "init_lora_weights": True,
-             "target_modules": ["to_q"], "auto_mapping": None}  # fmt: skip
+    about = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 2,
+        "use_rslora": False,
+        "rank_pattern": {},
+        "alpha_pattern": {"to_q": 2},
+        "init_lora_weights": True,
+        "target_modules": ["to_q"],
+        "auto_mapping": None,
+    }
     (peft / "adapter_config.json").write_text(json.dumps(about))
 
 
@@ -197,8 +205,15 @@ def _probe_set() -> ProbeSet:
 
 
 def _card(file: Path, epoch: int, number: int) -> Scorecard:
-    names = ("prompt_fidelity", "subject_fidelity", "pose_memorization", "background_leak",
-             "outfit_leak", "copying", "validation_loss")  # fmt: skip
+    names = (
+        "prompt_fidelity",
+        "subject_fidelity",
+        "pose_memorization",
+        "background_leak",
+        "outfit_leak",
+        "copying",
+        "validation_loss",
+    )
     value = 0.2 + 0.1 * number + 0.05 * epoch
     scores = {name: Estimate(value, value - 0.1, value + 0.1) for name in names}
     card = Scorecard(file, epoch, scores, notes=["poses were compared by layout"], copies={0: 0})
@@ -218,12 +233,16 @@ def _study(folder: Path, config: SweepConfig) -> None:
         shutil.copy(folder / "run" / "lora-000001.safetensors", file)
         params = {"network.rank": number + 1, "optimizer.lr": 0.001 * (number + 1)}
         record = Record(
-            folder=place, study=NAME, number=number,
+            folder=place,
+            study=NAME,
+            number=number,
             settings=json.loads(json.dumps(asdict(config))),
-            overrides=[f"{key}={value}" for key, value in params.items()], params=params,
+            overrides=[f"{key}={value}" for key, value in params.items()],
+            params=params,
             tags={"data.fingerprint": fingerprint, "pack": "1", "worker": "host 1", "epochs": "2"},
-            state=COMPLETE, ended=1_700_000_000_000,
-        )  # fmt: skip
+            state=COMPLETE,
+            ended=1_700_000_000_000,
+        )
         for epoch in (1, 2):
             card = _card(file, epoch, number)
             card.images = np.full((4, 32, 32, 3), 40 * epoch, dtype=np.uint8)
@@ -258,8 +277,14 @@ def _study(folder: Path, config: SweepConfig) -> None:
 
 def asked_again(folder: Path, sampler: dict[str, Any] = CMAES) -> Study:
     """The study in a folder as a sweep goes on with it."""
-    return Study(folder=folder, about={"data.trigger": "sks puppet"}, space=SPACE,
-                 sampler=sampler, pruner={"_target_": "optuna.pruners.NopPruner"}, seed=0)  # fmt: skip
+    return Study(
+        folder=folder,
+        about={"data.trigger": "sks puppet"},
+        space=SPACE,
+        sampler=sampler,
+        pruner={"_target_": "optuna.pruners.NopPruner"},
+        seed=0,
+    )
 
 
 def _journal(folder: Path, study: Path) -> None:

@@ -16,28 +16,34 @@ from bench.fuzzing.values import MODULE
 
 # libraries that import parts of themselves when these are first needed
 LAZY = frozenset({
-    "PIL", "alembic", "bench", "cmaes", "cycler", "dateutil", "diffusers", "evaluate", "filelock", "hydra",
-    "jinja2", "markupsafe", "matplotlib", "mpl_toolkits", "msgspec", "numpy", "omegaconf", "open_clip", "optuna",
-    "pandas", "regex", "rich", "safetensors", "scipy", "sklearn", "sqlalchemy", "sweeper", "timm", "tokenizers",
-    "torch", "torchvision", "train", "transformers", "yaml", "hydra_plugins", "joblib", "threadpoolctl", "tqdm",
-    "six", "pytz", "packaging", "huggingface_hub", "mlflow", "grpc", "google", "fontTools", "kiwisolver", "antlr4",
-    "colorlog", "tomli", "torchmetrics", "lightning_utilities", "psutil", "contourpy",
+    "PIL", "alembic", "bench", "cmaes", "cycler", "dateutil", "diffusers", "evaluate", "filelock",
+    "hydra", "jinja2", "markupsafe", "matplotlib", "mpl_toolkits", "msgspec", "numpy", "omegaconf",
+    "open_clip", "optuna", "pandas", "regex", "rich", "safetensors", "scipy", "sklearn",
+    "sqlalchemy", "sweeper", "timm", "tokenizers", "torch", "torchvision", "train", "transformers",
+    "yaml", "hydra_plugins", "joblib", "threadpoolctl", "tqdm", "six", "pytz", "packaging",
+    "huggingface_hub", "mlflow", "grpc", "google", "fontTools", "kiwisolver", "antlr4", "colorlog",
+    "tomli", "torchmetrics", "lightning_utilities", "psutil", "contourpy",
 })  # fmt: skip
 # parts of Python that these import late
-PLAIN = frozenset({"encodings", "sqlite3", "_sqlite3", "_strptime", "html", "xml", "zoneinfo", "unicodedata", "pyexpat",
-                   "email", "logging", "concurrent", "asyncio", "json", "importlib", "ctypes", "multiprocessing",
-                   "collections", "urllib", "http", "tempfile", "stringprep", "faulthandler", "linecache", "traceback",
-                   "tracemalloc", "_tracemalloc", "lzma", "_lzma", "bz2", "_bz2", "gzip", "uuid", "_uuid", "plistlib",
-                   "colorsys", "mmap", "pickletools", "cProfile", "profile", "pstats", "_lsprof", "timeit", "pdb",
-                   "cmd", "bdb", "code", "codeop", "statistics", "fractions", "decimal", "_decimal", "numbers",
-                   "_statistics", "difflib", "wave", "audioop", "netrc", "stat", "glob", "getpass", "termios",
-                   "readline", "rlcompleter", "tty", "pty", "_scproxy", "nturl2path", "ntpath", "_winapi", "msvcrt",
-                   "winreg", "_overlapped", "defusedxml", "olefile", "_pytest", "ipaddress", "_posixsubprocess"})  # fmt: skip
+PLAIN = frozenset({
+    "encodings", "sqlite3", "_sqlite3", "_strptime", "html", "xml", "zoneinfo", "unicodedata",
+    "pyexpat", "email", "logging", "concurrent", "asyncio", "json", "importlib", "ctypes",
+    "multiprocessing", "collections", "urllib", "http", "tempfile", "stringprep", "faulthandler",
+    "linecache", "traceback", "tracemalloc", "_tracemalloc", "lzma", "_lzma", "bz2", "_bz2", "gzip",
+    "uuid", "_uuid", "plistlib", "colorsys", "mmap", "pickletools", "cProfile", "profile", "pstats",
+    "_lsprof", "timeit", "pdb", "cmd", "bdb", "code", "codeop", "statistics", "fractions",
+    "decimal", "_decimal", "numbers", "_statistics", "difflib", "wave", "audioop", "netrc", "stat",
+    "glob", "getpass", "termios", "readline", "rlcompleter", "tty", "pty", "_scproxy", "nturl2path",
+    "ntpath", "_winapi", "msvcrt", "winreg", "_overlapped", "defusedxml", "olefile", "_pytest",
+    "ipaddress", "_posixsubprocess",
+})  # fmt: skip
 # libraries that write Python themselves: dataclasses, templates, types in quotes
-WRITERS = frozenset({"collections", "dataclasses", "enum", "importlib", "jinja2", "typing", "typing_extensions",
-                     "functools", "torch", "numpy", "attr", "attrs", "sqlalchemy", "contextlib", "inspect", "optuna",
-                     "matplotlib", "scipy", "sklearn", "omegaconf", "six", "hydra", "alembic", "transformers",
-                     "bench", "namedtuple_", "google", "traceback", "linecache", "pandas"})  # fmt: skip
+WRITERS = frozenset({
+    "collections", "dataclasses", "enum", "importlib", "jinja2", "typing", "typing_extensions",
+    "functools", "torch", "numpy", "attr", "attrs", "sqlalchemy", "contextlib", "inspect", "optuna",
+    "matplotlib", "scipy", "sklearn", "omegaconf", "six", "hydra", "alembic", "transformers",
+    "bench", "namedtuple_", "google", "traceback", "linecache", "pandas",
+})  # fmt: skip
 STARTS = (
     "subprocess.",
     "os.exec",
@@ -48,11 +54,26 @@ STARTS = (
     "pty.",
     "os.startfile",
 )
-NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind", "ftplib.",
-           "urllib.", "http.client.connect", "smtplib.")  # fmt: skip
-CHANGES = {"os.remove": (0,), "os.rename": (0, 1), "os.mkdir": (0,), "os.rmdir": (0,), "os.symlink": (1,), "os.link": (1,),
-           "os.truncate": (0,), "os.chmod": (0,), "os.chown": (0,), "os.utime": (0,), "os.setxattr": (0,),
-           "shutil.rmtree": (0,), "shutil.move": (0, 1), "sqlite3.connect": (0,)}  # fmt: skip
+NETWORK = (
+    "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind",
+    "ftplib.", "urllib.", "http.client.connect", "smtplib.",
+)  # fmt: skip
+CHANGES = {
+    "os.remove": (0,),
+    "os.rename": (0, 1),
+    "os.mkdir": (0,),
+    "os.rmdir": (0,),
+    "os.symlink": (1,),
+    "os.link": (1,),
+    "os.truncate": (0,),
+    "os.chmod": (0,),
+    "os.chown": (0,),
+    "os.utime": (0,),
+    "os.setxattr": (0,),
+    "shutil.rmtree": (0,),
+    "shutil.move": (0, 1),
+    "sqlite3.connect": (0,),
+}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 HARMLESS = {"/dev/null", "/dev/tty"}
 STANDARD = sysconfig.get_paths()["stdlib"]

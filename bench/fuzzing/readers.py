@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -141,12 +141,12 @@ def _reproduced(config: ReproduceConfig) -> object:
         raise Reached
 
     check_reproduce(config)
-    with initialize_config_dir(str(CONF), version_base="1.3"), \
-            mock.patch.object(reproduction, "load_parts", reached):  # fmt: skip
-        try:
+    with (
+        initialize_config_dir(str(CONF), version_base="1.3"),
+        mock.patch.object(reproduction, "load_parts", reached),
+    ):
+        with suppress(Reached):
             reproduction.main(config)
-        except Reached:
-            pass
     return {"received": flat(dataclasses.asdict(found[0]))} if found else None
 
 
@@ -244,10 +244,8 @@ def read_contact_sheet(folder: Path, world: World) -> object:
 def read_base(folder: Path, world: World) -> object:
     """base.path=FOLDER: the family by its files, then the whole model."""
     source = locate(str(folder))
-    try:
+    with suppress(ValueError):  # load_base says it in a line
         find_family(source)
-    except ValueError:
-        pass  # load_base says it in a line
     _load.cache_clear()
     return load_base(BaseConfig(path=str(folder), device="cpu")).family.name
 

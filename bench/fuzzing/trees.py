@@ -22,6 +22,11 @@ else:
 Place = tuple[Any, Any]  # a container and a key of it
 Dump = Callable[[Any], str]
 BARE = re.compile(r"[A-Za-z0-9_-]+")
+TAGS = (
+    "!!python/object/apply:os.system [touch]", "!!binary aGk=", "!!timestamp x", "!!set {a}",
+    "!x y", "&a [*a]", "{<<: {a: 1}}", "!!float x", "2026-01-01", "!!python/name:os.system", "0o17",
+    "1:30:00", "- - - -",
+)  # fmt: skip
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n"
     for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -39,9 +44,7 @@ def yaml_text(text: str, random: Random, aims: Sequence[str]) -> str:
     if pick < 0.06:
         return BOMB + text
     if pick < 0.12:
-        tag = random.choice(("!!python/object/apply:os.system [touch]", "!!binary aGk=", "!!timestamp x",
-                             "!!set {a}", "!x y", "&a [*a]", "{<<: {a: 1}}", "!!float x", "2026-01-01",
-                             "!!python/name:os.system", "0o17", "1:30:00", "- - - -"))  # fmt: skip
+        tag = random.choice(TAGS)
         lines = text.splitlines()
         row = random.randrange(len(lines))
         return "\n".join(
@@ -70,9 +73,18 @@ def journal_text(text: str, random: Random, aims: Sequence[str]) -> str:
         elif pick < 0.9:
             random.shuffle(lines)
         else:
-            lines.append(json.dumps({"op_code": random.randint(-1, 12), "worker_id": "w", "trial_id": 0,
-                                     "study_id": 0, "state": random.randint(0, 9),
-                                     "user_attr": {"settings": nasty(random)}}))  # fmt: skip
+            lines.append(
+                json.dumps(
+                    {
+                        "op_code": random.randint(-1, 12),
+                        "worker_id": "w",
+                        "trial_id": 0,
+                        "study_id": 0,
+                        "state": random.randint(0, 9),
+                        "user_attr": {"settings": nasty(random)},
+                    }
+                )
+            )
     return "\n".join(lines) + "\n" * (random.random() < 0.9)
 
 

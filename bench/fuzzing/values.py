@@ -30,24 +30,27 @@ PATHS = (
     "a" * 300, "a/" * 3000, "/any/where", "nul\0byte", f"/../..{OUTSIDE}/secret",
 )  # fmt: skip
 TEXTS = (
-    f"${{oc.env:{SECRET_NAME}}}", f"${{oc.decode:${{oc.env:{SECRET_NAME}}}}}", "${a}", "${", "${..x}",
-    "${now:%Y}", "${eval:1+1}", "${oc.create:{a: 1}}", "???", "{x.__class__}", "{0}", "{subject",
-    "{subject:>99999999999}", "{subject!r:^9999999}", "{subject.__init__.__globals__}", "{}", "%s%n",
-    "%(x)s", "[v2]", "[/x]", "[red]x[/red]", "[link=http://x]x[/link]", "<script>alert(1)</script>",
-    "'\"><img src=x onerror=alert(1)>", "{{7*7}}", "{% raw %}", "x; touch pwned", "$(touch pwned)",
-    "`touch pwned`", "a\nb", "a\r\nb", "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\u202eabc\u202c",
-    "\u2066x\u2069", "\ud800", "\udcff", "\0", "\x7f\x85", "\ufeff", "e\u0301" * 50, "\U0001f600",
-    "null", "true", "nan", "inf", "-inf", "1e999", "0x10", "1_000", "²", "٣", "-1", "*", "a*b*c",
-    "choice(1,2)", "--multirun", "-m", "=", "key=value", "+x=1", "~data", "((((((((((a+)+)+)+)+)+)+)+)+)$",
-    "(a|a)*" * 8 + "b", "__import__('os').system('touch pwned')", "!!python/object/apply:os.system [x]",
+    f"${{oc.env:{SECRET_NAME}}}", f"${{oc.decode:${{oc.env:{SECRET_NAME}}}}}", "${a}", "${",
+    "${..x}", "${now:%Y}", "${eval:1+1}", "${oc.create:{a: 1}}", "???", "{x.__class__}", "{0}",
+    "{subject", "{subject:>99999999999}", "{subject!r:^9999999}", "{subject.__init__.__globals__}",
+    "{}", "%s%n", "%(x)s", "[v2]", "[/x]", "[red]x[/red]", "[link=http://x]x[/link]",
+    "<script>alert(1)</script>", "'\"><img src=x onerror=alert(1)>", "{{7*7}}", "{% raw %}",
+    "x; touch pwned", "$(touch pwned)", "`touch pwned`", "a\nb", "a\r\nb", "\x1b[31mred\x1b[0m",
+    "\x1b]0;title\x07", "\u202eabc\u202c", "\u2066x\u2069", "\ud800", "\udcff", "\0", "\x7f\x85",
+    "\ufeff", "e\u0301" * 50, "\U0001f600", "null", "true", "nan", "inf", "-inf", "1e999", "0x10",
+    "1_000", "²", "٣", "-1", "*", "a*b*c", "choice(1,2)", "--multirun", "-m", "=", "key=value",
+    "+x=1", "~data", "((((((((((a+)+)+)+)+)+)+)+)+)$", "(a|a)*" * 8 + "b",
+    "__import__('os').system('touch pwned')", "!!python/object/apply:os.system [x]",
 )  # fmt: skip
 NUMBERS: tuple[Any, ...] = (
-    0, -1, 1, 2, 2**31, 2**31 - 1, 2**32, 2**53 + 1, 2**63, 2**64, -(2**63), 10**9, 10**12, 10**30, 10**400,
-    0.0, -0.0, 1e-320, 1e-9, 0.5, 1.5, 1e9, 1e38, 1e300, 1.7e308, float("nan"), float("inf"),
-    float("-inf"), True, False,
+    0, -1, 1, 2, 2**31, 2**31 - 1, 2**32, 2**53 + 1, 2**63, 2**64, -(2**63), 10**9, 10**12, 10**30,
+    10**400, 0.0, -0.0, 1e-320, 1e-9, 0.5, 1.5, 1e9, 1e38, 1e300, 1.7e308, float("nan"),
+    float("inf"), float("-inf"), True, False,
 )  # fmt: skip
-KEYS = ("__class__", "_target_", "_args_", "_partial_", "__proto__", "", " ", "a.b", "a:b", "${x}", "\0",
-        "1", "null", "\u202e", "a" * 2000, "defaults", "hydra", "study", "cache_path", "root")  # fmt: skip
+KEYS = (
+    "__class__", "_target_", "_args_", "_partial_", "__proto__", "", " ", "a.b", "a:b", "${x}",
+    "\0", "1", "null", "\u202e", "a" * 2000, "defaults", "hydra", "study", "cache_path", "root",
+)  # fmt: skip
 
 
 def nasty(random: Random) -> Any:

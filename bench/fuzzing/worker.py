@@ -46,8 +46,16 @@ SECRET = "lorafuzz-5e4c7"
 # what a terminal acts on; a line's end and a tab are what they seem
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # settings that no file decides
-FOREIGN = ("scores.encoder", "scores.pose_model", "base.path", "cache_path", "study.storage", "study.root",
-           "probes.set", "data.dataset_config")  # fmt: skip
+FOREIGN = (
+    "scores.encoder",
+    "scores.pose_model",
+    "base.path",
+    "cache_path",
+    "study.storage",
+    "study.root",
+    "probes.set",
+    "data.dataset_config",
+)
 CANARY_CODE = "import pathlib; pathlib.Path({place!r}).write_text('imported')\n\nclass Adam: pass\n"
 State = dict[str, tuple[int, ...]]
 
@@ -307,9 +315,12 @@ def _foreign(result: Any, outside: Path) -> list[str]:
         for text in (*ADDRESSES, *PATHS)
         if text not in ("", ".")
     }
-    found = [f"setting: {key}={received.get(key)!r:.80}" for key in FOREIGN
-             if isinstance(received.get(key), str)
-             and (received[key] in bad or str(outside) in received[key])]  # fmt: skip
+    found = [
+        f"setting: {key}={received.get(key)!r:.80}"
+        for key in FOREIGN
+        if isinstance(received.get(key), str)
+        and (received[key] in bad or str(outside) in received[key])
+    ]
     target = received.get("optimizer._target_")
     if target not in OPTIMIZERS or target in CLASSES[:8]:
         found.append(f"setting: optimizer._target_={target!r:.80}")

@@ -28,8 +28,10 @@ Read = Callable[[Path, World], object]
 def test_no_file_does_more_than_be_read(tmp_path: Path) -> None:
     outcomes = fuzz.run(CASES, 2, SEED, [], tmp_path)
     wrong = [outcome for outcome in outcomes if outcome["kind"] not in fuzz.FINE]
-    told = [f"python -m bench.fuzz 'case={o['reader']}:{o['number']}' seed={SEED}: {o['kind']} {o['words']}"
-            for o in wrong]  # fmt: skip
+    told = [
+        f"python -m bench.fuzz 'case={o['reader']}:{o['number']}' seed={SEED}: {o['kind']} {o['words']}"
+        for o in wrong
+    ]
     assert not wrong, "\n".join(told)
     counted = fuzz.counts(outcomes)
     assert counted.keys() == cases.READERS.keys()
@@ -103,13 +105,22 @@ def says_two_lines(folder: Path, world: World) -> object:
 
 
 BAD = {
-    evaluates: ("canary", "exec"), hangs: ("hang", ""), writes_outside: ("canary", "write"),
-    writes_beside: ("canary", "write"), reads_outside: ("canary", "read"), imports_a_canary: ("canary", "import"),
-    imports_what_python_has: ("canary", "import"), starts_a_program: ("canary", "program"),
-    asks_the_network: ("canary", "network"), unpickles: ("canary", "pickle"), tells_the_secret: ("canary", "secret"),
-    tells_the_terminal: ("canary", "terminal"), takes_memory: ("memory", ""), crashes: ("traceback", ""),
+    evaluates: ("canary", "exec"),
+    hangs: ("hang", ""),
+    writes_outside: ("canary", "write"),
+    writes_beside: ("canary", "write"),
+    reads_outside: ("canary", "read"),
+    imports_a_canary: ("canary", "import"),
+    imports_what_python_has: ("canary", "import"),
+    starts_a_program: ("canary", "program"),
+    asks_the_network: ("canary", "network"),
+    unpickles: ("canary", "pickle"),
+    tells_the_secret: ("canary", "secret"),
+    tells_the_terminal: ("canary", "terminal"),
+    takes_memory: ("memory", ""),
+    crashes: ("traceback", ""),
     says_two_lines: ("traceback", "line"),
-}  # fmt: skip
+}
 
 
 def answer(root: str) -> None:
