@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).resolve().parents[1]
 CASES, WORKERS, SEED = 50_000, 2, 0
 START = 300.0  # seconds in which a worker must have imported everything
-GONE = 45.0  # seconds after which a worker that is asked is taken for stuck
+GONE = 180.0  # seconds after which a worker that is asked is taken for stuck
 FINE = ("loaded", "refused")
 WRONG = ("traceback", "hang", "canary", "memory", "died")
 HEADINGS = (
@@ -118,7 +118,7 @@ def quiet_environment() -> dict[str, str]:
 
 
 def plan(cases: int, weights: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Which readers have how many of the cases, in turn: each one of its first, of its second ..."""
+    """The cases, each reader's first before anyone's second; shares go by weight."""
     whole = sum(weights.values())
     shares = {name: max(1, round(cases * weight / whole)) for name, weight in weights.items()}
     return [(name, number) for number in range(cases) for name in shares if number < shares[name]]
@@ -152,14 +152,18 @@ def run(
                 with suppress(queue.Empty):
                     outcomes.append(outcome := process.run(*waiting.get_nowait()))
                     if outcome["kind"] not in FINE:
-                        print(
-                            f"{outcome['reader']}:{outcome['number']} {outcome['kind']}: {outcome['words'][:300]}",
-                            file=sys.stderr,
-                        )
+                        print(line_of(outcome), file=sys.stderr, flush=True)
             process.end()
             return outcomes
 
         return [outcome for outcomes in threads.map(work, processes) for outcome in outcomes]
+
+
+def line_of(outcome: Outcome) -> str:
+    """A case that went wrong, and what repeats it."""
+    case = f"case={outcome['reader']}:{outcome['number']}"
+    problems = "; ".join(outcome["problems"])
+    return f"python -m bench.fuzz '{case}': {outcome['kind']}: {outcome['words']} {problems}"
 
 
 def counts(outcomes: list[Outcome]) -> dict[str, dict[str, Any]]:
@@ -188,10 +192,11 @@ def table(found: dict[str, dict[str, Any]], seed: int) -> str:
     lines = [
         "# Mutated files, reader by reader",
         "",
-        f"`python -m bench.fuzz`, seed {seed}: good files with something wrong in them, read as the commands "
-        "read them. A canary is code that ran or was imported, a file written or read where it must not be, "
-        "a program, the network, a secret that was told, a setting that no file decides, or a code that a "
-        "terminal acts on. Peak memory is above what the process has after its imports.",
+        f"`python -m bench.fuzz`, seed {seed}: good files with something wrong in them, read as "
+        "the commands read them. A canary is code that ran or was imported, a file written or read "
+        "where it must not be, a program, the network, a secret that was told, a setting that no "
+        "file decides, or a code that a terminal acts on. Peak memory is above what the process "
+        "has after its imports.",
         "",
         f"| reader | {' | '.join(HEADINGS)} |",
         f"|{'---|' * (len(HEADINGS) + 1)}",
@@ -216,11 +221,8 @@ def main() -> None:
     """Runs the cases, writes results/fuzz.json and .md, and prints the table; or one case alone."""
     given = dict(word.split("=", 1) for word in sys.argv[1:])
     seed, folder = int(given.get("seed", SEED)), given.get("seeds")
-    seeds = (
-        sorted(f for f in Path(folder).rglob("*") if f.is_file() and f.suffix in ENDING)
-        if folder
-        else []
-    )
+    seeds = sorted(Path(folder).rglob("*")) if folder else []
+    seeds = [file for file in seeds if file.is_file() and file.suffix in ENDING]
     if "case" in given:
         alone(given["case"], seed, seeds)
         return

@@ -144,9 +144,9 @@ def _reproduced(config: ReproduceConfig) -> object:
     with (
         initialize_config_dir(str(CONF), version_base="1.3"),
         mock.patch.object(reproduction, "load_parts", reached),
+        suppress(Reached),
     ):
-        with suppress(Reached):
-            reproduction.main(config)
+        reproduction.main(config)
     return {"received": flat(dataclasses.asdict(found[0]))} if found else None
 
 

@@ -28,11 +28,7 @@ Read = Callable[[Path, World], object]
 def test_no_file_does_more_than_be_read(tmp_path: Path) -> None:
     outcomes = fuzz.run(CASES, 2, SEED, [], tmp_path)
     wrong = [outcome for outcome in outcomes if outcome["kind"] not in fuzz.FINE]
-    told = [
-        f"python -m bench.fuzz 'case={o['reader']}:{o['number']}' seed={SEED}: {o['kind']} {o['words']}"
-        for o in wrong
-    ]
-    assert not wrong, "\n".join(told)
+    assert not wrong, f"seed={SEED}\n" + "\n".join(map(fuzz.line_of, wrong))
     counted = fuzz.counts(outcomes)
     assert counted.keys() == cases.READERS.keys()
     assert all(row["loaded"] for row in counted.values()), "nothing but refusals tests nothing"
