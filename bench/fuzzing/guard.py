@@ -42,7 +42,7 @@ WRITERS = frozenset({
     "collections", "dataclasses", "enum", "importlib", "jinja2", "typing", "typing_extensions",
     "functools", "torch", "numpy", "attr", "attrs", "sqlalchemy", "contextlib", "inspect", "optuna",
     "matplotlib", "scipy", "sklearn", "omegaconf", "six", "hydra", "alembic", "transformers",
-    "bench", "namedtuple_", "google", "traceback", "linecache", "pandas",
+    "google", "traceback", "linecache", "pandas",
 })  # fmt: skip
 STARTS = (
     "subprocess.",
@@ -89,15 +89,13 @@ class Guard:
 
     Attributes:
         own: folders in which a case may write.
-        outside: the folder that nobody has named; no file of it may be read, but for pictures
-            where links to them are followed.
+        outside: the folder that nobody has named; no file of it may be read.
         seen: what a case did: the kind, and a few words.
         named: files that the command line names, wherever they are.
     """
 
     own: tuple[Path, ...]
     outside: Path
-    follows: bool = False
     armed: bool = False
     seen: list[str] = field(default_factory=list)
     named: frozenset[str] = frozenset()
@@ -107,9 +105,9 @@ class Guard:
         sys.addaudithook(self._hook)
 
     @contextmanager
-    def watching(self, follows: bool, named: frozenset[str] = frozenset()) -> Iterator[list[str]]:
+    def watching(self, named: frozenset[str] = frozenset()) -> Iterator[list[str]]:
         """Within this context everything is noted."""
-        self.seen, self.follows, self.named, self.armed = [], follows, named, True
+        self.seen, self.named, self.armed = [], named, True
         try:
             yield self.seen
         finally:
@@ -134,7 +132,7 @@ class Guard:
         if event == "import":
             return _import(str(arguments[0]))
         if event == "exec":
-            return _exec(sys._getframe(3), arguments[0])
+            return _exec(sys._getframe(), arguments[0])
         if event == "compile":
             return f"compile: {str(arguments[0])[:60]}" if MODULE in str(arguments[0]) else ""
         if event == "pickle.find_class":
@@ -165,9 +163,7 @@ class Guard:
         )
         if real in self.named or not os.path.isfile(real):
             return ""
-        if real.startswith(f"{self.outside}/") and not (
-            self.follows and real.endswith((".png", ".PNG"))
-        ):
+        if real.startswith(f"{self.outside}/"):
             return f"read: {os.path.relpath(real, self.outside)}"
         if real.startswith("/proc/self/environ") or real.endswith("/environ"):
             return f"read: {real}"

@@ -61,6 +61,7 @@ CANARY_CODE = "import pathlib; pathlib.Path({place!r}).write_text('imported')\n\
 State = dict[str, tuple[int, ...]]
 
 
+PICTURE_ENDINGS = {Path(name).suffix for name in good.PICTURE_NAMES}
 _began = [0.0]  # processor time at the beginning of a case
 
 
@@ -223,7 +224,7 @@ class Worker:
         faulthandler.dump_traceback_later(SECONDS)
         _began[0] = time.process_time()
         signal.setitimer(signal.ITIMER_REAL, SECONDS + 5)
-        with self.guard.watching(True):
+        with self.guard.watching(_named(cases.READERS[name], self.place.case)):
             print(str(self._read(name, cases.READERS[name]))[:2000])
 
     def judge(self, name: str, number: int, reader: readers.Reader) -> Outcome:
@@ -231,14 +232,12 @@ class Worker:
         place, outcome = self.place, Outcome(name, number, LOADED)
         around, before = snapshot(place.around), snapshot([place.case])
         modules = {*sys.modules}
-        named = frozenset(
-            os.path.realpath(place.case / t.file) for t in reader.targets if reader.typed
-        )
+        named = _named(reader, place.case)
         _clear_peak()
         began, result = time.perf_counter(), None
         _began[0] = time.process_time()
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        with _captured() as told, self.guard.watching(reader.follows, named) as seen:
+        with _captured() as told, self.guard.watching(named) as seen:
             try:
                 result = self._read(name, reader)
             except SystemExit as end:
@@ -302,6 +301,15 @@ class Worker:
         if left:
             place.clean()
         return problems
+
+
+def _named(reader: readers.Reader, case: Path) -> frozenset[str]:
+    """The files that may be read wherever they are: typed ones, and pictures that are links."""
+    files = [case / target.file for target in reader.targets if reader.typed]
+    if reader.follows:
+        links = [case / name for name in os.listdir(case) if os.path.islink(case / name)]
+        files += [link for link in links if link.suffix in PICTURE_ENDINGS]
+    return frozenset(map(os.path.realpath, files))
 
 
 def _pipes(folder: str, names: list[str]) -> list[str]:
