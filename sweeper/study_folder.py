@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def study_folder(root: Path, name: str, key: str = "study") -> Path:
     """
     check_name(name, key)
     return closed(root / STUDIES / name)
+
+
+def studies_in(root: Path) -> list[str]:
+    """The names of the studies that may be entered; those that lead elsewhere are left out."""
+    found = []
+    for place in sorted((root / STUDIES).glob("*")):
+        with suppress(ConfigError):
+            found.append(study_folder(root, place.name).name)
+    return found
 
 
 def check_name(name: str, key: str) -> None:

@@ -261,10 +261,9 @@ def first_settings(master: DictConfig, config: SweepConfig, space: Space) -> lis
                 raise ConfigError(f"study.queue: {key}={value} is outside of the search")
     best = []
     if config.study.from_study:
-        root, other = Path(config.study.root), config.study.from_study
-        best = best_settings(
-            study_folder(root, other, "study.from_study"), config.study.storage, BEST
-        )
+        root, name = Path(config.study.root), config.study.from_study
+        other = study_folder(root, name, "study.from_study")
+        best = best_settings(other, config.study.storage, BEST)
     inside = [
         {k: v for k, v in params.items() if k in dimensions and dimensions[k].contains(v)}
         for params in (_defaults(master, space), *config.study.queue, *best)
