@@ -114,7 +114,7 @@ def _pick(study: Path, ranked: list[Entry], policy: PolicyConfig) -> dict[str, A
         "settings": tables.setting_groups(record),
         "scores": tables.score_rows(card, policy),
         "confidence": card.confidence,
-        "training": pictures.training_strip(record),
+        "training": pictures.training_strip(study, record),
         "compared": compared,
         "overfitted": _overfitted(ranked, card, [*compared], policy),
         "moments": [c.label for c in pictures.moments(record.scorecards, card)],
