@@ -94,13 +94,34 @@ class Store(Address):
         Raises:
             ConfigError: there is no such store; see `check_tracking`.
         """
+        self.check_existing()
+        check_tracking(self.root)
+        return MlflowClient(self.uri)
+
+    def check_existing(self) -> None:
+        """Raises ConfigError where the embedded store is not there."""
         if self.embedded and not (self.root / DATABASE).is_file():
             raise ConfigError(
                 f"root: there is no {DATABASE} in {self.root}; root= says where it is, and "
                 f"{VARIABLE} which server to ask"
             )
-        check_tracking(self.root)
-        return MlflowClient(self.uri)
+
+    def add_file(self, run_id: str, study: str, file: Path) -> None:
+        """Logs a file to the run of a study, if it is one, and changes nothing else.
+
+        Raises:
+            ConfigError: it is not; or see `existing`.
+        """
+        client = self.existing()
+        run = client.get_run(run_id)
+        if run.data.tags.get(STUDY) != study:
+            raise ConfigError(f"{file.name} is not logged, as run {run_id} is of another study")
+        if not self.has_files_of(run):
+            raise ConfigError(
+                f"{file.name} is not logged, as the files of run {run_id} are not in "
+                f"{self.root / ARTIFACTS}; where the store was moved, the next sweep notes it"
+            )
+        client.log_artifact(run_id, str(file))
 
     def has_files_of(self, run: MlflowRun) -> bool:
         """Whether a run's artifacts are where this store keeps them: the embedded one below its own

@@ -155,6 +155,7 @@ class SelectConfig:
     """conf/select.yaml."""
 
     study: str = text_field("")
+    storage: str | None = text_field(None)
     root: str = path_field("mlruns")
     apply: bool = False
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -171,6 +172,7 @@ class ReportConfig:
     """conf/report.yaml."""
 
     study: str = text_field("")
+    storage: str | None = text_field(None)
     root: str = path_field("mlruns")
 
 

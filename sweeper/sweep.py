@@ -134,7 +134,7 @@ def _search(
                 others = counted(len(held), "trial")
                 log.info(f"other workers are at {others}; the last of them concludes")
                 return
-            conclude(study.folder, config.policy, tracker, parts)
+            conclude(study.folder, config.policy, tracker, parts, config.study.storage)
         if full:
             raise Outage(full)
 

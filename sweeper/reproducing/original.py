@@ -8,14 +8,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from evaluate.scorer import Scorer
+from sweeper.config import MOST_TRIALS
 from sweeper.recording.record import (
     COMPLETE,
     FAILED,
@@ -32,7 +34,7 @@ from sweeper.reproducing.runs import artifact
 from sweeper.results.files import PROBES, RESULT
 from sweeper.study_folder import study_folder
 from train.config import ConfigError
-from train.gate import read_text
+from train.gate import read_json, read_text
 from train.weights_file import CheckpointError, epoch_of, read_metadata, weights_hash
 
 log = logging.getLogger(__name__)
@@ -98,6 +100,12 @@ def of_run(client: MlflowClient, run: Run, root: Path) -> Original:
                    probes=logged or _probes_of(study))  # fmt: skip
 
 
+class _Result(msgspec.Struct):
+    """What is read of a study's result."""
+
+    trial: Annotated[int, msgspec.Meta(ge=0, le=MOST_TRIALS)]
+
+
 def of_study(study: Path) -> Original | None:
     """The best trial of a study, from its folder alone; None where that has no result.
 
@@ -105,9 +113,9 @@ def of_study(study: Path) -> Original | None:
         ConfigError: there is nothing to compare with.
     """
     try:
-        number = int(json.loads((study / RESULT).read_bytes())["trial"])
+        number = read_json(study / RESULT, _Result).trial
         record = load_record(trial_folder(study, number))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         return None
     name = f"{study.name}-{number}"
     said = f"trial {number} of study {study.name}, as {record.folder} has it"

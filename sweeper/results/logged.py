@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
+from evaluate.store_address import DATABASE
 from sweeper.recording.record import Record, read_record, trial_folder
 from sweeper.recording.tracker import Tracker
 
@@ -22,24 +23,25 @@ def logged_records(study: Path) -> list[Record]:
         study: where the study's folder would be.
     """
     tracker = Tracker(study.parent.parent, study)
+    if tracker.embedded and not (tracker.root / DATABASE).is_file():
+        return []
     with tracker.forgiving():
         return _fetch(study, tracker)
     return []
 
 
 def _fetch(study: Path, tracker: Tracker) -> list[Record]:
-    experiment = tracker.client.get_experiment_by_name(study.name)
+    client = tracker.existing()
+    experiment = client.get_experiment_by_name(study.name)
     if experiment is None:
         return []
     records: dict[int, Record] = {}
-    for found in tracker.client.search_runs([experiment.experiment_id], "tags.trial != ''"):
-        if "reproduction_of" in found.data.tags:
+    for found in client.search_runs([experiment.experiment_id], "tags.trial != ''"):
+        if "reproduction_of" in found.data.tags or not tracker.has_files_of(found):
             continue
         with tempfile.TemporaryDirectory() as folder:
             try:
-                file = tracker.client.download_artifacts(
-                    found.info.run_id, "scorecards.json", folder
-                )
+                file = client.download_artifacts(found.info.run_id, "scorecards.json", folder)
             except (MlflowException, OSError):
                 continue  # it has not come to its end
             try:

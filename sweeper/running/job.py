@@ -159,7 +159,7 @@ def _run(config: SweepConfig) -> None:
                     run_trials([only], 1)
                     leave_if_asked()
         with study.lock:
-            conclude(study.folder, config.policy, tracker, parts)
+            conclude(study.folder, config.policy, tracker, parts, config.study.storage)
 
 
 def _trial(

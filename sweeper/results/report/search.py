@@ -14,7 +14,6 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_parallel_coordinate
 
-from sweeper.recording.record import Record
 from sweeper.results.ranking import last_word
 from sweeper.results.report.charts import svg
 from sweeper.study.storage import find_study
@@ -43,12 +42,19 @@ class Search:
     front: bool = False
 
 
-def look_at(study: Path, records: list[Record]) -> Search:
-    """The search behind a study's records; nothing that is wrong with it is an error here."""
-    settings = next((record.settings for record in records if record.settings), {})
-    found = find_study(study, settings.get("study", {}).get("storage"))
+def look_at(study: Path, storage: str | None) -> Search:
+    """The search behind a study's records; nothing that is wrong with it is an error here.
+
+    Args:
+        storage: that a person has named, as `study.storage`; None: the journal in the folder. What
+            a record says of it is not heeded, since opening a database may make or change one.
+    """
+    found = find_study(study, storage)
     if found is None:
-        return Search("Optuna's storage of this study cannot be reached, so this is left out.")
+        return Search(
+            "Optuna's storage of this study cannot be reached, so this is left out; where it is a "
+            "database, storage= names it."
+        )
     search = Search(front=len(found.directions) > 1)
     done = found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     values = {trial.values[0] for trial in done}
