@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -37,18 +36,15 @@ def _fetch(study: Path, tracker: Tracker) -> list[Record]:
         return []
     records: dict[int, Record] = {}
     for found in client.search_runs([experiment.experiment_id], "tags.trial != ''"):
-        if "reproduction_of" in found.data.tags or not tracker.has_files_of(found):
+        if "reproduction_of" in found.data.tags:
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                file = client.download_artifacts(found.info.run_id, "scorecards.json", folder)
-            except (MlflowException, OSError):
-                continue  # it has not come to its end
-            try:
-                saved = json.loads(Path(file).read_bytes())
-                number = int(found.data.tags["trial"])
-                # the latest comes first: a trial whose folder was lost has been trained again
-                records.setdefault(number, read_record(saved, trial_folder(study, number)))
-            except ValueError as error:
-                log.warning(f"run {found.info.run_id} is left out: its record is damaged ({error})")
+        try:
+            saved = json.loads(tracker.artifact(client, found.info.run_id, "scorecards.json"))
+            number = int(found.data.tags["trial"])
+            # the latest comes first: a trial whose folder was lost has been trained again
+            records.setdefault(number, read_record(saved, trial_folder(study, number)))
+        except (MlflowException, OSError):
+            continue  # it has not come to its end
+        except ValueError as error:
+            log.warning(f"run {found.info.run_id} is left out: its record is damaged ({error})")
     return [records[number] for number in sorted(records)]
