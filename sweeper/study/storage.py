@@ -17,7 +17,6 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from sweeper.config import OBJECTIVES, Directions
@@ -72,23 +71,19 @@ def known(folder: Path, url: str | None) -> list[str]:
 
 
 def find_study(folder: Path, url: str | None) -> optuna.Study | None:
-    """The study of a folder, to be read; None where there is none, or its storage is away. Nothing
-    is made where there is nothing."""
+    """The study of a folder, to be read; None where there is none, or its storage is away."""
     try:
-        if url is None and not (folder / JOURNAL).is_file():
+        if folder.name not in known(folder, url):
             return None
-        storage = _storage(folder, url, reading=True)
-        if folder.name not in [study.study_name for study in storage.get_all_studies()]:
-            return None
-        return optuna.load_study(study_name=folder.name, storage=storage)
+        return optuna.load_study(study_name=folder.name, storage=_storage(folder, url))
     except (*AWAY, ConfigError, KeyError):  # the last: a folder that was renamed
         return None
 
 
-def _storage(folder: Path, url: str | None, reading: bool = False) -> BaseStorage:
+def _storage(folder: Path, url: str | None) -> BaseStorage:
     if url is not None:
         try:
-            return _proxy(url) if url.startswith(GRPC) else _database(url, reading)
+            return _proxy(url) if url.startswith(GRPC) else _database(url)
         except (*AWAY, ImportError, ValueError) as error:
             raise ConfigError(f"study.storage: cannot be used: {cause(error)}") from error
     file = folder / JOURNAL
@@ -101,17 +96,8 @@ def _storage(folder: Path, url: str | None, reading: bool = False) -> BaseStorag
         ) from error
 
 
-def _database(url: str, reading: bool) -> BaseStorage:
-    """Workers that begin together all make the tables: who comes second finds them there.
-
-    Raises:
-        ValueError: there is no file to be read.
-    """
-    if reading:
-        place = make_url(url)
-        if place.get_backend_name() == "sqlite" and not os.path.isfile(place.database or ""):
-            raise ValueError(f"there is no file {place.database}")
-        return RDBStorage(url, engine_kwargs=ENGINE, skip_table_creation=True)
+def _database(url: str) -> BaseStorage:
+    """Workers that begin together all make the tables: who comes second finds them there."""
     for _ in range(TRIES):
         try:
             return RDBStorage(url, engine_kwargs=ENGINE)
