@@ -34,7 +34,7 @@ DATA_SHEET = "data.png"  # in a study's folder
 TRAINING = "training"  # the role of a training picture on a data sheet
 MOST_PIXELS = 170_000_000  # of a sheet; Pillow refuses a few more
 COPY = "copy"  # the role of a training picture that stands beside its copy
-LARGEST = 400_000_000  # bytes of a sheet's file
+LARGEST = 300_000_000  # bytes of a sheet's file
 MOST, WIDTH = 120, 26  # pictures on a data sheet; letters in a line below one
 TITLES = {
     FRESH: "asked for something new, and made",

@@ -1,8 +1,9 @@
-"""What a report and a selection read of a study that somebody else has sent, and what they leave."""
+"""What a report and a selection read of a study that somebody has sent, and what they leave."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -10,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +110,7 @@ def test_a_database_that_a_person_names_is_read(received: Path, tmp_path: Path) 
 
 
 def test_the_training_pictures_are_those_of_the_data_sheet(received: Path, tmp_path: Path) -> None:
-    assert "12 of " in (page := report(received)) or page.count("What it was trained on") == 1
+    page = report(received)
     shown = re.search(r"What it was trained on</h3>.*?</div>", page, re.DOTALL)
     assert shown
     assert 0 < shown[0].count("<img") <= 12
@@ -126,9 +128,7 @@ def test_the_training_pictures_are_those_of_the_data_sheet(received: Path, tmp_p
 
 
 def sheet_of(cells: str, size: tuple[int, int] = (200, 200)) -> bytes:
-    import io
-
-    about, content = PngInfo(), io.BytesIO()
+    about, content = PngInfo(), BytesIO()
     about.add_text(CELLS, cells)
     Image.new("RGB", size).save(content, "PNG", pnginfo=about)
     return content.getvalue()
@@ -217,8 +217,6 @@ def test_what_a_run_remembers_has_a_type(name: str, tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_a_pipe_has_no_run(tmp_path: Path) -> None:
-    import os
-
     os.mkfifo(tmp_path / "mlflow.db")
     (tmp_path / RUN_FILE).write_text(json.dumps({"uri": "mlflow.db", "run_id": RUN, "done": []}))
     assert run_id_in(Address(tmp_path), tmp_path) == ""

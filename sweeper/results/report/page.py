@@ -70,12 +70,12 @@ def policy_of(study: Path, records: list[Record]) -> PolicyConfig:
         return _checked(read_json(file, _Result).policy_settings, str(file))
     except FileNotFoundError:
         pass
-    except (GateError, ConfigError, OSError) as error:
+    except (GateError, OSError) as error:
         log.warning(f"{cause(error)}; the policy of its trials is used")
     settings = next((record.settings for record in records if record.settings), {})
     try:
         return _checked(settings.get("policy", {}), "the policy of its trials")
-    except (GateError, ConfigError) as error:
+    except GateError as error:
         log.warning(f"{cause(error)}; the policy that is used without any setting is taken")
     return PolicyConfig()
 
@@ -83,9 +83,12 @@ def policy_of(study: Path, records: list[Record]) -> PolicyConfig:
 def _checked(settings: object, name: str) -> PolicyConfig:
     """Logged settings of a policy, as settings that are typed would be checked."""
     policy = convert(settings, PolicyConfig, name)
-    for complaint in complaints(policy):
-        raise ConfigError(f"{name}: {complaint}")
-    check_policy(policy)
+    try:
+        for complaint in complaints(policy):
+            raise ConfigError(complaint)
+        check_policy(policy)
+    except ConfigError as error:
+        raise GateError(f"{name}: {error}") from None
     return policy
 
 
