@@ -20,6 +20,7 @@ import yaml
 
 from train.config import UserError
 from train.encoding import shortened
+from train.toml_shape import excess
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -172,14 +173,14 @@ def parse_toml(text: str, kind: type[Kind], name: str) -> Kind:
         kind, name: see `parse_json`.
 
     Raises:
-        GateError: no TOML, or of another type; it says where.
+        GateError: no TOML, of another type, or too deep; it says where.
     """
+    if words := excess(text):
+        raise GateError(f"{name}: {words}")
     try:
         loaded = tomllib.loads(text)
-    except RecursionError:
-        raise GateError(f"{name}: is nested too deeply") from None
     except ValueError as error:
-        raise GateError(f"{name}: is no TOML: {_one_line(error)}") from None
+        raise GateError(f"{name}: is not TOML: {_one_line(error)}") from None
     return convert(loaded, kind, name)
 
 
