@@ -135,7 +135,7 @@ def test_what_is_no_config_ends_in_one_line(tmp_path: Path, data: bytes, said: s
         expand([f"kohya={tmp_path / 'a.toml'}"])
     assert str(error.value).isprintable()
     for missing in ("gone.toml", "~nobody/x.toml", "a\0b", str(tmp_path)):
-        with pytest.raises(ConfigError, match="cannot be read|is a folder"):
+        with pytest.raises(ConfigError, match=r"cannot be read|is a folder"):
             expand([f"kohya={missing}"])
 
 

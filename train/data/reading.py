@@ -111,7 +111,7 @@ class Reader:
         for file in contents.pictures:
             written = files.of(file)
             try:
-                seen = examine(file)
+                seen = self.seen.get(file) or examine(file)
                 caption = read_caption(written) if written else Caption("")
                 picture = Picture(
                     file, caption.text or subset.class_words, seen.sha256, seen.content, seen.size,
