@@ -38,14 +38,17 @@ def is_named(place: Path) -> bool:
 
     The folder in which the command was started counts as named, unless it is the root of the
     file system, and so do the pictures and models that come with the program.
+
+    Args:
+        here: whether the folder in which the command was started counts.
     """
     try:
         real = place.resolve()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL character, a circle of links
         return False
-    here = Path.cwd()
+    started = Path.cwd()
     named = [Path(folder) for folder in _known()["folders"]]
-    named += [here] if here != Path(here.anchor) else []
+    named += [started] if here and started != Path(started.anchor) else []
     return any(real.is_relative_to(folder) for folder in (*named, *SHIPPED))
 
 
