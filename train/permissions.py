@@ -33,7 +33,7 @@ def allow(places: Iterable[str | Path] = (), classes: Iterable[str] = ()) -> Non
     os.environ[VARIABLE] = json.dumps({key: [*dict.fromkeys(all)] for key, all in known.items()})
 
 
-def is_named(place: Path) -> bool:
+def is_named(place: Path, here: bool = True) -> bool:
     """Whether a place, links followed, is below a folder that the person has named.
 
     The folder in which the command was started counts as named, unless it is the root of the
