@@ -13,6 +13,7 @@ from sweeper.results.printing import say, show
 from sweeper.results.ranking import rank_trials
 from sweeper.results.result import keep
 from sweeper.running.parts import Parts, origin
+from train.terminal import print_lines
 
 
 def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) -> None:
@@ -32,6 +33,6 @@ def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) 
     probes.write_text(parts.scorer.probe_set.to_yaml(), encoding="utf-8")
     show(ranked)
     if lost := words_of_missing(study):
-        print(lost)
+        print_lines(lost)
     keep(study, ranked, policy, tracker, origin(parts))
     say(study, ranked, policy)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sweeper.results.ranking import Entry
 from sweeper.results.report.usage import again_command, root_of
+from train.terminal import print_lines
 from train.weights_file import CheckpointError, weights_hash
 
 # in a study's folder
@@ -52,6 +53,6 @@ def those_with_files_first(study: Path, ranked: list[Entry]) -> list[Entry]:
         if entry.selection is None or find_weights(study, entry) is not None:
             break
         lost.append(entry)
-        print(f"trial {entry.record.number} would be the pick, but {gone(entry)}")
+        print_lines(f"trial {entry.record.number} would be the pick, but {gone(entry)}")
     there = [entry for entry in ranked if entry not in lost and entry.selection]
     return [*there, *lost, *(entry for entry in ranked if entry.selection is None)]

@@ -13,6 +13,7 @@ from sweeper.results.missing import words_of_missing
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import policy_of, write_report
 from train.config import ConfigError
+from train.terminal import print_lines
 from train.weights_file import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ def main(config: ReportConfig) -> None:
         file = write_report(study, ranked, policy, Path(f"{study.name}-{REPORT}"))
         log.warning(f"{error}; it is written here instead")
     if lost := words_of_missing(study):
-        print(lost)
-    print(f"the report, to open in a browser: {file}", flush=True)
+        print_lines(lost)
+    print_lines(f"the report, to open in a browser: {file}")
     if run_id := run_id_in(address, study):
         from sweeper.recording.tracker import Tracker  # imports MLflow: the page is there before
 
