@@ -19,6 +19,7 @@ from evaluate.choice.policy import Selection, check_scores, select
 from evaluate.config import EvaluateConfig
 from evaluate.console import PlainTable, plain, table_console
 from evaluate.curves import draw_curves
+from evaluate.drawing import save_png
 from evaluate.examination import loadable, readable, remarks
 from evaluate.files import find
 from evaluate.ledger import Ledger, key_of
@@ -78,7 +79,7 @@ def main(config: EvaluateConfig) -> None:
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     title = str(config.checkpoints)
     draw_curves(figure.subplots(), cards, selection.scorecard, config.policy, title)
-    figure.savefig(output / "curves.png")
+    save_png(figure, output / "curves.png")
     _log(config, cards, selection, findings, about, base.device)
     _say(cards, selection, findings)
 

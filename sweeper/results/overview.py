@@ -11,6 +11,7 @@ from evaluate.choice.merit import MEMORY, excess, pareto, worth
 from evaluate.choice.reasons import overall
 from evaluate.config import PolicyConfig
 from evaluate.curves import PICK, draw_curves
+from evaluate.drawing import save_png
 from evaluate.scorecard import Scorecard, usable
 from sweeper.recording.progress import short
 from sweeper.recording.record import Record
@@ -28,7 +29,7 @@ def draw_overview(
     settings = ", ".join(f"{k.split('.')[-1]} {short(v)}" for k, v in best.params.items())
     title = f"trial {best.number}" + (f": {settings}" if settings else "")
     draw_curves(right, best.scorecards, pick, policy, title)
-    figure.savefig(file)
+    save_png(figure, file)
 
 
 def draw_checkpoints(

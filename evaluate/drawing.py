@@ -1,0 +1,48 @@
+"""Figures whose texts come from outside: letters, and no formulas."""
+
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
+
+from train.encoding import printable
+from train.weights_file import write_atomically
+
+LONGEST = 300  # characters of a text in a figure
+# a letter that the font lacks is a box, which needs no warning
+warnings.filterwarnings("ignore", message=r"Glyph \d+", category=UserWarning)
+
+
+def save_png(figure: Figure, file: Path) -> None:
+    """Draws a figure into a file, in one piece.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    content = BytesIO()
+    take_literally(figure)
+    figure.savefig(content, format="png")
+    write_atomically(file, content.getvalue())
+
+
+def take_literally(figure: Figure) -> None:
+    """Has all the texts of a figure drawn as they are, before it is saved: matplotlib would read
+    what is between two dollar signs as a formula, and fail where it is none."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(_literal(text.get_text()))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            form = axis.get_major_formatter()
+            if isinstance(form, FixedFormatter):
+                form.seq = [_literal(str(label)) for label in form.seq]
+
+
+def _literal(text: str) -> str:
+    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return printable(short).replace("$", r"\$")
