@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -13,9 +14,7 @@ from matplotlib.ticker import FixedFormatter
 from train.encoding import printable
 from train.weights_file import write_atomically
 
-LONGEST = 300  # characters of a text in a figure
-# a letter that the font lacks is a box, which needs no warning
-warnings.filterwarnings("ignore", message=r"Glyph \d+", category=UserWarning)
+LONGEST = 200  # characters of a text in a figure
 
 
 def save_png(figure: Figure, file: Path) -> None:
@@ -25,14 +24,25 @@ def save_png(figure: Figure, file: Path) -> None:
         CheckpointError: it cannot be written.
     """
     content = BytesIO()
-    take_literally(figure)
-    figure.savefig(content, format="png")
+    save_figure(figure, content, format="png")
     write_atomically(file, content.getvalue())
 
 
-def take_literally(figure: Figure) -> None:
-    """Has all the texts of a figure drawn as they are, before it is saved: matplotlib would read
-    what is between two dollar signs as a formula, and fail where it is none."""
+def save_figure(figure: Figure, target: BytesIO | StringIO, **options: Any) -> None:
+    """Draws a figure, all its texts as they are. It can be drawn once.
+
+    Args:
+        options: matplotlib's.
+    """
+    _take_literally(figure)
+    with warnings.catch_warnings():  # a letter that the font lacks, a text that has no room
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(target, **options)
+
+
+def _take_literally(figure: Figure) -> None:
+    """Matplotlib would read what is between two dollar signs as a formula, and fail where it is
+    none."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         text.set_text(_literal(text.get_text()))

@@ -9,7 +9,7 @@ from train.encoding import printable
 
 # what Markdown, its tables or HTML read as more than a letter; underscores within words are none
 SPECIAL = re.compile(
-    r"[\\`*\[\]|~#]|(?<!\w)_|_(?!\w)|(?<=http)s?:|(?<=ftp):|(?<=www)\.", re.IGNORECASE
+    r"[\\`*\[\]|~#]|(?<![^\W_])_|_(?![^\W_])|(?<=http)s?:|(?<=ftp):|(?<=www)\.", re.IGNORECASE
 )
 LONGEST = 2000  # characters of a text
 

@@ -58,8 +58,8 @@ def _is_plain(name: str, value: str) -> bool:
     """Whether a value can be handed over: the setting is known, and it names no code."""
     if "\0" in value:
         return False
-    if (CONF / name).is_dir() and CHOICE.fullmatch(value):
-        return (CONF / name / f"{value}.yaml").is_file()
+    if (CONF / name).is_dir():
+        return bool(CHOICE.fullmatch(value)) and (CONF / name / f"{value}.yaml").is_file()
     kind = _kind(name)
     if kind is None or name == "scores.pose_model" or "._" in name:  # optimizer._target_
         return False

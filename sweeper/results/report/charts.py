@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from evaluate.config import PolicyConfig
 from evaluate.curves import CURVES, draw_curves
-from evaluate.drawing import take_literally
+from evaluate.drawing import save_figure
 from evaluate.scorecard import Scorecard
 from sweeper.recording.record import Record
 from sweeper.results.overview import draw_checkpoints
@@ -77,9 +77,8 @@ def svg(figure: Figure, label: str) -> Markup:
         label: the picture in words, for those who cannot see it.
     """
     buffer, label = io.StringIO(), printable(label)
-    take_literally(figure)
     with rc_context({**STYLE, "svg.hashsalt": label}):  # the same names at every run
-        figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight")
+        save_figure(figure, buffer, format="svg", transparent=True, bbox_inches="tight")
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     for pattern, instead in (
