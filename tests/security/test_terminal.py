@@ -84,11 +84,11 @@ def test_what_libraries_write_is_escaped_too() -> None:
     """Warnings, tracebacks and bare prints; lines, tabs and other languages stay."""
     code = (
         "import sys, warnings; from train.command import quiet; quiet(); quiet();"
-        r"print('a\tü\x1b[31m\u202e'); warnings.warn('\x9b31m'); sys.stderr.writelines(['\x1b]0;']);"
+        r"print('a\tü\x1b[31m\u202e'); warnings.warn('\x9b31m'); sys.stderr.write('\x1b]0;');"
         r"raise RuntimeError('\u2066\x1b[2J')"
     )
-    done = subprocess.run([sys.executable, "-X", "utf8", "-c", code], capture_output=True, check=False,
-                          cwd=ROOT)  # fmt: skip
+    command = [sys.executable, "-X", "utf8", "-c", code]
+    done = subprocess.run(command, capture_output=True, check=False, cwd=ROOT)
     assert done.stdout.decode() == "a\tü\\x1b[31m\\u202e\n"
     said = done.stderr.decode()
     assert obeyed(said) == []
@@ -102,10 +102,9 @@ def test_a_word_of_the_shell_is_read_back_and_runs_nothing(text: str, tmp_path: 
     assert "\n" not in word
     done = subprocess.run(["bash", "-c", f"printf '%s' {word}".encode("utf-8", "surrogatepass")],
                           capture_output=True, check=True, cwd=tmp_path)  # fmt: skip
-    raw = "".join(c if "\udc80" <= c <= "\udcff" else c for c in text)
     wanted = b"".join(
         c.encode("utf-8", "surrogateescape" if "\udc80" <= c <= "\udcff" else "surrogatepass")
-        for c in raw
+        for c in text
     )
     assert done.stdout == wanted
     assert not list(tmp_path.iterdir())
