@@ -144,7 +144,7 @@ def conclude(
     missing = [then.scorecard.label for then, now in both if now is None]
     lines = [
         *(line for then, now in both if now and then.scorecard.epoch == original.selected
-          for line in table(then, now, there, tolerance)),
+          for line in table(then, now, there, tolerance).split("\n")),
         *(f"{label} is missing" for label in missing),
         f"verdict: {verdict} (weights the same bytes in {same} of {len(both)} scored epochs)",
     ]  # fmt: skip

@@ -82,8 +82,8 @@ def table(
     now: ScoredEpoch,
     compared: list[Compared],
     tolerances: Mapping[str, float],
-) -> list[str]:
-    """Score by score, as lines of text.
+) -> str:
+    """Score by score, as text.
 
     Args:
         then, now: of the epoch that was kept.
@@ -115,4 +115,4 @@ def table(
         )
     text = StringIO()
     PlainConsole(text, width=120).print(shown)
-    return text.getvalue().rstrip().split("\n")
+    return text.getvalue().rstrip()
