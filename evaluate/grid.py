@@ -37,7 +37,7 @@ def epoch_grid(sheets: Mapping[int, Path], kept: int | None, unit: str = "epoch"
     page = Image.new("RGB", (LEFT + sum(widths) + GAP, height), PAPER)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
     for y, epoch in enumerate(rows):
-        text = f"{unit} {epoch}" if epoch else "bare base"
+        text = shortened(f"{unit} {epoch}", 16, 1) if epoch else "bare base"
         text += "\nkept" if epoch == kept else ""
         colour = INK if epoch == kept else GREY
         draw.multiline_text((GAP, TOP + y * (SIDE + GAP) + SIDE // 2 - 8), text, colour, font)

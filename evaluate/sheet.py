@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from evaluate.probing.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
 from train.config import cause
+from train.encoding import LINES, printable
 from train.encoding import shortened as shortened_path
 from train.gate import GateError, parse_json, read_bytes
 from train.weights_file import write_atomically
@@ -36,6 +37,7 @@ MOST_PIXELS = 170_000_000  # of a sheet; Pillow refuses a few more
 COPY = "copy"  # the role of a training picture that stands beside its copy
 LARGEST = 300_000_000  # bytes of a sheet's file
 MOST, WIDTH = 120, 26  # pictures on a data sheet; letters in a line below one
+LONGEST = 2000  # letters of what is said of a picture; a caption may be a book
 TITLES = {
     FRESH: "asked for something new, and made",
     CLASS: "the class alone, without the trigger word",
@@ -129,8 +131,8 @@ def data_sheet(
                 Cell(picture_of(pixels), caption, role and f"{role} {number}")
                 for number, (pixels, caption) in enumerate(shown)
             ]
-            lines = max(len(textwrap.wrap(cell.words, WIDTH)) for cell in cells)
-            sections.append(Section(f"{some}{len(pictures)} {title}", cells, min(5, lines)))
+            lines = max(len(shortened(cell.words, WIDTH, 5).splitlines()) for cell in cells)
+            sections.append(Section(f"{some}{len(pictures)} {title}", cells, lines))
     return _page(sections)
 
 
@@ -211,7 +213,7 @@ def _page(sections: list[Section]) -> Image.Image:
 
 def _draw(page: Image.Image, section: Section, top: int) -> list[tuple[str, str, bool, int, int]]:
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
-    draw.text((GAP, top + 8), section.title, INK, font)
+    draw.text((GAP, top + 8), shortened(section.title, 4 * WIDTH, 1), INK, font)
     known = []
     for i, cell in enumerate(section.cells):
         x = GAP + i % COLUMNS * (CELL + GAP)
@@ -220,9 +222,9 @@ def _draw(page: Image.Image, section: Section, top: int) -> list[tuple[str, str,
         if cell.alarming:
             draw.rectangle((x - 3, y - 3, x + CELL + 2, y + CELL + 2), outline=ALARM, width=3)
         if section.lines:
-            page.paste(_words(cell.words, section.lines), (x, y + CELL + 2))
+            page.paste(_words(cell.words[:LONGEST], section.lines), (x, y + CELL + 2))
         if cell.name:
-            known.append((cell.name, cell.words, cell.alarming, x, y))
+            known.append((cell.name, cell.words[:LONGEST], cell.alarming, x, y))
     return known
 
 
@@ -236,8 +238,9 @@ def _words(words: str, lines: int) -> Image.Image:
 
 
 def shortened(words: str, width: int, lines: int) -> str:
-    """Words in at most so many lines of so many letters."""
-    return "\n".join(textwrap.wrap(words, width, max_lines=lines, placeholder=" ..."))
+    """Words in at most so many lines of so many letters; those of any caption can be drawn."""
+    spaced = printable(words[:LONGEST], LINES)
+    return "\n".join(textwrap.wrap(spaced, width, max_lines=lines, placeholder=" ..."))
 
 
 def scaled(picture: Image.Image, side: int) -> Image.Image:

@@ -22,6 +22,7 @@ from sweeper.study_folder import study_folder
 from train.command import quiet
 from train.compose import HYDRA_VERSION, load_local_defaults
 from train.config import CONF, ConfigError, cause
+from train.terminal import print_lines
 
 log = logging.getLogger(__name__)
 LAUNCHER = ("hydra/launcher", "hydra.launcher.")
@@ -91,7 +92,7 @@ def launch_workers(launcher: Launcher, workers: int, config: SweepConfig) -> Non
         ) from error
     failures = dict.fromkeys(reason for job in jobs if (reason := _failure(job)))
     for reason in failures:
-        print(f"a worker ended early: {reason}", file=sys.stderr)
+        print_lines(f"a worker ended early: {reason}", error=True)
     if failures:
         sys.exit(1)
 

@@ -34,6 +34,7 @@ from train.data.loading import load_pictures
 from train.data.picture import DataError
 from train.encoding import storable
 from train.paths import expanded
+from train.terminal import print_lines
 from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
@@ -144,19 +145,19 @@ def conclude(
     same = sum(one.same_weights for one in there)
     missing = [then.scorecard.label for then, now in both if now is None]
     lines = [
-        *(table(then, now, there, tolerance) for then, now in both
-          if now and then.scorecard.epoch == original.selected),
+        *(line for then, now in both if now and then.scorecard.epoch == original.selected
+          for line in table(then, now, there, tolerance).split("\n")),
         *(f"{label} is missing" for label in missing),
         f"verdict: {verdict} (weights the same bytes in {same} of {len(both)} scored epochs)",
     ]  # fmt: skip
-    print("\n".join(lines))
+    print_lines(*lines)
     tracker.catch_up()
     with tracker.forgiving():
         run = tracker.run_of(again)
         run.set_tags({"verdict": verdict})
         epochs = [f"epoch {one.epoch}: {one.words}" for one in there]
         run.log_text("\n".join([*epochs, *lines]), "reproduction.txt")
-        print(f"logged as run {run.id}; its files are in {again.folder}")
+        print_lines(f"logged as run {run.id}; its files are in {again.folder}")
     return verdict
 
 
@@ -174,7 +175,8 @@ def _announce(original: Original, carried: Carried, now: dict[str, str]) -> None
             f"differs: it was trained in a pack of {pack}, now it is alone: the same sums in "
             "another order, which training widens; with pack=1 a run is reproduced to the byte"
         )
-    log.info("\n".join(lines))
+    for line in lines:
+        log.info(line)
 
 
 def _way_out(key: str) -> str:

@@ -14,6 +14,7 @@ from sweeper.results.ranking import rank_trials
 from sweeper.results.result import keep
 from sweeper.running.parts import Parts, origin
 from train.encoding import storable
+from train.terminal import print_lines
 from train.weights_file import write_atomically
 
 
@@ -39,6 +40,6 @@ def conclude(
     write_atomically(study / PROBES, storable(parts.scorer.probe_set.to_yaml()).encode())
     show(ranked)
     if lost := words_of_missing(study):
-        print(lost)
+        print_lines(lost)
     keep(study, ranked, policy, tracker, origin(parts), storage)
     say(study, ranked, policy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,10 +11,10 @@ from evaluate.choice.merit import MEMORY, excess, pareto, worth
 from evaluate.choice.reasons import overall
 from evaluate.config import PolicyConfig
 from evaluate.curves import PICK, draw_curves
+from evaluate.drawing import save_png
 from evaluate.scorecard import Scorecard, usable
 from sweeper.recording.progress import short
 from sweeper.recording.record import Record
-from train.weights_file import write_atomically
 
 WITHIN, OVER, FAINT = "#1864ab", "#adb5bd", "#868e96"
 
@@ -30,9 +29,7 @@ def draw_overview(
     settings = ", ".join(f"{k.split('.')[-1]} {short(v)}" for k, v in best.params.items())
     title = f"trial {best.number}" + (f": {settings}" if settings else "")
     draw_curves(right, best.scorecards, pick, policy, title)
-    content = BytesIO()
-    figure.savefig(content, format="png")
-    write_atomically(file, content.getvalue())
+    save_png(figure, file)
 
 
 def draw_checkpoints(

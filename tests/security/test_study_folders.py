@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,21 +120,10 @@ def test_folders_without_end_are_refused(tmp_path: Path) -> None:
             closed(sockets)
 
 
-def test_the_door_takes_no_time(tmp_path: Path) -> None:
-    """Of 40 trials with 20 files each, a few milliseconds; a loaded machine has ten times that."""
-    for number in range(40):
-        folder = tmp_path / "studies" / "small" / "trials" / f"{number:04d}"
-        folder.mkdir(parents=True)
-        for file in range(20):
-            (folder / f"{file}.png").touch()
-    began = time.perf_counter()
-    study_folder(tmp_path, "small")
-    assert time.perf_counter() - began < 0.05
-
-
 def test_nothing_is_written_through_a_link_that_appears_later(tmp_path: Path) -> None:
     root = tmp_path / "mlruns"
-    elsewhere = outside(root) if root.mkdir() is None else tmp_path
+    root.mkdir()
+    elsewhere = outside(root)
     study = study_folder(root, "small")
     write_atomically(study / "trials" / "0000" / "trial.json", b"{}")
     shutil.rmtree(study / "trials")

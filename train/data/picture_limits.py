@@ -35,6 +35,6 @@ def too_many(error: Image.DecompressionBombError) -> str:
 
 def _said(size: str, pixels: int, most: float) -> str:
     return (
-        f"{size}{pixels / 1e6:.0f} megapixels, are too many to be decoded; make it smaller (at most "
-        f"{most / 1e6:.0f})"
+        f"{size}{pixels / 1e6:.0f} megapixels, are too many to be decoded; make it smaller "
+        f"(at most {most / 1e6:.0f})"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +112,6 @@ def as_typed(text: str) -> str:
         mark = '"' if "'" in text else "'"
         return mark + text.replace(mark, f"\\{mark}") + mark
     return text
-
-
-def in_shell(argument: str) -> str:
-    """An argument as it is typed into a shell, in the quotes that it needs."""
-    if "'" in argument and not set(argument) & set('"$`\\!'):
-        return f'"{argument}"'
-    return shlex.quote(argument)
 
 
 def _is_plain(text: str) -> bool:

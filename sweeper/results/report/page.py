@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from sweeper.results.files import REPORT, RESULT
 from sweeper.results.missing import words_of_missing
 from sweeper.results.ranking import Entry, explain, front_of, varied
 from sweeper.results.report import charts, pictures, tables, usage
+from sweeper.results.report.again import again_command
 from sweeper.results.report.search import look_at
 from train.config import ConfigError, cause
-from train.encoding import storable
+from train.encoding import LINES, printable
 from train.gate import GateError, Tree, convert, read_json
 from train.ranges import complaints
 from train.weights_file import write_atomically
@@ -58,7 +61,7 @@ def write_report(
         The file.
     """
     file = file or study / REPORT
-    write_atomically(file, storable(render(study, ranked, policy, storage)).encode())
+    write_atomically(file, render(study, ranked, policy, storage).encode())
     return file
 
 
@@ -100,20 +103,26 @@ def render(
         loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
     environment.filters["breakable"] = _breakable
+    script = (HERE / "script.js").read_text(encoding="utf-8")
     records = sorted((entry.record for entry in ranked), key=lambda record: record.number)
     searched = varied(ranked)
     headings, rows = tables.trial_table(ranked, searched)
     search = look_at(study, storage)
     return environment.get_template("page.html").render(
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "script.js").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         name=study.name,
-        root=usage.root_of(study),
+        commands=[
+            usage.study_command(name, study, more)
+            for name, more in (("report", ""), ("select", " policy=…"))
+        ],
         policy=policy,
         search=search,
         pick=_pick(study, ranked, policy) if ranked[0].selection else None,
@@ -127,6 +136,14 @@ def render(
         took=tables.took(records),
         others=_findings(ranked[1:], policy),
     )
+
+
+def _shown(value: object) -> object:
+    """What is put into the page: no text in it turns the direction of writing, or is invisible."""
+    if value is None or isinstance(value, int | float):
+        return value
+    shown = printable(str(value), LINES)
+    return Markup(shown) if isinstance(value, Markup) else shown
 
 
 def _breakable(name: str) -> Markup:
@@ -166,12 +183,11 @@ def _pick(study: Path, ranked: list[Entry], policy: PolicyConfig) -> dict[str, A
         "findings": diagnose(record.scorecards, policy),
         "file": file.as_posix(),
         "lora": f"{study.name}.safetensors",
-        "trigger": record.settings["data"]["trigger"],
+        "trigger": printable(str(record.settings["data"]["trigger"])),
         "snippet": usage.diffusers_snippet(record, file),
-        "run_id": best.run_id,
         "pack": record.tags.get("pack", "1"),
         "reproduce": usage.reproduce_commands(best.run_id, file, usage.root_of(study)),
-        "again": usage.again_command(record),
+        "again": again_command(record),
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import policy_of, write_report
 from sweeper.study_folder import study_folder
 from train.config import ConfigError
+from train.terminal import print_lines
 from train.weights_file import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,8 @@ def main(config: ReportConfig) -> None:
         file = write_report(study, ranked, policy, here, config.storage)
         log.warning(f"{error}; it is written here instead")
     if lost := words_of_missing(study):
-        print(lost)
-    print(f"the report, to open in a browser: {file}", flush=True)
+        print_lines(lost)
+    print_lines(f"the report, to open in a browser: {file}")
     if run_id := run_id_in(address, study):
         from evaluate.tracking import Store  # imports MLflow: the page is there before
 
