@@ -14,9 +14,10 @@ from omegaconf import DictConfig
 from train import completion
 from train.compose import HYDRA_VERSION, load_local_defaults
 from train.config import CONF, UserError, typed
-from train.encoding import escape_in_streams, start_in_utf8
+from train.encoding import start_in_utf8
 from train.outage import outage
 from train.preflight import Applies, CheckHydra, preflight
+from train.terminal import LineFormatter, escape_in_streams, leave, print_lines
 
 Schema = TypeVar("Schema")
 HELP, INFO, COMPLETION = {"-h", "--help"}, {"-i", "--info"}, {"-sc", "--shell-completion"}
@@ -56,7 +57,7 @@ def run(
     quiet()
     arguments = sys.argv[1:]
     if COMPLETION & {*arguments} and "install=bash" in arguments:
-        print(completion.BASH)
+        print_lines(*completion.BASH.split("\n"))
         return
     sys.argv[1:] = preflight(name, arguments, schema, check, applies, check_hydra)
     load_local_defaults(name)
@@ -86,20 +87,22 @@ def with_one_line_errors(action: Callable[[], None]) -> None:
     try:
         action()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        leave(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        print_lines("interrupted; the same command continues", error=True)
         sys.exit(130)
     except Exception as error:
         if words := outage(error):
-            sys.exit(f"error: {words}")
+            leave(words)
         raise
 
 
 def quiet() -> None:
     """Our own lines on the terminal; of the libraries only what went wrong."""
     escape_in_streams()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for library in QUIET:
         logging.getLogger(library).setLevel(logging.ERROR)
     for name in ("diffusers", "transformers"):  # where the command has imported them

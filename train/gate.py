@@ -11,15 +11,17 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import msgspec
 import yaml
 
 from train.config import UserError
 from train.encoding import shortened
+from train.toml_shape import excess
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,6 +32,14 @@ LARGEST = 32_000_000  # bytes of a text that is read whole
 DEEPEST = 12  # levels of lists and mappings
 MOST_NODES = 500_000  # values, keys and containers of a YAML text
 LONGEST = 200  # characters of a message
+# what YAML calls the kinds of plain values; ! alone is a quoted text
+TAGS = {
+    "!",
+    *(
+        f"tag:yaml.org,2002:{name}"
+        for name in ("str", "int", "float", "bool", "null", "seq", "map")
+    ),
+}
 # without waiting: a pipe that nobody writes to would be waited for as soon as it is opened
 READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -66,6 +76,25 @@ def check_regular(file: Path) -> None:
     _check_mode(file, os.stat(file).st_mode)
 
 
+@contextmanager
+def opened(file: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
+    """A regular file, open for reading.
+
+    Args:
+        most: bytes; a larger file is refused.
+
+    Raises:
+        GateError: it is no regular file, or too large.
+        OSError: it is not there, or may not be read.
+    """
+    with open(os.open(file, READ), "rb") as stream:
+        found = os.fstat(stream.fileno())
+        _check_mode(file, found.st_mode)
+        if found.st_size > most:
+            raise _too_large(file, most)
+        yield stream
+
+
 def read_bytes(file: Path, most: int = LARGEST) -> bytes:
     """The content of a regular file.
 
@@ -76,15 +105,10 @@ def read_bytes(file: Path, most: int = LARGEST) -> bytes:
         GateError: it is no regular file, or too large.
         OSError: it is not there, or may not be read.
     """
-    descriptor = os.open(file, READ)
-    try:
-        _check_mode(file, os.fstat(descriptor).st_mode)
-        with open(descriptor, "rb", closefd=False) as stream:
-            content = stream.read(most + 1)
-    finally:
-        os.close(descriptor)
+    with opened(file, most) as stream:
+        content = stream.read(most + 1)
     if len(content) > most:
-        raise GateError(f"{shortened(file)}: is larger than {most / 1e6:g} MB")
+        raise _too_large(file, most)
     return content
 
 
@@ -103,20 +127,23 @@ def read_json(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
     Raises:
         GateError, OSError: see `read_bytes` and `parse_json`.
     """
-    return parse_json(read_bytes(file, most), kind, shortened(file))
+    return parse_json(read_bytes(file, most), kind, shortened(file), most)
 
 
-def parse_json(content: bytes | str, kind: type[Kind], name: str) -> Kind:
+def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LARGEST) -> Kind:
     """A JSON text as a value of a type; NaN and infinity are numbers, as Python writes them.
 
     Args:
         kind: any type that msgspec knows. Free-form parts are `Tree`; never Any, which has no
             bounds. Fields that it does not have are left out.
         name: where the text is from, for the message.
+        most: characters or bytes.
 
     Raises:
-        GateError: no JSON, or of another type; it says where.
+        GateError: no JSON, too long, or of another type; it says where.
     """
+    if len(content) > most:
+        raise GateError(f"{name}: is longer than {most} characters")
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
@@ -172,14 +199,14 @@ def parse_toml(text: str, kind: type[Kind], name: str) -> Kind:
         kind, name: see `parse_json`.
 
     Raises:
-        GateError: no TOML, or of another type; it says where.
+        GateError: no TOML, of another type, or too deep; it says where.
     """
+    if words := excess(text):
+        raise GateError(f"{name}: {words}")
     try:
         loaded = tomllib.loads(text)
-    except RecursionError:
-        raise GateError(f"{name}: is nested too deeply") from None
     except ValueError as error:
-        raise GateError(f"{name}: is no TOML: {_one_line(error)}") from None
+        raise GateError(f"{name}: is not TOML: {_one_line(error)}") from None
     return convert(loaded, kind, name)
 
 
@@ -209,12 +236,18 @@ def _check_events(text: str, name: str) -> None:
         place = f"{name}: line {event.start_mark.line + 1 if event.start_mark else 0}"
         if isinstance(event, yaml.AliasEvent):
             raise GateError(f"{place}: has an alias (*{event.anchor}); write its value out")
+        if (tag := getattr(event, "tag", None)) and tag not in TAGS:
+            raise GateError(f"{place}: has the tag {tag}; only plain values are read")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise GateError(f"{place}: is nested more than {DEEPEST} levels deep")
         if count > MOST_NODES:
             raise GateError(f"{name}: has more than {MOST_NODES} values")
+
+
+def _too_large(file: Path, most: int) -> GateError:
+    return GateError(f"{shortened(file)}: is larger than {most / 1e6:g} MB")
 
 
 def _check_mode(file: Path, mode: int) -> None:

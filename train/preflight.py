@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from train.config import CONF, ConfigError, typed
 from train.explain import explain
 from train.ranges import shortened, shown
 from train.sweeps import range_values, sweep_words
+from train.terminal import leave
 from train.text_settings import MAPPING, kinds
 
 Schema = TypeVar("Schema")
@@ -73,9 +73,9 @@ def preflight(
     except ConfigError as error:
         key = str(error).split(":", 1)[0]
         place = f"conf/{local.FILE}: " if _is_own(name, key, line) else ""
-        sys.exit(f"error: {place}{shortened(str(error), LONGEST)}")
+        leave(f"{place}{shortened(str(error), LONGEST)}")
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {explain(name, error, schema)}")
+        leave(explain(name, error, schema))
     return [*parts.flags, *line]
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from evaluate.scorer import Scorer
+from sweeper.config import MOST_TRIALS
 from sweeper.recording.record import (
     COMPLETE,
     FAILED,
@@ -28,8 +31,10 @@ from sweeper.recording.record import (
     trial_folder,
 )
 from sweeper.reproducing.runs import artifact
-from sweeper.results.files import RESULT
+from sweeper.results.files import PROBES, RESULT
+from sweeper.study_folder import study_folder
 from train.config import ConfigError
+from train.gate import read_json, read_text
 from train.weights_file import CheckpointError, epoch_of, read_metadata, weights_hash
 
 log = logging.getLogger(__name__)
@@ -67,6 +72,11 @@ class Original:
     probes: str | None = None
     file: Path | None = None
 
+    @property
+    def file_name(self) -> str:
+        """Its id as a part of a file's name, whatever the store says that it is."""
+        return re.sub(r"[^\w.-]", "-", self.id[:20])
+
 
 def of_run(client: MlflowClient, run: Run, root: Path) -> Original:
     """What MLflow knows of a trial; where its artifacts are gone, what the study's folder does.
@@ -79,7 +89,7 @@ def of_run(client: MlflowClient, run: Run, root: Path) -> Original:
             is nowhere to be found.
     """
     run_id, tags = run.info.run_id, dict(run.data.tags)
-    study = root / "studies" / tags["study"]
+    study = study_folder(root, tags["study"], "run_id: its study")
     record = _logged(client, run) or _in_folder(study, run)
     if record is None:
         raise ConfigError(_nowhere(run, trial_folder(study, int(tags["trial"]))))
@@ -90,6 +100,12 @@ def of_run(client: MlflowClient, run: Run, root: Path) -> Original:
                    probes=logged or _probes_of(study))  # fmt: skip
 
 
+class _Result(msgspec.Struct):
+    """What is read of a study's result."""
+
+    trial: Annotated[int, msgspec.Meta(ge=0, le=MOST_TRIALS)]
+
+
 def of_study(study: Path) -> Original | None:
     """The best trial of a study, from its folder alone; None where that has no result.
 
@@ -97,9 +113,9 @@ def of_study(study: Path) -> Original | None:
         ConfigError: there is nothing to compare with.
     """
     try:
-        number = int(json.loads((study / RESULT).read_bytes())["trial"])
+        number = read_json(study / RESULT, _Result).trial
         record = load_record(trial_folder(study, number))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         return None
     name = f"{study.name}-{number}"
     said = f"trial {number} of study {study.name}, as {record.folder} has it"
@@ -170,14 +186,14 @@ def _missing(run: Run) -> str:
 def _logged_probes(client: MlflowClient, parent: str) -> str | None:
     """The probe set among the artifacts of a sweep's run."""
     try:
-        return artifact(client, client.get_run(parent), "probes.yaml")
+        return artifact(client, client.get_run(parent), PROBES)
     except MlflowException:  # the sweep's run was deleted
         return None
 
 
 def _probes_of(study: Path) -> str | None:
-    file = study / "probes.yaml"
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    file = study / PROBES
+    return read_text(file) if file.is_file() else None
 
 
 def of_file(path: Path) -> Original:
