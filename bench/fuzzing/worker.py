@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -344,13 +344,21 @@ def _foreign(result: Any, outside: Path) -> list[str]:
 @contextmanager
 def _captured() -> Iterator[io.BytesIO]:
     """What is printed and logged, as a terminal would get it."""
-    told, streams = io.BytesIO(), (sys.stdout, sys.stderr)
-    sys.stdout = sys.stderr = io.TextIOWrapper(told, encoding="utf-8", write_through=True)
+    told, before = io.BytesIO(), (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    streams = [io.TextIOWrapper(told, encoding="utf-8", write_through=True) for _ in before]
+    _take(streams[:2] * 2)
     quiet()
     try:
         yield told
     finally:
-        sys.stdout, sys.stderr = streams
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        _take(before)
+
+
+def _take(streams: Sequence[Any]) -> None:
+    """The streams of this process: the commands escape in those that Python began with."""
+    sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
 
 
 def _alarm(number: int, frame: FrameType | None) -> None:
