@@ -341,10 +341,17 @@ def _foreign(result: Any, outside: Path) -> list[str]:
     return found
 
 
+class Told(io.BytesIO):
+    """What was said; it outlives the streams that write to it."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 @contextmanager
-def _captured() -> Iterator[io.BytesIO]:
+def _captured() -> Iterator[Told]:
     """What is printed and logged, as a terminal would get it."""
-    told, before = io.BytesIO(), (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    told, before = Told(), (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
     streams = [io.TextIOWrapper(told, encoding="utf-8", write_through=True) for _ in before]
     _take(streams[:2] * 2)
     quiet()
