@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from random import Random
+from typing import Any
 
 from bench.fuzzing import trees
 from bench.fuzzing.values import MODULE, OUTSIDE, nasty
@@ -57,7 +58,7 @@ DTYPES = (
     "F64", "F32", "F16", "BF16", "I8", "I64", "U16", "BOOL", "F8_E5M2", "F8_E4M3", "F4", "I128", "",
     5, None,
 )  # fmt: skip
-SHAPES = (
+SHAPES: tuple[Any, ...] = (
     [], [0], [1], [-1], [2**63], [2**31, 2**31], [1.5], "x", None, [1] * 70, [0, 2**40],
     [4, 4, 4, 4, 4],
 )  # fmt: skip
@@ -74,6 +75,9 @@ PUSHES = (
     b"K\xff", b"K\x00", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"N", b"\x88", b"]", b"}",
     b"G\x7f\xf8\0\0\0\0\0\0", b"G\x7f\xf0\0\0\0\0\0\0", b"X\x01\0\0\0x",
 )  # fmt: skip
+
+
+Chunk = tuple[bytes, bytes]  # tag and content
 
 
 def damaged(content: bytes, random: Random) -> bytes:
@@ -215,8 +219,8 @@ def png(content: bytes, random: Random, aims: tuple[str, ...] = ()) -> bytes:
         elif pick < 0.8:
             bomb = b"cells\0\0" + zlib.compress(b"[" * 20_000_000, 9)
             packed = bomb[len(b"cells\0\0") :]
-            texts = [(b"zTXt", bomb), (b"iTXt", b"cells\0\1\0\0\0" + packed)]
-            others = [(b"iCCP", b"x\0\0" + packed), (b"eXIf", b"II*\0" + b"\xff" * 40)]
+            texts: list[Chunk] = [(b"zTXt", bomb), (b"iTXt", b"cells\0\1\0\0\0" + packed)]
+            others: list[Chunk] = [(b"iCCP", b"x\0\0" + packed), (b"eXIf", b"II*\0" + b"\xff" * 40)]
             chunks.insert(1, random.choice(texts + others))
         else:
             chunks[row] = (random.choice(TAGS), data)
