@@ -38,6 +38,7 @@ from sweeper.results.report import rewrite
 from sweeper.results.report.page import policy_of
 from sweeper.results.report.pictures import all_strips
 from sweeper.study.storage import find_study
+from sweeper.study_folder import study_folder
 from train import compose as composing
 from train import local, permissions
 from train.base import Base, _load, load_base
@@ -162,7 +163,7 @@ def read_selection(folder: Path, world: World) -> object:
 
 def read_records(folder: Path, world: World) -> object:
     """What all that looks at a study begins with."""
-    study, address = folder / "studies" / good.NAME, Address(folder)
+    study, address = study_folder(folder, good.NAME), Address(folder)
     records = load_records(study)
     runs = [run_id_in(address, record.folder) for record in records]
     policy = policy_of(study, records) if records else None
@@ -171,7 +172,7 @@ def read_records(folder: Path, world: World) -> object:
 
 def read_journal(folder: Path, world: World) -> object:
     """A search that goes on, by CMA-ES, and one that is only looked at."""
-    study = folder / "studies" / good.NAME
+    study = study_folder(folder, good.NAME)
     if (found := find_study(study, None)) is not None:
         _ = [trial.params for trial in found.trials]
     trial = good.asked_again(study).next_trial(100)
