@@ -7,7 +7,7 @@ in it; every other value keeps Hydra's grammar, sweeps included.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -15,7 +15,7 @@ from hydra._internal.utils import get_args_parser
 
 from train.config import ConfigError
 from train.paths import expanded
-from train.text_settings import PATH, TEXT, literal
+from train.text_settings import PLACES, TYPED, Kind, Kinds, literal
 
 MULTIRUN = {"-m", "--multirun"}
 PICKLED = "--experimental-rerun"
@@ -143,9 +143,7 @@ def _typed(key: str, value: str) -> str:
     return line if re.fullmatch(r"[\w./:=,+~@%-]+", line, re.ASCII) else f'"{line}"'
 
 
-def normalized(
-    overrides: Iterable[str], settings: Mapping[str, tuple[str, bool]], multirun: bool = False
-) -> list[str]:
+def normalized(overrides: Iterable[str], settings: Kinds, multirun: bool = False) -> list[str]:
     """The overrides with the values of text settings quoted for Hydra's grammar.
 
     A leading `~` of a path becomes the home folder, `null` is null where the setting may be null,
@@ -162,10 +160,10 @@ def normalized(
     return [_normalized(override, settings, multirun) for override in overrides]
 
 
-def _normalized(override: str, settings: Mapping[str, tuple[str, bool]], multirun: bool) -> str:
+def _normalized(override: str, settings: Kinds, multirun: bool) -> str:
     key, separator, value = override.partition("=")
-    kind, optional = settings.get(key.lstrip("+"), ("", False))
-    if kind not in (TEXT, PATH) or not separator or (multirun and SWEPT.fullmatch(value)):
+    kind, optional = settings.get(key.lstrip("+"), (Kind.NUMBER, False))
+    if kind not in TYPED or not separator or (multirun and SWEPT.fullmatch(value)):
         return override
     named = NAMED.findall(value)
     if named and len(named) == value.count("${") and all(_is_setting(n, settings) for n in named):
@@ -175,14 +173,14 @@ def _normalized(override: str, settings: Mapping[str, tuple[str, bool]], multiru
     if optional and value == "null":
         return override
     value = unquoted(value)
-    if kind == PATH and not value.strip():
+    if kind in PLACES and not value.strip():
         raise ConfigError(f"{key}: names no file or folder" + "; null is none" * optional)
-    if kind == PATH:
+    if kind in PLACES:
         value = str(expanded(value)) if value[:1] == "~" else value
     return f"{key}={quoted(value)}"
 
 
-def _is_setting(name: str, settings: Mapping[str, tuple[str, bool]]) -> bool:
+def _is_setting(name: str, settings: Kinds) -> bool:
     return any(name == key or name.startswith(f"{key}.") for key in settings)
 
 

@@ -21,7 +21,7 @@ from train.config import CONF, ConfigError, typed
 from train.explain import explain
 from train.ranges import shortened, shown
 from train.sweeps import range_values, sweep_words
-from train.text_settings import MAPPING, kinds
+from train.text_settings import FREE, Kind, Kinds, kinds
 
 Schema = TypeVar("Schema")
 Applies = Callable[[str, Mapping[str, Any]], bool]
@@ -99,7 +99,7 @@ def _search_path(parts: Arguments) -> list[str]:
     return [f"hydra.searchpath=[{','.join(paths)}]"] if paths else []
 
 
-def _parsed(line: Sequence[str], known: Mapping[str, tuple[str, bool]]) -> list[Override]:
+def _parsed(line: Sequence[str], known: Kinds) -> list[Override]:
     """The overrides, one by one, so that the one that cannot be read is named.
 
     Args:
@@ -117,22 +117,22 @@ def _parsed(line: Sequence[str], known: Mapping[str, tuple[str, bool]]) -> list[
             key, _, value = argument.partition("=")
             reason = " ".join(str(error.__cause__ or error).split("\n")[0].split())
             reason = "" if GRAMMAR.search(reason) else f" ({reason})"
-            kind, _ = known.get(key.lstrip("+"), (MAPPING, False))
+            kind, _ = known.get(key.lstrip("+"), (Kind.MAPPING, False))
             hint = "; text with such characters needs quotes within the shell's own"
             raise ConfigError(
                 f"{key}: {shown(value)} cannot be read as a value{reason}"
-                f"{hint if kind == MAPPING else ''}"
+                f"{hint if kind in FREE else ''}"
             ) from None
     for override in overrides:
         _check_override(override, known)
     return overrides
 
 
-def _check_override(override: Override, known: Mapping[str, tuple[str, bool]]) -> None:
+def _check_override(override: Override, known: Kinds) -> None:
     """Raises a ConfigError for what Hydra would choke on, or silently make a default of."""
     key = override.key_or_group
     if override.is_delete():
-        fixed = [name for name, (kind, _) in known.items() if kind != MAPPING]
+        fixed = [name for name, (kind, _) in known.items() if kind not in FREE]
         if any(name == key or name.startswith(f"{key}.") for name in fixed):
             raise ConfigError(f"~{key}: this setting cannot be removed; give it a value instead")
         return

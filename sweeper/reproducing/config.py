@@ -9,7 +9,7 @@ from sweeper.config import BEST, KEEP
 from train.checks import check_device_name
 from train.config import ConfigError, suggestion
 from train.ranges import RANGE, Range
-from train.text_settings import path_field, text_field
+from train.text_settings import choice_field, model_field, path_field, text_field
 
 DEFAULT = "default"  # the tolerance of scores that have none of their own
 TOLERANCE = Range(0, 1000)
@@ -29,8 +29,9 @@ class DataPlaces:
 class BasePlaces:
     """Where the base is now, and what it runs on; None: as it was."""
 
-    path: str | None = path_field(None)
+    path: str | None = model_field(None)
     device: str | None = text_field(None)
+    speed: str | None = choice_field(None)
 
 
 @dataclass
@@ -45,8 +46,8 @@ class ProbesPlaces:
 class ScoresPlaces:
     """Where models of one's own lie now; None: where they were."""
 
-    encoder: str | None = path_field(None)
-    pose_model: str | None = path_field(None)
+    encoder: str | None = model_field(None)
+    pose_model: str | None = model_field(None)
 
 
 @dataclass
@@ -65,7 +66,7 @@ class ReproduceConfig:
     probes: ProbesPlaces = field(default_factory=ProbesPlaces)
     scores: ScoresPlaces = field(default_factory=ScoresPlaces)
     root: str = path_field("mlruns")
-    keep: str = BEST
+    keep: str = choice_field(BEST)
 
     @property
     def places(self) -> dict[str, str]:

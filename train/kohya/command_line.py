@@ -11,7 +11,7 @@ from typing import Any
 from train.arguments import quoted
 from train.config import TrainConfig
 from train.kohya.translation import Translation, translate
-from train.text_settings import kinds
+from train.text_settings import TYPED, kinds
 
 KOHYA, DATASET = "kohya", "dataset_config"
 # where the command line has one of them, the files' others of the row do not count
@@ -25,7 +25,7 @@ RIVALS = (
 PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # what needs no quotes in Hydra's grammar
 WORDS = ("null", "true", "false", "nan", "inf")  # ... but would be no text
 # the settings that take any text, which train.arguments quotes for Hydra
-TEXTS = {key for key, (kind, _) in kinds(TrainConfig).items() if kind}
+TEXTS = {key for key, (kind, _) in kinds(TrainConfig).items() if kind in TYPED}
 
 
 def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
