@@ -16,6 +16,7 @@ from pathlib import Path
 from train.config import CONF
 from train.paths import expanded
 
+SHIPPED = (CONF, CONF.parent / "train", CONF.parent / "evaluate")
 VARIABLE = "LORASWEEP_ALLOWED"  # of the environment, so that workers know it too
 
 
@@ -31,18 +32,23 @@ def allow(places: Iterable[str | Path] = (), classes: Iterable[str] = ()) -> Non
     known = _known()
     known["folders"] += [str(folder.resolve()) for folder in named]
     known["classes"] += list(classes)
-    os.environ[VARIABLE] = json.dumps(known)
+    os.environ[VARIABLE] = json.dumps({key: [*dict.fromkeys(all)] for key, all in known.items()})
 
 
 def is_named(place: Path) -> bool:
     """Whether a place, links followed, is below a folder that the person has named.
 
-    The folder in which the command was started counts as named, and so do the pictures and models
-    that come with the program.
+    The folder in which the command was started counts as named, unless it is the root of the
+    file system, and so do the pictures and models that come with the program.
     """
-    real = place.resolve()
+    try:
+        real = place.resolve()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, a circle of links
+        return False
+    here = Path.cwd()
     named = [Path(folder) for folder in _known()["folders"]]
-    return any(real.is_relative_to(folder) for folder in (*named, Path.cwd(), CONF.parent))
+    named += [here] if here != Path(here.anchor) else []
+    return any(real.is_relative_to(folder) for folder in (*named, *SHIPPED))
 
 
 def is_allowed(target: str) -> bool:
