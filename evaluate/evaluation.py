@@ -7,6 +7,7 @@ import logging
 import time
 from dataclasses import asdict
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -33,8 +34,9 @@ from train.base import load_base
 from train.construction import check_device
 from train.data.buckets import framing_of
 from train.data.loading import load_pictures
+from train.encoding import storable
 from train.flattening import flatten
-from train.weights_file import CheckpointError
+from train.weights_file import CheckpointError, write_atomically
 
 log = logging.getLogger(__name__)
 WIDE = 230  # columns of a table with intervals
@@ -60,9 +62,8 @@ def main(config: EvaluateConfig) -> None:
         Path(config.root) / "cache",
     )  # fmt: skip
     check_scores(config.policy, scorer.names)
-    output.mkdir(parents=True, exist_ok=True)
     probes = output / "probes.yaml"
-    probes.write_text(scorer.probe_set.to_yaml(), encoding="utf-8")
+    write_atomically(probes, storable(scorer.probe_set.to_yaml()).encode())
     log.info(f"the probes are in {probes}; edit them and give them back with probes.set={probes}")
     if not files:
         return
@@ -75,7 +76,9 @@ def main(config: EvaluateConfig) -> None:
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     title = str(config.checkpoints)
     draw_curves(figure.subplots(), cards, selection.scorecard, config.policy, title)
-    figure.savefig(output / "curves.png")
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(output / "curves.png", content.getvalue())
     _log(config, cards, selection, findings, about, base.device)
     _say(cards, selection, findings)
 

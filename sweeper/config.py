@@ -17,6 +17,7 @@ from evaluate.config import (
     check_scoring,
 )
 from sweeper.proposing.class_arguments import check_pruner, check_sampler_arguments
+from sweeper.study_folder import check_name
 from train.checks import check_choice, check_trial
 from train.class_arguments import whole
 from train.config import EMBEDDED, MOST_EPOCHS, ConfigError, TrialConfig, typed
@@ -135,9 +136,9 @@ def check_sweep(config: SweepConfig) -> None:
             "training.keep_last: a sweep scores every checkpoint before it chooses, and "
             "study.keep says which stay; leave it null"
         )
-    name = config.study.name
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
-        raise ConfigError(f"study.name: {name!r} may hold letters, digits, '.', '_' and '-' only")
+    for key, name in (("name", config.study.name), ("from_study", config.study.from_study)):
+        if name is not None:
+            check_name(name, f"study.{key}")
     check_choice("study.on_outage", config.study.on_outage, ON_OUTAGE)
     check_choice("study.keep", config.study.keep, KEEP)
     if config.pack != AUTO and not PACK.accepts(config.pack):
@@ -189,3 +190,4 @@ def check_report(config: ReportConfig) -> None:
 def _check_study(name: str) -> None:
     if not name:
         raise ConfigError("study: say which study, as in study=puppets")
+    check_name(name, "study")

@@ -32,6 +32,7 @@ from sweeper.running.outlasting import outlast
 from sweeper.running.parts import Parts, about_study, load_parts, shared_settings
 from sweeper.study.claim import StudyTrial
 from sweeper.study.study import TOTAL, Study, begin_study, best_settings
+from sweeper.study_folder import study_folder
 from sweeper.worker import launch_workers
 from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion
@@ -260,7 +261,8 @@ def first_settings(master: DictConfig, config: SweepConfig, space: Space) -> lis
                 raise ConfigError(f"study.queue: {key}={value} is outside of the search")
     best = []
     if config.study.from_study:
-        other = Path(config.study.root) / "studies" / config.study.from_study
+        root, name = Path(config.study.root), config.study.from_study
+        other = study_folder(root, name, "study.from_study")
         best = best_settings(other, config.study.storage, BEST)
     inside = [
         {k: v for k, v in params.items() if k in dimensions and dimensions[k].contains(v)}

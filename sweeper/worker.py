@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from sweeper.config import SweepConfig
 from sweeper.leaving import in_good_order, listen_from
+from sweeper.study_folder import study_folder
 from train.command import quiet
 from train.compose import HYDRA_VERSION, load_local_defaults
 from train.config import CONF, ConfigError, cause
@@ -78,7 +79,7 @@ def launch_workers(launcher: Launcher, workers: int, config: SweepConfig) -> Non
     """
     if config.study.name is None:
         raise ConfigError("study.name: the workers need one to find their study by")
-    study = Path(config.study.root) / "studies" / config.study.name
+    study = study_folder(Path(config.study.root), config.study.name, "study.name")
     study.mkdir(parents=True, exist_ok=True)
     log.info(f"study {study}  workers at once: {workers}")
     try:

@@ -27,18 +27,29 @@ DTYPES = {
 }  # fmt: skip
 
 
+_without_links: set[Path] = set()  # folders below which nothing is written through a link
+
+
 class CheckpointError(UserError, ValueError):
     """A LoRA file cannot be read or does not fit the base; the message says which and why."""
+
+
+def keep_links_out(folder: Path) -> None:
+    """From now on nothing is written below this folder through a link, nor if it is one itself."""
+    _without_links.add(Path(os.path.abspath(folder)))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that after a crash it is there whole, as it was before, or not at all.
 
-    Of several processes that write the same one, the last has it.
+    Of several processes that write the same one, the last has it. A link in the place of the file
+    is replaced, not followed.
 
     Raises:
-        CheckpointError: it cannot be written, for example because the disk is full.
+        CheckpointError: it cannot be written, for example because the disk is full; or a link is
+            on its way, where there may be none (see `keep_links_out`).
     """
+    _refuse_links(path)
     partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +57,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         if free < len(content):
             wants = f"it takes {len(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
             raise OSError(errno.ENOSPC, wants)
-        with partial.open("wb") as stream:
+        with partial.open("xb") as stream:  # a file that is made anew is no link
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -56,6 +67,16 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):  # it is there after a write that was broken off
             partial.unlink()
+
+
+def _refuse_links(path: Path) -> None:
+    """Raises CheckpointError where a folder on the way to a file is a link that may be none."""
+    place = Path(os.path.abspath(path)).parent
+    within = [place, *place.parents]
+    for folder in _without_links.intersection(within):
+        for one in within[: within.index(folder) + 1]:
+            if one.is_symlink():
+                raise CheckpointError(f"{path} is not written: {one} is a link; remove it")
 
 
 def check_safetensors(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,8 +29,10 @@ from sweeper.recording.record import (
     trial_folder,
 )
 from sweeper.reproducing.runs import artifact
-from sweeper.results.files import RESULT
+from sweeper.results.files import PROBES, RESULT
+from sweeper.study_folder import study_folder
 from train.config import ConfigError
+from train.gate import read_text
 from train.weights_file import CheckpointError, epoch_of, read_metadata, weights_hash
 
 log = logging.getLogger(__name__)
@@ -67,6 +70,11 @@ class Original:
     probes: str | None = None
     file: Path | None = None
 
+    @property
+    def file_name(self) -> str:
+        """Its id as a part of a file's name, whatever the store says that it is."""
+        return re.sub(r"[^\w.-]", "-", self.id[:20])
+
 
 def of_run(client: MlflowClient, run: Run, root: Path) -> Original:
     """What MLflow knows of a trial; where its artifacts are gone, what the study's folder does.
@@ -79,7 +87,7 @@ def of_run(client: MlflowClient, run: Run, root: Path) -> Original:
             is nowhere to be found.
     """
     run_id, tags = run.info.run_id, dict(run.data.tags)
-    study = root / "studies" / tags["study"]
+    study = study_folder(root, tags["study"], "run_id: its study")
     record = _logged(client, run) or _in_folder(study, run)
     if record is None:
         raise ConfigError(_nowhere(run, trial_folder(study, int(tags["trial"]))))
@@ -170,14 +178,14 @@ def _missing(run: Run) -> str:
 def _logged_probes(client: MlflowClient, parent: str) -> str | None:
     """The probe set among the artifacts of a sweep's run."""
     try:
-        return artifact(client, client.get_run(parent), "probes.yaml")
+        return artifact(client, client.get_run(parent), PROBES)
     except MlflowException:  # the sweep's run was deleted
         return None
 
 
 def _probes_of(study: Path) -> str | None:
-    file = study / "probes.yaml"
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    file = study / PROBES
+    return read_text(file) if file.is_file() else None
 
 
 def of_file(path: Path) -> Original:

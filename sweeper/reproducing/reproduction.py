@@ -26,12 +26,15 @@ from sweeper.reproducing.original import (
 from sweeper.reproducing.runs import client_of, find_best, find_run
 from sweeper.reproducing.verdict import DIFFERENT, compare, judge, pairs, table
 from sweeper.running.parts import load_parts, origin, origin_of_pictures
+from sweeper.study_folder import study_folder
 from train.base import BaseError
 from train.config import ConfigError
 from train.construction import check_construction
 from train.data.loading import load_pictures
 from train.data.picture import DataError
+from train.encoding import storable
 from train.paths import expanded
+from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ def main(config: ReproduceConfig) -> None:
         log.info(f"scoring {original.file}, which has no scores of then")
         scored = score_file(original.file, original.selected, parts.scorer)
         original = replace(original, epochs=[scored])
-    tracker = Tracker(root, root / "studies" / original.study)
+    tracker = Tracker(root, study_folder(root, original.study))
     again = train_again(original, trial, now, tracker)
     verdict = conclude(original, again, config.tolerance, tracker)
     if verdict == DIFFERENT:
@@ -74,7 +77,7 @@ def fetch(config: ReproduceConfig, root: Path) -> Original:
     """
     if config.lora:
         return of_file(expanded(config.lora))
-    tracker = Tracker(root, root / "studies" / STUDY_OF_FILES)
+    tracker = Tracker(root, study_folder(root, STUDY_OF_FILES))
     if config.run_id:
         client = client_of(tracker)
         return of_run(client, find_run(client, config.run_id), root)
@@ -83,7 +86,7 @@ def fetch(config: ReproduceConfig, root: Path) -> Original:
         client = client_of(tracker)
         return of_run(client, find_best(client, config.study), root)
     except ConfigError as error:
-        found = of_study(root / "studies" / config.study)
+        found = of_study(study_folder(root, config.study))
         if found is None:
             raise
         log.info(f"{error}; the study's folder is used")
@@ -99,9 +102,8 @@ def settings_of(original: Original, config: ReproduceConfig) -> Carried:
     places: dict[str, Any] = config.places
     probes = (original.settings.get("probes") or {}).get("set")
     if probes and "probes.set" not in places and not Path(probes).is_file() and original.probes:
-        file = Path(config.root) / "reproductions" / f"{original.id[:20]}-probes.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(original.probes, encoding="utf-8")
+        file = Path(config.root) / "reproductions" / f"{original.file_name}-probes.yaml"
+        write_atomically(file, storable(original.probes).encode())
         places["probes.set"] = str(file)
     commit = original.tags.get("git.commit")
     by = f" (commit {commit})" if commit else ""

@@ -11,6 +11,7 @@ from train.weights_file import CheckpointError, weights_hash
 
 # in a study's folder
 PICK, REPORT, RESULT = "best.safetensors", "report.html", "result.json"
+PROBES, OVERVIEW = "probes.yaml", "overview.png"
 POLICY = "policy_settings"  # of RESULT: the policy that made it
 
 

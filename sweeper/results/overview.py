@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -14,6 +15,7 @@ from evaluate.curves import PICK, draw_curves
 from evaluate.scorecard import Scorecard, usable
 from sweeper.recording.progress import short
 from sweeper.recording.record import Record
+from train.weights_file import write_atomically
 
 WITHIN, OVER, FAINT = "#1864ab", "#adb5bd", "#868e96"
 
@@ -21,14 +23,16 @@ WITHIN, OVER, FAINT = "#1864ab", "#adb5bd", "#868e96"
 def draw_overview(
     file: Path, records: list[Record], best: Record, pick: Scorecard, policy: PolicyConfig
 ) -> None:
-    """Draws it into a PNG file."""
+    """Draws it into a PNG file, in one piece."""
     figure = Figure(figsize=(14, 5.8), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
     draw_checkpoints(left, records, best, pick, policy)
     settings = ", ".join(f"{k.split('.')[-1]} {short(v)}" for k, v in best.params.items())
     title = f"trial {best.number}" + (f": {settings}" if settings else "")
     draw_curves(right, best.scorecards, pick, policy, title)
-    figure.savefig(file)
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(file, content.getvalue())
 
 
 def draw_checkpoints(

@@ -13,12 +13,14 @@ from sweeper.results.files import find_weights, gone
 from sweeper.results.missing import words_of_missing
 from sweeper.results.printing import say, show
 from sweeper.results.ranking import Entry, rank_trials
+from sweeper.study_folder import study_folder
 from train.config import ConfigError
 
 
 def main(config: SelectConfig) -> None:
     """Prints what the policy keeps; with `apply` makes it the study's result. Loads no model."""
-    study, address = Path(config.root) / "studies" / config.study, Address(Path(config.root))
+    root = Path(config.root)
+    study, address = study_folder(root, config.study), Address(root)
     records = [r for r in find_records(study) if r.scorecards]
     if not records:
         raise ConfigError(f"study: {config.study} has no scored epoch")

@@ -12,6 +12,7 @@ from sweeper.results.files import REPORT
 from sweeper.results.missing import words_of_missing
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import policy_of, write_report
+from sweeper.study_folder import study_folder
 from train.config import ConfigError
 from train.weights_file import CheckpointError
 
@@ -24,10 +25,11 @@ def main(config: ReportConfig) -> None:
     Raises:
         ConfigError: there is no such study (naming the nearest), or no trial in it.
     """
-    study = Path(config.root) / "studies" / config.study
+    root = Path(config.root)
+    study = study_folder(root, config.study)
     if not study.is_dir():
         raise no_study(study)
-    address = Address(Path(config.root))
+    address = Address(root)
     records = load_records(study)
     if not records:
         raise ConfigError(f"study: {config.study} has no trial yet")
