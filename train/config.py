@@ -30,6 +30,7 @@ from train.text_settings import (
     OF_CLASS,
     OF_NUMBERS,
     choice_field,
+    is_numeric,
     literal,
     model_field,
     path_field,
@@ -275,6 +276,7 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
         for complaint in _misread(values, schema):
             raise ConfigError(complaint)
         merged = OmegaConf.merge(_structured(cast(type, schema)), OmegaConf.create(literal(values)))
+        settings = cast(Schema, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key = error.full_key or str(error.key)
         if absent := ABSENT.search(str(error)):
@@ -288,7 +290,6 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
         what = f"; it must be a number {within}" if within else near
         words = "there is no such setting" if unknown else cause(error)
         raise ConfigError(f"{key}: {words}{what}") from None
-    settings = cast(Schema, OmegaConf.to_object(merged))
     for complaint in complaints(settings):
         raise ConfigError(complaint)
     return settings
@@ -316,6 +317,8 @@ def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterat
             yield f"{key}: {shown(value)} must be a list of settings, as [{{network.rank: 4}}]"
         elif kind is bool and str(value).lower() not in BOOLEANS:
             yield f"{key}: {shown(value)} must be true or false"
+        elif isinstance(value, str) and "${" in value and is_numeric(kind):
+            yield f"{key}: {shown(value)} must be a number"
         elif kind is not str and isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:
             yield f"{key}: {shown(value)} is too large a number"
 

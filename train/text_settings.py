@@ -106,14 +106,15 @@ def kind_of(one: Field[Any], hint: Any) -> Kind:
     """
     if (declared := one.metadata.get(KIND)) is not None:
         return Kind(declared)
-    if get_origin(hint) is dict and _is_number(get_args(hint)[1]):
+    if get_origin(hint) is dict and is_numeric(get_args(hint)[1]):
         return Kind.MAPPING
-    if _is_number(hint):
+    if is_numeric(hint):
         return Kind.NUMBER
     raise TypeError(f"{one.name}: a field of type {hint} must declare its kind (text_settings.py)")
 
 
-def _is_number(hint: Any) -> bool:
+def is_numeric(hint: Any) -> bool:
+    """Whether a type holds numbers and true or false alone, or null."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return all(option in (*NUMBERS, type(None)) for option in options)
 

@@ -22,7 +22,7 @@ from train.optimizers import check_received_optimizer
 from train.paths import expanded
 from train.permissions import is_named
 from train.ranges import shown
-from train.text_settings import LOCAL, PLACES, Kind, kind_of
+from train.text_settings import LOCAL, Kind, kind_of
 
 # a search's alone: they have no say in a trial that is trained again
 OF_A_SEARCH = ("study", "search", "pruner", "pack")
@@ -206,12 +206,18 @@ def _is_base(path: str, logged: str) -> bool:
 
 
 def _refused(key: str, value: str, kind: Kind) -> ConfigError:
-    typed = shlex.quote(f"{key}={value}") if len(value) < 200 else f"{key}=..."
-    ways = [f"type {typed}", "or where it is now"]
-    if kind in PLACES and Path(value).is_absolute() and key != "scores.encoder":
-        ways.append(f"or {shlex.quote(f'--allow-path={value}')}")
-    what = "model is loaded" if kind == Kind.MODEL else "files are read"
+    """What to type in the place of a setting that a file may not give."""
+    words = shlex.quote(f"{key}={value}")
+    if shortened(words) != words:  # too long, or with characters that nobody types
+        words = f"{key}="
+    if kind is Kind.MODEL:
+        return ConfigError(
+            f"{key}: the run used {shortened(value)}, but a file does not choose which model is "
+            f"loaded; if you trust it, type {words}, or where it is now"
+        )
+    folder = shlex.quote(f"--allow-path={value}")
+    allow = f", or {folder}" if Path(value).is_absolute() and shortened(folder) == folder else ""
     return ConfigError(
-        f"{key}: the run used {shortened(value)}, but a file does not choose which {what}; "
-        f"{', '.join(ways)}"
+        f"{key}: the run used {shortened(value)}, but a file does not choose which files are "
+        f"read; type {words}, or where it is now{allow}"
     )
