@@ -16,7 +16,7 @@ from train.compose import HYDRA_VERSION, load_local_defaults
 from train.config import CONF, UserError, typed
 from train.encoding import escape_in_streams, start_in_utf8
 from train.outage import outage
-from train.preflight import Applies, CheckHydra, preflight
+from train.preflight import Applies, CheckHydra, Translate, preflight
 
 Schema = TypeVar("Schema")
 HELP, INFO, COMPLETION = {"-h", "--help"}, {"-i", "--info"}, {"-sc", "--shell-completion"}
@@ -40,6 +40,7 @@ def run(
     main: str,
     applies: Applies = lambda key, others: True,
     check_hydra: CheckHydra = lambda hydra: None,
+    translate: Translate = list,
 ) -> None:
     """Runs a command with the settings of conf/`name`.yaml and of the command line.
 
@@ -51,6 +52,7 @@ def run(
             checked, since torch and its like take seconds.
         applies: whether a swept setting means something beside the values of the other swept ones.
         check_hydra: refuses impossible settings of Hydra's own part with a ConfigError.
+        translate: replaces overrides that stand for the content of files by that content.
     """
     start_in_utf8()
     quiet()
@@ -58,7 +60,11 @@ def run(
     if COMPLETION & {*arguments} and "install=bash" in arguments:
         print(completion.BASH)
         return
-    sys.argv[1:] = preflight(name, arguments, schema, check, applies, check_hydra)
+
+    def check_line() -> None:
+        sys.argv[1:] = preflight(name, arguments, schema, check, applies, check_hydra, translate)
+
+    with_one_line_errors(check_line)
     load_local_defaults(name)
     if HELP & {*arguments} or "job" in arguments:
         sys.argv.append("--resolve")  # who asks for the settings wants values, not ${...}

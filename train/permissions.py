@@ -27,10 +27,8 @@ def allow(places: Iterable[str | Path] = (), classes: Iterable[str] = ()) -> Non
         places: folders; a file stands for the folder that it is in.
         classes: dotted paths of classes that a file may ask for.
     """
-    folders = [expanded(str(place)) for place in places]
-    named = [folder.parent if folder.is_file() else folder for folder in folders]
     known = _known()
-    known["folders"] += [str(folder.resolve()) for folder in named]
+    known["folders"] += [folder for place in places if (folder := _folder(expanded(place)))]
     known["classes"] += list(classes)
     os.environ[VARIABLE] = json.dumps({key: [*dict.fromkeys(all)] for key, all in known.items()})
 
@@ -54,6 +52,14 @@ def is_named(place: Path) -> bool:
 def is_allowed(target: str) -> bool:
     """Whether a person has allowed this class by name (`--allow-class=`)."""
     return target in _known()["classes"]
+
+
+def _folder(place: Path) -> str:
+    """The folder that a place stands for; empty where there cannot be one of this name."""
+    try:
+        return str((place.parent if place.is_file() else place).resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, a circle of links
+        return ""
 
 
 def _known() -> dict[str, list[str]]:
