@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from evaluate.config import SCORES
 from sweeper.config import BEST, KEEP
+from sweeper.study_folder import check_name
 from train.checks import check_device_name
 from train.config import ConfigError, suggestion
 from train.ranges import RANGE, Range
@@ -86,6 +87,8 @@ def check_reproduce(config: ReproduceConfig) -> None:
     if len(given) != 1:
         both = f" ({' and '.join(given)} are given)" if given else ""
         raise ConfigError(f"run_id: give one of run_id=, study= and lora={both}")
+    if config.study:
+        check_name(config.study, "study")
     for name in config.tolerance:
         if name not in (DEFAULT, *SCORES):
             near = suggestion(name, [DEFAULT, *SCORES])
