@@ -63,7 +63,7 @@ def _may_ask(store: Store, place: str) -> bool:
     if _folder_of(store) is not None:  # a store that is a file has its artifacts beside it
         return False
     address, server = urlsplit(place), urlsplit(store.uri)
-    own = address.netloc in ("", server.netloc)
+    own = not address.netloc or ((address.hostname, address.port) == (server.hostname, server.port))
     return address.scheme in OF_A_CLOUD or (address.scheme in OF_A_SERVER and own)
 
 

@@ -147,6 +147,8 @@ def _no_flag(argument: str, following: Sequence[str]) -> str:
     options += [ALLOW_PATH, ALLOW_CLASS]
     if f"--{key}" in options:
         return f"{argument}: there is no such option; did you mean --{key}?"
+    if key.startswith("allow"):
+        return f"{argument}: there is no such option; there are {ALLOW_PATH} and {ALLOW_CLASS}"
     if not separator and following and "=" not in following[0] and following[0][:1] != "-":
         separator, value = "=", following[0]
     if separator and KEY.fullmatch(key):

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from omegaconf import MISSING
+
 from sweeper.config import SweepConfig
 from train.base_files import INDEX, WEIGHTS, BaseError, fingerprint, weight_files
 from train.config import EMBEDDED, ConfigError
@@ -131,6 +133,8 @@ def _overlay(
 
 def _any(key: str, value: Any, default: Any) -> Any:
     """Types, ranges and words are checked with the whole config; nothing else hangs on it."""
+    if value == MISSING:  # OmegaConf would silently take the default
+        raise ConfigError(f"{key}: ??? stands for a value that is missing")
     return value
 
 
