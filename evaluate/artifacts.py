@@ -12,10 +12,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from evaluate.store_address import SQLITE
-from evaluate.tracking import AWAY, Store
+from evaluate.tracking import ARTIFACTS, AWAY, Store
 from train.gate import GateError, read_text
 from train.permissions import is_named
 
@@ -23,20 +24,27 @@ OF_A_SERVER = ("http", "https", "mlflow-artifacts")
 OF_A_CLOUD = ("s3", "gs", "wasb", "wasbs", "abfs", "abfss", "dbfs", "hdfs")
 
 
-def artifact(store: Store, run: Run, name: str) -> str | None:
+def artifact(store: Store, client: MlflowClient, run: Run, name: str) -> str | None:
     """The text of an artifact; None where the run has none of that name, or it is out of reach.
 
+    The embedded store's are looked for where it keeps them, wherever its database says that they
+    are: it may have been moved.
+
     Args:
+        client: of the store.
         name: of a file; not from the store.
     """
     place = str(run.info.artifact_uri)
     try:
+        if store.embedded:
+            own = store.root / ARTIFACTS
+            return _local(store, own / str(run.info.run_id) / "artifacts", name)
         scheme = urlsplit(place).scheme
         if len(scheme) <= 1:  # a plain path, on Windows with the letter of a drive
             return _local(store, Path(place), name)
         if scheme == "file":
             return _local(store, Path(url2pathname(urlsplit(place).path)), name)
-        return _served(store, run, name) if _may_ask(store, place) else None
+        return _served(client, run, name) if _may_ask(store, place) else None
     except (*AWAY, GateError, ValueError, RuntimeError):  # ValueError: no address, a NUL character
         return None
 
@@ -49,10 +57,10 @@ def _local(store: Store, folder: Path, name: str) -> str | None:
     return read_text(real) if own or is_named(real) else None
 
 
-def _served(store: Store, run: Run, name: str) -> str:
+def _served(client: MlflowClient, run: Run, name: str) -> str:
     """An artifact that a server hands out."""
     with tempfile.TemporaryDirectory() as folder:
-        return read_text(Path(store.client.download_artifacts(run.info.run_id, name, folder)))
+        return read_text(Path(client.download_artifacts(run.info.run_id, name, folder)))
 
 
 def _may_ask(store: Store, place: str) -> bool:
@@ -70,7 +78,7 @@ def _may_ask(store: Store, place: str) -> bool:
 def _folder_of(store: Store) -> Path | None:
     """Where a store that is a file keeps its artifacts; None: it is no file."""
     if store.embedded:
-        return (store.root / "artifacts").resolve()
+        return (store.root / ARTIFACTS).resolve()
     if store.uri.startswith(SQLITE):
-        return Path(unquote(store.uri.removeprefix(SQLITE))).resolve().parent / "artifacts"
+        return Path(unquote(store.uri.removeprefix(SQLITE))).resolve().parent / ARTIFACTS
     return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from evaluate.probing.roles import FRESH
-from evaluate.sheet import ALARM, COPY, GREY, INK, PAPER, Cell, read_sheet, scaled, shortened
+from evaluate.sheet import ALARM, COPY, GREY, INK, PAPER, Cell, cells_of, scaled, shortened
 
 SIDE, BESIDE, GAP, LEFT, TOP = 112, 64, 6, 72, 64
 ACROSS = 10  # probes
@@ -20,11 +20,12 @@ def epoch_grid(sheets: Mapping[int, Path], kept: int | None, unit: str = "epoch"
     A copy has a red frame and its training picture beside it.
 
     Args:
-        sheets: epoch -> its contact sheet; 0: the bare base's.
+        sheets: epoch -> its contact sheet; 0: the bare base's. One that is gone or damaged is left
+            out.
         kept: the epoch that is marked.
     """
-    rows = {epoch: read_sheet(file) for epoch, file in sheets.items()}
-    first = next(iter(rows.values()))
+    rows = {epoch: cells for epoch, file in sheets.items() if (cells := cells_of(file))}
+    first = next(iter(rows.values()), {})
     names = [name for name in first if name.startswith(f"{FRESH} ")]
     copied = {n for n in names if any(row[n].alarming for row in rows.values() if n in row)}
     others = [name for name in names if name not in copied]

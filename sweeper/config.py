@@ -163,6 +163,7 @@ class SelectConfig:
     """conf/select.yaml."""
 
     study: str = text_field("")
+    storage: str | None = text_field(None)
     root: str = path_field("mlruns")
     apply: bool = False
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -179,6 +180,7 @@ class ReportConfig:
     """conf/report.yaml."""
 
     study: str = text_field("")
+    storage: str | None = text_field(None)
     root: str = path_field("mlruns")
 
 

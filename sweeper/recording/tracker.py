@@ -65,7 +65,7 @@ class Tracker(Store):
     def __init__(self, root: Path, study: Path) -> None:
         super().__init__(root, study.name)
         self.study = study
-        self.parent = Run(self, study / RUN_FILE, f"sweep {study.name}")
+        self.parent = Run(self, study / RUN_FILE, f"sweep {study.name}", study.name)
         self._about: About | None = None
         self._background = Background()
         self._behind: set[Path] = set()  # folders of trials that wait to be mirrored
@@ -138,7 +138,7 @@ class Tracker(Store):
 
     def run_of(self, record: Record) -> Run:
         """The run of a trial."""
-        return Run(self, record.folder / RUN_FILE, record.name)
+        return Run(self, record.folder / RUN_FILE, record.name, record.study)
 
     def conclude(self, winner: Record | None, files: list[Path], tags: dict[str, str]) -> None:
         """Ends the parent run with the study's files, and names the champion."""

@@ -159,7 +159,7 @@ def _checked(record: Record, study: str, number: int) -> Record:
 
 def _logged(store: Store, run: Run, about: Noted) -> Record | None:
     """A trial's record among the artifacts of its run; None where it is not, or not whole."""
-    text = artifact(store, run, SCORED)
+    text = artifact(store, store.client, run, SCORED)
     try:
         record = read_record(parse_json(text, Tree, SCORED), Path("-")) if text else None
     except ValueError:
@@ -200,7 +200,7 @@ def _missing(run: Run) -> str:
 def _logged_probes(store: Store, parent: str) -> str | None:
     """The probe set among the artifacts of a sweep's run."""
     try:
-        return artifact(store, store.client.get_run(parent), PROBES)
+        return artifact(store, store.client, store.client.get_run(parent), PROBES)
     except MlflowException:  # the sweep's run was deleted
         return None
 

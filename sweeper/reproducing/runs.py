@@ -22,11 +22,7 @@ def client_of(store: Store) -> MlflowClient:
     Raises:
         ConfigError: there is none, or it does not answer.
     """
-    if store.embedded and not (store.root / "mlflow.db").is_file():
-        raise ConfigError(
-            f"root: there is no mlflow.db in {store.root}; root= says where it is, and "
-            "MLFLOW_TRACKING_URI which server to ask"
-        )
+    store.check_existing()
     try:
         return store.client
     except AWAY as error:

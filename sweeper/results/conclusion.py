@@ -17,8 +17,14 @@ from train.encoding import storable
 from train.weights_file import write_atomically
 
 
-def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) -> None:
-    """Selects over all trials, writes the study's files, logs them and prints the table."""
+def conclude(
+    study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts, storage: str | None
+) -> None:
+    """Selects over all trials, writes the study's files, logs them and prints the table.
+
+    Args:
+        storage: where Optuna has the study; None: in its folder.
+    """
     # what another worker is at is its own to write
     records = [record for record in load_records(study) if record.state != RUNNING]
     if not records:
@@ -34,5 +40,5 @@ def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) 
     show(ranked)
     if lost := words_of_missing(study):
         print(lost)
-    keep(study, ranked, policy, tracker, origin(parts))
+    keep(study, ranked, policy, tracker, origin(parts), storage)
     say(study, ranked, policy)

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from evaluate.artifacts import artifact
+from evaluate.store_address import DATABASE
 from sweeper.recording.noted import noted
 from sweeper.recording.record import Record, read_record, trial_folder
 from sweeper.recording.tracker import Tracker
@@ -21,20 +22,23 @@ def logged_records(study: Path) -> list[Record]:
         study: where the study's folder would be.
     """
     tracker = Tracker(study.parent.parent, study)
+    if tracker.embedded and not (tracker.root / DATABASE).is_file():
+        return []
     with tracker.forgiving():
         return _fetch(study, tracker)
     return []
 
 
 def _fetch(study: Path, tracker: Tracker) -> list[Record]:
-    experiment = tracker.client.get_experiment_by_name(study.name)
+    client = tracker.existing()
+    experiment = client.get_experiment_by_name(study.name)
     if experiment is None:
         return []
     records: dict[int, Record] = {}
-    for found in tracker.client.search_runs([experiment.experiment_id], "tags.trial != ''"):
+    for found in client.search_runs([experiment.experiment_id], "tags.trial != ''"):
         if "reproduction_of" in found.data.tags:
             continue
-        if (text := artifact(tracker, found, "scorecards.json")) is None:
+        if (text := artifact(tracker, client, found, "scorecards.json")) is None:
             continue  # it has not come to its end
         try:
             if (number := noted(found).trial) is None:

@@ -50,7 +50,7 @@ def _apply(study: Path, ranked: list[Entry], config: SelectConfig) -> None:
     from sweeper.recording.tracker import Tracker
     from sweeper.results.result import keep
 
-    keep(study, ranked, config.policy, Tracker(Path(config.root), study), {})
+    keep(study, ranked, config.policy, Tracker(Path(config.root), study), {}, config.storage)
     say(study, ranked, config.policy)
 
 

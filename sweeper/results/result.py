@@ -26,9 +26,14 @@ def keep(
     policy: PolicyConfig,
     tracker: Tracker,
     tags: dict[str, str],
+    storage: str | None = None,
 ) -> None:
     """Makes the first of the trials the study's result: its files, and MLflow's champion; none,
-    where its checkpoint is gone."""
+    where its checkpoint is gone.
+
+    Args:
+        storage: where Optuna has the study; None: in its folder.
+    """
     content = find_weights(study, ranked[0])
     best = ranked[0] if content is not None else None
     by_number = sorted(ranked, key=lambda entry: entry.record.number)
@@ -45,7 +50,7 @@ def keep(
                  "best_epoch": str(card.epoch), "reasons": " ".join(explain(ranked))}  # fmt: skip
         tags[NOTE] = describe_study(ranked)
         best.record.end(best.record.state, best.record.reason, card.epoch)
-    files.append(write_report(study, ranked, policy))
+    files.append(write_report(study, ranked, policy, storage=storage))
     tracker.conclude(best.record if best else None, files, tags)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from evaluate.choice.policy import check_scores
 from evaluate.origin import environment
 from evaluate.scorer import Scorer
-from evaluate.sheet import CELL, data_sheet, save_sheet
+from evaluate.sheet import CELL, DATA_SHEET, data_sheet, save_sheet
 from sweeper.config import SweepConfig
 from sweeper.proposing.space import Space
 from sweeper.recording.record import load_records
@@ -31,7 +31,6 @@ from train.flattening import flatten
 from train.metadata import counts
 from train.outage import Outage
 
-DATA_SHEET = "data.png"  # in a study's folder
 log = logging.getLogger(__name__)
 # where things lie, what they run on and what is warned of may change in the middle of a study
 PLACES = (

@@ -111,25 +111,41 @@ def record() -> str:
 def test_artifacts_are_read_in_the_stores_own_folder_alone(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Store(root, "first")
+    """Of a store that is a file, named by its address; of the embedded one, wherever it says."""
     (tmp_path / SECRET).write_text("secret")
     inside = root / "artifacts" / "some run"
     inside.mkdir(parents=True)
     (inside / SECRET).write_text("own")
-    assert artifact(store, run_with(root, {}, inside.as_uri()), SECRET) == "own"
     os.mkfifo(inside / "pipe.json")
-    assert artifact(store, run_with(root, {}, inside.as_uri()), "pipe.json") is None
     (inside / "link.json").symlink_to(tmp_path / SECRET)
-    assert artifact(store, run_with(root, {}, inside.as_uri()), "link.json") is None
     asked: list[str] = []
     monkeypatch.setattr(MlflowClient, "download_artifacts", lambda *about: asked.append("asked"))
+
+    def read(place: str, name: str = SECRET) -> str | None:
+        return artifact(store, client, run_with(root, {}, place), name)
+
+    embedded, own = Store(root, "first"), run_with(root, {}, tmp_path.as_uri())
+    folder = root / "artifacts" / own.info.run_id / "artifacts"
+    folder.mkdir(parents=True)
+    (folder / SECRET).write_text("at home")
+    assert artifact(embedded, embedded.client, own, SECRET) == "at home"
+    (folder / SECRET).unlink()
+    (folder / SECRET).symlink_to(tmp_path / SECRET)
+    assert artifact(embedded, embedded.client, own, SECRET) is None
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+    store = Store(tmp_path / "other", "first")
+    client = MlflowClient(store.uri)
+    assert read(inside.as_uri()) == "own"
+    assert read(inside.as_uri(), "pipe.json") is None
+    assert read(inside.as_uri(), "link.json") is None
     for place in (
         tmp_path.as_uri(), str(tmp_path), f"{inside.as_uri()}/../../../{tmp_path.name}",
         f"{root.as_uri()}/artifacts/../../{tmp_path.name}", f"file://host{tmp_path}",
         "http://evil.example/x", "mlflow-artifacts://evil.example/x", "s3://evil/x", "file://[",
         "ftp://evil.example/x", "file:///a%00b", "runs:/x/y", "models:/x/1", "dbfs:/x", "x" * 9000,
     ):  # fmt: skip
-        assert artifact(store, run_with(root, {}, place), SECRET) is None, place
+        assert read(place) is None, place
     assert not asked
 
 
@@ -154,9 +170,8 @@ def test_of_other_hosts_than_the_named_server_nothing_is_asked(
     (tmp_path / "got").write_text("theirs")
     run = cast(Run, SimpleNamespace(info=SimpleNamespace(artifact_uri=place, run_id="0" * 32)))
     store = Store(tmp_path, "x")
-    client = SimpleNamespace(download_artifacts=lambda *about: str(tmp_path / "got"))
-    monkeypatch.setattr(store, "_client", client)
-    assert artifact(store, run, SECRET) == ("theirs" if asks else None)
+    got = SimpleNamespace(download_artifacts=lambda *about: str(tmp_path / "got"))
+    assert artifact(store, cast(MlflowClient, got), run, SECRET) == ("theirs" if asks else None)
 
 
 def test_a_record_of_a_store_is_of_the_trial_that_its_tag_says(

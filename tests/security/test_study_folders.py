@@ -12,12 +12,10 @@ from pathlib import Path
 import pytest
 
 from sweeper.study_folder import closed, study_folder
-from tests.sweeper.conftest import Swept, copied
+from tests.sweeper.conftest import SEARCH, SMALL, Swept, copied, run_module
 from tests.sweeper.conftest import swept as swept  # the same sweep as the other tests'
 from train.config import ConfigError
 from train.weights_file import CheckpointError, write_atomically
-
-SETTINGS = ("-m", "network.rank=2,4", "hydra.sweeper.n_trials=2", "study.name=small")
 
 
 def outside(root: Path) -> Path:
@@ -81,7 +79,7 @@ def test_a_study_that_leads_away_is_refused(name: str, received: Path, tmp_path:
     root = tmp_path / "mlruns"
     shutil.copytree(received / "studies", root / "studies")
     LEADING_AWAY[name](root / "studies" / "small", outside(root))
-    with pytest.raises(ConfigError, match="is a (link|pipe)") as refused:
+    with pytest.raises(ConfigError, match=r"is a (link|pipe)") as refused:
         study_folder(root, "small")
     assert "\n" not in str(refused.value)
 
@@ -100,10 +98,10 @@ def test_the_study_itself_is_no_link_but_its_root_may_be_one(
         study_folder(tmp_path / "third", "small")
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["", ".", "..", "../small", "/etc", "a/b", "a\nb", "-x", ".hidden", "a" * 81, "a\0", "é"],
-)
+NO_NAMES = ("", ".", "..", "../small", "/etc", "a/b", "a\nb", "-x", ".hidden", "a" * 81, "a\0", "é")
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_a_name_is_a_name(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="letters, digits") as refused:
         study_folder(tmp_path, name)
@@ -157,3 +155,60 @@ def test_a_typed_output_folder_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "output").symlink_to(tmp_path / "disk")
     write_atomically(tmp_path / "output" / "lora.safetensors", b"weights")
     assert (tmp_path / "disk" / "lora.safetensors").read_bytes() == b"weights"
+
+
+def as_it_was(folder: Path) -> list[tuple[str, bytes]]:
+    """What is below a folder, links not followed."""
+    return sorted(
+        (str(file), file.read_bytes() if file.is_file() and not file.is_symlink() else b"")
+        for file in folder.rglob("*")
+    )
+
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "sweep": ("sweeper", *SEARCH, *SMALL),
+    "trial": ("sweeper", "study.name=small", *SMALL),
+    "from_study": ("sweeper", "-m", "network.rank=2,4", "study.from_study=small", "study.name=o"),
+    "workers": ("sweeper", *SEARCH, *SMALL, "hydra/launcher=processes"),
+    "select": ("sweeper.select", "study=small", "apply=true"),
+    "report": ("sweeper.report", "study=small"),
+    "reproduce": ("sweeper.reproduce", "study=small"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_stops_at_the_door(command: str, received: Path, tmp_path: Path) -> None:
+    root = tmp_path / "mlruns"
+    shutil.copytree(received / "studies", root / "studies")
+    elsewhere = outside(root)
+    LEADING_AWAY["overview.png"](root / "studies" / "small", elsewhere)
+    LEADING_AWAY["trials"](root / "studies" / "small", elsewhere)
+    before = as_it_was(elsewhere)
+    module, *settings = COMMANDS[command]
+    place = "study.root" if module == "sweeper" else "root"
+    code, output = run_module(module, *settings, f"{place}={root}")
+    assert code == 1, output
+    assert "small/overview.png: is a link" in output or "small/trials: is a link" in output
+    assert "Traceback" not in output
+    assert as_it_was(elsewhere) == before
+
+
+def evil(folder: Path) -> Path:
+    """A folder of configs whose study is called by a path."""
+    (folder / "study").mkdir(parents=True)
+    (folder / "study" / "evil.yaml").write_text("# @package study\nname: ../../../y\n")
+    return folder
+
+
+@pytest.mark.parametrize("many", [("-m", "network.rank=2,4"), ()])
+@pytest.mark.parametrize("name", ["study.name=../../y", "+study=evil", "study.name=/tmp/y"])
+def test_no_config_writes_outside_of_the_root(
+    name: str, many: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder, root = evil(tmp_path / "theirs"), tmp_path / "deep" / "mlruns"
+    arguments = (*many, f"--config-dir={folder}", name, f"study.root={root}", *SMALL)
+    before = as_it_was(tmp_path)
+    code, output = run_module("sweeper", *arguments)
+    assert (code, output.count("\n")) == (1, 1), output
+    assert output.startswith("error: study.name: ")
+    assert as_it_was(tmp_path) == before

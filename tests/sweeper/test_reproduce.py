@@ -241,7 +241,7 @@ def test_where_artifacts_are_gone_the_studys_folder_is_used(
     best = json.loads((root / "studies/small/result.json").read_text())
     config = ReproduceConfig(study="small", root=str(root))
     kept = load_record(root / f"studies/small/trials/{best['trial']:04d}")
-    monkeypatch.setattr(original, "artifact", lambda store, run, name: None)  # all are gone
+    monkeypatch.setattr(original, "artifact", lambda store, client, run, name: None)  # all are gone
     found = reproduction.fetch(config, root)
     assert (found.id, found.selected) == (best["run_id"], best["epoch"])
     assert [epoch.weights for epoch in found.epochs] == [epoch.weights for epoch in kept.epochs]
@@ -267,7 +267,7 @@ def test_a_store_that_was_moved_finds_its_artifacts(swept: Swept, tmp_path: Path
     record = load_record(root / "studies/small/trials/0000")
     run = tracker.client.get_run(tracker.run_of(record).id_now)
     assert run.info.artifact_uri.startswith((root / "artifacts").as_uri())
-    assert artifact(tracker, run, "scorecards.json")
+    assert artifact(tracker, tracker.client, run, "scorecards.json")
     versions = tracker.client.search_model_versions("name='small'")
     assert all(
         str(version.source).startswith((root / "artifacts").as_uri()) for version in versions

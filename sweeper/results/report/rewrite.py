@@ -36,16 +36,17 @@ def main(config: ReportConfig) -> None:
     policy = policy_of(study, records)
     ranked = rank_trials(records, policy, lambda record: run_id_in(address, record.folder))
     try:
-        file = write_report(study, ranked, policy)
+        file = write_report(study, ranked, policy, storage=config.storage)
     except CheckpointError as error:  # a study may be read where nothing may be written
-        file = write_report(study, ranked, policy, Path(f"{study.name}-{REPORT}"))
+        here = Path(f"{study.name}-{REPORT}")
+        file = write_report(study, ranked, policy, here, config.storage)
         log.warning(f"{error}; it is written here instead")
     if lost := words_of_missing(study):
         print(lost)
     print(f"the report, to open in a browser: {file}", flush=True)
     if run_id := run_id_in(address, study):
-        from sweeper.recording.tracker import Tracker  # imports MLflow: the page is there before
+        from evaluate.tracking import Store  # imports MLflow: the page is there before
 
-        tracker = Tracker(Path(config.root), study)
-        with tracker.forgiving():
-            tracker.client.log_artifact(run_id, str(file))
+        store = Store(root, study.name)
+        with store.forgiving():
+            store.add_file(run_id, study.name, file)

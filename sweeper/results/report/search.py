@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +15,12 @@ from matplotlib.colors import LinearSegmentedColormap
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_parallel_coordinate
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
-from sweeper.recording.record import Record
 from sweeper.results.ranking import last_word
 from sweeper.results.report.charts import svg
-from sweeper.study.storage import find_study
+from sweeper.study.storage import GRPC, find_study
 
 FEWEST = 4  # trials that tell of an importance
 # from what is seen least to what is seen best, on white and on black
@@ -43,12 +46,19 @@ class Search:
     front: bool = False
 
 
-def look_at(study: Path, records: list[Record]) -> Search:
-    """The search behind a study's records; nothing that is wrong with it is an error here."""
-    settings = next((record.settings for record in records if record.settings), {})
-    found = find_study(study, settings.get("study", {}).get("storage"))
+def look_at(study: Path, storage: str | None) -> Search:
+    """The search behind a study's records; nothing that is wrong with it is an error here.
+
+    Args:
+        storage: that a person has named, as `study.storage`; None: the journal in the folder. What
+            a record says of it is not heeded, since opening a database may make or change one.
+    """
+    found = find_study(study, storage) if storage is None or _has_studies(storage) else None
     if found is None:
-        return Search("Optuna's storage of this study cannot be reached, so this is left out.")
+        return Search(
+            "Optuna's storage of this study cannot be reached, so this is left out; where it is a "
+            "database, storage= names it."
+        )
     search = Search(front=len(found.directions) > 1)
     done = found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     values = {trial.values[0] for trial in done}
@@ -72,6 +82,23 @@ def look_at(study: Path, records: list[Record]) -> Search:
         except (ValueError, RuntimeError) as error:  # settings that no two trials share, and such
             search.sentence = f"Optuna cannot tell: {error}."
     return search
+
+
+def _has_studies(storage: str) -> bool:
+    """Whether a database is one of Optuna's: in any other Optuna would make its tables, and a file
+    that is not there it would begin. What a server has is not asked."""
+    try:
+        place = make_url(storage)
+    except ArgumentError:
+        return storage.startswith(GRPC)
+    if place.get_backend_name() != "sqlite":
+        return True
+    uri = f"{Path(place.database or '').resolve().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as database:
+            return database.execute("SELECT 1 FROM alembic_version, studies").fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 def _parallel(study: optuna.Study) -> Markup:
