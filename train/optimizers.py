@@ -8,18 +8,14 @@ from typing import Any
 
 from train.class_arguments import (
     FLAG,
-    TARGET,
     Argument,
     check_arguments,
     choice,
-    nested_targets,
     number,
     optional,
     whole,
 )
 from train.config import LEARNING_RATE, MOST_STEPS, ConfigError
-from train.kohya.optimizers import KINDS, TORCH
-from train.permissions import is_allowed
 from train.ranges import SHARE, shown
 
 LR = Argument(LEARNING_RATE, required=True)
@@ -96,35 +92,6 @@ OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
         "foreach": optional(FLAG),
     },
 }
-
-# the classes that a file or a store may ask for: those of conf/optimizer, and those that kohya's
-# configs name
-SHIPPED = {
-    *OPTIMIZERS,
-    *(kind.target for kind in KINDS.values() if kind.target),
-    *(f"torch.optim.{name}" for name in TORCH),
-}
-
-
-def check_received_optimizer(optimizer: Mapping[str, Any], key: str = "optimizer") -> None:
-    """Refuses an optimizer that a file or a store may not ask for; its module is not imported.
-
-    Args:
-        optimizer: see `check_optimizer`; it is checked too.
-        key: of the settings, for the message.
-
-    Raises:
-        ConfigError: a class that does not come with the program and was not allowed by name.
-    """
-    target = optimizer.get(TARGET)
-    for inner in nested_targets(key, {k: v for k, v in optimizer.items() if k != TARGET}):
-        raise ConfigError(f"{inner}: an optimizer's argument from a file cannot be a class")
-    check_optimizer(optimizer)
-    if target not in SHIPPED and not is_allowed(str(target)):
-        raise ConfigError(
-            f"{key}.{TARGET}: a file does not choose which code is imported, and {shown(target)} "
-            f"does not come with this program; if you trust it, add --allow-class={target}"
-        )
 
 
 def check_optimizer(optimizer: Mapping[str, Any]) -> None:

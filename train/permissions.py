@@ -33,19 +33,22 @@ def allow(places: Iterable[str | Path] = (), classes: Iterable[str] = ()) -> Non
     os.environ[VARIABLE] = json.dumps({key: [*dict.fromkeys(all)] for key, all in known.items()})
 
 
-def is_named(place: Path) -> bool:
+def is_named(place: Path, here: bool = True) -> bool:
     """Whether a place, links followed, is below a folder that the person has named.
 
     The folder in which the command was started counts as named, unless it is the root of the
     file system, and so do the pictures and models that come with the program.
+
+    Args:
+        here: whether the folder in which the command was started counts.
     """
     try:
         real = place.resolve()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL character, a circle of links
         return False
-    here = Path.cwd()
+    started = Path.cwd()
     named = [Path(folder) for folder in _known()["folders"]]
-    named += [here] if here != Path(here.anchor) else []
+    named += [started] if here and started != Path(started.anchor) else []
     return any(real.is_relative_to(folder) for folder in (*named, *SHIPPED))
 
 
@@ -55,10 +58,10 @@ def is_allowed(target: str) -> bool:
 
 
 def _folder(place: Path) -> str:
-    """The folder that a place stands for; empty where there cannot be one of this name."""
+    """The folder that a place stands for; empty where there can be none."""
     try:
         return str((place.parent if place.is_file() else place).resolve())
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, a circle of links
+    except (OSError, ValueError, RuntimeError):  # said by whoever opens it
         return ""
 
 

@@ -20,10 +20,10 @@ from train.config import EMBEDDED, ConfigError
 from train.encoding import shortened
 from train.flattening import flatten
 from train.gate import Tree, check_regular, convert
-from train.optimizers import check_received_optimizer
 from train.paths import expanded
 from train.permissions import is_named
 from train.ranges import shown
+from train.received_optimizer import check_received_optimizer
 from train.text_settings import LOCAL, Kind, kind_of
 
 # a search's alone: they have no say in a trial that is trained again

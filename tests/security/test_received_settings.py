@@ -25,7 +25,7 @@ from train import permissions
 from train.base_files import fingerprint, weight_files
 from train.compose import HYDRA_VERSION, settings
 from train.config import CONF, TrainConfig, UserError, settings_of, trial_of, typed
-from train.optimizers import SHIPPED
+from train.kohya.optimizers import SHIPPED
 from train.preflight import preflight
 from train.text_settings import Kind, kinds, text_field
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from train.config import ConfigError
+from train import permissions
+from train.config import UserError
 from train.encoding import escape_in_streams, start_in_utf8
 from train.kohya.command_line import DATASET, KOHYA, expand, in_shell
 
@@ -27,13 +28,17 @@ def main() -> None:
     )
     parser.add_argument("config", help="the TOML file that kohya takes as --config_file")
     parser.add_argument("dataset_config", nargs="?", help="... and as --dataset_config")
+    for flag, what in (("path", "a folder that the files may name"),
+                       ("class", "an optimizer class that they may name")):  # fmt: skip
+        parser.add_argument(f"--allow-{flag}", action="append", default=[], help=what)
     files = parser.parse_args()
+    permissions.allow(files.allow_path, files.allow_class)
     arguments = [f"{KOHYA}={files.config}"]
     if files.dataset_config:
         arguments.append(f"{DATASET}={files.dataset_config}")
     try:
         overrides, notes = expand(arguments)
-    except ConfigError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     for note in notes:
         print(note, file=sys.stderr)

@@ -8,8 +8,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from train.arguments import quoted
+from train import permissions
+from train.arguments import SWEPT, quoted, unquoted
 from train.config import TrainConfig
+from train.kohya.places import PLACES
+from train.kohya.reading import existing
 from train.kohya.translation import Translation, translate
 from train.text_settings import TYPED, kinds
 
@@ -49,9 +52,22 @@ def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
     if not files:
         return arguments, []
     kohya = files.get(KOHYA)
-    translation = translate(Path(kohya) if kohya else None, files.get(DATASET))
-    given = {argument.split("=")[0].lstrip("+~") for argument in rest}
+    pairs = [argument.lstrip("+~").partition("=") for argument in rest]
+    typed = {key: unquoted(value) for key, sign, value in pairs if sign}
+    places = [typed[setting] for setting in PLACES.values() if setting in typed]
+    permissions.allow(
+        [*(existing(Path(file)) for file in files.values()), *places, *_values(rest, "path")],
+        _values(rest, "class"),
+    )
+    translation = translate(Path(kohya) if kohya else None, files.get(DATASET), typed)
+    given = {key for key, _, _ in pairs}
     return [*overrides(translation, given), *rest], translation.notes
+
+
+def _values(arguments: list[str], what: str) -> list[str]:
+    """Those of --allow-path= or --allow-class=, which stay for the command that follows."""
+    flag = f"--allow-{what}="
+    return [argument.removeprefix(flag) for argument in arguments if argument.startswith(flag)]
 
 
 def overrides(translation: Translation, given: set[str]) -> list[str]:
@@ -86,7 +102,12 @@ def quote(value: Any) -> str:
 
 
 def as_typed(text: str) -> str:
-    """A text as a person types it for a setting that takes any text."""
+    """A text as a person types it for a setting that takes any text.
+
+    What a file says is never an interpolation, and never a sweep.
+    """
+    if "${" in text or SWEPT.fullmatch(text):
+        return quoted(text)
     ends = {text[:1], text[-1:]}
     if text in WORDS or (len(ends) == 1 and ends <= {"'", '"'}):
         mark = '"' if "'" in text else "'"
