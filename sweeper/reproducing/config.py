@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from evaluate.config import SCORES
 from sweeper.config import BEST, KEEP
 from sweeper.study_folder import check_name
-from train.checks import check_device_name
+from train.checks import SPEEDS, check_choice, check_device_name
 from train.config import ConfigError, suggestion
 from train.ranges import RANGE, Range
 from train.text_settings import choice_field, model_field, path_field, text_field
@@ -97,6 +97,8 @@ def check_reproduce(config: ReproduceConfig) -> None:
         raise ConfigError("tolerance.default: is needed for scores that have none of their own")
     if config.base.device is not None:
         check_device_name(config.base.device)
+    if config.base.speed is not None:
+        check_choice("base.speed", config.base.speed, SPEEDS)
     if config.keep not in KEEP:
         near = suggestion(config.keep, [*KEEP])
         raise ConfigError(f"keep: {config.keep!r} is none of {', '.join(KEEP)}{near}")

@@ -55,19 +55,10 @@ def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
     pairs = [argument.lstrip("+~").partition("=") for argument in rest]
     typed = {key: unquoted(value) for key, sign, value in pairs if sign}
     places = [typed[setting] for setting in PLACES.values() if setting in typed]
-    permissions.allow(
-        [*(existing(Path(file)) for file in files.values()), *places, *_values(rest, "path")],
-        _values(rest, "class"),
-    )
+    permissions.allow([*(existing(Path(file)) for file in files.values()), *places])
     translation = translate(Path(kohya) if kohya else None, files.get(DATASET), typed)
     given = {key for key, _, _ in pairs}
     return [*overrides(translation, given), *rest], translation.notes
-
-
-def _values(arguments: list[str], what: str) -> list[str]:
-    """Those of --allow-path= or --allow-class=, which stay for the command that follows."""
-    flag = f"--allow-{what}="
-    return [argument.removeprefix(flag) for argument in arguments if argument.startswith(flag)]
 
 
 def overrides(translation: Translation, given: set[str]) -> list[str]:
