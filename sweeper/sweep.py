@@ -27,7 +27,14 @@ from sweeper.recording.record import load_records
 from sweeper.results.conclusion import conclude
 from sweeper.running.budget import used_up
 from sweeper.running.disk import describe, too_full
-from sweeper.running.job import ending_cleanly, job_config, leave_if_asked, refuse, tracker_of
+from sweeper.running.job import (
+    check_study_folder,
+    ending_cleanly,
+    job_config,
+    leave_if_asked,
+    refuse,
+    tracker_of,
+)
 from sweeper.running.outlasting import outlast
 from sweeper.running.parts import Parts, about_study, load_parts, shared_settings
 from sweeper.study.claim import StudyTrial
@@ -105,6 +112,7 @@ def _search(
         first: settings that are tried before any are proposed.
     """
     assert hydra.n_trials
+    check_study_folder(config)
     parts = load_parts(config)
     study = _study(hydra, config, parts, space, first)
     total = study.total(hydra.n_trials)
