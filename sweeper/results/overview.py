@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from evaluate.choice.merit import MEMORY, excess, pareto, worth
 from evaluate.choice.reasons import overall
@@ -30,9 +31,17 @@ def draw_overview(
     settings = ", ".join(f"{k.split('.')[-1]} {short(v)}" for k, v in best.params.items())
     title = f"trial {best.number}" + (f": {settings}" if settings else "")
     draw_curves(right, best.scorecards, pick, policy, title)
+    without_formulas(figure)
     content = BytesIO()
     figure.savefig(content, format="png")
     write_atomically(file, content.getvalue())
+
+
+def without_formulas(figure: Figure) -> None:
+    """Shows all words as they are: matplotlib would read what is between two `$` as a formula."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
 
 
 def draw_checkpoints(

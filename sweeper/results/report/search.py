@@ -19,13 +19,14 @@ from optuna.visualization.matplotlib import plot_parallel_coordinate
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from sweeper.results.overview import without_formulas
 from sweeper.results.ranking import last_word
 from sweeper.results.report.charts import svg
 from sweeper.study.storage import GRPC, find_study
 from train.config import cause
 
 FEWEST = 4  # trials that tell of an importance
-MOST, WIDEST = 10_000, 300  # trials, and columns of their settings, that are looked at
+MOST, WIDEST, LONGEST = 10_000, 300, 500  # trials, columns, and letters of a name or a choice
 # from what is seen least to what is seen best, on white and on black
 WORST, BEST = "#868e96", "#d9480f"
 LEGEND = {"Feasible": "within the limits", "Infeasible": "over a limit"}
@@ -77,7 +78,7 @@ def look_at(study: Path, storage: str | None) -> Search:
             f"{len(done)} finished trials are too few to tell which setting matters; "
             f"from {FEWEST} on it is told here."
         )
-    elif len(done) > MOST or _columns(done) > WIDEST:
+    elif _too_large(done):
         search.sentence = "The search is too large to be looked at here."
     elif len(values) < 2:
         search.sentence = "All trials came to the same fidelity: no setting made a difference."
@@ -133,6 +134,7 @@ def _parallel(study: optuna.Study) -> Markup:
             for line, text in zip(legend.get_lines(), legend.get_texts(), strict=True):
                 line.set_color("black")
                 text.set_text(LEGEND.get(text.get_text(), text.get_text()))
+        without_formulas(figure)
         label = "Each line is a trial: its fidelity, then its settings. The table has the figures."
         chart = svg(figure, label)
         pyplot.close(figure)
@@ -144,13 +146,16 @@ def _is_told(trial: optuna.trial.FrozenTrial) -> bool:
     return bool(trial.values) and all(isinstance(value, int | float) for value in trial.values)
 
 
-def _columns(trials: list[optuna.trial.FrozenTrial]) -> int:
-    """How many numbers a trial's settings are in Optuna's eyes: one each, or one for each choice."""
+def _too_large(trials: list[optuna.trial.FrozenTrial]) -> bool:
+    """Whether Optuna would look at a search for minutes: each choice is a column in its eyes."""
     kinds = {name: kind for trial in trials for name, kind in trial.distributions.items()}
-    return sum(
-        len(kind.choices) if isinstance(kind, CategoricalDistribution) else 1
+    choices = [
+        choice
         for kind in kinds.values()
-    )
+        for choice in (kind.choices if isinstance(kind, CategoricalDistribution) else [None])
+    ]
+    longest = max((len(str(text)) for text in (*kinds, *choices)), default=0)
+    return len(trials) > MOST or len(choices) > WIDEST or longest > LONGEST
 
 
 def _fidelity(trial: optuna.trial.FrozenTrial) -> float:
