@@ -41,7 +41,7 @@ from sweeper.study.claim import StudyTrial
 from sweeper.study.study import TOTAL, Study, begin_study, best_settings
 from sweeper.study_folder import study_folder
 from sweeper.worker import launch_workers
-from train.command import with_one_line_errors
+from train.command import quiet, with_one_line_errors
 from train.config import ConfigError, keys, suggestion
 from train.construction import check_device
 from train.course import course_of
@@ -78,6 +78,7 @@ class Hydra:
 
 def sweep(hydra: Hydra, arguments: list[str]) -> None:
     """Runs the trials that the study lacks; the same again continues it."""
+    quiet()  # the libraries are imported now
     with_one_line_errors(lambda: _sweep(hydra, arguments))
 
 

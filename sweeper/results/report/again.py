@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from sweeper.config import SweepConfig
@@ -70,8 +71,13 @@ def _is_plain(name: str, value: str) -> bool:
 
 def _kind(name: str) -> str | None:
     """Of which kind a setting is, see `train.text_settings.kinds`; None: there is none."""
-    known = kinds(SweepConfig)
+    known = _known()
     if name in known:
         return known[name][0]
     group = name.partition(".")[0]
     return MAPPING if known.get(group, ("",))[0] == MAPPING else None
+
+
+@lru_cache
+def _known() -> dict[str, tuple[str, bool]]:
+    return kinds(SweepConfig)
