@@ -178,7 +178,7 @@ def _weights_in(folder: Path) -> Path:
     usual = [file for name in WEIGHTS for file in found if file.name == name]
     if not usual and len(found) != 1:
         few = "several" if found else "no"
-        raise GateError(f"{shortened(folder)}: has {few} .safetensors file {PICKLED}")
+        raise GateError(f"{shortened(folder)}: has {few} .safetensors files {PICKLED}")
     return [*usual, *found][0]
 
 
