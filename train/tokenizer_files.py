@@ -26,13 +26,13 @@ class TokenizerSettings(msgspec.Struct):
     """What decides what a tokenizer_config.json makes run; all else in it are words.
 
     Attributes:
-        tokenizer_class: of transformers.
+        tokenizer_class: of transformers; after a check without the ending of the fast ones.
         model_max_length: tokens; where nothing is said transformers has a number without end.
         auto_map: names Python code in the folder, and must not be there.
         fast_tokenizer_files: names other files, and must not be there.
     """
 
-    tokenizer_class: Annotated[str, msgspec.Meta(max_length=100)]
+    tokenizer_class: Annotated[str, msgspec.Meta(max_length=100)] | None = None
     model_max_length: float | None = None
     auto_map: msgspec.Raw | None = None
     fast_tokenizer_files: msgspec.Raw | None = None
@@ -53,7 +53,8 @@ def check_tokenizer(folder: Path, classes: tuple[str, ...] = KNOWN) -> Tokenizer
     """
     file = folder / CONFIG
     settings = read_json(file, TokenizerSettings)
-    name = settings.tokenizer_class.removesuffix(FAST)
+    alone = classes[0] if len(classes) == 1 else ""  # old ones do not say what they are
+    name = (settings.tokenizer_class or alone).removesuffix(FAST)
     for key in ("auto_map", "fast_tokenizer_files"):
         if getattr(settings, key) is not None:
             raise GateError(f"{shortened(file)}: has {key}, which could run code of the folder")
