@@ -12,6 +12,7 @@ from torch.nn import functional
 from evaluate.reading.encoder_source import opened
 from train.config import ConfigError, cause
 from train.encoding import readable, shortened
+from train.gate import GateError
 from train.puppets.training import CLIP
 
 EMBEDDED_FOLDER = CLIP
@@ -38,6 +39,8 @@ class Encoder:
         logging.disable(logging.INFO)  # open_clip tells every step of loading to the root logger
         try:
             found = opened(name)
+        except GateError as error:
+            raise ConfigError(f"scores.encoder: {error}") from error
         except Exception as error:  # of several libraries, which have no word for a wrong file
             raise ConfigError(
                 f"scores.encoder: {shortened(name)} is not to be had: {readable(cause(error))}"

@@ -74,7 +74,10 @@ def opened(name: str) -> Opened:
     known = open_clip.get_pretrained_cfg(model.replace("/", "-"), tag)
     if not known:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model.replace("/", "-")))
-        raise GateError(f"open_clip has no such model and tag{'; its tags: ' * bool(tags)}{tags}")
+        raise GateError(
+            f"{shortened(name)}: is no folder, and open_clip has no such model and tag"
+            f"{'; its tags: ' * bool(tags)}{tags}"
+        )
     return _of_list(model, _weights_of_tag(known), known)
 
 
@@ -158,7 +161,7 @@ def _weights_of_tag(known: dict[str, Any]) -> Path:
     repository, name = os.path.split(known.get("hf_hub", ""))
     safe = f"{os.path.splitext(name)[0]}.safetensors" if name else HF_SAFE_WEIGHTS_NAME
     if not repository:
-        raise GateError(f"these weights are no .safetensors file {PICKLED}; take another tag")
+        raise GateError(f"this tag has no .safetensors file {PICKLED}; take another one")
     return Path(hf_hub_download(repository, safe))
 
 
@@ -169,7 +172,7 @@ def _downloaded(repository: str) -> Path:
         folder = Path(snapshot_download(repository, allow_patterns=[*texts, name]))
         if (folder / name).exists():
             return folder
-    raise GateError(f"has none of {', '.join(WEIGHTS)} {PICKLED}")
+    raise GateError(f"{shortened(repository)}: has none of {', '.join(WEIGHTS)} {PICKLED}")
 
 
 def _weights_in(folder: Path) -> Path:
