@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FixedFormatter, Formatter, FuncFormatter
 
 from train.encoding import printable
 from train.weights_file import write_atomically
@@ -49,8 +50,12 @@ def _take_literally(figure: Figure) -> None:
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             form = axis.get_major_formatter()
-            if isinstance(form, FixedFormatter):
-                form.seq = [_literal(str(label)) for label in form.seq]
+            if isinstance(form, FixedFormatter | FuncFormatter):  # labels that were given
+                axis.set_major_formatter(FuncFormatter(partial(_literal_label, form)))
+
+
+def _literal_label(form: Formatter, value: float, position: int | None = None) -> str:
+    return _literal(str(form(value, position)))
 
 
 def _literal(text: str) -> str:

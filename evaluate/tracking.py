@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -32,7 +31,7 @@ from evaluate.store_address import DATABASE, VARIABLE, Address, Memory, remember
 from evaluate.tracking_uri import check_tracking, refusal
 from train.config import ConfigError, cause
 from train.encoding import storable
-from train.gate import read_bytes, read_text
+from train.gate import read_text
 from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
@@ -106,19 +105,6 @@ class Store(Address):
                 f"root: there is no {DATABASE} in {self.root}; root= says where it is, and "
                 f"{VARIABLE} which server to ask"
             )
-
-    def artifact(self, client: MlflowClient, run_id: str, name: str) -> bytes:
-        """A file of a run. The embedded store's are looked for where it keeps them, wherever the
-        database says that they are.
-
-        Raises:
-            GateError: it is no regular file, or too large.
-            OSError, MlflowException: it is not there.
-        """
-        if self.embedded:
-            return read_bytes(self.root / ARTIFACTS / Path(run_id).name / "artifacts" / name)
-        with TemporaryDirectory() as folder:
-            return read_bytes(Path(client.download_artifacts(run_id, name, folder)))
 
     def add_file(self, run_id: str, study: str, file: Path) -> None:
         """Logs a file to the run of a study, if it is one, and changes nothing else.

@@ -22,7 +22,15 @@ from train.checks import check_choice, check_trial
 from train.class_arguments import whole
 from train.config import EMBEDDED, MOST_EPOCHS, ConfigError, TrialConfig, typed
 from train.ranges import ranged, shown
-from train.text_settings import path_field, text_field
+from train.text_settings import (
+    OF_CLASS,
+    OF_NUMBERS,
+    OF_SETTINGS,
+    address_field,
+    choice_field,
+    path_field,
+    text_field,
+)
 from train.trigger_check import check_trigger
 
 AUTO = "auto"
@@ -55,15 +63,15 @@ class StudyConfig:
 
     name: str | None = text_field(None)
     root: str = path_field("mlruns")
-    storage: str | None = text_field(None)
+    storage: str | None = address_field(None)
     trial: int | None = ranged(None, 0, MOST_TRIALS)
     memorised_epochs: int = ranged(2, 0, MOST_EPOCHS)
     settled_epochs: int = ranged(3, 0, MOST_EPOCHS)
     learning_share: float = ranged(0.5, 0, 1)
     retries: int = ranged(2, 0, 1000)
-    on_outage: str = STOP
-    keep: str = "best"
-    queue: list[dict[str, Any]] = field(default_factory=list)
+    on_outage: str = choice_field(STOP)
+    keep: str = choice_field("best")
+    queue: list[dict[str, Any]] = field(default_factory=list, metadata=OF_SETTINGS)
     from_study: str | None = text_field(None)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
@@ -80,9 +88,9 @@ class SweepConfig(TrialConfig):
     scores: ScoresConfig = field(default_factory=ScoresConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
-    search: dict[str, str] = field(default_factory=dict)
-    pruner: dict[str, Any] = field(default_factory=dict)
-    pack: Any = AUTO
+    search: dict[str, str] = field(default_factory=dict, metadata=OF_SETTINGS)
+    pruner: dict[str, Any] = field(default_factory=dict, metadata=OF_CLASS)
+    pack: Any = field(default=AUTO, metadata=OF_NUMBERS)
 
 
 @dataclass
@@ -91,9 +99,9 @@ class SearchConfig:
 
     n_trials: int | None = ranged(None, 1, MOST_TRIALS)
     workers: int = ranged(1, 1, 10_000)
-    objective: str = "fidelity"
+    objective: str = choice_field("fidelity")
     seed: int = ranged(0, 0, 2**31)  # a trial's number is added, and numpy's seeds end at 2**32
-    sampler: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict, metadata=OF_CLASS)
 
 
 def check_search(hydra: DictConfig) -> None:

@@ -27,14 +27,21 @@ from sweeper.recording.record import load_records
 from sweeper.results.conclusion import conclude
 from sweeper.running.budget import used_up
 from sweeper.running.disk import describe, too_full
-from sweeper.running.job import ending_cleanly, job_config, leave_if_asked, refuse, tracker_of
+from sweeper.running.job import (
+    check_study_folder,
+    ending_cleanly,
+    job_config,
+    leave_if_asked,
+    refuse,
+    tracker_of,
+)
 from sweeper.running.outlasting import outlast
 from sweeper.running.parts import Parts, about_study, load_parts, shared_settings
 from sweeper.study.claim import StudyTrial
 from sweeper.study.study import TOTAL, Study, begin_study, best_settings
 from sweeper.study_folder import study_folder
 from sweeper.worker import launch_workers
-from train.command import with_one_line_errors
+from train.command import quiet, with_one_line_errors
 from train.config import ConfigError, keys, suggestion
 from train.construction import check_device
 from train.course import course_of
@@ -71,6 +78,7 @@ class Hydra:
 
 def sweep(hydra: Hydra, arguments: list[str]) -> None:
     """Runs the trials that the study lacks; the same again continues it."""
+    quiet()  # the libraries are imported now
     with_one_line_errors(lambda: _sweep(hydra, arguments))
 
 
@@ -105,6 +113,7 @@ def _search(
         first: settings that are tried before any are proposed.
     """
     assert hydra.n_trials
+    check_study_folder(config)
     parts = load_parts(config)
     study = _study(hydra, config, parts, space, first)
     total = study.total(hydra.n_trials)

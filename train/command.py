@@ -16,7 +16,7 @@ from train.compose import HYDRA_VERSION, load_local_defaults
 from train.config import CONF, UserError, typed
 from train.encoding import start_in_utf8
 from train.outage import outage
-from train.preflight import Applies, CheckHydra, preflight
+from train.preflight import Applies, CheckHydra, Translate, preflight
 from train.terminal import LineFormatter, escape_in_streams, leave, print_lines
 
 Schema = TypeVar("Schema")
@@ -41,6 +41,7 @@ def run(
     main: str,
     applies: Applies = lambda key, others: True,
     check_hydra: CheckHydra = lambda hydra: None,
+    translate: Translate = list,
 ) -> None:
     """Runs a command with the settings of conf/`name`.yaml and of the command line.
 
@@ -52,6 +53,7 @@ def run(
             checked, since torch and its like take seconds.
         applies: whether a swept setting means something beside the values of the other swept ones.
         check_hydra: refuses impossible settings of Hydra's own part with a ConfigError.
+        translate: replaces overrides that stand for the content of files by that content.
     """
     start_in_utf8()
     quiet()
@@ -59,7 +61,11 @@ def run(
     if COMPLETION & {*arguments} and "install=bash" in arguments:
         print_lines(*completion.BASH.split("\n"))
         return
-    sys.argv[1:] = preflight(name, arguments, schema, check, applies, check_hydra)
+
+    def check_line() -> None:
+        sys.argv[1:] = preflight(name, arguments, schema, check, applies, check_hydra, translate)
+
+    with_one_line_errors(check_line)
     load_local_defaults(name)
     if HELP & {*arguments} or "job" in arguments:
         sys.argv.append("--resolve")  # who asks for the settings wants values, not ${...}

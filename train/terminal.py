@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 from typing import Any, NoReturn, TextIO, cast
 
 from train.encoding import LINES, printable
+
+BETWEEN_BARS = re.compile(r"(?:\n|\x1b\[A)+")  # how tqdm goes from a bar to another, and back
 
 
 class LineFormatter(logging.Formatter):
@@ -30,12 +33,13 @@ class PrintableStream(io.TextIOWrapper):
     """A stream that escapes what a terminal would obey, whoever writes it."""
 
     def write(self, text: str) -> int:
-        """Writes it escaped, but for line breaks, tabs and the returns of progress bars."""
-        return super().write(printable(text, f"{LINES}\r"))
+        """Writes it escaped, but for what lays out lines and moves progress bars."""
+        moves = BETWEEN_BARS.fullmatch(text)
+        return super().write(text if moves else printable(text, f"{LINES}\r"))
 
     def write_codes(self, text: str) -> int:
-        """Writes it as it is: the codes of a program that has escaped all text itself."""
-        return super().write(text)
+        """Writes it with its codes, for a program that has escaped those of all text itself."""
+        return super().write(printable(text, f"{LINES}\r\b\a\x1b"))
 
     def close(self) -> None:
         """Keeps the descriptor open, which it shares with the stream of the interpreter."""

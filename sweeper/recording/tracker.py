@@ -202,7 +202,9 @@ class Tracker(Store):
                 source=f"{self.client.get_run(run.id).info.artifact_uri}/{folder}",
                 run_id=run.id,
                 tags={"epoch": str(record.selected), "trial": str(record.number)},
-                description=f"trial {record.number}, {card.label}, {overall(card)} overall",
+                description=in_markdown(
+                    f"trial {record.number}, {card.label}, {overall(card)} overall"
+                ),
             ).version
             known = {**known, folder: str(version)}
             run.remember(versions=known)

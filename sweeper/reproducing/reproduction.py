@@ -32,7 +32,7 @@ from train.config import ConfigError
 from train.construction import check_construction
 from train.data.loading import load_pictures
 from train.data.picture import DataError
-from train.encoding import storable
+from train.encoding import shortened, storable
 from train.paths import expanded
 from train.terminal import print_lines
 from train.weights_file import write_atomically
@@ -81,11 +81,11 @@ def fetch(config: ReproduceConfig, root: Path) -> Original:
     tracker = Tracker(root, study_folder(root, STUDY_OF_FILES))
     if config.run_id:
         client = client_of(tracker)
-        return of_run(client, find_run(client, config.run_id), root)
+        return of_run(tracker, find_run(client, config.run_id), root)
     assert config.study
     try:
         client = client_of(tracker)
-        return of_run(client, find_best(client, config.study), root)
+        return of_run(tracker, find_best(client, config.study), root)
     except ConfigError as error:
         found = of_study(study_folder(root, config.study))
         if found is None:
@@ -101,8 +101,8 @@ def settings_of(original: Original, config: ReproduceConfig) -> Carried:
         ConfigError: settings of another version.
     """
     places: dict[str, Any] = config.places
-    probes = (original.settings.get("probes") or {}).get("set")
-    if probes and "probes.set" not in places and not Path(probes).is_file() and original.probes:
+    had_set = original.settings.text("probes", "set")
+    if had_set and "probes.set" not in places and original.probes:
         file = Path(config.root) / "reproductions" / f"{original.file_name}-probes.yaml"
         write_atomically(file, storable(original.probes).encode())
         places["probes.set"] = str(file)
@@ -113,6 +113,12 @@ def settings_of(original: Original, config: ReproduceConfig) -> Carried:
     trial.study = StudyConfig(name=original.study, root=config.root, keep=config.keep)
     trial.search, trial.pack = {}, 1
     if original.file is not None:  # the checkpoint to have in the end is the one that is there
+        last = trial.training.max_steps or trial.training.epochs
+        if not 1 <= original.selected <= last:
+            raise ConfigError(
+                f"lora: {shortened(original.file)} says that it is of epoch {original.selected}, "
+                f"but its settings train from 1 to {last}"
+            )
         trial.policy = replace(trial.policy, rule="epoch", epoch=original.selected)
     return carried
 
@@ -169,7 +175,8 @@ def _announce(original: Original, carried: Carried, now: dict[str, str]) -> None
         ("settings that do not exist any more are left out", carried.dropped),
     ):
         if settings:
-            lines.append(f"{what}: " + ", ".join(f"{k}={v}" for k, v in settings.items()))
+            told = ", ".join(shortened(f"{key}={value}") for key, value in settings.items())
+            lines.append(f"{what}: {told}")
     if (pack := original.tags.get("pack", "1")) != "1":
         lines.append(
             f"differs: it was trained in a pack of {pack}, now it is alone: the same sums in "

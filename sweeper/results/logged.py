@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
-from mlflow.exceptions import MlflowException
-
+from evaluate.artifacts import artifact
 from evaluate.store_address import DATABASE
+from sweeper.recording.noted import noted
 from sweeper.recording.record import Record, read_record, trial_folder
 from sweeper.recording.tracker import Tracker
+from train.gate import Tree, parse_json
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +38,14 @@ def _fetch(study: Path, tracker: Tracker) -> list[Record]:
     for found in client.search_runs([experiment.experiment_id], "tags.trial != ''"):
         if "reproduction_of" in found.data.tags:
             continue
+        if (text := artifact(tracker, client, found, "scorecards.json")) is None:
+            continue  # it has not come to its end
         try:
-            saved = json.loads(tracker.artifact(client, found.info.run_id, "scorecards.json"))
-            number = int(found.data.tags["trial"])
+            if (number := noted(found).trial) is None:
+                continue
+            saved = parse_json(text, Tree, "its scorecards.json")
             # the latest comes first: a trial whose folder was lost has been trained again
             records.setdefault(number, read_record(saved, trial_folder(study, number)))
-        except (MlflowException, OSError):
-            continue  # it has not come to its end
         except ValueError as error:
             log.warning(f"run {found.info.run_id} is left out: its record is damaged ({error})")
     return [records[number] for number in sorted(records)]

@@ -121,6 +121,7 @@ def run(config: SweepConfig) -> None:
 def _run(config: SweepConfig) -> None:
     hydra = HydraConfig.get()
     job = Job(config, list(hydra.overrides.task), preset_of(hydra.runtime.choices))
+    check_study_folder(config)
     parts = load_parts(config)
     about = shared_settings(config, parts, None)
     study = begin_study(
@@ -160,6 +161,16 @@ def _run(config: SweepConfig) -> None:
                     leave_if_asked()
         with study.lock:
             conclude(study.folder, config.policy, tracker, parts, config.study.storage)
+
+
+def check_study_folder(config: SweepConfig) -> None:
+    """Refuses a study that leads elsewhere before the models are loaded, which takes its time.
+
+    Raises:
+        ConfigError: see `study_folder`.
+    """
+    if config.study.name is not None:
+        study_folder(Path(config.study.root), config.study.name, "study.name")
 
 
 def _trial(

@@ -12,10 +12,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from PIL import Image
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
@@ -28,9 +30,10 @@ from sweeper.recording.record import Record, load_records
 from sweeper.recording.tracker import _note
 from sweeper.results.description import describe_study
 from sweeper.results.overview import draw_overview
-from sweeper.results.ranking import Entry, rank_trials
+from sweeper.results.ranking import Entry, last_word, rank_trials
 from sweeper.results.report.again import again_command
 from sweeper.results.report.page import render
+from sweeper.results.report.search import _parallel
 from sweeper.results.report.usage import diffusers_snippet, reproduce_commands, study_command
 from tests.security.hostile import MARKUP, TEXTS
 from tests.security.test_terminal import obeyed
@@ -257,6 +260,26 @@ def test_plots_and_sheets_show_letters(text: str, records: list[Record], tmp_pat
     save_sheet(_page([Section(text, [cell], 3)]), tmp_path / "sheet.png")
     assert read_sheet(tmp_path / "sheet.png")["fresh 0"].words in (text, text[:2000])
     epoch_grid({1: tmp_path / "sheet.png"}, 1, unit=text or "epoch")
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_search_over_settings_of_any_name(text: str) -> None:
+    study = optuna.create_study(direction="maximize")
+    for number, choice in enumerate((text, "b", f"{text}c", "b")):
+        study.add_trial(optuna.create_trial(
+            params={f"a.{text}": choice, "optimizer.lr": 10.0**-number},
+            distributions={
+                f"a.{text}": CategoricalDistribution((text, "b", f"{text}c")),
+                "optimizer.lr": FloatDistribution(1e-4, 1, log=True),
+            },
+            value=number / 4,
+        ))  # fmt: skip
+    page = str(_parallel(study))
+    said = "".join(Parsed(page).said)
+    assert "mathdefault" not in said, "the powers of ten on an axis are ours"
+    for word in (text, last_word(f"a.{text}")):
+        assert printable(word).strip() in said
 
 
 @pytest.mark.parametrize("caption", ["a" * 1_000_000, "- " * 500_000, "\x00" * 1_000_000])

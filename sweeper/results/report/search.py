@@ -12,6 +12,7 @@ from markupsafe import Markup
 from matplotlib import pyplot, rc_context
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
+from optuna.distributions import CategoricalDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_parallel_coordinate
@@ -21,8 +22,10 @@ from sqlalchemy.exc import ArgumentError
 from sweeper.results.ranking import last_word
 from sweeper.results.report.charts import svg
 from sweeper.study.storage import GRPC, find_study
+from train.config import cause
 
 FEWEST = 4  # trials that tell of an importance
+MOST, WIDEST, LONGEST = 10_000, 300, 500  # trials, columns, and letters of a name or a choice
 # from what is seen least to what is seen best, on white and on black
 WORST, BEST = "#868e96", "#d9480f"
 LEGEND = {"Feasible": "within the limits", "Infeasible": "over a limit"}
@@ -61,6 +64,11 @@ def look_at(study: Path, storage: str | None) -> Search:
         )
     search = Search(front=len(found.directions) > 1)
     done = found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not all(map(_is_told, done)):
+        search.sentence = (
+            "Optuna's storage of this study is damaged: it has a trial without a value."
+        )
+        return search
     values = {trial.values[0] for trial in done}
     if done and not any(trial.distributions for trial in done):
         search.sentence = "These are single trials, not a search: there is nothing to compare."
@@ -69,6 +77,8 @@ def look_at(study: Path, storage: str | None) -> Search:
             f"{len(done)} finished trials are too few to tell which setting matters; "
             f"from {FEWEST} on it is told here."
         )
+    elif _too_large(done):
+        search.sentence = "The search is too large to be looked at here."
     elif len(values) < 2:
         search.sentence = "All trials came to the same fidelity: no setting made a difference."
     else:
@@ -79,8 +89,8 @@ def look_at(study: Path, storage: str | None) -> Search:
             )
             search.importance = [(last_word(k), float(share)) for k, share in importance.items()]
             search.parallel = _parallel(found)
-        except (ValueError, RuntimeError) as error:  # settings that no two trials share, and such
-            search.sentence = f"Optuna cannot tell: {error}."
+        except Exception as error:  # settings that no two trials share, and all that is damaged
+            search.sentence = f"Optuna cannot tell: {cause(error)}."
     return search
 
 
@@ -127,6 +137,23 @@ def _parallel(study: optuna.Study) -> Markup:
         chart = svg(figure, label)
         pyplot.close(figure)
     return chart
+
+
+def _is_told(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether a finished trial has a number for a value."""
+    return bool(trial.values) and all(isinstance(value, int | float) for value in trial.values)
+
+
+def _too_large(trials: list[optuna.trial.FrozenTrial]) -> bool:
+    """Whether Optuna would look at a search for minutes: each choice is a column in its eyes."""
+    kinds = {name: kind for trial in trials for name, kind in trial.distributions.items()}
+    choices = [
+        choice
+        for kind in kinds.values()
+        for choice in (kind.choices if isinstance(kind, CategoricalDistribution) else [None])
+    ]
+    longest = max((len(str(text)) for text in (*kinds, *choices)), default=0)
+    return len(trials) > MOST or len(choices) > WIDEST or longest > LONGEST
 
 
 def _fidelity(trial: optuna.trial.FrozenTrial) -> float:
