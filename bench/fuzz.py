@@ -85,9 +85,8 @@ class Process:
         if line := self._line(GONE):
             outcome: Outcome = json.loads(line)
             return outcome
-        stuck = self.process.poll() is None
-        self.process.kill()
-        code = self.process.wait()
+        code = self._ended()
+        stuck = code is None
         self.start()
         return {
             "reader": name,
@@ -104,6 +103,15 @@ class Process:
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait()
+
+    def _ended(self) -> int | None:
+        """The exit code of a process that has died; None of one that is stuck, and ended now."""
+        try:
+            return self.process.wait(2)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return None
 
     def _line(self, seconds: float) -> str:
         assert self.process.stdout

@@ -206,14 +206,9 @@ def _content(target: Target, content: bytes, pick: float, random: Random) -> byt
         return random.choice((lambda: binaries.EPS, lambda: binaries.wide_png(13_312)))()
     try:
         return CHANGES[target.kind](content, random, target.aims)
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-    ):  # of a seed that is broken
-        return binaries.damaged(content, random)
+    # of a seed that is broken, or of what was changed before
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile):
+    return binaries.damaged(content, random)
 
 
 def _text(
