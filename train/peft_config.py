@@ -73,7 +73,9 @@ def _by_network(found: dict[str, Any]) -> dict[str, Settings]:
 def _check_plain(where: str, settings: Settings) -> None:
     kind = settings.get("peft_type") or LORA
     if kind != LORA:
-        raise ValueError(f"it is PEFT's {readable(str(kind)[:40])}, and only plain LoRA and LoCon can be loaded")
+        raise ValueError(
+            f"it is PEFT's {readable(str(kind)[:40])}, and only plain LoRA and LoCon can be loaded"
+        )
     for name in VARIANTS:
         on = _flag(settings, name) if name.startswith("use_") else settings.get(name)
         if on:
@@ -99,9 +101,7 @@ def alpha_of(settings: Settings, path: str, rank: int) -> float:
     """
     said = _setting(settings, "rank_pattern", path, settings.get("r"))
     if said is not None and number("r", said) != rank:
-        raise ValueError(
-            f"{NOT_SURE}PEFT's settings give {path} rank {said}, the file {rank}"
-        )
+        raise ValueError(f"{NOT_SURE}PEFT's settings give {path} rank {said}, the file {rank}")
     alpha = _setting(settings, "alpha_pattern", path, settings.get("lora_alpha"))
     if alpha is None:
         raise ValueError(f"{NOT_SURE}PEFT's settings have no lora_alpha for {path}")
@@ -114,8 +114,7 @@ def _flag(settings: Settings, name: str) -> bool:
     value = settings.get(name)
     if not isinstance(value, bool | None):
         raise ValueError(
-            f"{NOT_SURE}{name} is true or false in PEFT's settings, not "
-            f"{str(value)[:40]!r}"
+            f"{NOT_SURE}{name} is true or false in PEFT's settings, not {str(value)[:40]!r}"
         )
     return bool(value)
 

@@ -121,7 +121,9 @@ def _tokenizer(folder: Path, about: Text, words: int) -> Callable[[list[str]], T
     kind = getattr(transformers, check_tokenizer(folder).tokenizer_class)
     tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     if max(tokenizer.get_vocab().values(), default=0) >= words:
-        raise GateError(f"{shortened(folder)}: its tokenizer has more than the model's {words} words")
+        raise GateError(
+            f"{shortened(folder)}: its tokenizer has more than the model's {words} words"
+        )
     cleaned = get_clean_fn(clean or "whitespace")
     separator = tokenizer.sep_token_id if asked and asked.strip_sep_token else None
 
