@@ -113,8 +113,13 @@ def test_a_header_is_typed_and_bounded(
     base: Base, tmp_path: Path, header: Header | bytes, body: bytes, length: int | None
 ) -> None:
     file = write(tmp_path / "me.safetensors", header, body, length)
-    for read in (read_metadata, weights_hash, epoch_of, lambda f: read_checkpoint(f, base.adapters)):
-        with pytest.raises(CheckpointError, match="me.safetensors: not a readable") as raised:
+    for read in (
+        read_metadata,
+        weights_hash,
+        epoch_of,
+        lambda f: read_checkpoint(f, base.adapters),
+    ):
+        with pytest.raises(CheckpointError, match=r"me\.safetensors: not a readable") as raised:
             read(file)
         line = str(raised.value)
         assert "\n" not in line
@@ -123,13 +128,13 @@ def test_a_header_is_typed_and_bounded(
 
 
 def test_many_tiny_tensors_take_no_time(base: Base, tmp_path: Path) -> None:
-    header = {f"t{n}": one((1,), (4 * n, 4 * n + 4)) for n in range(100_000)}
-    file = write(tmp_path / "me.safetensors", header, bytes(400_000))
-    began = time.monotonic()
-    with pytest.raises(CheckpointError, match="not a LoRA"):
-        read_checkpoint(file, base.adapters)
-    weights_hash(file)
-    assert time.monotonic() - began < 15
+    for count, said in ((100_000, "more than 50000 tensors"), (40_000, "not a LoRA")):
+        header = {f"t{n}": one((1,), (4 * n, 4 * n + 4)) for n in range(count)}
+        file = write(tmp_path / "me.safetensors", header, bytes(4 * count))
+        began = time.monotonic()
+        with pytest.raises(CheckpointError, match=said):
+            read_checkpoint(file, base.adapters)
+        assert time.monotonic() - began < 15
 
 
 def sparse(file: Path, shapes: dict[str, tuple[int, ...]]) -> Path:

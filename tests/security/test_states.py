@@ -196,7 +196,7 @@ def test_what_is_no_file(
     _, file = left
     file.unlink()
     spoil(file)
-    with pytest.raises(ValueError, match="pipe|device|larger|folder"):
+    with pytest.raises(ValueError, match=r"pipe|device|larger|folder"):
         read_state(file, torch.device("cpu"), 1000)
 
 
