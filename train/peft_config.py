@@ -82,8 +82,9 @@ def _check_plain(where: str, settings: Settings) -> None:
             raise ValueError(f"{where} has {name}: only plain LoRA and LoCon can be loaded")
     start = settings.get("init_lora_weights")
     if start not in HARMLESS:
+        shown = readable(str(start)[:40])
         raise ValueError(
-            f"{where} has init_lora_weights={readable(str(start)[:40])}: it was trained on a changed base; "
+            f"{where} has init_lora_weights={shown}: it was trained on a changed base; "
             "PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) makes it a "
             "plain LoRA"
         )
