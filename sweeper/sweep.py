@@ -30,8 +30,9 @@ from sweeper.running.disk import describe, too_full
 from sweeper.running.job import ending_cleanly, job_config, leave_if_asked, refuse, tracker_of
 from sweeper.running.outlasting import outlast
 from sweeper.running.parts import Parts, about_study, load_parts, shared_settings
+from sweeper.study.attributes import TOTAL
 from sweeper.study.claim import StudyTrial
-from sweeper.study.study import TOTAL, Study, begin_study, best_settings
+from sweeper.study.study import Study, begin_study, best_settings
 from sweeper.worker import launch_workers
 from train.command import with_one_line_errors
 from train.config import ConfigError, keys, suggestion
