@@ -15,6 +15,7 @@ from optuna.storages.journal import BaseJournalBackend
 
 from sweeper.study.entries import (
     Line,
+    NewStudy,
     NewTrial,
     StudySystemAttribute,
     StudyUserAttribute,
@@ -31,7 +32,8 @@ from train.gate import GateError, check_regular, parse_json
 LONGEST_LINE = 500_000  # bytes
 MOST_BYTES = 100_000_000
 MOST_LINES = 500_000  # some 20,000 trials; Optuna takes a kilobyte of memory for each line
-MOST_EFFORT = 200_000_000  # entries that Optuna copies or looks through, some ten seconds
+MOST_EFFORT = 100_000_000  # entries that Optuna copies, some three seconds
+A_LOOK = 10  # entries could be copied while Optuna looks at a trial, or at a study
 LEFT_OUT = {"op_code": 10, "worker_id": "-"}  # what stands for an attribute that is dropped
 FOLLOW_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -140,8 +142,10 @@ class Effort:
                 self._over.add(entry.trial_id)
         elif isinstance(entry, TrialParam):
             if entry.trial_id < self.trials and entry.trial_id not in self._over:
-                self.total += self._first.get(entry.param_name, self.trials)
+                self.total += A_LOOK * self._first.get(entry.param_name, self.trials)
                 self._first.setdefault(entry.param_name, entry.trial_id)
+        elif isinstance(entry, NewStudy):
+            self._count(NewStudy, 0, A_LOOK)
         elif isinstance(entry, StudyUserAttribute | StudySystemAttribute):
             self._count(type(entry), entry.study_id)
         elif isinstance(entry, TrialReport | TrialUserAttribute | TrialSystemAttribute):
@@ -149,9 +153,9 @@ class Effort:
         if self.total > MOST_EFFORT:
             raise ValueError("it says more than any study does")
 
-    def _count(self, kind: type, owner: int) -> None:
+    def _count(self, kind: type, owner: int, weight: int = 1) -> None:
         self._entries[kind, owner] += 1
-        self.total += self._entries[kind, owner]
+        self.total += weight * self._entries[kind, owner]
 
 
 def mend(stream: BinaryIO) -> None:
