@@ -132,7 +132,7 @@ def _logged(client: MlflowClient, run: Run) -> Record | None:
     """A trial's record among the artifacts of its run; None where it is not, or not whole."""
     text = artifact(client, run, SCORED)
     try:
-        return read_record(json.loads(text), Path("-")) if text else None
+        return read_record(text, Path("-")) if text else None
     except ValueError:
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from pathlib import Path
@@ -10,7 +9,9 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from sweeper.recording.record import Record, read_record, trial_folder
+from sweeper.recording.saved import whole
 from sweeper.recording.tracker import Tracker
+from train.gate import read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,10 @@ def _fetch(study: Path, tracker: Tracker) -> list[Record]:
             except (MlflowException, OSError):
                 continue  # it has not come to its end
             try:
-                saved = json.loads(Path(file).read_bytes())
-                number = int(found.data.tags["trial"])
+                content = read_bytes(Path(file))
+                number = whole(found.data.tags["trial"])
                 # the latest comes first: a trial whose folder was lost has been trained again
-                records.setdefault(number, read_record(saved, trial_folder(study, number)))
+                records.setdefault(number, read_record(content, trial_folder(study, number)))
             except ValueError as error:
                 log.warning(f"run {found.info.run_id} is left out: its record is damaged ({error})")
     return [records[number] for number in sorted(records)]

@@ -84,8 +84,7 @@ def _were_there(config: SweepConfig) -> bool:
     now = asdict(config)
     studies = (Path(config.study.root) / "studies").glob(config.study.name or "*")
     return any(
-        record.settings.get("data") == now["data"]
-        and record.settings.get("base", {}).get("path") == now["base"]["path"]
+        record.settings.get("data") == now["data"] and record.known.base.path == now["base"]["path"]
         for study in studies
         for record in load_records(study)
         if record.epochs

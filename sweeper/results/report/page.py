@@ -52,8 +52,7 @@ def policy_of(study: Path, records: list[Record]) -> PolicyConfig:
     that of its trials."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         return PolicyConfig(**json.loads((study / RESULT).read_bytes())[POLICY])
-    settings = next((record.settings for record in records if record.settings), {})
-    return PolicyConfig(**settings.get("policy", {}))
+    return next((record.policy for record in records if record.settings), PolicyConfig())
 
 
 def render(study: Path, ranked: list[Entry], policy: PolicyConfig) -> str:
@@ -128,10 +127,10 @@ def _pick(study: Path, ranked: list[Entry], policy: PolicyConfig) -> dict[str, A
         "findings": diagnose(record.scorecards, policy),
         "file": file.as_posix(),
         "lora": f"{study.name}.safetensors",
-        "trigger": record.settings["data"]["trigger"],
+        "trigger": record.known.data.trigger,
         "snippet": usage.diffusers_snippet(record, file),
         "run_id": best.run_id,
-        "pack": record.tags.get("pack", "1"),
+        "pack": str(record.pack),
         "reproduce": usage.reproduce_commands(best.run_id, file, usage.root_of(study)),
         "again": usage.again_command(record),
     }  # fmt: skip

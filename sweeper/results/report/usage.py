@@ -16,21 +16,21 @@ NOT_A_TRIALS = ("study.", "hydra", "search", "pruner", "pack", "policy")
 
 def diffusers_snippet(record: Record, file: Path) -> str:
     """Python that draws a picture with the LoRA, with the steps and guidance it was scored with."""
-    base, probes = str(record.settings["base"]["path"]), record.settings["probes"]
+    base, probes = record.known.base.path, record.known.probes
     if base == EMBEDDED:
         base = str(EMBEDDED_BASE.relative_to(CONF.parent))
     single = base.endswith(".safetensors")
     pipeline = "StableDiffusionXLPipeline" if _is_xl(file) else "StableDiffusionPipeline"
     load = "from_single_file" if single else "from_pretrained"
-    prompt = f"a photo of {record.settings['data']['trigger']}"
+    prompt = f"a photo of {record.known.data.trigger}"
     return "\n".join((
         f"from diffusers import {pipeline}",
         "",
         f'pipeline = {pipeline}.{load}({_quoted(base)})',
         f"pipeline.load_lora_weights({_quoted(file.as_posix())})",
         f"prompt = {_quoted(prompt)}",
-        f"drawn = pipeline(prompt, num_inference_steps={probes['steps']}, "
-        f"guidance_scale={probes['guidance']:g})",
+        f"drawn = pipeline(prompt, num_inference_steps={probes.steps}, "
+        f"guidance_scale={probes.guidance:g})",
         'drawn.images[0].save("picture.png")',
     ))  # fmt: skip
 
