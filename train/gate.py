@@ -11,15 +11,17 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NewType, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NewType, TypeVar
 
 import msgspec
 import yaml
 
 from train.config import UserError
 from train.encoding import shortened
+from train.toml_shape import excess
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -75,6 +77,25 @@ def check_regular(file: Path) -> None:
     _check_mode(file, os.stat(file).st_mode)
 
 
+@contextmanager
+def opened(file: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
+    """A regular file, open for reading.
+
+    Args:
+        most: bytes; a larger file is refused.
+
+    Raises:
+        GateError: it is no regular file, or too large.
+        OSError: it is not there, or may not be read.
+    """
+    with open(os.open(file, READ), "rb") as stream:
+        found = os.fstat(stream.fileno())
+        _check_mode(file, found.st_mode)
+        if found.st_size > most:
+            raise _too_large(file, most)
+        yield stream
+
+
 def read_bytes(file: Path, most: int = LARGEST) -> bytes:
     """The content of a regular file.
 
@@ -85,15 +106,10 @@ def read_bytes(file: Path, most: int = LARGEST) -> bytes:
         GateError: it is no regular file, or too large.
         OSError: it is not there, or may not be read.
     """
-    descriptor = os.open(file, READ)
-    try:
-        _check_mode(file, os.fstat(descriptor).st_mode)
-        with open(descriptor, "rb", closefd=False) as stream:
-            content = stream.read(most + 1)
-    finally:
-        os.close(descriptor)
+    with opened(file, most) as stream:
+        content = stream.read(most + 1)
     if len(content) > most:
-        raise GateError(f"{shortened(file)}: is larger than {most / 1e6:g} MB")
+        raise _too_large(file, most)
     return content
 
 
@@ -184,14 +200,14 @@ def parse_toml(text: str, kind: type[Kind], name: str) -> Kind:
         kind, name: see `parse_json`.
 
     Raises:
-        GateError: no TOML, or of another type; it says where.
+        GateError: no TOML, of another type, or too deep; it says where.
     """
+    if words := excess(text):
+        raise GateError(f"{name}: {words}")
     try:
         loaded = tomllib.loads(text)
-    except RecursionError:
-        raise GateError(f"{name}: is nested too deeply") from None
     except ValueError as error:
-        raise GateError(f"{name}: is no TOML: {_one_line(error)}") from None
+        raise GateError(f"{name}: is not TOML: {_one_line(error)}") from None
     return convert(loaded, kind, name)
 
 
@@ -229,6 +245,10 @@ def _check_events(text: str, name: str) -> None:
             raise GateError(f"{place}: is nested more than {DEEPEST} levels deep")
         if count > MOST_NODES:
             raise GateError(f"{name}: has more than {MOST_NODES} values")
+
+
+def _too_large(file: Path, most: int) -> GateError:
+    return GateError(f"{shortened(file)}: is larger than {most / 1e6:g} MB")
 
 
 def _check_mode(file: Path, mode: int) -> None:

@@ -13,3 +13,11 @@ def expanded(path: str | Path) -> Path:
     then says that it does not exist.
     """
     return Path(os.path.expanduser(path))
+
+
+def is_below(place: Path, folder: Path) -> bool:
+    """Whether a place is in a folder, the links to both followed; not where that cannot be told."""
+    try:
+        return place.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, a circle of links
+        return False

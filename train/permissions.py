@@ -16,6 +16,7 @@ from pathlib import Path
 from train.config import CONF
 from train.paths import expanded
 
+SHIPPED = (CONF, CONF.parent / "train", CONF.parent / "evaluate")
 VARIABLE = "LORASWEEP_ALLOWED"  # of the environment, so that workers know it too
 
 
@@ -26,28 +27,42 @@ def allow(places: Iterable[str | Path] = (), classes: Iterable[str] = ()) -> Non
         places: folders; a file stands for the folder that it is in.
         classes: dotted paths of classes that a file may ask for.
     """
-    folders = [expanded(str(place)) for place in places]
-    named = [folder.parent if folder.is_file() else folder for folder in folders]
     known = _known()
-    known["folders"] += [str(folder.resolve()) for folder in named]
+    known["folders"] += [folder for place in places if (folder := _folder(expanded(place)))]
     known["classes"] += list(classes)
-    os.environ[VARIABLE] = json.dumps(known)
+    os.environ[VARIABLE] = json.dumps({key: [*dict.fromkeys(all)] for key, all in known.items()})
 
 
-def is_named(place: Path) -> bool:
+def is_named(place: Path, here: bool = True) -> bool:
     """Whether a place, links followed, is below a folder that the person has named.
 
-    The folder in which the command was started counts as named, and so do the pictures and models
-    that come with the program.
+    The folder in which the command was started counts as named, unless it is the root of the
+    file system, and so do the pictures and models that come with the program.
+
+    Args:
+        here: whether the folder in which the command was started counts.
     """
-    real = place.resolve()
+    try:
+        real = place.resolve()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, a circle of links
+        return False
+    started = Path.cwd()
     named = [Path(folder) for folder in _known()["folders"]]
-    return any(real.is_relative_to(folder) for folder in (*named, Path.cwd(), CONF.parent))
+    named += [started] if here and started != Path(started.anchor) else []
+    return any(real.is_relative_to(folder) for folder in (*named, *SHIPPED))
 
 
 def is_allowed(target: str) -> bool:
     """Whether a person has allowed this class by name (`--allow-class=`)."""
     return target in _known()["classes"]
+
+
+def _folder(place: Path) -> str:
+    """The folder that a place stands for; empty where there can be none."""
+    try:
+        return str((place.parent if place.is_file() else place).resolve())
+    except (OSError, ValueError, RuntimeError):  # said by whoever opens it
+        return ""
 
 
 def _known() -> dict[str, list[str]]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL.Image import Image
 
-from evaluate.config import PolicyConfig, check_policy
 from evaluate.scorecard import Scorecard
 from evaluate.sheet import save_sheet
 from sweeper.recording.saved import (
@@ -133,17 +132,6 @@ class Record:
     def known(self) -> Settings:
         """Those of the settings that are read one by one, with a default where one is missing."""
         return convert(self.settings, Settings, "settings")
-
-    @property
-    def policy(self) -> PolicyConfig:
-        """By which its checkpoint is selected.
-
-        Raises:
-            GateError, ConfigError: its settings have one that cannot be.
-        """
-        policy = convert(self.known.policy or {}, PolicyConfig, "settings: policy")
-        check_policy(policy)
-        return policy
 
     @property
     def pack(self) -> int:

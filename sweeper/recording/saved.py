@@ -57,22 +57,13 @@ class SavedEpoch(msgspec.Struct):
 class Data(msgspec.Struct):
     """What is read of the settings of the pictures."""
 
-    path: Text = ""
-    trigger: Text | None = None
+    trigger: Scalar = None
 
 
 class Base(msgspec.Struct):
     """What is read of the settings of the base."""
 
-    path: Text = ""
-
-
-class Probes(msgspec.Struct):
-    """What is read of the settings of the probes."""
-
-    steps: Annotated[int, Meta(ge=1, le=10_000)] = 30
-    guidance: Annotated[float, Meta(ge=0, le=1000)] = 7.5
-    set: Text | None = None
+    path: Scalar = None
 
 
 class Training(msgspec.Struct):
@@ -89,12 +80,12 @@ class Settings(msgspec.Struct):
 
     data: Data = msgspec.field(default_factory=Data)
     base: Base = msgspec.field(default_factory=Base)
-    probes: Probes = msgspec.field(default_factory=Probes)
     training: Training = msgspec.field(default_factory=Training)
     network: dict[str, Any] | None = None
     optimizer: dict[str, Any] | None = None
     scheduler: dict[str, Any] | None = None
     policy: dict[str, Any] | None = None
+    probes: dict[str, Any] | None = None
     study: dict[str, Any] | None = None
 
 

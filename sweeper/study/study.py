@@ -22,6 +22,7 @@ from sweeper.recording.record import AT_WORK, FILE, load_records
 from sweeper.study.attributes import ABOUT, DEATHS, about_of, check_within
 from sweeper.study.claim import LEASE, StudyTrial, claim, lease, live_trial, settle
 from sweeper.study.storage import NO_PRUNER, known, open_study, understood
+from sweeper.study_folder import study_folder
 from train.config import ConfigError, suggestion
 
 log = logging.getLogger(__name__)
@@ -240,7 +241,7 @@ def begin_study(config: StudyConfig, suggested: str, **parts: Any) -> Study:
     name = config.name
     for candidate in [name] if name else [suggested, *(f"{suggested}-{i}" for i in range(2, 1000))]:
         try:
-            folder = Path(config.root) / "studies" / candidate
+            folder = study_folder(Path(config.root), candidate, "study.name")
             study = Study(folder=folder, url=config.storage, **parts)
         except OtherStudy as found:
             other = str(found)

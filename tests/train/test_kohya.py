@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from train import permissions
 from train.arguments import normalized
 from train.checks import check_train
 from train.compose import settings
@@ -157,6 +158,13 @@ unet_lr = 0.00004
 """
 
 
+@pytest.fixture(autouse=True)
+def named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The places that a person has named, besides the folder of the config."""
+    monkeypatch.setenv(permissions.VARIABLE, "{}")
+    permissions.allow(["/models", "/reg", "/out", "/pictures", "/p", tmp_path])
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in ("10_sks person", "notes"):
@@ -191,7 +199,11 @@ def test_a_full_config_is_translated_whole(tmp_path: Path, folder: Path) -> None
 
 
 def test_a_file_of_the_interface_is_taken_as_it_is(tmp_path: Path) -> None:
-    lines, notes = expand([f"kohya={write(tmp_path, INTERFACE)}"])
+    model = "base.path=stabilityai/stable-diffusion-xl-base-1.0"
+    file = write(tmp_path, INTERFACE)
+    with pytest.raises(ConfigError, match=f"type {model}"):
+        expand([f"kohya={file}"])
+    lines, notes = expand([f"kohya={file}", model])
     config = composed(lines)
     check_train(config)
     assert (config.training.max_steps, config.training.min_snr_gamma) == (1600, 5)

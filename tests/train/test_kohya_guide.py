@@ -11,8 +11,9 @@ import pytest
 
 from train.config import ConfigError
 from train.data.reading import EMBEDDED_FOLDER
-from train.kohya.command_line import as_typed, expand, in_shell
+from train.kohya.command_line import as_typed, expand
 from train.kohya.reading import read_toml
+from train.shell import in_shell
 from train.weights_file import read_metadata
 
 # line breaks lost, quotes and dashes made typographic, names that kohya does not know
@@ -122,10 +123,10 @@ def test_names_without_toml_and_json_are_taken_as_kohya_does(tmp_path: Path) -> 
     ("data", "said"),
     [
         (b"a = " + b"{a=" * 3000, "nested too deeply"),
-        (b"a." * 5000 + b"a = 1", "a key of more than 1000 characters"),
+        (b"a." * 5000 + b"a = 1", "a key of more than 30 parts"),
         (bytes(range(256)) * 10, "is no text"),
-        (b"seed = 1\nseed = 2", "is not TOML: Cannot overwrite a value"),
-        (b"x" * 2_000_000, "more than 1000000 bytes"),
+        (b"seed = 1\nseed = 2", "is not TOML: cannot overwrite a value"),
+        (b"x" * 2_000_000, "is larger than 1 MB"),
         (b"\x1b[31m = = ", "is not TOML"),
     ],
 )
@@ -135,7 +136,7 @@ def test_what_is_no_config_ends_in_one_line(tmp_path: Path, data: bytes, said: s
         expand([f"kohya={tmp_path / 'a.toml'}"])
     assert str(error.value).isprintable()
     for missing in ("gone.toml", "~nobody/x.toml", "a\0b", str(tmp_path)):
-        with pytest.raises(ConfigError, match="cannot be read"):
+        with pytest.raises(ConfigError, match=r"cannot be read|is a folder"):
             expand([f"kohya={missing}"])
 
 

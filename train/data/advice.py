@@ -26,7 +26,7 @@ def advice(
     shown = {picture.path: seen[picture.path] for picture in training}
     pairs = copies(shown)
     clear = [file for file, one in shown.items() if one.see_through]
-    moving = [file for file, one in shown.items() if one.frames > 1]
+    moving = [file for file, one in shown.items() if one.animated]
     said: list[str] = []
     if len({one.content for one in shown.values()}) == 1:
         said.append(

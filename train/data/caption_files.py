@@ -12,6 +12,9 @@ from train.data.kinds import TEXTS, kind
 from train.data.picture import DataError
 from train.decoding import FALLBACK_NAME, UTF16_NAME, decoded
 from train.encoding import shortened
+from train.gate import GateError, read_bytes
+from train.paths import is_below
+from train.permissions import is_named
 
 LARGEST = 100_000  # bytes; text encoders read some 300 of them
 BINARY = 0.1  # what has more control characters than this is no text; 0 bytes may fill up a file
@@ -83,6 +86,26 @@ class CaptionFiles:
         return None
 
 
+def check_caption_link(file: Path, folders: Iterable[Path]) -> None:
+    """Refuses a caption file that is a link out of the folders of its pictures.
+
+    Pictures come from strangers together with their captions, and such a link would put any text
+    of the machine into what is trained and reported.
+
+    Args:
+        folders: where captions may lie, the links to it followed.
+
+    Raises:
+        DataError: it leads elsewhere, to where no `--allow-path=` allows it.
+    """
+    if any(is_below(file, folder) for folder in folders) or is_named(file, here=False):
+        return
+    raise DataError(
+        f"{shortened(file)}: is a link out of the folder of its pictures; put a copy of the file "
+        "there, or allow the folder that it leads to with --allow-path="
+    )
+
+
 def read_caption(file: Path) -> Caption:
     """The caption in a file; lines become one, and white space single spaces.
 
@@ -93,12 +116,11 @@ def read_caption(file: Path) -> Caption:
         DataError: it cannot be read, is too large for a caption, or is no text.
     """
     try:
-        with file.open("rb") as stream:
-            data = stream.read(LARGEST + 1)
+        data = read_bytes(file, LARGEST)
+    except GateError as error:
+        raise DataError(f"{error}; it is no caption") from None
     except OSError as error:
         raise DataError(f"{shortened(file)}: cannot be read ({error.strerror})") from None
-    if len(data) > LARGEST:
-        raise DataError(f"{shortened(file)}: more than {LARGEST} bytes are no caption")
     try:
         text, guessed = decoded(data)
     except ValueError:

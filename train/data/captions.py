@@ -1,25 +1,12 @@
-"""Captions: read from files, and drawn anew each time a picture is shown."""
+"""Captions, drawn anew each time a picture is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from train.data.picture import DataError, Picture
-
-
-def read_caption(file: Path) -> str:
-    """The caption in a file, in one line; empty where there is no file.
-
-    Raises:
-        DataError: not a text in UTF-8.
-    """
-    try:
-        return " ".join(file.read_text(encoding="utf-8-sig").split()) if file.is_file() else ""
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: caption is not UTF-8 text") from error
+from train.data.picture import Picture
 
 
 def draw_captions(

@@ -17,6 +17,7 @@ from train.config import ConfigError, DataConfig, suggestion
 from train.data.buckets import Framing, framing_of
 from train.data.picture import DataError
 from train.data.subset import Subset
+from train.encoding import shortened, worded
 from train.kohya.keys import (
     LEAST,
     MOST,
@@ -27,7 +28,8 @@ from train.kohya.keys import (
 )
 from train.kohya.reading import read_toml
 from train.kohya.said import shown
-from train.paths import expanded
+from train.paths import expanded, is_below
+from train.permissions import is_named
 
 KEY = "data.dataset_config"
 NUMBER = (int, float)
@@ -77,6 +79,7 @@ RANGES = {
     "bucket_reso_steps": (1, 1024),
 }
 LONGEST_SIDE = 4096  # pixels
+MOST_SUBSETS = 1000
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def read_dataset_config(config: DataConfig, like: Subset) -> DatasetConfig:
         like: what a subset gets that the file does not say.
 
     Raises:
-        DataError: no such file, no TOML, a key that there is not, or a value of the wrong type.
+        DataError: no such file, no TOML, a key that there is not, a value of the wrong type, or a
+            folder that the person has not named.
     """
     file = expanded(str(config.dataset_config))
     try:
@@ -162,14 +166,14 @@ class _Reader:
         for number, subset in enumerate(_tables(dataset, "subsets", self.file.name)):
             where = f"{place}.subsets[{number}]"
             self.check(subset, {**OWN, **INHERITED}, where)
+            if len(self.subsets) == MOST_SUBSETS:
+                raise DataError(f"{KEY}: {self.file.name}: has more than {MOST_SUBSETS} subsets")
             self.subsets.append(self._subset({**shared, **subset}, framing, where))
 
     def _subset(self, said: dict[str, Any], framing: Framing, place: str) -> Subset:
         if "image_dir" not in said:
             raise DataError(f"{KEY}: {self.file.name}, {place}: image_dir is missing")
-        folder = expanded(said["image_dir"])
-        if not os.path.isdir(folder) and os.path.isdir(self.file.parent / folder):
-            folder = self.file.parent / folder  # the file and its folders were moved together
+        folder = self._folder(said["image_dir"], f"{place}.image_dir")
         like, regularization = self.like, said.get("is_reg", False)
         words = like.class_words
         if regularization:
@@ -177,7 +181,7 @@ class _Reader:
         rate, share = said.get("caption_dropout_rate"), said.get("validation_split")
         return replace(
             like, folder=folder, captions=folder, framing=framing, regularization=regularization,
-            class_words=said.get("class_tokens", "").strip() or words,
+            class_words=worded(" ".join(said.get("class_tokens", "").split())) or words,
             extension=_dotted(said.get("caption_extension", like.extension)),
             repeats=said.get("num_repeats", 1 if regularization else like.repeats),
             keep_tokens=said.get("keep_tokens", like.keep_tokens),
@@ -188,6 +192,18 @@ class _Reader:
             validation_fraction=None if share is None else float(share),
             validation_seed=said.get("validation_seed"),
         )  # fmt: skip
+
+    def _folder(self, written: str, place: str) -> Path:
+        """The folder that an image_dir names: below the file's own, or one that a person named."""
+        folder = expanded(written)
+        places = [folder, self.file.parent / folder]  # file and folders may be moved together
+        allowed = [one for one in places if is_below(one, self.file.parent) or is_named(one)]
+        if not allowed:
+            raise DataError(
+                f"{KEY}: {self.file.name}, {place}: {shortened(written)} is outside of the folders "
+                f"that the command line names; add --allow-path={shortened(written)} to it"
+            )
+        return next((one for one in allowed if os.path.isdir(one)), allowed[0])
 
     def _framing(self, said: dict[str, Any], place: str) -> Framing:
         where = f"{KEY}: {self.file.name}, {place}"

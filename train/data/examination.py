@@ -12,10 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from train.data.picture import decode_picture
+from train.data.picture import DataError, decode_picture
+from train.data.picture_limits import LARGEST
+from train.data.rgb import strips
+from train.encoding import shortened
+from train.gate import GateError, opened
 
 SIDE, EDGE = 32, 3  # pixels: of the small copy, and of its left, upper and right borders
 ALIKE = 16.0  # of 255: borders that vary less from picture to picture are one background
+BLOCK = 2**20  # bytes of a file that are hashed at a time
 ENOUGH = 4  # different pictures, to say so
 
 
@@ -28,7 +33,7 @@ class Examined:
         content: sha256 of the pixels.
         size: (width, height).
         see_through: whether transparency is filled up.
-        frames: of an animation, or pages; the first alone is read.
+        animated: whether there are more frames or pages; the first alone is read.
         border: (n, 3) colours along the left, upper and right side of a small copy.
     """
 
@@ -36,7 +41,7 @@ class Examined:
     content: str
     size: tuple[int, int]
     see_through: bool
-    frames: int
+    animated: bool
     border: NDArray[np.float32]
 
 
@@ -49,17 +54,34 @@ def examine(file: Path) -> Examined:
     decoded = decode_picture(file)
     picture = decoded.picture
     content = hashlib.sha256(f"{picture.size}".encode())
-    content.update(picture.tobytes())
+    for _, strip in strips(picture):
+        content.update(strip.tobytes())
     small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
     sides = small[EDGE:, :EDGE], small[EDGE:, -EDGE:], small[:EDGE]
     return Examined(
-        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        sha256=_sha256(file),
         content=content.hexdigest(),
         size=picture.size,
         see_through=decoded.see_through,
-        frames=decoded.frames,
+        animated=decoded.animated,
         border=np.concatenate([side.reshape(-1, 3) for side in sides]),
     )
+
+
+def _sha256(file: Path) -> str:
+    """Of a file's bytes.
+
+    Raises:
+        DataError: it is gone, or another.
+    """
+    digest = hashlib.sha256()
+    try:
+        with opened(file, LARGEST) as stream:
+            while block := stream.read(BLOCK):
+                digest.update(block)
+    except (OSError, GateError) as error:
+        raise DataError(f"{shortened(file)}: cannot be read ({error})") from None
+    return digest.hexdigest()
 
 
 def one_background(seen: Sequence[Examined]) -> bool:

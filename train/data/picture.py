@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from train.config import UserError, cause
 from train.data.buckets import Frame
 from train.data.kinds import FORMATS, really
+from train.data.picture_limits import LARGEST, excess, too_many
+from train.data.rgb import in_rgb
 from train.data.subset import Subset
 from train.encoding import shortened
-
-BACKDROP = (255, 255, 255)  # what shows through transparent pictures
+from train.gate import GateError, opened
 
 
 class DataError(UserError, ValueError):
@@ -54,19 +54,19 @@ class Decoded:
     Attributes:
         picture: in RGB, turned as its EXIF says, transparency on white, 16 bit made 8.
         see_through: whether transparency was filled up.
-        frames: of an animation, or pages; the first alone is read.
+        animated: whether there are more frames or pages; the first alone is read.
     """
 
     picture: Image.Image
     see_through: bool
-    frames: int
+    animated: bool
 
 
 def open_picture(path: Path) -> Image.Image:
     """The picture in RGB, see `Decoded`.
 
     Raises:
-        DataError: not a picture, or a broken one.
+        DataError: see `decode_picture`.
     """
     return decode_picture(path).picture
 
@@ -75,59 +75,49 @@ def decode_picture(path: Path) -> Decoded:
     """Reads a picture file.
 
     Raises:
-        DataError: not a picture, or a broken one.
+        DataError: not a picture, a broken one, or one that is too large to be decoded.
     """
     try:
-        with Image.open(path, formats=FORMATS) as opened:
-            frames = _frames(opened)
-            picture = _in_8_bits(_upright(opened))
-            see_through = False
-            if picture.has_transparency_data:
-                layer = picture.convert("RGBA")
-                see_through = bool(np.asarray(layer.getchannel("A")).min() < 255)
-                picture = Image.new("RGBA", layer.size, BACKDROP)
-                picture.alpha_composite(layer)
-            return Decoded(picture.convert("RGB"), see_through, frames)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{shortened(path)}: {error}") from error
-    except MemoryError:
+        with opened(path, LARGEST) as stream:
+            found = Image.open(stream, formats=FORMATS)
+            if words := excess(found, stream):
+                raise DataError(f"{shortened(path)}: {words}")
+            animated = _is_animated(found)
+            found.load()
+        picture = _upright(found)
+        del found  # its pixels are not needed beside those that are turned
+        return Decoded(*in_rgb(picture), animated)
+    except GateError as error:
+        raise DataError(str(error)) from None
+    except (MemoryError, DataError):
         raise
     except Exception as error:  # whatever Pillow's decoders stumble over in a broken file
         raise DataError(f"{shortened(path)}: cannot be read as a picture ({_why(path, error)})") \
             from error  # fmt: skip
 
 
-def _frames(opened: Image.Image) -> int:
-    if opened.format == "MPO":  # phones put other views of the same picture in it
-        return 1
-    try:
-        return int(getattr(opened, "n_frames", 1))
+def _is_animated(found: Image.Image) -> bool:
+    if found.format == "MPO":  # phones put other views of the same picture in it
+        return False
+    try:  # not how many frames there are: to count them, some formats are read to their end
+        return bool(getattr(found, "is_animated", False))
     except Exception:  # a later frame is broken, which nobody reads
-        return 1
+        return False
 
 
-def _upright(opened: Image.Image) -> Image.Image:
-    opened.load()
+def _upright(picture: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(opened)
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return picture
+        return ImageOps.exif_transpose(picture)
     except Exception:  # the EXIF block is broken, and the pixels are not
-        return opened.copy()
-
-
-def _in_8_bits(picture: Image.Image) -> Image.Image:
-    """Numbers of 16 and 32 bits, from 0 to 255, and floats, from 0 to 1, brought to 0 to 255."""
-    if not picture.mode.startswith(("I", "F")):
         return picture
-    values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and values.max() > 255):
-        values = values / 257
-    elif picture.mode == "F" and values.max() <= 1:
-        values = values * 255
-    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
 
 def _why(path: Path, error: Exception) -> str:
     """What is wrong with a file: what it really is, else what was said about it."""
+    if isinstance(error, Image.DecompressionBombError):
+        return too_many(error)
     if isinstance(error, UnidentifiedImageError):
         try:
             return f"it is {really(path)}" if really(path) else "of no kind that is known"

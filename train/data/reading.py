@@ -8,7 +8,7 @@ from pathlib import Path
 from train.config import EMBEDDED, DataConfig
 from train.data.batches import frame_of
 from train.data.buckets import framing_of
-from train.data.caption_files import Caption, CaptionFiles, read_caption
+from train.data.caption_files import Caption, CaptionFiles, check_caption_link, read_caption
 from train.data.caption_report import caption_warnings
 from train.data.dataset_config import class_of, read_dataset_config
 from train.data.examination import Examined, examine
@@ -18,6 +18,7 @@ from train.data.picture import DataError, Picture
 from train.data.subset import Subset
 from train.data.wording import agreed, by_kind, counted, some
 from train.encoding import readable, worded
+from train.paths import expanded
 from train.trigger_check import SAY
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "puppets" / "pictures" / "narrow"
@@ -65,7 +66,7 @@ class Reader:
             self.warnings.append("data.path is not read: data.dataset_config names the folders")
         named = read_dataset_config(self.config, self.like)
         self.warnings += named.warnings
-        pictures = [p for subset in named.subsets for p in self._read(subset, self.key)]
+        pictures = [p for one in named.subsets for p in self._read(one, self.key, one.folder)]
         return pictures, named.batch_sizes
 
     def regularization(self) -> list[Picture]:
@@ -92,11 +93,15 @@ class Reader:
     ) -> tuple[list[Picture], Path | None]:
         found = read_layout(folder, key, like)
         self.warnings += found.warnings
-        pictures = [picture for subset in found.subsets for picture in self._read(subset, key)]
+        root = expanded(folder)
+        pictures = [picture for one in found.subsets for picture in self._read(one, key, root)]
         return pictures, found.validation
 
-    def _read(self, subset: Subset, key: str) -> list[Picture]:
+    def _read(self, subset: Subset, key: str, root: Path) -> list[Picture]:
         """The pictures of a subset.
+
+        Args:
+            root: the folder that was named, in which the subset was found.
 
         Raises:
             DataError: there is none, or a broken one and `data.on_error` is not skip.
@@ -111,8 +116,11 @@ class Reader:
         for file in contents.pictures:
             written = files.of(file)
             try:
-                seen = examine(file)
-                caption = read_caption(written) if written else Caption("")
+                seen = self.seen.get(file) or examine(file)
+                caption = Caption("")
+                if written:
+                    check_caption_link(written, (subset.folder, root))
+                    caption = read_caption(written)
                 picture = Picture(
                     file, caption.text or subset.class_words, seen.sha256, seen.content, seen.size,
                     subset, subset.repeats,

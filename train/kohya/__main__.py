@@ -10,11 +10,15 @@ standard error. To train with them all, and with them and others:
 from __future__ import annotations
 
 import argparse
-import sys
 
-from train.config import ConfigError
-from train.encoding import escape_in_streams, start_in_utf8
-from train.kohya.command_line import DATASET, KOHYA, expand, in_shell
+from train import permissions
+from train.config import UserError
+from train.encoding import start_in_utf8
+from train.kohya.command_line import DATASET, KOHYA, expand
+from train.shell import in_shell
+from train.terminal import escape_in_streams, leave, print_lines
+
+ESCAPED = "a value with control characters is written for bash and zsh ($'...'), not for xargs"
 
 
 def main() -> None:
@@ -27,18 +31,25 @@ def main() -> None:
     )
     parser.add_argument("config", help="the TOML file that kohya takes as --config_file")
     parser.add_argument("dataset_config", nargs="?", help="... and as --dataset_config")
+    for flag, what in (("path", "a folder that the files may name"),
+                       ("class", "an optimizer class that they may name")):  # fmt: skip
+        parser.add_argument(f"--allow-{flag}", action="append", default=[], help=what)
     files = parser.parse_args()
+    permissions.allow(files.allow_path, files.allow_class)
     arguments = [f"{KOHYA}={files.config}"]
     if files.dataset_config:
         arguments.append(f"{DATASET}={files.dataset_config}")
     try:
         overrides, notes = expand(arguments)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    except UserError as error:
+        leave(error)
+    typed = [in_shell(override) for override in overrides]
+    if any(word.startswith("$'") for word in typed):
+        notes.append(ESCAPED)
     for note in notes:
-        print(note, file=sys.stderr)
-    for override in overrides:
-        print(in_shell(override))
+        print_lines(note, error=True)
+    for word in typed:
+        print_lines(word)
 
 
 if __name__ == "__main__":

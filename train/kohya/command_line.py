@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
-from train.arguments import quoted
+from train import permissions
+from train.arguments import SWEPT, quoted, unquoted
 from train.config import TrainConfig
+from train.kohya.places import PLACES
+from train.kohya.reading import existing
 from train.kohya.translation import Translation, translate
-from train.text_settings import kinds
+from train.text_settings import TYPED, kinds
 
 KOHYA, DATASET = "kohya", "dataset_config"
 # where the command line has one of them, the files' others of the row do not count
@@ -25,7 +27,7 @@ RIVALS = (
 PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # what needs no quotes in Hydra's grammar
 WORDS = ("null", "true", "false", "nan", "inf")  # ... but would be no text
 # the settings that take any text, which train.arguments quotes for Hydra
-TEXTS = {key for key, (kind, _) in kinds(TrainConfig).items() if kind}
+TEXTS = {key for key, (kind, _) in kinds(TrainConfig).items() if kind in TYPED}
 
 
 def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -49,8 +51,12 @@ def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
     if not files:
         return arguments, []
     kohya = files.get(KOHYA)
-    translation = translate(Path(kohya) if kohya else None, files.get(DATASET))
-    given = {argument.split("=")[0].lstrip("+~") for argument in rest}
+    pairs = [argument.lstrip("+~").partition("=") for argument in rest]
+    typed = {key: unquoted(value) for key, sign, value in pairs if sign}
+    places = [typed[setting] for setting in PLACES.values() if setting in typed]
+    permissions.allow([*(existing(Path(file)) for file in files.values()), *places])
+    translation = translate(Path(kohya) if kohya else None, files.get(DATASET), typed)
+    given = {key for key, _, _ in pairs}
     return [*overrides(translation, given), *rest], translation.notes
 
 
@@ -86,19 +92,17 @@ def quote(value: Any) -> str:
 
 
 def as_typed(text: str) -> str:
-    """A text as a person types it for a setting that takes any text."""
+    """A text as a person types it for a setting that takes any text.
+
+    What a file says is never an interpolation, and never a sweep.
+    """
+    if "${" in text or SWEPT.fullmatch(text):
+        return quoted(text)
     ends = {text[:1], text[-1:]}
     if text in WORDS or (len(ends) == 1 and ends <= {"'", '"'}):
         mark = '"' if "'" in text else "'"
         return mark + text.replace(mark, f"\\{mark}") + mark
     return text
-
-
-def in_shell(argument: str) -> str:
-    """An argument as it is typed into a shell, in the quotes that it needs."""
-    if "'" in argument and not set(argument) & set('"$`\\!'):
-        return f'"{argument}"'
-    return shlex.quote(argument)
 
 
 def _is_plain(text: str) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from train.encoding import worded
+from train.gate import Tree
 from train.kohya.reading import read_toml
 
 # its keys -> those of the config that they beat
@@ -36,8 +38,8 @@ def class_words(file: Path) -> str | None:
     Raises:
         ConfigError: no such file, or no TOML.
     """
-    found = (str(each.get("class_tokens") or "").strip() for each in subsets(file)
-             if not each.get("is_reg"))  # fmt: skip
+    said = (each.get("class_tokens") for each in subsets(file) if not each.get("is_reg"))
+    found = (worded(" ".join(words.split())) for words in said if isinstance(words, str))
     return next(filter(None, found), None)
 
 
@@ -53,7 +55,7 @@ def subsets(file: Path) -> Iterator[dict[str, Any]]:
             yield {**_table(content.get("general")), **dataset, **subset}
 
 
-def _content(file: Path) -> dict[str, Any]:
+def _content(file: Path) -> Tree:
     content, _ = read_toml(file)  # what was repaired is said by whoever reads the pictures
     return content
 

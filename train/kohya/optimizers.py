@@ -7,6 +7,8 @@ from typing import Any
 
 from train.config import ConfigError, suggestion
 from train.kohya.said import shown
+from train.optimizers import OPTIMIZERS
+from train.permissions import is_allowed
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,32 @@ KINDS = {
 # the others of torch.optim, written exactly so, that take one step for one gradient
 TORCH = {"ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "Muon", "NAdam", "RAdam",
          "RMSprop", "Rprop", "SGD"}  # fmt: skip
+# the classes that a file may name; all others a person has to allow
+SHIPPED = {*OPTIMIZERS, *(f"torch.optim.{name}" for name in TORCH),
+           *(kind.target for kind in KINDS.values() if kind.target)}  # fmt: skip
 BY_NAME = {name.lower(): kind for name, kind in KINDS.items()}
 
 
 def kind_of(name: str) -> Kind:
     """The optimizer that kohya takes for this optimizer_type, in any spelling of capitals.
 
+    A class by its path is one of those above, or one that the person has allowed by name: a file
+    does not decide what is imported.
+
     Raises:
-        ConfigError: it has none of this name, with the nearest.
+        ConfigError: it has none of this name, with the nearest; or a class that is not allowed.
     """
     if name.lower() in BY_NAME:
         return BY_NAME[name.lower()]
-    if "." in name:
+    if name in SHIPPED or is_allowed(name):
         return Kind("adamw", name, bare=True)
     if name in TORCH:
         return Kind("adamw", f"torch.optim.{name}", bare=True)
+    if "." in name:
+        raise ConfigError(
+            f"kohya: optimizer_type: {shown(name)} is none of the optimizers that a file may name; "
+            f"if you trust this class, add --allow-class={shown(name)[1:-1]} to the command line"
+        )
     raise ConfigError(
         f"kohya: optimizer_type: there is no optimizer {shown(name)}{suggestion(name, [*KINDS])}"
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from train.config import EMBEDDED, ConfigError
 from train.data.folder_names import folder_name
+from train.encoding import worded
 from train.kohya.datasets import class_words
 from train.kohya.keys import LEAST, MOST
 from train.kohya.said import Said, shown, whole
@@ -79,7 +80,7 @@ def _folder_words(folder: str | None) -> str | None:
     except (OSError, ValueError):  # said by whoever reads the pictures
         return None
     found = [folder_name(name) for name in names]
-    words = [one.words.strip() for one in found if one and one.has_repeats]
+    words = [worded(one.words).strip() for one in found if one and one.has_repeats]
     return next(filter(None, words), None)
 
 

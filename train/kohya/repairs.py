@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from train.gate import GateError, Tree, parse_toml
 
 DOUBLE, SINGLE, DASHES = "“”„‟″＂«»", "‘’‚‛′`´", "‐‑‒–—―−"
 SPACES = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
@@ -25,7 +21,7 @@ PARTS = re.compile(
     rf"""(?P<long>\"\"\".*?(?:\"\"\"|\Z)|'''.*?(?:'''|\Z))
     |(?P<fence>^[ \t]*```[^\n]*)
     |(?P<comment>\#[^\n]*)
-    |(?P<basic>"(?:[^"\\\n]|\\.)*")
+    |(?P<basic>"(?:[^"\\\n]|\\[^\n])*")
     |(?P<literal>'[^'\n]*')
     |["{DOUBLE}](?P<double>[^"{DOUBLE}\n]*)["{DOUBLE}]
     |['{SINGLE}](?P<single>[^'{SINGLE}\n]*)['{SINGLE}]
@@ -37,12 +33,15 @@ HEADER = r"\[{1,2}[A-Za-z_][\w. -]*\]{1,2}"
 NEXT_PAIR = re.compile(rf"(?:[ \t]*[,;])?[ \t]+(?=[A-Za-z_][\w.-]*[ \t]*=(?!=)|{HEADER}(?:\s|$))")
 PAIR = re.compile(r"([ \t]*[\w.-]+[ \t]*=[ \t]*)([^\s\"'{#=].*)")  # whose value is not quoted
 ITEM = re.compile(r"[^,()]+(?:\([^()]*\)[^,()]*)*")  # of a list; commas in brackets are its own
-LONGEST_LINE = 20_000  # characters; longer lines are left as they are
+# characters; what is longer is left as it is, since the time grows with the square of a line's
+LONGEST, LONGEST_LINE = 100_000, 10_000
 
 
 def repair(text: str) -> tuple[str, list[str]]:
     """What copying has done to a TOML text, undone; and what that was, in words."""
     found: dict[str, None] = {}
+    if len(text) > LONGEST or any(len(line) > LONGEST_LINE for line in text.split("\n")):
+        return text, []
 
     def replaced(part: re.Match[str]) -> str:
         """One part of the text as it should be; what was wrong with it goes into `found`."""
@@ -150,7 +149,7 @@ def _quoted_where_bare(line: str, found: dict[str, None]) -> str:
 
 def _is_toml(line: str) -> bool:
     try:
-        tomllib.loads(line)
-    except (ValueError, RecursionError):
+        parse_toml(line, Tree, "")
+    except GateError:
         return False
     return True

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from train.config import ConfigError, suggestion
+from train.gate import Tree
 from train.kohya.keys import (
     ELSEWHERE,
     IGNORED,
@@ -23,6 +24,9 @@ from train.kohya.repairs import plain
 
 LARGEST = 10**15  # of a number; floats hold larger ones no longer one by one
 LONGEST = 60  # characters of a value in a message
+MOST_KEYS = 1000  # kohya has some hundreds
+MOST_NAMED = 5  # wrong keys in a message
+MOST_ARGUMENTS, LONGEST_ARGUMENT = 100, 200  # in number; characters of one
 
 
 class Said:
@@ -37,21 +41,28 @@ class Said:
         ConfigError: it is not a training config.
     """
 
-    def __init__(self, content: dict[str, Any]) -> None:
+    def __init__(self, content: Tree) -> None:
         if "datasets" in content or ("general" in content and len(content) == 1):
             raise ConfigError("kohya: this is a dataset config; give it as dataset_config=")
         self.notes: list[str] = []
         self.read: set[str] = set()
         self.silent: dict[str, Any] = {}
         self.values: dict[str, Any] = {}
-        for section, value in content.items():
-            pairs = value.items() if isinstance(value, dict) else [(section, value)]
-            for written, own in pairs:  # kohya reads a file as if it had no sections
+        sections = [
+            value.items() if isinstance(value, dict) else [(section, value)]
+            for section, value in content.items()
+        ]
+        if (count := sum(map(len, sections))) > MOST_KEYS:
+            raise ConfigError(f"kohya: {count} keys are too many; kohya has some hundreds")
+        for pairs in sections:  # kohya reads a file as if it had none
+            for written, own in pairs:
                 key = plain(written).strip().lstrip("-").replace("-", "_").lower()
                 if key != written:
-                    self.notes.append(f"{written}: read as {key}, which kohya would not do")
+                    was, name = shown(written)[1:-1], shown(key)[1:-1]
+                    self.notes.append(f"{was}: read as {name}, which kohya would not do")
                 if key in self.values and self.values[key] != own:
-                    self.notes.append(f"{key} is there twice; the last one, {shown(own)}, counts")
+                    name, counts = shown(key)[1:-1], shown(own)
+                    self.notes.append(f"{name} is there twice; the last one, {counts}, counts")
                 self.values[key] = own
         for key, meant in MEANT.items():
             if key in self.values:
@@ -79,6 +90,8 @@ class Said:
 
     def text(self, key: str, default: str | None = None) -> Any:
         value = self.get(key, default)
+        if isinstance(value, int) and abs(value) > LARGEST:  # Python writes no number of any length
+            raise ConfigError(f"kohya: {key}: {shown(value)} is too large a number")
         return value if value is None else str(value)
 
     def flag(self, key: str) -> bool:
@@ -111,10 +124,15 @@ class Said:
         """A list of "name=value", as network_args and optimizer_args are; or one string of them."""
         value, found = self.get(key) or [], {}
         pairs = value.split() if isinstance(value, str) else value
-        for pair in pairs if isinstance(pairs, list) else [pairs]:
-            name, sign, own = str(pair).partition("=")
+        pairs = pairs if isinstance(pairs, list) else [pairs]
+        if len(pairs) > MOST_ARGUMENTS:
+            raise ConfigError(f"kohya: {key}: {len(pairs)} arguments are too many")
+        for pair in pairs:
+            name, sign, own = pair.partition("=") if isinstance(pair, str) else ("", "", "")
             if not (sign and name.strip().isidentifier()):
                 raise ConfigError(f'kohya: {key} is a list of "name=value", not {shown(pair)}')
+            if len(pair) > LONGEST_ARGUMENT:
+                raise ConfigError(f"kohya: {key}: {shown(pair)} is too long")
             found[name.strip()] = own.strip().strip("\"'")
         return found
 
@@ -128,7 +146,9 @@ class Said:
         known = IGNORED | UNSUPPORTED | REFUSED.keys() | ELSEWHERE
         if wrong := [key for key in left if key not in known]:
             valid = sorted(self.read | IGNORED | UNSUPPORTED | REFUSED.keys() | MEANT.keys())
-            named = ", ".join(f"{shown(key)[1:-1]}{suggestion(key, valid)}" for key in wrong)
+            first = wrong[:MOST_NAMED]
+            named = ", ".join(f"{shown(key)[1:-1]}{suggestion(key, valid)}" for key in first)
+            named += f" and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
             raise ConfigError(f"kohya has no such key, and would train without a word: {named}")
         said = [key for key in left if not changes_nothing(key, self.values[key])]
         for key in said:

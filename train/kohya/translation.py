@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from train.config import EMBEDDED, ConfigError, suggestion
 from train.kohya.datasets import beating, subsets
 from train.kohya.pictures import pictures
+from train.kohya.places import DATASET, PLACES, check_places, take_typed
 from train.kohya.reading import read_toml
 from train.kohya.said import Said, number, shown, whole
 from train.kohya.steps import length, optimizer, rates, scheduler
@@ -50,18 +52,28 @@ class Translation:
     notes: list[str]
 
 
-def translate(path: Path | None, dataset_config: str | None = None) -> Translation:
+def translate(
+    path: Path | None, dataset_config: str | None = None, typed: Mapping[str, str] | None = None
+) -> Translation:
     """The settings that a kohya config and its dataset config amount to.
 
+    Args:
+        dataset_config: as a person named it beside the config.
+        typed: settings of the command line, setting -> text; what they name counts, and not what
+            the config names in their place.
+
     Raises:
-        ConfigError: not TOML, keys that kohya has not, values that cannot be, or what is refused.
+        ConfigError: not TOML, keys that kohya has not, values that cannot be, what is refused, or
+            a place that the person has not named.
     """
     if path is None:
         return Translation({"data.dataset_config": dataset_config}, [])
     content, repairs = read_toml(path)
     said = Said(content)
-    own = said.text("dataset_config")
-    if chosen := dataset_config or own:
+    named = {**(typed or {}), **({PLACES[DATASET]: dataset_config} if dataset_config else {})}
+    take_typed(said, named)
+    check_places(said, named)
+    if chosen := said.text(DATASET):
         said.values |= beating(Path(chosen))
     settings = {
         **_model(said),
@@ -82,8 +94,8 @@ def translate(path: Path | None, dataset_config: str | None = None) -> Translati
     if ignored:
         notes.append(f"without effect here: {', '.join(ignored)}")
     if unsupported:
-        named = ", ".join(unsupported)
-        notes.append(f"warning: not supported, so that kohya's LoRA would be another: {named}")
+        keys = ", ".join(unsupported)
+        notes.append(f"warning: not supported, so that kohya's LoRA would be another: {keys}")
     return Translation({k: v for k, v in settings.items() if v is not None}, notes)
 
 

@@ -1,0 +1,73 @@
+"""Decoded pictures in RGB: in strips, so that no conversion needs much memory beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+BACKDROP = (255, 255, 255)  # what shows through transparent pictures
+STRIP = 2**20  # pixels
+Numbers = NDArray[np.float64]
+HALVED = (np.arange(2**16) / 257).round().astype(np.uint8)  # 16 bits as 8
+
+
+def in_rgb(picture: Image.Image) -> tuple[Image.Image, bool]:
+    """A picture of any mode in RGB, and whether transparency was filled up.
+
+    Numbers of 16 and 32 bits, from 0 to 255, and floats, from 0 to 1, are brought to 0 to 255.
+    """
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        return picture, False
+    in_8_bits = _in_8_bits(picture)
+    converted, see_through = Image.new("RGB", picture.size), False
+    for top, strip in strips(picture):
+        filled, clear = _filled(in_8_bits(strip))
+        converted.paste(filled, (0, top))
+        see_through = see_through or clear
+    return converted, see_through
+
+
+def strips(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The rows of a picture, some at a time, each with the number of its first row."""
+    width, height = picture.size
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        yield top, picture.crop((0, top, width, min(height, top + rows)))
+
+
+def _filled(strip: Image.Image) -> tuple[Image.Image, bool]:
+    """A strip in RGB, and whether anything showed through it."""
+    if not strip.has_transparency_data:
+        return strip.convert("RGB"), False
+    layer = strip.convert("RGBA")
+    clear = bool(np.asarray(layer.getchannel("A")).min() < 255)
+    filled = Image.new("RGBA", layer.size, BACKDROP)
+    filled.alpha_composite(layer)
+    return filled.convert("RGB"), clear
+
+
+def _in_8_bits(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """What brings a strip of the picture to 8 bits a channel."""
+    if not picture.mode.startswith(("I", "F")):
+        return lambda strip: strip
+    if picture.mode.startswith("I;16"):
+        return lambda strip: Image.fromarray(HALVED[np.asarray(strip, dtype=np.uint16)])
+    most = max(_numbers(strip).max() for _, strip in strips(picture))
+    factor = divisor = 1
+    if picture.mode == "I" and most > 255:
+        divisor = 257
+    elif picture.mode == "F" and most <= 1:
+        factor = 255
+
+    def scaled(strip: Image.Image) -> Image.Image:
+        values = _numbers(strip) * factor / divisor
+        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+
+    return scaled
+
+
+def _numbers(strip: Image.Image) -> Numbers:
+    return np.nan_to_num(np.asarray(strip, dtype=np.float64))
