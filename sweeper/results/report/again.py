@@ -11,7 +11,7 @@ from sweeper.recording.record import Record
 from train.arguments import as_typed
 from train.config import CONF, EMBEDDED
 from train.shell import in_shell
-from train.text_settings import MAPPING, PATH, TEXT, kinds
+from train.text_settings import FREE, TYPED, Kind, kinds
 
 # settings of a command that are a search's own, not a trial's
 NOT_A_TRIALS = ("study", "hydra", "search", "pruner", "pack", "policy")
@@ -47,7 +47,7 @@ def again_command(record: Record) -> Again:
         name = named[2]
         if name.split(".")[0] in NOT_A_TRIALS or name in OF_THE_MACHINE:
             continue
-        if _is_plain(name, value) and (named[1] != "~" or _kind(name) == MAPPING):
+        if _is_plain(name, value) and (named[1] != "~" or _kind(name) in FREE):
             typed[key] = f"{key}{sign}{value}"
         elif _kind(name) is not None or (CONF / name).is_dir():
             left_out[name] = None
@@ -66,18 +66,18 @@ def _is_plain(name: str, value: str) -> bool:
         return False
     if name == "scores.encoder":
         return value in ENCODERS
-    return kind in (TEXT, PATH) or "{" not in OF_A_SETTING.sub("", value)
+    return kind in TYPED or "{" not in OF_A_SETTING.sub("", value)
 
 
-def _kind(name: str) -> str | None:
+def _kind(name: str) -> Kind | None:
     """Of which kind a setting is, see `train.text_settings.kinds`; None: there is none."""
     known = _known()
     if name in known:
         return known[name][0]
-    group = name.partition(".")[0]
-    return MAPPING if known.get(group, ("",))[0] == MAPPING else None
+    kind, _ = known.get(name.partition(".")[0], (None, False))
+    return kind if kind in FREE else None
 
 
 @lru_cache
-def _known() -> dict[str, tuple[str, bool]]:
+def _known() -> dict[str, tuple[Kind, bool]]:
     return kinds(SweepConfig)
