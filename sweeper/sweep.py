@@ -37,8 +37,9 @@ from sweeper.running.job import (
 )
 from sweeper.running.outlasting import outlast
 from sweeper.running.parts import Parts, about_study, load_parts, shared_settings
+from sweeper.study.attributes import TOTAL
 from sweeper.study.claim import StudyTrial
-from sweeper.study.study import TOTAL, Study, begin_study, best_settings
+from sweeper.study.study import Study, begin_study, best_settings
 from sweeper.study_folder import study_folder
 from sweeper.worker import launch_workers
 from train.command import quiet, with_one_line_errors

@@ -161,7 +161,7 @@ def _logged(store: Store, run: Run, about: Noted) -> Record | None:
     """A trial's record among the artifacts of its run; None where it is not, or not whole."""
     text = artifact(store, store.client, run, SCORED)
     try:
-        record = read_record(parse_json(text, Tree, SCORED), Path("-")) if text else None
+        record = read_record(text, Path("-")) if text else None
     except ValueError:
         return None
     return record and _checked(record, about.study, about.trial or 0)

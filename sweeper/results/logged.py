@@ -10,7 +10,6 @@ from evaluate.store_address import DATABASE
 from sweeper.recording.noted import noted
 from sweeper.recording.record import Record, read_record, trial_folder
 from sweeper.recording.tracker import Tracker
-from train.gate import Tree, parse_json
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +42,8 @@ def _fetch(study: Path, tracker: Tracker) -> list[Record]:
         try:
             if (number := noted(found).trial) is None:
                 continue
-            saved = parse_json(text, Tree, "its scorecards.json")
             # the latest comes first: a trial whose folder was lost has been trained again
-            records.setdefault(number, read_record(saved, trial_folder(study, number)))
+            records.setdefault(number, read_record(text, trial_folder(study, number)))
         except ValueError as error:
             log.warning(f"run {found.info.run_id} is left out: its record is damaged ({error})")
     return [records[number] for number in sorted(records)]

@@ -32,9 +32,10 @@ from sweeper.running.pack import run_trials
 from sweeper.running.parts import Parts, about_study, load_parts, origin, shared_settings
 from sweeper.running.rules import memorised, no_learning, pruned, settled
 from sweeper.running.trial import Trial
+from sweeper.study.attributes import total_of
 from sweeper.study.claim import StudyTrial, claim
 from sweeper.study.storage import NO_PRUNER, answering, open_study
-from sweeper.study.study import TOTAL, begin_study
+from sweeper.study.study import begin_study
 from sweeper.study_folder import study_folder
 from train.arguments import as_typed
 from train.compose import without_hydra
@@ -81,7 +82,7 @@ def _trials(jobs: Iterable[Job]) -> Iterator[Trial]:
                 raise Outage(words) from error
             refuse(claimed, job.overrides, str(error))
             continue
-        yield _trial(job, claimed, claimed.params, parts, tracker, study.user_attrs[TOTAL])
+        yield _trial(job, claimed, claimed.params, parts, tracker, total_of(study))
 
 
 @lru_cache(maxsize=1)

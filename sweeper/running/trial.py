@@ -20,6 +20,7 @@ from sweeper.recording.record import (
     COMPLETE,
     FAILED,
     INTERRUPTED,
+    PACK,
     RUNNING,
     STOPPED,
     WORKER,
@@ -93,7 +94,7 @@ class Trial:
         """It starts, or continues, in a pack of so many places."""
         write_atomically(self.record.folder / AT_WORK, b"")
         self.record.state = RUNNING
-        self.record.tags |= {"pack": str(pack), WORKER: f"{socket.gethostname()}:{os.getpid()}"}
+        self.record.tags |= {PACK: str(pack), WORKER: f"{socket.gethostname()}:{os.getpid()}"}
         self.record.save()
         self.progress.began(self.record)
         self.tracker.mirror(self.record, self.config.policy)
