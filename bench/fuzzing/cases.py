@@ -11,6 +11,7 @@ from random import Random
 from bench.fuzzing import aims, binaries, folders, good, readers, trees
 from bench.fuzzing.readers import Reader, Target
 from bench.fuzzing.values import OUTSIDE
+from train.base_files import WEIGHTS
 
 STUDY = f"studies/{good.NAME}"
 FIRST = f"{STUDY}/trials/0000"
@@ -31,6 +32,7 @@ PICTURES = tuple(
     Target(name, "png" if name.endswith("png") else "picture") for name in good.PICTURE_NAMES
 )
 NOTES = ("studies/*/*.lock", "studies/*/trials/*/holder*", "studies/*/trials/[0-9]*")
+ENDINGS = tuple({Path(name).suffix for name in good.PICTURE_NAMES})
 READERS = {
     "lora": Reader(
         "lora", (Target("friend-000001.safetensors", "safetensors"),), readers.read_loras, 14
@@ -97,10 +99,10 @@ READERS = {
         (Target("a.txt", "text"), Target("b.txt", "text")),
         readers.read_pictures,
         5,
-        follows=True,
+        follows=ENDINGS,
         typed=False,
     ),
-    "pictures": Reader("pictures", PICTURES, readers.read_pictures, 8, follows=True),
+    "pictures": Reader("pictures", PICTURES, readers.read_pictures, 8, follows=ENDINGS),
     "sheet": Reader("sheet", (Target("sheets/000001.png", "png"),), readers.read_contact_sheet, 3),
     "base": Reader(
         "base",
@@ -208,7 +210,7 @@ def _content(target: Target, content: bytes, pick: float, random: Random) -> byt
         return CHANGES[target.kind](content, random, target.aims)
     # of a seed that is broken, or of what was changed before
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile):
-    return binaries.damaged(content, random)
+        return binaries.damaged(content, random)
 
 
 def _text(

@@ -91,7 +91,7 @@ class Reader:
         read: takes the case's folder; what it returns is searched for the secret.
         weight: its share of the cases.
         writes: patterns of files that it may write, below the case's folder.
-        follows: links to pictures are followed.
+        follows: endings of files in a named folder that may be links to anywhere.
         typed: the files are named on the command line, so that they may be links to anywhere.
     """
 
@@ -100,7 +100,7 @@ class Reader:
     read: Callable[[Path, World], object]
     weight: int
     writes: tuple[str, ...] = ()
-    follows: bool = False
+    follows: tuple[str, ...] = ()
     typed: bool = True
 
 

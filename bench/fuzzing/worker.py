@@ -61,7 +61,6 @@ CANARY_CODE = "import pathlib; pathlib.Path({place!r}).write_text('imported')\n\
 State = dict[str, tuple[int, ...]]
 
 
-PICTURE_ENDINGS = {Path(name).suffix for name in good.PICTURE_NAMES}
 _began = [0.0]  # processor time at the beginning of a case
 
 
@@ -304,11 +303,10 @@ class Worker:
 
 
 def _named(reader: readers.Reader, case: Path) -> frozenset[str]:
-    """The files that may be read wherever they are: typed ones, and pictures that are links."""
+    """The files that may be read wherever they are: typed ones, and links that are followed."""
     files = [case / target.file for target in reader.targets if reader.typed]
-    if reader.follows:
-        links = [case / name for name in os.listdir(case) if os.path.islink(case / name)]
-        files += [link for link in links if link.suffix in PICTURE_ENDINGS]
+    links = [case / name for name in os.listdir(case) if os.path.islink(case / name)]
+    files += [link for link in links if link.suffix in reader.follows]
     return frozenset(map(os.path.realpath, files))
 
 
