@@ -35,7 +35,11 @@ NOTES = ("studies/*/*.lock", "studies/*/trials/*/holder*", "studies/*/trials/[0-
 ENDINGS = tuple({Path(name).suffix for name in good.PICTURE_NAMES})
 READERS = {
     "lora": Reader(
-        "lora", (Target("friend-000001.safetensors", "safetensors"),), readers.read_loras, 14
+        "lora",
+        (Target("friend-000001.safetensors", "safetensors"),),
+        readers.read_loras,
+        14,
+        follows=(WEIGHTS,),
     ),
     "peft": Reader(
         "peft",
@@ -135,10 +139,13 @@ READERS = {
     ),
     "cache": Reader(
         "cache",
-        (Target(f"ab/{good.KEY}.safetensors", "safetensors"),),
+        (
+            Target(f"ab/{good.KEY}.safetensors", "safetensors"),
+            Target("readings-*.safetensors", "safetensors"),
+        ),
         readers.read_caches,
         3,
-        ("*.lock", "ab/*"),
+        ("*.lock", "ab/*", "readings-*"),
     ),
     "scorecards": Reader("ledger", (Target("scorecards.json", "json"),), readers.read_ledger, 3),
     "local.yaml": Reader(
@@ -180,7 +187,7 @@ def write_case(
     shutil.copytree(made / reader.good, folder)
     for _ in range(random.choice((1, 1, 1, 2))):
         target = random.choice(reader.targets)
-        file, pick = folder / target.file, random.random()
+        file, pick = found_in(folder, target), random.random()
         if not file.is_file() or file.is_symlink():
             continue
         alike = [seed for seed in seeds if seed.suffix == file.suffix]
@@ -195,6 +202,11 @@ def write_case(
         else:
             content = _content(target, file.read_bytes(), pick, random)
             file.write_bytes(folders.is_text_of(outside, content))
+
+
+def found_in(folder: Path, target: Target) -> Path:
+    """A file of a case, whose name may be a pattern."""
+    return next(folder.glob(target.file), folder / target.file)
 
 
 def _content(target: Target, content: bytes, pick: float, random: Random) -> bytes:

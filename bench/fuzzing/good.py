@@ -6,9 +6,10 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import torch
@@ -22,7 +23,9 @@ from evaluate.config import PolicyConfig
 from evaluate.probing.probes import Probe, ProbeSet
 from evaluate.probing.roles import CAPTION, CLASS, FRESH
 from evaluate.probing.values import load_values
+from evaluate.reading.cache import ReadingCache
 from evaluate.reading.encoder import EMBEDDED_FOLDER as ENCODER
+from evaluate.reading.readings import Readings
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.sheet import contact_sheet, data_sheet, save_sheet
 from sweeper.config import SweepConfig
@@ -123,7 +126,15 @@ def build(folder: Path, base: Base) -> None:
     save_tiny_base(folder / "base")
     tensors = {name: torch.rand(2, 4) for name in ("mean", "std")}
     (folder / "cache" / KEY[:2]).mkdir(parents=True)
-    save_file(tensors, folder / "cache" / KEY[:2] / f"{KEY}.safetensors", {"devices": "{}"})
+    save_file(tensors, folder / "cache" / KEY[:2] / f"{KEY}.safetensors")
+    readings(folder / "cache")
+
+
+def readings(folder: Path) -> Readings:
+    """What was read off two black pictures, from the cache in a folder or by no network at all."""
+    reader: Any = Mock(fingerprint="none")
+    reader.read.return_value = Readings(*(torch.zeros(2, 3) for _ in fields(Readings)))
+    return ReadingCache(reader, folder).read(torch.zeros(2, 3, 8, 8), Mock())
 
 
 def pictures(folder: Path, names: Sequence[str] = PICTURE_NAMES) -> None:
