@@ -17,6 +17,7 @@ from train.config import ConfigError, DataConfig, TrainConfig, UserError
 from train.data.loading import load_pictures
 from train.data.picture import DataError
 from train.data.reading import EMBEDDED_FOLDER
+from train.kohya.__main__ import main
 from train.kohya.command_line import expand
 from train.text_settings import kinds
 
@@ -247,8 +248,6 @@ def test_many_subsets_of_the_same_pictures_are_refused_or_looked_at_once(tmp_pat
 def test_the_printed_overrides_end_with_the_line_where_a_place_was_not_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from train.kohya.__main__ import main
-
     file = write(tmp_path / "theirs", 'train_data_dir = "/etc"\noptimizer_type = "a.B"')
     monkeypatch.setattr(sys, "argv", ["kohya", str(file)])
     with pytest.raises(SystemExit, match="--allow-path=/etc"):
