@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -34,7 +35,7 @@ def drawn(folder: Path) -> Path:
     return folder
 
 
-def load(folder: Path, **settings: object) -> Pictures:
+def load(folder: Path, **settings: Any) -> Pictures:
     return load_pictures(DataConfig(path=str(folder), trigger="sks dog", **settings))
 
 
