@@ -8,7 +8,7 @@ from evaluate.intervals import wilson
 from train.checks import check_base, check_data
 from train.config import MOST_STEPS, BaseConfig, ConfigError, DataConfig, suggestion
 from train.ranges import NAMES, RANGE, SEED, Range, limited, ranged
-from train.text_settings import path_field
+from train.text_settings import choice_field, model_field, path_field
 from train.trigger_check import check_trigger
 
 # what a limit of the policy can be set on, and what its rules can look at
@@ -59,9 +59,9 @@ class ProbesConfig:
 class ScoresConfig:
     """How they are scored."""
 
-    encoder: str = path_field("puppets")
-    pose: str = "puppets"
-    pose_model: str | None = path_field(None)
+    encoder: str = model_field("puppets")
+    pose: str = choice_field("puppets")
+    pose_model: str | None = model_field(None)
     baseline: int = ranged(4, 1, 100)
     resamples: int = ranged(500, 2, 10_000)
     confidence: float = ranged(0.9, 0.01, 0.9999)
@@ -72,7 +72,7 @@ class ScoresConfig:
 class PolicyConfig:
     """How one checkpoint is selected from many."""
 
-    rule: str = "overfit_aware"
+    rule: str = choice_field("overfit_aware")
     limits: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
     floors: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
     standard_errors: float = ranged(1.0, 0, 100)

@@ -6,7 +6,6 @@ from matplotlib.axes import Axes
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
-from train.encoding import storable
 
 PICK = "#d9480f"
 MOST_TICKS = 12
@@ -70,7 +69,7 @@ def draw_curves(
         color=PICK,
         weight="bold",
     )
-    axes.set_title(storable(title), loc="left", parse_math=False)  # a path may have a $ in it
+    axes.set_title(title, loc="left")
     axes.set_xlabel(pick.unit)
     if len(epochs) <= MOST_TICKS:
         axes.set_xticks(epochs)

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from evaluate.choice.diagnosis import Finding, describe, diagnose
 from evaluate.choice.merit import fidelity
 from evaluate.choice.policy import Selection, check_scores, select
 from evaluate.config import EvaluateConfig
+from evaluate.console import PlainTable, plain, table_console
 from evaluate.curves import draw_curves
+from evaluate.drawing import save_png
 from evaluate.examination import loadable, readable, remarks
 from evaluate.files import find
 from evaluate.ledger import Ledger, key_of
@@ -33,8 +34,10 @@ from train.base import load_base
 from train.construction import check_device
 from train.data.buckets import framing_of
 from train.data.loading import load_pictures
+from train.encoding import LINES, storable
 from train.flattening import flatten
-from train.weights_file import CheckpointError
+from train.terminal import print_lines
+from train.weights_file import CheckpointError, write_atomically
 
 log = logging.getLogger(__name__)
 WIDE = 230  # columns of a table with intervals
@@ -47,7 +50,8 @@ def main(config: EvaluateConfig) -> None:
     metadata = readable(find(config.checkpoints)) if config.checkpoints else {}
     unit, files = order(metadata) if metadata else ("epoch", {})
     pictures = load_pictures(config.data)
-    log.info(pictures.report())
+    for line in pictures.report().split("\n"):
+        log.info(line)
     output = Path(config.output)
     base = load_base(config.base)
     if files:
@@ -60,9 +64,8 @@ def main(config: EvaluateConfig) -> None:
         Path(config.root) / "cache",
     )  # fmt: skip
     check_scores(config.policy, scorer.names)
-    output.mkdir(parents=True, exist_ok=True)
     probes = output / "probes.yaml"
-    probes.write_text(scorer.probe_set.to_yaml(), encoding="utf-8")
+    write_atomically(probes, storable(scorer.probe_set.to_yaml()).encode())
     log.info(f"the probes are in {probes}; edit them and give them back with probes.set={probes}")
     if not files:
         return
@@ -75,7 +78,7 @@ def main(config: EvaluateConfig) -> None:
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     title = str(config.checkpoints)
     draw_curves(figure.subplots(), cards, selection.scorecard, config.policy, title)
-    figure.savefig(output / "curves.png")
+    save_png(figure, output / "curves.png")
     _log(config, cards, selection, findings, about, base.device)
     _say(cards, selection, findings)
 
@@ -142,33 +145,35 @@ def _log(
 
 
 def _say(cards: list[Scorecard], selection: Selection, findings: list[Finding]) -> None:
-    console = Console(width=None if Console().is_terminal else WIDE)
+    console = table_console(WIDE)
     console.print(table(cards, selection.scorecard, intervals=console.width >= WIDE))
     for card in (card for card in cards if card.failure):
-        console.print(f"{card.checkpoint.name} cannot be used: {card.failure}", highlight=False)
-    for note in selection.scorecard.notes:
-        console.print(f"note: {note}")
-    for finding in findings:
-        console.print(f"diagnosis: {finding}", highlight=False)
-    console.print(f"keep {selection.scorecard.checkpoint}", highlight=False, soft_wrap=True)
-    console.print(" ".join(selection.reasons), highlight=False)
+        print_lines(f"{card.checkpoint.name} cannot be used: {card.failure}")
+    print_lines(
+        *(f"note: {note}" for note in selection.scorecard.notes),
+        *(f"diagnosis: {finding}" for finding in findings),
+        f"keep {selection.scorecard.checkpoint}",
+        " ".join(selection.reasons),
+    )
 
 
-def table(cards: list[Scorecard], kept: Scorecard, intervals: bool) -> Table:
+def table(cards: list[Scorecard], kept: Scorecard, intervals: bool) -> PlainTable:
     """The scorecards in order, the kept one marked; intervals where there is room for them."""
     names = list(dict.fromkeys(name for card in cards for name in card.scores))
-    shown = Table("", kept.unit, "fidelity", *(name.replace("_", " ") for name in names))
+    shown = PlainTable()
+    for heading in ("", kept.unit, "fidelity", *(name.replace("_", " ") for name in names)):
+        shown.heading(heading)
     for card in cards:
         cells = [_cell(card.scores.get(name), intervals) for name in names]
         mark = "keep" if card is kept else ""
         told = fidelity(card)
         overall = "failed" if card.failure else "-" if told is None else f"{told:.2f}"
-        shown.add_row(mark, str(card.epoch), overall, *cells)
+        shown.row(mark, str(card.epoch), overall, *cells)
     return shown
 
 
-def _cell(estimate: Estimate | None, interval: bool) -> str:
+def _cell(estimate: Estimate | None, interval: bool) -> Text:
     if estimate is None:
-        return "-"
+        return plain("-")
     bounds = f"\n{estimate.low:.2f} to {estimate.high:.2f}" if interval else ""
-    return f"{estimate.value:.2f}{bounds}"
+    return plain(f"{estimate.value:.2f}{bounds}", kept=LINES)

@@ -15,6 +15,7 @@ from typing import TypeVar
 from train.base import Base
 from train.checkpoint import read_checkpoint
 from train.config import DataConfig
+from train.encoding import shortened
 from train.families import EPSILON, FAMILIES, VELOCITY
 from train.weights_file import CheckpointError, read_metadata
 
@@ -23,6 +24,7 @@ Metadata = Mapping[str, str]
 ALIKE = 1.1  # resolutions whose sides differ by no more than this factor
 FINEST = 8  # pixels of which a side is a multiple
 OURS = "another one"
+PLAIN = r"[\w ,.:+-]+"  # a value that a shell takes as it is, between quotation marks
 
 
 Result = TypeVar("Result")
@@ -95,10 +97,10 @@ def remarks(metadata: Iterable[Metadata], base: Base, data: DataConfig) -> list[
     for trait in _traits(base, data):
         for value, count in Counter(trait.said(about) for about in files).items():
             if value and value != trait.drawn:
-                remedy = trait.remedy.format(value)
+                remedy = trait.remedy.format(value) if re.fullmatch(PLAIN, value) else ""
                 lines.append(
                     f"{count} of {len(files)} files say that they were trained with {trait.words} "
-                    f"{value}; they are drawn with {trait.drawn}"
+                    f"{shortened(value)}; they are drawn with {trait.drawn}"
                     + (f" ({remedy} draws them as they were trained)" if remedy else "")
                 )
     return lines

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from evaluate.probing.roles import FRESH
-from evaluate.sheet import ALARM, COPY, GREY, INK, PAPER, Cell, read_sheet, scaled, shortened
+from evaluate.sheet import ALARM, COPY, GREY, INK, PAPER, Cell, cells_of, scaled, shortened
 
 SIDE, BESIDE, GAP, LEFT, TOP = 112, 64, 6, 72, 64
 ACROSS = 10  # probes
@@ -20,11 +20,12 @@ def epoch_grid(sheets: Mapping[int, Path], kept: int | None, unit: str = "epoch"
     A copy has a red frame and its training picture beside it.
 
     Args:
-        sheets: epoch -> its contact sheet; 0: the bare base's.
+        sheets: epoch -> its contact sheet; 0: the bare base's. One that is gone or damaged is left
+            out.
         kept: the epoch that is marked.
     """
-    rows = {epoch: read_sheet(file) for epoch, file in sheets.items()}
-    first = next(iter(rows.values()))
+    rows = {epoch: cells for epoch, file in sheets.items() if (cells := cells_of(file))}
+    first = next(iter(rows.values()), {})
     names = [name for name in first if name.startswith(f"{FRESH} ")]
     copied = {n for n in names if any(row[n].alarming for row in rows.values() if n in row)}
     others = [name for name in names if name not in copied]
@@ -36,7 +37,7 @@ def epoch_grid(sheets: Mapping[int, Path], kept: int | None, unit: str = "epoch"
     page = Image.new("RGB", (LEFT + sum(widths) + GAP, height), PAPER)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
     for y, epoch in enumerate(rows):
-        text = f"{unit} {epoch}" if epoch else "bare base"
+        text = shortened(f"{unit} {epoch}", 16, 1) if epoch else "bare base"
         text += "\nkept" if epoch == kept else ""
         colour = INK if epoch == kept else GREY
         draw.multiline_text((GAP, TOP + y * (SIDE + GAP) + SIDE // 2 - 8), text, colour, font)

@@ -6,14 +6,24 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from evaluate.scorecard import Scorecard
+from train.gate import GateError, Tree, read_json
 from train.peft_config import read_settings
 from train.weights_file import read_metadata, weights_hash, write_atomically
 
 log = logging.getLogger(__name__)
 FILE = "scorecards.json"
+LARGEST = 100_000_000  # bytes, some thousand scorecards
+
+
+class Saved(msgspec.Struct):
+    """What lies in the file; each scorecard is looked at where it is asked for."""
+
+    about: dict[str, str]
+    cards: dict[str, Tree]
 
 
 class Ledger:
@@ -26,29 +36,26 @@ class Ledger:
 
     def __init__(self, folder: Path, about: dict[str, str]) -> None:
         self.file, self.about = folder / FILE, about
-        self.cards: dict[str, dict[str, Any]] = {}  # sha256 of the weights -> scorecard
-        if self.file.is_file():
-            saved = self._read()
-            if saved.get("about") == about:
-                self.cards = saved["cards"]
-
-    def _read(self) -> dict[str, Any]:
+        self.cards: dict[str, Tree] = {}  # sha256 of the weights -> scorecard
         try:
-            saved = json.loads(self.file.read_text(encoding="utf-8"))
-            if isinstance(saved["cards"], dict):
-                return dict(saved)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            pass
-        log.warning(f"{self.file} is damaged; all is scored again")
-        return {}
+            saved = read_json(self.file, Saved, LARGEST)
+        except FileNotFoundError:
+            return
+        except GateError as error:
+            log.warning(f"{error}; all is scored again")
+            return
+        if saved.about == about:
+            self.cards = saved.cards
 
     def find(self, file: Path) -> Scorecard | None:
         """The scorecard of a file of these weights and strength, whatever it is called now."""
         saved = self.cards.get(key_of(file))
         try:
             return Scorecard.from_dict({**saved, "checkpoint": str(file)}) if saved else None
-        except (TypeError, ValueError, KeyError, AttributeError):
-            log.warning(f"{self.file}: the scores of {file.name} are damaged; it is scored again")
+        except GateError as error:
+            log.warning(
+                f"{self.file}: the scores of {file.name} are damaged ({error}); it is scored again"
+            )
             return None
 
     def add(self, card: Scorecard) -> None:

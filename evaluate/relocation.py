@@ -49,10 +49,13 @@ def _replace(store: sqlite3.Connection, table: str, column: str, before: str, no
 
 def _was_moved(place: str, database: str) -> bool:
     """Whether the path belongs to an embedded store that no longer exists at that place."""
-    url = urlsplit(place)
-    folder = Path(url2pathname(url.path))
-    return (
-        url.scheme == "file"
-        and folder.name == "artifacts"
-        and not (folder.parent / database).exists()
-    )
+    try:
+        url = urlsplit(place)
+        folder = Path(url2pathname(url.path))
+        return (
+            url.scheme == "file"
+            and folder.name == "artifacts"
+            and not (folder.parent / database).exists()
+        )
+    except (OSError, ValueError):  # no address, or none that a file can have
+        return False

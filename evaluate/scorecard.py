@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
+
+from evaluate.config import LOSSES
+from train.config import MOST_STEPS
+from train.gate import convert
+
+FIDELITIES = ("prompt_fidelity", "subject_fidelity")
+Name = Annotated[str, Meta(max_length=500)]
+Text = Annotated[str, Meta(max_length=100_000)]
+LARGEST = 1e30  # of a score; beyond it, as with NaN, there is nothing to tell
+LOSSES_FROM = -100.0  # no loss is below 0; exp(-loss) is a number down to here
 
 
 class Estimate(NamedTuple):
@@ -18,6 +29,34 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+class SavedCard(msgspec.Struct):
+    """A scorecard as it lies in a file, of this version or an older one; see `Scorecard`."""
+
+    class Bounds(msgspec.Struct):
+        """An `Estimate`."""
+
+        value: float
+        low: float
+        high: float
+
+    checkpoint: Text
+    epoch: Annotated[int, Meta(ge=0, le=MOST_STEPS)]
+    scores: dict[Name, Bounds]
+    by_probe: dict[Name, Annotated[list[float], Meta(max_length=10_000)]]
+    notes: Annotated[list[Text], Meta(max_length=1000)]
+    confidence: Annotated[float, Meta(ge=0, le=1)]
+    unit: Literal["epoch", "step"]
+    copies: dict[Name, int] = {}
+    failure: Text | None = None  # the older did not say; see NOT_SCORED
+
+    def __post_init__(self) -> None:
+        if not all(probe.isascii() and probe.isdecimal() for probe in self.copies):
+            raise ValueError("its copies are not of numbered probes")
+        told = [self.by_probe[name] for name in FIDELITIES if name in self.by_probe]
+        if len({len(values) for values in told}) > 1:
+            raise ValueError(f"its {' and '.join(FIDELITIES)} are of different probes")
 
 
 # of records from before a scorecard said so itself: only NaN pictures had no prompt_fidelity
@@ -68,30 +107,49 @@ class Scorecard:
             "by_probe": self.by_probe,
             "notes": list(self.notes),
             "confidence": self.confidence,
-            "copies": self.copies,
+            "copies": {str(probe): picture for probe, picture in self.copies.items()},
             "unit": self.unit,
             "failure": self.failure,
         }
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Scorecard:
-        """The scorecard that `to_dict` wrote, this version's or an older one's, without images."""
-        estimates = {name: Estimate(**bounds) for name, bounds in saved["scores"].items()}
-        scores = {name: e for name, e in estimates.items() if all(map(isfinite, e))}
-        failure = str(saved.get("failure", "" if "prompt_fidelity" in scores else NOT_SCORED))
+    def from_dict(cls, saved: Mapping[str, Any]) -> Scorecard:
+        """The scorecard that `to_dict` wrote, this version's or an older one's, without images.
+
+        Raises:
+            GateError: it is none; it says where.
+        """
+        return cls.of(convert(saved, SavedCard, "scorecard"))
+
+    @classmethod
+    def of(cls, saved: SavedCard) -> Scorecard:
+        """The scorecard in a file. A score that is no number is one that could not be told."""
+        estimates = {n: Estimate(s.value, s.low, s.high) for n, s in saved.scores.items()}
+        scores = {n: estimate for n, estimate in estimates.items() if _is_told(n, estimate)}
+        failure = saved.failure
+        if failure is None:
+            failure = "" if "prompt_fidelity" in scores else NOT_SCORED
         if failure:
             scores = {}
         return cls(
-            checkpoint=Path(saved["checkpoint"]),
-            epoch=int(saved["epoch"]),
+            checkpoint=Path(saved.checkpoint),
+            epoch=saved.epoch,
             scores=scores,
-            by_probe={name: list(v) for name, v in saved["by_probe"].items() if name in scores},
-            notes=list(saved["notes"]),
-            confidence=float(saved["confidence"]),
-            copies={int(probe): int(n) for probe, n in saved.get("copies", {}).items()},
-            unit=str(saved["unit"]),
+            by_probe={n: v for n, v in saved.by_probe.items() if n in scores and _are_told(v)},
+            notes=saved.notes,
+            confidence=saved.confidence,
+            copies={int(probe): picture for probe, picture in saved.copies.items()},
+            unit=saved.unit,
             failure=failure,
         )
+
+
+def _is_told(name: str, estimate: Estimate) -> bool:
+    return _are_told(estimate) and not (name in LOSSES and estimate.value < LOSSES_FROM)
+
+
+def _are_told(values: Iterable[float]) -> bool:
+    return all(-LARGEST <= value <= LARGEST for value in values)
 
 
 def usable(cards: Iterable[Scorecard]) -> list[Scorecard]:

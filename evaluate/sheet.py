@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
+from msgspec import Meta
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from evaluate.probing.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
+from train.config import cause
+from train.encoding import LINES, printable
+from train.encoding import shortened as shortened_path
+from train.gate import GateError, parse_json, read_bytes
 from train.weights_file import write_atomically
 
 if TYPE_CHECKING:
@@ -26,13 +31,28 @@ if TYPE_CHECKING:
 CELL, GAP, COLUMNS, HEADING, LINE = 160, 8, 6, 28, 14
 PAPER, INK, GREY, ALARM = (250, 250, 250), (20, 20, 20), (110, 110, 110), (201, 42, 42)
 CELLS = "cells"  # what a sheet's file says of where its pictures are
+DATA_SHEET = "data.png"  # in a study's folder
+TRAINING = "training"  # the role of a training picture on a data sheet
+MOST_PIXELS = 170_000_000  # of a sheet; Pillow refuses a few more
 COPY = "copy"  # the role of a training picture that stands beside its copy
+LARGEST = 300_000_000  # bytes of a sheet's file
 MOST, WIDTH = 120, 26  # pictures on a data sheet; letters in a line below one
+LONGEST = 2000  # letters of what is said of a picture; a caption may be a book
 TITLES = {
     FRESH: "asked for something new, and made",
     CLASS: "the class alone, without the trigger word",
     CAPTION: "training captions",
 }
+
+
+class Place(NamedTuple):
+    """Where a named picture is on a sheet, as its file says: its upper left corner, in pixels."""
+
+    name: Annotated[str, Meta(max_length=100)]
+    words: Annotated[str, Meta(max_length=20_000)]
+    alarming: bool
+    x: Annotated[int, Meta(ge=0, le=MOST_PIXELS)]
+    y: Annotated[int, Meta(ge=0, le=MOST_PIXELS)]
 
 
 class Cell(NamedTuple):
@@ -106,9 +126,13 @@ def data_sheet(
         shown = [pictures[i] for i in range(0, len(pictures), -(-len(pictures) // MOST) or 1)]
         some = f"{len(shown)} of " if len(shown) < len(pictures) else ""
         if shown:
-            cells = [Cell(picture_of(pixels), caption) for pixels, caption in shown]
-            lines = max(len(textwrap.wrap(cell.words, WIDTH)) for cell in cells)
-            sections.append(Section(f"{some}{len(pictures)} {title}", cells, min(5, lines)))
+            role = TRAINING if pictures is training else ""
+            cells = [
+                Cell(picture_of(pixels), caption, role and f"{role} {number}")
+                for number, (pixels, caption) in enumerate(shown)
+            ]
+            lines = max(len(shortened(cell.words, WIDTH, 5).splitlines()) for cell in cells)
+            sections.append(Section(f"{some}{len(pictures)} {title}", cells, lines))
     return _page(sections)
 
 
@@ -122,14 +146,52 @@ def save_sheet(sheet: Image.Image, file: Path) -> None:
 
 
 def read_sheet(file: Path) -> dict[str, Cell]:
-    """The named pictures of a sheet that `save_sheet` wrote, by name, as large as there."""
-    with Image.open(file) as sheet:
-        known = json.loads(sheet.info.get(CELLS, "[]"))
-        page = sheet.convert("RGB")
-    return {
-        name: Cell(page.crop((x, y, x + CELL, y + CELL)), words, name, alarming)
-        for name, words, alarming, x, y in known
-    }
+    """The named pictures of a sheet that `save_sheet` wrote, by name, as large as there.
+
+    Raises:
+        GateError: it is no such sheet, or a picture is outside of it.
+        OSError: it is not there, or may not be read.
+    """
+    page = read_png(file)
+    places = parse_json(str(page.info.get(CELLS, "[]")), list[Place], shortened_path(file))
+    if len(places) * CELL**2 > page.width * page.height:
+        raise GateError(f"{shortened_path(file)}: names more pictures than it has room for")
+    cells = {}
+    for place in places:
+        right, bottom = place.x + CELL, place.y + CELL
+        if right > page.width or bottom > page.height:
+            raise GateError(f"{shortened_path(file)}: {place.name!r} is outside of it")
+        cut = page.crop((place.x, place.y, right, bottom))
+        cells[place.name] = Cell(cut, place.words, place.name, place.alarming)
+    return cells
+
+
+def cells_of(file: Path) -> dict[str, Cell]:
+    """The named pictures of a sheet, see `read_sheet`; none where it is gone or damaged."""
+    try:
+        return read_sheet(file)
+    except (GateError, OSError):
+        return {}
+
+
+def read_png(file: Path) -> Image.Image:
+    """A PNG of this program, in RGB.
+
+    Raises:
+        GateError: it is none, or too large.
+        OSError: it is not there, or may not be read.
+    """
+    content, name = BytesIO(read_bytes(file, LARGEST)), shortened_path(file)
+    try:
+        with Image.open(content, formats=["PNG"]) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise GateError(f"{name}: has over {MOST_PIXELS / 1e6:g} megapixels")
+            picture.load()
+            return picture if picture.mode == "RGB" else picture.convert("RGB")
+    except GateError:
+        raise
+    except Exception as error:  # Pillow has many for a damaged file
+        raise GateError(f"{name}: is no PNG that can be read: {cause(error)}") from None
 
 
 def picture_of(pixels: Tensor) -> Image.Image:
@@ -151,7 +213,7 @@ def _page(sections: list[Section]) -> Image.Image:
 
 def _draw(page: Image.Image, section: Section, top: int) -> list[tuple[str, str, bool, int, int]]:
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
-    draw.text((GAP, top + 8), section.title, INK, font)
+    draw.text((GAP, top + 8), shortened(section.title, 4 * WIDTH, 1), INK, font)
     known = []
     for i, cell in enumerate(section.cells):
         x = GAP + i % COLUMNS * (CELL + GAP)
@@ -160,9 +222,9 @@ def _draw(page: Image.Image, section: Section, top: int) -> list[tuple[str, str,
         if cell.alarming:
             draw.rectangle((x - 3, y - 3, x + CELL + 2, y + CELL + 2), outline=ALARM, width=3)
         if section.lines:
-            page.paste(_words(cell.words, section.lines), (x, y + CELL + 2))
+            page.paste(_words(cell.words[:LONGEST], section.lines), (x, y + CELL + 2))
         if cell.name:
-            known.append((cell.name, cell.words, cell.alarming, x, y))
+            known.append((cell.name, cell.words[:LONGEST], cell.alarming, x, y))
     return known
 
 
@@ -176,8 +238,9 @@ def _words(words: str, lines: int) -> Image.Image:
 
 
 def shortened(words: str, width: int, lines: int) -> str:
-    """Words in at most so many lines of so many letters."""
-    return "\n".join(textwrap.wrap(words, width, max_lines=lines, placeholder=" ..."))
+    """Words in at most so many lines of so many letters; those of any caption can be drawn."""
+    spaced = printable(words[:LONGEST], LINES)
+    return "\n".join(textwrap.wrap(spaced, width, max_lines=lines, placeholder=" ..."))
 
 
 def scaled(picture: Image.Image, side: int) -> Image.Image:

@@ -3,17 +3,21 @@ import."""
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import msgspec
+
+from train.gate import GateError, check_regular, read_json
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 DATABASE = "mlflow.db"  # of the embedded store
 SQLITE = "sqlite:///"
 RUN_FILE = "mlflow.json"  # in a folder: the run that its content is logged to
+RUN_ID = r"^([0-9a-f]{32})?\Z"  # as MLflow makes them; anything else is no run
 
 
 def embedded(root: Path) -> str:
@@ -43,39 +47,64 @@ class Address:
         """What a run remembers of where it is logged; the embedded store may be moved."""
         return DATABASE if self.embedded else self.uri
 
-    def is_at(self, place: object) -> bool:
+    def is_at(self, place: str) -> bool:
         """Whether what a run remembers means this store."""
         if place in (self.place, self.uri):
             return True
         # what an earlier version remembered of an embedded store that was moved since
-        file = str(place).removeprefix(SQLITE)
-        return self.embedded and Path(file).name == DATABASE and not Path(file).exists()
+        file = place.removeprefix(SQLITE)
+        return self.embedded and Path(file).name == DATABASE and not os.path.exists(file)
 
     def lacks(self, run_id: str) -> bool:
         """Whether the store surely has no such run: it is a file that is gone or damaged, or that
         was made anew. What a server has is not asked."""
         if not self.uri.startswith(SQLITE):
             return False
-        place = Path(self.uri.removeprefix(SQLITE)).resolve().as_uri()
+        file = Path(self.uri.removeprefix(SQLITE)).resolve()
+        place = file.as_uri()
         try:
+            check_regular(file)
             with closing(sqlite3.connect(f"{place}?mode=ro", uri=True)) as database:
                 query = "SELECT 1 FROM runs WHERE run_uuid = ?"
                 return database.execute(query, (run_id,)).fetchone() is None
+        except (OSError, GateError):
+            return True
         except sqlite3.Error as error:
             return "locked" not in str(error)
 
 
-def remembered(address: Address, file: Path) -> dict[str, Any]:
+class Memory(msgspec.Struct, omit_defaults=True):
+    """What a run remembers in its file.
+
+    Attributes:
+        uri: where it is logged, see `Address.place`.
+        run_id: MLflow's; empty: it has none yet.
+        done: what was logged to it once and for all.
+        about: what is logged hangs on it.
+        tags: those that it has.
+        epochs: those that it has, with when they were scored, in milliseconds since 1970.
+        versions: folder of a checkpoint -> the version of the registered model.
+    """
+
+    uri: str
+    run_id: Annotated[str, msgspec.Meta(pattern=RUN_ID)]
+    done: list[str]
+    about: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    epochs: dict[str, int] = {}
+    versions: dict[str, str] = {}
+
+
+def remembered(address: Address, file: Path) -> Memory:
     """What a run remembers in its file; where that is damaged, nothing: the run is logged anew."""
-    fresh = {"uri": address.place, "run_id": "", "done": []}
-    with suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
-        saved = json.loads(file.read_bytes())
-        if address.is_at(saved.get("uri")) and fresh.keys() <= saved.keys():
-            return dict(saved)
-    return fresh
+    with suppress(FileNotFoundError, GateError):
+        saved = read_json(file, Memory)
+        if address.is_at(saved.uri):
+            return saved
+    return Memory(address.place, "", [])
 
 
 def run_id_in(address: Address, folder: Path) -> str:
     """The id of the run that a folder is logged to; empty where it has none (any more)."""
-    run_id = str(remembered(address, folder / RUN_FILE)["run_id"])
+    run_id = remembered(address, folder / RUN_FILE).run_id
     return "" if address.lacks(run_id) else run_id

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import mlflow
+import msgspec
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 from PIL import Image
@@ -23,10 +26,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from evaluate.choice.merit import fidelity
 from evaluate.relocation import relocate
 from evaluate.scorecard import Scorecard
-from evaluate.store_address import DATABASE, Address, remembered
+from evaluate.sheet import read_png
+from evaluate.store_address import DATABASE, VARIABLE, Address, Memory, remembered
 from evaluate.tracking_uri import check_tracking, refusal
 from train.config import ConfigError, cause
 from train.encoding import storable
+from train.gate import read_text
 from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
@@ -39,6 +44,8 @@ LONGEST = {"params": 6000, "tags": 5000}  # characters; MLflow would cut longer 
 METRICS, PARAMS = 1000, 100  # in one batch
 # MLflow's page has two halves, one of them for chat programs
 KIND = {"mlflow.experimentKind": "custom_model_development"}
+ARTIFACTS = "artifacts"  # the embedded store's folder of them
+STUDY = "study"  # the tag that says which study a run is of
 NOTE = "mlflow.note.content"  # a tag that the page shows as the description, in Markdown
 
 
@@ -81,6 +88,50 @@ class Store(Address):
             self._client = client
         return self._client
 
+    def existing(self) -> MlflowClient:
+        """A client that makes, locks and moves nothing.
+
+        Raises:
+            ConfigError: there is no such store; see `check_tracking`.
+        """
+        self.check_existing()
+        check_tracking(self.root)
+        return MlflowClient(self.uri)
+
+    def check_existing(self) -> None:
+        """Raises ConfigError where the embedded store is not there."""
+        if self.embedded and not (self.root / DATABASE).is_file():
+            raise ConfigError(
+                f"root: there is no {DATABASE} in {self.root}; root= says where it is, and "
+                f"{VARIABLE} which server to ask"
+            )
+
+    def add_file(self, run_id: str, study: str, file: Path) -> None:
+        """Logs a file to the run of a study, if it is one, and changes nothing else.
+
+        Raises:
+            ConfigError: it is not; or see `existing`.
+        """
+        client = self.existing()
+        run = client.get_run(run_id)
+        if run.data.tags.get(STUDY) != study:
+            raise ConfigError(f"{file.name} is not logged, as run {run_id} is of another study")
+        if not self.has_files_of(run):
+            raise ConfigError(
+                f"{file.name} is not logged, as the files of run {run_id} are not in "
+                f"{self.root / ARTIFACTS}; where the store was moved, the next sweep notes it"
+            )
+        client.log_artifact(run_id, str(file))
+
+    def has_files_of(self, run: MlflowRun) -> bool:
+        """Whether a run's artifacts are where this store keeps them: the embedded one below its own
+        folder; a server knows by itself."""
+        if not self.embedded:
+            return True
+        place = urlsplit(str(run.info.artifact_uri))
+        folder = Path(url2pathname(place.path)).resolve()
+        return place.scheme == "file" and folder.is_relative_to(self.root / ARTIFACTS)
+
     def _create(self) -> None:
         """Makes the embedded store in one piece: MLflow cannot use one that is half made."""
         log.info("creating MLflow's store (once, about 10 s)")
@@ -92,7 +143,7 @@ class Store(Address):
     @property
     def artifacts(self) -> str:
         """Where the embedded store keeps them."""
-        return (self.root / "artifacts").as_uri()
+        return (self.root / ARTIFACTS).as_uri()
 
     @property
     def experiment(self) -> str:
@@ -119,34 +170,41 @@ class Store(Address):
 
 
 class Run:
-    """An MLflow run whose id, and what is logged to it, are remembered in a file."""
+    """An MLflow run whose id, and what is logged to it, are remembered in a file.
 
-    def __init__(self, store: Store, file: Path, name: str) -> None:
+    Args:
+        study: that the run is of; one of another study is not this one, whatever the file says.
+    """
+
+    def __init__(self, store: Store, file: Path, name: str, study: str | None = None) -> None:
         self.store, self.file, self.name = store, file, name
+        self.about_study = {} if study is None else {STUDY: study}
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> Memory:
         return remembered(self.store, self.file)
 
     def remember(self, **news: Any) -> None:
-        write_atomically(self.file, json.dumps({**self._state(), **news}, indent=1).encode())
+        """Notes what is logged now, by the names of `Memory`'s fields."""
+        saved = msgspec.json.encode(msgspec.structs.replace(self._state(), **news))
+        write_atomically(self.file, msgspec.json.format(saved, indent=1))
 
     @property
     def id_now(self) -> str:
         """The run's id, empty where it has none yet."""
-        return str(self._state()["run_id"])
+        return self._state().run_id
 
     @property
     def id(self) -> str:
         """The run's id; the run is made where it was not."""
         if not self.id_now:
-            client = self.store.client
-            run = client.create_run(self.store.experiment, run_name=self.name)
+            client, place = self.store.client, self.store.experiment
+            run = client.create_run(place, run_name=self.name, tags=self.about_study)
             self.remember(run_id=run.info.run_id, done=[])
         return self.id_now
 
     def recall(self, name: str) -> dict[str, Any]:
         """What was remembered under a name; empty where nothing was."""
-        return dict(self._state().get(name, {}))
+        return dict(getattr(self._state(), name))
 
     def renew(self, about: dict[str, str]) -> None:
         """Another run begins where this one is of something else.
@@ -175,16 +233,18 @@ class Run:
         """The run is at work, for the first time or again."""
         if self.store.client.get_run(self.id).info.status != "RUNNING":
             self.store.client.update_run(self.id, status="RUNNING")
-            self.remember(done=[d for d in self._state()["done"] if not d.startswith("end ")])
+            self.remember(done=[d for d in self._state().done if not d.startswith("end ")])
 
     def _forget_lost(self) -> None:
-        """Where the store was emptied, or is another one, the run is begun anew."""
+        """Where the store was emptied, or is another one, the run is begun anew; so it is where the
+        file names a run of another study."""
         if self.id_now and not self._exists():
             self.file.unlink()
 
     def _exists(self) -> bool:
         try:
-            return bool(self.store.client.get_run(self.id_now))
+            tags = self.store.client.get_run(self.id_now).data.tags
+            return self.about_study.items() <= tags.items()
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
@@ -192,10 +252,9 @@ class Run:
 
     def once(self, what: str, action: Callable[[], object]) -> None:
         """Does something to this run unless it was done before."""
-        done = self._state()["done"]
-        if what not in done:
+        if what not in self._state().done:
             action()
-            self.remember(done=[*self._state()["done"], what])
+            self.remember(done=[*self._state().done, what])
 
     def log_params(self, params: dict[str, Any]) -> None:
         entries = [
@@ -226,15 +285,11 @@ class Run:
         self.store.client.log_text(self.id, storable(text), name)
 
     def log_file(self, file: Path, name: str) -> None:
-        self.log_text(file.read_text(encoding="utf-8"), name)
+        self.log_text(read_text(file), name)
 
     def log_image(self, image: Path | Image.Image, name: str, step: int) -> None:
         """Into the page's image grid."""
-        if isinstance(image, Path):
-            with Image.open(image) as opened:
-                shown = opened.convert("RGB")
-        else:
-            shown = image
+        shown = read_png(image) if isinstance(image, Path) else image
         self.store.client.log_image(
             self.id, shown, key=f"pictures/{name}", step=step, synchronous=True
         )

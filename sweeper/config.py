@@ -17,11 +17,20 @@ from evaluate.config import (
     check_scoring,
 )
 from sweeper.proposing.class_arguments import check_pruner, check_sampler_arguments
+from sweeper.study_folder import check_name
 from train.checks import check_choice, check_trial
 from train.class_arguments import whole
 from train.config import EMBEDDED, MOST_EPOCHS, ConfigError, TrialConfig, typed
 from train.ranges import ranged, shown
-from train.text_settings import path_field, text_field
+from train.text_settings import (
+    OF_CLASS,
+    OF_NUMBERS,
+    OF_SETTINGS,
+    address_field,
+    choice_field,
+    path_field,
+    text_field,
+)
 from train.trigger_check import check_trigger
 
 AUTO = "auto"
@@ -54,15 +63,15 @@ class StudyConfig:
 
     name: str | None = text_field(None)
     root: str = path_field("mlruns")
-    storage: str | None = text_field(None)
+    storage: str | None = address_field(None)
     trial: int | None = ranged(None, 0, MOST_TRIALS)
     memorised_epochs: int = ranged(2, 0, MOST_EPOCHS)
     settled_epochs: int = ranged(3, 0, MOST_EPOCHS)
     learning_share: float = ranged(0.5, 0, 1)
     retries: int = ranged(2, 0, 1000)
-    on_outage: str = STOP
-    keep: str = "best"
-    queue: list[dict[str, Any]] = field(default_factory=list)
+    on_outage: str = choice_field(STOP)
+    keep: str = choice_field("best")
+    queue: list[dict[str, Any]] = field(default_factory=list, metadata=OF_SETTINGS)
     from_study: str | None = text_field(None)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
@@ -79,9 +88,9 @@ class SweepConfig(TrialConfig):
     scores: ScoresConfig = field(default_factory=ScoresConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
-    search: dict[str, str] = field(default_factory=dict)
-    pruner: dict[str, Any] = field(default_factory=dict)
-    pack: Any = AUTO
+    search: dict[str, str] = field(default_factory=dict, metadata=OF_SETTINGS)
+    pruner: dict[str, Any] = field(default_factory=dict, metadata=OF_CLASS)
+    pack: Any = field(default=AUTO, metadata=OF_NUMBERS)
 
 
 @dataclass
@@ -90,9 +99,9 @@ class SearchConfig:
 
     n_trials: int | None = ranged(None, 1, MOST_TRIALS)
     workers: int = ranged(1, 1, 10_000)
-    objective: str = "fidelity"
+    objective: str = choice_field("fidelity")
     seed: int = ranged(0, 0, 2**31)  # a trial's number is added, and numpy's seeds end at 2**32
-    sampler: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict, metadata=OF_CLASS)
 
 
 def check_search(hydra: DictConfig) -> None:
@@ -127,9 +136,9 @@ def check_sweep(config: SweepConfig) -> None:
             "training.keep_last: a sweep scores every checkpoint before it chooses, and "
             "study.keep says which stay; leave it null"
         )
-    name = config.study.name
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
-        raise ConfigError(f"study.name: {name!r} may hold letters, digits, '.', '_' and '-' only")
+    for key, name in (("name", config.study.name), ("from_study", config.study.from_study)):
+        if name is not None:
+            check_name(name, f"study.{key}")
     check_choice("study.on_outage", config.study.on_outage, ON_OUTAGE)
     check_choice("study.keep", config.study.keep, KEEP)
     if config.pack != AUTO and not PACK.accepts(config.pack):
@@ -154,6 +163,7 @@ class SelectConfig:
     """conf/select.yaml."""
 
     study: str = text_field("")
+    storage: str | None = text_field(None)
     root: str = path_field("mlruns")
     apply: bool = False
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -170,6 +180,7 @@ class ReportConfig:
     """conf/report.yaml."""
 
     study: str = text_field("")
+    storage: str | None = text_field(None)
     root: str = path_field("mlruns")
 
 
@@ -181,3 +192,4 @@ def check_report(config: ReportConfig) -> None:
 def _check_study(name: str) -> None:
     if not name:
         raise ConfigError("study: say which study, as in study=puppets")
+    check_name(name, "study")

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from train.weights_file import write_atomically
+
 PERSON, CLOCK = "asked to leave", "the hours are over"
 FILE = "leave"  # in a study's folder: who touches it asks all its workers, wherever they run
 _reason, _deadline = "", float("inf")  # a process has one terminal, one clock and one study
@@ -45,7 +47,7 @@ def listen_from(before: dict[str, int]) -> None:
 def _touched(file: Path) -> int | None:
     """When a file was last touched, in nanoseconds since 1970; None: there is no file."""
     try:
-        return file.stat().st_mtime_ns
+        return file.stat(follow_symlinks=False).st_mtime_ns
     except OSError:
         return None
 
@@ -70,7 +72,7 @@ def in_good_order(
         _reason = PERSON
         print("finishing this epoch; Ctrl-C again leaves at once", file=sys.stderr, flush=True)
         if for_others:
-            (study / FILE).touch()
+            write_atomically(study / FILE, b"")
 
     _file = study / FILE
     listen_from({} if (moment := _touched(_file)) is None else {study.name: moment})

@@ -27,13 +27,22 @@ from sweeper.recording.record import load_records
 from sweeper.results.conclusion import conclude
 from sweeper.running.budget import used_up
 from sweeper.running.disk import describe, too_full
-from sweeper.running.job import ending_cleanly, job_config, leave_if_asked, refuse, tracker_of
+from sweeper.running.job import (
+    check_study_folder,
+    ending_cleanly,
+    job_config,
+    leave_if_asked,
+    refuse,
+    tracker_of,
+)
 from sweeper.running.outlasting import outlast
 from sweeper.running.parts import Parts, about_study, load_parts, shared_settings
+from sweeper.study.attributes import TOTAL
 from sweeper.study.claim import StudyTrial
-from sweeper.study.study import TOTAL, Study, begin_study, best_settings
+from sweeper.study.study import Study, begin_study, best_settings
+from sweeper.study_folder import study_folder
 from sweeper.worker import launch_workers
-from train.command import with_one_line_errors
+from train.command import quiet, with_one_line_errors
 from train.config import ConfigError, keys, suggestion
 from train.construction import check_device
 from train.course import course_of
@@ -70,6 +79,7 @@ class Hydra:
 
 def sweep(hydra: Hydra, arguments: list[str]) -> None:
     """Runs the trials that the study lacks; the same again continues it."""
+    quiet()  # the libraries are imported now
     with_one_line_errors(lambda: _sweep(hydra, arguments))
 
 
@@ -104,6 +114,7 @@ def _search(
         first: settings that are tried before any are proposed.
     """
     assert hydra.n_trials
+    check_study_folder(config)
     parts = load_parts(config)
     study = _study(hydra, config, parts, space, first)
     total = study.total(hydra.n_trials)
@@ -133,7 +144,7 @@ def _search(
                 others = counted(len(held), "trial")
                 log.info(f"other workers are at {others}; the last of them concludes")
                 return
-            conclude(study.folder, config.policy, tracker, parts)
+            conclude(study.folder, config.policy, tracker, parts, config.study.storage)
         if full:
             raise Outage(full)
 
@@ -260,7 +271,8 @@ def first_settings(master: DictConfig, config: SweepConfig, space: Space) -> lis
                 raise ConfigError(f"study.queue: {key}={value} is outside of the search")
     best = []
     if config.study.from_study:
-        other = Path(config.study.root) / "studies" / config.study.from_study
+        root, name = Path(config.study.root), config.study.from_study
+        other = study_folder(root, name, "study.from_study")
         best = best_settings(other, config.study.storage, BEST)
     inside = [
         {k: v for k, v in params.items() if k in dimensions and dimensions[k].contains(v)}

@@ -18,9 +18,11 @@ from omegaconf import DictConfig
 
 from sweeper.config import SweepConfig
 from sweeper.leaving import in_good_order, listen_from
+from sweeper.study_folder import study_folder
 from train.command import quiet
 from train.compose import HYDRA_VERSION, load_local_defaults
 from train.config import CONF, ConfigError, cause
+from train.terminal import print_lines
 
 log = logging.getLogger(__name__)
 LAUNCHER = ("hydra/launcher", "hydra.launcher.")
@@ -78,7 +80,7 @@ def launch_workers(launcher: Launcher, workers: int, config: SweepConfig) -> Non
     """
     if config.study.name is None:
         raise ConfigError("study.name: the workers need one to find their study by")
-    study = Path(config.study.root) / "studies" / config.study.name
+    study = study_folder(Path(config.study.root), config.study.name, "study.name")
     study.mkdir(parents=True, exist_ok=True)
     log.info(f"study {study}  workers at once: {workers}")
     try:
@@ -90,7 +92,7 @@ def launch_workers(launcher: Launcher, workers: int, config: SweepConfig) -> Non
         ) from error
     failures = dict.fromkeys(reason for job in jobs if (reason := _failure(job)))
     for reason in failures:
-        print(f"a worker ended early: {reason}", file=sys.stderr)
+        print_lines(f"a worker ended early: {reason}", error=True)
     if failures:
         sys.exit(1)
 

@@ -30,6 +30,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from train import permissions
 from train.base import Base, load_base
 from train.config import BaseConfig, DataConfig
 from train.data.loading import Pictures, load_pictures
@@ -44,6 +45,7 @@ def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the store of the one before: MLflow names the last one in the environment."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # what is set from here on is undone afterwards
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv(permissions.VARIABLE, "{}")  # nor what it has named
 
 
 @pytest.fixture(scope="session")

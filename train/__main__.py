@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import logging
-import sys
 
 from train.checks import check_train
-from train.command import quiet, run, with_one_line_errors
+from train.command import run
 from train.config import TrainConfig
-from train.encoding import start_in_utf8
 from train.kohya.command_line import expand
 
 log = logging.getLogger(__name__)
 
 
-def read_kohya() -> None:
-    """Puts what kohya's files amount to into the command line, where there are any."""
-    sys.argv[1:], notes = expand(sys.argv[1:])
+def read_kohya(overrides: list[str]) -> list[str]:
+    """The overrides, with kohya's files replaced by what they amount to, where there are any."""
+    expanded, notes = expand(overrides)
     for note in notes:
         log.info(note)
+    return expanded
 
 
 if __name__ == "__main__":
-    start_in_utf8()
-    quiet()
-    with_one_line_errors(read_kohya)
-    run("train", TrainConfig, check_train, "train.single:main")
+    run("train", TrainConfig, check_train, "train.single:main", translate=read_kohya)

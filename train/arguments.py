@@ -7,15 +7,17 @@ in it; every other value keeps Hydra's grammar, sweeps included.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 from hydra._internal.utils import get_args_parser
 
 from train.config import ConfigError
+from train.encoding import shortened
 from train.paths import expanded
-from train.text_settings import PATH, TEXT, literal
+from train.ranges import shown
+from train.text_settings import PLACES, TYPED, Kind, Kinds, literal
 
 MULTIRUN = {"-m", "--multirun"}
 PICKLED = "--experimental-rerun"
@@ -23,6 +25,8 @@ KEY = re.compile(r"(~|\+{0,2})[A-Za-z_][A-Za-z0-9_./@:-]*")
 SWEPT = re.compile(r"\s*choice\(.*\)\s*", re.DOTALL)
 NAMED = re.compile(r"\$\{([A-Za-z0-9_.]+)\}")
 QUOTES = "'\""
+ALLOW_PATH, ALLOW_CLASS = "--allow-path", "--allow-class"  # ours; Hydra never sees them
+CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 DASHES = ("-", "\N{EN DASH}", "\N{EM DASH}", "\N{MINUS SIGN}")  # the last three of web pages
 
 
@@ -33,10 +37,13 @@ class Arguments:
     Attributes:
         flags: Hydra's flags with their values (`--cfg job`), in order.
         overrides: `key=value`, `+key=value`, `~key`.
+        places, classes: what files and stores may name, see `train.permissions`.
     """
 
     flags: list[str]
     overrides: list[str]
+    places: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
 
     @property
     def multirun(self) -> bool:
@@ -44,16 +51,20 @@ class Arguments:
 
 
 def split_arguments(arguments: Sequence[str]) -> Arguments:
-    """Separates Hydra's flags from the overrides.
+    """Separates flags from the overrides, and ours from Hydra's.
 
     Raises:
         ConfigError: an argument that is neither, saying what to type instead.
     """
     flags: list[str] = []
     overrides: list[str] = []
+    parts = Arguments(flags, overrides)
     waiting = list(arguments)
     while waiting:
         argument = waiting.pop(0)
+        if argument.partition("=")[0] in (ALLOW_PATH, ALLOW_CLASS):
+            _allow(parts, argument, waiting)
+            continue
         if not argument.startswith(DASHES):
             _check_override(argument, overrides, waiting)
             overrides.append(argument)
@@ -63,7 +74,48 @@ def split_arguments(arguments: Sequence[str]) -> Arguments:
             raise ConfigError(_no_flag(argument, waiting))
         flags += [argument, *waiting[:values]]
         del waiting[:values]
-    return Arguments(flags, overrides)
+    return parts
+
+
+def _allow(parts: Arguments, argument: str, waiting: list[str]) -> None:
+    """Notes what a flag of ours allows; its value may be the next argument."""
+    name, separator, value = argument.partition("=")
+    if not separator and waiting and waiting[0][:1] != "-":
+        value = waiting.pop(0)
+    if name == ALLOW_PATH:
+        parts.places.append(allowed_path(value))
+    else:
+        parts.classes.append(allowed_class(value))
+
+
+def allowed_path(value: str) -> str:
+    """A folder (or a file, which stands for its folder) below which files may name others.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if not value:
+        raise ConfigError(f"{ALLOW_PATH}: needs a folder, as in {ALLOW_PATH}=/photos")
+    try:
+        if expanded(value).exists():
+            return value
+    except (OSError, ValueError):  # too long, a NUL character
+        pass
+    raise ConfigError(f"{ALLOW_PATH}: there is no folder {shortened(value)}")
+
+
+def allowed_class(value: str) -> str:
+    """The dotted path of a class that a file may ask for.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not CLASS.fullmatch(value):
+        given = f"{shown(value)} is no" if value else "needs the"
+        raise ConfigError(
+            f"{ALLOW_CLASS}: {given} dotted path of a class, as in {ALLOW_CLASS}=my.module.Class"
+        )
+    return value
 
 
 def _flag_values(argument: str, following: Sequence[str]) -> int | None:
@@ -92,8 +144,11 @@ def _flag_values(argument: str, following: Sequence[str]) -> int | None:
 def _no_flag(argument: str, following: Sequence[str]) -> str:
     key, separator, value = argument.lstrip("".join(DASHES)).partition("=")
     options = [name for action in get_args_parser()._actions for name in action.option_strings]
+    options += [ALLOW_PATH, ALLOW_CLASS]
     if f"--{key}" in options:
         return f"{argument}: there is no such option; did you mean --{key}?"
+    if key.startswith("allow"):
+        return f"{argument}: there is no such option; there are {ALLOW_PATH} and {ALLOW_CLASS}"
     if not separator and following and "=" not in following[0] and following[0][:1] != "-":
         separator, value = "=", following[0]
     if separator and KEY.fullmatch(key):
@@ -143,9 +198,7 @@ def _typed(key: str, value: str) -> str:
     return line if re.fullmatch(r"[\w./:=,+~@%-]+", line, re.ASCII) else f'"{line}"'
 
 
-def normalized(
-    overrides: Iterable[str], settings: Mapping[str, tuple[str, bool]], multirun: bool = False
-) -> list[str]:
+def normalized(overrides: Iterable[str], settings: Kinds, multirun: bool = False) -> list[str]:
     """The overrides with the values of text settings quoted for Hydra's grammar.
 
     A leading `~` of a path becomes the home folder, `null` is null where the setting may be null,
@@ -162,10 +215,10 @@ def normalized(
     return [_normalized(override, settings, multirun) for override in overrides]
 
 
-def _normalized(override: str, settings: Mapping[str, tuple[str, bool]], multirun: bool) -> str:
+def _normalized(override: str, settings: Kinds, multirun: bool) -> str:
     key, separator, value = override.partition("=")
-    kind, optional = settings.get(key.lstrip("+"), ("", False))
-    if kind not in (TEXT, PATH) or not separator or (multirun and SWEPT.fullmatch(value)):
+    kind, optional = settings.get(key.lstrip("+"), (Kind.NUMBER, False))
+    if kind not in TYPED or not separator or (multirun and SWEPT.fullmatch(value)):
         return override
     named = NAMED.findall(value)
     if named and len(named) == value.count("${") and all(_is_setting(n, settings) for n in named):
@@ -175,14 +228,14 @@ def _normalized(override: str, settings: Mapping[str, tuple[str, bool]], multiru
     if optional and value == "null":
         return override
     value = unquoted(value)
-    if kind == PATH and not value.strip():
+    if kind in PLACES and not value.strip():
         raise ConfigError(f"{key}: names no file or folder" + "; null is none" * optional)
-    if kind == PATH:
+    if kind in PLACES:
         value = str(expanded(value)) if value[:1] == "~" else value
     return f"{key}={quoted(value)}"
 
 
-def _is_setting(name: str, settings: Mapping[str, tuple[str, bool]]) -> bool:
+def _is_setting(name: str, settings: Kinds) -> bool:
     return any(name == key or name.startswith(f"{key}.") for key in settings)
 
 

@@ -252,16 +252,18 @@ def _opened(config: BaseConfig, source: Path) -> Base:
     hashed = partial(fingerprint, weight_files(source), source)
     try:
         pipeline = open_pipeline(source, DTYPES[config.precision])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        base = Base(
+            pipeline, config.path, hashed, torch.device(config.device),
+            config.speed == "compile", config.clip_skip, config.prediction,
+        )  # fmt: skip
+    except BaseError:
+        raise
+    except Exception as error:  # of several libraries, which have no word for a wrong file
         if ran_out(error):
             raise
         raise BaseError(
             f"base.path: {config.path} is no Stable Diffusion model: {cause(error)}"
         ) from error
-    base = Base(
-        pipeline, config.path, hashed, torch.device(config.device),
-        config.speed == "compile", config.clip_skip, config.prediction,
-    )  # fmt: skip
     base.short_hash = short_hash(source)
     if config.prediction == "auto" and source.is_file() and base.family.is_v2:
         _say_guess(source, base.prediction)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub import hf_hub_download
 
+from train.base_settings import INDEX, WEIGHTS, check_folder, check_index
 from train.config import EMBEDDED, EMBEDDED_BASE, UserError, cause
 from train.families import Family, family_of
+from train.gate import GateError, check_regular
 from train.paths import expanded
 from train.single_file import LATENT_CHANNELS, family_of_file, layout
 
-INDEX = "model_index.json"
-WEIGHTS = ".safetensors"  # a name that ends so is a file's; those of the hub may have dots too
 PICKLES = (
     "; its weights are pickles, which can run code when loaded: convert them with diffusers "
     "(save_pretrained writes .safetensors)"
@@ -28,7 +27,7 @@ class BaseError(UserError, ValueError):
 
 
 def locate(path: str) -> Path:
-    """Where the base lies on disk; a hub id is downloaded (once) by diffusers.
+    """Where the base lies on disk; a hub id is downloaded (once) by diffusers, code left out.
 
     Raises:
         BaseError: there is no such model.
@@ -39,6 +38,7 @@ def locate(path: str) -> Path:
     if path.count("/") != 1 or path.startswith((".", "~", "/")) or path.endswith(WEIGHTS):
         raise BaseError(f"base.path: there is no file or folder {path}")
     try:
+        check_index(Path(hf_hub_download(path, INDEX)))
         return Path(DiffusionPipeline.download(path, use_safetensors=True))
     except (OSError, ValueError) as error:
         if "`safetensors`" in str(error):  # diffusers' words where a part has none
@@ -62,9 +62,15 @@ def open_pipeline(source: Path, dtype: torch.dtype) -> DiffusionPipeline:
             return family.pipeline.from_single_file(
                 str(source), config=str(folder), dtype=dtype, **bare
             )
-    return family.pipeline.from_pretrained(
+    pipeline = family.pipeline.from_pretrained(
         str(source), dtype=dtype, feature_extractor=None, use_safetensors=True, **bare
     )
+    for number in ("", "_2")[: 1 + family.is_xl]:
+        words = getattr(pipeline, f"text_encoder{number}").config.vocab_size
+        known = getattr(pipeline, f"tokenizer{number}").get_vocab().values()
+        if not all(0 <= token < words for token in known):
+            raise ValueError(f"its tokenizer{number} has other words than the text encoder")
+    return pipeline
 
 
 def find_family(source: Path) -> Family:
@@ -75,19 +81,15 @@ def find_family(source: Path) -> Family:
     """
     if source.is_file():
         return family_of_file(source)
-    index, unet = _json(source / INDEX), _json(source / "unet" / "config.json")
+    index, unet = check_folder(source)
     if unet.get("in_channels", LATENT_CHANNELS) != LATENT_CHANNELS:
         raise ValueError("made for inpainting or the like; LoRAs are trained on the plain model")
-    encoders = sorted(part for part in index if part.startswith("text_encoder") and index[part][0])
+    encoders = sorted(
+        part for part, kind in index.items() if part.startswith("text_encoder") and any(kind or [])
+    )
     if encoders not in (["text_encoder"], ["text_encoder", "text_encoder_2"]):
         raise ValueError(f"its text encoders are {', '.join(encoders) or 'none'}")
     return family_of(unet, len(encoders))
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ValueError(f"it has no {file.parent.name}/{file.name}")
-    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def weight_files(source: Path) -> list[Path]:
@@ -102,6 +104,11 @@ def weight_files(source: Path) -> list[Path]:
     if not found:
         pickles = [*source.rglob("*.bin"), *source.rglob("*.ckpt")]
         raise BaseError(f"base.path: no .safetensors file in {source}{PICKLES if pickles else ''}")
+    try:
+        for file in found:
+            check_regular(file)
+    except GateError as error:
+        raise BaseError(f"base.path: {error}") from error
     return found
 
 

@@ -19,8 +19,8 @@ from train.peft_config import read_settings
 from train.strength import alphas
 from train.weights_file import (
     CheckpointError,
-    check_safetensors,
     read_metadata,
+    unreadable,
     write_atomically,
 )
 
@@ -123,9 +123,8 @@ def read_checkpoint(path: Path | str, adapters: Adapters) -> tuple[Adapter, list
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    check_safetensors(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+        raise unreadable(path, error) from error

@@ -141,6 +141,18 @@ def find_class(part: str, target: str, kind: type) -> type:
     return found
 
 
+def nested_targets(prefix: str, value: Any) -> Iterator[str]:
+    """The keys of all that names a class, however deep."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key == TARGET:
+                yield f"{prefix}.{key}"
+            yield from nested_targets(f"{prefix}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from nested_targets(prefix, inner)
+
+
 def _not_a_number(prefix: str, value: Any) -> Iterator[str]:
     """The keys of all that is NaN, however deep."""
     if isinstance(value, Mapping):

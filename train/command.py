@@ -14,9 +14,10 @@ from omegaconf import DictConfig
 from train import completion
 from train.compose import HYDRA_VERSION, load_local_defaults
 from train.config import CONF, UserError, typed
-from train.encoding import escape_in_streams, start_in_utf8
+from train.encoding import start_in_utf8
 from train.outage import outage
-from train.preflight import Applies, CheckHydra, preflight
+from train.preflight import Applies, CheckHydra, Translate, preflight
+from train.terminal import LineFormatter, escape_in_streams, leave, print_lines
 
 Schema = TypeVar("Schema")
 HELP, INFO, COMPLETION = {"-h", "--help"}, {"-i", "--info"}, {"-sc", "--shell-completion"}
@@ -40,6 +41,7 @@ def run(
     main: str,
     applies: Applies = lambda key, others: True,
     check_hydra: CheckHydra = lambda hydra: None,
+    translate: Translate = list,
 ) -> None:
     """Runs a command with the settings of conf/`name`.yaml and of the command line.
 
@@ -51,14 +53,19 @@ def run(
             checked, since torch and its like take seconds.
         applies: whether a swept setting means something beside the values of the other swept ones.
         check_hydra: refuses impossible settings of Hydra's own part with a ConfigError.
+        translate: replaces overrides that stand for the content of files by that content.
     """
     start_in_utf8()
     quiet()
     arguments = sys.argv[1:]
     if COMPLETION & {*arguments} and "install=bash" in arguments:
-        print(completion.BASH)
+        print_lines(*completion.BASH.split("\n"))
         return
-    sys.argv[1:] = preflight(name, arguments, schema, check, applies, check_hydra)
+
+    def check_line() -> None:
+        sys.argv[1:] = preflight(name, arguments, schema, check, applies, check_hydra, translate)
+
+    with_one_line_errors(check_line)
     load_local_defaults(name)
     if HELP & {*arguments} or "job" in arguments:
         sys.argv.append("--resolve")  # who asks for the settings wants values, not ${...}
@@ -86,20 +93,22 @@ def with_one_line_errors(action: Callable[[], None]) -> None:
     try:
         action()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        leave(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        print_lines("interrupted; the same command continues", error=True)
         sys.exit(130)
     except Exception as error:
         if words := outage(error):
-            sys.exit(f"error: {words}")
+            leave(words)
         raise
 
 
 def quiet() -> None:
     """Our own lines on the terminal; of the libraries only what went wrong."""
     escape_in_streams()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for library in QUIET:
         logging.getLogger(library).setLevel(logging.ERROR)
     for name in ("diffusers", "transformers"):  # where the command has imported them

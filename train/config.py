@@ -26,7 +26,16 @@ from train.ranges import (
     ranged,
     shown,
 )
-from train.text_settings import literal, path_field, text_field
+from train.text_settings import (
+    OF_CLASS,
+    OF_NUMBERS,
+    choice_field,
+    is_numeric,
+    literal,
+    model_field,
+    path_field,
+    text_field,
+)
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # where things lie and what they run on, in DataConfig and in BaseConfig: no part of what is made
@@ -78,8 +87,8 @@ class DataConfig:
     bucket_upscale: bool = True
     flip: bool = False
     color_augmentation: bool = False
-    latents: str = "sampled"
-    on_error: str = "stop"
+    latents: str = choice_field("sampled")
+    on_error: str = choice_field("stop")
     validation_path: str | None = path_field(None)
     validation_fraction: float = limited(0.15, SHARE)
     validation_seed: int = limited(0, SEED)
@@ -99,13 +108,13 @@ class DataConfig:
 class BaseConfig:
     """Which model the LoRAs are trained on."""
 
-    path: str = path_field(EMBEDDED)
+    path: str = model_field(EMBEDDED)
     device: str = text_field("auto")
-    precision: str = "fp32"
-    speed: str = "eager"
-    attention: str = "sdpa"
+    precision: str = choice_field("fp32")
+    speed: str = choice_field("eager", local=True)
+    attention: str = choice_field("sdpa")
     clip_skip: int = ranged(1, 1, 32)
-    prediction: str = "auto"
+    prediction: str = choice_field("auto")
 
 
 @dataclass
@@ -140,7 +149,7 @@ class NetworkConfig:
 class SchedulerConfig:
     """How the learning rate goes over the steps."""
 
-    name: str = "constant"
+    name: str = choice_field("constant")
     warmup: float = limited(0.0, UP_TO_ALL)
     warmup_steps: int | None = ranged(None, 0, MOST_STEPS)
     warmup_epochs: float | None = ranged(None, 0, MOST_EPOCHS)
@@ -166,10 +175,11 @@ class TrainingConfig:
     min_snr_gamma: float | None = ranged(None, 0.01, 1000)
     noise_offset: float = limited(0.0, SHARE)
     prior_loss_weight: float = ranged(1.0, 0, 1000)
-    text_encoder_lr: Any = None  # a number, or one for each of SDXL's two
-    save_precision: str = "fp16"
+    # a number, or one for each of SDXL's two
+    text_encoder_lr: Any = field(default=None, metadata=OF_NUMBERS)
+    save_precision: str = choice_field("fp16")
     seed: int = limited(0, SEED)
-    oom: str = "stop"
+    oom: str = choice_field("stop")
     state_minutes: float = ranged(15.0, 0, 100_000)
 
 
@@ -181,11 +191,11 @@ class TrialConfig:
     data: DataConfig = field(default_factory=DataConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    optimizer: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict, metadata=OF_CLASS)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    cache: str = "memory"
-    cache_path: str = path_field("outputs/cache")
+    cache: str = choice_field("memory", local=True)
+    cache_path: str = path_field("outputs/cache", local=True)
 
 
 @dataclass
@@ -198,7 +208,7 @@ class TrainConfig(TrialConfig):
 
     output: str = path_field("outputs/lora")
     name: str = text_field("lora")
-    resume: str = "auto"
+    resume: str = choice_field("auto")
 
 
 def trial_of(config: TrialConfig) -> TrialConfig:
@@ -266,6 +276,7 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
         for complaint in _misread(values, schema):
             raise ConfigError(complaint)
         merged = OmegaConf.merge(_structured(cast(type, schema)), OmegaConf.create(literal(values)))
+        settings = cast(Schema, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key = error.full_key or str(error.key)
         if absent := ABSENT.search(str(error)):
@@ -279,7 +290,6 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
         what = f"; it must be a number {within}" if within else near
         words = "there is no such setting" if unknown else cause(error)
         raise ConfigError(f"{key}: {words}{what}") from None
-    settings = cast(Schema, OmegaConf.to_object(merged))
     for complaint in complaints(settings):
         raise ConfigError(complaint)
     return settings
@@ -307,6 +317,8 @@ def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterat
             yield f"{key}: {shown(value)} must be a list of settings, as [{{network.rank: 4}}]"
         elif kind is bool and str(value).lower() not in BOOLEANS:
             yield f"{key}: {shown(value)} must be true or false"
+        elif isinstance(value, str) and "${" in value and is_numeric(kind):
+            yield f"{key}: {shown(value)} must be a number"
         elif kind is not str and isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:
             yield f"{key}: {shown(value)} is too large a number"
 

@@ -1,15 +1,38 @@
-"""Text from the system: file names that can be shown anywhere, streams that take any text."""
+"""Text from outside as text that can be shown: file names of any bytes, text with control codes."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
 
 UTF8_MODE = "PYTHONUTF8"  # the environment variable that turns Python's UTF-8 mode on
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Characters that a terminal or a browser obeys instead of showing them: controls (and with them
+# ANSI codes), the format characters of Unicode (those of the direction of writing, tags, invisible
+# ones), separators of lines, lone surrogates. U+200C and U+200D are not among them: they join the
+# letters of several scripts, and the parts of emoji.
+COMMANDS = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200e\u200f"
+    r"\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\ufffb\U000110bd\U000110cd"
+    r"\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff]"
+)
+LINES = "\n\t"  # what lays out a text of several lines
 LONGEST = 240  # characters of a path that a message shows
+
+
+def printable(text: str, kept: str = "") -> str:
+    """Any text as one that is safe to show: what would be obeyed is escaped (`\\x1b`, `\\u202e`).
+
+    Text of our own and ordinary text of any language comes out as it is, so that nothing is
+    changed by doing it twice.
+
+    Args:
+        kept: characters that stay, such as LINES.
+    """
+    if text.isprintable():  # nearly always, and far quicker to know
+        return text
+    return COMMANDS.sub(lambda found: found[0] if found[0] in kept else _escape(found[0]), text)
 
 
 def readable(name: str) -> str:
@@ -19,7 +42,7 @@ def readable(name: str) -> str:
     decode become surrogates, which no file and no terminal takes. Here names are read as UTF-8
     whatever the locale is; other bytes and control characters are shown escaped (`J\\xfcrgen`).
     """
-    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), _decoded(name))
+    return CONTROL.sub(lambda found: _escape(found[0]), _decoded(name))
 
 
 def worded(name: str) -> str:
@@ -59,16 +82,13 @@ def start_in_utf8() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def escape_in_streams() -> None:
-    """Lets no character stop a print: those that the terminal's encoding lacks are escaped."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def storable(text: str) -> str:
     """A text as a file or a database can hold it: surrogates escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def _decoded(name: str) -> str:

@@ -18,6 +18,7 @@ class NotFinite(ValueError):
 
 
 Matrices = dict[str, tuple[Tensor, Tensor, float]]
+HIGHEST_RANK = 4096  # of a file, so that its matrices fit into memory
 FLAT, SPATIAL = 2, 4  # dimensions of a linear layer's matrices, of a convolution's
 # what a file may say of its base
 SAYS_BASE = ("ss_base_model_version", "modelspec.architecture")
@@ -71,6 +72,8 @@ def check_base(
         if not module.rank:
             down = tuple(module.parts[DOWN].shape)
             raise ValueError(f"{name} has no rank: its {DOWN}.weight has the shape {down}")
+        if module.rank > HIGHEST_RANK:
+            raise ValueError(f"{name} has rank {module.rank}, and at most {HIGHEST_RANK} is loaded")
     return missing
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NewType, TypeVar
 
 import msgspec
 import yaml
@@ -32,6 +32,14 @@ LARGEST = 32_000_000  # bytes of a text that is read whole
 DEEPEST = 12  # levels of lists and mappings
 MOST_NODES = 500_000  # values, keys and containers of a YAML text
 LONGEST = 200  # characters of a message
+# what YAML calls the kinds of plain values; ! alone is a quoted text
+TAGS = {
+    "!",
+    *(
+        f"tag:yaml.org,2002:{name}"
+        for name in ("str", "int", "float", "bool", "null", "seq", "map")
+    ),
+}
 # without waiting: a pipe that nobody writes to would be waited for as soon as it is opened
 READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -50,7 +58,8 @@ def _nested(levels: int) -> Any:
 if TYPE_CHECKING:
     Tree = dict[str, Any]
 else:  # free-form content, such as logged settings: plain values alone, of a bounded depth
-    Tree = dict[str, _nested(DEEPEST - 1)]
+    # a NewType, since typing looks through a mere alias wherever one is named, for 50 ms
+    Tree = NewType("Tree", dict[str, _nested(DEEPEST - 1)])
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -119,20 +128,23 @@ def read_json(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
     Raises:
         GateError, OSError: see `read_bytes` and `parse_json`.
     """
-    return parse_json(read_bytes(file, most), kind, shortened(file))
+    return parse_json(read_bytes(file, most), kind, shortened(file), most)
 
 
-def parse_json(content: bytes | str, kind: type[Kind], name: str) -> Kind:
+def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LARGEST) -> Kind:
     """A JSON text as a value of a type; NaN and infinity are numbers, as Python writes them.
 
     Args:
         kind: any type that msgspec knows. Free-form parts are `Tree`; never Any, which has no
             bounds. Fields that it does not have are left out.
         name: where the text is from, for the message.
+        most: characters or bytes.
 
     Raises:
-        GateError: no JSON, or of another type; it says where.
+        GateError: no JSON, too long, or of another type; it says where.
     """
+    if len(content) > most:
+        raise GateError(f"{name}: is longer than {most} characters")
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
@@ -225,6 +237,8 @@ def _check_events(text: str, name: str) -> None:
         place = f"{name}: line {event.start_mark.line + 1 if event.start_mark else 0}"
         if isinstance(event, yaml.AliasEvent):
             raise GateError(f"{place}: has an alias (*{event.anchor}); write its value out")
+        if (tag := getattr(event, "tag", None)) and tag not in TAGS:
+            raise GateError(f"{place}: has the tag {tag}; only plain values are read")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config import BASE_PLACES, DATA_PLACES
+from train.gate import Tree, parse_json
 from train.weights_file import read_metadata
 
 PLACES = {"base": BASE_PLACES, "data": (*DATA_PLACES, "few")}
@@ -46,8 +47,8 @@ def identity_of(file: Path, name: str, processes: int) -> str:
     """
     about = read_metadata(file)
     try:
-        settings = json.loads(about["lorasweep_config"])
+        settings = parse_json(about["lorasweep_config"], Tree, "lorasweep_config")
         fingerprints = [about["lorasweep_base"], about["lorasweep_data"]]
         return identity(settings, name, fingerprints, processes)
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return ""

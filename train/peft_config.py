@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from train.encoding import readable
+from train.gate import GateError, Tree, parse_json, read_json
+from train.patterns import matches
+
 CONFIG, IN_METADATA = "adapter_config.json", "lora_adapter_metadata"
 NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 LORA = "LORA"  # PEFT's word for the kind
+LARGEST = 4_000_000  # bytes of such a file
+MOST_SIGNS = 100_000  # of all patterns together: SDXL has some 800 modules
+NOT_SURE = "its strength is not sure: "
 # variants of LoRA that compute something else, each by the setting that is on
 VARIANTS = (
     "use_dora",
@@ -38,18 +43,17 @@ def read_settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Settings
     Raises:
         ValueError: they cannot be read, or say what is not a plain LoRA.
     """
-    if IN_METADATA in metadata:
-        where, content = IN_METADATA, metadata[IN_METADATA]
-    elif (beside := path.with_name(CONFIG)).is_file():
-        where, content = CONFIG, beside.read_text(encoding="utf-8")
-    else:
-        return {}
+    beside = path.with_name(CONFIG)
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"its strength is not sure: {where} is no JSON of settings")
+        if IN_METADATA in metadata:
+            where = IN_METADATA
+            found = parse_json(metadata[IN_METADATA], Tree, IN_METADATA)
+        elif beside.exists():
+            where, found = CONFIG, read_json(beside, Tree, LARGEST)
+        else:
+            return {}
+    except GateError as error:
+        raise ValueError(f"{NOT_SURE}it is no JSON of settings: {error}") from error
     settings = _by_network(found)
     for some in settings.values():
         _check_plain(where, some)
@@ -69,15 +73,18 @@ def _by_network(found: dict[str, Any]) -> dict[str, Settings]:
 def _check_plain(where: str, settings: Settings) -> None:
     kind = settings.get("peft_type") or LORA
     if kind != LORA:
-        raise ValueError(f"it is PEFT's {kind}, and only plain LoRA and LoCon can be loaded")
+        raise ValueError(
+            f"it is PEFT's {readable(str(kind)[:40])}, and only plain LoRA and LoCon can be loaded"
+        )
     for name in VARIANTS:
         on = _flag(settings, name) if name.startswith("use_") else settings.get(name)
         if on:
             raise ValueError(f"{where} has {name}: only plain LoRA and LoCon can be loaded")
     start = settings.get("init_lora_weights")
     if start not in HARMLESS:
+        shown = readable(str(start)[:40])
         raise ValueError(
-            f"{where} has init_lora_weights={start}: it was trained on a changed base; "
+            f"{where} has init_lora_weights={shown}: it was trained on a changed base; "
             "PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) makes it a "
             "plain LoRA"
         )
@@ -95,12 +102,10 @@ def alpha_of(settings: Settings, path: str, rank: int) -> float:
     """
     said = _setting(settings, "rank_pattern", path, settings.get("r"))
     if said is not None and number("r", said) != rank:
-        raise ValueError(
-            f"its strength is not sure: PEFT's settings give {path} rank {said}, the file {rank}"
-        )
+        raise ValueError(f"{NOT_SURE}PEFT's settings give {path} rank {said}, the file {rank}")
     alpha = _setting(settings, "alpha_pattern", path, settings.get("lora_alpha"))
     if alpha is None:
-        raise ValueError(f"its strength is not sure: PEFT's settings have no lora_alpha for {path}")
+        raise ValueError(f"{NOT_SURE}PEFT's settings have no lora_alpha for {path}")
     root = _flag(settings, "use_rslora")  # the scale is alpha / sqrt(rank)
     return number("lora_alpha", alpha) * (math.sqrt(rank) if root else 1)
 
@@ -110,24 +115,26 @@ def _flag(settings: Settings, name: str) -> bool:
     value = settings.get(name)
     if not isinstance(value, bool | None):
         raise ValueError(
-            f"its strength is not sure: {name} is true or false in PEFT's settings, not "
-            f"{str(value)[:40]!r}"
+            f"{NOT_SURE}{name} is true or false in PEFT's settings, not {str(value)[:40]!r}"
         )
     return bool(value)
 
 
 def _setting(settings: Settings, name: str, path: str, default: Any) -> Any:
-    """Of the first pattern that the end of the path matches, as PEFT's `get_pattern_key` does."""
+    """Of the first pattern that matches, see `matches`."""
     patterns = settings.get(name) or {}
     if not isinstance(patterns, Mapping):
-        raise ValueError(f"its strength is not sure: {name} is no mapping")
+        raise ValueError(f"{NOT_SURE}{name} is no mapping")
+    if sum(map(len, patterns)) > MOST_SIGNS:
+        raise ValueError(f"{NOT_SURE}{name} has more than {MOST_SIGNS} characters")
     for pattern, value in patterns.items():
         try:
-            if re.match(rf"(.*\.)?({pattern})$", path):
+            if matches(pattern, path):
                 return value
-        except re.error:
+        except ValueError as error:
             raise ValueError(
-                f"its strength is not sure: {name} has {pattern!r}, which is no regular expression"
+                f"{NOT_SURE}{name} has {pattern[:80]!r}, which is no regular expression of module "
+                f"names: it {error}; names, dots, alternatives and .* are read"
             ) from None
     return default
 
@@ -143,5 +150,5 @@ def number(name: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not (math.isfinite(found) and found > 0):
-        raise ValueError(f"its strength is not sure: {name} is {str(value)[:40]}")
+        raise ValueError(f"{NOT_SURE}{name} is {readable(str(value)[:40])}")
     return found

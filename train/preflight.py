@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,20 +15,24 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from train import local
-from train.arguments import Arguments, normalized, quoted, split_arguments
+from train.arguments import Arguments, normalized, quoted, split_arguments, unquoted
 from train.compose import composed, overrides_parser, without_hydra
 from train.config import CONF, ConfigError, typed
 from train.explain import explain
+from train.permissions import allow
 from train.ranges import shortened, shown
 from train.sweeps import range_values, sweep_words
-from train.text_settings import MAPPING, kinds
+from train.terminal import leave
+from train.text_settings import FREE, PLACES, Kind, Kinds, kinds
 
 Schema = TypeVar("Schema")
 Applies = Callable[[str, Mapping[str, Any]], bool]
 CheckHydra = Callable[[DictConfig], None]
+Translate = Callable[[list[str]], list[str]]
 # what prints something and leaves: nothing is composed, or Hydra composes and shows it
 SHOWS = {"-h", "--help", "--hydra-help", "-i", "--info", "--version", "-sc", "--shell-completion"}
 COMPLETES = {"-sc", "--shell-completion"}
+FILES = ("kohya", "dataset_config")  # overrides that are no settings: see train/kohya
 SEARCH_PATH = ("--config-dir", "-cd")
 OTHER_CONFIG = ("--config-path", "-cp", "--config-name", "-cn")
 # what a parser says in the names of its own parts
@@ -44,39 +48,56 @@ def preflight(
     check: Callable[[Schema], None],
     applies: Applies = lambda key, others: True,
     check_hydra: CheckHydra = lambda hydra: None,
+    translate: Translate = list,
 ) -> list[str]:
     """Ends the process with one line where the command line is wrong.
 
-    Every value that a sweep names is tried, the ends of its intervals included.
+    Every value that a sweep names is tried, the ends of its intervals included. What is typed
+    here, and only that, is what the person has named (train/permissions.py).
 
     Args:
         check_hydra: refuses impossible settings of Hydra's own part with a ConfigError.
+        translate: replaces overrides that stand for the content of files by that content.
 
     Returns:
-        the command line for Hydra: flags first, text settings quoted.
+        the command line for Hydra: its flags first, text settings quoted.
     """
     line: list[str] = []
     try:
         parts = split_arguments(arguments)
         shows = SHOWS & {flag.split("=")[0] for flag in parts.flags}
         if shows & COMPLETES:
-            return list(arguments)
-        line = normalized(parts.overrides, kinds(schema), parts.multirun)
+            return [*parts.flags, *parts.overrides]
+        named = _named(parts, kinds(schema))
+        allow([*parts.places, *named.values()], parts.classes)
+        given = translate(parts.overrides)
+        line = normalized(given, kinds(schema), parts.multirun)
         overrides = _parsed(line, kinds(schema))
         if not shows:
             for variant in _variants(overrides, parts.multirun, applies):
                 config = composed(name, [*variant, *_search_path(parts)], with_hydra=True)
                 check_hydra(config.hydra)
-                check(typed(schema, without_hydra(config)))
+                settings = typed(schema, without_hydra(config))
+                values = (attrgetter(key)(settings) for key in named.keys() & kinds(schema))
+                allow(value for value in values if value)
+                check(settings)
         if parts.multirun and name != SEARCHES:
             line = [_written_out(override) for override in overrides]
     except ConfigError as error:
         key = str(error).split(":", 1)[0]
         place = f"conf/{local.FILE}: " if _is_own(name, key, line) else ""
-        sys.exit(f"error: {place}{shortened(str(error), LONGEST)}")
+        leave(f"{place}{shortened(str(error), LONGEST)}")
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {explain(name, error, schema)}")
+        leave(explain(name, error, schema))
     return [*parts.flags, *line]
+
+
+def _named(parts: Arguments, known: Kinds) -> dict[str, str]:
+    """Of what is typed, that which names files: key -> value, as far as it is known by now."""
+    places = {key for key, (kind, _) in known.items() if kind in PLACES}
+    typed = [override.partition("=") for override in parts.overrides]
+    return {key: unquoted(value) for word, _, value in typed
+            if (key := word.lstrip("+")) in {*places, *FILES}}  # fmt: skip
 
 
 def _search_path(parts: Arguments) -> list[str]:
@@ -99,7 +120,7 @@ def _search_path(parts: Arguments) -> list[str]:
     return [f"hydra.searchpath=[{','.join(paths)}]"] if paths else []
 
 
-def _parsed(line: Sequence[str], known: Mapping[str, tuple[str, bool]]) -> list[Override]:
+def _parsed(line: Sequence[str], known: Kinds) -> list[Override]:
     """The overrides, one by one, so that the one that cannot be read is named.
 
     Args:
@@ -117,22 +138,22 @@ def _parsed(line: Sequence[str], known: Mapping[str, tuple[str, bool]]) -> list[
             key, _, value = argument.partition("=")
             reason = " ".join(str(error.__cause__ or error).split("\n")[0].split())
             reason = "" if GRAMMAR.search(reason) else f" ({reason})"
-            kind, _ = known.get(key.lstrip("+"), (MAPPING, False))
+            kind, _ = known.get(key.lstrip("+"), (Kind.MAPPING, False))
             hint = "; text with such characters needs quotes within the shell's own"
             raise ConfigError(
                 f"{key}: {shown(value)} cannot be read as a value{reason}"
-                f"{hint if kind == MAPPING else ''}"
+                f"{hint if kind in FREE else ''}"
             ) from None
     for override in overrides:
         _check_override(override, known)
     return overrides
 
 
-def _check_override(override: Override, known: Mapping[str, tuple[str, bool]]) -> None:
+def _check_override(override: Override, known: Kinds) -> None:
     """Raises a ConfigError for what Hydra would choke on, or silently make a default of."""
     key = override.key_or_group
     if override.is_delete():
-        fixed = [name for name, (kind, _) in known.items() if kind != MAPPING]
+        fixed = [name for name, (kind, _) in known.items() if kind not in FREE]
         if any(name == key or name.startswith(f"{key}.") for name in fixed):
             raise ConfigError(f"~{key}: this setting cannot be removed; give it a value instead")
         return

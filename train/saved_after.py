@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import msgspec
+
+from train.gate import GateError, parse_json
 
 Number = int | None
 # what trainers call every file, so that the folder has the name
@@ -44,10 +47,16 @@ def from_metadata(metadata: Mapping[str, str]) -> tuple[Number, Number]:
     if epoch is not None or step is not None:
         return epoch, step
     try:
-        about = json.loads(metadata.get("training_info", "{}"))
-    except (ValueError, RecursionError):
+        about = parse_json(metadata.get("training_info", "{}"), _TrainingInfo, "training_info")
+    except GateError:
         return None, None
-    return None, _count(about.get("step")) if isinstance(about, dict) else None
+    return None, _count(about.step)
+
+
+class _TrainingInfo(msgspec.Struct):
+    """What ai-toolkit says of a training."""
+
+    step: int | str | None = None
 
 
 def from_names(paths: Iterable[Path]) -> dict[Path, tuple[Number, Number]]:

@@ -39,7 +39,8 @@ def main(config: TrainConfig) -> None:
     processes.wait()
     check_construction(config)
     pictures = load_pictures(config.data)
-    log.info(report(trial, pictures, processes.count))
+    for line in report(trial, pictures, processes.count).split("\n"):
+        log.info(line)
     base = load_base(config.base)
     member: Member | None = Member(trial, folder, config.name)
     while member is not None:

@@ -14,10 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from transformers import CLIPTokenizer
 
 from train.families import EPSILON, FAMILIES, VELOCITY, Family
+from train.gate import GateError
+from train.header import read_header
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"  # its inputs are the latents' channels
 LATENT_CHANNELS = 4
@@ -54,15 +55,10 @@ def family_of_file(file: Path) -> Family:
         ValueError: none of ours, or one that is made for something else.
     """
     try:
-        with safe_open(file, framework="pt") as weights:
-            keys = set(weights.keys())
-            shapes = {
-                key: weights.get_slice(key).get_shape()
-                for key in (FIRST, *(family.telltale for family in FAMILIES))
-                if key in keys
-            }
-    except (SafetensorError, OSError) as error:
+        tensors = read_header(file).tensors
+    except (GateError, OSError) as error:
         raise ValueError(f"not a readable safetensors file ({error})") from None
+    shapes = {key: tensor.shape for key, tensor in tensors.items() if len(tensor.shape) > 1}
     if FIRST in shapes and shapes[FIRST][1] != LATENT_CHANNELS:
         raise ValueError("made for inpainting or the like; LoRAs are trained on the plain model")
     for family in FAMILIES:
@@ -78,21 +74,19 @@ def noise(file: Path, family: Family) -> dict[str, Any]:
     As the file itself says (`v_pred`, `ztsnr` among its keys, or the metadata of modelspec), else
     what is usual for the family.
     """
-    with safe_open(file, framework="pt") as weights:
-        keys = set(weights.keys())
     return {
         "prediction_type": prediction_of(file) or family.prediction,
-        "rescale_betas_zero_snr": SAYS_ZERO_SNR in keys,
+        "rescale_betas_zero_snr": SAYS_ZERO_SNR in read_header(file).tensors,
     }
 
 
 def prediction_of(file: Path) -> str | None:
     """What a single file says that it predicts; None where it says nothing."""
-    with safe_open(file, framework="pt") as weights:
-        keys, metadata = set(weights.keys()), weights.metadata() or {}
-    if SAYS_VELOCITY in keys:
+    header = read_header(file)
+    if SAYS_VELOCITY in header.tensors:
         return VELOCITY
-    return {"epsilon": EPSILON, "v": VELOCITY}.get(metadata.get("modelspec.prediction_type", ""))
+    said = header.metadata.get("modelspec.prediction_type", "")
+    return {"epsilon": EPSILON, "v": VELOCITY}.get(said)
 
 
 def _save(file: Path, config: dict[str, Any]) -> None:

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from train.formats import ALPHA, Module
-from train.peft_config import Settings, alpha_of, number
+from train.peft_config import NOT_SURE, Settings, alpha_of, number
 
 NEAR = 0.01  # alpha may have been rounded to bf16
-NOT_SURE = "its strength is not sure: "
 
 
 def alphas(

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluate.config import PolicyConfig
-from evaluate.scorecard import Scorecard
+from evaluate.scorecard import FIDELITIES, Scorecard
 
 RESAMPLES = 500
-FIDELITIES = ("prompt_fidelity", "subject_fidelity")
 MEMORY, LOSS = "pose_memorization", "validation_loss"
 UNSCORED = "unscored"  # the constraint of a search whose policy has neither limits nor floors
 

@@ -5,21 +5,36 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 from random import Random
-from typing import Any
+from typing import Annotated
 
+import msgspec
 import yaml
+from msgspec import Meta
 from torch import Tensor
 
 from evaluate.config import OTHERS, ProbesConfig
 from evaluate.probing.roles import CAPTION, CLASS, FRESH
-from evaluate.probing.values import KINDS, Values, class_words, zero_shot
+from evaluate.probing.templates import TemplateError
+from evaluate.probing.values import (
+    KINDS,
+    LARGEST,
+    Name,
+    SavedValues,
+    Values,
+    Words,
+    class_words,
+    zero_shot,
+)
 from evaluate.reading.encoder import Encoder
 from train.config import ConfigError
 from train.data.loading import Pictures
 from train.data.trigger import says, without_trigger, word_of
+from train.encoding import shortened
+from train.gate import GateError, Tree, convert, read_yaml
 from train.paths import expanded
 
 SEEN = 0.1  # a value that this share of the training pictures shows belongs to the training set
+LONGEST = 20_000  # characters of a prompt
 CHOICE = 2  # so many values of each part are asked for at least
 
 
@@ -64,6 +79,21 @@ class ProbeSet:
         return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True, width=100)
 
 
+class _SavedProbe(msgspec.Struct, forbid_unknown_fields=True):
+    prompt: Annotated[str, Meta(max_length=LONGEST)]
+    base_prompt: Annotated[str, Meta(max_length=LONGEST)]
+    seed: Annotated[int, Meta(ge=-(2**53), le=2**53)]
+    role: Annotated[str, Meta(max_length=100)]
+    asked: dict[Name, Words] = {}
+
+
+class _SavedSet(msgspec.Struct):
+    probes: Annotated[list[Tree], Meta(max_length=10_000)]
+    values: SavedValues
+    class_word: Words
+    training: dict[Name, Annotated[list[Words], Meta(max_length=500)]]
+
+
 def load_probe_set(file: str) -> ProbeSet:
     """Reads what `to_yaml` wrote, edited or not.
 
@@ -71,29 +101,29 @@ def load_probe_set(file: str) -> ProbeSet:
         ConfigError: no such file, or one that lacks something; the message names the probe.
     """
     path = expanded(file)
-    if not path.is_file():
-        raise ConfigError(f"probes.set: there is no file {file}")
+    if not path.exists():
+        raise ConfigError(f"probes.set: there is no file {shortened(file)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        values = Values.from_dict(content["values"])
-        found = ProbeSet(
-            probes=[_probe(number, saved) for number, saved in enumerate(content["probes"])],
-            values=values,
-            class_word=str(content["class_word"]),
-            training={part: content["training"][part] for kind in KINDS
-                      for part in values.kinds[kind]},
-        )  # fmt: skip
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ConfigError(f"probes.set: {file} lacks {error}") from error
+        saved = read_yaml(path, _SavedSet, LARGEST)
+        values = saved.values.checked()
+        probes = [
+            convert(probe, _SavedProbe, f"probe {number} of the file")
+            for number, probe in enumerate(saved.probes)
+        ]
+    except (GateError, TemplateError, OSError) as error:
+        where = "" if isinstance(error, GateError) else f"{shortened(path)} "
+        raise ConfigError(f"probes.set: {where}{error}") from error
+    parts = [part for some in values.kinds.values() for part in some]
+    if absent := next((part for part in parts if part not in saved.training), None):
+        raise ConfigError(f"probes.set: {shortened(path)} lacks training: {absent}")
+    found = ProbeSet(
+        probes=[Probe(**msgspec.structs.asdict(probe)) for probe in probes],
+        values=values,
+        class_word=saved.class_word,
+        training={part: saved.training[part] for part in parts},
+    )
     _check(found, file)
     return found
-
-
-def _probe(number: int, saved: dict[str, Any]) -> Probe:
-    try:
-        return Probe(**{"asked": {}, **saved})
-    except TypeError as error:
-        raise ConfigError(f"probes.set: probe {number} of the file: {error}") from error
 
 
 def _check(found: ProbeSet, file: str) -> None:
@@ -107,7 +137,10 @@ def _check(found: ProbeSet, file: str) -> None:
             )
         for part, value in probe.asked.items():
             if part not in found.training or value not in found.values.options(part):
-                raise ConfigError(f"probes.set: probe {number} asks for an unknown {part}: {value}")
+                raise ConfigError(
+                    f"probes.set: probe {number} asks for an unknown {shortened(part)}: "
+                    f"{shortened(value)}"
+                )
 
 
 def make_probe_set(

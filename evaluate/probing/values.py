@@ -2,18 +2,79 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import msgspec
 import torch
-import yaml
+from msgspec import Meta
 from torch import Tensor
 
+from evaluate.probing.templates import TemplateError, fill
 from evaluate.reading.encoder import Encoder
 from train.config import CONF, ConfigError, suggestion
+from train.encoding import shortened
+from train.gate import GateError, read_yaml
 
 KINDS = ("poses", "backgrounds", "outfits")
+LARGEST = 4_000_000  # bytes of a file of values or of probes
+SUBJECT = "subject"  # of a prompt; no part is called so
+MOST_POSES = 1000  # of all parts of a pose together: each is drawn to know it in the pictures
+
+Words = Annotated[str, Meta(pattern=r"\S", max_length=300)]
+Name = Annotated[str, Meta(pattern=r"^[^{}\x00-\x1f]+\Z", max_length=100)]
+Template = Annotated[str, Meta(pattern=r"\S", max_length=4000)]
+Options = Annotated[list[Words], Meta(min_length=1, max_length=500)]
+Parts = Annotated[dict[Name, Options], Meta(max_length=20)]
+
+
+class Kinds(msgspec.Struct):
+    """What can be asked for, of each kind."""
+
+    poses: Parts
+    backgrounds: Parts
+    outfits: Parts
+
+
+class SavedValues(msgspec.Struct):
+    """`Values` in a file: the kinds one by one, or together as a probe set has them."""
+
+    template: Template
+    class_word: Words
+    phrases: dict[Name, Template] | None = None
+    kinds: Kinds | None = None
+    poses: Parts | None = None
+    backgrounds: Parts | None = None
+    outfits: Parts | None = None
+
+    def checked(self) -> Values:
+        """These, of which every prompt and every phrase can be made.
+
+        Raises:
+            TemplateError: a name that has no value, two parts of one name, too many poses, or a
+                kind that is not there.
+        """
+        kinds: dict[str, dict[str, list[str]]] = {}
+        for kind in KINDS:
+            found = getattr(self.kinds or self, kind)
+            if found is None:
+                raise TemplateError(f"lacks {kind}")
+            kinds[kind] = found
+        values = Values(self.template, self.class_word, kinds, self.phrases or {})
+        parts = [part for some in kinds.values() for part in some]
+        for part, count in Counter([*parts, SUBJECT]).items():
+            if count > 1:
+                raise TemplateError(f"has two meanings of {shortened(part)}; call one otherwise")
+        poses = math.prod(map(len, kinds["poses"].values()))
+        if poses > MOST_POSES:
+            raise TemplateError(f"has {poses} poses, and at most {MOST_POSES} are drawn")
+        values.prompt("", {part: values.options(part)[0] for part in parts})
+        for part in values.phrases:
+            values.phrase(part, "", "")
+        return values
 
 
 @dataclass(frozen=True)
@@ -32,24 +93,9 @@ class Values:
     kinds: dict[str, dict[str, list[str]]]
     phrases: dict[str, str]
 
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Values:
-        """From the content of such a file, or of a probe set's.
-
-        Raises:
-            KeyError, TypeError, AttributeError, IndexError: with what it lacks.
-        """
-        kinds = {kind: content["kinds"][kind] if "kinds" in content else content[kind]
-                 for kind in KINDS}  # fmt: skip
-        phrases = content.get("phrases") or {}
-        values = cls(content["template"], content["class_word"], kinds, phrases)
-        first = {part: options[0] for kind in kinds.values() for part, options in kind.items()}
-        values.prompt("", first)
-        return values
-
     def prompt(self, subject: str, asked: dict[str, str]) -> str:
         """The prompt that asks for one value of every part."""
-        return self.template.format(subject=subject, **asked)
+        return fill(self.template, {**asked, SUBJECT: subject})
 
     def options(self, part: str) -> list[str]:
         """All values of a part."""
@@ -58,7 +104,7 @@ class Values:
     def phrase(self, part: str, value: str, class_word: str) -> str:
         """The sentence that describes one value alone, for zero-shot classification."""
         template = self.phrases.get(part, "a photo of a {class_word} {value}")
-        return template.format(class_word=class_word, value=value)
+        return fill(template, {"class_word": class_word, "value": value})
 
 
 def load_values(file: str) -> Values:
@@ -68,14 +114,15 @@ def load_values(file: str) -> Values:
         ConfigError: no such file, or one that lacks something.
     """
     folder = CONF / "probes" / "values"
-    path = Path(file) if file.endswith((".yaml", ".yml")) else folder / f"{file}.yaml"
-    if not path.is_file():
+    path = Path(file) if file.endswith((".yaml", ".yml")) else folder / f"{Path(file).name}.yaml"
+    if not path.exists():
         near = suggestion(file, [p.stem for p in folder.glob("*.yaml")])
-        raise ConfigError(f"probes.values: there is no {path.name}{near}")
+        raise ConfigError(f"probes.values: there is no {shortened(path.name)}{near}")
     try:
-        return Values.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ConfigError(f"probes.values: {path} lacks {error}") from error
+        return read_yaml(path, SavedValues, LARGEST).checked()
+    except (GateError, TemplateError, OSError) as error:
+        where = "" if isinstance(error, GateError) else f"{shortened(path)} "
+        raise ConfigError(f"probes.values: {where}{error}") from error
 
 
 def class_words(trigger: str, values: Values) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
-import open_clip
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from train.config import EMBEDDED, ConfigError
-from train.paths import expanded
+from evaluate.reading.encoder_source import opened
+from train.config import ConfigError, cause
+from train.encoding import readable, shortened
+from train.gate import GateError
 from train.puppets.training import CLIP
 
 EMBEDDED_FOLDER = CLIP
@@ -22,8 +24,8 @@ class Encoder:
     """A CLIP: pictures and sentences as unit vectors of one space.
 
     Args:
-        name: `puppets`, a folder of an open_clip model, `model/pretrained tag`, or `model@file`
-            with a .safetensors file of its weights.
+        name: `puppets`, a folder of an open_clip model, `hf-hub:organization/model`,
+            `model/pretrained tag`, or `model@file` with a .safetensors file of its weights.
         device: where it computes.
 
     Attributes:
@@ -34,24 +36,22 @@ class Encoder:
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
-        model, tag = _model_and_weights(name)
         logging.disable(logging.INFO)  # open_clip tells every step of loading to the root logger
         try:
-            self.model, _, transform = open_clip.create_model_and_transforms(
-                model,
-                pretrained=tag,
-                require_pretrained=True,  # else open_clip scores with random weights
-            )
-            self.tokenizer = open_clip.get_tokenizer(model)
-        except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
-            line = str(error).strip().splitlines()[0]
-            raise ConfigError(f"scores.encoder: {name} is not to be had: {line}") from error
+            found = opened(name)
+        except GateError as error:
+            raise ConfigError(f"scores.encoder: {error}") from error
+        except Exception as error:  # of several libraries, which have no word for a wrong file
+            raise ConfigError(
+                f"scores.encoder: {shortened(name)} is not to be had: {readable(cause(error))}"
+            ) from error
         finally:
             logging.disable(logging.NOTSET)
-        normalize = transform.transforms[-1]
+        self.model: Any = found.model
+        self.tokenizer = found.tokenizer
         self.mean, self.std = (
             torch.tensor(values, device=device).view(1, 3, 1, 1)
-            for values in (normalize.mean, normalize.std)
+            for values in (found.mean, found.std)
         )
         size = self.model.visual.image_size
         self.size = (size, size) if isinstance(size, int) else tuple(size)
@@ -89,20 +89,3 @@ class Encoder:
             images.to(self.device).float(), self.size, mode="bicubic", antialias=True
         )
         return (resized.clamp(0, 1) - self.mean) / self.std
-
-
-def _model_and_weights(name: str) -> tuple[str, str | None]:
-    """What open_clip calls the model, and where its weights come from (None: from the model)."""
-    folder = EMBEDDED_FOLDER if name == EMBEDDED else expanded(name)
-    if folder.is_dir():
-        return f"local-dir:{folder}", None
-    if "@" in name:
-        model, _, file = name.partition("@")
-        weights = expanded(file)
-        if weights.suffix != ".safetensors" or not weights.is_file():
-            raise ConfigError(
-                f"scores.encoder: there is no .safetensors file {file} (a pickle can run code)"
-            )
-        return model, str(weights)
-    model, _, tag = name.rpartition("/")
-    return (model, tag) if model else (tag, None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from train.class_arguments import (
     FLAG,
+    TARGET,
     Argument,
     Table,
     check_arguments,
@@ -51,6 +52,9 @@ PRUNERS: Table = {
         "min_early_stopping_rate": whole(0, 100),
     },
 }
+CMA = "sweeper.proposing.cma.CmaEsSampler"
+# classes of Optuna that unpickle what they find in a study, whoever has written it
+UNPICKLING = ("CmaEsSampler", "PyCmaSampler")
 SEEDED = {"seed": optional(Argument(SEED, whole=True))}
 WARNED = {"warn_independent_sampling": optional(FLAG)}
 GENETIC = {
@@ -82,17 +86,12 @@ SAMPLERS: Table = {
         **WARNED,
         "deterministic_objective": FLAG,
     },
-    "optuna.samplers.CmaEsSampler": {
+    CMA: {
         **SEEDED,
         **STARTED,
-        **WARNED,
-        "sigma0": optional(number(1e-6, 1e6)),
-        "consider_pruned_trials": FLAG,
-        "restart_strategy": choice("ipop", "bipop", None),
         "popsize": optional(whole(2, 100_000)),
-        "inc_popsize": whole(-1, 1000),
+        "sigma0": optional(number(1e-6, 1e6)),
         "use_separable_cma": FLAG,
-        "with_margin": FLAG,
         "lr_adapt": FLAG,
     },
     "optuna.samplers.NSGAIISampler": GENETIC,
@@ -128,4 +127,27 @@ def check_sampler_arguments(sampler: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming the first setting that cannot be.
     """
+    for target in _targets(sampler):
+        package, _, name = target.partition(".")
+        if package.startswith("optuna") and name.rpartition(".")[2] in UNPICKLING:
+            raise ConfigError(unpickling(target))
     check_arguments("hydra.sweeper.sampler", sampler, SAMPLERS, "optuna.samplers.TPESampler")
+
+
+def unpickling(target: str) -> str:
+    """Why a sampler is refused that would unpickle what it finds in a study."""
+    return (
+        f"hydra.sweeper.sampler.{TARGET}: {target} runs code that a study's journal may bring "
+        f"(it unpickles its attributes); use {CMA} (hydra/sweeper/sampler=cmaes)"
+    )
+
+
+def _targets(value: Any) -> Iterator[str]:
+    """All classes that settings name, however deep."""
+    if isinstance(value, Mapping):
+        if isinstance(target := value.get(TARGET), str):
+            yield target
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _targets(inner)

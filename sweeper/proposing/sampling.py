@@ -8,10 +8,13 @@ from typing import Any
 
 from hydra.utils import get_class, instantiate
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import CmaEsSampler as OptunasCmaEsSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeper.proposing.class_arguments import unpickling
+from sweeper.proposing.cma import CmaEsSampler
 from sweeper.proposing.space import Params, Space, identity
 from train.class_arguments import TARGET, find_class
 from train.config import ConfigError, cause
@@ -119,14 +122,16 @@ def check_sampler(config: dict[str, Any], space: Space, objectives: int) -> None
     """Refuses a sampler that can do nothing with a search.
 
     Raises:
-        ConfigError: it cannot be made; a grid over a continuum; a sampler for one objective,
-            and there are two.
+        ConfigError: it cannot be made, or unpickles what it finds in a study; a grid over a
+            continuum; a sampler for one objective, and there are two.
     """
-    made(SAMPLER, {"seed": 0, **config}, BaseSampler)
+    sampler = made(SAMPLER, {"seed": 0, **config}, BaseSampler)
+    if isinstance(sampler, OptunasCmaEsSampler):
+        raise ConfigError(unpickling(config[TARGET]))
     if is_grid(config) and space.size() is None:
         endless = next(d.key for d in space.dimensions if d.values() is None)
         raise ConfigError(f"{endless}: a grid needs single values: a choice, a range or int(...)")
-    if objectives > 1 and issubclass(get_class(config["_target_"]), CmaEsSampler):
+    if objectives > 1 and isinstance(sampler, CmaEsSampler):
         raise ConfigError("hydra/sweeper/sampler: cmaes knows one objective alone; take nsgaii")
 
 

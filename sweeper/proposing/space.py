@@ -21,6 +21,7 @@ from optuna.distributions import (
 
 from sweeper.proposing.conditions import CONDITIONS, DECIDING, applies, decides
 from train.config import ConfigError
+from train.ranges import is_number
 from train.sweeps import range_values, sweep_words
 
 Params = dict[str, Any]
@@ -86,12 +87,19 @@ class Dimension:
         ]
 
     def contains(self, value: Any) -> bool:
-        """Whether the search could propose this value."""
+        """Whether the search could propose this value; true and false are no numbers."""
         values = self.values()
         if values is not None:
-            return value in values
+            return any(_is_same(value, other) for other in values)
         low, high = self.ends()
-        return isinstance(value, int | float) and low <= value <= high
+        return is_number(value) and low <= value <= high
+
+    def admits(self, value: Any) -> bool:
+        """The same of a value that Optuna has computed, which may differ in its last digit."""
+        found = self.distribution
+        if isinstance(found, CategoricalDistribution) or not is_number(value):
+            return self.contains(value)
+        return found._contains(value)
 
     def including(self, value: Any) -> Dimension:
         """The same, widened to this value where it has not got it; None is no value."""
@@ -183,6 +191,11 @@ class Space:
 
     def describe(self) -> dict[str, str]:
         return {dimension.key: _describe(dimension.distribution) for dimension in self.dimensions}
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Whether two plain values are equal; true is not 1."""
+    return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
 
 
 def identity(params: Params) -> str:

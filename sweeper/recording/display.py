@@ -14,12 +14,12 @@ from typing import NamedTuple
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from evaluate.choice.policy import Selection, select
 from evaluate.choice.reasons import overall
 from evaluate.config import PolicyConfig
+from evaluate.console import PlainConsole, PlainTable, plain
 from evaluate.scorecard import usable
 from sweeper.recording.progress import LINES, duration, settings_of, time_left
 from sweeper.recording.record import (
@@ -63,7 +63,7 @@ def display(study: Path, trials: int, epochs: int, policy: PolicyConfig) -> Iter
     Args:
         trials, epochs: see `Progress`.
     """
-    console = Console(stderr=True)
+    console = PlainConsole(sys.stderr)
     if not console.is_terminal or console.is_dumb_terminal:
         yield
         return
@@ -134,12 +134,14 @@ class Display:
     def _head(self, rows: list[Row], best: Row | None) -> Text:
         ended = sum(row.record.finished for row in rows)
         trials = counted(self.trials, "trial")
-        head = Text.assemble((self.study.name, "bold"), f"  {ended} of {trials} ended")
+        head = plain(self.study.name, "bold")
+        head = Text.assemble(head, f"  {ended} of {trials} ended")
         head.append(f"  {self._left([row.record for row in rows])}")
         if best and best.selection:
             pick = best.selection
             within = "" if pick.feasible else ", over a limit"
-            head.append(f"\nbest so far: trial {best.record.number}, {pick.scorecard.label}, ")
+            label = plain(pick.scorecard.label)
+            head.append(f"\nbest so far: trial {best.record.number}, ").append(label).append(", ")
             told = f"{overall(pick.scorecard)} overall"
             if pick.fidelity is not None:
                 told = f"fidelity {pick.fidelity:.2f}"
@@ -153,28 +155,28 @@ class Display:
         last = max(epoch.time for record in records for epoch in record.epochs) / 1000
         return f"about {duration(max(0.0, seconds - (time.time() - last)))} left"
 
-    def _table(self, rows: list[Row], best: Row | None, wide: bool) -> Table:
-        table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    def _table(self, rows: list[Row], best: Row | None, wide: bool) -> PlainTable:
+        table = PlainTable(box=None, padding=(0, 1, 0, 0), header_style="dim")
         for heading in ("", "trial", "settings", "state", *[""] * wide, "epoch"):
-            table.add_column(heading, no_wrap=heading != "settings", overflow="ellipsis")
+            table.heading(heading, unbroken=heading != "settings")
         names = {
             name: word
             for name, word in list(SCORES.items())[: None if wide else FEW]
             if any(row.selection and name in row.selection.scorecard.scores for row in rows)
         }
         for heading in (*names.values(), "keep"):
-            table.add_column(heading, justify="right", no_wrap=True)
+            table.heading(heading, right=True, unbroken=True)
         settings = settings_of([row.record for row in rows])
         for row, words in zip(rows, settings, strict=True):
             record, card = row.record, row.record.scorecards[-1] if row.record.epochs else None
             done = card.epoch if card else 0
             scores = card.scores if card else {}
             kept = str(row.selection.scorecard.epoch) if row.selection else ""
-            table.add_row(
+            table.row(
                 "*" if row is best else "",
                 str(record.number),
                 words,
-                Text(record.state, COLOURS[record.state]),
+                plain(record.state, COLOURS[record.state]),
                 *[ProgressBar(max(1, record.length), done, width=8)] * wide,
                 f"{done}/{record.length}",
                 *(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
+import os
 import time
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -15,7 +15,25 @@ from PIL.Image import Image
 
 from evaluate.scorecard import Scorecard
 from evaluate.sheet import save_sheet
-from train.config import ConfigError, cause, suggestion
+from sweeper.recording.saved import (
+    COMPLETE,
+    FAILED,
+    INTERRUPTED,
+    LENGTH,
+    PACK,
+    PREPARING,
+    RUNNING,
+    STOPPED,
+    SavedEpoch,
+    SavedRecord,
+    Settings,
+    seconds,
+    whole,
+)
+from train.config import ConfigError, suggestion
+from train.encoding import shortened
+from train.gate import GateError, convert, parse_json, read_bytes
+from train.ranges import shown
 from train.run_files import state_file
 from train.weights_file import weights_hash, write_atomically
 
@@ -28,22 +46,7 @@ FILE = "trial.json"
 AT_WORK = "at-work"  # an empty file: a process is at the trial, or died with it
 HOLDER = "holder"  # there while a process holds the trial
 WORKER = "worker"  # the tag that says which process of which machine is, or was, at it
-# the tag of the seconds that drawing and reading the base's pictures took, once a process
-PREPARING = "seconds.preparing"
-LENGTH = "epochs"  # the tag that says how many epochs: training.max_steps may rule
-RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (
-    "running",
-    "complete",
-    "stopped",
-    "failed",
-    "interrupted",
-)
-STATES = (RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED)
-# what a record must have, and of which kind
-KINDS = {
-    "study": str, "number": int, "settings": dict, "overrides": list, "params": dict, "tags": dict,
-    "state": str, "reason": str, "ended": int,
-}  # fmt: skip
+MOST_RECORDS, MOST_BYTES = 100_000, 500_000_000  # of a study
 
 
 @dataclass
@@ -121,8 +124,24 @@ class Record:
     @property
     def length(self) -> int:
         """Epochs that it has in the end, unless it is stopped; 0: not known."""
-        epochs = self.settings.get("training", {}).get("epochs", 0)
-        return int(self.tags.get(LENGTH, epochs))
+        if LENGTH in self.tags:
+            return whole(self.tags[LENGTH])
+        return self.known.training.epochs
+
+    @property
+    def known(self) -> Settings:
+        """Those of the settings that are read one by one, with a default where one is missing."""
+        return convert(self.settings, Settings, "settings")
+
+    @property
+    def pack(self) -> int:
+        """How many trials were trained at once."""
+        return max(1, whole(self.tags.get(PACK, "1")))
+
+    @property
+    def preparing(self) -> float:
+        """Seconds that its process took for the base's pictures; 0: not known."""
+        return max(0.0, seconds(self.tags.get(PREPARING, "0")))
 
     @property
     def scorecards(self) -> list[Scorecard]:
@@ -185,6 +204,11 @@ class Record:
         write_atomically(self.folder / FILE, text.encode())
 
 
+# what a record in memory has as it has it in its file
+COPIED = [one.name for one in fields(Record) if one.name not in ("folder", "epochs")]
+COPIED_OF_EPOCH = [one.name for one in fields(ScoredEpoch) if one.name != "scorecard"]
+
+
 class RecordError(ValueError):
     """A record cannot be read as one; the message says why."""
 
@@ -194,77 +218,72 @@ def load_record(folder: Path) -> Record:
 
     Raises:
         RecordError: naming the file.
+        OSError: there is none, or it may not be read.
     """
     file = folder / FILE
     try:
-        return read_record(json.loads(file.read_bytes()), folder)
-    except (ValueError, RecursionError, IsADirectoryError) as error:
-        raise RecordError(f"{file} is no record of a trial: {cause(error)}") from error
+        return read_record(read_bytes(file), folder)
+    except ValueError as error:
+        words = str(error).removeprefix(f"{shortened(file)}: ")
+        raise RecordError(f"{file} is no record of a trial: {words}") from error
 
 
-def read_record(saved: Any, folder: Path) -> Record:
+def read_record(content: bytes | str, folder: Path) -> Record:
     """The record in its JSON, of a trial whose files are (or would be) in `folder`. What another
     version has written beside what is known here is left out.
 
     Raises:
         RecordError: it is damaged.
     """
-    about = (
-        {"ended": 0}
-        | _known(Record, saved)
-        | {"folder": folder, "epochs": read_epochs(saved, folder)}
-    )
-    for name, kind in KINDS.items():
-        if name not in about:
-            raise RecordError(f"it has no {name}")
-        if not isinstance(about[name], kind):
-            raise RecordError(f"its {name} is {str(about[name])[:40]!r}")
-    record = Record(**about)
-    if record.state not in STATES:
-        raise RecordError(f"its state is {record.state!r}")
-    if record.selected is not None and not record.has(record.selected):
-        raise RecordError(f"epoch {record.selected} was selected, which it does not have")
-    if not str(record.tags.get(LENGTH, 0)).isdecimal():
-        raise RecordError(f"it is {record.tags[LENGTH]} epochs long")
-    return record
+    try:
+        saved = parse_json(content, SavedRecord, "record")
+    except GateError as error:
+        raise RecordError(str(error).removeprefix("record: ")) from error
+    about = {name: getattr(saved, name) for name in COPIED}
+    return Record(folder=folder, epochs=[_epoch(one, folder) for one in saved.epochs], **about)
 
 
-def read_epochs(saved: Any, folder: Path) -> list[ScoredEpoch]:
-    """The scored epochs in a record's JSON, with the checkpoints in `folder`.
+def _epoch(saved: SavedEpoch, folder: Path) -> ScoredEpoch:
+    card = Scorecard.of(saved.scorecard)
+    card.checkpoint = folder / _name_of(card.checkpoint)
+    about = {name: getattr(saved, name) for name in COPIED_OF_EPOCH}
+    return ScoredEpoch(scorecard=card, **about)
+
+
+def _name_of(checkpoint: Path) -> str:
+    """The name of a checkpoint, wherever it lay when it was recorded.
 
     Raises:
-        RecordError: they are damaged.
+        RecordError: it is no name of a file.
     """
+    name = checkpoint.name
     try:
-        return [_read_epoch(epoch, folder) for epoch in saved["epochs"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RecordError(f"its scored epochs are damaged: {cause(error)}") from error
-
-
-def _read_epoch(saved: Any, folder: Path) -> ScoredEpoch:
-    card = Scorecard.from_dict(saved["scorecard"])
-    card.checkpoint = folder / card.checkpoint.name
-    # a score that is no number is one that could not be told
-    card.scores = {name: e for name, e in card.scores.items() if all(map(math.isfinite, e))}
-    epoch = ScoredEpoch(**_known(ScoredEpoch, saved) | {"scorecard": card})
-    if not math.isfinite(epoch.seconds):
-        raise ValueError(f"epoch {card.epoch} took {epoch.seconds} seconds")
-    return epoch
-
-
-def _known(kind: type[Any], saved: Any) -> dict[str, Any]:
-    """Of what is saved, that which a dataclass knows."""
-    if not isinstance(saved, dict):
-        raise RecordError("it is no JSON object")
-    return {one.name: saved[one.name] for one in fields(kind) if one.name in saved}
+        os.fsencode(name)
+    except UnicodeError:
+        name = ""
+    if name in ("", "..") or "\0" in name:
+        raise RecordError(f"{shown(str(checkpoint))} is no name of a checkpoint")
+    return name
 
 
 def load_records(study: Path) -> list[Record]:
-    """The records of all of a study's trials, in order; one that cannot be read is named, once."""
+    """The records of all of a study's trials, in order; one that cannot be read is named, once.
+
+    Raises:
+        ConfigError: there are more than fit into memory.
+    """
     found = sorted((study / "trials").glob(f"*/{FILE}"))
     files = [file for file in found if file.parent.name.isdecimal()]  # and no copy of a folder
-    records = [_load_record(file.parent, file.stat().st_mtime_ns) for file in files]
-    return [record for record in records if record is not None]
+    about = [file.stat() for file in files]
+    if len(files) > MOST_RECORDS or sum(one.st_size for one in about) > MOST_BYTES:
+        raise ConfigError(
+            f"{study / 'trials'}: has more than {MOST_RECORDS} records, or more than "
+            f"{MOST_BYTES / 1e6:g} MB of them"
+        )
+    read = [
+        _load_record(file.parent, one.st_mtime_ns) for file, one in zip(files, about, strict=True)
+    ]
+    return [record for record in read if record is not None]
 
 
 @lru_cache(maxsize=10_000)

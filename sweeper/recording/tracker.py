@@ -20,6 +20,7 @@ from evaluate.store_address import RUN_FILE
 from evaluate.tracking import NOTE, Run, Store
 from sweeper.recording.background import Background
 from sweeper.recording.figures import metrics, progress
+from sweeper.recording.markdown import code_in_markdown, in_markdown
 from sweeper.recording.record import (
     COMPLETE,
     FAILED,
@@ -65,7 +66,7 @@ class Tracker(Store):
     def __init__(self, root: Path, study: Path) -> None:
         super().__init__(root, study.name)
         self.study = study
-        self.parent = Run(self, study / RUN_FILE, f"sweep {study.name}")
+        self.parent = Run(self, study / RUN_FILE, f"sweep {study.name}", study.name)
         self._about: About | None = None
         self._background = Background()
         self._behind: set[Path] = set()  # folders of trials that wait to be mirrored
@@ -138,7 +139,7 @@ class Tracker(Store):
 
     def run_of(self, record: Record) -> Run:
         """The run of a trial."""
-        return Run(self, record.folder / RUN_FILE, record.name)
+        return Run(self, record.folder / RUN_FILE, record.name, record.study)
 
     def conclude(self, winner: Record | None, files: list[Path], tags: dict[str, str]) -> None:
         """Ends the parent run with the study's files, and names the champion."""
@@ -201,7 +202,9 @@ class Tracker(Store):
                 source=f"{self.client.get_run(run.id).info.artifact_uri}/{folder}",
                 run_id=run.id,
                 tags={"epoch": str(record.selected), "trial": str(record.number)},
-                description=f"trial {record.number}, {card.label}, {overall(card)} overall",
+                description=in_markdown(
+                    f"trial {record.number}, {card.label}, {overall(card)} overall"
+                ),
             ).version
             known = {**known, folder: str(version)}
             run.remember(versions=known)
@@ -221,10 +224,12 @@ class Tracker(Store):
 
 def _note(record: Record, findings: str) -> str:
     """A trial in a few words."""
-    settings = ", ".join(f"`{key}={value}`" for key, value in record.params.items())
+    settings = ", ".join(code_in_markdown(f"{key}={value}") for key, value in record.params.items())
     kept = f"Epoch {record.selected} is kept." if record.selected is not None else ""
-    ending = f"{record.state}: {record.reason}" if record.reason else record.state
-    return "\n\n".join(part for part in (settings, f"{kept} It is {ending}.", findings) if part)
+    reason = in_markdown(record.reason)
+    ending = f"{record.state}: {reason}" if reason else record.state
+    told = "\n".join(map(in_markdown, findings.split("\n")))
+    return "\n\n".join(part for part in (settings, f"{kept} It is {ending}.", told) if part)
 
 
 def _params(settings: dict[str, Any]) -> dict[str, Any]:

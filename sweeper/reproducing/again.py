@@ -23,6 +23,7 @@ from sweeper.reproducing.verdict import compare
 from sweeper.running.pack import run_trials
 from sweeper.running.rules import until
 from sweeper.running.trial import ADAPTED, Trial
+from sweeper.study_folder import closed
 from train.member import TrainingError
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def train_again(
     kept = {key: value for key, value in original.tags.items() if key in CARRIED}
     above = {MLFLOW_PARENT_RUN_ID: original.parent} if original.parent else {}
     settings = asdict(config)
-    with _folder(Path(config.study.root) / PLACE, original.id, settings) as folder:
+    with _folder(Path(config.study.root) / PLACE, original.file_name, settings) as folder:
         record = Record(
             folder=folder,
             study=original.study,
@@ -105,7 +106,7 @@ def train_again(
 def _folder(place: Path, name: str, settings: dict[str, object]) -> Iterator[Path]:
     """A folder that no other process is at: of the same that was left unfinished, or a new one."""
     for number in count():
-        folder = place / f"{name[:20]}-{number}"
+        folder = closed(place / f"{name}-{number}")
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "reproduction.lock")
         try:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hydra import compose
 from omegaconf import OmegaConf
 
 from sweeper.config import SweepConfig, check_sweep
+from sweeper.reproducing.received import Received
 from train.config import ConfigError, keys, suggestion, typed
-from train.flattening import flatten
+from train.ranges import shown
 from train.text_settings import literal
 
-# a search's alone: they have no say in a trial that is trained again
-OF_A_SEARCH = ("study", "search", "pruner", "pack")
+MOST_NAMED = 8  # unknown settings of one message
 
 
 @dataclass
@@ -34,35 +34,28 @@ class Carried:
 
 
 def carry_over(
-    then: Mapping[str, Any], places: Mapping[str, Any], anyway: bool = False, by: str = ""
+    then: Received, places: Mapping[str, Any], anyway: bool = False, by: str = ""
 ) -> Carried:
     """The settings of a run, each of them checked; within a command, whose conf/ is used.
 
     Args:
-        then: nested, as logged. Of the sections in it every key is accounted for; what is not in
-            it at all has today's defaults.
-        places: dotted key -> where something lies now.
+        then: as logged. Of the sections in it every key is accounted for; what is not in it at
+            all has today's defaults.
+        places: dotted key -> where something lies now, as the person has typed it.
         anyway: drop settings that this version does not have.
         by: which version logged them, for the message.
 
     Raises:
         ConfigError: a setting that this version does not have, with the nearest that it has; or
-            settings that it refuses.
+            settings that it refuses, or that are for the person to name.
     """
-    logged = {name: value for name, value in then.items() if name not in OF_A_SEARCH}
-    base = places.get("base.path") or (logged.get("base") or {}).get("path")
-    today = todays_defaults(base)
-    carried = Carried(today)
-    settings = _overlay(today, logged, "", carried)
-    carried.added = {key: v for key, v in carried.added.items() if key.split(".")[0] in logged}
-    if carried.dropped and not anyway:
-        raise ConfigError(_unknown(carried.dropped, today, by))
-    merged = OmegaConf.create(literal(settings))
-    for key, value in places.items():
-        OmegaConf.update(merged, key, literal(value))
-    carried.config = typed(SweepConfig, merged)
-    check_sweep(carried.config)
-    return carried
+    today = todays_defaults(places.get("base.path") or then.base_path())
+    overlaid = then.over(today, places)
+    if overlaid.dropped and not anyway:
+        raise ConfigError(_unknown(overlaid.dropped, today, by))
+    config = typed(SweepConfig, OmegaConf.create(literal(overlaid.values)))
+    check_sweep(config)
+    return Carried(config, overlaid.added, overlaid.dropped)
 
 
 def todays_defaults(base: str | None) -> SweepConfig:
@@ -73,27 +66,15 @@ def todays_defaults(base: str | None) -> SweepConfig:
     return typed(SweepConfig, composed)
 
 
-def _overlay(today: Any, then: Mapping[str, Any], prefix: str, carried: Carried) -> dict[str, Any]:
-    """Then's values under today's keys, group by group; free-form groups are taken whole."""
-    values, plain = {}, asdict(today)
-    for name in (f.name for f in fields(today)):
-        key, default = f"{prefix}{name}", getattr(today, name)
-        if name in then and is_dataclass(default) and isinstance(then[name], Mapping):
-            values[name] = _overlay(default, then[name], f"{key}.", carried)
-        elif name in then:
-            values[name] = then[name]
-        else:
-            values[name] = plain[name]
-            carried.added |= flatten({key: plain[name]})
-    known = {f.name for f in fields(today)}
-    carried.dropped |= {f"{prefix}{name}": then[name] for name in then if name not in known}
-    return values
-
-
 def _unknown(dropped: Mapping[str, Any], today: SweepConfig, by: str) -> str:
-    known = keys(OmegaConf.create(asdict(today)))
-    told = [f"{key}={value}{suggestion(key, known)}" for key, value in dropped.items()]
+    known = keys(OmegaConf.create(literal(asdict(today))))
+    told = [
+        f"{shown(key)[1:-1]}={shown(value)}{suggestion(key, known)}"
+        for key, value in list(dropped.items())[:MOST_NAMED]
+    ]
+    more = f" and {len(dropped) - MOST_NAMED} more" if len(dropped) > MOST_NAMED else ""
     return (
         f"the run was logged by another version{by} and has settings that this one does not: "
-        f"{', '.join(told)} (that version trains it as it was; anyway=true trains without them)"
+        f"{', '.join(told)}{more} (that version trains it as it was; anyway=true trains without "
+        "them)"
     )

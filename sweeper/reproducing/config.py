@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 from evaluate.config import SCORES
 from sweeper.config import BEST, KEEP
-from train.checks import check_device_name
+from sweeper.study_folder import check_name
+from train.checks import SPEEDS, check_choice, check_device_name
 from train.config import ConfigError, suggestion
 from train.ranges import RANGE, Range
-from train.text_settings import path_field, text_field
+from train.text_settings import choice_field, model_field, path_field, text_field
 
 DEFAULT = "default"  # the tolerance of scores that have none of their own
 TOLERANCE = Range(0, 1000)
@@ -29,8 +30,9 @@ class DataPlaces:
 class BasePlaces:
     """Where the base is now, and what it runs on; None: as it was."""
 
-    path: str | None = path_field(None)
+    path: str | None = model_field(None)
     device: str | None = text_field(None)
+    speed: str | None = choice_field(None)
 
 
 @dataclass
@@ -45,8 +47,8 @@ class ProbesPlaces:
 class ScoresPlaces:
     """Where models of one's own lie now; None: where they were."""
 
-    encoder: str | None = path_field(None)
-    pose_model: str | None = path_field(None)
+    encoder: str | None = model_field(None)
+    pose_model: str | None = model_field(None)
 
 
 @dataclass
@@ -65,7 +67,7 @@ class ReproduceConfig:
     probes: ProbesPlaces = field(default_factory=ProbesPlaces)
     scores: ScoresPlaces = field(default_factory=ScoresPlaces)
     root: str = path_field("mlruns")
-    keep: str = BEST
+    keep: str = choice_field(BEST)
 
     @property
     def places(self) -> dict[str, str]:
@@ -85,6 +87,8 @@ def check_reproduce(config: ReproduceConfig) -> None:
     if len(given) != 1:
         both = f" ({' and '.join(given)} are given)" if given else ""
         raise ConfigError(f"run_id: give one of run_id=, study= and lora={both}")
+    if config.study:
+        check_name(config.study, "study")
     for name in config.tolerance:
         if name not in (DEFAULT, *SCORES):
             near = suggestion(name, [DEFAULT, *SCORES])
@@ -93,6 +97,8 @@ def check_reproduce(config: ReproduceConfig) -> None:
         raise ConfigError("tolerance.default: is needed for scores that have none of their own")
     if config.base.device is not None:
         check_device_name(config.base.device)
+    if config.base.speed is not None:
+        check_choice("base.speed", config.base.speed, SPEEDS)
     if config.keep not in KEEP:
         near = suggestion(config.keep, [*KEEP])
         raise ConfigError(f"keep: {config.keep!r} is none of {', '.join(KEEP)}{near}")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from mlflow import MlflowClient
+import msgspec
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from evaluate.artifacts import artifact
 from evaluate.scorer import Scorer
+from evaluate.tracking import Store
+from sweeper.config import MOST_TRIALS
+from sweeper.recording.noted import Noted, noted
 from sweeper.recording.record import (
     COMPLETE,
     FAILED,
@@ -27,15 +30,25 @@ from sweeper.recording.record import (
     read_record,
     trial_folder,
 )
-from sweeper.reproducing.runs import artifact
-from sweeper.results.files import RESULT
+from sweeper.reproducing.differences import BASE
+from sweeper.reproducing.received import Received
+from sweeper.results.files import PROBES, RESULT
+from sweeper.study_folder import study_folder
 from train.config import ConfigError
+from train.encoding import readable, shortened
+from train.gate import Tree, parse_json, read_json, read_text
 from train.weights_file import CheckpointError, epoch_of, read_metadata, weights_hash
 
 log = logging.getLogger(__name__)
 SCORED = "scorecards.json"  # the artifact that is a trial's record
 FINGERPRINT = "fingerprint"  # in the names of the tags that say what a run was made from
 STUDY_OF_FILES = "reproductions"  # the study of what comes from a LoRA file alone
+
+
+class Result(msgspec.Struct):
+    """Of a study's result.json, which trial was the best."""
+
+    trial: Annotated[int, msgspec.Meta(ge=0, le=MOST_TRIALS)]
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,7 @@ class Original:
     Attributes:
         id: the run's; of a file, its name.
         said: in a line.
-        settings: nested, as they were logged.
+        settings: as they were logged.
         tags: where it comes from: fingerprints, versions, hardware, as far as known.
         epochs: the scored ones; those of a file are scored once a scorer is there.
         selected: the epoch that was kept.
@@ -57,7 +70,7 @@ class Original:
     id: str
     said: str
     study: str
-    settings: Mapping[str, Any]
+    settings: Received
     tags: dict[str, str]
     selected: int
     epochs: list[ScoredEpoch] = field(default_factory=list)
@@ -67,8 +80,13 @@ class Original:
     probes: str | None = None
     file: Path | None = None
 
+    @property
+    def file_name(self) -> str:
+        """Its id as a part of a file's name, whatever the store says that it is."""
+        return re.sub(r"[^\w.-]", "-", self.id[:20])
 
-def of_run(client: MlflowClient, run: Run, root: Path) -> Original:
+
+def of_run(store: Store, run: Run, root: Path) -> Original:
     """What MLflow knows of a trial; where its artifacts are gone, what the study's folder does.
 
     Args:
@@ -78,15 +96,15 @@ def of_run(client: MlflowClient, run: Run, root: Path) -> Original:
         ConfigError: there is nothing to compare with: it failed, is not at its end, or its record
             is nowhere to be found.
     """
-    run_id, tags = run.info.run_id, dict(run.data.tags)
-    study = root / "studies" / tags["study"]
-    record = _logged(client, run) or _in_folder(study, run)
+    run_id, about = run.info.run_id, noted(run)
+    assert about.trial is not None
+    study = study_folder(root, about.study, "run_id: its study")
+    record = _logged(store, run, about) or _in_folder(study, run, about.trial)
     if record is None:
-        raise ConfigError(_nowhere(run, trial_folder(study, int(tags["trial"]))))
-    parent = tags.get(MLFLOW_PARENT_RUN_ID, "")
-    said = f"{run.info.run_name} of study {study.name}, run {run_id}"
-    logged = _logged_probes(client, parent) if parent else None
-    return replace(_of_record(record, run_id, said, tags), parent=parent,
+        raise ConfigError(_nowhere(run, trial_folder(study, about.trial)))
+    said = f"{shortened(run.info.run_name)} of study {study.name}, run {run_id}"
+    logged = _logged_probes(store, about.parent) if about.parent else None
+    return replace(_of_record(record, run_id, said, run.data.tags), parent=about.parent,
                    probes=logged or _probes_of(study))  # fmt: skip
 
 
@@ -97,30 +115,30 @@ def of_study(study: Path) -> Original | None:
         ConfigError: there is nothing to compare with.
     """
     try:
-        number = int(json.loads((study / RESULT).read_bytes())["trial"])
-        record = load_record(trial_folder(study, number))
-    except (OSError, ValueError, TypeError, KeyError):
+        number = read_json(study / RESULT, Result).trial
+        record = _checked(load_record(trial_folder(study, number)), study.name, number)
+    except (OSError, ValueError):
         return None
     name = f"{study.name}-{number}"
     said = f"trial {number} of study {study.name}, as {record.folder} has it"
     return replace(_of_record(record, name, said, record.tags), probes=_probes_of(study))
 
 
-def _of_record(record: Record, name: str, said: str, tags: dict[str, str]) -> Original:
+def _of_record(record: Record, name: str, said: str, tags: Mapping[str, str]) -> Original:
     if not record.epochs:
-        why = f" ({record.reason})" if record.reason else ""
+        why = f" ({shortened(record.reason)})" if record.reason else ""
         ended = "failed" if record.state == FAILED else f"ended {record.state}"
         raise ConfigError(
             f"run_id: {name} {ended} without a checkpoint{why}, so there is nothing to compare with"
         )
     last = record.scorecards[-1].epoch
-    reason = f": {record.reason}" if record.reason else ""
+    reason = f": {shortened(record.reason)}" if record.reason else ""
     return Original(
         id=name,
         said=f"{said} ({record.state} after epoch {last}{reason})",
         study=record.study,
-        settings=record.settings,
-        tags=tags,
+        settings=Received.of(record.settings, f"run_id: {name}", str(tags.get(BASE, ""))),
+        tags=_plain(tags),
         selected=record.selected or last,
         epochs=record.epochs,
         complete=record.state == COMPLETE,
@@ -128,20 +146,32 @@ def _of_record(record: Record, name: str, said: str, tags: dict[str, str]) -> Or
     )
 
 
-def _logged(client: MlflowClient, run: Run) -> Record | None:
+def _plain(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags, each a line of text that can be shown."""
+    return {key: readable(str(value)) for key, value in tags.items()}
+
+
+def _checked(record: Record, study: str, number: int) -> Record:
+    """A record of the trial that it is to be, whatever it says itself."""
+    record.study, record.number = study, number
+    return record
+
+
+def _logged(store: Store, run: Run, about: Noted) -> Record | None:
     """A trial's record among the artifacts of its run; None where it is not, or not whole."""
-    text = artifact(client, run, SCORED)
+    text = artifact(store, store.client, run, SCORED)
     try:
-        return read_record(json.loads(text), Path("-")) if text else None
+        record = read_record(text, Path("-")) if text else None
     except ValueError:
         return None
+    return record and _checked(record, about.study, about.trial or 0)
 
 
-def _in_folder(study: Path, run: Run) -> Record | None:
+def _in_folder(study: Path, run: Run, number: int) -> Record | None:
     """A trial's record in its folder, if it is of the run: of the same pictures, base, probes."""
     tags = run.data.tags
     try:
-        record = load_record(trial_folder(study, int(tags["trial"])))
+        record = _checked(load_record(trial_folder(study, number)), study.name, number)
     except (OSError, ValueError):
         return None
     same = all(value == tags.get(key) for key, value in record.tags.items() if FINGERPRINT in key)
@@ -163,21 +193,21 @@ def _nowhere(run: Run, folder: Path) -> str:
 
 
 def _missing(run: Run) -> str:
-    place = f"{run.info.artifact_uri}/{SCORED}"
+    place = shortened(f"{run.info.artifact_uri}/{SCORED}")
     return f"{run.info.run_id} has no artifact {SCORED}: it was looked for at {place}"
 
 
-def _logged_probes(client: MlflowClient, parent: str) -> str | None:
+def _logged_probes(store: Store, parent: str) -> str | None:
     """The probe set among the artifacts of a sweep's run."""
     try:
-        return artifact(client, client.get_run(parent), "probes.yaml")
+        return artifact(store, store.client, store.client.get_run(parent), PROBES)
     except MlflowException:  # the sweep's run was deleted
         return None
 
 
 def _probes_of(study: Path) -> str | None:
-    file = study / "probes.yaml"
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    file = study / PROBES
+    return read_text(file) if file.is_file() else None
 
 
 def of_file(path: Path) -> Original:
@@ -187,25 +217,25 @@ def of_file(path: Path) -> Original:
         CheckpointError: not a LoRA file, or one of another program.
     """
     about = read_metadata(path)
-    try:
-        settings = dict(json.loads(about["lorasweep_config"]))
-    except (KeyError, ValueError, TypeError):
+    if "lorasweep_config" not in about:
         raise CheckpointError(
             f"{path}: its metadata has no lorasweep_config, as this program writes it; another "
             "program's LoRA can be scored (python -m evaluate) but not made again"
-        ) from None
+        )
+    name = f"{shortened(path)}: lorasweep_config"
+    settings = parse_json(about["lorasweep_config"], Tree, name)
     epoch = epoch_of(path)
     tags = {
         "data.fingerprint": about.get("lorasweep_data", ""),
         "data.pictures": about.get("lorasweep_pictures", ""),
-        "base.fingerprint": about.get("lorasweep_base") or about.get("ss_new_sd_model_hash", ""),
+        BASE: about.get("lorasweep_base") or about.get("ss_new_sd_model_hash", ""),
     }
     return Original(
         id=path.stem,
         said=f"{path} (epoch {epoch})",
         study=STUDY_OF_FILES,
-        settings=settings,
-        tags={key: value for key, value in tags.items() if value},
+        settings=Received(settings, tags[BASE]),
+        tags=_plain({key: value for key, value in tags.items() if value}),
         selected=epoch,
         file=path,
     )

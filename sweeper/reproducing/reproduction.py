@@ -26,12 +26,16 @@ from sweeper.reproducing.original import (
 from sweeper.reproducing.runs import client_of, find_best, find_run
 from sweeper.reproducing.verdict import DIFFERENT, compare, judge, pairs, table
 from sweeper.running.parts import load_parts, origin, origin_of_pictures
+from sweeper.study_folder import study_folder
 from train.base import BaseError
 from train.config import ConfigError
 from train.construction import check_construction
 from train.data.loading import load_pictures
 from train.data.picture import DataError
+from train.encoding import shortened, storable
 from train.paths import expanded
+from train.terminal import print_lines
+from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +62,7 @@ def main(config: ReproduceConfig) -> None:
         log.info(f"scoring {original.file}, which has no scores of then")
         scored = score_file(original.file, original.selected, parts.scorer)
         original = replace(original, epochs=[scored])
-    tracker = Tracker(root, root / "studies" / original.study)
+    tracker = Tracker(root, study_folder(root, original.study))
     again = train_again(original, trial, now, tracker)
     verdict = conclude(original, again, config.tolerance, tracker)
     if verdict == DIFFERENT:
@@ -74,16 +78,16 @@ def fetch(config: ReproduceConfig, root: Path) -> Original:
     """
     if config.lora:
         return of_file(expanded(config.lora))
-    tracker = Tracker(root, root / "studies" / STUDY_OF_FILES)
+    tracker = Tracker(root, study_folder(root, STUDY_OF_FILES))
     if config.run_id:
         client = client_of(tracker)
-        return of_run(client, find_run(client, config.run_id), root)
+        return of_run(tracker, find_run(client, config.run_id), root)
     assert config.study
     try:
         client = client_of(tracker)
-        return of_run(client, find_best(client, config.study), root)
+        return of_run(tracker, find_best(client, config.study), root)
     except ConfigError as error:
-        found = of_study(root / "studies" / config.study)
+        found = of_study(study_folder(root, config.study))
         if found is None:
             raise
         log.info(f"{error}; the study's folder is used")
@@ -97,11 +101,10 @@ def settings_of(original: Original, config: ReproduceConfig) -> Carried:
         ConfigError: settings of another version.
     """
     places: dict[str, Any] = config.places
-    probes = (original.settings.get("probes") or {}).get("set")
-    if probes and "probes.set" not in places and not Path(probes).is_file() and original.probes:
-        file = Path(config.root) / "reproductions" / f"{original.id[:20]}-probes.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(original.probes, encoding="utf-8")
+    had_set = original.settings.text("probes", "set")
+    if had_set and "probes.set" not in places and original.probes:
+        file = Path(config.root) / "reproductions" / f"{original.file_name}-probes.yaml"
+        write_atomically(file, storable(original.probes).encode())
         places["probes.set"] = str(file)
     commit = original.tags.get("git.commit")
     by = f" (commit {commit})" if commit else ""
@@ -110,6 +113,12 @@ def settings_of(original: Original, config: ReproduceConfig) -> Carried:
     trial.study = StudyConfig(name=original.study, root=config.root, keep=config.keep)
     trial.search, trial.pack = {}, 1
     if original.file is not None:  # the checkpoint to have in the end is the one that is there
+        last = trial.training.max_steps or trial.training.epochs
+        if not 1 <= original.selected <= last:
+            raise ConfigError(
+                f"lora: {shortened(original.file)} says that it is of epoch {original.selected}, "
+                f"but its settings train from 1 to {last}"
+            )
         trial.policy = replace(trial.policy, rule="epoch", epoch=original.selected)
     return carried
 
@@ -142,19 +151,19 @@ def conclude(
     same = sum(one.same_weights for one in there)
     missing = [then.scorecard.label for then, now in both if now is None]
     lines = [
-        *(table(then, now, there, tolerance) for then, now in both
-          if now and then.scorecard.epoch == original.selected),
+        *(line for then, now in both if now and then.scorecard.epoch == original.selected
+          for line in table(then, now, there, tolerance).split("\n")),
         *(f"{label} is missing" for label in missing),
         f"verdict: {verdict} (weights the same bytes in {same} of {len(both)} scored epochs)",
     ]  # fmt: skip
-    print("\n".join(lines))
+    print_lines(*lines)
     tracker.catch_up()
     with tracker.forgiving():
         run = tracker.run_of(again)
         run.set_tags({"verdict": verdict})
         epochs = [f"epoch {one.epoch}: {one.words}" for one in there]
         run.log_text("\n".join([*epochs, *lines]), "reproduction.txt")
-        print(f"logged as run {run.id}; its files are in {again.folder}")
+        print_lines(f"logged as run {run.id}; its files are in {again.folder}")
     return verdict
 
 
@@ -166,13 +175,15 @@ def _announce(original: Original, carried: Carried, now: dict[str, str]) -> None
         ("settings that do not exist any more are left out", carried.dropped),
     ):
         if settings:
-            lines.append(f"{what}: " + ", ".join(f"{k}={v}" for k, v in settings.items()))
+            told = ", ".join(shortened(f"{key}={value}") for key, value in settings.items())
+            lines.append(f"{what}: {told}")
     if (pack := original.tags.get("pack", "1")) != "1":
         lines.append(
             f"differs: it was trained in a pack of {pack}, now it is alone: the same sums in "
             "another order, which training widens; with pack=1 a run is reproduced to the byte"
         )
-    log.info("\n".join(lines))
+    for line in lines:
+        log.info(line)
 
 
 def _way_out(key: str) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import tempfile
-from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from evaluate.tracking import AWAY, Store
+from sweeper.recording.noted import noted
 from train.config import ConfigError, cause, suggestion
+from train.ranges import shown
 
 RECENT = 1000  # runs among which the nearest to a wrong id is looked for
 
@@ -22,11 +22,7 @@ def client_of(store: Store) -> MlflowClient:
     Raises:
         ConfigError: there is none, or it does not answer.
     """
-    if store.embedded and not (store.root / "mlflow.db").is_file():
-        raise ConfigError(
-            f"root: there is no mlflow.db in {store.root}; root= says where it is, and "
-            "MLFLOW_TRACKING_URI which server to ask"
-        )
+    store.check_existing()
     try:
         return store.client
     except AWAY as error:
@@ -41,23 +37,31 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     Raises:
         ConfigError: no such run (with the nearest there is), or one of neither.
     """
-    try:
-        found = client.get_run(run_id)
-    except MlflowException:
-        raise ConfigError(
-            f"run_id: there is no run {run_id} in MLflow{_nearest(client, run_id)}"
-        ) from None
-    tags = found.data.tags
-    if "trial" in tags:
-        return found
-    if "study" not in tags:
+    found = _run(client, run_id)
+    about = noted(found)
+    if not about.study:
         raise ConfigError(f"run_id: {run_id} is neither a trial's run nor a sweep's")
-    if not tags.get("best_run_id"):
+    if about.trial is not None:
+        return found
+    if not about.best:
         raise ConfigError(
-            f"run_id: the sweep {tags['study']} has no best trial yet; take the run of one of its "
+            f"run_id: the sweep {about.study} has no best trial yet; take the run of one of its "
             f"trials{_listed(_trials(client, found.info.experiment_id))}"
         )
-    return find_run(client, tags["best_run_id"])
+    best = _run(client, about.best)
+    if noted(best).trial is None or noted(best).study != about.study:
+        raise ConfigError(f"run_id: the best trial of {run_id} is said to be {about.best}, which "
+                          f"is no trial of {about.study}")  # fmt: skip
+    return best
+
+
+def _run(client: MlflowClient, run_id: str) -> Run:
+    try:
+        return client.get_run(run_id)
+    except MlflowException:
+        raise ConfigError(
+            f"run_id: there is no run {shown(run_id)[1:-1]} in MLflow{_nearest(client, run_id)}"
+        ) from None
 
 
 def find_best(client: MlflowClient, study: str) -> Run:
@@ -79,16 +83,6 @@ def find_best(client: MlflowClient, study: str) -> Run:
     if not sweeps:
         raise ConfigError(f"study: there is no sweep in {study}")
     return find_run(client, sweeps[0].info.run_id)  # the latest
-
-
-def artifact(client: MlflowClient, run: Run, name: str) -> str | None:
-    """The text of an artifact; None where the run has none of that name, or it is out of reach."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            file = client.download_artifacts(run.info.run_id, name, folder)
-            return Path(file).read_text(encoding="utf-8")
-        except (*AWAY, UnicodeDecodeError):
-            return None
 
 
 def _nearest(client: MlflowClient, wanted: str) -> str:

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 
-from rich.console import Console
-from rich.table import Table
-
+from evaluate.console import PlainConsole, PlainTable
 from sweeper.recording.record import ScoredEpoch
 from sweeper.reproducing.config import DEFAULT
 
@@ -91,22 +89,22 @@ def table(
         then, now: of the epoch that was kept.
         compared: all epochs, for the largest difference.
     """
-    label = then.scorecard.label
-    shown = Table(title=f"{label}, then and now", title_justify="left")
-    for heading in ("score", "then", "now", "difference", "largest of all epochs", "tolerance"):
-        shown.add_column(heading, justify="left" if heading == "score" else "right")
-    shown.add_column("within?")
+    shown = PlainTable(f"{then.scorecard.label}, then and now")
+    shown.heading("score")
+    for heading in ("then", "now", "difference", "largest of all epochs", "tolerance"):
+        shown.heading(heading, right=True)
+    shown.heading("within?")
     new = now.scorecard.scores
     for name, estimate in then.scorecard.scores.items():
         if name not in new:
-            shown.add_row(name, f"{estimate.value:.4f}", "not made now", "", "", "", "no")
+            shown.row(name, f"{estimate.value:.4f}", "not made now", "", "", "", "no")
             continue
         allowed = tolerance_of(name, tolerances)
         worst = max(compared, key=lambda one: one.gaps.get(name, 0.0))
         largest = worst.gaps.get(name, 0.0)
         at = f" (epoch {worst.epoch})" if largest and len(compared) > 1 else ""
         gap = new[name].value - estimate.value
-        shown.add_row(
+        shown.row(
             name,
             f"{estimate.value:.4f}",
             f"{new[name].value:.4f}",
@@ -116,5 +114,5 @@ def table(
             "same" if not largest else "yes" if largest <= allowed else "no",
         )
     text = StringIO()
-    Console(file=text, width=120).print(shown)
+    PlainConsole(text, width=120).print(shown)
     return text.getvalue().rstrip()

@@ -7,16 +7,25 @@ from pathlib import Path
 from evaluate.config import PolicyConfig
 from sweeper.recording.record import RUNNING, load_records
 from sweeper.recording.tracker import Tracker
-from sweeper.results.files import those_with_files_first
+from sweeper.results.files import PROBES, those_with_files_first
 from sweeper.results.missing import words_of_missing
 from sweeper.results.printing import say, show
 from sweeper.results.ranking import rank_trials
 from sweeper.results.result import keep
 from sweeper.running.parts import Parts, origin
+from train.encoding import storable
+from train.terminal import print_lines
+from train.weights_file import write_atomically
 
 
-def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) -> None:
-    """Selects over all trials, writes the study's files, logs them and prints the table."""
+def conclude(
+    study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts, storage: str | None
+) -> None:
+    """Selects over all trials, writes the study's files, logs them and prints the table.
+
+    Args:
+        storage: where Optuna has the study; None: in its folder.
+    """
     # what another worker is at is its own to write
     records = [record for record in load_records(study) if record.state != RUNNING]
     if not records:
@@ -28,10 +37,9 @@ def conclude(study: Path, policy: PolicyConfig, tracker: Tracker, parts: Parts) 
     tracker.catch_up()
     ranked = rank_trials(records, policy, lambda record: tracker.run_of(record).id_now)
     ranked = those_with_files_first(study, ranked)
-    probes = study / "probes.yaml"
-    probes.write_text(parts.scorer.probe_set.to_yaml(), encoding="utf-8")
+    write_atomically(study / PROBES, storable(parts.scorer.probe_set.to_yaml()).encode())
     show(ranked)
     if lost := words_of_missing(study):
-        print(lost)
-    keep(study, ranked, policy, tracker, origin(parts))
+        print_lines(lost)
+    keep(study, ranked, policy, tracker, origin(parts), storage)
     say(study, ranked, policy)

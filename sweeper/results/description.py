@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sweeper.recording.markdown import in_markdown, row_in_markdown
 from sweeper.recording.progress import short
 from sweeper.results.ranking import Entry, explain, last_word, varied
 
@@ -19,16 +20,16 @@ def describe_study(ranked: list[Entry]) -> str:
         f"**Keep trial {best.record.number}, epoch {best.selection.scorecard.epoch}**: "
         "`best.safetensors` among the artifacts of the sweep's run.",
         "",
-        " ".join(explain(ranked)),
+        in_markdown(" ".join(explain(ranked))),
         "",
-        _row(headings),
-        _row(["---"] * len(headings)),
+        row_in_markdown(headings),
+        row_in_markdown(["---"] * len(headings)),
     ]
     for entry in ranked[:ROWS]:
         record, pick = entry.record, entry.selection
         over = "" if pick is None or pick.feasible else " (over a limit)"
         lines.append(
-            _row([
+            row_in_markdown([
                 str(record.number),
                 *(short(record.params.get(key, "")) for key in params),
                 str(pick.scorecard.epoch) if pick else "",
@@ -39,7 +40,3 @@ def describe_study(ranked: list[Entry]) -> str:
     if len(ranked) > ROWS:
         lines += ["", f"... and {len(ranked) - ROWS} more."]
     return "\n".join(lines)
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"

@@ -6,11 +6,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from sweeper.results.ranking import Entry
-from sweeper.results.report.usage import again_command, root_of
+from sweeper.results.report.again import again_command
+from sweeper.results.report.usage import reproduce_commands, root_of
+from train.terminal import print_lines
 from train.weights_file import CheckpointError, weights_hash
 
 # in a study's folder
 PICK, REPORT, RESULT = "best.safetensors", "report.html", "result.json"
+PROBES, OVERVIEW = "probes.yaml", "overview.png"
 POLICY = "policy_settings"  # of RESULT: the policy that made it
 
 
@@ -32,10 +35,12 @@ def gone(entry: Entry) -> str:
     """That a trial's checkpoint was deleted or damaged, and what brings it back."""
     assert entry.selection
     file = entry.selection.scorecard.checkpoint
-    again = again_command(entry.record)  # where MLflow does not have the run
-    if entry.run_id:
-        root = root_of(file.parent.parent.parent)
-        again = f"python -m sweeper.reproduce run_id={entry.run_id} keep=all{root}"
+    alone = again_command(entry.record)  # where MLflow does not have the run
+    root = root_of(file.parent.parent.parent)
+    again, *others = reproduce_commands(entry.run_id, file, root, " keep=all")
+    if not others:
+        named = f" with {' and '.join(alone.left_out)} of then" if alone.left_out else ""
+        again = f"{alone.command}{named}"
     why = (
         "damaged: it does not hold the weights that were scored"
         if file.exists()
@@ -52,6 +57,6 @@ def those_with_files_first(study: Path, ranked: list[Entry]) -> list[Entry]:
         if entry.selection is None or find_weights(study, entry) is not None:
             break
         lost.append(entry)
-        print(f"trial {entry.record.number} would be the pick, but {gone(entry)}")
+        print_lines(f"trial {entry.record.number} would be the pick, but {gone(entry)}")
     there = [entry for entry in ranked if entry not in lost and entry.selection]
     return [*there, *lost, *(entry for entry in ranked if entry.selection is None)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import tempfile
 from pathlib import Path
 
-from mlflow.exceptions import MlflowException
-
+from evaluate.artifacts import artifact
+from evaluate.store_address import DATABASE
+from sweeper.recording.noted import noted
 from sweeper.recording.record import Record, read_record, trial_folder
 from sweeper.recording.tracker import Tracker
 
@@ -22,31 +21,29 @@ def logged_records(study: Path) -> list[Record]:
         study: where the study's folder would be.
     """
     tracker = Tracker(study.parent.parent, study)
+    if tracker.embedded and not (tracker.root / DATABASE).is_file():
+        return []
     with tracker.forgiving():
         return _fetch(study, tracker)
     return []
 
 
 def _fetch(study: Path, tracker: Tracker) -> list[Record]:
-    experiment = tracker.client.get_experiment_by_name(study.name)
+    client = tracker.existing()
+    experiment = client.get_experiment_by_name(study.name)
     if experiment is None:
         return []
     records: dict[int, Record] = {}
-    for found in tracker.client.search_runs([experiment.experiment_id], "tags.trial != ''"):
+    for found in client.search_runs([experiment.experiment_id], "tags.trial != ''"):
         if "reproduction_of" in found.data.tags:
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                file = tracker.client.download_artifacts(
-                    found.info.run_id, "scorecards.json", folder
-                )
-            except (MlflowException, OSError):
-                continue  # it has not come to its end
-            try:
-                saved = json.loads(Path(file).read_bytes())
-                number = int(found.data.tags["trial"])
-                # the latest comes first: a trial whose folder was lost has been trained again
-                records.setdefault(number, read_record(saved, trial_folder(study, number)))
-            except ValueError as error:
-                log.warning(f"run {found.info.run_id} is left out: its record is damaged ({error})")
+        if (text := artifact(tracker, client, found, "scorecards.json")) is None:
+            continue  # it has not come to its end
+        try:
+            if (number := noted(found).trial) is None:
+                continue
+            # the latest comes first: a trial whose folder was lost has been trained again
+            records.setdefault(number, read_record(text, trial_folder(study, number)))
+        except ValueError as error:
+            log.warning(f"run {found.info.run_id} is left out: its record is damaged ({error})")
     return [records[number] for number in sorted(records)]

@@ -11,6 +11,7 @@ from evaluate.choice.merit import MEMORY, excess, pareto, worth
 from evaluate.choice.reasons import overall
 from evaluate.config import PolicyConfig
 from evaluate.curves import PICK, draw_curves
+from evaluate.drawing import save_png
 from evaluate.scorecard import Scorecard, usable
 from sweeper.recording.progress import short
 from sweeper.recording.record import Record
@@ -21,14 +22,14 @@ WITHIN, OVER, FAINT = "#1864ab", "#adb5bd", "#868e96"
 def draw_overview(
     file: Path, records: list[Record], best: Record, pick: Scorecard, policy: PolicyConfig
 ) -> None:
-    """Draws it into a PNG file."""
+    """Draws it into a PNG file, in one piece."""
     figure = Figure(figsize=(14, 5.8), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
     draw_checkpoints(left, records, best, pick, policy)
     settings = ", ".join(f"{k.split('.')[-1]} {short(v)}" for k, v in best.params.items())
     title = f"trial {best.number}" + (f": {settings}" if settings else "")
     draw_curves(right, best.scorecards, pick, policy, title)
-    figure.savefig(file)
+    save_png(figure, file)
 
 
 def draw_checkpoints(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from evaluate.choice.diagnosis import diagnose
 from evaluate.config import PolicyConfig
+from evaluate.console import PlainTable, table_console
 from sweeper.recording.progress import short
 from sweeper.results.files import PICK, REPORT, find_weights
 from sweeper.results.ranking import Entry, explain, last_word, numbers_of_front, varied
 from sweeper.results.report.usage import reproduce_commands, root_of
+from train.terminal import print_lines
+
+WIDTH = 160  # columns of the table where the output is no terminal
 
 
 def show(ranked: list[Entry]) -> None:
@@ -20,11 +21,13 @@ def show(ranked: list[Entry]) -> None:
     entries = sorted(ranked, key=lambda entry: entry.record.number)
     best = ranked[0] if ranked[0].selection else None
     params = varied(entries)
-    table = Table(title="trials", title_justify="left")
-    for heading in ("", "trial", *map(last_word, params), "epochs", "keep", "overall"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for heading in ("prompt", "subject", "memorised", "how it ended"):
-        table.add_column(heading, justify="left" if heading.startswith("how") else "right")
+    table = PlainTable("trials")
+    table.heading("")
+    for heading in ("trial", *map(last_word, params), "epochs", "keep", "overall"):
+        table.heading(heading, right=True)
+    for heading in ("prompt", "subject", "memorised"):
+        table.heading(heading, right=True)
+    table.heading("how it ended")
     for entry in entries:
         record, selection = entry.record, entry.selection
         figures = [""] * 5
@@ -35,7 +38,7 @@ def show(ranked: list[Entry]) -> None:
             over = "" if selection.feasible else " (over a limit)"
             told = "-" if selection.fidelity is None else f"{selection.fidelity:.2f}"
             figures = [str(card.epoch), f"{told}{over}", *values]
-        table.add_row(
+        table.row(
             "*" if entry is best else "",
             str(record.number),
             *(short(record.params.get(key, "")) for key in params),
@@ -43,22 +46,24 @@ def show(ranked: list[Entry]) -> None:
             *figures,
             f"{record.state}{f': {record.reason}' if record.reason else ''}",
         )
-    Console(width=None if Console().is_terminal else 160).print(table)
+    table_console(WIDTH).print(table)
 
 
 def say(study: Path, ranked: list[Entry], policy: PolicyConfig) -> None:
     """The pick, why it is, what is wrong with its trial, and what to do with it."""
     best = ranked[0]
     if best.selection is None or find_weights(study, best) is None:
-        print(f"no trial has a checkpoint; the table says why, and so does {study / REPORT}")
+        print_lines(f"no trial has a checkpoint; the table says why, and so does {study / REPORT}")
         return
-    print("\n".join(explain(ranked)))
+    print_lines(*explain(ranked))
     for finding in diagnose(best.record.scorecards, policy):
-        print(f"its trial's diagnosis: {finding}")
+        print_lines(f"its trial's diagnosis: {finding}")
     front = numbers_of_front(ranked)
     noun = "trial" if len(front) == 1 else "trials"
-    print(f"not beaten in both fidelity and memorisation: {noun} {', '.join(map(str, front))}")
-    print(f"the LoRA to keep: {study / PICK}")
-    print(f"the report, to open in a browser: {study / REPORT}")
     commands = reproduce_commands(best.run_id, study / PICK, root_of(study))
-    print(f"train it again: {commands[0]}")
+    print_lines(
+        f"not beaten in both fidelity and memorisation: {noun} {', '.join(map(str, front))}",
+        f"the LoRA to keep: {study / PICK}",
+        f"the report, to open in a browser: {study / REPORT}",
+        f"train it again: {commands[0]}",
+    )

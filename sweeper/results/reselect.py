@@ -13,12 +13,15 @@ from sweeper.results.files import find_weights, gone
 from sweeper.results.missing import words_of_missing
 from sweeper.results.printing import say, show
 from sweeper.results.ranking import Entry, rank_trials
+from sweeper.study_folder import study_folder
 from train.config import ConfigError
+from train.terminal import print_lines
 
 
 def main(config: SelectConfig) -> None:
     """Prints what the policy keeps; with `apply` makes it the study's result. Loads no model."""
-    study, address = Path(config.root) / "studies" / config.study, Address(Path(config.root))
+    root = Path(config.root)
+    study, address = study_folder(root, config.study), Address(root)
     records = [r for r in find_records(study) if r.scorecards]
     if not records:
         raise ConfigError(f"study: {config.study} has no scored epoch")
@@ -26,7 +29,7 @@ def main(config: SelectConfig) -> None:
     ranked = rank_trials(records, config.policy, lambda r: run_id_in(address, r.folder))
     show(ranked)
     if lost := words_of_missing(study):
-        print(lost)
+        print_lines(lost)
     if config.policy.rule == "pareto":
         _show_front(ranked)
     if config.apply:
@@ -38,9 +41,11 @@ def main(config: SelectConfig) -> None:
         return
     best = ranked[0]
     if best.selection:
-        print("\n".join(best.selection.reasons))
-        print(f"the LoRA to keep: {best.selection.scorecard.checkpoint}")
-        print("apply=true makes it the study's best.safetensors and MLflow's champion")
+        print_lines(
+            *best.selection.reasons,
+            f"the LoRA to keep: {best.selection.scorecard.checkpoint}",
+            "apply=true makes it the study's best.safetensors and MLflow's champion",
+        )
 
 
 def _apply(study: Path, ranked: list[Entry], config: SelectConfig) -> None:
@@ -48,7 +53,7 @@ def _apply(study: Path, ranked: list[Entry], config: SelectConfig) -> None:
     from sweeper.recording.tracker import Tracker
     from sweeper.results.result import keep
 
-    keep(study, ranked, config.policy, Tracker(Path(config.root), study), {})
+    keep(study, ranked, config.policy, Tracker(Path(config.root), study), {}, config.storage)
     say(study, ranked, config.policy)
 
 
@@ -73,4 +78,4 @@ def _show_front(ranked: list[Entry]) -> None:
         for card in entry.selection.front if entry.selection else []:
             names = [name for name in (*FIDELITIES, MEMORY) if name in card.scores]
             scores = "  ".join(f"{name} {card.scores[name].value:.2f}" for name in names)
-            print(f"trial {entry.record.number}  {card.label}  {scores}  {card.checkpoint}")
+            print_lines(f"trial {entry.record.number}  {card.label}  {scores}  {card.checkpoint}")

@@ -12,7 +12,7 @@ from evaluate.config import PolicyConfig
 from evaluate.tracking import NOTE
 from sweeper.recording.tracker import Tracker
 from sweeper.results.description import describe_study
-from sweeper.results.files import PICK, POLICY, RESULT, find_weights
+from sweeper.results.files import OVERVIEW, PICK, POLICY, PROBES, RESULT, find_weights
 from sweeper.results.missing import MISSING, missing_trials
 from sweeper.results.overview import draw_overview
 from sweeper.results.ranking import Entry, explain, numbers_of_front
@@ -26,18 +26,23 @@ def keep(
     policy: PolicyConfig,
     tracker: Tracker,
     tags: dict[str, str],
+    storage: str | None = None,
 ) -> None:
     """Makes the first of the trials the study's result: its files, and MLflow's champion; none,
-    where its checkpoint is gone."""
+    where its checkpoint is gone.
+
+    Args:
+        storage: where Optuna has the study; None: in its folder.
+    """
     content = find_weights(study, ranked[0])
     best = ranked[0] if content is not None else None
     by_number = sorted(ranked, key=lambda entry: entry.record.number)
-    files = [_write_json(study, by_number, best, ranked, policy), study / "probes.yaml"]
+    files = [_write_json(study, by_number, best, ranked, policy), study / PROBES]
     tags = {**tags, "state": "complete", "policy": policy.rule}
     if best and content is not None:
         assert best.selection
         card = best.selection.scorecard
-        overview = study / "overview.png"
+        overview = study / OVERVIEW
         draw_overview(overview, [e.record for e in by_number], best.record, card, policy)
         write_atomically(study / PICK, content)
         files += [study / PICK, overview]
@@ -45,7 +50,7 @@ def keep(
                  "best_epoch": str(card.epoch), "reasons": " ".join(explain(ranked))}  # fmt: skip
         tags[NOTE] = describe_study(ranked)
         best.record.end(best.record.state, best.record.reason, card.epoch)
-    files.append(write_report(study, ranked, policy))
+    files.append(write_report(study, ranked, policy, storage=storage))
     tracker.conclude(best.record if best else None, files, tags)
 
 

@@ -32,9 +32,11 @@ from sweeper.running.pack import run_trials
 from sweeper.running.parts import Parts, about_study, load_parts, origin, shared_settings
 from sweeper.running.rules import memorised, no_learning, pruned, settled
 from sweeper.running.trial import Trial
+from sweeper.study.attributes import total_of
 from sweeper.study.claim import StudyTrial, claim
 from sweeper.study.storage import NO_PRUNER, answering, open_study
-from sweeper.study.study import TOTAL, begin_study
+from sweeper.study.study import begin_study
+from sweeper.study_folder import study_folder
 from train.arguments import as_typed
 from train.compose import without_hydra
 from train.config import ConfigError, UserError, trial_of, typed
@@ -66,9 +68,10 @@ def _trials(jobs: Iterable[Job]) -> Iterator[Trial]:
         config = job.config
         if config.study.trial is None:
             raise ConfigError("hydra/launcher=packed: goes with hydra/sweeper=optuna alone")
-        folder = Path(config.study.root) / "studies" / str(config.study.name)
-        tracker = tracker_of(Path(config.study.root), folder)
-        study = _opened(folder, json.dumps(config.pruner, sort_keys=True), config.study.storage)
+        root, name = Path(config.study.root), str(config.study.name)
+        pruner = json.dumps(config.pruner, sort_keys=True)
+        folder, study = _opened(root, name, pruner, config.study.storage)
+        tracker = tracker_of(root, folder)
         claimed = claim(study, folder, config.study.trial, again=True)
         if claimed is None:
             raise ConfigError(f"trial {config.study.trial} of {folder.name} is run elsewhere")
@@ -79,13 +82,14 @@ def _trials(jobs: Iterable[Job]) -> Iterator[Trial]:
                 raise Outage(words) from error
             refuse(claimed, job.overrides, str(error))
             continue
-        yield _trial(job, claimed, claimed.params, parts, tracker, study.user_attrs[TOTAL])
+        yield _trial(job, claimed, claimed.params, parts, tracker, total_of(study))
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: Path, pruner: str, url: str | None) -> optuna.Study:
+def _opened(root: Path, name: str, pruner: str, url: str | None) -> tuple[Path, optuna.Study]:
     """A study, opened once: to read its whole journal again for each trial takes its time."""
-    return open_study(folder, json.loads(pruner), url)
+    folder = study_folder(root, name, "study.name")
+    return folder, open_study(folder, json.loads(pruner), url)
 
 
 def refuse(trial: StudyTrial, overrides: list[str], reason: str) -> None:
@@ -118,6 +122,7 @@ def run(config: SweepConfig) -> None:
 def _run(config: SweepConfig) -> None:
     hydra = HydraConfig.get()
     job = Job(config, list(hydra.overrides.task), preset_of(hydra.runtime.choices))
+    check_study_folder(config)
     parts = load_parts(config)
     about = shared_settings(config, parts, None)
     study = begin_study(
@@ -156,7 +161,17 @@ def _run(config: SweepConfig) -> None:
                     run_trials([only], 1)
                     leave_if_asked()
         with study.lock:
-            conclude(study.folder, config.policy, tracker, parts)
+            conclude(study.folder, config.policy, tracker, parts, config.study.storage)
+
+
+def check_study_folder(config: SweepConfig) -> None:
+    """Refuses a study that leads elsewhere before the models are loaded, which takes its time.
+
+    Raises:
+        ConfigError: see `study_folder`.
+    """
+    if config.study.name is not None:
+        study_folder(Path(config.study.root), config.study.name, "study.name")
 
 
 def _trial(

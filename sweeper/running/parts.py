@@ -14,11 +14,12 @@ from torch import Tensor
 from evaluate.choice.policy import check_scores
 from evaluate.origin import environment
 from evaluate.scorer import Scorer
-from evaluate.sheet import CELL, data_sheet, save_sheet
+from evaluate.sheet import CELL, DATA_SHEET, data_sheet, save_sheet
 from sweeper.config import SweepConfig
 from sweeper.proposing.space import Space
 from sweeper.recording.record import load_records
 from sweeper.recording.tracker import BASE_SHEET, About
+from sweeper.study_folder import studies_in, study_folder
 from train.base import Base, load_base
 from train.base_files import BaseError
 from train.config import BASE_PLACES, DATA_PLACES, trial_of
@@ -30,7 +31,6 @@ from train.flattening import flatten
 from train.metadata import counts
 from train.outage import Outage
 
-DATA_SHEET = "data.png"  # in a study's folder
 log = logging.getLogger(__name__)
 # where things lie, what they run on and what is warned of may change in the middle of a study
 PLACES = (
@@ -82,12 +82,12 @@ def load_parts(config: SweepConfig) -> Parts:
 def _were_there(config: SweepConfig) -> bool:
     """Whether a trial of the study (without a name: of any) had the same pictures and base."""
     now = asdict(config)
-    studies = (Path(config.study.root) / "studies").glob(config.study.name or "*")
+    root = Path(config.study.root)
+    found = [config.study.name] if config.study.name else studies_in(root)
     return any(
-        record.settings.get("data") == now["data"]
-        and record.settings.get("base", {}).get("path") == now["base"]["path"]
-        for study in studies
-        for record in load_records(study)
+        record.settings.get("data") == now["data"] and record.known.base.path == now["base"]["path"]
+        for name in found
+        for record in load_records(study_folder(root, name, "study.name"))
         if record.epochs
     )
 

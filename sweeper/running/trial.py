@@ -20,6 +20,7 @@ from sweeper.recording.record import (
     COMPLETE,
     FAILED,
     INTERRUPTED,
+    PACK,
     RUNNING,
     STOPPED,
     WORKER,
@@ -30,9 +31,10 @@ from sweeper.recording.tracker import Tracker
 from sweeper.running.disk import thin_out
 from sweeper.running.rules import Rule
 from train.config import TrialConfig, cause, trial_of
+from train.encoding import storable
 from train.memory import adapted, advice, ran_out, with_next_remedy
 from train.trainer import Checkpoint, Member, shared_by_a_pack
-from train.weights_file import CheckpointError
+from train.weights_file import CheckpointError, write_atomically
 
 ADAPTED = "adapted"  # the tag that says what was changed since memory ran out
 
@@ -90,10 +92,9 @@ class Trial:
 
     def begin(self, pack: int) -> None:
         """It starts, or continues, in a pack of so many places."""
-        self.record.folder.mkdir(parents=True, exist_ok=True)
-        (self.record.folder / AT_WORK).touch()
+        write_atomically(self.record.folder / AT_WORK, b"")
         self.record.state = RUNNING
-        self.record.tags |= {"pack": str(pack), WORKER: f"{socket.gethostname()}:{os.getpid()}"}
+        self.record.tags |= {PACK: str(pack), WORKER: f"{socket.gethostname()}:{os.getpid()}"}
         self.record.save()
         self.progress.began(self.record)
         self.tracker.mirror(self.record, self.config.policy)
@@ -137,7 +138,7 @@ class Trial:
         assert error is not None
         text = "".join(traceback.format_exception(error))
         try:
-            (self.record.folder / "error.txt").write_text(text, encoding="utf-8")
+            write_atomically(self.record.folder / "error.txt", storable(text).encode())
             self._end(FAILED, advice(self.trained) if ran_out(error) else cause(error))
         except Exception:
             self.interrupt()

@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeper.proposing.conditions import applies
 from sweeper.proposing.space import Params, Space
 from sweeper.recording.record import HOLDER, trial_folder
+from sweeper.study.attributes import deaths_of
 
-DEATHS = "deaths"  # user attribute of a trial: how often its process died
 # seconds without a heartbeat after which a worker on another machine counts as dead; on the same
 # machine its death is seen at once
 LEASE = 60.0
@@ -62,7 +62,7 @@ class StudyTrial:
     @property
     def deaths(self) -> int:
         """How often a process died with it."""
-        return int(self.frozen.user_attrs.get(DEATHS, 0))
+        return deaths_of(self.frozen)
 
     def report(self, epoch: int, value: float) -> None:
         """Tells the pruner; a second report of an epoch is left out."""

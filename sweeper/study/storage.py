@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,16 +11,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
-from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from sweeper.config import OBJECTIVES, Directions
 from sweeper.proposing.sampling import made
-from train.config import ConfigError, cause
+from sweeper.study.attributes import check_study
+from sweeper.study.journal import Journal
+from train.config import ConfigError, UserError, cause
+from train.encoding import shortened
+from train.gate import GateError
 
 try:
     from grpc import RpcError
@@ -52,15 +53,19 @@ def open_study(
         directions: of a study that is created.
 
     Raises:
-        ConfigError: a database that cannot be reached.
+        ConfigError: a database that cannot be reached, or a study that no sweep has written.
     """
-    return optuna.create_study(
-        study_name=folder.name,
-        storage=_storage(folder, url),
-        directions=directions,
-        pruner=made("pruner", pruner, BasePruner),
-        load_if_exists=True,
-    )
+    made_pruner = made("pruner", pruner, BasePruner)
+    with understood(folder, url):
+        study = optuna.create_study(
+            study_name=folder.name,
+            storage=_storage(folder, url),
+            directions=directions,
+            pruner=made_pruner,
+            load_if_exists=True,
+        )
+        check_study(study)
+        return study
 
 
 def known(folder: Path, url: str | None) -> list[str]:
@@ -71,12 +76,16 @@ def known(folder: Path, url: str | None) -> list[str]:
 
 
 def find_study(folder: Path, url: str | None) -> optuna.Study | None:
-    """The study of a folder, to be read; None where there is none, or its storage is away."""
+    """The study of a folder, to be read; None where there is none, or its storage is away or
+    damaged."""
     try:
         if folder.name not in known(folder, url):
             return None
-        return optuna.load_study(study_name=folder.name, storage=_storage(folder, url))
-    except (*AWAY, ConfigError, KeyError):  # the last: a folder that was renamed
+        with understood(folder, url):
+            study = optuna.load_study(study_name=folder.name, storage=_storage(folder, url))
+            check_study(study)
+            return study
+    except (*AWAY, UserError):
         return None
 
 
@@ -86,14 +95,7 @@ def _storage(folder: Path, url: str | None) -> BaseStorage:
             return _proxy(url) if url.startswith(GRPC) else _database(url)
         except (*AWAY, ImportError, ValueError) as error:
             raise ConfigError(f"study.storage: cannot be used: {cause(error)}") from error
-    file = folder / JOURNAL
-    lock: Any = JournalLock(file)  # the class that it would inherit from is not public
-    try:
-        return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # a line of it is no entry
-        raise ConfigError(
-            f"{file} is damaged ({cause(error)}); move it away, and the study begins anew"
-        ) from error
+    return JournalStorage(Journal(folder / JOURNAL))
 
 
 def _database(url: str) -> BaseStorage:
@@ -119,6 +121,33 @@ def _proxy(url: str) -> BaseStorage:
 
 
 @contextmanager
+def understood(folder: Path, url: str | None) -> Iterator[None]:
+    """What Optuna cannot make sense of in a study ends what is done here in one line.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        yield
+    except Exception as error:  # whatever contradicts itself in what another has written
+        passes = (*AWAY, UserError, OSError)
+        if isinstance(error, passes) and not isinstance(error, GateError):
+            raise
+        raise _senseless(folder / JOURNAL if url is None else None, error) from error
+
+
+def _senseless(journal: Path | None, error: Exception) -> ConfigError:
+    what = f"{error}" if isinstance(error, ValueError) and str(error) else cause(error)
+    if journal is None:
+        return ConfigError(
+            f"study.storage: the study in it is damaged ({what}); choose another study.name"
+        )
+    return ConfigError(
+        f"{shortened(journal)} is damaged ({what}); move it away, and the study begins anew"
+    )
+
+
+@contextmanager
 def answering() -> Iterator[None]:
     """A storage that answers no more ends what is done here in one line.
 
@@ -132,33 +161,3 @@ def answering() -> Iterator[None]:
             f"study.storage: does not answer: {cause(error)}; the same command continues "
             "the study once it does"
         ) from error
-
-
-class JournalLock:
-    """Held while a line is written; the system frees it with its process, so that a killed one
-    blocks nobody, and what it left half written is cut off first.
-
-    Optuna reads on without such a line, but the next one appended to it would be lost too.
-    """
-
-    def __init__(self, journal: Path) -> None:
-        self.journal, self.lock = journal, FileLock(f"{journal}.lock")
-
-    def acquire(self) -> bool:
-        self.lock.acquire()
-        mend(self.journal)
-        return True
-
-    def release(self) -> None:
-        self.lock.release()
-
-
-def mend(journal: Path) -> None:
-    """Cuts off a last line without an end."""
-    with journal.open("r+b") as stream:
-        if not stream.seek(0, os.SEEK_END):
-            return
-        stream.seek(-1, os.SEEK_END)
-        if stream.read(1) != b"\n":
-            stream.seek(0)
-            stream.truncate(stream.read().rfind(b"\n") + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,13 @@ from sweeper.leaving import leaving
 from sweeper.proposing.sampling import known_settings, make_sampler
 from sweeper.proposing.space import Params, Space
 from sweeper.recording.record import AT_WORK, FILE, load_records
-from sweeper.study.claim import DEATHS, LEASE, StudyTrial, claim, lease, live_trial, settle
-from sweeper.study.storage import NO_PRUNER, known, open_study
+from sweeper.study.attributes import ABOUT, DEATHS, about_of, check_within
+from sweeper.study.claim import LEASE, StudyTrial, claim, lease, live_trial, settle
+from sweeper.study.storage import NO_PRUNER, known, open_study, understood
+from sweeper.study_folder import study_folder
 from train.config import ConfigError, suggestion
 
 log = logging.getLogger(__name__)
-ABOUT = "about"  # user attribute of a study: what all its trials share
-TOTAL = "trials"  # user attribute of a study: how many trials it will have
 
 
 class OtherStudy(ConfigError):
@@ -56,21 +57,27 @@ class Study:
 
         Raises:
             OtherStudy: it was begun with something else, perhaps a moment ago.
+            ConfigError: it has trials that this search cannot have proposed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.lock:
+        with self.lock, self.understood:
             self.optuna = open_study(self.folder, self.pruner, self.url, self.directions)
-            began = self.optuna.user_attrs.get(ABOUT)
+            began = about_of(self.optuna)
             if began is None:
                 self.optuna.set_user_attr(ABOUT, self.about)
             elif other := difference(began, self.about):
                 raise OtherStudy(other)
+            check_within(self.optuna, self.space)
             for params in self.first:
                 self.optuna.enqueue_trial(params, skip_if_exists=True)
 
     @property
     def lock(self) -> FileLock:
         return FileLock(self.folder / "study.lock", is_singleton=True)
+
+    @property
+    def understood(self) -> AbstractContextManager[None]:
+        return understood(self.folder, self.url)
 
     def total(self, wanted: int) -> int:
         """`wanted`, or fewer where the space has no more combinations."""
@@ -79,8 +86,12 @@ class Study:
 
     def next_trial(self, wanted: int) -> StudyTrial | None:
         """A trial whose process died or whose result is gone, else a new one; None: there are
-        `wanted` trials."""
-        with self.lock:
+        `wanted` trials.
+
+        Raises:
+            ConfigError: Optuna can propose nothing from what is in the study.
+        """
+        with self.lock, self.understood:
             for number in self._unfinished():
                 orphan = self._orphan(number)
                 if orphan and orphan.finished:
@@ -230,7 +241,7 @@ def begin_study(config: StudyConfig, suggested: str, **parts: Any) -> Study:
     name = config.name
     for candidate in [name] if name else [suggested, *(f"{suggested}-{i}" for i in range(2, 1000))]:
         try:
-            folder = Path(config.root) / "studies" / candidate
+            folder = study_folder(Path(config.root), candidate, "study.name")
             study = Study(folder=folder, url=config.storage, **parts)
         except OtherStudy as found:
             other = str(found)

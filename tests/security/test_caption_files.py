@@ -20,7 +20,6 @@ SECRET = "the password is tulip"
 @pytest.fixture(autouse=True)
 def data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder of pictures in the working folder, beside a secret; nothing is named."""
-    monkeypatch.setenv(permissions.VARIABLE, "{}")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret.txt").write_text(SECRET)
     (tmp_path / "secrets").mkdir()

@@ -28,7 +28,6 @@ SUBSET = "[[datasets]]\nresolution = 32\n[[datasets.subsets]]\n"
 @pytest.fixture(autouse=True)
 def nothing_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Only what a test itself names, and an empty working folder."""
-    monkeypatch.setenv(permissions.VARIABLE, "{}")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 

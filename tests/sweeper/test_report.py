@@ -162,8 +162,7 @@ def no_pose_to_be_found(study: Path, records: list[Record]) -> PolicyConfig:
 
 def all_pictures_gone(study: Path, records: list[Record]) -> PolicyConfig:
     shutil.rmtree(study / "trials")
-    for record in records:
-        record.settings["data"]["path"] = str(study / "nowhere")
+    (study / "data.png").unlink()
     return PolicyConfig()
 
 
@@ -184,7 +183,7 @@ CASES: dict[Callable[[Path, list[Record]], PolicyConfig], tuple[str, ...]] = {
     some_failed_at_once: ("Keep trial", "Trial 7: network.rank: 0 must be 1 or more."),
     one_trial_of_one_epoch: ("Keep trial 0", "No other epoch of this trial was scored."),
     no_pose_to_be_found: ("Keep trial", "likeness"),
-    all_pictures_gone: ("no longer where they were", "no longer beside this page"),
+    all_pictures_gone: ("not in this study's data sheet", "no longer beside this page"),
     searched_for_two_things: (
         "The front: none of these is beaten in both",
         "How settings went together",

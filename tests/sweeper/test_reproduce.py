@@ -17,12 +17,14 @@ from hydra import initialize_config_dir
 from mlflow import MlflowClient
 from safetensors.torch import save_file
 
+from evaluate.artifacts import artifact
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig
 from sweeper.recording.record import Record, ScoredEpoch, load_record
 from sweeper.recording.tracker import Tracker
-from sweeper.reproducing import carry, original, reproduction, runs
+from sweeper.reproducing import carry, original, reproduction
 from sweeper.reproducing.config import ReproduceConfig, check_reproduce
+from sweeper.reproducing.received import Received
 from sweeper.reproducing.verdict import CLOSE, DIFFERENT, IDENTICAL, compare, judge, table
 from tests.sweeper.conftest import SMALL, Swept, copied, finish
 from train.compose import settings
@@ -79,7 +81,7 @@ def test_with_nothing_but_mlflow_it_is_identical(
 ) -> None:  # fmt: skip
     store = f"sqlite:///{one.root}/mlflow.db"
     here = ("study=one", f"root={tmp_path}")
-    with pytest.raises(ConfigError, match=r"before; data\.path= says where the pictures are now"):
+    with pytest.raises(ConfigError, match=r"type data\.path=\S+/before, or where it is now"):
         again(*here, store=store)
     with pytest.raises(ConfigError, match="12 training, 4 held out then, 24 training, 8 held out"):
         again(*here, f"data.path={EMBEDDED_FOLDER.parent / 'varied'}", store=store)
@@ -153,7 +155,9 @@ def test_what_cannot_be_made_again_is_said(one: One, again: Again, tmp_path: Pat
         again("study=one", f"root={tmp_path}")
     with pytest.raises(ConfigError, match="did you mean copying"):
         again("study=one", "+tolerance.copyng=0.1", root)
-    broken = one.client.create_run(one.client.create_experiment("broken", str(tmp_path)))
+    broken = one.client.create_run(
+        one.client.create_experiment("broken", (one.root / "artifacts").as_uri())
+    )
     for key, value in {"study": "broken", "trial": "0", "state": "running"}.items():
         one.client.set_tag(broken.info.run_id, key, value)
     with pytest.raises(ConfigError, match="has not come to its end"):
@@ -182,19 +186,21 @@ def test_settings_of_another_version() -> None:
     del then["training"]["caption_dropout"], then["study"], then["base"]["speed"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         with pytest.raises(ConfigError) as error:
-            carry.carry_over(then, {}, by=" (commit abc)")
-        carried = carry.carry_over(then, {"data.path": "elsewhere"}, anyway=True)
+            carry.carry_over(Received(then), {}, by=" (commit abc)")
+        carried = carry.carry_over(Received(then), {"data.path": "elsewhere"}, anyway=True)
         with pytest.raises(ConfigError, match=r"network\.rank"):
-            carry.carry_over({**then, "network": {"rank": 0}}, {})
+            carry.carry_over(Received({**then, "network": {"rank": 0}}), {})
     assert "(commit abc)" in str(error.value)
     assert "network.rnk=4; did you mean network.rank?" in str(error.value)
-    assert carried.added == {"training.caption_dropout": 0.0, "base.speed": "eager"}
+    assert carried.added == {"training.caption_dropout": 0.0}
     assert carried.dropped == {"network.rnk": 4}
     assert (carried.config.network.rank, carried.config.data.path) == (3, "elsewhere")
     assert carried.config.optimizer == then["optimizer"]  # whole: nothing of another one's
     real = {"base": {"path": "/my/model.safetensors"}, "data": {"path": "pictures"}}
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        carried = carry.carry_over(real, {})
+        with pytest.raises(ConfigError, match=r"type base\.path=/my/model\.safetensors"):
+            carry.carry_over(Received(real), {})
+        carried = carry.carry_over(Received(real), {"base.path": "/my/model.safetensors"})
     assert carried.config.data.resolution == 512  # today's default on such a base
     assert carried.config.probes.values == "person"
 
@@ -235,11 +241,11 @@ def test_where_artifacts_are_gone_the_studys_folder_is_used(
     best = json.loads((root / "studies/small/result.json").read_text())
     config = ReproduceConfig(study="small", root=str(root))
     kept = load_record(root / f"studies/small/trials/{best['trial']:04d}")
-    monkeypatch.setattr(original, "artifact", lambda client, run, name: None)  # all are gone
+    monkeypatch.setattr(original, "artifact", lambda store, client, run, name: None)  # all are gone
     found = reproduction.fetch(config, root)
     assert (found.id, found.selected) == (best["run_id"], best["epoch"])
     assert [epoch.weights for epoch in found.epochs] == [epoch.weights for epoch in kept.epochs]
-    assert found.settings == kept.settings
+    assert found.settings.settings == kept.settings
     assert found.probes
     assert f"the record in {kept.folder} is used" in caplog.text
     (root / "mlflow.db").unlink()
@@ -261,7 +267,7 @@ def test_a_store_that_was_moved_finds_its_artifacts(swept: Swept, tmp_path: Path
     record = load_record(root / "studies/small/trials/0000")
     run = tracker.client.get_run(tracker.run_of(record).id_now)
     assert run.info.artifact_uri.startswith((root / "artifacts").as_uri())
-    assert runs.artifact(tracker.client, run, "scorecards.json")
+    assert artifact(tracker, tracker.client, run, "scorecards.json")
     versions = tracker.client.search_model_versions("name='small'")
     assert all(
         str(version.source).startswith((root / "artifacts").as_uri()) for version in versions

@@ -199,7 +199,7 @@ def test_a_grid_is_all_of_it_unless_less_is_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"optimizer\.lr: a grid needs single values"):
         check_sampler(grid, endless, 1)
     with pytest.raises(ConfigError, match="cmaes knows one objective alone"):
-        check_sampler({"_target_": "optuna.samplers.CmaEsSampler"}, choices, 2)
+        check_sampler({"_target_": "sweeper.proposing.cma.CmaEsSampler"}, choices, 2)
 
 
 def test_numbers_are_rounded_but_stay_inside() -> None:

@@ -13,6 +13,7 @@ from evaluate.config import EvaluateConfig, check_evaluate
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.proposing.space import parse_space
 from sweeper.reproducing.carry import carry_over
+from sweeper.reproducing.received import Received
 from train.arguments import as_typed, normalized, quoted, split_arguments, unquoted
 from train.compose import HYDRA_VERSION, settings
 from train.config import CONF, ConfigError
@@ -79,7 +80,7 @@ def test_another_setting_can_be_named_and_choices_be_swept() -> None:
 def test_a_logged_text_is_no_interpolation() -> None:
     odd = "${oc.env:HOME} \\${x} 人"
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
-        carried = carry_over({"data": {"trigger": odd}, "base": {"path": odd}}, {})
+        carried = carry_over(Received({"data": {"trigger": odd}}), {"base.path": odd})
     assert (carried.config.data.trigger, carried.config.base.path) == (odd, odd)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from evaluate.metrics.losses import FixedLosses
 from evaluate.probing.generate import generate
+from train import base_files
 from train.adapter import Adapter
 from train.base import Base, BaseError, load_base
 from train.base_files import locate
@@ -276,6 +277,9 @@ def test_a_name_of_the_hub_may_have_dots(tmp_path: Path, monkeypatch: pytest.Mon
         asked.append(name)
         return str(tmp_path)
 
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    index = str(tmp_path / "model_index.json")
+    monkeypatch.setattr(base_files, "hf_hub_download", lambda *_: index)
     monkeypatch.setattr(DiffusionPipeline, "download", download)
     name = "stabilityai/stable-diffusion-xl-base-1.0"
     assert locate(name) == tmp_path

@@ -11,8 +11,9 @@ import pytest
 
 from train.config import ConfigError
 from train.data.reading import EMBEDDED_FOLDER
-from train.kohya.command_line import as_typed, expand, in_shell
+from train.kohya.command_line import as_typed, expand
 from train.kohya.reading import read_toml
+from train.shell import in_shell
 from train.weights_file import read_metadata
 
 # line breaks lost, quotes and dashes made typographic, names that kohya does not know

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from evaluate.files import find
 from evaluate.probing.probes import load_probe_set
-from evaluate.reading.encoder import _model_and_weights
+from evaluate.reading.encoder import Encoder
 from evaluate.tracking_uri import _a_folder
 from train.base_files import BaseError, locate
 from train.checkpoint import CheckpointError
@@ -37,6 +38,6 @@ def test_a_home_that_there_is_not_is_named_in_one_line() -> None:
     with pytest.raises(ConfigError, match=f"probes.set: there is no file {NOBODY}"):
         load_probe_set(NOBODY)
     with pytest.raises(ConfigError, match=r"scores\.encoder: there is no \.safetensors file"):
-        _model_and_weights(f"ViT-L-14@{NOBODY}")
+        Encoder(f"ViT-L-14@{NOBODY}", torch.device("cpu"))
     assert "~no-such-user-here" in _a_folder(f"file:{NOBODY}")
     assert Store(Path(NOBODY)).folder == Path(NOBODY)

@@ -151,12 +151,40 @@ def test_info_says_how_the_settings_are_composed_and_cfg_what_they_are(said: Sai
 
 def test_the_tab_key_completes_a_module(said: Said, tmp_path: Path) -> None:
     assert said("train", TrainConfig, "-sc", "install=bash").strip() == BASH.strip()
-    program = tmp_path / "python"
+    assert completed("train optimizer=adamw", tmp_path) == [
+        "optimizer=adamw",
+        "optimizer=adamw8bit",
+    ]
+
+
+def completed(line: str, folder: Path) -> list[str]:
+    """What the Tab key offers after `python -m` and this line."""
+    program = folder / "python"
     program.symlink_to(sys.executable)
-    line = f"{program} -m train optimizer=adamw"
-    script = f"{BASH}\nCOMP_LINE='{line}'; COMP_WORDS=($COMP_LINE); COMP_CWORD=3; _lorasweep"
+    script = (
+        f"{BASH}\nCOMP_LINE='{program} -m {line}'; COMP_WORDS=($COMP_LINE); "
+        "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _lorasweep"
+    )
     done = subprocess.run(
         ["bash", "-c", f"{script}; echo ${{COMPREPLY[*]}}"], capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == ["optimizer=adamw", "optimizer=adamw8bit"]
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("train --al", ["--allow-path=", "--allow-class="]),
+        ("train --allow-path=/usr/share/di", ["--allow-path=/usr/share/dict"]),
+        (
+            "train --allow-path=/a --allow-class b.C optimizer=li",
+            ["optimizer=lion", "optimizer=lion8bit"],
+        ),
+    ],
+)
+def test_the_tab_key_knows_our_own_flags(line: str, offered: list[str], tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    line = line.replace("/usr/share/di", f"{tmp_path}/pic")
+    offered = [word.replace("/usr/share/dict", f"{tmp_path}/pictures") for word in offered]
+    assert completed(line, tmp_path) == offered

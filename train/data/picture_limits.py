@@ -40,17 +40,16 @@ def checked(stream: BinaryIO, formats: list[str]) -> Image.Image:
     try:
         picture = Image.open(stream, formats=formats)
     except Image.DecompressionBombError as error:  # Pillow's own limit
-        found = re.search(r"\d+", str(error))
-        raise TooLarge(_too_many(int(found[0]) if found else 0, MEMORY / OTHERS)) from None
+        told = re.search(r"\d+", str(error))
+        raise TooLarge(_too_many(int(told[0]) if told else 0, MEMORY / OTHERS)) from None
     name = picture.format or ""
     held = 0 if name == READ_IN_PARTS else COPIES * os.fstat(stream.fileno()).st_size
     pixels, most = picture.width * picture.height, (MEMORY - held) / PEAK.get(name, OTHERS)
     if pixels > most:
         raise TooLarge(f"{picture.width}x{picture.height} pixels: {_too_many(pixels, most)}")
     sides = [getattr(picture, "tag_v2", {}).get(tag, 0) for tag in TILE]
-    if all(isinstance(side, int) for side in sides) and sides[0] * sides[1] > max(
-        pixels, LARGEST_TILE
-    ):
+    tile = sides[0] * sides[1] if all(isinstance(side, int) for side in sides) else 0
+    if tile > max(pixels, LARGEST_TILE):
         raise TooLarge("its tiles are larger than the picture")
     return picture
 

@@ -10,12 +10,15 @@ standard error. To train with them all, and with them and others:
 from __future__ import annotations
 
 import argparse
-import sys
 
 from train import permissions
 from train.config import UserError
-from train.encoding import escape_in_streams, start_in_utf8
-from train.kohya.command_line import DATASET, KOHYA, expand, in_shell
+from train.encoding import start_in_utf8
+from train.kohya.command_line import DATASET, KOHYA, expand
+from train.shell import in_shell
+from train.terminal import escape_in_streams, leave, print_lines
+
+ESCAPED = "a value with control characters is written for bash and zsh ($'...'), not for xargs"
 
 
 def main() -> None:
@@ -39,11 +42,14 @@ def main() -> None:
     try:
         overrides, notes = expand(arguments)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        leave(error)
+    typed = [in_shell(override) for override in overrides]
+    if any(word.startswith("$'") for word in typed):
+        notes.append(ESCAPED)
     for note in notes:
-        print(note, file=sys.stderr)
-    for override in overrides:
-        print(in_shell(override))
+        print_lines(note, error=True)
+    for word in typed:
+        print_lines(word)
 
 
 if __name__ == "__main__":

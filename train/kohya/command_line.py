@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from train.config import TrainConfig
 from train.kohya.places import PLACES
 from train.kohya.reading import existing
 from train.kohya.translation import Translation, translate
-from train.text_settings import kinds
+from train.text_settings import TYPED, kinds
 
 KOHYA, DATASET = "kohya", "dataset_config"
 # where the command line has one of them, the files' others of the row do not count
@@ -28,7 +27,7 @@ RIVALS = (
 PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # what needs no quotes in Hydra's grammar
 WORDS = ("null", "true", "false", "nan", "inf")  # ... but would be no text
 # the settings that take any text, which train.arguments quotes for Hydra
-TEXTS = {key for key, (kind, _) in kinds(TrainConfig).items() if kind}
+TEXTS = {key for key, (kind, _) in kinds(TrainConfig).items() if kind in TYPED}
 
 
 def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -55,19 +54,10 @@ def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
     pairs = [argument.lstrip("+~").partition("=") for argument in rest]
     typed = {key: unquoted(value) for key, sign, value in pairs if sign}
     places = [typed[setting] for setting in PLACES.values() if setting in typed]
-    permissions.allow(
-        [*(existing(Path(file)) for file in files.values()), *places, *_values(rest, "path")],
-        _values(rest, "class"),
-    )
+    permissions.allow([*(existing(Path(file)) for file in files.values()), *places])
     translation = translate(Path(kohya) if kohya else None, files.get(DATASET), typed)
     given = {key for key, _, _ in pairs}
     return [*overrides(translation, given), *rest], translation.notes
-
-
-def _values(arguments: list[str], what: str) -> list[str]:
-    """Those of --allow-path= or --allow-class=, which stay for the command that follows."""
-    flag = f"--allow-{what}="
-    return [argument.removeprefix(flag) for argument in arguments if argument.startswith(flag)]
 
 
 def overrides(translation: Translation, given: set[str]) -> list[str]:
@@ -113,13 +103,6 @@ def as_typed(text: str) -> str:
         mark = '"' if "'" in text else "'"
         return mark + text.replace(mark, f"\\{mark}") + mark
     return text
-
-
-def in_shell(argument: str) -> str:
-    """An argument as it is typed into a shell, in the quotes that it needs."""
-    if "'" in argument and not set(argument) & set('"$`\\!'):
-        return f'"{argument}"'
-    return shlex.quote(argument)
 
 
 def _is_plain(text: str) -> bool:

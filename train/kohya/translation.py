@@ -94,8 +94,8 @@ def translate(
     if ignored:
         notes.append(f"without effect here: {', '.join(ignored)}")
     if unsupported:
-        named = ", ".join(unsupported)
-        notes.append(f"warning: not supported, so that kohya's LoRA would be another: {named}")
+        keys = ", ".join(unsupported)
+        notes.append(f"warning: not supported, so that kohya's LoRA would be another: {keys}")
     return Translation({k: v for k, v in settings.items() if v is not None}, notes)
 
 

@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 
 from evaluate.config import PolicyConfig
 from evaluate.curves import CURVES, draw_curves
+from evaluate.drawing import save_figure
 from evaluate.scorecard import Scorecard
 from sweeper.recording.record import Record
 from sweeper.results.overview import draw_checkpoints
 from sweeper.results.ranking import Entry
+from train.encoding import printable
 
 SMALL, LARGE = (4.6, 3.2), (5.6, 4.0)  # inches; letters then have their size on a phone
 STYLE: Any = {"svg.fonttype": "none", "font.size": 10.5, "axes.spines.top": False,
@@ -74,9 +76,9 @@ def svg(figure: Figure, label: str) -> Markup:
     Args:
         label: the picture in words, for those who cannot see it.
     """
-    buffer = io.StringIO()
+    buffer, label = io.StringIO(), printable(label)
     with rc_context({**STYLE, "svg.hashsalt": label}):  # the same names at every run
-        figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight")
+        save_figure(figure, buffer, format="svg", transparent=True, bbox_inches="tight")
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     for pattern, instead in (

@@ -2,80 +2,127 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
+import base64
+import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from evaluate.choice.diagnosis import diagnose
 from evaluate.choice.merit import MEMORY, excess
 from evaluate.choice.reasons import exceeded, fault, percent
-from evaluate.config import PolicyConfig
+from evaluate.config import PolicyConfig, check_policy
 from evaluate.curves import CURVES
 from evaluate.scorecard import Scorecard, usable
 from sweeper.recording.record import RUNNING, Record
-from sweeper.results.files import POLICY, REPORT, RESULT
+from sweeper.results.files import REPORT, RESULT
 from sweeper.results.missing import words_of_missing
 from sweeper.results.ranking import Entry, explain, front_of, varied
 from sweeper.results.report import charts, pictures, tables, usage
+from sweeper.results.report.again import again_command
 from sweeper.results.report.search import look_at
-from train.encoding import storable
+from train.config import ConfigError, cause
+from train.encoding import LINES, printable
+from train.gate import GateError, Tree, convert, read_json
+from train.ranges import complaints
 from train.weights_file import write_atomically
 
+log = logging.getLogger(__name__)
 BEST = 3  # trials whose curves are shown
 MOST_FRONT, FRONT_TILES = 12, 4  # trials of a front that are shown, and pictures of each
 HERE = Path(__file__).parent
 
 
+class _Result(msgspec.Struct):
+    """What is read of a study's result."""
+
+    policy_settings: Tree
+
+
 def write_report(
-    study: Path, ranked: list[Entry], policy: PolicyConfig, file: Path | None = None
+    study: Path,
+    ranked: list[Entry],
+    policy: PolicyConfig,
+    file: Path | None = None,
+    storage: str | None = None,
 ) -> Path:
     """Writes report.html into the study's folder: one file, which needs no other and no network.
 
     Args:
         ranked: all the trials, best first.
         file: where to write it instead.
+        storage: where Optuna has the study, see `look_at`.
 
     Returns:
         The file.
     """
     file = file or study / REPORT
-    write_atomically(file, storable(render(study, ranked, policy)).encode())
+    write_atomically(file, render(study, ranked, policy, storage).encode())
     return file
 
 
 def policy_of(study: Path, records: list[Record]) -> PolicyConfig:
-    """The policy that made a study's result; before there is one, or where its file is damaged,
-    that of its trials."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        return PolicyConfig(**json.loads((study / RESULT).read_bytes())[POLICY])
+    """The policy that made a study's result; before there is one, that of its trials, and so it is
+    where the file is damaged, which is said."""
+    file = study / RESULT
+    try:
+        return _checked(read_json(file, _Result).policy_settings, str(file))
+    except FileNotFoundError:
+        pass
+    except (GateError, OSError) as error:
+        log.warning(f"{cause(error)}; the policy of its trials is used")
     settings = next((record.settings for record in records if record.settings), {})
-    return PolicyConfig(**settings.get("policy", {}))
+    try:
+        return _checked(settings.get("policy", {}), "the policy of its trials")
+    except GateError as error:
+        log.warning(f"{cause(error)}; the policy that is used without any setting is taken")
+    return PolicyConfig()
 
 
-def render(study: Path, ranked: list[Entry], policy: PolicyConfig) -> str:
+def _checked(settings: object, name: str) -> PolicyConfig:
+    """Logged settings of a policy, as settings that are typed would be checked."""
+    policy = convert(settings, PolicyConfig, name)
+    try:
+        for complaint in complaints(policy):
+            raise ConfigError(complaint)
+        check_policy(policy)
+    except ConfigError as error:
+        raise GateError(f"{name}: {error}") from None
+    return policy
+
+
+def render(
+    study: Path, ranked: list[Entry], policy: PolicyConfig, storage: str | None = None
+) -> str:
     """The page, as HTML."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
     environment.filters["breakable"] = _breakable
+    script = (HERE / "script.js").read_text(encoding="utf-8")
     records = sorted((entry.record for entry in ranked), key=lambda record: record.number)
     searched = varied(ranked)
     headings, rows = tables.trial_table(ranked, searched)
-    search = look_at(study, records)
+    search = look_at(study, storage)
     return environment.get_template("page.html").render(
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "script.js").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         name=study.name,
-        root=usage.root_of(study),
+        commands=[
+            usage.study_command(name, study, more)
+            for name, more in (("report", ""), ("select", " policy=…"))
+        ],
         policy=policy,
         search=search,
         pick=_pick(study, ranked, policy) if ranked[0].selection else None,
@@ -89,6 +136,14 @@ def render(study: Path, ranked: list[Entry], policy: PolicyConfig) -> str:
         took=tables.took(records),
         others=_findings(ranked[1:], policy),
     )
+
+
+def _shown(value: object) -> object:
+    """What is put into the page: no text in it turns the direction of writing, or is invisible."""
+    if value is None or isinstance(value, int | float):
+        return value
+    shown = printable(str(value), LINES)
+    return Markup(shown) if isinstance(value, Markup) else shown
 
 
 def _breakable(name: str) -> Markup:
@@ -114,7 +169,7 @@ def _pick(study: Path, ranked: list[Entry], policy: PolicyConfig) -> dict[str, A
         "settings": tables.setting_groups(record),
         "scores": tables.score_rows(card, policy),
         "confidence": card.confidence,
-        "training": pictures.training_strip(record),
+        "training": pictures.training_strip(study, record),
         "compared": compared,
         "overfitted": _overfitted(ranked, card, [*compared], policy),
         "moments": [c.label for c in pictures.moments(record.scorecards, card)],
@@ -128,12 +183,11 @@ def _pick(study: Path, ranked: list[Entry], policy: PolicyConfig) -> dict[str, A
         "findings": diagnose(record.scorecards, policy),
         "file": file.as_posix(),
         "lora": f"{study.name}.safetensors",
-        "trigger": record.settings["data"]["trigger"],
+        "trigger": printable(str(record.known.data.trigger)),
         "snippet": usage.diffusers_snippet(record, file),
-        "run_id": best.run_id,
-        "pack": record.tags.get("pack", "1"),
+        "pack": str(record.pack),
         "reproduce": usage.reproduce_commands(best.run_id, file, usage.root_of(study)),
-        "again": usage.again_command(record),
+        "again": again_command(record),
     }  # fmt: skip
 
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from evaluate.probing.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
-from evaluate.sheet import CELL, COPY, Cell, read_sheet
+from evaluate.sheet import COPY, DATA_SHEET, Cell, cells_of
+from evaluate.sheet import TRAINING as TRAINED
 from sweeper.recording.record import Record
-from train.config import DataConfig
-from train.data.loading import load_pictures
-from train.data.picture import DataError, open_picture
 
 # with these a page stays far below 5 MB, whatever the study: 12 + 8 * 3 + 48 pictures of 10 kB
 TRAINING, COMPARED, MORE, QUALITY = 12, 8, 48, 82
+COUNT = re.compile(r"([0-9]{1,9}) training\b")  # in the tag that counts the pictures
 TITLES = {FRESH: "Something new was asked for", CAPTION: "Training captions", CLASS: "The class "
           "alone, without the trigger word", COPY: "Training pictures that it copied"}  # fmt: skip
 
@@ -59,22 +59,23 @@ class Strip:
     sentence: str = ""
 
 
-def training_strip(record: Record) -> Strip:
-    """Up to TRAINING of the pictures that a trial was trained on, spread over all of them."""
-    title, settings = "What it was trained on", record.settings["data"]
-    known = {field.name for field in fields(DataConfig)}
-    try:
-        pictures = load_pictures(DataConfig(**{k: v for k, v in settings.items() if k in known}))
-    except (DataError, OSError) as error:
-        return Strip(title, [], f"The training pictures are no longer where they were: {error}.")
-    training, sentence = pictures.training, ""
-    if pictures.fingerprint != record.tags.get("data.fingerprint"):
-        sentence = f"The pictures in {settings['path']} have changed since."
-    shown = _spread(list(training), TRAINING)
-    if len(shown) < len(training):
-        sentence = f"{len(shown)} of {len(training)} pictures. {sentence}".strip()
-    tiles = [Tile(data_uri(_square(picture.path)), picture.caption) for picture in shown]
-    return Strip(title, tiles, sentence)
+def training_strip(study: Path, record: Record) -> Strip:
+    """Up to TRAINING of the pictures that a study was trained on, spread over all of them: those of
+    its own data sheet, wherever the pictures themselves are."""
+    title = "What it was trained on"
+    named = cells_of(study / DATA_SHEET)
+    cells = [cell for name, cell in named.items() if name.startswith(f"{TRAINED} ")]
+    if not cells:
+        return Strip(title, [], "The training pictures are not in this study's data sheet.")
+    shown, count = _spread(cells, TRAINING), _count(record, len(cells))
+    sentence = f"{len(shown)} of {count} pictures." if len(shown) < count else ""
+    return Strip(title, [Tile(data_uri(cell.picture), cell.words) for cell in shown], sentence)
+
+
+def _count(record: Record, shown: int) -> int:
+    """How many pictures a trial was trained on; a data sheet shows some of very many."""
+    told = COUNT.match(str(record.tags.get("data.pictures", "")))
+    return max(shown, int(told[1])) if told else shown
 
 
 def compared(record: Record, pick: Scorecard) -> dict[str, list[Tile]]:
@@ -141,22 +142,12 @@ def _encoded(picture: Image.Image, kind: str) -> tuple[str, bytes]:
 
 def _sheet(record: Record, card: Scorecard) -> dict[str, Cell]:
     """The pictures of a contact sheet; none where it is gone."""
-    try:
-        return read_sheet(record.sheet(card.epoch))
-    except (OSError, ValueError):
-        return {}
+    return cells_of(record.sheet(card.epoch))
 
 
 def _tile(cell: Cell, label: str = "", picked: bool = False) -> Tile:
     words = cell.words or "The training picture beside a copy of it"
     return Tile(data_uri(cell.picture), words, label, cell.alarming, picked)
-
-
-def _square(path: Path) -> Image.Image:
-    picture = open_picture(path)
-    if max(picture.size) * 2 <= CELL:  # drawn pixel by pixel, as on the contact sheets
-        return picture.resize((CELL, CELL), Image.Resampling.NEAREST)
-    return ImageOps.fit(picture, (CELL, CELL), Image.Resampling.LANCZOS)
 
 
 def _spread(things: list[Any], most: int) -> list[Any]:

@@ -12,7 +12,9 @@ from sweeper.results.files import REPORT
 from sweeper.results.missing import words_of_missing
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import policy_of, write_report
+from sweeper.study_folder import study_folder
 from train.config import ConfigError
+from train.terminal import print_lines
 from train.weights_file import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -24,26 +26,28 @@ def main(config: ReportConfig) -> None:
     Raises:
         ConfigError: there is no such study (naming the nearest), or no trial in it.
     """
-    study = Path(config.root) / "studies" / config.study
+    root = Path(config.root)
+    study = study_folder(root, config.study)
     if not study.is_dir():
         raise no_study(study)
-    address = Address(Path(config.root))
+    address = Address(root)
     records = load_records(study)
     if not records:
         raise ConfigError(f"study: {config.study} has no trial yet")
     policy = policy_of(study, records)
     ranked = rank_trials(records, policy, lambda record: run_id_in(address, record.folder))
     try:
-        file = write_report(study, ranked, policy)
+        file = write_report(study, ranked, policy, storage=config.storage)
     except CheckpointError as error:  # a study may be read where nothing may be written
-        file = write_report(study, ranked, policy, Path(f"{study.name}-{REPORT}"))
+        here = Path(f"{study.name}-{REPORT}")
+        file = write_report(study, ranked, policy, here, config.storage)
         log.warning(f"{error}; it is written here instead")
     if lost := words_of_missing(study):
-        print(lost)
-    print(f"the report, to open in a browser: {file}", flush=True)
+        print_lines(lost)
+    print_lines(f"the report, to open in a browser: {file}")
     if run_id := run_id_in(address, study):
-        from sweeper.recording.tracker import Tracker  # imports MLflow: the page is there before
+        from evaluate.tracking import Store  # imports MLflow: the page is there before
 
-        tracker = Tracker(Path(config.root), study)
-        with tracker.forgiving():
-            tracker.client.log_artifact(run_id, str(file))
+        store = Store(root, study.name)
+        with store.forgiving():
+            store.add_file(run_id, study.name, file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,16 +12,20 @@ from markupsafe import Markup
 from matplotlib import pyplot, rc_context
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
+from optuna.distributions import CategoricalDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_parallel_coordinate
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
-from sweeper.recording.record import Record
 from sweeper.results.ranking import last_word
 from sweeper.results.report.charts import svg
-from sweeper.study.storage import find_study
+from sweeper.study.storage import GRPC, find_study
+from train.config import cause
 
 FEWEST = 4  # trials that tell of an importance
+MOST, WIDEST, LONGEST = 10_000, 300, 500  # trials, columns, and letters of a name or a choice
 # from what is seen least to what is seen best, on white and on black
 WORST, BEST = "#868e96", "#d9480f"
 LEGEND = {"Feasible": "within the limits", "Infeasible": "over a limit"}
@@ -43,14 +49,26 @@ class Search:
     front: bool = False
 
 
-def look_at(study: Path, records: list[Record]) -> Search:
-    """The search behind a study's records; nothing that is wrong with it is an error here."""
-    settings = next((record.settings for record in records if record.settings), {})
-    found = find_study(study, settings.get("study", {}).get("storage"))
+def look_at(study: Path, storage: str | None) -> Search:
+    """The search behind a study's records; nothing that is wrong with it is an error here.
+
+    Args:
+        storage: that a person has named, as `study.storage`; None: the journal in the folder. What
+            a record says of it is not heeded, since opening a database may make or change one.
+    """
+    found = find_study(study, storage) if storage is None or _has_studies(storage) else None
     if found is None:
-        return Search("Optuna's storage of this study cannot be reached, so this is left out.")
+        return Search(
+            "Optuna's storage of this study cannot be reached, so this is left out; where it is a "
+            "database, storage= names it."
+        )
     search = Search(front=len(found.directions) > 1)
     done = found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not all(map(_is_told, done)):
+        search.sentence = (
+            "Optuna's storage of this study is damaged: it has a trial without a value."
+        )
+        return search
     values = {trial.values[0] for trial in done}
     if done and not any(trial.distributions for trial in done):
         search.sentence = "These are single trials, not a search: there is nothing to compare."
@@ -59,6 +77,8 @@ def look_at(study: Path, records: list[Record]) -> Search:
             f"{len(done)} finished trials are too few to tell which setting matters; "
             f"from {FEWEST} on it is told here."
         )
+    elif _too_large(done):
+        search.sentence = "The search is too large to be looked at here."
     elif len(values) < 2:
         search.sentence = "All trials came to the same fidelity: no setting made a difference."
     else:
@@ -69,9 +89,26 @@ def look_at(study: Path, records: list[Record]) -> Search:
             )
             search.importance = [(last_word(k), float(share)) for k, share in importance.items()]
             search.parallel = _parallel(found)
-        except (ValueError, RuntimeError) as error:  # settings that no two trials share, and such
-            search.sentence = f"Optuna cannot tell: {error}."
+        except Exception as error:  # settings that no two trials share, and all that is damaged
+            search.sentence = f"Optuna cannot tell: {cause(error)}."
     return search
+
+
+def _has_studies(storage: str) -> bool:
+    """Whether a database is one of Optuna's: in any other Optuna would make its tables, and a file
+    that is not there it would begin. What a server has is not asked."""
+    try:
+        place = make_url(storage)
+    except ArgumentError:
+        return storage.startswith(GRPC)
+    if place.get_backend_name() != "sqlite":
+        return True
+    uri = f"{Path(place.database or '').resolve().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as database:
+            return database.execute("SELECT 1 FROM alembic_version, studies").fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 def _parallel(study: optuna.Study) -> Markup:
@@ -100,6 +137,23 @@ def _parallel(study: optuna.Study) -> Markup:
         chart = svg(figure, label)
         pyplot.close(figure)
     return chart
+
+
+def _is_told(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether a finished trial has a number for a value."""
+    return bool(trial.values) and all(isinstance(value, int | float) for value in trial.values)
+
+
+def _too_large(trials: list[optuna.trial.FrozenTrial]) -> bool:
+    """Whether Optuna would look at a search for minutes: each choice is a column in its eyes."""
+    kinds = {name: kind for trial in trials for name, kind in trial.distributions.items()}
+    choices = [
+        choice
+        for kind in kinds.values()
+        for choice in (kind.choices if isinstance(kind, CategoricalDistribution) else [None])
+    ]
+    longest = max((len(str(text)) for text in (*kinds, *choices)), default=0)
+    return len(trials) > MOST or len(choices) > WIDEST or longest > LONGEST
 
 
 def _fidelity(trial: optuna.trial.FrozenTrial) -> float:

@@ -12,7 +12,7 @@ from evaluate.choice.reasons import percent
 from evaluate.config import SHARES, PolicyConfig
 from evaluate.scorecard import Scorecard
 from sweeper.recording.progress import duration, short
-from sweeper.recording.record import FAILED, PREPARING, Record
+from sweeper.recording.record import FAILED, Record
 from sweeper.results.ranking import Entry, last_word
 from train.flattening import flatten
 
@@ -202,12 +202,12 @@ def took(records: list[Record]) -> Took | None:
     if not epochs:
         return None
     first = min(epochs, key=lambda epoch: epoch.time)
-    pack = min(len(records), max(int(record.tags.get("pack", 1)) for record in records))
-    spent = {record.tags[PREPARING] for record in records if PREPARING in record.tags}
-    preparing = sum(map(float, spent))  # the trials of a process have the same
-    before = float(min(records, key=_first_time).tags.get(PREPARING, 0))
+    pack = min(len(records), max(record.pack for record in records))
+    # the trials of a process have the same
+    preparing = sum({record.preparing for record in records})
+    before = min(records, key=_first_time).preparing
     # its seconds are a share of the pack's
-    began = first.time / 1000 - first.seconds * pack - before
+    began = max(0.0, first.time / 1000 - first.seconds * pack - before)
     ended = max(epoch.time for epoch in epochs) / 1000
     training, scoring = (sum(getattr(e, f"seconds_{n}") for e in epochs)
                          for n in ("training", "scoring"))  # fmt: skip

@@ -1,0 +1,173 @@
+"""Optuna's journal in a study's folder: each line is checked before Optuna replays it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+from filelock import FileLock
+from optuna.storages.journal import BaseJournalBackend
+
+from sweeper.study.entries import (
+    Line,
+    NewStudy,
+    NewTrial,
+    StudySystemAttribute,
+    StudyUserAttribute,
+    TrialEnd,
+    TrialParam,
+    TrialReport,
+    TrialSystemAttribute,
+    TrialUserAttribute,
+)
+from train.config import ConfigError
+from train.encoding import shortened
+from train.gate import GateError, check_regular, parse_json
+
+LONGEST_LINE = 500_000  # bytes
+MOST_BYTES = 100_000_000
+MOST_LINES = 500_000  # some 20,000 trials; Optuna takes a kilobyte of memory for each line
+MOST_EFFORT = 100_000_000  # entries that Optuna copies, some three seconds
+A_LOOK = 10  # entries could be copied while Optuna looks at a trial, or at a study
+LEFT_OUT = {"op_code": 10, "worker_id": "-"}  # what stands for an attribute that is dropped
+FOLLOW_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+
+class JournalError(ConfigError):
+    """The journal is damaged; the message names it and the line."""
+
+
+class Journal(BaseJournalBackend):
+    """A journal that Optuna may read without harm. It is made with its first line.
+
+    Attributes that Optuna's CMA-ES would unpickle are left out, whoever has written them.
+
+    Raises, where it is read:
+        JournalError: a line is none that Optuna writes; it says which.
+        GateError: it is no regular file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self._lock = file, FileLock(f"{file}.lock")
+        self._starts = [0]  # where each line begins, and the one after the last
+        self._effort = Effort()
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """The lines from this one on, as far as they are whole now: another worker may be at the
+        next."""
+        try:
+            check_regular(self.file)
+            stream = self.file.open("rb")
+        except FileNotFoundError:
+            return
+        with stream:
+            end = os.fstat(stream.fileno()).st_size
+            if end > MOST_BYTES:
+                raise self._damaged(None, f"it is larger than {MOST_BYTES / 1e6:g} MB")
+            stream.seek(self._starts[log_number_from])
+            for number in range(log_number_from, MOST_LINES):
+                line = self._line(stream, number, end)
+                if not line:
+                    return
+                if number + 1 == len(self._starts):
+                    self._starts.append(self._starts[number] + len(line))
+                yield self._checked(line, number)
+        raise self._damaged(None, f"it has more than {MOST_LINES} lines")
+
+    def _line(self, stream: BinaryIO, number: int, end: int) -> bytes:
+        """The next whole line; empty: there is none."""
+        line = stream.readline(LONGEST_LINE + 1)
+        if len(line) > LONGEST_LINE:
+            raise self._damaged(number, f"it is longer than {LONGEST_LINE} bytes")
+        whole = line.endswith(b"\n") and stream.tell() <= end
+        return line if whole else b""
+
+    def _checked(self, line: bytes, number: int) -> dict[str, Any]:
+        """What a line says, in the words that Optuna knows."""
+        try:
+            entry = parse_json(line, Line, f"line {number + 1}")  # type: ignore[arg-type]
+            self._effort.add(entry)
+        except GateError as error:
+            raise self._damaged(None, str(error)) from None
+        except ValueError as error:
+            raise self._damaged(number, str(error)) from None
+        if isinstance(entry, TrialSystemAttribute) and entry.pickled:
+            return LEFT_OUT
+        return dict(msgspec.to_builtins(entry))
+
+    def _damaged(self, number: int | None, words: str) -> JournalError:
+        place = "" if number is None else f"line {number + 1}: "
+        return JournalError(
+            f"{shortened(self.file)} is damaged ({place}{words}); move it away, and the study "
+            "begins anew"
+        )
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends whole lines; on disk when this returns."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with self._lock:
+            flags = os.O_RDWR | os.O_CREAT | FOLLOW_NO_LINK
+            with open(os.open(self.file, flags, 0o666), "r+b") as stream:
+                mend(stream)
+                stream.write(lines.encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+
+
+class Effort:
+    """What it takes Optuna to replay lines: it copies all of a kind that a trial has for each new
+    one, and looks through the trials for the first that has a parameter."""
+
+    def __init__(self) -> None:
+        self.total, self.trials = 0, 0
+        self._entries: Counter[tuple[type, int]] = Counter()
+        self._first: dict[str, int] = {}  # parameter -> the first trial with it, or a later one
+        self._over: set[int] = set()
+
+    def add(self, entry: Line) -> None:
+        """Counts a line.
+
+        Raises:
+            ValueError: the journal takes longer than any study's does.
+        """
+        if isinstance(entry, NewTrial):
+            self.trials += 1
+        elif isinstance(entry, TrialEnd):
+            if entry.state not in (0, 4):
+                self._over.add(entry.trial_id)
+        elif isinstance(entry, TrialParam):
+            if entry.trial_id < self.trials and entry.trial_id not in self._over:
+                self.total += A_LOOK * self._first.get(entry.param_name, self.trials)
+                self._first.setdefault(entry.param_name, entry.trial_id)
+        elif isinstance(entry, NewStudy):
+            self._count(NewStudy, 0, A_LOOK)
+        elif isinstance(entry, StudyUserAttribute | StudySystemAttribute):
+            self._count(type(entry), entry.study_id)
+        elif isinstance(entry, TrialReport | TrialUserAttribute | TrialSystemAttribute):
+            self._count(type(entry), entry.trial_id)
+        if self.total > MOST_EFFORT:
+            raise ValueError("it says more than any study does")
+
+    def _count(self, kind: type, owner: int, weight: int = 1) -> None:
+        self._entries[kind, owner] += 1
+        self.total += weight * self._entries[kind, owner]
+
+
+def mend(stream: BinaryIO) -> None:
+    """Cuts off a last line without an end, and goes there.
+
+    A process that was killed has left it. Optuna reads on without such a line, but the next one
+    appended to it would be lost, too.
+    """
+    if not stream.seek(0, os.SEEK_END):
+        return
+    stream.seek(-1, os.SEEK_END)
+    if stream.read(1) != b"\n":
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
+        stream.seek(0, os.SEEK_END)

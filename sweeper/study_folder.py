@@ -1,0 +1,112 @@
+"""The only way to a study's folder: its name is one, and nothing in it leads out of it.
+
+A study may have come from somebody else. A link in it would have its files read, and ours written,
+wherever it points; a pipe or a device would be waited for without end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from train.config import ConfigError
+from train.encoding import shortened
+from train.weights_file import keep_links_out
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+STUDIES = "studies"  # below the root
+MOST = 2_000_000  # entries; of trials at the limit of a study there may be some more
+DEEPEST = 8  # folders within each other; our own are three
+
+
+def study_folder(root: Path, name: str, key: str = "study") -> Path:
+    """A study's folder, looked through once; whether it is there is not asked.
+
+    The root and the folder of studies may be links that a person has made. The study and what is
+    in it may not.
+
+    Args:
+        root: the folder of all studies and of MLflow's embedded store.
+        key: the setting that has the name, for the message.
+
+    Raises:
+        ConfigError: no such name is possible, or the folder has a link, a pipe or a device in it.
+    """
+    check_name(name, key)
+    return closed(root / STUDIES / name)
+
+
+def studies_in(root: Path) -> list[str]:
+    """The names of the studies that may be entered; those that lead elsewhere are left out."""
+    found = []
+    for place in sorted((root / STUDIES).glob("*")):
+        with suppress(ConfigError):
+            found.append(study_folder(root, place.name).name)
+    return found
+
+
+def check_name(name: str, key: str) -> None:
+    """Refuses what cannot be a study's name.
+
+    Raises:
+        ConfigError: it names the setting.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"{key}: {shortened(repr(name))} may hold letters, digits, '.', '_' and '-' only, "
+            "80 of them at most, and begins with a letter or a digit"
+        )
+
+
+def closed(folder: Path) -> Path:
+    """A folder that leads nowhere else, and through whose links, if any appear, no file is written.
+
+    Raises:
+        ConfigError: there is a link, a pipe or a device in it, or it has no end.
+    """
+    keep_links_out(folder)
+    if folder.is_symlink():
+        raise _refusal(folder, "a link")
+    waiting, count = [(folder, 1)], 0
+    while waiting:
+        place, depth = waiting.pop()
+        for entry in _entries(place):
+            count += 1
+            if entry.is_symlink():
+                raise _refusal(Path(entry.path), "a link")
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append((Path(entry.path), depth + 1))
+            elif not entry.is_file(follow_symlinks=False) and _is_special(entry.path):
+                raise _refusal(Path(entry.path), "a pipe, a socket or a device")
+        if depth > DEEPEST or count > MOST:
+            much = f"more than {MOST:,} files" if count > MOST else f"over {DEEPEST} levels of it"
+            raise ConfigError(f"{shortened(folder)}: is no study's folder, it has {much}")
+    return folder
+
+
+def _entries(place: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(place) as found:
+            return [*islice(found, MOST + 1)]
+    except FileNotFoundError:  # not begun yet, or removed by another process just now
+        return []
+
+
+def _is_special(path: str) -> bool:
+    """Whether there is something that is no file; a file may be renamed at this moment."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _refusal(place: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{shortened(place)}: is {what}, and a study holds files and folders of its own alone; "
+        "remove it, or put a copy of what it stands for in its place"
+    )

@@ -1,0 +1,169 @@
+"""Files of prompt parts and probe sets of strangers: sentences with names, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evaluate.probing.probes import load_probe_set
+from evaluate.probing.templates import TemplateError, fill
+from evaluate.probing.values import load_values
+from train.config import CONF, ConfigError
+
+GOOD: dict[str, Any] = {
+    "template": "a {subject}, {pose}, {place}, {dress}",
+    "class_word": "puppet",
+    "poses": {"pose": ["sitting", "lying"]},
+    "backgrounds": {"place": ["at home", "away"]},
+    "outfits": {"dress": ["in red", "in blue"]},
+    "phrases": {"pose": "a {class_word} that is {value}"},
+}
+
+
+def refused(file: Path) -> str:
+    """The one line that a file of values ends in."""
+    with pytest.raises(ConfigError, match=r"^probes\.values: ") as raised:
+        load_values(str(file))
+    line = str(raised.value)
+    assert "\n" not in line
+    assert len(line) < 1000
+    return line
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("template", "{subject:>99999999999}"),
+        ("template", "{subject:.99999999999}"),
+        ("template", "{subject!r:>99999999999}"),
+        ("template", "{subject.__class__.__mro__}"),
+        ("template", "{subject[0]}"),
+        ("template", "{subject:{pose}}"),
+        ("template", "{0}"),
+        ("template", "{}"),
+        ("template", "{"),
+        ("template", "}"),
+        ("template", "{nothing}"),
+        ("template", "x" * 10_000),
+        ("template", ""),
+        ("template", 5),
+        ("template", None),
+        ("class_word", ["a"]),
+        ("class_word", " "),
+        ("phrases", {"pose": "{value:>99999999999}"}),
+        ("phrases", {"pose": "{value.__class__}"}),
+        ("phrases", {"other": "{value[0]}"}),
+        ("phrases", ["{value}"]),
+        ("poses", {"subject": ["sitting"]}),
+        ("poses", {"place": ["sitting"]}),
+        ("poses", {"pose": []}),
+        ("poses", {"pose": [1, 2]}),
+        ("poses", {"pose": ["x" * 1000]}),
+        ("poses", {"pose": ["x"] * 100_000}),
+        ("poses", {f"pose{n}": ["x", "y"] for n in range(16)}),
+        ("poses", {1: ["sitting"]}),
+        ("poses", {"": ["sitting"]}),
+        ("poses", {"{pose}": ["sitting"]}),
+        ("poses", None),
+        ("poses", []),
+    ],
+)
+def test_values_are_sentences_with_names(tmp_path: Path, key: str, value: Any) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump({**GOOD, key: value}))
+    refused(file)
+    file.write_text(yaml.safe_dump(GOOD))
+    assert load_values(str(file)).prompt("x", {}.fromkeys(["pose", "place", "dress"], "y"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5", "- 1", "", "[" * 100_000, "{a: " * 200, "a: &a [*a]", "template: &t {x: *t}",
+        '!!python/object/apply:os.system ["touch PWNED"]', "!!python/name:os.system", "\x00", "%",
+        "a: b: c", "? {a: b}", "<<: {a: 1}", "template: !!binary aGk=", "0x" + "f" * 100_000,
+        "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'x'}]"
+                  for n in range(30)),
+    ],
+)  # fmt: skip
+def test_what_is_no_file_of_values(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "values.yaml").write_text(text)
+    refused(tmp_path / "values.yaml")
+    with pytest.raises(ConfigError, match=r"^probes\.set: "):
+        load_probe_set(str(tmp_path / "values.yaml"))
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_pipes_devices_and_other_encodings(tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_bytes(yaml.safe_dump(GOOD).encode() + b"# J\xfcrgen")
+    refused(file)
+    file.unlink()
+    os.mkfifo(file)
+    assert "pipe" in refused(file)
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    assert "device" in refused(file)
+    file.unlink()
+    file.mkdir()
+    assert "folder" in refused(file)
+    assert "no" in refused(Path("../../../../any/secret"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("probes", [{"prompt": "p"}] * 3),
+        ("probes", [{"prompt": "p", "base_prompt": "p", "seed": 10**400, "role": "fresh"}] * 3),
+        ("probes", [{"prompt": "p", "base_prompt": "p", "seed": "1", "role": "fresh"}] * 3),
+        ("probes", [{"prompt": "p" * 10**6, "base_prompt": "p", "seed": 1, "role": "fresh"}] * 3),
+        ("probes", [{"prompt": "p", "base_prompt": "p", "seed": 1, "role": "f\x1b[2J"}] * 3),
+        ("probes", [[]] * 3),
+        ("probes", {}),
+        ("probes", []),
+        ("training", {}),
+        ("training", {"pose": 1, "place": [], "dress": []}),
+        ("values", {**GOOD, "template": "{subject:>99999999999}"}),
+        ("values", {"kinds": {}}),
+        ("values", None),
+        ("class_word", {}),
+    ],
+)
+def test_a_probe_set_is_typed(tmp_path: Path, key: str, value: Any) -> None:
+    probe = {"prompt": "p", "base_prompt": "p", "seed": 1, "role": "fresh", "asked": {}}
+    content = {"probes": [probe] * 3, "values": GOOD, "class_word": "puppet",
+               "training": {"pose": [], "place": [], "dress": []}}  # fmt: skip
+    file = tmp_path / "probes.yaml"
+    file.write_text(json.dumps(content))
+    good = load_probe_set(str(file))
+    assert len(good.probes) == 3
+    file.write_text(good.to_yaml())
+    assert load_probe_set(str(file)) == good  # as this program writes it
+    file.write_text(json.dumps({**content, key: value}))
+    with pytest.raises(ConfigError, match=r"^probes\.set: ") as raised:
+        load_probe_set(str(file))
+    assert "\x1b" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "probes/values").glob("*.yaml")))
+def test_the_prompts_of_the_shipped_files_are_those_of_format(name: str) -> None:
+    values = load_values(name)
+    asked = {part: options[-1] for kind in values.kinds.values() for part, options in kind.items()}
+    expected = values.template.format(subject="a sks x", **asked)
+    assert values.prompt("a sks x", asked) == expected
+    for part, phrase in values.phrases.items():
+        assert values.phrase(part, "v", "w") == phrase.format(class_word="w", value="v")
+
+
+def test_braces_written_twice_are_braces() -> None:
+    assert fill("{{a}} {a}", {"a": "{b}"}) == "{a} {b}"
+    with pytest.raises(TemplateError, match="did you mean subject"):
+        fill("{subjet}", {"subject": "x"})
