@@ -46,6 +46,7 @@ FILE = "trial.json"
 AT_WORK = "at-work"  # an empty file: a process is at the trial, or died with it
 HOLDER = "holder"  # there while a process holds the trial
 WORKER = "worker"  # the tag that says which process of which machine is, or was, at it
+LONGEST_NAME = 255  # bytes, of a file
 MOST_RECORDS, MOST_BYTES = 100_000, 500_000_000  # of a study
 
 
@@ -258,10 +259,10 @@ def _name_of(checkpoint: Path) -> str:
     """
     name = checkpoint.name
     try:
-        os.fsencode(name)
+        length = len(os.fsencode(name))
     except UnicodeError:
-        name = ""
-    if name in ("", "..") or "\0" in name:
+        length = 0
+    if not 0 < length <= LONGEST_NAME or name == ".." or "\0" in name:
         raise RecordError(f"{shown(str(checkpoint))} is no name of a checkpoint")
     return name
 
