@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import os
 from pathlib import Path
 
 from train.paths import expanded
@@ -14,6 +15,7 @@ ANY_CASE = "." + "".join(f"[{letter}{letter.upper()}]" for letter in WEIGHTS[1:]
 NAMES = {"pytorch_lora_weights", "adapter_model"}  # of diffusers, of PEFT
 PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
 SHOWN = 3
+EVERYWHERE = "**"
 
 
 def find(pattern: str) -> list[Path]:
@@ -49,12 +51,27 @@ def _matches(path: Path) -> list[Path]:
     for pattern in (str(path), str(path).replace("[", "[[]")):
         if pattern.lower().endswith(WEIGHTS):
             pattern = pattern[: -len(WEIGHTS)] + ANY_CASE
-        found = [Path(file) for file in glob.glob(pattern, recursive=True)]
+        found = [Path(file) for file in _glob(pattern)]
         if any(map(_is_weights, found)):  # folders beside them hold states, samples and the like
             return [some for some in found if some.is_file() or some.match(CHECKPOINTS)]
         if found:
             return found
     return []
+
+
+def _glob(pattern: str) -> list[str]:
+    """What matches a pattern; ** means the folders below, but for those behind links."""
+    if pattern.endswith(EVERYWHERE):
+        pattern += "/*"
+    before, deep, after = pattern.partition(f"{EVERYWHERE}/")
+    if not deep:
+        return glob.glob(pattern)
+    found = []
+    for start in glob.glob(before) if before else [""]:
+        for folder, below, _ in os.walk(start or "."):
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            found += _glob(os.path.join(glob.escape(folder), after))
+    return found
 
 
 def _expanded(path: Path) -> list[Path]:

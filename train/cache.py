@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train.base import Base
+from train.base import TEXT, Base
 from train.checks import DISK, OFF
 from train.config import BASE_PLACES, TrialConfig
 from train.data.batches import frames_of
@@ -102,7 +102,8 @@ class EncodedPictures:
                 for flipped in (False, True)[: 1 + picture.subset.flip]:
                     about = self._latents_about(row, flipped)
                     make = partial(self._encode, row, flipped)
-                    self.latents[row, flipped] = store.fetch(key_of(*about), make)
+                    fits = partial(self._are_latents, row)
+                    self.latents[row, flipped] = store.fetch(key_of(*about), make, fits)
             said = f"latents: {store.found} from the cache, {store.made} encoded"
             store.found = store.made = 0
             for caption in sorted(self.captions):
@@ -135,7 +136,7 @@ class EncodedPictures:
             return self.texts[caption]
         if self.store and caption in self.captions:
             about = ["text", caption, *self.about, str(self.base.dtype)]
-            entry = self.store.fetch(key_of(*about), partial(self._speak, caption))
+            entry = self.store.fetch(key_of(*about), partial(self._speak, caption), self._is_text)
             self.spoken.append(entry)
             made = {name: tensor.to(self.base.device) for name, tensor in entry.tensors.items()}
         else:
@@ -145,6 +146,23 @@ class EncodedPictures:
             if len(self.texts) > len(self.captions) + SHUFFLED:
                 self.texts.popitem(last=False)
         return made
+
+    def _are_latents(self, row: int, tensors: dict[str, Tensor]) -> bool:
+        """Whether these have the shape of a picture's latents."""
+        shape = self.base.latent_shape(*self.frames[row].size)
+        return {*tensors} == {"mean", "std"} and all(
+            tensor.shape == shape and tensor.is_floating_point() for tensor in tensors.values()
+        )
+
+    def _is_text(self, tensors: dict[str, Tensor]) -> bool:
+        """Whether these have the shape of a caption's embeddings."""
+        names = {TEXT, "text_embeds"} if self.base.family.is_xl else {TEXT}
+        width = self.base.unet.config.cross_attention_dim
+        return {*tensors} == names and all(
+            tensor.is_floating_point() and len(tensor) == 1 and tensor.ndim == 2 + (name == TEXT)
+            and (name != TEXT or tensor.shape[-1] == width)
+            for name, tensor in tensors.items()
+        )  # fmt: skip
 
     def _speak(self, caption: str) -> dict[str, Tensor]:
         with torch.no_grad(), self.base.adapters.using([]):

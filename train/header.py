@@ -14,11 +14,11 @@ from typing import Annotated
 
 import msgspec
 
-from train.encoding import CONTROL, shortened
+from train.encoding import CONTROL, LONGEST, shortened
 from train.gate import READ, GateError, check_regular, parse_json
 
 LARGEST_HEADER = 32_000_000  # bytes
-MOST_TENSORS = 200_000
+MOST_TENSORS = 50_000  # whole models have some 2,500
 LONGEST_NAME = 1000  # characters of a tensor's name
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
@@ -87,22 +87,23 @@ def read_header(file: Path) -> Header:
     if len(parts) > MOST_TENSORS:
         raise GateError(f"it has more than {MOST_TENSORS} tensors")
     about = parts.pop(METADATA, None)
-    metadata = parse_json(bytes(about), dict[str, str] | None, METADATA) if about else None
+    said = bytes(about or b"null")
+    metadata = {} if said == b"null" else parse_json(said, dict[str, str], METADATA)
     tensors = {name: _stored(name, part) for name, part in parts.items()}
     _check_places(tensors, whole - 8 - length)
-    return Header(metadata or {}, tensors, 8 + length)
+    return Header(metadata, tensors, 8 + length)
 
 
 def _stored(name: str, part: msgspec.Raw) -> Stored:
-    shown = shortened(name)
     if len(name) > LONGEST_NAME or CONTROL.search(name):
-        raise GateError(f"it has a tensor of an impossible name: {shown}")
-    stored = parse_json(bytes(part), Stored, shown)
+        raise GateError(f"it has a tensor of an impossible name: {shortened(name)}")
+    stored = parse_json(bytes(part), Stored, name[:LONGEST])
     if stored.dtype not in BITS:
-        raise GateError(f"{shown}: has numbers of an unknown type, {shortened(stored.dtype)}")
+        unknown = shortened(stored.dtype)
+        raise GateError(f"{shortened(name)}: has numbers of an unknown type, {unknown}")
     start, stop = stored.data_offsets
     if stored.numbers * BITS[stored.dtype] != 8 * (stop - start):
-        raise GateError(f"{shown}: its shape is not that of its bytes")
+        raise GateError(f"{shortened(name)}: its shape is not that of its bytes")
     return stored
 
 

@@ -31,7 +31,7 @@ from train.processes import ALONE, Processes
 from train.restart import last_checkpoint
 from train.run_files import NAME, state_file
 from train.stack import Dropout
-from train.state import StateError, as_damage, read_state, write_state
+from train.state import StateError, as_damage, check_parts, read_state, write_state
 
 log = logging.getLogger(__name__)
 LOOKED_AT = 16  # steps after which a GPU's losses are read, for which it must be waited for
@@ -107,7 +107,8 @@ class Run:
         self.base, self.pictures, self.processes = base, pictures, processes
         file = state_file(self.folder, self.name)
         try:
-            self._prepare(read_state(file, base.device), member.remedies)
+            numbers = base.adapters.numbers(self.asked.network)
+            self._prepare(read_state(file, base.device, numbers), member.remedies)
         except StateError as damage:
             self._prepare(None, member.remedies)
             self._go_on_without_state(f"{file} is damaged ({damage})")
@@ -121,12 +122,11 @@ class Run:
         """
         if state and state["config"] != self._identity(self.asked):
             raise TrainingError(f"{self.folder} {OTHER}")
-        before = tuple(state["remedies"]) if state else ()
-        self.remedies = max(before, remedies, key=len)
+        self.remedies = max(tuple(state["remedies"]) if state else (), remedies, key=len)
         self.config = adapted(self.asked, self.remedies)
         self.course = course_of(self.config, self.pictures, self.processes.count)
         self.epoch = self.batch = self.skipped = 0
-        self.failure = ""
+        self.failure, self._state_at = "", time.monotonic()
         self.losses: list[Tensor] = []
         self.recent: list[Tensor] = []
         self.order: dict[Size, list[int]] = {}
@@ -138,7 +138,6 @@ class Run:
         half = self.base.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.base.device.type) if half else None
         self.last: dict[str, Any] | None = None  # what is known of the last checkpoint
-        self._state_at = time.monotonic()
         if state:
             with as_damage():
                 self._restore(state)
@@ -352,8 +351,10 @@ class Run:
         write_state(state_file(self.folder, self.name), state)
 
     def _restore(self, state: dict[str, Any]) -> None:
+        kind = self.config.optimizer["_target_"]
+        check_parts(state, self.scheduler, self.optimizer, kind, self.course.epochs)
         self.adapter.load_state_dict(state["adapter"])
-        if state["kind"] == self.config.optimizer["_target_"]:
+        if state["kind"] == kind:
             self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.scaler and state["scaler"]:

@@ -123,6 +123,7 @@ def _choice(pattern: str, place: int, depth: int, fold: bool = False) -> tuple[C
             sequences.append([])
             place += 1
             continue
+        part: Sign | Choice
         if sign == "(":
             part, place = _bracket(pattern, place + 1, depth, fold)
         else:

@@ -73,15 +73,18 @@ def _by_network(found: dict[str, Any]) -> dict[str, Settings]:
 def _check_plain(where: str, settings: Settings) -> None:
     kind = settings.get("peft_type") or LORA
     if kind != LORA:
-        raise ValueError(f"it is PEFT's {readable(str(kind)[:40])}, and only plain LoRA and LoCon can be loaded")
+        raise ValueError(
+            f"it is PEFT's {readable(str(kind)[:40])}, and only plain LoRA and LoCon can be loaded"
+        )
     for name in VARIANTS:
         on = _flag(settings, name) if name.startswith("use_") else settings.get(name)
         if on:
             raise ValueError(f"{where} has {name}: only plain LoRA and LoCon can be loaded")
     start = settings.get("init_lora_weights")
     if start not in HARMLESS:
+        shown = readable(str(start)[:40])
         raise ValueError(
-            f"{where} has init_lora_weights={readable(str(start)[:40])}: it was trained on a changed base; "
+            f"{where} has init_lora_weights={shown}: it was trained on a changed base; "
             "PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) makes it a "
             "plain LoRA"
         )
@@ -99,9 +102,7 @@ def alpha_of(settings: Settings, path: str, rank: int) -> float:
     """
     said = _setting(settings, "rank_pattern", path, settings.get("r"))
     if said is not None and number("r", said) != rank:
-        raise ValueError(
-            f"{NOT_SURE}PEFT's settings give {path} rank {said}, the file {rank}"
-        )
+        raise ValueError(f"{NOT_SURE}PEFT's settings give {path} rank {said}, the file {rank}")
     alpha = _setting(settings, "alpha_pattern", path, settings.get("lora_alpha"))
     if alpha is None:
         raise ValueError(f"{NOT_SURE}PEFT's settings have no lora_alpha for {path}")
@@ -114,8 +115,7 @@ def _flag(settings: Settings, name: str) -> bool:
     value = settings.get(name)
     if not isinstance(value, bool | None):
         raise ValueError(
-            f"{NOT_SURE}{name} is true or false in PEFT's settings, not "
-            f"{str(value)[:40]!r}"
+            f"{NOT_SURE}{name} is true or false in PEFT's settings, not {str(value)[:40]!r}"
         )
     return bool(value)
 

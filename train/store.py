@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from train.gate import GateError
+from train.header import read_header
 from train.paths import expanded
 from train.weights_file import CheckpointError, write_atomically
 
@@ -53,9 +55,18 @@ class Store:
         self.folder = expanded(folder) if folder else None
         self.found = self.made = 0
 
-    def fetch(self, key: str, make: Callable[[], dict[str, Tensor]]) -> Entry:
-        """The tensors under this key."""
-        known = _in_use.get(key) or self._read(key)
+    def fetch(
+        self,
+        key: str,
+        make: Callable[[], dict[str, Tensor]],
+        fits: Callable[[dict[str, Tensor]], bool] = lambda _: True,
+    ) -> Entry:
+        """The tensors under this key.
+
+        Args:
+            fits: whether what is on disk can be what is made; if not, it is made again.
+        """
+        known = _in_use.get(key) or self._read(key, fits)
         self.found, self.made = self.found + bool(known), self.made + (not known)
         if known is None:
             known = Entry({name: tensor.cpu().contiguous() for name, tensor in make().items()})
@@ -89,18 +100,23 @@ class Store:
     def _file(self, folder: Path, key: str) -> Path:
         return folder / key[:2] / f"{key}.safetensors"
 
-    def _read(self, key: str) -> Entry | None:
-        if self.folder is None or not (file := self._file(self.folder, key)).is_file():
+    def _read(self, key: str, fits: Callable[[dict[str, Tensor]], bool]) -> Entry | None:
+        if self.folder is None or not (file := self._file(self.folder, key)).exists():
             return None
         try:
-            return Entry(load_file(file))
-        except (SafetensorError, OSError):
+            read_header(file)
+            tensors = load_file(file)
+            if not fits(tensors):
+                raise GateError("other tensors")
+            return Entry(tensors)
+        except (SafetensorError, GateError, OSError):
             log.warning(f"{file} is damaged; it is made again")
-            file.unlink(missing_ok=True)
+            with suppress(OSError):  # a folder stays, and what is made is kept in memory
+                file.unlink(missing_ok=True)
             return None
 
     def _write(self, key: str, entry: Entry) -> None:
-        if self.folder is None or self._file(self.folder, key).is_file():
+        if self.folder is None or self._file(self.folder, key).exists():
             return
         try:
             write_atomically(self._file(self.folder, key), save(entry.tensors))

@@ -94,7 +94,9 @@ def check_safetensors(path: Path) -> None:
     except GateError as error:
         raise CheckpointError(str(error)) from error
     if path.suffix.lower() != ".safetensors":
-        raise CheckpointError(f"{shortened(path)}: only .safetensors is read; a pickle can run code")
+        raise CheckpointError(
+            f"{shortened(path)}: only .safetensors is read; a pickle can run code"
+        )
 
 
 def header_of(path: Path | str) -> Header:

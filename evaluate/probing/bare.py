@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -21,6 +22,8 @@ from evaluate.progress import Countdown
 from train.base import Base
 from train.base_files import BaseError
 from train.data.wording import counted
+from train.gate import GateError
+from train.header import read_header
 from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
@@ -59,7 +62,8 @@ class BareBase:
         file = self.cache / f"base-{digest[:16]}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):  # of workers that begin together one makes them for all
-            pictures = _read(file)
+            side = self.resolution // self.base.factor * self.base.factor
+            pictures = _read(file, (len(probes), 3, side, side))
             if pictures is None:
                 log.info(f"{counted(len(probes), 'picture')} of the bare base, to compare with")
                 images = generate(self.base, [], prompts, seeds, *sampling, countdown)[0]
@@ -75,12 +79,16 @@ class BareBase:
         return pictures.float() / 255
 
 
-def _read(file: Path) -> Tensor | None:
-    """The pictures of a file; None where there is none, or a damaged one."""
-    if not file.is_file():
+def _read(file: Path, shape: tuple[int, ...]) -> Tensor | None:
+    """The pictures of a file; None where there is none, a damaged one, or one of others."""
+    if not file.exists():
         return None
     try:
-        return load_file(file)["images"]
-    except (SafetensorError, OSError, KeyError):
-        log.warning(f"{file} is damaged; it is made again")
-        return None
+        read_header(file)
+        images = load_file(file)["images"]
+    except (SafetensorError, GateError, OSError, KeyError):
+        images = torch.empty(0)
+    if images.shape == shape and images.dtype == torch.uint8:
+        return images
+    log.warning(f"{file} is damaged; it is made again")
+    return None

@@ -84,7 +84,7 @@ class _SavedProbe(msgspec.Struct, forbid_unknown_fields=True):
     base_prompt: Annotated[str, Meta(max_length=LONGEST)]
     seed: Annotated[int, Meta(ge=-(2**53), le=2**53)]
     role: Annotated[str, Meta(max_length=100)]
-    asked: dict[Name, Words] = {}  # noqa: RUF012
+    asked: dict[Name, Words] = {}
 
 
 class _SavedSet(msgspec.Struct):

@@ -16,9 +16,13 @@ from torch import Tensor
 
 from evaluate.progress import Countdown
 from evaluate.reading.readings import Reader, Readings
+from train.gate import GateError, parse_json
+from train.header import read_header
 from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
+# how many each reading has at least
+DIMENSIONS = {"features": 2, "patches": 3, "subjects": 2, "poses": 3, "found": 1, "colors": 2}
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class ReadingCache:
         file = self.folder / f"readings-{digest.hexdigest()[:16]}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):  # of workers that begin together one reads for all
-            known = self._load(file)
+            known = self._load(file, len(images))
             if known is not None:
                 countdown.skip(len(images))
                 return known
@@ -55,19 +59,41 @@ class ReadingCache:
                 log.warning(f"{file} cannot be written: {error}")
             return read
 
-    def _load(self, file: Path) -> Readings | None:
-        if not file.is_file():
+    def _load(self, file: Path, count: int) -> Readings | None:
+        """The readings of so many pictures; None where there are none."""
+        if not file.exists():
             return None
         try:
+            told = read_header(file).metadata["devices"]
+            devices = parse_json(told, dict[str, str], "devices")
+            kinds = {name.partition(":")[0] for name in devices.values()}
+            if not kinds <= {"cpu", self.reader.encoder.device.type}:
+                raise GateError("readings of another device")
             with safe_open(file, "pt") as stored:
-                devices = json.loads(stored.metadata()["devices"])
-                return Readings(**{
+                found = Readings(**{
                     field.name: stored.get_tensor(field.name).to(devices[field.name])
                     for field in fields(Readings)
                 })  # fmt: skip
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            _check(found, count)
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             log.warning(f"{file} cannot be used and is made anew: {error}")
             return None
+        return found
+
+
+def _check(found: Readings, count: int) -> None:
+    """Refuses readings whose shapes are not those of so many pictures.
+
+    Raises:
+        GateError: with the first that is none.
+    """
+    for field in fields(Readings):
+        tensor = getattr(found, field.name)
+        kind = tensor.dtype == torch.bool if field.name == "found" else tensor.is_floating_point()
+        if not kind or tensor.ndim < DIMENSIONS[field.name] or len(tensor) != count:
+            raise GateError(f"{field.name} of other pictures")
+    if found.colors.shape[1:] != (3,) or found.features.shape != found.subjects.shape:
+        raise GateError("readings of another encoder")
 
 
 def _save(read: Readings, file: Path) -> None:

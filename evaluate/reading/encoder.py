@@ -89,4 +89,3 @@ class Encoder:
             images.to(self.device).float(), self.size, mode="bicubic", antialias=True
         )
         return (resized.clamp(0, 1) - self.mean) / self.std
-

@@ -31,30 +31,30 @@ class Tower(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     width: Width | UnsetType = UNSET
     mlp_ratio: Ratio | UnsetType = UNSET
-    ls_init_value: Number | None | UnsetType = UNSET
+    ls_init_value: Number | UnsetType | None = UNSET
     final_ln_after_pool: bool | UnsetType = UNSET
-    block_type: Literal["default", "custom"] | None | UnsetType = UNSET
+    block_type: Literal["default", "custom"] | UnsetType | None = UNSET
     qk_norm: bool | UnsetType = UNSET
     scaled_cosine_attn: bool | UnsetType = UNSET
     scale_heads: bool | UnsetType = UNSET
     scale_attn_inner: bool | UnsetType = UNSET
     scale_attn: bool | UnsetType = UNSET
     scale_fc: bool | UnsetType = UNSET
-    norm_kwargs: dict[Literal["eps"], Number] | None | UnsetType = UNSET
-    act_kwargs: dict[Literal["approximate"], Literal["tanh", "none"]] | None | UnsetType = UNSET
+    norm_kwargs: dict[Literal["eps"], Number] | UnsetType | None = UNSET
+    act_kwargs: dict[Literal["approximate"], Literal["tanh", "none"]] | UnsetType | None = UNSET
 
 
 class Vision(Tower, kw_only=True):
     """`CLIPVisionCfg`; of timm only the models that it has itself, without weights of theirs."""
 
-    timm_model_name: Annotated[str, Meta(pattern=TIMM)] | None | UnsetType = UNSET
+    timm_model_name: Annotated[str, Meta(pattern=TIMM)] | UnsetType | None = UNSET
     timm_model_pretrained: bool | UnsetType = UNSET
     timm_pool: Literal["avg", "avgmax", "max", "map", "token", "tok", "abs_attn", "rot_attn",
                        ""] | UnsetType = UNSET  # fmt: skip
-    timm_proj: Literal["linear", "mlp", "none", ""] | None | UnsetType = UNSET
+    timm_proj: Literal["linear", "mlp", "none", ""] | UnsetType | None = UNSET
     timm_proj_bias: bool | UnsetType = UNSET
     timm_drop: Share | UnsetType = UNSET
-    timm_drop_path: Share | None | UnsetType = UNSET
+    timm_drop_path: Share | UnsetType | None = UNSET
 
     layers: Count | Annotated[list[Count], Meta(min_length=4, max_length=4)] | UnsetType = UNSET
     head_width: Width | UnsetType = UNSET
@@ -85,8 +85,8 @@ class Text(Tower, kw_only=True):
 
     context_length: Side | UnsetType = UNSET
     vocab_size: Annotated[int, Meta(ge=1, le=2_000_000)] | UnsetType = UNSET
-    hf_tokenizer_name: Annotated[str, Meta(max_length=200)] | None | UnsetType = UNSET
-    tokenizer_kwargs: TokenizerOptions | None | UnsetType = UNSET
+    hf_tokenizer_name: Annotated[str, Meta(max_length=200)] | UnsetType | None = UNSET
+    tokenizer_kwargs: TokenizerOptions | UnsetType | None = UNSET
     heads: Count | UnsetType = UNSET
     layers: Count | UnsetType = UNSET
     embed_cls: bool | UnsetType = UNSET
@@ -106,7 +106,7 @@ class Model(msgspec.Struct, forbid_unknown_fields=True):
     text_cfg: Text
     quick_gelu: bool | UnsetType = UNSET
     init_logit_scale: Number | UnsetType = UNSET
-    init_logit_bias: Number | None | UnsetType = UNSET
+    init_logit_bias: Number | UnsetType | None = UNSET
     nonscalar_logit_scale: bool | UnsetType = UNSET
     custom_text: bool = False
 

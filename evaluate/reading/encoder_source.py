@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import open_clip
 import torch
 import transformers
 from huggingface_hub import hf_hub_download, snapshot_download
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import get_clean_fn
-from torch import Tensor, nn
+from torch import Tensor
 
 from evaluate.reading.encoder_settings import CONFIG, Model, Text, read_settings
 from train.config import EMBEDDED
 from train.encoding import shortened
-from train.gate import GateError, plain
+from train.gate import GateError
 from train.header import read_header
 from train.paths import expanded
 from train.puppets.training import CLIP
@@ -46,7 +47,7 @@ class Opened:
         mean, std: of the colors that the model takes.
     """
 
-    model: nn.Module
+    model: Any
     tokenizer: Callable[[list[str]], Tensor]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -100,7 +101,7 @@ def _of_folder(folder: Path) -> Opened:
 
 
 def _built(about: Model) -> Any:
-    settings = plain(about)
+    settings: dict[str, Any] = msgspec.to_builtins(about)
     custom = settings.pop("custom_text", False)
     if settings["vision_cfg"].get("timm_model_name"):
         settings["vision_cfg"]["timm_model_pretrained"] = False
@@ -118,10 +119,12 @@ def _tokenizer(folder: Path, about: Text, words: int) -> Callable[[list[str]], T
     clean = (asked.clean if asked else None) or None
     if not about.hf_tokenizer_name:
         return open_clip.SimpleTokenizer(context_length=length, clean=clean or "lower")
-    kind = getattr(transformers, check_tokenizer(folder).tokenizer_class)
+    kind = getattr(transformers, check_tokenizer(folder).tokenizer_class or "")
     tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     if max(tokenizer.get_vocab().values(), default=0) >= words:
-        raise GateError(f"{shortened(folder)}: its tokenizer has more than the model's {words} words")
+        raise GateError(
+            f"{shortened(folder)}: its tokenizer has more than the model's {words} words"
+        )
     cleaned = get_clean_fn(clean or "whitespace")
     separator = tokenizer.sep_token_id if asked and asked.strip_sep_token else None
 

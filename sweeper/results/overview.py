@@ -6,7 +6,6 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from evaluate.choice.merit import MEMORY, excess, pareto, worth
 from evaluate.choice.reasons import overall

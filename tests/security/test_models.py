@@ -12,8 +12,8 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-
 from diffusers import DiffusionPipeline
+
 from evaluate.reading import encoder_source
 from evaluate.reading.encoder import EMBEDDED_FOLDER, Encoder
 from train import base_files

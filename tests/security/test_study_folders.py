@@ -122,7 +122,6 @@ def test_folders_without_end_are_refused(tmp_path: Path) -> None:
 
 def test_nothing_is_written_through_a_link_that_appears_later(tmp_path: Path) -> None:
     root = tmp_path / "mlruns"
-    root.mkdir()
     elsewhere = outside(root)
     study = study_folder(root, "small")
     write_atomically(study / "trials" / "0000" / "trial.json", b"{}")

@@ -198,12 +198,13 @@ class _Reader:
         folder = expanded(written)
         places = [folder, self.file.parent / folder]  # file and folders may be moved together
         allowed = [one for one in places if is_below(one, self.file.parent) or is_named(one)]
-        if not allowed:
+        found = next((one for one in allowed if os.path.isdir(one)), None)
+        if found is None and len(allowed) < len(places):
             raise DataError(
                 f"{KEY}: {self.file.name}, {place}: {shortened(written)} is outside of the folders "
                 f"that the command line names; add --allow-path={shortened(written)} to it"
             )
-        return next((one for one in allowed if os.path.isdir(one)), allowed[0])
+        return found or folder
 
     def _framing(self, said: dict[str, Any], place: str) -> Framing:
         where = f"{KEY}: {self.file.name}, {place}"

@@ -5,16 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from train.config import UserError, cause
 from train.data.buckets import Frame
 from train.data.kinds import FORMATS, really
-from train.data.picture_limits import LARGEST, excess, too_many
+from train.data.picture_headers import exif_excess
+from train.data.picture_limits import LARGEST, TooLarge, checked
 from train.data.rgb import in_rgb
 from train.data.subset import Subset
 from train.encoding import shortened
 from train.gate import GateError, opened
+
+# EXIF's orientation -> what shows the picture upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class DataError(UserError, ValueError):
@@ -79,9 +91,7 @@ def decode_picture(path: Path) -> Decoded:
     """
     try:
         with opened(path, LARGEST) as stream:
-            found = Image.open(stream, formats=FORMATS)
-            if words := excess(found, stream):
-                raise DataError(f"{shortened(path)}: {words}")
+            found = checked(stream, FORMATS)
             animated = _is_animated(found)
             found.load()
         picture = _upright(found)
@@ -89,7 +99,9 @@ def decode_picture(path: Path) -> Decoded:
         return Decoded(*in_rgb(picture), animated)
     except GateError as error:
         raise DataError(str(error)) from None
-    except (MemoryError, DataError):
+    except TooLarge as error:
+        raise DataError(f"{shortened(path)}: {error}") from None
+    except MemoryError:
         raise
     except Exception as error:  # whatever Pillow's decoders stumble over in a broken file
         raise DataError(f"{shortened(path)}: cannot be read as a picture ({_why(path, error)})") \
@@ -106,18 +118,24 @@ def _is_animated(found: Image.Image) -> bool:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF block or its XMP says."""
     try:
-        if picture.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        if exif_excess(_exif(picture)):
             return picture
-        return ImageOps.exif_transpose(picture)
+        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        return picture if turn is None else picture.transpose(turn)
     except Exception:  # the EXIF block is broken, and the pixels are not
         return picture
 
 
+def _exif(picture: Image.Image) -> bytes:
+    """The EXIF block that Pillow would read: the file's, or that of a PNG of older programs."""
+    text = picture.info.get("Raw profile type exif", "")
+    return picture.info.get("exif") or bytes.fromhex("".join(text.split("\n")[3:]))
+
+
 def _why(path: Path, error: Exception) -> str:
     """What is wrong with a file: what it really is, else what was said about it."""
-    if isinstance(error, Image.DecompressionBombError):
-        return too_many(error)
     if isinstance(error, UnidentifiedImageError):
         try:
             return f"it is {really(path)}" if really(path) else "of no kind that is known"

@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import BinaryIO
 
 from PIL import Image
 
-LARGEST = 400_000_000  # bytes of a file; some decoders hold it whole
+from train.data.picture_headers import header_excess
+
+LARGEST = 400_000_000  # bytes of a file
 MEMORY = 1_420_000_000  # bytes at the peak of decoding and conversion
 # bytes a pixel at that peak; of most formats the decoded picture and one copy, 4 each
 PEAK = {"JPEG": 12, "MPO": 12, "WEBP": 20, "AVIF": 20, "TIFF": 16}
 OTHERS = 8
+COPIES = 2  # of the file that a decoder may hold
+READ_IN_PARTS = "TIFF"
+TILE = (322, 323)  # a TIFF's tags: width and height of its tiles
+LARGEST_TILE = 2**24  # pixels, where the picture is smaller
 
 
-def excess(picture: Image.Image, stream: BinaryIO) -> str:
-    """What is too large about a picture of which only the header was read; empty where nothing is.
+class TooLarge(ValueError):
+    """A picture cannot be decoded within the limits; the message says why."""
 
-    Args:
-        stream: its file.
+
+def checked(stream: BinaryIO, formats: list[str]) -> Image.Image:
+    """A picture of which only the header was read.
+
+    Raises:
+        TooLarge: to decode it would take too much.
+        Exception: whatever Pillow stumbles over where it is no picture.
     """
-    width, height = picture.size
-    most = MEMORY / PEAK.get(picture.format or "", OTHERS)
-    if width * height > most:
-        return _said(f"{width}x{height} pixels, ", width * height, most)
-    return ""
+    if words := header_excess(stream):
+        raise TooLarge(f"it {words}")
+    try:
+        picture = Image.open(stream, formats=formats)
+    except Image.DecompressionBombError as error:  # Pillow's own limit
+        told = re.search(r"\d+", str(error))
+        raise TooLarge(_too_many(int(told[0]) if told else 0, MEMORY / OTHERS)) from None
+    name = picture.format or ""
+    held = 0 if name == READ_IN_PARTS else COPIES * os.fstat(stream.fileno()).st_size
+    pixels, most = picture.width * picture.height, (MEMORY - held) / PEAK.get(name, OTHERS)
+    if pixels > most:
+        raise TooLarge(f"{picture.width}x{picture.height} pixels, {_too_many(pixels, most)}")
+    sides = [getattr(picture, "tag_v2", {}).get(tag, 0) for tag in TILE]
+    tile = sides[0] * sides[1] if all(isinstance(side, int) for side in sides) else 0
+    if tile > max(pixels, LARGEST_TILE):
+        raise TooLarge("its tiles are larger than the picture")
+    return picture
 
 
-def too_many(error: Image.DecompressionBombError) -> str:
-    """Pillow's own limit, in the words of ours."""
-    pixels = re.search(r"\d+", str(error))
-    return _said("", int(pixels[0]) if pixels else 0, MEMORY / OTHERS)
-
-
-def _said(size: str, pixels: int, most: float) -> str:
+def _too_many(pixels: int, most: float) -> str:
     return (
-        f"{size}{pixels / 1e6:.0f} megapixels, are too many to be decoded; make it smaller "
-        f"(at most {most / 1e6:.0f})"
+        f"{pixels / 1e6:.0f} megapixels, are more than can be decoded in memory; make it smaller, "
+        f"at most {most / 1e6:.0f}"
     )

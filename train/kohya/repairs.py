@@ -34,7 +34,7 @@ NEXT_PAIR = re.compile(rf"(?:[ \t]*[,;])?[ \t]+(?=[A-Za-z_][\w.-]*[ \t]*=(?!=)|{
 PAIR = re.compile(r"([ \t]*[\w.-]+[ \t]*=[ \t]*)([^\s\"'{#=].*)")  # whose value is not quoted
 ITEM = re.compile(r"[^,()]+(?:\([^()]*\)[^,()]*)*")  # of a list; commas in brackets are its own
 # characters; what is longer is left as it is, since the time grows with the square of a line's
-LONGEST, LONGEST_LINE = 100_000, 10_000
+LONGEST, LONGEST_LINE = 100_000, 5_000
 
 
 def repair(text: str) -> tuple[str, list[str]]:

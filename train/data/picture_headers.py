@@ -1,0 +1,202 @@
+"""Headers of picture files, walked before a decoder sees them.
+
+Pillow reads a header in Python, one piece after the other, and keeps or copies what the pieces
+hold. Without limits, a small file of very many pieces, or of pieces that all point at the same
+data, takes hours or all of the memory.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from typing import BinaryIO
+
+from PIL.JpegImagePlugin import MARKER
+from PIL.TiffImagePlugin import PREFIXES
+
+MOST_SEGMENTS = 512  # of a JPEG, before its pixels
+MOST_CHUNKS = 200_000  # of a PNG; those of its pixels have some kilobytes each
+MOST_EXTENSIONS, MOST_BLOCKS = 5_000, 1_000_000  # of a GIF: pieces of extensions, and of frames
+MOST_SCANNED = 5e9  # pixels that the scans of a JPEG go over, one after the other
+MOST_TAGS = 100_000_000  # bytes in the tags of a TIFF or an EXIF block
+MOST_NUMBERS = 500_000  # in such tags
+MOST_EXIF, LONGEST_EXIF = 100, 4_000_000  # blocks, or what looks like one; bytes of a JPEG's
+EXIF = b"Exif\0\0"
+START_OF_SCAN, FIRST_FRAME, LAST_FRAME, NO_FRAMES = 0xDA, 0xC0, 0xCF, (0xC4, 0xC8, 0xCC)
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
+         16: 8, 17: 8, 18: 8}  # bytes of a TIFF's types  # fmt: skip
+TEXTS = (1, 2, 6, 7)  # those that are kept as bytes
+POINTERS = (34665, 34853, 40965)  # tags that lead to more tags: EXIF, GPS, interoperability
+BLOCK = 2**20  # bytes that are read at a time
+
+
+def header_excess(stream: BinaryIO) -> str:
+    """What a picture file has too much of, in words; empty where it is within the limits.
+
+    What is no header of a picture is left to the decoder. The stream is at its beginning again.
+    """
+    head = stream.read(12)
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    try:
+        if head.startswith(b"\xff\xd8"):
+            return _jpeg(stream)
+        if head.startswith(b"\x89PNG"):
+            return _png(stream)
+        if head.startswith(b"GIF8"):
+            return _gif(stream)
+        if head[:4] in PREFIXES:
+            return _tags(stream, size)
+        if head[4:8] == b"ftyp":
+            return _avif(stream, size)
+        return ""
+    except (struct.error, IndexError):  # it ends too early, which the decoder says
+        return ""
+    finally:
+        stream.seek(0)
+
+
+def exif_excess(exif: bytes) -> str:
+    """What an EXIF block has too much of, as `header_excess`."""
+    block = exif.removeprefix(EXIF)
+    try:
+        return _tags(io.BytesIO(block), len(block))
+    except struct.error:
+        return ""
+
+
+def _tags(stream: BinaryIO, size: int, start: int = 0) -> str:
+    """Walks over the tags of a TIFF that begins at `start` and ends at `size`."""
+    stream.seek(start)
+    head = stream.read(16)
+    order = "<" if head.startswith(b"II") else ">"
+    forms = [("I", "H", "HHII"), ("Q", "Q", "HHQQ")]  # the second one of files beyond 4 GB
+    for offset, count, entry in forms if 43 in head[2:4] else forms[:1]:
+        width = struct.calcsize(order + offset)
+        (first,) = struct.unpack_from(order + offset, head, width)
+        if _held(stream, size, start, first, (order + count, order + entry)):
+            return "has too much data in its tags"
+    return ""
+
+
+def _held(stream: BinaryIO, size: int, start: int, first: int, forms: tuple[str, str]) -> bool:
+    """Whether the tags, those included that they point to, hold too much.
+
+    Args:
+        first: where the first of them are.
+        forms: of their number, and of one of them.
+    """
+    length, whole = struct.calcsize(forms[1]), size - start
+    waiting, seen, held, numbers = [first], set[int](), 0, 0
+    while waiting:
+        place = waiting.pop()
+        if place in seen or place >= whole:
+            continue
+        seen.add(place)
+        stream.seek(start + place)
+        (entries,) = struct.unpack(forms[0], stream.read(struct.calcsize(forms[0])))
+        table = stream.read(min(entries, 2**16) * length)
+        for tag, kind, values, data in struct.iter_unpack(
+            forms[1], table[: len(table) // length * length]
+        ):
+            taken = values * SIZES.get(kind, 0)
+            held += min(taken, max(0, whole - data)) if taken > 4 else 0
+            numbers += 0 if kind in TEXTS or taken > whole else values
+            if tag in POINTERS:
+                waiting.append(data)
+        if held > min(whole + BLOCK, MOST_TAGS) or numbers > MOST_NUMBERS:
+            return True
+    return False
+
+
+def _jpeg(stream: BinaryIO) -> str:
+    """Walks over the segments as Pillow does, up to the first scan; then counts the scans."""
+    exif, pixels = [b""], 0
+    stream.seek(2)
+    for _ in range(MOST_SEGMENTS):
+        first, second = stream.read(2)
+        if first != 0xFF or second == START_OF_SCAN:
+            break
+        if second == 0xFF:
+            stream.seek(-1, os.SEEK_CUR)
+            continue
+        if MARKER.get(0xFF00 | second, ("", "", None))[2] is None:  # has no content
+            continue
+        (length,) = struct.unpack(">H", stream.read(2))
+        content = stream.read(max(0, length - 2))
+        if content.startswith(EXIF):
+            exif.append(content.removeprefix(EXIF))
+        if FIRST_FRAME <= second <= LAST_FRAME and second not in NO_FRAMES:
+            height, width = struct.unpack_from(">HH", content, 1)
+            pixels = height * width
+    else:
+        return f"has more than {MOST_SEGMENTS} segments in its header"
+    scans = 1
+    while pixels and (block := stream.read(BLOCK)):
+        scans += block.count(b"\xff\xda")
+    if scans * pixels > MOST_SCANNED:
+        return f"has {scans} scans, too many to be decoded"
+    block = b"".join(exif)
+    return "has too much data in its tags" if len(block) > LONGEST_EXIF else exif_excess(block)
+
+
+def _png(stream: BinaryIO) -> str:
+    stream.seek(8)
+    for _ in range(MOST_CHUNKS):
+        length, kind = struct.unpack(">I4s", stream.read(8))
+        if kind == b"IEND":
+            return ""
+        stream.seek(length + 4, os.SEEK_CUR)
+    return f"has more than {MOST_CHUNKS} chunks"
+
+
+def _gif(stream: BinaryIO) -> str:
+    """Walks over the blocks up to the second frame, which Pillow looks for."""
+    _skip_colors(stream, stream.read(13)[10])
+    extensions = blocks = frames = 0
+    while frames < 2 and (kind := stream.read(1)) not in (b"", b";"):
+        extensions += 1
+        if kind == b"!":
+            stream.seek(1, os.SEEK_CUR)
+            extensions += _skip_blocks(stream, MOST_EXTENSIONS)
+        elif kind == b",":
+            frames += 1
+            _skip_colors(stream, stream.read(9)[8])
+            stream.seek(1, os.SEEK_CUR)
+            blocks += _skip_blocks(stream, MOST_BLOCKS)
+        if extensions > MOST_EXTENSIONS or blocks > MOST_BLOCKS:
+            return "has too many blocks"
+    return ""
+
+
+def _skip_colors(stream: BinaryIO, flags: int) -> None:
+    if flags & 0x80:
+        stream.seek(3 << ((flags & 7) + 1), os.SEEK_CUR)
+
+
+def _skip_blocks(stream: BinaryIO, most: int) -> int:
+    """Goes over blocks up to an empty one, or to one more than `most`; how many there were."""
+    for count in range(most + 1):
+        if not (length := stream.read(1)) or not length[0]:
+            return count
+        stream.seek(length[0], os.SEEK_CUR)
+    return most + 1
+
+
+def _avif(stream: BinaryIO, size: int) -> str:
+    """Its EXIF block is somewhere in it, and begins as a TIFF does."""
+    content, found = stream.read(), 0
+    for mark in PREFIXES:
+        place = content.find(mark)
+        while place >= 0:
+            found += 1
+            if found > MOST_EXIF:
+                return "has too many EXIF blocks"
+            try:
+                if words := _tags(stream, size, place):
+                    return words
+            except struct.error:  # it only looks like one
+                pass
+            place = content.find(mark, place + 1)
+    return ""
