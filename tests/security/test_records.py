@@ -97,7 +97,8 @@ def used(record: Record) -> None:
     assert record.length >= 0
     assert record.pack >= 1
     assert record.preparing >= 0
-    assert str(record.known.data.trigger) is not None
+    record.setting("data", "trigger")
+    record.setting("probes", "steps")
     thin_out(record, POLICY, BEST)
     if record.epochs:
         progress = Progress(record.folder, 2, 3)
@@ -268,7 +269,7 @@ def test_older_records_read_as_before(tmp_path: Path, saved: Saved) -> None:
     assert record
     assert (record.state, record.ended, record.selected) == ("running", 0, None)
     assert (record.pack, record.preparing, record.length) == (1, 0.0, 0)
-    assert record.known.data.trigger is None
+    assert record.setting("data", "trigger") is None
     cards = record.scorecards
     assert [set(card.scores) for card in cards] == [{*NAMES} - {"copying"}] * 2 + [set()]
     assert [card.failure for card in cards] == ["", "", "its pictures could not be scored"]
