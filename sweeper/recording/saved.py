@@ -77,7 +77,7 @@ class SavedRecord(msgspec.Struct):
     params: dict[Name, Scalar]
     tags: dict[Name, Text]
     epochs: list[SavedEpoch]
-    state: Literal["running", "complete", "stopped", "failed", "interrupted"] = RUNNING
+    state: Literal["running", "complete", "stopped", "failed", "interrupted"] = "running"
     reason: str = ""
     selected: int | None = None
     ended: Moment = 0

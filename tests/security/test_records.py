@@ -139,14 +139,14 @@ def test_a_good_one_reads_as_it_was(tmp_path: Path, saved: Saved) -> None:
 def places(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
     """Where there is a value in a record, less what is alike."""
     yield path
-    inner = value.items() if isinstance(value, dict) else ()
+    inner: list[tuple[Any, Any]] = [*value.items()] if isinstance(value, dict) else []
     if isinstance(value, list):
         inner = [*enumerate(value)][-1:]
     for key, one in inner:
         yield from places(one, *path, key)
 
 
-VALUES = [
+VALUES: list[Any] = [
     None, True, False, 0, -1, 1.5, 10**18, 10**400, 1e308, -1e308, float("nan"), float("inf"), "",
     "text", "9" * 5000, "\ud800\0", [], [[]], {}, {"": {}}, {"a": None}, [None, "a", 1],
 ]  # fmt: skip
