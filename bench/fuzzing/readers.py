@@ -1,0 +1,298 @@
+"""Every reader of files that others wrote, by the same way as the commands go, without training."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from bench.fuzzing import good
+from evaluate.examination import loadable, readable, remarks
+from evaluate.files import find
+from evaluate.ledger import Ledger, key_of
+from evaluate.order import order
+from evaluate.probing.probes import load_probe_set
+from evaluate.probing.values import Values, load_values
+from evaluate.reading.encoder import Encoder
+from evaluate.scorecard import Scorecard
+from evaluate.store_address import Address, run_id_in
+from sweeper.config import ReportConfig, SelectConfig, SweepConfig
+from sweeper.recording.record import Record, load_records
+from sweeper.reproducing import reproduction
+from sweeper.reproducing.config import ReproduceConfig, check_reproduce
+from sweeper.reproducing.original import of_study
+from sweeper.results import reselect
+from sweeper.results.missing import words_of_missing
+from sweeper.results.report import rewrite
+from sweeper.results.report.page import policy_of
+from sweeper.results.report.pictures import all_strips
+from sweeper.study.storage import find_study
+from sweeper.study_folder import study_folder
+from train import compose as composing
+from train import local, permissions
+from train.base import Base, _load, load_base
+from train.base_files import find_family, locate
+from train.checks import check_train
+from train.compose import settings
+from train.config import CONF, BaseConfig, DataConfig, TrainConfig, TrialConfig, trial_of, typed
+from train.data.loading import Pictures, load_pictures
+from train.kohya.command_line import expand
+from train.member import Member, Run
+from train.preflight import preflight
+from train.store import Store
+from train.weights_file import weights_hash
+
+
+class Reached(BaseException):
+    """Reading is over: from here on the command would load models and train."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What all cases share: loaded once a process."""
+
+    base: Base
+    config: TrialConfig
+    pictures: Pictures
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file that is changed.
+
+    Attributes:
+        file: below the case's folder.
+        kind: how it is changed, see `cases`.
+        aims: keys (`a/b/c`) that are worth more tries than others.
+    """
+
+    file: str
+    kind: str
+    aims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One way in.
+
+    Attributes:
+        good: the folder of good files that a case begins with.
+        read: takes the case's folder; what it returns is searched for the secret.
+        weight: its share of the cases.
+        writes: patterns of files that it may write, below the case's folder.
+        follows: endings of files in a named folder that may be links to anywhere.
+        typed: the files are named on the command line, so that they may be links to anywhere.
+    """
+
+    good: str
+    targets: tuple[Target, ...]
+    read: Callable[[Path, World], object]
+    weight: int
+    writes: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
+    typed: bool = True
+
+
+def make_world() -> World:
+    """The embedded base and the settings of the good files."""
+    base = load_base(BaseConfig(device="cpu"))
+    config = trial_of(settings("sweep", SweepConfig, good.TUNED))
+    return World(base, config, load_pictures(config.data))
+
+
+def read_loras(folder: Path, world: World) -> object:
+    """As `python -m evaluate checkpoints=` does, up to the first picture."""
+    metadata = readable(find(str(folder)))
+    unit, files = order(metadata)
+    kept = loadable(files, world.base)
+    said = remarks(
+        [metadata[file] for file in files if file in kept], world.base, world.config.data
+    )
+    return unit, said, [(key_of(file), weights_hash(file)) for file in kept]
+
+
+def read_settings(folder: Path, world: World) -> object:
+    """As `python -m sweeper.reproduce lora=` does, up to the loading of models."""
+    return _reproduced(
+        ReproduceConfig(lora=str(folder / "theirs.safetensors"), root=str(folder / "mlruns"))
+    )
+
+
+def read_study_again(folder: Path, world: World) -> object:
+    """As `python -m sweeper.reproduce study=` does where MLflow has nothing."""
+    return _reproduced(ReproduceConfig(study=good.NAME, root=str(folder)))
+
+
+def _reproduced(config: ReproduceConfig) -> object:
+    found: list[SweepConfig] = []
+
+    def reached(settings: SweepConfig) -> None:
+        found.append(settings)
+        raise Reached
+
+    check_reproduce(config)
+    with (
+        initialize_config_dir(str(CONF), version_base="1.3"),
+        mock.patch.object(reproduction, "load_parts", reached),
+        suppress(Reached),
+    ):
+        reproduction.main(config)
+    return {"received": flat(dataclasses.asdict(found[0]))} if found else None
+
+
+def read_report(folder: Path, world: World) -> object:
+    """`python -m sweeper.report` of a study that was received."""
+    return rewrite.main(ReportConfig(study=good.NAME, root=str(folder)))
+
+
+def read_selection(folder: Path, world: World) -> object:
+    """`python -m sweeper.select` of the same."""
+    return reselect.main(SelectConfig(study=good.NAME, root=str(folder)))
+
+
+def read_records(folder: Path, world: World) -> object:
+    """What all that looks at a study begins with."""
+    study, address = study_folder(folder, good.NAME), Address(folder)
+    records = load_records(study)
+    runs = [run_id_in(address, record.folder) for record in records]
+    policy = policy_of(study, records) if records else None
+    return records, runs, policy, words_of_missing(study), of_study(study)
+
+
+def read_journal(folder: Path, world: World) -> object:
+    """A search that goes on, by CMA-ES, and one that is only looked at."""
+    study = study_folder(folder, good.NAME)
+    if (found := find_study(study, None)) is not None:
+        _ = [trial.params for trial in found.trials]
+    trial = good.asked_again(study).next_trial(100)
+    if trial:
+        trial.lock.release()
+    return trial and trial.frozen.params
+
+
+def read_run(folder: Path, world: World) -> object:
+    """A run that goes on from its state, or from its last checkpoint."""
+    run = Run(0, Member(world.config, folder), world.base, world.pictures)
+    return run.epoch, run.remedies, run.last
+
+
+def read_probes(folder: Path, world: World) -> object:
+    """probes.set=FILE, and all that is asked for."""
+    found = load_probe_set(str(folder / "probes.yaml"))
+    return found.to_yaml(), _said(found.values)
+
+
+def read_values(folder: Path, world: World) -> object:
+    """probes.values=FILE, and every sentence that it can make."""
+    return _said(load_values(str(folder / "values.yaml")))
+
+
+def _said(values: Values) -> list[str]:
+    parts = {part: options for kind in values.kinds.values() for part, options in kind.items()}
+    said = [
+        values.phrase(part, str(option), values.class_word)
+        for part in parts
+        for option in parts[part]
+    ]
+    return [*said, values.prompt("a sks", {part: options[-1] for part, options in parts.items()})]
+
+
+def read_kohya(folder: Path, world: World) -> object:
+    """`python -m train kohya=FILE`, up to the pictures."""
+    file = next((str(f) for f in folder.glob("kohya.*")), str(folder / "kohya.toml"))
+    line, notes = expand([f"kohya={file}"])
+    plain = preflight("train", line, TrainConfig, check_train)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = typed(
+            TrainConfig, compose("train", [word for word in plain if not word.startswith("-")])
+        )
+    load_pictures(config.data)
+    return notes, {"received": flat(dataclasses.asdict(config))}
+
+
+def read_dataset(folder: Path, world: World) -> object:
+    """data.dataset_config=FILE."""
+    return load_pictures(
+        DataConfig(dataset_config=str(folder / "dataset.toml"), resolution=32)
+    ).report()
+
+
+def read_pictures(folder: Path, world: World) -> object:
+    """data.path=FOLDER."""
+    return load_pictures(DataConfig(path=str(folder), resolution=32)).report()
+
+
+def read_contact_sheet(folder: Path, world: World) -> object:
+    """A sheet of a study, cut into its pictures."""
+    record = Record(folder, good.NAME, 0, {}, [], {}, {})
+    card = Scorecard(folder / "lora.safetensors", 1, {})
+    return [
+        (strip.title, [tile.words for tile in strip.tiles]) for strip in all_strips(record, card)
+    ]
+
+
+def read_base(folder: Path, world: World) -> object:
+    """base.path=FOLDER: the family by its files, then the whole model."""
+    source = locate(str(folder))
+    with suppress(ValueError):  # load_base says it in a line
+        find_family(source)
+    _load.cache_clear()
+    return load_base(BaseConfig(path=str(folder), device="cpu")).family.name
+
+
+def read_encoder(folder: Path, world: World) -> object:
+    """scores.encoder=FOLDER."""
+    encoder = Encoder(str(folder), torch.device("cpu"))
+    return encoder.size, encoder.text_features(["a puppet"]).shape
+
+
+def read_caches(folder: Path, world: World) -> object:
+    """What was computed once and is found again: latents, readings."""
+    made = Store(folder).fetch(good.KEY, lambda: {"mean": torch.zeros(1)})
+    return [*made.tensors], len(good.readings(folder))
+
+
+def read_ledger(folder: Path, world: World) -> object:
+    """The scorecards of files that were scored before."""
+    return Ledger(folder, {"data": "0", "base": "1"}).find(folder / "a.safetensors")
+
+
+def read_local(folder: Path, world: World) -> object:
+    """A person's own defaults, in conf/local.yaml."""
+    try:
+        with mock.patch.object(
+            composing, "load_local_defaults", lambda name: local.take_in(name, folder)
+        ):
+            return preflight("train", [], TrainConfig, check_train)
+    finally:
+        local.take_in("train", CONF)
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value."""
+    found = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+@contextmanager
+def as_a_command(places: list[Path]) -> Iterator[None]:
+    """What a command line does first: it knows what was typed, and nothing of the last command."""
+    GlobalHydra.instance().clear()
+    with mock.patch.dict("os.environ"):
+        os.environ.pop(permissions.VARIABLE, None)
+        permissions.allow(places)
+        yield
