@@ -89,12 +89,16 @@ def opened(file: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
         GateError: it is no regular file, or too large.
         OSError: it is not there, or may not be read.
     """
-    with open(os.open(file, READ), "rb") as stream:
-        found = os.fstat(stream.fileno())
-        _check_mode(file, found.st_mode)
+    descriptor = os.open(file, READ)
+    try:
+        found = os.fstat(descriptor)
+        _check_mode(file, found.st_mode)  # before Python's open, which refuses a folder itself
         if found.st_size > most:
             raise _too_large(file, most)
-        yield stream
+        with open(descriptor, "rb", closefd=False) as stream:
+            yield stream
+    finally:
+        os.close(descriptor)
 
 
 def read_bytes(file: Path, most: int = LARGEST) -> bytes:
