@@ -30,6 +30,7 @@ else:
 
 LARGEST = 32_000_000  # bytes of a text that is read whole
 DEEPEST = 12  # levels of lists and mappings
+TREE = 8  # the same, of a `Tree`: each further one doubles the time that its type takes to make
 MOST_NODES = 500_000  # values, keys and containers of a YAML text
 LONGEST = 200  # characters of a message
 # what YAML calls the kinds of plain values; ! alone is a quoted text
@@ -58,8 +59,8 @@ def _nested(levels: int) -> Any:
 if TYPE_CHECKING:
     Tree = dict[str, Any]
 else:  # free-form content, such as logged settings: plain values alone, of a bounded depth
-    # a NewType, since typing looks through a mere alias wherever one is named, for 50 ms
-    Tree = NewType("Tree", dict[str, _nested(DEEPEST - 1)])
+    # a NewType, since typing looks through a mere alias wherever it is named, which takes time
+    Tree = NewType("Tree", dict[str, _nested(TREE - 1)])
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -88,12 +89,16 @@ def opened(file: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
         GateError: it is no regular file, or too large.
         OSError: it is not there, or may not be read.
     """
-    with open(os.open(file, READ), "rb") as stream:
-        found = os.fstat(stream.fileno())
-        _check_mode(file, found.st_mode)
+    descriptor = os.open(file, READ)
+    try:
+        found = os.fstat(descriptor)
+        _check_mode(file, found.st_mode)  # before Python's open, which refuses a folder itself
         if found.st_size > most:
             raise _too_large(file, most)
-        yield stream
+        with open(descriptor, "rb", closefd=False) as stream:
+            yield stream
+    finally:
+        os.close(descriptor)
 
 
 def read_bytes(file: Path, most: int = LARGEST) -> bytes:

@@ -9,6 +9,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 
 from train.config import OWN_DEFAULTS, ConfigError
+from train.gate import GateError, Tree, parse_yaml, read_text
 
 FILE = "local.yaml"
 COMMANDS = ("train", "sweep", "evaluate")
@@ -44,18 +45,24 @@ def has(key: str, conf: Path) -> bool:
     return True
 
 
-def read(conf: Path) -> dict[str, Any]:
-    """What is in the file; nothing where there is none."""
+def read(conf: Path) -> Tree:
+    """What is in the file; nothing where there is none.
+
+    Raises:
+        ConfigError: it is no file, or no YAML of settings.
+    """
     file = conf / FILE
-    if not file.is_file():
+    if not file.exists():
         return {}
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"conf/{FILE}: {' '.join(str(error).split())}") from None
-    if not isinstance(content or {}, dict):
-        raise ConfigError(f"conf/{FILE}: must hold settings, as `data: {{trigger: sks person}}`")
-    return content or {}
+        text = read_text(file)
+        lines = (line.strip() for line in text.splitlines())
+        said = any(line and not line.startswith("#") for line in lines)
+        return parse_yaml(text, Tree, FILE) if said else {}
+    except GateError as error:
+        raise ConfigError(
+            f"conf/{FILE}: must hold settings, as `data: {{trigger: sks person}}` ({error})"
+        ) from None
 
 
 def _parts(command: str, conf: Path) -> tuple[set[str], set[str]]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +20,7 @@ from torchvision.models.detection import (
 from evaluate.config import ScoresConfig
 from evaluate.reading.encoder import Encoder
 from evaluate.reading.pose import Frame, KeypointPoses, LayoutPoses, PoseSource
-from train.config import ConfigError
+from train.config import ConfigError, cause
 from train.paths import expanded
 from train.puppets.keypoints import KeypointNetwork
 from train.puppets.training import POSE
@@ -25,6 +29,7 @@ from train.puppets.training import POSE
 COCO = [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
 BLAZE = [0, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
 PASSPORT = Frame(side=2.4, above=0.2)  # from the shoulders to above the hair
+TENSORS_ALONE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # the variable of the environment, see torch.load
 BATCH = 64
 PEOPLE = 5  # at most so many are looked for in a picture
 
@@ -48,6 +53,23 @@ class PuppetPoses(KeypointPoses):
         return torch.cat(parts).float().clone()
 
 
+@contextmanager
+def _tensors_alone() -> Iterator[None]:
+    """Within this context torch reads no pickle that is more than tensors.
+
+    torchvision's weights come as a pickle, which it asks torch to read in full.
+    """
+    before = os.environ.get(TENSORS_ALONE)
+    os.environ[TENSORS_ALONE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[TENSORS_ALONE]
+        else:
+            os.environ[TENSORS_ALONE] = before
+
+
 class PersonPoses(KeypointPoses):
     """Joints by torchvision's Keypoint R-CNN."""
 
@@ -56,10 +78,11 @@ class PersonPoses(KeypointPoses):
         self.device = device
         try:
             weights = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT
-            self.joints = keypointrcnn_resnet50_fpn(weights=weights).to(device).eval()
-        except OSError as error:
+            with _tensors_alone():
+                self.joints = keypointrcnn_resnet50_fpn(weights=weights).to(device).eval()
+        except (OSError, RuntimeError, UnpicklingError) as error:
             raise ConfigError(
-                f"scores.pose: keypointrcnn's weights are not to be had ({error}); "
+                f"scores.pose: keypointrcnn's weights are not to be had ({cause(error)}); "
                 "scores.pose=layout needs none"
             ) from error
         self.network = self.joints

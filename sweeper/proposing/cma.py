@@ -187,7 +187,7 @@ def _is_solution(trial: FrozenTrial, space: Space) -> bool:
     if not trial.values or not _is_number(trial.values[0]):
         return False
     return all(
-        _is_number(value := trial.params.get(name)) and found.low <= value <= found.high
+        _is_number(trial.params.get(name)) and found.low <= trial.params[name] <= found.high
         for name, found in space.items()
         if isinstance(found, FloatDistribution | IntDistribution)
     )

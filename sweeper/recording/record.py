@@ -26,13 +26,12 @@ from sweeper.recording.saved import (
     STOPPED,
     SavedEpoch,
     SavedRecord,
-    Settings,
     seconds,
     whole,
 )
-from train.config import ConfigError, suggestion
+from train.config import MOST_STEPS, ConfigError, suggestion
 from train.encoding import shortened
-from train.gate import GateError, convert, parse_json, read_bytes
+from train.gate import GateError, Scalar, parse_json, read_bytes
 from train.ranges import shown
 from train.run_files import state_file
 from train.weights_file import weights_hash, write_atomically
@@ -46,6 +45,7 @@ FILE = "trial.json"
 AT_WORK = "at-work"  # an empty file: a process is at the trial, or died with it
 HOLDER = "holder"  # there while a process holds the trial
 WORKER = "worker"  # the tag that says which process of which machine is, or was, at it
+LONGEST_NAME = 255  # bytes, of a file
 MOST_RECORDS, MOST_BYTES = 100_000, 500_000_000  # of a study
 
 
@@ -126,12 +126,14 @@ class Record:
         """Epochs that it has in the end, unless it is stopped; 0: not known."""
         if LENGTH in self.tags:
             return whole(self.tags[LENGTH])
-        return self.known.training.epochs
+        epochs = self.setting("training", "epochs")
+        return epochs if type(epochs) is int and 0 <= epochs <= MOST_STEPS else 0
 
-    @property
-    def known(self) -> Settings:
-        """Those of the settings that are read one by one, with a default where one is missing."""
-        return convert(self.settings, Settings, "settings")
+    def setting(self, group: str, name: str) -> Scalar:
+        """One of its settings; None where it has none of this name, or one of several values."""
+        settings = self.settings.get(group)
+        found = settings.get(name) if isinstance(settings, dict) else None
+        return found if isinstance(found, bool | int | float | str) else None
 
     @property
     def pack(self) -> int:
@@ -258,10 +260,10 @@ def _name_of(checkpoint: Path) -> str:
     """
     name = checkpoint.name
     try:
-        os.fsencode(name)
+        length = len(os.fsencode(name))
     except UnicodeError:
-        name = ""
-    if name in ("", "..") or "\0" in name:
+        length = 0
+    if not 0 < length <= LONGEST_NAME or name == ".." or "\0" in name:
         raise RecordError(f"{shown(str(checkpoint))} is no name of a checkpoint")
     return name
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -11,6 +11,7 @@ from msgspec import Meta
 from evaluate.scorecard import Name, SavedCard, Text
 from train.config import MOST_STEPS
 from train.gate import Scalar, Tree
+from train.ranges import shown
 
 RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (
     "running",
@@ -24,6 +25,18 @@ LENGTH = "epochs"  # the tag that says how many epochs: training.max_steps may r
 PREPARING = "seconds.preparing"
 PACK = "pack"  # the tag that says how many trials were trained at once
 
+# groups of settings, where a record has them
+SECTIONS = (
+    "data",
+    "base",
+    "network",
+    "optimizer",
+    "scheduler",
+    "training",
+    "probes",
+    "policy",
+    "study",
+)
 LAST = 4_102_444_800_000  # the first millisecond of 2100
 LONGEST = 1e9  # seconds, some thirty years
 Moment = Annotated[int, Meta(ge=0, le=LAST)]
@@ -54,41 +67,6 @@ class SavedEpoch(msgspec.Struct):
             raise ValueError(f"epoch {self.scorecard.epoch} took {self.memory:g} gigabytes")
 
 
-class Data(msgspec.Struct):
-    """What is read of the settings of the pictures."""
-
-    trigger: Scalar = None
-
-
-class Base(msgspec.Struct):
-    """What is read of the settings of the base."""
-
-    path: Scalar = None
-
-
-class Training(msgspec.Struct):
-    """What is read of the settings of the training."""
-
-    epochs: Annotated[int, Meta(ge=0, le=MOST_STEPS)] = 0
-
-
-class Settings(msgspec.Struct):
-    """Those of a trial's settings that are read one by one; a record may have none at all.
-
-    It is made of settings that have passed as a `Tree`, so that what is Any here has bounds.
-    """
-
-    data: Data = msgspec.field(default_factory=Data)
-    base: Base = msgspec.field(default_factory=Base)
-    training: Training = msgspec.field(default_factory=Training)
-    network: dict[str, Any] | None = None
-    optimizer: dict[str, Any] | None = None
-    scheduler: dict[str, Any] | None = None
-    policy: dict[str, Any] | None = None
-    probes: dict[str, Any] | None = None
-    study: dict[str, Any] | None = None
-
-
 class SavedRecord(msgspec.Struct):
     """A record; see `Record`. The bounds of its tags are those of what is read of them."""
 
@@ -99,13 +77,15 @@ class SavedRecord(msgspec.Struct):
     params: dict[Name, Scalar]
     tags: dict[Name, Text]
     epochs: list[SavedEpoch]
-    state: Literal["running", "complete", "stopped", "failed", "interrupted"] = RUNNING
+    state: Literal["running", "complete", "stopped", "failed", "interrupted"] = "running"
     reason: str = ""
     selected: int | None = None
     ended: Moment = 0
 
     def __post_init__(self) -> None:
-        msgspec.convert(self.settings, Settings)
+        for section in SECTIONS:
+            if not isinstance(self.settings.get(section) or {}, dict):
+                raise ValueError(f"its settings of {section} are {shown(self.settings[section])}")
         for tag, most in ((LENGTH, MOST_STEPS), (PACK, 1_000_000)):
             if not 0 <= whole(self.tags.get(tag, "0")) <= most:
                 raise ValueError(f"its {tag} are {self.tags[tag][:40]!r}")

@@ -79,8 +79,9 @@ def thin_out(record: Record, policy: PolicyConfig, keep: str) -> None:
         chosen = {one.selected}
         if keep == PARETO:
             chosen |= {card.epoch for card in select(one.scorecards, policy).front}
+        written = {*weights_in(one.folder)}  # and nothing else, whatever the record says
         for card in one.scorecards:
-            if card.epoch not in chosen and card.checkpoint not in kept:
+            if card.epoch not in chosen and card.checkpoint in written - kept:
                 card.checkpoint.unlink(missing_ok=True)
 
 

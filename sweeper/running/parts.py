@@ -85,7 +85,8 @@ def _were_there(config: SweepConfig) -> bool:
     root = Path(config.study.root)
     found = [config.study.name] if config.study.name else studies_in(root)
     return any(
-        record.settings.get("data") == now["data"] and record.known.base.path == now["base"]["path"]
+        record.settings.get("data") == now["data"]
+        and record.setting("base", "path") == now["base"]["path"]
         for name in found
         for record in load_records(study_folder(root, name, "study.name"))
         if record.epochs

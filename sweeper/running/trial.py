@@ -32,7 +32,7 @@ from sweeper.running.disk import thin_out
 from sweeper.running.rules import Rule
 from train.config import TrialConfig, cause, trial_of
 from train.encoding import storable
-from train.memory import adapted, advice, ran_out, with_next_remedy
+from train.memory import REMEDIES, adapted, advice, ran_out, with_next_remedy
 from train.trainer import Checkpoint, Member, shared_by_a_pack
 from train.weights_file import CheckpointError, write_atomically
 
@@ -69,7 +69,8 @@ class Trial:
     @property
     def remedies(self) -> tuple[str, ...]:
         """What was changed since memory ran out, so that it does not do so again."""
-        return tuple(filter(None, self.record.tags.get(ADAPTED, "").split(", ")))
+        said = dict.fromkeys(self.record.tags.get(ADAPTED, "").split(", "))
+        return tuple(remedy for remedy in said if remedy in REMEDIES)
 
     @property
     def trained(self) -> TrialConfig:

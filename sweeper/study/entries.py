@@ -116,7 +116,7 @@ class NewTrial(Entry, tag=4):
     study_id: Id
     datetime_start: Moment | None
     datetime_complete: Moment | UnsetType = UNSET
-    state: State = RUNNING
+    state: State = 0  # it runs
     value: float | None = None
     values: list[float] | None = None
     distributions: dict[Name, str] = {}
@@ -279,5 +279,6 @@ def distribution_of(text: str) -> BaseDistribution:
     Raises:
         ValueError: it is none.
     """
-    parse_json(text, Distribution, "distribution")
+    kind: Any = Distribution
+    parse_json(text, kind, "distribution")
     return json_to_distribution(text)

@@ -29,6 +29,7 @@ from train.config import ConfigError
 from train.encoding import shortened
 from train.gate import GateError, check_regular, parse_json
 
+LINE: Any = Line
 LONGEST_LINE = 500_000  # bytes
 MOST_BYTES = 100_000_000
 MOST_LINES = 500_000  # some 20,000 trials; Optuna takes a kilobyte of memory for each line
@@ -90,7 +91,7 @@ class Journal(BaseJournalBackend):
     def _checked(self, line: bytes, number: int) -> dict[str, Any]:
         """What a line says, in the words that Optuna knows."""
         try:
-            entry = parse_json(line, Line, f"line {number + 1}")  # type: ignore[arg-type]
+            entry: Line = parse_json(line, LINE, f"line {number + 1}")
             self._effort.add(entry)
         except GateError as error:
             raise self._damaged(None, str(error)) from None

@@ -169,7 +169,7 @@ ATTRIBUTES = [-1, 0.0, "0", True, None, [0], {"0": 0}, 10**30, float("nan"), "\x
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES, ids=repr)
-def test_a_senseless_generation_is_none(attribute: object) -> None:
+def test_a_senseless_generation_is_none(attribute: Any) -> None:
     space, study = space_of(*PLANE), optuna.create_study(direction="maximize")
     for step in range(8):
         asked = study.ask(space.distributions)

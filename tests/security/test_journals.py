@@ -308,7 +308,7 @@ def test_what_optuna_cannot_tell_of_does_not_end_a_report(
     bad = [*lines, {**lines[of_kind(lines, 6)], "values": ["good"]}]
     refused(study, bad)
     assert find_study(study, None) is None
-    assert "left out" in look_at(study, []).sentence
+    assert "left out" in look_at(study, None).sentence
 
 
 def test_the_best_of_a_damaged_study_are_not_asked_for(tmp_path: Path, lines: list[Line]) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from evaluate.reading import encoder_source
+from evaluate.reading import encoder_source, pose_sources
 from evaluate.reading.encoder import EMBEDDED_FOLDER, Encoder
 from train import base_files
 from train.base import BaseError, load_base
@@ -382,3 +382,22 @@ def test_a_base_in_one_file_is_a_file_of_its_kind(
     spoil(file)
     with pytest.raises(UserError, match=r"^base\.path: "):
         load_base(BaseConfig(path=str(file), device="cpu"))
+
+
+def test_weights_of_torchvision_are_tensors_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Called:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "PWNED"),)
+
+    torch.save({"x": Called()}, tmp_path / "weights.pth")
+
+    def load(**_: Any) -> None:  # as torch.hub does
+        torch.load(tmp_path / "weights.pth", weights_only=False)
+
+    monkeypatch.setattr(pose_sources, "keypointrcnn_resnet50_fpn", load)
+    with pytest.raises(ConfigError, match=r"scores\.pose: keypointrcnn's weights"):
+        pose_sources.PersonPoses(CPU)
+    assert not (tmp_path / "PWNED").exists()
+    assert pose_sources.TENSORS_ALONE not in os.environ

@@ -159,9 +159,8 @@ unet_lr = 0.00004
 
 
 @pytest.fixture(autouse=True)
-def named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def named(tmp_path: Path) -> None:
     """The places that a person has named, besides the folder of the config."""
-    monkeypatch.setenv(permissions.VARIABLE, "{}")
     permissions.allow(["/models", "/reg", "/out", "/pictures", "/p", tmp_path])
 
 

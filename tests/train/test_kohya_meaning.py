@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.train.test_kohya import composed, translated, write
-from train import course
+from train import course, permissions
 from train.checks import check_train
 from train.config import ConfigError, DataConfig
 from train.data.loading import load_pictures
@@ -21,6 +21,12 @@ from train.kohya.keys import ELSEWHERE, HARMLESS, IGNORED, REFUSED, UNSUPPORTED
 from train.kohya.translation import translate
 
 SUBSET = f'[[datasets.subsets]]\nimage_dir = "{EMBEDDED_FOLDER}"\n'
+
+
+@pytest.fixture(autouse=True)
+def named(tmp_path: Path) -> None:
+    """The person has named the folder of the test."""
+    permissions.allow([tmp_path])
 
 
 def test_every_key_has_one_meaning() -> None:
@@ -169,6 +175,7 @@ def test_subsets_of_the_subject_alone_say_the_trigger(
 
 def test_without_class_words_captions_are_empty(tmp_path: Path, picture_folder: Path) -> None:
     subsets = f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{picture_folder}'\n"
+    permissions.allow([picture_folder])
     (tmp_path / "data.toml").write_text(subsets)
     file = write(tmp_path, "resolution = 32\ncaption_extension = '.txt'")
     data = f"dataset_config={tmp_path / 'data.toml'}"

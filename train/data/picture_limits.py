@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from typing import BinaryIO
 
 from PIL import Image
@@ -19,6 +20,8 @@ COPIES = 2  # of the file that a decoder may hold
 READ_IN_PARTS = "TIFF"
 TILE = (322, 323)  # a TIFF's tags: width and height of its tiles
 LARGEST_TILE = 2**24  # pixels, where the picture is smaller
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits here are stricter
 
 
 class TooLarge(ValueError):
@@ -43,7 +46,7 @@ def checked(stream: BinaryIO, formats: list[str]) -> Image.Image:
     held = 0 if name == READ_IN_PARTS else COPIES * os.fstat(stream.fileno()).st_size
     pixels, most = picture.width * picture.height, (MEMORY - held) / PEAK.get(name, OTHERS)
     if pixels > most:
-        raise TooLarge(f"{picture.width}x{picture.height} pixels, {_too_many(pixels, most)}")
+        raise TooLarge(f"{picture.width}x{picture.height} pixels: {_too_many(pixels, most)}")
     sides = [getattr(picture, "tag_v2", {}).get(tag, 0) for tag in TILE]
     tile = sides[0] * sides[1] if all(isinstance(side, int) for side in sides) else 0
     if tile > max(pixels, LARGEST_TILE):
@@ -53,6 +56,6 @@ def checked(stream: BinaryIO, formats: list[str]) -> Image.Image:
 
 def _too_many(pixels: int, most: float) -> str:
     return (
-        f"{pixels / 1e6:.0f} megapixels, are more than can be decoded in memory; make it smaller, "
-        f"at most {most / 1e6:.0f}"
+        f"{pixels / 1e6:.0f} megapixels are more than can be decoded in memory (at most "
+        f"{most / 1e6:.0f}); make the picture smaller"
     )

@@ -70,9 +70,9 @@ def translate(
         return Translation({"data.dataset_config": dataset_config}, [])
     content, repairs = read_toml(path)
     said = Said(content)
-    named = {**(typed or {}), **({PLACES[DATASET]: dataset_config} if dataset_config else {})}
-    take_typed(said, named)
-    check_places(said, named)
+    places = {**(typed or {}), **({PLACES[DATASET]: dataset_config} if dataset_config else {})}
+    take_typed(said, places)
+    check_places(said, places)
     if chosen := said.text(DATASET):
         said.values |= beating(Path(chosen))
     settings = {

@@ -183,7 +183,7 @@ def _pick(study: Path, ranked: list[Entry], policy: PolicyConfig) -> dict[str, A
         "findings": diagnose(record.scorecards, policy),
         "file": file.as_posix(),
         "lora": f"{study.name}.safetensors",
-        "trigger": printable(str(record.known.data.trigger)),
+        "trigger": printable(str(record.setting("data", "trigger"))),
         "snippet": usage.diffusers_snippet(record, file),
         "pack": str(record.pack),
         "reproduce": usage.reproduce_commands(best.run_id, file, usage.root_of(study)),

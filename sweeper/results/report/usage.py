@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 from sweeper.recording.record import Record
 from train.config import CONF, EMBEDDED, EMBEDDED_BASE
@@ -23,19 +22,19 @@ LARGEST = 1e9  # of a number that a program is given
 
 def diffusers_snippet(record: Record, file: Path) -> str:
     """Python that draws a picture with the LoRA, with the steps and guidance it was scored with."""
-    base = str(_setting(record, "base", "path"))
+    base = str(record.setting("base", "path"))
     if base == EMBEDDED:
         base = str(EMBEDDED_BASE.relative_to(CONF.parent))
     single = base.endswith(".safetensors")
     pipeline = "StableDiffusionXLPipeline" if _is_xl(file) else "StableDiffusionPipeline"
     load = "from_single_file" if single else "from_pretrained"
-    prompt = f"a photo of {_setting(record, 'data', 'trigger')}"
+    prompt = f"a photo of {record.setting('data', 'trigger')}"
     arguments = ["prompt"]
     for name, key, form in (
         ("num_inference_steps", "steps", ""),
         ("guidance_scale", "guidance", "g"),
     ):
-        value = _setting(record, "probes", key)
+        value = record.setting("probes", key)
         if _is_number(value):
             arguments.append(f"{name}={value:{form}}")
     return "\n".join((
@@ -82,12 +81,6 @@ def study_command(name: str, study: Path, more: str = "") -> str:
         more: settings, as they are typed.
     """
     return f"python -m sweeper.{name} study={in_shell(study.name)}{more}{root_of(study)}"
-
-
-def _setting(record: Record, group: str, name: str) -> Any:
-    """A setting of a record, which may be damaged; None where it has none."""
-    settings = record.settings.get(group)
-    return settings.get(name) if isinstance(settings, dict) else None
 
 
 def _is_number(value: object) -> bool:

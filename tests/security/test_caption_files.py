@@ -1,0 +1,122 @@
+"""Caption files from strangers: only what lies beside the pictures is read, and nothing hangs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from train import permissions
+from train.config import DataConfig
+from train.data.loading import Pictures, load_pictures
+from train.data.picture import DataError
+
+SECRET = "the password is tulip"
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder of pictures in the working folder, beside a secret; nothing is named."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.txt").write_text(SECRET)
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "a.txt").write_text(SECRET)
+    return drawn(tmp_path / "data")
+
+
+def drawn(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for number, name in enumerate("ab"):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / f"{name}.png")
+    return folder
+
+
+def load(folder: Path, **settings: Any) -> Pictures:
+    return load_pictures(DataConfig(path=str(folder), trigger="sks dog", **settings))
+
+
+@pytest.mark.parametrize(
+    "target", ["../secret.txt", "/etc/passwd", "chain", "../data/../secret.txt", "up/secret.txt",
+               "/proc/self/environ", "../secrets/a.txt"],
+)  # fmt: skip
+def test_a_link_out_of_the_folder_is_refused_or_allowed_by_name(data: Path, target: str) -> None:
+    (data / "chain").symlink_to(data.parent / "secret.txt")
+    (data / "up").symlink_to("..")
+    (data / "a.txt").symlink_to(target)
+    with pytest.raises(DataError, match="--allow-path=") as error:
+        load(data)
+    assert "a.txt" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [p.path.stem for p in load(data, on_error="skip").training] == ["b"]
+    if "secret" in os.path.realpath(data / "a.txt"):
+        permissions.allow([Path(os.path.realpath(data / "a.txt")).parent])
+        assert load(data).training[0].caption == SECRET
+
+
+def test_a_link_inside_of_the_folder_is_read(data: Path) -> None:
+    (data / "words.md").write_text("sks dog, shared")
+    (data / "a.txt").symlink_to("words.md")
+    (data / "b.txt").symlink_to(data / "words.md")
+    assert {p.caption for p in load(data).training} == {"sks dog, shared"}
+    linked = data.parent / "linked"
+    linked.symlink_to(data)
+    assert {p.caption for p in load(linked).training} == {"sks dog, shared"}
+
+
+@pytest.mark.parametrize("layout", ["captions", "numbered"])
+def test_a_folder_of_captions_that_is_a_link_is_followed_too(tmp_path: Path, layout: str) -> None:
+    root = tmp_path / "theirs"
+    drawn(root / "images" / "10_sks dog" if layout == "numbered" else root / "images")
+    (root / "captions").symlink_to(tmp_path / "secrets")
+    with pytest.raises(DataError, match="--allow-path="):
+        load(root)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop", "folder", "large"])
+def test_what_is_no_caption_file_never_hangs(data: Path, kind: str) -> None:
+    place = data / "a.txt"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "large":
+        with place.open("wb") as stream:
+            stream.truncate(50_000_000_000)
+    else:
+        place.symlink_to("/dev/zero" if kind == "device" else "a.txt")
+    if kind in ("loop", "large"):
+        with pytest.raises(DataError, match=r"a\.txt: is"):
+            load(data)
+    else:  # what is no file is passed over, as anything else that lies there
+        assert load(data).training[0].caption == "sks dog"
+
+
+@pytest.mark.parametrize(
+    "extension",
+    ["/../../secret.txt", "/../secret.txt", "../secret.txt", "/etc/passwd", "\0",
+     ".txt/../../secret.txt", "~/x"],
+)  # fmt: skip
+def test_an_extension_is_no_path(data: Path, extension: str) -> None:
+    said = ""
+    try:
+        said = load(data, caption_extension=extension).report()
+    except DataError as error:
+        said = str(error)
+    assert SECRET not in said
+    assert "root:" not in said
+
+
+def test_links_among_the_pictures_never_hang(data: Path) -> None:
+    (data / "10_x").mkdir()
+    for name, target in (("c.png", "c.png"), ("d.png", "/dev/zero"), ("e", ".."), ("f", "f")):
+        (data / name).symlink_to(target)
+    os.mkfifo(data / "g.png")
+    os.mkfifo(data / "10_x" / "h.png")
+    assert [p.path.stem for p in load(data, on_error="skip").training] == ["a", "b"]
+    (data / "c.png").unlink()
+    (data / "c.png").symlink_to("../secret.txt")
+    with pytest.raises(DataError, match=r"c\.png: cannot be read as a picture"):
+        load(data)

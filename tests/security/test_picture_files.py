@@ -1,0 +1,241 @@
+"""Picture files from strangers: bounded memory and time, no other program, one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.data.examination import examine
+from train.data.picture import DataError, decode_picture
+from train.data.rgb import STRIP
+
+GIGABYTE = 1_000_000_000
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\nshowpage\n%%EOF\n"
+# what a process of its own makes of a file: how many bytes above its imports, or the line
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from train.data.examination import examine
+from train.data.picture import DataError
+used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = used()
+try:
+    print(examine(Path(sys.argv[1])).size, used() - before)
+except DataError as error:
+    print(error, used() - before)
+"""
+
+
+def measured(file: Path) -> tuple[str, int]:
+    """What is said of a file, and the bytes that it took."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", MEASURED, str(file)],
+                          capture_output=True, text=True, check=True, timeout=100)  # fmt: skip
+    said, _, taken = done.stdout.strip().rpartition(" ")
+    assert "\n" not in said
+    return said, int(taken)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(side: int, rows: bytes, extra: bytes = b"", bits: int = 8, color: int = 2) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, color, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+SMALL = zlib.compress(bytes(25 * 8))  # of 8 x 8 pixels
+
+
+def deflated(size: int) -> bytes:
+    """So many zeros."""
+    made = zlib.compressobj(9)
+    return b"".join(made.compress(bytes(2**20)) for _ in range(-(-size // 2**20))) + made.flush()
+
+
+def tiff(*tags: tuple[int, int, int, int], data: bytes = b"") -> bytes:
+    table = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + table + bytes(4) + data
+
+
+def tiled(side: int, data: bytes) -> bytes:
+    """A TIFF of 8 x 8 pixels in one tile of another size."""
+    place = 8 + 2 + 12 * 9 + 4
+    return tiff((256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1),
+                (322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, place),
+                (325, 4, 1, len(data)), data=data)  # fmt: skip
+
+
+def jpeg(**options: object) -> bytes:
+    made = io.BytesIO()
+    Image.new("L", (64, 64), 90).save(made, "JPEG", **options)
+    return made.getvalue()
+
+
+def with_many_scans() -> bytes:
+    made = io.BytesIO()
+    Image.new("L", (9000, 9000), 128).save(made, "JPEG", progressive=True)
+    content = made.getvalue()
+    last = content[content.rfind(b"\xff\xc4", 0, content.rfind(b"\xff\xda")) : -2]
+    return content[:-2] + last * (1_000_000 // len(last)) + b"\xff\xd9"
+
+
+def exif(entries: int, size: int, order: str = ">") -> bytes:
+    """An EXIF block of which each entry is all of it."""
+    table = b"".join(struct.pack(">HHII", number + 1, 7, size, 0) for number in range(entries))
+    return b"MM\0*\0\0\0\x08" + struct.pack(">H", entries) + table + bytes(8)
+
+
+def webp() -> bytes:
+    made = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(made, "WEBP", exif=exif(40_000, 480_000))
+    return made.getvalue()
+
+
+GIF = b"GIF89a" + struct.pack("<HH", 8, 8) + b"\x80\0\0" + bytes(6)
+FRAME = b"\x2c" + struct.pack("<HHHH", 0, 0, 1, 1) + b"\0\x02\x02\x44\x01\0"
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "16bit.png": lambda: png(13_300, deflated(13_300 * 26_601), bits=16, color=0),
+    "16bit_alpha.png": lambda: png(13_000, deflated(13_000 * 104_001), bits=16, color=6),
+    "claimed.png": lambda: png(60_000, SMALL),
+    "claimed.bmp": lambda: b"BM" + struct.pack("<IHHI", 54, 0, 0, 54)
+    + struct.pack("<IiiHHIIiiII", 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0),
+    "pixels.png": lambda: png(8, deflated(GIGABYTE // 2)),
+    "text.png": lambda: png(8, SMALL, chunk(b"zTXt", b"k\0\0" + deflated(GIGABYTE // 5))),
+    "profile.png": lambda: png(8, SMALL, chunk(b"iCCP", b"k\0\0" + deflated(GIGABYTE // 5))),
+    "chunks.png": lambda: png(8, SMALL, chunk(b"teXt", b"") * 3_000_000),
+    "exif.png": lambda: png(8, SMALL, chunk(b"eXIf", exif(40_000, 480_000))),
+    "exif.webp": webp,
+    "frames.gif": lambda: GIF + FRAME * 2_000_000 + b";",
+    "comment.gif": lambda: GIF + b"!\xfe" + b"\1a" * 2_000_000 + b"\0" + FRAME + b";",
+    "zeros.gif": lambda: GIF + bytes(50_000_000),
+    "large_frame.gif": lambda: GIF + b"\x2c" + struct.pack("<HHHH", 0, 0, 65_535, 65_535)
+    + b"\0\x02\x02\x44\x01\0;",
+    "tile.tif": lambda: tiled(40_000, deflated(1_600_000_000)),
+    "tags.tif": lambda: tiff(*((1000 + n, 7, 700_000, 0) for n in range(60_000))),
+    "numbers.tif": lambda: tiff((273, 4, 20_000_000, 26), data=bytes(80_000_000)),
+    "fill.jpg": lambda: jpeg()[:2] + b"\xff" * 50_000_000 + jpeg()[2:],
+    "comments.jpg": lambda: jpeg()[:2] + b"\xff\xfe\0\3a" * 5_000_000 + jpeg()[2:],
+    "exif.jpg": lambda: jpeg(exif=b"Exif\0\0" + exif(5000, 60_000)),
+    "exifs.jpg": lambda: jpeg()[:2] + (b"\xff\xe1\xff\xffExif\0\0" + bytes(65_527)) * 1000
+    + jpeg()[2:],
+    "scans.jpg": with_many_scans,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_file_takes_bounded_memory_and_time(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(HOSTILE[name]())
+    start = time.monotonic()
+    said, taken = measured(file)
+    assert time.monotonic() - start < 40, "starting included; other tests run beside"
+    assert taken < 1.5 * GIGABYTE
+    assert said.startswith("(") or said.startswith(f"{file}: ")
+
+
+def test_a_picture_of_too_many_pixels_is_named_with_its_size(tmp_path: Path) -> None:
+    for side, said in ((60_000, "3600 megapixels"), (13_370, "13370x13370 pixels: 179 megapixels")):
+        (tmp_path / "a.png").write_bytes(png(side, SMALL))
+        with pytest.raises(DataError, match=said) as error:
+            decode_picture(tmp_path / "a.png")
+        assert "a.png" in str(error.value)
+
+
+def test_a_photograph_of_50_megapixels_is_the_same_as_ever(tmp_path: Path) -> None:
+    shade = (np.add.outer(np.arange(5773) % 251, np.arange(8660) % 241) % 256).astype(np.uint8)
+    photograph = Image.fromarray(np.dstack([shade, shade[::-1], shade[:, ::-1]]))
+    photograph.save(tmp_path / "a.jpg", quality=60, exif=Image.Exif())
+    said, taken = measured(tmp_path / "a.jpg")
+    assert (said, taken < 1.5 * GIGABYTE) == ("(8660, 5773)", True)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        assert decode_picture(tmp_path / "a.jpg").picture.tobytes() == opened.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
+def test_strips_are_converted_as_the_whole_is(tmp_path: Path, mode: str) -> None:
+    side = int((3 * STRIP) ** 0.5)  # several strips
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 4), np.uint8)
+    picture = Image.fromarray(noise, "RGBA")
+    if mode in ("I;16", "I", "F"):
+        wide = noise[..., 0].astype(np.uint16) * 256 + noise[..., 1]
+        kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+        picture = Image.fromarray((wide / (65_535 if mode == "F" else 1)).astype(kind))
+        factor = 255 if mode == "F" else 1 / 257
+        values = np.asarray(picture, np.float64)
+        values = values * factor if mode == "F" else values / 257
+        wanted = Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
+    else:
+        picture = picture.convert(mode)
+        wanted = picture.convert("RGB")
+        if picture.has_transparency_data:
+            wanted = Image.new("RGBA", picture.size, (255, 255, 255))
+            wanted.alpha_composite(picture.convert("RGBA"))
+            wanted = wanted.convert("RGB")
+    file = tmp_path / f"a.{'png' if mode in ('1', 'L', 'LA', 'P', 'RGBA', 'I;16') else 'tif'}"
+    picture.save(file)
+    assert decode_picture(file).picture.tobytes() == wanted.tobytes()
+    assert decode_picture(file).see_through == picture.has_transparency_data
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.gif", "a.webp", "a.bmp"])
+def test_no_other_program_is_started(tmp_path: Path, name: str) -> None:
+    binary = b"\xc5\xd0\xd3\xc6" + struct.pack("<III", 32, len(EPS), 0) + bytes(16) + EPS
+    for content in (EPS, b"\n" + EPS, binary, b"%PDF-1.4\n", b"<svg/>", b"P6 9 9 255\n"):
+        (tmp_path / name).write_bytes(content)
+        code = f"""
+import sys
+from pathlib import Path
+from train.data.examination import examine
+started = []
+kinds = ("subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system", "socket.connect")
+sys.addaudithook(lambda event, _: started.append(event) if event.startswith(kinds) else None)
+try:
+    examine(Path({str(tmp_path / name)!r}))
+except Exception as error:
+    print(type(error).__name__, started)
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                              check=True, timeout=60)  # fmt: skip
+        assert done.stdout == "DataError []\n"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "random", "socket", "loop", "folder", "gone"])
+def test_what_is_no_file_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    file = tmp_path / "a.png"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "socket":
+        monkeypatch.chdir(tmp_path)  # the path of a socket is a short one
+        socket.socket(socket.AF_UNIX).bind("a.png")
+    else:
+        targets = {"device": "/dev/zero", "random": "/dev/urandom", "loop": "a.png"}
+        file.symlink_to(targets.get(kind, "nowhere"))
+    with pytest.raises(DataError, match=r"a\.png: ") as error:
+        examine(file)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_of_many_gigabytes_is_refused_by_its_size(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "a.webp", "a.bmp"):
+        with (tmp_path / name).open("wb") as stream:
+            stream.write(png(8, SMALL))
+            stream.truncate(20 * GIGABYTE)
+        with pytest.raises(DataError, match="is larger than 400 MB"):
+            examine(tmp_path / name)

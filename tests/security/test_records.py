@@ -1,0 +1,373 @@
+"""Records of trials and scorecards that somebody sent: typed values, or one line that says why."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluate.choice.diagnosis import diagnose
+from evaluate.config import PolicyConfig
+from evaluate.ledger import FILE as LEDGER
+from evaluate.ledger import Ledger
+from evaluate.scorecard import Estimate, Scorecard
+from sweeper.config import ALL, BEST, BudgetConfig
+from sweeper.recording import record as records
+from sweeper.recording.progress import Progress
+from sweeper.recording.record import (
+    COMPLETE,
+    FILE,
+    Record,
+    RecordError,
+    ScoredEpoch,
+    load_record,
+    load_records,
+    read_record,
+    take_up,
+)
+from sweeper.results.description import describe_study
+from sweeper.results.ranking import explain, rank_trials, varied
+from sweeper.results.report import tables
+from sweeper.running.budget import used_up
+from sweeper.running.disk import thin_out
+from sweeper.running.trial import Trial
+from tests.security.hostile import TEXTS
+from train.config import ConfigError
+
+Saved = dict[str, Any]
+POLICY = PolicyConfig(limits={"copying": 0.35}, floors={"prompt_fidelity": 0.7})
+NAMES = ("prompt_fidelity", "subject_fidelity", "copying", "validation_loss")
+SETTINGS = {
+    "data": {"path": "pictures", "trigger": "sks puppet"},
+    "base": {"path": "puppets"},
+    "network": {"rank": 8},
+    "optimizer": {"_target_": "torch.optim.AdamW", "betas": [0.9, 0.999]},
+    "scheduler": {"name": "constant"},
+    "training": {"epochs": 3},
+    "probes": {"steps": 6, "guidance": 3.0},
+    "policy": {"rule": "overfit_aware"},
+    "study": {"storage": None},
+}
+
+
+def epoch(number: int) -> ScoredEpoch:
+    scores = {name: Estimate(0.5 + number / 10, 0.1, 0.9) for name in NAMES}
+    by_probe = {name: [0.4, 0.6, number / 10] for name in NAMES}
+    card = Scorecard(Path(f"/there/lora-{number}.safetensors"), number, scores, by_probe, ["so"])
+    card.copies = {0: 1}
+    return ScoredEpoch(card, 0.1, 1e-3, 2.0, 1.0, 1_700_000_000_000 + number, "0a" * 32)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Saved:
+    """A good record, as it lies in its file."""
+    tags = {"pack": "2", "epochs": "3", "seconds.preparing": "1.250", "hardware.device": "here"}
+    params = {"network.rank": 8, "optimizer": "adamw"}
+    one = Record(
+        tmp_path, "s", 0, SETTINGS, ["network.rank=8"], params, tags, COMPLETE, "", 2,
+        [epoch(1), epoch(2), epoch(3)], 1_700_000_000_009,
+    )  # fmt: skip
+    one.save()
+    found: Saved = json.loads((tmp_path / FILE).read_text())
+    return found
+
+
+def used(record: Record) -> None:
+    """What a sweep, a selection and a report tell of a record."""
+    other = deepcopy(record)
+    other.number, other.params = record.number + 1, {"network.rank": 4}
+    ranked = rank_trials([record, other], POLICY, lambda _: "")
+    if ranked[0].selection:
+        explain(ranked)
+        describe_study(ranked)
+    tables.trial_table(ranked, varied(ranked))
+    tables.setting_groups(record)
+    tables.chips(record)
+    tables.took([record, other])
+    for card in record.scorecards:
+        tables.score_rows(card, POLICY)
+    diagnose(record.scorecards, POLICY)
+    used_up(BudgetConfig(hours=1, device_hours=1, patience=1), [record, other], POLICY)
+    assert record.length >= 0
+    assert record.pack >= 1
+    assert record.preparing >= 0
+    record.setting("data", "trigger")
+    record.setting("probes", "steps")
+    thin_out(record, POLICY, BEST)
+    if record.epochs:
+        progress = Progress(record.folder, 2, 3)
+        progress.scored(record, POLICY)
+        progress.ended(record)
+
+
+def reads(folder: Path, saved: object) -> Record | None:
+    """A record, which is then used; None: it is refused in one line."""
+    (folder / FILE).write_text(json.dumps(saved))
+    said = ""
+    try:
+        record = load_record(folder)
+    except RecordError as error:
+        said = str(error)
+    if not said:
+        used(record)
+        return record
+    assert said.startswith(f"{folder / FILE} is no record of a trial: ")
+    assert len(said.splitlines()) == 1
+    assert len(said) < 600
+    return None
+
+
+def test_a_good_one_reads_as_it_was(tmp_path: Path, saved: Saved) -> None:
+    record = reads(tmp_path, saved)
+    assert record
+    assert (record.pack, record.preparing, record.length) == (2, 1.25, 3)
+    assert record.epochs[1].scorecard.checkpoint == tmp_path / "lora-2.safetensors"
+    assert record.epochs[1].scorecard.copies == {0: 1}
+    record.save()
+    again = json.loads((tmp_path / FILE).read_text())
+    for one in saved["epochs"]:
+        one["scorecard"]["checkpoint"] = str(tmp_path / Path(one["scorecard"]["checkpoint"]).name)
+    assert again == saved
+
+
+def places(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
+    """Where there is a value in a record, less what is alike."""
+    yield path
+    inner: list[tuple[Any, Any]] = [*value.items()] if isinstance(value, dict) else []
+    if isinstance(value, list):
+        inner = [*enumerate(value)][-1:]
+    for key, one in inner:
+        yield from places(one, *path, key)
+
+
+VALUES: list[Any] = [
+    None, True, False, 0, -1, 1.5, 10**18, 10**400, 1e308, -1e308, float("nan"), float("inf"), "",
+    "text", "9" * 5000, "\ud800\0", [], [[]], {}, {"": {}}, {"a": None}, [None, "a", 1],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
+def test_anything_anywhere_is_read_or_refused(tmp_path: Path, saved: Saved, value: Any) -> None:
+    """Each place of a record takes each of these values in turn, or is missing."""
+    for path in [*places(saved)][1:]:
+        spoilt = deepcopy(saved)
+        place = spoilt
+        for key in path[:-1]:
+            place = place[key]
+        if value is None and isinstance(place, dict):
+            del place[path[-1]]
+            reads(tmp_path, spoilt)
+        place[path[-1]] = value
+        reads(tmp_path, spoilt)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
+def test_texts_are_texts(tmp_path: Path, saved: Saved, text: str) -> None:
+    saved |= {"study": text, "reason": text, "overrides": [text], "params": {text: text}}
+    saved["tags"] |= {text: text, "hardware.device": text, "adapted": text}
+    saved["settings"] |= {text: {text: text}}
+    saved["settings"]["data"] = {"trigger": text}
+    saved["epochs"][0]["scorecard"] |= {"notes": [text], "failure": text}
+    record = reads(tmp_path, saved)
+    assert record
+    assert record.params == {text: text}
+    trial = Trial(None, record, None, None, [])  # type: ignore[arg-type]
+    assert trial.remedies == ()
+
+
+REFUSED = {
+    "no text": b"\x80\x04\x95pickle",
+    "deep": b"[" * 100_000,
+    "deep settings": b'{"settings":' + b'{"a":' * 2000 + b"1" + b"}" * 2001,
+    "a list": b"[1, 2]",
+    "null": b"null",
+    "nothing": b"",
+    "a number": b"1" * 5000,
+}
+
+
+@pytest.mark.parametrize("content", REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_no_record(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(RecordError) as caught:
+        read_record(content, tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+    (tmp_path / FILE).write_bytes(content)
+    assert take_up(tmp_path, {}) is None
+    assert not (tmp_path / FILE).exists()
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    ["..", "../..", "", "/", ".", "a/..", "a\0b", "\ud800", "a/\ud800.safetensors", "n" * 300],
+)
+def test_a_checkpoint_has_the_name_of_a_file(tmp_path: Path, saved: Saved, checkpoint: str) -> None:
+    saved["epochs"][0]["scorecard"]["checkpoint"] = checkpoint
+    assert reads(tmp_path, saved) is None
+
+
+@pytest.mark.parametrize(
+    "checkpoint", ["/etc/passwd", "../../../passwd", "C:\\models\\passwd", "passwd", "\udce9.st"]
+)
+def test_a_checkpoint_lies_in_the_folder_of_its_trial(
+    tmp_path: Path, saved: Saved, checkpoint: str
+) -> None:
+    saved["epochs"][0]["scorecard"]["checkpoint"] = checkpoint
+    record = reads(tmp_path, saved)
+    assert record
+    assert record.scorecards[0].checkpoint.parent == tmp_path
+
+
+def test_only_checkpoints_are_thinned_out(tmp_path: Path, saved: Saved) -> None:
+    """Whatever a record calls one: its own file stays, and the run that MLflow has of it."""
+    folder = tmp_path / "studies" / "s" / "trials" / "0000"
+    folder.mkdir(parents=True)
+    names = ("lora-1.safetensors", "mlflow.json")
+    for one, name in zip(saved["epochs"][1:], names, strict=True):
+        one["scorecard"]["checkpoint"] = name
+        (folder / name).write_text("")
+    saved["epochs"][1]["scorecard"]["failure"] = "it is not finite"
+    saved["selected"] = 1
+    (folder / FILE).write_text(json.dumps(saved))
+    record = load_record(folder)
+    record.epochs[0].scorecard.checkpoint = folder / "gone.safetensors"
+    for number in range(3):  # those that a study keeps, whatever trials they are of
+        best = folder / f"best-{number}.safetensors"
+        best.write_text("")
+        record.epochs.append(deepcopy(record.epochs[0]))
+        record.epochs[-1].scorecard.checkpoint = best
+    thin_out(record, POLICY, ALL)
+    assert (folder / names[0]).exists()
+    thin_out(record, POLICY, BEST)
+    assert not (folder / names[0]).exists()
+    assert (folder / names[1]).exists()
+    assert (folder / FILE).exists()
+
+
+def test_older_records_read_as_before(tmp_path: Path, saved: Saved) -> None:
+    """They lack what came later, have scores that are no numbers, and say more than is known."""
+    for name in ("ended", "reason", "state", "selected"):
+        del saved[name]
+    saved["settings"], saved["tags"] = {}, {}
+    saved["a_field_of_tomorrow"] = {"a": [1]}
+    first, second, third = saved["epochs"]
+    for name in ("pictures", "probes", "memory", "lr_text_encoder"):
+        del first[name]
+    for name in ("copies", "failure"):
+        del first["scorecard"][name], third["scorecard"][name]
+    first["scorecard"]["scores"]["copying"]["high"] = float("inf")
+    second["scorecard"]["scores"]["copying"]["value"] = float("nan")
+    second["train_loss"] = second["lr"] = float("nan")
+    third["scorecard"]["scores"] = {}
+    first["scorecard"]["checkpoint"] = "/pictures/caf\udce9/lora-1.safetensors"
+    record = reads(tmp_path, saved)
+    assert record
+    assert (record.state, record.ended, record.selected) == ("running", 0, None)
+    assert (record.pack, record.preparing, record.length) == (1, 0.0, 0)
+    assert record.setting("data", "trigger") is None
+    cards = record.scorecards
+    assert [set(card.scores) for card in cards] == [{*NAMES} - {"copying"}] * 2 + [set()]
+    assert [card.failure for card in cards] == ["", "", "its pictures could not be scored"]
+    assert cards[0].copies == {}
+    assert "copying" not in cards[0].by_probe
+    assert cards[0].checkpoint == tmp_path / "lora-1.safetensors"
+    assert str(record.epochs[1].train_loss) == "nan"
+    assert (record.epochs[0].pictures, record.epochs[0].memory) == (0, 0.0)
+
+
+def test_records_without_end_are_refused(
+    tmp_path: Path, saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        folder = tmp_path / "trials" / f"{number:04d}"
+        folder.mkdir(parents=True)
+        (folder / FILE).write_text(json.dumps(saved))
+    assert len(load_records(tmp_path)) == 3
+    monkeypatch.setattr(records, "MOST_RECORDS", 2)
+    with pytest.raises(ConfigError, match="has more than 2 records"):
+        load_records(tmp_path)
+    monkeypatch.setattr(records, "MOST_RECORDS", 3)
+    monkeypatch.setattr(records, "MOST_BYTES", 2000)
+    with pytest.raises(ConfigError, match=r"more than 0\.002 MB of them"):
+        load_records(tmp_path)
+
+
+def test_a_record_that_is_a_pipe_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "trials" / "0000"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / FILE)
+    assert load_records(tmp_path) == []
+    assert "is a pipe or a device, not a file; the trial is left out" in caplog.text
+
+
+LEDGERS: dict[str, bytes] = {
+    "a list": b"[]",
+    "cards a list": b'{"about": {}, "cards": []}',
+    "about numbers": b'{"about": {"a": 1}, "cards": {}}',
+    "no cards": b'{"about": {}}',
+    "torn": b'{"about": {}, "cards": {',
+    "deep": b'{"about": {}, "cards": ' + b'{"a":' * 5000,
+    "no text": b"\xff",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("content", LEDGERS.values(), ids=LEDGERS.keys())
+def test_a_ledger_that_is_none(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / LEDGER).write_bytes(content)
+    assert Ledger(tmp_path, {}).cards == {}
+    (line,) = [entry.message for entry in caplog.records if entry.levelno == logging.WARNING]
+    assert line.startswith(f"{tmp_path / LEDGER}: ")
+    assert line.endswith("; all is scored again")
+    assert len(line.splitlines()) == 1
+
+
+def test_a_ledger_that_is_a_pipe(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    os.mkfifo(tmp_path / LEDGER)
+    assert Ledger(tmp_path, {}).cards == {}
+    assert "is a pipe or a device" in caplog.text
+
+
+CARDS: dict[str, Saved] = {
+    "a unit that is a path": {"unit": "../../x"},
+    "an epoch in words": {"epoch": "last"},
+    "an epoch that is true": {"epoch": True},
+    "an epoch of 10^30": {"epoch": 10**30},
+    "scores a list": {"scores": []},
+    "a score in words": {"scores": {"copying": "high"}},
+    "probes in words": {"by_probe": {"copying": ["a"]}},
+    "probes without end": {"by_probe": {"copying": [0.5] * 20_000}},
+    "different probes": {"by_probe": {"prompt_fidelity": [0.5], "subject_fidelity": [0.5] * 2}},
+    "notes that are one": {"notes": "a note"},
+    "confidence beyond all": {"confidence": 2},
+    "copies of words": {"copies": {"one": 1}},
+    "copies in other digits": {"copies": {"²": 1}},
+    "a failure that is a list": {"failure": []},
+}
+
+
+@pytest.mark.parametrize("change", CARDS.values(), ids=CARDS.keys())
+def test_a_scorecard_that_is_none(
+    tmp_path: Path, saved: Saved, change: Saved, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Its checkpoint is scored again; the others in the ledger are not."""
+    monkeypatch.setattr("evaluate.ledger.key_of", lambda file: file.stem)
+    card = saved["epochs"][0]["scorecard"]
+    content = {"about": {}, "cards": {"good": card, "bad": {**card, **change}}}
+    (tmp_path / LEDGER).write_text(json.dumps(content))
+    ledger = Ledger(tmp_path, {})
+    assert ledger.find(Path("bad.safetensors")) is None
+    assert "the scores of bad.safetensors are damaged (" in caplog.text
+    good = ledger.find(Path("good.safetensors"))
+    assert good
+    assert good.checkpoint == Path("good.safetensors")
