@@ -36,10 +36,17 @@ LARGEST = 50_000_000  # bytes of a file that is changed
 ENDINGS = tuple({Path(name).suffix for name in good.PICTURE_NAMES})
 READERS = {
     "lora": Reader(
+        "reproduce",
+        (Target("theirs.safetensors", "safetensors"),),
+        readers.read_loras,
+        10,
+        follows=(WEIGHTS,),
+    ),
+    "loras": Reader(
         "lora",
         (Target("friend-000001.safetensors", "safetensors"),),
         readers.read_loras,
-        14,
+        4,
         follows=(WEIGHTS,),
     ),
     "peft": Reader(
