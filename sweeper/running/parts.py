@@ -65,7 +65,8 @@ def load_parts(config: SweepConfig) -> Parts:
         _made.clear()
         try:
             pictures = load_pictures(config.data)
-            log.info(report(trial_of(config), pictures))
+            for line in report(trial_of(config), pictures).split("\n"):
+                log.info(line)
             log.info(f"loading the base {config.base.path} and the scorer")
             base = load_base(config.base)
         except (DataError, BaseError) as error:
