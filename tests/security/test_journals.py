@@ -276,12 +276,12 @@ def test_a_journal_that_is_no_file(tmp_path: Path, lines: list[Line]) -> None:
 
 
 def test_a_journal_without_end(
-    tmp_path: Path, lines: list[Line], firstpatch: pytest.MonkeyPatch
+    tmp_path: Path, lines: list[Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    firstpatch.setattr(journals, "MOST_LINES", len(lines))
+    monkeypatch.setattr(journals, "MOST_LINES", len(lines))
     assert f"more than {len(lines)} lines" in refused(tmp_path, [*lines, lines[0]])
     opened(tmp_path, lines[:-2])  # a line is added: that it goes on
-    firstpatch.setattr(journals, "MOST_BYTES", 1000)
+    monkeypatch.setattr(journals, "MOST_BYTES", 1000)
     assert "larger than 0.001 MB" in refused(tmp_path, lines)
 
 
