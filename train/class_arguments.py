@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from train.config import ConfigError, cause, suggestion
+from train.encoding import shortened
 from train.ranges import Range, is_number, shown
 
 TARGET = "_target_"
@@ -106,14 +107,14 @@ def check_arguments(part: str, settings: Mapping[str, Any], table: Table, exampl
         raise ConfigError(f"{part}.{TARGET}:{given} must name a class, such as {example}")
     arguments = {str(key): value for key, value in settings.items() if key != TARGET}
     for key in _not_a_number(part, arguments):
-        raise ConfigError(f"{key}: nan is not a number")
+        raise ConfigError(f"{shortened(key)}: nan is not a number")
     if (known := table.get(target)) is None:
         return
     name = target.rpartition(".")[2]
     for key, value in arguments.items():
         if key not in known:
             near = suggestion(key, list(known)) or f"; it takes {', '.join(known) or 'nothing'}"
-            raise ConfigError(f"{part}.{key}: {name} does not take it{near}")
+            raise ConfigError(f"{part}.{shortened(key)}: {name} does not take it{near}")
         if known[key].nested and isinstance(value, Mapping):
             check_arguments(f"{part}.{key}", value, table, example)
         elif not known[key].accepts(value):

@@ -18,6 +18,9 @@ from train.encoding import LINES, printable
 BETWEEN_BARS = re.compile(r"(?:\n|\x1b\[A)+")  # how tqdm goes from a bar to another, and back
 
 
+LONGEST = 2000  # characters of the line with which a command ends
+
+
 class LineFormatter(logging.Formatter):
     """A message in one line; the lines of a traceback below it."""
 
@@ -69,7 +72,8 @@ def print_lines(*lines: object, error: bool = False) -> None:
 
 def leave(message: object) -> NoReturn:
     """Ends the command with a line that says what is wrong, and code 1."""
-    sys.exit(f"error: {printable(str(message))}")
+    text = printable(str(message))
+    sys.exit(f"error: {text if len(text) <= LONGEST else text[:LONGEST] + '...'}")
 
 
 def escape_in_streams() -> None:

@@ -192,12 +192,12 @@ def png(content: bytes, random: Random, aims: tuple[str, ...] = ()) -> bytes:
     chunks = list(_chunks(content))
     for _ in range(random.choice((1, 1, 2))):
         row = random.randrange(len(chunks))
-        texts = [i for i, (tag, _) in enumerate(chunks) if tag in (b"tEXt", b"iTXt")]
-        if texts and random.random() < 0.5:
-            row = texts[0]
+        written = [i for i, (tag, _) in enumerate(chunks) if tag in (b"tEXt", b"iTXt")]
+        if written and random.random() < 0.5:
+            row = written[0]
         tag, data = chunks[row]
         pick = random.random()
-        if row in texts and pick < 0.8:
+        if row in written and pick < 0.8:
             name, _, text = data.partition(b"\0")
             changed = trees.json_text(text.decode("latin-1"), random, ())
             chunks[row] = (tag, name + b"\0" + changed.encode("latin-1", "replace"))

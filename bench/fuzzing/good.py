@@ -149,7 +149,7 @@ def pictures(folder: Path, names: Sequence[str] = PICTURE_NAMES) -> None:
         elif name == "h.png":
             picture = picture.convert("P")
             picture.info["transparency"] = 3
-        options = {"exif": _exif()} if name in ("a.jpg", "c.webp", "b.png") else {}
+        options: dict[str, Any] = {"exif": _exif()} if name in ("a.jpg", "c.webp", "b.png") else {}
         picture.save(folder / name, **options)
         (folder / name).with_suffix(".txt").write_text(f"a photo of sks puppet, part {name[0]}\n")
 

@@ -151,12 +151,14 @@ def _reproduced(config: ReproduceConfig) -> object:
 
 def read_report(folder: Path, world: World) -> object:
     """`python -m sweeper.report` of a study that was received."""
-    return rewrite.main(ReportConfig(study=good.NAME, root=str(folder)))
+    rewrite.main(ReportConfig(study=good.NAME, root=str(folder)))
+    return None
 
 
 def read_selection(folder: Path, world: World) -> object:
     """`python -m sweeper.select` of the same."""
-    return reselect.main(SelectConfig(study=good.NAME, root=str(folder)))
+    reselect.main(SelectConfig(study=good.NAME, root=str(folder)))
+    return None
 
 
 def read_records(folder: Path, world: World) -> object:
@@ -279,7 +281,7 @@ def read_local(folder: Path, world: World) -> object:
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted key -> value."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             found |= flat(value, f"{prefix}{key}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import fnmatch
-import io
 import json
 import os
 import re
@@ -16,8 +15,6 @@ import sys
 import time
 import traceback
 import unicodedata
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -27,9 +24,11 @@ import torch
 from filelock import FileLock
 
 from bench.fuzzing import cases, good, readers
+from bench.fuzzing.capture import captured
 from bench.fuzzing.guard import Guard
+from bench.fuzzing.place import SECRET, Place, State, changed, snapshot
 from bench.fuzzing.values import ADDRESSES, CLASSES, MODULE, OUTSIDE, PATHS, SECRET_NAME
-from train.command import quiet, with_one_line_errors
+from train.command import with_one_line_errors
 from train.optimizers import OPTIMIZERS
 
 LOADED, REFUSED, TRACEBACK, HANG, CANARY, MEMORY = (
@@ -43,7 +42,6 @@ LOADED, REFUSED, TRACEBACK, HANG, CANARY, MEMORY = (
 SECONDS, MOST_MEMORY, BACKSTOP = 20, 2_000_000_000, 6_000_000_000
 WAITING = 0.02  # of the time: who computes less waits for something
 LONGEST = 1000  # characters of a line that refuses
-SECRET = "lorafuzz-5e4c7"
 # what a terminal acts on; a line's end and a tab are what they seem
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # settings that no file decides
@@ -57,8 +55,6 @@ FOREIGN = (
     "probes.set",
     "data.dataset_config",
 )
-CANARY_CODE = "import pathlib; pathlib.Path({place!r}).write_text('imported')\n\nclass Adam: pass\n"
-State = dict[str, tuple[int, ...]]
 
 
 _began = [0.0]  # processor time at the beginning of a case
@@ -87,73 +83,6 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
 
 
-class Place:
-    """The folders of a process: the case's, those around it, and what must stay as it is."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
-        self.case, self.scratch = self.root / "case", self.root / "tmp"
-        self.around = [self.root / "outside", self.root / "cwd"]
-        self.outside, self.cwd = self.around
-        shutil.rmtree(self.root, ignore_errors=True)
-        for folder in (*self.around, self.scratch):
-            folder.mkdir(parents=True)
-        self.fill()
-
-    def fill(self) -> None:
-        """The folder that nobody has named, and a working folder with code in it."""
-        (self.outside / "secret.txt").write_text(SECRET)
-        (self.outside / "pictures").mkdir()
-        good.pictures(self.outside / "pictures", ("picture.png",))
-        good.pictures(self.cwd / "pictures", good.PICTURE_NAMES[:3])  # what kohya's files name
-        for folder in (self.cwd, self.cwd / "mlruns" / "studies" / "friend"):
-            folder.mkdir(parents=True, exist_ok=True)
-            code = CANARY_CODE.format(place=str(self.outside / "imported"))
-            (folder / f"{MODULE}.py").write_text(code)
-            (folder / "evil.py").write_text(code)
-
-    def empty(self) -> None:
-        """No case's input."""
-        if self.case.is_symlink():
-            self.case.unlink()
-        elif self.case.exists():
-            shutil.rmtree(self.case)
-
-    def clean(self) -> None:
-        """Everything as before the first case."""
-        for folder in (*self.around, self.scratch):
-            for path in folder.iterdir():  # the folder itself stays: it is the working folder
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-        self.fill()
-
-
-def snapshot(folders: list[Path]) -> State:
-    """What is in some folders: kinds, sizes, times; nothing is followed or opened."""
-    found: State = {}
-    for folder in folders:
-        for place, inner, files in os.walk(folder):
-            for name in [*inner, *files]:
-                path = os.path.join(place, name)
-                about = os.lstat(path)
-                is_file = stat.S_ISREG(about.st_mode)
-                found[path] = (
-                    (about.st_mode, about.st_size, about.st_mtime_ns)
-                    if is_file
-                    else (about.st_mode,)
-                )
-    return found
-
-
-def changed(before: State, after: State) -> list[str]:
-    """The places that are not as they were."""
-    return sorted(
-        path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
-    )
-
-
 class Worker:
     """Runs cases of the good files in a folder."""
 
@@ -179,7 +108,7 @@ class Worker:
         self.guard = Guard((self.place.case, self.place.scratch), self.place.outside)
         for name in cases.READERS:  # what a reader imports with good files is none of the cases'
             self.begin(name)
-            with _captured():
+            with captured():
                 self._read(name, cases.READERS[name])
         self.place.clean()
         self.least = _status("VmRSS")
@@ -236,7 +165,7 @@ class Worker:
         began, result = time.perf_counter(), None
         _began[0] = time.process_time()
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        with _captured() as told, self.guard.watching(named) as seen:
+        with captured() as told, self.guard.watching(named) as seen:
             try:
                 result = self._read(name, reader)
             except SystemExit as end:
@@ -337,33 +266,6 @@ def _foreign(result: Any, outside: Path) -> list[str]:
     if target not in OPTIMIZERS or target in CLASSES[:8]:
         found.append(f"setting: optimizer._target_={target!r:.80}")
     return found
-
-
-class Told(io.BytesIO):
-    """What was said; it outlives the streams that write to it."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-@contextmanager
-def _captured() -> Iterator[Told]:
-    """What is printed and logged, as a terminal would get it."""
-    told, before = Told(), (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
-    streams = [io.TextIOWrapper(told, encoding="utf-8", write_through=True) for _ in before]
-    _take(streams[:2] * 2)
-    quiet()
-    try:
-        yield told
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        _take(before)
-
-
-def _take(streams: Sequence[Any]) -> None:
-    """The streams of this process: the commands escape in those that Python began with."""
-    sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
 
 
 def _alarm(number: int, frame: FrameType | None) -> None:

@@ -93,14 +93,14 @@ def takes_memory(folder: Path, world: World) -> object:
 
 
 def crashes(folder: Path, world: World) -> object:
-    return {}["a file"]
+    return dict[str, object]()["a file"]
 
 
 def says_two_lines(folder: Path, world: World) -> object:
     raise ConfigError("one\ntwo")
 
 
-BAD = {
+BAD: dict[Read, tuple[str, str]] = {
     evaluates: ("canary", "exec"),
     hangs: ("hang", ""),
     writes_outside: ("canary", "write"),

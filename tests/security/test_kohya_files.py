@@ -101,9 +101,9 @@ def test_no_class_is_imported_that_is_not_on_the_list_or_allowed(
     assert not evil.with_suffix(".ran").exists()
     for known in ("torch.optim.NAdam", "bitsandbytes.optim.PagedAdamW", "AdamW"):
         trained(tmp_path / "theirs", f'optimizer_type = "{known}"')
-    line = ["--allow-class=evil.Adam", f"kohya={tmp_path / 'theirs' / 'config.toml'}"]
-    write(tmp_path / "theirs", 'optimizer_type = "evil.Adam"')
-    assert "optimizer._target_=evil.Adam" in expand(line)[0]
+    permissions.allow(classes=["evil.Adam"])
+    file = write(tmp_path / "theirs", 'optimizer_type = "evil.Adam"')
+    assert "optimizer._target_=evil.Adam" in expand([f"kohya={file}"])[0]
 
 
 @pytest.mark.parametrize("argument", ["_target_=a.b", "_partial_=true", "_x=1", "a b=1", "a.b=1",
@@ -164,9 +164,9 @@ def test_only_places_that_were_named_are_used(tmp_path: Path, key: str, setting:
         with pytest.raises(ConfigError, match=f"type {setting}=") as error:
             expand([f"kohya={file}"])
         assert f"kohya: {key.replace('-', '_')}: " in str(error.value)
+    permissions.allow([elsewhere])
     file = write(theirs, f'{key} = "{place}"\nresolution = 32')
-    assert any(line.startswith(f"{setting}={place}") for line in
-               expand([f"kohya={file}", f"--allow-path={elsewhere}"])[0])  # fmt: skip
+    assert any(line.startswith(f"{setting}={place}") for line in expand([f"kohya={file}"])[0])
 
 
 @pytest.mark.parametrize("name", ["stabilityai/stable-diffusion-xl-base-1.0", "evil/model", "sdxl"])

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
+from train import permissions
 from train.base import Base
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.config import (
@@ -102,6 +103,7 @@ def test_the_sizes_of_a_dataset_config_are_told(
     base: Base, picture_folder: Path, tmp_path: Path
 ) -> None:
     """And not those of `data`, which it beats."""
+    permissions.allow([picture_folder])
     (tmp_path / "data.toml").write_text(
         "[[datasets]]\nresolution = [48, 32]\nenable_bucket = true\nbucket_reso_steps = 8\n"
         "min_bucket_reso = 24\nmax_bucket_reso = 80\n[[datasets.subsets]]\n"

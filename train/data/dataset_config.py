@@ -200,9 +200,10 @@ class _Reader:
         allowed = [one for one in places if is_below(one, self.file.parent) or is_named(one)]
         found = next((one for one in allowed if os.path.isdir(one)), None)
         if found is None and len(allowed) < len(places):
+            outside = shortened(os.path.abspath(places[-1]))
             raise DataError(
-                f"{KEY}: {self.file.name}, {place}: {shortened(written)} is outside of the folders "
-                f"that the command line names; add --allow-path={shortened(written)} to it"
+                f"{KEY}: {self.file.name}, {place}: {outside} is outside of the folders that "
+                f"the command line names; add --allow-path={outside} to it"
             )
         return found or folder
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 from train import permissions
+from train.arguments import allowed_class, allowed_path
 from train.config import UserError
 from train.encoding import start_in_utf8
 from train.kohya.command_line import DATASET, KOHYA, expand
@@ -35,11 +36,13 @@ def main() -> None:
                        ("class", "an optimizer class that they may name")):  # fmt: skip
         parser.add_argument(f"--allow-{flag}", action="append", default=[], help=what)
     files = parser.parse_args()
-    permissions.allow(files.allow_path, files.allow_class)
     arguments = [f"{KOHYA}={files.config}"]
     if files.dataset_config:
         arguments.append(f"{DATASET}={files.dataset_config}")
     try:
+        permissions.allow(
+            map(allowed_path, files.allow_path), map(allowed_class, files.allow_class)
+        )
         overrides, notes = expand(arguments)
     except UserError as error:
         leave(error)
