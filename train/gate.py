@@ -13,6 +13,7 @@ import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NewType, TypeVar
 
@@ -151,7 +152,7 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
     if len(content) > most:
         raise GateError(f"{name}: is longer than {most} characters")
     try:
-        return msgspec.json.decode(content, type=kind)
+        return _decoder(kind).decode(content)
     except msgspec.ValidationError as error:
         raise GateError(f"{name}: {_one_line(error)}") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -163,6 +164,12 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
     except ValueError as error:
         raise GateError(f"{name}: is no JSON: {_one_line(error)}") from None
     return convert(loaded, kind, name)
+
+
+@lru_cache(maxsize=200)
+def _decoder(kind: type[Kind]) -> msgspec.json.Decoder[Kind]:
+    """Kept: a journal has thousands of lines of one kind, and to look at the kind takes longest."""
+    return msgspec.json.Decoder(kind)
 
 
 def read_yaml(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:

@@ -11,11 +11,17 @@ from typing import Any
 
 import optuna
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import CategoricalDistribution
 
+from sweeper.config import SweepConfig
+from sweeper.proposing.space import parse_space
 from sweeper.results.report.search import look_at
 from sweeper.study import journal as journals
 from sweeper.study.storage import JOURNAL, NO_PRUNER, find_study, open_study
 from sweeper.study.study import Study, best_settings
+from sweeper.sweep import first_settings
 from tests.sweeper.test_budget import ended, study_of
 from train.config import ConfigError
 
@@ -350,3 +356,45 @@ def test_what_a_sampler_stumbles_over_is_one_line(tmp_path: Path) -> None:
     study.sampler = {"_target_": f"{__name__}.Stumbling"}
     with pytest.raises(ConfigError, match=r"is damaged .AssertionError.; move it away"):
         study.next_trial(3)
+
+
+VALUES = [True, 2.5, float("nan"), float("inf"), 10**400, -1, 3, "2", "2 +a=b", "${oc.env:HOME}",
+          None, [2], {"a": 2}]  # fmt: skip
+
+
+def master(rank: int) -> DictConfig:
+    return OmegaConf.create({"network": {"rank": rank}, "hydra": {"runtime": {"choices": {}}}})
+
+
+@pytest.mark.parametrize("search", ["network.rank=2,4,8", "network.rank=interval(2,8)"])
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
+def test_what_is_queued_lies_in_the_search(search: str, value: Any) -> None:
+    space, _ = parse_space([search], {}, OverridesParser.create())
+    config = SweepConfig()
+    config.study.queue = [{"network.rank": 2}, {"network.rank": value}]
+    if value in (3, 2.5) and "interval" in search:
+        assert len(first_settings(master(4), config, space)) == 3
+        return
+    with pytest.raises(ConfigError, match="is outside of the search") as caught:
+        first_settings(master(4), config, space)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_of_another_study_comes_what_lies_in_the_search(tmp_path: Path) -> None:
+    """Whatever it has searched, and whatever it calls a rank."""
+    other = open_study(tmp_path / "studies" / "other", NO_PRUNER)
+    wide = CategoricalDistribution([True, 3, "8", "2 +a=b", None])
+    for value in (True, "8", "2 +a=b", None, 3):
+        other.add_trial(
+            optuna.trial.create_trial(
+                params={"network.rank": value, "a.b": value},
+                distributions={"network.rank": wide, "a.b": wide},
+                value=1.0,
+            )
+        )
+    config = SweepConfig()
+    config.study.root, config.study.from_study = str(tmp_path), "other"
+    space, _ = parse_space(["network.rank=choice(2,4,8)"], {}, OverridesParser.create())
+    assert best_settings(tmp_path / "studies" / "other", None, 99)[0]["a.b"] is True
+    first = first_settings(master(8), config, space)
+    assert [{**params} for params in first] == [{"network.rank": 8}]
