@@ -152,7 +152,8 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
     if len(content) > most:
         raise GateError(f"{name}: is longer than {most} characters")
     try:
-        return _decoder(kind).decode(content)
+        decoded: Kind = _decoder(kind).decode(content)
+        return decoded
     except msgspec.ValidationError as error:
         raise GateError(f"{name}: {_one_line(error)}") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -167,7 +168,7 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
 
 
 @lru_cache(maxsize=200)
-def _decoder(kind: type[Kind]) -> msgspec.json.Decoder[Kind]:
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     """Kept: a journal has thousands of lines of one kind, and to look at the kind takes longest."""
     return msgspec.json.Decoder(kind)
 
