@@ -152,7 +152,8 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
     if len(content) > most:
         raise GateError(f"{name}: is longer than {most} characters")
     try:
-        decoded: Kind = _decoder(kind).decode(content)
+        wanted: Any = kind
+        decoded: Kind = _decoder(wanted).decode(content)
         return decoded
     except msgspec.ValidationError as error:
         raise GateError(f"{name}: {_one_line(error)}") from None
