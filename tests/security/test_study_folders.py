@@ -156,7 +156,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "sweep": ("sweeper", *SEARCH, *SMALL),
     "trial": ("sweeper", "study.name=small", *SMALL),
     "from_study": ("sweeper", "-m", "network.rank=2,4", "study.from_study=small", "study.name=o"),
-    "workers": ("sweeper", *SEARCH, *SMALL, "hydra/launcher=processes"),
     "select": ("sweeper.select", "study=small", "apply=true"),
     "report": ("sweeper.report", "study=small"),
     "reproduce": ("sweeper.reproduce", "study=small"),
