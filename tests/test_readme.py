@@ -287,8 +287,10 @@ def test_the_walk(base_folder: Path, picture_folder: Path, tmp_path: Path, confi
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, copy / name)
-    for name in ("config.toml", "data.toml"):
-        shutil.copyfile(tmp_path / name, copy / name)
+    for name in ("config.toml", "data.toml"):  # files may name what lies beside them
+        here = str(EMBEDDED_FOLDER.relative_to(ROOT))
+        content = (tmp_path / name).read_text().replace(str(EMBEDDED_FOLDER), here)
+        (copy / name).write_text(content)
     if not (copy / ".venv").exists():
         (copy / ".venv").symlink_to(sys.prefix)
     mine = {"/my/pictures": str(picture_folder), "/my/model.safetensors": str(base_folder)}
