@@ -4,6 +4,7 @@ browser."""
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -46,6 +47,14 @@ def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # what is set from here on is undone afterwards
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.setenv(permissions.VARIABLE, "{}")  # nor what it has named
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """No test hears more of the log than it asks for: commands turn it on for the process."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ from tests.sweeper.packs import Make, Run
 from tests.sweeper.test_budget import PARTS
 from train.outage import Outage, outage
 from train.trainer import Trainer
-from train.weights_file import CheckpointError
+from train.weights_file import CheckpointError, write_atomically
 
 MEGABYTE = 1 << 20
 
@@ -229,11 +229,13 @@ def test_a_failure_that_cannot_be_written_down_is_none(
     def scoring(checkpoints: dict[Path, int]) -> None:
         raise RuntimeError("the encoder has had enough")
 
-    def write_text(*arguments: object, **named: object) -> None:
-        raise _refused(errno.ENOSPC)
+    def write(file: Path, content: bytes) -> None:
+        if file.name == "error.txt":
+            raise _refused(errno.ENOSPC)
+        write_atomically(file, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", write_text)
+        patch.setattr("sweeper.running.trial.write_atomically", write)
         with pytest.raises(OSError, match="No space left"):
             run([trial], 1, scoring)
     assert trial.record.state == INTERRUPTED

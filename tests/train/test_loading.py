@@ -17,6 +17,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from tests.train.conftest import command, train
 from train import base as loading
+from train import base_files
 from train.base import Base, BaseError, load_base
 from train.base_files import open_pipeline
 from train.config import BaseConfig, NetworkConfig, TrialConfig
@@ -72,6 +73,7 @@ def hub(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         fake = Hub(repository, kept)
         for name in ("model_info", "hf_hub_download", "snapshot_download"):
             monkeypatch.setattr(downloading, name, getattr(fake, name))
+        monkeypatch.setattr(base_files, "hf_hub_download", fake.hf_hub_download)
         monkeypatch.setattr(downloading, "_resolve_revision", lambda *a, **k: None, raising=False)
         return kept
 
@@ -95,12 +97,14 @@ def test_a_hub_id_is_downloaded_without_its_pickles(
 
 
 def test_what_the_hub_does_not_give_is_named(
-    hub: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    hub: Callable[..., Path], base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         refused(HUB_ID, f"{HUB_ID} is neither on disk nor to be had from the hub: ")
     with monkeypatch.context() as patch:
+        index = str(base_folder / "model_index.json")
+        patch.setattr(base_files, "hf_hub_download", lambda *_: index)
         patch.setattr(downloading, "model_info", unreachable)
         refused(HUB_ID, "nor to be had from the hub: Name or service not known")
     kept = hub(safetensors=False)
