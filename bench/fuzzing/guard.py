@@ -58,6 +58,7 @@ NETWORK = (
     "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind",
     "ftplib.", "urllib.", "http.client.connect", "smtplib.",
 )  # fmt: skip
+FOLLOWING = ("os.truncate", "os.chmod")  # ... whatever a link leads to; the others, the link itself
 CHANGES = {
     "os.remove": (0,),
     "os.rename": (0, 1),
@@ -142,7 +143,8 @@ class Guard:
         if event.startswith(NETWORK):
             return "" if _is_local(arguments) else f"network: {event} {str(arguments)[:80]}"
         if places := CHANGES.get(event):
-            found = [self._outside_of_own(arguments[i]) for i in places]
+            entry = event not in FOLLOWING
+            found = [self._outside_of_own(arguments[i], entry) for i in places]
             return f"write: {event} {found[0]}" if (found := [f for f in found if f]) else ""
         return ""
 
@@ -169,8 +171,12 @@ class Guard:
             return f"read: {real}"
         return ""
 
-    def _outside_of_own(self, path: Any) -> str:
-        """The place, where it is not one of the case's own."""
+    def _outside_of_own(self, path: Any, entry: bool = False) -> str:
+        """The place, where it is not one of the case's own.
+
+        Args:
+            entry: a link is meant itself, and not what it leads to.
+        """
         if isinstance(path, int):
             return ""
         text = os.fsdecode(path) if isinstance(path, bytes | os.PathLike) else str(path)
@@ -181,7 +187,8 @@ class Guard:
         )
         if text == ":memory:" or not text:
             return ""
-        real = os.path.realpath(text)
+        folder, name = os.path.split(text)
+        real = os.path.join(os.path.realpath(folder), name) if entry else os.path.realpath(text)
         if real in HARMLESS or any(
             real == str(own) or real.startswith(f"{own}/") for own in self.own
         ):
