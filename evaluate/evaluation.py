@@ -34,10 +34,10 @@ from train.base import load_base
 from train.construction import check_device
 from train.data.buckets import framing_of
 from train.data.loading import load_pictures
-from train.encoding import LINES, storable
+from train.encoding import LINES
 from train.flattening import flatten
-from train.terminal import print_lines
-from train.weights_file import CheckpointError, write_atomically
+from train.terminal import log_lines, print_lines
+from train.weights_file import CheckpointError, write_text_atomically
 
 log = logging.getLogger(__name__)
 WIDE = 230  # columns of a table with intervals
@@ -50,8 +50,7 @@ def main(config: EvaluateConfig) -> None:
     metadata = readable(find(config.checkpoints)) if config.checkpoints else {}
     unit, files = order(metadata) if metadata else ("epoch", {})
     pictures = load_pictures(config.data)
-    for line in pictures.report().split("\n"):
-        log.info(line)
+    log_lines(log, pictures.report())
     output = Path(config.output)
     base = load_base(config.base)
     if files:
@@ -65,7 +64,7 @@ def main(config: EvaluateConfig) -> None:
     )  # fmt: skip
     check_scores(config.policy, scorer.names)
     probes = output / "probes.yaml"
-    write_atomically(probes, storable(scorer.probe_set.to_yaml()).encode())
+    write_text_atomically(probes, scorer.probe_set.to_yaml())
     log.info(f"the probes are in {probes}; edit them and give them back with probes.set={probes}")
     if not files:
         return

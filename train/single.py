@@ -17,6 +17,7 @@ from train.interrupt import in_good_order
 from train.memory import adapted, advice, ran_out, with_next_remedy
 from train.processes import Processes, started_processes
 from train.run_files import forget
+from train.terminal import log_lines
 from train.trainer import Member, Trainer, TrainingError
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,7 @@ def main(config: TrainConfig) -> None:
     processes.wait()
     check_construction(config)
     pictures = load_pictures(config.data)
-    for line in report(trial, pictures, processes.count).split("\n"):
-        log.info(line)
+    log_lines(log, report(trial, pictures, processes.count))
     base = load_base(config.base)
     member: Member | None = Member(trial, folder, config.name)
     while member is not None:

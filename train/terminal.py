@@ -70,6 +70,12 @@ def print_lines(*lines: object, error: bool = False) -> None:
     print("\n".join(printable(str(line)) for line in lines), file=stream, flush=True)
 
 
+def log_lines(log: logging.Logger, text: str) -> None:
+    """Logs each line of a text of our own; within a message a line break would be escaped."""
+    for line in text.split("\n"):
+        log.info(line)
+
+
 def leave(message: object) -> NoReturn:
     """Ends the command with a line that says what is wrong, and code 1."""
     text = printable(str(message))

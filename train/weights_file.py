@@ -14,7 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from train.config import UserError
-from train.encoding import shortened
+from train.encoding import shortened, storable
 from train.gate import GateError, check_regular
 from train.header import Header, read_header
 from train.saved_after import epoch_and_step
@@ -69,6 +69,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):  # it is there after a write that was broken off
             partial.unlink()
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes a text in UTF-8, surrogates escaped; see `write_atomically`.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    write_atomically(path, storable(text).encode())
 
 
 def _refuse_links(path: Path) -> None:

@@ -32,10 +32,10 @@ from train.config import ConfigError
 from train.construction import check_construction
 from train.data.loading import load_pictures
 from train.data.picture import DataError
-from train.encoding import shortened, storable
+from train.encoding import shortened
 from train.paths import expanded
 from train.terminal import print_lines
-from train.weights_file import write_atomically
+from train.weights_file import write_text_atomically
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def settings_of(original: Original, config: ReproduceConfig) -> Carried:
     had_set = original.settings.text("probes", "set")
     if had_set and "probes.set" not in places and original.probes:
         file = Path(config.root) / "reproductions" / f"{original.file_name}-probes.yaml"
-        write_atomically(file, storable(original.probes).encode())
+        write_text_atomically(file, original.probes)
         places["probes.set"] = str(file)
     commit = original.tags.get("git.commit")
     by = f" (commit {commit})" if commit else ""

@@ -13,9 +13,8 @@ from sweeper.results.printing import say, show
 from sweeper.results.ranking import rank_trials
 from sweeper.results.result import keep
 from sweeper.running.parts import Parts, origin
-from train.encoding import storable
 from train.terminal import print_lines
-from train.weights_file import write_atomically
+from train.weights_file import write_text_atomically
 
 
 def conclude(
@@ -37,7 +36,7 @@ def conclude(
     tracker.catch_up()
     ranked = rank_trials(records, policy, lambda record: tracker.run_of(record).id_now)
     ranked = those_with_files_first(study, ranked)
-    write_atomically(study / PROBES, storable(parts.scorer.probe_set.to_yaml()).encode())
+    write_text_atomically(study / PROBES, parts.scorer.probe_set.to_yaml())
     show(ranked)
     if lost := words_of_missing(study):
         print_lines(lost)

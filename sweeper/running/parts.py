@@ -30,6 +30,7 @@ from train.data.pixels import square
 from train.flattening import flatten
 from train.metadata import counts
 from train.outage import Outage
+from train.terminal import log_lines
 
 log = logging.getLogger(__name__)
 # where things lie, what they run on and what is warned of may change in the middle of a study
@@ -65,8 +66,7 @@ def load_parts(config: SweepConfig) -> Parts:
         _made.clear()
         try:
             pictures = load_pictures(config.data)
-            for line in report(trial_of(config), pictures).split("\n"):
-                log.info(line)
+            log_lines(log, report(trial_of(config), pictures))
             log.info(f"loading the base {config.base.path} and the scorer")
             base = load_base(config.base)
         except (DataError, BaseError) as error:

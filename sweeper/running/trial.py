@@ -31,10 +31,9 @@ from sweeper.recording.tracker import Tracker
 from sweeper.running.disk import thin_out
 from sweeper.running.rules import Rule
 from train.config import TrialConfig, cause, trial_of
-from train.encoding import storable
 from train.memory import REMEDIES, adapted, advice, ran_out, with_next_remedy
 from train.trainer import Checkpoint, Member, shared_by_a_pack
-from train.weights_file import CheckpointError, write_atomically
+from train.weights_file import CheckpointError, write_atomically, write_text_atomically
 
 ADAPTED = "adapted"  # the tag that says what was changed since memory ran out
 
@@ -139,7 +138,7 @@ class Trial:
         assert error is not None
         text = "".join(traceback.format_exception(error))
         try:
-            write_atomically(self.record.folder / "error.txt", storable(text).encode())
+            write_text_atomically(self.record.folder / "error.txt", text)
             self._end(FAILED, advice(self.trained) if ran_out(error) else cause(error))
         except Exception:
             self.interrupt()

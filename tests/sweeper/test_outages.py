@@ -38,7 +38,7 @@ from tests.sweeper.packs import Make, Run
 from tests.sweeper.test_budget import PARTS
 from train.outage import Outage, outage
 from train.trainer import Trainer
-from train.weights_file import CheckpointError, write_atomically
+from train.weights_file import CheckpointError
 
 MEGABYTE = 1 << 20
 
@@ -229,13 +229,11 @@ def test_a_failure_that_cannot_be_written_down_is_none(
     def scoring(checkpoints: dict[Path, int]) -> None:
         raise RuntimeError("the encoder has had enough")
 
-    def write(file: Path, content: bytes) -> None:
-        if file.name == "error.txt":
-            raise _refused(errno.ENOSPC)
-        write_atomically(file, content)
+    def write(file: Path, text: str) -> None:
+        raise _refused(errno.ENOSPC)
 
     with monkeypatch.context() as patch:
-        patch.setattr("sweeper.running.trial.write_atomically", write)
+        patch.setattr("sweeper.running.trial.write_text_atomically", write)
         with pytest.raises(OSError, match="No space left"):
             run([trial], 1, scoring)
     assert trial.record.state == INTERRUPTED
