@@ -36,6 +36,7 @@ from train.data.buckets import framing_of
 from train.data.loading import load_pictures
 from train.encoding import LINES
 from train.flattening import flatten
+from train.shell import in_setting
 from train.terminal import log_lines, print_lines
 from train.weights_file import CheckpointError, write_text_atomically
 
@@ -65,7 +66,8 @@ def main(config: EvaluateConfig) -> None:
     check_scores(config.policy, scorer.names)
     probes = output / "probes.yaml"
     write_text_atomically(probes, scorer.probe_set.to_yaml())
-    log.info(f"the probes are in {probes}; edit them and give them back with probes.set={probes}")
+    back = in_setting("probes.set", probes)
+    log.info(f"the probes are in {probes}; edit them and give them back with {back}")
     if not files:
         return
     about = {"data": pictures.fingerprint, "base": scorer.base.fingerprint,

@@ -17,6 +17,7 @@ from train.checkpoint import read_checkpoint
 from train.config import DataConfig
 from train.encoding import shortened
 from train.families import EPSILON, FAMILIES, VELOCITY
+from train.shell import in_setting
 from train.weights_file import CheckpointError, read_metadata
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ Metadata = Mapping[str, str]
 ALIKE = 1.1  # resolutions whose sides differ by no more than this factor
 FINEST = 8  # pixels of which a side is a multiple
 OURS = "another one"
-PLAIN = r"[\w ,.:+-]+"  # a value that a shell takes as it is, between quotation marks
+PLAIN = r"[\w ,.:+-]+"  # a value that a person would type
 
 
 Result = TypeVar("Result")
@@ -81,7 +82,7 @@ class Trait:
         words: what it is.
         said: reads it from the metadata; empty where they do not say.
         drawn: how it is here.
-        remedy: what to type, with the file's value in it; empty: nothing helps.
+        remedy: the setting to which the file's value is given; empty: nothing helps.
     """
 
     words: str
@@ -97,7 +98,8 @@ def remarks(metadata: Iterable[Metadata], base: Base, data: DataConfig) -> list[
     for trait in _traits(base, data):
         for value, count in Counter(trait.said(about) for about in files).items():
             if value and value != trait.drawn:
-                remedy = trait.remedy.format(value) if re.fullmatch(PLAIN, value) else ""
+                helps = trait.remedy and re.fullmatch(PLAIN, value)
+                remedy = in_setting(trait.remedy, value) if helps else ""
                 lines.append(
                     f"{count} of {len(files)} files say that they were trained with {trait.words} "
                     f"{shortened(value)}; they are drawn with {trait.drawn}"
@@ -111,19 +113,19 @@ def _traits(base: Base, data: DataConfig) -> list[Trait]:
     version = family.base_model_version(base.prediction)
     traits = [
         Trait("the base model", _version, version.removesuffix("_v")),
-        Trait("the prediction type", _prediction, base.prediction, "base.prediction={}"),
+        Trait("the prediction type", _prediction, base.prediction, "base.prediction"),
         Trait(
             "zero terminal SNR",
             lambda about: about.get("ss_zero_terminal_snr", "").replace("None", ""),
             str(bool(base.noise.config.rescale_betas_zero_snr)),
         ),
         Trait("the resolution", partial(_side, data.resolution), str(data.resolution),
-              "data.resolution={}"),
+              "data.resolution"),
         Trait("the trigger", lambda about: about.get("modelspec.trigger_phrase", "").strip(),
-              data.trigger_words, "data.trigger='{}'"),
+              data.trigger_words, "data.trigger"),
     ]  # fmt: skip
     if not family.is_xl:  # SDXL takes one layer, whatever is said
-        traits.append(Trait("clip_skip", _clip_skip, str(base.clip_skip), "base.clip_skip={}"))
+        traits.append(Trait("clip_skip", _clip_skip, str(base.clip_skip), "base.clip_skip"))
     if base.short_hash:  # only single files have the hashes that trainers write
         traits.append(Trait("the model", partial(_model, base), OURS))
     return traits

@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from evaluate.store_address import DATABASE, VARIABLE, embedded, tracking_uri
 from train.config import ConfigError, cause, suggestion
 from train.paths import expanded
+from train.shell import in_setting, in_shell
 
 DATABRICKS = ("databricks", "databricks-uc", "uc")
 SERVERS = ("http", "https", *DATABRICKS)
@@ -65,7 +66,7 @@ def _fault(uri: str) -> str:
     if uri in DATABRICKS:
         return ""
     if HOST.fullmatch(uri):
-        return f"{uri} has no scheme; set {VARIABLE}=http://{uri}"
+        return f"{uri} has no scheme; set {in_setting(VARIABLE, f'http://{uri}')}"
     if scheme in ("", "file") or len(scheme) == 1:  # C:\...
         return "" if MLFLOW_ALLOW_FILE_STORE.get() else _a_folder(uri)
     engine = scheme.partition("+")[0]
@@ -81,9 +82,10 @@ def _fault(uri: str) -> str:
 
 def _a_folder(uri: str) -> str:
     place = expanded(re.sub("^file:(//)?", "", uri)).resolve()
+    given = in_setting(VARIABLE, f"sqlite:///{place.as_posix()}/{DATABASE}")
     return (
         f"{uri} is a folder, and this MLflow keeps runs in a database only; set "
-        f"{VARIABLE}=sqlite:///{place.as_posix()}/{DATABASE} (`mlflow migrate-filestore` copies "
+        f"{given} (`mlflow migrate-filestore` copies "
         "what the folder holds), or unset it to use the store in study.root"
     )
 
@@ -142,7 +144,7 @@ def _other_schema(version: str, uri: str) -> str:
         )
     return (
         f"{_shown(uri)} has the schema of an older MLflow than this one ({mlflow.__version__}); "
-        f"make a copy of it, then run: mlflow db upgrade {_shown(uri)}"
+        f"make a copy of it, then run: mlflow db upgrade {in_shell(_shown(uri))}"
     )
 
 

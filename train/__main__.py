@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from train.checks import check_train
 from train.command import run
 from train.config import TrainConfig
 from train.kohya.command_line import expand
+from train.kohya.outputs import check_replaced
 
 log = logging.getLogger(__name__)
 
 
-def read_kohya(overrides: list[str]) -> list[str]:
-    """The overrides, with kohya's files replaced by what they amount to, where there are any."""
-    expanded, notes = expand(overrides)
-    for note in notes:
-        log.info(note)
-    return expanded
+class CommandLine:
+    """The command line, with kohya's files replaced by what they amount to, if there are any.
+
+    Attributes:
+        chosen: the settings that the files give, and not the person.
+    """
+
+    def __init__(self) -> None:
+        self.chosen: set[str] = set()
+
+    def read(self, overrides: list[str]) -> list[str]:
+        """The overrides; what a person should know of the files is logged."""
+        expanded, notes = expand(overrides)
+        for note in notes:
+            log.info(note)
+        self.chosen = {line.partition("=")[0] for line in expanded if line not in overrides}
+        return expanded
+
+    def check(self, config: TrainConfig) -> None:
+        """Refuses impossible settings, and that a file replaces what is not of its run."""
+        check_train(config)
+        if self.chosen & {"output", "name"}:
+            check_replaced(Path(config.output), config.name)
 
 
 if __name__ == "__main__":
-    run("train", TrainConfig, check_train, "train.single:main", translate=read_kohya)
+    line = CommandLine()
+    run("train", TrainConfig, line.check, "train.single:main", translate=line.read)

@@ -17,6 +17,7 @@ from train.config import ConfigError
 from train.encoding import shortened
 from train.paths import expanded
 from train.ranges import shown
+from train.shell import SPECIAL, in_shell
 from train.text_settings import PLACES, TYPED, Kind, Kinds, literal
 
 MULTIRUN = {"-m", "--multirun"}
@@ -195,7 +196,10 @@ def _loose(following: Sequence[str]) -> list[str]:
 def _typed(key: str, value: str) -> str:
     """What to type: with the quotes that a shell needs."""
     line = f"{key}={value}"
-    return line if re.fullmatch(r"[\w./:=,+~@%-]+", line, re.ASCII) else f'"{line}"'
+    if re.fullmatch(r"[\w./:=,+~@%-]+", line, re.ASCII):
+        return line
+    # double quotes where they will do: Windows knows no others
+    return in_shell(line) if set(line) & SPECIAL or not line.isprintable() else f'"{line}"'
 
 
 def normalized(overrides: Iterable[str], settings: Kinds, multirun: bool = False) -> list[str]:

@@ -222,7 +222,16 @@ def check_train(config: TrainConfig) -> None:
     """
     check_trial(config)
     check_choice("resume", config.resume, RESUME)
-    if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f]*[^/\\:*?\"<>|\x00-\x1f. ]", config.name):
+    check_file_name(config.name)
+
+
+def check_file_name(name: str) -> None:
+    """Refuses what cannot be the `name` of a run's files.
+
+    Raises:
+        ConfigError: it leads to another folder, or some system has no such name.
+    """
+    if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f]*[^/\\:*?\"<>|\x00-\x1f. ]", name):
         raise ConfigError(
-            f'name: {config.name!r} is to be a file name, with no folder and none of : * ? " < > |'
+            f'name: {name!r} is to be a file name, with no folder and none of : * ? " < > |'
         )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+# of a share on another machine, or a device: `//host/share`, `\\host\share`, `\??\UNC`
+REMOTE = re.compile(r"[/\\]([/\\]|\?\?)")
 
 
 def expanded(path: str | Path) -> Path:
@@ -13,6 +17,14 @@ def expanded(path: str | Path) -> Path:
     then says that it does not exist.
     """
     return Path(os.path.expanduser(path))
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path begins as one of another machine does.
+
+    To look whether such a place is there asks that machine, and Windows logs in to it.
+    """
+    return bool(REMOTE.match(str(path)))
 
 
 def is_below(place: Path, folder: Path) -> bool:

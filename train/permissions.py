@@ -14,9 +14,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from train.config import CONF
-from train.paths import expanded
+from train.paths import expanded, is_remote
 
 SHIPPED = (CONF, CONF.parent / "train", CONF.parent / "evaluate")
+PROGRAM = tuple(
+    CONF.parent / name
+    for name in ("train", "evaluate", "sweeper", "hydra_plugins", "conf", "bench", "tests")
+)
+# what lies in the folder of a study, of a trial, and of whatever is logged as a run
+RECORDS = ("optuna.journal", "trial.json", "mlflow.json")
+OF_MLFLOW = ("mlruns", "mlartifacts")  # folders of its own, wherever they are
+OF_A_STORE, STORE = ("studies", "artifacts"), "mlflow.db"  # folders beside an embedded store
 VARIABLE = "LORASWEEP_ALLOWED"  # of the environment, so that workers know it too
 
 
@@ -37,19 +45,65 @@ def is_named(place: Path, here: bool = True) -> bool:
     """Whether a place, links followed, is below a folder that the person has named.
 
     The folder in which the command was started counts as named, unless it is the root of the
-    file system, and so do the pictures and models that come with the program.
+    file system, and so do the pictures and models that come with the program. What lies there may
+    be read; for writing there is `may_write`.
 
     Args:
         here: whether the folder in which the command was started counts.
     """
+    return _is_below(place, [*_named(here), *SHIPPED])
+
+
+def is_foreign(place: str | Path) -> bool:
+    """Whether a text from a file names another machine that the person has not named.
+
+    Nothing may be asked of such a place, not even whether it is there, so this looks at the text
+    alone. It is for whoever looks at a place before `is_named`, which asks it too.
+    """
+    if not is_remote(place):
+        return False
+    written = Path(os.path.normpath(place))
+    return not any(written.is_relative_to(folder) for folder in _named(True))
+
+
+def may_write(place: Path) -> bool:
+    """Whether a file may name a place to write: one below a folder that the person has named.
+
+    Unlike what may be read, it is never in the program's own folders, nor where studies and
+    MLflow keep what they know.
+    """
+    if not _is_below(place, _named(True)):
+        return False
+    real = place.resolve()
+    return not any(_is_kept(folder) for folder in (real, *real.parents))
+
+
+def _is_kept(folder: Path) -> bool:
+    """Whether nothing that only a file names is written into a folder."""
+    name, exists = folder.name.casefold(), os.path.exists
+    if name in OF_MLFLOW or any(exists(folder / record) for record in RECORDS):
+        return True
+    if name in OF_A_STORE and exists(folder.parent / STORE):
+        return True
+    # not by their names, which have several spellings on some systems
+    return exists(folder) and any(exists(own) and own.samefile(folder) for own in PROGRAM)
+
+
+def _is_below(place: Path, folders: Iterable[Path]) -> bool:
+    if is_foreign(place):
+        return False
     try:
         real = place.resolve()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL character, a circle of links
         return False
+    return any(real.is_relative_to(folder) for folder in folders)
+
+
+def _named(here: bool) -> list[Path]:
+    """The folders that the person has named."""
     started = Path.cwd()
     named = [Path(folder) for folder in _known()["folders"]]
-    named += [started] if here and started != Path(started.anchor) else []
-    return any(real.is_relative_to(folder) for folder in (*named, *SHIPPED))
+    return [*named, started] if here and started != Path(started.anchor) else named
 
 
 def is_allowed(target: str) -> bool:

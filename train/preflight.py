@@ -21,6 +21,7 @@ from train.config import CONF, ConfigError, typed
 from train.explain import explain
 from train.permissions import allow
 from train.ranges import shortened, shown
+from train.shell import in_shell
 from train.sweeps import range_values, sweep_words
 from train.terminal import leave
 from train.text_settings import FREE, PLACES, Kind, Kinds, kinds
@@ -192,7 +193,7 @@ def _values(override: Override, multirun: bool, parser: OverridesParser) -> list
         return [override.input_line or ""]
     key = override.get_key_element()
     if not multirun:
-        raise ConfigError(f"{key}: several values need -m (python -m ... -m {override.input_line})")
+        raise ConfigError(f"{key}: several values need -m (python -m ... -m {in_shell(override.input_line)})")
     if key.startswith("hydra"):
         raise ConfigError(f"{key}: is the same for all trials, so it takes one value")
     sweep = override.value()

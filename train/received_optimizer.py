@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from train.arguments import ALLOW_CLASS
 from train.class_arguments import TARGET, nested_targets
 from train.config import ConfigError
 from train.kohya.optimizers import SHIPPED
 from train.optimizers import check_optimizer
 from train.permissions import is_allowed
 from train.ranges import shown
+from train.shell import in_setting
 
 
 def check_received_optimizer(optimizer: Mapping[str, Any]) -> None:
@@ -31,5 +33,5 @@ def check_received_optimizer(optimizer: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"optimizer.{TARGET}: a file does not choose which code is imported, and "
             f"{shown(target)} does not come with this program; if you trust it, add "
-            f"--allow-class={target}"
+            f"{in_setting(ALLOW_CLASS, target)}"
         )

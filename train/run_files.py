@@ -13,11 +13,16 @@ def state_file(folder: Path, name: str = NAME) -> Path:
     return folder / f"{name}-state.pt"
 
 
-def forget(folder: Path, name: str) -> list[Path]:
-    """Deletes a run's state and its checkpoints of this name; returns what was there."""
+def files_of(folder: Path, name: str) -> list[Path]:
+    """The state and the checkpoints that are in a folder under this name, the state first."""
     own, state = glob.escape(name), glob.escape(state_file(folder, name).name)
     names = (state, f"{own}.safetensors", f"{own}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors")
-    found = [file for name in names for file in sorted(folder.glob(name))]
+    return [file for name in names for file in sorted(folder.glob(name))]
+
+
+def forget(folder: Path, name: str) -> list[Path]:
+    """Deletes a run's state and its checkpoints of this name; returns what was there."""
+    found = files_of(folder, name)
     for file in found:
         file.unlink()
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from train.encoding import printable
+from train.encoding import LONGEST, printable
 
 SPECIAL = set('"$`\\!')  # within double quotes
 ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\t": r"\t"}
@@ -21,6 +21,19 @@ def in_shell(text: str) -> str:
     if "'" in text and not set(text) & SPECIAL:
         return f'"{text}"'
     return shlex.quote(text)
+
+
+def in_setting(key: str, value: object) -> str:
+    """`key=value` as a person types it into a shell; `key=` where nobody would type the value: it
+    is endless, or has characters that a terminal obeys.
+
+    Args:
+        key: of a setting or a flag of ours; not from a file.
+        value: of whatever characters.
+    """
+    text = str(value)
+    typed = len(text) <= LONGEST and printable(text) == text
+    return f"{key}={in_shell(text)}" if typed else f"{key}="
 
 
 def _escaped(character: str) -> str:

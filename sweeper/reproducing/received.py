@@ -6,7 +6,6 @@ imported now: that is for the person at the keyboard to name (train/permissions.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -15,15 +14,17 @@ from typing import Any, get_type_hints
 from omegaconf import MISSING
 
 from sweeper.config import SweepConfig
+from train.arguments import ALLOW_PATH
 from train.base_files import INDEX, WEIGHTS, BaseError, fingerprint, weight_files
 from train.config import EMBEDDED, ConfigError
 from train.encoding import shortened
 from train.flattening import flatten
 from train.gate import Tree, check_regular, convert
 from train.paths import expanded
-from train.permissions import is_named
+from train.permissions import is_foreign, is_named
 from train.ranges import shown
 from train.received_optimizer import check_received_optimizer
+from train.shell import in_setting
 from train.text_settings import LOCAL, Kind, kind_of
 
 # a search's alone: they have no say in a trial that is trained again
@@ -141,7 +142,7 @@ def _any(key: str, value: Any, default: Any) -> Any:
 def _path(key: str, value: Any, default: Any) -> Any:
     if value is None or _text(key, value) in (default, EMBEDDED):
         return value
-    if is_named(expanded(value)):
+    if not is_foreign(value) and is_named(expanded(value)):
         return value
     raise _refused(key, value, Kind.PATH)
 
@@ -193,6 +194,8 @@ def _mapping(key: str, value: Any, inside: str) -> Mapping[str, Any]:
 
 def _is_base(path: str, logged: str) -> bool:
     """Whether a base lies at a path that the person has named, or one with the logged weights."""
+    if is_foreign(path):
+        return False
     try:
         source = expanded(path)
         if source.exists() and is_named(source):
@@ -211,16 +214,14 @@ def _is_base(path: str, logged: str) -> bool:
 
 def _refused(key: str, value: str, kind: Kind) -> ConfigError:
     """What to type in the place of a setting that a file may not give."""
-    words = shlex.quote(f"{key}={value}")
-    if shortened(words) != words:  # too long, or with characters that nobody types
-        words = f"{key}="
+    words = in_setting(key, value)
     if kind is Kind.MODEL:
         return ConfigError(
             f"{key}: the run used {shortened(value)}, but a file does not choose which model is "
             f"loaded; if you trust it, type {words}, or where it is now"
         )
-    folder = shlex.quote(f"--allow-path={value}")
-    allow = f", or {folder}" if Path(value).is_absolute() and shortened(folder) == folder else ""
+    folder = in_setting(ALLOW_PATH, value)
+    allow = f", or {folder}" if Path(value).is_absolute() and folder != f"{ALLOW_PATH}=" else ""
     return ConfigError(
         f"{key}: the run used {shortened(value)}, but a file does not choose which files are "
         f"read; type {words}, or where it is now{allow}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.arguments import ALLOW_PATH
 from train.data.kinds import TEXTS, kind
 from train.data.picture import DataError
 from train.decoding import FALLBACK_NAME, UTF16_NAME, decoded
@@ -15,6 +17,7 @@ from train.encoding import shortened
 from train.gate import GateError, read_bytes
 from train.paths import is_below
 from train.permissions import is_named
+from train.shell import in_setting
 
 LARGEST = 100_000  # bytes; text encoders read some 300 of them
 BINARY = 0.1  # what has more control characters than this is no text; 0 bytes may fill up a file
@@ -86,23 +89,26 @@ class CaptionFiles:
         return None
 
 
-def check_caption_link(file: Path, folders: Iterable[Path]) -> None:
-    """Refuses a caption file that is a link out of the folders of its pictures.
+def check_caption_link(file: Path, root: Path) -> None:
+    """Refuses a caption file that lies, links followed, out of the folder that was named.
+
+    Nor is it read where a folder on the way to it is such a link, although its pictures are.
 
     Pictures come from strangers together with their captions, and such a link would put any text
     of the machine into what is trained and reported.
 
     Args:
-        folders: where captions may lie, the links to it followed.
+        root: the folder that was named; it may be a link itself.
 
     Raises:
         DataError: it leads elsewhere, to where no `--allow-path=` allows it.
     """
-    if any(is_below(file, folder) for folder in folders) or is_named(file, here=False):
+    if is_below(file, root) or is_named(file, here=False):
         return
+    allow = in_setting(ALLOW_PATH, Path(os.path.realpath(file)).parent)
     raise DataError(
-        f"{shortened(file)}: is a link out of the folder of its pictures; put a copy of the file "
-        "there, or allow the folder that it leads to with --allow-path="
+        f"{shortened(file)}: is behind a link out of the folder {shortened(root)}; put a copy of "
+        f"the file there, or allow the folder that it is in with {allow}"
     )
 
 

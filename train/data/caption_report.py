@@ -13,6 +13,7 @@ from train.data.subset import Subset
 from train.data.trigger import says, word_of
 from train.data.wording import agreed, counted, some
 from train.encoding import readable
+from train.shell import in_setting
 
 QUOTED = 60  # characters of a caption
 
@@ -84,7 +85,7 @@ def _missing(
         count = sum(found == extension for found in elsewhere.values())
         said.append(
             f"{count} of them {agreed(count, 'has', 'have')} a {extension} file of the same name: "
-            f"data.caption_extension={extension} reads it (now {files.extension})"
+            f"{in_setting('data.caption_extension', extension)} reads it (now {files.extension})"
         )
     if lonely := files.without_picture(contents.pictures):
         said.append(

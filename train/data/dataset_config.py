@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from train.arguments import ALLOW_PATH
 from train.config import ConfigError, DataConfig, suggestion
 from train.data.buckets import Framing, framing_of
 from train.data.picture import DataError
@@ -29,7 +30,8 @@ from train.kohya.keys import (
 from train.kohya.reading import read_toml
 from train.kohya.said import shown
 from train.paths import expanded, is_below
-from train.permissions import is_named
+from train.permissions import is_foreign, is_named
+from train.shell import in_setting
 
 KEY = "data.dataset_config"
 NUMBER = (int, float)
@@ -195,17 +197,21 @@ class _Reader:
 
     def _folder(self, written: str, place: str) -> Path:
         """The folder that an image_dir names: below the file's own, or one that a person named."""
+        if is_foreign(written):
+            raise self._outside(place, written)
         folder = expanded(written)
         places = [folder, self.file.parent / folder]  # file and folders may be moved together
         allowed = [one for one in places if is_below(one, self.file.parent) or is_named(one)]
         found = next((one for one in allowed if os.path.isdir(one)), None)
         if found is None and len(allowed) < len(places):
-            outside = shortened(os.path.abspath(places[-1]))
-            raise DataError(
-                f"{KEY}: {self.file.name}, {place}: {outside} is outside of the folders that "
-                f"the command line names; add --allow-path={outside} to it"
-            )
+            raise self._outside(place, os.path.abspath(places[-1]))
         return found or folder
+
+    def _outside(self, place: str, folder: str) -> DataError:
+        return DataError(
+            f"{KEY}: {self.file.name}, {place}: {shortened(folder)} is outside of the folders that "
+            f"the command line names; add {in_setting(ALLOW_PATH, folder)} to it"
+        )
 
     def _framing(self, said: dict[str, Any], place: str) -> Framing:
         where = f"{KEY}: {self.file.name}, {place}"

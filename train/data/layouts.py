@@ -17,7 +17,8 @@ from train.data.folders import (
 from train.data.picture import DataError
 from train.data.subset import Subset
 from train.data.wording import counted, some
-from train.encoding import readable, shortened, worded
+from train.encoding import readable, worded
+from train.shell import in_setting
 
 VALIDATION = "validation"
 IMAGES, CAPTIONS = ("images", "img", "image", "imgs"), ("captions", "caption")
@@ -155,8 +156,8 @@ class _Layout:
                 f"{', '.join(readable(folder.name) for folder in left)}"
             )
         self.warnings += [
-            f"{readable(folder.name)}: pictures of the class are read by data.regularization_path="
-            f"{shortened(folder)}"
+            f"{readable(folder.name)}: pictures of the class are read by "
+            f"{in_setting('data.regularization_path', folder)}"
             for folder in left
             if folder.name.lower() in CLASS_PICTURES and not self.like.regularization
         ]

@@ -86,15 +86,21 @@ class Reader:
         if folder is None:
             return None
         key = self.key if path is None else "data.validation_path"
-        return self._read_layout(folder, key, replace(self.like, repeats=1))[0]
+        root = self.folder if path is None else folder
+        return self._read_layout(folder, key, replace(self.like, repeats=1), root)[0]
 
     def _read_layout(
-        self, folder: str | Path, key: str, like: Subset
+        self, folder: str | Path, key: str, like: Subset, root: str | Path | None = None
     ) -> tuple[list[Picture], Path | None]:
+        """The pictures of a folder, and the one in it for held-out ones.
+
+        Args:
+            root: the folder that was named, where this one was found in it.
+        """
         found = read_layout(folder, key, like)
         self.warnings += found.warnings
-        root = expanded(folder)
-        pictures = [picture for one in found.subsets for picture in self._read(one, key, root)]
+        named = expanded(root or folder)
+        pictures = [picture for one in found.subsets for picture in self._read(one, key, named)]
         return pictures, found.validation
 
     def _read(self, subset: Subset, key: str, root: Path) -> list[Picture]:
@@ -119,7 +125,7 @@ class Reader:
                 seen = self.seen.get(file) or examine(file)
                 caption = Caption("")
                 if written:
-                    check_caption_link(written, (subset.folder, root))
+                    check_caption_link(written, root)
                     caption = read_caption(written)
                 picture = Picture(
                     file, caption.text or subset.class_words, seen.sha256, seen.content, seen.size,

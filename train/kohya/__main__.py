@@ -10,12 +10,15 @@ standard error. To train with them all, and with them and others:
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from train import permissions
-from train.arguments import allowed_class, allowed_path
-from train.config import UserError
+from train.arguments import allowed_class, allowed_path, unquoted
+from train.checks import check_file_name
+from train.config import TrainConfig, UserError
 from train.encoding import start_in_utf8
 from train.kohya.command_line import DATASET, KOHYA, expand
+from train.kohya.outputs import check_replaced
 from train.shell import in_shell
 from train.terminal import escape_in_streams, leave, print_lines
 
@@ -44,6 +47,7 @@ def main() -> None:
             map(allowed_path, files.allow_path), map(allowed_class, files.allow_class)
         )
         overrides, notes = expand(arguments)
+        _check_replaced(overrides)
     except UserError as error:
         leave(error)
     typed = [in_shell(override) for override in overrides]
@@ -53,6 +57,16 @@ def main() -> None:
         print_lines(note, error=True)
     for word in typed:
         print_lines(word)
+
+
+def _check_replaced(overrides: list[str]) -> None:
+    """Whoever types what is printed, or hands it on, has not looked at what it replaces."""
+    pairs = [override.partition("=") for override in overrides]
+    given = {key: unquoted(value) for key, _, value in pairs}
+    config = TrainConfig()
+    name = given.get("name", config.name)
+    check_file_name(name)
+    check_replaced(Path(given.get("output", config.output)), name)
 
 
 if __name__ == "__main__":

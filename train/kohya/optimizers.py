@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from train.arguments import ALLOW_CLASS
 from train.config import ConfigError, suggestion
 from train.kohya.said import shown
 from train.optimizers import OPTIMIZERS
 from train.permissions import is_allowed
+from train.shell import in_setting
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def kind_of(name: str) -> Kind:
     if "." in name:
         raise ConfigError(
             f"kohya: optimizer_type: {shown(name)} is none of the optimizers that a file may name; "
-            f"if you trust this class, add --allow-class={shown(name)[1:-1]} to the command line"
+            f"if you trust this class, add {in_setting(ALLOW_CLASS, name)} to the command line"
         )
     raise ConfigError(
         f"kohya: optimizer_type: there is no optimizer {shown(name)}{suggestion(name, [*KINDS])}"

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from train.arguments import ALLOW_PATH
 from train.config import EMBEDDED, ConfigError
 from train.encoding import shortened
 from train.kohya.said import Said
 from train.paths import expanded
-from train.permissions import is_named
+from train.permissions import is_foreign, is_named, may_write
+from train.shell import in_setting
 
 BASE, PICTURES, DATASET = "pretrained_model_name_or_path", "train_data_dir", "dataset_config"
+OUTPUT = "output_dir"
 # kohya's key -> our setting
 PLACES = {
     BASE: "base.path",
     PICTURES: "data.path",
     DATASET: "data.dataset_config",
     "reg_data_dir": "data.regularization_path",
-    "output_dir": "output",
+    OUTPUT: "output",
 }
 
 
@@ -53,16 +56,22 @@ def check_places(said: Said, typed: Mapping[str, str]) -> None:
 
 
 def _check(key: str, setting: str, place: str) -> None:
-    shown = shortened(place)
-    if key == BASE and not expanded(place).is_absolute() and not _exists(place):
+    shown, given = shortened(place), in_setting(setting, place)
+    absolute = is_foreign(place) or expanded(place).is_absolute()
+    if key == BASE and not absolute and not _exists(place):
         raise ConfigError(
             f"kohya: {key}: {shown} is no file or folder here, and which model of a hub is loaded "
-            f"is not for a file to say: type {setting}={shown}"
+            f"is not for a file to say: type {given}"
         )
-    if not is_named(expanded(place)):
+    if is_foreign(place) or not is_named(expanded(place)):
         raise ConfigError(
             f"kohya: {key}: {shown} is outside of the folders that the command line names: type "
-            f"{setting}={shown} or --allow-path={shown}"
+            f"{given} or {in_setting(ALLOW_PATH, place)}"
+        )
+    if key == OUTPUT and not may_write(expanded(place)):
+        raise ConfigError(
+            f"kohya: {key}: {shown} is a folder of this program, or of studies, into which nothing "
+            f"is written because a file says so: give another one, as {in_setting(setting, 'lora')}"
         )
 
 
