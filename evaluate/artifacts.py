@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from evaluate.store_address import SQLITE
 from evaluate.tracking import ARTIFACTS, AWAY, Store
 from train.gate import GateError, read_text
-from train.permissions import is_named
+from train.permissions import is_foreign, is_named
 
 OF_A_SERVER = ("http", "https", "mlflow-artifacts")
 OF_A_CLOUD = ("s3", "gs", "wasb", "wasbs", "abfs", "abfss", "dbfs", "hdfs")
@@ -41,17 +41,19 @@ def artifact(store: Store, client: MlflowClient, run: Run, name: str) -> str | N
             return _local(store, own / str(run.info.run_id) / "artifacts", name)
         scheme = urlsplit(place).scheme
         if len(scheme) <= 1:  # a plain path, on Windows with the letter of a drive
-            return _local(store, Path(place), name)
+            return _local(store, place, name)
         if scheme == "file":
-            return _local(store, Path(url2pathname(urlsplit(place).path)), name)
+            return _local(store, url2pathname(urlsplit(place).path), name)
         return _served(client, run, name) if _may_ask(store, place) else None
     except (*AWAY, GateError, ValueError, RuntimeError):  # ValueError: no address, a NUL character
         return None
 
 
-def _local(store: Store, folder: Path, name: str) -> str | None:
+def _local(store: Store, folder: str | Path, name: str) -> str | None:
     """An artifact on this machine."""
-    real = (folder / name).resolve()
+    if is_foreign(folder):
+        return None
+    real = (Path(folder) / name).resolve()
     within = _folder_of(store)
     own = within is not None and real.is_relative_to(within)
     return read_text(real) if own or is_named(real) else None

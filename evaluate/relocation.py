@@ -9,6 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from train.permissions import is_foreign
+
 log = logging.getLogger(__name__)
 # where MLflow has whole addresses of files
 NOTED = (
@@ -51,9 +53,10 @@ def _was_moved(place: str, database: str) -> bool:
     """Whether the path belongs to an embedded store that no longer exists at that place."""
     try:
         url = urlsplit(place)
-        folder = Path(url2pathname(url.path))
+        folder = Path(written := url2pathname(url.path))
         return (
             url.scheme == "file"
+            and not is_foreign(written)
             and folder.name == "artifacts"
             and not (folder.parent / database).exists()
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from train.gate import GateError, check_regular, read_json
+from evaluate.database_file import reading
+from train.gate import GateError, read_json
+from train.permissions import is_foreign
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 DATABASE = "mlflow.db"  # of the embedded store
@@ -53,7 +55,8 @@ class Address:
             return True
         # what an earlier version remembered of an embedded store that was moved since
         file = place.removeprefix(SQLITE)
-        return self.embedded and Path(file).name == DATABASE and not os.path.exists(file)
+        named = self.embedded and Path(file).name == DATABASE
+        return named and not is_foreign(file) and not os.path.exists(file)
 
     def lacks(self, run_id: str) -> bool:
         """Whether the store surely has no such run: it is a file that is gone or damaged, or that
@@ -61,10 +64,8 @@ class Address:
         if not self.uri.startswith(SQLITE):
             return False
         file = Path(self.uri.removeprefix(SQLITE)).resolve()
-        place = file.as_uri()
         try:
-            check_regular(file)
-            with closing(sqlite3.connect(f"{place}?mode=ro", uri=True)) as database:
+            with reading(file, "runs") as database:
                 query = "SELECT 1 FROM runs WHERE run_uuid = ?"
                 return database.execute(query, (run_id,)).fetchone() is None
         except (OSError, GateError):

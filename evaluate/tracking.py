@@ -32,6 +32,7 @@ from evaluate.tracking_uri import check_tracking, refusal
 from train.config import ConfigError, cause
 from train.encoding import storable
 from train.gate import read_text
+from train.permissions import is_foreign
 from train.weights_file import write_atomically
 
 log = logging.getLogger(__name__)
@@ -128,9 +129,18 @@ class Store(Address):
         folder; a server knows by itself."""
         if not self.embedded:
             return True
-        place = urlsplit(str(run.info.artifact_uri))
-        folder = Path(url2pathname(place.path)).resolve()
-        return place.scheme == "file" and folder.is_relative_to(self.root / ARTIFACTS)
+        return self._is_own(str(run.info.artifact_uri))
+
+    def _is_own(self, address: str) -> bool:
+        """Whether an address of files is one below the embedded store's folder of them."""
+        try:
+            place = urlsplit(address)
+            written = url2pathname(place.path)
+            if place.scheme != "file" or is_foreign(written):
+                return False
+            return Path(written).resolve().is_relative_to((self.root / ARTIFACTS).resolve())
+        except (OSError, ValueError):  # no address, or none that a file can have
+            return False
 
     def _create(self) -> None:
         """Makes the embedded store in one piece: MLflow cannot use one that is half made."""
@@ -150,6 +160,12 @@ class Store(Address):
         """The id of the experiment, made where there is none."""
         with FileLock(self.root / "mlflow.lock"):
             found = self.client.get_experiment_by_name(self.name)
+            if found is not None and self.embedded and not self._is_own(found.artifact_location):
+                raise ConfigError(
+                    f"the store says that the files of {self.name} are to be written elsewhere than "
+                    f"into {self.root / ARTIFACTS}, so nothing is logged to it; move "
+                    f"{self.root / DATABASE} away, and it is made anew"
+                )
             if found is not None:
                 return str(found.experiment_id)
             place = self.artifacts if self.embedded else None
@@ -237,14 +253,15 @@ class Run:
 
     def _forget_lost(self) -> None:
         """Where the store was emptied, or is another one, the run is begun anew; so it is where the
-        file names a run of another study."""
+        file names a run of another study, or one whose files would be written elsewhere."""
         if self.id_now and not self._exists():
             self.file.unlink()
 
     def _exists(self) -> bool:
         try:
-            tags = self.store.client.get_run(self.id_now).data.tags
-            return self.about_study.items() <= tags.items()
+            run = self.store.client.get_run(self.id_now)
+            own = self.about_study.items() <= run.data.tags.items()
+            return own and self.store.has_files_of(run)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False

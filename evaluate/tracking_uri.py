@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from contextlib import closing
 from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,8 +17,10 @@ from mlflow.store.db.db_types import DATABASE_ENGINES
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from evaluate.database_file import reading
 from evaluate.store_address import DATABASE, VARIABLE, embedded, tracking_uri
 from train.config import ConfigError, cause, suggestion
+from train.gate import GateError
 from train.paths import expanded
 from train.shell import in_setting, in_shell
 
@@ -28,6 +29,7 @@ SERVERS = ("http", "https", *DATABRICKS)
 HOST = re.compile(r"[A-Za-z0-9.-]+:\d+(/.*)?")
 TOO_FEW = re.compile(r"sqlite:/{0,2}([^/].*)")
 SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+)")
+VERSION = "alembic_version"  # the table that says which schema a database has
 STATUS = re.compile(r"error code (\d{3})")
 REFUSALS = {
     401: "requires authentication (401): set MLFLOW_TRACKING_USERNAME and "
@@ -45,7 +47,7 @@ def check_tracking(root: Path) -> None:
     """
     uri = tracking_uri(root)
     if uri == embedded(root):
-        if fault := _fault_of_file(root / DATABASE, uri):
+        if fault := _fault_of_file(root / DATABASE, uri):  # it may have been received
             raise ConfigError(f"MLflow's store: {fault}")
     elif fault := _fault(uri):
         raise ConfigError(f"{VARIABLE}: {fault}")
@@ -105,18 +107,28 @@ def _fault_of_database(uri: str) -> str:
     file = Path(str(url.database))
     if not file.parent.is_dir():
         return f"there is no folder {file.parent}"
-    return _fault_of_file(file, uri)
+    return _fault_of_file(file, uri, VERSION)
 
 
-def _fault_of_file(file: Path, uri: str) -> str:
-    """Describes what is wrong with a SQLite file; a missing file is fine, MLflow creates it."""
+def _fault_of_file(file: Path, uri: str, *tables: str) -> str:
+    """Describes what is wrong with a SQLite file; a missing file is fine, MLflow creates it.
+
+    Args:
+        tables: that are to be tables; none: all of them are.
+    """
     if file.is_dir() and file.name == DATABASE:
         return f"{file} is a folder where a file is to be; move it away, and the file is made anew"
     if file.is_dir():
         return f"{file} is a folder; write {uri.rstrip('/')}/{DATABASE}"
     try:
-        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
-            found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        with reading(file, *tables) as database:
+            found = database.execute(f"SELECT version_num FROM {VERSION}").fetchone()
+    except GateError as error:
+        return (
+            f"{error}; move it away, and everything that the studies' folders hold is logged anew"
+        )
+    except FileNotFoundError:
+        return ""
     except sqlite3.OperationalError:  # not there, locked, or still empty: MLflow sees to it
         return ""
     except sqlite3.DatabaseError as error:
@@ -124,7 +136,7 @@ def _fault_of_file(file: Path, uri: str) -> str:
             f"{file} is damaged ({cause(error)}); move it away, and everything that the studies' "
             "folders hold is logged into a new one"
         )
-    return _other_schema(found[0], uri) if found else ""
+    return _other_schema(str(found[0]), uri) if found else ""
 
 
 def _other_schema(version: str, uri: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +18,12 @@ from optuna.visualization.matplotlib import plot_parallel_coordinate
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from evaluate.database_file import reading
 from sweeper.results.ranking import last_word
 from sweeper.results.report.charts import svg
 from sweeper.study.storage import GRPC, find_study
 from train.config import cause
+from train.gate import GateError
 
 FEWEST = 4  # trials that tell of an importance
 MOST, WIDEST, LONGEST = 10_000, 300, 500  # trials, columns, and letters of a name or a choice
@@ -103,11 +104,10 @@ def _has_studies(storage: str) -> bool:
         return storage.startswith(GRPC)
     if place.get_backend_name() != "sqlite":
         return True
-    uri = f"{Path(place.database or '').resolve().as_uri()}?mode=ro"
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as database:
+        with reading(Path(place.database or ""), "alembic_version", "studies") as database:
             return database.execute("SELECT 1 FROM alembic_version, studies").fetchone() is not None
-    except sqlite3.Error:
+    except (sqlite3.Error, OSError, GateError):
         return False
 
 
