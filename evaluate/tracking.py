@@ -162,8 +162,8 @@ class Store(Address):
             found = self.client.get_experiment_by_name(self.name)
             if found is not None and self.embedded and not self._is_own(found.artifact_location):
                 raise ConfigError(
-                    f"the store says that the files of {self.name} are to be written elsewhere than "
-                    f"into {self.root / ARTIFACTS}, so nothing is logged to it; move "
+                    f"the store has the files of {self.name} written elsewhere than into "
+                    f"{self.root / ARTIFACTS}, so nothing is logged to it; move "
                     f"{self.root / DATABASE} away, and it is made anew"
                 )
             if found is not None:

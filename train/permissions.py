@@ -62,7 +62,10 @@ def is_foreign(place: str | Path) -> bool:
     """
     if not is_remote(place):
         return False
-    written = Path(os.path.normpath(place))
+    text = str(place)
+    if os.name == "posix" and text[0] == "/":
+        text = f"/{text.lstrip('/')}"  # there, it is a place of this machine's all the same
+    written = Path(os.path.normpath(text))
     return not any(written.is_relative_to(folder) for folder in _named(True))
 
 

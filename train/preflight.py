@@ -193,9 +193,8 @@ def _values(override: Override, multirun: bool, parser: OverridesParser) -> list
         return [override.input_line or ""]
     key = override.get_key_element()
     if not multirun:
-        raise ConfigError(
-            f"{key}: several values need -m (python -m ... -m {in_shell(override.input_line)})"
-        )
+        line = in_shell(override.input_line or "")
+        raise ConfigError(f"{key}: several values need -m (python -m ... -m {line})")
     if key.startswith("hydra"):
         raise ConfigError(f"{key}: is the same for all trials, so it takes one value")
     sweep = override.value()

@@ -160,4 +160,4 @@ def test_a_server_that_refuses_is_not_away(
 def test_another_databases_schema_is_told_from_its_error() -> None:
     error = ValueError(f"Detected out-of-date database schema (found version {OLD}, but ...")
     said = refusal(error, "postgresql://me:secret@host/db")
-    assert "mlflow db upgrade postgresql://me:***@host/db" in said
+    assert "mlflow db upgrade 'postgresql://me:***@host/db'" in said

@@ -75,6 +75,47 @@ def test_a_folder_of_captions_that_is_a_link_is_followed_too(tmp_path: Path, lay
         load(root)
 
 
+@pytest.mark.parametrize("linked", ["images", "10_sks dog", "inner", "validation", "up"])
+def test_captions_behind_a_folder_that_is_a_link_are_not_read(tmp_path: Path, linked: str) -> None:
+    """Its pictures are."""
+    private, root = drawn(tmp_path / "private"), tmp_path / "theirs"
+    root.mkdir()
+    if linked == "validation":
+        Image.new("RGB", (32, 32), (9, 9, 9)).save(drawn(root / "images") / "c.png")
+    if linked == "up":
+        (root / "to").symlink_to("..")
+        (root / "images").symlink_to("to/private")
+    else:
+        (root / linked).symlink_to(private)
+    assert load(root).training
+    for name in "ab":
+        (private / f"{name}.txt").write_text(SECRET)
+    with pytest.raises(DataError, match=f"--allow-path={private}"):
+        load(root)
+    assert load(private).training[0].caption == SECRET
+    permissions.allow([private])
+    assert load(root).training
+
+
+@pytest.mark.parametrize("image_dir", ["link", "here", "here/sub"])
+def test_a_subset_of_a_dataset_config_behind_a_link_is_not_read(
+    tmp_path: Path, image_dir: str
+) -> None:
+    drawn(tmp_path / "private" / "sub")
+    (tmp_path / "private" / "sub" / "a.txt").write_text(SECRET)
+    root = tmp_path / "theirs"
+    (root / "started").mkdir(parents=True)
+    (root / "link").symlink_to(tmp_path / "private" / "sub")
+    (root / "here").symlink_to(tmp_path / "private")
+    os.chdir(root / "started")
+    file = root / "data.toml"
+    file.write_text(
+        f'[[datasets]]\nresolution = 32\n[[datasets.subsets]]\nimage_dir = "{image_dir}"\n'
+    )
+    with pytest.raises(DataError, match="--allow-path="):
+        load_pictures(DataConfig(dataset_config=str(file), trigger="x"))
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device", "loop", "folder", "large"])
 def test_what_is_no_caption_file_never_hangs(data: Path, kind: str) -> None:
     place = data / "a.txt"

@@ -71,7 +71,7 @@ HOSTILE: list[tuple[Edits, str]] = [
     ({"data.path": "/no/\x1b]0;owned\x07red"}, "type data.path=, or"),
     ({"data.path": "/a\0b"}, "data.path: the run used"),
     ({"data.path": "/" + "a" * 100_000}, "data.path: the run used"),
-    ({"data.path": "/x; touch y"}, "type 'data.path=/x; touch y'"),
+    ({"data.path": "/x; touch y"}, "type data.path='/x; touch y'"),
     ({"data.path": ["/etc"]}, "must be a text"),
     ({"data.dataset_config": "/dev/zero"}, "data.dataset_config=/dev/zero"),
     ({"data.validation_path": "/etc"}, "data.validation_path=/etc"),

@@ -1,0 +1,91 @@
+"""SQLite files from others: what is asked of them ends, and is asked of tables alone."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from evaluate import database_file
+from evaluate.database_file import reading
+from evaluate.store_address import Address
+from evaluate.tracking_uri import check_tracking
+from sweeper.results.report.search import _has_studies
+from train.config import ConfigError
+from train.gate import GateError
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x {} FROM c"
+RUN = "f" * 32
+
+
+def database(folder: Path, *statements: str) -> Path:
+    file = folder / "mlflow.db"
+    with closing(sqlite3.connect(file)) as opened, opened:
+        for statement in statements:
+            opened.execute(statement)
+    return file
+
+
+HOSTILE = {
+    "view": f"CREATE VIEW {{}} AS {ENDLESS.format('{}')} WHERE x < 0",
+    "capitals": f"create view '{{}}' as {ENDLESS.format('{}')} WHERE x < 0",
+    "virtual": "CREATE VIRTUAL TABLE {} USING fts5(a, run_uuid, version_num)",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_is_no_table_is_not_asked(tmp_path: Path, kind: str) -> None:
+    names = ("runs", "alembic_version", "studies")
+    columns = {"runs": "run_uuid", "alembic_version": "version_num", "studies": "study_id"}
+    spelled = {name: name.upper() if kind == "capitals" else name for name in names}
+    file = database(
+        tmp_path, *(HOSTILE[kind].format(spelled[name], columns[name]) for name in names)
+    )
+    start = time.monotonic()
+    assert Address(tmp_path).lacks(RUN)
+    assert not _has_studies(f"sqlite:///{file}")
+    with pytest.raises(ConfigError, match="where tables are to be") as error:
+        check_tracking(tmp_path)
+    assert "\n" not in str(error.value)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("other", ["CREATE VIEW others AS SELECT 1",
+                                   "CREATE TRIGGER t AFTER INSERT ON runs BEGIN SELECT 1; END",
+                                   "CREATE TRIGGER t AFTER UPDATE ON RUNS BEGIN SELECT 1; END",
+                                   "CREATE VIRTUAL TABLE f USING fts5(a)"])  # fmt: skip
+def test_an_embedded_store_has_tables_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    file = database(tmp_path, "CREATE TABLE runs (run_uuid)", other)
+    with pytest.raises(ConfigError, match="where tables are to be"):
+        check_tracking(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")  # a person's own may have more
+    check_tracking(tmp_path / "root")
+
+
+def test_a_table_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_file, "MOST", 50)
+    file = database(tmp_path, "CREATE TABLE runs (run_uuid)",
+                    f"INSERT INTO runs {ENDLESS.format('')} LIMIT 100000",
+                    "CREATE TABLE alembic_version (version_num)",
+                    "CREATE TABLE studies (x)")  # fmt: skip
+    with pytest.raises(GateError, match="takes too long"), reading(file, "runs") as opened:
+        opened.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (RUN,)).fetchone()
+    assert Address(tmp_path).lacks(RUN)
+    monkeypatch.setattr(database_file, "MOST", 5_000)
+    with closing(sqlite3.connect(file)) as opened, opened:
+        opened.execute("INSERT INTO runs VALUES (?)", (RUN,))
+    assert not Address(tmp_path).lacks(RUN)
+
+
+def test_nothing_is_written(tmp_path: Path) -> None:
+    file = database(tmp_path, "CREATE TABLE runs (run_uuid)")
+    with pytest.raises(sqlite3.OperationalError), reading(file, "runs") as opened:
+        opened.execute("DELETE FROM runs")
+    with pytest.raises(OSError, match="No such file"), reading(tmp_path / "no.db"):
+        pass
+    assert not (tmp_path / "no.db").exists()

@@ -1,0 +1,93 @@
+"""A text from a file that names another machine is refused before anything is asked of it.
+
+On Windows to look whether `\\\\host\\share` is there logs in to the host.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluate.artifacts import _local
+from evaluate.relocation import _was_moved
+from evaluate.store_address import Address
+from evaluate.tracking import Store
+from sweeper.reproducing.received import _is_base, _path
+from train import permissions
+from train.config import ConfigError, DataConfig
+from train.data.loading import load_pictures
+from train.data.picture import DataError
+from train.kohya.command_line import expand
+
+SHARES = [r"\\evil\share", "//evil/share", r"\/evil/share", r"/\evil/share", "///evil/share",
+          r"\\?\UNC\evil\share", r"\??\UNC\evil\share", "//./pipe/evil"]  # fmt: skip
+ASKING = ("stat", "lstat", "readlink", "open", "scandir", "listdir", "access")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Of a place with this name in it."""
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+
+    def watched(name: str) -> Any:
+        ask = getattr(os, name)
+
+        def watch(path: Any = ".", *others: Any, **options: Any) -> Any:
+            if "evil" in os.fsdecode(path) if isinstance(path, str | bytes | Path) else False:
+                asked.append(f"{name} {path}")
+            return ask(path, *others, **options)
+
+        return watch
+
+    for name in ASKING:
+        monkeypatch.setattr(os, name, watched(name))
+    yield
+    assert not asked
+
+
+@pytest.mark.parametrize("share", SHARES, ids=range(len(SHARES)))
+@pytest.mark.parametrize("key", ["train_data_dir", "reg_data_dir", "dataset_config", "output_dir",
+                                 "pretrained_model_name_or_path"])  # fmt: skip
+def test_of_a_kohya_config(share: str, key: str) -> None:
+    Path("config.toml").write_text(f"{key} = {share!r}".replace("\\\\", "\\"))
+    with pytest.raises(ConfigError, match="is outside of the folders"):
+        expand(["kohya=config.toml"])
+
+
+@pytest.mark.parametrize("share", SHARES, ids=range(len(SHARES)))
+def test_of_a_dataset_config(share: str) -> None:
+    Path("data.toml").write_text(
+        f"[[datasets]]\nresolution = 32\n[[datasets.subsets]]\nimage_dir = '{share}'"
+    )
+    with pytest.raises(DataError, match="is outside of the folders"):
+        load_pictures(DataConfig(dataset_config="data.toml"))
+
+
+@pytest.mark.parametrize("share", SHARES, ids=range(len(SHARES)))
+def test_of_a_record(share: str) -> None:
+    assert not _is_base(share, "0" * 64)
+    for key in ("data.path", "probes.values"):
+        with pytest.raises(ConfigError, match="does not choose"):
+            _path(key, share, "puppets")
+
+
+@pytest.mark.parametrize("share", SHARES, ids=range(len(SHARES)))
+def test_of_a_store(tmp_path: Path, share: str) -> None:
+    store = Store(tmp_path, "x")
+    assert _local(store, share, "scorecards.json") is None
+    assert not Address(tmp_path).is_at(f"sqlite:///{share}/mlflow.db")
+    assert not _was_moved(f"file://{share.replace(chr(92), '/')}/artifacts", "mlflow.db")
+    assert not store._is_own(f"file:////{share.strip('/')}")
+
+
+def test_a_share_that_the_person_has_named_may_be_asked() -> None:
+    assert permissions.is_foreign("//mine/pictures/10_dog")
+    permissions.allow(["//mine/pictures"])
+    assert not permissions.is_foreign("//mine/pictures/10_dog")
+    assert permissions.is_foreign("//mine/pictures/../../evil")
+    assert permissions.is_foreign("//mine/picturesque")
