@@ -17,11 +17,13 @@ MEMORY = 1_420_000_000  # bytes at the peak of decoding and conversion
 PEAK = {"JPEG": 12, "MPO": 12, "WEBP": 20, "AVIF": 20, "TIFF": 16}
 OTHERS = 8
 COPIES = 2  # of the file that a decoder may hold
-READ_IN_PARTS = "TIFF"
+READ_IN_PARTS = ("TIFF", "PNG")
 TILE = (322, 323)  # a TIFF's tags: width and height of its tiles
 LARGEST_TILE = 2**24  # pixels, where the picture is smaller
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits here are stricter
+# of odd data beside the pixels, which one file can have thousands of; the pixels are read as ever
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class TooLarge(ValueError):
@@ -43,7 +45,7 @@ def checked(stream: BinaryIO, formats: list[str]) -> Image.Image:
         told = re.search(r"\d+", str(error))
         raise TooLarge(_too_many(int(told[0]) if told else 0, MEMORY / OTHERS)) from None
     name = picture.format or ""
-    held = 0 if name == READ_IN_PARTS else COPIES * os.fstat(stream.fileno()).st_size
+    held = 0 if name in READ_IN_PARTS else COPIES * os.fstat(stream.fileno()).st_size
     pixels, most = picture.width * picture.height, (MEMORY - held) / PEAK.get(name, OTHERS)
     if pixels > most:
         raise TooLarge(f"{picture.width}x{picture.height} pixels: {_too_many(pixels, most)}")
