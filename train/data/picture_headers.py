@@ -41,10 +41,13 @@ PIXELS = (b"IDAT", b"fdAT")  # chunks that are read in parts
 BLOCK = 2**20  # bytes that are read at a time
 
 
-def header_excess(stream: BinaryIO) -> str:
+def header_excess(stream: BinaryIO, chunks: int = MOST_CHUNKS) -> str:
     """What a picture file has too much of, in words; empty where it is within the limits.
 
     What is no header of a picture is left to the decoder. The stream is at its beginning again.
+
+    Args:
+        chunks: that a PNG may have.
     """
     head = stream.read(12)
     size = stream.seek(0, os.SEEK_END)
@@ -53,7 +56,7 @@ def header_excess(stream: BinaryIO) -> str:
         if head.startswith(b"\xff\xd8"):
             return _jpeg(stream)
         if head.startswith(b"\x89PNG"):
-            return _png(stream)
+            return _png(stream, chunks)
         if head.startswith(b"GIF8"):
             return _gif(stream)
         if head[:4] in PREFIXES:
@@ -185,10 +188,10 @@ def _scans(stream: BinaryIO) -> int:
     return max(1, scans)
 
 
-def _png(stream: BinaryIO) -> str:
+def _png(stream: BinaryIO, most: int) -> str:
     stream.seek(8)
     beside = 0
-    for _ in range(MOST_CHUNKS):
+    for _ in range(most):
         length, kind = struct.unpack(">I4s", stream.read(8))
         if kind == b"IEND":
             return ""
@@ -196,7 +199,7 @@ def _png(stream: BinaryIO) -> str:
         if beside > MOST_BESIDE:
             return f"has more than {MOST_BESIDE / 1e6:g} MB beside its pixels"
         stream.seek(length + 4, os.SEEK_CUR)
-    return f"has more than {MOST_CHUNKS} chunks"
+    return f"has more than {most} chunks"
 
 
 def _gif(stream: BinaryIO) -> str:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from train.data.picture_headers import header_excess
+from train.data.picture_headers import MOST_CHUNKS, header_excess
 
 LARGEST = 400_000_000  # bytes of a file
 MEMORY = 1_420_000_000  # bytes at the peak of decoding and conversion
@@ -30,14 +30,17 @@ class TooLarge(ValueError):
     """A picture cannot be decoded within the limits; the message says why."""
 
 
-def checked(stream: BinaryIO, formats: list[str]) -> Image.Image:
+def checked(stream: BinaryIO, formats: list[str], chunks: int = MOST_CHUNKS) -> Image.Image:
     """A picture of which only the header was read.
+
+    Args:
+        chunks: that a PNG may have.
 
     Raises:
         TooLarge: to decode it would take too much.
         Exception: whatever Pillow stumbles over where it is no picture.
     """
-    if words := header_excess(stream):
+    if words := header_excess(stream, chunks):
         raise TooLarge(f"it {words}")
     try:
         picture = Image.open(stream, formats=formats)
