@@ -8,7 +8,18 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from evaluate.probing.roles import FRESH
-from evaluate.sheet import ALARM, COPY, GREY, INK, PAPER, Cell, cells_of, scaled, shortened
+from evaluate.sheet import (
+    ALARM,
+    COPY,
+    GREY,
+    INK,
+    PAPER,
+    Cell,
+    cells_of,
+    places_of,
+    scaled,
+    shortened,
+)
 
 SIDE, BESIDE, GAP, LEFT, TOP = 112, 64, 6, 72, 64
 ACROSS = 10  # probes
@@ -24,14 +35,17 @@ def epoch_grid(sheets: Mapping[int, Path], kept: int | None, unit: str = "epoch"
             out.
         kept: the epoch that is marked.
     """
-    rows = {epoch: cells for epoch, file in sheets.items() if (cells := cells_of(file))}
-    first = next(iter(rows.values()), {})
+    places = {epoch: found for epoch, file in sheets.items() if (found := places_of(file))}
+    first = next(iter(places.values()), {})
     names = [name for name in first if name.startswith(f"{FRESH} ")]
-    copied = {n for n in names if any(row[n].alarming for row in rows.values() if n in row)}
+    copied = {n for n in names if any(row[n].alarming for row in places.values() if n in row)}
     others = [name for name in names if name not in copied]
     shown = sorted(copied)[:ACROSS]
     room = min(ACROSS - len(shown), len(others))
     shown += [others[i * len(others) // room] for i in range(room)]  # spread over all of them
+    wanted = [*shown, *(name.replace(FRESH, COPY) for name in shown)]
+    read = {epoch: cells_of(sheets[epoch], wanted) for epoch in places}
+    rows = {epoch: cells for epoch, cells in read.items() if cells or not shown}
     widths = [SIDE + GAP + (BESIDE + GAP) * (name in copied) for name in shown]
     height = TOP + len(rows) * (SIDE + GAP)
     page = Image.new("RGB", (LEFT + sum(widths) + GAP, height), PAPER)

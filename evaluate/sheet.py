@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -18,9 +19,10 @@ from PIL.PngImagePlugin import PngInfo
 from evaluate.probing.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
 from train.config import cause
+from train.data.picture_limits import checked
 from train.encoding import LINES, printable
 from train.encoding import shortened as shortened_path
-from train.gate import GateError, parse_json, read_bytes
+from train.gate import GateError, opened, parse_json
 from train.weights_file import write_atomically
 
 if TYPE_CHECKING:
@@ -33,9 +35,10 @@ PAPER, INK, GREY, ALARM = (250, 250, 250), (20, 20, 20), (110, 110, 110), (201, 
 CELLS = "cells"  # what a sheet's file says of where its pictures are
 DATA_SHEET = "data.png"  # in a study's folder
 TRAINING = "training"  # the role of a training picture on a data sheet
-MOST_PIXELS = 170_000_000  # of a sheet; Pillow refuses a few more
+# of a sheet: its width times the rows of 4096 probes, the most of probes.count; its named pictures;
+# bytes and chunks of its file, of which Pillow writes one for each 64 kB
+MOST_PIXELS, MOST_CELLS, LARGEST, MOST_CHUNKS = 150_000_000, 5000, 250_000_000, 5000
 COPY = "copy"  # the role of a training picture that stands beside its copy
-LARGEST = 300_000_000  # bytes of a sheet's file
 MOST, WIDTH = 120, 26  # pictures on a data sheet; letters in a line below one
 LONGEST = 2000  # letters of what is said of a picture; a caption may be a book
 TITLES = {
@@ -145,31 +148,41 @@ def save_sheet(sheet: Image.Image, file: Path) -> None:
     write_atomically(file, content.getvalue())
 
 
-def read_sheet(file: Path) -> dict[str, Cell]:
+def read_sheet(file: Path, names: Collection[str] | None = None) -> dict[str, Cell]:
     """The named pictures of a sheet that `save_sheet` wrote, by name, as large as there.
+
+    Args:
+        names: of those that are wanted; None: all of them.
 
     Raises:
         GateError: it is no such sheet, or a picture is outside of it.
         OSError: it is not there, or may not be read.
     """
-    page = read_png(file)
-    places = parse_json(str(page.info.get(CELLS, "[]")), list[Place], shortened_path(file))
-    if len(places) * CELL**2 > page.width * page.height:
-        raise GateError(f"{shortened_path(file)}: names more pictures than it has room for")
-    cells = {}
-    for place in places:
-        right, bottom = place.x + CELL, place.y + CELL
-        if right > page.width or bottom > page.height:
-            raise GateError(f"{shortened_path(file)}: {place.name!r} is outside of it")
-        cut = page.crop((place.x, place.y, right, bottom))
-        cells[place.name] = Cell(cut, place.words, place.name, place.alarming)
-    return cells
+    with _opened(file) as page:
+        places = _places(page, file)
+        wanted = places if names is None else {n: places[n] for n in names if n in places}
+        shown = _in_rgb(page) if wanted or names is None else page
+        cells = {}
+        for name, place in wanted.items():
+            cut = shown.crop((place.x, place.y, place.x + CELL, place.y + CELL))
+            cells[name] = Cell(cut, place.words, name, place.alarming)
+        return cells
 
 
-def cells_of(file: Path) -> dict[str, Cell]:
+def cells_of(file: Path, names: Collection[str] | None = None) -> dict[str, Cell]:
     """The named pictures of a sheet, see `read_sheet`; none where it is gone or damaged."""
     try:
-        return read_sheet(file)
+        return read_sheet(file, names)
+    except (GateError, OSError):
+        return {}
+
+
+def places_of(file: Path) -> dict[str, Place]:
+    """Where the named pictures of a sheet are, by name, without a look at them; none where it is
+    gone or no sheet."""
+    try:
+        with _opened(file) as page:
+            return _places(page, file)
     except (GateError, OSError):
         return {}
 
@@ -181,17 +194,49 @@ def read_png(file: Path) -> Image.Image:
         GateError: it is none, or too large.
         OSError: it is not there, or may not be read.
     """
-    content, name = BytesIO(read_bytes(file, LARGEST)), shortened_path(file)
-    try:
-        with Image.open(content, formats=["PNG"]) as picture:
+    with _opened(file) as picture:
+        return _in_rgb(picture)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """A PNG of which only the header was read; its pixels can be read as long as it is open.
+
+    Raises:
+        GateError, OSError: see `read_png`.
+    """
+    name = shortened_path(file)
+    with opened(file, LARGEST) as stream:
+        try:
+            picture = checked(stream, ["PNG"], MOST_CHUNKS)
             if picture.width * picture.height > MOST_PIXELS:
                 raise GateError(f"{name}: has over {MOST_PIXELS / 1e6:g} megapixels")
-            picture.load()
-            return picture if picture.mode == "RGB" else picture.convert("RGB")
-    except GateError:
-        raise
-    except Exception as error:  # Pillow has many for a damaged file
-        raise GateError(f"{name}: is no PNG that can be read: {cause(error)}") from None
+            yield picture
+        except GateError:
+            raise
+        except Exception as error:  # Pillow has many for a damaged file
+            raise GateError(f"{name}: is no PNG that can be read: {cause(error)}") from None
+
+
+def _in_rgb(picture: Image.Image) -> Image.Image:
+    picture.load()
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _places(page: Image.Image, file: Path) -> dict[str, Place]:
+    """Where its file says that a sheet's pictures are.
+
+    Raises:
+        GateError: it says nothing of the kind, or what cannot be.
+    """
+    name = shortened_path(file)
+    places = parse_json(str(page.info.get(CELLS, "[]")), list[Place], name)
+    if len(places) > min(MOST_CELLS, page.width * page.height // CELL**2):
+        raise GateError(f"{name}: names more pictures than it has room for")
+    for place in places:
+        if place.x + CELL > page.width or place.y + CELL > page.height:
+            raise GateError(f"{name}: {place.name!r} is outside of it")
+    return {place.name: place for place in places}
 
 
 def picture_of(pixels: Tensor) -> Image.Image:

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NewType, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NewType, TypeVar, cast
 
 import msgspec
 import yaml
 
-from train.config import UserError
+from train.config import LONGEST_NUMBER, UserError
 from train.encoding import shortened
 from train.toml_shape import excess
 
@@ -33,6 +34,11 @@ LARGEST = 32_000_000  # bytes of a text that is read whole
 DEEPEST = 12  # levels of lists and mappings
 TREE = 8  # the same, of a `Tree`: each further one doubles the time that its type takes to make
 MOST_NODES = 500_000  # values, keys and containers of a YAML text
+MOST_PARTS = 2_000_000  # commas and brackets of a JSON text: each may stand for 300 bytes
+MOST_DIGITS = 301  # of a whole number: as many as LONGEST_NUMBER has
+LONG_NUMBER = re.compile(r"(?<![0-9])[0-9]{302}")
+LONG_NUMBER_BYTES = re.compile(LONG_NUMBER.pattern.encode())
+NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-FxXoO_:.]*")  # what YAML may take for one
 LONGEST = 200  # characters of a message
 # what YAML calls the kinds of plain values; ! alone is a quoted text
 TAGS = {
@@ -44,6 +50,8 @@ TAGS = {
 }
 # without waiting: a pipe that nobody writes to would be waited for as soon as it is opened
 READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+HELD = "held"  # the one field of the structs in which values are converted
 
 Kind = TypeVar("Kind")
 Scalar = None | bool | int | float | str
@@ -151,10 +159,13 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
     """
     if len(content) > most:
         raise GateError(f"{name}: is longer than {most} characters")
+    if (count := parts_of(content)) > MOST_PARTS:
+        raise GateError(f"{name}: has {count} values, and at most {MOST_PARTS} are read")
     try:
-        wanted: Any = kind
-        decoded: Kind = _decoder(wanted).decode(content)
-        return decoded
+        if not _has_long_number(content):
+            wanted: Any = kind
+            decoded: Kind = _decoder(wanted).decode(content)
+            return decoded
     except msgspec.ValidationError as error:
         raise GateError(f"{name}: {_one_line(error)}") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -166,6 +177,23 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
     except ValueError as error:
         raise GateError(f"{name}: is no JSON: {_one_line(error)}") from None
     return convert(loaded, kind, name)
+
+
+def parts_of(content: bytes | str) -> int:
+    """How many values a JSON text may have, told by its commas and brackets before it is read.
+
+    Those in strings count too: what is in strings takes no more memory than its length.
+    """
+    if isinstance(content, str):
+        return content.count(",") + content.count("[") + content.count("{")
+    return content.count(b",") + content.count(b"[") + content.count(b"{")
+
+
+def _has_long_number(content: bytes | str) -> bool:
+    """Whether a JSON text has so many digits in a row that they may be too large a number."""
+    if isinstance(content, str):
+        return LONG_NUMBER.search(content) is not None
+    return LONG_NUMBER_BYTES.search(content) is not None
 
 
 @lru_cache(maxsize=200)
@@ -229,14 +257,41 @@ def convert(loaded: object, kind: type[Kind], name: str) -> Kind:
     """A loaded value as one of a type.
 
     Raises:
-        GateError: it is of another one; it says where.
+        GateError: it is of another one, or has too large a number; it says where.
     """
+    if _has_large_number(loaded):
+        raise GateError(f"{name}: has a whole number of more than {MOST_DIGITS} digits")
     try:
-        return msgspec.convert(loaded, type=kind)
+        wanted: Any = kind
+        held: Any = msgspec.convert({HELD: loaded}, type=_holder(wanted))
+        return cast(Kind, getattr(held, HELD))
     except RecursionError:
         raise GateError(f"{name}: is nested too deeply") from None
     except (msgspec.ValidationError, ValueError, TypeError) as error:
-        raise GateError(f"{name}: {_one_line(error)}") from None
+        words = _one_line(error).replace(f" - at `$.{HELD}`", "").replace(f"`$.{HELD}", "`$")
+        raise GateError(f"{name}: {words}") from None
+
+
+@lru_cache(maxsize=200)
+def _holder(kind: Any) -> type[msgspec.Struct]:
+    """A struct of one value: what msgspec knows of a type is kept with a struct alone, and to look
+    at that of a `Tree` takes milliseconds."""
+    return msgspec.defstruct("Holder", [(HELD, kind)])
+
+
+def _has_large_number(loaded: object) -> bool:
+    """Whether a whole number is in it that is longer than any that can be used or written."""
+    waiting = [loaded]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, int):
+            if one.bit_length() > LONGEST_NUMBER:
+                return True
+        elif isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list | tuple):
+            waiting += one
+    return False
 
 
 def plain(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,6 +308,9 @@ def _check_events(text: str, name: str) -> None:
             raise GateError(f"{place}: has an alias (*{event.anchor}); write its value out")
         if (tag := getattr(event, "tag", None)) and tag not in TAGS:
             raise GateError(f"{place}: has the tag {tag}; only plain values are read")
+        value = event.value if isinstance(event, yaml.ScalarEvent) and event.implicit[0] else ""
+        if len(value) > MOST_DIGITS and NUMBER.fullmatch(value):  # 1:1:1 is one too, a product
+            raise GateError(f"{place}: has a whole number of more than {MOST_DIGITS} digits")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:

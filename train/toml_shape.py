@@ -11,9 +11,10 @@ import re
 DEEPEST = 50  # lists and inline tables inside of each other
 MOST_PARTS = 30  # of a dotted key
 # What is no structure: strings and comments. A string that is not closed goes to the end of its
-# line, since the parser stops there.
+# line, or of the text, since the parser stops there. No alternative fails once it has begun, even
+# where the text ends in a backslash: else each of its strings would be looked through to the end.
 NO_STRUCTURE = re.compile(
-    r"""\"\"\"(?:\\.|[^\\])*?(?:\"{3,5}|\Z)|'''.*?(?:'{3,5}|\Z)"""
+    r"""\"\"\"(?:\\.?|[^\\])*?(?:\"{3,5}|\Z)|'''.*?(?:'{3,5}|\Z)"""
     r"""|"(?:\\[^\n]|[^"\\\n])*["\\]?|'[^'\n]*'?|\#[^\n]*""",
     re.DOTALL,
 )

@@ -15,6 +15,7 @@ from PIL.Image import Image
 
 from evaluate.scorecard import Scorecard
 from evaluate.sheet import save_sheet
+from sweeper.config import SweepConfig
 from sweeper.recording.saved import (
     COMPLETE,
     FAILED,
@@ -31,7 +32,7 @@ from sweeper.recording.saved import (
 )
 from train.config import MOST_STEPS, ConfigError, suggestion
 from train.encoding import shortened
-from train.gate import GateError, Scalar, parse_json, read_bytes
+from train.gate import GateError, Scalar, parse_json, parts_of, read_bytes
 from train.ranges import shown
 from train.run_files import state_file
 from train.weights_file import weights_hash, write_atomically
@@ -46,7 +47,9 @@ AT_WORK = "at-work"  # an empty file: a process is at the trial, or died with it
 HOLDER = "holder"  # there while a process holds the trial
 WORKER = "worker"  # the tag that says which process of which machine is, or was, at it
 LONGEST_NAME = 255  # bytes, of a file
-MOST_RECORDS, MOST_BYTES = 100_000, 500_000_000  # of a study
+# of a study: records; their bytes, of 1,000 trials of 40 epochs each; and their values, which take
+# more memory than bytes do where there are many in few bytes
+MOST_RECORDS, MOST_BYTES, MOST_PARTS = 100_000, 300_000_000, 8_000_000
 
 
 @dataclass
@@ -208,6 +211,7 @@ class Record:
 
 # what a record in memory has as it has it in its file
 COPIED = [one.name for one in fields(Record) if one.name not in ("folder", "epochs")]
+KNOWN = {one.name for one in fields(SweepConfig)}  # groups of settings
 COPIED_OF_EPOCH = [one.name for one in fields(ScoredEpoch) if one.name != "scorecard"]
 
 
@@ -222,12 +226,32 @@ def load_record(folder: Path) -> Record:
         RecordError: naming the file.
         OSError: there is none, or it may not be read.
     """
-    file = folder / FILE
+    return _read(_content(folder / FILE), folder)
+
+
+def _content(file: Path) -> bytes:
+    """The bytes of a record.
+
+    Raises:
+        RecordError, OSError: see `load_record`.
+    """
     try:
-        return read_record(read_bytes(file), folder)
+        return read_bytes(file)
     except ValueError as error:
-        words = str(error).removeprefix(f"{shortened(file)}: ")
-        raise RecordError(f"{file} is no record of a trial: {words}") from error
+        raise _damaged(file, error) from error
+
+
+def _read(content: bytes, folder: Path) -> Record:
+    """See `read_record`; the message names the file."""
+    try:
+        return read_record(content, folder)
+    except ValueError as error:
+        raise _damaged(folder / FILE, error) from error
+
+
+def _damaged(file: Path, error: ValueError) -> RecordError:
+    words = str(error).removeprefix(f"{shortened(file)}: ")
+    return RecordError(f"{file} is no record of a trial: {words}")
 
 
 def read_record(content: bytes | str, folder: Path) -> Record:
@@ -282,20 +306,31 @@ def load_records(study: Path) -> list[Record]:
             f"{study / 'trials'}: has more than {MOST_RECORDS} records, or more than "
             f"{MOST_BYTES / 1e6:g} MB of them"
         )
-    read = [
-        _load_record(file.parent, one.st_mtime_ns) for file, one in zip(files, about, strict=True)
-    ]
-    return [record for record in read if record is not None]
+    records, parts = [], 0
+    for file, one in zip(files, about, strict=True):
+        record, more = _load_record(file.parent, one.st_mtime_ns)
+        parts += more
+        if parts > MOST_PARTS:
+            raise ConfigError(f"{study / 'trials'}: has records of more than {MOST_PARTS} values")
+        if record is not None:
+            records.append(record)
+    return records
 
 
 @lru_cache(maxsize=10_000)
-def _load_record(folder: Path, changed: int) -> Record | None:
-    """A study is looked through after every epoch, and most of its trials have ended long ago."""
+def _load_record(folder: Path, changed: int) -> tuple[Record | None, int]:
+    """A record, and how many values its file may have. It is kept: a study is looked through after
+    every epoch, and most of its trials have ended long ago."""
+    file = folder / FILE
     try:
-        return load_record(folder)
+        content = _content(file)
+        record = _read(content, folder)
     except RecordError as error:
         log.warning(f"{error}; the trial is left out")
-        return None
+        return None, 0
+    # what is kept of all trials is what is known here; who reads one of them alone sees the rest
+    record.settings = {n: value for n, value in record.settings.items() if n in KNOWN}
+    return record, parts_of(content)
 
 
 def take_up(folder: Path, params: dict[str, Any]) -> Record | None:

@@ -136,7 +136,8 @@ def read_caption(file: Path) -> Caption:
         ) from None
     text, notes = text.replace("\ufeff", ""), [GUESSED[guessed]] if guessed else []
     controls = [c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()]
-    plain = "".join(c for c in text if c not in set(controls)) if controls else text
+    found = set(controls)
+    plain = "".join(c for c in text if c not in found) if controls else text
     if plain.strip() and sum(c != "\0" for c in controls) > BINARY * len(text):
         raise DataError(f"{shortened(file)}: caption is no text but binary data")
     notes += [CONTROLS] * bool(controls)

@@ -9,32 +9,45 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 from typing import BinaryIO
 
 from PIL.JpegImagePlugin import MARKER
 from PIL.TiffImagePlugin import PREFIXES
 
-MOST_SEGMENTS = 512  # of a JPEG, before its pixels
+MOST_SEGMENTS, MOST_STRAY = 512, 100_000  # of a JPEG before its pixels; bytes between two of them
 MOST_CHUNKS = 200_000  # of a PNG; those of its pixels have some kilobytes each
 MOST_EXTENSIONS, MOST_BLOCKS = 5_000, 1_000_000  # of a GIF: pieces of extensions, and of frames
 MOST_SCANNED = 5e9  # pixels that the scans of a JPEG go over, one after the other
 MOST_TAGS = 100_000_000  # bytes in the tags of a TIFF or an EXIF block
 MOST_NUMBERS = 500_000  # in such tags
 MOST_EXIF, LONGEST_EXIF = 100, 4_000_000  # blocks, or what looks like one; bytes of a JPEG's
+MOST_BESIDE = 32_000_000  # bytes of a PNG beside its pixels, which are kept
+MOST_RUNS, MOST_IN_RUNS = 10_000_000, 40_000_000  # bytes of a BMP that is compressed; its pixels
+DIB, RUNS = (12, 40, 52, 56, 64, 108, 124), (1, 2)  # lengths of a BMP's header; compressions
 EXIF = b"Exif\0\0"
-START_OF_SCAN, FIRST_FRAME, LAST_FRAME, NO_FRAMES = 0xDA, 0xC0, 0xCF, (0xC4, 0xC8, 0xCC)
+VIEWS = b"MPF\0"  # before tags that say where the other pictures of the file are
+START_OF_SCAN = 0xDA
+FRAMES = {*range(0xC0, 0xD0), 0xDE} - {0xC4, 0xC8, 0xCC}  # the markers of a picture's size
+# a scan's marker, its length, and of how many of the colors it is, as decoders want them
+SCAN = re.compile(rb"\xff\xda\x00(?:\x06\x00|\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+SCAN_LENGTH = 5
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
          16: 8, 17: 8, 18: 8}  # bytes of a TIFF's types  # fmt: skip
 TEXTS = (1, 2, 6, 7)  # those that are kept as bytes
 POINTERS = (34665, 34853, 40965)  # tags that lead to more tags: EXIF, GPS, interoperability
+PIXELS = (b"IDAT", b"fdAT")  # chunks that are read in parts
 BLOCK = 2**20  # bytes that are read at a time
 
 
-def header_excess(stream: BinaryIO) -> str:
+def header_excess(stream: BinaryIO, chunks: int = MOST_CHUNKS) -> str:
     """What a picture file has too much of, in words; empty where it is within the limits.
 
     What is no header of a picture is left to the decoder. The stream is at its beginning again.
+
+    Args:
+        chunks: that a PNG may have.
     """
     head = stream.read(12)
     size = stream.seek(0, os.SEEK_END)
@@ -43,13 +56,15 @@ def header_excess(stream: BinaryIO) -> str:
         if head.startswith(b"\xff\xd8"):
             return _jpeg(stream)
         if head.startswith(b"\x89PNG"):
-            return _png(stream)
+            return _png(stream, chunks)
         if head.startswith(b"GIF8"):
             return _gif(stream)
         if head[:4] in PREFIXES:
             return _tags(stream, size)
         if head[4:8] == b"ftyp":
             return _avif(stream, size)
+        if head.startswith(b"BM") or struct.unpack_from("<I", head)[0] in DIB:
+            return _bmp(stream, size, 14 if head.startswith(b"BM") else 0)
         return ""
     except (struct.error, IndexError):  # it ends too early, which the decoder says
         return ""
@@ -111,44 +126,80 @@ def _held(stream: BinaryIO, size: int, start: int, first: int, forms: tuple[str,
 
 
 def _jpeg(stream: BinaryIO) -> str:
-    """Walks over the segments as Pillow does, up to the first scan; then counts the scans."""
+    """Walks over the segments as Pillow and libjpeg do, up to the first scan; then counts the
+    scans."""
     exif, pixels = [b""], 0
     stream.seek(2)
     for _ in range(MOST_SEGMENTS):
-        first, second = stream.read(2)
-        if first != 0xFF or second == START_OF_SCAN:
+        second = _marker(stream)
+        if second < 0:
+            return f"has more than {MOST_STRAY} stray bytes in its header"
+        if second == START_OF_SCAN:
             break
-        if second == 0xFF:
-            stream.seek(-1, os.SEEK_CUR)
-            continue
         if MARKER.get(0xFF00 | second, ("", "", None))[2] is None:  # has no content
             continue
         (length,) = struct.unpack(">H", stream.read(2))
         content = stream.read(max(0, length - 2))
         if content.startswith(EXIF):
             exif.append(content.removeprefix(EXIF))
-        if FIRST_FRAME <= second <= LAST_FRAME and second not in NO_FRAMES:
+        if content.startswith(VIEWS) and exif_excess(content.removeprefix(VIEWS)):
+            return "has too much data in its tags"
+        if second in FRAMES:
             height, width = struct.unpack_from(">HH", content, 1)
-            pixels = height * width
+            pixels = max(pixels, height * width)
     else:
         return f"has more than {MOST_SEGMENTS} segments in its header"
-    scans = 1
-    while pixels and (block := stream.read(BLOCK)):
-        scans += block.count(b"\xff\xda")
+    if not pixels:
+        return "does not say its size before its pixels"
+    scans = _scans(stream)
     if scans * pixels > MOST_SCANNED:
         return f"has {scans} scans, too many to be decoded"
     block = b"".join(exif)
     return "has too much data in its tags" if len(block) > LONGEST_EXIF else exif_excess(block)
 
 
-def _png(stream: BinaryIO) -> str:
+def _marker(stream: BinaryIO) -> int:
+    """The second byte of the next marker. Before it may be bytes of no meaning, which decoders
+    skip: any but FF, FF several times, and FF 00; -1: too many of them.
+
+    Raises:
+        IndexError: there is none.
+    """
+    marked = False
+    for _ in range(MOST_STRAY):
+        byte = stream.read(1)[0]
+        if marked and byte not in (0, 0xFF):
+            return byte
+        marked = byte == 0xFF
+    return -1
+
+
+def _scans(stream: BinaryIO) -> int:
+    """How many scans there can be in a JPEG, wherever they are in it; at least one.
+
+    All of the file is looked through: what hides a scan here need not hide it from the decoder.
+    """
+    stream.seek(0)
+    scans, rest = 0, b""
+    while block := stream.read(BLOCK):
+        block = rest + block
+        scans += sum(1 for _ in SCAN.finditer(block))
+        rest = block[-SCAN_LENGTH + 1 :]  # one that goes on in the next block
+    return max(1, scans)
+
+
+def _png(stream: BinaryIO, most: int) -> str:
     stream.seek(8)
-    for _ in range(MOST_CHUNKS):
+    beside = 0
+    for _ in range(most):
         length, kind = struct.unpack(">I4s", stream.read(8))
         if kind == b"IEND":
             return ""
+        beside += 0 if kind in PIXELS else length
+        if beside > MOST_BESIDE:
+            return f"has more than {MOST_BESIDE / 1e6:g} MB beside its pixels"
         stream.seek(length + 4, os.SEEK_CUR)
-    return f"has more than {MOST_CHUNKS} chunks"
+    return f"has more than {most} chunks"
 
 
 def _gif(stream: BinaryIO) -> str:
@@ -182,6 +233,18 @@ def _skip_blocks(stream: BinaryIO, most: int) -> int:
             return count
         stream.seek(length[0], os.SEEK_CUR)
     return most + 1
+
+
+def _bmp(stream: BinaryIO, size: int, start: int) -> str:
+    """Runs of equal pixels are decoded in Python, one after the other."""
+    stream.seek(start)
+    head = stream.read(20)
+    width, height = (abs(side) for side in struct.unpack_from("<ii", head, 4))
+    (method,) = struct.unpack_from("<I", head, 16)
+    if method in RUNS and (size > MOST_RUNS or width * height > MOST_IN_RUNS):
+        return f"is compressed in runs, and has more than {MOST_RUNS / 1e6:g} MB or " \
+            f"{MOST_IN_RUNS / 1e6:g} megapixels"  # fmt: skip
+    return ""
 
 
 def _avif(stream: BinaryIO, size: int) -> str:

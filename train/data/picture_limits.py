@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from train.data.picture_headers import header_excess
+from train.data.picture_headers import MOST_CHUNKS, header_excess
 
 LARGEST = 400_000_000  # bytes of a file
 MEMORY = 1_420_000_000  # bytes at the peak of decoding and conversion
@@ -17,25 +17,30 @@ MEMORY = 1_420_000_000  # bytes at the peak of decoding and conversion
 PEAK = {"JPEG": 12, "MPO": 12, "WEBP": 20, "AVIF": 20, "TIFF": 16}
 OTHERS = 8
 COPIES = 2  # of the file that a decoder may hold
-READ_IN_PARTS = "TIFF"
+READ_IN_PARTS = ("TIFF", "PNG")
 TILE = (322, 323)  # a TIFF's tags: width and height of its tiles
 LARGEST_TILE = 2**24  # pixels, where the picture is smaller
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits here are stricter
+# of odd data beside the pixels, which one file can have thousands of; the pixels are read as ever
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class TooLarge(ValueError):
     """A picture cannot be decoded within the limits; the message says why."""
 
 
-def checked(stream: BinaryIO, formats: list[str]) -> Image.Image:
+def checked(stream: BinaryIO, formats: list[str], chunks: int = MOST_CHUNKS) -> Image.Image:
     """A picture of which only the header was read.
+
+    Args:
+        chunks: that a PNG may have.
 
     Raises:
         TooLarge: to decode it would take too much.
         Exception: whatever Pillow stumbles over where it is no picture.
     """
-    if words := header_excess(stream):
+    if words := header_excess(stream, chunks):
         raise TooLarge(f"it {words}")
     try:
         picture = Image.open(stream, formats=formats)
@@ -43,7 +48,7 @@ def checked(stream: BinaryIO, formats: list[str]) -> Image.Image:
         told = re.search(r"\d+", str(error))
         raise TooLarge(_too_many(int(told[0]) if told else 0, MEMORY / OTHERS)) from None
     name = picture.format or ""
-    held = 0 if name == READ_IN_PARTS else COPIES * os.fstat(stream.fileno()).st_size
+    held = 0 if name in READ_IN_PARTS else COPIES * os.fstat(stream.fileno()).st_size
     pixels, most = picture.width * picture.height, (MEMORY - held) / PEAK.get(name, OTHERS)
     if pixels > most:
         raise TooLarge(f"{picture.width}x{picture.height} pixels: {_too_many(pixels, most)}")

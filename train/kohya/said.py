@@ -89,7 +89,14 @@ class Said:
         return value
 
     def text(self, key: str, default: str | None = None) -> Any:
+        """A text; a number or a truth as Python writes it.
+
+        Raises:
+            ConfigError: it is a list, a table, or too large a number.
+        """
         value = self.get(key, default)
+        if isinstance(value, list | dict):
+            raise ConfigError(f"kohya: {key} is a text, not {shown(value)}")
         if isinstance(value, int) and abs(value) > LARGEST:  # Python writes no number of any length
             raise ConfigError(f"kohya: {key}: {shown(value)} is too large a number")
         return value if value is None else str(value)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from evaluate.probing.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
-from evaluate.sheet import COPY, DATA_SHEET, Cell, cells_of
+from evaluate.sheet import COPY, DATA_SHEET, Cell, cells_of, places_of
 from evaluate.sheet import TRAINING as TRAINED
 from sweeper.recording.record import Record
 
@@ -63,11 +63,12 @@ def training_strip(study: Path, record: Record) -> Strip:
     """Up to TRAINING of the pictures that a study was trained on, spread over all of them: those of
     its own data sheet, wherever the pictures themselves are."""
     title = "What it was trained on"
-    named = cells_of(study / DATA_SHEET)
-    cells = [cell for name, cell in named.items() if name.startswith(f"{TRAINED} ")]
-    if not cells:
+    sheet = study / DATA_SHEET
+    names = [name for name in places_of(sheet) if name.startswith(f"{TRAINED} ")]
+    shown = [*cells_of(sheet, _spread(names, TRAINING)).values()]
+    if not shown:
         return Strip(title, [], "The training pictures are not in this study's data sheet.")
-    shown, count = _spread(cells, TRAINING), _count(record, len(cells))
+    count = _count(record, len(names))
     sentence = f"{len(shown)} of {count} pictures." if len(shown) < count else ""
     return Strip(title, [Tile(data_uri(cell.picture), cell.words) for cell in shown], sentence)
 
@@ -84,11 +85,13 @@ def compared(record: Record, pick: Scorecard) -> dict[str, list[Tile]]:
     Those that were copies at one of these epochs come first, then others from all over the set.
     """
     cards = moments(record.scorecards, pick)
-    sheets = {card.epoch: _sheet(record, card) for card in cards}
-    names = [name for name in sheets[pick.epoch] if name.startswith(FRESH)]
-    copied = [n for n in names if any(n in s and s[n].alarming for s in sheets.values())]
+    places = {card.epoch: places_of(record.sheet(card.epoch)) for card in cards}
+    names = [name for name in places[pick.epoch] if name.startswith(FRESH)]
+    copied = [n for n in names if any(n in p and p[n].alarming for p in places.values())]
     chosen = copied[: COMPARED // 2]
     chosen += _spread([n for n in names if n not in chosen], COMPARED - len(chosen))
+    # one sheet after the other: each may be large
+    sheets = {card.epoch: cells_of(record.sheet(card.epoch), chosen) for card in cards}
     return {
         name: [
             _tile(sheets[card.epoch][name], card.label, picked=card is pick)
@@ -96,6 +99,7 @@ def compared(record: Record, pick: Scorecard) -> dict[str, list[Tile]]:
             if name in sheets[card.epoch]
         ]
         for name in chosen
+        if name in sheets[pick.epoch]
     }
 
 
@@ -103,7 +107,8 @@ def strip_of(
     record: Record, card: Scorecard, names: Iterable[str], title: str, words: str
 ) -> Strip:
     """These probes at another checkpoint."""
-    cells = _sheet(record, card)
+    names = list(names)
+    cells = cells_of(record.sheet(card.epoch), names)
     return Strip(title, [_tile(cells[name]) for name in names if name in cells], words)
 
 
@@ -117,14 +122,19 @@ def moments(cards: list[Scorecard], pick: Scorecard) -> list[Scorecard]:
 
 def all_strips(record: Record, card: Scorecard, most: int = MORE) -> list[Strip]:
     """Everything that a checkpoint drew, by what was asked for."""
-    cells = _sheet(record, card)
-    strips = []
+    sheet = record.sheet(card.epoch)
+    places = places_of(sheet)
+    chosen = {}
     for role, title in TITLES.items():
-        own = [cell for name, cell in cells.items() if name.startswith(f"{role} ")]
-        shown = _spread(own, most * len(own) // len(cells) if len(cells) > most else len(own))
-        if shown:
-            strips.append(Strip(title, [_tile(cell) for cell in shown]))
-    return strips
+        own = [name for name in places if name.startswith(f"{role} ")]
+        room = most * len(own) // len(places) if len(places) > most else len(own)
+        chosen[title] = _spread(own, room)
+    cells = cells_of(sheet, [name for names in chosen.values() for name in names])
+    strips = [
+        Strip(title, [_tile(cells[name]) for name in names if name in cells])
+        for title, names in chosen.items()
+    ]
+    return [strip for strip in strips if strip.tiles]
 
 
 def data_uri(picture: Image.Image) -> str:
@@ -138,11 +148,6 @@ def _encoded(picture: Image.Image, kind: str) -> tuple[str, bytes]:
     options: dict[str, Any] = {"quality": QUALITY} if kind == "JPEG" else {}
     picture.convert("RGB").save(buffer, kind, optimize=True, **options)
     return kind, buffer.getvalue()
-
-
-def _sheet(record: Record, card: Scorecard) -> dict[str, Cell]:
-    """The pictures of a contact sheet; none where it is gone."""
-    return cells_of(record.sheet(card.epoch))
 
 
 def _tile(cell: Cell, label: str = "", picked: bool = False) -> Tile:

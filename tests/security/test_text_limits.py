@@ -1,0 +1,137 @@
+"""Texts from strangers: time in proportion to their length, and numbers that can be written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from train import gate
+from train.config import ConfigError, UserError
+from train.data.caption_files import CONTROLS, read_caption
+from train.gate import GateError, Tree, convert, parse_json, parse_toml, parse_yaml
+from train.kohya.command_line import expand
+from train.kohya.repairs import repair
+from train.kohya.said import Said
+from train.toml_shape import excess
+
+LONGEST_WAIT = 4.0  # seconds; those that are quadratic take minutes
+LONG = {
+    "a backslash at the end": '"""\n' + '\\"""\n' * 12_000 + "\\",
+    "backslashes": '"""' + "\\" * 99_999,
+    "opened": '"""a' * 25_000,
+    "opened once": '"""' + '\\"""' * 20_000 + "\\",
+    "opened plainly": "'''" + "''a" * 30_000,
+    "one quote a line": '"a\n' * 30_000,
+}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG.keys())
+def test_the_shape_of_a_toml_text_is_seen_at_once(text: str) -> None:
+    start = time.monotonic()
+    excess(text)
+    assert time.monotonic() - start < LONGEST_WAIT
+
+
+def test_a_string_that_ends_in_a_backslash_is_still_no_structure() -> None:
+    assert excess('a = """' + "[" * 100 + "\\") == ""
+    assert excess('a = """x\\""" ' + "[" * 100 + '"""') == ""
+    assert excess('a = """x"""\nb = ' + "[" * 100) == "is nested too deeply"
+
+
+@pytest.mark.parametrize("line", ["", "#", "k = 1", "[a]", "k = x y", "k = 1,"])
+def test_many_lines_are_repaired_at_once(line: str) -> None:
+    start = time.monotonic()
+    repair(f"{line}\n" * 5000)
+    assert time.monotonic() - start < LONGEST_WAIT
+
+
+def test_a_caption_of_control_characters_is_read_at_once(tmp_path: Path) -> None:
+    start = time.monotonic()
+    (tmp_path / "a.txt").write_text("a hat " * 14_000 + "\x01\x02" * 3000)
+    assert CONTROLS in read_caption(tmp_path / "a.txt").notes
+    assert time.monotonic() - start < LONGEST_WAIT
+
+
+NINES = "9" * 400
+READERS: dict[str, Callable[[str], Tree]] = {
+    "json": lambda number: parse_json(f'{{"a": [1, {number}]}}', Tree, "f"),
+    "json bytes": lambda number: parse_json(f'{{"a": [1, -{number}]}}'.encode(), Tree, "f"),
+    "json with a nan": lambda number: parse_json(f'{{"a": [NaN, {number}]}}', Tree, "f"),
+    "yaml": lambda number: parse_yaml(f"a: [1, {number}]", Tree, "f"),
+    "yaml of sixties": lambda number: parse_yaml(f"a: 1{':1' * len(number)}", Tree, "f"),
+    "yaml hexadecimal": lambda number: parse_yaml(f"a: 0x{number}", Tree, "f"),
+    "toml": lambda number: parse_toml(f"a = [1, {number}]", Tree, "f"),
+    "toml hexadecimal": lambda number: parse_toml(f"a = 0x{number}", Tree, "f"),
+    "toml octal": lambda number: parse_toml(f"a = 0o{'7' * len(number)}", Tree, "f"),
+    "toml binary": lambda number: parse_toml(f"a = {{b = 0b{'1' * 3 * len(number)}}}", Tree, "f"),
+    "loaded": lambda number: convert({"a": {"b": [int(number)]}}, Tree, "f"),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
+def test_a_number_that_nothing_can_hold_is_refused(read: Callable[[str], Tree]) -> None:
+    read("9" * 15)
+    for digits in (NINES, NINES * 10):
+        with pytest.raises(GateError, match=r"^f: .*number|^f: .*range") as error:
+            read(digits)
+        assert "\n" not in str(error.value)
+
+
+def test_a_long_row_of_digits_in_a_text_is_a_text() -> None:
+    assert parse_json(f'{{"a": ": {NINES}, "}}', Tree, "f") == {"a": f": {NINES}, "}
+    assert parse_yaml(f"a: '{NINES}'", Tree, "f") == {"a": NINES}
+    assert parse_toml(f"a = '{NINES}'", Tree, "f") == {"a": NINES}
+
+
+def test_where_a_value_is_wrong_is_said_as_ever() -> None:
+    class Known(msgspec.Struct):
+        number: int
+
+    with pytest.raises(GateError, match=r"^f: expected `int`, got `str` - at `\$.number`$"):
+        convert({"number": "1"}, Known, "f")
+    with pytest.raises(GateError, match=r"^f: expected `object`, got `array`$"):
+        convert([], Known, "f")
+
+
+HUGE = f"0x{'F' * 5000}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"text_encoder_lr = {HUGE}",
+        f"output_name = [{HUGE}]",
+        f"output_name = {{a = {HUGE}}}",
+        f"unet_lr = [{HUGE}]",
+        f"seed = {HUGE}",
+        f"network_args = [{HUGE}]",
+        f"[section]\nx = {HUGE}",
+    ],
+)
+def test_a_huge_number_in_a_kohya_config_is_one_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.toml").write_text(f'network_module = "networks.lora"\n{line}\n')
+    with pytest.raises(UserError) as error:
+        expand([f"kohya={tmp_path / 'a.toml'}"])
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("value", [["a"], [{"a": 1}], [[1]]])
+def test_a_list_is_no_text(value: object) -> None:
+    with pytest.raises(ConfigError, match="output_name is a text, not"):
+        Said({"output_name": value}).text("output_name")
+
+
+def test_a_json_text_of_too_many_values_is_refused_before_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gate, "MOST_PARTS", 1000)
+    monkeypatch.setattr(gate, "_decoder", None)
+    for text in ("[" + "{}," * 600 + "{}]", "[" * 1001, '{"a":' * 1001, "[" + "0," * 1001 + "0]"):
+        for content in (text, text.encode()):
+            with pytest.raises(GateError, match="at most 1000 are read"):
+                parse_json(content, Tree, "f")
