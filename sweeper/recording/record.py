@@ -32,7 +32,7 @@ from sweeper.recording.saved import (
 )
 from train.config import MOST_STEPS, ConfigError, suggestion
 from train.encoding import shortened
-from train.gate import GateError, Scalar, parse_json, parts_of, read_bytes
+from train.gate import GateError, Scalar, parse_json, read_bytes
 from train.ranges import shown
 from train.run_files import state_file
 from train.weights_file import weights_hash, write_atomically
@@ -47,9 +47,9 @@ AT_WORK = "at-work"  # an empty file: a process is at the trial, or died with it
 HOLDER = "holder"  # there while a process holds the trial
 WORKER = "worker"  # the tag that says which process of which machine is, or was, at it
 LONGEST_NAME = 255  # bytes, of a file
-# of a study: records; their bytes, of 1,000 trials of 40 epochs each; and their values, which take
-# more memory than bytes do where there are many in few bytes
-MOST_RECORDS, MOST_BYTES, MOST_PARTS = 100_000, 300_000_000, 8_000_000
+# of a study: records; bytes of them, of 1,000 trials of 60 epochs each; bytes of memory
+MOST_RECORDS, MOST_BYTES, MOST_MEMORY = 100_000, 300_000_000, 1_500_000_000
+COMMA, BRACKET, COLON, WIDE = 40, 100, 90, 4  # bytes of memory for each; for each byte of text
 
 
 @dataclass
@@ -306,12 +306,14 @@ def load_records(study: Path) -> list[Record]:
             f"{study / 'trials'}: has more than {MOST_RECORDS} records, or more than "
             f"{MOST_BYTES / 1e6:g} MB of them"
         )
-    records, parts = [], 0
+    records, memory = [], 0
     for file, one in zip(files, about, strict=True):
         record, more = _load_record(file.parent, one.st_mtime_ns)
-        parts += more
-        if parts > MOST_PARTS:
-            raise ConfigError(f"{study / 'trials'}: has records of more than {MOST_PARTS} values")
+        memory += more
+        if memory > MOST_MEMORY:
+            raise ConfigError(
+                f"{study / 'trials'}: its records would take more than {MOST_MEMORY / 1e9:g} GB"
+            )
         if record is not None:
             records.append(record)
     return records
@@ -319,8 +321,8 @@ def load_records(study: Path) -> list[Record]:
 
 @lru_cache(maxsize=10_000)
 def _load_record(folder: Path, changed: int) -> tuple[Record | None, int]:
-    """A record, and how many values its file may have. It is kept: a study is looked through after
-    every epoch, and most of its trials have ended long ago."""
+    """A record, and the memory that it takes. It is kept: a study is looked through after every
+    epoch, and most of its trials have ended long ago."""
     file = folder / FILE
     try:
         content = _content(file)
@@ -330,7 +332,20 @@ def _load_record(folder: Path, changed: int) -> tuple[Record | None, int]:
         return None, 0
     # what is kept of all trials is what is known here; who reads one of them alone sees the rest
     record.settings = {n: value for n, value in record.settings.items() if n in KNOWN}
-    return record, parts_of(content)
+    return record, _memory_of(content)
+
+
+def _memory_of(content: bytes) -> int:
+    """How many bytes of memory the values in a JSON text take, about and at most.
+
+    One character that is not plain makes four bytes of each one beside it in its text.
+    """
+    commas, colons = content.count(b","), content.count(b":")
+    brackets = content.count(b"[") + content.count(b"{")
+    plain = content.isascii() and b"\\u" not in content
+    return (
+        COMMA * commas + BRACKET * brackets + COLON * colons + len(content) * (1 if plain else WIDE)
+    )
 
 
 def take_up(folder: Path, params: dict[str, Any]) -> Record | None:

@@ -128,12 +128,12 @@ def test_what_nothing_knows_is_not_kept_of_all_trials(tmp_path: Path) -> None:
     assert load_record(folder).settings["unknown"] == [1, 2]
 
 
-def test_the_values_of_all_records_are_bounded(
+def test_the_memory_of_all_records_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
         recorded(tmp_path, number, "[" + "0," * 100 + "0]")
     assert len(load_records(tmp_path)) == 3
-    monkeypatch.setattr(records, "MOST_PARTS", 300)
-    with pytest.raises(ConfigError, match="records of more than 300 values"):
+    monkeypatch.setattr(records, "MOST_MEMORY", 12_000)
+    with pytest.raises(ConfigError, match="its records would take more than"):
         load_records(tmp_path)
