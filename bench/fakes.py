@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from train.puppets.demo import Pose
-from train.puppets.puppet import Looks
-from train.puppets.world import ARMS, LEGS, Puppet, images_of, sample_puppet, with_outfit
+from train.puppets.world.examples import ARMS, LEGS, Puppet, images_of, sample_puppet, with_outfit
+from train.puppets.world.puppet import Looks
 
 JITTER = 2.0  # degrees, of a copied pose's limbs
 SHIFT = 0.15  # pixels of 32, of a copied picture

@@ -20,7 +20,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 HERE = Path(__file__).resolve().parent.parent
-GUARDS = ("train.gate", "train.permissions", "sweeper.study_folder")
+GUARDS = ("train.files.untrusted", "train.files.permissions", "sweeper.study_folder")
 TIMES = 5  # of select and report
 SWEEP = ["sweeper", "-m", "study.name=gated"]
 QUICK = (["sweeper.select", "study=gated"], ["sweeper.report", "study=gated"])

@@ -27,13 +27,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from evaluate.probing.generate import generate
-from train.adapter import Adapter
-from train.base import Base
-from train.command import quiet
-from train.config import NetworkConfig, TrialConfig
-from train.loss import diffusion_loss
-from train.optimization import make_optimizer
+from evaluate.generation.generate import generate
+from train.cli.app import quiet
+from train.config.schema import NetworkConfig, TrialConfig
+from train.loop.loss import diffusion_loss
+from train.loop.optimizers import make_optimizer
+from train.lora.adapter import Adapter
+from train.models.base_model import BaseModel
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
@@ -87,7 +87,7 @@ class Tokenizer:
         return SimpleNamespace(input_ids=torch.ones(len(prompts), 77, dtype=torch.long))
 
 
-def random_base(scale: Scale, device: torch.device, compiled: bool = False) -> Base:
+def random_base(scale: Scale, device: torch.device, compiled: bool = False) -> BaseModel:
     """A base of random weights in bf16, made on the device."""
     with device:
         unet = UNet2DConditionModel(**scale.unet).to(torch.bfloat16)
@@ -97,7 +97,7 @@ def random_base(scale: Scale, device: torch.device, compiled: bool = False) -> B
         unet=unet, vae=vae, text_encoder=text, tokenizer=Tokenizer(),
         scheduler=DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
     )  # fmt: skip
-    return Base(parts, "random", lambda: "random", device, compiled)
+    return BaseModel(parts, "random", lambda: "random", device, compiled)
 
 
 def wait(device: torch.device) -> None:
@@ -127,7 +127,9 @@ def matrix_rate(device: torch.device, side: int) -> float:
     return rate(lambda: a @ b, 2 * side**3, device)
 
 
-def batch(base: Base, scale: Scale, rows: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+def batch(
+    base: BaseModel, scale: Scale, rows: int
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """Latents, noise, timesteps and text."""
     shape = (rows, *base.latent_shape(scale.resolution))
     latents, noise = (torch.randn(shape, device=base.device) for _ in range(2))
@@ -135,7 +137,7 @@ def batch(base: Base, scale: Scale, rows: int) -> tuple[Tensor, Tensor, Tensor, 
     return latents, noise, timesteps, base.encode_text(["a photo"] * rows)
 
 
-def pack_step(base: Base, scale: Scale, size: int) -> Callable[[], None]:
+def pack_step(base: BaseModel, scale: Scale, size: int) -> Callable[[], None]:
     """A step of a pack, its optimizers' included."""
     random = torch.Generator().manual_seed(0)
     adapters = [base.adapters.create(scale.network, random).to(base.device) for _ in range(size)]
@@ -144,7 +146,7 @@ def pack_step(base: Base, scale: Scale, size: int) -> Callable[[], None]:
     drawn = batch(base, scale, size)
 
     def step() -> None:
-        with base.adapters.using(adapters):
+        with base.adapters.activated(adapters):
             diffusion_loss(base, *drawn).sum().backward()
         for adapter, optimizer in zip(adapters, optimizers, strict=True):
             torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
@@ -154,7 +156,7 @@ def pack_step(base: Base, scale: Scale, size: int) -> Callable[[], None]:
     return step
 
 
-def peft_step(base: Base, scale: Scale) -> Callable[[], None]:
+def peft_step(base: BaseModel, scale: Scale) -> Callable[[], None]:
     """The same for one trial, by diffusers and peft: LoRA in fp32, the rest under autocast."""
     unet = UNet2DConditionModel(**scale.unet).to(base.device, torch.bfloat16).requires_grad_(False)
     unet = unet.to(memory_format=torch.channels_last)
@@ -188,7 +190,7 @@ def operations(step: Callable[[], None]) -> float:
     return float(counter.get_total_flops())
 
 
-def packs(base: Base, scale: Scale, best: float, sizes: tuple[int, ...]) -> list[Row]:
+def packs(base: BaseModel, scale: Scale, best: float, sizes: tuple[int, ...]) -> list[Row]:
     """A row for each size that fits."""
     rows: list[Row] = []
     for size in sizes:
@@ -213,7 +215,7 @@ def packs(base: Base, scale: Scale, best: float, sizes: tuple[int, ...]) -> list
     return rows
 
 
-def pictures(base: Base, scale: Scale) -> list[Row]:
+def pictures(base: BaseModel, scale: Scale) -> list[Row]:
     """Probe pictures a second of 1 and 4 checkpoints, 32 probes each."""
     random, rows = torch.Generator().manual_seed(0), []
     for size in (1, 4):

@@ -7,11 +7,11 @@ from random import Random
 
 from torch import Tensor
 
-from train.puppets.captions import caption_of, outfit_phrase
 from train.puppets.demo import CHARACTERS, NARROW_BACKGROUNDS, NARROW_POSES, TRIGGER
-from train.puppets.gates import ATTRIBUTES
-from train.puppets.judge import Judge
-from train.puppets.world import ARMS, BACKGROUNDS, LEGS, SHIRTS, TROUSERS, Looks
+from train.puppets.networks.gates import ATTRIBUTES
+from train.puppets.networks.judge import Judge
+from train.puppets.world.captions import caption_of, outfit_phrase
+from train.puppets.world.examples import ARMS, BACKGROUNDS, LEGS, SHIRTS, TROUSERS, Looks
 
 TRAINED_ARMS = tuple(dict.fromkeys(arms for arms, _ in NARROW_POSES))
 

@@ -18,11 +18,9 @@ from typing import Any
 import torch
 
 from bench.judging import Wish, judged
-from evaluate.probing.generate import generate
-from train.base import Base, load_base
-from train.checkpoint import load_checkpoint
-from train.command import quiet
-from train.config import (
+from evaluate.generation.generate import generate
+from train.cli.app import quiet
+from train.config.schema import (
     BaseConfig,
     DataConfig,
     NetworkConfig,
@@ -30,7 +28,12 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
 )
-from train.data.loading import load_pictures
+from train.data.dataset import load_dataset
+from train.files.atomic_write import write_atomically
+from train.loop.trainer import Trainer, TrialSpec
+from train.lora.checkpoint import load_checkpoint
+from train.lora.checkpoint_file import epoch_of
+from train.models.base_model import BaseModel, load_base
 from train.puppets.demo import (
     CHARACTERS,
     NARROW_BACKGROUNDS,
@@ -40,10 +43,8 @@ from train.puppets.demo import (
     Pose,
     draw_dataset,
 )
-from train.puppets.judge import Judge
-from train.puppets.world import ARMS, BACKGROUNDS, LEGS, SHIRTS, TROUSERS
-from train.trainer import Member, Trainer
-from train.weights_file import epoch_of, write_atomically
+from train.puppets.networks.judge import Judge
+from train.puppets.world.examples import ARMS, BACKGROUNDS, LEGS, SHIRTS, TROUSERS
 
 log = logging.getLogger(__name__)
 FOLDER = Path("outputs/bench/loras")
@@ -130,14 +131,14 @@ def draw_pictures(chosen: DataSet, folder: Path) -> None:
                      chosen.captions, jitter_seed=jitter)  # fmt: skip
 
 
-def train(made: Lora, base: Base) -> None:
+def train(made: Lora, base: BaseModel) -> None:
     """Trains it, unless all of its checkpoints are there."""
     if len(made.checkpoints) == EPOCHS // EVERY:
         return
     if not (made.folder / "lora").exists():
         draw_pictures(made.data_set, made.folder / "pictures")
-    member = Member(made.config, made.folder / "lora")
-    for epoch in Trainer(base, load_pictures(made.config.data), [member]):
+    member = TrialSpec(made.config, made.folder / "lora")
+    for epoch in Trainer(base, load_dataset(made.config.data), [member]):
         saved = epoch.checkpoints[0]
         log.info("LoRA %d (%s): epoch %d, loss %.3f", made.number, made.describe(), saved.epoch,
                  saved.train_loss)  # fmt: skip
@@ -148,7 +149,7 @@ def truth_file(made: Lora, checkpoint: Path, number: int) -> Path:
     return made.folder / "truth" / f"{epoch_of(checkpoint):02d}-{number}.json"
 
 
-def judge_round(made: Lora, checkpoint: Path, number: int, base: Base, judge: Judge) -> None:
+def judge_round(made: Lora, checkpoint: Path, number: int, base: BaseModel, judge: Judge) -> None:
     """What the judge sees in one round of a checkpoint's pictures: any wish, by lot."""
     file = truth_file(made, checkpoint, number)
     if file.is_file():

@@ -19,12 +19,13 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from bench.judging import Wish, judged, wishes
-from evaluate.probing.generate import generate
-from train.base import Base, load_base
-from train.checkpoint import load_checkpoint
-from train.command import quiet
-from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
-from train.data.loading import load_pictures
+from evaluate.generation.generate import generate
+from train.cli.app import quiet
+from train.config.schema import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from train.data.dataset import load_dataset
+from train.loop.trainer import Trainer, TrialSpec
+from train.lora.checkpoint import load_checkpoint
+from train.models.base_model import BaseModel, load_base
 from train.puppets.demo import (
     NARROW_BACKGROUNDS,
     NARROW_POSES,
@@ -33,9 +34,8 @@ from train.puppets.demo import (
     Pose,
     draw_dataset,
 )
-from train.puppets.judge import Judge
-from train.puppets.world import BACKGROUNDS
-from train.trainer import Member, Trainer
+from train.puppets.networks.judge import Judge
+from train.puppets.world.examples import BACKGROUNDS
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
@@ -49,7 +49,7 @@ SETS: dict[str, tuple[tuple[Pose, ...], tuple[str, ...], int, str]] = {
 Curve = list[dict[str, float]]
 
 
-def curve(base: Base, judge: Judge, name: str, folder: Path) -> tuple[Curve, Tensor]:
+def curve(base: BaseModel, judge: Judge, name: str, folder: Path) -> tuple[Curve, Tensor]:
     """What the judge sees epoch by epoch, and a row of pictures for each epoch."""
     poses, places, count, captions = SETS[name]
     draw_dataset(folder / "pictures", 0, poses, places, count, captions)
@@ -63,7 +63,7 @@ def curve(base: Base, judge: Judge, name: str, folder: Path) -> tuple[Curve, Ten
     asked = [wish.asked for wish in wanted]
     images = drawn(base, None, wanted)
     points, rows = [{"epoch": 0.0, **judged(judge, images, asked)}], [images[:8]]
-    trainer = Trainer(base, load_pictures(data), [Member(config, folder / "lora")])
+    trainer = Trainer(base, load_dataset(data), [TrialSpec(config, folder / "lora")])
     for epoch in trainer:
         saved = epoch.checkpoints[0]
         images = drawn(base, saved.path, wanted)
@@ -74,7 +74,7 @@ def curve(base: Base, judge: Judge, name: str, folder: Path) -> tuple[Curve, Ten
     return points, torch.cat(rows)
 
 
-def drawn(base: Base, checkpoint: Path | None, wanted: list[Wish]) -> Tensor:
+def drawn(base: BaseModel, checkpoint: Path | None, wanted: list[Wish]) -> Tensor:
     """The wishes' pictures, (N, 3, 32, 32), by a LoRA or by the bare base."""
     adapters = [load_checkpoint(checkpoint, base.adapters)] if checkpoint else []
     seeds = [9_000 + i for i in range(len(wanted))]

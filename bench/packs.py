@@ -26,18 +26,19 @@ from diffusers import UNet2DConditionModel
 from matplotlib.figure import Figure
 from peft import LoraConfig
 
-from evaluate.probing.generate import generate
+from evaluate.generation.generate import generate
 from sweeper.config import SweepConfig
-from sweeper.recording.record import load_records
-from train.adapter import Adapter
-from train.base import Base, load_base
-from train.command import quiet
-from train.compose import settings
-from train.config import EMBEDDED_BASE, BaseConfig, TrialConfig, trial_of
-from train.data.loading import Pictures, load_pictures
-from train.member import Member, Run
-from train.trainer import Trainer
-from train.weights_file import write_atomically
+from sweeper.tracking.trial_record import load_records
+from train.cli.app import quiet
+from train.cli.compose import settings
+from train.config.schema import EMBEDDED_BASE, BaseConfig, TrialConfig, trial_of
+from train.data.dataset import Dataset, load_dataset
+from train.files.atomic_write import write_atomically
+from train.loop.run import AdapterRun
+from train.loop.trainer import Trainer
+from train.loop.trial_spec import TrialSpec
+from train.lora.adapter import Adapter
+from train.models.base_model import BaseModel, load_base
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
@@ -51,20 +52,20 @@ Row = dict[str, Any]
 
 
 @contextmanager
-def members(base: Base, pictures: Pictures, trials: list[TrialConfig]) -> Iterator[Trainer]:
+def members(base: BaseModel, pictures: Dataset, trials: list[TrialConfig]) -> Iterator[Trainer]:
     """A pack in the middle of its first epoch."""
     with tempfile.TemporaryDirectory() as folder:
         places = [Path(folder) / str(number) for number in range(len(trials))]
-        pack = [Member(trial, place) for trial, place in zip(trials, places, strict=True)]
+        pack = [TrialSpec(trial, place) for trial, place in zip(trials, places, strict=True)]
         trainer = Trainer(base, pictures, pack)
-        for run in trainer.joining:
+        for run in trainer.pending:
             run.start_epoch()
         yield trainer
 
 
 def pack_step(trainer: Trainer) -> Step:
     """One optimizer step of each member."""
-    running = trainer.joining
+    running = trainer.pending
 
     def step() -> None:
         trainer.step(running, 0)
@@ -72,9 +73,9 @@ def pack_step(trainer: Trainer) -> Step:
     return step
 
 
-def peft_step(base: Base, trainer: Trainer) -> Step:
+def peft_step(base: BaseModel, trainer: Trainer) -> Step:
     """The same step by diffusers and peft: another copy of the base, the same modules and rank."""
-    run: Run = trainer.joining[0]
+    run: AdapterRun = trainer.pending[0]
     names = {id(module): name for name, module in base.unet.named_modules()}
     modules = [names[id(base.adapters.targets[key])] for key in run.adapter.down]
     unet = UNet2DConditionModel.from_pretrained(EMBEDDED_BASE, subfolder="unet")
@@ -116,7 +117,7 @@ def rates(steps: dict[str, tuple[Step, int]]) -> dict[str, float]:
     return best
 
 
-def training(base: Base, pictures: Pictures, default: TrialConfig) -> list[Row]:
+def training(base: BaseModel, pictures: Dataset, default: TrialConfig) -> list[Row]:
     """Samples a second by batch size and size of the pack; peft's beside."""
     rows: list[Row] = []
     for batch in BATCHES:
@@ -139,7 +140,7 @@ def training(base: Base, pictures: Pictures, default: TrialConfig) -> list[Row]:
     return rows
 
 
-def pictures_per_second(base: Base, default: SweepConfig) -> list[Row]:
+def pictures_per_second(base: BaseModel, default: SweepConfig) -> list[Row]:
     """Probe pictures a second by the number of checkpoints; and of the bare base."""
     random = torch.Generator().manual_seed(0)
     count, probes = default.probes.count, default.probes
@@ -280,7 +281,7 @@ def main() -> None:
     only_rates = parser.parse_args().no_sweeps
     default = settings("sweep", SweepConfig)
     base, file = load_base(BaseConfig(device="cpu")), RESULTS / "packs.json"
-    rows = training(base, load_pictures(default.data), trial_of(default))
+    rows = training(base, load_dataset(default.data), trial_of(default))
     found: Row = {"training": rows, "pictures": pictures_per_second(base, default)}
     found["single_vs_peft"] = min(r["alone"] / r["peft"] for r in rows)
     if only_rates:

@@ -21,9 +21,9 @@ import torch
 
 from bench.judging import judged, wishes
 from bench.sweep import RESULTS, pictures
-from sweeper.recording.record import load_records
-from train.command import quiet
-from train.puppets.judge import Judge
+from sweeper.tracking.trial_record import load_records
+from train.cli.app import quiet
+from train.puppets.networks.judge import Judge
 
 log = logging.getLogger(__name__)
 # other seeds than those that the rules' thresholds were chosen on

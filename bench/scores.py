@@ -25,25 +25,25 @@ from bench import fakes
 from bench.fakes import DESIGNS, EVERY_KIND, Design, drawn, make_world
 from bench.loras import FOLDER, SETS, DataSet, draw_pictures
 from evaluate.config import ScoresConfig
+from evaluate.features.clip import ClipEncoder
+from evaluate.features.pose import KeypointPoses
+from evaluate.features.pose_detectors import PuppetPoses
+from evaluate.generation.generate import generate
+from evaluate.metrics.base import Share
 from evaluate.metrics.memorization import Copying, PoseMemorization
-from evaluate.metrics.score import Share
-from evaluate.probing.generate import generate
-from evaluate.probing.roles import FRESH
-from evaluate.reading.encoder import Encoder
-from evaluate.reading.pose import KeypointPoses
-from evaluate.reading.pose_sources import PuppetPoses
+from evaluate.prompts.roles import FRESH
 from evaluate.scorer import Scorer
 from sweeper.config import SweepConfig
-from train.base import load_base
-from train.command import quiet
-from train.compose import settings
-from train.config import BaseConfig, DataConfig
-from train.data.loading import load_pictures
-from train.puppets.captions import caption
+from train.cli.app import quiet
+from train.cli.compose import settings
+from train.config.schema import BaseConfig, DataConfig
+from train.data.dataset import load_dataset
+from train.files.atomic_write import write_atomically
+from train.models.base_model import load_base
 from train.puppets.demo import CHARACTERS, TRIGGER, shots
-from train.puppets.judge import Judge
-from train.puppets.world import draw_many, keypoints
-from train.weights_file import write_atomically
+from train.puppets.networks.judge import Judge
+from train.puppets.world.captions import caption
+from train.puppets.world.examples import draw_many, keypoints
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
@@ -94,7 +94,7 @@ def authenticity(distance: Tensor, among: Tensor) -> Tensor:
     return own[nearest.indices] - nearest.values
 
 
-def poses(design: Design, source: KeypointPoses, encoder: Encoder) -> tuple[list[Outcome], Any]:
+def poses(design: Design, source: KeypointPoses, encoder: ClipEncoder) -> tuple[list[Outcome], Any]:
     """pose_memorization on one design: its estimates, and the AUROC of each way to tell copies."""
     found: list[Outcome] = []
     told: dict[str, list[float]] = {}
@@ -129,7 +129,7 @@ def poses(design: Design, source: KeypointPoses, encoder: Encoder) -> tuple[list
     return found, {way: sum(values) / len(values) for way, values in told.items()}
 
 
-def copying(chosen: DataSet, encoder: Encoder) -> tuple[list[Outcome], dict[str, Any]]:
+def copying(chosen: DataSet, encoder: ClipEncoder) -> tuple[list[Outcome], dict[str, Any]]:
     """copying on one set of training pictures: estimates, and AUROC of each way to tell copies.
 
     They are told from fresh pictures, and from those that are new but of the same kind as a
@@ -167,7 +167,7 @@ def leaks(chosen: DataSet, name: str) -> list[Outcome]:
     data = DataConfig(path=str(folder), trigger=TRIGGER, resolution=32)
     # so many fresh ones are left of them
     probes = replace(settings("sweep", SweepConfig).probes, count=42)
-    scorer = Scorer(load_base(BaseConfig(device="cpu")), load_pictures(data), data, probes,
+    scorer = Scorer(load_base(BaseConfig(device="cpu")), load_dataset(data), data, probes,
                     ScoresConfig(), FOLDER.parent / "cache")  # fmt: skip
     asked = [scorer.probe_set.probes[row].asked for row in scorer.probe_set.rows(FRESH)]
     assert len(asked) == IMAGES
@@ -235,7 +235,7 @@ def summarize(found: list[Outcome]) -> dict[str, float]:
 
 def measure() -> tuple[dict[str, Any], dict[str, dict[str, list[Outcome]]]]:
     """All figures; and for each score and each set the single outcomes."""
-    encoder, source = Encoder("puppets", CPU), PuppetPoses(CPU)
+    encoder, source = ClipEncoder("puppets", CPU), PuppetPoses(CPU)
     single: dict[str, dict[str, list[Outcome]]] = {name: {} for name in
                                                    ("pose_memorization", "copying",
                                                     "background_leak", "outfit_leak")}  # fmt: skip

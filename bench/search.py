@@ -18,10 +18,10 @@ from bench.pruning import begin, quality, search
 from bench.sweep import RESULTS
 from evaluate.config import PolicyConfig
 from sweeper.config import SweepConfig
-from sweeper.recording.record import Record, load_records
 from sweeper.results.ranking import rank_trials
-from train.compose import settings
-from train.puppets.judge import Judge
+from sweeper.tracking.trial_record import TrialRecord, load_records
+from train.cli.compose import settings
+from train.puppets.networks.judge import Judge
 
 log = logging.getLogger(__name__)
 REPETITIONS, FIRST_SEED, TRIALS = 2, 31, 12
@@ -41,7 +41,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 Curve = list[float]
 
 
-def curve(records: list[Record], policy: PolicyConfig, judge: Judge) -> Curve:
+def curve(records: list[TrialRecord], policy: PolicyConfig, judge: Judge) -> Curve:
     """The judged quality of the pick after one trial, after two, ..."""
     known: dict[Path, float] = {}
     qualities = []

@@ -19,19 +19,20 @@ from matplotlib.figure import Figure
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from bench.loras import COUNT, FOLDER, ROUNDS, SETS, Lora, load_truth, lora, make_loras
-from evaluate.choice.merit import worth
-from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig
-from evaluate.probing.roles import FRESH
+from evaluate.prompts.roles import FRESH
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
+from evaluate.selection.objective import worth
+from evaluate.selection.policy import select
 from sweeper.config import SweepConfig
-from train.base import load_base
-from train.command import quiet
-from train.compose import settings
-from train.config import BaseConfig
-from train.data.loading import load_pictures
-from train.weights_file import epoch_of, write_atomically
+from train.cli.app import quiet
+from train.cli.compose import settings
+from train.config.schema import BaseConfig
+from train.data.dataset import load_dataset
+from train.files.atomic_write import write_atomically
+from train.lora.checkpoint_file import epoch_of
+from train.models.base_model import load_base
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
@@ -69,7 +70,7 @@ def score_loras(budget: str) -> None:
 
 def scorer_of(made: Lora, probes: ProbesConfig, scores: ScoresConfig) -> Scorer:
     """The product's own scorer, for the pictures that a LoRA was trained on."""
-    pictures = load_pictures(made.config.data)
+    pictures = load_dataset(made.config.data)
     base = load_base(BaseConfig(device="cpu"))
     return Scorer(base, pictures, made.config.data, probes, scores, FOLDER.parent / "cache")
 

@@ -24,13 +24,13 @@ from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
 
 from bench.judging import judged, wishes
-from sweeper.recording.record import load_records
-from train.command import quiet
-from train.config import DataConfig
-from train.data.loading import load_pictures
-from train.data.pixels import square
-from train.puppets.gates import generate, load_pipeline
-from train.puppets.judge import Judge
+from sweeper.tracking.trial_record import load_records
+from train.cli.app import quiet
+from train.config.schema import DataConfig
+from train.data.dataset import load_dataset
+from train.data.images.framing import square
+from train.puppets.networks.gates import generate, load_pipeline
+from train.puppets.networks.judge import Judge
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
@@ -139,7 +139,7 @@ def table(rows: list[Row], seconds: float, orchestrating: dict[str, float]) -> s
 
 def sheet(rows: list[Row], images: Images) -> Figure:
     """The training pictures; then the same wishes at the pick, its last epoch, the worst end."""
-    training = load_pictures(DataConfig(resolution=256)).training[:SHOWN]
+    training = load_dataset(DataConfig(resolution=256)).training[:SHOWN]
     pick = next(row for row in rows if row["picked"])
     worst = min(rows, key=lambda row: row["last judged"]["quality"])
     strips = [

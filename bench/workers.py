@@ -28,10 +28,10 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import FrozenTrial
 
-from sweeper.proposing.space import parse_space
-from sweeper.recording.record import COMPLETE, Record
+from sweeper.search.search_space import parse_space
 from sweeper.study.storage import NO_PRUNER, open_study
 from sweeper.study.study import Study
+from sweeper.tracking.trial_record import COMPLETE, TrialRecord
 
 RESULTS = Path(__file__).parent / "results"
 WORKERS, TRIALS, EPOCHS = 4, 100, 3
@@ -53,7 +53,7 @@ def work(folder: Path, url: str | None, trials: int) -> None:
             for epoch in range(1, EPOCHS + 1):
                 trial.report(epoch, 0.5)
             about: Any = (folder.name, trial.number, {}, [], trial.params, {})
-            Record(trial.folder, *about).end(COMPLETE)
+            TrialRecord(trial.folder, *about).end(COMPLETE)
             trial.complete([trial.params["optimizer.lr"]], {"copying": -0.1})
         print(trial.number, flush=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evaluate.config import EvaluateConfig, check_evaluate
-from train.command import run
+from train.cli.app import run
 
 if __name__ == "__main__":
-    run("evaluate", EvaluateConfig, check_evaluate, "evaluate.evaluation:main")
+    run("evaluate", EvaluateConfig, check_evaluate, "evaluate.score_files:main")

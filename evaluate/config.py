@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from evaluate.intervals import wilson
-from train.checks import check_base, check_data
-from train.config import MOST_STEPS, BaseConfig, ConfigError, DataConfig, suggestion
-from train.ranges import NAMES, RANGE, SEED, Range, limited, ranged
-from train.text_settings import choice_field, model_field, path_field
-from train.trigger_check import check_trigger
+from train.config.parsing import suggestion
+from train.config.ranges import NAMES, RANGE, SEED, Range, limited, ranged
+from train.config.schema import MOST_STEPS, BaseConfig, DataConfig
+from train.config.setting_kinds import choice_field, model_field, path_field
+from train.config.trigger_check import check_trigger
+from train.errors import ConfigError
+from train.validation import check_base, check_data
 
 # what a limit of the policy can be set on, and what its rules can look at
 SCORES = (

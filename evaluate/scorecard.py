@@ -13,8 +13,8 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from evaluate.config import LOSSES
-from train.config import MOST_STEPS
-from train.gate import convert
+from train.config.schema import MOST_STEPS
+from train.files.untrusted import convert
 
 FIDELITIES = ("prompt_fidelity", "subject_fidelity")
 Name = Annotated[str, Meta(max_length=500)]

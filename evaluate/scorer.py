@@ -15,29 +15,29 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from evaluate import sheet
 from evaluate.config import LOSSES, ProbesConfig, ScoresConfig
+from evaluate.console.progress import Countdown
+from evaluate.features.clip import ClipEncoder
+from evaluate.features.extractor import FeatureExtractor, ImageFeatures
+from evaluate.features.feature_cache import FeatureCache
+from evaluate.features.pose import LayoutPoses
+from evaluate.features.pose_detectors import pose_source
+from evaluate.generation.baseline_images import BaselineImages
+from evaluate.generation.generate import generate
+from evaluate.generation.training_poses import reference_probes, training_poses
+from evaluate.images import contact_sheet
+from evaluate.metrics.collection import Baseline, Scores
 from evaluate.metrics.losses import FixedLosses
-from evaluate.metrics.scores import Baseline, Scores
-from evaluate.probing.bare import BareBase
-from evaluate.probing.generate import generate
-from evaluate.probing.probes import ProbeSet, load_probe_set, make_probe_set
-from evaluate.probing.shown import reference_probes, shown_poses
-from evaluate.probing.values import class_words, load_values
-from evaluate.progress import Countdown
-from evaluate.reading.cache import ReadingCache
-from evaluate.reading.encoder import Encoder
-from evaluate.reading.pose import LayoutPoses
-from evaluate.reading.pose_sources import pose_source
-from evaluate.reading.readings import Reader, Readings
+from evaluate.prompts.attributes import class_words, load_attributes
+from evaluate.prompts.probe_set import ProbeSet, load_probe_set, make_probe_set
 from evaluate.scorecard import Estimate, Scorecard
-from train.adapter import Adapter
-from train.base import Base
-from train.checkpoint import NotFiniteError, load_checkpoint
-from train.config import DataConfig
-from train.data.loading import Pictures
-from train.data.picture import Picture
-from train.data.pixels import square
+from train.config.schema import DataConfig
+from train.data.dataset import Dataset
+from train.data.images.framing import square
+from train.data.images.image import TrainingImage
+from train.lora.adapter import Adapter
+from train.lora.checkpoint import NotFiniteError, load_checkpoint
+from train.models.base_model import BaseModel
 
 log = logging.getLogger(__name__)
 HALF = 0.5  # of the pictures at least must show a pose
@@ -63,8 +63,8 @@ class Scorer:
 
     def __init__(
         self,
-        base: Base,
-        pictures: Pictures,
+        base: BaseModel,
+        pictures: Dataset,
         data: DataConfig,
         probes: ProbesConfig,
         scores: ScoresConfig,
@@ -74,10 +74,10 @@ class Scorer:
         self.base, self.resolution, self.cache = base, data.resolution, cache
         self.settings, self.scores = probes, scores
         self.notes: list[str] = []
-        self.bare = BareBase(base, data.resolution, probes, cache)
+        self.bare = BaselineImages(base, data.resolution, probes, cache)
         self.training = torch.stack([square(p, data.resolution) for p in pictures.training])
-        encoder = Encoder(scores.encoder, base.device)
-        self.reader = Reader(encoder, pose_source(scores, encoder))
+        encoder = ClipEncoder(scores.encoder, base.device)
+        self.reader = FeatureExtractor(encoder, pose_source(scores, encoder))
         with self.reader.at_work():
             self.probe_set, training = self._prepare(pictures)
             self.fingerprint = self._fingerprint()
@@ -144,7 +144,12 @@ class Scorer:
             ]
 
     def scorecard(
-        self, path: Path, epoch: int, images: Tensor, made: Readings, losses: tuple[Tensor, Tensor]
+        self,
+        path: Path,
+        epoch: int,
+        images: Tensor,
+        made: ImageFeatures,
+        losses: tuple[Tensor, Tensor],
     ) -> Scorecard:
         """The scorecard of a probe set's pictures, (N, 3, H, W) of 0 to 1, and what they show.
 
@@ -203,20 +208,20 @@ class Scorer:
 
     def sheet(self, scorecard: Scorecard) -> Image.Image:
         """The probe images with what was asked, below a row of training pictures."""
-        return sheet.contact_sheet(scorecard, self.probe_set, self.training)
+        return contact_sheet.contact_sheet(scorecard, self.probe_set, self.training)
 
     def base_sheet(self) -> Image.Image:
         """The same of the bare base, which makes the probes without the trigger word."""
         images = _pixels(self.bare.draw(self.probe_set.probes, 0))
         return self.sheet(Scorecard(Path("-"), 0, {}, unit="bare base, epoch", images=images))
 
-    def _prepare(self, pictures: Pictures) -> tuple[ProbeSet, Readings]:
+    def _prepare(self, pictures: Dataset) -> tuple[ProbeSet, ImageFeatures]:
         """The probe set, and what the training pictures show.
 
         Poses are read by the source of the settings, or compared by layout where it finds none in
         most of the training pictures or of the bare base's.
         """
-        values = load_values(self.settings.values)
+        values = load_attributes(self.settings.values)
         references = reference_probes(values, class_words(pictures.trigger, values))
         drawn = self.bare.draw(references, 0, Countdown("the bare base draws", len(references)))
         training, poses = self._read([self.training, drawn])
@@ -227,7 +232,9 @@ class Scorer:
                     f"{self.reader.source.name} finds a pose in {share:.0%} of the {name} "
                     "pictures: poses are compared by layout instead"
                 )
-                self.reader = Reader(self.reader.encoder, LayoutPoses(self.reader.encoder))
+                self.reader = FeatureExtractor(
+                    self.reader.encoder, LayoutPoses(self.reader.encoder)
+                )
                 training, poses = self._read([self.training, drawn])
                 break
         if self.settings.set:
@@ -235,20 +242,20 @@ class Scorer:
         alike = self.reader.source.similarity(training.shown, poses.poses)
         probe_set = make_probe_set(
             self.settings, values, pictures, self.reader.encoder, training.features,
-            shown_poses(values, references, alike),
+            training_poses(values, references, alike),
         )  # fmt: skip
         return probe_set, training
 
-    def _rounds(self) -> list[Readings]:
+    def _rounds(self) -> list[ImageFeatures]:
         """What the bare base makes of the probes, round by round."""
         probes, rounds = self.probe_set.probes, range(self.scores.baseline)
         countdown = Countdown("the bare base draws", len(probes) * len(rounds))
         return self._read([self.bare.draw(probes, number, countdown) for number in rounds])
 
-    def _read(self, sets: list[Tensor]) -> list[Readings]:
+    def _read(self, sets: list[Tensor]) -> list[ImageFeatures]:
         """What these sets of pictures show, which is known from an earlier start or read now."""
         known, countdown = (
-            ReadingCache(self.reader, self.cache),
+            FeatureCache(self.reader, self.cache),
             Countdown("reads", sum(map(len, sets))),
         )
         return [known.read(images, countdown) for images in sets]
@@ -279,7 +286,7 @@ def _slices(count: int, size: int) -> list[slice]:
     return [slice(k * size, (k + 1) * size) for k in range(count)]
 
 
-def _spread(pictures: list[Picture], count: int) -> list[Picture]:
+def _spread(pictures: list[TrainingImage], count: int) -> list[TrainingImage]:
     """`count` of the pictures, evenly spread over them."""
     if not count:
         return []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 
 from sweeper.config import SweepConfig, check_search, check_sweep
-from sweeper.proposing.conditions import applies
-from train.command import run
+from sweeper.search.conditional_params import is_active
+from train.cli.app import run
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same clean end as Ctrl-C
-    run("sweep", SweepConfig, check_sweep, "sweeper.running.job:run", applies, check_search)
+    run("sweep", SweepConfig, check_sweep, "sweeper.execution.jobs:run", is_active, check_search)

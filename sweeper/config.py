@@ -16,13 +16,13 @@ from evaluate.config import (
     check_policy,
     check_scoring,
 )
-from sweeper.proposing.class_arguments import check_pruner, check_sampler_arguments
+from sweeper.search.class_arguments import check_pruner, check_sampler_arguments
 from sweeper.study_folder import check_name
-from train.checks import check_choice, check_trial
-from train.class_arguments import whole
-from train.config import EMBEDDED, MOST_EPOCHS, ConfigError, TrialConfig, typed
-from train.ranges import ranged, shown
-from train.text_settings import (
+from train.config.class_arguments import whole
+from train.config.parsing import typed
+from train.config.ranges import ranged, shown
+from train.config.schema import EMBEDDED, MOST_EPOCHS, TrialConfig
+from train.config.setting_kinds import (
     OF_CLASS,
     OF_NUMBERS,
     OF_SETTINGS,
@@ -31,7 +31,9 @@ from train.text_settings import (
     path_field,
     text_field,
 )
-from train.trigger_check import check_trigger
+from train.config.trigger_check import check_trigger
+from train.errors import ConfigError
+from train.validation import check_choice, check_trial
 
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sweeper.config import ReportConfig, check_report
-from train.command import run
+from train.cli.app import run
 
 if __name__ == "__main__":
-    run("report", ReportConfig, check_report, "sweeper.results.report.rewrite:main")
+    run("report", ReportConfig, check_report, "sweeper.commands.report:main")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sweeper.reproducing.config import ReproduceConfig, check_reproduce
-from train.command import run
+from sweeper.reproduction.config import ReproduceConfig, check_reproduce
+from train.cli.app import run
 
 if __name__ == "__main__":
-    run("reproduce", ReproduceConfig, check_reproduce, "sweeper.reproducing.reproduction:main")
+    run("reproduce", ReproduceConfig, check_reproduce, "sweeper.reproduction.reproduce:main")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sweeper.config import SelectConfig, check_select
-from train.command import run
+from train.cli.app import run
 
 if __name__ == "__main__":
-    run("select", SelectConfig, check_select, "sweeper.results.reselect:main")
+    run("select", SelectConfig, check_select, "sweeper.commands.select:main")

@@ -13,9 +13,9 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from train.config import ConfigError
-from train.encoding import shortened
-from train.weights_file import keep_links_out
+from train.errors import ConfigError
+from train.files.atomic_write import keep_links_out
+from train.text.display import shortened
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 STUDIES = "studies"  # below the root

@@ -31,10 +31,10 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from train import permissions
-from train.base import Base, load_base
-from train.config import BaseConfig, DataConfig
-from train.data.loading import Pictures, load_pictures
+from train.config.schema import BaseConfig, DataConfig
+from train.data.dataset import Dataset, load_dataset
+from train.files import permissions
+from train.models.base_model import BaseModel, load_base
 
 # several processes share the tests and the cores; those that they start inherit it
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -149,7 +149,7 @@ def _tokenizer(folder: Path, **options: str) -> CLIPTokenizer:
 
 
 @pytest.fixture(scope="session")
-def base(base_folder: Path) -> Base:
+def base(base_folder: Path) -> BaseModel:
     return load_base(BaseConfig(path=str(base_folder), device="cpu"))
 
 
@@ -167,8 +167,8 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(picture_folder: Path) -> Pictures:
-    return load_pictures(DataConfig(path=str(picture_folder)))
+def pictures(picture_folder: Path) -> Dataset:
+    return load_dataset(DataConfig(path=str(picture_folder)))
 
 
 @pytest.fixture(scope="session")

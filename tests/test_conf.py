@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from train.config import CONF
+from train.config.schema import CONF
 
 TEXTS = CONF / "hydra" / "help"  # not settings: what --help says
 FILES = sorted(

@@ -26,13 +26,14 @@ from sweeper.config import (
     check_select,
     check_sweep,
 )
-from sweeper.proposing.conditions import applies
-from sweeper.reproducing.config import ReproduceConfig, check_reproduce
-from train import explain
-from train.checks import check_train
-from train.compose import composed
-from train.config import TrainConfig, keys
-from train.preflight import preflight
+from sweeper.reproduction.config import ReproduceConfig, check_reproduce
+from sweeper.search.conditional_params import is_active
+from train.cli import hydra_errors
+from train.cli.compose import composed
+from train.cli.preflight import preflight
+from train.config.parsing import keys
+from train.config.schema import TrainConfig
+from train.validation import check_train
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None], list[str]]] = {
     "train": (TrainConfig, check_train, []),
@@ -107,7 +108,7 @@ def composed_faster() -> Iterator[None]:
         patch.setattr(ConfigRepository, "load_config", read_once)
         patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)
         patch.setattr(defaults_list, "_create_defaults_list", resolve_once)
-        patch.setattr(explain, "composed", cache(composed))
+        patch.setattr(hydra_errors, "composed", cache(composed))
         yield
 
 
@@ -160,7 +161,7 @@ def test_any_override_is_taken_or_refused_in_one_line(seed: int) -> None:
             checked.append(asdict(config))
 
         try:
-            preflight(name, line, schema, both, applies, hydra)
+            preflight(name, line, schema, both, is_active, hydra)
         except SystemExit as end:
             message = str(end.code)
             assert message.startswith("error: "), line

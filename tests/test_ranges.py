@@ -18,17 +18,19 @@ from optuna.pruners import BasePruner
 
 from evaluate.config import EvaluateConfig, check_evaluate
 from sweeper.config import SearchConfig, SelectConfig, SweepConfig, check_search, check_sweep
-from sweeper.proposing.class_arguments import PRUNERS, SAMPLERS, check_pruner
-from sweeper.proposing.sampling import made
-from sweeper.reproducing.config import ReproduceConfig, check_reproduce
-from train.checks import check_train
-from train.class_arguments import TARGET
-from train.compose import composed, settings
-from train.config import CONF, ConfigError, TrainConfig, typed
-from train.construction import check_construction
-from train.optimizers import OPTIMIZERS
-from train.preflight import preflight
-from train.ranges import RANGE, Range
+from sweeper.reproduction.config import ReproduceConfig, check_reproduce
+from sweeper.search.class_arguments import PRUNERS, SAMPLERS, check_pruner
+from sweeper.search.samplers import made
+from train.cli.compose import composed, settings
+from train.cli.preflight import preflight
+from train.config.class_arguments import TARGET
+from train.config.optimizer_arguments import OPTIMIZERS
+from train.config.parsing import typed
+from train.config.ranges import RANGE, Range
+from train.config.schema import CONF, TrainConfig
+from train.errors import ConfigError
+from train.loop.construction_checks import check_construction
+from train.validation import check_train
 
 COMMANDS: dict[str, tuple[type, Any]] = {
     "train": (TrainConfig, check_train),

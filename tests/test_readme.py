@@ -25,9 +25,9 @@ import hydra
 import pytest
 from mlflow.cli import cli as mlflow_command
 
-from sweeper.leaving import FILE as LEAVE
+from sweeper.stop_request import FILE as LEAVE
 from tests.walking import Step, blocks, commands, is_python, program_of, words, written
-from train.data.reading import EMBEDDED_FOLDER
+from train.data.reader import EMBEDDED_FOLDER
 from train.kohya.command_line import DATASET, KOHYA, expand
 from train.puppets.__main__ import STAGES
 
@@ -120,7 +120,7 @@ def module(name: str, arguments: list[str]) -> None:
         assert found, f"README.md: {name} cannot be run"
     assert found.origin
     source = Path(found.origin).read_text(encoding="utf-8")
-    if re.search(r"^ *run\($|^ *run\(\"", source, re.MULTILINE):  # of train.command
+    if re.search(r"^ *run\($|^ *run\(\"", source, re.MULTILINE):  # of train.cli.app
         compose_alone(name, arguments)
     elif name in MODULES:
         MODULES[name](arguments)

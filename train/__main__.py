@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from train.checks import check_train
-from train.command import run
-from train.config import TrainConfig
+from train.cli.app import run
+from train.config.schema import TrainConfig
 from train.kohya.command_line import expand
-from train.kohya.outputs import check_replaced
+from train.kohya.output_paths import check_replaced
+from train.validation import check_train
 
 log = logging.getLogger(__name__)
 
@@ -41,4 +41,4 @@ class CommandLine:
 
 if __name__ == "__main__":
     line = CommandLine()
-    run("train", TrainConfig, line.check, "train.single:main", translate=line.read)
+    run("train", TrainConfig, line.check, "train.loop.train_one:main", translate=line.read)

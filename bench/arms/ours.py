@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bench.arms.clock import Clock
-from train.trainer import Trainer
+from train.loop.trainer import Trainer
 
 RANK = 8
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from train.command import quiet
+from train.cli.app import quiet
 
 
 class Told(io.BytesIO):

@@ -11,7 +11,7 @@ from random import Random
 from bench.fuzzing import aims, binaries, folders, good, readers, trees
 from bench.fuzzing.readers import Reader, Target
 from bench.fuzzing.values import OUTSIDE
-from train.base_files import WEIGHTS
+from train.models.model_files import WEIGHTS
 
 STUDY = f"studies/{good.NAME}"
 FIRST = f"{STUDY}/trials/0000"

@@ -20,27 +20,28 @@ from safetensors.torch import save_file
 
 from bench.fuzzing.tinybase import save_tiny_base
 from evaluate.config import PolicyConfig
-from evaluate.probing.probes import Probe, ProbeSet
-from evaluate.probing.roles import CAPTION, CLASS, FRESH
-from evaluate.probing.values import load_values
-from evaluate.reading.cache import ReadingCache
-from evaluate.reading.encoder import EMBEDDED_FOLDER as ENCODER
-from evaluate.reading.readings import Readings
+from evaluate.features.clip import EMBEDDED_FOLDER as ENCODER
+from evaluate.features.extractor import ImageFeatures
+from evaluate.features.feature_cache import FeatureCache
+from evaluate.images.contact_sheet import contact_sheet, data_sheet, save_sheet
+from evaluate.prompts.attributes import load_attributes
+from evaluate.prompts.probe_set import Probe, ProbeSet
+from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Estimate, Scorecard
-from evaluate.sheet import contact_sheet, data_sheet, save_sheet
 from sweeper.config import SweepConfig
-from sweeper.proposing.space import Dimension, Space
-from sweeper.recording.record import COMPLETE, Record, ScoredEpoch
+from sweeper.execution.promote import promote
 from sweeper.results.ranking import rank_trials
-from sweeper.results.result import keep
+from sweeper.search.search_space import Dimension, Space
 from sweeper.study.study import Study
-from train.base import Base
-from train.compose import settings
-from train.config import CONF, TrialConfig, trial_of
-from train.data.loading import load_pictures
-from train.data.reading import EMBEDDED_FOLDER as PICTURES
-from train.member import Member, Run
-from train.weights_file import weights_hash
+from sweeper.tracking.trial_record import COMPLETE, ScoredEpoch, TrialRecord
+from train.cli.compose import settings
+from train.config.schema import CONF, TrialConfig, trial_of
+from train.data.dataset import load_dataset
+from train.data.reader import EMBEDDED_FOLDER as PICTURES
+from train.loop.run import AdapterRun
+from train.loop.trial_spec import TrialSpec
+from train.lora.checkpoint_file import weights_hash
+from train.models.base_model import BaseModel
 
 NAME = "small"  # of the study
 KEY = "ab" * 32  # of what is cached
@@ -108,7 +109,7 @@ class Silent:
         """Nothing."""
 
 
-def build(folder: Path, base: Base) -> None:
+def build(folder: Path, base: BaseModel) -> None:
     """Writes a folder for each kind of file; the same bytes every time.
 
     Args:
@@ -130,11 +131,11 @@ def build(folder: Path, base: Base) -> None:
     readings(folder / "cache")
 
 
-def readings(folder: Path) -> Readings:
+def readings(folder: Path) -> ImageFeatures:
     """What was read off two black pictures, from the cache in a folder or by no network at all."""
     reader: Any = Mock(fingerprint="none")
-    reader.read.return_value = Readings(*(torch.zeros(2, 3) for _ in fields(Readings)))
-    return ReadingCache(reader, folder).read(torch.zeros(2, 3, 8, 8), Mock())
+    reader.read.return_value = ImageFeatures(*(torch.zeros(2, 3) for _ in fields(ImageFeatures)))
+    return FeatureCache(reader, folder).read(torch.zeros(2, 3, 8, 8), Mock())
 
 
 def pictures(folder: Path, names: Sequence[str] = PICTURE_NAMES) -> None:
@@ -160,17 +161,17 @@ def _exif() -> bytes:
     return exif.tobytes()
 
 
-def _runs(folder: Path, config: TrialConfig, base: Base) -> None:
+def _runs(folder: Path, config: TrialConfig, base: BaseModel) -> None:
     """A LoRA file of ours, with its metadata, and the state of its run."""
     config = replace(config, data=replace(config.data, path=str(PICTURES)))
-    run = Run(0, Member(config, folder), base, load_pictures(config.data))
+    run = AdapterRun(0, TrialSpec(config, folder), base, load_dataset(config.data))
     run.config = replace(config, data=replace(config.data, path="puppets"))
     run.epoch = 1
     run.losses = [torch.tensor(0.25)]
     run.save()
 
 
-def _lora(folder: Path, base: Base) -> None:
+def _lora(folder: Path, base: BaseModel) -> None:
     """The same weights as other programs name them."""
     ours = folder / "run" / "lora-000001.safetensors"
     (folder / "lora").mkdir()
@@ -202,7 +203,7 @@ def _lora(folder: Path, base: Base) -> None:
 
 
 def _probe_set() -> ProbeSet:
-    values = load_values("puppets")
+    values = load_attributes("puppets")
     first = {part: options[0] for parts in values.kinds.values() for part, options in parts.items()}
     last = {part: options[-1] for parts in values.kinds.values() for part, options in parts.items()}
     probes = [
@@ -236,14 +237,14 @@ def _study(folder: Path, config: SweepConfig) -> None:
     """A finished study of two trials of two epochs, with the journal of a search by CMA-ES."""
     study, probe_set = folder / "study" / "studies" / NAME, _probe_set()
     training = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    fingerprint, records = load_pictures(config.data).fingerprint, []
+    fingerprint, records = load_dataset(config.data).fingerprint, []
     for number in range(TRIALS):
         place = study / "trials" / f"{number:04d}"
         place.mkdir(parents=True)
         file = place / "lora-000001.safetensors"
         shutil.copy(folder / "run" / "lora-000001.safetensors", file)
         params = {"network.rank": number + 1, "optimizer.lr": 0.001 * (number + 1)}
-        record = Record(
+        record = TrialRecord(
             folder=place,
             study=NAME,
             number=number,
@@ -273,7 +274,7 @@ def _study(folder: Path, config: SweepConfig) -> None:
     )
     policy = PolicyConfig()
     silent: Any = Silent()
-    keep(study, rank_trials(records, policy, lambda record: "0" * 32), policy, silent, {})
+    promote(study, rank_trials(records, policy, lambda record: "0" * 32), policy, silent, {})
     _journal(folder, study)
     (folder / "sheet" / "sheets").mkdir(parents=True)
     shutil.copy(records[0].sheet(1), folder / "sheet" / "sheets")
@@ -313,7 +314,7 @@ def _journal(folder: Path, study: Path) -> None:
     shutil.rmtree(folder / "made")
 
 
-def _texts(folder: Path, base: Base) -> None:
+def _texts(folder: Path, base: BaseModel) -> None:
     for name, text in {
         "kohya/kohya.toml": KOHYA,
         "dataset/dataset.toml": DATASET,

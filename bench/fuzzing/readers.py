@@ -16,40 +16,43 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from bench.fuzzing import good
-from evaluate.examination import loadable, readable, remarks
-from evaluate.files import find
-from evaluate.ledger import Ledger, key_of
-from evaluate.order import order
-from evaluate.probing.probes import load_probe_set
-from evaluate.probing.values import Values, load_values
-from evaluate.reading.encoder import Encoder
+from evaluate.checkpoints.checks import loadable, readable, remarks
+from evaluate.checkpoints.find import find
+from evaluate.checkpoints.save_order import order
+from evaluate.features.clip import ClipEncoder
+from evaluate.prompts.attributes import AttributeBank, load_attributes
+from evaluate.prompts.probe_set import load_probe_set
+from evaluate.score_cache import ScoreCache, key_of
 from evaluate.scorecard import Scorecard
-from evaluate.store_address import Address, run_id_in
+from evaluate.tracking.store_address import Address, run_id_in
+from sweeper.commands import report as rewrite
+from sweeper.commands import select
 from sweeper.config import ReportConfig, SelectConfig, SweepConfig
-from sweeper.recording.record import Record, load_records
-from sweeper.reproducing import reproduction
-from sweeper.reproducing.config import ReproduceConfig, check_reproduce
-from sweeper.reproducing.original import of_study
-from sweeper.results import reselect
-from sweeper.results.missing import words_of_missing
-from sweeper.results.report import rewrite
+from sweeper.reproduction import reproduce
+from sweeper.reproduction.config import ReproduceConfig, check_reproduce
+from sweeper.reproduction.original_run import of_study
+from sweeper.results.missing_trials import words_of_missing
 from sweeper.results.report.page import policy_of
 from sweeper.results.report.pictures import all_strips
 from sweeper.study.storage import find_study
 from sweeper.study_folder import study_folder
-from train import compose as composing
-from train import local, permissions
-from train.base import Base, _load, load_base
-from train.base_files import find_family, locate
-from train.checks import check_train
-from train.compose import settings
-from train.config import CONF, BaseConfig, DataConfig, TrainConfig, TrialConfig, trial_of, typed
-from train.data.loading import Pictures, load_pictures
+from sweeper.tracking.trial_record import TrialRecord, load_records
+from train.cache.tensor_cache import TensorCache
+from train.cli import compose as composing
+from train.cli import local_overrides
+from train.cli.compose import settings
+from train.cli.preflight import preflight
+from train.config.parsing import typed
+from train.config.schema import CONF, BaseConfig, DataConfig, TrainConfig, TrialConfig, trial_of
+from train.data.dataset import Dataset, load_dataset
+from train.files import permissions
 from train.kohya.command_line import expand
-from train.member import Member, Run
-from train.preflight import preflight
-from train.store import Store
-from train.weights_file import weights_hash
+from train.loop.run import AdapterRun
+from train.loop.trial_spec import TrialSpec
+from train.lora.checkpoint_file import weights_hash
+from train.models.base_model import BaseModel, _load, load_base
+from train.models.model_files import find_family, locate
+from train.validation import check_train
 
 
 class Reached(BaseException):
@@ -60,9 +63,9 @@ class Reached(BaseException):
 class World:
     """What all cases share: loaded once a process."""
 
-    base: Base
+    base: BaseModel
     config: TrialConfig
-    pictures: Pictures
+    pictures: Dataset
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def make_world() -> World:
     """The embedded base and the settings of the good files."""
     base = load_base(BaseConfig(device="cpu"))
     config = trial_of(settings("sweep", SweepConfig, good.TUNED))
-    return World(base, config, load_pictures(config.data))
+    return World(base, config, load_dataset(config.data))
 
 
 def read_loras(folder: Path, world: World) -> object:
@@ -142,10 +145,10 @@ def _reproduced(config: ReproduceConfig) -> object:
     check_reproduce(config)
     with (
         initialize_config_dir(str(CONF), version_base="1.3"),
-        mock.patch.object(reproduction, "load_parts", reached),
+        mock.patch.object(reproduce, "load_context", reached),
         suppress(Reached),
     ):
-        reproduction.main(config)
+        reproduce.main(config)
     return {"received": flat(dataclasses.asdict(found[0]))} if found else None
 
 
@@ -157,7 +160,7 @@ def read_report(folder: Path, world: World) -> object:
 
 def read_selection(folder: Path, world: World) -> object:
     """`python -m sweeper.select` of the same."""
-    reselect.main(SelectConfig(study=good.NAME, root=str(folder)))
+    select.main(SelectConfig(study=good.NAME, root=str(folder)))
     return None
 
 
@@ -183,7 +186,7 @@ def read_journal(folder: Path, world: World) -> object:
 
 def read_run(folder: Path, world: World) -> object:
     """A run that goes on from its state, or from its last checkpoint."""
-    run = Run(0, Member(world.config, folder), world.base, world.pictures)
+    run = AdapterRun(0, TrialSpec(world.config, folder), world.base, world.pictures)
     return run.epoch, run.remedies, run.last
 
 
@@ -195,10 +198,10 @@ def read_probes(folder: Path, world: World) -> object:
 
 def read_values(folder: Path, world: World) -> object:
     """probes.values=FILE, and every sentence that it can make."""
-    return _said(load_values(str(folder / "values.yaml")))
+    return _said(load_attributes(str(folder / "values.yaml")))
 
 
-def _said(values: Values) -> list[str]:
+def _said(values: AttributeBank) -> list[str]:
     parts = {part: options for kind in values.kinds.values() for part, options in kind.items()}
     said = [
         values.phrase(part, str(option), values.class_word)
@@ -217,25 +220,25 @@ def read_kohya(folder: Path, world: World) -> object:
         config = typed(
             TrainConfig, compose("train", [word for word in plain if not word.startswith("-")])
         )
-    load_pictures(config.data)
+    load_dataset(config.data)
     return notes, {"received": flat(dataclasses.asdict(config))}
 
 
 def read_dataset(folder: Path, world: World) -> object:
     """data.dataset_config=FILE."""
-    return load_pictures(
+    return load_dataset(
         DataConfig(dataset_config=str(folder / "dataset.toml"), resolution=32)
     ).report()
 
 
 def read_pictures(folder: Path, world: World) -> object:
     """data.path=FOLDER."""
-    return load_pictures(DataConfig(path=str(folder), resolution=32)).report()
+    return load_dataset(DataConfig(path=str(folder), resolution=32)).report()
 
 
 def read_contact_sheet(folder: Path, world: World) -> object:
     """A sheet of a study, cut into its pictures."""
-    record = Record(folder, good.NAME, 0, {}, [], {}, {})
+    record = TrialRecord(folder, good.NAME, 0, {}, [], {}, {})
     card = Scorecard(folder / "lora.safetensors", 1, {})
     return [
         (strip.title, [tile.words for tile in strip.tiles]) for strip in all_strips(record, card)
@@ -253,30 +256,32 @@ def read_base(folder: Path, world: World) -> object:
 
 def read_encoder(folder: Path, world: World) -> object:
     """scores.encoder=FOLDER."""
-    encoder = Encoder(str(folder), torch.device("cpu"))
+    encoder = ClipEncoder(str(folder), torch.device("cpu"))
     return encoder.size, encoder.text_features(["a puppet"]).shape
 
 
 def read_caches(folder: Path, world: World) -> object:
     """What was computed once and is found again: latents, readings."""
-    made = Store(folder).fetch(good.KEY, lambda: {"mean": torch.zeros(1)})
+    made = TensorCache(folder).fetch(good.KEY, lambda: {"mean": torch.zeros(1)})
     return [*made.tensors], len(good.readings(folder))
 
 
 def read_ledger(folder: Path, world: World) -> object:
     """The scorecards of files that were scored before."""
-    return Ledger(folder, {"data": "0", "base": "1"}).find(folder / "a.safetensors")
+    return ScoreCache(folder, {"data": "0", "base": "1"}).find(folder / "a.safetensors")
 
 
 def read_local(folder: Path, world: World) -> object:
     """A person's own defaults, in conf/local.yaml."""
     try:
         with mock.patch.object(
-            composing, "load_local_defaults", lambda name: local.take_in(name, folder)
+            composing,
+            "load_local_defaults",
+            lambda name: local_overrides.load_local_overrides(name, folder),
         ):
             return preflight("train", [], TrainConfig, check_train)
     finally:
-        local.take_in("train", CONF)
+        local_overrides.load_local_overrides("train", CONF)
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -28,8 +28,8 @@ from bench.fuzzing.capture import captured
 from bench.fuzzing.guard import Guard
 from bench.fuzzing.place import SECRET, Place, State, changed, snapshot
 from bench.fuzzing.values import ADDRESSES, CLASSES, MODULE, OUTSIDE, PATHS, SECRET_NAME
-from train.command import with_one_line_errors
-from train.optimizers import OPTIMIZERS
+from train.cli.app import with_one_line_errors
+from train.config.optimizer_arguments import OPTIMIZERS
 
 LOADED, REFUSED, TRACEBACK, HANG, CANARY, MEMORY = (
     "loaded",

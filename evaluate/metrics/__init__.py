@@ -1,1 +1,1 @@
-"""The scores, each a metric with an interval."""
+"""The scores, each a torchmetrics `Metric` with an interval."""

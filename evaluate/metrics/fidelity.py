@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluate.metrics.score import Mean, vanishes
+from evaluate.metrics.base import Mean, vanishes
 
 
 class PromptFidelity(Mean):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluate.metrics.score import Score
+from evaluate.metrics.base import Score
 
 GRID, ROUNDS = 201, 30  # weights that are tried, rounds of expectation maximisation
 

@@ -7,15 +7,16 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from evaluate.metrics.score import LEAST, Mean, Score
-from train.adapter import Adapter
-from train.base import Base
-from train.config import DataConfig
-from train.data import pixels
-from train.data.batches import frames_of
-from train.data.buckets import Frame, Size
-from train.data.picture import Picture
-from train.loss import diffusion_loss, encode_latents
+from evaluate.metrics.base import LEAST, Mean, Score
+from train.config.schema import DataConfig
+from train.data.batching import frames_of
+from train.data.images import framing
+from train.data.images.buckets import Frame, Size
+from train.data.images.image import TrainingImage
+from train.loop.loss import diffusion_loss
+from train.lora.adapter import Adapter
+from train.models.base_model import BaseModel
+from train.models.latents import encode_latents
 
 ROWS = 32  # pictures x timesteps in one forward pass
 ENCODED = 8  # pictures at once
@@ -73,8 +74,8 @@ class FixedLosses:
 
     def __init__(
         self,
-        base: Base,
-        pictures: list[Picture],
+        base: BaseModel,
+        pictures: list[TrainingImage],
         data: DataConfig,
         timesteps: int,
         by_timestep: bool = False,
@@ -97,7 +98,7 @@ class FixedLosses:
         """
         losses = torch.zeros(len(adapters), len(self.pictures), self.each)
         for row, adapter in enumerate(adapters):
-            with torch.inference_mode(), self.base.adapters.fixed(adapter):
+            with torch.inference_mode(), self.base.adapters.frozen(adapter):
                 for group in self.groups:
                     found = group.losses()
                     losses[row, group.places] = found if self.each > 1 else found.mean(1, True)
@@ -112,7 +113,7 @@ class OfOneSize:
     """
 
     def __init__(
-        self, base: Base, framed: list[tuple[int, Picture, Frame]], timesteps: int
+        self, base: BaseModel, framed: list[tuple[int, TrainingImage, Frame]], timesteps: int
     ) -> None:
         self.base, self.count = base, timesteps
         self.places = [place for place, _, _ in framed]
@@ -121,7 +122,7 @@ class OfOneSize:
             encode_latents(
                 base,
                 torch.stack(
-                    [pixels.framed(picture, frame) for _, picture, frame in framed[k:][:ENCODED]]
+                    [framing.framed(picture, frame) for _, picture, frame in framed[k:][:ENCODED]]
                 ),
             )[0]
             for k in range(0, len(framed), ENCODED)

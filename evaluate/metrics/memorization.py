@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluate.metrics.score import Score, Share
-from evaluate.reading.pose import PoseSource
+from evaluate.features.pose import PoseSource
+from evaluate.metrics.base import Score, Share
 
 TINY = 1e-6  # a distance that is none
 NULL_QUANTILE = 0.05  # of the base's own poses count as memorised by definition

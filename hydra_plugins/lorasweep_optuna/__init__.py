@@ -1,7 +1,7 @@
 """The door through which Hydra finds our sweeper: it accepts only classes of hydra_plugins."""
 
-from sweeper.search import OptunaSweeper as _OptunaSweeper
+from sweeper.hydra_sweeper import OptunaSweeper as _OptunaSweeper
 
 
 class OptunaSweeper(_OptunaSweeper):
-    """See sweeper/search.py."""
+    """See sweeper/hydra_sweeper.py."""

@@ -1,1 +1,1 @@
-"""What a study comes to: the pick, the ranking, the pictures."""
+"""The results of a study: ranking, selected checkpoint, tables, pictures."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from evaluate.choice.merit import FIDELITIES, LOSS, deciding, pareto
-from evaluate.choice.policy import Selection, select
-from evaluate.choice.reasons import learned_by, overall
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard, usable
-from sweeper.recording.progress import short
-from sweeper.recording.record import FAILED, Record
+from evaluate.selection.explain import learned_by, overall
+from evaluate.selection.objective import FIDELITIES, LOSS, deciding, pareto
+from evaluate.selection.policy import Selection, select
+from sweeper.console.progress import short
+from sweeper.tracking.trial_record import FAILED, TrialRecord
 
 
 @dataclass(frozen=True)
-class Entry:
+class RankedTrial:
     """A trial of a study, and the checkpoint selected from it (None: it failed)."""
 
-    record: Record
+    record: TrialRecord
     run_id: str
     selection: Selection | None
 
@@ -31,18 +31,18 @@ class Entry:
 
 
 def rank_trials(
-    records: list[Record], policy: PolicyConfig, run_id: Callable[[Record], str]
-) -> list[Entry]:
+    records: list[TrialRecord], policy: PolicyConfig, run_id: Callable[[TrialRecord], str]
+) -> list[RankedTrial]:
     """All the trials, best first."""
     entries = []
     for record in records:
         selected = usable(record.scorecards) and record.state != FAILED
         selection = select(record.scorecards, policy) if selected else None
-        entries.append(Entry(record, run_id(record), selection))
+        entries.append(RankedTrial(record, run_id(record), selection))
     return sorted(entries, key=lambda entry: entry.rank, reverse=True)
 
 
-def front_of(entries: list[Entry]) -> list[Entry]:
+def front_of(entries: list[RankedTrial]) -> list[RankedTrial]:
     """The trials that no other beats in both fidelity and memorisation, least of it first."""
     kept = {id(e.selection.scorecard): e for e in entries if e.selection}
     return [
@@ -51,18 +51,18 @@ def front_of(entries: list[Entry]) -> list[Entry]:
     ]
 
 
-def numbers_of_front(ranked: list[Entry]) -> list[int]:
+def numbers_of_front(ranked: list[RankedTrial]) -> list[int]:
     """The numbers of the trials of the front."""
     return [entry.record.number for entry in front_of(ranked)]
 
 
-def varied(entries: list[Entry]) -> list[str]:
+def varied(entries: list[RankedTrial]) -> list[str]:
     """The settings in which the trials differ."""
     keys = dict.fromkeys(key for entry in entries for key in entry.record.params)
     return [key for key in keys if len({str(e.record.params.get(key)) for e in entries}) > 1]
 
 
-def explain(ranked: list[Entry]) -> list[str]:
+def explain(ranked: list[RankedTrial]) -> list[str]:
     """The first in plain sentences: why this trial; why this epoch and not a later one."""
     best = ranked[0]
     pick = best.selection

@@ -1,1 +1,1 @@
-"""The study that workers share: its storage, its trials, who is at which."""
+"""The Optuna study that workers share: its storage, its trials, and who holds which."""

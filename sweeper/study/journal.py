@@ -13,7 +13,7 @@ import msgspec
 from filelock import FileLock
 from optuna.storages.journal import BaseJournalBackend
 
-from sweeper.study.entries import (
+from sweeper.study.journal_entries import (
     Line,
     NewStudy,
     NewTrial,
@@ -25,9 +25,9 @@ from sweeper.study.entries import (
     TrialSystemAttribute,
     TrialUserAttribute,
 )
-from train.config import ConfigError
-from train.encoding import shortened
-from train.gate import GateError, check_regular, parse_json
+from train.errors import ConfigError
+from train.files.untrusted import UntrustedFileError, check_regular, parse_json
+from train.text.display import shortened
 
 LINE: Any = Line
 LONGEST_LINE = 500_000  # bytes
@@ -93,7 +93,7 @@ class Journal(BaseJournalBackend):
         try:
             entry: Line = parse_json(line, LINE, f"line {number + 1}")
             self._effort.add(entry)
-        except GateError as error:
+        except UntrustedFileError as error:
             raise self._damaged(None, str(error)) from None
         except ValueError as error:
             raise self._damaged(number, str(error)) from None
@@ -114,7 +114,7 @@ class Journal(BaseJournalBackend):
         with self._lock:
             flags = os.O_RDWR | os.O_CREAT | FOLLOW_NO_LINK
             with open(os.open(self.file, flags, 0o666), "r+b") as stream:
-                mend(stream)
+                truncate_partial_line(stream)
                 stream.write(lines.encode())
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -159,7 +159,7 @@ class Effort:
         self.total += weight * self._entries[kind, owner]
 
 
-def mend(stream: BinaryIO) -> None:
+def truncate_partial_line(stream: BinaryIO) -> None:
     """Cuts off a last line without an end, and goes there.
 
     A process that was killed has left it. Optuna reads on without such a line, but the next one

@@ -17,12 +17,13 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBSt
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from sweeper.config import OBJECTIVES, Directions
-from sweeper.proposing.sampling import made
-from sweeper.study.attributes import check_study
+from sweeper.search.samplers import made
 from sweeper.study.journal import Journal
-from train.config import ConfigError, UserError, cause
-from train.encoding import shortened
-from train.gate import GateError
+from sweeper.study.study_attributes import check_study
+from train.config.parsing import cause
+from train.errors import ConfigError, UserError
+from train.files.untrusted import UntrustedFileError
+from train.text.display import shortened
 
 try:
     from grpc import RpcError
@@ -131,7 +132,7 @@ def understood(folder: Path, url: str | None) -> Iterator[None]:
         yield
     except Exception as error:  # whatever contradicts itself in what another has written
         passes = (*AWAY, UserError, OSError)
-        if isinstance(error, passes) and not isinstance(error, GateError):
+        if isinstance(error, passes) and not isinstance(error, UntrustedFileError):
             raise
         raise _senseless(folder / JOURNAL if url is None else None, error) from error
 

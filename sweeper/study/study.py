@@ -15,15 +15,16 @@ from filelock import FileLock
 from optuna.trial import TrialState
 
 from sweeper.config import OBJECTIVES, Directions, StudyConfig
-from sweeper.leaving import leaving
-from sweeper.proposing.sampling import known_settings, make_sampler
-from sweeper.proposing.space import Params, Space
-from sweeper.recording.record import AT_WORK, FILE, load_records
-from sweeper.study.attributes import ABOUT, DEATHS, about_of, check_within
-from sweeper.study.claim import LEASE, StudyTrial, claim, lease, live_trial, settle
+from sweeper.search.samplers import known_settings, make_sampler
+from sweeper.search.search_space import Params, Space
+from sweeper.stop_request import leaving
 from sweeper.study.storage import NO_PRUNER, known, open_study, understood
+from sweeper.study.study_attributes import ABOUT, DEATHS, about_of, check_within
+from sweeper.study.trial_lease import LEASE, LeasedTrial, acquire, lease, live_trial, settle
 from sweeper.study_folder import study_folder
-from train.config import ConfigError, suggestion
+from sweeper.tracking.trial_record import AT_WORK, FILE, load_records
+from train.config.parsing import suggestion
+from train.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Study:
         size = self.space.size()
         return wanted if size is None else min(wanted, size)
 
-    def next_trial(self, wanted: int) -> StudyTrial | None:
+    def next_trial(self, wanted: int) -> LeasedTrial | None:
         """A trial whose process died or whose result is gone, else a new one; None: there are
         `wanted` trials.
 
@@ -111,7 +112,7 @@ class Study:
             if begun >= wanted or size == len(known_settings(self.optuna)):
                 return None
             self._seed(begun)
-            trial = claim(self.optuna, self.folder, self.optuna.ask().number)
+            trial = acquire(self.optuna, self.folder, self.optuna.ask().number)
             assert trial, "a new trial is nobody else's"
             self._settle(trial.number)
             return trial
@@ -121,7 +122,7 @@ class Study:
         with self.lock:
             return [number for number in self._unfinished() if self._is_held(number)]
 
-    def bereaved(self) -> bool:
+    def has_orphans(self) -> bool:
         """Whether a trial is to be taken up, since its worker died.
 
         On this machine a death is seen at once; on another one only its silence tells, which
@@ -154,9 +155,9 @@ class Study:
             if trial.state == TrialState.RUNNING or trial.number not in ended
         ]
 
-    def _orphan(self, number: int) -> StudyTrial | None:
+    def _orphan(self, number: int) -> LeasedTrial | None:
         """A trial without a result, if nobody holds it."""
-        trial = claim(self.optuna, self.folder, number)
+        trial = acquire(self.optuna, self.folder, number)
         # its worker told so, and let go, just now
         if trial and trial.finished and self.has_result(number):
             trial.lock.release()
@@ -164,12 +165,12 @@ class Study:
         return trial
 
     def _is_held(self, number: int) -> bool:
-        trial = claim(self.optuna, self.folder, number)
+        trial = acquire(self.optuna, self.folder, number)
         if trial:
             trial.lock.release()
         return trial is None
 
-    def trial_of(self, settings: str) -> StudyTrial | None:
+    def trial_of(self, settings: str) -> LeasedTrial | None:
         """The trial with these settings, begun if there is none; None: another process has it."""
         with self.lock:
             for frozen in self.optuna.get_trials(deepcopy=False):
@@ -179,9 +180,9 @@ class Study:
                 trial = self.optuna.ask()
                 trial.set_user_attr("settings", settings)
                 frozen = self.optuna.trials[trial.number]
-            return claim(self.optuna, self.folder, frozen.number)
+            return acquire(self.optuna, self.folder, frozen.number)
 
-    def _count_death(self, orphan: StudyTrial) -> None:
+    def _count_death(self, orphan: LeasedTrial) -> None:
         """Once: a trial that waits for its place when the next process dies had no part in it."""
         at_work = orphan.folder / AT_WORK
         if at_work.is_file():

@@ -12,12 +12,13 @@ import yaml
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
-from evaluate.probing.probes import load_probe_set
-from evaluate.probing.roles import FRESH
+from evaluate.prompts.probe_set import load_probe_set
+from evaluate.prompts.roles import FRESH
 from tests.sweeper.conftest import run_module
-from train.base import load_base
-from train.checkpoint import save_checkpoint
-from train.config import BaseConfig, ConfigError, NetworkConfig
+from train.config.schema import BaseConfig, NetworkConfig
+from train.errors import ConfigError
+from train.lora.checkpoint import save_checkpoint
+from train.models.base_model import load_base
 
 QUICK = ("probes.count=8", "probes.steps=2", "scores.baseline=1", "scores.resamples=20")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from evaluate.choice.diagnosis import diagnose, plateau
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
+from evaluate.selection.diagnosis import diagnose, plateau
 from tests.evaluate.test_policy import card
 
 POLICY = PolicyConfig(limits={"pose_memorization": 0.35}, floors={"prompt_fidelity": 0.7})

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from evaluate.checkpoints.checks import remarks
 from evaluate.config import ProbesConfig
-from evaluate.examination import remarks
-from evaluate.ledger import Ledger
-from evaluate.probing.bare import BareBase
-from evaluate.probing.probes import Probe
-from evaluate.probing.roles import FRESH
+from evaluate.generation.baseline_images import BaselineImages
+from evaluate.prompts.probe_set import Probe
+from evaluate.prompts.roles import FRESH
+from evaluate.score_cache import ScoreCache
 from evaluate.scorecard import Estimate, Scorecard
-from train.base import Base, load_base
-from train.config import BaseConfig, DataConfig
+from train.config.schema import BaseConfig, DataConfig
+from train.models.base_model import BaseModel, load_base
 
 PROBES = [Probe(prompt="sks cat", base_prompt="cat", seed=1, role=FRESH, asked={})]
 QUICK = ProbesConfig(steps=1)
@@ -29,14 +29,14 @@ def config(base_folder: Path) -> BaseConfig:
     return BaseConfig(path=str(base_folder), device="cpu")
 
 
-def rescheduled(base: Base, **changes: object) -> Base:
+def rescheduled(base: BaseModel, **changes: object) -> BaseModel:
     """The base as its folder would be with another scheduler_config.json."""
     base.noise.register_to_config(**changes)
     return base
 
 
-def bases(config: BaseConfig) -> dict[str, Base]:
-    def fresh(**changes: object) -> Base:
+def bases(config: BaseConfig) -> dict[str, BaseModel]:
+    def fresh(**changes: object) -> BaseModel:
         load_base.__globals__["_load"].cache_clear()
         return load_base(replace(config, **changes))  # type: ignore[arg-type]
 
@@ -58,22 +58,22 @@ def test_pictures_of_a_base_that_draws_otherwise_are_not_taken(
     """After a wrong prediction type is corrected, for example."""
     drawn = {}
     for number, (name, base) in enumerate(bases(config).items(), start=1):
-        drawn[name] = BareBase(base, 16, QUICK, tmp_path).draw(PROBES)
+        drawn[name] = BaselineImages(base, 16, QUICK, tmp_path).draw(PROBES)
         assert len(list(tmp_path.glob("base-*.safetensors"))) == number, name
     for name in ("clip_skip", "prediction", "zero SNR", "betas"):
         other = "prediction" if name == "zero SNR" else "plain"
         assert not torch.equal(drawn[name], drawn[other]), name
     before = sorted(file.name for file in tmp_path.glob("base-*.safetensors"))
     again = bases(config)["prediction"]
-    assert torch.equal(BareBase(again, 16, QUICK, tmp_path).draw(PROBES), drawn["prediction"])
+    assert torch.equal(BaselineImages(again, 16, QUICK, tmp_path).draw(PROBES), drawn["prediction"])
     for settings in (ProbesConfig(steps=2), ProbesConfig(steps=1, guidance=2.0)):
-        BareBase(again, 16, settings, tmp_path).draw(PROBES)
-    BareBase(again, 32, QUICK, tmp_path).draw(PROBES)
+        BaselineImages(again, 16, settings, tmp_path).draw(PROBES)
+    BaselineImages(again, 32, QUICK, tmp_path).draw(PROBES)
     assert len(list(tmp_path.glob("base-*.safetensors"))) == len(before) + 3
 
 
-def test_damaged_pictures_of_the_base_are_made_again(base: Base, tmp_path: Path) -> None:
-    bare = BareBase(base, 16, QUICK, tmp_path)
+def test_damaged_pictures_of_the_base_are_made_again(base: BaseModel, tmp_path: Path) -> None:
+    bare = BaselineImages(base, 16, QUICK, tmp_path)
     drawn = bare.draw(PROBES)
     (file,) = tmp_path.glob("base-*.safetensors")
     for content in (b"", file.read_bytes()[:-5]):
@@ -96,12 +96,12 @@ def test_scores_are_not_taken_of_a_file_of_other_strength(tmp_path: Path) -> Non
     file, settings = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
     save_file({"base_model.model.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3)}, file)
     settings.write_text(json.dumps({"lora_alpha": 8}))
-    ledger = Ledger(tmp_path, {"data": "1"})
+    ledger = ScoreCache(tmp_path, {"data": "1"})
     ledger.add(card(file))
-    assert Ledger(tmp_path, {"data": "1"}).find(file)
-    assert not Ledger(tmp_path, {"data": "2"}).find(file)
+    assert ScoreCache(tmp_path, {"data": "1"}).find(file)
+    assert not ScoreCache(tmp_path, {"data": "2"}).find(file)
     settings.write_text(json.dumps({"lora_alpha": 100}))
-    assert not Ledger(tmp_path, {"data": "1"}).find(file)
+    assert not ScoreCache(tmp_path, {"data": "1"}).find(file)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
     file = tmp_path / "x.safetensors"
     save_file({"a": torch.ones(1)}, file)
     (tmp_path / "scorecards.json").write_text(content)
-    ledger = Ledger(tmp_path, {"data": "1"})
+    ledger = ScoreCache(tmp_path, {"data": "1"})
     assert ledger.find(file) is None
     ledger.add(card(file))
-    assert Ledger(tmp_path, {"data": "1"}).find(file) == card(file)
+    assert ScoreCache(tmp_path, {"data": "1"}).find(file) == card(file)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
     ],
 )
 def test_what_files_say_of_their_training_is_compared(
-    base: Base, about: dict[str, str], words: str
+    base: BaseModel, about: dict[str, str], words: str
 ) -> None:
     lines = remarks([about, about, {}], base, DataConfig(trigger="sks person"))
     assert len(lines) == bool(words)

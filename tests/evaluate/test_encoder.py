@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torchmetrics.multimodal import CLIPScore
 
-from evaluate.reading.encoder import EMBEDDED_FOLDER, Encoder
-from train.config import ConfigError
+from evaluate.features.clip import EMBEDDED_FOLDER, ClipEncoder
+from train.errors import ConfigError
 
 CPU = torch.device("cpu")
 
 
 def test_features_are_unit_vectors_of_one_space() -> None:
-    encoder = Encoder("puppets", CPU)
+    encoder = ClipEncoder("puppets", CPU)
     images = encoder.image_features(torch.rand(2, 3, 32, 32))
     texts = encoder.text_features(["a photo of a puppet"])
     assert images.shape[1] == texts.shape[1]
@@ -33,7 +33,7 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     bare = tmp_path / "clip"
     shutil.copytree(EMBEDDED_FOLDER, bare, ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(ConfigError, match=r"scores\.encoder"):
-        Encoder(str(bare), CPU)
+        ClipEncoder(str(bare), CPU)
 
 
 def test_an_architecture_with_weights_from_a_file(tmp_path: Path) -> None:
@@ -43,17 +43,17 @@ def test_an_architecture_with_weights_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "tiny.json").write_text(json.dumps(about["model_cfg"]))
     open_clip.add_model_config(tmp_path / "tiny.json")
     weights = next(EMBEDDED_FOLDER.glob("*.safetensors"))
-    same, images = Encoder(f"tiny@{weights}", CPU), torch.rand(2, 3, 32, 32)
-    expected = Encoder("puppets", CPU).image_features(images)
+    same, images = ClipEncoder(f"tiny@{weights}", CPU), torch.rand(2, 3, 32, 32)
+    expected = ClipEncoder("puppets", CPU).image_features(images)
     torch.testing.assert_close(same.image_features(images), expected, atol=0.1, rtol=0)
     with pytest.raises(ConfigError, match=r"no \.safetensors file .*pickle"):
-        Encoder(f"tiny@{tmp_path}/weights.bin", CPU)
+        ClipEncoder(f"tiny@{tmp_path}/weights.bin", CPU)
 
 
 class AsTransformers(torch.nn.Module):
     """Our encoder in the shape that torchmetrics wants a CLIP to have."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: ClipEncoder) -> None:
         super().__init__()
         self.encoder = encoder
         limit = SimpleNamespace(max_position_embeddings=10_000)
@@ -79,7 +79,7 @@ class Words(list[str]):
 
 
 def test_similarities_are_those_of_torchmetrics_clip_score() -> None:
-    encoder = Encoder("puppets", CPU)
+    encoder = ClipEncoder("puppets", CPU)
     images, texts = torch.rand(4, 3, 32, 32), [f"a puppet {word}" for word in "abcd"]
 
     def processor(**given: Any) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evaluate.examination import readable
-from evaluate.files import find
-from evaluate.order import order
-from train.saved_after import epoch_and_step
-from train.weights_file import CheckpointError
+from evaluate.checkpoints.checks import readable
+from evaluate.checkpoints.find import find
+from evaluate.checkpoints.save_order import order
+from train.errors import CheckpointError
+from train.lora.checkpoint_names import epoch_and_step
 
 Names = list[str]
 

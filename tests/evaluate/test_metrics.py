@@ -11,9 +11,9 @@ from evaluate.metrics.fidelity import PromptFidelity
 from evaluate.metrics.leak import AttributeLeak
 from evaluate.metrics.losses import FixedLosses, GeneralizationGap
 from evaluate.metrics.memorization import Copying
-from train.base import Base, load_base
-from train.config import BaseConfig, DataConfig, NetworkConfig
-from train.data.loading import load_pictures
+from train.config.schema import BaseConfig, DataConfig, NetworkConfig
+from train.data.dataset import load_dataset
+from train.models.base_model import BaseModel, load_base
 
 
 def test_a_leak_is_known_by_how_the_training_outfit_is_read() -> None:
@@ -76,7 +76,7 @@ def test_prompt_fidelity_is_none_where_each_picture_shows_another_prompt() -> No
 
 
 def test_losses_are_fixed_and_touch_no_random_state() -> None:
-    base, pictures = load_base(BaseConfig(device="cpu")), load_pictures(DataConfig(resolution=32))
+    base, pictures = load_base(BaseConfig(device="cpu")), load_dataset(DataConfig(resolution=32))
     random = torch.Generator().manual_seed(0)
     adapters = [base.adapters.create(NetworkConfig(rank=2), random) for _ in range(2)]
     for up in adapters[1].up.values():
@@ -91,9 +91,11 @@ def test_losses_are_fixed_and_touch_no_random_state() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_losses_of_pictures_in_buckets_are_those_of_each_alone(base: Base, shapes: Path) -> None:
+def test_losses_of_pictures_in_buckets_are_those_of_each_alone(
+    base: BaseModel, shapes: Path
+) -> None:
     data = DataConfig(path=str(shapes), resolution=32, buckets=True, validation_fraction=0)
-    pictures = list(load_pictures(data).training)
+    pictures = list(load_dataset(data).training)
     adapter = base.adapters.create(NetworkConfig(rank=2), torch.Generator().manual_seed(0))
     together = FixedLosses(base, pictures, data, 2)([adapter])[0]
     alone = [FixedLosses(base, [picture], data, 2)([adapter])[0, 0] for picture in pictures]

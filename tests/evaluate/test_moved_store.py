@@ -9,30 +9,30 @@ from pathlib import Path
 import pytest
 from mlflow.artifacts import download_artifacts
 
-from evaluate.tracking import Run, Store
+from evaluate.tracking.mlflow_store import MlflowStore, TrackedRun
 
 
-def embedded(root: Path, name: str = "evaluations") -> Store:
+def embedded(root: Path, name: str = "evaluations") -> MlflowStore:
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it where a store was opened before
-    return Store(root, name)
+    return MlflowStore(root, name)
 
 
 @pytest.fixture
-def begun(tmp_path: Path) -> Run:
+def begun(tmp_path: Path) -> TrackedRun:
     """A run with a file, in a store that is moved and opened again in the tests."""
-    run = Run(embedded(tmp_path / "a" / "mlruns"), tmp_path / "a" / "mlflow.json", "x")
+    run = TrackedRun(embedded(tmp_path / "a" / "mlruns"), tmp_path / "a" / "mlflow.json", "x")
     run.renew({"probes": "1", "epoch 1": "w"})
     run.begin({"data": "d"})
     run.log_text("kept", "notes.txt")
     return run
 
 
-def test_a_moved_store_has_its_runs_and_its_files(begun: Run, tmp_path: Path) -> None:
+def test_a_moved_store_has_its_runs_and_its_files(begun: TrackedRun, tmp_path: Path) -> None:
     before, moved = begun.id, tmp_path / "elsewhere" / "b c"
     moved.parent.mkdir()
     shutil.move(tmp_path / "a", moved)
     store = embedded(moved / "mlruns")
-    run = Run(store, moved / "mlflow.json", "x")
+    run = TrackedRun(store, moved / "mlflow.json", "x")
     run.renew({"probes": "1"})
     run.begin({"data": "d"})
     assert run.id == before
@@ -47,8 +47,8 @@ def test_a_moved_store_has_its_runs_and_its_files(begun: Run, tmp_path: Path) ->
     assert place.endswith("b%20c/mlruns/artifacts")
 
 
-def test_another_store_gets_a_run_of_its_own(begun: Run, tmp_path: Path) -> None:
-    run = Run(embedded(tmp_path / "other"), begun.file, "x")
+def test_another_store_gets_a_run_of_its_own(begun: TrackedRun, tmp_path: Path) -> None:
+    run = TrackedRun(embedded(tmp_path / "other"), begun.file, "x")
     before = begun.id
     run.renew({"probes": "1"})
     run.begin({"data": "d"})
@@ -66,7 +66,7 @@ def test_another_store_gets_a_run_of_its_own(begun: Run, tmp_path: Path) -> None
     ],
 )
 def test_a_run_of_something_else_is_another_run(
-    begun: Run, about: dict[str, str], new: bool
+    begun: TrackedRun, about: dict[str, str], new: bool
 ) -> None:
     before = begun.id
     begun.renew(about)

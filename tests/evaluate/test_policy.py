@@ -8,11 +8,11 @@ from random import Random
 
 import pytest
 
-from evaluate.choice.merit import fidelity, lead, violations
-from evaluate.choice.policy import check_scores, select
 from evaluate.config import PolicyConfig, check_policy
 from evaluate.scorecard import Estimate, Scorecard
-from train.config import ConfigError
+from evaluate.selection.objective import fidelity, paired_difference, violations
+from evaluate.selection.policy import check_scores, select
+from train.errors import ConfigError
 
 POLICY = PolicyConfig(limits={"pose_memorization": 0.3})
 PROBES = 24
@@ -58,7 +58,7 @@ def test_a_small_lead_on_every_probe_is_no_chance() -> None:
     """Wide intervals, since probes differ, but each probe is a little better: that is sure."""
     cards = [card(1, 0.3, 0, width=0.2), card(2, 0.58, 0, width=0.2), card(3, 0.6, 0, width=0.2)]
     assert select(cards, PolicyConfig()).scorecard.epoch == 3
-    ahead = lead(cards[2], cards[1])
+    ahead = paired_difference(cards[2], cards[1])
     assert ahead.value == pytest.approx(0.6**0.5 - 0.58**0.5)
     assert ahead.error < ahead.value / 3
 

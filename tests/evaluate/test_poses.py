@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from evaluate.config import ScoresConfig
-from evaluate.reading.encoder import Encoder
-from evaluate.reading.pose_sources import BLAZE, COCO, PersonPoses, landmarks, pose_source
-from train.config import ConfigError
+from evaluate.features.clip import ClipEncoder
+from evaluate.features.pose_detectors import BLAZE, COCO, PersonPoses, landmarks, pose_source
+from train.errors import ConfigError
 
 CPU = torch.device("cpu")
 
@@ -66,7 +66,7 @@ def test_mediapipes_landmarks_become_the_same_joints() -> None:
 
 
 def test_sources_that_are_not_to_be_had_say_what_to_do() -> None:
-    encoder = Encoder("puppets", CPU)
+    encoder = ClipEncoder("puppets", CPU)
     with pytest.raises(ConfigError, match=r"pose_model: mediapipe needs .*\.task file"):
         pose_source(ScoresConfig(pose="mediapipe"), encoder)
     assert pose_source(ScoresConfig(pose="layout"), encoder).name == "layout"

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from evaluate.config import ProbesConfig
-from evaluate.probing.probes import make_probe_set
-from evaluate.probing.roles import CAPTION
-from evaluate.probing.values import load_values
+from evaluate.prompts.attributes import load_attributes
+from evaluate.prompts.probe_set import make_probe_set
+from evaluate.prompts.roles import CAPTION
 from tests.train.test_layouts import draw, load
 
 
@@ -26,7 +26,7 @@ def test_probes_of_captions_ask_the_base_for_the_class(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("a banana for ana")
     pictures = load(tmp_path, trigger="ana woman")
     made = make_probe_set(
-        ProbesConfig(count=16), load_values("puppets"), pictures, Encoder(),  # type: ignore[arg-type]
+        ProbesConfig(count=16), load_attributes("puppets"), pictures, Encoder(),  # type: ignore[arg-type]
         torch.eye(1, 64).expand(2, 64), {},
     )  # fmt: skip
     asked = {(p.prompt, p.base_prompt) for p in made.probes if p.role == CAPTION}

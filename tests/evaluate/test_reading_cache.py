@@ -9,45 +9,45 @@ import pytest
 import torch
 
 from evaluate.config import ScoresConfig
-from evaluate.progress import Countdown, duration
-from evaluate.reading.cache import ReadingCache
-from evaluate.reading.encoder import Encoder
-from evaluate.reading.pose import LayoutPoses
-from evaluate.reading.pose_sources import pose_source
-from evaluate.reading.readings import Reader, Readings
-from train.data.wording import counted
+from evaluate.console.progress import Countdown, duration
+from evaluate.features.clip import ClipEncoder
+from evaluate.features.extractor import FeatureExtractor, ImageFeatures
+from evaluate.features.feature_cache import FeatureCache
+from evaluate.features.pose import LayoutPoses
+from evaluate.features.pose_detectors import pose_source
+from train.data.folders.wording import counted
 
 
 @dataclass(frozen=True)
-class Counting(Reader):
+class Counting(FeatureExtractor):
     """A reader that notes what it is given."""
 
     seen: list[int] = None  # type: ignore[assignment]
 
-    def read(self, images: torch.Tensor, countdown: Countdown | None = None) -> Readings:
+    def read(self, images: torch.Tensor, countdown: Countdown | None = None) -> ImageFeatures:
         self.seen.append(len(images))
         return super().read(images, countdown)
 
 
-def same(one: Readings, other: Readings) -> bool:
+def same(one: ImageFeatures, other: ImageFeatures) -> bool:
     return all(
         torch.equal(getattr(one, field.name), getattr(other, field.name))
-        for field in fields(Readings)
+        for field in fields(ImageFeatures)
     )
 
 
 def test_readings_are_kept_by_content(tmp_path: Path) -> None:
-    encoder = Encoder("puppets", torch.device("cpu"))
+    encoder = ClipEncoder("puppets", torch.device("cpu"))
     images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     seen: list[int] = []
     bodies = Counting(encoder, pose_source(ScoresConfig(), encoder), seen)
-    cache, countdown = ReadingCache(bodies, tmp_path), Countdown("reads", 10)
+    cache, countdown = FeatureCache(bodies, tmp_path), Countdown("reads", 10)
     first = cache.read(images, countdown)
     assert (seen, countdown.done) == ([5], 5)
     assert same(cache.read(images, countdown), first)
     assert (seen, countdown.total) == ([5], 5)
     cache.read(images.flip(0), countdown)
-    ReadingCache(Counting(encoder, LayoutPoses(encoder), seen), tmp_path).read(images, countdown)
+    FeatureCache(Counting(encoder, LayoutPoses(encoder), seen), tmp_path).read(images, countdown)
     assert seen == [5, 5, 5], "other pictures, or another source of poses, are read"
     for file in tmp_path.glob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:200])
@@ -59,7 +59,7 @@ def test_a_long_stage_says_how_far_it_is(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("evaluate.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("evaluate.console.progress.time.monotonic", lambda: now[0])
     caplog.set_level("INFO")
     countdown = Countdown("the bare base draws", 40)
     for _ in range(3):

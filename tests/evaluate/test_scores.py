@@ -13,23 +13,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evaluate.config import ProbesConfig, ScoresConfig
+from evaluate.features.color import mean_colors
+from evaluate.features.head_crop import head_crops
+from evaluate.features.pose import Frame, KeypointPoses, aligned, oks
+from evaluate.generation.generate import generate
+from evaluate.metrics.base import Share
 from evaluate.metrics.fidelity import SubjectFidelity
 from evaluate.metrics.memorization import vendi
-from evaluate.metrics.score import Share
-from evaluate.probing.generate import generate
-from evaluate.probing.roles import CAPTION, CLASS, FRESH
-from evaluate.reading.color import mean_colors
-from evaluate.reading.pose import Frame, KeypointPoses, aligned, oks
-from evaluate.reading.subject import portraits
+from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
-from train.base import load_base
-from train.checkpoint import CheckpointError
-from train.config import BaseConfig, DataConfig, NetworkConfig
-from train.data.loading import load_pictures
-from train.lora import shape
+from train.config.schema import BaseConfig, DataConfig, NetworkConfig
+from train.data.dataset import load_dataset
+from train.lora.checkpoint import CheckpointError
+from train.lora.injection import shape
+from train.models.base_model import load_base
 from train.puppets.demo import CHARACTERS
-from train.puppets.world import (
+from train.puppets.world.examples import (
     BACKGROUNDS,
     Puppet,
     images_of,
@@ -46,7 +46,7 @@ PROBES = ProbesConfig(values="puppets", count=32, steps=8, guidance=3.0)
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     cache = tmp_path_factory.mktemp("cache")
     base = load_base(BaseConfig(device="cpu"))
-    pictures = load_pictures(DataConfig(resolution=32))
+    pictures = load_dataset(DataConfig(resolution=32))
     return Scorer(
         base, pictures, DataConfig(resolution=32), PROBES, ScoresConfig(baseline=2), cache
     )
@@ -196,8 +196,8 @@ def test_portrait_is_the_square_round_the_head() -> None:
     poses[0, :3, :2] = torch.tensor([[0.5, 0.4], [0.6, 0.5], [0.4, 0.5]])  # nose, shoulders
     image = torch.zeros(1, 3, 100, 100)
     image[:, :, 25:45, 40:60] = 1  # a square of two nose-to-shoulder distances, half of one above
-    assert portraits(image, poses, Frame(2.0, 0.5), 16).min() > 0.99
-    wider = portraits(image, poses, Frame(4.0, 0.5), 16)
+    assert head_crops(image, poses, Frame(2.0, 0.5), 16).min() > 0.99
+    wider = head_crops(image, poses, Frame(4.0, 0.5), 16)
     assert wider.mean().item() == pytest.approx(1 / 4, abs=0.02)
     assert wider[..., 4:12, 4:12].min() > 0.4
 

@@ -7,19 +7,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluate.grid import epoch_grid
-from evaluate.probing.probes import Probe, ProbeSet
-from evaluate.probing.roles import CAPTION, CLASS, FRESH
-from evaluate.probing.values import load_values
+from evaluate.images.contact_sheet import (
+    ALARM,
+    CELL,
+    contact_sheet,
+    data_sheet,
+    read_sheet,
+    save_sheet,
+)
+from evaluate.images.epoch_grid import epoch_grid
+from evaluate.prompts.attributes import load_attributes
+from evaluate.prompts.probe_set import Probe, ProbeSet
+from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
-from evaluate.sheet import ALARM, CELL, contact_sheet, data_sheet, read_sheet, save_sheet
 
 ROLES = (FRESH, FRESH, CLASS, CAPTION)
 
 
 def probes() -> ProbeSet:
     made = [Probe(f"prompt {i}", f"prompt {i}", i, role, {}) for i, role in enumerate(ROLES)]
-    return ProbeSet(made, load_values("puppets"), "puppet", {})
+    return ProbeSet(made, load_attributes("puppets"), "puppet", {})
 
 
 def card(epoch: int, copies: dict[int, int]) -> Scorecard:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluate.tracking import Run, Store
-from evaluate.tracking_uri import check_tracking, refusal
-from train.config import ConfigError
+from evaluate.tracking.mlflow_store import MlflowStore, TrackedRun
+from evaluate.tracking.tracking_uri import check_tracking, refusal
+from train.errors import ConfigError
 
 OLD, NEW = "451aebb31d03", "ffffffffffff"  # MLflow's first schema, and none that it knows
 
@@ -103,9 +103,9 @@ def test_a_wrong_store_stops_no_work_that_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
-    store = Store(tmp_path, "x")
+    store = MlflowStore(tmp_path, "x")
     for _ in range(3):
-        with store.forgiving():
+        with store.tolerate_outage():
             assert store.client
     (said,) = caplog.messages
     assert said.startswith("MLflow: MLFLOW_TRACKING_URI: ./mlruns is a folder")
@@ -116,7 +116,7 @@ def test_a_damaged_memory_of_a_run_is_none(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.json"
     for content in (b"", b"{torn", b"[]", b"null", b'{"uri": "x"}', b"\x80\x04"):
         file.write_bytes(content)
-        assert Run(Store(tmp_path, "x"), file, "run").id_now == ""
+        assert TrackedRun(MlflowStore(tmp_path, "x"), file, "run").id_now == ""
 
 
 @pytest.fixture
@@ -149,8 +149,8 @@ def test_a_server_that_refuses_is_not_away(
     refusing.status = status  # type: ignore[attr-defined]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{refusing.server_port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    store = Store(tmp_path, "x")
-    with store.forgiving():
+    store = MlflowStore(tmp_path, "x")
+    with store.tolerate_outage():
         assert store.client
     (said,) = caplog.messages
     assert words in said

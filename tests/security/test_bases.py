@@ -13,12 +13,13 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from evaluate.reading import pose_sources
+from evaluate.features import pose_detectors
 from tests.security.spoiling import SPOILED, change, device, other, pipe
-from train import base_files
-from train.base import BaseError, load_base
-from train.base_files import locate
-from train.config import EMBEDDED_BASE, BaseConfig, ConfigError, UserError
+from train.config.schema import EMBEDDED_BASE, BaseConfig
+from train.errors import ConfigError, UserError
+from train.models import model_files
+from train.models.base_model import BaseError, load_base
+from train.models.model_files import locate
 
 CPU = torch.device("cpu")
 
@@ -156,7 +157,7 @@ def test_of_the_hub_nothing_is_downloaded_that_runs_code(
 ) -> None:
     change(folder / "model_index.json", "unet", value=["evil_unet", "Evil"])
     index = str(folder / "model_index.json")
-    monkeypatch.setattr(base_files, "hf_hub_download", lambda *_: index)
+    monkeypatch.setattr(model_files, "hf_hub_download", lambda *_: index)
     monkeypatch.setattr(DiffusionPipeline, "download", lambda *_, **__: pytest.fail("downloaded"))
     with pytest.raises(BaseError, match=r"unet is of .*evil_unet"):
         locate("evil/model")
@@ -184,8 +185,8 @@ def test_weights_of_torchvision_are_tensors_alone(
     def load(**_: Any) -> None:  # as torch.hub does
         torch.load(tmp_path / "weights.pth", weights_only=False)
 
-    monkeypatch.setattr(pose_sources, "keypointrcnn_resnet50_fpn", load)
+    monkeypatch.setattr(pose_detectors, "keypointrcnn_resnet50_fpn", load)
     with pytest.raises(ConfigError, match=r"scores\.pose: keypointrcnn's weights"):
-        pose_sources.PersonPoses(CPU)
+        pose_detectors.PersonPoses(CPU)
     assert not (tmp_path / "PWNED").exists()
-    assert pose_sources.TENSORS_ALONE not in os.environ
+    assert pose_detectors.TENSORS_ALONE not in os.environ

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from train import permissions
-from train.config import DataConfig
-from train.data.loading import Pictures, load_pictures
-from train.data.picture import DataError
+from train.config.schema import DataConfig
+from train.data.dataset import Dataset, load_dataset
+from train.data.images.image import DataError
+from train.files import permissions
 
 SECRET = "the password is tulip"
 
@@ -34,8 +34,8 @@ def drawn(folder: Path) -> Path:
     return folder
 
 
-def load(folder: Path, **settings: Any) -> Pictures:
-    return load_pictures(DataConfig(path=str(folder), trigger="sks dog", **settings))
+def load(folder: Path, **settings: Any) -> Dataset:
+    return load_dataset(DataConfig(path=str(folder), trigger="sks dog", **settings))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_subset_of_a_dataset_config_behind_a_link_is_not_read(
         f'[[datasets]]\nresolution = 32\n[[datasets.subsets]]\nimage_dir = "{image_dir}"\n'
     )
     with pytest.raises(DataError, match="--allow-path="):
-        load_pictures(DataConfig(dataset_config=str(file), trigger="x"))
+        load_dataset(DataConfig(dataset_config=str(file), trigger="x"))
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "loop", "folder", "large"])

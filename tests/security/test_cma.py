@@ -14,17 +14,17 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
-from sweeper.proposing.class_arguments import check_sampler_arguments
-from sweeper.proposing.cma import GENERATION, CmaEsSampler
-from sweeper.proposing.sampling import check_sampler, make_sampler
-from sweeper.proposing.space import Space, parse_space
-from sweeper.study.claim import StudyTrial
+from sweeper.search.class_arguments import check_sampler_arguments
+from sweeper.search.cma_es import GENERATION, CmaEsSampler
+from sweeper.search.samplers import check_sampler, make_sampler
+from sweeper.search.search_space import Space, parse_space
 from sweeper.study.storage import JOURNAL, NO_PRUNER
 from sweeper.study.study import Study
+from sweeper.study.trial_lease import LeasedTrial
 from tests.sweeper.test_budget import ended
-from train.config import ConfigError
+from train.errors import ConfigError
 
-CMA = {"_target_": "sweeper.proposing.cma.CmaEsSampler", "n_startup_trials": 4}
+CMA = {"_target_": "sweeper.search.cma_es.CmaEsSampler", "n_startup_trials": 4}
 OPTUNAS = "optuna.samplers.CmaEsSampler"
 PLANE = ("x=interval(0.0, 1.0)", "y=interval(0.0, 1.0)")
 
@@ -47,13 +47,13 @@ def begun(folder: Path, *sweeps: str, sampler: dict[str, Any] | None = None) -> 
     return Study(folder, {}, space_of(*sweeps), sampler or CMA, NO_PRUNER, 0)
 
 
-def started(study: Study) -> StudyTrial:
+def started(study: Study) -> LeasedTrial:
     trial = study.next_trial(100)
     assert trial
     return trial
 
 
-def finish(trial: StudyTrial) -> None:
+def finish(trial: LeasedTrial) -> None:
     ended(trial.folder)
     trial.complete([height(trial.params)], {})
 
@@ -209,7 +209,7 @@ def test_values_that_lead_nowhere_are_survived(value: float) -> None:
 def test_a_sampler_that_unpickles_is_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="unpickles") as caught:
         check_sampler_arguments(config)
-    assert "use sweeper.proposing.cma.CmaEsSampler" in str(caught.value)
+    assert "use sweeper.search.cma_es.CmaEsSampler" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

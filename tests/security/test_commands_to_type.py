@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from train.config import CONF, DataConfig, UserError
-from train.data.loading import load_pictures
+from sweeper.reproduction.received_optimizer import check_received_optimizer
+from train.config.schema import CONF, DataConfig
+from train.data.dataset import load_dataset
+from train.errors import UserError
 from train.kohya.command_line import expand
-from train.received_optimizer import check_received_optimizer
-from train.shell import in_setting
+from train.text.shell import in_setting
 
 ROOT = CONF.parent
 FILES = [f for part in ("train", "evaluate", "sweeper") for f in (ROOT / part).rglob("*.py")]
@@ -27,7 +28,7 @@ VALUES = ["x; touch pwn $(id)", "a`id`", "it's $HOME", "a b", "$(id)", "x\\ny", 
 
 
 def advice(file: Path) -> list[str]:
-    """Where a file puts a value into what is typed, other than by `train.shell`."""
+    """Where a file puts a value into what is typed, other than by `train.text.shell`."""
     found = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.JoinedStr):
@@ -92,7 +93,7 @@ def test_other_messages(tmp_path: Path, value: str) -> None:
     text = f'image_dir = "/{value}"'.replace("\\", "\\\\")
     file.write_text(f"[[datasets]]\nresolution = 32\n[[datasets.subsets]]\n{text}")
     with pytest.raises(UserError) as error:
-        load_pictures(DataConfig(dataset_config=str(file)))
+        load_dataset(DataConfig(dataset_config=str(file)))
     assert is_one_word(str(error.value), "--allow-path", f"/{value}")
     with pytest.raises(UserError) as error:
         check_received_optimizer({"_target_": f"torch.optim.{value}", "lr": 1e-3})

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from evaluate import database_file
-from evaluate.database_file import reading
-from evaluate.store_address import Address
-from evaluate.tracking_uri import check_tracking
-from sweeper.results.report.search import _has_studies
-from train.config import ConfigError
-from train.gate import GateError
+from evaluate.tracking import database_file
+from evaluate.tracking.database_file import reading
+from evaluate.tracking.store_address import Address
+from evaluate.tracking.tracking_uri import check_tracking
+from sweeper.results.report.search_insights import _has_studies
+from train.errors import ConfigError
+from train.files.untrusted import UntrustedFileError
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x {} FROM c"
 RUN = "f" * 32
@@ -73,7 +73,7 @@ def test_a_table_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyP
                     f"INSERT INTO runs {ENDLESS.format('')} LIMIT 100000",
                     "CREATE TABLE alembic_version (version_num)",
                     "CREATE TABLE studies (x)")  # fmt: skip
-    with pytest.raises(GateError, match="takes too long"), reading(file, "runs") as opened:
+    with pytest.raises(UntrustedFileError, match="takes too long"), reading(file, "runs") as opened:
         opened.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (RUN,)).fetchone()
     assert Address(tmp_path).lacks(RUN)
     monkeypatch.setattr(database_file, "MOST", 5_000)

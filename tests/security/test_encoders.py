@@ -12,10 +12,10 @@ import open_clip
 import pytest
 import torch
 
-from evaluate.reading import encoder_source
-from evaluate.reading.encoder import EMBEDDED_FOLDER, Encoder
+from evaluate.features import clip_source
+from evaluate.features.clip import EMBEDDED_FOLDER, ClipEncoder
 from tests.security.spoiling import SPOILED, change
-from train.config import ConfigError
+from train.errors import ConfigError
 
 CPU = torch.device("cpu")
 EVIL = "open({!r}, 'w').write('x')\nfrom transformers import CLIPTokenizerFast as Evil\n"
@@ -33,7 +33,7 @@ def encoder(tmp_path: Path) -> Path:
 def refused(name: str | Path) -> str:
     """The one line that an encoder of this name ends in."""
     with pytest.raises(ConfigError, match=r"^scores\.encoder: ") as raised:
-        Encoder(str(name), CPU)
+        ClipEncoder(str(name), CPU)
     line = str(raised.value)
     assert "\n" not in line
     assert len(line) < 1000
@@ -106,10 +106,10 @@ def test_an_encoders_tokenizer_is_one_of_transformers_own(
 
 
 def test_a_tokenizers_settings_do_not_name_files_elsewhere(encoder: Path, tmp_path: Path) -> None:
-    expected = Encoder(str(encoder), CPU).tokenizer(["a puppet"])
+    expected = ClipEncoder(str(encoder), CPU).tokenizer(["a puppet"])
     change(encoder / "tokenizer_config.json", "vocab_file", value=str(tmp_path / "secret"))
     change(encoder / "config.json", "auto_map", value={"AutoConfig": "tok.Evil"})
-    assert torch.equal(Encoder(str(encoder), CPU).tokenizer(["a puppet"]), expected)
+    assert torch.equal(ClipEncoder(str(encoder), CPU).tokenizer(["a puppet"]), expected)
     assert not (tmp_path / "PWNED").exists()
 
 
@@ -142,7 +142,7 @@ def test_an_encoders_pickle_is_never_read(encoder: Path, monkeypatch: pytest.Mon
     (encoder / "open_clip_model.safetensors").rename(encoder / "model.safetensors")
     for name in ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth", "model.pt"):
         (encoder / name).write_bytes(b"\x80\x04")
-    Encoder(str(encoder), CPU)  # open_clip itself would take the .bin
+    ClipEncoder(str(encoder), CPU)  # open_clip itself would take the .bin
     (encoder / "model.safetensors").unlink()
     assert "pickle" in refused(encoder)
 
@@ -167,7 +167,7 @@ def test_a_tag_whose_weights_are_a_pickle(monkeypatch: pytest.MonkeyPatch, tmp_p
         asked.append((repository, name))
         raise FileNotFoundError(f"{name} is not there")
 
-    monkeypatch.setattr(encoder_source, "hf_hub_download", download)
+    monkeypatch.setattr(clip_source, "hf_hub_download", download)
     assert "pickle" in refused("ViT-B-32/x")
     refused("ViT-B-32/y")
     assert asked == [("nobody/y", "weights.safetensors")]
@@ -182,8 +182,8 @@ def test_of_a_repository_only_words_and_tensors_are_taken(
         patterns.extend(allow_patterns)
         return str(encoder)
 
-    monkeypatch.setattr(encoder_source, "snapshot_download", download)
-    Encoder("hf-hub:friend/model", CPU)
+    monkeypatch.setattr(clip_source, "snapshot_download", download)
+    ClipEncoder("hf-hub:friend/model", CPU)
     assert all(name.endswith((".json", ".txt", ".model", ".safetensors")) for name in patterns)
     change(encoder / "open_clip_config.json", *TEXT, "tokenizer_kwargs",
            value={"trust_remote_code": True})  # fmt: skip

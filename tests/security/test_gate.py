@@ -11,7 +11,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from train.gate import DEEPEST, GateError, Tree, parse_json, parse_toml, parse_yaml, read_bytes
+from train.files.untrusted import (
+    DEEPEST,
+    Tree,
+    UntrustedFileError,
+    parse_json,
+    parse_toml,
+    parse_yaml,
+    read_bytes,
+)
 
 LONGEST_WAIT = 20  # seconds
 
@@ -56,7 +64,9 @@ def make_link_to_folder(file: Path) -> None:
 def test_only_regular_files_are_read(tmp_path: Path, make: Callable[[Path], None]) -> None:
     file = tmp_path / "strange"
     make(file)
-    with pytest.raises(GateError, match=r"strange: is a (pipe or a device|folder), not a file"):
+    with pytest.raises(
+        UntrustedFileError, match=r"strange: is a (pipe or a device|folder), not a file"
+    ):
         read_bytes(file)
 
 
@@ -65,14 +75,14 @@ def test_a_large_file_is_refused_and_a_link_to_a_file_is_read(tmp_path: Path) ->
     file.write_bytes(b"12345")
     link.symlink_to(file)
     assert read_bytes(link, most=5) == b"12345"
-    with pytest.raises(GateError, match="larger than"):
+    with pytest.raises(UntrustedFileError, match="larger than"):
         read_bytes(link, most=4)
 
 
 def test_a_sparse_file_takes_no_memory(tmp_path: Path) -> None:
     with (tmp_path / "sparse").open("wb") as stream:
         stream.truncate(2**40)
-    with pytest.raises(GateError, match="larger than 32 MB"):
+    with pytest.raises(UntrustedFileError, match="larger than 32 MB"):
         read_bytes(tmp_path / "sparse")
 
 
@@ -104,7 +114,7 @@ def test_json_keeps_what_python_writes() -> None:
     ],
 )
 def test_json_of_another_type_is_one_line(text: str, words: str) -> None:
-    with pytest.raises(GateError, match=words) as caught:
+    with pytest.raises(UntrustedFileError, match=words) as caught:
         parse_json(text, Known, "file.json")
     assert str(caught.value).startswith("file.json: ")
     assert len(str(caught.value).splitlines()) == 1
@@ -135,7 +145,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]"
     ],
 )
 def test_yaml_of_another_kind_is_one_line(text: str, words: str) -> None:
-    with pytest.raises(GateError, match=words) as caught:
+    with pytest.raises(UntrustedFileError, match=words) as caught:
         parse_yaml(text, Tree, "file.yaml")
     assert len(str(caught.value).splitlines()) == 1
 
@@ -151,6 +161,6 @@ def test_yaml_of_plain_values_is_read() -> None:
     "text", ["a = " + "[" * 100_000, "a = {" * 5000, "a = 1\na = 2", "a =", "a = 1d"]
 )
 def test_toml_that_is_none_is_one_line(text: str) -> None:
-    with pytest.raises(GateError, match=r"nested too deeply|is not TOML") as caught:
+    with pytest.raises(UntrustedFileError, match=r"nested too deeply|is not TOML") as caught:
         parse_toml(text, Tree, "file.toml")
     assert len(str(caught.value).splitlines()) == 1

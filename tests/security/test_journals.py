@@ -16,14 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution
 
 from sweeper.config import SweepConfig
-from sweeper.proposing.space import parse_space
-from sweeper.results.report.search import look_at
+from sweeper.execution.driver import first_settings
+from sweeper.results.report.search_insights import look_at
+from sweeper.search.search_space import parse_space
 from sweeper.study import journal as journals
 from sweeper.study.storage import JOURNAL, NO_PRUNER, find_study, open_study
 from sweeper.study.study import Study, best_settings
-from sweeper.sweep import first_settings
 from tests.sweeper.test_budget import ended, study_of
-from train.config import ConfigError
+from train.errors import ConfigError
 
 Line = dict[str, Any]
 SEARCH = "optimizer.lr=interval(0.0,1.0)"

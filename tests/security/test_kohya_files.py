@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from train import permissions
-from train.arguments import normalized
-from train.checks import check_train
-from train.compose import settings
-from train.config import ConfigError, DataConfig, TrainConfig, UserError
-from train.data.loading import load_pictures
-from train.data.picture import DataError
-from train.data.reading import EMBEDDED_FOLDER
+from train.cli.arguments import normalized
+from train.cli.compose import settings
+from train.config.schema import DataConfig, TrainConfig
+from train.config.setting_kinds import kinds
+from train.data.dataset import load_dataset
+from train.data.images.image import DataError
+from train.data.reader import EMBEDDED_FOLDER
+from train.errors import ConfigError, UserError
+from train.files import permissions
 from train.kohya.__main__ import main
 from train.kohya.command_line import expand
-from train.text_settings import kinds
+from train.validation import check_train
 
 MEGABYTE = 1_000_000
 SUBSET = "[[datasets]]\nresolution = 32\n[[datasets.subsets]]\n"
@@ -212,7 +213,7 @@ def test_a_dataset_config_names_folders_below_its_own(tmp_path: Path, image_dir:
     file = write(tmp_path / "theirs", f'{SUBSET}image_dir = "{image_dir}"')
     (tmp_path / "theirs" / "link").symlink_to("/etc")
     with pytest.raises(DataError, match="--allow-path=") as error:
-        load_pictures(DataConfig(dataset_config=str(file)))
+        load_dataset(DataConfig(dataset_config=str(file)))
     assert "datasets[0].subsets[0].image_dir" in str(error.value)
 
 
@@ -231,7 +232,7 @@ def test_a_dataset_config_names_folders_below_its_own(tmp_path: Path, image_dir:
 def test_values_of_a_dataset_config_that_cannot_be(tmp_path: Path, line: str, said: str) -> None:
     file = write(tmp_path / "theirs", SUBSET + line)
     with pytest.raises(DataError, match=said) as error:
-        load_pictures(DataConfig(dataset_config=str(file)))
+        load_dataset(DataConfig(dataset_config=str(file)))
     assert str(error.value).isprintable()
 
 
@@ -241,7 +242,7 @@ def test_many_subsets_of_the_same_pictures_are_refused_or_looked_at_once(tmp_pat
     subset = f'[[datasets.subsets]]\nimage_dir = "{EMBEDDED_FOLDER}"\n'
     file.write_text("[[datasets]]\nresolution = 32\n" + subset * 1001)
     with pytest.raises(DataError, match="more than 1000 subsets"):
-        load_pictures(DataConfig(dataset_config=str(file)))
+        load_dataset(DataConfig(dataset_config=str(file)))
 
 
 def test_the_printed_overrides_end_with_the_line_where_a_place_was_not_named(

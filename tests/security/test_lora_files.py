@@ -17,24 +17,24 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evaluate.examination import loadable, readable, remarks
-from evaluate.files import find
-from evaluate.probing.bare import _read
-from train import weights_file
-from train.base import Base
-from train.checkpoint import CheckpointError, read_checkpoint
-from train.config import DataConfig
-from train.identity import identity_of
-from train.patterns import matches
-from train.store import Store
-from train.weights_file import epoch_of, read_metadata, weights_hash
+from evaluate.checkpoints.checks import loadable, readable, remarks
+from evaluate.checkpoints.find import find
+from evaluate.generation.baseline_images import _read
+from train.cache.tensor_cache import TensorCache
+from train.config.schema import DataConfig
+from train.lora import checkpoint_file
+from train.lora.checkpoint import CheckpointError, read_checkpoint
+from train.lora.checkpoint_file import epoch_of, read_metadata, weights_hash
+from train.lora.peft_patterns import matches
+from train.models.base_model import BaseModel
+from train.resume.run_identity import identity_of
 
 MODULE = "lora_unet_down_blocks_0_resnets_0_conv1"
 Header = dict[str, Any]
 
 
 @pytest.fixture
-def lora(base: Base, tmp_path: Path) -> Path:
+def lora(base: BaseModel, tmp_path: Path) -> Path:
     """A good one, of one module."""
     key = next(iter(base.adapters.places))
     weight = base.adapters.places[key].weight
@@ -110,7 +110,7 @@ BAD: list[tuple[Header | bytes, bytes, int | None]] = [
 
 @pytest.mark.parametrize(("header", "body", "length"), BAD, ids=map(str, range(len(BAD))))
 def test_a_header_is_typed_and_bounded(
-    base: Base, tmp_path: Path, header: Header | bytes, body: bytes, length: int | None
+    base: BaseModel, tmp_path: Path, header: Header | bytes, body: bytes, length: int | None
 ) -> None:
     file = write(tmp_path / "me.safetensors", header, body, length)
     for read in (
@@ -127,7 +127,7 @@ def test_a_header_is_typed_and_bounded(
         assert len(line) < 1000
 
 
-def test_many_tiny_tensors_take_no_time(base: Base, tmp_path: Path) -> None:
+def test_many_tiny_tensors_take_no_time(base: BaseModel, tmp_path: Path) -> None:
     for count, said in ((100_000, "more than 50000 tensors"), (40_000, "not a LoRA")):
         header = {f"t{n}": one((1,), (4 * n, 4 * n + 4)) for n in range(count)}
         file = write(tmp_path / "me.safetensors", header, bytes(4 * count))
@@ -148,7 +148,7 @@ def sparse(file: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
     return file
 
 
-def test_a_files_size_takes_no_memory(base: Base, lora: Path) -> None:
+def test_a_files_size_takes_no_memory(base: BaseModel, lora: Path) -> None:
     stem = next(iter(load_file(lora))).partition(".")[0]
     down, up = (load_file(lora)[f"{stem}.lora_{way}.weight"].shape for way in ("down", "up"))
     own = {f"{stem}.lora_down.weight": tuple(down), f"{stem}.lora_up.weight": tuple(up)}
@@ -165,7 +165,7 @@ def test_a_files_size_takes_no_memory(base: Base, lora: Path) -> None:
 
 
 def test_the_hash_is_that_of_the_whole_file(lora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_file, "BLOCK", 7)
+    monkeypatch.setattr(checkpoint_file, "BLOCK", 7)
     digest = hashlib.sha256()
     for name, tensor in sorted(load_file(lora).items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -187,7 +187,7 @@ def _loop(file: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [_fifo, _zero, _loop, Path.mkdir])
 def test_pipes_devices_folders_and_loops(
-    base: Base, tmp_path: Path, spoil: Callable[[Path], None]
+    base: BaseModel, tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
     file = tmp_path / "me.safetensors"
     spoil(file)
@@ -220,7 +220,7 @@ PEFT: list[object] = [
 
 
 @pytest.mark.parametrize("said", PEFT, ids=map(str, range(len(PEFT))))
-def test_settings_of_peft(base: Base, lora: Path, said: object) -> None:
+def test_settings_of_peft(base: BaseModel, lora: Path, said: object) -> None:
     text = said if isinstance(said, str) else json.dumps(said)
     tensors = {
         name.replace("lora_unet_", "unet.").replace(".lora_down", ".lora_A")
@@ -250,7 +250,7 @@ def test_settings_of_peft(base: Base, lora: Path, said: object) -> None:
     assert len(line) < 1000
 
 
-def test_settings_of_peft_are_a_file(base: Base, lora: Path) -> None:
+def test_settings_of_peft_are_a_file(base: BaseModel, lora: Path) -> None:
     os.mkfifo(lora.parent / "adapter_config.json")
     with pytest.raises(CheckpointError, match="pipe"):
         read_checkpoint(lora, base.adapters)
@@ -291,7 +291,7 @@ METADATA = [
 
 
 @pytest.mark.parametrize("said", METADATA, ids=map(str, range(len(METADATA))))
-def test_metadata_is_text(base: Base, lora: Path, said: dict[str, str]) -> None:
+def test_metadata_is_text(base: BaseModel, lora: Path, said: dict[str, str]) -> None:
     save_file(load_file(lora), lora, said)
     assert epoch_of(lora) == 1  # by its name
     assert identity_of(lora, "x", 1) == ""
@@ -303,7 +303,7 @@ def test_metadata_is_text(base: Base, lora: Path, said: dict[str, str]) -> None:
 
 
 def test_caches_of_others_are_made_anew(tmp_path: Path) -> None:
-    store, made = Store(tmp_path), {"a": torch.ones(2)}
+    store, made = TensorCache(tmp_path), {"a": torch.ones(2)}
     file = tmp_path / "aa" / "aab.safetensors"
     file.parent.mkdir()
     for spoil in (_fifo, _zero, lambda f: f.write_bytes(b"x"), lambda f: write(f, {"a": one()}),

@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
-from evaluate.artifacts import _local
-from evaluate.relocation import _was_moved
-from evaluate.store_address import Address
-from evaluate.tracking import Store
-from sweeper.reproducing.received import _is_base, _path
-from train import permissions
-from train.config import ConfigError, DataConfig
-from train.data.loading import load_pictures
-from train.data.picture import DataError
+from evaluate.tracking.artifacts import _local
+from evaluate.tracking.mlflow_store import MlflowStore
+from evaluate.tracking.relocation import _was_moved
+from evaluate.tracking.store_address import Address
+from sweeper.reproduction.received_settings import _is_base, _path
+from train.config.schema import DataConfig
+from train.data.dataset import load_dataset
+from train.data.images.image import DataError
+from train.errors import ConfigError
+from train.files import permissions
 from train.kohya.command_line import expand
 
 SHARES = [r"\\evil\share", "//evil/share", r"\/evil/share", r"/\evil/share", "///evil/share",
@@ -65,7 +66,7 @@ def test_of_a_dataset_config(share: str) -> None:
         f"[[datasets]]\nresolution = 32\n[[datasets.subsets]]\nimage_dir = '{share}'"
     )
     with pytest.raises(DataError, match="is outside of the folders"):
-        load_pictures(DataConfig(dataset_config="data.toml"))
+        load_dataset(DataConfig(dataset_config="data.toml"))
 
 
 @pytest.mark.parametrize("share", SHARES, ids=range(len(SHARES)))
@@ -78,7 +79,7 @@ def test_of_a_record(share: str) -> None:
 
 @pytest.mark.parametrize("share", SHARES, ids=range(len(SHARES)))
 def test_of_a_store(tmp_path: Path, share: str) -> None:
-    store = Store(tmp_path, "x")
+    store = MlflowStore(tmp_path, "x")
     assert _local(store, share, "scorecards.json") is None
     assert not Address(tmp_path).is_at(f"sqlite:///{share}/mlflow.db")
     assert not _was_moved(f"file://{share.replace(chr(92), '/')}/artifacts", "mlflow.db")

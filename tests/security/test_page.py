@@ -22,30 +22,30 @@ from PIL import Image
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
-from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
-from evaluate.grid import epoch_grid
-from evaluate.sheet import Cell, Section, _page, data_sheet, read_sheet, save_sheet
-from sweeper.recording.record import Record, load_records
-from sweeper.recording.tracker import _note
-from sweeper.results.description import describe_study
-from sweeper.results.overview import draw_overview
-from sweeper.results.ranking import Entry, last_word, rank_trials
-from sweeper.results.report.again import again_command
+from evaluate.images.contact_sheet import Cell, Section, _page, data_sheet, read_sheet, save_sheet
+from evaluate.images.epoch_grid import epoch_grid
+from evaluate.selection.policy import select
+from sweeper.results.mlflow_description import describe_study
+from sweeper.results.overview_picture import draw_overview
+from sweeper.results.ranking import RankedTrial, last_word, rank_trials
 from sweeper.results.report.page import render
-from sweeper.results.report.search import _parallel
-from sweeper.results.report.usage import diffusers_snippet, reproduce_commands, study_command
+from sweeper.results.report.search_insights import _parallel
+from sweeper.results.retrain_command import again_command
+from sweeper.results.snippets import diffusers_snippet, reproduce_commands, study_command
+from sweeper.tracking.mlflow_mirror import _note
+from sweeper.tracking.trial_record import TrialRecord, load_records
 from tests.security.hostile import MARKUP, TEXTS
 from tests.security.test_terminal import obeyed
 from tests.sweeper.conftest import Swept, swept  # noqa: F401
 from tests.sweeper.test_report import look
-from train.encoding import printable
+from train.text.display import printable
 
 OURS = {"html", "head", "meta", "title", "link", "style", "script", "body"}
 WHOLE = PolicyConfig()
 
 
-def spoilt(record: Record, text: str) -> Record:
+def spoilt(record: TrialRecord, text: str) -> TrialRecord:
     """A record with one text wherever a record has room for text."""
     settings: dict[str, Any] = {name: dict(value) if isinstance(value, dict) else value
                                 for name, value in record.settings.items()}  # fmt: skip
@@ -66,11 +66,11 @@ def spoilt(record: Record, text: str) -> Record:
 
 
 @pytest.fixture(scope="module")
-def records(swept: Swept) -> list[Record]:  # noqa: F811
+def records(swept: Swept) -> list[TrialRecord]:  # noqa: F811
     return load_records(swept.study)
 
 
-def ranked(records: list[Record], text: str) -> list[Entry]:
+def ranked(records: list[TrialRecord], text: str) -> list[RankedTrial]:
     return rank_trials([spoilt(record, text) for record in records], WHOLE, lambda record: text)
 
 
@@ -112,7 +112,7 @@ def plain_tags(swept: Swept) -> set[str]:  # noqa: F811
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_no_text_becomes_a_part_of_the_page(
     text: str,
-    records: list[Record],
+    records: list[TrialRecord],
     plain_tags: set[str],
     swept: Swept,  # noqa: F811
 ) -> None:
@@ -132,7 +132,7 @@ def test_no_text_becomes_a_part_of_the_page(
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_what_is_pasted_into_a_shell_is_ours(
-    text: str, records: list[Record], tmp_path: Path
+    text: str, records: list[TrialRecord], tmp_path: Path
 ) -> None:
     study = Path(f"{tmp_path}/ro ot{text.replace('/', '')}/studies/{text.replace('/', '') or 'x'}")
     record = spoilt(records[0], text)
@@ -157,7 +157,7 @@ def test_what_is_pasted_into_a_shell_is_ours(
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_what_is_pasted_into_python_is_ours(
-    text: str, records: list[Record], tmp_path: Path
+    text: str, records: list[TrialRecord], tmp_path: Path
 ) -> None:
     file = Path(f"{tmp_path}/{text.replace('/', '')}/best.safetensors")
     snippet = diffusers_snippet(spoilt(records[0], text), file)
@@ -182,7 +182,7 @@ def test_what_is_pasted_into_python_is_ours(
     ],
 )
 def test_numbers_of_the_program_are_numbers(
-    steps: object, guidance: object, written: str, records: list[Record]
+    steps: object, guidance: object, written: str, records: list[TrialRecord]
 ) -> None:
     settings = {**records[0].settings, "probes": {"steps": steps, "guidance": guidance}}
     snippet = diffusers_snippet(replace(records[0], settings=settings), Path("a.safetensors"))
@@ -191,7 +191,7 @@ def test_numbers_of_the_program_are_numbers(
     diffusers_snippet(replace(records[0], settings={}), Path("a.safetensors"))
 
 
-def test_a_trial_again_has_known_settings_alone(records: list[Record]) -> None:
+def test_a_trial_again_has_known_settings_alone(records: list[TrialRecord]) -> None:
     kept = [
         "network.rank=4", "data.path='/my pictures/it\\'s'", "data.trigger='sks $x'",
         "preset=style", "optimizer=adamw", "+optimizer.eps=1e-6", "optimizer.betas=[0.9,0.99]",
@@ -238,7 +238,7 @@ def flat(tokens: list[Token]) -> Iterator[Token]:
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_a_description_is_the_markdown_that_we_wrote(text: str, records: list[Record]) -> None:
+def test_a_description_is_the_markdown_that_we_wrote(text: str, records: list[TrialRecord]) -> None:
     markdown = MarkdownIt("commonmark").enable("table")
     entries = ranked(records, text)
     page = describe_study(entries)
@@ -256,7 +256,9 @@ def test_a_description_is_the_markdown_that_we_wrote(text: str, records: list[Re
 
 @pytest.mark.parametrize("text", [*TEXTS.values(), "ö" * 100_000], ids=[*TEXTS, "long"])
 @pytest.mark.filterwarnings("error")
-def test_plots_and_sheets_show_letters(text: str, records: list[Record], tmp_path: Path) -> None:
+def test_plots_and_sheets_show_letters(
+    text: str, records: list[TrialRecord], tmp_path: Path
+) -> None:
     spoiled = [spoilt(record, text) for record in records]
     best, policy = spoiled[0], PolicyConfig(limits={text or "copying": 0.5, "copying": 0.1})
     draw_overview(tmp_path / "a.png", spoiled, best, best.scorecards[0], policy)
@@ -298,7 +300,7 @@ def test_a_caption_may_be_a_book(caption: str) -> None:
 
 def test_a_hostile_page_in_a_browser(
     swept: Swept,  # noqa: F811
-    records: list[Record],
+    records: list[TrialRecord],
     browser: Chrome,
     tmp_path: Path,
 ) -> None:
@@ -326,7 +328,7 @@ def test_a_hostile_page_in_a_browser(
     assert all(text == shown for text, shown in copied)
 
 
-def test_the_pick_of_a_hostile_study_is_that_of_its_records(records: list[Record]) -> None:
+def test_the_pick_of_a_hostile_study_is_that_of_its_records(records: list[TrialRecord]) -> None:
     for record in records:
         cards = spoilt(record, MARKUP).scorecards
         assert (

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.data.examination import examine
-from train.data.picture import DataError, decode_picture
-from train.data.rgb import STRIP
+from train.data.image_checks import examine
+from train.data.images.image import DataError, decode_picture
+from train.data.images.rgb import STRIP
 
 GIGABYTE = 1_000_000_000
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\nshowpage\n%%EOF\n"
@@ -27,8 +27,8 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\nshowpage\n%%EO
 MEASURED = """
 import resource, sys
 from pathlib import Path
-from train.data.examination import examine
-from train.data.picture import DataError
+from train.data.image_checks import examine
+from train.data.images.image import DataError
 used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = used()
 try:
@@ -198,7 +198,7 @@ def test_no_other_program_is_started(tmp_path: Path, name: str) -> None:
         code = f"""
 import sys
 from pathlib import Path
-from train.data.examination import examine
+from train.data.image_checks import examine
 started = []
 kinds = ("subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system", "socket.connect")
 sys.addaudithook(lambda event, _: started.append(event) if event.startswith(kinds) else None)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from train.data import picture_headers
-from train.data.picture import DataError, decode_picture
-from train.data.picture_headers import header_excess
+from train.data.images import headers
+from train.data.images.headers import header_excess
+from train.data.images.image import DataError, decode_picture
 
 SIDE = 2000  # pixels
 
@@ -81,7 +81,7 @@ def test_scans_are_counted_across_the_blocks_that_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for block in (7, 64, 1000):
-        monkeypatch.setattr(picture_headers, "BLOCK", block)
+        monkeypatch.setattr(headers, "BLOCK", block)
         assert "has 3006 scans" in header_excess(io.BytesIO(with_scans()))
 
 
@@ -129,7 +129,7 @@ def test_odd_data_beside_the_pixels_is_no_warning_each(tmp_path: Path) -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2000) + tags + bytes(4)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.jpg", exif=exif)
     code = (
-        "import sys; from pathlib import Path; from train.data.examination import examine; "
+        "import sys; from pathlib import Path; from train.data.image_checks import examine; "
         "print(examine(Path(sys.argv[1])).size)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.jpg")],

@@ -13,20 +13,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evaluate import store_address, tracking
-from evaluate.tracking import Run, Store
+from evaluate.tracking import mlflow_store, store_address
+from evaluate.tracking.mlflow_store import MlflowStore, TrackedRun
 from sweeper import study_folder
-from sweeper.recording import record
 from sweeper.study import storage
-from train import permissions
+from sweeper.tracking import trial_record
 from train.__main__ import CommandLine
-from train.arguments import normalized
-from train.compose import settings
-from train.config import CONF, ConfigError, TrainConfig
+from train.cli.arguments import normalized
+from train.cli.compose import settings
+from train.config.schema import CONF, TrainConfig
+from train.config.setting_kinds import kinds
+from train.errors import ConfigError
+from train.files import permissions
 from train.kohya.__main__ import main
 from train.kohya.command_line import expand
-from train.kohya.outputs import check_replaced
-from train.text_settings import kinds
+from train.kohya.output_paths import check_replaced
 
 PROGRAM = CONF.parent
 
@@ -88,8 +89,8 @@ def test_studies_and_stores_are_not_written_to(here: Path, place: str) -> None:
 
 
 def test_the_names_are_those_that_are_written() -> None:
-    assert {storage.JOURNAL, record.FILE, store_address.RUN_FILE} == {*permissions.RECORDS}
-    assert {study_folder.STUDIES, tracking.ARTIFACTS} == {*permissions.OF_A_STORE}
+    assert {storage.JOURNAL, trial_record.FILE, store_address.RUN_FILE} == {*permissions.RECORDS}
+    assert {study_folder.STUDIES, mlflow_store.ARTIFACTS} == {*permissions.OF_A_STORE}
     assert store_address.DATABASE == permissions.STORE
     assert TrainConfig().output == "outputs/lora"
 
@@ -168,17 +169,17 @@ def test_a_name_is_no_path(here: Path, monkeypatch: pytest.MonkeyPatch, name: st
 
 def test_a_store_does_not_say_where_its_files_are_written(tmp_path: Path) -> None:
     """A received one, whose experiment or run has its files elsewhere."""
-    store, out = Store(tmp_path / "root", "first"), tmp_path / "home"
-    run = Run(store, tmp_path / "mlflow.json", "a")
+    store, out = MlflowStore(tmp_path / "root", "first"), tmp_path / "home"
+    run = TrackedRun(store, tmp_path / "mlflow.json", "a")
     first = run.id
     with closing(sqlite3.connect(store.root / "mlflow.db")) as opened, opened:
         opened.execute("UPDATE runs SET artifact_uri = ?", (out.as_uri(),))
-    again = Run(Store(store.root, "first"), tmp_path / "mlflow.json", "a")
+    again = TrackedRun(MlflowStore(store.root, "first"), tmp_path / "mlflow.json", "a")
     again.begin({})
     again.log_text("text", "a.txt")
     assert again.id != first
     with closing(sqlite3.connect(store.root / "mlflow.db")) as opened, opened:
         opened.execute("UPDATE experiments SET artifact_location = ?", (out.as_uri(),))
     with pytest.raises(ConfigError, match="written elsewhere"):
-        _ = Run(Store(store.root, "first"), tmp_path / "other.json", "b").id
+        _ = TrackedRun(MlflowStore(store.root, "first"), tmp_path / "other.json", "b").id
     assert not out.exists()

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from evaluate.probing.probes import load_probe_set
-from evaluate.probing.templates import TemplateError, fill
-from evaluate.probing.values import load_values
-from train.config import CONF, ConfigError
+from evaluate.prompts.attributes import load_attributes
+from evaluate.prompts.probe_set import load_probe_set
+from evaluate.prompts.templates import TemplateError, fill
+from train.config.schema import CONF
+from train.errors import ConfigError
 
 GOOD: dict[str, Any] = {
     "template": "a {subject}, {pose}, {place}, {dress}",
@@ -28,7 +29,7 @@ GOOD: dict[str, Any] = {
 def refused(file: Path) -> str:
     """The one line that a file of values ends in."""
     with pytest.raises(ConfigError, match=r"^probes\.values: ") as raised:
-        load_values(str(file))
+        load_attributes(str(file))
     line = str(raised.value)
     assert "\n" not in line
     assert len(line) < 1000
@@ -78,7 +79,7 @@ def test_values_are_sentences_with_names(tmp_path: Path, key: str, value: Any) -
     file.write_text(yaml.safe_dump({**GOOD, key: value}))
     refused(file)
     file.write_text(yaml.safe_dump(GOOD))
-    assert load_values(str(file)).prompt("x", {}.fromkeys(["pose", "place", "dress"], "y"))
+    assert load_attributes(str(file)).prompt("x", {}.fromkeys(["pose", "place", "dress"], "y"))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_a_probe_set_is_typed(tmp_path: Path, key: str, value: Any) -> None:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "probes/values").glob("*.yaml")))
 def test_the_prompts_of_the_shipped_files_are_those_of_format(name: str) -> None:
-    values = load_values(name)
+    values = load_attributes(name)
     asked = {part: options[-1] for kind in values.kinds.values() for part, options in kind.items()}
     expected = values.template.format(subject="a sks x", **asked)
     assert values.prompt("a sks x", asked) == expected

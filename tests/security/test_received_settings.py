@@ -18,16 +18,18 @@ from safetensors.torch import save_file
 
 from evaluate.config import EvaluateConfig
 from sweeper.config import ReportConfig, SearchConfig, SelectConfig, SweepConfig
-from sweeper.reproducing import reproduction
-from sweeper.reproducing.config import ReproduceConfig, check_reproduce
-from sweeper.reproducing.received import RULES, Received
-from train import permissions
-from train.base_files import fingerprint, weight_files
-from train.compose import HYDRA_VERSION, settings
-from train.config import CONF, TrainConfig, UserError, settings_of, trial_of, typed
-from train.kohya.optimizers import SHIPPED
-from train.preflight import preflight
-from train.text_settings import Kind, kinds, text_field
+from sweeper.reproduction import reproduce
+from sweeper.reproduction.config import ReproduceConfig, check_reproduce
+from sweeper.reproduction.received_settings import RULES, Received
+from train.cli.compose import HYDRA_VERSION, settings
+from train.cli.preflight import preflight
+from train.config.parsing import typed
+from train.config.schema import CONF, TrainConfig, settings_of, trial_of
+from train.config.setting_kinds import Kind, kinds, text_field
+from train.errors import UserError
+from train.files import permissions
+from train.kohya.optimizer_names import SHIPPED
+from train.models.model_files import fingerprint, weight_files
 
 ROOT = Path(__file__).resolve().parents[2]
 EVIL = 'open("PWNED", "w").write("ran")\nfrom torch.optim import AdamW as Adam\n'
@@ -156,7 +158,7 @@ class Trying:
             line = [*overrides, f"root={self.folder}/mlruns"]
             config = typed(ReproduceConfig, hydra.compose("reproduce", line))
             check_reproduce(config)
-            reproduction.main(config)
+            reproduce.main(config)
 
 
 @pytest.fixture
@@ -167,7 +169,7 @@ def trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trying:
         tried.config = config
         raise Trains
 
-    monkeypatch.setattr(reproduction, "load_parts", stop)
+    monkeypatch.setattr(reproduce, "load_context", stop)
     return tried
 
 

@@ -14,15 +14,15 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from evaluate.artifacts import artifact
-from evaluate.relocation import relocate
-from evaluate.tracking import Store
-from sweeper.recording.record import Record
-from sweeper.recording.tracker import Tracker
-from sweeper.reproducing import reproduction
-from sweeper.reproducing.config import ReproduceConfig, check_reproduce
-from sweeper.results.logged import logged_records
-from train.config import UserError
+from evaluate.tracking.artifacts import artifact
+from evaluate.tracking.mlflow_store import MlflowStore
+from evaluate.tracking.relocation import relocate
+from sweeper.reproduction import reproduce
+from sweeper.reproduction.config import ReproduceConfig, check_reproduce
+from sweeper.results.mlflow_records import logged_records
+from sweeper.tracking.mlflow_mirror import MlflowMirror
+from sweeper.tracking.trial_record import TrialRecord
+from train.errors import UserError
 
 SECRET = "scorecards.json"
 
@@ -33,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "")
         folder = tmp_path_factory.mktemp("store")
-        store = Store(folder, "first")
+        store = MlflowStore(folder, "first")
         assert store.client
         assert store.experiment == "1"
     return folder
@@ -61,7 +61,7 @@ def refusal(root: Path, **given: str) -> str:
 
 def _reproduce(config: ReproduceConfig) -> None:
     check_reproduce(config)
-    reproduction.main(config)
+    reproduce.main(config)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_artifacts_are_read_in_the_stores_own_folder_alone(
     def read(place: str, name: str = SECRET) -> str | None:
         return artifact(store, client, run_with(root, {}, place), name)
 
-    embedded, own = Store(root, "first"), run_with(root, {}, tmp_path.as_uri())
+    embedded, own = MlflowStore(root, "first"), run_with(root, {}, tmp_path.as_uri())
     folder = root / "artifacts" / own.info.run_id / "artifacts"
     folder.mkdir(parents=True)
     (folder / SECRET).write_text("at home")
@@ -134,7 +134,7 @@ def test_artifacts_are_read_in_the_stores_own_folder_alone(
     assert artifact(embedded, embedded.client, own, SECRET) is None
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
-    store = Store(tmp_path / "other", "first")
+    store = MlflowStore(tmp_path / "other", "first")
     client = MlflowClient(store.uri)
     assert read(inside.as_uri()) == "own"
     assert read(inside.as_uri(), "pipe.json") is None
@@ -169,7 +169,7 @@ def test_of_other_hosts_than_the_named_server_nothing_is_asked(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:password@mine.example:5000")
     (tmp_path / "got").write_text("theirs")
     run = cast(Run, SimpleNamespace(info=SimpleNamespace(artifact_uri=place, run_id="0" * 32)))
-    store = Store(tmp_path, "x")
+    store = MlflowStore(tmp_path, "x")
     got = SimpleNamespace(download_artifacts=lambda *about: str(tmp_path / "got"))
     assert artifact(store, cast(MlflowClient, got), run, SECRET) == ("theirs" if asks else None)
 
@@ -177,7 +177,7 @@ def test_of_other_hosts_than_the_named_server_nothing_is_asked(
 def test_a_record_of_a_store_is_of_the_trial_that_its_tag_says(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = Tracker(root, root / "studies" / "logged")
+    store = MlflowMirror(root, root / "studies" / "logged")
     client, experiment = store.client, store.experiment
     contents = {"1": record(), "2": "[" * 100_000, "3": "{", "x": record(), "../9": record()}
     for trial, content in contents.items():
@@ -185,7 +185,7 @@ def test_a_record_of_a_store_is_of_the_trial_that_its_tag_says(
         client.log_text(run.info.run_id, content, SECRET)
     found = logged_records(root / "studies" / "logged")
     assert [one.folder.name for one in found] == ["0001"]
-    assert all(isinstance(one, Record) for one in found)
+    assert all(isinstance(one, TrialRecord) for one in found)
     assert caplog.text.count("is left out") == 4
 
 

@@ -12,33 +12,33 @@ from typing import Any
 
 import pytest
 
-from evaluate.choice.diagnosis import diagnose
 from evaluate.config import PolicyConfig
-from evaluate.ledger import FILE as LEDGER
-from evaluate.ledger import Ledger
+from evaluate.score_cache import FILE as LEDGER
+from evaluate.score_cache import ScoreCache
 from evaluate.scorecard import Estimate, Scorecard
+from evaluate.selection.diagnosis import diagnose
 from sweeper.config import ALL, BEST, BudgetConfig
-from sweeper.recording import record as records
-from sweeper.recording.progress import Progress
-from sweeper.recording.record import (
+from sweeper.console.progress import Progress
+from sweeper.execution.budget import used_up
+from sweeper.execution.disk import prune_checkpoints
+from sweeper.execution.trial import Trial
+from sweeper.results.mlflow_description import describe_study
+from sweeper.results.ranking import explain, rank_trials, varied
+from sweeper.results.report import tables
+from sweeper.tracking import trial_record as records
+from sweeper.tracking.trial_record import (
     COMPLETE,
     FILE,
-    Record,
     RecordError,
     ScoredEpoch,
+    TrialRecord,
     load_record,
     load_records,
     read_record,
-    take_up,
+    resume_record,
 )
-from sweeper.results.description import describe_study
-from sweeper.results.ranking import explain, rank_trials, varied
-from sweeper.results.report import tables
-from sweeper.running.budget import used_up
-from sweeper.running.disk import thin_out
-from sweeper.running.trial import Trial
 from tests.security.hostile import TEXTS
-from train.config import ConfigError
+from train.errors import ConfigError
 
 Saved = dict[str, Any]
 POLICY = PolicyConfig(limits={"copying": 0.35}, floors={"prompt_fidelity": 0.7})
@@ -69,7 +69,7 @@ def saved(tmp_path: Path) -> Saved:
     """A good record, as it lies in its file."""
     tags = {"pack": "2", "epochs": "3", "seconds.preparing": "1.250", "hardware.device": "here"}
     params = {"network.rank": 8, "optimizer": "adamw"}
-    one = Record(
+    one = TrialRecord(
         tmp_path, "s", 0, SETTINGS, ["network.rank=8"], params, tags, COMPLETE, "", 2,
         [epoch(1), epoch(2), epoch(3)], 1_700_000_000_009,
     )  # fmt: skip
@@ -78,7 +78,7 @@ def saved(tmp_path: Path) -> Saved:
     return found
 
 
-def used(record: Record) -> None:
+def used(record: TrialRecord) -> None:
     """What a sweep, a selection and a report tell of a record."""
     other = deepcopy(record)
     other.number, other.params = record.number + 1, {"network.rank": 4}
@@ -99,14 +99,14 @@ def used(record: Record) -> None:
     assert record.preparing >= 0
     record.setting("data", "trigger")
     record.setting("probes", "steps")
-    thin_out(record, POLICY, BEST)
+    prune_checkpoints(record, POLICY, BEST)
     if record.epochs:
         progress = Progress(record.folder, 2, 3)
         progress.scored(record, POLICY)
         progress.ended(record)
 
 
-def reads(folder: Path, saved: object) -> Record | None:
+def reads(folder: Path, saved: object) -> TrialRecord | None:
     """A record, which is then used; None: it is refused in one line."""
     (folder / FILE).write_text(json.dumps(saved))
     said = ""
@@ -198,7 +198,7 @@ def test_what_is_no_record(tmp_path: Path, content: bytes) -> None:
         read_record(content, tmp_path)
     assert len(str(caught.value).splitlines()) == 1
     (tmp_path / FILE).write_bytes(content)
-    assert take_up(tmp_path, {}) is None
+    assert resume_record(tmp_path, {}) is None
     assert not (tmp_path / FILE).exists()
 
 
@@ -241,9 +241,9 @@ def test_only_checkpoints_are_thinned_out(tmp_path: Path, saved: Saved) -> None:
         best.write_text("")
         record.epochs.append(deepcopy(record.epochs[0]))
         record.epochs[-1].scorecard.checkpoint = best
-    thin_out(record, POLICY, ALL)
+    prune_checkpoints(record, POLICY, ALL)
     assert (folder / names[0]).exists()
-    thin_out(record, POLICY, BEST)
+    prune_checkpoints(record, POLICY, BEST)
     assert not (folder / names[0]).exists()
     assert (folder / names[1]).exists()
     assert (folder / FILE).exists()
@@ -324,7 +324,7 @@ def test_a_ledger_that_is_none(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / LEDGER).write_bytes(content)
-    assert Ledger(tmp_path, {}).cards == {}
+    assert ScoreCache(tmp_path, {}).cards == {}
     (line,) = [entry.message for entry in caplog.records if entry.levelno == logging.WARNING]
     assert line.startswith(f"{tmp_path / LEDGER}: ")
     assert line.endswith("; all is scored again")
@@ -333,7 +333,7 @@ def test_a_ledger_that_is_none(
 
 def test_a_ledger_that_is_a_pipe(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     os.mkfifo(tmp_path / LEDGER)
-    assert Ledger(tmp_path, {}).cards == {}
+    assert ScoreCache(tmp_path, {}).cards == {}
     assert "is a pipe or a device" in caplog.text
 
 
@@ -361,11 +361,11 @@ def test_a_scorecard_that_is_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Its checkpoint is scored again; the others in the ledger are not."""
-    monkeypatch.setattr("evaluate.ledger.key_of", lambda file: file.stem)
+    monkeypatch.setattr("evaluate.score_cache.key_of", lambda file: file.stem)
     card = saved["epochs"][0]["scorecard"]
     content = {"about": {}, "cards": {"good": card, "bad": {**card, **change}}}
     (tmp_path / LEDGER).write_text(json.dumps(content))
-    ledger = Ledger(tmp_path, {})
+    ledger = ScoreCache(tmp_path, {})
     assert ledger.find(Path("bad.safetensors")) is None
     assert "the scores of bad.safetensors are damaged (" in caplog.text
     good = ledger.find(Path("good.safetensors"))

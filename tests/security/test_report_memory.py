@@ -13,12 +13,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from evaluate import sheet as sheets
-from evaluate.sheet import CELL, CELLS, cells_of, places_of, read_png, read_sheet, save_sheet
-from sweeper.recording import record as records
-from sweeper.recording.record import FILE, RecordError, load_record, load_records
-from train.config import ConfigError
-from train.gate import GateError
+from evaluate.images import contact_sheet as sheets
+from evaluate.images.contact_sheet import (
+    CELL,
+    CELLS,
+    cells_of,
+    places_of,
+    read_png,
+    read_sheet,
+    save_sheet,
+)
+from sweeper.tracking import trial_record as records
+from sweeper.tracking.trial_record import FILE, RecordError, load_record, load_records
+from train.errors import ConfigError
+from train.files.untrusted import UntrustedFileError
 
 CHUNK = struct.pack(">I", 0) + b"prVt" + struct.pack(">I", zlib.crc32(b"prVt"))
 
@@ -60,7 +68,7 @@ def test_a_sheet_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ):
         with monkeypatch.context() as patch:
             patch.setattr(sheets, limit, most)
-            with pytest.raises(GateError, match=words):
+            with pytest.raises(UntrustedFileError, match=words):
                 read_sheet(file)
             assert places_of(file) == {}
 
@@ -70,7 +78,7 @@ def test_a_png_of_very_many_chunks_is_none_of_this_program(tmp_path: Path) -> No
     content = file.read_bytes()
     file.write_bytes(content[:33] + CHUNK * 6000 + content[33:])
     for read in (read_png, read_sheet):
-        with pytest.raises(GateError, match=r"a\.png: .*more than 5000 chunks"):
+        with pytest.raises(UntrustedFileError, match=r"a\.png: .*more than 5000 chunks"):
             read(file)
 
 
@@ -91,7 +99,7 @@ def test_a_large_sheet_is_no_warning_on_the_terminal(tmp_path: Path) -> None:
     torn = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"0"))
     (tmp_path / "a.png").write_bytes(torn + chunk(b"IEND", b""))
     code = (
-        "import sys; from pathlib import Path; from evaluate.sheet import cells_of; "
+        "import sys; from pathlib import Path; from evaluate.images.contact_sheet import cells_of; "
         "print(cells_of(Path(sys.argv[1])))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")],

@@ -22,19 +22,19 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from evaluate.config import PolicyConfig
-from evaluate.sheet import CELLS, cells_of, read_sheet, save_sheet
-from evaluate.store_address import RUN_FILE, Address, remembered, run_id_in
+from evaluate.images.contact_sheet import CELLS, cells_of, read_sheet, save_sheet
+from evaluate.tracking.store_address import RUN_FILE, Address, remembered, run_id_in
+from sweeper.commands import report as rewrite
+from sweeper.commands import select
 from sweeper.config import ReportConfig, SelectConfig
-from sweeper.recording.record import load_records
-from sweeper.results import reselect
-from sweeper.results.files import RESULT
-from sweeper.results.missing import missing_trials, words_of_missing
-from sweeper.results.report import rewrite
+from sweeper.results.checkpoint_files import RESULT
+from sweeper.results.missing_trials import missing_trials, words_of_missing
 from sweeper.results.report.page import policy_of
+from sweeper.tracking.trial_record import load_records
 from tests.sweeper.conftest import Swept, copied, run_module
 from tests.sweeper.conftest import swept as swept  # the same sweep as the other tests'
-from train.config import ConfigError
-from train.gate import GateError
+from train.errors import ConfigError
+from train.files.untrusted import UntrustedFileError
 
 Saved = dict[str, Any]
 
@@ -74,12 +74,12 @@ def test_report_and_select_make_nothing_but_the_page(
     monkeypatch.chdir(tmp_path / "here")
     before = everything(tmp_path)
     report(received)
-    reselect.main(SelectConfig(study="small", root=str(tmp_path / "mlruns")))
+    select.main(SelectConfig(study="small", root=str(tmp_path / "mlruns")))
     assert everything(tmp_path) == before
     with pytest.raises(ConfigError, match="there is no study smal; did you mean small"):
-        reselect.main(SelectConfig(study="smal", root=str(tmp_path / "mlruns")))
+        select.main(SelectConfig(study="smal", root=str(tmp_path / "mlruns")))
     with pytest.raises(ConfigError, match="there is no study small"):
-        reselect.main(SelectConfig(study="small", root=str(tmp_path / "nowhere")))
+        select.main(SelectConfig(study="small", root=str(tmp_path / "nowhere")))
     assert everything(tmp_path) == before
 
 
@@ -171,7 +171,7 @@ BAD_SHEETS = {
 def test_a_bad_sheet_is_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "000001.png").write_bytes(content)
     assert cells_of(tmp_path / "000001.png") == {}
-    with pytest.raises(GateError, match=r"000001\.png: ") as refused:
+    with pytest.raises(UntrustedFileError, match=r"000001\.png: ") as refused:
         read_sheet(tmp_path / "000001.png")
     assert "\n" not in str(refused.value)
 

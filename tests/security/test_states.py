@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from tests.train.conftest import train, trial
-from train.base import Base
-from train.config import TrialConfig
-from train.data.loading import Pictures
-from train.run_files import state_file
-from train.state import read_state
-from train.trainer import Member
+from train.config.schema import TrialConfig
+from train.data.dataset import Dataset
+from train.loop.trainer import TrialSpec
+from train.models.base_model import BaseModel
+from train.resume.resume_state import read_state
+from train.resume.run_files import state_file
 
 __all__ = ["trial"]  # the fixture
 Make = Callable[..., TrialConfig]
@@ -81,10 +81,10 @@ def written() -> dict[str, bytes]:
 
 @pytest.fixture
 def left(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, written: dict[str, bytes]
-) -> tuple[Member, Path]:
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, written: dict[str, bytes]
+) -> tuple[TrialSpec, Path]:
     """The folder of a run that was left in its second epoch."""
-    member = Member(trial(), tmp_path / "run")
+    member = TrialSpec(trial(), tmp_path / "run")
     if not written:
         leaves = iter([False] * 4 + [True])
         with pytest.raises(KeyboardInterrupt):
@@ -98,7 +98,7 @@ def left(
 
 @pytest.mark.parametrize("change", CHANGES, ids=map(str, range(len(CHANGES))))
 def test_a_part_of_another_kind(
-    base: Base, pictures: Pictures, left: tuple[Member, Path], change: Change,
+    base: BaseModel, pictures: Dataset, left: tuple[TrialSpec, Path], change: Change,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     member, file = left
@@ -109,7 +109,11 @@ def test_a_part_of_another_kind(
 
 
 def _begins_anew(
-    base: Base, pictures: Pictures, member: Member, file: Path, caplog: pytest.LogCaptureFixture
+    base: BaseModel,
+    pictures: Dataset,
+    member: TrialSpec,
+    file: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It is said in one line, memory is not filled, and the run goes on from its checkpoint."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -166,7 +170,7 @@ def _bomb() -> bytes:
     ids=range(11),
 )
 def test_what_is_no_state(
-    base: Base, pictures: Pictures, left: tuple[Member, Path], content: bytes,
+    base: BaseModel, pictures: Dataset, left: tuple[TrialSpec, Path], content: bytes,
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
     member, file = left
@@ -191,7 +195,7 @@ def _sparse(file: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [_fifo, _device, _sparse, Path.mkdir])
 def test_what_is_no_file(
-    base: Base, pictures: Pictures, left: tuple[Member, Path], spoil: Callable[[Path], None],
+    base: BaseModel, pictures: Dataset, left: tuple[TrialSpec, Path], spoil: Callable[[Path], None],
 ) -> None:  # fmt: skip
     _, file = left
     file.unlink()
@@ -201,7 +205,10 @@ def test_what_is_no_file(
 
 
 def test_a_whole_state_is_continued(
-    base: Base, pictures: Pictures, left: tuple[Member, Path], caplog: pytest.LogCaptureFixture
+    base: BaseModel,
+    pictures: Dataset,
+    left: tuple[TrialSpec, Path],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     member, _ = left
     with caplog.at_level("WARNING"):

@@ -13,8 +13,8 @@ import pytest
 from sweeper.study_folder import closed, study_folder
 from tests.sweeper.conftest import SEARCH, SMALL, Swept, copied, run_module
 from tests.sweeper.conftest import swept as swept  # the same sweep as the other tests'
-from train.config import ConfigError
-from train.weights_file import CheckpointError, write_atomically
+from train.errors import CheckpointError, ConfigError
+from train.files.atomic_write import write_atomically
 
 
 def outside(root: Path) -> Path:

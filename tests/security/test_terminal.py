@@ -16,26 +16,26 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from evaluate.choice.policy import select
 from evaluate.config import PolicyConfig
-from evaluate.evaluation import _say, table
+from evaluate.score_files import _say, table
 from evaluate.scorecard import Estimate, Scorecard
-from sweeper.recording import display
-from sweeper.recording.display import Display
-from sweeper.recording.record import FAILED, load_records, trial_folder
-from sweeper.results.printing import say, show
+from evaluate.selection.policy import select
+from sweeper.console import live_table
+from sweeper.console.live_table import Display
 from sweeper.results.ranking import rank_trials
+from sweeper.results.summary_table import say, show
+from sweeper.tracking.trial_record import FAILED, load_records, trial_folder
 from tests.security.hostile import TEXTS
 from tests.sweeper.conftest import Swept, copied, swept  # noqa: F401
 from tests.test_house import FILES, ROOT
-from train.encoding import printable
-from train.shell import in_shell
-from train.terminal import LineFormatter, leave, print_lines
+from train.text.display import printable
+from train.text.shell import in_shell
+from train.text.terminal import LineFormatter, leave, print_lines
 
 OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"
 # the only files that print, leave, or make tables and consoles
-OURS = {"train/terminal.py", "evaluate/console.py"}
+OURS = {"train/text/terminal.py", "evaluate/console/tables.py"}
 
 
 def obeyed(said: str) -> list[str]:
@@ -83,7 +83,7 @@ def test_a_traceback_in_the_log_keeps_its_lines() -> None:
 def test_what_libraries_write_is_escaped_too() -> None:
     """Warnings, tracebacks and bare prints; lines, tabs and other languages stay."""
     code = (
-        "import sys, warnings; from train.command import quiet; quiet(); quiet();"
+        "import sys, warnings; from train.cli.app import quiet; quiet(); quiet();"
         r"print('a\tü\x1b[31m\u202e'); warnings.warn('\x9b31m'); sys.stderr.write('\x1b]0;');"
         r"sys.stderr.write('\x1b[A\x1b[A\n'); sys.stderr.write('bar\x1b[A\n');"
         r"raise RuntimeError('\u2066\x1b[2J')"
@@ -163,7 +163,7 @@ def test_the_table_of_trials_and_the_pick(
     assert f"the LoRA to keep: {study}/best.safetensors\n" in said
     if "\n" not in text and len(text) < 40:
         assert printable(text) in said
-    monkeypatch.setattr(display, "load_records", lambda study: records)
+    monkeypatch.setattr(live_table, "load_records", lambda study: records)
     lines = Display(study.parent / f"x{text.replace('/', '')}", 2, 2, PolicyConfig())
     shown = on_screen(lines)
     assert obeyed(shown) == []
@@ -199,7 +199,7 @@ def bare(tree: ast.AST) -> Iterator[str]:
         ):
             yield f"line {node.lineno}: {name} with words; leave() escapes them"
         if re.fullmatch(r"sys\.std(out|err)\.write(lines)?|Console|Table", name):
-            yield f"line {node.lineno}: {name}; see evaluate/console.py"
+            yield f"line {node.lineno}: {name}; see evaluate/console/tables.py"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

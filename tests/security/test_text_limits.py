@@ -9,14 +9,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from train import gate
-from train.config import ConfigError, UserError
-from train.data.caption_files import CONTROLS, read_caption
-from train.gate import GateError, Tree, convert, parse_json, parse_toml, parse_yaml
+from train.data.captions.caption_files import CONTROLS, read_caption
+from train.errors import ConfigError, UserError
+from train.files import untrusted
+from train.files.toml_limits import excess
+from train.files.untrusted import (
+    Tree,
+    UntrustedFileError,
+    convert,
+    parse_json,
+    parse_toml,
+    parse_yaml,
+)
 from train.kohya.command_line import expand
-from train.kohya.repairs import repair
-from train.kohya.said import Said
-from train.toml_shape import excess
+from train.kohya_toml.parsed_config import KohyaConfig
+from train.kohya_toml.repairs import repair
 
 LONGEST_WAIT = 4.0  # seconds; those that are quadratic take minutes
 LONG = {
@@ -76,7 +83,7 @@ READERS: dict[str, Callable[[str], Tree]] = {
 def test_a_number_that_nothing_can_hold_is_refused(read: Callable[[str], Tree]) -> None:
     read("9" * 15)
     for digits in (NINES, NINES * 10):
-        with pytest.raises(GateError, match=r"^f: .*number|^f: .*range") as error:
+        with pytest.raises(UntrustedFileError, match=r"^f: .*number|^f: .*range") as error:
             read(digits)
         assert "\n" not in str(error.value)
 
@@ -91,9 +98,11 @@ def test_where_a_value_is_wrong_is_said_as_ever() -> None:
     class Known(msgspec.Struct):
         number: int
 
-    with pytest.raises(GateError, match=r"^f: expected `int`, got `str` - at `\$.number`$"):
+    with pytest.raises(
+        UntrustedFileError, match=r"^f: expected `int`, got `str` - at `\$.number`$"
+    ):
         convert({"number": "1"}, Known, "f")
-    with pytest.raises(GateError, match=r"^f: expected `object`, got `array`$"):
+    with pytest.raises(UntrustedFileError, match=r"^f: expected `object`, got `array`$"):
         convert([], Known, "f")
 
 
@@ -123,15 +132,15 @@ def test_a_huge_number_in_a_kohya_config_is_one_line(tmp_path: Path, line: str) 
 @pytest.mark.parametrize("value", [["a"], [{"a": 1}], [[1]]])
 def test_a_list_is_no_text(value: object) -> None:
     with pytest.raises(ConfigError, match="output_name is a text, not"):
-        Said({"output_name": value}).text("output_name")
+        KohyaConfig({"output_name": value}).text("output_name")
 
 
 def test_a_json_text_of_too_many_values_is_refused_before_it_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gate, "MOST_PARTS", 1000)
-    monkeypatch.setattr(gate, "_decoder", None)
+    monkeypatch.setattr(untrusted, "MOST_PARTS", 1000)
+    monkeypatch.setattr(untrusted, "_decoder", None)
     for text in ("[" + "{}," * 600 + "{}]", "[" * 1001, '{"a":' * 1001, "[" + "0," * 1001 + "0]"):
         for content in (text, text.encode()):
-            with pytest.raises(GateError, match="at most 1000 are read"):
+            with pytest.raises(UntrustedFileError, match="at most 1000 are read"):
                 parse_json(content, Tree, "f")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from evaluate.relocation import NOTED
+from evaluate.tracking.relocation import NOTED
 from tests.sweeper.packs import make, run  # noqa: F401
 
 # two trials of two epochs, with few steps and few probes

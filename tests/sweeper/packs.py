@@ -12,14 +12,14 @@ from PIL import Image
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig
-from sweeper.recording.progress import Progress
-from sweeper.recording.record import Record
-from sweeper.running.pack import run_trials
-from sweeper.running.parts import Parts
-from sweeper.running.trial import Trial
-from train.base import Base
-from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig
-from train.data.loading import Pictures
+from sweeper.console.progress import Progress
+from sweeper.execution.context import StudyContext
+from sweeper.execution.pack_runner import run_trials
+from sweeper.execution.trial import Trial
+from sweeper.tracking.trial_record import TrialRecord
+from train.config.schema import BaseConfig, DataConfig, NetworkConfig, TrainingConfig
+from train.data.dataset import Dataset
+from train.models.base_model import BaseModel
 
 Scoring = Callable[[dict[Path, int]], None]
 Worth = Callable[[int, int], float]  # of a trial's epoch
@@ -51,7 +51,7 @@ class Scorer:
 class Tracker:
     """No MLflow."""
 
-    def mirror(self, record: Record, policy: PolicyConfig) -> None: ...
+    def mirror(self, record: TrialRecord, policy: PolicyConfig) -> None: ...
 
 
 Make = Callable[..., Trial]
@@ -73,7 +73,7 @@ def make(base_folder: Path, picture_folder: Path, tmp_path: Path) -> Make:
         folder = tmp_path / "study" / "trials" / f"{number:04d}"
         folder.mkdir(parents=True)
         settings = {"training": {"epochs": config.training.epochs}}
-        record = Record(folder, "study", number, settings, [], {}, {})
+        record = TrialRecord(folder, "study", number, settings, [], {}, {})
         progress = Progress(tmp_path / "study", 9, 2)
         return Trial(config, record, cast(Any, Tracker()), progress)
 
@@ -81,7 +81,7 @@ def make(base_folder: Path, picture_folder: Path, tmp_path: Path) -> Make:
 
 
 @pytest.fixture
-def run(base: Base, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(base: BaseModel, pictures: Dataset, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs trials with a scorer."""
 
     def go(
@@ -90,8 +90,8 @@ def run(base: Base, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> Run:
         scoring: Scoring = lambda checkpoints: None,
         worth: Worth = lambda trial, epoch: 0.8,
     ) -> None:
-        parts = Parts(base, pictures, cast(Any, Scorer(scoring, worth)))
-        monkeypatch.setattr("sweeper.running.pack.load_parts", lambda config: parts)
+        parts = StudyContext(base, pictures, cast(Any, Scorer(scoring, worth)))
+        monkeypatch.setattr("sweeper.execution.pack_runner.load_context", lambda config: parts)
         run_trials(trials, pack)
 
     return go

@@ -12,15 +12,21 @@ from typing import Any
 
 import pytest
 
-from evaluate.choice.merit import FIDELITIES
 from evaluate.config import PolicyConfig
+from evaluate.selection.objective import FIDELITIES
+from sweeper.commands import report as rewrite
+from sweeper.commands import select
 from sweeper.config import ReportConfig, SelectConfig
-from sweeper.recording.record import FILE, Record, load_record, load_records, take_up
-from sweeper.results import reselect
-from sweeper.results.report import rewrite
+from sweeper.tracking.trial_record import (
+    FILE,
+    TrialRecord,
+    load_record,
+    load_records,
+    resume_record,
+)
 from tests.sweeper.conftest import SEARCH, SMALL, Swept, copied, finish
 from tests.sweeper.test_budget import record
-from train.config import ConfigError
+from train.errors import ConfigError
 
 Saved = dict[str, Any]
 
@@ -77,7 +83,7 @@ def test_report_and_select_go_on_without_it(
     file, root = study / "trials" / "0000" / FILE, str(study.parent.parent)
     file.write_bytes(changed(file.read_bytes()))
     rewrite.main(ReportConfig(study="small", root=root))
-    reselect.main(SelectConfig(study="small", root=root, policy=PolicyConfig(rule="last")))
+    select.main(SelectConfig(study="small", root=root, policy=PolicyConfig(rule="last")))
     said = {entry.message for entry in caplog.records if "no record" in entry.message}
     (line,) = said
     assert line.startswith(f"{file} is no record of a trial: ")
@@ -141,7 +147,7 @@ def test_a_trial_that_lost_its_result_is_named(
     root, file = str(study.parent.parent), study / "trials" / f"{number:04d}" / FILE
     damage(file, how)
     for _ in range(2):
-        reselect.main(SelectConfig(study="small", root=root, apply=True))
+        select.main(SelectConfig(study="small", root=root, apply=True))
         rewrite.main(ReportConfig(study="small", root=root))
         said = capsys.readouterr().out
         line = f"trial {number} is missing from the result: {file} is gone or damaged; put it back"
@@ -157,7 +163,7 @@ def test_a_run_that_the_store_has_no_more_is_not_advised(
     """The LoRA file and the trial's own settings do without MLflow."""
     root, store = study.parent.parent, study.parent.parent / "mlflow.db"
     config = SelectConfig(study="small", root=str(root), apply=True)
-    reselect.main(config)
+    select.main(config)
     pick, place = study / "best.safetensors", f" root={root}"
     said = capsys.readouterr().out
     number = json.loads((study / "result.json").read_text())["trial"]
@@ -168,12 +174,12 @@ def test_a_run_that_the_store_has_no_more_is_not_advised(
     if how == "another":
         with closing(sqlite3.connect(store)) as empty:
             empty.execute("CREATE TABLE runs (run_uuid TEXT)")
-    reselect.main(config)
+    select.main(config)
     assert f"train it again: python -m sweeper.reproduce lora={pick}\n" in capsys.readouterr().out
     for file in (pick, *study.glob("trials/*/*.safetensors")):
         file.unlink()
     with pytest.raises(ConfigError) as caught:
-        reselect.main(config)
+        select.main(config)
     assert "run_id=" not in str(caught.value)
     assert "; python -m sweeper training.epochs=2 " in str(caught.value)
 
@@ -201,7 +207,7 @@ def test_a_report_is_written_elsewhere_where_the_study_takes_none(
     assert "report.html cannot be written" in caplog.text
 
 
-def saved(folder: Path, params: dict[str, Any]) -> Record:
+def saved(folder: Path, params: dict[str, Any]) -> TrialRecord:
     one = record(0, 0.5)
     one.folder, one.params = folder, params
     one.save()
@@ -215,12 +221,12 @@ def test_a_trial_with_a_bad_record_begins_anew(
     """Of its epochs some would have no scores; what cannot be read stays, under another name."""
     saved(tmp_path, {"network.rank": 2})
     (tmp_path / FILE).write_bytes(b"{torn")
-    assert take_up(tmp_path, {"network.rank": 2}) is None
+    assert resume_record(tmp_path, {"network.rank": 2}) is None
     (aside,) = tmp_path.glob(f"{FILE}.*")
     assert aside.read_bytes() == b"{torn"
     assert not (tmp_path / "lora-state.pt").exists()
     assert "the trial begins anew" in caplog.text
-    assert take_up(tmp_path, {"network.rank": 2}) is None, "it is gone"
+    assert resume_record(tmp_path, {"network.rank": 2}) is None, "it is gone"
 
 
 def test_a_record_of_other_settings_is_not_taken_up(
@@ -228,10 +234,10 @@ def test_a_record_of_other_settings_is_not_taken_up(
 ) -> None:
     """As after somebody has deleted the study's journal, but not the folders of its trials."""
     saved(tmp_path, {"network.rank": 2})
-    found = take_up(tmp_path, {"network.rank": 2})
+    found = resume_record(tmp_path, {"network.rank": 2})
     assert found
     assert found.params == {"network.rank": 2}
-    assert take_up(tmp_path, {"network.rank": 4}) is None
+    assert resume_record(tmp_path, {"network.rank": 4}) is None
     assert "is of a trial with other settings" in caplog.text
 
 

@@ -12,32 +12,32 @@ from omegaconf import OmegaConf
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import OBJECTIVES, BudgetConfig, StudyConfig, SweepConfig
-from sweeper.proposing.space import Params, Space, parse_space
-from sweeper.recording.record import (
+from sweeper.execution.budget import used_up
+from sweeper.execution.driver import first_settings
+from sweeper.search.search_space import Params, Space, parse_space
+from sweeper.study.storage import NO_PRUNER
+from sweeper.study.study import Study, begin_study, best_settings
+from sweeper.tracking.trial_record import (
     AT_WORK,
     COMPLETE,
     FAILED,
     INTERRUPTED,
     RUNNING,
-    Record,
     ScoredEpoch,
+    TrialRecord,
 )
-from sweeper.running.budget import used_up
-from sweeper.study.storage import NO_PRUNER
-from sweeper.study.study import Study, begin_study, best_settings
-from sweeper.sweep import first_settings
-from train.config import ConfigError
+from train.errors import ConfigError
 
 POLICY = PolicyConfig()
 PARTS: dict[str, Any] = {"space": Space(()), "sampler": {}, "pruner": NO_PRUNER, "seed": 0}
 
 
-def record(number: int, fidelity: float, state: str = COMPLETE, hours: float = 1.0) -> Record:
+def record(number: int, fidelity: float, state: str = COMPLETE, hours: float = 1.0) -> TrialRecord:
     scores = {n: Estimate(fidelity, 0.0, 1.0) for n in ("prompt_fidelity", "subject_fidelity")}
     card = Scorecard(Path("-"), 1, scores, by_probe={name: [fidelity] * 2 for name in scores})
     epoch = ScoredEpoch(card, 0.1, 1e-3, hours * 1800, hours * 1800, 0, "")
     selected = None if state in (FAILED, RUNNING) else 1
-    return Record(Path("-"), "s", number, {}, [], {}, {}, state, "", selected, [epoch])
+    return TrialRecord(Path("-"), "s", number, {}, [], {}, {}, state, "", selected, [epoch])
 
 
 @pytest.mark.parametrize(

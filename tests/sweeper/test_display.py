@@ -14,14 +14,14 @@ from rich.console import Console
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
-from sweeper.recording.display import Display
-from sweeper.recording.progress import time_left
-from sweeper.recording.record import (
+from sweeper.console.live_table import Display
+from sweeper.console.progress import time_left
+from sweeper.tracking.trial_record import (
     COMPLETE,
     FAILED,
     RUNNING,
-    Record,
     ScoredEpoch,
+    TrialRecord,
     load_records,
     trial_folder,
 )
@@ -35,7 +35,7 @@ def save(study: Path, number: int, state: str, fidelities: list[float], copying:
     folder = trial_folder(study, number)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"training": {"epochs": 10}}
-    record = Record(folder, study.name, number, settings, [], {"network.rank": 2**number}, {})
+    record = TrialRecord(folder, study.name, number, settings, [], {"network.rank": 2**number}, {})
     for epoch, value in enumerate(fidelities, start=1):
         names = ("prompt_fidelity", "subject_fidelity")
         scores = {name: Estimate(value, value - 0.01, value + 0.01) for name in names}
@@ -102,11 +102,11 @@ def test_little_room_is_for_what_is_at_work_and_the_best(study: Path) -> None:
 SCRIPT = """
 import logging, signal, sys, time
 from pathlib import Path
-from sweeper.leaving import in_good_order
-from sweeper.recording.display import display
-from sweeper.recording.progress import LINES
+from sweeper.stop_request import in_good_order
+from sweeper.console.live_table import display
+from sweeper.console.progress import LINES
 from tests.sweeper.test_display import POLICY
-from train.command import quiet
+from train.cli.app import quiet
 
 quiet()
 study = Path(sys.argv[1])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.leaving import FILE, PERSON, asked_before, in_good_order, leaving, listen_from
+from sweeper.stop_request import FILE, PERSON, asked_before, in_good_order, leaving, listen_from
 
 YEAR = 365 * 24 * 3600
 

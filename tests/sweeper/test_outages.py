@@ -19,26 +19,26 @@ import pytest
 import torch
 
 from sweeper.config import STOP, WAIT, StudyConfig
-from sweeper.recording.record import (
+from sweeper.execution import outage_retry
+from sweeper.execution.outage_retry import retry_on_outage
+from sweeper.execution.trial import Trial
+from sweeper.study.storage import NO_PRUNER, open_study
+from sweeper.study.study import begin_study
+from sweeper.tracking.trial_record import (
     AT_WORK,
     COMPLETE,
     FAILED,
     INTERRUPTED,
-    Record,
+    TrialRecord,
     load_record,
     load_records,
 )
-from sweeper.running import outlasting
-from sweeper.running.outlasting import outlast
-from sweeper.running.trial import Trial
-from sweeper.study.storage import NO_PRUNER, open_study
-from sweeper.study.study import begin_study
 from tests.sweeper.conftest import LIMIT, SEARCH, SMALL, finish, start
 from tests.sweeper.packs import Make, Run
 from tests.sweeper.test_budget import PARTS
-from train.outage import Outage, outage
-from train.trainer import Trainer
-from train.weights_file import CheckpointError
+from train.errors import CheckpointError
+from train.loop.trainer import Trainer
+from train.system.outage import Outage, outage
 
 MEGABYTE = 1 << 20
 
@@ -180,8 +180,8 @@ def test_each_error_of_the_machine_leaves_the_pack_as_it_was(
             "training": (Trainer, "step", 1),
             "joining": (Trainer, "add", 1),
             "recording": (Trial, "log", 1),
-            "beginning": (Record, "save", 1),
-            "ending": (Record, "end", 0),
+            "beginning": (TrialRecord, "save", 1),
+            "ending": (TrialRecord, "end", 0),
         }[where]
         monkeypatch.setattr(kind, name, fails(getattr(kind, name), at))
         scoring = lambda checkpoints: None  # noqa: E731
@@ -233,7 +233,7 @@ def test_a_failure_that_cannot_be_written_down_is_none(
         raise _refused(errno.ENOSPC)
 
     with monkeypatch.context() as patch:
-        patch.setattr("sweeper.running.trial.write_text_atomically", write)
+        patch.setattr("sweeper.execution.trial.write_text_atomically", write)
         with pytest.raises(OSError, match="No space left"):
             run([trial], 1, scoring)
     assert trial.record.state == INTERRUPTED
@@ -250,7 +250,9 @@ def test_a_card_that_others_have_filled(
     """As before where it is the trial's alone: see the tests of packs."""
     trial = make(0, oom="adapt")
     said = "out of memory, and other processes hold about 70.1 of the 80.0 GB of cuda:0"
-    monkeypatch.setattr("sweeper.running.pack.taken_by_others", lambda device: said)
+    monkeypatch.setattr(
+        "sweeper.execution.pack_runner.memory_of_other_processes", lambda device: said
+    )
 
     def scoring(checkpoints: dict[Path, int]) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -303,13 +305,13 @@ def test_waiting_grows_longer_and_starts_over(
         if len(pauses) < 10:
             raise _refused(errno.ESTALE)
 
-    monkeypatch.setattr(outlasting, "_wait", lambda seconds, *rest: pauses.append(seconds))
-    monkeypatch.setattr(outlasting.time, "monotonic", lambda: now)
-    outlast(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
+    monkeypatch.setattr(outage_retry, "_wait", lambda seconds, *rest: pauses.append(seconds))
+    monkeypatch.setattr(outage_retry.time, "monotonic", lambda: now)
+    retry_on_outage(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
     assert pauses == [10, 20, 40, 80, 160, 320, 600, 600, 10, 20]
     pauses.clear()
     with pytest.raises(Outage, match="Stale file handle; the same command continues the study"):
-        outlast(StudyConfig(root=str(tmp_path)), action)
+        retry_on_outage(StudyConfig(root=str(tmp_path)), action)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -318,7 +320,7 @@ def test_what_only_a_person_can_move_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, wrapped: bool
 ) -> None:
     """A folder in the place of a file: it is the machine's, and no trial's, but stays so."""
-    monkeypatch.setattr(outlasting, "_wait", lambda *rest: pytest.fail("it waits"))
+    monkeypatch.setattr(outage_retry, "_wait", lambda *rest: pytest.fail("it waits"))
 
     def action() -> None:
         if wrapped:
@@ -326,7 +328,7 @@ def test_what_only_a_person_can_move_is_not_waited_for(
         raise _refused(number)
 
     with pytest.raises(Outage) as caught:
-        outlast(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
+        retry_on_outage(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
     words = f"{os.strerror(number)}; move it away; the same command continues the study"
     assert str(caught.value).endswith(words)
 
@@ -348,8 +350,8 @@ def test_a_share_that_is_away_is_waited_for_and_not_made_anew(
         if seconds == 20:
             away.rename(root)
 
-    monkeypatch.setattr(outlasting, "_wait", wait)
-    outlast(StudyConfig(root=str(root), on_outage=WAIT), action)
+    monkeypatch.setattr(outage_retry, "_wait", wait)
+    retry_on_outage(StudyConfig(root=str(root), on_outage=WAIT), action)
     assert tried == 2
 
 
@@ -357,9 +359,9 @@ def test_ctrl_c_ends_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def action() -> None:
         raise _refused(errno.EIO)
 
-    monkeypatch.setattr(outlasting.time, "sleep", lambda s: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(outage_retry.time, "sleep", lambda s: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        outlast(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
+        retry_on_outage(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -381,7 +383,7 @@ def test_a_study_that_is_asked_to_leave_stops_waiting(tmp_path: Path, named: boo
         raise _refused(errno.EIO)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outlasting, "FIRST", 0.1)
+        patch.setattr(outage_retry, "FIRST", 0.1)
         with pytest.raises(KeyboardInterrupt):
-            outlast(config, action)
+            retry_on_outage(config, action)
     assert tried == 2

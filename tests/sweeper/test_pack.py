@@ -13,8 +13,12 @@ import pytest
 import torch
 
 from sweeper.config import SweepConfig
-from sweeper.leaving import in_good_order
-from sweeper.recording.record import (
+from sweeper.execution.context import StudyContext
+from sweeper.execution.disk import MARGIN, describe, too_full, trial_size
+from sweeper.execution.pack_runner import run_trials
+from sweeper.execution.trial import Trial
+from sweeper.stop_request import in_good_order
+from sweeper.tracking.trial_record import (
     COMPLETE,
     FAILED,
     INTERRUPTED,
@@ -22,17 +26,13 @@ from sweeper.recording.record import (
     STOPPED,
     load_record,
 )
-from sweeper.running.disk import MARGIN, describe, too_full, trial_size
-from sweeper.running.pack import run_trials
-from sweeper.running.parts import Parts
-from sweeper.running.trial import Trial
 from tests.sweeper.packs import Make, Run, Scorer
-from train.base import Base
-from train.capacity import operations, pack_size
-from train.config import TrainingConfig, trial_of
-from train.data.loading import Pictures
-from train.trainer import Member, Trainer
-from train.weights_file import read_metadata
+from train.config.schema import TrainingConfig, trial_of
+from train.data.dataset import Dataset
+from train.loop.pack_size import operations, pack_size
+from train.loop.trainer import Trainer, TrialSpec
+from train.lora.checkpoint_file import read_metadata
+from train.models.base_model import BaseModel
 
 
 def test_a_free_place_is_filled_at_once_and_strangers_wait(make: Make, run: Run) -> None:
@@ -104,7 +104,7 @@ def test_a_trial_alone_adapts_to_the_memory_that_there_is(
 
 
 def test_a_trial_of_smaller_pictures_is_scored_as_the_others(
-    make: Make, base: Base, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    make: Make, base: BaseModel, pictures: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory runs out until it trains smaller ones; what trials share is asked for as ever."""
     go, asked = Trainer.step, []
@@ -114,14 +114,14 @@ def test_a_trial_of_smaller_pictures_is_scored_as_the_others(
             raise torch.OutOfMemoryError("out of memory")
         go(self, running, batch)
 
-    def load_parts(config: SweepConfig) -> Parts:
+    def load_parts(config: SweepConfig) -> StudyContext:
         asked.append(config.data.resolution)
-        return Parts(
+        return StudyContext(
             base, pictures, cast(Any, Scorer(lambda checkpoints: None, lambda trial, epoch: 0.8))
         )
 
     monkeypatch.setattr(Trainer, "step", step)
-    monkeypatch.setattr("sweeper.running.pack.load_parts", load_parts)
+    monkeypatch.setattr("sweeper.execution.pack_runner.load_context", load_parts)
     trial = make(0, oom="adapt", epochs=1)
     trial.config.data.resolution = 96
     run_trials([trial], 1)
@@ -220,7 +220,7 @@ def test_what_is_not_kept_is_deleted_when_a_trial_ends(
 
 
 def test_a_trial_begins_where_there_is_room(
-    make: Make, base: Base, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    make: Make, base: BaseModel, pictures: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What those at work have still to write is not free."""
     trials = [make(number) for number in range(3)]
@@ -244,11 +244,11 @@ def test_a_trial_begins_where_there_is_room(
 
 
 def test_what_cannot_join_fails_and_the_others_train(
-    make: Make, run: Run, base: Base, pictures: Pictures
+    make: Make, run: Run, base: BaseModel, pictures: Dataset
 ) -> None:
     trials = [make(0), make(1)]
     other = trial_of(trials[1].config)
-    list(Trainer(base, pictures, [Member(other, trials[0].record.folder)]))
+    list(Trainer(base, pictures, [TrialSpec(other, trials[0].record.folder)]))
     run(trials, 2)
     assert [trial.record.state for trial in trials] == [FAILED, COMPLETE]
     assert "holds a run of other settings" in trials[0].record.reason
@@ -279,12 +279,12 @@ def test_at_its_last_epoch_nothing_is_stopped(make: Make, run: Run) -> None:
 
 
 def test_a_cpu_takes_as_many_as_keep_its_cores_busy(
-    base: Base, make: Make, monkeypatch: pytest.MonkeyPatch
+    base: BaseModel, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make(0, batch_size=1).config
 
-    monkeypatch.setattr("train.capacity.MOST", 1000)
-    monkeypatch.setattr("train.capacity.ENOUGH", 5.5 * operations(base, config))
+    monkeypatch.setattr("train.loop.pack_size.MOST", 1000)
+    monkeypatch.setattr("train.loop.pack_size.ENOUGH", 5.5 * operations(base, config))
 
     def size(cores: int, batch_size: int) -> int:
         monkeypatch.setattr("os.cpu_count", lambda: cores)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from sweeper.config import SweepConfig
-from sweeper.running.parts import load_parts
+from sweeper.execution.context import load_context
 from tests.sweeper.test_budget import record
-from train.base_files import BaseError
-from train.data.picture import DataError
-from train.outage import Outage
+from train.data.images.image import DataError
+from train.models.model_files import BaseError
+from train.system.outage import Outage
 
 
 @pytest.mark.parametrize("name", ["me", None])
@@ -25,12 +25,12 @@ def test_what_was_there_before_is_waited_for(
     config.data.path = str(picture_folder)
     getattr(config, away).path = str(tmp_path / "share" / "of mine")
     with pytest.raises((DataError, BaseError)):  # nothing has worked with it: it is mistyped
-        load_parts(config)
+        load_context(config)
     trial = record(0, 0.5)
     trial.folder, trial.settings = tmp_path / "studies" / "me" / "trials" / "0000", asdict(config)
     trial.save()
     with pytest.raises(Outage, match="of mine"):
-        load_parts(config)
+        load_context(config)
     getattr(config, away).path = str(tmp_path / "share" / "of min")
     with pytest.raises((DataError, BaseError)):
-        load_parts(config)
+        load_context(config)

@@ -14,13 +14,13 @@ from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
 from evaluate.config import PolicyConfig
+from sweeper.commands.report import main
 from sweeper.config import OBJECTIVES, ReportConfig
-from sweeper.recording.record import FAILED, Record, load_record, load_records
-from sweeper.results.files import REPORT
+from sweeper.results.checkpoint_files import REPORT
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import write_report
-from sweeper.results.report.rewrite import main
 from sweeper.study.storage import JOURNAL, NO_PRUNER, open_study
+from sweeper.tracking.trial_record import FAILED, TrialRecord, load_record, load_records
 from tests.sweeper.conftest import Swept, run_module
 
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
@@ -129,29 +129,29 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def nothing_is_feasible(study: Path, records: list[Record]) -> PolicyConfig:
+def nothing_is_feasible(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     return PolicyConfig(limits={"pose_memorization": -1.0})
 
 
-def all_failed(study: Path, records: list[Record]) -> PolicyConfig:
+def all_failed(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     for record in records:
         record.state, record.reason, record.epochs = FAILED, "<b>no memory</b>", []
     return PolicyConfig()
 
 
-def some_failed_at_once(study: Path, records: list[Record]) -> PolicyConfig:
-    refused = Record(records[0].folder, "small", 7, {}, [], {"network.rank": 0}, {})
+def some_failed_at_once(study: Path, records: list[TrialRecord]) -> PolicyConfig:
+    refused = TrialRecord(records[0].folder, "small", 7, {}, [], {"network.rank": 0}, {})
     refused.state, refused.reason = FAILED, "network.rank: 0 must be 1 or more"
     records.insert(0, refused)
     return PolicyConfig()
 
 
-def one_trial_of_one_epoch(study: Path, records: list[Record]) -> PolicyConfig:
+def one_trial_of_one_epoch(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     del records[1:], records[0].epochs[1:]
     return PolicyConfig()
 
 
-def no_pose_to_be_found(study: Path, records: list[Record]) -> PolicyConfig:
+def no_pose_to_be_found(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     for epoch in records[0].epochs + records[1].epochs:
         scores = epoch.scorecard.scores
         for name in ("pose_memorization", "pose_diversity", "detection_rate", "outfit_leak"):
@@ -160,13 +160,13 @@ def no_pose_to_be_found(study: Path, records: list[Record]) -> PolicyConfig:
     return PolicyConfig(limits={"copying": 1.0})
 
 
-def all_pictures_gone(study: Path, records: list[Record]) -> PolicyConfig:
+def all_pictures_gone(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     shutil.rmtree(study / "trials")
     (study / "data.png").unlink()
     return PolicyConfig()
 
 
-def searched_for_two_things(study: Path, records: list[Record]) -> PolicyConfig:
+def searched_for_two_things(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     """And long enough that Optuna can tell which setting mattered."""
     (study / JOURNAL).unlink()
     optuna = open_study(study, NO_PRUNER, None, OBJECTIVES["pareto"])
@@ -177,7 +177,7 @@ def searched_for_two_things(study: Path, records: list[Record]) -> PolicyConfig:
     return PolicyConfig()
 
 
-CASES: dict[Callable[[Path, list[Record]], PolicyConfig], tuple[str, ...]] = {
+CASES: dict[Callable[[Path, list[TrialRecord]], PolicyConfig], tuple[str, ...]] = {
     nothing_is_feasible: ("With care: trial", "no checkpoint of any trial keeps all the limits"),
     all_failed: ("There is no checkpoint to keep", "Trials 0, 1: <b>no memory</b>."),
     some_failed_at_once: ("Keep trial", "Trial 7: network.rank: 0 must be 1 or more."),
@@ -194,7 +194,7 @@ CASES: dict[Callable[[Path, list[Record]], PolicyConfig], tuple[str, ...]] = {
 
 @pytest.mark.parametrize("change", CASES, ids=lambda change: change.__name__)
 def test_report_of_other_studies_on_a_phone(
-    change: Callable[[Path, list[Record]], PolicyConfig],
+    change: Callable[[Path, list[TrialRecord]], PolicyConfig],
     swept: Swept,
     tmp_path: Path,
     phone: Chrome,

@@ -17,20 +17,22 @@ from hydra import initialize_config_dir
 from mlflow import MlflowClient
 from safetensors.torch import save_file
 
-from evaluate.artifacts import artifact
 from evaluate.scorecard import Estimate, Scorecard
+from evaluate.tracking.artifacts import artifact
 from sweeper.config import SweepConfig
-from sweeper.recording.record import Record, ScoredEpoch, load_record
-from sweeper.recording.tracker import Tracker
-from sweeper.reproducing import carry, original, reproduction
-from sweeper.reproducing.config import ReproduceConfig, check_reproduce
-from sweeper.reproducing.received import Received
-from sweeper.reproducing.verdict import CLOSE, DIFFERENT, IDENTICAL, compare, judge, table
+from sweeper.reproduction import migrate_config, original_run, reproduce
+from sweeper.reproduction.compare import CLOSE, DIFFERENT, IDENTICAL, compare, judge, table
+from sweeper.reproduction.config import ReproduceConfig, check_reproduce
+from sweeper.reproduction.received_settings import Received
+from sweeper.tracking.mlflow_mirror import MlflowMirror
+from sweeper.tracking.trial_record import ScoredEpoch, TrialRecord, load_record
 from tests.sweeper.conftest import SMALL, Swept, copied, finish
-from train.compose import settings
-from train.config import CONF, ConfigError, typed
-from train.data.reading import EMBEDDED_FOLDER
-from train.weights_file import CheckpointError, weights_hash
+from train.cli.compose import settings
+from train.config.parsing import typed
+from train.config.schema import CONF
+from train.data.reader import EMBEDDED_FOLDER
+from train.errors import CheckpointError, ConfigError
+from train.lora.checkpoint_file import weights_hash
 
 PROBES = [word for word in SMALL if word.startswith(("probes", "scores"))]
 Again = Callable[..., None]
@@ -70,7 +72,7 @@ def again(monkeypatch: pytest.MonkeyPatch) -> Again:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = typed(ReproduceConfig, hydra.compose("reproduce", list(overrides)))
             check_reproduce(config)
-            reproduction.main(config)
+            reproduce.main(config)
 
     return run
 
@@ -105,7 +107,7 @@ def test_with_nothing_but_mlflow_it_is_identical(
     # the same, as if another score had come of it
     record = load_record(next((tmp_path / "reproductions").iterdir()))
     record.epochs[1].scorecard.scores["copying"] = Estimate(0.9, 0.8, 1.0)
-    monkeypatch.setattr(reproduction, "train_again", lambda *about: record)
+    monkeypatch.setattr(reproduce, "retrain", lambda *about: record)
     with pytest.raises(SystemExit) as end:
         again(*here, f"data.path={one.pictures}", store=store)
     assert end.value.code == 1
@@ -132,7 +134,7 @@ def test_run_of_a_pack_comes_near(
 def test_from_a_file_alone(
     one: One, again: Again, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(carry, "compose", lambda name: hydra.compose(name, PROBES))
+    monkeypatch.setattr(migrate_config, "compose", lambda name: hydra.compose(name, PROBES))
     again(f"lora={one.lora}", f"data.path={one.pictures}", f"root={one.root}")
     assert "verdict: identical (weights the same bytes in 1 of 1" in capsys.readouterr().out
     made = one.root / "reproductions/best-0"
@@ -169,7 +171,7 @@ def test_what_cannot_be_made_again_is_said(one: One, again: Again, tmp_path: Pat
     place = one.client.get_run(broken.info.run_id).info.artifact_uri
     assert f"was looked for at {place}/scorecards.json" in str(gone.value)
     assert "studies/broken/trials/0000/trial.json is not there either" in str(gone.value)
-    Record(tmp_path, "broken", 0, {}, [], {}, {}, "failed", "the disk is full").save()
+    TrialRecord(tmp_path, "broken", 0, {}, [], {}, {}, "failed", "the disk is full").save()
     text = (tmp_path / "trial.json").read_text()
     one.client.log_text(broken.info.run_id, text, "scorecards.json")
     with pytest.raises(ConfigError, match=r"failed without a checkpoint \(the disk is full\)"):
@@ -186,10 +188,10 @@ def test_settings_of_another_version() -> None:
     del then["training"]["caption_dropout"], then["study"], then["base"]["speed"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         with pytest.raises(ConfigError) as error:
-            carry.carry_over(Received(then), {}, by=" (commit abc)")
-        carried = carry.carry_over(Received(then), {"data.path": "elsewhere"}, anyway=True)
+            migrate_config.migrate(Received(then), {}, by=" (commit abc)")
+        carried = migrate_config.migrate(Received(then), {"data.path": "elsewhere"}, anyway=True)
         with pytest.raises(ConfigError, match=r"network\.rank"):
-            carry.carry_over(Received({**then, "network": {"rank": 0}}), {})
+            migrate_config.migrate(Received({**then, "network": {"rank": 0}}), {})
     assert "(commit abc)" in str(error.value)
     assert "network.rnk=4; did you mean network.rank?" in str(error.value)
     assert carried.added == {"training.caption_dropout": 0.0}
@@ -199,8 +201,8 @@ def test_settings_of_another_version() -> None:
     real = {"base": {"path": "/my/model.safetensors"}, "data": {"path": "pictures"}}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         with pytest.raises(ConfigError, match=r"type base\.path=/my/model\.safetensors"):
-            carry.carry_over(Received(real), {})
-        carried = carry.carry_over(Received(real), {"base.path": "/my/model.safetensors"})
+            migrate_config.migrate(Received(real), {})
+        carried = migrate_config.migrate(Received(real), {"base.path": "/my/model.safetensors"})
     assert carried.config.data.resolution == 512  # today's default on such a base
     assert carried.config.probes.values == "person"
 
@@ -241,8 +243,10 @@ def test_where_artifacts_are_gone_the_studys_folder_is_used(
     best = json.loads((root / "studies/small/result.json").read_text())
     config = ReproduceConfig(study="small", root=str(root))
     kept = load_record(root / f"studies/small/trials/{best['trial']:04d}")
-    monkeypatch.setattr(original, "artifact", lambda store, client, run, name: None)  # all are gone
-    found = reproduction.fetch(config, root)
+    monkeypatch.setattr(
+        original_run, "artifact", lambda store, client, run, name: None
+    )  # all are gone
+    found = reproduce.fetch(config, root)
     assert (found.id, found.selected) == (best["run_id"], best["epoch"])
     assert [epoch.weights for epoch in found.epochs] == [epoch.weights for epoch in kept.epochs]
     assert found.settings.settings == kept.settings
@@ -250,12 +254,12 @@ def test_where_artifacts_are_gone_the_studys_folder_is_used(
     assert f"the record in {kept.folder} is used" in caplog.text
     (root / "mlflow.db").unlink()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow sets it for itself
-    alone = reproduction.fetch(config, root)
+    alone = reproduce.fetch(config, root)
     assert (alone.number, alone.selected) == (best["trial"], best["epoch"])
     assert "there is no mlflow.db" in caplog.text
     (root / "studies/small/result.json").write_text("{torn")
     with pytest.raises(ConfigError, match=r"there is no mlflow\.db"):
-        reproduction.fetch(config, root)
+        reproduce.fetch(config, root)
 
 
 def test_a_store_that_was_moved_finds_its_artifacts(swept: Swept, tmp_path: Path) -> None:
@@ -263,7 +267,7 @@ def test_a_store_that_was_moved_finds_its_artifacts(swept: Swept, tmp_path: Path
     before, root = tmp_path / "before", tmp_path / "after"
     copied(swept, before)
     before.rename(root)
-    tracker = Tracker(root, root / "studies" / "small")
+    tracker = MlflowMirror(root, root / "studies" / "small")
     record = load_record(root / "studies/small/trials/0000")
     run = tracker.client.get_run(tracker.run_of(record).id_now)
     assert run.info.artifact_uri.startswith((root / "artifacts").as_uri())

@@ -19,18 +19,18 @@ from PIL import Image
 from evaluate.config import RULES, PolicyConfig, check_policy
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.proposing.conditions import applies
-from sweeper.proposing.sampling import make_sampler
-from sweeper.proposing.space import identity, parse_space
-from sweeper.recording.record import Cost, Record, load_record
-from sweeper.recording.tracker import Tracker
-from sweeper.running.rules import memorised, no_learning, settled
-from sweeper.study.claim import settle
+from sweeper.execution.early_stopping import has_plateaued, memorizes, no_learning
+from sweeper.search.conditional_params import is_active
+from sweeper.search.samplers import make_sampler
+from sweeper.search.search_space import identity, parse_space
+from sweeper.study.trial_lease import settle
+from sweeper.tracking.mlflow_mirror import MlflowMirror
+from sweeper.tracking.trial_record import Cost, TrialRecord, load_record
 from tests.sweeper.conftest import finish
-from train.compose import settings
-from train.config import CONF
-from train.preflight import preflight
-from train.trainer import Checkpoint
+from train.cli.compose import settings
+from train.cli.preflight import preflight
+from train.config.schema import CONF
+from train.loop.trainer import Checkpoint
 
 SAMPLERS = sorted(file.stem for file in (CONF / "hydra/sweeper/sampler").iterdir())
 POLICY = PolicyConfig(limits={"pose_memorization": 0.35})
@@ -87,10 +87,10 @@ def test_wrong_settings_are_refused(arguments: list[str], words: str) -> None:
 
 def test_a_search_may_vary_what_not_all_of_its_trials_have() -> None:
     swept = ["-m", "network.conv_rank=0,4", "network.conv_alpha=1,2"]
-    preflight("sweep", swept, SweepConfig, check_sweep, applies)
+    preflight("sweep", swept, SweepConfig, check_sweep, is_active)
     with pytest.raises(SystemExit, match=r"network\.conv_alpha: needs"):
         preflight(
-            "sweep", ["-m", "network.conv_rank=0", swept[2]], SweepConfig, check_sweep, applies
+            "sweep", ["-m", "network.conv_rank=0", swept[2]], SweepConfig, check_sweep, is_active
         )
 
 
@@ -178,7 +178,7 @@ def card(epoch: int, memory: float, checkpoint: Path = Path("-")) -> Scorecard:
 
 
 def test_memorised_needs_a_row_of_sure_epochs() -> None:
-    rule = memorised(POLICY, in_a_row=2)
+    rule = memorizes(POLICY, in_a_row=2)
     assert not rule([card(1, 0.6)])
     assert not rule([card(1, 0.6), card(2, 0.4), card(3, 0.6)])  # 0.4 may be chance
     assert "pose_memorization" in rule([card(1, 0.1), card(2, 0.5), card(3, 0.6)])
@@ -192,12 +192,12 @@ def test_settled_when_no_later_epoch_is_better() -> None:
             found.by_probe[name] = [fidelity - 0.01, fidelity + 0.01, fidelity]
         return found
 
-    rule = settled(POLICY, epochs=2)
+    rule = has_plateaued(POLICY, epochs=2)
     better, best = [made(1, 0.7), made(2, 0.8)], made(3, 0.9)
     assert not rule([*better, made(3, 0.8)])
     assert not rule([*better, best, made(4, 0.9)])
     assert "better than epoch 3" in rule([*better, best, made(4, 0.9), made(5, 0.95, memory=0.6)])
-    assert not settled(POLICY, epochs=0)([*better, best, made(4, 0.9), made(5, 0.9)])
+    assert not has_plateaued(POLICY, epochs=0)([*better, best, made(4, 0.9), made(5, 0.9)])
 
 
 def test_no_learning_needs_a_share_of_the_epochs() -> None:
@@ -220,11 +220,11 @@ def test_store_that_was_away_gets_everything_later(
     study = tmp_path / "studies" / "away"
     settings = {"network": {"rank": 4}, "long": "word " * 2000}
     tags = {"long": "x" * 9000}
-    record = Record(study / "trials/0000", "away", 0, settings, ["network.rank=4"], {}, tags)
+    record = TrialRecord(study / "trials/0000", "away", 0, settings, ["network.rank=4"], {}, tags)
     record.folder.mkdir(parents=True)
-    monkeypatch.setattr("sweeper.recording.record.weights_hash", lambda path: "0")
+    monkeypatch.setattr("sweeper.tracking.trial_record.weights_hash", lambda path: "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    away = Tracker(tmp_path, study)
+    away = MlflowMirror(tmp_path, study)
     with caplog.at_level(logging.WARNING):
         for epoch in (1, 2):
             saved = Checkpoint(0, Path("-"), epoch, 0.1, 1e-3, None, 4, last=False)
@@ -241,7 +241,7 @@ def test_store_that_was_away_gets_everything_later(
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
     assert sum("MLflow is away" in line for line in caplog.messages) == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    back = Tracker(tmp_path, study)
+    back = MlflowMirror(tmp_path, study)
     back.mirror(load_record(record.folder), POLICY)
     back.catch_up()
     client = MlflowClient(back.uri)

@@ -18,13 +18,20 @@ from optuna.distributions import (
 )
 
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.proposing.conditions import applies
-from sweeper.proposing.sampling import GridSampler, Unseen, check_sampler, rounded, trials_of
-from sweeper.proposing.space import Space, identity, parse_space
-from sweeper.study.claim import settle
-from sweeper.sweep import configured, first_settings
-from train.compose import settings
-from train.config import CONF, ConfigError
+from sweeper.execution.driver import configured, first_settings
+from sweeper.search.conditional_params import is_active
+from sweeper.search.samplers import (
+    DeduplicatingSampler,
+    GridSampler,
+    check_sampler,
+    rounded,
+    trials_of,
+)
+from sweeper.search.search_space import Space, identity, parse_space
+from sweeper.study.trial_lease import settle
+from train.cli.compose import settings
+from train.config.schema import CONF
+from train.errors import ConfigError
 
 
 def space_of(*arguments: str, search: dict[str, str] | None = None) -> tuple[Space, list[str]]:
@@ -99,7 +106,7 @@ def test_senseless_searches_are_refused(words: str) -> None:
 def test_no_combination_is_proposed_twice(inner: optuna.samplers.BaseSampler) -> None:
     space, _ = space_of("network.rank=2,4,8", "scheduler=constant,cosine")
     study = optuna.create_study()
-    study.sampler = Unseen(inner, space, study)
+    study.sampler = DeduplicatingSampler(inner, space, study)
     seen = []
     for _ in range(space.size() or 0):
         trial = study.ask(space.distributions)
@@ -126,7 +133,7 @@ def test_a_setting_is_searched_where_it_means_something() -> None:
     assert space.beside(alpha) == ["network.conv_rank=4"]
     for inner in (optuna.samplers.RandomSampler(seed=0), optuna.samplers.TPESampler(seed=0)):
         study = optuna.create_study()
-        study.sampler = Unseen(inner, space, study)
+        study.sampler = DeduplicatingSampler(inner, space, study)
         seen = []
         for _ in range(6):
             trial = study.ask()
@@ -162,7 +169,7 @@ def test_every_search_is_one_around_theconfigured_settings(name: str, chosen: li
             overrides = [*chosen, *beside, dimension.override(value)]
             check_sweep(settings("sweep", SweepConfig, overrides))
     preset = first_settings(composed(*chosen), config, space)[0]
-    assert {key for key in config.search if applies(key, preset)} == preset.keys()
+    assert {key for key in config.search if is_active(key, preset)} == preset.keys()
 
 
 @pytest.mark.parametrize("preset", ["character", "style", "concept"])
@@ -190,7 +197,7 @@ def test_what_a_file_of_ones_own_settles_is_not_searched_around() -> None:
 
 
 def test_a_grid_is_all_of_it_unless_less_is_asked_for() -> None:
-    grid = {"_target_": "sweeper.proposing.sampling.GridSampler"}
+    grid = {"_target_": "sweeper.search.samplers.GridSampler"}
     tpe = {"_target_": "optuna.samplers.TPESampler"}
     choices, _ = space_of("network.rank=2,4,8", "scheduler=constant,cosine,linear,polynomial")
     endless, _ = space_of("optimizer.lr=interval(0.1,1)")
@@ -199,7 +206,7 @@ def test_a_grid_is_all_of_it_unless_less_is_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"optimizer\.lr: a grid needs single values"):
         check_sampler(grid, endless, 1)
     with pytest.raises(ConfigError, match="cmaes knows one objective alone"):
-        check_sampler({"_target_": "sweeper.proposing.cma.CmaEsSampler"}, choices, 2)
+        check_sampler({"_target_": "sweeper.search.cma_es.CmaEsSampler"}, choices, 2)
 
 
 def test_numbers_are_rounded_but_stay_inside() -> None:

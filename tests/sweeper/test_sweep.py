@@ -12,11 +12,11 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 from PIL import Image
 
-from evaluate.choice.merit import fidelity
-from sweeper.recording.record import FAILED, STOPPED, load_records
+from evaluate.selection.objective import fidelity
 from sweeper.study.storage import NO_PRUNER, open_study
+from sweeper.tracking.trial_record import FAILED, STOPPED, load_records
 from tests.sweeper.conftest import SEARCH, SMALL, Swept, break_off, copied, finish, run_module
-from train.weights_file import weights_hash
+from train.lora.checkpoint_file import weights_hash
 
 
 def test_files_of_a_finished_study(swept: Swept) -> None:

@@ -17,11 +17,11 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from bench.workers import postgres, start, trials_of
-from sweeper.leaving import FILE
-from sweeper.recording.record import COMPLETE, Record, load_records
-from sweeper.study import claim
-from sweeper.study.claim import StudyTrial
-from sweeper.worker import device_of
+from sweeper.execution.workers import device_of
+from sweeper.stop_request import FILE
+from sweeper.study import trial_lease
+from sweeper.study.trial_lease import LeasedTrial
+from sweeper.tracking.trial_record import COMPLETE, TrialRecord, load_records
 from tests.sweeper.conftest import LIMIT, SMALL, break_off, finish
 from tests.sweeper.test_budget import study_of
 
@@ -132,7 +132,7 @@ def test_workers_share_a_study_through_the_proxy(tmp_path: Path) -> None:
 def test_who_gives_no_sign_of_life_loses_the_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claim, "LEASE", 2.0)
+    monkeypatch.setattr(trial_lease, "LEASE", 2.0)
     holder = (
         "import sys, time; from sweeper.study import claim; claim.LEASE = 2.0;"
         "from pathlib import Path; from tests.sweeper.test_budget import study_of;"
@@ -148,18 +148,18 @@ def test_who_gives_no_sign_of_life_loses_the_trial(
     assert study.elsewhere() == [0], "it is slow, not dead"
     process.send_signal(signal.SIGSTOP)  # as a machine that hangs
     taken, until = None, time.monotonic() + 20
-    watched = claim.lease(tmp_path, 0)  # the one that listens for the heartbeat
+    watched = trial_lease.lease(tmp_path, 0)  # the one that listens for the heartbeat
     while taken is None and time.monotonic() < until:
         taken = study.next_trial(1)
         time.sleep(0.2)
-    assert isinstance(taken, StudyTrial)
+    assert isinstance(taken, LeasedTrial)
     assert watched.is_locked
     process.send_signal(signal.SIGCONT)
     assert process.stdout.readline() == "lost\n"
     taken.lock.release()
 
 
-def finished(root: Path) -> list[Record]:
+def finished(root: Path) -> list[TrialRecord]:
     """The trials of a study that is over: each once, by two workers."""
     records = load_records(root / "studies" / "many")
     assert [record.params["network.rank"] for record in records if record.state == COMPLETE] == [

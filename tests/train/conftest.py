@@ -11,8 +11,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from train.base import Base
-from train.config import (
+from train.config.schema import (
     BaseConfig,
     DataConfig,
     NetworkConfig,
@@ -20,9 +19,10 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
 )
-from train.data.loading import Pictures
-from train.run_files import state_file
-from train.trainer import Epoch, Member, Trainer
+from train.data.dataset import Dataset
+from train.loop.trainer import Epoch, Trainer, TrialSpec
+from train.models.base_model import BaseModel
+from train.resume.run_files import state_file
 
 
 @pytest.fixture
@@ -46,17 +46,17 @@ def trial(base_folder: Path, picture_folder: Path) -> Callable[..., TrialConfig]
 
 
 @pytest.fixture(scope="session")
-def exact_base(base_folder: Path) -> Base:
+def exact_base(base_folder: Path) -> BaseModel:
     """In float64, where the order of additions does not show."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     pipeline = StableDiffusionPipeline.from_pretrained(base_folder, dtype=torch.float64)
-    base = Base(pipeline, str(base_folder), lambda: "exact", torch.device("cpu"))
+    base = BaseModel(pipeline, str(base_folder), lambda: "exact", torch.device("cpu"))
     torch.set_default_dtype(before)
     return base
 
 
-def train(base: Base, pictures: Pictures, *members: Member, **more: Any) -> list[Epoch]:
+def train(base: BaseModel, pictures: Dataset, *members: TrialSpec, **more: Any) -> list[Epoch]:
     """Trains to the end."""
     return list(Trainer(base, pictures, list(members), **more))
 

@@ -11,15 +11,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from evaluate.config import EvaluateConfig, check_evaluate
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.proposing.space import parse_space
-from sweeper.reproducing.carry import carry_over
-from sweeper.reproducing.received import Received
-from train.arguments import as_typed, normalized, quoted, split_arguments, unquoted
-from train.compose import HYDRA_VERSION, settings
-from train.config import CONF, ConfigError
-from train.explain import suggested
-from train.preflight import preflight
-from train.text_settings import kinds
+from sweeper.reproduction.migrate_config import migrate
+from sweeper.reproduction.received_settings import Received
+from sweeper.search.search_space import parse_space
+from train.cli.arguments import as_typed, normalized, quoted, split_arguments, unquoted
+from train.cli.compose import HYDRA_VERSION, settings
+from train.cli.hydra_errors import suggested
+from train.cli.preflight import preflight
+from train.config.schema import CONF
+from train.config.setting_kinds import kinds
+from train.errors import ConfigError
 
 PATHS = (
     "/home/Jürgen/Bilder", "/data/人物", "/pics (1)", "a=b", "/O'Brien", "C:\\Users\\Jörg\\my dog",
@@ -80,7 +81,7 @@ def test_another_setting_can_be_named_and_choices_be_swept() -> None:
 def test_a_logged_text_is_no_interpolation() -> None:
     odd = "${oc.env:HOME} \\${x} 人"
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
-        carried = carry_over(Received({"data": {"trigger": odd}}), {"base.path": odd})
+        carried = migrate(Received({"data": {"trigger": odd}}), {"base.path": odd})
     assert (carried.config.data.trigger, carried.config.base.path) == (odd, odd)
 
 

@@ -13,26 +13,20 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evaluate.generation.generate import generate
 from evaluate.metrics.losses import FixedLosses
-from evaluate.probing.generate import generate
-from train import base_files
-from train.adapter import Adapter
-from train.base import Base, BaseError, load_base
-from train.base_files import locate
-from train.checkpoint import load_checkpoint
-from train.checks import check_base
-from train.config import (
-    BaseConfig,
-    ConfigError,
-    DataConfig,
-    NetworkConfig,
-    TrainingConfig,
-    TrialConfig,
-)
-from train.data.loading import Pictures, load_pictures
-from train.loss import encode_latents
-from train.trainer import Member, Trainer
-from train.weights_file import read_metadata
+from train.config.schema import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from train.data.dataset import Dataset, load_dataset
+from train.errors import ConfigError
+from train.loop.trainer import Trainer, TrialSpec
+from train.lora.adapter import Adapter
+from train.lora.checkpoint import load_checkpoint
+from train.lora.checkpoint_file import read_metadata
+from train.models import model_files
+from train.models.base_model import BaseError, BaseModel, load_base
+from train.models.latents import encode_latents
+from train.models.model_files import locate
+from train.validation import check_base
 
 PROMPT = "sks puppet"  # short enough to be padded
 LATENTS, TIME = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)), 500
@@ -46,12 +40,12 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="module")
-def base(folder: Path) -> Base:
+def base(folder: Path) -> BaseModel:
     return load_base(BaseConfig(path=str(folder), device="cpu"))
 
 
 @pytest.fixture(scope="module")
-def lora(base: Base, picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lora(base: BaseModel, picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs, on everything that can have a LoRA."""
     config = TrialConfig(
         data=DataConfig(path=str(picture_folder), resolution=32),
@@ -61,7 +55,7 @@ def lora(base: Base, picture_folder: Path, tmp_path_factory: pytest.TempPathFact
         training=TrainingConfig(epochs=2, batch_size=2, save_precision="fp32"),
     )
     output = tmp_path_factory.mktemp("lora")
-    epochs = list(Trainer(base, load_pictures(config.data), [Member(config, output)]))
+    epochs = list(Trainer(base, load_dataset(config.data), [TrialSpec(config, output)]))
     assert all(epoch.checkpoints[0].train_loss > 0 for epoch in epochs)
     return output / "lora.safetensors"
 
@@ -82,7 +76,7 @@ def conditioning(pipeline: Any) -> dict[str, Tensor]:
 
 
 def test_prompts_and_predictions_of_the_bare_base_are_those_of_diffusers(
-    base: Base, folder: Path
+    base: BaseModel, folder: Path
 ) -> None:
     pipeline = DiffusionPipeline.from_pretrained(folder)
     wanted = conditioning(pipeline)
@@ -99,7 +93,7 @@ def test_prompts_and_predictions_of_the_bare_base_are_those_of_diffusers(
 
 
 def test_diffusers_loads_the_file_with_every_module_and_the_same_change(
-    base: Base, lora: Path, theirs: Any
+    base: BaseModel, lora: Path, theirs: Any
 ) -> None:
     adapter = load_checkpoint(lora, base.adapters)
     assert set(adapter.matrices) == set(base.adapters.targets)
@@ -136,7 +130,7 @@ def delta(adapter: Adapter, key: str) -> Tensor:
 
 
 def test_a_probe_picture_and_the_losses_hang_on_the_lora(
-    base: Base, lora: Path, pictures: Pictures
+    base: BaseModel, lora: Path, pictures: Dataset
 ) -> None:
     adapter = load_checkpoint(lora, base.adapters)
     options = {"resolution": 32, "steps": 3, "guidance": 4.0}
@@ -153,7 +147,7 @@ def test_a_probe_picture_and_the_losses_hang_on_the_lora(
     assert (losses[0] != losses[1]).all()
 
 
-def test_sizes_reach_sdxl_alone(base: Base) -> None:
+def test_sizes_reach_sdxl_alone(base: BaseModel) -> None:
     text = base.encode_text([PROMPT])
     with torch.no_grad():
         seen = [
@@ -166,7 +160,7 @@ def test_sizes_reach_sdxl_alone(base: Base) -> None:
 
 
 def test_training_tells_each_pictures_own_size(
-    base: Base, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: BaseModel, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TrialConfig(
         data=DataConfig(path=str(picture_folder), resolution=32, validation_fraction=0.0),
@@ -182,13 +176,13 @@ def test_training_tells_each_pictures_own_size(
         return predict(noisy, timesteps, conditioning)
 
     monkeypatch.setattr(base, "predict", watched)
-    list(Trainer(base, load_pictures(config.data), [Member(config, tmp_path)]))
+    list(Trainer(base, load_dataset(config.data), [TrialSpec(config, tmp_path)]))
     heights = range(60, 67) if base.family.is_xl else range(0)
     left = {h: round((90 * 32 / h - 32) / 2) for h in heights}
     assert sorted(seen) == [[h, 90, 0, left[h], 32, 32] for h in heights]
 
 
-def test_metadata_tells_the_family(base: Base, lora: Path) -> None:
+def test_metadata_tells_the_family(base: BaseModel, lora: Path) -> None:
     about = read_metadata(lora)
     xl = base.family.is_xl
     assert about["ss_base_model_version"] == ("sdxl_base_v1-0" if xl else "sd_v2_v")
@@ -208,7 +202,7 @@ def test_metadata_tells_the_family(base: Base, lora: Path) -> None:
 
 
 def test_files_in_the_words_of_diffusers_load_to_the_same_change(
-    base: Base, lora: Path, theirs: Any, tmp_path: Path
+    base: BaseModel, lora: Path, theirs: Any, tmp_path: Path
 ) -> None:
     """As the diffusers scripts save them, and as OneTrainer does (kohya's layout, their names)."""
     wanted = load_checkpoint(lora, base.adapters)
@@ -279,7 +273,7 @@ def test_a_name_of_the_hub_may_have_dots(tmp_path: Path, monkeypatch: pytest.Mon
 
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
     index = str(tmp_path / "model_index.json")
-    monkeypatch.setattr(base_files, "hf_hub_download", lambda *_: index)
+    monkeypatch.setattr(model_files, "hf_hub_download", lambda *_: index)
     monkeypatch.setattr(DiffusionPipeline, "download", download)
     name = "stabilityai/stable-diffusion-xl-base-1.0"
     assert locate(name) == tmp_path

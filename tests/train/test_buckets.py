@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from train.config import DataConfig, TrialConfig
-from train.data.batches import frames_of, plan_batches
-from train.data.buckets import framing_of
-from train.data.loading import load_pictures
-from train.data.picture import DataError
-from train.data.pixels import framed
+from train.config.schema import DataConfig, TrialConfig
+from train.data.batching import frames_of, plan_batches
+from train.data.dataset import load_dataset
+from train.data.images.buckets import framing_of
+from train.data.images.framing import framed
+from train.data.images.image import DataError
 from train.data.shuffling import shuffled
 
 BUCKETS = DataConfig(resolution=512, buckets=True)
@@ -76,7 +76,7 @@ def test_pixels_are_scaled_evenly_and_cropped_in_the_middle(tmp_path: Path) -> N
     left, right = (np.zeros((300, 200, 3), np.uint8), np.full((300, 200, 3), 255, np.uint8))
     Image.fromarray(np.concatenate([left, right], axis=1)).save(tmp_path / "a.png")
     config = DataConfig(path=str(tmp_path), resolution=64, height=32)
-    picture = load_pictures(config).training[0]
+    picture = load_dataset(config).training[0]
     frame = frames_of([picture], config)[0]
     pixels = framed(picture, frame)
     assert pixels.shape == (3, 32, 64), "not square where a height is given"
@@ -90,7 +90,7 @@ def test_the_epoch_is_the_same_for_all_and_mixes_the_buckets(tmp_path: Path) -> 
         Image.new("RGB", (60, 40) if i < 6 else (40, 60), (i, 0, 0)).save(tmp_path / f"{i}.png")
     config = DataConfig(path=str(tmp_path), resolution=64, buckets=True, repeats=3,
                         validation_fraction=0)  # fmt: skip
-    pictures = load_pictures(config)
+    pictures = load_dataset(config)
     batches = plan_batches(pictures.trained, frames_of(pictures.trained, config), 4)
     order = shuffled(batches, torch.Generator().manual_seed(0))
     drawn = [batches.pictures(step, order) for step in range(len(batches))]
@@ -109,14 +109,14 @@ def test_a_picture_smaller_than_a_step_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (60, 100)).save(tmp_path / "thin.png")
     config = DataConfig(path=str(tmp_path), resolution=512, buckets=True, bucket_upscale=False)
     with pytest.raises(DataError, match=r"thin\.png: 60x100 pixels"):
-        frames_of(load_pictures(config).training, config)
+        frames_of(load_dataset(config).training, config)
 
 
 @pytest.mark.parametrize("size", [(8000, 60), (60, 8000), (8000, 1), (1, 1), (30000, 2)])
 def test_no_shape_ends_in_an_exception(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size).save(tmp_path / "odd.png")
     config = DataConfig(path=str(tmp_path), resolution=64, buckets=True)
-    picture = load_pictures(config).training[0]
+    picture = load_dataset(config).training[0]
     for chosen in (config, replace(config, buckets=False)):
         frame = frames_of([picture], chosen)[0]
         assert framed(picture, frame).shape == (3, frame.size[1], frame.size[0])
@@ -128,4 +128,4 @@ def test_a_step_above_the_resolution_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (600, 600)).save(tmp_path / "a.png")
     config = DataConfig(path=str(tmp_path), resolution=64, buckets=True, bucket_step=128)
     with pytest.raises(DataError, match="buckets in steps of 128 pixels"):
-        frames_of(load_pictures(config).training, config)
+        frames_of(load_dataset(config).training, config)

@@ -15,16 +15,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from train import cache, store
-from train.base import Base, load_base
-from train.cache import EncodedPictures, encode_pictures
-from train.config import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
-from train.data.loading import load_pictures
-from train.data.picture import DataError
-from train.data.pixels import framed
-from train.store import Store
-from train.trainer import Member, Trainer
-from train.weights_file import read_metadata
+from train.cache import latent_cache, tensor_cache
+from train.cache.latent_cache import EncodedDataset, encode_dataset
+from train.cache.tensor_cache import TensorCache
+from train.config.schema import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from train.data.dataset import load_dataset
+from train.data.images.framing import framed
+from train.data.images.image import DataError
+from train.loop.trainer import Trainer, TrialSpec
+from train.lora.checkpoint_file import read_metadata
+from train.models.base_model import BaseModel, load_base
 
 
 @pytest.fixture
@@ -43,20 +43,20 @@ def config(base_folder: Path, shapes: Path, tmp_path: Path) -> TrialConfig:
 @pytest.fixture(autouse=True)
 def nothing_is_known() -> None:
     """Other tests of this process may have left something in memory."""
-    cache._last.clear()
-    store._in_use.clear()
+    latent_cache._last.clear()
+    tensor_cache._in_use.clear()
 
 
-def train(base: Base, config: TrialConfig, folder: Path) -> bytes:
-    for epoch in Trainer(base, load_pictures(config.data), [Member(config, folder)]):
+def train(base: BaseModel, config: TrialConfig, folder: Path) -> bytes:
+    for epoch in Trainer(base, load_dataset(config.data), [TrialSpec(config, folder)]):
         assert not epoch.failures
     return (folder / "lora.safetensors").read_bytes()
 
 
-def encode(base: Base, config: TrialConfig, alone: bool = True) -> EncodedPictures:
+def encode(base: BaseModel, config: TrialConfig, alone: bool = True) -> EncodedDataset:
     if alone:  # as another process would find it
-        cache._last.clear()
-    return encode_pictures(base, load_pictures(config.data), config)
+        latent_cache._last.clear()
+    return encode_dataset(base, load_dataset(config.data), config)
 
 
 def said(caplog: pytest.LogCaptureFixture) -> str:
@@ -66,19 +66,19 @@ def said(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def test_the_same_lora_from_memory_from_disk_and_without(
-    base: Base, config: TrialConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    base: BaseModel, config: TrialConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="train.cache")
+    caplog.set_level(logging.INFO, logger="train.cache.latent_cache")
     data = replace(config.data, shuffle_caption=True, keep_tokens=1, flip=True)
     config = replace(config, data=data)
     memory = train(base, config, tmp_path / "memory")
     assert said(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
     again = train(base, config, tmp_path / "again")
     assert said(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
-    cache._last.clear()
+    latent_cache._last.clear()
     disk = train(base, replace(config, cache="disk"), tmp_path / "disk")
     assert said(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
-    cache._last.clear()
+    latent_cache._last.clear()
     later = train(base, replace(config, cache="disk"), tmp_path / "later")
     assert said(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
     off = train(base, replace(config, cache="off"), tmp_path / "off")
@@ -87,14 +87,14 @@ def test_the_same_lora_from_memory_from_disk_and_without(
 
 
 def test_an_epoch_in_buckets_goes_on_in_its_middle_to_the_same_bytes(
-    base: Base, config: TrialConfig, tmp_path: Path
+    base: BaseModel, config: TrialConfig, tmp_path: Path
 ) -> None:
     data = replace(config.data, shuffle_caption=True, flip=True,
                    regularization_path=config.data.path)  # fmt: skip
     config = replace(config, data=data)
     whole = train(base, config, tmp_path / "whole")
     steps = iter([False] * 14)  # of 10 an epoch
-    pictures, member = load_pictures(data), Member(config, tmp_path / "broken")
+    pictures, member = load_dataset(data), TrialSpec(config, tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
         list(Trainer(base, pictures, [member], asked=lambda: next(steps, True)))
     state = torch.load(tmp_path / "broken" / "lora-state.pt", weights_only=True)
@@ -104,7 +104,7 @@ def test_an_epoch_in_buckets_goes_on_in_its_middle_to_the_same_bytes(
 
 
 def test_the_file_and_sdxl_are_told_the_sizes(
-    base: Base, config: TrialConfig, tmp_path: Path
+    base: BaseModel, config: TrialConfig, tmp_path: Path
 ) -> None:
     train(base, config, tmp_path)
     about = read_metadata(tmp_path / "lora.safetensors")
@@ -126,7 +126,11 @@ TEXTS = "captions: {} from the cache, {} encoded"
 
 
 def test_what_is_on_disk_is_never_stale(
-    base: Base, config: TrialConfig, shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    base: BaseModel,
+    config: TrialConfig,
+    shapes: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, logger="train")
     shutil.copytree(shapes, tmp_path / "p")
@@ -155,7 +159,7 @@ def test_what_is_on_disk_is_of_one_base_in_one_precision(
     config: TrialConfig, base_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another base, precision or layer gets its own; a copy of the base finds all that it made."""
-    caplog.set_level(logging.INFO, logger="train.cache")
+    caplog.set_level(logging.INFO, logger="train.cache.latent_cache")
     same, moved, other = str(base_folder), tmp_path / "moved", tmp_path / "other"
     for folder in (moved, other):
         shutil.copytree(base_folder, folder)
@@ -178,7 +182,7 @@ def test_what_is_on_disk_is_of_one_base_in_one_precision(
         assert all(torch.equal(text[name], wanted[name]) for name in wanted), settings
 
 
-def encode_with(config: TrialConfig, **settings: Any) -> EncodedPictures:
+def encode_with(config: TrialConfig, **settings: Any) -> EncodedDataset:
     chosen = BaseConfig(device="cpu", **settings)
     return encode(load_base(chosen), replace(config, base=chosen))
 
@@ -187,7 +191,7 @@ def test_an_autoencoder_in_another_precision_makes_its_own_latents(
     config: TrialConfig, xl_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In fp16 SDXL's autoencoder is in fp32, but for one whose config says that it need not be."""
-    caplog.set_level(logging.INFO, logger="train.cache")
+    caplog.set_level(logging.INFO, logger="train.cache.latent_cache")
     plain = shutil.copytree(xl_folder, tmp_path / "plain")
     about = json.loads((plain / "vae" / "config.json").read_text())
     (plain / "vae" / "config.json").write_text(json.dumps({**about, "force_upcast": False}))
@@ -199,10 +203,10 @@ def test_an_autoencoder_in_another_precision_makes_its_own_latents(
 
 
 def _work(folder: Path, made: Path) -> None:
-    store = Store(folder)
-    with store.alone():
+    cache = TensorCache(folder)
+    with cache.alone():
         for key in map(str, range(20)):
-            entry = store.fetch(key, lambda key=key: _make(made, key))  # type: ignore[misc]
+            entry = cache.fetch(key, lambda key=key: _make(made, key))  # type: ignore[misc]
             assert entry.tensors["x"].item() == int(key)
 
 
@@ -228,14 +232,14 @@ def test_workers_that_start_at_once_share_the_work(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(
-    base: Base, config: TrialConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    base: BaseModel, config: TrialConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "kept").write_text("a file in the way")
     assert encode(base, replace(config, cache="disk")).latents
     assert "keeps what it computes in memory" in caplog.text
 
 
-def test_fixed_latents_are_one_draw_for_each_picture(base: Base, config: TrialConfig) -> None:
+def test_fixed_latents_are_one_draw_for_each_picture(base: BaseModel, config: TrialConfig) -> None:
     sampled = encode(base, config)
     fixed = encode(base, replace(config, data=replace(config.data, latents="fixed")))
     random = torch.Generator()
@@ -248,11 +252,11 @@ def test_fixed_latents_are_one_draw_for_each_picture(base: Base, config: TrialCo
     assert not torch.equal((other - sampled.latents_of([3], random)[0]), drawn - mean)
 
 
-def test_variants_are_drawn_from_the_members_stream(base: Base, config: TrialConfig) -> None:
+def test_variants_are_drawn_from_the_members_stream(base: BaseModel, config: TrialConfig) -> None:
     data = replace(config.data, flip=True, shuffle_caption=True, keep_tokens=2)
     encoded = encode(base, replace(config, data=data))
     captions = [
-        [encoded.draw_captions([0, 1], 0.0, torch.Generator().manual_seed(seed))[0]]
+        [encoded.sample_captions([0, 1], 0.0, torch.Generator().manual_seed(seed))[0]]
         for seed in (0, 0, *range(1, 20))
     ]
     assert captions[0] == captions[1]
@@ -261,13 +265,13 @@ def test_variants_are_drawn_from_the_members_stream(base: Base, config: TrialCon
     assert all(caption.startswith("sks puppet, a, ") for caption in spoken)
     plain, flipped = (encoded.latents[0, flip].tensors["mean"] for flip in (False, True))
     pixels = framed(encoded.pictures[0], encoded.frames[0]).flip(-1).unsqueeze(0)
-    assert torch.equal(cache.encode_latents(base, pixels)[0][0], flipped)
+    assert torch.equal(latent_cache.encode_latents(base, pixels)[0][0], flipped)
     shown = [encoded.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(20)]
     assert 3 < sum(torch.equal(one, flipped) for one in shown) < 17
     assert all(torch.equal(one, flipped) or torch.equal(one, plain) for one in shown)
 
 
-def test_colours_change_only_where_nothing_is_kept(base: Base, config: TrialConfig) -> None:
+def test_colours_change_only_where_nothing_is_kept(base: BaseModel, config: TrialConfig) -> None:
     data = replace(config.data, color_augmentation=True)
     with pytest.raises(DataError, match="cache=off"):
         encode(base, replace(config, data=data))
@@ -279,7 +283,7 @@ def test_colours_change_only_where_nothing_is_kept(base: Base, config: TrialConf
     assert all((mean - bare).abs().mean() < bare.std() for mean in changed)
 
 
-def test_a_size_that_the_base_cannot_take_is_named(base: Base, config: TrialConfig) -> None:
+def test_a_size_that_the_base_cannot_take_is_named(base: BaseModel, config: TrialConfig) -> None:
     data = replace(config.data, buckets=False, resolution=33)
     with pytest.raises(DataError, match="33x33 pixels; this base takes multiples of 2"):
         encode(base, replace(config, data=data))

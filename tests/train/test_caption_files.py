@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.train.test_layouts import draw, load, shown
-from train.data.caption_files import read_caption
-from train.data.picture import DataError
+from train.data.captions.caption_files import read_caption
+from train.data.images.image import DataError
 
 JOERG = "sks dog und Jörg"
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from train.base import Base, BaseError
-from train.checks import check_train
-from train.compose import settings
-from train.config import BaseConfig, TrainConfig
-from train.preflight import preflight
-from train.single import main
-from train.weights_file import read_metadata
+from train.cli.compose import settings
+from train.cli.preflight import preflight
+from train.config.schema import BaseConfig, TrainConfig
+from train.loop.train_one import main
+from train.lora.checkpoint_file import read_metadata
+from train.models.base_model import BaseError, BaseModel
+from train.validation import check_train
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -63,11 +63,11 @@ def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
 def test_the_course_is_told_before_the_base_is_loaded(
     small: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(config: BaseConfig) -> Base:
+    def fails(config: BaseConfig) -> BaseModel:
         raise BaseError("no base")
 
     caplog.set_level("INFO")
-    monkeypatch.setattr("train.single.load_base", fails)
+    monkeypatch.setattr("train.loop.train_one.load_base", fails)
     with pytest.raises(BaseError):
         main(settings("train", TrainConfig, small))
     steps = caplog.text.index("6 steps an epoch, 2 epochs, 12 steps; a checkpoint every epoch")

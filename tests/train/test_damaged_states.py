@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.train.conftest import command, end, train
-from train.base import Base
-from train.command import with_one_line_errors
-from train.config import NetworkConfig, SchedulerConfig, TrialConfig
-from train.data.loading import Pictures
-from train.run_files import state_file
-from train.single import main
-from train.trainer import Member, TrainingError
+from train.cli.app import with_one_line_errors
+from train.config.schema import NetworkConfig, SchedulerConfig, TrialConfig
+from train.data.dataset import Dataset
+from train.loop.train_one import main
+from train.loop.trainer import TrainingError, TrialSpec
+from train.models.base_model import BaseModel
+from train.resume.run_files import state_file
 
 Make = Callable[..., TrialConfig]
 Damage = Callable[[Path], object]
@@ -111,17 +111,17 @@ DAMAGES: list[Damage] = [
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__.replace("<lambda>", "other"))
 def test_it_goes_on_from_its_last_checkpoint(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, damage: Damage,
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, damage: Damage,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     config = trial(epochs=3, scheduler=SchedulerConfig("cosine"))
-    whole = train(base, pictures, Member(config, tmp_path / "whole"))
+    whole = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
     folder, leaves = tmp_path / "broken", iter([False] * 7 + [True])
     with pytest.raises(KeyboardInterrupt):  # in the third epoch, of three steps each
-        train(base, pictures, Member(config, folder), asked=lambda: next(leaves))
+        train(base, pictures, TrialSpec(config, folder), asked=lambda: next(leaves))
     damage(state_file(folder))
     with caplog.at_level("WARNING"):
-        again = train(base, pictures, Member(config, folder))
+        again = train(base, pictures, TrialSpec(config, folder))
     (said,) = [record.message for record in caplog.records]
     assert said.startswith(f"{state_file(folder)} is damaged (")
     assert said.endswith("goes on from lora-000002.safetensors (epoch 2), with an optimizer that "
@@ -135,41 +135,49 @@ def test_it_goes_on_from_its_last_checkpoint(
     moved = max(float((before[key] - after[key]).abs().max()) for key in before)
     assert 0 < moved < 0.05, "it is trained on, and not anew"
     assert end(folder)["epoch"] == 3, "its state is whole again"
-    assert train(base, pictures, Member(config, folder))[0].checkpoints[0].last
+    assert train(base, pictures, TrialSpec(config, folder))[0].checkpoints[0].last
 
 
 def test_without_a_checkpoint_it_begins_anew(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    base: BaseModel,
+    pictures: Dataset,
+    trial: Make,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder = tmp_path / "broken"
     folder.mkdir()
     state_file(folder).write_bytes(b"garbage")
-    train(base, pictures, Member(trial(), tmp_path / "whole"))
-    train(base, pictures, Member(trial(), folder))
+    train(base, pictures, TrialSpec(trial(), tmp_path / "whole"))
+    train(base, pictures, TrialSpec(trial(), folder))
     assert "; the run begins anew" in caplog.text
     files = [(place / "lora.safetensors").read_bytes() for place in (folder, tmp_path / "whole")]
     assert files[0] == files[1]
 
 
 def test_a_damaged_checkpoint_is_passed_over(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    base: BaseModel,
+    pictures: Dataset,
+    trial: Make,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    train(base, pictures, Member(trial(epochs=3), tmp_path))
+    train(base, pictures, TrialSpec(trial(epochs=3), tmp_path))
     cut_in_half(state_file(tmp_path))
     cut_in_half(tmp_path / "lora.safetensors")
-    again = train(base, pictures, Member(trial(epochs=3), tmp_path))
+    again = train(base, pictures, TrialSpec(trial(epochs=3), tmp_path))
     assert "lora.safetensors: not a readable safetensors file" in caplog.text
     assert [epoch.checkpoints[0].epoch for epoch in again] == [2, 3]
 
 
 def test_another_runs_checkpoints_are_not_written_over(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
-    train(base, pictures, Member(trial(), tmp_path))
+    train(base, pictures, TrialSpec(trial(), tmp_path))
     state_file(tmp_path).write_bytes(b"")
     other = replace(trial(), network=NetworkConfig(rank=2))
     with pytest.raises(TrainingError, match="holds a run of other settings; choose another"):
-        train(base, pictures, Member(other, tmp_path))
+        train(base, pictures, TrialSpec(other, tmp_path))
 
 
 def test_the_command_says_so_and_ends_well(

@@ -12,15 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from train.checks import check_trial
-from train.config import ConfigError, DataConfig, TrainingConfig, TrialConfig
-from train.data.loading import load_pictures
-from train.data.picture import DataError, open_picture
-from train.data.pixels import square
+from train.config.schema import DataConfig, TrainingConfig, TrialConfig
+from train.data.dataset import load_dataset
+from train.data.images.framing import square
+from train.data.images.image import DataError, open_picture
+from train.errors import ConfigError
+from train.validation import check_trial
 
 
 def test_missing_and_empty_captions_get_the_trigger_and_a_warning(picture_folder: Path) -> None:
-    pictures = load_pictures(DataConfig(path=str(picture_folder), trigger="zwx dog"))
+    pictures = load_dataset(DataConfig(path=str(picture_folder), trigger="zwx dog"))
     captions = {p.path.stem: p.caption for p in (*pictures.training, *pictures.validation)}
     assert captions["0"] == "zwx dog"
     assert captions["1"] == "a photo of sks puppet"
@@ -37,13 +38,13 @@ def test_copies_of_one_picture_are_never_on_both_sides(tmp_path: Path) -> None:
     splits = []
     for seed in range(6):
         config = DataConfig(path=str(tmp_path), validation_fraction=0.3, validation_seed=seed)
-        pictures = load_pictures(config)
+        pictures = load_dataset(config)
         training, validation = (
             {p.sha256 for p in part} for part in (pictures.training, pictures.validation)
         )
         assert len(validation) == 4
         assert not training & validation
-        assert load_pictures(config) == pictures, "the same seed, the same split"
+        assert load_dataset(config) == pictures, "the same seed, the same split"
         splits.append(frozenset(validation))
     assert len(set(splits)) > 1
 
@@ -52,7 +53,7 @@ def test_a_validation_subfolder_is_the_held_out_set(tmp_path: Path, picture_fold
     shutil.copytree(picture_folder, tmp_path / "p")
     (tmp_path / "p" / "validation").mkdir()
     shutil.copy(picture_folder / "3.jpg", tmp_path / "p" / "validation" / "again.jpg")
-    pictures = load_pictures(DataConfig(path=str(tmp_path / "p")))
+    pictures = load_dataset(DataConfig(path=str(tmp_path / "p")))
     assert [p.path.name for p in pictures.validation] == ["again.jpg"]
     assert "3.jpg" not in [p.path.name for p in pictures.training], "its copy is not trained on"
 
@@ -71,18 +72,18 @@ def test_a_validation_folder_elsewhere_is_held_out(tmp_path: Path, picture_folde
     config = DataConfig(
         path=str(subject), validation_path=str(elsewhere), regularization_path=str(prior), repeats=3
     )
-    pictures = load_pictures(config)
+    pictures = load_dataset(config)
     assert [(p.path.name, p.repeats) for p in pictures.validation] == [("a.jpg", 1), ("b.png", 1)]
     shown = sorted(picture.path.name for picture in pictures.trained)
     assert shown == ["0.jpg", "1.jpg", "2.jpg", "4.jpg", "6.jpg", "y.png"]
     shutil.rmtree(subject / "validation")
-    assert load_pictures(config) == pictures
+    assert load_dataset(config) == pictures
     for path, said in (
         (tmp_path / "absent", "data.validation_path: there is no folder"),
         (picture_folder, "data.validation_path: holds all the pictures of the training folder"),
     ):
         with pytest.raises(DataError, match=said):
-            load_pictures(replace(config, validation_path=str(path)))
+            load_dataset(replace(config, validation_path=str(path)))
 
 
 GREY, RED = (100, 100, 100), (200, 30, 30)
@@ -112,7 +113,7 @@ def test_every_kind_of_picture_is_read(
     if mode == "P":
         picture = picture.quantize(4)
     picture.save(tmp_path / name, quality=100)
-    found = load_pictures(DataConfig(path=str(tmp_path), validation_fraction=0.0)).training[0]
+    found = load_dataset(DataConfig(path=str(tmp_path), validation_fraction=0.0)).training[0]
     assert found.size == (12, 8)
     pixels = square(found, 8).permute(1, 2, 0) * 255
     wanted = torch.tensor(seen, dtype=torch.float32).expand_as(pixels)
@@ -143,19 +144,19 @@ def test_odd_pictures_become_rgb(tmp_path: Path) -> None:
 
 def test_broken_pictures_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder"):
-        load_pictures(DataConfig(path=str(tmp_path / "absent")))
+        load_dataset(DataConfig(path=str(tmp_path / "absent")))
     with pytest.raises(DataError, match="no picture"):
-        load_pictures(DataConfig(path=str(tmp_path)))
+        load_dataset(DataConfig(path=str(tmp_path)))
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n not really")
     with pytest.raises(DataError, match=r"broken\.png: cannot be read"):
-        load_pictures(DataConfig(path=str(tmp_path)))
+        load_dataset(DataConfig(path=str(tmp_path)))
 
 
 def test_pixels_cover_the_square_without_distortion(tmp_path: Path) -> None:
     wide = np.zeros((20, 60, 3), dtype=np.uint8)
     wide[:, 20:40] = 255
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    picture = load_pictures(DataConfig(path=str(tmp_path))).training[0]
+    picture = load_dataset(DataConfig(path=str(tmp_path))).training[0]
     pixels = square(picture, 10)
     assert pixels.shape == (3, 10, 10)
     assert pixels.min() > 0.99, "the middle third alone is in the square"
@@ -169,7 +170,7 @@ def test_copies_in_another_encoding_stay_on_one_side(tmp_path: Path) -> None:
         picture.save(tmp_path / f"copy-{i}.bmp")
     for seed in range(4):
         config = DataConfig(path=str(tmp_path), validation_fraction=0.4, validation_seed=seed)
-        pictures = load_pictures(config)
+        pictures = load_dataset(config)
         held_out = {p.path.stem[-1] for p in pictures.validation}
         assert len(held_out) == 3
         assert not held_out & {p.path.stem[-1] for p in pictures.training}
@@ -182,8 +183,8 @@ def test_broken_pictures_are_skipped_where_that_is_asked_for(
     shutil.copytree(picture_folder, tmp_path / "p")
     (tmp_path / "p" / "2.jpg").write_bytes((picture_folder / "2.jpg").read_bytes()[:900])
     with pytest.raises(DataError, match=r"2\.jpg: cannot be read.*on_error=skip"):
-        load_pictures(DataConfig(path=str(tmp_path / "p")))
-    pictures = load_pictures(DataConfig(path=str(tmp_path / "p"), on_error="skip"))
+        load_dataset(DataConfig(path=str(tmp_path / "p")))
+    pictures = load_dataset(DataConfig(path=str(tmp_path / "p"), on_error="skip"))
     assert len(pictures.training) + len(pictures.validation) == 6
     assert "2.jpg: cannot be read" in pictures.report()
 
@@ -196,7 +197,7 @@ def test_the_report_says_what_a_friend_would(tmp_path: Path) -> None:
         studio[:2, :2, 3] = 0 if i == 0 else 255
         Image.fromarray(studio).save(tmp_path / f"{i}.png")
     data = DataConfig(path=str(tmp_path), validation_fraction=0, resolution=64, flip=True)
-    pictures = load_pictures(data)
+    pictures = load_dataset(data)
     config = TrialConfig(data=data, training=TrainingConfig(epochs=500, gradient_accumulation=4))
     said = pictures.report(config)
     for words in (
@@ -205,14 +206,14 @@ def test_the_report_says_what_a_friend_would(tmp_path: Path) -> None:
         "each picture is seen 500 times", "0.png, 40x40, is enlarged 1.6 times",
     ):  # fmt: skip
         assert words in said
-    assert "pictures are few" not in load_pictures(replace(data, few=6)).report()
-    embedded = load_pictures(DataConfig())
+    assert "pictures are few" not in load_dataset(replace(data, few=6)).report()
+    embedded = load_dataset(DataConfig())
     assert "borders" not in embedded.report(), "a beach and a city"
 
 
 def test_the_fingerprint_tells_what_changes_training(tmp_path: Path, picture_folder: Path) -> None:
     def fingerprint(**settings: Any) -> str:
-        return load_pictures(DataConfig(path=str(tmp_path / "p"), **settings)).fingerprint
+        return load_dataset(DataConfig(path=str(tmp_path / "p"), **settings)).fingerprint
 
     shutil.copytree(picture_folder, tmp_path / "p")
     before = fingerprint()

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from tests.train.conftest import apart, train
-from train.base import Base
-from train.config import DataConfig, NetworkConfig, TrialConfig
-from train.data.loading import Pictures, load_pictures
-from train.stack import Dropout
-from train.trainer import Member
+from train.config.schema import DataConfig, NetworkConfig, TrialConfig
+from train.data.dataset import Dataset, load_dataset
+from train.loop.trainer import TrialSpec
+from train.lora.batched import Dropout
+from train.models.base_model import BaseModel
 
 Make = Callable[..., TrialConfig]
 LINEAR = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -25,7 +25,7 @@ CONVOLUTION = "lora_unet_down_blocks_0_resnets_0_conv1"
 
 @pytest.mark.parametrize(("key", "shape"), [(LINEAR, (4, 200, 16)), (CONVOLUTION, (4, 16, 15, 15))])
 def test_a_dropped_middle_changes_nothing_and_a_kept_one_more(
-    base: Base, key: str, shape: tuple[int, ...]
+    base: BaseModel, key: str, shape: tuple[int, ...]
 ) -> None:
     """Of rank 1, so that each place has its whole change or none; the first rows drop nothing."""
     random = torch.Generator().manual_seed(0)
@@ -35,9 +35,9 @@ def test_a_dropped_middle_changes_nothing_and_a_kept_one_more(
     module, rows = base.adapters.targets[key], torch.randn(shape, generator=random)
     with torch.no_grad():
         bare = module(rows)
-        with base.adapters.using([adapter, adapter]):
+        with base.adapters.activated([adapter, adapter]):
             whole = module(rows) - bare
-        with base.adapters.using([adapter, adapter], [Dropout(0.0, 0), Dropout(0.25, 7)]):
+        with base.adapters.activated([adapter, adapter], [Dropout(0.0, 0), Dropout(0.25, 7)]):
             left = module(rows) - bare
     assert torch.equal(left[:2], whole[:2])
     channels = -1 if key == LINEAR else 1
@@ -47,20 +47,20 @@ def test_a_dropped_middle_changes_nothing_and_a_kept_one_more(
 
 
 def test_a_step_trains_what_dropout_has_left(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     """From the same first draws, with no other loss while the LoRA changes nothing yet."""
     losses = []
     for rate in (0.0, 0.5):
         config = trial(max_steps=1, network=NetworkConfig(rank=4, dropout=rate))
-        epoch = train(base, pictures, Member(config, tmp_path / str(rate)))[-1]
+        epoch = train(base, pictures, TrialSpec(config, tmp_path / str(rate)))[-1]
         losses.append(epoch.checkpoints[0].train_loss)
     assert losses[0] == losses[1]
     assert apart(tmp_path / "0.5", tmp_path / "0.0") > 1e-3
 
 
 def test_a_dropped_caption_is_trained_as_no_words(
-    base: Base, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: BaseModel, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As often as a subset says itself, and else as the trial does."""
     lines = ["[[datasets]]"]
@@ -86,7 +86,7 @@ def test_a_dropped_caption_is_trained_as_no_words(
 
     monkeypatch.setattr(base, "predict", watched)
     config = trial(data=data, epochs=1, batch_size=20, caption_dropout=0.5)
-    train(base, load_pictures(data), Member(config, tmp_path / "lora"))
+    train(base, load_dataset(data), TrialSpec(config, tmp_path / "lora"))
     counts = Counter(seen)
     assert len(seen) == 60
     assert (counts["never"], counts["always"]) == (20, 0)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.train.test_layouts import draw
-from train.encoding import readable, storable, worded
-from train.weights_file import read_metadata
+from train.lora.checkpoint_file import read_metadata
+from train.text.display import readable, storable, worded
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 NOT_UTF8 = os.fsdecode(b"J\xfcrgen")

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from tests.train.test_layouts import draw, load, shown
-from train.config import DataConfig, TrialConfig
-from train.data.folder_names import folder_name
-from train.data.loading import load_pictures
-from train.data.picture import DataError
+from train.config.schema import DataConfig, TrialConfig
+from train.data.dataset import load_dataset
+from train.data.folders.folder_names import folder_name
+from train.data.images.image import DataError
 from train.data.regularization import balanced
 
 
@@ -51,7 +51,7 @@ def test_a_numbered_folder_given_itself_keeps_its_number_and_words(
     folder = draw(tmp_path / "6_sks dog", "a", "b")
     for path in (folder, f"{folder}/", "."):
         monkeypatch.chdir(folder)
-        pictures = load_pictures(
+        pictures = load_dataset(
             DataConfig(path=str(path), repeats=10, trigger="zwx cat", validation_fraction=0)
         )
         assert shown(pictures) == {"a": ("sks dog", 6), "b": ("sks dog", 6)}
@@ -125,7 +125,7 @@ def test_where_no_picture_is_the_line_says_what_there_is(tmp_path: Path) -> None
 )
 def test_paths_that_cannot_be(picture_folder: Path, key: str, path: str, said: str) -> None:
     with pytest.raises(DataError) as error:
-        load_pictures(replace(DataConfig(path=str(picture_folder)), **{key: path}))  # type: ignore[arg-type]
+        load_dataset(replace(DataConfig(path=str(picture_folder)), **{key: path}))  # type: ignore[arg-type]
     message = str(error.value)
     assert message.startswith(f"data.{key}: ")
     assert said in message
@@ -145,7 +145,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
             folder.chmod(0o755)
     code = (
         "import os, sys\nfrom PIL import Image\nImage.init()\n"
-        "from train.config import DataConfig\nfrom train.data.loading import *\n"
+        "from train.config.schema import DataConfig\nfrom train.data.dataset import *\n"
         "os.seteuid(65534)\n"
         "for path in sys.argv[1:]:\n"
         "    try: load_pictures(DataConfig(path=path))\n"
@@ -217,7 +217,7 @@ def test_a_held_out_picture_without_a_bucket_ends_the_run_at_its_start(tmp_path:
     Image.new("RGB", (8000, 60)).save(tmp_path / "validation" / "thin.png")
     data = DataConfig(path=str(tmp_path), buckets=True, bucket_upscale=False)
     with pytest.raises(DataError, match=r"thin\.png: 8000x60 pixels are too small or too narrow"):
-        load_pictures(data).report(TrialConfig(data=data))
+        load_dataset(data).report(TrialConfig(data=data))
 
 
 def test_a_picture_without_a_bucket_is_skipped_where_broken_ones_are(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_picture_without_a_bucket_is_skipped_where_broken_ones_are(tmp_path: P
         path=str(tmp_path), buckets=True, bucket_upscale=False, validation_fraction=0,
         on_error="skip",
     )  # fmt: skip
-    pictures = load_pictures(data)
+    pictures = load_dataset(data)
     assert [picture.path.stem for picture in pictures.training] == ["a", "b"]
     assert "skipped: " in (said := pictures.report(TrialConfig(data=data)))
     assert "thin.png: 8000x60 pixels are too small or too narrow" in said

@@ -15,10 +15,11 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from train.base import Base
-from train.checkpoint import load_checkpoint
-from train.config import NetworkConfig
-from train.weights_file import CheckpointError, epoch_of
+from train.config.schema import NetworkConfig
+from train.errors import CheckpointError
+from train.lora.checkpoint import load_checkpoint
+from train.lora.checkpoint_file import epoch_of
+from train.models.base_model import BaseModel
 
 LATENTS, TIME, PROMPT = torch.randn(1, 4, 16, 16), torch.tensor([500]), ["a photo of sks puppet"]
 
@@ -47,14 +48,14 @@ def theirs(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return folder / "pytorch_lora_weights.safetensors", predicted
 
 
-def predict(base: Base, file: Path) -> Tensor:
+def predict(base: BaseModel, file: Path) -> Tensor:
     adapter = load_checkpoint(file, base.adapters)
-    with torch.no_grad(), base.adapters.using([adapter]):
+    with torch.no_grad(), base.adapters.activated([adapter]):
         return base.unet(LATENTS, TIME, **base.encode_text(PROMPT)).sample
 
 
 def test_a_file_of_the_diffusers_scripts_changes_the_base_as_diffusers_does(
-    base: Base, theirs: tuple[Path, Tensor]
+    base: BaseModel, theirs: tuple[Path, Tensor]
 ) -> None:
     file, predicted = theirs
     torch.testing.assert_close(predict(base, file), predicted, atol=1e-5, rtol=1e-4)
@@ -62,7 +63,7 @@ def test_a_file_of_the_diffusers_scripts_changes_the_base_as_diffusers_does(
 
 
 def test_other_spellings_mean_the_same(
-    base: Base, theirs: tuple[Path, Tensor], tmp_path: Path
+    base: BaseModel, theirs: tuple[Path, Tensor], tmp_path: Path
 ) -> None:
     file, predicted = theirs
     metadata = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 8,
@@ -82,7 +83,7 @@ def test_other_spellings_mean_the_same(
 
 @pytest.mark.parametrize("root", [False, True])  # whether the scale is alpha / sqrt(rank)
 def test_a_folder_of_peft_changes_the_base_as_peft_does(
-    base: Base, base_folder: Path, tmp_path: Path, root: bool
+    base: BaseModel, base_folder: Path, tmp_path: Path, root: bool
 ) -> None:
     """A network a folder, with alpha in the file beside the weights."""
     pipeline = StableDiffusionPipeline.from_pretrained(base_folder)
@@ -118,7 +119,7 @@ def test_a_folder_of_peft_changes_the_base_as_peft_does(
     ],
 )
 def test_other_kinds_of_adapters_are_refused_by_name(
-    base: Base, tmp_path: Path, key: str, said: str
+    base: BaseModel, tmp_path: Path, key: str, said: str
 ) -> None:
     save_file({key: torch.zeros(2, 2)}, tmp_path / "x-1.safetensors")
     with pytest.raises(CheckpointError, match=said):
@@ -126,24 +127,24 @@ def test_other_kinds_of_adapters_are_refused_by_name(
 
 
 def test_a_merged_adapter_predicts_the_same_and_leaves_the_base_as_it_was(
-    base: Base, theirs: tuple[Path, Tensor]
+    base: BaseModel, theirs: tuple[Path, Tensor]
 ) -> None:
     file, _ = theirs
     expected, adapter = predict(base, file), load_checkpoint(file, base.adapters)
     before = {key: module.weight.clone() for key, module in base.adapters.targets.items()}  # type: ignore[operator]
-    with torch.no_grad(), base.adapters.merged(adapter):
+    with torch.no_grad(), base.adapters.fused(adapter):
         merged = base.unet(LATENTS, TIME, **base.encode_text(PROMPT)).sample
     torch.testing.assert_close(merged, expected, atol=1e-5, rtol=1e-4)
     for key, module in base.adapters.targets.items():
         assert torch.equal(module.weight, before[key])  # type: ignore[arg-type]
 
 
-def test_text_is_encoded_anew_where_an_adapter_changes_it(base: Base) -> None:
+def test_text_is_encoded_anew_where_an_adapter_changes_it(base: BaseModel) -> None:
     adapter = base.adapters.create(NetworkConfig(rank=2, text_encoder=True), torch.Generator())
     for up in adapter.up.values():
         up.fill_(0.1)
     (bare,) = base.encode_text(PROMPT).values()
-    for use in (base.adapters.using([adapter]), base.adapters.merged(adapter)):
+    for use in (base.adapters.activated([adapter]), base.adapters.fused(adapter)):
         with torch.no_grad(), use:
             (changed,) = base.encode_text(PROMPT).values()
         assert (changed - bare).abs().max() > 1e-3

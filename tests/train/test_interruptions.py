@@ -19,14 +19,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.train.conftest import apart, command, end, train
-from train.base import Base
-from train.command import with_one_line_errors
-from train.config import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
-from train.data.loading import Pictures
-from train.interrupt import in_good_order
-from train.run_files import state_file
-from train.single import main
-from train.trainer import Member, Trainer, TrainingError
+from train.cli.app import with_one_line_errors
+from train.cli.signals import in_good_order
+from train.config.schema import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
+from train.data.dataset import Dataset
+from train.loop.train_one import main
+from train.loop.trainer import Trainer, TrainingError, TrialSpec
+from train.models.base_model import BaseModel
+from train.resume.run_files import state_file
 
 Make = Callable[..., TrialConfig]
 
@@ -39,7 +39,7 @@ def after(steps: int) -> Callable[[], bool]:
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 5])
 def test_from_the_middle_of_an_epoch_to_the_same_bytes(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, steps: int
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, steps: int
 ) -> None:
     """6 pictures by 1 in groups of 2: an epoch has 3 steps, and every second one is saved."""
     config = trial(
@@ -47,8 +47,8 @@ def test_from_the_middle_of_an_epoch_to_the_same_bytes(
         noise_offset=0.1, network=NetworkConfig(rank=2, dropout=0.2),
         scheduler=SchedulerConfig("cosine", warmup=0.2),
     )  # fmt: skip
-    whole = train(base, pictures, Member(config, tmp_path / "whole"))
-    member = Member(config, tmp_path / "broken")
+    whole = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
+    member = TrialSpec(config, tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
         train(base, pictures, member, asked=after(steps))
     state = end(tmp_path / "broken")
@@ -62,11 +62,11 @@ def test_from_the_middle_of_an_epoch_to_the_same_bytes(
 
 
 def test_the_state_is_saved_every_so_often_within_an_epoch(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash in the second epoch costs the steps since the last state, and changes nothing."""
-    whole = train(base, pictures, Member(trial(), tmp_path / "whole"))
-    member = Member(trial(state_minutes=0), tmp_path / "crashed")
+    whole = train(base, pictures, TrialSpec(trial(), tmp_path / "whole"))
+    member = TrialSpec(trial(state_minutes=0), tmp_path / "crashed")
     trainer, steps = Trainer(base, pictures, [member]), 0
 
     def crash(running: Any, step: int, go: Any = trainer.step) -> None:
@@ -91,42 +91,44 @@ def test_the_state_is_saved_every_so_often_within_an_epoch(
     "other", [{"precision": "bf16"}, {"clip_skip": 2}, {"prediction": "v_prediction"}]
 )
 def test_a_run_is_not_continued_on_a_base_that_is_used_otherwise(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, other: dict[str, Any]
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, other: dict[str, Any]
 ) -> None:
     config = trial(epochs=1)
-    train(base, pictures, Member(config, tmp_path))
+    train(base, pictures, TrialSpec(config, tmp_path))
     moved = replace(config, base=replace(config.base, path="/elsewhere", speed="compile"))
-    assert train(base, pictures, Member(moved, tmp_path))[0].checkpoints[0].last
+    assert train(base, pictures, TrialSpec(moved, tmp_path))[0].checkpoints[0].last
     with pytest.raises(TrainingError, match="holds a run of other settings"):
-        train(base, pictures, Member(replace(config, base=replace(config.base, **other)), tmp_path))
+        train(
+            base, pictures, TrialSpec(replace(config, base=replace(config.base, **other)), tmp_path)
+        )
 
 
 def test_members_continue_at_different_places(
-    exact_base: Base, pictures: Pictures, trial: Make, tmp_path: Path
+    exact_base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     config = [trial(seed=seed) for seed in range(3)]
     for seed, steps in ((0, 1), (1, 5)):
-        member = Member(config[seed], tmp_path / str(seed))
+        member = TrialSpec(config[seed], tmp_path / str(seed))
         with pytest.raises(KeyboardInterrupt):
             train(exact_base, pictures, member, asked=after(steps))
-    members = [Member(config[seed], tmp_path / str(seed)) for seed in range(3)]
+    members = [TrialSpec(config[seed], tmp_path / str(seed)) for seed in range(3)]
     saved = [
         [(c.member, c.epoch) for c in epoch.checkpoints]
         for epoch in train(exact_base, pictures, *members)
     ]
     assert saved == [[(1, 1)], [(0, 1), (1, 2), (2, 1)], [(0, 2), (2, 2)]]
     for seed in range(3):
-        train(exact_base, pictures, Member(config[seed], tmp_path / f"alone {seed}"))
+        train(exact_base, pictures, TrialSpec(config[seed], tmp_path / f"alone {seed}"))
         assert apart(tmp_path / str(seed), tmp_path / f"alone {seed}") < 1e-9
 
 
 def test_a_lost_loss_stops_at_once_and_the_files_stay(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the second step of the second epoch; no state is written of what is lost."""
-    member = Member(trial(epochs=3, state_minutes=0), tmp_path)
+    member = TrialSpec(trial(epochs=3, state_minutes=0), tmp_path)
     trainer = Trainer(base, pictures, [member])
-    run, steps = trainer.joining[0], 0
+    run, steps = trainer.pending[0], 0
 
     def step(running: Any, step: int, go: Any = trainer.step) -> None:
         nonlocal steps
@@ -188,7 +190,7 @@ def test_a_full_disk_ends_the_command_in_one_line_and_loses_nothing(
         return SimpleNamespace(free=1000 if state_file(folder).exists() else 10**9)
 
     with monkeypatch.context() as patch:
-        patch.setattr("train.weights_file.shutil.disk_usage", usage)
+        patch.setattr("train.files.atomic_write.shutil.disk_usage", usage)
         with pytest.raises(SystemExit) as end_of_command:
             with_one_line_errors(lambda: main(command(config, folder)))
     said = str(end_of_command.value.code)
@@ -206,7 +208,7 @@ def test_a_full_disk_ends_the_command_in_one_line_and_loses_nothing(
 
 
 def test_resume_off_begins_anew(
-    base: Base, trial: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    base: BaseModel, trial: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     main(command(trial(epochs=1), tmp_path))
@@ -217,7 +219,7 @@ def test_resume_off_begins_anew(
     assert end(tmp_path)["epoch"] == 2
 
 
-def test_runs_of_two_names_share_a_folder(base: Base, trial: Make, tmp_path: Path) -> None:
+def test_runs_of_two_names_share_a_folder(base: BaseModel, trial: Make, tmp_path: Path) -> None:
     """As kohya's output_dir holds many LoRAs: what begins one anew leaves the other to go on."""
     main(command(trial(epochs=1), tmp_path, name="one"))
     main(command(trial(epochs=2), tmp_path, name="two", resume="off"))
@@ -229,7 +231,7 @@ def test_runs_of_two_names_share_a_folder(base: Base, trial: Make, tmp_path: Pat
 
 def test_ctrl_c_asks_once_and_forces_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1.0, 1.5, 9.0])
-    monkeypatch.setattr("train.interrupt.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("train.cli.signals.time.monotonic", lambda: next(clock))
     with in_good_order() as asked:
         assert not asked()
         signal.raise_signal(signal.SIGINT)

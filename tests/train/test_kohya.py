@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 
-from train import permissions
-from train.arguments import normalized
-from train.checks import check_train
-from train.compose import settings
-from train.config import ConfigError, TrainConfig
-from train.data.loading import load_pictures
-from train.data.picture import DataError
-from train.data.reading import EMBEDDED_FOLDER
+from train.cli.arguments import normalized
+from train.cli.compose import settings
+from train.config.schema import TrainConfig
+from train.config.setting_kinds import kinds
+from train.data.dataset import load_dataset
+from train.data.images.image import DataError
+from train.data.reader import EMBEDDED_FOLDER
+from train.errors import ConfigError
+from train.files import permissions
 from train.kohya.command_line import expand
-from train.kohya.optimizers import KINDS
-from train.kohya.reading import read_toml
-from train.kohya.translation import translate
-from train.text_settings import kinds
+from train.kohya.optimizer_names import KINDS
+from train.kohya.translate import translate
+from train.kohya_toml.lenient_toml import read_toml
+from train.validation import check_train
 
 FULL = """
 [model]
@@ -291,7 +292,7 @@ def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
     lines, notes = expand([f"kohya={file}", f"dataset_config={data}", "base.path=puppets"])
     assert "data.trigger=sks puppet doll" in lines
     assert any(note.startswith("train_data_dir is left out") for note in notes)
-    pictures = load_pictures(composed(lines).data)
+    pictures = load_dataset(composed(lines).data)
     assert len(pictures.training) == 12
     assert "data.toml: repaired: typographic quotes, several pairs" in pictures.report()
 
@@ -328,7 +329,7 @@ def test_a_dataset_config_that_is_none_is_refused_by_its_reader(tmp_path: Path) 
         data.write_text(text)
         lines, _ = expand([f"kohya={file}", f"dataset_config={data}"])
         with pytest.raises(DataError, match=said):
-            load_pictures(composed(lines).data)
+            load_dataset(composed(lines).data)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from train.data.reading import EMBEDDED_FOLDER
+from train.data.reader import EMBEDDED_FOLDER
 from train.kohya.command_line import expand, quote
-from train.weights_file import read_metadata
+from train.lora.checkpoint_file import read_metadata
 
 
 def write(folder: Path, text: str) -> Path:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from train.config import ConfigError
-from train.data.reading import EMBEDDED_FOLDER
+from train.data.reader import EMBEDDED_FOLDER
+from train.errors import ConfigError
 from train.kohya.command_line import as_typed, expand
-from train.kohya.reading import read_toml
-from train.shell import in_shell
-from train.weights_file import read_metadata
+from train.kohya_toml.lenient_toml import read_toml
+from train.lora.checkpoint_file import read_metadata
+from train.text.shell import in_shell
 
 # line breaks lost, quotes and dashes made typographic, names that kohya does not know
 GUIDE = """[model_arguments] v2 = False pretrained_model_name_or_path = “puppets”

@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 
 from tests.train.test_kohya import composed, translated, write
-from train import course, permissions
-from train.checks import check_train
-from train.config import ConfigError, DataConfig
-from train.data.loading import load_pictures
-from train.data.picture import DataError
-from train.data.reading import EMBEDDED_FOLDER
-from train.kohya import steps
+from train.config.schema import DataConfig
+from train.data.dataset import load_dataset
+from train.data.images.image import DataError
+from train.data.reader import EMBEDDED_FOLDER
+from train.errors import ConfigError
+from train.files import permissions
+from train.kohya import optimizer_args
 from train.kohya.command_line import expand
-from train.kohya.keys import ELSEWHERE, HARMLESS, IGNORED, REFUSED, UNSUPPORTED
-from train.kohya.translation import translate
+from train.kohya.translate import translate
+from train.kohya_toml.key_tables import ELSEWHERE, HARMLESS, IGNORED, REFUSED, UNSUPPORTED
+from train.loop import schedule
+from train.validation import check_train
 
 SUBSET = f'[[datasets.subsets]]\nimage_dir = "{EMBEDDED_FOLDER}"\n'
 
@@ -32,7 +34,7 @@ def named(tmp_path: Path) -> None:
 def test_every_key_has_one_meaning() -> None:
     groups = [IGNORED, UNSUPPORTED, REFUSED.keys(), ELSEWHERE]
     assert sum(map(len, groups)) == len(set().union(*groups))
-    read = Path(steps.__file__).parent.glob("*.py")
+    read = Path(optimizer_args.__file__).parent.glob("*.py")
     asked = set(re.findall(r'said\.\w+\("(\w+)"', "".join(file.read_text() for file in read)))
     assert len(asked) > 50
     assert not asked & set().union(*groups), "a setting stands for these"
@@ -147,7 +149,7 @@ def test_where_kohya_stops_so_do_we(tmp_path: Path, text: str, said: str) -> Non
 
 
 def test_at_least_as_many_checkpoints_are_those_of_the_course() -> None:
-    assert steps.CHECKPOINTS == course.CHECKPOINTS
+    assert optimizer_args.CHECKPOINTS == schedule.CHECKPOINTS
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_without_class_words_captions_are_empty(tmp_path: Path, picture_folder: 
     file = write(tmp_path, "resolution = 32\ncaption_extension = '.txt'")
     data = f"dataset_config={tmp_path / 'data.toml'}"
     lines, _ = expand([f"kohya={file}", data, "base.path=/my/model.safetensors"])
-    pictures = load_pictures(composed(lines).data)
+    pictures = load_dataset(composed(lines).data)
     assert {picture.caption for picture in pictures.training} == {"a photo of sks puppet", ""}
     assert "no caption and get an empty one" in pictures.report()
 
@@ -200,7 +202,7 @@ def test_a_dataset_holds_out_what_it_says(
     text = f"[general]\n{general}\n[[datasets]]\n{dataset}\n{SUBSET}"
     (tmp_path / "set.toml").write_text(text)
     chosen = DataConfig(dataset_config=str(tmp_path / "set.toml"), validation_fraction=0.15)
-    pictures = load_pictures(chosen)
+    pictures = load_dataset(chosen)
     assert (len(pictures.validation), len(pictures.training)) == (held_out, 12 - held_out)
     assert not {p.content for p in pictures.validation} & {p.content for p in pictures.training}
 
@@ -212,7 +214,7 @@ def test_datasets_split_alone_and_share_no_picture(tmp_path: Path) -> None:
         f"{SUBSET}" for side in (32, 48)
     )  # fmt: skip
     (tmp_path / "set.toml").write_text(halves)
-    pictures = load_pictures(DataConfig(dataset_config=str(tmp_path / "set.toml")))
+    pictures = load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
     assert pictures.training
     assert not {p.content for p in pictures.validation} & {p.content for p in pictures.training}
 
@@ -235,14 +237,14 @@ def test_datasets_split_alone_and_share_no_picture(tmp_path: Path) -> None:
 def test_a_dataset_config_is_refused_in_a_line(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "set.toml").write_text(f"[[datasets]]\n{text}")
     with pytest.raises(DataError, match=re.escape(said)) as error:
-        load_pictures(DataConfig(dataset_config=str(tmp_path / "set.toml")))
+        load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
     assert str(error.value).isprintable()
 
 
 def test_keys_that_say_nothing_are_no_matter(tmp_path: Path) -> None:
     text = "random_crop = false\ncaption_prefix = ''\nnetwork_multiplier = 1.0\ncache_info = true\n"
     (tmp_path / "set.toml").write_text(f"[[datasets]]\n{text}{SUBSET}")
-    pictures = load_pictures(DataConfig(dataset_config=str(tmp_path / "set.toml")))
+    pictures = load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
     assert "not supported" not in pictures.report()
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.config import DataConfig, TrialConfig
-from train.data.loading import Pictures, load_pictures
-from train.data.picture import DataError
+from train.config.schema import DataConfig, TrialConfig
+from train.data.dataset import Dataset, load_dataset
+from train.data.images.image import DataError
 
 
 def draw(folder: Path, *names: str, size: tuple[int, int] = (40, 40)) -> Path:
@@ -22,12 +22,12 @@ def draw(folder: Path, *names: str, size: tuple[int, int] = (40, 40)) -> Path:
     return folder
 
 
-def load(folder: Path, **settings: object) -> Pictures:
+def load(folder: Path, **settings: object) -> Dataset:
     chosen = {"validation_fraction": 0.0, "trigger": "sks dog", **settings}
-    return load_pictures(DataConfig(path=str(folder), **chosen))  # type: ignore[arg-type]
+    return load_dataset(DataConfig(path=str(folder), **chosen))  # type: ignore[arg-type]
 
 
-def shown(pictures: Pictures) -> dict[str, tuple[str, int]]:
+def shown(pictures: Dataset) -> dict[str, tuple[str, int]]:
     return {p.path.stem: (p.caption, p.repeats) for p in pictures.trained}
 
 
@@ -138,7 +138,7 @@ def test_dataset_config_falls_back_from_subset_to_dataset_to_general(tmp_path: P
         dataset_config=str(tmp_path / "set.toml"), validation_fraction=0, resolution=640,
         buckets=False, trigger="sks dog", repeats=9,
     )  # fmt: skip
-    pictures = load_pictures(config)
+    pictures = load_dataset(config)
     assert shown(pictures) == {
         "a": ("sks dog, x, y", 4),
         "b": ("sks dog, z", 9),
@@ -177,7 +177,7 @@ def test_buckets_of_a_dataset_config_have_kohyas_sides(
         f"[[datasets]]\nenable_bucket = true\nresolution = {resolution}\n{said}\n"
         "[[datasets.subsets]]\nimage_dir = 'one'"
     )
-    pictures = load_pictures(DataConfig(dataset_config=str(tmp_path / "set.toml")))
+    pictures = load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
     framing = pictures.training[0].subset.framing
     assert framing
     assert (framing.least, framing.most) == sides
@@ -207,4 +207,4 @@ def test_dataset_config_refuses_what_kohya_would_swallow(
 ) -> None:
     (tmp_path / "set.toml").write_text(wrong)
     with pytest.raises(DataError, match=said):
-        load_pictures(DataConfig(dataset_config=str(tmp_path / "set.toml")))
+        load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))

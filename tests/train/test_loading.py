@@ -16,15 +16,15 @@ import torch
 from huggingface_hub.utils import filter_repo_objects
 
 from tests.train.conftest import command, train
-from train import base as loading
-from train import base_files
-from train.base import Base, BaseError, load_base
-from train.base_files import open_pipeline
-from train.config import BaseConfig, NetworkConfig, TrialConfig
-from train.data.loading import Pictures
-from train.single import main
-from train.trainer import Member
-from train.weights_file import read_metadata, weights_hash
+from train.config.schema import BaseConfig, NetworkConfig, TrialConfig
+from train.data.dataset import Dataset
+from train.loop.train_one import main
+from train.loop.trainer import TrialSpec
+from train.lora.checkpoint_file import read_metadata, weights_hash
+from train.models import base_model as loading
+from train.models import model_files
+from train.models.base_model import BaseError, BaseModel, load_base
+from train.models.model_files import open_pipeline
 
 Make = Callable[..., TrialConfig]
 HUB_ID = "somebody/tiny"
@@ -73,7 +73,7 @@ def hub(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         fake = Hub(repository, kept)
         for name in ("model_info", "hf_hub_download", "snapshot_download"):
             monkeypatch.setattr(downloading, name, getattr(fake, name))
-        monkeypatch.setattr(base_files, "hf_hub_download", fake.hf_hub_download)
+        monkeypatch.setattr(model_files, "hf_hub_download", fake.hf_hub_download)
         monkeypatch.setattr(downloading, "_resolve_revision", lambda *a, **k: None, raising=False)
         return kept
 
@@ -104,7 +104,7 @@ def test_what_the_hub_does_not_give_is_named(
         refused(HUB_ID, f"{HUB_ID} is neither on disk nor to be had from the hub: ")
     with monkeypatch.context() as patch:
         index = str(base_folder / "model_index.json")
-        patch.setattr(base_files, "hf_hub_download", lambda *_: index)
+        patch.setattr(model_files, "hf_hub_download", lambda *_: index)
         patch.setattr(downloading, "model_info", unreachable)
         refused(HUB_ID, "nor to be had from the hub: Name or service not known")
     kept = hub(safetensors=False)
@@ -148,14 +148,14 @@ def test_the_trials_of_a_process_share_one_base(
 
 
 def test_training_leaves_the_base_as_it_is(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     networks = [base.unet, base.vae, *base.text_encoders]
     before = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
     network = NetworkConfig(rank=2, conv_rank=2, text_encoder=True)
     optimizer = {"_target_": "torch.optim.AdamW", "lr": 0.1}
     config = trial(epochs=1, network=network, optimizer=optimizer)
-    assert not train(base, pictures, Member(config, tmp_path))[0].failures
+    assert not train(base, pictures, TrialSpec(config, tmp_path))[0].failures
     for kept, one in zip(before, networks, strict=True):
         assert not one.training
         assert not any(p.requires_grad or p.grad is not None for p in one.parameters())

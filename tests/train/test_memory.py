@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tests.train.conftest import command, end
-from train.base import Base, BaseError, load_base
-from train.config import BaseConfig, DataConfig, TrialConfig
-from train.memory import adapted, advice, ran_out, with_next_remedy
-from train.single import main
-from train.trainer import Trainer, TrainingError
-from train.weights_file import read_metadata
+from train.config.schema import BaseConfig, DataConfig, TrialConfig
+from train.loop.train_one import main
+from train.loop.trainer import Trainer, TrainingError
+from train.lora.checkpoint_file import read_metadata
+from train.models.base_model import BaseError, BaseModel, load_base
+from train.system.oom import advice, apply_fallbacks, is_oom, with_next_fallback
 
 Make = Callable[..., TrialConfig]
 
@@ -42,7 +42,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple
 
 
 def test_out_of_memory_says_what_helps_in_order(
-    base: Base, trial: Make, tmp_path: Path, short_of_memory: Any
+    base: BaseModel, trial: Make, tmp_path: Path, short_of_memory: Any
 ) -> None:
     short_of_memory(5, lambda config: True)
     with pytest.raises(TrainingError) as stopped:
@@ -71,7 +71,7 @@ def test_out_of_memory_while_the_base_is_loaded_is_one_line(
     def fails(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(f"train.base.{place}", fails)
+    monkeypatch.setattr(f"train.models.base_model.{place}", fails)
     with pytest.raises(
         BaseError, match=r"out of memory while .*base.precision=bf16.*now fp16"
     ) as end:
@@ -80,7 +80,11 @@ def test_out_of_memory_while_the_base_is_loaded_is_one_line(
 
 
 def test_oom_adapt_goes_on_with_less_from_the_last_state(
-    base: Base, trial: Make, tmp_path: Path, short_of_memory: Any, caplog: pytest.LogCaptureFixture
+    base: BaseModel,
+    trial: Make,
+    tmp_path: Path,
+    short_of_memory: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Runs out in the second epoch until batches are of one picture; then continues after that."""
     calls = short_of_memory(5, lambda config: config.training.batch_size > 1)
@@ -122,13 +126,13 @@ def test_oom_adapt_goes_on_with_less_from_the_last_state(
     ],
 )  # fmt: skip
 def test_a_lack_of_memory_is_known_by_what_is_said_of_it(error: Exception, out: bool) -> None:
-    assert ran_out(error) == out
+    assert is_oom(error) == out
 
 
 def all_remedies(config: TrialConfig) -> tuple[str, ...]:
     """Those that memory runs out for again and again."""
     remedies: tuple[str, ...] = ()
-    while (more := with_next_remedy(config, remedies)) is not None:
+    while (more := with_next_fallback(config, remedies)) is not None:
         remedies = more
     return remedies
 
@@ -144,12 +148,12 @@ def test_remedies_come_in_the_guides_order_and_end(
     assert remedies == (
         "gradient_checkpointing", "resolution", "cached latents", "8-bit optimizer", "batch_size 1",
     )  # fmt: skip
-    changed = adapted(config, remedies)
+    changed = apply_fallbacks(config, remedies)
     assert (changed.data.resolution, changed.data.height, changed.cache) == (384, 576, "memory")
     assert (changed.training.batch_size, changed.training.gradient_accumulation) == (1, 2)
     assert "(data.resolution=384, data.height=576)" in caplog.text
     assert "oom=adapt" not in advice(changed)
-    assert with_next_remedy(stopped, ()) is None
+    assert with_next_fallback(stopped, ()) is None
 
 
 @pytest.mark.parametrize(
@@ -173,11 +177,11 @@ def test_what_cannot_be_changed_in_the_middle_is_passed_over(
 )
 def test_pictures_become_smaller_by_a_quarter(trial: Make, resolution: int, smaller: int) -> None:
     config = trial(data=DataConfig(resolution=resolution))
-    assert adapted(config, ["resolution"]).data.resolution == smaller
+    assert apply_fallbacks(config, ["resolution"]).data.resolution == smaller
 
 
 def test_oom_adapt_goes_on_with_smaller_pictures_in_other_buckets(
-    base: Base, trial: Make, shapes: Path, tmp_path: Path, short_of_memory: Any
+    base: BaseModel, trial: Make, shapes: Path, tmp_path: Path, short_of_memory: Any
 ) -> None:
     """From the middle of the second epoch, and so again when the same command continues."""
     data = DataConfig(path=str(shapes), resolution=96, buckets=True, validation_fraction=0.0)

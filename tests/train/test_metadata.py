@@ -15,10 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from train import permissions
-from train.base import Base
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.config import (
+from train.config.schema import (
     BaseConfig,
     DataConfig,
     NetworkConfig,
@@ -26,14 +23,19 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
 )
-from train.course import course_of
-from train.data.loading import load_pictures
-from train.metadata import metadata
-from train.weights_file import CheckpointError, read_metadata, write_atomically
+from train.data.dataset import load_dataset
+from train.errors import CheckpointError
+from train.files import permissions
+from train.files.atomic_write import write_atomically
+from train.loop.file_metadata import metadata
+from train.loop.schedule import schedule_of
+from train.lora.checkpoint import load_checkpoint, save_checkpoint
+from train.lora.checkpoint_file import read_metadata
+from train.models.base_model import BaseModel
 
 
 @pytest.fixture
-def about(base: Base, picture_folder: Path, tmp_path: Path) -> dict[str, str]:
+def about(base: BaseModel, picture_folder: Path, tmp_path: Path) -> dict[str, str]:
     folder = tmp_path / "3_sks puppet"
     shutil.copytree(picture_folder, folder)
     (folder / "0.txt").write_text("sks puppet, Red hat,  outside,")
@@ -49,11 +51,11 @@ def about(base: Base, picture_folder: Path, tmp_path: Path) -> dict[str, str]:
             noise_offset=0.05, caption_dropout=0.1,
         ),
     )  # fmt: skip
-    pictures = load_pictures(config.data)
-    return metadata(config, "me", base, pictures, course_of(config, pictures), 3)
+    pictures = load_dataset(config.data)
+    return metadata(config, "me", base, pictures, schedule_of(config, pictures), 3)
 
 
-def test_kohyas_keys_tell_the_training(about: dict[str, str], base: Base) -> None:
+def test_kohyas_keys_tell_the_training(about: dict[str, str], base: BaseModel) -> None:
     assert all(isinstance(value, str) for value in about.values())
     expected = {
         "network_module": "networks.lora", "network_dim": "4", "network_alpha": "2.0",
@@ -80,27 +82,27 @@ def test_kohyas_keys_tell_the_training(about: dict[str, str], base: Base) -> Non
 
 
 def test_no_time_but_a_given_one(
-    base: Base, about: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    base: BaseModel, about: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not {"ss_training_started_at", "modelspec.date"} & about.keys()
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     config = TrialConfig(base=BaseConfig(device="cpu"), optimizer={"_target_": "x.Y", "lr": 1.0})
-    pictures = load_pictures(config.data)
-    timed = metadata(config, "me", base, pictures, course_of(config, pictures), 1)
+    pictures = load_dataset(config.data)
+    timed = metadata(config, "me", base, pictures, schedule_of(config, pictures), 1)
     assert float(timed["ss_training_started_at"]) == 1_700_000_000
     assert timed["modelspec.date"] == "2023-11-14T22:13:20+00:00"
 
 
-def test_the_learning_rate_is_the_one_that_trained(base: Base) -> None:
+def test_the_learning_rate_is_the_one_that_trained(base: BaseModel) -> None:
     """Prodigy and its like take 1 in place of what is asked for."""
     config = TrialConfig(optimizer={"_target_": "prodigyopt.Prodigy", "lr": 0.1})
-    pictures = load_pictures(config.data)
-    said = metadata(config, "me", base, pictures, course_of(config, pictures), 1)
+    pictures = load_dataset(config.data)
+    said = metadata(config, "me", base, pictures, schedule_of(config, pictures), 1)
     assert (said["ss_learning_rate"], said["ss_unet_lr"]) == ("1.0", "1.0")
 
 
 def test_the_sizes_of_a_dataset_config_are_told(
-    base: Base, picture_folder: Path, tmp_path: Path
+    base: BaseModel, picture_folder: Path, tmp_path: Path
 ) -> None:
     """And not those of `data`, which it beats."""
     permissions.allow([picture_folder])
@@ -111,8 +113,8 @@ def test_the_sizes_of_a_dataset_config_are_told(
     )
     data = DataConfig(dataset_config=str(tmp_path / "data.toml"), validation_fraction=0.0)
     config = TrialConfig(data=data, optimizer={"_target_": "x.Y", "lr": 1.0})
-    pictures = load_pictures(data)
-    said = metadata(config, "me", base, pictures, course_of(config, pictures), 1)
+    pictures = load_dataset(data)
+    said = metadata(config, "me", base, pictures, schedule_of(config, pictures), 1)
     expected = {
         "ss_enable_bucket": "True", "ss_min_bucket_reso": "24", "ss_max_bucket_reso": "80",
         "ss_resolution": "(48, 32)", "modelspec.resolution": "48x32",
@@ -125,7 +127,7 @@ def test_the_sizes_of_a_dataset_config_are_told(
 
 
 def test_hashes_are_those_that_kohya_would_write(
-    base: Base, about: dict[str, str], tmp_path: Path
+    base: BaseModel, about: dict[str, str], tmp_path: Path
 ) -> None:
     """Against a file with the ss_ keys alone, made and read anew; over 1 MiB, with odd letters."""
     network, random = NetworkConfig(rank=320, text_encoder=True), torch.Generator().manual_seed(0)

@@ -11,25 +11,19 @@ import pytest
 import torch
 
 from tests.train.conftest import end, train
-from train.adapter import UNET
-from train.base import Base, load_base
-from train.checkpoint import load_checkpoint
-from train.checks import check_trial
-from train.compose import settings
-from train.config import (
-    BaseConfig,
-    ConfigError,
-    NetworkConfig,
-    SchedulerConfig,
-    TrainConfig,
-    TrialConfig,
-)
-from train.course import Course
-from train.data.batches import Batches
-from train.data.loading import Pictures
-from train.optimization import make_optimizer, make_scheduler
-from train.trainer import Member
-from train.weights_file import read_metadata
+from train.cli.compose import settings
+from train.config.schema import BaseConfig, NetworkConfig, SchedulerConfig, TrainConfig, TrialConfig
+from train.data.batching import Batches
+from train.data.dataset import Dataset
+from train.errors import ConfigError
+from train.loop.optimizers import make_optimizer, make_scheduler
+from train.loop.schedule import TrainingSchedule
+from train.loop.trainer import TrialSpec
+from train.lora.adapter import UNET
+from train.lora.checkpoint import load_checkpoint
+from train.lora.checkpoint_file import read_metadata
+from train.models.base_model import BaseModel, load_base
+from train.validation import check_trial
 
 Make = Callable[..., TrialConfig]
 OPTIMIZERS = (
@@ -43,32 +37,32 @@ SCHEDULERS = (
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_trains_and_continues_to_the_same_bytes(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, optimizer: str
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, optimizer: str
 ) -> None:
     chosen = settings("train", TrainConfig, [f"optimizer={optimizer}"]).optimizer
     config = trial(optimizer=chosen, scheduler=SchedulerConfig("constant", warmup=0.2))
-    whole = train(base, pictures, Member(config, tmp_path / "whole"))
+    whole = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
     adapter = load_checkpoint(whole[-1].checkpoints[0].path, base.adapters)
     assert any(up.abs().max() > 0 for up in adapter.up.values())
     asked = iter([False, False, False, False, True])
     with pytest.raises(KeyboardInterrupt):  # after 5 of 6 steps
-        train(base, pictures, Member(config, tmp_path / "two"), asked=lambda: next(asked))
+        train(base, pictures, TrialSpec(config, tmp_path / "two"), asked=lambda: next(asked))
     assert not (tmp_path / "two" / "lora.safetensors").exists()
-    train(base, pictures, Member(config, tmp_path / "two"))
+    train(base, pictures, TrialSpec(config, tmp_path / "two"))
     for name in ("lora-000001.safetensors", "lora.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 @pytest.mark.parametrize("optimizer", ["prodigy", "dadaptation", "schedulefree", "lion8bit"])
 def test_a_whole_vector_is_as_good_as_the_matrices(
-    base: Base, trial: Make, optimizer: str, monkeypatch: pytest.MonkeyPatch
+    base: BaseModel, trial: Make, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = settings("train", TrainConfig, [f"optimizer={optimizer}"]).optimizer
     config = trial(optimizer=chosen, network=NetworkConfig(rank=4, text_encoder=True))
     found = []
     for shapeless in (True, False):
         if not shapeless:
-            monkeypatch.setattr("train.optimization.SHAPELESS", set())
+            monkeypatch.setattr("train.loop.optimizers.SHAPELESS", set())
         adapter = base.adapters.create(config.network, torch.Generator().manual_seed(0))
         optimizing = make_optimizer(config, adapter)
         assert all(len(group["params"]) > 1 for group in optimizing.param_groups) != shapeless
@@ -85,16 +79,16 @@ def test_a_whole_vector_is_as_good_as_the_matrices(
     assert (found[0] - found[1]).norm() / moved < (0.1 if "8bit" in optimizer else 1e-4)
 
 
-def _fresh(base: Base, config: TrialConfig) -> list[torch.Tensor]:
+def _fresh(base: BaseModel, config: TrialConfig) -> list[torch.Tensor]:
     adapter = base.adapters.create(config.network, torch.Generator().manual_seed(0))
     return [flat.detach() for flat in adapter.parameters()]
 
 
 def test_what_is_saved_of_schedule_free_is_the_average(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     config = trial(optimizer={"_target_": "schedulefree.AdamWScheduleFree", "lr": 1e-2}, epochs=1)
-    train(base, pictures, Member(config, tmp_path))
+    train(base, pictures, TrialSpec(config, tmp_path))
     state = end(tmp_path)
     trained, z = state["adapter"]["flat.lora_unet"], state["optimizer"]["state"][0]["z"]
     average = base.adapters.create(config.network, torch.Generator())
@@ -106,7 +100,7 @@ def test_what_is_saved_of_schedule_free_is_the_average(
 
 
 def test_those_that_find_their_step_size_have_lr_1(
-    base: Base, trial: Make, caplog: pytest.LogCaptureFixture
+    base: BaseModel, trial: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     adapter = base.adapters.create(NetworkConfig(rank=2), torch.Generator())
     for target in ("prodigyopt.Prodigy", "dadaptation.DAdaptAdam"):
@@ -117,7 +111,7 @@ def test_those_that_find_their_step_size_have_lr_1(
 
 @pytest.mark.parametrize("folder", ["base_folder", "xl_folder"])
 def test_the_text_encoders_have_a_rate_of_their_own(
-    pictures: Pictures, trial: Make, tmp_path: Path, folder: str, request: pytest.FixtureRequest
+    pictures: Dataset, trial: Make, tmp_path: Path, folder: str, request: pytest.FixtureRequest
 ) -> None:
     """A step of SGD is the gradient times the rate; both of SDXL's encoders take the one."""
     asked = BaseConfig(path=str(request.getfixturevalue(folder)), device="cpu")
@@ -129,7 +123,7 @@ def test_the_text_encoders_have_a_rate_of_their_own(
             base=asked, network=network, optimizer=sgd, text_encoder_lr=rate, max_steps=1,
             max_grad_norm=0.0,
         )  # fmt: skip
-        saved = train(base, pictures, Member(config, tmp_path / str(rate)))[-1].checkpoints[0]
+        saved = train(base, pictures, TrialSpec(config, tmp_path / str(rate)))[-1].checkpoints[0]
         assert (saved.lr, saved.lr_text_encoder) == (1.0, used)
         about = read_metadata(saved.path)
         assert (about["ss_unet_lr"], about["ss_text_encoder_lr"]) == ("1.0", str(used))
@@ -143,7 +137,9 @@ def test_the_text_encoders_have_a_rate_of_their_own(
 
 
 @pytest.mark.parametrize("given", [{"foreach": True}, {"fused": False}])
-def test_fused_is_left_to_whoever_says_how(base: Base, trial: Make, given: dict[str, bool]) -> None:
+def test_fused_is_left_to_whoever_says_how(
+    base: BaseModel, trial: Make, given: dict[str, bool]
+) -> None:
     adapter = base.adapters.create(NetworkConfig(rank=2), torch.Generator())
     chosen = {"_target_": "torch.optim.AdamW", "lr": 0.1}
     assert make_optimizer(trial(optimizer=chosen), adapter).defaults["fused"]
@@ -153,7 +149,7 @@ def test_fused_is_left_to_whoever_says_how(base: Base, trial: Make, given: dict[
 def rates(scheduler: SchedulerConfig, steps: int = 100) -> list[float]:
     """The learning rate at each step, of one that is 1; 10 steps an epoch."""
     plan = Batches({(8, 8): [0] * 10}, [((8, 8), k) for k in range(10)], 1)
-    course = Course(plan, accumulation=1, epochs=steps // 10, steps=steps, save_every=1)
+    course = TrainingSchedule(plan, accumulation=1, epochs=steps // 10, steps=steps, save_every=1)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule, found = make_scheduler(scheduler, optimizer, course), []
     for _ in range(steps):
@@ -215,7 +211,7 @@ def test_cycles_are_half_waves_as_kohya_reads_them(name: str) -> None:
 
 
 def test_each_of_two_text_encoders_may_have_a_rate(
-    pictures: Pictures, trial: Make, tmp_path: Path, xl_folder: Path
+    pictures: Dataset, trial: Make, tmp_path: Path, xl_folder: Path
 ) -> None:
     asked = BaseConfig(path=str(xl_folder), device="cpu")
     config = trial(
@@ -223,7 +219,7 @@ def test_each_of_two_text_encoders_may_have_a_rate(
         text_encoder_lr=[0, 1e-2],
     )  # fmt: skip
     base = load_base(asked)
-    saved = train(base, pictures, Member(config, tmp_path))[-1].checkpoints[0]
+    saved = train(base, pictures, TrialSpec(config, tmp_path))[-1].checkpoints[0]
     ups = load_checkpoint(saved.path, base.adapters).up
     moved = {
         name: sum(float(up.abs().sum()) for key, up in ups.items() if key.startswith(f"{name}_"))

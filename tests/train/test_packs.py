@@ -12,11 +12,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from evaluate.probing.generate import generate
+from evaluate.generation.generate import generate
 from tests.train.conftest import apart, end
-from train.base import Base
-from train.checkpoint import load_checkpoint
-from train.config import (
+from train.config.schema import (
     BaseConfig,
     DataConfig,
     NetworkConfig,
@@ -24,9 +22,11 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
 )
-from train.course import course_of
-from train.data.loading import Pictures, load_pictures
-from train.trainer import Member, Trainer, TrainingError
+from train.data.dataset import Dataset, load_dataset
+from train.loop.schedule import schedule_of
+from train.loop.trainer import Trainer, TrainingError, TrialSpec
+from train.lora.checkpoint import load_checkpoint
+from train.models.base_model import BaseModel
 
 LR = 1e-3
 ADAMW: dict[str, Any] = {"_target_": "torch.optim.AdamW", "lr": LR}
@@ -50,11 +50,11 @@ def config(base_folder: Path, picture_folder: Path) -> TrialConfig:
 
 
 @pytest.fixture(scope="module")
-def exact_base(base_folder: Path) -> Iterator[Base]:
+def exact_base(base_folder: Path) -> Iterator[BaseModel]:
     """In float64, where the order of additions does not show."""
     torch.set_default_dtype(torch.float64)
     pipeline = StableDiffusionPipeline.from_pretrained(base_folder, dtype=torch.float64)
-    yield Base(pipeline, str(base_folder), lambda: "exact", torch.device("cpu"))
+    yield BaseModel(pipeline, str(base_folder), lambda: "exact", torch.device("cpu"))
     torch.set_default_dtype(torch.float32)
 
 
@@ -85,16 +85,18 @@ def four(config: TrialConfig) -> list[TrialConfig]:
     ]
 
 
-def run(base: Base, pictures: Pictures, members: list[Member]) -> None:
+def run(base: BaseModel, pictures: Dataset, members: list[TrialSpec]) -> None:
     for epoch in Trainer(base, pictures, members):
         assert not epoch.failures
 
 
-def same_as_alone(base: Base, pictures: Pictures, trials: list[TrialConfig], place: Path) -> None:
+def same_as_alone(
+    base: BaseModel, pictures: Dataset, trials: list[TrialConfig], place: Path
+) -> None:
     """Trains them in a pack and one by one: random streams, weights and files are the same."""
-    run(base, pictures, [Member(trial, place / f"pack-{i}") for i, trial in enumerate(trials)])
+    run(base, pictures, [TrialSpec(trial, place / f"pack-{i}") for i, trial in enumerate(trials)])
     for i, trial in enumerate(trials):
-        run(base, pictures, [Member(trial, place / f"alone-{i}")])
+        run(base, pictures, [TrialSpec(trial, place / f"alone-{i}")])
         alone, packed = place / f"alone-{i}", place / f"pack-{i}"
         assert torch.equal(end(alone)["random"], end(packed)["random"])
         assert apart(packed, alone) < 1e-9
@@ -102,13 +104,13 @@ def same_as_alone(base: Base, pictures: Pictures, trials: list[TrialConfig], pla
 
 
 def test_four_different_trials_get_the_same_as_alone(
-    exact_base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+    exact_base: BaseModel, pictures: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
     same_as_alone(exact_base, pictures, four(config), tmp_path)
 
 
 def test_a_pack_goes_through_the_buckets_together(
-    exact_base: Base, config: TrialConfig, shapes: Path, tmp_path: Path
+    exact_base: BaseModel, config: TrialConfig, shapes: Path, tmp_path: Path
 ) -> None:
     prior = tmp_path / "class"
     shutil.copytree(shapes, prior / "1_puppet")
@@ -116,7 +118,7 @@ def test_a_pack_goes_through_the_buckets_together(
         path=str(shapes), resolution=32, buckets=True, flip=True, shuffle_caption=True,
         regularization_path=str(prior), validation_fraction=0, repeats=2,
     )  # fmt: skip
-    pictures = load_pictures(data)
+    pictures = load_dataset(data)
     config = replace(config, data=data, training=replace(config.training, epochs=2))
     trials = [
         replace(config, network=NetworkConfig(rank=2), training=replace(config.training, seed=3)),
@@ -124,17 +126,17 @@ def test_a_pack_goes_through_the_buckets_together(
                                          caption_dropout=0.3, prior_loss_weight=0.5)),
     ]  # fmt: skip
     same_as_alone(exact_base, pictures, trials, tmp_path)
-    course = course_of(config, pictures)
+    course = schedule_of(config, pictures)
     assert set(course.plan.buckets) == {(24, 40), (32, 32), (40, 24)}
     assert (course.batches, course.steps_an_epoch) == (10, 10)
 
 
 def test_pictures_of_a_pack_are_those_made_alone(
-    base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+    base: BaseModel, pictures: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
     trials = [replace(trial, training=config.training) for trial in four(config)]
     trials = [replace(trial, optimizer={**ADAMW, "lr": 0.03}) for trial in trials]
-    run(base, pictures, [Member(trial, tmp_path / str(i)) for i, trial in enumerate(trials)])
+    run(base, pictures, [TrialSpec(trial, tmp_path / str(i)) for i, trial in enumerate(trials)])
     files = [tmp_path / str(i) / "lora.safetensors" for i in range(4)]
     adapters = [load_checkpoint(file, base.adapters) for file in files]
     asked = (["a photo of sks puppet", "sks puppet, running", "a puppet"], [1, 2, 3], 32, 4, 3.0)
@@ -145,24 +147,24 @@ def test_pictures_of_a_pack_are_those_made_alone(
 
 
 def test_members_join_and_leave(
-    exact_base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+    exact_base: BaseModel, pictures: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
     first, stopped, second, _ = four(config)
     later = replace(second, training=replace(second.training, epochs=4))
     first = replace(first, training=replace(first.training, epochs=5))
-    half = Member(later, tmp_path / "continued")
+    half = TrialSpec(later, tmp_path / "continued")
     for epoch in Trainer(exact_base, pictures, [half]):
         if epoch.checkpoints[0].epoch == 2:
             break
     trainer = Trainer(exact_base, pictures)
-    members = {"first": trainer.add(Member(first, tmp_path / "first"))}
-    members["stopped"] = trainer.add(Member(stopped, tmp_path / "stopped"))
+    members = {"first": trainer.add(TrialSpec(first, tmp_path / "first"))}
+    members["stopped"] = trainer.add(TrialSpec(stopped, tmp_path / "stopped"))
     saved: list[list[tuple[int, int]]] = []
     for epoch in trainer:
         saved.append([(c.member, c.epoch) for c in epoch.checkpoints])
         if len(saved) == 2:
             trainer.stop(members["stopped"])
-            trainer.add(Member(later, tmp_path / "second"))
+            trainer.add(TrialSpec(later, tmp_path / "second"))
         if len(saved) == 4:
             trainer.add(half)
     assert saved == [
@@ -171,37 +173,37 @@ def test_members_join_and_leave(
         [(3, 2)],  # what was there already
         [(0, 5), (2, 3), (3, 3)], [(2, 4), (3, 4)],
     ]  # fmt: skip
-    run(exact_base, pictures, [Member(first, tmp_path / "first alone")])
-    run(exact_base, pictures, [Member(later, tmp_path / "second alone")])
+    run(exact_base, pictures, [TrialSpec(first, tmp_path / "first alone")])
+    run(exact_base, pictures, [TrialSpec(later, tmp_path / "second alone")])
     assert apart(tmp_path / "first", tmp_path / "first alone") < 1e-9
     assert apart(tmp_path / "second", tmp_path / "second alone") < 1e-9
     assert apart(tmp_path / "continued", tmp_path / "second alone") < 1e-9
 
 
 def test_who_breaks_down_leaves_the_others_alone(
-    exact_base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+    exact_base: BaseModel, pictures: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
     wild = replace(config, optimizer={"_target_": "torch.optim.SGD", "lr": 1e200})
     failures: dict[int, str] = {}
-    members = [Member(config, tmp_path / "a"), Member(wild, tmp_path / "b")]
+    members = [TrialSpec(config, tmp_path / "a"), TrialSpec(wild, tmp_path / "b")]
     for epoch in Trainer(exact_base, pictures, members):
         failures |= epoch.failures
     assert list(failures) == [1]
     assert "learning rate" in failures[1]
     assert not (tmp_path / "b" / "lora.safetensors").exists()
-    run(exact_base, pictures, [Member(config, tmp_path / "alone")])
+    run(exact_base, pictures, [TrialSpec(config, tmp_path / "alone")])
     assert apart(tmp_path / "a", tmp_path / "alone") < 1e-9
 
 
 def test_whose_weights_are_worth_no_file_leaves_the_others_alone(
-    exact_base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+    exact_base: BaseModel, pictures: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
     """The losses are finite, and what was trained is too large for the precision of the file."""
     training = replace(config.training, save_precision="fp16", max_steps=1)
     wild = replace(
         config, optimizer={"_target_": "torch.optim.AdamW", "lr": 1e6}, training=training
     )
-    members = [Member(config, tmp_path / "a"), Member(wild, tmp_path / "b")]
+    members = [TrialSpec(config, tmp_path / "a"), TrialSpec(wild, tmp_path / "b")]
     epochs = list(Trainer(exact_base, pictures, members))
     failures = {member: said for epoch in epochs for member, said in epoch.failures.items()}
     assert list(failures) == [1]
@@ -213,22 +215,22 @@ def test_whose_weights_are_worth_no_file_leaves_the_others_alone(
 
 
 def test_every_optimizer_in_one_pack(
-    base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+    base: BaseModel, pictures: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
     training = replace(config.training, epochs=1)
     trials = [replace(config, optimizer=o, training=training) for o in (ADAMW, *OTHERS)]
-    members = [Member(trial, tmp_path / f"pack-{i}") for i, trial in enumerate(trials)]
+    members = [TrialSpec(trial, tmp_path / f"pack-{i}") for i, trial in enumerate(trials)]
     run(base, pictures, members)
     for i, trial in enumerate(trials):
-        run(base, pictures, [Member(trial, tmp_path / f"alone-{i}")])
+        run(base, pictures, [TrialSpec(trial, tmp_path / f"alone-{i}")])
         assert apart(tmp_path / f"pack-{i}", tmp_path / f"alone-{i}") < 1e-2, trial.optimizer
     assert apart(tmp_path / "pack-0", tmp_path / "pack-1") > 0
 
 
 def test_strangers_are_refused(
-    base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+    base: BaseModel, pictures: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
-    trainer = Trainer(base, pictures, [Member(config, tmp_path / "a")])
+    trainer = Trainer(base, pictures, [TrialSpec(config, tmp_path / "a")])
     other = replace(config, training=replace(config.training, batch_size=4))
     with pytest.raises(TrainingError, match="batch size"):
-        trainer.add(Member(other, tmp_path / "b"))
+        trainer.add(TrialSpec(other, tmp_path / "b"))

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluate.files import find
-from evaluate.probing.probes import load_probe_set
-from evaluate.reading.encoder import Encoder
-from evaluate.tracking_uri import _a_folder
-from train.base_files import BaseError, locate
-from train.checkpoint import CheckpointError
-from train.checks import check_base
-from train.config import BaseConfig, ConfigError
-from train.paths import expanded
-from train.store import Store
+from evaluate.checkpoints.find import find
+from evaluate.features.clip import ClipEncoder
+from evaluate.prompts.probe_set import load_probe_set
+from evaluate.tracking.tracking_uri import _a_folder
+from train.cache.tensor_cache import TensorCache
+from train.config.schema import BaseConfig
+from train.errors import ConfigError
+from train.files.paths import expanded
+from train.lora.checkpoint import CheckpointError
+from train.models.model_files import BaseError, locate
+from train.validation import check_base
 
 NOBODY = "~no-such-user-here/x.safetensors"
 
@@ -38,6 +39,6 @@ def test_a_home_that_there_is_not_is_named_in_one_line() -> None:
     with pytest.raises(ConfigError, match=f"probes.set: there is no file {NOBODY}"):
         load_probe_set(NOBODY)
     with pytest.raises(ConfigError, match=r"scores\.encoder: there is no \.safetensors file"):
-        Encoder(f"ViT-L-14@{NOBODY}", torch.device("cpu"))
+        ClipEncoder(f"ViT-L-14@{NOBODY}", torch.device("cpu"))
     assert "~no-such-user-here" in _a_folder(f"file:{NOBODY}")
-    assert Store(Path(NOBODY)).folder == Path(NOBODY)
+    assert TensorCache(Path(NOBODY)).folder == Path(NOBODY)

@@ -14,18 +14,18 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import nn
 
-from train.adapter import Adapter
-from train.base import Base, load_base
-from train.checkpoint import read_checkpoint
-from train.config import BaseConfig
-from train.weights_file import CheckpointError
+from train.config.schema import BaseConfig
+from train.errors import CheckpointError
+from train.lora.adapter import Adapter
+from train.lora.checkpoint import read_checkpoint
+from train.models.base_model import BaseModel, load_base
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OUTSIDE = ["conv_in", "conv_out", "linear_1", "linear_2", "time_emb_proj"]
 
 
 @pytest.fixture(scope="module")
-def xl(xl_folder: Path) -> Base:
+def xl(xl_folder: Path) -> BaseModel:
     return load_base(BaseConfig(path=str(xl_folder), device="cpu"))
 
 
@@ -36,7 +36,7 @@ def trained(model: Any) -> Any:
     return model
 
 
-def assert_same(model: Any, adapter: Adapter, base: Base, own: nn.Module, name: str) -> None:
+def assert_same(model: Any, adapter: Adapter, base: BaseModel, own: nn.Module, name: str) -> None:
     """Every layer of PEFT's changes its module as the adapter does."""
     keys = {id(module): key for key, module in base.adapters.places.items()}
     layers = {p: m for p, m in model.named_modules() if hasattr(m, "get_delta_weight")}
@@ -50,7 +50,7 @@ def assert_same(model: Any, adapter: Adapter, base: Base, own: nn.Module, name: 
 
 @pytest.mark.parametrize("network", ["text_encoder", "text_encoder_2"])
 def test_a_text_encoder_that_peft_does_not_name(
-    xl: Base, xl_folder: Path, tmp_path: Path, network: str
+    xl: BaseModel, xl_folder: Path, tmp_path: Path, network: str
 ) -> None:
     second = network.endswith("2")
     modules = ["q_proj", "fc1", *["text_projection"] * second]
@@ -64,7 +64,7 @@ def test_a_text_encoder_that_peft_does_not_name(
 
 
 def test_all_networks_of_sdxl_as_diffusers_saves_them(
-    xl: Base, xl_folder: Path, tmp_path: Path
+    xl: BaseModel, xl_folder: Path, tmp_path: Path
 ) -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(xl_folder)
     networks = {n: getattr(pipeline, n) for n in ("unet", "text_encoder", "text_encoder_2")}
@@ -92,7 +92,7 @@ def unet_of(folder: Path) -> Any:
 
 
 def test_a_network_that_diffusers_saves_alone(
-    base: Base, base_folder: Path, tmp_path: Path
+    base: BaseModel, base_folder: Path, tmp_path: Path
 ) -> None:
     unet = unet_of(base_folder)
     unet.add_adapter(LoraConfig(r=4, lora_alpha=7, target_modules=["to_q", "conv_in"]), "me")
@@ -114,7 +114,7 @@ def test_a_network_that_diffusers_saves_alone(
     ],
 )
 def test_settings_that_leave_the_strength_as_it_is(
-    base: Base, base_folder: Path, tmp_path: Path, options: dict[str, Any], left_out: str
+    base: BaseModel, base_folder: Path, tmp_path: Path, options: dict[str, Any], left_out: str
 ) -> None:
     config = LoraConfig(r=4, lora_alpha=9, target_modules=["to_q", "to_v"], **options)
     model = trained(get_peft_model(unet_of(base_folder), config))
@@ -140,7 +140,7 @@ def test_settings_that_leave_the_strength_as_it_is(
     ],
 )
 def test_what_is_another_kind_is_named_with_its_settings_and_without(
-    base: Base, base_folder: Path, tmp_path: Path, config: str, options: dict[str, Any],
+    base: BaseModel, base_folder: Path, tmp_path: Path, config: str, options: dict[str, Any],
     named: str, alone: str,
 ) -> None:  # fmt: skip
     settings = getattr(peft, config)(target_modules=["to_q"], **options)

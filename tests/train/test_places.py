@@ -10,34 +10,34 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from train.adapter import TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODER_2, UNET
-from train.base import Base, load_base
-from train.checkpoint import read_checkpoint
-from train.config import BaseConfig
-from train.names import kohya_name, original_path
-from train.weights_file import CheckpointError
+from train.config.schema import BaseConfig
+from train.errors import CheckpointError
+from train.lora.adapter import TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODER_2, UNET
+from train.lora.checkpoint import read_checkpoint
+from train.lora.key_names import kohya_name, original_path
+from train.models.base_model import BaseModel, load_base
 
 ATTENTION = "down_blocks.{}.attentions.0.transformer_blocks.0.attn1.to_q"
 Spell = Callable[[str, str], str]
 
 
 @pytest.fixture(scope="module", params=["base_folder", "xl_folder"])
-def model(request: pytest.FixtureRequest) -> Base:
+def model(request: pytest.FixtureRequest) -> BaseModel:
     return load_base(BaseConfig(path=str(request.getfixturevalue(request.param)), device="cpu"))
 
 
-def networks(base: Base) -> dict[str, nn.Module]:
+def networks(base: BaseModel) -> dict[str, nn.Module]:
     """By the names of diffusers."""
     names = ("unet", "text_encoder", "text_encoder_2")
     return dict(zip(names, [base.unet, *base.text_encoders], strict=False))
 
 
-def prefix(base: Base, network: str) -> str:
+def prefix(base: BaseModel, network: str) -> str:
     first = TEXT_ENCODER_1 if base.family.is_xl else TEXT_ENCODER
     return {"unet": UNET, "text_encoder": first, "text_encoder_2": TEXT_ENCODER_2}[network]
 
 
-def spellings(base: Base) -> dict[str, Spell]:
+def spellings(base: BaseModel) -> dict[str, Spell]:
     """Ways in which trainers write the down and up matrix of a module."""
     layers = base.unet.config.layers_per_block
 
@@ -61,7 +61,7 @@ def spellings(base: Base) -> dict[str, Spell]:
     }
 
 
-def write(file: Path, base: Base, spell: Spell) -> dict[str, Tensor]:
+def write(file: Path, base: BaseModel, spell: Spell) -> dict[str, Tensor]:
     """A LoRA on every linear layer and convolution of the base; each one's change by its path."""
     random = torch.Generator().manual_seed(0)
     tensors, changes = {}, {}
@@ -88,7 +88,7 @@ def write(file: Path, base: Base, spell: Spell) -> dict[str, Tensor]:
      "comfy's extraction", "omi", "compiled"],
 )  # fmt: skip
 def test_every_module_of_a_base_is_found_whoever_names_it(
-    model: Base, tmp_path: Path, spelling: str
+    model: BaseModel, tmp_path: Path, spelling: str
 ) -> None:
     """conv_in, time_embedding, add_embedding, conv_out and text_projection among them."""
     changes = write(tmp_path / "x.safetensors", model, spellings(model)[spelling])
@@ -106,7 +106,9 @@ def test_every_module_of_a_base_is_found_whoever_names_it(
     assert {"unet.time_embedding", "unet"} <= paths
 
 
-def test_what_lies_outside_of_the_targets_changes_the_pictures(model: Base, tmp_path: Path) -> None:
+def test_what_lies_outside_of_the_targets_changes_the_pictures(
+    model: BaseModel, tmp_path: Path
+) -> None:
     """By hooks as by adding it to the weights, for a pack of two too."""
     write(tmp_path / "x.safetensors", model, spellings(model)["diffusers"])
     adapter, _ = read_checkpoint(tmp_path / "x.safetensors", model.adapters)
@@ -117,16 +119,16 @@ def test_what_lies_outside_of_the_targets_changes_the_pictures(model: Base, tmp_
 
     with torch.no_grad():
         bare = predicted()
-        with model.adapters.merged(adapter):
+        with model.adapters.fused(adapter):
             merged = predicted()
-        with model.adapters.using([adapter, adapter]):
+        with model.adapters.activated([adapter, adapter]):
             hooked = predicted()
         for key in (k for k in model.adapters.places if k not in model.adapters.targets):
             one = {k: (v if k == key else v * 0) for k, v in adapter.up.items()}
             kept = {k: v.clone() for k, v in adapter.up.items()}
             for k, up in adapter.up.items():
                 up.copy_(one[k])
-            with model.adapters.using([adapter, adapter]):
+            with model.adapters.activated([adapter, adapter]):
                 assert not torch.equal(predicted(), bare), key
             for k, up in adapter.up.items():
                 up.copy_(kept[k])
@@ -149,7 +151,7 @@ LEFT_OUT = {
 
 
 @pytest.mark.parametrize("key", LEFT_OUT)
-def test_what_has_no_place_is_left_out_and_told(base: Base, tmp_path: Path, key: str) -> None:
+def test_what_has_no_place_is_left_out_and_told(base: BaseModel, tmp_path: Path, key: str) -> None:
     tensors = {key: torch.ones(LEFT_OUT[key])}
     if key.endswith("lora_down.weight"):
         tensors[key.replace("down.w", "up.w")] = torch.ones(16, 2)
@@ -200,7 +202,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("key", KINDS)
-def test_a_kind_that_is_not_read_is_named(base: Base, tmp_path: Path, key: str) -> None:
+def test_a_kind_that_is_not_read_is_named(base: BaseModel, tmp_path: Path, key: str) -> None:
     tensors = {key: torch.ones(2, 2)}
     if ".lora_" in key and "magnitude" not in key and "mid" not in key.rpartition(".lora_")[2]:
         tensors[key.replace("lora_down", "lora_up").replace("lora_A", "lora_B")] = torch.ones(2, 2)
@@ -209,7 +211,9 @@ def test_a_kind_that_is_not_read_is_named(base: Base, tmp_path: Path, key: str) 
         read_checkpoint(tmp_path / "x.safetensors", base.adapters)
 
 
-def test_a_lora_of_another_base_is_refused(base: Base, xl_folder: Path, tmp_path: Path) -> None:
+def test_a_lora_of_another_base_is_refused(
+    base: BaseModel, xl_folder: Path, tmp_path: Path
+) -> None:
     """Though some of its modules are called alike and some of those have the same shapes."""
     xl = load_base(BaseConfig(path=str(xl_folder), device="cpu"))
     for spelling, spell in spellings(xl).items():
@@ -219,7 +223,9 @@ def test_a_lora_of_another_base_is_refused(base: Base, xl_folder: Path, tmp_path
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
-def test_weights_that_are_not_finite_are_named(base: Base, tmp_path: Path, value: float) -> None:
+def test_weights_that_are_not_finite_are_named(
+    base: BaseModel, tmp_path: Path, value: float
+) -> None:
     name = f"unet.{ATTENTION.format(0)}"
     tensors = {
         f"{name}.lora_A.weight": torch.ones(2, 16),
@@ -231,7 +237,9 @@ def test_weights_that_are_not_finite_are_named(base: Base, tmp_path: Path, value
         read_checkpoint(tmp_path / "x.safetensors", base.adapters)
 
 
-def test_a_linear_layer_and_a_small_convolution_are_the_same(base: Base, tmp_path: Path) -> None:
+def test_a_linear_layer_and_a_small_convolution_are_the_same(
+    base: BaseModel, tmp_path: Path
+) -> None:
     """SD 1.x projects by 1x1 convolutions, and trainers save either shape."""
     name = "unet.down_blocks.0.attentions.0"
     down, up = torch.randn(2, 16), torch.randn(16, 2)

@@ -11,18 +11,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.train.conftest import end, train
-from train.base import DTYPES, Base, load_base
-from train.checkpoint import load_checkpoint
-from train.config import BaseConfig, NetworkConfig, TrialConfig
-from train.data.loading import Pictures
-from train.trainer import Member, Trainer
-from train.weights_file import read_metadata
+from train.config.schema import BaseConfig, NetworkConfig, TrialConfig
+from train.data.dataset import Dataset
+from train.loop.trainer import Trainer, TrialSpec
+from train.lora.checkpoint import load_checkpoint
+from train.lora.checkpoint_file import read_metadata
+from train.models.base_model import DTYPES, BaseModel, load_base
 
 Make = Callable[..., TrialConfig]
 
 
 def test_half_the_precision_trains_nearly_the_same(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     """The base is held and computes in it, the LoRA in fp32; only fp16 needs its loss scaled."""
     network = NetworkConfig(rank=4, conv_rank=2, text_encoder=True)
@@ -34,8 +34,8 @@ def test_half_the_precision_trains_nearly_the_same(
         held = {parameter.dtype for part in parts for parameter in part.parameters()}
         assert held == {DTYPES[precision]}
         config = trial(epochs=1, base=settings, network=network)
-        member = Member(config, tmp_path / precision)
-        run = Trainer(loaded, pictures, [member]).joining[0]
+        member = TrialSpec(config, tmp_path / precision)
+        run = Trainer(loaded, pictures, [member]).pending[0]
         assert {flat.dtype for flat in run.adapter.parameters()} == {torch.float32}
         assert (run.scaler is not None) == (precision == "fp16")
         saved = train(loaded, pictures, member)[-1].checkpoints[0]
@@ -49,10 +49,10 @@ def test_half_the_precision_trains_nearly_the_same(
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_the_file_is_in_the_precision_that_is_asked_for(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, precision: str
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, precision: str
 ) -> None:
     config = trial(max_steps=1, save_precision=precision)
-    train(base, pictures, Member(config, tmp_path))
+    train(base, pictures, TrialSpec(config, tmp_path))
     tensors = load_file(tmp_path / "lora.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {DTYPES[precision]}
     trained = base.adapters.create(config.network, torch.Generator())

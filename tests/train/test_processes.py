@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from tests.train.conftest import end
-from train.compose import settings
-from train.config import TrainConfig
-from train.processes import Processes
-from train.single import main
-from train.stack import Dropout
+from train.cli.compose import settings
+from train.config.schema import TrainConfig
+from train.loop.train_one import main
+from train.lora.batched import Dropout
+from train.system.distributed import ProcessGroup
 
 
 def free_port() -> int:
@@ -65,7 +65,7 @@ def test_dropout_of_a_part_is_that_of_the_whole_batch() -> None:
     whole = Dropout(0.5, 3).mask("key", torch.empty(5 * 6, 4))
     parts = []
     for rank in range(3):
-        rows = Processes(rank, 3).slice(5)
+        rows = ProcessGroup(rank, 3).slice(5)
         part = Dropout(0.5, 3, (rows, 5))
         parts.append(part.mask("key", torch.empty((rows.stop - rows.start) * 6, 4)))
     assert torch.equal(torch.cat(parts), whole)

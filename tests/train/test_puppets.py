@@ -13,15 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from train.puppets.captions import caption_of
-from train.puppets.clip import prepared
 from train.puppets.demo import CHARACTERS, NARROW_POSES, draw_dataset
-from train.puppets.gates import generate, load_pipeline, weights_fingerprint
-from train.puppets.judge import Judge
-from train.puppets.keypoints import KeypointNetwork, negatives
-from train.puppets.training import CLIP, WEIGHTS
-from train.puppets.vocabulary import build
-from train.puppets.world import (
+from train.puppets.networks.clip import prepared
+from train.puppets.networks.gates import generate, load_pipeline, weights_fingerprint
+from train.puppets.networks.judge import Judge
+from train.puppets.networks.keypoints import KeypointNetwork, negatives
+from train.puppets.networks.training import CLIP, WEIGHTS
+from train.puppets.world.captions import caption_of
+from train.puppets.world.examples import (
     BACKGROUNDS,
     SHIRTS,
     Puppet,
@@ -33,6 +32,7 @@ from train.puppets.world import (
     sample_puppet,
     wild_looks,
 )
+from train.puppets.world.vocabulary import build
 
 
 def puppets(count: int, wild_share: float = 0.25, seed: int = 99) -> list[Puppet]:

@@ -13,18 +13,18 @@ from PIL import Image
 from torch import Tensor
 
 from tests.train.conftest import train
-from train.base import Base, load_base
-from train.checkpoint import load_checkpoint
-from train.config import BaseConfig, DataConfig, TrialConfig
-from train.data.loading import load_pictures
-from train.trainer import Member
-from train.weights_file import read_metadata
+from train.config.schema import BaseConfig, DataConfig, TrialConfig
+from train.data.dataset import load_dataset
+from train.loop.trainer import TrialSpec
+from train.lora.checkpoint import load_checkpoint
+from train.lora.checkpoint_file import read_metadata
+from train.models.base_model import BaseModel, load_base
 
 Make = Callable[..., TrialConfig]
 
 
 @pytest.fixture(scope="module")
-def eighth(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Base:
+def eighth(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
     """A base whose latents have an eighth of a picture's sides, and whose UNet halves them three
     times, as Stable Diffusion's; it looks at the text where they are smallest alone."""
     torch.manual_seed(0)
@@ -61,7 +61,7 @@ BUCKETS = {  # of kohya's rule for these shapes, by width and height of the reso
 @pytest.mark.parametrize(("resolution", "height"), BUCKETS)
 @pytest.mark.parametrize("buckets", [False, True])
 def test_every_resolution_is_trained(
-    eighth: Base, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    eighth: BaseModel, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     resolution: int, height: int | None, buckets: bool,
 ) -> None:  # fmt: skip
     """A step on a picture of every size; all of the LoRA learns."""
@@ -81,7 +81,7 @@ def test_every_resolution_is_trained(
         return predict(noisy, timesteps, conditioning)
 
     monkeypatch.setattr(eighth, "predict", watched)
-    epoch = train(eighth, load_pictures(data), Member(config, tmp_path / "lora"))[-1]
+    epoch = train(eighth, load_dataset(data), TrialSpec(config, tmp_path / "lora"))[-1]
     assert not epoch.failures
     whole = (resolution, height or resolution)
     sizes = sorted(BUCKETS[resolution, height] if buckets else [whole])

@@ -18,12 +18,12 @@ from hydra.core.global_hydra import GlobalHydra
 
 from evaluate.config import EvaluateConfig
 from sweeper.config import ReportConfig, SelectConfig, SweepConfig, check_sweep
-from sweeper.reproducing.config import ReproduceConfig
-from train.command import run
-from train.completion import BASH
-from train.compose import HYDRA_VERSION, settings
-from train.config import CONF, OWN_DEFAULTS, TrainConfig
-from train.preflight import preflight
+from sweeper.reproduction.config import ReproduceConfig
+from train.cli.app import run
+from train.cli.completion import BASH
+from train.cli.compose import HYDRA_VERSION, settings
+from train.cli.preflight import preflight
+from train.config.schema import CONF, OWN_DEFAULTS, TrainConfig
 
 Said = Callable[..., str]
 LOCAL = """
@@ -44,8 +44,8 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of conf/, which has a person's own defaults."""
     folder = tmp_path / "conf"
     shutil.copytree(CONF, folder, ignore=shutil.ignore_patterns("local.yaml"))
-    for module in ("command", "compose", "preflight"):
-        monkeypatch.setattr(f"train.{module}.CONF", folder)
+    for module in ("app", "compose", "preflight"):
+        monkeypatch.setattr(f"train.cli.{module}.CONF", folder)
     (folder / "local.yaml").write_text(LOCAL)
     yield folder
     ConfigStore.instance().store(OWN_DEFAULTS, {})

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig
 
-from train.adapter import UNET
-from train.base import BaseError, load_base
-from train.base_files import fingerprint
-from train.config import BaseConfig
-from train.families import FAMILIES, SD1, SD2, SDXL, Family
-from train.lora import Adapters
-from train.single_file import FIRST, family_of_file, noise
+from train.config.schema import BaseConfig
+from train.lora.adapter import UNET
+from train.lora.injection import LoRAInjector
+from train.models.base_model import BaseError, load_base
+from train.models.families import FAMILIES, SD1, SD2, SDXL, Family
+from train.models.model_files import fingerprint
+from train.models.single_file import FIRST, family_of_file, noise
 
 SMALL: dict[str, dict[str, Any]] = {
     "vae": {"block_out_channels": [32, 32, 64, 64]},
@@ -227,7 +227,7 @@ def test_full_configs_are_those_of_the_real_models_with_kohyas_modules() -> None
         assert [sum(p.numel() for p in model.parameters()) for model in made.values()] == sizes
         encoders = [model for part, model in made.items() if part.startswith("text")]
         prefixes = (UNET, *family.text_encoders)
-        adapters = Adapters(dict(zip(prefixes, [made["unet"], *encoders], strict=True)))
+        adapters = LoRAInjector(dict(zip(prefixes, [made["unet"], *encoders], strict=True)))
         linear = [key for key in adapters.targets if key not in adapters.conv_only]
         assert [sum(k.startswith(f"{p}_") for k in linear) for p in prefixes] == counts
         assert sum(key.startswith(UNET) for key in adapters.targets) == with_convolutions

@@ -12,19 +12,19 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from tests.train.conftest import apart, end, train
-from train.activations import checkpoint_activations
-from train.base import Base, load_base
-from train.config import BaseConfig, NetworkConfig, TrainingConfig, TrialConfig
-from train.course import course_of
-from train.data.loading import Pictures
-from train.loss import diffusion_loss, row_weights
-from train.member import Run
-from train.trainer import Member, Trainer
+from train.config.schema import BaseConfig, NetworkConfig, TrainingConfig, TrialConfig
+from train.data.dataset import Dataset
+from train.loop.loss import diffusion_loss, row_weights
+from train.loop.run import AdapterRun
+from train.loop.schedule import schedule_of
+from train.loop.trainer import Trainer, TrialSpec
+from train.models.base_model import BaseModel, load_base
+from train.models.gradient_checkpointing import use_gradient_checkpointing
 
 Make = Callable[..., TrialConfig]
 
 
-def test_min_snr_weighs_the_loss_on_the_picture(base: Base) -> None:
+def test_min_snr_weighs_the_loss_on_the_picture(base: BaseModel) -> None:
     """Whatever the network predicts, the same error of the picture weighs min(SNR, gamma)."""
     training, times = TrainingConfig(min_snr_gamma=5.0), torch.tensor([1, 50, 300, 600, 998])
     picture = torch.randn(5, 4, 8, 8)
@@ -61,7 +61,7 @@ class Fake:
         return self.answer
 
 
-def test_min_snr_holds_where_the_last_timestep_has_no_signal(base: Base) -> None:
+def test_min_snr_holds_where_the_last_timestep_has_no_signal(base: BaseModel) -> None:
     times, training = torch.tensor([999, 500]), TrainingConfig(min_snr_gamma=5.0)
     for kind, last in (("epsilon", 1.0), ("v_prediction", 0.0)):
         noise = DDPMScheduler.from_config(
@@ -75,14 +75,14 @@ def test_min_snr_holds_where_the_last_timestep_has_no_signal(base: Base) -> None
 
 
 def test_regularisation_pictures_weigh_what_is_said(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     losses = []
     for weight in (0.0, 1.0, 0.25):
         config = trial(prior_loss_weight=weight, batch_size=6)
-        trainer = Trainer(base, pictures, [Member(config, tmp_path)])
+        trainer = Trainer(base, pictures, [TrialSpec(config, tmp_path)])
         trainer.data.prior = torch.tensor([True, False, True] * 2)
-        run = trainer.joining[0]
+        run = trainer.pending[0]
         run.start_epoch()
         trainer.step([run], 0)
         losses.append(float(run.losses[0]))
@@ -92,12 +92,12 @@ def test_regularisation_pictures_weigh_what_is_said(
 
 
 def test_noise_offset_shifts_whole_channels(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     drawn = []
     for offset in (0.0, 0.5):
-        trainer = Trainer(base, pictures, [Member(trial(noise_offset=offset), tmp_path)])
-        run = trainer.joining[0]
+        trainer = Trainer(base, pictures, [TrialSpec(trial(noise_offset=offset), tmp_path)])
+        run = trainer.pending[0]
         run.start_epoch()
         drawn.append(run.draw(0, trainer.data).noise)
     shift = drawn[1] - drawn[0]
@@ -107,8 +107,8 @@ def test_noise_offset_shifts_whole_channels(
 
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_gradient_checkpointing_gives_the_same_gradients(
-    base: Base,
-    pictures: Pictures,
+    base: BaseModel,
+    pictures: Dataset,
     trial: Make,
     tmp_path: Path,
     text_encoder: bool,
@@ -118,28 +118,28 @@ def test_gradient_checkpointing_gives_the_same_gradients(
     found, kept = [], []
     for wanted in (False, True):
         config = trial(network=network, gradient_checkpointing=wanted)
-        trainer = Trainer(base, pictures, [Member(config, tmp_path / str(wanted))])
-        run = trainer.joining[0]
+        trainer = Trainer(base, pictures, [TrialSpec(config, tmp_path / str(wanted))])
+        run = trainer.pending[0]
         run.start_epoch()
         with torch.no_grad():  # up is zero at first, and the gradient of down with it
             random = torch.Generator().manual_seed(1)
             for flat in run.adapter.parameters():
                 flat.add_(torch.randn(flat.shape, generator=random) * 0.05)
         monkeypatch.setattr(run, "_step", lambda: None)
-        checkpoint_activations(base, wanted)
+        use_gradient_checkpointing(base, wanted)
         numbers: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(saving(numbers), lambda tensor: tensor):
             trainer.step([run], 0)
         found.append(torch.cat([f.grad for f in run.adapter.parameters() if f.grad is not None]))
         kept.append(sum(numbers))
-    checkpoint_activations(base, False)
+    use_gradient_checkpointing(base, False)
     assert found[0].norm() > 0
     assert torch.equal(found[1], found[0])
     assert kept[1] < 0.7 * kept[0]
 
 
 def test_gradient_checkpointing_is_for_a_trained_text_encoder_too(
-    base: Base,
+    base: BaseModel,
 ) -> None:
     """Less is kept of it, for the same states and gradients; and it speaks without any as well."""
     network = NetworkConfig(rank=4, text_encoder=True)
@@ -148,10 +148,10 @@ def test_gradient_checkpointing_is_for_a_trained_text_encoder_too(
         up.fill_(0.1)
     found, kept = [], []
     for wanted in (False, True):
-        checkpoint_activations(base, wanted)
+        use_gradient_checkpointing(base, wanted)
         numbers: list[int] = []
         adapter.zero_grad()
-        with base.adapters.using([adapter]):
+        with base.adapters.activated([adapter]):
             with torch.autograd.graph.saved_tensors_hooks(saving(numbers), lambda tensor: tensor):
                 (states,) = base.encode_text(["a photo of sks puppet"]).values()
             states.square().sum().backward()
@@ -160,7 +160,7 @@ def test_gradient_checkpointing_is_for_a_trained_text_encoder_too(
         assert torch.equal(bare, states.detach())
         found.append((states, adapter.flat["lora_te"].grad.clone()))
         kept.append(sum(numbers))
-    checkpoint_activations(base, False)
+    use_gradient_checkpointing(base, False)
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
     assert kept[1] < 0.5 * kept[0]
@@ -177,72 +177,72 @@ def saving(numbers: list[int]) -> Callable[[Tensor], Tensor]:
 
 
 def test_a_run_with_gradient_checkpointing_ends_in_the_same_bytes(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     for wanted in (False, True):
         config = trial(gradient_checkpointing=wanted, epochs=1)
-        train(base, pictures, Member(config, tmp_path / str(wanted)))
+        train(base, pictures, TrialSpec(config, tmp_path / str(wanted)))
         assert base.unet.is_gradient_checkpointing == wanted
     assert apart(tmp_path / "True", tmp_path / "False") == 0
 
 
 def test_accumulated_batches_are_one_large_batch(
-    exact_base: Base, pictures: Pictures, trial: Make, tmp_path: Path
+    exact_base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     """Of 6 pictures 4 + 2 accumulate to the gradient of all 6: every row counts alike."""
     grads = []
     for size in (4, 6):
         config = trial(batch_size=size, gradient_accumulation=2 if size == 4 else 1)
-        run = Run(0, Member(config, tmp_path), exact_base, pictures)
+        run = AdapterRun(0, TrialSpec(config, tmp_path), exact_base, pictures)
         rows = [[run.course.rows_of(b) for b in range(run.batches)], run.course.rows_of_step(0, 2)]
         assert rows == ([[4, 2], 6] if size == 4 else [[6], 6])
         weighted = torch.arange(6.0)
         parts = [part.sum() for part in weighted.split(size)]
-        grads.append(sum(float(run.objective(part, b)) for b, part in enumerate(parts)))
+        grads.append(sum(float(run.scaled_loss(part, b)) for b, part in enumerate(parts)))
     assert grads[0] == pytest.approx(grads[1]) == pytest.approx(2.5)
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(7, 3), (3, 1), (2, 1)])
 def test_max_steps_ends_exactly(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path, steps: int, epochs: int
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, steps: int, epochs: int
 ) -> None:
     config = trial(max_steps=steps, epochs=1)
-    found = train(base, pictures, Member(config, tmp_path))
+    found = train(base, pictures, TrialSpec(config, tmp_path))
     assert [epoch.checkpoints[0].epoch for epoch in found] == [*range(1, epochs + 1)]
     assert end(tmp_path)["scheduler"]["last_epoch"] == steps
     assert found[-1].checkpoints[0].path.name == "lora.safetensors"
 
 
 def test_at_least_five_checkpoints_of_which_the_last_stay(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     for epochs in (5, 7, 12, 20, 30):
-        course = course_of(trial(epochs=epochs, save_every=None), pictures)
+        course = schedule_of(trial(epochs=epochs, save_every=None), pictures)
         assert 5 <= course.checkpoints <= 9
     config = trial(epochs=4, keep_last=2)
     (tmp_path / "lora-000009.safetensors").write_bytes(b"of another run")
-    train(base, pictures, Member(config, tmp_path))
+    train(base, pictures, TrialSpec(config, tmp_path))
     left = {file.name for file in tmp_path.glob("*.safetensors")}
     assert left == {"lora-000002.safetensors", "lora-000003.safetensors", "lora.safetensors",
                     "lora-000009.safetensors"}  # fmt: skip
 
 
-def test_the_effective_batch_is_said(pictures: Pictures, trial: Make) -> None:
+def test_the_effective_batch_is_said(pictures: Dataset, trial: Make) -> None:
     config = trial(batch_size=1, gradient_accumulation=2, epochs=5)
-    said = course_of(config, pictures, 2).describe(config.training, 2)
+    said = schedule_of(config, pictures, 2).describe(config.training, 2)
     assert "effective batch 4 (batch_size 1 x 2 accumulated x 2 processes)" in said
     assert "2 steps an epoch, 5 epochs, 10 steps" in said
 
 
 def test_in_fp16_an_overflow_is_skipped_by_the_one_that_it_happens_to(
-    base_folder: Path, pictures: Pictures, trial: Make, tmp_path: Path
+    base_folder: Path, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     half = load_base(BaseConfig(path=str(base_folder), device="cpu", precision="fp16"))
     config = trial(epochs=1)
     trainer = Trainer(
-        half, pictures, [Member(config, tmp_path / "a"), Member(config, tmp_path / "b")]
+        half, pictures, [TrialSpec(config, tmp_path / "a"), TrialSpec(config, tmp_path / "b")]
     )
-    small, large = trainer.joining
+    small, large = trainer.pending
     assert small.scaler is not None and large.scaler is not None  # noqa: PT018
     large.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     before = large.adapter.flat["lora_unet"].clone()
@@ -259,14 +259,14 @@ def test_in_fp16_an_overflow_is_skipped_by_the_one_that_it_happens_to(
 
 
 def test_max_grad_norm_0_cuts_nothing(
-    base: Base, pictures: Pictures, trial: Make, tmp_path: Path
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
     moved = {}
     for norm in (0.0, 1e-3):
         config = trial(optimizer=sgd, max_grad_norm=norm)
-        trainer = Trainer(base, pictures, [Member(config, tmp_path / str(norm))])
-        run = trainer.joining[0]
+        trainer = Trainer(base, pictures, [TrialSpec(config, tmp_path / str(norm))])
+        run = trainer.pending[0]
         before = run.adapter.flat["lora_unet"].detach().clone()
         run.start_epoch()
         trainer.step([run], 0)

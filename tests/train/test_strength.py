@@ -13,9 +13,9 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from train.base import Base
-from train.checkpoint import load_checkpoint
-from train.weights_file import CheckpointError
+from train.errors import CheckpointError
+from train.lora.checkpoint import load_checkpoint
+from train.models.base_model import BaseModel
 
 MODULE = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 KOHYA = f"lora_unet_{MODULE.replace('.', '_')}"
@@ -68,7 +68,7 @@ PATTERNS: list[dict[str, float]] = [
 @pytest.mark.parametrize("root", [False, True])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=[next(iter(p)) for p in PATTERNS])
 def test_patterns_mean_what_peft_makes_of_them(
-    base: Base, base_folder: Path, tmp_path: Path, pattern: dict[str, float], root: bool
+    base: BaseModel, base_folder: Path, tmp_path: Path, pattern: dict[str, float], root: bool
 ) -> None:
     """Every module's change is that of PEFT's own layer, for alphas and ranks by pattern."""
     first, second = (UNet2DConditionModel.from_pretrained(base_folder / "unet") for _ in "12")
@@ -107,7 +107,7 @@ def test_patterns_mean_what_peft_makes_of_them(
 )
 @pytest.mark.parametrize("prefix", ["unet.", "", "unet.unet."])
 def test_settings_in_the_metadata_are_followed(
-    base: Base, tmp_path: Path, settings: dict[str, Any], alpha: float, prefix: str
+    base: BaseModel, tmp_path: Path, settings: dict[str, Any], alpha: float, prefix: str
 ) -> None:
     file = peft(tmp_path / "x.safetensors", settings, prefix)
     assert load_checkpoint(file, base.adapters).alpha == {KOHYA: pytest.approx(alpha)}
@@ -137,7 +137,7 @@ def test_settings_in_the_metadata_are_followed(
     ],
 )
 def test_a_strength_that_is_not_sure_in_pefts_settings_stops(
-    base: Base, tmp_path: Path, settings: Any, words: str
+    base: BaseModel, tmp_path: Path, settings: Any, words: str
 ) -> None:
     for where, prefix in (("metadata", "unet."), ("beside", "base_model.model.")):
         own = settings
@@ -151,7 +151,7 @@ def test_a_strength_that_is_not_sure_in_pefts_settings_stops(
             load_checkpoint(peft(folder / "x.safetensors", own, prefix, where), base.adapters)
 
 
-def test_a_file_of_pefts_without_its_settings_stops(base: Base, tmp_path: Path) -> None:
+def test_a_file_of_pefts_without_its_settings_stops(base: BaseModel, tmp_path: Path) -> None:
     file = peft(tmp_path / "adapter_model.safetensors", {}, "base_model.model.", "nowhere")
     with pytest.raises(CheckpointError, match=r"adapter_config.json is not beside it"):
         load_checkpoint(file, base.adapters)
@@ -175,7 +175,7 @@ def test_a_file_of_pefts_without_its_settings_stops(base: Base, tmp_path: Path) 
     ],
 )
 def test_alphas_of_kohyas_files(
-    base: Base, tmp_path: Path, alphas: dict[str, Any], expected: float
+    base: BaseModel, tmp_path: Path, alphas: dict[str, Any], expected: float
 ) -> None:
     found = load_checkpoint(kohya(tmp_path / "x.safetensors", alphas), base.adapters)
     assert found.alpha == dict.fromkeys(alphas, expected)
@@ -195,7 +195,7 @@ def test_alphas_of_kohyas_files(
     ],
 )
 def test_an_alpha_that_is_not_sure_in_a_file_of_kohyas_stops(
-    base: Base, tmp_path: Path, alphas: dict[str, Any], metadata: dict[str, str], words: str
+    base: BaseModel, tmp_path: Path, alphas: dict[str, Any], metadata: dict[str, str], words: str
 ) -> None:
     file = kohya(tmp_path / "x.safetensors", alphas, metadata)
     with pytest.raises(CheckpointError, match=f"strength is not sure.*{words}"):
@@ -203,14 +203,16 @@ def test_an_alpha_that_is_not_sure_in_a_file_of_kohyas_stops(
 
 
 @pytest.mark.parametrize("part", ["scale", "scalar", "lora_scale", "network_alpha"])
-def test_other_numbers_that_scale_stop(base: Base, tmp_path: Path, part: str) -> None:
+def test_other_numbers_that_scale_stop(base: BaseModel, tmp_path: Path, part: str) -> None:
     file = kohya(tmp_path / "x.safetensors", {KOHYA: 1.0})
     save_file({**load_file(file), f"{KOHYA}.{part}": torch.tensor(0.5)}, file)
     with pytest.raises(CheckpointError, match=f"strength is not sure: it has {KOHYA}.{part}"):
         load_checkpoint(file, base.adapters)
 
 
-def test_an_alpha_in_the_file_and_another_in_the_settings_stop(base: Base, tmp_path: Path) -> None:
+def test_an_alpha_in_the_file_and_another_in_the_settings_stop(
+    base: BaseModel, tmp_path: Path
+) -> None:
     file = peft(tmp_path / "x.safetensors", {"unet.lora_alpha": 8})
     for alpha, fits in ((8.0, True), (2.0, False)):
         tensors = {**load_file(file), f"unet.{MODULE}.alpha": torch.tensor(alpha)}
@@ -226,7 +228,7 @@ def test_an_alpha_in_the_file_and_another_in_the_settings_stop(base: Base, tmp_p
 @pytest.mark.parametrize("name", ["use_rslora", "use_dora", "use_qalora"])
 @pytest.mark.parametrize("value", ["false", "true", "", 1, 0, [], {}])
 def test_a_switch_that_is_neither_on_nor_off_stops(
-    base: Base, tmp_path: Path, name: str, value: Any
+    base: BaseModel, tmp_path: Path, name: str, value: Any
 ) -> None:
     """A text "false" is true to Python, and would make the LoRA twice as strong."""
     settings = {"r": 4, "lora_alpha": 8, name: value}
@@ -237,7 +239,7 @@ def test_a_switch_that_is_neither_on_nor_off_stops(
 
 @pytest.mark.parametrize(("value", "alpha"), [(None, 8), (False, 8), (True, 16)])
 def test_a_switch_changes_the_strength_as_peft_does(
-    base: Base, tmp_path: Path, value: bool | None, alpha: float
+    base: BaseModel, tmp_path: Path, value: bool | None, alpha: float
 ) -> None:
     settings = {"r": 4, "lora_alpha": 8, "use_rslora": value}
     file = peft(tmp_path / "adapter_model.safetensors", settings, "base_model.model.", "beside")
@@ -245,7 +247,7 @@ def test_a_switch_changes_the_strength_as_peft_does(
 
 
 def test_another_familys_file_is_named_before_its_strength_is_asked(
-    base: Base, tmp_path: Path
+    base: BaseModel, tmp_path: Path
 ) -> None:
     names = [f"lora_unet_double_blocks_{n}_img_attn_proj" for n in range(2)]
     file = kohya(tmp_path / "x.safetensors", {names[0]: 2.0, names[1]: None})
@@ -254,7 +256,9 @@ def test_another_familys_file_is_named_before_its_strength_is_asked(
 
 
 @pytest.mark.parametrize("down", [torch.zeros(0, 16), torch.tensor(1.0)])
-def test_a_module_without_a_rank_is_named(base: Base, tmp_path: Path, down: torch.Tensor) -> None:
+def test_a_module_without_a_rank_is_named(
+    base: BaseModel, tmp_path: Path, down: torch.Tensor
+) -> None:
     file = kohya(tmp_path / "x.safetensors", {KOHYA: 2.0})
     save_file({**load_file(file), f"{KOHYA}.lora_down.weight": down}, file)
     with pytest.raises(CheckpointError, match=f"{KOHYA} has no rank"):

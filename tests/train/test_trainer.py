@@ -12,9 +12,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from train.base import Base
-from train.checkpoint import load_checkpoint
-from train.config import (
+from train.config.schema import (
     BaseConfig,
     DataConfig,
     NetworkConfig,
@@ -22,9 +20,12 @@ from train.config import (
     TrainingConfig,
     TrialConfig,
 )
-from train.data.loading import Pictures, load_pictures
-from train.trainer import Epoch, Member, Trainer
-from train.weights_file import CheckpointError, epoch_of, read_metadata, weights_hash
+from train.data.dataset import Dataset, load_dataset
+from train.errors import CheckpointError
+from train.loop.trainer import Epoch, Trainer, TrialSpec
+from train.lora.checkpoint import load_checkpoint
+from train.lora.checkpoint_file import epoch_of, read_metadata, weights_hash
+from train.models.base_model import BaseModel
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def config(base_folder: Path, picture_folder: Path) -> TrialConfig:
     )
 
 
-def train(base: Base, pictures: Pictures, *members: Member, until: int = 99) -> list[Epoch]:
+def train(base: BaseModel, pictures: Dataset, *members: TrialSpec, until: int = 99) -> list[Epoch]:
     epochs = []
     for epoch in Trainer(base, pictures, list(members)):
         epochs.append(epoch)
@@ -49,11 +50,11 @@ def train(base: Base, pictures: Pictures, *members: Member, until: int = 99) -> 
 
 
 def test_same_bytes_again_and_after_an_interruption(
-    base: Base, pictures: Pictures, config: TrialConfig, tmp_path: Path
+    base: BaseModel, pictures: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
-    epochs = train(base, pictures, Member(config, tmp_path / "whole"))
-    train(base, pictures, Member(config, tmp_path / "broken"), until=2)
-    continued = train(base, pictures, Member(config, tmp_path / "broken"))
+    epochs = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
+    train(base, pictures, TrialSpec(config, tmp_path / "broken"), until=2)
+    continued = train(base, pictures, TrialSpec(config, tmp_path / "broken"))
     assert [e.checkpoints[0].epoch for e in epochs] == [1, 2, 3, 4]
     assert [e.checkpoints[0].epoch for e in continued] == [2, 3, 4], (
         "the last saved epoch comes first again"
@@ -73,11 +74,11 @@ def train_loss_of(epoch: Epoch, folder: Path) -> Any:
 
 
 def test_the_file_is_kohyas_and_diffusers_reads_it_with_the_same_delta(
-    base: Base, pictures: Pictures, config: TrialConfig, base_folder: Path, tmp_path: Path
+    base: BaseModel, pictures: Dataset, config: TrialConfig, base_folder: Path, tmp_path: Path
 ) -> None:
     config.training.epochs, config.network.text_encoder = 2, True
     config.training.save_precision = "fp32"
-    train(base, pictures, Member(config, tmp_path))
+    train(base, pictures, TrialSpec(config, tmp_path))
     path = tmp_path / "lora.safetensors"
     about = read_metadata(path)
     assert about["ss_network_dim"] == "4"
@@ -87,7 +88,7 @@ def test_the_file_is_kohyas_and_diffusers_reads_it_with_the_same_delta(
     latents, times = torch.randn(1, 4, 16, 16), torch.tensor([500])
     adapter = load_checkpoint(path, base.adapters)
     prompt = ["a photo of sks puppet"]
-    with torch.no_grad(), base.adapters.using([adapter]):
+    with torch.no_grad(), base.adapters.activated([adapter]):
         ours = base.unet(latents, times, **base.encode_text(prompt)).sample
     with torch.no_grad():
         bare = base.unet(latents, times, **base.encode_text(prompt)).sample
@@ -108,7 +109,7 @@ def test_the_file_is_kohyas_and_diffusers_reads_it_with_the_same_delta(
     ],
 )
 def test_what_is_no_lora_is_refused(
-    base: Base, tmp_path: Path, name: str, content: bytes, said: str
+    base: BaseModel, tmp_path: Path, name: str, content: bytes, said: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=said):
@@ -118,7 +119,7 @@ def test_what_is_no_lora_is_refused(
 
 
 def test_regularisation_pictures_count_by_their_weight_and_not_for_the_subject(
-    base: Base, config: TrialConfig, shapes: Path, picture_folder: Path, tmp_path: Path
+    base: BaseModel, config: TrialConfig, shapes: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
     def lora(prior: Path | None, weight: float) -> str:
         path = None if prior is None else str(prior)
@@ -127,7 +128,7 @@ def test_regularisation_pictures_count_by_their_weight_and_not_for_the_subject(
         training = TrainingConfig(epochs=2, batch_size=2, prior_loss_weight=weight)
         trial = replace(config, data=data, training=training, network=NetworkConfig(rank=2))
         folder = tmp_path / f"{path and Path(path).name}-{weight}"
-        train(base, load_pictures(data), Member(trial, folder))
+        train(base, load_dataset(data), TrialSpec(trial, folder))
         about = read_metadata(folder / "lora.safetensors")
         assert about["ss_num_train_images"] == "5"
         assert about["ss_num_reg_images"] == ("0" if prior is None else "5")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.train.test_layouts import draw, load
-from train.data.trigger import says, without_trigger
+from train.data.captions.trigger import says, without_trigger
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ from PIL import Image
 
 from evaluate.config import EvaluateConfig, check_evaluate
 from sweeper.config import SweepConfig, check_sweep
-from train.arguments import normalized
-from train.checks import check_train
-from train.compose import settings
-from train.config import ConfigError, TrainConfig
-from train.data.loading import Pictures, load_pictures
-from train.data.picture import DataError
-from train.text_settings import kinds
+from train.cli.arguments import normalized
+from train.cli.compose import settings
+from train.config.schema import TrainConfig
+from train.config.setting_kinds import kinds
+from train.data.dataset import Dataset, load_dataset
+from train.data.images.image import DataError
+from train.errors import ConfigError
+from train.validation import check_train
 
 REAL = "base.path=/my/model.safetensors"
 
@@ -29,10 +30,10 @@ def dogs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def loaded(*arguments: str) -> Pictures:
+def loaded(*arguments: str) -> Dataset:
     config = settings("train", TrainConfig, normalized(arguments, kinds(TrainConfig)))
     check_train(config)
-    return load_pictures(config.data)
+    return load_dataset(config.data)
 
 
 def captioned(folder: Path, text: str) -> None:

@@ -1,1 +1,1 @@
-"""The pictures: layouts, captions, sizes, batches; what is held out; what is reported."""
+"""The training images: found, checked, split, and put into batches."""

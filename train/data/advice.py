@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.data.examination import Examined, copies, one_background
-from train.data.picture import Picture
-from train.data.wording import agreed, counted, some
-from train.encoding import readable
+from train.data.folders.wording import agreed, counted, some
+from train.data.image_checks import Examined, copies, one_background
+from train.data.images.image import TrainingImage
+from train.text.display import readable
 
 
 def advice(
-    training: Sequence[Picture],
-    validation: Sequence[Picture],
+    training: Sequence[TrainingImage],
+    validation: Sequence[TrainingImage],
     seen: dict[Path, Examined],
     few: int,
 ) -> list[str]:

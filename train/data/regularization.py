@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from train.data.picture import Picture
+from train.data.images.image import TrainingImage
 
 
-def balanced(regularization: Sequence[Picture], shown: int) -> list[Picture]:
+def balanced(regularization: Sequence[TrainingImage], shown: int) -> list[TrainingImage]:
     """The pictures, repeated until an epoch shows them as often as those of the subject.
 
     As kohya does it: each has the repeats of its folder, and then one more in its turn while there
@@ -17,7 +17,7 @@ def balanced(regularization: Sequence[Picture], shown: int) -> list[Picture]:
     Args:
         shown: how many pictures of the subject an epoch shows.
     """
-    used: list[Picture] = []
+    used: list[TrainingImage] = []
     enough = 0
     for picture in regularization:
         if enough >= shown:

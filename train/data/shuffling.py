@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from train.data.batches import Batches
-from train.data.buckets import Size
+from train.data.batching import Batches
+from train.data.images.buckets import Size
 
 
 def shuffled(batches: Batches, random: torch.Generator) -> dict[Size, list[int]]:

@@ -1,1 +1,1 @@
-"""kohya's own config files, read and translated into our settings."""
+"""Translates kohya's config files into our settings."""

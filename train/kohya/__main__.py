@@ -12,15 +12,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from train import permissions
-from train.arguments import allowed_class, allowed_path, unquoted
-from train.checks import check_file_name
-from train.config import TrainConfig, UserError
-from train.encoding import start_in_utf8
+from train.cli.arguments import allowed_class, allowed_path, unquoted
+from train.config.schema import TrainConfig
+from train.errors import UserError
+from train.files import permissions
 from train.kohya.command_line import DATASET, KOHYA, expand
-from train.kohya.outputs import check_replaced
-from train.shell import in_shell
-from train.terminal import escape_in_streams, leave, print_lines
+from train.kohya.output_paths import check_replaced
+from train.text.display import start_in_utf8
+from train.text.shell import in_shell
+from train.text.terminal import escape_in_streams, leave, print_lines
+from train.validation import check_file_name
 
 ESCAPED = "a value with control characters is written for bash and zsh ($'...'), not for xargs"
 

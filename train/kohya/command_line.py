@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from train import permissions
-from train.arguments import SWEPT, quoted, unquoted
-from train.config import TrainConfig
-from train.kohya.places import PLACES
-from train.kohya.reading import existing
-from train.kohya.translation import Translation, translate
-from train.text_settings import TYPED, kinds
+from train.cli.arguments import SWEPT, quoted, unquoted
+from train.config.schema import TrainConfig
+from train.config.setting_kinds import TYPED, kinds
+from train.files import permissions
+from train.kohya.named_paths import PLACES
+from train.kohya.translate import Translation, translate
+from train.kohya_toml.lenient_toml import existing
 
 KOHYA, DATASET = "kohya", "dataset_config"
 # where the command line has one of them, the files' others of the row do not count
@@ -26,7 +26,7 @@ RIVALS = (
 )
 PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # what needs no quotes in Hydra's grammar
 WORDS = ("null", "true", "false", "nan", "inf")  # ... but would be no text
-# the settings that take any text, which train.arguments quotes for Hydra
+# the settings that take any text, which train.cli.arguments quotes for Hydra
 TEXTS = {key for key, (kind, _) in kinds(TrainConfig).items() if kind in TYPED}
 
 

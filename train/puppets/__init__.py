@@ -1,1 +1,1 @@
-"""The drawn world: puppets of which the whole truth is known, and a tiny base that learned them."""
+"""The drawn world of puppets, and the tiny base model that was trained on it."""

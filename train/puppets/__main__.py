@@ -3,21 +3,32 @@
 import argparse
 import importlib
 
-from train.puppets.training import logged
+from train.puppets.networks.training import logged
 
-STAGES = ("autoencoder", "text_encoder", "unet", "clip", "keypoints", "judge", "demo", "gates")
+STAGES = {
+    "autoencoder": "networks.autoencoder",
+    "text_encoder": "networks.text_encoder",
+    "unet": "networks.unet",
+    "clip": "networks.clip",
+    "keypoints": "networks.keypoints",
+    "judge": "networks.judge",
+    "demo": "demo",
+    "gates": "networks.gates",
+}
 
 
 def main() -> None:
     """Runs the stages that are named, or all, in their order."""
     parser = argparse.ArgumentParser(prog="python -m train.puppets", description=__doc__)
-    parser.add_argument("stage", nargs="*", default=STAGES, metavar="stage", help=", ".join(STAGES))
+    parser.add_argument(
+        "stage", nargs="*", default=list(STAGES), metavar="stage", help=", ".join(STAGES)
+    )
     asked = parser.parse_args().stage
-    if unknown := set(asked) - set(STAGES):
+    if unknown := set(asked) - STAGES.keys():
         parser.error(f"no stage called {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
     for stage in (stage for stage in STAGES if stage in asked):
         with logged(stage):
-            importlib.import_module(f"train.puppets.{stage}").run()
+            importlib.import_module(f"train.puppets.{STAGES[stage]}").run()
 
 
 if __name__ == "__main__":

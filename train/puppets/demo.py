@@ -7,8 +7,8 @@ from random import Random
 
 from PIL import Image
 
-from train.puppets.training import PICTURES, log
-from train.puppets.world import (
+from train.puppets.networks.training import PICTURES, log
+from train.puppets.world.examples import (
     ARMS,
     BACKGROUNDS,
     LEGS,

@@ -1,1 +1,1 @@
-"""The report of a study: one page that holds everything, to open in any browser."""
+"""The report of a study: one self-contained HTML page."""

@@ -11,13 +11,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from evaluate.config import PolicyConfig
-from evaluate.curves import CURVES, draw_curves
-from evaluate.drawing import save_figure
+from evaluate.images.curves import CURVES, draw_curves
+from evaluate.images.figures import save_figure
 from evaluate.scorecard import Scorecard
-from sweeper.recording.record import Record
-from sweeper.results.overview import draw_checkpoints
-from sweeper.results.ranking import Entry
-from train.encoding import printable
+from sweeper.results.overview_picture import draw_checkpoints
+from sweeper.results.ranking import RankedTrial
+from sweeper.tracking.trial_record import TrialRecord
+from train.text.display import printable
 
 SMALL, LARGE = (4.6, 3.2), (5.6, 4.0)  # inches; letters then have their size on a phone
 STYLE: Any = {"svg.fonttype": "none", "font.size": 10.5, "axes.spines.top": False,
@@ -25,7 +25,7 @@ STYLE: Any = {"svg.fonttype": "none", "font.size": 10.5, "axes.spines.top": Fals
 
 
 def checkpoints_chart(
-    records: list[Record], best: Record, pick: Scorecard, policy: PolicyConfig
+    records: list[TrialRecord], best: TrialRecord, pick: Scorecard, policy: PolicyConfig
 ) -> Markup:
     """Fidelity against memorisation; pointing at a dot tells which one it is."""
     with rc_context(STYLE):
@@ -42,7 +42,7 @@ def checkpoints_chart(
         return svg(figure, label)
 
 
-def curves_chart(entry: Entry, policy: PolicyConfig) -> Markup:
+def curves_chart(entry: RankedTrial, policy: PolicyConfig) -> Markup:
     """The scores of a trial over its epochs, the kept one marked."""
     assert entry.selection
     pick, record = entry.selection.scorecard, entry.record

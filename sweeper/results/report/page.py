@@ -12,24 +12,26 @@ import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from evaluate.choice.diagnosis import diagnose
-from evaluate.choice.merit import MEMORY, excess
-from evaluate.choice.reasons import exceeded, fault, percent
 from evaluate.config import PolicyConfig, check_policy
-from evaluate.curves import CURVES
+from evaluate.images.curves import CURVES
 from evaluate.scorecard import Scorecard, usable
-from sweeper.recording.record import RUNNING, Record
-from sweeper.results.files import REPORT, RESULT
-from sweeper.results.missing import words_of_missing
-from sweeper.results.ranking import Entry, explain, front_of, varied
-from sweeper.results.report import charts, pictures, tables, usage
-from sweeper.results.report.again import again_command
-from sweeper.results.report.search import look_at
-from train.config import ConfigError, cause
-from train.encoding import LINES, printable
-from train.gate import GateError, Tree, convert, read_json
-from train.ranges import complaints
-from train.weights_file import write_atomically
+from evaluate.selection.diagnosis import diagnose
+from evaluate.selection.explain import exceeded, fault, percent
+from evaluate.selection.objective import MEMORY, total_violation
+from sweeper.results import snippets
+from sweeper.results.checkpoint_files import REPORT, RESULT
+from sweeper.results.missing_trials import words_of_missing
+from sweeper.results.ranking import RankedTrial, explain, front_of, varied
+from sweeper.results.report import charts, pictures, tables
+from sweeper.results.report.search_insights import look_at
+from sweeper.results.retrain_command import again_command
+from sweeper.tracking.trial_record import RUNNING, TrialRecord
+from train.config.parsing import cause
+from train.config.ranges import complaints
+from train.errors import ConfigError
+from train.files.atomic_write import write_atomically
+from train.files.untrusted import Tree, UntrustedFileError, convert, read_json
+from train.text.display import LINES, printable
 
 log = logging.getLogger(__name__)
 BEST = 3  # trials whose curves are shown
@@ -45,7 +47,7 @@ class _Result(msgspec.Struct):
 
 def write_report(
     study: Path,
-    ranked: list[Entry],
+    ranked: list[RankedTrial],
     policy: PolicyConfig,
     file: Path | None = None,
     storage: str | None = None,
@@ -65,7 +67,7 @@ def write_report(
     return file
 
 
-def policy_of(study: Path, records: list[Record]) -> PolicyConfig:
+def policy_of(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     """The policy that made a study's result; before there is one, that of its trials, and so it is
     where the file is damaged, which is said."""
     file = study / RESULT
@@ -73,12 +75,12 @@ def policy_of(study: Path, records: list[Record]) -> PolicyConfig:
         return _checked(read_json(file, _Result).policy_settings, str(file))
     except FileNotFoundError:
         pass
-    except (GateError, OSError) as error:
+    except (UntrustedFileError, OSError) as error:
         log.warning(f"{cause(error)}; the policy of its trials is used")
     settings = next((record.settings for record in records if record.settings), {})
     try:
         return _checked(settings.get("policy", {}), "the policy of its trials")
-    except GateError as error:
+    except UntrustedFileError as error:
         log.warning(f"{cause(error)}; the policy that is used without any setting is taken")
     return PolicyConfig()
 
@@ -91,12 +93,12 @@ def _checked(settings: object, name: str) -> PolicyConfig:
             raise ConfigError(complaint)
         check_policy(policy)
     except ConfigError as error:
-        raise GateError(f"{name}: {error}") from None
+        raise UntrustedFileError(f"{name}: {error}") from None
     return policy
 
 
 def render(
-    study: Path, ranked: list[Entry], policy: PolicyConfig, storage: str | None = None
+    study: Path, ranked: list[RankedTrial], policy: PolicyConfig, storage: str | None = None
 ) -> str:
     """The page, as HTML."""
     environment = Environment(
@@ -120,7 +122,7 @@ def render(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         name=study.name,
         commands=[
-            usage.study_command(name, study, more)
+            snippets.study_command(name, study, more)
             for name, more in (("report", ""), ("select", " policy=…"))
         ],
         policy=policy,
@@ -151,7 +153,7 @@ def _breakable(name: str) -> Markup:
     return Markup("_<wbr>").join(name.split("_"))
 
 
-def _pick(study: Path, ranked: list[Entry], policy: PolicyConfig) -> dict[str, Any]:
+def _pick(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> dict[str, Any]:
     """All that is said of the first trial, which has a checkpoint."""
     best = ranked[0]
     assert best.selection
@@ -184,20 +186,20 @@ def _pick(study: Path, ranked: list[Entry], policy: PolicyConfig) -> dict[str, A
         "file": file.as_posix(),
         "lora": f"{study.name}.safetensors",
         "trigger": printable(str(record.setting("data", "trigger"))),
-        "snippet": usage.diffusers_snippet(record, file),
+        "snippet": snippets.diffusers_snippet(record, file),
         "pack": str(record.pack),
-        "reproduce": usage.reproduce_commands(best.run_id, file, usage.root_of(study)),
+        "reproduce": snippets.reproduce_commands(best.run_id, file, snippets.root_of(study)),
         "again": again_command(record),
     }  # fmt: skip
 
 
 def _overfitted(
-    ranked: list[Entry], pick: Scorecard, names: list[str], policy: PolicyConfig
+    ranked: list[RankedTrial], pick: Scorecard, names: list[str], policy: PolicyConfig
 ) -> pictures.Strip | None:
     """The same probes at the checkpoint that is most over the limits; None where none is."""
     all_cards = [(e.record, card) for e in ranked for card in usable(e.record.scorecards)]
-    record, worst = max(all_cards, key=lambda pair: excess(pair[1], policy))
-    if worst is pick or excess(worst, policy) <= 0:
+    record, worst = max(all_cards, key=lambda pair: total_violation(pair[1], policy))
+    if worst is pick or total_violation(worst, policy) <= 0:
         return None
     shares = {name: percent(max(0.0, worst.scores[name].value)) for name in exceeded(worst, policy)}
     words = ", ".join(fault(name, share) for name, share in shares.items())
@@ -205,7 +207,7 @@ def _overfitted(
     return pictures.strip_of(record, worst, names, title, f"{words[:1].upper()}{words[1:]}.")
 
 
-def _front(study: Path, ranked: list[Entry]) -> list[dict[str, Any]]:
+def _front(study: Path, ranked: list[RankedTrial]) -> list[dict[str, Any]]:
     """The trials among which a search for two things leaves the choice, least memorised first."""
     shown = []
     for entry in front_of(ranked)[:MOST_FRONT]:
@@ -225,7 +227,7 @@ def _front(study: Path, ranked: list[Entry]) -> list[dict[str, Any]]:
     return shown
 
 
-def _findings(entries: list[Entry], policy: PolicyConfig) -> list[tuple[int, list[Any]]]:
+def _findings(entries: list[RankedTrial], policy: PolicyConfig) -> list[tuple[int, list[Any]]]:
     """The diagnosis of each trial that has one, by its number."""
     told = [
         (e.record.number, diagnose(e.record.scorecards, policy))

@@ -12,11 +12,11 @@ from typing import Any
 
 from PIL import Image
 
-from evaluate.probing.roles import CAPTION, CLASS, FRESH
+from evaluate.images.contact_sheet import COPY, DATA_SHEET, Cell, cells_of, places_of
+from evaluate.images.contact_sheet import TRAINING as TRAINED
+from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
-from evaluate.sheet import COPY, DATA_SHEET, Cell, cells_of, places_of
-from evaluate.sheet import TRAINING as TRAINED
-from sweeper.recording.record import Record
+from sweeper.tracking.trial_record import TrialRecord
 
 # with these a page stays far below 5 MB, whatever the study: 12 + 8 * 3 + 48 pictures of 10 kB
 TRAINING, COMPARED, MORE, QUALITY = 12, 8, 48, 82
@@ -59,7 +59,7 @@ class Strip:
     sentence: str = ""
 
 
-def training_strip(study: Path, record: Record) -> Strip:
+def training_strip(study: Path, record: TrialRecord) -> Strip:
     """Up to TRAINING of the pictures that a study was trained on, spread over all of them: those of
     its own data sheet, wherever the pictures themselves are."""
     title = "What it was trained on"
@@ -73,13 +73,13 @@ def training_strip(study: Path, record: Record) -> Strip:
     return Strip(title, [Tile(data_uri(cell.picture), cell.words) for cell in shown], sentence)
 
 
-def _count(record: Record, shown: int) -> int:
+def _count(record: TrialRecord, shown: int) -> int:
     """How many pictures a trial was trained on; a data sheet shows some of very many."""
     told = COUNT.match(str(record.tags.get("data.pictures", "")))
     return max(shown, int(told[1])) if told else shown
 
 
-def compared(record: Record, pick: Scorecard) -> dict[str, list[Tile]]:
+def compared(record: TrialRecord, pick: Scorecard) -> dict[str, list[Tile]]:
     """Probes, and what came of each at an earlier epoch, at the pick and at a later one.
 
     Those that were copies at one of these epochs come first, then others from all over the set.
@@ -104,7 +104,7 @@ def compared(record: Record, pick: Scorecard) -> dict[str, list[Tile]]:
 
 
 def strip_of(
-    record: Record, card: Scorecard, names: Iterable[str], title: str, words: str
+    record: TrialRecord, card: Scorecard, names: Iterable[str], title: str, words: str
 ) -> Strip:
     """These probes at another checkpoint."""
     names = list(names)
@@ -120,7 +120,7 @@ def moments(cards: list[Scorecard], pick: Scorecard) -> list[Scorecard]:
     return [*([half] if half else []), pick, *later[-1:]]
 
 
-def all_strips(record: Record, card: Scorecard, most: int = MORE) -> list[Strip]:
+def all_strips(record: TrialRecord, card: Scorecard, most: int = MORE) -> list[Strip]:
     """Everything that a checkpoint drew, by what was asked for."""
     sheet = record.sheet(card.epoch)
     places = places_of(sheet)

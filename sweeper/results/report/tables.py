@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from evaluate.choice.merit import FIDELITIES, violations
-from evaluate.choice.reasons import percent
 from evaluate.config import SHARES, PolicyConfig
 from evaluate.scorecard import Scorecard
-from sweeper.recording.progress import duration, short
-from sweeper.recording.record import FAILED, Record
-from sweeper.results.ranking import Entry, last_word
-from train.flattening import flatten
+from evaluate.selection.explain import percent
+from evaluate.selection.objective import FIDELITIES, violations
+from sweeper.console.progress import duration, short
+from sweeper.results.ranking import RankedTrial, last_word
+from sweeper.tracking.trial_record import FAILED, TrialRecord
+from train.config.flattening import flatten
 
 # name -> what it is called, and what its value says
 SCORES = {
@@ -80,7 +80,7 @@ def _on_line(value: float) -> float:
     return round(100 * min(1.0, max(0.0, value)), 1)
 
 
-def setting_groups(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
+def setting_groups(record: TrialRecord) -> list[tuple[str, list[tuple[str, str]]]]:
     """All the settings that decide a LoRA's bytes, by their group."""
     groups = []
     for section in SECTIONS:
@@ -91,7 +91,7 @@ def setting_groups(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
     return groups
 
 
-def chips(record: Record) -> list[tuple[str, str]]:
+def chips(record: TrialRecord) -> list[tuple[str, str]]:
     """The settings that make a trial what it is: those that were searched, or given."""
     return [(last_word(key), short(value)) for key, value in record.params.items()]
 
@@ -129,7 +129,7 @@ COLUMNS = {
 }
 
 
-def trial_table(ranked: list[Entry], searched: list[str]) -> tuple[list[str], list[TrialRow]]:
+def trial_table(ranked: list[RankedTrial], searched: list[str]) -> tuple[list[str], list[TrialRow]]:
     """The headings, and a row for each trial, best first.
 
     Args:
@@ -174,7 +174,7 @@ def _cell(value: Any) -> TableCell:
     return TableCell(str(value), value if isinstance(value, int) else str(value))
 
 
-def failures(ranked: list[Entry]) -> list[tuple[str, list[int]]]:
+def failures(ranked: list[RankedTrial]) -> list[tuple[str, list[int]]]:
     """Each cause for which trials failed, and which, the most frequent first."""
     failed = sorted((e.record for e in ranked if e.record.state == FAILED), key=lambda r: r.number)
     causes = Counter(record.reason for record in failed)
@@ -196,7 +196,7 @@ class Took:
     preparing: str
 
 
-def took(records: list[Record]) -> Took | None:
+def took(records: list[TrialRecord]) -> Took | None:
     """None where no epoch was scored."""
     epochs = [epoch for record in records for epoch in record.epochs]
     if not epochs:
@@ -225,7 +225,7 @@ def took(records: list[Record]) -> Took | None:
     )
 
 
-def _first_time(record: Record) -> float:
+def _first_time(record: TrialRecord) -> float:
     return min((epoch.time for epoch in record.epochs), default=float("inf"))
 
 

@@ -1,0 +1,1 @@
+"""The LoRA files to score: found, ordered by epoch, checked."""

@@ -1,0 +1,105 @@
+"""Which LoRA files are meant by a path, a folder or a pattern."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+from pathlib import Path
+
+from train.errors import CheckpointError
+from train.files.paths import expanded
+
+WEIGHTS, CHECKPOINTS = ".safetensors", "checkpoint-*"  # trainers' folders of one step each
+ANY_CASE = "." + "".join(f"[{letter}{letter.upper()}]" for letter in WEIGHTS[1:])
+NAMES = {"pytorch_lora_weights", "adapter_model"}  # of diffusers, of PEFT
+PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
+SHOWN = 3
+EVERYWHERE = "**"
+
+
+def find(pattern: str) -> list[Path]:
+    """The LoRA files of a path or a pattern, by name.
+
+    What is there under the very name is meant, whatever the name looks like; else it is a pattern.
+    A folder means its files, and those of the folders `checkpoint-*` in it.
+
+    Raises:
+        CheckpointError: there are none; the line has the nearest names.
+    """
+    try:
+        path = expanded(pattern)
+        exists = path.exists()
+        files = sorted({file for some in _matches(path) for file in _expanded(some)})
+    except (OSError, ValueError) as error:  # may not be read, a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"checkpoints: {pattern:.200}: {reason}") from None
+    weights = [file for file in files if file.suffix.lower() == WEIGHTS]
+    if weights:
+        return weights
+    if pickle := next((file for file in files if file.suffix.lower() in PICKLES), None):
+        raise CheckpointError(f"{pickle}: only .safetensors is read; a pickle can run code")
+    if files or (exists and path.is_dir()):
+        raise CheckpointError(f"checkpoints: no {WEIGHTS} file in {pattern:.200}")
+    raise CheckpointError(f"checkpoints: no file {pattern:.200}{_near(path)}")
+
+
+def _matches(path: Path) -> list[Path]:
+    """What is there under this name, else under the pattern, else where its [ ] are a name's."""
+    if path.exists():
+        return [path]
+    for pattern in (str(path), str(path).replace("[", "[[]")):
+        if pattern.lower().endswith(WEIGHTS):
+            pattern = pattern[: -len(WEIGHTS)] + ANY_CASE
+        found = [Path(file) for file in _glob(pattern)]
+        if any(map(_is_weights, found)):  # folders beside them hold states, samples and the like
+            return [some for some in found if some.is_file() or some.match(CHECKPOINTS)]
+        if found:
+            return found
+    return []
+
+
+def _glob(pattern: str) -> list[str]:
+    """What matches a pattern; ** means the folders below, but for those behind links."""
+    if pattern.endswith(EVERYWHERE):
+        pattern += "/*"
+    before, deep, after = pattern.partition(f"{EVERYWHERE}/")
+    if not deep:
+        return glob.glob(pattern)
+    found = []
+    for start in glob.glob(before) if before else [""]:
+        for folder, below, _ in os.walk(start or "."):
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            found += _glob(os.path.join(glob.escape(folder), after))
+    return found
+
+
+def _expanded(path: Path) -> list[Path]:
+    """The file; of a folder the files in it, else those one level below, else all that is there.
+
+    Where files are called as LoRAs are, those beside them are something else.
+    """
+    if not path.is_dir():
+        return [path]
+    for patterns in (("*", f"{CHECKPOINTS}/*"), ("*/*",)):
+        files = [file for pattern in patterns for file in path.glob(pattern) if _is_weights(file)]
+        named = {file.parent for file in files if file.stem in NAMES}
+        if files:
+            return [file for file in files if file.stem in NAMES or file.parent not in named]
+    return [file for file in path.iterdir() if file.is_file()]
+
+
+def _is_weights(file: Path) -> bool:
+    return file.suffix.lower() == WEIGHTS and not file.name.startswith(".") and file.is_file()
+
+
+def _near(path: Path) -> str:
+    """Names that are there and look like the one that is not."""
+    try:
+        folder = next(parent for parent in path.parents if parent.is_dir())
+        wanted = path.relative_to(folder).parts[0]
+        names = {entry.name.lower(): entry.name for entry in folder.iterdir()}
+    except (OSError, StopIteration, IndexError):
+        return ""
+    near = difflib.get_close_matches(wanted.lower(), names, SHOWN, cutoff=0.5)
+    return "; near it: " + ", ".join(str(folder / names[name]) for name in near) if near else ""

@@ -1,0 +1,140 @@
+"""The order in which LoRA files were saved, and after which epoch or step each."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from train.errors import CheckpointError
+from train.lora.checkpoint_names import from_metadata, from_names, name_of, run_of
+
+log = logging.getLogger(__name__)
+Numbers = dict[Path, int]
+Pair = tuple[int | None, int | None]  # epoch and step
+EPOCH, STEP = "epoch", "step"
+SESSION = "ss_session_id"  # of kohya: one for each start of a training
+DATE = re.compile(
+    r"(?<!\d)(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d"
+    r"(?:[-_T ][0-2]\d[-_.]?[0-5]\d(?:[-_.]?[0-5]\d)?)?(?!\d)"
+)
+SHOWN, LONGEST = 3, 12  # names in a line; digits of a number that counts something
+
+
+def order(metadata: Mapping[Path, Mapping[str, str]]) -> tuple[str, Numbers]:
+    """The files in the order in which they were saved.
+
+    Metadata are asked first, then the names in the ways of the trainers, then the one number in
+    which the names differ. The one file without a number is what a trainer writes at the end.
+
+    Args:
+        metadata: of each file.
+
+    Returns:
+        `epoch`, or `step` where the files tell no epoch or the same one twice; and each file's.
+
+    Raises:
+        CheckpointError: nothing tells the order.
+    """
+    files = list(metadata)
+    written = {file: from_metadata(metadata[file]) for file in files}
+    named = from_names(files)
+    both = {file: written[file] if written[file] != (None, None) else named[file] for file in files}
+    for unit, numbers in _readings(both, named):
+        if len(set(numbers.values())) == len(numbers) and len(files) - len(numbers) <= 1:
+            _say_runs({file: metadata[file] for file in numbers})
+            _say_contradiction(numbers, written, named, unit == STEP)
+            return unit, _with_last(files, numbers)
+    raise CheckpointError(_untold(both))
+
+
+def _readings(*told: Mapping[Path, Pair]) -> Iterator[tuple[str, Numbers]]:
+    """Ways to number the files, the surest first; some may give two of them the same number."""
+    for pairs in told:
+        for column, unit in enumerate((EPOCH, STEP)):
+            yield unit, {file: n for file, pair in pairs.items() if (n := pair[column]) is not None}
+    names = {file: name_of(file) for file in told[0]}
+    yield EPOCH, _varying(names)
+    yield EPOCH, _by_date(names)
+
+
+def _varying(names: Mapping[Path, str]) -> Numbers:
+    """The one number by which most names differ, of the files that are named so."""
+    pieces = {file: re.split(r"([0-9]+)", DATE.sub("", name)) for file, name in names.items()}
+    texts = {file: tuple(parts[::2]) for file, parts in pieces.items()}
+    usual = Counter(texts.values()).most_common(1)[0][0]
+    rows = {file: parts[1::2] for file, parts in pieces.items() if texts[file] == usual}
+    columns = list(zip(*rows.values(), strict=True))
+    differing = [column for column in columns if len(set(column)) > 1]
+    if len(differing) != 1 or any(len(digits) > LONGEST for digits in differing[0]):
+        return {}
+    return dict(zip(rows, map(int, differing[0]), strict=True))
+
+
+def _by_date(names: Mapping[Path, str]) -> Numbers:
+    """1, 2, 3 ... by the dates in the names."""
+    dates = {file: match[0] for file, name in names.items() if (match := DATE.search(name))}
+    if len(set(dates.values())) < len(dates):
+        return {}
+    return {file: i for i, file in enumerate(sorted(dates, key=dates.__getitem__), start=1)}
+
+
+def _with_last(files: list[Path], numbers: Numbers) -> Numbers:
+    """By number; the one file without a number is what a trainer writes at the end."""
+    for file in files:
+        if file not in numbers:
+            numbers[file] = max(numbers.values(), default=0) + 1
+            if len(files) > 1:
+                log.info(f"{file.name} has no number: it is taken for the last, {numbers[file]}")
+    return dict(sorted(numbers.items(), key=lambda item: item[1]))
+
+
+def _say_runs(metadata: Mapping[Path, Mapping[str, str]]) -> None:
+    """Numbered files of several trainings are put in one row, which may not be what was meant."""
+    sessions = {file: about.get(SESSION, "") for file, about in metadata.items()}
+    if not all(sessions.values()):
+        names = {file: run_of(file) for file in metadata}
+        numbered = {name for file, name in names.items() if name != name_of(file)}
+        sessions = {
+            file: name if name in numbered else re.sub(r"[0-9]+", "#", name)
+            for file, name in names.items()
+        }
+    first = {session: file for file, session in reversed(sessions.items())}
+    if len(first) > 1:
+        alike = len({file.name for file in first.values()}) < len(first)  # in several folders
+        told = (f"{f.parent.name}/{f.name}" if alike else f.name for f in first.values())
+        shown = ", ".join(sorted(told)[:SHOWN])
+        log.warning(f"the files are of {len(first)} runs, and put in one row: {shown} ...")
+
+
+def _say_contradiction(
+    numbers: Numbers, written: Mapping[Path, Pair], named: Mapping[Path, Pair], column: int
+) -> None:
+    """Names that say something else than the metadata, which are believed."""
+    wrong = [
+        file
+        for file, number in numbers.items()
+        if written[file][column] == number and named[file][column] not in (None, number)
+    ]
+    for file in wrong[:1]:
+        log.warning(
+            f"{len(wrong)} files have other numbers in their names than in their metadata, which "
+            f"are taken: {file.name} has {numbers[file]}, not {named[file][column]}"
+        )
+
+
+def _untold(told: Mapping[Path, Pair]) -> str:
+    known: dict[Pair, Path] = {}
+    for file, pair in told.items():
+        if pair != (None, None) and (other := known.setdefault(pair, file)) != file:
+            number = f"epoch {pair[0]}" if pair[0] is not None else f"step {pair[1]}"
+            return (
+                f"checkpoints: {other} and {file} are both of {number}; take the files of one "
+                "run alone"
+            )
+    return (
+        f"checkpoints: neither the names nor the metadata of {next(iter(told)).name} and the "
+        "others tell after which epoch or step each was saved"
+    )

@@ -1,1 +1,0 @@
-"""Which checkpoint is kept, and why."""

@@ -1,0 +1,83 @@
+"""Tables on the terminal, in which text is text: no markup, no codes of names."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TextIO
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from train.text.display import printable
+from train.text.terminal import with_codes
+
+LONGEST = 1000  # characters of a cell
+
+
+class PlainConsole(Console):
+    """A console that shows text as it is: nothing in it is markup, an emoji's name or a number."""
+
+    def __init__(self, stream: TextIO | None = None, width: int | None = None) -> None:
+        """
+        Args:
+            stream: the standard output unless another one is given.
+            width: in columns; None: that of the terminal.
+        """
+        super().__init__(
+            file=with_codes(stream or sys.stdout),
+            width=width,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
+
+
+class PlainTable(Table):
+    """A table whose cells show text as it is."""
+
+    def __init__(self, title: str = "", **options: Any) -> None:
+        """
+        Args:
+            title: above it, at the left; empty: none.
+            options: rich's.
+        """
+        shown = plain(title, "table.title") if title else None
+        super().__init__(title=shown, title_justify="left", **options)
+
+    def heading(self, text: str, right: bool = False, unbroken: bool = False) -> None:
+        """Adds a column.
+
+        Args:
+            right: its cells stand at the right.
+            unbroken: they are cut where there is no room, instead of broken.
+        """
+        self.add_column(
+            plain(text),
+            justify="right" if right else "left",
+            no_wrap=unbroken,
+        )
+
+    def row(self, *cells: RenderableType) -> None:
+        """Adds a row."""
+        self.add_row(*(plain(cell) if isinstance(cell, str) else cell for cell in cells))
+
+
+def plain(text: str, style: str = "", kept: str = "") -> Text:
+    """Text as it is, in one style; what is endless is cut.
+
+    Args:
+        kept: see `train.text.display.printable`.
+    """
+    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return Text(printable(short, kept), style)
+
+
+def table_console(width: int) -> PlainConsole:
+    """The console of the standard output.
+
+    Args:
+        width: in columns, where the output is no terminal.
+    """
+    console = PlainConsole()
+    return console if console.is_terminal else PlainConsole(width=width)

@@ -1,0 +1,1 @@
+"""Features of images: CLIP embeddings, poses, head crops, colors."""

@@ -1,0 +1,92 @@
+"""The image and text encoder of the scores: an open_clip model."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evaluate.features.clip_source import opened
+from train.config.parsing import cause
+from train.errors import ConfigError
+from train.files.untrusted import UntrustedFileError
+from train.puppets.networks.training import CLIP
+from train.text.display import readable, shortened
+
+EMBEDDED_FOLDER = CLIP
+# pictures in one batch: what a GPU takes; on a CPU as many as are read in some seconds
+BATCH, CPU_PIXELS = 64, 8 * 224 * 224
+
+
+class ClipEncoder:
+    """A CLIP: pictures and sentences as unit vectors of one space.
+
+    Args:
+        name: `puppets`, a folder of an open_clip model, `hf-hub:organization/model`,
+            `model/pretrained tag`, or `model@file` with a .safetensors file of its weights.
+        device: where it computes.
+
+    Attributes:
+        batch: pictures that are read at once.
+
+    Raises:
+        ConfigError: there is no such model, or it cannot be downloaded.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        logging.disable(logging.INFO)  # open_clip tells every step of loading to the root logger
+        try:
+            found = opened(name)
+        except UntrustedFileError as error:
+            raise ConfigError(f"scores.encoder: {error}") from error
+        except Exception as error:  # of several libraries, which have no word for a wrong file
+            raise ConfigError(
+                f"scores.encoder: {shortened(name)} is not to be had: {readable(cause(error))}"
+            ) from error
+        finally:
+            logging.disable(logging.NOTSET)
+        self.model: Any = found.model
+        self.tokenizer = found.tokenizer
+        self.mean, self.std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1)
+            for values in (found.mean, found.std)
+        )
+        size = self.model.visual.image_size
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.scale = float(self.model.logit_scale.detach().exp())  # of cosines, for probabilities
+        self.device = device
+        fit = max(1, CPU_PIXELS // (self.size[0] * self.size[1]))
+        self.batch = min(BATCH, fit) if device.type == "cpu" else BATCH
+        self.model.to(device).requires_grad_(False).eval()
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W), 0 to 1 -> (N, d) unit vectors in float32."""
+        with torch.inference_mode():
+            parts = [self.model.encode_image(self._pixels(p)) for p in images.split(self.batch)]
+        return functional.normalize(torch.cat(parts).float(), dim=-1).clone()
+
+    def patch_features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W), 0 to 1 -> (N, P, d) unit vectors, one a patch of the picture."""
+        parts = []
+        with torch.inference_mode():
+            for part in images.split(self.batch):
+                found = self.model.visual.forward_intermediates(
+                    self._pixels(part), indices=1, intermediates_only=True, output_fmt="NLC"
+                )
+                parts.append(found["image_intermediates"][-1])
+        return functional.normalize(torch.cat(parts).float(), dim=-1).clone()
+
+    def text_features(self, texts: list[str]) -> Tensor:
+        """N sentences -> (N, d) unit vectors in float32."""
+        with torch.inference_mode():
+            features = self.model.encode_text(self.tokenizer(texts).to(self.device))
+        return functional.normalize(features.float(), dim=-1).clone()
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        resized = functional.interpolate(
+            images.to(self.device).float(), self.size, mode="bicubic", antialias=True
+        )
+        return (resized.clamp(0, 1) - self.mean) / self.std

@@ -1,0 +1,196 @@
+"""Where an encoder comes from: a folder, a repository of the hub, or open_clip's own list.
+
+Nothing that is loaded runs code: weights are .safetensors files, settings are checked, and
+transformers is asked for its own tokenizers alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import open_clip
+import torch
+import transformers
+from huggingface_hub import hf_hub_download, snapshot_download
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.tokenizer import get_clean_fn
+from torch import Tensor
+
+from evaluate.features.clip_config import CONFIG, Model, Text, read_settings
+from train.config.schema import EMBEDDED
+from train.files.paths import expanded
+from train.files.safetensors_header import read_header
+from train.files.untrusted import UntrustedFileError
+from train.models.tokenizer_files import CONFIG as TOKENIZER_CONFIG
+from train.models.tokenizer_files import FILES as TOKENIZER_FILES
+from train.models.tokenizer_files import check_tokenizer
+from train.puppets.networks.training import CLIP
+from train.text.display import shortened
+
+HUB = "hf-hub:"
+WEIGHTS = (HF_SAFE_WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", "model.safetensors")
+PICKLED = "(a pickle can run code)"
+SPARE = 1.1  # a model may have so many times the numbers of its file: places of patches are resized
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An encoder on the CPU.
+
+    Attributes:
+        tokenizer: makes (N, tokens) of N sentences.
+        mean, std: of the colors that the model takes.
+    """
+
+    model: Any
+    tokenizer: Callable[[list[str]], Tensor]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def opened(name: str) -> Opened:
+    """Loads an encoder, see `ClipEncoder`.
+
+    Raises:
+        GateError: files that are not what they are to be.
+        OSError, RuntimeError, and others of the libraries: it is not to be had.
+    """
+    folder = CLIP if name == EMBEDDED else expanded(name)
+    if folder.is_dir():
+        return _of_folder(folder)
+    if name.startswith(HUB):
+        return _of_folder(_downloaded(name.removeprefix(HUB)))
+    if "@" in name:
+        model, _, file = name.partition("@")
+        weights = expanded(file)
+        if weights.suffix != ".safetensors" or not weights.exists():
+            raise UntrustedFileError(f"there is no .safetensors file {shortened(file)} {PICKLED}")
+        return _of_list(model, weights, {})
+    model, _, tag = name.rpartition("/")
+    known = open_clip.get_pretrained_cfg(model.replace("/", "-"), tag)
+    if not known:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model.replace("/", "-")))
+        raise UntrustedFileError(
+            f"{shortened(name)}: is no folder, and open_clip has no such model and tag"
+            f"{'; its tags: ' * bool(tags)}{tags}"
+        )
+    return _of_list(model, _weights_of_tag(known), known)
+
+
+def _of_folder(folder: Path) -> Opened:
+    settings = read_settings(folder)
+    about, weights = settings.model_cfg, _weights_in(folder)
+    numbers = _numbers(weights)
+    with torch.device("meta"):  # takes no memory
+        wanted = sum(parameter.numel() for parameter in _built(about).parameters())
+    if wanted > SPARE * numbers:
+        raise UntrustedFileError(f"{shortened(weights)}: has {numbers} numbers, its model {wanted}")
+    model = _built(about)
+    open_clip.load_checkpoint(model, str(weights))
+    return Opened(
+        model,
+        _tokenizer(folder, about.text_cfg, model.vocab_size),
+        tuple(settings.preprocess_cfg.mean or OPENAI_DATASET_MEAN),
+        tuple(settings.preprocess_cfg.std or OPENAI_DATASET_STD),
+    )
+
+
+def _built(about: Model) -> Any:
+    settings: dict[str, Any] = msgspec.to_builtins(about)
+    custom = settings.pop("custom_text", False)
+    if settings["vision_cfg"].get("timm_model_name"):
+        settings["vision_cfg"]["timm_model_pretrained"] = False
+    return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**settings)
+
+
+def _tokenizer(folder: Path, about: Text, words: int) -> Callable[[list[str]], Tensor]:
+    """The folder's tokenizer where the settings name one, else open_clip's.
+
+    Args:
+        words: that the model has embeddings of.
+    """
+    length = about.context_length or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
+    asked = about.tokenizer_kwargs
+    clean = (asked.clean if asked else None) or None
+    if not about.hf_tokenizer_name:
+        return open_clip.SimpleTokenizer(context_length=length, clean=clean or "lower")
+    kind = getattr(transformers, check_tokenizer(folder).tokenizer_class or "")
+    tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    if max(tokenizer.get_vocab().values(), default=0) >= words:
+        raise UntrustedFileError(
+            f"{shortened(folder)}: its tokenizer has more than the model's {words} words"
+        )
+    cleaned = get_clean_fn(clean or "whitespace")
+    separator = tokenizer.sep_token_id if asked and asked.strip_sep_token else None
+
+    def tokens(texts: list[str]) -> Tensor:
+        found: Tensor = tokenizer(
+            [cleaned(text) for text in texts],
+            return_tensors="pt",
+            max_length=length,
+            padding="max_length",
+            truncation=True,
+        ).input_ids
+        return found if separator is None else found.masked_fill(found == separator, 0)
+
+    return tokens
+
+
+def _of_list(name: str, weights: Path, known: dict[str, Any]) -> Opened:
+    """A model of open_clip's own list, with weights from a file.
+
+    Args:
+        known: what open_clip knows of these weights.
+    """
+    _numbers(weights)
+    model = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True)
+    about = open_clip.get_model_config(name.replace("/", "-")) or {}
+    remote = {"trust_remote_code": False} if about["text_cfg"].get("hf_tokenizer_name") else {}
+    return Opened(
+        model,
+        open_clip.get_tokenizer(name.replace("/", "-"), **remote),
+        tuple(known.get("mean") or OPENAI_DATASET_MEAN),
+        tuple(known.get("std") or OPENAI_DATASET_STD),
+    )
+
+
+def _weights_of_tag(known: dict[str, Any]) -> Path:
+    """The .safetensors file of one of open_clip's tags, downloaded once."""
+    repository, name = os.path.split(known.get("hf_hub", ""))
+    safe = f"{os.path.splitext(name)[0]}.safetensors" if name else HF_SAFE_WEIGHTS_NAME
+    if not repository:
+        raise UntrustedFileError(f"this tag has no .safetensors file {PICKLED}; take another one")
+    return Path(hf_hub_download(repository, safe))
+
+
+def _downloaded(repository: str) -> Path:
+    """A repository's settings, vocabularies and weights, downloaded once, and nothing else."""
+    texts = [CONFIG, TOKENIZER_CONFIG, *TOKENIZER_FILES]
+    for name in WEIGHTS:
+        folder = Path(snapshot_download(repository, allow_patterns=[*texts, name]))
+        if (folder / name).exists():
+            return folder
+    raise UntrustedFileError(f"{shortened(repository)}: has none of {', '.join(WEIGHTS)} {PICKLED}")
+
+
+def _weights_in(folder: Path) -> Path:
+    """The file of a folder's weights: of a usual name, else the only one."""
+    found = sorted(folder.glob("*.safetensors"))
+    usual = [file for name in WEIGHTS for file in found if file.name == name]
+    if not usual and len(found) != 1:
+        few = "several" if found else "no"
+        raise UntrustedFileError(f"{shortened(folder)}: has {few} .safetensors files {PICKLED}")
+    return [*usual, *found][0]
+
+
+def _numbers(weights: Path) -> int:
+    """How many numbers a file of weights has."""
+    try:
+        return read_header(weights).numbers
+    except UntrustedFileError as error:
+        raise UntrustedFileError(f"{shortened(weights)}: {error}") from None

@@ -1,0 +1,120 @@
+"""What the networks of the scores read off pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from evaluate.console.progress import Countdown
+from evaluate.features.clip import ClipEncoder
+from evaluate.features.color import mean_colors
+from evaluate.features.head_crop import head_crops
+from evaluate.features.pose import PoseSource
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """N pictures, read.
+
+    Attributes:
+        features: (N, d) of the whole picture, unit vectors.
+        patches: (N, P, d) of its patches, unit vectors.
+        subjects: (N, d) of what a subject is known by: its head; without a body the whole picture.
+        poses: (N, ...) by the pose source.
+        found: (N,) whether there is a pose.
+        colors: (N, 3) mean CIELAB.
+    """
+
+    features: Tensor
+    patches: Tensor
+    subjects: Tensor
+    poses: Tensor
+    found: Tensor
+    colors: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, rows: list[int] | slice) -> ImageFeatures:
+        """Those of some of the pictures."""
+        return ImageFeatures(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @property
+    def shown(self) -> Tensor:
+        """Poses of the pictures that have one."""
+        return self.poses[self.found]
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """Reads pictures, in batches, on the device of its networks."""
+
+    encoder: ClipEncoder
+    source: PoseSource
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """The networks are on their device within this context alone, so that training has it."""
+        device = self.encoder.device
+        networks = [n for n in (self.encoder.model, self.source.network) if n is not None]
+        for network in networks:
+            network.to(device)
+        try:
+            yield
+        finally:
+            if device.type != "cpu":
+                for network in networks:
+                    network.to("cpu")
+                torch.cuda.empty_cache()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of what readings depend on beside the pictures: networks, device, torch."""
+        encoder, source = self.encoder, self.source
+        about = (encoder.size, encoder.mean.tolist(), encoder.std.tolist(), encoder.device.type,
+                 encoder.batch, source.name, source.head, torch.__version__)  # fmt: skip
+        digest = hashlib.sha256(repr(about).encode())
+        for network in (encoder.model.visual, source.network):
+            for name, tensor in (network.state_dict() if network is not None else {}).items():
+                digest.update(name.encode())
+                flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+                digest.update(flat.numpy())
+        if source.file is not None:
+            digest.update(source.file.read_bytes())
+        return digest.hexdigest()
+
+    def read(self, images: Tensor, countdown: Countdown | None = None) -> ImageFeatures:
+        """(N, 3, H, W), 0 to 1; in batches, after each of which the countdown is told."""
+        parts = []
+        for batch in images.split(self.encoder.batch):
+            parts.append(self._read(batch))
+            if countdown is not None:
+                countdown.step(len(batch))
+        return ImageFeatures(
+            *(
+                torch.cat([getattr(part, field.name) for part in parts])
+                for field in fields(ImageFeatures)
+            )
+        )
+
+    def _read(self, images: Tensor) -> ImageFeatures:
+        features, poses = self.encoder.image_features(images), self.source.read(images)
+        subjects = features
+        if self.source.head is not None:
+            side = max(self.encoder.size)
+            heads = head_crops(images, poses, self.source.head, side)
+            subjects = self.encoder.image_features(heads)
+        return ImageFeatures(
+            features=features,
+            patches=self.encoder.patch_features(images),
+            subjects=subjects,
+            poses=poses,
+            found=self.source.detected(poses),
+            colors=mean_colors(images),
+        )

@@ -1,0 +1,37 @@
+"""The part of a picture by which a subject is known: its head, where there is a body.
+
+Features of whole pictures see little else than background and clothes, which a prompt may change.
+`python -m bench.truth` has by how much the likeness of heads follows the truth more closely.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evaluate.features.pose import NOSE, SHOULDERS, Frame
+
+
+def head_crops(images: Tensor, poses: Tensor, frame: Frame, side: int) -> Tensor:
+    """The squares round the heads, upright; what lies outside of a picture repeats its edge.
+
+    Args:
+        images: (N, 3, S, S), 0 to 1.
+        poses: (N, 13, 3), joints as fractions of the side, with their confidence.
+        frame: how large the square is and where it lies.
+        side: of the squares, in pixels.
+
+    Returns:
+        (N, 3, side, side), 0 to 1.
+    """
+    places = poses[..., :2].to(images.device)
+    nose = places[:, NOSE]
+    unit = (nose - places[:, SHOULDERS].mean(1)).norm(dim=-1).clamp_min(1e-3)
+    half = frame.side * unit / 2
+    middle = nose - torch.stack([torch.zeros_like(unit), frame.above * unit], dim=-1)
+    matrix = torch.zeros(len(images), 2, 3, device=images.device)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = 2 * half
+    matrix[:, :, 2] = 2 * middle - 1
+    grid = functional.affine_grid(matrix, [len(images), 3, side, side], align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -1,0 +1,126 @@
+"""Poses, and how alike two poses are: of bodies, and of whatever has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from evaluate.features.clip import ClipEncoder
+
+# of the joints nose, left and right shoulder, elbow, wrist, hip, knee, ankle: COCO's tolerances
+SIGMAS = torch.tensor([26, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
+MIRROR = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11]
+NOSE, SHOULDERS, HIPS = 0, [1, 2], [7, 8]
+BODY_AREA = 2.0  # of a person in COCO, in squares of the torso's length
+CONFIDENT, JOINTS_NEEDED = 0.3, 7
+
+
+class Frame(NamedTuple):
+    """The square round a head, in distances from the nose to the middle of the shoulders.
+
+    Attributes:
+        side: of the square.
+        above: how far its middle lies above the nose.
+    """
+
+    side: float
+    above: float
+
+
+class PoseSource(Protocol):
+    """Reads poses off pictures and compares them.
+
+    Attributes:
+        head: where the heads are; None where there are no bodies.
+        network: what finds the joints, where torch runs it.
+        file: of what finds them, where something else does.
+    """
+
+    name: str
+    head: Frame | None
+    network: nn.Module | None
+    file: Path | None
+
+    def read(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W), 0 to 1 -> one pose a picture, (N, ...)."""
+
+    def detected(self, poses: Tensor) -> Tensor:
+        """(N,) true where there is a pose."""
+
+    def similarity(self, some: Tensor, others: Tensor) -> Tensor:
+        """(N, M), 1 for the same pose; the mirror image counts as the same."""
+
+
+class KeypointPoses:
+    """Poses as 13 joints (x, y, confidence); similarity is COCO's OKS on aligned bodies.
+
+    Bodies are moved to the middle of the hips and scaled by the torso, so that only the posture
+    counts: OKS = sum_i w_i exp(-d_i^2 / (2 A (2 sigma_i)^2)) / sum_i w_i, with w_i the product of
+    the two confidences and A the area of a body (Ronchi and Perona 2017; COCO's sigmas).
+    """
+
+    def __init__(self, name: str, head: Frame) -> None:
+        self.name = name
+        self.head: Frame | None = head
+        self.network: nn.Module | None = None
+        self.file: Path | None = None
+
+    def detected(self, poses: Tensor) -> Tensor:
+        return (poses[..., 2] > CONFIDENT).sum(-1) >= JOINTS_NEEDED
+
+    def similarity(self, some: Tensor, others: Tensor) -> Tensor:
+        a, b = aligned(some), aligned(others)
+        mirrored = b[:, MIRROR] * torch.tensor([-1.0, 1.0, 1.0], device=b.device)
+        return torch.maximum(oks(a, b), oks(a, mirrored))
+
+    def read(self, images: Tensor) -> Tensor:
+        raise TypeError("a source of keypoints reads in its own way")
+
+
+def aligned(poses: Tensor) -> Tensor:
+    """Joints (N, 13, 3) with the hips' middle at the origin and the torso of length 1."""
+    places, confidence = poses[..., :2], poses[..., 2:]
+    root = places[:, HIPS].mean(1, keepdim=True)
+    torso = (places[:, SHOULDERS].mean(1) - root[:, 0]).norm(dim=-1)
+    width = (places[:, SHOULDERS[0]] - places[:, SHOULDERS[1]]).norm(dim=-1)
+    scale = torch.maximum(torso, width).clamp_min(1e-6)  # a bent body has a short torso
+    return torch.cat([(places - root) / scale[:, None, None], confidence], dim=-1)
+
+
+def oks(a: Tensor, b: Tensor) -> Tensor:
+    """Object keypoint similarity (N, M) of aligned joints (N, 13, 3) and (M, 13, 3)."""
+    squared = (a[:, None, :, :2] - b[None, :, :, :2]).square().sum(-1)
+    tolerance = 2 * BODY_AREA * (2 * SIGMAS.to(a.device)).square()
+    weight = a[:, None, :, 2] * b[None, :, :, 2]
+    near = weight * torch.exp(-squared / tolerance)
+    return near.sum(-1) / weight.sum(-1).clamp_min(1e-6)
+
+
+class LayoutPoses:
+    """For subjects without a body: where in the picture the encoder sees what.
+
+    Similarity is the mean cosine of the patches at the same place, the mirrored picture included.
+    """
+
+    name = "layout"
+    head: Frame | None = None
+    network: nn.Module | None = None
+    file: Path | None = None
+
+    def __init__(self, encoder: ClipEncoder) -> None:
+        self.encoder = encoder
+
+    def read(self, images: Tensor) -> Tensor:
+        both = (self.encoder.patch_features(images), self.encoder.patch_features(images.flip(-1)))
+        return torch.stack(both, dim=1)
+
+    def detected(self, poses: Tensor) -> Tensor:
+        return torch.ones(len(poses), dtype=torch.bool, device=poses.device)
+
+    def similarity(self, some: Tensor, others: Tensor) -> Tensor:
+        straight = torch.einsum("npd,mpd->nm", some[:, 0], others[:, 0])
+        mirrored = torch.einsum("npd,mpd->nm", some[:, 0], others[:, 1])
+        return torch.maximum(straight, mirrored) / some.shape[2]

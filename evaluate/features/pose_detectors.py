@@ -1,0 +1,177 @@
+"""Where poses come from: three networks that find joints, and the layout of a picture."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pickle import UnpicklingError
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import (
+    KeypointRCNN_ResNet50_FPN_Weights,
+    keypointrcnn_resnet50_fpn,
+)
+
+from evaluate.config import ScoresConfig
+from evaluate.features.clip import ClipEncoder
+from evaluate.features.pose import Frame, KeypointPoses, LayoutPoses, PoseSource
+from train.config.parsing import cause
+from train.errors import ConfigError
+from train.files.paths import expanded
+from train.puppets.networks.keypoints import KeypointNetwork
+from train.puppets.networks.training import POSE
+
+# nose, left and right shoulder, elbow, wrist, hip, knee, ankle
+COCO = [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
+BLAZE = [0, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
+PASSPORT = Frame(side=2.4, above=0.2)  # from the shoulders to above the hair
+TENSORS_ALONE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # the variable of the environment, see torch.load
+BATCH = 64
+PEOPLE = 5  # at most so many are looked for in a picture
+
+
+def subject(areas: Tensor, confidences: Tensor) -> int:
+    """Which of several people a picture is of: the largest sure one."""
+    return int((areas * confidences).argmax())
+
+
+class PuppetPoses(KeypointPoses):
+    """Joints by the network that comes with the program; heads from the chin to the hat's top."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__("puppets", Frame(side=2.5, above=0.6))
+        self.device = device
+        self.network = self.joints = KeypointNetwork.from_folder(POSE).to(device).eval()
+
+    def read(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            parts = [self.joints(part.to(self.device)) for part in images.split(BATCH)]
+        return torch.cat(parts).float().clone()
+
+
+@contextmanager
+def _tensors_alone() -> Iterator[None]:
+    """Within this context torch reads no pickle that is more than tensors.
+
+    torchvision's weights come as a pickle, which it asks torch to read in full.
+    """
+    before = os.environ.get(TENSORS_ALONE)
+    os.environ[TENSORS_ALONE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[TENSORS_ALONE]
+        else:
+            os.environ[TENSORS_ALONE] = before
+
+
+class PersonPoses(KeypointPoses):
+    """Joints by torchvision's Keypoint R-CNN."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__("keypointrcnn", PASSPORT)
+        self.device = device
+        try:
+            weights = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT
+            with _tensors_alone():
+                self.joints = keypointrcnn_resnet50_fpn(weights=weights).to(device).eval()
+        except (OSError, RuntimeError, UnpicklingError) as error:
+            raise ConfigError(
+                f"scores.pose: keypointrcnn's weights are not to be had ({cause(error)}); "
+                "scores.pose=layout needs none"
+            ) from error
+        self.network = self.joints
+
+    def read(self, images: Tensor) -> Tensor:
+        return torch.stack([self._subject(image.to(self.device)) for image in images])
+
+    def _subject(self, image: Tensor) -> Tensor:
+        with torch.inference_mode():
+            found = self.joints([image])[0]
+        if not len(found["scores"]):
+            return torch.zeros(len(COCO), 3, device=self.device)
+        boxes = found["boxes"]
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        best = subject(areas, found["scores"])
+        sides = torch.tensor([image.shape[-1], image.shape[-2]], device=self.device)
+        places = found["keypoints"][best, COCO, :2] / sides
+        sure = found["keypoints_scores"][best, COCO].sigmoid() * found["scores"][best]
+        return torch.cat([places, sure[:, None]], dim=-1).clone()
+
+
+class Landmark(Protocol):
+    """What MediaPipe says of one joint: its place in fractions, and how likely it can be seen."""
+
+    x: float
+    y: float
+    visibility: float
+
+
+class MediaPipePoses(KeypointPoses):
+    """Joints by MediaPipe's pose landmarker; on the CPU whatever the base runs on.
+
+    Args:
+        model: the landmarker's `.task` file.
+
+    Raises:
+        ConfigError: no such file, or the package is not installed.
+    """
+
+    def __init__(self, model: str | None) -> None:
+        super().__init__("mediapipe", PASSPORT)
+        if not model or not expanded(model).is_file():
+            raise ConfigError(
+                f"scores.pose_model: mediapipe needs its pose landmarker's .task file, not {model}"
+            )
+        try:
+            self.package: Any = importlib.import_module("mediapipe")
+            tasks = importlib.import_module("mediapipe.tasks.python")
+        except ImportError as error:
+            raise ConfigError(
+                "scores.pose: mediapipe is not installed; pip install mediapipe"
+            ) from error
+        options = tasks.vision.PoseLandmarkerOptions(
+            base_options=tasks.BaseOptions(model_asset_path=str(expanded(model))),
+            num_poses=PEOPLE,
+        )
+        self.file = expanded(model)
+        self.landmarker = tasks.vision.PoseLandmarker.create_from_options(options)
+        atexit.register(self.landmarker.close)  # left to the interpreter it ends in a traceback
+
+    def read(self, images: Tensor) -> Tensor:
+        return torch.stack([self._subject(image) for image in images])
+
+    def _subject(self, image: Tensor) -> Tensor:
+        pixels = (image.permute(1, 2, 0) * 255).round().byte().cpu().contiguous().numpy()
+        picture = self.package.Image(image_format=self.package.ImageFormat.SRGB, data=pixels)
+        return landmarks(self.landmarker.detect(picture).pose_landmarks)
+
+
+def landmarks(people: list[list[Landmark]]) -> Tensor:
+    """(13, 3): the joints of the picture's subject among MediaPipe's 33 landmarks each."""
+    if not people:
+        return torch.zeros(len(BLAZE), 3)
+    poses = torch.tensor([[(p[i].x, p[i].y, p[i].visibility) for i in BLAZE] for p in people])
+    sides = poses[..., :2].amax(1) - poses[..., :2].amin(1)
+    return poses[subject(sides.prod(1), poses[..., 2].mean(1))]
+
+
+def pose_source(scores: ScoresConfig, encoder: ClipEncoder) -> PoseSource:
+    """The source that `scores.pose` names.
+
+    Raises:
+        ConfigError: no such source, or its weights are not to be had.
+    """
+    if scores.pose == "puppets":
+        return PuppetPoses(encoder.device)
+    if scores.pose == "keypointrcnn":
+        return PersonPoses(encoder.device)
+    if scores.pose == "mediapipe":
+        return MediaPipePoses(scores.pose_model)
+    return LayoutPoses(encoder)

@@ -1,0 +1,94 @@
+"""Pictures of the bare base, to compare with: made once, kept by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from evaluate.config import ProbesConfig
+from evaluate.console.progress import Countdown
+from evaluate.generation.generate import generate
+from evaluate.prompts.probe_set import Probe
+from train.data.folders.wording import counted
+from train.files.atomic_write import write_atomically
+from train.files.safetensors_header import read_header
+from train.files.untrusted import UntrustedFileError
+from train.models.base_model import BaseModel
+from train.models.model_files import BaseError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BaselineImages:
+    """The base without any LoRA, and how it is sampled.
+
+    Attributes:
+        cache: folder where its pictures are kept.
+    """
+
+    base: BaseModel
+    resolution: int
+    settings: ProbesConfig
+    cache: Path
+
+    def draw(
+        self, probes: Sequence[Probe], number: int = 0, countdown: Countdown | None = None
+    ) -> Tensor:
+        """(N, 3, H, W), 0 to 1: a picture of each probe, the trigger word left out.
+
+        Args:
+            number: of the round; another one has other noise.
+            countdown: is told how many are done.
+
+        Raises:
+            BaseError: the pictures are not finite numbers.
+        """
+        prompts = [probe.base_prompt for probe in probes]
+        seeds = [probe.seed + 10_000 * number for probe in probes]
+        sampling = self.resolution, self.settings.steps, self.settings.guidance
+        about = [self.base.drawing, *sampling, prompts, seeds]
+        digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        file = self.cache / f"base-{digest[:16]}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):  # of workers that begin together one makes them for all
+            side = self.resolution // self.base.factor * self.base.factor
+            pictures = _read(file, (len(probes), 3, side, side))
+            if pictures is None:
+                log.info(f"{counted(len(probes), 'picture')} of the bare base, to compare with")
+                images = generate(self.base, [], prompts, seeds, *sampling, countdown)[0]
+                if not images.isfinite().all():
+                    raise BaseError(
+                        f"base.precision: the base's own pictures are not finite numbers in "
+                        f"{self.base.dtype}; take bf16 or fp32"
+                    )
+                pictures = (images * 255).round().byte()
+                write_atomically(file, save({"images": pictures}))
+            elif countdown is not None:
+                countdown.skip(len(probes))
+        return pictures.float() / 255
+
+
+def _read(file: Path, shape: tuple[int, ...]) -> Tensor | None:
+    """The pictures of a file; None where there is none, a damaged one, or one of others."""
+    if not file.exists():
+        return None
+    try:
+        read_header(file)
+        images = load_file(file)["images"]
+    except (SafetensorError, UntrustedFileError, OSError, KeyError):
+        images = torch.empty(0)
+    if images.shape == shape and images.dtype == torch.uint8:
+        return images
+    log.warning(f"{file} is damaged; it is made again")
+    return None

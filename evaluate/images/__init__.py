@@ -1,0 +1,1 @@
+"""Images for people: contact sheets, epoch grids, curves."""

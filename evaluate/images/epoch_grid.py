@@ -1,0 +1,77 @@
+"""The epochs of a run in one picture: probes across, epochs down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from evaluate.images.contact_sheet import (
+    ALARM,
+    COPY,
+    GREY,
+    INK,
+    PAPER,
+    Cell,
+    cells_of,
+    places_of,
+    scaled,
+    shortened,
+)
+from evaluate.prompts.roles import FRESH
+
+SIDE, BESIDE, GAP, LEFT, TOP = 112, 64, 6, 72, 64
+ACROSS = 10  # probes
+
+
+def epoch_grid(sheets: Mapping[int, Path], kept: int | None, unit: str = "epoch") -> Image.Image:
+    """Fresh probes across, those that were ever copies first; a row for each contact sheet.
+
+    A copy has a red frame and its training picture beside it.
+
+    Args:
+        sheets: epoch -> its contact sheet; 0: the bare base's. One that is gone or damaged is left
+            out.
+        kept: the epoch that is marked.
+    """
+    places = {epoch: found for epoch, file in sheets.items() if (found := places_of(file))}
+    first = next(iter(places.values()), {})
+    names = [name for name in first if name.startswith(f"{FRESH} ")]
+    copied = {n for n in names if any(row[n].alarming for row in places.values() if n in row)}
+    others = [name for name in names if name not in copied]
+    shown = sorted(copied)[:ACROSS]
+    room = min(ACROSS - len(shown), len(others))
+    shown += [others[i * len(others) // room] for i in range(room)]  # spread over all of them
+    wanted = [*shown, *(name.replace(FRESH, COPY) for name in shown)]
+    read = {epoch: cells_of(sheets[epoch], wanted) for epoch in places}
+    rows = {epoch: cells for epoch, cells in read.items() if cells or not shown}
+    widths = [SIDE + GAP + (BESIDE + GAP) * (name in copied) for name in shown]
+    height = TOP + len(rows) * (SIDE + GAP)
+    page = Image.new("RGB", (LEFT + sum(widths) + GAP, height), PAPER)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    for y, epoch in enumerate(rows):
+        text = shortened(f"{unit} {epoch}", 16, 1) if epoch else "bare base"
+        text += "\nkept" if epoch == kept else ""
+        colour = INK if epoch == kept else GREY
+        draw.multiline_text((GAP, TOP + y * (SIDE + GAP) + SIDE // 2 - 8), text, colour, font)
+    x = LEFT
+    for name, width in zip(shown, widths, strict=True):
+        draw.multiline_text((x, 4), shortened(first[name].words, 17, 4), GREY, font, spacing=1)
+        for y, row in enumerate(rows.values()):
+            _draw(page, (x, TOP + y * (SIDE + GAP)), row, name)
+        x += width
+    return page
+
+
+def _draw(page: Image.Image, at: tuple[int, int], row: dict[str, Cell], name: str) -> None:
+    """A probe's image; where it is a copy, with its training picture."""
+    if name not in row:
+        return
+    (x, y), cell = at, row[name]
+    page.paste(scaled(cell.picture, SIDE), at)
+    copied = row.get(name.replace(FRESH, COPY))
+    if cell.alarming and copied:
+        page.paste(scaled(copied.picture, BESIDE), (x + SIDE + GAP, y + SIDE - BESIDE))
+        box = (x - 2, y - 2, x + SIDE + 1, y + SIDE + 1)
+        ImageDraw.Draw(page).rectangle(box, outline=ALARM, width=3)

@@ -1,0 +1,63 @@
+"""Figures whose texts come from outside: letters, and no formulas."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, Formatter, FuncFormatter
+
+from train.files.atomic_write import write_atomically
+from train.text.display import printable
+
+LONGEST = 200  # characters of a text in a figure
+
+
+def save_png(figure: Figure, file: Path) -> None:
+    """Draws a figure into a file, in one piece.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    content = BytesIO()
+    save_figure(figure, content, format="png")
+    write_atomically(file, content.getvalue())
+
+
+def save_figure(figure: Figure, target: BytesIO | StringIO, **options: Any) -> None:
+    """Draws a figure, all its texts as they are. It can be drawn once.
+
+    Args:
+        options: matplotlib's.
+    """
+    _take_literally(figure)
+    with warnings.catch_warnings():  # a letter that the font lacks, a text that has no room
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(target, **options)
+
+
+def _take_literally(figure: Figure) -> None:
+    """Matplotlib would read what is between two dollar signs as a formula, and fail where it is
+    none."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(_literal(text.get_text()))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            form = axis.get_major_formatter()
+            if isinstance(form, FixedFormatter | FuncFormatter):  # labels that were given
+                axis.set_major_formatter(FuncFormatter(partial(_literal_label, form)))
+
+
+def _literal_label(form: Formatter, value: float, position: int | None = None) -> str:
+    return _literal(str(form(value, position)))
+
+
+def _literal(text: str) -> str:
+    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return printable(short).replace("$", r"\$")

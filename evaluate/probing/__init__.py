@@ -1,1 +1,0 @@
-"""What is asked for: probes, and the pictures that are made of them."""

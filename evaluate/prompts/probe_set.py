@@ -1,0 +1,231 @@
+"""The probe set: prompts and seeds that ask for what the training pictures do not have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from random import Random
+from typing import Annotated
+
+import msgspec
+import yaml
+from msgspec import Meta
+from torch import Tensor
+
+from evaluate.config import OTHERS, ProbesConfig
+from evaluate.features.clip import ClipEncoder
+from evaluate.prompts.attributes import (
+    KINDS,
+    LARGEST,
+    AttributeBank,
+    Name,
+    SavedAttributes,
+    Words,
+    class_words,
+    zero_shot,
+)
+from evaluate.prompts.roles import CAPTION, CLASS, FRESH
+from evaluate.prompts.templates import TemplateError
+from train.data.captions.trigger import says, without_trigger, word_of
+from train.data.dataset import Dataset
+from train.errors import ConfigError
+from train.files.paths import expanded
+from train.files.untrusted import Tree, UntrustedFileError, convert, read_yaml
+from train.text.display import shortened
+
+SEEN = 0.1  # a value that this share of the training pictures shows belongs to the training set
+LONGEST = 20_000  # characters of a prompt
+CHOICE = 2  # so many values of each part are asked for at least
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One picture to make.
+
+    Attributes:
+        prompt: as the checkpoint gets it.
+        base_prompt: the same without the trigger word, for the bare base.
+        seed: of the noise.
+        role: fresh, caption or class.
+        asked: part -> the value that the prompt asks for; parts that it leaves open are not in it.
+    """
+
+    prompt: str
+    base_prompt: str
+    seed: int
+    role: str
+    asked: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """All probes of a study.
+
+    Attributes:
+        training: part -> the values that the training pictures show.
+    """
+
+    probes: list[Probe]
+    values: AttributeBank
+    class_word: str
+    training: dict[str, list[str]]
+
+    def rows(self, *roles: str) -> list[int]:
+        """Where the probes of these roles are."""
+        return [i for i, probe in enumerate(self.probes) if probe.role in roles]
+
+    def to_yaml(self) -> str:
+        """A file to read, to edit, and to give back as `probes.set`."""
+        return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True, width=100)
+
+
+class _SavedProbe(msgspec.Struct, forbid_unknown_fields=True):
+    prompt: Annotated[str, Meta(max_length=LONGEST)]
+    base_prompt: Annotated[str, Meta(max_length=LONGEST)]
+    seed: Annotated[int, Meta(ge=-(2**53), le=2**53)]
+    role: Annotated[str, Meta(max_length=100)]
+    asked: dict[Name, Words] = {}
+
+
+class _SavedSet(msgspec.Struct):
+    probes: Annotated[list[Tree], Meta(max_length=10_000)]
+    values: SavedAttributes
+    class_word: Words
+    training: dict[Name, Annotated[list[Words], Meta(max_length=500)]]
+
+
+def load_probe_set(file: str) -> ProbeSet:
+    """Reads what `to_yaml` wrote, edited or not.
+
+    Raises:
+        ConfigError: no such file, or one that lacks something; the message names the probe.
+    """
+    path = expanded(file)
+    if not path.exists():
+        raise ConfigError(f"probes.set: there is no file {shortened(file)}")
+    try:
+        saved = read_yaml(path, _SavedSet, LARGEST)
+        values = saved.values.checked()
+        probes = [
+            convert(probe, _SavedProbe, f"probe {number} of the file")
+            for number, probe in enumerate(saved.probes)
+        ]
+    except (UntrustedFileError, TemplateError, OSError) as error:
+        where = "" if isinstance(error, UntrustedFileError) else f"{shortened(path)} "
+        raise ConfigError(f"probes.set: {where}{error}") from error
+    parts = [part for some in values.kinds.values() for part in some]
+    if absent := next((part for part in parts if part not in saved.training), None):
+        raise ConfigError(f"probes.set: {shortened(path)} lacks training: {absent}")
+    found = ProbeSet(
+        probes=[Probe(**msgspec.structs.asdict(probe)) for probe in probes],
+        values=values,
+        class_word=saved.class_word,
+        training={part: saved.training[part] for part in parts},
+    )
+    _check(found, file)
+    return found
+
+
+def _check(found: ProbeSet, file: str) -> None:
+    if len(found.rows(FRESH)) < CHOICE:
+        raise ConfigError(f"probes.set: {file} needs {CHOICE} probes or more of the role {FRESH}")
+    for number, probe in enumerate(found.probes):
+        if probe.role not in (FRESH, CAPTION, CLASS):
+            raise ConfigError(
+                f"probes.set: probe {number} has the role {probe.role!r}; "
+                f"there are {FRESH}, {CAPTION}, {CLASS}"
+            )
+        for part, value in probe.asked.items():
+            if part not in found.training or value not in found.values.options(part):
+                raise ConfigError(
+                    f"probes.set: probe {number} asks for an unknown {shortened(part)}: "
+                    f"{shortened(value)}"
+                )
+
+
+def make_probe_set(
+    config: ProbesConfig,
+    values: AttributeBank,
+    pictures: Dataset,
+    encoder: ClipEncoder,
+    training_features: Tensor,
+    shown: dict[str, list[str]],
+) -> ProbeSet:
+    """The probes for these training pictures; the same for the same input.
+
+    A value belongs to the training set where a caption names it or where a tenth of the pictures
+    or more show it. All others are asked for, each about as often as the others; at least two of
+    each part, the least seen first. One probe in eight is a training caption instead, one in
+    eight asks for the class without the trigger word.
+
+    Args:
+        training_features: (n, d) image features of the training pictures.
+        shown: part -> the value that each training picture is known to show; the encoder reads
+            the parts that are not in it.
+    """
+    trigger = word_of(pictures.trigger)
+    class_word = class_words(pictures.trigger, values)
+    random = Random(config.seed)
+    others = config.count // OTHERS
+    captions = _captions(pictures, class_word, others)
+    columns: dict[str, list[str]] = {}
+    training: dict[str, list[str]] = {}
+    for kind in KINDS:
+        for part in values.kinds[kind]:
+            seen = shown.get(part) or zero_shot(
+                values, part, class_word, encoder, training_features
+            )
+            training[part], asked = _split(values.options(part), seen, pictures)
+            columns[part] = _column(asked, config.count - len(captions), random)
+    roles = [FRESH] * (config.count - others - len(captions)) + [CLASS] * others
+    probes = []
+    for i, role in enumerate(roles):
+        asked_values = {part: column[i] for part, column in columns.items()}
+        plain = values.prompt(f"a {class_word}", asked_values)
+        named = values.prompt(f"a {trigger} {class_word}", asked_values)
+        prompt = plain if role == CLASS else named
+        probes.append(Probe(prompt, plain, _seed(config, i), role, asked_values))
+    for i, (prompt, plain) in enumerate(captions, start=len(probes)):
+        probes.append(Probe(prompt, plain, _seed(config, i), CAPTION, {}))
+    return ProbeSet(probes, values, class_word, training)
+
+
+def _seed(config: ProbesConfig, number: int) -> int:
+    return config.seed * 100_000 + number
+
+
+def _captions(pictures: Dataset, class_word: str, count: int) -> list[tuple[str, str]]:
+    """Training captions, the different ones in turn; with the trigger's class words alone too."""
+    different = list(dict.fromkeys(picture.caption for picture in pictures.training))
+    chosen = [different[i % len(different)] for i in range(count)]
+    return [(caption, without_trigger(caption, pictures.trigger, class_word)) for caption in chosen]
+
+
+def _split(options: list[str], seen: list[str], pictures: Dataset) -> tuple[list[str], list[str]]:
+    """The values that the training set shows, and those to ask for."""
+    captions = list({picture.caption for picture in pictures.training})
+    shares = _shares(options, seen, captions)
+    training = [value for value in options if shares[value] >= SEEN]
+    fresh = [value for value in options if value not in training]
+    if len(fresh) >= CHOICE:
+        return training, fresh
+    by_share = sorted(options, key=lambda value: (shares[value], options.index(value)))
+    return training, by_share[:CHOICE]
+
+
+def _shares(options: list[str], seen: list[str], captions: list[str]) -> Counter[str]:
+    """The share of the training pictures that show each value; 1 where a caption names it."""
+    shares: Counter[str] = Counter()
+    for value in seen:
+        shares[value] += 1 / len(seen)  # type: ignore[assignment]
+    for value in options:
+        if any(says(caption, value) for caption in captions):
+            shares[value] = 1
+    return shares
+
+
+def _column(values: list[str], count: int, random: Random) -> list[str]:
+    """`count` values, each about equally often, in random order."""
+    column = (values * (count // len(values) + 1))[:count]
+    random.shuffle(column)
+    return column

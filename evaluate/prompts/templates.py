@@ -1,0 +1,39 @@
+"""Sentences with names in braces: `a photo of {subject}`.
+
+Unlike `str.format` it knows names alone: an attribute, an index or a width in braces is no name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from train.config.parsing import suggestion
+from train.text.display import shortened
+
+PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+
+class TemplateError(ValueError):
+    """A template has what cannot be filled in; the message says what."""
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The template with the values in place of their names; {{ and }} are braces.
+
+    Raises:
+        TemplateError: a name that has no value, or a single brace.
+    """
+
+    def put(piece: re.Match[str]) -> str:
+        if piece[0] in ("{{", "}}"):
+            return piece[0][0]
+        name = piece[1]
+        if name is None:
+            raise TemplateError(f"has a single {piece[0]}; write it twice to have it in the text")
+        if name not in values:
+            near = suggestion(name, list(values)) or f"; known are {', '.join(values)}"
+            raise TemplateError(f"has {{{shortened(name)}}}, which has no value{near}")
+        return values[name]
+
+    return PIECE.sub(put, template)

@@ -1,0 +1,181 @@
+"""Scores LoRA files that are there, and says which to keep, as `python -m evaluate` does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from rich.text import Text
+
+from evaluate.checkpoints.checks import loadable, readable, remarks
+from evaluate.checkpoints.find import find
+from evaluate.checkpoints.save_order import order
+from evaluate.config import EvaluateConfig
+from evaluate.console.tables import PlainTable, plain, table_console
+from evaluate.images.contact_sheet import save_sheet
+from evaluate.images.curves import draw_curves
+from evaluate.images.figures import save_png
+from evaluate.score_cache import ScoreCache, key_of
+from evaluate.scorecard import Estimate, Scorecard, usable
+from evaluate.scorer import Scorer
+from evaluate.selection.diagnosis import Finding, describe, diagnose
+from evaluate.selection.objective import fidelity
+from evaluate.selection.policy import Selection, check_scores, select
+from evaluate.tracking.environment import environment
+from evaluate.tracking.mlflow_store import MlflowStore, TrackedRun, score_metrics
+from evaluate.tracking.tracking_uri import check_tracking
+from train.config.flattening import flatten
+from train.data.dataset import load_dataset
+from train.data.images.buckets import framing_of
+from train.errors import CheckpointError
+from train.files.atomic_write import write_text_atomically
+from train.loop.construction_checks import check_device
+from train.models.base_model import load_base
+from train.text.display import LINES
+from train.text.shell import in_setting
+from train.text.terminal import log_lines, print_lines
+
+log = logging.getLogger(__name__)
+WIDE = 230  # columns of a table with intervals
+
+
+def main(config: EvaluateConfig) -> None:
+    """Scores the files in their order; writes and logs what is found, and says which to keep."""
+    check_device(config.base)
+    check_tracking(Path(config.root))
+    metadata = readable(find(config.checkpoints)) if config.checkpoints else {}
+    unit, files = order(metadata) if metadata else ("epoch", {})
+    pictures = load_dataset(config.data)
+    log_lines(log, pictures.report())
+    output = Path(config.output)
+    base = load_base(config.base)
+    if files:
+        kept = loadable(files, base)
+        files = {file: number for file, number in files.items() if file in kept}
+        for line in remarks([metadata[file] for file in files], base, config.data):
+            log.warning(line)
+    scorer = Scorer(
+        base, pictures, config.data, config.probes, config.scores,
+        Path(config.root) / "cache",
+    )  # fmt: skip
+    check_scores(config.policy, scorer.names)
+    probes = output / "probes.yaml"
+    write_text_atomically(probes, scorer.probe_set.to_yaml())
+    back = in_setting("probes.set", probes)
+    log.info(f"the probes are in {probes}; edit them and give them back with {back}")
+    if not files:
+        return
+    about = {"data": pictures.fingerprint, "base": scorer.base.fingerprint,
+             "probes": scorer.fingerprint, "sizes": str(framing_of(config.data))}  # fmt: skip
+    cards = score(files, unit, scorer, ScoreCache(output, about), output)
+    if not usable(cards):
+        raise CheckpointError(f"none of the files can be used: {cards[0].failure}")
+    selection, findings = select(cards, config.policy), diagnose(cards, config.policy)
+    figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
+    title = str(config.checkpoints)
+    draw_curves(figure.subplots(), cards, selection.scorecard, config.policy, title)
+    save_png(figure, output / "curves.png")
+    _log(config, cards, selection, findings, about, base.device)
+    _say(cards, selection, findings)
+
+
+def score(
+    files: dict[Path, int], unit: str, scorer: Scorer, ledger: ScoreCache, output: Path
+) -> list[Scorecard]:
+    """A scorecard and a contact sheet for each file; those of the ledger are taken from there."""
+    cards, began, made = [], time.monotonic(), 0
+    for number, (file, epoch) in enumerate(files.items(), start=1):
+        card = ledger.find(file)
+        if card is None:
+            card = scorer({file: epoch})[0]
+            made += 1
+            card.unit = unit
+            save_sheet(scorer.sheet(card), sheet_of(output, card))
+            ledger.add(card)
+            left = (time.monotonic() - began) / made * (len(files) - number)
+            log.info(f"{number}/{len(files)}  {file.name}  about {left:.0f} s left")
+        card.epoch, card.unit = epoch, unit
+        cards.append(card)
+    return cards
+
+
+def sheet_of(output: Path, card: Scorecard) -> Path:
+    """Where the contact sheet of a file is."""
+    return output / f"{card.unit}-{card.epoch:06d}.png"
+
+
+def _log(
+    config: EvaluateConfig,
+    cards: list[Scorecard],
+    selection: Selection,
+    findings: list[Finding],
+    about: dict[str, str],
+    device: torch.device,
+) -> None:
+    """One MLflow run for the folder of files; it is continued as long as `about` is the same."""
+    output = Path(config.output)
+    store = MlflowStore(Path(config.root), "evaluations")
+    with store.tolerate_outage():
+        entry = TrackedRun(store, output / "mlflow.json", output.name)
+        entry.renew({**about, **{card.label: key_of(card.checkpoint) for card in cards}})
+        entry.begin({**environment(device), **about})
+        entry.resume()
+        entry.once("params", lambda: entry.log_params(flatten(asdict(config))))
+        now = int(time.time() * 1000)
+        for card in cards:
+            name, sheet = f"{card.checkpoint.name} {card.epoch}", sheet_of(output, card)
+            entry.once(f"scores {name}", partial(entry.log_metrics, score_metrics(card, now)))
+            if sheet.is_file():
+                show = partial(entry.log_image, sheet, "contact_sheet", card.epoch)
+                entry.once(f"sheet {name}", show)
+        entry.set_tags({
+            "policy": json.dumps(asdict(config.policy)),
+            "kept": str(selection.scorecard.checkpoint),
+            "reasons": " ".join(selection.reasons),
+            "diagnosis": describe(findings),
+        })  # fmt: skip
+        for file in ("probes.yaml", "scorecards.json", "curves.png"):
+            store.client.log_artifact(entry.id, str(output / file))
+        store.client.log_artifact(entry.id, str(selection.scorecard.checkpoint), "checkpoint")
+        store.client.set_terminated(entry.id, "FINISHED")
+
+
+def _say(cards: list[Scorecard], selection: Selection, findings: list[Finding]) -> None:
+    console = table_console(WIDE)
+    console.print(table(cards, selection.scorecard, intervals=console.width >= WIDE))
+    for card in (card for card in cards if card.failure):
+        print_lines(f"{card.checkpoint.name} cannot be used: {card.failure}")
+    print_lines(
+        *(f"note: {note}" for note in selection.scorecard.notes),
+        *(f"diagnosis: {finding}" for finding in findings),
+        f"keep {selection.scorecard.checkpoint}",
+        " ".join(selection.reasons),
+    )
+
+
+def table(cards: list[Scorecard], kept: Scorecard, intervals: bool) -> PlainTable:
+    """The scorecards in order, the kept one marked; intervals where there is room for them."""
+    names = list(dict.fromkeys(name for card in cards for name in card.scores))
+    shown = PlainTable()
+    for heading in ("", kept.unit, "fidelity", *(name.replace("_", " ") for name in names)):
+        shown.heading(heading)
+    for card in cards:
+        cells = [_cell(card.scores.get(name), intervals) for name in names]
+        mark = "keep" if card is kept else ""
+        told = fidelity(card)
+        overall = "failed" if card.failure else "-" if told is None else f"{told:.2f}"
+        shown.row(mark, str(card.epoch), overall, *cells)
+    return shown
+
+
+def _cell(estimate: Estimate | None, interval: bool) -> Text:
+    if estimate is None:
+        return plain("-")
+    bounds = f"\n{estimate.low:.2f} to {estimate.high:.2f}" if interval else ""
+    return plain(f"{estimate.value:.2f}{bounds}", kept=LINES)

@@ -1,0 +1,185 @@
+"""What went wrong in a training run, in plain words, and what guides advise against it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from evaluate.config import PolicyConfig
+from evaluate.scorecard import Estimate, Scorecard, usable
+from evaluate.selection.explain import FAULTS, percent, share_of
+from evaluate.selection.objective import paired_difference, violations
+
+NOTHING, HALF = 0.15, 0.5  # likeness that is none, that is little
+CAST, BLEEDS, BODIES = 12.0, 0.35, 0.8  # Delta E; share of the likeness; share of images
+LOWER = "lower the learning rate (by half; guides go down to 5e-5 on Stable Diffusion 1.5)"
+HIGHER = "a higher learning rate, more epochs, or more room: rank 32 and more"
+
+
+class Finding(NamedTuple):
+    """One diagnosis.
+
+    Attributes:
+        name: of what it is, as overfitting.
+        words: what is seen, with figures.
+        remedy: what to try.
+    """
+
+    name: str
+    words: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.words}. {self.remedy[:1].upper()}{self.remedy[1:]}."
+
+
+def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
+    """What a run's scorecards tell, gravest first; empty where nothing is wrong.
+
+    Only what is sure counts: that a whole confidence interval is on the wrong side.
+
+    Args:
+        cards: of one run, one or more.
+    """
+    everything = sorted(cards, key=lambda card: card.epoch)
+    failed, cards = _failed(everything), usable(everything)
+    if not cards:
+        return failed
+    last = cards[-1]
+    found = [
+        *failed,
+        *_memorised(cards, policy),
+        *_ignores_prompt(cards, policy),
+        *_likeness(cards, policy),
+        *_no_body(last),
+    ]
+    cast, bleed = last.scores.get("color_shift"), last.scores.get("class_bleed")
+    if cast and cast.low > CAST:
+        found.append(Finding(
+            "colour shift",
+            f"at {last.label} the colours are {cast.value:.0f} Delta E off the base's",
+            f"{LOWER}, or take pictures without a common colour cast",
+        ))  # fmt: skip
+    if bleed and bleed.low > BLEEDS:
+        found.append(Finding(
+            "class bleed",
+            f"without the trigger word the class already has {percent(bleed.value)} of the "
+            f"subject's likeness at {last.label}",
+            "no harm if you always want the subject; else describe it in the captions, or train "
+            "beside it on ordinary pictures of the class",
+        ))  # fmt: skip
+    growing = any(finding.name == "underfitting" for finding in found)
+    return found if growing else found + _plateaued(cards)
+
+
+def describe(findings: list[Finding]) -> str:
+    """All of them, a line each."""
+    return "\n".join(map(str, findings)) or "nothing is wrong"
+
+
+def plateau(cards: list[Scorecard]) -> int | None:
+    """The epoch from which on the validation loss no longer falls; None while it does.
+
+    It is the first that no later one is below by more than a standard error of the difference
+    over the held-out pictures, and that two or more scored epochs follow.
+    """
+    told = [card for card in cards if len(card.by_probe.get("validation_loss", [])) > 1]
+    for i, card in enumerate(told[:-2]):
+        losses = np.array(card.by_probe["validation_loss"])
+        falls = [losses - np.array(c.by_probe["validation_loss"]) for c in told[i + 1 :]]
+        if all(float(f.mean()) <= float(f.std(ddof=1)) / len(f) ** 0.5 for f in falls):
+            return card.epoch
+    return None
+
+
+def _failed(cards: list[Scorecard]) -> list[Finding]:
+    """Checkpoints that cannot be used at all."""
+    failed = [card for card in cards if card.failure]
+    if not failed:
+        return []
+    where = f"at {failed[0].label}" if len(failed) == 1 else f"first at {failed[0].label}"
+    count = "a checkpoint" if len(failed) == 1 else f"{len(failed)} checkpoints"
+    return [Finding(
+        "diverged",
+        f"{count} of {len(cards)} cannot be used, {where}: {failed[0].failure}",
+        f"{LOWER}; where base.precision is fp16, take bf16 or fp32",
+    )]  # fmt: skip
+
+
+def _memorised(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
+    """For each score with a limit: from when on it is surely over it."""
+    found = []
+    for name, limit in policy.limits.items():
+        over = [card for card in cards if name in card.scores and card.scores[name].low > limit]
+        if over:
+            worst = max(over, key=lambda card: card.scores[name].value)
+            found.append(Finding(
+                "overfitting",
+                f"from {over[0].label} on too many images "
+                f"{FAULTS.get(name, f'are over the limit of {name}')}, "
+                f"{percent(worst.scores[name].value)} of them at {worst.label}",
+                f"keep an earlier epoch; {LOWER}, name poses and places in the captions, or add "
+                "pictures that differ",
+            ))  # fmt: skip
+    return found
+
+
+def _ignores_prompt(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
+    heard = cards[-1].scores.get("prompt_fidelity")
+    if heard is None or heard.high >= policy.floors.get("prompt_fidelity", 0.0):
+        return []
+    return [Finding(
+        "overfitting",
+        f"at {cards[-1].label} it follows prompts only {percent(max(heard.value, 0))} as "
+        "well as the base",
+        f"keep an earlier epoch; {LOWER}, or a smaller alpha",
+    )]  # fmt: skip
+
+
+def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
+    told = [card for card in cards if "subject_fidelity" in card.scores]
+    if not told:
+        return []
+    best = max(told, key=lambda card: card.scores["subject_fidelity"].value)
+    likeness, last = best.scores["subject_fidelity"], cards[-1]
+    if likeness.high < NOTHING:
+        return [Finding(
+            "no learning",
+            f"at {last.label} it has {share_of(likeness.value)} of the likeness",
+            f"see that the captions hold the trigger word; then {HIGHER}",
+        )]  # fmt: skip
+    if likeness.high < HALF:
+        words = f"no epoch has more than {share_of(likeness.value)} of the likeness"
+        return [Finding("underfitting", words, f"try {HIGHER}")]
+    clean = not any(over > 0 for over in violations(last, policy).values())
+    if len(cards) > 2 and clean:
+        gains = [paired_difference(last, card) for card in cards[-3:-1]]
+        if all(gain.value > gain.error for gain in gains):
+            words = f"it was still getting better at {last.label}"
+            return [Finding("underfitting", words, "train for more epochs")]
+    return []
+
+
+def _no_body(last: Scorecard) -> list[Finding]:
+    rate = last.scores.get("detection_rate", Estimate(1.0, 1.0, 1.0))
+    if rate.high >= BODIES:
+        return []
+    return [Finding(
+        "broken pictures",
+        f"at {last.label} a body is found in {percent(rate.value)} of the images alone",
+        f"keep an earlier epoch; {LOWER}",
+    )]  # fmt: skip
+
+
+def _plateaued(cards: list[Scorecard]) -> list[Finding]:
+    since = plateau(cards)
+    if since is None or since == cards[-1].epoch:
+        return []
+    gap = cards[-1].scores.get("generalization_gap")
+    beside = f"; it is {gap.value:.3f} above the loss on training pictures" if gap else ""
+    return [Finding(
+        "validation loss is flat",
+        f"the validation loss has not fallen since {cards[0].unit} {since}{beside}",
+        "a sign of overfitting where the other scores agree; likeness goes on growing after it",
+    )]  # fmt: skip

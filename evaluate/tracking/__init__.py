@@ -1,0 +1,1 @@
+"""MLflow: its store, its address, its artifacts, and the environment of a run."""

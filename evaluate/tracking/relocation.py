@@ -1,0 +1,64 @@
+"""Updates an embedded MLflow store that was moved: MLflow records absolute artifact paths."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from train.files.permissions import is_foreign
+
+log = logging.getLogger(__name__)
+# where MLflow has whole addresses of files
+NOTED = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def relocate(database: Path, artifacts: str) -> None:
+    """Replaces the artifact paths of the store's former place by those of its present one.
+
+    Args:
+        database: of the store.
+        artifacts: the address of its folder of artifacts, now.
+    """
+    try:
+        with closing(sqlite3.connect(database, timeout=60)) as opened, opened:
+            places = opened.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+            for (place,) in places:
+                if place != artifacts and _was_moved(str(place), database.name):
+                    log.info(f"MLflow's store was moved: its artifacts are those of {artifacts}")
+                    for table, column in NOTED:
+                        _replace(opened, table, column, str(place), artifacts)
+    except sqlite3.Error as error:  # such as a store of another version of MLflow
+        log.warning(f"{database}: the places of its files were not looked at ({error})")
+
+
+def _replace(store: sqlite3.Connection, table: str, column: str, before: str, now: str) -> None:
+    store.execute(
+        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+        f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+        (now, len(before) + 1, before, len(before) + 1, f"{before}/"),
+    )
+
+
+def _was_moved(place: str, database: str) -> bool:
+    """Whether the path belongs to an embedded store that no longer exists at that place."""
+    try:
+        url = urlsplit(place)
+        folder = Path(written := url2pathname(url.path))
+        return (
+            url.scheme == "file"
+            and not is_foreign(written)
+            and folder.name == "artifacts"
+            and not (folder.parent / database).exists()
+        )
+    except (OSError, ValueError):  # no address, or none that a file can have
+        return False

@@ -1,0 +1,166 @@
+"""Checks where MLflow stores its runs, and says what to write where that cannot work."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from importlib.metadata import entry_points
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import mlflow
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from mlflow.environment_variables import MLFLOW_ALLOW_FILE_STORE
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from evaluate.tracking.database_file import reading
+from evaluate.tracking.store_address import DATABASE, VARIABLE, embedded, tracking_uri
+from train.config.parsing import cause, suggestion
+from train.errors import ConfigError
+from train.files.paths import expanded
+from train.files.untrusted import UntrustedFileError
+from train.text.shell import in_setting, in_shell
+
+DATABRICKS = ("databricks", "databricks-uc", "uc")
+SERVERS = ("http", "https", *DATABRICKS)
+HOST = re.compile(r"[A-Za-z0-9.-]+:\d+(/.*)?")
+TOO_FEW = re.compile(r"sqlite:/{0,2}([^/].*)")
+SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+)")
+VERSION = "alembic_version"  # the table that says which schema a database has
+STATUS = re.compile(r"error code (\d{3})")
+REFUSALS = {
+    401: "requires authentication (401): set MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+    403: "denies access (403): check the user's permissions, and the server's --allowed-hosts",
+    404: "is not an MLflow server (404): check the address",
+}
+
+
+def check_tracking(root: Path) -> None:
+    """Rejects a tracking URI or a database that will not work however long one waits.
+
+    Raises:
+        ConfigError: with what to write, or which command to run.
+    """
+    uri = tracking_uri(root)
+    if uri == embedded(root):
+        if fault := _fault_of_file(root / DATABASE, uri):  # it may have been received
+            raise ConfigError(f"MLflow's store: {fault}")
+    elif fault := _fault(uri):
+        raise ConfigError(f"{VARIABLE}: {fault}")
+
+
+def refusal(error: Exception, uri: str) -> str:
+    """Describes why a store that answered cannot be used; empty if it did not answer."""
+    said = str(error)
+    if found := SCHEMA.search(said):
+        return _other_schema(found.group(1), uri)
+    status = STATUS.search(said)
+    refused = REFUSALS.get(int(status.group(1))) if status else None
+    return f"{_shown(uri)} {refused}" if refused else ""
+
+
+def _fault(uri: str) -> str:
+    scheme = urlsplit(uri).scheme.lower()
+    if uri in DATABRICKS:
+        return ""
+    if HOST.fullmatch(uri):
+        return f"{uri} has no scheme; set {in_setting(VARIABLE, f'http://{uri}')}"
+    if scheme in ("", "file") or len(scheme) == 1:  # C:\...
+        return "" if MLFLOW_ALLOW_FILE_STORE.get() else _a_folder(uri)
+    engine = scheme.partition("+")[0]
+    if engine in DATABASE_ENGINES:
+        return _fault_of_database(uri)
+    known = [*SERVERS, *DATABASE_ENGINES]
+    others = [plugin.name for plugin in entry_points(group="mlflow.tracking_store")]
+    if scheme in (*known, *others):
+        return ""
+    near = suggestion(scheme, known)
+    return f"{scheme}: is not a scheme that MLflow knows ({', '.join(known)}){near}"
+
+
+def _a_folder(uri: str) -> str:
+    place = expanded(re.sub("^file:(//)?", "", uri)).resolve()
+    given = in_setting(VARIABLE, f"sqlite:///{place.as_posix()}/{DATABASE}")
+    return (
+        f"{uri} is a folder, and this MLflow keeps runs in a database only; set "
+        f"{given} (`mlflow migrate-filestore` copies "
+        "what the folder holds), or unset it to use the store in study.root"
+    )
+
+
+def _fault_of_database(uri: str) -> str:
+    if few := TOO_FEW.fullmatch(uri):
+        return f"{uri} has too few slashes; write sqlite:///{few.group(1)}"
+    try:
+        url = make_url(uri)
+        url.get_dialect().import_dbapi()
+    except (ImportError, NoSuchModuleError) as error:
+        return f"{_shown(uri)} needs a driver that is not installed: {cause(error)}"
+    except (ArgumentError, ValueError) as error:
+        return f"{_shown(uri)} cannot be read: {cause(error)}"
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        return ""
+    file = Path(str(url.database))
+    if not file.parent.is_dir():
+        return f"there is no folder {file.parent}"
+    return _fault_of_file(file, uri, VERSION)
+
+
+def _fault_of_file(file: Path, uri: str, *tables: str) -> str:
+    """Describes what is wrong with a SQLite file; a missing file is fine, MLflow creates it.
+
+    Args:
+        tables: that are to be tables; none: all of them are.
+    """
+    if file.is_dir() and file.name == DATABASE:
+        return f"{file} is a folder where a file is to be; move it away, and the file is made anew"
+    if file.is_dir():
+        return f"{file} is a folder; write {uri.rstrip('/')}/{DATABASE}"
+    try:
+        with reading(file, *tables) as database:
+            found = database.execute(f"SELECT version_num FROM {VERSION}").fetchone()
+    except UntrustedFileError as error:
+        return (
+            f"{error}; move it away, and everything that the studies' folders hold is logged anew"
+        )
+    except FileNotFoundError:
+        return ""
+    except sqlite3.OperationalError:  # not there, locked, or still empty: MLflow sees to it
+        return ""
+    except sqlite3.DatabaseError as error:
+        return (
+            f"{file} is damaged ({cause(error)}); move it away, and everything that the studies' "
+            "folders hold is logged into a new one"
+        )
+    return _other_schema(str(found[0]), uri) if found else ""
+
+
+def _other_schema(version: str, uri: str) -> str:
+    """Describes how a database's schema differs from this MLflow's; empty if it does not."""
+    config = Config()
+    place = Path(mlflow.__file__).parent / "store" / "db_migrations"
+    config.set_main_option("script_location", str(place).replace("%", "%%"))
+    script = ScriptDirectory.from_config(config)
+    if version == script.get_current_head():
+        return ""
+    try:
+        script.get_revision(version)
+    except CommandError:
+        return (
+            f"{_shown(uri)} was written by a newer MLflow than this one ({mlflow.__version__}); "
+            "pip install --upgrade mlflow"
+        )
+    return (
+        f"{_shown(uri)} has the schema of an older MLflow than this one ({mlflow.__version__}); "
+        f"make a copy of it, then run: mlflow db upgrade {in_shell(_shown(uri))}"
+    )
+
+
+def _shown(uri: str) -> str:
+    """The URI without its password."""
+    return re.sub(r"(//[^:/@]+):[^@]*@", r"\1:***@", uri)

@@ -1,0 +1,1 @@
+"""The commands `sweeper.select` and `sweeper.report`."""

@@ -1,0 +1,54 @@
+"""Writes the report of a study anew, as `python -m sweeper.report` does."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from evaluate.tracking.store_address import Address, run_id_in
+from sweeper.config import ReportConfig
+from sweeper.results.checkpoint_files import REPORT
+from sweeper.results.missing_trials import words_of_missing
+from sweeper.results.ranking import rank_trials
+from sweeper.results.report.page import policy_of, write_report
+from sweeper.study_folder import study_folder
+from sweeper.tracking.trial_record import load_records, no_study
+from train.errors import CheckpointError, ConfigError
+from train.text.terminal import print_lines
+
+log = logging.getLogger(__name__)
+
+
+def main(config: ReportConfig) -> None:
+    """Writes report.html into the study's folder and logs it to the study's run, if it has one.
+
+    Raises:
+        ConfigError: there is no such study (naming the nearest), or no trial in it.
+    """
+    root = Path(config.root)
+    study = study_folder(root, config.study)
+    if not study.is_dir():
+        raise no_study(study)
+    address = Address(root)
+    records = load_records(study)
+    if not records:
+        raise ConfigError(f"study: {config.study} has no trial yet")
+    policy = policy_of(study, records)
+    ranked = rank_trials(records, policy, lambda record: run_id_in(address, record.folder))
+    try:
+        file = write_report(study, ranked, policy, storage=config.storage)
+    except CheckpointError as error:  # a study may be read where nothing may be written
+        here = Path(f"{study.name}-{REPORT}")
+        file = write_report(study, ranked, policy, here, config.storage)
+        log.warning(f"{error}; it is written here instead")
+    if lost := words_of_missing(study):
+        print_lines(lost)
+    print_lines(f"the report, to open in a browser: {file}")
+    if run_id := run_id_in(address, study):
+        from evaluate.tracking.mlflow_store import (
+            MlflowStore,  # imports MLflow: the page is there before
+        )
+
+        store = MlflowStore(root, study.name)
+        with store.tolerate_outage():
+            store.add_file(run_id, study.name, file)

@@ -1,0 +1,83 @@
+"""Selects again from what a study has scored, as `python -m sweeper.select` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evaluate.selection.objective import FIDELITIES, MEMORY
+from evaluate.selection.policy import check_scores
+from evaluate.tracking.store_address import Address, run_id_in
+from sweeper.config import SelectConfig
+from sweeper.results.checkpoint_files import find_weights, gone
+from sweeper.results.missing_trials import words_of_missing
+from sweeper.results.ranking import RankedTrial, rank_trials
+from sweeper.results.summary_table import say, show
+from sweeper.study_folder import study_folder
+from sweeper.tracking.trial_record import TrialRecord, load_records, no_study
+from train.errors import ConfigError
+from train.text.terminal import print_lines
+
+
+def main(config: SelectConfig) -> None:
+    """Prints what the policy keeps; with `apply` makes it the study's result. Loads no model."""
+    root = Path(config.root)
+    study, address = study_folder(root, config.study), Address(root)
+    records = [r for r in find_records(study) if r.scorecards]
+    if not records:
+        raise ConfigError(f"study: {config.study} has no scored epoch")
+    check_scores(config.policy, {n for r in records for c in r.scorecards for n in c.scores})
+    ranked = rank_trials(records, config.policy, lambda r: run_id_in(address, r.folder))
+    show(ranked)
+    if lost := words_of_missing(study):
+        print_lines(lost)
+    if config.policy.rule == "pareto":
+        _show_front(ranked)
+    if config.apply:
+        if not study.is_dir():
+            raise ConfigError(f"apply: the files of {config.study} are not in {study.parent}")
+        if find_weights(study, ranked[0]) is None:
+            raise ConfigError(gone(ranked[0]))
+        _apply(study, ranked, config)
+        return
+    best = ranked[0]
+    if best.selection:
+        print_lines(
+            *best.selection.reasons,
+            f"the LoRA to keep: {best.selection.scorecard.checkpoint}",
+            "apply=true makes it the study's best.safetensors and MLflow's champion",
+        )
+
+
+def _apply(study: Path, ranked: list[RankedTrial], config: SelectConfig) -> None:
+    # imported here: MLflow and the report's plots take seconds, and most selections need neither
+    from sweeper.execution.promote import promote
+    from sweeper.tracking.mlflow_mirror import MlflowMirror
+
+    promote(
+        study, ranked, config.policy, MlflowMirror(Path(config.root), study), {}, config.storage
+    )
+    say(study, ranked, config.policy)
+
+
+def find_records(study: Path) -> list[TrialRecord]:
+    """The records of a study: from its folder, or else from MLflow.
+
+    Raises:
+        ConfigError: neither has it.
+    """
+    if study.is_dir():
+        return load_records(study)
+    from sweeper.results.mlflow_records import logged_records  # imports MLflow
+
+    if fetched := logged_records(study):
+        return fetched
+    raise no_study(study)
+
+
+def _show_front(ranked: list[RankedTrial]) -> None:
+    """The checkpoints that none beats in their trial, as lines."""
+    for entry in ranked:
+        for card in entry.selection.front if entry.selection else []:
+            names = [name for name in (*FIDELITIES, MEMORY) if name in card.scores]
+            scores = "  ".join(f"{name} {card.scores[name].value:.2f}" for name in names)
+            print_lines(f"trial {entry.record.number}  {card.label}  {scores}  {card.checkpoint}")

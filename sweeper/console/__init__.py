@@ -1,0 +1,1 @@
+"""The terminal while a study runs: progress lines and the live table."""

@@ -1,0 +1,170 @@
+"""What all trials of a study share: base, pictures, scorer; and where they come from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+from torch import Tensor
+
+from evaluate.images.contact_sheet import CELL, DATA_SHEET, data_sheet, save_sheet
+from evaluate.scorer import Scorer
+from evaluate.selection.policy import check_scores
+from evaluate.tracking.environment import environment
+from sweeper.config import SweepConfig
+from sweeper.search.search_space import Space
+from sweeper.study_folder import studies_in, study_folder
+from sweeper.tracking.mlflow_mirror import BASE_SHEET, About
+from sweeper.tracking.trial_record import load_records
+from train.config.flattening import flatten
+from train.config.schema import BASE_PLACES, DATA_PLACES, trial_of
+from train.data.dataset import Dataset, load_dataset
+from train.data.images.framing import square
+from train.data.images.image import DataError, TrainingImage
+from train.loop.file_metadata import counts
+from train.loop.schedule import report
+from train.models.base_model import BaseModel, load_base
+from train.models.model_files import BaseError
+from train.system.outage import Outage
+from train.text.terminal import log_lines
+
+log = logging.getLogger(__name__)
+# where things lie, what they run on and what is warned of may change in the middle of a study
+PLACES = (
+    *(f"data.{key}" for key in DATA_PLACES), *(f"base.{key}" for key in BASE_PLACES),
+    "data.few", "cache", "cache_path",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StudyContext:
+    """Base, pictures and scorer of a study."""
+
+    base: BaseModel
+    pictures: Dataset
+    scorer: Scorer
+
+
+_made: dict[str, StudyContext] = {}  # the parts of the last study; a process works on one at a time
+
+
+def load_context(config: SweepConfig) -> StudyContext:
+    """Loads them once a process.
+
+    Raises:
+        DataError, BaseError: with what is wrong with the pictures or the base.
+        Outage: the same, where a study has worked with them already: they are away for a while.
+        ConfigError: a policy that looks at a score which these pictures cannot have.
+    """
+    shared = {name: asdict(getattr(config, name)) for name in ("data", "base", "probes", "scores")}
+    key = json.dumps([shared, config.study.root], sort_keys=True)
+    if key not in _made:
+        _made.clear()
+        try:
+            pictures = load_dataset(config.data)
+            log_lines(log, report(trial_of(config), pictures))
+            log.info(f"loading the base {config.base.path} and the scorer")
+            base = load_base(config.base)
+        except (DataError, BaseError) as error:
+            if _were_there(config):
+                raise Outage(str(error)) from error
+            raise
+        cache = Path(config.study.root) / "cache"
+        scorer = Scorer(base, pictures, config.data, config.probes, config.scores, cache)
+        _made[key] = StudyContext(base, pictures, scorer)
+    check_scores(config.policy, _made[key].scorer.names)
+    return _made[key]
+
+
+def _were_there(config: SweepConfig) -> bool:
+    """Whether a trial of the study (without a name: of any) had the same pictures and base."""
+    now = asdict(config)
+    root = Path(config.study.root)
+    found = [config.study.name] if config.study.name else studies_in(root)
+    return any(
+        record.settings.get("data") == now["data"]
+        and record.setting("base", "path") == now["base"]["path"]
+        for name in found
+        for record in load_records(study_folder(root, name, "study.name"))
+        if record.epochs
+    )
+
+
+def shared_settings(
+    config: SweepConfig, parts: StudyContext, space: Space | None
+) -> dict[str, str]:
+    """What a study's trials have in common, flat: a study is continued only with the same.
+
+    Args:
+        space: what is searched; None: single trials, each with settings of its own.
+    """
+    settings = flatten(asdict(trial_of(config)))
+    kept = {
+        key: value
+        for key, value in settings.items()
+        if key not in PLACES
+        and (key == "data.resolution" if space is None else not space.covers(key))
+    }
+    scoring = flatten({"probes": asdict(config.probes), "scores": asdict(config.scores)})
+    searched = {f"search of {k}": words for k, words in (space or Space(())).describe().items()}
+    return {
+        **{key: str(value) for key, value in (kept | scoring | searched).items()},
+        **fingerprints(parts),
+    }
+
+
+def fingerprints(parts: StudyContext) -> dict[str, str]:
+    """What the pictures, the base and the probes are, wherever they lie."""
+    return {
+        "data.fingerprint": parts.pictures.fingerprint,
+        "base.fingerprint": parts.base.fingerprint,
+        "probes.fingerprint": parts.scorer.fingerprint,
+    }
+
+
+def origin(parts: StudyContext) -> dict[str, str]:
+    """Where a run comes from: fingerprints, versions, hardware."""
+    return {
+        **fingerprints(parts),
+        **origin_of_pictures(parts.pictures),
+        **environment(parts.base.device),
+    }
+
+
+def origin_of_pictures(pictures: Dataset) -> dict[str, str]:
+    """Which they are, and how many."""
+    return {"data.fingerprint": pictures.fingerprint, "data.pictures": counts(pictures)}
+
+
+def about_study(
+    parts: StudyContext, config: SweepConfig, study: Path, params: dict[str, str]
+) -> About:
+    """What MLflow shows of a study as such. Draws its data sheet and the bare base's, once.
+
+    Args:
+        study: its folder.
+        params: what its trials share, the search space, the budget.
+    """
+    sheet, pictures = study / DATA_SHEET, parts.pictures
+    if not sheet.is_file():  # it is the last, so that where it is, both are
+        save_sheet(parts.scorer.base_sheet(), study / BASE_SHEET)
+        save_sheet(
+            data_sheet(_captioned(pictures.training), _captioned(pictures.validation)), sheet
+        )
+    return About(
+        params=params,
+        tags=origin(parts),
+        texts={
+            "config.yaml": yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True),
+            "data.txt": pictures.report(),
+        },
+        pictures={"data_sheet": sheet},
+    )
+
+
+def _captioned(pictures: Sequence[TrainingImage]) -> list[tuple[Tensor, str]]:
+    return [(square(picture, CELL), picture.caption) for picture in pictures]

@@ -1,0 +1,100 @@
+"""Disk: what a trial takes, whether there is room for it, and what is kept of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from evaluate.config import PolicyConfig
+from evaluate.scorecard import Scorecard
+from evaluate.selection.policy import rank_of, select
+from sweeper.config import ALL, BEST, PARETO, SweepConfig
+from sweeper.tracking.trial_record import RUNNING, TrialRecord, load_records
+from train.data.dataset import Dataset
+from train.loop.schedule import schedule_of
+from train.models.base_model import DTYPES, BaseModel
+from train.resume.run_files import state_file
+
+MARGIN = 100e6  # bytes that stay free: sheets, MLflow's store, other programs
+TOP = 3  # of a study's checkpoints are kept, whatever trials they are of
+STATES = 3 * 4  # bytes a number in the state to continue from: weights and AdamW's two, fp32
+
+
+def checkpoint_size(base: BaseModel, config: SweepConfig) -> float:
+    """Bytes of one LoRA file of these settings."""
+    width = DTYPES[config.training.save_precision].itemsize
+    return float(base.adapters.numbers(config.network) * width)
+
+
+def trial_size(base: BaseModel, pictures: Dataset, config: SweepConfig) -> float:
+    """Bytes that a trial of these settings takes while it runs."""
+    state = base.adapters.numbers(config.network) * STATES
+    checkpoints = schedule_of(config, pictures).checkpoints
+    return checkpoints * checkpoint_size(base, config) + state
+
+
+def too_full(study: Path, base: BaseModel, pictures: Dataset, config: SweepConfig) -> str:
+    """Why there is no room for a trial of these settings beside those at work; empty: there is."""
+    at_work = [record for record in load_records(study) if record.state == RUNNING]
+    written = sum(f.stat().st_size for record in at_work for f in weights_in(record.folder))
+    wanted = (len(at_work) + 1) * trial_size(base, pictures, config) - written + MARGIN
+    free = shutil.disk_usage(study).free
+    if free >= wanted:
+        return ""
+    return f"{_size(free)} are free at {study}, and the trials may take {_size(wanted)} more"
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The checkpoints and states in a trial's folder."""
+    return [file for file in folder.glob("*") if file.suffix in (".safetensors", ".pt")]
+
+
+def describe(base: BaseModel, pictures: Dataset, config: SweepConfig, trials: int) -> str:
+    """What a study of so many trials of at most these settings takes, in words."""
+    one, running = checkpoint_size(base, config), trial_size(base, pictures, config)
+    stay = trials + TOP if config.study.keep == BEST else trials * running / one
+    copies = trials + 1  # MLflow's of each trial's selected one, and best.safetensors
+    return (
+        f"checkpoints of at most {_size(one)}; a trial at work takes {_size(running)}, the study "
+        f"{_size((stay + copies) * one)} in the end (study.keep={config.study.keep})"
+    )
+
+
+def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> None:
+    """Deletes the checkpoints of a study's ended trials, but for those that are kept.
+
+    Scores and contact sheets stay. Another policy can select a checkpoint that is gone: it is
+    trained again by `sweeper.reproduce`.
+
+    Args:
+        record: of the trial that has just ended.
+    """
+    if keep == ALL or record.selected is None:
+        return
+    state_file(record.folder).unlink(missing_ok=True)
+    others = [r for r in load_records(record.folder.parent.parent) if r.folder != record.folder]
+    ended = [r for r in (*others, record) if r.finished and r.selected is not None]
+    kept = {card.checkpoint for card in _top(ended, policy)}
+    for one in ended:
+        chosen = {one.selected}
+        if keep == PARETO:
+            chosen |= {card.epoch for card in select(one.scorecards, policy).front}
+        written = {*weights_in(one.folder)}  # and nothing else, whatever the record says
+        for card in one.scorecards:
+            if card.epoch not in chosen and card.checkpoint in written - kept:
+                card.checkpoint.unlink(missing_ok=True)
+
+
+def _top(records: list[TrialRecord], policy: PolicyConfig) -> list[Scorecard]:
+    """The best checkpoints of a study that there still are, whatever trials they are of."""
+    there = [c for record in records for c in record.scorecards if c.checkpoint.is_file()]
+    return sorted(there, key=lambda card: rank_of(card, policy), reverse=True)[:TOP]
+
+
+def _size(count: float) -> str:
+    """Bytes as a person says them."""
+    for unit in ("kB", "MB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+    return f"{count / 1000:.3g} GB"

@@ -1,0 +1,109 @@
+"""Reasons to stop a trial early: each rule reads the scorecards so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from evaluate.config import PolicyConfig
+from evaluate.scorecard import Scorecard
+from evaluate.selection.diagnosis import NOTHING
+from evaluate.selection.objective import deciding, total_violation, worth
+from evaluate.selection.policy import select
+from sweeper.study.trial_lease import LeasedTrial
+
+Rule = Callable[[list[Scorecard]], str]  # the reason to stop; empty: go on
+
+
+def memorizes(policy: PolicyConfig, in_a_row: int) -> Rule:
+    """Stops when a score is surely beyond its limit or floor at `in_a_row` scored epochs.
+
+    Surely: its whole interval is. What was learned by heart is not unlearned by training on, so
+    the epochs to come can only be worse. It stops as well where as many checkpoints in a row cannot
+    be used.
+    """
+
+    def rule(scorecards: list[Scorecard]) -> str:
+        """The score that is beyond its limit, in words."""
+        if not in_a_row or len(scorecards) < in_a_row:
+            return ""
+        last = scorecards[-in_a_row:]
+        if all(card.failure for card in last):
+            return f"diverged: at {last[-1].label} {last[-1].failure}"
+        told = last[-1].scores
+        shared = {name for name in told if all(name in card.scores for card in last)}
+        for name in (n for n in policy.limits if n in shared):
+            limit, low = policy.limits[name], told[name].low
+            if all(card.scores[name].low > limit for card in last):
+                return f"memorised: {name} is surely above {low:.2f}, and {limit:g} is the limit"
+        for name in (n for n in policy.floors if n in shared):
+            floor, high = policy.floors[name], told[name].high
+            if all(card.scores[name].high < floor for card in last):
+                return f"overfitted: {name} is surely below {high:.2f}, and {floor:g} is wanted"
+        return ""
+
+    return rule
+
+
+def pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
+    """Reports the worth of each epoch, and stops where Optuna's pruner says so.
+
+    Of this epoch, and not the best so far, which the trial keeps anyway: the question is whether
+    more epochs are worth their time.
+    """
+
+    def rule(scorecards: list[Scorecard]) -> str:
+        last = scorecards[-1]
+        # an epoch that is not feasible is the worst that can be reported
+        value = worth(last) if total_violation(last, policy) <= 0 else 0.0
+        trial.report(last.epoch, value)
+        if trial.should_prune():
+            how = f"with {value:.2f} overall" if value else "over a limit"
+            return f"pruned: {how} it is behind the other trials"
+        return ""
+
+    return rule
+
+
+def has_plateaued(policy: PolicyConfig, epochs: int) -> Rule:
+    """Stops a run whose best epoch has stayed the same for so many scored epochs.
+
+    The later ones were no better by more than chance, or over a limit: as early stopping does
+    with a loss, and for the same reason.
+    """
+
+    def rule(scorecards: list[Scorecard]) -> str:
+        if not epochs or len(scorecards) <= epochs or not any(map(deciding, scorecards)):
+            return ""  # nothing tells a better epoch from a worse one
+        best = select(scorecards, policy).scorecard
+        since = len(scorecards) - 1 - scorecards.index(best)
+        if since < epochs:
+            return ""
+        return f"settled: none of the last {since} scored epochs is better than {best.label}"
+
+    return rule
+
+
+def no_learning(share: float, epochs: int) -> Rule:
+    """Stops a run that after a share of its epochs has surely learned nothing of the subject.
+
+    Surely: the upper bound of its likeness is one that the diagnosis calls none. Where likeness
+    cannot be told, as of a single training picture, it says nothing.
+    """
+
+    def rule(scorecards: list[Scorecard]) -> str:
+        last = scorecards[-1]
+        likeness = last.scores.get("subject_fidelity")
+        if likeness is None or not share or last.epoch < share * epochs or likeness.high >= NOTHING:
+            return ""
+        return f"no learning: subject_fidelity is at most {likeness.high:.2f} at {last.label}"
+
+    return rule
+
+
+def until(epoch: int) -> Rule:
+    """Stops after an epoch."""
+
+    def rule(scorecards: list[Scorecard]) -> str:
+        return f"it was asked for {epoch} epochs" if scorecards[-1].epoch >= epoch else ""
+
+    return rule

@@ -1,0 +1,245 @@
+"""Packs: trials that are trained and scored together, each of them as if it were alone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from evaluate.scorecard import Scorecard
+from evaluate.tracking.environment import peak_memory
+from sweeper.config import AUTO
+from sweeper.execution.context import load_context
+from sweeper.execution.trial import Trial
+from sweeper.stop_request import leaving
+from sweeper.tracking.trial_record import FILE, Cost
+from train.config.parsing import cause
+from train.loop.pack_size import MOST, pack_size
+from train.loop.trainer import Checkpoint, Epoch, Trainer
+from train.system.oom import is_oom, memory_of_other_processes
+from train.system.outage import Outage, is_doubtful, outage
+
+log = logging.getLogger(__name__)
+
+
+class Queue:
+    """Trials that wait for a place.
+
+    Args:
+        trials: asked for one at a time, as late as can be, so that a search knows the most.
+        ahead: how many may wait for a pack of their kind while others are looked for.
+    """
+
+    def __init__(self, trials: Iterable[Trial], ahead: int) -> None:
+        self._coming, self._ahead = iter(trials), ahead
+        self._waiting: list[Trial] = []
+
+    def take(self, kind: object = None) -> Trial | None:
+        """The next trial, of a kind if one is named; None where there is none."""
+        for trial in self._waiting:
+            if kind in (None, trial.kind):
+                self._waiting.remove(trial)
+                return trial
+        while len(self._waiting) < self._ahead:
+            coming = next(self._coming, None)
+            if coming is None or kind in (None, coming.kind):
+                return coming
+            self._waiting.append(coming)
+        return None
+
+    def put_back(self, trials: Iterable[Trial]) -> None:
+        """They are next."""
+        self._waiting = [*trials, *self._waiting]
+
+    def interrupt(self) -> None:
+        """Leaves those that wait so that the same command continues them."""
+        for trial in self._waiting:
+            trial.interrupt()
+
+
+class PackBroken(RuntimeError):
+    """Training or scoring a pack failed, for the reason that is its cause."""
+
+
+def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
+    """Runs trials, those of a kind together; a place that gets free is filled at once.
+
+    Where memory runs out the pack goes on with half as many, and a trial alone with less, where
+    `training.oom` says so; where anything else goes wrong its trials go on one by one, so that it
+    stops the one that it belongs to.
+
+    Args:
+        pack: how many at once, or "auto".
+
+    Raises:
+        Outage: the machine fails; the trials are as they were.
+    """
+    places = MOST if pack == AUTO else int(pack)
+    queue = Queue(trials, places)
+    try:
+        while not leaving() and (first := queue.take()) is not None:
+            size = places
+            if pack == AUTO and not first.alone:
+                size = pack_size(load_context(first.config).base, first.trained, places)
+            places = _run_pack(Pack(queue, size), first, places)
+    finally:
+        queue.interrupt()
+
+
+def _run_pack(together: Pack, first: Trial, places: int) -> int:
+    """Runs a pack to its end, or until it breaks; how many places the next one may have."""
+    try:
+        together.run(first)
+        together.interrupt()  # those that are left
+    except PackBroken as broken:
+        left, full = [*together.trials.values()], is_oom(broken.__cause__)
+        if len(left) == 1:
+            _alone(left[0], broken, together)
+            return places
+        places = max(1, len(left) // 2) if full else places
+        how = f"{places} at once" if full else "one by one"
+        log.warning(f"{len(left)} trials at once: {broken}; they go on {how}")
+        for trial in left:
+            trial.alone = not full
+        together.queue.put_back(left)
+    except BaseException as error:  # Ctrl-C, or the machine
+        if not is_doubtful(error):  # else it counts as a death
+            together.interrupt()
+        raise
+    return places
+
+
+def _alone(trial: Trial, broken: PackBroken, pack: Pack) -> None:
+    """A trial that went wrong by itself goes on with less memory, or has failed.
+
+    Raises:
+        Outage: it is other programs that leave it no memory.
+    """
+    error = broken.__cause__
+    if not is_oom(error):
+        return trial.break_down(error)
+    if others := memory_of_other_processes(pack.parts.base.device):
+        trial.interrupt()
+        raise Outage(others) from error
+    return pack.queue.put_back([trial]) if trial.adapt() else trial.break_down(error)
+
+
+class Scored(NamedTuple):
+    """The checkpoints of an epoch that were scored, and the seconds that it took."""
+
+    checkpoints: list[Checkpoint]
+    scorecards: list[Scorecard]
+    seconds: float
+
+
+class Pack:
+    """A pack at work.
+
+    Args:
+        queue: where further trials of the same kind come from.
+        places: for trials at the same time.
+    """
+
+    def __init__(self, queue: Queue, places: int) -> None:
+        self.queue, self.places = queue, places
+        self.trials: dict[int, Trial] = {}  # those in training, by the trainer's number
+
+    def run(self, first: Trial) -> None:
+        """Trains and scores until no more trials of the first one's kind come, or until it is left.
+
+        What is recorded already (a trial continues) is neither trained nor scored again.
+        """
+        self.kind, self.parts = first.kind, load_context(first.config)
+        self.trainer = Trainer(self.parts.base, self.parts.pictures, should_pause=leaving)
+        self._admit(first)
+        self._fill()
+        epochs = iter(self.trainer)
+        while (done := self._train_and_score(epochs)) is not None:
+            self._record(*done)
+            if leaving():
+                return
+            self._fill()
+
+    def interrupt(self) -> None:
+        """Leaves its trials so that the same command continues them."""
+        for trial in self.trials.values():
+            trial.interrupt()
+
+    def _fill(self) -> None:
+        while len(self.trials) < self.places:
+            trial = self.queue.take(self.kind)
+            if trial is None:
+                return
+            self._admit(trial)
+
+    def _admit(self, trial: Trial) -> None:
+        try:
+            trial.begin(self.places)
+            self.trials[self.trainer.add(trial.member)] = trial
+        except Exception as error:
+            if words := outage(error):
+                trial.interrupt()
+                raise Outage(words) from error
+            trial.break_down(error)  # of its own making: the others know nothing of it
+
+    def _train_and_score(self, epochs: Iterator[Epoch]) -> tuple[Epoch, Scored] | None:
+        """The next epoch of the pack; None when no member is left.
+
+        Raises:
+            Outage: the machine fails.
+            PackBroken: whatever else went wrong.
+        """
+        try:
+            epoch = next(epochs, None)  # trains, saves
+            if epoch is None:
+                return None
+            new = [c for c in epoch.checkpoints if not self.trials[c.member].record.has(c.epoch)]
+            began = time.perf_counter()
+            scorecards = self.parts.scorer({c.path: c.epoch for c in new}) if new else []
+            spent = time.perf_counter() - began
+            self._check_folders()
+        except Exception as error:
+            self._check_folders()
+            if words := outage(error):
+                raise Outage(words) from error
+            raise PackBroken(cause(error)) from error
+        return epoch, Scored(new, scorecards, spent)
+
+    def _check_folders(self) -> None:
+        """What is written to a share that is away lands below it, where nobody looks for it."""
+        for trial in self.trials.values():
+            if not (trial.record.folder / FILE).is_file():
+                raise Outage(f"{trial.record.folder / FILE} is not there any more")
+
+    def _record(self, epoch: Epoch, scored: Scored) -> None:
+        """What came of it, and who leaves."""
+        self._drop_lost()
+        share, memory = max(1, len(scored.checkpoints)), peak_memory(self.parts.base.device)
+        for checkpoint, scorecard in zip(scored.checkpoints, scored.scorecards, strict=True):
+            if checkpoint.member in self.trials:
+                self.trials[checkpoint.member].log(
+                    checkpoint, scorecard, self.parts.scorer.sheet(scorecard),
+                    Cost(epoch.seconds / share, scored.seconds / share, memory),
+                )  # fmt: skip
+        for checkpoint in epoch.checkpoints:
+            trial = self.trials.get(checkpoint.member)
+            if trial and trial.should_stop(checkpoint.last):  # memorised, behind, or done
+                self.trainer.stop(checkpoint.member)
+                self._end(checkpoint.member)
+        for member, reason in epoch.failures.items():
+            if member in self.trials:
+                self.trials[member].record.reason = reason
+                self._end(member)
+
+    def _end(self, member: int) -> None:
+        """It is one of the pack until all is written: where that fails, it is left with them."""
+        self.trials[member].select()
+        del self.trials[member]
+
+    def _drop_lost(self) -> None:
+        """Leaves trials to the workers that have taken them over."""
+        for member in [member for member, trial in self.trials.items() if trial.lost()]:
+            self.trainer.stop(member)
+            number = self.trials.pop(member).record.number
+            log.warning(f"trial {number}  another worker has taken it over")

@@ -1,0 +1,166 @@
+"""A trial at work: what it records, when it stops, how it ends."""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from PIL.Image import Image
+
+from evaluate.scorecard import Scorecard, usable
+from evaluate.selection.policy import select
+from sweeper.config import SweepConfig
+from sweeper.console.progress import Progress
+from sweeper.execution.disk import prune_checkpoints
+from sweeper.execution.early_stopping import Rule
+from sweeper.tracking.mlflow_mirror import MlflowMirror
+from sweeper.tracking.trial_record import (
+    AT_WORK,
+    COMPLETE,
+    FAILED,
+    INTERRUPTED,
+    PACK,
+    RUNNING,
+    STOPPED,
+    WORKER,
+    Cost,
+    TrialRecord,
+)
+from train.config.parsing import cause
+from train.config.schema import TrialConfig, trial_of
+from train.errors import CheckpointError
+from train.files.atomic_write import write_atomically, write_text_atomically
+from train.loop.trainer import Checkpoint, TrialSpec, shared_by_a_pack
+from train.system.oom import FALLBACKS, advice, apply_fallbacks, is_oom, with_next_fallback
+
+ADAPTED = "adapted"  # the tag that says what was changed since memory ran out
+
+
+@dataclass
+class Trial:
+    """A trial at work.
+
+    Attributes:
+        rules: reasons to stop early.
+        ended: is told when it is over.
+        lost: whether another worker has taken it over.
+        left: is told when it is left as it is, for this worker or another one to go on with.
+        alone: it may not share a pack.
+    """
+
+    config: SweepConfig
+    record: TrialRecord
+    tracker: MlflowMirror
+    progress: Progress
+    rules: list[Rule] = field(default_factory=list)
+    ended: Callable[[TrialRecord], None] = lambda record: None
+    lost: Callable[[], bool] = lambda: False
+    left: Callable[[], None] = lambda: None
+    alone: bool = False
+
+    @property
+    def kind(self) -> object:
+        """Trials of a study that are of the same kind can share a pack."""
+        return shared_by_a_pack(self.trained), self.alone and self.record.number
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        """What was changed since memory ran out, so that it does not do so again."""
+        said = dict.fromkeys(self.record.tags.get(ADAPTED, "").split(", "))
+        return tuple(remedy for remedy in said if remedy in FALLBACKS)
+
+    @property
+    def trained(self) -> TrialConfig:
+        """The settings that it is trained with: those asked for, and the remedies."""
+        return apply_fallbacks(trial_of(self.config), self.remedies)
+
+    @property
+    def member(self) -> TrialSpec:
+        """It, for the trainer."""
+        return TrialSpec(trial_of(self.config), self.record.folder, remedies=self.remedies)
+
+    def adapt(self) -> bool:
+        """Takes the next remedy against a lack of memory; False: there is none, or none asked."""
+        remedies = with_next_fallback(trial_of(self.config), self.remedies)
+        if remedies is None:
+            return False
+        self.record.tags[ADAPTED] = ", ".join(remedies)
+        self.record.save()
+        return True
+
+    def begin(self, pack: int) -> None:
+        """It starts, or continues, in a pack of so many places."""
+        write_atomically(self.record.folder / AT_WORK, b"")
+        self.record.state = RUNNING
+        self.record.tags |= {PACK: str(pack), WORKER: f"{socket.gethostname()}:{os.getpid()}"}
+        self.record.save()
+        self.progress.began(self.record)
+        self.tracker.mirror(self.record, self.config.policy)
+
+    def log(
+        self,
+        checkpoint: Checkpoint,
+        scorecard: Scorecard,
+        sheet: Image,
+        cost: Cost,
+    ) -> None:
+        """Records a scored checkpoint: on disk first, then in MLflow, then on the terminal."""
+        self.record.add(scorecard, checkpoint, sheet, cost)
+        self.tracker.mirror(self.record, self.config.policy)
+        self.progress.scored(self.record, self.config.policy)
+
+    def should_stop(self, last: bool) -> bool:
+        """Asks all the rules, so that each sees every epoch; at its last one nothing is stopped."""
+        reasons = [reason for rule in self.rules if (reason := rule(self.record.scorecards))]
+        self.record.reason = "" if last else "; ".join(reasons)
+        return last or bool(reasons)
+
+    def select(self) -> None:
+        """Over all its epochs, the one to keep. A trial that was stopped is as good as any."""
+        if not self.record.epochs:
+            return self._end(FAILED, self.record.reason or "it ended without a scored epoch")
+        state = STOPPED if self.record.reason else COMPLETE
+        if not usable(self.record.scorecards):
+            failure = self.record.scorecards[-1].failure
+            reason = self.record.reason or f"no checkpoint can be used: {failure}"
+            return self._end(STOPPED, reason)
+        best = select(self.record.scorecards, self.config.policy)
+        return self._end(state, self.record.reason, best.scorecard.epoch)
+
+    def break_down(self, error: BaseException | None) -> None:
+        """Marks it as failed; the whole traceback is kept in its folder.
+
+        Raises:
+            OSError, CheckpointError: that cannot be written, so the trial is only interrupted.
+        """
+        assert error is not None
+        text = "".join(traceback.format_exception(error))
+        try:
+            write_text_atomically(self.record.folder / "error.txt", text)
+            self._end(FAILED, advice(self.trained) if is_oom(error) else cause(error))
+        except Exception:
+            self.interrupt()
+            raise
+
+    def interrupt(self) -> None:
+        """Leaves it so that the same command continues it, on a full disk too."""
+        at_work = self.record.folder / AT_WORK
+        with suppress(OSError, CheckpointError):
+            if at_work.is_file():  # it has begun, and is not over
+                at_work.unlink()
+                self.record.end(INTERRUPTED)
+                self.tracker.mirror(self.record, self.config.policy)
+        with suppress(OSError):
+            self.left()
+
+    def _end(self, state: str, reason: str, selected: int | None = None) -> None:
+        self.record.end(state, reason, selected)
+        self.tracker.mirror(self.record, self.config.policy)
+        self.progress.ended(self.record)
+        self.ended(self.record)
+        (self.record.folder / AT_WORK).unlink(missing_ok=True)
+        prune_checkpoints(self.record, self.config.policy, self.config.study.keep)

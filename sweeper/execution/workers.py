@@ -1,0 +1,113 @@
+"""Many workers: what a launcher of others (joblib, submitit, ray) runs is the same search again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+
+from sweeper.config import SweepConfig
+from sweeper.stop_request import in_good_order, listen_from
+from sweeper.study_folder import study_folder
+from train.cli.app import quiet
+from train.cli.compose import HYDRA_VERSION, load_local_defaults
+from train.config.parsing import cause
+from train.config.schema import CONF
+from train.errors import ConfigError
+from train.text.terminal import print_lines
+
+log = logging.getLogger(__name__)
+LAUNCHER = ("hydra/launcher", "hydra.launcher.")
+TRACKING = "MLFLOW_TRACKING_URI"
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The job of a launcher: the command that it was started by, in another process.
+
+    Attributes:
+        line: the command's overrides.
+        place: where relative paths begin.
+        tracking: the MLflow server, which not every launcher's environment knows.
+        asked: which studies had been asked to leave before; see `asked_before`.
+    """
+
+    line: list[str]
+    place: Path = field(default_factory=Path.cwd)
+    tracking: str | None = field(default_factory=lambda: os.environ.get(TRACKING))
+    asked: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, config: DictConfig) -> None:
+        """Runs trials of the study until there are enough.
+
+        Raises:
+            RuntimeError: why it cannot.
+        """
+        os.chdir(self.place)
+        if self.tracking:
+            os.environ[TRACKING] = self.tracking
+        os.environ["TERM"] = "dumb"  # it shares its terminal with others: lines, no display
+        quiet()
+        listen_from(self.asked)
+        number = HydraConfig.get().job.num
+        line = [word for word in self.line if not word.startswith(LAUNCHER)]
+        line += ["hydra/launcher=packed", *device_of(number, config.base.device)]
+        GlobalHydra.instance().clear()  # what the launcher has brought here from the other process
+        load_local_defaults("sweep")
+        try:
+            with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+                hydra = GlobalHydra.instance().hydra
+                assert hydra
+                hydra.multirun("sweep", _no_job, line)
+        except SystemExit as end:
+            if end.code:
+                raise RuntimeError(str(end.code)) from None
+
+
+def launch_workers(launcher: Launcher, workers: int, config: SweepConfig) -> None:
+    """Has a launcher of others run the workers of a study, to their end.
+
+    Raises:
+        ConfigError: a study without a name; a worker that failed.
+    """
+    if config.study.name is None:
+        raise ConfigError("study.name: the workers need one to find their study by")
+    study = study_folder(Path(config.study.root), config.study.name, "study.name")
+    study.mkdir(parents=True, exist_ok=True)
+    log.info(f"study {study}  workers at once: {workers}")
+    try:
+        with in_good_order(study, for_others=True):
+            jobs = launcher.launch([[] for _ in range(workers)], initial_job_idx=0)
+    except Exception as error:  # whatever the library makes of a death
+        raise ConfigError(
+            f"a worker died ({cause(error)}); the same command continues the study"
+        ) from error
+    failures = dict.fromkeys(reason for job in jobs if (reason := _failure(job)))
+    for reason in failures:
+        print_lines(f"a worker ended early: {reason}", error=True)
+    if failures:
+        sys.exit(1)
+
+
+def device_of(number: int, wanted: str) -> list[str]:
+    """The GPUs of a machine are dealt out to its workers in turn."""
+    count = torch.cuda.device_count() if wanted in ("auto", "cuda") else 0
+    return [f"base.device=cuda:{number % count}"] if count > 1 else []
+
+
+def _failure(job: JobReturn) -> str:
+    return "" if job.status == JobStatus.COMPLETED else cause(job._return_value)
+
+
+def _no_job(config: DictConfig) -> None:
+    raise AssertionError("our launcher runs trials, not jobs")

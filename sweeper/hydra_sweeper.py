@@ -1,0 +1,60 @@
+"""Our Hydra sweeper: the class that Hydra makes; sweeper/execution/driver.py does the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+class OptunaSweeper(Sweeper):
+    """Trials proposed by Optuna, one launched after the other.
+
+    Args: see conf/hydra/sweeper/optuna.yaml.
+    """
+
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
+
+    def __init__(
+        self, n_trials: int | None, workers: int, objective: str, seed: int, sampler: DictConfig
+    ) -> None:
+        self.n_trials, self.workers = n_trials, workers
+        self.objective, self.seed = objective, seed
+        self.sampler: dict[str, Any] = OmegaConf.to_container(sampler, resolve=True)  # type: ignore[assignment]
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """What Hydra hands over before a sweep."""
+        from hydra.core.plugins import Plugins  # Hydra's own sweepers do so: it imports this module
+
+        from sweeper.execution.workers import Worker
+        from sweeper.stop_request import asked_before
+
+        self.hydra_context, self.config = hydra_context, config
+        given = config.hydra.overrides
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context,
+            task_function=Worker(
+                [*given.hydra, *given.task], asked=asked_before(Path(config.study.root))
+            ),
+            config=config,
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Runs the study to its end, or continues it."""
+        # Hydra imports its plugins at every start of any command: Optuna, MLflow and torch come
+        # only where a sweep is asked for
+        from sweeper.execution.driver import Hydra, sweep
+
+        handed = Hydra(
+            self.hydra_context, self.config, self.launcher, self.n_trials, self.workers,
+            self.objective, self.seed, self.sampler,
+        )  # fmt: skip
+        sweep(handed, arguments)

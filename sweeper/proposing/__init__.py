@@ -1,1 +1,0 @@
-"""What to try next: the search space, its conditions, the samplers."""

@@ -1,1 +1,0 @@
-"""What is written down while it happens: on disk, in MLflow, on the terminal."""

@@ -1,0 +1,1 @@
+"""Trains a logged run again and compares the two."""

@@ -1,0 +1,105 @@
+"""The settings of making a run again: which, how near it must come, and where things lie now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from evaluate.config import SCORES
+from sweeper.config import BEST, KEEP
+from sweeper.study_folder import check_name
+from train.config.parsing import suggestion
+from train.config.ranges import RANGE, Range
+from train.config.setting_kinds import choice_field, model_field, path_field, text_field
+from train.errors import ConfigError
+from train.validation import SPEEDS, check_choice, check_device_name
+
+DEFAULT = "default"  # the tolerance of scores that have none of their own
+TOLERANCE = Range(0, 1000)
+
+
+@dataclass
+class DataPlaces:
+    """Where the pictures are now; None: where they were."""
+
+    path: str | None = path_field(None)
+    validation_path: str | None = path_field(None)
+    regularization_path: str | None = path_field(None)
+    dataset_config: str | None = path_field(None)
+
+
+@dataclass
+class BasePlaces:
+    """Where the base is now, and what it runs on; None: as it was."""
+
+    path: str | None = model_field(None)
+    device: str | None = text_field(None)
+    speed: str | None = choice_field(None)
+
+
+@dataclass
+class ProbesPlaces:
+    """Where files of one's own lie now; None: where they were."""
+
+    values: str | None = path_field(None)
+    set: str | None = path_field(None)
+
+
+@dataclass
+class ScoresPlaces:
+    """Where models of one's own lie now; None: where they were."""
+
+    encoder: str | None = model_field(None)
+    pose_model: str | None = model_field(None)
+
+
+@dataclass
+class ReproduceConfig:
+    """conf/reproduce.yaml."""
+
+    run_id: str | None = text_field(None)
+    study: str | None = text_field(None)
+    lora: str | None = path_field(None)
+    tolerance: dict[str, float] = field(
+        default_factory=lambda: {DEFAULT: 0.02}, metadata={RANGE: TOLERANCE}
+    )
+    anyway: bool = False
+    data: DataPlaces = field(default_factory=DataPlaces)
+    base: BasePlaces = field(default_factory=BasePlaces)
+    probes: ProbesPlaces = field(default_factory=ProbesPlaces)
+    scores: ScoresPlaces = field(default_factory=ScoresPlaces)
+    root: str = path_field("mlruns")
+    keep: str = choice_field(BEST)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Dotted key -> what was given."""
+        groups = {name: vars(getattr(self, name)) for name in ("data", "base", "probes", "scores")}
+        return {
+            f"{group}.{key}": value
+            for group, keys in groups.items()
+            for key, value in keys.items()
+            if value is not None
+        }
+
+
+def check_reproduce(config: ReproduceConfig) -> None:
+    """Refuses what cannot be, with a ConfigError."""
+    given = [name for name in ("run_id", "study", "lora") if getattr(config, name)]
+    if len(given) != 1:
+        both = f" ({' and '.join(given)} are given)" if given else ""
+        raise ConfigError(f"run_id: give one of run_id=, study= and lora={both}")
+    if config.study:
+        check_name(config.study, "study")
+    for name in config.tolerance:
+        if name not in (DEFAULT, *SCORES):
+            near = suggestion(name, [DEFAULT, *SCORES])
+            raise ConfigError(f"tolerance.{name}: there is no such score{near}")
+    if DEFAULT not in config.tolerance:
+        raise ConfigError("tolerance.default: is needed for scores that have none of their own")
+    if config.base.device is not None:
+        check_device_name(config.base.device)
+    if config.base.speed is not None:
+        check_choice("base.speed", config.base.speed, SPEEDS)
+    if config.keep not in KEEP:
+        near = suggestion(config.keep, [*KEEP])
+        raise ConfigError(f"keep: {config.keep!r} is none of {', '.join(KEEP)}{near}")

@@ -1,0 +1,37 @@
+"""The optimizer of a file or a store from elsewhere: which class it may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from train.cli.arguments import ALLOW_CLASS
+from train.config.class_arguments import TARGET, nested_targets
+from train.config.optimizer_arguments import check_optimizer
+from train.config.ranges import shown
+from train.errors import ConfigError
+from train.files.permissions import is_allowed
+from train.kohya.optimizer_names import SHIPPED
+from train.text.shell import in_setting
+
+
+def check_received_optimizer(optimizer: Mapping[str, Any]) -> None:
+    """Refuses an optimizer that a file or a store may not ask for; its module is not imported.
+
+    Args:
+        optimizer: see `train.config.optimizer_arguments.check_optimizer`, which checks it too.
+
+    Raises:
+        ConfigError: a class that does not come with the program and was not allowed by name.
+    """
+    target = optimizer.get(TARGET)
+    arguments = {key: value for key, value in optimizer.items() if key != TARGET}
+    for inner in nested_targets("optimizer", arguments):
+        raise ConfigError(f"{inner}: an optimizer's argument from a file cannot be a class")
+    check_optimizer(optimizer)
+    if target not in SHIPPED and not is_allowed(str(target)):
+        raise ConfigError(
+            f"optimizer.{TARGET}: a file does not choose which code is imported, and "
+            f"{shown(target)} does not come with this program; if you trust it, add "
+            f"{in_setting(ALLOW_CLASS, target)}"
+        )

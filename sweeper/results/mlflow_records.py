@@ -1,0 +1,49 @@
+"""The records of a study as MLflow has them, for where its folder is not at hand."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from evaluate.tracking.artifacts import artifact
+from evaluate.tracking.store_address import DATABASE
+from sweeper.tracking.mlflow_mirror import MlflowMirror
+from sweeper.tracking.run_tags import noted
+from sweeper.tracking.trial_record import TrialRecord, read_record, trial_folder
+
+log = logging.getLogger(__name__)
+
+
+def logged_records(study: Path) -> list[TrialRecord]:
+    """The records that MLflow has, by trial; none where it is away, which is said.
+
+    Args:
+        study: where the study's folder would be.
+    """
+    tracker = MlflowMirror(study.parent.parent, study)
+    if tracker.embedded and not (tracker.root / DATABASE).is_file():
+        return []
+    with tracker.tolerate_outage():
+        return _fetch(study, tracker)
+    return []
+
+
+def _fetch(study: Path, tracker: MlflowMirror) -> list[TrialRecord]:
+    client = tracker.existing()
+    experiment = client.get_experiment_by_name(study.name)
+    if experiment is None:
+        return []
+    records: dict[int, TrialRecord] = {}
+    for found in client.search_runs([experiment.experiment_id], "tags.trial != ''"):
+        if "reproduction_of" in found.data.tags:
+            continue
+        if (text := artifact(tracker, client, found, "scorecards.json")) is None:
+            continue  # it has not come to its end
+        try:
+            if (number := noted(found).trial) is None:
+                continue
+            # the latest comes first: a trial whose folder was lost has been trained again
+            records.setdefault(number, read_record(text, trial_folder(study, number)))
+        except ValueError as error:
+            log.warning(f"run {found.info.run_id} is left out: its record is damaged ({error})")
+    return [records[number] for number in sorted(records)]

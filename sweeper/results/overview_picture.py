@@ -1,0 +1,137 @@
+"""The overview picture of a study: all checkpoints against each other, and the pick's curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaluate.config import PolicyConfig
+from evaluate.images.curves import PICK, draw_curves
+from evaluate.images.figures import save_png
+from evaluate.scorecard import Scorecard, usable
+from evaluate.selection.explain import overall
+from evaluate.selection.objective import MEMORY, pareto, total_violation, worth
+from sweeper.console.progress import short
+from sweeper.tracking.trial_record import TrialRecord
+
+WITHIN, OVER, FAINT = "#1864ab", "#adb5bd", "#868e96"
+
+
+def draw_overview(
+    file: Path, records: list[TrialRecord], best: TrialRecord, pick: Scorecard, policy: PolicyConfig
+) -> None:
+    """Draws it into a PNG file, in one piece."""
+    figure = Figure(figsize=(14, 5.8), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1))
+    draw_checkpoints(left, records, best, pick, policy)
+    settings = ", ".join(f"{k.split('.')[-1]} {short(v)}" for k, v in best.params.items())
+    title = f"trial {best.number}" + (f": {settings}" if settings else "")
+    draw_curves(right, best.scorecards, pick, policy, title)
+    save_png(figure, file)
+
+
+def draw_checkpoints(
+    axes: Axes,
+    records: list[TrialRecord],
+    best: TrialRecord,
+    pick: Scorecard,
+    policy: PolicyConfig,
+    keyed: bool = True,
+) -> None:
+    """Fidelity against pose memorisation, a dot a checkpoint, a thin line a trial.
+
+    Args:
+        keyed: say what each mark is; False: the page around says it. Dots have their words as url.
+    """
+    for record in records:
+        _draw_line(axes, record, record is best or record.number == best.number)
+    within = _draw_dots(axes, records, policy)
+    _draw_front(axes, within)
+    x0, y0 = _point(pick)
+    axes.scatter(
+        [x0],
+        [y0],
+        marker="*",
+        s=420 if keyed else 240,
+        c=PICK,
+        edgecolors="black",
+        linewidths=0.8,
+        zorder=5,
+        label=f"the pick: trial {best.number}, epoch {pick.epoch}",
+    )
+    if MEMORY in policy.limits:
+        axes.axvline(policy.limits[MEMORY], color="#c92a2a", linestyle="--", linewidth=1)
+        axes.axvspan(policy.limits[MEMORY], 2, color="#c92a2a", alpha=0.05)
+    memories = [_point(card)[0] for record in records for card in usable(record.scorecards)]
+    axes.set_xlim(-0.03, max(max(memories, default=1.0), policy.limits.get(MEMORY, 0)) + 0.06)
+    axes.set_xlabel("pose memorisation  (0: none, 1: every image repeats a training pose)")
+    axes.set_ylabel("fidelity  (likeness and obedience; higher is better)")
+    if keyed:
+        axes.set_title("all checkpoints of all trials", loc="left")
+        axes.legend(loc="best", fontsize=9)
+    axes.grid(alpha=0.2)
+
+
+def _draw_line(axes: Axes, record: TrialRecord, chosen: bool) -> None:
+    """Joins a trial's epochs."""
+    points = [_point(card) for card in usable(record.scorecards)]
+    axes.plot(
+        *zip(*points, strict=True) if points else ([], []),
+        color=PICK if chosen else FAINT,
+        linewidth=1.6 if chosen else 0.6,
+        alpha=0.9 if chosen else 0.6,
+        zorder=2 if chosen else 1,
+    )
+
+
+def _draw_dots(axes: Axes, records: list[TrialRecord], policy: PolicyConfig) -> list[Scorecard]:
+    """A dot a checkpoint, its words as url; returns those within all limits."""
+    groups: dict[bool, list[tuple[Scorecard, str]]] = {False: [], True: []}
+    for record in records:
+        for card in usable(record.scorecards):
+            words = (
+                f"trial {record.number}, {card.label}: fidelity {overall(card)}, "
+                f"pose memorisation {_point(card)[0]:.2f}"
+            )
+            groups[total_violation(card, policy) <= 0].append((card, words))
+    for group, colour, marker, label in (
+        (groups[False], OVER, "X", "over a limit (upper bound)"),
+        (groups[True], WITHIN, "o", "within all limits"),
+    ):
+        if group:
+            x, y = zip(*(_point(card) for card, _ in group), strict=True)
+            dots = axes.scatter(
+                x,
+                y,
+                c=colour,
+                marker=marker,
+                s=42,
+                edgecolors="white",
+                linewidths=0.6,
+                label=label,
+                zorder=3,
+            )
+            dots.set_urls([words for _, words in group])
+    return [card for card, _ in groups[True]]
+
+
+def _draw_front(axes: Axes, within: list[Scorecard]) -> None:
+    """The checkpoints that no other beats in both."""
+    front = [_point(card) for card in pareto(within)]
+    if len(front) > 1:
+        axes.step(
+            *zip(*front, strict=True),
+            where="post",
+            color=WITHIN,
+            linestyle=":",
+            linewidth=1.4,
+            label="none is better in both",
+            zorder=2,
+        )
+
+
+def _point(card: Scorecard) -> tuple[float, float]:
+    memory = card.scores.get(MEMORY)
+    return (memory.value if memory else 0.0, worth(card))

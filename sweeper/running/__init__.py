@@ -1,1 +1,0 @@
-"""Trials at work: in packs, under rules, within a budget and a disk."""

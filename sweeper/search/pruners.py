@@ -1,0 +1,45 @@
+"""A pruner for trials that differ in how fast they learn."""
+
+from __future__ import annotations
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.trial import FrozenTrial
+
+
+class ExtrapolationPruner(BasePruner):
+    """Stops a trial that will not come to the best of the others, even if it goes on as it does.
+
+    A comparison at equal epochs, as Optuna's pruners make it, takes the fast for the good: a slow
+    learner is behind at first and ahead in the end, where the fast one has overfitted. Here a
+    trial's own pace is looked at, and what it comes to by its last epoch.
+
+    Args:
+        epochs: the last epoch.
+        min_epochs: what every trial gets.
+        window: the pace is the mean rise an epoch over so many reports.
+        kept: the share of its pace that a trial is trusted to keep; learning curves flatten.
+
+    Raises:
+        ValueError: for a window below 1.
+    """
+
+    def __init__(self, epochs: int, min_epochs: int, window: int, kept: float) -> None:
+        if window < 1:
+            raise ValueError(f"window: {window} must be 1 or more")
+        self.epochs, self.min_epochs = epochs, min_epochs
+        self.window, self.kept = window, kept
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether to stop it after the value that it has reported last; greater is better."""
+        reports = sorted(trial.intermediate_values.items())
+        if len(reports) < 2:
+            return False
+        (first, before), (last, now) = reports[-self.window - 1 :][0], reports[-1]
+        if not self.min_epochs <= last < self.epochs:  # at its last epoch it is over anyway
+            return False
+        pace = self.kept * (now - before) / (last - first)
+        best = max(value for _, value in reports)
+        reach = max(best, now + pace * (self.epochs - last))
+        known = study.get_trials(deepcopy=False)  # it is among them, and its own best is in reach
+        return any(reach < value for one in known for value in one.intermediate_values.values())

@@ -1,0 +1,300 @@
+"""The search space: Hydra's words for many values, as Optuna distributions and back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from sweeper.search.conditional_params import CONDITIONS, DECIDING, is_active, parent_of
+from train.cli.sweep_ranges import range_values, sweep_words
+from train.config.ranges import is_number
+from train.errors import ConfigError
+
+Params = dict[str, Any]
+# what a study compares its checkpoints by, or where it keeps them, is the same for all its trials
+FIXED = (
+    "base",
+    "data",
+    "probes",
+    "scores",
+    "policy",
+    "study",
+    "search",
+    "pruner",
+    "preset",
+    "hydra",
+)
+FREE = ("data.repeats",)
+TAKE_ROOM = ("network.rank", "network.conv_rank", "network.text_encoder", "training.epochs")
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched setting.
+
+    Attributes:
+        key: a dotted setting (network.rank) or a group of conf/ (optimizer).
+        words: for a choice, how Hydra writes each of its values.
+    """
+
+    key: str
+    distribution: BaseDistribution
+    words: tuple[str, ...] = ()
+
+    def override(self, value: Any) -> str:
+        """The Hydra override that sets this value."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            for choice, word in zip(self.distribution.choices, self.words, strict=True):
+                if type(choice) is type(value) and choice == value:
+                    return f"{self.key}={word}"
+        return f"{self.key}={value}"
+
+    def ends(self) -> list[Any]:
+        """Every value of a choice; the lowest and the highest of a range."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return list(self.distribution.choices)
+        assert isinstance(self.distribution, IntDistribution | FloatDistribution)
+        return [self.distribution.low, self.distribution.high]
+
+    def values(self) -> list[Any] | None:
+        """All values, in order; None where there is a continuum of them."""
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution):
+            return list(distribution.choices)
+        if isinstance(distribution, IntDistribution):
+            return list(range(distribution.low, distribution.high + 1, distribution.step))
+        assert isinstance(distribution, FloatDistribution)
+        if distribution.step is None:
+            return None
+        count = round((distribution.high - distribution.low) / distribution.step) + 1
+        return [
+            min(distribution.high, round(distribution.low + i * distribution.step, 12))
+            for i in range(count)
+        ]
+
+    def contains(self, value: Any) -> bool:
+        """Whether the search could propose this value; true and false are no numbers."""
+        values = self.values()
+        if values is not None:
+            return any(_is_same(value, other) for other in values)
+        low, high = self.ends()
+        return is_number(value) and low <= value <= high
+
+    def admits(self, value: Any) -> bool:
+        """The same of a value that Optuna has computed, which may differ in its last digit."""
+        found = self.distribution
+        if isinstance(found, CategoricalDistribution) or not is_number(value):
+            return self.contains(value)
+        return found._contains(value)
+
+    def including(self, value: Any) -> Dimension:
+        """The same, widened to this value where it has not got it; None is no value."""
+        if value is None or self.contains(value):
+            return self
+        found = self.distribution
+        if isinstance(found, CategoricalDistribution):
+            wider: BaseDistribution = CategoricalDistribution([*found.choices, value])
+            return replace(self, distribution=wider, words=(*self.words, str(value)))
+        assert isinstance(found, IntDistribution | FloatDistribution)
+        if found.step not in (None, 1):
+            return self
+        wider = type(found)(min(found.low, value), max(found.high, value), log=found.log)
+        return replace(self, distribution=wider)
+
+
+@dataclass(frozen=True)
+class Space:
+    """All searched settings; one that hangs on another comes after it."""
+
+    dimensions: tuple[Dimension, ...]
+
+    def __post_init__(self) -> None:
+        keys = dict.fromkeys(dimension.key for dimension in self.dimensions)
+        free = sorted(self.dimensions, key=lambda d: parent_of(d.key, keys) is not None)
+        object.__setattr__(self, "dimensions", tuple(free))
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        return {dimension.key: dimension.distribution for dimension in self.dimensions}
+
+    def overrides(self, params: Params) -> list[str]:
+        """Hydra overrides for one trial."""
+        return [d.override(params[d.key]) for d in self.dimensions if d.key in params]
+
+    def relevant(self, params: Params) -> Params:
+        """Those of the settings that mean something beside the others."""
+        return {key: value for key, value in params.items() if is_active(key, params)}
+
+    def combinations(self) -> Iterator[Params] | None:
+        """Every trial that is possible, in order; None where there is a continuum of them."""
+        values = [dimension.values() for dimension in self.dimensions]
+        if any(listed is None for listed in values):
+            return None
+        return self._combinations([listed or [] for listed in values])
+
+    def _combinations(self, values: list[list[Any]]) -> Iterator[Params]:
+        names, seen = [dimension.key for dimension in self.dimensions], set()
+        for combination in itertools.product(*values):
+            params = self.relevant(dict(zip(names, combination, strict=True)))
+            if (found := identity(params)) not in seen:
+                seen.add(found)
+                yield params
+
+    def size(self) -> int | None:
+        """How many combinations there are; None: a continuum."""
+        combinations = self.combinations()
+        if combinations is None:
+            return None
+        if any(dimension.key in CONDITIONS for dimension in self.dimensions):
+            return sum(1 for _ in combinations)
+        return math.prod(len(dimension.values() or []) for dimension in self.dimensions)
+
+    def beside(self, dimension: Dimension) -> list[str]:
+        """Overrides of the others with which this one means something.
+
+        Raises:
+            ConfigError: it never does.
+        """
+        others = {other.key: other for other in self.dimensions}
+        on = parent_of(dimension.key, others)
+        if on is None:
+            return []
+        for value in others[on].ends():
+            if is_active(dimension.key, {on: value}):
+                return [others[on].override(value)]
+        raise ConfigError(f"{dimension.key}: means nothing beside any of the values of {on}")
+
+    def largest(self) -> list[str]:
+        """Overrides with which a trial takes the most room on disk."""
+        return [d.override(max(d.ends())) for d in self.dimensions if d.key in TAKE_ROOM]
+
+    def covers(self, setting: str) -> bool:
+        """Whether the search decides this dotted setting, itself or through its group."""
+        return any(
+            setting == dimension.key or setting.startswith(f"{dimension.key}.")
+            for dimension in self.dimensions
+        )
+
+    def describe(self) -> dict[str, str]:
+        return {dimension.key: _describe(dimension.distribution) for dimension in self.dimensions}
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Whether two plain values are equal; true is not 1."""
+    return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
+
+
+def identity(params: Params) -> str:
+    """The same for the same settings."""
+    return json.dumps(params, sort_keys=True)
+
+
+def parse_space(
+    arguments: list[str],
+    search: dict[str, str],
+    parser: OverridesParser,
+    configured: Callable[[str], Any] = lambda key: None,
+) -> tuple[Space, list[str]]:
+    """The search space and the fixed overrides of a command line.
+
+    Sweeps in `arguments` are the whole space; without one it is `search`, less what is fixed and
+    what means nothing beside it, and with the configured value of each setting: a preset's lies
+    outside of many a search, and is what a search has to be better than.
+
+    Args:
+        configured: a setting's value, or a group's choice, as composed; None: it has none.
+
+    Raises:
+        ConfigError: a setting that cannot be searched, or a range that makes no sense.
+    """
+    given = parser.parse_overrides(arguments)
+    swept = [override for override in given if override.is_sweep_override()]
+    fixed = [override for override in given if not override.is_sweep_override()]
+    dimensions = [_dimension(override, parser) for override in swept]
+    if not swept:
+        named = {override.key_or_group: override.value() for override in fixed}
+        around = {key: configured(key) for key in DECIDING if key not in search}
+        around = {key: value for key, value in around.items() if value is not None} | named
+        dimensions = [
+            _dimension(_parse(f"{key}={words}", parser), parser).including(configured(key))
+            for key, words in search.items()
+            if key not in named and is_active(key, around)
+        ]
+    return Space(tuple(dimensions)), [override.input_line or "" for override in fixed]
+
+
+def _parse(line: str, parser: OverridesParser) -> Override:
+    try:
+        override = parser.parse_overrides([line])[0]
+    except HydraException as error:
+        raise ConfigError(f"search: {line} is not Hydra's grammar: {error}") from None
+    if not override.is_sweep_override():
+        raise ConfigError(f"search: {line} is one value, not several; put it in its own group")
+    return override
+
+
+def _dimension(override: Override, parser: OverridesParser) -> Dimension:
+    key = override.get_key_element()
+    root = override.key_or_group.split(".")[0].split("/")[0]
+    if root in FIXED and key not in FREE:
+        raise ConfigError(
+            f"{key}: is the same in all trials of a study; run a study for each value"
+        )
+    sweep = override.value()
+    if isinstance(sweep, IntervalSweep):
+        return Dimension(key, _interval(key, sweep))
+    if isinstance(sweep, RangeSweep):
+        return Dimension(key, _range(key, sweep))
+    words = tuple(sweep_words(override, parser))
+    if getattr(sweep, "shuffle", False):
+        words = tuple(sorted(words))  # the order is the sampler's; a study's space has only one
+    values = [parser.parse_overrides([f"{key}={word}"])[0].value() for word in words]
+    plain = [
+        value if value is None or isinstance(value, bool | int | float | str) else word
+        for value, word in zip(values, words, strict=True)
+    ]
+    return Dimension(key, CategoricalDistribution(plain), words)
+
+
+def _interval(key: str, sweep: IntervalSweep) -> BaseDistribution:
+    low, high, log = sweep.start, sweep.end, "log" in sweep.tags
+    if low is None or high is None or low >= high:
+        raise ConfigError(f"{key}: interval({low}, {high}) must go from the lower to the higher")
+    if log and low <= 0:
+        raise ConfigError(f"{key}: tag(log, ...) needs numbers above 0, not {low}")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(float(low), float(high), log=log)
+
+
+def _range(key: str, sweep: RangeSweep) -> BaseDistribution:
+    first, last, by, _ = range_values(key, sweep)
+    low, high, step = min(first, last), max(first, last), abs(by)
+    log = "log" in sweep.tags
+    if log and (step != 1 or low <= 0):
+        raise ConfigError(f"{key}: tag(log, range(...)) needs step 1 and numbers above 0")
+    if isinstance(low, int):
+        return IntDistribution(int(low), int(high), log=log, step=1 if log else int(step))
+    return FloatDistribution(float(low), float(high), step=float(step))
+
+
+def _describe(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return f"one of {', '.join(map(str, distribution.choices))}"
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    steps = f" by {distribution.step}" if distribution.step not in (None, 1) else ""
+    return f"{distribution.low} to {distribution.high}{steps}{', log' if distribution.log else ''}"

@@ -1,0 +1,284 @@
+"""The lines of Optuna's journal as typed values: what no line may say, no line gets to say.
+
+Optuna replays a journal and takes each line at its word. These types are the words that it writes
+itself, within bounds; everything else in a line is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.trial import TrialState
+
+from train.config.ranges import shown
+from train.config.schema import MOST_STEPS
+from train.files.untrusted import Scalar, parse_json
+
+LARGEST = 1e30  # of a number; 32 bits can hold it, and Optuna counts on it
+Name = Annotated[str, Meta(min_length=1, max_length=500)]
+Id = Annotated[int, Meta(ge=0, le=10_000_000)]
+Step = Annotated[int, Meta(ge=0, le=MOST_STEPS)]
+Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # a float can tell it from its neighbors
+State = Literal[0, 1, 2, 3, 4]  # of Optuna's TrialState
+Value = Scalar | list[Scalar] | dict[str, Scalar | list[Scalar]]  # of an attribute
+Attributes = dict[Name, Value]
+Attribute = Annotated[dict[Name, Value], Meta(min_length=1, max_length=1)]
+# the years that every system can shift to its own time zone
+Moment = Annotated[str, Meta(pattern=r"^(19[789]\d|2\d\d\d)-\d\d-\d\dT[0-9:.]{8,15}\+00:00$")]
+PICKLED = ("cma:", "sepcma:", "cmawm:")  # where Optuna's CMA-ES keeps pickles
+MOST_DRAWS = 1_000_000
+RUNNING, COMPLETE = TrialState.RUNNING.value, TrialState.COMPLETE.value
+
+
+class Limits(msgspec.Struct):
+    """A range of numbers."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        if not all(map(is_number, (self.low, self.high, self.step or 0.0))):
+            raise ValueError("its ends must be numbers")
+
+
+class Counts(msgspec.Struct):
+    """A range of whole numbers."""
+
+    low: Whole
+    high: Whole
+    log: bool = False
+    step: Whole = 1
+
+
+class Choices(msgspec.Struct):
+    """Values to choose from."""
+
+    choices: Annotated[list[Scalar], Meta(min_length=1, max_length=10_000)]
+
+
+class FloatDistribution(msgspec.Struct, tag_field="name"):
+    """Optuna's, as it writes it; so are the next two."""
+
+    attributes: Limits
+
+
+class IntDistribution(msgspec.Struct, tag_field="name"):
+    attributes: Counts
+
+
+class CategoricalDistribution(msgspec.Struct, tag_field="name"):
+    attributes: Choices
+
+
+Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
+
+
+class JournalEntry(msgspec.Struct, tag_field="op_code"):
+    """A line of the journal; `op_code` says of which class it is."""
+
+    worker_id: Name
+
+
+class NewStudy(JournalEntry, tag=0):
+    study_name: Name
+    directions: Annotated[list[Literal[1, 2]], Meta(min_length=1, max_length=10)]
+
+
+class DeletedStudy(JournalEntry, tag=1):
+    study_id: Id
+
+
+class StudyUserAttribute(JournalEntry, tag=2):
+    study_id: Id
+    user_attr: Attribute
+
+
+class StudySystemAttribute(JournalEntry, tag=3):
+    study_id: Id
+    system_attr: Attribute
+
+    def __post_init__(self) -> None:
+        check_system(self.system_attr)
+
+
+class NewTrial(JournalEntry, tag=4):
+    """Those that are not told begin now; those that are told were made elsewhere, or wait."""
+
+    study_id: Id
+    datetime_start: Moment | None
+    datetime_complete: Moment | UnsetType = UNSET
+    state: State = 0  # it runs
+    value: float | None = None
+    values: list[float] | None = None
+    distributions: dict[Name, str] = {}
+    params: dict[Name, float] = {}
+    user_attrs: Attributes = {}
+    system_attrs: Attributes = {}
+    intermediate_values: dict[Name, float] = {}
+
+    def __post_init__(self) -> None:
+        if self.value is not None and self.values is not None:
+            raise ValueError("has a value and values")
+        told = self.values if self.value is None else [self.value]
+        check_values(self.state, told)
+        _check_moments(self.datetime_start, self.datetime_complete)
+        for name, internal in self.params.items():
+            _check_param(name, internal, self.distributions.get(name, ""))
+        for step in self.intermediate_values:
+            if not (step.isascii() and step.isdecimal() and int(step[:9]) <= MOST_STEPS):
+                raise ValueError(f"{shown(step)} is no step")
+        self.system_attrs = {n: v for n, v in self.system_attrs.items() if not is_pickled(n)}
+        check_system(self.system_attrs)
+
+
+class TrialParam(JournalEntry, tag=5):
+    trial_id: Id
+    param_name: Name
+    param_value_internal: float
+    distribution: str
+
+    def __post_init__(self) -> None:
+        _check_param(self.param_name, self.param_value_internal, self.distribution)
+
+
+class TrialEnd(JournalEntry, tag=6):
+    """A trial's state and values; it may be its beginning, too."""
+
+    trial_id: Id
+    state: State
+    values: list[float] | None
+    datetime_start: Moment | UnsetType = UNSET
+    datetime_complete: Moment | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        check_values(self.state, self.values)
+        _check_moments(self.datetime_start, self.datetime_complete)
+        if self.state == RUNNING and self.datetime_start is UNSET:
+            raise ValueError("begins without a datetime_start")
+        if TrialState(self.state).is_finished() and self.datetime_complete is UNSET:
+            raise ValueError("ends without a datetime_complete")
+
+
+class TrialReport(JournalEntry, tag=7):
+    trial_id: Id
+    step: Step
+    intermediate_value: float
+
+
+class TrialUserAttribute(JournalEntry, tag=8):
+    trial_id: Id
+    user_attr: Attribute
+
+
+class TrialSystemAttribute(JournalEntry, tag=9):
+    trial_id: Id
+    system_attr: Attribute
+
+    def __post_init__(self) -> None:
+        if not self.pickled:
+            check_system(self.system_attr)
+
+    @property
+    def pickled(self) -> bool:
+        """Whether it is what Optuna's CMA-ES would unpickle."""
+        return any(map(is_pickled, self.system_attr))
+
+
+class Nothing(JournalEntry, tag=10):
+    """A line that Optuna counts, and leaves out."""
+
+
+Line = (
+    NewStudy
+    | DeletedStudy
+    | StudyUserAttribute
+    | StudySystemAttribute
+    | NewTrial
+    | TrialParam
+    | TrialEnd
+    | TrialReport
+    | TrialUserAttribute
+    | TrialSystemAttribute
+    | Nothing
+)
+
+
+def is_pickled(name: str) -> bool:
+    """Whether Optuna's CMA-ES keeps a pickle in a system attribute of this name."""
+    return name.startswith(PICKLED) and not name.endswith(":generation")
+
+
+def check_system(attributes: Mapping[str, Any]) -> None:
+    """Refuses system attributes that Optuna would stumble over, or count to without an end.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    for name, value in attributes.items():
+        if name == "fixed_params":
+            good = isinstance(value, Mapping) and all(map(_is_scalar, value.values()))
+        elif name == "constraints":
+            good = isinstance(value, list) and all(map(is_number, value))
+        elif name.startswith("constraints:"):
+            good = is_number(value)
+        elif name.startswith("qmc:"):  # so many draws are passed over
+            good = type(value) is int and 0 <= value <= MOST_DRAWS
+        else:
+            continue
+        if not good:
+            raise ValueError(f"its {shown(name)} is {shown(value)}")
+
+
+def check_values(state: int, values: Sequence[Any] | None) -> None:
+    """Refuses values that no objective has, and a trial that is complete without any.
+
+    Raises:
+        ValueError: they are such.
+    """
+    if values is None and state == COMPLETE:
+        raise ValueError("it is complete without a value")
+    for value in values or ():
+        if not is_number(value):
+            raise ValueError(f"its value is {shown(value)}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that can be counted with: no NaN, no infinity, no bool."""
+    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, bool | str) or is_number(value)
+
+
+def _check_moments(*moments: str | UnsetType | None) -> None:
+    for moment in moments:
+        if isinstance(moment, str):
+            datetime.fromisoformat(moment)
+
+
+def _check_param(name: str, internal: float, distribution: str) -> None:
+    found = distribution_of(distribution)
+    if not (math.isfinite(internal) and found._contains(internal)):
+        raise ValueError(f"{shown(name)}: {internal} is outside of its distribution")
+
+
+@lru_cache(maxsize=1000)
+def distribution_of(text: str) -> BaseDistribution:
+    """A distribution from what the journal says of it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    kind: Any = Distribution
+    parse_json(text, kind, "distribution")
+    return json_to_distribution(text)

@@ -1,0 +1,101 @@
+"""What a study says of itself, wherever it is kept: checked once, then read as typed values."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import optuna
+from msgspec import Meta
+from optuna.distributions import check_distribution_compatibility
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeper.search.search_space import Params, Space
+from sweeper.study.journal_entries import check_system, check_values
+from train.config.ranges import shown
+from train.files.untrusted import convert
+
+ABOUT = "about"  # user attribute of a study: what all its trials share
+TOTAL = "trials"  # user attribute of a study: how many trials it will have
+DEATHS = "deaths"  # user attribute of a trial: how often its process died
+SCALARS = (bool, int, float, str, type(None))
+
+About = dict[str, Annotated[str, Meta(max_length=10_000)]]
+Count = Annotated[int, Meta(ge=0, le=10_000_000)]
+
+
+def about_of(study: optuna.Study) -> dict[str, str] | None:
+    """What all trials of a study share; None: it has not begun.
+
+    Raises:
+        GateError: it is nothing that a sweep has written.
+    """
+    found = study.user_attrs.get(ABOUT)
+    return None if found is None else convert(found, About, f"study {study.study_name}: {ABOUT}")
+
+
+def total_of(study: optuna.Study) -> int:
+    """How many trials a study will have; 0: it does not say so.
+
+    Raises:
+        GateError: no number of trials.
+    """
+    name = f"study {study.study_name}: {TOTAL}"
+    return convert(study.user_attrs.get(TOTAL, 0), Count, name)
+
+
+def deaths_of(trial: FrozenTrial) -> int:
+    """How often a process died with a trial.
+
+    Raises:
+        GateError: no number.
+    """
+    return convert(trial.user_attrs.get(DEATHS, 0), Count, f"trial {trial.number}: {DEATHS}")
+
+
+def check_study(study: optuna.Study) -> None:
+    """Refuses a study with which Optuna, or what reads its trials, could not go on.
+
+    Raises:
+        GateError, ValueError: it says where.
+    """
+    about_of(study)
+    total_of(study)
+    check_system(study._storage.get_study_system_attrs(study._study_id))
+    for trial in study.get_trials(deepcopy=False):
+        deaths_of(trial)
+        try:
+            _check_trial(trial, len(study.directions))
+        except ValueError as error:
+            raise ValueError(f"trial {trial.number}: {error}") from None
+
+
+def _check_trial(trial: FrozenTrial, objectives: int) -> None:
+    check_system(trial.system_attrs)
+    check_values(trial.state.value, trial.values)
+    if trial.values is not None and len(trial.values) != objectives:
+        raise ValueError(f"it has {len(trial.values)} values, not {objectives}")
+    for name, value in trial.params.items():
+        if not isinstance(value, SCALARS):
+            raise ValueError(f"its {shown(name)} is {shown(value)}")
+
+
+def check_within(study: optuna.Study, space: Space) -> None:
+    """Refuses a study with trials that a search could not have proposed.
+
+    Raises:
+        ValueError: it says which.
+    """
+    dimensions = {dimension.key: dimension for dimension in space.dimensions}
+    for trial in study.get_trials(deepcopy=False):
+        given: Params = trial.params
+        if trial.state in (TrialState.RUNNING, TrialState.WAITING):
+            given = {**trial.system_attrs.get("fixed_params", {}), **given}
+        for key in given.keys() & dimensions.keys():
+            if key in trial.distributions:
+                check_distribution_compatibility(
+                    trial.distributions[key], dimensions[key].distribution
+                )
+            if not dimensions[key].admits(given[key]):
+                raise ValueError(
+                    f"trial {trial.number}: {key}={shown(given[key])} is outside of the search"
+                )

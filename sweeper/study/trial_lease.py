@@ -1,0 +1,158 @@
+"""A trial of a study that this process holds: asked, told, given values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import SoftFileLease, Timeout
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeper.search.conditional_params import is_active
+from sweeper.search.search_space import Params, Space
+from sweeper.study.study_attributes import deaths_of
+from sweeper.tracking.trial_record import HOLDER, trial_folder
+
+# seconds without a heartbeat after which a worker on another machine counts as dead; on the same
+# machine its death is seen at once
+LEASE = 60.0
+
+
+@dataclass
+class LeasedTrial:
+    """A trial as the storage knows it, held by this process until the end of its `with`."""
+
+    study: optuna.Study
+    number: int
+    folder: Path
+    lock: SoftFileLease
+
+    def __enter__(self) -> LeasedTrial:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another worker has taken it over, since this one gave no sign of life."""
+        return self.lock.compromise is not None
+
+    @property
+    def params(self) -> Params:
+        return self.frozen.params
+
+    @property
+    def frozen(self) -> FrozenTrial:
+        return self.study.trials[self.number]
+
+    @property
+    def finished(self) -> bool:
+        return self.frozen.state.is_finished()
+
+    @property
+    def deaths(self) -> int:
+        """How often a process died with it."""
+        return deaths_of(self.frozen)
+
+    def report(self, epoch: int, value: float) -> None:
+        """Tells the pruner; a second report of an epoch is left out."""
+        if self.compared and epoch not in self.frozen.intermediate_values:
+            self._trial.report(value, epoch)
+
+    def should_prune(self) -> bool:
+        return self.compared and self._trial.should_prune()
+
+    @property
+    def compared(self) -> bool:
+        """Whether its epochs can be compared with other trials': where there is one objective, and
+        it has not ended before."""
+        return len(self.study.directions) == 1 and not self.finished
+
+    def complete(self, values: Sequence[float], violations: dict[str, float]) -> None:
+        """The objectives, and how far the constraints are exceeded (0 and below: kept); those of a
+        trial that has ended before stay.
+
+        Args:
+            values: fidelity and memorisation; the study takes as many as it has directions.
+        """
+        if self.finished:
+            return
+        trial = self._trial
+        for name, over in violations.items():
+            if name not in trial.constraints:  # set already by a process that then died
+                trial.set_constraint(name, over)
+        objectives = list(values[: len(self.study.directions)])
+        self.study.tell(self.number, objectives, skip_if_finished=True)
+
+    def fail(self) -> None:
+        self.study.tell(self.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    @property
+    def _trial(self) -> optuna.Trial:
+        return live_trial(self.study, self.number)
+
+
+def acquire(
+    study: optuna.Study, folder: Path, number: int, again: bool = False
+) -> LeasedTrial | None:
+    """A trial of a study, held by this process; None where a living process has it.
+
+    Args:
+        folder: of the study.
+        again: this process may have it already (the sweeper claims it before it starts the job).
+    """
+    place, lock = trial_folder(folder, number), lease(folder, number)
+    if lock.is_locked and not again:
+        return None
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return LeasedTrial(study, number, place, lock)
+
+
+def lease(folder: Path, number: int) -> SoftFileLease:
+    """The lock of a trial, with the heartbeat of whoever holds it; the same for the same trial."""
+    place = trial_folder(folder, number)
+    place.mkdir(parents=True, exist_ok=True)
+    return SoftFileLease(
+        place / HOLDER, lease_duration=LEASE, thread_local=False, is_singleton=True
+    )
+
+
+def live_trial(study: optuna.Study, number: int) -> optuna.Trial:
+    """Optuna's handle to a running trial, from its number."""
+    storage = study._storage
+    trial = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    return optuna.Trial(study, trial)
+
+
+def settle(trial: optuna.Trial, space: Space) -> None:
+    """Gives a trial a value for each dimension that means something beside those before it."""
+    for name, distribution in space.distributions.items():
+        if is_active(name, trial.params):
+            suggest_all(trial, name, distribution)
+
+
+def suggest_all(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    """A value for one dimension; the one from before, where the trial has it already."""
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(
+        name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+    )

@@ -1,0 +1,50 @@
+"""The figures that MLflow gets: of every scored epoch, and of the study as its trials end."""
+
+from __future__ import annotations
+
+from mlflow.entities import Metric
+
+from evaluate.config import PolicyConfig
+from evaluate.selection.policy import select
+from evaluate.tracking.mlflow_store import score_metrics
+from sweeper.tracking.trial_record import ScoredEpoch, TrialRecord
+
+
+def metrics(epoch: ScoredEpoch) -> list[Metric]:
+    """All the figures of an epoch, with the epoch as their step."""
+    figures: dict[str, float | None] = {
+        "train/loss": epoch.train_loss,
+        "train/lr": epoch.lr,
+        "train/lr_text_encoder": epoch.lr_text_encoder,
+        "system/training_seconds": epoch.seconds_training,
+        "system/scoring_seconds": epoch.seconds_scoring,
+        "system/training_images_per_second": _rate(epoch.pictures, epoch.seconds_training),
+        "system/probe_images_per_second": _rate(epoch.probes, epoch.seconds_scoring),
+        "system/peak_memory_gigabytes": epoch.memory or None,
+    }
+    step = epoch.scorecard.epoch
+    own = [
+        Metric(name, value, epoch.time, step)
+        for name, value in figures.items()
+        if value is not None
+    ]
+    return score_metrics(epoch.scorecard, epoch.time) + own
+
+
+def progress(records: list[TrialRecord], ended: TrialRecord, policy: PolicyConfig) -> list[Metric]:
+    """What a trial that has ended brings: its fidelity, and the best of all, of as many trials."""
+    moment = ended.epochs[-1].time
+    until_now = [
+        select(record.scorecards, policy)
+        for record in records
+        if record.selected is not None
+        and (record.epochs[-1].time, record.number) <= (moment, ended.number)
+    ]
+    best, own = max(until_now, key=lambda s: s.rank), select(ended.scorecards, policy)
+    figures = (("study/fidelity_by_trial", own.fidelity, ended.number),
+               ("study/best_fidelity_by_trials", best.fidelity, len(until_now)))  # fmt: skip
+    return [Metric(name, told, moment, step) for name, told, step in figures if told is not None]
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return count / seconds if count and seconds else None

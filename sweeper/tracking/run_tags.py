@@ -1,0 +1,52 @@
+"""What MLflow's tags say of a run: text that anybody may have written, checked before its use."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from sweeper.config import MOST_TRIALS
+from sweeper.study_folder import NAME
+from train.config.ranges import shown
+from train.errors import ConfigError
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+TRIAL = re.compile(rf"[0-9]{{1,{len(str(MOST_TRIALS))}}}")
+TAGS = {"study": NAME, "trial": TRIAL, "best_run_id": RUN_ID, MLFLOW_PARENT_RUN_ID: RUN_ID}
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Which run of a study it is.
+
+    Attributes:
+        study: the name of its study; empty: it is of none.
+        trial: its number; None: it is the run of a sweep.
+        best: the id of the run of a sweep's best trial; empty: there is none (yet).
+        parent: the id of the sweep's run; empty: it has none.
+    """
+
+    study: str
+    trial: int | None
+    best: str
+    parent: str
+
+
+def noted(run: Run) -> Noted:
+    """Which run of a study a run is.
+
+    Raises:
+        ConfigError: a tag is not what this program writes.
+    """
+    tags = {name: str(run.data.tags.get(name) or "") for name in TAGS}
+    for name, value in tags.items():
+        if value and not TAGS[name].fullmatch(value):
+            raise ConfigError(
+                f"run_id: the tag {name} of run {run.info.run_id} is {shown(value)}, which this "
+                "program does not write"
+            )
+    trial = int(tags["trial"]) if tags["trial"] else None
+    return Noted(tags["study"], trial, tags["best_run_id"], tags[MLFLOW_PARENT_RUN_ID])

@@ -1,0 +1,131 @@
+"""What is computed once: tensors known by what they are made of, in memory and on disk.
+
+A key is the sha256 of all that decides the tensors, so that what is found under it is never stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from train.errors import CheckpointError
+from train.files.atomic_write import write_atomically
+from train.files.paths import expanded
+from train.files.safetensors_header import read_header
+from train.files.untrusted import UntrustedFileError
+
+log = logging.getLogger(__name__)
+VERSION = 1  # another one makes all that is on disk unknown
+
+
+@dataclass(frozen=True, eq=False)
+class CachedTensor:
+    """Tensors by name, on the CPU."""
+
+    tensors: dict[str, Tensor]
+
+
+# shared by all that a process trains, for as long as any of it is in use
+_in_use: WeakValueDictionary[str, CachedTensor] = WeakValueDictionary()
+
+
+def key_of(*about: object) -> str:
+    """The key of what is made of these things, which JSON must know."""
+    return hashlib.sha256(json.dumps([VERSION, *about]).encode()).hexdigest()
+
+
+class TensorCache:
+    """Finds what was computed before, or has it computed.
+
+    Args:
+        folder: where it is kept for other processes and later; None: in memory alone.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = expanded(folder) if folder else None
+        self.found = self.made = 0
+
+    def fetch(
+        self,
+        key: str,
+        make: Callable[[], dict[str, Tensor]],
+        fits: Callable[[dict[str, Tensor]], bool] = lambda _: True,
+    ) -> CachedTensor:
+        """The tensors under this key.
+
+        Args:
+            fits: whether what is on disk can be what is made; if not, it is made again.
+        """
+        known = _in_use.get(key) or self._read(key, fits)
+        self.found, self.made = self.found + bool(known), self.made + (not known)
+        if known is None:
+            known = CachedTensor(
+                {name: tensor.cpu().contiguous() for name, tensor in make().items()}
+            )
+        self._write(key, known)
+        _in_use[key] = known
+        return known
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within this context no other process fills the folder: it waits, and then finds all."""
+        if self.folder is None:
+            yield
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.info(f"waiting for another process that fills {self.folder}")
+                lock.acquire()
+        except (OSError, NotImplementedError) as error:  # a place without locks, or no place
+            self._do_without(str(error))
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _file(self, folder: Path, key: str) -> Path:
+        return folder / key[:2] / f"{key}.safetensors"
+
+    def _read(self, key: str, fits: Callable[[dict[str, Tensor]], bool]) -> CachedTensor | None:
+        if self.folder is None or not (file := self._file(self.folder, key)).exists():
+            return None
+        try:
+            read_header(file)
+            tensors = load_file(file)
+            if not fits(tensors):
+                raise UntrustedFileError("other tensors")
+            return CachedTensor(tensors)
+        except (SafetensorError, UntrustedFileError, OSError):
+            log.warning(f"{file} is damaged; it is made again")
+            with suppress(OSError):  # a folder stays, and what is made is kept in memory
+                file.unlink(missing_ok=True)
+            return None
+
+    def _write(self, key: str, entry: CachedTensor) -> None:
+        if self.folder is None or self._file(self.folder, key).exists():
+            return
+        try:
+            write_atomically(self._file(self.folder, key), save(entry.tensors))
+        except CheckpointError as error:
+            self._do_without(str(error))
+
+    def _do_without(self, reason: str) -> None:
+        log.warning(f"cache=disk: {reason}; this run keeps what it computes in memory")
+        self.folder = None

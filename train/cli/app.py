@@ -1,0 +1,119 @@
+"""How every command starts: settings checked before anything is imported, errors in one line."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import hydra
+from omegaconf import DictConfig
+
+from train.cli import completion
+from train.cli.compose import HYDRA_VERSION, load_local_defaults
+from train.cli.preflight import Applies, CheckHydra, Translate, preflight
+from train.config.parsing import typed
+from train.config.schema import CONF
+from train.errors import UserError
+from train.system.outage import outage
+from train.text.display import start_in_utf8
+from train.text.terminal import LineFormatter, escape_in_streams, leave, print_lines
+
+Schema = TypeVar("Schema")
+HELP, INFO, COMPLETION = {"-h", "--help"}, {"-i", "--info"}, {"-sc", "--shell-completion"}
+QUIET = (
+    "hydra",
+    "hydra_plugins",
+    "bitsandbytes",
+    "urllib3",
+    "httpx",
+    "alembic",
+    "mlflow",
+    "filelock",
+    "matplotlib",
+)
+
+
+def run(
+    name: str,
+    schema: type[Schema],
+    check: Callable[[Schema], None],
+    main: str,
+    applies: Applies = lambda key, others: True,
+    check_hydra: CheckHydra = lambda hydra: None,
+    translate: Translate = list,
+) -> None:
+    """Runs a command with the settings of conf/`name`.yaml and of the command line.
+
+    Args:
+        name: of the config in conf/.
+        schema: the dataclass that the config must fit.
+        check: refuses impossible combinations with a ConfigError.
+        main: the command, as `package.module:function`; it is imported after the settings were
+            checked, since torch and its like take seconds.
+        applies: whether a swept setting means something beside the values of the other swept ones.
+        check_hydra: refuses impossible settings of Hydra's own part with a ConfigError.
+        translate: replaces overrides that stand for the content of files by that content.
+    """
+    start_in_utf8()
+    quiet()
+    arguments = sys.argv[1:]
+    if COMPLETION & {*arguments} and "install=bash" in arguments:
+        print_lines(*completion.BASH.split("\n"))
+        return
+
+    def check_line() -> None:
+        sys.argv[1:] = preflight(name, arguments, schema, check, applies, check_hydra, translate)
+
+    with_one_line_errors(check_line)
+    load_local_defaults(name)
+    if HELP & {*arguments} or "job" in arguments:
+        sys.argv.append("--resolve")  # who asks for the settings wants values, not ${...}
+    if INFO & {*arguments}:
+        logging.getLogger().handlers.clear()  # Hydra brings its own
+        logging.getLogger("hydra").setLevel(logging.DEBUG)
+
+    def task(config: DictConfig) -> None:
+        with_one_line_errors(lambda: entry_point(main)(typed(schema, config)))
+
+    hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name=name)(task)()
+
+
+def entry_point(name: str) -> Callable[[Any], None]:
+    """Imports the function that `package.module:function` names."""
+    module, _, function = name.partition(":")
+    found: Callable[[Any], None] = getattr(importlib.import_module(module), function)
+    quiet()
+    return found
+
+
+def with_one_line_errors(action: Callable[[], None]) -> None:
+    """Runs `action`; an expected error, or one of the machine, ends the process with its message
+    and code 1."""
+    try:
+        action()
+    except UserError as error:
+        leave(error)
+    except KeyboardInterrupt:
+        print_lines("interrupted; the same command continues", error=True)
+        sys.exit(130)
+    except Exception as error:
+        if words := outage(error):
+            leave(words)
+        raise
+
+
+def quiet() -> None:
+    """Our own lines on the terminal; of the libraries only what went wrong."""
+    escape_in_streams()
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for library in QUIET:
+        logging.getLogger(library).setLevel(logging.ERROR)
+    for name in ("diffusers", "transformers"):  # where the command has imported them
+        if package := sys.modules.get(name):
+            package.utils.logging.set_verbosity_error()
+            package.utils.logging.disable_progress_bar()

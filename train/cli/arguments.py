@@ -1,0 +1,268 @@
+"""The command line as a person types it, as the overrides that Hydra parses.
+
+What the shell hands over as one argument for a text setting is that text, whatever characters are
+in it; every other value keeps Hydra's grammar, sweeps included.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+from hydra._internal.utils import get_args_parser
+
+from train.config.ranges import shown
+from train.config.setting_kinds import PLACES, TYPED, Kind, Kinds, literal
+from train.errors import ConfigError
+from train.files.paths import expanded
+from train.text.display import shortened
+from train.text.shell import SPECIAL, in_shell
+
+MULTIRUN = {"-m", "--multirun"}
+PICKLED = "--experimental-rerun"
+KEY = re.compile(r"(~|\+{0,2})[A-Za-z_][A-Za-z0-9_./@:-]*")
+SWEPT = re.compile(r"\s*choice\(.*\)\s*", re.DOTALL)
+NAMED = re.compile(r"\$\{([A-Za-z0-9_.]+)\}")
+QUOTES = "'\""
+ALLOW_PATH, ALLOW_CLASS = "--allow-path", "--allow-class"  # ours; Hydra never sees them
+CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+DASHES = ("-", "\N{EN DASH}", "\N{EM DASH}", "\N{MINUS SIGN}")  # the last three of web pages
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A command line in its parts.
+
+    Attributes:
+        flags: Hydra's flags with their values (`--cfg job`), in order.
+        overrides: `key=value`, `+key=value`, `~key`.
+        places, classes: what files and stores may name, see `train.files.permissions`.
+    """
+
+    flags: list[str]
+    overrides: list[str]
+    places: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+
+    @property
+    def multirun(self) -> bool:
+        return bool(MULTIRUN & {*self.flags})
+
+
+def split_arguments(arguments: Sequence[str]) -> Arguments:
+    """Separates flags from the overrides, and ours from Hydra's.
+
+    Raises:
+        ConfigError: an argument that is neither, saying what to type instead.
+    """
+    flags: list[str] = []
+    overrides: list[str] = []
+    parts = Arguments(flags, overrides)
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if argument.partition("=")[0] in (ALLOW_PATH, ALLOW_CLASS):
+            _allow(parts, argument, waiting)
+            continue
+        if not argument.startswith(DASHES):
+            _check_override(argument, overrides, waiting)
+            overrides.append(argument)
+            continue
+        values = _flag_values(argument, waiting)
+        if values is None:
+            raise ConfigError(_no_flag(argument, waiting))
+        flags += [argument, *waiting[:values]]
+        del waiting[:values]
+    return parts
+
+
+def _allow(parts: Arguments, argument: str, waiting: list[str]) -> None:
+    """Notes what a flag of ours allows; its value may be the next argument."""
+    name, separator, value = argument.partition("=")
+    if not separator and waiting and waiting[0][:1] != "-":
+        value = waiting.pop(0)
+    if name == ALLOW_PATH:
+        parts.places.append(allowed_path(value))
+    else:
+        parts.classes.append(allowed_class(value))
+
+
+def allowed_path(value: str) -> str:
+    """A folder (or a file, which stands for its folder) below which files may name others.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if not value:
+        raise ConfigError(f"{ALLOW_PATH}: needs a folder, as in {ALLOW_PATH}=/photos")
+    try:
+        if expanded(value).exists():
+            return value
+    except (OSError, ValueError):  # too long, a NUL character
+        pass
+    raise ConfigError(f"{ALLOW_PATH}: there is no folder {shortened(value)}")
+
+
+def allowed_class(value: str) -> str:
+    """The dotted path of a class that a file may ask for.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not CLASS.fullmatch(value):
+        given = f"{shown(value)} is no" if value else "needs the"
+        raise ConfigError(
+            f"{ALLOW_CLASS}: {given} dotted path of a class, as in {ALLOW_CLASS}=my.module.Class"
+        )
+    return value
+
+
+def _flag_values(argument: str, following: Sequence[str]) -> int | None:
+    """How many of the following arguments belong to a flag; None: Hydra has no such flag."""
+    name, separator, _ = argument.partition("=")
+    if name == PICKLED:
+        raise ConfigError(f"{PICKLED}: reads a pickle, which can run code; it is not supported")
+    for action in get_args_parser()._actions:
+        if name not in action.option_strings:
+            continue
+        if separator and action.nargs == 0:
+            raise ConfigError(f"{name}: takes no value")
+        if separator or action.nargs == 0:
+            return 0
+        if action.nargs == "?":  # --info: the value may be left out
+            return int(bool(following) and following[0] in (action.choices or ()))
+        if not following:
+            raise ConfigError(f"{name}: needs a value after it")
+        if action.choices and following[0] not in action.choices:
+            options = ", ".join(map(str, action.choices))
+            raise ConfigError(f"{name}: {following[0]!r} is none of {options}")
+        return 1
+    return None
+
+
+def _no_flag(argument: str, following: Sequence[str]) -> str:
+    key, separator, value = argument.lstrip("".join(DASHES)).partition("=")
+    options = [name for action in get_args_parser()._actions for name in action.option_strings]
+    options += [ALLOW_PATH, ALLOW_CLASS]
+    if f"--{key}" in options:
+        return f"{argument}: there is no such option; did you mean --{key}?"
+    if key.startswith("allow"):
+        return f"{argument}: there is no such option; there are {ALLOW_PATH} and {ALLOW_CLASS}"
+    if not separator and following and "=" not in following[0] and following[0][:1] != "-":
+        separator, value = "=", following[0]
+    if separator and KEY.fullmatch(key):
+        return f"{argument}: settings are typed without dashes, as in {_typed(key, value)}"
+    return f"{argument}: there is no such option; settings are typed as key=value (see --help)"
+
+
+def _check_override(argument: str, before: Sequence[str], following: Sequence[str]) -> None:
+    """Raises a ConfigError for what is no override, such as a part of a value with spaces."""
+    key, separator, value = argument.partition("=")
+    named = KEY.fullmatch(key)
+    if named and not separator and key.startswith("~"):
+        return
+    if named and separator:
+        if not value and _loose(following):  # network.rank= 4
+            raise ConfigError(_with_space(argument, key, following[0]))
+        return
+    if separator and KEY.fullmatch(key.strip()):  # 'network.rank =4'
+        raise ConfigError(_with_space(repr(argument), key.strip(), value.strip()))
+    if named and following and following[0].startswith("="):  # network.rank = 4
+        value = following[0][1:] or next(iter(following[1:]), "")
+        raise ConfigError(_with_space(f"{argument} {following[0]}", key, value))
+    if separator:
+        raise ConfigError(f"{key!r} is no name of a setting (letters, digits, '_' and dots)")
+    if before:
+        last, _, begun = before[-1].partition("=")
+        line = _typed(last, " ".join([begun, argument, *_loose(following)]))
+        raise ConfigError(f"{argument}: is not key=value; a value with spaces needs quotes: {line}")
+    key, colon, value = argument.partition(":")
+    if colon and value and "." in key and KEY.fullmatch(key):  # as in YAML
+        raise ConfigError(f"{argument}: settings are typed with =, as in {_typed(key, value)}")
+    raise ConfigError(f"{argument.strip() or repr(argument)}: is not key=value (see --help)")
+
+
+def _with_space(argument: str, key: str, value: str) -> str:
+    return f"{argument}: there must be no space beside the equals sign; type {_typed(key, value)}"
+
+
+def _loose(following: Sequence[str]) -> list[str]:
+    """The next arguments that are no override and no flag: words of a value that lost its key."""
+    return list(takewhile(lambda word: "=" not in word and word[:1] not in "-~", following))
+
+
+def _typed(key: str, value: str) -> str:
+    """What to type: with the quotes that a shell needs."""
+    line = f"{key}={value}"
+    if re.fullmatch(r"[\w./:=,+~@%-]+", line, re.ASCII):
+        return line
+    # double quotes where they will do: Windows knows no others
+    return in_shell(line) if set(line) & SPECIAL or not line.isprintable() else f'"{line}"'
+
+
+def normalized(overrides: Iterable[str], settings: Kinds, multirun: bool = False) -> list[str]:
+    """The overrides with the values of text settings quoted for Hydra's grammar.
+
+    A leading `~` of a path becomes the home folder, `null` is null where the setting may be null,
+    and one pair of quotes around the whole value is left out. Two things stay Hydra's:
+    `choice(...)` in a sweep, and a value in which each `${...}` names a setting of the command.
+
+    Args:
+        settings: of the command; see `train.config.setting_kinds.kinds`.
+        multirun: whether the command line asks for a sweep.
+
+    Raises:
+        ConfigError: a text with a NUL character, or a path without any.
+    """
+    return [_normalized(override, settings, multirun) for override in overrides]
+
+
+def _normalized(override: str, settings: Kinds, multirun: bool) -> str:
+    key, separator, value = override.partition("=")
+    kind, optional = settings.get(key.lstrip("+"), (Kind.NUMBER, False))
+    if kind not in TYPED or not separator or (multirun and SWEPT.fullmatch(value)):
+        return override
+    named = NAMED.findall(value)
+    if named and len(named) == value.count("${") and all(_is_setting(n, settings) for n in named):
+        return override
+    if "\0" in value:
+        raise ConfigError(f"{key}: holds a NUL character")
+    if optional and value == "null":
+        return override
+    value = unquoted(value)
+    if kind in PLACES and not value.strip():
+        raise ConfigError(f"{key}: names no file or folder" + "; null is none" * optional)
+    if kind in PLACES:
+        value = str(expanded(value)) if value[:1] == "~" else value
+    return f"{key}={quoted(value)}"
+
+
+def _is_setting(name: str, settings: Kinds) -> bool:
+    return any(name == key or name.startswith(f"{key}.") for key in settings)
+
+
+def quoted(text: str) -> str:
+    """A text in Hydra's grammar, whatever characters are in it."""
+    # a backslash counts as itself, but for those before a quote
+    escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", literal(text))
+    return "'" + re.sub(r"(\\+)\Z", lambda found: found[1] * 2, escaped) + "'"
+
+
+def unquoted(value: str) -> str:
+    """The text of a value that stands in one pair of quotes; any other value as it is."""
+    mark = value[:1]
+    if len(value) < 2 or mark not in QUOTES or value[-1] != mark:
+        return value
+    inner = re.fullmatch(rf"((?:\\.|[^\\{mark}])*)", value[1:-1], re.DOTALL)
+    if inner is None:
+        return value
+    text = re.sub(rf"(\\+)({mark}|\Z)", lambda f: "\\" * (len(f[1]) // 2) + f[2], inner[1])
+    return re.sub(r"(\\+)\$\{", lambda found: "\\" * (len(found[1]) // 2) + "${", text)
+
+
+def as_typed(override: str) -> str:
+    """An override as a person types it: without the quotes that Hydra's grammar needs."""
+    key, separator, value = override.partition("=")
+    return f"{key}{separator}{unquoted(value)}"

@@ -1,0 +1,68 @@
+"""The settings of a command, composed by Hydra from conf/ and from overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+import train.config.resolvers  # noqa: F401  # registers them
+from train.cli import local_overrides
+from train.config.parsing import cause, typed
+from train.config.ranges import shown
+from train.config.schema import CONF
+from train.errors import ConfigError
+
+Schema = TypeVar("Schema")
+HYDRA_VERSION = "1.3"  # whose defaults Hydra takes
+
+
+def settings(name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
+    """The settings of conf/`name`.yaml with Hydra overrides, as a command gets them.
+
+    Raises:
+        ConfigError, HydraException: settings that do not exist or have the wrong type.
+    """
+    return typed(schema, composed(name, overrides))
+
+
+def composed(name: str, overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConfig:
+    """conf/`name`.yaml with Hydra overrides; with Hydra's own settings too, if these are wanted.
+
+    Raises:
+        ConfigError: what Hydra itself does not expect, such as a name too long for a file.
+        HydraException, OmegaConfBaseException: settings that do not exist or have the wrong type.
+    """
+    load_local_defaults(name)
+    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+        try:
+            return compose(name, list(overrides), return_hydra_config=with_hydra)
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:
+            raise ConfigError(f"{shown(' '.join(overrides))}: {cause(error)}") from None
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The settings of the command alone."""
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def load_local_defaults(name: str) -> None:
+    """Puts what conf/local.yaml says into everything that is composed from now on."""
+    if name in local_overrides.COMMANDS:
+        local_overrides.load_local_overrides(name, CONF)
+
+
+def overrides_parser() -> OverridesParser:
+    """A parser that knows conf/, which `glob()` looks at."""
+    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+        return OverridesParser.create(GlobalHydra.instance().config_loader())

@@ -1,0 +1,74 @@
+"""conf/local.yaml: a person's own defaults, for all the commands that train or score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+
+from train.config.schema import OWN_DEFAULTS
+from train.errors import ConfigError
+from train.files.untrusted import Tree, UntrustedFileError, parse_yaml, read_text
+
+FILE = "local.yaml"
+COMMANDS = ("train", "sweep", "evaluate")
+
+
+def load_local_overrides(command: str, conf: Path) -> None:
+    """Hands to Hydra what of the file the command knows, and what no command does: to be refused.
+
+    Raises:
+        ConfigError: the file is no YAML of settings.
+    """
+    if not (given := read(conf)):
+        ConfigStore.instance().store(OWN_DEFAULTS, {})
+        return
+    groups, keys = _parts(command, conf)
+    known = set().union(*(part for name in COMMANDS for part in _parts(name, conf)))
+    node: dict[str, Any] = {"defaults": []}
+    for key, value in given.items():
+        if key in groups and isinstance(value, str):
+            node["defaults"].append({f"override /{key}": value})  # optimizer: lion
+        elif key in groups | keys or key not in known:
+            node[key] = value
+    ConfigStore.instance().store(OWN_DEFAULTS, node)
+
+
+def has(key: str, conf: Path) -> bool:
+    """Whether a setting, in dots, is in the file."""
+    found: Any = read(conf)
+    for part in key.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return False
+        found = found[part]
+    return True
+
+
+def read(conf: Path) -> Tree:
+    """What is in the file; nothing where there is none.
+
+    Raises:
+        ConfigError: it is no file, or no YAML of settings.
+    """
+    file = conf / FILE
+    if not file.exists():
+        return {}
+    try:
+        text = read_text(file)
+        lines = (line.strip() for line in text.splitlines())
+        said = any(line and not line.startswith("#") for line in lines)
+        return parse_yaml(text, Tree, FILE) if said else {}
+    except UntrustedFileError as error:
+        raise ConfigError(
+            f"conf/{FILE}: must hold settings, as `data: {{trigger: sks person}}` ({error})"
+        ) from None
+
+
+def _parts(command: str, conf: Path) -> tuple[set[str], set[str]]:
+    """The groups and the other keys at the top of a command's config; hydra is a sweep's alone."""
+    content = yaml.safe_load((conf / f"{command}.yaml").read_text(encoding="utf-8"))
+    entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
+    groups = {group for entry in entries for group in entry if " " not in group}
+    return groups, content.keys() - {"defaults", *(["hydra"] if command != "sweep" else [])}

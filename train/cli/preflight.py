@@ -1,0 +1,229 @@
+"""A command line checked as a whole, before anything heavy is imported or loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from train.cli import local_overrides
+from train.cli.arguments import Arguments, normalized, quoted, split_arguments, unquoted
+from train.cli.compose import composed, overrides_parser, without_hydra
+from train.cli.hydra_errors import explain
+from train.cli.sweep_ranges import range_values, sweep_words
+from train.config.parsing import typed
+from train.config.ranges import shortened, shown
+from train.config.schema import CONF
+from train.config.setting_kinds import FREE, PLACES, Kind, Kinds, kinds
+from train.errors import ConfigError
+from train.files.permissions import allow
+from train.text.shell import in_shell
+from train.text.terminal import leave
+
+Schema = TypeVar("Schema")
+Applies = Callable[[str, Mapping[str, Any]], bool]
+CheckHydra = Callable[[DictConfig], None]
+Translate = Callable[[list[str]], list[str]]
+# what prints something and leaves: nothing is composed, or Hydra composes and shows it
+SHOWS = {"-h", "--help", "--hydra-help", "-i", "--info", "--version", "-sc", "--shell-completion"}
+COMPLETES = {"-sc", "--shell-completion"}
+FILES = ("kohya", "dataset_config")  # overrides that are no settings: see train/kohya
+SEARCH_PATH = ("--config-dir", "-cd")
+OTHER_CONFIG = ("--config-path", "-cp", "--config-name", "-cn")
+# what a parser says in the names of its own parts
+GRAMMAR = re.compile(r"LexerNoViable|mismatched input|extraneous input|no viable|missing |^Error")
+LONGEST = 900  # characters of a message
+SEARCHES = "sweep"  # the command whose -m is our own sweeper's; that of the others is Hydra's
+
+
+def preflight(
+    name: str,
+    arguments: Sequence[str],
+    schema: type[Schema],
+    check: Callable[[Schema], None],
+    applies: Applies = lambda key, others: True,
+    check_hydra: CheckHydra = lambda hydra: None,
+    translate: Translate = list,
+) -> list[str]:
+    """Ends the process with one line where the command line is wrong.
+
+    Every value that a sweep names is tried, the ends of its intervals included. What is typed
+    here, and only that, is what the person has named (train/files/permissions.py).
+
+    Args:
+        check_hydra: refuses impossible settings of Hydra's own part with a ConfigError.
+        translate: replaces overrides that stand for the content of files by that content.
+
+    Returns:
+        the command line for Hydra: its flags first, text settings quoted.
+    """
+    line: list[str] = []
+    try:
+        parts = split_arguments(arguments)
+        shows = SHOWS & {flag.split("=")[0] for flag in parts.flags}
+        if shows & COMPLETES:
+            return [*parts.flags, *parts.overrides]
+        named = _named(parts, kinds(schema))
+        allow([*parts.places, *named.values()], parts.classes)
+        given = translate(parts.overrides)
+        line = normalized(given, kinds(schema), parts.multirun)
+        overrides = _parsed(line, kinds(schema))
+        if not shows:
+            for variant in _variants(overrides, parts.multirun, applies):
+                config = composed(name, [*variant, *_search_path(parts)], with_hydra=True)
+                check_hydra(config.hydra)
+                settings = typed(schema, without_hydra(config))
+                values = (attrgetter(key)(settings) for key in named.keys() & kinds(schema))
+                allow(value for value in values if value)
+                check(settings)
+        if parts.multirun and name != SEARCHES:
+            line = [_written_out(override) for override in overrides]
+    except ConfigError as error:
+        key = str(error).split(":", 1)[0]
+        place = f"conf/{local_overrides.FILE}: " if _is_own(name, key, line) else ""
+        leave(f"{place}{shortened(str(error), LONGEST)}")
+    except (HydraException, OmegaConfBaseException) as error:
+        leave(explain(name, error, schema))
+    return [*parts.flags, *line]
+
+
+def _named(parts: Arguments, known: Kinds) -> dict[str, str]:
+    """Of what is typed, that which names files: key -> value, as far as it is known by now."""
+    places = {key for key, (kind, _) in known.items() if kind in PLACES}
+    typed = [override.partition("=") for override in parts.overrides]
+    return {key: unquoted(value) for word, _, value in typed
+            if (key := word.lstrip("+")) in {*places, *FILES}}  # fmt: skip
+
+
+def _search_path(parts: Arguments) -> list[str]:
+    """The override that does what --config-dir does.
+
+    Raises:
+        ConfigError: a flag that would put another config in the place of the command's own.
+    """
+    words = [word for flag in parts.flags for word in flag.split("=", 1)]
+    for flag in OTHER_CONFIG:
+        if flag in words:
+            raise ConfigError(
+                f"{flag}: a command has one config; --config-dir adds a folder of groups to it"
+            )
+    folders = [words[i + 1] for i, word in enumerate(words) if word in SEARCH_PATH]
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"--config-dir: there is no folder {folder}")
+    paths = [quoted(f"file://{Path(folder).resolve()}") for folder in folders]
+    return [f"hydra.searchpath=[{','.join(paths)}]"] if paths else []
+
+
+def _parsed(line: Sequence[str], known: Kinds) -> list[Override]:
+    """The overrides, one by one, so that the one that cannot be read is named.
+
+    Args:
+        known: the settings of the command.
+
+    Raises:
+        ConfigError: it is not in Hydra's grammar, or asks for what no setting allows.
+    """
+    parser = overrides_parser()
+    overrides = []
+    for argument in line:
+        try:
+            overrides += parser.parse_overrides([argument])
+        except (HydraException, ValueError) as error:  # ValueError: a number of 5,000 digits
+            key, _, value = argument.partition("=")
+            reason = " ".join(str(error.__cause__ or error).split("\n")[0].split())
+            reason = "" if GRAMMAR.search(reason) else f" ({reason})"
+            kind, _ = known.get(key.lstrip("+"), (Kind.MAPPING, False))
+            hint = "; text with such characters needs quotes within the shell's own"
+            raise ConfigError(
+                f"{key}: {shown(value)} cannot be read as a value{reason}"
+                f"{hint if kind in FREE else ''}"
+            ) from None
+    for override in overrides:
+        _check_override(override, known)
+    return overrides
+
+
+def _check_override(override: Override, known: Kinds) -> None:
+    """Raises a ConfigError for what Hydra would choke on, or silently make a default of."""
+    key = override.key_or_group
+    if override.is_delete():
+        fixed = [name for name, (kind, _) in known.items() if kind not in FREE]
+        if any(name == key or name.startswith(f"{key}.") for name in fixed):
+            raise ConfigError(f"~{key}: this setting cannot be removed; give it a value instead")
+        return
+    if override.is_sweep_override() or not (CONF / key).is_dir():
+        return
+    if not isinstance(override.value(), str):
+        choices = sorted(file.stem for file in (CONF / key).glob("*.yaml"))
+        raise ConfigError(f"{key}: {override.get_value_string()} is none of {', '.join(choices)}")
+
+
+def _variants(
+    overrides: Sequence[Override], multirun: bool, applies: Applies
+) -> Iterator[list[str]]:
+    """The command line with each sweep at its first value; then each other value in its turn."""
+    parser = overrides_parser()
+    values = [_values(override, multirun, parser) for override in overrides]
+    swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
+    first = [options[0] for options in values]
+    variants = [first] + [
+        [*first[:i], option, *first[i + 1 :]]
+        for i, options in enumerate(values)
+        for option in options[1:]
+    ]
+    for variant in variants:
+        keyed = [
+            (override.get_key_element(), override) for override in parser.parse_overrides(variant)
+        ]
+        others = {key: override.value() for key, override in keyed if key in swept}
+        yield [line for line, (key, _) in zip(variant, keyed, strict=True)
+               if key not in swept or applies(key, others)]  # fmt: skip
+
+
+def _values(override: Override, multirun: bool, parser: OverridesParser) -> list[str]:
+    """What an override becomes in a check: each of its choices, or the ends of its range."""
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    key = override.get_key_element()
+    if not multirun:
+        line = in_shell(override.input_line or "")
+        raise ConfigError(f"{key}: several values need -m (python -m ... -m {line})")
+    if key.startswith("hydra"):
+        raise ConfigError(f"{key}: is the same for all trials, so it takes one value")
+    sweep = override.value()
+    if isinstance(sweep, IntervalSweep):
+        ends = (sweep.start, sweep.end)
+        whole = isinstance(sweep.start, int)  # of int(interval(...)) alone
+        return [f"{key}={int(end or 0) if whole else end}" for end in ends]
+    if isinstance(sweep, RangeSweep):
+        first, last, *_ = range_values(key, sweep)
+        return [f"{key}={end}" for end in (first, last)]
+    return [f"{key}={word}" for word in sweep_words(override, parser)]
+
+
+def _written_out(override: Override) -> str:
+    """A sweep for Hydra's own sweeper, value by value."""
+    line = override.input_line or ""
+    if not override.is_discrete_sweep():
+        return line
+    words = sweep_words(override, overrides_parser())
+    return f"{override.get_key_element()}={','.join(words)}"
+
+
+def _is_own(name: str, key: str, line: Sequence[str]) -> bool:
+    """Whether a setting comes from conf/local.yaml, and not from the command line."""
+    given = any(word.lstrip("+").split("=", 1)[0] == key for word in line)
+    if (
+        given or key.startswith("conf/") or name not in local_overrides.COMMANDS
+    ):  # it says so already
+        return False
+    return local_overrides.has(key, CONF)

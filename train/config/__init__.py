@@ -1,0 +1,1 @@
+"""The settings of a training run: schema, ranges, and the checks that need no model."""

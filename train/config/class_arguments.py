@@ -1,0 +1,167 @@
+"""The arguments of classes that a config names by `_target_`, checked without importing them."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from train.config.parsing import cause, suggestion
+from train.config.ranges import Range, is_number, shown
+from train.errors import ConfigError
+from train.text.display import shortened
+
+TARGET = "_target_"
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What a class takes under a name.
+
+    Attributes:
+        within: the range of a number, or of each of `count` numbers; None: no numbers.
+        whole: only whole numbers.
+        also: other values that it takes, such as true and false, a word, or null.
+        required: the class has no default for it.
+        nested: it takes the settings of another class, which are checked by the same table.
+    """
+
+    within: Range | None = None
+    whole: bool = False
+    count: int = 1
+    also: tuple[Any, ...] = ()
+    required: bool = False
+    nested: bool = False
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is one that the class takes here."""
+        if any(type(value) is type(other) and value == other for other in self.also):
+            return True
+        if self.within is None:
+            return False
+        if self.count == 1:
+            return self._holds(value)
+        listed = isinstance(value, list | tuple) and len(value) == self.count
+        return listed and all(self._holds(number) for number in value)
+
+    def _holds(self, value: Any) -> bool:
+        assert self.within is not None
+        return value in self.within and (isinstance(value, int) or not self.whole)
+
+    def __str__(self) -> str:
+        """What it takes, in words."""
+        others = [shown(value) for value in self.also]
+        if self.nested:
+            others.insert(0, "the settings of a class")
+        if self.within is None:
+            return " or ".join(others)
+        kind = "whole number" if self.whole else "number"
+        numbers = f"a {kind}" if self.count == 1 else f"{self.count} {kind}s"
+        return " or ".join([f"{numbers} {self.within}", *others])
+
+
+Table = Mapping[str, Mapping[str, Argument]]  # dotted path of a class -> its arguments by name
+
+
+def number(low: float, high: float, **about: Any) -> Argument:
+    """A number from `low` to `high`."""
+    return Argument(Range(low, high), **about)
+
+
+def whole(low: int, high: int, **about: Any) -> Argument:
+    """A whole number from `low` to `high`."""
+    return Argument(Range(low, high), whole=True, **about)
+
+
+def choice(*values: Any) -> Argument:
+    """One of these values."""
+    return Argument(also=values)
+
+
+def optional(argument: Argument) -> Argument:
+    """The same, or null."""
+    return replace(argument, also=(*argument.also, None))
+
+
+FLAG = choice(True, False)
+
+
+def check_arguments(part: str, settings: Mapping[str, Any], table: Table, example: str) -> None:
+    """Refuses settings that the class which they name does not take.
+
+    A class that is not in the table is not known here, and not imported: of its arguments it is
+    only known that none may be NaN.
+
+    Args:
+        part: the dotted key of the settings, such as "optimizer".
+        example: a class that can stand here, for the message where none is named.
+
+    Raises:
+        ConfigError: naming the first setting that cannot be, with the nearest valid one.
+    """
+    target = settings.get(TARGET)
+    if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
+        given = f" {shown(target)}" if target is not None else ""
+        raise ConfigError(f"{part}.{TARGET}:{given} must name a class, such as {example}")
+    arguments = {str(key): value for key, value in settings.items() if key != TARGET}
+    for key in _not_a_number(part, arguments):
+        raise ConfigError(f"{shortened(key)}: nan is not a number")
+    if (known := table.get(target)) is None:
+        return
+    name = target.rpartition(".")[2]
+    for key, value in arguments.items():
+        if key not in known:
+            near = suggestion(key, list(known)) or f"; it takes {', '.join(known) or 'nothing'}"
+            raise ConfigError(f"{part}.{shortened(key)}: {name} does not take it{near}")
+        if known[key].nested and isinstance(value, Mapping):
+            check_arguments(f"{part}.{key}", value, table, example)
+        elif not known[key].accepts(value):
+            raise ConfigError(f"{part}.{key}: {shown(value)} must be {known[key]}")
+    for key, argument in known.items():
+        if argument.required and key not in arguments:
+            raise ConfigError(f"{part}.{key}: {name} needs it: {argument}")
+
+
+def find_class(part: str, target: str, kind: type) -> type:
+    """The class of a dotted path, which is imported.
+
+    Raises:
+        ConfigError: there is no such class, or it is not of this kind.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever a module of a person's own does when it is imported
+        raise ConfigError(
+            f"{part}.{TARGET}: there is no class {target!r} ({cause(error)})"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise ConfigError(f"{part}.{TARGET}: {target} is not a subclass of {kind.__name__}")
+    return found
+
+
+def nested_targets(prefix: str, value: Any) -> Iterator[str]:
+    """The keys of all that names a class, however deep."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key == TARGET:
+                yield f"{prefix}.{key}"
+            yield from nested_targets(f"{prefix}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from nested_targets(prefix, inner)
+
+
+def _not_a_number(prefix: str, value: Any) -> Iterator[str]:
+    """The keys of all that is NaN, however deep."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _not_a_number(f"{prefix}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _not_a_number(prefix, inner)
+    elif is_number(value) and math.isnan(value):
+        yield prefix

@@ -1,0 +1,117 @@
+"""Settings as typed values: unknown keys, wrong types and values out of range are refused."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any, TypeVar, cast, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+import train.config.resolvers  # noqa: F401  # registers them
+from train.config.ranges import (
+    complaints,
+    declared,
+    shown,
+)
+from train.config.setting_kinds import (
+    is_numeric,
+    literal,
+)
+from train.errors import ConfigError
+
+BOOLEANS = {"true", "false", "yes", "no", "on", "off", "y", "n", "1", "0"}  # OmegaConf's words
+
+
+ABSENT = re.compile(r"Interpolation key '([^']*)' not found")
+
+
+LONGEST_NUMBER = 1000  # bits; a float holds no whole number of more than 1024
+
+
+Schema = TypeVar("Schema")
+
+
+def typed(schema: type[Schema], config: DictConfig) -> Schema:
+    """The config as an instance of `schema`; every key, type and range is checked.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest valid one), a value of the wrong type, or one
+            outside of the range that its field declares.
+    """
+    try:
+        values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+        for complaint in _misread(values, schema):
+            raise ConfigError(complaint)
+        merged = OmegaConf.merge(_structured(cast(type, schema)), OmegaConf.create(literal(values)))
+        settings = cast(Schema, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        key = error.full_key or str(error.key)
+        if absent := ABSENT.search(str(error)):
+            raise ConfigError(
+                f"{absent[1]}: there is no such setting any more, or none yet, and {key} takes its "
+                "value from it"
+            ) from None
+        unknown = isinstance(error, ConfigKeyError)
+        near = suggestion(key, keys(_structured(cast(type, schema)))) if unknown else ""
+        within = declared(schema, key)
+        what = f"; it must be a number {within}" if within else near
+        words = "there is no such setting" if unknown else cause(error)
+        raise ConfigError(f"{key}: {words}{what}") from None
+    for complaint in complaints(settings):
+        raise ConfigError(complaint)
+    return settings
+
+
+@cache
+def _structured(schema: type) -> DictConfig:
+    """The types of a schema as OmegaConf has them; a merge leaves it as it is."""
+    return cast(DictConfig, OmegaConf.structured(schema))
+
+
+def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterator[str]:
+    """What OmegaConf would take for another value than the one given, or cannot even refuse."""
+    kinds = get_type_hints(schema) if is_dataclass(schema) else {}
+    for name, value in values.items():
+        key, kind = f"{prefix}{name}", kinds.get(name)
+        if isinstance(value, dict):
+            yield from _misread(value, kind, f"{key}.")
+        elif is_dataclass(kind):
+            inside = f"{key}.{fields(kind)[0].name}"
+            yield f"{key}: {shown(value)} cannot be; it is a group of settings, such as {inside}"
+        elif get_origin(kind) is dict and value is not None:
+            yield f"{key}: {shown(value)} cannot be; it is a list of names and values, as {{a: 1}}"
+        elif get_origin(kind) is list and any(not isinstance(one, dict) for one in value or ()):
+            yield f"{key}: {shown(value)} must be a list of settings, as [{{network.rank: 4}}]"
+        elif kind is bool and str(value).lower() not in BOOLEANS:
+            yield f"{key}: {shown(value)} must be true or false"
+        elif isinstance(value, str) and "${" in value and is_numeric(kind):
+            yield f"{key}: {shown(value)} must be a number"
+        elif kind is not str and isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:
+            yield f"{key}: {shown(value)} is too large a number"
+
+
+def keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """Dotted names of all the settings and groups in a config."""
+    found: list[str] = []
+    for name, value in cast(dict[str, Any], OmegaConf.to_container(config)).items():
+        found.append(f"{prefix}{name}")
+        if isinstance(value, dict):
+            found += keys(OmegaConf.create(value), f"{prefix}{name}.")
+    return found
+
+
+def suggestion(key: str, known: list[str]) -> str:
+    """`; did you mean X?` for the known key nearest to `key`, or nothing."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near and near[0] != key else ""
+
+
+def cause(error: BaseException) -> str:
+    """An exception in one line: its first line, or its type where it has no words."""
+    words = str(error).strip().splitlines()
+    return words[0][:300] if words else type(error).__name__

@@ -1,0 +1,206 @@
+"""The settings of a training run: typed, and checked before any model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from train.config.ranges import (
+    SEED,
+    SHARE,
+    UP_TO_ALL,
+    Range,
+    limited,
+    ranged,
+)
+from train.config.setting_kinds import (
+    OF_CLASS,
+    OF_NUMBERS,
+    choice_field,
+    model_field,
+    path_field,
+    text_field,
+)
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+# where things lie and what they run on, in DataConfig and in BaseConfig: no part of what is made
+DATA_PLACES = ("path", "dataset_config", "regularization_path", "validation_path")
+BASE_PLACES = ("path", "device", "speed")
+OWN_DEFAULTS = "own_defaults"  # in the defaults lists of conf/train.yaml, sweep and evaluate
+LR_FREE_OPTIMIZERS = ("Prodigy", "DAdapt")  # how optimizers are called that find their step size
+EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find what we ship
+EMBEDDED_BASE = Path(__file__).parents[1] / "puppets" / "weights" / "base"
+HIGHEST_RANK = 320  # the widest matrices of Stable Diffusion 1.x have no more directions
+ALPHA = Range(1e-4, 10_000)
+LEARNING_RATE = Range(1e-12, 1e6)
+MOST_EPOCHS, MOST_STEPS = 100_000, 10_000_000
+
+
+@dataclass
+class DataConfig:
+    """Which pictures, and how they are read."""
+
+    path: str = path_field(EMBEDDED)
+    dataset_config: str | None = path_field(None)
+    regularization_path: str | None = path_field(None)
+    trigger: str | None = text_field("sks puppet")
+    class_words: str | None = text_field(None)
+    caption_extension: str = text_field(".txt")
+    shuffle_caption: bool = False
+    keep_tokens: int = ranged(0, 0, 1000)
+    repeats: int = ranged(1, 1, 10_000)
+    few: int = ranged(10, 0, 1_000_000)
+    resolution: int = ranged(512, 8, 4096)
+    height: int | None = ranged(None, 8, 4096)
+    buckets: bool = False
+    min_bucket: int | None = ranged(None, 1, 8192)
+    max_bucket: int | None = ranged(None, 1, 8192)
+    bucket_step: int | None = ranged(None, 1, 1024)
+    bucket_upscale: bool = True
+    flip: bool = False
+    color_augmentation: bool = False
+    latents: str = choice_field("sampled")
+    on_error: str = choice_field("stop")
+    validation_path: str | None = path_field(None)
+    validation_fraction: float = limited(0.15, SHARE)
+    validation_seed: int = limited(0, SEED)
+
+    @property
+    def trigger_words(self) -> str:
+        """The trigger as it stands in captions; empty where there is none."""
+        return (self.trigger or "").strip()
+
+    @property
+    def bare_caption(self) -> str:
+        """What is said of pictures without a caption, where their folder says nothing else."""
+        return self.trigger_words if self.class_words is None else self.class_words.strip()
+
+
+@dataclass
+class BaseConfig:
+    """Which model the LoRAs are trained on."""
+
+    path: str = model_field(EMBEDDED)
+    device: str = text_field("auto")
+    precision: str = choice_field("fp32")
+    speed: str = choice_field("eager", local=True)
+    attention: str = choice_field("sdpa")
+    clip_skip: int = ranged(1, 1, 32)
+    prediction: str = choice_field("auto")
+
+
+@dataclass
+class NetworkConfig:
+    """Size of the adapters; kohya's network_dim and network_alpha are rank and alpha."""
+
+    rank: int = ranged(16, 1, HIGHEST_RANK)
+    alpha: float | None = limited(None, ALPHA)
+    alpha_ratio: float | None = ranged(None, 1e-4, 100)
+    conv_rank: int = ranged(0, 0, HIGHEST_RANK)
+    conv_alpha: float | None = limited(None, ALPHA)
+    dropout: float = limited(0.0, SHARE)
+    text_encoder: bool = False
+
+    @property
+    def linear_alpha(self) -> float:
+        """alpha of all modules but 3x3 convolutions: as given, by the ratio, or the rank."""
+        return self._alpha(self.alpha, self.rank)
+
+    @property
+    def convolution_alpha(self) -> float:
+        """alpha of the 3x3 convolutions."""
+        return self._alpha(self.conv_alpha, self.conv_rank)
+
+    def _alpha(self, given: float | None, rank: int) -> float:
+        if given is not None:
+            return float(given)
+        return rank * (1.0 if self.alpha_ratio is None else self.alpha_ratio)
+
+
+@dataclass
+class SchedulerConfig:
+    """How the learning rate goes over the steps."""
+
+    name: str = choice_field("constant")
+    warmup: float = limited(0.0, UP_TO_ALL)
+    warmup_steps: int | None = ranged(None, 0, MOST_STEPS)
+    warmup_epochs: float | None = ranged(None, 0, MOST_EPOCHS)
+    num_cycles: int = ranged(1, 1, 10_000)
+    power: float = ranged(1.0, 0.01, 100)
+    min_lr_ratio: float = limited(0.0, SHARE)
+    decay: float = limited(0.2, SHARE)
+
+
+@dataclass
+class TrainingConfig:
+    """How long, how much at once, and what is saved."""
+
+    epochs: int = ranged(10, 1, MOST_EPOCHS)
+    max_steps: int | None = ranged(None, 1, MOST_STEPS)
+    batch_size: int = ranged(1, 1, 4096)
+    gradient_accumulation: int = ranged(1, 1, 10_000)
+    gradient_checkpointing: bool = False
+    save_every: int | None = ranged(1, 1, MOST_EPOCHS)
+    keep_last: int | None = ranged(None, 1, MOST_EPOCHS)
+    max_grad_norm: float = ranged(1.0, 0, 1e6)
+    caption_dropout: float = limited(0.0, SHARE)
+    min_snr_gamma: float | None = ranged(None, 0.01, 1000)
+    noise_offset: float = limited(0.0, SHARE)
+    prior_loss_weight: float = ranged(1.0, 0, 1000)
+    # a number, or one for each of SDXL's two
+    text_encoder_lr: Any = field(default=None, metadata=OF_NUMBERS)
+    save_precision: str = choice_field("fp16")
+    seed: int = limited(0, SEED)
+    oom: str = choice_field("stop")
+    state_minutes: float = ranged(15.0, 0, 100_000)
+
+
+@dataclass
+class TrialConfig:
+    """All settings that decide the bytes of one trial's LoRA files; and, which do not, where what
+    is computed once is kept."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    optimizer: dict[str, Any] = field(default_factory=dict, metadata=OF_CLASS)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    cache: str = choice_field("memory", local=True)
+    cache_path: str = path_field("outputs/cache", local=True)
+
+
+@dataclass
+class TrainConfig(TrialConfig):
+    """conf/train.yaml: a trial's settings, where its files go, and whether a run is continued.
+
+    Attributes:
+        name: of the files.
+    """
+
+    output: str = path_field("outputs/lora")
+    name: str = text_field("lora")
+    resume: str = choice_field("auto")
+
+
+def trial_of(config: TrialConfig) -> TrialConfig:
+    """The part of a command's settings that decides the bytes of the LoRA files."""
+    return TrialConfig(**{f.name: getattr(config, f.name) for f in fields(TrialConfig)})
+
+
+def settings_of(config: TrialConfig) -> dict[str, Any]:
+    """All the settings that decide the bytes of a trial's LoRA files."""
+    settings = asdict(config)
+    return {key: value for key, value in settings.items() if not key.startswith("cache")}
+
+
+def is_lr_free(target: str) -> bool:
+    """Whether an optimizer of this dotted path finds its step size itself: its lr is a factor."""
+    return target.rpartition(".")[2].startswith(LR_FREE_OPTIMIZERS)
+
+
+# what train/cli/local_overrides.py fills with a person's own defaults
+ConfigStore.instance().store(OWN_DEFAULTS, {})

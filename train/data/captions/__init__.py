@@ -1,0 +1,1 @@
+"""Captions: their files, their checks, how they are sampled, and the trigger word."""

@@ -1,0 +1,150 @@
+"""Caption files as people have them: found beside the pictures, and read in whatever encoding."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.cli.arguments import ALLOW_PATH
+from train.data.images.file_kinds import TEXTS, kind
+from train.data.images.image import DataError
+from train.files.paths import is_below
+from train.files.permissions import is_named
+from train.files.untrusted import UntrustedFileError, read_bytes
+from train.text.decoding import FALLBACK_NAME, UTF16_NAME, decoded
+from train.text.display import shortened
+from train.text.shell import in_setting
+
+LARGEST = 100_000  # bytes; text encoders read some 300 of them
+BINARY = 0.1  # what has more control characters than this is no text; 0 bytes may fill up a file
+
+# what is said of captions that are not plain UTF-8 in one line
+WINDOWS = "not in UTF-8 and read as Windows-1252; where that is wrong, save them as UTF-8"
+UTF16 = "read as UTF-16, which nothing in them says; where that is wrong, save them as UTF-8"
+GUESSED = {UTF16_NAME: UTF16, FALLBACK_NAME: WINDOWS}
+CONTROLS = "read without the control characters that are in them"
+LINES = "of several lines and read as one; kohya reads the first line alone"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption in one line.
+
+    Attributes:
+        notes: what had to be guessed or left out: WINDOWS, UTF16, CONTROLS, LINES.
+    """
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+class CaptionFiles:
+    """The caption files for the pictures of a folder.
+
+    `a.txt` belongs to `a.jpg`, and so does `a.jpg.txt`; upper and lower case, and how accents are
+    encoded, make no difference where no file has the very name.
+
+    Args:
+        files: those beside the pictures, and before them those of a folder for captions.
+        extension: of the caption files, with its dot or without.
+    """
+
+    def __init__(self, files: Iterable[Path], extension: str) -> None:
+        self.extension = f".{extension.strip().lstrip('.')}".lower()
+        self.files: dict[tuple[str, str], Path] = {}
+        keyed = [
+            (_composed(file.stem), kind(file), file)
+            for file in files
+            if file.is_file() or not file.exists()
+        ]
+        for stem, suffix, file in keyed:
+            self.files.setdefault((stem, suffix), file)
+        for stem, suffix, file in keyed:
+            self.files.setdefault((stem.casefold(), suffix), file)
+
+    def of(self, picture: Path) -> Path | None:
+        """The caption file of a picture."""
+        return self._find(picture, self.extension)
+
+    def elsewhere(self, picture: Path) -> str | None:
+        """The extension of another file that looks like a caption of the picture."""
+        others = (extension for extension in TEXTS if extension != self.extension)
+        return next((extension for extension in others if self._find(picture, extension)), None)
+
+    def without_picture(self, pictures: Iterable[Path]) -> list[Path]:
+        """Caption files that belong to none of the pictures."""
+        used = {self.of(picture) for picture in pictures}
+        own = {file for (_, extension), file in self.files.items() if extension == self.extension}
+        return sorted(own - used)
+
+    def _find(self, picture: Path, extension: str) -> Path | None:
+        for name in map(_composed, (picture.stem, picture.name)):
+            for key in (name, name.casefold()):
+                if file := self.files.get((key, extension)):
+                    return file
+        return None
+
+
+def check_caption_link(file: Path, root: Path) -> None:
+    """Refuses a caption file that lies, links followed, out of the folder that was named.
+
+    Nor is it read where a folder on the way to it is such a link, although its pictures are.
+
+    Pictures come from strangers together with their captions, and such a link would put any text
+    of the machine into what is trained and reported.
+
+    Args:
+        root: the folder that was named; it may be a link itself.
+
+    Raises:
+        DataError: it leads elsewhere, to where no `--allow-path=` allows it.
+    """
+    if is_below(file, root) or is_named(file, here=False):
+        return
+    allow = in_setting(ALLOW_PATH, Path(os.path.realpath(file)).parent)
+    raise DataError(
+        f"{shortened(file)}: is behind a link out of the folder {shortened(root)}; put a copy of "
+        f"the file there, or allow the folder that it is in with {allow}"
+    )
+
+
+def read_caption(file: Path) -> Caption:
+    """The caption in a file; lines become one, and white space single spaces.
+
+    The encoding is that of the byte order mark; else UTF-8; else UTF-16 where every second byte is
+    0, or Windows-1252, which the notes say.
+
+    Raises:
+        DataError: it cannot be read, is too large for a caption, or is no text.
+    """
+    try:
+        data = read_bytes(file, LARGEST)
+    except UntrustedFileError as error:
+        raise DataError(f"{error}; it is no caption") from None
+    except OSError as error:
+        raise DataError(f"{shortened(file)}: cannot be read ({error.strerror})") from None
+    try:
+        text, guessed = decoded(data)
+    except ValueError:
+        raise DataError(
+            f"{shortened(file)}: caption is no text in UTF-8, UTF-16 or Windows-1252; save it as "
+            "UTF-8"
+        ) from None
+    text, notes = text.replace("\ufeff", ""), [GUESSED[guessed]] if guessed else []
+    controls = [c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()]
+    found = set(controls)
+    plain = "".join(c for c in text if c not in found) if controls else text
+    if plain.strip() and sum(c != "\0" for c in controls) > BINARY * len(text):
+        raise DataError(f"{shortened(file)}: caption is no text but binary data")
+    notes += [CONTROLS] * bool(controls)
+    notes += [LINES] * (len(re.findall(r"[^\s]+[^\r\n]*", plain)) > 1)
+    return Caption(" ".join(plain.split()), tuple(notes))
+
+
+def _composed(name: str) -> str:
+    """Without spaces around it, accents as one character, as macOS does not write them."""
+    return unicodedata.normalize("NFC", name).strip()

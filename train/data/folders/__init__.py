@@ -1,0 +1,1 @@
+"""Where images come from: folder layouts and dataset TOML files."""

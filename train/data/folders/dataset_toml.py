@@ -1,0 +1,290 @@
+"""kohya's dataset_config: a TOML file that names several folders and how each is read.
+
+`[general]`, `[[datasets]]` and `[[datasets.subsets]]`; what a subset does not say its dataset says,
+or `[general]`, or our own settings.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from train.cli.arguments import ALLOW_PATH
+from train.config.parsing import suggestion
+from train.config.schema import DataConfig
+from train.data.images.buckets import Framing, framing_of
+from train.data.images.image import DataError
+from train.data.images.subset import Subset
+from train.errors import ConfigError
+from train.files.paths import expanded, is_below
+from train.files.permissions import is_foreign, is_named
+from train.kohya_toml.key_tables import LEAST, MOST, REFUSED, UNSUPPORTED, changes_nothing, refuse
+from train.kohya_toml.lenient_toml import read_toml
+from train.kohya_toml.parsed_config import shown
+from train.text.display import shortened, worded
+from train.text.shell import in_setting
+
+KEY = "data.dataset_config"
+NUMBER = (int, float)
+# key -> the types of its values; a subset's own, those that it can inherit, and a dataset's
+OWN: dict[str, tuple[type, ...]] = {
+    "image_dir": (str,),
+    "is_reg": (bool,),
+}
+INHERITED: dict[str, tuple[type, ...]] = {
+    "class_tokens": (str,),
+    "num_repeats": (int,),
+    "caption_extension": (str,),
+    "keep_tokens": (int,),
+    "shuffle_caption": (bool,),
+    "flip_aug": (bool,),
+    "color_aug": (bool,),
+    "caption_dropout_rate": NUMBER,
+}
+DATASET: dict[str, tuple[type, ...]] = {
+    "resolution": (int, list),
+    "batch_size": (int,),
+    "enable_bucket": (bool,),
+    "min_bucket_reso": (int,),
+    "max_bucket_reso": (int,),
+    "bucket_reso_steps": (int,),
+    "bucket_no_upscale": (bool,),
+    "validation_split": NUMBER,
+    "validation_seed": (int,),
+}
+# what kohya reads there too
+OTHERS = {
+    "alpha_mask", "cache_info", "caption_dropout_every_n_epochs", "caption_prefix",
+    "caption_separator", "caption_suffix", "caption_tag_dropout_rate", "conditioning_data_dir",
+    "custom_attributes", "enable_wildcard", "face_crop_aug_range", "keep_tokens_separator",
+    "metadata_file", "network_multiplier", "random_crop", "resize_interpolation",
+    "secondary_separator", "skip_image_resolution", "token_warmup_min", "token_warmup_step",
+}  # fmt: skip
+# the least and the most that a number can be
+RANGES = {
+    "num_repeats": (1, 10_000),
+    "keep_tokens": (0, 1000),
+    "caption_dropout_rate": (0, 1),
+    "validation_seed": (0, 2**32),
+    "batch_size": (1, 4096),
+    "min_bucket_reso": (1, 8192),
+    "max_bucket_reso": (1, 8192),
+    "bucket_reso_steps": (1, 1024),
+}
+LONGEST_SIDE = 4096  # pixels
+MOST_SUBSETS = 1000
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """What the file comes to.
+
+    Attributes:
+        batch_sizes: of its datasets, where they say one.
+        warnings: what a person should know about it.
+    """
+
+    subsets: list[Subset]
+    batch_sizes: tuple[int, ...]
+    warnings: list[str]
+
+
+def read_dataset_config(config: DataConfig, like: Subset) -> DatasetConfig:
+    """The subsets of `data.dataset_config`.
+
+    Args:
+        like: what a subset gets that the file does not say.
+
+    Raises:
+        DataError: no such file, no TOML, a key that there is not, a value of the wrong type, or a
+            folder that the person has not named.
+    """
+    file = expanded(str(config.dataset_config))
+    try:
+        content, repairs = read_toml(file)
+    except ConfigError as error:
+        raise DataError(f"{KEY}: {error}") from None
+    _check_keys(content, {"general", "datasets"}, f"{file.name}")
+    reader = _Reader(file, config, like)
+    general = content.get("general", {})
+    reader.check(general, {**INHERITED, **DATASET}, "general")
+    datasets = _tables(content, "datasets", file.name)
+    for number, dataset in enumerate(datasets):
+        reader.read(dataset, general, f"datasets[{number}]")
+    if not reader.subsets:
+        raise DataError(f"{KEY}: {file.name} names no pictures ([[datasets.subsets]], image_dir)")
+    warnings = [f"{file.name}: repaired: {', '.join(repairs)}"] if repairs else []
+    warnings += [
+        f"{key} in {file.name} is not supported, so that kohya's LoRA would be another"
+        for key in dict.fromkeys(reader.unsupported)
+    ]
+    if config.validation_path and any(s.validation_fraction for s in reader.subsets):
+        warnings.append(
+            f"validation_split in {file.name} does not count: data.validation_path names the "
+            "held-out pictures"
+        )
+    return DatasetConfig(reader.subsets, tuple(reader.batch_sizes), warnings)
+
+
+class _Reader:
+    def __init__(self, file: Path, config: DataConfig, like: Subset) -> None:
+        self.file, self.config, self.like = file, config, like
+        self.subsets: list[Subset] = []
+        self.batch_sizes: list[int] = []
+        self.unsupported: list[str] = []
+
+    def check(self, table: Any, known: Mapping[str, tuple[type, ...]], place: str) -> None:
+        """Refuses what cannot stand in a table, and notes what is not supported."""
+        where = f"{self.file.name}, {place}"
+        if not isinstance(table, dict):
+            raise DataError(f"{KEY}: {where}: must be a table")
+        _check_keys(table, {*known, *OTHERS}, where)
+        for key, value in table.items():
+            if key in known:
+                _check_value(key, value, known[key], where)
+            elif changes_nothing(key, value):
+                continue
+            elif key in REFUSED:
+                raise DataError(f"{KEY}: {where}: {refuse(key)}")
+            elif key in UNSUPPORTED:
+                self.unsupported.append(key)
+
+    def read(self, dataset: Any, general: dict[str, Any], place: str) -> None:
+        """The subsets of one dataset."""
+        self.check(dataset, {**INHERITED, **DATASET, "subsets": (list,)}, place)
+        shared = {**general, **dataset}
+        framing = self._framing(shared, place)
+        if "batch_size" in shared:
+            self.batch_sizes.append(shared["batch_size"])
+        for number, subset in enumerate(_tables(dataset, "subsets", self.file.name)):
+            where = f"{place}.subsets[{number}]"
+            self.check(subset, {**OWN, **INHERITED}, where)
+            if len(self.subsets) == MOST_SUBSETS:
+                raise DataError(f"{KEY}: {self.file.name}: has more than {MOST_SUBSETS} subsets")
+            self.subsets.append(self._subset({**shared, **subset}, framing, where))
+
+    def _subset(self, said: dict[str, Any], framing: Framing, place: str) -> Subset:
+        if "image_dir" not in said:
+            raise DataError(f"{KEY}: {self.file.name}, {place}: image_dir is missing")
+        folder = self._folder(said["image_dir"], f"{place}.image_dir")
+        like, regularization = self.like, said.get("is_reg", False)
+        words = like.class_words
+        if regularization:
+            words = class_of(words)
+        rate, share = said.get("caption_dropout_rate"), said.get("validation_split")
+        return replace(
+            like, folder=folder, captions=folder, framing=framing, regularization=regularization,
+            class_words=worded(" ".join(said.get("class_tokens", "").split())) or words,
+            extension=_dotted(said.get("caption_extension", like.extension)),
+            repeats=said.get("num_repeats", 1 if regularization else like.repeats),
+            keep_tokens=said.get("keep_tokens", like.keep_tokens),
+            shuffle_caption=said.get("shuffle_caption", like.shuffle_caption),
+            flip=said.get("flip_aug", like.flip),
+            color_augmentation=said.get("color_aug", like.color_augmentation),
+            caption_dropout=None if rate is None else float(rate),
+            validation_fraction=None if share is None else float(share),
+            validation_seed=said.get("validation_seed"),
+        )  # fmt: skip
+
+    def _folder(self, written: str, place: str) -> Path:
+        """The folder that an image_dir names: below the file's own, or one that a person named."""
+        if is_foreign(written):
+            raise self._outside(place, written)
+        folder = expanded(written)
+        places = [folder, self.file.parent / folder]  # file and folders may be moved together
+        allowed = [one for one in places if is_below(one, self.file.parent) or is_named(one)]
+        found = next((one for one in allowed if os.path.isdir(one)), None)
+        if found is None and len(allowed) < len(places):
+            raise self._outside(place, os.path.abspath(places[-1]))
+        return found or folder
+
+    def _outside(self, place: str, folder: str) -> DataError:
+        return DataError(
+            f"{KEY}: {self.file.name}, {place}: {shortened(folder)} is outside of the folders that "
+            f"the command line names; add {in_setting(ALLOW_PATH, folder)} to it"
+        )
+
+    def _framing(self, said: dict[str, Any], place: str) -> Framing:
+        where = f"{KEY}: {self.file.name}, {place}"
+        config = self.config
+        size = said.get("resolution", [config.resolution, config.height or config.resolution])
+        pair = [size, size] if isinstance(size, int) else size
+        whole = all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
+        if len(pair) != 2 or not whole or not all(0 < side <= LONGEST_SIDE for side in pair):
+            raise DataError(
+                f"{where}: resolution is one or two whole numbers of pixels, up to {LONGEST_SIDE}"
+            )
+        least, most = _kohyas_sides(pair) if said.get("enable_bucket") else (None, None)
+        chosen = replace(
+            config, resolution=pair[0], height=pair[1],
+            buckets=said.get("enable_bucket", config.buckets),
+            min_bucket=said.get("min_bucket_reso", config.min_bucket or least),
+            max_bucket=said.get("max_bucket_reso", config.max_bucket or most),
+            bucket_step=said.get("bucket_reso_steps", config.bucket_step),
+            bucket_upscale=not said.get("bucket_no_upscale", not config.bucket_upscale),
+        )  # fmt: skip
+        framing = framing_of(chosen)
+        if framing.buckets and framing.least > framing.most:
+            raise DataError(f"{where}: min_bucket_reso is more than max_bucket_reso")
+        if framing.buckets and framing.step > min(framing.resolution):
+            raise DataError(f"{where}: bucket_reso_steps is more than the resolution")
+        return framing
+
+
+def _kohyas_sides(resolution: Sequence[int]) -> tuple[int | None, int | None]:
+    """What kohya takes for the sides of buckets; None where it would stop at the resolution."""
+    return (
+        LEAST if min(resolution) >= LEAST else None,
+        MOST if max(resolution) <= MOST else None,
+    )
+
+
+def class_of(words: str) -> str:
+    """The class word of a trigger: 'sks person' without its first word."""
+    return " ".join(words.split()[1:]) or words
+
+
+def _tables(parent: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
+    tables = parent.get(key, [])
+    if not isinstance(tables, list):
+        raise DataError(
+            f"{KEY}: {where}: write [[{key}]] in two brackets, for there may be several"
+        )
+    return tables
+
+
+def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    everywhere = {**OWN, **INHERITED, **DATASET}
+    for key in table:
+        if key in known:
+            continue
+        if key in everywhere:
+            level = "[[datasets]] or [general]" if key in DATASET else "[[datasets.subsets]]"
+            raise DataError(f"{KEY}: {where}: {key} belongs to {level}")
+        near = suggestion(key, [*known, *everywhere])
+        raise DataError(f"{KEY}: {where}: there is no key {shown(key)[1:-1]}{near}")
+
+
+def _check_value(key: str, value: Any, kinds: tuple[type, ...], where: str) -> None:
+    """Refuses a value of another type or out of its range."""
+    fits: bool = isinstance(value, kinds)
+    if not fits or (isinstance(value, bool) and bool not in kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be {names}")
+    if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
+        low, high = RANGES[key]
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be from {low} to {high}")
+    if key == "validation_split" and not 0 <= value < 1:
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be from 0 to below 1")
+    if key == "caption_extension" and not re.fullmatch(r"\.?[\w.-]+", value):
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is no extension, as .txt is")
+    if key == "image_dir" and not value.isprintable():
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is no folder's name")
+
+
+def _dotted(extension: str) -> str:
+    return extension if extension.startswith(".") else f".{extension}"

@@ -1,0 +1,1 @@
+"""Image files: headers, limits, decoding, buckets and crops."""

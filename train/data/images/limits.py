@@ -1,0 +1,66 @@
+"""Which pictures can be decoded in bounded memory and time, told by their headers."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from typing import BinaryIO
+
+from PIL import Image
+
+from train.data.images.headers import MOST_CHUNKS, header_excess
+
+LARGEST = 400_000_000  # bytes of a file
+MEMORY = 1_420_000_000  # bytes at the peak of decoding and conversion
+# bytes a pixel at that peak; of most formats the decoded picture and one copy, 4 each
+PEAK = {"JPEG": 12, "MPO": 12, "WEBP": 20, "AVIF": 20, "TIFF": 16}
+OTHERS = 8
+COPIES = 2  # of the file that a decoder may hold
+READ_IN_PARTS = ("TIFF", "PNG")
+TILE = (322, 323)  # a TIFF's tags: width and height of its tiles
+LARGEST_TILE = 2**24  # pixels, where the picture is smaller
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits here are stricter
+# of odd data beside the pixels, which one file can have thousands of; the pixels are read as ever
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+class TooLarge(ValueError):
+    """A picture cannot be decoded within the limits; the message says why."""
+
+
+def checked(stream: BinaryIO, formats: list[str], chunks: int = MOST_CHUNKS) -> Image.Image:
+    """A picture of which only the header was read.
+
+    Args:
+        chunks: that a PNG may have.
+
+    Raises:
+        TooLarge: to decode it would take too much.
+        Exception: whatever Pillow stumbles over where it is no picture.
+    """
+    if words := header_excess(stream, chunks):
+        raise TooLarge(f"it {words}")
+    try:
+        picture = Image.open(stream, formats=formats)
+    except Image.DecompressionBombError as error:  # Pillow's own limit
+        told = re.search(r"\d+", str(error))
+        raise TooLarge(_too_many(int(told[0]) if told else 0, MEMORY / OTHERS)) from None
+    name = picture.format or ""
+    held = 0 if name in READ_IN_PARTS else COPIES * os.fstat(stream.fileno()).st_size
+    pixels, most = picture.width * picture.height, (MEMORY - held) / PEAK.get(name, OTHERS)
+    if pixels > most:
+        raise TooLarge(f"{picture.width}x{picture.height} pixels: {_too_many(pixels, most)}")
+    sides = [getattr(picture, "tag_v2", {}).get(tag, 0) for tag in TILE]
+    tile = sides[0] * sides[1] if all(isinstance(side, int) for side in sides) else 0
+    if tile > max(pixels, LARGEST_TILE):
+        raise TooLarge("its tiles are larger than the picture")
+    return picture
+
+
+def _too_many(pixels: int, most: float) -> str:
+    return (
+        f"{pixels / 1e6:.0f} megapixels are more than can be decoded in memory (at most "
+        f"{most / 1e6:.0f}); make the picture smaller"
+    )

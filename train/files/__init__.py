@@ -1,0 +1,1 @@
+"""Files that others may have written: limits, permissions, and atomic writes."""

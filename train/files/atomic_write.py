@@ -1,0 +1,69 @@
+"""Writes files so that a crash leaves the old content or the new, never a part."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from train.errors import CheckpointError
+from train.text.display import storable
+
+_without_links: set[Path] = set()  # folders below which nothing is written through a link
+
+
+def keep_links_out(folder: Path) -> None:
+    """From now on nothing is written below this folder through a link, nor if it is one itself."""
+    _without_links.add(Path(os.path.abspath(folder)))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that after a crash it is there whole, as it was before, or not at all.
+
+    Of several processes that write the same one, the last has it. A link in the place of the file
+    is replaced, not followed.
+
+    Raises:
+        CheckpointError: it cannot be written, for example because the disk is full; or a link is
+            on its way, where there may be none (see `keep_links_out`).
+    """
+    _refuse_links(path)
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if free < len(content):
+            wants = f"it takes {len(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+            raise OSError(errno.ENOSPC, wants)
+        with partial.open("xb") as stream:  # a file that is made anew is no link
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # it is there after a write that was broken off
+            partial.unlink()
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes a text in UTF-8, surrogates escaped; see `write_atomically`.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    write_atomically(path, storable(text).encode())
+
+
+def _refuse_links(path: Path) -> None:
+    """Raises CheckpointError where a folder on the way to a file is a link that may be none."""
+    place = Path(os.path.abspath(path)).parent
+    within = [place, *place.parents]
+    for folder in _without_links.intersection(within):
+        for one in within[: within.index(folder) + 1]:
+            if one.is_symlink():
+                raise CheckpointError(f"{path} is not written: {one} is a link; remove it")

@@ -1,0 +1,349 @@
+"""The only way in for files that a person or another program may have written.
+
+A file that came from a stranger is data: it is read whole or not at all, within limits, and what
+comes out has the type that the caller named. Nothing here runs code, follows an alias, or waits
+for a device that never ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NewType, TypeVar, cast
+
+import msgspec
+import yaml
+
+from train.config.parsing import LONGEST_NUMBER
+from train.errors import UserError
+from train.files.toml_limits import excess
+from train.text.display import shortened
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+LARGEST = 32_000_000  # bytes of a text that is read whole
+DEEPEST = 12  # levels of lists and mappings
+TREE = 8  # the same, of a `Tree`: each further one doubles the time that its type takes to make
+MOST_NODES = 500_000  # values, keys and containers of a YAML text
+MOST_PARTS = 2_000_000  # commas and brackets of a JSON text: each may stand for 300 bytes
+MOST_DIGITS = 301  # of a whole number: as many as LONGEST_NUMBER has
+LONG_NUMBER = re.compile(r"(?<![0-9])[0-9]{302}")
+LONG_NUMBER_BYTES = re.compile(LONG_NUMBER.pattern.encode())
+NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-FxXoO_:.]*")  # what YAML may take for one
+LONGEST = 200  # characters of a message
+# what YAML calls the kinds of plain values; ! alone is a quoted text
+TAGS = {
+    "!",
+    *(
+        f"tag:yaml.org,2002:{name}"
+        for name in ("str", "int", "float", "bool", "null", "seq", "map")
+    ),
+}
+# without waiting: a pipe that nobody writes to would be waited for as soon as it is opened
+READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+HELD = "held"  # the one field of the structs in which values are converted
+
+Kind = TypeVar("Kind")
+Scalar = None | bool | int | float | str
+
+
+def _nested(levels: int) -> Any:
+    """The type of plain values that are at most so many containers deep."""
+    kind: Any = Scalar
+    for _ in range(levels):
+        kind = Scalar | list[kind] | dict[str, kind]
+    return kind
+
+
+if TYPE_CHECKING:
+    Tree = dict[str, Any]
+else:  # free-form content, such as logged settings: plain values alone, of a bounded depth
+    # a NewType, since typing looks through a mere alias wherever it is named, which takes time
+    Tree = NewType("Tree", dict[str, _nested(TREE - 1)])
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class UntrustedFileError(UserError, ValueError):
+    """A file is not what it is to be; the message names it, the place in it, and what is wrong."""
+
+
+def check_regular(file: Path) -> None:
+    """Refuses what is no file: a folder, a pipe, a device, or a link to one of them.
+
+    Raises:
+        GateError: it is none.
+        OSError: it is not there, or may not be looked at.
+    """
+    _check_mode(file, os.stat(file).st_mode)
+
+
+@contextmanager
+def opened(file: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
+    """A regular file, open for reading.
+
+    Args:
+        most: bytes; a larger file is refused.
+
+    Raises:
+        GateError: it is no regular file, or too large.
+        OSError: it is not there, or may not be read.
+    """
+    descriptor = os.open(file, READ)
+    try:
+        found = os.fstat(descriptor)
+        _check_mode(file, found.st_mode)  # before Python's open, which refuses a folder itself
+        if found.st_size > most:
+            raise _too_large(file, most)
+        with open(descriptor, "rb", closefd=False) as stream:
+            yield stream
+    finally:
+        os.close(descriptor)
+
+
+def read_bytes(file: Path, most: int = LARGEST) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        most: bytes; a larger file is refused, whatever it says of its size.
+
+    Raises:
+        GateError: it is no regular file, or too large.
+        OSError: it is not there, or may not be read.
+    """
+    with opened(file, most) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise _too_large(file, most)
+    return content
+
+
+def read_text(file: Path, most: int = LARGEST) -> str:
+    """The content of a text in UTF-8.
+
+    Raises:
+        GateError, OSError: see `read_bytes`; and where it is no UTF-8.
+    """
+    return _text(read_bytes(file, most), shortened(file))
+
+
+def read_json(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
+    """The content of a JSON file, see `parse_json`.
+
+    Raises:
+        GateError, OSError: see `read_bytes` and `parse_json`.
+    """
+    return parse_json(read_bytes(file, most), kind, shortened(file), most)
+
+
+def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LARGEST) -> Kind:
+    """A JSON text as a value of a type; NaN and infinity are numbers, as Python writes them.
+
+    Args:
+        kind: any type that msgspec knows. Free-form parts are `Tree`; never Any, which has no
+            bounds. Fields that it does not have are left out.
+        name: where the text is from, for the message.
+        most: characters or bytes.
+
+    Raises:
+        GateError: no JSON, too long, or of another type; it says where.
+    """
+    if len(content) > most:
+        raise UntrustedFileError(f"{name}: is longer than {most} characters")
+    if (count := parts_of(content)) > MOST_PARTS:
+        raise UntrustedFileError(f"{name}: has {count} values, and at most {MOST_PARTS} are read")
+    try:
+        if not _has_long_number(content):
+            wanted: Any = kind
+            decoded: Kind = _decoder(wanted).decode(content)
+            return decoded
+    except msgspec.ValidationError as error:
+        raise UntrustedFileError(f"{name}: {_one_line(error)}") from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        pass  # a NaN, or no JSON at all: Python's parser knows which, and where
+    try:
+        loaded = json.loads(content)
+    except RecursionError:
+        raise UntrustedFileError(f"{name}: is nested too deeply") from None
+    except ValueError as error:
+        raise UntrustedFileError(f"{name}: is no JSON: {_one_line(error)}") from None
+    return convert(loaded, kind, name)
+
+
+def parts_of(content: bytes | str) -> int:
+    """How many values a JSON text may have, told by its commas and brackets before it is read.
+
+    Those in strings count too: what is in strings takes no more memory than its length.
+    """
+    if isinstance(content, str):
+        return content.count(",") + content.count("[") + content.count("{")
+    return content.count(b",") + content.count(b"[") + content.count(b"{")
+
+
+def _has_long_number(content: bytes | str) -> bool:
+    """Whether a JSON text has so many digits in a row that they may be too large a number."""
+    if isinstance(content, str):
+        return LONG_NUMBER.search(content) is not None
+    return LONG_NUMBER_BYTES.search(content) is not None
+
+
+@lru_cache(maxsize=200)
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    """Kept: a journal has thousands of lines of one kind, and to look at the kind takes longest."""
+    return msgspec.json.Decoder(kind)
+
+
+def read_yaml(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
+    """The content of a YAML file, see `parse_yaml`.
+
+    Raises:
+        GateError, OSError: see `read_text` and `parse_yaml`.
+    """
+    return parse_yaml(read_text(file, most), kind, shortened(file))
+
+
+def parse_yaml(text: str, kind: type[Kind], name: str) -> Kind:
+    """A YAML text as a value of a type.
+
+    Aliases (`*a`) are refused, since a short text could stand for a huge value; so are tags, but
+    for YAML's own plain ones.
+
+    Args:
+        kind, name: see `parse_json`.
+
+    Raises:
+        GateError: no such YAML, or of another type; it says where.
+    """
+    try:
+        _check_events(text, name)
+        loaded = yaml.load(text, Loader=_Loader)
+    except UntrustedFileError:
+        raise
+    except RecursionError:
+        raise UntrustedFileError(f"{name}: is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
+        raise UntrustedFileError(f"{name}: is no YAML: {_one_line(error)}") from None
+    return convert(loaded, kind, name)
+
+
+def parse_toml(text: str, kind: type[Kind], name: str) -> Kind:
+    """A TOML text as a value of a type.
+
+    Args:
+        kind, name: see `parse_json`.
+
+    Raises:
+        GateError: no TOML, of another type, or too deep; it says where.
+    """
+    if words := excess(text):
+        raise UntrustedFileError(f"{name}: {words}")
+    try:
+        loaded = tomllib.loads(text)
+    except ValueError as error:
+        raise UntrustedFileError(f"{name}: is not TOML: {_one_line(error)}") from None
+    return convert(loaded, kind, name)
+
+
+def convert(loaded: object, kind: type[Kind], name: str) -> Kind:
+    """A loaded value as one of a type.
+
+    Raises:
+        GateError: it is of another one, or has too large a number; it says where.
+    """
+    if _has_large_number(loaded):
+        raise UntrustedFileError(f"{name}: has a whole number of more than {MOST_DIGITS} digits")
+    try:
+        wanted: Any = kind
+        held: Any = msgspec.convert({HELD: loaded}, type=_holder(wanted))
+        return cast(Kind, getattr(held, HELD))
+    except RecursionError:
+        raise UntrustedFileError(f"{name}: is nested too deeply") from None
+    except (msgspec.ValidationError, ValueError, TypeError) as error:
+        words = _one_line(error).replace(f" - at `$.{HELD}`", "").replace(f"`$.{HELD}", "`$")
+        raise UntrustedFileError(f"{name}: {words}") from None
+
+
+@lru_cache(maxsize=200)
+def _holder(kind: Any) -> type[msgspec.Struct]:
+    """A struct of one value: what msgspec knows of a type is kept with a struct alone, and to look
+    at that of a `Tree` takes milliseconds."""
+    return msgspec.defstruct("Holder", [(HELD, kind)])
+
+
+def _has_large_number(loaded: object) -> bool:
+    """Whether a whole number is in it that is longer than any that can be used or written."""
+    waiting = [loaded]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, int):
+            if one.bit_length() > LONGEST_NUMBER:
+                return True
+        elif isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list | tuple):
+            waiting += one
+    return False
+
+
+def plain(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping of plain values as JSON would give it back: msgspec's structs become mappings."""
+    return dict(msgspec.to_builtins(mapping))
+
+
+def _check_events(text: str, name: str) -> None:
+    """Looks at a YAML text piece by piece, before anything is made of it."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        place = f"{name}: line {event.start_mark.line + 1 if event.start_mark else 0}"
+        if isinstance(event, yaml.AliasEvent):
+            raise UntrustedFileError(
+                f"{place}: has an alias (*{event.anchor}); write its value out"
+            )
+        if (tag := getattr(event, "tag", None)) and tag not in TAGS:
+            raise UntrustedFileError(f"{place}: has the tag {tag}; only plain values are read")
+        value = event.value if isinstance(event, yaml.ScalarEvent) and event.implicit[0] else ""
+        if len(value) > MOST_DIGITS and NUMBER.fullmatch(value):  # 1:1:1 is one too, a product
+            raise UntrustedFileError(
+                f"{place}: has a whole number of more than {MOST_DIGITS} digits"
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise UntrustedFileError(f"{place}: is nested more than {DEEPEST} levels deep")
+        if count > MOST_NODES:
+            raise UntrustedFileError(f"{name}: has more than {MOST_NODES} values")
+
+
+def _too_large(file: Path, most: int) -> UntrustedFileError:
+    return UntrustedFileError(f"{shortened(file)}: is larger than {most / 1e6:g} MB")
+
+
+def _check_mode(file: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise UntrustedFileError(f"{shortened(file)}: is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise UntrustedFileError(f"{shortened(file)}: is a pipe or a device, not a file")
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UntrustedFileError(f"{name}: is no text in UTF-8 (byte {error.start})") from None
+
+
+def _one_line(error: Exception) -> str:
+    """A message in one line, with the place where it has one."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    words = words[:1].lower() + words[1:]
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."

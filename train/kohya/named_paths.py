@@ -1,0 +1,83 @@
+"""The files and folders that a kohya config names: none but those that the person named too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from train.cli.arguments import ALLOW_PATH
+from train.config.schema import EMBEDDED
+from train.errors import ConfigError
+from train.files.paths import expanded
+from train.files.permissions import is_foreign, is_named, may_write
+from train.kohya_toml.parsed_config import KohyaConfig
+from train.text.display import shortened
+from train.text.shell import in_setting
+
+BASE, PICTURES, DATASET = "pretrained_model_name_or_path", "train_data_dir", "dataset_config"
+OUTPUT = "output_dir"
+# kohya's key -> our setting
+PLACES = {
+    BASE: "base.path",
+    PICTURES: "data.path",
+    DATASET: "data.dataset_config",
+    "reg_data_dir": "data.regularization_path",
+    OUTPUT: "output",
+}
+
+
+def take_typed(said: KohyaConfig, typed: Mapping[str, str]) -> None:
+    """Puts the places of the command line in the place of the file's, before any is looked at.
+
+    Args:
+        typed: settings of the command line, setting -> text.
+    """
+    for key, setting in PLACES.items():
+        if setting in typed:
+            said.values[key] = None if typed[setting] == "null" else typed[setting]
+    if PLACES[PICTURES] in typed and PLACES[DATASET] not in typed:
+        said.values.pop(DATASET, None)
+
+
+def check_places(said: KohyaConfig, typed: Mapping[str, str]) -> None:
+    """Refuses a place that only the file names.
+
+    Args:
+        typed: see `take_typed`.
+
+    Raises:
+        ConfigError: it lies elsewhere than what the command line names, or is a model of the hub;
+            the message says what to type.
+    """
+    for key, setting in PLACES.items():
+        if setting in typed or (key == PICTURES and said.get(DATASET)):
+            continue
+        place = said.text(key)
+        if place and (key, place) != (BASE, EMBEDDED):
+            _check(key, setting, place)
+
+
+def _check(key: str, setting: str, place: str) -> None:
+    shown, given = shortened(place), in_setting(setting, place)
+    absolute = is_foreign(place) or expanded(place).is_absolute()
+    if key == BASE and not absolute and not _exists(place):
+        raise ConfigError(
+            f"kohya: {key}: {shown} is no file or folder here, and which model of a hub is loaded "
+            f"is not for a file to say: type {given}"
+        )
+    if is_foreign(place) or not is_named(expanded(place)):
+        raise ConfigError(
+            f"kohya: {key}: {shown} is outside of the folders that the command line names: type "
+            f"{given} or {in_setting(ALLOW_PATH, place)}"
+        )
+    if key == OUTPUT and not may_write(expanded(place)):
+        raise ConfigError(
+            f"kohya: {key}: {shown} is a folder of this program, or of studies, into which nothing "
+            f"is written because a file says so: give another one, as {in_setting(setting, 'lora')}"
+        )
+
+
+def _exists(place: str) -> bool:
+    try:
+        return expanded(place).exists()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,1 @@
+"""kohya's TOML files, parsed leniently into typed values."""

@@ -1,0 +1,82 @@
+"""kohya's TOML files, as they are and as people copy them from web pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from train.errors import ConfigError
+from train.files.paths import expanded
+from train.files.untrusted import Tree, UntrustedFileError, parse_json, parse_toml, read_bytes
+from train.kohya_toml.repairs import WINDOWS_PATH, repair
+from train.text.decoding import decoded
+from train.text.display import shortened
+
+LARGEST = 1_000_000  # bytes; kohya's files have some thousands
+LONGEST = 80  # characters of a line in a message
+LINE_ENDS = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+
+
+def read_toml(path: Path) -> tuple[Tree, list[str]]:
+    """A TOML file's content, and what had to be repaired to read it, in words.
+
+    As with kohya, the name may come without .toml, and a file whose name ends in .json is JSON.
+
+    Raises:
+        ConfigError: no such file, or no TOML even after the repairs.
+    """
+    text, encoding = _text(path)
+    guessed = [f"read as {encoding}, for it is not UTF-8"] if encoding else []
+    name = shortened(path)
+    if path.suffix.lower() == ".json":
+        try:
+            return parse_json(text, Tree, name), guessed
+        except UntrustedFileError as error:
+            raise ConfigError(str(error)) from None
+    try:
+        if not WINDOWS_PATH.search(text):
+            return parse_toml(text, Tree, name), guessed
+    except UntrustedFileError:
+        pass
+    repaired, repairs = repair(text)
+    try:
+        return parse_toml(repaired, Tree, name), guessed + repairs
+    except UntrustedFileError as error:
+        raise ConfigError(_explained(error, repaired)) from None
+
+
+def existing(path: Path) -> Path:
+    """The file that a name stands for: itself, or with .toml behind it, as kohya reads it."""
+    file = expanded(path)
+    beside = file.with_name(f"{file.name}.toml") if file.name else file
+    try:
+        return beside if not file.is_file() and beside.is_file() else file
+    except (OSError, ValueError):  # said by whoever reads it
+        return file
+
+
+def _text(path: Path) -> tuple[str, str]:
+    """A file's text with plain line ends; and its encoding, where that was guessed."""
+    try:
+        data = read_bytes(existing(path), LARGEST)
+    except UntrustedFileError as error:
+        raise ConfigError(str(error)) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{shortened(path)!r}: cannot be read ({reason})") from None
+    try:
+        text, encoding = decoded(data)
+    except ValueError:
+        raise ConfigError(
+            f"{shortened(path)}: is no text in UTF-8, UTF-16 or Windows-1252"
+        ) from None
+    return LINE_ENDS.sub("\n", text), encoding
+
+
+def _explained(error: UntrustedFileError, text: str) -> str:
+    """The message of a parser, and the line that it is about."""
+    line, lines = re.search(r"line (\d+)", str(error)), text.split("\n")
+    shown = lines[min(int(line[1]), len(lines)) - 1].strip() if line else ""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
+    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
+    return f"{error}{shown and f': {shown}'}"

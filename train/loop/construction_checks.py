@@ -1,0 +1,68 @@
+"""What only torch can tell of settings: whether a device is there and an optimizer can be made."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Any
+
+import torch
+
+from train.config.class_arguments import TARGET, find_class
+from train.config.parsing import cause, suggestion
+from train.config.schema import BaseConfig, TrialConfig
+from train.errors import ConfigError
+
+
+def check_device(base: BaseConfig) -> None:
+    """Refuses a device that this machine does not have.
+
+    Raises:
+        ConfigError: naming base.device.
+    """
+    if base.device == "auto":
+        return
+    try:
+        torch.empty(1, device=base.device)
+    except Exception as error:  # each backend has its own
+        raise ConfigError(
+            f"base.device: {base.device} is not available on this machine ({cause(error)}); "
+            "auto takes what is available"
+        ) from None
+
+
+def check_construction(config: TrialConfig) -> None:
+    """Refuses a trial's device or optimizer where this machine cannot make it; loads no model.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    check_device(config.base)
+    optimizer_class(config.optimizer)
+
+
+def optimizer_class(optimizer: Mapping[str, Any]) -> type:
+    """The class of an optimizer, once it has been made with its settings for one parameter.
+
+    Raises:
+        ConfigError: there is no such class, or it refuses its settings.
+    """
+    target = str(optimizer[TARGET])
+    cls = find_class("optimizer", target, torch.optim.Optimizer)
+    arguments = {key: value for key, value in optimizer.items() if key != TARGET}
+    accepted = inspect.signature(cls).parameters
+    for key in arguments:
+        if key not in accepted:
+            raise ConfigError(
+                f"optimizer.{key}: {cls.__name__} does not take it{suggestion(key, list(accepted))}"
+            )
+    try:
+        with redirect_stdout(StringIO()):  # some greet
+            cls([torch.nn.Parameter(torch.zeros(1))], **arguments)
+    except Exception as error:
+        raise ConfigError(
+            f"optimizer: {cls.__name__} refuses its settings: {cause(error)}"
+        ) from None
+    return cls

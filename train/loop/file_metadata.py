@@ -1,0 +1,238 @@
+"""What a LoRA file says of itself: kohya's `ss_*` keys, those of modelspec, and our settings.
+
+Nothing in it depends on the clock, so that two runs of one config give the same bytes; the times
+that kohya writes are there only where SOURCE_DATE_EPOCH (reproducible-builds.org) gives one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from train.config.schema import DataConfig, TrainingConfig, TrialConfig, settings_of
+from train.data.batching import frames_of
+from train.data.dataset import Dataset
+from train.data.images.buckets import Frame, Framing, framing_of
+from train.data.images.image import TrainingImage
+from train.loop.optimizers import learning_rate, warmup_steps
+from train.loop.schedule import TrainingSchedule
+from train.models.base_model import BaseModel
+from train.models.families import VELOCITY
+from train.text.display import readable
+
+MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}  # kohya's words
+
+
+def metadata(
+    config: TrialConfig,
+    name: str,
+    base: BaseModel,
+    pictures: Dataset,
+    course: TrainingSchedule,
+    epoch: int,
+) -> dict[str, str]:
+    """All that is said in the LoRA file of an epoch.
+
+    Args:
+        name: of the LoRA.
+    """
+    settings = json.dumps(settings_of(config), sort_keys=True)
+    name = readable(name)
+    kohyas = {
+        "output_name": name,
+        "session_id": _number(settings, pictures.fingerprint),  # the same for all its epochs
+        **_times(),
+        **_base(config, base),
+        **_network(config),
+        **_training(config, course),
+        **_pictures(config, pictures),
+        "steps": course.steps_until(epoch),
+        "epoch": epoch,
+    }
+    return {
+        **{f"ss_{key}": str(value) for key, value in kohyas.items()},
+        **_modelspec(config, name, base, pictures),
+        "lorasweep_config": settings,
+        "lorasweep_data": pictures.fingerprint,
+        "lorasweep_pictures": counts(pictures),
+        "lorasweep_base": base.fingerprint,
+    }
+
+
+def counts(pictures: Dataset) -> str:
+    """How many pictures of which part, in words."""
+    return f"{len(pictures.training)} training, {len(pictures.validation)} held out"
+
+
+def _base(config: TrialConfig, base: BaseModel) -> dict[str, Any]:
+    family = base.family
+    hashes = {"sd_model_hash": base.short_hash} if base.short_hash else {}
+    return {
+        "sd_model_name": readable(Path(config.base.path).name),
+        **hashes,
+        "new_sd_model_hash": base.fingerprint,
+        "base_model_version": family.base_model_version(base.prediction),
+        "v2": family.is_v2,
+        "clip_skip": None if family.is_xl else config.base.clip_skip,
+        "max_token_length": None,
+        "mixed_precision": MIXED[config.base.precision],
+        "full_fp16": False,  # the LoRA itself is trained in fp32
+        "zero_terminal_snr": base.noise.config.rescale_betas_zero_snr,
+    }
+
+
+def _network(config: TrialConfig) -> dict[str, Any]:
+    network = config.network
+    convolutions = {
+        "conv_dim": str(network.conv_rank),
+        "conv_alpha": str(network.convolution_alpha),  # kohya's default is 1
+    }
+    return {
+        "network_module": "networks.lora",
+        "network_dim": network.rank,
+        "network_alpha": network.linear_alpha,
+        "network_dropout": network.dropout or None,
+        "network_args": json.dumps(convolutions if network.conv_rank else {}),
+    }
+
+
+def _training(config: TrialConfig, course: TrainingSchedule) -> dict[str, Any]:
+    training, spoken = config.training, config.network.text_encoder
+    rate = learning_rate(config.optimizer)
+    given = [f"{k}={v}" for k, v in config.optimizer.items() if k not in ("_target_", "lr")]
+    name = str(config.optimizer["_target_"])
+    return {
+        "num_epochs": course.epochs,
+        "num_batches_per_epoch": course.batches,
+        "max_train_steps": course.steps,
+        "batch_size_per_device": training.batch_size,
+        "total_batch_size": course.global_batch_size * course.accumulation,
+        "gradient_accumulation_steps": training.gradient_accumulation,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "learning_rate": rate,
+        "unet_lr": rate,
+        "text_encoder_lr": _text_rate(training, rate) if spoken else None,
+        "optimizer": f"{name}({','.join(given)})" if given else name,
+        "max_grad_norm": training.max_grad_norm,
+        "lr_scheduler": config.scheduler.name,
+        "lr_warmup_steps": warmup_steps(config.scheduler, course),
+        "caption_dropout_rate": training.caption_dropout,
+        "caption_dropout_every_n_epochs": 0,
+        "caption_tag_dropout_rate": 0.0,
+        "min_snr_gamma": training.min_snr_gamma,
+        "noise_offset": training.noise_offset or None,
+        "prior_loss_weight": training.prior_loss_weight,
+        "loss_type": "l2",
+        "seed": training.seed,
+    }
+
+
+def _text_rate(training: TrainingConfig, rate: float) -> Any:
+    return rate if training.text_encoder_lr is None else training.text_encoder_lr
+
+
+def _pictures(config: TrialConfig, pictures: Dataset) -> dict[str, Any]:
+    """The folders, with their repeats, and how often their captions have each tag."""
+    data = config.data
+    tags: dict[str, dict[str, int]] = {}
+    for picture in pictures.training:
+        count = tags.setdefault(readable(picture.path.parent.name), {})
+        for tag in filter(None, map(str.strip, picture.caption.lower().split(","))):
+            count[tag] = count.get(tag, 0) + 1
+    framing, frames = _framing(pictures, data), frames_of(pictures.trained, data)
+    buckets = _buckets(pictures.trained, frames) if framing.buckets else None
+    subsets = {picture.subset for picture in pictures.training}
+    return {
+        "num_train_images": pictures.shown,
+        "num_reg_images": sum(picture.repeats for picture in pictures.regularization),
+        "num_validation_images": len(pictures.validation),
+        "resolution": framing.resolution,
+        "cache_latents": not data.color_augmentation,
+        "color_aug": any(subset.color_augmentation for subset in subsets),
+        "flip_aug": any(subset.flip for subset in subsets),
+        "random_crop": False,
+        "face_crop_aug_range": None,
+        "shuffle_caption": any(subset.shuffle_caption for subset in subsets),
+        "keep_tokens": max(subset.keep_tokens for subset in subsets),
+        "enable_bucket": framing.buckets,
+        "min_bucket_reso": framing.least if framing.buckets else None,
+        "max_bucket_reso": framing.most if framing.buckets else None,
+        "bucket_no_upscale": not framing.upscale,
+        "bucket_info": json.dumps(buckets),
+        "dataset_dirs": json.dumps(_folders(pictures.training)),
+        "reg_dataset_dirs": json.dumps(_folders(pictures.regularization)),
+        "tag_frequency": json.dumps(tags),
+    }
+
+
+def _framing(pictures: Dataset, data: DataConfig) -> Framing:
+    """The sizes that are trained; of several datasets' those of the first that has buckets."""
+    found = [picture.subset.framing or framing_of(data) for picture in pictures.training]
+    return next((framing for framing in found if framing.buckets), found[0])
+
+
+def _folders(pictures: Sequence[TrainingImage]) -> dict[str, dict[str, int]]:
+    folders: dict[str, dict[str, int]] = {}
+    for picture in pictures:
+        about = {"n_repeats": picture.subset.repeats, "img_count": 0}
+        folders.setdefault(readable(picture.path.parent.name), about)["img_count"] += 1
+    return folders
+
+
+def _buckets(pictures: Sequence[TrainingImage], frames: Sequence[Frame]) -> dict[str, Any]:
+    """kohya's bucket_info: how often an epoch shows each size, and how far the shapes are off."""
+    counts: Counter[tuple[int, int]] = Counter()
+    errors = []
+    for picture, frame in zip(pictures, frames, strict=True):
+        counts[frame.size] += picture.repeats
+        (width, height), (wide, high) = picture.size, frame.size
+        errors.append(abs(width / height - wide / high))
+    return {
+        "buckets": {
+            str(number): {"resolution": list(size), "count": counts[size]}
+            for number, size in enumerate(sorted(counts))
+        },
+        "mean_img_ar_error": sum(errors) / len(errors),
+    }
+
+
+def _modelspec(
+    config: TrialConfig, name: str, base: BaseModel, pictures: Dataset
+) -> dict[str, str]:
+    """Stability AI's model metadata standard, as kohya writes it."""
+    family, (width, height) = base.family, _framing(pictures, config.data).resolution
+    about = {
+        "sai_model_spec": "1.0.1",
+        "architecture": family.modelspec_architecture(base.prediction),
+        "implementation": family.implementation,
+        "title": name,
+        "resolution": f"{width}x{height}",
+        "prediction_type": "v" if base.prediction == VELOCITY else "epsilon",
+    }
+    if pictures.trigger:
+        about["trigger_phrase"] = pictures.trigger
+    if not family.is_xl:
+        about["encoder_layer"] = str(config.base.clip_skip)
+    if now := _given_time():
+        about["date"] = datetime.fromtimestamp(now, timezone.utc).isoformat()
+    return {f"modelspec.{key}": value for key, value in about.items()}
+
+
+def _times() -> dict[str, float]:
+    now = _given_time()
+    return {} if now is None else {"training_started_at": now, "training_finished_at": now}
+
+
+def _given_time() -> float | None:
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return float(given) if given.isdigit() else None
+
+
+def _number(*texts: str) -> int:
+    return int(hashlib.sha256("\0".join(texts).encode()).hexdigest()[:8], 16)

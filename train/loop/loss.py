@@ -1,0 +1,70 @@
+"""The diffusion loss, for training and for validation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from train.config.schema import TrainingConfig
+from train.models.base_model import BaseModel
+
+
+def row_weights(
+    base: BaseModel, training: TrainingConfig, timesteps: Tensor, prior: Tensor | None = None
+) -> Tensor:
+    """How much each row of a batch weighs in the loss.
+
+    With `min_snr_gamma` the loss on the picture weighs min(SNR, gamma) at each timestep (Hang et
+    al. 2023, arXiv 2303.09556): min(1, gamma / SNR) of the loss on the noise, min(SNR, gamma) /
+    (SNR + 1) of that on the velocity. Both hold where the last timestep has no signal at all.
+
+    Args:
+        timesteps: (N,), whole numbers.
+        prior: (N,) bool, which rows are regularisation pictures, which weigh
+            `prior_loss_weight`; None: none of them.
+
+    Returns:
+        (N,) float32, on the CPU.
+    """
+    weights = torch.ones(len(timesteps))
+    if training.min_snr_gamma is not None:
+        signal = base.noise.alphas_cumprod[timesteps].float().cpu()
+        snr, kind = signal / (1 - signal), base.noise.config.prediction_type
+        capped = snr.clamp(max=training.min_snr_gamma)
+        if kind == "v_prediction":
+            weights = capped / (snr + 1)
+        elif kind == "epsilon":
+            weights = (training.min_snr_gamma / snr).clamp(max=1.0)
+        else:
+            weights = capped
+    if prior is not None:
+        weights = torch.where(prior, weights * training.prior_loss_weight, weights)
+    return weights
+
+
+def diffusion_loss(
+    base: BaseModel,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    conditioning: dict[str, Tensor],
+) -> Tensor:
+    """Mean squared error of the UNet's prediction, sample by sample (Ho et al. 2020).
+
+    Args:
+        latents, noise: (N, c, h, w), float32.
+        timesteps: (N,), whole numbers.
+        conditioning: of `BaseModel.predict`, N rows each.
+
+    Returns:
+        (N,) float32. The target is the noise, or the velocity of Salimans and Ho 2022, or the
+        picture itself, as the base was trained.
+    """
+    noisy = base.noise.add_noise(latents, noise, timesteps)
+    prediction = base.predict(noisy, timesteps, conditioning)
+    kind = base.prediction
+    if kind == "v_prediction":
+        target = base.noise.get_velocity(latents, noise, timesteps)
+    else:
+        target = noise if kind == "epsilon" else latents
+    return (prediction - target).square().mean(dim=(1, 2, 3))

@@ -1,0 +1,71 @@
+"""How many trials a device trains at once with profit."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from train.config.schema import TrialConfig
+from train.loop.loss import diffusion_loss
+from train.models.base_model import BaseModel
+from train.models.gradient_checkpointing import use_gradient_checkpointing
+
+log = logging.getLogger(__name__)
+# operations a core in one forward pass: twice as many are a sixth faster (bench/results/packs.md),
+# and what is tried at the same time cannot learn from each other
+ENOUGH = 4e9
+MOST = 16  # trials in a pack
+SPARE = 0.85  # share of a GPU's memory that a pack may take
+
+
+def pack_size(base: BaseModel, config: TrialConfig, most: int) -> int:
+    """The size of a pack of trials like this one, from 1 to `most`.
+
+    On a CPU as many as keep its cores busy, counted in operations, so that it is the same at
+    every start; on a GPU as many as fit, by the memory that one and two of them take.
+    """
+    most = min(most, MOST)
+    if base.device.type != "cuda":
+        rows = (os.cpu_count() or 1) * ENOUGH / operations(base, config)
+        return max(1, min(most, int(rows / config.training.batch_size)))
+    if most == 1:
+        return 1
+    one, two = (peak_memory(base, config, count) for count in (1, 2))
+    total = torch.cuda.get_device_properties(base.device).total_memory * SPARE
+    return max(1, min(most, 1 + int((total - one) / max(1, two - one))))
+
+
+def operations(base: BaseModel, config: TrialConfig) -> float:
+    """Floating-point operations of the base's forward pass for one picture."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        _loss(base, config, 1)
+    return float(counter.get_total_flops())
+
+
+def peak_memory(base: BaseModel, config: TrialConfig, members: int) -> int:
+    """Bytes that one step of a pack takes at its height; more than there are where it fails."""
+    random = torch.Generator().manual_seed(0)
+    adapters = [
+        base.adapters.create(config.network, random).to(base.device) for _ in range(members)
+    ]
+    torch.cuda.reset_peak_memory_stats(base.device)
+    use_gradient_checkpointing(base, config.training.gradient_checkpointing)
+    try:
+        with base.adapters.activated(adapters):
+            _loss(base, config, members * config.training.batch_size).sum().backward()
+    except torch.OutOfMemoryError:
+        return int(torch.cuda.get_device_properties(base.device).total_memory)
+    state = sum(flat.numel() * 8 for adapter in adapters for flat in adapter.parameters())
+    return torch.cuda.max_memory_allocated(base.device) + state  # of an optimizer such as AdamW
+
+
+def _loss(base: BaseModel, config: TrialConfig, rows: int) -> torch.Tensor:
+    shape = base.latent_shape(config.data.resolution, config.data.height)
+    latents = torch.zeros(rows, *shape, device=base.device)
+    timesteps = torch.zeros(rows, dtype=torch.long, device=base.device)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and config.network.text_encoder):
+        text = base.encode_text([""] * rows)
+    return diffusion_loss(base, latents, latents, timesteps, text)

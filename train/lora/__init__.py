@@ -1,0 +1,1 @@
+"""LoRA adapters: their matrices, their injection into a base, and their files."""

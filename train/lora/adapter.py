@@ -1,0 +1,91 @@
+"""One LoRA: its matrices, which are views of a flat parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from train.lora.batched import FlatLayout, ModuleShapes
+
+# how kohya's keys begin: SDXL has two text encoders, numbered, all others have one
+UNET, TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODER_2 = "lora_unet", "lora_te", "lora_te1", "lora_te2"
+TEXT_ENCODERS = (TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODER_2)
+NETWORKS = (UNET, *TEXT_ENCODERS)
+
+
+class Adapter(nn.Module):
+    """One LoRA: for each target module a `down` and an `up` matrix and the scale alpha / rank.
+
+    The keys are kohya's names, as `lora_unet_down_blocks_0_attentions_0_proj_in`. All numbers of
+    one network are one flat parameter, so that adapters are stacked, clipped and optimized in a
+    few operations instead of hundreds; the matrices are views of it.
+
+    Args:
+        matrices: key -> down (r, in[, k, k]), up (out, r[, 1, 1]), alpha.
+    """
+
+    def __init__(self, matrices: dict[str, tuple[Tensor, Tensor, float]]) -> None:
+        super().__init__()
+        self.alpha = {key: alpha for key, (_, _, alpha) in matrices.items()}
+        self.layouts: dict[str, FlatLayout] = {}
+        self.flat = nn.ParameterDict()
+        self._shaped: dict[str, tuple[nn.Parameter, ...]] = {}
+        for network in NETWORKS:
+            own = {key: found for key, found in matrices.items() if key.startswith(f"{network}_")}
+            self.layouts[network] = FlatLayout(
+                tuple(
+                    ModuleShapes(key, tuple(d.shape), tuple(u.shape))
+                    for key, (d, u, _) in own.items()
+                ),
+                tuple(alpha / len(down) for down, _, alpha in own.values()),
+            )
+            pieces = [matrix.flatten() for down, up, _ in own.values() for matrix in (down, up)]
+            self.flat[network] = nn.Parameter(torch.cat([torch.empty(0), *pieces]))
+
+    @property
+    def trains_text_encoder(self) -> bool:
+        """Whether it changes a text encoder."""
+        return any(self.layouts[name].parts for name in TEXT_ENCODERS)
+
+    def views(self, flats: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Key -> down and up: views of flat tensors, such as the parameters or their gradients."""
+        return {
+            part.key: (down, up)
+            for network, layout in self.layouts.items()
+            if layout.parts
+            for part, down, up in layout.split(flats[network])
+        }
+
+    def shaped(self, network: str) -> list[nn.Parameter]:
+        """The matrices as parameters of their own, for optimizers that look at shapes."""
+        parts = [part.key for part in self.layouts[network].parts]
+        found = self.matrices
+        self._shaped |= {key: tuple(map(nn.Parameter, found[key])) for key in parts}
+        return [parameter for key in parts for parameter in self._shaped[key]]
+
+    def share_gradients(self) -> None:
+        """Gives the parameters of `shaped` their parts of the gradient."""
+        if not self._shaped:
+            return
+        gradients = self.views({n: cast(Tensor, flat.grad) for n, flat in self.flat.items()})
+        for key, parameters in self._shaped.items():
+            for parameter, gradient in zip(parameters, gradients[key], strict=True):
+                parameter.grad = gradient
+
+    @property
+    def down(self) -> dict[str, Tensor]:
+        """Key -> down matrix; what is written into it stays."""
+        return {k: down for k, (down, _) in self.matrices.items()}
+
+    @property
+    def up(self) -> dict[str, Tensor]:
+        """Key -> up matrix; what is written into it stays."""
+        return {k: up for k, (_, up) in self.matrices.items()}
+
+    @property
+    def matrices(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Key -> down and up; what is written into them stays."""
+        return self.views({network: flat.data for network, flat in self.flat.items()})

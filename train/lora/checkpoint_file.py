@@ -1,0 +1,104 @@
+"""LoRA files as files: headers, hashes, and a way to write them that no crash leaves half done.
+
+Nothing here needs torch, so that what only reads records and files starts at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from train.errors import CheckpointError
+from train.files.safetensors_header import Header, read_header
+from train.files.untrusted import UntrustedFileError, check_regular
+from train.lora.checkpoint_names import epoch_and_step
+from train.text.display import shortened
+
+# how torch calls the types of numbers that a file's header names
+DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+BLOCK = 1 << 24  # bytes of a file that are hashed at once
+LARGEST = 8_000_000_000  # bytes of a LoRA file; SDXL's of rank 256 in fp32 has 3.5 GB
+
+
+def check_safetensors(path: Path) -> None:
+    """Refuses what is no safetensors file by its name.
+
+    Raises:
+        CheckpointError: no file, or a pickle.
+    """
+    if not path.exists():
+        raise CheckpointError(f"there is no file {shortened(path)}")
+    try:
+        check_regular(path)
+    except UntrustedFileError as error:
+        raise CheckpointError(str(error)) from error
+    if path.suffix.lower() != ".safetensors":
+        raise CheckpointError(
+            f"{shortened(path)}: only .safetensors is read; a pickle can run code"
+        )
+
+
+def header_of(path: Path | str) -> Header:
+    """The header of a safetensors file, checked.
+
+    Raises:
+        CheckpointError: no file, a pickle, or another format.
+    """
+    file = Path(path)
+    check_safetensors(file)
+    try:
+        header = read_header(file)
+    except (UntrustedFileError, OSError) as error:
+        raise unreadable(file, error) from error
+    if file.stat().st_size > LARGEST:
+        raise CheckpointError(f"{shortened(file)}: has more than {LARGEST / 1e9:g} GB: no LoRA")
+    return header
+
+
+def unreadable(path: Path, error: Exception) -> CheckpointError:
+    """The error of a file that is no safetensors file, in one line."""
+    return CheckpointError(f"{shortened(path)}: not a readable safetensors file ({error})")
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """The metadata of a safetensors file; empty where it has none.
+
+    Raises:
+        CheckpointError: no file, a pickle, or another format.
+    """
+    return header_of(path).metadata
+
+
+def epoch_of(path: Path | str) -> int:
+    """The epoch of a LoRA file: from its metadata, else from its name; the step where it has none.
+
+    Raises:
+        CheckpointError: neither says.
+    """
+    epoch, step = epoch_and_step(Path(path), read_metadata(path))
+    number = step if epoch is None else epoch
+    if number is None:
+        raise CheckpointError(f"{path}: neither its metadata nor its name tells the epoch")
+    return number
+
+
+def weights_hash(path: Path | str) -> str:
+    """sha256 over the names, shapes and bytes of a LoRA file's tensors, metadata left out.
+
+    Raises:
+        CheckpointError: no file, a pickle, or another format.
+    """
+    header, digest = header_of(path), hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        for key, tensor in sorted(header.tensors.items()):
+            dtype = DTYPES.get(tensor.dtype, tensor.dtype)
+            digest.update(f"{key}{tensor.shape}torch.{dtype}".encode())
+            start, stop = tensor.data_offsets
+            stream.seek(header.size + start)
+            for left in range(stop - start, 0, -BLOCK):
+                digest.update(stream.read(min(BLOCK, left)))
+    return digest.hexdigest()

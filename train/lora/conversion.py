@@ -1,0 +1,152 @@
+"""LoRA files of other trainers: their names for things, turned into kohya's.
+
+OneTrainer and ai-toolkit write kohya's layout, for SDXL with the UNet's names of diffusers
+(`LoRAInjector.aliases` knows both). The diffusers scripts and SimpleTuner write
+`unet.<path>.lora_A.weight` (older ones `.lora.down.weight` and `processor.to_q_lora.down.weight`),
+with alpha, if at all, in the metadata. PEFT itself writes `base_model.model.<path>.lora_A.weight`,
+a network a file, and adapter_config.json beside it. ComfyUI writes `diffusion_model.<path>` with
+the paths of the original code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from train.lora.adapter import TEXT_ENCODER, TEXT_ENCODER_2, UNET
+from train.lora.key_names import kohya_name
+from train.lora.peft_config import Settings
+from train.lora.unsupported_kinds import check_kind, kind_of
+
+DOWN, UP, ALPHA = "lora_down", "lora_up", "alpha"
+PEFT = "base_model.model."
+WRAPPERS = (PEFT, "module.", "_orig_mod.")  # of PEFT, of several processes, of torch.compile
+PREFIXES = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER_2}
+# how a path begins, and the network that it is in
+BEGINNINGS = (
+    (r"((model\.)?diffusion_model|(unet\.)+|lycoris(?=_))[._]?", "unet"),
+    (r"(text_encoders\.)?clip_l\.(transformer\.)?|text_encoder\.", "text_encoder"),
+    (r"(text_encoders\.)?clip_g\.(transformer\.)?|text_encoder_2\.", "text_encoder_2"),
+)
+# the network that PEFT does not name, by how the paths in it begin
+UNET_INSIDE = re.compile(
+    r"(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks|conv_in|conv_out"
+    r"|time_embedding|add_embedding)\."
+)
+TEXT_INSIDE = re.compile(r"(text_model|encoder|text_projection)\.")
+# ways to say down and up
+ENDINGS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?:\.processor)?\.to_(?P<layer>q|k|v|out)_lora\.(?:(?P<way>down|up)\.weight|alpha)$",
+        r"\.(?:lora_linear_layer|lora)\.(?P<way>down|up)\.weight$",
+        r"\.lora_(?P<way>A|B|down|up)(?:\.(?!bias)[^.]+)?(?:\.weight)?$",
+        r"\.alpha$",
+    )
+)
+WAYS = {"down": DOWN, "A": DOWN, "up": UP, "B": UP, None: ALPHA}
+# a part that changes the strength, and that loaders do not agree on
+STRENGTH = re.compile(r"(?!bundle_emb\.).*(alpha|scal)[^.]*")
+
+
+@dataclass
+class Module:
+    """The LoRA of one module in a file.
+
+    Attributes:
+        network, path: as PEFT calls them; empty where the file has kohya's names.
+        peft: whether the file is one of PEFT itself.
+        parts: DOWN, UP and ALPHA, as far as they are there.
+    """
+
+    network: str
+    path: str
+    peft: bool
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        """Of the matrices; 0 where they are none."""
+        down = self.parts[DOWN]
+        return len(down) if down.ndim else 0
+
+
+def read_modules(
+    tensors: Mapping[str, Tensor], settings: Mapping[str, Settings]
+) -> tuple[dict[str, Module], list[str]]:
+    """The LoRAs in a file by the names that kohya gives their modules, and the keys of all else.
+
+    The names are those of Stable Diffusion 1.x, or of the original code; `LoRAInjector.aliases` has
+    the base's own for them.
+
+    Args:
+        settings: see `peft_config.read_settings`.
+
+    Raises:
+        ValueError: another kind of file, with its name; a broken one; one whose strength is not
+            sure.
+    """
+    check_kind(tensors)
+    modules: dict[str, Module] = {}
+    others = []
+    for key, tensor in tensors.items():
+        name, part, module = _parsed(key, settings)
+        if module is None:
+            others.append(key)
+        elif part in modules.setdefault(name, module).parts:
+            raise ValueError(f"it has two LoRAs for {name}")
+        else:
+            modules[name].parts[part] = tensor
+    lone = [name for name, module in modules.items() if {*module.parts} == {ALPHA}]
+    others += [f"{name}.{ALPHA}" for name in lone if modules.pop(name)]
+    if not modules:
+        raise ValueError(kind_of(list(tensors)))
+    for name, module in modules.items():
+        for part in {DOWN, UP} - {*module.parts}:
+            raise ValueError(f"{name} has no {part}.weight")
+    if strange := next((key for key in others if STRENGTH.fullmatch(key)), None):
+        raise ValueError(f"its strength is not sure: it has {strange}, which trainers do not share")
+    return modules, others
+
+
+def _parsed(key: str, settings: Mapping[str, Settings]) -> tuple[str, str, Module | None]:
+    """The name of the module, the part, and the module without its parts; None: no LoRA."""
+    whole = key
+    while wrapper := next((w for w in WRAPPERS if whole.startswith(w)), ""):
+        whole = whole.removeprefix(wrapper)
+    match = next((match for ending in ENDINGS if (match := ending.search(whole))), None)
+    if match is None:
+        return "", "", None
+    path, found = whole[: match.start()], match.groupdict()
+    part = WAYS[found.get("way")]
+    if path.startswith("lora_"):
+        return path.replace(".", "_"), part, Module("", "", False)
+    network, path = _place(path, settings)
+    if not network:
+        return "", "", None
+    if layer := found.get("layer"):
+        if network == "unet":  # to_out is a list of layers, of which the first is meant
+            path += f".to_{layer}" + (".0" if layer == "out" else "")
+        else:
+            path += f".{layer}_proj"
+    name = kohya_name(PREFIXES[network], path)
+    return name, part, Module(network, path, key.startswith(PEFT))
+
+
+def _place(path: str, settings: Mapping[str, Settings]) -> tuple[str, str]:
+    """The network of a module, and its path in there; no network: none of ours."""
+    for pattern, network in BEGINNINGS:
+        if match := re.match(pattern, path):
+            return network, path[match.end() :]
+    if UNET_INSIDE.match(f"{path}."):
+        return "unet", path
+    if TEXT_INSIDE.match(f"{path}."):
+        # SDXL's second encoder is of transformers' class with a projection
+        second = any(
+            "WithProjection" in str(some.get("auto_mapping")) for some in settings.values()
+        )
+        return "text_encoder_2" if second else "text_encoder", path
+    return "", path

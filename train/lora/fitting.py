@@ -1,0 +1,118 @@
+"""The LoRA of a file on a base: which of its modules have a place there, and in which shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from train.lora.conversion import DOWN, UP, Module
+from train.lora.injection import LoRAInjector, shape
+from train.lora.unsupported_kinds import other_family
+
+
+class NotFinite(ValueError):
+    """Weights that are no numbers, or make none of the base's."""
+
+
+Matrices = dict[str, tuple[Tensor, Tensor, float]]
+HIGHEST_RANK = 4096  # of a file, so that its matrices fit into memory
+FLAT, SPATIAL = 2, 4  # dimensions of a linear layer's matrices, of a convolution's
+# what a file may say of its base
+SAYS_BASE = ("ss_base_model_version", "modelspec.architecture")
+
+
+def fit(
+    modules: Mapping[str, Module],
+    alphas: Mapping[str, float],
+    adapters: LoRAInjector,
+    metadata: Mapping[str, str],
+) -> Matrices:
+    """What makes an `Adapter`, in float32 and by the base's keys.
+
+    Raises:
+        NotFinite: weights that are not finite.
+        ValueError: another base's LoRA, or weights that are none.
+    """
+    found: Matrices = {}
+    for name, module in modules.items():
+        if (key := adapters.aliases.get(name)) is None:
+            continue
+        if key in found:
+            raise ValueError(f"it has two LoRAs for {key}")
+        weight = shape(adapters.places[key])
+        pair = _fitted(name, module.parts[DOWN], module.parts[UP], weight)
+        if pair is None:
+            down, up = (tuple(module.parts[part].shape) for part in (DOWN, UP))
+            raise ValueError(
+                f"{name} has shapes {down}, {up}, the base's module is {tuple(weight)}; "
+                f"{_another(list(modules), metadata)}"
+            )
+        found[key] = (*pair, alphas[name])
+    _check_finite(found)
+    return found
+
+
+def check_base(
+    modules: Mapping[str, Module], adapters: LoRAInjector, metadata: Mapping[str, str]
+) -> list[str]:
+    """The modules that the base has not, which are less than half of the file's.
+
+    Raises:
+        ValueError: another base's LoRA, a module without a rank.
+    """
+    missing = [name for name in modules if name not in adapters.aliases]
+    if 2 * len(missing) >= len(modules):
+        raise ValueError(
+            f"the base has no module for {missing[0]}; {_another(list(modules), metadata)}"
+        )
+    for name, module in modules.items():
+        if not module.rank:
+            down = tuple(module.parts[DOWN].shape)
+            raise ValueError(f"{name} has no rank: its {DOWN}.weight has the shape {down}")
+        if module.rank > HIGHEST_RANK:
+            raise ValueError(f"{name} has rank {module.rank}, and at most {HIGHEST_RANK} is loaded")
+    return missing
+
+
+def _fitted(
+    name: str, down: Tensor, up: Tensor, weight: torch.Size
+) -> tuple[Tensor, Tensor] | None:
+    """The matrices as the module needs them; None: their shapes are another module's.
+
+    A 1x1 convolution and a linear layer are the same, and trainers do not agree which it is.
+    """
+    outputs, *inputs = weight
+    if not {down.ndim, up.ndim} <= {FLAT, SPATIAL} or not len(down):
+        return None
+    if not (down.is_floating_point() and up.is_floating_point()):
+        raise ValueError(f"{name} has weights of {down.dtype}, which are not a LoRA's")
+    flat = [size for size in inputs if size != 1] == [size for size in down.shape[1:] if size != 1]
+    if not flat or up.shape[:2] != (outputs, len(down)) or up[0, 0].numel() != 1:
+        return None
+    ends = [1] * (len(weight) - FLAT)
+    return down.float().reshape(len(down), *inputs), up.float().reshape(outputs, len(down), *ends)
+
+
+def _another(names: list[str], metadata: Mapping[str, str]) -> str:
+    """What kind of base it may be for."""
+    said = next((metadata[key] for key in SAYS_BASE if metadata.get(key)), "")
+    if family := other_family(names):
+        return f"it is for {family}"
+    return "another base's LoRA?" + (f" It says that it is for {said}" if said else "")
+
+
+def _check_finite(matrices: Matrices) -> None:
+    """Refuses what is no number, or so large that what it adds to the base is none."""
+    bad = [
+        key
+        for key, (down, up, alpha) in matrices.items()
+        if not math.isfinite(float(down.norm() * up.norm() * alpha))
+    ]
+    if bad:
+        raise NotFinite(
+            f"its weights are not finite in {len(bad)} of {len(matrices)} modules (such as "
+            f"{bad[0]}): the training broke down before it was saved"
+        )

@@ -1,0 +1,193 @@
+"""LoRA adapters on a frozen base: K of them in one forward pass, each row of a batch owned by one.
+
+The layers of Hu et al. 2021 (arXiv 2106.09685), on the modules that kohya's `networks.lora` takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from train.config.schema import NetworkConfig
+from train.lora.adapter import NETWORKS, TEXT_ENCODER_1, TEXT_ENCODERS, UNET, Adapter
+from train.lora.batched import BatchedLoRA, Dropout
+from train.lora.key_names import kohya_name, names_of, original_path
+
+UNET_BLOCKS = ("Transformer2DModel",)
+UNET_CONV_BLOCKS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
+TEXT_ENCODER_BLOCKS = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
+
+
+class LoRAInjector:
+    """The places on a base's networks where adapters go, and the adapters now in use.
+
+    Args:
+        networks: how the keys begin -> network. The networks are frozen
+            here, and stay as they are: the adapters join by forward hooks.
+
+    Attributes:
+        targets: kohya's key -> module, of the modules that are trained.
+        places: the same of all the linear layers and convolutions, which files of other trainers
+            may change too.
+        aliases: key of any trainer -> kohya's, of all the places; see `names.names_of`.
+    """
+
+    def __init__(self, networks: dict[str, nn.Module]) -> None:
+        self.targets: dict[str, nn.Module] = {}
+        self.places: dict[str, nn.Module] = {}
+        self.aliases: dict[str, str] = {}
+        self.conv_only: set[str] = set()  # keys that are targets only where conv_rank > 0
+        self.active: BatchedLoRA | None = None
+        self.trains_text_encoder = False  # whether what is in use changes the text encoder
+        unet: Any = networks[UNET]
+        layers: int = unet.config.layers_per_block
+        # SDXL is trained by kohya under the names of its original UNet
+        original = TEXT_ENCODER_1 in networks
+        for prefix, network in networks.items():
+            network.requires_grad_(False).eval()
+            self._find_places(prefix, network, layers, original)
+            self._find_targets(network)
+        for key, module in self.places.items():
+            module.register_forward_hook(self._hook(key))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base's networks are."""
+        return self._weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the base's networks compute."""
+        return self._weight.dtype
+
+    @property
+    def _weight(self) -> Tensor:
+        return cast(Tensor, next(iter(self.targets.values())).weight)
+
+    def _find_places(self, prefix: str, network: nn.Module, layers: int, original: bool) -> None:
+        for path, module in network.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                key = kohya_name(prefix, original_path(path, layers) if original else path)
+                self.places[key] = module
+                self.aliases |= dict.fromkeys(names_of(prefix, path, layers), key)
+
+    def _find_targets(self, network: nn.Module) -> None:
+        keys = {id(module): key for key, module in self.places.items()}
+        for block in network.modules():
+            kind = type(block).__name__
+            if kind not in (*UNET_BLOCKS, *UNET_CONV_BLOCKS, *TEXT_ENCODER_BLOCKS):
+                continue
+            for module in block.modules():
+                if key := keys.get(id(module)):
+                    self.targets[key] = module
+                    if kind in UNET_CONV_BLOCKS:
+                        self.conv_only.add(key)
+
+    def _hook(self, key: str):  # type: ignore[no-untyped-def]
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            active = self.active
+            return output if active is None else active.add(key, module, inputs[0], output)
+
+        return add
+
+    def create(self, network: NetworkConfig, generator: torch.Generator) -> Adapter:
+        """A new adapter that changes nothing yet: down kaiming-uniform, up zero (as kohya's)."""
+        matrices = {}
+        for key, module in self._chosen(network):
+            rank, alpha = sizes(network, module)
+            outputs, *inputs = shape(module)
+            down = torch.empty(rank, *inputs)
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
+            up = torch.zeros(outputs, rank, *([1, 1] if down.ndim == 4 else []))
+            matrices[key] = (down, up, alpha)
+        return Adapter(matrices)
+
+    def numbers(self, network: NetworkConfig) -> int:
+        """How many numbers an adapter of this size has."""
+        return sum(
+            sizes(network, module)[0] * (outputs + math.prod(inputs))
+            for _, module in self._chosen(network)
+            for outputs, *inputs in [shape(module)]
+        )
+
+    def _chosen(self, network: NetworkConfig) -> Iterator[tuple[str, nn.Module]]:
+        for key, module in self.targets.items():
+            spoken = key.startswith(TEXT_ENCODERS) and not network.text_encoder
+            if not spoken and (network.conv_rank or key not in self.conv_only):
+                yield key, module
+
+    @contextmanager
+    def activated(
+        self, adapters: Sequence[Adapter], dropouts: Sequence[Dropout] = ()
+    ) -> Iterator[None]:
+        """Within this context the rows of a batch are split evenly, in order, over `adapters`.
+
+        Args:
+            adapters: none is the bare base.
+            dropouts: one for each adapter, in training.
+        """
+        before = self.active, self.trains_text_encoder
+        self.active = self._stack(adapters, dropouts) if adapters else None
+        self.trains_text_encoder = any(adapter.trains_text_encoder for adapter in adapters)
+        try:
+            yield
+        finally:
+            self.active, self.trains_text_encoder = before
+
+    def _stack(self, adapters: Sequence[Adapter], dropouts: Sequence[Dropout]) -> BatchedLoRA:
+        networks = [
+            (tuple(a.layouts[name] for a in adapters), [a.flat[name] for a in adapters])
+            for name in NETWORKS
+        ]
+        return BatchedLoRA(networks, self.dtype, dropouts)
+
+    @contextmanager
+    def frozen(self, adapter: Adapter | None) -> Iterator[None]:
+        """Within this context all rows are one adapter's (None: the bare base's), which stays.
+
+        Where weights are exact enough it becomes a part of them and costs no time.
+        """
+        single = [adapter] if adapter else []
+        exact = self.dtype in (torch.float32, torch.float64) and self.device.type == "cpu"
+        with self.fused(adapter) if adapter and exact else self.activated(single):
+            yield
+
+    @contextmanager
+    def fused(self, adapter: Adapter) -> Iterator[None]:
+        """Within this context the adapter is added to the base's weights."""
+        matrices = adapter.matrices
+        weights = {key: cast(Tensor, self.places[key].weight).detach() for key in matrices}
+        before = {key: weight.clone() for key, weight in weights.items()}
+        trains_text_encoder, self.trains_text_encoder = (
+            self.trains_text_encoder,
+            adapter.trains_text_encoder,
+        )
+        for key, weight in weights.items():
+            down, up = (matrix.flatten(1) for matrix in matrices[key])
+            change = (up @ down).view(weight.shape) * (adapter.alpha[key] / len(down))
+            weight.copy_(weight + change)
+        try:
+            yield
+        finally:
+            self.trains_text_encoder = trains_text_encoder
+            for key, weight in weights.items():
+                weight.copy_(before[key])
+
+
+def shape(module: nn.Module) -> torch.Size:
+    """Of the module's weight: (out, in) or (out, in, k, k)."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape
+
+
+def sizes(network: NetworkConfig, module: nn.Module) -> tuple[int, float]:
+    """Rank and alpha for one module: 3x3 convolutions take conv_rank, all others rank."""
+    if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+        return network.conv_rank, network.convolution_alpha
+    return network.rank, network.linear_alpha

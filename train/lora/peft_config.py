@@ -1,0 +1,154 @@
+"""How strong a LoRA is, as PEFT's settings say it: beside the file or in its metadata."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from train.files.untrusted import Tree, UntrustedFileError, parse_json, read_json
+from train.lora.peft_patterns import matches
+from train.text.display import readable
+
+CONFIG, IN_METADATA = "adapter_config.json", "lora_adapter_metadata"
+NETWORKS = ("unet", "text_encoder", "text_encoder_2")
+LORA = "LORA"  # PEFT's word for the kind
+LARGEST = 4_000_000  # bytes of such a file
+MOST_SIGNS = 100_000  # of all patterns together: SDXL has some 800 modules
+NOT_SURE = "its strength is not sure: "
+# variants of LoRA that compute something else, each by the setting that is on
+VARIANTS = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "layer_replication",
+)
+# ways to begin that leave the base as it is; the others (PiSSA, OLoRA ...) train on a changed one
+HARMLESS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+Settings = Mapping[str, Any]
+
+
+def read_settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Settings]:
+    """PEFT's settings for each network of a LoRA file; empty where there are none.
+
+    diffusers writes them into the metadata, with the network before each name; PEFT writes a file
+    beside the weights, which are one network's.
+
+    Raises:
+        ValueError: they cannot be read, or say what is not a plain LoRA.
+    """
+    beside = path.with_name(CONFIG)
+    try:
+        if IN_METADATA in metadata:
+            where = IN_METADATA
+            found = parse_json(metadata[IN_METADATA], Tree, IN_METADATA)
+        elif beside.exists():
+            where, found = CONFIG, read_json(beside, Tree, LARGEST)
+        else:
+            return {}
+    except UntrustedFileError as error:
+        raise ValueError(f"{NOT_SURE}it is no JSON of settings: {error}") from error
+    settings = _by_network(found)
+    for some in settings.values():
+        _check_plain(where, some)
+    return settings
+
+
+def _by_network(found: dict[str, Any]) -> dict[str, Settings]:
+    """Settings that name no network are any network's."""
+    named: dict[str, dict[str, Any]] = {}
+    for key, value in found.items():
+        network, dot, name = key.partition(".")
+        if dot:
+            named.setdefault(network, {})[name] = value
+    return dict(named) or dict.fromkeys(NETWORKS, found)
+
+
+def _check_plain(where: str, settings: Settings) -> None:
+    kind = settings.get("peft_type") or LORA
+    if kind != LORA:
+        raise ValueError(
+            f"it is PEFT's {readable(str(kind)[:40])}, and only plain LoRA and LoCon can be loaded"
+        )
+    for name in VARIANTS:
+        on = _flag(settings, name) if name.startswith("use_") else settings.get(name)
+        if on:
+            raise ValueError(f"{where} has {name}: only plain LoRA and LoCon can be loaded")
+    start = settings.get("init_lora_weights")
+    if start not in HARMLESS:
+        shown = readable(str(start)[:40])
+        raise ValueError(
+            f"{where} has init_lora_weights={shown}: it was trained on a changed base; "
+            "PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) makes it a "
+            "plain LoRA"
+        )
+
+
+def alpha_of(settings: Settings, path: str, rank: int) -> float:
+    """The alpha by which kohya's scale, alpha / rank, is PEFT's.
+
+    Args:
+        path: of the module in its network.
+        rank: of the matrices in the file.
+
+    Raises:
+        ValueError: the settings do not say, or are of another file.
+    """
+    said = _setting(settings, "rank_pattern", path, settings.get("r"))
+    if said is not None and number("r", said) != rank:
+        raise ValueError(f"{NOT_SURE}PEFT's settings give {path} rank {said}, the file {rank}")
+    alpha = _setting(settings, "alpha_pattern", path, settings.get("lora_alpha"))
+    if alpha is None:
+        raise ValueError(f"{NOT_SURE}PEFT's settings have no lora_alpha for {path}")
+    root = _flag(settings, "use_rslora")  # the scale is alpha / sqrt(rank)
+    return number("lora_alpha", alpha) * (math.sqrt(rank) if root else 1)
+
+
+def _flag(settings: Settings, name: str) -> bool:
+    """A switch, which is off where it is absent; a text such as "false" is neither on nor off."""
+    value = settings.get(name)
+    if not isinstance(value, bool | None):
+        raise ValueError(
+            f"{NOT_SURE}{name} is true or false in PEFT's settings, not {str(value)[:40]!r}"
+        )
+    return bool(value)
+
+
+def _setting(settings: Settings, name: str, path: str, default: Any) -> Any:
+    """Of the first pattern that matches, see `matches`."""
+    patterns = settings.get(name) or {}
+    if not isinstance(patterns, Mapping):
+        raise ValueError(f"{NOT_SURE}{name} is no mapping")
+    if sum(map(len, patterns)) > MOST_SIGNS:
+        raise ValueError(f"{NOT_SURE}{name} has more than {MOST_SIGNS} characters")
+    for pattern, value in patterns.items():
+        try:
+            if matches(pattern, path):
+                return value
+        except ValueError as error:
+            raise ValueError(
+                f"{NOT_SURE}{name} has {pattern[:80]!r}, which is no regular expression of module "
+                f"names: it {error}; names, dots, alternatives and .* are read"
+            ) from None
+    return default
+
+
+def number(name: str, value: Any) -> float:
+    """A strength: finite and above 0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not (math.isfinite(found) and found > 0):
+        raise ValueError(f"{NOT_SURE}{name} is {readable(str(value)[:40])}")
+    return found

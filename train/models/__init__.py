@@ -1,0 +1,1 @@
+"""The frozen diffusion models that LoRAs are trained on."""

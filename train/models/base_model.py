@@ -1,0 +1,283 @@
+"""The base model: loaded once a process, frozen, shared by every trial."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline
+from torch import Tensor
+
+from train.config.parsing import cause
+from train.config.schema import EMBEDDED, BaseConfig
+from train.lora.adapter import UNET
+from train.lora.injection import LoRAInjector
+from train.models.families import Family, family_of
+from train.models.memory_format import channels_last
+from train.models.model_files import (
+    BaseError,
+    fingerprint,
+    locate,
+    open_pipeline,
+    short_hash,
+    weight_files,
+)
+from train.models.single_file import prediction_of
+from train.models.text_encoding import TextEncoding
+from train.system.oom import is_oom
+from train.validation import check_base
+
+__all__ = ["DTYPES", "BaseError", "BaseModel", "load_base"]
+
+log = logging.getLogger(__name__)
+DECODED = 64 * 64  # positions of latents that are decoded at once: it takes the most memory of all
+ENCODED = 16  # lists of prompts whose embeddings are kept
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TEXT = "encoder_hidden_states"
+SIZES = "time_ids"  # SDXL's conditioning on the size of pictures
+
+
+class BaseModel:
+    """A Stable Diffusion model, frozen, with places for adapters.
+
+    Attributes:
+        family: 1.x, 2.x or SDXL.
+        vae, unet, text_encoder, tokenizer: the diffusers and transformers parts.
+        text_encoders: all of them: one, or SDXL's two.
+        noise: the scheduler of training; its config makes samplers.
+        adapters: where LoRAs join.
+        clip_skip: the layer of the text encoder that is taken, from the end; see `TextEncoding`.
+        short_hash: the old short hash of web UIs; single files have it.
+    """
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        path: str,
+        fingerprint: Callable[[], str],
+        device: torch.device,
+        compiled: bool = False,
+        clip_skip: int = 1,
+        prediction: str = "auto",
+    ) -> None:
+        self.path = path
+        self.embedded = path == EMBEDDED
+        self.short_hash: str | None = None
+        self.device = device
+        encoders, tokenizers = [pipeline.text_encoder], [pipeline.tokenizer]
+        if hasattr(pipeline, "text_encoder_2"):
+            encoders.append(pipeline.text_encoder_2)
+            tokenizers.append(pipeline.tokenizer_2)
+        self.family: Family = family_of(pipeline.unet.config, len(encoders))
+        # convolutions are faster so, on the CPU too
+        self.unet = channels_last(pipeline.unet.to(device))
+        self.dtype: torch.dtype = self.unet.dtype
+        self.vae = pipeline.vae.to(device).requires_grad_(False).eval()
+        if self.family.vae_overflows and self.dtype == torch.float16:
+            self._widen_vae()
+        self.text_encoders = encoders = [encoder.to(device) for encoder in encoders]
+        self.text_encoder, self.tokenizer = encoders[0], tokenizers[0]
+        self.clip_skip = self._checked(clip_skip)
+        self._text = TextEncoding(tokenizers, encoders, self.clip_skip)
+        self._encoded: dict[tuple[str, ...], dict[str, Tensor]] = {}
+        self.noise = DDPMScheduler.from_config(
+            pipeline.scheduler.config,
+            **({} if prediction == "auto" else {"prediction_type": prediction}),
+        )
+        networks = {UNET: self.unet, **dict(zip(self.family.text_encoders, encoders, strict=True))}
+        self.adapters = LoRAInjector(networks)
+        if compiled:
+            self.unet.compile(dynamic=False)
+        # on another core, and only now: while the weights are put in order it would slow both
+        self._fingerprint = ThreadPoolExecutor(1).submit(fingerprint)
+
+    def _widen_vae(self) -> None:
+        """SDXL's autoencoder gives NaN in float16, but for one that was made for it."""
+        if self.vae.config.force_upcast:
+            self.vae.float()
+            log.info("the autoencoder is kept in fp32: SDXL's gives NaN in fp16")
+
+    def _checked(self, clip_skip: int) -> int:
+        layers = self.text_encoder.config.num_hidden_layers
+        if self.family.is_xl and clip_skip != 1:
+            log.warning("base.clip_skip: SDXL always takes the layer before the last; left out")
+            return 1
+        if clip_skip > layers:
+            raise BaseError(
+                f"base.clip_skip: {clip_skip}, but the text encoder has {layers} layers"
+            )
+        return clip_skip
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the weight files."""
+        return self._fingerprint.result()
+
+    @property
+    def drawing(self) -> str:
+        """sha256 over all of the base that decides which picture becomes of a prompt and noise.
+
+        These are the weights, their precision, the layer of the text encoder that is taken, what
+        the UNet predicts and the scheduler's other settings. Device and attention are not: they
+        change a picture by no more than rounding.
+        """
+        noise = {k: v for k, v in self.noise.config.items() if not k.startswith("_")}
+        about = {
+            "weights": self.fingerprint,
+            "dtypes": [str(self.dtype), str(self.vae.dtype)],
+            "latent_scale": self.vae.config.scaling_factor,
+            "clip_skip": self.clip_skip,
+            "noise": noise,
+        }
+        content = json.dumps(about, sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def prediction(self) -> str:
+        """What the UNet predicts: epsilon (the noise), v_prediction or sample."""
+        return str(self.noise.config.prediction_type)
+
+    def encode_text(self, prompts: list[str]) -> dict[str, Tensor]:
+        """The conditioning that `predict` takes for these prompts, with the adapters in use.
+
+        Returns:
+            tensors of one row a prompt; SDXL's sizes are not in it: see `size_conditioning`.
+        """
+        if self.adapters.trains_text_encoder:
+            return self._text(prompts, self.device)
+        known = tuple(prompts)
+        if known not in self._encoded:
+            if len(self._encoded) == ENCODED:
+                self._encoded.pop(next(iter(self._encoded)))
+            # ordinary tensors, whoever asks first: training cannot use those of inference mode
+            with torch.inference_mode(False), torch.no_grad():
+                self._encoded[known] = self._text(prompts, self.device)
+        return self._encoded[known]
+
+    def size_conditioning(self, sizes: Tensor) -> dict[str, Tensor]:
+        """What SDXL is told of the pictures' sizes (Podell et al. 2023).
+
+        Args:
+            sizes: (n, 6): height and width of the picture as it is, in pixels; how far from its
+                top and left the shown part begins, after scaling; height and width as trained.
+
+        Returns:
+            `time_ids`, n rows; nothing for other families.
+        """
+        return {SIZES: sizes.to(self.device, torch.float32)} if self.family.is_xl else {}
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+        """What the UNet makes of noisy latents, with the adapters in use.
+
+        Args:
+            noisy: (N, c, h, w).
+            timesteps: (N,), or one for all.
+            conditioning: of `encode_text` and `size_conditioning`, N rows each. Without sizes
+                SDXL takes the pictures for whole ones of the latents' size.
+
+        Returns:
+            (N, c, h, w), float32: noise, velocity or picture, as the base was trained.
+        """
+        added = {name: rows for name, rows in conditioning.items() if name != TEXT}
+        if self.family.is_xl and SIZES not in added:
+            height, width = (side * self.factor for side in noisy.shape[2:])
+            whole = torch.tensor([[height, width, 0, 0, height, width]])
+            added |= self.size_conditioning(whole.expand(len(noisy), -1))
+        output = self.unet(
+            noisy.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=conditioning[TEXT],
+            added_cond_kwargs=added or None,
+        )
+        prediction: Tensor = output.sample.float()
+        return prediction
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (N, c, h, w) -> images (N, 3, H, W), float, 0 to 1."""
+        scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        size = max(1, DECODED // (latents.shape[2] * latents.shape[3]))
+        images = torch.cat([self.vae.decode(part).sample.float() for part in scaled.split(size)])
+        return (images / 2 + 0.5).clamp(0, 1)
+
+    def latent_shape(self, width: int, height: int | None = None) -> tuple[int, int, int]:
+        """Shape (c, h, w) of the latents of a picture; of a square one where no height is given."""
+        high = (height or width) // self.factor
+        return (self.unet.config.in_channels, high, width // self.factor)
+
+    @property
+    def factor(self) -> int:
+        """Pixels to one latent position, along a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+
+def load_base(config: BaseConfig) -> BaseModel:
+    """The base named by the config; a second call with the same config returns the same object.
+
+    Raises:
+        ConfigError: a pickle, or settings that cannot work.
+        BaseError: no such model, files that are not a Stable Diffusion model, or no memory for it.
+    """
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = replace(config, device=device)
+    check_base(config)
+    return _load(astuple(config))
+
+
+@lru_cache(maxsize=1)
+def _load(settings: tuple[Any, ...]) -> BaseModel:
+    config = BaseConfig(*settings)
+    source = locate(config.path)
+    try:
+        return _opened(config, source)
+    except (RuntimeError, MemoryError) as error:
+        if not is_oom(error):
+            raise
+        raise BaseError(
+            f"base.path: out of memory while {config.path} is loaded; what helps: base.precision="
+            f"bf16 or fp16, which take half as much as fp32 (now {config.precision}), and ending "
+            f"what else is in the memory of {config.device}"
+        ) from error
+
+
+def _opened(config: BaseConfig, source: Path) -> BaseModel:
+    hashed = partial(fingerprint, weight_files(source), source)
+    try:
+        pipeline = open_pipeline(source, DTYPES[config.precision])
+        base = BaseModel(
+            pipeline, config.path, hashed, torch.device(config.device),
+            config.speed == "compile", config.clip_skip, config.prediction,
+        )  # fmt: skip
+    except BaseError:
+        raise
+    except Exception as error:  # of several libraries, which have no word for a wrong file
+        if is_oom(error):
+            raise
+        raise BaseError(
+            f"base.path: {config.path} is no Stable Diffusion model: {cause(error)}"
+        ) from error
+    base.short_hash = short_hash(source)
+    if config.prediction == "auto" and source.is_file() and base.family.is_v2:
+        _say_guess(source, base.prediction)
+    if config.attention == "xformers":
+        base.unet.enable_xformers_memory_efficient_attention()
+    return base
+
+
+def _say_guess(source: Path, prediction: str) -> None:
+    """Stable Diffusion 2.x comes in two kinds, which a file's weights do not tell apart."""
+    if prediction_of(source) is None:
+        log.info(
+            f"base.path: {source.name} does not say what it predicts; {prediction} is taken, as "
+            "for all bases of Stable Diffusion 2.x but those for 512 pixels: for these give "
+            "base.prediction=epsilon"
+        )

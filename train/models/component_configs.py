@@ -1,0 +1,248 @@
+"""What the folder of a base may say of its parts, checked before diffusers and transformers see it.
+
+The parts are of the classes that our families have, their settings are numbers and words, and what
+they would take of memory is what their weights have.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from msgspec import Meta
+
+from train.files.safetensors_header import read_header
+from train.files.untrusted import Tree, UntrustedFileError, convert, read_json
+from train.models.tokenizer_files import CLIP, check_tokenizer
+from train.text.display import shortened
+
+INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
+WEIGHTS = ".safetensors"
+SCHEDULERS = (*(kind.name for kind in KarrasDiffusionSchedulers), "LCMScheduler", "TCDScheduler",
+              "EDMDPMSolverMultistepScheduler")  # fmt: skip
+TOKENIZERS = [["transformers", name] for name in ("CLIPTokenizer", "CLIPTokenizerFast")]
+# the classes that a part may have; those that are never loaded, too
+CLASSES = {
+    "unet": [["diffusers", "UNet2DConditionModel"]],
+    "vae": [["diffusers", "AutoencoderKL"]],
+    "text_encoder": [["transformers", "CLIPTextModel"]],
+    "text_encoder_2": [["transformers", "CLIPTextModelWithProjection"]],
+    "tokenizer": TOKENIZERS,
+    "tokenizer_2": TOKENIZERS,
+    "scheduler": [["diffusers", name] for name in SCHEDULERS],
+    "safety_checker": [["stable_diffusion", "StableDiffusionSafetyChecker"]],
+    "feature_extractor": [["transformers", "CLIPImageProcessor"],
+                          ["transformers", "CLIPFeatureExtractor"]],
+}  # fmt: skip
+PIPELINES = ("StableDiffusion", "LatentConsistencyModel")  # how the names of theirs begin
+DIFFUSERS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+# what makes a library load something else than the part itself
+FORBIDDEN = ("auto_map", "quantization_config", "attn_implementation", "_attn_implementation",
+             "adapter_config.json")  # fmt: skip
+NAMED = "_name_or_path"  # where a part was saved from; nothing reads it
+LARGEST, LONGEST = 10_240, 16  # of a network's sizes, and of a list of them
+MOST = 10_000_000  # of any other number
+SPARE = 1.05  # a text encoder has so many times the numbers of its file at most
+
+Size = Annotated[int, Meta(ge=1, le=3_000_000)]
+
+
+class TextEncoder(msgspec.Struct):
+    """The sizes of a CLIP; what is not there has the number of transformers' CLIPTextConfig."""
+
+    vocab_size: Size = 49408
+    hidden_size: Size = 512
+    intermediate_size: Size = 2048
+    projection_dim: Size = 512
+    num_hidden_layers: Annotated[int, Meta(ge=1, le=200)] = 12
+    num_attention_heads: Size = 8
+    max_position_embeddings: Size = 77
+    architectures: list[str] | None = None
+
+    @property
+    def numbers(self) -> int:
+        """How many its matrices have, without biases."""
+        width = self.hidden_size
+        layer = 4 * width**2 + 2 * width * self.intermediate_size
+        projected = any("WithProjection" in name for name in self.architectures or [])
+        return (
+            self.num_hidden_layers * layer
+            + (self.vocab_size + self.max_position_embeddings) * width
+            + projected * width * self.projection_dim
+        )
+
+
+class Scheduler(msgspec.Struct):
+    """The sizes of a scheduler, and what decides what its model predicts."""
+
+    num_train_timesteps: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    trained_betas: Annotated[list[float], Meta(max_length=10_000)] | None = None
+    beta_start: Annotated[float, Meta(ge=0, le=1)] = 0.0001
+    beta_end: Annotated[float, Meta(ge=0, le=1)] = 0.02
+    beta_schedule: Annotated[str, Meta(max_length=60)] = "linear"
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    steps_offset: Annotated[int, Meta(ge=0, le=1000)] = 0
+
+
+def check_index(file: Path) -> Tree:
+    """The content of a model_index.json whose parts are of known classes.
+
+    Raises:
+        GateError: a part of another class; the line names it.
+        OSError: it is not there, or may not be read.
+    """
+    index = _content(file)
+    name = index.get("_class_name")
+    if not (isinstance(name, str) and name.startswith(PIPELINES) and name.isidentifier()):
+        raise UntrustedFileError(
+            f"{shortened(file)}: _class_name is no pipeline of Stable Diffusion"
+        )
+    for part, kind in index.items():
+        if not isinstance(kind, list) or kind == [None, None] or part.startswith("_"):
+            continue
+        if kind not in CLASSES.get(part, []):
+            raise UntrustedFileError(
+                f"{shortened(file)}: {shortened(part)} is of {shortened(kind)}, which is none of "
+                "the classes that bases are loaded with; no code of a model is run"
+            )
+    return index
+
+
+def check_folder(source: Path) -> tuple[Tree, Tree]:
+    """Refuses a folder that would make diffusers or transformers load anything but a base.
+
+    Returns:
+        the contents of model_index.json and of the UNet's config.json.
+
+    Raises:
+        GateError: with the file and what is wrong in it.
+        OSError: a file is not there, or may not be read.
+    """
+    index = check_index(source / INDEX)
+    parts = {part for part, kind in index.items() if part in CLASSES and isinstance(kind, list)
+             and kind[0] and part not in ("safety_checker", "feature_extractor")}  # fmt: skip
+    unet = _checked(source / "unet" / CONFIG)
+    for part in sorted(parts):
+        folder = source / part
+        for name in FORBIDDEN:
+            if (folder / name).exists():
+                raise UntrustedFileError(
+                    f"{shortened(folder / name)}: would load another model; remove it"
+                )
+        if part in DIFFUSERS:
+            _check_sizes(folder / CONFIG, DIFFUSERS[part])
+        elif part == "scheduler":
+            _check_scheduler(folder / SCHEDULER)
+        elif part.startswith("text_encoder"):
+            tokenizer = source / part.replace("text_encoder", "tokenizer")
+            _check_text(folder, tokenizer)
+        for file in folder.glob(f"*{WEIGHTS}.index.json"):
+            _check_shards(file)
+    return index, unet
+
+
+def check_weights(file: Path) -> int:
+    """Refuses what is no safetensors file by its content.
+
+    Returns:
+        how many numbers it has.
+
+    Raises:
+        GateError, OSError: see `read_header`.
+    """
+    try:
+        return read_header(file).numbers
+    except UntrustedFileError as error:
+        raise UntrustedFileError(f"{shortened(file)}: {error}") from None
+
+
+def _check_text(folder: Path, tokenizer: Path) -> None:
+    file = folder / CONFIG
+    about = convert(_checked(file), TextEncoder, shortened(file))
+    stored = sum(check_weights(weights) for weights in folder.glob(f"*{WEIGHTS}"))
+    if stored and about.numbers > SPARE * stored:
+        raise UntrustedFileError(
+            f"{shortened(file)}: its sizes make {about.numbers} numbers, its weights have {stored}"
+        )
+    length = check_tokenizer(tokenizer, CLIP).model_max_length
+    if length is None or not 1 <= length <= about.max_position_embeddings:
+        raise UntrustedFileError(
+            f"{shortened(tokenizer)}: model_max_length is {length}, and the text encoder takes "
+            f"{about.max_position_embeddings} tokens"
+        )
+
+
+def _check_scheduler(file: Path) -> None:
+    about = convert(_checked(file), Scheduler, shortened(file))
+    if about.trained_betas and len(about.trained_betas) != about.num_train_timesteps:
+        raise UntrustedFileError(
+            f"{shortened(file)}: has {len(about.trained_betas)} trained_betas for "
+            f"{about.num_train_timesteps} timesteps"
+        )
+
+
+def _check_sizes(file: Path, kind: type[Any]) -> None:
+    """The settings of a part of diffusers: those that it builds a network of are small."""
+    names = inspect.signature(kind).parameters
+    for key, value in _checked(file).items():
+        if key in names:
+            _check_size(f"{shortened(file)}: {shortened(key)}", value, "layers" in key)
+
+
+def _check_size(place: str, value: object, few: bool) -> None:
+    if isinstance(value, list):
+        if len(value) > LONGEST:
+            raise UntrustedFileError(f"{place}: has more than {LONGEST} values")
+        for one in value:
+            _check_size(place, one, few)
+    elif isinstance(value, int) and abs(value) > (2 * LONGEST if few else LARGEST):
+        raise UntrustedFileError(f"{place}: {value} is more than a base has")
+
+
+def _checked(file: Path) -> Tree:
+    """The content of a part's config, which is numbers and words."""
+    content = _content(file)
+    _check_values(shortened(file), content)
+    return content
+
+
+def _content(file: Path) -> Tree:
+    try:
+        return read_json(file, Tree)
+    except FileNotFoundError:
+        raise UntrustedFileError(f"it has no {file.parent.name}/{file.name}") from None
+
+
+def _check_values(place: str, value: object) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            where = f"{place}: {shortened(key)}"
+            if key in FORBIDDEN and inner is not None:
+                raise UntrustedFileError(f"{where}: could load code or another model; remove it")
+            if key != NAMED:
+                _check_values(where, inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_values(place, inner)
+    elif isinstance(value, str):
+        if "/" in value or len(value) > 1000:
+            raise UntrustedFileError(f"{place}: {shortened(value)} is no word of a setting")
+    elif isinstance(value, int | float) and not (math.isinf(value) or abs(value) <= MOST):
+        raise UntrustedFileError(f"{place}: {value} is no number of a setting")
+
+
+def _check_shards(file: Path) -> None:
+    """A list of the files that weights are in: they lie beside it."""
+    content = read_json(file, _Shards)
+    for name in set(content.weight_map.values()):
+        if Path(name).name != name or not name.endswith(WEIGHTS):
+            raise UntrustedFileError(f"{shortened(file)}: {shortened(name)} is no file beside it")
+
+
+class _Shards(msgspec.Struct):
+    weight_map: dict[str, Annotated[str, Meta(max_length=200)]]

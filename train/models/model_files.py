@@ -1,0 +1,138 @@
+"""The files of a base: where they lie, what family they are, opened, and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub import hf_hub_download
+
+from train.config.parsing import cause
+from train.config.schema import EMBEDDED, EMBEDDED_BASE
+from train.errors import UserError
+from train.files.paths import expanded
+from train.files.untrusted import UntrustedFileError, check_regular
+from train.models.component_configs import INDEX, WEIGHTS, check_folder, check_index
+from train.models.families import Family, family_of
+from train.models.single_file import LATENT_CHANNELS, family_of_file, layout
+
+PICKLES = (
+    "; its weights are pickles, which can run code when loaded: convert them with diffusers "
+    "(save_pretrained writes .safetensors)"
+)
+
+
+class BaseError(UserError, ValueError):
+    """The base model cannot be loaded; the message says why and what to do."""
+
+
+def locate(path: str) -> Path:
+    """Where the base lies on disk; a hub id is downloaded (once) by diffusers, code left out.
+
+    Raises:
+        BaseError: there is no such model.
+    """
+    source = EMBEDDED_BASE if path == EMBEDDED else expanded(path)
+    if source.exists():
+        return source
+    if path.count("/") != 1 or path.startswith((".", "~", "/")) or path.endswith(WEIGHTS):
+        raise BaseError(f"base.path: there is no file or folder {path}")
+    try:
+        check_index(Path(hf_hub_download(path, INDEX)))
+        return Path(DiffusionPipeline.download(path, use_safetensors=True))
+    except (OSError, ValueError) as error:
+        if "`safetensors`" in str(error):  # diffusers' words where a part has none
+            raise BaseError(f"base.path: {path} has no .safetensors file{PICKLES}") from error
+        raise BaseError(
+            f"base.path: {path} is neither on disk nor to be had from the hub: "
+            f"{cause(error.__cause__ or error)}"
+        ) from error
+
+
+def open_pipeline(source: Path, dtype: torch.dtype) -> DiffusionPipeline:
+    """The parts of a base, as diffusers loads them from a folder or a single file.
+
+    Raises:
+        ValueError: a model of none of our families; diffusers raises others for broken files.
+    """
+    family = find_family(source)
+    bare = {} if family.is_xl else {"safety_checker": None}
+    if source.is_file():
+        with layout(source, family) as folder:
+            return family.pipeline.from_single_file(
+                str(source), config=str(folder), dtype=dtype, **bare
+            )
+    pipeline = family.pipeline.from_pretrained(
+        str(source), dtype=dtype, feature_extractor=None, use_safetensors=True, **bare
+    )
+    for number in ("", "_2")[: 1 + family.is_xl]:
+        words = getattr(pipeline, f"text_encoder{number}").config.vocab_size
+        known = getattr(pipeline, f"tokenizer{number}").get_vocab().values()
+        if not all(0 <= token < words for token in known):
+            raise ValueError(f"its tokenizer{number} has other words than the text encoder")
+    return pipeline
+
+
+def find_family(source: Path) -> Family:
+    """The family of a single file or of a diffusers folder.
+
+    Raises:
+        ValueError: none of ours.
+    """
+    if source.is_file():
+        return family_of_file(source)
+    index, unet = check_folder(source)
+    if unet.get("in_channels", LATENT_CHANNELS) != LATENT_CHANNELS:
+        raise ValueError("made for inpainting or the like; LoRAs are trained on the plain model")
+    encoders = sorted(
+        part for part, kind in index.items() if part.startswith("text_encoder") and any(kind or [])
+    )
+    if encoders not in (["text_encoder"], ["text_encoder", "text_encoder_2"]):
+        raise ValueError(f"its text encoders are {', '.join(encoders) or 'none'}")
+    return family_of(unet, len(encoders))
+
+
+def weight_files(source: Path) -> list[Path]:
+    """The .safetensors files of a base, in a fixed order.
+
+    Raises:
+        BaseError: none there.
+    """
+    if source.is_file():
+        return [source]
+    found = sorted(source.rglob(f"*{WEIGHTS}"))
+    if not found:
+        pickles = [*source.rglob("*.bin"), *source.rglob("*.ckpt")]
+        raise BaseError(f"base.path: no .safetensors file in {source}{PICKLES if pickles else ''}")
+    try:
+        for file in found:
+            check_regular(file)
+    except UntrustedFileError as error:
+        raise BaseError(f"base.path: {error}") from error
+    return found
+
+
+def fingerprint(files: list[Path], root: Path) -> str:
+    """sha256 over the names (below `root`) and the bytes of the weight files."""
+    digest = hashlib.sha256()
+    for file in files:
+        if file != root:
+            digest.update(str(file.relative_to(root)).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def short_hash(source: Path) -> str | None:
+    """The old short hash of web UIs and kohya (`ss_sd_model_hash`), which single files have.
+
+    It is the first 8 digits of the sha256 of 64 KiB that begin at 1 MiB.
+    """
+    if not source.is_file():
+        return None
+    with source.open("rb") as stream:
+        stream.seek(0x100000)
+        return hashlib.sha256(stream.read(0x10000)).hexdigest()[:8]

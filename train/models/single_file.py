@@ -1,0 +1,116 @@
+"""Single-file models without the hub: what diffusers needs and the file itself does not hold.
+
+A single file has weights alone; diffusers fetches configs and tokenizers from the hub. Here they
+are made of what is known of the file's family, and of CLIP's vocabulary, which comes with
+open_clip.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from transformers import CLIPTokenizer
+
+from train.files.safetensors_header import read_header
+from train.files.untrusted import UntrustedFileError
+from train.models.families import EPSILON, FAMILIES, VELOCITY, Family
+
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"  # its inputs are the latents' channels
+LATENT_CHANNELS = 4
+# empty tensors by which models that were trained further for velocity say so
+SAYS_VELOCITY, SAYS_ZERO_SNR = "v_pred", "ztsnr"
+LIBRARIES = {"unet": "diffusers", "vae": "diffusers", "scheduler": "diffusers"}
+
+
+@contextmanager
+def layout(file: Path, family: Family) -> Iterator[Path]:
+    """A folder of configs and tokenizers for `from_single_file`, while the context lasts."""
+    index: dict[str, Any] = {"_class_name": family.pipeline.__name__}
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for part, config in family.configs.items():
+            classes = config.get("architectures") or [config["_class_name"]]
+            index[part] = [LIBRARIES.get(part, "transformers"), classes[0]]
+            if part == "scheduler":
+                _save(folder / part / "scheduler_config.json", {**config, **noise(file, family)})
+            else:
+                _save(folder / part / "config.json", config)
+        for number, padding in enumerate(family.padding, start=1):
+            part = "tokenizer" if number == 1 else f"tokenizer_{number}"
+            index[part] = ["transformers", "CLIPTokenizer"]
+            _save_tokenizer(folder, part, padding)
+        _save(folder / "model_index.json", index)
+        yield folder
+
+
+def family_of_file(file: Path) -> Family:
+    """The family of a single file, by its keys and their shapes.
+
+    Raises:
+        ValueError: none of ours, or one that is made for something else.
+    """
+    try:
+        tensors = read_header(file).tensors
+    except (UntrustedFileError, OSError) as error:
+        raise ValueError(f"not a readable safetensors file ({error})") from None
+    shapes = {key: tensor.shape for key, tensor in tensors.items() if len(tensor.shape) > 1}
+    if FIRST in shapes and shapes[FIRST][1] != LATENT_CHANNELS:
+        raise ValueError("made for inpainting or the like; LoRAs are trained on the plain model")
+    for family in FAMILIES:
+        if shapes.get(family.telltale, [0, 0])[1] == family.width:
+            return family
+    known = ", ".join(family.name for family in FAMILIES)
+    raise ValueError(f"its weights are of none of {known}")
+
+
+def noise(file: Path, family: Family) -> dict[str, Any]:
+    """What a file was trained to predict, as a scheduler's settings.
+
+    As the file itself says (`v_pred`, `ztsnr` among its keys, or the metadata of modelspec), else
+    what is usual for the family.
+    """
+    return {
+        "prediction_type": prediction_of(file) or family.prediction,
+        "rescale_betas_zero_snr": SAYS_ZERO_SNR in read_header(file).tensors,
+    }
+
+
+def prediction_of(file: Path) -> str | None:
+    """What a single file says that it predicts; None where it says nothing."""
+    header = read_header(file)
+    if SAYS_VELOCITY in header.tensors:
+        return VELOCITY
+    said = header.metadata.get("modelspec.prediction_type", "")
+    return {"epsilon": EPSILON, "v": VELOCITY}.get(said)
+
+
+def _save(file: Path, config: dict[str, Any]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(config), encoding="utf-8")
+
+
+def _save_tokenizer(folder: Path, name: str, padding: str) -> None:
+    """CLIP's tokenizer, from the vocabulary that open_clip ships.
+
+    Where ! is the padding it is so too in a prompt, as in the tokenizers of diffusers' folders.
+    """
+    # only here: it takes long to import, and few starts need it
+    from open_clip.tokenizer import SimpleTokenizer
+
+    shipped = SimpleTokenizer()
+    words = [*list(shipped.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    merges = [" ".join(pair) for pair, _ in sorted(shipped.bpe_ranks.items(), key=lambda x: x[1])]
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
+    CLIPTokenizer(
+        str(folder / "vocab.json"),
+        str(folder / "merges.txt"),
+        model_max_length=77,
+        pad_token=padding,
+    ).save_pretrained(folder / name)

@@ -1,0 +1,1 @@
+"""The networks of the drawn world and their pretraining."""

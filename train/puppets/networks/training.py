@@ -1,0 +1,127 @@
+"""What all the stages share: where things are, which device, the log, and the training loop."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from train.puppets.world.examples import Drawn, draw_many
+
+FOLDER = Path(__file__).parents[1]
+WEIGHTS = FOLDER / "weights"
+LOGS = WEIGHTS / "logs"
+PICTURES = FOLDER / "pictures"
+BASE, CLIP, POSE, JUDGE = (WEIGHTS / name for name in ("base", "clip", "pose", "judge"))
+TRAINING_SEED = 1
+log = logging.getLogger("puppets")
+log.propagate = False  # libraries that are imported give the root logger handlers of their own
+
+
+def device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Bytes to floats of 0 to 1 on the training device."""
+    return images.to(device()).float() / 255
+
+
+@cache
+def training_set(count: int = 60_000) -> Drawn:
+    """The pretraining pictures, drawn once a process (some 15 s)."""
+    return draw_many(count, TRAINING_SEED)
+
+
+def lots(count: int, batch: int, steps: int, seed: int) -> Iterator[Tensor]:
+    """Random batches of indices, each element once before any comes again."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(count, generator=generator)
+    start = 0
+    for _ in range(steps):
+        if start + batch > count:
+            order, start = torch.randperm(count, generator=generator), 0
+        yield order[start : start + batch]
+        start += batch
+
+
+def fit(
+    name: str,
+    module: nn.Module,
+    loss_of: Callable[[Tensor], Tensor],
+    *,
+    count: int,
+    batch: int,
+    steps: int,
+    lr: float,
+    seed: int = 0,
+    warmup: int = 100,
+    after_step: Callable[[int], None] | None = None,
+    weight_decay: float = 1e-4,
+) -> None:
+    """AdamW with warm-up and a cosine to zero; a progress line with the time left every 10 s.
+
+    Args:
+        name: what the progress lines call it.
+        module: whose parameters that require gradients are trained.
+        loss_of: from a batch of indices below `count` to a loss.
+        after_step: called with the number of steps done, e.g. to average weights.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / warmup) * cosine(step / steps)
+    )
+    began = told = time.monotonic()
+    mean = float("nan")
+    for step, index in enumerate(lots(count, batch, steps, seed), start=1):
+        loss = loss_of(index)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        scheduler.step()
+        mean = loss.item() if step == 1 else 0.98 * mean + 0.02 * loss.item()
+        if after_step is not None:
+            after_step(step)
+        if time.monotonic() - told > 10 or step == steps:
+            told = time.monotonic()
+            left = (told - began) / step * (steps - step)
+            log.info("%s %d/%d  loss %.4f  %.0f s left", name, step, steps, mean, left)
+
+
+def cosine(done: float) -> float:
+    """From 1 to 0 over the run."""
+    return float(0.5 * (1 + torch.cos(torch.tensor(done * torch.pi))))
+
+
+def seeded(seed: int) -> None:
+    """Seeds torch, and uses two cores whatever the machine has, for the same bytes."""
+    torch.manual_seed(seed)
+    if device().type == "cpu":
+        torch.set_num_threads(2)
+
+
+@contextmanager
+def logged(stage: str) -> Iterator[None]:
+    """Progress to the terminal and to the stage's own log beside the weights, and what it took."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    form = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    handlers = (logging.StreamHandler(), logging.FileHandler(LOGS / f"{stage}.log", mode="w"))
+    log.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setFormatter(form)
+        log.addHandler(handler)
+    began = time.monotonic()
+    try:
+        yield
+        log.info("%s took %.0f s on %s", stage, time.monotonic() - began, device())
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()

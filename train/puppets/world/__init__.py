@@ -1,0 +1,1 @@
+"""The drawn world: puppets, their images and captions."""

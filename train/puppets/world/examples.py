@@ -1,0 +1,78 @@
+"""The drawn world's front door: puppets by lot, their pictures, captions and keypoints."""
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from random import Random
+
+import numpy as np
+import torch
+
+from train.puppets.world.captions import caption, describe, loose_caption
+from train.puppets.world.drawing import render, render_background
+from train.puppets.world.puppet import (
+    ARMS,
+    BACKGROUNDS,
+    CAPS,
+    HAIR,
+    HATS,
+    JOINTS,
+    LEGS,
+    RGB,
+    SHIRTS,
+    SKINS,
+    TROUSERS,
+    Looks,
+    Puppet,
+    keypoints,
+    ordinary_looks,
+    sample_looks,
+    sample_puppet,
+    wild_looks,
+    with_outfit,
+)
+
+__all__ = [
+    "ARMS", "BACKGROUNDS", "CAPS", "HAIR", "HATS", "JOINTS", "LEGS", "RGB", "SHIRTS", "SKINS",
+    "TROUSERS", "Drawn", "Looks", "Puppet", "caption", "describe", "draw_many", "images_of",
+    "keypoints", "loose_caption", "ordinary_looks", "render", "render_background",
+    "sample_looks", "sample_puppet", "wild_looks", "with_outfit",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Puppets and their pictures, (N, 3, 32, 32) in 0 to 255."""
+
+    puppets: list[Puppet]
+    images: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.puppets)
+
+
+def images_of(puppets: list[Puppet], size: int = 32) -> torch.Tensor:
+    """The pictures of some puppets, uint8 (N, 3, size, size)."""
+    pictures = np.stack([render(puppet, size) for puppet in puppets])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+
+
+def _draw(seed: int, count: int, wild_share: float) -> tuple[list[Puppet], np.ndarray]:
+    rng = Random(seed)
+    puppets = [sample_puppet(rng, wild_share=wild_share) for _ in range(count)]
+    return puppets, images_of(puppets).numpy()
+
+
+def draw_many(count: int, seed: int, wild_share: float = 0.25, workers: int = 2) -> Drawn:
+    """Many puppets by lot, drawn by some processes; the same for the same count and seed."""
+    chunks = [min(2000, count - start) for start in range(0, count, 2000)]
+    # a forked child of a process that has used threads can hang
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        parts = list(pool.map(
+            _draw, (seed * 1_000_003 + i for i in range(len(chunks))), chunks,
+            [wild_share] * len(chunks),
+        ))  # fmt: skip
+    return Drawn(
+        [puppet for puppets, _ in parts for puppet in puppets],
+        torch.from_numpy(np.concatenate([images for _, images in parts])),
+    )

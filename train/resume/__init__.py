@@ -1,0 +1,1 @@
+"""Continuing an interrupted run: its saved state, its last checkpoint, its files."""

@@ -1,0 +1,54 @@
+"""Identifies a run by the settings, pictures and base that determine the bytes of its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from train.config.schema import BASE_PLACES, DATA_PLACES
+from train.files.untrusted import Tree, parse_json
+from train.lora.checkpoint_file import read_metadata
+
+LOCATION_KEYS = {"base": BASE_PLACES, "data": (*DATA_PLACES, "few")}
+FREE = (
+    "gradient_checkpointing",
+    "keep_last",
+    "oom",
+    "state_minutes",
+)  # of training; these do not change the bytes
+
+
+def identity(
+    settings: Mapping[str, Any], name: str, fingerprints: list[str], processes: int
+) -> str:
+    """Returns a string that is equal for runs that produce the same bytes.
+
+    Args:
+        settings: from `settings_of`, as a run was asked for.
+        name: of its files.
+        fingerprints: of the base and of the pictures.
+        processes: that train it together.
+    """
+    about = {**settings, "name": name, "fingerprints": fingerprints}
+    for part, places in LOCATION_KEYS.items():
+        about[part] = {key: v for key, v in settings[part].items() if key not in places}
+    training = {key: v for key, v in settings["training"].items() if key not in FREE}
+    training["batch_size"] *= processes
+    return json.dumps({**about, "training": training}, sort_keys=True)
+
+
+def identity_of(file: Path, name: str, processes: int) -> str:
+    """Returns the identity of the run that saved a LoRA file; empty if its metadata lacks it.
+
+    Raises:
+        CheckpointError: no LoRA file.
+    """
+    about = read_metadata(file)
+    try:
+        settings = parse_json(about["lorasweep_config"], Tree, "lorasweep_config")
+        fingerprints = [about["lorasweep_base"], about["lorasweep_data"]]
+        return identity(settings, name, fingerprints, processes)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ""

@@ -1,0 +1,1 @@
+"""The machine: outages, running out of memory, distributed processes."""

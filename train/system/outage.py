@@ -1,0 +1,91 @@
+"""Tells errors of the machine (a disk, a share, a device, a system limit) from errors of a run.
+
+This is the only place that classifies errors. An error of the machine says nothing about the run,
+which stays resumable: the same command continues it once the machine works again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+from train.config.parsing import cause
+from train.errors import UserError
+
+# system errors whose text some libraries put into exceptions of their own
+REFUSED = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
+    errno.ENOTCONN, errno.EFBIG, errno.ENOLCK,
+)  # fmt: skip
+SYSTEM = re.compile(r"\(os error \d+\)|can't start new thread")  # Rust's libraries; Python
+DEVICE = re.compile(
+    r"(CUDA|HIP) error: (?!out of memory)|CUDA unknown error|CUDA driver (error|initialization)"
+    r"|CU(DNN|BLAS)_STATUS_(NOT_INITIALIZED|EXECUTION_FAILED|INTERNAL_ERROR)"
+    r"|No CUDA GPUs are available|Found no NVIDIA driver"
+)
+# device errors that a bug in the running code can cause as well as broken hardware
+BROKEN = re.compile(r"device-side assert|illegal (memory access|instruction)|misaligned")
+# a file where a folder is to be, or the other way round: no time changes that, but a person
+MISPLACED = (IsADirectoryError, NotADirectoryError, FileExistsError)
+
+
+class Outage(UserError, RuntimeError):
+    """The machine failed, as the message says. The run itself is unchanged and can be continued."""
+
+
+def outage(error: BaseException | None) -> str:
+    """Describes what is wrong with the machine; empty if the error is not the machine's.
+
+    Errors of the operating system carry an `errno`. Some libraries also raise an OSError, without
+    an `errno`, for a file with invalid content: that is not the machine's.
+    """
+    for one in _causes(error):
+        if isinstance(one, Outage):
+            return str(one)
+        if isinstance(one, OSError):
+            # safetensors raises these without an errno
+            refused = one.errno is not None or isinstance(one, FileNotFoundError | PermissionError)
+            if refused:
+                words = _in_words(one) if one is error else _both(error, one.strerror or cause(one))
+                return f"{words}; move it away" if isinstance(one, MISPLACED) else words
+        if DEVICE.search(str(one)):
+            return f"the device fails: {cause(one)}"
+        if SYSTEM.search(str(one)) or any(os.strerror(n) in str(one) for n in REFUSED):
+            return _both(error, cause(one))
+    return ""
+
+
+def ends_the_process(error: BaseException | None) -> bool:
+    """Whether this process can no longer use its device, so that only a restart helps."""
+    return any(DEVICE.search(str(one)) for one in _causes(error))
+
+
+def needs_a_person(error: BaseException | None) -> bool:
+    """Whether waiting cannot help, since what is in the way has to be moved."""
+    return any(isinstance(one, MISPLACED) for one in _causes(error))
+
+
+def is_doubtful(error: BaseException | None) -> bool:
+    """Whether the running code may have caused the device error, and would cause it again."""
+    return any(BROKEN.search(str(one)) for one in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields the error and its explicit causes."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _in_words(error: OSError) -> str:
+    """Formats an OSError as `file: reason`."""
+    reason = error.strerror or cause(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _both(error: BaseException | None, reason: str) -> str:
+    """Joins the message of the outermost error and the reason, without repeating it."""
+    tried = cause(error) if error is not None else ""
+    return tried if reason in tried else f"{tried}: {reason}"

@@ -1,0 +1,46 @@
+"""Text as a word of a command that a person copies into a shell."""
+
+from __future__ import annotations
+
+import shlex
+
+from train.text.display import LONGEST, printable
+
+SPECIAL = set('"$`\\!')  # within double quotes
+ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\t": r"\t"}
+
+
+def in_shell(text: str) -> str:
+    """A text as one word of a shell, in the quotes that it needs.
+
+    Where it holds characters that a terminal would obey, it is written in the escapes of bash and
+    zsh (`$'...'`): nothing that is pasted breaks a line or hides what it is.
+    """
+    if printable(text) != text:
+        return f"$'{''.join(map(_escaped, text))}'"
+    if "'" in text and not set(text) & SPECIAL:
+        return f'"{text}"'
+    return shlex.quote(text)
+
+
+def in_setting(key: str, value: object) -> str:
+    """`key=value` as a person types it into a shell; `key=` where nobody would type the value: it
+    is endless, or has characters that a terminal obeys.
+
+    Args:
+        key: of a setting or a flag of ours; not from a file.
+        value: of whatever characters.
+    """
+    text = str(value)
+    typed = len(text) <= LONGEST and printable(text) == text
+    return f"{key}={in_shell(text)}" if typed else f"{key}="
+
+
+def _escaped(character: str) -> str:
+    if character in ESCAPES or printable(character) == character:
+        return ESCAPES.get(character, character)
+    try:
+        raw = character.encode("utf-8", "surrogateescape")  # a byte of a file name
+    except UnicodeEncodeError:
+        raw = character.encode("utf-8", "surrogatepass")
+    return "".join(f"\\x{byte:02x}" for byte in raw)

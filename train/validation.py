@@ -1,0 +1,236 @@
+"""What is impossible in a training run's settings, found before any model is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+from train.config.optimizer_arguments import check_optimizer
+from train.config.parsing import cause, suggestion
+from train.config.ranges import shown
+from train.config.schema import (
+    BaseConfig,
+    DataConfig,
+    NetworkConfig,
+    SchedulerConfig,
+    TrainConfig,
+    TrialConfig,
+    is_lr_free,
+)
+from train.data.images.buckets import framing_of
+from train.errors import ConfigError
+from train.files.paths import expanded
+
+SCHEDULERS = (
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "cosine_with_min_lr",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+)
+SCHEDULER_ALIASES = {"cosine_with_restarting": "cosine_with_restarts"}  # as some guides write it
+WARM_UPS = ("warmup", "warmup_steps", "warmup_epochs")  # of which one may be given
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "npu", "mlu", "musa")  # torch's names
+DEVICE = rf"auto|cpu|({'|'.join(DEVICES[2:])})(:\d{{1,3}})?"
+PRECISIONS = ("fp32", "bf16", "fp16")
+SPEEDS = ("eager", "compile")
+CACHES = MEMORY, DISK, OFF = "memory", "disk", "off"
+ATTENTIONS = ("sdpa", "xformers")
+PREDICTIONS = ("auto", "epsilon", "v_prediction")
+PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
+OUT_OF_MEMORY = STOP, ADAPT = "stop", "adapt"
+RESUME = RESUME_AUTO, RESUME_OFF = "auto", "off"
+
+
+def check_trial(config: TrialConfig) -> None:
+    """Refuses impossible combinations, naming the key; `typed` has looked at types and ranges.
+
+    Nothing is imported for it. What only torch can tell is in `train.loop.construction_checks`.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
+    check_data(config.data)
+    check_choice("cache", config.cache, CACHES)
+    if config.data.color_augmentation and config.cache != OFF:
+        raise ConfigError(
+            "data.color_augmentation: changes the pictures each time, so their latents cannot be "
+            "kept; set cache=off (slower), or leave it out"
+        )
+    check_base(config.base)
+    _check_network(config.network)
+    _check_scheduler(config.scheduler)
+    _check_training(config)
+    _check_text_rates(config.training.text_encoder_lr)
+    check_optimizer(config.optimizer)
+
+
+def _check_network(network: NetworkConfig) -> None:
+    if network.conv_alpha is not None and not network.conv_rank:
+        raise ConfigError("network.conv_alpha: needs network.conv_rank > 0")
+    for key in ("alpha", "conv_alpha"):
+        if network.alpha_ratio is not None and getattr(network, key) is not None:
+            raise ConfigError(f"network.{key}: is given by network.alpha_ratio too; leave one null")
+
+
+def _check_scheduler(scheduler: SchedulerConfig) -> None:
+    check_choice("scheduler.name", scheduler.name, (*SCHEDULERS, *SCHEDULER_ALIASES))
+    given = [key for key in WARM_UPS if getattr(scheduler, key)]
+    if len(given) > 1:
+        raise ConfigError(
+            f"scheduler.{given[1]}: scheduler.{given[0]} is given too; one warm-up is enough"
+        )
+    if scheduler.warmup + scheduler.decay > 1 and scheduler.name == "warmup_stable_decay":
+        raise ConfigError("scheduler.decay: together with scheduler.warmup it is more than all")
+
+
+def _check_training(config: TrialConfig) -> None:
+    training = config.training
+    check_choice("training.save_precision", training.save_precision, PRECISIONS)
+    check_choice("training.oom", training.oom, OUT_OF_MEMORY)
+    if training.text_encoder_lr is not None and not config.network.text_encoder:
+        raise ConfigError("training.text_encoder_lr: needs network.text_encoder=true")
+    target = str(config.optimizer.get("_target_"))
+    if is_lr_free(target) and training.text_encoder_lr not in (None, 1.0):
+        name = target.rpartition(".")[2]
+        raise ConfigError(
+            f"training.text_encoder_lr: {name} finds one step size for all; leave it null"
+        )
+    steps, warmup = training.max_steps, config.scheduler.warmup_steps
+    if steps is not None and warmup is not None and warmup > steps:
+        raise ConfigError(
+            f"scheduler.warmup_steps: {warmup} is more than training.max_steps, {steps}"
+        )
+    within = config.scheduler.warmup_epochs
+    if steps is None and within is not None and within > training.epochs:
+        raise ConfigError(
+            f"scheduler.warmup_epochs: {within:g} is more than training.epochs, {training.epochs}"
+        )
+
+
+def _check_text_rates(given: Any) -> None:
+    """A learning rate of all text encoders, or those of two of which one may be 0."""
+    rates = given if isinstance(given, list) else [given, given]
+    if given is None:
+        return
+    numbers = all(isinstance(rate, int | float) and not isinstance(rate, bool) for rate in rates)
+    if len(rates) != 2 or not numbers or not all(0 <= r <= 1e6 for r in rates) or not any(rates):
+        raise ConfigError(
+            f"training.text_encoder_lr: {given} must be a number above 0, or two, of which one may "
+            "be 0"
+        )
+
+
+def check_base(base: BaseConfig) -> None:
+    """Refuses what cannot be loaded, before anything is.
+
+    Raises:
+        ConfigError: a pickle, an unknown choice, or a package that is not installed.
+    """
+    _check_path(base.path)
+    check_choice("base.precision", base.precision, PRECISIONS)
+    check_choice("base.speed", base.speed, SPEEDS)
+    check_choice("base.attention", base.attention, ATTENTIONS)
+    check_choice("base.prediction", base.prediction, PREDICTIONS)
+    check_device_name(base.device)
+    if base.attention == "xformers" and importlib.util.find_spec("xformers") is None:
+        raise ConfigError(
+            "base.attention: xformers is not installed (pip install xformers, or take sdpa, "
+            "which comes with torch)"
+        )
+    if base.attention == "xformers" and base.device == "cpu":
+        raise ConfigError("base.attention: xformers needs a CUDA device; take sdpa on the CPU")
+
+
+def check_device_name(device: str) -> None:
+    """Refuses what no machine calls a device; whether this one has it only torch can tell.
+
+    Raises:
+        ConfigError: with the usual names.
+    """
+    if not re.fullmatch(DEVICE, device):
+        raise ConfigError(
+            f"base.device: {shown(device)} is none of auto, cpu, cuda, cuda:1, mps, xpu"
+        )
+
+
+def _check_path(path: str) -> None:
+    try:
+        file = expanded(path)
+        pickled = file.suffix.lower() in PICKLES or (file.is_file() and _begins_as_pickle(file))
+    except (OSError, ValueError) as error:  # too long, not readable
+        raise ConfigError(f"base.path: {shown(path)}: {cause(error)}") from None
+    if pickled:
+        raise ConfigError(
+            f"base.path: {path} is a pickle, which can run code when loaded; "
+            "give its .safetensors version, or convert it with diffusers"
+        )
+
+
+def _begins_as_pickle(file: Path) -> bool:
+    """Whether a file is a pickle or a zip around one, as torch.save writes, whatever its name."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(9)
+    except OSError:  # whoever loads it says why
+        return False
+    # a safetensors file begins with the length of its header, in 8 bytes that may be any
+    return head.startswith((b"\x80", b"PK\x03\x04")) and not head.endswith(b"{")
+
+
+def check_data(data: DataConfig) -> None:
+    """Refuses impossible settings of `data`.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
+    check_choice("data.latents", data.latents, ("sampled", "fixed"))
+    check_choice("data.on_error", data.on_error, ("stop", "skip"))
+    if not re.fullmatch(r"\s*\.?[^\s./\\*?\[\]\0]+\s*", data.caption_extension):
+        raise ConfigError(
+            f"data.caption_extension: {shown(data.caption_extension)} must be the last part of the "
+            "files' names, such as .txt"
+        )
+    framing = framing_of(data)
+    if framing.buckets and framing.upscale and framing.least > framing.most:
+        raise ConfigError(
+            f"data.min_bucket: {framing.least} is more than data.max_bucket, {framing.most}"
+        )
+    if framing.buckets and framing.step > min(framing.resolution):
+        raise ConfigError(f"data.bucket_step: {framing.step} is more than the resolution")
+
+
+def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises a ConfigError for a value that is none of the choices, with the nearest one."""
+    if value not in choices:
+        near = suggestion(value, list(choices))
+        raise ConfigError(f"{key}: {shown(value)} is none of {', '.join(choices)}{near}")
+
+
+def check_train(config: TrainConfig) -> None:
+    """Refuses impossible settings of `python -m train`, naming the key.
+
+    Raises:
+        ConfigError: with the first setting that cannot work.
+    """
+    check_trial(config)
+    check_choice("resume", config.resume, RESUME)
+    check_file_name(config.name)
+
+
+def check_file_name(name: str) -> None:
+    """Refuses what cannot be the `name` of a run's files.
+
+    Raises:
+        ConfigError: it leads to another folder, or some system has no such name.
+    """
+    if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f]*[^/\\:*?\"<>|\x00-\x1f. ]", name):
+        raise ConfigError(
+            f'name: {name!r} is to be a file name, with no folder and none of : * ? " < > |'
+        )
