@@ -146,7 +146,7 @@ def test_the_ends_of_a_range_belong_to_it_unless_it_says_so() -> None:
         ("pruner.kept=nan", "pruner.kept: nan is not a number"),
         ("pruner.window=2.5", "pruner.window: 2.5 must be a whole number from 1"),
         ("pruner.windw=2", "pruner.windw"),
-        ("~pruner.window", "pruner.window: PacePruner needs it"),
+        ("~pruner.window", "pruner.window: ExtrapolationPruner needs it"),
         ("pruner=median pruner.n_startup_trials=-1", "pruner.n_startup_trials: -1 must be"),
         ("pruner=patient pruner.wrapped_pruner.n_warmup_steps=x", "wrapped_pruner.n_warmup_steps"),
         ("pruner=hyperband training.epochs=2", "pruner.max_resource: 2 is less than pruner.min"),

@@ -134,7 +134,7 @@ def test_who_gives_no_sign_of_life_loses_the_trial(
 ) -> None:
     monkeypatch.setattr(trial_lease, "LEASE", 2.0)
     holder = (
-        "import sys, time; from sweeper.study import claim; claim.LEASE = 2.0;"
+        "import sys, time; from sweeper.study import trial_lease; trial_lease.LEASE = 2.0;"
         "from pathlib import Path; from tests.sweeper.test_budget import study_of;"
         f"trial = study_of(Path({str(tmp_path)!r})).next_trial(1); print('held', flush=True);"
         "[time.sleep(0.1) for _ in iter(lambda: trial.lost, True)]; print('lost', flush=True)"

@@ -148,7 +148,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
         "from train.config.schema import DataConfig\nfrom train.data.dataset import *\n"
         "os.seteuid(65534)\n"
         "for path in sys.argv[1:]:\n"
-        "    try: load_pictures(DataConfig(path=path))\n"
+        "    try: load_dataset(DataConfig(path=path))\n"
         "    except DataError as error: print(error)"
     )
     paths = [str(tmp_path / "all"), str(tmp_path / "closed")]

@@ -56,7 +56,7 @@ def test_out_of_memory_says_what_helps_in_order(
     assert "is so already" in advice(trial(gradient_checkpointing=True))
 
 
-@pytest.mark.parametrize("place", ["open_pipeline", "Base"])  # the machine's memory, a GPU's
+@pytest.mark.parametrize("place", ["open_pipeline", "BaseModel"])  # the machine's memory, a GPU's
 @pytest.mark.parametrize(
     "error",
     [

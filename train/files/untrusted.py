@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NewType, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NewType, TypeVar, cast, get_args
 
 import msgspec
 import yaml
@@ -163,7 +163,8 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
     if (count := parts_of(content)) > MOST_PARTS:
         raise UntrustedFileError(f"{name}: has {count} values, and at most {MOST_PARTS} are read")
     try:
-        if not _has_long_number(content):
+        # what stays raw is checked by whoever decodes it
+        if msgspec.Raw in get_args(kind) or not _has_long_number(content):
             wanted: Any = kind
             decoded: Kind = _decoder(wanted).decode(content)
             return decoded

@@ -189,13 +189,14 @@ def _scans(stream: BinaryIO) -> int:
 
 
 def _png(stream: BinaryIO, most: int) -> str:
+    size = stream.seek(0, os.SEEK_END)
     stream.seek(8)
     beside = 0
     for _ in range(most):
         length, kind = struct.unpack(">I4s", stream.read(8))
         if kind == b"IEND":
             return ""
-        beside += 0 if kind in PIXELS else length
+        beside += 0 if kind in PIXELS else min(length, size)  # which a broken header exceeds
         if beside > MOST_BESIDE:
             return f"has more than {MOST_BESIDE / 1e6:g} MB beside its pixels"
         stream.seek(length + 4, os.SEEK_CUR)
