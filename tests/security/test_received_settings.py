@@ -108,7 +108,7 @@ HOSTILE: list[tuple[Edits, str]] = [
             "data.keep_tokens": 10**12, "data.repeats": 10**9, "data.validation_seed": 10**30,
             "data.resolution": 10**9, "training.batch_size": 10**12, "training.epochs": 10**12,
             "training.gradient_accumulation": 10**12, "training.seed": -1, "network.rank": 10**9,
-            "training.max_steps": 10**400, "scheduler.num_cycles": 10**9, "data.buckets": "maybe",
+            "training.max_steps": 10**300, "scheduler.num_cycles": 10**9, "data.buckets": "maybe",
         }.items()
     ),
 ]  # fmt: skip
