@@ -117,7 +117,7 @@ class Scorecard:
         """The scorecard that `to_dict` wrote, this version's or an older one's, without images.
 
         Raises:
-            GateError: it is none; it says where.
+            UntrustedFileError: it is none; it says where.
         """
         return cls.of(convert(saved, SavedCard, "scorecard"))
 

@@ -130,7 +130,7 @@ def read_settings(folder: Path) -> Settings:
     """What an encoder's folder says of its model.
 
     Raises:
-        GateError: it says what is not known here, or has a number without reason.
+        UntrustedFileError: it says what is not known here, or has a number without reason.
         OSError: it says nothing, or may not be read.
     """
     return read_json(folder / CONFIG, Settings)

@@ -57,7 +57,7 @@ def opened(name: str) -> Opened:
     """Loads an encoder, see `ClipEncoder`.
 
     Raises:
-        GateError: files that are not what they are to be.
+        UntrustedFileError: files that are not what they are to be.
         OSError, RuntimeError, and others of the libraries: it is not to be had.
     """
     folder = CLIP if name == EMBEDDED else expanded(name)

@@ -85,7 +85,7 @@ def _check(found: ImageFeatures, count: int) -> None:
     """Refuses readings whose shapes are not those of so many pictures.
 
     Raises:
-        GateError: with the first that is none.
+        UntrustedFileError: with the first that is none.
     """
     for field in fields(ImageFeatures):
         tensor = getattr(found, field.name)

@@ -155,7 +155,7 @@ def read_sheet(file: Path, names: Collection[str] | None = None) -> dict[str, Ce
         names: of those that are wanted; None: all of them.
 
     Raises:
-        GateError: it is no such sheet, or a picture is outside of it.
+        UntrustedFileError: it is no such sheet, or a picture is outside of it.
         OSError: it is not there, or may not be read.
     """
     with _opened(file) as page:
@@ -191,7 +191,7 @@ def read_png(file: Path) -> Image.Image:
     """A PNG of this program, in RGB.
 
     Raises:
-        GateError: it is none, or too large.
+        UntrustedFileError: it is none, or too large.
         OSError: it is not there, or may not be read.
     """
     with _opened(file) as picture:
@@ -203,7 +203,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     """A PNG of which only the header was read; its pixels can be read as long as it is open.
 
     Raises:
-        GateError, OSError: see `read_png`.
+        UntrustedFileError, OSError: see `read_png`.
     """
     name = shortened_path(file)
     with opened(file, LARGEST) as stream:
@@ -229,7 +229,7 @@ def _places(page: Image.Image, file: Path) -> dict[str, Place]:
     """Where its file says that a sheet's pictures are.
 
     Raises:
-        GateError: it says nothing of the kind, or what cannot be.
+        UntrustedFileError: it says nothing of the kind, or what cannot be.
     """
     name = shortened_path(file)
     places = parse_json(str(page.info.get(CELLS, "[]")), list[Place], name)

@@ -37,8 +37,8 @@ def reading(file: Path, *tables: str) -> Iterator[sqlite3.Connection]:
             are written.
 
     Raises:
-        GateError: it is no regular file, has something else in the place of a table, or takes more
-            steps to read than it should.
+        UntrustedFileError: it is no regular file, has something else in the place of a table, or
+            takes more steps to read than it should.
         OSError: it is not there.
         sqlite3.Error: it is no database, or what is asked for is not in it.
     """

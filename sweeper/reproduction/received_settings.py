@@ -52,7 +52,7 @@ class Received:
             name: where they are from, for the message.
 
         Raises:
-            GateError: no mapping of plain values, or one that is too deep.
+            UntrustedFileError: no mapping of plain values, or one that is too deep.
         """
         return cls(convert(content, Tree, name), base)
 

@@ -50,7 +50,7 @@ class Journal(BaseJournalBackend):
 
     Raises, where it is read:
         JournalError: a line is none that Optuna writes; it says which.
-        GateError: it is no regular file.
+        UntrustedFileError: it is no regular file.
     """
 
     def __init__(self, file: Path) -> None:

@@ -27,7 +27,7 @@ def about_of(study: optuna.Study) -> dict[str, str] | None:
     """What all trials of a study share; None: it has not begun.
 
     Raises:
-        GateError: it is nothing that a sweep has written.
+        UntrustedFileError: it is nothing that a sweep has written.
     """
     found = study.user_attrs.get(ABOUT)
     return None if found is None else convert(found, About, f"study {study.study_name}: {ABOUT}")
@@ -37,7 +37,7 @@ def total_of(study: optuna.Study) -> int:
     """How many trials a study will have; 0: it does not say so.
 
     Raises:
-        GateError: no number of trials.
+        UntrustedFileError: no number of trials.
     """
     name = f"study {study.study_name}: {TOTAL}"
     return convert(study.user_attrs.get(TOTAL, 0), Count, name)
@@ -47,7 +47,7 @@ def deaths_of(trial: FrozenTrial) -> int:
     """How often a process died with a trial.
 
     Raises:
-        GateError: no number.
+        UntrustedFileError: no number.
     """
     return convert(trial.user_attrs.get(DEATHS, 0), Count, f"trial {trial.number}: {DEATHS}")
 
@@ -56,7 +56,7 @@ def check_study(study: optuna.Study) -> None:
     """Refuses a study with which Optuna, or what reads its trials, could not go on.
 
     Raises:
-        GateError, ValueError: it says where.
+        UntrustedFileError, ValueError: it says where.
     """
     about_of(study)
     total_of(study)

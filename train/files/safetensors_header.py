@@ -71,7 +71,7 @@ def read_header(file: Path) -> Header:
     """The header of a safetensors file; all that it says is there.
 
     Raises:
-        GateError: no regular file, or no such header; the message does not name the file.
+        UntrustedFileError: no regular file, or no such header; the message does not name the file.
         OSError: it is not there, or may not be read.
     """
     check_regular(file)

@@ -82,7 +82,7 @@ def check_regular(file: Path) -> None:
     """Refuses what is no file: a folder, a pipe, a device, or a link to one of them.
 
     Raises:
-        GateError: it is none.
+        UntrustedFileError: it is none.
         OSError: it is not there, or may not be looked at.
     """
     _check_mode(file, os.stat(file).st_mode)
@@ -96,7 +96,7 @@ def opened(file: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
         most: bytes; a larger file is refused.
 
     Raises:
-        GateError: it is no regular file, or too large.
+        UntrustedFileError: it is no regular file, or too large.
         OSError: it is not there, or may not be read.
     """
     descriptor = os.open(file, READ)
@@ -118,7 +118,7 @@ def read_bytes(file: Path, most: int = LARGEST) -> bytes:
         most: bytes; a larger file is refused, whatever it says of its size.
 
     Raises:
-        GateError: it is no regular file, or too large.
+        UntrustedFileError: it is no regular file, or too large.
         OSError: it is not there, or may not be read.
     """
     with opened(file, most) as stream:
@@ -132,7 +132,7 @@ def read_text(file: Path, most: int = LARGEST) -> str:
     """The content of a text in UTF-8.
 
     Raises:
-        GateError, OSError: see `read_bytes`; and where it is no UTF-8.
+        UntrustedFileError, OSError: see `read_bytes`; and where it is no UTF-8.
     """
     return _text(read_bytes(file, most), shortened(file))
 
@@ -141,7 +141,7 @@ def read_json(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
     """The content of a JSON file, see `parse_json`.
 
     Raises:
-        GateError, OSError: see `read_bytes` and `parse_json`.
+        UntrustedFileError, OSError: see `read_bytes` and `parse_json`.
     """
     return parse_json(read_bytes(file, most), kind, shortened(file), most)
 
@@ -156,7 +156,7 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
         most: characters or bytes.
 
     Raises:
-        GateError: no JSON, too long, or of another type; it says where.
+        UntrustedFileError: no JSON, too long, or of another type; it says where.
     """
     if len(content) > most:
         raise UntrustedFileError(f"{name}: is longer than {most} characters")
@@ -208,7 +208,7 @@ def read_yaml(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
     """The content of a YAML file, see `parse_yaml`.
 
     Raises:
-        GateError, OSError: see `read_text` and `parse_yaml`.
+        UntrustedFileError, OSError: see `read_text` and `parse_yaml`.
     """
     return parse_yaml(read_text(file, most), kind, shortened(file))
 
@@ -223,7 +223,7 @@ def parse_yaml(text: str, kind: type[Kind], name: str) -> Kind:
         kind, name: see `parse_json`.
 
     Raises:
-        GateError: no such YAML, or of another type; it says where.
+        UntrustedFileError: no such YAML, or of another type; it says where.
     """
     try:
         _check_events(text, name)
@@ -244,7 +244,7 @@ def parse_toml(text: str, kind: type[Kind], name: str) -> Kind:
         kind, name: see `parse_json`.
 
     Raises:
-        GateError: no TOML, of another type, or too deep; it says where.
+        UntrustedFileError: no TOML, of another type, or too deep; it says where.
     """
     if words := excess(text):
         raise UntrustedFileError(f"{name}: {words}")
@@ -259,7 +259,7 @@ def convert(loaded: object, kind: type[Kind], name: str) -> Kind:
     """A loaded value as one of a type.
 
     Raises:
-        GateError: it is of another one, or has too large a number; it says where.
+        UntrustedFileError: it is of another one, or has too large a number; it says where.
     """
     if _has_large_number(loaded):
         raise UntrustedFileError(f"{name}: has a whole number of more than {MOST_DIGITS} digits")

@@ -17,7 +17,7 @@ class TrialSpec:
         config: as it was asked for.
         folder: for its checkpoints and its state.
         name: what its files begin with.
-        remedies: of `memory.FALLBACKS`, applied to it since memory ran out.
+        remedies: of `oom.FALLBACKS`, applied to it since memory ran out.
     """
 
     config: TrialConfig

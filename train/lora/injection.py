@@ -34,7 +34,7 @@ class LoRAInjector:
         targets: kohya's key -> module, of the modules that are trained.
         places: the same of all the linear layers and convolutions, which files of other trainers
             may change too.
-        aliases: key of any trainer -> kohya's, of all the places; see `names.names_of`.
+        aliases: key of any trainer -> kohya's, of all the places; see `key_names.names_of`.
     """
 
     def __init__(self, networks: dict[str, nn.Module]) -> None:

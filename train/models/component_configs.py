@@ -93,7 +93,7 @@ def check_index(file: Path) -> Tree:
     """The content of a model_index.json whose parts are of known classes.
 
     Raises:
-        GateError: a part of another class; the line names it.
+        UntrustedFileError: a part of another class; the line names it.
         OSError: it is not there, or may not be read.
     """
     index = _content(file)
@@ -120,7 +120,7 @@ def check_folder(source: Path) -> tuple[Tree, Tree]:
         the contents of model_index.json and of the UNet's config.json.
 
     Raises:
-        GateError: with the file and what is wrong in it.
+        UntrustedFileError: with the file and what is wrong in it.
         OSError: a file is not there, or may not be read.
     """
     index = check_index(source / INDEX)
@@ -153,7 +153,7 @@ def check_weights(file: Path) -> int:
         how many numbers it has.
 
     Raises:
-        GateError, OSError: see `read_header`.
+        UntrustedFileError, OSError: see `read_header`.
     """
     try:
         return read_header(file).numbers

@@ -48,7 +48,7 @@ def check_tokenizer(folder: Path, classes: tuple[str, ...] = KNOWN) -> Tokenizer
         its settings.
 
     Raises:
-        GateError: the line says which file and what is wrong.
+        UntrustedFileError: the line says which file and what is wrong.
         OSError: there is none, or it may not be read.
     """
     file = folder / CONFIG
