@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 REPETITIONS, FIRST_SEED, PICTURES = 4, 31, 256
 WITHOUT = (
     "pruner=none",
-    "study.memorised_epochs=0",
-    "study.settled_epochs=0",
-    "study.learning_share=0",
+    "early_stop.memorization_patience=0",
+    "early_stop.patience=0",
+    "early_stop.min_progress_share=0",
 )
 ARMS: dict[str, tuple[str, ...]] = {"with": (), "without": WITHOUT}
 Row = dict[str, Any]

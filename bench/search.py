@@ -94,7 +94,7 @@ def table(curves: dict[str, list[Curve]]) -> str:
 def main() -> None:
     """Runs it and writes results/search.json, .md and .png."""
     given = begin("search", __doc__, REPETITIONS)
-    judge, policy = Judge.from_folder(), settings("sweep", SweepConfig).policy
+    judge, policy = Judge.from_folder(), settings("sweep", SweepConfig).selection
     curves: dict[str, list[Curve]] = {name: [] for name in ARMS}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(given.root or folder)

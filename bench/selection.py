@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evaluate.selection.selection import select
 from matplotlib.figure import Figure
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
@@ -24,7 +25,6 @@ from evaluate.prompts.roles import FRESH
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
 from evaluate.selection.objective import worth
-from evaluate.selection.policy import select
 from sweeper.config import SweepConfig
 from train.cli.app import quiet
 from train.cli.compose import settings
@@ -254,7 +254,7 @@ def main() -> None:
     make_loras(rounds)
     for budget in BUDGETS:
         score_loras(budget)
-    policy = settings("sweep", SweepConfig).policy
+    policy = settings("sweep", SweepConfig).selection
     rows = regrets(policy)
     found: Row = {**summary(rows), "stability": stability(), "follows": followed()}
     text = table(rows, found)

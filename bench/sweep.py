@@ -51,7 +51,7 @@ def sweep(root: Path) -> Seconds:
     """Runs the default sweep."""
     began, lines = time.monotonic(), []
     command = [sys.executable, "-u", "-m", "sweeper", "-m",
-               f"study.root={root}", "study.keep=all"]  # fmt: skip
+               f"study.root={root}", "study.keep_checkpoints=all"]  # fmt: skip
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -109,7 +109,8 @@ def postgres(folder: Path) -> Iterator[str | None]:
     try:
         yield f"postgresql+psycopg://lorasweep@127.0.0.1:{port}/postgres"
     finally:
-        call("pg_ctl", "-m", "immediate", "stop")
+        with suppress(subprocess.CalledProcessError):  # it has ended by itself
+            call("pg_ctl", "-m", "immediate", "stop")
 
 
 def measure(folder: Path, url: str | None) -> float:

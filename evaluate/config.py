@@ -49,8 +49,8 @@ RULES = (
 class ProbesConfig:
     """Which pictures are made with every checkpoint."""
 
-    values: str = path_field("puppets")
-    set: str | None = path_field(None)
+    attributes: str = path_field("puppets")
+    file: str | None = path_field(None)
     count: int = ranged(32, 2, 4096)
     seed: int = limited(1, SEED)
     steps: int = ranged(20, 1, 1000)
@@ -61,8 +61,8 @@ class ProbesConfig:
 class ScoresConfig:
     """How they are scored."""
 
-    encoder: str = model_field("puppets")
-    pose: str = choice_field("puppets")
+    clip_model: str = model_field("puppets")
+    pose_detector: str = choice_field("puppets")
     pose_model: str | None = model_field(None)
     baseline: int = ranged(4, 1, 100)
     resamples: int = ranged(500, 2, 10_000)
@@ -75,8 +75,8 @@ class PolicyConfig:
     """How one checkpoint is selected from many."""
 
     rule: str = choice_field("overfit_aware")
-    limits: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
-    floors: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
+    max: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
+    min: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
     standard_errors: float = ranged(1.0, 0, 100)
     epoch: int = ranged(0, 0, MOST_STEPS)
     weights: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
@@ -91,7 +91,7 @@ class EvaluateConfig:
     base: BaseConfig = field(default_factory=BaseConfig)
     probes: ProbesConfig = field(default_factory=ProbesConfig)
     scores: ScoresConfig = field(default_factory=ScoresConfig)
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    selection: PolicyConfig = field(default_factory=PolicyConfig)
     output: str = path_field("outputs/scores")
     root: str = path_field("mlruns")
 
@@ -105,7 +105,7 @@ def check_evaluate(config: EvaluateConfig) -> None:
     check_trigger(config.data)
     check_data(config.data)
     check_base(config.base)
-    check_scoring(config.probes, config.scores, config.policy)
+    check_scoring(config.probes, config.scores, config.selection)
 
 
 def check_scoring(probes: ProbesConfig, scores: ScoresConfig, policy: PolicyConfig) -> None:
@@ -114,14 +114,14 @@ def check_scoring(probes: ProbesConfig, scores: ScoresConfig, policy: PolicyConf
     Raises:
         ConfigError: with the first setting that cannot work.
     """
-    _one_of("scores.pose", scores.pose, POSES)
+    _one_of("scores.pose_detector", scores.pose_detector, POSES)
     check_policy(policy)
     fresh = probes.count - 2 * (probes.count // OTHERS)
-    for name, limit in policy.limits.items():
+    for name, limit in policy.max.items():
         if name in SHARES and wilson(0.0, fresh, scores.confidence)[1] > limit:
             raise ConfigError(
                 f"probes.count: with {fresh} fresh ones of {probes.count} probes no checkpoint can "
-                f"be surely below policy.limits.{name}={limit:g}; take more or a higher limit"
+                f"be surely below selection.max.{name}={limit:g}; take more or a higher limit"
             )
 
 
@@ -131,14 +131,16 @@ def check_policy(policy: PolicyConfig) -> None:
     Raises:
         ConfigError: with the first setting that cannot work.
     """
-    _one_of("policy.rule", policy.rule, RULES)
-    for name in ("limits", "floors", "weights"):
+    _one_of("selection.rule", policy.rule, RULES)
+    for name in ("max", "min", "weights"):
         for score in getattr(policy, name):
-            _one_of(f"policy.{name}", score, SCORES)
+            _one_of(f"selection.{name}", score, SCORES)
     if policy.rule == "epoch" and policy.epoch < 1:
-        raise ConfigError("policy.epoch: the rule epoch needs the epoch to keep, 1 or more")
+        raise ConfigError("selection.epoch: the rule epoch needs the epoch to keep, 1 or more")
     if policy.rule == "weighted" and not policy.weights:
-        raise ConfigError("policy.weights: the rule weighted needs a weight for one score or more")
+        raise ConfigError(
+            "selection.weights: the rule weighted needs a weight for one score or more"
+        )
 
 
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:

@@ -64,10 +64,10 @@ def main(config: EvaluateConfig) -> None:
         base, pictures, config.data, config.probes, config.scores,
         Path(config.root) / "cache",
     )  # fmt: skip
-    check_scores(config.policy, scorer.names)
+    check_scores(config.selection, scorer.names)
     probes = output / "probes.yaml"
     write_text_atomically(probes, scorer.probe_set.to_yaml())
-    back = in_setting("probes.set", probes)
+    back = in_setting("probes.file", probes)
     log.info(f"the probes are in {probes}; edit them and give them back with {back}")
     if not files:
         return
@@ -76,10 +76,10 @@ def main(config: EvaluateConfig) -> None:
     cards = score(files, unit, scorer, ScoreCache(output, about), output)
     if not usable(cards):
         raise CheckpointError(f"none of the files can be used: {cards[0].failure}")
-    selection, findings = select(cards, config.policy), diagnose(cards, config.policy)
+    selection, findings = select(cards, config.selection), diagnose(cards, config.selection)
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     title = str(config.checkpoints)
-    draw_curves(figure.subplots(), cards, selection.scorecard, config.policy, title)
+    draw_curves(figure.subplots(), cards, selection.scorecard, config.selection, title)
     save_png(figure, output / "curves.png")
     _log(config, cards, selection, findings, about, base.device)
     _say(cards, selection, findings)
@@ -135,7 +135,7 @@ def _log(
                 show = partial(entry.log_image, sheet, "contact_sheet", card.epoch)
                 entry.once(f"sheet {name}", show)
         entry.set_tags({
-            "policy": json.dumps(asdict(config.policy)),
+            "policy": json.dumps(asdict(config.selection)),
             "kept": str(selection.scorecard.checkpoint),
             "reasons": " ".join(selection.reasons),
             "diagnosis": describe(findings),

@@ -76,7 +76,7 @@ class Scorer:
         self.notes: list[str] = []
         self.bare = BaselineImages(base, data.resolution, probes, cache)
         self.training = torch.stack([square(p, data.resolution) for p in pictures.training])
-        encoder = ClipEncoder(scores.encoder, base.device)
+        encoder = ClipEncoder(scores.clip_model, base.device)
         self.reader = FeatureExtractor(encoder, pose_source(scores, encoder))
         with self.reader.at_work():
             self.probe_set, training = self._prepare(pictures)
@@ -221,7 +221,7 @@ class Scorer:
         Poses are read by the source of the settings, or compared by layout where it finds none in
         most of the training pictures or of the bare base's.
         """
-        values = load_attributes(self.settings.values)
+        values = load_attributes(self.settings.attributes)
         references = reference_probes(values, class_words(pictures.trigger, values))
         drawn = self.bare.draw(references, 0, Countdown("the bare base draws", len(references)))
         training, poses = self._read([self.training, drawn])
@@ -237,8 +237,8 @@ class Scorer:
                 )
                 training, poses = self._read([self.training, drawn])
                 break
-        if self.settings.set:
-            return load_probe_set(self.settings.set), training
+        if self.settings.file:
+            return load_probe_set(self.settings.file), training
         alike = self.reader.source.similarity(training.shown, poses.poses)
         probe_set = make_probe_set(
             self.settings, values, pictures, self.reader.encoder, training.features,

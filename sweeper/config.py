@@ -61,21 +61,27 @@ class BudgetConfig:
 
 @dataclass
 class StudyConfig:
-    """A study's name and place, and when a trial is stopped."""
+    """A study's name and place, and when it ends."""
 
     name: str | None = text_field(None)
     root: str = path_field("mlruns")
     storage: str | None = address_field(None)
     trial: int | None = ranged(None, 0, MOST_TRIALS)
-    memorised_epochs: int = ranged(2, 0, MOST_EPOCHS)
-    settled_epochs: int = ranged(3, 0, MOST_EPOCHS)
-    learning_share: float = ranged(0.5, 0, 1)
     retries: int = ranged(2, 0, 1000)
     on_outage: str = choice_field(STOP)
-    keep: str = choice_field("best")
-    queue: list[dict[str, Any]] = field(default_factory=list, metadata=OF_SETTINGS)
-    from_study: str | None = text_field(None)
+    keep_checkpoints: str = choice_field("best")
+    enqueue: list[dict[str, Any]] = field(default_factory=list, metadata=OF_SETTINGS)
+    warm_start: str | None = text_field(None)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+
+
+@dataclass
+class EarlyStopConfig:
+    """When a trial is stopped before its last epoch; 0: never."""
+
+    memorization_patience: int = ranged(2, 0, MOST_EPOCHS)
+    patience: int = ranged(3, 0, MOST_EPOCHS)
+    min_progress_share: float = ranged(0.5, 0, 1)
 
 
 @dataclass
@@ -88,8 +94,9 @@ class SweepConfig(TrialConfig):
 
     probes: ProbesConfig = field(default_factory=ProbesConfig)
     scores: ScoresConfig = field(default_factory=ScoresConfig)
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    selection: PolicyConfig = field(default_factory=PolicyConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
+    early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     search: dict[str, str] = field(default_factory=dict, metadata=OF_SETTINGS)
     pruner: dict[str, Any] = field(default_factory=dict, metadata=OF_CLASS)
     pack: Any = field(default=AUTO, metadata=OF_NUMBERS)
@@ -132,17 +139,17 @@ def check_sweep(config: SweepConfig) -> None:
     """
     check_trial(config)
     check_trigger(config.data)
-    check_scoring(config.probes, config.scores, config.policy)
-    if config.training.keep_last is not None:
+    check_scoring(config.probes, config.scores, config.selection)
+    if config.training.save_last is not None:
         raise ConfigError(
-            "training.keep_last: a sweep scores every checkpoint before it chooses, and "
-            "study.keep says which stay; leave it null"
+            "training.save_last: a sweep scores every checkpoint before it chooses, and "
+            "study.keep_checkpoints says which stay; leave it null"
         )
-    for key, name in (("name", config.study.name), ("from_study", config.study.from_study)):
+    for key, name in (("name", config.study.name), ("warm_start", config.study.warm_start)):
         if name is not None:
             check_name(name, f"study.{key}")
     check_choice("study.on_outage", config.study.on_outage, ON_OUTAGE)
-    check_choice("study.keep", config.study.keep, KEEP)
+    check_choice("study.keep_checkpoints", config.study.keep_checkpoints, KEEP)
     if config.pack != AUTO and not PACK.accepts(config.pack):
         raise ConfigError(f"pack: {shown(config.pack)} must be {PACK} (trials at once), or auto")
     check_pruner(config.pruner)
@@ -168,13 +175,13 @@ class SelectConfig:
     storage: str | None = text_field(None)
     root: str = path_field("mlruns")
     apply: bool = False
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    selection: PolicyConfig = field(default_factory=PolicyConfig)
 
 
 def check_select(config: SelectConfig) -> None:
     """Refuses an impossible policy, and no study, with a ConfigError."""
     _check_study(config.study)
-    check_policy(config.policy)
+    check_policy(config.selection)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""`python -m sweeper.select study=NAME policy=RULE`: selects again from what a study has scored."""
+"""`python -m sweeper.select study=NAME selection=RULE`: selects again from a study's scores."""
 
 from __future__ import annotations
 

@@ -14,10 +14,11 @@ TEXTS = CONF / "hydra" / "help"  # not settings: what --help says
 FILES = sorted(
     file for file in CONF.rglob("*.yaml") if file.name != "local.yaml" and file.parent != TEXTS
 )
+COLUMNS = 110  # of a line of YAML
 # Hydra's own: which groups a config is made of, which class, and its settings of the terminal
 HYDRA = {"defaults", "hydra", "_target_", "_recursive_"}
 # groups whose keys are names (of scores, of what is asked for) and not settings: one comment does
-OF_NAMES = {"limits", "floors", "weights", "poses", "backgrounds", "outfits", "phrases"}
+OF_NAMES = {"max", "min", "weights", "poses", "backgrounds", "outfits", "phrases"}
 
 
 def unexplained(text: str) -> list[str]:
@@ -54,9 +55,13 @@ def test_every_key_is_explained(file: Path) -> None:
     assert not lacking, f"{file}: say what {', '.join(lacking)} is, its unit and range"
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONF)))
+def test_lines_fit_a_screen(file: Path) -> None:
+    long = [line for line in file.read_text(encoding="utf-8").splitlines() if len(line) > COLUMNS]
+    assert not long, f"{file}: break the line {long[0]}"
+
+
 def test_missing_comments_are_noticed() -> None:
-    text = (
-        "# head\na: 1\nb: 2   # two\nc:   # three\n  d: 4\nlimits:   # all\n  x: 1\n_target_: y\n"
-    )
+    text = "# head\na: 1\nb: 2   # two\nc:   # three\n  d: 4\nmax:   # all\n  x: 1\n_target_: y\n"
     assert unexplained(text) == ["c.d"]
-    assert unexplained("a: 1\n# two\nb: 2\n\nc: 3\nlimits:\n  x: 1\n") == ["a", "c", "limits"]
+    assert unexplained("a: 1\n# two\nb: 2\n\nc: 3\nmax:\n  x: 1\n") == ["a", "c", "max"]

@@ -61,7 +61,7 @@ FORMS = (
 SEEDS, EACH = range(20), 100
 LONGEST = 1000  # characters of a message
 ENDLESS = {"growth_rate"}  # for which infinity is the default
-NUMBERS = {"lr", "weight_decay", "d0", "pack", "kept", "window", "epochs", "limits", "floors"}
+NUMBERS = {"lr", "weight_decay", "d0", "pack", "slope_discount", "window", "epochs", "max", "min"}
 
 
 @pytest.fixture(autouse=True, scope="module")

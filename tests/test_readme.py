@@ -48,8 +48,8 @@ SMALL = (*FAST, "probes.count=8", "probes.steps=1", "scores.resamples=10", "scor
 OTHER = (
     "data.resolution=32",
     "base.precision=fp32",
-    "scores.encoder=puppets",
-    "scores.pose=layout",
+    "scores.clip_model=puppets",
+    "scores.pose_detector=layout",
 )
 # out/my_lora*.safetensors of `python -m evaluate`: what the sweep before it made
 LORAS = {"mlruns/studies/my_person/best.safetensors": ["out/my_lora.safetensors"]}
@@ -257,7 +257,7 @@ def test_unknown_commands_are_noticed() -> None:
         python -m sweeper run_id=<x y>
         python -m sweeper netwrk.rank=3
         python -m sweeper -m hydra/launcher=slrm
-        python -m sweeper.select study=a policy=b
+        python -m sweeper.select study=a selection=b
         make swep
         pip install -e '.[nix]'
         touch x

@@ -35,16 +35,15 @@ SCHEDULERS = (
     "warmup_stable_decay",
 )
 SCHEDULER_ALIASES = {"cosine_with_restarting": "cosine_with_restarts"}  # as some guides write it
-WARM_UPS = ("warmup", "warmup_steps", "warmup_epochs")  # of which one may be given
+WARM_UPS = ("warmup_ratio", "warmup_steps", "warmup_epochs")  # of which one may be given
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "npu", "mlu", "musa")  # torch's names
 DEVICE = rf"auto|cpu|({'|'.join(DEVICES[2:])})(:\d{{1,3}})?"
 PRECISIONS = ("fp32", "bf16", "fp16")
-SPEEDS = ("eager", "compile")
 CACHES = MEMORY, DISK, OFF = "memory", "disk", "off"
 ATTENTIONS = ("sdpa", "xformers")
 PREDICTIONS = ("auto", "epsilon", "v_prediction")
 PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
-OUT_OF_MEMORY = STOP, ADAPT = "stop", "adapt"
+ON_OOM = FAIL, DEGRADE = "fail", "degrade"
 RESUME = RESUME_AUTO, RESUME_OFF = "auto", "off"
 
 
@@ -86,14 +85,19 @@ def _check_scheduler(scheduler: SchedulerConfig) -> None:
         raise ConfigError(
             f"scheduler.{given[1]}: scheduler.{given[0]} is given too; one warm-up is enough"
         )
-    if scheduler.warmup + scheduler.decay > 1 and scheduler.name == "warmup_stable_decay":
-        raise ConfigError("scheduler.decay: together with scheduler.warmup it is more than all")
+    if (
+        scheduler.warmup_ratio + scheduler.decay_ratio > 1
+        and scheduler.name == "warmup_stable_decay"
+    ):
+        raise ConfigError(
+            "scheduler.decay_ratio: together with scheduler.warmup_ratio it is more than all"
+        )
 
 
 def _check_training(config: TrialConfig) -> None:
     training = config.training
     check_choice("training.save_precision", training.save_precision, PRECISIONS)
-    check_choice("training.oom", training.oom, OUT_OF_MEMORY)
+    check_choice("training.on_oom", training.on_oom, ON_OOM)
     if training.text_encoder_lr is not None and not config.network.text_encoder:
         raise ConfigError("training.text_encoder_lr: needs network.text_encoder=true")
     target = str(config.optimizer.get("_target_"))
@@ -133,11 +137,12 @@ def check_base(base: BaseConfig) -> None:
     Raises:
         ConfigError: a pickle, an unknown choice, or a package that is not installed.
     """
+    if not base.path:
+        raise ConfigError("base.path: say where the model is")
     _check_path(base.path)
     check_choice("base.precision", base.precision, PRECISIONS)
-    check_choice("base.speed", base.speed, SPEEDS)
     check_choice("base.attention", base.attention, ATTENTIONS)
-    check_choice("base.prediction", base.prediction, PREDICTIONS)
+    check_choice("base.prediction_type", base.prediction_type, PREDICTIONS)
     check_device_name(base.device)
     if base.attention == "xformers" and importlib.util.find_spec("xformers") is None:
         raise ConfigError(
@@ -190,7 +195,8 @@ def check_data(data: DataConfig) -> None:
     Raises:
         ConfigError: with the first setting that cannot work.
     """
-    check_choice("data.latents", data.latents, ("sampled", "fixed"))
+    if not data.path and data.dataset_config is None:
+        raise ConfigError("data.path: say where your pictures are")
     check_choice("data.on_error", data.on_error, ("stop", "skip"))
     if not re.fullmatch(r"\s*\.?[^\s./\\*?\[\]\0]+\s*", data.caption_extension):
         raise ConfigError(

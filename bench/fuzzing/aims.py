@@ -13,8 +13,9 @@ SETTINGS = words(
     optimizer/_target_ optimizer/lr optimizer/betas optimizer scores/encoder scores/pose_model
     base/path base/speed base/device cache cache_path data/path data/validation_path
     data/regularization_path data/dataset_config data/caption_extension data/trigger
-    data/class_words probes/values probes/set probes/count training/epochs training/batch_size
-    network/rank data/repeats data/resolution scheduler/name policy/limits policy training/seed
+    data/class_words probes/attributes probes/file probes/count training/epochs training/batch_size
+    network/rank data/repeats data/resolution scheduler/name selection/max selection
+    policy/limits training/seed
     """
 )
 OF_A_RECORD = words(
@@ -31,7 +32,7 @@ OF_A_RECORD = words(
 OF_A_RESULT = words(
     """
     trial trials/*/number missing missing/* policy_settings policy_settings/rule
-    policy_settings/limits policy_settings/weights trials run_id
+    policy_settings/max policy_settings/weights trials run_id
     """
 )
 OF_A_RUN = words(

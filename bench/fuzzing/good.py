@@ -319,7 +319,7 @@ def _texts(folder: Path, base: BaseModel) -> None:
         "kohya/kohya.toml": KOHYA,
         "dataset/dataset.toml": DATASET,
         "local/local.yaml": LOCAL,
-        "values/values.yaml": (CONF / "probes" / "values" / "puppets.yaml").read_text(),
+        "values/values.yaml": (CONF / "probes" / "attributes" / "puppets.yaml").read_text(),
         "probes/probes.yaml": (folder / "study" / "studies" / NAME / "probes.yaml").read_text(),
     }.items():
         (folder / name).parent.mkdir(exist_ok=True)

@@ -191,13 +191,13 @@ def read_run(folder: Path, world: World) -> object:
 
 
 def read_probes(folder: Path, world: World) -> object:
-    """probes.set=FILE, and all that is asked for."""
+    """probes.file=FILE, and all that is asked for."""
     found = load_probe_set(str(folder / "probes.yaml"))
     return found.to_yaml(), _said(found.values)
 
 
 def read_values(folder: Path, world: World) -> object:
-    """probes.values=FILE, and every sentence that it can make."""
+    """probes.attributes=FILE, and every sentence that it can make."""
     return _said(load_attributes(str(folder / "values.yaml")))
 
 
@@ -255,7 +255,7 @@ def read_base(folder: Path, world: World) -> object:
 
 
 def read_encoder(folder: Path, world: World) -> object:
-    """scores.encoder=FOLDER."""
+    """scores.clip_model=FOLDER."""
     encoder = ClipEncoder(str(folder), torch.device("cpu"))
     return encoder.size, encoder.text_features(["a puppet"]).shape
 

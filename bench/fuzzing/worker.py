@@ -46,13 +46,13 @@ LONGEST = 1000  # characters of a line that refuses
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # settings that no file decides
 FOREIGN = (
-    "scores.encoder",
+    "scores.clip_model",
     "scores.pose_model",
     "base.path",
     "cache_path",
     "study.storage",
     "study.root",
-    "probes.set",
+    "probes.file",
     "data.dataset_config",
 )
 

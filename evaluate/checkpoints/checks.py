@@ -111,10 +111,10 @@ def remarks(metadata: Iterable[Metadata], base: BaseModel, data: DataConfig) -> 
 
 def _traits(base: BaseModel, data: DataConfig) -> list[Trait]:
     family = base.family
-    version = family.base_model_version(base.prediction)
+    version = family.base_model_version(base.prediction_type)
     traits = [
         Trait("the base model", _version, version.removesuffix("_v")),
-        Trait("the prediction type", _prediction, base.prediction, "base.prediction"),
+        Trait("the prediction type", _prediction, base.prediction_type, "base.prediction_type"),
         Trait(
             "zero terminal SNR",
             lambda about: about.get("ss_zero_terminal_snr", "").replace("None", ""),

@@ -41,10 +41,10 @@ class ClipEncoder:
         try:
             found = opened(name)
         except UntrustedFileError as error:
-            raise ConfigError(f"scores.encoder: {error}") from error
+            raise ConfigError(f"scores.clip_model: {error}") from error
         except Exception as error:  # of several libraries, which have no word for a wrong file
             raise ConfigError(
-                f"scores.encoder: {shortened(name)} is not to be had: {readable(cause(error))}"
+                f"scores.clip_model: {shortened(name)} is not to be had: {readable(cause(error))}"
             ) from error
         finally:
             logging.disable(logging.NOTSET)

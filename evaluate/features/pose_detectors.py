@@ -83,8 +83,8 @@ class PersonPoses(KeypointPoses):
                 self.joints = keypointrcnn_resnet50_fpn(weights=weights).to(device).eval()
         except (OSError, RuntimeError, UnpicklingError) as error:
             raise ConfigError(
-                f"scores.pose: keypointrcnn's weights are not to be had ({cause(error)}); "
-                "scores.pose=layout needs none"
+                f"scores.pose_detector: keypointrcnn's weights are not to be had ({cause(error)}); "
+                "scores.pose_detector=layout needs none"
             ) from error
         self.network = self.joints
 
@@ -134,7 +134,7 @@ class MediaPipePoses(KeypointPoses):
             tasks = importlib.import_module("mediapipe.tasks.python")
         except ImportError as error:
             raise ConfigError(
-                "scores.pose: mediapipe is not installed; pip install mediapipe"
+                "scores.pose_detector: mediapipe is not installed; pip install mediapipe"
             ) from error
         options = tasks.vision.PoseLandmarkerOptions(
             base_options=tasks.BaseOptions(model_asset_path=str(expanded(model))),
@@ -163,15 +163,15 @@ def landmarks(people: list[list[Landmark]]) -> Tensor:
 
 
 def pose_source(scores: ScoresConfig, encoder: ClipEncoder) -> PoseSource:
-    """The source that `scores.pose` names.
+    """The source that `scores.pose_detector` names.
 
     Raises:
         ConfigError: no such source, or its weights are not to be had.
     """
-    if scores.pose == "puppets":
+    if scores.pose_detector == "puppets":
         return PuppetPoses(encoder.device)
-    if scores.pose == "keypointrcnn":
+    if scores.pose_detector == "keypointrcnn":
         return PersonPoses(encoder.device)
-    if scores.pose == "mediapipe":
+    if scores.pose_detector == "mediapipe":
         return MediaPipePoses(scores.pose_model)
     return LayoutPoses(encoder)

@@ -45,7 +45,7 @@ def draw_curves(
         bounds = [e.low for e in estimates], [e.high for e in estimates]
         axes.fill_between(at, *bounds, color=colour, alpha=0.10, linewidth=0)
     by_limit: dict[float, list[str]] = {}
-    for name, limit in policy.limits.items():
+    for name, limit in policy.max.items():
         by_limit.setdefault(limit, []).append(name.replace("_", " "))
     for limit, names in by_limit.items():
         axes.axhline(limit, color="black", linestyle=":", linewidth=1)

@@ -81,7 +81,7 @@ class SavedAttributes(msgspec.Struct):
 
 @dataclass(frozen=True)
 class AttributeBank:
-    """What can be asked for: a file of conf/probes/values.
+    """What can be asked for: a file of conf/probes/attributes.
 
     Attributes:
         template: of a prompt, with {subject} and the name of each part.
@@ -110,21 +110,21 @@ class AttributeBank:
 
 
 def load_attributes(file: str) -> AttributeBank:
-    """Reads a file of prompt parts, by its name in conf/probes/values or its path.
+    """Reads a file of prompt parts, by its name in conf/probes/attributes or its path.
 
     Raises:
         ConfigError: no such file, or one that lacks something.
     """
-    folder = CONF / "probes" / "values"
+    folder = CONF / "probes" / "attributes"
     path = Path(file) if file.endswith((".yaml", ".yml")) else folder / f"{Path(file).name}.yaml"
     if not path.exists():
         near = suggestion(file, [p.stem for p in folder.glob("*.yaml")])
-        raise ConfigError(f"probes.values: there is no {shortened(path.name)}{near}")
+        raise ConfigError(f"probes.attributes: there is no {shortened(path.name)}{near}")
     try:
         return read_yaml(path, SavedAttributes, LARGEST).checked()
     except (UntrustedFileError, TemplateError, OSError) as error:
         where = "" if isinstance(error, UntrustedFileError) else f"{shortened(path)} "
-        raise ConfigError(f"probes.values: {where}{error}") from error
+        raise ConfigError(f"probes.attributes: {where}{error}") from error
 
 
 def class_words(trigger: str, values: AttributeBank) -> str:

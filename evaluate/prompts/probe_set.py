@@ -75,7 +75,7 @@ class ProbeSet:
         return [i for i, probe in enumerate(self.probes) if probe.role in roles]
 
     def to_yaml(self) -> str:
-        """A file to read, to edit, and to give back as `probes.set`."""
+        """A file to read, to edit, and to give back as `probes.file`."""
         return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -102,7 +102,7 @@ def load_probe_set(file: str) -> ProbeSet:
     """
     path = expanded(file)
     if not path.exists():
-        raise ConfigError(f"probes.set: there is no file {shortened(file)}")
+        raise ConfigError(f"probes.file: there is no file {shortened(file)}")
     try:
         saved = read_yaml(path, _SavedSet, LARGEST)
         values = saved.values.checked()
@@ -112,10 +112,10 @@ def load_probe_set(file: str) -> ProbeSet:
         ]
     except (UntrustedFileError, TemplateError, OSError) as error:
         where = "" if isinstance(error, UntrustedFileError) else f"{shortened(path)} "
-        raise ConfigError(f"probes.set: {where}{error}") from error
+        raise ConfigError(f"probes.file: {where}{error}") from error
     parts = [part for some in values.kinds.values() for part in some]
     if absent := next((part for part in parts if part not in saved.training), None):
-        raise ConfigError(f"probes.set: {shortened(path)} lacks training: {absent}")
+        raise ConfigError(f"probes.file: {shortened(path)} lacks training: {absent}")
     found = ProbeSet(
         probes=[Probe(**msgspec.structs.asdict(probe)) for probe in probes],
         values=values,
@@ -128,17 +128,17 @@ def load_probe_set(file: str) -> ProbeSet:
 
 def _check(found: ProbeSet, file: str) -> None:
     if len(found.rows(FRESH)) < CHOICE:
-        raise ConfigError(f"probes.set: {file} needs {CHOICE} probes or more of the role {FRESH}")
+        raise ConfigError(f"probes.file: {file} needs {CHOICE} probes or more of the role {FRESH}")
     for number, probe in enumerate(found.probes):
         if probe.role not in (FRESH, CAPTION, CLASS):
             raise ConfigError(
-                f"probes.set: probe {number} has the role {probe.role!r}; "
+                f"probes.file: probe {number} has the role {probe.role!r}; "
                 f"there are {FRESH}, {CAPTION}, {CLASS}"
             )
         for part, value in probe.asked.items():
             if part not in found.training or value not in found.values.options(part):
                 raise ConfigError(
-                    f"probes.set: probe {number} asks for an unknown {shortened(part)}: "
+                    f"probes.file: probe {number} asks for an unknown {shortened(part)}: "
                     f"{shortened(value)}"
                 )
 

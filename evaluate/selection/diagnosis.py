@@ -110,7 +110,7 @@ def _failed(cards: list[Scorecard]) -> list[Finding]:
 def _memorised(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     """For each score with a limit: from when on it is surely over it."""
     found = []
-    for name, limit in policy.limits.items():
+    for name, limit in policy.max.items():
         over = [card for card in cards if name in card.scores and card.scores[name].low > limit]
         if over:
             worst = max(over, key=lambda card: card.scores[name].value)
@@ -127,7 +127,7 @@ def _memorised(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
 
 def _ignores_prompt(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
     heard = cards[-1].scores.get("prompt_fidelity")
-    if heard is None or heard.high >= policy.floors.get("prompt_fidelity", 0.0):
+    if heard is None or heard.high >= policy.min.get("prompt_fidelity", 0.0):
         return []
     return [Finding(
         "overfitting",

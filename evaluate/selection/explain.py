@@ -47,7 +47,7 @@ def _explain(
 ) -> list[str]:
     scores, name = pick.scores, pick.label.capitalize()
     learned = learned_by(pick)
-    faults = describe_faults(pick, [n for n in policy.limits if n in scores], policy)
+    faults = describe_faults(pick, [n for n in policy.max if n in scores], policy)
     kept = f"Only {faults}" if faults else "No limits were set"
     if policy.rule in RULES:
         over = exceeded(pick, policy)
@@ -128,7 +128,7 @@ def decided_by(card: Scorecard, policy: PolicyConfig) -> str:
 
 def _not_looked_at(card: Scorecard, policy: PolicyConfig) -> list[str]:
     """The floors that could not be asked for, in a sentence."""
-    absent = [name for name in policy.floors if name not in card.scores]
+    absent = [name for name in policy.min if name not in card.scores]
     return [f"The floor of {', '.join(absent)} was not asked for."] if absent else []
 
 
@@ -151,7 +151,7 @@ def _worse(card: Scorecard, pick: Scorecard, policy: PolicyConfig) -> list[str]:
         if name not in pick.scores:
             return 1.0
         gain = card.scores[name].value - pick.scores[name].value
-        return -gain if name in policy.floors else gain
+        return -gain if name in policy.min else gain
 
     return [name for name in exceeded(card, policy) if change(name) > 0]
 
@@ -166,11 +166,11 @@ def _doubt(card: Scorecard, name: str, policy: PolicyConfig) -> str:
     """A score in percent, with the bound that counts and, where that is broken, the limit."""
     value, low, high = map(percent, card.scores[name])
     broken = violations(card, policy)[name] > 0
-    if name in policy.floors:
-        floor = percent(policy.floors[name])
+    if name in policy.min:
+        floor = percent(policy.min[name])
         doubt = f"perhaps only {low}, where {floor} is wanted" if broken else f"surely {low}"
     else:
-        limit = percent(policy.limits[name])
+        limit = percent(policy.max[name])
         doubt = f"perhaps {high}, where {limit} is the limit" if broken else f"surely below {high}"
     return f"{value} ({doubt})"
 

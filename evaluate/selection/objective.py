@@ -98,8 +98,8 @@ def violations(card: Scorecard, policy: PolicyConfig) -> dict[str, float]:
     there is none to leak.
     """
     scores = card.scores
-    over = {n: scores[n].high - limit for n, limit in policy.limits.items() if n in scores}
-    return over | {n: floor - scores[n].low for n, floor in policy.floors.items() if n in scores}
+    over = {n: scores[n].high - limit for n, limit in policy.max.items() if n in scores}
+    return over | {n: floor - scores[n].low for n, floor in policy.min.items() if n in scores}
 
 
 def total_violation(card: Scorecard, policy: PolicyConfig) -> float:
@@ -115,7 +115,7 @@ def constraints(card: Scorecard | None, policy: PolicyConfig) -> dict[str, float
     Args:
         card: None where every checkpoint of the trial failed: nothing is kept.
     """
-    names = [*policy.limits, *policy.floors] or [UNSCORED]
+    names = [*policy.max, *policy.min] or [UNSCORED]
     if card is None or card.failure:
         return dict.fromkeys(names, 1.0)
     return dict.fromkeys(names, 0.0) | violations(card, policy)

@@ -25,12 +25,12 @@ def main(config: SelectConfig) -> None:
     records = [r for r in find_records(study) if r.scorecards]
     if not records:
         raise ConfigError(f"study: {config.study} has no scored epoch")
-    check_scores(config.policy, {n for r in records for c in r.scorecards for n in c.scores})
-    ranked = rank_trials(records, config.policy, lambda r: run_id_in(address, r.folder))
+    check_scores(config.selection, {n for r in records for c in r.scorecards for n in c.scores})
+    ranked = rank_trials(records, config.selection, lambda r: run_id_in(address, r.folder))
     show(ranked)
     if lost := words_of_missing(study):
         print_lines(lost)
-    if config.policy.rule == "pareto":
+    if config.selection.rule == "pareto":
         _show_front(ranked)
     if config.apply:
         if not study.is_dir():
@@ -54,9 +54,9 @@ def _apply(study: Path, ranked: list[RankedTrial], config: SelectConfig) -> None
     from sweeper.tracking.mlflow_mirror import MlflowMirror
 
     promote(
-        study, ranked, config.policy, MlflowMirror(Path(config.root), study), {}, config.storage
+        study, ranked, config.selection, MlflowMirror(Path(config.root), study), {}, config.storage
     )
-    say(study, ranked, config.policy)
+    say(study, ranked, config.selection)
 
 
 def find_records(study: Path) -> list[TrialRecord]:

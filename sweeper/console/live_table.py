@@ -189,8 +189,8 @@ class Display:
 
     def _figure(self, name: str, value: float) -> Text:
         """A score; red where it is over its limit, or below its floor."""
-        over = value > self.policy.limits.get(name, float("inf"))
-        over |= value < self.policy.floors.get(name, float("-inf"))
+        over = value > self.policy.max.get(name, float("inf"))
+        over |= value < self.policy.min.get(name, float("-inf"))
         return Text(f"{value:.2f}", "red" if over else "")
 
     def _foot(self, rows: list[Row], room: int) -> Text:

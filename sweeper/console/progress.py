@@ -40,7 +40,7 @@ class Progress:
         """Says what the last epoch scored, and how long the study will take."""
         last = record.epochs[-1]
         scores = {name: estimate.value for name, estimate in last.scorecard.scores.items()}
-        names = ["prompt_fidelity", "subject_fidelity", *policy.limits]
+        names = ["prompt_fidelity", "subject_fidelity", *policy.max]
         figures = "  ".join(f"{_word(n)} {scores[n]:.2f}" for n in names if n in scores)
         verdict = f"failed: {last.scorecard.failure}" if last.scorecard.failure else ""
         if usable(record.scorecards):

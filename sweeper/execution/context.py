@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 # where things lie, what they run on and what is warned of may change in the middle of a study
 PLACES = (
     *(f"data.{key}" for key in DATA_PLACES), *(f"base.{key}" for key in BASE_PLACES),
-    "data.few", "cache", "cache_path",
+    "data.min_images_warning", "cache", "cache_path",
 )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def load_context(config: SweepConfig) -> StudyContext:
         cache = Path(config.study.root) / "cache"
         scorer = Scorer(base, pictures, config.data, config.probes, config.scores, cache)
         _made[key] = StudyContext(base, pictures, scorer)
-    check_scores(config.policy, _made[key].scorer.names)
+    check_scores(config.selection, _made[key].scorer.names)
     return _made[key]
 
 

@@ -52,11 +52,12 @@ def weights_in(folder: Path) -> list[Path]:
 def describe(base: BaseModel, pictures: Dataset, config: SweepConfig, trials: int) -> str:
     """What a study of so many trials of at most these settings takes, in words."""
     one, running = checkpoint_size(base, config), trial_size(base, pictures, config)
-    stay = trials + TOP if config.study.keep == BEST else trials * running / one
+    stay = trials + TOP if config.study.keep_checkpoints == BEST else trials * running / one
     copies = trials + 1  # MLflow's of each trial's selected one, and best.safetensors
     return (
         f"checkpoints of at most {_size(one)}; a trial at work takes {_size(running)}, the study "
-        f"{_size((stay + copies) * one)} in the end (study.keep={config.study.keep})"
+        f"{_size((stay + copies) * one)} in the end "
+        f"(study.keep_checkpoints={config.study.keep_checkpoints})"
     )
 
 

@@ -131,7 +131,7 @@ def _search(
         checkpoints = schedule_of(config, parts.pictures).checkpoints
         with (
             in_good_order(study.folder, config.study.budget.hours),
-            display(study.folder, total, checkpoints, config.policy),
+            display(study.folder, total, checkpoints, config.selection),
         ):
             _launch(hydra, study, fixed, largest)
             while not _enough(study, largest) and study.has_orphans():
@@ -145,7 +145,7 @@ def _search(
                 others = counted(len(held), "trial")
                 log.info(f"other workers are at {others}; the last of them concludes")
                 return
-            finalize_study(study.folder, config.policy, tracker, parts, config.study.storage)
+            finalize_study(study.folder, config.selection, tracker, parts, config.study.storage)
         if full:
             raise Outage(full)
 
@@ -212,7 +212,7 @@ def _enough(study: Study, config: SweepConfig) -> str:
     parts = load_context(config)
     return (
         leaving()
-        or used_up(config.study.budget, load_records(study.folder), config.policy)
+        or used_up(config.study.budget, load_records(study.folder), config.selection)
         or too_full(study.folder, parts.base, parts.pictures, config)
     )
 
@@ -221,7 +221,7 @@ def _lacks_room(study: Study, config: SweepConfig, total: int) -> str:
     """Why trials that nothing else ends cannot begin on this disk; empty: none lacks room."""
     records = load_records(study.folder)
     ended = sum(record.finished for record in records)
-    if ended >= total or leaving() or used_up(config.study.budget, records, config.policy):
+    if ended >= total or leaving() or used_up(config.study.budget, records, config.selection):
         return ""
     parts = load_context(config)
     return too_full(study.folder, parts.base, parts.pictures, config)
@@ -257,27 +257,27 @@ def _check_space(hydra: Hydra, space: Space, fixed: list[str]) -> None:
 
 def first_settings(master: DictConfig, config: SweepConfig, space: Space) -> list[Params]:
     """What is tried first: the configured settings, so that the search cannot end worse than
-    these; those of `study.queue`; the best of another study.
+    these; those of `study.enqueue`; the best of another study.
 
     Raises:
         ConfigError: queued settings that are not searched.
     """
     dimensions = {dimension.key: dimension for dimension in space.dimensions}
-    for params in config.study.queue:
+    for params in config.study.enqueue:
         for key, value in params.items():
             if key not in dimensions:
                 near = suggestion(key, [*dimensions])
-                raise ConfigError(f"study.queue: {key} is not searched{near}")
+                raise ConfigError(f"study.enqueue: {key} is not searched{near}")
             if not dimensions[key].contains(value):
-                raise ConfigError(f"study.queue: {key}={value} is outside of the search")
+                raise ConfigError(f"study.enqueue: {key}={value} is outside of the search")
     best = []
-    if config.study.from_study:
-        root, name = Path(config.study.root), config.study.from_study
-        other = study_folder(root, name, "study.from_study")
+    if config.study.warm_start:
+        root, name = Path(config.study.root), config.study.warm_start
+        other = study_folder(root, name, "study.warm_start")
         best = best_settings(other, config.study.storage, BEST)
     inside = [
         {k: v for k, v in params.items() if k in dimensions and dimensions[k].contains(v)}
-        for params in (_defaults(master, space), *config.study.queue, *best)
+        for params in (_defaults(master, space), *config.study.enqueue, *best)
     ]
     return [space.relevant(params) for params in inside if params]
 

@@ -31,12 +31,12 @@ def memorizes(policy: PolicyConfig, in_a_row: int) -> Rule:
             return f"diverged: at {last[-1].label} {last[-1].failure}"
         told = last[-1].scores
         shared = {name for name in told if all(name in card.scores for card in last)}
-        for name in (n for n in policy.limits if n in shared):
-            limit, low = policy.limits[name], told[name].low
+        for name in (n for n in policy.max if n in shared):
+            limit, low = policy.max[name], told[name].low
             if all(card.scores[name].low > limit for card in last):
                 return f"memorised: {name} is surely above {low:.2f}, and {limit:g} is the limit"
-        for name in (n for n in policy.floors if n in shared):
-            floor, high = policy.floors[name], told[name].high
+        for name in (n for n in policy.min if n in shared):
+            floor, high = policy.min[name], told[name].high
             if all(card.scores[name].high < floor for card in last):
                 return f"overfitted: {name} is surely below {high:.2f}, and {floor:g} is wanted"
         return ""

@@ -163,13 +163,13 @@ def _run(config: SweepConfig) -> None:
                         study.folder,
                         trial.number + 1,
                         schedule_of(config, parts.pictures).checkpoints,
-                        config.policy,
+                        config.selection,
                     ),
                 ):
                     run_trials([only], 1)
                     leave_if_asked()
         with study.lock:
-            finalize_study(study.folder, config.policy, tracker, parts, config.study.storage)
+            finalize_study(study.folder, config.selection, tracker, parts, config.study.storage)
 
 
 def check_study_folder(config: SweepConfig) -> None:
@@ -214,10 +214,10 @@ def _trial(
         tracker=tracker,
         progress=Progress(study, total, course.checkpoints),
         rules=[
-            memorizes(config.policy, config.study.memorised_epochs),
-            has_plateaued(config.policy, config.study.settled_epochs),
-            no_learning(config.study.learning_share, course.epochs),
-            pruned(claimed, config.policy),
+            memorizes(config.selection, config.early_stop.memorization_patience),
+            has_plateaued(config.selection, config.early_stop.patience),
+            no_learning(config.early_stop.min_progress_share, course.epochs),
+            pruned(claimed, config.selection),
         ],
         ended=lambda record: tell(claimed, record, config),
         lost=lambda: claimed.lost,
@@ -234,7 +234,7 @@ def tell(trial: LeasedTrial, record: TrialRecord, config: SweepConfig) -> None:
             trial.fail()
             return
         card = next((c for c in record.scorecards if c.epoch == record.selected), None)
-        told = constraints(card, config.policy)
+        told = constraints(card, config.selection)
         if card is None:  # none can be used: the worst of everything, and not feasible
             trial.complete((0.0, 1.0), told)
             return

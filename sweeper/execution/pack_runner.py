@@ -66,8 +66,8 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
     """Runs trials, those of a kind together; a place that gets free is filled at once.
 
     Where memory runs out the pack goes on with half as many, and a trial alone with less, where
-    `training.oom` says so; where anything else goes wrong its trials go on one by one, so that it
-    stops the one that it belongs to.
+    `training.on_oom` says so. Where anything else goes wrong its trials go on one by one, so that
+    it stops the one that it belongs to.
 
     Args:
         pack: how many at once, or "auto".

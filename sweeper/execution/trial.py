@@ -99,7 +99,7 @@ class Trial:
         self.record.tags |= {PACK: str(pack), WORKER: f"{socket.gethostname()}:{os.getpid()}"}
         self.record.save()
         self.progress.began(self.record)
-        self.tracker.mirror(self.record, self.config.policy)
+        self.tracker.mirror(self.record, self.config.selection)
 
     def log(
         self,
@@ -110,8 +110,8 @@ class Trial:
     ) -> None:
         """Records a scored checkpoint: on disk first, then in MLflow, then on the terminal."""
         self.record.add(scorecard, checkpoint, sheet, cost)
-        self.tracker.mirror(self.record, self.config.policy)
-        self.progress.scored(self.record, self.config.policy)
+        self.tracker.mirror(self.record, self.config.selection)
+        self.progress.scored(self.record, self.config.selection)
 
     def should_stop(self, last: bool) -> bool:
         """Asks all the rules, so that each sees every epoch; at its last one nothing is stopped."""
@@ -128,7 +128,7 @@ class Trial:
             failure = self.record.scorecards[-1].failure
             reason = self.record.reason or f"no checkpoint can be used: {failure}"
             return self._end(STOPPED, reason)
-        best = select(self.record.scorecards, self.config.policy)
+        best = select(self.record.scorecards, self.config.selection)
         return self._end(state, self.record.reason, best.scorecard.epoch)
 
     def break_down(self, error: BaseException | None) -> None:
@@ -153,14 +153,14 @@ class Trial:
             if at_work.is_file():  # it has begun, and is not over
                 at_work.unlink()
                 self.record.end(INTERRUPTED)
-                self.tracker.mirror(self.record, self.config.policy)
+                self.tracker.mirror(self.record, self.config.selection)
         with suppress(OSError):
             self.left()
 
     def _end(self, state: str, reason: str, selected: int | None = None) -> None:
         self.record.end(state, reason, selected)
-        self.tracker.mirror(self.record, self.config.policy)
+        self.tracker.mirror(self.record, self.config.selection)
         self.progress.ended(self.record)
         self.ended(self.record)
         (self.record.folder / AT_WORK).unlink(missing_ok=True)
-        prune_checkpoints(self.record, self.config.policy, self.config.study.keep)
+        prune_checkpoints(self.record, self.config.selection, self.config.study.keep_checkpoints)

@@ -11,7 +11,7 @@ from train.config.parsing import suggestion
 from train.config.ranges import RANGE, Range
 from train.config.setting_kinds import choice_field, model_field, path_field, text_field
 from train.errors import ConfigError
-from train.validation import SPEEDS, check_choice, check_device_name
+from train.validation import check_device_name
 
 DEFAULT = "default"  # the tolerance of scores that have none of their own
 TOLERANCE = Range(0, 1000)
@@ -33,22 +33,22 @@ class BasePlaces:
 
     path: str | None = model_field(None)
     device: str | None = text_field(None)
-    speed: str | None = choice_field(None)
+    compile: bool | None = None
 
 
 @dataclass
 class ProbesPlaces:
     """Where files of one's own lie now; None: where they were."""
 
-    values: str | None = path_field(None)
-    set: str | None = path_field(None)
+    attributes: str | None = path_field(None)
+    file: str | None = path_field(None)
 
 
 @dataclass
 class ScoresPlaces:
     """Where models of one's own lie now; None: where they were."""
 
-    encoder: str | None = model_field(None)
+    clip_model: str | None = model_field(None)
     pose_model: str | None = model_field(None)
 
 
@@ -62,13 +62,13 @@ class ReproduceConfig:
     tolerance: dict[str, float] = field(
         default_factory=lambda: {DEFAULT: 0.02}, metadata={RANGE: TOLERANCE}
     )
-    anyway: bool = False
+    force: bool = False
     data: DataPlaces = field(default_factory=DataPlaces)
     base: BasePlaces = field(default_factory=BasePlaces)
     probes: ProbesPlaces = field(default_factory=ProbesPlaces)
     scores: ScoresPlaces = field(default_factory=ScoresPlaces)
     root: str = path_field("mlruns")
-    keep: str = choice_field(BEST)
+    keep_checkpoints: str = choice_field(BEST)
 
     @property
     def places(self) -> dict[str, str]:
@@ -98,8 +98,8 @@ def check_reproduce(config: ReproduceConfig) -> None:
         raise ConfigError("tolerance.default: is needed for scores that have none of their own")
     if config.base.device is not None:
         check_device_name(config.base.device)
-    if config.base.speed is not None:
-        check_choice("base.speed", config.base.speed, SPEEDS)
-    if config.keep not in KEEP:
-        near = suggestion(config.keep, [*KEEP])
-        raise ConfigError(f"keep: {config.keep!r} is none of {', '.join(KEEP)}{near}")
+    if config.keep_checkpoints not in KEEP:
+        near = suggestion(config.keep_checkpoints, [*KEEP])
+        raise ConfigError(
+            f"keep_checkpoints: {config.keep_checkpoints!r} is none of {', '.join(KEEP)}{near}"
+        )

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.reproduction.received_settings import Received
+from train.cli.group_choices import choices
 from train.config.parsing import keys, suggestion, typed
 from train.config.ranges import shown
 from train.config.setting_kinds import literal
@@ -35,7 +36,7 @@ class MigratedConfig:
 
 
 def migrate(
-    then: Received, places: Mapping[str, Any], anyway: bool = False, by: str = ""
+    then: Received, places: Mapping[str, Any], force: bool = False, by: str = ""
 ) -> MigratedConfig:
     """The settings of a run, each of them checked; within a command, whose conf/ is used.
 
@@ -43,7 +44,7 @@ def migrate(
         then: as logged. Of the sections in it every key is accounted for; what is not in it at
             all has today's defaults.
         places: dotted key -> where something lies now, as the person has typed it.
-        anyway: drop settings that this version does not have.
+        force: drop settings that this version does not have.
         by: which version logged them, for the message.
 
     Raises:
@@ -52,7 +53,7 @@ def migrate(
     """
     today = todays_defaults(places.get("base.path") or then.base_path())
     overlaid = then.over(today, places)
-    if overlaid.dropped and not anyway:
+    if overlaid.dropped and not force:
         raise ConfigError(_unknown(overlaid.dropped, today, by))
     config = typed(SweepConfig, OmegaConf.create(literal(overlaid.values)))
     check_sweep(config)
@@ -61,7 +62,9 @@ def migrate(
 
 def todays_defaults(base: str | None) -> SweepConfig:
     """Of conf/sweep.yaml, as they are on a base (None: the embedded one)."""
-    composed = compose("sweep")
+    given = {"base.path": base} if base else {}
+    options = [f"{group}={option}" for group, option in choices(given).items()]
+    composed = compose("sweep", options)
     if base:
         OmegaConf.update(composed, "base.path", literal(base))
     return typed(SweepConfig, composed)
@@ -76,6 +79,6 @@ def _unknown(dropped: Mapping[str, Any], today: SweepConfig, by: str) -> str:
     more = f" and {len(dropped) - MOST_NAMED} more" if len(dropped) > MOST_NAMED else ""
     return (
         f"the run was logged by another version{by} and has settings that this one does not: "
-        f"{', '.join(told)}{more} (that version trains it as it was; anyway=true trains without "
+        f"{', '.join(told)}{more} (that version trains it as it was; force=true trains without "
         "them)"
     )

@@ -234,7 +234,7 @@ def of_file(path: Path) -> Original:
         id=path.stem,
         said=f"{path} (epoch {epoch})",
         study=STUDY_OF_FILES,
-        settings=Received(settings, tags[BASE]),
+        settings=Received.of(settings, name, tags[BASE]),
         tags=_plain({key: value for key, value in tags.items() if value}),
         selected=epoch,
         file=path,

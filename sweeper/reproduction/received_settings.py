@@ -18,6 +18,7 @@ from sweeper.reproduction.received_optimizer import check_received_optimizer
 from train.cli.arguments import ALLOW_PATH
 from train.config.flattening import flatten
 from train.config.ranges import shown
+from train.config.renamed_keys import migrate_keys
 from train.config.schema import EMBEDDED
 from train.config.setting_kinds import LOCAL, Kind, kind_of
 from train.errors import ConfigError
@@ -54,7 +55,7 @@ class Received:
         Raises:
             UntrustedFileError: no mapping of plain values, or one that is too deep.
         """
-        return cls(convert(content, Tree, name), base)
+        return cls(migrate_keys(convert(content, Tree, name)), base)
 
     def text(self, group: str, name: str) -> str | None:
         """A setting that is a text, to be shown or compared; None where there is none."""
@@ -141,7 +142,7 @@ def _any(key: str, value: Any, default: Any) -> Any:
 
 
 def _path(key: str, value: Any, default: Any) -> Any:
-    if value is None or _text(key, value) in (default, EMBEDDED):
+    if value is None or _text(key, value) in (default, EMBEDDED, ""):
         return value
     if not is_foreign(value) and is_named(expanded(value)):
         return value

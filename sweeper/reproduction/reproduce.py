@@ -55,7 +55,7 @@ def main(config: ReproduceConfig) -> None:
         hint = "" if config.base.path else "; base.path= says where the base is now"
         raise BaseError(f"{error}{hint}") from None
     now = origin(parts)
-    if (other := other_base(original.tags, now)) and not config.anyway:
+    if (other := other_base(original.tags, now)) and not config.force:
         raise ConfigError(f"base.path: {trial.base.path} is {other}; {_way_out('base.path')}")
     _announce(original, carried, now)
     if original.file is not None:
@@ -101,16 +101,18 @@ def settings_of(original: Original, config: ReproduceConfig) -> MigratedConfig:
         ConfigError: settings of another version.
     """
     places: dict[str, Any] = config.places
-    had_set = original.settings.text("probes", "set")
-    if had_set and "probes.set" not in places and original.probes:
+    had_set = original.settings.text("probes", "file")
+    if had_set and "probes.file" not in places and original.probes:
         file = Path(config.root) / "reproductions" / f"{original.file_name}-probes.yaml"
         write_text_atomically(file, original.probes)
-        places["probes.set"] = str(file)
+        places["probes.file"] = str(file)
     commit = original.tags.get("git.commit")
     by = f" (commit {commit})" if commit else ""
-    carried = migrate(original.settings, places, config.anyway, by)
+    carried = migrate(original.settings, places, config.force, by)
     trial = carried.config
-    trial.study = StudyConfig(name=original.study, root=config.root, keep=config.keep)
+    trial.study = StudyConfig(
+        name=original.study, root=config.root, keep_checkpoints=config.keep_checkpoints
+    )
     trial.search, trial.pack = {}, 1
     if original.file is not None:  # the checkpoint to have in the end is the one that is there
         last = trial.training.max_steps or trial.training.epochs
@@ -119,7 +121,7 @@ def settings_of(original: Original, config: ReproduceConfig) -> MigratedConfig:
                 f"lora: {shortened(original.file)} says that it is of epoch {original.selected}, "
                 f"but its settings train from 1 to {last}"
             )
-        trial.policy = replace(trial.policy, rule="epoch", epoch=original.selected)
+        trial.selection = replace(trial.selection, rule="epoch", epoch=original.selected)
     return carried
 
 
@@ -136,7 +138,7 @@ def check_pictures(original: Original, trial: SweepConfig, config: ReproduceConf
             raise
         raise ConfigError(f"{error}; data.path= says where the pictures are now") from None
     other = other_pictures(original.tags, origin_of_pictures(pictures))
-    if other and not config.anyway:
+    if other and not config.force:
         raise ConfigError(f"data.path: {trial.data.path} has {other}; {_way_out('data.path')}")
 
 
@@ -187,4 +189,4 @@ def _announce(original: Original, carried: MigratedConfig, now: dict[str, str]) 
 
 
 def _way_out(key: str) -> str:
-    return f"{key}= says where the right one is; anyway=true trains with this one"
+    return f"{key}= says where the right one is; force=true trains with this one"

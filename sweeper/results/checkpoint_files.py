@@ -38,15 +38,15 @@ def gone(entry: RankedTrial) -> str:
     file = entry.selection.scorecard.checkpoint
     alone = again_command(entry.record)  # where MLflow does not have the run
     root = root_of(file.parent.parent.parent)
-    again, *others = reproduce_commands(entry.run_id, file, root, " keep=all")
+    again, *others = reproduce_commands(entry.run_id, file, root, " keep_checkpoints=all")
     if not others:
         named = f" with {' and '.join(alone.left_out)} of then" if alone.left_out else ""
         again = f"{alone.command}{named}"
     why = (
         "damaged: it does not hold the weights that were scored"
         if file.exists()
-        else "gone: it was removed, or another policy held when its trial ended and study.keep "
-        "was not all"
+        else "gone: it was removed, or another policy held when its trial ended and "
+        "study.keep_checkpoints was not all"
     )
     return f"{file} is {why}; {again} trains it again"
 

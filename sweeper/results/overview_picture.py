@@ -61,11 +61,11 @@ def draw_checkpoints(
         zorder=5,
         label=f"the pick: trial {best.number}, epoch {pick.epoch}",
     )
-    if MEMORY in policy.limits:
-        axes.axvline(policy.limits[MEMORY], color="#c92a2a", linestyle="--", linewidth=1)
-        axes.axvspan(policy.limits[MEMORY], 2, color="#c92a2a", alpha=0.05)
+    if MEMORY in policy.max:
+        axes.axvline(policy.max[MEMORY], color="#c92a2a", linestyle="--", linewidth=1)
+        axes.axvspan(policy.max[MEMORY], 2, color="#c92a2a", alpha=0.05)
     memories = [_point(card)[0] for record in records for card in usable(record.scorecards)]
-    axes.set_xlim(-0.03, max(max(memories, default=1.0), policy.limits.get(MEMORY, 0)) + 0.06)
+    axes.set_xlim(-0.03, max(max(memories, default=1.0), policy.max.get(MEMORY, 0)) + 0.06)
     axes.set_xlabel("pose memorisation  (0: none, 1: every image repeats a training pose)")
     axes.set_ylabel("fidelity  (likeness and obedience; higher is better)")
     if keyed:

@@ -9,14 +9,15 @@ from typing import NamedTuple
 from sweeper.config import SweepConfig
 from sweeper.tracking.trial_record import TrialRecord
 from train.cli.arguments import as_typed
+from train.config.renamed_keys import current_override
 from train.config.schema import CONF, EMBEDDED
 from train.config.setting_kinds import FREE, TYPED, Kind, kinds
 from train.text.shell import in_shell
 
 # settings of a command that are a search's own, not a trial's
-NOT_A_TRIALS = ("study", "hydra", "search", "pruner", "pack", "policy")
+NOT_A_TRIALS = ("study", "hydra", "search", "pruner", "pack", "selection")
 # settings of the machine, which are the business of whoever types the command
-OF_THE_MACHINE = ("cache", "cache_path", "base.speed")
+OF_THE_MACHINE = ("cache", "cache_path", "base.compile")
 KEY = re.compile(r"(~|\+{0,2})([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", re.ASCII)
 CHOICE = re.compile(r"[A-Za-z0-9_-]+")
 OF_A_SETTING = re.compile(r"\$\{[\w.]+\}", re.ASCII)  # ${network.rank}, and not ${oc.env:HOME}
@@ -44,7 +45,8 @@ def again_command(record: TrialRecord) -> Again:
         named = KEY.fullmatch(key)
         if named is None:
             continue
-        name = named[2]
+        name, value = current_override(named[2], value)
+        key = named[1] + name
         if name.split(".")[0] in NOT_A_TRIALS or name in OF_THE_MACHINE:
             continue
         if _is_plain(name, value) and (named[1] != "~" or _kind(name) in FREE):
@@ -64,7 +66,7 @@ def _is_plain(name: str, value: str) -> bool:
     kind = _kind(name)
     if kind is None or name == "scores.pose_model" or "._" in name:  # optimizer._target_
         return False
-    if name == "scores.encoder":
+    if name == "scores.clip_model":
         return value in ENCODERS
     return kind in TYPED or "{" not in OF_A_SETTING.sub("", value)
 

@@ -31,7 +31,7 @@ PRUNERS: Table = {
         "epochs": whole(1, MOST_STEPS, required=True),
         "min_epochs": whole(0, MOST_STEPS, required=True),
         "window": whole(1, MOST_STEPS, required=True),
-        "kept": number(0, 1, required=True),
+        "slope_discount": number(0, 1, required=True),
     },
     "optuna.pruners.NopPruner": {},
     "optuna.pruners.MedianPruner": WARMED,

@@ -29,12 +29,12 @@ CONDITIONS = {
     "network.conv_alpha": Condition(("network.conv_rank",), lambda rank: rank > 0),
     "training.text_encoder_lr": Condition(("network.text_encoder",), bool),
     "optimizer.lr": Condition(("optimizer",), lambda name: name not in FIND_THEIR_OWN),
-    "scheduler.warmup": WARMED,
+    "scheduler.warmup_ratio": WARMED,
     "scheduler.warmup_steps": WARMED,
     "scheduler.warmup_epochs": WARMED,
     "scheduler.num_cycles": Condition(SCHEDULER, lambda name: name in CYCLES),
     "scheduler.power": Condition(SCHEDULER, lambda name: name == "polynomial"),
-    "scheduler.decay": Condition(SCHEDULER, lambda name: name == "warmup_stable_decay"),
+    "scheduler.decay_ratio": Condition(SCHEDULER, lambda name: name == "warmup_stable_decay"),
     "scheduler.min_lr_ratio": Condition(SCHEDULER, lambda name: name in LOWEST),
 }
 DECIDING = tuple(dict.fromkeys(on for condition in CONDITIONS.values() for on in condition.on))

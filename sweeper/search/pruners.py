@@ -18,17 +18,18 @@ class ExtrapolationPruner(BasePruner):
         epochs: the last epoch.
         min_epochs: what every trial gets.
         window: the pace is the mean rise an epoch over so many reports.
-        kept: the share of its pace that a trial is trusted to keep; learning curves flatten.
+        slope_discount: the share of its pace that a trial is trusted to keep, since learning
+            curves flatten.
 
     Raises:
         ValueError: for a window below 1.
     """
 
-    def __init__(self, epochs: int, min_epochs: int, window: int, kept: float) -> None:
+    def __init__(self, epochs: int, min_epochs: int, window: int, slope_discount: float) -> None:
         if window < 1:
             raise ValueError(f"window: {window} must be 1 or more")
         self.epochs, self.min_epochs = epochs, min_epochs
-        self.window, self.kept = window, kept
+        self.window, self.slope_discount = window, slope_discount
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether to stop it after the value that it has reported last; greater is better."""
@@ -38,7 +39,7 @@ class ExtrapolationPruner(BasePruner):
         (first, before), (last, now) = reports[-self.window - 1 :][0], reports[-1]
         if not self.min_epochs <= last < self.epochs:  # at its last epoch it is over anyway
             return False
-        pace = self.kept * (now - before) / (last - first)
+        pace = self.slope_discount * (now - before) / (last - first)
         best = max(value for _, value in reports)
         reach = max(best, now + pace * (self.epochs - last))
         known = study.get_trials(deepcopy=False)  # it is among them, and its own best is in reach

@@ -31,7 +31,7 @@ FIXED = (
     "data",
     "probes",
     "scores",
-    "policy",
+    "selection",
     "study",
     "search",
     "pruner",

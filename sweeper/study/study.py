@@ -209,7 +209,7 @@ def best_settings(folder: Path, url: str | None, count: int) -> list[Params]:
     others = known(folder, url)
     if folder.name not in others:
         near = suggestion(folder.name, others)
-        raise ConfigError(f"study.from_study: there is no study {folder.name}{near}")
+        raise ConfigError(f"study.warm_start: there is no study {folder.name}{near}")
     study = open_study(folder, NO_PRUNER, url)
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     kept = [trial for trial in trials if all(over <= 0 for over in trial.constraints.values())]

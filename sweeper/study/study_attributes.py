@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeper.search.search_space import Params, Space
 from sweeper.study.journal_entries import check_system, check_values
 from train.config.ranges import shown
+from train.config.renamed_keys import migrate_flat_keys
 from train.files.untrusted import convert
 
 ABOUT = "about"  # user attribute of a study: what all its trials share
@@ -30,7 +31,9 @@ def about_of(study: optuna.Study) -> dict[str, str] | None:
         UntrustedFileError: it is nothing that a sweep has written.
     """
     found = study.user_attrs.get(ABOUT)
-    return None if found is None else convert(found, About, f"study {study.study_name}: {ABOUT}")
+    if found is None:
+        return None
+    return migrate_flat_keys(convert(found, About, f"study {study.study_name}: {ABOUT}"))
 
 
 def total_of(study: optuna.Study) -> int:

@@ -34,7 +34,7 @@ SECTIONS = (
     "scheduler",
     "training",
     "probes",
-    "policy",
+    "selection",
     "study",
 )
 LAST = 4_102_444_800_000  # the first millisecond of 2100

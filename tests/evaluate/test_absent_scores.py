@@ -22,7 +22,7 @@ from sweeper.execution.early_stopping import has_plateaued, memorizes, no_learni
 from tests.evaluate.test_policy import card
 from train.errors import ConfigError
 
-POLICY = PolicyConfig(limits={"pose_memorization": 0.3}, floors={"prompt_fidelity": 0.7})
+POLICY = PolicyConfig(max={"pose_memorization": 0.3}, min={"prompt_fidelity": 0.7})
 FAILURE = "32 of its 32 pictures are not finite numbers"
 
 

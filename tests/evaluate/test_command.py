@@ -49,7 +49,7 @@ def test_a_folder_is_scored_logged_and_not_scored_twice(tmp_path: Path) -> None:
     assert len(list(output.glob("epoch-*.png"))) == 3
 
     write(tmp_path / "out", ["me-000002", "me-000010", "me", "me-000012"])
-    code, said = run_module("evaluate", *command, "policy=last")
+    code, said = run_module("evaluate", *command, "selection=last")
     assert code == 0, said
     assert "4/4" in said or "3/4" in said
     assert "1/4" not in said, "what was scored is not scored again"
@@ -120,7 +120,7 @@ def test_without_checkpoints_only_the_probes_are_written_and_can_be_edited(tmp_p
     write(tmp_path / "out", ["me-000001"])
     code, said = run_module("evaluate", f"checkpoints={tmp_path}/out/me-000001.safetensors",
                             f"output={tmp_path}/scores", f"root={tmp_path}/mlruns",
-                            f"probes.set={file}", *QUICK)  # fmt: skip
+                            f"probes.file={file}", *QUICK)  # fmt: skip
     assert code == 0, said
     assert (tmp_path / "scores" / "probes.yaml").read_text().count("sks puppet in the snow") == 1
 
@@ -135,7 +135,7 @@ def test_without_checkpoints_only_the_probes_are_written_and_can_be_edited(tmp_p
 )
 def test_a_wrong_probe_is_named(tmp_path: Path, change: dict[str, object], words: str) -> None:
     probe = {"prompt": "p", "base_prompt": "p", "seed": 1, "role": FRESH, "asked": {}}
-    values = yaml.safe_load(Path("conf/probes/values/puppets.yaml").read_text())
+    values = yaml.safe_load(Path("conf/probes/attributes/puppets.yaml").read_text())
     parts = [part for kind in ("poses", "backgrounds", "outfits") for part in values[kind]]
     content = {"probes": [{**probe, **change}, probe, probe], "values": values,
                "class_word": "puppet", "training": {part: [] for part in parts}}  # fmt: skip

@@ -7,7 +7,7 @@ from evaluate.scorecard import Estimate, Scorecard
 from evaluate.selection.diagnosis import diagnose, plateau
 from tests.evaluate.test_policy import card
 
-POLICY = PolicyConfig(limits={"pose_memorization": 0.35}, floors={"prompt_fidelity": 0.7})
+POLICY = PolicyConfig(max={"pose_memorization": 0.35}, min={"prompt_fidelity": 0.7})
 
 
 def names(cards: list[Scorecard]) -> list[str]:

@@ -43,10 +43,10 @@ def bases(config: BaseConfig) -> dict[str, BaseModel]:
     return {
         "plain": fresh(),
         "clip_skip": fresh(clip_skip=2),
-        "prediction": fresh(prediction="v_prediction"),
+        "prediction": fresh(prediction_type="v_prediction"),
         "precision": fresh(precision="bf16"),
         # with epsilon the first step of zero SNR would divide by zero
-        "zero SNR": rescheduled(fresh(prediction="v_prediction"), rescale_betas_zero_snr=True),
+        "zero SNR": rescheduled(fresh(prediction_type="v_prediction"), rescale_betas_zero_snr=True),
         "betas": rescheduled(fresh(), beta_schedule="scaled_linear"),
         "spacing": rescheduled(fresh(), timestep_spacing="trailing"),
     }
@@ -126,8 +126,8 @@ def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
         ({"modelspec.encoder_layer": "2"}, "clip_skip 2"),
         ({"ss_clip_skip": "None"}, ""),
         ({"ss_clip_skip": "1"}, ""),
-        ({"ss_v_parameterization": "True"}, "base.prediction=v_prediction"),
-        ({"ss_base_model_version": "sd_v1_v"}, "base.prediction=v_prediction"),
+        ({"ss_v_parameterization": "True"}, "base.prediction_type=v_prediction"),
+        ({"ss_base_model_version": "sd_v1_v"}, "base.prediction_type=v_prediction"),
         ({"modelspec.prediction_type": "v"}, "prediction type v_prediction"),
         ({"modelspec.prediction_type": "epsilon"}, ""),
         ({"ss_zero_terminal_snr": "True"}, "zero terminal SNR True; they are drawn with False"),

@@ -32,7 +32,7 @@ def test_features_are_unit_vectors_of_one_space() -> None:
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     bare = tmp_path / "clip"
     shutil.copytree(EMBEDDED_FOLDER, bare, ignore=shutil.ignore_patterns("*.safetensors"))
-    with pytest.raises(ConfigError, match=r"scores\.encoder"):
+    with pytest.raises(ConfigError, match=r"scores\.clip_model"):
         ClipEncoder(str(bare), CPU)
 
 

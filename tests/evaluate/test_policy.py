@@ -14,7 +14,7 @@ from evaluate.selection.objective import fidelity, paired_difference, violations
 from evaluate.selection.policy import check_scores, select
 from train.errors import ConfigError
 
-POLICY = PolicyConfig(limits={"pose_memorization": 0.3})
+POLICY = PolicyConfig(max={"pose_memorization": 0.3})
 PROBES = 24
 
 
@@ -66,7 +66,7 @@ def test_a_small_lead_on_every_probe_is_no_chance() -> None:
 def test_what_does_not_listen_is_not_feasible() -> None:
     deaf = card(2, 0.9, 0.0)
     deaf.scores["prompt_fidelity"] = Estimate(0.72, 0.66, 0.78)
-    policy = replace(POLICY, floors={"prompt_fidelity": 0.7})
+    policy = replace(POLICY, min={"prompt_fidelity": 0.7})
     pick = select([card(1, 0.5, 0.0), deaf], policy)
     assert (pick.scorecard.epoch, pick.feasible) == (1, True)
     assert pick.later == "at epoch 2 prompts are followed only 72 % as well as by the base"
@@ -118,7 +118,7 @@ def test_a_rule_says_what_it_lacks() -> None:
 
 def test_a_score_that_cannot_be_told_has_no_limit() -> None:
     limits = {"pose_memorization": 0.3, "background_leak": 0.3}
-    pick = select([card(1, 0.5, 0.1)], PolicyConfig(limits=limits))
+    pick = select([card(1, 0.5, 0.1)], PolicyConfig(max=limits))
     assert pick.feasible
     assert "background" not in pick.reasons[1]
 
@@ -126,11 +126,11 @@ def test_a_score_that_cannot_be_told_has_no_limit() -> None:
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
-        (PolicyConfig(rule="lats"), "policy.rule: there is no lats; did you mean last"),
-        (PolicyConfig(rule="epoch"), "policy.epoch"),
-        (PolicyConfig(limits={"pose_memorisation": 0.1}), "did you mean pose_memorization"),
-        (PolicyConfig(rule="weighted"), "policy.weights"),
-        (PolicyConfig(weights={"copyng": 1.0}), "policy.weights: there is no copyng; did you"),
+        (PolicyConfig(rule="lats"), "selection.rule: there is no lats; did you mean last"),
+        (PolicyConfig(rule="epoch"), "selection.epoch"),
+        (PolicyConfig(max={"pose_memorisation": 0.1}), "did you mean pose_memorization"),
+        (PolicyConfig(rule="weighted"), "selection.weights"),
+        (PolicyConfig(weights={"copyng": 1.0}), "selection.weights: there is no copyng; did you"),
     ],
 )
 def test_impossible_policies_are_refused(policy: PolicyConfig, words: str) -> None:

@@ -68,5 +68,5 @@ def test_mediapipes_landmarks_become_the_same_joints() -> None:
 def test_sources_that_are_not_to_be_had_say_what_to_do() -> None:
     encoder = ClipEncoder("puppets", CPU)
     with pytest.raises(ConfigError, match=r"pose_model: mediapipe needs .*\.task file"):
-        pose_source(ScoresConfig(pose="mediapipe"), encoder)
-    assert pose_source(ScoresConfig(pose="layout"), encoder).name == "layout"
+        pose_source(ScoresConfig(pose_detector="mediapipe"), encoder)
+    assert pose_source(ScoresConfig(pose_detector="layout"), encoder).name == "layout"

@@ -39,7 +39,7 @@ from train.puppets.world.examples import (
     with_outfit,
 )
 
-PROBES = ProbesConfig(values="puppets", count=32, steps=8, guidance=3.0)
+PROBES = ProbesConfig(attributes="puppets", count=32, steps=8, guidance=3.0)
 
 
 @pytest.fixture(scope="module")

@@ -186,7 +186,7 @@ def test_weights_of_torchvision_are_tensors_alone(
         torch.load(tmp_path / "weights.pth", weights_only=False)
 
     monkeypatch.setattr(pose_detectors, "keypointrcnn_resnet50_fpn", load)
-    with pytest.raises(ConfigError, match=r"scores\.pose: keypointrcnn's weights"):
+    with pytest.raises(ConfigError, match=r"scores\.pose_detector: keypointrcnn's weights"):
         pose_detectors.PersonPoses(CPU)
     assert not (tmp_path / "PWNED").exists()
     assert pose_detectors.TENSORS_ALONE not in os.environ

@@ -23,7 +23,7 @@ GIVEN = re.compile(r"(--[a-z-]+|\b[a-z_]+(\.[a-z_]+)+|\b[A-Z_]{4,}|\b(root|study
 ADVICE = re.compile(r"\b(type|add|set|or|write) \Z")  # before a key that is a variable
 QUOTE = {"in_shell", "in_setting"}
 # no advice, or with a number or a name that has been checked
-KNOWN = {"study.name", "study.trial", "study.keep", "training.gradient_accumulation"}
+KNOWN = {"study.name", "study.trial", "study.keep_checkpoints", "training.gradient_accumulation"}
 VALUES = ["x; touch pwn $(id)", "a`id`", "it's $HOME", "a b", "$(id)", "x\\ny", "&& id", "#x"]
 
 

@@ -32,7 +32,7 @@ def encoder(tmp_path: Path) -> Path:
 
 def refused(name: str | Path) -> str:
     """The one line that an encoder of this name ends in."""
-    with pytest.raises(ConfigError, match=r"^scores\.encoder: ") as raised:
+    with pytest.raises(ConfigError, match=r"^scores\.clip_model: ") as raised:
         ClipEncoder(str(name), CPU)
     line = str(raised.value)
     assert "\n" not in line

@@ -371,7 +371,7 @@ def master(rank: int) -> DictConfig:
 def test_what_is_queued_lies_in_the_search(search: str, value: Any) -> None:
     space, _ = parse_space([search], {}, OverridesParser.create())
     config = SweepConfig()
-    config.study.queue = [{"network.rank": 2}, {"network.rank": value}]
+    config.study.enqueue = [{"network.rank": 2}, {"network.rank": value}]
     if value in (3, 2.5) and "interval" in search:
         assert len(first_settings(master(4), config, space)) == 3
         return
@@ -393,7 +393,7 @@ def test_of_another_study_comes_what_lies_in_the_search(tmp_path: Path) -> None:
             )
         )
     config = SweepConfig()
-    config.study.root, config.study.from_study = str(tmp_path), "other"
+    config.study.root, config.study.warm_start = str(tmp_path), "other"
     space, _ = parse_space(["network.rank=choice(2,4,8)"], {}, OverridesParser.create())
     assert best_settings(tmp_path / "studies" / "other", None, 99)[0]["a.b"] is True
     first = first_settings(master(8), config, space)

@@ -195,7 +195,7 @@ def test_a_trial_again_has_known_settings_alone(records: list[TrialRecord]) -> N
     kept = [
         "network.rank=4", "data.path='/my pictures/it\\'s'", "data.trigger='sks $x'",
         "preset=style", "optimizer=adamw", "+optimizer.eps=1e-6", "optimizer.betas=[0.9,0.99]",
-        "~optimizer.weight_decay", "network.alpha=${network.rank}", "scores.encoder=puppets",
+        "~optimizer.weight_decay", "network.alpha=${network.rank}", "scores.clip_model=puppets",
         "base.path=runwayml/some-model",
     ]  # fmt: skip
     dropped = [
@@ -203,7 +203,7 @@ def test_a_trial_again_has_known_settings_alone(records: list[TrialRecord]) -> N
         "hydra/launcher=evil",
         "hydra.searchpath=[file:///x]", "kohya=/x.toml", "dataset_config=/x.toml", "study.root=/x",
         "study.storage=sqlite:////x", "+study.name=../../x", "cache=disk", "cache_path=/x",
-        "evil.key=1", "search=default", "policy.rule=last", "pruner._target_=evil.Pruner",
+        "evil.key=1", "search=default", "selection.rule=last", "pruner._target_=evil.Pruner",
         "x; touch PWNED", "=1", "~data", "network=1;2", "+--config-dir=/x", "++hydra.verbose=true",
         "data.trigger='a\0b'",
     ]  # fmt: skip
@@ -213,7 +213,7 @@ def test_a_trial_again_has_known_settings_alone(records: list[TrialRecord]) -> N
         "optimizer={_target_:evil.Adam}": "optimizer",
         "optimizer=../../evil": "optimizer",
         "optimizer=evil": "optimizer",
-        "scores.encoder='hf-hub:evil/model'": "scores.encoder",
+        "scores.clip_model='hf-hub:evil/model'": "scores.clip_model",
         "scores.pose_model='/x.task'": "scores.pose_model",
         "network.conv_rank=${oc.env:SECRET}": "network.conv_rank",
     }
@@ -221,6 +221,8 @@ def test_a_trial_again_has_known_settings_alone(records: list[TrialRecord]) -> N
         again = again_command(replace(records[0], overrides=[override]))
         assert len(shlex.split(again.command)) == 4, override
         assert not again.left_out
+    old = again_command(replace(records[0], overrides=["training.oom=adapt", "policy=last"]))
+    assert old.command == "python -m sweeper training.on_oom=degrade"
     again = again_command(replace(records[0], overrides=[*kept, *dropped]))
     assert shlex.split(again.command) == [
         "python", "-m", "sweeper", "network.rank=4", "data.path=/my pictures/it's",
@@ -260,7 +262,7 @@ def test_plots_and_sheets_show_letters(
     text: str, records: list[TrialRecord], tmp_path: Path
 ) -> None:
     spoiled = [spoilt(record, text) for record in records]
-    best, policy = spoiled[0], PolicyConfig(limits={text or "copying": 0.5, "copying": 0.1})
+    best, policy = spoiled[0], PolicyConfig(max={text or "copying": 0.5, "copying": 0.1})
     draw_overview(tmp_path / "a.png", spoiled, best, best.scorecards[0], policy)
     pixels = torch.zeros(3, 8, 8)
     sheet = data_sheet([(pixels, text), (pixels, text * 3)], [(pixels, text)])

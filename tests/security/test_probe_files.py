@@ -28,7 +28,7 @@ GOOD: dict[str, Any] = {
 
 def refused(file: Path) -> str:
     """The one line that a file of values ends in."""
-    with pytest.raises(ConfigError, match=r"^probes\.values: ") as raised:
+    with pytest.raises(ConfigError, match=r"^probes\.attributes: ") as raised:
         load_attributes(str(file))
     line = str(raised.value)
     assert "\n" not in line
@@ -98,7 +98,7 @@ def test_what_is_no_file_of_values(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "values.yaml").write_text(text)
     refused(tmp_path / "values.yaml")
-    with pytest.raises(ConfigError, match=r"^probes\.set: "):
+    with pytest.raises(ConfigError, match=r"^probes\.file: "):
         load_probe_set(str(tmp_path / "values.yaml"))
     assert not (tmp_path / "PWNED").exists()
 
@@ -149,7 +149,7 @@ def test_a_probe_set_is_typed(tmp_path: Path, key: str, value: Any) -> None:
     file.write_text(good.to_yaml())
     assert load_probe_set(str(file)) == good  # as this program writes it
     file.write_text(json.dumps({**content, key: value}))
-    with pytest.raises(ConfigError, match=r"^probes\.set: ") as raised:
+    with pytest.raises(ConfigError, match=r"^probes\.file: ") as raised:
         load_probe_set(str(file))
     assert "\x1b" not in str(raised.value)
 

@@ -56,10 +56,13 @@ HOSTILE: list[tuple[Edits, str]] = [
     ({"optimizer.lr": float("nan")}, "not a number"),
     ({"optimizer.lr": True}, "must be a number"),
     ({"optimizer.x0": "x", "optimizer.x1": "${optimizer.x0}${optimizer.x0}"}, "does not take it"),
-    ({"scores": {"encoder": "hf-hub:evil/model/x"}}, "scores.encoder=hf-hub:evil/model/x"),
-    ({"scores": {"encoder": "/somewhere/evil_encoder"}}, "scores.encoder: the run used"),
-    ({"scores": {"encoder": "train/puppets"}}, "scores.encoder: the run used"),
-    ({"scores": {"pose": "mediapipe", "pose_model": "/x/y.task"}}, "scores.pose_model: the run"),
+    ({"scores": {"clip_model": "hf-hub:evil/model/x"}}, "scores.clip_model=hf-hub:evil/model/x"),
+    ({"scores": {"clip_model": "/somewhere/evil_encoder"}}, "scores.clip_model: the run used"),
+    ({"scores": {"clip_model": "train/puppets"}}, "scores.clip_model: the run used"),
+    (
+        {"scores": {"pose_detector": "mediapipe", "pose_model": "/x/y.task"}},
+        "scores.pose_model: the run",
+    ),
     ({"base.path": "evil/model"}, "type base.path=evil/model"),
     ({"base.path": "https://evil.example/model"}, "base.path: the run used"),
     ({"base.path": "/somewhere/evil.ckpt"}, "base.path: the run used"),
@@ -78,8 +81,8 @@ HOSTILE: list[tuple[Edits, str]] = [
     ({"data.dataset_config": "/dev/zero"}, "data.dataset_config=/dev/zero"),
     ({"data.validation_path": "/etc"}, "data.validation_path=/etc"),
     ({"data.regularization_path": "/etc"}, "data.regularization_path=/etc"),
-    ({"probes": {"set": "/etc/passwd"}}, "probes.set=/etc/passwd"),
-    ({"probes": {"values": "/x/values_width.yaml"}}, "probes.values=/x/values_width.yaml"),
+    ({"probes": {"file": "/etc/passwd"}}, "probes.file=/etc/passwd"),
+    ({"probes": {"attributes": "/x/values_width.yaml"}}, "probes.attributes=/x/values_width.yaml"),
     ({"data.trigger": {"a": 1}}, "data.trigger"),
     ({"data.trigger": "???"}, "data.trigger"),
     ({"network.alpha": "${times:aaaaaaaa,99999999999}"}, "must be a number"),
@@ -92,8 +95,8 @@ HOSTILE: list[tuple[Edits, str]] = [
     ({"data": None}, "data: null"),
     ({"probes": [1]}, "probes: [1]"),
     ({"data": DEEP}, "lorasweep_config"),
-    ({"policy": {"limits": {"copying": "x"}}}, "policy.limits"),
-    ({"policy": {"limits": 3}}, "policy.limits"),
+    ({"selection": {"max": {"copying": "x"}}}, "selection.max"),
+    ({"selection": {"max": 3}}, "selection.max"),
     ({"training.text_encoder_lr": {"_target_": "os.system"}}, "training.text_encoder_lr"),
     *(
         ({f"{key.partition('.')[0]}": {key.partition(".")[2]: value}}, key)
@@ -120,7 +123,7 @@ HARMLESS: list[Edits] = [
     {"data.trigger": "${oc.decode:'[1,2,{a:b}]'}"},
     {"data.trigger": "${os.system:id}"},
     {"cache": "disk", "cache_path": "/outside/cache"},
-    {"base.speed": "compile"},
+    {"base.compile": True},
     {"study": {"root": "/outside", "name": "../../x", "storage": "sqlite:////outside/x.db"}},
     {"search": {"data.path": "choice(/etc,/dev)"}, "pruner": {"_target_": "os.system"}},
     {"pack": {"_target_": "os.system"}},
@@ -195,7 +198,7 @@ def test_a_harmless_setting_trains(
     assert config
     assert config.data.trigger == edits.get("data.trigger", "sks puppet")
     assert (config.cache, config.cache_path) == ("memory", "mlruns/cache/latents")
-    assert config.base.speed == "eager"
+    assert config.base.compile is False
     assert config.study.root == f"{trying.folder}/mlruns"
     assert (config.study.storage, config.study.name) == (None, "reproductions")
     assert (config.search, config.pack) == ({}, 1)
@@ -336,7 +339,7 @@ def test_what_is_typed_is_named_and_what_files_amount_to_is_not(tmp_path: Path) 
     ]  # fmt: skip
     theirs = f"data.validation_path='{tmp_path}/translated'"
     line = preflight("train", given, TrainConfig, fits, translate=lambda own: [*own[:-1], theirs])
-    assert line == [f"data.path='{tmp_path}/typed'", theirs]
+    assert line == ["data=default", f"data.path='{tmp_path}/typed'", theirs]
     swept = [
         f"data.path=choice({tmp_path}/swept,b)", f"study.root={tmp_path}/root${{network.rank}}",
         "-m", "network.rank=1,2",

@@ -41,7 +41,7 @@ from tests.security.hostile import TEXTS
 from train.errors import ConfigError
 
 Saved = dict[str, Any]
-POLICY = PolicyConfig(limits={"copying": 0.35}, floors={"prompt_fidelity": 0.7})
+POLICY = PolicyConfig(max={"copying": 0.35}, min={"prompt_fidelity": 0.7})
 NAMES = ("prompt_fidelity", "subject_fidelity", "copying", "validation_loss")
 SETTINGS = {
     "data": {"path": "pictures", "trigger": "sks puppet"},
@@ -51,7 +51,7 @@ SETTINGS = {
     "scheduler": {"name": "constant"},
     "training": {"epochs": 3},
     "probes": {"steps": 6, "guidance": 3.0},
-    "policy": {"rule": "overfit_aware"},
+    "selection": {"rule": "overfit_aware"},
     "study": {"storage": None},
 }
 

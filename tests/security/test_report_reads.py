@@ -262,10 +262,10 @@ RESULTS: dict[str, Any] = {
     "no policy": {},
     "a list": {"policy_settings": []},
     "another rule": {"policy_settings": {"rule": "pickle"}},
-    "a limit on nothing": {"policy_settings": {"limits": {"x": 1}}},
-    "a limit of text": {"policy_settings": {"limits": {"copying": "1"}}},
-    "a limit of NaN": {"policy_settings": {"limits": {"copying": float("nan")}}},
-    "a limit too far": {"policy_settings": {"limits": {"copying": 1e300}}},
+    "a limit on nothing": {"policy_settings": {"max": {"x": 1}}},
+    "a limit of text": {"policy_settings": {"max": {"copying": "1"}}},
+    "a limit of NaN": {"policy_settings": {"max": {"copying": float("nan")}}},
+    "a limit too far": {"policy_settings": {"max": {"copying": 1e300}}},
     "an epoch of 10^30": {"policy_settings": {"epoch": 10**30}},
     "errors of infinity": {"policy_settings": {"standard_errors": float("inf")}},
     "a list of it all": [],
@@ -283,7 +283,7 @@ def test_a_policy_of_a_result_is_checked(
     assert "result.json" in caplog.text
     assert "the policy of its trials is used" in caplog.text
     for record in records:
-        record.settings["policy"] = RESULTS[name] or {"rule": ["x"]}
+        record.settings["selection"] = RESULTS[name] or {"rule": ["x"]}
     assert policy_of(received, records) == PolicyConfig() or name == "no policy"
 
 

@@ -154,7 +154,7 @@ def as_it_was(folder: Path) -> list[tuple[str, bytes]]:
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "sweep": ("sweeper", *SEARCH, *SMALL),
-    "from_study": ("sweeper", "-m", "network.rank=2,4", "study.from_study=small", "study.name=o"),
+    "from_study": ("sweeper", "-m", "network.rank=2,4", "study.warm_start=small", "study.name=o"),
     "select": ("sweeper.select", "study=small", "apply=true"),
     "report": ("sweeper.report", "study=small"),
     "reproduce": ("sweeper.reproduce", "study=small"),

@@ -24,7 +24,7 @@ SEARCH = ("-m", "network.rank=2,4", "hydra.sweeper.n_trials=2", "study.name=smal
 SMALL = (
     "training.epochs=2",
     "data.repeats=1",
-    "study.keep=all",
+    "study.keep_checkpoints=all",
     "probes.count=8",
     "probes.steps=2",
     "scores.baseline=2",

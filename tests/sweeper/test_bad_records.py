@@ -83,7 +83,7 @@ def test_report_and_select_go_on_without_it(
     file, root = study / "trials" / "0000" / FILE, str(study.parent.parent)
     file.write_bytes(changed(file.read_bytes()))
     rewrite.main(ReportConfig(study="small", root=root))
-    select.main(SelectConfig(study="small", root=root, policy=PolicyConfig(rule="last")))
+    select.main(SelectConfig(study="small", root=root, selection=PolicyConfig(rule="last")))
     said = {entry.message for entry in caplog.records if "no record" in entry.message}
     (line,) = said
     assert line.startswith(f"{file} is no record of a trial: ")

@@ -165,11 +165,11 @@ def test_queued_settings_must_be_searched() -> None:
     space, _ = parse_space(["network.rank=2,4"], {}, OverridesParser.create())
     master = OmegaConf.create({"network": {"rank": 4}, "hydra": {"runtime": {"choices": {}}}})
     config = SweepConfig()
-    config.study.queue = [{"network.rank": 2}]
+    config.study.enqueue = [{"network.rank": 2}]
     assert first_settings(master, config, space) == [{"network.rank": 4}, {"network.rank": 2}]
     for key, value, words in (("network.rnk", 2, "did you mean network.rank"),
                               ("network.rank", 3, "network.rank=3 is outside")):  # fmt: skip
-        config.study.queue = [{key: value}]
+        config.study.enqueue = [{key: value}]
         with pytest.raises(ConfigError, match=words):
             first_settings(master, config, space)
 
@@ -183,7 +183,7 @@ def test_the_best_of_another_study_come_after_the_configured(tmp_path: Path) -> 
         trial.lock.release(force=True)
     master = OmegaConf.create({"network": {"rank": 16}, "hydra": {"runtime": {"choices": {}}}})
     config = SweepConfig()
-    config.study.root, config.study.from_study = str(tmp_path), "old"
+    config.study.root, config.study.warm_start = str(tmp_path), "old"
     space, _ = parse_space(["network.rank=4,8,16"], {}, OverridesParser.create())
     first = [params["network.rank"] for params in first_settings(master, config, space)]
     assert first == [16, 4, 8], "its third best is not in this space"

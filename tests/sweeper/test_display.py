@@ -26,7 +26,7 @@ from sweeper.tracking.trial_record import (
     trial_folder,
 )
 
-POLICY = PolicyConfig(limits={"copying": 0.35})
+POLICY = PolicyConfig(max={"copying": 0.35})
 WIDTH, HEIGHT = 120, 40
 
 

@@ -248,7 +248,7 @@ def test_a_card_that_others_have_filled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As before where it is the trial's alone: see the tests of packs."""
-    trial = make(0, oom="adapt")
+    trial = make(0, on_oom="degrade")
     said = "out of memory, and other processes hold about 70.1 of the 80.0 GB of cuda:0"
     monkeypatch.setattr(
         "sweeper.execution.pack_runner.memory_of_other_processes", lambda device: said

@@ -92,7 +92,7 @@ def test_a_trial_alone_adapts_to_the_memory_that_there_is(
         go(self, running, batch)
 
     monkeypatch.setattr(Trainer, "step", step)
-    trials = [make(0, oom="adapt"), make(1)]
+    trials = [make(0, on_oom="degrade"), make(1)]
     run(trials, 2)
     adapted, stopped = (trial.record for trial in trials)
     assert [adapted.state, stopped.state] == [COMPLETE, FAILED]
@@ -122,7 +122,7 @@ def test_a_trial_of_smaller_pictures_is_scored_as_the_others(
 
     monkeypatch.setattr(Trainer, "step", step)
     monkeypatch.setattr("sweeper.execution.pack_runner.load_context", load_parts)
-    trial = make(0, oom="adapt", epochs=1)
+    trial = make(0, on_oom="degrade", epochs=1)
     trial.config.data.resolution = 96
     run_trials([trial], 1)
     assert trial.record.state == COMPLETE
@@ -205,7 +205,7 @@ def test_what_is_not_kept_is_deleted_when_a_trial_ends(
 ) -> None:
     trials = [make(number) for number in range(3)]
     for trial in trials:
-        trial.config.study.keep = keep
+        trial.config.study.keep_checkpoints = keep
     run(trials, 2, worth=lambda trial, epoch: WORTH[trial, epoch])
     names = {"lora-000001.safetensors": 1, "lora.safetensors": 2}
     folders = [trial.record.folder for trial in trials]
@@ -228,7 +228,7 @@ def test_a_trial_begins_where_there_is_room(
     one = trial_size(base, pictures, config)
     whole = describe(base, pictures, config, 3)
     assert "checkpoints of at most" in whole
-    assert "(study.keep=best)" in whole
+    assert "(study.keep_checkpoints=best)" in whole
     for trial in trials[:2]:
         trial.record.save()
 

@@ -130,7 +130,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def nothing_is_feasible(study: Path, records: list[TrialRecord]) -> PolicyConfig:
-    return PolicyConfig(limits={"pose_memorization": -1.0})
+    return PolicyConfig(max={"pose_memorization": -1.0})
 
 
 def all_failed(study: Path, records: list[TrialRecord]) -> PolicyConfig:
@@ -157,7 +157,7 @@ def no_pose_to_be_found(study: Path, records: list[TrialRecord]) -> PolicyConfig
         for name in ("pose_memorization", "pose_diversity", "detection_rate", "outfit_leak"):
             scores.pop(name, None)
         epoch.scorecard.notes = ["There is no body: layouts are compared."]
-    return PolicyConfig(limits={"copying": 1.0})
+    return PolicyConfig(max={"copying": 1.0})
 
 
 def all_pictures_gone(study: Path, records: list[TrialRecord]) -> PolicyConfig:

@@ -185,11 +185,11 @@ def test_what_cannot_be_made_again_is_said(one: One, again: Again, tmp_path: Pat
 def test_settings_of_another_version() -> None:
     then = asdict(settings("sweep", SweepConfig, ["network.rank=3", "optimizer=lion"]))
     then["network"]["rnk"] = 4
-    del then["training"]["caption_dropout"], then["study"], then["base"]["speed"]
+    del then["training"]["caption_dropout"], then["study"], then["base"]["compile"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         with pytest.raises(ConfigError) as error:
             migrate_config.migrate(Received(then), {}, by=" (commit abc)")
-        carried = migrate_config.migrate(Received(then), {"data.path": "elsewhere"}, anyway=True)
+        carried = migrate_config.migrate(Received(then), {"data.path": "elsewhere"}, force=True)
         with pytest.raises(ConfigError, match=r"network\.rank"):
             migrate_config.migrate(Received({**then, "network": {"rank": 0}}), {})
     assert "(commit abc)" in str(error.value)
@@ -204,7 +204,7 @@ def test_settings_of_another_version() -> None:
             migrate_config.migrate(Received(real), {})
         carried = migrate_config.migrate(Received(real), {"base.path": "/my/model.safetensors"})
     assert carried.config.data.resolution == 512  # today's default on such a base
-    assert carried.config.probes.values == "person"
+    assert carried.config.probes.attributes == "person"
 
 
 def epoch(number: int, weights: str = "a", **scores: float) -> ScoredEpoch:

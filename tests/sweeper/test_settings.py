@@ -33,7 +33,7 @@ from train.config.schema import CONF
 from train.loop.trainer import Checkpoint
 
 SAMPLERS = sorted(file.stem for file in (CONF / "hydra/sweeper/sampler").iterdir())
-POLICY = PolicyConfig(limits={"pose_memorization": 0.35})
+POLICY = PolicyConfig(max={"pose_memorization": 0.35})
 
 
 @pytest.mark.parametrize(
@@ -44,17 +44,20 @@ POLICY = PolicyConfig(limits={"pose_memorization": 0.35})
         (["scheduler=cosin"], "did you mean cosine"),
         (["network.conv_rank=0", "network.conv_alpha=1"], "network.conv_alpha: needs"),
         (["study.name=a/b"], "study.name"),
-        (["training.keep_last=2"], "training.keep_last: a sweep scores every checkpoint"),
+        (["training.save_last=2"], "training.save_last: a sweep scores every checkpoint"),
         (["network.rank=321"], "network.rank: 321 must be from 1 to 320"),
         (["network.alpha=4", "network.alpha_ratio=0.5"], "network.alpha: is given by"),
         (["network.conv_alpha=4", "network.alpha_ratio=0.5"], "network.conv_alpha: is given by"),
         (
             ["scheduler=constant_with_warmup", "scheduler.warmup_steps=9"],
-            "scheduler.warmup_steps: scheduler.warmup is given too",
+            "scheduler.warmup_steps: scheduler.warmup_ratio is given too",
         ),
         (["scheduler.warmup_epochs=-1"], "scheduler.warmup_epochs: -1.0 must be from 0 to"),
         (["scheduler=cosine_with_restart"], "did you mean cosine_with_restarts"),
-        (["training.oom=adaptt"], "training.oom: 'adaptt' is none of stop, adapt; did you mean"),
+        (
+            ["training.on_oom=degrad"],
+            "training.on_oom: 'degrad' is none of fail, degrade; did you mean",
+        ),
         (["training.max_grad_norm=-1"], "training.max_grad_norm: -1.0 must be from 0 to"),
         (["training.min_snr_gamma=0"], "training.min_snr_gamma: 0.0 must be from 0.01 to"),
         (["training.max_steps=0"], "training.max_steps: 0 must be from 1 to 10000000"),
@@ -67,12 +70,12 @@ POLICY = PolicyConfig(limits={"pose_memorization": 0.35})
             ["optimizer=prodigy", "network.text_encoder=true", "training.text_encoder_lr=0.5"],
             "training.text_encoder_lr: Prodigy finds one step size for all",
         ),
-        (["study.settled_epoch=1"], "did you mean study.settled_epochs"),
+        (["early_stop.memorization_patienc=1"], "did you mean early_stop.memorization_patience"),
         (["-m", "training.seed=int(range(0,3,0.5))"], "training.seed: "),
         (["-m", "scheduler=glob(cos*)", "network.rank=0"], "network.rank"),
         (["-m", "hydra.sweeper.n_trial=3"], "did you mean hydra.sweeper.n_trials"),
         (["probes.steps=0"], "probes.steps"),
-        (["+policy.limits.pose_memorisation=0.2"], "did you mean pose_memorization"),
+        (["+selection.max.pose_memorisation=0.2"], "did you mean pose_memorization"),
         (
             ["probes.count=4"],
             "probes.count: with 4 fresh ones of 4 probes no checkpoint can be surely below",
@@ -157,7 +160,7 @@ def test_probe_sets_come_by_budget(budget: str, count: int) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_is_a_policy_to_choose(rule: str) -> None:
     choice = "default" if rule == "overfit_aware" else rule
-    policy = settings("sweep", SweepConfig, [f"policy={choice}", "policy.epoch=3"]).policy
+    policy = settings("sweep", SweepConfig, [f"selection={choice}", "selection.epoch=3"]).selection
     assert policy.rule == rule
     check_policy(policy)
 

@@ -30,6 +30,7 @@ from sweeper.search.samplers import (
 from sweeper.search.search_space import Space, identity, parse_space
 from sweeper.study.trial_lease import settle
 from train.cli.compose import settings
+from train.cli.group_choices import with_group_choices
 from train.config.schema import CONF
 from train.errors import ConfigError
 
@@ -40,7 +41,7 @@ def space_of(*arguments: str, search: dict[str, str] | None = None) -> tuple[Spa
 
 def composed(*chosen: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("sweep", list(chosen), return_hydra_config=True)
+        return compose("sweep", with_group_choices(chosen), return_hydra_config=True)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_sweeps_replace_the_search_and_fixed_values_fix_it() -> None:
     search = {"network.rank": "choice(4, 8)", "scheduler": "choice(constant, cosine)"}
     assert list(space_of(search=search)[0].distributions) == ["network.rank", "scheduler"]
     assert list(space_of("network.rank=4", search=search)[0].distributions) == ["scheduler"]
-    own = {"optimizer.lr": "interval(0.1, 1)", "scheduler.warmup": "choice(0, 0.1)", **search}
+    own = {"optimizer.lr": "interval(0.1, 1)", "scheduler.warmup_ratio": "choice(0, 0.1)", **search}
     fixed_ones = space_of("optimizer=prodigy", "scheduler=constant", search=own)[0]
     assert list(fixed_ones.distributions) == ["network.rank"], "lr and warm-up mean nothing there"
     space, fixed = space_of("training.seed=1,2", "network.rank=4", search=search)

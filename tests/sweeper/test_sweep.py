@@ -108,7 +108,7 @@ def test_who_kills_its_process_fails_and_takes_nobody_along(tmp_path: Path) -> N
     command = (
         "-m", "optimizer.lr=1.0,1e-3", "optimizer._target_=tests.sweeper.deadly.Deadly",
         "~optimizer.weight_decay", "~optimizer.betas", "study.name=deadly", *SMALL,
-        "training.epochs=3", "policy.floors.prompt_fidelity=2", "hydra.sweeper.objective=pareto",
+        "training.epochs=3", "selection.min.prompt_fidelity=2", "hydra.sweeper.objective=pareto",
     )  # fmt: skip
     codes: list[int] = []
     while (ended := finish(tmp_path, "sweeper", *command))[0] and len(codes) < 4:
@@ -140,8 +140,8 @@ def test_finished_study_refuses_other_settings(swept: Swept) -> None:
 
 def test_selected_again_by_another_policy(swept: Swept, tmp_path: Path) -> None:
     before = (swept.study / "result.json").read_bytes()
-    code, output = run_module("sweeper.select", "study=small", "policy=epoch", "policy.epoch=1",
-                              f"root={swept.root}")  # fmt: skip
+    code, output = run_module("sweeper.select", "study=small", "selection=epoch",
+                              "selection.epoch=1", f"root={swept.root}")  # fmt: skip
     assert code == 0, output
     assert "Epoch 1 was taken since it was asked for" in output
     assert (swept.study / "result.json").read_bytes() == before
@@ -153,15 +153,15 @@ def test_selected_again_by_another_policy(swept: Swept, tmp_path: Path) -> None:
         source = swept.root / part
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tmp_path / part)
-    code, output = run_module("sweeper.select", "study=small", "policy=last", f"root={tmp_path}")
+    code, output = run_module("sweeper.select", "study=small", "selection=last", f"root={tmp_path}")
     assert code == 0, output
     assert "Epoch 2 was taken since it is the last one" in output
 
 
 def test_selection_that_is_applied_becomes_the_champion(swept: Swept, tmp_path: Path) -> None:
     root = copied(swept, tmp_path / "mlruns")
-    code, output = run_module("sweeper.select", "study=small", "policy=epoch", "policy.epoch=1",
-                              "apply=true", f"root={root}")  # fmt: skip
+    code, output = run_module("sweeper.select", "study=small", "selection=epoch",
+                              "selection.epoch=1", "apply=true", f"root={root}")  # fmt: skip
     assert code == 0, output
     result = json.loads((root / "studies/small/result.json").read_text())
     assert (result["policy"], result["epoch"]) == ("epoch", 1)
@@ -169,13 +169,13 @@ def test_selection_that_is_applied_becomes_the_champion(swept: Swept, tmp_path: 
     assert record.selected == 1
     weights = next(e.weights for e in record.epochs if e.scorecard.epoch == 1)
     assert weights_hash(root / "studies/small/best.safetensors") == weights
-    (record.folder / "lora-000001.safetensors").unlink()  # as study.keep=best does
-    code, output = run_module("sweeper.select", "study=small", "policy=epoch", "policy.epoch=1",
-                              "apply=true", f"root={root}")  # fmt: skip
+    (record.folder / "lora-000001.safetensors").unlink()  # as study.keep_checkpoints=best does
+    code, output = run_module("sweeper.select", "study=small", "selection=epoch",
+                              "selection.epoch=1", "apply=true", f"root={root}")  # fmt: skip
     assert code == 0, "the study's best.safetensors is the same"
     (root / "studies/small/best.safetensors").unlink()
-    code, output = run_module("sweeper.select", "study=small", "policy=epoch", "policy.epoch=1",
-                              "apply=true", f"root={root}")  # fmt: skip
+    code, output = run_module("sweeper.select", "study=small", "selection=epoch",
+                              "selection.epoch=1", "apply=true", f"root={root}")  # fmt: skip
     assert code == 1
     assert "is gone" in output
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")

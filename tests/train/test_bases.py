@@ -242,8 +242,8 @@ def test_files_in_the_words_of_diffusers_load_to_the_same_change(
 def test_settings_of_the_base(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """clip_skip and prediction as asked; SDXL's autoencoder in fp32 where all else is fp16."""
     path = str(folder)
-    skipped = load_base(BaseConfig(path=path, device="cpu", clip_skip=2, prediction="epsilon"))
-    assert skipped.prediction == "epsilon"
+    skipped = load_base(BaseConfig(path=path, device="cpu", clip_skip=2, prediction_type="epsilon"))
+    assert skipped.prediction_type == "epsilon"
     tokens = skipped.tokenizer([PROMPT], padding="max_length", return_tensors="pt").input_ids
     assert tokens.shape == (1, 16)
     with torch.no_grad():

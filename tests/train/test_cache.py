@@ -241,7 +241,7 @@ def test_a_folder_that_cannot_be_written_stops_nothing(
 
 def test_fixed_latents_are_one_draw_for_each_picture(base: BaseModel, config: TrialConfig) -> None:
     sampled = encode(base, config)
-    fixed = encode(base, replace(config, data=replace(config.data, latents="fixed")))
+    fixed = encode(base, replace(config, data=replace(config.data, resample_latents=False)))
     random = torch.Generator()
     (mean, std), (drawn, none) = (data.latents_of([0], random) for data in (sampled, fixed))
     assert not none.any()

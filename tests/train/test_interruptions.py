@@ -45,7 +45,7 @@ def test_from_the_middle_of_an_epoch_to_the_same_bytes(
     config = trial(
         epochs=4, batch_size=1, gradient_accumulation=2, save_every=2, caption_dropout=0.3,
         noise_offset=0.1, network=NetworkConfig(rank=2, dropout=0.2),
-        scheduler=SchedulerConfig("cosine", warmup=0.2),
+        scheduler=SchedulerConfig("cosine", warmup_ratio=0.2),
     )  # fmt: skip
     whole = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
     member = TrialSpec(config, tmp_path / "broken")
@@ -66,7 +66,7 @@ def test_the_state_is_saved_every_so_often_within_an_epoch(
 ) -> None:
     """A crash in the second epoch costs the steps since the last state, and changes nothing."""
     whole = train(base, pictures, TrialSpec(trial(), tmp_path / "whole"))
-    member = TrialSpec(trial(state_minutes=0), tmp_path / "crashed")
+    member = TrialSpec(trial(resume_save_minutes=0), tmp_path / "crashed")
     trainer, steps = Trainer(base, pictures, [member]), 0
 
     def crash(running: Any, step: int, go: Any = trainer.step) -> None:
@@ -88,14 +88,14 @@ def test_the_state_is_saved_every_so_often_within_an_epoch(
 
 
 @pytest.mark.parametrize(
-    "other", [{"precision": "bf16"}, {"clip_skip": 2}, {"prediction": "v_prediction"}]
+    "other", [{"precision": "bf16"}, {"clip_skip": 2}, {"prediction_type": "v_prediction"}]
 )
 def test_a_run_is_not_continued_on_a_base_that_is_used_otherwise(
     base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, other: dict[str, Any]
 ) -> None:
     config = trial(epochs=1)
     train(base, pictures, TrialSpec(config, tmp_path))
-    moved = replace(config, base=replace(config.base, path="/elsewhere", speed="compile"))
+    moved = replace(config, base=replace(config.base, path="/elsewhere", compile=True))
     assert train(base, pictures, TrialSpec(moved, tmp_path))[0].checkpoints[0].last
     with pytest.raises(TrainingError, match="holds a run of other settings"):
         train(
@@ -126,7 +126,7 @@ def test_a_lost_loss_stops_at_once_and_the_files_stay(
     base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the second step of the second epoch; no state is written of what is lost."""
-    member = TrialSpec(trial(epochs=3, state_minutes=0), tmp_path)
+    member = TrialSpec(trial(epochs=3, resume_save_minutes=0), tmp_path)
     trainer = Trainer(base, pictures, [member])
     run, steps = trainer.pending[0], 0
 

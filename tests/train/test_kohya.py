@@ -82,18 +82,19 @@ multires_noise_iterations = 0
 """
 FULL_LINES = """
 base.path=/models/my model.safetensors  base.precision=fp16  base.clip_skip=2
-base.prediction=v_prediction  training.gradient_checkpointing=true  base.attention=sdpa
+base.prediction_type=v_prediction  training.gradient_checkpointing=true  base.attention=sdpa
 data.path={folder}  data.trigger=sks person  data.class_words=  data.regularization_path=/reg
 data.caption_extension=.txt  data.repeats=1  data.validation_fraction=0.0
 data.resolution=512  data.height=768  data.shuffle_caption=true  data.keep_tokens=1
 data.flip=true  data.buckets=true  data.min_bucket=320  data.max_bucket=1024
-data.bucket_step=64  data.bucket_upscale=false  data.latents=fixed  cache=disk
+data.bucket_step=64  data.bucket_upscale=false  data.resample_latents=false  cache=disk
 network.rank=32  network.alpha=16  network.conv_rank=4  network.conv_alpha=2
 network.dropout=0.1  network.text_encoder=true
 optimizer=adamw8bit  optimizer._target_=bitsandbytes.optim.PagedAdamW8bit
 ++optimizer.weight_decay=0.1  ++optimizer.betas=[0.9,0.99]
-scheduler=cosine_with_restarts  scheduler.warmup=0.1  scheduler.num_cycles=3  scheduler.power=1.0
-training.epochs=12  training.save_every=3  training.keep_last=4
+scheduler=cosine_with_restarts  scheduler.warmup_ratio=0.1  scheduler.num_cycles=3
+scheduler.power=1.0
+training.epochs=12  training.save_every=3  training.save_last=4
 training.batch_size=2  training.gradient_accumulation=4  training.seed=42
 training.max_grad_norm=0  training.noise_offset=0.05  training.prior_loss_weight=0.5
 training.caption_dropout=0.1  training.min_snr_gamma=5  training.save_precision=fp32
@@ -235,7 +236,7 @@ def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
     [
         ("network_dim = 8\nnetwork_alpha = 0", {"network.alpha": 8}),
         ('network_dim = "16"', {"network.rank": 16}),
-        ("lr_warmup_steps = 100", {"scheduler.warmup_steps": 100, "scheduler.warmup": 0.0,
+        ("lr_warmup_steps = 100", {"scheduler.warmup_steps": 100, "scheduler.warmup_ratio": 0.0,
                                    "scheduler": "constant_with_warmup"}),
         ("use_8bit_adam = true", {"optimizer": "adamw8bit"}),
         ("xformers = true", {"base.attention": "xformers" if find_spec("xformers") else "sdpa"}),

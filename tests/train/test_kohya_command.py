@@ -30,7 +30,7 @@ def test_the_command_line_beats_the_files(tmp_path: Path) -> None:
     mine = {line.split("=")[0].lstrip("+~") for line in lines[: -len(given)]}
     assert "optimizer.lr" in mine
     lost = {"network.rank", "optimizer", "optimizer.weight_decay", "training.epochs"}
-    assert not mine & (lost | {"scheduler.warmup"})
+    assert not mine & (lost | {"scheduler.warmup_ratio"})
     assert expand(["a=1"]) == (["a=1"], [])
     assert expand(["dataset_config=d.toml", "a=1"])[0] == ["data.dataset_config=d.toml", "a=1"]
 

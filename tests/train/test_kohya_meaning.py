@@ -82,7 +82,7 @@ def test_kohyas_word_on_what_the_base_predicts(
     tmp_path: Path, text: str, prediction: str | None
 ) -> None:
     found = translate(write(tmp_path, text))
-    assert found.settings.get("base.prediction") == prediction
+    assert found.settings.get("base.prediction_type") == prediction
     said = any("v2 without v_parameterization" in note for note in found.notes)
     assert said == (text == "v2 = true")
 
@@ -94,10 +94,13 @@ def test_kohyas_word_on_what_the_base_predicts(
                                                          "scheduler": "constant_with_warmup"}),
         ("lr_warmup_epochs = 2\nlr_warmup_steps = 9", {"scheduler.warmup_steps": 9,
                                                        "scheduler.warmup_epochs": None}),
-        ("lr_warmup_ratio = 0.1", {"scheduler.warmup": 0.1}),
-        ('lr_warmup_steps = "10%"', {"scheduler.warmup": 0.1}),
-        ('lr_warmup_steps = "100%"', {"scheduler.warmup": 1.0, "scheduler.warmup_steps": None}),
-        ("lr_warmup_steps = 1", {"scheduler.warmup": 0.0, "scheduler.warmup_steps": 1}),
+        ("lr_warmup_ratio = 0.1", {"scheduler.warmup_ratio": 0.1}),
+        ('lr_warmup_steps = "10%"', {"scheduler.warmup_ratio": 0.1}),
+        (
+            'lr_warmup_steps = "100%"',
+            {"scheduler.warmup_ratio": 1.0, "scheduler.warmup_steps": None},
+        ),
+        ("lr_warmup_steps = 1", {"scheduler.warmup_ratio": 0.0, "scheduler.warmup_steps": 1}),
         ("lr_warmup_epochs = 0", {"scheduler": "constant", "scheduler.warmup_epochs": None}),
         ("max_train_steps = 900\nsave_n_epoch_ratio = 10", {"training.save_every": 1}),
         ("max_train_steps = 900\nsave_n_epoch_ratio = 5", {"training.save_every": None}),
@@ -115,7 +118,7 @@ def test_kohyas_word_on_what_the_base_predicts(
         ('lr_scheduler = "adafactor"\noptimizer_type = "adafactor"', {"scheduler": "constant"}),
         ("--network-dim = 8", {"network.rank": 8}),
         ("resolution = 512x768", {"data.resolution": 512, "data.height": 768}),
-        ('lr_scheduler = "cosine"\nlr_decay_steps = 10', {"scheduler.decay": None}),
+        ('lr_scheduler = "cosine"\nlr_decay_steps = 10', {"scheduler.decay_ratio": None}),
     ],
 )  # fmt: skip
 def test_what_is_meant(tmp_path: Path, text: str, expected: dict[str, Any]) -> None:

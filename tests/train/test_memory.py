@@ -88,7 +88,7 @@ def test_oom_adapt_goes_on_with_less_from_the_last_state(
 ) -> None:
     """Runs out in the second epoch until batches are of one picture; then continues after that."""
     calls = short_of_memory(5, lambda config: config.training.batch_size > 1)
-    config = trial(oom="adapt", epochs=3, batch_size=2, state_minutes=0)
+    config = trial(on_oom="degrade", epochs=3, batch_size=2, resume_save_minutes=0)
     main(command(config, tmp_path))
     assert calls[:7] == [
         (0, 0, 2),
@@ -141,9 +141,9 @@ def test_remedies_come_in_the_guides_order_and_end(
     trial: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = DataConfig(resolution=512, height=768, buckets=True)
-    config = trial(oom="adapt", cache="off", data=data)
+    config = trial(on_oom="degrade", cache="off", data=data)
     stopped = trial(cache="off", data=data)
-    assert "training.oom=adapt applies 1, 2, 3, 4, 5 by itself" in advice(stopped)
+    assert "training.on_oom=degrade applies 1, 2, 3, 4, 5 by itself" in advice(stopped)
     remedies = all_remedies(config)
     assert remedies == (
         "gradient_checkpointing", "resolution", "cached latents", "8-bit optimizer", "batch_size 1",
@@ -168,7 +168,7 @@ def test_what_cannot_be_changed_in_the_middle_is_passed_over(
     trial: Make, other: dict[str, Any]
 ) -> None:
     """Sizes of a file, other epochs with max_steps, or no smaller step; and no 8 bits."""
-    config = trial(oom="adapt", optimizer={"_target_": "torch.optim.SGD", "lr": 0.1}, **other)
+    config = trial(on_oom="degrade", optimizer={"_target_": "torch.optim.SGD", "lr": 0.1}, **other)
     assert all_remedies(config) == ("gradient_checkpointing", "batch_size 1")
 
 
@@ -185,7 +185,9 @@ def test_oom_adapt_goes_on_with_smaller_pictures_in_other_buckets(
 ) -> None:
     """From the middle of the second epoch, and so again when the same command continues."""
     data = DataConfig(path=str(shapes), resolution=96, buckets=True, validation_fraction=0.0)
-    config = trial(oom="adapt", epochs=2, batch_size=1, cache="off", data=data, state_minutes=0)
+    config = trial(
+        on_oom="degrade", epochs=2, batch_size=1, cache="off", data=data, resume_save_minutes=0
+    )
     calls = short_of_memory(8, lambda config: config.data.resolution > 64 or config.cache == "off")
     main(command(config, tmp_path))
     done = [(epoch, step) for epoch, step, _ in calls]

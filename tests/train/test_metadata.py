@@ -45,7 +45,7 @@ def about(base: BaseModel, picture_folder: Path, tmp_path: Path) -> dict[str, st
         base=BaseConfig(path=str(base.path), device="cpu"),
         network=NetworkConfig(rank=4, alpha_ratio=0.5, conv_rank=2),
         optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3, "weight_decay": 0.1},
-        scheduler=SchedulerConfig(name="cosine", warmup=0.1),
+        scheduler=SchedulerConfig(name="cosine", warmup_ratio=0.1),
         training=TrainingConfig(
             epochs=4, batch_size=2, gradient_accumulation=2, min_snr_gamma=5.0,
             noise_offset=0.05, caption_dropout=0.1,

@@ -40,7 +40,7 @@ def test_every_optimizer_trains_and_continues_to_the_same_bytes(
     base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, optimizer: str
 ) -> None:
     chosen = settings("train", TrainConfig, [f"optimizer={optimizer}"]).optimizer
-    config = trial(optimizer=chosen, scheduler=SchedulerConfig("constant", warmup=0.2))
+    config = trial(optimizer=chosen, scheduler=SchedulerConfig("constant", warmup_ratio=0.2))
     whole = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
     adapter = load_checkpoint(whole[-1].checkpoints[0].path, base.adapters)
     assert any(up.abs().max() > 0 for up in adapter.up.values())
@@ -183,7 +183,7 @@ def test_every_schedule_goes_as_its_name_says(name: str, caplog: pytest.LogCaptu
 def test_a_warm_up_is_a_share_or_steps_or_epochs() -> None:
     for name in ("constant", "cosine"):
         for given in (
-            SchedulerConfig(name, warmup=0.2),
+            SchedulerConfig(name, warmup_ratio=0.2),
             SchedulerConfig(name, warmup_steps=20),
             SchedulerConfig(name, warmup_epochs=2.0),
         ):
@@ -193,9 +193,9 @@ def test_a_warm_up_is_a_share_or_steps_or_epochs() -> None:
 
 def test_a_share_of_the_steps_is_rounded_down_as_kohya_does() -> None:
     """int(ratio * steps): a tenth of 137 steps are 13."""
-    found = rates(SchedulerConfig("constant", warmup=0.1), 137)
+    found = rates(SchedulerConfig("constant", warmup_ratio=0.1), 137)
     assert found[:14] == pytest.approx([step / 13 for step in range(14)])
-    found = rates(SchedulerConfig("warmup_stable_decay", warmup=0.1, decay=0.1), 137)
+    found = rates(SchedulerConfig("warmup_stable_decay", warmup_ratio=0.1, decay_ratio=0.1), 137)
     assert sum(rate == 1 for rate in found) == 137 - 13 - 13 + 1
     assert found[137 - 13] == 1 > found[137 - 12]
 
@@ -204,7 +204,7 @@ def test_a_share_of_the_steps_is_rounded_down_as_kohya_does() -> None:
 def test_cycles_are_half_waves_as_kohya_reads_them(name: str) -> None:
     """1 falls; 2 falls and rises again; the last value tells."""
     ends = [
-        rates(SchedulerConfig(name, num_cycles=n, min_lr_ratio=0.2, decay=0.5), 200)[-1]
+        rates(SchedulerConfig(name, num_cycles=n, min_lr_ratio=0.2, decay_ratio=0.5), 200)[-1]
         for n in (1, 2, 3)
     ]
     assert ends == pytest.approx([0.2, 1.0, 0.2], abs=0.01)

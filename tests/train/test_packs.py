@@ -68,7 +68,7 @@ def four(config: TrialConfig) -> list[TrialConfig]:
             config,
             network=NetworkConfig(rank=7, alpha=1.0, dropout=0.3),
             training=replace(training, seed=5, caption_dropout=0.4),
-            scheduler=SchedulerConfig(name="cosine", warmup=0.2),
+            scheduler=SchedulerConfig(name="cosine", warmup_ratio=0.2),
         ),
         replace(
             config,

@@ -36,9 +36,9 @@ def test_a_home_that_there_is_not_is_named_in_one_line() -> None:
         locate(NOBODY)
     with pytest.raises(CheckpointError, match=f"checkpoints: no file {NOBODY}"):
         find(NOBODY)
-    with pytest.raises(ConfigError, match=f"probes.set: there is no file {NOBODY}"):
+    with pytest.raises(ConfigError, match=f"probes.file: there is no file {NOBODY}"):
         load_probe_set(NOBODY)
-    with pytest.raises(ConfigError, match=r"scores\.encoder: there is no \.safetensors file"):
+    with pytest.raises(ConfigError, match=r"scores\.clip_model: there is no \.safetensors file"):
         ClipEncoder(f"ViT-L-14@{NOBODY}", torch.device("cpu"))
     assert "~no-such-user-here" in _a_folder(f"file:{NOBODY}")
     assert TensorCache(Path(NOBODY)).folder == Path(NOBODY)

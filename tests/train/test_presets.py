@@ -37,7 +37,7 @@ def test_presets_are_the_guides_numbers(
     assert (config.network.rank, config.network.alpha) == (rank, alpha)
     assert config.optimizer["lr"] == lr
     assert (config.training.epochs, config.training.save_every) == (epochs, 5)
-    assert (config.scheduler.name, config.scheduler.warmup) == (scheduler, 0.1)
+    assert (config.scheduler.name, config.scheduler.warmup_ratio) == (scheduler, 0.1)
     small = chosen(f"preset={preset}")
     assert small.data.resolution == chosen().data.resolution
     assert small.optimizer["lr"] >= 20 * lr, "the embedded base learns nothing at a real one's rate"
@@ -55,9 +55,9 @@ def test_a_preset_says_how_many_pictures_are_few_for_it(
 def test_the_command_line_beats_a_preset() -> None:
     config = chosen(
         REAL, "scheduler=linear", "network.rank=4", "preset=style", "optimizer.lr=3e-4",
-        "scheduler.warmup=0",
+        "scheduler.warmup_ratio=0",
     )  # fmt: skip
-    assert (config.scheduler.name, config.scheduler.warmup) == ("linear", 0)
+    assert (config.scheduler.name, config.scheduler.warmup_ratio) == ("linear", 0)
     assert (config.network.rank, config.optimizer["lr"]) == (4, 3e-4)
     assert config.training.epochs == 30
     assert chosen(REAL) == chosen(REAL, "preset=none")

@@ -91,10 +91,16 @@ def test_a_wrong_own_default_is_named(conf: Path, line: str, words: str) -> None
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("policy.weights={nonsense: 1}", r"policy\.weights\.nonsense: there is no .*prompt_fid"),
-        ("policy.floors={nonsense: 1}", r"policy\.floors\.nonsense: there is no .*prompt_fid"),
-        ("policy.limits.copyin=1", r"policy\.limits\.copyin: .*did you mean copying\?"),
-        ("policy.weights={copying: 1}", r"policy\.weights\.copying: .*type \+policy\.weights\."),
+        (
+            "selection.weights={nonsense: 1}",
+            r"selection\.weights\.nonsense: there is no .*prompt_fid",
+        ),
+        ("selection.min={nonsense: 1}", r"selection\.min\.nonsense: there is no .*prompt_fid"),
+        ("selection.max.copyin=1", r"selection\.max\.copyin: .*did you mean copying\?"),
+        (
+            "selection.weights={copying: 1}",
+            r"selection\.weights\.copying: .*type \+selection\.weights\.",
+        ),
         ("study={budget: {hors: 1}}", r"study\.budget\.hors: .*did you mean study\.budget\.hours"),
     ],
 )

@@ -179,8 +179,8 @@ def test_a_guess_of_what_a_file_predicts_is_said(
     said = "model.safetensors does not say what it predicts; v_prediction is taken"
     assert (said in caplog.text) == (family is SD2)
     caplog.clear()
-    base = load_base(BaseConfig(path=str(file), device="cpu", prediction="epsilon"))
-    assert base.prediction == "epsilon"
+    base = load_base(BaseConfig(path=str(file), device="cpu", prediction_type="epsilon"))
+    assert base.prediction_type == "epsilon"
     assert "does not say" not in caplog.text
 
 

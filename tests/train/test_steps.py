@@ -49,7 +49,7 @@ class Fake:
     dtype = torch.float32
 
     def __init__(self, noise: Any, epsilon: Tensor, picture: Tensor, signal: Tensor) -> None:
-        self.noise, self.prediction = noise, noise.config.prediction_type
+        self.noise, self.prediction_type = noise, noise.config.prediction_type
         velocity = signal.sqrt() * epsilon - (1 - signal).sqrt() * picture
         kinds = {"epsilon": epsilon, "v_prediction": velocity, "sample": picture}
         self.answer = kinds[noise.config.prediction_type]
@@ -219,7 +219,7 @@ def test_at_least_five_checkpoints_of_which_the_last_stay(
     for epochs in (5, 7, 12, 20, 30):
         course = schedule_of(trial(epochs=epochs, save_every=None), pictures)
         assert 5 <= course.checkpoints <= 9
-    config = trial(epochs=4, keep_last=2)
+    config = trial(epochs=4, save_last=2)
     (tmp_path / "lora-000009.safetensors").write_bytes(b"of another run")
     train(base, pictures, TrialSpec(config, tmp_path))
     left = {file.name for file in tmp_path.glob("*.safetensors")}

@@ -35,7 +35,7 @@ def config(base_folder: Path, picture_folder: Path) -> TrialConfig:
         base=BaseConfig(path=str(base_folder), device="cpu"),
         network=NetworkConfig(rank=4, alpha=2.0, conv_rank=2),
         optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3},
-        scheduler=SchedulerConfig(name="cosine", warmup=0.2),
+        scheduler=SchedulerConfig(name="cosine", warmup_ratio=0.2),
         training=TrainingConfig(epochs=4, batch_size=2, gradient_accumulation=2),
     )
 

@@ -47,7 +47,7 @@ class EncodedDataset:
         framed = zip(self.pictures, self.frames, strict=True)
         self.sizes = torch.tensor([picture.sizes(frame) for picture, frame in framed])
         self.prior = torch.tensor([picture.subset.regularization for picture in self.pictures])
-        self.fixed = config.data.latents == "fixed"
+        self.fixed = not config.data.resample_latents
         self.flips = any(picture.subset.flip for picture in self.pictures)
         self.tints = any(picture.subset.color_augmentation for picture in self.pictures)
         self.drops = any(picture.subset.caption_dropout for picture in self.pictures)

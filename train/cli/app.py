@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from train.text.terminal import LineFormatter, escape_in_streams, leave, print_l
 
 Schema = TypeVar("Schema")
 HELP, INFO, COMPLETION = {"-h", "--help"}, {"-i", "--info"}, {"-sc", "--shell-completion"}
+BROKEN_PIPE = 141  # what a shell reports for a program that a closed pipe ended
 QUIET = (
     "hydra",
     "hydra_plugins",
@@ -78,7 +80,12 @@ def run(
     def task(config: DictConfig) -> None:
         with_one_line_errors(lambda: entry_point(main)(typed(schema, config)))
 
-    hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name=name)(task)()
+    try:
+        hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name=name)(task)()
+        sys.stdout.flush()
+    except BrokenPipeError:  # as of `... --help | head`: nobody reads any further
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
 
 
 def entry_point(name: str) -> Callable[[Any], None]:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import train.config.resolvers  # noqa: F401  # registers them
 from train.cli import local_overrides
+from train.cli.group_choices import with_group_choices
 from train.config.parsing import cause, typed
 from train.config.ranges import shown
 from train.config.schema import CONF
@@ -42,7 +43,7 @@ def composed(name: str, overrides: Sequence[str] = (), with_hydra: bool = False)
     load_local_defaults(name)
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
         try:
-            return compose(name, list(overrides), return_hydra_config=with_hydra)
+            return compose(name, with_group_choices(overrides), return_hydra_config=with_hydra)
         except (HydraException, OmegaConfBaseException):
             raise
         except Exception as error:

@@ -8,6 +8,9 @@ from typing import Any
 import yaml
 from hydra.core.config_store import ConfigStore
 
+from train.cli.group_choices import choices
+from train.config.flattening import flatten
+from train.config.renamed_keys import check_renamed, renamed
 from train.config.schema import OWN_DEFAULTS
 from train.errors import ConfigError
 from train.files.untrusted import Tree, UntrustedFileError, parse_yaml, read_text
@@ -27,7 +30,8 @@ def load_local_overrides(command: str, conf: Path) -> None:
         return
     groups, keys = _parts(command, conf)
     known = set().union(*(part for name in COMMANDS for part in _parts(name, conf)))
-    node: dict[str, Any] = {"defaults": []}
+    suited = choices({key: str(value) for key, value in flatten(given).items() if value})
+    node: dict[str, Any] = {"defaults": [{f"override /{key}": suited[key]} for key in suited]}
     for key, value in given.items():
         if key in groups and isinstance(value, str):
             node["defaults"].append({f"override /{key}": value})  # optimizer: lion
@@ -59,11 +63,17 @@ def read(conf: Path) -> Tree:
         text = read_text(file)
         lines = (line.strip() for line in text.splitlines())
         said = any(line and not line.startswith("#") for line in lines)
-        return parse_yaml(text, Tree, FILE) if said else {}
+        given = parse_yaml(text, Tree, FILE) if said else {}
     except UntrustedFileError as error:
         raise ConfigError(
             f"conf/{FILE}: must hold settings, as `data: {{trigger: sks person}}` ({error})"
         ) from None
+    try:
+        flat = {key: "" if value is None else str(value) for key, value in flatten(given).items()}
+        check_renamed(flat.items(), {new.key for key in flat if (new := renamed(key))})
+    except ConfigError as error:
+        raise ConfigError(f"conf/{FILE}: {error}") from None
+    return given
 
 
 def _parts(command: str, conf: Path) -> tuple[set[str], set[str]]:

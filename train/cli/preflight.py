@@ -17,10 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 from train.cli import local_overrides
 from train.cli.arguments import Arguments, normalized, quoted, split_arguments, unquoted
 from train.cli.compose import composed, overrides_parser, without_hydra
+from train.cli.group_choices import with_group_choices
 from train.cli.hydra_errors import explain
 from train.cli.sweep_ranges import range_values, sweep_words
 from train.config.parsing import typed
 from train.config.ranges import shortened, shown
+from train.config.renamed_keys import check_renamed
 from train.config.schema import CONF
 from train.config.setting_kinds import FREE, PLACES, Kind, Kinds, kinds
 from train.errors import ConfigError
@@ -71,10 +73,12 @@ def preflight(
         shows = SHOWS & {flag.split("=")[0] for flag in parts.flags}
         if shows & COMPLETES:
             return [*parts.flags, *parts.overrides]
+        given = [override.lstrip("+~").partition("=") for override in parts.overrides]
+        check_renamed([(key, value) for key, _, value in given], kinds(schema))
         named = _named(parts, kinds(schema))
         allow([*parts.places, *named.values()], parts.classes)
-        given = translate(parts.overrides)
-        line = normalized(given, kinds(schema), parts.multirun)
+        translated = with_group_choices(translate(parts.overrides))
+        line = normalized(translated, kinds(schema), parts.multirun)
         overrides = _parsed(line, kinds(schema))
         if not shows:
             for variant in _variants(overrides, parts.multirun, applies):

@@ -85,7 +85,7 @@ def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterat
             yield f"{key}: {shown(value)} cannot be; it is a group of settings, such as {inside}"
         elif get_origin(kind) is dict and value is not None:
             yield f"{key}: {shown(value)} cannot be; it is a list of names and values, as {{a: 1}}"
-        elif get_origin(kind) is list and any(not isinstance(one, dict) for one in value or ()):
+        elif get_origin(kind) is list and not _is_list_of_mappings(value):
             yield f"{key}: {shown(value)} must be a list of settings, as [{{network.rank: 4}}]"
         elif kind is bool and str(value).lower() not in BOOLEANS:
             yield f"{key}: {shown(value)} must be true or false"
@@ -93,6 +93,11 @@ def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterat
             yield f"{key}: {shown(value)} must be a number"
         elif kind is not str and isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:
             yield f"{key}: {shown(value)} is too large a number"
+
+
+def _is_list_of_mappings(value: Any) -> bool:
+    items = [] if value is None else value
+    return isinstance(items, list) and all(isinstance(item, dict) for item in items)
 
 
 def keys(config: DictConfig, prefix: str = "") -> list[str]:

@@ -6,20 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from train.config.ranges import (
-    is_number,
-)
-from train.config.schema import EMBEDDED, is_lr_free
+from train.config.ranges import is_number
+from train.config.schema import is_lr_free
 
-
-def _by_base(embedded: Any, real: Any, *, _root_: DictConfig) -> Any:
-    return embedded if OmegaConf.select(_root_, "base.path") == EMBEDDED else real
-
-
-def _by_pictures(shipped: Any, own: Any, *, _root_: DictConfig) -> Any:
-    data = _root_.data
-    named = data.path == EMBEDDED and data.dataset_config is None
-    return shipped if named or _root_.base.path == EMBEDDED else own
+LARGEST_COUNT = 1e15  # above it a number is no count, and the check of its key refuses it
 
 
 def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
@@ -29,25 +19,25 @@ def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
     return lion if "Lion" in target.rpartition(".")[2] else adamw
 
 
-def _times(number: Any, by: float) -> str:
-    """The product; what is no number stays as it is, for the check of its own key to refuse it."""
-    return f"{number * by:.3g}" if is_number(number) else str(number)
+def _times(number: Any, factor: float) -> str:
+    """The product. Anything but a number is returned as it is: the check of its key refuses it."""
+    return f"{number * factor:.3g}" if is_number(number) else str(number)
 
 
-# ${by_base:A,B} in a YAML is A on the embedded base and B on any other, so that
-# `base.path=/my/model.safetensors` alone also moves the settings that hang on the base.
-OmegaConf.register_new_resolver("by_base", _by_base, replace=True)
+def _share(number: Any, share: float) -> Any:
+    """A share of a count, rounded, at least 1; see `_times` for anything but a count."""
+    countable = is_number(number) and abs(number) < LARGEST_COUNT
+    return max(1, round(number * share)) if countable else number
 
 
-# ${by_pictures:A,B} is A where the pictures or the base are those that come with the program, and B
-# where both are one's own.
-OmegaConf.register_new_resolver("by_pictures", _by_pictures, replace=True)
-
-
-# ${by_optimizer:A,B} is A for AdamW and its like and B for Lion, which wants smaller steps; 1 for
-# those that find their step size themselves.
+# ${by_optimizer:A,B} is A for AdamW and similar optimizers, B for Lion, which needs smaller steps,
+# and 1 for those that find their own step size.
 OmegaConf.register_new_resolver("by_optimizer", _by_optimizer, replace=True)
 
 
 # ${times:A,F} is F times A, so that a range can follow another setting.
 OmegaConf.register_new_resolver("times", _times, replace=True)
+
+
+# ${share:N,F} is F times N as a whole number, 1 or more.
+OmegaConf.register_new_resolver("share", _share, replace=True)

@@ -17,6 +17,7 @@ from train.config.ranges import (
     ranged,
 )
 from train.config.setting_kinds import (
+    LOCAL,
     OF_CLASS,
     OF_NUMBERS,
     choice_field,
@@ -28,7 +29,7 @@ from train.config.setting_kinds import (
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # where things lie and what they run on, in DataConfig and in BaseConfig: no part of what is made
 DATA_PLACES = ("path", "dataset_config", "regularization_path", "validation_path")
-BASE_PLACES = ("path", "device", "speed")
+BASE_PLACES = ("path", "device", "compile")
 OWN_DEFAULTS = "own_defaults"  # in the defaults lists of conf/train.yaml, sweep and evaluate
 LR_FREE_OPTIMIZERS = ("Prodigy", "DAdapt")  # how optimizers are called that find their step size
 EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find what we ship
@@ -52,7 +53,7 @@ class DataConfig:
     shuffle_caption: bool = False
     keep_tokens: int = ranged(0, 0, 1000)
     repeats: int = ranged(1, 1, 10_000)
-    few: int = ranged(10, 0, 1_000_000)
+    min_images_warning: int = ranged(10, 0, 1_000_000)
     resolution: int = ranged(512, 8, 4096)
     height: int | None = ranged(None, 8, 4096)
     buckets: bool = False
@@ -62,7 +63,7 @@ class DataConfig:
     bucket_upscale: bool = True
     flip: bool = False
     color_augmentation: bool = False
-    latents: str = choice_field("sampled")
+    resample_latents: bool = True
     on_error: str = choice_field("stop")
     validation_path: str | None = path_field(None)
     validation_fraction: float = limited(0.15, SHARE)
@@ -86,10 +87,10 @@ class BaseConfig:
     path: str = model_field(EMBEDDED)
     device: str = text_field("auto")
     precision: str = choice_field("fp32")
-    speed: str = choice_field("eager", local=True)
+    compile: bool = field(default=False, metadata={LOCAL: True})
     attention: str = choice_field("sdpa")
     clip_skip: int = ranged(1, 1, 32)
-    prediction: str = choice_field("auto")
+    prediction_type: str = choice_field("auto")
 
 
 @dataclass
@@ -125,13 +126,13 @@ class SchedulerConfig:
     """How the learning rate goes over the steps."""
 
     name: str = choice_field("constant")
-    warmup: float = limited(0.0, UP_TO_ALL)
+    warmup_ratio: float = limited(0.0, UP_TO_ALL)
     warmup_steps: int | None = ranged(None, 0, MOST_STEPS)
     warmup_epochs: float | None = ranged(None, 0, MOST_EPOCHS)
     num_cycles: int = ranged(1, 1, 10_000)
     power: float = ranged(1.0, 0.01, 100)
     min_lr_ratio: float = limited(0.0, SHARE)
-    decay: float = limited(0.2, SHARE)
+    decay_ratio: float = limited(0.2, SHARE)
 
 
 @dataclass
@@ -144,7 +145,7 @@ class TrainingConfig:
     gradient_accumulation: int = ranged(1, 1, 10_000)
     gradient_checkpointing: bool = False
     save_every: int | None = ranged(1, 1, MOST_EPOCHS)
-    keep_last: int | None = ranged(None, 1, MOST_EPOCHS)
+    save_last: int | None = ranged(None, 1, MOST_EPOCHS)
     max_grad_norm: float = ranged(1.0, 0, 1e6)
     caption_dropout: float = limited(0.0, SHARE)
     min_snr_gamma: float | None = ranged(None, 0.01, 1000)
@@ -154,8 +155,8 @@ class TrainingConfig:
     text_encoder_lr: Any = field(default=None, metadata=OF_NUMBERS)
     save_precision: str = choice_field("fp16")
     seed: int = limited(0, SEED)
-    oom: str = choice_field("stop")
-    state_minutes: float = ranged(15.0, 0, 100_000)
+    on_oom: str = choice_field("fail")
+    resume_save_minutes: float = ranged(15.0, 0, 100_000)
 
 
 @dataclass

@@ -36,7 +36,7 @@ def advice(
     if len(training) < few:
         said.append(
             f"{counted(len(training), 'picture')} {agreed(len(training), 'is', 'are')} few; {few} "
-            "and more overfit later (data.few)"
+            "and more overfit later (data.min_images_warning)"
         )
     if not validation:
         said.append("no picture is held out: there will be no validation_loss")

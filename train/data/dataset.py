@@ -121,7 +121,10 @@ def load_dataset(config: DataConfig) -> Dataset:
         validation=tuple(validation),
         trigger=reader.trigger,
         fingerprint=_fingerprint(training, validation, prior),
-        warnings=(*reader.warnings, *advice(training, validation, reader.seen, config.few)),
+        warnings=(
+            *reader.warnings,
+            *advice(training, validation, reader.seen, config.min_images_warning),
+        ),
         regularization=tuple(prior),
         batch_sizes=batch_sizes,
     )

@@ -20,7 +20,7 @@ KOHYA, DATASET = "kohya", "dataset_config"
 RIVALS = (
     {"network.alpha", "network.alpha_ratio"},
     {"network.conv_alpha", "network.alpha_ratio"},
-    {"scheduler.warmup", "scheduler.warmup_steps", "scheduler.warmup_epochs"},
+    {"scheduler.warmup_ratio", "scheduler.warmup_steps", "scheduler.warmup_epochs"},
     {"training.epochs", "training.max_steps"},
     {"data.path", "data.dataset_config"},
 )

@@ -107,4 +107,4 @@ def _caches(said: KohyaConfig) -> dict[str, Any]:
         if fixed:  # what changes each time cannot be cached
             raise ConfigError("kohya: color_aug: does not go with cache_latents; kohya stops here")
         return {"data.color_augmentation": True, "cache": "off"}
-    return {"data.latents": "fixed" if fixed else None, "cache": "disk" if disk else None}
+    return {"data.resample_latents": False if fixed else None, "cache": "disk" if disk else None}

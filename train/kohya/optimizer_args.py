@@ -18,7 +18,10 @@ CHECKPOINTS = 5  # train.loop.schedule saves at least as many, where no interval
 # schedules as guides and other trainers write them
 SPELLINGS = {"cosineannealinglr": "cosine", "cosine_with_hard_restarts": "cosine_with_restarts"}
 # not kohya's, though guides print them
-WARM_UPS = {"lr_warmup_epochs": "scheduler.warmup_epochs", "lr_warmup_ratio": "scheduler.warmup"}
+WARM_UPS = {
+    "lr_warmup_epochs": "scheduler.warmup_epochs",
+    "lr_warmup_ratio": "scheduler.warmup_ratio",
+}
 
 
 def optimizer(said: KohyaConfig) -> dict[str, Any]:
@@ -85,12 +88,12 @@ def scheduler(said: KohyaConfig) -> dict[str, Any]:
     low = name in ("cosine_with_min_lr", "warmup_stable_decay")
     return {
         "scheduler": name,
-        "scheduler.warmup": 0.0,
+        "scheduler.warmup_ratio": 0.0,
         **warmup,
         "scheduler.num_cycles": 1 if cycles is None else cycles,
         "scheduler.power": 1.0 if power is None else float(power),
         "scheduler.min_lr_ratio": (least or 0.0) if low else None,
-        "scheduler.decay": float(decay) if name == "warmup_stable_decay" else None,
+        "scheduler.decay_ratio": float(decay) if name == "warmup_stable_decay" else None,
     }
 
 
@@ -117,7 +120,7 @@ def _warmup(said: KohyaConfig) -> dict[str, Any]:
     given, found = "lr_warmup_steps", {}
     steps = _amount(said, given)
     if isinstance(steps, float) and steps <= 1:  # a whole number is steps
-        found["scheduler.warmup"] = steps
+        found["scheduler.warmup_ratio"] = steps
     else:
         found["scheduler.warmup_steps"] = whole("lr_warmup_steps", steps)
     for key, setting in WARM_UPS.items():
@@ -159,7 +162,7 @@ def length(said: KohyaConfig) -> dict[str, Any]:
         "training.epochs": epochs,
         "training.max_steps": steps,
         "training.save_every": _save_every(said, epochs),
-        "training.keep_last": said.whole("save_last_n_epochs") or None,
+        "training.save_last": said.whole("save_last_n_epochs") or None,
     }
 
 

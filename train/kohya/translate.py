@@ -28,7 +28,7 @@ NUMBERS = {
 }
 FLAGS = {
     "gradient_checkpointing": ("training.gradient_checkpointing", True),
-    "torch_compile": ("base.speed", "compile"),
+    "torch_compile": ("base.compile", True),
     "mem_eff_attn": ("base.attention", "sdpa"),
     "sdpa": ("base.attention", "sdpa"),
 }
@@ -106,7 +106,7 @@ def _model(said: KohyaConfig) -> dict[str, Any]:
         "base.path": said.text("pretrained_model_name_or_path"),
         "base.precision": _precision(said, "mixed_precision", "no"),
         "base.clip_skip": said.whole("clip_skip"),
-        "base.prediction": _prediction(said),
+        "base.prediction_type": _prediction(said),
         **{name: value for key, (name, value) in FLAGS.items() if said.flag(key)},
         **_xformers(said),
     }

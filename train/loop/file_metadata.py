@@ -77,7 +77,7 @@ def _base(config: TrialConfig, base: BaseModel) -> dict[str, Any]:
         "sd_model_name": readable(Path(config.base.path).name),
         **hashes,
         "new_sd_model_hash": base.fingerprint,
-        "base_model_version": family.base_model_version(base.prediction),
+        "base_model_version": family.base_model_version(base.prediction_type),
         "v2": family.is_v2,
         "clip_skip": None if family.is_xl else config.base.clip_skip,
         "max_token_length": None,
@@ -209,11 +209,11 @@ def _modelspec(
     family, (width, height) = base.family, _framing(pictures, config.data).resolution
     about = {
         "sai_model_spec": "1.0.1",
-        "architecture": family.modelspec_architecture(base.prediction),
+        "architecture": family.modelspec_architecture(base.prediction_type),
         "implementation": family.implementation,
         "title": name,
         "resolution": f"{width}x{height}",
-        "prediction_type": "v" if base.prediction == VELOCITY else "epsilon",
+        "prediction_type": "v" if base.prediction_type == VELOCITY else "epsilon",
     }
     if pictures.trigger:
         about["trigger_phrase"] = pictures.trigger

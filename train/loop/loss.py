@@ -62,7 +62,7 @@ def diffusion_loss(
     """
     noisy = base.noise.add_noise(latents, noise, timesteps)
     prediction = base.predict(noisy, timesteps, conditioning)
-    kind = base.prediction
+    kind = base.prediction_type
     if kind == "v_prediction":
         target = base.noise.get_velocity(latents, noise, timesteps)
     else:

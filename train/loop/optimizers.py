@@ -138,7 +138,7 @@ def make_scheduler(
             optimizer, warmup, steps, waves, min_lr_rate=config.min_lr_ratio
         )
     if name == "warmup_stable_decay":
-        decay = int(config.decay * steps)
+        decay = int(config.decay_ratio * steps)
         return get_wsd_schedule(
             optimizer, warmup, decay, num_training_steps=steps, num_cycles=waves,
             min_lr_ratio=config.min_lr_ratio,
@@ -162,4 +162,4 @@ def warmup_steps(config: SchedulerConfig, course: TrainingSchedule) -> int:
         return config.warmup_steps
     if config.warmup_epochs:
         return int(config.warmup_epochs * course.steps_an_epoch)
-    return int(config.warmup * course.steps)
+    return int(config.warmup_ratio * course.steps)

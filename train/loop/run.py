@@ -30,7 +30,7 @@ from train.models.base_model import DTYPES, BaseModel
 from train.resume.last_checkpoint import last_checkpoint
 from train.resume.resume_state import StateError, as_damage, check_parts, read_state, write_state
 from train.resume.run_files import state_file
-from train.resume.run_identity import identity, identity_of
+from train.resume.run_identity import identity, identity_of, migrated_identity
 from train.system.distributed import ALONE, ProcessGroup
 from train.system.oom import apply_fallbacks
 
@@ -78,7 +78,7 @@ class AdapterRun:
             TrainingError: the state is one of other settings.
             StateError: it cannot be continued from.
         """
-        if state and state["config"] != self._identity(self.asked):
+        if state and migrated_identity(state["config"]) != self._identity(self.asked):
             raise TrainingError(f"{self.folder} {OTHER}")
         self.remedies = max(tuple(state["remedies"]) if state else (), remedies, key=len)
         self.config = apply_fallbacks(self.asked, self.remedies)
@@ -273,8 +273,8 @@ class AdapterRun:
         return self.folder / f"{name}.safetensors"
 
     def _delete_old(self) -> None:
-        """Leaves the last `keep_last` of the numbered files."""
-        keep = self.config.training.keep_last
+        """Leaves the last `save_last` of the numbered files."""
+        keep = self.config.training.save_last
         if keep is None or self.finished or not self.processes.main:
             return
         saved = [epoch for epoch in range(1, self.epoch + 1) if self.course.saves_after(epoch)]
@@ -282,9 +282,13 @@ class AdapterRun:
             self._file(epoch).unlink(missing_ok=True)
 
     def save_state_if_due(self) -> None:
-        """Writes the state within an epoch, every `state_minutes`."""
+        """Writes the state within an epoch, every `resume_save_minutes`."""
         minutes = (time.monotonic() - self._state_at) / 60
-        if minutes >= self.config.training.state_minutes and self.between_steps and self.in_epoch:
+        if (
+            minutes >= self.config.training.resume_save_minutes
+            and self.between_steps
+            and self.in_epoch
+        ):
             self.save_state()
 
     def save_state(self) -> None:

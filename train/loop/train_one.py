@@ -18,7 +18,7 @@ from train.resume.run_files import forget
 from train.system.distributed import ProcessGroup, started_processes
 from train.system.oom import advice, apply_fallbacks, is_oom, with_next_fallback
 from train.text.terminal import log_lines
-from train.validation import ADAPT, RESUME_OFF
+from train.validation import DEGRADE, RESUME_OFF
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ def main(config: TrainConfig) -> None:
     processes = started_processes(config.base.device)
     if not processes.main:
         logging.disable(logging.WARNING)
-    if processes.count > 1 and config.training.oom == ADAPT:
-        raise TrainingError("training.oom=adapt: goes with one process alone")
+    if processes.count > 1 and config.training.on_oom == DEGRADE:
+        raise TrainingError("training.on_oom=degrade: goes with one process alone")
     trial = trial_of(config)
     folder = Path(config.output)
     if config.resume == RESUME_OFF and processes.main and (replaced := forget(folder, config.name)):

@@ -66,7 +66,7 @@ class BaseModel:
         device: torch.device,
         compiled: bool = False,
         clip_skip: int = 1,
-        prediction: str = "auto",
+        prediction_type: str = "auto",
     ) -> None:
         self.path = path
         self.embedded = path == EMBEDDED
@@ -90,7 +90,7 @@ class BaseModel:
         self._encoded: dict[tuple[str, ...], dict[str, Tensor]] = {}
         self.noise = DDPMScheduler.from_config(
             pipeline.scheduler.config,
-            **({} if prediction == "auto" else {"prediction_type": prediction}),
+            **({} if prediction_type == "auto" else {"prediction_type": prediction_type}),
         )
         networks = {UNET: self.unet, **dict(zip(self.family.text_encoders, encoders, strict=True))}
         self.adapters = LoRAInjector(networks)
@@ -141,7 +141,7 @@ class BaseModel:
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
-    def prediction(self) -> str:
+    def prediction_type(self) -> str:
         """What the UNet predicts: epsilon (the noise), v_prediction or sample."""
         return str(self.noise.config.prediction_type)
 
@@ -255,7 +255,7 @@ def _opened(config: BaseConfig, source: Path) -> BaseModel:
         pipeline = open_pipeline(source, DTYPES[config.precision])
         base = BaseModel(
             pipeline, config.path, hashed, torch.device(config.device),
-            config.speed == "compile", config.clip_skip, config.prediction,
+            config.compile, config.clip_skip, config.prediction_type,
         )  # fmt: skip
     except BaseError:
         raise
@@ -266,8 +266,8 @@ def _opened(config: BaseConfig, source: Path) -> BaseModel:
             f"base.path: {config.path} is no Stable Diffusion model: {cause(error)}"
         ) from error
     base.short_hash = short_hash(source)
-    if config.prediction == "auto" and source.is_file() and base.family.is_v2:
-        _say_guess(source, base.prediction)
+    if config.prediction_type == "auto" and source.is_file() and base.family.is_v2:
+        _say_guess(source, base.prediction_type)
     if config.attention == "xformers":
         base.unet.enable_xformers_memory_efficient_attention()
     return base
@@ -279,5 +279,5 @@ def _say_guess(source: Path, prediction: str) -> None:
         log.info(
             f"base.path: {source.name} does not say what it predicts; {prediction} is taken, as "
             "for all bases of Stable Diffusion 2.x but those for 512 pixels: for these give "
-            "base.prediction=epsilon"
+            "base.prediction_type=epsilon"
         )

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from train.config.renamed_keys import migrate_keys
 from train.config.schema import BASE_PLACES, DATA_PLACES
 from train.files.untrusted import Tree, parse_json
 from train.lora.checkpoint_file import read_metadata
 
-LOCATION_KEYS = {"base": BASE_PLACES, "data": (*DATA_PLACES, "few")}
+LOCATION_KEYS = {"base": BASE_PLACES, "data": (*DATA_PLACES, "min_images_warning")}
 FREE = (
     "gradient_checkpointing",
-    "keep_last",
-    "oom",
-    "state_minutes",
+    "save_last",
+    "on_oom",
+    "resume_save_minutes",
 )  # of training; these do not change the bytes
 
 
@@ -39,6 +40,14 @@ def identity(
     return json.dumps({**about, "training": training}, sort_keys=True)
 
 
+def migrated_identity(saved: str) -> str:
+    """An identity that a state has kept, under today's names of the settings."""
+    try:
+        return json.dumps(migrate_keys(json.loads(saved)), sort_keys=True)
+    except (AttributeError, ValueError):
+        return saved
+
+
 def identity_of(file: Path, name: str, processes: int) -> str:
     """Returns the identity of the run that saved a LoRA file; empty if its metadata lacks it.
 
@@ -47,7 +56,7 @@ def identity_of(file: Path, name: str, processes: int) -> str:
     """
     about = read_metadata(file)
     try:
-        settings = parse_json(about["lorasweep_config"], Tree, "lorasweep_config")
+        settings = migrate_keys(parse_json(about["lorasweep_config"], Tree, "lorasweep_config"))
         fingerprints = [about["lorasweep_base"], about["lorasweep_data"]]
         return identity(settings, name, fingerprints, processes)
     except (AttributeError, KeyError, TypeError, ValueError):

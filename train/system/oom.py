@@ -10,7 +10,7 @@ import torch
 
 from train.config.schema import EMBEDDED, TrialConfig
 from train.data.images.buckets import FINEST, STEP
-from train.validation import ADAPT, MEMORY, OFF
+from train.validation import DEGRADE, MEMORY, OFF
 
 log = logging.getLogger(__name__)
 EIGHT_BIT = {
@@ -71,7 +71,7 @@ def _one_by_one(config: TrialConfig) -> TrialConfig:
     )
 
 
-# what `training.oom=adapt` does, in order; the names are kept in states and records
+# what `training.on_oom=degrade` does, in order; the names are kept in states and records
 FALLBACKS: dict[str, Callable[[TrialConfig], TrialConfig]] = {
     "gradient_checkpointing": _checkpointed,
     "resolution": _smaller,
@@ -95,7 +95,7 @@ def with_next_fallback(config: TrialConfig, remedies: tuple[str, ...]) -> tuple[
         config: as the trial was asked for.
         remedies: that it has already.
     """
-    if config.training.oom != ADAPT:
+    if config.training.on_oom != DEGRADE:
         return None
     now = apply_fallbacks(config, remedies)
     for remedy, apply in FALLBACKS.items():
@@ -140,8 +140,8 @@ def advice(config: TrialConfig) -> str:
     able = [
         str(n) for n, apply in enumerate(FALLBACKS.values(), start=1) if apply(config) != config
     ]
-    if able and training.oom != ADAPT:  # which has nothing left to do
-        said += f". training.oom=adapt applies {', '.join(able)} by itself"
+    if able and training.on_oom != DEGRADE:  # which has nothing left to do
+        said += f". training.on_oom=degrade applies {', '.join(able)} by itself"
     return f"{said}. Checkpoints saved so far stay"
 
 

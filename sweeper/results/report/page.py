@@ -28,6 +28,7 @@ from sweeper.results.retrain_command import again_command
 from sweeper.tracking.trial_record import RUNNING, TrialRecord
 from train.config.parsing import cause
 from train.config.ranges import complaints
+from train.config.renamed_keys import migrate_keys
 from train.errors import ConfigError
 from train.files.atomic_write import write_atomically
 from train.files.untrusted import Tree, UntrustedFileError, convert, read_json
@@ -79,7 +80,7 @@ def policy_of(study: Path, records: list[TrialRecord]) -> PolicyConfig:
         log.warning(f"{cause(error)}; the policy of its trials is used")
     settings = next((record.settings for record in records if record.settings), {})
     try:
-        return _checked(settings.get("policy", {}), "the policy of its trials")
+        return _checked(settings.get("selection", {}), "the policy of its trials")
     except UntrustedFileError as error:
         log.warning(f"{cause(error)}; the policy that is used without any setting is taken")
     return PolicyConfig()
@@ -87,6 +88,7 @@ def policy_of(study: Path, records: list[TrialRecord]) -> PolicyConfig:
 
 def _checked(settings: object, name: str) -> PolicyConfig:
     """Logged settings of a policy, as settings that are typed would be checked."""
+    settings = migrate_keys({"policy": settings})["selection"]  # files of an earlier version
     policy = convert(settings, PolicyConfig, name)
     try:
         for complaint in complaints(policy):
@@ -123,7 +125,7 @@ def render(
         name=study.name,
         commands=[
             snippets.study_command(name, study, more)
-            for name, more in (("report", ""), ("select", " policy=…"))
+            for name, more in (("report", ""), ("select", " selection=…"))
         ],
         policy=policy,
         search=search,

@@ -65,8 +65,8 @@ def score_rows(card: Scorecard, policy: PolicyConfig) -> list[ScoreRow]:
             continue
         value, low, high = card.scores[name]
         figure = percent if name in PERCENT else "{:.3g}".format
-        limit = policy.limits.get(name, policy.floors.get(name))
-        side = "at most" if name in policy.limits else "at least"
+        limit = policy.max.get(name, policy.min.get(name))
+        side = "at most" if name in policy.max else "at least"
         rows.append(ScoreRow(
             title, meaning, figure(value), f"{figure(low)} to {figure(high)}",
             (_on_line(value), _on_line(low), _on_line(high)) if name in PERCENT else None,
