@@ -19,7 +19,7 @@ from typing import Any
 from evaluate.scorer import Scorer
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.console.progress import Progress
-from sweeper.execution import jobs
+from sweeper.execution import driver
 from sweeper.search.conditional_params import is_active
 from sweeper.tracking.background import Background
 from sweeper.tracking.mlflow_mirror import MlflowMirror
@@ -80,7 +80,7 @@ class Watch:
 
 def sweep(root: Path, overrides: list[str]) -> dict[str, Any]:
     """Runs the sweep in this process; its seconds by what they were spent on."""
-    watch, plain = Watch(), jobs.run_trials
+    watch, plain = Watch(), driver.run_trials
     for owner, names in WATCHED.items():
         for name in names:
             watch.on(owner, name)
@@ -91,11 +91,11 @@ def sweep(root: Path, overrides: list[str]) -> dict[str, Any]:
         plain(*arguments)
         watch.seconds[TRIALS] += time.perf_counter() - began
 
-    jobs.run_trials = run_trials  # type: ignore[assignment]
+    driver.run_trials = run_trials  # type: ignore[assignment]
     line = ["-m", f"study.root={root}", "study.name=recorded", *overrides]
     sys.argv = ["sweeper", *line]
     began, computed = time.perf_counter(), time.process_time()
-    run("sweep", SweepConfig, check_sweep, "sweeper.execution.jobs:run", is_active)
+    run("sweep", SweepConfig, check_sweep, "sweeper.execution.single_trial:run", is_active)
     whole, computing = time.perf_counter() - began, time.process_time() - computed
     epochs = [epoch for r in load_records(root / "studies" / "recorded") for epoch in r.epochs]
     waited = {k: v for k, v in watch.seconds.items() if k not in (TRIALS, BESIDE)}

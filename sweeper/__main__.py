@@ -10,4 +10,5 @@ from train.cli.app import run
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same clean end as Ctrl-C
-    run("sweep", SweepConfig, check_sweep, "sweeper.execution.jobs:run", is_active, check_search)
+    main = "sweeper.execution.single_trial:run"
+    run("sweep", SweepConfig, check_sweep, main, is_active, check_search)

@@ -51,9 +51,10 @@ class OptunaSweeper(Sweeper):
         """Runs the study to its end, or continues it."""
         # Hydra imports its plugins at every start of any command: Optuna, MLflow and torch come
         # only where a sweep is asked for
-        from sweeper.execution.driver import Hydra, sweep
+        from sweeper.execution.driver import sweep
+        from sweeper.execution.search_setup import HydraSweep
 
-        handed = Hydra(
+        handed = HydraSweep(
             self.hydra_context, self.config, self.launcher, self.n_trials, self.workers,
             self.objective, self.seed, self.sampler,
         )  # fmt: skip

@@ -29,7 +29,7 @@ from evaluate.prompts.probe_set import Probe, ProbeSet
 from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig
-from sweeper.execution.promote import promote
+from sweeper.execution.finalize import promote
 from sweeper.results.ranking import rank_trials
 from sweeper.search.search_space import Dimension, Space
 from sweeper.study.study import Study

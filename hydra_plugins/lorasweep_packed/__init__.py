@@ -1,6 +1,6 @@
 """The door through which Hydra finds our launcher: it accepts only classes of hydra_plugins."""
 
-from sweeper.execution.hydra_launcher import PackedLauncher as _PackedLauncher
+from sweeper.hydra_launcher import PackedLauncher as _PackedLauncher
 
 
 class PackedLauncher(_PackedLauncher):

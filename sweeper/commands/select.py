@@ -50,7 +50,7 @@ def main(config: SelectConfig) -> None:
 
 def _apply(study: Path, ranked: list[RankedTrial], config: SelectConfig) -> None:
     # imported here: MLflow and the report's plots take seconds, and most selections need neither
-    from sweeper.execution.promote import promote
+    from sweeper.execution.finalize import promote
     from sweeper.tracking.mlflow_mirror import MlflowMirror
 
     promote(

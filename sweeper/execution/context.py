@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -21,7 +20,7 @@ from sweeper.study_folder import studies_in, study_folder
 from sweeper.tracking.mlflow_mirror import BASE_SHEET, About
 from sweeper.tracking.trial_record import load_records
 from train.config.flattening import flatten
-from train.config.schema import BASE_PLACES, DATA_PLACES, trial_of
+from train.config.schema import BASE_PLACES, DATA_PLACES, DataConfig, trial_of
 from train.data.dataset import Dataset, load_dataset
 from train.data.images.framing import square
 from train.data.images.image import DataError, TrainingImage
@@ -42,42 +41,55 @@ PLACES = (
 
 @dataclass(frozen=True)
 class StudyContext:
-    """Base, pictures and scorer of a study."""
+    """What all trials of a study work with: loaded once, and passed on to whatever needs it.
+
+    Attributes:
+        data: the settings of the data set.
+    """
 
     base: BaseModel
-    pictures: Dataset
+    dataset: Dataset
     scorer: Scorer
+    data: DataConfig
 
+    def for_trial(self, config: SweepConfig) -> StudyContext:
+        """The context of one trial: this one, unless the search changes the data (data.repeats).
 
-_made: dict[str, StudyContext] = {}  # the parts of the last study; a process works on one at a time
+        Raises:
+            DataError: with what is wrong with the pictures.
+        """
+        if config.data == self.data:
+            return self
+        dataset = load_dataset(config.data)
+        scorer = _scorer(self.base, dataset, config)
+        return replace(self, dataset=dataset, data=config.data, scorer=scorer)
 
 
 def load_context(config: SweepConfig) -> StudyContext:
-    """Loads them once a process.
+    """Loads the data set, the base and the scorer of a study.
 
     Raises:
         DataError, BaseError: with what is wrong with the pictures or the base.
-        Outage: the same, where a study has worked with them already: they are away for a while.
-        ConfigError: a policy that looks at a score which these pictures cannot have.
+        Outage: the same, if a study has used them before: they are unavailable for a while.
+        ConfigError: the selection looks at a score that these pictures cannot have.
     """
-    shared = {name: asdict(getattr(config, name)) for name in ("data", "base", "probes", "scores")}
-    key = json.dumps([shared, config.study.root], sort_keys=True)
-    if key not in _made:
-        _made.clear()
-        try:
-            pictures = load_dataset(config.data)
-            log_lines(log, report(trial_of(config), pictures))
-            log.info(f"loading the base {config.base.path} and the scorer")
-            base = load_base(config.base)
-        except (DataError, BaseError) as error:
-            if _were_there(config):
-                raise Outage(str(error)) from error
-            raise
-        cache = Path(config.study.root) / "cache"
-        scorer = Scorer(base, pictures, config.data, config.probes, config.scores, cache)
-        _made[key] = StudyContext(base, pictures, scorer)
-    check_scores(config.selection, _made[key].scorer.names)
-    return _made[key]
+    try:
+        dataset = load_dataset(config.data)
+        log_lines(log, report(trial_of(config), dataset))
+        log.info(f"loading the base {config.base.path} and the scorer")
+        base = load_base(config.base)
+    except (DataError, BaseError) as error:
+        if _were_there(config):
+            raise Outage(str(error)) from error
+        raise
+    scorer = _scorer(base, dataset, config)
+    check_scores(config.selection, scorer.names)
+    return StudyContext(base, dataset, scorer, config.data)
+
+
+def _scorer(base: BaseModel, dataset: Dataset, config: SweepConfig) -> Scorer:
+    cache = Path(config.study.root) / "cache"
+    return Scorer(base, dataset, config.data, config.probes, config.scores, cache)
 
 
 def _were_there(config: SweepConfig) -> bool:
@@ -95,7 +107,7 @@ def _were_there(config: SweepConfig) -> bool:
 
 
 def shared_settings(
-    config: SweepConfig, parts: StudyContext, space: Space | None
+    config: SweepConfig, context: StudyContext, space: Space | None
 ) -> dict[str, str]:
     """What a study's trials have in common, flat: a study is continued only with the same.
 
@@ -113,35 +125,35 @@ def shared_settings(
     searched = {f"search of {k}": words for k, words in (space or Space(())).describe().items()}
     return {
         **{key: str(value) for key, value in (kept | scoring | searched).items()},
-        **fingerprints(parts),
+        **fingerprints(context),
     }
 
 
-def fingerprints(parts: StudyContext) -> dict[str, str]:
+def fingerprints(context: StudyContext) -> dict[str, str]:
     """What the pictures, the base and the probes are, wherever they lie."""
     return {
-        "data.fingerprint": parts.pictures.fingerprint,
-        "base.fingerprint": parts.base.fingerprint,
-        "probes.fingerprint": parts.scorer.fingerprint,
+        "data.fingerprint": context.dataset.fingerprint,
+        "base.fingerprint": context.base.fingerprint,
+        "probes.fingerprint": context.scorer.fingerprint,
     }
 
 
-def origin(parts: StudyContext) -> dict[str, str]:
+def origin(context: StudyContext) -> dict[str, str]:
     """Where a run comes from: fingerprints, versions, hardware."""
     return {
-        **fingerprints(parts),
-        **origin_of_pictures(parts.pictures),
-        **environment(parts.base.device),
+        **fingerprints(context),
+        **origin_of_dataset(context.dataset),
+        **environment(context.base.device),
     }
 
 
-def origin_of_pictures(pictures: Dataset) -> dict[str, str]:
+def origin_of_dataset(dataset: Dataset) -> dict[str, str]:
     """Which they are, and how many."""
-    return {"data.fingerprint": pictures.fingerprint, "data.pictures": counts(pictures)}
+    return {"data.fingerprint": dataset.fingerprint, "data.pictures": counts(dataset)}
 
 
 def about_study(
-    parts: StudyContext, config: SweepConfig, study: Path, params: dict[str, str]
+    context: StudyContext, config: SweepConfig, study: Path, params: dict[str, str]
 ) -> About:
     """What MLflow shows of a study as such. Draws its data sheet and the bare base's, once.
 
@@ -149,15 +161,15 @@ def about_study(
         study: its folder.
         params: what its trials share, the search space, the budget.
     """
-    sheet, pictures = study / DATA_SHEET, parts.pictures
+    sheet, pictures = study / DATA_SHEET, context.dataset
     if not sheet.is_file():  # it is the last, so that where it is, both are
-        save_sheet(parts.scorer.base_sheet(), study / BASE_SHEET)
+        save_sheet(context.scorer.base_sheet(), study / BASE_SHEET)
         save_sheet(
             data_sheet(_captioned(pictures.training), _captioned(pictures.validation)), sheet
         )
     return About(
         params=params,
-        tags=origin(parts),
+        tags=origin(context),
         texts={
             "config.yaml": yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True),
             "data.txt": pictures.report(),

@@ -1,48 +1,151 @@
-"""The end of a study: its trials are ranked, and the first of them becomes its result."""
+"""The end of a study: its trials are ranked, and the best one becomes its result."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from evaluate.config import PolicyConfig
-from sweeper.execution.context import StudyContext, origin
-from sweeper.execution.promote import promote
-from sweeper.results.checkpoint_files import PROBES, those_with_files_first
-from sweeper.results.missing_trials import words_of_missing
-from sweeper.results.ranking import rank_trials
+from evaluate.selection.diagnosis import diagnose
+from evaluate.tracking.mlflow_store import NOTE
+from sweeper.results.checkpoint_files import (
+    OVERVIEW,
+    PICK,
+    POLICY,
+    PROBES,
+    RESULT,
+    find_weights,
+    those_with_files_first,
+)
+from sweeper.results.missing_trials import MISSING, missing_trials, words_of_missing
+from sweeper.results.mlflow_description import describe_study
+from sweeper.results.overview_picture import draw_overview
+from sweeper.results.ranking import RankedTrial, explain, numbers_of_front, rank_trials
+from sweeper.results.report.page import write_report
 from sweeper.results.summary_table import say, show
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import RUNNING, load_records
-from train.files.atomic_write import write_text_atomically
+from train.files.atomic_write import write_atomically, write_text_atomically
 from train.text.terminal import print_lines
 
 
 def finalize_study(
     study: Path,
     policy: PolicyConfig,
-    tracker: MlflowMirror,
-    parts: StudyContext,
+    mirror: MlflowMirror,
+    tags: dict[str, str],
+    probes: str,
     storage: str | None,
 ) -> None:
-    """Selects over all trials, writes the study's files, logs them and prints the table.
+    """Ranks the trials, writes and logs the study's files, and prints the table.
 
     Args:
-        storage: where Optuna has the study; None: in its folder.
+        tags: of the sweep's run in MLflow.
+        probes: the probe set, in YAML.
+        storage: the database of the study; None: the journal in its folder.
     """
-    # what another worker is at is its own to write
+    # a running trial is another worker's
     records = [record for record in load_records(study) if record.state != RUNNING]
     if not records:
-        print("no trial has ended yet")
+        print_lines("no trial has ended yet")
         return
     for record in records:
         if record.settings:
-            tracker.mirror(record, policy)  # what a server that was away has missed
-    tracker.catch_up()
-    ranked = rank_trials(records, policy, lambda record: tracker.run_of(record).id_now)
+            mirror.mirror(record, policy)  # what a server missed while it was unreachable
+    mirror.catch_up()
+    ranked = rank_trials(records, policy, lambda record: mirror.run_of(record).id_now)
     ranked = those_with_files_first(study, ranked)
-    write_text_atomically(study / PROBES, parts.scorer.probe_set.to_yaml())
+    write_text_atomically(study / PROBES, probes)
     show(ranked)
-    if lost := words_of_missing(study):
-        print_lines(lost)
-    promote(study, ranked, policy, tracker, origin(parts), storage)
+    if missing := words_of_missing(study):
+        print_lines(missing)
+    promote(study, ranked, policy, mirror, tags, storage)
     say(study, ranked, policy)
+
+
+def promote(
+    study: Path,
+    ranked: list[RankedTrial],
+    policy: PolicyConfig,
+    mirror: MlflowMirror,
+    tags: dict[str, str],
+    storage: str | None = None,
+) -> None:
+    """Makes the best trial the study's result: its files, and MLflow's champion. There is no
+    result if that trial's checkpoint is gone.
+
+    Args:
+        ranked: all trials, best first.
+        tags: of the sweep's run in MLflow.
+        storage: the database of the study; None: the journal in its folder.
+    """
+    content = find_weights(study, ranked[0])
+    best = ranked[0] if content is not None else None
+    by_number = sorted(ranked, key=lambda entry: entry.record.number)
+    files = [_write_json(study, by_number, best, ranked, policy), study / PROBES]
+    tags = {**tags, "state": "complete", "policy": policy.rule}
+    if best and content is not None:
+        assert best.selection
+        card = best.selection.scorecard
+        overview = study / OVERVIEW
+        draw_overview(overview, [e.record for e in by_number], best.record, card, policy)
+        write_atomically(study / PICK, content)
+        files += [study / PICK, overview]
+        tags |= {"best_run_id": best.run_id, "best_trial": str(best.record.number),
+                 "best_epoch": str(card.epoch), "reasons": " ".join(explain(ranked))}  # fmt: skip
+        tags[NOTE] = describe_study(ranked)
+        best.record.end(best.record.state, best.record.reason, card.epoch)
+    files.append(write_report(study, ranked, policy, storage=storage))
+    mirror.conclude(best.record if best else None, files, tags)
+
+
+def _write_json(
+    study: Path,
+    entries: list[RankedTrial],
+    best: RankedTrial | None,
+    ranked: list[RankedTrial],
+    policy: PolicyConfig,
+) -> Path:
+    content: dict[str, Any] = {"study": study.name, "policy": policy.rule,
+                               POLICY: asdict(policy), "run_id": None}  # fmt: skip
+    if best and best.selection:
+        card = best.selection.scorecard
+        content |= {
+            "run_id": best.run_id,
+            "trial": best.record.number,
+            "epoch": card.epoch,
+            "checkpoint": PICK,
+            "feasible": best.selection.feasible,
+            "fidelity": best.selection.fidelity,
+            "scores": {name: estimate.value for name, estimate in card.scores.items()},
+            "intervals": {name: [e.low, e.high] for name, e in card.scores.items()},
+            "reasons": explain(ranked),
+            "notes": [*best.selection.reasons, *card.notes],
+        }
+    content["front"] = numbers_of_front(ranked)
+    content[MISSING] = missing_trials(study)
+    content["trials"] = [_trial_json(entry, policy) for entry in entries]
+    file = study / RESULT
+    write_atomically(file, json.dumps(content, indent=1).encode())
+    return file
+
+
+def _trial_json(entry: RankedTrial, policy: PolicyConfig) -> dict[str, Any]:
+    record, selection = entry.record, entry.selection
+    return {
+        "number": record.number,
+        "params": record.params,
+        "state": record.state,
+        "reason": record.reason,
+        "epochs": len(record.epochs),
+        "run_id": entry.run_id,
+        "best_epoch": selection.scorecard.epoch if selection else None,
+        "feasible": selection.feasible if selection else False,
+        "fidelity": selection.fidelity if selection else None,
+        "diagnosis": [str(f) for f in diagnose(record.scorecards, policy)]
+        if record.scorecards
+        else [],
+        "seconds": round(sum(epoch.seconds for epoch in record.epochs), 1),
+    }

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from evaluate.scorecard import Scorecard
 from evaluate.tracking.environment import peak_memory
 from sweeper.config import AUTO
-from sweeper.execution.context import load_context
 from sweeper.execution.trial import Trial
 from sweeper.stop_request import leaving
 from sweeper.tracking.trial_record import FILE, Cost
@@ -81,7 +80,7 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
         while not leaving() and (first := queue.take()) is not None:
             size = places
             if pack == AUTO and not first.alone:
-                size = pack_size(load_context(first.config).base, first.trained, places)
+                size = pack_size(first.context.base, first.trained, places)
             places = _run_pack(Pack(queue, size), first, places)
     finally:
         queue.interrupt()
@@ -119,7 +118,7 @@ def _alone(trial: Trial, broken: PackBroken, pack: Pack) -> None:
     error = broken.__cause__
     if not is_oom(error):
         return trial.break_down(error)
-    if others := memory_of_other_processes(pack.parts.base.device):
+    if others := memory_of_other_processes(pack.context.base.device):
         trial.interrupt()
         raise Outage(others) from error
     return pack.queue.put_back([trial]) if trial.adapt() else trial.break_down(error)
@@ -150,8 +149,8 @@ class Pack:
 
         What is recorded already (a trial continues) is neither trained nor scored again.
         """
-        self.kind, self.parts = first.kind, load_context(first.config)
-        self.trainer = Trainer(self.parts.base, self.parts.pictures, should_pause=leaving)
+        self.kind, self.context = first.kind, first.context
+        self.trainer = Trainer(self.context.base, self.context.dataset, should_pause=leaving)
         self._admit(first)
         self._fill()
         epochs = iter(self.trainer)
@@ -196,7 +195,7 @@ class Pack:
                 return None
             new = [c for c in epoch.checkpoints if not self.trials[c.member].record.has(c.epoch)]
             began = time.perf_counter()
-            scorecards = self.parts.scorer({c.path: c.epoch for c in new}) if new else []
+            scorecards = self.context.scorer({c.path: c.epoch for c in new}) if new else []
             spent = time.perf_counter() - began
             self._check_folders()
         except Exception as error:
@@ -215,11 +214,11 @@ class Pack:
     def _record(self, epoch: Epoch, scored: Scored) -> None:
         """What came of it, and who leaves."""
         self._drop_lost()
-        share, memory = max(1, len(scored.checkpoints)), peak_memory(self.parts.base.device)
+        share, memory = max(1, len(scored.checkpoints)), peak_memory(self.context.base.device)
         for checkpoint, scorecard in zip(scored.checkpoints, scored.scorecards, strict=True):
             if checkpoint.member in self.trials:
                 self.trials[checkpoint.member].log(
-                    checkpoint, scorecard, self.parts.scorer.sheet(scorecard),
+                    checkpoint, scorecard, self.context.scorer.sheet(scorecard),
                     Cost(epoch.seconds / share, scored.seconds / share, memory),
                 )  # fmt: skip
         for checkpoint in epoch.checkpoints:
@@ -239,7 +238,7 @@ class Pack:
 
     def _drop_lost(self) -> None:
         """Leaves trials to the workers that have taken them over."""
-        for member in [member for member, trial in self.trials.items() if trial.lost()]:
+        for member in [member for member, trial in self.trials.items() if trial.lost]:
             self.trainer.stop(member)
             number = self.trials.pop(member).record.number
             log.warning(f"trial {number}  another worker has taken it over")

@@ -1,22 +1,24 @@
-"""A trial at work: what it records, when it stops, how it ends."""
+"""A running trial: what it records, when it stops, how it ends."""
 
 from __future__ import annotations
 
 import os
 import socket
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from PIL.Image import Image
 
 from evaluate.scorecard import Scorecard, usable
+from evaluate.selection.objective import MEMORY, constraints, worth
 from evaluate.selection.policy import select
 from sweeper.config import SweepConfig
 from sweeper.console.progress import Progress
+from sweeper.execution.context import StudyContext
 from sweeper.execution.disk import prune_checkpoints
 from sweeper.execution.early_stopping import Rule
+from sweeper.study.trial_lease import LeasedTrial
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import (
     AT_WORK,
@@ -42,25 +44,28 @@ ADAPTED = "adapted"  # the tag that says what was changed since memory ran out
 
 @dataclass
 class Trial:
-    """A trial at work.
+    """A running trial.
 
     Attributes:
+        context: base, data set and scorer.
         rules: reasons to stop early.
-        ended: is told when it is over.
-        lost: whether another worker has taken it over.
-        left: is told when it is left as it is, for this worker or another one to go on with.
+        lease: the trial in its study, which learns the result; None: it belongs to none.
         alone: it may not share a pack.
     """
 
     config: SweepConfig
+    context: StudyContext
     record: TrialRecord
-    tracker: MlflowMirror
+    mirror: MlflowMirror
     progress: Progress
     rules: list[Rule] = field(default_factory=list)
-    ended: Callable[[TrialRecord], None] = lambda record: None
-    lost: Callable[[], bool] = lambda: False
-    left: Callable[[], None] = lambda: None
+    lease: LeasedTrial | None = None
     alone: bool = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether another worker has taken it over."""
+        return self.lease is not None and self.lease.lost
 
     @property
     def kind(self) -> object:
@@ -99,7 +104,7 @@ class Trial:
         self.record.tags |= {PACK: str(pack), WORKER: f"{socket.gethostname()}:{os.getpid()}"}
         self.record.save()
         self.progress.began(self.record)
-        self.tracker.mirror(self.record, self.config.selection)
+        self.mirror.mirror(self.record, self.config.selection)
 
     def log(
         self,
@@ -110,7 +115,7 @@ class Trial:
     ) -> None:
         """Records a scored checkpoint: on disk first, then in MLflow, then on the terminal."""
         self.record.add(scorecard, checkpoint, sheet, cost)
-        self.tracker.mirror(self.record, self.config.selection)
+        self.mirror.mirror(self.record, self.config.selection)
         self.progress.scored(self.record, self.config.selection)
 
     def should_stop(self, last: bool) -> bool:
@@ -153,14 +158,30 @@ class Trial:
             if at_work.is_file():  # it has begun, and is not over
                 at_work.unlink()
                 self.record.end(INTERRUPTED)
-                self.tracker.mirror(self.record, self.config.selection)
+                self.mirror.mirror(self.record, self.config.selection)
         with suppress(OSError):
-            self.left()
+            if self.lease:
+                self.lease.release()
 
     def _end(self, state: str, reason: str, selected: int | None = None) -> None:
         self.record.end(state, reason, selected)
-        self.tracker.mirror(self.record, self.config.selection)
+        self.mirror.mirror(self.record, self.config.selection)
         self.progress.ended(self.record)
-        self.ended(self.record)
+        self._tell()
         (self.record.folder / AT_WORK).unlink(missing_ok=True)
         prune_checkpoints(self.record, self.config.selection, self.config.study.keep_checkpoints)
+
+    def _tell(self) -> None:
+        """Tells the study the objectives and constraints of the selected checkpoint."""
+        if self.lease is None:
+            return None
+        with self.lease:
+            if self.record.state == FAILED:
+                return self.lease.fail()
+            cards = self.record.scorecards
+            card = next((card for card in cards if card.epoch == self.record.selected), None)
+            violations = constraints(card, self.config.selection)
+            if card is None:  # no usable checkpoint: the worst objectives, and infeasible
+                return self.lease.complete((0.0, 1.0), violations)
+            memory = card.scores[MEMORY].value if MEMORY in card.scores else 0.0
+            return self.lease.complete((worth(card), memory), violations)

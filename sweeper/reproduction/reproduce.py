@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config import StudyConfig, SweepConfig
-from sweeper.execution.context import load_context, origin, origin_of_pictures
+from sweeper.execution.context import load_context, origin, origin_of_dataset
 from sweeper.reproduction.compare import DIFFERENT, compare, judge, pairs, table
 from sweeper.reproduction.config import ReproduceConfig
 from sweeper.reproduction.environment_diff import differences, other_base, other_pictures
@@ -50,20 +50,20 @@ def main(config: ReproduceConfig) -> None:
     check_construction(trial)
     check_pictures(original, trial, config)
     try:
-        parts = load_context(trial)
+        context = load_context(trial)
     except BaseError as error:
         hint = "" if config.base.path else "; base.path= says where the base is now"
         raise BaseError(f"{error}{hint}") from None
-    now = origin(parts)
+    now = origin(context)
     if (other := other_base(original.tags, now)) and not config.force:
         raise ConfigError(f"base.path: {trial.base.path} is {other}; {_way_out('base.path')}")
     _announce(original, carried, now)
     if original.file is not None:
         log.info(f"scoring {original.file}, which has no scores of then")
-        scored = score_file(original.file, original.selected, parts.scorer)
+        scored = score_file(original.file, original.selected, context.scorer)
         original = replace(original, epochs=[scored])
     tracker = MlflowMirror(root, study_folder(root, original.study))
-    again = retrain(original, trial, now, tracker)
+    again = retrain(original, trial, context, tracker)
     verdict = conclude(original, again, config.tolerance, tracker)
     if verdict == DIFFERENT:
         sys.exit(1)
@@ -137,7 +137,7 @@ def check_pictures(original: Original, trial: SweepConfig, config: ReproduceConf
         if any(key.startswith("data.") for key in config.places):
             raise
         raise ConfigError(f"{error}; data.path= says where the pictures are now") from None
-    other = other_pictures(original.tags, origin_of_pictures(pictures))
+    other = other_pictures(original.tags, origin_of_dataset(pictures))
     if other and not config.force:
         raise ConfigError(f"data.path: {trial.data.path} has {other}; {_way_out('data.path')}")
 

@@ -15,6 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from evaluate.config import PolicyConfig
 from sweeper.config import SweepConfig
 from sweeper.console.progress import Progress, duration
+from sweeper.execution.context import StudyContext, origin
 from sweeper.execution.early_stopping import until
 from sweeper.execution.pack_runner import run_trials
 from sweeper.execution.trial import ADAPTED, Trial
@@ -58,12 +59,12 @@ class Comparing(Progress):
 
 
 def retrain(
-    original: Original, config: SweepConfig, now: dict[str, str], tracker: MlflowMirror
+    original: Original, config: SweepConfig, context: StudyContext, mirror: MlflowMirror
 ) -> TrialRecord:
     """Trains and scores up to the original's last scored epoch; where it was left, it goes on.
 
     Args:
-        now: where the new run comes from.
+        context: base, data set and scorer of these settings.
 
     Raises:
         KeyboardInterrupt: it was asked to leave; the same again goes on.
@@ -81,21 +82,22 @@ def retrain(
             settings=settings,
             overrides=[],
             params={"again": original.id},
-            tags={**now, **kept, **above, REPRODUCTION_OF: original.id},
+            tags={**origin(context), **kept, **above, REPRODUCTION_OF: original.id},
         )
         if begun := resume_record(folder, {}):
             record = begun
         trial = Trial(
             config=config,
+            context=context,
             record=record,
-            tracker=tracker,
+            mirror=mirror,
             progress=Comparing(folder, original.epochs),
             rules=[] if original.complete else [until(last)],
         )
         with in_good_order(folder):
             run_trials([trial], 1)
             if leaving() and not record.finished:
-                tracker.catch_up()
+                mirror.catch_up()
                 raise KeyboardInterrupt
     if record.state == FAILED:
         raise TrainingError(f"training it again failed: {record.reason}")

@@ -19,8 +19,8 @@ from sweeper.search.samplers import known_settings, make_sampler
 from sweeper.search.search_space import Params, Space
 from sweeper.stop_request import leaving
 from sweeper.study.storage import NO_PRUNER, known, open_study, understood
-from sweeper.study.study_attributes import ABOUT, DEATHS, about_of, check_within
-from sweeper.study.trial_lease import LEASE, LeasedTrial, acquire, lease, live_trial, settle
+from sweeper.study.study_attributes import ABOUT, CRASHES, about_of, check_within
+from sweeper.study.trial_lease import LEASE, LeasedTrial, acquire, lease, live_trial, suggest_all
 from sweeper.study_folder import study_folder
 from sweeper.tracking.trial_record import AT_WORK, FILE, load_records
 from train.config.parsing import suggestion
@@ -94,18 +94,18 @@ class Study:
         """
         with self.lock, self.understood:
             for number in self._unfinished():
-                orphan = self._orphan(number)
-                if orphan and orphan.finished:
-                    file = orphan.folder / FILE
+                stale = self._stale_trial(number)
+                if stale and stale.finished:
+                    file = stale.folder / FILE
                     log.warning(
                         f"trial {number} had ended, but {file} is gone or damaged: it is trained "
                         "again, unless Ctrl-C stops it and you put the file back from a copy"
                     )
-                    return orphan
-                if orphan:
-                    self._settle(number)
-                    self._count_death(orphan)
-                    return orphan
+                    return stale
+                if stale:
+                    self._suggest_all(number)
+                    self._count_crash(stale)
+                    return stale
             waiting = (TrialState.WAITING,)
             begun = len(self.optuna.trials) - len(self.optuna.get_trials(states=waiting))
             size = self.space.size()
@@ -114,23 +114,23 @@ class Study:
             self._seed(begun)
             trial = acquire(self.optuna, self.folder, self.optuna.ask().number)
             assert trial, "a new trial is nobody else's"
-            self._settle(trial.number)
+            self._suggest_all(trial.number)
             return trial
 
-    def elsewhere(self) -> list[int]:
+    def held_by_others(self) -> list[int]:
         """The trials that other workers hold."""
         with self.lock:
             return [number for number in self._unfinished() if self._is_held(number)]
 
     def has_orphans(self) -> bool:
-        """Whether a trial is to be taken up, since its worker died.
+        """Whether a trial must be taken up because its worker crashed.
 
-        On this machine a death is seen at once; on another one only its silence tells, which
-        this waits for.
+        A crash on this host is detected immediately; on another host it is inferred from a missed
+        heartbeat, which this method waits for.
         """
         leases = [lease(self.folder, number) for number in self._unfinished()]  # each one listens
         until = time.monotonic() + LEASE * 1.5
-        while (held := self.elsewhere()) and time.monotonic() < until and not leaving():
+        while (held := self.held_by_others()) and time.monotonic() < until and not leaving():
             owners = [one.owner for one in leases]
             if all(owner is None or owner.hostname == socket.gethostname() for owner in owners):
                 break
@@ -155,19 +155,19 @@ class Study:
             if trial.state == TrialState.RUNNING or trial.number not in ended
         ]
 
-    def _orphan(self, number: int) -> LeasedTrial | None:
+    def _stale_trial(self, number: int) -> LeasedTrial | None:
         """A trial without a result, if nobody holds it."""
         trial = acquire(self.optuna, self.folder, number)
         # its worker told so, and let go, just now
         if trial and trial.finished and self.has_result(number):
-            trial.lock.release()
+            trial.release()
             return None
         return trial
 
     def _is_held(self, number: int) -> bool:
         trial = acquire(self.optuna, self.folder, number)
         if trial:
-            trial.lock.release()
+            trial.release()
         return trial is None
 
     def trial_of(self, settings: str) -> LeasedTrial | None:
@@ -182,17 +182,17 @@ class Study:
                 frozen = self.optuna.trials[trial.number]
             return acquire(self.optuna, self.folder, frozen.number)
 
-    def _count_death(self, orphan: LeasedTrial) -> None:
-        """Once: a trial that waits for its place when the next process dies had no part in it."""
-        at_work = orphan.folder / AT_WORK
+    def _count_crash(self, stale: LeasedTrial) -> None:
+        """Counts a crash once, and only for a trial that was at work when its process crashed."""
+        at_work = stale.folder / AT_WORK
         if at_work.is_file():
-            live_trial(self.optuna, orphan.number).set_user_attr(DEATHS, orphan.deaths + 1)
+            live_trial(self.optuna, stale.number).set_user_attr(CRASHES, stale.crash_count + 1)
             at_work.unlink()
 
-    def _settle(self, number: int) -> None:
-        """Proposes what the trial has not got yet."""
+    def _suggest_all(self, number: int) -> None:
+        """Suggests the values that the trial lacks."""
         self._seed(number)
-        settle(live_trial(self.optuna, number), self.space)
+        suggest_all(live_trial(self.optuna, number), self.space)
 
     def _seed(self, number: int) -> None:
         # mixed, so that a study with the next seed does not propose what this one proposed

@@ -17,7 +17,7 @@ from train.files.untrusted import convert
 
 ABOUT = "about"  # user attribute of a study: what all its trials share
 TOTAL = "trials"  # user attribute of a study: how many trials it will have
-DEATHS = "deaths"  # user attribute of a trial: how often its process died
+CRASHES = "deaths"  # user attribute of a trial: how often its process died
 SCALARS = (bool, int, float, str, type(None))
 
 About = dict[str, Annotated[str, Meta(max_length=10_000)]]
@@ -46,13 +46,13 @@ def total_of(study: optuna.Study) -> int:
     return convert(study.user_attrs.get(TOTAL, 0), Count, name)
 
 
-def deaths_of(trial: FrozenTrial) -> int:
-    """How often a process died with a trial.
+def crash_count_of(trial: FrozenTrial) -> int:
+    """How often the process of a trial crashed.
 
     Raises:
         UntrustedFileError: no number.
     """
-    return convert(trial.user_attrs.get(DEATHS, 0), Count, f"trial {trial.number}: {DEATHS}")
+    return convert(trial.user_attrs.get(CRASHES, 0), Count, f"trial {trial.number}: {CRASHES}")
 
 
 def check_study(study: optuna.Study) -> None:
@@ -65,7 +65,7 @@ def check_study(study: optuna.Study) -> None:
     total_of(study)
     check_system(study._storage.get_study_system_attrs(study._study_id))
     for trial in study.get_trials(deepcopy=False):
-        deaths_of(trial)
+        crash_count_of(trial)
         try:
             _check_trial(trial, len(study.directions))
         except ValueError as error:

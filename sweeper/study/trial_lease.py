@@ -1,4 +1,4 @@
-"""A trial of a study that this process holds: asked, told, given values."""
+"""A trial of a study, leased by this process: its values are suggested and its result is told."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.conditional_params import is_active
 from sweeper.search.search_space import Params, Space
-from sweeper.study.study_attributes import deaths_of
+from sweeper.study.study_attributes import crash_count_of
 from sweeper.tracking.trial_record import HOLDER, trial_folder
 
 # seconds without a heartbeat after which a worker on another machine counts as dead; on the same
@@ -29,7 +29,7 @@ LEASE = 60.0
 
 @dataclass
 class LeasedTrial:
-    """A trial as the storage knows it, held by this process until the end of its `with`."""
+    """A trial in the storage, held by this process until it is released."""
 
     study: optuna.Study
     number: int
@@ -40,11 +40,15 @@ class LeasedTrial:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.lock.release()
+        self.release()
+
+    def release(self) -> None:
+        """Leaves it to whichever worker takes it up next."""
+        self.lock.release(force=True)
 
     @property
     def lost(self) -> bool:
-        """Whether another worker has taken it over, since this one gave no sign of life."""
+        """Whether another worker has taken it over, because this one missed its heartbeats."""
         return self.lock.compromise is not None
 
     @property
@@ -60,9 +64,9 @@ class LeasedTrial:
         return self.frozen.state.is_finished()
 
     @property
-    def deaths(self) -> int:
-        """How often a process died with it."""
-        return deaths_of(self.frozen)
+    def crash_count(self) -> int:
+        """How often its process crashed."""
+        return crash_count_of(self.frozen)
 
     def report(self, epoch: int, value: float) -> None:
         """Tells the pruner; a second report of an epoch is left out."""
@@ -102,17 +106,14 @@ class LeasedTrial:
         return live_trial(self.study, self.number)
 
 
-def acquire(
-    study: optuna.Study, folder: Path, number: int, again: bool = False
-) -> LeasedTrial | None:
-    """A trial of a study, held by this process; None where a living process has it.
+def acquire(study: optuna.Study, folder: Path, number: int) -> LeasedTrial | None:
+    """Leases a trial; None if a living process holds it.
 
     Args:
         folder: of the study.
-        again: this process may have it already (the sweeper claims it before it starts the job).
     """
     place, lock = trial_folder(folder, number), lease(folder, number)
-    if lock.is_locked and not again:
+    if lock.is_locked:
         return None
     try:
         lock.acquire(timeout=0)
@@ -137,15 +138,15 @@ def live_trial(study: optuna.Study, number: int) -> optuna.Trial:
     return optuna.Trial(study, trial)
 
 
-def settle(trial: optuna.Trial, space: Space) -> None:
-    """Gives a trial a value for each dimension that means something beside those before it."""
+def suggest_all(trial: optuna.Trial, space: Space) -> None:
+    """Suggests a value for each dimension that is active, given the values before it."""
     for name, distribution in space.distributions.items():
         if is_active(name, trial.params):
-            suggest_all(trial, name, distribution)
+            suggest(trial, name, distribution)
 
 
-def suggest_all(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
-    """A value for one dimension; the one from before, where the trial has it already."""
+def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    """A value for one dimension; the same one if the trial has it already."""
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(name, distribution.choices)
     if isinstance(distribution, IntDistribution):

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution
 
 from sweeper.config import SweepConfig
-from sweeper.execution.driver import first_settings
+from sweeper.execution.search_setup import first_settings
 from sweeper.results.report.search_insights import look_at
 from sweeper.search.search_space import parse_space
 from sweeper.study import journal as journals

@@ -19,12 +19,12 @@ from evaluate.scorecard import Estimate, Scorecard
 from evaluate.selection.diagnosis import diagnose
 from sweeper.config import ALL, BEST, BudgetConfig
 from sweeper.console.progress import Progress
-from sweeper.execution.budget import used_up
 from sweeper.execution.disk import prune_checkpoints
 from sweeper.execution.trial import Trial
 from sweeper.results.mlflow_description import describe_study
 from sweeper.results.ranking import explain, rank_trials, varied
 from sweeper.results.report import tables
+from sweeper.study.budget import used_up
 from sweeper.tracking import trial_record as records
 from sweeper.tracking.trial_record import (
     COMPLETE,
@@ -177,7 +177,7 @@ def test_texts_are_texts(tmp_path: Path, saved: Saved, text: str) -> None:
     record = reads(tmp_path, saved)
     assert record
     assert record.params == {text: text}
-    trial = Trial(None, record, None, None, [])  # type: ignore[arg-type]
+    trial = Trial(None, None, record, None, None)  # type: ignore[arg-type]
     assert trial.remedies == ()
 
 

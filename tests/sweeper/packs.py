@@ -75,13 +75,14 @@ def make(base_folder: Path, picture_folder: Path, tmp_path: Path) -> Make:
         settings = {"training": {"epochs": config.training.epochs}}
         record = TrialRecord(folder, "study", number, settings, [], {}, {})
         progress = Progress(tmp_path / "study", 9, 2)
-        return Trial(config, record, cast(Any, Tracker()), progress)
+        context = cast(Any, None)  # `run` has it
+        return Trial(config, context, record, cast(Any, Tracker()), progress)
 
     return made
 
 
 @pytest.fixture
-def run(base: BaseModel, pictures: Dataset, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(base: BaseModel, pictures: Dataset) -> Run:
     """Runs trials with a scorer."""
 
     def go(
@@ -90,8 +91,12 @@ def run(base: BaseModel, pictures: Dataset, monkeypatch: pytest.MonkeyPatch) -> 
         scoring: Scoring = lambda checkpoints: None,
         worth: Worth = lambda trial, epoch: 0.8,
     ) -> None:
-        parts = StudyContext(base, pictures, cast(Any, Scorer(scoring, worth)))
-        monkeypatch.setattr("sweeper.execution.pack_runner.load_context", lambda config: parts)
-        run_trials(trials, pack)
+        scorer = cast(Any, Scorer(scoring, worth))
+        context = StudyContext(base, pictures, scorer, DataConfig())
+        run_trials((replace_context(trial, context) for trial in trials), pack)
+
+    def replace_context(trial: Trial, context: StudyContext) -> Trial:
+        trial.context = context
+        return trial
 
     return go

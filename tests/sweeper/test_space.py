@@ -18,7 +18,7 @@ from optuna.distributions import (
 )
 
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.execution.driver import configured, first_settings
+from sweeper.execution.search_setup import configured, first_settings
 from sweeper.search.conditional_params import is_active
 from sweeper.search.samplers import (
     DeduplicatingSampler,
@@ -28,7 +28,7 @@ from sweeper.search.samplers import (
     trials_of,
 )
 from sweeper.search.search_space import Space, identity, parse_space
-from sweeper.study.trial_lease import settle
+from sweeper.study.trial_lease import suggest_all
 from train.cli.compose import settings
 from train.cli.group_choices import with_group_choices
 from train.config.schema import CONF
@@ -138,7 +138,7 @@ def test_a_setting_is_searched_where_it_means_something() -> None:
         seen = []
         for _ in range(6):
             trial = study.ask()
-            settle(trial, space)
+            suggest_all(trial, space)
             assert ("network.conv_alpha" in trial.params) == (trial.params["network.conv_rank"] > 0)
             seen.append(identity(trial.params))
             study.tell(trial, 1.0)

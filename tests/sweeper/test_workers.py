@@ -145,7 +145,7 @@ def test_who_gives_no_sign_of_life_loses_the_trial(
     study = study_of(tmp_path)
     time.sleep(3)
     assert study.next_trial(1) is None
-    assert study.elsewhere() == [0], "it is slow, not dead"
+    assert study.held_by_others() == [0], "it is slow, not dead"
     process.send_signal(signal.SIGSTOP)  # as a machine that hangs
     taken, until = None, time.monotonic() + 20
     watched = trial_lease.lease(tmp_path, 0)  # the one that listens for the heartbeat

@@ -1,0 +1,159 @@
+"""A search as its command line asks for it: what is searched, what is fixed, what comes first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+
+from sweeper.config import OBJECTIVES, SweepConfig, check_sweep
+from sweeper.search.samplers import check_sampler, trials_of
+from sweeper.search.search_space import Params, Space, parse_space
+from sweeper.study.study import best_settings
+from sweeper.study_folder import study_folder
+from train.cli.compose import without_hydra
+from train.config.parsing import keys, suggestion, typed
+from train.errors import ConfigError
+from train.loop.construction_checks import optimizer_class
+
+BEST = 3  # trials of another study that are tried first
+
+
+@dataclass(frozen=True)
+class HydraSweep:
+    """What Hydra hands over to a sweeper, and the sweeper's own settings (conf/hydra/sweeper).
+
+    Attributes:
+        config: as composed, including Hydra's own part.
+        launcher: runs the workers, or stands for packs.
+        n_trials: of the whole study, including earlier starts; None: see `trials_of`.
+        workers: processes for a launcher other than `packed`.
+        objective: one of OBJECTIVES.
+        seed: of the search.
+        sampler: the `_target_` of a sampler and its arguments, without the seed.
+    """
+
+    context: HydraContext
+    config: DictConfig
+    launcher: Launcher
+    n_trials: int | None
+    workers: int
+    objective: str
+    seed: int
+    sampler: dict[str, Any]
+
+    def compose(self, overrides: list[str]) -> SweepConfig:
+        """The settings of a trial, checked.
+
+        Raises:
+            ConfigError: impossible settings.
+        """
+        try:
+            composed = self.context.config_loader.load_sweep_config(self.config, overrides)
+        except HydraException as error:
+            raise ConfigError(" ".join(f"{error} {error.__cause__ or ''}".split())) from None
+        config = typed(SweepConfig, without_hydra(composed))
+        check_sweep(config)
+        optimizer_class(config.optimizer)
+        return config
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a command line asks for.
+
+    Attributes:
+        config: the settings that trials share, and for those that are searched the configured ones.
+        space: what is searched.
+        fixed: the overrides that all trials share.
+        first: settings to try before any are proposed.
+        n_trials: of the whole study.
+    """
+
+    hydra: HydraSweep
+    config: SweepConfig
+    space: Space
+    fixed: list[str]
+    first: list[Params]
+    n_trials: int
+
+
+def parse_search(hydra: HydraSweep, arguments: list[str]) -> Search:
+    """The search of a command line, or of conf/search if the command line has no sweep.
+
+    Raises:
+        ConfigError: settings, values or combinations that cannot work.
+    """
+    parser = OverridesParser.create(hydra.context.config_loader)
+    search = {str(k): str(v) for k, v in hydra.config.search.items()}  # resolved as they are read
+    space, fixed = parse_space(arguments, search, parser, partial(configured, hydra.config))
+    check_sampler(hydra.sampler, space, len(OBJECTIVES[hydra.objective]))
+    config = hydra.compose(fixed)
+    _check_space(hydra, space, fixed)
+    return Search(
+        hydra=hydra,
+        config=config,
+        space=space,
+        fixed=fixed,
+        first=first_settings(hydra.config, config, space),
+        n_trials=trials_of(hydra.n_trials, hydra.sampler, space),
+    )
+
+
+def _check_space(hydra: HydraSweep, space: Space, fixed: list[str]) -> None:
+    """Composes each dimension's choices, or the ends of its range, one at a time."""
+    groups = set(hydra.config.hydra.runtime.choices)
+    known = [*keys(hydra.config), *groups]
+    for dimension in space.dimensions:
+        if dimension.key.lstrip("+") not in known:
+            near = suggestion(dimension.key, known)
+            raise ConfigError(f"{dimension.key}: there is no such setting{near}")
+        beside = space.beside(dimension)
+        for value in dimension.ends():
+            hydra.compose([*fixed, *beside, dimension.override(value)])
+
+
+def first_settings(master: DictConfig, config: SweepConfig, space: Space) -> list[Params]:
+    """The settings to try first: the configured ones, so that the search cannot end worse than
+    these; those of `study.enqueue`; the best ones of another study.
+
+    Raises:
+        ConfigError: enqueued settings that are not searched.
+    """
+    dimensions = {dimension.key: dimension for dimension in space.dimensions}
+    for params in config.study.enqueue:
+        for key, value in params.items():
+            if key not in dimensions:
+                near = suggestion(key, [*dimensions])
+                raise ConfigError(f"study.enqueue: {key} is not searched{near}")
+            if not dimensions[key].contains(value):
+                raise ConfigError(f"study.enqueue: {key}={value} is outside of the search")
+    best = []
+    if config.study.warm_start:
+        root, name = Path(config.study.root), config.study.warm_start
+        other = study_folder(root, name, "study.warm_start")
+        best = best_settings(other, config.study.storage, BEST)
+    inside = [
+        {k: v for k, v in params.items() if k in dimensions and dimensions[k].contains(v)}
+        for params in (_defaults(master, space), *config.study.enqueue, *best)
+    ]
+    return [space.relevant(params) for params in inside if params]
+
+
+def _defaults(master: DictConfig, space: Space) -> Params:
+    """The configured settings, as far as they are in the space."""
+    values = [(dimension, configured(master, dimension.key)) for dimension in space.dimensions]
+    return {dimension.key: value for dimension, value in values if dimension.contains(value)}
+
+
+def configured(master: DictConfig, key: str) -> Any:
+    """A setting's value, or a group's choice, as composed."""
+    choices = master.hydra.runtime.choices
+    return choices[key] if key in choices else OmegaConf.select(master, key)

@@ -1,0 +1,89 @@
+"""What the commands that train trials have in common: a context, MLflow, and the end of a study."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from sweeper.config import SweepConfig
+from sweeper.execution.context import StudyContext, load_context, origin
+from sweeper.execution.finalize import finalize_study
+from sweeper.stop_request import PERSON, leaving
+from sweeper.study.storage import answering
+from sweeper.study_folder import study_folder
+from sweeper.tracking.mlflow_mirror import MlflowMirror
+from train.system.outage import Outage
+
+INTERRUPTED = 130  # exit code after Ctrl-C
+
+
+class StudyCommand:
+    """A command on one study. What it has loaded stays when it is retried after an outage.
+
+    Args:
+        config: of the study; its name may be null until the study begins.
+    """
+
+    def __init__(self, config: SweepConfig) -> None:
+        self.config = config
+        self._mirror: MlflowMirror | None = None
+
+    @cached_property
+    def context(self) -> StudyContext:
+        """Base, data set and scorer, loaded when they are first needed."""
+        return load_context(self.config)
+
+    def check_folder(self) -> None:
+        """Refuses a study's folder that leads elsewhere, before the models are loaded.
+
+        Raises:
+            ConfigError: see `study_folder`.
+        """
+        if self.config.study.name is not None:
+            study_folder(Path(self.config.study.root), self.config.study.name, "study.name")
+
+    def mirror(self, study: Path) -> MlflowMirror:
+        """The mirror of the study with this folder in MLflow."""
+        if self._mirror is None or self._mirror.study != study:
+            self._mirror = MlflowMirror(Path(self.config.study.root), study)
+        return self._mirror
+
+    def finalize(self, study: Path) -> None:
+        """Ranks the study's trials and makes the best checkpoint its result."""
+        finalize_study(
+            study,
+            self.config.selection,
+            self.mirror(study),
+            origin(self.context),
+            self.context.scorer.probe_set.to_yaml(),
+            self.config.study.storage,
+        )
+
+
+@contextmanager
+def clean_exit(mirror: MlflowMirror) -> Iterator[None]:
+    """Within this context Ctrl-C ends the process with one line and code 130, and MLflow learns
+    about the interruption. At the end everything is logged."""
+    try:
+        with answering():
+            yield
+        mirror.catch_up()
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
+        mirror.interrupt()
+        print("interrupted; the same command continues the study", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Outage:
+        mirror.interrupt()
+        raise
+
+
+def raise_if_stopped() -> None:
+    """Raises a KeyboardInterrupt if a person asked the study to stop. A study that runs out of
+    hours is concluded instead."""
+    if leaving() == PERSON:
+        raise KeyboardInterrupt

@@ -1,0 +1,112 @@
+"""From a leased trial to one that is ready to run, or to one that is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sweeper.config import SweepConfig
+from sweeper.console.progress import Progress, say
+from sweeper.execution.context import StudyContext, origin
+from sweeper.execution.early_stopping import has_plateaued, memorizes, no_learning, pruned
+from sweeper.execution.trial import Trial
+from sweeper.search.search_space import Params
+from sweeper.study.trial_lease import LeasedTrial
+from sweeper.tracking.mlflow_mirror import MlflowMirror
+from sweeper.tracking.trial_record import FAILED, LENGTH, PREPARING, TrialRecord, resume_record
+from train.loop.schedule import schedule_of
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """The settings of a trial, and where they come from.
+
+    Attributes:
+        config: composed and checked.
+        overrides: Hydra's, that made the config.
+        params: the values that the search chose.
+        preset: the option of the group `preset`.
+    """
+
+    config: SweepConfig
+    overrides: list[str]
+    params: Params
+    preset: str = "none"
+
+
+def make_trial(
+    settings: TrialSettings,
+    lease: LeasedTrial,
+    context: StudyContext,
+    mirror: MlflowMirror,
+    total: int,
+) -> Trial:
+    """A trial that is ready to run. One that was begun before continues from its folder.
+
+    Args:
+        context: of the study.
+        total: trials of the study.
+
+    Raises:
+        DataError: with what is wrong with the pictures.
+    """
+    config, context = settings.config, context.for_trial(settings.config)
+    schedule = schedule_of(config, context.dataset)
+    study = _study_folder(lease)
+    record = resume_record(lease.folder, lease.params) or TrialRecord(
+        folder=lease.folder,
+        study=study.name,
+        number=lease.number,
+        settings=asdict(config),
+        overrides=settings.overrides,
+        params=settings.params,
+        tags={
+            **origin(context),
+            "preset": settings.preset,
+            LENGTH: str(schedule.epochs),
+            PREPARING: f"{context.scorer.seconds:.3f}",
+        },
+    )
+    return Trial(
+        config=config,
+        context=context,
+        record=record,
+        mirror=mirror,
+        progress=Progress(study, total, schedule.checkpoints),
+        rules=[
+            memorizes(config.selection, config.early_stop.memorization_patience),
+            has_plateaued(config.selection, config.early_stop.patience),
+            no_learning(config.early_stop.min_progress_share, schedule.epochs),
+            pruned(lease, config.selection),
+        ],
+        lease=lease,
+        # alone, a crash is its own fault and not another trial's; this is its last retry
+        alone=0 < config.study.retries <= lease.crash_count,
+    )
+
+
+def refuse(lease: LeasedTrial, overrides: list[str], reason: str) -> None:
+    """Fails a trial that cannot start, or cannot continue, and releases it."""
+    with lease:
+        lease.fail()
+        record = resume_record(lease.folder, lease.params) or TrialRecord(
+            folder=lease.folder,
+            study=_study_folder(lease).name,
+            number=lease.number,
+            settings={},
+            overrides=overrides,
+            params=lease.params,
+            tags={},
+        )
+        record.end(FAILED, reason)
+        say(f"trial {lease.number}  failed: {reason}")
+
+
+def preset_of(choices: Mapping[str, str]) -> str:
+    """The option of the group `preset` among the choices that Hydra has composed."""
+    return str(choices.get("preset", "none"))
+
+
+def _study_folder(lease: LeasedTrial) -> Path:
+    return lease.folder.parent.parent
