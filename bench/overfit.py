@@ -131,8 +131,8 @@ def plot(curves: dict[str, Curve]) -> Figure:
               "training background": ("#e67700", "--")}  # fmt: skip
     for axes, (name, points) in zip(panels, curves.items(), strict=True):
         epochs = [point["epoch"] for point in points]
-        for key, (colour, style) in styles.items():
-            axes.plot(epochs, [p[key] for p in points], style, color=colour, label=key)
+        for key, (color, style) in styles.items():
+            axes.plot(epochs, [p[key] for p in points], style, color=color, label=key)
         axes.set_title(name, loc="left")
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.2)

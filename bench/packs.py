@@ -262,11 +262,11 @@ def plot(found: Row) -> Figure:
     left.grid(alpha=0.2)
     names = [*found["makespan"]][::-1]
     start = [0.0] * len(names)
-    colours = {"training": "#1864ab", "scoring": "#d9480f", "the rest": "#adb5bd"}
-    for part, colour in colours.items():
+    colors = {"training": "#1864ab", "scoring": "#d9480f", "the rest": "#adb5bd"}
+    for part, color in colors.items():
         rows = [found["makespan"][name] for name in names]
         values = [row.get(part, row["seconds"] - row["training"] - row["scoring"]) for row in rows]
-        right.barh(names, values, left=start, color=colour, label=part)
+        right.barh(names, values, left=start, color=color, label=part)
         start = [a + b for a, b in zip(start, values, strict=True)]
     right.set_title("the default sweep, seconds", loc="left")
     right.legend()

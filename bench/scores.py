@@ -83,7 +83,7 @@ def auroc(copied: Tensor, fresh: Tensor) -> float:
 
 def authenticity(distance: Tensor, among: Tensor) -> Tensor:
     """Alaa et al. 2022, as a number: how much nearer a picture is to a training picture than that
-    one's own nearest neighbour is; above 0 is a copy.
+    one's own nearest neighbor is; above 0 is a copy.
 
     Args:
         distance: (N, n) to the training pictures.
@@ -121,7 +121,7 @@ def poses(design: Design, source: KeypointPoses, encoder: ClipEncoder) -> tuple[
             "ours (pose)": near.max(1).values,
             "authenticity, poses": authenticity(1 - near, 1 - source.similarity(bank, bank)),
             "authenticity, CLIP": authenticity(torch.cdist(clip, own), torch.cdist(own, own)),
-            "CLIP nearest neighbour": -torch.cdist(clip, own).min(1).values,
+            "CLIP nearest neighbor": -torch.cdist(clip, own).min(1).values,
             "pixel distance": -torch.cdist(pixels, flat).min(1).values,
         }
         for way, number in ways.items():
@@ -150,7 +150,7 @@ def copying(chosen: DataSet, encoder: ClipEncoder) -> tuple[list[Outcome], dict[
     ways = {
         "ours (patches)": -metric.distance(patches),
         "authenticity, CLIP": authenticity(torch.cdist(clip, own), torch.cdist(own, own)),
-        "CLIP nearest neighbour": -torch.cdist(clip, own).min(1).values,
+        "CLIP nearest neighbor": -torch.cdist(clip, own).min(1).values,
         "pixel distance": -distance.min(1).values,
     }
     told: dict[str, Any] = {chosen.name: {}, f"{chosen.name}, same kind": {}}

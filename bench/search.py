@@ -61,14 +61,14 @@ def draw(curves: dict[str, list[Curve]], file: Path) -> None:
     """Each arm's mean, and its repetitions as thin lines."""
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     axes = figure.subplots()
-    for (name, repeated), colour in zip(
+    for (name, repeated), color in zip(
         curves.items(), ("#d9480f", "#1864ab", "#868e96"), strict=True
     ):
         trials = range(1, TRIALS + 1)
         axes.plot(trials, [statistics.mean(at) for at in zip(*repeated, strict=True)],
-                  color=colour, linewidth=2.2, label=name)  # fmt: skip
+                  color=color, linewidth=2.2, label=name)  # fmt: skip
         for one in repeated:
-            axes.plot(trials, one, color=colour, linewidth=0.7, alpha=0.6)
+            axes.plot(trials, one, color=color, linewidth=0.7, alpha=0.6)
     axes.set_xlabel("trials")
     axes.set_ylabel("quality of the pick, as the judge sees it")
     axes.legend()

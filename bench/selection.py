@@ -222,9 +222,9 @@ def plot(rows: list[Row]) -> Figure:
     rules = sorted(rows[0]["regret"], key=lambda r: -sum(row["regret"][r] for row in rows))
     for y, rule in enumerate(rules):
         values = [row["regret"][rule] for row in rows]
-        colour = "#d9480f" if rule.startswith(OURS) else "#868e96"
-        left.scatter(values, [y] * len(values), color=colour, alpha=0.45, s=24)
-        left.scatter([sum(values) / len(values)], [y], color=colour, marker="|", s=500)
+        color = "#d9480f" if rule.startswith(OURS) else "#868e96"
+        left.scatter(values, [y] * len(values), color=color, alpha=0.45, s=24)
+        left.scatter([sum(values) / len(values)], [y], color=color, marker="|", s=500)
     left.set_yticks(range(len(rules)), rules)
     left.set_xlabel("regret (dot: a LoRA, bar: the mean)")
     left.set_title("what each rule loses", loc="left")

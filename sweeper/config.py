@@ -43,7 +43,7 @@ Directions = tuple[Literal["maximize", "minimize"], ...]
 # what a search looks for, first of all the fidelity
 OBJECTIVES: dict[str, Directions] = {
     "fidelity": ("maximize",),
-    "pareto": ("maximize", "minimize"),  # and the memorisation
+    "pareto": ("maximize", "minimize"),  # and the memorization
 }
 OURS = "hydra_plugins.lorasweep_optuna.OptunaSweeper"  # the sweeper of conf/hydra/sweeper/optuna
 PACK = whole(1, 1024)

@@ -33,7 +33,7 @@ from sweeper.tracking.trial_record import (
 )
 from train.data.folders.wording import counted
 
-COLOURS = {
+COLORS = {
     RUNNING: "cyan",
     COMPLETE: "green",
     STOPPED: "yellow",
@@ -43,7 +43,7 @@ COLOURS = {
 SCORES = {  # in their order, and what they are called where there is little room
     "prompt_fidelity": "prompt",
     "subject_fidelity": "subject",
-    "pose_memorization": "memorised",
+    "pose_memorization": "memorized",
     "background_leak": "background",
     "outfit_leak": "outfit",
     "copying": "copying",
@@ -176,7 +176,7 @@ class Display:
                 "*" if row is best else "",
                 str(record.number),
                 words,
-                plain(record.state, COLOURS[record.state]),
+                plain(record.state, COLORS[record.state]),
                 *[ProgressBar(max(1, record.length), done, width=8)] * wide,
                 f"{done}/{record.length}",
                 *(

@@ -99,5 +99,5 @@ def short(value: object) -> str:
 
 
 def _word(score: str) -> str:
-    words = {"pose_memorization": "memorised"}
+    words = {"pose_memorization": "memorized"}
     return words.get(score, score.removesuffix("_fidelity").replace("_", " "))

@@ -34,7 +34,7 @@ def memorizes(policy: PolicyConfig, in_a_row: int) -> Rule:
         for name in (n for n in policy.max if n in shared):
             limit, low = policy.max[name], told[name].low
             if all(card.scores[name].low > limit for card in last):
-                return f"memorised: {name} is surely above {low:.2f}, and {limit:g} is the limit"
+                return f"memorized: {name} is surely above {low:.2f}, and {limit:g} is the limit"
         for name in (n for n in policy.min if n in shared):
             floor, high = policy.min[name], told[name].high
             if all(card.scores[name].high < floor for card in last):

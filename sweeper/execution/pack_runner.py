@@ -223,7 +223,7 @@ class Pack:
                 )  # fmt: skip
         for checkpoint in epoch.checkpoints:
             trial = self.trials.get(checkpoint.member)
-            if trial and trial.should_stop(checkpoint.last):  # memorised, behind, or done
+            if trial and trial.should_stop(checkpoint.last):  # memorized, behind, or done
                 self.trainer.stop(checkpoint.member)
                 self._end(checkpoint.member)
         for member, reason in epoch.failures.items():

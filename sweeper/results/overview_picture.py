@@ -40,7 +40,7 @@ def draw_checkpoints(
     policy: PolicyConfig,
     keyed: bool = True,
 ) -> None:
-    """Fidelity against pose memorisation, a dot a checkpoint, a thin line a trial.
+    """Fidelity against pose memorization, a dot a checkpoint, a thin line a trial.
 
     Args:
         keyed: say what each mark is; False: the page around says it. Dots have their words as url.
@@ -66,7 +66,7 @@ def draw_checkpoints(
         axes.axvspan(policy.max[MEMORY], 2, color="#c92a2a", alpha=0.05)
     memories = [_point(card)[0] for record in records for card in usable(record.scorecards)]
     axes.set_xlim(-0.03, max(max(memories, default=1.0), policy.max.get(MEMORY, 0)) + 0.06)
-    axes.set_xlabel("pose memorisation  (0: none, 1: every image repeats a training pose)")
+    axes.set_xlabel("pose memorization  (0: none, 1: every image repeats a training pose)")
     axes.set_ylabel("fidelity  (likeness and obedience; higher is better)")
     if keyed:
         axes.set_title("all checkpoints of all trials", loc="left")
@@ -93,10 +93,10 @@ def _draw_dots(axes: Axes, records: list[TrialRecord], policy: PolicyConfig) -> 
         for card in usable(record.scorecards):
             words = (
                 f"trial {record.number}, {card.label}: fidelity {overall(card)}, "
-                f"pose memorisation {_point(card)[0]:.2f}"
+                f"pose memorization {_point(card)[0]:.2f}"
             )
             groups[total_violation(card, policy) <= 0].append((card, words))
-    for group, colour, marker, label in (
+    for group, color, marker, label in (
         (groups[False], OVER, "X", "over a limit (upper bound)"),
         (groups[True], WITHIN, "o", "within all limits"),
     ):
@@ -105,7 +105,7 @@ def _draw_dots(axes: Axes, records: list[TrialRecord], policy: PolicyConfig) -> 
             dots = axes.scatter(
                 x,
                 y,
-                c=colour,
+                c=color,
                 marker=marker,
                 s=42,
                 edgecolors="white",

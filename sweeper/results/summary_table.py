@@ -25,7 +25,7 @@ def show(ranked: list[RankedTrial]) -> None:
     table.heading("")
     for heading in ("trial", *map(last_word, params), "epochs", "keep", "overall"):
         table.heading(heading, right=True)
-    for heading in ("prompt", "subject", "memorised"):
+    for heading in ("prompt", "subject", "memorized"):
         table.heading(heading, right=True)
     table.heading("how it ended")
     for entry in entries:
@@ -62,7 +62,7 @@ def say(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> None:
     noun = "trial" if len(front) == 1 else "trials"
     commands = reproduce_commands(best.run_id, study / PICK, root_of(study))
     print_lines(
-        f"not beaten in both fidelity and memorisation: {noun} {', '.join(map(str, front))}",
+        f"not beaten in both fidelity and memorization: {noun} {', '.join(map(str, front))}",
         f"the LoRA to keep: {study / PICK}",
         f"the report, to open in a browser: {study / REPORT}",
         f"train it again: {commands[0]}",

@@ -87,7 +87,7 @@ class LeasedTrial:
         trial that has ended before stay.
 
         Args:
-            values: fidelity and memorisation; the study takes as many as it has directions.
+            values: fidelity and memorization; the study takes as many as it has directions.
         """
         if self.finished:
             return

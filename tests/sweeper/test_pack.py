@@ -184,7 +184,7 @@ WORTH = {(0, 1): 0.90, (0, 2): 0.89, (1, 1): 0.80, (1, 2): 0.79, (2, 1): 0.84, (
     [
         # its selected one each, and the best three of all
         ("best", {(0, 1), (0, 2), (1, 1), (2, 2)}),
-        # nothing is memorised: a trial's front is its best
+        # nothing is memorized: a trial's front is its best
         ("pareto", {(0, 1), (0, 2), (1, 1), (2, 2)}),
         ("all", {*WORTH}),
     ],
@@ -260,11 +260,11 @@ def test_a_damaged_state_goes_on_from_the_last_checkpoint(
 def test_at_its_last_epoch_nothing_is_stopped(make: Make, run: Run) -> None:
     """Whatever the rules say then: a trial that was trained to its end is complete."""
     trials = [make(0), make(1)]
-    trials[0].rules = [lambda cards: "memorised" if len(cards) == 2 else ""]
-    trials[1].rules = [lambda cards: "memorised" if len(cards) == 1 else ""]
+    trials[0].rules = [lambda cards: "memorized" if len(cards) == 2 else ""]
+    trials[1].rules = [lambda cards: "memorized" if len(cards) == 1 else ""]
     run(trials, 2)
     assert [trial.record.state for trial in trials] == [COMPLETE, STOPPED]
-    assert [trial.record.reason for trial in trials] == ["", "memorised"]
+    assert [trial.record.reason for trial in trials] == ["", "memorized"]
 
 
 def test_a_cpu_takes_as_many_as_keep_its_cores_busy(

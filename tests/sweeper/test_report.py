@@ -118,10 +118,10 @@ def test_dark_and_light_are_both_legible(swept: Swept, browser: Chrome) -> None:
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG 2's ratio of two colours as CSS writes them, 1 to 21."""
+    """WCAG 2's ratio of two colors as CSS writes them, 1 to 21."""
 
-    def luminance(colour: str) -> float:
-        parts = [float(v) / 255 for v in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    def luminance(color: str) -> float:
+        parts = [float(v) / 255 for v in color[color.index("(") + 1 : -1].split(",")[:3]]
         linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -233,7 +233,7 @@ def test_table_of_trials_shows_its_last_column_at_a_desk(
         record.params |= {"optimizer.lr": 0.0023 + number, "network.alpha": number,
                           "network.conv_rank": number, "training.text_encoder_lr": 1e-4 * number,
                           "scheduler": ("constant", "cosine_with_restarts")[number]}  # fmt: skip
-        record.reason = "memorised: pose_memorization is surely above 0.43, and 0.35 is the limit"
+        record.reason = "memorized: pose_memorization is surely above 0.43, and 0.35 is the limit"
     for epoch in records[1].epochs:
         epoch.scorecard.scores, epoch.scorecard.failure = {}, "its pictures are not finite"
     policy = PolicyConfig()

@@ -75,7 +75,7 @@ POLICY = PolicyConfig(max={"pose_memorization": 0.35})
         (["-m", "scheduler=glob(cos*)", "network.rank=0"], "network.rank"),
         (["-m", "hydra.sweeper.n_trial=3"], "did you mean hydra.sweeper.n_trials"),
         (["probes.steps=0"], "probes.steps"),
-        (["+selection.max.pose_memorisation=0.2"], "did you mean pose_memorization"),
+        (["+selection.max.pose_memorization=0.2"], "did you mean pose_memorization"),
         (
             ["probes.count=4"],
             "probes.count: with 4 fresh ones of 4 probes no checkpoint can be surely below",
@@ -180,7 +180,7 @@ def card(epoch: int, memory: float, checkpoint: Path = Path("-")) -> Scorecard:
     return Scorecard(checkpoint, epoch, scores, images=np.zeros((1, 8, 8, 3), np.uint8))
 
 
-def test_memorised_needs_a_row_of_sure_epochs() -> None:
+def test_memorized_needs_a_row_of_sure_epochs() -> None:
     rule = memorizes(POLICY, in_a_row=2)
     assert not rule([card(1, 0.6)])
     assert not rule([card(1, 0.6), card(2, 0.4), card(3, 0.6)])  # 0.4 may be chance

@@ -1,4 +1,4 @@
-"""Matplotlib's figures as pieces of a page: in its letters, and in colours for day and night."""
+"""Matplotlib's figures as pieces of a page: in its letters, and in colors for day and night."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ STYLE: Any = {"svg.fonttype": "none", "font.size": 10.5, "axes.spines.top": Fals
 def checkpoints_chart(
     records: list[TrialRecord], best: TrialRecord, pick: Scorecard, policy: PolicyConfig
 ) -> Markup:
-    """Fidelity against memorisation; pointing at a dot tells which one it is."""
+    """Fidelity against memorization; pointing at a dot tells which one it is."""
     with rc_context(STYLE):
         figure = Figure(figsize=LARGE, layout="constrained")
         axes = figure.subplots()
         draw_checkpoints(axes, records, best, pick, policy, keyed=False)
-        axes.set_xlabel("pose memorisation (0 none, 1 all)")
+        axes.set_xlabel("pose memorization (0 none, 1 all)")
         axes.set_ylabel("fidelity (higher is better)")
         count = sum(len(record.scorecards) for record in records)
         label = (
-            f"Fidelity against pose memorisation of all {count} checkpoints; the pick is trial "
+            f"Fidelity against pose memorization of all {count} checkpoints; the pick is trial "
             f"{best.number}, {pick.label}. The table of the trials has the figures."
         )
         return svg(figure, label)
@@ -69,8 +69,8 @@ def curves_chart(entry: RankedTrial, policy: PolicyConfig) -> Markup:
 def svg(figure: Figure, label: str) -> Markup:
     """A figure as an <svg> for the inside of a page, and nothing else that matplotlib writes.
 
-    Black becomes the colour of the page's letters and white that of its ground; every other
-    colour `#abcdef` can be changed by the page's variable `--abcdef`. What an artist has as its
+    Black becomes the color of the page's letters and white that of its ground; every other
+    color `#abcdef` can be changed by the page's variable `--abcdef`. What an artist has as its
     url is shown where it is pointed at.
 
     Args:

@@ -182,7 +182,7 @@ def _pick(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> dict[
             sorted((e.record for e in ranked), key=lambda r: r.number), record, card, policy
         ),
         "curves": [(e, charts.curves_chart(e, policy)) for e in told],
-        "key": [(name, tables.SCORES[name][0], colour) for name, colour in CURVES.items()
+        "key": [(name, tables.SCORES[name][0], color) for name, color in CURVES.items()
                 if name in card.scores],
         "findings": diagnose(record.scorecards, policy),
         "file": file.as_posix(),
@@ -210,7 +210,7 @@ def _overfitted(
 
 
 def _front(study: Path, ranked: list[RankedTrial]) -> list[dict[str, Any]]:
-    """The trials among which a search for two things leaves the choice, least memorised first."""
+    """The trials among which a search for two things leaves the choice, least memorized first."""
     shown = []
     for entry in front_of(ranked)[:MOST_FRONT]:
         assert entry.selection

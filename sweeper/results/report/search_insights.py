@@ -112,7 +112,7 @@ def _has_studies(storage: str) -> bool:
 
 
 def _parallel(study: optuna.Study) -> Markup:
-    """Optuna's plot, with our words and with colours that are seen on white and on black."""
+    """Optuna's plot, with our words and with colors that are seen on white and on black."""
     with rc_context():  # Optuna's drawing changes pyplot's style, and leaves it so
         pyplot.switch_backend("agg")
         axes = plot_parallel_coordinate(study, target=_fidelity, target_name="fidelity")
@@ -124,10 +124,10 @@ def _parallel(study: optuna.Study) -> Markup:
         axes.set_xticks(axes.get_xticks(), names, rotation=0, ha="center", fontsize=10)
         for other in [other for other in figure.axes if other.get_label() == "<colorbar>"]:
             other.remove()  # the first axis has the same scale
-        colours = LinearSegmentedColormap.from_list("seen", [WORST, BEST])
+        colors = LinearSegmentedColormap.from_list("seen", [WORST, BEST])
         for lines in axes.collections:
             if isinstance(lines, LineCollection):
-                lines.set_cmap(colours)
+                lines.set_cmap(colors)
                 lines.set_linewidth(1.8)
         if legend := axes.get_legend():
             for line, text in zip(legend.get_lines(), legend.get_texts(), strict=True):

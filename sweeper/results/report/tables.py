@@ -27,7 +27,7 @@ SCORES = {
     "class_bleed": ("likeness without the trigger word", "0 %: the class is as it was"),
     "detection_rate": ("a body is found", "share of the pictures"),
     "pose_diversity": ("variety of poses", "1: as varied as the base"),
-    "color_shift": ("shift of the colours", "mean difference from the base, Delta E"),
+    "color_shift": ("shift of the colors", "mean difference from the base, Delta E"),
     "validation_loss": ("loss on held-out pictures", "lower is better"),
     "generalization_gap": ("its gap to the training pictures", "0: none"),
 }
