@@ -1,4 +1,4 @@
-"""docs/kohya-phrase-book.md says what the translation does: every row of its tables is translated."""
+"""docs/kohya-phrase-book.md: every row of its tables is what the translation does."""
 
 from __future__ import annotations
 
