@@ -1,7 +1,7 @@
-"""The README's commands, copied as they stand.
+"""The commands of the README and of docs/, copied as they stand.
 
 Every one is walked: what it names exists, its settings compose and pass the checks that come
-before any model is loaded. The lines of REAL, and its Python, are then run in a copy of the
+before any model is loaded. The lines of REAL, and all Python, are then run in a copy of the
 program without any results, at small settings. A command of a new kind fails until WALKS or
 MODULES, below, say how it is walked.
 """
@@ -23,24 +23,38 @@ from pathlib import Path
 import click
 import hydra
 import pytest
+import yaml
+from accelerate.commands.launch import launch_command_parser
 from mlflow.cli import cli as mlflow_command
 
 from sweeper.stop_request import FILE as LEAVE
 from tests.walking import Step, blocks, commands, is_python, program_of, words, written
+from train.cli.arguments import ALLOW_CLASS, ALLOW_PATH
+from train.cli.compose import settings
+from train.config.flattening import flatten
+from train.config.schema import TrainConfig
 from train.data.reader import EMBEDDED_FOLDER
 from train.kohya.command_line import DATASET, KOHYA, expand
 from train.puppets.__main__ import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXTS = {
+    str(file.relative_to(ROOT)): file.read_text(encoding="utf-8")
+    for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+COMMANDS: dict[str, str] = {}  # each once, with the file that has it first
+for name, text in TEXTS.items():
+    for command in commands(text):
+        COMMANDS.setdefault(command, name)
 HERE = "tests/test_readme.py does not know how to walk it"
 LIMIT = 900  # seconds
-NAMES = ("puppets", "my_person", "mine", "long", "me")  # of the studies that the README begins
+NAMES = ("puppets", "my_person", "mine", "long", "me")  # of the studies that are begun
 
-# what the README itself leaves open, and what stands for it here
+# what the texts leave open, and what stands for it here
 PLACEHOLDERS = {
     "<an MLflow run id of a trial>": "RUN_ID",  # of the sweep that was run before
     "<its address>": "127.0.0.1",
+    "--allow-path=/data": "--allow-path=.",
 }
 FAST = ("data.repeats=1", "training.epochs=1")
 SMALL = (*FAST, "probes.count=8", "probes.steps=1", "scores.resamples=10", "scores.baseline=1")
@@ -53,37 +67,38 @@ OTHER = (
 )
 # out/my_lora*.safetensors of `python -m evaluate`: what the sweep before it made
 LORAS = {"mlruns/studies/my_person/best.safetensors": ["out/my_lora.safetensors"]}
-# every line that starts a module of ours is run, in the README's order and in one folder, and has
-# its place here, by how it goes on: the settings that make it short, or why it is not run
+# every line that starts a module of ours is run, in the order of the texts and in one folder, and
+# has its place here, by how it goes on: the settings that make it short, or why it is not run
 ONE = ("hydra.sweeper.n_trials=1", *SMALL)
 REAL: dict[str, tuple[str, ...] | str] = {
     r"sweeper -m$": ONE,
-    r"sweeper -m data\.path=/my/pictures": (*ONE, *OTHER),
+    r"sweeper -m data\.path=/my/pictures .*study\.name=my_person$": (*ONE, *OTHER),
     r"sweeper network\.rank=16": SMALL,
     r"sweeper -m network\.rank=4,8,16": ONE,
-    r"sweeper -m study\.queue=": ONE,
+    r"sweeper -m study\.enqueue=.*study\.name=long$": ONE,
     r"sweeper -m study\.name=me hydra\.sweeper\.n_trials=40": ONE,
     r"sweeper -m study\.name=me hydra/launcher=processes": "tests/sweeper/test_workers.py does it",
     r"sweeper -m study\.name=me hydra/launcher=slurm": "there is no cluster",
     r"sweeper -m study\.name=me hydra/launcher=ray_cluster": "there is no cluster",
     r"sweeper --help": (),
     r"train output=": FAST,
-    r"train kohya=config\.toml": FAST,
+    r"train kohya=config\.toml dataset_config": FAST,
     r"train\.kohya config\.toml": (),
     r"sweeper\.select study=puppets": (),
     r"sweeper\.report study=puppets": (),
     r"sweeper\.reproduce run_id=": (),
     r"sweeper\.reproduce study=puppets": (),
-    r"sweeper\.reproduce lora=": (),
-    r"evaluate checkpoints=": (*SMALL[len(FAST) :], *OTHER),
+    r"sweeper\.reproduce lora=mlruns/studies/puppets": (),
+    r"evaluate checkpoints=out/my_lora": (*SMALL[len(FAST) :], *OTHER),
     r"train\.puppets": "it trains the base that comes with the program: two hours",
     r"bench\.": "it measures for minutes to hours",
     r"(venv|pip|pytest)": "it installs, or runs these tests",
+    r"(sweeper|evaluate|train)\b": "one of its kind is run above; the settings are composed",
 }
 
 
 def unknown(command: object) -> None:
-    pytest.fail(f"README.md has `{command}`, and {HERE}: add it to WALKS, MODULES or PLACEHOLDERS")
+    pytest.fail(f"`{command}`: {HERE}: add it to WALKS, MODULES or PLACEHOLDERS")
 
 
 def filled_in(command: str) -> str:
@@ -114,10 +129,10 @@ def python(arguments: list[str]) -> None:
 def module(name: str, arguments: list[str]) -> None:
     """A command of our own: composed and checked as it begins, and no further."""
     found = importlib.util.find_spec(name)
-    assert found, f"README.md: there is no module {name}"
+    assert found, f"there is no module {name}"
     if found.submodule_search_locations:
         found = importlib.util.find_spec(f"{name}.__main__")
-        assert found, f"README.md: {name} cannot be run"
+        assert found, f"{name} cannot be run"
     assert found.origin
     source = Path(found.origin).read_text(encoding="utf-8")
     if re.search(r"^ *run\($|^ *run\(\"", source, re.MULTILINE):  # of train.cli.app
@@ -133,7 +148,8 @@ def module(name: str, arguments: list[str]) -> None:
 def compose_alone(name: str, arguments: list[str]) -> None:
     """Everything that the command does before its work; --cfg, --help and --info to their end."""
     reached: list[str] = []
-    flags = [a for a in arguments if a.startswith("-") and a not in ("-m", "--multirun")]
+    ours = ("-m", "--multirun", ALLOW_PATH, ALLOW_CLASS)  # with these it does its work
+    flags = [a for a in arguments if a.startswith("-") and a.partition("=")[0] not in ours]
     before, code = signal.getsignal(signal.SIGTERM), None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [name, *arguments])
@@ -145,7 +161,7 @@ def compose_alone(name: str, arguments: list[str]) -> None:
             code = end.code
         finally:
             signal.signal(signal.SIGTERM, before)
-    assert code in (None, 0), f"README.md: python -m {name} {arguments}: {code}"
+    assert code in (None, 0), f"python -m {name} {arguments}: {code}"
     assert flags or reached
 
 
@@ -168,7 +184,7 @@ def pip(arguments: list[str]) -> None:
     about = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for extras in re.findall(r"\.\[([\w,]+)\]", " ".join(arguments)):
         for extra in extras.split(","):
-            assert f"\n{extra} = [" in about, f"README.md: pyproject.toml has no extra {extra}"
+            assert f"\n{extra} = [" in about, f"pyproject.toml has no extra {extra}"
     for option, file in itertools.pairwise(arguments):
         assert option != "-c" or (ROOT / file).is_file()
 
@@ -176,7 +192,15 @@ def pip(arguments: list[str]) -> None:
 def touch(arguments: list[str]) -> None:
     (file,) = map(Path, arguments)
     asks = file.name == LEAVE and str(file.parent.parent) == "mlruns/studies"
-    assert asks or file == Path(".venv/ready"), f"README.md: touch {file} does nothing"
+    assert asks or file == Path(".venv/ready"), f"touch {file} does nothing"
+
+
+def accelerate(arguments: list[str]) -> None:
+    """`accelerate launch -m`: its options, and the command that each process runs."""
+    assert arguments.pop(0) == "launch"
+    found = launch_command_parser().parse_args(arguments)
+    assert found.module
+    module(found.training_script, found.training_script_args)
 
 
 def options(command: click.Command) -> Callable[[list[str]], None]:
@@ -219,6 +243,7 @@ WALKS: dict[str, Callable[[list[str]], None]] = {
     "make": make,
     "pip": pip,
     "touch": touch,
+    "accelerate": accelerate,
     "mlflow": options(mlflow_command),
     "ray": ray,
     "set": variable,
@@ -244,10 +269,31 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("command", commands(README))
+@pytest.mark.parametrize(("command", "file"), COMMANDS.items())
 @pytest.mark.usefixtures("configs", "capsys")
-def test_command_is_one_that_works(command: str) -> None:
+def test_command_is_one_that_works(command: str, file: str) -> None:
     walk(command)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name: str) -> None:
+    """Files that exist, and headings that are in them."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[name]):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings]
+
+
+def test_defaults_of_a_persons_own_compose(tmp_path: Path) -> None:
+    """The example of conf/local.yaml has settings that there are."""
+    (example,) = re.findall(r"```yaml\n(.*?)```", TEXTS["docs/own-pictures.md"], re.DOTALL)
+    given = {f"{key}={value}" for key, value in flatten(yaml.safe_load(example)).items()}
+    assert settings("train", TrainConfig, [*given, "data.trigger=sks person"])
 
 
 def test_unknown_commands_are_noticed() -> None:
@@ -270,6 +316,7 @@ def test_unknown_commands_are_noticed() -> None:
 
 def test_commands_are_found() -> None:
     text = "Do `make x` or `a b`.\n\n    one \\\n      two   # why\n    # three\n\n```\nfour\n```\n"
+    text += "\n```yaml\nfive: 5\n```\n"
     assert commands(text) == ["one two   # why", "four", "make x"]
     assert words("A=1 python -m x 'b c' ... # why") == ["python", "-m", "x", "b c"]
     assert words(r".venv\Scripts\python -m x") == [".venv/bin/python", "-m", "x"]
@@ -308,14 +355,15 @@ def test_the_walk(base_folder: Path, picture_folder: Path, tmp_path: Path, confi
 
 
 def steps(mine: dict[str, str]) -> list[Step]:
-    """The README's commands in its order, as far as REAL has them run; then its Python."""
+    """The commands in their order, as far as REAL has them run; then the Python."""
     found = []
-    for command in commands(README):
+    for command in COMMANDS:
         lines = lines_of("sweep") if command.startswith("make sweep") else [command]
         for line in lines:
             if program_of(line) in ("python", "py"):
                 found += step_of(line, mine)
-    return found + [Step("", [], block) for block in blocks(README) if is_python(block)]
+    pieces = [block for text in TEXTS.values() for block in blocks(text) if is_python(block)]
+    return found + [Step("", [], block) for block in pieces]
 
 
 def step_of(line: str, mine: dict[str, str]) -> list[Step]:

@@ -1,4 +1,5 @@
-"""The README's commands: found in its text, and run one after the other in a copy of the program.
+"""The commands of the README and of docs/: found in their text, and run one after the other in a
+copy of the program.
 
 `python -m tests.walking < steps.json` is the second part, in one process: every step is what
 `python -m` does, less the seconds that importing takes.
@@ -19,7 +20,9 @@ from pathlib import Path
 
 from diffusers import StableDiffusionPipeline
 
-PROGRAMS = ("python", "py", "make", "pip", "touch", "ray", "mlflow", "git", "cd", "ruff", "mypy")
+PROGRAMS = ("python", "py", "make", "pip", "touch", "ray", "mlflow", "accelerate", "git", "cd",
+            "ruff", "mypy")  # fmt: skip
+CONTENT = re.compile(r"^```(?:yaml|toml|text)\n.*?^```$", re.DOTALL | re.MULTILINE)  # of files
 WINDOWS = {".venv\\Scripts\\": ".venv/bin/", "py -m": "python -m"}
 RESULT = Path("mlruns/studies/puppets/result.json")
 
@@ -39,11 +42,14 @@ class Step:
 
 
 def blocks(text: str) -> list[str]:
-    """The indented and the fenced pieces of a Markdown text, without their indentation."""
+    """The indented and the fenced pieces of a Markdown text, without their indentation.
+
+    Fences that are marked as the content of a file, or as text, are left out.
+    """
     found: list[list[str]] = []
     fenced = inside = False
     before = ""
-    for line in text.splitlines():
+    for line in CONTENT.sub("", text).splitlines():
         if line.strip().startswith("```"):
             fenced = not fenced
             if fenced:

@@ -187,7 +187,7 @@ def test_a_sheet_of_this_program_is_read(tmp_path: Path) -> None:
 def test_a_report_with_bad_sheets_is_written(received: Path) -> None:
     for file in [*received.glob("trials/*/sheets/*.png"), received / "data.png"]:
         file.write_bytes(BAD_SHEETS["bomb"])
-    assert "no longer beside this page" in report(received)
+    assert "no longer next to this page" in report(received)
 
 
 RUN = "0123456789abcdef0123456789abcdef"

@@ -178,15 +178,18 @@ def searched_for_two_things(study: Path, records: list[TrialRecord]) -> PolicyCo
 
 
 CASES: dict[Callable[[Path, list[TrialRecord]], PolicyConfig], tuple[str, ...]] = {
-    nothing_is_feasible: ("With care: trial", "no checkpoint of any trial keeps all the limits"),
+    nothing_is_feasible: (
+        "Use with care: trial",
+        "no checkpoint of any trial keeps all the limits",
+    ),
     all_failed: ("There is no checkpoint to keep", "Trials 0, 1: <b>no memory</b>."),
     some_failed_at_once: ("Keep trial", "Trial 7: network.rank: 0 must be 1 or more."),
     one_trial_of_one_epoch: ("Keep trial 0", "No other epoch of this trial was scored."),
     no_pose_to_be_found: ("Keep trial", "likeness"),
-    all_pictures_gone: ("not in this study's data sheet", "no longer beside this page"),
+    all_pictures_gone: ("not in this study's data sheet", "no longer next to this page"),
     searched_for_two_things: (
-        "The front: none of these is beaten in both",
-        "How settings went together",
+        "Pareto front: no other trial is better in both objectives",
+        "Combinations of settings",
         "lr",
     ),
 }

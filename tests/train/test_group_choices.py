@@ -9,6 +9,7 @@ import pytest
 
 from evaluate.config import EvaluateConfig
 from sweeper.config import SweepConfig, check_sweep
+from sweeper.reproduction.config import ReproduceConfig, check_reproduce
 from train.cli import local_overrides
 from train.cli.compose import settings
 from train.cli.group_choices import base_option, with_group_choices
@@ -110,3 +111,11 @@ def test_the_choices_are_made_once() -> None:
     assert with_group_choices(["network.rank=4"]) == ["network.rank=4"]
     with pytest.raises(ConfigError):
         with_group_choices(["base=puppets", MODEL])
+
+
+def test_a_command_without_the_groups_takes_the_paths_alone() -> None:
+    line = ["study=puppets", MODEL, PICTURES]
+    quoted = [f"{key}='{value}'" for key, _, value in (word.partition("=") for word in line)]
+    assert preflight("reproduce", line, ReproduceConfig, check_reproduce) == quoted
+    places = settings("reproduce", ReproduceConfig, line).places
+    assert places == {"base.path": MODEL.split("=")[1], "data.path": PICTURES.split("=")[1]}

@@ -43,11 +43,22 @@ def composed(name: str, overrides: Sequence[str] = (), with_hydra: bool = False)
     load_local_defaults(name)
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
         try:
-            return compose(name, with_group_choices(overrides), return_hydra_config=with_hydra)
+            return compose(name, with_groups(name, overrides), return_hydra_config=with_hydra)
         except (HydraException, OmegaConfBaseException):
             raise
         except Exception as error:
             raise ConfigError(f"{shown(' '.join(overrides))}: {cause(error)}") from None
+
+
+def with_groups(name: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides, with the options of `base` and `data` that suit them in front.
+
+    Only the commands that train or score have these groups; `base.path` of the others is a setting.
+
+    Raises:
+        ConfigError: an option with the path of something else.
+    """
+    return with_group_choices(overrides) if name in local_overrides.COMMANDS else [*overrides]
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -16,8 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from train.cli import local_overrides
 from train.cli.arguments import Arguments, normalized, quoted, split_arguments, unquoted
-from train.cli.compose import composed, overrides_parser, without_hydra
-from train.cli.group_choices import with_group_choices
+from train.cli.compose import composed, overrides_parser, with_groups, without_hydra
 from train.cli.hydra_errors import explain
 from train.cli.sweep_ranges import range_values, sweep_words
 from train.config.parsing import typed
@@ -77,7 +76,7 @@ def preflight(
         check_renamed([(key, value) for key, _, value in given], kinds(schema))
         named = _named(parts, kinds(schema))
         allow([*parts.places, *named.values()], parts.classes)
-        translated = with_group_choices(translate(parts.overrides))
+        translated = with_groups(name, translate(parts.overrides))
         line = normalized(translated, kinds(schema), parts.multirun)
         overrides = _parsed(line, kinds(schema))
         if not shows:
