@@ -302,9 +302,10 @@ def test_a_gpu_takes_as_many_as_fit_beside_other_processes(
         "train.loop.pack_size.peak_memory", lambda base, config, members: 10 + 5 * members
     )
     monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 20)
+    config = make(0).config
 
     def size(free: int) -> int:
         monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free, 200))
-        return pack_size(base, make(0).config, most=8)
+        return pack_size(base, config, most=8)
 
     assert [size(180), size(30), size(10), size(0)] == [8, 6, 3, 1]
