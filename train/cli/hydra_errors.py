@@ -59,7 +59,11 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         near = suggestion(option, list(error.options))
         return f"{group}: {shown(option)} is none of {', '.join(error.options)}{near}"
-    config, groups, parsed = _lookup(name, overrides)
+    message = textwrap.shorten(f"{error} {error.__cause__ or ''}", LONGEST)
+    try:
+        config, groups, parsed = _lookup(name, overrides)
+    except (HydraException, OmegaConfBaseException):  # the files are wrong, conf/local.yaml or so
+        return message
     known = keys(config)
     for override in parsed:
         if override.key_or_group in groups:
@@ -71,7 +75,7 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
     reason = error.__cause__ or error
     if isinstance(reason, OmegaConfBaseException) and reason.full_key:
         return f"{reason.full_key}: {textwrap.shorten(cause(reason), LONGEST)}"
-    return textwrap.shorten(f"{error} {error.__cause__ or ''}", LONGEST)
+    return message
 
 
 def _lookup(name: str, overrides: Sequence[str]) -> tuple[DictConfig, set[str], list[Override]]:
