@@ -11,7 +11,11 @@ log = logging.getLogger(__name__)
 
 
 class Background:
-    """A thread that does what it is given, in order; it ends with its process."""
+    """A thread that does what it is given, in order; it ends with its process.
+
+    A `ThreadPoolExecutor` would be joined at exit, so that a tracking server which does not answer
+    would hold a process that a second Ctrl-C or an error has ended.
+    """
 
     def __init__(self) -> None:
         self._work: Queue[Callable[[], None]] = Queue()

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import binomtest
 
+from evaluate.intervals import wilson
 from evaluate.metrics.fidelity import PromptFidelity
 from evaluate.metrics.leak import AttributeLeak
 from evaluate.metrics.losses import FixedLosses, GeneralizationGap
@@ -109,3 +111,12 @@ def test_the_gap_is_between_two_samples() -> None:
     value, low, high = metric.compute().tolist()
     assert value == pytest.approx(0.3)
     assert 0.2 < low < value < high < 0.4
+
+
+def test_wilson_interval_is_that_of_scipy() -> None:
+    for count in (2, 26, 1000):
+        for successes in range(0, count + 1, max(1, count // 26)):
+            for confidence in (0.5, 0.9, 0.99):
+                truth = binomtest(successes, count).proportion_ci(confidence, "wilson")
+                found = wilson(successes / count, count, confidence)
+                assert found == pytest.approx((truth.low, truth.high), abs=1e-12)

@@ -281,3 +281,20 @@ def test_a_cpu_takes_as_many_as_keep_its_cores_busy(
         return pack_size(base, replace(config, training=training), most=1000)
 
     assert [size(1, 1), size(4, 1), size(1, 2), size(1, 1000)] == [5, 22, 2, 1]
+
+
+def test_a_gpu_takes_as_many_as_fit_beside_other_processes(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = cast(BaseModel, SimpleNamespace(device=torch.device("cuda:0")))
+    monkeypatch.setattr(
+        "train.loop.pack_size.peak_memory", lambda base, config, members: 10 + 5 * members
+    )
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 20)
+    config = make(0).config
+
+    def size(free: int) -> int:
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free, 200))
+        return pack_size(base, config, most=8)
+
+    assert [size(180), size(30), size(10), size(0)] == [8, 6, 3, 1]

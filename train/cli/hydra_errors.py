@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
-from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from train.cli.compose import composed
-from train.config.parsing import keys, suggestion
+from train.cli.compose import composed, overrides_parser
+from train.config.parsing import cause, keys, suggestion
 from train.config.ranges import NAMES, shown
 
 INTERNAL = ("hydra", "pruner", "search")  # of two settings of the same name, people mean the other
-FULL_KEY = re.compile(r"\s(?:full_key|reference_type|object_type)[:=]")
 LONGEST = 500  # characters of a message of Hydra's
 MOST_NAMED = 3  # settings of one suggestion
 # names that people bring from kohya's scripts, and from settings of the same name elsewhere
@@ -42,51 +43,110 @@ KOHYA = {
     "flip_aug": "data.flip",
     "enable_bucket": "data.buckets",
 }
-MERGE = re.compile(r"Error merging override (\S+?)=")
+SEARCH_PATH = "hydra.searchpath"  # where --config-dir is looked for
 SEARCH = "search."  # whose keys are those of other settings, dots and all
 
 
-def explain(name: str, error: Exception, schema: Any = None) -> str:
-    """Hydra's message in one line, with the nearest valid key or choice.
+def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any = None) -> str:
+    """Why Hydra cannot compose a config, in one line, with the nearest valid key or option.
 
     Args:
         name: of the config in conf/.
-        schema: the dataclass that it must fit.
+        overrides: with which it cannot be composed; none of them is a sweep.
+        schema: the dataclass that the config must fit.
     """
-    message = " ".join(f"{error} {error.__cause__ or ''}".split())
-    unknown = re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'",
-                        message)  # fmt: skip
-    if unknown:
-        key = unknown.group(1).lstrip("+~")
-        within = str(getattr(error.__cause__, "full_key", None) or "")
-        key = within if within.startswith(f"{key}.") else key  # of a value with braces
-        if names := entries(schema, key.rpartition(".")[0]):
-            return _entry(key, names)
-        if key.startswith(SEARCH):
-            swept = key.removeprefix(SEARCH)
-            return f"{key}: what is searched is typed without search., as in -m {swept}=1,2"
-        GlobalHydra.instance().clear()
-        known = keys(composed(name, with_hydra=True))
-        if key not in known:
-            return f"{key}: there is no such setting{suggested(key, known)}"
-        if "already at" in message:
-            return f"+{key}: is a setting already; type it without +"
-        if "delete" in message:
-            return f"~{key}: has another value, so it is not removed"
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        near = suggestion(option, list(error.options))
+        return f"{group}: {shown(option)} is none of {', '.join(error.options)}{near}"
+    message = textwrap.shorten(f"{error} {error.__cause__ or ''}", LONGEST)
+    try:
+        config, groups, parsed = _lookup(name, overrides)
+    except (HydraException, OmegaConfBaseException):  # the files are wrong, conf/local.yaml or so
+        return message
+    known = keys(config)
+    for override in parsed:
+        if override.key_or_group in groups:
+            wrong = _wrong_group(override, config.hydra.runtime.choices, known)
+        else:
+            wrong = _wrong_key(override, config, known, schema)
+        if wrong:
+            return wrong
+    reason = error.__cause__ or error
+    if isinstance(reason, OmegaConfBaseException) and reason.full_key:
+        return f"{reason.full_key}: {textwrap.shorten(cause(reason), LONGEST)}"
+    return message
+
+
+def _lookup(name: str, overrides: Sequence[str]) -> tuple[DictConfig, set[str], list[Override]]:
+    """The config with the chosen options of groups only, the overridden groups, and the overrides.
+
+    An option brings settings of its own, which can then be overridden. Where it is an option that
+    is wrong, the config is that of the defaults.
+    """
+    parser = overrides_parser()
+    parsed = parser.parse_overrides([*overrides])
+    path = [line for line in overrides if line.startswith(SEARCH_PATH)]
+    assert parser.config_loader
+    options = parser.config_loader.get_group_options
+    named = {override.key_or_group for override in parsed}
+    groups = {key for key in named if options(key, overrides=path)}
+    lines = zip(overrides, parsed, strict=True)
+    chosen = [line for line, override in lines if override.key_or_group in groups]
+    try:
+        return composed(name, (*chosen, *path), with_hydra=True), groups, parsed
+    except HydraException:
+        return composed(name, with_hydra=True), groups, parsed
+
+
+def _wrong_group(override: Override, choices: DictConfig, known: Sequence[str]) -> str:
+    """What is wrong with the choice of an option that exists; empty if nothing is, or Hydra has
+    the words."""
+    key = override.get_key_element()
+    if override.is_add() or override.is_force_add() or override.is_delete() or key in choices:
+        return ""
+    if key in known:  # a group of other commands
         return f"{key}: this cannot be set on the command line"
-    missing = re.search(
-        r"Could not find '([^']+)' Available options in '[^']+': (.*?)(?: Config search|$)", message
-    )
-    if missing:
-        group, _, choice = missing.group(1).rpartition("/")
-        choices = missing.group(2).split()
-        near = suggestion(choice, choices)
-        return f"{group}: {shown(choice)} is none of {', '.join(choices)}{near}"
-    if merged := MERGE.search(message):
-        key = merged.group(1).lstrip("+~")
-        reason = FULL_KEY.split(message.split(str(error.__cause__).split()[0], 1)[-1])[0]
-        return f"{key}: {textwrap.shorten(reason, LONGEST)}"
-    return textwrap.shorten(message, LONGEST)
+    return f"{key}: there is no such setting{suggested(key, known)}"
+
+
+def _wrong_key(override: Override, config: DictConfig, known: Sequence[str], schema: Any) -> str:
+    """What is wrong with an override of settings; empty if nothing is, or Hydra has the words."""
+    key, value = override.key_or_group, override.value()
+    adds = override.is_add() or override.is_force_add()
+    swept = key.removeprefix(SEARCH)
+    if swept != key and not adds and ("." in swept or key not in known):
+        return f"{key}: what is searched is typed without search., as in -m {swept}=1,2"
+    found = _node(config, key, known)
+    if override.is_add() and found is not None and not isinstance(value, dict | list):
+        return f"+{key}: is a setting already; type it without +"
+    if override.is_delete() and found is not None and value not in (None, found):
+        return f"~{key}: has another value, so it is not removed"
+    if adds or override.package is not None:
+        return ""
+    missing = next(_missing(key, value, config, known), None)
+    if missing is None:
+        return ""
+    if names := entries(schema, missing.rpartition(".")[0]):
+        return _entry(missing, names)
+    return f"{missing}: there is no such setting{suggested(missing, known)}"
+
+
+def _missing(key: str, value: Any, config: DictConfig, known: Sequence[str]) -> Iterator[str]:
+    """The unknown settings that an override names: its key, or those in a value with braces."""
+    if key not in known:
+        if not isinstance(_node(config, key.rpartition(".")[0], known), ListConfig):
+            yield key
+    elif isinstance(value, dict) and isinstance(_node(config, key, known), DictConfig):
+        for name, inner in value.items():
+            yield from _missing(f"{key}.{name}", inner, config, known)
+
+
+def _node(config: DictConfig, key: str, known: Sequence[str]) -> Any:
+    """A setting's value; None where it has none."""
+    if key not in known:
+        return None
+    return OmegaConf.select(config, key, throw_on_resolution_failure=False)
 
 
 def entries(schema: Any, key: str) -> Sequence[str]:

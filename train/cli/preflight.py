@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -19,7 +18,7 @@ from train.cli.arguments import Arguments, normalized, quoted, split_arguments, 
 from train.cli.compose import composed, overrides_parser, with_groups, without_hydra
 from train.cli.hydra_errors import explain
 from train.cli.sweep_ranges import range_values, sweep_words
-from train.config.parsing import typed
+from train.config.parsing import cause, typed
 from train.config.ranges import shortened, shown
 from train.config.renamed_keys import check_renamed
 from train.config.schema import CONF
@@ -39,8 +38,6 @@ COMPLETES = {"-sc", "--shell-completion"}
 FILES = ("kohya", "dataset_config")  # overrides that are no settings: see train/kohya
 SEARCH_PATH = ("--config-dir", "-cd")
 OTHER_CONFIG = ("--config-path", "-cp", "--config-name", "-cn")
-# what a parser says in the names of its own parts
-GRAMMAR = re.compile(r"LexerNoViable|mismatched input|extraneous input|no viable|missing |^Error")
 LONGEST = 900  # characters of a message
 SEARCHES = "sweep"  # the command whose -m is our own sweeper's; that of the others is Hydra's
 
@@ -67,6 +64,7 @@ def preflight(
         the command line for Hydra: its flags first, text settings quoted.
     """
     line: list[str] = []
+    tried: list[str] = []
     try:
         parts = split_arguments(arguments)
         shows = SHOWS & {flag.split("=")[0] for flag in parts.flags}
@@ -81,7 +79,8 @@ def preflight(
         overrides = _parsed(line, kinds(schema))
         if not shows:
             for variant in _variants(overrides, parts.multirun, applies):
-                config = composed(name, [*variant, *_search_path(parts)], with_hydra=True)
+                tried = [*variant, *_search_path(parts)]
+                config = composed(name, tried, with_hydra=True)
                 check_hydra(config.hydra)
                 settings = typed(schema, without_hydra(config))
                 values = (attrgetter(key)(settings) for key in named.keys() & kinds(schema))
@@ -94,7 +93,7 @@ def preflight(
         place = f"conf/{local_overrides.FILE}: " if _is_own(name, key, line) else ""
         leave(f"{place}{shortened(str(error), LONGEST)}")
     except (HydraException, OmegaConfBaseException) as error:
-        leave(explain(name, error, schema))
+        leave(explain(name, error, tried, schema))
     return [*parts.flags, *line]
 
 
@@ -142,12 +141,13 @@ def _parsed(line: Sequence[str], known: Kinds) -> list[Override]:
             overrides += parser.parse_overrides([argument])
         except (HydraException, ValueError) as error:  # ValueError: a number of 5,000 digits
             key, _, value = argument.partition("=")
-            reason = " ".join(str(error.__cause__ or error).split("\n")[0].split())
-            reason = "" if GRAMMAR.search(reason) else f" ({reason})"
+            # of a violation of the grammar Hydra has no cause, and the parser's jargon
+            reason = error.__cause__ if isinstance(error, HydraException) else error
+            why = f" ({cause(reason)})" if reason else ""
             kind, _ = known.get(key.lstrip("+"), (Kind.MAPPING, False))
             hint = "; text with such characters needs quotes within the shell's own"
             raise ConfigError(
-                f"{key}: {shown(value)} cannot be read as a value{reason}"
+                f"{key}: {shown(value)} cannot be read as a value{why}"
                 f"{hint if kind in FREE else ''}"
             ) from None
     for override in overrides:

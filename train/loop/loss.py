@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from diffusers.training_utils import compute_snr
 from torch import Tensor
 
 from train.config.schema import TrainingConfig
@@ -28,8 +29,7 @@ def row_weights(
     """
     weights = torch.ones(len(timesteps))
     if training.min_snr_gamma is not None:
-        signal = base.noise.alphas_cumprod[timesteps].float().cpu()
-        snr, kind = signal / (1 - signal), base.noise.config.prediction_type
+        snr, kind = compute_snr(base.noise, timesteps.cpu()), base.noise.config.prediction_type
         capped = snr.clamp(max=training.min_snr_gamma)
         if kind == "v_prediction":
             weights = capped / (snr + 1)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 # and what is tried at the same time cannot learn from each other
 ENOUGH = 4e9
 MOST = 16  # trials in a pack
-SPARE = 0.85  # share of a GPU's memory that a pack may take
+SPARE = 0.85  # share of a GPU's free memory that a pack may take
 
 
 def pack_size(base: BaseModel, config: TrialConfig, most: int) -> int:
@@ -34,8 +34,9 @@ def pack_size(base: BaseModel, config: TrialConfig, most: int) -> int:
     if most == 1:
         return 1
     one, two = (peak_memory(base, config, count) for count in (1, 2))
-    total = torch.cuda.get_device_properties(base.device).total_memory * SPARE
-    return max(1, min(most, 1 + int((total - one) / max(1, two - one))))
+    free, _ = torch.cuda.mem_get_info(base.device)  # what other processes hold is not free
+    room = (free + torch.cuda.memory_reserved(base.device)) * SPARE
+    return max(1, min(most, 1 + int((room - one) / max(1, two - one))))
 
 
 def operations(base: BaseModel, config: TrialConfig) -> float:

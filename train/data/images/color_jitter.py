@@ -1,49 +1,33 @@
-"""Colour augmentation: a little other hue or brightness each time a picture is shown."""
+"""Color augmentation: a slightly different hue or brightness each time an image is shown."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
-import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import adjust_gamma, adjust_hue
 
-SHARE = 1 / 3  # of the times that a picture is shown
-HUES = 16  # degrees to either side
-GAMMAS = (0.95, 1.05)
-
-
-@dataclass(frozen=True)
-class ColorJitter:
-    """A change of the colours.
-
-    Attributes:
-        hue: turned by so many degrees.
-        gamma: brightness to this power; 1: as it is.
-    """
-
-    hue: float
-    gamma: float
-
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        values = np.asarray(picture.convert("HSV")).copy()
-        values[..., 0] += np.uint8(round(self.hue / 360 * 256) % 256)  # goes round by itself
-        turned = Image.fromarray(values, "HSV").convert("RGB")
-        curve = [round(255 * (value / 255) ** self.gamma) for value in range(256)]
-        return turned.point(curve * 3)
+ColorJitter = Callable[[Image.Image], Image.Image]
+PROBABILITY = 1 / 3  # that a shown image is changed
+HUE = 16 / 360  # largest shift to either side, in turns of the color circle
+GAMMA = (0.95, 1.05)
 
 
 def sample_color_jitter(count: int, random: torch.Generator) -> list[ColorJitter | None]:
-    """One for each of `count` pictures, from a member's stream: a third of them change in hue or
-    in gamma, the others not at all."""
+    """A change for each of `count` images, drawn from a trial's stream of random numbers.
+
+    A third of the images change in hue or in gamma, the others (None) not at all.
+    """
     drawn = torch.rand((count, 3), generator=random).tolist()
-    low, high = GAMMAS
-    tints: list[ColorJitter | None] = []
+    low, high = GAMMA
+    jitters: list[ColorJitter | None] = []
     for whether, which, amount in drawn:
-        if whether >= SHARE:
-            tints.append(None)
+        if whether >= PROBABILITY:
+            jitters.append(None)
         elif which < 0.5:
-            tints.append(ColorJitter((2 * amount - 1) * HUES, 1.0))
+            jitters.append(partial(adjust_hue, hue_factor=(2 * amount - 1) * HUE))
         else:
-            tints.append(ColorJitter(0.0, low + amount * (high - low)))
-    return tints
+            jitters.append(partial(adjust_gamma, gamma=low + amount * (high - low)))
+    return jitters
