@@ -23,7 +23,7 @@ from sweeper.tracking.trial_record import load_records
 from train.config.flattening import flatten
 from train.config.schema import BASE_PLACES, DATA_PLACES, trial_of
 from train.data.dataset import Dataset, load_dataset
-from train.data.images.framing import square
+from train.data.images.cropping import square
 from train.data.images.image import DataError, TrainingImage
 from train.loop.file_metadata import counts
 from train.loop.schedule import report

@@ -38,7 +38,7 @@ def finalize_study(
         if record.settings:
             tracker.mirror(record, policy)  # what a server that was away has missed
     tracker.catch_up()
-    ranked = rank_trials(records, policy, lambda record: tracker.run_of(record).id_now)
+    ranked = rank_trials(records, policy, lambda record: tracker.run_of(record).saved_id)
     ranked = those_with_files_first(study, ranked)
     write_text_atomically(study / PROBES, parts.scorer.probe_set.to_yaml())
     show(ranked)

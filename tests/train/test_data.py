@@ -14,7 +14,7 @@ from PIL import Image
 
 from train.config.schema import DataConfig, TrainingConfig, TrialConfig
 from train.data.dataset import load_dataset
-from train.data.images.framing import square
+from train.data.images.cropping import square
 from train.data.images.image import DataError, open_picture
 from train.errors import ConfigError
 from train.validation import check_trial

@@ -181,7 +181,7 @@ def test_too_many_repeats_are_refused_before_lists_are_made_of_them(tmp_path: Pa
     draw(tmp_path / "x", "a", "b")
     with pytest.raises(DataError, match=r"an epoch would show 2,000,000,000 pictures \(2 pictures"):
         load(tmp_path / "x", repeats=10**9)
-    assert load(tmp_path / "x", repeats=100).shown == 200
+    assert load(tmp_path / "x", repeats=100).images_per_epoch == 200
 
 
 def test_regularisation_is_balanced_by_arithmetic(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_from_the_middle_of_an_epoch_to_the_same_bytes(
     whole = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
     member = TrialSpec(config, tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
-        train(base, pictures, member, asked=after(steps))
+        train(base, pictures, member, should_stop=after(steps))
     state = end(tmp_path / "broken")
     assert (state["epoch"], state["shown"]) == divmod(steps * 2, 6) if steps != 3 else (0, 6)
     continued = train(base, pictures, member)
@@ -110,10 +110,10 @@ def test_members_continue_at_different_places(
     for seed, steps in ((0, 1), (1, 5)):
         member = TrialSpec(config[seed], tmp_path / str(seed))
         with pytest.raises(KeyboardInterrupt):
-            train(exact_base, pictures, member, asked=after(steps))
+            train(exact_base, pictures, member, should_stop=after(steps))
     members = [TrialSpec(config[seed], tmp_path / str(seed)) for seed in range(3)]
     saved = [
-        [(c.member, c.epoch) for c in epoch.checkpoints]
+        [(c.index, c.epoch) for c in epoch.checkpoints]
         for epoch in train(exact_base, pictures, *members)
     ]
     assert saved == [[(1, 1)], [(0, 1), (1, 2), (2, 1)], [(0, 2), (2, 2)]]

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, features
 
 from tests.train.test_layouts import draw, load
+from train.data.images.cropping import square
 from train.data.images.file_kinds import EXTENSIONS
-from train.data.images.framing import square
 from train.data.images.image import DataError, open_picture
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)

@@ -86,7 +86,7 @@ def test_patterns_mean_what_peft_makes_of_them(
     adapter = load_checkpoint(tmp_path / "adapter_model.safetensors", base.adapters)
     paths = {id(module): path for path, module in base.unet.named_modules()}
     for key, (down, up) in adapter.matrices.items():
-        layer = model.base_model.model.get_submodule(paths[id(base.adapters.places[key])])
+        layer = model.base_model.model.get_submodule(paths[id(base.adapters.modules[key])])
         change = up.flatten(1) @ down.flatten(1) * (adapter.alpha[key] / len(down))
         torch.testing.assert_close(change, layer.get_delta_weight("default").flatten(1))
     scaled = [module for module in model.modules() if hasattr(module, "get_delta_weight")]

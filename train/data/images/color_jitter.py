@@ -1,4 +1,4 @@
-"""Colour augmentation: a little other hue or brightness each time a picture is shown."""
+"""Color augmentation: a small random change of hue or brightness each time an image is used."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-SHARE = 1 / 3  # of the times that a picture is shown
-HUES = 16  # degrees to either side
+SHARE = 1 / 3  # probability of a change
+HUES = 16  # maximum change in degrees
 GAMMAS = (0.95, 1.05)
 
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """A change of the colours.
+    """A change
+    of the colors.
 
-    Attributes:
-        hue: turned by so many degrees.
-        gamma: brightness to this power; 1: as it is.
+       Attributes:
+           hue: shift in degrees.
+           gamma: exponent of the brightness; 1: unchanged.
     """
 
     hue: float
@@ -27,23 +28,23 @@ class ColorJitter:
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         values = np.asarray(picture.convert("HSV")).copy()
-        values[..., 0] += np.uint8(round(self.hue / 360 * 256) % 256)  # goes round by itself
+        values[..., 0] += np.uint8(round(self.hue / 360 * 256) % 256)  # wraps around
         turned = Image.fromarray(values, "HSV").convert("RGB")
         curve = [round(255 * (value / 255) ** self.gamma) for value in range(256)]
         return turned.point(curve * 3)
 
 
 def sample_color_jitter(count: int, random: torch.Generator) -> list[ColorJitter | None]:
-    """One for each of `count` pictures, from a member's stream: a third of them change in hue or
-    in gamma, the others not at all."""
-    drawn = torch.rand((count, 3), generator=random).tolist()
+    """One for each of `count` images, from the trial's generator: a third of them change in hue or
+    in gamma, the others are None."""
+    uniform = torch.rand((count, 3), generator=random).tolist()
     low, high = GAMMAS
-    tints: list[ColorJitter | None] = []
-    for whether, which, amount in drawn:
+    jitters: list[ColorJitter | None] = []
+    for whether, which, amount in uniform:
         if whether >= SHARE:
-            tints.append(None)
+            jitters.append(None)
         elif which < 0.5:
-            tints.append(ColorJitter((2 * amount - 1) * HUES, 1.0))
+            jitters.append(ColorJitter((2 * amount - 1) * HUES, 1.0))
         else:
-            tints.append(ColorJitter(0.0, low + amount * (high - low)))
-    return tints
+            jitters.append(ColorJitter(0.0, low + amount * (high - low)))
+    return jitters
