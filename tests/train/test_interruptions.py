@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.train.conftest import apart, command, end, train
 from train.cli.app import with_one_line_errors
-from train.cli.signals import in_good_order
+from train.cli.signals import graceful_stop
 from train.config.schema import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
 from train.data.dataset import Dataset
 from train.loop.train_one import main
@@ -232,7 +232,7 @@ def test_runs_of_two_names_share_a_folder(base: BaseModel, trial: Make, tmp_path
 def test_ctrl_c_asks_once_and_forces_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1.0, 1.5, 9.0])
     monkeypatch.setattr("train.cli.signals.time.monotonic", lambda: next(clock))
-    with in_good_order() as asked:
+    with graceful_stop() as asked:
         assert not asked()
         signal.raise_signal(signal.SIGINT)
         assert asked()

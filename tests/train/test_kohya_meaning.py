@@ -18,7 +18,7 @@ from train.files import permissions
 from train.kohya import optimizer_args
 from train.kohya.command_line import expand
 from train.kohya.translate import translate
-from train.kohya_toml.key_tables import ELSEWHERE, HARMLESS, IGNORED, REFUSED, UNSUPPORTED
+from train.kohya_toml.key_tables import HARMLESS, IGNORED, OTHER_SCRIPTS, REFUSED, UNSUPPORTED
 from train.loop import schedule
 from train.validation import check_train
 
@@ -32,7 +32,7 @@ def named(tmp_path: Path) -> None:
 
 
 def test_every_key_has_one_meaning() -> None:
-    groups = [IGNORED, UNSUPPORTED, REFUSED.keys(), ELSEWHERE]
+    groups = [IGNORED, UNSUPPORTED, REFUSED.keys(), OTHER_SCRIPTS]
     assert sum(map(len, groups)) == len(set().union(*groups))
     read = Path(optimizer_args.__file__).parent.glob("*.py")
     asked = set(re.findall(r'said\.\w+\("(\w+)"', "".join(file.read_text() for file in read)))

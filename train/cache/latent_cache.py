@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from train.cache.tensor_cache import CachedTensor, TensorCache, key_of
-from train.config.schema import BASE_PLACES, TrialConfig
+from train.config.schema import BASE_LOCATION_KEYS, TrialConfig
 from train.data.batching import crops_of
 from train.data.captions.sampling import sample_captions
 from train.data.dataset import Dataset
@@ -51,7 +51,9 @@ class EncodedDataset:
         self.flips = any(image.subset.flip for image in self.images)
         self.jitters = any(image.subset.color_augmentation for image in self.images)
         self.drops = any(image.subset.caption_dropout for image in self.images)
-        settings = [item for item in asdict(config.base).items() if item[0] not in BASE_PLACES]
+        settings = [
+            item for item in asdict(config.base).items() if item[0] not in BASE_LOCATION_KEYS
+        ]
         # in memory the object's identity is enough, which saves hashing some GB
         base_key = base.fingerprint if config.cache == DISK else id(base)
         self.about = [base_key, base.device.type, sorted(settings)]

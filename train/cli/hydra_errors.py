@@ -1,4 +1,4 @@
-"""What Hydra says of a wrong setting, in one line that names what was meant."""
+"""Turns Hydra's errors about a wrong setting into one line with a suggestion."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from train.cli.compose import composed
 from train.config.parsing import keys, suggestion
 from train.config.ranges import NAMES, shown
 
-INTERNAL = ("hydra", "pruner", "search")  # of two settings of the same name, people mean the other
+INTERNAL = ("hydra", "pruner", "search")  # of two settings with the same name, users mean the other
 FULL_KEY = re.compile(r"\s(?:full_key|reference_type|object_type)[:=]")
 LONGEST = 500  # characters of a message of Hydra's
 MOST_NAMED = 3  # settings of one suggestion
-# names that people bring from kohya's scripts, and from settings of the same name elsewhere
+# kohya's names, and other names that users expect
 KOHYA = {
     "pretrained_model_name_or_path": "base.path",
     "train_data_dir": "data.path",
@@ -43,7 +43,7 @@ KOHYA = {
     "enable_bucket": "data.buckets",
 }
 MERGE = re.compile(r"Error merging override (\S+?)=")
-SEARCH = "search."  # whose keys are those of other settings, dots and all
+SEARCH = "search."  # its keys are those of other settings, including the dots
 
 
 def explain(name: str, error: Exception, schema: Any = None) -> str:
@@ -59,7 +59,7 @@ def explain(name: str, error: Exception, schema: Any = None) -> str:
     if unknown:
         key = unknown.group(1).lstrip("+~")
         within = str(getattr(error.__cause__, "full_key", None) or "")
-        key = within if within.startswith(f"{key}.") else key  # of a value with braces
+        key = within if within.startswith(f"{key}.") else key  # a value with braces
         if names := entries(schema, key.rpartition(".")[0]):
             return _entry(key, names)
         if key.startswith(SEARCH):
@@ -90,7 +90,7 @@ def explain(name: str, error: Exception, schema: Any = None) -> str:
 
 
 def entries(schema: Any, key: str) -> Sequence[str]:
-    """The names that a setting with entries of its own may have; none where they are free."""
+    """The valid names of a setting with entries; empty if they are free."""
     *groups, last = key.split(".")
     for group in groups:
         schema = get_type_hints(schema).get(group) if is_dataclass(schema) else None
@@ -99,7 +99,7 @@ def entries(schema: Any, key: str) -> Sequence[str]:
 
 
 def _entry(key: str, names: Sequence[str]) -> str:
-    """What is wrong with an entry that the configured ones do not have."""
+    """The message for an entry that the config does not have."""
     setting, _, entry = key.rpartition(".")
     if entry in names:
         return f"{key}: is not set in this config; type +{key}=... to add it"
@@ -108,10 +108,10 @@ def _entry(key: str, names: Sequence[str]) -> str:
 
 
 def suggested(key: str, known: Sequence[str]) -> str:
-    """`; did you mean X?` with the settings that a person may have meant, or nothing.
+    """`; did you mean X?` with the settings that the user may have meant, or an empty text.
 
-    Those that have the same last part come first, then those whose last part is near; Hydra's own
-    and those of a search only where nothing else is.
+    Settings with the same last part come first, then those with a similar last part; Hydra's own
+    and those of a search only if there are no others.
     """
     last = key.rpartition(".")[2]
     if KOHYA.get(last) in known:
@@ -119,8 +119,8 @@ def suggested(key: str, known: Sequence[str]) -> str:
     parts = {name: name.rpartition(".")[2] for name in known}
     near = difflib.get_close_matches(last, [*dict.fromkeys(parts.values())], n=1, cutoff=0.75)
     for wanted in ([last], near):
-        found = [name for name, part in parts.items() if part in wanted]
-        found = [name for name in found if not name.startswith(INTERNAL)] or found
-        if found:
-            return f"; did you mean {' or '.join(found[:MOST_NAMED])}?"
+        matches = [name for name, part in parts.items() if part in wanted]
+        matches = [name for name in matches if not name.startswith(INTERNAL)] or matches
+        if matches:
+            return f"; did you mean {' or '.join(matches[:MOST_NAMED])}?"
     return suggestion(key, list(known))

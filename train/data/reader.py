@@ -54,7 +54,7 @@ class DatasetReader:
             folder=Path(self.folder),
             captions=Path(self.folder),
             extension=config.caption_extension,
-            class_words=worded(" ".join(config.bare_caption.split())),
+            class_words=worded(" ".join(config.default_caption.split())),
             repeats=config.repeats,
             shuffle_caption=config.shuffle_caption,
             keep_tokens=config.keep_tokens,

@@ -1,10 +1,10 @@
-"""Keys of kohya's training scripts that no setting stands for, by what leaving them out means."""
+"""Keys of kohya's training scripts without a setting here, by the consequence of ignoring them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# without effect on the LoRA: logs, samples, loading, memory, an interface, or done in any case
+# no effect on the LoRA: logging, samples, loading, memory, user interface, or always on here
 IGNORED = {
     "async_upload", "base_weights_multiplier", "blocks_to_swap", "cache_info", "config_file",
     "console_log_file", "console_log_level", "console_log_simple", "cpu_offload_checkpointing",
@@ -30,7 +30,7 @@ IGNORED = {
     "wandb_api_key", "wandb_run_name", "zero3_init_flag", "zero3_save_16bit_model", "zero_stage",
 }  # fmt: skip
 
-# the same training by another recipe: other noise, another weighing of the loss, another rounding
+# the same training with other details: noise, weighting of the loss, rounding
 UNSUPPORTED = {
     "adaptive_noise_scale", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate",
     "debiased_estimation_loss", "fp8_base", "fp8_base_unet", "huber_c", "huber_scale",
@@ -41,8 +41,7 @@ UNSUPPORTED = {
     "token_warmup_step", "v_pred_like_loss", "vae",
 }  # fmt: skip
 
-# what is trained on, where it begins or what it is for would be another: refused, with what would
-# happen without them
+# another dataset, starting point or purpose: rejected, with the consequence of ignoring them
 REFUSED = {
     "alpha_mask": "what is see-through would be learned too",
     "base_weights": "the base would lack these LoRAs",
@@ -76,8 +75,8 @@ REFUSED = {
     "zero_terminal_snr": "the noise schedule of the base would be used",
 }
 
-# kohya's keys of other models and other scripts than train_network.py and sdxl_train_network.py
-ELSEWHERE = {
+# keys of kohya's scripts other than train_network.py and sdxl_train_network.py
+OTHER_SCRIPTS = {
     "ae", "apply_lg_attn_mask", "apply_t5_attn_mask", "attn_mode", "block_lr", "byt5", "clip_g",
     "clip_g_dropout_rate", "clip_l", "clip_l_dropout_rate", "diffusers_xformers",
     "discrete_flow_shift", "double_blocks_to_swap", "enable_scaled_pos_embed", "fp8_scaled",
@@ -91,7 +90,7 @@ ELSEWHERE = {
 }  # fmt: skip
 
 NOTHING: tuple[Any, ...] = (None, "", [], {})
-# the values that are kohya's own defaults: said or not, they change nothing
+# kohya's defaults: stating them changes nothing
 HARMLESS: dict[str, Any] = {
     "caption_separator": ",",
     "huber_c": 0.1,
@@ -106,8 +105,8 @@ HARMLESS: dict[str, Any] = {
     "token_warmup_min": 1,
 }
 
-# names that guides and interfaces print and kohya does not know
-MEANT = {
+# names that guides and user interfaces print, but kohya does not know
+ALIASES = {
     "num_epochs": "max_train_epochs",
     "num_train_epochs": "max_train_epochs",
     "train_epochs": "max_train_epochs",
@@ -125,19 +124,19 @@ MEANT = {
     "warmup_epochs": "lr_warmup_epochs",
     "warmup_ratio": "lr_warmup_ratio",
     "num_repeats": "dataset_repeats",
-    "caption_extention": "caption_extension",  # this one it does know
+    "caption_extention": "caption_extension",  # kohya does know this one
 }
 
-# what says the same as one of those that are meant, so that kohya goes by it
+# keys with the same meaning as an aliased one, which kohya would use
 RIVALS = {"max_train_epochs": ("max_train_steps",)}
-LEAST, MOST = 256, 1024  # kohya's min_bucket_reso and max_bucket_reso, where nothing is said
+LEAST, MOST = 256, 1024  # kohya's defaults of min_bucket_reso and max_bucket_reso
 
 
 def changes_nothing(key: str, value: Any) -> bool:
-    """Whether a value is what kohya does in any case: off, empty, or its own default."""
+    """Whether a value equals what kohya does anyway: off, empty, or its default."""
     return value in (*NOTHING, False, 0, "None") or value == HARMLESS.get(key)
 
 
 def refuse(key: str) -> str:
-    """A refused key in a line: what would happen without it, and what to do."""
+    """The message for a rejected key: the consequence of ignoring it, and what to do."""
     return f"{key} is not supported, and without it {REFUSED[key]} (take the line out to do so)"

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from train.cli.signals import in_good_order
+from train.cli.signals import graceful_stop
 from train.config.schema import TrainConfig, trial_of
 from train.data.dataset import Dataset, load_dataset
 from train.data.folders.wording import agreed, counted
@@ -61,7 +61,7 @@ def _train(
     schedule = schedule_of(config, dataset, processes.count)
     spent, before = 0.0, None
     try:
-        with in_good_order(processes.main) as should_stop:
+        with graceful_stop(processes.main) as should_stop:
             if spec.fallbacks:
                 log.info(schedule.describe(config.training, processes.count))
             for epoch in Trainer(base, dataset, [spec], processes, should_stop):

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from train.config.renamed_keys import migrate_keys
-from train.config.schema import BASE_PLACES, DATA_PLACES
+from train.config.schema import BASE_LOCATION_KEYS, DATA_LOCATION_KEYS
 from train.files.untrusted import Tree, parse_json
 from train.lora.checkpoint_file import read_metadata
 
-LOCATION_KEYS = {"base": BASE_PLACES, "data": (*DATA_PLACES, "min_images_warning")}
+LOCATION_KEYS = {"base": BASE_LOCATION_KEYS, "data": (*DATA_LOCATION_KEYS, "min_images_warning")}
 FREE = (
     "gradient_checkpointing",
     "save_last",
