@@ -1,4 +1,4 @@
-"""The drawn world's front door: puppets by lot, their pictures, captions and keypoints."""
+"""The interface of the drawn world: random puppets with images, captions and keypoints."""
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Drawn:
-    """Puppets and their pictures, (N, 3, 32, 32) in 0 to 255."""
+    """Puppets and their images, (N, 3, 32, 32), 0 to 255."""
 
     puppets: list[Puppet]
     images: torch.Tensor
@@ -52,7 +52,7 @@ class Drawn:
 
 
 def images_of(puppets: list[Puppet], size: int = 32) -> torch.Tensor:
-    """The pictures of some puppets, uint8 (N, 3, size, size)."""
+    """The images of puppets, uint8 (N, 3, size, size)."""
     pictures = np.stack([render(puppet, size) for puppet in puppets])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
 
@@ -64,9 +64,9 @@ def _draw(seed: int, count: int, wild_share: float) -> tuple[list[Puppet], np.nd
 
 
 def draw_many(count: int, seed: int, wild_share: float = 0.25, workers: int = 2) -> Drawn:
-    """Many puppets by lot, drawn by some processes; the same for the same count and seed."""
+    """Random puppets, drawn by several processes; the same for the same count and seed."""
     chunks = [min(2000, count - start) for start in range(0, count, 2000)]
-    # a forked child of a process that has used threads can hang
+    # a forked child of a process with threads can hang
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         parts = list(pool.map(
             _draw, (seed * 1_000_003 + i for i in range(len(chunks))), chunks,
