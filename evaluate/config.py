@@ -29,7 +29,7 @@ SCORES = (
     "generalization_gap",
 )
 SHARES = ("pose_memorization", "background_leak", "outfit_leak", "copying")  # of the probes
-LOSSES = ("validation_loss", "generalization_gap")  # need held-out pictures
+LOSSES = ("validation_loss", "generalization_gap")  # need held-out images
 FINITE = Range(-1e6, 1e6)  # a limit or a weight
 OF_SCORES = {RANGE: FINITE, NAMES: SCORES}
 OTHERS = 8  # one probe in eight is a training caption, and one in eight is the class alone

@@ -182,4 +182,4 @@ def _cell(estimate: Estimate | None, interval: bool) -> Text:
     if estimate is None:
         return plain("-")
     bounds = f"\n{estimate.low:.2f} to {estimate.high:.2f}" if interval else ""
-    return plain(f"{estimate.value:.2f}{bounds}", kept=LINES)
+    return plain(f"{estimate.value:.2f}{bounds}", verbatim=LINES)

@@ -63,14 +63,14 @@ class PlainTable(Table):
         self.add_row(*(plain(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
-def plain(text: str, style: str = "", kept: str = "") -> Text:
+def plain(text: str, style: str = "", verbatim: str = "") -> Text:
     """Literal text in one style; text longer than LONGEST is truncated.
 
     Args:
-        kept: see `train.text.display.printable`.
+        verbatim: see `train.text.display.printable`.
     """
     short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-    return Text(printable(short, kept), style)
+    return Text(printable(short, verbatim), style)
 
 
 def table_console(width: int) -> PlainConsole:

@@ -83,7 +83,7 @@ class PersonPoses(KeypointPoses):
                 self.joints = keypointrcnn_resnet50_fpn(weights=weights).to(device).eval()
         except (OSError, RuntimeError, UnpicklingError) as error:
             raise ConfigError(
-                f"scores.pose_detector: keypointrcnn's weights are not to be had ({cause(error)}); "
+                f"scores.pose_detector: keypointrcnn's weights are not available ({cause(error)}); "
                 "scores.pose_detector=layout needs none"
             ) from error
         self.network = self.joints
@@ -93,15 +93,15 @@ class PersonPoses(KeypointPoses):
 
     def _subject(self, image: Tensor) -> Tensor:
         with torch.inference_mode():
-            found = self.joints([image])[0]
-        if not len(found["scores"]):
+            detections = self.joints([image])[0]
+        if not len(detections["scores"]):
             return torch.zeros(len(COCO), 3, device=self.device)
-        boxes = found["boxes"]
+        boxes = detections["boxes"]
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        best = subject(areas, found["scores"])
+        best = subject(areas, detections["scores"])
         sides = torch.tensor([image.shape[-1], image.shape[-2]], device=self.device)
-        places = found["keypoints"][best, COCO, :2] / sides
-        sure = found["keypoints_scores"][best, COCO].sigmoid() * found["scores"][best]
+        places = detections["keypoints"][best, COCO, :2] / sides
+        sure = detections["keypoints_scores"][best, COCO].sigmoid() * detections["scores"][best]
         return torch.cat([places, sure[:, None]], dim=-1).clone()
 
 

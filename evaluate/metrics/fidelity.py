@@ -71,8 +71,8 @@ class SubjectFidelity(Mean):
     and the score is undefined.
 
     Args:
-        training: (n, d) features of the training pictures.
-        base: (m, d) features of the base's pictures.
+        training: (n, d) features of the training images.
+        base: (m, d) features of the base's images.
         nuisance: (k, d) orthonormal directions to remove; k may be 0.
     """
 
@@ -104,9 +104,9 @@ class SubjectFidelity(Mean):
 
     def update(self, *features: Tensor) -> None:
         """Image features (N, d), and (N,) whether a subject is detected; without one, score 0."""
-        images, found = features
+        images, detected = features
         distance = self._distance(self._clean(images)).mean(1)
-        distance = distance.where(found.cpu(), self.base_distance)
+        distance = distance.where(detected.cpu(), self.base_distance)
         room = self.base_distance - self.training_distance
         super().update((self.base_distance - distance) / room)
 

@@ -271,7 +271,7 @@ def test_variants_are_drawn_from_the_members_stream(base: BaseModel, config: Tri
     assert all(torch.equal(one, flipped) or torch.equal(one, plain) for one in shown)
 
 
-def test_colours_change_only_where_nothing_is_kept(base: BaseModel, config: TrialConfig) -> None:
+def test_colors_change_only_where_nothing_is_kept(base: BaseModel, config: TrialConfig) -> None:
     data = replace(config.data, color_augmentation=True)
     with pytest.raises(DataError, match="cache=off"):
         encode(base, replace(config, data=data))

@@ -184,7 +184,7 @@ def test_too_many_repeats_are_refused_before_lists_are_made_of_them(tmp_path: Pa
     assert load(tmp_path / "x", repeats=100).images_per_epoch == 200
 
 
-def test_regularisation_is_balanced_by_arithmetic(tmp_path: Path) -> None:
+def test_regularization_is_balanced_by_arithmetic(tmp_path: Path) -> None:
     """As one repeat after the other would do it, but for the time that takes."""
     some = load(draw(tmp_path / "x", *"abcde")).training
     for shown_ in (0, 1, 4, 5, 6, 12, 999_999):

@@ -65,7 +65,7 @@ def test_class_words_stand_in_for_captions(tmp_path: Path) -> None:
     assert shown(pictures) == {"a": ("photo of sks dog", 1)}
 
 
-def test_regularisation_is_shown_as_often_as_the_subject(tmp_path: Path) -> None:
+def test_regularization_is_shown_as_often_as_the_subject(tmp_path: Path) -> None:
     subject = draw(tmp_path / "subject", "a", "b", "c")
     draw(tmp_path / "class" / "2_dog", "x", "y")
     pictures = load(subject, repeats=3, regularization_path=str(tmp_path / "class"))
@@ -82,7 +82,7 @@ def test_regularisation_is_shown_as_often_as_the_subject(tmp_path: Path) -> None
     assert flat == {"dog"}, "the class and not the trigger"
 
 
-def test_regularisation_that_is_held_out_elsewhere_is_left_out(tmp_path: Path) -> None:
+def test_regularization_that_is_held_out_elsewhere_is_left_out(tmp_path: Path) -> None:
     subject = draw(tmp_path / "subject", "a", "b", "c")
     held_out = draw(tmp_path / "held out" / "dog", "x")
     others = draw(tmp_path / "class" / "dog", "x", "y")

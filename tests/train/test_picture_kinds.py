@@ -42,7 +42,7 @@ def test_what_is_not_read_is_named_and_companions_are_not(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png", "tif"])
 def test_of_an_animation_the_first_frame_is_read_and_said(tmp_path: Path, kind: str) -> None:
-    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE)]
+    frames = [Image.new("RGB", (16, 16), color) for color in (RED, BLUE)]
     options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
     frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:], **options)
     draw(tmp_path, "still")

@@ -74,7 +74,7 @@ def test_min_snr_holds_where_the_last_timestep_has_no_signal(base: BaseModel) ->
         assert weights.isfinite().all()
 
 
-def test_regularisation_pictures_weigh_what_is_said(
+def test_regularization_pictures_weigh_what_is_said(
     base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     losses = []

@@ -89,7 +89,7 @@ def _is_protected(folder: Path) -> bool:
     if name in OF_A_STORE and exists(folder.parent / STORE):
         return True
     # compared by inode, since names have several spellings on some systems
-    return exists(folder) and any(exists(own) and own.samefile(folder) for own in PROGRAM)
+    return exists(folder) and any(exists(ours) and ours.samefile(folder) for ours in PROGRAM)
 
 
 def _is_below(place: Path, folders: Iterable[Path]) -> bool:

@@ -21,17 +21,17 @@ LINES = "\n\t"  # the layout of a text with several lines
 LONGEST = 240  # characters of a path in a message
 
 
-def printable(text: str, kept: str = "") -> str:
+def printable(text: str, verbatim: str = "") -> str:
     """Escapes characters that would be interpreted (`\\x1b`, `\\u202e`).
 
     Our own text and ordinary text in any language is unchanged, and doing it twice is harmless.
 
     Args:
-        kept: characters that are not escaped, such as LINES.
+        verbatim: characters that are not escaped, such as LINES.
     """
     if text.isprintable():  # nearly always, and much faster to check
         return text
-    return COMMANDS.sub(lambda match: match[0] if match[0] in kept else _escape(match[0]), text)
+    return COMMANDS.sub(lambda match: match[0] if match[0] in verbatim else _escape(match[0]), text)
 
 
 def readable(name: str) -> str:

@@ -67,7 +67,7 @@ class CaptionFiles:
             self.files.setdefault((stem.casefold(), suffix), file)
 
     def of(self, picture: Path) -> Path | None:
-        """The caption file of a picture."""
+        """The caption file of an image."""
         return self._find(picture, self.extension)
 
     def elsewhere(self, picture: Path) -> str | None:

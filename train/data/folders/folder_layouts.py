@@ -79,9 +79,11 @@ class _LayoutReader:
         by_name = {inside.name.lower(): inside for inside in folders}
         images = next((by_name[name] for name in IMAGES if name in by_name), None)
         if images and holds_pictures(images):
-            own = next((by_name[name] for name in CAPTIONS if name in by_name), None)
-            self._warn_of_skipped([inside for inside in folders if inside not in (images, own)])
-            return self.read(images, own or captions)
+            caption_folder = next((by_name[name] for name in CAPTIONS if name in by_name), None)
+            self._warn_of_skipped(
+                [inside for inside in folders if inside not in (images, caption_folder)]
+            )
+            return self.read(images, caption_folder or captions)
         if subsets := self._numbered(folders, captions):
             return subsets
         # an unpacked archive; a link may lead back to a folder that was visited
@@ -118,10 +120,12 @@ class _LayoutReader:
             self.warnings.append(f"skipped, for there is no picture in it: {some(empty)}")
         subsets = []
         for inside in filled:
-            own = captions / inside.name if captions else inside
-            if captions and not own.is_dir():
-                own = captions
-            subsets.append(replace(self._named(inside.name), folder=inside, captions=own))
+            caption_folder = captions / inside.name if captions else inside
+            if captions and not caption_folder.is_dir():
+                caption_folder = captions
+            subsets.append(
+                replace(self._named(inside.name), folder=inside, captions=caption_folder)
+            )
         return subsets
 
     def _named(self, name: str) -> Subset:

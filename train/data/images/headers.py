@@ -23,7 +23,7 @@ MOST_SCANNED = 5e9  # pixels of all scans of a JPEG together
 MOST_TAGS = 100_000_000  # bytes in the tags of a TIFF or an EXIF block
 MOST_NUMBERS = 500_000  # in such tags
 MOST_EXIF, LONGEST_EXIF = 100, 4_000_000  # possible EXIF blocks; bytes of a JPEG's
-MOST_BESIDE = 32_000_000  # bytes of a PNG besides its pixels, which are kept in memory
+MOST_OTHER = 32_000_000  # bytes of a PNG besides its pixels, which are kept in memory
 MOST_RUNS, MOST_IN_RUNS = 10_000_000, 40_000_000  # bytes of a compressed BMP; its pixels
 DIB, RUNS = (12, 40, 52, 56, 64, 108, 124), (1, 2)  # header sizes of a BMP; compression methods
 EXIF = b"Exif\0\0"
@@ -191,14 +191,14 @@ def _scans(stream: BinaryIO) -> int:
 def _png(stream: BinaryIO, most: int) -> str:
     size = stream.seek(0, os.SEEK_END)
     stream.seek(8)
-    beside = 0
+    other = 0
     for _ in range(most):
         length, kind = struct.unpack(">I4s", stream.read(8))
         if kind == b"IEND":
             return ""
-        beside += 0 if kind in PIXELS else min(length, size)  # a broken header may exceed the size
-        if beside > MOST_BESIDE:
-            return f"has more than {MOST_BESIDE / 1e6:g} MB beside its pixels"
+        other += 0 if kind in PIXELS else min(length, size)  # a broken header may exceed the size
+        if other > MOST_OTHER:
+            return f"has more than {MOST_OTHER / 1e6:g} MB beside its pixels"
         stream.seek(length + 4, os.SEEK_CUR)
     return f"has more than {most} chunks"
 
