@@ -43,7 +43,7 @@ class ScoreCache:
         except FileNotFoundError:
             return
         except UntrustedFileError as error:
-            log.warning(f"{error}; all is scored again")
+            log.warning(f"{error}; everything is scored again")
             return
         if saved.about == about:
             self.cards = saved.cards

@@ -238,5 +238,5 @@ def check_file_name(name: str) -> None:
     """
     if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f]*[^/\\:*?\"<>|\x00-\x1f. ]", name):
         raise ConfigError(
-            f'name: {name!r} is to be a file name, with no folder and none of : * ? " < > |'
+            f'name: {name!r} must be a file name, with no folder and none of : * ? " < > |'
         )

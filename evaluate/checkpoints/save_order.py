@@ -106,7 +106,7 @@ def _warn_of_runs(metadata: Mapping[Path, Mapping[str, str]]) -> None:
         alike = len({file.name for file in first.values()}) < len(first)  # in several folders
         labels = (f"{f.parent.name}/{f.name}" if alike else f.name for f in first.values())
         shown = ", ".join(sorted(labels)[:SHOWN])
-        log.warning(f"the files are of {len(first)} runs, and put in one row: {shown} ...")
+        log.warning(f"the files are of {len(first)} runs, scored as one sequence: {shown} ...")
 
 
 def _warn_of_contradictions(

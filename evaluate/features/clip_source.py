@@ -76,7 +76,7 @@ def load_encoder(name: str) -> LoadedEncoder:
     if not known:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model.replace("/", "-")))
         raise UntrustedFileError(
-            f"{shortened(name)}: is no folder, and open_clip has no such model and tag"
+            f"{shortened(name)}: is not a folder, and open_clip has no such model and tag"
             f"{'; its tags: ' * bool(tags)}{tags}"
         )
     return _of_list(model, _weights_of_tag(known), known)

@@ -76,7 +76,7 @@ class FeatureCache:
                 })  # fmt: skip
             _check(features, count)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            log.warning(f"{file} cannot be used and is made anew: {error}")
+            log.warning(f"{file} cannot be used and is recreated: {error}")
             return None
         return features
 

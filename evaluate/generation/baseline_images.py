@@ -90,5 +90,5 @@ def _read(file: Path, shape: tuple[int, ...]) -> Tensor | None:
         images = torch.empty(0)
     if images.shape == shape and images.dtype == torch.uint8:
         return images
-    log.warning(f"{file} is damaged; it is made again")
+    log.warning(f"{file} is damaged and is recreated")
     return None

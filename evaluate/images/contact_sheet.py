@@ -216,9 +216,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         except UntrustedFileError:
             raise
         except Exception as error:  # Pillow raises many kinds for a damaged file
-            raise UntrustedFileError(
-                f"{name}: is no PNG that can be read: {cause(error)}"
-            ) from None
+            raise UntrustedFileError(f"{name}: is not a readable PNG: {cause(error)}") from None
 
 
 def _in_rgb(picture: Image.Image) -> Image.Image:

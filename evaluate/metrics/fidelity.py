@@ -124,7 +124,7 @@ def _why_undefined(from_base: Tensor, between: Tensor) -> str:
     """
     base_count, count = from_base.shape
     if count < 2:
-        return "one training picture does not tell how like each other pictures of the subject are"
+        return "one training picture does not show how alike pictures of the subject are"
     if not base_count:
         return "no subject is found in the base's pictures"
     scale = float(from_base.mean() - between.sum() / (count * (count - 1)))

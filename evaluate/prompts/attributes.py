@@ -69,7 +69,7 @@ class SavedAttributes(msgspec.Struct):
         names = [part for options in kinds.values() for part in options]
         for part, count in Counter([*names, SUBJECT]).items():
             if count > 1:
-                raise TemplateError(f"has two meanings of {shortened(part)}; call one otherwise")
+                raise TemplateError(f"has two meanings of {shortened(part)}; rename one")
         poses = math.prod(map(len, kinds["poses"].values()))
         if poses > MOST_POSES:
             raise TemplateError(f"has {poses} poses, and at most {MOST_POSES} are drawn")

@@ -30,7 +30,7 @@ def fill(template: str, values: Mapping[str, str]) -> str:
             return piece[0][0]
         name = piece[1]
         if name is None:
-            raise TemplateError(f"has a single {piece[0]}; write it twice to have it in the text")
+            raise TemplateError(f"has a single {piece[0]}; write it twice for a literal one")
         if name not in values:
             near = suggestion(name, list(values)) or f"; known are {', '.join(values)}"
             raise TemplateError(f"has {{{shortened(name)}}}, which has no value{near}")

@@ -69,5 +69,5 @@ def _check(database: sqlite3.Connection, file: Path, tables: tuple[str, ...]) ->
         kind, name = map(str, row)
         what = "virtual table" if kind == "table" else kind
         raise UntrustedFileError(
-            f"{shortened(file)}: has the {what} {shortened(name)}, where tables are to be"
+            f"{shortened(file)}: has the {what} {shortened(name)}, where tables should be"
         )

@@ -38,7 +38,7 @@ def relocate(database: Path, artifacts: str) -> None:
                     for table, column in ADDRESS_COLUMNS:
                         _replace(opened, table, column, str(place), artifacts)
     except sqlite3.Error as error:  # such as a store of another version of MLflow
-        log.warning(f"{database}: the places of its files were not looked at ({error})")
+        log.warning(f"{database}: its artifact paths were not updated ({error})")
 
 
 def _replace(store: sqlite3.Connection, table: str, column: str, before: str, now: str) -> None:

@@ -118,7 +118,7 @@ def _fault_of_file(file: Path, uri: str, *tables: str) -> str:
         tables: that must be tables; none: all must be.
     """
     if file.is_dir() and file.name == DATABASE:
-        return f"{file} is a folder where a file is to be; move it away, and the file is made anew"
+        return f"{file} is a folder where a file should be; move it away, and the file is made anew"
     if file.is_dir():
         return f"{file} is a folder; write {uri.rstrip('/')}/{DATABASE}"
     try:

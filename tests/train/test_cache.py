@@ -151,7 +151,7 @@ def test_what_is_on_disk_is_never_stale(
     file.write_bytes(whole[: len(whole) // 2])
     encode(base, config)
     encode(base, replace(config, data=replace(data, resolution=40)))
-    assert f"{file} is damaged; it is made again" in caplog.text
+    assert f"{file} is damaged and is recreated" in caplog.text
     assert file.read_bytes() == whole
 
 

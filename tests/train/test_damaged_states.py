@@ -150,7 +150,7 @@ def test_without_a_checkpoint_it_begins_anew(
     state_file(folder).write_bytes(b"garbage")
     train(base, pictures, TrialSpec(trial(), tmp_path / "whole"))
     train(base, pictures, TrialSpec(trial(), folder))
-    assert "; the run begins anew" in caplog.text
+    assert "; the run starts over" in caplog.text
     files = [(place / "lora.safetensors").read_bytes() for place in (folder, tmp_path / "whole")]
     assert files[0] == files[1]
 

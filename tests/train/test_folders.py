@@ -106,7 +106,7 @@ def test_where_no_picture_is_the_line_says_what_there_is(tmp_path: Path) -> None
         ("phone", r"1 \.heic \(IMG_1\.HEIC\) cannot be read: save them as png or jpg"),
         ("empty", "which is empty"),
         ("phon", r"there is no folder .*; did you mean phone\?"),
-        ("phone/IMG_1.HEIC", "is no folder; give the folder of the pictures"),
+        ("phone/IMG_1.HEIC", "is not a folder; give the folder of the pictures"),
     ):
         with pytest.raises(DataError, match=said) as error:
             load(tmp_path / name)

@@ -143,7 +143,7 @@ def test_what_is_meant(tmp_path: Path, text: str, expected: dict[str, Any]) -> N
         ("network_args = 5", 'list of "name=value"'),
         ("text_encoder_lr = [1e-5, 2e-5, 3e-5]", "more than two"),
         (f"network_dim = {10**30}", "too large a number"),
-        ("[network_dim]\nx = 1", "kohya has no such key, and would train without a word: x"),
+        ("[network_dim]\nx = 1", "kohya has no such key, and would silently ignore it: x"),
     ],
 )  # fmt: skip
 def test_where_kohya_stops_so_do_we(tmp_path: Path, text: str, said: str) -> None:
@@ -266,7 +266,7 @@ def test_lengths_of_the_schedule_that_cannot_be_are_named_in_kohyas_words(
 
 def test_the_warm_up_that_counts_is_named(tmp_path: Path) -> None:
     notes = translate(write(tmp_path, "lr_warmup_epochs = 2\nlr_warmup_ratio = 0.1")).notes
-    assert "lr_warmup_ratio is left out beside lr_warmup_epochs" in notes
+    assert "lr_warmup_ratio is ignored in favor of lr_warmup_epochs" in notes
 
 
 @pytest.mark.parametrize(

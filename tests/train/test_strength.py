@@ -153,7 +153,7 @@ def test_a_strength_that_is_not_sure_in_pefts_settings_stops(
 
 def test_a_file_of_pefts_without_its_settings_stops(base: BaseModel, tmp_path: Path) -> None:
     file = peft(tmp_path / "adapter_model.safetensors", {}, "base_model.model.", "nowhere")
-    with pytest.raises(CheckpointError, match=r"adapter_config.json is not beside it"):
+    with pytest.raises(CheckpointError, match=r"adapter_config.json is not next to it"):
         load_checkpoint(file, base.adapters)
     file.with_name("adapter_config.json").write_text("{")
     with pytest.raises(CheckpointError, match="is no JSON"):

@@ -60,7 +60,7 @@ class EncodedDataset:
         folder = Path(config.cache_path) if config.cache == DISK else None
         self.cache = None if config.cache == OFF else TensorCache(folder)
         if self.jitters and self.cache:
-            raise DataError("color_aug of the dataset_config: goes with cache=off alone")
+            raise DataError("color_aug of the dataset_config: needs cache=off")
         self.latents: dict[tuple[int, bool], CachedTensor] = {}
         self.texts: OrderedDict[str, dict[str, Tensor]] = OrderedDict()  # on the device
         self.text_entries: list[CachedTensor] = []  # keeps them in the cache for the next trial

@@ -113,7 +113,7 @@ class TensorCache:
                 raise UntrustedFileError("other tensors")
             return CachedTensor(tensors)
         except (SafetensorError, UntrustedFileError, OSError):
-            log.warning(f"{file} is damaged; it is made again")
+            log.warning(f"{file} is damaged and is recreated")
             with suppress(OSError):  # not removable; the tensors stay in memory
                 file.unlink(missing_ok=True)
             return None

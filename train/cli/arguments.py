@@ -173,7 +173,7 @@ def _check_override(argument: str, before: Sequence[str], following: Sequence[st
         value = following[0][1:] or next(iter(following[1:]), "")
         raise ConfigError(_with_space(f"{argument} {following[0]}", key, value))
     if separator:
-        raise ConfigError(f"{key!r} is no name of a setting (letters, digits, '_' and dots)")
+        raise ConfigError(f"{key!r} is not a name of a setting (letters, digits, '_' and dots)")
     if before:
         last, _, begun = before[-1].partition("=")
         line = _typed(last, " ".join([begun, argument, *_loose(following)]))
@@ -185,7 +185,7 @@ def _check_override(argument: str, before: Sequence[str], following: Sequence[st
 
 
 def _with_space(argument: str, key: str, value: str) -> str:
-    return f"{argument}: there must be no space beside the equals sign; type {_typed(key, value)}"
+    return f"{argument}: there must be no space next to the equals sign; type {_typed(key, value)}"
 
 
 def _loose(following: Sequence[str]) -> list[str]:

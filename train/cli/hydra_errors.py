@@ -64,13 +64,13 @@ def explain(name: str, error: Exception, schema: Any = None) -> str:
             return _entry(key, names)
         if key.startswith(SEARCH):
             swept = key.removeprefix(SEARCH)
-            return f"{key}: what is searched is typed without search., as in -m {swept}=1,2"
+            return f"{key}: settings to search are typed without search., as in -m {swept}=1,2"
         GlobalHydra.instance().clear()
         known = keys(composed(name, with_hydra=True))
         if key not in known:
             return f"{key}: there is no such setting{suggested(key, known)}"
         if "already at" in message:
-            return f"+{key}: is a setting already; type it without +"
+            return f"+{key}: is already a setting; type it without +"
         if "delete" in message:
             return f"~{key}: has another value, so it is not removed"
         return f"{key}: this cannot be set on the command line"

@@ -28,7 +28,7 @@ def range_values(key: str, sweep: RangeSweep) -> tuple[float, float, float, int]
         raise ConfigError(f"{key}: {words} must be of finite numbers")
     start, stop, step = (Decimal(str(number)) for number in numbers)
     if step == 0:
-        raise ConfigError(f"{key}: {words} never comes to its stop, as its step is 0")
+        raise ConfigError(f"{key}: {words} never reaches its stop, as its step is 0")
     count = math.ceil((stop - start) / step)
     if count <= 0:
         raise ConfigError(f"{key}: {words} is empty")

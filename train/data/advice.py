@@ -50,14 +50,14 @@ def advice(
         verb = agreed(len(transparent), "is", "are")
         lines.append(
             f"{counted(len(transparent), 'picture')} {verb} see-through "
-            f"({some(transparent)}): put on white"
+            f"({some(transparent)}): placed on white"
         )
     if animated:
         verb = agreed(len(animated), "has", "have")
         lines.append(
             f"{counted(len(animated), 'picture')} {verb} several frames or pages "
             f"({some(animated)}): "
-            "the first alone is read"
+            "only the first one is read"
         )
     if one_background(list(shown.values())):
         lines.append(

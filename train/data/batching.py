@@ -86,7 +86,7 @@ def crop_of(image: TrainingImage, framing: Framing) -> Crop:
         width, height = image.size
         raise DataError(
             f"{shortened(image.path)}: {width}x{height} pixels are too small or too narrow "
-            f"for buckets in steps of {framing.step} pixels without enlarging; take it out, or "
+            f"for buckets in steps of {framing.step} pixels without enlarging; remove it, or "
             "set data.bucket_upscale=true (bucket_no_upscale = false in a dataset_config)"
         )
     return crop

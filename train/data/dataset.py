@@ -88,7 +88,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     regularization = [i for i in images if i.subset.regularization] + reader.regularization()
     subject = [image for image in images if not image.subset.regularization]
     if not subject:
-        raise DataError(f"{reader.key}: holds pictures of regularization alone")
+        raise DataError(f"{reader.key}: holds only regularization pictures")
     validation = reader.held_out()
     if validation is None:
         training, validation = split(subject, config.validation_fraction, config.validation_seed)

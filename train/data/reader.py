@@ -160,7 +160,7 @@ class DatasetReader:
         if contents.unread:
             self.warnings.append(
                 f"not read in {readable(subset.folder.name)}: {by_kind(contents.unread)}; "
-                "save what is a picture as png or jpg"
+                "save pictures as png or jpg"
             )
         self.warnings += caption_warnings(subset, images, captions, files, contents, self.trigger)
         return images

@@ -177,7 +177,7 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
     except RecursionError:
         raise UntrustedFileError(f"{name}: is nested too deeply") from None
     except ValueError as error:
-        raise UntrustedFileError(f"{name}: is no JSON: {_one_line(error)}") from None
+        raise UntrustedFileError(f"{name}: is not JSON: {_one_line(error)}") from None
     return convert(loaded, kind, name)
 
 
@@ -233,7 +233,7 @@ def parse_yaml(text: str, kind: type[Kind], name: str) -> Kind:
     except RecursionError:
         raise UntrustedFileError(f"{name}: is nested too deeply") from None
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
-        raise UntrustedFileError(f"{name}: is no YAML: {_one_line(error)}") from None
+        raise UntrustedFileError(f"{name}: is not YAML: {_one_line(error)}") from None
     return convert(loaded, kind, name)
 
 
@@ -340,7 +340,7 @@ def _text(content: bytes, name: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UntrustedFileError(f"{name}: is no text in UTF-8 (byte {error.start})") from None
+        raise UntrustedFileError(f"{name}: is not text in UTF-8 (byte {error.start})") from None
 
 
 def _one_line(error: Exception) -> str:

@@ -23,11 +23,11 @@ def dataset_settings(config: KohyaConfig, dataset_config: str | None) -> dict[st
     """
     folder = config.text("train_data_dir")
     if folder and dataset_config:
-        config.notes.append("train_data_dir is left out beside the dataset config, as kohya does")
+        config.notes.append("train_data_dir is ignored in favor of the dataset config, as in kohya")
         folder = None
     base, size = config.text("pretrained_model_name_or_path"), _sides(config)
     if size is None and not dataset_config:
-        config.notes.append("resolution is missing: kohya would stop; ours is taken")
+        config.notes.append("resolution is missing: kohya would stop; ours is used")
     return {
         "data.path": folder,
         "data.dataset_config": dataset_config,

@@ -61,8 +61,8 @@ def _check(key: str, setting: str, place: str) -> None:
     absolute = is_foreign(place) or expanded(place).is_absolute()
     if key == BASE and not absolute and not _exists(place):
         raise ConfigError(
-            f"kohya: {key}: {shown} is no file or folder here, and which model of a hub is loaded "
-            f"is not for a file to say: type {given}"
+            f"kohya: {key}: {shown} is not a file or folder here, and a file may not choose a "
+            f"model of a hub: type {given}"
         )
     if is_foreign(place) or not is_named(expanded(place)):
         raise ConfigError(

@@ -33,11 +33,11 @@ def optimizer(config: KohyaConfig) -> dict[str, Any]:
     name = config.text("optimizer_type", next(iter(old.values()), "AdamW"))
     kind = kind_of(name)
     if name.lower() == "dadaptation":
-        config.notes.append("optimizer_type: DAdaptation is DAdaptAdamPreprint, as kohya reads it")
+        config.notes.append("optimizer_type: DAdaptation is DAdaptAdamPreprint, as in kohya")
     given = {key: argument(key, value) for key, value in config.arguments("optimizer_args").items()}
     if reserved := [key for key in given if key == "lr" or key.startswith("_")]:
         raise ConfigError(
-            f"kohya: optimizer_args: {reserved[0]} is no argument of an optimizer there"
+            f"kohya: optimizer_args: {reserved[0]} is not an argument of an optimizer"
         )
     arguments = {**kind.defaults, **given}
     if kind.group == "adafactor" and arguments.pop("relative_step", True):
@@ -128,12 +128,12 @@ def _warmup(config: KohyaConfig) -> dict[str, Any]:
     for key, setting in WARM_UPS.items():
         amount = _amount(config, key)
         if steps and amount:
-            config.notes.append(f"{key} is left out beside {used}")
+            config.notes.append(f"{key} is ignored in favor of {used}")
         elif amount:
             settings = {setting: amount}
             used, steps = key, amount
             config.notes.append(
-                f"{key}: kohya has no such key and takes it silently, so that it would not warm "
+                f"{key}: kohya has no such key and silently ignores it, so it would not warm "
                 f"up; read as {setting}={amount:g}"
             )
     return {setting: value for setting, value in settings.items() if value}
@@ -158,7 +158,7 @@ def length(config: KohyaConfig) -> dict[str, Any]:
     if epochs is None and steps is None:
         steps = config.defaults["max_train_steps"] = STEPS
     elif epochs is not None and steps is not None:
-        config.notes.append("max_train_steps is left out beside max_train_epochs, as kohya does")
+        config.notes.append("max_train_steps is ignored in favor of max_train_epochs, as in kohya")
         steps = None
     return {
         "training.epochs": epochs,
@@ -187,7 +187,7 @@ def _save_every(config: KohyaConfig, epochs: int | None) -> int | None:
     config.notes.append(
         f"save_every_n_steps: checkpoints are those of whole epochs here, {CHECKPOINTS} or more"
         if in_steps
-        else "save_every_n_epochs: kohya saves the last epoch alone; here some before it are saved "
+        else "save_every_n_epochs: kohya saves only the last epoch; here some before it are saved "
         "too, to choose from"
     )
     return None

@@ -37,7 +37,7 @@ def check_replaced(folder: Path, name: str) -> None:
     if other is not None:
         raise ConfigError(
             f"kohya: output_name: {shortened(other)} is there already, and is of no run that could "
-            "go on; a file does not choose what is replaced: type name= or output= of your own, or "
+            "go on; a file may not choose what is replaced: type name= or output= of your own, or "
             "move it away"
         )
 

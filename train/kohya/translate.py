@@ -98,7 +98,7 @@ def translate(
         notes.append(f"without effect here: {', '.join(ignored)}")
     if unsupported:
         keys = ", ".join(unsupported)
-        notes.append(f"warning: not supported, so that kohya's LoRA would be another: {keys}")
+        notes.append(f"warning: not supported, so kohya's LoRA would differ: {keys}")
     return Translation({k: v for k, v in settings.items() if v is not None}, notes)
 
 
@@ -146,19 +146,19 @@ def _network(config: KohyaConfig) -> dict[str, Any]:
         )
     for key in ("network_weights", "dim_from_weights"):
         if config.get(key):
-            raise ConfigError(f"kohya: {key}: to train on from another LoRA is not supported")
+            raise ConfigError(f"kohya: {key}: continuing from another LoRA is not supported")
     if config.flag("network_train_text_encoder_only") or config.number("unet_lr") == 0:
-        raise ConfigError("kohya: to train the text encoder alone is not supported")
+        raise ConfigError("kohya: training only the text encoder is not supported")
     rank, alpha = config.whole("network_dim", 4), config.number("network_alpha", 1)
     dropout, arguments = config.number("network_dropout"), config.arguments("network_args")
     conv = whole("conv_dim", arguments.pop("conv_dim", 0))
     conv_alpha = number("conv_alpha", arguments.pop("conv_alpha", 1))
     if "dropout" in arguments:
         dropout = number("dropout", arguments.pop("dropout"))
-        config.notes.append("network_args: kohya passes over dropout; read as network_dropout")
+        config.notes.append("network_args: kohya ignores dropout; read as network_dropout")
     if arguments:
         named = ", ".join(arguments)
-        config.notes.append(f"warning: network_args that are not supported, passed over: {named}")
+        config.notes.append(f"warning: network_args that are not supported, and ignored: {named}")
     rates = config.numbers("text_encoder_lr")
     unet_only = config.flag("network_train_unet_only") or (bool(rates) and not any(rates))
     return {
@@ -195,7 +195,7 @@ def _training(config: KohyaConfig) -> dict[str, Any]:
     """Batches, loss, and files."""
     seed = config.whole("seed")
     if seed is None:
-        config.notes.append("seed: kohya draws one; ours stays, so that it can be done again")
+        config.notes.append("seed: kohya picks one at random; ours is kept, to reproduce the run")
     return {
         "training.batch_size": config.whole("train_batch_size", 1),
         "training.gradient_accumulation": config.whole("gradient_accumulation_steps", 1),

@@ -43,31 +43,31 @@ UNSUPPORTED = {
 
 # another dataset, starting point or purpose: rejected, with the consequence of ignoring them
 REFUSED = {
-    "alpha_mask": "what is see-through would be learned too",
+    "alpha_mask": "transparent areas would be learned too",
     "base_weights": "the base would lack these LoRAs",
     "caption_prefix": "captions would lack these words; write them into the caption files",
-    "caption_separator": "captions would be divided at commas",
+    "caption_separator": "captions would be split at commas",
     "caption_suffix": "captions would lack these words; write them into the caption files",
     "conditioning_data_dir": "what the masks cover would be learned too",
-    "dataset_class": "the pictures would be others",
+    "dataset_class": "the dataset would be different",
     "debug_dataset": "it would train, and kohya only shows the pictures",
     "enable_wildcard": "all of a caption's alternatives would be learned, braces included",
-    "face_crop_aug_range": "pictures would be shown whole",
+    "face_crop_aug_range": "pictures would not be cropped",
     "in_json": "captions would be missing; they are read from text files",
-    "initial_epoch": "training would begin at the beginning",
-    "initial_step": "training would begin at the beginning",
+    "initial_epoch": "training would start from the beginning",
+    "initial_step": "training would start from the beginning",
     "keep_tokens_separator": "the separator would be learned as a part of the caption",
-    "lr_scheduler_args": "the schedule would be another",
-    "lr_scheduler_timescale": "the schedule would be another",
+    "lr_scheduler_args": "the schedule would be different",
+    "lr_scheduler_timescale": "the schedule would be different",
     "masked_loss": "what the masks cover would be learned too",
     "max_timestep": "all timesteps would be trained",
-    "max_token_length": "captions would be cut at 75 tokens",
+    "max_token_length": "captions would be truncated at 75 tokens",
     "metadata_file": "captions would be missing; they are read from text files",
     "min_timestep": "all timesteps would be trained",
     "network_multiplier": "the LoRA would be trained at its full strength",
     "no_metadata": "the LoRA file would say how it was trained",
-    "random_crop": "pictures would be cut in the middle",
-    "resume": "training would begin at the beginning",
+    "random_crop": "pictures would be cropped around the center",
+    "resume": "training would start from the beginning",
     "secondary_separator": "the separator would be learned as a part of the caption",
     "skip_image_resolution": "small pictures would be trained on too",
     "train_inpainting": "a plain model would be trained",
@@ -139,4 +139,4 @@ def changes_nothing(key: str, value: Any) -> bool:
 
 def refuse(key: str) -> str:
     """The message for a rejected key: the consequence of ignoring it, and what to do."""
-    return f"{key} is not supported, and without it {REFUSED[key]} (take the line out to do so)"
+    return f"{key} is not supported, and without it {REFUSED[key]} (remove the line to do so)"

@@ -26,7 +26,7 @@ def read_toml(path: Path) -> tuple[Tree, list[str]]:
         ConfigError: no such file, or invalid TOML even after the repairs.
     """
     text, encoding = _text(path)
-    guessed = [f"read as {encoding}, for it is not UTF-8"] if encoding else []
+    guessed = [f"read as {encoding}, as it is not UTF-8"] if encoding else []
     name = shortened(path)
     if path.suffix.lower() == ".json":
         try:
@@ -68,7 +68,7 @@ def _text(path: Path) -> tuple[str, str]:
         text, encoding = decoded(data)
     except ValueError:
         raise ConfigError(
-            f"{shortened(path)}: is no text in UTF-8, UTF-16 or Windows-1252"
+            f"{shortened(path)}: is not text in UTF-8, UTF-16 or Windows-1252"
         ) from None
     return LINE_ENDS.sub("\n", text), encoding
 

@@ -73,10 +73,10 @@ class KohyaConfig:
         value = self.values.pop(alias)
         same = (key, *RIVALS.get(key, ()))
         if given := [name for name in same if self.values.get(name) not in NOTHING]:
-            self.notes.append(f"{alias} is left out beside {given[0]}")
+            self.notes.append(f"{alias} is ignored in favor of {given[0]}")
             return
         self.values[key] = value
-        unknown = f"{alias}: kohya has no such key and takes it silently; read as {key}"
+        unknown = f"{alias}: kohya has no such key and silently ignores it; read as {key}"
         self.notes.append(unknown if alias != "caption_extention" else f"{alias}: read as {key}")
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -157,7 +157,7 @@ class KohyaConfig:
             first = wrong[:MOST_NAMED]
             named = ", ".join(f"{shown(key)[1:-1]}{suggestion(key, valid)}" for key in first)
             named += f" and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
-            raise ConfigError(f"kohya has no such key, and would train without a word: {named}")
+            raise ConfigError(f"kohya has no such key, and would silently ignore it: {named}")
         effective = [key for key in unused if not changes_nothing(key, self.values[key])]
         for key in effective:
             if key in REFUSED:

@@ -69,7 +69,7 @@ def repair(text: str) -> tuple[str, list[str]]:
         if len(pairs) > 1:
             repairs["several pairs on one line"] = None
             if "=" in (comment := line[shape.index("#") :] if "#" in shape else ""):
-                repairs[f"left out, for it stands behind a #: {comment.strip('# ')}"] = None
+                repairs[f"left out, as it follows a #: {comment.strip('# ')}"] = None
         lines += [_with_quotes(pair, repairs) for pair in pairs]
     return "\n".join(lines), list(repairs)
 

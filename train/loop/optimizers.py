@@ -55,7 +55,7 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
         log.warning("%s finds its own step size: lr %g replaced by 1", cls.__name__, rate)
     if is_averaged(cls) and config.scheduler.name not in ("constant", "constant_with_warmup"):
         log.warning(
-            "%s averages in place of a schedule; scheduler=constant is what it is made for, not %s",
+            "%s averages instead of using a schedule; it is made for scheduler=constant, not %s",
             cls.__name__, config.scheduler.name,
         )  # fmt: skip
     if "betas" in arguments:

@@ -204,7 +204,7 @@ class AdapterRun:
         known = [float(loss) for loss in self.recent[-SHOWN:]] + losses[:first]
         before = ", ".join(f"{loss:.4g}" for loss in known[-SHOWN:])
         return (
-            f"the loss is not a number any more in epoch {self.epoch + 1}, at batch {batch} of "
+            f"the loss is no longer a number in epoch {self.epoch + 1}, at batch {batch} of "
             f"{self.batches} (before it: {before or 'nothing'}); the likely cause is {cause}"
         )
 
@@ -340,7 +340,7 @@ class AdapterRun:
         files = {epoch: self._file(epoch) for epoch in saved}
         last = last_checkpoint(files, self.base.adapters)
         if last is None:
-            log.warning(f"{damage}; the run begins anew")
+            log.warning(f"{damage}; the run starts over")
             return
         self.epoch, adapter = last
         run = identity_of(files[self.epoch], self.name, self.processes.count)
@@ -358,7 +358,7 @@ class AdapterRun:
                 self.scheduler.step()
         self._record_checkpoint(before=0)
         where = f"{self._file(self.epoch).name} (epoch {self.epoch})"
-        log.warning(f"{damage}; the run goes on from {where}, with an optimizer that begins anew")
+        log.warning(f"{damage}; the run goes on from {where}, with a new optimizer state")
 
     def _identity(self, config: TrialConfig) -> str:
         """Hash that must be equal for a run to be continued."""

@@ -30,12 +30,12 @@ def main(config: TrainConfig) -> None:
     if not processes.main:
         logging.disable(logging.WARNING)
     if processes.count > 1 and config.training.on_oom == DEGRADE:
-        raise TrainingError("training.on_oom=degrade: goes with one process alone")
+        raise TrainingError("training.on_oom=degrade: needs a single process")
     trial = trial_of(config)
     folder = Path(config.output)
     if config.resume == RESUME_OFF and processes.main and (replaced := forget(folder, config.name)):
         log.info(
-            f"resume=off: begins anew; {counted(len(replaced), 'file')} of the run in {folder} "
+            f"resume=off: starts over; {counted(len(replaced), 'file')} of the run in {folder} "
             f"{agreed(len(replaced), 'is', 'are')} gone"
         )
     processes.wait()

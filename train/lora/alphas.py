@@ -42,7 +42,7 @@ def _alpha(name: str, module: Module, settings: Mapping[str, Settings]) -> float
     in_file = _number_of(f"{name}.{ALPHA}", module.parts.get(ALPHA))
     if not settings or (in_file is not None and not module.path):
         if in_file is None and module.peft:
-            raise ValueError(f"{NOT_SURE}PEFT's adapter_config.json is not beside it")
+            raise ValueError(f"{NOT_SURE}PEFT's adapter_config.json is not next to it")
         return in_file
     if module.network not in settings:
         if in_file is None:

@@ -53,7 +53,7 @@ def read_settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Settings
         else:
             return {}
     except UntrustedFileError as error:
-        raise ValueError(f"{NOT_SURE}it is no JSON of settings: {error}") from error
+        raise ValueError(f"{NOT_SURE}it is not JSON with settings: {error}") from error
     settings = _by_network(content)
     for each in settings.values():
         _check_plain(where, each)
@@ -133,8 +133,8 @@ def _setting(settings: Settings, name: str, path: str, default: Any) -> Any:
                 return value
         except ValueError as error:
             raise ValueError(
-                f"{NOT_SURE}{name} has {pattern[:80]!r}, which is no regular expression of module "
-                f"names: it {error}; names, dots, alternatives and .* are read"
+                f"{NOT_SURE}{name} has {pattern[:80]!r}, which is not a regular expression of "
+                f"module names: it {error}; names, dots, alternatives and .* are read"
             ) from None
     return default
 

@@ -159,7 +159,7 @@ def _sign(pattern: str, place: int, fold: bool) -> tuple[Sign, int]:
     elif sign == "[":
         characters, negated, place = _class(pattern, place)
     elif sign in SPECIAL:
-        raise ValueError(f"has {sign} where a name is to be")
+        raise ValueError(f"has {sign} where a name should be")
     if fold and characters is not None:
         characters += characters.swapcase()
     repeated, place = _repetition(pattern, place)

@@ -108,7 +108,7 @@ class BaseModel:
     def _checked(self, clip_skip: int) -> int:
         layers = self.text_encoder.config.num_hidden_layers
         if self.family.is_xl and clip_skip != 1:
-            log.warning("base.clip_skip: SDXL always takes the layer before the last; left out")
+            log.warning("base.clip_skip: SDXL always uses the layer before the last; ignored")
             return 1
         if clip_skip > layers:
             raise BaseError(
@@ -263,7 +263,7 @@ def _opened(config: BaseConfig, source: Path) -> BaseModel:
         if is_oom(error):
             raise
         raise BaseError(
-            f"base.path: {config.path} is no Stable Diffusion model: {cause(error)}"
+            f"base.path: {config.path} is not a Stable Diffusion model: {cause(error)}"
         ) from error
     base.short_hash = short_hash(source)
     if config.prediction_type == "auto" and source.is_file() and base.family.is_v2:

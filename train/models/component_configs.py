@@ -100,7 +100,7 @@ def check_index(file: Path) -> Tree:
     name = index.get("_class_name")
     if not (isinstance(name, str) and name.startswith(PIPELINES) and name.isidentifier()):
         raise UntrustedFileError(
-            f"{shortened(file)}: _class_name is no pipeline of Stable Diffusion"
+            f"{shortened(file)}: _class_name is not a Stable Diffusion pipeline"
         )
     for part, kind in index.items():
         if not isinstance(kind, list) or kind == [None, None] or part.startswith("_"):
@@ -231,9 +231,9 @@ def _check_values(place: str, value: object) -> None:
             _check_values(place, inner)
     elif isinstance(value, str):
         if "/" in value or len(value) > 1000:
-            raise UntrustedFileError(f"{place}: {shortened(value)} is no word of a setting")
+            raise UntrustedFileError(f"{place}: {shortened(value)} is not a valid word")
     elif isinstance(value, int | float) and not (math.isinf(value) or abs(value) <= MOST):
-        raise UntrustedFileError(f"{place}: {value} is no number of a setting")
+        raise UntrustedFileError(f"{place}: {value} is not a valid number")
 
 
 def _check_shards(file: Path) -> None:
@@ -241,7 +241,9 @@ def _check_shards(file: Path) -> None:
     content = read_json(file, _Shards)
     for name in set(content.weight_map.values()):
         if Path(name).name != name or not name.endswith(WEIGHTS):
-            raise UntrustedFileError(f"{shortened(file)}: {shortened(name)} is no file beside it")
+            raise UntrustedFileError(
+                f"{shortened(file)}: {shortened(name)} is not a file in the same folder"
+            )
 
 
 class _Shards(msgspec.Struct):

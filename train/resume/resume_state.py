@@ -91,7 +91,7 @@ def read_state(file: Path, device: torch.device, count: int) -> dict[str, Any] |
         _check_archive(content)
         state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
         if not isinstance(state, dict):
-            raise StateError("it is no mapping")
+            raise StateError("it is not a mapping")
         if lacking := PARTS - set(state):
             raise StateError(f"it has no {min(lacking)}")
         _check_tensors(state, 0)
@@ -123,7 +123,7 @@ def check_parts(
         elif hasattr(type(scheduler), name):
             raise StateError(f"its scheduler has {shortened(name)}, which is none of its numbers")
     if state["losses"].ndim != 1 or not state["losses"].is_floating_point():
-        raise StateError("its losses are no numbers in a row")
+        raise StateError("its losses are not a list of numbers")
     if state["kind"] == kind:
         _check_optimizer(state["optimizer"], optimizer)
 
@@ -189,7 +189,7 @@ def _check_tensors(value: object, depth: int) -> None:
         raise StateError("it is nested too deeply")
     if isinstance(value, torch.Tensor):
         if value.layout != torch.strided or value.device.type == "meta":
-            raise StateError("it has tensors that are no plain numbers")
+            raise StateError("it has tensors that are not plain numbers")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise StateError("it has tensors that are larger than what is stored of them")
     elif isinstance(value, dict):

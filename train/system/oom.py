@@ -116,7 +116,7 @@ def _change(old: TrialConfig, new: TrialConfig) -> str:
     if new.cache != old.cache:
         parts.append(f"cache={new.cache}")
     if new.optimizer != old.optimizer:
-        parts.append(f"optimizer={new.optimizer['_target_']}, whose averages begin anew")
+        parts.append(f"optimizer={new.optimizer['_target_']}, whose averages start over")
     return ", ".join(parts)
 
 
@@ -133,7 +133,7 @@ def advice(config: TrialConfig) -> str:
         f"training.batch_size=1 training.gradient_accumulation={groups}": training.batch_size == 1,
     }
     listed = [
-        f"{number}. {words}{', which is so already' if done else ''}"
+        f"{number}. {words}{', already so' if done else ''}"
         for number, (words, done) in enumerate(steps.items(), start=1)
     ]
     message = f"out of memory; what helps, in this order: {'; '.join(listed)}"

@@ -23,11 +23,11 @@ LARGEST = 100_000  # bytes; text encoders read some 300 of them
 BINARY = 0.1  # a larger share of control characters is not text; 0 bytes may be padding
 
 # the notes on captions that are not plain UTF-8 in one line
-WINDOWS = "not in UTF-8 and read as Windows-1252; where that is wrong, save them as UTF-8"
-UTF16 = "read as UTF-16, which nothing in them says; where that is wrong, save them as UTF-8"
+WINDOWS = "not in UTF-8 and read as Windows-1252; if that is wrong, save them as UTF-8"
+UTF16 = "read as UTF-16, which nothing in them says; if that is wrong, save them as UTF-8"
 GUESSED = {UTF16_NAME: UTF16, FALLBACK_NAME: WINDOWS}
-CONTROLS = "read without the control characters that are in them"
-LINES = "of several lines and read as one; kohya reads the first line alone"
+CONTROLS = "read without their control characters"
+LINES = "of several lines and read as one; kohya reads only the first line"
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,14 @@ def read_caption(file: Path) -> Caption:
     try:
         data = read_bytes(file, LARGEST)
     except UntrustedFileError as error:
-        raise DataError(f"{error}; it is no caption") from None
+        raise DataError(f"{error}; it is not a caption") from None
     except OSError as error:
         raise DataError(f"{shortened(file)}: cannot be read ({error.strerror})") from None
     try:
         text, guessed = decoded(data)
     except ValueError:
         raise DataError(
-            f"{shortened(file)}: caption is no text in UTF-8, UTF-16 or Windows-1252; save it as "
+            f"{shortened(file)}: caption is not text in UTF-8, UTF-16 or Windows-1252; save it as "
             "UTF-8"
         ) from None
     text, notes = text.replace("\ufeff", ""), [GUESSED[guessed]] if guessed else []
@@ -139,7 +139,7 @@ def read_caption(file: Path) -> Caption:
     removed = set(controls)
     plain = "".join(c for c in text if c not in removed) if controls else text
     if plain.strip() and sum(c != "\0" for c in controls) > BINARY * len(text):
-        raise DataError(f"{shortened(file)}: caption is no text but binary data")
+        raise DataError(f"{shortened(file)}: caption is not text but binary data")
     notes += [CONTROLS] * bool(controls)
     notes += [LINES] * (len(re.findall(r"[^\s]+[^\r\n]*", plain)) > 1)
     return Caption(" ".join(plain.split()), tuple(notes))

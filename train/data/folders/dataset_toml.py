@@ -119,7 +119,7 @@ def read_dataset_config(config: DataConfig, defaults: Subset) -> DatasetConfig:
         raise DataError(f"{KEY}: {file.name} names no pictures ([[datasets.subsets]], image_dir)")
     warnings = [f"{file.name}: repaired: {', '.join(repairs)}"] if repairs else []
     warnings += [
-        f"{key} in {file.name} is not supported, so that kohya's LoRA would be another"
+        f"{key} in {file.name} is not supported, so kohya's LoRA would differ"
         for key in dict.fromkeys(reader.unsupported)
     ]
     if config.validation_path and any(s.validation_fraction for s in reader.subsets):
@@ -253,9 +253,7 @@ def class_of(words: str) -> str:
 def _tables(parent: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
     tables = parent.get(key, [])
     if not isinstance(tables, list):
-        raise DataError(
-            f"{KEY}: {where}: write [[{key}]] in two brackets, for there may be several"
-        )
+        raise DataError(f"{KEY}: {where}: write [[{key}]] in two brackets, as there may be several")
     return tables
 
 
@@ -283,9 +281,9 @@ def _check_value(key: str, value: Any, kinds: tuple[type, ...], where: str) -> N
     if key == "validation_split" and not 0 <= value < 1:
         raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be from 0 to below 1")
     if key == "caption_extension" and not re.fullmatch(r"\.?[\w.-]+", value):
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is no extension, as .txt is")
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is not an extension such as .txt")
     if key == "image_dir" and not value.isprintable():
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is no folder's name")
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is not a folder name")
 
 
 def _dotted(extension: str) -> str:

@@ -56,7 +56,7 @@ def existing_folder(path: str | Path, key: str) -> Path:
         raise DataError(f"{key}: there is no folder {shortened(folder)}{readable(near)}") from None
     except NotADirectoryError:
         raise DataError(
-            f"{key}: {shortened(folder)} is no folder; give the folder of the pictures"
+            f"{key}: {shortened(folder)} is not a folder; give the folder of the pictures"
         ) from None
     except (OSError, ValueError) as error:
         raise DataError(_unreadable(folder, key, error)) from None

@@ -112,12 +112,12 @@ class _LayoutReader:
         skipped = [readable(inside.name) for inside in folders if inside not in numbered]
         if filled and skipped:
             self.warnings.append(
-                f"skipped, for there is no number of repeats in the name (as in 10_name): "
+                f"skipped, as there is no number of repeats in the name (as in 10_name): "
                 f"{', '.join(skipped)}"
             )
         if filled and len(filled) < len(numbered):
             empty = [inside for inside in numbered if inside not in filled]
-            self.warnings.append(f"skipped, for there is no picture in it: {some(empty)}")
+            self.warnings.append(f"skipped, as there is no picture in it: {some(empty)}")
         subsets = []
         for inside in filled:
             caption_folder = captions / inside.name if captions else inside
@@ -156,7 +156,7 @@ class _LayoutReader:
         skipped = [folder for folder in folders if holds_pictures(folder)]
         if skipped:
             self.warnings.append(
-                "subfolders are not read where pictures lie beside them: "
+                "subfolders are not read if there are pictures next to them: "
                 f"{', '.join(readable(folder.name) for folder in skipped)}"
             )
         self.warnings += [

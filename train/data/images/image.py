@@ -139,7 +139,7 @@ def _why(path: Path, error: Exception) -> str:
     """What is wrong with a file: its real kind, else the error."""
     if isinstance(error, UnidentifiedImageError):
         try:
-            return f"it is {really(path)}" if really(path) else "of no kind that is known"
+            return f"it is {really(path)}" if really(path) else "of an unknown kind"
         except OSError as unread:
             error = unread
     return getattr(error, "strerror", None) or cause(error)
