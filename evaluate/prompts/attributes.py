@@ -95,9 +95,9 @@ class AttributeBank:
     kinds: dict[str, dict[str, list[str]]]
     phrases: dict[str, str]
 
-    def prompt(self, subject: str, asked: dict[str, str]) -> str:
+    def prompt(self, subject: str, attributes: dict[str, str]) -> str:
         """The prompt that asks for one value of every part."""
-        return fill(self.template, {**asked, SUBJECT: subject})
+        return fill(self.template, {**attributes, SUBJECT: subject})
 
     def options(self, part: str) -> list[str]:
         """All values of a part."""

@@ -26,7 +26,7 @@ from evaluate.prompts.attributes import (
 )
 from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.prompts.templates import TemplateError
-from train.data.captions.trigger import says, without_trigger, word_of
+from train.data.captions.trigger import mentions, trigger_word, without_trigger
 from train.data.dataset import Dataset
 from train.errors import ConfigError
 from train.files.paths import expanded
@@ -163,7 +163,7 @@ def make_probe_set(
         shown: part -> the value that each training image shows; other parts are classified
             zero-shot by the encoder.
     """
-    trigger = word_of(dataset.trigger)
+    trigger = trigger_word(dataset.trigger)
     class_word = class_words(dataset.trigger, values)
     random = Random(config.seed)
     others = config.count // OTHERS
@@ -220,7 +220,7 @@ def _shares(options: list[str], labels: list[str], captions: list[str]) -> Count
     for value in labels:
         shares[value] += 1 / len(labels)  # type: ignore[assignment]
     for value in options:
-        if any(says(caption, value) for caption in captions):
+        if any(mentions(caption, value) for caption in captions):
             shares[value] = 1
     return shares
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.data.folders.wording import agreed, counted, some
-from train.data.image_checks import Examined, copies, one_background
+from train.data.image_checks import ExaminedImage, copies, one_background
 from train.data.images.image import TrainingImage
 from train.text.display import readable
 
@@ -14,7 +14,7 @@ from train.text.display import readable
 def advice(
     training: Sequence[TrainingImage],
     validation: Sequence[TrainingImage],
-    examined: dict[Path, Examined],
+    examined: dict[Path, ExaminedImage],
     few: int,
 ) -> list[str]:
     """Warnings about the images themselves.
@@ -25,7 +25,7 @@ def advice(
     """
     shown = {image.path: examined[image.path] for image in training}
     pairs = copies(shown)
-    transparent = [file for file, image in shown.items() if image.see_through]
+    transparent = [file for file, image in shown.items() if image.has_transparency]
     animated = [file for file, image in shown.items() if image.animated]
     lines: list[str] = []
     if len({image.content for image in shown.values()}) == 1:

@@ -25,14 +25,14 @@ ENOUGH = 4  # distinct images that such a finding needs
 
 
 @dataclass(frozen=True)
-class Examined:
+class ExaminedImage:
     """The properties of an image file.
 
     Attributes:
         sha256: of the file's bytes.
         content: sha256 of the pixels.
         size: (width, height).
-        see_through: whether transparency was replaced by white.
+        has_transparency: whether transparency was replaced by white.
         animated: whether there are more frames or pages; only the first one is read.
         border: (n, 3) colors along the left, upper and right side of a small copy.
     """
@@ -40,12 +40,12 @@ class Examined:
     sha256: str
     content: str
     size: tuple[int, int]
-    see_through: bool
+    has_transparency: bool
     animated: bool
     border: NDArray[np.float32]
 
 
-def examine(file: Path) -> Examined:
+def examine(file: Path) -> ExaminedImage:
     """Decodes an image file.
 
     Raises:
@@ -58,11 +58,11 @@ def examine(file: Path) -> Examined:
         content.update(strip.tobytes())
     small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
     sides = small[EDGE:, :EDGE], small[EDGE:, -EDGE:], small[:EDGE]
-    return Examined(
+    return ExaminedImage(
         sha256=_sha256(file),
         content=content.hexdigest(),
         size=picture.size,
-        see_through=decoded.see_through,
+        has_transparency=decoded.has_transparency,
         animated=decoded.animated,
         border=np.concatenate([side.reshape(-1, 3) for side in sides]),
     )
@@ -84,7 +84,7 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def one_background(examined: Sequence[Examined]) -> bool:
+def one_background(examined: Sequence[ExaminedImage]) -> bool:
     """Whether the borders of distinct images are all alike, as with one backdrop or fixed camera.
 
     One room from several sides is not detected; plain backdrops and frames are.
@@ -95,7 +95,7 @@ def one_background(examined: Sequence[Examined]) -> bool:
     return float(np.stack(different).std(axis=0).mean()) < ALIKE
 
 
-def copies(examined: dict[Path, Examined]) -> list[tuple[Path, Path]]:
+def copies(examined: dict[Path, ExaminedImage]) -> list[tuple[Path, Path]]:
     """Pairs of files with identical pixels."""
     ordered = sorted(examined, key=lambda file: examined[file].content)
     return [(a, b) for a, b in pairwise(ordered) if examined[a].content == examined[b].content]

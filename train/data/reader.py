@@ -19,7 +19,7 @@ from train.data.folders.dataset_toml import class_of, read_dataset_config
 from train.data.folders.folder_contents import contents_of, existing_folder, no_picture_in
 from train.data.folders.folder_layouts import read_layout
 from train.data.folders.wording import agreed, by_kind, counted, some
-from train.data.image_checks import Examined, examine
+from train.data.image_checks import ExaminedImage, examine
 from train.data.images.buckets import framing_of
 from train.data.images.image import DataError, TrainingImage
 from train.data.images.subset import Subset
@@ -45,7 +45,7 @@ class DatasetReader:
         self.key = "data.dataset_config" if config.dataset_config else "data.path"
         self.trigger = worded(" ".join(config.trigger_words.split()))
         self.warnings: list[str] = []
-        self.examined: dict[Path, Examined] = {}
+        self.examined: dict[Path, ExaminedImage] = {}
         self.framing = framing_of(config)
         embedded = config.path == EMBEDDED
         self.folder = str(EMBEDDED_FOLDER) if embedded else config.path

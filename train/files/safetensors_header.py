@@ -29,7 +29,7 @@ METADATA = "__metadata__"
 Side = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
 
 
-class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The location of a tensor in a file.
 
     Attributes:
@@ -58,7 +58,7 @@ class Header:
     """
 
     metadata: dict[str, str]
-    tensors: dict[str, Stored]
+    tensors: dict[str, TensorInfo]
     size: int
 
     @property
@@ -95,10 +95,10 @@ def read_header(file: Path) -> Header:
     return Header(metadata, tensors, 8 + length)
 
 
-def _stored(name: str, part: msgspec.Raw) -> Stored:
+def _stored(name: str, part: msgspec.Raw) -> TensorInfo:
     if len(name) > LONGEST_NAME or CONTROL.search(name):
         raise UntrustedFileError(f"it has a tensor of an impossible name: {shortened(name)}")
-    stored = parse_json(bytes(part), Stored, name[:LONGEST])
+    stored = parse_json(bytes(part), TensorInfo, name[:LONGEST])
     if stored.dtype not in BITS:
         unknown = shortened(stored.dtype)
         raise UntrustedFileError(f"{shortened(name)}: has numbers of an unknown type, {unknown}")
@@ -108,7 +108,7 @@ def _stored(name: str, part: msgspec.Raw) -> Stored:
     return stored
 
 
-def _check_offsets(tensors: dict[str, Stored], whole: int) -> None:
+def _check_offsets(tensors: dict[str, TensorInfo], whole: int) -> None:
     """The bytes of the tensors must be contiguous and fill the rest of the file."""
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_offsets):

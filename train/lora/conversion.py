@@ -108,9 +108,7 @@ def read_modules(
         for part in {DOWN, UP} - {*module.parts}:
             raise ValueError(f"{name} has no {part}.weight")
     if strange := next((key for key in others if STRENGTH.fullmatch(key)), None):
-        raise ValueError(
-            f"its strength is not sure: it has {strange}, on which trainers differ"
-        )
+        raise ValueError(f"its strength is not sure: it has {strange}, on which trainers differ")
     return modules, others
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.data.captions.caption_files import Caption, CaptionFiles
-from train.data.captions.trigger import says, word_of
+from train.data.captions.trigger import mentions, trigger_word
 from train.data.folders.folder_contents import Contents
 from train.data.folders.wording import agreed, counted, some
 from train.data.images.image import TrainingImage
@@ -37,7 +37,7 @@ def caption_warnings(
     uncaptioned = [i.path for i, caption in zip(images, captions, strict=True) if not caption.text]
     if uncaptioned and not subset.regularization:
         warnings += _missing(subset, uncaptioned, images, files, contents, trigger)
-    return [*warnings, *_trigger(subset, images, word_of(trigger))] if trigger else warnings
+    return [*warnings, *_trigger(subset, images, trigger_word(trigger))] if trigger else warnings
 
 
 def _notes(
@@ -99,7 +99,7 @@ def _missing(
 
 def _trigger(subset: Subset, images: Sequence[TrainingImage], word: str) -> list[str]:
     folder = readable(subset.folder.name)
-    have = [says(image.caption, word) for image in images]
+    have = [mentions(image.caption, word) for image in images]
     if subset.regularization and any(have):
         return [
             f"captions of regularization pictures in {folder} have the trigger word {word!r}; they "

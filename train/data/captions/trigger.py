@@ -15,12 +15,12 @@ LETTER = rf"(?:[^\W_{UNSPACED}{KOREAN}]|[{MARKS}])"  # letters and digits of scr
 EMPTY_PART = re.compile(r"^\s*,|(?<=,)\s*,|,\s*$")
 
 
-def says(caption: str, words: str) -> bool:
+def mentions(caption: str, words: str) -> bool:
     """Whether a caption contains these whole words in sequence, ignoring case."""
     return bool(_whole(words).search(normalize("NFC", caption)))
 
 
-def word_of(trigger: str) -> str:
+def trigger_word(trigger: str) -> str:
     """The rare word of a trigger, which comes first."""
     first = trigger.split()[0]
     return first.rstrip(",;") or first
@@ -34,8 +34,10 @@ def without_trigger(caption: str, trigger: str, class_words: str) -> str:
     """
     caption = normalize("NFC", caption)
     text = _whole(trigger).sub(lambda _: class_words, caption)
-    instead = "" if says(text, class_words) else class_words
-    text = _whole(word_of(trigger), "" if instead else "(?:['’]s)?").sub(lambda _: instead, text)
+    instead = "" if mentions(text, class_words) else class_words
+    text = _whole(trigger_word(trigger), "" if instead else "(?:['’]s)?").sub(
+        lambda _: instead, text
+    )
     if text != caption:
         text = re.sub(r"\s+(?=[,.])", "", EMPTY_PART.sub("", text))
     return " ".join(text.split())

@@ -61,22 +61,22 @@ class TrainingImage:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedImage:
     """The content of an image file.
 
     Attributes:
         picture: in RGB, rotated by its EXIF orientation, transparency on white, 16 bit as 8.
-        see_through: whether there was transparency.
+        has_transparency: whether there was transparency.
         animated: whether there are more frames or pages; only the first one is read.
     """
 
     picture: Image.Image
-    see_through: bool
+    has_transparency: bool
     animated: bool
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The image in RGB, see `Decoded`.
+    """The image in RGB, see `DecodedImage`.
 
     Raises:
         DataError: see `decode_picture`.
@@ -84,7 +84,7 @@ def open_picture(path: Path) -> Image.Image:
     return decode_picture(path).picture
 
 
-def decode_picture(path: Path) -> Decoded:
+def decode_picture(path: Path) -> DecodedImage:
     """Reads an image file.
 
     Raises:
@@ -97,7 +97,7 @@ def decode_picture(path: Path) -> Decoded:
             image.load()
         picture = _upright(image)
         del image  # frees its pixels before the conversion
-        return Decoded(*in_rgb(picture), animated)
+        return DecodedImage(*in_rgb(picture), animated)
     except UntrustedFileError as error:
         raise DataError(str(error)) from None
     except TooLarge as error:

@@ -22,12 +22,12 @@ def in_rgb(picture: Image.Image) -> tuple[Image.Image, bool]:
     if picture.mode == "RGB" and not picture.has_transparency_data:
         return picture, False
     in_8_bits = _in_8_bits(picture)
-    converted, see_through = Image.new("RGB", picture.size), False
+    converted, has_transparency = Image.new("RGB", picture.size), False
     for top, strip in strips(picture):
         filled, clear = _filled(in_8_bits(strip))
         converted.paste(filled, (0, top))
-        see_through = see_through or clear
-    return converted, see_through
+        has_transparency = has_transparency or clear
+    return converted, has_transparency
 
 
 def strips(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:

@@ -24,7 +24,7 @@ from train.puppets.world.examples import (
     LEGS,
     SHIRTS,
     TROUSERS,
-    Drawn,
+    DrawnImages,
     Puppet,
     caption,
     draw_many,
@@ -109,7 +109,7 @@ def _share(values: list[str], wanted: list[str | None]) -> float:
     return sum(matches) / len(matches)
 
 
-def autoencoder_gates(judge: Judge, fresh: Drawn) -> list[Gate]:
+def autoencoder_gates(judge: Judge, fresh: DrawnImages) -> list[Gate]:
     """Whether the autoencoder preserves images, by PSNR and for the judge."""
     vae = AutoencoderKL.from_pretrained(BASE / "vae").to(device()).eval()
     with torch.no_grad():
@@ -124,7 +124,7 @@ def autoencoder_gates(judge: Judge, fresh: Drawn) -> list[Gate]:
 
 
 @torch.no_grad()
-def clip_gates(fresh: Drawn) -> list[Gate]:
+def clip_gates(fresh: DrawnImages) -> list[Gate]:
     """Whether the tiny CLIP retrieves described images, and classifies attributes zero-shot."""
     model = open_clip.create_model(f"local-dir:{CLIP}").eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{CLIP}")
@@ -147,7 +147,7 @@ def clip_gates(fresh: Drawn) -> list[Gate]:
 
 
 @torch.no_grad()
-def keypoint_gates(fresh: Drawn) -> list[Gate]:
+def keypoint_gates(fresh: DrawnImages) -> list[Gate]:
     """Whether the joints are detected; the error is a share of the image side."""
     detected = KeypointNetwork.from_folder()(fresh.images.float() / 255)
     true = torch.stack([torch.from_numpy(keypoints(puppet)) for puppet in fresh.puppets])

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from train.puppets.world.examples import Drawn, draw_many
+from train.puppets.world.examples import DrawnImages, draw_many
 
 FOLDER = Path(__file__).parents[1]
 WEIGHTS = FOLDER / "weights"
@@ -33,7 +33,7 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 @cache
-def training_set(count: int = 60_000) -> Drawn:
+def training_set(count: int = 60_000) -> DrawnImages:
     """The pretraining images, drawn once per process (some 15 s)."""
     return draw_many(count, TRAINING_SEED)
 

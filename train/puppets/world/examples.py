@@ -34,14 +34,14 @@ from train.puppets.world.puppet import (
 
 __all__ = [
     "ARMS", "BACKGROUNDS", "CAPS", "HAIR", "HATS", "JOINTS", "LEGS", "RGB", "SHIRTS", "SKINS",
-    "TROUSERS", "Drawn", "Looks", "Puppet", "caption", "describe", "draw_many", "images_of",
+    "TROUSERS", "DrawnImages", "Looks", "Puppet", "caption", "describe", "draw_many", "images_of",
     "keypoints", "loose_caption", "ordinary_looks", "render", "render_background",
     "sample_looks", "sample_puppet", "wild_looks", "with_outfit",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnImages:
     """Puppets and their images, (N, 3, 32, 32), 0 to 255."""
 
     puppets: list[Puppet]
@@ -63,7 +63,7 @@ def _draw(seed: int, count: int, wild_share: float) -> tuple[list[Puppet], np.nd
     return puppets, images_of(puppets).numpy()
 
 
-def draw_many(count: int, seed: int, wild_share: float = 0.25, workers: int = 2) -> Drawn:
+def draw_many(count: int, seed: int, wild_share: float = 0.25, workers: int = 2) -> DrawnImages:
     """Random puppets, drawn by several processes; the same for the same count and seed."""
     chunks = [min(2000, count - start) for start in range(0, count, 2000)]
     # a forked child of a process with threads can hang
@@ -72,7 +72,7 @@ def draw_many(count: int, seed: int, wild_share: float = 0.25, workers: int = 2)
             _draw, (seed * 1_000_003 + i for i in range(len(chunks))), chunks,
             [wild_share] * len(chunks),
         ))  # fmt: skip
-    return Drawn(
+    return DrawnImages(
         [puppet for puppets, _ in parts for puppet in puppets],
         torch.from_numpy(np.concatenate([images for _, images in parts])),
     )
