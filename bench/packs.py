@@ -90,7 +90,7 @@ def peft_step(base: BaseModel, trainer: Trainer) -> Step:
     optimizer = torch.optim.AdamW(parameters, **arguments)
 
     def step() -> None:
-        drawn = run.draw(0, trainer.data)
+        drawn = run.sample(0, trainer.data)
         text = trainer.data.conditioning(drawn.captions)
         noisy = base.noise.add_noise(drawn.latents, drawn.noise, drawn.timesteps)
         target = base.noise.get_velocity(drawn.latents, drawn.noise, drawn.timesteps)

@@ -183,9 +183,9 @@ def leaks(chosen: DataSet, name: str) -> list[Outcome]:
                 place = random.choice(chosen.backgrounds)
                 puppets[i] = (replace(puppets[i], background=place) if kind == "backgrounds"
                               else replace(puppets[i], looks=looks))  # fmt: skip
-            read = scorer.reader.read(drawn(puppets))
+            read = scorer.extractor.extract(drawn(puppets))
             metric.reset()
-            metric.update(baseline.shown(kind, read), baseline.asked(kind))
+            metric.update(baseline.classify(kind, read), baseline.requested(kind))
             value, low, high = metric.compute().tolist()
             found.append({"share": share, "copied": sum(copied) / IMAGES, "value": value,
                           "low": low, "high": high})  # fmt: skip

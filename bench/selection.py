@@ -87,8 +87,11 @@ def score(scorer: Scorer, checkpoint: Path) -> Row:
     prompts = [scorer.probe_set.probes[row].base_prompt for row in rows]
     assert card.images is not None
     images = torch.from_numpy(card.images[rows]).permute(0, 3, 1, 2).float() / 255
-    encoder = scorer.reader.encoder
-    features, training = encoder.image_features(images), encoder.image_features(scorer.training)
+    encoder = scorer.extractor.encoder
+    features, training = (
+        encoder.image_features(images),
+        encoder.image_features(scorer.training_images),
+    )
     return {
         "card": card.to_dict(),
         "clip_image": float((features @ training.T).mean()),

@@ -28,7 +28,7 @@ from sweeper.tracking.trial_record import load_records
 from train.cli.app import quiet
 from train.config.schema import DataConfig
 from train.data.dataset import load_dataset
-from train.data.images.framing import square
+from train.data.images.cropping import square
 from train.puppets.networks.gates import generate, load_pipeline
 from train.puppets.networks.judge import Judge
 

@@ -1,4 +1,4 @@
-"""`python -m evaluate checkpoints='out/*.safetensors'`: scores LoRA files, says which to keep."""
+"""`python -m evaluate checkpoints='out/*.safetensors'`: scores LoRA files and picks one."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from train.config.trigger_check import check_trigger
 from train.errors import ConfigError
 from train.validation import check_base, check_data
 
-# what a limit of the policy can be set on, and what its rules can look at
+# the scores that a policy can limit and that its rules can use
 SCORES = (
     "prompt_fidelity",
     "subject_fidelity",
@@ -29,10 +29,10 @@ SCORES = (
     "generalization_gap",
 )
 SHARES = ("pose_memorization", "background_leak", "outfit_leak", "copying")  # of the probes
-LOSSES = ("validation_loss", "generalization_gap")  # need held-out pictures
-FINITE = Range(-1e6, 1e6)  # of a limit or a weight
+LOSSES = ("validation_loss", "generalization_gap")  # need held-out images
+FINITE = Range(-1e6, 1e6)  # a limit or a weight
 OF_SCORES = {RANGE: FINITE, NAMES: SCORES}
-OTHERS = 8  # one probe in so many is a training caption, and one is of the class alone
+OTHERS = 8  # one probe in eight is a training caption, and one in eight is the class alone
 POSES = ("puppets", "keypointrcnn", "mediapipe", "layout")
 RULES = (
     "overfit_aware",
@@ -47,7 +47,7 @@ RULES = (
 
 @dataclass
 class ProbesConfig:
-    """Which pictures are made with every checkpoint."""
+    """Which probe images are generated for every checkpoint."""
 
     attributes: str = path_field("puppets")
     file: str | None = path_field(None)
@@ -59,7 +59,7 @@ class ProbesConfig:
 
 @dataclass
 class ScoresConfig:
-    """How they are scored."""
+    """How the probe images are scored."""
 
     clip_model: str = model_field("puppets")
     pose_detector: str = choice_field("puppets")
@@ -97,7 +97,7 @@ class EvaluateConfig:
 
 
 def check_evaluate(config: EvaluateConfig) -> None:
-    """Refuses impossible settings, naming the key.
+    """Rejects impossible settings, naming the key.
 
     Raises:
         ConfigError: with the first setting that cannot work.
@@ -109,7 +109,7 @@ def check_evaluate(config: EvaluateConfig) -> None:
 
 
 def check_scoring(probes: ProbesConfig, scores: ScoresConfig, policy: PolicyConfig) -> None:
-    """Refuses impossible settings, naming the key.
+    """Rejects impossible settings, naming the key.
 
     Raises:
         ConfigError: with the first setting that cannot work.
@@ -126,7 +126,7 @@ def check_scoring(probes: ProbesConfig, scores: ScoresConfig, policy: PolicyConf
 
 
 def check_policy(policy: PolicyConfig) -> None:
-    """Refuses an impossible policy, naming the key.
+    """Rejects an impossible policy, naming the key.
 
     Raises:
         ConfigError: with the first setting that cannot work.

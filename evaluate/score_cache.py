@@ -21,18 +21,18 @@ LARGEST = 100_000_000  # bytes, some thousand scorecards
 
 
 class Saved(msgspec.Struct):
-    """What lies in the file; each scorecard is looked at where it is asked for."""
+    """The content of the file; each scorecard is validated when it is looked up."""
 
     about: dict[str, str]
     cards: dict[str, Tree]
 
 
 class ScoreCache:
-    """`scorecards.json` in an output folder; what is in it is not scored again.
+    """`scorecards.json` in an output folder: checkpoints in it are not scored again.
 
     Args:
-        about: fingerprints of the pictures, the base and the probes; a ledger of others is begun
-            anew.
+        about: fingerprints of the images, the base and the probes; if the saved ones differ, the
+            cache starts empty.
     """
 
     def __init__(self, folder: Path, about: dict[str, str]) -> None:
@@ -43,13 +43,13 @@ class ScoreCache:
         except FileNotFoundError:
             return
         except UntrustedFileError as error:
-            log.warning(f"{error}; all is scored again")
+            log.warning(f"{error}; everything is scored again")
             return
         if saved.about == about:
             self.cards = saved.cards
 
     def find(self, file: Path) -> Scorecard | None:
-        """The scorecard of a file of these weights and strength, whatever it is called now."""
+        """The scorecard of a file with these weights and this strength, whatever its name."""
         saved = self.cards.get(key_of(file))
         try:
             return Scorecard.from_dict({**saved, "checkpoint": str(file)}) if saved else None
@@ -60,14 +60,14 @@ class ScoreCache:
             return None
 
     def add(self, card: Scorecard) -> None:
-        """Keeps a scorecard; it is on disk when this returns."""
+        """Adds a scorecard; it is on disk when this method returns."""
         self.cards[key_of(card.checkpoint)] = card.to_dict()
         content = {"about": self.about, "cards": self.cards}
         write_atomically(self.file, json.dumps(content, indent=1).encode())
 
 
 def key_of(file: Path) -> str:
-    """What a file does to the base: its weights, and where their strength is not among them, it."""
+    """Hash of a file's effect: its weights, plus the settings if these determine the strength."""
     weights = weights_hash(file)
     settings = read_settings(file, read_metadata(file))
     if not settings:

@@ -1,4 +1,4 @@
-"""Scores LoRA files that are there, and says which to keep, as `python -m evaluate` does."""
+"""`python -m evaluate`: scores existing LoRA files and says which one to keep."""
 
 from __future__ import annotations
 
@@ -46,32 +46,32 @@ WIDE = 230  # columns of a table with intervals
 
 
 def main(config: EvaluateConfig) -> None:
-    """Scores the files in their order; writes and logs what is found, and says which to keep."""
+    """Scores the files in order, saves and logs the results, and prints which file to keep."""
     check_device(config.base)
     check_tracking(Path(config.root))
     metadata = readable(find(config.checkpoints)) if config.checkpoints else {}
     unit, files = order(metadata) if metadata else ("epoch", {})
-    pictures = load_dataset(config.data)
-    log_lines(log, pictures.report())
+    dataset = load_dataset(config.data)
+    log_lines(log, dataset.report())
     output = Path(config.output)
     base = load_base(config.base)
     if files:
-        kept = loadable(files, base)
-        files = {file: number for file, number in files.items() if file in kept}
+        valid = loadable(files, base)
+        files = {file: number for file, number in files.items() if file in valid}
         for line in remarks([metadata[file] for file in files], base, config.data):
             log.warning(line)
     scorer = Scorer(
-        base, pictures, config.data, config.probes, config.scores,
+        base, dataset, config.data, config.probes, config.scores,
         Path(config.root) / "cache",
     )  # fmt: skip
     check_scores(config.selection, scorer.names)
     probes = output / "probes.yaml"
     write_text_atomically(probes, scorer.probe_set.to_yaml())
-    back = in_setting("probes.file", probes)
-    log.info(f"the probes are in {probes}; edit them and give them back with {back}")
+    override = in_setting("probes.file", probes)
+    log.info(f"the probes are in {probes}; edit them and pass them back with {override}")
     if not files:
         return
-    about = {"data": pictures.fingerprint, "base": scorer.base.fingerprint,
+    about = {"data": dataset.fingerprint, "base": scorer.base.fingerprint,
              "probes": scorer.fingerprint, "sizes": str(framing_of(config.data))}  # fmt: skip
     cards = score(files, unit, scorer, ScoreCache(output, about), output)
     if not usable(cards):
@@ -82,31 +82,31 @@ def main(config: EvaluateConfig) -> None:
     draw_curves(figure.subplots(), cards, selection.scorecard, config.selection, title)
     save_png(figure, output / "curves.png")
     _log(config, cards, selection, findings, about, base.device)
-    _say(cards, selection, findings)
+    _print_results(cards, selection, findings)
 
 
 def score(
-    files: dict[Path, int], unit: str, scorer: Scorer, ledger: ScoreCache, output: Path
+    files: dict[Path, int], unit: str, scorer: Scorer, cache: ScoreCache, output: Path
 ) -> list[Scorecard]:
-    """A scorecard and a contact sheet for each file; those of the ledger are taken from there."""
-    cards, began, made = [], time.monotonic(), 0
+    """A scorecard and a contact sheet for each file; cached scorecards are reused."""
+    cards, start, scored = [], time.monotonic(), 0
     for number, (file, epoch) in enumerate(files.items(), start=1):
-        card = ledger.find(file)
+        card = cache.find(file)
         if card is None:
             card = scorer({file: epoch})[0]
-            made += 1
+            scored += 1
             card.unit = unit
             save_sheet(scorer.sheet(card), sheet_of(output, card))
-            ledger.add(card)
-            left = (time.monotonic() - began) / made * (len(files) - number)
-            log.info(f"{number}/{len(files)}  {file.name}  about {left:.0f} s left")
+            cache.add(card)
+            remaining = (time.monotonic() - start) / scored * (len(files) - number)
+            log.info(f"{number}/{len(files)}  {file.name}  about {remaining:.0f} s left")
         card.epoch, card.unit = epoch, unit
         cards.append(card)
     return cards
 
 
 def sheet_of(output: Path, card: Scorecard) -> Path:
-    """Where the contact sheet of a file is."""
+    """The path of a file's contact sheet."""
     return output / f"{card.unit}-{card.epoch:06d}.png"
 
 
@@ -118,35 +118,35 @@ def _log(
     about: dict[str, str],
     device: torch.device,
 ) -> None:
-    """One MLflow run for the folder of files; it is continued as long as `about` is the same."""
+    """Logs one MLflow run for the folder of files; it is continued while `about` is the same."""
     output = Path(config.output)
     store = MlflowStore(Path(config.root), "evaluations")
     with store.tolerate_outage():
-        entry = TrackedRun(store, output / "mlflow.json", output.name)
-        entry.renew({**about, **{card.label: key_of(card.checkpoint) for card in cards}})
-        entry.begin({**environment(device), **about})
-        entry.resume()
-        entry.once("params", lambda: entry.log_params(flatten(asdict(config))))
+        run = TrackedRun(store, output / "mlflow.json", output.name)
+        run.renew({**about, **{card.label: key_of(card.checkpoint) for card in cards}})
+        run.begin({**environment(device), **about})
+        run.resume()
+        run.log_once("params", lambda: run.log_params(flatten(asdict(config))))
         now = int(time.time() * 1000)
         for card in cards:
             name, sheet = f"{card.checkpoint.name} {card.epoch}", sheet_of(output, card)
-            entry.once(f"scores {name}", partial(entry.log_metrics, score_metrics(card, now)))
+            run.log_once(f"scores {name}", partial(run.log_metrics, score_metrics(card, now)))
             if sheet.is_file():
-                show = partial(entry.log_image, sheet, "contact_sheet", card.epoch)
-                entry.once(f"sheet {name}", show)
-        entry.set_tags({
+                show = partial(run.log_image, sheet, "contact_sheet", card.epoch)
+                run.log_once(f"sheet {name}", show)
+        run.set_tags({
             "policy": json.dumps(asdict(config.selection)),
             "kept": str(selection.scorecard.checkpoint),
             "reasons": " ".join(selection.reasons),
             "diagnosis": describe(findings),
         })  # fmt: skip
         for file in ("probes.yaml", "scorecards.json", "curves.png"):
-            store.client.log_artifact(entry.id, str(output / file))
-        store.client.log_artifact(entry.id, str(selection.scorecard.checkpoint), "checkpoint")
-        store.client.set_terminated(entry.id, "FINISHED")
+            store.client.log_artifact(run.id, str(output / file))
+        store.client.log_artifact(run.id, str(selection.scorecard.checkpoint), "checkpoint")
+        store.client.set_terminated(run.id, "FINISHED")
 
 
-def _say(cards: list[Scorecard], selection: Selection, findings: list[Finding]) -> None:
+def _print_results(cards: list[Scorecard], selection: Selection, findings: list[Finding]) -> None:
     console = table_console(WIDE)
     console.print(table(cards, selection.scorecard, intervals=console.width >= WIDE))
     for card in (card for card in cards if card.failure):
@@ -159,23 +159,27 @@ def _say(cards: list[Scorecard], selection: Selection, findings: list[Finding]) 
     )
 
 
-def table(cards: list[Scorecard], kept: Scorecard, intervals: bool) -> PlainTable:
-    """The scorecards in order, the kept one marked; intervals where there is room for them."""
+def table(cards: list[Scorecard], pick: Scorecard, intervals: bool) -> PlainTable:
+    """The scorecards in order, with the selected one marked.
+
+    Args:
+        intervals: add the confidence intervals.
+    """
     names = list(dict.fromkeys(name for card in cards for name in card.scores))
-    shown = PlainTable()
-    for heading in ("", kept.unit, "fidelity", *(name.replace("_", " ") for name in names)):
-        shown.heading(heading)
+    result = PlainTable()
+    for heading in ("", pick.unit, "fidelity", *(name.replace("_", " ") for name in names)):
+        result.heading(heading)
     for card in cards:
         cells = [_cell(card.scores.get(name), intervals) for name in names]
-        mark = "keep" if card is kept else ""
-        told = fidelity(card)
-        overall = "failed" if card.failure else "-" if told is None else f"{told:.2f}"
-        shown.row(mark, str(card.epoch), overall, *cells)
-    return shown
+        mark = "keep" if card is pick else ""
+        value = fidelity(card)
+        overall = "failed" if card.failure else "-" if value is None else f"{value:.2f}"
+        result.row(mark, str(card.epoch), overall, *cells)
+    return result
 
 
 def _cell(estimate: Estimate | None, interval: bool) -> Text:
     if estimate is None:
         return plain("-")
     bounds = f"\n{estimate.low:.2f} to {estimate.high:.2f}" if interval else ""
-    return plain(f"{estimate.value:.2f}{bounds}", kept=LINES)
+    return plain(f"{estimate.value:.2f}{bounds}", verbatim=LINES)

@@ -1,4 +1,4 @@
-"""What is known of one checkpoint: its scores, each with an interval, and its pictures."""
+"""The scores of one checkpoint, each with a confidence interval, and its probe images."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from train.files.untrusted import convert
 FIDELITIES = ("prompt_fidelity", "subject_fidelity")
 Name = Annotated[str, Meta(max_length=500)]
 Text = Annotated[str, Meta(max_length=100_000)]
-LARGEST = 1e30  # of a score; beyond it, as with NaN, there is nothing to tell
-LOSSES_FROM = -100.0  # no loss is below 0; exp(-loss) is a number down to here
+LARGEST = 1e30  # of a score; a larger one is treated like NaN
+LOSSES_FROM = -100.0  # a loss is not negative; exp(-loss) is finite down to here
 
 
 class Estimate(NamedTuple):
@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
 
 
 class SavedCard(msgspec.Struct):
-    """A scorecard as it lies in a file, of this version or an older one; see `Scorecard`."""
+    """A scorecard in a file, of this version or an older one; see `Scorecard`."""
 
     class Bounds(msgspec.Struct):
         """An `Estimate`."""
@@ -49,17 +49,17 @@ class SavedCard(msgspec.Struct):
     confidence: Annotated[float, Meta(ge=0, le=1)]
     unit: Literal["epoch", "step"]
     copies: dict[Name, int] = {}
-    failure: Text | None = None  # the older did not say; see NOT_SCORED
+    failure: Text | None = None  # older versions did not record it; see NOT_SCORED
 
     def __post_init__(self) -> None:
         if not all(probe.isascii() and probe.isdecimal() for probe in self.copies):
             raise ValueError("its copies are not of numbered probes")
-        told = [self.by_probe[name] for name in FIDELITIES if name in self.by_probe]
-        if len({len(values) for values in told}) > 1:
+        observed = [self.by_probe[name] for name in FIDELITIES if name in self.by_probe]
+        if len({len(values) for values in observed}) > 1:
             raise ValueError(f"its {' and '.join(FIDELITIES)} are of different probes")
 
 
-# of records from before a scorecard said so itself: only NaN pictures had no prompt_fidelity
+# older records have no failure; in these only checkpoints with NaN images lack prompt_fidelity
 NOT_SCORED = "its pictures could not be scored"
 
 
@@ -69,17 +69,17 @@ class Scorecard:
 
     Attributes:
         checkpoint: the LoRA file.
-        epoch: after which it was saved; the step where `unit` says so.
-        scores: name -> estimate; those that could not be told are absent (validation_loss where
-            no picture is held out).
-        by_probe: name -> what each probe adds to a score, where the score is a mean over probes.
-        notes: what a reader should know, for example that poses were compared by layout.
+        epoch: after which it was saved; a step if `unit` is `step`.
+        scores: name -> estimate; undefined scores are absent (validation_loss without held-out
+            images).
+        by_probe: name -> each probe's contribution, for scores that are means over probes.
+        notes: remarks for the reader, for example that poses were compared by layout.
         confidence: of the intervals, 0 to 1.
-        copies: the number of a probe -> that of the training picture that its image is a copy of.
-        unit: epoch or step, for files of trainers that count in steps.
-        failure: why the checkpoint cannot be used, for example because its pictures are not finite;
-            empty: it can. A checkpoint that failed has no scores, and is never feasible.
-        images: the probe images (N, H, W, 3), 0 to 255; None once read back from JSON.
+        copies: index of a probe -> index of the training image that its image copies.
+        unit: `epoch`, or `step` for files of trainers that count in steps.
+        failure: why the checkpoint cannot be used, for example images that are not finite; empty
+            if it can. A checkpoint that failed has no scores and is never feasible.
+        images: the probe images (N, H, W, 3), 0 to 255; None after reading from JSON.
     """
 
     checkpoint: Path
@@ -99,7 +99,7 @@ class Scorecard:
         return f"{self.unit} {self.epoch}"
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the images, ready for JSON."""
+        """Everything except the images, ready for JSON."""
         return {
             "checkpoint": str(self.checkpoint),
             "epoch": self.epoch,
@@ -114,18 +114,18 @@ class Scorecard:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Scorecard:
-        """The scorecard that `to_dict` wrote, this version's or an older one's, without images.
+        """The scorecard that `to_dict` of this or an older version wrote, without images.
 
         Raises:
-            UntrustedFileError: it is none; it says where.
+            UntrustedFileError: it is not a scorecard; the message says where.
         """
         return cls.of(convert(saved, SavedCard, "scorecard"))
 
     @classmethod
     def of(cls, saved: SavedCard) -> Scorecard:
-        """The scorecard in a file. A score that is no number is one that could not be told."""
+        """The scorecard in a file. A score that is not finite is treated as undefined."""
         estimates = {n: Estimate(s.value, s.low, s.high) for n, s in saved.scores.items()}
-        scores = {n: estimate for n, estimate in estimates.items() if _is_told(n, estimate)}
+        scores = {n: estimate for n, estimate in estimates.items() if _is_valid(n, estimate)}
         failure = saved.failure
         if failure is None:
             failure = "" if "prompt_fidelity" in scores else NOT_SCORED
@@ -135,7 +135,7 @@ class Scorecard:
             checkpoint=Path(saved.checkpoint),
             epoch=saved.epoch,
             scores=scores,
-            by_probe={n: v for n, v in saved.by_probe.items() if n in scores and _are_told(v)},
+            by_probe={n: v for n, v in saved.by_probe.items() if n in scores and _in_range(v)},
             notes=saved.notes,
             confidence=saved.confidence,
             copies={int(probe): picture for probe, picture in saved.copies.items()},
@@ -144,14 +144,14 @@ class Scorecard:
         )
 
 
-def _is_told(name: str, estimate: Estimate) -> bool:
-    return _are_told(estimate) and not (name in LOSSES and estimate.value < LOSSES_FROM)
+def _is_valid(name: str, estimate: Estimate) -> bool:
+    return _in_range(estimate) and not (name in LOSSES and estimate.value < LOSSES_FROM)
 
 
-def _are_told(values: Iterable[float]) -> bool:
+def _in_range(values: Iterable[float]) -> bool:
     return all(-LARGEST <= value <= LARGEST for value in values)
 
 
 def usable(cards: Iterable[Scorecard]) -> list[Scorecard]:
-    """The scorecards of the checkpoints that did not fail, in the same order."""
+    """The scorecards of the checkpoints that did not fail, in order."""
     return [card for card in cards if not card.failure]

@@ -1,4 +1,4 @@
-"""Checkpoints -> scorecards: makes the probe images of K checkpoints at once and scores them."""
+"""Checkpoints -> scorecards: generates the probe images of K checkpoints and scores them."""
 
 from __future__ import annotations
 
@@ -33,113 +33,116 @@ from evaluate.prompts.probe_set import ProbeSet, load_probe_set, make_probe_set
 from evaluate.scorecard import Estimate, Scorecard
 from train.config.schema import DataConfig
 from train.data.dataset import Dataset
-from train.data.images.framing import square
+from train.data.images.cropping import square
 from train.data.images.image import TrainingImage
 from train.lora.adapter import Adapter
 from train.lora.checkpoint import NotFiniteError, load_checkpoint
 from train.models.base_model import BaseModel
 
 log = logging.getLogger(__name__)
-HALF = 0.5  # of the pictures at least must show a pose
+GENERATING = "the base model draws"  # the stage that a countdown names
+MIN_DETECTED = 0.5  # share of the images in which the pose source must detect a pose
 
 
 class Scorer:
-    """Scores LoRA files of one base and one set of training pictures.
+    """Scores LoRA files of one base and one dataset.
 
     Args:
-        base, pictures, data: as in training; probe pictures are squares of `data.resolution`.
+        base, dataset, data: as in training; probe images are squares of `data.resolution`.
         probes, scores: the settings.
-        cache: folder where the bare base's pictures, and what was read off them and off the
-            training pictures, are kept by content.
+        cache: folder of the cached images of the base, and of the features of these and of the
+            training images.
 
     Attributes:
-        notes: what holds for every checkpoint, for example which scores cannot be told, and why.
-        seconds: that drawing and reading all of these took.
+        notes: remarks on every checkpoint, for example which scores are undefined, and why.
+        seconds: the time that preparing these images and features took.
 
     Raises:
-        ConfigError: an encoder, a pose source or a file of probes that is not to be had.
-        BaseError: a base whose own pictures are not finite numbers.
+        ConfigError: an encoder, a pose source or a file of probes is not available.
+        BaseError: the base's own images are not finite.
     """
 
     def __init__(
         self,
         base: BaseModel,
-        pictures: Dataset,
+        dataset: Dataset,
         data: DataConfig,
         probes: ProbesConfig,
         scores: ScoresConfig,
         cache: Path,
     ) -> None:
-        began = time.monotonic()
+        start = time.monotonic()
         self.base, self.resolution, self.cache = base, data.resolution, cache
         self.settings, self.scores = probes, scores
         self.notes: list[str] = []
-        self.bare = BaselineImages(base, data.resolution, probes, cache)
-        self.training = torch.stack([square(p, data.resolution) for p in pictures.training])
+        self.baseline_images = BaselineImages(base, data.resolution, probes, cache)
+        self.training_images = torch.stack([square(i, data.resolution) for i in dataset.training])
         encoder = ClipEncoder(scores.clip_model, base.device)
-        self.reader = FeatureExtractor(encoder, pose_source(scores, encoder))
-        with self.reader.at_work():
-            self.probe_set, training = self._prepare(pictures)
+        self.extractor = FeatureExtractor(encoder, pose_source(scores, encoder))
+        with self.extractor.on_device():
+            self.probe_set, training = self._prepare(dataset)
             self.fingerprint = self._fingerprint()
-            baseline = Baseline(training, self._rounds(), self.probe_set, self.reader)
+            baseline = Baseline(training, self._rounds(), self.probe_set, self.extractor)
             options = {"resamples": scores.resamples, "confidence": scores.confidence}
             self.metrics = Scores(baseline, options)
-        for doubt in dict.fromkeys(self.metrics.doubts.values()):
-            names = [name for name, why in self.metrics.doubts.items() if why == doubt]
-            self._note(f"no {', '.join(names)}: {doubt}")
-        held_out = list(pictures.validation)
-        seen = _spread(list(pictures.training), len(held_out))
-        alone = len(held_out) == 1
-        self.held_out, self.seen = (
-            FixedLosses(base, some, data, scores.validation_timesteps, by_timestep=alone)
-            for some in (held_out, seen)
+        for reason in dict.fromkeys(self.metrics.undefined.values()):
+            names = [name for name, why in self.metrics.undefined.items() if why == reason]
+            self._note(f"no {', '.join(names)}: {reason}")
+        held_out = list(dataset.validation)
+        compared = _spread(list(dataset.training), len(held_out))
+        single = len(held_out) == 1
+        self.held_out_losses, self.training_losses = (
+            FixedLosses(base, images, data, scores.validation_timesteps, by_timestep=single)
+            for images in (held_out, compared)
         )
-        if alone:
+        if single:
             self._note(
                 "one picture is held out: the intervals of validation_loss and generalization_gap "
                 "are over the timesteps, not over pictures"
             )
-        self.seconds = time.monotonic() - began
+        self.seconds = time.monotonic() - start
 
     def __call__(self, checkpoints: dict[Path, int]) -> list[Scorecard]:
-        """One scorecard for each LoRA file, in order; all their pictures are made in one go.
+        """One scorecard for each LoRA file, in order; their images are generated together.
 
         Args:
             checkpoints: file -> the epoch after which it was saved.
 
         Raises:
-            CheckpointError: a file that cannot be read or is for another base.
+            CheckpointError: a file cannot be read or is for another base.
         """
         adapters: dict[Path, Adapter] = {}
         broken: dict[Path, Scorecard] = {}
         for path, epoch in checkpoints.items():
             try:
                 adapters[path] = load_checkpoint(path, self.base.adapters)
-            except NotFiniteError as error:  # it is this one's own fault, and not the others'
+            except NotFiniteError as error:  # the other checkpoints are scored all the same
                 broken[path] = self._broken(path, epoch, str(error))
-        drawn = {path: epoch for path, epoch in checkpoints.items() if path in adapters}
-        scored = self._scored(drawn, list(adapters.values())) if adapters else []
-        cards = broken | dict(zip(drawn, scored, strict=True))
+        finite = {path: epoch for path, epoch in checkpoints.items() if path in adapters}
+        scored = self._score(finite, list(adapters.values())) if adapters else []
+        cards = broken | dict(zip(finite, scored, strict=True))
         return [cards[path] for path in checkpoints]
 
-    def _scored(self, checkpoints: dict[Path, int], adapters: list[Adapter]) -> list[Scorecard]:
+    def _score(self, checkpoints: dict[Path, int], adapters: list[Adapter]) -> list[Scorecard]:
         """The scorecards of LoRAs whose weights are finite."""
         probes = self.probe_set.probes
         images = generate(
             self.base, adapters, [p.prompt for p in probes], [p.seed for p in probes],
             self.resolution, self.settings.steps, self.settings.guidance,
         )  # fmt: skip
-        losses = zip(self.held_out(adapters), self.seen(adapters), strict=True)
-        fine = images.isfinite().flatten(1).all(1)
-        with self.reader.at_work():
-            read = self.reader.read(images[fine].flatten(0, 1)) if fine.any() else None
+        losses = zip(self.held_out_losses(adapters), self.training_losses(adapters), strict=True)
+        finite = images.isfinite().flatten(1).all(1)
+        with self.extractor.on_device():
+            features = None
+            if finite.any():
+                features = self.extractor.extract(images[finite].flatten(0, 1))
             rows = iter(_slices(len(checkpoints), len(probes)))
             return [
-                self.scorecard(path, epoch, made, read[next(rows)], pair)
-                if read is not None and drawn
-                else self.failed(path, epoch, made)
-                for (path, epoch), made, drawn, pair in zip(
-                    checkpoints.items(), images, fine.tolist(), losses, strict=True
+                self.scorecard(path, epoch, each, features[next(rows)], pair)
+                if features is not None and is_finite
+                else self.failed(path, epoch, each)
+                for (path, epoch), each, is_finite, pair in zip(
+                    checkpoints.items(), images, finite.tolist(), losses, strict=True
                 )
             ]
 
@@ -148,20 +151,20 @@ class Scorer:
         path: Path,
         epoch: int,
         images: Tensor,
-        made: ImageFeatures,
+        features: ImageFeatures,
         losses: tuple[Tensor, Tensor],
     ) -> Scorecard:
-        """The scorecard of a probe set's pictures, (N, 3, H, W) of 0 to 1, and what they show.
+        """The scorecard of a probe set's images, (N, 3, H, W), 0 to 1, and their features.
 
         Args:
-            losses: of the held-out pictures and of training pictures; empty where there are none.
+            losses: of the held-out images and of training images; empty if there are none.
         """
-        estimates, by_probe = self.metrics(made, losses)
+        estimates, by_probe = self.metrics(features, losses)
         notes = list(self.notes)
         if "detection_rate" in estimates and (rate := float(estimates["detection_rate"][0])) < 1:
-            notes.append(f"{self.reader.source.name} finds a pose in {rate:.0%} of the images")
+            notes.append(f"{self.extractor.source.name} finds a pose in {rate:.0%} of the images")
         if "pose_diversity" not in estimates:
-            notes.append("too few poses to score their memorisation and diversity")
+            notes.append("too few poses to score their memorization and diversity")
         missing = [n for n in self.names if n not in estimates and n != "pose_diversity"]
         if missing:
             notes.append(f"no {', '.join(missing)}: too few observations, or none that is finite")
@@ -172,18 +175,18 @@ class Scorer:
             by_probe=by_probe,
             notes=notes,
             confidence=self.scores.confidence,
-            copies=self.metrics.copies(made, by_probe),
+            copies=self.metrics.copies(features, by_probe),
             images=_pixels(images),
         )
 
     def failed(self, path: Path, epoch: int, images: Tensor) -> Scorecard:
-        """The scorecard of a checkpoint that draws pictures which are not finite numbers."""
-        wrong = len(images) - int(images.isfinite().flatten(1).all(1).sum())
-        failure = f"{wrong} of its {len(images)} pictures are not finite numbers"
+        """The scorecard of a checkpoint whose images are not finite."""
+        count = len(images) - int(images.isfinite().flatten(1).all(1).sum())
+        failure = f"{count} of its {len(images)} pictures are not finite numbers"
         return self._unusable(path, epoch, failure, _pixels(images.nan_to_num(0, 0, 0)))
 
     def _broken(self, path: Path, epoch: int, failure: str) -> Scorecard:
-        """The scorecard of a checkpoint that draws nothing, with black pictures."""
+        """The scorecard of a checkpoint whose weights are not finite, with black images."""
         size = self.resolution
         black = np.zeros((len(self.probe_set.probes), size, size, 3), np.uint8)
         return self._unusable(path, epoch, failure, black)
@@ -202,63 +205,62 @@ class Scorer:
 
     @property
     def names(self) -> list[str]:
-        """The scores that there can be for these pictures, this base and these probes."""
-        told = [name for name in self.metrics.metrics if name not in self.metrics.doubts]
-        return [*told, *(LOSSES if self.held_out.pictures else ())]
+        """The scores that are defined for these images, this base and these probes."""
+        defined = [name for name in self.metrics.metrics if name not in self.metrics.undefined]
+        return [*defined, *(LOSSES if self.held_out_losses.images else ())]
 
     def sheet(self, scorecard: Scorecard) -> Image.Image:
-        """The probe images with what was asked, below a row of training pictures."""
-        return contact_sheet.contact_sheet(scorecard, self.probe_set, self.training)
+        """The probe images with their attributes, below a row of training images."""
+        return contact_sheet.contact_sheet(scorecard, self.probe_set, self.training_images)
 
     def base_sheet(self) -> Image.Image:
-        """The same of the bare base, which makes the probes without the trigger word."""
-        images = _pixels(self.bare.draw(self.probe_set.probes, 0))
-        return self.sheet(Scorecard(Path("-"), 0, {}, unit="bare base, epoch", images=images))
+        """The contact sheet of the base alone, whose prompts have no trigger word."""
+        images = _pixels(self.baseline_images.generate(self.probe_set.probes, 0))
+        return self.sheet(Scorecard(Path("-"), 0, {}, unit="base model, epoch", images=images))
 
-    def _prepare(self, pictures: Dataset) -> tuple[ProbeSet, ImageFeatures]:
-        """The probe set, and what the training pictures show.
+    def _prepare(self, dataset: Dataset) -> tuple[ProbeSet, ImageFeatures]:
+        """The probe set, and the features of the training images.
 
-        Poses are read by the source of the settings, or compared by layout where it finds none in
-        most of the training pictures or of the bare base's.
+        Poses come from the source of the settings; if it detects none in most of the training
+        images or of the base's images, they are compared by layout.
         """
         values = load_attributes(self.settings.attributes)
-        references = reference_probes(values, class_words(pictures.trigger, values))
-        drawn = self.bare.draw(references, 0, Countdown("the bare base draws", len(references)))
-        training, poses = self._read([self.training, drawn])
-        for name, read in {"training": training, "base's": poses}.items():
-            share = float(read.found.float().mean())
-            if share < HALF:
+        references = reference_probes(values, class_words(dataset.trigger, values))
+        countdown = Countdown(GENERATING, len(references))
+        images = self.baseline_images.generate(references, 0, countdown)
+        training, base = self._extract([self.training_images, images])
+        for name, features in {"training": training, "base's": base}.items():
+            share = float(features.found.float().mean())
+            if share < MIN_DETECTED:
                 self._note(
-                    f"{self.reader.source.name} finds a pose in {share:.0%} of the {name} "
+                    f"{self.extractor.source.name} finds a pose in {share:.0%} of the {name} "
                     "pictures: poses are compared by layout instead"
                 )
-                self.reader = FeatureExtractor(
-                    self.reader.encoder, LayoutPoses(self.reader.encoder)
-                )
-                training, poses = self._read([self.training, drawn])
+                encoder = self.extractor.encoder
+                self.extractor = FeatureExtractor(encoder, LayoutPoses(encoder))
+                training, base = self._extract([self.training_images, images])
                 break
         if self.settings.file:
             return load_probe_set(self.settings.file), training
-        alike = self.reader.source.similarity(training.shown, poses.poses)
+        similarity = self.extractor.source.similarity(training.detected_poses, base.poses)
         probe_set = make_probe_set(
-            self.settings, values, pictures, self.reader.encoder, training.features,
-            training_poses(values, references, alike),
+            self.settings, values, dataset, self.extractor.encoder, training.features,
+            training_poses(values, references, similarity),
         )  # fmt: skip
         return probe_set, training
 
     def _rounds(self) -> list[ImageFeatures]:
-        """What the bare base makes of the probes, round by round."""
+        """Features of the base's images of the probes, for each round."""
         probes, rounds = self.probe_set.probes, range(self.scores.baseline)
-        countdown = Countdown("the bare base draws", len(probes) * len(rounds))
-        return self._read([self.bare.draw(probes, number, countdown) for number in rounds])
+        countdown = Countdown(GENERATING, len(probes) * len(rounds))
+        images = [self.baseline_images.generate(probes, number, countdown) for number in rounds]
+        return self._extract(images)
 
-    def _read(self, sets: list[Tensor]) -> list[ImageFeatures]:
-        """What these sets of pictures show, which is known from an earlier start or read now."""
-        known, countdown = (
-            FeatureCache(self.reader, self.cache),
-            Countdown("reads", sum(map(len, sets))),
-        )
-        return [known.read(images, countdown) for images in sets]
+    def _extract(self, sets: list[Tensor]) -> list[ImageFeatures]:
+        """The features of sets of images, cached from an earlier start or computed."""
+        cache = FeatureCache(self.extractor, self.cache)
+        countdown = Countdown("reads", sum(map(len, sets)))
+        return [cache.extract(images, countdown) for images in sets]
 
     def _note(self, note: str) -> None:
         log.warning(note)
@@ -286,9 +288,9 @@ def _slices(count: int, size: int) -> list[slice]:
     return [slice(k * size, (k + 1) * size) for k in range(count)]
 
 
-def _spread(pictures: list[TrainingImage], count: int) -> list[TrainingImage]:
-    """`count` of the pictures, evenly spread over them."""
+def _spread(images: list[TrainingImage], count: int) -> list[TrainingImage]:
+    """`count` of the images, evenly spaced."""
     if not count:
         return []
-    rows = torch.linspace(0, len(pictures) - 1, min(count, len(pictures))).round().long().tolist()
-    return [pictures[row] for row in rows]
+    rows = torch.linspace(0, len(images) - 1, min(count, len(images))).round().long().tolist()
+    return [images[row] for row in rows]

@@ -118,7 +118,7 @@ def test_the_ends_of_a_range_belong_to_it_unless_it_says_so() -> None:
         ),
         ("selection.max=0.3", "selection.max: 0.3 cannot be"),
         ("search.network.rank=5", "typed without search., as in -m network.rank=1,2"),
-        ("+data.path=x", "+data.path: is a setting already; type it without +"),
+        ("+data.path=x", "+data.path: is already a setting; type it without +"),
         ("+x=1", "x: there is no such setting"),
         ("+selection.max.copying=1", "+selection.max.copying: is a setting already"),
         ("~selection.max.copying=7", "~selection.max.copying: has another value"),

@@ -1,22 +1,22 @@
-"""Pictures -> LoRA files. Knows nothing of scores, sweeps or MLflow."""
+"""Images -> LoRA files. This package knows nothing of scores, sweeps or MLflow."""
 
 import logging
 import sys
 from types import TracebackType
 
-# at its import, bitsandbytes warns that it lacks a 4-bit kernel that nothing here uses
+# on import, bitsandbytes warns that it lacks a 4-bit kernel that is not used here
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _report_interrupt(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Ctrl-C outside of all guards, such as while torch is imported, is a line and no traceback."""
+    """Reports Ctrl-C outside of all handlers, such as during imports, without a traceback."""
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted; the same command continues", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
 
-if sys.excepthook is sys.__excepthook__:  # nobody else's
+if sys.excepthook is sys.__excepthook__:  # not replaced by anyone else
     sys.excepthook = _report_interrupt

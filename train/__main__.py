@@ -15,17 +15,17 @@ log = logging.getLogger(__name__)
 
 
 class CommandLine:
-    """The command line, with kohya's files replaced by what they amount to, if there are any.
+    """The command line, with kohya's files replaced by their overrides, if there are any.
 
     Attributes:
-        chosen: the settings that the files give, and not the person.
+        chosen: the settings that the files give, and not the user.
     """
 
     def __init__(self) -> None:
         self.chosen: set[str] = set()
 
     def read(self, overrides: list[str]) -> list[str]:
-        """The overrides; what a person should know of the files is logged."""
+        """The overrides; notes about the files are logged."""
         expanded, notes = expand(overrides)
         for note in notes:
             log.info(note)
@@ -33,7 +33,7 @@ class CommandLine:
         return expanded
 
     def check(self, config: TrainConfig) -> None:
-        """Refuses impossible settings, and that a file replaces what is not of its run."""
+        """Rejects impossible settings, and files that would replace another run's files."""
         check_train(config)
         if self.chosen & {"output", "name"}:
             check_replaced(Path(config.output), config.name)

@@ -1,14 +1,14 @@
-"""Errors that a person can put right."""
+"""Errors that the user can fix."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """What a person can put right: commands print its message as one line, without a traceback."""
+    """An error that the user can fix: commands print it as one line, without a traceback."""
 
 
 class ConfigError(UserError, ValueError):
-    """A setting is unknown, of the wrong type, or impossible beside another."""
+    """A setting is unknown, of the wrong type, or impossible with another."""
 
 
 class CheckpointError(UserError, ValueError):
@@ -16,4 +16,4 @@ class CheckpointError(UserError, ValueError):
 
 
 class TrainingError(UserError, RuntimeError):
-    """Training cannot go on; what was saved stays."""
+    """Training cannot continue; saved files stay."""

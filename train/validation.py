@@ -1,4 +1,4 @@
-"""What is impossible in a training run's settings, found before any model is loaded."""
+"""Checks for impossible settings of a training run, before any model is loaded."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ SCHEDULERS = (
     "inverse_sqrt",
     "warmup_stable_decay",
 )
-SCHEDULER_ALIASES = {"cosine_with_restarting": "cosine_with_restarts"}  # as some guides write it
-WARM_UPS = ("warmup_ratio", "warmup_steps", "warmup_epochs")  # of which one may be given
+SCHEDULER_ALIASES = {"cosine_with_restarting": "cosine_with_restarts"}  # some guides' spelling
+WARM_UPS = ("warmup_ratio", "warmup_steps", "warmup_epochs")  # at most one may be given
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "npu", "mlu", "musa")  # torch's names
 DEVICE = rf"auto|cpu|({'|'.join(DEVICES[2:])})(:\d{{1,3}})?"
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -48,12 +48,12 @@ RESUME = RESUME_AUTO, RESUME_OFF = "auto", "off"
 
 
 def check_trial(config: TrialConfig) -> None:
-    """Refuses impossible combinations, naming the key; `typed` has looked at types and ranges.
+    """Rejects impossible combinations, naming the key; `typed` has checked types and ranges.
 
-    Nothing is imported for it. What only torch can tell is in `train.loop.construction_checks`.
+    Nothing is imported for it. Checks that need torch are in `train.loop.construction_checks`.
 
     Raises:
-        ConfigError: with the first setting that cannot work.
+        ConfigError: naming the first setting that cannot work.
     """
     check_data(config.data)
     check_choice("cache", config.cache, CACHES)
@@ -119,7 +119,7 @@ def _check_training(config: TrialConfig) -> None:
 
 
 def _check_text_rates(given: Any) -> None:
-    """A learning rate of all text encoders, or those of two of which one may be 0."""
+    """Checks the learning rate of all text encoders, or of two, of which one may be 0."""
     rates = given if isinstance(given, list) else [given, given]
     if given is None:
         return
@@ -132,7 +132,7 @@ def _check_text_rates(given: Any) -> None:
 
 
 def check_base(base: BaseConfig) -> None:
-    """Refuses what cannot be loaded, before anything is.
+    """Rejects a base that cannot be loaded, before anything is.
 
     Raises:
         ConfigError: a pickle, an unknown choice, or a package that is not installed.
@@ -154,7 +154,7 @@ def check_base(base: BaseConfig) -> None:
 
 
 def check_device_name(device: str) -> None:
-    """Refuses what no machine calls a device; whether this one has it only torch can tell.
+    """Rejects an invalid device name; whether this machine has the device only torch knows.
 
     Raises:
         ConfigError: with the usual names.
@@ -183,17 +183,17 @@ def _begins_as_pickle(file: Path) -> bool:
     try:
         with file.open("rb") as stream:
             head = stream.read(9)
-    except OSError:  # whoever loads it says why
+    except OSError:  # reported when it is loaded
         return False
-    # a safetensors file begins with the length of its header, in 8 bytes that may be any
+    # a safetensors file begins with the length of its header, in any 8 bytes
     return head.startswith((b"\x80", b"PK\x03\x04")) and not head.endswith(b"{")
 
 
 def check_data(data: DataConfig) -> None:
-    """Refuses impossible settings of `data`.
+    """Rejects impossible settings of `data`.
 
     Raises:
-        ConfigError: with the first setting that cannot work.
+        ConfigError: naming the first setting that cannot work.
     """
     if not data.path and data.dataset_config is None:
         raise ConfigError("data.path: say where your pictures are")
@@ -213,17 +213,17 @@ def check_data(data: DataConfig) -> None:
 
 
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises a ConfigError for a value that is none of the choices, with the nearest one."""
+    """Raises a ConfigError with a suggestion if the value is not one of the choices."""
     if value not in choices:
         near = suggestion(value, list(choices))
         raise ConfigError(f"{key}: {shown(value)} is none of {', '.join(choices)}{near}")
 
 
 def check_train(config: TrainConfig) -> None:
-    """Refuses impossible settings of `python -m train`, naming the key.
+    """Rejects impossible settings of `python -m train`, naming the key.
 
     Raises:
-        ConfigError: with the first setting that cannot work.
+        ConfigError: naming the first setting that cannot work.
     """
     check_trial(config)
     check_choice("resume", config.resume, RESUME)
@@ -231,12 +231,12 @@ def check_train(config: TrainConfig) -> None:
 
 
 def check_file_name(name: str) -> None:
-    """Refuses what cannot be the `name` of a run's files.
+    """Rejects an invalid `name` of a run's files.
 
     Raises:
-        ConfigError: it leads to another folder, or some system has no such name.
+        ConfigError: it leads to another folder, or is not valid on some systems.
     """
     if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f]*[^/\\:*?\"<>|\x00-\x1f. ]", name):
         raise ConfigError(
-            f'name: {name!r} is to be a file name, with no folder and none of : * ? " < > |'
+            f'name: {name!r} must be a file name, with no folder and none of : * ? " < > |'
         )

@@ -133,9 +133,10 @@ def build(folder: Path, base: BaseModel) -> None:
 
 def readings(folder: Path) -> ImageFeatures:
     """What was read off two black pictures, from the cache in a folder or by no network at all."""
-    reader: Any = Mock(fingerprint="none")
-    reader.read.return_value = ImageFeatures(*(torch.zeros(2, 3) for _ in fields(ImageFeatures)))
-    return FeatureCache(reader, folder).read(torch.zeros(2, 3, 8, 8), Mock())
+    features = ImageFeatures(*(torch.zeros(2, 3) for _ in fields(ImageFeatures)))
+    extractor: Any = Mock(fingerprint="none")
+    extractor.extract.return_value = features
+    return FeatureCache(extractor, folder).extract(torch.zeros(2, 3, 8, 8), Mock())
 
 
 def pictures(folder: Path, names: Sequence[str] = PICTURE_NAMES) -> None:

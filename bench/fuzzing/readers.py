@@ -187,7 +187,7 @@ def read_journal(folder: Path, world: World) -> object:
 def read_run(folder: Path, world: World) -> object:
     """A run that goes on from its state, or from its last checkpoint."""
     run = AdapterRun(0, TrialSpec(world.config, folder), world.base, world.pictures)
-    return run.epoch, run.remedies, run.last
+    return run.epoch, run.fallbacks, run.last
 
 
 def read_probes(folder: Path, world: World) -> object:

@@ -1,4 +1,4 @@
-"""What is wrong with LoRA files, or not as they are drawn: said before any picture is."""
+"""Checks of LoRA files before any image is generated: unreadable ones, and mismatches."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from train.text.shell import in_setting
 
 log = logging.getLogger(__name__)
 Metadata = Mapping[str, str]
-ALIKE = 1.1  # resolutions whose sides differ by no more than this factor
-FINEST = 8  # pixels of which a side is a multiple
+SIMILAR = 1.1  # resolutions whose sides differ by at most this factor count as equal
+STEP = 8  # sides of images are multiples of 8 pixels
 OURS = "another one"
 PLAIN = r"[\w ,.:+-]+"  # a value that a person would type
 
@@ -33,78 +33,78 @@ Result = TypeVar("Result")
 
 
 def readable(files: Iterable[Path]) -> dict[Path, Metadata]:
-    """The metadata of the files that can be read; the others are left out, with a line.
+    """The metadata of the files that can be read; the others are skipped with a warning.
 
     Raises:
-        CheckpointError: none can be read; the reason of the first.
+        CheckpointError: none can be read; the error of the first.
     """
-    return _kept(files, read_metadata)
+    return _read_all(files, read_metadata)
 
 
 def loadable(files: Iterable[Path], base: BaseModel) -> set[Path]:
-    """The files that can be drawn with this base; the others are left out, with a line.
+    """The files that fit this base; the others are skipped with a warning.
 
-    What the base has no place for is said once for all the files that have the same.
+    Keys that the base has no module for are reported once for all files with the same keys.
 
     Raises:
-        CheckpointError: none can be drawn; the reason of the first.
+        CheckpointError: none fits; the error of the first.
     """
-    said = set()
-    found = _kept(files, lambda file: tuple(read_checkpoint(file, base.adapters)[1]))
-    for file, others in found.items():
-        if others and others not in said:
-            said.add(others)
+    reported = set()
+    unused = _read_all(files, lambda file: tuple(read_checkpoint(file, base.adapters)[1]))
+    for file, keys in unused.items():
+        if keys and keys not in reported:
+            reported.add(keys)
             log.warning(
-                f"{file.name}: {len(others)} of its parts have no place in the base and are left "
-                f"out (such as {others[0]})"
+                f"{file.name}: {len(keys)} of its parts have no place in the base and are left "
+                f"out (such as {keys[0]})"
             )
-    return set(found)
+    return set(unused)
 
 
-def _kept(files: Iterable[Path], read: Callable[[Path], Result]) -> dict[Path, Result]:
-    found, errors = {}, []
+def _read_all(files: Iterable[Path], read: Callable[[Path], Result]) -> dict[Path, Result]:
+    results, errors = {}, []
     for file in files:
         try:
-            found[file] = read(file)
+            results[file] = read(file)
         except CheckpointError as error:
             errors.append(error)
-    if errors and not found:
+    if errors and not results:
         raise errors[0]
     for left_out in errors:
         log.warning(f"{left_out}; it is left out")
-    return found
+    return results
 
 
 @dataclass(frozen=True)
 class Trait:
-    """Something that a file says of its training and that a picture hangs on.
+    """A property of the training that generated images depend on, as a file's metadata state it.
 
     Attributes:
-        words: what it is.
-        said: reads it from the metadata; empty where they do not say.
-        drawn: how it is here.
-        remedy: the setting to which the file's value is given; empty: nothing helps.
+        words: its name in messages.
+        read: reads it from the metadata; empty if they lack it.
+        used: the value that is used here.
+        setting: the setting that takes the file's value; empty if none does.
     """
 
     words: str
-    said: Callable[[Metadata], str]
-    drawn: str
-    remedy: str = ""
+    read: Callable[[Metadata], str]
+    used: str
+    setting: str = ""
 
 
 def remarks(metadata: Iterable[Metadata], base: BaseModel, data: DataConfig) -> list[str]:
-    """A line for each thing in which the files were trained otherwise than they are drawn."""
+    """A line for each trait with which the files were trained otherwise than they are scored."""
     files = list(metadata)
     lines = []
     for trait in _traits(base, data):
-        for value, count in Counter(trait.said(about) for about in files).items():
-            if value and value != trait.drawn:
-                helps = trait.remedy and re.fullmatch(PLAIN, value)
-                remedy = in_setting(trait.remedy, value) if helps else ""
+        for value, count in Counter(trait.read(about) for about in files).items():
+            if value and value != trait.used:
+                helps = trait.setting and re.fullmatch(PLAIN, value)
+                setting = in_setting(trait.setting, value) if helps else ""
                 lines.append(
                     f"{count} of {len(files)} files say that they were trained with {trait.words} "
-                    f"{shortened(value)}; they are drawn with {trait.drawn}"
-                    + (f" ({remedy} draws them as they were trained)" if remedy else "")
+                    f"{shortened(value)}; they are drawn with {trait.used}"
+                    + (f" ({setting} draws them as they were trained)" if setting else "")
                 )
     return lines
 
@@ -125,7 +125,7 @@ def _traits(base: BaseModel, data: DataConfig) -> list[Trait]:
         Trait("the trigger", lambda about: about.get("modelspec.trigger_phrase", "").strip(),
               data.trigger_words, "data.trigger"),
     ]  # fmt: skip
-    if not family.is_xl:  # SDXL takes one layer, whatever is said
+    if not family.is_xl:  # SDXL uses one layer, whatever the metadata state
         traits.append(Trait("clip_skip", _clip_skip, str(base.clip_skip), "base.clip_skip"))
     if base.short_hash:  # only single files have the hashes that trainers write
         traits.append(Trait("the model", partial(_model, base), OURS))
@@ -133,36 +133,36 @@ def _traits(base: BaseModel, data: DataConfig) -> list[Trait]:
 
 
 def _clip_skip(about: Metadata) -> str:
-    said = about.get("ss_clip_skip") or about.get("modelspec.encoder_layer") or ""
-    return said if re.fullmatch("[1-9]|1[0-9]", said) else ""
+    value = about.get("ss_clip_skip") or about.get("modelspec.encoder_layer") or ""
+    return value if re.fullmatch("[1-9]|1[0-9]", value) else ""
 
 
 def _prediction(about: Metadata) -> str:
-    said = about.get("modelspec.prediction_type", "") or about.get("ss_prediction_type", "")
+    value = about.get("modelspec.prediction_type", "") or about.get("ss_prediction_type", "")
     velocity = about.get("ss_v_parameterization", "")
     if velocity == "True" or about.get("ss_base_model_version", "").endswith("_v"):
         return VELOCITY
     known = {"epsilon": EPSILON, "v": VELOCITY, VELOCITY: VELOCITY}
-    return known.get(said, EPSILON if velocity == "False" else "")
+    return known.get(value, EPSILON if velocity == "False" else "")
 
 
 def _version(about: Metadata) -> str:
-    """kohya's word for the family; only of those that are known here."""
-    said = about.get("ss_base_model_version", "").removesuffix("_v")
-    return said if said in {family.version for family in FAMILIES} else ""
+    """kohya's version string of the family, if it is one of the families here."""
+    value = about.get("ss_base_model_version", "").removesuffix("_v")
+    return value if value in {family.version for family in FAMILIES} else ""
 
 
-def _side(drawn: int, about: Metadata) -> str:
-    """The side of a square of as many pixels as a training picture; as drawn where it is near."""
+def _side(used: int, about: Metadata) -> str:
+    """Side of a square with as many pixels as a training image; `used` if it is similar."""
     sides = [int(side) for side in re.findall(r"\d{2,5}", about.get("ss_resolution", ""))]
     if len(sides) not in (1, 2):
         return ""
-    side = round(math.sqrt(sides[0] * sides[-1]) / FINEST) * FINEST
-    return str(drawn if 1 / ALIKE < side / drawn < ALIKE else side)
+    side = round(math.sqrt(sides[0] * sides[-1]) / STEP) * STEP
+    return str(used if 1 / SIMILAR < side / used < SIMILAR else side)
 
 
 def _model(base: BaseModel, about: Metadata) -> str:
-    """The name of the model, where it is another one by its hashes."""
+    """The name of the model if its hashes differ from the base's."""
     hashes = {about.get("ss_new_sd_model_hash", ""), about.get("ss_sd_model_hash", "")} - {""}
     if not hashes or hashes & {base.fingerprint, base.short_hash}:
         return ""

@@ -1,4 +1,4 @@
-"""Which LoRA files are meant by a path, a folder or a pattern."""
+"""Finds the LoRA files of a path, a folder or a pattern."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ EVERYWHERE = "**"
 
 
 def find(pattern: str) -> list[Path]:
-    """The LoRA files of a path or a pattern, by name.
+    """The LoRA files of a path or a pattern, sorted by name.
 
-    What is there under the very name is meant, whatever the name looks like; else it is a pattern.
-    A folder means its files, and those of the folders `checkpoint-*` in it.
+    An existing path is taken literally, even if it looks like a pattern. A folder means its files
+    and those of its folders `checkpoint-*`.
 
     Raises:
-        CheckpointError: there are none; the line has the nearest names.
+        CheckpointError: there are none; the message suggests similar names.
     """
     try:
         path = expanded(pattern)
         exists = path.exists()
-        files = sorted({file for some in _matches(path) for file in _expanded(some)})
-    except (OSError, ValueError) as error:  # may not be read, a NUL
+        files = sorted({file for match in _matches(path) for file in _expanded(match)})
+    except (OSError, ValueError) as error:  # not readable; a NUL character
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"checkpoints: {pattern:.200}: {reason}") from None
     weights = [file for file in files if file.suffix.lower() == WEIGHTS]
@@ -45,39 +45,39 @@ def find(pattern: str) -> list[Path]:
 
 
 def _matches(path: Path) -> list[Path]:
-    """What is there under this name, else under the pattern, else where its [ ] are a name's."""
+    """The path itself, else the matches of the pattern, else those with [ ] taken literally."""
     if path.exists():
         return [path]
     for pattern in (str(path), str(path).replace("[", "[[]")):
         if pattern.lower().endswith(WEIGHTS):
             pattern = pattern[: -len(WEIGHTS)] + ANY_CASE
-        found = [Path(file) for file in _glob(pattern)]
-        if any(map(_is_weights, found)):  # folders beside them hold states, samples and the like
-            return [some for some in found if some.is_file() or some.match(CHECKPOINTS)]
-        if found:
-            return found
+        matches = [Path(file) for file in _glob(pattern)]
+        if any(map(_is_weights, matches)):  # other matching folders hold states, samples and so on
+            return [match for match in matches if match.is_file() or match.match(CHECKPOINTS)]
+        if matches:
+            return matches
     return []
 
 
 def _glob(pattern: str) -> list[str]:
-    """What matches a pattern; ** means the folders below, but for those behind links."""
+    """The matches of a pattern; ** covers folders at any depth, but does not follow links."""
     if pattern.endswith(EVERYWHERE):
         pattern += "/*"
     before, deep, after = pattern.partition(f"{EVERYWHERE}/")
     if not deep:
         return glob.glob(pattern)
-    found = []
+    matches = []
     for start in glob.glob(before) if before else [""]:
         for folder, below, _ in os.walk(start or "."):
             below[:] = sorted(name for name in below if not name.startswith("."))
-            found += _glob(os.path.join(glob.escape(folder), after))
-    return found
+            matches += _glob(os.path.join(glob.escape(folder), after))
+    return matches
 
 
 def _expanded(path: Path) -> list[Path]:
-    """The file; of a folder the files in it, else those one level below, else all that is there.
+    """The file; for a folder the files in it, else those one level below, else everything in it.
 
-    Where files are called as LoRAs are, those beside them are something else.
+    In a folder with a file that is named like a LoRA, other files are something else.
     """
     if not path.is_dir():
         return [path]
@@ -94,7 +94,7 @@ def _is_weights(file: Path) -> bool:
 
 
 def _near(path: Path) -> str:
-    """Names that are there and look like the one that is not."""
+    """A hint with existing names that are similar."""
     try:
         folder = next(parent for parent in path.parents if parent.is_dir())
         wanted = path.relative_to(folder).parts[0]

@@ -1,4 +1,4 @@
-"""The order in which LoRA files were saved, and after which epoch or step each."""
+"""The order in which LoRA files were saved, and the epoch or step of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 Numbers = dict[Path, int]
 Pair = tuple[int | None, int | None]  # epoch and step
 EPOCH, STEP = "epoch", "step"
-SESSION = "ss_session_id"  # of kohya: one for each start of a training
+SESSION = "ss_session_id"  # kohya's; unique for each start of a training
 DATE = re.compile(
     r"(?<!\d)(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d"
     r"(?:[-_T ][0-2]\d[-_.]?[0-5]\d(?:[-_.]?[0-5]\d)?)?(?!\d)"
@@ -26,42 +26,42 @@ SHOWN, LONGEST = 3, 12  # names in a line; digits of a number that counts someth
 def order(metadata: Mapping[Path, Mapping[str, str]]) -> tuple[str, Numbers]:
     """The files in the order in which they were saved.
 
-    Metadata are asked first, then the names in the ways of the trainers, then the one number in
-    which the names differ. The one file without a number is what a trainer writes at the end.
+    Uses the metadata first, then the trainers' naming schemes, then the only number in which the
+    names differ. A single file without a number is the one that a trainer writes at the end.
 
     Args:
         metadata: of each file.
 
     Returns:
-        `epoch`, or `step` where the files tell no epoch or the same one twice; and each file's.
+        `epoch`, or `step` if the epochs are absent or not unique; and each file's number.
 
     Raises:
-        CheckpointError: nothing tells the order.
+        CheckpointError: the order cannot be determined.
     """
     files = list(metadata)
     written = {file: from_metadata(metadata[file]) for file in files}
     named = from_names(files)
     both = {file: written[file] if written[file] != (None, None) else named[file] for file in files}
-    for unit, numbers in _readings(both, named):
+    for unit, numbers in _numberings(both, named):
         if len(set(numbers.values())) == len(numbers) and len(files) - len(numbers) <= 1:
-            _say_runs({file: metadata[file] for file in numbers})
-            _say_contradiction(numbers, written, named, unit == STEP)
+            _warn_of_runs({file: metadata[file] for file in numbers})
+            _warn_of_contradictions(numbers, written, named, unit == STEP)
             return unit, _with_last(files, numbers)
-    raise CheckpointError(_untold(both))
+    raise CheckpointError(_why_unordered(both))
 
 
-def _readings(*told: Mapping[Path, Pair]) -> Iterator[tuple[str, Numbers]]:
-    """Ways to number the files, the surest first; some may give two of them the same number."""
-    for pairs in told:
+def _numberings(*sources: Mapping[Path, Pair]) -> Iterator[tuple[str, Numbers]]:
+    """Possible numberings of the files, most reliable first; numbers may not be unique."""
+    for pairs in sources:
         for column, unit in enumerate((EPOCH, STEP)):
             yield unit, {file: n for file, pair in pairs.items() if (n := pair[column]) is not None}
-    names = {file: name_of(file) for file in told[0]}
+    names = {file: name_of(file) for file in sources[0]}
     yield EPOCH, _varying(names)
     yield EPOCH, _by_date(names)
 
 
 def _varying(names: Mapping[Path, str]) -> Numbers:
-    """The one number by which most names differ, of the files that are named so."""
+    """The only number in which most names differ, for the files with that pattern of names."""
     pieces = {file: re.split(r"([0-9]+)", DATE.sub("", name)) for file, name in names.items()}
     texts = {file: tuple(parts[::2]) for file, parts in pieces.items()}
     usual = Counter(texts.values()).most_common(1)[0][0]
@@ -74,7 +74,7 @@ def _varying(names: Mapping[Path, str]) -> Numbers:
 
 
 def _by_date(names: Mapping[Path, str]) -> Numbers:
-    """1, 2, 3 ... by the dates in the names."""
+    """1, 2, 3 ... in the order of the dates in the names."""
     dates = {file: match[0] for file, name in names.items() if (match := DATE.search(name))}
     if len(set(dates.values())) < len(dates):
         return {}
@@ -82,7 +82,7 @@ def _by_date(names: Mapping[Path, str]) -> Numbers:
 
 
 def _with_last(files: list[Path], numbers: Numbers) -> Numbers:
-    """By number; the one file without a number is what a trainer writes at the end."""
+    """Sorted by number; a single file without a number is numbered as the last."""
     for file in files:
         if file not in numbers:
             numbers[file] = max(numbers.values(), default=0) + 1
@@ -91,8 +91,8 @@ def _with_last(files: list[Path], numbers: Numbers) -> Numbers:
     return dict(sorted(numbers.items(), key=lambda item: item[1]))
 
 
-def _say_runs(metadata: Mapping[Path, Mapping[str, str]]) -> None:
-    """Numbered files of several trainings are put in one row, which may not be what was meant."""
+def _warn_of_runs(metadata: Mapping[Path, Mapping[str, str]]) -> None:
+    """Warns if the files come from several trainings, which may not be what was meant."""
     sessions = {file: about.get(SESSION, "") for file, about in metadata.items()}
     if not all(sessions.values()):
         names = {file: run_of(file) for file in metadata}
@@ -104,15 +104,15 @@ def _say_runs(metadata: Mapping[Path, Mapping[str, str]]) -> None:
     first = {session: file for file, session in reversed(sessions.items())}
     if len(first) > 1:
         alike = len({file.name for file in first.values()}) < len(first)  # in several folders
-        told = (f"{f.parent.name}/{f.name}" if alike else f.name for f in first.values())
-        shown = ", ".join(sorted(told)[:SHOWN])
-        log.warning(f"the files are of {len(first)} runs, and put in one row: {shown} ...")
+        labels = (f"{f.parent.name}/{f.name}" if alike else f.name for f in first.values())
+        shown = ", ".join(sorted(labels)[:SHOWN])
+        log.warning(f"the files are of {len(first)} runs, scored as one sequence: {shown} ...")
 
 
-def _say_contradiction(
+def _warn_of_contradictions(
     numbers: Numbers, written: Mapping[Path, Pair], named: Mapping[Path, Pair], column: int
 ) -> None:
-    """Names that say something else than the metadata, which are believed."""
+    """Warns of names that contradict the metadata, which have precedence."""
     wrong = [
         file
         for file, number in numbers.items()
@@ -125,9 +125,9 @@ def _say_contradiction(
         )
 
 
-def _untold(told: Mapping[Path, Pair]) -> str:
+def _why_unordered(pairs: Mapping[Path, Pair]) -> str:
     known: dict[Pair, Path] = {}
-    for file, pair in told.items():
+    for file, pair in pairs.items():
         if pair != (None, None) and (other := known.setdefault(pair, file)) != file:
             number = f"epoch {pair[0]}" if pair[0] is not None else f"step {pair[1]}"
             return (
@@ -135,6 +135,6 @@ def _untold(told: Mapping[Path, Pair]) -> str:
                 "run alone"
             )
     return (
-        f"checkpoints: neither the names nor the metadata of {next(iter(told)).name} and the "
+        f"checkpoints: neither the names nor the metadata of {next(iter(pairs)).name} and the "
         "others tell after which epoch or step each was saved"
     )

@@ -1,4 +1,4 @@
-"""How far a long stage is, and how long it will yet take."""
+"""Progress of a long stage, with an estimate of the remaining time."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ EVERY = 15.0  # seconds between two lines
 
 
 class Countdown:
-    """Counts pictures; says every EVERY seconds how many are done and when the rest will be.
+    """Counts images; logs every EVERY seconds how many are done, and the remaining time.
 
-    A stage that is over sooner says nothing.
+    A shorter stage logs nothing.
 
     Args:
-        what: is done, as "the bare base draws".
-        total: pictures.
+        what: subject and verb of the line, as "the base model draws".
+        total: number of images.
     """
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total, self.done = what, total, 0
-        self._began = self._said = time.monotonic()
+        self._began = self._logged = time.monotonic()
 
     def step(self, count: int) -> None:
-        """So many more are done."""
+        """Counts `count` images as done."""
         self.done += count
         now = time.monotonic()
-        if now - self._said < EVERY or self.done >= self.total:
+        if now - self._logged < EVERY or self.done >= self.total:
             return
-        self._said = now
+        self._logged = now
         left = (now - self._began) / self.done * (self.total - self.done)
         done = f"{self.done} of {counted(self.total, 'picture')}"
         log.info(f"{self.what} {done}, about {duration(left)} left")
 
     def skip(self, count: int) -> None:
-        """So many need not be done."""
+        """Removes `count` images from the total."""
         self.total -= count
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Seconds in readable units."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

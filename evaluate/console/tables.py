@@ -1,4 +1,4 @@
-"""Tables on the terminal, in which text is text: no markup, no codes of names."""
+"""Tables on the terminal that show text literally: no markup, no emoji codes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LONGEST = 1000  # characters of a cell
 
 
 class PlainConsole(Console):
-    """A console that shows text as it is: nothing in it is markup, an emoji's name or a number."""
+    """A console that shows text literally, without markup, emoji codes or highlighting."""
 
     def __init__(self, stream: TextIO | None = None, width: int | None = None) -> None:
         """
         Args:
-            stream: the standard output unless another one is given.
+            stream: None: the standard output.
             width: in columns; None: that of the terminal.
         """
         super().__init__(
@@ -34,12 +34,12 @@ class PlainConsole(Console):
 
 
 class PlainTable(Table):
-    """A table whose cells show text as it is."""
+    """A table whose cells show text literally."""
 
     def __init__(self, title: str = "", **options: Any) -> None:
         """
         Args:
-            title: above it, at the left; empty: none.
+            title: above the table, left-aligned; empty: none.
             options: rich's.
         """
         shown = plain(title, "table.title") if title else None
@@ -49,8 +49,8 @@ class PlainTable(Table):
         """Adds a column.
 
         Args:
-            right: its cells stand at the right.
-            unbroken: they are cut where there is no room, instead of broken.
+            right: align its cells to the right.
+            unbroken: truncate long cells instead of wrapping them.
         """
         self.add_column(
             plain(text),
@@ -63,21 +63,21 @@ class PlainTable(Table):
         self.add_row(*(plain(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
-def plain(text: str, style: str = "", kept: str = "") -> Text:
-    """Text as it is, in one style; what is endless is cut.
+def plain(text: str, style: str = "", verbatim: str = "") -> Text:
+    """Literal text in one style; text longer than LONGEST is truncated.
 
     Args:
-        kept: see `train.text.display.printable`.
+        verbatim: see `train.text.display.printable`.
     """
     short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-    return Text(printable(short, kept), style)
+    return Text(printable(short, verbatim), style)
 
 
 def table_console(width: int) -> PlainConsole:
     """The console of the standard output.
 
     Args:
-        width: in columns, where the output is no terminal.
+        width: in columns, if the output is not a terminal.
     """
     console = PlainConsole()
     return console if console.is_terminal else PlainConsole(width=width)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evaluate.features.clip_source import opened
+from evaluate.features.clip_source import load_encoder
 from train.config.parsing import cause
 from train.errors import ConfigError
 from train.files.untrusted import UntrustedFileError
@@ -17,42 +17,42 @@ from train.puppets.networks.training import CLIP
 from train.text.display import readable, shortened
 
 EMBEDDED_FOLDER = CLIP
-# pictures in one batch: what a GPU takes; on a CPU as many as are read in some seconds
+# images in one batch: what fits a GPU; on a CPU, a few seconds' work
 BATCH, CPU_PIXELS = 64, 8 * 224 * 224
 
 
 class ClipEncoder:
-    """A CLIP: pictures and sentences as unit vectors of one space.
+    """A CLIP model: images and sentences as unit vectors in one space.
 
     Args:
         name: `puppets`, a folder of an open_clip model, `hf-hub:organization/model`,
             `model/pretrained tag`, or `model@file` with a .safetensors file of its weights.
-        device: where it computes.
+        device: on which the model runs.
 
     Attributes:
-        batch: pictures that are read at once.
+        batch: number of images in one forward pass.
 
     Raises:
         ConfigError: there is no such model, or it cannot be downloaded.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
-        logging.disable(logging.INFO)  # open_clip tells every step of loading to the root logger
+        logging.disable(logging.INFO)  # open_clip logs every step of loading to the root logger
         try:
-            found = opened(name)
+            loaded = load_encoder(name)
         except UntrustedFileError as error:
             raise ConfigError(f"scores.clip_model: {error}") from error
-        except Exception as error:  # of several libraries, which have no word for a wrong file
+        except Exception as error:  # several libraries, without an exception of their own
             raise ConfigError(
-                f"scores.clip_model: {shortened(name)} is not to be had: {readable(cause(error))}"
+                f"scores.clip_model: {shortened(name)} is not available: {readable(cause(error))}"
             ) from error
         finally:
             logging.disable(logging.NOTSET)
-        self.model: Any = found.model
-        self.tokenizer = found.tokenizer
+        self.model: Any = loaded.model
+        self.tokenizer = loaded.tokenizer
         self.mean, self.std = (
             torch.tensor(values, device=device).view(1, 3, 1, 1)
-            for values in (found.mean, found.std)
+            for values in (loaded.mean, loaded.std)
         )
         size = self.model.visual.image_size
         self.size = (size, size) if isinstance(size, int) else tuple(size)
@@ -69,14 +69,14 @@ class ClipEncoder:
         return functional.normalize(torch.cat(parts).float(), dim=-1).clone()
 
     def patch_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W), 0 to 1 -> (N, P, d) unit vectors, one a patch of the picture."""
+        """(N, 3, H, W), 0 to 1 -> (N, P, d) unit vectors, one for each patch."""
         parts = []
         with torch.inference_mode():
             for part in images.split(self.batch):
-                found = self.model.visual.forward_intermediates(
+                output = self.model.visual.forward_intermediates(
                     self._pixels(part), indices=1, intermediates_only=True, output_fmt="NLC"
                 )
-                parts.append(found["image_intermediates"][-1])
+                parts.append(output["image_intermediates"][-1])
         return functional.normalize(torch.cat(parts).float(), dim=-1).clone()
 
     def text_features(self, texts: list[str]) -> Tensor:

@@ -1,7 +1,7 @@
-"""What the folder of an open_clip model may say of it: numbers and a few words.
+"""The accepted content of open_clip_config.json: numbers and a few words.
 
-Whatever in open_clip_config.json could name code, a model on a hub or a file elsewhere has no field
-here, and a field that is not here is refused.
+Keys that could name code, a model on a hub or a file elsewhere are not among the fields, and
+unknown keys are rejected.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Token = Annotated[int, Meta(ge=-1, le=2_000_000)]
 Ratio = Annotated[float, Meta(gt=0, le=64)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
-TIMM = r"^[a-z0-9_]{1,100}(\.[a-z0-9_]{1,60})?\Z"  # a name of its own list, no address
+TIMM = r"^[a-z0-9_]{1,100}(\.[a-z0-9_]{1,60})?\Z"  # a name on timm's own list, not an address
 Three = Annotated[list[Number], Meta(min_length=3, max_length=3)]
 
 
 class Tower(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What pictures' and texts' networks have in common, as open_clip names it."""
+    """The fields that both of open_clip's configs share."""
 
     width: Width | UnsetType = UNSET
     mlp_ratio: Ratio | UnsetType = UNSET
@@ -45,7 +45,7 @@ class Tower(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Vision(Tower, kw_only=True):
-    """`CLIPVisionCfg`; of timm only the models that it has itself, without weights of theirs."""
+    """`CLIPVisionCfg`; of timm only its own models, without pretrained weights."""
 
     timm_model_name: Annotated[str, Meta(pattern=TIMM)] | UnsetType | None = UNSET
     timm_model_pretrained: bool | UnsetType = UNSET
@@ -70,7 +70,7 @@ class Vision(Tower, kw_only=True):
 
 
 class TokenizerOptions(msgspec.Struct, forbid_unknown_fields=True):
-    """What may be asked of a tokenizer."""
+    """The options of a tokenizer."""
 
     clean: Literal["lower", "whitespace", "canonicalize"] | UnsetType = UNSET
     strip_sep_token: bool | UnsetType = UNSET
@@ -80,7 +80,7 @@ class Text(Tower, kw_only=True):
     """`CLIPTextCfg` without models of transformers, which come from a hub.
 
     Attributes:
-        hf_tokenizer_name: any; where it is given the folder's own tokenizer is meant.
+        hf_tokenizer_name: any name selects the folder's own tokenizer.
     """
 
     context_length: Side | UnsetType = UNSET
@@ -99,7 +99,7 @@ class Text(Tower, kw_only=True):
 
 
 class Model(msgspec.Struct, forbid_unknown_fields=True):
-    """A model of open_clip: `CLIP`, or `CustomTextCLIP`, whose parts are named otherwise."""
+    """A model of open_clip: `CLIP`, or `CustomTextCLIP`, whose modules have other names."""
 
     embed_dim: Width
     vision_cfg: Vision
@@ -112,7 +112,7 @@ class Model(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Preprocessing(msgspec.Struct):
-    """How pictures are brought to the model; what else is said of it (size, mode) is not needed."""
+    """The normalization of the pixels; other keys (size, mode) are not needed."""
 
     mean: Three | None = None
     std: Annotated[list[Annotated[float, Meta(gt=0, le=1e6)]],
@@ -127,10 +127,10 @@ class Settings(msgspec.Struct):
 
 
 def read_settings(folder: Path) -> Settings:
-    """What an encoder's folder says of its model.
+    """The settings in an encoder's folder.
 
     Raises:
-        UntrustedFileError: it says what is not known here, or has a number without reason.
-        OSError: it says nothing, or may not be read.
+        UntrustedFileError: an unknown key, or a value out of range.
+        OSError: the file is missing or cannot be read.
     """
     return read_json(folder / CONFIG, Settings)

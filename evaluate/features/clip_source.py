@@ -1,7 +1,7 @@
-"""Where an encoder comes from: a folder, a repository of the hub, or open_clip's own list.
+"""Loads an encoder from a folder, a repository of the hub, or open_clip's own list.
 
-Nothing that is loaded runs code: weights are .safetensors files, settings are checked, and
-transformers is asked for its own tokenizers alone.
+Nothing that is loaded runs code: weights are .safetensors files, settings are validated, and
+transformers loads its own tokenizer classes only.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from train.text.display import shortened
 HUB = "hf-hub:"
 WEIGHTS = (HF_SAFE_WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", "model.safetensors")
 PICKLED = "(a pickle can run code)"
-SPARE = 1.1  # a model may have so many times the numbers of its file: places of patches are resized
+SPARE = 1.1  # a model may have this many times its file's numbers: position embeddings are resized
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedEncoder:
     """An encoder on the CPU.
 
     Attributes:
-        tokenizer: makes (N, tokens) of N sentences.
-        mean, std: of the colors that the model takes.
+        tokenizer: maps N sentences to (N, tokens).
+        mean, std: normalization of the pixels.
     """
 
     model: Any
@@ -53,12 +53,12 @@ class Opened:
     std: tuple[float, ...]
 
 
-def opened(name: str) -> Opened:
+def load_encoder(name: str) -> LoadedEncoder:
     """Loads an encoder, see `ClipEncoder`.
 
     Raises:
-        UntrustedFileError: files that are not what they are to be.
-        OSError, RuntimeError, and others of the libraries: it is not to be had.
+        UntrustedFileError: the files are invalid.
+        OSError, RuntimeError, and others of the libraries: the encoder is not available.
     """
     folder = CLIP if name == EMBEDDED else expanded(name)
     if folder.is_dir():
@@ -76,23 +76,25 @@ def opened(name: str) -> Opened:
     if not known:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model.replace("/", "-")))
         raise UntrustedFileError(
-            f"{shortened(name)}: is no folder, and open_clip has no such model and tag"
+            f"{shortened(name)}: is not a folder, and open_clip has no such model and tag"
             f"{'; its tags: ' * bool(tags)}{tags}"
         )
     return _of_list(model, _weights_of_tag(known), known)
 
 
-def _of_folder(folder: Path) -> Opened:
+def _of_folder(folder: Path) -> LoadedEncoder:
     settings = read_settings(folder)
     about, weights = settings.model_cfg, _weights_in(folder)
     numbers = _numbers(weights)
     with torch.device("meta"):  # takes no memory
-        wanted = sum(parameter.numel() for parameter in _built(about).parameters())
-    if wanted > SPARE * numbers:
-        raise UntrustedFileError(f"{shortened(weights)}: has {numbers} numbers, its model {wanted}")
+        expected = sum(parameter.numel() for parameter in _built(about).parameters())
+    if expected > SPARE * numbers:
+        raise UntrustedFileError(
+            f"{shortened(weights)}: has {numbers} numbers, its model {expected}"
+        )
     model = _built(about)
     open_clip.load_checkpoint(model, str(weights))
-    return Opened(
+    return LoadedEncoder(
         model,
         _tokenizer(folder, about.text_cfg, model.vocab_size),
         tuple(settings.preprocess_cfg.mean or OPENAI_DATASET_MEAN),
@@ -109,14 +111,14 @@ def _built(about: Model) -> Any:
 
 
 def _tokenizer(folder: Path, about: Text, words: int) -> Callable[[list[str]], Tensor]:
-    """The folder's tokenizer where the settings name one, else open_clip's.
+    """The folder's tokenizer if the settings name one, else open_clip's.
 
     Args:
-        words: that the model has embeddings of.
+        words: number of the model's token embeddings.
     """
     length = about.context_length or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
-    asked = about.tokenizer_kwargs
-    clean = (asked.clean if asked else None) or None
+    options = about.tokenizer_kwargs
+    clean = (options.clean if options else None) or None
     if not about.hf_tokenizer_name:
         return open_clip.SimpleTokenizer(context_length=length, clean=clean or "lower")
     kind = getattr(transformers, check_tokenizer(folder).tokenizer_class or "")
@@ -126,32 +128,32 @@ def _tokenizer(folder: Path, about: Text, words: int) -> Callable[[list[str]], T
             f"{shortened(folder)}: its tokenizer has more than the model's {words} words"
         )
     cleaned = get_clean_fn(clean or "whitespace")
-    separator = tokenizer.sep_token_id if asked and asked.strip_sep_token else None
+    separator = tokenizer.sep_token_id if options and options.strip_sep_token else None
 
     def tokens(texts: list[str]) -> Tensor:
-        found: Tensor = tokenizer(
+        ids: Tensor = tokenizer(
             [cleaned(text) for text in texts],
             return_tensors="pt",
             max_length=length,
             padding="max_length",
             truncation=True,
         ).input_ids
-        return found if separator is None else found.masked_fill(found == separator, 0)
+        return ids if separator is None else ids.masked_fill(ids == separator, 0)
 
     return tokens
 
 
-def _of_list(name: str, weights: Path, known: dict[str, Any]) -> Opened:
+def _of_list(name: str, weights: Path, known: dict[str, Any]) -> LoadedEncoder:
     """A model of open_clip's own list, with weights from a file.
 
     Args:
-        known: what open_clip knows of these weights.
+        known: open_clip's entry for these weights.
     """
     _numbers(weights)
     model = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True)
     about = open_clip.get_model_config(name.replace("/", "-")) or {}
     remote = {"trust_remote_code": False} if about["text_cfg"].get("hf_tokenizer_name") else {}
-    return Opened(
+    return LoadedEncoder(
         model,
         open_clip.get_tokenizer(name.replace("/", "-"), **remote),
         tuple(known.get("mean") or OPENAI_DATASET_MEAN),
@@ -169,7 +171,7 @@ def _weights_of_tag(known: dict[str, Any]) -> Path:
 
 
 def _downloaded(repository: str) -> Path:
-    """A repository's settings, vocabularies and weights, downloaded once, and nothing else."""
+    """Downloads only a repository's settings, vocabularies and weights, once."""
     texts = [CONFIG, TOKENIZER_CONFIG, *TOKENIZER_FILES]
     for name in WEIGHTS:
         folder = Path(snapshot_download(repository, allow_patterns=[*texts, name]))
@@ -179,17 +181,17 @@ def _downloaded(repository: str) -> Path:
 
 
 def _weights_in(folder: Path) -> Path:
-    """The file of a folder's weights: of a usual name, else the only one."""
-    found = sorted(folder.glob("*.safetensors"))
-    usual = [file for name in WEIGHTS for file in found if file.name == name]
-    if not usual and len(found) != 1:
-        few = "several" if found else "no"
+    """The weights of a folder: a file with a usual name, else the only one."""
+    files = sorted(folder.glob("*.safetensors"))
+    usual = [file for name in WEIGHTS for file in files if file.name == name]
+    if not usual and len(files) != 1:
+        few = "several" if files else "no"
         raise UntrustedFileError(f"{shortened(folder)}: has {few} .safetensors files {PICKLED}")
-    return [*usual, *found][0]
+    return [*usual, *files][0]
 
 
 def _numbers(weights: Path) -> int:
-    """How many numbers a file of weights has."""
+    """Number of values in a file of weights."""
     try:
         return read_header(weights).numbers
     except UntrustedFileError as error:

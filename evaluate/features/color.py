@@ -1,4 +1,4 @@
-"""Mean colours in CIELAB, where equal distances look about equally different."""
+"""Mean colors in CIELAB, where equal distances look about equally different."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TO_LAB = ImageCms.buildTransform(
 
 
 def mean_colors(images: Tensor) -> Tensor:
-    """(N, 3, H, W) sRGB of 0 to 1 -> (N, 3): L* of 0 to 100, a* and b* (white point D50)."""
+    """(N, 3, H, W) sRGB, 0 to 1 -> (N, 3): L* of 0 to 100, a* and b* (white point D50)."""
     rows = []
     for image in (images.permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy():
         lab = np.array(ImageCms.applyTransform(Image.fromarray(image), _TO_LAB))

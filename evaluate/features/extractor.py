@@ -1,4 +1,4 @@
-"""What the networks of the scores read off pictures."""
+"""The features of images that the scores are computed from."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from evaluate.features.pose import PoseSource
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """N pictures, read.
+    """Features of N images.
 
     Attributes:
-        features: (N, d) of the whole picture, unit vectors.
+        features: (N, d) of the whole image, unit vectors.
         patches: (N, P, d) of its patches, unit vectors.
-        subjects: (N, d) of what a subject is known by: its head; without a body the whole picture.
+        subjects: (N, d) of the head; of the whole image if the pose source has no bodies.
         poses: (N, ...) by the pose source.
-        found: (N,) whether there is a pose.
+        found: (N,) whether a pose is detected.
         colors: (N, 3) mean CIELAB.
     """
 
@@ -42,25 +42,25 @@ class ImageFeatures:
         return len(self.features)
 
     def __getitem__(self, rows: list[int] | slice) -> ImageFeatures:
-        """Those of some of the pictures."""
+        """The features of some of the images."""
         return ImageFeatures(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @property
-    def shown(self) -> Tensor:
-        """Poses of the pictures that have one."""
+    def detected_poses(self) -> Tensor:
+        """Poses of the images in which one is detected."""
         return self.poses[self.found]
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """Reads pictures, in batches, on the device of its networks."""
+    """Extracts features in batches, on the device of its networks."""
 
     encoder: ClipEncoder
     source: PoseSource
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """The networks are on their device within this context alone, so that training has it."""
+    def on_device(self) -> Iterator[None]:
+        """The networks are on their device only within this context, so training has its memory."""
         device = self.encoder.device
         networks = [n for n in (self.encoder.model, self.source.network) if n is not None]
         for network in networks:
@@ -75,7 +75,7 @@ class FeatureExtractor:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of what readings depend on beside the pictures: networks, device, torch."""
+        """sha256 of everything besides the images that the features depend on."""
         encoder, source = self.encoder, self.source
         about = (encoder.size, encoder.mean.tolist(), encoder.std.tolist(), encoder.device.type,
                  encoder.batch, source.name, source.head, torch.__version__)  # fmt: skip
@@ -89,11 +89,11 @@ class FeatureExtractor:
             digest.update(source.file.read_bytes())
         return digest.hexdigest()
 
-    def read(self, images: Tensor, countdown: Countdown | None = None) -> ImageFeatures:
-        """(N, 3, H, W), 0 to 1; in batches, after each of which the countdown is told."""
+    def extract(self, images: Tensor, countdown: Countdown | None = None) -> ImageFeatures:
+        """Features of (N, 3, H, W), 0 to 1; the countdown is updated after each batch."""
         parts = []
         for batch in images.split(self.encoder.batch):
-            parts.append(self._read(batch))
+            parts.append(self._extract_batch(batch))
             if countdown is not None:
                 countdown.step(len(batch))
         return ImageFeatures(
@@ -103,7 +103,7 @@ class FeatureExtractor:
             )
         )
 
-    def _read(self, images: Tensor) -> ImageFeatures:
+    def _extract_batch(self, images: Tensor) -> ImageFeatures:
         features, poses = self.encoder.image_features(images), self.source.read(images)
         subjects = features
         if self.source.head is not None:

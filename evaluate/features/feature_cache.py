@@ -1,4 +1,4 @@
-"""What was read off pictures once is kept on disk, by the content of the pictures."""
+"""A cache on disk of the features of images, by the content of the images."""
 
 from __future__ import annotations
 
@@ -21,83 +21,84 @@ from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError, parse_json
 
 log = logging.getLogger(__name__)
-# how many each reading has at least
+# the least number of dimensions of each tensor
 DIMENSIONS = {"features": 2, "patches": 3, "subjects": 2, "poses": 3, "found": 1, "colors": 2}
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """A reader of pictures that are read again at the next start: training pictures, the base's.
+    """Features of images that every start needs: the training images and the base's.
 
-    A file is known by the pixels of its pictures and by the reader's networks and device, so that
-    the same readings come from it, to the byte, as from the networks.
+    A file's name is a hash of the pixels and of the extractor's networks and device, so the cached
+    features are equal, to the byte, to what the networks would compute.
 
     Attributes:
-        folder: where the files are; one that is damaged is written anew.
+        folder: of the files; a damaged file is rewritten.
     """
 
-    reader: FeatureExtractor
+    extractor: FeatureExtractor
     folder: Path
 
-    def read(self, images: Tensor, countdown: Countdown) -> ImageFeatures:
-        """(N, 3, H, W), 0 to 1."""
-        digest = hashlib.sha256(self.reader.fingerprint.encode())
+    def extract(self, images: Tensor, countdown: Countdown) -> ImageFeatures:
+        """Features of (N, 3, H, W), 0 to 1."""
+        digest = hashlib.sha256(self.extractor.fingerprint.encode())
         digest.update(str(tuple(images.shape)).encode())
         for image in images:
             digest.update(image.contiguous().numpy())
         file = self.folder / f"readings-{digest.hexdigest()[:16]}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"):  # of workers that begin together one reads for all
-            known = self._load(file, len(images))
-            if known is not None:
+        with FileLock(f"{file}.lock"):  # of workers that start together, one computes for all
+            cached = self._load(file, len(images))
+            if cached is not None:
                 countdown.skip(len(images))
-                return known
-            read = self.reader.read(images, countdown)
+                return cached
+            features = self.extractor.extract(images, countdown)
             try:
-                _save(read, file)
-            except OSError as error:  # without it the next start takes longer, and that is all
+                _save(features, file)
+            except OSError as error:  # the only cost is a longer next start
                 log.warning(f"{file} cannot be written: {error}")
-            return read
+            return features
 
     def _load(self, file: Path, count: int) -> ImageFeatures | None:
-        """The readings of so many pictures; None where there are none."""
+        """The cached features of `count` images; None if there are none."""
         if not file.exists():
             return None
         try:
-            told = read_header(file).metadata["devices"]
-            devices = parse_json(told, dict[str, str], "devices")
+            metadata = read_header(file).metadata["devices"]
+            devices = parse_json(metadata, dict[str, str], "devices")
             kinds = {name.partition(":")[0] for name in devices.values()}
-            if not kinds <= {"cpu", self.reader.encoder.device.type}:
+            if not kinds <= {"cpu", self.extractor.encoder.device.type}:
                 raise UntrustedFileError("readings of another device")
             with safe_open(file, "pt") as stored:
-                found = ImageFeatures(**{
+                features = ImageFeatures(**{
                     field.name: stored.get_tensor(field.name).to(devices[field.name])
                     for field in fields(ImageFeatures)
                 })  # fmt: skip
-            _check(found, count)
+            _check(features, count)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            log.warning(f"{file} cannot be used and is made anew: {error}")
+            log.warning(f"{file} cannot be used and is recreated: {error}")
             return None
-        return found
+        return features
 
 
-def _check(found: ImageFeatures, count: int) -> None:
-    """Refuses readings whose shapes are not those of so many pictures.
+def _check(features: ImageFeatures, count: int) -> None:
+    """Rejects features whose shapes are not those of `count` images.
 
     Raises:
-        UntrustedFileError: with the first that is none.
+        UntrustedFileError: naming the first such tensor.
     """
     for field in fields(ImageFeatures):
-        tensor = getattr(found, field.name)
+        tensor = getattr(features, field.name)
         kind = tensor.dtype == torch.bool if field.name == "found" else tensor.is_floating_point()
         if not kind or tensor.ndim < DIMENSIONS[field.name] or len(tensor) != count:
             raise UntrustedFileError(f"{field.name} of other pictures")
-    if found.colors.shape[1:] != (3,) or found.features.shape != found.subjects.shape:
+    if features.colors.shape[1:] != (3,) or features.features.shape != features.subjects.shape:
         raise UntrustedFileError("readings of another encoder")
 
 
-def _save(read: ImageFeatures, file: Path) -> None:
-    tensors: dict[str, Tensor] = {f.name: getattr(read, f.name) for f in fields(ImageFeatures)}
+def _save(features: ImageFeatures, file: Path) -> None:
+    tensors: dict[str, Tensor] = {f.name: getattr(features, f.name) for f in fields(ImageFeatures)}
     devices = {name: str(tensor.device) for name, tensor in tensors.items()}
+    # cloned: tensors that share memory cannot be saved
     apart = {name: torch.clone(tensor).cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(file, save(apart, {"devices": json.dumps(devices)}))

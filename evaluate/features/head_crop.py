@@ -1,7 +1,7 @@
-"""The part of a picture by which a subject is known: its head, where there is a body.
+"""Crops of the head, by which a subject is recognized if the image shows a body.
 
-Features of whole pictures see little else than background and clothes, which a prompt may change.
-`python -m bench.truth` has by how much the likeness of heads follows the truth more closely.
+Features of whole images reflect little but background and clothes, which a prompt may change.
+`python -m bench.truth` measures how much more closely the likeness of heads follows the truth.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evaluate.features.pose import NOSE, SHOULDERS, Frame
+from evaluate.features.pose import NOSE, SHOULDERS, HeadFrame
 
 
-def head_crops(images: Tensor, poses: Tensor, frame: Frame, side: int) -> Tensor:
-    """The squares round the heads, upright; what lies outside of a picture repeats its edge.
+def head_crops(images: Tensor, poses: Tensor, frame: HeadFrame, side: int) -> Tensor:
+    """Upright squares around the heads; outside of the image its edge is repeated.
 
     Args:
         images: (N, 3, S, S), 0 to 1.
         poses: (N, 13, 3), joints as fractions of the side, with their confidence.
-        frame: how large the square is and where it lies.
-        side: of the squares, in pixels.
+        frame: size and position of the square.
+        side: of the crops, in pixels.
 
     Returns:
         (N, 3, side, side), 0 to 1.

@@ -1,4 +1,4 @@
-"""Poses, and how alike two poses are: of bodies, and of whatever has none."""
+"""Poses and their similarity, for bodies and for subjects without one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from evaluate.features.clip import ClipEncoder
 SIGMAS = torch.tensor([26, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
 MIRROR = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11]
 NOSE, SHOULDERS, HIPS = 0, [1, 2], [7, 8]
-BODY_AREA = 2.0  # of a person in COCO, in squares of the torso's length
+BODY_AREA = 2.0  # of a person in COCO, in units of the squared torso length
 CONFIDENT, JOINTS_NEEDED = 0.3, 7
 
 
-class Frame(NamedTuple):
-    """The square round a head, in distances from the nose to the middle of the shoulders.
+class HeadFrame(NamedTuple):
+    """The square around a head, in units of the distance from nose to middle of the shoulders.
 
     Attributes:
         side: of the square.
-        above: how far its middle lies above the nose.
+        above: height of its center above the nose.
     """
 
     side: float
@@ -31,57 +31,57 @@ class Frame(NamedTuple):
 
 
 class PoseSource(Protocol):
-    """Reads poses off pictures and compares them.
+    """Detects poses in images and compares them.
 
     Attributes:
-        head: where the heads are; None where there are no bodies.
-        network: what finds the joints, where torch runs it.
-        file: of what finds them, where something else does.
+        head: the square around a head; None if the source has no bodies.
+        network: the detector, if it runs in torch.
+        file: of the detector, if something else runs it.
     """
 
     name: str
-    head: Frame | None
+    head: HeadFrame | None
     network: nn.Module | None
     file: Path | None
 
     def read(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W), 0 to 1 -> one pose a picture, (N, ...)."""
+        """(N, 3, H, W), 0 to 1 -> one pose for each image, (N, ...)."""
 
     def detected(self, poses: Tensor) -> Tensor:
-        """(N,) true where there is a pose."""
+        """(N,) true if a pose is detected."""
 
-    def similarity(self, some: Tensor, others: Tensor) -> Tensor:
-        """(N, M), 1 for the same pose; the mirror image counts as the same."""
+    def similarity(self, poses: Tensor, others: Tensor) -> Tensor:
+        """(N, M), 1 for equal poses; mirror images count as equal."""
 
 
 class KeypointPoses:
     """Poses as 13 joints (x, y, confidence); similarity is COCO's OKS on aligned bodies.
 
-    Bodies are moved to the middle of the hips and scaled by the torso, so that only the posture
-    counts: OKS = sum_i w_i exp(-d_i^2 / (2 A (2 sigma_i)^2)) / sum_i w_i, with w_i the product of
-    the two confidences and A the area of a body (Ronchi and Perona 2017; COCO's sigmas).
+    Bodies are centered on the hips and scaled by the torso, so that only the posture counts:
+    OKS = sum_i w_i exp(-d_i^2 / (2 A (2 sigma_i)^2)) / sum_i w_i, with w_i the product of the two
+    confidences and A the area of a body (Ronchi and Perona 2017; COCO's sigmas).
     """
 
-    def __init__(self, name: str, head: Frame) -> None:
+    def __init__(self, name: str, head: HeadFrame) -> None:
         self.name = name
-        self.head: Frame | None = head
+        self.head: HeadFrame | None = head
         self.network: nn.Module | None = None
         self.file: Path | None = None
 
     def detected(self, poses: Tensor) -> Tensor:
         return (poses[..., 2] > CONFIDENT).sum(-1) >= JOINTS_NEEDED
 
-    def similarity(self, some: Tensor, others: Tensor) -> Tensor:
-        a, b = aligned(some), aligned(others)
+    def similarity(self, poses: Tensor, others: Tensor) -> Tensor:
+        a, b = aligned(poses), aligned(others)
         mirrored = b[:, MIRROR] * torch.tensor([-1.0, 1.0, 1.0], device=b.device)
         return torch.maximum(oks(a, b), oks(a, mirrored))
 
     def read(self, images: Tensor) -> Tensor:
-        raise TypeError("a source of keypoints reads in its own way")
+        raise TypeError("a subclass of KeypointPoses detects the keypoints")
 
 
 def aligned(poses: Tensor) -> Tensor:
-    """Joints (N, 13, 3) with the hips' middle at the origin and the torso of length 1."""
+    """Joints (N, 13, 3) with the center of the hips at the origin and a torso of length 1."""
     places, confidence = poses[..., :2], poses[..., 2:]
     root = places[:, HIPS].mean(1, keepdim=True)
     torso = (places[:, SHOULDERS].mean(1) - root[:, 0]).norm(dim=-1)
@@ -100,13 +100,13 @@ def oks(a: Tensor, b: Tensor) -> Tensor:
 
 
 class LayoutPoses:
-    """For subjects without a body: where in the picture the encoder sees what.
+    """Layouts, for subjects without a body: the encoder's features of each patch.
 
-    Similarity is the mean cosine of the patches at the same place, the mirrored picture included.
+    Similarity is the mean cosine of patches at the same position, of the image or its mirror image.
     """
 
     name = "layout"
-    head: Frame | None = None
+    head: HeadFrame | None = None
     network: nn.Module | None = None
     file: Path | None = None
 
@@ -120,7 +120,7 @@ class LayoutPoses:
     def detected(self, poses: Tensor) -> Tensor:
         return torch.ones(len(poses), dtype=torch.bool, device=poses.device)
 
-    def similarity(self, some: Tensor, others: Tensor) -> Tensor:
-        straight = torch.einsum("npd,mpd->nm", some[:, 0], others[:, 0])
-        mirrored = torch.einsum("npd,mpd->nm", some[:, 0], others[:, 1])
-        return torch.maximum(straight, mirrored) / some.shape[2]
+    def similarity(self, poses: Tensor, others: Tensor) -> Tensor:
+        straight = torch.einsum("npd,mpd->nm", poses[:, 0], others[:, 0])
+        mirrored = torch.einsum("npd,mpd->nm", poses[:, 0], others[:, 1])
+        return torch.maximum(straight, mirrored) / poses.shape[2]

@@ -1,4 +1,4 @@
-"""Where poses come from: three networks that find joints, and the layout of a picture."""
+"""The pose sources: three networks that detect joints, and the layout of an image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torchvision.models.detection import (
 
 from evaluate.config import ScoresConfig
 from evaluate.features.clip import ClipEncoder
-from evaluate.features.pose import Frame, KeypointPoses, LayoutPoses, PoseSource
+from evaluate.features.pose import HeadFrame, KeypointPoses, LayoutPoses, PoseSource
 from train.config.parsing import cause
 from train.errors import ConfigError
 from train.files.paths import expanded
@@ -29,22 +29,22 @@ from train.puppets.networks.training import POSE
 # nose, left and right shoulder, elbow, wrist, hip, knee, ankle
 COCO = [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
 BLAZE = [0, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
-PASSPORT = Frame(side=2.4, above=0.2)  # from the shoulders to above the hair
-TENSORS_ALONE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # the variable of the environment, see torch.load
+PASSPORT = HeadFrame(side=2.4, above=0.2)  # from the shoulders to above the hair
+TENSORS_ALONE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable, see torch.load
 BATCH = 64
-PEOPLE = 5  # at most so many are looked for in a picture
+PEOPLE = 5  # the most people that are detected in an image
 
 
 def subject(areas: Tensor, confidences: Tensor) -> int:
-    """Which of several people a picture is of: the largest sure one."""
+    """Index of the person that the image is of: the largest by area times confidence."""
     return int((areas * confidences).argmax())
 
 
 class PuppetPoses(KeypointPoses):
-    """Joints by the network that comes with the program; heads from the chin to the hat's top."""
+    """Joints by the bundled network; heads from the chin to the top of the hat."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__("puppets", Frame(side=2.5, above=0.6))
+        super().__init__("puppets", HeadFrame(side=2.5, above=0.6))
         self.device = device
         self.network = self.joints = KeypointNetwork.from_folder(POSE).to(device).eval()
 
@@ -56,9 +56,9 @@ class PuppetPoses(KeypointPoses):
 
 @contextmanager
 def _tensors_alone() -> Iterator[None]:
-    """Within this context torch reads no pickle that is more than tensors.
+    """Within this context torch.load accepts pickles of tensors only.
 
-    torchvision's weights come as a pickle, which it asks torch to read in full.
+    torchvision's weights are a pickle, for which it requests a full load.
     """
     before = os.environ.get(TENSORS_ALONE)
     os.environ[TENSORS_ALONE] = "1"
@@ -83,7 +83,7 @@ class PersonPoses(KeypointPoses):
                 self.joints = keypointrcnn_resnet50_fpn(weights=weights).to(device).eval()
         except (OSError, RuntimeError, UnpicklingError) as error:
             raise ConfigError(
-                f"scores.pose_detector: keypointrcnn's weights are not to be had ({cause(error)}); "
+                f"scores.pose_detector: keypointrcnn's weights are not available ({cause(error)}); "
                 "scores.pose_detector=layout needs none"
             ) from error
         self.network = self.joints
@@ -93,20 +93,20 @@ class PersonPoses(KeypointPoses):
 
     def _subject(self, image: Tensor) -> Tensor:
         with torch.inference_mode():
-            found = self.joints([image])[0]
-        if not len(found["scores"]):
+            detections = self.joints([image])[0]
+        if not len(detections["scores"]):
             return torch.zeros(len(COCO), 3, device=self.device)
-        boxes = found["boxes"]
+        boxes = detections["boxes"]
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        best = subject(areas, found["scores"])
+        best = subject(areas, detections["scores"])
         sides = torch.tensor([image.shape[-1], image.shape[-2]], device=self.device)
-        places = found["keypoints"][best, COCO, :2] / sides
-        sure = found["keypoints_scores"][best, COCO].sigmoid() * found["scores"][best]
+        places = detections["keypoints"][best, COCO, :2] / sides
+        sure = detections["keypoints_scores"][best, COCO].sigmoid() * detections["scores"][best]
         return torch.cat([places, sure[:, None]], dim=-1).clone()
 
 
 class Landmark(Protocol):
-    """What MediaPipe says of one joint: its place in fractions, and how likely it can be seen."""
+    """MediaPipe's result for a joint: position as fractions, and probability that it is visible."""
 
     x: float
     y: float
@@ -114,7 +114,7 @@ class Landmark(Protocol):
 
 
 class MediaPipePoses(KeypointPoses):
-    """Joints by MediaPipe's pose landmarker; on the CPU whatever the base runs on.
+    """Joints by MediaPipe's pose landmarker, always on the CPU.
 
     Args:
         model: the landmarker's `.task` file.
@@ -142,7 +142,7 @@ class MediaPipePoses(KeypointPoses):
         )
         self.file = expanded(model)
         self.landmarker = tasks.vision.PoseLandmarker.create_from_options(options)
-        atexit.register(self.landmarker.close)  # left to the interpreter it ends in a traceback
+        atexit.register(self.landmarker.close)  # at interpreter exit it prints a traceback
 
     def read(self, images: Tensor) -> Tensor:
         return torch.stack([self._subject(image) for image in images])
@@ -154,7 +154,7 @@ class MediaPipePoses(KeypointPoses):
 
 
 def landmarks(people: list[list[Landmark]]) -> Tensor:
-    """(13, 3): the joints of the picture's subject among MediaPipe's 33 landmarks each."""
+    """(13, 3): joints of the image's main subject, from the 33 MediaPipe landmarks of each."""
     if not people:
         return torch.zeros(len(BLAZE), 3)
     poses = torch.tensor([[(p[i].x, p[i].y, p[i].visibility) for i in BLAZE] for p in people])
@@ -166,7 +166,7 @@ def pose_source(scores: ScoresConfig, encoder: ClipEncoder) -> PoseSource:
     """The source that `scores.pose_detector` names.
 
     Raises:
-        ConfigError: no such source, or its weights are not to be had.
+        ConfigError: there is no such source, or its weights are not available.
     """
     if scores.pose_detector == "puppets":
         return PuppetPoses(encoder.device)

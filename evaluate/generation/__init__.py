@@ -1,1 +1,1 @@
-"""Images that are generated for scoring: of checkpoints and of the base alone."""
+"""Images that are generated for scoring, from checkpoints and from the base alone."""

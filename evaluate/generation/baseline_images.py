@@ -1,4 +1,4 @@
-"""Pictures of the bare base, to compare with: made once, kept by content."""
+"""Images of the base without an adapter, for comparison, cached by content."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BaselineImages:
-    """The base without any LoRA, and how it is sampled.
+    """Images of the base without any LoRA, and the sampling settings.
 
     Attributes:
-        cache: folder where its pictures are kept.
+        cache: folder of the cached images.
     """
 
     base: BaseModel
@@ -42,17 +42,17 @@ class BaselineImages:
     settings: ProbesConfig
     cache: Path
 
-    def draw(
+    def generate(
         self, probes: Sequence[Probe], number: int = 0, countdown: Countdown | None = None
     ) -> Tensor:
-        """(N, 3, H, W), 0 to 1: a picture of each probe, the trigger word left out.
+        """(N, 3, H, W), 0 to 1: one image for each probe, without the trigger word.
 
         Args:
-            number: of the round; another one has other noise.
-            countdown: is told how many are done.
+            number: of the round; each round has its own noise.
+            countdown: is updated after each forward pass.
 
         Raises:
-            BaseError: the pictures are not finite numbers.
+            BaseError: the images are not finite.
         """
         prompts = [probe.base_prompt for probe in probes]
         seeds = [probe.seed + 10_000 * number for probe in probes]
@@ -61,26 +61,26 @@ class BaselineImages:
         digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
         file = self.cache / f"base-{digest[:16]}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"):  # of workers that begin together one makes them for all
+        with FileLock(f"{file}.lock"):  # of workers that start together, one generates for all
             side = self.resolution // self.base.factor * self.base.factor
-            pictures = _read(file, (len(probes), 3, side, side))
-            if pictures is None:
-                log.info(f"{counted(len(probes), 'picture')} of the bare base, to compare with")
+            saved = _read(file, (len(probes), 3, side, side))
+            if saved is None:
+                log.info(f"{counted(len(probes), 'picture')} of the base model, to compare with")
                 images = generate(self.base, [], prompts, seeds, *sampling, countdown)[0]
                 if not images.isfinite().all():
                     raise BaseError(
                         f"base.precision: the base's own pictures are not finite numbers in "
                         f"{self.base.dtype}; take bf16 or fp32"
                     )
-                pictures = (images * 255).round().byte()
-                write_atomically(file, save({"images": pictures}))
+                saved = (images * 255).round().byte()
+                write_atomically(file, save({"images": saved}))
             elif countdown is not None:
                 countdown.skip(len(probes))
-        return pictures.float() / 255
+        return saved.float() / 255
 
 
 def _read(file: Path, shape: tuple[int, ...]) -> Tensor | None:
-    """The pictures of a file; None where there is none, a damaged one, or one of others."""
+    """The images of a file; None if it is absent, damaged, or of another shape."""
     if not file.exists():
         return None
     try:
@@ -90,5 +90,5 @@ def _read(file: Path, shape: tuple[int, ...]) -> Tensor | None:
         images = torch.empty(0)
     if images.shape == shape and images.dtype == torch.uint8:
         return images
-    log.warning(f"{file} is damaged; it is made again")
+    log.warning(f"{file} is damaged and is recreated")
     return None

@@ -1,4 +1,4 @@
-"""Probe images: of one checkpoint, of K at once, or of the bare base."""
+"""Probe images: of one checkpoint, of K checkpoints, or of the base alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evaluate.console.progress import Countdown
 from train.lora.adapter import Adapter
 from train.models.base_model import BaseModel
 
-# latent values in one forward pass: what fills the device (97 rows of 16x16x4, 24 of 64x64x4)
+# latent values in one forward pass that fill the device (97 rows of 16x16x4, 24 of 64x64x4)
 ROW_VALUES = {"cpu": 100_000, "cuda": 400_000}
 
 
@@ -27,21 +27,21 @@ def generate(
     guidance: float,
     countdown: Countdown | None = None,
 ) -> Tensor:
-    """One picture for each prompt and adapter, by DDIM (Song et al. 2021) with guidance.
+    """One image for each prompt and adapter, by DDIM (Song et al. 2021) with guidance.
 
-    The noise of a picture hangs on its seed alone, so that it is the same alone, in any batch
+    The noise of an image depends on its seed only, so the image is the same alone, in any batch
     and on any device. No global random state is touched. A forward pass is filled with prompts
-    and not with adapters: one adapter at a time is faster than rows of several.
+    rather than adapters: one adapter at a time is faster than rows of several.
 
     Args:
-        adapters: K LoRAs; none is the bare base.
+        adapters: K LoRAs; empty for the base alone.
         prompts, seeds: N each.
-        resolution: side of the pictures, in pixels.
-        countdown: is told after each forward pass how many pictures are done.
+        resolution: side of the images, in pixels.
+        countdown: is updated after each forward pass with the number of images.
 
     Returns:
-        (K, N, 3, H, W), 0 to 1, on the CPU; K = 1 for the bare base. Where numbers were too large
-        for the base's precision they are not finite.
+        (K, N, 3, H, W), 0 to 1, on the CPU; K = 1 for the base alone. Values that overflow the
+        base's precision are not finite.
     """
     shape = base.latent_shape(resolution)
     values = ROW_VALUES.get(base.device.type, ROW_VALUES["cpu"])
@@ -67,17 +67,17 @@ def _noise(shape: tuple[int, int, int], seed: int) -> Tensor:
 def _denoise(
     base: BaseModel, noise: Tensor, text: dict[str, Tensor], steps: int, guidance: float
 ) -> Tensor:
-    """(N, c, h, w) noise -> latents; `text` has the empty prompts first, then the prompts."""
+    """(N, c, h, w) noise -> latents; `text` holds the N empty prompts, then the N prompts."""
     sampler = DDIMScheduler.from_config(
         base.noise.config,
         timestep_spacing="trailing",
-        clip_sample=False,  # the default of configs that do not say; latents go beyond 1
+        clip_sample=False,  # configs without the key would clip; latents exceed 1
     )
     sampler.set_timesteps(steps)
     latents = noise
     for timestep in sampler.timesteps:
         rows = torch.cat([latents, latents])
-        empty, asked = base.predict(rows, timestep, text).chunk(2)
-        guided = empty + guidance * (asked - empty)
+        unconditional, conditional = base.predict(rows, timestep, text).chunk(2)
+        guided = unconditional + guidance * (conditional - unconditional)
         latents = sampler.step(guided, timestep, latents).prev_sample
     return latents

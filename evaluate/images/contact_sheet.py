@@ -1,4 +1,4 @@
-"""Contact sheets: the probe images of a checkpoint, and the pictures of a data set, to look at."""
+"""Contact sheets: the probe images of a checkpoint, and the images of a dataset."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ if TYPE_CHECKING:
     from evaluate.prompts.probe_set import ProbeSet
 
 CELL, GAP, COLUMNS, HEADING, LINE = 160, 8, 6, 28, 14
-PAPER, INK, GREY, ALARM = (250, 250, 250), (20, 20, 20), (110, 110, 110), (201, 42, 42)
-CELLS = "cells"  # what a sheet's file says of where its pictures are
+PAPER, INK, GRAY, ALARM = (250, 250, 250), (20, 20, 20), (110, 110, 110), (201, 42, 42)
+CELLS = "cells"  # the key of the cell positions in a sheet's PNG metadata
 DATA_SHEET = "data.png"  # in a study's folder
-TRAINING = "training"  # the role of a training picture on a data sheet
-# of a sheet: its width times the rows of 4096 probes, the most of probes.count; its named pictures;
-# bytes and chunks of its file, of which Pillow writes one for each 64 kB
+TRAINING = "training"  # the role of a training image on a data sheet
+# Limits of a sheet: its pixels (the width times the rows of 4096 probes, the maximum of
+# probes.count), its named images, and the bytes and chunks of its file (Pillow writes a chunk for
+# each 64 kB).
 MOST_PIXELS, MOST_CELLS, LARGEST, MOST_CHUNKS = 150_000_000, 5000, 250_000_000, 5000
-COPY = "copy"  # the role of a training picture that stands beside its copy
-MOST, WIDTH = 120, 26  # pictures on a data sheet; letters in a line below one
-LONGEST = 2000  # letters of what is said of a picture; a caption may be a book
+COPY = "copy"  # the role of a training image that is shown next to its copy
+MOST, WIDTH = 120, 26  # images on a data sheet; characters in a line below an image
+LONGEST = 2000  # characters of a label; a caption may be of any length
 TITLES = {
     FRESH: "asked for something new, and made",
     CLASS: "the class alone, without the trigger word",
@@ -49,7 +50,7 @@ TITLES = {
 
 
 class Place(NamedTuple):
-    """Where a named picture is on a sheet, as its file says: its upper left corner, in pixels."""
+    """Position of a named image on a sheet, as its file states: upper left corner, in pixels."""
 
     name: Annotated[str, Meta(max_length=100)]
     words: Annotated[str, Meta(max_length=20_000)]
@@ -59,7 +60,7 @@ class Place(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A picture, a few words below it, what it is (a role and a number), framed where it alarms."""
+    """An image, a label below it, its name (role and number), and whether it has a red frame."""
 
     picture: Image.Image
     words: str = ""
@@ -68,7 +69,7 @@ class Cell(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Cells under one heading, with at most `lines` lines of words each."""
+    """Cells under one heading, with at most `lines` lines of text each."""
 
     title: str
     cells: Sequence[Cell]
@@ -82,9 +83,9 @@ class Section(NamedTuple):
 
 
 def contact_sheet(scorecard: Scorecard, probe_set: ProbeSet, training: Tensor) -> Image.Image:
-    """Training pictures, every probe image with what was asked for below it, and the copies.
+    """Training images, every probe image with its attributes below it, and the copies.
 
-    A copy has a red frame, and stands once more at the end beside the training picture.
+    A copy has a red frame, and is shown again at the end next to the training image.
 
     Args:
         scorecard: with its images.
@@ -95,7 +96,7 @@ def contact_sheet(scorecard: Scorecard, probe_set: ProbeSet, training: Tensor) -
     """
     if scorecard.images is None:
         raise ValueError("a scorecard that was read back has no images")
-    made, copies = scorecard.images, scorecard.copies
+    images, copies = scorecard.images, scorecard.copies
     spread = np.linspace(0, len(training) - 1, min(COLUMNS, len(training))).round().astype(int)
     sections = [Section("training pictures", [Cell(picture_of(p)) for p in training[spread]], 0)]
     for role, title in TITLES.items():
@@ -104,12 +105,12 @@ def contact_sheet(scorecard: Scorecard, probe_set: ProbeSet, training: Tensor) -
             probe = probe_set.probes[row]
             words = ", ".join(probe.asked.values()) or probe.prompt
             name = f"{role} {row}"
-            cells.append(Cell(Image.fromarray(made[row]), words, name, row in copies))
+            cells.append(Cell(Image.fromarray(images[row]), words, name, row in copies))
         if cells:
             sections.append(Section(f"{scorecard.label}: {title}", cells, 3))
     pairs = []
     for row, nearest in copies.items():
-        pairs.append(Cell(Image.fromarray(made[row]), alarming=True))
+        pairs.append(Cell(Image.fromarray(images[row]), alarming=True))
         pairs.append(Cell(picture_of(training[nearest]), name=f"{COPY} {row}"))
     if pairs:
         sections.append(Section("copies, each with its training picture beside it", pairs, 0))
@@ -119,7 +120,7 @@ def contact_sheet(scorecard: Scorecard, probe_set: ProbeSet, training: Tensor) -
 def data_sheet(
     training: Sequence[tuple[Tensor, str]], validation: Sequence[tuple[Tensor, str]]
 ) -> Image.Image:
-    """The pictures of a data set, each with its caption.
+    """The images of a dataset, each with its caption.
 
     Args:
         training, validation: pixels (3, H, W), 0 to 1, and the caption.
@@ -140,23 +141,23 @@ def data_sheet(
 
 
 def save_sheet(sheet: Image.Image, file: Path) -> None:
-    """Writes a PNG that knows where its pictures are, in one piece."""
+    """Writes a PNG atomically, with the positions of its named images in its metadata."""
     about, content = PngInfo(), BytesIO()
     about.add_text(CELLS, str(sheet.info.get(CELLS, "[]")))
-    # in half the time, a fifth more bytes
+    # half the time for a fifth more bytes
     sheet.save(content, "PNG", compress_level=1, pnginfo=about)
     write_atomically(file, content.getvalue())
 
 
 def read_sheet(file: Path, names: Collection[str] | None = None) -> dict[str, Cell]:
-    """The named pictures of a sheet that `save_sheet` wrote, by name, as large as there.
+    """The named images of a sheet that `save_sheet` wrote, by name, in their size on the sheet.
 
     Args:
-        names: of those that are wanted; None: all of them.
+        names: the images to read; None: all of them.
 
     Raises:
-        UntrustedFileError: it is no such sheet, or a picture is outside of it.
-        OSError: it is not there, or may not be read.
+        UntrustedFileError: it is not such a sheet, or an image lies outside of it.
+        OSError: the file is missing or cannot be read.
     """
     with _opened(file) as page:
         places = _places(page, file)
@@ -170,7 +171,7 @@ def read_sheet(file: Path, names: Collection[str] | None = None) -> dict[str, Ce
 
 
 def cells_of(file: Path, names: Collection[str] | None = None) -> dict[str, Cell]:
-    """The named pictures of a sheet, see `read_sheet`; none where it is gone or damaged."""
+    """The named images of a sheet, see `read_sheet`; empty if it is missing or damaged."""
     try:
         return read_sheet(file, names)
     except (UntrustedFileError, OSError):
@@ -178,8 +179,8 @@ def cells_of(file: Path, names: Collection[str] | None = None) -> dict[str, Cell
 
 
 def places_of(file: Path) -> dict[str, Place]:
-    """Where the named pictures of a sheet are, by name, without a look at them; none where it is
-    gone or no sheet."""
+    """Positions of the named images of a sheet, by name, without decoding it; empty if it is
+    missing or not a sheet."""
     try:
         with _opened(file) as page:
             return _places(page, file)
@@ -188,11 +189,11 @@ def places_of(file: Path) -> dict[str, Place]:
 
 
 def read_png(file: Path) -> Image.Image:
-    """A PNG of this program, in RGB.
+    """A PNG that this program wrote, in RGB.
 
     Raises:
-        UntrustedFileError: it is none, or too large.
-        OSError: it is not there, or may not be read.
+        UntrustedFileError: it is not a PNG, or it is too large.
+        OSError: the file is missing or cannot be read.
     """
     with _opened(file) as picture:
         return _in_rgb(picture)
@@ -200,7 +201,7 @@ def read_png(file: Path) -> Image.Image:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    """A PNG of which only the header was read; its pixels can be read as long as it is open.
+    """A PNG of which only the header was read; the pixels can be read within the context.
 
     Raises:
         UntrustedFileError, OSError: see `read_png`.
@@ -214,10 +215,8 @@ def _opened(file: Path) -> Iterator[Image.Image]:
             yield picture
         except UntrustedFileError:
             raise
-        except Exception as error:  # Pillow has many for a damaged file
-            raise UntrustedFileError(
-                f"{name}: is no PNG that can be read: {cause(error)}"
-            ) from None
+        except Exception as error:  # Pillow raises many kinds for a damaged file
+            raise UntrustedFileError(f"{name}: is not a readable PNG: {cause(error)}") from None
 
 
 def _in_rgb(picture: Image.Image) -> Image.Image:
@@ -226,10 +225,10 @@ def _in_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _places(page: Image.Image, file: Path) -> dict[str, Place]:
-    """Where its file says that a sheet's pictures are.
+    """The positions of the named images in the file's metadata.
 
     Raises:
-        UntrustedFileError: it says nothing of the kind, or what cannot be.
+        UntrustedFileError: the metadata are invalid.
     """
     name = shortened_path(file)
     places = parse_json(str(page.info.get(CELLS, "[]")), list[Place], name)
@@ -247,21 +246,21 @@ def picture_of(pixels: Tensor) -> Image.Image:
 
 
 def _page(sections: list[Section]) -> Image.Image:
-    """The sections below each other; `info` says where the named cells are."""
+    """The sections below each other; `info` holds the positions of the named cells."""
     width = GAP + COLUMNS * (CELL + GAP)
     page = Image.new("RGB", (width, sum(section.height for section in sections) + GAP), PAPER)
-    top, known = 0, []
+    top, places = 0, []
     for section in sections:
-        known += _draw(page, section, top)
+        places += _draw(page, section, top)
         top += section.height
-    page.info[CELLS] = json.dumps(known)
+    page.info[CELLS] = json.dumps(places)
     return page
 
 
 def _draw(page: Image.Image, section: Section, top: int) -> list[tuple[str, str, bool, int, int]]:
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
     draw.text((GAP, top + 8), shortened(section.title, 4 * WIDTH, 1), INK, font)
-    known = []
+    places = []
     for i, cell in enumerate(section.cells):
         x = GAP + i % COLUMNS * (CELL + GAP)
         y = top + HEADING + i // COLUMNS * (CELL + section.lines * LINE + GAP)
@@ -271,27 +270,27 @@ def _draw(page: Image.Image, section: Section, top: int) -> list[tuple[str, str,
         if section.lines:
             page.paste(_words(cell.words[:LONGEST], section.lines), (x, y + CELL + 2))
         if cell.name:
-            known.append((cell.name, cell.words[:LONGEST], cell.alarming, x, y))
-    return known
+            places.append((cell.name, cell.words[:LONGEST], cell.alarming, x, y))
+    return places
 
 
 @lru_cache(maxsize=2000)
 def _words(words: str, lines: int) -> Image.Image:
-    """What stands below a picture, drawn once: the probes are the same at every epoch."""
+    """The label of an image, cached: the probes are the same at every epoch."""
     label = Image.new("RGB", (CELL, lines * LINE), PAPER)
     text = shortened(words, WIDTH, lines)
-    ImageDraw.Draw(label).multiline_text((0, 0), text, GREY, ImageFont.load_default(12), spacing=2)
+    ImageDraw.Draw(label).multiline_text((0, 0), text, GRAY, ImageFont.load_default(12), spacing=2)
     return label
 
 
 def shortened(words: str, width: int, lines: int) -> str:
-    """Words in at most so many lines of so many letters; those of any caption can be drawn."""
+    """Text wrapped to at most `lines` lines of `width` characters, without control characters."""
     spaced = printable(words[:LONGEST], LINES)
     return "\n".join(textwrap.wrap(spaced, width, max_lines=lines, placeholder=" ..."))
 
 
 def scaled(picture: Image.Image, side: int) -> Image.Image:
-    """A picture as a square; a tiny one pixel by pixel, which files of any kind like."""
+    """The image as a square; a tiny one is enlarged without interpolation."""
     tiny = picture.width * 2 <= side
     method = Image.Resampling.NEAREST if tiny else Image.Resampling.LANCZOS
     return picture.resize((side, side), method)

@@ -1,4 +1,4 @@
-"""The scores of one run over its epochs, drawn."""
+"""The scores of one run over its epochs, plotted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from evaluate.scorecard import Scorecard
 
 PICK = "#d9480f"
 MOST_TICKS = 12
-# distinct in lightness too, for eyes that do not see all colours
+# distinct in lightness too, for readers with color vision deficiency
 CURVES = {
     "prompt_fidelity": "#1864ab",
     "subject_fidelity": "#2b8a3e",
@@ -28,22 +28,22 @@ def draw_curves(
     title: str,
     keyed: bool = True,
 ) -> None:
-    """Each score with its interval, the limits, and the checkpoint that is kept.
+    """Plots each score with its interval, the limits, and the selected checkpoint.
 
     Args:
-        keyed: say what each line is; False: the page around says it.
+        keyed: add a legend and name the limits; False if the surrounding page does.
     """
     epochs = [card.epoch for card in cards]
-    for name, colour in CURVES.items():
-        told = [card for card in cards if name in card.scores]
-        if not told:
+    for name, color in CURVES.items():
+        scored = [card for card in cards if name in card.scores]
+        if not scored:
             continue
-        estimates, at = [card.scores[name] for card in told], [card.epoch for card in told]
+        estimates, at = [card.scores[name] for card in scored], [card.epoch for card in scored]
         style, label = "-" if name.endswith("fidelity") else "--", name.replace("_", " ")
         values = [e.value for e in estimates]
-        axes.plot(at, values, style, color=colour, marker="o", markersize=4, label=label)
+        axes.plot(at, values, style, color=color, marker="o", markersize=4, label=label)
         bounds = [e.low for e in estimates], [e.high for e in estimates]
-        axes.fill_between(at, *bounds, color=colour, alpha=0.10, linewidth=0)
+        axes.fill_between(at, *bounds, color=color, alpha=0.10, linewidth=0)
     by_limit: dict[float, list[str]] = {}
     for name, limit in policy.max.items():
         by_limit.setdefault(limit, []).append(name.replace("_", " "))

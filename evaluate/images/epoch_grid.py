@@ -1,4 +1,4 @@
-"""The epochs of a run in one picture: probes across, epochs down."""
+"""The epochs of a run in one image: probes across, epochs down."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from evaluate.images.contact_sheet import (
     ALARM,
     COPY,
-    GREY,
+    GRAY,
     INK,
     PAPER,
     Cell,
@@ -26,16 +26,16 @@ ACROSS = 10  # probes
 
 
 def epoch_grid(sheets: Mapping[int, Path], kept: int | None, unit: str = "epoch") -> Image.Image:
-    """Fresh probes across, those that were ever copies first; a row for each contact sheet.
+    """One column for each fresh probe, copied ones first, and one row for each contact sheet.
 
-    A copy has a red frame and its training picture beside it.
+    A copy has a red frame, and its training image next to it.
 
     Args:
-        sheets: epoch -> its contact sheet; 0: the bare base's. One that is gone or damaged is left
-            out.
-        kept: the epoch that is marked.
+        sheets: epoch -> its contact sheet; 0: that of the base alone. A sheet that is missing or
+            damaged is left out.
+        kept: the selected epoch, which is marked.
     """
-    places = {epoch: found for epoch, file in sheets.items() if (found := places_of(file))}
+    places = {epoch: cells for epoch, file in sheets.items() if (cells := places_of(file))}
     first = next(iter(places.values()), {})
     names = [name for name in first if name.startswith(f"{FRESH} ")]
     copied = {n for n in names if any(row[n].alarming for row in places.values() if n in row)}
@@ -44,20 +44,20 @@ def epoch_grid(sheets: Mapping[int, Path], kept: int | None, unit: str = "epoch"
     room = min(ACROSS - len(shown), len(others))
     shown += [others[i * len(others) // room] for i in range(room)]  # spread over all of them
     wanted = [*shown, *(name.replace(FRESH, COPY) for name in shown)]
-    read = {epoch: cells_of(sheets[epoch], wanted) for epoch in places}
-    rows = {epoch: cells for epoch, cells in read.items() if cells or not shown}
+    cells_by_epoch = {epoch: cells_of(sheets[epoch], wanted) for epoch in places}
+    rows = {epoch: cells for epoch, cells in cells_by_epoch.items() if cells or not shown}
     widths = [SIDE + GAP + (BESIDE + GAP) * (name in copied) for name in shown]
     height = TOP + len(rows) * (SIDE + GAP)
     page = Image.new("RGB", (LEFT + sum(widths) + GAP, height), PAPER)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
     for y, epoch in enumerate(rows):
-        text = shortened(f"{unit} {epoch}", 16, 1) if epoch else "bare base"
+        text = shortened(f"{unit} {epoch}", 16, 1) if epoch else "base model"
         text += "\nkept" if epoch == kept else ""
-        colour = INK if epoch == kept else GREY
-        draw.multiline_text((GAP, TOP + y * (SIDE + GAP) + SIDE // 2 - 8), text, colour, font)
+        color = INK if epoch == kept else GRAY
+        draw.multiline_text((GAP, TOP + y * (SIDE + GAP) + SIDE // 2 - 8), text, color, font)
     x = LEFT
     for name, width in zip(shown, widths, strict=True):
-        draw.multiline_text((x, 4), shortened(first[name].words, 17, 4), GREY, font, spacing=1)
+        draw.multiline_text((x, 4), shortened(first[name].words, 17, 4), GRAY, font, spacing=1)
         for y, row in enumerate(rows.values()):
             _draw(page, (x, TOP + y * (SIDE + GAP)), row, name)
         x += width
@@ -65,7 +65,7 @@ def epoch_grid(sheets: Mapping[int, Path], kept: int | None, unit: str = "epoch"
 
 
 def _draw(page: Image.Image, at: tuple[int, int], row: dict[str, Cell], name: str) -> None:
-    """A probe's image; where it is a copy, with its training picture."""
+    """Draws a probe's image; if it is a copy, with its training image."""
     if name not in row:
         return
     (x, y), cell = at, row[name]

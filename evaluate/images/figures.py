@@ -1,4 +1,4 @@
-"""Figures whose texts come from outside: letters, and no formulas."""
+"""Matplotlib figures whose texts come from outside: text is shown literally."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST = 200  # characters of a text in a figure
 
 
 def save_png(figure: Figure, file: Path) -> None:
-    """Draws a figure into a file, in one piece.
+    """Draws a figure into a PNG file, atomically.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -30,27 +30,27 @@ def save_png(figure: Figure, file: Path) -> None:
 
 
 def save_figure(figure: Figure, target: BytesIO | StringIO, **options: Any) -> None:
-    """Draws a figure, all its texts as they are. It can be drawn once.
+    """Draws a figure with its texts shown literally. A figure can be drawn only once.
 
     Args:
         options: matplotlib's.
     """
     _take_literally(figure)
-    with warnings.catch_warnings():  # a letter that the font lacks, a text that has no room
+    with warnings.catch_warnings():  # a glyph missing from the font, a text that does not fit
         warnings.simplefilter("ignore", UserWarning)
         figure.savefig(target, **options)
 
 
 def _take_literally(figure: Figure) -> None:
-    """Matplotlib would read what is between two dollar signs as a formula, and fail where it is
-    none."""
+    """Escapes all texts: matplotlib would parse text between two dollar signs as a formula, and
+    fail if it is none."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         text.set_text(_literal(text.get_text()))
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             form = axis.get_major_formatter()
-            if isinstance(form, FixedFormatter | FuncFormatter):  # labels that were given
+            if isinstance(form, FixedFormatter | FuncFormatter):  # labels that were set
                 axis.set_major_formatter(FuncFormatter(partial(_literal_label, form)))
 
 

@@ -1,12 +1,13 @@
-"""The scores, each a torchmetrics.Metric whose value is (estimate, lower bound, upper bound).
+"""The scores: each is a torchmetrics.Metric whose value is (estimate, lower, upper bound).
 
 Intervals come from the bootstrap over probes (Efron 1979), with the same resamples for a checkpoint
-and the base. Shares take Wilson's interval (1927) instead, since the bootstrap of a share that is 0
-or 1 in the sample has no width. A metric knows the training pictures and the base from the start
-and scores one checkpoint after another: reset, update, compute.
+and the base. Shares use Wilson's interval (1927) instead, since a bootstrap interval collapses when
+the observed share is 0 or 1. A metric is built with the training images and the base and then
+scores one checkpoint after another: reset, update, compute.
 
-A score that cannot be told is nan and never a number: where the scale on which it is measured is
-not surely there (`doubt` says why), or where there are too few observations for an interval.
+An undefined score is nan and never a number: if the scale on which it is measured does not differ
+significantly from zero (`undefined_reason` says so), or if there are too few observations for an
+interval.
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ from torchmetrics import Metric
 
 from evaluate.intervals import wilson
 
-SURE = 3.0  # a scale is there where it is greater than so many of its standard errors
-LEAST = 2  # observations that an interval needs
+SURE = 3.0  # a scale must exceed this multiple of its standard error
+LEAST = 2  # observations needed for an interval
 
 
 def vanishes(scale: float, error: float) -> bool:
-    """Whether a scale may as well be zero, so that nothing can be divided by it.
+    """Whether a scale is indistinguishable from zero, so that nothing can be divided by it.
 
-    The ratio of two normal variables has a bounded confidence interval only where its denominator
-    surely differs from zero (Fieller 1954). With SURE standard errors the scale itself is known to
-    a third. A scale or an error that is nan counts as vanishing.
+    The ratio of two normal variables has a bounded confidence interval only if its denominator
+    differs significantly from zero (Fieller 1954). With SURE standard errors the scale itself is
+    known to a third. A nan scale or error counts as vanishing.
     """
     return not scale > SURE * error
 
 
 class Score(Metric):
-    """A score over probes. `update` takes what one batch of probes gave, `compute` judges all.
+    """A score over probes. `update` takes the features of a batch of probes.
 
     Args:
-        resamples: of the bootstrap.
+        resamples: number of bootstrap resamples.
         confidence: of the interval, 0 to 1.
 
     Attributes:
-        doubt: why the score cannot be told with these training pictures and this base, whatever the
-            checkpoint; empty: it can.
+        undefined_reason: why the score is undefined with these training images and this base, for
+            every checkpoint; empty if it is defined.
     """
 
     full_state_update = False
@@ -55,26 +56,26 @@ class Score(Metric):
     def __init__(self, resamples: int = 500, confidence: float = 0.9) -> None:
         super().__init__()
         self.resamples, self.confidence = resamples, confidence
-        self.doubt = ""
+        self.undefined_reason = ""
         self.add_state("values", default=[], dist_reduce_fx="cat")
 
     def update(self, *features: Tensor) -> None:
-        """Adds what is seen on a batch of probes: the values themselves, one a probe."""
+        """Adds the values of a batch of probes, one for each probe."""
         self.values.append(features[0].detach().cpu().float())
 
     def compute(self) -> Tensor:
-        """(3,): estimate, lower and upper bound; nan where it cannot be told."""
+        """(3,): estimate, lower and upper bound; nan if the score is undefined."""
         values = torch.cat(self.values)
-        if self.doubt or len(values) < LEAST:
+        if self.undefined_reason or len(values) < LEAST:
             return torch.full((3,), torch.nan)
         count = len(values)
         generator = torch.Generator().manual_seed(0)
         index = torch.randint(count, (self.resamples, count), generator=generator)
         estimate = self.statistic(values, torch.arange(count).unsqueeze(0))[0]
-        drawn = self.statistic(values, index)
+        resampled = self.statistic(values, index)
         tails = torch.tensor([(1 - self.confidence) / 2, (1 + self.confidence) / 2])
-        # resampling alone shifts some statistics (diversity falls with repeats): centred
-        low, high = torch.quantile(drawn, tails) - drawn.mean() + estimate
+        # resampling alone shifts some statistics (repeats lower the diversity): re-center
+        low, high = torch.quantile(resampled, tails) - resampled.mean() + estimate
         return torch.stack([estimate, low.clamp_max(estimate), high.clamp_min(estimate)])
 
     @abstractmethod
@@ -82,16 +83,16 @@ class Score(Metric):
         """The score of each resample; index (R, N) -> (R,)."""
 
     def by_probe(self) -> Tensor:
-        """(N,) what each probe adds: their mean is the estimate. Only where there is such a thing.
+        """(N,) each probe's contribution; their mean is the estimate. Empty for other statistics.
 
-        Two checkpoints share their probes, so that the difference of two scores is much surer than
-        the two intervals say; these are what it takes to know it.
+        Two checkpoints share their probes, so these give the difference of two scores a much
+        smaller error than their two intervals suggest.
         """
         return torch.zeros(0)
 
 
 class Mean(Score):
-    """The plain mean over the probes."""
+    """The mean over the probes."""
 
     def statistic(self, values: Tensor, index: Tensor) -> Tensor:
         return values[index].mean(1)
@@ -101,14 +102,14 @@ class Mean(Score):
 
 
 class Share(Mean):
-    """A share g of probes above the base's own rate b: max(0, (g - b) / (1 - b)), 0 to 1.
+    """A share g of probes, adjusted for the base's own rate b: max(0, (g - b) / (1 - b)), 0 to 1.
 
-    The interval has both in it: Wilson's of g, and the standard error of b. `by_probe` is whether
-    each probe shows it, 0 to 1, the base's rate not taken off.
+    The interval combines Wilson's of g and the standard error of b. `by_probe` is the value of
+    each probe, 0 to 1, not adjusted for the base's rate.
 
     Args:
         base_rate: b.
-        base_count: of the base's pictures that b was seen in; 0: b is known exactly.
+        base_count: number of base images from which b was estimated; 0: b is known exactly.
     """
 
     higher_is_better = False
@@ -119,11 +120,12 @@ class Share(Mean):
         self.base_error = sqrt(base_rate * (1 - base_rate) / base_count) if base_count else 0.0
 
     def compute(self) -> Tensor:
-        """(3,): estimate, lower and upper bound, 0 to 1 of a checkpoint that shows nothing."""
-        if self.doubt:
+        """(3,): estimate, lower and upper bound; the bounds are 0 and 1 if nothing is known."""
+        if self.undefined_reason:
             return torch.full((3,), torch.nan)
         values = torch.cat(self.values)
-        # no probe, or the base does it always: nothing can be told of the checkpoint
+        # without probes, or if the base always does it, nothing is known of the checkpoint
+
         if not len(values) or self.base_rate >= 1:
             return torch.tensor([0.0, 0.0, 1.0])
         share, room = float(values.mean()), 1 - self.base_rate

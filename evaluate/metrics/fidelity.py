@@ -1,4 +1,4 @@
-"""How well a checkpoint does its two jobs: it looks like the subject and does as it is told."""
+"""The two fidelities of a checkpoint: to the subject and to the prompt."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from evaluate.metrics.base import Mean, vanishes
 class PromptFidelity(Mean):
     """(s - s_0) / (s_base - s_0), with s the mean cos(image, prompt).
 
-    The cosine is CLIPScore's (Hessel et al. 2021). 1: as obedient as the base on the same probes;
-    0: what the base's pictures score with the prompts of other probes, which is where a checkpoint
-    ends that does not listen. (The plain ratio s / s_base has no such zero: CLIP sees half of a
-    prompt in any picture.) Where the base itself does not surely follow these prompts, there is no
-    such scale, and no score.
+    The cosine is CLIPScore's (Hessel et al. 2021). 1: follows prompts as well as the base on the
+    same probes; 0: scores like the base's images with the prompts of other probes, as a checkpoint
+    does that ignores prompts. (The plain ratio s / s_base has no such zero: CLIP sees half of a
+    prompt in any image.) If the base itself does not follow these prompts significantly, there is
+    no such scale, and the score is undefined.
 
     Args:
-        prompts: (N, d) text features of the probes' prompts, trigger word left out.
-        base: (R, N, d) image features of the base on these probes, R pictures each.
+        prompts: (N, d) text features of the probes' prompts, without the trigger word.
+        base: (R, N, d) image features of the base on these probes, R images each.
     """
 
     prompts: Tensor
@@ -33,20 +33,22 @@ class PromptFidelity(Mean):
         super().__init__(**options)
         self.register_buffer("prompts", prompts.cpu())
         similarity = base.cpu() @ prompts.cpu().T  # (R, N images, N prompts)
-        own = similarity.diagonal(dim1=1, dim2=2)
-        self.register_buffer("base", own.mean())
+        matching = similarity.diagonal(dim1=1, dim2=2)
+        self.register_buffer("base", matching.mean())
         different = ~(prompts.cpu() @ prompts.cpu().T > 1 - 1e-6)
         others = similarity[:, different].mean() if different.any() else torch.zeros(())
         self.register_buffer("other", others)
         if not different.any():
-            self.doubt = "all probes ask for the same"
+            self.undefined_reason = "all probes ask for the same"
             return
-        apart = similarity * different
-        # of each probe, without what its pictures, and its prompt, have in common with all others
-        gaps = own - apart.sum(2) / different.sum(1) - apart.sum(1) / different.sum(0) + others
-        scale, error = float(own.mean() - others), float(gaps.mean(0).std() / gaps.shape[1] ** 0.5)
+        mismatched = similarity * different
+        # each probe's gap, without the mean of its images and of its prompt over the other probes
+        by_image, by_prompt = different.sum(1), different.sum(0)
+        gaps = matching - mismatched.sum(2) / by_image - mismatched.sum(1) / by_prompt + others
+        scale = float(matching.mean() - others)
+        error = float(gaps.mean(0).std() / gaps.shape[1] ** 0.5)
         if vanishes(scale, error):
-            self.doubt = (
+            self.undefined_reason = (
                 "the base itself does not follow these prompts: its pictures are nearer to their "
                 f"own prompts than to others by {scale:.4f} with a standard error of {error:.4f}"
             )
@@ -60,17 +62,18 @@ class PromptFidelity(Mean):
 class SubjectFidelity(Mean):
     """(d_base - d) / (d_base - d_training), with d the mean distance to the training pictures.
 
-    0: as like as the bare base; 1: as the training pictures are to each other (leave-one-out).
-    Distances are those of unit image features, |a - b| = sqrt(2 - 2 cos), from which nuisance
-    directions are removed, so that for example a training background is no likeness. (Plain
-    cosines, CLIP-I of Ruiz et al. 2023, level off early: half a likeness would score three
-    quarters.) Where the training pictures are not surely nearer to each other than the base's are
-    to them, there is no such scale, and no score.
+    0: no more like the subject than the base; 1: as alike as the training images are among
+    themselves (leave-one-out). Distances are between unit image features,
+    |a - b| = sqrt(2 - 2 cos), from which nuisance directions are removed, so that for example a
+    training background adds no likeness. (Plain cosines, CLIP-I of Ruiz et al. 2023, saturate
+    early: half a likeness would score three quarters.) If the training images are not
+    significantly nearer to each other than the base's images are to them, there is no such scale,
+    and the score is undefined.
 
     Args:
-        training: (n, d) features of the training pictures.
-        base: (m, d) features of the base's pictures.
-        nuisance: (k, d) orthonormal directions to be removed; k may be 0.
+        training: (n, d) features of the training images.
+        base: (m, d) features of the base's images.
+        nuisance: (k, d) orthonormal directions to remove; k may be 0.
     """
 
     bank: Tensor
@@ -86,12 +89,12 @@ class SubjectFidelity(Mean):
         from_base, between = self._distance(self._clean(base)), self._distance(bank)
         self.register_buffer("base_distance", from_base.mean())
         count = len(bank)
-        among = between.sum() / max(1, count * (count - 1))  # that to itself is 0
+        among = between.sum() / max(1, count * (count - 1))  # the diagonal is 0
         self.register_buffer("training_distance", among)
-        self.doubt = _doubt_of_likeness(from_base, between)
+        self.undefined_reason = _why_undefined(from_base, between)
 
     def _distance(self, clean: Tensor) -> Tensor:
-        """(N, n) to each training picture."""
+        """(N, n) distances to each training image."""
         return torch.cdist(clean, self.bank, compute_mode="donot_use_mm_for_euclid_dist")
 
     def _clean(self, features: Tensor) -> Tensor:
@@ -100,34 +103,34 @@ class SubjectFidelity(Mean):
         return torch.nn.functional.normalize(rest, dim=-1)
 
     def update(self, *features: Tensor) -> None:
-        """Image features (N, d), and (N,) whether a subject is there: where not, no likeness is."""
-        images, found = features
+        """Image features (N, d), and (N,) whether a subject is detected; without one, score 0."""
+        images, detected = features
         distance = self._distance(self._clean(images)).mean(1)
-        distance = distance.where(found.cpu(), self.base_distance)
+        distance = distance.where(detected.cpu(), self.base_distance)
         room = self.base_distance - self.training_distance
         super().update((self.base_distance - distance) / room)
 
 
-def _doubt_of_likeness(from_base: Tensor, between: Tensor) -> str:
-    """Why there is no scale of likeness; empty: there is one.
+def _why_undefined(from_base: Tensor, between: Tensor) -> str:
+    """Why the scale of the likeness is undefined; empty if it is defined.
 
-    Its error is that of the base's pictures, and the jackknife's over the training pictures
-    (Tukey 1958). Where there are too few for that (two training pictures, whose distance is one,
-    or one of the base's), it is taken to be the spread of single distances.
+    Its error combines that of the base's images and the jackknife's over the training images
+    (Tukey 1958). If there are too few for these (two training images, which have one distance, or
+    one image of the base), the spread of single distances is used.
 
     Args:
-        from_base: (m, n) distances of the base's pictures to the training pictures.
-        between: (n, n) of the training pictures to each other.
+        from_base: (m, n) distances of the base's images to the training images.
+        between: (n, n) distances of the training images to each other.
     """
-    drawn, count = from_base.shape
+    base_count, count = from_base.shape
     if count < 2:
-        return "one training picture does not tell how like each other pictures of the subject are"
-    if not drawn:
+        return "one training picture does not show how alike pictures of the subject are"
+    if not base_count:
         return "no subject is found in the base's pictures"
     scale = float(from_base.mean() - between.sum() / (count * (count - 1)))
     by_base = by_pictures = float(from_base.std())
-    if drawn > 1:
-        by_base = float(from_base.mean(1).std() / drawn**0.5)
+    if base_count > 1:
+        by_base = float(from_base.mean(1).std() / base_count**0.5)
     if count > 2:
         rows, columns = between.sum(1), from_base.mean(0)
         without = (columns.sum() - columns) / (count - 1)
@@ -145,22 +148,22 @@ def _doubt_of_likeness(from_base: Tensor, between: Tensor) -> str:
 
 
 class ClassBleed(SubjectFidelity):
-    """subject_fidelity of pictures of the class alone, without the trigger word.
+    """subject_fidelity of images of the class alone, without the trigger word.
 
-    0: the class is as it was; 1: every one of the class has become the subject.
+    0: the class is unchanged; 1: every member of the class has become the subject.
     """
 
     higher_is_better = False
 
 
 class ColorShift(Mean):
-    """Mean difference of the pictures' mean colour from the base's, probe by probe, as Delta E.
+    """Mean difference of the images' mean color from the base's, over the probes, as Delta E.
 
-    |mean_i (Lab_i - Lab_base,i)| with the CIE 1976 distance: differences that come and go with
-    the probe cancel, a cast or a change of contrast does not. 2 can just be seen.
+    |mean_i (Lab_i - Lab_base,i)| with the CIE 1976 distance: differences that vary with the probe
+    cancel, a cast or a change of contrast does not. 2 is just noticeable.
 
     Args:
-        base: (N, 3) mean CIELAB colours of the base's pictures of the same probes.
+        base: (N, 3) mean CIELAB colors of the base's images of the same probes.
     """
 
     higher_is_better = False
@@ -171,7 +174,7 @@ class ColorShift(Mean):
         self.register_buffer("base", base.cpu())
 
     def update(self, *features: Tensor) -> None:
-        """Mean colours (N, 3), in the order of the probes."""
+        """Mean colors (N, 3), in the order of the probes."""
         super().update(features[0].cpu() - self.base)
 
     def statistic(self, values: Tensor, index: Tensor) -> Tensor:

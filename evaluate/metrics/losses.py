@@ -1,4 +1,4 @@
-"""What the diffusion loss tells: on pictures that were held out, and on those that were trained."""
+"""The scores of the diffusion loss: on held-out images, and compared with training images."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from torch import Tensor
 
 from evaluate.metrics.base import LEAST, Mean, Score
 from train.config.schema import DataConfig
-from train.data.batching import frames_of
-from train.data.images import framing
-from train.data.images.buckets import Frame, Size
+from train.data.batching import crops_of
+from train.data.images import cropping
+from train.data.images.buckets import Crop, Size
 from train.data.images.image import TrainingImage
 from train.loop.loss import diffusion_loss
 from train.lora.adapter import Adapter
 from train.models.base_model import BaseModel
 from train.models.latents import encode_latents
 
-ROWS = 32  # pictures x timesteps in one forward pass
-ENCODED = 8  # pictures at once
+ROWS = 32  # images x timesteps in one forward pass
+ENCODE_BATCH = 8  # images
 
 
 class ValidationLoss(Mean):
-    """Mean diffusion loss on held-out pictures, at fixed timesteps and fixed noise.
+    """Mean diffusion loss on held-out images, at fixed timesteps and with fixed noise.
 
-    `update` takes the mean over the timesteps of each picture, so that the interval is one over
-    pictures: the timesteps are always the same. Of one picture it takes the loss at each timestep.
+    `update` takes each image's mean over the timesteps, which are always the same, so the interval
+    is over images. With a single image it takes the loss at each timestep.
     """
 
     higher_is_better = False
 
 
 class GeneralizationGap(Score):
-    """Loss on held-out pictures minus that on training pictures, at the same timesteps."""
+    """Loss on held-out images minus loss on training images, at the same timesteps."""
 
     higher_is_better = False
 
     def update(self, *features: Tensor) -> None:
-        """Losses (n,) of the held-out pictures and (m,) of the training ones, in one call."""
+        """Losses (n,) of the held-out images and (m,) of the training images, in one call."""
         held_out, trained = features
         self.counts = len(held_out), len(trained)
         super().update(torch.cat([held_out, trained]))
@@ -58,88 +58,88 @@ class GeneralizationGap(Score):
         return torch.stack([gap, low.clamp_max(gap), high.clamp_min(gap)])
 
     def statistic(self, values: Tensor, index: Tensor) -> Tensor:
-        raise TypeError("a gap has two samples")
+        raise TypeError("the gap is a statistic of two samples")
 
 
 class FixedLosses:
-    """Pictures, noised once and for all, so that two checkpoints differ by weights alone.
+    """Losses of images with fixed noise, so that two checkpoints differ only by their weights.
 
     Networks are in eval mode and no random state is touched.
 
     Args:
-        data: the settings of training: each picture has the size in which it would be trained.
-        timesteps: how many, spread evenly over the schedule.
-        by_timestep: whether the losses of a picture at each timestep are given one by one.
+        data: the settings of training; each image has the size in which it would be trained.
+        timesteps: number of timesteps, spread evenly over the schedule.
+        by_timestep: return the loss at each timestep instead of their mean.
     """
 
     def __init__(
         self,
         base: BaseModel,
-        pictures: list[TrainingImage],
+        images: list[TrainingImage],
         data: DataConfig,
         timesteps: int,
         by_timestep: bool = False,
     ) -> None:
-        self.base, self.pictures = base, pictures
-        self.each = timesteps if by_timestep else 1
-        sized: dict[Size, list[tuple[int, Frame]]] = defaultdict(list)
-        for place, frame in enumerate(frames_of(pictures, data)):
-            sized[frame.size].append((place, frame))
+        self.base, self.images = base, images
+        self.per_image = timesteps if by_timestep else 1
+        by_size: dict[Size, list[tuple[int, Crop]]] = defaultdict(list)
+        for index, crop in enumerate(crops_of(images, data)):
+            by_size[crop.size].append((index, crop))
         self.groups = [
-            OfOneSize(base, [(place, pictures[place], frame) for place, frame in some], timesteps)
-            for some in sized.values()
+            SameSizeLosses(base, [(i, images[i], crop) for i, crop in group], timesteps)
+            for group in by_size.values()
         ]
 
     def __call__(self, adapters: list[Adapter]) -> Tensor:
-        """The mean loss of each picture over the timesteps, or all of them, for K adapters.
+        """Each image's loss with K adapters: the mean over the timesteps, or all of them.
 
         Returns:
-            (K, pictures), or (K, pictures * timesteps)
+            (K, images), or (K, images * timesteps)
         """
-        losses = torch.zeros(len(adapters), len(self.pictures), self.each)
+        losses = torch.zeros(len(adapters), len(self.images), self.per_image)
         for row, adapter in enumerate(adapters):
             with torch.inference_mode(), self.base.adapters.frozen(adapter):
                 for group in self.groups:
-                    found = group.losses()
-                    losses[row, group.places] = found if self.each > 1 else found.mean(1, True)
+                    each = group.losses()
+                    losses[row, group.indices] = each if self.per_image > 1 else each.mean(1, True)
         return losses.flatten(1)
 
 
-class OfOneSize:
-    """Those of the pictures that are of one size.
+class SameSizeLosses:
+    """The images that are trained in one size.
 
     Args:
-        framed: the picture's place among all, itself, and how it is brought to the size.
+        cropped: for each image its index among all images, the image, and its crop.
     """
 
     def __init__(
-        self, base: BaseModel, framed: list[tuple[int, TrainingImage, Frame]], timesteps: int
+        self, base: BaseModel, cropped: list[tuple[int, TrainingImage, Crop]], timesteps: int
     ) -> None:
         self.base, self.count = base, timesteps
-        self.places = [place for place, _, _ in framed]
-        self.captions = [picture.caption for _, picture, _ in framed for _ in range(timesteps)]
+        self.indices = [index for index, _, _ in cropped]
+        self.captions = [image.caption for _, image, _ in cropped for _ in range(timesteps)]
         encoded = [
             encode_latents(
                 base,
                 torch.stack(
-                    [framing.framed(picture, frame) for _, picture, frame in framed[k:][:ENCODED]]
+                    [cropping.cropped(image, crop) for _, image, crop in cropped[k:][:ENCODE_BATCH]]
                 ),
             )[0]
-            for k in range(0, len(framed), ENCODED)
+            for k in range(0, len(cropped), ENCODE_BATCH)
         ]
-        sizes = torch.tensor([picture.sizes(frame) for _, picture, frame in framed])
+        sizes = torch.tensor([image.sizes(crop) for _, image, crop in cropped])
         self.sizes = sizes.repeat_interleave(timesteps, dim=0)
         self.latents = torch.cat(encoded).repeat_interleave(timesteps, dim=0)
-        # the noise of one picture is the noise of all: their losses can be compared
+        # all images have the same noise, so that their losses can be compared
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(self.latents[:timesteps].shape, generator=generator)
-        self.noise = noise.repeat(len(framed), 1, 1, 1).to(base.device)
+        self.noise = noise.repeat(len(cropped), 1, 1, 1).to(base.device)
         count = base.noise.config.num_train_timesteps
         middles = (torch.arange(timesteps) + 0.5) / timesteps * count
-        self.timesteps = middles.long().repeat(len(framed)).to(base.device)
+        self.timesteps = middles.long().repeat(len(cropped)).to(base.device)
 
     def losses(self) -> Tensor:
-        """(pictures, timesteps), with the adapter in use."""
+        """(images, timesteps), with the active adapter."""
         parts = []
         for start in range(0, len(self.captions), ROWS):
             rows = slice(start, start + ROWS)

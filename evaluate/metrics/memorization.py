@@ -1,4 +1,4 @@
-"""What a checkpoint repeats of its training pictures: poses, places, outfits, whole pictures."""
+"""What a checkpoint repeats of its training images: their poses, or whole images."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 from evaluate.features.pose import PoseSource
 from evaluate.metrics.base import Score, Share
 
-TINY = 1e-6  # a distance that is none
-NULL_QUANTILE = 0.05  # of the base's own poses count as memorised by definition
+TINY = 1e-6  # smaller distances count as zero
+NULL_QUANTILE = 0.05  # share of the base's poses that count as memorized by definition
 
 
 class PoseMemorization(Share):
-    """Share of images whose pose is nearer to a training pose than the base's poses come.
+    """Share of images whose pose is nearer to a training pose than the base's poses usually are.
 
     The radius is the 5 % quantile of the distances 1 - OKS from the base's poses (same probes) to
-    their nearest training pose; those 5 % are taken off: (share - 0.05) / 0.95. Against the base,
-    since a small training set's own leave-one-out radius (authenticity, Alaa et al. 2022)
-    shrinks to nothing when its poses sit in clusters.
+    their nearest training pose; these 5 % are subtracted: (share - 0.05) / 0.95. The base is the
+    reference because a small training set's own leave-one-out radius (authenticity, Alaa et al.
+    2022) shrinks to nothing if its poses are clustered.
 
     Args:
-        training, base: poses of the detected subjects.
+        training, base: detected poses of the training images and of the base's images.
     """
 
     def __init__(self, source: PoseSource, training: Tensor, base: Tensor, **options: Any) -> None:
@@ -32,44 +32,44 @@ class PoseMemorization(Share):
         nearest = source.similarity(base, training).max(1).values if len(base) else torch.ones(1)
         self.radius = torch.quantile(nearest, 1 - NULL_QUANTILE)
         if not len(base):
-            self.doubt = "no pose is found in the base's pictures"
+            self.undefined_reason = "no pose is found in the base's pictures"
         elif not self.radius < 1 - TINY:
-            self.doubt = "the base's pictures have the training poses already"
+            self.undefined_reason = "the base's pictures have the training poses already"
 
     def nearness(self, poses: Tensor) -> Tensor:
         """(N,) similarity to the nearest training pose."""
         return self.source.similarity(poses, self.bank).max(1).values
 
     def update(self, *features: Tensor) -> None:
-        """Poses of the detected subjects, (N, ...)."""
+        """Detected poses, (N, ...)."""
         super().update((self.nearness(features[0]) > self.radius).float())
 
 
 class PoseDiversity(Score):
-    """Vendi score (Friedman and Dieng 2023) of the poses over that of the base's, same probes.
+    """Vendi score (Friedman and Dieng 2023) of the poses, relative to the base's (same probes).
 
     exp of the entropy of the eigenvalues of K / N, with K the OKS kernel; 1: as varied as the base.
 
     Args:
-        base: (N, ...) the base's poses, by probe.
+        base: (N, ...) the base's poses, in the order of the probes.
     """
 
     kernel: Tensor
 
     def __init__(self, source: PoseSource, base: Tensor, **options: Any) -> None:
         super().__init__(**options)
-        self.source, self.found = source, source.detected(base)
+        self.source, self.base_detected = source, source.detected(base)
         self.register_buffer("kernel", source.similarity(base, base).cpu())
         self.rows = torch.zeros(0, dtype=torch.long)
 
     def update(self, *features: Tensor) -> None:
-        """Poses of all the probes, (N, ...), in one call and in order."""
+        """Poses of all probes, (N, ...), in one call and in order."""
         poses = features[0]
-        self.rows = (self.source.detected(poses) & self.found).nonzero().squeeze(1)
+        self.rows = (self.source.detected(poses) & self.base_detected).nonzero().squeeze(1)
         super().update(self.source.similarity(poses[self.rows], poses[self.rows]))
 
     def compute(self) -> Tensor:
-        """As `Score.compute`; nan where fewer than two probes have a pose in both."""
+        """As `Score.compute`; nan if fewer than two probes have a pose in both."""
         if len(self.rows) < 2:
             return torch.full((3,), torch.nan)
         return super().compute()
@@ -81,26 +81,26 @@ class PoseDiversity(Score):
 
 def vendi(kernel: Tensor, index: Tensor) -> Tensor:
     """Vendi scores (R,) of the resamples index (R, N) of a kernel (N, N)."""
-    drawn = kernel[index[:, :, None], index[:, None, :]]
-    # the better of two mirror images is no strict kernel: small negative eigenvalues are cut
-    weights = torch.linalg.eigvalsh((drawn + drawn.mT) / 2).clamp_min(1e-12)
+    resampled = kernel[index[:, :, None], index[:, None, :]]
+    # the maximum over mirror images is not positive definite: negative eigenvalues are clamped
+    weights = torch.linalg.eigvalsh((resampled + resampled.mT) / 2).clamp_min(1e-12)
     weights = weights / weights.sum(-1, keepdim=True)
     return torch.exp(-(weights * weights.log()).sum(-1))
 
 
 class Copying(Share):
-    """Share of images that are copies of a training picture.
+    """Share of images that are copies of a training image.
 
-    Distances are those of patch features, so that place counts: of two pictures of one subject in
-    one place only the copy is near everywhere. A copy is nearer to a training picture than half
-    the median distance of the base's pictures to their nearest one. Against the base, since the
-    training pictures' distances from each other (authenticity, Alaa et al. 2022) are nothing
-    where there are two shots of one moment, and it is with such sets that copies are most likely.
-    The base's own rate b is taken off: max(0, (g - b) / (1 - b)).
+    Distances are between patch features, so that positions count: of two images of one subject in
+    one place, only a copy is near in every patch. A copy is nearer to a training image than half
+    the median distance of the base's images to their nearest one. The base is the reference because
+    the training images' distances from each other (authenticity, Alaa et al. 2022) vanish if two
+    of them show the same moment, and such datasets are the most prone to copies. The share is
+    adjusted for the base's own rate b: max(0, (g - b) / (1 - b)).
 
     Args:
-        training: (n, P, d) unit patch features of the training pictures.
-        base: (m, P, d) of the base's.
+        training: (n, P, d) unit patch features of the training images.
+        base: (m, P, d) of the base's images.
     """
 
     bank: Tensor
@@ -113,14 +113,14 @@ class Copying(Share):
         self.register_buffer("radius", null.median() / 2)
         self.base_rate = float((null < self.radius).float().mean())
         if not self.radius > TINY:
-            self.doubt = "the base's pictures are the training pictures already"
+            self.undefined_reason = "the base's pictures are the training pictures already"
 
     def distance(self, patches: Tensor) -> Tensor:
-        """(N,) to the nearest training picture: root mean square over the patches."""
+        """(N,) distance to the nearest training image: root mean square over the patches."""
         return torch.cdist(flat(patches), self.bank).min(1).values
 
     def nearest(self, patches: Tensor) -> Tensor:
-        """(N,) the numbers of the nearest training pictures."""
+        """(N,) index of the nearest training image."""
         return torch.cdist(flat(patches), self.bank).argmin(1)
 
     def update(self, *features: Tensor) -> None:

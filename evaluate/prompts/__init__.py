@@ -1,1 +1,1 @@
-"""The probe set: prompts, seeds, and the attributes that can be asked for."""
+"""The probe set: prompts, seeds, and the attributes that prompts can ask for."""

@@ -1,4 +1,4 @@
-"""What pictures can be asked for: the values of poses, backgrounds and outfits, in words."""
+"""The attributes that prompts can ask for: poses, backgrounds and outfits, in words."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from train.text.display import shortened
 
 KINDS = ("poses", "backgrounds", "outfits")
 LARGEST = 4_000_000  # bytes of a file of values or of probes
-SUBJECT = "subject"  # of a prompt; no part is called so
-MOST_POSES = 1000  # of all parts of a pose together: each is drawn to know it in the pictures
+SUBJECT = "subject"  # reserved in prompts; no part has this name
+MOST_POSES = 1000  # combinations of all parts of a pose: the base generates each of them
 
 Words = Annotated[str, Meta(pattern=r"\S", max_length=300)]
 Name = Annotated[str, Meta(pattern=r"^[^{}\x00-\x1f]+\Z", max_length=100)]
@@ -34,7 +34,7 @@ Parts = Annotated[dict[Name, Options], Meta(max_length=20)]
 
 
 class Kinds(msgspec.Struct):
-    """What can be asked for, of each kind."""
+    """The values that can be asked for, by kind."""
 
     poses: Parts
     backgrounds: Parts
@@ -42,7 +42,7 @@ class Kinds(msgspec.Struct):
 
 
 class SavedAttributes(msgspec.Struct):
-    """`AttributeBank` in a file: the kinds one by one, or together as a probe set has them."""
+    """`AttributeBank` in a file: the kinds at the top level, or under `kinds` as in a probe set."""
 
     template: Template
     class_word: Words
@@ -53,27 +53,27 @@ class SavedAttributes(msgspec.Struct):
     outfits: Parts | None = None
 
     def checked(self) -> AttributeBank:
-        """These, of which every prompt and every phrase can be made.
+        """The bank, after making one prompt and every phrase as a check.
 
         Raises:
-            TemplateError: a name that has no value, two parts of one name, too many poses, or a
-                kind that is not there.
+            TemplateError: a name without a value, two parts of the same name, too many poses, or a
+                missing kind.
         """
         kinds: dict[str, dict[str, list[str]]] = {}
         for kind in KINDS:
-            found = getattr(self.kinds or self, kind)
-            if found is None:
+            parts = getattr(self.kinds or self, kind)
+            if parts is None:
                 raise TemplateError(f"lacks {kind}")
-            kinds[kind] = found
+            kinds[kind] = parts
         values = AttributeBank(self.template, self.class_word, kinds, self.phrases or {})
-        parts = [part for some in kinds.values() for part in some]
-        for part, count in Counter([*parts, SUBJECT]).items():
+        names = [part for options in kinds.values() for part in options]
+        for part, count in Counter([*names, SUBJECT]).items():
             if count > 1:
-                raise TemplateError(f"has two meanings of {shortened(part)}; call one otherwise")
+                raise TemplateError(f"has two meanings of {shortened(part)}; rename one")
         poses = math.prod(map(len, kinds["poses"].values()))
         if poses > MOST_POSES:
             raise TemplateError(f"has {poses} poses, and at most {MOST_POSES} are drawn")
-        values.prompt("", {part: values.options(part)[0] for part in parts})
+        values.prompt("", {part: values.options(part)[0] for part in names})
         for part in values.phrases:
             values.phrase(part, "", "")
         return values
@@ -81,13 +81,13 @@ class SavedAttributes(msgspec.Struct):
 
 @dataclass(frozen=True)
 class AttributeBank:
-    """What can be asked for: a file of conf/probes/attributes.
+    """The attributes that prompts can ask for, from a file of conf/probes/attributes.
 
     Attributes:
         template: of a prompt, with {subject} and the name of each part.
-        class_word: what the subject is, where the trigger has no class word.
+        class_word: the subject's class, if the trigger has no class word.
         kinds: poses, backgrounds, outfits -> part -> values.
-        phrases: part -> how a value alone is described, with {class_word} and {value}.
+        phrases: part -> description of a single value, with {class_word} and {value}.
     """
 
     template: str
@@ -95,9 +95,9 @@ class AttributeBank:
     kinds: dict[str, dict[str, list[str]]]
     phrases: dict[str, str]
 
-    def prompt(self, subject: str, asked: dict[str, str]) -> str:
+    def prompt(self, subject: str, attributes: dict[str, str]) -> str:
         """The prompt that asks for one value of every part."""
-        return fill(self.template, {**asked, SUBJECT: subject})
+        return fill(self.template, {**attributes, SUBJECT: subject})
 
     def options(self, part: str) -> list[str]:
         """All values of a part."""
@@ -110,10 +110,10 @@ class AttributeBank:
 
 
 def load_attributes(file: str) -> AttributeBank:
-    """Reads a file of prompt parts, by its name in conf/probes/attributes or its path.
+    """Reads a file of attributes, by its name in conf/probes/attributes or by its path.
 
     Raises:
-        ConfigError: no such file, or one that lacks something.
+        ConfigError: the file does not exist or is invalid.
     """
     folder = CONF / "probes" / "attributes"
     path = Path(file) if file.endswith((".yaml", ".yml")) else folder / f"{Path(file).name}.yaml"
@@ -128,14 +128,14 @@ def load_attributes(file: str) -> AttributeBank:
 
 
 def class_words(trigger: str, values: AttributeBank) -> str:
-    """The subject's class: `sks puppet` -> `puppet`; where the trigger has none, the file's."""
+    """The subject's class: `sks puppet` -> `puppet`; the file's if the trigger has none."""
     return " ".join(trigger.split()[1:]) or values.class_word
 
 
 def zero_shot(
     values: AttributeBank, part: str, class_word: str, encoder: ClipEncoder, features: Tensor
 ) -> list[str]:
-    """The value of the part that each picture shows, by the nearest sentence in CLIP's space."""
+    """The value of the part that each image shows: the nearest sentence in CLIP's space."""
     options = values.options(part)
     phrases = [values.phrase(part, value, class_word) for value in options]
     winners = (features @ encoder.text_features(phrases).T).argmax(1)

@@ -1,4 +1,4 @@
-"""The probe set: prompts and seeds that ask for what the training pictures do not have."""
+"""The probe set: prompts and seeds that ask for what the training images do not show."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from evaluate.prompts.attributes import (
 )
 from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.prompts.templates import TemplateError
-from train.data.captions.trigger import says, without_trigger, word_of
+from train.data.captions.trigger import mentions, trigger_word, without_trigger
 from train.data.dataset import Dataset
 from train.errors import ConfigError
 from train.files.paths import expanded
 from train.files.untrusted import Tree, UntrustedFileError, convert, read_yaml
 from train.text.display import shortened
 
-SEEN = 0.1  # a value that this share of the training pictures shows belongs to the training set
+SEEN = 0.1  # a value that at least this share of the training images show belongs to them
 LONGEST = 20_000  # characters of a prompt
-CHOICE = 2  # so many values of each part are asked for at least
+CHOICE = 2  # the least number of values of each part that probes ask for
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One picture to make.
+    """A prompt and a seed, for one image.
 
     Attributes:
-        prompt: as the checkpoint gets it.
-        base_prompt: the same without the trigger word, for the bare base.
+        prompt: for the checkpoint.
+        base_prompt: the same without the trigger word, for the base alone.
         seed: of the noise.
         role: fresh, caption or class.
-        asked: part -> the value that the prompt asks for; parts that it leaves open are not in it.
+        asked: part -> the value that the prompt asks for; without the parts that it leaves open.
     """
 
     prompt: str
@@ -62,7 +62,7 @@ class ProbeSet:
     """All probes of a study.
 
     Attributes:
-        training: part -> the values that the training pictures show.
+        training: part -> the values that the training images show.
     """
 
     probes: list[Probe]
@@ -71,11 +71,11 @@ class ProbeSet:
     training: dict[str, list[str]]
 
     def rows(self, *roles: str) -> list[int]:
-        """Where the probes of these roles are."""
+        """Indices of the probes with these roles."""
         return [i for i, probe in enumerate(self.probes) if probe.role in roles]
 
     def to_yaml(self) -> str:
-        """A file to read, to edit, and to give back as `probes.file`."""
+        """A file that can be edited and passed back as `probes.file`."""
         return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -95,10 +95,10 @@ class _SavedSet(msgspec.Struct):
 
 
 def load_probe_set(file: str) -> ProbeSet:
-    """Reads what `to_yaml` wrote, edited or not.
+    """Reads what `to_yaml` wrote, possibly edited.
 
     Raises:
-        ConfigError: no such file, or one that lacks something; the message names the probe.
+        ConfigError: the file does not exist or is invalid; the message names the probe.
     """
     path = expanded(file)
     if not path.exists():
@@ -113,30 +113,30 @@ def load_probe_set(file: str) -> ProbeSet:
     except (UntrustedFileError, TemplateError, OSError) as error:
         where = "" if isinstance(error, UntrustedFileError) else f"{shortened(path)} "
         raise ConfigError(f"probes.file: {where}{error}") from error
-    parts = [part for some in values.kinds.values() for part in some]
+    parts = [part for options in values.kinds.values() for part in options]
     if absent := next((part for part in parts if part not in saved.training), None):
         raise ConfigError(f"probes.file: {shortened(path)} lacks training: {absent}")
-    found = ProbeSet(
+    probe_set = ProbeSet(
         probes=[Probe(**msgspec.structs.asdict(probe)) for probe in probes],
         values=values,
         class_word=saved.class_word,
         training={part: saved.training[part] for part in parts},
     )
-    _check(found, file)
-    return found
+    _check(probe_set, file)
+    return probe_set
 
 
-def _check(found: ProbeSet, file: str) -> None:
-    if len(found.rows(FRESH)) < CHOICE:
+def _check(probe_set: ProbeSet, file: str) -> None:
+    if len(probe_set.rows(FRESH)) < CHOICE:
         raise ConfigError(f"probes.file: {file} needs {CHOICE} probes or more of the role {FRESH}")
-    for number, probe in enumerate(found.probes):
+    for number, probe in enumerate(probe_set.probes):
         if probe.role not in (FRESH, CAPTION, CLASS):
             raise ConfigError(
                 f"probes.file: probe {number} has the role {probe.role!r}; "
                 f"there are {FRESH}, {CAPTION}, {CLASS}"
             )
         for part, value in probe.asked.items():
-            if part not in found.training or value not in found.values.options(part):
+            if part not in probe_set.training or value not in probe_set.values.options(part):
                 raise ConfigError(
                     f"probes.file: probe {number} asks for an unknown {shortened(part)}: "
                     f"{shortened(value)}"
@@ -146,37 +146,37 @@ def _check(found: ProbeSet, file: str) -> None:
 def make_probe_set(
     config: ProbesConfig,
     values: AttributeBank,
-    pictures: Dataset,
+    dataset: Dataset,
     encoder: ClipEncoder,
     training_features: Tensor,
     shown: dict[str, list[str]],
 ) -> ProbeSet:
-    """The probes for these training pictures; the same for the same input.
+    """The probes for these training images; deterministic.
 
-    A value belongs to the training set where a caption names it or where a tenth of the pictures
-    or more show it. All others are asked for, each about as often as the others; at least two of
-    each part, the least seen first. One probe in eight is a training caption instead, one in
-    eight asks for the class without the trigger word.
+    A value belongs to the training set if a caption names it or at least a tenth of the images
+    show it. Probes ask for all other values, each about equally often; for at least two of each
+    part, the rarest first. One probe in eight is a training caption instead, and one in eight asks
+    for the class without the trigger word.
 
     Args:
-        training_features: (n, d) image features of the training pictures.
-        shown: part -> the value that each training picture is known to show; the encoder reads
-            the parts that are not in it.
+        training_features: (n, d) image features of the training images.
+        shown: part -> the value that each training image shows; other parts are classified
+            zero-shot by the encoder.
     """
-    trigger = word_of(pictures.trigger)
-    class_word = class_words(pictures.trigger, values)
+    trigger = trigger_word(dataset.trigger)
+    class_word = class_words(dataset.trigger, values)
     random = Random(config.seed)
     others = config.count // OTHERS
-    captions = _captions(pictures, class_word, others)
+    captions = _captions(dataset, class_word, others)
     columns: dict[str, list[str]] = {}
     training: dict[str, list[str]] = {}
     for kind in KINDS:
         for part in values.kinds[kind]:
-            seen = shown.get(part) or zero_shot(
+            labels = shown.get(part) or zero_shot(
                 values, part, class_word, encoder, training_features
             )
-            training[part], asked = _split(values.options(part), seen, pictures)
-            columns[part] = _column(asked, config.count - len(captions), random)
+            training[part], fresh = _split(values.options(part), labels, dataset)
+            columns[part] = _column(fresh, config.count - len(captions), random)
     roles = [FRESH] * (config.count - others - len(captions)) + [CLASS] * others
     probes = []
     for i, role in enumerate(roles):
@@ -194,17 +194,18 @@ def _seed(config: ProbesConfig, number: int) -> int:
     return config.seed * 100_000 + number
 
 
-def _captions(pictures: Dataset, class_word: str, count: int) -> list[tuple[str, str]]:
-    """Training captions, the different ones in turn; with the trigger's class words alone too."""
-    different = list(dict.fromkeys(picture.caption for picture in pictures.training))
-    chosen = [different[i % len(different)] for i in range(count)]
-    return [(caption, without_trigger(caption, pictures.trigger, class_word)) for caption in chosen]
+def _captions(dataset: Dataset, class_word: str, count: int) -> list[tuple[str, str]]:
+    """`count` training captions, cycling through the distinct ones; each also without the trigger
+    word."""
+    distinct = list(dict.fromkeys(image.caption for image in dataset.training))
+    chosen = [distinct[i % len(distinct)] for i in range(count)]
+    return [(caption, without_trigger(caption, dataset.trigger, class_word)) for caption in chosen]
 
 
-def _split(options: list[str], seen: list[str], pictures: Dataset) -> tuple[list[str], list[str]]:
+def _split(options: list[str], labels: list[str], dataset: Dataset) -> tuple[list[str], list[str]]:
     """The values that the training set shows, and those to ask for."""
-    captions = list({picture.caption for picture in pictures.training})
-    shares = _shares(options, seen, captions)
+    captions = list({image.caption for image in dataset.training})
+    shares = _shares(options, labels, captions)
     training = [value for value in options if shares[value] >= SEEN]
     fresh = [value for value in options if value not in training]
     if len(fresh) >= CHOICE:
@@ -213,13 +214,13 @@ def _split(options: list[str], seen: list[str], pictures: Dataset) -> tuple[list
     return training, by_share[:CHOICE]
 
 
-def _shares(options: list[str], seen: list[str], captions: list[str]) -> Counter[str]:
-    """The share of the training pictures that show each value; 1 where a caption names it."""
+def _shares(options: list[str], labels: list[str], captions: list[str]) -> Counter[str]:
+    """The share of the training images that show each value; 1 if a caption names it."""
     shares: Counter[str] = Counter()
-    for value in seen:
-        shares[value] += 1 / len(seen)  # type: ignore[assignment]
+    for value in labels:
+        shares[value] += 1 / len(labels)  # type: ignore[assignment]
     for value in options:
-        if any(says(caption, value) for caption in captions):
+        if any(mentions(caption, value) for caption in captions):
             shares[value] = 1
     return shares
 

@@ -1,4 +1,4 @@
-"""What a probe is for."""
+"""The roles of probes."""
 
-# something new of the subject; a training caption; the class, without the trigger word
+# new attributes for the subject; a training caption; the class without the trigger word
 FRESH, CAPTION, CLASS = "fresh", "caption", "class"

@@ -1,6 +1,6 @@
 """Sentences with names in braces: `a photo of {subject}`.
 
-Unlike `str.format` it knows names alone: an attribute, an index or a width in braces is no name.
+Unlike `str.format` it accepts names only: no attributes, indices or format specifications.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 class TemplateError(ValueError):
-    """A template has what cannot be filled in; the message says what."""
+    """A template cannot be filled in; the message says why."""
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """The template with the values in place of their names; {{ and }} are braces.
+    """The template with the names replaced by their values; {{ and }} are braces.
 
     Raises:
-        TemplateError: a name that has no value, or a single brace.
+        TemplateError: a name without a value, or a single brace.
     """
 
-    def put(piece: re.Match[str]) -> str:
+    def replacement(piece: re.Match[str]) -> str:
         if piece[0] in ("{{", "}}"):
             return piece[0][0]
         name = piece[1]
         if name is None:
-            raise TemplateError(f"has a single {piece[0]}; write it twice to have it in the text")
+            raise TemplateError(f"has a single {piece[0]}; write it twice for a literal one")
         if name not in values:
             near = suggestion(name, list(values)) or f"; known are {', '.join(values)}"
             raise TemplateError(f"has {{{shortened(name)}}}, which has no value{near}")
         return values[name]
 
-    return PIECE.sub(put, template)
+    return PIECE.sub(replacement, template)

@@ -1,4 +1,4 @@
-"""What went wrong in a training run, in plain words, and what guides advise against it."""
+"""Diagnoses what went wrong in a training run, and what guides recommend against it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evaluate.scorecard import Estimate, Scorecard, usable
 from evaluate.selection.explain import FAULTS, percent, share_of
 from evaluate.selection.objective import paired_difference, violations
 
-NOTHING, HALF = 0.15, 0.5  # likeness that is none, that is little
+NOTHING, HALF = 0.15, 0.5  # likeness below which nothing, or only little, was learned
 CAST, BLEEDS, BODIES = 12.0, 0.35, 0.8  # Delta E; share of the likeness; share of images
 LOWER = "lower the learning rate (by half; guides go down to 5e-5 on Stable Diffusion 1.5)"
 HIGHER = "a higher learning rate, more epochs, or more room: rank 32 and more"
@@ -21,8 +21,8 @@ class Finding(NamedTuple):
     """One diagnosis.
 
     Attributes:
-        name: of what it is, as overfitting.
-        words: what is seen, with figures.
+        name: as overfitting.
+        words: the observation, with figures.
         remedy: what to try.
     """
 
@@ -35,66 +35,66 @@ class Finding(NamedTuple):
 
 
 def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
-    """What a run's scorecards tell, gravest first; empty where nothing is wrong.
+    """The findings in a run's scorecards, most severe first; empty if nothing is wrong.
 
-    Only what is sure counts: that a whole confidence interval is on the wrong side.
+    Only significant findings count: the whole confidence interval is on the wrong side.
 
     Args:
-        cards: of one run, one or more.
+        cards: of one run; at least one.
     """
     everything = sorted(cards, key=lambda card: card.epoch)
     failed, cards = _failed(everything), usable(everything)
     if not cards:
         return failed
     last = cards[-1]
-    found = [
+    findings = [
         *failed,
-        *_memorised(cards, policy),
+        *_memorized(cards, policy),
         *_ignores_prompt(cards, policy),
         *_likeness(cards, policy),
         *_no_body(last),
     ]
     cast, bleed = last.scores.get("color_shift"), last.scores.get("class_bleed")
     if cast and cast.low > CAST:
-        found.append(Finding(
-            "colour shift",
-            f"at {last.label} the colours are {cast.value:.0f} Delta E off the base's",
-            f"{LOWER}, or take pictures without a common colour cast",
+        findings.append(Finding(
+            "color shift",
+            f"at {last.label} the colors are {cast.value:.0f} Delta E off the base's",
+            f"{LOWER}, or take pictures without a common color cast",
         ))  # fmt: skip
     if bleed and bleed.low > BLEEDS:
-        found.append(Finding(
+        findings.append(Finding(
             "class bleed",
             f"without the trigger word the class already has {percent(bleed.value)} of the "
             f"subject's likeness at {last.label}",
-            "no harm if you always want the subject; else describe it in the captions, or train "
-            "beside it on ordinary pictures of the class",
+            "no harm if you always want the subject; else describe it in the captions, or also "
+            "train on ordinary pictures of the class",
         ))  # fmt: skip
-    growing = any(finding.name == "underfitting" for finding in found)
-    return found if growing else found + _plateaued(cards)
+    growing = any(finding.name == "underfitting" for finding in findings)
+    return findings if growing else findings + _plateaued(cards)
 
 
 def describe(findings: list[Finding]) -> str:
-    """All of them, a line each."""
+    """All findings, one line each."""
     return "\n".join(map(str, findings)) or "nothing is wrong"
 
 
 def plateau(cards: list[Scorecard]) -> int | None:
     """The epoch from which on the validation loss no longer falls; None while it does.
 
-    It is the first that no later one is below by more than a standard error of the difference
-    over the held-out pictures, and that two or more scored epochs follow.
+    It is the first epoch that no later one improves on by more than a standard error of the
+    difference over the held-out images, if at least two scored epochs follow.
     """
-    told = [card for card in cards if len(card.by_probe.get("validation_loss", [])) > 1]
-    for i, card in enumerate(told[:-2]):
+    scored = [card for card in cards if len(card.by_probe.get("validation_loss", [])) > 1]
+    for i, card in enumerate(scored[:-2]):
         losses = np.array(card.by_probe["validation_loss"])
-        falls = [losses - np.array(c.by_probe["validation_loss"]) for c in told[i + 1 :]]
+        falls = [losses - np.array(c.by_probe["validation_loss"]) for c in scored[i + 1 :]]
         if all(float(f.mean()) <= float(f.std(ddof=1)) / len(f) ** 0.5 for f in falls):
             return card.epoch
     return None
 
 
 def _failed(cards: list[Scorecard]) -> list[Finding]:
-    """Checkpoints that cannot be used at all."""
+    """Checkpoints that cannot be used."""
     failed = [card for card in cards if card.failure]
     if not failed:
         return []
@@ -107,14 +107,14 @@ def _failed(cards: list[Scorecard]) -> list[Finding]:
     )]  # fmt: skip
 
 
-def _memorised(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
-    """For each score with a limit: from when on it is surely over it."""
-    found = []
+def _memorized(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
+    """For each score with a limit, the epoch from which on it is significantly above it."""
+    findings = []
     for name, limit in policy.max.items():
         over = [card for card in cards if name in card.scores and card.scores[name].low > limit]
         if over:
             worst = max(over, key=lambda card: card.scores[name].value)
-            found.append(Finding(
+            findings.append(Finding(
                 "overfitting",
                 f"from {over[0].label} on too many images "
                 f"{FAULTS.get(name, f'are over the limit of {name}')}, "
@@ -122,26 +122,26 @@ def _memorised(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
                 f"keep an earlier epoch; {LOWER}, name poses and places in the captions, or add "
                 "pictures that differ",
             ))  # fmt: skip
-    return found
+    return findings
 
 
 def _ignores_prompt(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
-    heard = cards[-1].scores.get("prompt_fidelity")
-    if heard is None or heard.high >= policy.min.get("prompt_fidelity", 0.0):
+    fidelity = cards[-1].scores.get("prompt_fidelity")
+    if fidelity is None or fidelity.high >= policy.min.get("prompt_fidelity", 0.0):
         return []
     return [Finding(
         "overfitting",
-        f"at {cards[-1].label} it follows prompts only {percent(max(heard.value, 0))} as "
+        f"at {cards[-1].label} it follows prompts only {percent(max(fidelity.value, 0))} as "
         "well as the base",
         f"keep an earlier epoch; {LOWER}, or a smaller alpha",
     )]  # fmt: skip
 
 
 def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
-    told = [card for card in cards if "subject_fidelity" in card.scores]
-    if not told:
+    scored = [card for card in cards if "subject_fidelity" in card.scores]
+    if not scored:
         return []
-    best = max(told, key=lambda card: card.scores["subject_fidelity"].value)
+    best = max(scored, key=lambda card: card.scores["subject_fidelity"].value)
     likeness, last = best.scores["subject_fidelity"], cards[-1]
     if likeness.high < NOTHING:
         return [Finding(
@@ -167,7 +167,7 @@ def _no_body(last: Scorecard) -> list[Finding]:
         return []
     return [Finding(
         "broken pictures",
-        f"at {last.label} a body is found in {percent(rate.value)} of the images alone",
+        f"a body is found in only {percent(rate.value)} of the images at {last.label}",
         f"keep an earlier epoch; {LOWER}",
     )]  # fmt: skip
 
@@ -177,9 +177,9 @@ def _plateaued(cards: list[Scorecard]) -> list[Finding]:
     if since is None or since == cards[-1].epoch:
         return []
     gap = cards[-1].scores.get("generalization_gap")
-    beside = f"; it is {gap.value:.3f} above the loss on training pictures" if gap else ""
+    above = f"; it is {gap.value:.3f} above the loss on training pictures" if gap else ""
     return [Finding(
         "validation loss is flat",
-        f"the validation loss has not fallen since {cards[0].unit} {since}{beside}",
+        f"the validation loss has not fallen since {cards[0].unit} {since}{above}",
         "a sign of overfitting where the other scores agree; likeness goes on growing after it",
     )]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a checkpoint is worth, and by how much two of them differ: pure functions of scorecards."""
+"""The objective of a checkpoint, and the difference of two: pure functions of scorecards."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from evaluate.scorecard import FIDELITIES, Scorecard
 
 RESAMPLES = 500
 MEMORY, LOSS = "pose_memorization", "validation_loss"
-UNSCORED = "unscored"  # the constraint of a search whose policy has neither limits nor floors
+UNSCORED = "unscored"  # the constraint of a search whose policy has neither max nor min
 
 
 class PairedDifference(NamedTuple):
-    """By how much the worth of one checkpoint is above another's, with its standard error."""
+    """Difference of the worth of two checkpoints, with its standard error."""
 
     value: float
     error: float
 
 
 def deciding(card: Scorecard) -> tuple[str, ...]:
-    """The scores that tell how good a checkpoint is.
+    """The scores that decide how good a checkpoint is.
 
-    Both fidelities; likeness alone, where obedience cannot be told. Obedience alone does not tell:
-    it is best where nothing is learned. So without a likeness it is the validation loss; without
-    held-out pictures nothing is left, and the tuple is empty.
+    Both fidelities; subject_fidelity alone if prompt_fidelity is undefined. prompt_fidelity alone
+    does not decide, as it is best if nothing is learned. So without subject_fidelity it is the
+    validation loss; without held-out images the tuple is empty.
     """
     if FIDELITIES[1] in card.scores:
         return tuple(name for name in FIDELITIES if name in card.scores)
@@ -37,9 +37,9 @@ def deciding(card: Scorecard) -> tuple[str, ...]:
 
 
 def fidelity(card: Scorecard) -> float | None:
-    """How well a checkpoint does both of its jobs: sqrt(prompt_fidelity * subject_fidelity).
+    """The geometric mean of the fidelities: sqrt(prompt_fidelity * subject_fidelity).
 
-    Where obedience cannot be told, likeness alone; None where likeness cannot.
+    subject_fidelity alone if prompt_fidelity is undefined; None if subject_fidelity is.
     """
     if FIDELITIES[1] not in card.scores:
         return None
@@ -48,7 +48,7 @@ def fidelity(card: Scorecard) -> float | None:
 
 
 def worth(card: Scorecard) -> float:
-    """What checkpoints are compared by, from 0, the worst: see `deciding`.
+    """The value by which checkpoints are compared, at least 0; greater is better: see `deciding`.
 
     The fidelity; else exp(-validation loss); else 0 for all.
     """
@@ -59,18 +59,18 @@ def worth(card: Scorecard) -> float:
 
 
 def paired_difference(card: Scorecard, other: Scorecard) -> PairedDifference:
-    """How far `card` is ahead of `other`.
+    """Worth of `card` minus worth of `other`.
 
-    Both have made the same probes, so the error is that of the paired difference: the standard
-    deviation over bootstrap resamples of the probes, each taken from both. It is a fraction of
-    what the two intervals would tell, as probes differ more than checkpoints do.
+    Both have the same probes, so the error is that of the paired difference: the standard
+    deviation over bootstrap resamples of the probes, the same for both. It is a fraction of what
+    the two intervals suggest, as probes differ more than checkpoints do.
     """
     error = float((_resampled(card) - _resampled(other)).std(ddof=1))
     return PairedDifference(worth(card) - worth(other), error)
 
 
 def _resampled(card: Scorecard) -> NDArray[np.float64]:
-    """(RESAMPLES,) worths, the same resamples for every card."""
+    """(RESAMPLES,) worths; every card has the same resamples."""
     names = deciding(card)
     observed = [tuple(card.by_probe.get(name, ())) for name in names]
     if not all(observed) or not names:
@@ -80,11 +80,11 @@ def _resampled(card: Scorecard) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=1000)
 def _worths(losses: bool, *observed: tuple[float, ...]) -> NDArray[np.float64]:
-    """Kept: each of a trial's checkpoints is compared to the others after every epoch."""
+    """Cached, as all checkpoints of a trial are compared with each other after every epoch."""
     count = len(observed[0])
-    # torch.randint would draw the same, of the seed 0
-    drawn = np.random.RandomState(0).randint(0, 2**32, (RESAMPLES, count), dtype=np.uint32)
-    means = [np.array(values)[drawn % count].mean(1) for values in observed]
+    # equal to torch.randint with the seed 0
+    integers = np.random.RandomState(0).randint(0, 2**32, (RESAMPLES, count), dtype=np.uint32)
+    means = [np.array(values)[integers % count].mean(1) for values in observed]
     if losses:
         return np.exp(-means[0])
     means = [mean.clip(min=0) for mean in means]
@@ -92,10 +92,10 @@ def _worths(losses: bool, *observed: tuple[float, ...]) -> NDArray[np.float64]:
 
 
 def violations(card: Scorecard, policy: PolicyConfig) -> dict[str, float]:
-    """By how much the worse confidence bound is beyond each limit or floor; <= 0 is feasible.
+    """How far the worse confidence bound is beyond each max or min; <= 0 is feasible.
 
-    A score that cannot be told has no limit: where the training pictures show every background
-    there is none to leak.
+    Limits of undefined scores do not apply: if the training images show every background, there is
+    none to leak.
     """
     scores = card.scores
     over = {n: scores[n].high - limit for n, limit in policy.max.items() if n in scores}
@@ -103,17 +103,17 @@ def violations(card: Scorecard, policy: PolicyConfig) -> dict[str, float]:
 
 
 def total_violation(card: Scorecard, policy: PolicyConfig) -> float:
-    """By how much it is over its limits, all together; 0 is feasible; infinite where it failed."""
+    """Sum of the violations; 0 is feasible; infinite if the checkpoint failed."""
     if card.failure:
         return inf
     return sum(max(0.0, over) for over in violations(card, policy).values())
 
 
 def constraints(card: Scorecard | None, policy: PolicyConfig) -> dict[str, float]:
-    """What a search is told of a trial's checkpoint: finite, the same names for every trial.
+    """A search's constraints from a trial's checkpoint: finite, the same names for every trial.
 
     Args:
-        card: None where every checkpoint of the trial failed: nothing is kept.
+        card: None if every checkpoint of the trial failed.
     """
     names = [*policy.max, *policy.min] or [UNSCORED]
     if card is None or card.failure:
@@ -122,29 +122,29 @@ def constraints(card: Scorecard | None, policy: PolicyConfig) -> dict[str, float
 
 
 def objective(card: Scorecard, policy: PolicyConfig) -> float:
-    """What the policy's rule wants most of, to compare the checkpoints of different trials too.
+    """The value that the policy's rule maximizes, comparable across trials.
 
-    Of a weighted sum, what cannot be told is left out; -inf where nothing can be told.
+    A weighted sum leaves out undefined scores; -inf if all are undefined.
     """
-    wanted = {
+    weights = {
         "min_validation_loss": {LOSS: -1.0},
         "max_subject_fidelity": {"subject_fidelity": 1.0},
         "weighted": policy.weights,
     }.get(policy.rule)
-    if wanted is None:
+    if weights is None:
         return worth(card)
-    told = {name: weight for name, weight in wanted.items() if name in card.scores}
-    return sum(w * card.scores[name].value for name, w in told.items()) if told else -inf
+    defined = {name: weight for name, weight in weights.items() if name in card.scores}
+    return sum(w * card.scores[name].value for name, w in defined.items()) if defined else -inf
 
 
 def pareto(cards: list[Scorecard]) -> list[Scorecard]:
-    """Those that no other beats in worth and pose_memorization at once, least of it first."""
+    """The Pareto front of worth and pose_memorization, least memorization first."""
     front: list[Scorecard] = []
-    for card in sorted(cards, key=lambda c: (_memory(c), -worth(c), c.epoch)):
+    for card in sorted(cards, key=lambda c: (_memorization(c), -worth(c), c.epoch)):
         if not front or worth(card) > worth(front[-1]):
             front.append(card)
     return front
 
 
-def _memory(card: Scorecard) -> float:
+def _memorization(card: Scorecard) -> float:
     return card.scores[MEMORY].value if MEMORY in card.scores else 0.0

@@ -1,4 +1,4 @@
-"""How one checkpoint is selected from many: pure functions of scorecards."""
+"""The policies that select one checkpoint from many: pure functions of scorecards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from evaluate.selection.objective import (
 )
 from train.errors import ConfigError
 
-BY_MERIT = ("min_validation_loss", "max_subject_fidelity", "weighted")  # whatever the limits
+UNCONSTRAINED = ("min_validation_loss", "max_subject_fidelity", "weighted")  # ignore the limits
 NEEDED = {
     "min_validation_loss": "validation_loss; hold out pictures for it",
     "max_subject_fidelity": "subject_fidelity",
@@ -33,12 +33,12 @@ class Selection:
     """The checkpoint to keep, and why.
 
     Attributes:
-        feasible: it keeps all the limits.
+        feasible: it is within all limits.
         fidelity, violations: see `evaluate.selection.objective`.
-        rank: greater is better, to compare the selections of different runs.
-        reasons: two plain sentences; one more for each thing that could not be looked at.
-        later: what the epochs after it did wrong; empty where nothing or where there are none.
-        front: the checkpoints that no other beats in fidelity and memorisation.
+        rank: greater is better; comparable across runs.
+        reasons: two plain sentences, and one for each score that could not be considered.
+        later: what later epochs did wrong; empty if nothing, or if there are none.
+        front: the Pareto front of fidelity and memorization.
     """
 
     scorecard: Scorecard
@@ -54,20 +54,20 @@ class Selection:
 def select(scorecards: list[Scorecard], policy: PolicyConfig) -> Selection:
     """The checkpoint to keep, by the policy's rule.
 
-    - overfit_aware: among those within the limits the highest fidelity; those that are not behind
-      it by more than `standard_errors` count as equal, and the earliest epoch of these wins.
-    - pareto: of those that no other beats in fidelity and pose_memorization, the highest fidelity
-      within the limits.
-    - last; epoch: the last one up to `policy.epoch`, or where that is before them all, the first.
+    - overfit_aware: the highest fidelity among those within the limits; checkpoints that are not
+      behind it by more than `standard_errors` count as equal, and the earliest of these wins.
+    - pareto: the highest fidelity within the limits on the Pareto front of fidelity and
+      pose_memorization.
+    - last; epoch: the last checkpoint up to `policy.epoch`, or the first if all are later.
     - min_validation_loss, max_subject_fidelity, weighted (the sum of `policy.weights`): the best
-      by that alone, whatever the limits.
+      by that value alone, without limits.
 
-    Where the first two find none within the limits: the one whose violations add up to the least.
-    Where the fidelity cannot be told they go by the validation loss, and where there is none by the
-    epoch: the last one within the limits. A checkpoint that failed is never selected.
+    If none is within the limits, the first two take the least total violation. If the fidelity is
+    undefined, they use the validation loss, and without that the epoch: the last one within the
+    limits. A checkpoint that failed is never selected.
 
     Raises:
-        ValueError: no scorecard that did not fail, no such epoch, or a score that none has.
+        ValueError: all checkpoints failed, no such epoch, or a score that none has.
     """
     cards = usable(scorecards)
     if not cards:
@@ -89,20 +89,20 @@ def select(scorecards: list[Scorecard], policy: PolicyConfig) -> Selection:
 
 
 def rank_of(pick: Scorecard, policy: PolicyConfig) -> tuple[bool, float]:
-    """Within the limits or not (where the rule looks at them), then merit or the least excess.
+    """Feasible or not (if the rule has limits), then the objective or the negative violation.
 
-    Greater is better, whatever trials or runs two checkpoints are of.
+    Greater is better; comparable across trials and runs.
     """
-    by_merit = policy.rule in BY_MERIT and not pick.failure
-    over = 0.0 if by_merit else total_violation(pick, policy)
+    unconstrained = policy.rule in UNCONSTRAINED and not pick.failure
+    over = 0.0 if unconstrained else total_violation(pick, policy)
     return (over <= 0, -over if over > 0 else objective(pick, policy))
 
 
 def check_scores(policy: PolicyConfig, names: Collection[str]) -> None:
-    """Refuses a policy that looks at a score which these pictures cannot have.
+    """Rejects a policy that needs a score which these images do not define.
 
     Raises:
-        ConfigError: naming it.
+        ConfigError: naming the score.
     """
     needed = {
         "min_validation_loss": {"validation_loss"},
@@ -110,7 +110,7 @@ def check_scores(policy: PolicyConfig, names: Collection[str]) -> None:
         "weighted": {*policy.weights},
     }.get(policy.rule, set())
     if needed & {*names}:
-        return  # a weighted sum leaves out what cannot be told, and its reasons say so
+        return  # a weighted sum leaves out undefined scores, and its reasons say so
     for name in sorted(needed):
         hint = " without held-out pictures" if name in LOSSES else " with these pictures and probes"
         raise ConfigError(f"policy: there is no {name}{hint}")
@@ -125,9 +125,9 @@ def _best(cards: list[Scorecard], front: list[Scorecard], policy: PolicyConfig) 
             raise ValueError(
                 f"policy.epoch: {policy.epoch} is before the first scored, {first.epoch}"
             )
-        found = [card for card in cards if card.epoch <= policy.epoch]
-        return max(found, key=lambda card: card.epoch, default=first)
-    if policy.rule in BY_MERIT:
+        until = [card for card in cards if card.epoch <= policy.epoch]
+        return max(until, key=lambda card: card.epoch, default=first)
+    if policy.rule in UNCONSTRAINED:
         if all(objective(card, policy) == -inf for card in cards):
             names = ", ".join(policy.weights) if policy.rule == "weighted" else NEEDED[policy.rule]
             raise ValueError(f"policy.rule {policy.rule}: the scorecards have no {names}")
@@ -136,12 +136,12 @@ def _best(cards: list[Scorecard], front: list[Scorecard], policy: PolicyConfig) 
     feasible = [card for card in choice if total_violation(card, policy) <= 0]
     if not feasible:
         return min(choice, key=lambda card: (total_violation(card, policy), card.epoch))
-    told = any(deciding(card) for card in feasible)
-    return max(feasible, key=lambda card: (worth(card), -card.epoch if told else card.epoch))
+    comparable = any(deciding(card) for card in feasible)
+    return max(feasible, key=lambda card: (worth(card), -card.epoch if comparable else card.epoch))
 
 
 def _earliest_equal(cards: list[Scorecard], best: Scorecard, policy: PolicyConfig) -> Scorecard:
-    """The earliest that is within the limits and not surely behind the best."""
+    """The earliest checkpoint within the limits that is not significantly behind the best."""
     if total_violation(best, policy) > 0 or not deciding(best):
         return best
     equal = [
@@ -154,6 +154,6 @@ def _earliest_equal(cards: list[Scorecard], best: Scorecard, policy: PolicyConfi
 
 
 def is_behind(card: Scorecard, best: Scorecard, standard_errors: float) -> bool:
-    """Whether its worth is lower by more than chance would have it."""
-    ahead = paired_difference(best, card)
-    return ahead.value > standard_errors * ahead.error
+    """Whether its worth is lower by more than `standard_errors` of the paired difference."""
+    lead = paired_difference(best, card)
+    return lead.value > standard_errors * lead.error

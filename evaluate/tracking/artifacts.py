@@ -1,8 +1,7 @@
-"""The artifacts of runs, read as what somebody else may have written.
+"""Reads the artifacts of runs, which somebody else may have written.
 
-A store is data: where it says that a run's artifacts are is an address that anybody may have
-written into it. On this machine, artifacts are read below the store's own folder, or below what
-the person has named, and nowhere else.
+A store is data: anybody may have written the artifact address of a run into it. On this machine,
+artifacts are read only below the store's own folder, or below folders that the user has named.
 """
 
 from __future__ import annotations
@@ -15,75 +14,77 @@ from urllib.request import url2pathname
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from evaluate.tracking.mlflow_store import ARTIFACTS, AWAY, MlflowStore
+from evaluate.tracking.mlflow_store import ARTIFACTS, STORE_ERRORS, MlflowStore
 from evaluate.tracking.store_address import SQLITE
 from train.files.permissions import is_foreign, is_named
 from train.files.untrusted import UntrustedFileError, read_text
 
-OF_A_SERVER = ("http", "https", "mlflow-artifacts")
-OF_A_CLOUD = ("s3", "gs", "wasb", "wasbs", "abfs", "abfss", "dbfs", "hdfs")
+SERVER_SCHEMES = ("http", "https", "mlflow-artifacts")
+CLOUD_SCHEMES = ("s3", "gs", "wasb", "wasbs", "abfs", "abfss", "dbfs", "hdfs")
 
 
 def artifact(store: MlflowStore, client: MlflowClient, run: Run, name: str) -> str | None:
-    """The text of an artifact; None where the run has none of that name, or it is out of reach.
+    """The text of an artifact; None if the run has none of that name, or it is out of reach.
 
-    The embedded store's are looked for where it keeps them, wherever its database says that they
-    are: it may have been moved.
+    The embedded store's artifacts are looked up where it keeps them, whatever its database says:
+    it may have been moved.
 
     Args:
         client: of the store.
-        name: of a file; not from the store.
+        name: of a file; must not come from the store.
     """
     place = str(run.info.artifact_uri)
     try:
         if store.embedded:
-            own = store.root / ARTIFACTS
-            return _local(store, own / str(run.info.run_id) / "artifacts", name)
+            folder = store.root / ARTIFACTS / str(run.info.run_id) / "artifacts"
+            return _local(store, folder, name)
         scheme = urlsplit(place).scheme
-        if len(scheme) <= 1:  # a plain path, on Windows with the letter of a drive
+        if len(scheme) <= 1:  # a plain path, on Windows with a drive letter
             return _local(store, place, name)
         if scheme == "file":
             return _local(store, url2pathname(urlsplit(place).path), name)
         return _served(client, run, name) if _may_ask(store, place) else None
     except (
-        *AWAY,
+        *STORE_ERRORS,
         UntrustedFileError,
         ValueError,
         RuntimeError,
-    ):  # ValueError: no address, a NUL character
+    ):  # ValueError: not an address, or a NUL character
         return None
 
 
 def _local(store: MlflowStore, folder: str | Path, name: str) -> str | None:
-    """An artifact on this machine."""
+    """An artifact on this machine, if it may be read."""
     if is_foreign(folder):
         return None
-    real = (Path(folder) / name).resolve()
-    within = _folder_of(store)
-    own = within is not None and real.is_relative_to(within)
-    return read_text(real) if own or is_named(real) else None
+    path = (Path(folder) / name).resolve()
+    root = _artifact_root(store)
+    is_own = root is not None and path.is_relative_to(root)
+    return read_text(path) if is_own or is_named(path) else None
 
 
 def _served(client: MlflowClient, run: Run, name: str) -> str:
-    """An artifact that a server hands out."""
+    """An artifact that a server provides."""
     with tempfile.TemporaryDirectory() as folder:
         return read_text(Path(client.download_artifacts(run.info.run_id, name, folder)))
 
 
 def _may_ask(store: MlflowStore, place: str) -> bool:
-    """Whether an address is one of the server that the person has named, or of a cloud beside it.
+    """Whether an address belongs to the user's server, or to a cloud beside it.
 
-    MLflow sends the server's password along, so no other host is asked.
+    MLflow sends the server's password along, so no other host may be contacted.
     """
-    if _folder_of(store) is not None:  # a store that is a file has its artifacts beside it
+    if _artifact_root(store) is not None:  # artifacts of a store in a file are next to it
         return False
     address, server = urlsplit(place), urlsplit(store.uri)
-    own = not address.netloc or ((address.hostname, address.port) == (server.hostname, server.port))
-    return address.scheme in OF_A_CLOUD or (address.scheme in OF_A_SERVER and own)
+    same = not address.netloc or (
+        (address.hostname, address.port) == (server.hostname, server.port)
+    )
+    return address.scheme in CLOUD_SCHEMES or (address.scheme in SERVER_SCHEMES and same)
 
 
-def _folder_of(store: MlflowStore) -> Path | None:
-    """Where a store that is a file keeps its artifacts; None: it is no file."""
+def _artifact_root(store: MlflowStore) -> Path | None:
+    """The artifact folder of a store that is a file; None if it is not a file."""
     if store.embedded:
         return (store.root / ARTIFACTS).resolve()
     if store.uri.startswith(SQLITE):

@@ -1,4 +1,4 @@
-"""What figures were made with: versions, commit, hardware, memory."""
+"""The environment of a run: versions, commit, hardware, memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PACKAGES = (
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """The commit of this program, the versions of what it uses, and what it runs on."""
+    """This program's commit, the versions of its dependencies, and the hardware."""
     return {
         "git.commit": _commit(),
         "version.python": platform.python_version(),
@@ -50,10 +50,10 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of this checkout, with a word where files differ from it."""
+    """The commit of this checkout, marked if files differ from it."""
     folder = Path(__file__).parent
     try:
-        found = subprocess.run(
+        result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             cwd=folder,
             capture_output=True,
@@ -63,7 +63,7 @@ def _commit() -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return found.stdout.strip()
+    return result.stdout.strip()
 
 
 def _version(package: str) -> str:
@@ -74,7 +74,7 @@ def _version(package: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name: bytes are the same on the same one."""
+    """The processor's name: results are equal, to the byte, only on the same one."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -84,7 +84,7 @@ def _processor() -> str:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Gigabytes at the height so far: of the GPU's memory, or of this process where it is a CPU."""
+    """Peak memory in gigabytes: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     if resource is None:

@@ -1,4 +1,4 @@
-"""MLflow: its store, which may be away for a while, and runs that are never logged twice."""
+"""MLflow: a store that may be unreachable for a while, and runs that are never logged twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from evaluate.images.contact_sheet import read_png
 from evaluate.scorecard import Scorecard
 from evaluate.selection.objective import fidelity
 from evaluate.tracking.relocation import relocate
-from evaluate.tracking.store_address import DATABASE, VARIABLE, Address, Memory, remembered
+from evaluate.tracking.store_address import DATABASE, VARIABLE, Address, RunState, load_state
 from evaluate.tracking.tracking_uri import check_tracking, refusal
 from train.config.parsing import cause
 from train.errors import ConfigError
@@ -39,26 +39,26 @@ from train.text.display import storable
 log = logging.getLogger(__name__)
 for _chatty in ("mlflow", "alembic"):
     logging.getLogger(_chatty).setLevel(logging.ERROR)
-# it prints a traceback of what it then raises, and what is raised is told here in a line
+# it prints a traceback of the exceptions that are reported here in one line
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-AWAY = (MlflowException, RequestException, SQLAlchemyError, OSError)
+STORE_ERRORS = (MlflowException, RequestException, SQLAlchemyError, OSError)
 LONGEST = {"params": 6000, "tags": 5000}  # characters; MLflow would cut longer ones
-METRICS, PARAMS = 1000, 100  # in one batch
-# MLflow's page has two halves, one of them for chat programs
+METRICS, PARAMS = 1000, 100  # the most in one batch
+# the other kind of experiment on MLflow's page is for chat programs
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-ARTIFACTS = "artifacts"  # the embedded store's folder of them
-STUDY = "study"  # the tag that says which study a run is of
+ARTIFACTS = "artifacts"  # the embedded store's artifact folder
+STUDY = "study"  # the tag with the study of a run
 NOTE = "mlflow.note.content"  # a tag that the page shows as the description, in Markdown
 
 
 class MlflowStore(Address):
-    """Where runs go: MLFLOW_TRACKING_URI, or else the embedded store.
+    """The MLflow store at MLFLOW_TRACKING_URI, or else the embedded one.
 
-    Nothing here may stop the work. What a run lacks (`done` in mlflow.json says what it has) is
-    logged at the next occasion.
+    An outage never stops the work: what a run lacks (`done` in mlflow.json lists what it has) is
+    logged later.
 
     Args:
-        root: where the embedded store is.
+        root: folder of the embedded store.
         name: of the experiment.
     """
 
@@ -66,11 +66,11 @@ class MlflowStore(Address):
         super().__init__(root)
         self.name = name
         self._client: MlflowClient | None = None
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     @property
     def client(self) -> MlflowClient:
-        """The client, with the embedded store made where there is none.
+        """The client; the embedded store is created if it does not exist.
 
         Raises:
             ConfigError: see `check_tracking`.
@@ -79,7 +79,7 @@ class MlflowStore(Address):
             check_tracking(self.root)
             mlflow.set_tracking_uri(self.uri)
             self.root.mkdir(parents=True, exist_ok=True)
-            # several processes that create the embedded store at once break it for good
+            # several processes that create the embedded store at once would corrupt it
             with FileLock(self.root / "mlflow.lock"):
                 if self.embedded and not (self.root / DATABASE).exists():
                     self._create()
@@ -91,17 +91,17 @@ class MlflowStore(Address):
         return self._client
 
     def existing(self) -> MlflowClient:
-        """A client that makes, locks and moves nothing.
+        """A client that creates, locks and moves nothing.
 
         Raises:
-            ConfigError: there is no such store; see `check_tracking`.
+            ConfigError: the store does not exist; see `check_tracking`.
         """
         self.check_existing()
         check_tracking(self.root)
         return MlflowClient(self.uri)
 
     def check_existing(self) -> None:
-        """Raises ConfigError where the embedded store is not there."""
+        """Raises ConfigError if the embedded store does not exist."""
         if self.embedded and not (self.root / DATABASE).is_file():
             raise ConfigError(
                 f"root: there is no {DATABASE} in {self.root}; root= says where it is, and "
@@ -109,10 +109,10 @@ class MlflowStore(Address):
             )
 
     def add_file(self, run_id: str, study: str, file: Path) -> None:
-        """Logs a file to the run of a study, if it is one, and changes nothing else.
+        """Logs a file to a run of the study, and changes nothing else.
 
         Raises:
-            ConfigError: it is not; or see `existing`.
+            ConfigError: the run is of another study; or see `existing`.
         """
         client = self.existing()
         run = client.get_run(run_id)
@@ -126,150 +126,150 @@ class MlflowStore(Address):
         client.log_artifact(run_id, str(file))
 
     def has_files_of(self, run: MlflowRun) -> bool:
-        """Whether a run's artifacts are where this store keeps them: the embedded one below its own
-        folder; a server knows by itself."""
+        """Whether this store holds a run's artifacts: the embedded one holds those below its own
+        folder; a server is always assumed to."""
         if not self.embedded:
             return True
         return self._is_own(str(run.info.artifact_uri))
 
     def _is_own(self, address: str) -> bool:
-        """Whether an address of files is one below the embedded store's folder of them."""
+        """Whether an artifact address is below the embedded store's artifact folder."""
         try:
-            place = urlsplit(address)
-            written = url2pathname(place.path)
-            if place.scheme != "file" or is_foreign(written):
+            url = urlsplit(address)
+            path = url2pathname(url.path)
+            if url.scheme != "file" or is_foreign(path):
                 return False
-            return Path(written).resolve().is_relative_to((self.root / ARTIFACTS).resolve())
-        except (OSError, ValueError):  # no address, or none that a file can have
+            return Path(path).resolve().is_relative_to((self.root / ARTIFACTS).resolve())
+        except (OSError, ValueError):  # not an address, or not one of a file
             return False
 
     def _create(self) -> None:
-        """Makes the embedded store in one piece: MLflow cannot use one that is half made."""
+        """Creates the embedded store atomically: MLflow cannot use a partial one."""
         log.info("creating MLflow's store (once, about 10 s)")
         partial = self.root / f"{DATABASE}.partial"
-        partial.unlink(missing_ok=True)  # of a process that died just then
+        partial.unlink(missing_ok=True)  # left by a process that died
         MlflowClient(f"sqlite:///{partial.as_posix()}").search_experiments(max_results=1)
         partial.replace(self.root / DATABASE)
 
     @property
     def artifacts(self) -> str:
-        """Where the embedded store keeps them."""
+        """Address of the embedded store's artifact folder."""
         return (self.root / ARTIFACTS).as_uri()
 
     @property
     def experiment(self) -> str:
-        """The id of the experiment, made where there is none."""
+        """The id of the experiment, which is created if it does not exist."""
         with FileLock(self.root / "mlflow.lock"):
-            found = self.client.get_experiment_by_name(self.name)
-            if found is not None and self.embedded and not self._is_own(found.artifact_location):
+            existing = self.client.get_experiment_by_name(self.name)
+            if existing and self.embedded and not self._is_own(existing.artifact_location):
                 raise ConfigError(
                     f"the store has the files of {self.name} written elsewhere than into "
                     f"{self.root / ARTIFACTS}, so nothing is logged to it; move "
                     f"{self.root / DATABASE} away, and it is made anew"
                 )
-            if found is not None:
-                return str(found.experiment_id)
-            place = self.artifacts if self.embedded else None
-            return str(self.client.create_experiment(self.name, place, KIND))
+            if existing is not None:
+                return str(existing.experiment_id)
+            address = self.artifacts if self.embedded else None
+            return str(self.client.create_experiment(self.name, address, KIND))
 
     @contextmanager
     def tolerate_outage(self) -> Iterator[None]:
-        """Says once that the store is away, or what is wrong with it, and goes on."""
+        """Warns once if the store is unreachable or unusable, and continues."""
         try:
             yield
-        except (*AWAY, ConfigError) as error:
+        except (*STORE_ERRORS, ConfigError) as error:
             wrong = str(error) if isinstance(error, ConfigError) else refusal(error, self.uri)
             words = f"MLflow: {wrong}" if wrong else f"MLflow is away ({cause(error)})"
-            if words not in self._told and (wrong or not self._told):
+            if words not in self._reported and (wrong or not self._reported):
                 when = "that is fixed" if wrong else "it is back"
                 log.warning(f"{words}; its part is logged once {when}")
-            self._told.add(words)
+            self._reported.add(words)
 
 
 class TrackedRun:
-    """An MLflow run whose id, and what is logged to it, are remembered in a file.
+    """An MLflow run whose id, and what was logged to it, are saved in a file.
 
     Args:
-        study: that the run is of; one of another study is not this one, whatever the file says.
+        study: of the run; a run of another study is not used, whatever the file says.
     """
 
     def __init__(self, store: MlflowStore, file: Path, name: str, study: str | None = None) -> None:
         self.store, self.file, self.name = store, file, name
         self.about_study = {} if study is None else {STUDY: study}
 
-    def _state(self) -> Memory:
-        return remembered(self.store, self.file)
+    def _state(self) -> RunState:
+        return load_state(self.store, self.file)
 
     def remember(self, **news: Any) -> None:
-        """Notes what is logged now, by the names of `Memory`'s fields."""
+        """Saves what was logged, by the names of `RunState`'s fields."""
         saved = msgspec.json.encode(msgspec.structs.replace(self._state(), **news))
         write_atomically(self.file, msgspec.json.format(saved, indent=1))
 
     @property
-    def id_now(self) -> str:
-        """The run's id, empty where it has none yet."""
+    def saved_id(self) -> str:
+        """The run's id; empty if it has none yet."""
         return self._state().run_id
 
     @property
     def id(self) -> str:
-        """The run's id; the run is made where it was not."""
-        if not self.id_now:
-            client, place = self.store.client, self.store.experiment
-            run = client.create_run(place, run_name=self.name, tags=self.about_study)
+        """The run's id; the run is created if it does not exist."""
+        if not self.saved_id:
+            client, experiment = self.store.client, self.store.experiment
+            run = client.create_run(experiment, run_name=self.name, tags=self.about_study)
             self.remember(run_id=run.info.run_id, done=[])
-        return self.id_now
+        return self.saved_id
 
     def recall(self, name: str) -> dict[str, Any]:
-        """What was remembered under a name; empty where nothing was."""
+        """The saved value of a field; empty if there is none."""
         return dict(getattr(self._state(), name))
 
     def renew(self, about: dict[str, str]) -> None:
-        """Another run begins where this one is of something else.
+        """Starts another run if this one is about something else.
 
         Args:
-            about: what is logged hangs on it; what the run did not know yet may be added.
+            about: what the logged content depends on; new keys may be added.
         """
         self._forget_lost()
         known = self.recall("about") or self.recall("tags")
-        other = [key for key, value in about.items() if known.get(key, value) != value]
-        if other and self.id_now:
-            log.info(f"a new MLflow run: {', '.join(other)} not as in the one before")
+        changed = [key for key, value in about.items() if known.get(key, value) != value]
+        if changed and self.saved_id:
+            log.info(f"a new MLflow run: {', '.join(changed)} not as in the one before")
             self.file.unlink()
         self.remember(about={**self.recall("about"), **about})
 
     def begin(self, tags: dict[str, str], parent: TrackedRun | None = None) -> None:
-        """The run is there, with its tags; with those that have changed, where it was before."""
+        """Creates the run, or updates the tags that have changed."""
         self._forget_lost()
-        above = {MLFLOW_PARENT_RUN_ID: parent.id} if parent else {}
-        wanted, known = tags | above | _command(), self.recall("tags")
-        if news := {key: value for key, value in wanted.items() if known.get(key) != value}:
+        parent_tag = {MLFLOW_PARENT_RUN_ID: parent.id} if parent else {}
+        tags, known = tags | parent_tag | _command(), self.recall("tags")
+        if news := {key: value for key, value in tags.items() if known.get(key) != value}:
             self.set_tags(news)
             self.remember(tags=known | news)
 
     def resume(self) -> None:
-        """The run is at work, for the first time or again."""
+        """Marks the run as running."""
         if self.store.client.get_run(self.id).info.status != "RUNNING":
             self.store.client.update_run(self.id, status="RUNNING")
             self.remember(done=[d for d in self._state().done if not d.startswith("end ")])
 
     def _forget_lost(self) -> None:
-        """Where the store was emptied, or is another one, the run is begun anew; so it is where the
-        file names a run of another study, or one whose files would be written elsewhere."""
-        if self.id_now and not self._exists():
+        """Forgets a run that the store no longer has, that is of another study, or whose artifacts
+        would be written elsewhere, so that a new one is created."""
+        if self.saved_id and not self._exists():
             self.file.unlink()
 
     def _exists(self) -> bool:
         try:
-            run = self.store.client.get_run(self.id_now)
-            own = self.about_study.items() <= run.data.tags.items()
-            return own and self.store.has_files_of(run)
+            run = self.store.client.get_run(self.saved_id)
+            same_study = self.about_study.items() <= run.data.tags.items()
+            return same_study and self.store.has_files_of(run)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
 
-    def once(self, what: str, action: Callable[[], object]) -> None:
-        """Does something to this run unless it was done before."""
+    def log_once(self, what: str, action: Callable[[], object]) -> None:
+        """Calls `action` unless `what` was logged before."""
         if what not in self._state().done:
             action()
             self.remember(done=[*self._state().done, what])
@@ -292,7 +292,7 @@ class TrackedRun:
         self.store.client.log_batch(self.id, tags=entries)
 
     def _whole(self, kind: str, key: str, value: str) -> str:
-        """The value; or where it is too long for MLflow, the name of the artifact that has it."""
+        """The value; if it is too long for MLflow, the name of an artifact that holds it."""
         if len(value) <= LONGEST[kind]:
             return value
         file = f"{kind}/{key.replace('/', '-')}.txt"
@@ -306,29 +306,29 @@ class TrackedRun:
         self.log_text(read_text(file), name)
 
     def log_image(self, image: Path | Image.Image, name: str, step: int) -> None:
-        """Into the page's image grid."""
-        shown = read_png(image) if isinstance(image, Path) else image
+        """Logs an image to the page's image grid."""
+        pixels = read_png(image) if isinstance(image, Path) else image
         self.store.client.log_image(
-            self.id, shown, key=f"pictures/{name}", step=step, synchronous=True
+            self.id, pixels, key=f"pictures/{name}", step=step, synchronous=True
         )
 
 
 def _command() -> dict[str, str]:
-    """What the page shows as a run's source: `python -m ...`."""
+    """The tag that the page shows as a run's source: `python -m ...`."""
     module = getattr(sys.modules["__main__"].__spec__, "name", "").removesuffix(".__main__")
     return {MLFLOW_SOURCE_NAME: f"python -m {module}"} if module else {}
 
 
 def score_metrics(card: Scorecard, time: int) -> list[Metric]:
-    """Every score with its bounds, with the epoch as their step.
+    """Every score with its bounds; the step is the epoch.
 
-    The bounds are a group of their own: the charts of the scores would drown in them.
+    The bounds have a group of their own, or they would crowd the charts of the scores.
 
     Args:
         time: in milliseconds since 1970.
     """
-    told = fidelity(card)
-    figures = {} if told is None else {"scores/fidelity": told}
+    value = fidelity(card)
+    figures = {} if value is None else {"scores/fidelity": value}
     for name, (value, low, high) in card.scores.items():
         figures |= {
             f"scores/{name}": value,

@@ -12,8 +12,8 @@ from urllib.request import url2pathname
 from train.files.permissions import is_foreign
 
 log = logging.getLogger(__name__)
-# where MLflow has whole addresses of files
-NOTED = (
+# the columns in which MLflow saves absolute addresses of files
+ADDRESS_COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
@@ -23,7 +23,7 @@ NOTED = (
 
 
 def relocate(database: Path, artifacts: str) -> None:
-    """Replaces the artifact paths of the store's former place by those of its present one.
+    """Replaces the artifact paths of the store's former folder by those of its present one.
 
     Args:
         database: of the store.
@@ -35,10 +35,10 @@ def relocate(database: Path, artifacts: str) -> None:
             for (place,) in places:
                 if place != artifacts and _was_moved(str(place), database.name):
                     log.info(f"MLflow's store was moved: its artifacts are those of {artifacts}")
-                    for table, column in NOTED:
+                    for table, column in ADDRESS_COLUMNS:
                         _replace(opened, table, column, str(place), artifacts)
     except sqlite3.Error as error:  # such as a store of another version of MLflow
-        log.warning(f"{database}: the places of its files were not looked at ({error})")
+        log.warning(f"{database}: its artifact paths were not updated ({error})")
 
 
 def _replace(store: sqlite3.Connection, table: str, column: str, before: str, now: str) -> None:
@@ -50,7 +50,7 @@ def _replace(store: sqlite3.Connection, table: str, column: str, before: str, no
 
 
 def _was_moved(place: str, database: str) -> bool:
-    """Whether the path belongs to an embedded store that no longer exists at that place."""
+    """Whether the path belongs to an embedded store that no longer exists there."""
     try:
         url = urlsplit(place)
         folder = Path(written := url2pathname(url.path))
@@ -60,5 +60,5 @@ def _was_moved(place: str, database: str) -> bool:
             and folder.name == "artifacts"
             and not (folder.parent / database).exists()
         )
-    except (OSError, ValueError):  # no address, or none that a file can have
+    except (OSError, ValueError):  # not an address, or not one of a file
         return False

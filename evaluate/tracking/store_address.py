@@ -1,5 +1,5 @@
-"""Where runs are logged, and what a run remembers of that: without MLflow, which takes seconds to
-import."""
+"""The address of the store, and the file that identifies a run in it, without importing MLflow,
+which takes seconds."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from train.files.permissions import is_foreign
 from train.files.untrusted import UntrustedFileError, read_json
 
 VARIABLE = "MLFLOW_TRACKING_URI"
-DATABASE = "mlflow.db"  # of the embedded store
+DATABASE = "mlflow.db"  # the embedded store's file
 SQLITE = "sqlite:///"
 RUN_FILE = "mlflow.json"  # in a folder: the run that its content is logged to
-RUN_ID = r"^([0-9a-f]{32})?\Z"  # as MLflow makes them; anything else is no run
+RUN_ID = r"^([0-9a-f]{32})?\Z"  # MLflow's format; anything else is not a run
 
 
 def embedded(root: Path) -> str:
-    """The address of the store of a folder."""
+    """The address of the embedded store in a folder."""
     return f"{SQLITE}{(root.resolve() / DATABASE).as_posix()}"
 
 
 def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, or else the store in a folder."""
+    """MLFLOW_TRACKING_URI, or else the embedded store in a folder."""
     return os.environ.get(VARIABLE) or embedded(root)
 
 
 class Address:
-    """Where runs go: MLFLOW_TRACKING_URI, or else the embedded store.
+    """The address of the store: MLFLOW_TRACKING_URI, or else the embedded one.
 
     Args:
-        root: where the embedded store is.
+        root: folder of the embedded store.
     """
 
     def __init__(self, root: Path) -> None:
@@ -46,21 +46,21 @@ class Address:
 
     @property
     def place(self) -> str:
-        """What a run remembers of where it is logged; the embedded store may be moved."""
+        """The address that a run's file saves; portable for the embedded store."""
         return DATABASE if self.embedded else self.uri
 
     def is_at(self, place: str) -> bool:
-        """Whether what a run remembers means this store."""
+        """Whether an address from a run's file means this store."""
         if place in (self.place, self.uri):
             return True
-        # what an earlier version remembered of an embedded store that was moved since
+        # earlier versions saved the path of the embedded store, which may have moved since
         file = place.removeprefix(SQLITE)
-        named = self.embedded and Path(file).name == DATABASE
-        return named and not is_foreign(file) and not os.path.exists(file)
+        is_embedded = self.embedded and Path(file).name == DATABASE
+        return is_embedded and not is_foreign(file) and not os.path.exists(file)
 
     def lacks(self, run_id: str) -> bool:
-        """Whether the store surely has no such run: it is a file that is gone or damaged, or that
-        was made anew. What a server has is not asked."""
+        """Whether the store certainly has no such run: it is a file that is missing, damaged, or
+        was created anew. A server is not contacted."""
         if not self.uri.startswith(SQLITE):
             return False
         file = Path(self.uri.removeprefix(SQLITE)).resolve()
@@ -74,17 +74,17 @@ class Address:
             return "locked" not in str(error)
 
 
-class Memory(msgspec.Struct, omit_defaults=True):
-    """What a run remembers in its file.
+class RunState(msgspec.Struct, omit_defaults=True):
+    """The content of a run's file.
 
     Attributes:
-        uri: where it is logged, see `Address.place`.
-        run_id: MLflow's; empty: it has none yet.
-        done: what was logged to it once and for all.
-        about: what is logged hangs on it.
-        tags: those that it has.
-        epochs: those that it has, with when they were scored, in milliseconds since 1970.
-        versions: folder of a checkpoint -> the version of the registered model.
+        uri: of the store, see `Address.place`.
+        run_id: MLflow's; empty if the run has none yet.
+        done: keys of what was logged once.
+        about: what the logged content depends on.
+        tags: that are set.
+        epochs: logged epochs -> when they were scored, in milliseconds since 1970.
+        versions: folder of a checkpoint -> version of the registered model.
     """
 
     uri: str
@@ -96,16 +96,16 @@ class Memory(msgspec.Struct, omit_defaults=True):
     versions: dict[str, str] = {}
 
 
-def remembered(address: Address, file: Path) -> Memory:
-    """What a run remembers in its file; where that is damaged, nothing: the run is logged anew."""
+def load_state(address: Address, file: Path) -> RunState:
+    """The content of a run's file; empty if it is damaged, so that the run is logged anew."""
     with suppress(FileNotFoundError, UntrustedFileError):
-        saved = read_json(file, Memory)
+        saved = read_json(file, RunState)
         if address.is_at(saved.uri):
             return saved
-    return Memory(address.place, "", [])
+    return RunState(address.place, "", [])
 
 
 def run_id_in(address: Address, folder: Path) -> str:
-    """The id of the run that a folder is logged to; empty where it has none (any more)."""
-    run_id = remembered(address, folder / RUN_FILE).run_id
+    """The id of the run that a folder is logged to; empty if it has none (any more)."""
+    run_id = load_state(address, folder / RUN_FILE).run_id
     return "" if address.lacks(run_id) else run_id

@@ -30,7 +30,7 @@ SERVERS = ("http", "https", *DATABRICKS)
 HOST = re.compile(r"[A-Za-z0-9.-]+:\d+(/.*)?")
 TOO_FEW = re.compile(r"sqlite:/{0,2}([^/].*)")
 SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+)")
-VERSION = "alembic_version"  # the table that says which schema a database has
+VERSION = "alembic_version"  # the table with the schema version of a database
 STATUS = re.compile(r"error code (\d{3})")
 REFUSALS = {
     401: "requires authentication (401): set MLFLOW_TRACKING_USERNAME and "
@@ -41,10 +41,10 @@ REFUSALS = {
 
 
 def check_tracking(root: Path) -> None:
-    """Rejects a tracking URI or a database that will not work however long one waits.
+    """Rejects a tracking URI or a database that cannot work, however long one waits.
 
     Raises:
-        ConfigError: with what to write, or which command to run.
+        ConfigError: says what to write or which command to run.
     """
     uri = tracking_uri(root)
     if uri == embedded(root):
@@ -56,10 +56,10 @@ def check_tracking(root: Path) -> None:
 
 def refusal(error: Exception, uri: str) -> str:
     """Describes why a store that answered cannot be used; empty if it did not answer."""
-    said = str(error)
-    if found := SCHEMA.search(said):
-        return _other_schema(found.group(1), uri)
-    status = STATUS.search(said)
+    message = str(error)
+    if match := SCHEMA.search(message):
+        return _other_schema(match.group(1), uri)
+    status = STATUS.search(message)
     refused = REFUSALS.get(int(status.group(1))) if status else None
     return f"{_shown(uri)} {refused}" if refused else ""
 
@@ -71,7 +71,7 @@ def _fault(uri: str) -> str:
     if HOST.fullmatch(uri):
         return f"{uri} has no scheme; set {in_setting(VARIABLE, f'http://{uri}')}"
     if scheme in ("", "file") or len(scheme) == 1:  # C:\...
-        return "" if MLFLOW_ALLOW_FILE_STORE.get() else _a_folder(uri)
+        return "" if MLFLOW_ALLOW_FILE_STORE.get() else _fault_of_folder(uri)
     engine = scheme.partition("+")[0]
     if engine in DATABASE_ENGINES:
         return _fault_of_database(uri)
@@ -83,12 +83,12 @@ def _fault(uri: str) -> str:
     return f"{scheme}: is not a scheme that MLflow knows ({', '.join(known)}){near}"
 
 
-def _a_folder(uri: str) -> str:
-    place = expanded(re.sub("^file:(//)?", "", uri)).resolve()
-    given = in_setting(VARIABLE, f"sqlite:///{place.as_posix()}/{DATABASE}")
+def _fault_of_folder(uri: str) -> str:
+    path = expanded(re.sub("^file:(//)?", "", uri)).resolve()
+    setting = in_setting(VARIABLE, f"sqlite:///{path.as_posix()}/{DATABASE}")
     return (
         f"{uri} is a folder, and this MLflow keeps runs in a database only; set "
-        f"{given} (`mlflow migrate-filestore` copies "
+        f"{setting} (`mlflow migrate-filestore` copies "
         "what the folder holds), or unset it to use the store in study.root"
     )
 
@@ -112,32 +112,32 @@ def _fault_of_database(uri: str) -> str:
 
 
 def _fault_of_file(file: Path, uri: str, *tables: str) -> str:
-    """Describes what is wrong with a SQLite file; a missing file is fine, MLflow creates it.
+    """Describes what is wrong with a SQLite file; a missing file is fine, as MLflow creates it.
 
     Args:
-        tables: that are to be tables; none: all of them are.
+        tables: that must be tables; none: all must be.
     """
     if file.is_dir() and file.name == DATABASE:
-        return f"{file} is a folder where a file is to be; move it away, and the file is made anew"
+        return f"{file} is a folder where a file should be; move it away, and the file is made anew"
     if file.is_dir():
         return f"{file} is a folder; write {uri.rstrip('/')}/{DATABASE}"
     try:
         with reading(file, *tables) as database:
-            found = database.execute(f"SELECT version_num FROM {VERSION}").fetchone()
+            row = database.execute(f"SELECT version_num FROM {VERSION}").fetchone()
     except UntrustedFileError as error:
         return (
             f"{error}; move it away, and everything that the studies' folders hold is logged anew"
         )
     except FileNotFoundError:
         return ""
-    except sqlite3.OperationalError:  # not there, locked, or still empty: MLflow sees to it
+    except sqlite3.OperationalError:  # no such table, locked, or empty: left to MLflow
         return ""
     except sqlite3.DatabaseError as error:
         return (
             f"{file} is damaged ({cause(error)}); move it away, and everything that the studies' "
             "folders hold is logged into a new one"
         )
-    return _other_schema(str(found[0]), uri) if found else ""
+    return _other_schema(str(row[0]), uri) if row else ""
 
 
 def _other_schema(version: str, uri: str) -> str:

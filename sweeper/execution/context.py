@@ -20,9 +20,9 @@ from sweeper.study_folder import studies_in, study_folder
 from sweeper.tracking.mlflow_mirror import BASE_SHEET, About
 from sweeper.tracking.trial_record import load_records
 from train.config.flattening import flatten
-from train.config.schema import BASE_PLACES, DATA_PLACES, DataConfig, trial_of
+from train.config.schema import BASE_LOCATION_KEYS, DATA_LOCATION_KEYS, DataConfig, trial_of
 from train.data.dataset import Dataset, load_dataset
-from train.data.images.framing import square
+from train.data.images.cropping import square
 from train.data.images.image import DataError, TrainingImage
 from train.loop.file_metadata import counts
 from train.loop.schedule import report
@@ -34,7 +34,7 @@ from train.text.terminal import log_lines
 log = logging.getLogger(__name__)
 # where things lie, what they run on and what is warned of may change in the middle of a study
 PLACES = (
-    *(f"data.{key}" for key in DATA_PLACES), *(f"base.{key}" for key in BASE_PLACES),
+    *(f"data.{key}" for key in DATA_LOCATION_KEYS), *(f"base.{key}" for key in BASE_LOCATION_KEYS),
     "data.min_images_warning", "cache", "cache_path",
 )  # fmt: skip
 

@@ -23,12 +23,12 @@ STATES = 3 * 4  # bytes a number in the state to continue from: weights and Adam
 def checkpoint_size(base: BaseModel, config: SweepConfig) -> float:
     """Bytes of one LoRA file of these settings."""
     width = DTYPES[config.training.save_precision].itemsize
-    return float(base.adapters.numbers(config.network) * width)
+    return float(base.adapters.parameter_count(config.network) * width)
 
 
 def trial_size(base: BaseModel, pictures: Dataset, config: SweepConfig) -> float:
     """Bytes that a trial of these settings takes while it runs."""
-    state = base.adapters.numbers(config.network) * STATES
+    state = base.adapters.parameter_count(config.network) * STATES
     checkpoints = schedule_of(config, pictures).checkpoints
     return checkpoints * checkpoint_size(base, config) + state
 

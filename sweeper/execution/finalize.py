@@ -55,7 +55,7 @@ def finalize_study(
         if record.settings:
             mirror.mirror(record, policy)  # what a server missed while it was unreachable
     mirror.catch_up()
-    ranked = rank_trials(records, policy, lambda record: mirror.run_of(record).id_now)
+    ranked = rank_trials(records, policy, lambda record: mirror.run_of(record).saved_id)
     ranked = those_with_files_first(study, ranked)
     write_text_atomically(study / PROBES, probes)
     show(ranked)

@@ -193,7 +193,7 @@ class Pack:
             epoch = next(epochs, None)  # trains, saves
             if epoch is None:
                 return None
-            new = [c for c in epoch.checkpoints if not self.trials[c.member].record.has(c.epoch)]
+            new = [c for c in epoch.checkpoints if not self.trials[c.index].record.has(c.epoch)]
             began = time.perf_counter()
             scorecards = self.context.scorer({c.path: c.epoch for c in new}) if new else []
             spent = time.perf_counter() - began
@@ -216,16 +216,16 @@ class Pack:
         self._drop_lost()
         share, memory = max(1, len(scored.checkpoints)), peak_memory(self.context.base.device)
         for checkpoint, scorecard in zip(scored.checkpoints, scored.scorecards, strict=True):
-            if checkpoint.member in self.trials:
-                self.trials[checkpoint.member].log(
+            if checkpoint.index in self.trials:
+                self.trials[checkpoint.index].log(
                     checkpoint, scorecard, self.context.scorer.sheet(scorecard),
                     Cost(epoch.seconds / share, scored.seconds / share, memory),
                 )  # fmt: skip
         for checkpoint in epoch.checkpoints:
-            trial = self.trials.get(checkpoint.member)
+            trial = self.trials.get(checkpoint.index)
             if trial and trial.should_stop(checkpoint.last):  # memorized, behind, or done
-                self.trainer.stop(checkpoint.member)
-                self._end(checkpoint.member)
+                self.trainer.stop(checkpoint.index)
+                self._end(checkpoint.index)
         for member, reason in epoch.failures.items():
             if member in self.trials:
                 self.trials[member].record.reason = reason

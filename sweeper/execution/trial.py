@@ -86,7 +86,7 @@ class Trial:
     @property
     def member(self) -> TrialSpec:
         """It, for the trainer."""
-        return TrialSpec(trial_of(self.config), self.record.folder, remedies=self.remedies)
+        return TrialSpec(trial_of(self.config), self.record.folder, fallbacks=self.remedies)
 
     def adapt(self) -> bool:
         """Takes the next remedy against a lack of memory; False: there is none, or none asked."""

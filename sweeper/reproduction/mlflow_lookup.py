@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from evaluate.tracking.mlflow_store import AWAY, MlflowStore
+from evaluate.tracking.mlflow_store import STORE_ERRORS, MlflowStore
 from sweeper.tracking.run_tags import noted
 from train.config.parsing import cause, suggestion
 from train.config.ranges import shown
@@ -26,7 +26,7 @@ def client_of(store: MlflowStore) -> MlflowClient:
     store.check_existing()
     try:
         return store.client
-    except AWAY as error:
+    except STORE_ERRORS as error:
         raise ConfigError(
             f"MLFLOW_TRACKING_URI: {store.uri} does not answer ({cause(error)})"
         ) from None

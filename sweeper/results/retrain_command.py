@@ -11,7 +11,7 @@ from sweeper.tracking.trial_record import TrialRecord
 from train.cli.arguments import as_typed
 from train.config.renamed_keys import current_override
 from train.config.schema import CONF, EMBEDDED
-from train.config.setting_kinds import FREE, TYPED, Kind, kinds
+from train.config.setting_kinds import FREE_KINDS, TEXT_KINDS, Kind, kinds
 from train.text.shell import in_shell
 
 # settings of a command that are a search's own, not a trial's
@@ -49,7 +49,7 @@ def again_command(record: TrialRecord) -> Again:
         key = named[1] + name
         if name.split(".")[0] in NOT_A_TRIALS or name in OF_THE_MACHINE:
             continue
-        if _is_plain(name, value) and (named[1] != "~" or _kind(name) in FREE):
+        if _is_plain(name, value) and (named[1] != "~" or _kind(name) in FREE_KINDS):
             typed[key] = f"{key}{sign}{value}"
         elif _kind(name) is not None or (CONF / name).is_dir():
             left_out[name] = None
@@ -68,7 +68,7 @@ def _is_plain(name: str, value: str) -> bool:
         return False
     if name == "scores.clip_model":
         return value in ENCODERS
-    return kind in TYPED or "{" not in OF_A_SETTING.sub("", value)
+    return kind in TEXT_KINDS or "{" not in OF_A_SETTING.sub("", value)
 
 
 def _kind(name: str) -> Kind | None:
@@ -77,7 +77,7 @@ def _kind(name: str) -> Kind | None:
     if name in known:
         return known[name][0]
     kind, _ = known.get(name.partition(".")[0], (None, False))
-    return kind if kind in FREE else None
+    return kind if kind in FREE_KINDS else None
 
 
 @lru_cache

@@ -91,11 +91,11 @@ class MlflowMirror(MlflowStore):
         with FileLock(self.study / "mlflow.lock"):  # another worker may begin it just now
             run.begin({**about.tags, "study": self.study.name})
             run.resume()
-            run.once("params", lambda: run.log_params(about.params))
+            run.log_once("params", lambda: run.log_params(about.params))
             for name, text in about.texts.items():
-                run.once(name, partial(run.log_text, text, name))
+                run.log_once(name, partial(run.log_text, text, name))
             for name, file in about.pictures.items():
-                run.once(name, partial(run.log_image, file, name, 0))
+                run.log_once(name, partial(run.log_image, file, name, 0))
 
     def mirror(self, record: TrialRecord, policy: PolicyConfig) -> None:
         """Logs whatever the run of a trial has not got yet, as its record says on disk."""
@@ -110,16 +110,18 @@ class MlflowMirror(MlflowStore):
             run = self.run_of(record)
             tags = {**record.tags, "study": record.study, "trial": str(record.number)}
             tags |= {"state": record.state, "reason": record.reason}
-            apart = "reproduction_of" in tags and not self.parent.id_now
+            apart = "reproduction_of" in tags and not self.parent.saved_id
             run.begin(tags, None if apart else self.parent)
             if not record.finished and record.state != INTERRUPTED:
                 run.resume()
-            run.once("params", lambda: run.log_params(_params(record.settings)))
-            run.once("config", lambda: run.log_text(_yaml(record.settings), "config.yaml"))
-            run.once("overrides", lambda: run.log_text(_yaml(record.overrides), "overrides.yaml"))
+            run.log_once("params", lambda: run.log_params(_params(record.settings)))
+            run.log_once("config", lambda: run.log_text(_yaml(record.settings), "config.yaml"))
+            overrides = _yaml(record.overrides)
+            run.log_once("overrides", lambda: run.log_text(overrides, "overrides.yaml"))
+
             self._log_epochs(run, record)
             if record.state in STATUS:
-                run.once(f"end {record.state}", lambda: self._end(run, record, policy))
+                run.log_once(f"end {record.state}", lambda: self._end(run, record, policy))
 
     def _log_epochs(self, run: TrackedRun, record: TrialRecord) -> None:
         """The figures of all the epochs that it lacks in one batch; then their contact sheets."""
@@ -129,7 +131,7 @@ class MlflowMirror(MlflowStore):
             run.log_metrics([metric for epoch in missing for metric in metrics(epoch)])
             run.remember(epochs=logged | {str(e.scorecard.epoch): e.time for e in missing})
         for number, sheet in self._sheets(record).items():
-            run.once(f"sheet {number}", partial(run.log_image, sheet, "contact_sheet", number))
+            run.log_once(f"sheet {number}", partial(run.log_image, sheet, "contact_sheet", number))
 
     def _sheets(self, record: TrialRecord) -> dict[int, Path]:
         """A contact sheet for each epoch; at 0, where the page looks first, the bare base's."""
@@ -170,7 +172,7 @@ class MlflowMirror(MlflowStore):
 
     def _interrupt(self) -> None:
         with self.tolerate_outage():
-            if self.parent.id_now:
+            if self.parent.saved_id:
                 self.client.set_terminated(self.parent.id, "KILLED")
 
     def _end(self, run: TrackedRun, record: TrialRecord, policy: PolicyConfig) -> None:
@@ -181,7 +183,7 @@ class MlflowMirror(MlflowStore):
         run.log_file(record.folder / "trial.json", "scorecards.json")
         if record.selected is not None:
             self._register(record)
-            if self.parent.id_now and "reproduction_of" not in record.tags:
+            if self.parent.saved_id and "reproduction_of" not in record.tags:
                 self.parent.log_metrics(progress(load_records(self.study), record, policy))
         self.client.set_terminated(run.id, STATUS[record.state])
 

@@ -1,4 +1,4 @@
-"""Scores that cannot be told, and checkpoints that cannot be used."""
+"""Undefined scores, and checkpoints that cannot be used."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def test_obedience_is_absent_where_the_base_does_not_obey(seed: int) -> None:
     metric = PromptFidelity(unit(12, seed), base)
     metric.update(unit(12, 3000 + seed))
     assert metric.compute().isnan().all()
-    assert "does not follow these prompts" in metric.doubt
+    assert "does not follow these prompts" in metric.undefined_reason
     same = PromptFidelity(unit(1, seed).repeat(6, 1), base[:, :6])
-    assert same.doubt == "all probes ask for the same"
+    assert same.undefined_reason == "all probes ask for the same"
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -58,12 +58,12 @@ def test_likeness_is_absent_where_the_pictures_are_as_far_apart_as_the_base(seed
     metric = SubjectFidelity(unit(10, seed), unit(40, 100 + seed), torch.zeros(0, 32))
     metric.update(unit(12, 200 + seed), torch.ones(12, dtype=torch.bool))
     assert metric.compute().isnan().all()
-    assert "hardly nearer to each other" in metric.doubt
+    assert "hardly nearer to each other" in metric.undefined_reason
     alone = SubjectFidelity(unit(1, seed), unit(40, 100 + seed), torch.zeros(0, 32))
-    assert "one training picture" in alone.doubt
+    assert "one training picture" in alone.undefined_reason
     alike = unit(1, seed) + 0.05 * unit(6, 7)
-    assert not SubjectFidelity(alike, unit(40, 100 + seed), torch.zeros(0, 32)).doubt
-    assert not SubjectFidelity(alike[:2], unit(40, 100 + seed), torch.zeros(0, 32)).doubt
+    assert not SubjectFidelity(alike, unit(40, 100 + seed), torch.zeros(0, 32)).undefined_reason
+    assert not SubjectFidelity(alike[:2], unit(40, 100 + seed), torch.zeros(0, 32)).undefined_reason
 
 
 def test_one_observation_has_no_interval_and_several_timesteps_have() -> None:
@@ -113,7 +113,7 @@ def test_without_obedience_the_likeness_decides_and_says_so() -> None:
     pick = select(cards, POLICY)
     assert (pick.scorecard.epoch, pick.fidelity) == (2, pytest.approx(0.6))
     assert "the likeness alone decides" in " ".join(pick.reasons)
-    assert "The floor of prompt_fidelity was not asked for" in " ".join(pick.reasons)
+    assert "The floor of prompt_fidelity was not checked" in " ".join(pick.reasons)
 
 
 def test_without_likeness_the_loss_decides_and_without_a_loss_the_last_epoch() -> None:
@@ -140,7 +140,7 @@ def test_rules_get_by_without_a_score_or_an_epoch() -> None:
     cards = [without(card(e, e / 4, 0.1), "prompt_fidelity") for e in (1, 2)]
     pick = select(cards, weighted)
     assert pick.scorecard.epoch == 2
-    assert "Left out of the sum, as it cannot be told: prompt_fidelity." in pick.reasons
+    assert "Left out of the sum, as it cannot be measured: prompt_fidelity." in pick.reasons
     check_scores(weighted, ["subject_fidelity"])
     with pytest.raises(ConfigError, match="there is no subject_fidelity"):
         check_scores(PolicyConfig(rule="max_subject_fidelity"), ["prompt_fidelity"])

@@ -61,7 +61,7 @@ def test_a_folder_is_scored_logged_and_not_scored_twice(tmp_path: Path) -> None:
     history = client.get_metric_history(runs[0].info.run_id, "scores/copying")
     assert {metric.step for metric in history} >= {2, 10, 12, 13}
     assert runs[0].data.tags["kept"].endswith(".safetensors")
-    assert runs[0].data.params["policy.rule"] == "overfit_aware"
+    assert runs[0].data.params["selection.rule"] == "overfit_aware"
     assert json.loads(runs[0].data.tags["policy"])["rule"] == "last"
 
     code, said = run_module("evaluate", *command, "probes.steps=3")
@@ -95,7 +95,7 @@ def test_what_is_not_as_it_is_drawn_is_said_before_any_picture_is(tmp_path: Path
     assert "bundle_emb.sks.clip_l" in places
     assert re.search(r"2 of 2 files .* clip_skip 2; they are drawn with 1 \(base.clip_skip=2", said)
     assert re.search(r"2 of 2 files .* resolution 768; they are drawn with 32", said)
-    assert said.index("base.clip_skip=2") < said.index("pictures of the bare base")
+    assert said.index("base.clip_skip=2") < said.index("pictures of the base model")
     assert "1/2" in said
     assert "2/2" in said
     code, said = run_module("evaluate", f"checkpoints={tmp_path}/me-000003.safetensors",

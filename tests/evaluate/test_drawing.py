@@ -1,4 +1,4 @@
-"""How the base draws: what is kept of the bare base, and of scores, is known by all of it."""
+"""How the base draws: what is kept of the baseline base, and of scores, is known by all of it."""
 
 from __future__ import annotations
 
@@ -58,27 +58,29 @@ def test_pictures_of_a_base_that_draws_otherwise_are_not_taken(
     """After a wrong prediction type is corrected, for example."""
     drawn = {}
     for number, (name, base) in enumerate(bases(config).items(), start=1):
-        drawn[name] = BaselineImages(base, 16, QUICK, tmp_path).draw(PROBES)
+        drawn[name] = BaselineImages(base, 16, QUICK, tmp_path).generate(PROBES)
         assert len(list(tmp_path.glob("base-*.safetensors"))) == number, name
     for name in ("clip_skip", "prediction", "zero SNR", "betas"):
         other = "prediction" if name == "zero SNR" else "plain"
         assert not torch.equal(drawn[name], drawn[other]), name
     before = sorted(file.name for file in tmp_path.glob("base-*.safetensors"))
     again = bases(config)["prediction"]
-    assert torch.equal(BaselineImages(again, 16, QUICK, tmp_path).draw(PROBES), drawn["prediction"])
+    assert torch.equal(
+        BaselineImages(again, 16, QUICK, tmp_path).generate(PROBES), drawn["prediction"]
+    )
     for settings in (ProbesConfig(steps=2), ProbesConfig(steps=1, guidance=2.0)):
-        BaselineImages(again, 16, settings, tmp_path).draw(PROBES)
-    BaselineImages(again, 32, QUICK, tmp_path).draw(PROBES)
+        BaselineImages(again, 16, settings, tmp_path).generate(PROBES)
+    BaselineImages(again, 32, QUICK, tmp_path).generate(PROBES)
     assert len(list(tmp_path.glob("base-*.safetensors"))) == len(before) + 3
 
 
 def test_damaged_pictures_of_the_base_are_made_again(base: BaseModel, tmp_path: Path) -> None:
-    bare = BaselineImages(base, 16, QUICK, tmp_path)
-    drawn = bare.draw(PROBES)
+    baseline = BaselineImages(base, 16, QUICK, tmp_path)
+    drawn = baseline.generate(PROBES)
     (file,) = tmp_path.glob("base-*.safetensors")
     for content in (b"", file.read_bytes()[:-5]):
         file.write_bytes(content)
-        assert torch.equal(bare.draw(PROBES), drawn)
+        assert torch.equal(baseline.generate(PROBES), drawn)
 
 
 def test_sdxl_has_no_clip_skip(xl_folder: Path) -> None:

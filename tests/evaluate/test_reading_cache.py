@@ -20,13 +20,13 @@ from train.data.folders.wording import counted
 
 @dataclass(frozen=True)
 class Counting(FeatureExtractor):
-    """A reader that notes what it is given."""
+    """An extractor that records the sizes of its batches."""
 
     seen: list[int] = None  # type: ignore[assignment]
 
-    def read(self, images: torch.Tensor, countdown: Countdown | None = None) -> ImageFeatures:
+    def extract(self, images: torch.Tensor, countdown: Countdown | None = None) -> ImageFeatures:
         self.seen.append(len(images))
-        return super().read(images, countdown)
+        return super().extract(images, countdown)
 
 
 def same(one: ImageFeatures, other: ImageFeatures) -> bool:
@@ -42,16 +42,16 @@ def test_readings_are_kept_by_content(tmp_path: Path) -> None:
     seen: list[int] = []
     bodies = Counting(encoder, pose_source(ScoresConfig(), encoder), seen)
     cache, countdown = FeatureCache(bodies, tmp_path), Countdown("reads", 10)
-    first = cache.read(images, countdown)
+    first = cache.extract(images, countdown)
     assert (seen, countdown.done) == ([5], 5)
-    assert same(cache.read(images, countdown), first)
+    assert same(cache.extract(images, countdown), first)
     assert (seen, countdown.total) == ([5], 5)
-    cache.read(images.flip(0), countdown)
-    FeatureCache(Counting(encoder, LayoutPoses(encoder), seen), tmp_path).read(images, countdown)
+    cache.extract(images.flip(0), countdown)
+    FeatureCache(Counting(encoder, LayoutPoses(encoder), seen), tmp_path).extract(images, countdown)
     assert seen == [5, 5, 5], "other pictures, or another source of poses, are read"
     for file in tmp_path.glob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:200])
-    assert same(cache.read(images, countdown), first), "a damaged file is made anew"
+    assert same(cache.extract(images, countdown), first), "a damaged file is made anew"
     assert seen == [5, 5, 5, 5]
 
 
@@ -61,11 +61,11 @@ def test_a_long_stage_says_how_far_it_is(
     now = [0.0]
     monkeypatch.setattr("evaluate.console.progress.time.monotonic", lambda: now[0])
     caplog.set_level("INFO")
-    countdown = Countdown("the bare base draws", 40)
+    countdown = Countdown("the base model draws", 40)
     for _ in range(3):
         now[0] += 60
         countdown.step(10)
-    assert "the bare base draws 10 of 40 pictures, about 3 min left" in caplog.text
+    assert "the base model draws 10 of 40 pictures, about 3 min left" in caplog.text
     assert "30 of 40 pictures, about 60 s left" in caplog.text
     assert (counted(1, "trial"), counted(2, "trial"), duration(7200)) == (
         "1 trial",

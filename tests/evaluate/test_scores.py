@@ -15,7 +15,7 @@ from torch import Tensor
 from evaluate.config import ProbesConfig, ScoresConfig
 from evaluate.features.color import mean_colors
 from evaluate.features.head_crop import head_crops
-from evaluate.features.pose import Frame, KeypointPoses, aligned, oks
+from evaluate.features.pose import HeadFrame, KeypointPoses, aligned, oks
 from evaluate.generation.generate import generate
 from evaluate.metrics.base import Share
 from evaluate.metrics.fidelity import SubjectFidelity
@@ -55,7 +55,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
 def score(scorer: Scorer, images: Tensor) -> Scorecard:
     """The scorecard of pictures that were not made by any LoRA."""
     none = torch.zeros(0)
-    read = scorer.reader.read(images)
+    read = scorer.extractor.extract(images)
     return scorer.scorecard(Path("lora-000001.safetensors"), 1, images, read, (none, none))
 
 
@@ -81,7 +81,7 @@ def drawn(puppets: list[Puppet]) -> Tensor:
 def test_the_scores_tell_ideal_copying_and_untrained_apart(scorer: Scorer) -> None:
     ideal = score(scorer, drawn(as_asked(scorer, wild=True))).scores
     plain = score(scorer, drawn(as_asked(scorer, wild=False))).scores
-    copies = scorer.training.repeat(3, 1, 1, 1)[: PROBES.count]
+    copies = scorer.training_images.repeat(3, 1, 1, 1)[: PROBES.count]
     copied = score(scorer, copies).scores
     for name in ("pose_memorization", "background_leak", "outfit_leak", "copying"):
         assert ideal[name].value <= 0.15, name
@@ -103,11 +103,11 @@ def test_a_lora_that_changes_the_class_is_said_to_bleed(scorer: Scorer) -> None:
     assert bled.low > kept.high
 
 
-def test_a_colour_cast_is_measured_in_delta_e(scorer: Scorer) -> None:
-    plain = scorer.bare.draw(scorer.probe_set.probes)
+def test_a_color_cast_is_measured_in_delta_e(scorer: Scorer) -> None:
+    plain = scorer.baseline_images.generate(scorer.probe_set.probes)
     assert score(scorer, plain).scores["color_shift"].value < 3
-    grey = torch.full_like(plain, 0.5)
-    assert mean_colors(grey[:1])[0].tolist() == pytest.approx([53.6, 0, 0], abs=0.5)
+    gray = torch.full_like(plain, 0.5)
+    assert mean_colors(gray[:1])[0].tolist() == pytest.approx([53.6, 0, 0], abs=0.5)
     red = torch.zeros_like(plain[:1])
     red[:, 0] = 1
     assert mean_colors(red)[0].tolist() == pytest.approx([54.3, 80.8, 69.9], abs=1)
@@ -175,7 +175,7 @@ def test_oks_by_hand() -> None:
     pose[0, [1, 2], :2] = torch.tensor([[0.6, 0.2], [0.4, 0.2]])
     pose[0, [7, 8], :2] = torch.tensor([[0.55, 0.6], [0.45, 0.6]])
     pose[0, 5, :2] = torch.tensor([0.9, 0.4])
-    source = KeypointPoses("by hand", Frame(2.0, 0.0))
+    source = KeypointPoses("by hand", HeadFrame(2.0, 0.0))
     moved = pose.clone()
     moved[..., :2] = pose[..., :2] * 0.5 + 0.2
     assert source.similarity(pose, moved).item() == pytest.approx(1, abs=1e-5)
@@ -196,8 +196,8 @@ def test_portrait_is_the_square_round_the_head() -> None:
     poses[0, :3, :2] = torch.tensor([[0.5, 0.4], [0.6, 0.5], [0.4, 0.5]])  # nose, shoulders
     image = torch.zeros(1, 3, 100, 100)
     image[:, :, 25:45, 40:60] = 1  # a square of two nose-to-shoulder distances, half of one above
-    assert head_crops(image, poses, Frame(2.0, 0.5), 16).min() > 0.99
-    wider = head_crops(image, poses, Frame(4.0, 0.5), 16)
+    assert head_crops(image, poses, HeadFrame(2.0, 0.5), 16).min() > 0.99
+    wider = head_crops(image, poses, HeadFrame(4.0, 0.5), 16)
     assert wider.mean().item() == pytest.approx(1 / 4, abs=0.02)
     assert wider[..., 4:12, 4:12].min() > 0.4
 
@@ -247,8 +247,8 @@ def test_weights_that_are_not_finite_fail_one_scorecard_alone(
     scorer: Scorer, tmp_path: Path
 ) -> None:
     """The rest of the pack is scored; a file that is not there is still an error."""
-    key = next(iter(scorer.base.adapters.places))
-    rows, *columns = shape(scorer.base.adapters.places[key])
+    key = next(iter(scorer.base.adapters.modules))
+    rows, *columns = shape(scorer.base.adapters.modules[key])
     ends = [1] * (len(columns) - 1)
     files = {tmp_path / f"{name}.safetensors": value for name, value in
              (("bad", torch.nan), ("good", 0.0), ("worse", torch.inf))}  # fmt: skip

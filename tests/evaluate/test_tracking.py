@@ -116,7 +116,7 @@ def test_a_damaged_memory_of_a_run_is_none(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.json"
     for content in (b"", b"{torn", b"[]", b"null", b'{"uri": "x"}', b"\x80\x04"):
         file.write_bytes(content)
-        assert TrackedRun(MlflowStore(tmp_path, "x"), file, "run").id_now == ""
+        assert TrackedRun(MlflowStore(tmp_path, "x"), file, "run").saved_id == ""
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_what_is_no_table_is_not_asked(tmp_path: Path, kind: str) -> None:
     start = time.monotonic()
     assert Address(tmp_path).lacks(RUN)
     assert not _has_studies(f"sqlite:///{file}")
-    with pytest.raises(ConfigError, match="where tables are to be") as error:
+    with pytest.raises(ConfigError, match="where tables should be") as error:
         check_tracking(tmp_path)
     assert "\n" not in str(error.value)
     assert time.monotonic() - start < 5
@@ -61,7 +61,7 @@ def test_an_embedded_store_has_tables_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     file = database(tmp_path, "CREATE TABLE runs (run_uuid)", other)
-    with pytest.raises(ConfigError, match="where tables are to be"):
+    with pytest.raises(ConfigError, match="where tables should be"):
         check_tracking(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")  # a person's own may have more
     check_tracking(tmp_path / "root")

@@ -220,8 +220,8 @@ def test_a_dataset_config_names_folders_below_its_own(tmp_path: Path, image_dir:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (r'image_dir = "a\u0000b"', "is no folder's name"),
-        (r'image_dir = "a\u202eb"', "is no folder's name"),
+        (r'image_dir = "a\u0000b"', "is not a folder name"),
+        (r'image_dir = "a\u202eb"', "is not a folder name"),
         ('image_dir = "~nobodyhere/x"', "there is no folder ~nobodyhere/x"),
         ('image_dir = "p"\ncaption_extension = "/../../../etc/passwd"', "is no extension"),
         (r'image_dir = "p"' "\n" r'caption_extension = "\u0000"', "is no extension"),

@@ -36,8 +36,8 @@ Header = dict[str, Any]
 @pytest.fixture
 def lora(base: BaseModel, tmp_path: Path) -> Path:
     """A good one, of one module."""
-    key = next(iter(base.adapters.places))
-    weight = base.adapters.places[key].weight
+    key = next(iter(base.adapters.modules))
+    weight = base.adapters.modules[key].weight
     assert isinstance(weight, torch.Tensor)
     outputs, *inputs = weight.shape
     ends = [1] * (weight.ndim - 2)

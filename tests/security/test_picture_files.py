@@ -187,7 +187,7 @@ def test_strips_are_converted_as_the_whole_is(tmp_path: Path, mode: str) -> None
     file = tmp_path / f"a.{'png' if mode in ('1', 'L', 'LA', 'P', 'RGBA', 'I;16') else 'tif'}"
     picture.save(file)
     assert decode_picture(file).picture.tobytes() == wanted.tobytes()
-    assert decode_picture(file).see_through == picture.has_transparency_data
+    assert decode_picture(file).has_transparency == picture.has_transparency_data
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.gif", "a.webp", "a.bmp"])

@@ -327,7 +327,7 @@ def test_a_ledger_that_is_none(
     assert ScoreCache(tmp_path, {}).cards == {}
     (line,) = [entry.message for entry in caplog.records if entry.levelno == logging.WARNING]
     assert line.startswith(f"{tmp_path / LEDGER}: ")
-    assert line.endswith("; all is scored again")
+    assert line.endswith("; everything is scored again")
     assert len(line.splitlines()) == 1
 
 

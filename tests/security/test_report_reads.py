@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from evaluate.config import PolicyConfig
 from evaluate.images.contact_sheet import CELLS, cells_of, read_sheet, save_sheet
-from evaluate.tracking.store_address import RUN_FILE, Address, remembered, run_id_in
+from evaluate.tracking.store_address import RUN_FILE, Address, load_state, run_id_in
 from sweeper.commands import report as rewrite
 from sweeper.commands import select
 from sweeper.config import ReportConfig, SelectConfig
@@ -212,7 +212,7 @@ NO_RUNS: dict[str, Any] = {
 def test_what_a_run_remembers_has_a_type(name: str, tmp_path: Path) -> None:
     content = "[" * 100_000 if name == "deep" else json.dumps(NO_RUNS[name])
     (tmp_path / RUN_FILE).write_text(content)
-    state = remembered(Address(tmp_path), tmp_path / RUN_FILE)
+    state = load_state(Address(tmp_path), tmp_path / RUN_FILE)
     assert (state.run_id, state.done, state.tags) == ("", [], {})
     assert run_id_in(Address(tmp_path), tmp_path) == ""
 

@@ -88,7 +88,7 @@ def left(
     if not written:
         leaves = iter([False] * 4 + [True])
         with pytest.raises(KeyboardInterrupt):
-            train(base, pictures, member, asked=lambda: next(leaves))
+            train(base, pictures, member, should_stop=lambda: next(leaves))
         written.update({file.name: file.read_bytes() for file in member.folder.iterdir()})
     member.folder.mkdir(exist_ok=True)
     for name, content in written.items():

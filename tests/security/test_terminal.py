@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from evaluate.config import PolicyConfig
-from evaluate.score_files import _say, table
+from evaluate.score_files import _print_results, table
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.selection.policy import select
 from sweeper.console import live_table
@@ -133,7 +133,7 @@ def test_evaluate_prints_paths_that_exist(
     kept, broken = card(file), card(file, 2)
     kept.notes, kept.unit, broken.failure = [text], text or "epoch", text or "broken"
     broken.scores = {}
-    _say([kept, broken], select([kept, broken], PolicyConfig()), [])
+    _print_results([kept, broken], select([kept, broken], PolicyConfig()), [])
     said = capsys.readouterr().out
     assert obeyed(said) == []
     assert f"keep {printable(str(file))}\n" in said

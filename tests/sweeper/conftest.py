@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from evaluate.tracking.relocation import NOTED
+from evaluate.tracking.relocation import ADDRESS_COLUMNS
 from tests.sweeper.packs import make, run  # noqa: F401
 
 # two trials of two epochs, with few steps and few probes
@@ -87,7 +87,7 @@ def copied(swept: Swept, root: Path, *without: str) -> Path:
     """A copy of a finished sweep's root that logs to its own artifacts, not to the original's."""
     shutil.copytree(swept.root, root, ignore=shutil.ignore_patterns("cache", *without))
     with closing(sqlite3.connect(root / "mlflow.db")) as store, store:
-        for table, column in NOTED:
+        for table, column in ADDRESS_COLUMNS:
             places = ((swept.root / "artifacts").as_uri(), (root / "artifacts").as_uri())
             store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", places)
     return root

@@ -269,7 +269,7 @@ def test_a_store_that_was_moved_finds_its_artifacts(swept: Swept, tmp_path: Path
     before.rename(root)
     tracker = MlflowMirror(root, root / "studies" / "small")
     record = load_record(root / "studies/small/trials/0000")
-    run = tracker.client.get_run(tracker.run_of(record).id_now)
+    run = tracker.client.get_run(tracker.run_of(record).saved_id)
     assert run.info.artifact_uri.startswith((root / "artifacts").as_uri())
     assert artifact(tracker, tracker.client, run, "scorecards.json")
     versions = tracker.client.search_model_versions("name='small'")

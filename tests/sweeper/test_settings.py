@@ -248,7 +248,7 @@ def test_store_that_was_away_gets_everything_later(
     back.mirror(load_record(record.folder), POLICY)
     back.catch_up()
     client = MlflowClient(back.uri)
-    run_id = back.run_of(record).id_now
+    run_id = back.run_of(record).saved_id
     history = client.get_metric_history(run_id, "scores/fidelity")
     assert [metric.step for metric in history] == [1, 2]
     assert len([size for size in batches if size]) == 1, "all that was missed in one batch"

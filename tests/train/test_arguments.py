@@ -194,7 +194,7 @@ def test_ranges_without_values_are_refused(swept: str) -> None:
     [
         (["\N{EM DASH}data.path=/x"], "typed without dashes, as in data.path=/x"),
         (["\N{EN DASH}\N{EN DASH}data.path", "/x"], "typed without dashes, as in data.path=/x"),
-        (["network.rank =4"], "no space beside the equals sign; type network.rank=4"),
+        (["network.rank =4"], "no space next to the equals sign; type network.rank=4"),
         (["network.rank:4"], "typed with =, as in network.rank=4"),
         (["-multirun"], "did you mean --multirun?"),
         (["--multirun=1"], "--multirun: takes no value"),

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from train.config.schema import DataConfig, TrialConfig
-from train.data.batching import frames_of, plan_batches
+from train.data.batching import crops_of, plan_batches
 from train.data.dataset import load_dataset
 from train.data.images.buckets import framing_of
-from train.data.images.framing import framed
+from train.data.images.cropping import cropped
 from train.data.images.image import DataError
 from train.data.shuffling import shuffled
 
@@ -50,8 +50,8 @@ def test_the_sides_are_multiples_of_the_step_as_kohya_makes_them() -> None:
 def test_the_nearest_shape_wins(
     picture: tuple[int, int], size: tuple[int, int], corner: tuple[int, int]
 ) -> None:
-    frame = framing_of(BUCKETS).frame(picture)
-    assert (frame.size, frame.corner) == (size, corner)
+    crop = framing_of(BUCKETS).crop(picture)
+    assert (crop.size, crop.corner) == (size, corner)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_the_nearest_shape_wins(
 def test_without_enlarging_pictures_are_shrunk_and_cut(
     picture: tuple[int, int], size: tuple[int, int], scale: float
 ) -> None:
-    frame = framing_of(replace(BUCKETS, bucket_upscale=False)).frame(picture)
-    assert frame.size == size
-    assert frame.scale == pytest.approx(scale, abs=0.01)
+    crop = framing_of(replace(BUCKETS, bucket_upscale=False)).crop(picture)
+    assert crop.size == size
+    assert crop.scale == pytest.approx(scale, abs=0.01)
 
 
 def test_pixels_are_scaled_evenly_and_cropped_in_the_middle(tmp_path: Path) -> None:
@@ -77,12 +77,12 @@ def test_pixels_are_scaled_evenly_and_cropped_in_the_middle(tmp_path: Path) -> N
     Image.fromarray(np.concatenate([left, right], axis=1)).save(tmp_path / "a.png")
     config = DataConfig(path=str(tmp_path), resolution=64, height=32)
     picture = load_dataset(config).training[0]
-    frame = frames_of([picture], config)[0]
-    pixels = framed(picture, frame)
+    crop = crops_of([picture], config)[0]
+    pixels = cropped(picture, crop)
     assert pixels.shape == (3, 32, 64), "not square where a height is given"
-    assert frame.box == (0, 50, 400, 250)
+    assert crop.box == (0, 50, 400, 250)
     assert (pixels[:, :, :31].max(), pixels[:, :, 33:].min()) == (0, 1)
-    assert torch.equal(framed(picture, frame, flipped=True), pixels.flip(-1))
+    assert torch.equal(cropped(picture, crop, flipped=True), pixels.flip(-1))
 
 
 def test_the_epoch_is_the_same_for_all_and_mixes_the_buckets(tmp_path: Path) -> None:
@@ -91,9 +91,9 @@ def test_the_epoch_is_the_same_for_all_and_mixes_the_buckets(tmp_path: Path) -> 
     config = DataConfig(path=str(tmp_path), resolution=64, buckets=True, repeats=3,
                         validation_fraction=0)  # fmt: skip
     pictures = load_dataset(config)
-    batches = plan_batches(pictures.trained, frames_of(pictures.trained, config), 4)
+    batches = plan_batches(pictures.trained, crops_of(pictures.trained, config), 4)
     order = shuffled(batches, torch.Generator().manual_seed(0))
-    drawn = [batches.pictures(step, order) for step in range(len(batches))]
+    drawn = [batches.images(step, order) for step in range(len(batches))]
     assert Counter(i for rows in drawn for i in rows) == dict.fromkeys(range(9), 3)
     for rows, (size, _) in zip(drawn, batches.sequence, strict=True):
         assert {size[0] > size[1]} == {i < 6 for i in rows}, "one size a batch"
@@ -109,7 +109,7 @@ def test_a_picture_smaller_than_a_step_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (60, 100)).save(tmp_path / "thin.png")
     config = DataConfig(path=str(tmp_path), resolution=512, buckets=True, bucket_upscale=False)
     with pytest.raises(DataError, match=r"thin\.png: 60x100 pixels"):
-        frames_of(load_dataset(config).training, config)
+        crops_of(load_dataset(config).training, config)
 
 
 @pytest.mark.parametrize("size", [(8000, 60), (60, 8000), (8000, 1), (1, 1), (30000, 2)])
@@ -118,14 +118,14 @@ def test_no_shape_ends_in_an_exception(tmp_path: Path, size: tuple[int, int]) ->
     config = DataConfig(path=str(tmp_path), resolution=64, buckets=True)
     picture = load_dataset(config).training[0]
     for chosen in (config, replace(config, buckets=False)):
-        frame = frames_of([picture], chosen)[0]
-        assert framed(picture, frame).shape == (3, frame.size[1], frame.size[0])
+        crop = crops_of([picture], chosen)[0]
+        assert cropped(picture, crop).shape == (3, crop.size[1], crop.size[0])
     with pytest.raises(DataError, match=r"odd\.png: .* too small or too narrow for buckets in"):
-        frames_of([picture], replace(config, bucket_upscale=False))
+        crops_of([picture], replace(config, bucket_upscale=False))
 
 
 def test_a_step_above_the_resolution_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (600, 600)).save(tmp_path / "a.png")
     config = DataConfig(path=str(tmp_path), resolution=64, buckets=True, bucket_step=128)
     with pytest.raises(DataError, match="buckets in steps of 128 pixels"):
-        frames_of(load_dataset(config).training, config)
+        crops_of(load_dataset(config).training, config)

@@ -20,7 +20,7 @@ from train.cache.latent_cache import EncodedDataset, encode_dataset
 from train.cache.tensor_cache import TensorCache
 from train.config.schema import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from train.data.dataset import load_dataset
-from train.data.images.framing import framed
+from train.data.images.cropping import cropped
 from train.data.images.image import DataError
 from train.loop.trainer import Trainer, TrialSpec
 from train.lora.checkpoint_file import read_metadata
@@ -96,7 +96,7 @@ def test_an_epoch_in_buckets_goes_on_in_its_middle_to_the_same_bytes(
     steps = iter([False] * 14)  # of 10 an epoch
     pictures, member = load_dataset(data), TrialSpec(config, tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
-        list(Trainer(base, pictures, [member], asked=lambda: next(steps, True)))
+        list(Trainer(base, pictures, [member], should_stop=lambda: next(steps, True)))
     state = torch.load(tmp_path / "broken" / "lora-state.pt", weights_only=True)
     assert (state["epoch"], len(state["order"])) == (1, 3)
     assert 0 < state["shown"] < 20
@@ -151,7 +151,7 @@ def test_what_is_on_disk_is_never_stale(
     file.write_bytes(whole[: len(whole) // 2])
     encode(base, config)
     encode(base, replace(config, data=replace(data, resolution=40)))
-    assert f"{file} is damaged; it is made again" in caplog.text
+    assert f"{file} is damaged and is recreated" in caplog.text
     assert file.read_bytes() == whole
 
 
@@ -174,7 +174,7 @@ def test_what_is_on_disk_is_of_one_base_in_one_precision(
         found = "latents: 5 from the cache, 0 encoded; " + TEXTS.format(2, 0)
         assert (said(caplog) == found) == (settings["path"] == str(moved))
         fresh = encode_with(replace(config, cache="off"), **settings)
-        random, captions = torch.Generator(), [kept.pictures[0].caption, ""]
+        random, captions = torch.Generator(), [kept.images[0].caption, ""]
         mean, std = kept.latents_of([0], random)
         assert torch.equal(mean, fresh.latents_of([0], random)[0]), settings
         assert torch.equal(std, fresh.latents_of([0], random)[1]), settings
@@ -204,7 +204,7 @@ def test_an_autoencoder_in_another_precision_makes_its_own_latents(
 
 def _work(folder: Path, made: Path) -> None:
     cache = TensorCache(folder)
-    with cache.alone():
+    with cache.exclusive():
         for key in map(str, range(20)):
             entry = cache.fetch(key, lambda key=key: _make(made, key))  # type: ignore[misc]
             assert entry.tensors["x"].item() == int(key)
@@ -264,14 +264,14 @@ def test_variants_are_drawn_from_the_members_stream(base: BaseModel, config: Tri
     assert len(spoken) == 6, "of three parts after the two that are kept"
     assert all(caption.startswith("sks puppet, a, ") for caption in spoken)
     plain, flipped = (encoded.latents[0, flip].tensors["mean"] for flip in (False, True))
-    pixels = framed(encoded.pictures[0], encoded.frames[0]).flip(-1).unsqueeze(0)
+    pixels = cropped(encoded.images[0], encoded.crops[0]).flip(-1).unsqueeze(0)
     assert torch.equal(latent_cache.encode_latents(base, pixels)[0][0], flipped)
     shown = [encoded.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(20)]
     assert 3 < sum(torch.equal(one, flipped) for one in shown) < 17
     assert all(torch.equal(one, flipped) or torch.equal(one, plain) for one in shown)
 
 
-def test_colours_change_only_where_nothing_is_kept(base: BaseModel, config: TrialConfig) -> None:
+def test_colors_change_only_where_nothing_is_kept(base: BaseModel, config: TrialConfig) -> None:
     data = replace(config.data, color_augmentation=True)
     with pytest.raises(DataError, match="cache=off"):
         encode(base, replace(config, data=data))

@@ -61,7 +61,7 @@ def test_captions_in_any_encoding(tmp_path: Path, data: bytes, text: str, guess:
         (b"\xff\xfes\0k\0s", "no text in UTF-8"),
         (b"\xff\xfe\x00\xd8", "no text in UTF-8"),  # half of a pair: a surrogate
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\2\3\4\5\6", "no text but binary data"),
-        (b"x" * 100_001, "is larger than 0.1 MB; it is no caption"),
+        (b"x" * 100_001, "is larger than 0.1 MB; it is not a caption"),
     ],
 )
 def test_what_is_no_caption_is_named_or_skipped(tmp_path: Path, data: bytes, said: str) -> None:

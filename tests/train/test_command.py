@@ -86,7 +86,7 @@ def test_the_course_is_told_before_the_base_is_loaded(
         ("network.conv_alpha=2", "network.conv_alpha: needs network.conv_rank > 0"),
         ("network.rank=4,8", "network.rank: several values need -m"),
         ("base.path=model.ckpt", "is a pickle"),
-        ("name=a/b", "name: 'a/b' is to be a file name"),
+        ("name=a/b", "name: 'a/b' must be a file name"),
         ("preset=charakter", "preset: 'charakter' is none of character, concept, none, style; did"),
     ],
 )

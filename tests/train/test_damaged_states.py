@@ -118,7 +118,7 @@ def test_it_goes_on_from_its_last_checkpoint(
     whole = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
     folder, leaves = tmp_path / "broken", iter([False] * 7 + [True])
     with pytest.raises(KeyboardInterrupt):  # in the third epoch, of three steps each
-        train(base, pictures, TrialSpec(config, folder), asked=lambda: next(leaves))
+        train(base, pictures, TrialSpec(config, folder), should_stop=lambda: next(leaves))
     damage(state_file(folder))
     with caplog.at_level("WARNING"):
         again = train(base, pictures, TrialSpec(config, folder))
@@ -150,7 +150,7 @@ def test_without_a_checkpoint_it_begins_anew(
     state_file(folder).write_bytes(b"garbage")
     train(base, pictures, TrialSpec(trial(), tmp_path / "whole"))
     train(base, pictures, TrialSpec(trial(), folder))
-    assert "; the run begins anew" in caplog.text
+    assert "; the run starts over" in caplog.text
     files = [(place / "lora.safetensors").read_bytes() for place in (folder, tmp_path / "whole")]
     assert files[0] == files[1]
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from train.config.schema import DataConfig, TrainingConfig, TrialConfig
 from train.data.dataset import load_dataset
-from train.data.images.framing import square
+from train.data.images.cropping import square
 from train.data.images.image import DataError, open_picture
 from train.errors import ConfigError
 from train.validation import check_trial
@@ -86,30 +86,30 @@ def test_a_validation_folder_elsewhere_is_held_out(tmp_path: Path, picture_folde
             load_dataset(replace(config, validation_path=str(path)))
 
 
-GREY, RED = (100, 100, 100), (200, 30, 30)
+GRAY, RED = (100, 100, 100), (200, 30, 30)
 
 
 @pytest.mark.parametrize(
-    ("name", "mode", "colour", "seen"),
+    ("name", "mode", "color", "seen"),
     [
         ("a.webp", "RGB", RED, RED),
         ("a.webp", "RGBA", (*RED, 0), (255, 255, 255)),
         ("a.jpeg", "RGB", RED, RED),
         ("a.JPG", "CMYK", (0, 255, 255, 0), (255, 0, 0)),
         ("a.bmp", "RGB", RED, RED),
-        ("a.png", "L", 100, GREY),
-        ("a.jpg", "L", 100, GREY),
+        ("a.png", "L", 100, GRAY),
+        ("a.jpg", "L", 100, GRAY),
         ("a.png", "LA", (0, 51), (204, 204, 204)),  # a fifth of black on white
-        ("a.png", "I;16", 100 * 257, GREY),
+        ("a.png", "I;16", 100 * 257, GRAY),
         ("a.png", "1", 1, (255, 255, 255)),
         ("a.png", "P", RED, RED),
         ("a.bmp", "P", RED, RED),
     ],
 )
 def test_every_kind_of_picture_is_read(
-    tmp_path: Path, name: str, mode: str, colour: Any, seen: tuple[int, int, int]
+    tmp_path: Path, name: str, mode: str, color: Any, seen: tuple[int, int, int]
 ) -> None:
-    picture = Image.new("RGB" if mode == "P" else mode, (12, 8), colour)
+    picture = Image.new("RGB" if mode == "P" else mode, (12, 8), color)
     if mode == "P":
         picture = picture.quantize(4)
     picture.save(tmp_path / name, quality=100)
@@ -120,7 +120,7 @@ def test_every_kind_of_picture_is_read(
     torch.testing.assert_close(pixels, wanted, atol=3, rtol=0)
 
 
-def test_a_palette_has_its_transparent_colour_on_white(tmp_path: Path) -> None:
+def test_a_palette_has_its_transparent_color_on_white(tmp_path: Path) -> None:
     picture = Image.new("P", (4, 4), 1)
     picture.putpalette([*RED, 0, 0, 255])
     picture.putpixel((0, 0), 0)

@@ -106,7 +106,7 @@ def test_where_no_picture_is_the_line_says_what_there_is(tmp_path: Path) -> None
         ("phone", r"1 \.heic \(IMG_1\.HEIC\) cannot be read: save them as png or jpg"),
         ("empty", "which is empty"),
         ("phon", r"there is no folder .*; did you mean phone\?"),
-        ("phone/IMG_1.HEIC", "is no folder; give the folder of the pictures"),
+        ("phone/IMG_1.HEIC", "is not a folder; give the folder of the pictures"),
     ):
         with pytest.raises(DataError, match=said) as error:
             load(tmp_path / name)
@@ -181,10 +181,10 @@ def test_too_many_repeats_are_refused_before_lists_are_made_of_them(tmp_path: Pa
     draw(tmp_path / "x", "a", "b")
     with pytest.raises(DataError, match=r"an epoch would show 2,000,000,000 pictures \(2 pictures"):
         load(tmp_path / "x", repeats=10**9)
-    assert load(tmp_path / "x", repeats=100).shown == 200
+    assert load(tmp_path / "x", repeats=100).images_per_epoch == 200
 
 
-def test_regularisation_is_balanced_by_arithmetic(tmp_path: Path) -> None:
+def test_regularization_is_balanced_by_arithmetic(tmp_path: Path) -> None:
     """As one repeat after the other would do it, but for the time that takes."""
     some = load(draw(tmp_path / "x", *"abcde")).training
     for shown_ in (0, 1, 4, 5, 6, 12, 999_999):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.train.conftest import apart, command, end, train
 from train.cli.app import with_one_line_errors
-from train.cli.signals import in_good_order
+from train.cli.signals import graceful_stop
 from train.config.schema import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
 from train.data.dataset import Dataset
 from train.loop.train_one import main
@@ -50,7 +50,7 @@ def test_from_the_middle_of_an_epoch_to_the_same_bytes(
     whole = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
     member = TrialSpec(config, tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
-        train(base, pictures, member, asked=after(steps))
+        train(base, pictures, member, should_stop=after(steps))
     state = end(tmp_path / "broken")
     assert (state["epoch"], state["shown"]) == divmod(steps * 2, 6) if steps != 3 else (0, 6)
     continued = train(base, pictures, member)
@@ -110,10 +110,10 @@ def test_members_continue_at_different_places(
     for seed, steps in ((0, 1), (1, 5)):
         member = TrialSpec(config[seed], tmp_path / str(seed))
         with pytest.raises(KeyboardInterrupt):
-            train(exact_base, pictures, member, asked=after(steps))
+            train(exact_base, pictures, member, should_stop=after(steps))
     members = [TrialSpec(config[seed], tmp_path / str(seed)) for seed in range(3)]
     saved = [
-        [(c.member, c.epoch) for c in epoch.checkpoints]
+        [(c.index, c.epoch) for c in epoch.checkpoints]
         for epoch in train(exact_base, pictures, *members)
     ]
     assert saved == [[(1, 1)], [(0, 1), (1, 2), (2, 1)], [(0, 2), (2, 2)]]
@@ -232,7 +232,7 @@ def test_runs_of_two_names_share_a_folder(base: BaseModel, trial: Make, tmp_path
 def test_ctrl_c_asks_once_and_forces_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1.0, 1.5, 9.0])
     monkeypatch.setattr("train.cli.signals.time.monotonic", lambda: next(clock))
-    with in_good_order() as asked:
+    with graceful_stop() as asked:
         assert not asked()
         signal.raise_signal(signal.SIGINT)
         assert asked()

@@ -196,7 +196,7 @@ def test_a_full_config_is_translated_whole(tmp_path: Path, folder: Path) -> None
     said = "\n".join(notes)
     assert "without effect here: logging_dir, max_data_loader_n_workers, multires_noise" in said
     assert "kohya's LoRA would be another: scale_weight_norms" in said
-    assert "max_train_steps is left out beside max_train_epochs" in said
+    assert "max_train_steps is ignored in favor of max_train_epochs" in said
 
 
 def test_a_file_of_the_interface_is_taken_as_it_is(tmp_path: Path) -> None:

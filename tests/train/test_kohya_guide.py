@@ -51,8 +51,8 @@ def test_the_guides_config_is_printed_and_trained(tmp_path: Path) -> None:
         "name=my puppet", f"data.path={EMBEDDED_FOLDER}", "network.text_encoder=false",
     } <= found  # fmt: skip
     for key in ("num_epochs", "lr_warmup_epochs"):
-        assert f"{key}: kohya has no such key and takes it silently" in shown.stderr
-    assert "left out, for it stands behind a #: twenty there" not in shown.stderr
+        assert f"{key}: kohya has no such key and silently ignores it" in shown.stderr
+    assert "left out, as it follows a #: twenty there" not in shown.stderr
     for arguments in ([f"kohya={file}"], [*found, f"output={tmp_path / 'pasted'}"]):
         done = run("train", *arguments)
         assert done.returncode == 0, done.stderr
@@ -104,7 +104,7 @@ def test_pairs_behind_a_comment_are_said(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("network_dim = 4 seed = 1 # the rank network_alpha = 2")
     content, repairs = read_toml(tmp_path / "a.toml")
     assert content == {"network_dim": 4, "seed": 1}
-    assert "left out, for it stands behind a #: the rank network_alpha = 2" in repairs
+    assert "left out, as it follows a #: the rank network_alpha = 2" in repairs
 
 
 def test_names_without_toml_and_json_are_taken_as_kohya_does(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from train.files import permissions
 from train.kohya import optimizer_args
 from train.kohya.command_line import expand
 from train.kohya.translate import translate
-from train.kohya_toml.key_tables import ELSEWHERE, HARMLESS, IGNORED, REFUSED, UNSUPPORTED
+from train.kohya_toml.key_tables import HARMLESS, IGNORED, OTHER_SCRIPTS, REFUSED, UNSUPPORTED
 from train.loop import schedule
 from train.validation import check_train
 
@@ -32,7 +32,7 @@ def named(tmp_path: Path) -> None:
 
 
 def test_every_key_has_one_meaning() -> None:
-    groups = [IGNORED, UNSUPPORTED, REFUSED.keys(), ELSEWHERE]
+    groups = [IGNORED, UNSUPPORTED, REFUSED.keys(), OTHER_SCRIPTS]
     assert sum(map(len, groups)) == len(set().union(*groups))
     read = Path(optimizer_args.__file__).parent.glob("*.py")
     asked = set(re.findall(r'said\.\w+\("(\w+)"', "".join(file.read_text() for file in read)))
@@ -143,7 +143,7 @@ def test_what_is_meant(tmp_path: Path, text: str, expected: dict[str, Any]) -> N
         ("network_args = 5", 'list of "name=value"'),
         ("text_encoder_lr = [1e-5, 2e-5, 3e-5]", "more than two"),
         (f"network_dim = {10**30}", "too large a number"),
-        ("[network_dim]\nx = 1", "kohya has no such key, and would train without a word: x"),
+        ("[network_dim]\nx = 1", "kohya has no such key, and would silently ignore it: x"),
     ],
 )  # fmt: skip
 def test_where_kohya_stops_so_do_we(tmp_path: Path, text: str, said: str) -> None:
@@ -266,7 +266,7 @@ def test_lengths_of_the_schedule_that_cannot_be_are_named_in_kohyas_words(
 
 def test_the_warm_up_that_counts_is_named(tmp_path: Path) -> None:
     notes = translate(write(tmp_path, "lr_warmup_epochs = 2\nlr_warmup_ratio = 0.1")).notes
-    assert "lr_warmup_ratio is left out beside lr_warmup_epochs" in notes
+    assert "lr_warmup_ratio is ignored in favor of lr_warmup_epochs" in notes
 
 
 @pytest.mark.parametrize(

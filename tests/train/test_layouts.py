@@ -50,7 +50,7 @@ def test_kohyas_folders_have_repeats_and_class_words_of_their_own(tmp_path: Path
         "b": ("a sks dog, barking", 10),
         "c": ("sks dog in snow", 3),
     }
-    assert pictures.shown == 23
+    assert pictures.images_per_epoch == 23
     assert [p.path.stem for p in pictures.validation] == ["e"]
     said = pictures.report().splitlines()
     assert said[0] == (
@@ -65,7 +65,7 @@ def test_class_words_stand_in_for_captions(tmp_path: Path) -> None:
     assert shown(pictures) == {"a": ("photo of sks dog", 1)}
 
 
-def test_regularisation_is_shown_as_often_as_the_subject(tmp_path: Path) -> None:
+def test_regularization_is_shown_as_often_as_the_subject(tmp_path: Path) -> None:
     subject = draw(tmp_path / "subject", "a", "b", "c")
     draw(tmp_path / "class" / "2_dog", "x", "y")
     pictures = load(subject, repeats=3, regularization_path=str(tmp_path / "class"))
@@ -77,18 +77,18 @@ def test_regularisation_is_shown_as_often_as_the_subject(tmp_path: Path) -> None
     draw(tmp_path / "many", *map(str, range(12)))
     many = load(subject, repeats=3, regularization_path=str(tmp_path / "many"))
     assert len(many.regularization) == 9
-    assert "3 of 12 regularisation pictures are not used: there are more of them" in many.report()
+    assert "3 of 12 regularization pictures are not used: there are more of them" in many.report()
     flat = {p.caption for p in many.regularization}
     assert flat == {"dog"}, "the class and not the trigger"
 
 
-def test_regularisation_that_is_held_out_elsewhere_is_left_out(tmp_path: Path) -> None:
+def test_regularization_that_is_held_out_elsewhere_is_left_out(tmp_path: Path) -> None:
     subject = draw(tmp_path / "subject", "a", "b", "c")
     held_out = draw(tmp_path / "held out" / "dog", "x")
     others = draw(tmp_path / "class" / "dog", "x", "y")
     pictures = load(subject, validation_path=str(held_out), regularization_path=str(others))
     assert [picture.path.stem for picture in pictures.regularization] == ["y"]
-    assert "1 of 2 regularisation pictures is not used: they are equal" in pictures.report()
+    assert "1 of 2 regularization pictures is not used: they are equal" in pictures.report()
 
 
 CONFIG = """

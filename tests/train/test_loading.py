@@ -101,12 +101,12 @@ def test_what_the_hub_does_not_give_is_named(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-        refused(HUB_ID, f"{HUB_ID} is neither on disk nor to be had from the hub: ")
+        refused(HUB_ID, f"{HUB_ID} is neither on disk nor available from the hub: ")
     with monkeypatch.context() as patch:
         index = str(base_folder / "model_index.json")
         patch.setattr(model_files, "hf_hub_download", lambda *_: index)
         patch.setattr(downloading, "model_info", unreachable)
-        refused(HUB_ID, "nor to be had from the hub: Name or service not known")
+        refused(HUB_ID, "nor available from the hub: Name or service not known")
     kept = hub(safetensors=False)
     refused(HUB_ID, f"{HUB_ID} has no .safetensors file; its weights are pickles")
     for path in ("somebody/tiny.safetensors", "./somebody", "~/tiny", "/somebody", "a/b/c"):

@@ -46,7 +46,7 @@ def test_every_optimizer_trains_and_continues_to_the_same_bytes(
     assert any(up.abs().max() > 0 for up in adapter.up.values())
     asked = iter([False, False, False, False, True])
     with pytest.raises(KeyboardInterrupt):  # after 5 of 6 steps
-        train(base, pictures, TrialSpec(config, tmp_path / "two"), asked=lambda: next(asked))
+        train(base, pictures, TrialSpec(config, tmp_path / "two"), should_stop=lambda: next(asked))
     assert not (tmp_path / "two" / "lora.safetensors").exists()
     train(base, pictures, TrialSpec(config, tmp_path / "two"))
     for name in ("lora-000001.safetensors", "lora.safetensors"):

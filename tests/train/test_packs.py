@@ -161,7 +161,7 @@ def test_members_join_and_leave(
     members["stopped"] = trainer.add(TrialSpec(stopped, tmp_path / "stopped"))
     saved: list[list[tuple[int, int]]] = []
     for epoch in trainer:
-        saved.append([(c.member, c.epoch) for c in epoch.checkpoints])
+        saved.append([(c.index, c.epoch) for c in epoch.checkpoints])
         if len(saved) == 2:
             trainer.stop(members["stopped"])
             trainer.add(TrialSpec(later, tmp_path / "second"))

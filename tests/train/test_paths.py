@@ -10,7 +10,7 @@ import torch
 from evaluate.checkpoints.find import find
 from evaluate.features.clip import ClipEncoder
 from evaluate.prompts.probe_set import load_probe_set
-from evaluate.tracking.tracking_uri import _a_folder
+from evaluate.tracking.tracking_uri import _fault_of_folder
 from train.cache.tensor_cache import TensorCache
 from train.config.schema import BaseConfig
 from train.errors import ConfigError
@@ -40,5 +40,5 @@ def test_a_home_that_there_is_not_is_named_in_one_line() -> None:
         load_probe_set(NOBODY)
     with pytest.raises(ConfigError, match=r"scores\.clip_model: there is no \.safetensors file"):
         ClipEncoder(f"ViT-L-14@{NOBODY}", torch.device("cpu"))
-    assert "~no-such-user-here" in _a_folder(f"file:{NOBODY}")
+    assert "~no-such-user-here" in _fault_of_folder(f"file:{NOBODY}")
     assert TensorCache(Path(NOBODY)).folder == Path(NOBODY)

@@ -38,7 +38,7 @@ def trained(model: Any) -> Any:
 
 def assert_same(model: Any, adapter: Adapter, base: BaseModel, own: nn.Module, name: str) -> None:
     """Every layer of PEFT's changes its module as the adapter does."""
-    keys = {id(module): key for key, module in base.adapters.places.items()}
+    keys = {id(module): key for key, module in base.adapters.modules.items()}
     layers = {p: m for p, m in model.named_modules() if hasattr(m, "get_delta_weight")}
     assert layers
     for path, layer in layers.items():

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, features
 
 from tests.train.test_layouts import draw, load
+from train.data.images.cropping import square
 from train.data.images.file_kinds import EXTENSIONS
-from train.data.images.framing import square
 from train.data.images.image import DataError, open_picture
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
@@ -42,13 +42,13 @@ def test_what_is_not_read_is_named_and_companions_are_not(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png", "tif"])
 def test_of_an_animation_the_first_frame_is_read_and_said(tmp_path: Path, kind: str) -> None:
-    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE)]
+    frames = [Image.new("RGB", (16, 16), color) for color in (RED, BLUE)]
     options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
     frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:], **options)
     draw(tmp_path, "still")
     pictures = load(tmp_path)
     assert open_picture(tmp_path / f"a.{kind}").getpixel((8, 8)) == RED
-    said = f"1 picture has several frames or pages (a.{kind}): the first alone is read"
+    said = f"1 picture has several frames or pages (a.{kind}): only the first one is read"
     assert said in pictures.report()
 
 
@@ -81,7 +81,7 @@ def test_broken_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
         (b"\n <!DOCTYPE html><html>not found</html>", "it is a web page or an SVG drawing"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is PostScript"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
-        (b"nothing at all", "of no kind that is known"),
+        (b"nothing at all", "of an unknown kind"),
     ],
 )
 def test_what_a_file_really_is_is_said(tmp_path: Path, data: bytes, said: str) -> None:

@@ -94,7 +94,7 @@ def test_every_module_of_a_base_is_found_whoever_names_it(
     changes = write(tmp_path / "x.safetensors", model, spellings(model)[spelling])
     adapter, others = read_checkpoint(tmp_path / "x.safetensors", model.adapters)
     assert not others
-    keys = {id(module): key for key, module in model.adapters.places.items()}
+    keys = {id(module): key for key, module in model.adapters.modules.items()}
     for name, change in changes.items():
         network, _, path = name.partition(".")
         key = keys[id(networks(model)[network].get_submodule(path))]
@@ -123,7 +123,7 @@ def test_what_lies_outside_of_the_targets_changes_the_pictures(
             merged = predicted()
         with model.adapters.activated([adapter, adapter]):
             hooked = predicted()
-        for key in (k for k in model.adapters.places if k not in model.adapters.targets):
+        for key in (k for k in model.adapters.modules if k not in model.adapters.targets):
             one = {k: (v if k == key else v * 0) for k, v in adapter.up.items()}
             kept = {k: v.clone() for k, v in adapter.up.items()}
             for k, up in adapter.up.items():

@@ -74,7 +74,7 @@ def test_min_snr_holds_where_the_last_timestep_has_no_signal(base: BaseModel) ->
         assert weights.isfinite().all()
 
 
-def test_regularisation_pictures_weigh_what_is_said(
+def test_regularization_pictures_weigh_what_is_said(
     base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     losses = []
@@ -99,7 +99,7 @@ def test_noise_offset_shifts_whole_channels(
         trainer = Trainer(base, pictures, [TrialSpec(trial(noise_offset=offset), tmp_path)])
         run = trainer.pending[0]
         run.start_epoch()
-        drawn.append(run.draw(0, trainer.data).noise)
+        drawn.append(run.sample(0, trainer.data).noise)
     shift = drawn[1] - drawn[0]
     assert torch.allclose(shift, shift[:, :, :1, :1].expand_as(shift), atol=1e-6)
     assert shift.std() > 0.1
@@ -194,7 +194,10 @@ def test_accumulated_batches_are_one_large_batch(
     for size in (4, 6):
         config = trial(batch_size=size, gradient_accumulation=2 if size == 4 else 1)
         run = AdapterRun(0, TrialSpec(config, tmp_path), exact_base, pictures)
-        rows = [[run.course.rows_of(b) for b in range(run.batches)], run.course.rows_of_step(0, 2)]
+        rows = [
+            [run.schedule.rows_of(b) for b in range(run.batches)],
+            run.schedule.rows_of_step(0, 2),
+        ]
         assert rows == ([[4, 2], 6] if size == 4 else [[6], 6])
         weighted = torch.arange(6.0)
         parts = [part.sum() for part in weighted.split(size)]

@@ -86,7 +86,7 @@ def test_patterns_mean_what_peft_makes_of_them(
     adapter = load_checkpoint(tmp_path / "adapter_model.safetensors", base.adapters)
     paths = {id(module): path for path, module in base.unet.named_modules()}
     for key, (down, up) in adapter.matrices.items():
-        layer = model.base_model.model.get_submodule(paths[id(base.adapters.places[key])])
+        layer = model.base_model.model.get_submodule(paths[id(base.adapters.modules[key])])
         change = up.flatten(1) @ down.flatten(1) * (adapter.alpha[key] / len(down))
         torch.testing.assert_close(change, layer.get_delta_weight("default").flatten(1))
     scaled = [module for module in model.modules() if hasattr(module, "get_delta_weight")]
@@ -153,7 +153,7 @@ def test_a_strength_that_is_not_sure_in_pefts_settings_stops(
 
 def test_a_file_of_pefts_without_its_settings_stops(base: BaseModel, tmp_path: Path) -> None:
     file = peft(tmp_path / "adapter_model.safetensors", {}, "base_model.model.", "nowhere")
-    with pytest.raises(CheckpointError, match=r"adapter_config.json is not beside it"):
+    with pytest.raises(CheckpointError, match=r"adapter_config.json is not next to it"):
         load_checkpoint(file, base.adapters)
     file.with_name("adapter_config.json").write_text("{")
     with pytest.raises(CheckpointError, match="is no JSON"):

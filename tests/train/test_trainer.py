@@ -118,7 +118,7 @@ def test_what_is_no_lora_is_refused(
         load_checkpoint(tmp_path / "absent.safetensors", base.adapters)
 
 
-def test_regularisation_pictures_count_by_their_weight_and_not_for_the_subject(
+def test_regularization_pictures_count_by_their_weight_and_not_for_the_subject(
     base: BaseModel, config: TrialConfig, shapes: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
     def lora(prior: Path | None, weight: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.train.test_layouts import draw, load
-from train.data.captions.trigger import says, without_trigger
+from train.data.captions.trigger import mentions, without_trigger
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_trigger_is_left_out_as_whole_words(
     ],
 )  # fmt: skip
 def test_words_are_found_whole(caption: str, word: str, has: bool) -> None:
-    assert says(caption, word) is has
+    assert mentions(caption, word) is has
 
 
 def test_the_report_looks_for_whole_words(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The pictures as the UNet sees them: latents and text embeddings, shared by all trials."""
+"""The dataset as the UNet sees it: latents and text embeddings, shared by all trials."""
 
 from __future__ import annotations
 
@@ -14,123 +14,127 @@ import torch
 from torch import Tensor
 
 from train.cache.tensor_cache import CachedTensor, TensorCache, key_of
-from train.config.schema import BASE_PLACES, TrialConfig
-from train.data.batching import frames_of
+from train.config.schema import BASE_LOCATION_KEYS, TrialConfig
+from train.data.batching import crops_of
 from train.data.captions.sampling import sample_captions
 from train.data.dataset import Dataset
-from train.data.images.buckets import Frame
+from train.data.images.buckets import Crop
 from train.data.images.color_jitter import ColorJitter, sample_color_jitter
-from train.data.images.framing import framed
+from train.data.images.cropping import cropped
 from train.data.images.image import DataError, TrainingImage
 from train.models.base_model import TEXT, BaseModel
 from train.models.latents import encode_latents
 from train.validation import DISK, OFF
 
 log = logging.getLogger(__name__)
-SHUFFLED = 256  # captions in an order of their own whose embeddings are kept
+SHUFFLED = 256  # shuffled captions whose embeddings are cached
 
 
 class EncodedDataset:
-    """Latents and text embeddings of the pictures that are trained on.
+    """Latents and text embeddings of the images of an epoch.
 
     Attributes:
-        pictures: the subject's, then those of regularisation.
-        frames: how each is brought to its size.
+        images: the subject's, then the regularization images.
+        crops: scale and crop of each image.
         sizes: (n, 6), see `BaseModel.size_conditioning`.
-        prior: (n,) bool, which of them are of regularisation.
+        prior: (n,) bool, which of them are regularization images.
     """
 
-    def __init__(self, base: BaseModel, pictures: Dataset, config: TrialConfig) -> None:
-        self.base, self.pictures = base, pictures.trained
-        self.frames = frames_of(self.pictures, config.data)
-        _check_frames(self.pictures, self.frames, base.factor)
-        framed = zip(self.pictures, self.frames, strict=True)
-        self.sizes = torch.tensor([picture.sizes(frame) for picture, frame in framed])
-        self.prior = torch.tensor([picture.subset.regularization for picture in self.pictures])
+    def __init__(self, base: BaseModel, dataset: Dataset, config: TrialConfig) -> None:
+        self.base, self.images = base, dataset.trained
+        self.crops = crops_of(self.images, config.data)
+        _check_crops(self.images, self.crops, base.factor)
+        pairs = zip(self.images, self.crops, strict=True)
+        self.sizes = torch.tensor([image.sizes(crop) for image, crop in pairs])
+        self.prior = torch.tensor([image.subset.regularization for image in self.images])
         self.fixed = not config.data.resample_latents
-        self.flips = any(picture.subset.flip for picture in self.pictures)
-        self.tints = any(picture.subset.color_augmentation for picture in self.pictures)
-        self.drops = any(picture.subset.caption_dropout for picture in self.pictures)
-        settings = [item for item in asdict(config.base).items() if item[0] not in BASE_PLACES]
-        # in memory the base itself will do: nobody waits until some GB are hashed
-        named = base.fingerprint if config.cache == DISK else id(base)
-        self.about = [named, base.device.type, sorted(settings)]
+        self.flips = any(image.subset.flip for image in self.images)
+        self.jitters = any(image.subset.color_augmentation for image in self.images)
+        self.drops = any(image.subset.caption_dropout for image in self.images)
+        settings = [
+            item for item in asdict(config.base).items() if item[0] not in BASE_LOCATION_KEYS
+        ]
+        # in memory the object's identity is enough, which saves hashing some GB
+        base_key = base.fingerprint if config.cache == DISK else id(base)
+        self.about = [base_key, base.device.type, sorted(settings)]
         folder = Path(config.cache_path) if config.cache == DISK else None
-        self.store = None if config.cache == OFF else TensorCache(folder)
-        if self.tints and self.store:
-            raise DataError("color_aug of the dataset_config: goes with cache=off alone")
+        self.cache = None if config.cache == OFF else TensorCache(folder)
+        if self.jitters and self.cache:
+            raise DataError("color_aug of the dataset_config: needs cache=off")
         self.latents: dict[tuple[int, bool], CachedTensor] = {}
         self.texts: OrderedDict[str, dict[str, Tensor]] = OrderedDict()  # on the device
-        self.spoken: list[CachedTensor] = []  # what the store has of them, for the next trial
-        self.captions = {*(picture.caption for picture in self.pictures), ""}
-        if self.store:
-            self._fill(self.store)
+        self.text_entries: list[CachedTensor] = []  # keeps them in the cache for the next trial
+        self.captions = {*(image.caption for image in self.images), ""}
+        if self.cache:
+            self._fill(self.cache)
 
     def latents_of(self, rows: list[int], random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents of a batch, (n, c, h, w) each, on the CPU.
 
         Args:
-            random: a member's stream, of which flips and colours are drawn.
+            random: the trial's generator, from which flips and color jitters are sampled.
         """
         flips = torch.rand(len(rows), generator=random) < 0.5 if self.flips else repeat(False)
-        tints = sample_color_jitter(len(rows), random) if self.tints else repeat(None)
-        found = []
-        for row, flip, tint in zip(rows, flips, tints, strict=False):
-            subset = self.pictures[row].subset
+        jitters = sample_color_jitter(len(rows), random) if self.jitters else repeat(None)
+        pairs = []
+        for row, flip, jitter in zip(rows, flips, jitters, strict=False):
+            subset = self.images[row].subset
             flipped = subset.flip and bool(flip)
-            found.append(self._latents(row, flipped, tint if subset.color_augmentation else None))
-        return torch.stack([mean for mean, _ in found]), torch.stack([std for _, std in found])
+            pairs.append(self._latents(row, flipped, jitter if subset.color_augmentation else None))
+        return torch.stack([mean for mean, _ in pairs]), torch.stack([std for _, std in pairs])
 
     def sample_captions(
         self, rows: list[int], dropout: float, random: torch.Generator
     ) -> list[str]:
-        """What is said of the pictures of a batch.
+        """The captions of a batch.
 
         Args:
-            dropout: how often a caption is dropped where the picture's subset does not say.
+            dropout: probability that a caption is dropped, if the image's subset has none.
         """
         drops = dropout > 0 or self.drops
-        return sample_captions([self.pictures[row] for row in rows], dropout, drops, random)
+        return sample_captions([self.images[row] for row in rows], dropout, drops, random)
 
     def conditioning(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """The bare text encoder's embeddings of these captions, a row each, on the device."""
+        """The frozen text encoder's embeddings of these captions, one row each, on the device."""
         rows = [self._text(caption) for caption in captions]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
-    def _fill(self, store: TensorCache) -> None:
-        """Encodes all that is known beforehand, one by one, so that no result hangs on others."""
-        with store.alone():
-            for row, picture in enumerate(self.pictures):
-                for flipped in (False, True)[: 1 + picture.subset.flip]:
+    def _fill(self, cache: TensorCache) -> None:
+        """Encodes everything known beforehand, one by one, so that no result depends on others."""
+        with cache.exclusive():
+            for row, image in enumerate(self.images):
+                for flipped in (False, True)[: 1 + image.subset.flip]:
                     about = self._latents_about(row, flipped)
                     make = partial(self._encode, row, flipped)
                     fits = partial(self._are_latents, row)
-                    self.latents[row, flipped] = store.fetch(key_of(*about), make, fits)
-            said = f"latents: {store.found} from the cache, {store.made} encoded"
-            store.found = store.made = 0
+                    self.latents[row, flipped] = cache.fetch(key_of(*about), make, fits)
+            latents = f"latents: {cache.hits} from the cache, {cache.misses} encoded"
+            cache.hits = cache.misses = 0
             for caption in sorted(self.captions):
                 self._text(caption)
-            log.info(f"{said}; captions: {store.found} from the cache, {store.made} encoded")
+            log.info(f"{latents}; captions: {cache.hits} from the cache, {cache.misses} encoded")
 
     def _latents_about(self, row: int, flipped: bool) -> list[object]:
-        frame = self.frames[row]
-        return ["latents", self.pictures[row].content, frame.size, frame.box, flipped, *self.about,
+        crop = self.crops[row]
+        return ["latents", self.images[row].content, crop.size, crop.box, flipped, *self.about,
                 str(self.base.vae.dtype)]  # fmt: skip
 
     def _encode(
-        self, row: int, flipped: bool, tint: ColorJitter | None = None
+        self, row: int, flipped: bool, jitter: ColorJitter | None = None
     ) -> dict[str, Tensor]:
-        pixels = framed(self.pictures[row], self.frames[row], flipped, tint)
+        pixels = cropped(self.images[row], self.crops[row], flipped, jitter)
         mean, std = encode_latents(self.base, pixels.unsqueeze(0))
         return {"mean": mean[0].cpu(), "std": std[0].cpu()}
 
-    def _latents(self, row: int, flipped: bool, tint: ColorJitter | None) -> tuple[Tensor, Tensor]:
-        known = self.latents.get((row, flipped))
-        found = known.tensors if known else self._encode(row, flipped, tint)
-        mean, std = found["mean"], found["std"]
+    def _latents(
+        self, row: int, flipped: bool, jitter: ColorJitter | None
+    ) -> tuple[Tensor, Tensor]:
+        entry = self.latents.get((row, flipped))
+        tensors = entry.tensors if entry else self._encode(row, flipped, jitter)
+        mean, std = tensors["mean"], tensors["std"]
         if not self.fixed:
             return mean, std
-        seed = int(key_of(self.pictures[row].content, self.frames[row].size, flipped)[:15], 16)
+        seed = int(key_of(self.images[row].content, self.crops[row].size, flipped)[:15], 16)
         spread = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
         return mean + std * spread, torch.zeros_like(std)
 
@@ -138,22 +142,23 @@ class EncodedDataset:
         if caption in self.texts:
             self.texts.move_to_end(caption)
             return self.texts[caption]
-        if self.store and caption in self.captions:
+        if self.cache and caption in self.captions:
             about = ["text", caption, *self.about, str(self.base.dtype)]
-            entry = self.store.fetch(key_of(*about), partial(self._speak, caption), self._is_text)
-            self.spoken.append(entry)
-            made = {name: tensor.to(self.base.device) for name, tensor in entry.tensors.items()}
+            make = partial(self._encode_prompt, caption)
+            entry = self.cache.fetch(key_of(*about), make, self._is_text)
+            self.text_entries.append(entry)
+            text = {name: tensor.to(self.base.device) for name, tensor in entry.tensors.items()}
         else:
-            made = self._speak(caption)
-        if self.store:
-            self.texts[caption] = made
+            text = self._encode_prompt(caption)
+        if self.cache:
+            self.texts[caption] = text
             if len(self.texts) > len(self.captions) + SHUFFLED:
                 self.texts.popitem(last=False)
-        return made
+        return text
 
     def _are_latents(self, row: int, tensors: dict[str, Tensor]) -> bool:
-        """Whether these have the shape of a picture's latents."""
-        shape = self.base.latent_shape(*self.frames[row].size)
+        """Whether these have the shape of the image's latents."""
+        shape = self.base.latent_shape(*self.crops[row].size)
         return {*tensors} == {"mean", "std"} and all(
             tensor.shape == shape and tensor.is_floating_point() for tensor in tensors.values()
         )
@@ -168,30 +173,30 @@ class EncodedDataset:
             for name, tensor in tensors.items()
         )  # fmt: skip
 
-    def _speak(self, caption: str) -> dict[str, Tensor]:
+    def _encode_prompt(self, caption: str) -> dict[str, Tensor]:
         with torch.no_grad(), self.base.adapters.activated([]):
             return self.base.encode_text([caption])
 
 
-_last: deque[EncodedDataset] = deque(maxlen=2)  # keeps what they hold in memory for the next one
+_last: deque[EncodedDataset] = deque(maxlen=2)  # keeps their tensors in memory for the next one
 
 
-def encode_dataset(base: BaseModel, pictures: Dataset, config: TrialConfig) -> EncodedDataset:
-    """The pictures of a trial, what was encoded before taken from there.
+def encode_dataset(base: BaseModel, dataset: Dataset, config: TrialConfig) -> EncodedDataset:
+    """The encoded images of a trial, from the cache as far as possible.
 
     Raises:
-        DataError: a size that the base cannot take, or colours that change beside kept latents.
+        DataError: a size that the base cannot take, or color jitter together with cached latents.
     """
-    encoded = EncodedDataset(base, pictures, config)
+    encoded = EncodedDataset(base, dataset, config)
     _last.append(encoded)
     return encoded
 
 
-def _check_frames(pictures: Sequence[TrainingImage], frames: Sequence[Frame], factor: int) -> None:
-    for picture, frame in zip(pictures, frames, strict=True):
-        width, height = frame.size
+def _check_crops(images: Sequence[TrainingImage], crops: Sequence[Crop], factor: int) -> None:
+    for image, crop in zip(images, crops, strict=True):
+        width, height = crop.size
         if width % factor or height % factor:
             raise DataError(
-                f"data.resolution, data.bucket_step: {picture.path.name} would be {width}x{height} "
+                f"data.resolution, data.bucket_step: {image.path.name} would be {width}x{height} "
                 f"pixels; this base takes multiples of {factor}"
             )

@@ -1,6 +1,6 @@
-"""What is computed once: tensors known by what they are made of, in memory and on disk.
+"""A content-addressed cache of tensors, in memory and on disk.
 
-A key is the sha256 of all that decides the tensors, so that what is found under it is never stale.
+A key is the sha256 of everything that determines the tensors, so an entry is never stale.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError
 
 log = logging.getLogger(__name__)
-VERSION = 1  # another one makes all that is on disk unknown
+VERSION = 1  # changing it invalidates all entries on disk
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,25 +36,25 @@ class CachedTensor:
     tensors: dict[str, Tensor]
 
 
-# shared by all that a process trains, for as long as any of it is in use
+# shared by everything that a process trains, as long as any of it is in use
 _in_use: WeakValueDictionary[str, CachedTensor] = WeakValueDictionary()
 
 
 def key_of(*about: object) -> str:
-    """The key of what is made of these things, which JSON must know."""
+    """The key of what is computed from these values, which must be JSON-serializable."""
     return hashlib.sha256(json.dumps([VERSION, *about]).encode()).hexdigest()
 
 
 class TensorCache:
-    """Finds what was computed before, or has it computed.
+    """Looks tensors up, or computes them.
 
     Args:
-        folder: where it is kept for other processes and later; None: in memory alone.
+        folder: of the entries for other processes and later runs; None: in memory only.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = expanded(folder) if folder else None
-        self.found = self.made = 0
+        self.hits = self.misses = 0
 
     def fetch(
         self,
@@ -65,21 +65,21 @@ class TensorCache:
         """The tensors under this key.
 
         Args:
-            fits: whether what is on disk can be what is made; if not, it is made again.
+            fits: whether an entry on disk is plausible; if not, it is computed again.
         """
-        known = _in_use.get(key) or self._read(key, fits)
-        self.found, self.made = self.found + bool(known), self.made + (not known)
-        if known is None:
-            known = CachedTensor(
+        entry = _in_use.get(key) or self._read(key, fits)
+        self.hits, self.misses = self.hits + bool(entry), self.misses + (not entry)
+        if entry is None:
+            entry = CachedTensor(
                 {name: tensor.cpu().contiguous() for name, tensor in make().items()}
             )
-        self._write(key, known)
-        _in_use[key] = known
-        return known
+        self._write(key, entry)
+        _in_use[key] = entry
+        return entry
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Within this context no other process fills the folder: it waits, and then finds all."""
+    def exclusive(self) -> Iterator[None]:
+        """Context manager: only one process at a time fills the folder; others wait for it."""
         if self.folder is None:
             yield
             return
@@ -91,7 +91,7 @@ class TensorCache:
             except Timeout:
                 log.info(f"waiting for another process that fills {self.folder}")
                 lock.acquire()
-        except (OSError, NotImplementedError) as error:  # a place without locks, or no place
+        except (OSError, NotImplementedError) as error:  # no locks there, or not writable
             self._do_without(str(error))
             yield
             return
@@ -113,8 +113,8 @@ class TensorCache:
                 raise UntrustedFileError("other tensors")
             return CachedTensor(tensors)
         except (SafetensorError, UntrustedFileError, OSError):
-            log.warning(f"{file} is damaged; it is made again")
-            with suppress(OSError):  # a folder stays, and what is made is kept in memory
+            log.warning(f"{file} is damaged and is recreated")
+            with suppress(OSError):  # not removable; the tensors stay in memory
                 file.unlink(missing_ok=True)
             return None
 

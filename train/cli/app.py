@@ -1,4 +1,4 @@
-"""How every command starts: settings checked before anything is imported, errors in one line."""
+"""The frame of every command: settings are checked before imports, errors take one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from train.text.terminal import LineFormatter, escape_in_streams, leave, print_l
 
 Schema = TypeVar("Schema")
 HELP, INFO, COMPLETION = {"-h", "--help"}, {"-i", "--info"}, {"-sc", "--shell-completion"}
-BROKEN_PIPE = 141  # what a shell reports for a program that a closed pipe ended
+BROKEN_PIPE = 141  # a shell's exit code for a program that was ended by a closed pipe
 QUIET = (
     "hydra",
     "hydra_plugins",
@@ -52,11 +52,11 @@ def run(
     Args:
         name: of the config in conf/.
         schema: the dataclass that the config must fit.
-        check: refuses impossible combinations with a ConfigError.
-        main: the command, as `package.module:function`; it is imported after the settings were
-            checked, since torch and its like take seconds.
-        applies: whether a swept setting means something beside the values of the other swept ones.
-        check_hydra: refuses impossible settings of Hydra's own part with a ConfigError.
+        check: rejects impossible combinations with a ConfigError.
+        main: the command, as `package.module:function`; imported after the settings were checked,
+            since torch and the like take seconds.
+        applies: whether a swept setting has an effect with the values of the other swept ones.
+        check_hydra: rejects impossible settings of Hydra itself with a ConfigError.
         translate: replaces overrides that stand for the content of files by that content.
     """
     start_in_utf8()
@@ -72,7 +72,7 @@ def run(
     with_one_line_errors(check_line)
     load_local_defaults(name)
     if HELP & {*arguments} or "job" in arguments:
-        sys.argv.append("--resolve")  # who asks for the settings wants values, not ${...}
+        sys.argv.append("--resolve")  # shows values instead of ${...}
     if INFO & {*arguments}:
         logging.getLogger().handlers.clear()  # Hydra brings its own
         logging.getLogger("hydra").setLevel(logging.DEBUG)
@@ -83,7 +83,7 @@ def run(
     try:
         hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name=name)(task)()
         sys.stdout.flush()
-    except BrokenPipeError:  # as of `... --help | head`: nobody reads any further
+    except BrokenPipeError:  # as in `... --help | head`: nobody reads the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
 
@@ -91,9 +91,9 @@ def run(
 def entry_point(name: str) -> Callable[[Any], None]:
     """Imports the function that `package.module:function` names."""
     module, _, function = name.partition(":")
-    found: Callable[[Any], None] = getattr(importlib.import_module(module), function)
+    entry: Callable[[Any], None] = getattr(importlib.import_module(module), function)
     quiet()
-    return found
+    return entry
 
 
 def with_one_line_errors(action: Callable[[], None]) -> None:
@@ -113,14 +113,14 @@ def with_one_line_errors(action: Callable[[], None]) -> None:
 
 
 def quiet() -> None:
-    """Our own lines on the terminal; of the libraries only what went wrong."""
+    """Logs our own lines to the terminal, and of the libraries only errors."""
     escape_in_streams()
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for library in QUIET:
         logging.getLogger(library).setLevel(logging.ERROR)
-    for name in ("diffusers", "transformers"):  # where the command has imported them
+    for name in ("diffusers", "transformers"):  # if the command has imported them
         if package := sys.modules.get(name):
             package.utils.logging.set_verbosity_error()
             package.utils.logging.disable_progress_bar()

@@ -1,7 +1,7 @@
-"""The command line as a person types it, as the overrides that Hydra parses.
+"""Turns the command line as typed into the overrides that Hydra parses.
 
-What the shell hands over as one argument for a text setting is that text, whatever characters are
-in it; every other value keeps Hydra's grammar, sweeps included.
+For a text setting, the argument from the shell is the text itself, whatever its characters; every
+other value keeps Hydra's grammar, including sweeps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import takewhile
 from hydra._internal.utils import get_args_parser
 
 from train.config.ranges import shown
-from train.config.setting_kinds import PLACES, TYPED, Kind, Kinds, literal
+from train.config.setting_kinds import PATH_KINDS, TEXT_KINDS, Kind, Kinds, literal
 from train.errors import ConfigError
 from train.files.paths import expanded
 from train.text.display import shortened
@@ -28,12 +28,12 @@ NAMED = re.compile(r"\$\{([A-Za-z0-9_.]+)\}")
 QUOTES = "'\""
 ALLOW_PATH, ALLOW_CLASS = "--allow-path", "--allow-class"  # ours; Hydra never sees them
 CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-DASHES = ("-", "\N{EN DASH}", "\N{EM DASH}", "\N{MINUS SIGN}")  # the last three of web pages
+DASHES = ("-", "\N{EN DASH}", "\N{EM DASH}", "\N{MINUS SIGN}")  # the last three from web pages
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """A command line in its parts.
+    """A parsed command line.
 
     Attributes:
         flags: Hydra's flags with their values (`--cfg job`), in order.
@@ -52,37 +52,37 @@ class Arguments:
 
 
 def split_arguments(arguments: Sequence[str]) -> Arguments:
-    """Separates flags from the overrides, and ours from Hydra's.
+    """Separates flags from overrides, and our flags from Hydra's.
 
     Raises:
-        ConfigError: an argument that is neither, saying what to type instead.
+        ConfigError: an argument that is neither; says what to type instead.
     """
     flags: list[str] = []
     overrides: list[str] = []
     parts = Arguments(flags, overrides)
-    waiting = list(arguments)
-    while waiting:
-        argument = waiting.pop(0)
+    remaining = list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
         if argument.partition("=")[0] in (ALLOW_PATH, ALLOW_CLASS):
-            _allow(parts, argument, waiting)
+            _allow(parts, argument, remaining)
             continue
         if not argument.startswith(DASHES):
-            _check_override(argument, overrides, waiting)
+            _check_override(argument, overrides, remaining)
             overrides.append(argument)
             continue
-        values = _flag_values(argument, waiting)
+        values = _flag_values(argument, remaining)
         if values is None:
-            raise ConfigError(_no_flag(argument, waiting))
-        flags += [argument, *waiting[:values]]
-        del waiting[:values]
+            raise ConfigError(_no_flag(argument, remaining))
+        flags += [argument, *remaining[:values]]
+        del remaining[:values]
     return parts
 
 
-def _allow(parts: Arguments, argument: str, waiting: list[str]) -> None:
-    """Notes what a flag of ours allows; its value may be the next argument."""
+def _allow(parts: Arguments, argument: str, remaining: list[str]) -> None:
+    """Records what one of our flags allows; its value may be the next argument."""
     name, separator, value = argument.partition("=")
-    if not separator and waiting and waiting[0][:1] != "-":
-        value = waiting.pop(0)
+    if not separator and remaining and remaining[0][:1] != "-":
+        value = remaining.pop(0)
     if name == ALLOW_PATH:
         parts.places.append(allowed_path(value))
     else:
@@ -90,10 +90,10 @@ def _allow(parts: Arguments, argument: str, waiting: list[str]) -> None:
 
 
 def allowed_path(value: str) -> str:
-    """A folder (or a file, which stands for its folder) below which files may name others.
+    """A folder (or a file, for its folder) below which files may name others.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: it does not exist.
     """
     if not value:
         raise ConfigError(f"{ALLOW_PATH}: needs a folder, as in {ALLOW_PATH}=/photos")
@@ -106,10 +106,10 @@ def allowed_path(value: str) -> str:
 
 
 def allowed_class(value: str) -> str:
-    """The dotted path of a class that a file may ask for.
+    """The dotted path of a class that a file may name.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not a dotted path.
     """
     if not CLASS.fullmatch(value):
         given = f"{shown(value)} is no" if value else "needs the"
@@ -120,7 +120,7 @@ def allowed_class(value: str) -> str:
 
 
 def _flag_values(argument: str, following: Sequence[str]) -> int | None:
-    """How many of the following arguments belong to a flag; None: Hydra has no such flag."""
+    """The number of following arguments that belong to a flag; None: Hydra has no such flag."""
     name, separator, _ = argument.partition("=")
     if name == PICKLED:
         raise ConfigError(f"{PICKLED}: reads a pickle, which can run code; it is not supported")
@@ -131,7 +131,7 @@ def _flag_values(argument: str, following: Sequence[str]) -> int | None:
             raise ConfigError(f"{name}: takes no value")
         if separator or action.nargs == 0:
             return 0
-        if action.nargs == "?":  # --info: the value may be left out
+        if action.nargs == "?":  # --info: the value is optional
             return int(bool(following) and following[0] in (action.choices or ()))
         if not following:
             raise ConfigError(f"{name}: needs a value after it")
@@ -158,7 +158,7 @@ def _no_flag(argument: str, following: Sequence[str]) -> str:
 
 
 def _check_override(argument: str, before: Sequence[str], following: Sequence[str]) -> None:
-    """Raises a ConfigError for what is no override, such as a part of a value with spaces."""
+    """Raises a ConfigError for anything but an override, such as a part of a value with spaces."""
     key, separator, value = argument.partition("=")
     named = KEY.fullmatch(key)
     if named and not separator and key.startswith("~"):
@@ -173,7 +173,7 @@ def _check_override(argument: str, before: Sequence[str], following: Sequence[st
         value = following[0][1:] or next(iter(following[1:]), "")
         raise ConfigError(_with_space(f"{argument} {following[0]}", key, value))
     if separator:
-        raise ConfigError(f"{key!r} is no name of a setting (letters, digits, '_' and dots)")
+        raise ConfigError(f"{key!r} is not a name of a setting (letters, digits, '_' and dots)")
     if before:
         last, _, begun = before[-1].partition("=")
         line = _typed(last, " ".join([begun, argument, *_loose(following)]))
@@ -185,36 +185,36 @@ def _check_override(argument: str, before: Sequence[str], following: Sequence[st
 
 
 def _with_space(argument: str, key: str, value: str) -> str:
-    return f"{argument}: there must be no space beside the equals sign; type {_typed(key, value)}"
+    return f"{argument}: there must be no space next to the equals sign; type {_typed(key, value)}"
 
 
 def _loose(following: Sequence[str]) -> list[str]:
-    """The next arguments that are no override and no flag: words of a value that lost its key."""
+    """The next arguments that are neither overrides nor flags: the rest of a value with spaces."""
     return list(takewhile(lambda word: "=" not in word and word[:1] not in "-~", following))
 
 
 def _typed(key: str, value: str) -> str:
-    """What to type: with the quotes that a shell needs."""
+    """What to type, with the quotes that a shell needs."""
     line = f"{key}={value}"
     if re.fullmatch(r"[\w./:=,+~@%-]+", line, re.ASCII):
         return line
-    # double quotes where they will do: Windows knows no others
+    # double quotes if possible: Windows has no others
     return in_shell(line) if set(line) & SPECIAL or not line.isprintable() else f'"{line}"'
 
 
 def normalized(overrides: Iterable[str], settings: Kinds, multirun: bool = False) -> list[str]:
     """The overrides with the values of text settings quoted for Hydra's grammar.
 
-    A leading `~` of a path becomes the home folder, `null` is null where the setting may be null,
-    and one pair of quotes around the whole value is left out. Two things stay Hydra's:
+    A leading `~` of a path becomes the home folder, `null` is null if the setting may be null, and
+    one pair of quotes around the whole value is removed. Two things keep Hydra's meaning:
     `choice(...)` in a sweep, and a value in which each `${...}` names a setting of the command.
 
     Args:
         settings: of the command; see `train.config.setting_kinds.kinds`.
-        multirun: whether the command line asks for a sweep.
+        multirun: whether the command line is a sweep.
 
     Raises:
-        ConfigError: a text with a NUL character, or a path without any.
+        ConfigError: a text with a NUL character, or an empty path.
     """
     return [_normalized(override, settings, multirun) for override in overrides]
 
@@ -222,7 +222,7 @@ def normalized(overrides: Iterable[str], settings: Kinds, multirun: bool = False
 def _normalized(override: str, settings: Kinds, multirun: bool) -> str:
     key, separator, value = override.partition("=")
     kind, optional = settings.get(key.lstrip("+"), (Kind.NUMBER, False))
-    if kind not in TYPED or not separator or (multirun and SWEPT.fullmatch(value)):
+    if kind not in TEXT_KINDS or not separator or (multirun and SWEPT.fullmatch(value)):
         return override
     named = NAMED.findall(value)
     if named and len(named) == value.count("${") and all(_is_setting(n, settings) for n in named):
@@ -232,9 +232,9 @@ def _normalized(override: str, settings: Kinds, multirun: bool) -> str:
     if optional and value == "null":
         return override
     value = unquoted(value)
-    if kind in PLACES and not value.strip():
+    if kind in PATH_KINDS and not value.strip():
         raise ConfigError(f"{key}: names no file or folder" + "; null is none" * optional)
-    if kind in PLACES:
+    if kind in PATH_KINDS:
         value = str(expanded(value)) if value[:1] == "~" else value
     return f"{key}={quoted(value)}"
 
@@ -244,14 +244,14 @@ def _is_setting(name: str, settings: Kinds) -> bool:
 
 
 def quoted(text: str) -> str:
-    """A text in Hydra's grammar, whatever characters are in it."""
-    # a backslash counts as itself, but for those before a quote
-    escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", literal(text))
-    return "'" + re.sub(r"(\\+)\Z", lambda found: found[1] * 2, escaped) + "'"
+    """A text in Hydra's grammar, with any characters."""
+    # a backslash counts as itself, except before a quote
+    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", literal(text))
+    return "'" + re.sub(r"(\\+)\Z", lambda match: match[1] * 2, escaped) + "'"
 
 
 def unquoted(value: str) -> str:
-    """The text of a value that stands in one pair of quotes; any other value as it is."""
+    """The text of a value in one pair of quotes; any other value as it is."""
     mark = value[:1]
     if len(value) < 2 or mark not in QUOTES or value[-1] != mark:
         return value
@@ -259,10 +259,10 @@ def unquoted(value: str) -> str:
     if inner is None:
         return value
     text = re.sub(rf"(\\+)({mark}|\Z)", lambda f: "\\" * (len(f[1]) // 2) + f[2], inner[1])
-    return re.sub(r"(\\+)\$\{", lambda found: "\\" * (len(found[1]) // 2) + "${", text)
+    return re.sub(r"(\\+)\$\{", lambda match: "\\" * (len(match[1]) // 2) + "${", text)
 
 
 def as_typed(override: str) -> str:
-    """An override as a person types it: without the quotes that Hydra's grammar needs."""
+    """An override as typed: without the quotes of Hydra's grammar."""
     key, separator, value = override.partition("=")
     return f"{key}{separator}{unquoted(value)}"

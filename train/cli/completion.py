@@ -1,8 +1,8 @@
-"""The Tab key: Hydra's completion, which knows no `python -m`, taught it."""
+"""Bash completion: adapts Hydra's, which does not support `python -m`."""
 
 from __future__ import annotations
 
-# what Hydra prints itself completes `python file.py` and installed programs
+# Hydra's own script completes `python file.py` and installed programs
 BASH = r"""
 _lorasweep() {
     local words=($COMP_LINE)

@@ -1,4 +1,4 @@
-"""The settings of a command, composed by Hydra from conf/ and from overrides."""
+"""Composes the settings of a command from conf/ and overrides, with Hydra."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from train.config.schema import CONF
 from train.errors import ConfigError
 
 Schema = TypeVar("Schema")
-HYDRA_VERSION = "1.3"  # whose defaults Hydra takes
+HYDRA_VERSION = "1.3"  # whose defaults are used
 
 
 def settings(name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
@@ -34,10 +34,10 @@ def settings(name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> 
 
 
 def composed(name: str, overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConfig:
-    """conf/`name`.yaml with Hydra overrides; with Hydra's own settings too, if these are wanted.
+    """conf/`name`.yaml with Hydra overrides; optionally with Hydra's own settings.
 
     Raises:
-        ConfigError: what Hydra itself does not expect, such as a name too long for a file.
+        ConfigError: errors that Hydra itself does not expect, such as an overlong file name.
         HydraException, OmegaConfBaseException: settings that do not exist or have the wrong type.
     """
     load_local_defaults(name)
@@ -62,19 +62,19 @@ def with_groups(name: str, overrides: Sequence[str]) -> list[str]:
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """The settings of the command alone."""
+    """The settings of the command without Hydra's."""
     with open_dict(config):
         del config["hydra"]
     return config
 
 
 def load_local_defaults(name: str) -> None:
-    """Puts what conf/local.yaml says into everything that is composed from now on."""
+    """Applies conf/local.yaml to everything that is composed from now on."""
     if name in local_overrides.COMMANDS:
         local_overrides.load_local_overrides(name, CONF)
 
 
 def overrides_parser() -> OverridesParser:
-    """A parser that knows conf/, which `glob()` looks at."""
+    """A parser that knows conf/, as `glob()` needs."""
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
         return OverridesParser.create(GlobalHydra.instance().config_loader())

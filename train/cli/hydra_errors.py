@@ -1,4 +1,4 @@
-"""What Hydra says of a wrong setting, in one line that names what was meant."""
+"""Turns Hydra's errors about a wrong setting into one line with a suggestion."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from train.cli.compose import composed, overrides_parser
 from train.config.parsing import cause, keys, suggestion
 from train.config.ranges import NAMES, shown
 
-INTERNAL = ("hydra", "pruner", "search")  # of two settings of the same name, people mean the other
+INTERNAL = ("hydra", "pruner", "search")  # of two settings with the same name, users mean the other
 LONGEST = 500  # characters of a message of Hydra's
 MOST_NAMED = 3  # settings of one suggestion
-# names that people bring from kohya's scripts, and from settings of the same name elsewhere
+# kohya's names, and other names that users expect
 KOHYA = {
     "pretrained_model_name_or_path": "base.path",
     "train_data_dir": "data.path",
@@ -116,10 +116,10 @@ def _wrong_key(override: Override, config: DictConfig, known: Sequence[str], sch
     adds = override.is_add() or override.is_force_add()
     swept = key.removeprefix(SEARCH)
     if swept != key and not adds and ("." in swept or key not in known):
-        return f"{key}: what is searched is typed without search., as in -m {swept}=1,2"
+        return f"{key}: settings to search are typed without search., as in -m {swept}=1,2"
     found = _node(config, key, known)
     if override.is_add() and found is not None and not isinstance(value, dict | list):
-        return f"+{key}: is a setting already; type it without +"
+        return f"+{key}: is already a setting; type it without +"
     if override.is_delete() and found is not None and value not in (None, found):
         return f"~{key}: has another value, so it is not removed"
     if adds or override.package is not None:
@@ -150,7 +150,7 @@ def _node(config: DictConfig, key: str, known: Sequence[str]) -> Any:
 
 
 def entries(schema: Any, key: str) -> Sequence[str]:
-    """The names that a setting with entries of its own may have; none where they are free."""
+    """The valid names of a setting with entries; empty if they are free."""
     *groups, last = key.split(".")
     for group in groups:
         schema = get_type_hints(schema).get(group) if is_dataclass(schema) else None
@@ -159,7 +159,7 @@ def entries(schema: Any, key: str) -> Sequence[str]:
 
 
 def _entry(key: str, names: Sequence[str]) -> str:
-    """What is wrong with an entry that the configured ones do not have."""
+    """The message for an entry that the config does not have."""
     setting, _, entry = key.rpartition(".")
     if entry in names:
         return f"{key}: is not set in this config; type +{key}=... to add it"
@@ -168,10 +168,10 @@ def _entry(key: str, names: Sequence[str]) -> str:
 
 
 def suggested(key: str, known: Sequence[str]) -> str:
-    """`; did you mean X?` with the settings that a person may have meant, or nothing.
+    """`; did you mean X?` with the settings that the user may have meant, or an empty text.
 
-    Those that have the same last part come first, then those whose last part is near; Hydra's own
-    and those of a search only where nothing else is.
+    Settings with the same last part come first, then those with a similar last part; Hydra's own
+    and those of a search only if there are no others.
     """
     last = key.rpartition(".")[2]
     if KOHYA.get(last) in known:
@@ -179,8 +179,8 @@ def suggested(key: str, known: Sequence[str]) -> str:
     parts = {name: name.rpartition(".")[2] for name in known}
     near = difflib.get_close_matches(last, [*dict.fromkeys(parts.values())], n=1, cutoff=0.75)
     for wanted in ([last], near):
-        found = [name for name, part in parts.items() if part in wanted]
-        found = [name for name in found if not name.startswith(INTERNAL)] or found
-        if found:
-            return f"; did you mean {' or '.join(found[:MOST_NAMED])}?"
+        matches = [name for name, part in parts.items() if part in wanted]
+        matches = [name for name in matches if not name.startswith(INTERNAL)] or matches
+        if matches:
+            return f"; did you mean {' or '.join(matches[:MOST_NAMED])}?"
     return suggestion(key, list(known))

@@ -1,4 +1,4 @@
-"""conf/local.yaml: a person's own defaults, for all the commands that train or score."""
+"""conf/local.yaml: the user's own defaults, for all commands that train or score."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ COMMANDS = ("train", "sweep", "evaluate")
 
 
 def load_local_overrides(command: str, conf: Path) -> None:
-    """Hands to Hydra what of the file the command knows, and what no command does: to be refused.
+    """Registers the keys of conf/local.yaml that this command understands.
+
+    Keys that no command understands are passed on too, so that Hydra rejects them.
 
     Raises:
-        ConfigError: the file is no YAML of settings.
+        ConfigError: the file is not a YAML file of settings.
     """
     if not (given := read(conf)):
         ConfigStore.instance().store(OWN_DEFAULTS, {})
@@ -41,20 +43,20 @@ def load_local_overrides(command: str, conf: Path) -> None:
 
 
 def has(key: str, conf: Path) -> bool:
-    """Whether a setting, in dots, is in the file."""
-    found: Any = read(conf)
+    """Whether a dotted setting is in the file."""
+    node: Any = read(conf)
     for part in key.split("."):
-        if not isinstance(found, dict) or part not in found:
+        if not isinstance(node, dict) or part not in node:
             return False
-        found = found[part]
+        node = node[part]
     return True
 
 
 def read(conf: Path) -> Tree:
-    """What is in the file; nothing where there is none.
+    """The content of the file; empty if there is none.
 
     Raises:
-        ConfigError: it is no file, or no YAML of settings.
+        ConfigError: it is not a file, or not a YAML file of settings.
     """
     file = conf / FILE
     if not file.exists():
@@ -62,8 +64,8 @@ def read(conf: Path) -> Tree:
     try:
         text = read_text(file)
         lines = (line.strip() for line in text.splitlines())
-        said = any(line and not line.startswith("#") for line in lines)
-        given = parse_yaml(text, Tree, FILE) if said else {}
+        has_settings = any(line and not line.startswith("#") for line in lines)
+        given = parse_yaml(text, Tree, FILE) if has_settings else {}
     except UntrustedFileError as error:
         raise ConfigError(
             f"conf/{FILE}: must hold settings, as `data: {{trigger: sks person}}` ({error})"
@@ -77,7 +79,7 @@ def read(conf: Path) -> Tree:
 
 
 def _parts(command: str, conf: Path) -> tuple[set[str], set[str]]:
-    """The groups and the other keys at the top of a command's config; hydra is a sweep's alone."""
+    """The groups and the other top-level keys of a command's config; only sweep has hydra."""
     content = yaml.safe_load((conf / f"{command}.yaml").read_text(encoding="utf-8"))
     entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
     groups = {group for entry in entries for group in entry if " " not in group}

@@ -1,4 +1,4 @@
-"""A command line checked as a whole, before anything heavy is imported or loaded."""
+"""Checks a command line as a whole, before anything slow is imported or loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.config.parsing import cause, typed
 from train.config.ranges import shortened, shown
 from train.config.renamed_keys import check_renamed
 from train.config.schema import CONF
-from train.config.setting_kinds import FREE, PLACES, Kind, Kinds, kinds
+from train.config.setting_kinds import FREE_KINDS, PATH_KINDS, Kind, Kinds, kinds
 from train.errors import ConfigError
 from train.files.permissions import allow
 from train.text.shell import in_shell
@@ -32,14 +32,14 @@ Schema = TypeVar("Schema")
 Applies = Callable[[str, Mapping[str, Any]], bool]
 CheckHydra = Callable[[DictConfig], None]
 Translate = Callable[[list[str]], list[str]]
-# what prints something and leaves: nothing is composed, or Hydra composes and shows it
+# flags that print something and exit: nothing is composed, or Hydra composes and shows it
 SHOWS = {"-h", "--help", "--hydra-help", "-i", "--info", "--version", "-sc", "--shell-completion"}
 COMPLETES = {"-sc", "--shell-completion"}
-FILES = ("kohya", "dataset_config")  # overrides that are no settings: see train/kohya
+FILES = ("kohya", "dataset_config")  # overrides that are not settings: see train/kohya
 SEARCH_PATH = ("--config-dir", "-cd")
 OTHER_CONFIG = ("--config-path", "-cp", "--config-name", "-cn")
 LONGEST = 900  # characters of a message
-SEARCHES = "sweep"  # the command whose -m is our own sweeper's; that of the others is Hydra's
+SEARCHES = "sweep"  # the command whose -m runs our own sweeper; the others' is Hydra's
 
 
 def preflight(
@@ -51,13 +51,13 @@ def preflight(
     check_hydra: CheckHydra = lambda hydra: None,
     translate: Translate = list,
 ) -> list[str]:
-    """Ends the process with one line where the command line is wrong.
+    """Ends the process with one line if the command line is wrong.
 
-    Every value that a sweep names is tried, the ends of its intervals included. What is typed
-    here, and only that, is what the person has named (train/files/permissions.py).
+    Every value of a sweep is tried, including the ends of its intervals. What is typed here, and
+    only that, counts as named by the user (train/files/permissions.py).
 
     Args:
-        check_hydra: refuses impossible settings of Hydra's own part with a ConfigError.
+        check_hydra: rejects impossible settings of Hydra itself with a ConfigError.
         translate: replaces overrides that stand for the content of files by that content.
 
     Returns:
@@ -98,18 +98,18 @@ def preflight(
 
 
 def _named(parts: Arguments, known: Kinds) -> dict[str, str]:
-    """Of what is typed, that which names files: key -> value, as far as it is known by now."""
-    places = {key for key, (kind, _) in known.items() if kind in PLACES}
+    """The typed overrides that name files, key -> value."""
+    path_keys = {key for key, (kind, _) in known.items() if kind in PATH_KINDS}
     typed = [override.partition("=") for override in parts.overrides]
     return {key: unquoted(value) for word, _, value in typed
-            if (key := word.lstrip("+")) in {*places, *FILES}}  # fmt: skip
+            if (key := word.lstrip("+")) in {*path_keys, *FILES}}  # fmt: skip
 
 
 def _search_path(parts: Arguments) -> list[str]:
-    """The override that does what --config-dir does.
+    """The override that is equivalent to --config-dir.
 
     Raises:
-        ConfigError: a flag that would put another config in the place of the command's own.
+        ConfigError: a flag that would replace the command's own config.
     """
     words = [word for flag in parts.flags for word in flag.split("=", 1)]
     for flag in OTHER_CONFIG:
@@ -126,13 +126,13 @@ def _search_path(parts: Arguments) -> list[str]:
 
 
 def _parsed(line: Sequence[str], known: Kinds) -> list[Override]:
-    """The overrides, one by one, so that the one that cannot be read is named.
+    """Parses the overrides one by one, so that the message names a wrong one.
 
     Args:
         known: the settings of the command.
 
     Raises:
-        ConfigError: it is not in Hydra's grammar, or asks for what no setting allows.
+        ConfigError: an override is not in Hydra's grammar, or not allowed for its setting.
     """
     parser = overrides_parser()
     overrides = []
@@ -148,7 +148,7 @@ def _parsed(line: Sequence[str], known: Kinds) -> list[Override]:
             hint = "; text with such characters needs quotes within the shell's own"
             raise ConfigError(
                 f"{key}: {shown(value)} cannot be read as a value{why}"
-                f"{hint if kind in FREE else ''}"
+                f"{hint if kind in FREE_KINDS else ''}"
             ) from None
     for override in overrides:
         _check_override(override, known)
@@ -156,10 +156,10 @@ def _parsed(line: Sequence[str], known: Kinds) -> list[Override]:
 
 
 def _check_override(override: Override, known: Kinds) -> None:
-    """Raises a ConfigError for what Hydra would choke on, or silently make a default of."""
+    """Raises a ConfigError for overrides that Hydra would fail on, or silently ignore."""
     key = override.key_or_group
     if override.is_delete():
-        fixed = [name for name, (kind, _) in known.items() if kind not in FREE]
+        fixed = [name for name, (kind, _) in known.items() if kind not in FREE_KINDS]
         if any(name == key or name.startswith(f"{key}.") for name in fixed):
             raise ConfigError(f"~{key}: this setting cannot be removed; give it a value instead")
         return
@@ -173,7 +173,7 @@ def _check_override(override: Override, known: Kinds) -> None:
 def _variants(
     overrides: Sequence[Override], multirun: bool, applies: Applies
 ) -> Iterator[list[str]]:
-    """The command line with each sweep at its first value; then each other value in its turn."""
+    """The command line with each sweep at its first value; then with each other value in turn."""
     parser = overrides_parser()
     values = [_values(override, multirun, parser) for override in overrides]
     swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
@@ -193,7 +193,7 @@ def _variants(
 
 
 def _values(override: Override, multirun: bool, parser: OverridesParser) -> list[str]:
-    """What an override becomes in a check: each of its choices, or the ends of its range."""
+    """The values of an override to check: each of its choices, or the ends of its range."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
     key = override.get_key_element()
@@ -205,7 +205,7 @@ def _values(override: Override, multirun: bool, parser: OverridesParser) -> list
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         ends = (sweep.start, sweep.end)
-        whole = isinstance(sweep.start, int)  # of int(interval(...)) alone
+        whole = isinstance(sweep.start, int)  # only for int(interval(...))
         return [f"{key}={int(end or 0) if whole else end}" for end in ends]
     if isinstance(sweep, RangeSweep):
         first, last, *_ = range_values(key, sweep)

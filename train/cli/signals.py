@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of a training: it finishes the step and saves its state before it leaves."""
+"""Ctrl-C during training: the current step is finished and the state saved before leaving."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # a cluster that wants its machine back sends the latter
-ECHO = 2.0  # seconds within which a launcher passes on the signal that the terminal has sent
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # clusters send the latter to preempt a job
+ECHO = 2.0  # seconds within which a launcher forwards the terminal's signal
 
 
 @contextmanager
-def in_good_order(main: bool = True) -> Iterator[Callable[[], bool]]:
-    """Within this context the first Ctrl-C asks to leave, and a second one forces it.
+def graceful_stop(main: bool = True) -> Iterator[Callable[[], bool]]:
+    """Context manager: the first Ctrl-C requests a stop, and a second one forces it.
 
     Args:
-        main: whether this process says so on the terminal.
+        main: whether this process prints a message.
 
     Yields:
-        whether someone has asked.
+        a function that tells whether a stop was requested.
     """
     since = 0.0
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def request(number: int, frame: FrameType | None) -> None:
         nonlocal since
         if since and time.monotonic() - since > ECHO:
             raise KeyboardInterrupt
@@ -33,7 +33,7 @@ def in_good_order(main: bool = True) -> Iterator[Callable[[], bool]]:
             print("finishing this step; Ctrl-C again leaves at once", file=sys.stderr, flush=True)
         since = since or time.monotonic()
 
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    before = {number: signal.signal(number, request) for number in SIGNALS}
     try:
         yield lambda: bool(since)
     finally:

@@ -1,4 +1,4 @@
-"""The values of Hydra's sweeps: equal ones once, and ranges that end before their stop."""
+"""The values of Hydra's sweeps: without duplicates, and with exact ranges."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MOST_VALUES = 10_000  # of one sweep that is written out value by value
 
 
 def range_values(key: str, sweep: RangeSweep) -> tuple[float, float, float, int]:
-    """The first value of a range, the last, the step between them, and how many there are.
+    """The first and the last value of a range, its step, and the number of values.
 
-    Hydra adds its steps up in floating point, so that its `range(0.1,0.8,0.1)` has 0.8 in it; here
-    they are the decimal numbers that were typed.
+    Hydra adds the steps in floating point, so its `range(0.1,0.8,0.1)` includes 0.8; here they are
+    the decimal numbers that were typed.
 
     Raises:
-        ConfigError: the range is empty, or has no end.
+        ConfigError: the range is empty or endless.
     """
     numbers = (sweep.start, sweep.stop, sweep.step)
     words = f"range({', '.join(map(str, numbers))})"
@@ -28,7 +28,7 @@ def range_values(key: str, sweep: RangeSweep) -> tuple[float, float, float, int]
         raise ConfigError(f"{key}: {words} must be of finite numbers")
     start, stop, step = (Decimal(str(number)) for number in numbers)
     if step == 0:
-        raise ConfigError(f"{key}: {words} never comes to its stop, as its step is 0")
+        raise ConfigError(f"{key}: {words} never reaches its stop, as its step is 0")
     count = math.ceil((stop - start) / step)
     if count <= 0:
         raise ConfigError(f"{key}: {words} is empty")
@@ -40,7 +40,7 @@ def sweep_words(override: Override, parser: OverridesParser) -> list[str]:
     """The values of a sweep over choices or a range, as Hydra writes them.
 
     Raises:
-        ConfigError: no value, or too many of them to be written out.
+        ConfigError: no values, or too many of them.
     """
     key, sweep = override.get_key_element(), override.value()
     if isinstance(sweep, RangeSweep):
@@ -57,7 +57,7 @@ def sweep_words(override: Override, parser: OverridesParser) -> list[str]:
     if not words:
         raise ConfigError(f"{key}: {override.input_line} has no value to choose from")
     values = [parser.parse_overrides([f"{key}={word}"])[0].value() for word in words]
-    # 1 and 1.0 are one value, true and 1 are two
+    # 1 and 1.0 are the same value, true and 1 are not
     different = {(isinstance(v, bool), str(v) if isinstance(v, list | dict) else v): word
                  for v, word in reversed(list(zip(values, words, strict=True)))}  # fmt: skip
     return list(reversed(different.values()))

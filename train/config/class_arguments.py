@@ -1,4 +1,4 @@
-"""The arguments of classes that a config names by `_target_`, checked without importing them."""
+"""Checks the arguments of classes that a config names by `_target_`, without importing them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ TARGET = "_target_"
 
 @dataclass(frozen=True)
 class Argument:
-    """What a class takes under a name.
+    """The values that a class accepts for an argument.
 
     Attributes:
         within: the range of a number, or of each of `count` numbers; None: no numbers.
-        whole: only whole numbers.
-        also: other values that it takes, such as true and false, a word, or null.
+        whole: only integers.
+        also: further values, such as true and false, a word, or null.
         required: the class has no default for it.
-        nested: it takes the settings of another class, which are checked by the same table.
+        nested: settings of another class, which are checked by the same table.
     """
 
     within: Range | None = None
@@ -37,7 +37,7 @@ class Argument:
     nested: bool = False
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value is one that the class takes here."""
+        """Whether the class accepts a value here."""
         if any(type(value) is type(other) and value == other for other in self.also):
             return True
         if self.within is None:
@@ -52,7 +52,7 @@ class Argument:
         return value in self.within and (isinstance(value, int) or not self.whole)
 
     def __str__(self) -> str:
-        """What it takes, in words."""
+        """The accepted values, in words."""
         others = [shown(value) for value in self.also]
         if self.nested:
             others.insert(0, "the settings of a class")
@@ -72,7 +72,7 @@ def number(low: float, high: float, **about: Any) -> Argument:
 
 
 def whole(low: int, high: int, **about: Any) -> Argument:
-    """A whole number from `low` to `high`."""
+    """An integer from `low` to `high`."""
     return Argument(Range(low, high), whole=True, **about)
 
 
@@ -82,7 +82,7 @@ def choice(*values: Any) -> Argument:
 
 
 def optional(argument: Argument) -> Argument:
-    """The same, or null."""
+    """The same argument, or null."""
     return replace(argument, also=(*argument.also, None))
 
 
@@ -90,17 +90,16 @@ FLAG = choice(True, False)
 
 
 def check_arguments(part: str, settings: Mapping[str, Any], table: Table, example: str) -> None:
-    """Refuses settings that the class which they name does not take.
+    """Rejects settings that the class which they name does not accept.
 
-    A class that is not in the table is not known here, and not imported: of its arguments it is
-    only known that none may be NaN.
+    A class that is not in the table is not imported; its arguments are only checked for NaN.
 
     Args:
         part: the dotted key of the settings, such as "optimizer".
-        example: a class that can stand here, for the message where none is named.
+        example: a class that can stand here, for the message if none is named.
 
     Raises:
-        ConfigError: naming the first setting that cannot be, with the nearest valid one.
+        ConfigError: naming the first wrong setting, with the nearest valid one.
     """
     target = settings.get(TARGET)
     if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
@@ -126,25 +125,25 @@ def check_arguments(part: str, settings: Mapping[str, Any], table: Table, exampl
 
 
 def find_class(part: str, target: str, kind: type) -> type:
-    """The class of a dotted path, which is imported.
+    """Imports the class of a dotted path.
 
     Raises:
         ConfigError: there is no such class, or it is not of this kind.
     """
     module, _, name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever a module of a person's own does when it is imported
+        cls = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a user's module can raise anything when it is imported
         raise ConfigError(
             f"{part}.{TARGET}: there is no class {target!r} ({cause(error)})"
         ) from None
-    if not (isinstance(found, type) and issubclass(found, kind)):
+    if not (isinstance(cls, type) and issubclass(cls, kind)):
         raise ConfigError(f"{part}.{TARGET}: {target} is not a subclass of {kind.__name__}")
-    return found
+    return cls
 
 
 def nested_targets(prefix: str, value: Any) -> Iterator[str]:
-    """The keys of all that names a class, however deep."""
+    """The keys of all class names, at any depth."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if key == TARGET:
@@ -156,7 +155,7 @@ def nested_targets(prefix: str, value: Any) -> Iterator[str]:
 
 
 def _not_a_number(prefix: str, value: Any) -> Iterator[str]:
-    """The keys of all that is NaN, however deep."""
+    """The keys of all NaN values, at any depth."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _not_a_number(f"{prefix}.{key}", inner)

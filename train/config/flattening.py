@@ -1,4 +1,4 @@
-"""Nested settings as flat ones."""
+"""Flattens nested settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizers of conf/optimizer and what each takes: checked without importing them."""
+"""The optimizers of conf/optimizer and their arguments, checked without importing them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LR = Argument(LEARNING_RATE, required=True)
 DECAY = number(0, 100)
 BETAS = Argument(SHARE, count=2)
 EPS = number(1e-30, 1)
-ONLY_FALSE = choice(False)  # true is refused by the class, or makes no sense for a LoRA
+ONLY_FALSE = choice(False)  # true is rejected by the class, or makes no sense for a LoRA
 BY_BLOCKS = {  # of bitsandbytes
     "lr": LR,
     "betas": BETAS,
@@ -31,7 +31,7 @@ BY_BLOCKS = {  # of bitsandbytes
     "min_8bit_size": whole(0, 2**40),
     "is_paged": FLAG,
 }
-FINDS_ITS_OWN = {
+LR_FREE = {
     "lr": LR,
     "betas": BETAS,
     "eps": EPS,
@@ -64,13 +64,13 @@ OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
     "bitsandbytes.optim.Lion": {**BY_BLOCKS, "optim_bits": choice(8, 32)},
     "bitsandbytes.optim.Lion8bit": BY_BLOCKS,
     "prodigyopt.Prodigy": {
-        **FINDS_ITS_OWN,
+        **LR_FREE,
         "beta3": optional(Argument(SHARE)),
         "safeguard_warmup": FLAG,
         "d_coef": number(1e-6, 1e6),
         "slice_p": whole(1, 10_000),
     },
-    "dadaptation.DAdaptAdam": {**FINDS_ITS_OWN, "log_every": whole(0, MOST_STEPS)},
+    "dadaptation.DAdaptAdam": {**LR_FREE, "log_every": whole(0, MOST_STEPS)},
     "transformers.optimization.Adafactor": {
         "lr": LR,
         "eps": Argument(EPS.within, count=2),
@@ -96,15 +96,15 @@ OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
 
 
 def check_optimizer(optimizer: Mapping[str, Any]) -> None:
-    """Refuses an optimizer's settings that cannot be, without importing its class.
+    """Rejects impossible settings of an optimizer, without importing its class.
 
-    What only the class itself can tell is left to `train.loop.construction_checks`.
+    Checks that need the class itself are in `train.loop.construction_checks`.
 
     Args:
         optimizer: `_target_` (the dotted path of an optimizer class), `lr`, and its arguments.
 
     Raises:
-        ConfigError: naming the first setting that cannot be.
+        ConfigError: naming the first impossible setting.
     """
     check_arguments("optimizer", optimizer, OPTIMIZERS, "torch.optim.AdamW")
     if not LR.accepts(lr := optimizer.get("lr")):

@@ -1,4 +1,4 @@
-"""Settings as typed values: unknown keys, wrong types and values out of range are refused."""
+"""Converts settings to typed values; rejects unknown keys, wrong types and values out of range."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BOOLEANS = {"true", "false", "yes", "no", "on", "off", "y", "n", "1", "0"}  # Om
 ABSENT = re.compile(r"Interpolation key '([^']*)' not found")
 
 
-LONGEST_NUMBER = 1000  # bits; a float holds no whole number of more than 1024
+LONGEST_NUMBER = 1000  # bits; a float cannot hold an integer of more than 1024
 
 
 Schema = TypeVar("Schema")
@@ -69,12 +69,12 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
 
 @cache
 def _structured(schema: type) -> DictConfig:
-    """The types of a schema as OmegaConf has them; a merge leaves it as it is."""
+    """The types of a schema in OmegaConf's form; merging does not change it."""
     return cast(DictConfig, OmegaConf.structured(schema))
 
 
 def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterator[str]:
-    """What OmegaConf would take for another value than the one given, or cannot even refuse."""
+    """Values that OmegaConf would convert to another value, or fail on without a clear message."""
     kinds = get_type_hints(schema) if is_dataclass(schema) else {}
     for name, value in values.items():
         key, kind = f"{prefix}{name}", kinds.get(name)
@@ -101,22 +101,22 @@ def _is_list_of_mappings(value: Any) -> bool:
 
 
 def keys(config: DictConfig, prefix: str = "") -> list[str]:
-    """Dotted names of all the settings and groups in a config."""
-    found: list[str] = []
+    """Dotted names of all settings and groups in a config."""
+    names: list[str] = []
     for name, value in cast(dict[str, Any], OmegaConf.to_container(config)).items():
-        found.append(f"{prefix}{name}")
+        names.append(f"{prefix}{name}")
         if isinstance(value, dict):
-            found += keys(OmegaConf.create(value), f"{prefix}{name}.")
-    return found
+            names += keys(OmegaConf.create(value), f"{prefix}{name}.")
+    return names
 
 
 def suggestion(key: str, known: list[str]) -> str:
-    """`; did you mean X?` for the known key nearest to `key`, or nothing."""
+    """`; did you mean X?` for the known key nearest to `key`, or an empty text."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near and near[0] != key else ""
 
 
 def cause(error: BaseException) -> str:
-    """An exception in one line: its first line, or its type where it has no words."""
+    """An exception in one line: its first line, or its type if it has no message."""
     words = str(error).strip().splitlines()
     return words[0][:300] if words else type(error).__name__

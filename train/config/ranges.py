@@ -1,4 +1,4 @@
-"""The range of a numeric setting, declared beside its default and looked up when it is checked."""
+"""The range of a numeric setting, declared with its default and looked up for the check."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, cast, get_type_hints
 
-NAMES = "names"  # the key of a dictionary's metadata: which entries it may have
-RANGE = "range"  # the key of a field's metadata; that of a dictionary is the range of its values
+NAMES = "names"  # key of a dictionary's metadata: its valid entries
+RANGE = "range"  # key of a field's metadata; for a dictionary, the range of its values
 LONGEST = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`; an end belongs to them unless it is open.
+    """The numbers from `low` to `high`; the ends are included unless they are open.
 
-    NaN lies in no range, and infinity only in one that says so.
+    NaN lies in no range, and infinity only in one that includes it.
     """
 
     low: float
@@ -54,7 +54,7 @@ def limited(default: Any, within: Range) -> Any:
 
 
 def declared(schema: Any, key: str) -> Range | None:
-    """The range of a dotted key of a dataclass, however deep; None where it declares none."""
+    """The range of a dotted key of a dataclass, at any depth; None if it declares none."""
     name, _, rest = key.partition(".")
     for one in fields(schema):
         if one.name == name and RANGE in one.metadata:
@@ -65,30 +65,30 @@ def declared(schema: Any, key: str) -> Range | None:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a number; true and false are none."""
+    """Whether a value is a number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def plain(number: float) -> str:
-    """A number as a person writes it: 10000000 rather than 1e+07, 1e-06 rather than 0.000001."""
+    """A number in plain notation: 10000000 rather than 1e+07, 1e-06 rather than 0.000001."""
     whole = number == number // 1 and abs(number) < 1e12
     return str(int(number)) if whole else f"{number:g}"
 
 
 def shown(value: object) -> str:
-    """A value in a message, as it is typed; shortened where it is long."""
+    """A value in a message, as it is typed, truncated if long."""
     words = {"None": "null", "True": "true", "False": "false"}
     text = repr(value)
     return shortened(words.get(text, text), LONGEST)
 
 
 def shortened(text: str, most: int) -> str:
-    """A text of `most` characters or a few more, without its middle where it is longer."""
+    """A text of about `most` characters; a longer one loses its middle."""
     return text if len(text) <= most else f"{text[: most - most // 4]}...{text[-most // 4 :]}"
 
 
 def complaints(config: Any, prefix: str = "") -> Iterator[str]:
-    """What lies outside of its range in a dataclass and in those within it, a line each."""
+    """Messages about values out of range in a dataclass and in nested ones."""
     for one in fields(config):
         key, value = f"{prefix}{one.name}", getattr(config, one.name)
         if is_dataclass(value):

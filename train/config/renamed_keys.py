@@ -1,7 +1,7 @@
-"""Settings that had another name in an earlier version, and how their old values are written now.
+"""Former names of settings, and how their old values are written now.
 
 Logged runs, LoRA files, records of studies and states to resume from keep the names of the version
-that wrote them. They are read through `migrate_keys` or `migrate_flat_keys`. A person who types an
+that wrote them. They are read through `migrate_keys` or `migrate_flat_keys`. A user who types an
 old name is told the new one (`check_renamed`).
 """
 
@@ -16,22 +16,22 @@ from train.errors import ConfigError
 
 @dataclass(frozen=True)
 class Renamed:
-    """What a setting is called now.
+    """The present name of a setting.
 
     Attributes:
         key: the new dotted name.
-        values: old value -> new value, where the values have changed too.
+        values: old value -> new value, if the values have changed too.
     """
 
     key: str
     values: Mapping[Any, Any] = field(default_factory=dict)
 
     def value(self, old: Any) -> Any:
-        """An old value as it is written now."""
+        """The present form of an old value."""
         return self.values.get(old, old) if isinstance(old, str) else old
 
 
-# old dotted name -> new one; a group stands for all its settings that have no line of their own
+# old dotted name -> new one; a group stands for all its settings without a line of their own
 RENAMED = {
     "scheduler.warmup": Renamed("scheduler.warmup_ratio"),
     "scheduler.decay": Renamed("scheduler.decay_ratio"),
@@ -56,24 +56,24 @@ RENAMED = {
     "policy.limits": Renamed("selection.max"),
     "policy.floors": Renamed("selection.min"),
     "policy": Renamed("selection"),
-    "anyway": Renamed("force"),  # of sweeper.reproduce, as is the next
+    "anyway": Renamed("force"),  # of sweeper.reproduce, like the next one
     "keep": Renamed("keep_checkpoints"),
 }
 ABSENT = object()
 
 
 def renamed(key: str) -> Renamed | None:
-    """What a dotted name is now; None: it has not changed."""
+    """The present name of a dotted name; None if it has not changed."""
     parts = key.split(".")
     for count in range(len(parts), 0, -1):
-        if found := RENAMED.get(".".join(parts[:count])):
+        if entry := RENAMED.get(".".join(parts[:count])):
             rest = parts[count:]
-            return Renamed(".".join([found.key, *rest]), {} if rest else found.values)
+            return Renamed(".".join([entry.key, *rest]), {} if rest else entry.values)
     return None
 
 
 def migrate_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings under today's names; what has a new name already keeps its value."""
+    """Nested settings under their present names; existing new names keep their values."""
     migrated = _copied(settings)
     for old, new in RENAMED.items():
         *groups, name = old.split(".")
@@ -86,17 +86,18 @@ def migrate_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def migrate_flat_keys(settings: Mapping[str, str]) -> dict[str, str]:
-    """Settings by their dotted names, all values as text."""
-    found: dict[str, str] = {}
+    """Settings by their dotted names, with all values as text."""
+    migrated: dict[str, str] = {}
     for key, text in settings.items():
-        prefix, _, name = key.rpartition(" ")  # "search of" in what a study shares
+        prefix, _, name = key.rpartition(" ")  # "search of" in the shared settings of a study
         new = renamed(name)
-        found[f"{prefix} {new.key}".strip() if new else key] = str(new.value(text)) if new else text
-    return found
+        current = f"{prefix} {new.key}".strip() if new else key
+        migrated[current] = str(new.value(text)) if new else text
+    return migrated
 
 
 def current_override(key: str, value: str) -> tuple[str, str]:
-    """A dotted key and its value, as typed for an earlier version, as they are typed now."""
+    """The present form of a dotted key and its value, as typed for an earlier version."""
     new = renamed(key)
     if new is None:
         return key, value
@@ -105,11 +106,11 @@ def current_override(key: str, value: str) -> tuple[str, str]:
 
 
 def check_renamed(settings: Iterable[tuple[str, str]], known: Collection[str]) -> None:
-    """Refuses an old name that a person has typed, with what to type now.
+    """Rejects an old name that a user has typed, with the new one.
 
     Args:
         settings: dotted key and value, as typed.
-        known: the command's settings. An old name of which it has no new one is left to Hydra.
+        known: the command's settings. Old names that have no new one here are left to Hydra.
 
     Raises:
         ConfigError: with the new name.
@@ -127,7 +128,7 @@ def _copied(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _put(settings: dict[str, Any], keys: list[str], value: Any) -> None:
-    """Sets a nested value where there is none; groups are merged."""
+    """Sets a nested value if it is absent; groups are merged."""
     *groups, name = keys
     for group in groups:
         holder = settings.setdefault(group, {})

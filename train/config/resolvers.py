@@ -1,4 +1,4 @@
-"""The resolvers that the YAML files of conf/ use."""
+"""The resolvers in the YAML files of conf/."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from train.config.ranges import is_number
 from train.config.schema import is_lr_free
 
-LARGEST_COUNT = 1e15  # above it a number is no count, and the check of its key refuses it
+LARGEST_COUNT = 1e15  # a larger number is not a count, and the check of its key rejects it
 
 
 def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
@@ -20,7 +20,7 @@ def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
 
 
 def _times(number: Any, factor: float) -> str:
-    """The product. Anything but a number is returned as it is: the check of its key refuses it."""
+    """The product. Anything but a number is returned as it is: the check of its key rejects it."""
     return f"{number * factor:.3g}" if is_number(number) else str(number)
 
 
@@ -31,7 +31,7 @@ def _share(number: Any, share: float) -> Any:
 
 
 # ${by_optimizer:A,B} is A for AdamW and similar optimizers, B for Lion, which needs smaller steps,
-# and 1 for those that find their own step size.
+# and 1 for those that estimate their own step size.
 OmegaConf.register_new_resolver("by_optimizer", _by_optimizer, replace=True)
 
 
@@ -39,5 +39,5 @@ OmegaConf.register_new_resolver("by_optimizer", _by_optimizer, replace=True)
 OmegaConf.register_new_resolver("times", _times, replace=True)
 
 
-# ${share:N,F} is F times N as a whole number, 1 or more.
+# ${share:N,F} is F times N as an integer, at least 1.
 OmegaConf.register_new_resolver("share", _share, replace=True)

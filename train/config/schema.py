@@ -27,14 +27,14 @@ from train.config.setting_kinds import (
 )
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-# where things lie and what they run on, in DataConfig and in BaseConfig: no part of what is made
-DATA_PLACES = ("path", "dataset_config", "regularization_path", "validation_path")
-BASE_PLACES = ("path", "device", "compile")
+# locations and hardware in DataConfig and BaseConfig: they do not affect the result
+DATA_LOCATION_KEYS = ("path", "dataset_config", "regularization_path", "validation_path")
+BASE_LOCATION_KEYS = ("path", "device", "compile")
 OWN_DEFAULTS = "own_defaults"  # in the defaults lists of conf/train.yaml, sweep and evaluate
-LR_FREE_OPTIMIZERS = ("Prodigy", "DAdapt")  # how optimizers are called that find their step size
-EMBEDDED = "puppets"  # the name under which `base.path` and `data.path` find what we ship
+LR_FREE_OPTIMIZERS = ("Prodigy", "DAdapt")  # prefixes of optimizers that estimate their step size
+EMBEDDED = "puppets"  # the value of `base.path` and `data.path` for the embedded ones
 EMBEDDED_BASE = Path(__file__).parents[1] / "puppets" / "weights" / "base"
-HIGHEST_RANK = 320  # the widest matrices of Stable Diffusion 1.x have no more directions
+HIGHEST_RANK = 320  # the narrowest layer of Stable Diffusion 1.x has this many directions
 ALPHA = Range(1e-4, 10_000)
 LEARNING_RATE = Range(1e-12, 1e6)
 MOST_EPOCHS, MOST_STEPS = 100_000, 10_000_000
@@ -42,7 +42,7 @@ MOST_EPOCHS, MOST_STEPS = 100_000, 10_000_000
 
 @dataclass
 class DataConfig:
-    """Which pictures, and how they are read."""
+    """The dataset, and how it is read."""
 
     path: str = path_field(EMBEDDED)
     dataset_config: str | None = path_field(None)
@@ -71,18 +71,18 @@ class DataConfig:
 
     @property
     def trigger_words(self) -> str:
-        """The trigger as it stands in captions; empty where there is none."""
+        """The trigger as used in captions; may be empty."""
         return (self.trigger or "").strip()
 
     @property
-    def bare_caption(self) -> str:
-        """What is said of pictures without a caption, where their folder says nothing else."""
+    def default_caption(self) -> str:
+        """The caption of images without one, unless their folder gives another."""
         return self.trigger_words if self.class_words is None else self.class_words.strip()
 
 
 @dataclass
 class BaseConfig:
-    """Which model the LoRAs are trained on."""
+    """The model that LoRAs are trained on."""
 
     path: str = model_field(EMBEDDED)
     device: str = text_field("auto")
@@ -107,12 +107,12 @@ class NetworkConfig:
 
     @property
     def linear_alpha(self) -> float:
-        """alpha of all modules but 3x3 convolutions: as given, by the ratio, or the rank."""
+        """Alpha of all modules but 3x3 convolutions: as given, by the ratio, or the rank."""
         return self._alpha(self.alpha, self.rank)
 
     @property
     def convolution_alpha(self) -> float:
-        """alpha of the 3x3 convolutions."""
+        """Alpha of the 3x3 convolutions."""
         return self._alpha(self.conv_alpha, self.conv_rank)
 
     def _alpha(self, given: float | None, rank: int) -> float:
@@ -123,7 +123,7 @@ class NetworkConfig:
 
 @dataclass
 class SchedulerConfig:
-    """How the learning rate goes over the steps."""
+    """The learning rate over the steps."""
 
     name: str = choice_field("constant")
     warmup_ratio: float = limited(0.0, UP_TO_ALL)
@@ -137,7 +137,7 @@ class SchedulerConfig:
 
 @dataclass
 class TrainingConfig:
-    """How long, how much at once, and what is saved."""
+    """Length, batch size, loss, and files of a training."""
 
     epochs: int = ranged(10, 1, MOST_EPOCHS)
     max_steps: int | None = ranged(None, 1, MOST_STEPS)
@@ -151,7 +151,7 @@ class TrainingConfig:
     min_snr_gamma: float | None = ranged(None, 0.01, 1000)
     noise_offset: float = limited(0.0, SHARE)
     prior_loss_weight: float = ranged(1.0, 0, 1000)
-    # a number, or one for each of SDXL's two
+    # a number, or one for each of SDXL's two text encoders
     text_encoder_lr: Any = field(default=None, metadata=OF_NUMBERS)
     save_precision: str = choice_field("fp16")
     seed: int = limited(0, SEED)
@@ -161,8 +161,8 @@ class TrainingConfig:
 
 @dataclass
 class TrialConfig:
-    """All settings that decide the bytes of one trial's LoRA files; and, which do not, where what
-    is computed once is kept."""
+    """The settings that determine the bytes of one trial's LoRA files; and those of the cache,
+    which do not."""
 
     data: DataConfig = field(default_factory=DataConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
@@ -176,7 +176,7 @@ class TrialConfig:
 
 @dataclass
 class TrainConfig(TrialConfig):
-    """conf/train.yaml: a trial's settings, where its files go, and whether a run is continued.
+    """conf/train.yaml: a trial's settings, the location of its files, and how runs are resumed.
 
     Attributes:
         name: of the files.
@@ -188,20 +188,20 @@ class TrainConfig(TrialConfig):
 
 
 def trial_of(config: TrialConfig) -> TrialConfig:
-    """The part of a command's settings that decides the bytes of the LoRA files."""
+    """The part of a command's settings that determines the bytes of the LoRA files."""
     return TrialConfig(**{f.name: getattr(config, f.name) for f in fields(TrialConfig)})
 
 
 def settings_of(config: TrialConfig) -> dict[str, Any]:
-    """All the settings that decide the bytes of a trial's LoRA files."""
+    """All settings that determine the bytes of a trial's LoRA files, as a dictionary."""
     settings = asdict(config)
     return {key: value for key, value in settings.items() if not key.startswith("cache")}
 
 
 def is_lr_free(target: str) -> bool:
-    """Whether an optimizer of this dotted path finds its step size itself: its lr is a factor."""
+    """Whether an optimizer of this dotted path estimates its step size: its lr is a factor."""
     return target.rpartition(".")[2].startswith(LR_FREE_OPTIMIZERS)
 
 
-# what train/cli/local_overrides.py fills with a person's own defaults
+# train/cli/local_overrides.py fills it with the user's own defaults
 ConfigStore.instance().store(OWN_DEFAULTS, {})

@@ -1,4 +1,4 @@
-"""What kind of value each setting of a schema takes.
+"""The kind of value of each setting of a schema.
 
 The kind decides how a command line passes the value on (train/cli/arguments.py), and whether a
 file or a store from elsewhere may set it (sweeper/reproduction/received_settings.py). A field that
@@ -21,7 +21,7 @@ INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 
 class Kind(Enum):
-    """What a setting's value is, and therefore what it could do."""
+    """The kind of a setting's value, and therefore what it could do."""
 
     NUMBER = "number"  # a number or true/false: bounded by its range
     NUMBERS = "numbers"  # a number, a word for it such as auto, or a list of numbers
@@ -35,10 +35,10 @@ class Kind(Enum):
     SETTINGS = "settings"  # values of other settings
 
 
-TYPED = (Kind.TEXT, Kind.PATH, Kind.MODEL, Kind.ADDRESS)  # may hold any characters
-PLACES = (Kind.PATH, Kind.MODEL)  # where `~` is the home folder
-FREE = (Kind.MAPPING, Kind.CLASS, Kind.SETTINGS)  # mappings whose keys no schema knows
-# the metadata of fields that are no plain text
+TEXT_KINDS = (Kind.TEXT, Kind.PATH, Kind.MODEL, Kind.ADDRESS)  # may hold any characters
+PATH_KINDS = (Kind.PATH, Kind.MODEL)  # `~` is the home folder
+FREE_KINDS = (Kind.MAPPING, Kind.CLASS, Kind.SETTINGS)  # mappings whose keys no schema knows
+# the metadata of fields that are not plain text
 OF_NUMBERS, OF_CLASS = {KIND: Kind.NUMBERS}, {KIND: Kind.CLASS}
 OF_SETTINGS = {KIND: Kind.SETTINGS}
 Kinds = Mapping[str, tuple[Kind, bool]]  # dotted key -> kind, and whether it may be null
@@ -53,8 +53,8 @@ def path_field(default: Text, local: bool = False) -> Text:
     """A field of a schema that names files: a leading `~` is the home folder.
 
     Args:
-        local: it is about the machine at hand and not about what is made, so it is never taken
-            from a file or a store.
+        local: it concerns this machine and not the result, so it is never read from a file or a
+            store.
     """
     return field(default=default, metadata={KIND: Kind.PATH, LOCAL: local})
 
@@ -70,7 +70,7 @@ def address_field(default: Text) -> Text:
 
 
 def choice_field(default: Text, local: bool = False) -> Text:
-    """A field of a schema that holds one of a few words, which a check knows.
+    """A field of a schema that holds one of a few words; its check knows them.
 
     Args:
         local: see `path_field`.
@@ -87,15 +87,15 @@ def kinds(schema: type, prefix: str = "") -> dict[str, tuple[Kind, bool]]:
     Raises:
         TypeError: a field could hold text and declares no kind.
     """
-    found: dict[str, tuple[Kind, bool]] = {}
+    settings: dict[str, tuple[Kind, bool]] = {}
     hints = get_type_hints(schema)
     for one in fields(schema):
         hint = hints[one.name]
         if is_dataclass(hint) and isinstance(hint, type):
-            found |= kinds(hint, f"{prefix}{one.name}.")
+            settings |= kinds(hint, f"{prefix}{one.name}.")
         else:
-            found[f"{prefix}{one.name}"] = kind_of(one, hint), type(None) in get_args(hint)
-    return found
+            settings[f"{prefix}{one.name}"] = kind_of(one, hint), type(None) in get_args(hint)
+    return settings
 
 
 def kind_of(one: Field[Any], hint: Any) -> Kind:
@@ -114,15 +114,15 @@ def kind_of(one: Field[Any], hint: Any) -> Kind:
 
 
 def is_numeric(hint: Any) -> bool:
-    """Whether a type holds numbers and true or false alone, or null."""
+    """Whether a type holds only numbers and booleans, or null."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return all(option in (*NUMBERS, type(None)) for option in options)
 
 
 def literal(value: Any) -> Any:
-    """A value, containers included, in which OmegaConf finds no interpolation.
+    """A value, including nested ones, in which OmegaConf finds no interpolation.
 
-    It resolves `${...}` wherever a text has it. `\\${` is a literal `${`, and backslashes before
+    OmegaConf resolves `${...}` anywhere in a text. `\\${` is a literal `${`, and backslashes before
     that count twice.
     """
     if isinstance(value, dict):
@@ -130,5 +130,5 @@ def literal(value: Any) -> Any:
     if isinstance(value, list):
         return [literal(item) for item in value]
     if isinstance(value, str) and "${" in value:
-        return INTERPOLATION.sub(lambda found: found[1] * 2 + r"\${", value)
+        return INTERPOLATION.sub(lambda match: match[1] * 2 + r"\${", value)
     return value

@@ -1,4 +1,4 @@
-"""The trigger, by which prompts ask for the subject: where it must be said."""
+"""Checks the trigger, by which prompts ask for the subject."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ SAY = "a rare word and the class word, as in data.trigger='sks person'"
 
 
 def check_trigger(data: DataConfig) -> None:
-    """Refuses to score pictures of a subject without a name: no prompt could ask for it.
+    """Refuses to score images of a subject without a name: no prompt could ask for it.
 
-    On one's own base there is no trigger unless it is said (conf/data/default.yaml). To train, one
-    is needed for pictures without a caption alone, which their reader sees.
+    With one's own base there is no default trigger (conf/data/default.yaml). Training needs one
+    only for images without a caption, which the dataset reader checks.
 
     Raises:
         ConfigError: there is none.

@@ -1,4 +1,4 @@
-"""What a careful friend would say about a data set before it is trained on."""
+"""Warnings about the images of a dataset before it is trained on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.data.folders.wording import agreed, counted, some
-from train.data.image_checks import Examined, copies, one_background
+from train.data.image_checks import ExaminedImage, copies, one_background
 from train.data.images.image import TrainingImage
 from train.text.display import readable
 
@@ -14,57 +14,59 @@ from train.text.display import readable
 def advice(
     training: Sequence[TrainingImage],
     validation: Sequence[TrainingImage],
-    seen: dict[Path, Examined],
+    examined: dict[Path, ExaminedImage],
     few: int,
 ) -> list[str]:
-    """Warnings about the pictures themselves.
+    """Warnings about the images themselves.
 
     Args:
-        seen: what each file showed.
-        few: pictures are too few below this.
+        examined: the properties of each file.
+        few: the number of images below which there are too few.
     """
-    shown = {picture.path: seen[picture.path] for picture in training}
+    shown = {image.path: examined[image.path] for image in training}
     pairs = copies(shown)
-    clear = [file for file, one in shown.items() if one.see_through]
-    moving = [file for file, one in shown.items() if one.animated]
-    said: list[str] = []
-    if len({one.content for one in shown.values()}) == 1:
-        said.append(
+    transparent = [file for file, image in shown.items() if image.has_transparency]
+    animated = [file for file, image in shown.items() if image.animated]
+    lines: list[str] = []
+    if len({image.content for image in shown.values()}) == 1:
+        lines.append(
             "there is only one picture to train on, so likeness (subject_fidelity) has no scale: "
             "that is how alike the pictures are to each other; one more gives it one"
         )
     if len(training) < few:
-        said.append(
+        lines.append(
             f"{counted(len(training), 'picture')} {agreed(len(training), 'is', 'are')} few; {few} "
             "and more overfit later (data.min_images_warning)"
         )
     if not validation:
-        said.append("no picture is held out: there will be no validation_loss")
+        lines.append("no picture is held out: there will be no validation_loss")
     if pairs:
         names = " and ".join(readable(file.name) for file in pairs[0])
-        said.append(
+        lines.append(
             f"{counted(len(pairs), 'picture')} {agreed(len(pairs), 'is', 'are')} there twice (as "
             f"{names}) and {agreed(len(pairs), 'counts', 'count')} double"
         )
-    if clear:
-        said.append(
-            f"{counted(len(clear), 'picture')} {agreed(len(clear), 'is', 'are')} see-through "
-            f"({some(clear)}): put on white"
+    if transparent:
+        verb = agreed(len(transparent), "is", "are")
+        lines.append(
+            f"{counted(len(transparent), 'picture')} {verb} see-through "
+            f"({some(transparent)}): placed on white"
         )
-    if moving:
-        have = agreed(len(moving), "has", "have")
-        said.append(
-            f"{counted(len(moving), 'picture')} {have} several frames or pages ({some(moving)}): "
-            "the first alone is read"
+    if animated:
+        verb = agreed(len(animated), "has", "have")
+        lines.append(
+            f"{counted(len(animated), 'picture')} {verb} several frames or pages "
+            f"({some(animated)}): "
+            "only the first one is read"
         )
     if one_background(list(shown.values())):
-        said.append(
+        lines.append(
             "the borders of all the pictures look the same: with one background the LoRA learns it "
             "along with the subject; add others, or name it in the captions"
         )
     if any(picture.subset.flip for picture in training):
-        said.append(
+        lines.append(
             "pictures are flipped: wrong for a subject whose sides differ (a parting, a scar, "
             "writing)"
         )
-    return said
+    return lines

@@ -1,4 +1,4 @@
-"""An epoch as batches: whose sizes come in which order is fixed by the pictures alone."""
+"""Splits an epoch into batches: the sequence of their sizes depends on the images only."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from itertools import count
 
 from train.config.schema import DataConfig
-from train.data.images.buckets import Frame, Framing, Size, framing_of
+from train.data.images.buckets import Crop, Framing, Size, framing_of
 from train.data.images.image import DataError, TrainingImage
 from train.text.display import shortened
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of an epoch, the same in every epoch and for every member of a pack.
+    """The batches of an epoch, the same in every epoch and for every trial of a pack.
 
-    All the pictures of a batch have one size, and so have all the members' in the same step; each
-    member draws its own within the bucket. The last batch of a bucket may be a small one.
+    All images of a batch have one size, also across the trials of a pack in the same step; each
+    trial samples its own images within the bucket. The last batch of a bucket may be smaller.
 
     Attributes:
-        buckets: size -> the indices of its pictures, each as often as an epoch shows it.
-        sequence: the size and the first place in its bucket of each batch.
-        batch_size: the most pictures in a batch.
+        buckets: size -> indices of its images, each as often as it occurs in an epoch.
+        sequence: the size of each batch and its first position in that bucket.
+        batch_size: the maximum number of images in a batch.
     """
 
     buckets: dict[Size, list[int]]
@@ -31,13 +31,13 @@ class Batches:
     batch_size: int
 
     def has(self, order: dict[Size, list[int]]) -> bool:
-        """Whether an order is one of these buckets'."""
+        """Whether an order is a permutation of these buckets."""
         return {size: sorted(rows) for size, rows in order.items()} == {
             size: sorted(rows) for size, rows in self.buckets.items()
         }
 
-    def pictures(self, step: int, order: dict[Size, list[int]]) -> list[int]:
-        """The pictures of a batch in an epoch of that order."""
+    def images(self, step: int, order: dict[Size, list[int]]) -> list[int]:
+        """Indices of the images of a batch, for an epoch in that order."""
         size, first = self.sequence[step]
         return order[size][first : first + self.batch_size]
 
@@ -46,47 +46,47 @@ class Batches:
 
 
 def plan_batches(
-    pictures: Sequence[TrainingImage], frames: Sequence[Frame], batch_size: int
+    images: Sequence[TrainingImage], crops: Sequence[Crop], batch_size: int
 ) -> Batches:
-    """The batches of an epoch, those of every bucket spread evenly over it."""
-    found: dict[Size, list[int]] = defaultdict(list)
-    again = list(range(len(pictures)))
-    for round_ in count(1):
-        for index in again:
-            found[frames[index].size].append(index)
-        again = [index for index in again if pictures[index].repeats > round_]
-        if not again:
+    """The batches of an epoch, with those of every bucket spread evenly over it."""
+    by_size: dict[Size, list[int]] = defaultdict(list)
+    remaining = list(range(len(images)))
+    for repeat in count(1):
+        for index in remaining:
+            by_size[crops[index].size].append(index)
+        remaining = [index for index in remaining if images[index].repeats > repeat]
+        if not remaining:
             break
-    buckets = {size: found[size] for size in sorted(found)}
+    buckets = {size: by_size[size] for size in sorted(by_size)}
     placed = []
-    for size, shown in buckets.items():
-        batches = -(-len(shown) // batch_size)
+    for size, indices in buckets.items():
+        batches = -(-len(indices) // batch_size)
         placed += [((k + 0.5) / batches, size, k * batch_size) for k in range(batches)]
     return Batches(buckets, [(size, first) for _, size, first in sorted(placed)], batch_size)
 
 
-def frames_of(pictures: Sequence[TrainingImage], config: DataConfig) -> list[Frame]:
-    """How each of the pictures is brought to its size.
+def crops_of(images: Sequence[TrainingImage], config: DataConfig) -> list[Crop]:
+    """The scale and crop of each image.
 
     Raises:
-        DataError: a picture that is too small for a bucket.
+        DataError: an image is too small for a bucket.
     """
     general = framing_of(config)
-    return [frame_of(picture, picture.subset.framing or general) for picture in pictures]
+    return [crop_of(image, image.subset.framing or general) for image in images]
 
 
-def frame_of(picture: TrainingImage, framing: Framing) -> Frame:
-    """How a picture is brought to its size.
+def crop_of(image: TrainingImage, framing: Framing) -> Crop:
+    """The scale and crop of an image.
 
     Raises:
         DataError: it is too small for a bucket.
     """
-    frame = framing.frame(picture.size)
-    if not min(frame.size):
-        width, height = picture.size
+    crop = framing.crop(image.size)
+    if not min(crop.size):
+        width, height = image.size
         raise DataError(
-            f"{shortened(picture.path)}: {width}x{height} pixels are too small or too narrow "
-            f"for buckets in steps of {framing.step} pixels without enlarging; take it out, or "
+            f"{shortened(image.path)}: {width}x{height} pixels are too small or too narrow "
+            f"for buckets in steps of {framing.step} pixels without enlarging; remove it, or "
             "set data.bucket_upscale=true (bucket_no_upscale = false in a dataset_config)"
         )
-    return frame
+    return crop

@@ -1,4 +1,4 @@
-"""A data set: found, checked, split into training and validation, reported."""
+"""A dataset: read, checked, split into training and validation images, and reported."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from train.data.regularization import balanced
 from train.data.size_report import lines_before_training
 from train.data.validation_split import split, without
 
-MOST_SHOWN = 1_000_000  # pictures that repeats make of an epoch: the order of one is a list of them
+MOST_SHOWN = 1_000_000  # images of an epoch, repeats included: its order is a list of them
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set.
+    """The images of a training and their captions.
 
     Attributes:
         training, validation: disjoint by content; validation may be empty.
-        regularization: of the class, trained on beside the subject's; never scored.
-        fingerprint: sha256 over what changes training: contents, captions, repeats, manners.
-        warnings: what a careful friend would say about these pictures.
-        batch_sizes: those that a dataset_config asks for.
+        regularization: images of the class, trained along with the subject's; never scored.
+        fingerprint: sha256 over what affects training: contents, captions, repeats, settings.
+        warnings: advice about the images.
+        batch_sizes: those in a dataset_config.
     """
 
     training: tuple[TrainingImage, ...]
@@ -40,23 +40,23 @@ class Dataset:
 
     @property
     def trained(self) -> tuple[TrainingImage, ...]:
-        """All that an epoch shows: the subject's pictures, then those of regularisation."""
+        """All images of an epoch: the subject's, then the regularization images."""
         return self.training + self.regularization
 
     @property
-    def shown(self) -> int:
-        """How many pictures of the subject an epoch shows, repeats counted."""
-        return sum(picture.repeats for picture in self.training)
+    def images_per_epoch(self) -> int:
+        """Number of the subject's images in an epoch, repeats included."""
+        return sum(image.repeats for image in self.training)
 
     def report(self, config: TrialConfig | None = None, *more: str) -> str:
-        """What was found, in a few lines, warnings last.
+        """A summary in a few lines, warnings last.
 
         Args:
-            config: of the trial: what becomes of the pictures in training is told too.
+            config: of the trial; adds lines about the sizes in training.
             more: lines about the trial, before the warnings.
         """
-        captions = len({picture.caption for picture in self.training})
-        repeats = sorted({picture.repeats for picture in self.training})
+        captions = len({image.caption for image in self.training})
+        repeats = sorted({image.repeats for image in self.training})
         times = f"{repeats[0]} to {repeats[-1]} repeats"
         if len(repeats) == 1:
             times = counted(repeats[0], "repeat")
@@ -67,37 +67,37 @@ class Dataset:
         ]
         warnings = [*self.warnings]
         if config:
-            found, said = lines_before_training(
+            size_lines, size_warnings = lines_before_training(
                 self.training, self.validation, self.regularization, self.batch_sizes, config
             )
-            lines, warnings = lines + found, warnings + said
+            lines, warnings = lines + size_lines, warnings + size_warnings
         return "\n".join([*lines, *more, *(f"warning: {warning}" for warning in warnings)])
 
 
 def load_dataset(config: DataConfig) -> Dataset:
-    """Finds, opens and checks every picture, and splits them.
+    """Reads and checks every image, and splits them.
 
-    Held out are, in this order: the pictures of `validation_path`; those of a subfolder
-    `validation`; a seeded share of them, copies of one picture always on the same side.
+    Held out are, in this order of preference: the images of `validation_path`; those of a
+    subfolder `validation`; a seeded share of all, with copies of an image always on the same side.
 
     Raises:
-        DataError: no folder, no picture in it, or one that cannot be opened.
+        DataError: no folder, no image in it, or an image that cannot be decoded.
     """
     reader = DatasetReader(config)
-    found, batch_sizes = reader.subject()
-    regularization = [p for p in found if p.subset.regularization] + reader.regularization()
-    subject = [picture for picture in found if not picture.subset.regularization]
+    images, batch_sizes = reader.subject()
+    regularization = [i for i in images if i.subset.regularization] + reader.regularization()
+    subject = [image for image in images if not image.subset.regularization]
     if not subject:
-        raise DataError(f"{reader.key}: holds pictures of regularisation alone")
+        raise DataError(f"{reader.key}: holds only regularization pictures")
     validation = reader.held_out()
     if validation is None:
         training, validation = split(subject, config.validation_fraction, config.validation_seed)
     else:
-        training = without(subject, {picture.content for picture in validation})
+        training = without(subject, {image.content for image in validation})
     if not training:
         raise DataError("data.validation_path: holds all the pictures of the training folder")
-    contents = {picture.content for picture in validation}
-    shown = sum(picture.repeats for picture in training)
+    contents = {image.content for image in validation}
+    shown = sum(image.repeats for image in training)
     if shown > max(MOST_SHOWN, len(training)):
         raise DataError(
             f"{reader.key}: an epoch would show {shown:,} pictures "
@@ -113,7 +113,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     ):
         if unused:
             reader.warnings.append(
-                f"{unused} of {counted(len(regularization), 'regularisation picture')} "
+                f"{unused} of {counted(len(regularization), 'regularization picture')} "
                 f"{agreed(unused, 'is', 'are')} not used: {why}"
             )
     return Dataset(
@@ -123,7 +123,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         fingerprint=_fingerprint(training, validation, prior),
         warnings=(
             *reader.warnings,
-            *advice(training, validation, reader.seen, config.min_images_warning),
+            *advice(training, validation, reader.examined, config.min_images_warning),
         ),
         regularization=tuple(prior),
         batch_sizes=batch_sizes,
@@ -138,12 +138,12 @@ def _fingerprint(
     digest = hashlib.sha256()
     for part in (training, validation, regularization):
         digest.update(f"{len(part)}\0".encode())
-        for picture in part:
+        for image in part:
             about = (
-                picture.sha256,
-                picture.caption,
-                picture.repeats,
-                picture.subset.training_signature,
+                image.sha256,
+                image.caption,
+                image.repeats,
+                image.subset.training_signature,
             )
             digest.update(f"{about}\0".encode())
     return digest.hexdigest()

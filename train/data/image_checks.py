@@ -1,4 +1,4 @@
-"""A look at each file before training: is it a picture, which one, and what is odd about it."""
+"""Examines each image file before training: whether it is an image, its content, its oddities."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from train.files.untrusted import UntrustedFileError, opened
 from train.text.display import shortened
 
 SIDE, EDGE = 32, 3  # pixels: of the small copy, and of its left, upper and right borders
-ALIKE = 16.0  # of 255: borders that vary less from picture to picture are one background
+ALIKE = 16.0  # of 255: borders that vary less between images are one background
 BLOCK = 2**20  # bytes of a file that are hashed at a time
-ENOUGH = 4  # different pictures, to say so
+ENOUGH = 4  # distinct images that such a finding needs
 
 
 @dataclass(frozen=True)
-class Examined:
-    """What was seen of a file.
+class ExaminedImage:
+    """The properties of an image file.
 
     Attributes:
         sha256: of the file's bytes.
         content: sha256 of the pixels.
         size: (width, height).
-        see_through: whether transparency is filled up.
-        animated: whether there are more frames or pages; the first alone is read.
-        border: (n, 3) colours along the left, upper and right side of a small copy.
+        has_transparency: whether transparency was replaced by white.
+        animated: whether there are more frames or pages; only the first one is read.
+        border: (n, 3) colors along the left, upper and right side of a small copy.
     """
 
     sha256: str
     content: str
     size: tuple[int, int]
-    see_through: bool
+    has_transparency: bool
     animated: bool
     border: NDArray[np.float32]
 
 
-def examine(file: Path) -> Examined:
-    """Opens a picture.
+def examine(file: Path) -> ExaminedImage:
+    """Decodes an image file.
 
     Raises:
         DataError: it cannot be read.
@@ -58,21 +58,21 @@ def examine(file: Path) -> Examined:
         content.update(strip.tobytes())
     small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
     sides = small[EDGE:, :EDGE], small[EDGE:, -EDGE:], small[:EDGE]
-    return Examined(
+    return ExaminedImage(
         sha256=_sha256(file),
         content=content.hexdigest(),
         size=picture.size,
-        see_through=decoded.see_through,
+        has_transparency=decoded.has_transparency,
         animated=decoded.animated,
         border=np.concatenate([side.reshape(-1, 3) for side in sides]),
     )
 
 
 def _sha256(file: Path) -> str:
-    """Of a file's bytes.
+    """sha256 of a file's bytes.
 
     Raises:
-        DataError: it is gone, or another.
+        DataError: it has been deleted or replaced.
     """
     digest = hashlib.sha256()
     try:
@@ -84,18 +84,18 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def one_background(seen: Sequence[Examined]) -> bool:
-    """Whether the borders of different pictures are all alike: one backdrop, one fixed camera.
+def one_background(examined: Sequence[ExaminedImage]) -> bool:
+    """Whether the borders of distinct images are all alike, as with one backdrop or fixed camera.
 
-    The same room from several sides is not found; plain backdrops and frames are.
+    One room from several sides is not detected; plain backdrops and frames are.
     """
-    different = list({one.content: one.border for one in seen}.values())
+    different = list({image.content: image.border for image in examined}.values())
     if len(different) < ENOUGH:
         return False
     return float(np.stack(different).std(axis=0).mean()) < ALIKE
 
 
-def copies(seen: dict[Path, Examined]) -> list[tuple[Path, Path]]:
-    """Pairs of files that show the same, pixel by pixel."""
-    ordered = sorted(seen, key=lambda file: seen[file].content)
-    return [(a, b) for a, b in pairwise(ordered) if seen[a].content == seen[b].content]
+def copies(examined: dict[Path, ExaminedImage]) -> list[tuple[Path, Path]]:
+    """Pairs of files with identical pixels."""
+    ordered = sorted(examined, key=lambda file: examined[file].content)
+    return [(a, b) for a, b in pairwise(ordered) if examined[a].content == examined[b].content]

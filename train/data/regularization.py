@@ -1,4 +1,4 @@
-"""Regularisation pictures (Ruiz et al. 2023, prior preservation): shown as often as the subject."""
+"""Regularization images (prior preservation, Ruiz et al. 2023): repeated to match the subject's."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from train.data.images.image import TrainingImage
 
 
 def balanced(regularization: Sequence[TrainingImage], shown: int) -> list[TrainingImage]:
-    """The pictures, repeated until an epoch shows them as often as those of the subject.
+    """The images, repeated until an epoch has as many of them as of the subject's.
 
-    As kohya does it: each has the repeats of its folder, and then one more in its turn while there
-    are too few; those that come after there are enough are not used.
+    As in kohya: each has the repeats of its folder, plus one more in turn while there are too few;
+    images after the required number are not used.
 
     Args:
-        shown: how many pictures of the subject an epoch shows.
+        shown: number of the subject's images in an epoch.
     """
     used: list[TrainingImage] = []
-    enough = 0
-    for picture in regularization:
-        if enough >= shown:
+    total = 0
+    for image in regularization:
+        if total >= shown:
             break
-        used.append(picture)
-        enough += picture.repeats
-    turns, rest = divmod(max(0, shown - enough), len(used) or 1)
+        used.append(image)
+        total += image.repeats
+    turns, rest = divmod(max(0, shown - total), len(used) or 1)
     return [
-        replace(picture, repeats=picture.repeats + turns + (place < rest))
-        for place, picture in enumerate(used)
+        replace(image, repeats=image.repeats + turns + (index < rest))
+        for index, image in enumerate(used)
     ]

@@ -1,4 +1,4 @@
-"""The order of an epoch, from a member's own stream of random numbers."""
+"""The order of an epoch, from the trial's random generator."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from train.data.images.buckets import Size
 
 
 def shuffled(batches: Batches, random: torch.Generator) -> dict[Size, list[int]]:
-    """The pictures of each bucket in the order of one epoch."""
+    """The images of each bucket in the order of one epoch."""
     orders = {}
-    for size, shown in batches.buckets.items():
-        order = torch.randperm(len(shown), generator=random).tolist()
-        orders[size] = [shown[place] for place in order]
+    for size, indices in batches.buckets.items():
+        order = torch.randperm(len(indices), generator=random).tolist()
+        orders[size] = [indices[position] for position in order]
     return orders

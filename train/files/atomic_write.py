@@ -12,23 +12,23 @@ from uuid import uuid4
 from train.errors import CheckpointError
 from train.text.display import storable
 
-_without_links: set[Path] = set()  # folders below which nothing is written through a link
+_without_links: set[Path] = set()  # folders below which nothing is written through links
 
 
 def keep_links_out(folder: Path) -> None:
-    """From now on nothing is written below this folder through a link, nor if it is one itself."""
+    """From now on, nothing is written below this folder through a link, nor if it is one."""
     _without_links.add(Path(os.path.abspath(folder)))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that after a crash it is there whole, as it was before, or not at all.
+    """Writes a file so that after a crash it is complete, unchanged, or absent.
 
-    Of several processes that write the same one, the last has it. A link in the place of the file
-    is replaced, not followed.
+    If several processes write the same path, the last writer wins. A link in place of the file is
+    replaced, not followed.
 
     Raises:
-        CheckpointError: it cannot be written, for example because the disk is full; or a link is
-            on its way, where there may be none (see `keep_links_out`).
+        CheckpointError: it cannot be written, for example because the disk is full; or its path
+            contains a forbidden link (see `keep_links_out`).
     """
     _refuse_links(path)
     partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
@@ -38,7 +38,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         if free < len(content):
             wants = f"it takes {len(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
             raise OSError(errno.ENOSPC, wants)
-        with partial.open("xb") as stream:  # a file that is made anew is no link
+        with partial.open("xb") as stream:  # a newly created file is not a link
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -46,12 +46,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        with suppress(OSError):  # it is there after a write that was broken off
+        with suppress(OSError):  # it is left by an interrupted write
             partial.unlink()
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Writes a text in UTF-8, surrogates escaped; see `write_atomically`.
+    """Writes a text in UTF-8, with surrogates escaped; see `write_atomically`.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -60,7 +60,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def _refuse_links(path: Path) -> None:
-    """Raises CheckpointError where a folder on the way to a file is a link that may be none."""
+    """Raises CheckpointError if the path of a file contains a forbidden link."""
     place = Path(os.path.abspath(path)).parent
     within = [place, *place.parents]
     for folder in _without_links.intersection(within):

@@ -1,8 +1,8 @@
-"""What the person at the keyboard has named: no file may name more.
+"""What the user has named: files may not name anything else.
 
-A file or a store may say which pictures, classes and models a run had. It does not decide what is
-read or imported now: that is below a folder that the person named, or a class that ships with
-conf/, or one that was allowed by name. Commands fill this from their command line alone, and the
+A file or a store may say which images, classes and models a run had. It does not decide what is
+read or imported now: that must be below a folder that the user named, or a class that ships with
+conf/, or one that was allowed by name. Commands fill this from their command line only, and the
 processes that they start inherit it.
 """
 
@@ -21,19 +21,19 @@ PROGRAM = tuple(
     CONF.parent / name
     for name in ("train", "evaluate", "sweeper", "hydra_plugins", "conf", "bench", "tests")
 )
-# what lies in the folder of a study, of a trial, and of whatever is logged as a run
+# files in the folder of a study, of a trial, and of anything that is logged as a run
 RECORDS = ("optuna.journal", "trial.json", "mlflow.json")
-OF_MLFLOW = ("mlruns", "mlartifacts")  # folders of its own, wherever they are
-OF_A_STORE, STORE = ("studies", "artifacts"), "mlflow.db"  # folders beside an embedded store
-VARIABLE = "LORASWEEP_ALLOWED"  # of the environment, so that workers know it too
+OF_MLFLOW = ("mlruns", "mlartifacts")  # MLflow's folders, anywhere
+OF_A_STORE, STORE = ("studies", "artifacts"), "mlflow.db"  # folders next to an embedded store
+VARIABLE = "LORASWEEP_ALLOWED"  # an environment variable, which workers inherit
 
 
 def allow(places: Iterable[str | Path] = (), classes: Iterable[str] = ()) -> None:
-    """Adds what a person has named.
+    """Adds what the user has named.
 
     Args:
-        places: folders; a file stands for the folder that it is in.
-        classes: dotted paths of classes that a file may ask for.
+        places: folders; a file stands for its folder.
+        classes: dotted paths of classes that a file may name.
     """
     known = _known()
     known["folders"] += [folder for place in places if (folder := _folder(expanded(place)))]
@@ -42,11 +42,11 @@ def allow(places: Iterable[str | Path] = (), classes: Iterable[str] = ()) -> Non
 
 
 def is_named(place: Path, here: bool = True) -> bool:
-    """Whether a place, links followed, is below a folder that the person has named.
+    """Whether a path, after following links, is below a folder that the user has named.
 
-    The folder in which the command was started counts as named, unless it is the root of the
-    file system, and so do the pictures and models that come with the program. What lies there may
-    be read; for writing there is `may_write`.
+    The folder in which the command was started counts as named, unless it is the root of the file
+    system, and so do the images and models that come with the program. Such paths may be read; for
+    writing there is `may_write`.
 
     Args:
         here: whether the folder in which the command was started counts.
@@ -55,41 +55,41 @@ def is_named(place: Path, here: bool = True) -> bool:
 
 
 def is_foreign(place: str | Path) -> bool:
-    """Whether a text from a file names another machine that the person has not named.
+    """Whether a text from a file names another machine that the user has not named.
 
-    Nothing may be asked of such a place, not even whether it is there, so this looks at the text
-    alone. It is for whoever looks at a place before `is_named`, which asks it too.
+    Such a path must not be accessed, not even to check its existence, so this looks at the text
+    only. Use it before any access that precedes `is_named`, which checks it too.
     """
     if not is_remote(place):
         return False
     text = str(place)
     if os.name == "posix" and text[0] == "/":
-        text = f"/{text.lstrip('/')}"  # there, it is a place of this machine's all the same
+        text = f"/{text.lstrip('/')}"  # on POSIX it is a path of this machine
     written = Path(os.path.normpath(text))
     return not any(written.is_relative_to(folder) for folder in _named(True))
 
 
 def may_write(place: Path) -> bool:
-    """Whether a file may name a place to write: one below a folder that the person has named.
+    """Whether a file may name a path to write to: below a folder that the user has named.
 
-    Unlike what may be read, it is never in the program's own folders, nor where studies and
-    MLflow keep what they know.
+    Unlike reading, it is never allowed in the program's own folders, nor where studies and MLflow
+    keep their records.
     """
     if not _is_below(place, _named(True)):
         return False
     real = place.resolve()
-    return not any(_is_kept(folder) for folder in (real, *real.parents))
+    return not any(_is_protected(folder) for folder in (real, *real.parents))
 
 
-def _is_kept(folder: Path) -> bool:
-    """Whether nothing that only a file names is written into a folder."""
+def _is_protected(folder: Path) -> bool:
+    """Whether nothing may be written into a folder that only a file names."""
     name, exists = folder.name.casefold(), os.path.exists
     if name in OF_MLFLOW or any(exists(folder / record) for record in RECORDS):
         return True
     if name in OF_A_STORE and exists(folder.parent / STORE):
         return True
-    # not by their names, which have several spellings on some systems
-    return exists(folder) and any(exists(own) and own.samefile(folder) for own in PROGRAM)
+    # compared by inode, since names have several spellings on some systems
+    return exists(folder) and any(exists(ours) and ours.samefile(folder) for ours in PROGRAM)
 
 
 def _is_below(place: Path, folders: Iterable[Path]) -> bool:
@@ -97,31 +97,31 @@ def _is_below(place: Path, folders: Iterable[Path]) -> bool:
         return False
     try:
         real = place.resolve()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, a circle of links
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, a loop of links
         return False
     return any(real.is_relative_to(folder) for folder in folders)
 
 
 def _named(here: bool) -> list[Path]:
-    """The folders that the person has named."""
+    """The folders that the user has named."""
     started = Path.cwd()
     named = [Path(folder) for folder in _known()["folders"]]
     return [*named, started] if here and started != Path(started.anchor) else named
 
 
 def is_allowed(target: str) -> bool:
-    """Whether a person has allowed this class by name (`--allow-class=`)."""
+    """Whether the user has allowed this class by name (`--allow-class=`)."""
     return target in _known()["classes"]
 
 
 def _folder(place: Path) -> str:
-    """The folder that a place stands for; empty where there can be none."""
+    """The folder of a path; empty if it cannot be resolved."""
     try:
         return str((place.parent if place.is_file() else place).resolve())
-    except (OSError, ValueError, RuntimeError):  # said by whoever opens it
+    except (OSError, ValueError, RuntimeError):  # reported when it is opened
         return ""
 
 
 def _known() -> dict[str, list[str]]:
-    found: dict[str, list[str]] = json.loads(os.environ.get(VARIABLE, "{}"))
-    return {"folders": found.get("folders", []), "classes": found.get("classes", [])}
+    allowed: dict[str, list[str]] = json.loads(os.environ.get(VARIABLE, "{}"))
+    return {"folders": allowed.get("folders", []), "classes": allowed.get("classes", [])}

@@ -1,7 +1,7 @@
-"""The header of a safetensors file, checked before any library maps the file.
+"""Reads the header of a safetensors file, and checks it before any library maps the file.
 
-The file is the length of the header (8 bytes), the header in JSON, and the tensors' bytes. Only the
-header is read here, so that a file may be of any size.
+The file consists of the length of the header (8 bytes), the header in JSON, and the bytes of the
+tensors. Only the header is read here, so a file may be of any size.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ METADATA = "__metadata__"
 Side = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
 
 
-class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a tensor is in a file.
+class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The location of a tensor in a file.
 
     Attributes:
-        dtype: as safetensors calls it.
-        data_offsets: where its bytes begin and end, counted from the end of the header.
+        dtype: safetensors' name.
+        data_offsets: start and end of its bytes, relative to the end of the header.
     """
 
     dtype: Annotated[str, msgspec.Meta(max_length=16)]
@@ -43,36 +43,37 @@ class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def numbers(self) -> int:
-        """How many numbers it has."""
+        """Number of its values."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself.
+    """The header of a safetensors file.
 
     Attributes:
-        metadata: texts by name; empty where it has none.
+        metadata: texts by name; may be empty.
         tensors: by name, in the order of the file.
-        size: bytes before the tensors' bytes begin.
+        size: offset of the tensors' bytes.
     """
 
     metadata: dict[str, str]
-    tensors: dict[str, Stored]
+    tensors: dict[str, TensorInfo]
     size: int
 
     @property
     def numbers(self) -> int:
-        """How many numbers all its tensors have."""
+        """Number of values in all tensors."""
         return sum(tensor.numbers for tensor in self.tensors.values())
 
 
 def read_header(file: Path) -> Header:
-    """The header of a safetensors file; all that it says is there.
+    """The header of a safetensors file, after checking that all its tensors are there.
 
     Raises:
-        UntrustedFileError: no regular file, or no such header; the message does not name the file.
-        OSError: it is not there, or may not be read.
+        UntrustedFileError: not a regular file, or an invalid header; the message does not name the
+            file.
+        OSError: it is missing or cannot be read.
     """
     check_regular(file)
     with open(os.open(file, READ), "rb") as stream:
@@ -87,17 +88,17 @@ def read_header(file: Path) -> Header:
     if len(parts) > MOST_TENSORS:
         raise UntrustedFileError(f"it has more than {MOST_TENSORS} tensors")
     about = parts.pop(METADATA, None)
-    said = bytes(about or b"null")
-    metadata = {} if said == b"null" else parse_json(said, dict[str, str], METADATA)
+    raw = bytes(about or b"null")
+    metadata = {} if raw == b"null" else parse_json(raw, dict[str, str], METADATA)
     tensors = {name: _stored(name, part) for name, part in parts.items()}
-    _check_places(tensors, whole - 8 - length)
+    _check_offsets(tensors, whole - 8 - length)
     return Header(metadata, tensors, 8 + length)
 
 
-def _stored(name: str, part: msgspec.Raw) -> Stored:
+def _stored(name: str, part: msgspec.Raw) -> TensorInfo:
     if len(name) > LONGEST_NAME or CONTROL.search(name):
         raise UntrustedFileError(f"it has a tensor of an impossible name: {shortened(name)}")
-    stored = parse_json(bytes(part), Stored, name[:LONGEST])
+    stored = parse_json(bytes(part), TensorInfo, name[:LONGEST])
     if stored.dtype not in BITS:
         unknown = shortened(stored.dtype)
         raise UntrustedFileError(f"{shortened(name)}: has numbers of an unknown type, {unknown}")
@@ -107,8 +108,8 @@ def _stored(name: str, part: msgspec.Raw) -> Stored:
     return stored
 
 
-def _check_places(tensors: dict[str, Stored], whole: int) -> None:
-    """The tensors' bytes follow one another, from the end of the header to that of the file."""
+def _check_offsets(tensors: dict[str, TensorInfo], whole: int) -> None:
+    """The bytes of the tensors must be contiguous and fill the rest of the file."""
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
         start, stop = tensor.data_offsets

@@ -1,8 +1,8 @@
-"""The only way in for files that a person or another program may have written.
+"""Reads files that a person or another program may have written; the only way to do so.
 
-A file that came from a stranger is data: it is read whole or not at all, within limits, and what
-comes out has the type that the caller named. Nothing here runs code, follows an alias, or waits
-for a device that never ends.
+A file from a stranger is data: it is read completely or not at all, within limits, and the result
+has the type that the caller names. Nothing here runs code, follows an alias, or waits for a device
+that never ends.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-LARGEST = 32_000_000  # bytes of a text that is read whole
+LARGEST = 32_000_000  # bytes of a text
 DEEPEST = 12  # levels of lists and mappings
-TREE = 8  # the same, of a `Tree`: each further one doubles the time that its type takes to make
+TREE = 8  # the same for a `Tree`: each level doubles the time to create its type
 MOST_NODES = 500_000  # values, keys and containers of a YAML text
-MOST_PARTS = 2_000_000  # commas and brackets of a JSON text: each may stand for 300 bytes
-MOST_DIGITS = 301  # of a whole number: as many as LONGEST_NUMBER has
+MOST_PARTS = 2_000_000  # commas and brackets of a JSON text: each may take 300 bytes of memory
+MOST_DIGITS = 301  # of an integer: as many as LONGEST_NUMBER has
 LONG_NUMBER = re.compile(r"(?<![0-9])[0-9]{302}")
 LONG_NUMBER_BYTES = re.compile(LONG_NUMBER.pattern.encode())
-NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-FxXoO_:.]*")  # what YAML may take for one
+NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-FxXoO_:.]*")  # what YAML may parse as a number
 LONGEST = 200  # characters of a message
-# what YAML calls the kinds of plain values; ! alone is a quoted text
+# YAML's tags of plain values; ! alone is a quoted text
 TAGS = {
     "!",
     *(
@@ -49,17 +49,17 @@ TAGS = {
         for name in ("str", "int", "float", "bool", "null", "seq", "map")
     ),
 }
-# without waiting: a pipe that nobody writes to would be waited for as soon as it is opened
+# non-blocking: opening a pipe without a writer would wait forever
 READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
-HELD = "held"  # the one field of the structs in which values are converted
+HELD = "held"  # the only field of the structs in which values are converted
 
 Kind = TypeVar("Kind")
 Scalar = None | bool | int | float | str
 
 
 def _nested(levels: int) -> Any:
-    """The type of plain values that are at most so many containers deep."""
+    """The type of plain values with at most `levels` nested containers."""
     kind: Any = Scalar
     for _ in range(levels):
         kind = Scalar | list[kind] | dict[str, kind]
@@ -68,22 +68,22 @@ def _nested(levels: int) -> Any:
 
 if TYPE_CHECKING:
     Tree = dict[str, Any]
-else:  # free-form content, such as logged settings: plain values alone, of a bounded depth
-    # a NewType, since typing looks through a mere alias wherever it is named, which takes time
+else:  # free-form content, such as logged settings: only plain values, of a bounded depth
+    # a NewType, since typing expands a mere alias at each use, which takes time
     Tree = NewType("Tree", dict[str, _nested(TREE - 1)])
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class UntrustedFileError(UserError, ValueError):
-    """A file is not what it is to be; the message names it, the place in it, and what is wrong."""
+    """A file is not what it should be; the message names it, the position, and the fault."""
 
 
 def check_regular(file: Path) -> None:
-    """Refuses what is no file: a folder, a pipe, a device, or a link to one of them.
+    """Rejects anything but a regular file: a folder, a pipe, a device, or a link to one of them.
 
     Raises:
-        UntrustedFileError: it is none.
-        OSError: it is not there, or may not be looked at.
+        UntrustedFileError: it is not a regular file.
+        OSError: it is missing or not accessible.
     """
     _check_mode(file, os.stat(file).st_mode)
 
@@ -93,17 +93,17 @@ def opened(file: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
     """A regular file, open for reading.
 
     Args:
-        most: bytes; a larger file is refused.
+        most: maximum size in bytes.
 
     Raises:
-        UntrustedFileError: it is no regular file, or too large.
-        OSError: it is not there, or may not be read.
+        UntrustedFileError: it is not a regular file, or too large.
+        OSError: it is missing or cannot be read.
     """
     descriptor = os.open(file, READ)
     try:
-        found = os.fstat(descriptor)
-        _check_mode(file, found.st_mode)  # before Python's open, which refuses a folder itself
-        if found.st_size > most:
+        status = os.fstat(descriptor)
+        _check_mode(file, status.st_mode)  # before Python's open, which rejects a folder itself
+        if status.st_size > most:
             raise _too_large(file, most)
         with open(descriptor, "rb", closefd=False) as stream:
             yield stream
@@ -115,11 +115,11 @@ def read_bytes(file: Path, most: int = LARGEST) -> bytes:
     """The content of a regular file.
 
     Args:
-        most: bytes; a larger file is refused, whatever it says of its size.
+        most: maximum size in bytes, also for files that grow or misstate their size.
 
     Raises:
-        UntrustedFileError: it is no regular file, or too large.
-        OSError: it is not there, or may not be read.
+        UntrustedFileError: it is not a regular file, or too large.
+        OSError: it is missing or cannot be read.
     """
     with opened(file, most) as stream:
         content = stream.read(most + 1)
@@ -132,7 +132,7 @@ def read_text(file: Path, most: int = LARGEST) -> str:
     """The content of a text in UTF-8.
 
     Raises:
-        UntrustedFileError, OSError: see `read_bytes`; and where it is no UTF-8.
+        UntrustedFileError, OSError: see `read_bytes`; also if it is not UTF-8.
     """
     return _text(read_bytes(file, most), shortened(file))
 
@@ -150,20 +150,20 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
     """A JSON text as a value of a type; NaN and infinity are numbers, as Python writes them.
 
     Args:
-        kind: any type that msgspec knows. Free-form parts are `Tree`; never Any, which has no
-            bounds. Fields that it does not have are left out.
-        name: where the text is from, for the message.
-        most: characters or bytes.
+        kind: any type that msgspec supports. Free-form parts are `Tree`; never Any, which has no
+            limits. Unknown fields are ignored.
+        name: of the source, for messages.
+        most: maximum length in characters or bytes.
 
     Raises:
-        UntrustedFileError: no JSON, too long, or of another type; it says where.
+        UntrustedFileError: not JSON, too long, or of another type; the message says where.
     """
     if len(content) > most:
         raise UntrustedFileError(f"{name}: is longer than {most} characters")
     if (count := parts_of(content)) > MOST_PARTS:
         raise UntrustedFileError(f"{name}: has {count} values, and at most {MOST_PARTS} are read")
     try:
-        # what stays raw is checked by whoever decodes it
+        # raw parts are checked when they are decoded
         if msgspec.Raw in get_args(kind) or not _has_long_number(content):
             wanted: Any = kind
             decoded: Kind = _decoder(wanted).decode(content)
@@ -171,20 +171,20 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
     except msgspec.ValidationError as error:
         raise UntrustedFileError(f"{name}: {_one_line(error)}") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        pass  # a NaN, or no JSON at all: Python's parser knows which, and where
+        pass  # a NaN, or not JSON: Python's parser finds out, and where
     try:
         loaded = json.loads(content)
     except RecursionError:
         raise UntrustedFileError(f"{name}: is nested too deeply") from None
     except ValueError as error:
-        raise UntrustedFileError(f"{name}: is no JSON: {_one_line(error)}") from None
+        raise UntrustedFileError(f"{name}: is not JSON: {_one_line(error)}") from None
     return convert(loaded, kind, name)
 
 
 def parts_of(content: bytes | str) -> int:
-    """How many values a JSON text may have, told by its commas and brackets before it is read.
+    """An upper bound of the number of values in a JSON text, by its commas and brackets.
 
-    Those in strings count too: what is in strings takes no more memory than its length.
+    Those in strings count too, although a string takes no more memory than its length.
     """
     if isinstance(content, str):
         return content.count(",") + content.count("[") + content.count("{")
@@ -192,7 +192,7 @@ def parts_of(content: bytes | str) -> int:
 
 
 def _has_long_number(content: bytes | str) -> bool:
-    """Whether a JSON text has so many digits in a row that they may be too large a number."""
+    """Whether a JSON text has a run of digits that may be too large a number."""
     if isinstance(content, str):
         return LONG_NUMBER.search(content) is not None
     return LONG_NUMBER_BYTES.search(content) is not None
@@ -200,7 +200,7 @@ def _has_long_number(content: bytes | str) -> bool:
 
 @lru_cache(maxsize=200)
 def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
-    """Kept: a journal has thousands of lines of one kind, and to look at the kind takes longest."""
+    """Cached: a journal has thousands of lines of one type, and inspecting the type is slow."""
     return msgspec.json.Decoder(kind)
 
 
@@ -216,14 +216,14 @@ def read_yaml(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
 def parse_yaml(text: str, kind: type[Kind], name: str) -> Kind:
     """A YAML text as a value of a type.
 
-    Aliases (`*a`) are refused, since a short text could stand for a huge value; so are tags, but
-    for YAML's own plain ones.
+    Aliases (`*a`) are rejected, since a short text could stand for a huge value; so are tags,
+    except YAML's own for plain values.
 
     Args:
         kind, name: see `parse_json`.
 
     Raises:
-        UntrustedFileError: no such YAML, or of another type; it says where.
+        UntrustedFileError: not such YAML, or of another type; the message says where.
     """
     try:
         _check_events(text, name)
@@ -233,7 +233,7 @@ def parse_yaml(text: str, kind: type[Kind], name: str) -> Kind:
     except RecursionError:
         raise UntrustedFileError(f"{name}: is nested too deeply") from None
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
-        raise UntrustedFileError(f"{name}: is no YAML: {_one_line(error)}") from None
+        raise UntrustedFileError(f"{name}: is not YAML: {_one_line(error)}") from None
     return convert(loaded, kind, name)
 
 
@@ -244,7 +244,7 @@ def parse_toml(text: str, kind: type[Kind], name: str) -> Kind:
         kind, name: see `parse_json`.
 
     Raises:
-        UntrustedFileError: no TOML, of another type, or too deep; it says where.
+        UntrustedFileError: not TOML, of another type, or too deep; the message says where.
     """
     if words := excess(text):
         raise UntrustedFileError(f"{name}: {words}")
@@ -256,10 +256,10 @@ def parse_toml(text: str, kind: type[Kind], name: str) -> Kind:
 
 
 def convert(loaded: object, kind: type[Kind], name: str) -> Kind:
-    """A loaded value as one of a type.
+    """Converts a loaded value to a type.
 
     Raises:
-        UntrustedFileError: it is of another one, or has too large a number; it says where.
+        UntrustedFileError: it does not fit, or has too large a number; the message says where.
     """
     if _has_large_number(loaded):
         raise UntrustedFileError(f"{name}: has a whole number of more than {MOST_DIGITS} digits")
@@ -276,33 +276,33 @@ def convert(loaded: object, kind: type[Kind], name: str) -> Kind:
 
 @lru_cache(maxsize=200)
 def _holder(kind: Any) -> type[msgspec.Struct]:
-    """A struct of one value: what msgspec knows of a type is kept with a struct alone, and to look
-    at that of a `Tree` takes milliseconds."""
+    """A struct with one field: msgspec caches the inspection of a type for structs only, and
+    inspecting a `Tree` takes milliseconds."""
     return msgspec.defstruct("Holder", [(HELD, kind)])
 
 
 def _has_large_number(loaded: object) -> bool:
-    """Whether a whole number is in it that is longer than any that can be used or written."""
-    waiting = [loaded]
-    while waiting:
-        one = waiting.pop()
+    """Whether it contains an integer that is too large to be used or printed."""
+    remaining = [loaded]
+    while remaining:
+        one = remaining.pop()
         if isinstance(one, int):
             if one.bit_length() > LONGEST_NUMBER:
                 return True
         elif isinstance(one, dict):
-            waiting += one.values()
+            remaining += one.values()
         elif isinstance(one, list | tuple):
-            waiting += one
+            remaining += one
     return False
 
 
 def plain(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping of plain values as JSON would give it back: msgspec's structs become mappings."""
+    """A mapping of plain values as after a JSON round trip: msgspec's structs become mappings."""
     return dict(msgspec.to_builtins(mapping))
 
 
 def _check_events(text: str, name: str) -> None:
-    """Looks at a YAML text piece by piece, before anything is made of it."""
+    """Checks the events of a YAML text before anything is constructed."""
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
         place = f"{name}: line {event.start_mark.line + 1 if event.start_mark else 0}"
@@ -313,7 +313,7 @@ def _check_events(text: str, name: str) -> None:
         if (tag := getattr(event, "tag", None)) and tag not in TAGS:
             raise UntrustedFileError(f"{place}: has the tag {tag}; only plain values are read")
         value = event.value if isinstance(event, yaml.ScalarEvent) and event.implicit[0] else ""
-        if len(value) > MOST_DIGITS and NUMBER.fullmatch(value):  # 1:1:1 is one too, a product
+        if len(value) > MOST_DIGITS and NUMBER.fullmatch(value):  # 1:1:1 is a number too
             raise UntrustedFileError(
                 f"{place}: has a whole number of more than {MOST_DIGITS} digits"
             )
@@ -340,11 +340,11 @@ def _text(content: bytes, name: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UntrustedFileError(f"{name}: is no text in UTF-8 (byte {error.start})") from None
+        raise UntrustedFileError(f"{name}: is not text in UTF-8 (byte {error.start})") from None
 
 
 def _one_line(error: Exception) -> str:
-    """A message in one line, with the place where it has one."""
+    """A message in one line, including the position if it has one."""
     words = " ".join(str(error).split()) or type(error).__name__
     words = words[:1].lower() + words[1:]
     return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."

@@ -1,7 +1,7 @@
-"""`python -m train.kohya config.toml [dataset_config.toml]`: the overrides, one a line.
+"""`python -m train.kohya config.toml [dataset_config.toml]`: prints the overrides, one per line.
 
-It trains nothing. Each line can be pasted into a shell; what a person should know goes to the
-standard error. To train with them all, and with them and others:
+It trains nothing. Each line can be pasted into a shell; notes go to the standard error. To train
+with them all, or with these and others:
 
     python -m train.kohya config.toml | xargs python -m train
     python -m train kohya=config.toml training.epochs=5
@@ -27,7 +27,7 @@ ESCAPED = "a value with control characters is written for bash and zsh ($'...'),
 
 
 def main() -> None:
-    """Prints the overrides; ends with 1 and a line where a file cannot be translated."""
+    """Prints the overrides; exits with 1 and one line if a file cannot be translated."""
     start_in_utf8()
     escape_in_streams()
     parser = argparse.ArgumentParser(
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _check_replaced(overrides: list[str]) -> None:
-    """Whoever types what is printed, or hands it on, has not looked at what it replaces."""
+    """Checks what the printed overrides would replace: users may pass them on without a look."""
     pairs = [override.partition("=") for override in overrides]
     given = {key: unquoted(value) for key, _, value in pairs}
     config = TrainConfig()

@@ -1,4 +1,4 @@
-"""kohya's files on the command line, as the overrides that they amount to."""
+"""Replaces kohya's files on the command line by the overrides that they translate to."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from train.cli.arguments import SWEPT, quoted, unquoted
 from train.config.schema import TrainConfig
-from train.config.setting_kinds import TYPED, kinds
+from train.config.setting_kinds import TEXT_KINDS, kinds
 from train.files import permissions
-from train.kohya.named_paths import PLACES
+from train.kohya.named_paths import LOCATION_KEYS
 from train.kohya.translate import Translation, translate
 from train.kohya_toml.lenient_toml import existing
 
 KOHYA, DATASET = "kohya", "dataset_config"
-# where the command line has one of them, the files' others of the row do not count
+# if the command line has one setting of a row, the files' others in that row are ignored
 RIVALS = (
     {"network.alpha", "network.alpha_ratio"},
     {"network.conv_alpha", "network.alpha_ratio"},
@@ -24,18 +24,17 @@ RIVALS = (
     {"training.epochs", "training.max_steps"},
     {"data.path", "data.dataset_config"},
 )
-PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # what needs no quotes in Hydra's grammar
-WORDS = ("null", "true", "false", "nan", "inf")  # ... but would be no text
-# the settings that take any text, which train.cli.arguments quotes for Hydra
-TEXTS = {key for key, (kind, _) in kinds(TrainConfig).items() if kind in TYPED}
+PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # needs no quotes in Hydra's grammar
+WORDS = ("null", "true", "false", "nan", "inf")  # ... except these, which would not be text
+# the settings with arbitrary text, which train.cli.arguments quotes for Hydra
+TEXTS = {key for key, (kind, _) in kinds(TrainConfig).items() if kind in TEXT_KINDS}
 
 
 def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """A command line with kohya= and dataset_config= replaced by what they amount to.
+    """A command line with kohya= and dataset_config= replaced by their overrides.
 
     Returns:
-        the arguments as they are typed, in which those of the command line win; and what a person
-        should know.
+        the arguments as typed, with precedence for those of the command line; and notes.
 
     Raises:
         ConfigError: see `translate`.
@@ -53,7 +52,7 @@ def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
     kohya = files.get(KOHYA)
     pairs = [argument.lstrip("+~").partition("=") for argument in rest]
     typed = {key: unquoted(value) for key, sign, value in pairs if sign}
-    places = [typed[setting] for setting in PLACES.values() if setting in typed]
+    places = [typed[setting] for setting in LOCATION_KEYS.values() if setting in typed]
     permissions.allow([*(existing(Path(file)) for file in files.values()), *places])
     translation = translate(Path(kohya) if kohya else None, files.get(DATASET), typed)
     given = {key for key, _, _ in pairs}
@@ -61,10 +60,10 @@ def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def overrides(translation: Translation, given: set[str]) -> list[str]:
-    """The overrides of a translation, as a person types them.
+    """The overrides of a translation, as typed.
 
     Args:
-        given: settings and groups that the command line has and that are left to it.
+        given: settings and groups of the command line, which has precedence.
     """
     rivals = set[str]().union(*(row for row in RIVALS if row & given))
     lines = []
@@ -79,7 +78,7 @@ def overrides(translation: Translation, given: set[str]) -> list[str]:
 
 
 def quote(value: Any) -> str:
-    """A value in Hydra's grammar, so that it is read as what it is."""
+    """A value in Hydra's grammar, preserving its type."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, float) and math.isinf(value):
@@ -92,9 +91,9 @@ def quote(value: Any) -> str:
 
 
 def as_typed(text: str) -> str:
-    """A text as a person types it for a setting that takes any text.
+    """A text as typed for a setting with arbitrary text.
 
-    What a file says is never an interpolation, and never a sweep.
+    A file's text is never an interpolation and never a sweep.
     """
     if "${" in text or SWEPT.fullmatch(text):
         return quoted(text)

@@ -1,4 +1,4 @@
-"""kohya's keys of the data set: where the pictures are, and how they are cut and cached."""
+"""Translates kohya's dataset keys: where the images are, and how they are cropped and cached."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from train.kohya_toml.parsed_config import KohyaConfig, shown, whole
 from train.text.display import worded
 
 
-def pictures(said: KohyaConfig, dataset_config: str | None) -> dict[str, Any]:
-    """Our settings for them.
+def dataset_settings(config: KohyaConfig, dataset_config: str | None) -> dict[str, Any]:
+    """Our settings of the dataset.
 
     Args:
-        dataset_config: the file that names them, where there is one.
+        dataset_config: the dataset config, if there is one.
     """
-    folder = said.text("train_data_dir")
+    folder = config.text("train_data_dir")
     if folder and dataset_config:
-        said.notes.append("train_data_dir is left out beside the dataset config, as kohya does")
+        config.notes.append("train_data_dir is ignored in favor of the dataset config, as in kohya")
         folder = None
-    base, size = said.text("pretrained_model_name_or_path"), _sides(said)
+    base, size = config.text("pretrained_model_name_or_path"), _sides(config)
     if size is None and not dataset_config:
-        said.notes.append("resolution is missing: kohya would stop; ours is taken")
+        config.notes.append("resolution is missing: kohya would stop; ours is used")
     return {
         "data.path": folder,
         "data.dataset_config": dataset_config,
-        **_words(said, folder, dataset_config),
-        "data.regularization_path": said.text("reg_data_dir"),
-        "data.caption_extension": said.text("caption_extension", ".caption"),
-        "data.repeats": said.whole("dataset_repeats") or 1,  # where no folder says its own
-        "data.validation_fraction": said.number("validation_split") or 0.0,
-        "data.validation_seed": said.whole("validation_seed"),
+        **_words(config, folder, dataset_config),
+        "data.regularization_path": config.text("reg_data_dir"),
+        "data.caption_extension": config.text("caption_extension", ".caption"),
+        "data.repeats": config.whole("dataset_repeats") or 1,  # for folders without their own
+        "data.validation_fraction": config.number("validation_split") or 0.0,
+        "data.validation_seed": config.whole("validation_seed"),
         "data.resolution": size[0] if size else None,
         "data.height": size[1] if size else None,
-        "data.shuffle_caption": said.flag("shuffle_caption") or None,
-        "data.keep_tokens": said.whole("keep_tokens"),
-        "data.flip": said.flag("flip_aug") or None,
-        **_buckets(said, embedded=base == EMBEDDED),
-        **_caches(said),
+        "data.shuffle_caption": config.flag("shuffle_caption") or None,
+        "data.keep_tokens": config.whole("keep_tokens"),
+        "data.flip": config.flag("flip_aug") or None,
+        **_buckets(config, embedded=base == EMBEDDED),
+        **_caches(config),
     }
 
 
-def _sides(said: KohyaConfig) -> tuple[int, int | None] | None:
-    """Width, and height where it is another: from 512, "512", "512,768" or [512, 768]."""
-    sides = [whole("resolution", side) for side in said.numbers("resolution")]
+def _sides(config: KohyaConfig) -> tuple[int, int | None] | None:
+    """Width, and height if it differs: from 512, "512", "512,768" or [512, 768]."""
+    sides = [whole("resolution", side) for side in config.numbers("resolution")]
     if len(sides) > 2:
         raise ConfigError(
             f"kohya: resolution: {shown(sides)} is neither a side nor width and height"
@@ -60,15 +60,15 @@ def _sides(said: KohyaConfig) -> tuple[int, int | None] | None:
     return width, None if width == height else height
 
 
-def _words(said: KohyaConfig, folder: str | None, dataset_config: str | None) -> dict[str, Any]:
-    """The trigger, and the caption of pictures without one.
+def _words(config: KohyaConfig, folder: str | None, dataset_config: str | None) -> dict[str, Any]:
+    """The trigger, and the caption of images without one.
 
     The trigger is the class words of the dataset config, or of the first of kohya's folders
-    (10_sks person). Each folder has its own; where it has none, kohya's caption is empty.
+    (10_sks person). Each folder has its own; without any, kohya's caption is empty.
     """
     trigger = class_words(Path(dataset_config)) if dataset_config else _folder_words(folder)
     if trigger is None:
-        said.notes.append(
+        config.notes.append(
             "there are no class words, so pictures without a caption file get an empty caption, "
             "as in kohya"
         )
@@ -78,33 +78,33 @@ def _words(said: KohyaConfig, folder: str | None, dataset_config: str | None) ->
 def _folder_words(folder: str | None) -> str | None:
     try:
         names = sorted(inside.name for inside in expanded(folder or "-").iterdir())
-    except (OSError, ValueError):  # said by whoever reads the pictures
+    except (OSError, ValueError):  # reported when the images are read
         return None
-    found = [folder_name(name) for name in names]
-    words = [worded(one.words).strip() for one in found if one and one.has_repeats]
+    parsed = [folder_name(name) for name in names]
+    words = [worded(one.words).strip() for one in parsed if one and one.has_repeats]
     return next(filter(None, words), None)
 
 
-def _buckets(said: KohyaConfig, embedded: bool) -> dict[str, Any]:
-    used = said.flag("enable_bucket")
+def _buckets(config: KohyaConfig, embedded: bool) -> dict[str, Any]:
+    enabled = config.flag("enable_bucket")
     sides = {
-        "data.min_bucket": said.whole("min_bucket_reso", LEAST if used else None),
-        "data.max_bucket": said.whole("max_bucket_reso", MOST if used else None),
-        "data.bucket_step": said.whole("bucket_reso_steps", 64 if used else None),
+        "data.min_bucket": config.whole("min_bucket_reso", LEAST if enabled else None),
+        "data.max_bucket": config.whole("max_bucket_reso", MOST if enabled else None),
+        "data.bucket_step": config.whole("bucket_reso_steps", 64 if enabled else None),
     }
-    upscale = not said.flag("bucket_no_upscale")
-    if used:
+    upscale = not config.flag("bucket_no_upscale")
+    if enabled:
         return {"data.buckets": True, **sides, "data.bucket_upscale": upscale}
-    # they count where a dataset config has buckets of its own
+    # they apply if a dataset config has buckets of its own
     sides["data.bucket_upscale"] = None if upscale else False
     return sides if embedded else {"data.buckets": False, **sides}  # the embedded base has none
 
 
-def _caches(said: KohyaConfig) -> dict[str, Any]:
-    disk = said.flag("cache_latents_to_disk")
-    fixed = said.flag("cache_latents") or disk
-    if said.flag("color_aug"):
-        if fixed:  # what changes each time cannot be cached
+def _caches(config: KohyaConfig) -> dict[str, Any]:
+    disk = config.flag("cache_latents_to_disk")
+    fixed = config.flag("cache_latents") or disk
+    if config.flag("color_aug"):
+        if fixed:  # images that change each time cannot be cached
             raise ConfigError("kohya: color_aug: does not go with cache_latents; kohya stops here")
         return {"data.color_augmentation": True, "cache": "off"}
     return {"data.resample_latents": False if fixed else None, "cache": "disk" if disk else None}

@@ -1,4 +1,4 @@
-"""What a dataset config of kohya's says that is no matter of its pictures alone."""
+"""Reads the values of a kohya dataset config that concern more than its images."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from train.files.untrusted import Tree
 from train.kohya_toml.lenient_toml import read_toml
 from train.text.display import worded
 
-# its keys -> those of the config that they beat
-BEATEN = {"batch_size": "train_batch_size", "resolution": "resolution"}
+# its keys -> those of the config that they override
+OVERRIDDEN = {"batch_size": "train_batch_size", "resolution": "resolution"}
 
 
 def overriding_values(file: Path) -> dict[str, Any]:
-    """What all its datasets, or [general], say, so that the config's does not count.
+    """The values that all datasets, or [general], have, and that override the config's.
 
-    Of several the first counts, and the report on the pictures warns of the others.
+    The first of several values counts; the report on the images warns of the others.
 
     Raises:
-        ConfigError: no such file, or no TOML.
+        ConfigError: no such file, or invalid TOML.
     """
     content = _content(file)
     general = _table(content.get("general"))
     datasets = [{**general, **dataset} for dataset in _tables(content.get("datasets"))]
     return {
-        beaten: datasets[0][key]
-        for key, beaten in BEATEN.items()
+        overridden: datasets[0][key]
+        for key, overridden in OVERRIDDEN.items()
         if datasets and all(key in dataset for dataset in datasets)
     }
 
 
 def class_words(file: Path) -> str | None:
-    """Those of its first subset of the subject, not of regularisation, that has some.
+    """The class words of the first subset that has some and is not for regularization.
 
     Raises:
-        ConfigError: no such file, or no TOML.
+        ConfigError: no such file, or invalid TOML.
     """
-    said = (each.get("class_tokens") for each in subsets(file) if not each.get("is_reg"))
-    found = (worded(" ".join(words.split())) for words in said if isinstance(words, str))
-    return next(filter(None, found), None)
+    tokens = (each.get("class_tokens") for each in subsets(file) if not each.get("is_reg"))
+    words = (worded(" ".join(text.split())) for text in tokens if isinstance(text, str))
+    return next(filter(None, words), None)
 
 
 def subsets(file: Path) -> Iterator[dict[str, Any]]:
-    """All its subsets, each with what its dataset and [general] say for it.
+    """All subsets, each with the values that it inherits from its dataset and [general].
 
     Raises:
-        ConfigError: no such file, or no TOML.
+        ConfigError: no such file, or invalid TOML.
     """
     content = _content(file)
     for dataset in _tables(content.get("datasets")):
@@ -56,12 +56,12 @@ def subsets(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _content(file: Path) -> Tree:
-    content, _ = read_toml(file)  # what was repaired is said by whoever reads the pictures
+    content, _ = read_toml(file)  # repairs are reported when the images are read
     return content
 
 
 def _tables(value: Any) -> list[dict[str, Any]]:
-    """The tables of a list; what is none of them is refused by whoever reads the pictures."""
+    """The tables in a list; anything else is rejected when the images are read."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 

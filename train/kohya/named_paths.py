@@ -1,4 +1,4 @@
-"""The files and folders that a kohya config names: none but those that the person named too."""
+"""Checks the files and folders in a kohya config: only those that the user named too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from train.text.shell import in_setting
 BASE, PICTURES, DATASET = "pretrained_model_name_or_path", "train_data_dir", "dataset_config"
 OUTPUT = "output_dir"
 # kohya's key -> our setting
-PLACES = {
+LOCATION_KEYS = {
     BASE: "base.path",
     PICTURES: "data.path",
     DATASET: "data.dataset_config",
@@ -25,33 +25,33 @@ PLACES = {
 }
 
 
-def take_typed(said: KohyaConfig, typed: Mapping[str, str]) -> None:
-    """Puts the places of the command line in the place of the file's, before any is looked at.
+def override_locations(config: KohyaConfig, typed: Mapping[str, str]) -> None:
+    """Replaces the file's locations by those of the command line, before any is checked.
 
     Args:
         typed: settings of the command line, setting -> text.
     """
-    for key, setting in PLACES.items():
+    for key, setting in LOCATION_KEYS.items():
         if setting in typed:
-            said.values[key] = None if typed[setting] == "null" else typed[setting]
-    if PLACES[PICTURES] in typed and PLACES[DATASET] not in typed:
-        said.values.pop(DATASET, None)
+            config.values[key] = None if typed[setting] == "null" else typed[setting]
+    if LOCATION_KEYS[PICTURES] in typed and LOCATION_KEYS[DATASET] not in typed:
+        config.values.pop(DATASET, None)
 
 
-def check_places(said: KohyaConfig, typed: Mapping[str, str]) -> None:
-    """Refuses a place that only the file names.
+def check_locations(config: KohyaConfig, typed: Mapping[str, str]) -> None:
+    """Rejects a location that only the file names.
 
     Args:
-        typed: see `take_typed`.
+        typed: see `override_locations`.
 
     Raises:
-        ConfigError: it lies elsewhere than what the command line names, or is a model of the hub;
-            the message says what to type.
+        ConfigError: it lies outside of what the command line names, or is a model of the hub; the
+            message says what to type.
     """
-    for key, setting in PLACES.items():
-        if setting in typed or (key == PICTURES and said.get(DATASET)):
+    for key, setting in LOCATION_KEYS.items():
+        if setting in typed or (key == PICTURES and config.get(DATASET)):
             continue
-        place = said.text(key)
+        place = config.text(key)
         if place and (key, place) != (BASE, EMBEDDED):
             _check(key, setting, place)
 
@@ -61,8 +61,8 @@ def _check(key: str, setting: str, place: str) -> None:
     absolute = is_foreign(place) or expanded(place).is_absolute()
     if key == BASE and not absolute and not _exists(place):
         raise ConfigError(
-            f"kohya: {key}: {shown} is no file or folder here, and which model of a hub is loaded "
-            f"is not for a file to say: type {given}"
+            f"kohya: {key}: {shown} is not a file or folder here, and a file may not choose a "
+            f"model of a hub: type {given}"
         )
     if is_foreign(place) or not is_named(expanded(place)):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""kohya's optimizers: which config of ours each is, and the defaults of its own class."""
+"""kohya's optimizers: our config for each, and the defaults of kohya's class."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from train.text.shell import in_setting
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What an optimizer_type of kohya's comes to.
+class KohyaOptimizer:
+    """Our settings for an optimizer_type of kohya's.
 
     Attributes:
         group: a file of conf/optimizer.
-        target: another class than the group's.
-        defaults: of the class that kohya takes, where ours are others.
-        bare: none of the group's arguments means anything to it.
+        target: the class, if it is not the group's.
+        defaults: of kohya's class, if they differ from ours.
+        drops_arguments: the group's arguments do not apply to it.
     """
 
     group: str
     target: str | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
-    bare: bool = False
+    drops_arguments: bool = False
 
 
 NO_DECAY: dict[str, Any] = {"weight_decay": 0.0}
@@ -36,55 +36,65 @@ D_ADAPTATION = {**NO_DECAY, "decouple": False}
 PREPRINT = "dadaptation.experimental.DAdaptAdamPreprint"
 MOMENTUM = {"momentum": 0.9, "nesterov": True}
 KINDS = {
-    "AdamW": Kind("adamw"),
-    "AdamW8bit": Kind("adamw8bit"),
-    "PagedAdamW": Kind("adamw8bit", "bitsandbytes.optim.PagedAdamW"),
-    "PagedAdamW8bit": Kind("adamw8bit", "bitsandbytes.optim.PagedAdamW8bit"),
-    "PagedAdamW32bit": Kind("adamw8bit", "bitsandbytes.optim.PagedAdamW32bit"),
-    "Lion": Kind("lion", defaults=NO_DECAY),
-    "Lion8bit": Kind("lion8bit", defaults=NO_DECAY),
-    "PagedLion8bit": Kind("lion8bit", "bitsandbytes.optim.PagedLion8bit", NO_DECAY),
-    "Prodigy": Kind("prodigy", defaults=NO_DECAY),
-    "DAdaptation": Kind("dadaptation", PREPRINT, D_ADAPTATION),
-    "DAdaptAdamPreprint": Kind("dadaptation", PREPRINT, D_ADAPTATION),
-    "DAdaptAdam": Kind("dadaptation", defaults=D_ADAPTATION),
-    "DAdaptAdanIP": Kind("adamw", "dadaptation.experimental.DAdaptAdanIP", bare=True),
-    "DAdaptLion": Kind("adamw", "dadaptation.DAdaptLion", bare=True),
-    "DAdaptSGD": Kind("adamw", "dadaptation.DAdaptSGD", bare=True),
-    "DAdaptAdan": Kind("adamw", "dadaptation.DAdaptAdan", bare=True),
-    "DAdaptAdaGrad": Kind("adamw", "dadaptation.DAdaptAdaGrad", bare=True),
-    "AdaFactor": Kind("adafactor", defaults={**NO_DECAY, "scale_parameter": True}),
-    "AdamWScheduleFree": Kind("schedulefree", defaults=NO_DECAY),
-    "RAdamScheduleFree": Kind("adamw", "schedulefree.RAdamScheduleFree", bare=True),
-    "SGDScheduleFree": Kind("adamw", "schedulefree.SGDScheduleFree", bare=True),
-    "SGDNesterov": Kind("adamw", "torch.optim.SGD", MOMENTUM, bare=True),
-    "SGDNesterov8bit": Kind("adamw", "bitsandbytes.optim.SGD8bit", MOMENTUM, bare=True),
-    "AdEMAMix8bit": Kind("adamw", "bitsandbytes.optim.AdEMAMix8bit", bare=True),
+    "AdamW": KohyaOptimizer("adamw"),
+    "AdamW8bit": KohyaOptimizer("adamw8bit"),
+    "PagedAdamW": KohyaOptimizer("adamw8bit", "bitsandbytes.optim.PagedAdamW"),
+    "PagedAdamW8bit": KohyaOptimizer("adamw8bit", "bitsandbytes.optim.PagedAdamW8bit"),
+    "PagedAdamW32bit": KohyaOptimizer("adamw8bit", "bitsandbytes.optim.PagedAdamW32bit"),
+    "Lion": KohyaOptimizer("lion", defaults=NO_DECAY),
+    "Lion8bit": KohyaOptimizer("lion8bit", defaults=NO_DECAY),
+    "PagedLion8bit": KohyaOptimizer("lion8bit", "bitsandbytes.optim.PagedLion8bit", NO_DECAY),
+    "Prodigy": KohyaOptimizer("prodigy", defaults=NO_DECAY),
+    "DAdaptation": KohyaOptimizer("dadaptation", PREPRINT, D_ADAPTATION),
+    "DAdaptAdamPreprint": KohyaOptimizer("dadaptation", PREPRINT, D_ADAPTATION),
+    "DAdaptAdam": KohyaOptimizer("dadaptation", defaults=D_ADAPTATION),
+    "DAdaptAdanIP": KohyaOptimizer(
+        "adamw", "dadaptation.experimental.DAdaptAdanIP", drops_arguments=True
+    ),
+    "DAdaptLion": KohyaOptimizer("adamw", "dadaptation.DAdaptLion", drops_arguments=True),
+    "DAdaptSGD": KohyaOptimizer("adamw", "dadaptation.DAdaptSGD", drops_arguments=True),
+    "DAdaptAdan": KohyaOptimizer("adamw", "dadaptation.DAdaptAdan", drops_arguments=True),
+    "DAdaptAdaGrad": KohyaOptimizer("adamw", "dadaptation.DAdaptAdaGrad", drops_arguments=True),
+    "AdaFactor": KohyaOptimizer("adafactor", defaults={**NO_DECAY, "scale_parameter": True}),
+    "AdamWScheduleFree": KohyaOptimizer("schedulefree", defaults=NO_DECAY),
+    "RAdamScheduleFree": KohyaOptimizer(
+        "adamw", "schedulefree.RAdamScheduleFree", drops_arguments=True
+    ),
+    "SGDScheduleFree": KohyaOptimizer(
+        "adamw", "schedulefree.SGDScheduleFree", drops_arguments=True
+    ),
+    "SGDNesterov": KohyaOptimizer("adamw", "torch.optim.SGD", MOMENTUM, drops_arguments=True),
+    "SGDNesterov8bit": KohyaOptimizer(
+        "adamw", "bitsandbytes.optim.SGD8bit", MOMENTUM, drops_arguments=True
+    ),
+    "AdEMAMix8bit": KohyaOptimizer(
+        "adamw", "bitsandbytes.optim.AdEMAMix8bit", drops_arguments=True
+    ),
 }
-# the others of torch.optim, written exactly so, that take one step for one gradient
+# further classes of torch.optim, in exact spelling, that take one step for each gradient
 TORCH = {"ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "Muon", "NAdam", "RAdam",
          "RMSprop", "Rprop", "SGD"}  # fmt: skip
-# the classes that a file may name; all others a person has to allow
+# the classes that a file may name; the user must allow all others
 SHIPPED = {*OPTIMIZERS, *(f"torch.optim.{name}" for name in TORCH),
            *(kind.target for kind in KINDS.values() if kind.target)}  # fmt: skip
 BY_NAME = {name.lower(): kind for name, kind in KINDS.items()}
 
 
-def kind_of(name: str) -> Kind:
-    """The optimizer that kohya takes for this optimizer_type, in any spelling of capitals.
+def kind_of(name: str) -> KohyaOptimizer:
+    """The optimizer that kohya uses for this optimizer_type, ignoring case.
 
-    A class by its path is one of those above, or one that the person has allowed by name: a file
-    does not decide what is imported.
+    A class given by its path must be one of those above, or one that the user has allowed by name:
+    a file does not decide what is imported.
 
     Raises:
-        ConfigError: it has none of this name, with the nearest; or a class that is not allowed.
+        ConfigError: there is no optimizer of this name; or the class is not allowed.
     """
     if name.lower() in BY_NAME:
         return BY_NAME[name.lower()]
     if name in SHIPPED or is_allowed(name):
-        return Kind("adamw", name, bare=True)
+        return KohyaOptimizer("adamw", name, drops_arguments=True)
     if name in TORCH:
-        return Kind("adamw", f"torch.optim.{name}", bare=True)
+        return KohyaOptimizer("adamw", f"torch.optim.{name}", drops_arguments=True)
     if "." in name:
         raise ConfigError(
             f"kohya: optimizer_type: {shown(name)} is none of the optimizers that a file may name; "

@@ -1,4 +1,4 @@
-"""What a run may replace whose folder, or the name of whose files, a kohya config says."""
+"""Checks what a run may replace if a kohya config chooses its folder or file names."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from train.lora.checkpoint_file import read_metadata
 from train.resume.run_files import files_of, state_file
 from train.text.display import readable, shortened
 
-CONTENT = "/data.pkl"  # what a state has beside its tensors
+CONTENT = "/data.pkl"  # the part of a state besides its tensors
 LARGEST = 100_000_000  # bytes of it
-IDENTITY = b'"fingerprints"'  # in a state: of which run it is, see train/resume/run_identity.py
+IDENTITY = b'"fingerprints"'  # in a state: the run's identity, see train/resume/run_identity.py
 
 
 def check_replaced(folder: Path, name: str) -> None:
-    """Refuses a place where files lie that no run of this name has left, to be gone on with.
+    """Rejects a location with files that no resumable run of this name has left.
 
-    Whether the run is this very one is known by its state, once base and pictures are there.
+    Whether it is this very run is decided by its state, once base and dataset are loaded.
 
     Args:
-        folder, name: of a run; a config says at least one of them.
+        folder, name: of a run; the config chooses at least one of them.
 
     Raises:
-        ConfigError: a file would be replaced that is another's.
+        ConfigError: another run's file would be replaced.
     """
     state = state_file(folder, name)
-    found = files_of(folder, name)
-    saved = [file for file in found if file != state]
+    existing = files_of(folder, name)
+    saved = [file for file in existing if file != state]
     other = next((file for file in saved if not _is_own(file, name)), None)
-    if other is None and state not in found:
-        other = next(iter(saved), None)  # nothing tells the run, which would begin anew
-    if other is None and found == [state] and not _is_state(state):
+    if other is None and state not in existing:
+        other = next(iter(saved), None)  # without a state the run would begin anew
+    if other is None and existing == [state] and not _is_state(state):
         other = state
     if other is not None:
         raise ConfigError(
             f"kohya: output_name: {shortened(other)} is there already, and is of no run that could "
-            "go on; a file does not choose what is replaced: type name= or output= of your own, or "
+            "go on; a file may not choose what is replaced: type name= or output= of your own, or "
             "move it away"
         )
 
 
 def _is_own(file: Path, name: str) -> bool:
-    """Whether a LoRA file says that a run of this name made it, by this program."""
+    """Whether, by its metadata, this program wrote a LoRA file in a run of this name."""
     try:
         about = read_metadata(file)
     except (CheckpointError, OSError):
@@ -52,7 +52,7 @@ def _is_own(file: Path, name: str) -> bool:
 
 
 def _is_state(file: Path) -> bool:
-    """Whether a file is the state of a run, as far as that is known without reading it all."""
+    """Whether a file looks like a run's state; it is not read completely."""
     try:
         with zipfile.ZipFile(file) as archive:
             parts = [part for part in archive.infolist() if part.filename.endswith(CONTENT)]

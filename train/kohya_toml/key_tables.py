@@ -1,10 +1,10 @@
-"""Keys of kohya's training scripts that no setting stands for, by what leaving them out means."""
+"""Keys of kohya's training scripts without a setting here, by the consequence of ignoring them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# without effect on the LoRA: logs, samples, loading, memory, an interface, or done in any case
+# no effect on the LoRA: logging, samples, loading, memory, user interface, or always on here
 IGNORED = {
     "async_upload", "base_weights_multiplier", "blocks_to_swap", "cache_info", "config_file",
     "console_log_file", "console_log_level", "console_log_simple", "cpu_offload_checkpointing",
@@ -30,7 +30,7 @@ IGNORED = {
     "wandb_api_key", "wandb_run_name", "zero3_init_flag", "zero3_save_16bit_model", "zero_stage",
 }  # fmt: skip
 
-# the same training by another recipe: other noise, another weighing of the loss, another rounding
+# the same training with other details: noise, weighting of the loss, rounding
 UNSUPPORTED = {
     "adaptive_noise_scale", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate",
     "debiased_estimation_loss", "fp8_base", "fp8_base_unet", "huber_c", "huber_scale",
@@ -41,34 +41,33 @@ UNSUPPORTED = {
     "token_warmup_step", "v_pred_like_loss", "vae",
 }  # fmt: skip
 
-# what is trained on, where it begins or what it is for would be another: refused, with what would
-# happen without them
+# another dataset, starting point or purpose: rejected, with the consequence of ignoring them
 REFUSED = {
-    "alpha_mask": "what is see-through would be learned too",
+    "alpha_mask": "transparent areas would be learned too",
     "base_weights": "the base would lack these LoRAs",
     "caption_prefix": "captions would lack these words; write them into the caption files",
-    "caption_separator": "captions would be divided at commas",
+    "caption_separator": "captions would be split at commas",
     "caption_suffix": "captions would lack these words; write them into the caption files",
     "conditioning_data_dir": "what the masks cover would be learned too",
-    "dataset_class": "the pictures would be others",
+    "dataset_class": "the dataset would be different",
     "debug_dataset": "it would train, and kohya only shows the pictures",
     "enable_wildcard": "all of a caption's alternatives would be learned, braces included",
-    "face_crop_aug_range": "pictures would be shown whole",
+    "face_crop_aug_range": "pictures would not be cropped",
     "in_json": "captions would be missing; they are read from text files",
-    "initial_epoch": "training would begin at the beginning",
-    "initial_step": "training would begin at the beginning",
+    "initial_epoch": "training would start from the beginning",
+    "initial_step": "training would start from the beginning",
     "keep_tokens_separator": "the separator would be learned as a part of the caption",
-    "lr_scheduler_args": "the schedule would be another",
-    "lr_scheduler_timescale": "the schedule would be another",
+    "lr_scheduler_args": "the schedule would be different",
+    "lr_scheduler_timescale": "the schedule would be different",
     "masked_loss": "what the masks cover would be learned too",
     "max_timestep": "all timesteps would be trained",
-    "max_token_length": "captions would be cut at 75 tokens",
+    "max_token_length": "captions would be truncated at 75 tokens",
     "metadata_file": "captions would be missing; they are read from text files",
     "min_timestep": "all timesteps would be trained",
     "network_multiplier": "the LoRA would be trained at its full strength",
     "no_metadata": "the LoRA file would say how it was trained",
-    "random_crop": "pictures would be cut in the middle",
-    "resume": "training would begin at the beginning",
+    "random_crop": "pictures would be cropped around the center",
+    "resume": "training would start from the beginning",
     "secondary_separator": "the separator would be learned as a part of the caption",
     "skip_image_resolution": "small pictures would be trained on too",
     "train_inpainting": "a plain model would be trained",
@@ -76,8 +75,8 @@ REFUSED = {
     "zero_terminal_snr": "the noise schedule of the base would be used",
 }
 
-# kohya's keys of other models and other scripts than train_network.py and sdxl_train_network.py
-ELSEWHERE = {
+# keys of kohya's scripts other than train_network.py and sdxl_train_network.py
+OTHER_SCRIPTS = {
     "ae", "apply_lg_attn_mask", "apply_t5_attn_mask", "attn_mode", "block_lr", "byt5", "clip_g",
     "clip_g_dropout_rate", "clip_l", "clip_l_dropout_rate", "diffusers_xformers",
     "discrete_flow_shift", "double_blocks_to_swap", "enable_scaled_pos_embed", "fp8_scaled",
@@ -91,7 +90,7 @@ ELSEWHERE = {
 }  # fmt: skip
 
 NOTHING: tuple[Any, ...] = (None, "", [], {})
-# the values that are kohya's own defaults: said or not, they change nothing
+# kohya's defaults: stating them changes nothing
 HARMLESS: dict[str, Any] = {
     "caption_separator": ",",
     "huber_c": 0.1,
@@ -106,8 +105,8 @@ HARMLESS: dict[str, Any] = {
     "token_warmup_min": 1,
 }
 
-# names that guides and interfaces print and kohya does not know
-MEANT = {
+# names that guides and user interfaces print, but kohya does not know
+ALIASES = {
     "num_epochs": "max_train_epochs",
     "num_train_epochs": "max_train_epochs",
     "train_epochs": "max_train_epochs",
@@ -125,19 +124,19 @@ MEANT = {
     "warmup_epochs": "lr_warmup_epochs",
     "warmup_ratio": "lr_warmup_ratio",
     "num_repeats": "dataset_repeats",
-    "caption_extention": "caption_extension",  # this one it does know
+    "caption_extention": "caption_extension",  # kohya does know this one
 }
 
-# what says the same as one of those that are meant, so that kohya goes by it
+# keys with the same meaning as an aliased one, which kohya would use
 RIVALS = {"max_train_epochs": ("max_train_steps",)}
-LEAST, MOST = 256, 1024  # kohya's min_bucket_reso and max_bucket_reso, where nothing is said
+LEAST, MOST = 256, 1024  # kohya's defaults of min_bucket_reso and max_bucket_reso
 
 
 def changes_nothing(key: str, value: Any) -> bool:
-    """Whether a value is what kohya does in any case: off, empty, or its own default."""
+    """Whether a value equals what kohya does anyway: off, empty, or its default."""
     return value in (*NOTHING, False, 0, "None") or value == HARMLESS.get(key)
 
 
 def refuse(key: str) -> str:
-    """A refused key in a line: what would happen without it, and what to do."""
-    return f"{key} is not supported, and without it {REFUSED[key]} (take the line out to do so)"
+    """The message for a rejected key: the consequence of ignoring it, and what to do."""
+    return f"{key} is not supported, and without it {REFUSED[key]} (remove the line to do so)"

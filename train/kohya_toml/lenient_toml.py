@@ -1,4 +1,4 @@
-"""kohya's TOML files, as they are and as people copy them from web pages."""
+"""Reads kohya's TOML files, including text that was copied from web pages."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ LINE_ENDS = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 
 
 def read_toml(path: Path) -> tuple[Tree, list[str]]:
-    """A TOML file's content, and what had to be repaired to read it, in words.
+    """The content of a TOML file, and the repairs that were needed to read it, in words.
 
-    As with kohya, the name may come without .toml, and a file whose name ends in .json is JSON.
+    As in kohya, the name may lack .toml, and a file whose name ends in .json is JSON.
 
     Raises:
-        ConfigError: no such file, or no TOML even after the repairs.
+        ConfigError: no such file, or invalid TOML even after the repairs.
     """
     text, encoding = _text(path)
-    guessed = [f"read as {encoding}, for it is not UTF-8"] if encoding else []
+    guessed = [f"read as {encoding}, as it is not UTF-8"] if encoding else []
     name = shortened(path)
     if path.suffix.lower() == ".json":
         try:
@@ -46,17 +46,17 @@ def read_toml(path: Path) -> tuple[Tree, list[str]]:
 
 
 def existing(path: Path) -> Path:
-    """The file that a name stands for: itself, or with .toml behind it, as kohya reads it."""
+    """The file of a name: itself, or with .toml appended, as in kohya."""
     file = expanded(path)
-    beside = file.with_name(f"{file.name}.toml") if file.name else file
+    suffixed = file.with_name(f"{file.name}.toml") if file.name else file
     try:
-        return beside if not file.is_file() and beside.is_file() else file
-    except (OSError, ValueError):  # said by whoever reads it
+        return suffixed if not file.is_file() and suffixed.is_file() else file
+    except (OSError, ValueError):  # reported when it is read
         return file
 
 
 def _text(path: Path) -> tuple[str, str]:
-    """A file's text with plain line ends; and its encoding, where that was guessed."""
+    """A file's text with normalized line ends; and its encoding, if that was guessed."""
     try:
         data = read_bytes(existing(path), LARGEST)
     except UntrustedFileError as error:
@@ -68,13 +68,13 @@ def _text(path: Path) -> tuple[str, str]:
         text, encoding = decoded(data)
     except ValueError:
         raise ConfigError(
-            f"{shortened(path)}: is no text in UTF-8, UTF-16 or Windows-1252"
+            f"{shortened(path)}: is not text in UTF-8, UTF-16 or Windows-1252"
         ) from None
     return LINE_ENDS.sub("\n", text), encoding
 
 
 def _explained(error: UntrustedFileError, text: str) -> str:
-    """The message of a parser, and the line that it is about."""
+    """A parser's message, with the line that it refers to."""
     line, lines = re.search(r"line (\d+)", str(error)), text.split("\n")
     shown = lines[min(int(line[1]), len(lines)) - 1].strip() if line else ""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)

@@ -1,4 +1,4 @@
-"""What only torch can tell of settings: whether a device is there and an optimizer can be made."""
+"""Checks of settings that need torch: whether the device exists and the optimizer can be built."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from train.errors import ConfigError
 
 
 def check_device(base: BaseConfig) -> None:
-    """Refuses a device that this machine does not have.
+    """Rejects a device that this machine does not have.
 
     Raises:
         ConfigError: naming base.device.
@@ -26,7 +26,7 @@ def check_device(base: BaseConfig) -> None:
         return
     try:
         torch.empty(1, device=base.device)
-    except Exception as error:  # each backend has its own
+    except Exception as error:  # each backend has its own kind
         raise ConfigError(
             f"base.device: {base.device} is not available on this machine ({cause(error)}); "
             "auto takes what is available"
@@ -34,7 +34,7 @@ def check_device(base: BaseConfig) -> None:
 
 
 def check_construction(config: TrialConfig) -> None:
-    """Refuses a trial's device or optimizer where this machine cannot make it; loads no model.
+    """Rejects a trial's device or optimizer if this machine cannot create it; loads no model.
 
     Raises:
         ConfigError: naming the setting.
@@ -44,10 +44,10 @@ def check_construction(config: TrialConfig) -> None:
 
 
 def optimizer_class(optimizer: Mapping[str, Any]) -> type:
-    """The class of an optimizer, once it has been made with its settings for one parameter.
+    """The class of an optimizer, after building one with these settings as a check.
 
     Raises:
-        ConfigError: there is no such class, or it refuses its settings.
+        ConfigError: there is no such class, or it rejects its settings.
     """
     target = str(optimizer[TARGET])
     cls = find_class("optimizer", target, torch.optim.Optimizer)
@@ -59,7 +59,7 @@ def optimizer_class(optimizer: Mapping[str, Any]) -> type:
                 f"optimizer.{key}: {cls.__name__} does not take it{suggestion(key, list(accepted))}"
             )
     try:
-        with redirect_stdout(StringIO()):  # some greet
+        with redirect_stdout(StringIO()):  # some print a banner
             cls([torch.nn.Parameter(torch.zeros(1))], **arguments)
     except Exception as error:
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""What a LoRA file says of itself: kohya's `ss_*` keys, those of modelspec, and our settings.
+"""The metadata of a LoRA file: kohya's `ss_*` keys, those of modelspec, and our settings.
 
-Nothing in it depends on the clock, so that two runs of one config give the same bytes; the times
-that kohya writes are there only where SOURCE_DATE_EPOCH (reproducible-builds.org) gives one.
+They do not depend on the clock, so two runs of one config give the same bytes; the times that
+kohya writes are included only if SOURCE_DATE_EPOCH (reproducible-builds.org) gives one.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from train.config.schema import DataConfig, TrainingConfig, TrialConfig, settings_of
-from train.data.batching import frames_of
+from train.data.batching import crops_of
 from train.data.dataset import Dataset
-from train.data.images.buckets import Frame, Framing, framing_of
+from train.data.images.buckets import Crop, Framing, framing_of
 from train.data.images.image import TrainingImage
 from train.loop.optimizers import learning_rate, warmup_steps
 from train.loop.schedule import TrainingSchedule
@@ -33,11 +33,11 @@ def metadata(
     config: TrialConfig,
     name: str,
     base: BaseModel,
-    pictures: Dataset,
-    course: TrainingSchedule,
+    dataset: Dataset,
+    schedule: TrainingSchedule,
     epoch: int,
 ) -> dict[str, str]:
-    """All that is said in the LoRA file of an epoch.
+    """The metadata of the LoRA file of an epoch.
 
     Args:
         name: of the LoRA.
@@ -46,28 +46,28 @@ def metadata(
     name = readable(name)
     kohyas = {
         "output_name": name,
-        "session_id": _number(settings, pictures.fingerprint),  # the same for all its epochs
+        "session_id": _number(settings, dataset.fingerprint),  # the same for all epochs
         **_times(),
         **_base(config, base),
         **_network(config),
-        **_training(config, course),
-        **_pictures(config, pictures),
-        "steps": course.steps_until(epoch),
+        **_training(config, schedule),
+        **_images(config, dataset),
+        "steps": schedule.steps_until(epoch),
         "epoch": epoch,
     }
     return {
         **{f"ss_{key}": str(value) for key, value in kohyas.items()},
-        **_modelspec(config, name, base, pictures),
+        **_modelspec(config, name, base, dataset),
         "lorasweep_config": settings,
-        "lorasweep_data": pictures.fingerprint,
-        "lorasweep_pictures": counts(pictures),
+        "lorasweep_data": dataset.fingerprint,
+        "lorasweep_pictures": counts(dataset),
         "lorasweep_base": base.fingerprint,
     }
 
 
-def counts(pictures: Dataset) -> str:
-    """How many pictures of which part, in words."""
-    return f"{len(pictures.training)} training, {len(pictures.validation)} held out"
+def counts(dataset: Dataset) -> str:
+    """The numbers of training and held-out images, in words."""
+    return f"{len(dataset.training)} training, {len(dataset.validation)} held out"
 
 
 def _base(config: TrialConfig, base: BaseModel) -> dict[str, Any]:
@@ -102,26 +102,26 @@ def _network(config: TrialConfig) -> dict[str, Any]:
     }
 
 
-def _training(config: TrialConfig, course: TrainingSchedule) -> dict[str, Any]:
-    training, spoken = config.training, config.network.text_encoder
+def _training(config: TrialConfig, schedule: TrainingSchedule) -> dict[str, Any]:
+    training, trains_text_encoder = config.training, config.network.text_encoder
     rate = learning_rate(config.optimizer)
-    given = [f"{k}={v}" for k, v in config.optimizer.items() if k not in ("_target_", "lr")]
+    options = [f"{k}={v}" for k, v in config.optimizer.items() if k not in ("_target_", "lr")]
     name = str(config.optimizer["_target_"])
     return {
-        "num_epochs": course.epochs,
-        "num_batches_per_epoch": course.batches,
-        "max_train_steps": course.steps,
+        "num_epochs": schedule.epochs,
+        "num_batches_per_epoch": schedule.batches,
+        "max_train_steps": schedule.steps,
         "batch_size_per_device": training.batch_size,
-        "total_batch_size": course.global_batch_size * course.accumulation,
+        "total_batch_size": schedule.global_batch_size * schedule.accumulation,
         "gradient_accumulation_steps": training.gradient_accumulation,
         "gradient_checkpointing": training.gradient_checkpointing,
         "learning_rate": rate,
         "unet_lr": rate,
-        "text_encoder_lr": _text_rate(training, rate) if spoken else None,
-        "optimizer": f"{name}({','.join(given)})" if given else name,
+        "text_encoder_lr": _text_rate(training, rate) if trains_text_encoder else None,
+        "optimizer": f"{name}({','.join(options)})" if options else name,
         "max_grad_norm": training.max_grad_norm,
         "lr_scheduler": config.scheduler.name,
-        "lr_warmup_steps": warmup_steps(config.scheduler, course),
+        "lr_warmup_steps": warmup_steps(config.scheduler, schedule),
         "caption_dropout_rate": training.caption_dropout,
         "caption_dropout_every_n_epochs": 0,
         "caption_tag_dropout_rate": 0.0,
@@ -137,21 +137,21 @@ def _text_rate(training: TrainingConfig, rate: float) -> Any:
     return rate if training.text_encoder_lr is None else training.text_encoder_lr
 
 
-def _pictures(config: TrialConfig, pictures: Dataset) -> dict[str, Any]:
-    """The folders, with their repeats, and how often their captions have each tag."""
+def _images(config: TrialConfig, dataset: Dataset) -> dict[str, Any]:
+    """The folders with their repeats, the sizes, and the frequency of each tag in the captions."""
     data = config.data
     tags: dict[str, dict[str, int]] = {}
-    for picture in pictures.training:
-        count = tags.setdefault(readable(picture.path.parent.name), {})
-        for tag in filter(None, map(str.strip, picture.caption.lower().split(","))):
+    for image in dataset.training:
+        count = tags.setdefault(readable(image.path.parent.name), {})
+        for tag in filter(None, map(str.strip, image.caption.lower().split(","))):
             count[tag] = count.get(tag, 0) + 1
-    framing, frames = _framing(pictures, data), frames_of(pictures.trained, data)
-    buckets = _buckets(pictures.trained, frames) if framing.buckets else None
-    subsets = {picture.subset for picture in pictures.training}
+    framing, crops = _framing(dataset, data), crops_of(dataset.trained, data)
+    buckets = _buckets(dataset.trained, crops) if framing.buckets else None
+    subsets = {image.subset for image in dataset.training}
     return {
-        "num_train_images": pictures.shown,
-        "num_reg_images": sum(picture.repeats for picture in pictures.regularization),
-        "num_validation_images": len(pictures.validation),
+        "num_train_images": dataset.images_per_epoch,
+        "num_reg_images": sum(image.repeats for image in dataset.regularization),
+        "num_validation_images": len(dataset.validation),
         "resolution": framing.resolution,
         "cache_latents": not data.color_augmentation,
         "color_aug": any(subset.color_augmentation for subset in subsets),
@@ -165,33 +165,33 @@ def _pictures(config: TrialConfig, pictures: Dataset) -> dict[str, Any]:
         "max_bucket_reso": framing.most if framing.buckets else None,
         "bucket_no_upscale": not framing.upscale,
         "bucket_info": json.dumps(buckets),
-        "dataset_dirs": json.dumps(_folders(pictures.training)),
-        "reg_dataset_dirs": json.dumps(_folders(pictures.regularization)),
+        "dataset_dirs": json.dumps(_folders(dataset.training)),
+        "reg_dataset_dirs": json.dumps(_folders(dataset.regularization)),
         "tag_frequency": json.dumps(tags),
     }
 
 
-def _framing(pictures: Dataset, data: DataConfig) -> Framing:
-    """The sizes that are trained; of several datasets' those of the first that has buckets."""
-    found = [picture.subset.framing or framing_of(data) for picture in pictures.training]
-    return next((framing for framing in found if framing.buckets), found[0])
+def _framing(dataset: Dataset, data: DataConfig) -> Framing:
+    """The sizes of training: of the first subset with buckets, else of the first one."""
+    framings = [image.subset.framing or framing_of(data) for image in dataset.training]
+    return next((framing for framing in framings if framing.buckets), framings[0])
 
 
-def _folders(pictures: Sequence[TrainingImage]) -> dict[str, dict[str, int]]:
+def _folders(images: Sequence[TrainingImage]) -> dict[str, dict[str, int]]:
     folders: dict[str, dict[str, int]] = {}
-    for picture in pictures:
-        about = {"n_repeats": picture.subset.repeats, "img_count": 0}
-        folders.setdefault(readable(picture.path.parent.name), about)["img_count"] += 1
+    for image in images:
+        about = {"n_repeats": image.subset.repeats, "img_count": 0}
+        folders.setdefault(readable(image.path.parent.name), about)["img_count"] += 1
     return folders
 
 
-def _buckets(pictures: Sequence[TrainingImage], frames: Sequence[Frame]) -> dict[str, Any]:
-    """kohya's bucket_info: how often an epoch shows each size, and how far the shapes are off."""
+def _buckets(images: Sequence[TrainingImage], crops: Sequence[Crop]) -> dict[str, Any]:
+    """kohya's bucket_info: images of each size in an epoch, and the mean error of the aspect."""
     counts: Counter[tuple[int, int]] = Counter()
     errors = []
-    for picture, frame in zip(pictures, frames, strict=True):
-        counts[frame.size] += picture.repeats
-        (width, height), (wide, high) = picture.size, frame.size
+    for image, crop in zip(images, crops, strict=True):
+        counts[crop.size] += image.repeats
+        (width, height), (wide, high) = image.size, crop.size
         errors.append(abs(width / height - wide / high))
     return {
         "buckets": {
@@ -202,11 +202,9 @@ def _buckets(pictures: Sequence[TrainingImage], frames: Sequence[Frame]) -> dict
     }
 
 
-def _modelspec(
-    config: TrialConfig, name: str, base: BaseModel, pictures: Dataset
-) -> dict[str, str]:
+def _modelspec(config: TrialConfig, name: str, base: BaseModel, dataset: Dataset) -> dict[str, str]:
     """Stability AI's model metadata standard, as kohya writes it."""
-    family, (width, height) = base.family, _framing(pictures, config.data).resolution
+    family, (width, height) = base.family, _framing(dataset, config.data).resolution
     about = {
         "sai_model_spec": "1.0.1",
         "architecture": family.modelspec_architecture(base.prediction_type),
@@ -215,23 +213,23 @@ def _modelspec(
         "resolution": f"{width}x{height}",
         "prediction_type": "v" if base.prediction_type == VELOCITY else "epsilon",
     }
-    if pictures.trigger:
-        about["trigger_phrase"] = pictures.trigger
+    if dataset.trigger:
+        about["trigger_phrase"] = dataset.trigger
     if not family.is_xl:
         about["encoder_layer"] = str(config.base.clip_skip)
-    if now := _given_time():
+    if now := _source_date():
         about["date"] = datetime.fromtimestamp(now, timezone.utc).isoformat()
     return {f"modelspec.{key}": value for key, value in about.items()}
 
 
 def _times() -> dict[str, float]:
-    now = _given_time()
+    now = _source_date()
     return {} if now is None else {"training_started_at": now, "training_finished_at": now}
 
 
-def _given_time() -> float | None:
-    given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return float(given) if given.isdigit() else None
+def _source_date() -> float | None:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return float(epoch) if epoch.isdigit() else None
 
 
 def _number(*texts: str) -> int:

@@ -13,16 +13,16 @@ from train.models.base_model import BaseModel
 def row_weights(
     base: BaseModel, training: TrainingConfig, timesteps: Tensor, prior: Tensor | None = None
 ) -> Tensor:
-    """How much each row of a batch weighs in the loss.
+    """The weight of each row of a batch in the loss.
 
-    With `min_snr_gamma` the loss on the picture weighs min(SNR, gamma) at each timestep (Hang et
-    al. 2023, arXiv 2303.09556): min(1, gamma / SNR) of the loss on the noise, min(SNR, gamma) /
-    (SNR + 1) of that on the velocity. Both hold where the last timestep has no signal at all.
+    With `min_snr_gamma`, the loss on the image has the weight min(SNR, gamma) at each timestep
+    (Hang et al. 2023, arXiv 2303.09556): that is min(1, gamma / SNR) for the loss on the noise and
+    min(SNR, gamma) / (SNR + 1) for that on the velocity. Both are finite at zero terminal SNR.
 
     Args:
-        timesteps: (N,), whole numbers.
-        prior: (N,) bool, which rows are regularisation pictures, which weigh
-            `prior_loss_weight`; None: none of them.
+        timesteps: (N,), integers.
+        prior: (N,) bool, the rows with regularization images, whose weight is multiplied by
+            `prior_loss_weight`; None: no row.
 
     Returns:
         (N,) float32, on the CPU.
@@ -49,16 +49,16 @@ def diffusion_loss(
     timesteps: Tensor,
     conditioning: dict[str, Tensor],
 ) -> Tensor:
-    """Mean squared error of the UNet's prediction, sample by sample (Ho et al. 2020).
+    """Mean squared error of the UNet's prediction, for each sample (Ho et al. 2020).
 
     Args:
         latents, noise: (N, c, h, w), float32.
-        timesteps: (N,), whole numbers.
+        timesteps: (N,), integers.
         conditioning: of `BaseModel.predict`, N rows each.
 
     Returns:
-        (N,) float32. The target is the noise, or the velocity of Salimans and Ho 2022, or the
-        picture itself, as the base was trained.
+        (N,) float32. The target is the noise, the velocity of Salimans and Ho 2022, or the image
+        itself, depending on the base's prediction type.
     """
     noisy = base.noise.add_noise(latents, noise, timesteps)
     prediction = base.predict(noisy, timesteps, conditioning)

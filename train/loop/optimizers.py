@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, made from their settings."""
+"""Builds optimizers and learning-rate schedules from their settings."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from train.lora.adapter import TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODER_2, UNE
 from train.validation import SCHEDULER_ALIASES
 
 log = logging.getLogger(__name__)
-# those that treat every number by itself, or all of them as one, so that one long vector is as
-# good as the matrices (8-bit states are scaled by blocks of 256 numbers, whoever they belong to)
+# Optimizers that treat every number by itself, or all of them as one, so that one long vector is as
+# good as the matrices (8-bit states are scaled in blocks of 256 numbers, across matrices).
 SHAPELESS = {
     "SGD",
     "Adam",
@@ -39,23 +39,23 @@ SHAPELESS = {
     "AdamWScheduleFree",
 }
 
-KINDS = {"fused", "foreach"}  # of torch's own: one excludes the other
+KINDS = {"fused", "foreach"}  # torch's implementations, which exclude each other
 
 
 def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimizer:
-    """The optimizer of one adapter; the text encoder's part may have a learning rate of its own.
+    """The optimizer of one adapter; the text encoder's group may have its own learning rate.
 
-    Optimizers that know no shapes get the adapter's flat parameters: a few operations a step.
-    All others get the matrices, whose gradients `Adapter.share_gradients` hands out.
+    Optimizers that ignore shapes get the adapter's flat parameters: a few operations per step.
+    All others get the matrices, whose gradients `Adapter.share_gradients` assigns.
     """
     cls = optimizer_class(config.optimizer)
     arguments: dict[str, Any] = {k: v for k, v in config.optimizer.items() if k != "_target_"}
     arguments["lr"] = learning_rate(config.optimizer)
-    if arguments["lr"] != (asked := config.optimizer["lr"]):
-        log.warning("%s finds its own step size: lr %g replaced by 1", cls.__name__, asked)
+    if arguments["lr"] != (rate := config.optimizer["lr"]):
+        log.warning("%s finds its own step size: lr %g replaced by 1", cls.__name__, rate)
     if is_averaged(cls) and config.scheduler.name not in ("constant", "constant_with_warmup"):
         log.warning(
-            "%s averages in place of a schedule; scheduler=constant is what it is made for, not %s",
+            "%s averages instead of using a schedule; it is made for scheduler=constant, not %s",
             cls.__name__, config.scheduler.name,
         )  # fmt: skip
     if "betas" in arguments:
@@ -63,13 +63,13 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
     if "fused" in inspect.signature(cls).parameters and not KINDS & arguments.keys():
         arguments["fused"] = True
     rates = {UNET: arguments["lr"], **text_rates(config.training.text_encoder_lr, arguments["lr"])}
-    whole = cls.__name__ in SHAPELESS
+    flat = cls.__name__ in SHAPELESS
     groups = [
-        {"params": [adapter.flat[name]] if whole else adapter.shaped(name), "lr": lr}
+        {"params": [adapter.flat[name]] if flat else adapter.shaped(name), "lr": lr}
         for name, lr in rates.items()
         if len(adapter.flat[name])
     ]
-    with redirect_stdout(StringIO()):  # some greet
+    with redirect_stdout(StringIO()):  # some print a banner
         optimizer: torch.optim.Optimizer = cls(groups, **arguments)
     if is_averaged(cls):
         optimizer.train()  # type: ignore[attr-defined]
@@ -77,23 +77,23 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
 
 
 def learning_rate(optimizer: Mapping[str, Any]) -> float:
-    """What is trained with: 1 where an optimizer finds its step size itself, whatever is said."""
+    """The learning rate; always 1 for an LR-free optimizer."""
     return 1.0 if is_lr_free(str(optimizer["_target_"])) else float(optimizer["lr"])
 
 
-def text_rates(given: Any, rate: float) -> dict[str, float]:
+def text_rates(setting: Any, rate: float) -> dict[str, float]:
     """The learning rate of each text encoder.
 
     Args:
-        given: for all of them, or for the first and the second; None: as the UNet's, `rate`.
+        setting: one for all, or one for the first and one for the second; None: the UNet's `rate`.
     """
-    first, second = given if isinstance(given, list) else (given, given)
+    first, second = setting if isinstance(setting, list) else (setting, setting)
     rates = {TEXT_ENCODER: first, TEXT_ENCODER_1: first, TEXT_ENCODER_2: second}
-    return {name: rate if own is None else float(own) for name, own in rates.items()}
+    return {name: rate if each is None else float(each) for name, each in rates.items()}
 
 
 def is_averaged(cls: type) -> bool:
-    """Whether an optimizer trains on other weights than those that are its result."""
+    """Whether an optimizer evaluates averaged weights, other than those that it trains."""
     return callable(getattr(cls, "train", None)) and callable(getattr(cls, "eval", None))
 
 
@@ -101,10 +101,10 @@ def is_averaged(cls: type) -> bool:
 def swapped_to_averaged_weights(
     optimizer: torch.optim.Optimizer, adapter: Adapter
 ) -> Iterator[None]:
-    """Within this context the weights are the optimizer's result, to be saved.
+    """Context manager: the adapter holds the weights to be saved.
 
     For a schedule-free optimizer these are averages (Defazio et al. 2024); afterwards training
-    goes on from the very bytes that it was at.
+    continues from the same bytes as before.
     """
     if not is_averaged(type(optimizer)):
         yield
@@ -121,16 +121,16 @@ def swapped_to_averaged_weights(
 
 
 def make_scheduler(
-    config: SchedulerConfig, optimizer: torch.optim.Optimizer, course: TrainingSchedule
+    config: SchedulerConfig, optimizer: torch.optim.Optimizer, schedule: TrainingSchedule
 ) -> LRScheduler:
-    """The schedule over the steps of the optimizer (diffusers' and transformers' functions)."""
-    steps, warmup = course.steps, warmup_steps(config, course)
+    """The learning-rate schedule over the optimizer's steps, from diffusers and transformers."""
+    steps, warmup = schedule.steps, warmup_steps(config, schedule)
     name = SCHEDULER_ALIASES.get(config.name, config.name)
     if name != config.name:
         log.info("scheduler %s is read as %s", config.name, name)
     if warmup >= steps:
         log.warning("the warm-up takes %d steps, and the training has %d", warmup, steps)
-    waves = config.num_cycles / 2  # as kohya reads it: each falls and rises
+    waves = config.num_cycles / 2  # kohya's meaning: each cycle falls and rises
     if name == "inverse_sqrt":
         return get_inverse_sqrt_schedule(optimizer, warmup)
     if name == "cosine_with_min_lr":
@@ -153,13 +153,13 @@ def make_scheduler(
     )
 
 
-def warmup_steps(config: SchedulerConfig, course: TrainingSchedule) -> int:
-    """Steps of the warm-up, however it is given: as steps, epochs, or a share of all steps.
+def warmup_steps(config: SchedulerConfig, schedule: TrainingSchedule) -> int:
+    """Warm-up in steps; the settings give it in steps, in epochs, or as a share of all steps.
 
-    What is no whole number of steps is rounded down, as kohya does.
+    Rounded down to whole steps, as in kohya.
     """
     if config.warmup_steps:
         return config.warmup_steps
     if config.warmup_epochs:
-        return int(config.warmup_epochs * course.steps_an_epoch)
-    return int(config.warmup_ratio * course.steps)
+        return int(config.warmup_epochs * schedule.steps_an_epoch)
+    return int(config.warmup_ratio * schedule.steps)

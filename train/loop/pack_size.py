@@ -1,4 +1,4 @@
-"""How many trials a device trains at once with profit."""
+"""The number of trials that a device trains at once efficiently."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from train.models.base_model import BaseModel
 from train.models.gradient_checkpointing import use_gradient_checkpointing
 
 log = logging.getLogger(__name__)
-# operations a core in one forward pass: twice as many are a sixth faster (bench/results/packs.md),
-# and what is tried at the same time cannot learn from each other
+# operations per core in one forward pass: twice as many are a sixth faster
+# (bench/results/packs.md), but trials that run at the same time cannot learn from each other
 ENOUGH = 4e9
 MOST = 16  # trials in a pack
 SPARE = 0.85  # share of a GPU's free memory that a pack may take
 
 
 def pack_size(base: BaseModel, config: TrialConfig, most: int) -> int:
-    """The size of a pack of trials like this one, from 1 to `most`.
+    """The size of a pack of trials with this config, from 1 to `most`.
 
-    On a CPU as many as keep its cores busy, counted in operations, so that it is the same at
-    every start; on a GPU as many as fit, by the memory that one and two of them take.
+    On a CPU, the number that keeps its cores busy, counted in operations, so that it is the same
+    at every start; on a GPU, the number that fits, extrapolated from the memory of one and two.
     """
     most = min(most, MOST)
     if base.device.type != "cuda":
@@ -40,27 +40,25 @@ def pack_size(base: BaseModel, config: TrialConfig, most: int) -> int:
 
 
 def operations(base: BaseModel, config: TrialConfig) -> float:
-    """Floating-point operations of the base's forward pass for one picture."""
+    """Floating-point operations of the base's forward pass for one image."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         _loss(base, config, 1)
     return float(counter.get_total_flops())
 
 
-def peak_memory(base: BaseModel, config: TrialConfig, members: int) -> int:
-    """Bytes that one step of a pack takes at its height; more than there are where it fails."""
+def peak_memory(base: BaseModel, config: TrialConfig, trials: int) -> int:
+    """Peak memory of one step of a pack, in bytes; the device's whole memory if it fails."""
     random = torch.Generator().manual_seed(0)
-    adapters = [
-        base.adapters.create(config.network, random).to(base.device) for _ in range(members)
-    ]
+    adapters = [base.adapters.create(config.network, random).to(base.device) for _ in range(trials)]
     torch.cuda.reset_peak_memory_stats(base.device)
     use_gradient_checkpointing(base, config.training.gradient_checkpointing)
     try:
         with base.adapters.activated(adapters):
-            _loss(base, config, members * config.training.batch_size).sum().backward()
+            _loss(base, config, trials * config.training.batch_size).sum().backward()
     except torch.OutOfMemoryError:
         return int(torch.cuda.get_device_properties(base.device).total_memory)
     state = sum(flat.numel() * 8 for adapter in adapters for flat in adapter.parameters())
-    return torch.cuda.max_memory_allocated(base.device) + state  # of an optimizer such as AdamW
+    return torch.cuda.max_memory_allocated(base.device) + state  # an optimizer such as AdamW
 
 
 def _loss(base: BaseModel, config: TrialConfig, rows: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The random choices for a batch, made on the CPU so that they are the same on any device."""
+"""The random choices for a batch, made on the CPU so that they are the same on every device."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from train.system.distributed import ProcessGroup
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The random choices for one member's part of a batch, on the CPU.
+    """The random choices for one trial's part of a batch, on the CPU.
 
     Attributes:
-        sizes: (n, 6) of the pictures, see `BaseModel.size_conditioning`.
+        sizes: (n, 6) of the images, see `BaseModel.size_conditioning`.
         weights: of the rows in the loss.
     """
 
@@ -28,7 +28,7 @@ class MicroBatch:
     captions: list[str]
     dropout: Dropout
 
-    def part(self, processes: ProcessGroup) -> MicroBatch:
+    def shard(self, processes: ProcessGroup) -> MicroBatch:
         """The rows of this process."""
         if processes.count == 1:
             return self
@@ -37,4 +37,4 @@ class MicroBatch:
         parts: dict[str, Any] = {
             k: v[rows] for k, v in vars(self).items() if isinstance(v, Tensor | list)
         }
-        return replace(self, **parts, dropout=replace(self.dropout, part=(rows, count)))
+        return replace(self, **parts, dropout=replace(self.dropout, shard=(rows, count)))

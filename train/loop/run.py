@@ -35,54 +35,54 @@ from train.system.distributed import ALONE, ProcessGroup
 from train.system.oom import apply_fallbacks
 
 log = logging.getLogger(__name__)
-NAN_CHECK_EVERY = 16  # steps after which a GPU's losses are read, for which it must be waited for
+NAN_CHECK_EVERY = 16  # steps between checks of a GPU's losses, which wait for the GPU
 OTHER = "holds a run of other settings; choose another"
 SHOWN = 5  # losses in the message of a failure
 
 
 class AdapterRun:
-    """A member in training. Continues the run whose state is in the member's folder.
+    """A trial in training. Continues the run whose state is in the trial's folder.
 
     Attributes:
-        epoch: how many it has behind it in full.
-        batch: how many of the running epoch.
+        epoch: number of completed epochs.
+        batch: number of completed batches in the running epoch.
         losses: of each batch since the last checkpoint.
-        recent: the last of those before it.
-        skipped: steps left out because a gradient was too large for fp16.
-        failure: why it cannot go on; empty: it can.
+        recent: the last losses before that checkpoint.
+        skipped: steps skipped because a gradient overflowed fp16.
+        failure: why training cannot continue; empty if it can.
     """
 
     def __init__(
         self,
         index: int,
-        member: TrialSpec,
+        spec: TrialSpec,
         base: BaseModel,
-        pictures: Dataset,
+        dataset: Dataset,
         processes: ProcessGroup = ALONE,
     ) -> None:
-        self.index, self.asked = index, member.config
-        self.folder, self.name = member.folder, member.name
-        self.base, self.pictures, self.processes = base, pictures, processes
+        self.index, self.original_config = index, spec.config
+        self.folder, self.name = spec.folder, spec.name
+        self.base, self.dataset, self.processes = base, dataset, processes
         file = state_file(self.folder, self.name)
         try:
-            numbers = base.adapters.numbers(self.asked.network)
-            self._prepare(read_state(file, base.device, numbers), member.remedies)
+            count = base.adapters.parameter_count(self.original_config.network)
+            self._prepare(read_state(file, base.device, count), spec.fallbacks)
         except StateError as damage:
-            self._prepare(None, member.remedies)
-            self._go_on_without_state(f"{file} is damaged ({damage})")
+            self._prepare(None, spec.fallbacks)
+            self._continue_without_state(f"{file} is damaged ({damage})")
 
-    def _prepare(self, state: dict[str, Any] | None, remedies: tuple[str, ...]) -> None:
-        """The run at its beginning, or where a state has it.
+    def _prepare(self, state: dict[str, Any] | None, fallbacks: tuple[str, ...]) -> None:
+        """Sets up the run at its beginning, or at the position of a state.
 
         Raises:
-            TrainingError: the state is one of other settings.
-            StateError: it cannot be continued from.
+            TrainingError: the state belongs to other settings.
+            StateError: it cannot be restored.
         """
-        if state and migrated_identity(state["config"]) != self._identity(self.asked):
+        if state and migrated_identity(state["config"]) != self._identity(self.original_config):
             raise TrainingError(f"{self.folder} {OTHER}")
-        self.remedies = max(tuple(state["remedies"]) if state else (), remedies, key=len)
-        self.config = apply_fallbacks(self.asked, self.remedies)
-        self.course = schedule_of(self.config, self.pictures, self.processes.count)
+        self.fallbacks = max(tuple(state["remedies"]) if state else (), fallbacks, key=len)
+        self.config = apply_fallbacks(self.original_config, self.fallbacks)
+        self.schedule = schedule_of(self.config, self.dataset, self.processes.count)
         self.epoch = self.batch = self.skipped = 0
         self.failure, self._state_at = "", time.monotonic()
         self.losses: list[Tensor] = []
@@ -92,23 +92,23 @@ class AdapterRun:
         adapter = self.base.adapters.create(self.config.network, self.random)
         self.adapter = adapter.to(self.base.device)
         self.optimizer = make_optimizer(self.config, self.adapter)
-        self.scheduler = make_scheduler(self.config.scheduler, self.optimizer, self.course)
+        self.scheduler = make_scheduler(self.config.scheduler, self.optimizer, self.schedule)
         half = self.base.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.base.device.type) if half else None
-        self.last: dict[str, Any] | None = None  # what is known of the last checkpoint
+        self.last: dict[str, Any] | None = None  # fields of the last checkpoint
         if state:
             with as_damage():
                 self._restore(state)
 
     def start_epoch(self) -> None:
-        """Draws the order of the pictures, unless the epoch had begun before an interruption."""
+        """Samples the order of the images, unless the epoch had begun before an interruption."""
         if not self.batch:
-            self.order = shuffled(self.course.plan, self.random)
+            self.order = shuffled(self.schedule.plan, self.random)
 
-    def draw(self, step: int, data: EncodedDataset) -> MicroBatch:
-        """The pictures of one batch, latents sampled, with noise and timesteps."""
+    def sample(self, step: int, data: EncodedDataset) -> MicroBatch:
+        """Samples the latents, noise, timesteps and captions of one batch."""
         training, random = self.config.training, self.random
-        shown = self.course.plan.pictures(step, self.order)
+        shown = self.schedule.plan.images(step, self.order)
         mean, std = data.latents_of(shown, random)
         noise, spread = torch.randn((2, *mean.shape), generator=random)
         count = self.base.noise.config.num_train_timesteps
@@ -126,35 +126,35 @@ class AdapterRun:
 
     @property
     def batches(self) -> int:
-        """Of the running epoch."""
-        return self.course.batches_in_epoch(self.epoch)
+        """Number of batches in the running epoch."""
+        return self.schedule.batches_in_epoch(self.epoch)
 
     @property
     def in_epoch(self) -> bool:
-        """Whether there is more to do in the running epoch."""
+        """Whether batches of the running epoch are left."""
         return self.batch < self.batches and not self.failure
 
     @property
     def between_steps(self) -> bool:
-        """Whether no gradient waits for more batches: only then can a state be saved."""
-        return self.batch % self.course.accumulation == 0 or self.batch >= self.batches
+        """Whether no gradient is being accumulated, so that a state can be saved."""
+        return self.batch % self.schedule.accumulation == 0 or self.batch >= self.batches
 
     def scaled_loss(self, weighted: Tensor, step: int) -> Tensor:
-        """What the gradient is of: the rows' part in the mean over the optimizer's step.
+        """The rows' share of the mean over the optimizer's step, scaled for fp16.
 
         Args:
             weighted: the sum of the losses of a batch's rows.
         """
-        objective = weighted / self.course.rows_of_step(step, self.batches)
+        objective = weighted / self.schedule.rows_of_step(step, self.batches)
         return objective if self.scaler is None else self.scaler.scale(objective)
 
     def finish_batch(self, step: int, weighted: Tensor) -> None:
-        """Notes the loss, and steps the optimizer at the end of a group of batches.
+        """Records the loss, and steps the optimizer at the end of a group of batches.
 
         Args:
             weighted: the sum of the losses of the batch's rows, over all processes.
         """
-        self.losses.append(weighted / self.course.rows_of(step))
+        self.losses.append(weighted / self.schedule.rows_of(step))
         self.batch = step + 1
         if self.base.device.type == "cpu" or len(self.losses) % NAN_CHECK_EVERY == 0:
             self.failure = self._failure()
@@ -165,8 +165,8 @@ class AdapterRun:
         training, before = self.config.training, self.scaler and self.scaler.get_scale()
         for flat in self.adapter.parameters():
             if self.processes.count > 1 and len(flat):
-                own = torch.zeros_like(flat) if flat.grad is None else flat.grad
-                flat.grad = self.processes.sum(own)
+                gradient = torch.zeros_like(flat) if flat.grad is None else flat.grad
+                flat.grad = self.processes.sum(gradient)
         self.adapter.share_gradients()
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
@@ -184,7 +184,7 @@ class AdapterRun:
         self.adapter.zero_grad(set_to_none=True)
 
     def _failure(self) -> str:
-        """Why it cannot go on: the first loss that is no number; empty: there is none."""
+        """Why training cannot continue, as a loss is not finite; empty if all are."""
         if not self.losses or math.isfinite(
             float(torch.stack(self.losses[-NAN_CHECK_EVERY:]).sum())
         ):
@@ -195,7 +195,7 @@ class AdapterRun:
             return ""
         batch = self.batch - (len(losses) - 1 - first)
         rate = self.optimizer.param_groups[0]["lr"]
-        if self.epoch == 0 and batch <= self.course.accumulation:
+        if self.epoch == 0 and batch <= self.schedule.accumulation:
             cause = "the base or a picture, since nothing is trained yet"
         else:
             cause = f"a learning rate that is too high ({rate:g})"
@@ -204,12 +204,12 @@ class AdapterRun:
         known = [float(loss) for loss in self.recent[-SHOWN:]] + losses[:first]
         before = ", ".join(f"{loss:.4g}" for loss in known[-SHOWN:])
         return (
-            f"the loss is not a number any more in epoch {self.epoch + 1}, at batch {batch} of "
+            f"the loss is no longer a number in epoch {self.epoch + 1}, at batch {batch} of "
             f"{self.batches} (before it: {before or 'nothing'}); the likely cause is {cause}"
         )
 
     def finish_epoch(self) -> str:
-        """Moves on by an epoch; the reason to stop where the loss is no longer a number."""
+        """Moves on by an epoch; returns the failure if a loss is not finite, else an empty text."""
         self.failure = self.failure or self._failure()
         if not self.failure:
             self.epoch, self.batch = self.epoch + 1, 0
@@ -217,23 +217,23 @@ class AdapterRun:
 
     @property
     def is_due(self) -> bool:
-        """Whether the epoch that has just ended is to be saved."""
-        return self.course.saves_after(self.epoch)
+        """Whether the completed epoch has a checkpoint."""
+        return self.schedule.saves_after(self.epoch)
 
     @property
     def finished(self) -> bool:
-        return self.epoch == self.course.epochs
+        return self.epoch == self.schedule.epochs
 
     def save(self) -> Checkpoint:
         """Writes the LoRA file, then the state to continue from.
 
         Raises:
-            NotFiniteError: the weights are worth no file, in any of the processes.
-            CheckpointError: it cannot be written.
+            NotFiniteError: the weights are not finite, in any of the processes.
+            CheckpointError: the file cannot be written.
         """
-        about = metadata(self.config, self.name, self.base, self.pictures, self.course, self.epoch)
+        about = metadata(self.config, self.name, self.base, self.dataset, self.schedule, self.epoch)
         precision = DTYPES[self.config.training.save_precision]
-        self._note_checkpoint(self.last["epoch"] if self.last else 0)
+        self._record_checkpoint(self.last["epoch"] if self.last else 0)
         saved = self.last_saved()
         with swapped_to_averaged_weights(self.optimizer, self.adapter):
             checkpoint.check_finite(self.adapter, precision)
@@ -244,40 +244,40 @@ class AdapterRun:
         self._delete_old()
         return saved
 
-    def _note_checkpoint(self, before: int) -> None:
-        """What is known of the one of this epoch; `before` is the epoch of the one before."""
-        # Prodigy and its like multiply lr by the step size d that they find
+    def _record_checkpoint(self, before: int) -> None:
+        """Records the checkpoint of this epoch; `before` is the epoch of the previous one."""
+        # Prodigy and its like multiply lr by the step size d that they estimate
         rates = [group["lr"] * float(group.get("d", 1.0)) for group in self.optimizer.param_groups]
         self.last = {
             "epoch": self.epoch,
             "train_loss": float(torch.stack(self.losses).mean()) if self.losses else math.nan,
             "lr": rates[0],
             "lr_text_encoder": rates[1] if len(rates) > 1 else None,
-            "pictures": sum(map(self.course.pictures_of, range(before, self.epoch))),
+            "pictures": sum(map(self.schedule.images_of, range(before, self.epoch))),
         }
 
     def last_saved(self) -> Checkpoint:
-        """The last checkpoint, which a continued run goes on from."""
+        """The last checkpoint, from which a continued run goes on."""
         assert self.last is not None
         return Checkpoint(
-            member=self.index,
+            index=self.index,
             path=self._file(self.last["epoch"]),
-            last=self.last["epoch"] == self.course.epochs,
+            last=self.last["epoch"] == self.schedule.epochs,
             **self.last,
         )
 
     def _file(self, epoch: int) -> Path:
-        # kohya's names: the epochs in between are numbered, the last is not
-        last = epoch == self.course.epochs
+        # kohya's names: intermediate epochs are numbered, the last one is not
+        last = epoch == self.schedule.epochs
         name = self.name if last else f"{self.name}-{epoch:06d}"
         return self.folder / f"{name}.safetensors"
 
     def _delete_old(self) -> None:
-        """Leaves the last `save_last` of the numbered files."""
+        """Keeps only the last `save_last` of the numbered files."""
         keep = self.config.training.save_last
         if keep is None or self.finished or not self.processes.main:
             return
-        saved = [epoch for epoch in range(1, self.epoch + 1) if self.course.saves_after(epoch)]
+        saved = [epoch for epoch in range(1, self.epoch + 1) if self.schedule.saves_after(epoch)]
         for epoch in saved[:-keep]:
             self._file(epoch).unlink(missing_ok=True)
 
@@ -292,16 +292,16 @@ class AdapterRun:
             self.save_state()
 
     def save_state(self) -> None:
-        """Writes all that a run needs to go on to the same bytes, unless it is broken."""
+        """Writes everything that a run needs to continue to the same bytes, unless it failed."""
         self._state_at = time.monotonic()
         self.failure = self.failure or self._failure()
         if self.failure or not self.processes.main:
             return
         state = {
-            "config": self._identity(self.asked),
-            "remedies": list(self.remedies),
+            "config": self._identity(self.original_config),
+            "remedies": list(self.fallbacks),
             "epoch": self.epoch,
-            "shown": sum(map(self.course.rows_of, range(self.batch))),
+            "shown": sum(map(self.schedule.rows_of, range(self.batch))),
             "order": self.order,
             "losses": torch.stack(self.losses) if self.losses else torch.empty(0),
             "last": self.last,
@@ -317,7 +317,7 @@ class AdapterRun:
 
     def _restore(self, state: dict[str, Any]) -> None:
         kind = self.config.optimizer["_target_"]
-        check_parts(state, self.scheduler, self.optimizer, kind, self.course.epochs)
+        check_parts(state, self.scheduler, self.optimizer, kind, self.schedule.epochs)
         self.adapter.load_state_dict(state["adapter"])
         if state["kind"] == kind:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -326,40 +326,41 @@ class AdapterRun:
             self.scaler.load_state_dict(state["scaler"])
         self.random.set_state(state["random"].cpu())
         self.epoch, self.order, self.last = state["epoch"], state["order"], state["last"]
-        self.batch = min(self.batches, self.course.batches_for(state["shown"]))
-        if self.batch and not self.course.plan.has(self.order):  # smaller pictures since then
-            self.order = shuffled(self.course.plan, self.random)
+        self.batch = min(self.batches, self.schedule.batches_for(state["shown"]))
+        # a fallback may have changed the buckets since
+        if self.batch and not self.schedule.plan.has(self.order):
+            self.order = shuffled(self.schedule.plan, self.random)
         self.losses, self.skipped = list(state["losses"].unbind()), state["skipped"]
         within = f", within the next one at batch {self.batch}" if self.batch else ""
         log.info("continuing %s after epoch %d%s", self.folder, self.epoch, within)
 
-    def _go_on_without_state(self, damage: str) -> None:
-        """At the end of the epoch of the last checkpoint, with an optimizer that begins anew."""
-        saved = filter(self.course.saves_after, range(1, self.course.epochs + 1))
+    def _continue_without_state(self, damage: str) -> None:
+        """Continues after the epoch of the last checkpoint, with a newly initialized optimizer."""
+        saved = filter(self.schedule.saves_after, range(1, self.schedule.epochs + 1))
         files = {epoch: self._file(epoch) for epoch in saved}
-        found = last_checkpoint(files, self.base.adapters)
-        if found is None:
-            log.warning(f"{damage}; the run begins anew")
+        last = last_checkpoint(files, self.base.adapters)
+        if last is None:
+            log.warning(f"{damage}; the run starts over")
             return
-        self.epoch, adapter = found
+        self.epoch, adapter = last
         run = identity_of(files[self.epoch], self.name, self.processes.count)
         if run != self._identity(self.config):
             raise TrainingError(f"{damage}, and {self.folder} {OTHER}")
-        own, its = self.adapter.matrices, adapter.matrices  # in an order of its own
-        for key in own:
-            for matrix, trained in zip(own[key], its[key], strict=True):
+        target, source = self.adapter.matrices, adapter.matrices  # in different orders
+        for key in target:
+            for matrix, trained in zip(target[key], source[key], strict=True):
                 matrix.copy_(trained)
         self.random.manual_seed(self.config.training.seed + self.epoch)
-        if steps := self.course.steps_until(self.epoch):
+        if steps := self.schedule.steps_until(self.epoch):
             self.scheduler.last_epoch = steps - 1
-            with warnings.catch_warnings():  # of an optimizer that has not stepped yet
+            with warnings.catch_warnings():  # the optimizer has not stepped yet
                 warnings.simplefilter("ignore")
                 self.scheduler.step()
-        self._note_checkpoint(before=0)
+        self._record_checkpoint(before=0)
         where = f"{self._file(self.epoch).name} (epoch {self.epoch})"
-        log.warning(f"{damage}; the run goes on from {where}, with an optimizer that begins anew")
+        log.warning(f"{damage}; the run goes on from {where}, with a new optimizer state")
 
     def _identity(self, config: TrialConfig) -> str:
-        """A run is continued with the same alone."""
-        fingerprints = [self.base.fingerprint, self.pictures.fingerprint]
+        """Hash that must be equal for a run to be continued."""
+        fingerprints = [self.base.fingerprint, self.dataset.fingerprint]
         return identity(settings_of(config), self.name, fingerprints, self.processes.count)

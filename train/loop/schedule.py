@@ -1,4 +1,4 @@
-"""The course of a training: its batches, steps, epochs and checkpoints."""
+"""The schedule of a training: its batches, steps, epochs and checkpoints."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from train.config.schema import TrainingConfig, TrialConfig
-from train.data.batching import Batches, frames_of, plan_batches
+from train.data.batching import Batches, crops_of, plan_batches
 from train.data.dataset import Dataset
 from train.data.folders.wording import counted
 
-CHECKPOINTS = 5  # at least, where nothing is said
+CHECKPOINTS = 5  # the least number by default
 
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """How long a training is, and when it saves.
+    """The length of a training, and when it saves.
 
     Attributes:
         plan: the batches of an epoch, over all processes.
-        accumulation: batches to one step of the optimizer.
-        steps: of the optimizer, in all.
-        save_every: epochs from one checkpoint to the next.
+        accumulation: batches per optimizer step.
+        steps: total number of optimizer steps.
+        save_every: epochs between checkpoints.
     """
 
     plan: Batches
@@ -33,56 +33,56 @@ class TrainingSchedule:
 
     @property
     def batches(self) -> int:
-        """Of a whole epoch; the last of each bucket may be smaller."""
+        """Number of batches in a full epoch; the last one of each bucket may be smaller."""
         return len(self.plan)
 
     @property
     def global_batch_size(self) -> int:
-        """Pictures of a full batch."""
+        """Number of images in a full batch."""
         return self.plan.batch_size
 
     @property
     def steps_an_epoch(self) -> int:
-        """The last step of an epoch may have fewer batches."""
+        """Optimizer steps per epoch; the last one may have fewer batches."""
         return math.ceil(self.batches / self.accumulation)
 
     def batches_in_epoch(self, epoch: int) -> int:
-        """Batches of the epoch after so many; the very last one may end early."""
-        left = self.steps - epoch * self.steps_an_epoch
-        return min(self.batches, left * self.accumulation)
+        """Number of batches in epoch `epoch` (0-based); the final epoch may be shorter."""
+        remaining = self.steps - epoch * self.steps_an_epoch
+        return min(self.batches, remaining * self.accumulation)
 
     def steps_until(self, epoch: int) -> int:
-        """Steps of the optimizer until this epoch's end."""
+        """Optimizer steps up to the end of this many epochs."""
         return min(self.steps, epoch * self.steps_an_epoch)
 
     def saves_after(self, epoch: int) -> bool:
-        """Whether there is a checkpoint of this epoch."""
+        """Whether there is a checkpoint after this many epochs."""
         return epoch % self.save_every == 0 or epoch == self.epochs
 
     @property
     def checkpoints(self) -> int:
-        """How many are saved."""
+        """Number of checkpoints."""
         return math.ceil(self.epochs / self.save_every)
 
     def rows_of(self, batch: int) -> int:
-        """Pictures of a batch, counted from 0 within its epoch."""
+        """Number of images in a batch, by its 0-based index in the epoch."""
         size, first = self.plan.sequence[batch]
         return min(self.global_batch_size, len(self.plan.buckets[size]) - first)
 
-    def pictures_of(self, epoch: int) -> int:
-        """How many pictures, repeats counted, are shown in the epoch after so many."""
+    def images_of(self, epoch: int) -> int:
+        """Number of images, with repeats, in epoch `epoch` (0-based)."""
         return sum(map(self.rows_of, range(self.batches_in_epoch(epoch))))
 
     def batches_for(self, shown: int) -> int:
-        """How many batches of an epoch show at least so many pictures."""
-        behind = accumulate(map(self.rows_of, range(self.batches)))
-        return sum(pictures < shown for pictures in behind) + (shown > 0)
+        """Number of batches of an epoch after which at least `shown` images were used."""
+        totals = accumulate(map(self.rows_of, range(self.batches)))
+        return sum(total < shown for total in totals) + (shown > 0)
 
     def rows_of_step(self, batch: int, batches: int) -> int:
-        """Pictures of the optimizer's step that a batch belongs to.
+        """Number of images in the optimizer step that a batch belongs to.
 
         Args:
-            batches: of the running epoch.
+            batches: number of batches in the running epoch.
         """
         first = batch // self.accumulation * self.accumulation
         return sum(map(self.rows_of, range(first, min(first + self.accumulation, batches))))
@@ -104,28 +104,28 @@ class TrainingSchedule:
         )
 
 
-def report(config: TrialConfig, pictures: Dataset, processes: int = 1) -> str:
-    """What a trial is made of and how long it takes, to be said before its base is loaded.
+def report(config: TrialConfig, dataset: Dataset, processes: int = 1) -> str:
+    """Lines about a trial's images and schedule, before the base is loaded.
 
     Raises:
-        DataError: a picture that is too small for a bucket.
+        DataError: an image is too small for a bucket.
     """
-    course = schedule_of(config, pictures, processes)
-    return pictures.report(config, course.describe(config.training, processes))
+    schedule = schedule_of(config, dataset, processes)
+    return dataset.report(config, schedule.describe(config.training, processes))
 
 
-def schedule_of(config: TrialConfig, pictures: Dataset, processes: int = 1) -> TrainingSchedule:
-    """The course of a trial on these pictures, with so many processes.
+def schedule_of(config: TrialConfig, dataset: Dataset, processes: int = 1) -> TrainingSchedule:
+    """The schedule of a trial on this dataset, with this number of processes.
 
-    `training.max_steps` stands in place of `epochs`, as kohya's max_train_steps: there are as
-    many epochs as it takes, and the last ends early.
+    `training.max_steps` replaces `epochs`, like kohya's max_train_steps: there are as many epochs
+    as needed, and the final one ends early.
 
     Raises:
-        DataError: a picture that is too small for a bucket.
+        DataError: an image is too small for a bucket.
     """
     training = config.training
-    frames = frames_of(pictures.trained, config.data)
-    plan = plan_batches(pictures.trained, frames, training.batch_size * processes)
+    crops = crops_of(dataset.trained, config.data)
+    plan = plan_batches(dataset.trained, crops, training.batch_size * processes)
     steps_an_epoch = math.ceil(len(plan) / training.gradient_accumulation)
     epochs = training.epochs
     if training.max_steps is not None:

@@ -1,4 +1,4 @@
-"""Trains one LoRA, without scores, as `python -m train` does."""
+"""`python -m train`: trains one LoRA, without scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from train.cli.signals import in_good_order
+from train.cli.signals import graceful_stop
 from train.config.schema import TrainConfig, trial_of
 from train.data.dataset import Dataset, load_dataset
 from train.data.folders.wording import agreed, counted
@@ -24,62 +24,63 @@ log = logging.getLogger(__name__)
 
 
 def main(config: TrainConfig) -> None:
-    """Trains, saving checkpoints into `output`; the same folder again continues the run."""
+    """Trains and saves checkpoints into `output`; a second start there continues the run."""
+
     processes = started_processes(config.base.device)
     if not processes.main:
         logging.disable(logging.WARNING)
     if processes.count > 1 and config.training.on_oom == DEGRADE:
-        raise TrainingError("training.on_oom=degrade: goes with one process alone")
+        raise TrainingError("training.on_oom=degrade: needs a single process")
     trial = trial_of(config)
     folder = Path(config.output)
     if config.resume == RESUME_OFF and processes.main and (replaced := forget(folder, config.name)):
         log.info(
-            f"resume=off: begins anew; {counted(len(replaced), 'file')} of the run in {folder} "
+            f"resume=off: starts over; {counted(len(replaced), 'file')} of the run in {folder} "
             f"{agreed(len(replaced), 'is', 'are')} gone"
         )
     processes.wait()
     check_construction(config)
-    pictures = load_dataset(config.data)
-    log_lines(log, report(trial, pictures, processes.count))
+    dataset = load_dataset(config.data)
+    log_lines(log, report(trial, dataset, processes.count))
     base = load_base(config.base)
-    member: TrialSpec | None = TrialSpec(trial, folder, config.name)
-    while member is not None:
-        member = _train(base, pictures, member, processes)
+    spec: TrialSpec | None = TrialSpec(trial, folder, config.name)
+    while spec is not None:
+        spec = _train(base, dataset, spec, processes)
     processes.wait()
 
 
 def _train(
-    base: BaseModel, pictures: Dataset, member: TrialSpec, processes: ProcessGroup
+    base: BaseModel, dataset: Dataset, spec: TrialSpec, processes: ProcessGroup
 ) -> TrialSpec | None:
-    """Trains to the end; or, where memory runs out and may be saved, returns how to go on.
+    """Trains to the end; if memory runs out, returns the spec with the next fallback.
 
     Raises:
-        TrainingError: memory has run out, or the loss is no number any more.
+        TrainingError: memory has run out without a fallback, or the loss is not finite.
     """
-    config = apply_fallbacks(member.config, member.remedies)
-    course = schedule_of(config, pictures, processes.count)
+    config = apply_fallbacks(spec.config, spec.fallbacks)
+    schedule = schedule_of(config, dataset, processes.count)
     spent, before = 0.0, None
     try:
-        with in_good_order(processes.main) as asked:
-            if member.remedies:
-                log.info(course.describe(config.training, processes.count))
-            for epoch in Trainer(base, pictures, [member], processes, asked):
+        with graceful_stop(processes.main) as should_stop:
+            if spec.fallbacks:
+                log.info(schedule.describe(config.training, processes.count))
+            for epoch in Trainer(base, dataset, [spec], processes, should_stop):
                 for reason in epoch.failures.values():
                     raise TrainingError(reason)
                 saved = epoch.checkpoints[0]
                 spent += epoch.seconds
-                if before is None:  # what was there already took no time
+                if before is None:  # epochs that were already trained took no time
                     before = 0 if epoch.seconds else saved.epoch
-                left = spent / max(1, saved.epoch - before) * (course.epochs - saved.epoch)
+                left = spent / max(1, saved.epoch - before) * (schedule.epochs - saved.epoch)
                 log.info(
-                    f"epoch {saved.epoch}/{course.epochs}  loss {saved.train_loss:.4f}  "
+                    f"epoch {saved.epoch}/{schedule.epochs}  loss {saved.train_loss:.4f}  "
                     f"lr {saved.lr:.2e}  {left:.0f} s left  {saved.path}"
                 )
     except (RuntimeError, MemoryError) as error:
         if not is_oom(error):
             raise
-        remedies = with_next_fallback(member.config, member.remedies)
-        if remedies is None:
+        fallbacks = with_next_fallback(spec.config, spec.fallbacks)
+        if fallbacks is None:
             raise TrainingError(advice(config)) from error
-        return replace(member, remedies=remedies)
+        return replace(spec, fallbacks=fallbacks)
     return None

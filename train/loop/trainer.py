@@ -1,4 +1,4 @@
-"""The trainer: K adapters on one frozen base, an iterator over what they save."""
+"""The trainer: K adapters on one frozen base, as an iterator over their epochs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = ["Checkpoint", "Epoch", "Trainer", "TrainingError", "TrialSpec", "shar
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of the pack saved.
+    """The result of one epoch of the pack.
 
     Attributes:
-        seconds: spent on training since the last yield.
-        failures: members that broke down in this epoch, with the reason.
+        seconds: training time since the last yield.
+        failures: index of each trial that failed in this epoch -> the reason.
     """
 
     checkpoints: list[Checkpoint]
@@ -40,7 +40,7 @@ class Epoch:
 
 
 def shared_by_a_pack(config: TrialConfig) -> tuple[object, ...]:
-    """What trials must have in common to be trained together."""
+    """The settings that trials must share to be trained together."""
     training, where = config.training, (config.cache, config.cache_path)
     shared = training.batch_size, training.gradient_checkpointing
     return asdict(config.data), asdict(config.base), shared, where
@@ -49,22 +49,22 @@ def shared_by_a_pack(config: TrialConfig) -> tuple[object, ...]:
 class Trainer:
     """Trains a pack of trials; a single trial is a pack of one.
 
-    The members share base, pictures, resolution and batch size. Each has its own weights,
-    optimizer, schedule and random stream, so that it gets the same result as when alone (within
-    the rounding of other batch sizes), and its own place in its own epochs: members may join
-    and leave between any two. A member whose folder holds the state of an interrupted run
-    continues it, to the same bytes as if it had not been interrupted; its last saved epoch is
-    yielded again first. One that was interrupted within an epoch finishes that one by itself.
+    The trials share base, dataset, resolution and batch size. Each has its own weights, optimizer,
+    schedule and random stream, so it gets the same result as alone (within the rounding of other
+    batch sizes), and its own position in its own epochs: trials may join and leave between any
+    two. A trial whose folder holds the state of an interrupted run continues it, to the same bytes
+    as without the interruption; its last saved epoch is yielded again first. A trial that was
+    interrupted within an epoch finishes that epoch separately.
 
     Args:
         base: from `load_base`.
-        pictures: from `load_dataset`.
-        members: the trials that begin; more may be added.
-        processes: those that train the same members together.
-        asked: whether to leave: at the end of a step it saves the states and raises
-            KeyboardInterrupt.
-        pausing: whether to leave at the end of an epoch: it saves the states, and yields even where
-            no checkpoint is due.
+        dataset: from `load_dataset`.
+        specs: the first trials; more may be added.
+        processes: those that train the same trials together.
+        should_stop: polled after each step; if true, states are saved and KeyboardInterrupt is
+            raised.
+        should_pause: polled after each epoch; if true, states are saved, and the epoch is yielded
+            even without a checkpoint.
 
     Raises:
         TrainingError: see `add`.
@@ -73,34 +73,34 @@ class Trainer:
     def __init__(
         self,
         base: BaseModel,
-        pictures: Dataset,
-        members: Sequence[TrialSpec] = (),
+        dataset: Dataset,
+        specs: Sequence[TrialSpec] = (),
         processes: ProcessGroup = ALONE,
-        asked: Callable[[], bool] | None = None,
+        should_stop: Callable[[], bool] | None = None,
         should_pause: Callable[[], object] = lambda: False,
     ) -> None:
-        self.base, self.pictures, self.processes = base, pictures, processes
-        self.asked, self.should_pause = asked, should_pause
-        self.runs: dict[int, AdapterRun] = {}  # the members in training
-        self.pending: list[AdapterRun] = []  # from the next epoch on
+        self.base, self.dataset, self.processes = base, dataset, processes
+        self.should_stop, self.should_pause = should_stop, should_pause
+        self.runs: dict[int, AdapterRun] = {}
+        self.pending: list[AdapterRun] = []  # they start with the next epoch
         self._added = 0
         self._shared: tuple[object, ...] | None = None
-        for member in members:
-            self.add(member)
+        for spec in specs:
+            self.add(spec)
 
-    def add(self, member: TrialSpec) -> int:
-        """A trial joins the pack at the next end of an epoch.
+    def add(self, spec: TrialSpec) -> int:
+        """Adds a trial, which joins the pack at the end of the current epoch.
 
         Returns:
-            the number by which `Checkpoint`, `Epoch` and `stop` call it: 0 for the first.
+            its index in `Checkpoint`, `Epoch` and `stop`: 0 for the first one.
 
         Raises:
-            TrainingError: it cannot share the pack, or its folder is one of other settings.
+            TrainingError: it cannot share the pack, or its folder holds a run of other settings.
         """
-        run = AdapterRun(self._added, member, self.base, self.pictures, self.processes)
+        run = AdapterRun(self._added, spec, self.base, self.dataset, self.processes)
         shared = shared_by_a_pack(run.config)
         if self._shared is None:
-            self.data = encode_dataset(self.base, self.pictures, run.config)
+            self.data = encode_dataset(self.base, self.dataset, run.config)
             self._shared = shared
         if shared != self._shared:
             raise TrainingError(
@@ -110,9 +110,9 @@ class Trainer:
         self._added += 1
         return run.index
 
-    def stop(self, member: int) -> None:
-        """The member trains no further; what it saved stays."""
-        self.runs.pop(member, None)
+    def stop(self, index: int) -> None:
+        """Stops a trial; its files stay."""
+        self.runs.pop(index, None)
 
     def __iter__(self) -> Iterator[Epoch]:
         began = time.perf_counter()
@@ -123,7 +123,7 @@ class Trainer:
                 self._leave([run for run in continued if run.finished])
                 yield Epoch([run.last_saved() for run in continued], 0.0)
                 began = time.perf_counter()
-                continue  # some may have been stopped, others added
+                continue  # the caller may have stopped or added some
             failures = self._train_epoch(list(self.runs.values()))
             saved = self._save_due(failures)
             if should_pause := self.should_pause():
@@ -139,22 +139,22 @@ class Trainer:
             self.stop(run.index)
 
     def _train_epoch(self, running: list[AdapterRun]) -> dict[int, str]:
-        """An epoch of each of them; those that broke down are out, with the reason."""
+        """Trains an epoch of each run; stops those that failed and returns the reasons."""
         use_gradient_checkpointing(self.base, running[0].config.training.gradient_checkpointing)
         for run in running:
             run.start_epoch()
-        at = {run.index: run.batch for run in running}  # 0, but after an interruption
-        for place in sorted(set(at.values())):
-            together = [run for run in running if at[run.index] == place]
+        at = {run.index: run.batch for run in running}  # 0, except after an interruption
+        for start in sorted(set(at.values())):
+            together = [run for run in running if at[run.index] == start]
             while together := [run for run in together if run.in_epoch]:
                 self.step(together, together[0].batch)
-                self._leave_if_asked(together)
+                self._save_states(together)
         failures = {run.index: reason for run in running if (reason := run.finish_epoch())}
         self._leave([run for run in running if run.index in failures])
         return failures
 
     def _save_due(self, failures: dict[int, str]) -> list[Checkpoint]:
-        """What the members save; those with nothing worth a file join the failures and are out."""
+        """Saves the due checkpoints; runs whose weights are not finite join the failures."""
         saved = []
         for run in [run for run in self.runs.values() if run.is_due]:
             try:
@@ -168,66 +168,64 @@ class Trainer:
                 self.stop(run.index)
         return saved
 
-    def _leave_if_asked(self, running: list[AdapterRun]) -> None:
-        """Saves the states where they are due; all of them, and leaves, where it is asked for."""
+    def _save_states(self, running: list[AdapterRun]) -> None:
+        """Saves the states that are due; if a stop is requested, saves all of them and leaves."""
         for run in running:
             run.save_state_if_due()
-        if self.asked is None or not all(run.between_steps for run in running):
+        if self.should_stop is None or not all(run.between_steps for run in running):
             return
-        if self.processes.any(self.asked()):
+        if self.processes.any(self.should_stop()):
             for run in running:
                 run.save_state()
             raise KeyboardInterrupt
 
     def step(self, running: list[AdapterRun], step: int) -> None:
-        """One forward and backward pass for all the members, rows owner by owner."""
-        drawn = [run.draw(step, self.data).part(self.processes) for run in running]
-        rows = self._to_device(drawn)
+        """One forward and backward pass for all runs, with the rows in the order of the runs."""
+        batches = [run.sample(step, self.data).shard(self.processes) for run in running]
+        rows = self._to_device(batches)
         with self.base.adapters.activated(
-            [run.adapter for run in running], [draw.dropout for draw in drawn]
+            [run.adapter for run in running], [batch.dropout for batch in batches]
         ):
-            loss = self._weighted_loss(running, drawn, rows)
+            loss = self._weighted_loss(running, batches, rows)
             sums = [part.sum() for part in loss.chunk(len(running))]
             if len(loss):  # a process may have no row of a small batch
                 torch.stack(
                     [run.scaled_loss(part, step) for run, part in zip(running, sums, strict=True)]
                 ).sum().backward()
-        whole = self.processes.sum(torch.stack(sums).detach())
-        for run, part in zip(running, whole.unbind(), strict=True):
+        total = self.processes.sum(torch.stack(sums).detach())
+        for run, part in zip(running, total.unbind(), strict=True):
             run.finish_batch(step, part)
 
     def _weighted_loss(
-        self, running: list[AdapterRun], drawn: list[MicroBatch], rows: dict[str, Tensor]
+        self, running: list[AdapterRun], batches: list[MicroBatch], rows: dict[str, Tensor]
     ) -> Tensor:
         """The loss of each row times its weight."""
         if not len(rows["weights"]):
             return rows["weights"]
         loss = diffusion_loss(
             self.base, rows["latents"], rows["noise"], rows["timesteps"],
-            self._conditioning(running, drawn, rows),
+            self._conditioning(running, batches, rows),
         )  # fmt: skip
         return loss * rows["weights"]
 
-    def _to_device(self, drawn: list[MicroBatch]) -> dict[str, Tensor]:
-        """The members' draws one after the other, copied while the device works on."""
+    def _to_device(self, batches: list[MicroBatch]) -> dict[str, Tensor]:
+        """The concatenated micro-batches, copied asynchronously."""
         rows = {}
         for name in ("latents", "noise", "timesteps", "sizes", "weights"):
-            joined = torch.cat([getattr(draw, name) for draw in drawn])
+            joined = torch.cat([getattr(batch, name) for batch in batches])
             if self.base.device.type == "cuda":
                 joined = joined.pin_memory()
             rows[name] = joined.to(self.base.device, non_blocking=True)
         return rows
 
     def _conditioning(
-        self, running: list[AdapterRun], drawn: list[MicroBatch], rows: dict[str, Tensor]
+        self, running: list[AdapterRun], batches: list[MicroBatch], rows: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Text embeddings of the rows' captions: cached, or fresh where a text encoder learns.
+        """Text embeddings of the rows' captions: cached, or computed if a text encoder is trained.
 
-        With SDXL also the sizes of the rows' pictures.
+        With SDXL also the sizes of the rows' images.
         """
-        wanted = [caption for draw in drawn for caption in draw.captions]
+        captions = [caption for batch in batches for caption in batch.captions]
         trains_text_encoder = any(run.config.network.text_encoder for run in running)
-        text = (
-            self.base.encode_text(wanted) if trains_text_encoder else self.data.conditioning(wanted)
-        )
-        return text | self.base.size_conditioning(rows["sizes"])
+        encode = self.base.encode_text if trains_text_encoder else self.data.conditioning
+        return encode(captions) | self.base.size_conditioning(rows["sizes"])

@@ -1,4 +1,4 @@
-"""What a trial of a pack is asked for, and what it saves."""
+"""The specification of a trial in a pack, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class TrialSpec:
     """One trial of a pack.
 
     Attributes:
-        config: as it was asked for.
+        config: the original settings.
         folder: for its checkpoints and its state.
-        name: what its files begin with.
-        remedies: of `oom.FALLBACKS`, applied to it since memory ran out.
+        name: prefix of its files.
+        fallbacks: of `oom.FALLBACKS`, applied since memory ran out.
     """
 
     config: TrialConfig
     folder: Path
     name: str = NAME
-    remedies: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Checkpoint:
     """One saved LoRA file.
 
     Attributes:
-        member: index of the trial in the pack.
-        train_loss: mean over the epochs since the checkpoint before.
+        index: of the trial in the pack.
+        train_loss: mean over the epochs since the previous checkpoint.
         lr: of the UNet's LoRA, after the last step.
-        lr_text_encoder: of the text encoder's LoRA; None: there is none.
-        pictures: shown since the checkpoint before.
+        lr_text_encoder: of the text encoder's LoRA; None if there is none.
+        pictures: number of images used since the previous checkpoint.
     """
 
-    member: int
+    index: int
     path: Path
     epoch: int
     train_loss: float

@@ -1,4 +1,4 @@
-"""How strong each module's LoRA is: alpha, wherever a trainer has put it."""
+"""The alpha of each module's LoRA, wherever the trainer has stored it."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ NEAR = 0.01  # alpha may have been rounded to bf16
 def alphas(
     modules: Mapping[str, Module], settings: Mapping[str, Settings], metadata: Mapping[str, str]
 ) -> dict[str, float]:
-    """Alpha of each module, so that alpha / rank is what the up and down matrices are scaled by.
+    """Alpha of each module, so that the product of the matrices is scaled by alpha / rank.
 
-    Where a file says nothing of it, alpha is the rank, as kohya and diffusers read it.
+    If a file has no alphas, alpha is the rank, as in kohya and diffusers.
 
     Args:
         settings: see `peft_config.read_settings`.
         metadata: of the file.
 
     Raises:
-        ValueError: alpha is not sure.
+        ValueError: alpha is ambiguous.
     """
-    said = {name: _said(name, module, settings) for name, module in modules.items()}
+    given = {name: _alpha(name, module, settings) for name, module in modules.items()}
     ranks = {name: module.rank for name, module in modules.items()}
-    silent = {ranks[name] for name, alpha in said.items() if alpha is None}
-    for name, alpha in said.items():
-        if silent and alpha is not None and not math.isclose(alpha, ranks[name], rel_tol=NEAR):
+    absent = {ranks[name] for name, alpha in given.items() if alpha is None}
+    for name, alpha in given.items():
+        if absent and alpha is not None and not math.isclose(alpha, ranks[name], rel_tol=NEAR):
             raise ValueError(f"{NOT_SURE}{name} has an alpha, and other modules have none")
-    _check_metadata(silent, metadata)
-    return {name: float(ranks[name] if alpha is None else alpha) for name, alpha in said.items()}
+    _check_metadata(absent, metadata)
+    return {name: float(ranks[name] if alpha is None else alpha) for name, alpha in given.items()}
 
 
-def _said(name: str, module: Module, settings: Mapping[str, Settings]) -> float | None:
-    """What the file, or PEFT's settings, say of a module; None: nothing."""
+def _alpha(name: str, module: Module, settings: Mapping[str, Settings]) -> float | None:
+    """A module's alpha in the file or in PEFT's settings; None if neither has one."""
     in_file = _number_of(f"{name}.{ALPHA}", module.parts.get(ALPHA))
     if not settings or (in_file is not None and not module.path):
         if in_file is None and module.peft:
-            raise ValueError(f"{NOT_SURE}PEFT's adapter_config.json is not beside it")
+            raise ValueError(f"{NOT_SURE}PEFT's adapter_config.json is not next to it")
         return in_file
     if module.network not in settings:
         if in_file is None:
@@ -62,11 +62,15 @@ def _number_of(name: str, tensor: Tensor | None) -> float | None:
     return number(name, tensor.item())
 
 
-def _check_metadata(silent: set[int], metadata: Mapping[str, str]) -> None:
-    """A file without alphas whose metadata have one has lost them on its way."""
+def _check_metadata(ranks: set[int], metadata: Mapping[str, str]) -> None:
+    """Rejects a file that has lost its alphas: its metadata state one.
+
+    Args:
+        ranks: of the modules without an alpha.
+    """
     try:
         rank, alpha = (float(metadata[f"ss_network_{key}"]) for key in ("dim", "alpha"))
     except (KeyError, ValueError):
         return
-    if rank in silent and not math.isclose(alpha, rank):
+    if rank in ranks and not math.isclose(alpha, rank):
         raise ValueError(f"{NOT_SURE}its metadata give alpha {alpha:g}, the weights have none")

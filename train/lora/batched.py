@@ -1,4 +1,4 @@
-"""K adapters side by side, so that a pack costs a network a few operations more and not K times."""
+"""K adapters in one batch, at the cost of a few operations instead of K forward passes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class ModuleShapes:
         return self.down[0]
 
     def widened(self, rank: int) -> ModuleShapes:
-        """The same module's matrices at another rank."""
+        """The shapes of the same module with another rank."""
         return ModuleShapes(self.key, (rank, *self.down[1:]), (self.up[0], rank, *self.up[2:]))
 
 
 @dataclass(frozen=True, eq=False)
 class FlatLayout:
-    """Where the matrices of one network's LoRA lie in a flat tensor.
+    """Positions of the matrices of one network's LoRA in a flat tensor.
 
     Attributes:
         scales: alpha / rank of each part.
@@ -55,12 +55,12 @@ class FlatLayout:
 
 
 class PaddingPlan:
-    """How the layouts of K adapters, of different ranks and modules, are laid over each other.
+    """How the layouts of K adapters, with different ranks and modules, are padded to a common one.
 
     Attributes:
-        widest: the layout that has room for each of them.
-        places: for each adapter the indices of its numbers in it; None: it has all of them.
-        ranks: key -> each adapter's own.
+        padded: the layout that has room for each of them.
+        indices: for each adapter the positions of its numbers in it; None if it fills it.
+        ranks: key -> rank of each adapter.
         scales: (parts, K, 1, 1).
     """
 
@@ -68,37 +68,35 @@ class PaddingPlan:
         widest: dict[str, ModuleShapes] = {}
         for layout in layouts:
             for part in layout.parts:
-                known = widest.setdefault(part.key, part)
-                widest[part.key] = known.widened(max(known.rank, part.rank))
-        self.widest = FlatLayout(tuple(widest.values()), ())
-        self.places = [self._places(layout, device) for layout in layouts]
-        own = [{p.key: (p.rank, s) for p, s in zip(a.parts, a.scales, strict=True)}
-               for a in layouts]  # fmt: skip
-        self.ranks = {key: [known.get(key, (0, 0.0))[0] for known in own] for key in widest}
-        rows = [[known.get(key, (0, 0.0))[1] for known in own] for key in widest]
+                largest = widest.setdefault(part.key, part)
+                widest[part.key] = largest.widened(max(largest.rank, part.rank))
+        self.padded = FlatLayout(tuple(widest.values()), ())
+        self.indices = [self._indices(layout, device) for layout in layouts]
+        parts = [{p.key: (p.rank, s) for p, s in zip(a.parts, a.scales, strict=True)}
+                 for a in layouts]  # fmt: skip
+        self.ranks = {key: [each.get(key, (0, 0.0))[0] for each in parts] for key in widest}
+        rows = [[each.get(key, (0, 0.0))[1] for each in parts] for key in widest]
         self.scales = torch.tensor(rows, device=device).view(len(rows), len(layouts), 1, 1)
 
-    def _places(self, layout: FlatLayout, device: torch.device) -> Tensor | None:
-        if layout.parts == self.widest.parts:
+    def _indices(self, layout: FlatLayout, device: torch.device) -> Tensor | None:
+        if layout.parts == self.padded.parts:
             return None
-        rooms = {part.key: room for part, *room in self.widest.split(self._numbers())}
+        positions = torch.arange(sum(self.padded.sizes))
+        padded = {part.key: matrices for part, *matrices in self.padded.split(positions)}
         chosen = [torch.empty(0, dtype=torch.long)]
         for part in layout.parts:
-            down, up = rooms[part.key]
+            down, up = padded[part.key]
             chosen += [down[: part.rank].flatten(), up[:, : part.rank].flatten()]
         return torch.cat(chosen).to(device)
 
-    def _numbers(self) -> Tensor:
-        return torch.arange(sum(self.widest.sizes))
-
-    def lay(self, flats: list[Tensor], dtype: torch.dtype) -> Tensor:
-        """The adapters' numbers one below the other, (K, n), with zeros where one has none."""
-        total = sum(self.widest.sizes)
+    def stack(self, flats: list[Tensor], dtype: torch.dtype) -> Tensor:
+        """The flat tensors of the adapters as rows, (K, n), padded with zeros."""
+        total = sum(self.padded.sizes)
         rows = []
-        for flat, places in zip(flats, self.places, strict=True):
+        for flat, indices in zip(flats, self.indices, strict=True):
             row = flat.to(dtype)
-            if places is not None:
-                row = row.new_zeros(total).index_copy(0, places, row)
+            if indices is not None:
+                row = row.new_zeros(total).index_copy(0, indices, row)
             rows.append(row)
         return torch.stack(rows)
 
@@ -108,40 +106,40 @@ make_padding_plan = lru_cache(maxsize=8)(PaddingPlan)
 
 @dataclass(frozen=True)
 class Dropout:
-    """How much of a LoRA's middle is left out in one step (kohya's network_dropout).
+    """Dropout of the intermediate activations of a LoRA in one step (kohya's network_dropout).
 
     Attributes:
         rate: 0 to below 1.
-        seed: of this step; a module's mask hangs on it and on the module's key alone.
-        part: which rows of the batch these are, and how many it has; None: all of them.
+        seed: of this step; a module's mask depends only on it and on the module's key.
+        shard: which rows of the batch these are, and how many the batch has; None: all of them.
     """
 
     rate: float
     seed: int
-    part: tuple[slice, int] | None = None
+    shard: tuple[slice, int] | None = None
 
     def mask(self, key: str, like: Tensor) -> Tensor:
-        """Zeros, and 1 / (1 - rate) where a value is kept; in the shape of `like`."""
+        """Zeros, and 1 / (1 - rate) for values that are kept; in the shape of `like`."""
         random = torch.Generator(like.device).manual_seed(self.seed ^ zlib.crc32(key.encode()))
-        if self.part is None:
-            drawn = torch.rand(like.shape, generator=random, device=like.device)
-        else:  # drawn as for the whole batch
-            rows, count = self.part
+        if self.shard is None:
+            uniform = torch.rand(like.shape, generator=random, device=like.device)
+        else:  # as for the whole batch
+            rows, count = self.shard
             positions = len(like) // (rows.stop - rows.start)
             shape = (count, positions, *like.shape[1:])
-            drawn = torch.rand(shape, generator=random, device=like.device)[rows].flatten(0, 1)
-        return (drawn >= self.rate).to(like.dtype) / (1 - self.rate)
+            uniform = torch.rand(shape, generator=random, device=like.device)[rows].flatten(0, 1)
+        return (uniform >= self.rate).to(like.dtype) / (1 - self.rate)
 
 
 class BatchedLoRA:
-    """The matrices of K adapters, ready for a batch whose rows belong to them in equal parts.
+    """The matrices of K adapters, for a batch whose rows belong to them in equal parts.
 
-    Ranks that are smaller than the largest are filled up with zeros, which changes nothing.
-    Gradients flow back to the flat tensors.
+    Smaller ranks are padded with zeros, which changes nothing. Gradients flow back to the flat
+    tensors.
 
     Args:
         networks: for each network the layouts and the flat tensors of the K adapters.
-        dropouts: one for each adapter, or none at all.
+        dropouts: one for each adapter, or none.
     """
 
     def __init__(
@@ -152,19 +150,19 @@ class BatchedLoRA:
     ) -> None:
         self.down: dict[str, Tensor] = {}
         self.up: dict[str, Tensor] = {}
-        self.ranks: dict[str, list[int]] = {}  # each adapter's own
+        self.ranks: dict[str, list[int]] = {}  # key -> rank of each adapter
         self.dropouts = dropouts if any(dropout.rate for dropout in dropouts) else ()
         for layouts, flats in networks:
             plan = make_padding_plan(layouts, flats[0].device)
             scales = plan.scales.to(dtype).unbind()
-            laid = plan.widest.split(plan.lay(flats, dtype))
+            parts = plan.padded.split(plan.stack(flats, dtype))
             self.ranks |= plan.ranks
-            for (part, down, up), scale in zip(laid, scales, strict=True):
+            for (part, down, up), scale in zip(parts, scales, strict=True):
                 self.down[part.key] = down
                 self.up[part.key] = up.flatten(2) * scale
 
     def add(self, key: str, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        """The output of `module` for input `x`, with what each row's LoRA adds to it."""
+        """The output of `module` for input `x`, plus the contribution of each row's LoRA."""
         if key not in self.down:
             return output
         down, up = self.down[key], self.up[key]
@@ -175,14 +173,14 @@ class BatchedLoRA:
         return _up(output, middle, up)
 
     def _dropped(self, key: str, middle: Tensor) -> Tensor:
-        """The middle (K, M, r), less what each adapter's dropout takes."""
+        """The intermediate activations (K, M, r), after each adapter's dropout."""
         if not self.dropouts:
             return middle
-        kept = torch.ones_like(middle)
+        masks = torch.ones_like(middle)
         for k, (dropout, rank) in enumerate(zip(self.dropouts, self.ranks[key], strict=True)):
             if dropout.rate:
-                kept[k, :, :rank] = dropout.mask(key, middle[k, :, :rank])
-        return middle * kept
+                masks[k, :, :rank] = dropout.mask(key, middle[k, :, :rank])
+        return middle * masks
 
 
 def _rows(x: Tensor, count: int) -> Tensor:
@@ -200,7 +198,7 @@ def _conv(x: Tensor, down: Tensor, module: nn.Conv2d) -> Tensor:
     count, rank = down.shape[:2]
     if module.kernel_size == (1, 1) and module.stride == (1, 1):
         return torch.bmm(_rows(x.permute(0, 2, 3, 1), count), down.flatten(2).mT)
-    # one convolution in K groups: the rows of the adapters become channels of the same picture
+    # one grouped convolution: the rows of the K adapters become channels of the same image
     grouped = x.unflatten(0, (count, -1)).transpose(0, 1).flatten(1, 2)
     middle = functional.conv2d(
         grouped, down.flatten(0, 1), None, module.stride, module.padding, groups=count

@@ -23,22 +23,22 @@ from train.lora.peft_config import read_settings
 
 
 class NotFiniteError(CheckpointError):
-    """Weights are no numbers, or too large for the precision in which they are to be saved."""
+    """Weights are not finite, or overflow the precision in which they are to be saved."""
 
 
 def check_finite(adapter: Adapter, dtype: torch.dtype) -> None:
-    """Refuses an adapter of which a file would be worth nothing.
+    """Rejects an adapter whose file would be useless.
 
     Raises:
         NotFiniteError: its weights or alphas are not finite in this precision.
     """
     alphas = torch.tensor(list(adapter.alpha.values()))
     numbers = [*adapter.flat.values(), alphas]
-    if all(bool(some.to(dtype).isfinite().all()) for some in numbers):
+    if all(bool(values.to(dtype).isfinite().all()) for values in numbers):
         return
     word = str(dtype).removeprefix("torch.")
-    if all(bool(some.isfinite().all()) for some in numbers):
-        largest = max(float(some.detach().abs().max()) for some in numbers if some.numel())
+    if all(bool(values.isfinite().all()) for values in numbers):
+        largest = max(float(values.detach().abs().max()) for values in numbers if values.numel())
         raise NotFiniteError(f"the weights, up to {largest:.2g}, are too large for {word}")
     raise NotFiniteError("the weights are not finite")
 
@@ -46,11 +46,11 @@ def check_finite(adapter: Adapter, dtype: torch.dtype) -> None:
 def save_checkpoint(
     path: Path, adapter: Adapter, metadata: dict[str, str], dtype: torch.dtype
 ) -> None:
-    """Writes a LoRA file in one piece: a reader sees the whole file or none.
+    """Writes a LoRA file atomically: a reader sees the whole file or none.
 
     Raises:
         NotFiniteError: see `check_finite`.
-        CheckpointError: it cannot be written, for example because the disk is full.
+        CheckpointError: the file cannot be written, for example because the disk is full.
     """
     check_finite(adapter, dtype)
     tensors: dict[str, Tensor] = {}
@@ -63,10 +63,11 @@ def save_checkpoint(
 
 
 def _serialized(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """A safetensors file with kohya's hashes, its header in a fixed order (the library has none).
+    """A safetensors file with kohya's hashes and a sorted header (the library does not sort it).
 
-    `sshs_model_hash` is the sha256 of all that follows the header, `sshs_legacy_hash` the first 8
-    digits of the sha256 of 64 KiB that begin at 1 MiB; both of a file with the `ss_` keys alone.
+
+    `sshs_model_hash` is the sha256 of everything after the header, `sshs_legacy_hash` the first 8
+    digits of the sha256 of the 64 KiB at offset 1 MiB; both for a file with only the `ss_` keys.
     """
     kohyas = {key: value for key, value in metadata.items() if key.startswith("ss_")}
     content = save(tensors, metadata=kohyas)
@@ -79,12 +80,12 @@ def _serialized(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
         "format": "pt",
     }
     head = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)  # the tensors begin at a multiple of 8
+    head += b" " * (-len(head) % 8)  # tensors start at a multiple of 8
     return b"".join([len(head).to_bytes(8, "little"), head, body])
 
 
 def load_checkpoint(path: Path | str, adapters: LoRAInjector) -> Adapter:
-    """Reads a LoRA file, whoever wrote it, into an adapter in float32, on the base's device.
+    """Reads a LoRA file of any trainer into an adapter in float32, on the base's device.
 
     Raises:
         CheckpointError: see `read_checkpoint`.
@@ -93,16 +94,16 @@ def load_checkpoint(path: Path | str, adapters: LoRAInjector) -> Adapter:
 
 
 def read_checkpoint(path: Path | str, adapters: LoRAInjector) -> tuple[Adapter, list[str]]:
-    """Reads a LoRA file, whoever wrote it.
+    """Reads a LoRA file of any trainer.
 
     Returns:
-        the adapter in float32, on the base's device; and what of the file the base has no place
-        for, such as embeddings that were trained with it: keys, or names of modules.
+        the adapter in float32, on the base's device; and the keys or module names that the base
+        has no place for, such as embeddings that were trained along with it.
 
     Raises:
-        NotFiniteError: weights that are not finite.
-        CheckpointError: no file, a pickle, another format or kind, another base's LoRA, or a
-            strength that is not sure.
+        NotFiniteError: the weights are not finite.
+        CheckpointError: no file, a pickle, another format or kind, another base's LoRA, or an
+            ambiguous strength.
     """
     path = Path(path)
     metadata = read_metadata(path)

@@ -1,6 +1,6 @@
-"""LoRA files as files: headers, hashes, and a way to write them that no crash leaves half done.
+"""LoRA files on the level of bytes: headers and hashes.
 
-Nothing here needs torch, so that what only reads records and files starts at once.
+This module does not import torch, so programs that only read records and files start fast.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from train.files.untrusted import UntrustedFileError, check_regular
 from train.lora.checkpoint_names import epoch_and_step
 from train.text.display import shortened
 
-# how torch calls the types of numbers that a file's header names
+# torch's names of the number types in a file's header
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
     "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
-BLOCK = 1 << 24  # bytes of a file that are hashed at once
+BLOCK = 1 << 24  # bytes that are hashed at once
 LARGEST = 8_000_000_000  # bytes of a LoRA file; SDXL's of rank 256 in fp32 has 3.5 GB
 
 
 def check_safetensors(path: Path) -> None:
-    """Refuses what is no safetensors file by its name.
+    """Rejects a file that is not named like a safetensors file.
 
     Raises:
-        CheckpointError: no file, or a pickle.
+        CheckpointError: it does not exist, or it is a pickle.
     """
     if not path.exists():
         raise CheckpointError(f"there is no file {shortened(path)}")
@@ -43,7 +43,7 @@ def check_safetensors(path: Path) -> None:
 
 
 def header_of(path: Path | str) -> Header:
-    """The header of a safetensors file, checked.
+    """The validated header of a safetensors file.
 
     Raises:
         CheckpointError: no file, a pickle, or another format.
@@ -60,12 +60,12 @@ def header_of(path: Path | str) -> Header:
 
 
 def unreadable(path: Path, error: Exception) -> CheckpointError:
-    """The error of a file that is no safetensors file, in one line."""
+    """The error for a file that is not a readable safetensors file."""
     return CheckpointError(f"{shortened(path)}: not a readable safetensors file ({error})")
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
-    """The metadata of a safetensors file; empty where it has none.
+    """The metadata of a safetensors file; may be empty.
 
     Raises:
         CheckpointError: no file, a pickle, or another format.
@@ -74,10 +74,10 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 
 
 def epoch_of(path: Path | str) -> int:
-    """The epoch of a LoRA file: from its metadata, else from its name; the step where it has none.
+    """The epoch of a LoRA file from its metadata, else from its name; the step if it has none.
 
     Raises:
-        CheckpointError: neither says.
+        CheckpointError: neither has a number.
     """
     epoch, step = epoch_and_step(Path(path), read_metadata(path))
     number = step if epoch is None else epoch
@@ -87,7 +87,7 @@ def epoch_of(path: Path | str) -> int:
 
 
 def weights_hash(path: Path | str) -> str:
-    """sha256 over the names, shapes and bytes of a LoRA file's tensors, metadata left out.
+    """sha256 over the names, shapes and bytes of a LoRA file's tensors, without the metadata.
 
     Raises:
         CheckpointError: no file, a pickle, or another format.

@@ -1,4 +1,4 @@
-"""After which epoch or step a LoRA file was saved: what its metadata and its name tell."""
+"""The epoch or step after which a LoRA file was saved, by its metadata and its name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import msgspec
 from train.files.untrusted import UntrustedFileError, parse_json
 
 Number = int | None
-# what trainers call every file, so that the folder has the name
+# names that a trainer gives to every file, so that the folder's name distinguishes them
 SAME_FOR_ALL = {"adapter_model", "pytorch_lora_weights", "model", "unet", "text_encoder",
                 "text_encoder_2", "transformer"}  # fmt: skip
-# names as the trainers give them; epoch and step by their groups
+# the trainers' naming schemes; epoch and step are the groups
 TRAINERS = (
     r"-save-(?P<step>\d+)-(?P<epoch>\d+)-\d+$",  # OneTrainer
     r"-step(?P<step>\d{8})$",  # kohya
@@ -22,7 +22,7 @@ TRAINERS = (
     r"_(?P<step>\d{9})$",  # ai-toolkit
     r"^checkpoint-(?P<step>\d+)$",  # the diffusers scripts, SimpleTuner
 )
-# and as people do
+# and people's
 WORDS = (
     r"(?<![a-z])(?:epochs?|ep|e)[-_= ]?(?P<epoch>\d+)(?!\d)"
     r"(?:.*(?<![a-z])(?:global[-_]step|steps?|s)[-_= ]?(?P<step>\d+))?(?!\d)",
@@ -30,11 +30,11 @@ WORDS = (
     r"(?P<step>\d+)[-_ ]?steps?(?![a-z])",
     r"(?P<epoch>\d+)[-_ ]?ep(?:ochs?)?(?![a-z])",
 )
-LONGEST = 12  # digits: more are no count of steps
+LONGEST = 12  # digits of an epoch or a step
 
 
 def name_of(path: Path) -> str:
-    """The name of a file that a person or a trainer gave: its folder's where all are called so."""
+    """The distinguishing name of a file: its folder's if the trainer names all files alike."""
     for part in (path.stem, *(folder.name for folder in path.absolute().parents)):
         if part.lower() not in SAME_FOR_ALL:
             return part
@@ -42,7 +42,7 @@ def name_of(path: Path) -> str:
 
 
 def from_metadata(metadata: Mapping[str, str]) -> tuple[Number, Number]:
-    """Epoch and step, as kohya or ai-toolkit write them."""
+    """Epoch and step from the metadata of kohya or ai-toolkit."""
     epoch, step = _count(metadata.get("ss_epoch")), _count(metadata.get("ss_steps"))
     if epoch is not None or step is not None:
         return epoch, step
@@ -54,47 +54,47 @@ def from_metadata(metadata: Mapping[str, str]) -> tuple[Number, Number]:
 
 
 class _TrainingInfo(msgspec.Struct):
-    """What ai-toolkit says of a training."""
+    """ai-toolkit's record of a training."""
 
     step: int | str | None = None
 
 
 def from_names(paths: Iterable[Path]) -> dict[Path, tuple[Number, Number]]:
-    """Epoch and step of files of one training, in the ways in which files are named.
+    """Epoch and step of the files of one training, by their names.
 
-    Where one has a trainer's name the others have such names too, or none.
+    If one of them has a trainer's name, only the trainers' schemes apply to the others.
     """
     paths = list(paths)
-    ways = TRAINERS if any(_numbered(name_of(path), TRAINERS) for path in paths) else WORDS
-    return {path: _from_name(path, ways) for path in paths}
+    schemes = TRAINERS if any(_match(name_of(path), TRAINERS) for path in paths) else WORDS
+    return {path: _from_name(path, schemes) for path in paths}
 
 
-def _from_name(path: Path, ways: tuple[str, ...]) -> tuple[Number, Number]:
-    match = _numbered(name_of(path), ways)
-    found = match.groupdict() if match else {}
-    return _count(found.get("epoch")), _count(found.get("step"))
+def _from_name(path: Path, schemes: tuple[str, ...]) -> tuple[Number, Number]:
+    match = _match(name_of(path), schemes)
+    groups = match.groupdict() if match else {}
+    return _count(groups.get("epoch")), _count(groups.get("step"))
 
 
 def run_of(path: Path) -> str:
-    """What the files of one run have in common: the name without the trainer's number."""
+    """The part of the name that the files of one run share: without the trainer's number."""
     name = name_of(path)
-    match = _numbered(name, TRAINERS)
-    kept = (name[: match.start()] + name[match.end() :]).strip("-_ ") if match else name
-    return kept or path.absolute().parent.parent.name
+    match = _match(name, TRAINERS)
+    shared = (name[: match.start()] + name[match.end() :]).strip("-_ ") if match else name
+    return shared or path.absolute().parent.parent.name
 
 
-def _numbered(name: str, ways: tuple[str, ...]) -> re.Match[str] | None:
-    found = (re.search(way, name, re.IGNORECASE) for way in ways)
-    return next((match for match in found if match), None)
+def _match(name: str, schemes: tuple[str, ...]) -> re.Match[str] | None:
+    matches = (re.search(scheme, name, re.IGNORECASE) for scheme in schemes)
+    return next((match for match in matches if match), None)
 
 
 def epoch_and_step(path: Path, metadata: Mapping[str, str]) -> tuple[Number, Number]:
     """The epoch and the step after which a file was saved: from its metadata, else its name."""
-    told = from_metadata(metadata)
-    return told if told != (None, None) else from_names([path])[path]
+    numbers = from_metadata(metadata)
+    return numbers if numbers != (None, None) else from_names([path])[path]
 
 
 def _count(text: object) -> Number:
-    """A number of epochs or steps; None: it is none."""
-    known = re.fullmatch(rf"[0-9]{{1,{LONGEST}}}", str(text).strip())
-    return int(known[0]) if known else None
+    """A number of epochs or steps; None if the text is not one."""
+    match = re.fullmatch(rf"[0-9]{{1,{LONGEST}}}", str(text).strip())
+    return int(match[0]) if match else None

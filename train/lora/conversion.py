@@ -1,11 +1,11 @@
-"""LoRA files of other trainers: their names for things, turned into kohya's.
+"""Converts the keys of other trainers' LoRA files to kohya's.
 
-OneTrainer and ai-toolkit write kohya's layout, for SDXL with the UNet's names of diffusers
-(`LoRAInjector.aliases` knows both). The diffusers scripts and SimpleTuner write
+OneTrainer and ai-toolkit write kohya's layout, for SDXL with diffusers' names of the UNet's modules
+(`LoRAInjector.aliases` has both). The diffusers scripts and SimpleTuner write
 `unet.<path>.lora_A.weight` (older ones `.lora.down.weight` and `processor.to_q_lora.down.weight`),
 with alpha, if at all, in the metadata. PEFT itself writes `base_model.model.<path>.lora_A.weight`,
-a network a file, and adapter_config.json beside it. ComfyUI writes `diffusion_model.<path>` with
-the paths of the original code.
+one file for each network, with adapter_config.json next to it. ComfyUI writes
+`diffusion_model.<path>` with the paths of the original code.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from train.lora.unsupported_kinds import check_kind, kind_of
 
 DOWN, UP, ALPHA = "lora_down", "lora_up", "alpha"
 PEFT = "base_model.model."
-WRAPPERS = (PEFT, "module.", "_orig_mod.")  # of PEFT, of several processes, of torch.compile
+WRAPPERS = (PEFT, "module.", "_orig_mod.")  # of PEFT, of DistributedDataParallel, of torch.compile
 PREFIXES = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER_2}
-# how a path begins, and the network that it is in
+# prefixes of paths, and the network of each
 BEGINNINGS = (
     (r"((model\.)?diffusion_model|(unet\.)+|lycoris(?=_))[._]?", "unet"),
     (r"(text_encoders\.)?clip_l\.(transformer\.)?|text_encoder\.", "text_encoder"),
     (r"(text_encoders\.)?clip_g\.(transformer\.)?|text_encoder_2\.", "text_encoder_2"),
 )
-# the network that PEFT does not name, by how the paths in it begin
+# prefixes of paths in files of PEFT, which do not name the network
 UNET_INSIDE = re.compile(
     r"(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks|conv_in|conv_out"
     r"|time_embedding|add_embedding)\."
 )
 TEXT_INSIDE = re.compile(r"(text_model|encoder|text_projection)\.")
-# ways to say down and up
+# suffixes of the down and up matrices
 ENDINGS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -48,7 +48,7 @@ ENDINGS = tuple(
     )
 )
 WAYS = {"down": DOWN, "A": DOWN, "up": UP, "B": UP, None: ALPHA}
-# a part that changes the strength, and that loaders do not agree on
+# a part that changes the strength in ways that loaders do not agree on
 STRENGTH = re.compile(r"(?!bundle_emb\.).*(alpha|scal)[^.]*")
 
 
@@ -57,9 +57,9 @@ class Module:
     """The LoRA of one module in a file.
 
     Attributes:
-        network, path: as PEFT calls them; empty where the file has kohya's names.
-        peft: whether the file is one of PEFT itself.
-        parts: DOWN, UP and ALPHA, as far as they are there.
+        network, path: in PEFT's terms; empty if the file has kohya's names.
+        peft: whether PEFT itself wrote the file.
+        parts: DOWN, UP and ALPHA, as far as present.
     """
 
     network: str
@@ -69,7 +69,7 @@ class Module:
 
     @property
     def rank(self) -> int:
-        """Of the matrices; 0 where they are none."""
+        """Rank of the matrices; 0 if they are not matrices."""
         down = self.parts[DOWN]
         return len(down) if down.ndim else 0
 
@@ -77,17 +77,17 @@ class Module:
 def read_modules(
     tensors: Mapping[str, Tensor], settings: Mapping[str, Settings]
 ) -> tuple[dict[str, Module], list[str]]:
-    """The LoRAs in a file by the names that kohya gives their modules, and the keys of all else.
+    """The LoRAs in a file by kohya's names of their modules, and the keys of everything else.
 
-    The names are those of Stable Diffusion 1.x, or of the original code; `LoRAInjector.aliases` has
-    the base's own for them.
+    The names are those of Stable Diffusion 1.x, or of the original code; `LoRAInjector.aliases`
+    maps them to the base's.
 
     Args:
         settings: see `peft_config.read_settings`.
 
     Raises:
-        ValueError: another kind of file, with its name; a broken one; one whose strength is not
-            sure.
+        ValueError: another kind of file, which the message names; a broken file; or an ambiguous
+            strength.
     """
     check_kind(tensors)
     modules: dict[str, Module] = {}
@@ -108,27 +108,27 @@ def read_modules(
         for part in {DOWN, UP} - {*module.parts}:
             raise ValueError(f"{name} has no {part}.weight")
     if strange := next((key for key in others if STRENGTH.fullmatch(key)), None):
-        raise ValueError(f"its strength is not sure: it has {strange}, which trainers do not share")
+        raise ValueError(f"its strength is not sure: it has {strange}, on which trainers differ")
     return modules, others
 
 
 def _parsed(key: str, settings: Mapping[str, Settings]) -> tuple[str, str, Module | None]:
-    """The name of the module, the part, and the module without its parts; None: no LoRA."""
+    """The name of the module, the part, and an empty module; None: the key is not a LoRA's."""
     whole = key
     while wrapper := next((w for w in WRAPPERS if whole.startswith(w)), ""):
         whole = whole.removeprefix(wrapper)
     match = next((match for ending in ENDINGS if (match := ending.search(whole))), None)
     if match is None:
         return "", "", None
-    path, found = whole[: match.start()], match.groupdict()
-    part = WAYS[found.get("way")]
+    path, groups = whole[: match.start()], match.groupdict()
+    part = WAYS[groups.get("way")]
     if path.startswith("lora_"):
         return path.replace(".", "_"), part, Module("", "", False)
     network, path = _place(path, settings)
     if not network:
         return "", "", None
-    if layer := found.get("layer"):
-        if network == "unet":  # to_out is a list of layers, of which the first is meant
+    if layer := groups.get("layer"):
+        if network == "unet":  # to_out is a list whose first layer is meant
             path += f".to_{layer}" + (".0" if layer == "out" else "")
         else:
             path += f".{layer}_proj"
@@ -137,16 +137,16 @@ def _parsed(key: str, settings: Mapping[str, Settings]) -> tuple[str, str, Modul
 
 
 def _place(path: str, settings: Mapping[str, Settings]) -> tuple[str, str]:
-    """The network of a module, and its path in there; no network: none of ours."""
+    """The network of a module, and its path in it; no network: it is none of ours."""
     for pattern, network in BEGINNINGS:
         if match := re.match(pattern, path):
             return network, path[match.end() :]
     if UNET_INSIDE.match(f"{path}."):
         return "unet", path
     if TEXT_INSIDE.match(f"{path}."):
-        # SDXL's second encoder is of transformers' class with a projection
+        # SDXL's second encoder has transformers' class with a projection
         second = any(
-            "WithProjection" in str(some.get("auto_mapping")) for some in settings.values()
+            "WithProjection" in str(each.get("auto_mapping")) for each in settings.values()
         )
         return "text_encoder_2" if second else "text_encoder", path
     return "", path

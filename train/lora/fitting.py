@@ -1,4 +1,4 @@
-"""The LoRA of a file on a base: which of its modules have a place there, and in which shape."""
+"""Fits the LoRA of a file to a base: which of its modules the base has, and in which shape."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from train.lora.unsupported_kinds import other_family
 
 
 class NotFinite(ValueError):
-    """Weights that are no numbers, or make none of the base's."""
+    """Weights are not finite, or make the base's weights so."""
 
 
 Matrices = dict[str, tuple[Tensor, Tensor, float]]
 HIGHEST_RANK = 4096  # of a file, so that its matrices fit into memory
-FLAT, SPATIAL = 2, 4  # dimensions of a linear layer's matrices, of a convolution's
-# what a file may say of its base
-SAYS_BASE = ("ss_base_model_version", "modelspec.architecture")
+FLAT, SPATIAL = 2, 4  # dimensions of the matrices of a linear layer and of a convolution
+# metadata keys that identify the base
+BASE_KEYS = ("ss_base_model_version", "modelspec.architecture")
 
 
 def fit(
@@ -30,19 +30,19 @@ def fit(
     adapters: LoRAInjector,
     metadata: Mapping[str, str],
 ) -> Matrices:
-    """What makes an `Adapter`, in float32 and by the base's keys.
+    """The matrices of an `Adapter`, in float32 and by the base's keys.
 
     Raises:
-        NotFinite: weights that are not finite.
-        ValueError: another base's LoRA, or weights that are none.
+        NotFinite: the weights are not finite.
+        ValueError: another base's LoRA, or invalid weights.
     """
-    found: Matrices = {}
+    matrices: Matrices = {}
     for name, module in modules.items():
         if (key := adapters.aliases.get(name)) is None:
             continue
-        if key in found:
+        if key in matrices:
             raise ValueError(f"it has two LoRAs for {key}")
-        weight = shape(adapters.places[key])
+        weight = shape(adapters.modules[key])
         pair = _fitted(name, module.parts[DOWN], module.parts[UP], weight)
         if pair is None:
             down, up = (tuple(module.parts[part].shape) for part in (DOWN, UP))
@@ -50,18 +50,18 @@ def fit(
                 f"{name} has shapes {down}, {up}, the base's module is {tuple(weight)}; "
                 f"{_another(list(modules), metadata)}"
             )
-        found[key] = (*pair, alphas[name])
-    _check_finite(found)
-    return found
+        matrices[key] = (*pair, alphas[name])
+    _check_finite(matrices)
+    return matrices
 
 
 def check_base(
     modules: Mapping[str, Module], adapters: LoRAInjector, metadata: Mapping[str, str]
 ) -> list[str]:
-    """The modules that the base has not, which are less than half of the file's.
+    """The modules that the base lacks, which are less than half of the file's.
 
     Raises:
-        ValueError: another base's LoRA, a module without a rank.
+        ValueError: another base's LoRA, or a module with an invalid rank.
     """
     missing = [name for name in modules if name not in adapters.aliases]
     if 2 * len(missing) >= len(modules):
@@ -80,9 +80,9 @@ def check_base(
 def _fitted(
     name: str, down: Tensor, up: Tensor, weight: torch.Size
 ) -> tuple[Tensor, Tensor] | None:
-    """The matrices as the module needs them; None: their shapes are another module's.
+    """The matrices in the shape of the base's module; None if they belong to another module.
 
-    A 1x1 convolution and a linear layer are the same, and trainers do not agree which it is.
+    A 1x1 convolution equals a linear layer, and trainers do not agree which of them it is.
     """
     outputs, *inputs = weight
     if not {down.ndim, up.ndim} <= {FLAT, SPATIAL} or not len(down):
@@ -97,15 +97,15 @@ def _fitted(
 
 
 def _another(names: list[str], metadata: Mapping[str, str]) -> str:
-    """What kind of base it may be for."""
-    said = next((metadata[key] for key in SAYS_BASE if metadata.get(key)), "")
+    """A hint for which base the file may be."""
+    version = next((metadata[key] for key in BASE_KEYS if metadata.get(key)), "")
     if family := other_family(names):
         return f"it is for {family}"
-    return "another base's LoRA?" + (f" It says that it is for {said}" if said else "")
+    return "another base's LoRA?" + (f" It says that it is for {version}" if version else "")
 
 
 def _check_finite(matrices: Matrices) -> None:
-    """Refuses what is no number, or so large that what it adds to the base is none."""
+    """Rejects weights that are not finite, or so large that their effect on the base is not."""
     bad = [
         key
         for key, (down, up, alpha) in matrices.items()

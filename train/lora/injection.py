@@ -1,6 +1,6 @@
-"""LoRA adapters on a frozen base: K of them in one forward pass, each row of a batch owned by one.
+"""Injects LoRA adapters into a frozen base: K in one forward pass, each with its rows of a batch.
 
-The layers of Hu et al. 2021 (arXiv 2106.09685), on the modules that kohya's `networks.lora` takes.
+The layers of Hu et al. 2021 (arXiv 2106.09685), on the target modules of kohya's `networks.lora`.
 """
 
 from __future__ import annotations
@@ -24,60 +24,60 @@ TEXT_ENCODER_BLOCKS = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
 
 
 class LoRAInjector:
-    """The places on a base's networks where adapters go, and the adapters now in use.
+    """The modules of a base that adapters can change, and the active adapters.
 
     Args:
-        networks: how the keys begin -> network. The networks are frozen
-            here, and stay as they are: the adapters join by forward hooks.
+        networks: prefix of the keys -> network. The networks are frozen and not modified: adapters
+            are added by forward hooks.
 
     Attributes:
         targets: kohya's key -> module, of the modules that are trained.
-        places: the same of all the linear layers and convolutions, which files of other trainers
-            may change too.
-        aliases: key of any trainer -> kohya's, of all the places; see `key_names.names_of`.
+        modules: the same for all linear layers and convolutions, which files of other trainers may
+            change too.
+        aliases: key of any trainer -> kohya's, for all modules; see `key_names.names_of`.
     """
 
     def __init__(self, networks: dict[str, nn.Module]) -> None:
         self.targets: dict[str, nn.Module] = {}
-        self.places: dict[str, nn.Module] = {}
+        self.modules: dict[str, nn.Module] = {}
         self.aliases: dict[str, str] = {}
-        self.conv_only: set[str] = set()  # keys that are targets only where conv_rank > 0
+        self.conv_only: set[str] = set()  # keys that are targets only if conv_rank > 0
         self.active: BatchedLoRA | None = None
-        self.trains_text_encoder = False  # whether what is in use changes the text encoder
+        self.trains_text_encoder = False  # whether an active adapter changes the text encoder
         unet: Any = networks[UNET]
         layers: int = unet.config.layers_per_block
-        # SDXL is trained by kohya under the names of its original UNet
+        # kohya names SDXL's modules as in its original UNet
         original = TEXT_ENCODER_1 in networks
         for prefix, network in networks.items():
             network.requires_grad_(False).eval()
-            self._find_places(prefix, network, layers, original)
+            self._find_modules(prefix, network, layers, original)
             self._find_targets(network)
-        for key, module in self.places.items():
+        for key, module in self.modules.items():
             module.register_forward_hook(self._hook(key))
 
     @property
     def device(self) -> torch.device:
-        """Where the base's networks are."""
+        """The device of the base's networks."""
         return self._weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which the base's networks compute."""
+        """The precision of the base's networks."""
         return self._weight.dtype
 
     @property
     def _weight(self) -> Tensor:
         return cast(Tensor, next(iter(self.targets.values())).weight)
 
-    def _find_places(self, prefix: str, network: nn.Module, layers: int, original: bool) -> None:
+    def _find_modules(self, prefix: str, network: nn.Module, layers: int, original: bool) -> None:
         for path, module in network.named_modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 key = kohya_name(prefix, original_path(path, layers) if original else path)
-                self.places[key] = module
+                self.modules[key] = module
                 self.aliases |= dict.fromkeys(names_of(prefix, path, layers), key)
 
     def _find_targets(self, network: nn.Module) -> None:
-        keys = {id(module): key for key, module in self.places.items()}
+        keys = {id(module): key for key, module in self.modules.items()}
         for block in network.modules():
             kind = type(block).__name__
             if kind not in (*UNET_BLOCKS, *UNET_CONV_BLOCKS, *TEXT_ENCODER_BLOCKS):
@@ -96,7 +96,7 @@ class LoRAInjector:
         return add
 
     def create(self, network: NetworkConfig, generator: torch.Generator) -> Adapter:
-        """A new adapter that changes nothing yet: down kaiming-uniform, up zero (as kohya's)."""
+        """A new adapter without effect: down is Kaiming-uniform, up is zero (as in kohya)."""
         matrices = {}
         for key, module in self._chosen(network):
             rank, alpha = sizes(network, module)
@@ -107,8 +107,8 @@ class LoRAInjector:
             matrices[key] = (down, up, alpha)
         return Adapter(matrices)
 
-    def numbers(self, network: NetworkConfig) -> int:
-        """How many numbers an adapter of this size has."""
+    def parameter_count(self, network: NetworkConfig) -> int:
+        """The number of parameters of an adapter with these settings."""
         return sum(
             sizes(network, module)[0] * (outputs + math.prod(inputs))
             for _, module in self._chosen(network)
@@ -117,29 +117,29 @@ class LoRAInjector:
 
     def _chosen(self, network: NetworkConfig) -> Iterator[tuple[str, nn.Module]]:
         for key, module in self.targets.items():
-            spoken = key.startswith(TEXT_ENCODERS) and not network.text_encoder
-            if not spoken and (network.conv_rank or key not in self.conv_only):
+            excluded = key.startswith(TEXT_ENCODERS) and not network.text_encoder
+            if not excluded and (network.conv_rank or key not in self.conv_only):
                 yield key, module
 
     @contextmanager
     def activated(
         self, adapters: Sequence[Adapter], dropouts: Sequence[Dropout] = ()
     ) -> Iterator[None]:
-        """Within this context the rows of a batch are split evenly, in order, over `adapters`.
+        """Context manager: the rows of a batch are split evenly, in order, over `adapters`.
 
         Args:
-            adapters: none is the bare base.
-            dropouts: one for each adapter, in training.
+            adapters: none for the base alone.
+            dropouts: in training, one for each adapter.
         """
         before = self.active, self.trains_text_encoder
-        self.active = self._stack(adapters, dropouts) if adapters else None
+        self.active = self._batched(adapters, dropouts) if adapters else None
         self.trains_text_encoder = any(adapter.trains_text_encoder for adapter in adapters)
         try:
             yield
         finally:
             self.active, self.trains_text_encoder = before
 
-    def _stack(self, adapters: Sequence[Adapter], dropouts: Sequence[Dropout]) -> BatchedLoRA:
+    def _batched(self, adapters: Sequence[Adapter], dropouts: Sequence[Dropout]) -> BatchedLoRA:
         networks = [
             (tuple(a.layouts[name] for a in adapters), [a.flat[name] for a in adapters])
             for name in NETWORKS
@@ -148,9 +148,9 @@ class LoRAInjector:
 
     @contextmanager
     def frozen(self, adapter: Adapter | None) -> Iterator[None]:
-        """Within this context all rows are one adapter's (None: the bare base's), which stays.
+        """Context manager: applies one fixed adapter (or none) to the whole batch.
 
-        Where weights are exact enough it becomes a part of them and costs no time.
+        If the precision allows it, the adapter is fused into the weights and costs no time.
         """
         single = [adapter] if adapter else []
         exact = self.dtype in (torch.float32, torch.float64) and self.device.type == "cpu"
@@ -159,9 +159,9 @@ class LoRAInjector:
 
     @contextmanager
     def fused(self, adapter: Adapter) -> Iterator[None]:
-        """Within this context the adapter is added to the base's weights."""
+        """Context manager: the adapter is added to the base's weights."""
         matrices = adapter.matrices
-        weights = {key: cast(Tensor, self.places[key].weight).detach() for key in matrices}
+        weights = {key: cast(Tensor, self.modules[key].weight).detach() for key in matrices}
         before = {key: weight.clone() for key, weight in weights.items()}
         trains_text_encoder, self.trains_text_encoder = (
             self.trains_text_encoder,
@@ -180,14 +180,14 @@ class LoRAInjector:
 
 
 def shape(module: nn.Module) -> torch.Size:
-    """Of the module's weight: (out, in) or (out, in, k, k)."""
+    """Shape of the module's weight: (out, in) or (out, in, k, k)."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight.shape
 
 
 def sizes(network: NetworkConfig, module: nn.Module) -> tuple[int, float]:
-    """Rank and alpha for one module: 3x3 convolutions take conv_rank, all others rank."""
+    """Rank and alpha for one module: 3x3 convolutions have conv_rank, all others rank."""
     if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
         return network.conv_rank, network.convolution_alpha
     return network.rank, network.linear_alpha

@@ -1,4 +1,4 @@
-"""What kohya calls the modules of a base: its LoRA files' keys."""
+"""kohya's names of a base's modules: the keys of its LoRA files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 from train.lora.adapter import TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODERS, UNET
 
-# a residual block's layers, as diffusers and as the original code names them
+# the layers of a residual block, in diffusers and in the original code
 RESNET = {
     "conv1": "in_layers.2",
     "time_emb_proj": "emb_layers.1",
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-# what lies outside of the blocks
+# modules outside of the blocks
 OUTSIDE = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
@@ -23,9 +23,9 @@ OUTSIDE = {
     "add_embedding.linear_2": "label_emb.0.2",
     "conv_out": "out.2",
 }
-# the one module of a text encoder that lies beside its `text_model`
-BESIDE = "text_projection"
-PLACE = re.compile(
+# the only module of a text encoder outside of its `text_model`
+PROJECTION = "text_projection"
+BLOCK_PATH = re.compile(
     r"(down|mid|up)_blocks?(?:\.(\d+))?"
     r"\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)"
 )
@@ -39,19 +39,19 @@ def kohya_name(prefix: str, path: str) -> str:
     """
     name = path.replace(".", "_")
     # transformers 5 dropped the `text_model` level from CLIPTextModel; the files keep it
-    if prefix in TEXT_ENCODERS and not name.startswith(("text_model_", BESIDE)):
+    if prefix in TEXT_ENCODERS and not name.startswith(("text_model_", PROJECTION)):
         name = f"text_model_{name}"
     return f"{prefix}_{name}"
 
 
 def names_of(prefix: str, path: str, layers: int) -> Iterator[str]:
-    """All the keys under which the files of the trainers have a module of a base.
+    """All keys under which files of the trainers have a module of a base.
 
-    A UNet's modules are called as in diffusers or as in the original code, whatever the family;
-    the number of the first text encoder and the level `text_model` are given or left out.
+    A UNet's modules are named as in diffusers or as in the original code, whatever the family; the
+    number of the first text encoder and the level `text_model` are optional.
 
     Args:
-        path: of the module in its network, as diffusers has it.
+        path: of the module in its network, as in diffusers.
         layers: see `original_path`.
     """
     if prefix == UNET:
@@ -66,16 +66,16 @@ def names_of(prefix: str, path: str, layers: int) -> Iterator[str]:
 
 
 def original_path(path: str, layers: int) -> str:
-    """A module's path in the UNet of diffusers -> in SDXL's original one, which kohya goes by.
+    """A module's path in diffusers' UNet -> its path in SDXL's original one, which kohya uses.
 
-    There the blocks of all levels are numbered in one row: `layers` residual blocks (with an
-    attention each, or none) and a change of size make a level on the way down; on the way up a
-    level has one residual block more, and the change of size belongs to its last.
+    The original numbers the blocks of all levels consecutively: on the way down, a level consists
+    of `layers` residual blocks (each with or without an attention) and a downsampling block; on the
+    way up it has one more residual block, and the upsampling belongs to the last one.
 
     Args:
-        layers: residual blocks a level, diffusers' `layers_per_block`.
+        layers: residual blocks in a level, diffusers' `layers_per_block`.
     """
-    match = PLACE.fullmatch(path)
+    match = BLOCK_PATH.fullmatch(path)
     if match is None:
         return OUTSIDE.get(path, path)
     way, level, kind, number, rest = match.groups()

@@ -1,4 +1,4 @@
-"""How strong a LoRA is, as PEFT's settings say it: beside the file or in its metadata."""
+"""The strength of a LoRA by PEFT's settings, which are next to the file or in its metadata."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from train.text.display import readable
 
 CONFIG, IN_METADATA = "adapter_config.json", "lora_adapter_metadata"
 NETWORKS = ("unet", "text_encoder", "text_encoder_2")
-LORA = "LORA"  # PEFT's word for the kind
-LARGEST = 4_000_000  # bytes of such a file
-MOST_SIGNS = 100_000  # of all patterns together: SDXL has some 800 modules
+LORA = "LORA"  # PEFT's name of the kind
+LARGEST = 4_000_000  # bytes of a settings file
+MOST_SIGNS = 100_000  # characters of all patterns together: SDXL has some 800 modules
 NOT_SURE = "its strength is not sure: "
-# variants of LoRA that compute something else, each by the setting that is on
+# variants of LoRA that compute something else, by the setting that enables each
 VARIANTS = (
     "use_dora",
     "use_qalora",
@@ -28,46 +28,46 @@ VARIANTS = (
     "arrow_config",
     "layer_replication",
 )
-# ways to begin that leave the base as it is; the others (PiSSA, OLoRA ...) train on a changed one
+# initializations that keep the base; the others (PiSSA, OLoRA ...) train on a changed one
 HARMLESS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 Settings = Mapping[str, Any]
 
 
 def read_settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Settings]:
-    """PEFT's settings for each network of a LoRA file; empty where there are none.
+    """PEFT's settings for each network of a LoRA file; empty if there are none.
 
-    diffusers writes them into the metadata, with the network before each name; PEFT writes a file
-    beside the weights, which are one network's.
+    diffusers writes them into the metadata, with the network as a prefix of each name; PEFT writes
+    a file next to the weights, for one network.
 
     Raises:
-        ValueError: they cannot be read, or say what is not a plain LoRA.
+        ValueError: they cannot be read, or do not describe a plain LoRA.
     """
-    beside = path.with_name(CONFIG)
+    file = path.with_name(CONFIG)
     try:
         if IN_METADATA in metadata:
             where = IN_METADATA
-            found = parse_json(metadata[IN_METADATA], Tree, IN_METADATA)
-        elif beside.exists():
-            where, found = CONFIG, read_json(beside, Tree, LARGEST)
+            content = parse_json(metadata[IN_METADATA], Tree, IN_METADATA)
+        elif file.exists():
+            where, content = CONFIG, read_json(file, Tree, LARGEST)
         else:
             return {}
     except UntrustedFileError as error:
-        raise ValueError(f"{NOT_SURE}it is no JSON of settings: {error}") from error
-    settings = _by_network(found)
-    for some in settings.values():
-        _check_plain(where, some)
+        raise ValueError(f"{NOT_SURE}it is not JSON with settings: {error}") from error
+    settings = _by_network(content)
+    for each in settings.values():
+        _check_plain(where, each)
     return settings
 
 
-def _by_network(found: dict[str, Any]) -> dict[str, Settings]:
-    """Settings that name no network are any network's."""
+def _by_network(content: dict[str, Any]) -> dict[str, Settings]:
+    """The settings for each network; settings without a network's name apply to all."""
     named: dict[str, dict[str, Any]] = {}
-    for key, value in found.items():
+    for key, value in content.items():
         network, dot, name = key.partition(".")
         if dot:
             named.setdefault(network, {})[name] = value
-    return dict(named) or dict.fromkeys(NETWORKS, found)
+    return dict(named) or dict.fromkeys(NETWORKS, content)
 
 
 def _check_plain(where: str, settings: Settings) -> None:
@@ -77,8 +77,8 @@ def _check_plain(where: str, settings: Settings) -> None:
             f"it is PEFT's {readable(str(kind)[:40])}, and only plain LoRA and LoCon can be loaded"
         )
     for name in VARIANTS:
-        on = _flag(settings, name) if name.startswith("use_") else settings.get(name)
-        if on:
+        enabled = _flag(settings, name) if name.startswith("use_") else settings.get(name)
+        if enabled:
             raise ValueError(f"{where} has {name}: only plain LoRA and LoCon can be loaded")
     start = settings.get("init_lora_weights")
     if start not in HARMLESS:
@@ -91,18 +91,18 @@ def _check_plain(where: str, settings: Settings) -> None:
 
 
 def alpha_of(settings: Settings, path: str, rank: int) -> float:
-    """The alpha by which kohya's scale, alpha / rank, is PEFT's.
+    """The alpha with which kohya's scale, alpha / rank, equals PEFT's.
 
     Args:
         path: of the module in its network.
         rank: of the matrices in the file.
 
     Raises:
-        ValueError: the settings do not say, or are of another file.
+        ValueError: the settings lack it, or belong to another file.
     """
-    said = _setting(settings, "rank_pattern", path, settings.get("r"))
-    if said is not None and number("r", said) != rank:
-        raise ValueError(f"{NOT_SURE}PEFT's settings give {path} rank {said}, the file {rank}")
+    r = _setting(settings, "rank_pattern", path, settings.get("r"))
+    if r is not None and number("r", r) != rank:
+        raise ValueError(f"{NOT_SURE}PEFT's settings give {path} rank {r}, the file {rank}")
     alpha = _setting(settings, "alpha_pattern", path, settings.get("lora_alpha"))
     if alpha is None:
         raise ValueError(f"{NOT_SURE}PEFT's settings have no lora_alpha for {path}")
@@ -111,7 +111,7 @@ def alpha_of(settings: Settings, path: str, rank: int) -> float:
 
 
 def _flag(settings: Settings, name: str) -> bool:
-    """A switch, which is off where it is absent; a text such as "false" is neither on nor off."""
+    """A switch, off by default; a text such as "false" is rejected."""
     value = settings.get(name)
     if not isinstance(value, bool | None):
         raise ValueError(
@@ -121,7 +121,7 @@ def _flag(settings: Settings, name: str) -> bool:
 
 
 def _setting(settings: Settings, name: str, path: str, default: Any) -> Any:
-    """Of the first pattern that matches, see `matches`."""
+    """The value of the first pattern that matches, see `matches`."""
     patterns = settings.get(name) or {}
     if not isinstance(patterns, Mapping):
         raise ValueError(f"{NOT_SURE}{name} is no mapping")
@@ -133,8 +133,8 @@ def _setting(settings: Settings, name: str, path: str, default: Any) -> Any:
                 return value
         except ValueError as error:
             raise ValueError(
-                f"{NOT_SURE}{name} has {pattern[:80]!r}, which is no regular expression of module "
-                f"names: it {error}; names, dots, alternatives and .* are read"
+                f"{NOT_SURE}{name} has {pattern[:80]!r}, which is not a regular expression of "
+                f"module names: it {error}; names, dots, alternatives and .* are read"
             ) from None
     return default
 
@@ -143,12 +143,12 @@ def number(name: str, value: Any) -> float:
     """A strength: finite and above 0.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     try:
-        found = math.nan if isinstance(value, bool) else float(value)
+        strength = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
-        found = math.nan
-    if not (math.isfinite(found) and found > 0):
+        strength = math.nan
+    if not (math.isfinite(strength) and strength > 0):
         raise ValueError(f"{NOT_SURE}{name} is {readable(str(value)[:40])}")
-    return found
+    return strength

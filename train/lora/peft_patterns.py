@@ -1,9 +1,9 @@
-"""Patterns of module names, as PEFT's rank_pattern and alpha_pattern have them.
+"""Matches the patterns of module names in PEFT's rank_pattern and alpha_pattern.
 
-They are regular expressions, and come with a file. Python's own matching can take for ever on a
-hostile one, so those that people write (names, `.*`, alternatives, digits, anchors) are matched
-here by following all positions of the name at once: each sign of a pattern takes one step. The
-positions are the bits of a number.
+They are regular expressions from a file, and Python's own matching can take exponential time on a
+hostile one. So the patterns that people write (names, `.*`, alternatives, digits, anchors) are
+matched here by following all positions of the name at once: each sign of a pattern takes one step.
+The positions are the bits of an integer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 LONGEST = 1000  # characters of a pattern, and of a name
-DEEPEST = 10  # brackets within brackets
+DEEPEST = 10  # levels of nested brackets
 REPEATED = "*+?"
 DIGITS, WORDS = string.digits, f"{string.ascii_letters}{string.digits}_"
 CLASSES = {"d": DIGITS, "w": WORDS}
@@ -22,13 +22,13 @@ SPECIAL = set("\\^$.|?*+()[]{}")
 
 @dataclass(frozen=True)
 class Sign:
-    """One character of a name, or its beginning or end; perhaps repeated.
+    """One character of a name, or its beginning or end, possibly repeated.
 
     Attributes:
-        characters: that it may be; None: any.
-        negated: whether it may be all but these.
-        repeated: one of `*`, `+`, `?`, or nothing.
-        anchor: `^` or `$`, where it is no character.
+        characters: the characters that match; None: any.
+        negated: match all but these.
+        repeated: one of `*`, `+`, `?`, or empty.
+        anchor: `^` or `$`, if it is not a character.
     """
 
     characters: str | None = None
@@ -39,17 +39,17 @@ class Sign:
 
 @dataclass(frozen=True)
 class Choice:
-    """Sequences of which one is there; or none, where it is optional."""
+    """Alternative sequences; optional: or none of them."""
 
     sequences: tuple[tuple[Sign | Choice, ...], ...]
     optional: bool = False
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a pattern is a name or its end after a dot, as PEFT's `get_pattern_key` has it.
+    """Whether a pattern matches a name, or its end after a dot, as PEFT's `get_pattern_key` does.
 
     Raises:
-        ValueError: it has what is not known here.
+        ValueError: the pattern has unsupported syntax.
     """
     if len(name) > LONGEST:
         raise ValueError(f"has more than {LONGEST} characters")
@@ -58,8 +58,8 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def _after(choice: Choice, name: str, starts: int) -> int:
-    """The positions at which a choice can end that begins at one of these."""
-    found = starts if choice.optional else 0
+    """The positions at which a choice can end that starts at one of these."""
+    ends = starts if choice.optional else 0
     for sequence in choice.sequences:
         places = starts
         for part in sequence:
@@ -69,8 +69,8 @@ def _after(choice: Choice, name: str, starts: int) -> int:
                 places = _after(part, name, places)
             else:
                 places = _step(part, name, places)
-        found |= places
-    return found
+        ends |= places
+    return ends
 
 
 def _step(sign: Sign, name: str, places: int) -> int:
@@ -86,7 +86,7 @@ def _step(sign: Sign, name: str, places: int) -> int:
 
 
 def _run(places: int, where: int) -> int:
-    """All that is reached by steps at set positions: adding carries through a run of them."""
+    """All positions reached by steps at set positions: the sum carries through runs of them."""
     return places | (((places & where) + where) ^ where)
 
 
@@ -109,10 +109,10 @@ def _parsed(pattern: str) -> Choice:
 
 
 def _choice(pattern: str, place: int, depth: int, fold: bool = False) -> tuple[Choice, int]:
-    """What is there up to a closing bracket or the end, and where that is.
+    """Parses up to a closing bracket or the end; returns the choice and the position after it.
 
     Args:
-        fold: whether capital letters are as good as small ones.
+        fold: ignore case.
     """
     if depth > DEEPEST:
         raise ValueError(f"has more than {DEEPEST} brackets within brackets")
@@ -159,7 +159,7 @@ def _sign(pattern: str, place: int, fold: bool) -> tuple[Sign, int]:
     elif sign == "[":
         characters, negated, place = _class(pattern, place)
     elif sign in SPECIAL:
-        raise ValueError(f"has {sign} where a name is to be")
+        raise ValueError(f"has {sign} where a name should be")
     if fold and characters is not None:
         characters += characters.swapcase()
     repeated, place = _repetition(pattern, place)
@@ -170,7 +170,7 @@ def _repetition(pattern: str, place: int) -> tuple[str, int]:
     if place == len(pattern) or pattern[place] not in REPEATED:
         return "", place
     repeated, place = pattern[place], place + 1
-    return repeated, place + pattern.startswith("?", place)  # fewest first: of no matter here
+    return repeated, place + pattern.startswith("?", place)  # lazy: equivalent here
 
 
 def _escaped(pattern: str, place: int) -> tuple[str, int]:
@@ -181,10 +181,10 @@ def _escaped(pattern: str, place: int) -> tuple[str, int]:
 
 
 def _class(pattern: str, place: int) -> tuple[str, bool, int]:
-    """The characters of a class such as [a-z_], whether they are negated, and where it ends."""
+    """The characters of a class such as [a-z_], whether it is negated, and where it ends."""
     negated = pattern.startswith("^", place)
     place += negated
-    found = ""
+    characters = ""
     while not pattern.startswith("]", place):
         sign = pattern[place : place + 1]
         if sign in ("", "["):
@@ -198,7 +198,7 @@ def _class(pattern: str, place: int) -> tuple[str, bool, int]:
             more, place = "".join(map(chr, range(first, last + 1))), place + 3
         else:
             more, place = sign, place + 1
-        found += more
-    if not found:
+        characters += more
+    if not characters:
         raise ValueError("has an empty class")
-    return found, negated, place + 1
+    return characters, negated, place + 1

@@ -1,11 +1,11 @@
-"""What is no LoRA of two matrices: the kinds of files that are not read, by name."""
+"""Recognizes files that are not plain LoRAs and cannot be read, by their kind."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-# kinds of adapters, by how a part of a module is called
+# kinds of adapters, by the name of a module's part
 ADAPTERS = (
     (r"dora_scale|lora_magnitude_vector|magnitude", "a DoRA"),
     (r"hada_.*", "a LoHa"),
@@ -20,9 +20,9 @@ ADAPTERS = (
     (r"vblora_.*", "a VB-LoRA"),
     (r"hra_.*", "an HRA"),
 )
-# what is learned beside LoRAs, and is a kind of its own where nothing else is in the file
+# what is trained along with LoRAs, and a kind of its own if nothing else is in the file
 EMBEDDING = "an embedding (textual inversion)"
-BESIDE = (
+COMPANIONS = (
     (r".*\.(w|b)_norm$|.*\.(diff|diff_b)$", "full differences of weights"),
     (r"(emb_params|clip_[lg]|\*|<.*>)$|.*string_to_param.*|bundle_emb\..*", EMBEDDING),
 )
@@ -44,14 +44,14 @@ FAMILIES = (
 
 
 def check_kind(keys: Iterable[str]) -> None:
-    """Refuses a kind of adapter that is not read, though it may have LoRAs too.
+    """Rejects a kind of adapter that cannot be read, even if the file has LoRAs too.
 
     Raises:
-        ValueError: with its name.
+        ValueError: naming the kind.
     """
     for key in keys:
         if key.startswith("bundle_emb."):
-            continue  # a person's words, which may be anything
+            continue  # followed by names that a person chose
         parts = set(key.split(".")[1:])
         for pattern, kind in ADAPTERS:
             if any(re.fullmatch(pattern, part) for part in parts):
@@ -59,7 +59,7 @@ def check_kind(keys: Iterable[str]) -> None:
 
 
 def other_family(names: list[str]) -> str:
-    """The family of models that modules of these names are in, where it is none of ours."""
+    """The model family that has modules of these names; empty if it is one of ours or unknown."""
     for pattern, family in FAMILIES:
         if any(re.search(pattern, name) for name in names):
             return family
@@ -67,14 +67,14 @@ def other_family(names: list[str]) -> str:
 
 
 def kind_of(keys: list[str]) -> str:
-    """What a file is in which no LoRA of Stable Diffusion was found, as far as its keys tell."""
+    """The kind of a file without a LoRA of Stable Diffusion, as far as its keys tell."""
     if family := other_family(keys):
         return f"it is for {family}, and only LoRAs of Stable Diffusion 1.x, 2.x and SDXL are read"
     if any(CONTROL.search(key) for key in keys):
         return "it is a ControlNet, not a LoRA"
     if any(MODEL.match(key) for key in keys):
         return "it is a whole model (base.path takes those), not a LoRA"
-    for pattern, kind in BESIDE:
+    for pattern, kind in COMPANIONS:
         if keys and all(re.match(pattern, key) for key in keys):
             return f"it is {kind}, and only LoRA and LoCon can be loaded"
     return f"not a LoRA ({keys[0] or 'a tensor without a name'})" if keys else "it is empty"

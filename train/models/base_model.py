@@ -1,4 +1,4 @@
-"""The base model: loaded once a process, frozen, shared by every trial."""
+"""The base model: loaded once per process, frozen, shared by all trials."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ from train.validation import check_base
 __all__ = ["DTYPES", "BaseError", "BaseModel", "load_base"]
 
 log = logging.getLogger(__name__)
-DECODED = 64 * 64  # positions of latents that are decoded at once: it takes the most memory of all
-ENCODED = 16  # lists of prompts whose embeddings are kept
+DECODED = 64 * 64  # latent positions that are decoded at once: decoding needs the most memory
+ENCODED = 16  # lists of prompts whose embeddings are cached
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TEXT = "encoder_hidden_states"
-SIZES = "time_ids"  # SDXL's conditioning on the size of pictures
+SIZES = "time_ids"  # SDXL's conditioning on the image size
 
 
 class BaseModel:
-    """A Stable Diffusion model, frozen, with places for adapters.
+    """A frozen Stable Diffusion model into which adapters are injected.
 
     Attributes:
         family: 1.x, 2.x or SDXL.
-        vae, unet, text_encoder, tokenizer: the diffusers and transformers parts.
-        text_encoders: all of them: one, or SDXL's two.
-        noise: the scheduler of training; its config makes samplers.
-        adapters: where LoRAs join.
-        clip_skip: the layer of the text encoder that is taken, from the end; see `TextEncoding`.
-        short_hash: the old short hash of web UIs; single files have it.
+        vae, unet, text_encoder, tokenizer: the diffusers and transformers components.
+        text_encoders: one, or SDXL's two.
+        noise: the training scheduler; samplers are made from its config.
+        adapters: the injector of LoRAs.
+        clip_skip: layer of the text encoder whose output is used, from the end; see `TextEncoding`.
+        short_hash: the old short hash of web UIs, for single files.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class BaseModel:
             encoders.append(pipeline.text_encoder_2)
             tokenizers.append(pipeline.tokenizer_2)
         self.family: Family = family_of(pipeline.unet.config, len(encoders))
-        # convolutions are faster so, on the CPU too
+        # convolutions are faster with it, on the CPU too
         self.unet = channels_last(pipeline.unet.to(device))
         self.dtype: torch.dtype = self.unet.dtype
         self.vae = pipeline.vae.to(device).requires_grad_(False).eval()
@@ -96,11 +96,11 @@ class BaseModel:
         self.adapters = LoRAInjector(networks)
         if compiled:
             self.unet.compile(dynamic=False)
-        # on another core, and only now: while the weights are put in order it would slow both
+        # on another core, and only now: while the weights are rearranged it would slow both
         self._fingerprint = ThreadPoolExecutor(1).submit(fingerprint)
 
     def _widen_vae(self) -> None:
-        """SDXL's autoencoder gives NaN in float16, but for one that was made for it."""
+        """SDXL's autoencoder overflows float16, unless it was fixed for it."""
         if self.vae.config.force_upcast:
             self.vae.float()
             log.info("the autoencoder is kept in fp32: SDXL's gives NaN in fp16")
@@ -108,7 +108,7 @@ class BaseModel:
     def _checked(self, clip_skip: int) -> int:
         layers = self.text_encoder.config.num_hidden_layers
         if self.family.is_xl and clip_skip != 1:
-            log.warning("base.clip_skip: SDXL always takes the layer before the last; left out")
+            log.warning("base.clip_skip: SDXL always uses the layer before the last; ignored")
             return 1
         if clip_skip > layers:
             raise BaseError(
@@ -123,11 +123,11 @@ class BaseModel:
 
     @property
     def drawing(self) -> str:
-        """sha256 over all of the base that decides which picture becomes of a prompt and noise.
+        """sha256 of everything in the base that determines the image of a prompt and noise.
 
-        These are the weights, their precision, the layer of the text encoder that is taken, what
-        the UNet predicts and the scheduler's other settings. Device and attention are not: they
-        change a picture by no more than rounding.
+        That is the weights, their precision, the layer of the text encoder, the prediction type
+        and the scheduler's other settings. Device and attention are excluded: they change an image
+        by rounding only.
         """
         noise = {k: v for k, v in self.noise.config.items() if not k.startswith("_")}
         about = {
@@ -142,14 +142,14 @@ class BaseModel:
 
     @property
     def prediction_type(self) -> str:
-        """What the UNet predicts: epsilon (the noise), v_prediction or sample."""
+        """The UNet's prediction: epsilon (the noise), v_prediction or sample."""
         return str(self.noise.config.prediction_type)
 
     def encode_text(self, prompts: list[str]) -> dict[str, Tensor]:
-        """The conditioning that `predict` takes for these prompts, with the adapters in use.
+        """The text conditioning of `predict` for these prompts, with the active adapters.
 
         Returns:
-            tensors of one row a prompt; SDXL's sizes are not in it: see `size_conditioning`.
+            tensors with one row for each prompt; SDXL's sizes come from `size_conditioning`.
         """
         if self.adapters.trains_text_encoder:
             return self._text(prompts, self.device)
@@ -157,34 +157,34 @@ class BaseModel:
         if known not in self._encoded:
             if len(self._encoded) == ENCODED:
                 self._encoded.pop(next(iter(self._encoded)))
-            # ordinary tensors, whoever asks first: training cannot use those of inference mode
+            # ordinary tensors, whoever calls first: training cannot use those of inference mode
             with torch.inference_mode(False), torch.no_grad():
                 self._encoded[known] = self._text(prompts, self.device)
         return self._encoded[known]
 
     def size_conditioning(self, sizes: Tensor) -> dict[str, Tensor]:
-        """What SDXL is told of the pictures' sizes (Podell et al. 2023).
+        """SDXL's conditioning on the image sizes (Podell et al. 2023).
 
         Args:
-            sizes: (n, 6): height and width of the picture as it is, in pixels; how far from its
-                top and left the shown part begins, after scaling; height and width as trained.
+            sizes: (n, 6): height and width of the original image, in pixels; top and left of the
+                crop, after scaling; height and width of the crop.
 
         Returns:
-            `time_ids`, n rows; nothing for other families.
+            `time_ids`, n rows; empty for other families.
         """
         return {SIZES: sizes.to(self.device, torch.float32)} if self.family.is_xl else {}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
-        """What the UNet makes of noisy latents, with the adapters in use.
+        """The UNet's prediction for noisy latents, with the active adapters.
 
         Args:
             noisy: (N, c, h, w).
             timesteps: (N,), or one for all.
-            conditioning: of `encode_text` and `size_conditioning`, N rows each. Without sizes
-                SDXL takes the pictures for whole ones of the latents' size.
+            conditioning: of `encode_text` and `size_conditioning`, N rows each. Without sizes,
+                SDXL assumes uncropped images of the latents' size.
 
         Returns:
-            (N, c, h, w), float32: noise, velocity or picture, as the base was trained.
+            (N, c, h, w), float32: noise, velocity or image, by the prediction type.
         """
         added = {name: rows for name, rows in conditioning.items() if name != TEXT}
         if self.family.is_xl and SIZES not in added:
@@ -208,22 +208,22 @@ class BaseModel:
         return (images / 2 + 0.5).clamp(0, 1)
 
     def latent_shape(self, width: int, height: int | None = None) -> tuple[int, int, int]:
-        """Shape (c, h, w) of the latents of a picture; of a square one where no height is given."""
+        """Shape (c, h, w) of the latents of an image; square if no height is given."""
         high = (height or width) // self.factor
         return (self.unet.config.in_channels, high, width // self.factor)
 
     @property
     def factor(self) -> int:
-        """Pixels to one latent position, along a side."""
+        """Pixels per latent position, along a side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
 
 def load_base(config: BaseConfig) -> BaseModel:
-    """The base named by the config; a second call with the same config returns the same object.
+    """The base of the config; a second call with an equal config returns the same object.
 
     Raises:
-        ConfigError: a pickle, or settings that cannot work.
-        BaseError: no such model, files that are not a Stable Diffusion model, or no memory for it.
+        ConfigError: a pickle, or impossible settings.
+        BaseError: no such model, not a Stable Diffusion model, or too little memory.
     """
     device = config.device
     if device == "auto":
@@ -259,22 +259,22 @@ def _opened(config: BaseConfig, source: Path) -> BaseModel:
         )  # fmt: skip
     except BaseError:
         raise
-    except Exception as error:  # of several libraries, which have no word for a wrong file
+    except Exception as error:  # several libraries, without an exception of their own
         if is_oom(error):
             raise
         raise BaseError(
-            f"base.path: {config.path} is no Stable Diffusion model: {cause(error)}"
+            f"base.path: {config.path} is not a Stable Diffusion model: {cause(error)}"
         ) from error
     base.short_hash = short_hash(source)
     if config.prediction_type == "auto" and source.is_file() and base.family.is_v2:
-        _say_guess(source, base.prediction_type)
+        _report_guess(source, base.prediction_type)
     if config.attention == "xformers":
         base.unet.enable_xformers_memory_efficient_attention()
     return base
 
 
-def _say_guess(source: Path, prediction: str) -> None:
-    """Stable Diffusion 2.x comes in two kinds, which a file's weights do not tell apart."""
+def _report_guess(source: Path, prediction: str) -> None:
+    """Logs which of the two kinds of Stable Diffusion 2.x is assumed: weights do not tell."""
     if prediction_of(source) is None:
         log.info(
             f"base.path: {source.name} does not say what it predicts; {prediction} is taken, as "

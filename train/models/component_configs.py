@@ -1,7 +1,7 @@
-"""What the folder of a base may say of its parts, checked before diffusers and transformers see it.
+"""Checks the configs in a base's folder before diffusers and transformers see them.
 
-The parts are of the classes that our families have, their settings are numbers and words, and what
-they would take of memory is what their weights have.
+The components must have classes of our families, their settings must be numbers and words, and
+their sizes must match their weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WEIGHTS = ".safetensors"
 SCHEDULERS = (*(kind.name for kind in KarrasDiffusionSchedulers), "LCMScheduler", "TCDScheduler",
               "EDMDPMSolverMultistepScheduler")  # fmt: skip
 TOKENIZERS = [["transformers", name] for name in ("CLIPTokenizer", "CLIPTokenizerFast")]
-# the classes that a part may have; those that are never loaded, too
+# the classes that a component may have, including components that are never loaded
 CLASSES = {
     "unet": [["diffusers", "UNet2DConditionModel"]],
     "vae": [["diffusers", "AutoencoderKL"]],
@@ -39,21 +39,21 @@ CLASSES = {
     "feature_extractor": [["transformers", "CLIPImageProcessor"],
                           ["transformers", "CLIPFeatureExtractor"]],
 }  # fmt: skip
-PIPELINES = ("StableDiffusion", "LatentConsistencyModel")  # how the names of theirs begin
+PIPELINES = ("StableDiffusion", "LatentConsistencyModel")  # prefixes of the pipelines' names
 DIFFUSERS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
-# what makes a library load something else than the part itself
+# keys and files that make a library load something other than the component itself
 FORBIDDEN = ("auto_map", "quantization_config", "attn_implementation", "_attn_implementation",
              "adapter_config.json")  # fmt: skip
-NAMED = "_name_or_path"  # where a part was saved from; nothing reads it
+NAMED = "_name_or_path"  # the origin of a component; nothing reads it
 LARGEST, LONGEST = 10_240, 16  # of a network's sizes, and of a list of them
 MOST = 10_000_000  # of any other number
-SPARE = 1.05  # a text encoder has so many times the numbers of its file at most
+SPARE = 1.05  # a text encoder may have this many times the numbers of its file
 
 Size = Annotated[int, Meta(ge=1, le=3_000_000)]
 
 
 class TextEncoder(msgspec.Struct):
-    """The sizes of a CLIP; what is not there has the number of transformers' CLIPTextConfig."""
+    """The sizes of a CLIP text encoder; the defaults are those of transformers' CLIPTextConfig."""
 
     vocab_size: Size = 49408
     hidden_size: Size = 512
@@ -66,7 +66,7 @@ class TextEncoder(msgspec.Struct):
 
     @property
     def numbers(self) -> int:
-        """How many its matrices have, without biases."""
+        """Number of values in its matrices, without biases."""
         width = self.hidden_size
         layer = 4 * width**2 + 2 * width * self.intermediate_size
         projected = any("WithProjection" in name for name in self.architectures or [])
@@ -78,7 +78,7 @@ class TextEncoder(msgspec.Struct):
 
 
 class Scheduler(msgspec.Struct):
-    """The sizes of a scheduler, and what decides what its model predicts."""
+    """The sizes of a scheduler, and the keys that determine the prediction."""
 
     num_train_timesteps: Annotated[int, Meta(ge=1, le=10_000)] = 1000
     trained_betas: Annotated[list[float], Meta(max_length=10_000)] | None = None
@@ -90,17 +90,17 @@ class Scheduler(msgspec.Struct):
 
 
 def check_index(file: Path) -> Tree:
-    """The content of a model_index.json whose parts are of known classes.
+    """The content of a model_index.json, after a check that its components have known classes.
 
     Raises:
-        UntrustedFileError: a part of another class; the line names it.
-        OSError: it is not there, or may not be read.
+        UntrustedFileError: a component of another class, which the message names.
+        OSError: the file is missing or cannot be read.
     """
     index = _content(file)
     name = index.get("_class_name")
     if not (isinstance(name, str) and name.startswith(PIPELINES) and name.isidentifier()):
         raise UntrustedFileError(
-            f"{shortened(file)}: _class_name is no pipeline of Stable Diffusion"
+            f"{shortened(file)}: _class_name is not a Stable Diffusion pipeline"
         )
     for part, kind in index.items():
         if not isinstance(kind, list) or kind == [None, None] or part.startswith("_"):
@@ -114,14 +114,14 @@ def check_index(file: Path) -> Tree:
 
 
 def check_folder(source: Path) -> tuple[Tree, Tree]:
-    """Refuses a folder that would make diffusers or transformers load anything but a base.
+    """Rejects a folder that would make diffusers or transformers load anything but a base.
 
     Returns:
         the contents of model_index.json and of the UNet's config.json.
 
     Raises:
-        UntrustedFileError: with the file and what is wrong in it.
-        OSError: a file is not there, or may not be read.
+        UntrustedFileError: naming the file and what is wrong.
+        OSError: a file is missing or cannot be read.
     """
     index = check_index(source / INDEX)
     parts = {part for part, kind in index.items() if part in CLASSES and isinstance(kind, list)
@@ -147,10 +147,10 @@ def check_folder(source: Path) -> tuple[Tree, Tree]:
 
 
 def check_weights(file: Path) -> int:
-    """Refuses what is no safetensors file by its content.
+    """Rejects a file that is not a safetensors file by its content.
 
     Returns:
-        how many numbers it has.
+        the number of its values.
 
     Raises:
         UntrustedFileError, OSError: see `read_header`.
@@ -187,7 +187,7 @@ def _check_scheduler(file: Path) -> None:
 
 
 def _check_sizes(file: Path, kind: type[Any]) -> None:
-    """The settings of a part of diffusers: those that it builds a network of are small."""
+    """Checks the settings that determine the size of a diffusers network."""
     names = inspect.signature(kind).parameters
     for key, value in _checked(file).items():
         if key in names:
@@ -205,7 +205,7 @@ def _check_size(place: str, value: object, few: bool) -> None:
 
 
 def _checked(file: Path) -> Tree:
-    """The content of a part's config, which is numbers and words."""
+    """The content of a component's config, after a check that it has only numbers and words."""
     content = _content(file)
     _check_values(shortened(file), content)
     return content
@@ -231,17 +231,19 @@ def _check_values(place: str, value: object) -> None:
             _check_values(place, inner)
     elif isinstance(value, str):
         if "/" in value or len(value) > 1000:
-            raise UntrustedFileError(f"{place}: {shortened(value)} is no word of a setting")
+            raise UntrustedFileError(f"{place}: {shortened(value)} is not a valid word")
     elif isinstance(value, int | float) and not (math.isinf(value) or abs(value) <= MOST):
-        raise UntrustedFileError(f"{place}: {value} is no number of a setting")
+        raise UntrustedFileError(f"{place}: {value} is not a valid number")
 
 
 def _check_shards(file: Path) -> None:
-    """A list of the files that weights are in: they lie beside it."""
+    """Checks an index of sharded weights: the files must be in the same folder."""
     content = read_json(file, _Shards)
     for name in set(content.weight_map.values()):
         if Path(name).name != name or not name.endswith(WEIGHTS):
-            raise UntrustedFileError(f"{shortened(file)}: {shortened(name)} is no file beside it")
+            raise UntrustedFileError(
+                f"{shortened(file)}: {shortened(name)} is not a file in the same folder"
+            )
 
 
 class _Shards(msgspec.Struct):

@@ -1,7 +1,7 @@
-"""The model families that LoRAs are trained for: how to tell them, and what sets them apart.
+"""The model families that LoRAs are trained for: how they are recognized, and how they differ.
 
-The settings of the architectures are those of Rombach et al. 2022 (1.x, 2.x) and of Podell et al.
-2023 (SDXL), as diffusers and transformers name them.
+The architectures are those of Rombach et al. 2022 (1.x, 2.x) and of Podell et al. 2023 (SDXL), in
+the terms of diffusers and transformers.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ class Family:
     """One family of models.
 
     Attributes:
-        name: in words.
-        version: kohya's `ss_base_model_version`, without what it appends for v-prediction.
+        name: in messages.
+        version: kohya's `ss_base_model_version`, without its suffix for v-prediction.
         architecture: of `modelspec`, without the kind of adapter.
-        implementation: of `modelspec`, as kohya says it for a LoRA.
-        pipeline: the class of diffusers.
-        text_encoders: how the keys of their LoRAs begin, in order.
+        implementation: of `modelspec`, as kohya writes it for a LoRA.
+        pipeline: diffusers' class.
+        text_encoders: prefixes of the keys of their LoRAs, in order.
         width: of the text states that the UNet attends to.
         telltale: a weight of single files that has this width.
-        prediction: what a single file is taken for that does not say what it was trained for.
-        resolution: side of the pictures that it was trained on, in pixels.
-        vae_overflows: whether the autoencoder's activations leave the range of float16.
-        configs: of the parts, as a diffusers folder has them: what a single file does not hold.
+        prediction: assumed for a single file that does not state its own.
+        resolution: side of the images that it was trained on, in pixels.
+        vae_overflows: whether the autoencoder's activations overflow float16.
+        configs: of the components, as in a diffusers folder: what a single file lacks.
         padding: the token after the end of a prompt, for each tokenizer.
     """
 
@@ -59,7 +59,7 @@ class Family:
 
     @property
     def is_xl(self) -> bool:
-        """Whether it has two text encoders, a pooled embedding, and takes the picture's size."""
+        """Whether it has two text encoders, a pooled embedding, and conditioning on the size."""
         return len(self.text_encoders) > 1
 
     def base_model_version(self, prediction: str) -> str:
@@ -67,13 +67,13 @@ class Family:
         return self.version + ("_v" if prediction == VELOCITY and not self.is_xl else "")
 
     def modelspec_architecture(self, prediction: str) -> str:
-        """`modelspec.architecture` of a LoRA; 2.x comes as 512 and as 768-v."""
+        """`modelspec.architecture` of a LoRA; 2.x exists as 512 and as 768-v."""
         kind = ("-768-v" if prediction == VELOCITY else "-512") if self.is_v2 else ""
         return f"{self.architecture}{kind}/lora"
 
 
 def _attention(block: str) -> str:
-    """The keys of an attention to the text in the original layout: its width tells the family."""
+    """The key of a text attention in the original layout, whose width identifies the family."""
     return f"model.diffusion_model.input_blocks.{block}.transformer_blocks.0.attn2.to_k.weight"
 
 
@@ -114,7 +114,7 @@ SD1 = Family(
     resolution=512,
     vae_overflows=False,
     configs={
-        "unet": {  # all else are UNet2DConditionModel's defaults
+        "unet": {  # all others are UNet2DConditionModel's defaults
             "_class_name": "UNet2DConditionModel",
             "sample_size": 64,
             "cross_attention_dim": 768,
@@ -210,7 +210,7 @@ FAMILIES = (SD1, SD2, SDXL)
 
 
 def family_of(unet: Mapping[str, Any], text_encoders: int) -> Family:
-    """The family of a model by its UNet's config and the number of its text encoders."""
+    """The family of a model, by its UNet's config and the number of its text encoders."""
     if text_encoders > 1:
         return SDXL
     return SD2 if unet.get("use_linear_projection") else SD1

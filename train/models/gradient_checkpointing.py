@@ -1,4 +1,4 @@
-"""Activations: kept for the backward pass, or computed again in it."""
+"""Gradient checkpointing: activations are recomputed in the backward pass instead of stored."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from train.models.base_model import BaseModel
 
 
-def use_gradient_checkpointing(base: BaseModel, wanted: bool) -> None:
-    """Whether the networks keep their activations for the backward pass, or compute them again.
+def use_gradient_checkpointing(base: BaseModel, enabled: bool) -> None:
+    """Enables or disables gradient checkpointing of the networks.
 
-    They are computed again inside of `loss.backward()`, with the adapters and the dropout of that
-    moment: it must be called within the same `LoRAInjector.using`. No other randomness is in it.
+    Activations are recomputed within `loss.backward()`, with the adapters and the dropout of that
+    moment: call it within the same `LoRAInjector.activated`. No other randomness is involved.
     """
-    if wanted == base.unet.is_gradient_checkpointing:
+    if enabled == base.unet.is_gradient_checkpointing:
         return
-    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-    if wanted:
-        base.unet.enable_gradient_checkpointing(again)
+    recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    if enabled:
+        base.unet.enable_gradient_checkpointing(recompute)
     else:
         base.unet.disable_gradient_checkpointing()
     for encoder in base.text_encoders:
         for layer in encoder.modules():
             if isinstance(layer, GradientCheckpointingLayer):
-                # in training alone it computes again; what is in it stays as it is, without dropout
-                layer.training = layer.gradient_checkpointing = wanted
-                layer._gradient_checkpointing_func = again
+                # it recomputes in training mode only; its submodules stay in eval mode
+                layer.training = layer.gradient_checkpointing = enabled
+                layer._gradient_checkpointing_func = recompute

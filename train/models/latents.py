@@ -9,7 +9,7 @@ from train.models.base_model import BaseModel
 
 
 def encode_latents(base: BaseModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the scaled latents of pictures.
+    """Mean and standard deviation of the scaled latents of images.
 
     Args:
         pixels: (N, 3, R, R), 0 to 1.

@@ -1,4 +1,4 @@
-"""Weights in the order that convolutions like, with no second copy of them in memory."""
+"""Converts weights to the memory format that convolutions prefer, without a second copy."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PAGE_OUT = 21  # Linux's MADV_PAGEOUT
 
 
 def channels_last(network: Network) -> Network:
-    """The network itself, with its weights of four dimensions in the order channels_last.
+    """The same network, with its four-dimensional weights in the format channels_last.
 
-    Weights lie in a file that is mapped into memory, and its pages stay there once they were
-    read: 2 GiB of Stable Diffusion 1.5's, beside the weights in their new order.
+    Weights are in a memory-mapped file whose pages stay in memory once they were read: 2 GiB for
+    Stable Diffusion 1.5, besides the converted weights.
     """
     for parameter in network.parameters():
         before = parameter.data
@@ -30,11 +30,11 @@ def channels_last(network: Network) -> Network:
 
 
 def _page_out(tensor: Tensor) -> None:
-    """Lets Linux take back the memory of a mapped file; what is asked for again is read again."""
+    """Lets Linux reclaim the memory of a mapped file; pages that are needed are read again."""
     if sys.platform != "linux" or tensor.device.type != "cpu":
         return
     start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if end > start:  # where it cannot, all stays as it is
+    if end > start:  # a failure changes nothing
         address, length = ctypes.c_void_p(start), ctypes.c_size_t(end - start)
         ctypes.CDLL(None).madvise(address, length, PAGE_OUT)

@@ -1,4 +1,4 @@
-"""The files of a base: where they lie, what family they are, opened, and their fingerprint."""
+"""The files of a base: their location, family, loading, and fingerprint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BaseError(UserError, ValueError):
 
 
 def locate(path: str) -> Path:
-    """Where the base lies on disk; a hub id is downloaded (once) by diffusers, code left out.
+    """The path of the base; a hub id is downloaded (once) by diffusers, without code.
 
     Raises:
         BaseError: there is no such model.
@@ -43,29 +43,29 @@ def locate(path: str) -> Path:
         check_index(Path(hf_hub_download(path, INDEX)))
         return Path(DiffusionPipeline.download(path, use_safetensors=True))
     except (OSError, ValueError) as error:
-        if "`safetensors`" in str(error):  # diffusers' words where a part has none
+        if "`safetensors`" in str(error):  # diffusers' message for a component without one
             raise BaseError(f"base.path: {path} has no .safetensors file{PICKLES}") from error
         raise BaseError(
-            f"base.path: {path} is neither on disk nor to be had from the hub: "
+            f"base.path: {path} is neither on disk nor available from the hub: "
             f"{cause(error.__cause__ or error)}"
         ) from error
 
 
 def open_pipeline(source: Path, dtype: torch.dtype) -> DiffusionPipeline:
-    """The parts of a base, as diffusers loads them from a folder or a single file.
+    """The components of a base, as diffusers loads them from a folder or a single file.
 
     Raises:
-        ValueError: a model of none of our families; diffusers raises others for broken files.
+        ValueError: the model is in none of our families; diffusers raises others for broken files.
     """
     family = find_family(source)
-    bare = {} if family.is_xl else {"safety_checker": None}
+    options = {} if family.is_xl else {"safety_checker": None}
     if source.is_file():
         with layout(source, family) as folder:
             return family.pipeline.from_single_file(
-                str(source), config=str(folder), dtype=dtype, **bare
+                str(source), config=str(folder), dtype=dtype, **options
             )
     pipeline = family.pipeline.from_pretrained(
-        str(source), dtype=dtype, feature_extractor=None, use_safetensors=True, **bare
+        str(source), dtype=dtype, feature_extractor=None, use_safetensors=True, **options
     )
     for number in ("", "_2")[: 1 + family.is_xl]:
         words = getattr(pipeline, f"text_encoder{number}").config.vocab_size
@@ -98,20 +98,20 @@ def weight_files(source: Path) -> list[Path]:
     """The .safetensors files of a base, in a fixed order.
 
     Raises:
-        BaseError: none there.
+        BaseError: there are none.
     """
     if source.is_file():
         return [source]
-    found = sorted(source.rglob(f"*{WEIGHTS}"))
-    if not found:
+    files = sorted(source.rglob(f"*{WEIGHTS}"))
+    if not files:
         pickles = [*source.rglob("*.bin"), *source.rglob("*.ckpt")]
         raise BaseError(f"base.path: no .safetensors file in {source}{PICKLES if pickles else ''}")
     try:
-        for file in found:
+        for file in files:
             check_regular(file)
     except UntrustedFileError as error:
         raise BaseError(f"base.path: {error}") from error
-    return found
+    return files
 
 
 def fingerprint(files: list[Path], root: Path) -> str:
@@ -127,9 +127,9 @@ def fingerprint(files: list[Path], root: Path) -> str:
 
 
 def short_hash(source: Path) -> str | None:
-    """The old short hash of web UIs and kohya (`ss_sd_model_hash`), which single files have.
+    """The old short hash of web UIs and kohya (`ss_sd_model_hash`), for single files.
 
-    It is the first 8 digits of the sha256 of 64 KiB that begin at 1 MiB.
+    It is the first 8 digits of the sha256 of the 64 KiB at offset 1 MiB.
     """
     if not source.is_file():
         return None

@@ -1,8 +1,7 @@
-"""Single-file models without the hub: what diffusers needs and the file itself does not hold.
+"""Single-file models without the hub: the configs and tokenizers that diffusers needs.
 
-A single file has weights alone; diffusers fetches configs and tokenizers from the hub. Here they
-are made of what is known of the file's family, and of CLIP's vocabulary, which comes with
-open_clip.
+A single file has only weights; diffusers would fetch configs and tokenizers from the hub. Here
+they are made from the family's known settings and CLIP's vocabulary, which comes with open_clip.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from train.models.families import EPSILON, FAMILIES, VELOCITY, Family
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"  # its inputs are the latents' channels
 LATENT_CHANNELS = 4
-# empty tensors by which models that were trained further for velocity say so
-SAYS_VELOCITY, SAYS_ZERO_SNR = "v_pred", "ztsnr"
+# empty tensors by which models that were finetuned for velocity identify themselves
+VELOCITY_KEY, ZERO_SNR_KEY = "v_pred", "ztsnr"
 LIBRARIES = {"unet": "diffusers", "vae": "diffusers", "scheduler": "diffusers"}
 
 
 @contextmanager
 def layout(file: Path, family: Family) -> Iterator[Path]:
-    """A folder of configs and tokenizers for `from_single_file`, while the context lasts."""
+    """Context manager: a temporary folder of configs and tokenizers for `from_single_file`."""
     index: dict[str, Any] = {"_class_name": family.pipeline.__name__}
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -52,7 +51,7 @@ def family_of_file(file: Path) -> Family:
     """The family of a single file, by its keys and their shapes.
 
     Raises:
-        ValueError: none of ours, or one that is made for something else.
+        ValueError: none of ours, or a model for another purpose.
     """
     try:
         tensors = read_header(file).tensors
@@ -69,24 +68,24 @@ def family_of_file(file: Path) -> Family:
 
 
 def noise(file: Path, family: Family) -> dict[str, Any]:
-    """What a file was trained to predict, as a scheduler's settings.
+    """The prediction of a single file, as a scheduler's settings.
 
-    As the file itself says (`v_pred`, `ztsnr` among its keys, or the metadata of modelspec), else
-    what is usual for the family.
+    By the file itself (`v_pred`, `ztsnr` among its keys, or the metadata of modelspec), else the
+    family's default.
     """
     return {
         "prediction_type": prediction_of(file) or family.prediction,
-        "rescale_betas_zero_snr": SAYS_ZERO_SNR in read_header(file).tensors,
+        "rescale_betas_zero_snr": ZERO_SNR_KEY in read_header(file).tensors,
     }
 
 
 def prediction_of(file: Path) -> str | None:
-    """What a single file says that it predicts; None where it says nothing."""
+    """The prediction that a single file states; None if it states none."""
     header = read_header(file)
-    if SAYS_VELOCITY in header.tensors:
+    if VELOCITY_KEY in header.tensors:
         return VELOCITY
-    said = header.metadata.get("modelspec.prediction_type", "")
-    return {"epsilon": EPSILON, "v": VELOCITY}.get(said)
+    value = header.metadata.get("modelspec.prediction_type", "")
+    return {"epsilon": EPSILON, "v": VELOCITY}.get(value)
 
 
 def _save(file: Path, config: dict[str, Any]) -> None:
@@ -97,9 +96,9 @@ def _save(file: Path, config: dict[str, Any]) -> None:
 def _save_tokenizer(folder: Path, name: str, padding: str) -> None:
     """CLIP's tokenizer, from the vocabulary that open_clip ships.
 
-    Where ! is the padding it is so too in a prompt, as in the tokenizers of diffusers' folders.
+    If ! is the padding, it is so within a prompt too, as in the tokenizers of diffusers' folders.
     """
-    # only here: it takes long to import, and few starts need it
+    # imported here as it is slow, and few starts need it
     from open_clip.tokenizer import SimpleTokenizer
 
     shipped = SimpleTokenizer()

@@ -1,4 +1,4 @@
-"""Prompts as the UNet takes them."""
+"""Encodes prompts into the UNet's text conditioning."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 
 class TextEncoding:
-    """The text encoders of a base and what is taken from them.
+    """The text encoders of a base.
 
-    SDXL (Podell et al. 2023) takes the states before the last layer of both its encoders, side by
-    side and not normalised, and the projected end-of-text state of the second. All others take the
-    states of one layer of the one encoder, after its final normalisation.
+    SDXL (Podell et al. 2023) uses the states before the last layer of both its encoders,
+    concatenated and not normalized, and the projected end-of-text state of the second. All others
+    use the states of one layer of their encoder, after its final normalization.
 
     Args:
         tokenizers, encoders: one or two of each.
-        clip_skip: the layer from the end (kohya's): 1 is the last one. SDXL does not ask.
+        clip_skip: the layer from the end (kohya's): 1 is the last one. SDXL ignores it.
     """
 
     def __init__(self, tokenizers: list[Any], encoders: list[nn.Module], clip_skip: int) -> None:

@@ -1,4 +1,4 @@
-"""The files of a tokenizer of transformers, checked before it sees them."""
+"""Checks the files of a transformers tokenizer before transformers sees them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from train.text.display import shortened
 CONFIG = "tokenizer_config.json"
 LARGEST = 64_000_000  # bytes of a vocabulary
 CLIP = ("CLIPTokenizer",)
-# those of open_clip's models, each of which is built by transformers' own code from a vocabulary
+# those of open_clip's models, each built by transformers' own code from a vocabulary
 KNOWN = (*CLIP, "BertTokenizer", "GPT2Tokenizer", "GemmaTokenizer", "NllbTokenizer",
          "RobertaTokenizer", "T5Tokenizer", "XLMRobertaTokenizer")  # fmt: skip
-FAST = "Fast"  # the same tokenizer may be named with this ending
+FAST = "Fast"  # optional suffix of the same tokenizers
 FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
          "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
          "sentencepiece.bpe.model")  # fmt: skip
 
 
 class TokenizerSettings(msgspec.Struct):
-    """What decides what a tokenizer_config.json makes run; all else in it are words.
+    """The keys of a tokenizer_config.json that decide what code runs.
 
     Attributes:
-        tokenizer_class: of transformers; after a check without the ending of the fast ones.
-        model_max_length: tokens; where nothing is said transformers has a number without end.
-        auto_map: names Python code in the folder, and must not be there.
-        fast_tokenizer_files: names other files, and must not be there.
+        tokenizer_class: of transformers; after a check without the suffix of the fast ones.
+        model_max_length: in tokens; by default transformers has no limit.
+        auto_map: names Python code in the folder, and must be absent.
+        fast_tokenizer_files: names other files, and must be absent.
     """
 
     tokenizer_class: Annotated[str, msgspec.Meta(max_length=100)] | None = None
@@ -39,22 +39,22 @@ class TokenizerSettings(msgspec.Struct):
 
 
 def check_tokenizer(folder: Path, classes: tuple[str, ...] = KNOWN) -> TokenizerSettings:
-    """Refuses a tokenizer that is not built by transformers' own code, or whose files are none.
+    """Rejects a tokenizer that transformers' own code does not build, or with irregular files.
 
     Args:
-        classes: that are known, without the ending of the fast ones.
+        classes: the accepted classes, without the suffix of the fast ones.
 
     Returns:
         its settings.
 
     Raises:
-        UntrustedFileError: the line says which file and what is wrong.
-        OSError: there is none, or it may not be read.
+        UntrustedFileError: the message says which file and what is wrong.
+        OSError: it is missing or cannot be read.
     """
     file = folder / CONFIG
     settings = read_json(file, TokenizerSettings)
-    alone = classes[0] if len(classes) == 1 else ""  # old ones do not say what they are
-    name = (settings.tokenizer_class or alone).removesuffix(FAST)
+    default = classes[0] if len(classes) == 1 else ""  # old ones do not name their class
+    name = (settings.tokenizer_class or default).removesuffix(FAST)
     for key in ("auto_map", "fast_tokenizer_files"):
         if getattr(settings, key) is not None:
             raise UntrustedFileError(

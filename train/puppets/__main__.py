@@ -1,4 +1,4 @@
-"""`python -m train.puppets [stage ...]`: draws the world and pretrains everything, in stages."""
+"""`python -m train.puppets [stage ...]`: draws the world and pretrains all networks, in stages."""
 
 import argparse
 import importlib
@@ -18,15 +18,15 @@ STAGES = {
 
 
 def main() -> None:
-    """Runs the stages that are named, or all, in their order."""
+    """Runs the given stages, or all, in order."""
     parser = argparse.ArgumentParser(prog="python -m train.puppets", description=__doc__)
     parser.add_argument(
         "stage", nargs="*", default=list(STAGES), metavar="stage", help=", ".join(STAGES)
     )
-    asked = parser.parse_args().stage
-    if unknown := set(asked) - STAGES.keys():
+    selected = parser.parse_args().stage
+    if unknown := set(selected) - STAGES.keys():
         parser.error(f"no stage called {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
-    for stage in (stage for stage in STAGES if stage in asked):
+    for stage in (stage for stage in STAGES if stage in selected):
         with logged(stage):
             importlib.import_module(f"train.puppets.{STAGES[stage]}").run()
 

@@ -1,4 +1,4 @@
-"""Stage 7: the demo's training pictures, of two characters that no caption of the base can name."""
+"""Stage 7: the demo's training images, of two characters that the base's captions cannot name."""
 
 import shutil
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ VARIED_POSES: tuple[Pose, ...] = tuple(
 def shots(
     looks: Looks, poses: Sequence[Pose], backgrounds: Sequence[str], count: int, seed: int
 ) -> list[Puppet]:
-    """`count` pictures of one character that go round the poses and backgrounds evenly."""
+    """`count` puppets of one character, cycling evenly through poses and backgrounds."""
     rng = Random(seed)
     return [
         sample_puppet(rng, looks, *poses[i % len(poses)],
@@ -66,18 +66,18 @@ def draw_dataset(
     trigger: str = TRIGGER,
     jitter_seed: int = 0,
 ) -> list[Puppet]:
-    """A folder of 256 pixel PNG files with .txt captions of one fixed wild character.
+    """Draws a folder of 256-pixel PNG files with .txt captions of one fixed wild character.
 
     Args:
-        character_seed: which of CHARACTERS.
-        captions: "trigger" says the trigger word alone, "full" the pose and the background too.
-        jitter_seed: other joints' jitter and scenery, e.g. for a held-out set of the same kind.
+        character_seed: index in CHARACTERS.
+        captions: "trigger" for the trigger word only, "full" with the pose and the background.
+        jitter_seed: varies the joints and the scenery, for example for a held-out set.
 
     Returns:
         The puppets, in the order of their files.
 
     Raises:
-        ValueError: for another kind of captions.
+        ValueError: an unknown kind of captions.
     """
     if captions not in ("trigger", "full"):
         raise ValueError(f"captions are 'trigger' or 'full', not {captions!r}")
@@ -95,7 +95,7 @@ def draw_dataset(
 
 
 def run(captions: str = "trigger") -> None:
-    """Both sets, each with held-out pictures of the same kind in its subfolder `validation`."""
+    """Draws both datasets, each with similar held-out images in its subfolder `validation`."""
     for name, poses, backgrounds, count, held_out in (
         ("narrow", NARROW_POSES, NARROW_BACKGROUNDS, 12, 4),
         ("varied", VARIED_POSES, BACKGROUNDS, 24, 8),

@@ -21,7 +21,7 @@ def last_checkpoint(
     """Returns the latest epoch whose LoRA file can be read, and its weights; None if none can.
 
     Args:
-        files: epoch -> where its LoRA file would be.
+        files: epoch -> the path of its LoRA file.
     """
     for epoch, file in sorted(files.items(), reverse=True):
         if not file.is_file():

@@ -1,4 +1,4 @@
-"""The state of a run, in a file beside its own: what it needs to go on as if never interrupted."""
+"""The state of a run in a file next to its checkpoints, to resume as if never interrupted."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from train.system.oom import FALLBACKS, is_oom
 from train.system.outage import outage
 from train.text.display import shortened
 
-# bytes of a state: what it has beside tensors, and for each number that is trained
+# maximum bytes of a state: besides tensors, and for each trained parameter
 SPARE, EACH = 64_000_000, 64
-# what the pickle in a state names: how its tensors are put together, and nothing else
+# the names that the pickle in a state may contain: those that reconstruct its tensors
 NAMES = re.compile(
     r"torch (\w+Storage|float32|float16|bfloat16)|torch\._utils _rebuild_(tensor_v2|parameter)"
     r"|torch\.nn\.parameter Parameter|collections OrderedDict"
 )
-# what optimizers keep for each number that is trained, by its name
+# optimizer states with the shape of a parameter
 LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
-DEEPEST = 20  # containers within containers
+DEEPEST = 20  # levels of nested containers
 
 
 class StateError(ValueError):
-    """A file holds no state that can be continued from; the message says why."""
+    """A file holds no state that can be resumed from; the message says why."""
 
 
 Count = Annotated[int, Meta(ge=0, le=10**12)]
 
 
 class LastCheckpoint(msgspec.Struct, forbid_unknown_fields=True):
-    """What a state knows of the last checkpoint."""
+    """The fields of the last checkpoint in a state."""
 
     epoch: Count
     train_loss: float
@@ -55,7 +55,7 @@ class LastCheckpoint(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Progress(msgspec.Struct):
-    """What is no tensor in a state."""
+    """The parts of a state that are not tensors."""
 
     config: str
     remedies: list[str]
@@ -75,11 +75,11 @@ TENSORS = frozenset({"losses", "random"})
 PARTS = TENSORS | set(Progress.__struct_fields__)
 
 
-def read_state(file: Path, device: torch.device, numbers: int) -> dict[str, Any] | None:
-    """The state in a file; None where there is none. No code in it is run.
+def read_state(file: Path, device: torch.device, count: int) -> dict[str, Any] | None:
+    """The state in a file; None if there is none. No code in it is run.
 
     Args:
-        numbers: that are trained, by which a state has a size.
+        count: number of trained parameters, which limits the size of a state.
 
     Raises:
         StateError: it is damaged, or of another version.
@@ -87,11 +87,11 @@ def read_state(file: Path, device: torch.device, numbers: int) -> dict[str, Any]
     if not file.exists():
         return None
     with as_damage():
-        content = io.BytesIO(read_bytes(file, SPARE + EACH * numbers))
+        content = io.BytesIO(read_bytes(file, SPARE + EACH * count))
         _check_archive(content)
         state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
         if not isinstance(state, dict):
-            raise StateError("it is no mapping")
+            raise StateError("it is not a mapping")
         if lacking := PARTS - set(state):
             raise StateError(f"it has no {min(lacking)}")
         _check_tensors(state, 0)
@@ -104,66 +104,67 @@ def read_state(file: Path, device: torch.device, numbers: int) -> dict[str, Any]
 def check_parts(
     state: dict[str, Any], scheduler: LRScheduler, optimizer: Optimizer, kind: str, epochs: int
 ) -> None:
-    """Refuses a state whose parts are not like those of the run that it is to continue.
+    """Rejects a state whose parts do not match the run that it would continue.
 
     Args:
-        kind: of the run's optimizer; the state of another one is left out.
+        kind: of the run's optimizer; the state of another kind is not used.
         epochs: of the run.
 
     Raises:
-        StateError: with the first part that is another one.
+        StateError: naming the first part that does not match.
     """
     done, last = state["epoch"], state["last"]
     if done > epochs or (last and last["epoch"] > done) or (done == epochs and not last):
         raise StateError("its epochs are not the run's")
-    own = scheduler.state_dict()
+    current = scheduler.state_dict()
     for name, value in state["scheduler"].items():
-        if name in own:
-            _check_alike(f"scheduler's {name}", value, own[name])
+        if name in current:
+            _check_alike(f"scheduler's {name}", value, current[name])
         elif hasattr(type(scheduler), name):
             raise StateError(f"its scheduler has {shortened(name)}, which is none of its numbers")
     if state["losses"].ndim != 1 or not state["losses"].is_floating_point():
-        raise StateError("its losses are no numbers in a row")
+        raise StateError("its losses are not a list of numbers")
     if state["kind"] == kind:
         _check_optimizer(state["optimizer"], optimizer)
 
 
-def _check_optimizer(found: dict[str, Any], optimizer: Optimizer) -> None:
-    groups, held = found.get("param_groups"), found.get("state")
-    if not isinstance(groups, list) or not isinstance(held, dict):
+def _check_optimizer(saved: dict[str, Any], optimizer: Optimizer) -> None:
+    groups, states = saved.get("param_groups"), saved.get("state")
+    if not isinstance(groups, list) or not isinstance(states, dict):
         raise StateError("its optimizer has no groups")
-    for group, own in zip(groups, optimizer.param_groups, strict=True):
-        for name in own.keys() - {"params"}:
-            # what an older version did not have is as the run has it
-            _check_alike(f"optimizer's {name}", group.setdefault(name, own[name]), own[name])
+    for group, current in zip(groups, optimizer.param_groups, strict=True):
+        for name in current.keys() - {"params"}:
+            # keys that an older version lacked keep the run's value
+            value = group.setdefault(name, current[name])
+            _check_alike(f"optimizer's {name}", value, current[name])
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
-    for number, kept in held.items():
-        for name, tensor in kept.items():
+    for number, tensors in states.items():
+        for name, tensor in tensors.items():
             same = name not in LIKE_PARAMETER or tensor.shape == parameters[number].shape
             if not same:
                 raise StateError(f"its optimizer's {name} is of another run")
 
 
-def _check_alike(name: str, found: object, own: object) -> None:
-    """What is loaded has the types of what is there; numbers are as good as one another."""
+def _check_alike(name: str, saved: object, current: object) -> None:
+    """Checks that a saved value has the type of the current one; numbers are interchangeable."""
     numbers = (int, float, torch.Tensor, type(None))
-    if isinstance(own, dict):
-        if not isinstance(found, dict) or set(found) != set(own):
+    if isinstance(current, dict):
+        if not isinstance(saved, dict) or set(saved) != set(current):
             raise StateError(f"its {name} has other parts")
-        for key, value in own.items():
-            _check_alike(f"{name} {key}", found[key], value)
-    elif isinstance(own, list | tuple):
-        if not isinstance(found, list | tuple) or len(found) != len(own):
+        for key, value in current.items():
+            _check_alike(f"{name} {key}", saved[key], value)
+    elif isinstance(current, list | tuple):
+        if not isinstance(saved, list | tuple) or len(saved) != len(current):
             raise StateError(f"its {name} has other parts")
-        for one, other in zip(found, own, strict=True):
+        for one, other in zip(saved, current, strict=True):
             _check_alike(name, one, other)
-    elif not (isinstance(found, type(own)) or (isinstance(found, numbers) and own is None)
-              or (isinstance(found, numbers) and isinstance(own, numbers))):  # fmt: skip
+    elif not (isinstance(saved, type(current)) or (isinstance(saved, numbers) and current is None)
+              or (isinstance(saved, numbers) and isinstance(current, numbers))):  # fmt: skip
         raise StateError(f"its {name} is of another type")
 
 
 def _check_archive(content: io.BytesIO) -> None:
-    """A state is a zip of what it is long, and its pickle puts tensors together."""
+    """A state must be an uncompressed zip whose pickle only reconstructs tensors."""
     with zipfile.ZipFile(content) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > len(content.getbuffer()):
@@ -183,12 +184,12 @@ def _check_names(pickled: bytes) -> None:
 
 
 def _check_tensors(value: object, depth: int) -> None:
-    """Tensors are no larger than what is stored of them, and containers are not too deep."""
+    """Tensors must not exceed their stored bytes, and containers must not be nested too deeply."""
     if depth > DEEPEST:
         raise StateError("it is nested too deeply")
     if isinstance(value, torch.Tensor):
         if value.layout != torch.strided or value.device.type == "meta":
-            raise StateError("it has tensors that are no plain numbers")
+            raise StateError("it has tensors that are not plain numbers")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise StateError("it has tensors that are larger than what is stored of them")
     elif isinstance(value, dict):
@@ -201,10 +202,10 @@ def _check_tensors(value: object, depth: int) -> None:
 
 @contextmanager
 def as_damage() -> Iterator[None]:
-    """Within this context what goes wrong is the fault of a state, or else the machine's.
+    """Context manager: turns errors into a StateError, unless they are the machine's.
 
     Raises:
-        StateError: it is the state's.
+        StateError: the state is at fault.
     """
     try:
         yield
@@ -219,7 +220,7 @@ def as_damage() -> Iterator[None]:
 
 
 def write_state(file: Path, state: dict[str, Any]) -> None:
-    """Writes the state in one piece.
+    """Writes the state atomically.
 
     Raises:
         CheckpointError: it cannot be written, for example because the disk is full.

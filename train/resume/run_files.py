@@ -1,28 +1,28 @@
-"""The files that a run writes into its folder: how they are called, and deleted."""
+"""The files that a run writes into its folder: their names and their deletion."""
 
 from __future__ import annotations
 
 import glob
 from pathlib import Path
 
-NAME = "lora"  # what files begin with where nothing else is said
+NAME = "lora"  # the default prefix of files
 
 
 def state_file(folder: Path, name: str = NAME) -> Path:
-    """Where the state of a run of this name is; runs of several names may share a folder."""
+    """The path of a run's state; runs with different names may share a folder."""
     return folder / f"{name}-state.pt"
 
 
 def files_of(folder: Path, name: str) -> list[Path]:
-    """The state and the checkpoints that are in a folder under this name, the state first."""
-    own, state = glob.escape(name), glob.escape(state_file(folder, name).name)
-    names = (state, f"{own}.safetensors", f"{own}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors")
+    """The state and the checkpoints in a folder with this name, the state first."""
+    stem, state = glob.escape(name), glob.escape(state_file(folder, name).name)
+    names = (state, f"{stem}.safetensors", f"{stem}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors")
     return [file for name in names for file in sorted(folder.glob(name))]
 
 
 def forget(folder: Path, name: str) -> list[Path]:
-    """Deletes a run's state and its checkpoints of this name; returns what was there."""
-    found = files_of(folder, name)
-    for file in found:
+    """Deletes the state and the checkpoints with this name; returns what was deleted."""
+    files = files_of(folder, name)
+    for file in files:
         file.unlink()
-    return found
+    return files

@@ -1,4 +1,4 @@
-"""Identifies a run by the settings, pictures and base that determine the bytes of its files."""
+"""Identifies a run by the settings, dataset and base that determine the bytes of its files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from train.config.renamed_keys import migrate_keys
-from train.config.schema import BASE_PLACES, DATA_PLACES
+from train.config.schema import BASE_LOCATION_KEYS, DATA_LOCATION_KEYS
 from train.files.untrusted import Tree, parse_json
 from train.lora.checkpoint_file import read_metadata
 
-LOCATION_KEYS = {"base": BASE_PLACES, "data": (*DATA_PLACES, "min_images_warning")}
-FREE = (
+LOCATION_KEYS = {"base": BASE_LOCATION_KEYS, "data": (*DATA_LOCATION_KEYS, "min_images_warning")}
+NEUTRAL_KEYS = (
     "gradient_checkpointing",
     "save_last",
     "on_oom",
@@ -27,21 +27,21 @@ def identity(
     """Returns a string that is equal for runs that produce the same bytes.
 
     Args:
-        settings: from `settings_of`, as a run was asked for.
+        settings: from `settings_of`, before any fallbacks.
         name: of its files.
-        fingerprints: of the base and of the pictures.
-        processes: that train it together.
+        fingerprints: of the base and of the dataset.
+        processes: number of processes that train it together.
     """
     about = {**settings, "name": name, "fingerprints": fingerprints}
     for part, places in LOCATION_KEYS.items():
         about[part] = {key: v for key, v in settings[part].items() if key not in places}
-    training = {key: v for key, v in settings["training"].items() if key not in FREE}
+    training = {key: v for key, v in settings["training"].items() if key not in NEUTRAL_KEYS}
     training["batch_size"] *= processes
     return json.dumps({**about, "training": training}, sort_keys=True)
 
 
 def migrated_identity(saved: str) -> str:
-    """An identity that a state has kept, under today's names of the settings."""
+    """An identity from a state, with the present names of the settings."""
     try:
         return json.dumps(migrate_keys(json.loads(saved)), sort_keys=True)
     except (AttributeError, ValueError):
@@ -52,7 +52,7 @@ def identity_of(file: Path, name: str, processes: int) -> str:
     """Returns the identity of the run that saved a LoRA file; empty if its metadata lacks it.
 
     Raises:
-        CheckpointError: no LoRA file.
+        CheckpointError: it is not a LoRA file.
     """
     about = read_metadata(file)
     try:

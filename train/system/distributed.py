@@ -13,10 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among those that train together; by default it is alone.
+    """This process among those that train together; a single one by default.
 
-    Each draws the same batches of `count` times `batch_size` pictures, trains on its slice, and
-    has the sum of all gradients: weights, optimizers and random streams stay the same in all.
+    Each samples the same batches of `count` times `batch_size` images, trains on its slice, and
+    gets the sum of all gradients: weights, optimizers and random streams stay equal.
     """
 
     rank: int = 0
@@ -24,11 +24,11 @@ class ProcessGroup:
 
     @property
     def main(self) -> bool:
-        """Whether this one writes the files and the log."""
+        """Whether this process writes the files and the log."""
         return self.rank == 0
 
     def slice(self, rows: int) -> slice:
-        """This process's part of so many rows; the first ones get those that are over."""
+        """This process's part of `rows` rows; the first processes get the remainder."""
         size = -(-rows // self.count)
         return slice(min(rows, self.rank * size), min(rows, (self.rank + 1) * size))
 
@@ -36,15 +36,15 @@ class ProcessGroup:
         """The sum over all processes, the same bytes in each."""
         return tensor if self.count == 1 else reduce(tensor, "sum")
 
-    def any(self, asked: bool) -> bool:
-        """Whether it is so in one of them."""
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is true in any process."""
         if self.count == 1:
-            return asked
-        flag = torch.tensor(float(asked), device=PartialState().device)
-        return bool(reduce(flag, "sum") > 0)
+            return flag
+        value = torch.tensor(float(flag), device=PartialState().device)
+        return bool(reduce(value, "sum") > 0)
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Waits until all processes have reached this point."""
         if self.count > 1:
             PartialState().wait_for_everyone()
 
@@ -53,10 +53,10 @@ ALONE = ProcessGroup()
 
 
 def started_processes(device: str) -> ProcessGroup:
-    """Those that a launcher started, of which this is one; they find each other here.
+    """The processes that a launcher started, including this one, after connecting to them.
 
     Args:
-        device: base.device; "cpu" keeps off the GPUs.
+        device: base.device; "cpu" avoids the GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE

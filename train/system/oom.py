@@ -1,4 +1,4 @@
-"""What to do where memory runs out: the remedies, in the order in which guides give them."""
+"""Fallbacks and advice for running out of memory, in the order that guides recommend."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ EIGHT_BIT = {
     "torch.optim.Adam": "bitsandbytes.optim.Adam8bit",
     "bitsandbytes.optim.Lion": "bitsandbytes.optim.Lion8bit",
 }
-# what torch and CUDA's libraries say where they have no exception of their own for it
+# messages of torch and CUDA's libraries that have no exception of their own
 OUT = ("CUDA error: out of memory", "DefaultCPUAllocator: can't allocate", "STATUS_ALLOC_FAILED")
-SMALLER = 0.75  # of the sides, when pictures are trained smaller
-CONTEXT = 1e9  # bytes of a card that a process takes beside what torch counts; it is less
-ARGUMENTS = ("lr", "betas", "eps", "weight_decay")  # that both kinds of an optimizer take
+SMALLER = 0.75  # factor of the sides for smaller images
+CONTEXT = 1e9  # upper bound of the bytes that a process takes on a card besides torch's own
+ARGUMENTS = ("lr", "betas", "eps", "weight_decay")  # accepted by both versions of an optimizer
 
 
 def _checkpointed(config: TrialConfig) -> TrialConfig:
@@ -31,10 +31,10 @@ def _checkpointed(config: TrialConfig) -> TrialConfig:
 
 
 def _smaller(config: TrialConfig) -> TrialConfig:
-    """About 3/4 of the resolution, where the data set and the length go by it alone.
+    """About 3/4 of the resolution, if the dataset and the length depend on nothing else.
 
-    A dataset_config has sizes of its own; other buckets may have other batches, and max_steps would
-    end in another epoch.
+    A dataset_config has its own sizes; other buckets may have other batches, and max_steps would
+    then end in another epoch.
     """
     data = config.data
     if data.dataset_config or (data.buckets and config.training.max_steps):
@@ -48,7 +48,7 @@ def _smaller(config: TrialConfig) -> TrialConfig:
 
 
 def _cached(config: TrialConfig) -> TrialConfig:
-    """Latents in memory; those of colours that change, as a dataset_config may ask, cannot be."""
+    """Latents in memory, unless colors change, which a dataset_config may ask for."""
     data = config.data
     if config.cache != OFF or data.color_augmentation or data.dataset_config:
         return config
@@ -59,11 +59,11 @@ def _eight_bit(config: TrialConfig) -> TrialConfig:
     target = EIGHT_BIT.get(config.optimizer["_target_"])
     if target is None:
         return config
-    kept = {key: value for key, value in config.optimizer.items() if key in ARGUMENTS}
-    return replace(config, optimizer={"_target_": target, **kept})
+    arguments = {key: value for key, value in config.optimizer.items() if key in ARGUMENTS}
+    return replace(config, optimizer={"_target_": target, **arguments})
 
 
-def _one_by_one(config: TrialConfig) -> TrialConfig:
+def _accumulated(config: TrialConfig) -> TrialConfig:
     training = config.training
     accumulation = training.batch_size * training.gradient_accumulation
     return replace(
@@ -71,42 +71,42 @@ def _one_by_one(config: TrialConfig) -> TrialConfig:
     )
 
 
-# what `training.on_oom=degrade` does, in order; the names are kept in states and records
+# the fallbacks of `training.on_oom=degrade`, in order; their names are in states and records
 FALLBACKS: dict[str, Callable[[TrialConfig], TrialConfig]] = {
     "gradient_checkpointing": _checkpointed,
     "resolution": _smaller,
     "cached latents": _cached,
     "8-bit optimizer": _eight_bit,
-    "batch_size 1": _one_by_one,
+    "batch_size 1": _accumulated,
 }
 
 
-def apply_fallbacks(config: TrialConfig, remedies: Sequence[str]) -> TrialConfig:
-    """The settings with these remedies applied."""
-    for remedy in remedies:
-        config = FALLBACKS[remedy](config)
+def apply_fallbacks(config: TrialConfig, fallbacks: Sequence[str]) -> TrialConfig:
+    """The settings with these fallbacks applied."""
+    for fallback in fallbacks:
+        config = FALLBACKS[fallback](config)
     return config
 
 
-def with_next_fallback(config: TrialConfig, remedies: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The remedies, and the next one that changes something; None: there is none, or none asked.
+def with_next_fallback(config: TrialConfig, fallbacks: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The fallbacks plus the next one that has an effect; None if there is none, or not allowed.
 
     Args:
-        config: as the trial was asked for.
-        remedies: that it has already.
+        config: the trial's original settings.
+        fallbacks: that are applied already.
     """
     if config.training.on_oom != DEGRADE:
         return None
-    now = apply_fallbacks(config, remedies)
-    for remedy, apply in FALLBACKS.items():
-        if remedy not in remedies and apply(now) != now:
-            log.warning(f"out of memory: going on with {remedy} ({_change(now, apply(now))})")
-            return (*remedies, remedy)
+    now = apply_fallbacks(config, fallbacks)
+    for fallback, apply in FALLBACKS.items():
+        if fallback not in fallbacks and apply(now) != now:
+            log.warning(f"out of memory: going on with {fallback} ({_change(now, apply(now))})")
+            return (*fallbacks, fallback)
     return None
 
 
 def _change(old: TrialConfig, new: TrialConfig) -> str:
-    """What differs in two settings, in words."""
+    """The difference of two settings, in words."""
     parts = [
         f"{group}.{key}={value}"
         for group in ("data", "training")
@@ -116,15 +116,15 @@ def _change(old: TrialConfig, new: TrialConfig) -> str:
     if new.cache != old.cache:
         parts.append(f"cache={new.cache}")
     if new.optimizer != old.optimizer:
-        parts.append(f"optimizer={new.optimizer['_target_']}, whose averages begin anew")
+        parts.append(f"optimizer={new.optimizer['_target_']}, whose averages start over")
     return ", ".join(parts)
 
 
 def advice(config: TrialConfig) -> str:
-    """What helps where memory has run out, in the order of the guides."""
+    """What helps if memory has run out, in the order that guides recommend."""
     training, target = config.training, config.optimizer["_target_"]
     eight = EIGHT_BIT.get(target, EIGHT_BIT["torch.optim.AdamW"]).rpartition(".")[2].lower()
-    groups = _one_by_one(config).training.gradient_accumulation
+    groups = _accumulated(config).training.gradient_accumulation
     steps = {
         "training.gradient_checkpointing=true": training.gradient_checkpointing,
         f"a smaller data.resolution (now {config.data.resolution})": False,
@@ -133,27 +133,27 @@ def advice(config: TrialConfig) -> str:
         f"training.batch_size=1 training.gradient_accumulation={groups}": training.batch_size == 1,
     }
     listed = [
-        f"{number}. {words}{', which is so already' if so else ''}"
-        for number, (words, so) in enumerate(steps.items(), start=1)
+        f"{number}. {words}{', already so' if done else ''}"
+        for number, (words, done) in enumerate(steps.items(), start=1)
     ]
-    said = f"out of memory; what helps, in this order: {'; '.join(listed)}"
+    message = f"out of memory; what helps, in this order: {'; '.join(listed)}"
     able = [
         str(n) for n, apply in enumerate(FALLBACKS.values(), start=1) if apply(config) != config
     ]
     if able and training.on_oom != DEGRADE:  # which has nothing left to do
-        said += f". training.on_oom=degrade applies {', '.join(able)} by itself"
-    return f"{said}. Checkpoints saved so far stay"
+        message += f". training.on_oom=degrade applies {', '.join(able)} by itself"
+    return f"{message}. Checkpoints saved so far stay"
 
 
 def is_oom(error: BaseException | None) -> bool:
-    """Whether an error is that of a device, or of the machine, without memory."""
+    """Whether an error means that a device, or the machine, has run out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT)
 
 
 def memory_of_other_processes(device: torch.device) -> str:
-    """How much of a card other processes hold, in words; empty where it is this one's alone."""
+    """The memory of a card that other processes hold, in words; empty if they hold none."""
     if device.type != "cuda":
         return ""
     free, total = torch.cuda.mem_get_info(device)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from train.config.parsing import cause
 from train.errors import UserError
 
-# system errors whose text some libraries put into exceptions of their own
+# system errors whose text some libraries put into their own exceptions
 REFUSED = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
     errno.ENOTCONN, errno.EFBIG, errno.ENOLCK,
@@ -27,7 +27,7 @@ DEVICE = re.compile(
 )
 # device errors that a bug in the running code can cause as well as broken hardware
 BROKEN = re.compile(r"device-side assert|illegal (memory access|instruction)|misaligned")
-# a file where a folder is to be, or the other way round: no time changes that, but a person
+# a file in place of a folder, or vice versa: waiting does not help, a person must move it
 MISPLACED = (IsADirectoryError, NotADirectoryError, FileExistsError)
 
 

@@ -1,11 +1,11 @@
-"""Text in whatever encoding editors and shells save it."""
+"""Decodes text in the encodings that editors and shells use."""
 
 from __future__ import annotations
 
 import codecs
 from contextlib import suppress
 
-MARKS = (  # byte order marks; the one of UTF-32 begins with the one of UTF-16
+MARKS = (  # byte order marks; UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -17,16 +17,16 @@ UTF16_NAME = "UTF-16"
 
 
 def decoded(data: bytes) -> tuple[str, str]:
-    """Bytes as text: by their byte order mark, else as UTF-8, else by a guess.
+    """Decodes bytes: by their byte order mark, else as UTF-8, else by a guess.
 
-    More than half of every second byte of UTF-16 is 0 where the text is mostly ASCII. What is
-    neither that nor UTF-8 is taken for Windows-1252.
+    In UTF-16, more than half of every second byte is 0 if the text is mostly ASCII. Anything else
+    that is not UTF-8 is decoded as Windows-1252.
 
     Returns:
-        the text, and the name of the encoding where it was guessed, else an empty text.
+        the text, and the name of the encoding if it was guessed, else an empty text.
 
     Raises:
-        ValueError: text in none of these encodings.
+        ValueError: none of these encodings fits.
     """
     for mark, encoding in MARKS:
         if data.startswith(mark):

@@ -1,4 +1,4 @@
-"""Text as a word of a command that a person copies into a shell."""
+"""Quotes text as a word of a command that a user copies into a shell."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\t": r"\t"}
 
 
 def in_shell(text: str) -> str:
-    """A text as one word of a shell, in the quotes that it needs.
+    """A text as one word of a shell, quoted if necessary.
 
-    Where it holds characters that a terminal would obey, it is written in the escapes of bash and
+    If it has characters that a terminal would interpret, it is written in the escapes of bash and
     zsh (`$'...'`): nothing that is pasted breaks a line or hides what it is.
     """
     if printable(text) != text:
@@ -24,16 +24,16 @@ def in_shell(text: str) -> str:
 
 
 def in_setting(key: str, value: object) -> str:
-    """`key=value` as a person types it into a shell; `key=` where nobody would type the value: it
-    is endless, or has characters that a terminal obeys.
+    """`key=value` as typed into a shell; only `key=` if nobody would type the value, since it is
+    very long or has characters that a terminal interprets.
 
     Args:
-        key: of a setting or a flag of ours; not from a file.
-        value: of whatever characters.
+        key: of a setting or one of our flags; not from a file.
+        value: any characters.
     """
     text = str(value)
-    typed = len(text) <= LONGEST and printable(text) == text
-    return f"{key}={in_shell(text)}" if typed else f"{key}="
+    typeable = len(text) <= LONGEST and printable(text) == text
+    return f"{key}={in_shell(text)}" if typeable else f"{key}="
 
 
 def _escaped(character: str) -> str:

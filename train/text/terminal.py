@@ -1,8 +1,8 @@
-"""What reaches the terminal: lines of text in which no character of a name is a command.
+"""Writes to the terminal so that no character of a name acts as a command.
 
-Three things go through here: the log (`LineFormatter`), lines that a command prints
-(`print_lines`) and the line with which it ends (`leave`). Beyond that the streams themselves escape
-what other libraries write, such as warnings and tracebacks (`escape_in_streams`).
+Three kinds of text go through here: the log (`LineFormatter`), lines that a command prints
+(`print_lines`) and its final error (`leave`). In addition, the streams themselves escape what other
+libraries write, such as warnings and tracebacks (`escape_in_streams`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any, NoReturn, TextIO, cast
 
 from train.text.display import LINES, printable
 
-BETWEEN_BARS = re.compile(r"(?:\n|\x1b\[A)+")  # how tqdm goes from a bar to another, and back
+BETWEEN_BARS = re.compile(r"(?:\n|\x1b\[A)+")  # tqdm's moves between progress bars
 
 
-LONGEST = 2000  # characters of the line with which a command ends
+LONGEST = 2000  # characters of a command's final error
 
 
 class LineFormatter(logging.Formatter):
-    """A message in one line; the lines of a traceback below it."""
+    """A message in one line, with the lines of a traceback below it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line. Characters of control, line breaks among them, are escaped."""
+        """The line, with control characters escaped, including line breaks."""
         lines = [record.getMessage()]
         if record.exc_info:
             lines += self.formatException(record.exc_info).split("\n")
@@ -33,24 +33,24 @@ class LineFormatter(logging.Formatter):
 
 
 class PrintableStream(io.TextIOWrapper):
-    """A stream that escapes what a terminal would obey, whoever writes it."""
+    """A stream that escapes what a terminal would interpret, whoever writes to it."""
 
     def write(self, text: str) -> int:
-        """Writes it escaped, but for what lays out lines and moves progress bars."""
+        """Writes the text escaped, except line breaks and the moves of progress bars."""
         moves = BETWEEN_BARS.fullmatch(text)
         return super().write(text if moves else printable(text, f"{LINES}\r"))
 
     def write_codes(self, text: str) -> int:
-        """Writes it with its codes, for a program that has escaped those of all text itself."""
+        """Writes the text with its codes, for a program that has escaped all other text itself."""
         return super().write(printable(text, f"{LINES}\r\b\a\x1b"))
 
     def close(self) -> None:
-        """Keeps the descriptor open, which it shares with the stream of the interpreter."""
+        """Keeps the descriptor open, which the interpreter's own stream shares."""
         self.flush()
 
 
 class _CodesOf:
-    """A stream as it is seen by a program that writes codes for the cursor and for colors."""
+    """A view of a stream for a program that writes codes for the cursor and for colors."""
 
     def __init__(self, stream: PrintableStream) -> None:
         self.write = stream.write_codes
@@ -61,29 +61,30 @@ class _CodesOf:
 
 
 def print_lines(*lines: object, error: bool = False) -> None:
-    """Prints each as a line of its own, at once.
+    """Prints each argument on its own line, and flushes.
 
     Args:
-        error: to the standard error.
+        error: print to the standard error.
     """
     stream = sys.stderr if error else sys.stdout
     print("\n".join(printable(str(line)) for line in lines), file=stream, flush=True)
 
 
 def log_lines(log: logging.Logger, text: str) -> None:
-    """Logs each line of a text of our own; within a message a line break would be escaped."""
+    """Logs each line of our own text separately; within a message line breaks are escaped."""
     for line in text.split("\n"):
         log.info(line)
 
 
 def leave(message: object) -> NoReturn:
-    """Ends the command with a line that says what is wrong, and code 1."""
+    """Ends the command with an error in one line and code 1."""
     text = printable(str(message))
     sys.exit(f"error: {text if len(text) <= LONGEST else text[:LONGEST] + '...'}")
 
 
 def escape_in_streams() -> None:
-    """Lets no character stop a print, or be obeyed by the terminal: both are escaped."""
+    """Makes the standard streams escape characters that they cannot encode, or that a terminal
+    would interpret."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):

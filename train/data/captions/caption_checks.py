@@ -1,4 +1,4 @@
-"""What is to be said about the captions of a folder."""
+"""Warnings about the captions of a folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.data.captions.caption_files import Caption, CaptionFiles
-from train.data.captions.trigger import says, word_of
+from train.data.captions.trigger import mentions, trigger_word
 from train.data.folders.folder_contents import Contents
 from train.data.folders.wording import agreed, counted, some
 from train.data.images.image import TrainingImage
@@ -20,44 +20,44 @@ QUOTED = 60  # characters of a caption
 
 def caption_warnings(
     subset: Subset,
-    pictures: Sequence[TrainingImage],
+    images: Sequence[TrainingImage],
     captions: Sequence[Caption],
     files: CaptionFiles,
     contents: Contents,
     trigger: str,
 ) -> list[str]:
-    """Captions that were guessed, shared, missing, or lack the trigger.
+    """Warns of captions that were guessed, shared, missing, or lack the trigger.
 
     Args:
-        captions: of each picture, as it was read.
-        files: where they were found.
-        contents: of the folder, broken pictures among them.
+        captions: of each image, as read.
+        files: that the captions were read from.
+        contents: of the folder, including broken images.
     """
-    said = [*_notes(subset, pictures, captions), *_shared(pictures, files)]
-    bare = [p.path for p, caption in zip(pictures, captions, strict=True) if not caption.text]
-    if bare and not subset.regularization:
-        said += _missing(subset, bare, pictures, files, contents, trigger)
-    return [*said, *_trigger(subset, pictures, word_of(trigger))] if trigger else said
+    warnings = [*_notes(subset, images, captions), *_shared(images, files)]
+    uncaptioned = [i.path for i, caption in zip(images, captions, strict=True) if not caption.text]
+    if uncaptioned and not subset.regularization:
+        warnings += _missing(subset, uncaptioned, images, files, contents, trigger)
+    return [*warnings, *_trigger(subset, images, trigger_word(trigger))] if trigger else warnings
 
 
 def _notes(
-    subset: Subset, pictures: Sequence[TrainingImage], captions: Sequence[Caption]
+    subset: Subset, images: Sequence[TrainingImage], captions: Sequence[Caption]
 ) -> list[str]:
-    noted: dict[str, list[tuple[TrainingImage, Caption]]] = defaultdict(list)
-    for picture, caption in zip(pictures, captions, strict=True):
+    by_note: dict[str, list[tuple[TrainingImage, Caption]]] = defaultdict(list)
+    for image, caption in zip(images, captions, strict=True):
         for note in caption.notes:
-            noted[note].append((picture, caption))
+            by_note[note].append((image, caption))
     return [
-        f"captions in {readable(subset.folder.name)} that are {note}: {len(found)}, as that of "
-        f"{readable(found[0][0].path.name)}, {found[0][1].text[:QUOTED]!r}"
-        for note, found in noted.items()
+        f"captions in {readable(subset.folder.name)} that are {note}: {len(pairs)}, as that of "
+        f"{readable(pairs[0][0].path.name)}, {pairs[0][1].text[:QUOTED]!r}"
+        for note, pairs in by_note.items()
     ]
 
 
-def _shared(pictures: Sequence[TrainingImage], files: CaptionFiles) -> list[str]:
+def _shared(images: Sequence[TrainingImage], files: CaptionFiles) -> list[str]:
     owners: dict[Path | None, list[Path]] = defaultdict(list)
-    for picture in pictures:
-        owners[files.of(picture.path)].append(picture.path)
+    for image in images:
+        owners[files.of(image.path)].append(image.path)
     return [
         f"one caption file, {readable(file.name)}, is that of {counted(len(paths), 'picture')}: "
         f"{some(paths)}"
@@ -68,46 +68,46 @@ def _shared(pictures: Sequence[TrainingImage], files: CaptionFiles) -> list[str]
 
 def _missing(
     subset: Subset,
-    bare: Sequence[Path],
-    pictures: Sequence[TrainingImage],
+    uncaptioned: Sequence[Path],
+    images: Sequence[TrainingImage],
     files: CaptionFiles,
     contents: Contents,
     trigger: str,
 ) -> list[str]:
-    own = subset.class_words == trigger
-    words = "the trigger" if own else "the words"
+    words = "the trigger" if subset.class_words == trigger else "the words"
     instead = f"{words} {subset.class_words!r}" if subset.class_words else "an empty one"
-    said = [
-        f"{len(bare)} of {counted(len(pictures), 'picture')} in {readable(subset.folder.name)} "
-        f"{agreed(len(bare), 'has', 'have')} no caption and {agreed(len(bare), 'gets', 'get')} "
-        f"{instead} ({some(bare)})"
+    have, get = agreed(len(uncaptioned), "has", "have"), agreed(len(uncaptioned), "gets", "get")
+    warnings = [
+        f"{len(uncaptioned)} of {counted(len(images), 'picture')} in "
+        f"{readable(subset.folder.name)} {have} no caption and {get} {instead} "
+        f"({some(uncaptioned)})"
     ]
-    elsewhere = {picture: files.elsewhere(picture) for picture in bare}
-    for extension in sorted({found for found in elsewhere.values() if found}):
-        count = sum(found == extension for found in elsewhere.values())
-        said.append(
+    extensions = [files.elsewhere(file) for file in uncaptioned]
+    for extension in sorted({extension for extension in extensions if extension}):
+        count = extensions.count(extension)
+        warnings.append(
             f"{count} of them {agreed(count, 'has', 'have')} a {extension} file of the same name: "
             f"{in_setting('data.caption_extension', extension)} reads it (now {files.extension})"
         )
     if lonely := files.without_picture(contents.pictures):
-        said.append(
+        warnings.append(
             f"{counted(len(lonely), 'caption')} in {readable(subset.captions.name)} without a "
             f"picture of the same name: {some(lonely)}"
         )
-    return said
+    return warnings
 
 
-def _trigger(subset: Subset, pictures: Sequence[TrainingImage], word: str) -> list[str]:
+def _trigger(subset: Subset, images: Sequence[TrainingImage], word: str) -> list[str]:
     folder = readable(subset.folder.name)
-    have = [says(picture.caption, word) for picture in pictures]
+    have = [mentions(image.caption, word) for image in images]
     if subset.regularization and any(have):
         return [
-            f"captions of regularisation pictures in {folder} have the trigger word {word!r}; they "
+            f"captions of regularization pictures in {folder} have the trigger word {word!r}; they "
             "show the class, and not the subject"
         ]
     if subset.regularization or all(have):
         return []
-    lacking = [p.path for p, has in zip(pictures, have, strict=True) if not has]
+    lacking = [i.path for i, has in zip(images, have, strict=True) if not has]
     return [
         f"{len(lacking)} of {counted(len(have), 'caption')} in {folder} "
         f"{agreed(len(lacking), 'lacks', 'lack')} the trigger word {word!r} (as "

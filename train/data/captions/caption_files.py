@@ -1,4 +1,4 @@
-"""Caption files as people have them: found beside the pictures, and read in whatever encoding."""
+"""Finds the caption files of images, and reads them in whatever encoding they have."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from train.text.display import shortened
 from train.text.shell import in_setting
 
 LARGEST = 100_000  # bytes; text encoders read some 300 of them
-BINARY = 0.1  # what has more control characters than this is no text; 0 bytes may fill up a file
+BINARY = 0.1  # a larger share of control characters is not text; 0 bytes may be padding
 
-# what is said of captions that are not plain UTF-8 in one line
-WINDOWS = "not in UTF-8 and read as Windows-1252; where that is wrong, save them as UTF-8"
-UTF16 = "read as UTF-16, which nothing in them says; where that is wrong, save them as UTF-8"
+# the notes on captions that are not plain UTF-8 in one line
+WINDOWS = "not in UTF-8 and read as Windows-1252; if that is wrong, save them as UTF-8"
+UTF16 = "read as UTF-16, which nothing in them says; if that is wrong, save them as UTF-8"
 GUESSED = {UTF16_NAME: UTF16, FALLBACK_NAME: WINDOWS}
-CONTROLS = "read without the control characters that are in them"
-LINES = "of several lines and read as one; kohya reads the first line alone"
+CONTROLS = "read without their control characters"
+LINES = "of several lines and read as one; kohya reads only the first line"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Caption:
     """A caption in one line.
 
     Attributes:
-        notes: what had to be guessed or left out: WINDOWS, UTF16, CONTROLS, LINES.
+        notes: what was guessed or removed: WINDOWS, UTF16, CONTROLS, LINES.
     """
 
     text: str
@@ -43,14 +43,14 @@ class Caption:
 
 
 class CaptionFiles:
-    """The caption files for the pictures of a folder.
+    """The caption files for the images of a folder.
 
-    `a.txt` belongs to `a.jpg`, and so does `a.jpg.txt`; upper and lower case, and how accents are
-    encoded, make no difference where no file has the very name.
+    `a.txt` belongs to `a.jpg`, and so does `a.jpg.txt`; case and the encoding of accents make no
+    difference, unless a file has exactly the name.
 
     Args:
-        files: those beside the pictures, and before them those of a folder for captions.
-        extension: of the caption files, with its dot or without.
+        files: those next to the images; files of a separate captions folder come first.
+        extension: of the caption files, with or without its dot.
     """
 
     def __init__(self, files: Iterable[Path], extension: str) -> None:
@@ -67,19 +67,19 @@ class CaptionFiles:
             self.files.setdefault((stem.casefold(), suffix), file)
 
     def of(self, picture: Path) -> Path | None:
-        """The caption file of a picture."""
+        """The caption file of an image."""
         return self._find(picture, self.extension)
 
     def elsewhere(self, picture: Path) -> str | None:
-        """The extension of another file that looks like a caption of the picture."""
+        """The extension of another file that may be a caption of the image."""
         others = (extension for extension in TEXTS if extension != self.extension)
         return next((extension for extension in others if self._find(picture, extension)), None)
 
     def without_picture(self, pictures: Iterable[Path]) -> list[Path]:
-        """Caption files that belong to none of the pictures."""
+        """Caption files that belong to none of the images."""
         used = {self.of(picture) for picture in pictures}
-        own = {file for (_, extension), file in self.files.items() if extension == self.extension}
-        return sorted(own - used)
+        captions = {file for (_, kind), file in self.files.items() if kind == self.extension}
+        return sorted(captions - used)
 
     def _find(self, picture: Path, extension: str) -> Path | None:
         for name in map(_composed, (picture.stem, picture.name)):
@@ -90,18 +90,18 @@ class CaptionFiles:
 
 
 def check_caption_link(file: Path, root: Path) -> None:
-    """Refuses a caption file that lies, links followed, out of the folder that was named.
+    """Rejects a caption file that lies, after following links, outside of the user's folder.
 
-    Nor is it read where a folder on the way to it is such a link, although its pictures are.
+    It is also rejected if a folder on its path is such a link, although images are then read.
 
-    Pictures come from strangers together with their captions, and such a link would put any text
-    of the machine into what is trained and reported.
+    Images come from strangers together with their captions, and such a link would put any text of
+    the machine into what is trained and reported.
 
     Args:
-        root: the folder that was named; it may be a link itself.
+        root: the folder that the user named; it may be a link itself.
 
     Raises:
-        DataError: it leads elsewhere, to where no `--allow-path=` allows it.
+        DataError: it leads to a place that no `--allow-path=` allows.
     """
     if is_below(file, root) or is_named(file, here=False):
         return
@@ -113,38 +113,38 @@ def check_caption_link(file: Path, root: Path) -> None:
 
 
 def read_caption(file: Path) -> Caption:
-    """The caption in a file; lines become one, and white space single spaces.
+    """The caption in a file, in one line, with single spaces.
 
-    The encoding is that of the byte order mark; else UTF-8; else UTF-16 where every second byte is
-    0, or Windows-1252, which the notes say.
+    The encoding is that of the byte order mark; else UTF-8; else UTF-16 if every second byte is 0,
+    or Windows-1252, with a note.
 
     Raises:
-        DataError: it cannot be read, is too large for a caption, or is no text.
+        DataError: it cannot be read, is too large for a caption, or is not text.
     """
     try:
         data = read_bytes(file, LARGEST)
     except UntrustedFileError as error:
-        raise DataError(f"{error}; it is no caption") from None
+        raise DataError(f"{error}; it is not a caption") from None
     except OSError as error:
         raise DataError(f"{shortened(file)}: cannot be read ({error.strerror})") from None
     try:
         text, guessed = decoded(data)
     except ValueError:
         raise DataError(
-            f"{shortened(file)}: caption is no text in UTF-8, UTF-16 or Windows-1252; save it as "
+            f"{shortened(file)}: caption is not text in UTF-8, UTF-16 or Windows-1252; save it as "
             "UTF-8"
         ) from None
     text, notes = text.replace("\ufeff", ""), [GUESSED[guessed]] if guessed else []
     controls = [c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()]
-    found = set(controls)
-    plain = "".join(c for c in text if c not in found) if controls else text
+    removed = set(controls)
+    plain = "".join(c for c in text if c not in removed) if controls else text
     if plain.strip() and sum(c != "\0" for c in controls) > BINARY * len(text):
-        raise DataError(f"{shortened(file)}: caption is no text but binary data")
+        raise DataError(f"{shortened(file)}: caption is not text but binary data")
     notes += [CONTROLS] * bool(controls)
     notes += [LINES] * (len(re.findall(r"[^\s]+[^\r\n]*", plain)) > 1)
     return Caption(" ".join(plain.split()), tuple(notes))
 
 
 def _composed(name: str) -> str:
-    """Without spaces around it, accents as one character, as macOS does not write them."""
+    """The name without surrounding spaces, with accents composed (macOS decomposes them)."""
     return unicodedata.normalize("NFC", name).strip()

@@ -1,4 +1,4 @@
-"""Captions, drawn anew each time a picture is shown."""
+"""Samples captions each time an image is used."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from train.data.images.image import TrainingImage
 
 
 def sample_captions(
-    pictures: Sequence[TrainingImage], dropout: float, drops: bool, random: torch.Generator
+    images: Sequence[TrainingImage], dropout: float, drops: bool, random: torch.Generator
 ) -> list[str]:
-    """What is said of the pictures of a batch: dropped, or with their parts in another order.
+    """The captions of a batch, after dropout and shuffling.
 
     Args:
-        dropout: how often a caption is dropped where the subset does not say.
-        drops: whether any picture of the data set can lose its caption.
-        random: a member's stream; untouched where there is nothing to draw.
+        dropout: probability that a caption is dropped, for subsets without their own.
+        drops: whether any image of the dataset can lose its caption.
+        random: the trial's generator; not used if there is nothing to sample.
     """
-    captions = [_shuffled(picture, random) for picture in pictures]
+    captions = [_shuffled(image, random) for image in images]
     if drops:
-        drawn = torch.rand(len(pictures), generator=random).tolist()
-        own = [picture.subset.caption_dropout for picture in pictures]
+        values = torch.rand(len(images), generator=random).tolist()
+        rates = [image.subset.caption_dropout for image in images]
         captions = [
             "" if value < (dropout if rate is None else rate) else caption
-            for value, rate, caption in zip(drawn, own, captions, strict=True)
+            for value, rate, caption in zip(values, rates, captions, strict=True)
         ]
     return captions
 
 
-def _shuffled(picture: TrainingImage, random: torch.Generator) -> str:
-    if not picture.subset.shuffle_caption:
-        return picture.caption
-    parts = [part.strip() for part in picture.caption.split(",")]
-    keep = picture.subset.keep_tokens
+def _shuffled(image: TrainingImage, random: torch.Generator) -> str:
+    if not image.subset.shuffle_caption:
+        return image.caption
+    parts = [part.strip() for part in image.caption.split(",")]
+    keep = image.subset.keep_tokens
     order = torch.randperm(max(0, len(parts) - keep), generator=random).tolist()
     return ", ".join(parts[:keep] + [parts[keep + k] for k in order])

@@ -1,4 +1,4 @@
-"""The trigger in captions: found as whole words, and left out of prompts for the class alone."""
+"""The trigger in captions: found as whole words, and removed from prompts for the class alone."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import re
 from functools import lru_cache
 from unicodedata import normalize
 
-# scripts that write words without spaces (Thai to Burmese, Khmer, Chinese, Japanese); Korean, which
-# puts particles right behind a word; marks that go with the letter before them
+# scripts without spaces between words (Thai to Burmese, Khmer, Chinese, Japanese); Korean, which
+# attaches particles to words; combining marks
 UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 KOREAN = "\uac00-\ud7a3"
 MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0dff"
-LETTER = rf"(?:[^\W_{UNSPACED}{KOREAN}]|[{MARKS}])"  # or digit, of a script with spaces
+LETTER = rf"(?:[^\W_{UNSPACED}{KOREAN}]|[{MARKS}])"  # letters and digits of scripts with spaces
 EMPTY_PART = re.compile(r"^\s*,|(?<=,)\s*,|,\s*$")
 
 
-def says(caption: str, words: str) -> bool:
-    """Whether a caption has the words, whole and one after the other, in upper or lower case."""
+def mentions(caption: str, words: str) -> bool:
+    """Whether a caption contains these whole words in sequence, ignoring case."""
     return bool(_whole(words).search(normalize("NFC", caption)))
 
 
-def word_of(trigger: str) -> str:
-    """The rare word of a trigger, which is its first."""
+def trigger_word(trigger: str) -> str:
+    """The rare word of a trigger, which comes first."""
     first = trigger.split()[0]
     return first.rstrip(",;") or first
 
@@ -29,13 +29,15 @@ def word_of(trigger: str) -> str:
 def without_trigger(caption: str, trigger: str, class_words: str) -> str:
     """A caption as a prompt for the class alone.
 
-    The whole trigger becomes the class words. So does its rare word where it stands alone, unless
-    the caption has the class words anyway: then it is left out.
+    The whole trigger is replaced by the class words. Its rare word alone is too, unless the caption
+    already has the class words: then it is removed.
     """
     caption = normalize("NFC", caption)
     text = _whole(trigger).sub(lambda _: class_words, caption)
-    instead = "" if says(text, class_words) else class_words
-    text = _whole(word_of(trigger), "" if instead else "(?:['’]s)?").sub(lambda _: instead, text)
+    instead = "" if mentions(text, class_words) else class_words
+    text = _whole(trigger_word(trigger), "" if instead else "(?:['’]s)?").sub(
+        lambda _: instead, text
+    )
     if text != caption:
         text = re.sub(r"\s+(?=[,.])", "", EMPTY_PART.sub("", text))
     return " ".join(text.split())
@@ -43,7 +45,7 @@ def without_trigger(caption: str, trigger: str, class_words: str) -> str:
 
 @lru_cache(maxsize=256)
 def _whole(words: str, more: str = "") -> re.Pattern[str]:
-    """A pattern of the words between boundaries, as far as the script has any."""
+    """A pattern of the words between word boundaries, if the script has any."""
     parts = [re.escape(part) for part in normalize("NFC", words).split()]
     first, last = words.split()[0][0], words.split()[-1][-1]
     before = after = ""

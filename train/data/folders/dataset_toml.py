@@ -1,7 +1,7 @@
-"""kohya's dataset_config: a TOML file that names several folders and how each is read.
+"""kohya's dataset_config: a TOML file with several folders and how each is read.
 
-`[general]`, `[[datasets]]` and `[[datasets.subsets]]`; what a subset does not say its dataset says,
-or `[general]`, or our own settings.
+`[general]`, `[[datasets]]` and `[[datasets.subsets]]`; a subset inherits missing keys from its
+dataset, then from `[general]`, then from our own settings.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from train.text.shell import in_setting
 
 KEY = "data.dataset_config"
 NUMBER = (int, float)
-# key -> the types of its values; a subset's own, those that it can inherit, and a dataset's
+# key -> types of its value: of a subset alone, of a subset or its parents, and of a dataset
 OWN: dict[str, tuple[type, ...]] = {
     "image_dir": (str,),
     "is_reg": (bool,),
@@ -56,7 +56,7 @@ DATASET: dict[str, tuple[type, ...]] = {
     "validation_split": NUMBER,
     "validation_seed": (int,),
 }
-# what kohya reads there too
+# further keys that kohya reads
 OTHERS = {
     "alpha_mask", "cache_info", "caption_dropout_every_n_epochs", "caption_prefix",
     "caption_separator", "caption_suffix", "caption_tag_dropout_rate", "conditioning_data_dir",
@@ -64,7 +64,7 @@ OTHERS = {
     "metadata_file", "network_multiplier", "random_crop", "resize_interpolation",
     "secondary_separator", "skip_image_resolution", "token_warmup_min", "token_warmup_step",
 }  # fmt: skip
-# the least and the most that a number can be
+# minimum and maximum of numbers
 RANGES = {
     "num_repeats": (1, 10_000),
     "keep_tokens": (0, 1000),
@@ -81,11 +81,11 @@ MOST_SUBSETS = 1000
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """What the file comes to.
+    """The content of the file.
 
     Attributes:
-        batch_sizes: of its datasets, where they say one.
-        warnings: what a person should know about it.
+        batch_sizes: of its datasets, if given.
+        warnings: about the file.
     """
 
     subsets: list[Subset]
@@ -93,15 +93,15 @@ class DatasetConfig:
     warnings: list[str]
 
 
-def read_dataset_config(config: DataConfig, like: Subset) -> DatasetConfig:
+def read_dataset_config(config: DataConfig, defaults: Subset) -> DatasetConfig:
     """The subsets of `data.dataset_config`.
 
     Args:
-        like: what a subset gets that the file does not say.
+        defaults: for keys that the file lacks.
 
     Raises:
-        DataError: no such file, no TOML, a key that there is not, a value of the wrong type, or a
-            folder that the person has not named.
+        DataError: no such file, invalid TOML, an unknown key, a value of the wrong type, or a
+            folder that the user has not named.
     """
     file = expanded(str(config.dataset_config))
     try:
@@ -109,7 +109,7 @@ def read_dataset_config(config: DataConfig, like: Subset) -> DatasetConfig:
     except ConfigError as error:
         raise DataError(f"{KEY}: {error}") from None
     _check_keys(content, {"general", "datasets"}, f"{file.name}")
-    reader = _Reader(file, config, like)
+    reader = _Reader(file, config, defaults)
     general = content.get("general", {})
     reader.check(general, {**INHERITED, **DATASET}, "general")
     datasets = _tables(content, "datasets", file.name)
@@ -119,7 +119,7 @@ def read_dataset_config(config: DataConfig, like: Subset) -> DatasetConfig:
         raise DataError(f"{KEY}: {file.name} names no pictures ([[datasets.subsets]], image_dir)")
     warnings = [f"{file.name}: repaired: {', '.join(repairs)}"] if repairs else []
     warnings += [
-        f"{key} in {file.name} is not supported, so that kohya's LoRA would be another"
+        f"{key} in {file.name} is not supported, so kohya's LoRA would differ"
         for key in dict.fromkeys(reader.unsupported)
     ]
     if config.validation_path and any(s.validation_fraction for s in reader.subsets):
@@ -131,14 +131,14 @@ def read_dataset_config(config: DataConfig, like: Subset) -> DatasetConfig:
 
 
 class _Reader:
-    def __init__(self, file: Path, config: DataConfig, like: Subset) -> None:
-        self.file, self.config, self.like = file, config, like
+    def __init__(self, file: Path, config: DataConfig, defaults: Subset) -> None:
+        self.file, self.config, self.defaults = file, config, defaults
         self.subsets: list[Subset] = []
         self.batch_sizes: list[int] = []
         self.unsupported: list[str] = []
 
     def check(self, table: Any, known: Mapping[str, tuple[type, ...]], place: str) -> None:
-        """Refuses what cannot stand in a table, and notes what is not supported."""
+        """Rejects invalid content of a table, and records what is not supported."""
         where = f"{self.file.name}, {place}"
         if not isinstance(table, dict):
             raise DataError(f"{KEY}: {where}: must be a table")
@@ -154,7 +154,7 @@ class _Reader:
                 self.unsupported.append(key)
 
     def read(self, dataset: Any, general: dict[str, Any], place: str) -> None:
-        """The subsets of one dataset."""
+        """Reads the subsets of one dataset."""
         self.check(dataset, {**INHERITED, **DATASET, "subsets": (list,)}, place)
         shared = {**general, **dataset}
         framing = self._framing(shared, place)
@@ -167,40 +167,42 @@ class _Reader:
                 raise DataError(f"{KEY}: {self.file.name}: has more than {MOST_SUBSETS} subsets")
             self.subsets.append(self._subset({**shared, **subset}, framing, where))
 
-    def _subset(self, said: dict[str, Any], framing: Framing, place: str) -> Subset:
-        if "image_dir" not in said:
+    def _subset(self, table: dict[str, Any], framing: Framing, place: str) -> Subset:
+        if "image_dir" not in table:
             raise DataError(f"{KEY}: {self.file.name}, {place}: image_dir is missing")
-        folder = self._folder(said["image_dir"], f"{place}.image_dir")
-        like, regularization = self.like, said.get("is_reg", False)
-        words = like.class_words
+        folder = self._folder(table["image_dir"], f"{place}.image_dir")
+        defaults, regularization = self.defaults, table.get("is_reg", False)
+        words = defaults.class_words
         if regularization:
             words = class_of(words)
-        rate, share = said.get("caption_dropout_rate"), said.get("validation_split")
+        rate, share = table.get("caption_dropout_rate"), table.get("validation_split")
         return replace(
-            like, folder=folder, captions=folder, framing=framing, regularization=regularization,
-            class_words=worded(" ".join(said.get("class_tokens", "").split())) or words,
-            extension=_dotted(said.get("caption_extension", like.extension)),
-            repeats=said.get("num_repeats", 1 if regularization else like.repeats),
-            keep_tokens=said.get("keep_tokens", like.keep_tokens),
-            shuffle_caption=said.get("shuffle_caption", like.shuffle_caption),
-            flip=said.get("flip_aug", like.flip),
-            color_augmentation=said.get("color_aug", like.color_augmentation),
+            defaults, folder=folder, captions=folder, framing=framing,
+            regularization=regularization,
+            class_words=worded(" ".join(table.get("class_tokens", "").split())) or words,
+            extension=_dotted(table.get("caption_extension", defaults.extension)),
+            repeats=table.get("num_repeats", 1 if regularization else defaults.repeats),
+            keep_tokens=table.get("keep_tokens", defaults.keep_tokens),
+            shuffle_caption=table.get("shuffle_caption", defaults.shuffle_caption),
+            flip=table.get("flip_aug", defaults.flip),
+            color_augmentation=table.get("color_aug", defaults.color_augmentation),
             caption_dropout=None if rate is None else float(rate),
             validation_fraction=None if share is None else float(share),
-            validation_seed=said.get("validation_seed"),
+            validation_seed=table.get("validation_seed"),
         )  # fmt: skip
 
     def _folder(self, written: str, place: str) -> Path:
-        """The folder that an image_dir names: below the file's own, or one that a person named."""
+        """The folder of an image_dir: below the file's own, or one that the user named."""
         if is_foreign(written):
             raise self._outside(place, written)
         folder = expanded(written)
-        places = [folder, self.file.parent / folder]  # file and folders may be moved together
-        allowed = [one for one in places if is_below(one, self.file.parent) or is_named(one)]
-        found = next((one for one in allowed if os.path.isdir(one)), None)
-        if found is None and len(allowed) < len(places):
-            raise self._outside(place, os.path.abspath(places[-1]))
-        return found or folder
+        # relative to the file too: file and folders may be moved together
+        candidates = [folder, self.file.parent / folder]
+        allowed = [one for one in candidates if is_below(one, self.file.parent) or is_named(one)]
+        existing = next((one for one in allowed if os.path.isdir(one)), None)
+        if existing is None and len(allowed) < len(candidates):
+            raise self._outside(place, os.path.abspath(candidates[-1]))
+        return existing or folder
 
     def _outside(self, place: str, folder: str) -> DataError:
         return DataError(
@@ -208,26 +210,26 @@ class _Reader:
             f"the command line names; add {in_setting(ALLOW_PATH, folder)} to it"
         )
 
-    def _framing(self, said: dict[str, Any], place: str) -> Framing:
+    def _framing(self, table: dict[str, Any], place: str) -> Framing:
         where = f"{KEY}: {self.file.name}, {place}"
         config = self.config
-        size = said.get("resolution", [config.resolution, config.height or config.resolution])
+        size = table.get("resolution", [config.resolution, config.height or config.resolution])
         pair = [size, size] if isinstance(size, int) else size
         whole = all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
         if len(pair) != 2 or not whole or not all(0 < side <= LONGEST_SIDE for side in pair):
             raise DataError(
                 f"{where}: resolution is one or two whole numbers of pixels, up to {LONGEST_SIDE}"
             )
-        least, most = _kohyas_sides(pair) if said.get("enable_bucket") else (None, None)
-        chosen = replace(
+        least, most = _kohyas_sides(pair) if table.get("enable_bucket") else (None, None)
+        bucketed = replace(
             config, resolution=pair[0], height=pair[1],
-            buckets=said.get("enable_bucket", config.buckets),
-            min_bucket=said.get("min_bucket_reso", config.min_bucket or least),
-            max_bucket=said.get("max_bucket_reso", config.max_bucket or most),
-            bucket_step=said.get("bucket_reso_steps", config.bucket_step),
-            bucket_upscale=not said.get("bucket_no_upscale", not config.bucket_upscale),
+            buckets=table.get("enable_bucket", config.buckets),
+            min_bucket=table.get("min_bucket_reso", config.min_bucket or least),
+            max_bucket=table.get("max_bucket_reso", config.max_bucket or most),
+            bucket_step=table.get("bucket_reso_steps", config.bucket_step),
+            bucket_upscale=not table.get("bucket_no_upscale", not config.bucket_upscale),
         )  # fmt: skip
-        framing = framing_of(chosen)
+        framing = framing_of(bucketed)
         if framing.buckets and framing.least > framing.most:
             raise DataError(f"{where}: min_bucket_reso is more than max_bucket_reso")
         if framing.buckets and framing.step > min(framing.resolution):
@@ -236,7 +238,7 @@ class _Reader:
 
 
 def _kohyas_sides(resolution: Sequence[int]) -> tuple[int | None, int | None]:
-    """What kohya takes for the sides of buckets; None where it would stop at the resolution."""
+    """kohya's default sides of buckets; None if kohya would reject them for this resolution."""
     return (
         LEAST if min(resolution) >= LEAST else None,
         MOST if max(resolution) <= MOST else None,
@@ -244,16 +246,14 @@ def _kohyas_sides(resolution: Sequence[int]) -> tuple[int | None, int | None]:
 
 
 def class_of(words: str) -> str:
-    """The class word of a trigger: 'sks person' without its first word."""
+    """The class words of a trigger: 'sks person' without its first word."""
     return " ".join(words.split()[1:]) or words
 
 
 def _tables(parent: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
     tables = parent.get(key, [])
     if not isinstance(tables, list):
-        raise DataError(
-            f"{KEY}: {where}: write [[{key}]] in two brackets, for there may be several"
-        )
+        raise DataError(f"{KEY}: {where}: write [[{key}]] in two brackets, as there may be several")
     return tables
 
 
@@ -270,7 +270,7 @@ def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
 
 
 def _check_value(key: str, value: Any, kinds: tuple[type, ...], where: str) -> None:
-    """Refuses a value of another type or out of its range."""
+    """Rejects a value of the wrong type or out of range."""
     fits: bool = isinstance(value, kinds)
     if not fits or (isinstance(value, bool) and bool not in kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
@@ -281,9 +281,9 @@ def _check_value(key: str, value: Any, kinds: tuple[type, ...], where: str) -> N
     if key == "validation_split" and not 0 <= value < 1:
         raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be from 0 to below 1")
     if key == "caption_extension" and not re.fullmatch(r"\.?[\w.-]+", value):
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is no extension, as .txt is")
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is not an extension such as .txt")
     if key == "image_dir" and not value.isprintable():
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is no folder's name")
+        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is not a folder name")
 
 
 def _dotted(extension: str) -> str:

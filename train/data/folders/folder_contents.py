@@ -1,4 +1,4 @@
-"""What lies in a folder that a person names: pictures, other files, folders."""
+"""The content of a folder: images, other files, folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from train.data.images.image import DataError
 from train.files.paths import expanded
 from train.text.display import readable, shortened
 
-# what systems leave in folders, beside the names that begin with a dot (.DS_Store, ._a.jpg)
+# files of operating systems, besides those whose name begins with a dot (.DS_Store, ._a.jpg)
 LEFT_BY_SYSTEMS = {
     "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "@eadir", "#recycle",
     "system volume information", "lost+found", "__pycache__",
@@ -22,10 +22,10 @@ LEFT_BY_SYSTEMS = {
 
 @dataclass(frozen=True)
 class Contents:
-    """What is visible in a folder, each in the order of the names.
+    """The visible entries of a folder, each sorted by name.
 
     Attributes:
-        pictures: files with the extension of a picture, broken links among them.
+        pictures: files with the extension of an image, including broken links.
         others: all other files, and what is neither file nor folder.
     """
 
@@ -35,15 +35,15 @@ class Contents:
 
     @property
     def unread(self) -> list[Path]:
-        """The other files, but for those that lie beside pictures and are none."""
+        """The other files, except those that usually lie next to images."""
         return [file for file in self.others if kind(file) not in COMPANIONS]
 
 
 def existing_folder(path: str | Path, key: str) -> Path:
-    """The folder that a setting names, `~` being a home.
+    """The folder that a setting names; `~` is the home folder.
 
     Raises:
-        DataError: there is none, it is something else, or it may not be read.
+        DataError: it does not exist, is not a folder, or cannot be read.
     """
     text = str(path)
     if not text.strip():
@@ -56,7 +56,7 @@ def existing_folder(path: str | Path, key: str) -> Path:
         raise DataError(f"{key}: there is no folder {shortened(folder)}{readable(near)}") from None
     except NotADirectoryError:
         raise DataError(
-            f"{key}: {shortened(folder)} is no folder; give the folder of the pictures"
+            f"{key}: {shortened(folder)} is not a folder; give the folder of the pictures"
         ) from None
     except (OSError, ValueError) as error:
         raise DataError(_unreadable(folder, key, error)) from None
@@ -64,7 +64,7 @@ def existing_folder(path: str | Path, key: str) -> Path:
 
 
 def contents_of(folder: Path, key: str) -> Contents:
-    """What is visible in a folder.
+    """The visible entries of a folder.
 
     Raises:
         DataError: it cannot be read.
@@ -73,20 +73,20 @@ def contents_of(folder: Path, key: str) -> Contents:
         entries = sorted(entry for entry in folder.iterdir() if not _is_hidden(entry.name))
     except (OSError, ValueError) as error:
         raise DataError(_unreadable(folder, key, error)) from None
-    found = Contents([], [], [])
+    contents = Contents([], [], [])
     for entry in entries:
         if os.path.isdir(entry):
-            found.folders.append(entry)
+            contents.folders.append(entry)
         elif kind(entry) in EXTENSIONS and (os.path.isfile(entry) or not os.path.exists(entry)):
-            found.pictures.append(entry)
+            contents.pictures.append(entry)
         else:
-            found.others.append(entry)
-    return found
+            contents.others.append(entry)
+    return contents
 
 
 def has_pictures(folder: Path) -> bool:
-    """Whether there is a picture in the folder itself; so it seems where it cannot be read, and
-    whoever reads it says why."""
+    """Whether the folder itself has an image; True for a folder that cannot be read, so that the
+    reader reports the error."""
     try:
         return bool(contents_of(folder, "").pictures)
     except DataError:
@@ -94,23 +94,24 @@ def has_pictures(folder: Path) -> bool:
 
 
 def holds_pictures(folder: Path) -> bool:
-    """Whether there is a picture in the folder or in one right inside of it, as `has_pictures`."""
+    """Whether the folder or one of its subfolders has an image, as `has_pictures`."""
     return has_pictures(folder) or any(map(has_pictures, contents_of(folder, "").folders))
 
 
 def no_picture_in(folder: Path) -> str:
-    """That there is no picture in a folder, and what there is instead."""
+    """The message that there is no image in a folder, and what there is instead."""
     kinds = ", ".join(sorted(EXTENSIONS))
-    said = f"no picture ({kinds}) in {shortened(folder)}"
+    message = f"no picture ({kinds}) in {shortened(folder)}"
     contents = contents_of(folder, "")
     if inside := [one for one in contents.folders if holds_pictures(one)]:
         return (
-            f"{said} itself; there are some in its subfolders ({some(inside)}): give one of them, "
+            f"{message} itself; there are some in its subfolders ({some(inside)}): give one of "
+            "them, "
             "or put repeats in front of their names, as in 10_name"
         )
     if unread := contents.unread:
-        return f"{said}; {by_kind(unread)} cannot be read: save them as png or jpg"
-    return f"{said}{'' if contents.others or contents.folders else ', which is empty'}"
+        return f"{message}; {by_kind(unread)} cannot be read: save them as png or jpg"
+    return f"{message}{'' if contents.others or contents.folders else ', which is empty'}"
 
 
 def _names_in(folder: Path) -> list[str]:

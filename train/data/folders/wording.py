@@ -1,4 +1,4 @@
-"""How names and counts stand in the lines about a data set."""
+"""Formats names and counts for the messages about a dataset."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def some(files: Sequence[Path | str]) -> str:
 
 
 def by_kind(files: Sequence[Path]) -> str:
-    """Files counted by their extensions, each with the first names."""
+    """Files counted by extension, each with the first names."""
     kinds: dict[str, list[Path]] = defaultdict(list)
     for file in files:
         kinds[readable(kind(file)) or "no extension"].append(file)
-    return ", ".join(f"{len(found)} {name} ({some(found)})" for name, found in kinds.items())
+    return ", ".join(f"{len(group)} {name} ({some(group)})" for name, group in kinds.items())
 
 
 def agreed(count: int, one: str, many: str) -> str:
-    """The verb for so many."""
+    """The verb form for a count."""
     return one if count == 1 else many
 
 

@@ -1,9 +1,9 @@
-"""Multi-aspect buckets: each picture is trained in a size near its own shape.
+"""Multi-aspect buckets: each image is trained in a size near its own aspect ratio.
 
-The rule is kohya's. Widths go from the smallest to the largest side by steps; the height of each is
-the largest multiple of the step that keeps the area below that of the resolution; both orientations
-count, and the nearest aspect ratio wins. Without enlarging, a picture that is too large is shrunk
-to the area of the resolution, and its sides are cut down to multiples of the step.
+The rule is kohya's. Widths go from the minimum to the maximum side in steps; the height for each is
+the largest multiple of the step that keeps the area within that of the resolution; both
+orientations count, and the nearest aspect ratio wins. Without upscaling, an image that is too large
+is shrunk to the area of the resolution, and its sides are cropped to multiples of the step.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
-class Frame:
-    """How a picture is brought to a size.
+class Crop:
+    """How an image is scaled and cropped to a size.
 
     Attributes:
         size: (width, height) of the result.
-        box: what is shown, in pixels of the picture.
-        scale: pixels of the result to a pixel of the picture.
+        box: the visible part, in pixels of the image.
+        scale: pixels of the result per pixel of the image.
     """
 
     size: Size
@@ -34,13 +34,13 @@ class Frame:
     scale: float
 
     @classmethod
-    def covering(cls, picture: Size, size: Size) -> Frame:
-        """Scaled so that it covers `size`, and cropped in the middle."""
-        return cls.cropping(picture, size, max(size[0] / picture[0], size[1] / picture[1]))
+    def covering(cls, picture: Size, size: Size) -> Crop:
+        """Scaled to cover `size`, and cropped around the center."""
+        return cls.centered(picture, size, max(size[0] / picture[0], size[1] / picture[1]))
 
     @classmethod
-    def cropping(cls, picture: Size, size: Size, scale: float) -> Frame:
-        """Scaled, and cropped in the middle; the scaled picture is nowhere smaller than `size`."""
+    def centered(cls, picture: Size, size: Size, scale: float) -> Crop:
+        """Scaled, and cropped around the center; the scaled image must cover `size`."""
         width, height = (
             min(side / scale, float(whole)) for side, whole in zip(size, picture, strict=True)
         )
@@ -49,21 +49,21 @@ class Frame:
 
     @property
     def corner(self) -> Size:
-        """What the crop leaves away at the left and at the top, in pixels of the scaled picture."""
+        """Pixels of the scaled image that are cropped at the left and at the top."""
         return round(self.box[0] * self.scale), round(self.box[1] * self.scale)
 
 
-TOO_SMALL = Frame((0, 0), (0, 0, 0, 0), 1)  # for any size that there is
+TOO_SMALL = Crop((0, 0), (0, 0, 0, 0), 1)  # the image is smaller than every size
 
 
 @dataclass(frozen=True)
 class Framing:
-    """Which sizes there are.
+    """The sizes of training. Its repr is part of fingerprints on disk: do not rename anything.
 
     Attributes:
-        resolution: (width, height); with buckets only their product counts.
-        least, most: the smallest and the largest side of a bucket.
-        upscale: small pictures are enlarged; otherwise least and most do not count, as in kohya.
+        resolution: (width, height); with buckets only the area counts.
+        least, most: the minimum and the maximum side of a bucket.
+        upscale: enlarge small images; otherwise least and most are ignored, as in kohya.
     """
 
     resolution: Size
@@ -75,32 +75,32 @@ class Framing:
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """All the sizes of the buckets."""
+        """All sizes of the buckets."""
         return bucket_sizes(
             self.resolution[0] * self.resolution[1], self.least, self.most, self.step
         )
 
-    def frame(self, picture: Size) -> Frame:
-        """The frame of a picture of this size; TOO_SMALL where no size is small enough for it."""
+    def crop(self, picture: Size) -> Crop:
+        """The crop for an image of this size; TOO_SMALL if it is smaller than every size."""
         if not self.buckets:
-            return Frame.covering(picture, self.resolution)
+            return Crop.covering(picture, self.resolution)
         if not self.upscale:
             return self._shrunk(picture)
         if not self.sizes:  # the step is more than the resolution
             return TOO_SMALL
         if picture in self.sizes:
-            return Frame.covering(picture, picture)
+            return Crop.covering(picture, picture)
         aspect = picture[0] / picture[1]
         nearest = min(self.sizes, key=lambda size: abs(size[0] / size[1] - aspect))
-        return Frame.covering(picture, nearest)
+        return Crop.covering(picture, nearest)
 
-    def _shrunk(self, picture: Size) -> Frame:
+    def _shrunk(self, picture: Size) -> Crop:
         aspect, area = picture[0] / picture[1], self.resolution[0] * self.resolution[1]
         width, height = picture
         if width * height > area:
             shrunk = math.sqrt(area * aspect)
             wide, high = self._rounded(shrunk), self._rounded(area / shrunk)
-            # a side becomes a multiple of the step: the one with which the shape changes less
+            # one side becomes a multiple of the step: the one that distorts the aspect less
             by_width = _off(wide, self._rounded(wide / aspect), aspect)
             by_height = _off(self._rounded(high * aspect), high, aspect)
             if by_width < by_height:
@@ -110,22 +110,22 @@ class Framing:
         size = self._floor(width), self._floor(height)
         if not min(size):
             return TOO_SMALL
-        return Frame.cropping(picture, size, max(width / picture[0], height / picture[1]))
+        return Crop.centered(picture, size, max(width / picture[0], height / picture[1]))
 
     def _floor(self, side: int) -> int:
         return side // self.step * self.step
 
     def _rounded(self, side: float) -> int:
-        """To whole pixels, then down to the step: 383.6 becomes 384, as with kohya."""
+        """Rounds to whole pixels, then down to the step: 383.6 becomes 384, as in kohya."""
         return self._floor(int(side + 0.5))
 
 
 def framing_of(config: DataConfig) -> Framing:
-    """Of a trial's settings.
+    """The sizes of a trial's settings.
 
-    Where they are silent the sides go from half the resolution's to twice as much (for 512 that is
-    kohya's 256 to 1024) by 64, or by a quarter of a resolution for which that is too coarse. What
-    they say becomes multiples of the step, the smallest side downwards and the largest upwards.
+    By default the sides range from half the resolution to twice the resolution (for 512 kohya's 256
+    to 1024) in steps of 64, or of a quarter of a small resolution. Given sides are rounded to
+    multiples of the step, the minimum downwards and the maximum upwards.
     """
     size = (config.resolution, config.height or config.resolution)
     side = math.sqrt(size[0] * size[1])
@@ -144,7 +144,7 @@ def framing_of(config: DataConfig) -> Framing:
 
 @lru_cache(maxsize=64)
 def bucket_sizes(area: int, least: int, most: int, step: int) -> tuple[Size, ...]:
-    """The sizes of the buckets for an area, in order."""
+    """The sizes of the buckets for an area, sorted."""
     side = int(math.sqrt(area)) // step * step
     sizes = {(side, side)} if side else set()
     for width in range(least, most + 1, step):

@@ -1,4 +1,4 @@
-"""Kinds of files: which are read as pictures, what may lie beside them, what a file really is."""
+"""Kinds of files: image formats, companions of images, and the real format of a file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import features
 
-# what Pillow decodes by itself (MPO as JPEG): nothing that runs another program, as EPS does
+# decoded by Pillow itself (MPO as JPEG): nothing that runs another program, as for EPS
 FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF"]
 EXTENSIONS = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif",
@@ -16,12 +16,12 @@ if features.check("avif"):  # Pillow 11.3 and later, as most builds have it
     FORMATS.append("AVIF")
     EXTENSIONS |= {".avif"}
 TEXTS = (".txt", ".caption", ".captions", ".cap", ".tags", ".tag", ".text", ".prompt", ".md")
-# what lies beside pictures without being one of them: captions, caches, lists, notes
+# files that usually lie next to images: captions, caches, lists, notes
 COMPANIONS = {
     *TEXTS, ".npz", ".npy", ".safetensors", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".csv",
     ".tsv", ".xml", ".xmp", ".aae", ".log", ".db", ".ini", ".html", ".py", ".sh", ".bat",
 }  # fmt: skip
-# how files begin that are called .jpg or .png and are something else: place, bytes, kind
+# signatures of files that are named .jpg or .png but are something else: offset, bytes, kind
 BEGINNINGS = (
     (4, b"ftyphe", "an HEIC picture"),
     (4, b"ftypmif1", "an HEIC picture"),
@@ -46,7 +46,7 @@ def kind(file: Path) -> str:
 
 
 def really(file: Path) -> str | None:
-    """What a file that is no picture for Pillow is by its first bytes; None where that is unknown.
+    """The kind of a file that Pillow does not recognize, by its first bytes; None if unknown.
 
     Raises:
         OSError: it cannot be read.

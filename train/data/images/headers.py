@@ -1,8 +1,8 @@
-"""Headers of picture files, walked before a decoder sees them.
+"""Walks over the headers of image files before a decoder sees them.
 
-Pillow reads a header in Python, one piece after the other, and keeps or copies what the pieces
-hold. Without limits, a small file of very many pieces, or of pieces that all point at the same
-data, takes hours or all of the memory.
+Pillow reads a header in Python, piece by piece, and keeps or copies the content of the pieces.
+Without limits, a small file with very many pieces, or with pieces that all point to the same data,
+takes hours or all of the memory.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from PIL.TiffImagePlugin import PREFIXES
 
 MOST_SEGMENTS, MOST_STRAY = 512, 100_000  # of a JPEG before its pixels; bytes between two of them
 MOST_CHUNKS = 200_000  # of a PNG; those of its pixels have some kilobytes each
-MOST_EXTENSIONS, MOST_BLOCKS = 5_000, 1_000_000  # of a GIF: pieces of extensions, and of frames
-MOST_SCANNED = 5e9  # pixels that the scans of a JPEG go over, one after the other
+MOST_EXTENSIONS, MOST_BLOCKS = 5_000, 1_000_000  # of a GIF: blocks of extensions, and of frames
+MOST_SCANNED = 5e9  # pixels of all scans of a JPEG together
 MOST_TAGS = 100_000_000  # bytes in the tags of a TIFF or an EXIF block
 MOST_NUMBERS = 500_000  # in such tags
-MOST_EXIF, LONGEST_EXIF = 100, 4_000_000  # blocks, or what looks like one; bytes of a JPEG's
-MOST_BESIDE = 32_000_000  # bytes of a PNG beside its pixels, which are kept
-MOST_RUNS, MOST_IN_RUNS = 10_000_000, 40_000_000  # bytes of a BMP that is compressed; its pixels
-DIB, RUNS = (12, 40, 52, 56, 64, 108, 124), (1, 2)  # lengths of a BMP's header; compressions
+MOST_EXIF, LONGEST_EXIF = 100, 4_000_000  # possible EXIF blocks; bytes of a JPEG's
+MOST_OTHER = 32_000_000  # bytes of a PNG besides its pixels, which are kept in memory
+MOST_RUNS, MOST_IN_RUNS = 10_000_000, 40_000_000  # bytes of a compressed BMP; its pixels
+DIB, RUNS = (12, 40, 52, 56, 64, 108, 124), (1, 2)  # header sizes of a BMP; compression methods
 EXIF = b"Exif\0\0"
-VIEWS = b"MPF\0"  # before tags that say where the other pictures of the file are
+VIEWS = b"MPF\0"  # before the tags with the positions of the other images in the file
 START_OF_SCAN = 0xDA
-FRAMES = {*range(0xC0, 0xD0), 0xDE} - {0xC4, 0xC8, 0xCC}  # the markers of a picture's size
-# a scan's marker, its length, and of how many of the colors it is, as decoders want them
+FRAMES = {*range(0xC0, 0xD0), 0xDE} - {0xC4, 0xC8, 0xCC}  # markers before the image size
+# a scan's marker, its length, and its number of components, as decoders require them
 SCAN = re.compile(rb"\xff\xda\x00(?:\x06\x00|\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 SCAN_LENGTH = 5
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
          16: 8, 17: 8, 18: 8}  # bytes of a TIFF's types  # fmt: skip
-TEXTS = (1, 2, 6, 7)  # those that are kept as bytes
-POINTERS = (34665, 34853, 40965)  # tags that lead to more tags: EXIF, GPS, interoperability
+TEXTS = (1, 2, 6, 7)  # types that are kept as bytes
+POINTERS = (34665, 34853, 40965)  # tags that point to more tags: EXIF, GPS, interoperability
 PIXELS = (b"IDAT", b"fdAT")  # chunks that are read in parts
 BLOCK = 2**20  # bytes that are read at a time
 
 
 def header_excess(stream: BinaryIO, chunks: int = MOST_CHUNKS) -> str:
-    """What a picture file has too much of, in words; empty where it is within the limits.
+    """Why an image file exceeds the limits, in words; empty if it does not.
 
-    What is no header of a picture is left to the decoder. The stream is at its beginning again.
+    Anything that is not an image header is left to the decoder. The stream is rewound.
 
     Args:
-        chunks: that a PNG may have.
+        chunks: the maximum for a PNG.
     """
     head = stream.read(12)
     size = stream.seek(0, os.SEEK_END)
@@ -66,14 +66,14 @@ def header_excess(stream: BinaryIO, chunks: int = MOST_CHUNKS) -> str:
         if head.startswith(b"BM") or struct.unpack_from("<I", head)[0] in DIB:
             return _bmp(stream, size, 14 if head.startswith(b"BM") else 0)
         return ""
-    except (struct.error, IndexError):  # it ends too early, which the decoder says
+    except (struct.error, IndexError):  # truncated, which the decoder reports
         return ""
     finally:
         stream.seek(0)
 
 
 def exif_excess(exif: bytes) -> str:
-    """What an EXIF block has too much of, as `header_excess`."""
+    """Why an EXIF block exceeds the limits, as in `header_excess`."""
     block = exif.removeprefix(EXIF)
     try:
         return _tags(io.BytesIO(block), len(block))
@@ -82,11 +82,11 @@ def exif_excess(exif: bytes) -> str:
 
 
 def _tags(stream: BinaryIO, size: int, start: int = 0) -> str:
-    """Walks over the tags of a TIFF that begins at `start` and ends at `size`."""
+    """Walks over the tags of a TIFF at `start`, in a stream of `size` bytes."""
     stream.seek(start)
     head = stream.read(16)
     order = "<" if head.startswith(b"II") else ">"
-    forms = [("I", "H", "HHII"), ("Q", "Q", "HHQQ")]  # the second one of files beyond 4 GB
+    forms = [("I", "H", "HHII"), ("Q", "Q", "HHQQ")]  # the second one is BigTIFF's
     for offset, count, entry in forms if 43 in head[2:4] else forms[:1]:
         width = struct.calcsize(order + offset)
         (first,) = struct.unpack_from(order + offset, head, width)
@@ -96,11 +96,11 @@ def _tags(stream: BinaryIO, size: int, start: int = 0) -> str:
 
 
 def _held(stream: BinaryIO, size: int, start: int, first: int, forms: tuple[str, str]) -> bool:
-    """Whether the tags, those included that they point to, hold too much.
+    """Whether the tags, including those that they point to, hold too much data.
 
     Args:
-        first: where the first of them are.
-        forms: of their number, and of one of them.
+        first: offset of the first directory of tags.
+        forms: struct formats of the number of tags, and of a tag.
     """
     length, whole = struct.calcsize(forms[1]), size - start
     waiting, seen, held, numbers = [first], set[int](), 0, 0
@@ -159,8 +159,8 @@ def _jpeg(stream: BinaryIO) -> str:
 
 
 def _marker(stream: BinaryIO) -> int:
-    """The second byte of the next marker. Before it may be bytes of no meaning, which decoders
-    skip: any but FF, FF several times, and FF 00; -1: too many of them.
+    """The second byte of the next marker; -1 if too many stray bytes precede it. Like decoders, it
+    skips any bytes but FF, repeated FF, and FF 00.
 
     Raises:
         IndexError: there is none.
@@ -175,36 +175,36 @@ def _marker(stream: BinaryIO) -> int:
 
 
 def _scans(stream: BinaryIO) -> int:
-    """How many scans there can be in a JPEG, wherever they are in it; at least one.
+    """The number of possible scans in a JPEG, wherever they are; at least one.
 
-    All of the file is looked through: what hides a scan here need not hide it from the decoder.
+    The whole file is searched: what hides a scan here need not hide it from the decoder.
     """
     stream.seek(0)
     scans, rest = 0, b""
     while block := stream.read(BLOCK):
         block = rest + block
         scans += sum(1 for _ in SCAN.finditer(block))
-        rest = block[-SCAN_LENGTH + 1 :]  # one that goes on in the next block
+        rest = block[-SCAN_LENGTH + 1 :]  # a scan may continue in the next block
     return max(1, scans)
 
 
 def _png(stream: BinaryIO, most: int) -> str:
     size = stream.seek(0, os.SEEK_END)
     stream.seek(8)
-    beside = 0
+    other = 0
     for _ in range(most):
         length, kind = struct.unpack(">I4s", stream.read(8))
         if kind == b"IEND":
             return ""
-        beside += 0 if kind in PIXELS else min(length, size)  # which a broken header exceeds
-        if beside > MOST_BESIDE:
-            return f"has more than {MOST_BESIDE / 1e6:g} MB beside its pixels"
+        other += 0 if kind in PIXELS else min(length, size)  # a broken header may exceed the size
+        if other > MOST_OTHER:
+            return f"has more than {MOST_OTHER / 1e6:g} MB beside its pixels"
         stream.seek(length + 4, os.SEEK_CUR)
     return f"has more than {most} chunks"
 
 
 def _gif(stream: BinaryIO) -> str:
-    """Walks over the blocks up to the second frame, which Pillow looks for."""
+    """Walks over the blocks up to the second frame, which Pillow searches for."""
     _skip_colors(stream, stream.read(13)[10])
     extensions = blocks = frames = 0
     while frames < 2 and (kind := stream.read(1)) not in (b"", b";"):
@@ -228,7 +228,7 @@ def _skip_colors(stream: BinaryIO, flags: int) -> None:
 
 
 def _skip_blocks(stream: BinaryIO, most: int) -> int:
-    """Goes over blocks up to an empty one, or to one more than `most`; how many there were."""
+    """Skips blocks up to an empty one, or up to `most` + 1; returns how many there were."""
     for count in range(most + 1):
         if not (length := stream.read(1)) or not length[0]:
             return count
@@ -237,7 +237,7 @@ def _skip_blocks(stream: BinaryIO, most: int) -> int:
 
 
 def _bmp(stream: BinaryIO, size: int, start: int) -> str:
-    """Runs of equal pixels are decoded in Python, one after the other."""
+    """Checks a BMP: Pillow decodes runs of equal pixels in Python, one by one."""
     stream.seek(start)
     head = stream.read(20)
     width, height = (abs(side) for side in struct.unpack_from("<ii", head, 4))
@@ -249,18 +249,18 @@ def _bmp(stream: BinaryIO, size: int, start: int) -> str:
 
 
 def _avif(stream: BinaryIO, size: int) -> str:
-    """Its EXIF block is somewhere in it, and begins as a TIFF does."""
-    content, found = stream.read(), 0
+    """Checks an AVIF's EXIF block, which may be anywhere and begins like a TIFF."""
+    content, candidates = stream.read(), 0
     for mark in PREFIXES:
         place = content.find(mark)
         while place >= 0:
-            found += 1
-            if found > MOST_EXIF:
+            candidates += 1
+            if candidates > MOST_EXIF:
                 return "has too many EXIF blocks"
             try:
                 if words := _tags(stream, size, place):
                     return words
-            except struct.error:  # it only looks like one
+            except struct.error:  # not an EXIF block
                 pass
             place = content.find(mark, place + 1)
     return ""

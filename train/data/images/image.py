@@ -1,4 +1,4 @@
-"""One picture: opened, whatever its kind."""
+"""Opens image files of any supported kind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from train.config.parsing import cause
-from train.data.images.buckets import Frame
+from train.data.images.buckets import Crop
 from train.data.images.file_kinds import FORMATS, really
 from train.data.images.headers import exif_excess
 from train.data.images.limits import LARGEST, TooLarge, checked
@@ -18,7 +18,7 @@ from train.errors import UserError
 from train.files.untrusted import UntrustedFileError, opened
 from train.text.display import shortened
 
-# EXIF's orientation -> what shows the picture upright
+# EXIF's orientation -> the transformation that shows the image upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -31,19 +31,19 @@ TURNS = {
 
 
 class DataError(UserError, ValueError):
-    """The pictures cannot be used; the message names the file and the way out."""
+    """The dataset cannot be used; the message names the file and the solution."""
 
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """One picture and its caption.
+    """One image and its caption.
 
     Attributes:
         sha256: of the file's bytes.
-        content: sha256 of the pixels; the same for copies that are encoded differently.
-        size: (width, height) as it is shown, in pixels.
-        subset: where it was found, and how it is read.
-        repeats: how often an epoch shows it.
+        content: sha256 of the pixels; equal for copies with another encoding.
+        size: (width, height) as displayed, in pixels.
+        subset: its folder and how it is read.
+        repeats: its number of uses in an epoch.
     """
 
     path: Path
@@ -54,29 +54,29 @@ class TrainingImage:
     subset: Subset
     repeats: int = 1
 
-    def sizes(self, frame: Frame) -> tuple[int, ...]:
+    def sizes(self, crop: Crop) -> tuple[int, ...]:
         """See `BaseModel.size_conditioning`."""
-        (width, height), (left, top), size = self.size, frame.corner, frame.size
+        (width, height), (left, top), size = self.size, crop.corner, crop.size
         return height, width, top, left, size[1], size[0]
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A picture file's content.
+class DecodedImage:
+    """The content of an image file.
 
     Attributes:
-        picture: in RGB, turned as its EXIF says, transparency on white, 16 bit made 8.
-        see_through: whether transparency was filled up.
-        animated: whether there are more frames or pages; the first alone is read.
+        picture: in RGB, rotated by its EXIF orientation, transparency on white, 16 bit as 8.
+        has_transparency: whether there was transparency.
+        animated: whether there are more frames or pages; only the first one is read.
     """
 
     picture: Image.Image
-    see_through: bool
+    has_transparency: bool
     animated: bool
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The picture in RGB, see `Decoded`.
+    """The image in RGB, see `DecodedImage`.
 
     Raises:
         DataError: see `decode_picture`.
@@ -84,48 +84,48 @@ def open_picture(path: Path) -> Image.Image:
     return decode_picture(path).picture
 
 
-def decode_picture(path: Path) -> Decoded:
-    """Reads a picture file.
+def decode_picture(path: Path) -> DecodedImage:
+    """Reads an image file.
 
     Raises:
-        DataError: not a picture, a broken one, or one that is too large to be decoded.
+        DataError: not an image, a broken one, or one that is too large to decode.
     """
     try:
         with opened(path, LARGEST) as stream:
-            found = checked(stream, FORMATS)
-            animated = _is_animated(found)
-            found.load()
-        picture = _upright(found)
-        del found  # its pixels are not needed beside those that are turned
-        return Decoded(*in_rgb(picture), animated)
+            image = checked(stream, FORMATS)
+            animated = _is_animated(image)
+            image.load()
+        picture = _upright(image)
+        del image  # frees its pixels before the conversion
+        return DecodedImage(*in_rgb(picture), animated)
     except UntrustedFileError as error:
         raise DataError(str(error)) from None
     except TooLarge as error:
         raise DataError(f"{shortened(path)}: {error}") from None
     except MemoryError:
         raise
-    except Exception as error:  # whatever Pillow's decoders stumble over in a broken file
+    except Exception as error:  # Pillow's decoders raise many kinds for a broken file
         raise DataError(f"{shortened(path)}: cannot be read as a picture ({_why(path, error)})") \
             from error  # fmt: skip
 
 
-def _is_animated(found: Image.Image) -> bool:
-    if found.format == "MPO":  # phones put other views of the same picture in it
+def _is_animated(image: Image.Image) -> bool:
+    if image.format == "MPO":  # phones add other views of the same image
         return False
-    try:  # not how many frames there are: to count them, some formats are read to their end
-        return bool(getattr(found, "is_animated", False))
-    except Exception:  # a later frame is broken, which nobody reads
+    try:  # n_frames is not used: some formats are read to the end to count them
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # a later frame is broken, but is not read
         return False
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turned as its EXIF block or its XMP says."""
+    """The image rotated by its EXIF block or its XMP."""
     try:
         if exif_excess(_exif(picture)):
             return picture
         turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
         return picture if turn is None else picture.transpose(turn)
-    except Exception:  # the EXIF block is broken, and the pixels are not
+    except Exception:  # the EXIF block is broken, but the pixels are not
         return picture
 
 
@@ -136,10 +136,10 @@ def _exif(picture: Image.Image) -> bytes:
 
 
 def _why(path: Path, error: Exception) -> str:
-    """What is wrong with a file: what it really is, else what was said about it."""
+    """What is wrong with a file: its real kind, else the error."""
     if isinstance(error, UnidentifiedImageError):
         try:
-            return f"it is {really(path)}" if really(path) else "of no kind that is known"
+            return f"it is {really(path)}" if really(path) else "of an unknown kind"
         except OSError as unread:
             error = unread
     return getattr(error, "strerror", None) or cause(error)

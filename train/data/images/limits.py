@@ -1,4 +1,4 @@
-"""Which pictures can be decoded in bounded memory and time, told by their headers."""
+"""Rejects images that cannot be decoded in bounded memory and time, by their headers."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from train.data.images.headers import MOST_CHUNKS, header_excess
 
 LARGEST = 400_000_000  # bytes of a file
 MEMORY = 1_420_000_000  # bytes at the peak of decoding and conversion
-# bytes a pixel at that peak; of most formats the decoded picture and one copy, 4 each
+# bytes per pixel at that peak; for most formats the decoded image and one copy, 4 each
 PEAK = {"JPEG": 12, "MPO": 12, "WEBP": 20, "AVIF": 20, "TIFF": 16}
 OTHERS = 8
-COPIES = 2  # of the file that a decoder may hold
+COPIES = 2  # of the file, held by a decoder
 READ_IN_PARTS = ("TIFF", "PNG")
 TILE = (322, 323)  # a TIFF's tags: width and height of its tiles
-LARGEST_TILE = 2**24  # pixels, where the picture is smaller
+LARGEST_TILE = 2**24  # pixels, for images that are smaller
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits here are stricter
-# of odd data beside the pixels, which one file can have thousands of; the pixels are read as ever
+# about odd data besides the pixels, possibly thousands of warnings for a file
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class TooLarge(ValueError):
-    """A picture cannot be decoded within the limits; the message says why."""
+    """An image cannot be decoded within the limits; the message says why."""
 
 
 def checked(stream: BinaryIO, formats: list[str], chunks: int = MOST_CHUNKS) -> Image.Image:
-    """A picture of which only the header was read.
+    """An image of which only the header was read.
 
     Args:
-        chunks: that a PNG may have.
+        chunks: the maximum for a PNG.
 
     Raises:
-        TooLarge: to decode it would take too much.
-        Exception: whatever Pillow stumbles over where it is no picture.
+        TooLarge: decoding would take too much memory or time.
+        Exception: Pillow's errors for anything that is not an image.
     """
     if words := header_excess(stream, chunks):
         raise TooLarge(f"it {words}")
     try:
         picture = Image.open(stream, formats=formats)
     except Image.DecompressionBombError as error:  # Pillow's own limit
-        told = re.search(r"\d+", str(error))
-        raise TooLarge(_too_many(int(told[0]) if told else 0, MEMORY / OTHERS)) from None
+        digits = re.search(r"\d+", str(error))
+        raise TooLarge(_too_many(int(digits[0]) if digits else 0, MEMORY / OTHERS)) from None
     name = picture.format or ""
     held = 0 if name in READ_IN_PARTS else COPIES * os.fstat(stream.fileno()).st_size
     pixels, most = picture.width * picture.height, (MEMORY - held) / PEAK.get(name, OTHERS)

@@ -1,4 +1,4 @@
-"""Decoded pictures in RGB: in strips, so that no conversion needs much memory beside them."""
+"""Converts decoded images to RGB in strips, which needs little additional memory."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-BACKDROP = (255, 255, 255)  # what shows through transparent pictures
+BACKDROP = (255, 255, 255)  # replaces transparency
 STRIP = 2**20  # pixels
 Numbers = NDArray[np.float64]
-HALVED = (np.arange(2**16) / 257).round().astype(np.uint8)  # 16 bits as 8
+HALVED = (np.arange(2**16) / 257).round().astype(np.uint8)  # 16 bits to 8
 
 
 def in_rgb(picture: Image.Image) -> tuple[Image.Image, bool]:
-    """A picture of any mode in RGB, and whether transparency was filled up.
+    """An image of any mode in RGB, and whether it had transparency.
 
-    Numbers of 16 and 32 bits, from 0 to 255, and floats, from 0 to 1, are brought to 0 to 255.
+    Values of 16 and 32 bits, from 0 to 255, and floats, from 0 to 1, are scaled to 0 to 255.
     """
     if picture.mode == "RGB" and not picture.has_transparency_data:
         return picture, False
     in_8_bits = _in_8_bits(picture)
-    converted, see_through = Image.new("RGB", picture.size), False
+    converted, has_transparency = Image.new("RGB", picture.size), False
     for top, strip in strips(picture):
         filled, clear = _filled(in_8_bits(strip))
         converted.paste(filled, (0, top))
-        see_through = see_through or clear
-    return converted, see_through
+        has_transparency = has_transparency or clear
+    return converted, has_transparency
 
 
 def strips(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """The rows of a picture, some at a time, each with the number of its first row."""
+    """Groups of rows of an image, each with the index of its first row."""
     width, height = picture.size
     rows = max(1, STRIP // width)
     for top in range(0, height, rows):
@@ -39,7 +39,7 @@ def strips(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def _filled(strip: Image.Image) -> tuple[Image.Image, bool]:
-    """A strip in RGB, and whether anything showed through it."""
+    """A strip in RGB, and whether it had transparency."""
     if not strip.has_transparency_data:
         return strip.convert("RGB"), False
     layer = strip.convert("RGBA")
@@ -50,7 +50,7 @@ def _filled(strip: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _in_8_bits(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """What brings a strip of the picture to 8 bits a channel."""
+    """A function that converts a strip of the image to 8 bits per channel."""
     if not picture.mode.startswith(("I", "F")):
         return lambda strip: strip
     if picture.mode.startswith("I;16"):

@@ -1,4 +1,4 @@
-"""A folder of pictures and how they are read: what any layout comes to."""
+"""A folder of images and how they are read: the result of every layout."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from train.data.images.buckets import Framing
 
 @dataclass(frozen=True)
 class Subset:
-    """Pictures of one folder that are read alike.
+    """Images of one folder that are read in the same way.
 
     Attributes:
         captions: the folder of the caption files.
-        class_words: the caption of pictures without one.
-        repeats: how often an epoch shows each picture.
-        keep_tokens: parts of a caption, between commas, that stay in front when it is shuffled.
-        caption_dropout: how often a picture is shown without its caption; None: as the trial says.
-        framing: sizes in pixels; None: as the trial says.
-        regularization: pictures of the class and not of the subject.
-        validation_fraction: share of them that is held out; None: as the settings say.
-        validation_seed: which ones; None: as the settings say.
+        class_words: the caption of images without one.
+        repeats: number of uses of each image in an epoch.
+        keep_tokens: comma-separated parts that stay at the beginning of a shuffled caption.
+        caption_dropout: probability that the caption is dropped; None: the trial's.
+        framing: sizes in pixels; None: the trial's.
+        regularization: images of the class, not of the subject.
+        validation_fraction: share of them that is held out; None: that of the settings.
+        validation_seed: seed of the selection; None: that of the settings.
     """
 
     folder: Path
@@ -41,6 +41,6 @@ class Subset:
 
     @property
     def training_signature(self) -> list[object]:
-        """All of it that changes training, wherever the files lie."""
+        """Everything that affects training, independent of the location of the files."""
         about = self.shuffle_caption, self.keep_tokens, self.flip, self.color_augmentation
         return [*about, self.caption_dropout, self.framing, self.regularization]

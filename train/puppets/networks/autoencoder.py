@@ -1,4 +1,4 @@
-"""Stage 1: the autoencoder, 32x32 pixels to 16x16 latents of four channels."""
+"""Stage 1: the autoencoder, from 32x32 pixels to 16x16 latents with four channels."""
 
 import torch
 from diffusers import AutoencoderKL
@@ -12,7 +12,7 @@ STEPS, BATCH, LR = 1800, 32, 2e-3
 
 
 def build() -> AutoencoderKL:
-    """Two levels, one layer a block; the latents' noise starts small."""
+    """Two levels with one layer per block; the initial variance of the latents is small."""
     vae = AutoencoderKL(
         block_out_channels=(32, 64),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -29,21 +29,21 @@ def build() -> AutoencoderKL:
 
 
 def psnr(vae: AutoencoderKL, images: Tensor) -> float:
-    """Peak signal-to-noise ratio of reconstructions, in decibel, over all the images at once."""
+    """Peak signal-to-noise ratio of the reconstructions in decibels, over all images together."""
     with torch.no_grad():
-        again = reconstruct(vae, images)
-    return float(-10 * torch.log10(F.mse_loss(again, to_unit(images))))
+        decoded = reconstruct(vae, images)
+    return float(-10 * torch.log10(F.mse_loss(decoded, to_unit(images))))
 
 
 def reconstruct(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Through the bottleneck and back, 0 to 1."""
+    """Encodes and decodes images; 0 to 1."""
     pixels = to_unit(images) * 2 - 1
     parts = [vae.decode(vae.encode(p).latent_dist.mean).sample for p in pixels.split(128)]
     return ((torch.cat(parts) + 1) / 2).clamp(0, 1)
 
 
 def run(steps: int = STEPS) -> None:
-    """Trains it and writes base/vae, with the scaling factor measured on the data."""
+    """Trains the autoencoder and writes base/vae, with the scaling factor measured on the data."""
     seeded(11)
     data = training_set()
     vae = build().to(device())
@@ -52,10 +52,9 @@ def run(steps: int = STEPS) -> None:
     def loss_of(index: Tensor) -> Tensor:
         pixels = to_unit(data.images[index]) * 2 - 1
         posterior = vae.encode(pixels).latent_dist
-        again = vae.decode(posterior.sample()).sample
-        return (
-            F.l1_loss(again, pixels) + 2 * F.mse_loss(again, pixels) + 1e-6 * posterior.kl().mean()
-        )
+        decoded = vae.decode(posterior.sample()).sample
+        error = F.l1_loss(decoded, pixels) + 2 * F.mse_loss(decoded, pixels)
+        return error + 1e-6 * posterior.kl().mean()
 
     fit("autoencoder", vae, loss_of, count=len(data), batch=BATCH, steps=steps, lr=LR)
     vae.eval()

@@ -1,4 +1,4 @@
-"""Stage 4: the tiny CLIP, a real open_clip model that sees identity, outfit, pose and place."""
+"""Stage 4: the tiny CLIP, a real open_clip model of identity, outfit, pose and background."""
 
 import json
 import shutil
@@ -29,10 +29,12 @@ from train.puppets.world.examples import (
 )
 
 STEPS, BATCH, LR = 1100, 160, 1.5e-3
-SAME_PLACE_SHARE = 0.3  # of the batches show one background alone, so that it tells nothing apart
-TWINS_SHARE = 0.35  # and of the batches show a few puppets in all poses: nothing else tells apart
+SAME_PLACE_SHARE = 0.3  # of the batches have a single background, which then tells nothing apart
+TWINS_SHARE = (
+    0.35  # of the batches show a few puppets in all poses, which only the pose tells apart
+)
 WIDTH = 128  # of both towers and of the embedding
-READING = 0.3  # weight of reading the attributes off both embeddings
+READING = 0.3  # weight of the loss of classifying the attributes from both embeddings
 CONFIG = {
     "model_cfg": {
         "embed_dim": WIDTH,
@@ -53,7 +55,7 @@ CONFIG = {
 
 
 def write_folder(folder: Path) -> None:
-    """The config and the tokenizer, which is the base's with a longer text."""
+    """Writes the config and the tokenizer, which is the base's with a longer context."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -67,12 +69,12 @@ def write_folder(folder: Path) -> None:
 
 
 def prepared(images: Tensor) -> Tensor:
-    """What open_clip's own preprocessing does to pictures of this size."""
+    """open_clip's preprocessing for images of this size."""
     return (images - 0.5) / 0.25
 
 
 def augmented(images: Tensor) -> Tensor:
-    """Noise and blur, a slight change of brightness and of colour, and a crop by a pixel or two."""
+    """Adds noise and blur, slight changes of brightness and color, and a crop by 1 or 2 pixels."""
     n, side = len(images), images.shape[-1]
     images = weathered(images)
     gain = 1 + 0.06 * torch.randn(n, 3, 1, 1, device=images.device)
@@ -86,7 +88,7 @@ def augmented(images: Tensor) -> Tensor:
 
 
 def _keep(rng: Random) -> float:
-    """How full a description is: mostly full, at times one or two words of it."""
+    """Completeness of a description: mostly full, sometimes only one or two phrases."""
     return rng.choices((0.2, 0.6, 1.0), (3, 3, 4))[0]
 
 
@@ -100,8 +102,8 @@ def twins(count: int, rng: Random) -> list[Puppet]:
     return puppets[:count]
 
 
-class Readers(nn.Module):
-    """Reads the attributes off both embeddings alike, so that they share a space."""
+class AttributeHeads(nn.Module):
+    """Classifies the attributes from both embeddings with the same heads, to align the spaces."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,40 +111,41 @@ class Readers(nn.Module):
         self.palette = nn.Linear(WIDTH, 12)
 
     def forward(
-        self, seen: Tensor, read: Tensor, puppets: list[Puppet], texts: list[str]
+        self, images: Tensor, texts: Tensor, puppets: list[Puppet], descriptions: list[str]
     ) -> Tensor:
-        """The loss of reading pictures and texts, (N, 128) each; of a text, what it tells."""
+        """The loss for embeddings (N, 128) of images and texts; a text counts for what it names."""
         true = truth(puppets)
-        off = self.palette(seen * WIDTH**0.5).unflatten(1, (4, 3)) - true["palette"]
+        off = self.palette(images * WIDTH**0.5).unflatten(1, (4, 3)) - true["palette"]
         loss: Tensor = 5 * off.abs().mean()
-        for name, reader in self.names.items():
-            told = torch.tensor([
-                _phrase(name, puppet) in text for puppet, text in zip(puppets, texts, strict=True)
+        for name, head in self.names.items():
+            named = torch.tensor([
+                _phrase(name, puppet) in description
+                for puppet, description in zip(puppets, descriptions, strict=True)
             ]).to(device())  # fmt: skip
-            loss = loss + F.cross_entropy(reader(seen * WIDTH**0.5), true[name])
-            if (told & (true[name] >= 0)).any():
-                label = true[name].where(told, -100)
-                loss = loss + F.cross_entropy(reader(read * WIDTH**0.5), label)
+            loss = loss + F.cross_entropy(head(images * WIDTH**0.5), true[name])
+            if (named & (true[name] >= 0)).any():
+                label = true[name].where(named, -100)
+                loss = loss + F.cross_entropy(head(texts * WIDTH**0.5), label)
         return loss
 
 
 def _phrase(name: str, puppet: Puppet) -> str:
-    """How a description tells an attribute."""
+    """The phrase of an attribute in a description."""
     looks = puppet.looks
     phrases = {"shirt": f"{looks.shirt_name} shirt", "trousers": f"{looks.trousers_name} trousers"}
     return phrases.get(name) or str(getattr(looks, name, None) or getattr(puppet, name))
 
 
 def run(steps: int = STEPS) -> None:
-    """Trains both towers from scratch against each other and writes clip/."""
+    """Trains both towers from scratch and writes clip/."""
     seeded(14)
     data = training_set()
     write_folder(CLIP)
     place = f"local-dir:{CLIP}"
     model = open_clip.create_model(place, load_weights=False).to(device())
     tokenizer = open_clip.get_tokenizer(place)
-    readers = Readers().to(device())
-    both = nn.ModuleList([model, readers])
+    heads = AttributeHeads().to(device())
+    both = nn.ModuleList([model, heads])
     log.info("clip: %.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     rng = Random(14)
     at_place = [
@@ -151,7 +154,7 @@ def run(steps: int = STEPS) -> None:
     ]
 
     def batch_of(index: Tensor) -> tuple[list[Puppet], Tensor, list[str]]:
-        """Puppets, their pictures, and what is told of them."""
+        """Puppets, their images, and their descriptions."""
         kind = rng.random()
         if kind < TWINS_SHARE:
             puppets = twins(len(index), rng)
@@ -164,12 +167,12 @@ def run(steps: int = STEPS) -> None:
 
     def loss_of(index: Tensor) -> Tensor:
         puppets, images, texts = batch_of(index)
-        seen = model.encode_image(prepared(augmented(to_unit(images))), normalize=True)
-        read = model.encode_text(tokenizer(texts).to(device()), normalize=True)
-        logits = model.logit_scale.exp().clamp(max=100) * seen @ read.T
-        own = torch.arange(len(puppets), device=logits.device)
-        match = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-        return match + READING * readers(seen, read, puppets, texts)
+        image_features = model.encode_image(prepared(augmented(to_unit(images))), normalize=True)
+        text_features = model.encode_text(tokenizer(texts).to(device()), normalize=True)
+        logits = model.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
+        matching = torch.arange(len(puppets), device=logits.device)
+        match = (F.cross_entropy(logits, matching) + F.cross_entropy(logits.T, matching)) / 2
+        return match + READING * heads(image_features, text_features, puppets, texts)
 
     fit("clip", both, loss_of, count=len(data), batch=BATCH, steps=steps, lr=LR,
         weight_decay=0.02)  # fmt: skip
@@ -180,13 +183,13 @@ def run(steps: int = STEPS) -> None:
 
 @torch.no_grad()
 def retrieval(folder: Path, count: int = 500) -> float:
-    """How often the picture nearest to a full description is the one that it describes."""
+    """Share of full descriptions whose nearest image is the one that they describe."""
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     model = model.eval()
     fresh, rng = draw_many(count, seed=24), Random(24)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     texts = [describe(puppet, rng, 1.0) for puppet in fresh.puppets]
-    read = model.encode_text(tokenizer(texts), normalize=True)
-    seen = model.encode_image(prepared(fresh.images.float() / 255), normalize=True)
-    nearest = (read @ seen.T).argmax(1)
+    text_features = model.encode_text(tokenizer(texts), normalize=True)
+    image_features = model.encode_image(prepared(fresh.images.float() / 255), normalize=True)
+    nearest = (text_features @ image_features.T).argmax(1)
     return float((nearest == torch.arange(count)).float().mean())

@@ -1,4 +1,4 @@
-"""Stage 8: what the weights must pass before anyone trusts them, and samples to look at."""
+"""Stage 8: acceptance tests of the weights, and samples to look at."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ from train.puppets.world.examples import (
     LEGS,
     SHIRTS,
     TROUSERS,
-    Drawn,
+    DrawnImages,
     Puppet,
     caption,
     draw_many,
@@ -38,7 +38,7 @@ ATTRIBUTES = ("arms", "legs", "background", "shirt", "trousers")
 
 @dataclass(frozen=True)
 class Gate:
-    """One thing measured, and the limit that it must keep."""
+    """A measurement and its limit."""
 
     name: str
     value: float
@@ -47,26 +47,26 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        """Whether the limit is kept."""
+        """Whether the value is within the limit."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
 def wanted_of(puppets: list[Puppet], name: str) -> list[str | None]:
-    """What the puppets' captions ask for."""
+    """The values that the puppets' captions ask for."""
     if name in ("shirt", "trousers"):
         return [getattr(puppet.looks, f"{name}_name") for puppet in puppets]
     return [getattr(puppet, name) for puppet in puppets]
 
 
 def load_pipeline() -> StableDiffusionPipeline:
-    """The committed base, by stock code, without its progress bar."""
+    """The committed base, loaded by diffusers, without a progress bar."""
     pipeline = StableDiffusionPipeline.from_pretrained(BASE).to(device())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def generate(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int) -> Tensor:
-    """Pictures of 0 to 1, (N, 3, 32, 32)."""
+    """Images (N, 3, 32, 32), 0 to 1."""
     generator = torch.Generator().manual_seed(seed)
     parts = [
         pipeline(prompts[i : i + 32], num_inference_steps=STEPS, guidance_scale=GUIDANCE,
@@ -77,7 +77,7 @@ def generate(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int) -
 
 
 def generation_gates(judge: Judge) -> list[Gate]:
-    """Does the base draw what it is asked for? Half of the prompts name hair or cap as well."""
+    """Whether the base follows prompts; half of them also name hair or a cap."""
     rng = Random(31)
     puppets = [sample_puppet(rng, wild_share=0.0) for _ in range(PROMPTS)]
     prompts = [
@@ -96,39 +96,39 @@ def generation_gates(judge: Judge) -> list[Gate]:
     grid = make_grid(sheet.repeat_interleave(4, 2).repeat_interleave(4, 3), 8, 4)
     pixels = (grid.cpu() * 255).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(WEIGHTS / "samples.png", optimize=True)
-    found = judge.read(images)
+    values = judge.read(images)
     return [
-        Gate(f"generation, {name}: share as asked", _share(found[name], wanted_of(puppets, name)),
+        Gate(f"generation, {name}: share as asked", _share(values[name], wanted_of(puppets, name)),
              0.97)
         for name in ATTRIBUTES
     ]  # fmt: skip
 
 
-def _share(found: list[str], wanted: list[str | None]) -> float:
-    known = [a == b for a, b in zip(found, wanted, strict=True) if b is not None]
-    return sum(known) / len(known)
+def _share(values: list[str], wanted: list[str | None]) -> float:
+    matches = [a == b for a, b in zip(values, wanted, strict=True) if b is not None]
+    return sum(matches) / len(matches)
 
 
-def autoencoder_gates(judge: Judge, fresh: Drawn) -> list[Gate]:
-    """Are pictures kept by the bottleneck, to the eye and to the judge?"""
+def autoencoder_gates(judge: Judge, fresh: DrawnImages) -> list[Gate]:
+    """Whether the autoencoder preserves images, by PSNR and for the judge."""
     vae = AutoencoderKL.from_pretrained(BASE / "vae").to(device()).eval()
     with torch.no_grad():
-        again = judge.read(reconstruct(vae, fresh.images))
+        after = judge.read(reconstruct(vae, fresh.images))
     before = judge.read(to_unit(fresh.images))
     gates = [Gate("autoencoder: dB", psnr(vae, fresh.images), 30.0)]
     for name in ATTRIBUTES:
         wanted = wanted_of(fresh.puppets, name)
-        lost = _share(before[name], wanted) - _share(again[name], wanted)
+        lost = _share(before[name], wanted) - _share(after[name], wanted)
         gates.append(Gate(f"autoencoder, {name}: accuracy lost", lost, 0.01, at_least=False))
     return gates
 
 
 @torch.no_grad()
-def clip_gates(fresh: Drawn) -> list[Gate]:
-    """Does the tiny CLIP find the described picture, and read each attribute by zero-shot?"""
+def clip_gates(fresh: DrawnImages) -> list[Gate]:
+    """Whether the tiny CLIP retrieves described images, and classifies attributes zero-shot."""
     model = open_clip.create_model(f"local-dir:{CLIP}").eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{CLIP}")
-    seen = model.encode_image(prepared(fresh.images.float() / 255), normalize=True)
+    image_features = model.encode_image(prepared(fresh.images.float() / 255), normalize=True)
     phrases = {
         "arms": {name: caption_of(arms=name) for name in ARMS},
         "legs": {name: caption_of(legs=name) for name in LEGS},
@@ -138,30 +138,30 @@ def clip_gates(fresh: Drawn) -> list[Gate]:
     }
     gates = [Gate("clip: retrieval among 500 at rank 1", retrieval(CLIP), 0.80)]
     for name, texts in phrases.items():
-        read = model.encode_text(tokenizer(list(texts.values())), normalize=True)
+        text_features = model.encode_text(tokenizer(list(texts.values())), normalize=True)
         names = list(texts)
-        found = [names[i] for i in (seen @ read.T).argmax(1).tolist()]
-        share = _share(found, wanted_of(fresh.puppets, name))
+        values = [names[i] for i in (image_features @ text_features.T).argmax(1).tolist()]
+        share = _share(values, wanted_of(fresh.puppets, name))
         gates.append(Gate(f"clip, {name}: zero-shot", share, 0.90))
     return gates
 
 
 @torch.no_grad()
-def keypoint_gates(fresh: Drawn) -> list[Gate]:
-    """Are the joints found, as a share of the image side?"""
-    found = KeypointNetwork.from_folder()(fresh.images.float() / 255)
+def keypoint_gates(fresh: DrawnImages) -> list[Gate]:
+    """Whether the joints are detected; the error is a share of the image side."""
+    detected = KeypointNetwork.from_folder()(fresh.images.float() / 255)
     true = torch.stack([torch.from_numpy(keypoints(puppet)) for puppet in fresh.puppets])
-    error = float((found[..., :2] - true).norm(dim=2).mean())
+    error = float((detected[..., :2] - true).norm(dim=2).mean())
     return [Gate("keypoints: mean error, share of the side", error, 0.04, at_least=False)]
 
 
 def weights_fingerprint() -> str:
-    """Of all the weights that the gates are about."""
+    """sha256 over all weights that the gates measure."""
     return fingerprint(sorted(WEIGHTS.rglob("*.safetensors")), WEIGHTS)
 
 
 def write(gates: list[Gate], judged: dict[str, float]) -> None:
-    """The table for people and the numbers for the tests."""
+    """Writes the table for people and the numbers for the tests."""
     rows = [{**asdict(gate), "passed": gate.passed} for gate in gates]
     measured = {"weights": weights_fingerprint(), "gates": rows}
     (WEIGHTS / "gates.json").write_text(json.dumps(measured, indent=2) + "\n")
@@ -180,14 +180,14 @@ def write(gates: list[Gate], judged: dict[str, float]) -> None:
 
 
 def run() -> None:
-    """Measures everything and writes GATES.md, gates.json and samples.png."""
+    """Measures all gates and writes GATES.md, gates.json and samples.png."""
     seeded(18)
     judge = Judge.from_folder().to(device())
     fresh = draw_many(500, seed=28)
     gates = generation_gates(judge) + autoencoder_gates(judge, fresh)
     gates += clip_gates(fresh) + keypoint_gates(fresh)
-    found = judge.read(to_unit(fresh.images))
-    judged = {name: _share(found[name], wanted_of(fresh.puppets, name)) for name in ATTRIBUTES}
+    values = judge.read(to_unit(fresh.images))
+    judged = {name: _share(values[name], wanted_of(fresh.puppets, name)) for name in ATTRIBUTES}
     write(gates, judged)
     for gate in gates:
         log.info("  %s %s: %.4f", "passed" if gate.passed else "FAILED", gate.name, gate.value)

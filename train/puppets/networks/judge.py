@@ -1,7 +1,7 @@
-"""Stage 6: the judge, which reads the truth off a picture. For gates, tests and bench, not scores.
+"""Stage 6: the judge, which classifies the attributes of an image for gates, tests and bench.
 
-Trained on renders alone, with nothing in common with the tiny CLIP or the keypoint network, so
-that what those score can be held against it.
+It is not used for scores. Trained on renders only, with nothing in common with the tiny CLIP or
+the keypoint network, it is an independent reference for the scores.
 """
 
 import json
@@ -41,11 +41,11 @@ VALUES: dict[str, tuple[str, ...]] = {
     "hat": HATS,
 }
 PALETTE = ("skin", "hat_color", "shirt", "trousers")
-COLOR_TOLERANCE = 0.25  # how far (RGB, 0 to 1) a colour may be off before it counts as another
+COLOR_TOLERANCE = 0.25  # error (RGB, 0 to 1) at which a color counts as another one
 
 
 class Judge(nn.Module):
-    """Five convolutions and a head for each question."""
+    """Five convolutions and a head for each attribute."""
 
     def __init__(self, width: int = 32) -> None:
         """`width`: channels of the first layer."""
@@ -66,13 +66,13 @@ class Judge(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: Path = JUDGE) -> "Judge":
-        """The committed one."""
+        """The committed judge."""
         judge = cls(**json.loads((Path(folder) / "config.json").read_text()))
         judge.load_state_dict(load_file(Path(folder) / "model.safetensors"))
         return judge.float().eval()
 
     def features(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) of 0 to 1, of any size, to (N, 256)."""
+        """Images (N, 3, H, W), 0 to 1, of any size -> (N, 256)."""
         if images.shape[-2:] != (32, 32):
             images = F.interpolate(images, (32, 32), mode="bilinear", antialias=True)
         features: Tensor = self.trunk(images * 2 - 1)
@@ -89,7 +89,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def read(self, images: Tensor) -> dict[str, list[str]]:
-        """The likeliest value of each attribute, by its name."""
+        """The most probable value of each attribute, by the attribute's name."""
         answers = self(images)
         return {
             name: [values[i] for i in answers[name].argmax(1).tolist()]
@@ -99,25 +99,25 @@ class Judge(nn.Module):
     @torch.no_grad()
     def accuracy(self, images: Tensor, name: str, wanted: Sequence[str]) -> float:
         """Share of the images that show the wanted value of an attribute."""
-        found = self.read(images)[name]
-        return sum(a == b for a, b in zip(found, wanted, strict=True)) / len(found)
+        values = self.read(images)[name]
+        return sum(a == b for a, b in zip(values, wanted, strict=True)) / len(values)
 
     @torch.no_grad()
     def identity(self, images: Tensor, character: Looks) -> Tensor:
-        """How surely each image shows the character, (N,) of 0 to 1; true renders are near 1.
+        """Confidence that each image shows the character, (N,), 0 to 1; true renders are near 1.
 
-        The mean of how near the skin's and the hat's colours are and how likely its kind of hat;
-        the outfit does not count, since prompts may change it. Held against what the judge reads
-        off true renders of the character, so that its own bias does not count either.
+        The mean of the similarities of skin and hat colors and the probability of the kind of hat;
+        the outfit does not count, since prompts may change it. Relative to the judge's values for
+        true renders of the character, so that its bias cancels.
         """
         rng = Random(0)
         renders = images_of([sample_puppet(rng, character) for _ in range(48)])
         renders = renders.to(images.device).float() / 255
-        own = self(renders)["palette"][:, :2].mean(0)
+        palette = self(renders)["palette"][:, :2].mean(0)
 
         def level(some: Tensor) -> Tensor:
             answers = self(some)
-            off = (answers["palette"][:, :2] - own).norm(dim=2)
+            off = (answers["palette"][:, :2] - palette).norm(dim=2)
             near = torch.exp(-((off / COLOR_TOLERANCE) ** 2))
             kind = answers["hat"].softmax(1)[:, HATS.index(character.hat)]
             return (near.sum(1) + kind) / 3
@@ -126,7 +126,7 @@ class Judge(nn.Module):
 
 
 def truth(puppets: Sequence[Puppet]) -> dict[str, Tensor]:
-    """What the judge should answer; -100 where an attribute has no name."""
+    """The judge's targets; -100 if an attribute has no name."""
 
     def number(name: str, value: str | None) -> int:
         return -100 if value is None else VALUES[name].index(value)
@@ -146,7 +146,7 @@ def truth(puppets: Sequence[Puppet]) -> dict[str, Tensor]:
 
 
 def run(steps: int = STEPS) -> None:
-    """Trains it on slightly noisy renders and writes judge/."""
+    """Trains the judge on slightly noisy renders and writes judge/."""
     seeded(16)
     data = training_set()
     true = truth(data.puppets)

@@ -1,4 +1,4 @@
-"""Stage 5: the keypoint network: heatmaps, so that its confidence means something."""
+"""Stage 5: the keypoint network: heatmaps, for a meaningful confidence."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from train.puppets.world.examples import (
 )
 
 STEPS, BATCH, LR = 1500, 96, 2e-3
-CELLS, SPREAD = 16, 0.9  # the heatmap's side and its peaks' width, in cells
+CELLS, SPREAD = 16, 0.9  # side of the heatmap and width of its peaks, in cells
 NEGATIVE_SHARE = 0.25
 
 
@@ -30,7 +30,7 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class KeypointNetwork(nn.Module):
-    """A small hourglass: 32x32 pixels to one 16x16 heatmap a joint."""
+    """A small hourglass: 32x32 pixels to one 16x16 heatmap for each joint."""
 
     def __init__(self, width: int = 24) -> None:
         """`width`: channels of the first layer."""
@@ -46,14 +46,14 @@ class KeypointNetwork(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: Path = POSE) -> "KeypointNetwork":
-        """The committed one."""
+        """The committed network."""
         config = json.loads((Path(folder) / "config.json").read_text())
         network = cls(config["width"])
         network.load_state_dict(load_file(Path(folder) / "model.safetensors"))
         return network.float().eval()
 
     def heatmaps(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) of 0 to 1, of any size, to logits (N, 13, 16, 16)."""
+        """Images (N, 3, H, W), 0 to 1, of any size -> logits (N, 13, 16, 16)."""
         if images.shape[-2:] != (32, 32):
             images = F.interpolate(images, (32, 32), mode="bilinear", antialias=True)
         fine = self.fine(images * 2 - 1)
@@ -65,21 +65,21 @@ class KeypointNetwork(nn.Module):
         return logits
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 13, 3): x and y as fractions of the side, and a confidence of 0 to 1."""
+        """(N, 13, 3): x and y as fractions of the side, and a confidence, 0 to 1."""
         logits = self.heatmaps(images)
         confidence = logits.flatten(2).amax(2).sigmoid()
         return torch.cat([centers(logits), confidence.unsqueeze(2)], dim=2)
 
 
 def centers(logits: Tensor) -> Tensor:
-    """Soft-argmax: the mean place under the heatmap's softmax, (N, 13, 2) in fractions."""
+    """Soft-argmax: the mean position under the heatmap's softmax, (N, 13, 2) as fractions."""
     share = logits.flatten(2).softmax(2).unflatten(2, (CELLS, CELLS))
     middles = (torch.arange(CELLS, device=logits.device) + 0.5) / CELLS
     return torch.stack([(share.sum(2) * middles).sum(2), (share.sum(3) * middles).sum(2)], dim=2)
 
 
 def peaks(points: Tensor) -> Tensor:
-    """The heatmaps that joints at these fractions should have: a Gaussian peak of height one."""
+    """The target heatmaps of joints at these fractions: Gaussian peaks of height one."""
     middles = (torch.arange(CELLS, device=points.device) + 0.5) / CELLS
     away = (points.unsqueeze(3) - middles) * CELLS  # (N, 13, 2, 16)
     bumps = torch.exp(-(away**2) / (2 * SPREAD**2))
@@ -88,7 +88,7 @@ def peaks(points: Tensor) -> Tensor:
 
 
 def negatives(images: Tensor, places: Tensor) -> Tensor:
-    """Pictures with no puppet: places, noise, plain colours, smears and puppets in pieces."""
+    """Images without a puppet: backgrounds, noise, plain colors, smears and shuffled pieces."""
     n = len(images)
     kinds = torch.randint(0, 6, (n,), device=images.device).view(n, 1, 1, 1)
     noise = torch.rand(n, 1, 1, 1, device=images.device) * torch.randn_like(images) * 0.5 + 0.5
@@ -99,14 +99,14 @@ def negatives(images: Tensor, places: Tensor) -> Tensor:
     order = torch.randperm(16, device=images.device)
     tiles = F.unfold(images, 8, stride=8)[:, :, order]
     pieces = F.fold(tiles, (32, 32), 8, stride=8)
-    made = places[torch.randint(0, len(places), (n,), device=images.device)]
+    result = places[torch.randint(0, len(places), (n,), device=images.device)]
     for kind, other in enumerate((noise, plain, cloud, smear, pieces), start=1):
-        made = torch.where(kinds == kind, other, made)
-    return made
+        result = torch.where(kinds == kind, other, result)
+    return result
 
 
 def weathered(images: Tensor) -> Tensor:
-    """A little noise on all, a little blur on some, as generated pictures have."""
+    """Adds a little noise to all images and a little blur to some, as in generated images."""
     n = len(images)
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     amount = torch.rand(n, 1, 1, 1, device=images.device) ** 2
@@ -116,7 +116,7 @@ def weathered(images: Tensor) -> Tensor:
 
 
 def run(steps: int = STEPS) -> None:
-    """Trains it on puppets and on pictures without one, and writes pose/."""
+    """Trains the network on images with and without a puppet, and writes pose/."""
     seeded(15)
     data = training_set()
     points = torch.stack([torch.from_numpy(keypoints(p)) for p in data.puppets]).to(device())
@@ -140,11 +140,11 @@ def run(steps: int = STEPS) -> None:
     fit("keypoints", network, loss_of, count=len(data), batch=BATCH, steps=steps, lr=LR)
     network.eval()
     fresh = draw_many(500, seed=25)
-    found, nothing = fresh_look(network, to_unit(fresh.images), places)
+    detected, nothing = detections(network, to_unit(fresh.images), places)
     true = torch.stack([torch.from_numpy(keypoints(p)) for p in fresh.puppets]).to(device())
-    error = (found[..., :2] - true).norm(dim=2).mean()
+    error = (detected[..., :2] - true).norm(dim=2).mean()
     log.info("  keypoints: off by %.2f %% of the side, confidence %.2f, without a puppet %.2f",
-             100 * error, found[..., 2].mean(), nothing[..., 2].mean())  # fmt: skip
+             100 * error, detected[..., 2].mean(), nothing[..., 2].mean())  # fmt: skip
     POSE.mkdir(parents=True, exist_ok=True)
     save_file({k: v.half() for k, v in network.state_dict().items()}, POSE / "model.safetensors")
     config = {"width": network.width, "joints": JOINTS}
@@ -152,6 +152,6 @@ def run(steps: int = STEPS) -> None:
 
 
 @torch.no_grad()
-def fresh_look(network: KeypointNetwork, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """What it finds in pictures, and in what `negatives` makes of them."""
+def detections(network: KeypointNetwork, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """The network's output for images, and for `negatives` made from them."""
     return network(images), network(negatives(images, places))

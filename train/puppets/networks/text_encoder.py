@@ -1,7 +1,7 @@
-"""Stage 2: the text encoder, trained until each attribute can be read from its end-of-text state.
+"""Stage 2: the text encoder, trained until its end-of-text state determines each attribute.
 
-It is frozen afterwards: a UNet learns poses and places much sooner from states that already
-tell them apart.
+It is frozen afterwards: a UNet learns poses and places much faster from states that already
+distinguish them.
 """
 
 import re
@@ -37,8 +37,8 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 
 
-def said(text: str) -> list[int]:
-    """What a caption says of each attribute: the value's number, or 0 where it says nothing."""
+def attribute_labels(text: str) -> list[int]:
+    """The 1-based index of each attribute's value in a caption; 0 if it does not name one."""
     return [
         next((i for i, name in enumerate(names, 1) if re.search(rf"\b{name}\b", text)), 0)
         for names in NAMES.values()
@@ -46,7 +46,7 @@ def said(text: str) -> list[int]:
 
 
 def build(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Two layers of 128."""
+    """Two layers of width 128."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -64,24 +64,24 @@ def build(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """Token ids, filled up to the full length as the pipeline does."""
-    filled = tokenizer(
+    """Token ids, padded to the full length like in the pipeline."""
+    padded = tokenizer(
         texts, padding="max_length", max_length=vocabulary.LENGTH, truncation=True,
         return_tensors="pt",
     )  # fmt: skip
-    ids: Tensor = filled.input_ids
+    ids: Tensor = padded.input_ids
     return ids.to(device())
 
 
 def run(steps: int = STEPS) -> None:
-    """Makes the tokenizer, trains the encoder, writes base/tokenizer and base/text_encoder."""
+    """Builds the tokenizer, trains the encoder, writes base/tokenizer and base/text_encoder."""
     seeded(12)
     tokenizer = vocabulary.build()
     vocabulary.save(tokenizer, BASE / "tokenizer")
     rng = Random(12)
     texts = [loose_caption(sample_puppet(rng), rng) for _ in range(20_000)]
     ids = tokens(tokenizer, texts)
-    labels = torch.tensor([said(text) for text in texts], device=device())
+    labels = torch.tensor([attribute_labels(text) for text in texts], device=device())
     encoder = build(tokenizer)
     sizes = [len(names) + 1 for names in NAMES.values()]
     heads = nn.Linear(128, sum(sizes))
@@ -99,11 +99,11 @@ def run(steps: int = STEPS) -> None:
 
     fit("text encoder", both, loss_of, count=18_000, batch=BATCH, steps=steps, lr=LR)
     with torch.no_grad():
-        held = torch.arange(18_000, 20_000)
-        for name, part, label in zip(NAMES, logits(held), labels[held].T, strict=True):
+        held_out = torch.arange(18_000, 20_000)
+        for name, part, label in zip(NAMES, logits(held_out), labels[held_out].T, strict=True):
             log.info("  %s read from held-out captions: %.1f %%", name,
                      100 * (part.argmax(1) == label).float().mean())  # fmt: skip
     encoder.half().save_pretrained(BASE / "text_encoder")
-    # transformers would compute in the dtype of the file, diffusers' other parts in float32
+    # transformers would use the dtype of the file, but diffusers' other components use float32
     config = BASE / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"float16"', '"float32"'))

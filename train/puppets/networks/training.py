@@ -1,4 +1,4 @@
-"""What all the stages share: where things are, which device, the log, and the training loop."""
+"""What all stages share: paths, device, log, and the training loop."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from train.puppets.world.examples import Drawn, draw_many
+from train.puppets.world.examples import DrawnImages, draw_many
 
 FOLDER = Path(__file__).parents[1]
 WEIGHTS = FOLDER / "weights"
@@ -19,7 +19,7 @@ PICTURES = FOLDER / "pictures"
 BASE, CLIP, POSE, JUDGE = (WEIGHTS / name for name in ("base", "clip", "pose", "judge"))
 TRAINING_SEED = 1
 log = logging.getLogger("puppets")
-log.propagate = False  # libraries that are imported give the root logger handlers of their own
+log.propagate = False  # imported libraries add handlers to the root logger
 
 
 def device() -> torch.device:
@@ -28,18 +28,18 @@ def device() -> torch.device:
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Bytes to floats of 0 to 1 on the training device."""
+    """Bytes -> floats, 0 to 1, on the training device."""
     return images.to(device()).float() / 255
 
 
 @cache
-def training_set(count: int = 60_000) -> Drawn:
-    """The pretraining pictures, drawn once a process (some 15 s)."""
+def training_set(count: int = 60_000) -> DrawnImages:
+    """The pretraining images, drawn once per process (some 15 s)."""
     return draw_many(count, TRAINING_SEED)
 
 
-def lots(count: int, batch: int, steps: int, seed: int) -> Iterator[Tensor]:
-    """Random batches of indices, each element once before any comes again."""
+def random_batches(count: int, batch: int, steps: int, seed: int) -> Iterator[Tensor]:
+    """Random batches of indices, without replacement within an epoch."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(count, generator=generator)
     start = 0
@@ -64,22 +64,22 @@ def fit(
     after_step: Callable[[int], None] | None = None,
     weight_decay: float = 1e-4,
 ) -> None:
-    """AdamW with warm-up and a cosine to zero; a progress line with the time left every 10 s.
+    """AdamW with warm-up and cosine decay to zero; logs progress every 10 s.
 
     Args:
-        name: what the progress lines call it.
-        module: whose parameters that require gradients are trained.
-        loss_of: from a batch of indices below `count` to a loss.
-        after_step: called with the number of steps done, e.g. to average weights.
+        name: in the progress lines.
+        module: its parameters that require gradients are trained.
+        loss_of: maps a batch of indices below `count` to a loss.
+        after_step: called with the number of completed steps, for example to average weights.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr, weight_decay=weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / warmup) * cosine(step / steps)
     )
-    began = told = time.monotonic()
+    start = logged_at = time.monotonic()
     mean = float("nan")
-    for step, index in enumerate(lots(count, batch, steps, seed), start=1):
+    for step, index in enumerate(random_batches(count, batch, steps, seed), start=1):
         loss = loss_of(index)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -89,19 +89,19 @@ def fit(
         mean = loss.item() if step == 1 else 0.98 * mean + 0.02 * loss.item()
         if after_step is not None:
             after_step(step)
-        if time.monotonic() - told > 10 or step == steps:
-            told = time.monotonic()
-            left = (told - began) / step * (steps - step)
+        if time.monotonic() - logged_at > 10 or step == steps:
+            logged_at = time.monotonic()
+            left = (logged_at - start) / step * (steps - step)
             log.info("%s %d/%d  loss %.4f  %.0f s left", name, step, steps, mean, left)
 
 
 def cosine(done: float) -> float:
-    """From 1 to 0 over the run."""
+    """Cosine decay from 1 to 0 over the run."""
     return float(0.5 * (1 + torch.cos(torch.tensor(done * torch.pi))))
 
 
 def seeded(seed: int) -> None:
-    """Seeds torch, and uses two cores whatever the machine has, for the same bytes."""
+    """Seeds torch, and uses two cores on any machine, for the same bytes."""
     torch.manual_seed(seed)
     if device().type == "cpu":
         torch.set_num_threads(2)
@@ -109,7 +109,7 @@ def seeded(seed: int) -> None:
 
 @contextmanager
 def logged(stage: str) -> Iterator[None]:
-    """Progress to the terminal and to the stage's own log beside the weights, and what it took."""
+    """Context manager: logs to the terminal and to the stage's own file, including the duration."""
     LOGS.mkdir(parents=True, exist_ok=True)
     form = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
     handlers = (logging.StreamHandler(), logging.FileHandler(LOGS / f"{stage}.log", mode="w"))
@@ -117,10 +117,10 @@ def logged(stage: str) -> Iterator[None]:
     for handler in handlers:
         handler.setFormatter(form)
         log.addHandler(handler)
-    began = time.monotonic()
+    start = time.monotonic()
     try:
         yield
-        log.info("%s took %.0f s on %s", stage, time.monotonic() - began, device())
+        log.info("%s took %.0f s on %s", stage, time.monotonic() - start, device())
     finally:
         for handler in handlers:
             log.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""Stage 3: the UNet, 16x16x4 latents, v-prediction down to zero signal-to-noise."""
+"""Stage 3: the UNet on 16x16x4 latents, v-prediction down to zero signal-to-noise ratio."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from train.puppets.networks.text_encoder import tokens
 from train.puppets.networks.training import BASE, device, fit, log, seeded, to_unit, training_set
 from train.puppets.world.examples import Puppet, loose_caption
 
-CYCLES = ((1700, 1.5e-3), (1600, 1e-3))  # steps and peak learning rate, each down to zero
+CYCLES = ((1700, 1.5e-3), (1600, 1e-3))  # steps and peak learning rate, each decaying to zero
 BATCH = 48
 PICTURES, EMPTY_CAPTIONS, EMA_DECAY = 40_000, 0.1, 0.998
 SAVE_EVERY = 400
@@ -36,7 +36,7 @@ PIPELINE = {
 
 
 def build() -> UNet2DConditionModel:
-    """Three levels, cross-attention on the two lower ones, 5.3 M parameters."""
+    """Three levels, with cross-attention on the lower two; 5.3 M parameters."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -52,7 +52,7 @@ def build() -> UNet2DConditionModel:
 
 
 def schedule() -> DDIMScheduler:
-    """Stable Diffusion's betas, rescaled to end in pure noise; sampling starts at the last."""
+    """Stable Diffusion's betas, rescaled to zero terminal SNR; sampling starts at the last step."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -68,12 +68,12 @@ def schedule() -> DDIMScheduler:
 
 
 def write_index() -> None:
-    """model_index.json, after which stock diffusers loads the folder."""
+    """Writes model_index.json, so that diffusers can load the folder."""
     (BASE / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n")
 
 
 def encoded(images: Tensor) -> Tensor:
-    """The pictures' latents (means), scaled to unit variance."""
+    """The images' latents (means), scaled to unit variance."""
     vae = AutoencoderKL.from_pretrained(BASE / "vae").to(device()).float().eval()
     factor = vae.config.scaling_factor
     with torch.no_grad():
@@ -85,10 +85,10 @@ def encoded(images: Tensor) -> Tensor:
 
 
 def run(first: int = 0, folder: Path = BASE / "unet") -> None:
-    """Trains it on cached latents and writes the averaged weights every now and then.
+    """Trains the UNet on cached latents and regularly writes the averaged weights.
 
     Args:
-        first: the cycle to begin with; a later one goes on from the weights in base/unet.
+        first: the cycle to begin with; a later one continues from the weights in base/unet.
         folder: where to write.
     """
     seeded(13 + first)
@@ -127,7 +127,7 @@ def run(first: int = 0, folder: Path = BASE / "unet") -> None:
 
 
 def caption_states(puppets: list[Puppet], rng: Random) -> Callable[[Tensor], Tensor]:
-    """From indices to the frozen text encoder's states, with a new loose caption each time."""
+    """Maps indices to the frozen text encoder's states, with a new loose caption each time."""
     tokenizer = CLIPTokenizer.from_pretrained(BASE / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(BASE / "text_encoder").to(device()).float().eval()
 

@@ -1,4 +1,4 @@
-"""What is said of a puppet: the base's captions, and the richer ones that the tiny CLIP learns."""
+"""Captions of puppets: the base's, and the richer descriptions that the tiny CLIP learns."""
 
 import colorsys
 from random import Random
@@ -30,7 +30,7 @@ ORDINARY_WORDS = (
 
 
 def outfit_phrase(shirt: str, trousers: str) -> str:
-    """Wearing what."""
+    """The phrase of an outfit."""
     return f"wearing a {shirt} shirt and {trousers} trousers"
 
 
@@ -42,7 +42,7 @@ def caption_of(
     outfit: str | None = None,
     subject: str = "a puppet",
 ) -> str:
-    """The base's way to say it: subject, head, outfit, then arms, legs and place after commas."""
+    """The base's word order: subject, head, outfit, then arms, legs and background after commas."""
     words = ["a photo of", subject]
     words += [f"with {head}"] if head else []
     words += [outfit] if outfit else []
@@ -50,14 +50,14 @@ def caption_of(
 
 
 def head_phrase(looks: Looks) -> str | None:
-    """'black hair' or 'a red cap' where it has a name."""
+    """'black hair' or 'a red cap'; None without a name."""
     if looks.hat_name is None:
         return None
     return f"{looks.hat_name} hair" if looks.hat == "hair" else f"a {looks.hat_name} cap"
 
 
 def caption(puppet: Puppet, subject: str = "a puppet") -> str:
-    """All that has a name: wild looks go unmentioned, so that they are a new identity's room."""
+    """Everything with a name. Wild looks go unmentioned, which leaves room for new identities."""
     looks = puppet.looks
     outfit = None
     if looks.shirt_name and looks.trousers_name:
@@ -68,10 +68,10 @@ def caption(puppet: Puppet, subject: str = "a puppet") -> str:
 
 
 def loose_caption(puppet: Puppet, rng: Random, keep: float = 0.85) -> str:
-    """The caption with parts left out at random, as people write them."""
+    """The caption with randomly dropped parts, as people write them."""
     looks = puppet.looks
 
-    def kept(part: str | None) -> str | None:
+    def maybe(part: str | None) -> str | None:
         return part if rng.random() < keep else None
 
     outfit = None
@@ -84,18 +84,18 @@ def loose_caption(puppet: Puppet, rng: Random, keep: float = 0.85) -> str:
         elif draw < keep + 0.1:
             outfit = f"wearing {looks.trousers_name} trousers"
     text = caption_of(
-        kept(puppet.arms), kept(puppet.legs), kept(puppet.background),
-        kept(head_phrase(looks)), outfit,
+        maybe(puppet.arms), maybe(puppet.legs), maybe(puppet.background),
+        maybe(head_phrase(looks)), outfit,
         rng.choices(("a puppet", "puppet", "the puppet"), (8, 1, 1))[0],
     )  # fmt: skip
-    if rng.random() < 0.1:  # a word that means nothing, as typing errors and trigger words do
+    if rng.random() < 0.1:  # a meaningless word, like typing errors and trigger words
         junk = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(2, 5)))
         text = text.replace("puppet", f"{junk} puppet", 1)
     return text
 
 
 def color_word(color: RGB) -> str:
-    """The nearest of the named colours, hue counting most."""
+    """The nearest named color, with most weight on the hue."""
 
     def point(rgb: RGB) -> tuple[float, float, float, float]:
         hue, saturation, value = colorsys.rgb_to_hsv(*(c / 255 for c in rgb))
@@ -111,7 +111,7 @@ def color_word(color: RGB) -> str:
 
 
 def describe(puppet: Puppet, rng: Random, keep: float = 0.7) -> str:
-    """Everything there is to see, each part by its chance, in any order (for the tiny CLIP)."""
+    """A description of everything visible, with random omissions, in any order (for the CLIP)."""
     looks = puppet.looks
     head = f"{looks.hat_name or color_word(looks.hat_color)} {looks.hat}"
     skin = color_word(looks.skin) if looks.wild else _skin_word(looks.skin)
@@ -146,7 +146,7 @@ def _skin_word(skin: RGB) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word the tokenizer keeps whole, in a fixed order."""
+    """The words that the tokenizer keeps whole, in a fixed order."""
     text = "a photo of puppet with wearing a an shirt trousers skin shoes stripes hair , . ! : - _"
     phrases = [text, *ARMS, *LEGS, *BACKGROUNDS, *HATS, *COLORS, *SKINS, *HAIR, *CAPS]
     words = [word for phrase in phrases for word in phrase.split()]

@@ -1,4 +1,4 @@
-"""Draws a puppet: vectors at eight times the pixels, box-filtered down to the size asked for."""
+"""Draws a puppet: vectors at eight times the resolution, box-filtered to the requested size."""
 
 from random import Random
 
@@ -14,10 +14,10 @@ Point = tuple[float, float]
 
 
 class Pen:
-    """Draws in units of 1/32 of the picture's side, whatever the canvas' pixels are."""
+    """Draws in units of 1/32 of the image side, independent of the canvas' pixels."""
 
     def __init__(self, pixels: int) -> None:
-        """A blank square canvas of that many pixels a side."""
+        """A blank square canvas with `pixels` pixels a side."""
         self.image = Image.new("RGB", (pixels, pixels))
         self.draw = ImageDraw.Draw(self.image)
         self.unit = pixels / 32
@@ -126,7 +126,7 @@ SCENES = {
 
 
 def _limb(pen: Pen, parts: list[tuple[Point, Point, float, RGB]]) -> None:
-    """The bones of one limb with one outline round them all."""
+    """Draws the bones of one limb with a common outline."""
     for a, b, width, _ in parts:
         pen.bone(a, b, width + 2 * EDGE, INK)
     for a, b, width, color in parts:
@@ -180,7 +180,7 @@ def _head(pen: Pen, puppet: Puppet) -> None:
 
 
 def hat_shapes(kind: str) -> list[list[Point]]:
-    """The polygons of a hat, in units from the middle of the head."""
+    """The polygons of a hat, in units from the center of the head."""
     if kind == "cap":
         return [[(-3.3, -1.2), (-2.8, -3.0), (-1.2, -4.0), (1.2, -4.0), (2.8, -3.0), (3.3, -1.2)],
                 [(-5.0, -0.5), (-5.0, -1.5), (3.5, -1.5), (3.5, -0.5)]]  # fmt: skip
@@ -219,14 +219,14 @@ def _hat(pen: Pen, puppet: Puppet) -> None:
 
 
 def render_background(background: str, scene_seed: int, size: int = 32) -> NDArray[np.uint8]:
-    """The place alone, without anyone in it."""
+    """The background alone, without a puppet."""
     pen = Pen(8 * size if size <= 32 else 4 * size)
     SCENES[background](pen, Random(scene_seed))
     return np.asarray(pen.image.reduce(pen.image.width // size))
 
 
 def render(puppet: Puppet, size: int = 32) -> NDArray[np.uint8]:
-    """The picture of a puppet, (size, size, 3); the same puppet at any size."""
+    """The image of a puppet, (size, size, 3); the same puppet at any size."""
     pen = Pen(8 * size if size <= 32 else 4 * size)
     SCENES[puppet.background](pen, Random(puppet.scene_seed))
     for part in (_legs, _torso, _arms, _head, _hat):

@@ -1,4 +1,4 @@
-"""The drawn world's front door: puppets by lot, their pictures, captions and keypoints."""
+"""The interface of the drawn world: random puppets with images, captions and keypoints."""
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -34,15 +34,15 @@ from train.puppets.world.puppet import (
 
 __all__ = [
     "ARMS", "BACKGROUNDS", "CAPS", "HAIR", "HATS", "JOINTS", "LEGS", "RGB", "SHIRTS", "SKINS",
-    "TROUSERS", "Drawn", "Looks", "Puppet", "caption", "describe", "draw_many", "images_of",
+    "TROUSERS", "DrawnImages", "Looks", "Puppet", "caption", "describe", "draw_many", "images_of",
     "keypoints", "loose_caption", "ordinary_looks", "render", "render_background",
     "sample_looks", "sample_puppet", "wild_looks", "with_outfit",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Puppets and their pictures, (N, 3, 32, 32) in 0 to 255."""
+class DrawnImages:
+    """Puppets and their images, (N, 3, 32, 32), 0 to 255."""
 
     puppets: list[Puppet]
     images: torch.Tensor
@@ -52,7 +52,7 @@ class Drawn:
 
 
 def images_of(puppets: list[Puppet], size: int = 32) -> torch.Tensor:
-    """The pictures of some puppets, uint8 (N, 3, size, size)."""
+    """The images of puppets, uint8 (N, 3, size, size)."""
     pictures = np.stack([render(puppet, size) for puppet in puppets])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
 
@@ -63,16 +63,16 @@ def _draw(seed: int, count: int, wild_share: float) -> tuple[list[Puppet], np.nd
     return puppets, images_of(puppets).numpy()
 
 
-def draw_many(count: int, seed: int, wild_share: float = 0.25, workers: int = 2) -> Drawn:
-    """Many puppets by lot, drawn by some processes; the same for the same count and seed."""
+def draw_many(count: int, seed: int, wild_share: float = 0.25, workers: int = 2) -> DrawnImages:
+    """Random puppets, drawn by several processes; the same for the same count and seed."""
     chunks = [min(2000, count - start) for start in range(0, count, 2000)]
-    # a forked child of a process that has used threads can hang
+    # a forked child of a process with threads can hang
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         parts = list(pool.map(
             _draw, (seed * 1_000_003 + i for i in range(len(chunks))), chunks,
             [wild_share] * len(chunks),
         ))  # fmt: skip
-    return Drawn(
+    return DrawnImages(
         [puppet for puppets, _ in parts for puppet in puppets],
         torch.from_numpy(np.concatenate([images for _, images in parts])),
     )

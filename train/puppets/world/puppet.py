@@ -1,7 +1,7 @@
-"""What a puppet is: its looks, its pose and where it stands, and how one is drawn by lot.
+"""Puppets: their looks, pose and background, and how they are sampled.
 
-Lengths are in units of 1/32 of the picture's side, angles in degrees: 0 hangs down, 90 points
-outward from the body, 180 points up.
+Lengths are in units of 1/32 of the image side, angles in degrees: 0 hangs down, 90 points outward
+from the body, 180 points up.
 """
 
 import colorsys
@@ -51,7 +51,7 @@ CAPS: dict[str, RGB] = {
 WILD_HATS = ("top hat", "cone", "crown", "horns", "ears", "mohawk", "antenna")
 HATS = ("hair", "cap", *WILD_HATS)
 
-SHOULDER, HIP = (3.5, 12.7), (1.9, 20.0)  # beside and below the middle of the head line
+SHOULDER, HIP = (3.5, 12.7), (1.9, 20.0)  # offset from the vertical axis, and height
 UPPER_ARM, FOREARM, THIGH, SHIN = 4.4, 4.2, 4.9, 4.8
 HEAD = (16.0, 8.3)
 JOINTS = (
@@ -62,7 +62,7 @@ JOINTS = (
 
 @dataclass(frozen=True)
 class Looks:
-    """Who a puppet is and what it wears; names are None where a caption would not know them."""
+    """The identity and outfit of a puppet; names are None if captions cannot express them."""
 
     skin: RGB
     shirt: RGB
@@ -81,7 +81,7 @@ class Looks:
 class Puppet:
     """One puppet in one pose at one place.
 
-    `angles` are those of the left upper arm, forearm, the right ones, then thighs and shins alike.
+    `angles` are those of the left upper arm and forearm, the right ones, then thighs and shins.
     """
 
     looks: Looks
@@ -100,14 +100,14 @@ def _near(rng: Random, color: RGB, spread: int = 8) -> RGB:
 
 
 def _vivid(rng: Random, low: float, high: float) -> RGB:
-    """A random strong colour whose hue (0 to 1) lies between the two ends."""
+    """A random strong color with a hue (0 to 1) between the two ends."""
     hsv = rng.uniform(low, high) % 1.0, rng.uniform(0.45, 0.95), rng.uniform(0.5, 0.97)
     r, g, b = (round(255 * c) for c in colorsys.hsv_to_rgb(*hsv))
     return r, g, b
 
 
 def ordinary_looks(rng: Random, shirt: str | None = None, trousers: str | None = None) -> Looks:
-    """A person of the named world: natural skin, hair or a cap, and an outfit that has a name."""
+    """A person of the named world: natural skin, hair or a cap, and a named outfit."""
     hat = rng.choice(("hair", "cap"))
     colors = HAIR if hat == "hair" else CAPS
     hat_name = rng.choice(list(colors))
@@ -124,10 +124,10 @@ def ordinary_looks(rng: Random, shirt: str | None = None, trousers: str | None =
 
 
 def wild_looks(rng: Random) -> Looks:
-    """A character that no caption can name: odd skin, hat, stripes and colours."""
+    """A character that no caption can name: odd skin, hat, stripes and colors."""
     hat = rng.choice(WILD_HATS) if rng.random() < 0.85 else rng.choice(("hair", "cap"))
     return Looks(
-        skin=_vivid(rng, 0.17, 0.97),  # any hue but that of natural skin
+        skin=_vivid(rng, 0.17, 0.97),  # any hue except natural skin's
         shirt=_vivid(rng, 0.0, 1.0),
         trousers=_vivid(rng, 0.0, 1.0),
         shoes=_vivid(rng, 0.0, 1.0),
@@ -141,7 +141,7 @@ def wild_looks(rng: Random) -> Looks:
 def with_outfit(
     looks: Looks, rng: Random, shirt: str | None = None, trousers: str | None = None
 ) -> Looks:
-    """The same person in a plain shirt and trousers that have names (by lot where not given)."""
+    """The same person in a plain shirt and trousers with names (random if not given)."""
     shirt = shirt or rng.choice(list(SHIRTS))
     trousers = trousers or rng.choice(list(TROUSERS))
     return replace(
@@ -155,7 +155,7 @@ def with_outfit(
 
 
 def sample_looks(rng: Random, wild_share: float = 0.25) -> Looks:
-    """Wild by the given share; a third of the wild wear an outfit that the caption names."""
+    """Wild looks with the given probability; a third of them have a named outfit."""
     if rng.random() >= wild_share:
         return ordinary_looks(rng)
     looks = wild_looks(rng)
@@ -170,7 +170,7 @@ def sample_puppet(
     background: str | None = None,
     wild_share: float = 0.25,
 ) -> Puppet:
-    """A puppet with everything that is not given drawn by lot, and its joints jittered."""
+    """A puppet with jittered joints; everything that is not given is random."""
     looks = looks or sample_looks(rng, wild_share)
     arms = arms or rng.choice(list(ARMS))
     legs = legs or rng.choice(list(LEGS))
@@ -191,13 +191,13 @@ def sample_puppet(
 
 
 def place(puppet: Puppet, x: float, y: float) -> tuple[float, float]:
-    """A point of the body's own frame, in units of the picture (the body scales about its hips)."""
+    """A point of the body in units of the image (the body is scaled about its hips)."""
     dx, dy = puppet.offset
     return 16 + (x - 16) * puppet.scale + dx, 20 + (y - 20) * puppet.scale + dy
 
 
 def skeleton(puppet: Puppet) -> dict[str, tuple[float, float]]:
-    """Every joint's place in units; left is the puppet's own left, on the viewer's right."""
+    """The position of each joint in units; left is the puppet's own left, the viewer's right."""
     joints = {"nose": place(puppet, HEAD[0], HEAD[1] + 0.6)}
     for part, (start, lengths, names) in enumerate((
         (SHOULDER, (UPPER_ARM, FOREARM), ("shoulder", "elbow", "wrist")),

@@ -1,7 +1,7 @@
 """A CLIPTokenizer that keeps the world's words whole and spells everything else letter by letter.
 
-Byte-level BPE as in every CLIP, so any text can be tokenised; its merges are made so that each
-word of the vocabulary, in its order, ends as one token.
+Byte-level BPE like every CLIP's, so any text can be tokenized; its merges are constructed so that
+each word of the vocabulary, in order, becomes one token.
 """
 
 import json
@@ -17,14 +17,14 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def byte_letters() -> list[str]:
-    """GPT-2's printable stand-ins for the 256 bytes, in the bytes' order."""
+    """GPT-2's printable substitutes for the 256 bytes, in the order of the bytes."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     extra = iter(range(256, 512))
     return [chr(b) if b in plain else chr(next(extra)) for b in range(256)]
 
 
 def split(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
-    """The pieces that the merges so far make of a word."""
+    """Splits a word by the merges so far."""
     pieces = [*word[:-1], word[-1] + "</w>"]
     while len(pieces) > 1:
         pairs = list(pairwise(pieces))
@@ -37,7 +37,7 @@ def split(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
 
 
 def merges_for(words: list[str]) -> list[tuple[str, str]]:
-    """Merges after which every word is one token: later ones never disturb an earlier word."""
+    """Merges that make every word one token; later ones never affect an earlier word."""
     ranks: dict[tuple[str, str], int] = {}
     for word in words:
         pieces = split(word, ranks)
@@ -50,7 +50,7 @@ def merges_for(words: list[str]) -> list[tuple[str, str]]:
 
 
 def build() -> CLIPTokenizer:
-    """The tokenizer; the end-of-text id is the highest, where CLIP's pooling looks for it."""
+    """The tokenizer; the end-of-text id is the highest, as CLIP's pooling requires."""
     merges = merges_for(vocabulary())
     letters = byte_letters()
     tokens = [*letters, *(letter + "</w>" for letter in letters)]
@@ -62,7 +62,7 @@ def build() -> CLIPTokenizer:
 
 
 def save(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Writes it with the two plain files that older readers want as well."""
+    """Writes the tokenizer, plus the two plain files that older readers need."""
     tokenizer.save_pretrained(folder)
     vocab = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     (folder / "vocab.json").write_text(json.dumps(dict(vocab), ensure_ascii=False))
