@@ -17,6 +17,7 @@ import pytest
 from filelock import FileLock
 
 from evaluate.tracking.relocation import ADDRESS_COLUMNS
+from tests.commands import LIMIT, Command
 from tests.sweeper.packs import make, run  # noqa: F401
 
 # two trials of two epochs, with few steps and few probes
@@ -30,18 +31,12 @@ SMALL = (
     "scores.baseline=2",
     "scores.resamples=20",
 )
-LIMIT = 300  # seconds
 
 
-def start(module: str, *arguments: str) -> subprocess.Popen[str]:
+def start(module: str, *arguments: str) -> Command:
+    """Starts a command that sees no store but its own."""
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", module, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
+    return Command(module, *arguments, environment=environment)
 
 
 def finish(root: Path, module: str, *arguments: str) -> tuple[int, str]:
@@ -51,15 +46,12 @@ def finish(root: Path, module: str, *arguments: str) -> tuple[int, str]:
 
 def run_module(module: str, *arguments: str) -> tuple[int, str]:
     """Runs a command to its end; exit code and output."""
-    process = start(module, *arguments)
-    output, _ = process.communicate(timeout=LIMIT)
-    return process.returncode, output
+    return start(module, *arguments).finish(LIMIT)
 
 
 def break_off(root: Path, line: str, how: signal.Signals, *arguments: str) -> tuple[int, str]:
     """Starts a sweep and sends a signal once a line of its output contains `line`."""
     process = start("sweeper", *arguments, f"study.root={root}")
-    assert process.stdout
     output, deadline = "", time.monotonic() + LIMIT
     for text in process.stdout:
         output += text
@@ -67,8 +59,8 @@ def break_off(root: Path, line: str, how: signal.Signals, *arguments: str) -> tu
         if line in text:
             process.send_signal(how)
             break
-    rest, _ = process.communicate(timeout=LIMIT)
-    return process.returncode, output + rest
+    code, rest = process.finish(LIMIT)
+    return code, output + rest
 
 
 @dataclass(frozen=True)
@@ -85,7 +77,7 @@ class Swept:
 
 def copied(swept: Swept, root: Path, *without: str) -> Path:
     """A copy of a finished sweep's root that logs to its own artifacts, not to the original's."""
-    shutil.copytree(swept.root, root, ignore=shutil.ignore_patterns("cache", *without))
+    shutil.copytree(swept.root, root, ignore=shutil.ignore_patterns(*without))
     with closing(sqlite3.connect(root / "mlflow.db")) as store, store:
         for table, column in ADDRESS_COLUMNS:
             places = ((swept.root / "artifacts").as_uri(), (root / "artifacts").as_uri())
@@ -102,7 +94,18 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "swept.lock"):
         if not told.is_file():
-            code, output = finish(root, "sweeper", *SEARCH, *SMALL)
-            assert code == 0, output
-            told.write_text(output)
+            # by Python itself, as a person starts it
+            line = [sys.executable, "-m", "sweeper", *SEARCH, *SMALL, f"study.root={root}"]
+            process = subprocess.run(
+                line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT
+            )
+            assert process.returncode == 0, process.stdout
+            told.write_text(process.stdout)
     return Swept(root, told.read_text())
+
+
+@pytest.fixture
+def fresh(swept: Swept, tmp_path: Path) -> Path:
+    """A root without studies that has the base's pictures of SMALL."""
+    shutil.copytree(swept.root / "cache", tmp_path / "cache")
+    return tmp_path

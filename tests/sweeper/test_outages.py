@@ -34,7 +34,7 @@ from sweeper.tracking.trial_record import (
     load_record,
     load_records,
 )
-from tests.sweeper.conftest import LIMIT, SEARCH, SMALL, finish, start
+from tests.sweeper.conftest import LIMIT, SEARCH, SMALL, Swept, finish, start
 from tests.sweeper.packs import Make, Run
 from tests.sweeper.test_budget import PARTS
 from train.errors import CheckpointError
@@ -79,12 +79,12 @@ def all_complete(root: Path) -> None:
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_a_disk_that_fills_up(small_disk: Path, waits: bool) -> None:
+def test_a_disk_that_fills_up(small_disk: Path, swept: Swept, waits: bool) -> None:
     """In the middle of the first trial; once there is room, both are trained to their end."""
     root = small_disk / "mlruns"
+    shutil.copytree(swept.root / "cache", root / "cache")
     line = (*SEARCH, *SMALL, "pack=1", f"study.on_outage={WAIT if waits else STOP}")
     process, output, filler = start("sweeper", *line, f"study.root={root}"), "", None
-    assert process.stdout
     deadline = time.monotonic() + LIMIT
     for text in process.stdout:
         output += text
@@ -93,7 +93,7 @@ def test_a_disk_that_fills_up(small_disk: Path, waits: bool) -> None:
             filler = fill(small_disk)
         if filler and text.startswith("waiting: "):
             filler.unlink()
-    code = process.wait(timeout=LIMIT)
+    code, _ = process.finish(LIMIT)
     assert filler, output
     assert "Traceback" not in output
     assert "failed" not in output
@@ -112,9 +112,9 @@ def test_a_disk_that_fills_up(small_disk: Path, waits: bool) -> None:
     all_complete(root)
 
 
-def test_a_system_that_refuses_large_files(tmp_path: Path) -> None:
+def test_a_system_that_refuses_large_files(fresh: Path) -> None:
     """As a quota does: what a trial goes on from is too large to be written, in every trial."""
-    line = [sys.executable, "-u", "-m", "sweeper", *SEARCH, *SMALL, f"study.root={tmp_path}"]
+    line = [sys.executable, "-u", "-m", "sweeper", *SEARCH, *SMALL, f"study.root={fresh}"]
     ended = subprocess.run(
         line, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT,
         check=False,
@@ -124,10 +124,10 @@ def test_a_system_that_refuses_large_files(tmp_path: Path) -> None:
     last = ended.stdout.splitlines()[-1]
     assert "cannot be written: File too large; the same command continues" in last, ended.stdout
     assert "Traceback" not in ended.stdout
-    assert {r.state for r in load_records(tmp_path / "studies" / "small")} == {INTERRUPTED}
-    code, output = finish(tmp_path, "sweeper", *SEARCH, *SMALL)
+    assert {r.state for r in load_records(fresh / "studies" / "small")} == {INTERRUPTED}
+    code, output = finish(fresh, "sweeper", *SEARCH, *SMALL)
     assert code == 0, output
-    all_complete(tmp_path)
+    all_complete(fresh)
 
 
 def _refused(number: int) -> OSError:

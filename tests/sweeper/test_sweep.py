@@ -77,24 +77,24 @@ def test_mlflow_of_a_finished_study(swept: Swept) -> None:
     assert client.get_model_version_by_alias("small", "champion").run_id == result["run_id"]
 
 
-def test_killed_twice_ends_like_uninterrupted(swept: Swept, tmp_path: Path) -> None:
-    code, output = break_off(tmp_path, "epoch  1/2", signal.SIGINT, *SEARCH, *SMALL)
+def test_killed_twice_ends_like_uninterrupted(swept: Swept, fresh: Path) -> None:
+    code, output = break_off(fresh, "epoch  1/2", signal.SIGINT, *SEARCH, *SMALL)
     assert code == 130, output
     assert "finishing this epoch" in output
     assert "the same command continues the study" in output
     assert "Traceback" not in output
-    code, _ = break_off(tmp_path, "trial 0  epoch  2/2", signal.SIGKILL, *SEARCH, *SMALL)
+    code, _ = break_off(fresh, "trial 0  epoch  2/2", signal.SIGKILL, *SEARCH, *SMALL)
     assert code == -signal.SIGKILL
-    with (tmp_path / "studies/small/optuna.journal").open("ab") as journal:
+    with (fresh / "studies/small/optuna.journal").open("ab") as journal:
         journal.write(b'{"op_code": 8, "torn')  # as if it had died in the middle of a write
-    code, output = finish(tmp_path, "sweeper", *SEARCH, *SMALL)
+    code, output = finish(fresh, "sweeper", *SEARCH, *SMALL)
     assert code == 0, output
-    expected, records = load_records(swept.study), load_records(tmp_path / "studies/small")
+    expected, records = load_records(swept.study), load_records(fresh / "studies/small")
     assert [r.params for r in records] == [r.params for r in expected]
     for record, other in zip(records, expected, strict=True):
         assert [e.weights for e in record.epochs] == [e.weights for e in other.epochs]
         assert record.state == other.state
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{fresh}/mlflow.db")
     experiment = client.get_experiment_by_name("small")
     assert experiment
     runs = client.search_runs([experiment.experiment_id])
@@ -102,7 +102,7 @@ def test_killed_twice_ends_like_uninterrupted(swept: Swept, tmp_path: Path) -> N
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-def test_who_kills_its_process_fails_and_takes_nobody_along(tmp_path: Path) -> None:
+def test_who_kills_its_process_fails_and_takes_nobody_along(fresh: Path) -> None:
     """Its pack dies with it, twice; then each is alone, and it dies once more. The other one is
     stopped in its second epoch by a floor that nothing reaches, which loses nothing of it."""
     command = (
@@ -111,10 +111,10 @@ def test_who_kills_its_process_fails_and_takes_nobody_along(tmp_path: Path) -> N
         "training.epochs=3", "selection.min.prompt_fidelity=2", "hydra.sweeper.objective=pareto",
     )  # fmt: skip
     codes: list[int] = []
-    while (ended := finish(tmp_path, "sweeper", *command))[0] and len(codes) < 4:
+    while (ended := finish(fresh, "sweeper", *command))[0] and len(codes) < 4:
         codes.append(ended[0])
     assert codes == [1, 1, 1], ended[1]
-    study = tmp_path / "studies" / "deadly"
+    study = fresh / "studies" / "deadly"
     found = {record.params["optimizer.lr"]: record for record in load_records(study)}
     dead, stopped = found[1.0], found[1e-3]
     assert (dead.state, dead.reason) == (FAILED, "its process died 3 times")

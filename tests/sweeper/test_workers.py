@@ -171,18 +171,18 @@ def finished(root: Path) -> list[TrialRecord]:
     return records
 
 
-def test_processes_leave_when_the_command_is_asked_to_and_go_on(tmp_path: Path) -> None:
+def test_processes_leave_when_the_command_is_asked_to_and_go_on(fresh: Path) -> None:
     line = (*LINE, "hydra/launcher=processes", TWO)
-    code, output = break_off(tmp_path, "epoch  1/2", signal.SIGINT, *line)  # to the parent alone
+    code, output = break_off(fresh, "epoch  1/2", signal.SIGINT, *line)  # to the parent alone
     assert code != 0, output
     assert "finishing this epoch" in output
-    assert (tmp_path / "studies/many" / FILE).is_file()
+    assert (fresh / "studies/many" / FILE).is_file()
     assert "interrupted; the same command continues the study" in output
-    records = load_records(tmp_path / "studies/many")
+    records = load_records(fresh / "studies/many")
     assert 0 < sum(len(record.epochs) for record in records) < 6
-    code, output = finish(tmp_path, "sweeper", *line)
+    code, output = finish(fresh, "sweeper", *line)
     assert code == 0, output
-    finished(tmp_path)
+    finished(fresh)
     assert output.count("the LoRA to keep") == 1, "the last worker concludes"
 
 
@@ -219,7 +219,7 @@ def test_ray_cluster_of_two_nodes_with_servers(
 ) -> None:
     ray = [str(Path(sys.executable).with_name("ray"))]
     port, tracking = free_port(), free_port()
-    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers=1",
               "--port", str(tracking), "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db",
               "--artifacts-destination", str(tmp_path / "artifacts")]  # fmt: skip
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}

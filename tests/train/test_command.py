@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import LIMIT, Command
 from train.cli.compose import settings
 from train.cli.preflight import preflight
 from train.config.schema import BaseConfig, TrainConfig
@@ -17,10 +18,8 @@ from train.models.base_model import BaseError, BaseModel
 from train.validation import check_train
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "train", *arguments], capture_output=True, text=True, check=False
-    )
+def command(*arguments: str) -> tuple[int, str]:
+    return Command("train", *arguments).finish(LIMIT)
 
 
 @pytest.fixture
@@ -34,8 +33,8 @@ def small(base_folder: Path, picture_folder: Path, tmp_path: Path) -> list[str]:
 
 
 def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
-    done = command(*small)
-    assert done.returncode == 0, done.stderr
+    code, said = command(*small)
+    assert code == 0, said
     in_order = (
         "6 training pictures x 1 repeat, 2 different captions; 1 held out for validation",
         "bucket 40x24: 6 pictures, 6 an epoch",
@@ -45,19 +44,19 @@ def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
         "epoch 1/2",
         "epoch 2/2",
     )
-    places = [done.stderr.find(words) for words in in_order]
-    assert places[0] > -1, done.stderr
-    assert places == sorted(places), done.stderr
+    places = [said.find(words) for words in in_order]
+    assert places[0] > -1, said
+    assert places == sorted(places), said
     assert (tmp_path / "out" / "lora.safetensors").is_file()
-    named = command(*small, f"output={tmp_path / 'named'}", "name=sks puppet")
-    assert named.returncode == 0, named.stderr
+    code, said = command(*small, f"output={tmp_path / 'named'}", "name=sks puppet")
+    assert code == 0, said
     files = {"sks puppet-000001.safetensors", "sks puppet.safetensors"}
     assert {file.name for file in (tmp_path / "named").glob("*.safetensors")} == files
     about = read_metadata(tmp_path / "named" / "sks puppet.safetensors")
     assert about["ss_output_name"] == about["modelspec.title"] == "sks puppet"
-    changed = command(*small, "network.rank=4")
-    assert changed.returncode == 1
-    assert "holds a run of other settings" in changed.stderr
+    code, said = command(*small, "network.rank=4")
+    assert code == 1
+    assert "holds a run of other settings" in said
 
 
 def test_the_course_is_told_before_the_base_is_loaded(
@@ -99,7 +98,8 @@ def test_wrong_settings_end_in_one_line(small: list[str], wrong: str, said: str)
 
 
 def test_a_wrong_command_says_nothing_else(small: list[str]) -> None:
-    done = command(*small, "training.epcohs=3")
+    line = [sys.executable, "-m", "train", *small, "training.epcohs=3"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: training.epcohs")
     assert len(done.stderr.strip().splitlines()) == 1

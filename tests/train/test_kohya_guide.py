@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import LIMIT, Command
 from train.data.reader import EMBEDDED_FOLDER
 from train.errors import ConfigError
 from train.kohya.command_line import as_typed, expand
@@ -54,8 +55,8 @@ def test_the_guides_config_is_printed_and_trained(tmp_path: Path) -> None:
         assert f"{key}: kohya has no such key and silently ignores it" in shown.stderr
     assert "left out, as it follows a #: twenty there" not in shown.stderr
     for arguments in ([f"kohya={file}"], [*found, f"output={tmp_path / 'pasted'}"]):
-        done = run("train", *arguments)
-        assert done.returncode == 0, done.stderr
+        code, said = Command("train", *arguments).finish(LIMIT)
+        assert code == 0, said
     files = [tmp_path / place / "my puppet.safetensors" for place in ("out", "pasted")]
     assert files[0].read_bytes() == files[1].read_bytes()
     about = read_metadata(files[0])

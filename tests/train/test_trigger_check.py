@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from PIL import Image
 
 from evaluate.config import EvaluateConfig, check_evaluate
 from sweeper.config import SweepConfig, check_sweep
+from tests.commands import LIMIT, Command
 from train.cli.arguments import normalized
 from train.cli.compose import settings
 from train.config.schema import TrainConfig
@@ -43,10 +42,9 @@ def captioned(folder: Path, text: str) -> None:
 
 def test_five_dogs_are_no_puppets(dogs: Path, base_folder: Path) -> None:
     arguments = [f"base.path={base_folder}", f"data.path={dogs}", f"output={dogs / 'out'}"]
-    line = [sys.executable, "-m", "train", *arguments]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: data.trigger: 5 of 5 pictures in ")
+    code, said = Command("train", *arguments).finish(LIMIT)
+    assert code == 1
+    assert said.splitlines()[-1].startswith("error: data.trigger: 5 of 5 pictures in ")
     with pytest.raises(DataError, match=r"'sks person', or data.trigger='' for empty captions"):
         loaded(REAL, f"data.path={dogs}")
     captions = {

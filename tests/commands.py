@@ -1,0 +1,96 @@
+"""Commands of the program, each in a process of its own, that share the seconds of importing.
+
+A server that has imported the libraries forks a process for each command, which then does what
+`python -m` does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from threading import Timer
+from typing import TextIO
+
+LIMIT = 300  # seconds
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "sweeper.execution.driver",
+        "sweeper.commands.select",
+        "sweeper.commands.report",
+        "evaluate.score_files",
+        "train.loop.train_one",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "matplotlib.backends.backend_agg",
+    ]
+)
+
+
+class Command:
+    """A command that runs.
+
+    Attributes:
+        stdout: what it writes, to both streams.
+    """
+
+    def __init__(
+        self, module: str, *arguments: str, environment: Mapping[str, str] = os.environ
+    ) -> None:
+        reader, writer = FORKS.Pipe(duplex=False)
+        about = (module, arguments, dict(environment), os.getcwd(), writer)
+        self._process = FORKS.Process(target=_run, args=about)
+        self._process.start()
+        writer.close()
+        self.stdout: TextIO = open(os.dup(reader.fileno()), encoding="utf-8")  # noqa: SIM115
+        reader.close()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self._process.pid
+        os.kill(self._process.pid, number)
+
+    def finish(self, timeout: float) -> tuple[int, str]:
+        """Waits for its end.
+
+        Args:
+            timeout: seconds until it is killed.
+
+        Returns:
+            its exit code, a negative one for a signal, and what is left of its output.
+        """
+        killer = Timer(timeout, self._process.kill)
+        killer.start()
+        output = self.stdout.read()
+        self._process.join()
+        killer.cancel()
+        self.stdout.close()
+        assert self._process.exitcode is not None
+        return self._process.exitcode, output
+
+
+def _run(
+    module: str,
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    folder: str,
+    output: Connection,
+) -> None:
+    """In the new process: `python -u -m`."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(output.fileno(), number)
+        stream = open(number, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+    output.close()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()
