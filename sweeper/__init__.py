@@ -1,6 +1,8 @@
 """Searches, schedules, records, selects, reports, reproduces."""
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 # MLflow reads these when it is imported, so they are set before anything below is. A dead server
 # must not hold up training: one more try, then the local record has to do.
@@ -9,3 +11,22 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+if TYPE_CHECKING:
+    from sweeper.library import StudyResult, load_result, run_study
+    from sweeper.tracking.trial_record import load_records
+
+__all__ = ["StudyResult", "load_records", "load_result", "run_study"]
+# name -> its module, imported on first use, so that settings are checked without torch
+_MODULES = {
+    "StudyResult": "sweeper.library",
+    "load_records": "sweeper.tracking.trial_record",
+    "load_result": "sweeper.library",
+    "run_study": "sweeper.library",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,119 @@
+"""Studies as functions, for notebooks and scripts; listed in `sweeper/__init__.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from sweeper.config import SweepConfig, check_search, check_sweep
+from sweeper.execution.study_command import INTERRUPTED
+from sweeper.results.checkpoint_files import RESULT
+from sweeper.search.conditional_params import is_active
+from sweeper.study_folder import study_folder
+from train.cli.compose import HYDRA_VERSION, load_local_defaults
+from train.cli.preflight import preflight
+from train.config.schema import CONF
+from train.errors import ConfigError
+from train.files.untrusted import read_json
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found.
+
+    Attributes:
+        folder: of the study; `report.html` is in it.
+        checkpoint: the LoRA file to keep; None: no trial has one.
+        trial, epoch: which one it is.
+        fidelity: its geometric mean of likeness and obedience to the prompt; None: not defined.
+        scores: name -> value.
+        reasons: why it was selected, in sentences.
+    """
+
+    folder: Path
+    checkpoint: Path | None = None
+    trial: int | None = None
+    epoch: int | None = None
+    fidelity: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+
+
+class _Result(msgspec.Struct):
+    """What is read of result.json."""
+
+    checkpoint: str | None = None
+    trial: int | None = None
+    epoch: int | None = None
+    fidelity: float | None = None
+    scores: dict[str, float] = {}
+    reasons: list[str] = []
+
+
+def run_study(name: str, *overrides: str, root: str | Path = "mlruns") -> StudyResult:
+    """Runs a study in this process, as `python -m sweeper -m study.name=NAME` does.
+
+    The same call again continues an interrupted study, or finds it finished.
+
+    Args:
+        name: of the study.
+        overrides: settings and sweeps as on the command line; without a sweep, conf/search is used.
+        root: the folder for studies, MLflow's store and caches.
+
+    Raises:
+        ConfigError: wrong settings, or whatever else ends the command; the message says why.
+        KeyboardInterrupt: it was stopped.
+
+    Example:
+        >>> result = run_study(
+        ...     "tiny", "network.rank=2,4", "training.epochs=2", "data.repeats=1",
+        ...     "probes.count=8", "scores.baseline=1", "hydra.sweeper.n_trials=2",
+        ... )
+        >>> result.checkpoint.name, result.epoch in (1, 2)
+        ('best.safetensors', True)
+    """
+    given = ["-m", f"study.name={name}", f"study.root={root}", *overrides]
+    try:
+        line = preflight("sweep", given, SweepConfig, check_sweep, is_active, check_search)
+        load_local_defaults("sweep")
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+            hydra = GlobalHydra.instance().hydra
+            assert hydra
+            hydra.multirun("sweep", _no_job, [word for word in line if word != "-m"])
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            raise KeyboardInterrupt from None
+        raise ConfigError(str(end.code).removeprefix("error: ")) from None
+    return load_result(name, root)
+
+
+def load_result(name: str, root: str | Path = "mlruns") -> StudyResult:
+    """The result of a study that has been run.
+
+    Raises:
+        ConfigError: there is no such study, or it has no result yet.
+    """
+    folder = study_folder(Path(root), name)
+    file = folder / RESULT
+    if not file.is_file():
+        raise ConfigError(f"{file}: the study has no result yet")
+    found = read_json(file, _Result)
+    return StudyResult(
+        folder=folder,
+        checkpoint=folder / found.checkpoint if found.checkpoint else None,
+        trial=found.trial,
+        epoch=found.epoch,
+        fidelity=found.fidelity,
+        scores=found.scores,
+        reasons=found.reasons,
+    )
+
+
+def _no_job(config: DictConfig) -> None:
+    raise AssertionError("the sweeper runs trials itself")
