@@ -115,7 +115,15 @@ READERS = {
         typed=False,
     ),
     "pictures": Reader("pictures", PICTURES, readers.read_pictures, 8, follows=ENDINGS),
-    "sheet": Reader("sheet", (Target("sheets/000001.png", "png"),), readers.read_contact_sheet, 3),
+    "sheet": Reader(
+        "sheet",
+        (
+            Target("sheets/000001.png", "png"),
+            Target("sheets/000001.safetensors", "safetensors"),
+        ),
+        readers.read_contact_sheet,
+        3,
+    ),
     "base": Reader(
         "base",
         tuple(

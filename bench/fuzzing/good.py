@@ -24,6 +24,7 @@ from evaluate.features.clip import EMBEDDED_FOLDER as ENCODER
 from evaluate.features.extractor import ImageFeatures
 from evaluate.features.feature_cache import FeatureCache
 from evaluate.images.contact_sheet import contact_sheet, data_sheet, save_sheet
+from evaluate.images.probe_images import images_file, save_probe_images
 from evaluate.prompts.attributes import load_attributes
 from evaluate.prompts.probe_set import Probe, ProbeSet
 from evaluate.prompts.roles import CAPTION, CLASS, FRESH
@@ -260,6 +261,7 @@ def _study(folder: Path, config: SweepConfig) -> None:
             card = _card(file, epoch, number)
             card.images = np.full((4, 32, 32, 3), 40 * epoch, dtype=np.uint8)
             save_sheet(contact_sheet(card, probe_set, training), record.sheet(epoch))
+            save_probe_images(card.images, record.sheet(epoch))
             card.images = None
             scored = ScoredEpoch(card, 0.1, 1e-3, 2.0, 1.0, 1_700_000_000_000, weights_hash(file))
             record.epochs.append(scored)
@@ -279,6 +281,7 @@ def _study(folder: Path, config: SweepConfig) -> None:
     _journal(folder, study)
     (folder / "sheet" / "sheets").mkdir(parents=True)
     shutil.copy(records[0].sheet(1), folder / "sheet" / "sheets")
+    shutil.copy(images_file(records[0].sheet(1)), folder / "sheet" / "sheets")
     cards = {
         weights_hash(records[0].epochs[0].scorecard.checkpoint): _card(Path("a"), 1, 0).to_dict()
     }

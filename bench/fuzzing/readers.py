@@ -237,7 +237,7 @@ def read_pictures(folder: Path, world: World) -> object:
 
 
 def read_contact_sheet(folder: Path, world: World) -> object:
-    """A sheet of a study, cut into its pictures."""
+    """The probe images of a checkpoint, from their own file or cut out of its sheet."""
     record = TrialRecord(folder, good.NAME, 0, {}, [], {}, {})
     card = Scorecard(folder / "lora.safetensors", 1, {})
     return [

@@ -1,1 +1,1 @@
-"""Images for people: contact sheets, epoch grids, curves."""
+"""Images for people: probe images, contact sheets, epoch grids, curves."""

@@ -14,11 +14,11 @@ from evaluate.images.contact_sheet import (
     INK,
     PAPER,
     Cell,
-    cells_of,
     places_of,
     scaled,
     shortened,
 )
+from evaluate.images.probe_images import probe_cells
 from evaluate.prompts.roles import FRESH
 
 SIDE, BESIDE, GAP, LEFT, TOP = 112, 64, 6, 72, 64
@@ -44,7 +44,7 @@ def epoch_grid(sheets: Mapping[int, Path], kept: int | None, unit: str = "epoch"
     room = min(ACROSS - len(shown), len(others))
     shown += [others[i * len(others) // room] for i in range(room)]  # spread over all of them
     wanted = [*shown, *(name.replace(FRESH, COPY) for name in shown)]
-    cells_by_epoch = {epoch: cells_of(sheets[epoch], wanted) for epoch in places}
+    cells_by_epoch = {epoch: probe_cells(sheets[epoch], wanted) for epoch in places}
     rows = {epoch: cells for epoch, cells in cells_by_epoch.items() if cells or not shown}
     widths = [SIDE + GAP + (BESIDE + GAP) * (name in copied) for name in shown]
     height = TOP + len(rows) * (SIDE + GAP)

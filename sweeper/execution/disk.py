@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from evaluate.config import PolicyConfig
+from evaluate.images.probe_images import images_file
 from evaluate.scorecard import Scorecard
 from evaluate.selection.policy import rank_of, select
 from sweeper.config import ALL, BEST, PARETO, SweepConfig
@@ -26,17 +27,23 @@ def checkpoint_size(base: BaseModel, config: SweepConfig) -> float:
     return float(base.adapters.parameter_count(config.network) * width)
 
 
+def images_size(config: SweepConfig) -> float:
+    """Bytes that the probe images of a checkpoint take at most: those of pixels as they are."""
+    return 3.0 * config.probes.count * config.data.resolution**2
+
+
 def trial_size(base: BaseModel, pictures: Dataset, config: SweepConfig) -> float:
     """Bytes that a trial of these settings takes while it runs."""
     state = base.adapters.parameter_count(config.network) * STATES
     checkpoints = schedule_of(config, pictures).checkpoints
-    return checkpoints * checkpoint_size(base, config) + state
+    return checkpoints * (checkpoint_size(base, config) + images_size(config)) + state
 
 
 def too_full(study: Path, base: BaseModel, pictures: Dataset, config: SweepConfig) -> str:
     """Why there is no room for a trial of these settings beside those at work; empty: there is."""
     at_work = [record for record in load_records(study) if record.state == RUNNING]
-    written = sum(f.stat().st_size for record in at_work for f in weights_in(record.folder))
+    files = (file for record in at_work for file in _written_in(record))
+    written = sum(file.stat().st_size for file in files)
     wanted = (len(at_work) + 1) * trial_size(base, pictures, config) - written + MARGIN
     free = shutil.disk_usage(study).free
     if free >= wanted:
@@ -49,14 +56,21 @@ def weights_in(folder: Path) -> list[Path]:
     return [file for file in folder.glob("*") if file.suffix in (".safetensors", ".pt")]
 
 
+def _written_in(record: TrialRecord) -> list[Path]:
+    images = (images_file(record.sheet(card.epoch)) for card in record.scorecards)
+    return [*weights_in(record.folder), *(file for file in images if file.is_file())]
+
+
 def describe(base: BaseModel, pictures: Dataset, config: SweepConfig, trials: int) -> str:
     """What a study of so many trials of at most these settings takes, in words."""
     one, running = checkpoint_size(base, config), trial_size(base, pictures, config)
-    stay = trials + TOP if config.study.keep_checkpoints == BEST else trials * running / one
-    copies = trials + 1  # MLflow's of each trial's selected one, and best.safetensors
+    copies = (trials + 1) * one  # MLflow's of each trial's selected one, and best.safetensors
+    stay = (trials + TOP) * (one + images_size(config))
+    if config.study.keep_checkpoints != BEST:
+        stay = trials * running
     return (
         f"checkpoints of at most {_size(one)}; a trial at work takes {_size(running)}, the study "
-        f"{_size((stay + copies) * one)} in the end "
+        f"{_size(stay + copies)} in the end "
         f"(study.keep_checkpoints={config.study.keep_checkpoints})"
     )
 
@@ -64,8 +78,8 @@ def describe(base: BaseModel, pictures: Dataset, config: SweepConfig, trials: in
 def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> None:
     """Deletes the checkpoints of a study's ended trials, but for those that are kept.
 
-    Scores and contact sheets stay. Another policy can select a checkpoint that is gone: it is
-    trained again by `sweeper.reproduce`.
+    Their probe images go with them; scores and contact sheets stay. Another policy can select a
+    checkpoint that is gone: it is trained again by `sweeper.reproduce`.
 
     Args:
         record: of the trial that has just ended.
@@ -84,6 +98,7 @@ def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> N
         for card in one.scorecards:
             if card.epoch not in chosen and card.checkpoint in written - kept:
                 card.checkpoint.unlink(missing_ok=True)
+                images_file(one.sheet(card.epoch)).unlink(missing_ok=True)
 
 
 def _top(records: list[TrialRecord], policy: PolicyConfig) -> list[Scorecard]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from PIL.Image import Image
 
 from evaluate.images.contact_sheet import save_sheet
+from evaluate.images.probe_images import save_probe_images
 from evaluate.scorecard import Scorecard
 from sweeper.config import SweepConfig
 from sweeper.tracking.record_schema import (
@@ -170,10 +171,13 @@ class TrialRecord:
         sheet: Image,
         cost: Cost,
     ) -> None:
-        """Keeps a scored checkpoint and its contact sheet; on disk when this returns."""
+        """Keeps a scored checkpoint, its probe images and its contact sheet; on disk when this
+        returns."""
+        if scorecard.images is not None:
+            save_probe_images(scorecard.images, self.sheet(scorecard.epoch))
         save_sheet(sheet, self.sheet(scorecard.epoch))
         probes = 0 if scorecard.images is None else len(scorecard.images)
-        scorecard.images = None  # the sheet shows them, and a study's would not fit into memory
+        scorecard.images = None  # those of a study would not fit into memory
         self.epochs.append(
             ScoredEpoch(
                 scorecard=scorecard,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -41,7 +42,8 @@ class Scorer:
                 for n in ("prompt_fidelity", "subject_fidelity")
             }
             alone = {name: [value, value] for name in scores}
-            cards.append(Scorecard(path, epoch, scores, by_probe=alone))
+            images = np.zeros((2, 8, 8, 3), np.uint8)
+            cards.append(Scorecard(path, epoch, scores, by_probe=alone, images=images))
         return cards
 
     def sheet(self, scorecard: Scorecard) -> Image.Image:

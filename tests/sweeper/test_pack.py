@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from evaluate.images.probe_images import images_file
 from sweeper.execution.disk import MARGIN, describe, too_full, trial_size
 from sweeper.execution.trial import Trial
 from sweeper.stop_request import in_good_order
@@ -205,7 +206,10 @@ def test_what_is_not_kept_is_deleted_when_a_trial_ends(
     assert all((place / "lora-state.pt").exists() == (keep == "all") for place in folders)
     for trial in trials:
         assert [card.epoch for card in load_record(trial.record.folder).scorecards] == [1, 2]
-        assert all(trial.record.sheet(epoch).is_file() for epoch in (1, 2)), "pictures stay"
+        assert all(trial.record.sheet(epoch).is_file() for epoch in (1, 2)), "sheets stay"
+    drawn = {(i, epoch) for i, trial in enumerate(trials) for epoch in (1, 2)
+             if images_file(trial.record.sheet(epoch)).is_file()}  # fmt: skip
+    assert drawn == left
 
 
 def test_a_trial_begins_where_there_is_room(

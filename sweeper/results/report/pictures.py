@@ -14,6 +14,7 @@ from PIL import Image
 
 from evaluate.images.contact_sheet import COPY, DATA_SHEET, Cell, cells_of, places_of
 from evaluate.images.contact_sheet import TRAINING as TRAINED
+from evaluate.images.probe_images import probe_cells
 from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
 from sweeper.tracking.trial_record import TrialRecord
@@ -91,7 +92,7 @@ def compared(record: TrialRecord, pick: Scorecard) -> dict[str, list[Tile]]:
     chosen = copied[: COMPARED // 2]
     chosen += _spread([n for n in names if n not in chosen], COMPARED - len(chosen))
     # one sheet after the other: each may be large
-    sheets = {card.epoch: cells_of(record.sheet(card.epoch), chosen) for card in cards}
+    sheets = {card.epoch: probe_cells(record.sheet(card.epoch), chosen) for card in cards}
     return {
         name: [
             _tile(sheets[card.epoch][name], card.label, picked=card is pick)
@@ -108,7 +109,7 @@ def strip_of(
 ) -> Strip:
     """These probes at another checkpoint."""
     names = list(names)
-    cells = cells_of(record.sheet(card.epoch), names)
+    cells = probe_cells(record.sheet(card.epoch), names)
     return Strip(title, [_tile(cells[name]) for name in names if name in cells], words)
 
 
@@ -129,7 +130,7 @@ def all_strips(record: TrialRecord, card: Scorecard, most: int = MORE) -> list[S
         own = [name for name in places if name.startswith(f"{role} ")]
         room = most * len(own) // len(places) if len(places) > most else len(own)
         chosen[title] = _spread(own, room)
-    cells = cells_of(sheet, [name for names in chosen.values() for name in names])
+    cells = probe_cells(sheet, [name for names in chosen.values() for name in names])
     strips = [
         Strip(title, [_tile(cells[name]) for name in names if name in cells])
         for title, names in chosen.items()

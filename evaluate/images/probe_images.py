@@ -1,0 +1,104 @@
+"""The probe images of a checkpoint: lossless, and as large as they were drawn.
+
+They lie beside the contact sheet of the checkpoint, as PNGs in one safetensors file (`0`, `1`, ...:
+the rows of the probe set). Their words and names are those of the sheet. Where the file is gone,
+which goes with the checkpoint, or was never there, images are cut out of the sheet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import save
+
+from evaluate.images.contact_sheet import (
+    CELL,
+    COPY,
+    MOST_CHUNKS,
+    MOST_PIXELS,
+    Cell,
+    cells_of,
+    places_of,
+    scaled,
+)
+from train.data.images.limits import checked
+from train.files.atomic_write import write_atomically
+from train.files.safetensors_header import read_header
+from train.files.untrusted import UntrustedFileError, opened
+
+LARGEST = 2_000_000_000  # bytes of a file; 32 images of 1024x1024 pixels take about 70 MB
+LARGEST_IMAGE = 60_000_000  # bytes of one of them; 4096x4096 pixels have 50 MB without compression
+
+
+def images_file(sheet: Path) -> Path:
+    """Where the images lie that a contact sheet shows."""
+    return sheet.with_suffix(".safetensors")
+
+
+def save_probe_images(images: NDArray[np.uint8], sheet: Path) -> None:
+    """Writes the images (N, H, W, 3) of the probes in one piece.
+
+    Raises:
+        CheckpointError: they cannot be written.
+    """
+    files = {str(row): np.frombuffer(_png(image), np.uint8) for row, image in enumerate(images)}
+    write_atomically(images_file(sheet), save(files))
+
+
+def probe_cells(sheet: Path, names: Collection[str]) -> dict[str, Cell]:
+    """The named pictures of a contact sheet, as `cells_of`; probe images from their own file."""
+    places = places_of(sheet)
+    rows = {row: name for name in names if name in places and (row := _row(name)) is not None}
+    try:
+        images = read_probe_images(images_file(sheet), rows)
+    except (UntrustedFileError, OSError):
+        images = {}
+    found = {rows[row]: image for row, image in images.items()}
+    cells = cells_of(sheet, [name for name in names if name not in found])
+    for name, image in found.items():
+        cells[name] = Cell(scaled(image, CELL), places[name].words, name, places[name].alarming)
+    return {name: cells[name] for name in names if name in cells}
+
+
+def read_probe_images(file: Path, rows: Collection[int]) -> dict[int, Image.Image]:
+    """The images of these rows, in RGB; those that are not there or damaged are left out.
+
+    Altogether they have at most as many pixels as a contact sheet; those beyond are left out.
+
+    Raises:
+        UntrustedFileError: it is no such file.
+        OSError: it is not there, or may not be read.
+    """
+    header, images, pixels = read_header(file), {}, 0
+    with opened(file, LARGEST) as stream:
+        for row in rows:
+            stored = header.tensors.get(str(row))
+            start, stop = stored.data_offsets if stored else (0, 0)
+            if not 0 < stop - start <= LARGEST_IMAGE:
+                continue
+            stream.seek(header.size + start)
+            try:
+                image = checked(BytesIO(stream.read(stop - start)), ["PNG"], MOST_CHUNKS)
+                pixels += image.width * image.height
+                if pixels <= MOST_PIXELS:
+                    images[row] = image.convert("RGB")
+            except Exception:  # Pillow has many for a damaged file
+                continue
+    return images
+
+
+def _row(name: str) -> int | None:
+    """The row of a probe in its set, by the name of its image on a sheet; None: it is no probe."""
+    role, _, number = name.partition(" ")
+    return int(number) if number.isdecimal() and role != COPY else None
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    content = BytesIO()
+    Image.fromarray(image).save(content, "PNG", compress_level=1)
+    return content.getvalue()
