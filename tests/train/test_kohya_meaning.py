@@ -35,7 +35,7 @@ def test_every_key_has_one_meaning() -> None:
     groups = [IGNORED, UNSUPPORTED, REFUSED.keys(), OTHER_SCRIPTS]
     assert sum(map(len, groups)) == len(set().union(*groups))
     read = Path(optimizer_args.__file__).parent.glob("*.py")
-    asked = set(re.findall(r'said\.\w+\("(\w+)"', "".join(file.read_text() for file in read)))
+    asked = set(re.findall(r'config\.\w+\("(\w+)"', "".join(file.read_text() for file in read)))
     assert len(asked) > 50
     assert not asked & set().union(*groups), "a setting stands for these"
 
