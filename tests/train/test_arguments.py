@@ -103,7 +103,7 @@ def test_a_logged_text_is_no_interpolation() -> None:
         (["--experimental-rerun", "x.pickle"], "reads a pickle"),
         (["--config-dir=/nowhere"], "there is no folder /nowhere"),
         (["--config-name=train"], "a command has one config"),
-        (["=3"], "'' is no name of a setting"),
+        (["=3"], "'' is not a name of a setting"),
         (["count=3"], "did you mean probes.count?"),
         (["probes.cuont=3"], "did you mean probes.count?"),
         (["probes.count=4;"], "probes.count: '4;' cannot be read"),

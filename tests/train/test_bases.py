@@ -250,7 +250,7 @@ def test_settings_of_the_base(folder: Path, caplog: pytest.LogCaptureFixture) ->
         states = skipped.text_encoder(tokens, output_hidden_states=True).hidden_states
     found = skipped.encode_text([PROMPT])["encoder_hidden_states"]
     if skipped.family.is_xl:
-        assert "SDXL always takes the layer before the last" in caplog.text
+        assert "SDXL always uses the layer before the last" in caplog.text
         torch.testing.assert_close(found[..., :32], states[-2])
     else:
         torch.testing.assert_close(found, skipped.text_encoder.final_layer_norm(states[-2]))

@@ -56,11 +56,11 @@ def test_captions_in_any_encoding(tmp_path: Path, data: bytes, text: str, guess:
     [
         (
             "\u3042 sks".encode("shift_jis") + b"\x81\x8d",
-            "no text in UTF-8, UTF-16 or Windows-1252",
+            "not text in UTF-8, UTF-16 or Windows-1252",
         ),
-        (b"\xff\xfes\0k\0s", "no text in UTF-8"),
-        (b"\xff\xfe\x00\xd8", "no text in UTF-8"),  # half of a pair: a surrogate
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\2\3\4\5\6", "no text but binary data"),
+        (b"\xff\xfes\0k\0s", "not text in UTF-8"),
+        (b"\xff\xfe\x00\xd8", "not text in UTF-8"),  # half of a pair: a surrogate
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\2\3\4\5\6", "not text but binary data"),
         (b"x" * 100_001, "is larger than 0.1 MB; it is not a caption"),
     ],
 )

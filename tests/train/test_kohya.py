@@ -195,7 +195,7 @@ def test_a_full_config_is_translated_whole(tmp_path: Path, folder: Path) -> None
     check_train(composed(lines))
     said = "\n".join(notes)
     assert "without effect here: logging_dir, max_data_loader_n_workers, multires_noise" in said
-    assert "kohya's LoRA would be another: scale_weight_norms" in said
+    assert "kohya's LoRA would differ: scale_weight_norms" in said
     assert "max_train_steps is ignored in favor of max_train_epochs" in said
 
 
@@ -292,7 +292,7 @@ def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
     file = write(tmp_path, 'train_data_dir = "/gone"\ncaption_extension = "txt"\nresolution = 32')
     lines, notes = expand([f"kohya={file}", f"dataset_config={data}", "base.path=puppets"])
     assert "data.trigger=sks puppet doll" in lines
-    assert any(note.startswith("train_data_dir is left out") for note in notes)
+    assert any(note.startswith("train_data_dir is ignored") for note in notes)
     pictures = load_dataset(composed(lines).data)
     assert len(pictures.training) == 12
     assert "data.toml: repaired: typographic quotes, several pairs" in pictures.report()

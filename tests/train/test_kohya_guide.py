@@ -116,7 +116,7 @@ def test_names_without_toml_and_json_are_taken_as_kohya_does(tmp_path: Path) -> 
     (tmp_path / "latin.toml").write_bytes("output_name = 'Jürgen'".encode("latin-1"))
     assert read_toml(tmp_path / "latin.toml") == (
         {"output_name": "Jürgen"},
-        ["read as Windows-1252, for it is not UTF-8"],
+        ["read as Windows-1252, as it is not UTF-8"],
     )
 
 
@@ -125,7 +125,7 @@ def test_names_without_toml_and_json_are_taken_as_kohya_does(tmp_path: Path) -> 
     [
         (b"a = " + b"{a=" * 3000, "nested too deeply"),
         (b"a." * 5000 + b"a = 1", "a key of more than 30 parts"),
-        (bytes(range(256)) * 10, "is no text"),
+        (bytes(range(256)) * 10, "is not text"),
         (b"seed = 1\nseed = 2", "is not TOML: cannot overwrite a value"),
         (b"x" * 2_000_000, "is larger than 1 MB"),
         (b"\x1b[31m = = ", "is not TOML"),

@@ -35,7 +35,7 @@ def test_every_key_has_one_meaning() -> None:
     groups = [IGNORED, UNSUPPORTED, REFUSED.keys(), OTHER_SCRIPTS]
     assert sum(map(len, groups)) == len(set().union(*groups))
     read = Path(optimizer_args.__file__).parent.glob("*.py")
-    asked = set(re.findall(r'said\.\w+\("(\w+)"', "".join(file.read_text() for file in read)))
+    asked = set(re.findall(r'config\.\w+\("(\w+)"', "".join(file.read_text() for file in read)))
     assert len(asked) > 50
     assert not asked & set().union(*groups), "a setting stands for these"
 
@@ -136,8 +136,8 @@ def test_what_is_meant(tmp_path: Path, text: str, expected: dict[str, Any]) -> N
          "shuffle_caption = true", "does not go with shuffle_caption"),
         ("color_aug = true\ncache_latents = true", "does not go with cache_latents"),
         ('use_8bit_adam = true\noptimizer_type = "Lion"', "use_8bit_adam: another optimizer"),
-        ('optimizer_args = ["lr=1"]', "lr is no argument"),
-        ('optimizer_args = ["_target_=os.system"]', "_target_ is no argument"),
+        ('optimizer_args = ["lr=1"]', "lr is not an argument"),
+        ('optimizer_args = ["_target_=os.system"]', "_target_ is not an argument"),
         ('optimizer_args = ["eps=1j"]', "eps: '1j' cannot be"),
         ('optimizer_args = ["a b=1"]', 'list of "name=value"'),
         ("network_args = 5", 'list of "name=value"'),
@@ -232,7 +232,7 @@ def test_datasets_split_alone_and_share_no_picture(tmp_path: Path) -> None:
         ("network_multiplier = 0.5", "network_multiplier is not supported"),
         ("resolution = 1000000", "resolution is one or two whole numbers of pixels, up to 4096"),
         ("num_repeats = 1000000000", "num_repeats: 1000000000 must be from 1 to 10000"),
-        ("caption_extension = '/../x'", "is no extension"),
+        ("caption_extension = '/../x'", "is not an extension"),
         ("logging_dir = 'x'", "there is no key logging_dir"),
         (f"enable_bucket = true\nresolution = 32\nbucket_reso_steps = 64\n{SUBSET}", "bucket_reso"),
     ],

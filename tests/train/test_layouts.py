@@ -156,7 +156,7 @@ def test_dataset_config_falls_back_from_subset_to_dataset_to_general(tmp_path: P
     )  # fmt: skip
     assert (prior.framing.resolution, prior.framing.buckets) == ((512, 512), False)
     said = pictures.report(TrialConfig(data=config))
-    assert "caption_tag_dropout_rate in set.toml is not supported, so that" in said
+    assert "caption_tag_dropout_rate in set.toml is not supported, so" in said
     assert "batch_size 3 is not used; training.batch_size is 1" in said
 
 

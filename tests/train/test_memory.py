@@ -53,7 +53,7 @@ def test_out_of_memory_says_what_helps_in_order(
         "training.batch_size=1 training.gradient_accumulation=6")]  # fmt: skip
     assert places == sorted(places)
     assert (tmp_path / "lora-000001.safetensors").is_file()
-    assert "is so already" in advice(trial(gradient_checkpointing=True))
+    assert "already so" in advice(trial(gradient_checkpointing=True))
 
 
 @pytest.mark.parametrize("place", ["open_pipeline", "BaseModel"])  # the machine's memory, a GPU's

@@ -128,8 +128,8 @@ def test_settings_that_leave_the_strength_as_it_is(
 @pytest.mark.parametrize(
     ("config", "options", "named", "alone"),
     [
-        ("LoraConfig", {"init_lora_weights": "pissa"}, "a changed base", "not beside it"),
-        ("LoraConfig", {"init_lora_weights": "olora"}, "a changed base", "not beside it"),
+        ("LoraConfig", {"init_lora_weights": "pissa"}, "a changed base", "not next to it"),
+        ("LoraConfig", {"init_lora_weights": "olora"}, "a changed base", "not next to it"),
         ("LoraConfig", {"use_dora": True}, "has use_dora", "a DoRA"),
         ("LoHaConfig", {}, "PEFT's LOHA", "a LoHa"),
         ("LoKrConfig", {}, "PEFT's LOKR", "a LoKr"),

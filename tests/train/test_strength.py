@@ -127,10 +127,10 @@ def test_settings_in_the_metadata_are_followed(
         ({"unet.lora_alpha": 8, "unet.r": 32}, "give .* rank 32, the file 4"),
         ({"unet.lora_alpha": 8, "unet.r": 4, "unet.rank_pattern": {".*to_q": 8}}, "rank 8"),
         ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"to_q": "x"}}, "lora_alpha is x"),
-        ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"to_(q": 1}}, "no regular expression"),
+        ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"to_(q": 1}}, "not a regular expression"),
         ({"unet.lora_alpha": 8, "unet.alpha_pattern": ["to_q"]}, "alpha_pattern is no mapping"),
         ({"text_encoder.lora_alpha": 8}, "say nothing of"),
-        ([1, 2], "is no JSON of settings"),
+        ([1, 2], "is not JSON with settings"),
         ({"unet.lora_alpha": 8, "unet.peft_type": "LOHA"}, "it is PEFT's LOHA"),
         ({"unet.lora_alpha": 8, "unet.use_dora": True}, "has use_dora"),
         ({"unet.lora_alpha": 8, "unet.init_lora_weights": "pissa"}, "trained on a changed base"),
@@ -156,7 +156,7 @@ def test_a_file_of_pefts_without_its_settings_stops(base: BaseModel, tmp_path: P
     with pytest.raises(CheckpointError, match=r"adapter_config.json is not next to it"):
         load_checkpoint(file, base.adapters)
     file.with_name("adapter_config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="is no JSON"):
+    with pytest.raises(CheckpointError, match="is not JSON"):
         load_checkpoint(file, base.adapters)
     diffusers = peft(tmp_path / "b.safetensors", {}, "unet.", "nowhere")
     diffusers.with_name("adapter_config.json").unlink()
