@@ -1,4 +1,7 @@
-"""Builds optimizers and learning-rate schedules from their settings."""
+"""Builds optimizers and learning-rate schedules from their settings.
+
+An optimizer itself is added in conf/optimizer/ and train/config/optimizer_arguments.py.
+"""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from train.data.shuffling import shuffled
 from train.errors import TrainingError
 from train.loop.file_metadata import metadata
 from train.loop.loss import row_weights
+from train.loop.nan_check import NAN_CHECK_EVERY, SHOWN, first_not_finite, not_finite_message
 from train.loop.optimizers import make_optimizer, make_scheduler, swapped_to_averaged_weights
 from train.loop.random_draws import MicroBatch
 from train.loop.schedule import schedule_of
@@ -35,9 +36,7 @@ from train.system.distributed import ALONE, ProcessGroup
 from train.system.oom import apply_fallbacks
 
 log = logging.getLogger(__name__)
-NAN_CHECK_EVERY = 16  # steps between checks of a GPU's losses, which wait for the GPU
 OTHER = "holds a run of other settings; choose another"
-SHOWN = 5  # losses in the message of a failure
 
 
 class AdapterRun:
@@ -185,27 +184,17 @@ class AdapterRun:
 
     def _failure(self) -> str:
         """Why training cannot continue, as a loss is not finite; empty if all are."""
-        if not self.losses or math.isfinite(
-            float(torch.stack(self.losses[-NAN_CHECK_EVERY:]).sum())
-        ):
-            return ""
-        losses = torch.stack(self.losses).tolist()
-        first = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        first = first_not_finite(self.losses)
         if first is None:
             return ""
-        batch = self.batch - (len(losses) - 1 - first)
-        rate = self.optimizer.param_groups[0]["lr"]
-        if self.epoch == 0 and batch <= self.schedule.accumulation:
-            cause = "the base or a picture, since nothing is trained yet"
-        else:
-            cause = f"a learning rate that is too high ({rate:g})"
-        if self.base.dtype == torch.float16:
-            cause += ", or numbers too large for fp16 (bf16 and fp32 have room for them)"
-        known = [float(loss) for loss in self.recent[-SHOWN:]] + losses[:first]
-        before = ", ".join(f"{loss:.4g}" for loss in known[-SHOWN:])
-        return (
-            f"the loss is no longer a number in epoch {self.epoch + 1}, at batch {batch} of "
-            f"{self.batches} (before it: {before or 'nothing'}); the likely cause is {cause}"
+        return not_finite_message(
+            epoch=self.epoch + 1,
+            batch=self.batch - (len(self.losses) - 1 - first),
+            batches=self.batches,
+            losses_before=[float(loss) for loss in [*self.recent, *self.losses[:first]]],
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            untrained_batches=self.schedule.accumulation if self.epoch == 0 else 0,
+            fp16=self.base.dtype == torch.float16,
         )
 
     def finish_epoch(self) -> str:
