@@ -16,7 +16,7 @@ def first_not_finite(losses: Sequence[Tensor]) -> int | None:
     """The index of the first loss that is not finite; None: the latest are finite.
 
     Args:
-        losses: scalars of the running epoch. All but the last `NAN_CHECK_EVERY` were checked before.
+        losses: scalars of the running epoch; all but the last `NAN_CHECK_EVERY` were checked.
     """
     if not losses or math.isfinite(float(torch.stack([*losses[-NAN_CHECK_EVERY:]]).sum())):
         return None
