@@ -120,7 +120,7 @@ def test_the_ends_of_a_range_belong_to_it_unless_it_says_so() -> None:
         ("search.network.rank=5", "typed without search., as in -m network.rank=1,2"),
         ("+data.path=x", "+data.path: is already a setting; type it without +"),
         ("+x=1", "x: there is no such setting"),
-        ("+selection.max.copying=1", "+selection.max.copying: is a setting already"),
+        ("+selection.max.copying=1", "+selection.max.copying: is already a setting"),
         ("~selection.max.copying=7", "~selection.max.copying: has another value"),
         ("optimizer=lion optimizer.betas=[0.9,0.99] network.rnk=4", "network.rnk: there is no"),
         ("hydra.job.chdir=maybe", "hydra.job.chdir: Value 'maybe' is not a valid bool"),
