@@ -214,7 +214,7 @@ def test_resume_off_begins_anew(
     main(command(trial(epochs=1), tmp_path))
     first = (tmp_path / "lora.safetensors").read_bytes()
     main(command(trial(epochs=2, seed=5), tmp_path, resume="off"))
-    assert "begins anew; 2 files of the run in" in caplog.text
+    assert "starts over; 2 files of the run in" in caplog.text
     assert (tmp_path / "lora.safetensors").read_bytes() != first
     assert end(tmp_path)["epoch"] == 2
 
