@@ -61,7 +61,7 @@ def test_a_folder_is_scored_logged_and_not_scored_twice(tmp_path: Path) -> None:
     history = client.get_metric_history(runs[0].info.run_id, "scores/copying")
     assert {metric.step for metric in history} >= {2, 10, 12, 13}
     assert runs[0].data.tags["kept"].endswith(".safetensors")
-    assert runs[0].data.params["policy.rule"] == "overfit_aware"
+    assert runs[0].data.params["selection.rule"] == "overfit_aware"
     assert json.loads(runs[0].data.tags["policy"])["rule"] == "last"
 
     code, said = run_module("evaluate", *command, "probes.steps=3")
