@@ -18,7 +18,7 @@ from bench.fuzzing import cases, worker
 from bench.fuzzing.readers import World
 from bench.fuzzing.values import MODULE, SECRET_NAME
 
-CASES, SEED = 700, 18
+CASES, SEED = 1000, 18
 Read = Callable[[Path, World], object]
 
 
