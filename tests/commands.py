@@ -11,11 +11,13 @@ import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping
+from io import FileIO, TextIOWrapper
 from multiprocessing.connection import Connection
 from threading import Timer
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 LIMIT = 300  # seconds
 FORKS = multiprocessing.get_context("forkserver")
@@ -73,6 +75,27 @@ class Command:
         return self._process.exitcode, output
 
 
+class OwnCommand:
+    """The same by Python itself, as a person starts it: everything is imported again."""
+
+    def __init__(
+        self, module: str, *arguments: str, environment: Mapping[str, str] = os.environ
+    ) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-u", "-m", module, *arguments], env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+        )  # fmt: skip
+        assert self._process.stdout
+        self.stdout: TextIO = cast(TextIO, self._process.stdout)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def finish(self, timeout: float) -> tuple[int, str]:
+        output, _ = self._process.communicate(timeout=timeout)
+        return self._process.returncode, output
+
+
 def _run(
     module: str,
     arguments: tuple[str, ...],
@@ -83,8 +106,8 @@ def _run(
     """In the new process: `python -u -m`."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(output.fileno(), number)
-        stream = open(number, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
-        setattr(sys, name, stream)
+        raw: Any = FileIO(number, "w", closefd=False)
+        setattr(sys, name, TextIOWrapper(raw, encoding="utf-8", write_through=True))
     output.close()
     os.chdir(folder)
     os.environ.clear()

@@ -6,8 +6,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 from evaluate.tracking.relocation import ADDRESS_COLUMNS
-from tests.commands import LIMIT, Command
+from tests.commands import LIMIT, Command, OwnCommand
 from tests.sweeper.packs import make, run  # noqa: F401
 
 # two trials of two epochs, with few steps and few probes
@@ -33,10 +31,16 @@ SMALL = (
 )
 
 
-def start(module: str, *arguments: str) -> Command:
-    """Starts a command that sees no store but its own."""
+def start(module: str, *arguments: str, typed: bool = False) -> Command | OwnCommand:
+    """Starts a command that sees no store but its own.
+
+    Args:
+        typed: by Python itself, as a person starts it.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    return Command(module, *arguments, environment=environment)
+    launches = any(word.startswith("hydra/launcher=") for word in arguments)
+    kind = OwnCommand if typed or launches else Command  # joblib never ends in a forked process
+    return kind(module, *arguments, environment=environment)
 
 
 def finish(root: Path, module: str, *arguments: str) -> tuple[int, str]:
@@ -94,13 +98,10 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "swept.lock"):
         if not told.is_file():
-            # by Python itself, as a person starts it
-            line = [sys.executable, "-m", "sweeper", *SEARCH, *SMALL, f"study.root={root}"]
-            process = subprocess.run(
-                line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT
-            )
-            assert process.returncode == 0, process.stdout
-            told.write_text(process.stdout)
+            line = (*SEARCH, *SMALL, f"study.root={root}")
+            code, output = start("sweeper", *line, typed=True).finish(LIMIT)
+            assert code == 0, output
+            told.write_text(output)
     return Swept(root, told.read_text())
 
 

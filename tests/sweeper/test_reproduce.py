@@ -52,8 +52,9 @@ class One:
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> One:
+def one(swept: Swept, tmp_path_factory: pytest.TempPathFactory) -> One:
     place = tmp_path_factory.mktemp("one")
+    shutil.copytree(swept.root / "cache", place / "mlruns/cache")
     shutil.copytree(EMBEDDED_FOLDER, place / "before")
     code, output = finish(place / "mlruns", "sweeper", "network.rank=2", "study.name=one",
                           f"data.path={place}/before", *SMALL)  # fmt: skip
