@@ -155,7 +155,7 @@ def origin_of_dataset(dataset: Dataset) -> dict[str, str]:
 def about_study(
     context: StudyContext, config: SweepConfig, study: Path, params: dict[str, str]
 ) -> About:
-    """What MLflow shows of a study as such. Draws its data sheet and the bare base's, once.
+    """What MLflow shows of a study as such. Draws its data sheet and that of the base, once.
 
     Args:
         study: its folder.

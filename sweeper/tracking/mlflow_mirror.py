@@ -32,7 +32,7 @@ from sweeper.tracking.trial_record import (
 )
 from train.config.flattening import flatten
 
-BASE_SHEET = "base.png"  # in a study's folder: the probes as the bare base makes them
+BASE_SHEET = "base.png"  # in a study's folder: the probes as the base without a LoRA makes them
 STATUS = {COMPLETE: "FINISHED", STOPPED: "FINISHED", FAILED: "FAILED", INTERRUPTED: "KILLED"}
 
 
@@ -134,7 +134,7 @@ class MlflowMirror(MlflowStore):
             run.log_once(f"sheet {number}", partial(run.log_image, sheet, "contact_sheet", number))
 
     def _sheets(self, record: TrialRecord) -> dict[int, Path]:
-        """A contact sheet for each epoch; at 0, where the page looks first, the bare base's."""
+        """A contact sheet for each epoch; at 0, where the page looks first, the base's without a LoRA."""
         sheets = {card.epoch: record.sheet(card.epoch) for card in record.scorecards}
         base = self.study / BASE_SHEET
         return {0: base, **sheets} if base.is_file() else sheets

@@ -18,8 +18,11 @@ from train.config.flattening import flatten
 
 # name -> what it is called, and what its value says
 SCORES = {
-    "prompt_fidelity": ("follows prompts", "as well as the bare base does (100 %)"),
-    "subject_fidelity": ("likeness", "0 %: the bare base; 100 %: as the pictures to each other"),
+    "prompt_fidelity": ("follows prompts", "100 %: as well as the base model"),
+    "subject_fidelity": (
+        "likeness",
+        "0 %: the base model; 100 %: as the training images to each other",
+    ),
     "pose_memorization": ("repeats a training pose", "share of the pictures"),
     "background_leak": ("shows a training background", "where another one was asked for"),
     "outfit_leak": ("shows the training outfit", "where another one was asked for"),
