@@ -134,7 +134,7 @@ class MlflowMirror(MlflowStore):
             run.log_once(f"sheet {number}", partial(run.log_image, sheet, "contact_sheet", number))
 
     def _sheets(self, record: TrialRecord) -> dict[int, Path]:
-        """A contact sheet for each epoch; at 0, where the page looks first, the base's without a LoRA."""
+        """A contact sheet for each epoch, and at 0, which the page shows first, the base's."""
         sheets = {card.epoch: record.sheet(card.epoch) for card in record.scorecards}
         base = self.study / BASE_SHEET
         return {0: base, **sheets} if base.is_file() else sheets

@@ -21,7 +21,7 @@ SCORES = {
     "prompt_fidelity": ("follows prompts", "100 %: as well as the base model"),
     "subject_fidelity": (
         "likeness",
-        "0 %: the base model; 100 %: as the training images to each other",
+        "0 %: the base; 100 %: as the training images to each other",
     ),
     "pose_memorization": ("repeats a training pose", "share of the pictures"),
     "background_leak": ("shows a training background", "where another one was asked for"),
