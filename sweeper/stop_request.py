@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from train.files.atomic_write import write_atomically
+from train.text.terminal import print_in_handler
 
 PERSON, CLOCK = "asked to leave", "the hours are over"
 FILE = "leave"  # in a study's folder: who touches it asks all its workers, wherever they run
@@ -70,7 +70,7 @@ def in_good_order(
         if _reason:
             raise KeyboardInterrupt
         _reason = PERSON
-        print("finishing this epoch; Ctrl-C again leaves at once", file=sys.stderr, flush=True)
+        print_in_handler("finishing this epoch; Ctrl-C again leaves at once")
         if for_others:
             write_atomically(study / FILE, b"")
 

@@ -30,7 +30,7 @@ from tests.sweeper.conftest import Swept, copied, swept  # noqa: F401
 from tests.test_house import FILES, ROOT
 from train.text.display import printable
 from train.text.shell import in_shell
-from train.text.terminal import LineFormatter, leave, print_lines
+from train.text.terminal import LineFormatter, leave, print_in_handler, print_lines
 
 OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"
@@ -206,3 +206,15 @@ def bare(tree: ast.AST) -> Iterator[str]:
 def test_nobody_writes_to_the_terminal_by_himself(file: Path) -> None:
     if file.relative_to(ROOT).as_posix() not in OURS:
         assert [*bare(ast.parse(file.read_text(encoding="utf-8")))] == []
+
+
+def test_a_signal_handler_prints_into_the_middle_of_a_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Busy(StringIO):
+        def write(self, text: str) -> int:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    monkeypatch.setattr(sys, "stderr", Busy())
+    print_in_handler("finishing this epoch")
+    assert capfd.readouterr().err == "finishing this epoch\n"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from train.text.terminal import print_in_handler
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # clusters send the latter to preempt a job
 ECHO = 2.0  # seconds within which a launcher forwards the terminal's signal
@@ -30,7 +31,7 @@ def graceful_stop(main: bool = True) -> Iterator[Callable[[], bool]]:
         if since and time.monotonic() - since > ECHO:
             raise KeyboardInterrupt
         if not since and main:
-            print("finishing this step; Ctrl-C again leaves at once", file=sys.stderr, flush=True)
+            print_in_handler("finishing this step; Ctrl-C again leaves at once")
         since = since or time.monotonic()
 
     before = {number: signal.signal(number, request) for number in SIGNALS}

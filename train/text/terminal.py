@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import sys
 from typing import Any, NoReturn, TextIO, cast
@@ -16,9 +17,8 @@ from typing import Any, NoReturn, TextIO, cast
 from train.text.display import LINES, printable
 
 BETWEEN_BARS = re.compile(r"(?:\n|\x1b\[A)+")  # tqdm's moves between progress bars
-
-
 LONGEST = 2000  # characters of a command's final error
+STANDARD_ERROR = 2  # its descriptor
 
 
 class LineFormatter(logging.Formatter):
@@ -68,6 +68,18 @@ def print_lines(*lines: object, error: bool = False) -> None:
     """
     stream = sys.stderr if error else sys.stdout
     print("\n".join(printable(str(line)) for line in lines), file=stream, flush=True)
+
+
+def print_in_handler(line: str) -> None:
+    """Prints a line to the standard error from a signal handler.
+
+    A handler may interrupt a write to the same stream, which refuses to be entered again; then the
+    line goes to the descriptor directly.
+    """
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except RuntimeError:
+        os.write(STANDARD_ERROR, f"{line}\n".encode())
 
 
 def log_lines(log: logging.Logger, text: str) -> None:
