@@ -1,0 +1,80 @@
+"""Probe images as files: lossless, in any size, and cut out of the sheet where there are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from evaluate.images import probe_images
+from evaluate.images.contact_sheet import Cell, cells_of, contact_sheet, places_of, save_sheet
+from evaluate.images.probe_images import (
+    images_file,
+    probe_cells,
+    read_probe_images,
+    save_probe_images,
+)
+from evaluate.scorecard import Scorecard
+from tests.evaluate.images.test_sheets import ROLES, probes
+from train.files.untrusted import UntrustedFileError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (len(ROLES), 200, 200, 3), dtype=np.uint8)
+NAMES = ("copy 1", "fresh 1", "fresh 0", "caption 3", "fresh 99")
+
+
+@pytest.fixture
+def sheet(tmp_path: Path) -> Path:
+    """A contact sheet with its probe images beside it."""
+    file = tmp_path / "sheets" / "000001.png"
+    card = Scorecard(Path("-"), 1, {}, images=IMAGES, copies={1: 0})
+    save_probe_images(IMAGES, file)
+    save_sheet(contact_sheet(card, probes(), torch.zeros(2, 3, 8, 8)), file)
+    return file
+
+
+def same(cells: dict[str, Cell], others: dict[str, Cell]) -> bool:
+    return [*cells] == [*others] and all(
+        cell._replace(picture=None) == others[name]._replace(picture=None)  # type: ignore[arg-type]
+        and cell.picture.tobytes() == others[name].picture.tobytes()
+        for name, cell in cells.items()
+    )
+
+
+def test_images_are_as_they_were_drawn(sheet: Path) -> None:
+    images = read_probe_images(images_file(sheet), [3, 0, 7])
+    assert [*images] == [3, 0]
+    assert all(np.array_equal(np.asarray(image), IMAGES[row]) for row, image in images.items())
+
+
+def test_a_study_with_sheets_alone_shows_the_same(sheet: Path) -> None:
+    own = probe_cells(sheet, NAMES)
+    assert [*own] == [*NAMES[:-1]]
+    assert own["fresh 1"].alarming
+    images_file(sheet).unlink()
+    assert same(own, probe_cells(sheet, NAMES))
+    assert same(own, cells_of(sheet, NAMES))
+
+
+def test_damaged_images_are_cut_out_of_the_sheet(
+    sheet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, names = images_file(sheet), [*places_of(sheet)]
+    good, cut = file.read_bytes(), cells_of(sheet, names)
+    bomb = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\x7f\xff\xff\xff\x7f\xff\xff\xff\x08\2\0\0\0\0\0\0\0"
+    for content in (b"", good[:100], good[:-1], b"\xff" * 100, good.replace(b"IHDR", b"IHDX")):
+        file.write_bytes(content)
+        assert same(probe_cells(sheet, names), cut)
+    for tensor in (np.zeros(0, np.uint8), np.frombuffer(bomb, np.uint8), np.zeros((2, 2))):
+        save_file({"0": tensor, "1": tensor}, file)
+        assert read_probe_images(file, [0, 1]) == {}
+        assert same(probe_cells(sheet, names), cut)
+    file.write_bytes(good)
+    monkeypatch.setattr(probe_images, "MOST_PIXELS", 2 * 200 * 200)
+    assert [*read_probe_images(file, range(4))] == [0, 1]
+    assert same(probe_cells(sheet, names), cut)
+    monkeypatch.setattr(probe_images, "LARGEST", 1000)
+    with pytest.raises(UntrustedFileError, match="larger than"):
+        read_probe_images(file, range(4))

@@ -1,0 +1,352 @@
+"""Settings out of a LoRA file or a store: data that names no class, no place and no model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from hydra import initialize_config_dir
+from safetensors.torch import save_file
+
+from evaluate.config import EvaluateConfig
+from sweeper.config import ReportConfig, SearchConfig, SelectConfig, SweepConfig
+from sweeper.reproduction import reproduce
+from sweeper.reproduction.config import ReproduceConfig, check_reproduce
+from sweeper.reproduction.received_settings import RULES, Received
+from train.cli.compose import HYDRA_VERSION, settings
+from train.cli.preflight import preflight
+from train.config.parsing import typed
+from train.config.schema import CONF, TrainConfig, settings_of, trial_of
+from train.config.setting_kinds import Kind, kinds, text_field
+from train.errors import UserError
+from train.files import permissions
+from train.kohya.optimizer_names import SHIPPED
+from train.models.model_files import fingerprint, weight_files
+
+ROOT = Path(__file__).resolve().parents[3]
+EVIL = 'open("PWNED", "w").write("ran")\nfrom torch.optim import AdamW as Adam\n'
+Edits = dict[str, Any]
+DEEP: Any = 1
+for _ in range(500):
+    DEEP = [DEEP]
+# what goes wrong, by the dotted key of a logged setting and its value; the word that the line has
+HOSTILE: list[tuple[Edits, str]] = [
+    ({"optimizer._target_": target}, "--allow-class=")
+    for target in (
+        "mlruns.studies.friend.evil.Adam", "os.system", "subprocess.Popen", "builtins.eval",
+        "antigravity.X", "idlelib.__main__.X", "venv.__main__.X", "trio.__main__.X", "math.pi",
+        "torch.optim.LBFGS", "torch.optim.lr_scheduler.LambdaLR", "torch.hub.load",
+    )
+] + [
+    ({"optimizer._target_": ".foo.Bar"}, "must name a class"),
+    ({"optimizer._target_": "eval"}, "must name a class"),
+    ({"optimizer._target_": ["os.system"]}, "must name a class"),
+    ({"optimizer.betas": {"_target_": "os.system"}}, "cannot be a class"),
+    ({"optimizer.betas": [{"x": {"_target_": "os.system"}}]}, "cannot be a class"),
+    ({"optimizer": [1, 2]}, "optimizer: [1, 2]"),
+    ({"optimizer.betas": [0.9]}, "must be 2 numbers"),
+    ({"optimizer.lr": float("nan")}, "not a number"),
+    ({"optimizer.lr": True}, "must be a number"),
+    ({"optimizer.x0": "x", "optimizer.x1": "${optimizer.x0}${optimizer.x0}"}, "does not take it"),
+    ({"scores": {"clip_model": "hf-hub:evil/model/x"}}, "scores.clip_model=hf-hub:evil/model/x"),
+    ({"scores": {"clip_model": "/somewhere/evil_encoder"}}, "scores.clip_model: the run used"),
+    ({"scores": {"clip_model": "train/puppets"}}, "scores.clip_model: the run used"),
+    (
+        {"scores": {"pose_detector": "mediapipe", "pose_model": "/x/y.task"}},
+        "scores.pose_model: the run",
+    ),
+    ({"base.path": "evil/model"}, "type base.path=evil/model"),
+    ({"base.path": "https://evil.example/model"}, "base.path: the run used"),
+    ({"base.path": "/somewhere/evil.ckpt"}, "base.path: the run used"),
+    ({"base.path": "/"}, "base.path: the run used"),
+    ({"base.path": "/dev/zero"}, "base.path: the run used"),
+    ({"base.path": 3}, "base.path: 3 must be a text"),
+    ({"data.path": "/dev"}, "data.path=/dev"),
+    ({"data.path": "/"}, "data.path=/"),
+    ({"data.path": "../../../../../../../../etc"}, "data.path: the run used"),
+    ({"data.path": "~root"}, "data.path: the run used"),
+    ({"data.path": "/no/\x1b]0;owned\x07red"}, "type data.path=, or"),
+    ({"data.path": "/a\0b"}, "data.path: the run used"),
+    ({"data.path": "/" + "a" * 100_000}, "data.path: the run used"),
+    ({"data.path": "/x; touch y"}, "type data.path='/x; touch y'"),
+    ({"data.path": ["/etc"]}, "must be a text"),
+    ({"data.dataset_config": "/dev/zero"}, "data.dataset_config=/dev/zero"),
+    ({"data.validation_path": "/etc"}, "data.validation_path=/etc"),
+    ({"data.regularization_path": "/etc"}, "data.regularization_path=/etc"),
+    ({"probes": {"file": "/etc/passwd"}}, "probes.file=/etc/passwd"),
+    ({"probes": {"attributes": "/x/values_width.yaml"}}, "probes.attributes=/x/values_width.yaml"),
+    ({"data.trigger": {"a": 1}}, "data.trigger"),
+    ({"data.trigger": "???"}, "data.trigger"),
+    ({"network.alpha": "${times:aaaaaaaa,99999999999}"}, "must be a number"),
+    ({"scheduler.name": "os.system"}, "is none of"),
+    ({"scheduler._target_": "os.system"}, "scheduler._target_"),
+    ({"hydra": {"run": {"dir": "/outside"}}}, "hydra="),
+    ({"evil": {"a": "\x1b[31mred"}}, "evil="),
+    ({f"data.{number}": "x" * 10_000 for number in range(1000)}, "and 992 more"),
+    ({"base": "x"}, "base: 'x'"),
+    ({"data": None}, "data: null"),
+    ({"probes": [1]}, "probes: [1]"),
+    ({"data": DEEP}, "lorasweep_config"),
+    ({"selection": {"max": {"copying": "x"}}}, "selection.max"),
+    ({"selection": {"max": 3}}, "selection.max"),
+    ({"training.text_encoder_lr": {"_target_": "os.system"}}, "training.text_encoder_lr"),
+    *(
+        ({f"{key.partition('.')[0]}": {key.partition(".")[2]: value}}, key)
+        for key, value in {
+            "probes.count": 10**9, "probes.steps": 10**9, "scores.baseline": 10**9,
+            "scores.validation_timesteps": 10**9, "scores.resamples": 10**9,
+        }.items()
+    ),
+    *(
+        ({key: value}, key)
+        for key, value in {
+            "data.keep_tokens": 10**12, "data.repeats": 10**9, "data.validation_seed": 10**30,
+            "data.resolution": 10**9, "training.batch_size": 10**12, "training.epochs": 10**12,
+            "training.gradient_accumulation": 10**12, "training.seed": -1, "network.rank": 10**9,
+            "training.max_steps": 10**300, "scheduler.num_cycles": 10**9, "data.buckets": "maybe",
+        }.items()
+    ),
+]  # fmt: skip
+# what is text stays text, and what a file does not decide is left as it is here
+HARMLESS: list[Edits] = [
+    {},
+    {"data.trigger": "${oc.env:SECRET}"},
+    {"data.trigger": "${data.class_words}", "data.class_words": "${data.trigger}"},
+    {"data.trigger": "${oc.decode:'[1,2,{a:b}]'}"},
+    {"data.trigger": "${os.system:id}"},
+    {"cache": "disk", "cache_path": "/outside/cache"},
+    {"base.compile": True},
+    {"study": {"root": "/outside", "name": "../../x", "storage": "sqlite:////outside/x.db"}},
+    {"search": {"data.path": "choice(/etc,/dev)"}, "pruner": {"_target_": "os.system"}},
+    {"pack": {"_target_": "os.system"}},
+    {"optimizer": {"_target_": "torch.optim.SGD", "lr": 1e-3}},
+]
+
+
+class Trains(Exception):
+    """It has come to the point where the base would be loaded."""
+
+
+@dataclass
+class Trying:
+    """Reproduces LoRA files up to the point where the base would be loaded."""
+
+    folder: Path
+    config: SweepConfig | None = None
+
+    def lora(self, edits: Edits, **metadata: str) -> Path:
+        """A LoRA file of ours whose logged settings were edited."""
+        config: Any = settings_of(trial_of(settings("train", TrainConfig)))
+        for key, value in edits.items():
+            group, _, name = key.partition(".")
+            if name:
+                config[group][name] = value
+            else:
+                config[group] = value
+        file = self.folder / "theirs.safetensors"
+        about = {"lorasweep_config": json.dumps(config), "ss_epoch": "1", **metadata}
+        save_file({"lora_unet_x.lora_down.weight": torch.zeros(1, 1)}, file, about)
+        return file
+
+    def __call__(self, *overrides: str) -> None:
+        with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+            line = [*overrides, f"root={self.folder}/mlruns"]
+            config = typed(ReproduceConfig, hydra.compose("reproduce", line))
+            check_reproduce(config)
+            reproduce.main(config)
+
+
+@pytest.fixture
+def trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trying:
+    tried = Trying(tmp_path)
+
+    def stop(config: SweepConfig) -> None:
+        tried.config = config
+        raise Trains
+
+    monkeypatch.setattr(reproduce, "load_context", stop)
+    return tried
+
+
+@pytest.mark.parametrize(("edits", "words"), HOSTILE, ids=lambda value: str(value)[:50])
+def test_a_hostile_setting_is_refused_in_a_line(trying: Trying, edits: Edits, words: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        trying(f"lora={trying.lora(edits)}")
+    line = str(refusal.value)
+    assert words in line
+    assert "\n" not in line
+    assert "\x1b" not in line
+    assert len(line) < 1500
+
+
+@pytest.mark.parametrize("edits", HARMLESS, ids=lambda value: str(value)[:50])
+def test_a_harmless_setting_trains(
+    trying: Trying, edits: Edits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "swordfish")
+    with pytest.raises(Trains):
+        trying(f"lora={trying.lora(edits)}")
+    config = trying.config
+    assert config
+    assert config.data.trigger == edits.get("data.trigger", "sks puppet")
+    assert (config.cache, config.cache_path) == ("memory", "mlruns/cache/latents")
+    assert config.base.compile is False
+    assert config.study.root == f"{trying.folder}/mlruns"
+    assert (config.study.storage, config.study.name) == (None, "reproductions")
+    assert (config.search, config.pack) == ({}, 1)
+    assert "os.system" not in str([config.optimizer, config.pruner, config.pack])
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '"abc"', "{", "\x00", "1e999", ""])
+def test_metadata_that_is_no_config(trying: Trying, content: str) -> None:
+    with pytest.raises(UserError, match="lorasweep_config"):
+        trying(f"lora={trying.lora({}, lorasweep_config=content)}")
+
+
+@pytest.mark.parametrize("epoch", ["0", "11", "99999999999999999999", "²", "-1", "x"])
+def test_an_epoch_that_is_none_of_its_training(trying: Trying, epoch: str) -> None:
+    with pytest.raises(UserError, match="epoch"):
+        trying(f"lora={trying.lora({}, ss_epoch=epoch)}")
+
+
+def test_what_is_named_now_may_be_read(
+    trying: Trying, picture_folder: Path, base_folder: Path
+) -> None:
+    elsewhere = {"data.path": str(picture_folder)}
+    with pytest.raises(UserError, match=f"--allow-path={picture_folder}"):
+        trying(f"lora={trying.lora(elsewhere)}")
+    with pytest.raises(Trains):
+        trying(f"lora={trying.lora(elsewhere)}", f"data.path={picture_folder}")
+    permissions.allow([picture_folder])
+    with pytest.raises(Trains):
+        trying(f"lora={trying.lora(elsewhere)}")
+    assert trying.config
+    assert trying.config.data.path == str(picture_folder)
+
+    model = {"base.path": str(base_folder)}
+    with pytest.raises(UserError, match=r"base\.path: the run used"):
+        trying(f"lora={trying.lora(model)}")
+    with pytest.raises(UserError, match=r"base\.path: the run used"):
+        trying(f"lora={trying.lora(model, lorasweep_base='0' * 64)}")
+    own = fingerprint(weight_files(base_folder), base_folder)
+    with pytest.raises(Trains):
+        trying(f"lora={trying.lora(model, lorasweep_base=own)}")
+    assert trying.config.base.path == str(base_folder)
+    with pytest.raises(Trains):
+        trying(f"lora={trying.lora({'base.path': 'evil/model'})}", f"base.path={base_folder}")
+
+
+def test_a_link_does_not_lead_out_of_what_is_named(trying: Trying, picture_folder: Path) -> None:
+    inside = trying.folder / "named"
+    inside.mkdir()
+    (inside / "pictures").symlink_to(picture_folder)
+    permissions.allow([inside])
+    with pytest.raises(UserError, match=r"data\.path: the run used"):
+        trying(f"lora={trying.lora({'data.path': str(inside / 'pictures')})}")
+
+
+def test_no_code_of_the_working_folder_runs(trying: Trying, tmp_path: Path) -> None:
+    """A friend's study has a module; then the person allows its class, so that it does run."""
+    module = tmp_path / "mlruns" / "studies" / "friend" / "evil.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(EVIL)
+    target = "mlruns.studies.friend.evil.Adam"
+    lora = trying.lora({"optimizer._target_": target}, lorasweep_data="0" * 64)
+    command = [sys.executable, "-m", "sweeper.reproduce", f"lora={lora}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "500"}
+
+    def run(*flags: str) -> str:
+        done = subprocess.run(
+            [*command, *flags], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 1, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    assert f"--allow-class={target}" in run()
+    assert "needs the dotted path" in run("--allow-class")
+    assert not (tmp_path / "PWNED").exists()
+    assert "other pictures than then" in run("--allow-class", target)
+    assert (tmp_path / "PWNED").exists(), "the canary sings where it may"
+
+
+def test_every_setting_has_a_kind_and_every_kind_a_rule() -> None:
+    for schema in (TrainConfig, EvaluateConfig, SweepConfig, SearchConfig, SelectConfig,
+                   ReportConfig, ReproduceConfig):  # fmt: skip
+        assert kinds(schema)
+    assert RULES.keys() == set(Kind)
+
+    for hint in (str, str | None, Any, dict[str, Any], dict[str, str], list[int]):
+        forgetful = make_dataclass("forgetful", [("place", hint), ("fine", str, text_field(""))])
+        with pytest.raises(TypeError, match="place: a field of type"):
+            kinds(forgetful)
+
+
+def test_what_ships_may_be_asked_for() -> None:
+    for file in (CONF / "optimizer").glob("*.yaml"):
+        optimizer = settings("train", TrainConfig, [f"optimizer={file.stem}"]).optimizer
+        assert optimizer["_target_"] in SHIPPED
+
+
+def test_received_settings_are_plain_values() -> None:
+    with pytest.raises(UserError, match="there: expected `object`"):
+        Received.of([1], "there")
+    with pytest.raises(UserError, match="there"):
+        Received.of({"a": object()}, "there")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--allow-path"], "--allow-path: needs a folder"),
+        (["--allow-path="], "--allow-path: needs a folder"),
+        (["--allow-path", "--allow-class=a.b"], "--allow-path: needs a folder"),
+        (["--allow-path=/no/such/folder"], "--allow-path: there is no folder /no/such/folder"),
+        (["--allow-path=/a\0b"], "--allow-path: there is no folder"),
+        (["--allow-class"], "--allow-class: needs the dotted path of a class"),
+        (["--allow-class=Adam"], "--allow-class: 'Adam' is no dotted path of a class"),
+        (["--allow-class=os.system()"], "--allow-class: 'os.system()' is no"),
+        (["--allow-paths=/"], "there are --allow-path and --allow-class"),
+        (["-allow-path=/"], "did you mean --allow-path?"),
+    ],
+)
+def test_a_flag_that_cannot_be_meant_is_one_line(flags: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        preflight("evaluate", flags, EvaluateConfig, fits)
+    assert said in str(end.value.code)
+    assert "\n" not in str(end.value.code)
+
+
+def fits(config: object) -> None:
+    """A check that has nothing to say."""
+
+
+def test_what_is_typed_is_named_and_what_files_amount_to_is_not(tmp_path: Path) -> None:
+    for name in ("flag", "typed", "kohya", "swept", "translated", "root1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "kohya" / "config.toml").touch()
+    given = [
+        "--allow-path", f"{tmp_path}/flag", "--allow-class=a.B", "--allow-class", "c.d.E",
+        f"data.path='{tmp_path}/typed'", f"kohya={tmp_path}/kohya/config.toml",
+    ]  # fmt: skip
+    theirs = f"data.validation_path='{tmp_path}/translated'"
+    line = preflight("train", given, TrainConfig, fits, translate=lambda own: [*own[:-1], theirs])
+    assert line == ["data=default", f"data.path='{tmp_path}/typed'", theirs]
+    swept = [
+        f"data.path=choice({tmp_path}/swept,b)", f"study.root={tmp_path}/root${{network.rank}}",
+        "-m", "network.rank=1,2",
+    ]  # fmt: skip
+    preflight("sweep", swept, SweepConfig, fits)
+    named = [place.name for place in sorted(tmp_path.iterdir()) if permissions.is_named(place)]
+    assert named == ["flag", "kohya", "root1", "swept", "typed"]
+    assert permissions.is_allowed("a.B")
+    assert permissions.is_allowed("c.d.E")
+    assert not permissions.is_allowed("os.system")

@@ -1,0 +1,106 @@
+"""MLflow's page on a finished sweep, in a browser: the sweep with its trials, charts, pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+from mlflow import MlflowClient
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.sweeper.conftest import LIMIT, Swept
+from tests.sweeper.execution.test_workers import free_port, running
+
+TRAINING = "workflowType=machine_learning"  # as `make ui` says: else the page shows chat programs
+EXPAND = "[data-component-id*='runnamecellrenderer'][type='button']"  # the + before a run
+
+
+@pytest.fixture(scope="module")
+def page(swept: Swept) -> Iterator[str]:
+    """The address of MLflow's page on the store of the sweep."""
+    port, store = free_port(), f"sqlite:///{swept.root}/mlflow.db"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+               "--workers", "1", "--backend-store-uri", store]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+        with running(command, port):
+            yield f"http://127.0.0.1:{port}/#"
+
+
+@pytest.fixture
+def runs(swept: Swept) -> dict[str, str]:
+    """The ids of the sweep's runs by their names, and that of their experiment."""
+    client = MlflowClient(f"sqlite:///{swept.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment
+    found = client.search_runs([experiment.experiment_id])
+    return {"experiment": str(experiment.experiment_id)} | {
+        str(run.info.run_name): str(run.info.run_id) for run in found
+    }
+
+
+def wait_for(browser: Chrome, what: str, condition: Callable[[], object]) -> None:
+    WebDriverWait(browser, LIMIT, 0.3).until(lambda _: condition(), what)
+
+
+def text_of(browser: Chrome) -> str:
+    return browser.find_element(By.TAG_NAME, "body").text
+
+
+def show(browser: Chrome, address: str, words: str) -> None:
+    """Opens an address anew and waits for words on its page."""
+    browser.get("about:blank")
+    browser.get(address)
+    wait_for(browser, words, lambda: words in text_of(browser))
+    for button in browser.find_elements(By.CSS_SELECTOR, "button[aria-label='Close']"):
+        if button.is_displayed():
+            button.click()  # advertisements
+
+
+def test_the_sweep_has_its_trials_below_it(
+    page: str, browser: Chrome, runs: dict[str, str]
+) -> None:
+    show(browser, f"{page}/experiments/{runs['experiment']}/runs?{TRAINING}", "sweep small")
+    assert "Keep trial" in text_of(browser), "the pick stands above the runs"
+    assert "trial 0" not in text_of(browser).split("Run Name")[1]
+    browser.find_element(By.CSS_SELECTOR, EXPAND).click()
+    wait_for(
+        browser, "the trials", lambda: {"trial 0", "trial 1"} <= set(text_of(browser).split("\n"))
+    )
+
+
+def test_a_trial_has_charts_in_tidy_groups_and_its_pictures(
+    page: str, browser: Chrome, runs: dict[str, str]
+) -> None:
+    address = f"{page}/experiments/{runs['experiment']}/runs/{runs['trial 0']}"
+    show(browser, f"{address}/model-metrics?{TRAINING}", "pictures\n(2)")
+    text = text_of(browser)
+    groups = ["pictures\n(2)", "scores\n(", "scores/bounds\n(", "train\n(2)"]
+    places = [text.index(group) for group in groups]
+    assert places == sorted(places)
+    assert {"pictures/contact_sheet", "pictures/epochs"} <= set(text.split("\n"))
+    plots = lambda: browser.find_elements(By.CSS_SELECTOR, ".js-plotly-plot .scatterlayer .point")  # noqa: E731
+    wait_for(browser, "points in the charts", lambda: len(plots()) >= 2)
+    sizes = "return [...document.images].map(i => [i.naturalWidth, i.naturalHeight].join('x'))"
+
+    def pictures() -> int:
+        return len({size for size in browser.execute_script(sizes) if size != "0x0"})
+
+    wait_for(browser, "a contact sheet and the epochs", lambda: pictures() >= 2)
+
+
+def test_the_sweep_shows_its_data_its_plots_and_its_winner(
+    page: str, browser: Chrome, runs: dict[str, str]
+) -> None:
+    address = f"{page}/experiments/{runs['experiment']}/runs/{runs['sweep small']}"
+    show(browser, f"{address}/model-metrics?{TRAINING}", "pictures/data_sheet")
+    assert {"pictures/overview", "best_fidelity_by_trials"} <= set(text_of(browser).split("\n"))
+    show(browser, f"{address}/artifacts?{TRAINING}", "best.safetensors")
+    assert {"config.yaml", "data.txt", "overview.png", "probes.yaml", "result.json"} <= set(
+        text_of(browser).split("\n")
+    )
+    show(browser, f"{address}?{TRAINING}", "Child runs")
+    assert "Keep trial" in text_of(browser)
