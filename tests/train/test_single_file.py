@@ -246,7 +246,7 @@ def test_files_of_other_models_are_refused(
 ) -> None:
     path = tmp_path / "other.safetensors"
     save_file({key: torch.zeros(shape) for key, shape in shapes.items()}, path)
-    with pytest.raises(BaseError, match=f"other.safetensors is no .* model: .*{said}"):
+    with pytest.raises(BaseError, match=f"other.safetensors is not a .* model: .*{said}"):
         load_base(BaseConfig(path=str(path), device="cpu"))
 
 
