@@ -54,7 +54,7 @@ def test_every_finding_of_the_diagnosis_is_explained() -> None:
     findings = {*re.findall(r'Finding\(\s*"([a-z ]+)"', inspect.getsource(diagnosis))}
     assert len(findings) > 6
     for name in findings:
-        assert row(text("troubleshooting"), name.replace("colour", "color"))
+        assert row(text("troubleshooting"), name)
 
 
 @pytest.mark.parametrize(("place", "preset"), enumerate(["character", "style", "concept"]))

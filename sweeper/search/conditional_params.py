@@ -24,11 +24,11 @@ SCHEDULER = ("scheduler", "scheduler.name")
 WARMED = Condition(SCHEDULER, lambda name: name != "constant")
 LOWEST = ("cosine_with_min_lr", "warmup_stable_decay")  # these do not fall to 0
 CYCLES = ("cosine_with_restarts", "cosine_with_restarting", *LOWEST)
-FIND_THEIR_OWN = ("prodigy", "dadaptation")  # of conf/optimizer: their lr is 1
+LR_FREE = ("prodigy", "dadaptation")  # options of conf/optimizer whose lr is 1
 CONDITIONS = {
     "network.conv_alpha": Condition(("network.conv_rank",), lambda rank: rank > 0),
     "training.text_encoder_lr": Condition(("network.text_encoder",), bool),
-    "optimizer.lr": Condition(("optimizer",), lambda name: name not in FIND_THEIR_OWN),
+    "optimizer.lr": Condition(("optimizer",), lambda name: name not in LR_FREE),
     "scheduler.warmup_ratio": WARMED,
     "scheduler.warmup_steps": WARMED,
     "scheduler.warmup_epochs": WARMED,
