@@ -1,4 +1,4 @@
-"""Leaving in good order: at the end of the running epoch, because someone or the clock says so."""
+"""Stopping a study at the end of the running epoch, because someone or the clock asks for it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _touched(file: Path) -> int | None:
 
 
 @contextmanager
-def in_good_order(
+def graceful_stop(
     study: Path, hours: float | None = None, for_others: bool = False
 ) -> Iterator[None]:
     """Within this context the first Ctrl-C, the study's file `leave`, or the clock asks to leave.

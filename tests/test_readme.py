@@ -77,7 +77,7 @@ REAL: dict[str, tuple[str, ...] | str] = {
     r"sweeper -m network\.rank=4,8,16": ONE,
     r"sweeper -m study\.enqueue=.*study\.name=long$": ONE,
     r"sweeper -m study\.name=me hydra\.sweeper\.n_trials=40": ONE,
-    r"sweeper -m study\.name=me hydra/launcher=processes": "sweeper/execution/test_workers.py does it",
+    r"sweeper -m study\.name=me hydra/launcher=processes": "test_workers.py does it",
     r"sweeper -m study\.name=me hydra/launcher=slurm": "there is no cluster",
     r"sweeper -m study\.name=me hydra/launcher=ray_cluster": "there is no cluster",
     r"sweeper --help": (),

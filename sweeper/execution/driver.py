@@ -22,7 +22,7 @@ from sweeper.execution.trial_setup import TrialSettings, make_trial, preset_of, 
 from sweeper.execution.workers import launch_workers
 from sweeper.hydra_launcher import PackedLauncher
 from sweeper.search.samplers import made
-from sweeper.stop_request import asked_before, in_good_order, leaving, listen_from
+from sweeper.stop_request import asked_before, graceful_stop, leaving, listen_from
 from sweeper.study.budget import used_up
 from sweeper.study.study import Study, begin_study
 from sweeper.study.study_attributes import TOTAL
@@ -91,7 +91,7 @@ class Driver(StudyCommand):
             self._announce(study, total, mirror)
             epochs = schedule_of(self.config, self.context.dataset).checkpoints
             with (
-                in_good_order(study.folder, self.config.study.budget.hours),
+                graceful_stop(study.folder, self.config.study.budget.hours),
                 display(study.folder, total, epochs, self.config.selection),
             ):
                 run_trials(self.trials(study, total, mirror), self.pack)

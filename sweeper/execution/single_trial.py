@@ -18,7 +18,7 @@ from sweeper.execution.pack_runner import run_trials
 from sweeper.execution.study_command import StudyCommand, clean_exit, raise_if_stopped
 from sweeper.execution.trial_setup import TrialSettings, make_trial, preset_of
 from sweeper.search.search_space import Params, Space, identity
-from sweeper.stop_request import asked_before, in_good_order, listen_from
+from sweeper.stop_request import asked_before, graceful_stop, listen_from
 from sweeper.study.storage import NO_PRUNER
 from sweeper.study.study import Study, begin_study
 from sweeper.study.trial_lease import LeasedTrial
@@ -84,7 +84,7 @@ class SingleTrial(StudyCommand):
         trial = make_trial(_trial_settings(config), lease, context, mirror, total)
         epochs = schedule_of(config, context.dataset).checkpoints
         with (
-            in_good_order(study.folder, config.study.budget.hours),
+            graceful_stop(study.folder, config.study.budget.hours),
             display(study.folder, total, epochs, config.selection),
         ):
             run_trials([trial], 1)

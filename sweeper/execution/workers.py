@@ -17,7 +17,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from sweeper.config import SweepConfig
-from sweeper.stop_request import in_good_order, listen_from
+from sweeper.stop_request import graceful_stop, listen_from
 from sweeper.study_folder import study_folder
 from train.cli.app import quiet
 from train.cli.compose import HYDRA_VERSION, load_local_defaults
@@ -86,7 +86,7 @@ def launch_workers(launcher: Launcher, workers: int, config: SweepConfig) -> Non
     study.mkdir(parents=True, exist_ok=True)
     log.info(f"study {study}  workers at once: {workers}")
     try:
-        with in_good_order(study, for_others=True):
+        with graceful_stop(study, for_others=True):
             jobs = launcher.launch([[] for _ in range(workers)], initial_job_idx=0)
     except Exception as error:  # whatever the library makes of a death
         raise ConfigError(

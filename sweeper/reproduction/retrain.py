@@ -21,7 +21,7 @@ from sweeper.execution.pack_runner import run_trials
 from sweeper.execution.trial import ADAPTED, Trial
 from sweeper.reproduction.compare import compare
 from sweeper.reproduction.original_run import Original
-from sweeper.stop_request import in_good_order, leaving
+from sweeper.stop_request import graceful_stop, leaving
 from sweeper.study_folder import closed
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import FAILED, ScoredEpoch, TrialRecord, resume_record
@@ -94,7 +94,7 @@ def retrain(
             progress=Comparing(folder, original.epochs),
             rules=[] if original.complete else [until(last)],
         )
-        with in_good_order(folder):
+        with graceful_stop(folder):
             run_trials([trial], 1)
             if leaving() and not record.finished:
                 mirror.catch_up()

@@ -102,7 +102,7 @@ def test_little_room_is_for_what_is_at_work_and_the_best(study: Path) -> None:
 SCRIPT = """
 import logging, signal, sys, time
 from pathlib import Path
-from sweeper.stop_request import in_good_order
+from sweeper.stop_request import graceful_stop
 from sweeper.console.live_table import display
 from sweeper.console.progress import LINES
 from tests.sweeper.console.test_display import POLICY
@@ -111,7 +111,7 @@ from train.cli.app import quiet
 quiet()
 study = Path(sys.argv[1])
 logging.info("before")
-with in_good_order(study), display(study, 8, 3, POLICY):
+with graceful_stop(study), display(study, 8, 3, POLICY):
     time.sleep(1.2)
     logging.info("a line of the log")
     LINES.info("trial 0  epoch  1/10")

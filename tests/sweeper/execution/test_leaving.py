@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.stop_request import FILE, PERSON, asked_before, in_good_order, leaving, listen_from
+from sweeper.stop_request import FILE, PERSON, asked_before, graceful_stop, leaving, listen_from
 
 YEAR = 365 * 24 * 3600
 
@@ -19,17 +19,17 @@ def test_whatever_the_clocks_say(tmp_path: Path, skew: int) -> None:
     study = tmp_path / "studies" / "me"
     study.mkdir(parents=True)
     file, now = study / FILE, time.time() + skew
-    with in_good_order(study):
+    with graceful_stop(study):
         assert not leaving()
         file.touch()
         os.utime(file, (now, now))
         assert leaving() == PERSON
-    with in_good_order(study):
+    with graceful_stop(study):
         assert not leaving(), "that was asked of another command"
         os.utime(file, (now + 1, now + 1))
         assert leaving() == PERSON
     file.unlink()
-    with in_good_order(study):
+    with graceful_stop(study):
         assert not leaving()
 
 
@@ -43,8 +43,8 @@ def test_what_is_asked_while_a_worker_starts_is_heard(tmp_path: Path) -> None:
     (tmp_path / "studies" / "me" / FILE).touch()
     listen_from(before)
     listen_from(asked_before(tmp_path))  # the worker's own look comes too late
-    with in_good_order(tmp_path / "studies" / "me"):
+    with graceful_stop(tmp_path / "studies" / "me"):
         assert leaving() == PERSON
     listen_from(before)
-    with in_good_order(tmp_path / "studies" / "other"):
+    with graceful_stop(tmp_path / "studies" / "other"):
         assert not leaving()

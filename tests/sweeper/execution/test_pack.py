@@ -15,7 +15,7 @@ import torch
 from evaluate.images.probe_images import images_file
 from sweeper.execution.disk import MARGIN, describe, too_full, trial_size
 from sweeper.execution.trial import Trial
-from sweeper.stop_request import in_good_order
+from sweeper.stop_request import graceful_stop
 from sweeper.tracking.trial_record import (
     COMPLETE,
     FAILED,
@@ -130,20 +130,20 @@ def test_ctrl_c_ends_after_the_epoch_and_twice_at_once(
     def interrupt(checkpoints: dict[Path, int]) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    with in_good_order(tmp_path):
+    with graceful_stop(tmp_path):
         run(trials, 2, interrupt)
     assert [trial.record.state for trial in trials] == [INTERRUPTED, INTERRUPTED, RUNNING]
     assert [len(trial.record.epochs) for trial in trials] == [1, 1, 0]
 
     def twice() -> None:
-        with in_good_order(tmp_path):
+        with graceful_stop(tmp_path):
             signal.raise_signal(signal.SIGINT)
             run(trials, 2)  # begins nothing
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         twice()
-    with in_good_order(tmp_path, hours=0):
+    with graceful_stop(tmp_path, hours=0):
         run(trials, 2)
     assert [len(trial.record.epochs) for trial in trials] == [1, 1, 0]
     run(trials, 2)
@@ -167,7 +167,7 @@ def test_ctrl_c_does_not_wait_for_a_checkpoint_that_is_far(
         return go(trainer, running)
 
     monkeypatch.setattr(Trainer, "_train_epoch", train)
-    with in_good_order(tmp_path):
+    with graceful_stop(tmp_path):
         run([broken], 1)
     assert (len(epochs), broken.record.state) == (2, INTERRUPTED)
     run([broken], 1)
@@ -252,7 +252,7 @@ def test_a_damaged_state_goes_on_from_the_last_checkpoint(
 ) -> None:
     """The epochs that are scored are not scored again; the other trial knows nothing of it."""
     trials, scored = [make(0), make(1)], []
-    with in_good_order(tmp_path):
+    with graceful_stop(tmp_path):
         run(trials, 2, lambda found: signal.raise_signal(signal.SIGINT))
     (trials[0].record.folder / "lora-state.pt").write_bytes(b"torn")
     run(trials, 2, lambda found: scored.extend(found.values()))
