@@ -1,4 +1,4 @@
-"""Disk: what a trial takes, whether there is room for it, and what is kept of it."""
+"""Disk space: what a trial needs, whether there is room for it, and what is deleted at its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from train.models.base_model import DTYPES, BaseModel
 from train.resume.run_files import state_file
 
 MARGIN = 100e6  # bytes that stay free: sheets, MLflow's store, other programs
-TOP = 3  # of a study's checkpoints are kept, whatever trials they are of
+TOP = 3  # best checkpoints of a study that are kept, of whichever trials
 STATES = 3 * 4  # bytes a number in the state to continue from: weights and AdamW's two, fp32
 
 
@@ -40,7 +40,7 @@ def trial_size(base: BaseModel, pictures: Dataset, config: SweepConfig) -> float
 
 
 def too_full(study: Path, base: BaseModel, pictures: Dataset, config: SweepConfig) -> str:
-    """Why there is no room for a trial of these settings beside those at work; empty: there is."""
+    """Why there is no room for one more trial of these settings; empty: there is."""
     at_work = [record for record in load_records(study) if record.state == RUNNING]
     files = (file for record in at_work for file in _written_in(record))
     written = sum(file.stat().st_size for file in files)
@@ -62,7 +62,12 @@ def _written_in(record: TrialRecord) -> list[Path]:
 
 
 def describe(base: BaseModel, pictures: Dataset, config: SweepConfig, trials: int) -> str:
-    """What a study of so many trials of at most these settings takes, in words."""
+    """The disk space of a study, in words.
+
+    Args:
+        config: of a trial that takes the most room.
+        trials: of the study.
+    """
     one, running = checkpoint_size(base, config), trial_size(base, pictures, config)
     copies = (trials + 1) * one  # MLflow's of each trial's selected one, and best.safetensors
     stay = (trials + TOP) * (one + images_size(config))
@@ -102,13 +107,13 @@ def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> N
 
 
 def _top(records: list[TrialRecord], policy: PolicyConfig) -> list[Scorecard]:
-    """The best checkpoints of a study that there still are, whatever trials they are of."""
+    """The best checkpoints of a study that still exist, of whichever trials."""
     there = [c for record in records for c in record.scorecards if c.checkpoint.is_file()]
     return sorted(there, key=lambda card: rank_of(card, policy), reverse=True)[:TOP]
 
 
 def _size(count: float) -> str:
-    """Bytes as a person says them."""
+    """Bytes with a unit."""
     for unit in ("kB", "MB"):
         count /= 1000
         if count < 1000:

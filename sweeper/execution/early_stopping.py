@@ -15,11 +15,10 @@ Rule = Callable[[list[Scorecard]], str]  # the reason to stop; empty: go on
 
 
 def memorizes(policy: PolicyConfig, in_a_row: int) -> Rule:
-    """Stops when a score is surely beyond its limit or floor at `in_a_row` scored epochs.
+    """Stops when a score's whole interval is beyond its limit at `in_a_row` scored epochs.
 
-    Surely: its whole interval is. What was learned by heart is not unlearned by training on, so
-    the epochs to come can only be worse. It stops as well where as many checkpoints in a row cannot
-    be used.
+    More training does not undo memorization, so later epochs can only be worse. It also stops when
+    as many checkpoints in a row are unusable.
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
@@ -29,14 +28,14 @@ def memorizes(policy: PolicyConfig, in_a_row: int) -> Rule:
         last = scorecards[-in_a_row:]
         if all(card.failure for card in last):
             return f"diverged: at {last[-1].label} {last[-1].failure}"
-        told = last[-1].scores
-        shared = {name for name in told if all(name in card.scores for card in last)}
+        latest = last[-1].scores
+        shared = {name for name in latest if all(name in card.scores for card in last)}
         for name in (n for n in policy.max if n in shared):
-            limit, low = policy.max[name], told[name].low
+            limit, low = policy.max[name], latest[name].low
             if all(card.scores[name].low > limit for card in last):
                 return f"memorized: {name} is surely above {low:.2f}, and {limit:g} is the limit"
         for name in (n for n in policy.min if n in shared):
-            floor, high = policy.min[name], told[name].high
+            floor, high = policy.min[name], latest[name].high
             if all(card.scores[name].high < floor for card in last):
                 return f"overfitted: {name} is surely below {high:.2f}, and {floor:g} is wanted"
         return ""
@@ -45,10 +44,10 @@ def memorizes(policy: PolicyConfig, in_a_row: int) -> Rule:
 
 
 def pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
-    """Reports the worth of each epoch, and stops where Optuna's pruner says so.
+    """Reports each epoch's objective to Optuna's pruner, and stops when it says so.
 
-    Of this epoch, and not the best so far, which the trial keeps anyway: the question is whether
-    more epochs are worth their time.
+    The objective is that of the last epoch, not of the best one so far, which the trial keeps
+    anyway: the question is whether more epochs are worth their time.
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
@@ -65,10 +64,10 @@ def pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
 
 
 def has_plateaued(policy: PolicyConfig, epochs: int) -> Rule:
-    """Stops a run whose best epoch has stayed the same for so many scored epochs.
+    """Stops a run whose best epoch has stayed the same for `epochs` scored epochs.
 
-    The later ones were no better by more than chance, or over a limit: as early stopping does
-    with a loss, and for the same reason.
+    The later ones were not better by more than chance, or over a limit. This is early stopping as
+    it is done with a loss.
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
@@ -86,8 +85,8 @@ def has_plateaued(policy: PolicyConfig, epochs: int) -> Rule:
 def no_learning(share: float, epochs: int) -> Rule:
     """Stops a run that after a share of its epochs has surely learned nothing of the subject.
 
-    Surely: the upper bound of its likeness is one that the diagnosis calls none. Where likeness
-    cannot be told, as of a single training picture, it says nothing.
+    That is, the upper bound of its likeness is one that the diagnosis calls none. If likeness is
+    undefined, as with a single training image, the rule does not apply.
     """
 
     def rule(scorecards: list[Scorecard]) -> str:

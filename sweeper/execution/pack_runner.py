@@ -1,4 +1,4 @@
-"""Packs: trials that are trained and scored together, each of them as if it were alone."""
+"""Packs: trials that are trained and scored together, each as if it were alone."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 class Queue:
-    """Trials that wait for a place.
+    """Trials that wait for a place in a pack.
 
     Args:
-        trials: asked for one at a time, as late as can be, so that a search knows the most.
-        ahead: how many may wait for a pack of their kind while others are looked for.
+        trials: taken one at a time and as late as possible, so that the search knows the most.
+        ahead: how many may wait for a pack of their kind while trials of another kind are taken.
     """
 
     def __init__(self, trials: Iterable[Trial], ahead: int) -> None:
@@ -35,7 +35,7 @@ class Queue:
         self._waiting: list[Trial] = []
 
     def take(self, kind: object = None) -> Trial | None:
-        """The next trial, of a kind if one is named; None where there is none."""
+        """The next trial, of this kind if one is given; None: there is none."""
         for trial in self._waiting:
             if kind in (None, trial.kind):
                 self._waiting.remove(trial)
@@ -48,11 +48,11 @@ class Queue:
         return None
 
     def put_back(self, trials: Iterable[Trial]) -> None:
-        """They are next."""
+        """Puts trials at the front."""
         self._waiting = [*trials, *self._waiting]
 
     def interrupt(self) -> None:
-        """Leaves those that wait so that the same command continues them."""
+        """Leaves the waiting trials so that the same command continues them."""
         for trial in self._waiting:
             trial.interrupt()
 
@@ -62,14 +62,14 @@ class PackBroken(RuntimeError):
 
 
 def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
-    """Runs trials, those of a kind together; a place that gets free is filled at once.
+    """Runs trials, those of one kind together; a free place is filled at once.
 
     Where memory runs out the pack goes on with half as many, and a trial alone with less, where
     `training.on_oom` says so. Where anything else goes wrong its trials go on one by one, so that
     it stops the one that it belongs to.
 
     Args:
-        pack: how many at once, or "auto".
+        pack: trials at once, or "auto".
 
     Raises:
         Outage: the machine fails; the trials are as they were.
@@ -87,7 +87,7 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
 
 
 def _run_pack(together: Pack, first: Trial, places: int) -> int:
-    """Runs a pack to its end, or until it breaks; how many places the next one may have."""
+    """Runs a pack to its end, or until it breaks; returns the places of the next one."""
     try:
         together.run(first)
         together.interrupt()  # those that are left
@@ -110,7 +110,7 @@ def _run_pack(together: Pack, first: Trial, places: int) -> int:
 
 
 def _alone(trial: Trial, broken: PackBroken, pack: Pack) -> None:
-    """A trial that went wrong by itself goes on with less memory, or has failed.
+    """A trial that failed on its own continues with less memory, or is marked as failed.
 
     Raises:
         Outage: it is other programs that leave it no memory.
@@ -133,7 +133,7 @@ class Scored(NamedTuple):
 
 
 class Pack:
-    """A pack at work.
+    """A running pack.
 
     Args:
         queue: where further trials of the same kind come from.
@@ -145,7 +145,7 @@ class Pack:
         self.trials: dict[int, Trial] = {}  # those in training, by the trainer's number
 
     def run(self, first: Trial) -> None:
-        """Trains and scores until no more trials of the first one's kind come, or until it is left.
+        """Trains and scores until no trials of the first one's kind are left, or a stop is requested.
 
         What is recorded already (a trial continues) is neither trained nor scored again.
         """
@@ -206,13 +206,13 @@ class Pack:
         return epoch, Scored(new, scorecards, spent)
 
     def _check_folders(self) -> None:
-        """What is written to a share that is away lands below it, where nobody looks for it."""
+        """Detects an unmounted share: files written then land below its mount point."""
         for trial in self.trials.values():
             if not (trial.record.folder / FILE).is_file():
                 raise Outage(f"{trial.record.folder / FILE} is not there any more")
 
     def _record(self, epoch: Epoch, scored: Scored) -> None:
-        """What came of it, and who leaves."""
+        """Records the scores of an epoch, and ends the trials that are done."""
         self._drop_lost()
         share, memory = max(1, len(scored.checkpoints)), peak_memory(self.context.base.device)
         for checkpoint, scorecard in zip(scored.checkpoints, scored.scorecards, strict=True):
@@ -232,12 +232,12 @@ class Pack:
                 self._end(member)
 
     def _end(self, member: int) -> None:
-        """It is one of the pack until all is written: where that fails, it is left with them."""
+        """Ends a trial. It stays in the pack until everything is written, in case that fails."""
         self.trials[member].select()
         del self.trials[member]
 
     def _drop_lost(self) -> None:
-        """Leaves trials to the workers that have taken them over."""
+        """Drops trials that other workers have taken over."""
         for member in [member for member, trial in self.trials.items() if trial.lost]:
             self.trainer.stop(member)
             number = self.trials.pop(member).record.number

@@ -75,8 +75,8 @@ class Trial:
     @property
     def remedies(self) -> tuple[str, ...]:
         """What was changed since memory ran out, so that it does not do so again."""
-        said = dict.fromkeys(self.record.tags.get(ADAPTED, "").split(", "))
-        return tuple(remedy for remedy in said if remedy in FALLBACKS)
+        names = dict.fromkeys(self.record.tags.get(ADAPTED, "").split(", "))
+        return tuple(remedy for remedy in names if remedy in FALLBACKS)
 
     @property
     def trained(self) -> TrialConfig:
@@ -85,7 +85,7 @@ class Trial:
 
     @property
     def member(self) -> TrialSpec:
-        """It, for the trainer."""
+        """The trial as the trainer takes it."""
         return TrialSpec(trial_of(self.config), self.record.folder, fallbacks=self.remedies)
 
     def adapt(self) -> bool:
@@ -98,7 +98,11 @@ class Trial:
         return True
 
     def begin(self, pack: int) -> None:
-        """It starts, or continues, in a pack of so many places."""
+        """Starts or continues the trial.
+
+        Args:
+            pack: number of trials at once.
+        """
         write_atomically(self.record.folder / AT_WORK, b"")
         self.record.state = RUNNING
         self.record.tags |= {PACK: str(pack), WORKER: f"{socket.gethostname()}:{os.getpid()}"}
@@ -119,13 +123,13 @@ class Trial:
         self.progress.scored(self.record, self.config.selection)
 
     def should_stop(self, last: bool) -> bool:
-        """Asks all the rules, so that each sees every epoch; at its last one nothing is stopped."""
+        """Whether a rule stops the trial, or `last` ends it. Each rule sees every epoch."""
         reasons = [reason for rule in self.rules if (reason := rule(self.record.scorecards))]
         self.record.reason = "" if last else "; ".join(reasons)
         return last or bool(reasons)
 
     def select(self) -> None:
-        """Over all its epochs, the one to keep. A trial that was stopped is as good as any."""
+        """Selects the checkpoint to keep, over all epochs, and ends the trial."""
         if not self.record.epochs:
             return self._end(FAILED, self.record.reason or "it ended without a scored epoch")
         state = STOPPED if self.record.reason else COMPLETE

@@ -57,7 +57,7 @@ class Original:
 
     Attributes:
         id: the run's; of a file, its name.
-        said: in a line.
+        description: in one line.
         settings: as they were logged.
         tags: where it comes from: fingerprints, versions, hardware, as far as known.
         epochs: the scored ones; those of a file are scored once a scorer is there.
@@ -68,7 +68,7 @@ class Original:
     """
 
     id: str
-    said: str
+    description: str
     study: str
     settings: Received
     tags: dict[str, str]
@@ -102,9 +102,9 @@ def of_run(store: MlflowStore, run: Run, root: Path) -> Original:
     record = _logged(store, run, about) or _in_folder(study, run, about.trial)
     if record is None:
         raise ConfigError(_nowhere(run, trial_folder(study, about.trial)))
-    said = f"{shortened(run.info.run_name)} of study {study.name}, run {run_id}"
+    description = f"{shortened(run.info.run_name)} of study {study.name}, run {run_id}"
     logged = _logged_probes(store, about.parent) if about.parent else None
-    return replace(_of_record(record, run_id, said, run.data.tags), parent=about.parent,
+    return replace(_of_record(record, run_id, description, run.data.tags), parent=about.parent,
                    probes=logged or _probes_of(study))  # fmt: skip
 
 
@@ -120,11 +120,13 @@ def of_study(study: Path) -> Original | None:
     except (OSError, ValueError):
         return None
     name = f"{study.name}-{number}"
-    said = f"trial {number} of study {study.name}, as {record.folder} has it"
-    return replace(_of_record(record, name, said, record.tags), probes=_probes_of(study))
+    description = f"trial {number} of study {study.name}, as {record.folder} has it"
+    return replace(_of_record(record, name, description, record.tags), probes=_probes_of(study))
 
 
-def _of_record(record: TrialRecord, name: str, said: str, tags: Mapping[str, str]) -> Original:
+def _of_record(
+    record: TrialRecord, name: str, description: str, tags: Mapping[str, str]
+) -> Original:
     if not record.epochs:
         why = f" ({shortened(record.reason)})" if record.reason else ""
         ended = "failed" if record.state == FAILED else f"ended {record.state}"
@@ -135,7 +137,7 @@ def _of_record(record: TrialRecord, name: str, said: str, tags: Mapping[str, str
     reason = f": {shortened(record.reason)}" if record.reason else ""
     return Original(
         id=name,
-        said=f"{said} ({record.state} after epoch {last}{reason})",
+        description=f"{description} ({record.state} after epoch {last}{reason})",
         study=record.study,
         settings=Received.of(record.settings, f"run_id: {name}", str(tags.get(BASE, ""))),
         tags=_plain(tags),
@@ -232,7 +234,7 @@ def of_file(path: Path) -> Original:
     }
     return Original(
         id=path.stem,
-        said=f"{path} (epoch {epoch})",
+        description=f"{path} (epoch {epoch})",
         study=STUDY_OF_FILES,
         settings=Received.of(settings, name, tags[BASE]),
         tags=_plain({key: value for key, value in tags.items() if value}),

@@ -1,7 +1,7 @@
 """Settings that came out of a file or a store: each is taken up only as far as its kind allows.
 
-A received setting may say how a LoRA was trained. It does not choose what is read, loaded or
-imported now: that is for the person at the keyboard to name (train/files/permissions.py).
+A received setting may say how a LoRA was trained. What is read, loaded or imported now is chosen
+by the person at the keyboard (train/files/permissions.py).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _overlay(
 
 
 def _any(key: str, value: Any, default: Any) -> Any:
-    """Types, ranges and words are checked with the whole config; nothing else hangs on it."""
+    """Types, ranges and words are checked with the whole config; nothing else depends on them."""
     if value == MISSING:  # OmegaConf would silently take the default
         raise ConfigError(f"{key}: ??? stands for a value that is missing")
     return value

@@ -44,7 +44,7 @@ def main(config: ReproduceConfig) -> None:
     """Trains a run again; exits with 0 where it is identical or within tolerance, 1 otherwise."""
     root = Path(config.root)
     original = fetch(config, root)
-    log.info(f"making again {original.said}")
+    log.info(f"making again {original.description}")
     carried = settings_of(original, config)
     trial = carried.config
     check_construction(trial)
@@ -95,7 +95,7 @@ def fetch(config: ReproduceConfig, root: Path) -> Original:
 
 
 def settings_of(original: Original, config: ReproduceConfig) -> MigratedConfig:
-    """The settings to train with; what lay elsewhere is where it is said to be now.
+    """The settings to train with, with the paths that the command line gives.
 
     Raises:
         ConfigError: settings of another version.
@@ -177,8 +177,8 @@ def _announce(original: Original, carried: MigratedConfig, now: dict[str, str]) 
         ("settings that do not exist any more are left out", carried.dropped),
     ):
         if settings:
-            told = ", ".join(shortened(f"{key}={value}") for key, value in settings.items())
-            lines.append(f"{what}: {told}")
+            listed = ", ".join(shortened(f"{key}={value}") for key, value in settings.items())
+            lines.append(f"{what}: {listed}")
     if (pack := original.tags.get("pack", "1")) != "1":
         lines.append(
             f"differs: it was trained in a pack of {pack}, now it is alone: the same sums in "

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def logged_records(study: Path) -> list[TrialRecord]:
-    """The records that MLflow has, by trial; none where it is away, which is said.
+    """The records that MLflow has, by trial; none, with a warning, if it is unreachable.
 
     Args:
         study: where the study's folder would be.

@@ -43,7 +43,7 @@ def rank_trials(
 
 
 def front_of(entries: list[RankedTrial]) -> list[RankedTrial]:
-    """The trials that no other beats in both fidelity and memorization, least of it first."""
+    """The trials that no other beats in both fidelity and memorization, least memorized first."""
     kept = {id(e.selection.scorecard): e for e in entries if e.selection}
     return [
         kept[id(card)]

@@ -16,7 +16,7 @@ from train.text.shell import in_shell
 
 # settings of a command that are a search's own, not a trial's
 NOT_A_TRIALS = ("study", "hydra", "search", "pruner", "pack", "selection")
-# settings of the machine, which are the business of whoever types the command
+# settings of the machine, for the person who runs the command to choose
 OF_THE_MACHINE = ("cache", "cache_path", "base.compile")
 KEY = re.compile(r"(~|\+{0,2})([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", re.ASCII)
 CHOICE = re.compile(r"[A-Za-z0-9_-]+")
@@ -26,7 +26,7 @@ ENCODERS = (EMBEDDED, "ViT-L-14/openai")
 
 
 class Again(NamedTuple):
-    """A command, and the settings that whoever types it has to add himself."""
+    """A command, and the settings that the person who runs it must add."""
 
     command: str
     left_out: list[str]

@@ -54,7 +54,7 @@ PRUNERS: Table = {
     },
 }
 CMA = "sweeper.search.cma_es.CmaEsSampler"
-# classes of Optuna that unpickle what they find in a study, whoever has written it
+# Optuna's classes that unpickle attributes of a study, which a stranger may have written
 UNPICKLING = ("CmaEsSampler", "PyCmaSampler")
 SEEDED = {"seed": optional(Argument(SEED, whole=True))}
 WARNED = {"warn_independent_sampling": optional(FLAG)}

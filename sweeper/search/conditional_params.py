@@ -1,4 +1,5 @@
-"""Settings that mean something only beside another: they are searched where they do."""
+"""Conditional settings: they have an effect only for some values of another setting, and are
+searched only then."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Condition:
-    """What must hold for a setting to mean something.
+    """When a setting has an effect.
 
     Attributes:
-        on: the setting that decides, under the names that it may be searched by.
-        holds: of its value.
+        on: the names of its parent setting; it may be searched under any of them.
+        holds: whether the setting has an effect, given its parent's value.
     """
 
     on: tuple[str, ...]
@@ -22,7 +23,7 @@ class Condition:
 
 SCHEDULER = ("scheduler", "scheduler.name")
 WARMED = Condition(SCHEDULER, lambda name: name != "constant")
-LOWEST = ("cosine_with_min_lr", "warmup_stable_decay")  # these do not fall to 0
+LOWEST = ("cosine_with_min_lr", "warmup_stable_decay")  # their learning rate does not fall to 0
 CYCLES = ("cosine_with_restarts", "cosine_with_restarting", *LOWEST)
 LR_FREE = ("prodigy", "dadaptation")  # options of conf/optimizer whose lr is 1
 CONDITIONS = {
@@ -41,13 +42,13 @@ DECIDING = tuple(dict.fromkeys(on for condition in CONDITIONS.values() for on in
 
 
 def parent_of(key: str, searched: Mapping[str, Any]) -> str | None:
-    """The one of these settings that `key` hangs on; None where it always means something."""
+    """The searched setting that `key` depends on; None: it always has an effect."""
     condition = CONDITIONS.get(key)
     names = condition.on if condition else ()
     return next((name for name in names if name in searched), None)
 
 
 def is_active(key: str, params: Mapping[str, Any]) -> bool:
-    """Whether a setting means something beside these others."""
+    """Whether a setting has an effect, given the values of the others."""
     on = parent_of(key, params)
     return on is None or CONDITIONS[key].holds(params[on])

@@ -16,8 +16,8 @@ class ExtrapolationPruner(BasePruner):
 
     Args:
         epochs: the last epoch.
-        min_epochs: what every trial gets.
-        window: the pace is the mean rise an epoch over so many reports.
+        min_epochs: epochs that every trial gets.
+        window: number of reports over which the improvement per epoch is averaged.
         slope_discount: the share of its pace that a trial is trusted to keep, since learning
             curves flatten.
 

@@ -22,7 +22,7 @@ from train.errors import ConfigError
 
 SAMPLER = "hydra.sweeper.sampler"
 DRAWS = 100  # proposals that may be known already before the first unknown combination is taken
-TRIALS = 8  # of a study that is not told how many
+TRIALS = 8  # of a study without n_trials
 DIGITS = 3  # significant digits that are kept of a drawn number: 0.00231, not 0.0023140692632779
 
 

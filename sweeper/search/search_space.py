@@ -1,4 +1,4 @@
-"""The search space: Hydra's words for many values, as Optuna distributions and back."""
+"""The search space: Hydra's sweep syntax as Optuna distributions, and values as overrides."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from train.config.ranges import is_number
 from train.errors import ConfigError
 
 Params = dict[str, Any]
-# what a study compares its checkpoints by, or where it keeps them, is the same for all its trials
+# the same for all trials of a study, so that their checkpoints can be compared
 FIXED = (
     "base",
     "data",
@@ -71,7 +71,7 @@ class Dimension:
         return [self.distribution.low, self.distribution.high]
 
     def values(self) -> list[Any] | None:
-        """All values, in order; None where there is a continuum of them."""
+        """All values, in order; None: the range is continuous."""
         distribution = self.distribution
         if isinstance(distribution, CategoricalDistribution):
             return list(distribution.choices)
@@ -87,7 +87,7 @@ class Dimension:
         ]
 
     def contains(self, value: Any) -> bool:
-        """Whether the search could propose this value; true and false are no numbers."""
+        """Whether the search could propose this value; true and false do not count as numbers."""
         values = self.values()
         if values is not None:
             return any(_is_same(value, other) for other in values)
@@ -95,14 +95,14 @@ class Dimension:
         return is_number(value) and low <= value <= high
 
     def admits(self, value: Any) -> bool:
-        """The same of a value that Optuna has computed, which may differ in its last digit."""
+        """Like `contains`, for a value that Optuna computed, which may differ in its last digit."""
         found = self.distribution
         if isinstance(found, CategoricalDistribution) or not is_number(value):
             return self.contains(value)
         return found._contains(value)
 
     def including(self, value: Any) -> Dimension:
-        """The same, widened to this value where it has not got it; None is no value."""
+        """A dimension that also contains this value; None counts as no value."""
         if value is None or self.contains(value):
             return self
         found = self.distribution
@@ -118,7 +118,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """All searched settings; one that hangs on another comes after it."""
+    """All searched settings. A conditional one comes after the one that it depends on."""
 
     dimensions: tuple[Dimension, ...]
 
@@ -136,7 +136,7 @@ class Space:
         return [d.override(params[d.key]) for d in self.dimensions if d.key in params]
 
     def relevant(self, params: Params) -> Params:
-        """Those of the settings that mean something beside the others."""
+        """The settings that have an effect, given the others."""
         return {key: value for key, value in params.items() if is_active(key, params)}
 
     def combinations(self) -> Iterator[Params] | None:

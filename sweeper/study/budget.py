@@ -10,7 +10,7 @@ from train.data.folders.wording import agreed, counted
 
 
 def used_up(budget: BudgetConfig, records: list[TrialRecord], policy: PolicyConfig) -> str:
-    """Why no further trial is to begin; empty: one may."""
+    """Why no further trial may begin; empty: one may."""
     spent = sum(epoch.seconds for record in records for epoch in record.epochs)
     if budget.device_hours is not None and spent >= budget.device_hours * 3600:
         return f"the {budget.device_hours:g} device hours are used"
@@ -36,5 +36,5 @@ def _since_the_best(records: list[TrialRecord], policy: PolicyConfig) -> int:
 
 
 def _last_scored(record: TrialRecord) -> int:
-    """When a trial was last scored, in milliseconds since 1970: its end, as far as is known."""
+    """When a trial was last scored, in milliseconds since 1970: its end, for old records."""
     return max((epoch.time for epoch in record.epochs), default=0)

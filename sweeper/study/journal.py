@@ -46,7 +46,7 @@ class JournalError(ConfigError):
 class Journal(BaseJournalBackend):
     """A journal that Optuna may read without harm. It is made with its first line.
 
-    Attributes that Optuna's CMA-ES would unpickle are left out, whoever has written them.
+    Attributes that Optuna's CMA-ES would unpickle are left out.
 
     Raises, where it is read:
         JournalError: a line is none that Optuna writes; it says which.

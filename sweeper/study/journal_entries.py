@@ -111,7 +111,7 @@ class StudySystemAttribute(JournalEntry, tag=3):
 
 
 class NewTrial(JournalEntry, tag=4):
-    """Those that are not told begin now; those that are told were made elsewhere, or wait."""
+    """A trial without values begins now; one with values was made elsewhere, or waits."""
 
     study_id: Id
     datetime_start: Moment | None
@@ -230,7 +230,7 @@ def check_system(attributes: Mapping[str, Any]) -> None:
             good = isinstance(value, list) and all(map(is_number, value))
         elif name.startswith("constraints:"):
             good = is_number(value)
-        elif name.startswith("qmc:"):  # so many draws are passed over
+        elif name.startswith("qmc:"):  # that many draws are skipped
             good = type(value) is int and 0 <= value <= MOST_DRAWS
         else:
             continue

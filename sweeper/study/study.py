@@ -1,4 +1,4 @@
-"""The study in Optuna's storage: begun, continued, asked for trials, told of results."""
+"""A study in Optuna's storage: it is begun or continued, and gives out its trials."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class OtherStudy(ConfigError):
-    """A study of this name was begun with something else; the message says with what."""
+    """A study of this name was begun with other settings; the message says which."""
 
 
 @dataclass
@@ -54,11 +54,11 @@ class Study:
     first: list[Params] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Begins it, or continues it.
+        """Begins or continues it.
 
         Raises:
-            OtherStudy: it was begun with something else, perhaps a moment ago.
-            ConfigError: it has trials that this search cannot have proposed.
+            OtherStudy: it was begun with other settings, perhaps a moment ago.
+            ConfigError: it has trials that this search could not have proposed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.lock, self.understood:
@@ -81,13 +81,13 @@ class Study:
         return understood(self.folder, self.url)
 
     def total(self, wanted: int) -> int:
-        """`wanted`, or fewer where the space has no more combinations."""
+        """`wanted`, or fewer if the space has fewer combinations."""
         size = self.space.size()
         return wanted if size is None else min(wanted, size)
 
     def next_trial(self, wanted: int) -> LeasedTrial | None:
-        """A trial whose process died or whose result is gone, else a new one; None: there are
-        `wanted` trials.
+        """A trial whose process crashed or whose result is lost, else a new one; None: there are
+        `wanted` trials already.
 
         Raises:
             ConfigError: Optuna can propose nothing from what is in the study.
@@ -118,7 +118,7 @@ class Study:
             return trial
 
     def held_by_others(self) -> list[int]:
-        """The trials that other workers hold."""
+        """The numbers of the trials that other workers hold."""
         with self.lock:
             return [number for number in self._unfinished() if self._is_held(number)]
 
@@ -146,7 +146,7 @@ class Study:
         return {int(record.folder.name) for record in records if record.finished}
 
     def _unfinished(self) -> list[int]:
-        """The trials that have begun and have no result, or have it no more."""
+        """The trials that have begun and have no result, or have lost it."""
         begun = [t for t in self.optuna.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
         ended = self._with_result()
         return [
@@ -156,9 +156,9 @@ class Study:
         ]
 
     def _stale_trial(self, number: int) -> LeasedTrial | None:
-        """A trial without a result, if nobody holds it."""
+        """A trial without a result, if no process holds it."""
         trial = acquire(self.optuna, self.folder, number)
-        # its worker told so, and let go, just now
+        # its worker has just told the result and released it
         if trial and trial.finished and self.has_result(number):
             trial.release()
             return None
@@ -201,7 +201,7 @@ class Study:
 
 
 def best_settings(folder: Path, url: str | None, count: int) -> list[Params]:
-    """Those of a study's best trials that keep the limits, best first.
+    """The settings of a study's best trials within the limits, best first.
 
     Raises:
         ConfigError: there is no such study.
@@ -217,7 +217,7 @@ def best_settings(folder: Path, url: str | None, count: int) -> list[Params]:
 
 
 def difference(began: dict[str, str], now: dict[str, str]) -> str:
-    """The first thing that is not as it was, in words; empty where all is."""
+    """The first difference, in words; empty: there is none."""
     for key in sorted({*began, *now}):
         if began.get(key) != now.get(key):
             if key.endswith("fingerprint"):
@@ -227,11 +227,11 @@ def difference(began: dict[str, str], now: dict[str, str]) -> str:
 
 
 def begin_study(config: StudyConfig, suggested: str, **parts: Any) -> Study:
-    """The study to begin or to continue; from then on `config` has its name, so that it is asked
-    to leave by its own file, and that a retry continues it.
+    """Begins or continues a study. From then on `config` has its name, so that its own file can
+    stop it, and a retry continues it.
 
-    A study that has a name is refused where it was begun with something else. One without is the
-    first of `suggested`, `suggested-2`, ... that was begun with the same, or not begun yet.
+    A named study that was begun with other settings is refused. Without a name, the study is the
+    first of `suggested`, `suggested-2`, ... that was begun with the same settings or not at all.
 
     Args:
         parts: of the `Study`, without its folder and its storage.

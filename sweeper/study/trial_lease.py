@@ -69,7 +69,7 @@ class LeasedTrial:
         return crash_count_of(self.frozen)
 
     def report(self, epoch: int, value: float) -> None:
-        """Tells the pruner; a second report of an epoch is left out."""
+        """Reports to the pruner, once per epoch."""
         if self.compared and epoch not in self.frozen.intermediate_values:
             self._trial.report(value, epoch)
 
@@ -78,13 +78,13 @@ class LeasedTrial:
 
     @property
     def compared(self) -> bool:
-        """Whether its epochs can be compared with other trials': where there is one objective, and
-        it has not ended before."""
+        """Whether its epochs can be compared with other trials': the study has one objective, and
+        the trial has not ended before."""
         return len(self.study.directions) == 1 and not self.finished
 
     def complete(self, values: Sequence[float], violations: dict[str, float]) -> None:
-        """The objectives, and how far the constraints are exceeded (0 and below: kept); those of a
-        trial that has ended before stay.
+        """Tells the objectives and how far each constraint is exceeded (0 or less: satisfied). A
+        trial that has ended before keeps its own.
 
         Args:
             values: fidelity and memorization; the study takes as many as it has directions.
@@ -123,7 +123,7 @@ def acquire(study: optuna.Study, folder: Path, number: int) -> LeasedTrial | Non
 
 
 def lease(folder: Path, number: int) -> SoftFileLease:
-    """The lock of a trial, with the heartbeat of whoever holds it; the same for the same trial."""
+    """The lock of a trial, with its holder's heartbeat; the same object for the same trial."""
     place = trial_folder(folder, number)
     place.mkdir(parents=True, exist_ok=True)
     return SoftFileLease(

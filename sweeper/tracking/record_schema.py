@@ -68,7 +68,7 @@ class SavedEpoch(msgspec.Struct):
 
 
 class SavedRecord(msgspec.Struct):
-    """A record; see `TrialRecord`. The bounds of its tags are those of what is read of them."""
+    """A record; see `TrialRecord`. Tags are bounded as far as they are read."""
 
     study: Name
     number: Number

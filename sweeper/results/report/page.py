@@ -70,7 +70,7 @@ def write_report(
 
 def policy_of(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     """The policy that made a study's result; before there is one, that of its trials, and so it is
-    where the file is damaged, which is said."""
+    if the file is damaged, with a warning."""
     file = study / RESULT
     try:
         return _checked(read_json(file, _Result).policy_settings, str(file))
@@ -156,7 +156,7 @@ def _breakable(name: str) -> Markup:
 
 
 def _pick(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> dict[str, Any]:
-    """All that is said of the first trial, which has a checkpoint."""
+    """Everything that the page shows of the best trial, which has a checkpoint."""
     best = ranked[0]
     assert best.selection
     record, card = best.record, best.selection.scorecard
@@ -210,7 +210,7 @@ def _overfitted(
 
 
 def _front(study: Path, ranked: list[RankedTrial]) -> list[dict[str, Any]]:
-    """The trials among which a search for two things leaves the choice, least memorized first."""
+    """The Pareto-optimal trials of a search with two objectives, least memorized first."""
     shown = []
     for entry in front_of(ranked)[:MOST_FRONT]:
         assert entry.selection

@@ -157,7 +157,7 @@ def _tile(cell: Cell, label: str = "", picked: bool = False) -> Tile:
 
 
 def _spread(things: list[Any], most: int) -> list[Any]:
-    """At most so many of them, from all over the list."""
+    """At most this many of them, spread evenly over the list."""
     if len(things) <= most:
         return things
     return [things[i * len(things) // most] for i in range(most)]
