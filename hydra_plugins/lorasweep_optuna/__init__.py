@@ -1,4 +1,4 @@
-"""The door through which Hydra finds our sweeper: it accepts only classes of hydra_plugins."""
+"""Registers our sweeper with Hydra, which accepts only classes of this package."""
 
 from sweeper.hydra_sweeper import OptunaSweeper as _OptunaSweeper
 

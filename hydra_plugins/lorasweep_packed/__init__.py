@@ -1,7 +1,7 @@
-"""The door through which Hydra finds our launcher: it accepts only classes of hydra_plugins."""
+"""Registers our launcher with Hydra, which accepts only classes of this package."""
 
 from sweeper.hydra_launcher import PackedLauncher as _PackedLauncher
 
 
 class PackedLauncher(_PackedLauncher):
-    """See sweeper/execution/hydra_launcher.py."""
+    """See sweeper/hydra_launcher.py."""

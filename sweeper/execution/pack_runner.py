@@ -145,9 +145,9 @@ class Pack:
         self.trials: dict[int, Trial] = {}  # those in training, by the trainer's number
 
     def run(self, first: Trial) -> None:
-        """Trains and scores until no trials of the first one's kind are left, or a stop is requested.
+        """Trains and scores until no trials of this kind are left, or a stop is asked for.
 
-        What is recorded already (a trial continues) is neither trained nor scored again.
+        Epochs that are recorded already (a trial continues) are neither trained nor scored again.
         """
         self.kind, self.context = first.kind, first.context
         self.trainer = Trainer(self.context.base, self.context.dataset, should_pause=leaving)
