@@ -77,7 +77,7 @@ def run_study(name: str, *overrides: str, root: str | Path = "mlruns") -> StudyR
         >>> result.checkpoint.name, result.epoch in (1, 2)
         ('best.safetensors', True)
     """
-    given = ["-m", f"study.name={name}", f"study.root={root}", *overrides]
+    given = ["-m", "study.name=" + name, "study.root=" + str(root), *overrides]
     try:
         line = preflight("sweep", given, SweepConfig, check_sweep, is_active, check_search)
         load_local_defaults("sweep")

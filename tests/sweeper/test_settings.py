@@ -75,7 +75,7 @@ POLICY = PolicyConfig(max={"pose_memorization": 0.35})
         (["-m", "scheduler=glob(cos*)", "network.rank=0"], "network.rank"),
         (["-m", "hydra.sweeper.n_trial=3"], "did you mean hydra.sweeper.n_trials"),
         (["probes.steps=0"], "probes.steps"),
-        (["+selection.max.pose_memorization=0.2"], "did you mean pose_memorization"),
+        (["+selection.max.pose_memorizaton=0.2"], "did you mean pose_memorization"),
         (
             ["probes.count=4"],
             "probes.count: with 4 fresh ones of 4 probes no checkpoint can be surely below",

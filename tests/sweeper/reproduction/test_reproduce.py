@@ -135,7 +135,9 @@ def test_run_of_a_pack_comes_near(
 def test_from_a_file_alone(
     one: One, again: Again, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(migrate_config, "compose", lambda name: hydra.compose(name, PROBES))
+    monkeypatch.setattr(
+        migrate_config, "compose", lambda name, options: hydra.compose(name, [*options, *PROBES])
+    )
     again(f"lora={one.lora}", f"data.path={one.pictures}", f"root={one.root}")
     assert "verdict: identical (weights the same bytes in 1 of 1" in capsys.readouterr().out
     made = one.root / "reproductions/best-0"
