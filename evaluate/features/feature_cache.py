@@ -18,7 +18,7 @@ from evaluate.console.progress import Countdown
 from evaluate.features.extractor import FeatureExtractor, ImageFeatures
 from train.files.atomic_write import write_atomically
 from train.files.safetensors_header import read_header
-from train.files.untrusted import UntrustedFileError, parse_json
+from train.files.untrusted import UntrustedFileError, check_own_file, parse_json
 
 log = logging.getLogger(__name__)
 # the least number of dimensions of each tensor
@@ -64,6 +64,7 @@ class FeatureCache:
         if not file.exists():
             return None
         try:
+            check_own_file(file)
             metadata = read_header(file).metadata["devices"]
             devices = parse_json(metadata, dict[str, str], "devices")
             kinds = {name.partition(":")[0] for name in devices.values()}

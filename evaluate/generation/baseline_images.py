@@ -22,7 +22,7 @@ from evaluate.prompts.probe_set import Probe
 from train.data.folders.wording import counted
 from train.files.atomic_write import write_atomically
 from train.files.safetensors_header import read_header
-from train.files.untrusted import UntrustedFileError
+from train.files.untrusted import UntrustedFileError, check_own_file
 from train.models.base_model import BaseModel
 from train.models.model_files import BaseError
 
@@ -84,6 +84,7 @@ def _read(file: Path, shape: tuple[int, ...]) -> Tensor | None:
     if not file.exists():
         return None
     try:
+        check_own_file(file)
         read_header(file)
         images = load_file(file)["images"]
     except (SafetensorError, UntrustedFileError, OSError, KeyError):

@@ -23,7 +23,7 @@ from train.errors import CheckpointError
 from train.files.atomic_write import write_atomically
 from train.files.paths import expanded
 from train.files.safetensors_header import read_header
-from train.files.untrusted import UntrustedFileError
+from train.files.untrusted import UntrustedFileError, check_own_file
 
 log = logging.getLogger(__name__)
 VERSION = 1  # changing it invalidates all entries on disk
@@ -107,6 +107,7 @@ class TensorCache:
         if self.folder is None or not (file := self._file(self.folder, key)).exists():
             return None
         try:
+            check_own_file(file)
             read_header(file)
             tensors = load_file(file)
             if not fits(tensors):

@@ -88,6 +88,16 @@ def check_regular(file: Path) -> None:
     _check_mode(file, os.stat(file).st_mode)
 
 
+def check_own_file(file: Path) -> None:
+    """Rejects a link: where this program writes a file itself, a link is somebody else's.
+
+    Raises:
+        UntrustedFileError: it is a link.
+    """
+    if file.is_symlink():
+        raise UntrustedFileError("a link, and not a file of this program")
+
+
 @contextmanager
 def opened(file: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
     """A regular file, open for reading.
