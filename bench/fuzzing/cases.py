@@ -140,6 +140,7 @@ READERS = {
         ),
         readers.read_base,
         3,
+        follows=(WEIGHTS,),  # the hub's cache has links in the place of files
     ),
     "encoder": Reader(
         "encoder",

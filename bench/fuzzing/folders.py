@@ -90,7 +90,9 @@ def surrounded(file: Path, case: Path, outside: Path, random: Random) -> None:
         elif pick < 0.5:
             file.rename(beside)
         elif pick < 0.65 and file.parent != case:
-            shutil.copytree(file.parent, file.parent.with_name(name), dirs_exist_ok=True)
+            shutil.copytree(
+                file.parent, file.parent.with_name(name.replace("/", "_")), dirs_exist_ok=True
+            )
         elif pick < 0.75:
             os.mkfifo(beside)
         elif pick < 0.9:

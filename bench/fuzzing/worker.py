@@ -236,6 +236,8 @@ def _named(reader: readers.Reader, case: Path) -> frozenset[str]:
     files = [case / target.file for target in reader.targets if reader.typed]
     links = [case / name for name in os.listdir(case) if os.path.islink(case / name)]
     files += [link for link in links if link.suffix in reader.follows]
+    inside = [file for link in links if link.is_dir() for file in link.rglob("*")]
+    files += [file for file in inside if file.suffix in reader.follows]
     return frozenset(map(os.path.realpath, files))
 
 
