@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-# a share on another machine, or a device: `//host/share`, `\\host\share`, `\??\UNC`
-REMOTE = re.compile(r"[/\\]([/\\]|\?\?)")
+# a share on another machine, a device, or a URL: `//host/share`, `\\host\share`, `\??\UNC`, `http://`
+REMOTE = re.compile(r"[/\\]([/\\]|\?\?)|[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def expanded(path: str | Path) -> Path:

@@ -65,6 +65,7 @@ HOSTILE: list[tuple[Edits, str]] = [
     ),
     ({"base.path": "evil/model"}, "type base.path=evil/model"),
     ({"base.path": "https://evil.example/model"}, "base.path: the run used"),
+    ({"probes": {"file": "http://127.0.0.1:1"}}, "probes.file: the run used"),
     ({"base.path": "/somewhere/evil.ckpt"}, "base.path: the run used"),
     ({"base.path": "/"}, "base.path: the run used"),
     ({"base.path": "/dev/zero"}, "base.path: the run used"),
