@@ -1,7 +1,8 @@
 """LoRA files -> scorecards."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from train.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from evaluate.config import EvaluateConfig
@@ -20,19 +21,15 @@ __all__ = [
     "load_scorer",
     "select",
 ]
-# name -> its module, imported on first use, so that settings are checked without torch
-_MODULES = {
-    "EvaluateConfig": "evaluate.config",
-    "Scorecard": "evaluate.scorecard",
-    "Scorer": "evaluate.scorer",
-    "diagnose": "evaluate.selection.diagnosis",
-    "evaluate_settings": "evaluate.library",
-    "load_scorer": "evaluate.library",
-    "select": "evaluate.selection.policy",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(_MODULES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "EvaluateConfig": "evaluate.config",
+        "Scorecard": "evaluate.scorecard",
+        "Scorer": "evaluate.scorer",
+        "diagnose": "evaluate.selection.diagnosis",
+        "evaluate_settings": "evaluate.library",
+        "load_scorer": "evaluate.library",
+        "select": "evaluate.selection.policy",
+    },
+)

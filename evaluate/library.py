@@ -6,9 +6,7 @@ from pathlib import Path
 
 from evaluate.config import EvaluateConfig, check_evaluate
 from evaluate.scorer import Scorer
-from train.cli.arguments import normalized
-from train.cli.compose import settings
-from train.config.setting_kinds import kinds
+from train.cli.compose import checked_settings
 from train.data.dataset import Dataset, load_dataset
 from train.models.base_model import BaseModel, load_base
 
@@ -23,9 +21,7 @@ def evaluate_settings(*overrides: str) -> EvaluateConfig:
         >>> evaluate_settings("probes=small").probes.count
         16
     """
-    config = settings("evaluate", EvaluateConfig, normalized(overrides, kinds(EvaluateConfig)))
-    check_evaluate(config)
-    return config
+    return checked_settings("evaluate", EvaluateConfig, check_evaluate, overrides)
 
 
 def load_scorer(
@@ -45,10 +41,8 @@ def load_scorer(
 
     Example:
         >>> scorer = load_scorer(evaluate_settings("probes.count=8", "scores.baseline=1"))
-        >>> (card,) = scorer({file: 2})                           # doctest: +SKIP
-        >>> card.scores["pose_memorization"].high                 # doctest: +SKIP
-        0.21
-        >>> select([card], config.selection).reasons              # doctest: +SKIP
+        >>> len(scorer.probe_set.probes), "pose_memorization" in scorer.names
+        (8, True)
     """
     base = base or load_base(config.base)
     dataset = dataset or load_dataset(config.data)

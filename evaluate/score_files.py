@@ -21,6 +21,7 @@ from evaluate.console.tables import PlainTable, plain, table_console
 from evaluate.images.contact_sheet import save_sheet
 from evaluate.images.curves import draw_curves
 from evaluate.images.figures import save_png
+from evaluate.library import load_scorer
 from evaluate.score_cache import ScoreCache, key_of
 from evaluate.scorecard import Estimate, Scorecard, usable
 from evaluate.scorer import Scorer
@@ -60,10 +61,7 @@ def main(config: EvaluateConfig) -> None:
         files = {file: number for file, number in files.items() if file in valid}
         for line in remarks([metadata[file] for file in files], base, config.data):
             log.warning(line)
-    scorer = Scorer(
-        base, dataset, config.data, config.probes, config.scores,
-        Path(config.root) / "cache",
-    )  # fmt: skip
+    scorer = load_scorer(config, base, dataset)
     check_scores(config.selection, scorer.names)
     probes = output / "probes.yaml"
     write_text_atomically(probes, scorer.probe_set.to_yaml())

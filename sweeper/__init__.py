@@ -1,8 +1,9 @@
 """Searches, schedules, records, selects, reports, reproduces."""
 
-import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from train.lazy_names import lazy_names
 
 # MLflow reads these when it is imported, so they are set before anything below is. A dead server
 # must not hold up training: one more try, then the local record has to do.
@@ -17,16 +18,12 @@ if TYPE_CHECKING:
     from sweeper.tracking.trial_record import load_records
 
 __all__ = ["StudyResult", "load_records", "load_result", "run_study"]
-# name -> its module, imported on first use, so that settings are checked without torch
-_MODULES = {
-    "StudyResult": "sweeper.library",
-    "load_records": "sweeper.tracking.trial_record",
-    "load_result": "sweeper.library",
-    "run_study": "sweeper.library",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(_MODULES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "StudyResult": "sweeper.library",
+        "load_records": "sweeper.tracking.trial_record",
+        "load_result": "sweeper.library",
+        "run_study": "sweeper.library",
+    },
+)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from msgspec.structs import asdict
 
 from sweeper.config import SweepConfig, check_search, check_sweep
 from sweeper.execution.study_command import INTERRUPTED
+from sweeper.execution.workers import search_here
 from sweeper.results.checkpoint_files import RESULT
 from sweeper.search.conditional_params import is_active
 from sweeper.study_folder import study_folder
-from train.cli.compose import HYDRA_VERSION, load_local_defaults
 from train.cli.preflight import preflight
-from train.config.schema import CONF
 from train.errors import ConfigError
 from train.files.untrusted import read_json
 
@@ -36,12 +33,12 @@ class StudyResult:
     """
 
     folder: Path
-    checkpoint: Path | None = None
-    trial: int | None = None
-    epoch: int | None = None
-    fidelity: float | None = None
-    scores: dict[str, float] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
+    checkpoint: Path | None
+    trial: int | None
+    epoch: int | None
+    fidelity: float | None
+    scores: dict[str, float]
+    reasons: list[str]
 
 
 class _Result(msgspec.Struct):
@@ -80,12 +77,7 @@ def run_study(name: str, *overrides: str, root: str | Path = "mlruns") -> StudyR
     given = ["-m", "study.name=" + name, "study.root=" + str(root), *overrides]
     try:
         line = preflight("sweep", given, SweepConfig, check_sweep, is_active, check_search)
-        load_local_defaults("sweep")
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
-            hydra = GlobalHydra.instance().hydra
-            assert hydra
-            hydra.multirun("sweep", _no_job, [word for word in line if word != "-m"])
+        search_here([word for word in line if word != "-m"])
     except SystemExit as end:
         if end.code == INTERRUPTED:
             raise KeyboardInterrupt from None
@@ -104,16 +96,5 @@ def load_result(name: str, root: str | Path = "mlruns") -> StudyResult:
     if not file.is_file():
         raise ConfigError(f"{file}: the study has no result yet")
     found = read_json(file, _Result)
-    return StudyResult(
-        folder=folder,
-        checkpoint=folder / found.checkpoint if found.checkpoint else None,
-        trial=found.trial,
-        epoch=found.epoch,
-        fidelity=found.fidelity,
-        scores=found.scores,
-        reasons=found.reasons,
-    )
-
-
-def _no_job(config: DictConfig) -> None:
-    raise AssertionError("the sweeper runs trials itself")
+    checkpoint = folder / found.checkpoint if found.checkpoint else None
+    return StudyResult(**asdict(found) | {"folder": folder, "checkpoint": checkpoint})

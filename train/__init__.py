@@ -1,10 +1,11 @@
 """Images -> LoRA files. This package knows nothing of scores, sweeps or MLflow."""
 
-import importlib
 import logging
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from train.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from train.config.schema import TrainConfig
@@ -21,22 +22,18 @@ __all__ = [
     "train_lora",
     "train_settings",
 ]
-# name -> its module, imported on first use, so that settings are checked without torch
-_MODULES = {
-    "BaseModel": "train.models.base_model",
-    "Dataset": "train.data.dataset",
-    "TrainConfig": "train.config.schema",
-    "load_base": "train.models.base_model",
-    "load_dataset": "train.data.dataset",
-    "train_lora": "train.library",
-    "train_settings": "train.library",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(_MODULES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "BaseModel": "train.models.base_model",
+        "Dataset": "train.data.dataset",
+        "TrainConfig": "train.config.schema",
+        "load_base": "train.models.base_model",
+        "load_dataset": "train.data.dataset",
+        "train_lora": "train.library",
+        "train_settings": "train.library",
+    },
+)
 
 
 # on import, bitsandbytes warns that it lacks a 4-bit kernel that is not used here

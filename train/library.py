@@ -5,10 +5,8 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-from train.cli.arguments import normalized
-from train.cli.compose import settings
+from train.cli.compose import checked_settings
 from train.config.schema import TrainConfig, trial_of
-from train.config.setting_kinds import kinds
 from train.data.dataset import Dataset, load_dataset
 from train.errors import TrainingError
 from train.loop.trainer import Trainer, TrialSpec
@@ -27,9 +25,7 @@ def train_settings(*overrides: str) -> TrainConfig:
         >>> config.network.rank, config.data.resolution
         (4, 32)
     """
-    config = settings("train", TrainConfig, normalized(overrides, kinds(TrainConfig)))
-    check_train(config)
-    return config
+    return checked_settings("train", TrainConfig, check_train, overrides)
 
 
 def train_lora(

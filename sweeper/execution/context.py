@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -53,16 +54,16 @@ class StudyContext:
     data: DataConfig
 
     def for_trial(self, config: SweepConfig) -> StudyContext:
-        """The context of one trial: this one, unless the search changes the data (data.repeats).
+        """The context of one trial. Of the data only `repeats` may be searched, which changes the
+        dataset and leaves the scorer as it is.
 
         Raises:
-            DataError: with what is wrong with the pictures.
+            DataError, Outage: see `load_context`.
         """
         if config.data == self.data:
             return self
-        dataset = load_dataset(config.data)
-        scorer = _scorer(self.base, dataset, config)
-        return replace(self, dataset=dataset, data=config.data, scorer=scorer)
+        with _outage_if_used_before(config):
+            return replace(self, dataset=load_dataset(config.data), data=config.data)
 
 
 def load_context(config: SweepConfig) -> StudyContext:
@@ -73,23 +74,26 @@ def load_context(config: SweepConfig) -> StudyContext:
         Outage: the same, if a study has used them before: they are unavailable for a while.
         ConfigError: the selection looks at a score that these pictures cannot have.
     """
-    try:
+    with _outage_if_used_before(config):
         dataset = load_dataset(config.data)
         log_lines(log, report(trial_of(config), dataset))
         log.info(f"loading the base {config.base.path} and the scorer")
         base = load_base(config.base)
-    except (DataError, BaseError) as error:
-        if _were_there(config):
-            raise Outage(str(error)) from error
-        raise
-    scorer = _scorer(base, dataset, config)
+    cache = Path(config.study.root) / "cache"
+    scorer = Scorer(base, dataset, config.data, config.probes, config.scores, cache)
     check_scores(config.selection, scorer.names)
     return StudyContext(base, dataset, scorer, config.data)
 
 
-def _scorer(base: BaseModel, dataset: Dataset, config: SweepConfig) -> Scorer:
-    cache = Path(config.study.root) / "cache"
-    return Scorer(base, dataset, config.data, config.probes, config.scores, cache)
+@contextmanager
+def _outage_if_used_before(config: SweepConfig) -> Iterator[None]:
+    """Context manager: pictures and a base that a study has used before are only unavailable."""
+    try:
+        yield
+    except (DataError, BaseError) as error:
+        if _were_there(config):
+            raise Outage(str(error)) from error
+        raise
 
 
 def _were_there(config: SweepConfig) -> bool:

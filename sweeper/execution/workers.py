@@ -62,16 +62,25 @@ class Worker:
         number = HydraConfig.get().job.num
         line = [word for word in self.line if not word.startswith(LAUNCHER)]
         line += ["hydra/launcher=packed", *device_of(number, config.base.device)]
-        GlobalHydra.instance().clear()  # what the launcher has brought here from the other process
-        load_local_defaults("sweep")
         try:
-            with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
-                hydra = GlobalHydra.instance().hydra
-                assert hydra
-                hydra.multirun("sweep", _no_job, line)
+            search_here(line)
         except SystemExit as end:
             if end.code:
                 raise RuntimeError(str(end.code)) from None
+
+
+def search_here(line: list[str]) -> None:
+    """Runs `python -m sweeper -m` with these overrides in this process.
+
+    Raises:
+        SystemExit: as the command ends, if it does not end well.
+    """
+    GlobalHydra.instance().clear()  # a launcher brings one along from the other process
+    load_local_defaults("sweep")
+    with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra
+        hydra.multirun("sweep", _no_job, line)
 
 
 def launch_workers(launcher: Launcher, workers: int, config: SweepConfig) -> None:

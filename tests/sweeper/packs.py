@@ -56,6 +56,21 @@ class Tracker:
     def mirror(self, record: TrialRecord, policy: PolicyConfig) -> None: ...
 
 
+class Lease:
+    """A lease that no study knows about."""
+
+    lost = False
+
+    def __init__(self, released: Callable[[], None]) -> None:
+        self.release = released
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def complete(self, values: object, violations: object) -> None: ...
+
+
 Make = Callable[..., Trial]
 Run = Callable[..., None]
 

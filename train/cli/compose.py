@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from hydra import compose, initialize_config_dir
@@ -14,10 +14,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 import train.config.resolvers  # noqa: F401  # registers them
 from train.cli import local_overrides
+from train.cli.arguments import normalized
 from train.cli.group_choices import with_group_choices
 from train.config.parsing import cause, typed
 from train.config.ranges import shown
 from train.config.schema import CONF
+from train.config.setting_kinds import kinds
 from train.errors import ConfigError
 
 Schema = TypeVar("Schema")
@@ -31,6 +33,19 @@ def settings(name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> 
         ConfigError, HydraException: settings that do not exist or have the wrong type.
     """
     return typed(schema, composed(name, overrides))
+
+
+def checked_settings(
+    name: str, schema: type[Schema], check: Callable[[Schema], None], overrides: Sequence[str]
+) -> Schema:
+    """`settings` of overrides as a person types them, checked.
+
+    Raises:
+        ConfigError, HydraException: unknown settings, wrong types, impossible combinations.
+    """
+    config = settings(name, schema, normalized(overrides, kinds(schema)))
+    check(config)
+    return config
 
 
 def composed(name: str, overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConfig:

@@ -59,7 +59,6 @@ RENAMED = {
     "anyway": Renamed("force"),  # of sweeper.reproduce, like the next one
     "keep": Renamed("keep_checkpoints"),
 }
-ABSENT = object()
 
 
 def renamed(key: str) -> Renamed | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 
 import torch
@@ -13,7 +12,6 @@ from train.loop.loss import diffusion_loss
 from train.models.base_model import BaseModel
 from train.models.gradient_checkpointing import use_gradient_checkpointing
 
-log = logging.getLogger(__name__)
 # operations per core in one forward pass: twice as many are a sixth faster
 # (bench/results/packs.md), but trials that run at the same time cannot learn from each other
 ENOUGH = 4e9

@@ -35,7 +35,7 @@ from sweeper.tracking.trial_record import (
     load_records,
 )
 from tests.sweeper.conftest import LIMIT, SEARCH, SMALL, Swept, finish, start
-from tests.sweeper.packs import Make, Run
+from tests.sweeper.packs import Lease, Make, Run
 from tests.sweeper.study.test_budget import PARTS
 from train.errors import CheckpointError
 from train.loop.trainer import Trainer
@@ -138,21 +138,6 @@ def _lost_checkpoint() -> CheckpointError:
     error = CheckpointError("/share/x cannot be written: Stale file handle")
     error.__cause__ = _refused(errno.ESTALE)
     return error
-
-
-class Lease:
-    """A lease that no study knows about."""
-
-    lost = False
-
-    def __init__(self, released: Callable[[], None]) -> None:
-        self.release = released
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def complete(self, values: object, violations: object) -> None: ...
 
 
 @pytest.mark.parametrize(
