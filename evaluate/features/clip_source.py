@@ -115,18 +115,21 @@ def _tokenizer(folder: Path, about: Text, words: int) -> Callable[[list[str]], T
 
     Args:
         words: number of the model's token embeddings.
+
+    Raises:
+        UntrustedFileError: the tokenizer knows more words than the model.
     """
     length = about.context_length or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
     options = about.tokenizer_kwargs
     clean = (options.clean if options else None) or None
     if not about.hf_tokenizer_name:
-        return open_clip.SimpleTokenizer(context_length=length, clean=clean or "lower")
+        simple = open_clip.SimpleTokenizer(context_length=length, clean=clean or "lower")
+        _check_words(folder, "open_clip's tokenizer", simple.vocab_size, words)
+        return simple
     kind = getattr(transformers, check_tokenizer(folder).tokenizer_class or "")
     tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    if max(tokenizer.get_vocab().values(), default=0) >= words:
-        raise UntrustedFileError(
-            f"{shortened(folder)}: its tokenizer has more than the model's {words} words"
-        )
+    needed = max(tokenizer.get_vocab().values(), default=0) + 1
+    _check_words(folder, "its tokenizer", needed, words)
     cleaned = get_clean_fn(clean or "whitespace")
     separator = tokenizer.sep_token_id if options and options.strip_sep_token else None
 
@@ -141,6 +144,13 @@ def _tokenizer(folder: Path, about: Text, words: int) -> Callable[[list[str]], T
         return ids if separator is None else ids.masked_fill(ids == separator, 0)
 
     return tokens
+
+
+def _check_words(folder: Path, tokenizer: str, needed: int, words: int) -> None:
+    if needed > words:
+        raise UntrustedFileError(
+            f"{shortened(folder)}: {tokenizer} has {needed} words, its model {words}"
+        )
 
 
 def _of_list(name: str, weights: Path, known: dict[str, Any]) -> LoadedEncoder:

@@ -131,7 +131,13 @@ def test_words_that_the_model_has_not(encoder: Path) -> None:
     content = json.loads(file.read_text())
     content["model"]["vocab"]["puppet</w>"] = 10_000
     file.write_text(json.dumps(content))
-    assert "words" in refused(encoder)
+    assert "its tokenizer has 10001 words, its model 800" in refused(encoder)
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_a_small_model_without_a_tokenizer_of_its_own(encoder: Path, name: str | None) -> None:
+    change(encoder / "open_clip_config.json", *TEXT, "hf_tokenizer_name", value=name)
+    assert "open_clip's tokenizer has 49408 words, its model 800" in refused(encoder)
 
 
 def test_an_encoders_pickle_is_never_read(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
