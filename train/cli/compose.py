@@ -48,14 +48,22 @@ def checked_settings(
     return config
 
 
-def composed(name: str, overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConfig:
+def composed(
+    name: str, overrides: Sequence[str] = (), with_hydra: bool = False, with_local: bool = True
+) -> DictConfig:
     """conf/`name`.yaml with Hydra overrides; optionally with Hydra's own settings.
+
+    Args:
+        with_local: whether conf/local.yaml applies.
 
     Raises:
         ConfigError: errors that Hydra itself does not expect, such as an overlong file name.
         HydraException, OmegaConfBaseException: settings that do not exist or have the wrong type.
     """
-    load_local_defaults(name)
+    if with_local:
+        load_local_defaults(name)
+    else:
+        local_overrides.store({})
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
         try:
             return compose(name, with_groups(name, overrides), return_hydra_config=with_hydra)

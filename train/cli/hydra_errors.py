@@ -13,9 +13,12 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from train.cli import local_overrides
 from train.cli.compose import composed, overrides_parser
+from train.config.flattening import flatten
 from train.config.parsing import cause, keys, suggestion
 from train.config.ranges import NAMES, shown
+from train.config.schema import CONF
 
 INTERNAL = ("hydra", "pruner", "search")  # of two settings with the same name, users mean the other
 LONGEST = 500  # characters of a message of Hydra's
@@ -63,7 +66,7 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
     try:
         config, groups, parsed = _lookup(name, overrides)
     except (HydraException, OmegaConfBaseException):  # the files are wrong, conf/local.yaml or so
-        return message
+        return _wrong_local(name) or message
     known = keys(config)
     for override in parsed:
         if override.key_or_group in groups:
@@ -76,6 +79,20 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
     if isinstance(reason, OmegaConfBaseException) and reason.full_key:
         return f"{reason.full_key}: {textwrap.shorten(cause(reason), LONGEST)}"
     return message
+
+
+def _wrong_local(name: str) -> str:
+    """The message for a list in conf/local.yaml in place of a group; empty if there is none."""
+    config = composed(name, with_hydra=True, with_local=False)
+    for key, value in flatten(local_overrides.read(CONF)).items():
+        group = OmegaConf.select(config, key, throw_on_resolution_failure=False)
+        if isinstance(value, list) and isinstance(group, DictConfig):
+            inside = f"such as {key}.{next(iter(group))}" if group else "and has none"
+            return (
+                f"conf/{local_overrides.FILE}: {key}: a list cannot be; it is a group of settings, "
+                f"{inside}"
+            )
+    return ""
 
 
 def _lookup(name: str, overrides: Sequence[str]) -> tuple[DictConfig, set[str], list[Override]]:

@@ -17,6 +17,7 @@ from train.files.untrusted import Tree, UntrustedFileError, parse_yaml, read_tex
 
 FILE = "local.yaml"
 COMMANDS = ("train", "sweep", "evaluate")
+MAX_BYTES = 64_000  # a person's own few lines; Hydra takes 10 s for a list that fills them
 
 
 def load_local_overrides(command: str, conf: Path) -> None:
@@ -28,7 +29,7 @@ def load_local_overrides(command: str, conf: Path) -> None:
         ConfigError: the file is not a YAML file of settings.
     """
     if not (given := read(conf)):
-        ConfigStore.instance().store(OWN_DEFAULTS, {})
+        store({})
         return
     groups, keys = _parts(command, conf)
     known = set().union(*(part for name in COMMANDS for part in _parts(name, conf)))
@@ -39,6 +40,11 @@ def load_local_overrides(command: str, conf: Path) -> None:
             node["defaults"].append({f"override /{key}": value})  # optimizer: lion
         elif key in groups | keys or key not in known:
             node[key] = value
+    store(node)
+
+
+def store(node: dict[str, Any]) -> None:
+    """Registers the settings, in Hydra's form, that everything composed from now on gets."""
     ConfigStore.instance().store(OWN_DEFAULTS, node)
 
 
@@ -62,7 +68,7 @@ def read(conf: Path) -> Tree:
     if not file.exists():
         return {}
     try:
-        text = read_text(file)
+        text = read_text(file, MAX_BYTES)
         lines = (line.strip() for line in text.splitlines())
         has_settings = any(line and not line.startswith("#") for line in lines)
         given = parse_yaml(text, Tree, FILE) if has_settings else {}
@@ -70,6 +76,10 @@ def read(conf: Path) -> Tree:
         raise ConfigError(
             f"conf/{FILE}: must hold settings, as `data: {{trigger: sks person}}` ({error})"
         ) from None
+    if "defaults" in given:
+        raise ConfigError(
+            f"conf/{FILE}: defaults: there is no such setting; type an option as `optimizer: lion`"
+        )
     try:
         flat = {key: "" if value is None else str(value) for key, value in flatten(given).items()}
         check_renamed(flat.items(), {new.key for key in flat if (new := renamed(key))})

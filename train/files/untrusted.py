@@ -336,7 +336,8 @@ def _check_events(text: str, name: str) -> None:
 
 
 def _too_large(file: Path, most: int) -> UntrustedFileError:
-    return UntrustedFileError(f"{shortened(file)}: is larger than {most / 1e6:g} MB")
+    size = f"{most / 1e6:g} MB" if most >= 1e6 else f"{most / 1e3:g} KB"
+    return UntrustedFileError(f"{shortened(file)}: is larger than {size}")
 
 
 def _check_mode(file: Path, mode: int) -> None:

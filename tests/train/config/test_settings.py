@@ -44,7 +44,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of conf/, which has a person's own defaults."""
     folder = tmp_path / "conf"
     shutil.copytree(CONF, folder, ignore=shutil.ignore_patterns("local.yaml"))
-    for module in ("app", "compose", "preflight"):
+    for module in ("app", "compose", "hydra_errors", "preflight"):
         monkeypatch.setattr(f"train.cli.{module}.CONF", folder)
     (folder / "local.yaml").write_text(LOCAL)
     yield folder
@@ -79,6 +79,12 @@ def test_own_defaults_of_other_commands_are_left_out(conf: Path) -> None:
         ("optimizer: lionn", "optimizer: 'lionn' is none of .*did you mean lion"),
         ("data: [", "conf/local.yaml: .*"),
         ("just words", "conf/local.yaml: must hold settings"),
+        ("data: [x]", "conf/local.yaml: data: a list cannot be; .* such as data.path"),
+        ("scheduler: [linear]", "conf/local.yaml: scheduler: a list cannot be"),
+        ("study: {budget: [1]}", "conf/local.yaml: study.budget: a list .* study.budget.hours"),
+        ("hydra: [1]", "conf/local.yaml: hydra: a list cannot be"),
+        ("defaults: [x]", "conf/local.yaml: defaults: there is no such setting"),
+        (f"data: {[1] * 30_000}", "conf/local.yaml: must hold settings.*is larger than 64 KB"),
     ],
 )
 def test_a_wrong_own_default_is_named(conf: Path, line: str, words: str) -> None:
