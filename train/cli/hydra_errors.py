@@ -87,7 +87,7 @@ def _wrong_local(name: str) -> str:
     for key, value in flatten(local_overrides.read(CONF)).items():
         group = OmegaConf.select(config, key, throw_on_resolution_failure=False)
         if isinstance(value, list) and isinstance(group, DictConfig):
-            inside = f"such as {key}.{next(iter(group))}" if group else "and has none"
+            inside = f"such as {key}.{next(iter(map(str, group)))}" if group else "and has none"
             return (
                 f"conf/{local_overrides.FILE}: {key}: a list cannot be; it is a group of settings, "
                 f"{inside}"
