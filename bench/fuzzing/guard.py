@@ -22,7 +22,7 @@ LAZY = frozenset({
     "sqlalchemy", "sweeper", "timm", "tokenizers", "torch", "torchvision", "train", "transformers",
     "yaml", "hydra_plugins", "joblib", "threadpoolctl", "tqdm", "six", "pytz", "packaging",
     "huggingface_hub", "mlflow", "grpc", "google", "fontTools", "kiwisolver", "antlr4", "colorlog",
-    "tomli", "torchmetrics", "lightning_utilities", "psutil", "contourpy",
+    "torchmetrics", "lightning_utilities", "psutil", "contourpy",
 })  # fmt: skip
 # parts of Python that these import late
 PLAIN = frozenset({

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-import sys
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from random import Random
@@ -14,11 +14,6 @@ from typing import Any
 import yaml
 
 from bench.fuzzing.values import KEYS, aimed, nasty, nested
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Place = tuple[Any, Any]  # a container and a key of it
 Dump = Callable[[Any], str]

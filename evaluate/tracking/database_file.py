@@ -7,7 +7,6 @@ than hold rows.
 from __future__ import annotations
 
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import count
@@ -46,8 +45,7 @@ def reading(file: Path, *tables: str) -> Iterator[sqlite3.Connection]:
     ticks = count()
     address = f"{file.resolve().as_uri()}?mode=ro"
     with closing(sqlite3.connect(address, uri=True)) as database:
-        if sys.version_info >= (3, 11):
-            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
         database.set_progress_handler(lambda: next(ticks) >= MOST, EACH)
         try:
             database.execute("PRAGMA trusted_schema = OFF")

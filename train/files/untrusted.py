@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -25,11 +25,6 @@ from train.config.parsing import LONGEST_NUMBER
 from train.errors import UserError
 from train.files.toml_limits import excess
 from train.text.display import shortened
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 LARGEST = 32_000_000  # bytes of a text
 DEEPEST = 12  # levels of lists and mappings

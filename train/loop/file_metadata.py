@@ -11,7 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ def _modelspec(config: TrialConfig, name: str, base: BaseModel, dataset: Dataset
     if not family.is_xl:
         about["encoder_layer"] = str(config.base.clip_skip)
     if now := _source_date():
-        about["date"] = datetime.fromtimestamp(now, timezone.utc).isoformat()
+        about["date"] = datetime.fromtimestamp(now, UTC).isoformat()
     return {f"modelspec.{key}": value for key, value in about.items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from evaluate.config import SHARES, PolicyConfig
@@ -233,4 +233,4 @@ def _first_time(record: TrialRecord) -> float:
 
 
 def _moment(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, timezone.utc):%d %B %Y, %H:%M} UTC"
+    return f"{datetime.fromtimestamp(seconds, UTC):%d %B %Y, %H:%M} UTC"
