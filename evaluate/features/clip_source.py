@@ -26,6 +26,7 @@ from train.config.schema import EMBEDDED
 from train.files.paths import expanded
 from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError
+from train.models.model_files import TEST_SENTENCE
 from train.models.tokenizer_files import CONFIG as TOKENIZER_CONFIG
 from train.models.tokenizer_files import FILES as TOKENIZER_FILES
 from train.models.tokenizer_files import check_tokenizer
@@ -94,9 +95,11 @@ def _of_folder(folder: Path) -> LoadedEncoder:
         )
     model = _built(about)
     open_clip.load_checkpoint(model, str(weights))
+    tokenizer = _tokenizer(folder, about.text_cfg, model.vocab_size)
+    tokenizer(["", TEST_SENTENCE])  # a tokenizer without a padding token fails only here
     return LoadedEncoder(
         model,
-        _tokenizer(folder, about.text_cfg, model.vocab_size),
+        tokenizer,
         tuple(settings.preprocess_cfg.mean or OPENAI_DATASET_MEAN),
         tuple(settings.preprocess_cfg.std or OPENAI_DATASET_STD),
     )

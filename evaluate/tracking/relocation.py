@@ -10,8 +10,11 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from train.files.permissions import is_foreign
+from train.text.display import shortened
 
 log = logging.getLogger(__name__)
+MOST_PLACES = 20  # from which the artifacts of one store come
+MOST_READ = 100_000
 # the columns in which MLflow saves absolute addresses of files
 ADDRESS_COLUMNS = (
     ("experiments", "artifact_location"),
@@ -31,14 +34,23 @@ def relocate(database: Path, artifacts: str) -> None:
     """
     try:
         with closing(sqlite3.connect(database, timeout=60)) as opened, opened:
-            places = opened.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-            for (place,) in places:
-                if place != artifacts and _was_moved(str(place), database.name):
-                    log.info(f"MLflow's store was moved: its artifacts are those of {artifacts}")
+            rows = opened.execute(
+                "SELECT DISTINCT artifact_location FROM experiments LIMIT ?", (MOST_READ,)
+            )
+            places = [str(place) for (place,) in rows if place != artifacts]
+            moved = [place for place in places if _was_moved(place, database.name)]
+            if len(moved) > MOST_PLACES:
+                log.warning(
+                    f"{shortened(database)}: its artifact paths were not updated (they name "
+                    f"{len(moved)} folders that no longer exist)"
+                )
+            elif moved:
+                log.info(f"MLflow's store was moved: its artifacts are those of {artifacts}")
+                for place in moved:
                     for table, column in ADDRESS_COLUMNS:
-                        _replace(opened, table, column, str(place), artifacts)
+                        _replace(opened, table, column, place, artifacts)
     except sqlite3.Error as error:  # such as a store of another version of MLflow
-        log.warning(f"{database}: its artifact paths were not updated ({error})")
+        log.warning(f"{shortened(database)}: its artifact paths were not updated ({error})")
 
 
 def _replace(store: sqlite3.Connection, table: str, column: str, before: str, now: str) -> None:

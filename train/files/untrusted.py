@@ -37,12 +37,11 @@ LONG_NUMBER_BYTES = re.compile(LONG_NUMBER.pattern.encode())
 NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-FxXoO_:.]*")  # what YAML may parse as a number
 LONGEST = 200  # characters of a message
 # YAML's tags of plain values; ! alone is a quoted text
+NUMBER_TAGS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 TAGS = {
     "!",
-    *(
-        f"tag:yaml.org,2002:{name}"
-        for name in ("str", "int", "float", "bool", "null", "seq", "map")
-    ),
+    *NUMBER_TAGS,
+    *(f"tag:yaml.org,2002:{name}" for name in ("str", "bool", "null", "seq", "map")),
 }
 # non-blocking: opening a pipe without a writer would wait forever
 READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -237,6 +236,8 @@ def parse_yaml(text: str, kind: type[Kind], name: str) -> Kind:
         raise
     except RecursionError:
         raise UntrustedFileError(f"{name}: is nested too deeply") from None
+    except (KeyError, IndexError):  # PyYAML's, for a text such as `!!bool x` or `!!int ""`
+        raise UntrustedFileError(f"{name}: is not YAML: a tag does not suit its value") from None
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         raise UntrustedFileError(f"{name}: is not YAML: {_one_line(error)}") from None
     return convert(loaded, kind, name)
@@ -317,8 +318,7 @@ def _check_events(text: str, name: str) -> None:
             )
         if (tag := getattr(event, "tag", None)) and tag not in TAGS:
             raise UntrustedFileError(f"{place}: has the tag {tag}; only plain values are read")
-        value = event.value if isinstance(event, yaml.ScalarEvent) and event.implicit[0] else ""
-        if len(value) > MOST_DIGITS and NUMBER.fullmatch(value):  # 1:1:1 is a number too
+        if isinstance(event, yaml.ScalarEvent) and _is_long_number(event):
             raise UntrustedFileError(
                 f"{place}: has a whole number of more than {MOST_DIGITS} digits"
             )
@@ -328,6 +328,17 @@ def _check_events(text: str, name: str) -> None:
             raise UntrustedFileError(f"{place}: is nested more than {DEEPEST} levels deep")
         if count > MOST_NODES:
             raise UntrustedFileError(f"{name}: has more than {MOST_NODES} values")
+
+
+def _is_long_number(event: yaml.ScalarEvent) -> bool:
+    """Whether YAML would construct a number from a text that is too long for one.
+
+    A text such as 1:1:1 is a number to the base 60, and the time that it takes is quadratic.
+    """
+    if len(event.value) <= MOST_DIGITS:
+        return False
+    is_plain = event.implicit[0] and NUMBER.fullmatch(event.value) is not None
+    return is_plain or event.tag in NUMBER_TAGS
 
 
 def _too_large(file: Path, most: int) -> UntrustedFileError:

@@ -17,7 +17,9 @@ from train.files.untrusted import UntrustedFileError, check_regular
 from train.models.component_configs import INDEX, WEIGHTS, check_folder, check_index
 from train.models.families import Family, family_of
 from train.models.single_file import LATENT_CHANNELS, family_of_file, layout
+from train.models.text_encoding import tokenize
 
+TEST_SENTENCE = "a photo of sks person, smiling"
 PICKLES = (
     "; its weights are pickles, which can run code when loaded: convert them with diffusers "
     "(save_pretrained writes .safetensors)"
@@ -69,9 +71,13 @@ def open_pipeline(source: Path, dtype: torch.dtype) -> DiffusionPipeline:
     )
     for number in ("", "_2")[: 1 + family.is_xl]:
         words = getattr(pipeline, f"text_encoder{number}").config.vocab_size
-        known = getattr(pipeline, f"tokenizer{number}").get_vocab().values()
-        if not all(0 <= token < words for token in known):
+        tokenizer = getattr(pipeline, f"tokenizer{number}")
+        if not all(0 <= token < words for token in tokenizer.get_vocab().values()):
             raise ValueError(f"its tokenizer{number} has other words than the text encoder")
+        try:
+            tokenize(tokenizer, ["", TEST_SENTENCE])
+        except Exception as error:  # the Rust library has no exception of its own
+            raise ValueError(f"its tokenizer{number} does not work: {cause(error)}") from error
     return pipeline
 
 

@@ -25,7 +25,7 @@ class TextEncoding:
 
     def __call__(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
         """(n, tokens, width) `encoder_hidden_states`; for SDXL also (n, d) `text_embeds`."""
-        tokens = [self._tokens(tokenizer, prompts).to(device) for tokenizer in self.tokenizers]
+        tokens = [tokenize(tokenizer, prompts).to(device) for tokenizer in self.tokenizers]
         if len(self.encoders) > 1:
             states = [
                 encoder(ids, output_hidden_states=True)
@@ -41,13 +41,14 @@ class TextEncoding:
         core: Any = encoder.text_model if hasattr(encoder, "text_model") else encoder
         return {"encoder_hidden_states": core.final_layer_norm(hidden)}
 
-    @staticmethod
-    def _tokens(tokenizer: Any, prompts: list[str]) -> Tensor:
-        tokens: Tensor = tokenizer(
-            prompts,
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        return tokens
+
+def tokenize(tokenizer: Any, prompts: list[str]) -> Tensor:
+    """n prompts as (n, tokens) ids, padded to the tokenizer's length."""
+    tokens: Tensor = tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return tokens

@@ -104,6 +104,14 @@ TOKENIZER = "tokenizer/tokenizer_config.json"
         (TOKENIZER, "tokenizer_class", "EvilT"),
         (TOKENIZER, "model_max_length", 10**30),
         (TOKENIZER, "model_max_length", 0),
+        (TOKENIZER, "model_max_length", 7.5),
+        (TOKENIZER, "pad_token", None),
+        (TOKENIZER, "vocab", "/etc/passwd"),
+        (TOKENIZER, "merges", ["a b"]),
+        (TOKENIZER, "gguf_file", "/etc/passwd"),
+        (TOKENIZER, "init_inputs", ["/etc/passwd"]),
+        (TOKENIZER, "not_invented_yet", {"file": "/etc/passwd"}),
+        ("tokenizer/special_tokens_map.json", "pad_token", None),
     ],
 )  # fmt: skip
 def test_the_settings_of_a_base_are_numbers_and_words(

@@ -95,6 +95,13 @@ def test_an_encoders_settings_are_numbers_and_words(
         ("tokenizer_class", "os.system"),
         ("tokenizer_class", None),
         ("fast_tokenizer_files", ["../../elsewhere.json"]),
+        ("vocab", "/etc/passwd"),
+        ("merges", "/etc/passwd"),
+        ("gguf_file", "/etc/passwd"),
+        ("tokenizer_object", {"a": 1}),
+        ("init_inputs", ["/etc/passwd"]),
+        ("sp_model_kwargs", {"model_file": "/etc/passwd"}),
+        ("not_invented_yet", "/etc/passwd"),
     ],
 )
 def test_an_encoders_tokenizer_is_one_of_transformers_own(
@@ -111,6 +118,32 @@ def test_a_tokenizers_settings_do_not_name_files_elsewhere(encoder: Path, tmp_pa
     change(encoder / "config.json", "auto_map", value={"AutoConfig": "tok.Evil"})
     assert torch.equal(ClipEncoder(str(encoder), CPU).tokenizer(["a puppet"]), expected)
     assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("key", ["vocab_file", "merges_file", "tokenizer_file"])
+def test_without_a_tokenizer_file_no_setting_names_another_one(encoder: Path, key: str) -> None:
+    (encoder / "tokenizer.json").unlink()
+    change(encoder / "tokenizer_config.json", key, value="/etc/passwd")
+    assert f"tokenizer_config.json: has {key}" in refused(encoder)
+
+
+def test_settings_of_real_tokenizers_are_accepted(encoder: Path) -> None:
+    """What the tokenizer of a released open_clip model on the hub says."""
+    for key, value in {
+        "add_prefix_space": False, "bos_token": {"__type": "AddedToken", "content": "<|startoftext|>", "special": True},
+        "additional_special_tokens": [], "clean_up_tokenization_spaces": True, "errors": "replace",
+        "name_or_path": "/home/maker/clip", "special_tokens_map_file": "/home/maker/map.json",
+        "tokenizer_file": "/home/maker/tokenizer.json", "processor_class": "CLIPProcessor",
+        "sp_model_kwargs": {}, "do_lower_case": True, "extra_ids": 0, "use_fast": True,
+        "padding_side": "right",
+    }.items():  # fmt: skip
+        change(encoder / "tokenizer_config.json", key, value=value)
+    assert ClipEncoder(str(encoder), CPU).tokenizer(["a puppet"]).shape == (1, 48)
+
+
+def test_a_tokenizer_that_cannot_pad(encoder: Path) -> None:
+    change(encoder / "tokenizer_config.json", "pad_token", value=None)
+    assert "pad" in refused(encoder)
 
 
 @pytest.mark.parametrize("spoil", SPOILED)

@@ -197,3 +197,17 @@ def test_a_store_with_odd_addresses_is_opened(tmp_path: Path) -> None:
         for place in ("file://[", "file:///a%00b/artifacts", "\0", long, b"\xff", 3):
             store.execute("INSERT INTO experiments VALUES (?)", (place,))
     relocate(database, "file:///new")
+
+
+def test_a_store_with_many_moved_folders_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(database)) as store, store:
+        store.execute("CREATE TABLE experiments (artifact_location)")
+        places = [(f"file:///no/{i}/artifacts",) for i in range(20_000)]
+        store.executemany("INSERT INTO experiments VALUES (?)", places)
+    relocate(database, "file:///new")
+    assert caplog.text.count("were not updated (they name 20000 folders") == 1
+    with closing(sqlite3.connect(database)) as store:
+        assert sorted(store.execute("SELECT * FROM experiments")) == sorted(places)
