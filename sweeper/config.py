@@ -20,7 +20,7 @@ from sweeper.search.class_arguments import check_pruner, check_sampler_arguments
 from sweeper.study_folder import check_name
 from train.config.class_arguments import whole
 from train.config.parsing import typed
-from train.config.ranges import ranged, shown
+from train.config.ranges import format_value, ranged
 from train.config.schema import EMBEDDED, MOST_EPOCHS, TrialConfig
 from train.config.setting_kinds import (
     OF_CLASS,
@@ -151,7 +151,9 @@ def check_sweep(config: SweepConfig) -> None:
     check_choice("study.on_outage", config.study.on_outage, ON_OUTAGE)
     check_choice("study.keep_checkpoints", config.study.keep_checkpoints, KEEP)
     if config.pack != AUTO and not PACK.accepts(config.pack):
-        raise ConfigError(f"pack: {shown(config.pack)} must be {PACK} (trials at once), or auto")
+        raise ConfigError(
+            f"pack: {format_value(config.pack)} must be {PACK} (trials at once), or auto"
+        )
     check_pruner(config.pruner)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from train.config.optimizer_arguments import check_optimizer
 from train.config.parsing import cause, suggestion
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.config.schema import (
     BaseConfig,
     DataConfig,
@@ -161,7 +161,7 @@ def check_device_name(device: str) -> None:
     """
     if not re.fullmatch(DEVICE, device):
         raise ConfigError(
-            f"base.device: {shown(device)} is none of auto, cpu, cuda, cuda:1, mps, xpu"
+            f"base.device: {format_value(device)} is none of auto, cpu, cuda, cuda:1, mps, xpu"
         )
 
 
@@ -170,7 +170,7 @@ def _check_path(path: str) -> None:
         file = expanded(path)
         pickled = file.suffix.lower() in PICKLES or (file.is_file() and _begins_as_pickle(file))
     except (OSError, ValueError) as error:  # too long, not readable
-        raise ConfigError(f"base.path: {shown(path)}: {cause(error)}") from None
+        raise ConfigError(f"base.path: {format_value(path)}: {cause(error)}") from None
     if pickled:
         raise ConfigError(
             f"base.path: {path} is a pickle, which can run code when loaded; "
@@ -200,8 +200,8 @@ def check_data(data: DataConfig) -> None:
     check_choice("data.on_error", data.on_error, ("stop", "skip"))
     if not re.fullmatch(r"\s*\.?[^\s./\\*?\[\]\0]+\s*", data.caption_extension):
         raise ConfigError(
-            f"data.caption_extension: {shown(data.caption_extension)} must be the last part of the "
-            "files' names, such as .txt"
+            f"data.caption_extension: {format_value(data.caption_extension)} must be the last part "
+            "of the files' names, such as .txt"
         )
     framing = framing_of(data)
     if framing.buckets and framing.upscale and framing.least > framing.most:
@@ -216,7 +216,7 @@ def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises a ConfigError with a suggestion if the value is not one of the choices."""
     if value not in choices:
         near = suggestion(value, list(choices))
-        raise ConfigError(f"{key}: {shown(value)} is none of {', '.join(choices)}{near}")
+        raise ConfigError(f"{key}: {format_value(value)} is none of {', '.join(choices)}{near}")
 
 
 def check_train(config: TrainConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from train.data.folders.wording import counted
+from train.data.folders.wording import count_noun
 
 log = logging.getLogger(__name__)
 EVERY = 15.0  # seconds between two lines
@@ -33,7 +33,7 @@ class Countdown:
             return
         self._logged = now
         left = (now - self._began) / self.done * (self.total - self.done)
-        done = f"{self.done} of {counted(self.total, 'picture')}"
+        done = f"{self.done} of {count_noun(self.total, 'picture')}"
         log.info(f"{self.what} {done}, about {duration(left)} left")
 
     def skip(self, count: int) -> None:

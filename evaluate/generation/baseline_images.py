@@ -19,7 +19,7 @@ from evaluate.config import ProbesConfig
 from evaluate.console.progress import Countdown
 from evaluate.generation.generate import generate
 from evaluate.prompts.probe_set import Probe
-from train.data.folders.wording import counted
+from train.data.folders.wording import count_noun
 from train.files.atomic_write import write_atomically
 from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError, check_own_file
@@ -65,7 +65,7 @@ class BaselineImages:
             side = self.resolution // self.base.factor * self.base.factor
             saved = _read(file, (len(probes), 3, side, side))
             if saved is None:
-                log.info(f"{counted(len(probes), 'picture')} of the base model, to compare with")
+                log.info(f"{count_noun(len(probes), 'picture')} of the base model, to compare with")
                 images = generate(self.base, [], prompts, seeds, *sampling, countdown)[0]
                 if not images.isfinite().all():
                     raise BaseError(

@@ -31,7 +31,7 @@ from sweeper.tracking.trial_record import (
     TrialRecord,
     load_records,
 )
-from train.data.folders.wording import counted
+from train.data.folders.wording import count_noun
 
 COLORS = {
     RUNNING: "cyan",
@@ -133,7 +133,7 @@ class Display:
 
     def _head(self, rows: list[Row], best: Row | None) -> Text:
         ended = sum(row.record.finished for row in rows)
-        trials = counted(self.trials, "trial")
+        trials = count_noun(self.trials, "trial")
         head = plain(self.study.name, "bold")
         head = Text.assemble(head, f"  {ended} of {trials} ended")
         head.append(f"  {self._left([row.record for row in rows])}")
@@ -196,7 +196,7 @@ class Display:
     def _foot(self, rows: list[Row], room: int) -> Text:
         hidden = len(rows) - room
         verb = "is" if hidden == 1 else "are"
-        foot = f"{counted(hidden, 'more trial')} {verb} not shown\n" if hidden > 0 else ""
+        foot = f"{count_noun(hidden, 'more trial')} {verb} not shown\n" if hidden > 0 else ""
         return Text(f"{foot}{LEAVING}", "dim")
 
 

@@ -13,7 +13,7 @@ from sweeper.config import SweepConfig, check_sweep
 from sweeper.reproduction.received_settings import Received
 from train.cli.group_choices import choices
 from train.config.parsing import keys, suggestion, typed
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.config.setting_kinds import literal
 from train.errors import ConfigError
 
@@ -73,7 +73,7 @@ def todays_defaults(base: str | None) -> SweepConfig:
 def _unknown(dropped: Mapping[str, Any], today: SweepConfig, by: str) -> str:
     known = keys(OmegaConf.create(literal(asdict(today))))
     told = [
-        f"{shown(key)[1:-1]}={shown(value)}{suggestion(key, known)}"
+        f"{format_value(key)[1:-1]}={format_value(value)}{suggestion(key, known)}"
         for key, value in list(dropped.items())[:MOST_NAMED]
     ]
     more = f" and {len(dropped) - MOST_NAMED} more" if len(dropped) > MOST_NAMED else ""

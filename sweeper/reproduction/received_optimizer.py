@@ -8,7 +8,7 @@ from typing import Any
 from train.cli.arguments import ALLOW_CLASS
 from train.config.class_arguments import TARGET, nested_targets
 from train.config.optimizer_arguments import check_optimizer
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.errors import ConfigError
 from train.files.permissions import is_allowed
 from train.kohya.optimizer_names import SHIPPED
@@ -32,6 +32,6 @@ def check_received_optimizer(optimizer: Mapping[str, Any]) -> None:
     if target not in SHIPPED and not is_allowed(str(target)):
         raise ConfigError(
             f"optimizer.{TARGET}: a file does not choose which code is imported, and "
-            f"{shown(target)} does not come with this program; if you trust it, add "
+            f"{format_value(target)} does not come with this program; if you trust it, add "
             f"{in_setting(ALLOW_CLASS, target)}"
         )

@@ -17,7 +17,7 @@ from sweeper.config import SweepConfig
 from sweeper.reproduction.received_optimizer import check_received_optimizer
 from train.cli.arguments import ALLOW_PATH
 from train.config.flattening import flatten
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.config.renamed_keys import migrate_keys
 from train.config.schema import EMBEDDED
 from train.config.setting_kinds import LOCAL, Kind, kind_of
@@ -182,14 +182,14 @@ RULES: dict[Kind, Callable[[str, Any, Any], Any]] = {
 
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ConfigError(f"{key}: {shown(value)} must be a text")
+        raise ConfigError(f"{key}: {format_value(value)} must be a text")
     return value
 
 
 def _mapping(key: str, value: Any, inside: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(
-            f"{key}: {shown(value)} cannot be; it is a group of settings, such as {inside}"
+            f"{key}: {format_value(value)} cannot be; it is a group of settings, such as {inside}"
         )
     return value
 

@@ -32,7 +32,7 @@ from sweeper.tracking.record_schema import (
     whole,
 )
 from train.config.parsing import suggestion
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.config.schema import MOST_STEPS
 from train.errors import ConfigError
 from train.files.atomic_write import write_atomically
@@ -295,7 +295,7 @@ def _name_of(checkpoint: Path) -> str:
     except UnicodeError:
         length = 0
     if not 0 < length <= LONGEST_NAME or name == ".." or "\0" in name:
-        raise RecordError(f"{shown(str(checkpoint))} is no name of a checkpoint")
+        raise RecordError(f"{format_value(str(checkpoint))} is no name of a checkpoint")
     return name
 
 

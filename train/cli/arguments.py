@@ -13,7 +13,7 @@ from itertools import takewhile
 
 from hydra._internal.utils import get_args_parser
 
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.config.setting_kinds import PATH_KINDS, TEXT_KINDS, Kind, Kinds, literal
 from train.errors import ConfigError
 from train.files.paths import expanded
@@ -112,7 +112,7 @@ def allowed_class(value: str) -> str:
         ConfigError: it is not a dotted path.
     """
     if not CLASS.fullmatch(value):
-        given = f"{shown(value)} is no" if value else "needs the"
+        given = f"{format_value(value)} is no" if value else "needs the"
         raise ConfigError(
             f"{ALLOW_CLASS}: {given} dotted path of a class, as in {ALLOW_CLASS}=my.module.Class"
         )

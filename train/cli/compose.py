@@ -17,7 +17,7 @@ from train.cli import local_overrides
 from train.cli.arguments import normalized
 from train.cli.group_choices import with_group_choices
 from train.config.parsing import cause, typed
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.config.schema import CONF
 from train.config.setting_kinds import kinds
 from train.errors import ConfigError
@@ -62,7 +62,7 @@ def composed(name: str, overrides: Sequence[str] = (), with_hydra: bool = False)
         except (HydraException, OmegaConfBaseException):
             raise
         except Exception as error:
-            raise ConfigError(f"{shown(' '.join(overrides))}: {cause(error)}") from None
+            raise ConfigError(f"{format_value(' '.join(overrides))}: {cause(error)}") from None
 
 
 def with_groups(name: str, overrides: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from train.cli.arguments import unquoted
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.config.schema import EMBEDDED
 from train.errors import ConfigError
 from train.files.paths import expanded, is_remote
@@ -42,7 +42,8 @@ def with_group_choices(overrides: Sequence[str]) -> list[str]:
             options.append(f"{group}.path={EMBEDDED}")
         elif option and path and (option == EMBEDDED) != (path == EMBEDDED):
             raise ConfigError(
-                f"{group}: {option} does not go with {group}.path={shown(path)}; leave {group} out"
+                f"{group}: {option} does not go with {group}.path={format_value(path)}; leave "
+                f"{group} out"
             )
     return [*options, *overrides]
 

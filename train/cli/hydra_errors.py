@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from train.cli.compose import composed, overrides_parser
 from train.config.parsing import cause, keys, suggestion
-from train.config.ranges import NAMES, shown
+from train.config.ranges import NAMES, format_value
 
 INTERNAL = ("hydra", "pruner", "search")  # of two settings with the same name, users mean the other
 LONGEST = 500  # characters of a message of Hydra's
@@ -58,7 +58,7 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         near = suggestion(option, list(error.options))
-        return f"{group}: {shown(option)} is none of {', '.join(error.options)}{near}"
+        return f"{group}: {format_value(option)} is none of {', '.join(error.options)}{near}"
     message = textwrap.shorten(f"{error} {error.__cause__ or ''}", LONGEST)
     try:
         config, groups, parsed = _lookup(name, overrides)

@@ -19,7 +19,7 @@ from train.cli.compose import composed, overrides_parser, with_groups, without_h
 from train.cli.hydra_errors import explain
 from train.cli.sweep_ranges import range_values, sweep_words
 from train.config.parsing import cause, typed
-from train.config.ranges import shortened, shown
+from train.config.ranges import format_value, shortened
 from train.config.renamed_keys import check_renamed
 from train.config.schema import CONF
 from train.config.setting_kinds import FREE_KINDS, PATH_KINDS, Kind, Kinds, kinds
@@ -147,7 +147,7 @@ def _parsed(line: Sequence[str], known: Kinds) -> list[Override]:
             kind, _ = known.get(key.lstrip("+"), (Kind.MAPPING, False))
             hint = "; text with such characters needs quotes within the shell's own"
             raise ConfigError(
-                f"{key}: {shown(value)} cannot be read as a value{why}"
+                f"{key}: {format_value(value)} cannot be read as a value{why}"
                 f"{hint if kind in FREE_KINDS else ''}"
             ) from None
     for override in overrides:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from train.config.parsing import cause, suggestion
-from train.config.ranges import Range, is_number, shown
+from train.config.ranges import Range, format_value, is_number
 from train.errors import ConfigError
 from train.text.display import shortened
 
@@ -53,7 +53,7 @@ class Argument:
 
     def __str__(self) -> str:
         """The accepted values, in words."""
-        others = [shown(value) for value in self.also]
+        others = [format_value(value) for value in self.also]
         if self.nested:
             others.insert(0, "the settings of a class")
         if self.within is None:
@@ -103,7 +103,7 @@ def check_arguments(part: str, settings: Mapping[str, Any], table: Table, exampl
     """
     target = settings.get(TARGET)
     if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
-        given = f" {shown(target)}" if target is not None else ""
+        given = f" {format_value(target)}" if target is not None else ""
         raise ConfigError(f"{part}.{TARGET}:{given} must name a class, such as {example}")
     arguments = {str(key): value for key, value in settings.items() if key != TARGET}
     for key in _not_a_number(part, arguments):
@@ -118,7 +118,7 @@ def check_arguments(part: str, settings: Mapping[str, Any], table: Table, exampl
         if known[key].nested and isinstance(value, Mapping):
             check_arguments(f"{part}.{key}", value, table, example)
         elif not known[key].accepts(value):
-            raise ConfigError(f"{part}.{key}: {shown(value)} must be {known[key]}")
+            raise ConfigError(f"{part}.{key}: {format_value(value)} must be {known[key]}")
     for key, argument in known.items():
         if argument.required and key not in arguments:
             raise ConfigError(f"{part}.{key}: {name} needs it: {argument}")

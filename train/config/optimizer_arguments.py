@@ -15,7 +15,7 @@ from train.config.class_arguments import (
     optional,
     whole,
 )
-from train.config.ranges import SHARE, shown
+from train.config.ranges import SHARE, format_value
 from train.config.schema import LEARNING_RATE, MOST_STEPS
 from train.errors import ConfigError
 
@@ -108,4 +108,4 @@ def check_optimizer(optimizer: Mapping[str, Any]) -> None:
     """
     check_arguments("optimizer", optimizer, OPTIMIZERS, "torch.optim.AdamW")
     if not LR.accepts(lr := optimizer.get("lr")):
-        raise ConfigError(f"optimizer.lr: {shown(lr)} must be {LR}")
+        raise ConfigError(f"optimizer.lr: {format_value(lr)} must be {LR}")

@@ -16,7 +16,7 @@ import train.config.resolvers  # noqa: F401  # registers them
 from train.config.ranges import (
     complaints,
     declared,
-    shown,
+    format_value,
 )
 from train.config.setting_kinds import (
     is_numeric,
@@ -82,17 +82,25 @@ def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterat
             yield from _misread(value, kind, f"{key}.")
         elif is_dataclass(kind):
             inside = f"{key}.{fields(kind)[0].name}"
-            yield f"{key}: {shown(value)} cannot be; it is a group of settings, such as {inside}"
+            yield (
+                f"{key}: {format_value(value)} cannot be; it is a group of settings, such as "
+                f"{inside}"
+            )
         elif get_origin(kind) is dict and value is not None:
-            yield f"{key}: {shown(value)} cannot be; it is a list of names and values, as {{a: 1}}"
+            yield (
+                f"{key}: {format_value(value)} cannot be; it is a list of names and values, as "
+                "{a: 1}"
+            )
         elif get_origin(kind) is list and not _is_list_of_mappings(value):
-            yield f"{key}: {shown(value)} must be a list of settings, as [{{network.rank: 4}}]"
+            yield (
+                f"{key}: {format_value(value)} must be a list of settings, as [{{network.rank: 4}}]"
+            )
         elif kind is bool and str(value).lower() not in BOOLEANS:
-            yield f"{key}: {shown(value)} must be true or false"
+            yield f"{key}: {format_value(value)} must be true or false"
         elif isinstance(value, str) and "${" in value and is_numeric(kind):
-            yield f"{key}: {shown(value)} must be a number"
+            yield f"{key}: {format_value(value)} must be a number"
         elif kind is not str and isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:
-            yield f"{key}: {shown(value)} is too large a number"
+            yield f"{key}: {format_value(value)} is too large a number"
 
 
 def _is_list_of_mappings(value: Any) -> bool:

@@ -32,7 +32,7 @@ class Range:
         return above and below
 
     def __str__(self) -> str:
-        low, high = plain(self.low), plain(self.high)
+        low, high = format_number(self.low), format_number(self.high)
         if self.open_low:
             return f"above {low} and {'below' if self.open_high else 'at most'} {high}"
         return f"from {low} to {'below ' if self.open_high else ''}{high}"
@@ -69,13 +69,13 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def plain(number: float) -> str:
+def format_number(number: float) -> str:
     """A number in plain notation: 10000000 rather than 1e+07, 1e-06 rather than 0.000001."""
     whole = number == number // 1 and abs(number) < 1e12
     return str(int(number)) if whole else f"{number:g}"
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """A value in a message, as it is typed, truncated if long."""
     words = {"None": "null", "True": "true", "False": "false"}
     text = repr(value)
@@ -98,4 +98,4 @@ def complaints(config: Any, prefix: str = "") -> Iterator[str]:
         values = value if isinstance(value, Mapping) else {"": value}
         for name, number in values.items():
             if number not in within:
-                yield f"{key}{name and f'.{name}'}: {shown(number)} must be {within}"
+                yield f"{key}{name and f'.{name}'}: {format_value(number)} must be {within}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.data.folders.wording import agreed, counted, some
+from train.data.folders.wording import count_noun, first_names, plural_form
 from train.data.image_checks import ExaminedImage, copies, one_background
 from train.data.images.image import TrainingImage
 from train.text.display import readable
@@ -35,28 +35,28 @@ def advice(
         )
     if len(training) < few:
         lines.append(
-            f"{counted(len(training), 'picture')} {agreed(len(training), 'is', 'are')} few; {few} "
-            "and more overfit later (data.min_images_warning)"
+            f"{count_noun(len(training), 'picture')} {plural_form(len(training), 'is', 'are')} "
+            f"few; {few} and more overfit later (data.min_images_warning)"
         )
     if not validation:
         lines.append("no picture is held out: there will be no validation_loss")
     if pairs:
         names = " and ".join(readable(file.name) for file in pairs[0])
         lines.append(
-            f"{counted(len(pairs), 'picture')} {agreed(len(pairs), 'is', 'are')} there twice (as "
-            f"{names}) and {agreed(len(pairs), 'counts', 'count')} double"
+            f"{count_noun(len(pairs), 'picture')} {plural_form(len(pairs), 'is', 'are')} there "
+            f"twice (as {names}) and {plural_form(len(pairs), 'counts', 'count')} double"
         )
     if transparent:
-        verb = agreed(len(transparent), "is", "are")
+        verb = plural_form(len(transparent), "is", "are")
         lines.append(
-            f"{counted(len(transparent), 'picture')} {verb} see-through "
-            f"({some(transparent)}): placed on white"
+            f"{count_noun(len(transparent), 'picture')} {verb} see-through "
+            f"({first_names(transparent)}): placed on white"
         )
     if animated:
-        verb = agreed(len(animated), "has", "have")
+        verb = plural_form(len(animated), "has", "have")
         lines.append(
-            f"{counted(len(animated), 'picture')} {verb} several frames or pages "
-            f"({some(animated)}): "
+            f"{count_noun(len(animated), 'picture')} {verb} several frames or pages "
+            f"({first_names(animated)}): "
             "only the first one is read"
         )
     if one_background(list(shown.values())):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from train.config.schema import DataConfig, TrialConfig
 from train.data.advice import advice
-from train.data.folders.wording import agreed, counted
+from train.data.folders.wording import count_noun, plural_form
 from train.data.images.image import DataError, TrainingImage
 from train.data.reader import DatasetReader
 from train.data.regularization import balanced
@@ -59,10 +59,10 @@ class Dataset:
         repeats = sorted({image.repeats for image in self.training})
         times = f"{repeats[0]} to {repeats[-1]} repeats"
         if len(repeats) == 1:
-            times = counted(repeats[0], "repeat")
+            times = count_noun(repeats[0], "repeat")
         lines = [
-            f"{counted(len(self.training), 'training picture')} x {times}, "
-            f"{counted(captions, 'different caption')}; {len(self.validation)} held out for "
+            f"{count_noun(len(self.training), 'training picture')} x {times}, "
+            f"{count_noun(captions, 'different caption')}; {len(self.validation)} held out for "
             "validation"
         ]
         warnings = [*self.warnings]
@@ -101,8 +101,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     if shown > max(MOST_SHOWN, len(training)):
         raise DataError(
             f"{reader.key}: an epoch would show {shown:,} pictures "
-            f"({counted(len(training), 'picture')} with their repeats), and {MOST_SHOWN:,} is the "
-            "most: take fewer repeats (data.repeats, num_repeats, or the number in a folder's "
+            f"({count_noun(len(training), 'picture')} with their repeats), and {MOST_SHOWN:,} is "
+            "the most: take fewer repeats (data.repeats, num_repeats, or the number in a folder's "
             "name) and more epochs"
         )
     others = without(regularization, contents)
@@ -113,8 +113,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     ):
         if unused:
             reader.warnings.append(
-                f"{unused} of {counted(len(regularization), 'regularization picture')} "
-                f"{agreed(unused, 'is', 'are')} not used: {why}"
+                f"{unused} of {count_noun(len(regularization), 'regularization picture')} "
+                f"{plural_form(unused, 'is', 'are')} not used: {why}"
             )
     return Dataset(
         training=tuple(training),

@@ -18,7 +18,7 @@ from train.data.captions.caption_files import (
 from train.data.folders.dataset_toml import class_of, read_dataset_config
 from train.data.folders.folder_contents import contents_of, existing_folder, no_picture_in
 from train.data.folders.folder_layouts import read_layout
-from train.data.folders.wording import agreed, by_kind, counted, some
+from train.data.folders.wording import count_by_extension, count_noun, first_names, plural_form
 from train.data.image_checks import ExaminedImage, examine
 from train.data.images.buckets import framing_of
 from train.data.images.image import DataError, TrainingImage
@@ -153,14 +153,15 @@ class DatasetReader:
         uncaptioned = [i.path for i, c in zip(images, captions, strict=True) if not c.text]
         if uncaptioned and not subset.class_words and self.config.trigger is None:
             raise DataError(
-                f"data.trigger: {len(uncaptioned)} of {counted(len(images), 'picture')} in "
-                f"{readable(subset.folder.name)} {agreed(len(uncaptioned), 'has', 'have')} no "
-                f"caption ({some(uncaptioned)}); give {SAY}, or data.trigger='' for empty captions"
+                f"data.trigger: {len(uncaptioned)} of {count_noun(len(images), 'picture')} in "
+                f"{readable(subset.folder.name)} {plural_form(len(uncaptioned), 'has', 'have')} no "
+                f"caption ({first_names(uncaptioned)}); give {SAY}, or data.trigger='' for empty "
+                "captions"
             )
         if contents.unread:
             self.warnings.append(
-                f"not read in {readable(subset.folder.name)}: {by_kind(contents.unread)}; "
-                "save pictures as png or jpg"
+                f"not read in {readable(subset.folder.name)}: "
+                f"{count_by_extension(contents.unread)}; save pictures as png or jpg"
             )
         self.warnings += caption_warnings(subset, images, captions, files, contents, self.trigger)
         return images

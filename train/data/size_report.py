@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from train.config.schema import TrialConfig
 from train.data.batching import crops_of, plan_batches
-from train.data.folders.wording import agreed, counted
+from train.data.folders.wording import count_noun, plural_form
 from train.data.images.buckets import Crop
 from train.data.images.image import TrainingImage
 from train.text.display import readable
@@ -37,14 +37,14 @@ def lines_before_training(
     batches = plan_batches(images, crops, config.training.batch_size)
     lines = [
         f"{'bucket' if config.data.buckets else 'size'} {width}x{height}: "
-        f"{counted(len(set(indices)), 'picture')}, {len(indices)} an epoch"
+        f"{count_noun(len(set(indices)), 'picture')}, {len(indices)} an epoch"
         for (width, height), indices in batches.buckets.items()
     ]
     if regularization:
         times = sum(image.repeats for image in regularization)
         lines.append(
-            f"{counted(len(regularization), 'regularization picture')}, shown "
-            f"{counted(times, 'time')} an epoch"
+            f"{count_noun(len(regularization), 'regularization picture')}, shown "
+            f"{count_noun(times, 'time')} an epoch"
         )
     settings = config.training
     epochs: float = settings.epochs
@@ -76,9 +76,12 @@ def _warnings(
     if enlarged:
         scale, smallest = max(enlarged, key=lambda pair: pair[0])
         width, height = smallest.size
-        are, get = agreed(len(enlarged), "is", "are"), agreed(len(enlarged), "gets", "get")
+        are, get = (
+            plural_form(len(enlarged), "is", "are"),
+            plural_form(len(enlarged), "gets", "get"),
+        )
         warnings.append(
-            f"{counted(len(enlarged), 'picture')} {are} smaller than trained and {get} blurred: "
+            f"{count_noun(len(enlarged), 'picture')} {are} smaller than trained and {get} blurred: "
             f"{readable(smallest.path.name)}, {width}x{height}, is enlarged {scale:.1f} times"
         )
     resolution = (config.data.resolution, config.data.height or config.data.resolution)

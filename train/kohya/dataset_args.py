@@ -11,7 +11,7 @@ from train.errors import ConfigError
 from train.files.paths import expanded
 from train.kohya.dataset_overrides import class_words
 from train.kohya_toml.key_tables import LEAST, MOST
-from train.kohya_toml.parsed_config import KohyaConfig, shown, whole
+from train.kohya_toml.parsed_config import KohyaConfig, format_value, whole
 from train.text.display import worded
 
 
@@ -52,7 +52,7 @@ def _sides(config: KohyaConfig) -> tuple[int, int | None] | None:
     sides = [whole("resolution", side) for side in config.numbers("resolution")]
     if len(sides) > 2:
         raise ConfigError(
-            f"kohya: resolution: {shown(sides)} is neither a side nor width and height"
+            f"kohya: resolution: {format_value(sides)} is neither a side nor width and height"
         )
     if not sides:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 from train.config.parsing import suggestion
 from train.errors import ConfigError
 from train.kohya.optimizer_names import kind_of
-from train.kohya_toml.parsed_config import KohyaConfig, argument, shown, whole
+from train.kohya_toml.parsed_config import KohyaConfig, argument, format_value, whole
 from train.validation import SCHEDULER_ALIASES, SCHEDULERS
 
 OLD_FLAGS = {"use_8bit_adam": "AdamW8bit", "use_lion_optimizer": "Lion"}
@@ -63,7 +63,7 @@ def rates(config: KohyaConfig, text_encoder: bool) -> dict[str, Any]:
     rate, unet = config.number("learning_rate"), config.number("unet_lr")
     given = config.numbers("text_encoder_lr")
     if len(given) > 2:
-        raise ConfigError(f"kohya: text_encoder_lr: {shown(given)} are more than two")
+        raise ConfigError(f"kohya: text_encoder_lr: {format_value(given)} are more than two")
     if rate is None and (unet is None or (text_encoder and not given)):
         rate = config.defaults["learning_rate"] = LEARNING_RATE
     settings = {"optimizer.lr": rate if unet is None else unet}
@@ -110,7 +110,8 @@ def _schedule(config: KohyaConfig) -> str:
     if name not in SCHEDULERS:
         near = suggestion(name, [*SCHEDULERS])
         raise ConfigError(
-            f"kohya: lr_scheduler: {shown(written)[1:-1]} is none of {', '.join(SCHEDULERS)}{near}"
+            f"kohya: lr_scheduler: {format_value(written)[1:-1]} is none of "
+            f"{', '.join(SCHEDULERS)}{near}"
         )
     if name != written:
         config.notes.append(f"lr_scheduler: {written} is called {name}")

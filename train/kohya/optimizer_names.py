@@ -10,7 +10,7 @@ from train.config.optimizer_arguments import OPTIMIZERS
 from train.config.parsing import suggestion
 from train.errors import ConfigError
 from train.files.permissions import is_allowed
-from train.kohya_toml.parsed_config import shown
+from train.kohya_toml.parsed_config import format_value
 from train.text.shell import in_setting
 
 
@@ -97,9 +97,11 @@ def kind_of(name: str) -> KohyaOptimizer:
         return KohyaOptimizer("adamw", f"torch.optim.{name}", drops_arguments=True)
     if "." in name:
         raise ConfigError(
-            f"kohya: optimizer_type: {shown(name)} is none of the optimizers that a file may name; "
-            f"if you trust this class, add {in_setting(ALLOW_CLASS, name)} to the command line"
+            f"kohya: optimizer_type: {format_value(name)} is none of the optimizers that a file "
+            f"may name; if you trust this class, add {in_setting(ALLOW_CLASS, name)} to the "
+            "command line"
         )
     raise ConfigError(
-        f"kohya: optimizer_type: there is no optimizer {shown(name)}{suggestion(name, [*KINDS])}"
+        "kohya: optimizer_type: there is no optimizer "
+        f"{format_value(name)}{suggestion(name, [*KINDS])}"
     )

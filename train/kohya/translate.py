@@ -16,7 +16,7 @@ from train.kohya.dataset_overrides import overriding_values, subsets
 from train.kohya.named_paths import DATASET, LOCATION_KEYS, check_locations, override_locations
 from train.kohya.optimizer_args import length, optimizer, rates, scheduler
 from train.kohya_toml.lenient_toml import read_toml
-from train.kohya_toml.parsed_config import KohyaConfig, number, shown, whole
+from train.kohya_toml.parsed_config import KohyaConfig, format_value, number, whole
 
 PRECISIONS = {"no": "fp32", "float": "fp32", "fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 # keys that only have another name here
@@ -142,7 +142,8 @@ def _network(config: KohyaConfig) -> dict[str, Any]:
     module = config.text("network_module") or "networks.lora"
     if module != "networks.lora":
         raise ConfigError(
-            f"kohya: network_module: {shown(module)[1:-1]} is not supported, networks.lora is"
+            f"kohya: network_module: {format_value(module)[1:-1]} is not supported, networks.lora "
+            "is"
         )
     for key in ("network_weights", "dim_from_weights"):
         if config.get(key):
@@ -212,5 +213,7 @@ def _precision(config: KohyaConfig, key: str, default: str) -> str:
     value = config.text(key, default)
     if value not in PRECISIONS:
         near = suggestion(value, [*PRECISIONS])
-        raise ConfigError(f"kohya: {key}: {shown(value)} is none of {', '.join(PRECISIONS)}{near}")
+        raise ConfigError(
+            f"kohya: {key}: {format_value(value)} is none of {', '.join(PRECISIONS)}{near}"
+        )
     return PRECISIONS[value]

@@ -59,10 +59,10 @@ class KohyaConfig:
             for written, value in pairs:
                 key = plain(written).strip().lstrip("-").replace("-", "_").lower()
                 if key != written:
-                    was, name = shown(written)[1:-1], shown(key)[1:-1]
+                    was, name = format_value(written)[1:-1], format_value(key)[1:-1]
                     self.notes.append(f"{was}: read as {name}, which kohya would not do")
                 if key in self.values and self.values[key] != value:
-                    name, counts = shown(key)[1:-1], shown(value)
+                    name, counts = format_value(key)[1:-1], format_value(value)
                     self.notes.append(f"{name} is there twice; the last one, {counts}, counts")
                 self.values[key] = value
         for alias, key in ALIASES.items():
@@ -97,9 +97,9 @@ class KohyaConfig:
         """
         value = self.get(key, default)
         if isinstance(value, list | dict):
-            raise ConfigError(f"kohya: {key} is a text, not {shown(value)}")
+            raise ConfigError(f"kohya: {key} is a text, not {format_value(value)}")
         if isinstance(value, int) and abs(value) > LARGEST:  # Python limits the digits it prints
-            raise ConfigError(f"kohya: {key}: {shown(value)} is too large a number")
+            raise ConfigError(f"kohya: {key}: {format_value(value)} is too large a number")
         return value if value is None else str(value)
 
     def flag(self, key: str) -> bool:
@@ -108,7 +108,7 @@ class KohyaConfig:
         if isinstance(value, str) and value.lower() in ("true", "false"):
             value = value.lower() == "true"
         if not isinstance(value, bool) and value not in (0, 1, None):
-            raise ConfigError(f"kohya: {key} is true or false, not {shown(value)}")
+            raise ConfigError(f"kohya: {key} is true or false, not {format_value(value)}")
         return bool(value)
 
     def number(self, key: str, default: float | None = None) -> Any:
@@ -138,9 +138,11 @@ class KohyaConfig:
         for pair in pairs:
             name, sign, text = pair.partition("=") if isinstance(pair, str) else ("", "", "")
             if not (sign and name.strip().isidentifier()):
-                raise ConfigError(f'kohya: {key} is a list of "name=value", not {shown(pair)}')
+                raise ConfigError(
+                    f'kohya: {key} is a list of "name=value", not {format_value(pair)}'
+                )
             if len(pair) > LONGEST_ARGUMENT:
-                raise ConfigError(f"kohya: {key}: {shown(pair)} is too long")
+                raise ConfigError(f"kohya: {key}: {format_value(pair)} is too long")
             arguments[name.strip()] = text.strip().strip("\"'")
         return arguments
 
@@ -155,7 +157,7 @@ class KohyaConfig:
         if wrong := [key for key in unused if key not in known]:
             valid = sorted(self.used | IGNORED | UNSUPPORTED | REFUSED.keys() | ALIASES.keys())
             first = wrong[:MOST_NAMED]
-            named = ", ".join(f"{shown(key)[1:-1]}{suggestion(key, valid)}" for key in first)
+            named = ", ".join(f"{format_value(key)[1:-1]}{suggestion(key, valid)}" for key in first)
             named += f" and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
             raise ConfigError(f"kohya has no such key, and would silently ignore it: {named}")
         effective = [key for key in unused if not changes_nothing(key, self.values[key])]
@@ -171,7 +173,7 @@ class KohyaConfig:
         return [key for key in unused if key not in unsupported], unsupported
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value in a message, as Python writes it, truncated if long."""
     try:
         text = repr(value)
@@ -187,7 +189,7 @@ def number(key: str, value: Any) -> int | float:
         ConfigError: it is not a number, or too large.
     """
     if isinstance(value, bool | list | dict):
-        raise ConfigError(f"kohya: {key} is a number, not {shown(value)}")
+        raise ConfigError(f"kohya: {key} is a number, not {format_value(value)}")
     parsed = value
     if not isinstance(value, int | float):
         written = plain(str(value)).strip()
@@ -197,9 +199,9 @@ def number(key: str, value: Any) -> int | float:
             else:
                 parsed = int(written) if re.fullmatch(r"[+-]?\d+", written) else float(written)
         except ValueError:
-            raise ConfigError(f"kohya: {key} is a number, not {shown(value)}") from None
+            raise ConfigError(f"kohya: {key} is a number, not {format_value(value)}") from None
     if math.inf > abs(parsed) > LARGEST:
-        raise ConfigError(f"kohya: {key}: {shown(value)} is too large a number")
+        raise ConfigError(f"kohya: {key}: {format_value(value)} is too large a number")
     return parsed
 
 
@@ -211,7 +213,7 @@ def whole(key: str, value: Any) -> int:
     """
     parsed = number(key, value)
     if isinstance(parsed, float) and not parsed.is_integer():  # includes inf and nan
-        raise ConfigError(f"kohya: {key} is a whole number, not {shown(value)}")
+        raise ConfigError(f"kohya: {key} is a whole number, not {format_value(value)}")
     return int(parsed)
 
 
@@ -229,7 +231,7 @@ def argument(key: str, value: str) -> Any:
     several = isinstance(parsed, tuple | list)
     for each in parsed if several else [parsed]:
         if each is not None and not isinstance(each, bool | int | float | str):
-            raise ConfigError(f"kohya: {key}: {shown(value)} cannot be")
+            raise ConfigError(f"kohya: {key}: {format_value(value)} cannot be")
         if isinstance(each, int | float):
             number(key, float(each) if isinstance(each, bool) else each)
     return list(parsed) if several else parsed

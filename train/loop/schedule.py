@@ -9,7 +9,7 @@ from itertools import accumulate
 from train.config.schema import TrainingConfig, TrialConfig
 from train.data.batching import Batches, crops_of, plan_batches
 from train.data.dataset import Dataset
-from train.data.folders.wording import counted
+from train.data.folders.wording import count_noun
 
 CHECKPOINTS = 5  # the least number by default
 
@@ -94,13 +94,13 @@ class TrainingSchedule:
             factors.append(f"{self.accumulation} accumulated")
         if processes > 1:
             factors.append(f"{processes} processes")
-        often = "epoch" if self.save_every == 1 else counted(self.save_every, "epoch")
+        often = "epoch" if self.save_every == 1 else count_noun(self.save_every, "epoch")
         effective = self.global_batch_size * self.accumulation
         return (
             f"effective batch {effective} ({' x '.join(factors)}); "
-            f"{counted(self.steps_an_epoch, 'step')} an epoch, {counted(self.epochs, 'epoch')}, "
-            f"{counted(self.steps, 'step')}; a checkpoint every {often}, "
-            f"{self.checkpoints} in all"
+            f"{count_noun(self.steps_an_epoch, 'step')} an epoch, "
+            f"{count_noun(self.epochs, 'epoch')}, {count_noun(self.steps, 'step')}; a checkpoint "
+            f"every {often}, {self.checkpoints} in all"
         )
 
 

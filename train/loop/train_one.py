@@ -9,7 +9,7 @@ from pathlib import Path
 from train.cli.signals import graceful_stop
 from train.config.schema import TrainConfig, trial_of
 from train.data.dataset import Dataset, load_dataset
-from train.data.folders.wording import agreed, counted
+from train.data.folders.wording import count_noun, plural_form
 from train.loop.construction_checks import check_construction
 from train.loop.schedule import report, schedule_of
 from train.loop.trainer import Trainer, TrainingError, TrialSpec
@@ -35,8 +35,8 @@ def main(config: TrainConfig) -> None:
     folder = Path(config.output)
     if config.resume == RESUME_OFF and processes.main and (replaced := forget(folder, config.name)):
         log.info(
-            f"resume=off: starts over; {counted(len(replaced), 'file')} of the run in {folder} "
-            f"{agreed(len(replaced), 'is', 'are')} gone"
+            f"resume=off: starts over; {count_noun(len(replaced), 'file')} of the run in {folder} "
+            f"{plural_form(len(replaced), 'is', 'are')} gone"
         )
     processes.wait()
     check_construction(config)

@@ -15,7 +15,7 @@ from evaluate.features.extractor import FeatureExtractor, ImageFeatures
 from evaluate.features.feature_cache import FeatureCache
 from evaluate.features.pose import LayoutPoses
 from evaluate.features.pose_detectors import pose_source
-from train.data.folders.wording import counted
+from train.data.folders.wording import count_noun
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def test_a_long_stage_says_how_far_it_is(
         countdown.step(10)
     assert "the base model draws 10 of 40 pictures, about 3 min left" in caplog.text
     assert "30 of 40 pictures, about 60 s left" in caplog.text
-    assert (counted(1, "trial"), counted(2, "trial"), duration(7200)) == (
+    assert (count_noun(1, "trial"), count_noun(2, "trial"), duration(7200)) == (
         "1 trial",
         "2 trials",
         "2 h 00 min",

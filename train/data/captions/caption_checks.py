@@ -9,7 +9,7 @@ from pathlib import Path
 from train.data.captions.caption_files import Caption, CaptionFiles
 from train.data.captions.trigger import mentions, trigger_word
 from train.data.folders.folder_contents import Contents
-from train.data.folders.wording import agreed, counted, some
+from train.data.folders.wording import count_noun, first_names, plural_form
 from train.data.images.image import TrainingImage
 from train.data.images.subset import Subset
 from train.text.display import readable
@@ -59,8 +59,8 @@ def _shared(images: Sequence[TrainingImage], files: CaptionFiles) -> list[str]:
     for image in images:
         owners[files.of(image.path)].append(image.path)
     return [
-        f"one caption file, {readable(file.name)}, is that of {counted(len(paths), 'picture')}: "
-        f"{some(paths)}"
+        f"one caption file, {readable(file.name)}, is that of {count_noun(len(paths), 'picture')}: "
+        f"{first_names(paths)}"
         for file, paths in owners.items()
         if file and len(paths) > 1
     ]
@@ -76,23 +76,27 @@ def _missing(
 ) -> list[str]:
     words = "the trigger" if subset.class_words == trigger else "the words"
     instead = f"{words} {subset.class_words!r}" if subset.class_words else "an empty one"
-    have, get = agreed(len(uncaptioned), "has", "have"), agreed(len(uncaptioned), "gets", "get")
+    have, get = (
+        plural_form(len(uncaptioned), "has", "have"),
+        plural_form(len(uncaptioned), "gets", "get"),
+    )
     warnings = [
-        f"{len(uncaptioned)} of {counted(len(images), 'picture')} in "
+        f"{len(uncaptioned)} of {count_noun(len(images), 'picture')} in "
         f"{readable(subset.folder.name)} {have} no caption and {get} {instead} "
-        f"({some(uncaptioned)})"
+        f"({first_names(uncaptioned)})"
     ]
     extensions = [files.elsewhere(file) for file in uncaptioned]
     for extension in sorted({extension for extension in extensions if extension}):
         count = extensions.count(extension)
         warnings.append(
-            f"{count} of them {agreed(count, 'has', 'have')} a {extension} file of the same name: "
-            f"{in_setting('data.caption_extension', extension)} reads it (now {files.extension})"
+            f"{count} of them {plural_form(count, 'has', 'have')} a {extension} file of the same "
+            f"name: {in_setting('data.caption_extension', extension)} reads it (now "
+            f"{files.extension})"
         )
     if lonely := files.without_picture(contents.pictures):
         warnings.append(
-            f"{counted(len(lonely), 'caption')} in {readable(subset.captions.name)} without a "
-            f"picture of the same name: {some(lonely)}"
+            f"{count_noun(len(lonely), 'caption')} in {readable(subset.captions.name)} without a "
+            f"picture of the same name: {first_names(lonely)}"
         )
     return warnings
 
@@ -109,7 +113,7 @@ def _trigger(subset: Subset, images: Sequence[TrainingImage], word: str) -> list
         return []
     lacking = [i.path for i, has in zip(images, have, strict=True) if not has]
     return [
-        f"{len(lacking)} of {counted(len(have), 'caption')} in {folder} "
-        f"{agreed(len(lacking), 'lacks', 'lack')} the trigger word {word!r} (as "
+        f"{len(lacking)} of {count_noun(len(have), 'caption')} in {folder} "
+        f"{plural_form(len(lacking), 'lacks', 'lack')} the trigger word {word!r} (as "
         f"{readable(lacking[0].name)}); prompts with it may not find the subject"
     ]

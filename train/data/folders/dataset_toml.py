@@ -24,7 +24,7 @@ from train.files.paths import expanded, is_below
 from train.files.permissions import is_foreign, is_named
 from train.kohya_toml.key_tables import LEAST, MOST, REFUSED, UNSUPPORTED, changes_nothing, refuse
 from train.kohya_toml.lenient_toml import read_toml
-from train.kohya_toml.parsed_config import shown
+from train.kohya_toml.parsed_config import format_value
 from train.text.display import shortened, worded
 from train.text.shell import in_setting
 
@@ -266,7 +266,7 @@ def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
             level = "[[datasets]] or [general]" if key in DATASET else "[[datasets.subsets]]"
             raise DataError(f"{KEY}: {where}: {key} belongs to {level}")
         near = suggestion(key, [*known, *everywhere])
-        raise DataError(f"{KEY}: {where}: there is no key {shown(key)[1:-1]}{near}")
+        raise DataError(f"{KEY}: {where}: there is no key {format_value(key)[1:-1]}{near}")
 
 
 def _check_value(key: str, value: Any, kinds: tuple[type, ...], where: str) -> None:
@@ -274,16 +274,18 @@ def _check_value(key: str, value: Any, kinds: tuple[type, ...], where: str) -> N
     fits: bool = isinstance(value, kinds)
     if not fits or (isinstance(value, bool) and bool not in kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be {names}")
+        raise DataError(f"{KEY}: {where}.{key}: {format_value(value)} must be {names}")
     if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
         low, high = RANGES[key]
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be from {low} to {high}")
+        raise DataError(f"{KEY}: {where}.{key}: {format_value(value)} must be from {low} to {high}")
     if key == "validation_split" and not 0 <= value < 1:
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be from 0 to below 1")
+        raise DataError(f"{KEY}: {where}.{key}: {format_value(value)} must be from 0 to below 1")
     if key == "caption_extension" and not re.fullmatch(r"\.?[\w.-]+", value):
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is not an extension such as .txt")
+        raise DataError(
+            f"{KEY}: {where}.{key}: {format_value(value)} is not an extension such as .txt"
+        )
     if key == "image_dir" and not value.isprintable():
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is not a folder name")
+        raise DataError(f"{KEY}: {where}.{key}: {format_value(value)} is not a folder name")
 
 
 def _dotted(extension: str) -> str:

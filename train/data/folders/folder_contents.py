@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.config.parsing import suggestion
-from train.data.folders.wording import by_kind, some
+from train.data.folders.wording import count_by_extension, first_names
 from train.data.images.file_kinds import COMPANIONS, EXTENSIONS, kind
 from train.data.images.image import DataError
 from train.files.paths import expanded
@@ -105,12 +105,11 @@ def no_picture_in(folder: Path) -> str:
     contents = contents_of(folder, "")
     if inside := [one for one in contents.folders if holds_pictures(one)]:
         return (
-            f"{message} itself; there are some in its subfolders ({some(inside)}): give one of "
-            "them, "
-            "or put repeats in front of their names, as in 10_name"
+            f"{message} itself; there are some in its subfolders ({first_names(inside)}): give one "
+            "of them, or put repeats in front of their names, as in 10_name"
         )
     if unread := contents.unread:
-        return f"{message}; {by_kind(unread)} cannot be read: save them as png or jpg"
+        return f"{message}; {count_by_extension(unread)} cannot be read: save them as png or jpg"
     return f"{message}{'' if contents.others or contents.folders else ', which is empty'}"
 
 

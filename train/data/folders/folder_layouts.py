@@ -14,7 +14,7 @@ from train.data.folders.folder_contents import (
     no_picture_in,
 )
 from train.data.folders.folder_names import MOST_REPEATS, folder_name
-from train.data.folders.wording import counted, some
+from train.data.folders.wording import count_noun, first_names
 from train.data.images.image import DataError
 from train.data.images.subset import Subset
 from train.text.display import readable, worded
@@ -100,8 +100,8 @@ class _LayoutReader:
         subset = self._named(name) if "_" in name else self.defaults
         if subset is not self.defaults:
             self.warnings.append(
-                f"{readable(name)}: its name gives {counted(subset.repeats, 'repeat')} (instead of "
-                f"data.repeats) and pictures without a caption {subset.class_words!r}"
+                f"{readable(name)}: its name gives {count_noun(subset.repeats, 'repeat')} (instead "
+                f"of data.repeats) and pictures without a caption {subset.class_words!r}"
             )
         return replace(subset, folder=folder, captions=captions or folder)
 
@@ -117,7 +117,7 @@ class _LayoutReader:
             )
         if filled and len(filled) < len(numbered):
             empty = [inside for inside in numbered if inside not in filled]
-            self.warnings.append(f"skipped, as there is no picture in it: {some(empty)}")
+            self.warnings.append(f"skipped, as there is no picture in it: {first_names(empty)}")
         subsets = []
         for inside in filled:
             caption_folder = captions / inside.name if captions else inside
