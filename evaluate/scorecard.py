@@ -60,7 +60,7 @@ class SavedCard(msgspec.Struct):
 
 
 # older records have no failure; in these only checkpoints with NaN images lack prompt_fidelity
-NOT_SCORED = "its pictures could not be scored"
+NOT_SCORED = "its images could not be scored"
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Scorecard:
             "by_probe": self.by_probe,
             "notes": list(self.notes),
             "confidence": self.confidence,
-            "copies": {str(probe): picture for probe, picture in self.copies.items()},
+            "copies": {str(probe): image for probe, image in self.copies.items()},
             "unit": self.unit,
             "failure": self.failure,
         }
@@ -138,7 +138,7 @@ class Scorecard:
             by_probe={n: v for n, v in saved.by_probe.items() if n in scores and _in_range(v)},
             notes=saved.notes,
             confidence=saved.confidence,
-            copies={int(probe): picture for probe, picture in saved.copies.items()},
+            copies={int(probe): image for probe, image in saved.copies.items()},
             unit=saved.unit,
             failure=failure,
         )

@@ -97,8 +97,8 @@ class Scorer:
         )
         if single:
             self._note(
-                "one picture is held out: the intervals of validation_loss and generalization_gap "
-                "are over the timesteps, not over pictures"
+                "one image is held out: the intervals of validation_loss and generalization_gap "
+                "are over the timesteps, not over images"
             )
         self.seconds = time.monotonic() - start
 
@@ -182,7 +182,7 @@ class Scorer:
     def failed(self, path: Path, epoch: int, images: Tensor) -> Scorecard:
         """The scorecard of a checkpoint whose images are not finite."""
         count = len(images) - int(images.isfinite().flatten(1).all(1).sum())
-        failure = f"{count} of its {len(images)} pictures are not finite numbers"
+        failure = f"{count} of its {len(images)} images are not finite numbers"
         return self._unusable(path, epoch, failure, _pixels(images.nan_to_num(0, 0, 0)))
 
     def _broken(self, path: Path, epoch: int, failure: str) -> Scorecard:
@@ -234,7 +234,7 @@ class Scorer:
             if share < MIN_DETECTED:
                 self._note(
                     f"{self.extractor.source.name} finds a pose in {share:.0%} of the {name} "
-                    "pictures: poses are compared by layout instead"
+                    "images: poses are compared by layout instead"
                 )
                 encoder = self.extractor.encoder
                 self.extractor = FeatureExtractor(encoder, LayoutPoses(encoder))

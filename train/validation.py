@@ -59,7 +59,7 @@ def check_trial(config: TrialConfig) -> None:
     check_choice("cache", config.cache, CACHES)
     if config.data.color_augmentation and config.cache != OFF:
         raise ConfigError(
-            "data.color_augmentation: changes the pictures each time, so their latents cannot be "
+            "data.color_augmentation: changes the images each time, so their latents cannot be "
             "kept; set cache=off (slower), or leave it out"
         )
     check_base(config.base)
@@ -196,7 +196,7 @@ def check_data(data: DataConfig) -> None:
         ConfigError: naming the first setting that cannot work.
     """
     if not data.path and data.dataset_config is None:
-        raise ConfigError("data.path: say where your pictures are")
+        raise ConfigError("data.path: say where your images are")
     check_choice("data.on_error", data.on_error, ("stop", "skip"))
     if not re.fullmatch(r"\s*\.?[^\s./\\*?\[\]\0]+\s*", data.caption_extension):
         raise ConfigError(

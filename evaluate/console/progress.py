@@ -33,7 +33,7 @@ class Countdown:
             return
         self._logged = now
         left = (now - self._began) / self.done * (self.total - self.done)
-        done = f"{self.done} of {count_noun(self.total, 'picture')}"
+        done = f"{self.done} of {count_noun(self.total, 'image')}"
         log.info(f"{self.what} {done}, about {duration(left)} left")
 
     def skip(self, count: int) -> None:

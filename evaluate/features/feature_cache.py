@@ -92,7 +92,7 @@ def _check(features: ImageFeatures, count: int) -> None:
         tensor = getattr(features, field.name)
         kind = tensor.dtype == torch.bool if field.name == "found" else tensor.is_floating_point()
         if not kind or tensor.ndim < DIMENSIONS[field.name] or len(tensor) != count:
-            raise UntrustedFileError(f"{field.name} of other pictures")
+            raise UntrustedFileError(f"{field.name} of other images")
     if features.colors.shape[1:] != (3,) or features.features.shape != features.subjects.shape:
         raise UntrustedFileError("readings of another encoder")
 

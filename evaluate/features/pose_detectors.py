@@ -149,8 +149,8 @@ class MediaPipePoses(KeypointPoses):
 
     def _subject(self, image: Tensor) -> Tensor:
         pixels = (image.permute(1, 2, 0) * 255).round().byte().cpu().contiguous().numpy()
-        picture = self.package.Image(image_format=self.package.ImageFormat.SRGB, data=pixels)
-        return landmarks(self.landmarker.detect(picture).pose_landmarks)
+        image = self.package.Image(image_format=self.package.ImageFormat.SRGB, data=pixels)
+        return landmarks(self.landmarker.detect(image).pose_landmarks)
 
 
 def landmarks(people: list[list[Landmark]]) -> Tensor:

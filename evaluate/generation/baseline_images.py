@@ -65,11 +65,11 @@ class BaselineImages:
             side = self.resolution // self.base.factor * self.base.factor
             saved = _read(file, (len(probes), 3, side, side))
             if saved is None:
-                log.info(f"{count_noun(len(probes), 'picture')} of the base model, to compare with")
+                log.info(f"{count_noun(len(probes), 'image')} of the base model, to compare with")
                 images = generate(self.base, [], prompts, seeds, *sampling, countdown)[0]
                 if not images.isfinite().all():
                     raise BaseError(
-                        f"base.precision: the base's own pictures are not finite numbers in "
+                        f"base.precision: the base's own images are not finite numbers in "
                         f"{self.base.dtype}; take bf16 or fp32"
                     )
                 saved = (images * 255).round().byte()

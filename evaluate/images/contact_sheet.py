@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
 from train.config.parsing import cause
-from train.data.images.limits import checked
+from train.data.images.limits import open_within_limits
 from train.files.atomic_write import write_atomically
 from train.files.untrusted import UntrustedFileError, opened, parse_json
 from train.text.display import LINES, printable
@@ -62,7 +62,7 @@ class Place(NamedTuple):
 class Cell(NamedTuple):
     """An image, a label below it, its name (role and number), and whether it has a red frame."""
 
-    picture: Image.Image
+    image: Image.Image
     words: str = ""
     name: str = ""
     alarming: bool = False
@@ -98,7 +98,7 @@ def contact_sheet(scorecard: Scorecard, probe_set: ProbeSet, training: Tensor) -
         raise ValueError("a scorecard that was read back has no images")
     images, copies = scorecard.images, scorecard.copies
     spread = np.linspace(0, len(training) - 1, min(COLUMNS, len(training))).round().astype(int)
-    sections = [Section("training pictures", [Cell(picture_of(p)) for p in training[spread]], 0)]
+    sections = [Section("training images", [Cell(to_pil(p)) for p in training[spread]], 0)]
     for role, title in TITLES.items():
         cells = []
         for row in probe_set.rows(role):
@@ -111,9 +111,9 @@ def contact_sheet(scorecard: Scorecard, probe_set: ProbeSet, training: Tensor) -
     pairs = []
     for row, nearest in copies.items():
         pairs.append(Cell(Image.fromarray(images[row]), alarming=True))
-        pairs.append(Cell(picture_of(training[nearest]), name=f"{COPY} {row}"))
+        pairs.append(Cell(to_pil(training[nearest]), name=f"{COPY} {row}"))
     if pairs:
-        sections.append(Section("copies, each with its training picture beside it", pairs, 0))
+        sections.append(Section("copies, each with its training image beside it", pairs, 0))
     return _page(sections)
 
 
@@ -126,17 +126,17 @@ def data_sheet(
         training, validation: pixels (3, H, W), 0 to 1, and the caption.
     """
     sections = []
-    for title, pictures in (("training pictures", training), ("held out", validation)):
-        shown = [pictures[i] for i in range(0, len(pictures), -(-len(pictures) // MOST) or 1)]
-        some = f"{len(shown)} of " if len(shown) < len(pictures) else ""
+    for title, images in (("training images", training), ("held out", validation)):
+        shown = [images[i] for i in range(0, len(images), -(-len(images) // MOST) or 1)]
+        part = f"{len(shown)} of " if len(shown) < len(images) else ""
         if shown:
-            role = TRAINING if pictures is training else ""
+            role = TRAINING if images is training else ""
             cells = [
-                Cell(picture_of(pixels), caption, role and f"{role} {number}")
+                Cell(to_pil(pixels), caption, role and f"{role} {number}")
                 for number, (pixels, caption) in enumerate(shown)
             ]
             lines = max(len(shortened(cell.words, WIDTH, 5).splitlines()) for cell in cells)
-            sections.append(Section(f"{some}{len(pictures)} {title}", cells, lines))
+            sections.append(Section(f"{part}{len(images)} {title}", cells, lines))
     return _page(sections)
 
 
@@ -195,8 +195,8 @@ def read_png(file: Path) -> Image.Image:
         UntrustedFileError: it is not a PNG, or it is too large.
         OSError: the file is missing or cannot be read.
     """
-    with _opened(file) as picture:
-        return _in_rgb(picture)
+    with _opened(file) as image:
+        return _in_rgb(image)
 
 
 @contextmanager
@@ -209,19 +209,19 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     name = shortened_path(file)
     with opened(file, LARGEST) as stream:
         try:
-            picture = checked(stream, ["PNG"], MOST_CHUNKS)
-            if picture.width * picture.height > MOST_PIXELS:
+            image = open_within_limits(stream, ["PNG"], MOST_CHUNKS)
+            if image.width * image.height > MOST_PIXELS:
                 raise UntrustedFileError(f"{name}: has over {MOST_PIXELS / 1e6:g} megapixels")
-            yield picture
+            yield image
         except UntrustedFileError:
             raise
         except Exception as error:  # Pillow raises many kinds for a damaged file
             raise UntrustedFileError(f"{name}: is not a readable PNG: {cause(error)}") from None
 
 
-def _in_rgb(picture: Image.Image) -> Image.Image:
-    picture.load()
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+def _in_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _places(page: Image.Image, file: Path) -> dict[str, Place]:
@@ -233,14 +233,14 @@ def _places(page: Image.Image, file: Path) -> dict[str, Place]:
     name = shortened_path(file)
     places = parse_json(str(page.info.get(CELLS, "[]")), list[Place], name)
     if len(places) > min(MOST_CELLS, page.width * page.height // CELL**2):
-        raise UntrustedFileError(f"{name}: names more pictures than it has room for")
+        raise UntrustedFileError(f"{name}: names more images than it has room for")
     for place in places:
         if place.x + CELL > page.width or place.y + CELL > page.height:
             raise UntrustedFileError(f"{name}: {place.name!r} is outside of it")
     return {place.name: place for place in places}
 
 
-def picture_of(pixels: Tensor) -> Image.Image:
+def to_pil(pixels: Tensor) -> Image.Image:
     """(3, H, W), 0 to 1."""
     return Image.fromarray((pixels.permute(1, 2, 0) * 255).byte().numpy())
 
@@ -264,7 +264,7 @@ def _draw(page: Image.Image, section: Section, top: int) -> list[tuple[str, str,
     for i, cell in enumerate(section.cells):
         x = GAP + i % COLUMNS * (CELL + GAP)
         y = top + HEADING + i // COLUMNS * (CELL + section.lines * LINE + GAP)
-        page.paste(scaled(cell.picture, CELL), (x, y))
+        page.paste(scaled(cell.image, CELL), (x, y))
         if cell.alarming:
             draw.rectangle((x - 3, y - 3, x + CELL + 2, y + CELL + 2), outline=ALARM, width=3)
         if section.lines:
@@ -289,8 +289,8 @@ def shortened(words: str, width: int, lines: int) -> str:
     return "\n".join(textwrap.wrap(spaced, width, max_lines=lines, placeholder=" ..."))
 
 
-def scaled(picture: Image.Image, side: int) -> Image.Image:
+def scaled(image: Image.Image, side: int) -> Image.Image:
     """The image as a square; a tiny one is enlarged without interpolation."""
-    tiny = picture.width * 2 <= side
+    tiny = image.width * 2 <= side
     method = Image.Resampling.NEAREST if tiny else Image.Resampling.LANCZOS
-    return picture.resize((side, side), method)
+    return image.resize((side, side), method)

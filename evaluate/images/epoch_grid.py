@@ -69,9 +69,9 @@ def _draw(page: Image.Image, at: tuple[int, int], row: dict[str, Cell], name: st
     if name not in row:
         return
     (x, y), cell = at, row[name]
-    page.paste(scaled(cell.picture, SIDE), at)
+    page.paste(scaled(cell.image, SIDE), at)
     copied = row.get(name.replace(FRESH, COPY))
     if cell.alarming and copied:
-        page.paste(scaled(copied.picture, BESIDE), (x + SIDE + GAP, y + SIDE - BESIDE))
+        page.paste(scaled(copied.image, BESIDE), (x + SIDE + GAP, y + SIDE - BESIDE))
         box = (x - 2, y - 2, x + SIDE + 1, y + SIDE + 1)
         ImageDraw.Draw(page).rectangle(box, outline=ALARM, width=3)

@@ -26,7 +26,7 @@ from evaluate.images.contact_sheet import (
     places_of,
     scaled,
 )
-from train.data.images.limits import checked
+from train.data.images.limits import open_within_limits
 from train.files.atomic_write import write_atomically
 from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError, opened
@@ -51,7 +51,7 @@ def save_probe_images(images: NDArray[np.uint8], sheet: Path) -> None:
 
 
 def probe_cells(sheet: Path, names: Collection[str]) -> dict[str, Cell]:
-    """The named pictures of a contact sheet, as `cells_of`; probe images from their own file."""
+    """The named images of a contact sheet, as `cells_of`; probe images from their own file."""
     places = places_of(sheet)
     rows = {row: name for name in names if name in places and (row := _row(name)) is not None}
     try:
@@ -83,7 +83,7 @@ def read_probe_images(file: Path, rows: Collection[int]) -> dict[int, Image.Imag
                 continue
             stream.seek(header.size + start)
             try:
-                image = checked(BytesIO(stream.read(stop - start)), ["PNG"], MOST_CHUNKS)
+                image = open_within_limits(BytesIO(stream.read(stop - start)), ["PNG"], MOST_CHUNKS)
                 pixels += image.width * image.height
                 if pixels <= MOST_PIXELS:
                     images[row] = image.convert("RGB")

@@ -103,7 +103,7 @@ class Baseline:
         shares = [self.probabilities(part, self.training).mean(0) for part in self.parts(kind)]
         metric = AttributeLeak(shares, accuracy.tolist(), **options)
         if not (requested >= 0).any():
-            metric.undefined_reason = "the training pictures show all that can be asked for"
+            metric.undefined_reason = "the training images show all that can be asked for"
         return metric
 
 

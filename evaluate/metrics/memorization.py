@@ -32,9 +32,9 @@ class PoseMemorization(Share):
         nearest = source.similarity(base, training).max(1).values if len(base) else torch.ones(1)
         self.radius = torch.quantile(nearest, 1 - NULL_QUANTILE)
         if not len(base):
-            self.undefined_reason = "no pose is found in the base's pictures"
+            self.undefined_reason = "no pose is found in the base's images"
         elif not self.radius < 1 - TINY:
-            self.undefined_reason = "the base's pictures have the training poses already"
+            self.undefined_reason = "the base's images have the training poses already"
 
     def nearness(self, poses: Tensor) -> Tensor:
         """(N,) similarity to the nearest training pose."""
@@ -113,7 +113,7 @@ class Copying(Share):
         self.register_buffer("radius", null.median() / 2)
         self.base_rate = float((null < self.radius).float().mean())
         if not self.radius > TINY:
-            self.undefined_reason = "the base's pictures are the training pictures already"
+            self.undefined_reason = "the base's images are the training images already"
 
     def distance(self, patches: Tensor) -> Tensor:
         """(N,) distance to the nearest training image: root mean square over the patches."""

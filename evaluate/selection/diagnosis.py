@@ -59,7 +59,7 @@ def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
         findings.append(Finding(
             "color shift",
             f"at {last.label} the colors are {cast.value:.0f} Delta E off the base's",
-            f"{LOWER}, or take pictures without a common color cast",
+            f"{LOWER}, or take images without a common color cast",
         ))  # fmt: skip
     if bleed and bleed.low > BLEEDS:
         findings.append(Finding(
@@ -67,7 +67,7 @@ def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
             f"without the trigger word the class already has {percent(bleed.value)} of the "
             f"subject's likeness at {last.label}",
             "no harm if you always want the subject; else describe it in the captions, or also "
-            "train on ordinary pictures of the class",
+            "train on ordinary images of the class",
         ))  # fmt: skip
     growing = any(finding.name == "underfitting" for finding in findings)
     return findings if growing else findings + _plateaued(cards)
@@ -120,7 +120,7 @@ def _memorized(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
                 f"{FAULTS.get(name, f'are over the limit of {name}')}, "
                 f"{percent(worst.scores[name].value)} of them at {worst.label}",
                 f"keep an earlier epoch; {LOWER}, name poses and places in the captions, or add "
-                "pictures that differ",
+                "images that differ",
             ))  # fmt: skip
     return findings
 
@@ -166,7 +166,7 @@ def _no_body(last: Scorecard) -> list[Finding]:
     if rate.high >= BODIES:
         return []
     return [Finding(
-        "broken pictures",
+        "broken images",
         f"a body is found in only {percent(rate.value)} of the images at {last.label}",
         f"keep an earlier epoch; {LOWER}",
     )]  # fmt: skip
@@ -177,7 +177,7 @@ def _plateaued(cards: list[Scorecard]) -> list[Finding]:
     if since is None or since == cards[-1].epoch:
         return []
     gap = cards[-1].scores.get("generalization_gap")
-    above = f"; it is {gap.value:.3f} above the loss on training pictures" if gap else ""
+    above = f"; it is {gap.value:.3f} above the loss on training images" if gap else ""
     return [Finding(
         "validation loss is flat",
         f"the validation loss has not fallen since {cards[0].unit} {since}{above}",

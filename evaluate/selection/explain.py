@@ -19,7 +19,7 @@ FAULTS = {
     "pose_memorization": "repeat a training pose",
     "background_leak": "show a training background that was not asked for",
     "outfit_leak": "show the training outfit where another was asked for",
-    "copying": "are copies of a training picture",
+    "copying": "are copies of a training image",
 }
 # why it was chosen by a rule without limits
 RULES = {
@@ -61,7 +61,7 @@ def _explain(
             f"WARNING: every checkpoint is over a limit; {pick.label} is over by the least, "
             f"so use it with care: {describe_faults(pick, exceeded(pick, policy), policy)}.",
             f"{name} {learned}; train for fewer epochs, at a lower learning rate, or on more "
-            "pictures.",
+            "images.",
         ]
     how = f", the best overall of the epochs within the limits ({overall(pick)})"
     if not deciding(pick):
@@ -123,7 +123,7 @@ def decided_by(card: Scorecard, policy: PolicyConfig) -> str:
     if not names:
         return "Likeness cannot be measured, so the last epoch within the limits is taken."
     if names == (LOSS,):
-        return "Likeness cannot be measured, so the loss on the held-out pictures decides."
+        return "Likeness cannot be measured, so the loss on the held-out images decides."
     return "How well prompts are followed cannot be measured, so the likeness alone decides."
 
 

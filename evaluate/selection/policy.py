@@ -23,7 +23,7 @@ from train.errors import ConfigError
 
 UNCONSTRAINED = ("min_validation_loss", "max_subject_fidelity", "weighted")  # ignore the limits
 NEEDED = {
-    "min_validation_loss": "validation_loss; hold out pictures for it",
+    "min_validation_loss": "validation_loss; hold out images for it",
     "max_subject_fidelity": "subject_fidelity",
 }
 
@@ -112,7 +112,7 @@ def check_scores(policy: PolicyConfig, names: Collection[str]) -> None:
     if needed & {*names}:
         return  # a weighted sum leaves out undefined scores, and its reasons say so
     for name in sorted(needed):
-        hint = " without held-out pictures" if name in LOSSES else " with these pictures and probes"
+        hint = " without held-out images" if name in LOSSES else " with these images and probes"
         raise ConfigError(f"policy: there is no {name}{hint}")
 
 

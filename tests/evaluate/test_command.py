@@ -95,7 +95,7 @@ def test_what_is_not_as_it_is_drawn_is_said_before_any_picture_is(tmp_path: Path
     assert "bundle_emb.sks.clip_l" in places
     assert re.search(r"2 of 2 files .* clip_skip 2; they are drawn with 1 \(base.clip_skip=2", said)
     assert re.search(r"2 of 2 files .* resolution 768; they are drawn with 32", said)
-    assert said.index("base.clip_skip=2") < said.index("pictures of the base model")
+    assert said.index("base.clip_skip=2") < said.index("images of the base model")
     assert "1/2" in said
     assert "2/2" in said
     code, said = run_module("evaluate", f"checkpoints={tmp_path}/me-000003.safetensors",

@@ -17,7 +17,7 @@ from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError
 
 GROUPS = ("base", "data")
-SD15, SDXL, OWN_PICTURES = "sd15", "sdxl", "default"
+SD15, SDXL, OWN_IMAGES = "sd15", "sdxl", "default"
 SECOND_ENCODER = "text_encoder_2"  # a folder of diffusers' SDXL models
 # prefixes of the second text encoder's tensors in a single file
 SECOND_ENCODERS_KEYS = ("conditioner.embedders.1.", f"{SECOND_ENCODER}.")
@@ -56,7 +56,7 @@ def choices(given: Mapping[str, str]) -> dict[str, str]:
     folder, listed = given.get("data.path"), given.get("data.dataset_config", NULL)
     if "data" not in given and (folder or listed != NULL):
         embedded = folder == EMBEDDED and listed == NULL
-        options["data"] = EMBEDDED if embedded else OWN_PICTURES
+        options["data"] = EMBEDDED if embedded else OWN_IMAGES
     return options
 
 

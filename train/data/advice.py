@@ -30,43 +30,43 @@ def advice(
     lines: list[str] = []
     if len({image.content for image in shown.values()}) == 1:
         lines.append(
-            "there is only one picture to train on, so likeness (subject_fidelity) has no scale: "
-            "that is how alike the pictures are to each other; one more gives it one"
+            "there is only one image to train on, so likeness (subject_fidelity) has no scale: "
+            "that is how alike the images are to each other; one more gives it one"
         )
     if len(training) < few:
         lines.append(
-            f"{count_noun(len(training), 'picture')} {plural_form(len(training), 'is', 'are')} "
+            f"{count_noun(len(training), 'image')} {plural_form(len(training), 'is', 'are')} "
             f"few; {few} and more overfit later (data.min_images_warning)"
         )
     if not validation:
-        lines.append("no picture is held out: there will be no validation_loss")
+        lines.append("no image is held out: there will be no validation_loss")
     if pairs:
         names = " and ".join(readable(file.name) for file in pairs[0])
         lines.append(
-            f"{count_noun(len(pairs), 'picture')} {plural_form(len(pairs), 'is', 'are')} there "
+            f"{count_noun(len(pairs), 'image')} {plural_form(len(pairs), 'is', 'are')} there "
             f"twice (as {names}) and {plural_form(len(pairs), 'counts', 'count')} double"
         )
     if transparent:
         verb = plural_form(len(transparent), "is", "are")
         lines.append(
-            f"{count_noun(len(transparent), 'picture')} {verb} see-through "
+            f"{count_noun(len(transparent), 'image')} {verb} see-through "
             f"({first_names(transparent)}): placed on white"
         )
     if animated:
         verb = plural_form(len(animated), "has", "have")
         lines.append(
-            f"{count_noun(len(animated), 'picture')} {verb} several frames or pages "
+            f"{count_noun(len(animated), 'image')} {verb} several frames or pages "
             f"({first_names(animated)}): "
             "only the first one is read"
         )
     if one_background(list(shown.values())):
         lines.append(
-            "the borders of all the pictures look the same: with one background the LoRA learns it "
+            "the borders of all the images look the same: with one background the LoRA learns it "
             "along with the subject; add others, or name it in the captions"
         )
-    if any(picture.subset.flip for picture in training):
+    if any(image.subset.flip for image in training):
         lines.append(
-            "pictures are flipped: wrong for a subject whose sides differ (a parting, a scar, "
+            "images are flipped: wrong for a subject whose sides differ (a parting, a scar, "
             "writing)"
         )
     return lines

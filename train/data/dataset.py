@@ -61,7 +61,7 @@ class Dataset:
         if len(repeats) == 1:
             times = count_noun(repeats[0], "repeat")
         lines = [
-            f"{count_noun(len(self.training), 'training picture')} x {times}, "
+            f"{count_noun(len(self.training), 'training image')} x {times}, "
             f"{count_noun(captions, 'different caption')}; {len(self.validation)} held out for "
             "validation"
         ]
@@ -88,20 +88,20 @@ def load_dataset(config: DataConfig) -> Dataset:
     regularization = [i for i in images if i.subset.regularization] + reader.regularization()
     subject = [image for image in images if not image.subset.regularization]
     if not subject:
-        raise DataError(f"{reader.key}: holds only regularization pictures")
+        raise DataError(f"{reader.key}: holds only regularization images")
     validation = reader.held_out()
     if validation is None:
         training, validation = split(subject, config.validation_fraction, config.validation_seed)
     else:
         training = without(subject, {image.content for image in validation})
     if not training:
-        raise DataError("data.validation_path: holds all the pictures of the training folder")
+        raise DataError("data.validation_path: holds all the images of the training folder")
     contents = {image.content for image in validation}
     shown = sum(image.repeats for image in training)
     if shown > max(MOST_SHOWN, len(training)):
         raise DataError(
-            f"{reader.key}: an epoch would show {shown:,} pictures "
-            f"({count_noun(len(training), 'picture')} with their repeats), and {MOST_SHOWN:,} is "
+            f"{reader.key}: an epoch would show {shown:,} images "
+            f"({count_noun(len(training), 'image')} with their repeats), and {MOST_SHOWN:,} is "
             "the most: take fewer repeats (data.repeats, num_repeats, or the number in a folder's "
             "name) and more epochs"
         )
@@ -113,7 +113,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     ):
         if unused:
             reader.warnings.append(
-                f"{unused} of {count_noun(len(regularization), 'regularization picture')} "
+                f"{unused} of {count_noun(len(regularization), 'regularization image')} "
                 f"{plural_form(unused, 'is', 'are')} not used: {why}"
             )
     return Dataset(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from train.data.images.image import DataError, decode_picture
+from train.data.images.image import DataError, decode_image
 from train.data.images.limits import LARGEST
 from train.data.images.rgb import strips
 from train.files.untrusted import UntrustedFileError, opened
@@ -51,17 +51,17 @@ def examine(file: Path) -> ExaminedImage:
     Raises:
         DataError: it cannot be read.
     """
-    decoded = decode_picture(file)
-    picture = decoded.picture
-    content = hashlib.sha256(f"{picture.size}".encode())
-    for _, strip in strips(picture):
+    decoded = decode_image(file)
+    image = decoded.image
+    content = hashlib.sha256(f"{image.size}".encode())
+    for _, strip in strips(image):
         content.update(strip.tobytes())
-    small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
+    small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
     sides = small[EDGE:, :EDGE], small[EDGE:, -EDGE:], small[:EDGE]
     return ExaminedImage(
         sha256=_sha256(file),
         content=content.hexdigest(),
-        size=picture.size,
+        size=image.size,
         has_transparency=decoded.has_transparency,
         animated=decoded.animated,
         border=np.concatenate([side.reshape(-1, 3) for side in sides]),

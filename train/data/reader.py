@@ -16,7 +16,7 @@ from train.data.captions.caption_files import (
     read_caption,
 )
 from train.data.folders.dataset_toml import class_of, read_dataset_config
-from train.data.folders.folder_contents import contents_of, existing_folder, no_picture_in
+from train.data.folders.folder_contents import contents_of, existing_folder, no_image_message
 from train.data.folders.folder_layouts import read_layout
 from train.data.folders.wording import count_by_extension, count_noun, first_names, plural_form
 from train.data.image_checks import ExaminedImage, examine
@@ -118,13 +118,13 @@ class DatasetReader:
             DataError: there are none, or one is broken and `data.on_error` is not skip.
         """
         contents = contents_of(existing_folder(subset.folder, key), key)
-        if not contents.pictures:
-            raise DataError(f"{key}: {no_picture_in(subset.folder)}")
+        if not contents.images:
+            raise DataError(f"{key}: {no_image_message(subset.folder)}")
         apart = contents_of(subset.captions, key) if subset.captions != subset.folder else None
         files = CaptionFiles([*(apart.others if apart else []), *contents.others],
                              subset.extension)  # fmt: skip
         images, captions, broken = [], [], []
-        for file in contents.pictures:
+        for file in contents.images:
             caption_file = files.of(file)
             try:
                 examined = self.examined.get(file) or examine(file)
@@ -148,12 +148,12 @@ class DatasetReader:
         self.warnings += [f"skipped: {words}" for words in broken]
         if not images:
             raise DataError(
-                f"{key}: every picture in {readable(str(subset.folder))} is broken ({broken[0]})"
+                f"{key}: every image in {readable(str(subset.folder))} is broken ({broken[0]})"
             )
         uncaptioned = [i.path for i, c in zip(images, captions, strict=True) if not c.text]
         if uncaptioned and not subset.class_words and self.config.trigger is None:
             raise DataError(
-                f"data.trigger: {len(uncaptioned)} of {count_noun(len(images), 'picture')} in "
+                f"data.trigger: {len(uncaptioned)} of {count_noun(len(images), 'image')} in "
                 f"{readable(subset.folder.name)} {plural_form(len(uncaptioned), 'has', 'have')} no "
                 f"caption ({first_names(uncaptioned)}); give {SAY}, or data.trigger='' for empty "
                 "captions"
@@ -161,7 +161,7 @@ class DatasetReader:
         if contents.unread:
             self.warnings.append(
                 f"not read in {readable(subset.folder.name)}: "
-                f"{count_by_extension(contents.unread)}; save pictures as png or jpg"
+                f"{count_by_extension(contents.unread)}; save images as png or jpg"
             )
         self.warnings += caption_warnings(subset, images, captions, files, contents, self.trigger)
         return images

@@ -37,13 +37,13 @@ def lines_before_training(
     batches = plan_batches(images, crops, config.training.batch_size)
     lines = [
         f"{'bucket' if config.data.buckets else 'size'} {width}x{height}: "
-        f"{count_noun(len(set(indices)), 'picture')}, {len(indices)} an epoch"
+        f"{count_noun(len(set(indices)), 'image')}, {len(indices)} an epoch"
         for (width, height), indices in batches.buckets.items()
     ]
     if regularization:
         times = sum(image.repeats for image in regularization)
         lines.append(
-            f"{count_noun(len(regularization), 'regularization picture')}, shown "
+            f"{count_noun(len(regularization), 'regularization image')}, shown "
             f"{count_noun(times, 'time')} an epoch"
         )
     settings = config.training
@@ -65,12 +65,12 @@ def _warnings(
     times = sum(image.repeats for image in training) * epochs / len(training)
     if times > OFTEN:
         warnings.append(
-            f"each picture is seen {times:.0f} times: few pictures for so many repeats and epochs "
+            f"each image is seen {times:.0f} times: few images for so many repeats and epochs "
             "(100 to 200 are usual)"
         )
     elif times < RARELY:
         often = f"{times:.0f} x only" if times >= 1 else "less than once"
-        warnings.append(f"a picture is seen {often} (100 to 200 are usual)")
+        warnings.append(f"an image is seen {often} (100 to 200 are usual)")
     enlarged = [(crop.scale, image) for crop, image in zip(crops, training, strict=False)
                 if crop.scale > ENLARGED]  # fmt: skip
     if enlarged:
@@ -81,7 +81,7 @@ def _warnings(
             plural_form(len(enlarged), "gets", "get"),
         )
         warnings.append(
-            f"{count_noun(len(enlarged), 'picture')} {are} smaller than trained and {get} blurred: "
+            f"{count_noun(len(enlarged), 'image')} {are} smaller than trained and {get} blurred: "
             f"{readable(smallest.path.name)}, {width}x{height}, is enlarged {scale:.1f} times"
         )
     resolution = (config.data.resolution, config.data.height or config.data.resolution)

@@ -69,7 +69,7 @@ def _words(config: KohyaConfig, folder: str | None, dataset_config: str | None) 
     trigger = class_words(Path(dataset_config)) if dataset_config else _folder_words(folder)
     if trigger is None:
         config.notes.append(
-            "there are no class words, so pictures without a caption file get an empty caption, "
+            "there are no class words, so images without a caption file get an empty caption, "
             "as in kohya"
         )
     return {"data.trigger": trigger or "", "data.class_words": ""}

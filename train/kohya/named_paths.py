@@ -13,12 +13,12 @@ from train.kohya_toml.parsed_config import KohyaConfig
 from train.text.display import shortened
 from train.text.shell import in_setting
 
-BASE, PICTURES, DATASET = "pretrained_model_name_or_path", "train_data_dir", "dataset_config"
+BASE, TRAIN_DATA_DIR, DATASET = "pretrained_model_name_or_path", "train_data_dir", "dataset_config"
 OUTPUT = "output_dir"
 # kohya's key -> our setting
 LOCATION_KEYS = {
     BASE: "base.path",
-    PICTURES: "data.path",
+    TRAIN_DATA_DIR: "data.path",
     DATASET: "data.dataset_config",
     "reg_data_dir": "data.regularization_path",
     OUTPUT: "output",
@@ -34,7 +34,7 @@ def override_locations(config: KohyaConfig, typed: Mapping[str, str]) -> None:
     for key, setting in LOCATION_KEYS.items():
         if setting in typed:
             config.values[key] = None if typed[setting] == "null" else typed[setting]
-    if LOCATION_KEYS[PICTURES] in typed and LOCATION_KEYS[DATASET] not in typed:
+    if LOCATION_KEYS[TRAIN_DATA_DIR] in typed and LOCATION_KEYS[DATASET] not in typed:
         config.values.pop(DATASET, None)
 
 
@@ -49,7 +49,7 @@ def check_locations(config: KohyaConfig, typed: Mapping[str, str]) -> None:
             message says what to type.
     """
     for key, setting in LOCATION_KEYS.items():
-        if setting in typed or (key == PICTURES and config.get(DATASET)):
+        if setting in typed or (key == TRAIN_DATA_DIR and config.get(DATASET)):
             continue
         place = config.text(key)
         if place and (key, place) != (BASE, EMBEDDED):

@@ -44,7 +44,7 @@ def not_finite_message(
         fp16: whether the base computes in fp16.
     """
     if batch <= untrained_batches:
-        cause = "the base or a picture, since nothing is trained yet"
+        cause = "the base or an image, since nothing is trained yet"
     else:
         cause = f"a learning rate that is too high ({learning_rate:g})"
     if fp16:

@@ -104,7 +104,7 @@ class Trainer:
             self._shared = shared
         if shared != self._shared:
             raise TrainingError(
-                "a pack's trials must share base, pictures, batch size and gradient checkpointing"
+                "a pack's trials must share base, images, batch size and gradient checkpointing"
             )
         self.pending.append(run)
         self._added += 1

@@ -71,7 +71,7 @@ def training_strip(study: Path, record: TrialRecord) -> Strip:
         return Strip(title, [], "The training pictures are not in this study's data sheet.")
     count = _count(record, len(names))
     sentence = f"{len(shown)} of {count} pictures." if len(shown) < count else ""
-    return Strip(title, [Tile(data_uri(cell.picture), cell.words) for cell in shown], sentence)
+    return Strip(title, [Tile(data_uri(cell.image), cell.words) for cell in shown], sentence)
 
 
 def _count(record: TrialRecord, shown: int) -> int:
@@ -153,7 +153,7 @@ def _encoded(picture: Image.Image, kind: str) -> tuple[str, bytes]:
 
 def _tile(cell: Cell, label: str = "", picked: bool = False) -> Tile:
     words = cell.words or "The training picture beside a copy of it"
-    return Tile(data_uri(cell.picture), words, label, cell.alarming, picked)
+    return Tile(data_uri(cell.image), words, label, cell.alarming, picked)
 
 
 def _spread(things: list[Any], most: int) -> list[Any]:

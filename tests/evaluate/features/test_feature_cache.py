@@ -1,4 +1,4 @@
-"""What was read off pictures once is not read again, and is the same."""
+"""What was read off images once is not read again, and is the same."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_readings_are_kept_by_content(tmp_path: Path) -> None:
     assert (seen, countdown.total) == ([5], 5)
     cache.extract(images.flip(0), countdown)
     FeatureCache(Counting(encoder, LayoutPoses(encoder), seen), tmp_path).extract(images, countdown)
-    assert seen == [5, 5, 5], "other pictures, or another source of poses, are read"
+    assert seen == [5, 5, 5], "other images, or another source of poses, are read"
     for file in tmp_path.glob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:200])
     assert same(cache.extract(images, countdown), first), "a damaged file is made anew"
@@ -65,8 +65,8 @@ def test_a_long_stage_says_how_far_it_is(
     for _ in range(3):
         now[0] += 60
         countdown.step(10)
-    assert "the base model draws 10 of 40 pictures, about 3 min left" in caplog.text
-    assert "30 of 40 pictures, about 60 s left" in caplog.text
+    assert "the base model draws 10 of 40 images, about 3 min left" in caplog.text
+    assert "30 of 40 images, about 60 s left" in caplog.text
     assert (count_noun(1, "trial"), count_noun(2, "trial"), duration(7200)) == (
         "1 trial",
         "2 trials",

@@ -37,8 +37,8 @@ def sheet(tmp_path: Path) -> Path:
 
 def same(cells: dict[str, Cell], others: dict[str, Cell]) -> bool:
     return [*cells] == [*others] and all(
-        cell._replace(picture=None) == others[name]._replace(picture=None)  # type: ignore[arg-type]
-        and cell.picture.tobytes() == others[name].picture.tobytes()
+        cell._replace(image=None) == others[name]._replace(image=None)  # type: ignore[arg-type]
+        and cell.image.tobytes() == others[name].image.tobytes()
         for name, cell in cells.items()
     )
 

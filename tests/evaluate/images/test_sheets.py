@@ -1,4 +1,4 @@
-"""Sheets: what they show, and that their files know where their pictures are."""
+"""Sheets: what they show, and that their files know where their images are."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def probes() -> ProbeSet:
 
 
 def card(epoch: int, copies: dict[int, int]) -> Scorecard:
-    """Probe k's picture has the brightness 10 * epoch + k."""
+    """Probe k's image has the brightness 10 * epoch + k."""
     images = np.stack([np.full((8, 8, 3), 10 * epoch + k, np.uint8) for k in range(len(ROLES))])
     return Scorecard(Path("-"), epoch, {}, images=images, copies=copies)
 
@@ -45,7 +45,7 @@ def test_a_copy_stands_beside_its_training_picture(tmp_path: Path) -> None:
     assert set(copied) - set(plain) == {"copy 1"}
     assert set(plain) == {"fresh 0", "fresh 1", "class 2", "caption 3"}
     brightness = {
-        name: cell.picture.getpixel((CELL // 2, CELL // 2)) for name, cell in copied.items()
+        name: cell.image.getpixel((CELL // 2, CELL // 2)) for name, cell in copied.items()
     }
     assert brightness["fresh 0"] == (20,) * 3
     assert brightness["caption 3"] == (23,) * 3

@@ -31,7 +31,7 @@ def test_a_leak_is_known_by_how_the_training_outfit_is_read() -> None:
     value, low, high = metric.compute().tolist()
     assert value == pytest.approx(float(leaked.float().mean()), abs=0.03)
     assert low < value < high
-    assert 0.08 < high - low < 0.16  # of 200 pictures, not of 400 parts
+    assert 0.08 < high - low < 0.16  # of 200 images, not of 400 parts
     by_probe = metric.by_probe()
     assert by_probe[leaked].min() > 0.5 > by_probe[~leaked].max()
     metric.reset()

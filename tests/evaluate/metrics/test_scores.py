@@ -53,7 +53,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
 
 
 def score(scorer: Scorer, images: Tensor) -> Scorecard:
-    """The scorecard of pictures that were not made by any LoRA."""
+    """The scorecard of images that were not made by any LoRA."""
     none = torch.zeros(0)
     read = scorer.extractor.extract(images)
     return scorer.scorecard(Path("lora-000001.safetensors"), 1, images, read, (none, none))

@@ -23,7 +23,7 @@ from tests.evaluate.selection.test_policy import card
 from train.errors import ConfigError
 
 POLICY = PolicyConfig(max={"pose_memorization": 0.3}, min={"prompt_fidelity": 0.7})
-FAILURE = "32 of its 32 pictures are not finite numbers"
+FAILURE = "32 of its 32 images are not finite numbers"
 
 
 def failed(epoch: int) -> Scorecard:
@@ -60,7 +60,7 @@ def test_likeness_is_absent_where_the_pictures_are_as_far_apart_as_the_base(seed
     assert metric.compute().isnan().all()
     assert "hardly nearer to each other" in metric.undefined_reason
     alone = SubjectFidelity(unit(1, seed), unit(40, 100 + seed), torch.zeros(0, 32))
-    assert "one training picture" in alone.undefined_reason
+    assert "one training image" in alone.undefined_reason
     alike = unit(1, seed) + 0.05 * unit(6, 7)
     assert not SubjectFidelity(alike, unit(40, 100 + seed), torch.zeros(0, 32)).undefined_reason
     assert not SubjectFidelity(alike[:2], unit(40, 100 + seed), torch.zeros(0, 32)).undefined_reason
@@ -131,7 +131,7 @@ def test_without_likeness_the_loss_decides_and_without_a_loss_the_last_epoch() -
     assert pick.scorecard.epoch == 2
     assert worth(cards[1]) > worth(cards[2]) > 0
     assert fidelity(cards[1]) is None
-    assert "the loss on the held-out pictures decides" in " ".join(pick.reasons)
+    assert "the loss on the held-out images decides" in " ".join(pick.reasons)
 
 
 def test_rules_get_by_without_a_score_or_an_epoch() -> None:
@@ -156,6 +156,6 @@ def test_scorecards_of_older_versions_load_and_what_is_not_finite_is_absent() ->
     loaded = Scorecard.from_dict(json.loads(json.dumps(saved)))
     assert not loaded.failure
     assert "color_shift" not in loaded.scores
-    del saved["scores"]["prompt_fidelity"]  # what was saved of NaN pictures
+    del saved["scores"]["prompt_fidelity"]  # what was saved of NaN images
     poisoned = Scorecard.from_dict(json.loads(json.dumps(saved)))
-    assert (poisoned.failure, poisoned.scores) == ("its pictures could not be scored", {})
+    assert (poisoned.failure, poisoned.scores) == ("its images could not be scored", {})

@@ -49,7 +49,7 @@ def test_other_faults_have_their_names() -> None:
     one = card(1, 0.7, 0.0)
     assert names([with_score(one, "color_shift", 20, 2)]) == ["color shift"]
     assert names([with_score(card(1, 0.7, 0), "class_bleed", 0.6)]) == ["class bleed"]
-    assert names([with_score(card(1, 0.7, 0), "detection_rate", 0.5)]) == ["broken pictures"]
+    assert names([with_score(card(1, 0.7, 0), "detection_rate", 0.5)]) == ["broken images"]
     assert names([with_score(card(1, 0.7, 0), "prompt_fidelity", 0.4)]) == ["overfitting"]
 
 

@@ -110,9 +110,9 @@ def test_other_rules_keep_what_they_say() -> None:
 
 
 def test_a_rule_says_what_it_lacks() -> None:
-    with pytest.raises(ConfigError, match="no validation_loss without held-out pictures"):
+    with pytest.raises(ConfigError, match="no validation_loss without held-out images"):
         check_scores(PolicyConfig(rule="min_validation_loss"), ["prompt_fidelity"])
-    with pytest.raises(ValueError, match="no validation_loss; hold out pictures"):
+    with pytest.raises(ValueError, match="no validation_loss; hold out images"):
         select([card(1, 0.5, 0.1)], PolicyConfig(rule="min_validation_loss"))
 
 

@@ -55,7 +55,7 @@ def test_pictures_that_are_not_wanted_are_not_cut_out(tmp_path: Path) -> None:
     file = saved_sheet(tmp_path / "a.png")
     assert [*cells_of(file, ["fresh 3", "fresh 99", "fresh 1"])] == ["fresh 3", "fresh 1"]
     assert len(cells_of(file)) == 20
-    assert cells_of(file, ["fresh 3"])["fresh 3"].picture.size == (CELL, CELL)
+    assert cells_of(file, ["fresh 3"])["fresh 3"].image.size == (CELL, CELL)
 
 
 def test_a_sheet_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_a_sheet_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(read_sheet(file)) == 20
     for limit, most, words in (
         ("MOST_PIXELS", 999_999, "over .* megapixels"),
-        ("MOST_CELLS", 19, "names more pictures"),
+        ("MOST_CELLS", 19, "names more images"),
         ("LARGEST", 1000, "is larger than"),
     ):
         with monkeypatch.context() as patch:

@@ -181,7 +181,7 @@ def test_a_sheet_of_this_program_is_read(tmp_path: Path) -> None:
     sheet.info[CELLS] = json.dumps([["fresh 3", "a red hat", True, 8, 28]])
     save_sheet(sheet, tmp_path / "s.png")
     cell = read_sheet(tmp_path / "s.png")["fresh 3"]
-    assert (cell.words, cell.alarming, cell.picture.size) == ("a red hat", True, (160, 160))
+    assert (cell.words, cell.alarming, cell.image.size) == ("a red hat", True, (160, 160))
 
 
 def test_a_report_with_bad_sheets_is_written(received: Path) -> None:

@@ -138,7 +138,7 @@ def test_what_is_on_disk_is_never_stale(
     config = replace(config, data=data, cache="disk")
     encode(base, config)
     caplog.clear()
-    shutil.copy(tmp_path / "p" / "1.png", tmp_path / "p" / "0.png")  # another picture by that name
+    shutil.copy(tmp_path / "p" / "1.png", tmp_path / "p" / "0.png")  # another image by that name
     encode(base, config)
     assert said(caplog).startswith("latents: 5 from the cache, 0 encoded"), "known by content"
     Image.new("RGB", (60, 40)).save(tmp_path / "p" / "0.png")

@@ -75,7 +75,7 @@ def test_own_pictures_on_the_embedded_base_and_its_pictures_on_another() -> None
     ("line", "words"),
     [
         (["base=sd15"], "base.path: say where the model is"),
-        (["data=default"], "data.path: say where your pictures are"),
+        (["data=default"], "data.path: say where your images are"),
         (
             ["base=puppets", MODEL],
             "base: puppets does not go with base.path=/my/model.safetensors",

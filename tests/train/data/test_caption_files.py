@@ -105,9 +105,9 @@ def test_captions_with_another_extension_are_pointed_to(tmp_path: Path, extensio
     (tmp_path / "c.txt").write_text("sks dog")
     (tmp_path / "lonely.txt").write_text("sks dog")
     said = load(tmp_path).report()
-    assert "2 of 3 pictures" in said
+    assert "2 of 3 images" in said
     assert "data.caption_extension=.caption reads it" in said
-    assert "without a picture of the same name: lonely.txt" in said
+    assert "without an image of the same name: lonely.txt" in said
     found = load(tmp_path, caption_extension=extension)
     assert [caption for caption, _ in shown(found).values()] == ["sks dog, found"] * 2 + ["sks dog"]
 
@@ -117,7 +117,7 @@ def test_one_caption_file_for_two_pictures_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.png").rename(tmp_path / "b.jpg")
     (tmp_path / "b.txt").write_text("sks dog")
     said = load(tmp_path).report()
-    assert "one caption file, b.txt, is that of 2 pictures: b.jpg, b.png" in said
+    assert "one caption file, b.txt, is that of 2 images: b.jpg, b.png" in said
 
 
 def test_captions_lie_in_their_folder_or_beside_the_pictures(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures as people have them: odd files, missing captions, copies, a split that never leaks."""
+"""Images as people have them: odd files, missing captions, copies, a split that never leaks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from train.config.schema import DataConfig, TrainingConfig, TrialConfig
 from train.data.dataset import load_dataset
 from train.data.images.cropping import square
-from train.data.images.image import DataError, open_picture
+from train.data.images.image import DataError, open_image
 from train.errors import ConfigError
 from train.validation import check_trial
 
@@ -25,7 +25,7 @@ def test_missing_and_empty_captions_get_the_trigger_and_a_warning(picture_folder
     captions = {p.path.stem: p.caption for p in (*pictures.training, *pictures.validation)}
     assert captions["0"] == "zwx dog"
     assert captions["1"] == "a photo of sks puppet"
-    assert "4 of 7 pictures" in pictures.report()
+    assert "4 of 7 images" in pictures.report()
     assert "lack the trigger word" in pictures.report()
 
 
@@ -80,7 +80,7 @@ def test_a_validation_folder_elsewhere_is_held_out(tmp_path: Path, picture_folde
     assert load_dataset(config) == pictures
     for path, said in (
         (tmp_path / "absent", "data.validation_path: there is no folder"),
-        (picture_folder, "data.validation_path: holds all the pictures of the training folder"),
+        (picture_folder, "data.validation_path: holds all the images of the training folder"),
     ):
         with pytest.raises(DataError, match=said):
             load_dataset(replace(config, validation_path=str(path)))
@@ -125,7 +125,7 @@ def test_a_palette_has_its_transparent_color_on_white(tmp_path: Path) -> None:
     picture.putpalette([*RED, 0, 0, 255])
     picture.putpixel((0, 0), 0)
     picture.save(tmp_path / "a.png", transparency=1)
-    opened = open_picture(tmp_path / "a.png")
+    opened = open_image(tmp_path / "a.png")
     assert (opened.getpixel((0, 0)), opened.getpixel((1, 0))) == (RED, (255, 255, 255))
 
 
@@ -137,15 +137,15 @@ def test_odd_pictures_become_rgb(tmp_path: Path) -> None:
     turned = Image.new("RGB", (6, 3))
     turned.getexif()[0x0112] = 6
     turned.save(tmp_path / "c.jpg", exif=turned.getexif())
-    assert open_picture(tmp_path / "a.png").getpixel((0, 0)) == (255, 255, 255)
-    assert open_picture(tmp_path / "b.png").getpixel((0, 0)) == (255, 255, 255)
-    assert open_picture(tmp_path / "c.jpg").size == (3, 6)
+    assert open_image(tmp_path / "a.png").getpixel((0, 0)) == (255, 255, 255)
+    assert open_image(tmp_path / "b.png").getpixel((0, 0)) == (255, 255, 255)
+    assert open_image(tmp_path / "c.jpg").size == (3, 6)
 
 
 def test_broken_pictures_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder"):
         load_dataset(DataConfig(path=str(tmp_path / "absent")))
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         load_dataset(DataConfig(path=str(tmp_path)))
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n not really")
     with pytest.raises(DataError, match=r"broken\.png: cannot be read"):
@@ -174,7 +174,7 @@ def test_copies_in_another_encoding_stay_on_one_side(tmp_path: Path) -> None:
         held_out = {p.path.stem[-1] for p in pictures.validation}
         assert len(held_out) == 3
         assert not held_out & {p.path.stem[-1] for p in pictures.training}
-        assert "5 pictures are there twice" in pictures.report()
+        assert "5 images are there twice" in pictures.report()
 
 
 def test_broken_pictures_are_skipped_where_that_is_asked_for(
@@ -201,12 +201,12 @@ def test_the_report_says_what_a_friend_would(tmp_path: Path) -> None:
     config = TrialConfig(data=data, training=TrainingConfig(epochs=500, gradient_accumulation=4))
     said = pictures.report(config)
     for words in (
-        "6 pictures are few", "no picture is held out", "1 picture is see-through (0.png)",
-        "the borders of all the pictures look the same", "pictures are flipped",
-        "each picture is seen 500 times", "0.png, 40x40, is enlarged 1.6 times",
+        "6 images are few", "no image is held out", "1 image is see-through (0.png)",
+        "the borders of all the images look the same", "images are flipped",
+        "each image is seen 500 times", "0.png, 40x40, is enlarged 1.6 times",
     ):  # fmt: skip
         assert words in said
-    assert "pictures are few" not in load_dataset(replace(data, min_images_warning=6)).report()
+    assert "images are few" not in load_dataset(replace(data, min_images_warning=6)).report()
     embedded = load_dataset(DataConfig())
     assert "borders" not in embedded.report(), "a beach and a city"
 

@@ -66,7 +66,7 @@ def test_a_number_is_repeats_only_where_it_is_plausible(tmp_path: Path) -> None:
     assert [p.caption for p in pictures.training] == ["sks dog"] * 5, "no number, no class words"
     said = pictures.report()
     assert "20240101_birthday: 20240101 is more than 1000 and so no number of repeats" in said
-    assert "200_sks dog: by its name an epoch shows each of its pictures 200 times" in said
+    assert "200_sks dog: by its name an epoch shows each of its images 200 times" in said
     assert "5_sks dog: by" not in said
     alone = load(tmp_path / "20240101_birthday", repeats=2)
     assert shown(alone) == {"20240101": ("sks dog", 2)}
@@ -91,7 +91,7 @@ def test_an_unpacked_archive_and_loops_of_links(tmp_path: Path) -> None:
     assert [p.path.stem for p in load(tmp_path / "dogs").training] == ["a"]
     (tmp_path / "loop").mkdir()
     (tmp_path / "loop" / "again").symlink_to(tmp_path / "loop")
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         load(tmp_path / "loop")
 
 
@@ -106,7 +106,7 @@ def test_where_no_picture_is_the_line_says_what_there_is(tmp_path: Path) -> None
         ("phone", r"1 \.heic \(IMG_1\.HEIC\) cannot be read: save them as png or jpg"),
         ("empty", "which is empty"),
         ("phon", r"there is no folder .*; did you mean phone\?"),
-        ("phone/IMG_1.HEIC", "is not a folder; give the folder of the pictures"),
+        ("phone/IMG_1.HEIC", "is not a folder; give the folder of the images"),
     ):
         with pytest.raises(DataError, match=said) as error:
             load(tmp_path / name)
@@ -179,7 +179,7 @@ def test_odd_entries_neither_hang_nor_stop(tmp_path: Path) -> None:
 
 def test_too_many_repeats_are_refused_before_lists_are_made_of_them(tmp_path: Path) -> None:
     draw(tmp_path / "x", "a", "b")
-    with pytest.raises(DataError, match=r"an epoch would show 2,000,000,000 pictures \(2 pictures"):
+    with pytest.raises(DataError, match=r"an epoch would show 2,000,000,000 images \(2 images"):
         load(tmp_path / "x", repeats=10**9)
     assert load(tmp_path / "x", repeats=100).images_per_epoch == 200
 
@@ -199,15 +199,15 @@ def test_regularization_is_balanced_by_arithmetic(tmp_path: Path) -> None:
 def test_one_picture_has_no_scale_of_likeness_and_words_agree(tmp_path: Path) -> None:
     pictures = load(draw(tmp_path, "a"))
     said = pictures.report(TrialConfig(data=DataConfig(resolution=64)))
-    assert "only one picture to train on, so likeness (subject_fidelity) has no scale" in said
-    assert "1 picture is few" in said
-    assert "size 64x64: 1 picture, 1 an epoch" in said
-    assert "1 pictures" not in said
-    assert "1 training picture x 1 repeat, 1 different caption" in said
+    assert "only one image to train on, so likeness (subject_fidelity) has no scale" in said
+    assert "1 image is few" in said
+    assert "size 64x64: 1 image, 1 an epoch" in said
+    assert "1 images" not in said
+    assert "1 training image x 1 repeat, 1 different caption" in said
     config = TrialConfig(data=DataConfig(resolution=64))
     config.training.max_steps = 1
     many = load(draw(tmp_path / "more", *"abcdef"), repeats=9)
-    assert "a picture is seen less than once (100 to 200 are usual)" in many.report(config)
+    assert "an image is seen less than once (100 to 200 are usual)" in many.report(config)
     assert "has no scale" not in many.report()
 
 

@@ -54,7 +54,7 @@ def test_kohyas_folders_have_repeats_and_class_words_of_their_own(tmp_path: Path
     assert [p.path.stem for p in pictures.validation] == ["e"]
     said = pictures.report().splitlines()
     assert said[0] == (
-        "3 training pictures x 3 to 10 repeats, 3 different captions; 1 held out for validation"
+        "3 training images x 3 to 10 repeats, 3 different captions; 1 held out for validation"
     )
     assert "(as in 10_name): old" in pictures.report()
     assert "old, validation" not in pictures.report()
@@ -77,7 +77,7 @@ def test_regularization_is_shown_as_often_as_the_subject(tmp_path: Path) -> None
     draw(tmp_path / "many", *map(str, range(12)))
     many = load(subject, repeats=3, regularization_path=str(tmp_path / "many"))
     assert len(many.regularization) == 9
-    assert "3 of 12 regularization pictures are not used: there are more of them" in many.report()
+    assert "3 of 12 regularization images are not used: there are more of them" in many.report()
     flat = {p.caption for p in many.regularization}
     assert flat == {"dog"}, "the class and not the trigger"
 
@@ -88,7 +88,7 @@ def test_regularization_that_is_held_out_elsewhere_is_left_out(tmp_path: Path) -
     others = draw(tmp_path / "class" / "dog", "x", "y")
     pictures = load(subject, validation_path=str(held_out), regularization_path=str(others))
     assert [picture.path.stem for picture in pictures.regularization] == ["y"]
-    assert "1 of 2 regularization pictures is not used: they are equal" in pictures.report()
+    assert "1 of 2 regularization images is not used: they are equal" in pictures.report()
 
 
 CONFIG = """
@@ -198,7 +198,7 @@ def test_buckets_of_a_dataset_config_have_kohyas_sides(
         ("[dataset]", "there is no key dataset; did you mean datasets"),
         ("[datasets]\nx = 1", r"write \[\[datasets\]\]"),
         ("[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'gone'", "there is no folder gone"),
-        ("[general]", "names no pictures"),
+        ("[general]", "names no images"),
         ("a = ", "is not TOML"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Kinds of picture files: those that are read, those that are named, and what a broken file is."""
+"""Kinds of image files: those that are read, those that are named, and what a broken file is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, features
 from tests.train.data.test_layouts import draw, load
 from train.data.images.cropping import square
 from train.data.images.file_kinds import EXTENSIONS
-from train.data.images.image import DataError, open_picture
+from train.data.images.image import DataError, open_image
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
@@ -47,8 +47,8 @@ def test_of_an_animation_the_first_frame_is_read_and_said(tmp_path: Path, kind: 
     frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:], **options)
     draw(tmp_path, "still")
     pictures = load(tmp_path)
-    assert open_picture(tmp_path / f"a.{kind}").getpixel((8, 8)) == RED
-    said = f"1 picture has several frames or pages (a.{kind}): only the first one is read"
+    assert open_image(tmp_path / f"a.{kind}").getpixel((8, 8)) == RED
+    said = f"1 image has several frames or pages (a.{kind}): only the first one is read"
     assert said in pictures.report()
 
 
@@ -59,7 +59,7 @@ def test_deep_and_float_numbers_become_8_bits(tmp_path: Path) -> None:
     Image.fromarray((values * 65535).astype(np.uint16)).save(tmp_path / "deep.tif")
     Image.fromarray((values * 65535).astype(np.int32)).save(tmp_path / "deeper.tif")
     for name in ("float", "large", "deep", "deeper"):
-        row = np.asarray(open_picture(tmp_path / f"{name}.tif"))[0, :, 0].astype(int)
+        row = np.asarray(open_image(tmp_path / f"{name}.tif"))[0, :, 0].astype(int)
         np.testing.assert_allclose(row, [0, 127.5, 255], atol=1)
 
 
@@ -76,8 +76,8 @@ def test_broken_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
     ("data", "said"),
     [
         (b"", "it is an empty file"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is an HEIC picture"),
-        (b"\xff\x0a" + b"\7" * 40, "it is a JPEG XL picture"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is an HEIC image"),
+        (b"\xff\x0a" + b"\7" * 40, "it is a JPEG XL image"),
         (b"\n <!DOCTYPE html><html>not found</html>", "it is a web page or an SVG drawing"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is PostScript"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
@@ -87,12 +87,12 @@ def test_broken_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
 def test_what_a_file_really_is_is_said(tmp_path: Path, data: bytes, said: str) -> None:
     draw(tmp_path, "a")
     (tmp_path / "b.jpg").write_bytes(data)
-    with pytest.raises(DataError, match=rf"b\.jpg: cannot be read as a picture \(.*{said}.*skip"):
+    with pytest.raises(DataError, match=rf"b\.jpg: cannot be read as an image \(.*{said}.*skip"):
         load(tmp_path)
 
 
 def test_files_that_are_cut_anywhere_are_one_line(tmp_path: Path) -> None:
-    """Of every kind, cut at many places: the picture, or an error that names the file."""
+    """Of every kind, cut at many places: the image, or an error that names the file."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8))
     kinds = {".png", ".jpg", ".webp", ".bmp", ".tif", ".gif", ".avif"} & EXTENSIONS
     for kind in sorted(kinds):
@@ -108,7 +108,7 @@ def test_files_that_are_cut_anywhere_are_one_line(tmp_path: Path) -> None:
 
 def problem_with(file: Path) -> str | None:
     try:
-        assert open_picture(file).size == (30, 20)
+        assert open_image(file).size == (30, 20)
     except DataError as error:
         return str(error)
     return None

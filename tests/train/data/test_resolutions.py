@@ -25,7 +25,7 @@ Make = Callable[..., TrialConfig]
 
 @pytest.fixture(scope="module")
 def eighth(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    """A base whose latents have an eighth of a picture's sides, and whose UNet halves them three
+    """A base whose latents have an eighth of an image's sides, and whose UNet halves them three
     times, as Stable Diffusion's; it looks at the text where they are smallest alone."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("eighth")
@@ -64,7 +64,7 @@ def test_every_resolution_is_trained(
     eighth: BaseModel, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     resolution: int, height: int | None, buckets: bool,
 ) -> None:  # fmt: skip
-    """A step on a picture of every size; all of the LoRA learns."""
+    """A step on an image of every size; all of the LoRA learns."""
     for i, shape in enumerate(SHAPES if buckets else SHAPES[:1]):
         Image.new("RGB", shape, (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
     data = DataConfig(

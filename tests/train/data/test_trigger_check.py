@@ -44,7 +44,7 @@ def test_five_dogs_are_no_puppets(dogs: Path, base_folder: Path) -> None:
     arguments = [f"base.path={base_folder}", f"data.path={dogs}", f"output={dogs / 'out'}"]
     code, said = Command("train", *arguments).finish(LIMIT)
     assert code == 1
-    assert said.splitlines()[-1].startswith("error: data.trigger: 5 of 5 pictures in ")
+    assert said.splitlines()[-1].startswith("error: data.trigger: 5 of 5 images in ")
     with pytest.raises(DataError, match=r"'sks person', or data.trigger='' for empty captions"):
         loaded(REAL, f"data.path={dogs}")
     captions = {
@@ -75,7 +75,7 @@ def test_pictures_of_the_class_have_words_too(dogs: Path, tmp_path: Path) -> Non
     Image.new("RGB", (40, 40), (1, 200, 10)).save(prior / "x.png")
     captioned(dogs, "sks dog")
     mine = [REAL, f"data.path={dogs}", f"data.regularization_path={prior}"]
-    with pytest.raises(DataError, match=r"data.trigger: 1 of 1 picture in prior"):
+    with pytest.raises(DataError, match=r"data.trigger: 1 of 1 image in prior"):
         loaded(*mine)
     assert {p.caption for p in loaded(*mine, "data.trigger=sks dog").regularization} == {"dog"}
 
@@ -83,7 +83,7 @@ def test_pictures_of_the_class_have_words_too(dogs: Path, tmp_path: Path) -> Non
 def test_the_line_that_warns_names_the_word(dogs: Path) -> None:
     """On the base that comes with the program, whose demo has a trigger."""
     said = loaded(f"data.path={dogs}").report()
-    assert "5 of 5 pictures in " in said
+    assert "5 of 5 images in " in said
     assert "have no caption and get the trigger 'sks puppet' (0.png, 1.png, 2.png, ...)" in said
 
 

@@ -67,6 +67,6 @@ def test_a_kohya_config_trains_from_start_to_end(tmp_path: Path) -> None:
     about = read_metadata(tmp_path / "out" / "my puppet.safetensors")
     assert (tmp_path / "out" / "my puppet-000001.safetensors").is_file()
     assert about["ss_output_name"] == "my puppet"
-    assert about["ss_steps"] == "6", "12 pictures, none held out, in batches of 4, twice"
+    assert about["ss_steps"] == "6", "12 images, none held out, in batches of 4, twice"
     assert (about["ss_network_dim"], about["ss_network_alpha"]) == ("3", "1.0")
     assert (about["ss_learning_rate"], about["ss_seed"]) == ("0.001", "3")

@@ -61,7 +61,7 @@ def test_the_guides_config_is_printed_and_trained(tmp_path: Path) -> None:
     assert files[0].read_bytes() == files[1].read_bytes()
     about = read_metadata(files[0])
     assert about["ss_steps"] == "12"
-    assert about["ss_lr_warmup_steps"] == "6", "12 pictures by 4 are 3 steps, for 2 epochs"
+    assert about["ss_lr_warmup_steps"] == "6", "12 images by 4 are 3 steps, for 2 epochs"
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
@@ -77,7 +77,7 @@ def test_no_encoding_changes_what_is_understood(
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("/home/me/my pictures", "/home/me/my pictures"),
+        ("/home/me/my pictures", "/home/me/my images"),
         ("/home/me/a#b  # mine", "/home/me/a#b"),
         (r"C:\Users\new\train,", r"C:\Users\new\train"),
         (r'"C:\train\new"', r"C:\train\new"),  # \t and \n are escapes without an error

@@ -211,7 +211,7 @@ def test_a_dataset_holds_out_what_it_says(
 
 
 def test_datasets_split_alone_and_share_no_picture(tmp_path: Path) -> None:
-    """The same pictures at two sizes, as people do it; each size holds out others."""
+    """The same images at two sizes, as people do it; each size holds out others."""
     halves = "".join(
         f"[[datasets]]\nresolution = {side}\nvalidation_split = 0.5\nvalidation_seed = {side}\n"
         f"{SUBSET}" for side in (32, 48)

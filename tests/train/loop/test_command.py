@@ -36,11 +36,11 @@ def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
     code, said = command(*small)
     assert code == 0, said
     in_order = (
-        "6 training pictures x 1 repeat, 2 different captions; 1 held out for validation",
-        "bucket 40x24: 6 pictures, 6 an epoch",
+        "6 training images x 1 repeat, 2 different captions; 1 held out for validation",
+        "bucket 40x24: 6 images, 6 an epoch",
         "effective batch 1 (batch_size 1); 6 steps an epoch, 2 epochs, 12 steps",
-        "warning: 6 pictures are few",
-        "warning: a picture is seen 2 x only",
+        "warning: 6 images are few",
+        "warning: an image is seen 2 x only",
         "epoch 1/2",
         "epoch 2/2",
     )
@@ -70,7 +70,7 @@ def test_the_course_is_told_before_the_base_is_loaded(
     with pytest.raises(BaseError):
         main(settings("train", TrainConfig, small))
     steps = caplog.text.index("6 steps an epoch, 2 epochs, 12 steps; a checkpoint every epoch")
-    assert caplog.text.index("6 training pictures") < steps < caplog.text.index("warning: ")
+    assert caplog.text.index("6 training images") < steps < caplog.text.index("warning: ")
 
 
 @pytest.mark.parametrize(

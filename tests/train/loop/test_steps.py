@@ -25,7 +25,7 @@ Make = Callable[..., TrialConfig]
 
 
 def test_min_snr_weighs_the_loss_on_the_picture(base: BaseModel) -> None:
-    """Whatever the network predicts, the same error of the picture weighs min(SNR, gamma)."""
+    """Whatever the network predicts, the same error of the image weighs min(SNR, gamma)."""
     training, times = TrainingConfig(min_snr_gamma=5.0), torch.tensor([1, 50, 300, 600, 998])
     picture = torch.randn(5, 4, 8, 8)
     noise, wrong = torch.randn_like(picture), picture + 0.1 * torch.randn_like(picture)
@@ -44,7 +44,7 @@ def test_min_snr_weighs_the_loss_on_the_picture(base: BaseModel) -> None:
 
 
 class Fake:
-    """A base whose UNet has a certain idea of the picture."""
+    """A base whose UNet has a certain idea of the image."""
 
     dtype = torch.float32
 
@@ -189,7 +189,7 @@ def test_a_run_with_gradient_checkpointing_ends_in_the_same_bytes(
 def test_accumulated_batches_are_one_large_batch(
     exact_base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
 ) -> None:
-    """Of 6 pictures 4 + 2 accumulate to the gradient of all 6: every row counts alike."""
+    """Of 6 images 4 + 2 accumulate to the gradient of all 6: every row counts alike."""
     grads = []
     for size in (4, 6):
         config = trial(batch_size=size, gradient_accumulation=2 if size == 4 else 1)

@@ -155,7 +155,7 @@ def test_sizes_reach_sdxl_alone(base: BaseModel) -> None:
             for sizes in (SIZES, torch.tensor([[32, 32, 0, 0, 32, 32]]))
         ]
         whole = base.predict(LATENTS, torch.tensor(TIME), text)
-    assert torch.equal(seen[1], whole), "without sizes: a whole picture of the latents' size"
+    assert torch.equal(seen[1], whole), "without sizes: a whole image of the latents' size"
     assert torch.equal(seen[0], seen[1]) == (not base.family.is_xl)
 
 

@@ -41,7 +41,7 @@ def after(steps: int) -> Callable[[], bool]:
 def test_from_the_middle_of_an_epoch_to_the_same_bytes(
     base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, steps: int
 ) -> None:
-    """6 pictures by 1 in groups of 2: an epoch has 3 steps, and every second one is saved."""
+    """6 images by 1 in groups of 2: an epoch has 3 steps, and every second one is saved."""
     config = trial(
         epochs=4, batch_size=1, gradient_accumulation=2, save_every=2, caption_dropout=0.3,
         noise_offset=0.1, network=NetworkConfig(rank=2, dropout=0.2),
@@ -152,8 +152,8 @@ def test_a_lost_loss_stops_at_once_and_the_files_stay(
 @pytest.mark.parametrize(
     ("bias", "precision", "cause"),
     [
-        (math.nan, "fp32", "the base or a picture, since nothing is trained yet"),
-        (1e6, "fp16", "the base or a picture, since nothing is trained yet, or numbers too large "
+        (math.nan, "fp32", "the base or an image, since nothing is trained yet"),
+        (1e6, "fp16", "the base or an image, since nothing is trained yet, or numbers too large "
          "for fp16 (bf16 and fp32 have room for them)"),
         (1e6, "bf16", ""),
     ],

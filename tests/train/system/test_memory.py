@@ -86,7 +86,7 @@ def test_oom_adapt_goes_on_with_less_from_the_last_state(
     short_of_memory: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Runs out in the second epoch until batches are of one picture; then continues after that."""
+    """Runs out in the second epoch until batches are of one image; then continues after that."""
     calls = short_of_memory(5, lambda config: config.training.batch_size > 1)
     config = trial(on_oom="degrade", epochs=3, batch_size=2, resume_save_minutes=0)
     main(command(config, tmp_path))

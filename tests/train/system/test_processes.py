@@ -39,7 +39,7 @@ def launch(count: int, *arguments: str) -> str:
 def test_two_processes_are_one_with_their_batch(
     base_folder: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
-    """5 pictures by 4: the last batch is a single one, of which the second process has none."""
+    """5 images by 4: the last batch is a single one, of which the second process has none."""
     common = [
         f"base.path={base_folder}", f"data.path={picture_folder}",
         "data.trigger=sks puppet", "data.resolution=32",

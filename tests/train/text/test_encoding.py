@@ -40,7 +40,7 @@ def tags(output: Path) -> dict[str, dict[str, int]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Umlauts in the folder, in the file and in its caption; another picture without a caption."""
+    """Umlauts in the folder, in the file and in its caption; another image without a caption."""
     folder = draw(tmp_path / "10_Jürgen dog", "ü", "a")
     (folder / "ü.txt").write_text("sks Köter", encoding="utf-8")
     return folder
@@ -60,7 +60,7 @@ def test_umlauts_in_any_locale(
     settings = [f"base.path={base_folder}", "data.resolution=32", "data.trigger='sks Köter'"]
     said = train(environment, tmp_path / "Ausgänge", f"data.path='{folder}'", *settings)
     name = r"10_J\xfcrgen dog" if "ascii" in environment.values() else "10_Jürgen dog"
-    assert f"1 of 2 pictures in {name} has no caption" in said
+    assert f"1 of 2 images in {name} has no caption" in said
     assert tags(tmp_path / "Ausgänge") == {"10_Jürgen dog": {"sks köter": 1, "jürgen dog": 1}}
 
 
@@ -79,9 +79,7 @@ def test_names_that_are_no_utf8_are_escaped_and_their_words_guessed(
             environment, output, f"base.path={base_folder}", "data.resolution=32",
             f"data.path='{folder}'",
         )  # fmt: skip
-        assert (
-            r"pictures in 10_J\xfcrgen dog have no caption and get the words 'Jürgen dog'" in said
-        )
+        assert r"images in 10_J\xfcrgen dog have no caption and get the words 'Jürgen dog'" in said
         assert r"\xfc.png" in said
         assert tags(output) == {r"10_J\xfcrgen dog": {"jürgen dog": 2}}
 

@@ -59,7 +59,7 @@ def _shared(images: Sequence[TrainingImage], files: CaptionFiles) -> list[str]:
     for image in images:
         owners[files.of(image.path)].append(image.path)
     return [
-        f"one caption file, {readable(file.name)}, is that of {count_noun(len(paths), 'picture')}: "
+        f"one caption file, {readable(file.name)}, is that of {count_noun(len(paths), 'image')}: "
         f"{first_names(paths)}"
         for file, paths in owners.items()
         if file and len(paths) > 1
@@ -81,7 +81,7 @@ def _missing(
         plural_form(len(uncaptioned), "gets", "get"),
     )
     warnings = [
-        f"{len(uncaptioned)} of {count_noun(len(images), 'picture')} in "
+        f"{len(uncaptioned)} of {count_noun(len(images), 'image')} in "
         f"{readable(subset.folder.name)} {have} no caption and {get} {instead} "
         f"({first_names(uncaptioned)})"
     ]
@@ -93,10 +93,10 @@ def _missing(
             f"name: {in_setting('data.caption_extension', extension)} reads it (now "
             f"{files.extension})"
         )
-    if lonely := files.without_picture(contents.pictures):
+    if lonely := files.without_image(contents.images):
         warnings.append(
-            f"{count_noun(len(lonely), 'caption')} in {readable(subset.captions.name)} without a "
-            f"picture of the same name: {first_names(lonely)}"
+            f"{count_noun(len(lonely), 'caption')} in {readable(subset.captions.name)} without an "
+            f"image of the same name: {first_names(lonely)}"
         )
     return warnings
 
@@ -106,7 +106,7 @@ def _trigger(subset: Subset, images: Sequence[TrainingImage], word: str) -> list
     have = [mentions(image.caption, word) for image in images]
     if subset.regularization and any(have):
         return [
-            f"captions of regularization pictures in {folder} have the trigger word {word!r}; they "
+            f"captions of regularization images in {folder} have the trigger word {word!r}; they "
             "show the class, and not the subject"
         ]
     if subset.regularization or all(have):

@@ -66,23 +66,23 @@ class CaptionFiles:
         for stem, suffix, file in keyed:
             self.files.setdefault((stem.casefold(), suffix), file)
 
-    def of(self, picture: Path) -> Path | None:
+    def of(self, image: Path) -> Path | None:
         """The caption file of an image."""
-        return self._find(picture, self.extension)
+        return self._find(image, self.extension)
 
-    def elsewhere(self, picture: Path) -> str | None:
+    def elsewhere(self, image: Path) -> str | None:
         """The extension of another file that may be a caption of the image."""
         others = (extension for extension in TEXTS if extension != self.extension)
-        return next((extension for extension in others if self._find(picture, extension)), None)
+        return next((extension for extension in others if self._find(image, extension)), None)
 
-    def without_picture(self, pictures: Iterable[Path]) -> list[Path]:
+    def without_image(self, images: Iterable[Path]) -> list[Path]:
         """Caption files that belong to none of the images."""
-        used = {self.of(picture) for picture in pictures}
+        used = {self.of(image) for image in images}
         captions = {file for (_, kind), file in self.files.items() if kind == self.extension}
         return sorted(captions - used)
 
-    def _find(self, picture: Path, extension: str) -> Path | None:
-        for name in map(_composed, (picture.stem, picture.name)):
+    def _find(self, image: Path, extension: str) -> Path | None:
+        for name in map(_composed, (image.stem, image.name)):
             for key in (name, name.casefold()):
                 if file := self.files.get((key, extension)):
                     return file

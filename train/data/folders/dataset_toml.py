@@ -116,7 +116,7 @@ def read_dataset_config(config: DataConfig, defaults: Subset) -> DatasetConfig:
     for number, dataset in enumerate(datasets):
         reader.read(dataset, general, f"datasets[{number}]")
     if not reader.subsets:
-        raise DataError(f"{KEY}: {file.name} names no pictures ([[datasets.subsets]], image_dir)")
+        raise DataError(f"{KEY}: {file.name} names no images ([[datasets.subsets]], image_dir)")
     warnings = [f"{file.name}: repaired: {', '.join(repairs)}"] if repairs else []
     warnings += [
         f"{key} in {file.name} is not supported, so kohya's LoRA would differ"
@@ -125,7 +125,7 @@ def read_dataset_config(config: DataConfig, defaults: Subset) -> DatasetConfig:
     if config.validation_path and any(s.validation_fraction for s in reader.subsets):
         warnings.append(
             f"validation_split in {file.name} does not count: data.validation_path names the "
-            "held-out pictures"
+            "held-out images"
         )
     return DatasetConfig(reader.subsets, tuple(reader.batch_sizes), warnings)
 

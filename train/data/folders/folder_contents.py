@@ -25,11 +25,11 @@ class Contents:
     """The visible entries of a folder, each sorted by name.
 
     Attributes:
-        pictures: files with the extension of an image, including broken links.
+        images: files with the extension of an image, including broken links.
         others: all other files, and what is neither file nor folder.
     """
 
-    pictures: list[Path]
+    images: list[Path]
     others: list[Path]
     folders: list[Path]
 
@@ -56,7 +56,7 @@ def existing_folder(path: str | Path, key: str) -> Path:
         raise DataError(f"{key}: there is no folder {shortened(folder)}{readable(near)}") from None
     except NotADirectoryError:
         raise DataError(
-            f"{key}: {shortened(folder)} is not a folder; give the folder of the pictures"
+            f"{key}: {shortened(folder)} is not a folder; give the folder of the images"
         ) from None
     except (OSError, ValueError) as error:
         raise DataError(_unreadable(folder, key, error)) from None
@@ -78,32 +78,32 @@ def contents_of(folder: Path, key: str) -> Contents:
         if os.path.isdir(entry):
             contents.folders.append(entry)
         elif kind(entry) in EXTENSIONS and (os.path.isfile(entry) or not os.path.exists(entry)):
-            contents.pictures.append(entry)
+            contents.images.append(entry)
         else:
             contents.others.append(entry)
     return contents
 
 
-def has_pictures(folder: Path) -> bool:
+def has_images(folder: Path) -> bool:
     """Whether the folder itself has an image; True for a folder that cannot be read, so that the
     reader reports the error."""
     try:
-        return bool(contents_of(folder, "").pictures)
+        return bool(contents_of(folder, "").images)
     except DataError:
         return True
 
 
-def holds_pictures(folder: Path) -> bool:
-    """Whether the folder or one of its subfolders has an image, as `has_pictures`."""
-    return has_pictures(folder) or any(map(has_pictures, contents_of(folder, "").folders))
+def has_images_in_tree(folder: Path) -> bool:
+    """Whether the folder or one of its subfolders has an image, as `has_images`."""
+    return has_images(folder) or any(map(has_images, contents_of(folder, "").folders))
 
 
-def no_picture_in(folder: Path) -> str:
+def no_image_message(folder: Path) -> str:
     """The message that there is no image in a folder, and what there is instead."""
     kinds = ", ".join(sorted(EXTENSIONS))
-    message = f"no picture ({kinds}) in {shortened(folder)}"
+    message = f"no image ({kinds}) in {shortened(folder)}"
     contents = contents_of(folder, "")
-    if inside := [one for one in contents.folders if holds_pictures(one)]:
+    if inside := [one for one in contents.folders if has_images_in_tree(one)]:
         return (
             f"{message} itself; there are some in its subfolders ({first_names(inside)}): give one "
             "of them, or put repeats in front of their names, as in 10_name"

@@ -23,14 +23,14 @@ COMPANIONS = {
 }  # fmt: skip
 # signatures of files that are named .jpg or .png but are something else: offset, bytes, kind
 BEGINNINGS = (
-    (4, b"ftyphe", "an HEIC picture"),
-    (4, b"ftypmif1", "an HEIC picture"),
-    (4, b"ftypmsf1", "an HEIC picture"),
-    (4, b"ftypavi", "an AVIF picture"),
+    (4, b"ftyphe", "an HEIC image"),
+    (4, b"ftypmif1", "an HEIC image"),
+    (4, b"ftypmsf1", "an HEIC image"),
+    (4, b"ftypavi", "an AVIF image"),
     (4, b"ftyp", "a video"),
-    (0, b"\xff\x0a", "a JPEG XL picture"),
-    (4, b"JXL ", "a JPEG XL picture"),
-    (4, b"jP  ", "a JPEG 2000 picture"),
+    (0, b"\xff\x0a", "a JPEG XL image"),
+    (4, b"JXL ", "a JPEG XL image"),
+    (4, b"jP  ", "a JPEG 2000 image"),
     (0, b"8BPS", "a Photoshop file"),
     (0, b"%!PS", "PostScript"),
     (0, b"%PDF", "a PDF"),

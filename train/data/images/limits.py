@@ -30,7 +30,9 @@ class TooLarge(ValueError):
     """An image cannot be decoded within the limits; the message says why."""
 
 
-def checked(stream: BinaryIO, formats: list[str], chunks: int = MOST_CHUNKS) -> Image.Image:
+def open_within_limits(
+    stream: BinaryIO, formats: list[str], chunks: int = MOST_CHUNKS
+) -> Image.Image:
     """An image of which only the header was read.
 
     Args:
@@ -43,24 +45,24 @@ def checked(stream: BinaryIO, formats: list[str], chunks: int = MOST_CHUNKS) -> 
     if words := header_excess(stream, chunks):
         raise TooLarge(f"it {words}")
     try:
-        picture = Image.open(stream, formats=formats)
+        image = Image.open(stream, formats=formats)
     except Image.DecompressionBombError as error:  # Pillow's own limit
         digits = re.search(r"\d+", str(error))
         raise TooLarge(_too_many(int(digits[0]) if digits else 0, MEMORY / OTHERS)) from None
-    name = picture.format or ""
+    name = image.format or ""
     held = 0 if name in READ_IN_PARTS else COPIES * os.fstat(stream.fileno()).st_size
-    pixels, most = picture.width * picture.height, (MEMORY - held) / PEAK.get(name, OTHERS)
+    pixels, most = image.width * image.height, (MEMORY - held) / PEAK.get(name, OTHERS)
     if pixels > most:
-        raise TooLarge(f"{picture.width}x{picture.height} pixels: {_too_many(pixels, most)}")
-    sides = [getattr(picture, "tag_v2", {}).get(tag, 0) for tag in TILE]
+        raise TooLarge(f"{image.width}x{image.height} pixels: {_too_many(pixels, most)}")
+    sides = [getattr(image, "tag_v2", {}).get(tag, 0) for tag in TILE]
     tile = sides[0] * sides[1] if all(isinstance(side, int) for side in sides) else 0
     if tile > max(pixels, LARGEST_TILE):
-        raise TooLarge("its tiles are larger than the picture")
-    return picture
+        raise TooLarge("its tiles are larger than the image")
+    return image
 
 
 def _too_many(pixels: int, most: float) -> str:
     return (
         f"{pixels / 1e6:.0f} megapixels are more than can be decoded in memory (at most "
-        f"{most / 1e6:.0f}); make the picture smaller"
+        f"{most / 1e6:.0f}); make the image smaller"
     )
