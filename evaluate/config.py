@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from evaluate.intervals import wilson
 from train.config.parsing import suggestion
 from train.config.ranges import NAMES, RANGE, SEED, Range, limited, ranged
-from train.config.schema import MOST_STEPS, BaseConfig, DataConfig
+from train.config.schema import MAX_STEPS, BaseConfig, DataConfig
 from train.config.setting_kinds import choice_field, model_field, path_field
 from train.config.trigger_check import check_trigger
 from train.errors import ConfigError
@@ -78,7 +78,7 @@ class PolicyConfig:
     max: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
     min: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
     standard_errors: float = ranged(1.0, 0, 100)
-    epoch: int = ranged(0, 0, MOST_STEPS)
+    epoch: int = ranged(0, 0, MAX_STEPS)
     weights: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
 
 

@@ -21,7 +21,7 @@ from sweeper.study_folder import check_name
 from train.config.class_arguments import whole
 from train.config.parsing import typed
 from train.config.ranges import format_value, ranged
-from train.config.schema import EMBEDDED, MOST_EPOCHS, TrialConfig
+from train.config.schema import EMBEDDED, MAX_EPOCHS, TrialConfig
 from train.config.setting_kinds import (
     OF_CLASS,
     OF_NUMBERS,
@@ -79,8 +79,8 @@ class StudyConfig:
 class EarlyStopConfig:
     """When a trial is stopped before its last epoch; 0: never."""
 
-    memorization_patience: int = ranged(2, 0, MOST_EPOCHS)
-    patience: int = ranged(3, 0, MOST_EPOCHS)
+    memorization_patience: int = ranged(2, 0, MAX_EPOCHS)
+    patience: int = ranged(3, 0, MAX_EPOCHS)
     min_progress_share: float = ranged(0.5, 0, 1)
 
 

@@ -20,7 +20,7 @@ DATE = re.compile(
     r"(?<!\d)(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d"
     r"(?:[-_T ][0-2]\d[-_.]?[0-5]\d(?:[-_.]?[0-5]\d)?)?(?!\d)"
 )
-SHOWN, LONGEST = 3, 12  # names in a line; digits of a number that counts something
+MAX_NAMES, MAX_DIGITS = 3, 12  # names in a line; digits of a number that counts something
 
 
 def order(metadata: Mapping[Path, Mapping[str, str]]) -> tuple[str, Numbers]:
@@ -68,7 +68,7 @@ def _varying(names: Mapping[Path, str]) -> Numbers:
     rows = {file: parts[1::2] for file, parts in pieces.items() if texts[file] == usual}
     columns = list(zip(*rows.values(), strict=True))
     differing = [column for column in columns if len(set(column)) > 1]
-    if len(differing) != 1 or any(len(digits) > LONGEST for digits in differing[0]):
+    if len(differing) != 1 or any(len(digits) > MAX_DIGITS for digits in differing[0]):
         return {}
     return dict(zip(rows, map(int, differing[0]), strict=True))
 
@@ -105,7 +105,7 @@ def _warn_of_runs(metadata: Mapping[Path, Mapping[str, str]]) -> None:
     if len(first) > 1:
         alike = len({file.name for file in first.values()}) < len(first)  # in several folders
         labels = (f"{f.parent.name}/{f.name}" if alike else f.name for f in first.values())
-        shown = ", ".join(sorted(labels)[:SHOWN])
+        shown = ", ".join(sorted(labels)[:MAX_NAMES])
         log.warning(f"the files are of {len(first)} runs, scored as one sequence: {shown} ...")
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from train.text.display import printable
 from train.text.terminal import with_codes
 
-LONGEST = 1000  # characters of a cell
+MAX_CELL_CHARACTERS = 1000  # characters of a cell
 
 
 class PlainConsole(Console):
@@ -64,12 +64,12 @@ class PlainTable(Table):
 
 
 def plain(text: str, style: str = "", verbatim: str = "") -> Text:
-    """Literal text in one style; text longer than LONGEST is truncated.
+    """Literal text in one style; text longer than MAX_CELL_CHARACTERS is truncated.
 
     Args:
         verbatim: see `train.text.display.printable`.
     """
-    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    short = text if len(text) <= MAX_CELL_CHARACTERS else f"{text[:MAX_CELL_CHARACTERS]}..."
     return Text(printable(short, verbatim), style)
 
 

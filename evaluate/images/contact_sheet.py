@@ -38,10 +38,10 @@ TRAINING = "training"  # the role of a training image on a data sheet
 # Limits of a sheet: its pixels (the width times the rows of 4096 probes, the maximum of
 # probes.count), its named images, and the bytes and chunks of its file (Pillow writes a chunk for
 # each 64 kB).
-MOST_PIXELS, MOST_CELLS, LARGEST, MOST_CHUNKS = 150_000_000, 5000, 250_000_000, 5000
+MAX_PIXELS, MAX_CELLS, MAX_BYTES, MAX_CHUNKS = 150_000_000, 5000, 250_000_000, 5000
 COPY = "copy"  # the role of a training image that is shown next to its copy
-MOST, WIDTH = 120, 26  # images on a data sheet; characters in a line below an image
-LONGEST = 2000  # characters of a label; a caption may be of any length
+MAX_IMAGES, WIDTH = 120, 26  # images on a data sheet; characters in a line below an image
+MAX_LABEL_CHARACTERS = 2000  # characters of a label; a caption may be of any length
 TITLES = {
     FRESH: "asked for something new, and made",
     CLASS: "the class alone, without the trigger word",
@@ -55,8 +55,8 @@ class Place(NamedTuple):
     name: Annotated[str, Meta(max_length=100)]
     words: Annotated[str, Meta(max_length=20_000)]
     alarming: bool
-    x: Annotated[int, Meta(ge=0, le=MOST_PIXELS)]
-    y: Annotated[int, Meta(ge=0, le=MOST_PIXELS)]
+    x: Annotated[int, Meta(ge=0, le=MAX_PIXELS)]
+    y: Annotated[int, Meta(ge=0, le=MAX_PIXELS)]
 
 
 class Cell(NamedTuple):
@@ -127,7 +127,7 @@ def data_sheet(
     """
     sections = []
     for title, images in (("training images", training), ("held out", validation)):
-        shown = [images[i] for i in range(0, len(images), -(-len(images) // MOST) or 1)]
+        shown = [images[i] for i in range(0, len(images), -(-len(images) // MAX_IMAGES) or 1)]
         part = f"{len(shown)} of " if len(shown) < len(images) else ""
         if shown:
             role = TRAINING if images is training else ""
@@ -207,11 +207,11 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         UntrustedFileError, OSError: see `read_png`.
     """
     name = shortened_path(file)
-    with opened(file, LARGEST) as stream:
+    with opened(file, MAX_BYTES) as stream:
         try:
-            image = open_within_limits(stream, ["PNG"], MOST_CHUNKS)
-            if image.width * image.height > MOST_PIXELS:
-                raise UntrustedFileError(f"{name}: has over {MOST_PIXELS / 1e6:g} megapixels")
+            image = open_within_limits(stream, ["PNG"], MAX_CHUNKS)
+            if image.width * image.height > MAX_PIXELS:
+                raise UntrustedFileError(f"{name}: has over {MAX_PIXELS / 1e6:g} megapixels")
             yield image
         except UntrustedFileError:
             raise
@@ -232,7 +232,7 @@ def _places(page: Image.Image, file: Path) -> dict[str, Place]:
     """
     name = shortened_path(file)
     places = parse_json(str(page.info.get(CELLS, "[]")), list[Place], name)
-    if len(places) > min(MOST_CELLS, page.width * page.height // CELL**2):
+    if len(places) > min(MAX_CELLS, page.width * page.height // CELL**2):
         raise UntrustedFileError(f"{name}: names more images than it has room for")
     for place in places:
         if place.x + CELL > page.width or place.y + CELL > page.height:
@@ -268,9 +268,9 @@ def _draw(page: Image.Image, section: Section, top: int) -> list[tuple[str, str,
         if cell.alarming:
             draw.rectangle((x - 3, y - 3, x + CELL + 2, y + CELL + 2), outline=ALARM, width=3)
         if section.lines:
-            page.paste(_words(cell.words[:LONGEST], section.lines), (x, y + CELL + 2))
+            page.paste(_words(cell.words[:MAX_LABEL_CHARACTERS], section.lines), (x, y + CELL + 2))
         if cell.name:
-            places.append((cell.name, cell.words[:LONGEST], cell.alarming, x, y))
+            places.append((cell.name, cell.words[:MAX_LABEL_CHARACTERS], cell.alarming, x, y))
     return places
 
 
@@ -285,7 +285,7 @@ def _words(words: str, lines: int) -> Image.Image:
 
 def shortened(words: str, width: int, lines: int) -> str:
     """Text wrapped to at most `lines` lines of `width` characters, without control characters."""
-    spaced = printable(words[:LONGEST], LINES)
+    spaced = printable(words[:MAX_LABEL_CHARACTERS], LINES)
     return "\n".join(textwrap.wrap(spaced, width, max_lines=lines, placeholder=" ..."))
 
 

@@ -8,7 +8,7 @@ from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
 
 PICK = "#d9480f"
-MOST_TICKS = 12
+MAX_TICKS = 12
 # distinct in lightness too, for readers with color vision deficiency
 CURVES = {
     "prompt_fidelity": "#1864ab",
@@ -71,7 +71,7 @@ def draw_curves(
     )
     axes.set_title(title, loc="left")
     axes.set_xlabel(pick.unit)
-    if len(epochs) <= MOST_TICKS:
+    if len(epochs) <= MAX_TICKS:
         axes.set_xticks(epochs)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     if keyed:

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedFormatter, Formatter, FuncFormatter
 from train.files.atomic_write import write_atomically
 from train.text.display import printable
 
-LONGEST = 200  # characters of a text in a figure
+MAX_CHARACTERS = 200  # characters of a text in a figure
 
 
 def save_png(figure: Figure, file: Path) -> None:
@@ -59,5 +59,5 @@ def _literal_label(form: Formatter, value: float, position: int | None = None) -
 
 
 def _literal(text: str) -> str:
-    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    short = text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
     return printable(short).replace("$", r"\$")

@@ -19,8 +19,8 @@ from safetensors.numpy import save
 from evaluate.images.contact_sheet import (
     CELL,
     COPY,
-    MOST_CHUNKS,
-    MOST_PIXELS,
+    MAX_CHUNKS,
+    MAX_PIXELS,
     Cell,
     cells_of,
     places_of,
@@ -31,8 +31,10 @@ from train.files.atomic_write import write_atomically
 from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError, opened
 
-LARGEST = 2_000_000_000  # bytes of a file; 32 images of 1024x1024 pixels take about 70 MB
-LARGEST_IMAGE = 60_000_000  # bytes of one of them; 4096x4096 pixels have 50 MB without compression
+MAX_BYTES = 2_000_000_000  # bytes of a file; 32 images of 1024x1024 pixels take about 70 MB
+MAX_IMAGE_BYTES = (
+    60_000_000  # bytes of one of them; 4096x4096 pixels have 50 MB without compression
+)
 
 
 def images_file(sheet: Path) -> Path:
@@ -75,17 +77,17 @@ def read_probe_images(file: Path, rows: Collection[int]) -> dict[int, Image.Imag
         OSError: it is not there, or may not be read.
     """
     header, images, pixels = read_header(file), {}, 0
-    with opened(file, LARGEST) as stream:
+    with opened(file, MAX_BYTES) as stream:
         for row in rows:
             stored = header.tensors.get(str(row))
             start, stop = stored.data_offsets if stored else (0, 0)
-            if not 0 < stop - start <= LARGEST_IMAGE:
+            if not 0 < stop - start <= MAX_IMAGE_BYTES:
                 continue
             stream.seek(header.size + start)
             try:
-                image = open_within_limits(BytesIO(stream.read(stop - start)), ["PNG"], MOST_CHUNKS)
+                image = open_within_limits(BytesIO(stream.read(stop - start)), ["PNG"], MAX_CHUNKS)
                 pixels += image.width * image.height
-                if pixels <= MOST_PIXELS:
+                if pixels <= MAX_PIXELS:
                     images[row] = image.convert("RGB")
             except Exception:  # Pillow has many for a damaged file
                 continue

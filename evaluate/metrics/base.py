@@ -24,7 +24,7 @@ from torchmetrics import Metric
 from evaluate.intervals import wilson
 
 SURE = 3.0  # a scale must exceed this multiple of its standard error
-LEAST = 2  # observations needed for an interval
+MIN_OBSERVATIONS = 2  # observations needed for an interval
 
 
 def vanishes(scale: float, error: float) -> bool:
@@ -66,7 +66,7 @@ class Score(Metric):
     def compute(self) -> Tensor:
         """(3,): estimate, lower and upper bound; nan if the score is undefined."""
         values = torch.cat(self.values)
-        if self.undefined_reason or len(values) < LEAST:
+        if self.undefined_reason or len(values) < MIN_OBSERVATIONS:
             return torch.full((3,), torch.nan)
         count = len(values)
         generator = torch.Generator().manual_seed(0)

@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from evaluate.metrics.base import LEAST, Mean, Score
+from evaluate.metrics.base import MIN_OBSERVATIONS, Mean, Score
 from train.config.schema import DataConfig
 from train.data.batching import crops_of
 from train.data.images import cropping
@@ -45,7 +45,7 @@ class GeneralizationGap(Score):
 
     def compute(self) -> Tensor:
         values = torch.cat(self.values)
-        if min(self.counts) < LEAST:
+        if min(self.counts) < MIN_OBSERVATIONS:
             return torch.full((3,), torch.nan)
         generator = torch.Generator().manual_seed(0)
         means = [

@@ -16,7 +16,7 @@ from evaluate.config import OTHERS, ProbesConfig
 from evaluate.features.clip import ClipEncoder
 from evaluate.prompts.attributes import (
     KINDS,
-    LARGEST,
+    MAX_BYTES,
     AttributeBank,
     Name,
     SavedAttributes,
@@ -34,7 +34,7 @@ from train.files.untrusted import Tree, UntrustedFileError, convert, read_yaml
 from train.text.display import shortened
 
 SEEN = 0.1  # a value that at least this share of the training images show belongs to them
-LONGEST = 20_000  # characters of a prompt
+MAX_PROMPT_CHARACTERS = 20_000  # characters of a prompt
 CHOICE = 2  # the least number of values of each part that probes ask for
 
 
@@ -80,8 +80,8 @@ class ProbeSet:
 
 
 class _SavedProbe(msgspec.Struct, forbid_unknown_fields=True):
-    prompt: Annotated[str, Meta(max_length=LONGEST)]
-    base_prompt: Annotated[str, Meta(max_length=LONGEST)]
+    prompt: Annotated[str, Meta(max_length=MAX_PROMPT_CHARACTERS)]
+    base_prompt: Annotated[str, Meta(max_length=MAX_PROMPT_CHARACTERS)]
     seed: Annotated[int, Meta(ge=-(2**53), le=2**53)]
     role: Annotated[str, Meta(max_length=100)]
     asked: dict[Name, Words] = {}
@@ -104,7 +104,7 @@ def load_probe_set(file: str) -> ProbeSet:
     if not path.exists():
         raise ConfigError(f"probes.file: there is no file {shortened(file)}")
     try:
-        saved = read_yaml(path, _SavedSet, LARGEST)
+        saved = read_yaml(path, _SavedSet, MAX_BYTES)
         values = saved.values.checked()
         probes = [
             convert(probe, _SavedProbe, f"probe {number} of the file")

@@ -16,8 +16,11 @@ from pathlib import Path
 from train.files.untrusted import UntrustedFileError, check_regular
 from train.text.display import shortened
 
-EACH, MOST = 1_000, 5_000  # SQLite instructions between two progress callbacks; callbacks
-LONGEST = 1_000_000  # bytes of a value, or of a statement
+INSTRUCTIONS_PER_CALLBACK, MAX_CALLBACKS = (
+    1_000,
+    5_000,
+)  # SQLite instructions between two progress callbacks; callbacks
+MAX_VALUE_BYTES = 1_000_000  # bytes of a value, or of a statement
 # the tables that a sweep writes to; MLflow itself has a trigger on another table
 WRITTEN = (
     "alembic_version", "experiments", "experiment_tags", "runs", "tags", "params", "metrics",
@@ -47,14 +50,16 @@ def reading(file: Path, *tables: str) -> Iterator[sqlite3.Connection]:
     address = f"{file.resolve().as_uri()}?mode=ro"
     with closing(sqlite3.connect(address, uri=True)) as database:
         if sys.version_info >= (3, 11):
-            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
-        database.set_progress_handler(lambda: next(ticks) >= MOST, EACH)
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
+        database.set_progress_handler(
+            lambda: next(ticks) >= MAX_CALLBACKS, INSTRUCTIONS_PER_CALLBACK
+        )
         try:
             database.execute("PRAGMA trusted_schema = OFF")
             _check(database, file, tables)
             yield database
         except sqlite3.OperationalError as error:
-            if next(ticks) <= MOST:
+            if next(ticks) <= MAX_CALLBACKS:
                 raise
             raise UntrustedFileError(f"{shortened(file)}: takes too long to read") from error
 

@@ -42,7 +42,7 @@ for _chatty in ("mlflow", "alembic"):
 # it prints a traceback of the exceptions that are reported here in one line
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 STORE_ERRORS = (MlflowException, RequestException, SQLAlchemyError, OSError)
-LONGEST = {"params": 6000, "tags": 5000}  # characters; MLflow would cut longer ones
+MAX_LENGTHS = {"params": 6000, "tags": 5000}  # characters; MLflow would cut longer ones
 METRICS, PARAMS = 1000, 100  # the most in one batch
 # the other kind of experiment on MLflow's page is for chat programs
 KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -293,7 +293,7 @@ class TrackedRun:
 
     def _whole(self, kind: str, key: str, value: str) -> str:
         """The value; if it is too long for MLflow, the name of an artifact that holds it."""
-        if len(value) <= LONGEST[kind]:
+        if len(value) <= MAX_LENGTHS[kind]:
             return value
         file = f"{kind}/{key.replace('/', '-')}.txt"
         self.log_text(value, file)

@@ -14,7 +14,7 @@ from sweeper.execution.trial import Trial
 from sweeper.stop_request import leaving
 from sweeper.tracking.trial_record import FILE, Cost
 from train.config.parsing import cause
-from train.loop.pack_size import MOST, pack_size
+from train.loop.pack_size import MAX_TRIALS, pack_size
 from train.loop.trainer import Checkpoint, Epoch, Trainer
 from train.system.oom import is_oom, memory_of_other_processes
 from train.system.outage import Outage, is_doubtful, outage
@@ -74,7 +74,7 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
     Raises:
         Outage: the machine fails; the trials are as they were.
     """
-    places = MOST if pack == AUTO else int(pack)
+    places = MAX_TRIALS if pack == AUTO else int(pack)
     queue = Queue(trials, places)
     try:
         while not leaving() and (first := queue.take()) is not None:

@@ -33,7 +33,7 @@ from sweeper.tracking.record_schema import (
 )
 from train.config.parsing import suggestion
 from train.config.ranges import format_value
-from train.config.schema import MOST_STEPS
+from train.config.schema import MAX_STEPS
 from train.errors import ConfigError
 from train.files.atomic_write import write_atomically
 from train.files.untrusted import Scalar, UntrustedFileError, parse_json, read_bytes
@@ -134,7 +134,7 @@ class TrialRecord:
         if LENGTH in self.tags:
             return whole(self.tags[LENGTH])
         epochs = self.setting("training", "epochs")
-        return epochs if type(epochs) is int and 0 <= epochs <= MOST_STEPS else 0
+        return epochs if type(epochs) is int and 0 <= epochs <= MAX_STEPS else 0
 
     def setting(self, group: str, name: str) -> Scalar:
         """One of its settings; None where it has none of this name, or one of several values."""

@@ -18,10 +18,10 @@ from train.config.parsing import cause, keys, suggestion
 from train.config.ranges import NAMES, format_value
 
 INTERNAL = ("hydra", "pruner", "search")  # of two settings with the same name, users mean the other
-LONGEST = 500  # characters of a message of Hydra's
-MOST_NAMED = 3  # settings of one suggestion
+MAX_CHARACTERS = 500  # characters of a message of Hydra's
+MAX_SUGGESTIONS = 3  # settings of one suggestion
 # kohya's names, and other names that users expect
-KOHYA = {
+KOHYA_NAMES = {
     "pretrained_model_name_or_path": "base.path",
     "train_data_dir": "data.path",
     "reg_data_dir": "data.regularization_path",
@@ -59,7 +59,7 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         near = suggestion(option, list(error.options))
         return f"{group}: {format_value(option)} is none of {', '.join(error.options)}{near}"
-    message = textwrap.shorten(f"{error} {error.__cause__ or ''}", LONGEST)
+    message = textwrap.shorten(f"{error} {error.__cause__ or ''}", MAX_CHARACTERS)
     try:
         config, groups, parsed = _lookup(name, overrides)
     except (HydraException, OmegaConfBaseException):  # the files are wrong, conf/local.yaml or so
@@ -74,7 +74,7 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
             return wrong
     reason = error.__cause__ or error
     if isinstance(reason, OmegaConfBaseException) and reason.full_key:
-        return f"{reason.full_key}: {textwrap.shorten(cause(reason), LONGEST)}"
+        return f"{reason.full_key}: {textwrap.shorten(cause(reason), MAX_CHARACTERS)}"
     return message
 
 
@@ -107,7 +107,7 @@ def _wrong_group(override: Override, choices: DictConfig, known: Sequence[str]) 
         return ""
     if key in known:  # a group of other commands
         return f"{key}: this cannot be set on the command line"
-    return f"{key}: there is no such setting{suggested(key, known)}"
+    return f"{key}: there is no such setting{suggest_setting(key, known)}"
 
 
 def _wrong_key(override: Override, config: DictConfig, known: Sequence[str], schema: Any) -> str:
@@ -128,8 +128,8 @@ def _wrong_key(override: Override, config: DictConfig, known: Sequence[str], sch
     if missing is None:
         return ""
     if names := entries(schema, missing.rpartition(".")[0]):
-        return _entry(missing, names)
-    return f"{missing}: there is no such setting{suggested(missing, known)}"
+        return _entry_message(missing, names)
+    return f"{missing}: there is no such setting{suggest_setting(missing, known)}"
 
 
 def _missing(key: str, value: Any, config: DictConfig, known: Sequence[str]) -> Iterator[str]:
@@ -158,7 +158,7 @@ def entries(schema: Any, key: str) -> Sequence[str]:
     return next((one.metadata.get(NAMES, ()) for one in known if one.name == last), ())
 
 
-def _entry(key: str, names: Sequence[str]) -> str:
+def _entry_message(key: str, names: Sequence[str]) -> str:
     """The message for an entry that the config does not have."""
     setting, _, entry = key.rpartition(".")
     if entry in names:
@@ -167,20 +167,20 @@ def _entry(key: str, names: Sequence[str]) -> str:
     return f"{key}: there is no {entry} for {setting}{near}"
 
 
-def suggested(key: str, known: Sequence[str]) -> str:
+def suggest_setting(key: str, known: Sequence[str]) -> str:
     """`; did you mean X?` with the settings that the user may have meant, or an empty text.
 
     Settings with the same last part come first, then those with a similar last part; Hydra's own
     and those of a search only if there are no others.
     """
     last = key.rpartition(".")[2]
-    if KOHYA.get(last) in known:
-        return f"; did you mean {KOHYA[last]}?"
+    if KOHYA_NAMES.get(last) in known:
+        return f"; did you mean {KOHYA_NAMES[last]}?"
     parts = {name: name.rpartition(".")[2] for name in known}
     near = difflib.get_close_matches(last, [*dict.fromkeys(parts.values())], n=1, cutoff=0.75)
     for wanted in ([last], near):
         matches = [name for name, part in parts.items() if part in wanted]
         matches = [name for name in matches if not name.startswith(INTERNAL)] or matches
         if matches:
-            return f"; did you mean {' or '.join(matches[:MOST_NAMED])}?"
+            return f"; did you mean {' or '.join(matches[:MAX_SUGGESTIONS])}?"
     return suggestion(key, list(known))

@@ -38,7 +38,7 @@ COMPLETES = {"-sc", "--shell-completion"}
 FILES = ("kohya", "dataset_config")  # overrides that are not settings: see train/kohya
 SEARCH_PATH = ("--config-dir", "-cd")
 OTHER_CONFIG = ("--config-path", "-cp", "--config-name", "-cn")
-LONGEST = 900  # characters of a message
+MAX_CHARACTERS = 900  # characters of a message
 SEARCHES = "sweep"  # the command whose -m runs our own sweeper; the others' is Hydra's
 
 
@@ -91,7 +91,7 @@ def preflight(
     except ConfigError as error:
         key = str(error).split(":", 1)[0]
         place = f"conf/{local_overrides.FILE}: " if _is_own(name, key, line) else ""
-        leave(f"{place}{shortened(str(error), LONGEST)}")
+        leave(f"{place}{shortened(str(error), MAX_CHARACTERS)}")
     except (HydraException, OmegaConfBaseException) as error:
         leave(explain(name, error, tried, schema))
     return [*parts.flags, *line]

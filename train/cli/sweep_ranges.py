@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override, RangeSweep
 
 from train.errors import ConfigError
 
-MOST_VALUES = 10_000  # of one sweep that is written out value by value
+MAX_VALUES = 10_000  # of one sweep that is written out value by value
 
 
 def range_values(key: str, sweep: RangeSweep) -> tuple[float, float, float, int]:
@@ -45,8 +45,8 @@ def sweep_words(override: Override, parser: OverridesParser) -> list[str]:
     key, sweep = override.get_key_element(), override.value()
     if isinstance(sweep, RangeSweep):
         first, _, step, count = range_values(key, sweep)
-        if count > MOST_VALUES:
-            raise ConfigError(f"{key}: {count} values; a sweep takes {MOST_VALUES} or fewer")
+        if count > MAX_VALUES:
+            raise ConfigError(f"{key}: {count} values; a sweep takes {MAX_VALUES} or fewer")
         begin, by = Decimal(str(first)), Decimal(str(step))
         kind = type(first)
         return [str(kind(begin + i * by)) for i in range(count)]

@@ -14,9 +14,9 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 import train.config.resolvers  # noqa: F401  # registers them
 from train.config.ranges import (
-    complaints,
-    declared,
     format_value,
+    range_errors,
+    range_of,
 )
 from train.config.setting_kinds import (
     is_numeric,
@@ -27,10 +27,10 @@ from train.errors import ConfigError
 BOOLEANS = {"true", "false", "yes", "no", "on", "off", "y", "n", "1", "0"}  # OmegaConf's words
 
 
-ABSENT = re.compile(r"Interpolation key '([^']*)' not found")
+MISSING_INTERPOLATION = re.compile(r"Interpolation key '([^']*)' not found")
 
 
-LONGEST_NUMBER = 1000  # bits; a float cannot hold an integer of more than 1024
+MAX_INT_BITS = 1000  # bits; a float cannot hold an integer of more than 1024
 
 
 Schema = TypeVar("Schema")
@@ -51,18 +51,18 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
         settings = cast(Schema, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key = error.full_key or str(error.key)
-        if absent := ABSENT.search(str(error)):
+        if absent := MISSING_INTERPOLATION.search(str(error)):
             raise ConfigError(
                 f"{absent[1]}: there is no such setting any more, or none yet, and {key} takes its "
                 "value from it"
             ) from None
         unknown = isinstance(error, ConfigKeyError)
         near = suggestion(key, keys(_structured(cast(type, schema)))) if unknown else ""
-        within = declared(schema, key)
+        within = range_of(schema, key)
         what = f"; it must be a number {within}" if within else near
         words = "there is no such setting" if unknown else cause(error)
         raise ConfigError(f"{key}: {words}{what}") from None
-    for complaint in complaints(settings):
+    for complaint in range_errors(settings):
         raise ConfigError(complaint)
     return settings
 
@@ -99,7 +99,7 @@ def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterat
             yield f"{key}: {format_value(value)} must be true or false"
         elif isinstance(value, str) and "${" in value and is_numeric(kind):
             yield f"{key}: {format_value(value)} must be a number"
-        elif kind is not str and isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:
+        elif kind is not str and isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
             yield f"{key}: {format_value(value)} is too large a number"
 
 

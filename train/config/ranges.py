@@ -8,7 +8,7 @@ from typing import Any, cast, get_type_hints
 
 NAMES = "names"  # key of a dictionary's metadata: its valid entries
 RANGE = "range"  # key of a field's metadata; for a dictionary, the range of its values
-LONGEST = 60  # characters of a value in a message
+MAX_CHARACTERS = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Range:
 
 
 SHARE = Range(0, 1, open_high=True)
-UP_TO_ALL = Range(0, 1)
+UNIT_INTERVAL = Range(0, 1)
 SEED = Range(0, 2**32)
 
 
@@ -53,14 +53,14 @@ def limited(default: Any, within: Range) -> Any:
     return field(default=default, metadata={RANGE: within})
 
 
-def declared(schema: Any, key: str) -> Range | None:
+def range_of(schema: Any, key: str) -> Range | None:
     """The range of a dotted key of a dataclass, at any depth; None if it declares none."""
     name, _, rest = key.partition(".")
     for one in fields(schema):
         if one.name == name and RANGE in one.metadata:
             return cast(Range, one.metadata[RANGE])
         if one.name == name and rest and is_dataclass(kind := get_type_hints(schema)[name]):
-            return declared(kind, rest)
+            return range_of(kind, rest)
     return None
 
 
@@ -79,7 +79,7 @@ def format_value(value: object) -> str:
     """A value in a message, as it is typed, truncated if long."""
     words = {"None": "null", "True": "true", "False": "false"}
     text = repr(value)
-    return shortened(words.get(text, text), LONGEST)
+    return shortened(words.get(text, text), MAX_CHARACTERS)
 
 
 def shortened(text: str, most: int) -> str:
@@ -87,12 +87,12 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - most // 4]}...{text[-most // 4 :]}"
 
 
-def complaints(config: Any, prefix: str = "") -> Iterator[str]:
+def range_errors(config: Any, prefix: str = "") -> Iterator[str]:
     """Messages about values out of range in a dataclass and in nested ones."""
     for one in fields(config):
         key, value = f"{prefix}{one.name}", getattr(config, one.name)
         if is_dataclass(value):
-            yield from complaints(value, f"{key}.")
+            yield from range_errors(value, f"{key}.")
         if (within := one.metadata.get(RANGE)) is None or value is None:
             continue
         values = value if isinstance(value, Mapping) else {"": value}

@@ -15,7 +15,9 @@ from train.data.regularization import balanced
 from train.data.size_report import lines_before_training
 from train.data.validation_split import split, without
 
-MOST_SHOWN = 1_000_000  # images of an epoch, repeats included: its order is a list of them
+MAX_IMAGES_PER_EPOCH = (
+    1_000_000  # images of an epoch, repeats included: its order is a list of them
+)
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,12 @@ def load_dataset(config: DataConfig) -> Dataset:
         raise DataError("data.validation_path: holds all the images of the training folder")
     contents = {image.content for image in validation}
     shown = sum(image.repeats for image in training)
-    if shown > max(MOST_SHOWN, len(training)):
+    if shown > max(MAX_IMAGES_PER_EPOCH, len(training)):
         raise DataError(
             f"{reader.key}: an epoch would show {shown:,} images "
-            f"({count_noun(len(training), 'image')} with their repeats), and {MOST_SHOWN:,} is "
-            "the most: take fewer repeats (data.repeats, num_repeats, or the number in a folder's "
-            "name) and more epochs"
+            f"({count_noun(len(training), 'image')} with their repeats), and "
+            f"{MAX_IMAGES_PER_EPOCH:,} is the most: take fewer repeats (data.repeats, num_repeats, "
+            "or the number in a folder's name) and more epochs"
         )
     others = without(regularization, contents)
     prior = balanced(others, shown)

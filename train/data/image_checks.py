@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from train.data.images.image import DataError, decode_image
-from train.data.images.limits import LARGEST
+from train.data.images.limits import MAX_BYTES
 from train.data.images.rgb import strips
 from train.files.untrusted import UntrustedFileError, opened
 from train.text.display import shortened
@@ -76,7 +76,7 @@ def _sha256(file: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with opened(file, LARGEST) as stream:
+        with opened(file, MAX_BYTES) as stream:
             while block := stream.read(BLOCK):
                 digest.update(block)
     except (OSError, UntrustedFileError) as error:

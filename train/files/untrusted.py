@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NewType, TypeVar, cast, get_arg
 import msgspec
 import yaml
 
-from train.config.parsing import LONGEST_NUMBER
+from train.config.parsing import MAX_INT_BITS
 from train.errors import UserError
 from train.files.toml_limits import excess
 from train.text.display import shortened
@@ -31,16 +31,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-LARGEST = 32_000_000  # bytes of a text
-DEEPEST = 12  # levels of lists and mappings
+MAX_BYTES = 32_000_000  # bytes of a text
+MAX_DEPTH = 12  # levels of lists and mappings
 TREE = 8  # the same for a `Tree`: each level doubles the time to create its type
-MOST_NODES = 500_000  # values, keys and containers of a YAML text
-MOST_PARTS = 2_000_000  # commas and brackets of a JSON text: each may take 300 bytes of memory
-MOST_DIGITS = 301  # of an integer: as many as LONGEST_NUMBER has
+MAX_NODES = 500_000  # values, keys and containers of a YAML text
+MAX_PARTS = 2_000_000  # commas and brackets of a JSON text: each may take 300 bytes of memory
+MAX_DIGITS = 301  # of an integer: as many as MAX_INT_BITS has
 LONG_NUMBER = re.compile(r"(?<![0-9])[0-9]{302}")
 LONG_NUMBER_BYTES = re.compile(LONG_NUMBER.pattern.encode())
 NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-FxXoO_:.]*")  # what YAML may parse as a number
-LONGEST = 200  # characters of a message
+MAX_MESSAGE_CHARACTERS = 200  # characters of a message
 # YAML's tags of plain values; ! alone is a quoted text
 TAGS = {
     "!",
@@ -50,9 +50,9 @@ TAGS = {
     ),
 }
 # non-blocking: opening a pipe without a writer would wait forever
-READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
-HELD = "held"  # the only field of the structs in which values are converted
+VALUE_FIELD = "held"  # the only field of the structs in which values are converted
 
 Kind = TypeVar("Kind")
 Scalar = None | bool | int | float | str
@@ -99,7 +99,7 @@ def check_own_file(file: Path) -> None:
 
 
 @contextmanager
-def opened(file: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
+def opened(file: Path, most: int = MAX_BYTES) -> Iterator[BinaryIO]:
     """A regular file, open for reading.
 
     Args:
@@ -109,7 +109,7 @@ def opened(file: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
         UntrustedFileError: it is not a regular file, or too large.
         OSError: it is missing or cannot be read.
     """
-    descriptor = os.open(file, READ)
+    descriptor = os.open(file, READ_FLAGS)
     try:
         status = os.fstat(descriptor)
         _check_mode(file, status.st_mode)  # before Python's open, which rejects a folder itself
@@ -121,7 +121,7 @@ def opened(file: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
         os.close(descriptor)
 
 
-def read_bytes(file: Path, most: int = LARGEST) -> bytes:
+def read_bytes(file: Path, most: int = MAX_BYTES) -> bytes:
     """The content of a regular file.
 
     Args:
@@ -138,7 +138,7 @@ def read_bytes(file: Path, most: int = LARGEST) -> bytes:
     return content
 
 
-def read_text(file: Path, most: int = LARGEST) -> str:
+def read_text(file: Path, most: int = MAX_BYTES) -> str:
     """The content of a text in UTF-8.
 
     Raises:
@@ -147,7 +147,7 @@ def read_text(file: Path, most: int = LARGEST) -> str:
     return _text(read_bytes(file, most), shortened(file))
 
 
-def read_json(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
+def read_json(file: Path, kind: type[Kind], most: int = MAX_BYTES) -> Kind:
     """The content of a JSON file, see `parse_json`.
 
     Raises:
@@ -156,7 +156,7 @@ def read_json(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
     return parse_json(read_bytes(file, most), kind, shortened(file), most)
 
 
-def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LARGEST) -> Kind:
+def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = MAX_BYTES) -> Kind:
     """A JSON text as a value of a type; NaN and infinity are numbers, as Python writes them.
 
     Args:
@@ -170,8 +170,8 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
     """
     if len(content) > most:
         raise UntrustedFileError(f"{name}: is longer than {most} characters")
-    if (count := parts_of(content)) > MOST_PARTS:
-        raise UntrustedFileError(f"{name}: has {count} values, and at most {MOST_PARTS} are read")
+    if (count := parts_of(content)) > MAX_PARTS:
+        raise UntrustedFileError(f"{name}: has {count} values, and at most {MAX_PARTS} are read")
     try:
         # raw parts are checked when they are decoded
         if msgspec.Raw in get_args(kind) or not _has_long_number(content):
@@ -214,7 +214,7 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
 
 
-def read_yaml(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
+def read_yaml(file: Path, kind: type[Kind], most: int = MAX_BYTES) -> Kind:
     """The content of a YAML file, see `parse_yaml`.
 
     Raises:
@@ -272,15 +272,19 @@ def convert(loaded: object, kind: type[Kind], name: str) -> Kind:
         UntrustedFileError: it does not fit, or has too large a number; the message says where.
     """
     if _has_large_number(loaded):
-        raise UntrustedFileError(f"{name}: has a whole number of more than {MOST_DIGITS} digits")
+        raise UntrustedFileError(f"{name}: has a whole number of more than {MAX_DIGITS} digits")
     try:
         wanted: Any = kind
-        held: Any = msgspec.convert({HELD: loaded}, type=_holder(wanted))
-        return cast(Kind, getattr(held, HELD))
+        held: Any = msgspec.convert({VALUE_FIELD: loaded}, type=_holder(wanted))
+        return cast(Kind, getattr(held, VALUE_FIELD))
     except RecursionError:
         raise UntrustedFileError(f"{name}: is nested too deeply") from None
     except (msgspec.ValidationError, ValueError, TypeError) as error:
-        words = _one_line(error).replace(f" - at `$.{HELD}`", "").replace(f"`$.{HELD}", "`$")
+        words = (
+            _one_line(error)
+            .replace(f" - at `$.{VALUE_FIELD}`", "")
+            .replace(f"`$.{VALUE_FIELD}", "`$")
+        )
         raise UntrustedFileError(f"{name}: {words}") from None
 
 
@@ -288,7 +292,7 @@ def convert(loaded: object, kind: type[Kind], name: str) -> Kind:
 def _holder(kind: Any) -> type[msgspec.Struct]:
     """A struct with one field: msgspec caches the inspection of a type for structs only, and
     inspecting a `Tree` takes milliseconds."""
-    return msgspec.defstruct("Holder", [(HELD, kind)])
+    return msgspec.defstruct("Holder", [(VALUE_FIELD, kind)])
 
 
 def _has_large_number(loaded: object) -> bool:
@@ -297,7 +301,7 @@ def _has_large_number(loaded: object) -> bool:
     while remaining:
         one = remaining.pop()
         if isinstance(one, int):
-            if one.bit_length() > LONGEST_NUMBER:
+            if one.bit_length() > MAX_INT_BITS:
                 return True
         elif isinstance(one, dict):
             remaining += one.values()
@@ -323,16 +327,16 @@ def _check_events(text: str, name: str) -> None:
         if (tag := getattr(event, "tag", None)) and tag not in TAGS:
             raise UntrustedFileError(f"{place}: has the tag {tag}; only plain values are read")
         value = event.value if isinstance(event, yaml.ScalarEvent) and event.implicit[0] else ""
-        if len(value) > MOST_DIGITS and NUMBER.fullmatch(value):  # 1:1:1 is a number too
+        if len(value) > MAX_DIGITS and NUMBER.fullmatch(value):  # 1:1:1 is a number too
             raise UntrustedFileError(
-                f"{place}: has a whole number of more than {MOST_DIGITS} digits"
+                f"{place}: has a whole number of more than {MAX_DIGITS} digits"
             )
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise UntrustedFileError(f"{place}: is nested more than {DEEPEST} levels deep")
-        if count > MOST_NODES:
-            raise UntrustedFileError(f"{name}: has more than {MOST_NODES} values")
+        if depth > MAX_DEPTH:
+            raise UntrustedFileError(f"{place}: is nested more than {MAX_DEPTH} levels deep")
+        if count > MAX_NODES:
+            raise UntrustedFileError(f"{name}: has more than {MAX_NODES} values")
 
 
 def _too_large(file: Path, most: int) -> UntrustedFileError:
@@ -357,4 +361,4 @@ def _one_line(error: Exception) -> str:
     """A message in one line, including the position if it has one."""
     words = " ".join(str(error).split()) or type(error).__name__
     words = words[:1].lower() + words[1:]
-    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
+    return words if len(words) <= MAX_MESSAGE_CHARACTERS else f"{words[:MAX_MESSAGE_CHARACTERS]}..."

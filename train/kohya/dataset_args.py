@@ -10,7 +10,7 @@ from train.data.folders.folder_names import folder_name
 from train.errors import ConfigError
 from train.files.paths import expanded
 from train.kohya.dataset_overrides import class_words
-from train.kohya_toml.key_tables import LEAST, MOST
+from train.kohya_toml.key_tables import MAX_BUCKET_SIDE, MIN_BUCKET_SIDE
 from train.kohya_toml.parsed_config import KohyaConfig, format_value, whole
 from train.text.display import worded
 
@@ -88,8 +88,8 @@ def _folder_words(folder: str | None) -> str | None:
 def _buckets(config: KohyaConfig, embedded: bool) -> dict[str, Any]:
     enabled = config.flag("enable_bucket")
     sides = {
-        "data.min_bucket": config.whole("min_bucket_reso", LEAST if enabled else None),
-        "data.max_bucket": config.whole("max_bucket_reso", MOST if enabled else None),
+        "data.min_bucket": config.whole("min_bucket_reso", MIN_BUCKET_SIDE if enabled else None),
+        "data.max_bucket": config.whole("max_bucket_reso", MAX_BUCKET_SIDE if enabled else None),
         "data.bucket_step": config.whole("bucket_reso_steps", 64 if enabled else None),
     }
     upscale = not config.flag("bucket_no_upscale")

@@ -89,9 +89,9 @@ OTHER_SCRIPTS = {
     "use_flash_attn", "use_sage_attn", "weighting_scheme",
 }  # fmt: skip
 
-NOTHING: tuple[Any, ...] = (None, "", [], {})
+EMPTY_VALUES: tuple[Any, ...] = (None, "", [], {})
 # kohya's defaults: stating them changes nothing
-HARMLESS: dict[str, Any] = {
+KOHYA_DEFAULTS: dict[str, Any] = {
     "caption_separator": ",",
     "huber_c": 0.1,
     "huber_scale": 1.0,
@@ -128,13 +128,16 @@ ALIASES = {
 }
 
 # keys with the same meaning as an aliased one, which kohya would use
-RIVALS = {"max_train_epochs": ("max_train_steps",)}
-LEAST, MOST = 256, 1024  # kohya's defaults of min_bucket_reso and max_bucket_reso
+EXCLUSIVE_KEYS = {"max_train_epochs": ("max_train_steps",)}
+MIN_BUCKET_SIDE, MAX_BUCKET_SIDE = (
+    256,
+    1024,
+)  # kohya's defaults of min_bucket_reso and max_bucket_reso
 
 
 def changes_nothing(key: str, value: Any) -> bool:
     """Whether a value equals what kohya does anyway: off, empty, or its default."""
-    return value in (*NOTHING, False, 0, "None") or value == HARMLESS.get(key)
+    return value in (*EMPTY_VALUES, False, 0, "None") or value == KOHYA_DEFAULTS.get(key)
 
 
 def refuse(key: str) -> str:

@@ -12,8 +12,8 @@ from train.kohya_toml.repairs import WINDOWS_PATH, repair
 from train.text.decoding import decoded
 from train.text.display import shortened
 
-LARGEST = 1_000_000  # bytes; kohya's files have some thousands
-LONGEST = 80  # characters of a line in a message
+MAX_BYTES = 1_000_000  # bytes; kohya's files have some thousands
+MAX_LINE_CHARACTERS = 80  # characters of a line in a message
 LINE_ENDS = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 
 
@@ -58,7 +58,7 @@ def existing(path: Path) -> Path:
 def _text(path: Path) -> tuple[str, str]:
     """A file's text with normalized line ends; and its encoding, if that was guessed."""
     try:
-        data = read_bytes(existing(path), LARGEST)
+        data = read_bytes(existing(path), MAX_BYTES)
     except UntrustedFileError as error:
         raise ConfigError(str(error)) from None
     except (OSError, ValueError) as error:
@@ -78,5 +78,5 @@ def _explained(error: UntrustedFileError, text: str) -> str:
     line, lines = re.search(r"line (\d+)", str(error)), text.split("\n")
     shown = lines[min(int(line[1]), len(lines)) - 1].strip() if line else ""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
-    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
+    shown = shown if len(shown) <= MAX_LINE_CHARACTERS else f"{shown[:MAX_LINE_CHARACTERS]}..."
     return f"{error}{shown and f': {shown}'}"

@@ -29,7 +29,13 @@ from train.lora import checkpoint
 from train.lora.batched import Dropout
 from train.models.base_model import DTYPES, BaseModel
 from train.resume.last_checkpoint import last_checkpoint
-from train.resume.resume_state import StateError, as_damage, check_parts, read_state, write_state
+from train.resume.resume_state import (
+    StateError,
+    check_parts,
+    errors_as_damage,
+    read_state,
+    write_state,
+)
 from train.resume.run_files import state_file
 from train.resume.run_identity import identity, identity_of, migrated_identity
 from train.system.distributed import ALONE, ProcessGroup
@@ -96,7 +102,7 @@ class AdapterRun:
         self.scaler = torch.amp.GradScaler(self.base.device.type) if half else None
         self.last: dict[str, Any] | None = None  # fields of the last checkpoint
         if state:
-            with as_damage():
+            with errors_as_damage():
                 self._restore(state)
 
     def start_epoch(self) -> None:

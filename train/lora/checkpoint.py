@@ -17,7 +17,7 @@ from train.lora.adapter import Adapter
 from train.lora.alphas import alphas
 from train.lora.checkpoint_file import read_metadata, unreadable
 from train.lora.conversion import read_modules
-from train.lora.fitting import NotFinite, check_base, fit
+from train.lora.fitting import NonFiniteWeights, check_base, fit
 from train.lora.injection import LoRAInjector
 from train.lora.peft_config import read_settings
 
@@ -113,7 +113,7 @@ def read_checkpoint(path: Path | str, adapters: LoRAInjector) -> tuple[Adapter, 
         modules, others = read_modules(tensors, settings)
         missing = check_base(modules, adapters, metadata)
         matrices = fit(modules, alphas(modules, settings, metadata), adapters, metadata)
-    except NotFinite as error:
+    except NonFiniteWeights as error:
         raise NotFiniteError(f"{path}: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error

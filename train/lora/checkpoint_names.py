@@ -30,7 +30,7 @@ WORDS = (
     r"(?P<step>\d+)[-_ ]?steps?(?![a-z])",
     r"(?P<epoch>\d+)[-_ ]?ep(?:ochs?)?(?![a-z])",
 )
-LONGEST = 12  # digits of an epoch or a step
+MAX_DIGITS = 12  # digits of an epoch or a step
 
 
 def name_of(path: Path) -> str:
@@ -96,5 +96,5 @@ def epoch_and_step(path: Path, metadata: Mapping[str, str]) -> tuple[Number, Num
 
 def _count(text: object) -> Number:
     """A number of epochs or steps; None if the text is not one."""
-    match = re.fullmatch(rf"[0-9]{{1,{LONGEST}}}", str(text).strip())
+    match = re.fullmatch(rf"[0-9]{{1,{MAX_DIGITS}}}", str(text).strip())
     return int(match[0]) if match else None

@@ -13,13 +13,13 @@ from train.lora.injection import LoRAInjector, shape
 from train.lora.unsupported_kinds import other_family
 
 
-class NotFinite(ValueError):
+class NonFiniteWeights(ValueError):
     """Weights are not finite, or make the base's weights so."""
 
 
 Matrices = dict[str, tuple[Tensor, Tensor, float]]
-HIGHEST_RANK = 4096  # of a file, so that its matrices fit into memory
-FLAT, SPATIAL = 2, 4  # dimensions of the matrices of a linear layer and of a convolution
+MAX_FILE_RANK = 4096  # of a file, so that its matrices fit into memory
+LINEAR_DIMS, CONV_DIMS = 2, 4  # dimensions of the matrices of a linear layer and of a convolution
 # metadata keys that identify the base
 BASE_KEYS = ("ss_base_model_version", "modelspec.architecture")
 
@@ -72,8 +72,10 @@ def check_base(
         if not module.rank:
             down = tuple(module.parts[DOWN].shape)
             raise ValueError(f"{name} has no rank: its {DOWN}.weight has the shape {down}")
-        if module.rank > HIGHEST_RANK:
-            raise ValueError(f"{name} has rank {module.rank}, and at most {HIGHEST_RANK} is loaded")
+        if module.rank > MAX_FILE_RANK:
+            raise ValueError(
+                f"{name} has rank {module.rank}, and at most {MAX_FILE_RANK} is loaded"
+            )
     return missing
 
 
@@ -85,14 +87,14 @@ def _fitted(
     A 1x1 convolution equals a linear layer, and trainers do not agree which of them it is.
     """
     outputs, *inputs = weight
-    if not {down.ndim, up.ndim} <= {FLAT, SPATIAL} or not len(down):
+    if not {down.ndim, up.ndim} <= {LINEAR_DIMS, CONV_DIMS} or not len(down):
         return None
     if not (down.is_floating_point() and up.is_floating_point()):
         raise ValueError(f"{name} has weights of {down.dtype}, which are not a LoRA's")
     flat = [size for size in inputs if size != 1] == [size for size in down.shape[1:] if size != 1]
     if not flat or up.shape[:2] != (outputs, len(down)) or up[0, 0].numel() != 1:
         return None
-    ends = [1] * (len(weight) - FLAT)
+    ends = [1] * (len(weight) - LINEAR_DIMS)
     return down.float().reshape(len(down), *inputs), up.float().reshape(outputs, len(down), *ends)
 
 
@@ -112,7 +114,7 @@ def _check_finite(matrices: Matrices) -> None:
         if not math.isfinite(float(down.norm() * up.norm() * alpha))
     ]
     if bad:
-        raise NotFinite(
+        raise NonFiniteWeights(
             f"its weights are not finite in {len(bad)} of {len(matrices)} modules (such as "
             f"{bad[0]}): the training broke down before it was saved"
         )

@@ -12,8 +12,8 @@ import string
 from dataclasses import dataclass
 from functools import lru_cache
 
-LONGEST = 1000  # characters of a pattern, and of a name
-DEEPEST = 10  # levels of nested brackets
+MAX_CHARACTERS = 1000  # characters of a pattern, and of a name
+MAX_DEPTH = 10  # levels of nested brackets
 REPEATED = "*+?"
 DIGITS, WORDS = string.digits, f"{string.ascii_letters}{string.digits}_"
 CLASSES = {"d": DIGITS, "w": WORDS}
@@ -51,8 +51,8 @@ def matches(pattern: str, name: str) -> bool:
     Raises:
         ValueError: the pattern has unsupported syntax.
     """
-    if len(name) > LONGEST:
-        raise ValueError(f"has more than {LONGEST} characters")
+    if len(name) > MAX_CHARACTERS:
+        raise ValueError(f"has more than {MAX_CHARACTERS} characters")
     starts = 1 | sum(1 << place + 1 for place, sign in enumerate(name) if sign == ".")
     return bool(_after(_parsed(pattern), name, starts) >> len(name))
 
@@ -100,8 +100,8 @@ def _where(characters: str | None, negated: bool, name: str) -> int:
 
 @lru_cache(maxsize=10_000)
 def _parsed(pattern: str) -> Choice:
-    if len(pattern) > LONGEST:
-        raise ValueError(f"has more than {LONGEST} characters")
+    if len(pattern) > MAX_CHARACTERS:
+        raise ValueError(f"has more than {MAX_CHARACTERS} characters")
     choice, end = _choice(pattern, 0, 0)
     if end != len(pattern):
         raise ValueError("closes a bracket that is not open")
@@ -114,8 +114,8 @@ def _choice(pattern: str, place: int, depth: int, fold: bool = False) -> tuple[C
     Args:
         fold: ignore case.
     """
-    if depth > DEEPEST:
-        raise ValueError(f"has more than {DEEPEST} brackets within brackets")
+    if depth > MAX_DEPTH:
+        raise ValueError(f"has more than {MAX_DEPTH} brackets within brackets")
     sequences: list[list[Sign | Choice]] = [[]]
     while place < len(pattern) and pattern[place] != ")":
         sign = pattern[place]

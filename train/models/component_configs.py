@@ -40,14 +40,14 @@ CLASSES = {
                           ["transformers", "CLIPFeatureExtractor"]],
 }  # fmt: skip
 PIPELINES = ("StableDiffusion", "LatentConsistencyModel")  # prefixes of the pipelines' names
-DIFFUSERS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+DIFFUSERS_CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 # keys and files that make a library load something other than the component itself
 FORBIDDEN = ("auto_map", "quantization_config", "attn_implementation", "_attn_implementation",
              "adapter_config.json")  # fmt: skip
-NAMED = "_name_or_path"  # the origin of a component; nothing reads it
-LARGEST, LONGEST = 10_240, 16  # of a network's sizes, and of a list of them
-MOST = 10_000_000  # of any other number
-SPARE = 1.05  # a text encoder may have this many times the numbers of its file
+ORIGIN_KEY = "_name_or_path"  # the origin of a component; nothing reads it
+MAX_SIZE, MAX_LIST_LENGTH = 10_240, 16  # of a network's sizes, and of a list of them
+MAX_NUMBER = 10_000_000  # of any other number
+SIZE_TOLERANCE = 1.05  # a text encoder may have this many times the numbers of its file
 
 Size = Annotated[int, Meta(ge=1, le=3_000_000)]
 
@@ -134,8 +134,8 @@ def check_folder(source: Path) -> tuple[Tree, Tree]:
                 raise UntrustedFileError(
                     f"{shortened(folder / name)}: would load another model; remove it"
                 )
-        if part in DIFFUSERS:
-            _check_sizes(folder / CONFIG, DIFFUSERS[part])
+        if part in DIFFUSERS_CLASSES:
+            _check_sizes(folder / CONFIG, DIFFUSERS_CLASSES[part])
         elif part == "scheduler":
             _check_scheduler(folder / SCHEDULER)
         elif part.startswith("text_encoder"):
@@ -165,7 +165,7 @@ def _check_text(folder: Path, tokenizer: Path) -> None:
     file = folder / CONFIG
     about = convert(_checked(file), TextEncoder, shortened(file))
     stored = sum(check_weights(weights) for weights in folder.glob(f"*{WEIGHTS}"))
-    if stored and about.numbers > SPARE * stored:
+    if stored and about.numbers > SIZE_TOLERANCE * stored:
         raise UntrustedFileError(
             f"{shortened(file)}: its sizes make {about.numbers} numbers, its weights have {stored}"
         )
@@ -196,11 +196,11 @@ def _check_sizes(file: Path, kind: type[Any]) -> None:
 
 def _check_size(place: str, value: object, few: bool) -> None:
     if isinstance(value, list):
-        if len(value) > LONGEST:
-            raise UntrustedFileError(f"{place}: has more than {LONGEST} values")
+        if len(value) > MAX_LIST_LENGTH:
+            raise UntrustedFileError(f"{place}: has more than {MAX_LIST_LENGTH} values")
         for one in value:
             _check_size(place, one, few)
-    elif isinstance(value, int) and abs(value) > (2 * LONGEST if few else LARGEST):
+    elif isinstance(value, int) and abs(value) > (2 * MAX_LIST_LENGTH if few else MAX_SIZE):
         raise UntrustedFileError(f"{place}: {value} is more than a base has")
 
 
@@ -224,7 +224,7 @@ def _check_values(place: str, value: object) -> None:
             where = f"{place}: {shortened(key)}"
             if key in FORBIDDEN and inner is not None:
                 raise UntrustedFileError(f"{where}: could load code or another model; remove it")
-            if key != NAMED:
+            if key != ORIGIN_KEY:
                 _check_values(where, inner)
     elif isinstance(value, list):
         for inner in value:
@@ -232,7 +232,7 @@ def _check_values(place: str, value: object) -> None:
     elif isinstance(value, str):
         if "/" in value or len(value) > 1000:
             raise UntrustedFileError(f"{place}: {shortened(value)} is not a valid word")
-    elif isinstance(value, int | float) and not (math.isinf(value) or abs(value) <= MOST):
+    elif isinstance(value, int | float) and not (math.isinf(value) or abs(value) <= MAX_NUMBER):
         raise UntrustedFileError(f"{place}: {value} is not a valid number")
 
 

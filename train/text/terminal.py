@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TextIO, cast
 from train.text.display import LINES, printable
 
 BETWEEN_BARS = re.compile(r"(?:\n|\x1b\[A)+")  # tqdm's moves between progress bars
-LONGEST = 2000  # characters of a command's final error
+MAX_CHARACTERS = 2000  # characters of a command's final error
 STANDARD_ERROR = 2  # its descriptor
 
 
@@ -91,7 +91,7 @@ def log_lines(log: logging.Logger, text: str) -> None:
 def leave(message: object) -> NoReturn:
     """Ends the command with an error in one line and code 1."""
     text = printable(str(message))
-    sys.exit(f"error: {text if len(text) <= LONGEST else text[:LONGEST] + '...'}")
+    sys.exit(f"error: {text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + '...'}")
 
 
 def escape_in_streams() -> None:

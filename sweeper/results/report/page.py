@@ -27,7 +27,7 @@ from sweeper.results.report.search_insights import look_at
 from sweeper.results.retrain_command import again_command
 from sweeper.tracking.trial_record import RUNNING, TrialRecord
 from train.config.parsing import cause
-from train.config.ranges import complaints
+from train.config.ranges import range_errors
 from train.config.renamed_keys import migrate_keys
 from train.errors import ConfigError
 from train.files.atomic_write import write_atomically
@@ -91,7 +91,7 @@ def _checked(settings: object, name: str) -> PolicyConfig:
     settings = migrate_keys({"policy": settings})["selection"]  # files of an earlier version
     policy = convert(settings, PolicyConfig, name)
     try:
-        for complaint in complaints(policy):
+        for complaint in range_errors(policy):
             raise ConfigError(complaint)
         check_policy(policy)
     except ConfigError as error:

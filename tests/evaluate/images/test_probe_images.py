@@ -72,9 +72,9 @@ def test_damaged_images_are_cut_out_of_the_sheet(
         assert read_probe_images(file, [0, 1]) == {}
         assert same(probe_cells(sheet, names), cut)
     file.write_bytes(good)
-    monkeypatch.setattr(probe_images, "MOST_PIXELS", 2 * 200 * 200)
+    monkeypatch.setattr(probe_images, "MAX_PIXELS", 2 * 200 * 200)
     assert [*read_probe_images(file, range(4))] == [0, 1]
     assert same(probe_cells(sheet, names), cut)
-    monkeypatch.setattr(probe_images, "LARGEST", 1000)
+    monkeypatch.setattr(probe_images, "MAX_BYTES", 1000)
     with pytest.raises(UntrustedFileError, match="larger than"):
         read_probe_images(file, range(4))

@@ -68,7 +68,7 @@ def test_an_embedded_store_has_tables_alone(
 
 
 def test_a_table_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_file, "MOST", 50)
+    monkeypatch.setattr(database_file, "MAX_CALLBACKS", 50)
     file = database(tmp_path, "CREATE TABLE runs (run_uuid)",
                     f"INSERT INTO runs {ENDLESS.format('')} LIMIT 100000",
                     "CREATE TABLE alembic_version (version_num)",
@@ -76,7 +76,7 @@ def test_a_table_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UntrustedFileError, match="takes too long"), reading(file, "runs") as opened:
         opened.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (RUN,)).fetchone()
     assert Address(tmp_path).lacks(RUN)
-    monkeypatch.setattr(database_file, "MOST", 5_000)
+    monkeypatch.setattr(database_file, "MAX_CALLBACKS", 5_000)
     with closing(sqlite3.connect(file)) as opened, opened:
         opened.execute("INSERT INTO runs VALUES (?)", (RUN,))
     assert not Address(tmp_path).lacks(RUN)

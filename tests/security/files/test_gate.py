@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from train.files.untrusted import (
-    DEEPEST,
+    MAX_DEPTH,
     Tree,
     UntrustedFileError,
     parse_json,
@@ -129,8 +129,8 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]"
     [
         (BOMB, r"line 2: has an alias \(\*a\)"),
         ("a: &t {x: *t}", "has an alias"),
-        ("[" * 100_000, f"nested more than {DEEPEST} levels"),
-        ("".join("  " * i + "a:\n" for i in range(300)), f"nested more than {DEEPEST} levels"),
+        ("[" * 100_000, f"nested more than {MAX_DEPTH} levels"),
+        ("".join("  " * i + "a:\n" for i in range(300)), f"nested more than {MAX_DEPTH} levels"),
         ("- x\n" * 300_000 + "- y\n" * 300_000, "more than 500000 values"),
         ("!!python/object/apply:os.system ['true']", "line 1: has the tag .*os.system"),
         ("a: 2020-01-01", "expected"),

@@ -138,7 +138,7 @@ def test_a_list_is_no_text(value: object) -> None:
 def test_a_json_text_of_too_many_values_is_refused_before_it_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(untrusted, "MOST_PARTS", 1000)
+    monkeypatch.setattr(untrusted, "MAX_PARTS", 1000)
     monkeypatch.setattr(untrusted, "_decoder", None)
     for text in ("[" + "{}," * 600 + "{}]", "[" * 1001, '{"a":' * 1001, "[" + "0," * 1001 + "0]"):
         for content in (text, text.encode()):

@@ -62,9 +62,9 @@ def test_a_sheet_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     file = saved_sheet(tmp_path / "a.png")
     assert len(read_sheet(file)) == 20
     for limit, most, words in (
-        ("MOST_PIXELS", 999_999, "over .* megapixels"),
-        ("MOST_CELLS", 19, "names more images"),
-        ("LARGEST", 1000, "is larger than"),
+        ("MAX_PIXELS", 999_999, "over .* megapixels"),
+        ("MAX_CELLS", 19, "names more images"),
+        ("MAX_BYTES", 1000, "is larger than"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(sheets, limit, most)
@@ -87,7 +87,7 @@ def test_sheets_of_all_probes_are_within_the_limits() -> None:
     section = sheets.Section("", [sheets.Cell(Image.new("RGB", (8, 8)))] * 4096, 3)
     width = sheets.GAP + sheets.COLUMNS * (CELL + sheets.GAP)
     more = 4 * (section.height // 683)  # the training pictures and rows that are not full
-    assert width * (section.height + more) <= sheets.MOST_PIXELS
+    assert width * (section.height + more) <= sheets.MAX_PIXELS
 
 
 def test_a_large_sheet_is_no_warning_on_the_terminal(tmp_path: Path) -> None:

@@ -276,8 +276,8 @@ def test_a_cpu_takes_as_many_as_keep_its_cores_busy(
 ) -> None:
     config = make(0, batch_size=1).config
 
-    monkeypatch.setattr("train.loop.pack_size.MOST", 1000)
-    monkeypatch.setattr("train.loop.pack_size.ENOUGH", 5.5 * operations(base, config))
+    monkeypatch.setattr("train.loop.pack_size.MAX_TRIALS", 1000)
+    monkeypatch.setattr("train.loop.pack_size.OPERATIONS_PER_CORE", 5.5 * operations(base, config))
 
     def size(cores: int, batch_size: int) -> int:
         monkeypatch.setattr("os.cpu_count", lambda: cores)

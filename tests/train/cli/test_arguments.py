@@ -16,7 +16,7 @@ from sweeper.reproduction.received_settings import Received
 from sweeper.search.search_space import parse_space
 from train.cli.arguments import as_typed, normalized, quoted, split_arguments, unquoted
 from train.cli.compose import HYDRA_VERSION, settings
-from train.cli.hydra_errors import suggested
+from train.cli.hydra_errors import suggest_setting
 from train.cli.preflight import preflight
 from train.config.schema import CONF
 from train.config.setting_kinds import kinds
@@ -136,7 +136,7 @@ def test_suggestions_are_what_people_mean(typed: str, said: str) -> None:
     with pytest.raises(SystemExit) as end:
         preflight("sweep", [f"{typed}=3"], SweepConfig, check_sweep)
     assert f"did you mean {said}" in str(end.value.code)
-    assert suggested("zzzzzz", ["a.b"]) == ""
+    assert suggest_setting("zzzzzz", ["a.b"]) == ""
 
 
 def test_flags_come_first_and_keep_their_values() -> None:

@@ -18,7 +18,7 @@ from train.files import permissions
 from train.kohya import optimizer_args
 from train.kohya.command_line import expand
 from train.kohya.translate import translate
-from train.kohya_toml.key_tables import HARMLESS, IGNORED, OTHER_SCRIPTS, REFUSED, UNSUPPORTED
+from train.kohya_toml.key_tables import IGNORED, KOHYA_DEFAULTS, OTHER_SCRIPTS, REFUSED, UNSUPPORTED
 from train.loop import schedule
 from train.validation import check_train
 
@@ -44,7 +44,7 @@ def test_every_key_has_one_meaning() -> None:
 def test_a_key_that_turns_the_meaning_is_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(ConfigError, match=f"kohya: {key} is not supported, and without it"):
         translated(tmp_path, f"{key} = 7")
-    default = HARMLESS.get(key, False)
+    default = KOHYA_DEFAULTS.get(key, False)
     written = f"'{default}'" if isinstance(default, str) else str(default).lower()
     for nothing in ("''", "false", "0", written):
         notes = translate(write(tmp_path, f"{key} = {nothing}")).notes

@@ -19,8 +19,8 @@ from train.text.decoding import FALLBACK_NAME, UTF16_NAME, decoded
 from train.text.display import shortened
 from train.text.shell import in_setting
 
-LARGEST = 100_000  # bytes; text encoders read some 300 of them
-BINARY = 0.1  # a larger share of control characters is not text; 0 bytes may be padding
+MAX_BYTES = 100_000  # bytes; text encoders read some 300 of them
+MAX_CONTROL_SHARE = 0.1  # a larger share of control characters is not text; 0 bytes may be padding
 
 # the notes on captions that are not plain UTF-8 in one line
 WINDOWS = "not in UTF-8 and read as Windows-1252; if that is wrong, save them as UTF-8"
@@ -122,7 +122,7 @@ def read_caption(file: Path) -> Caption:
         DataError: it cannot be read, is too large for a caption, or is not text.
     """
     try:
-        data = read_bytes(file, LARGEST)
+        data = read_bytes(file, MAX_BYTES)
     except UntrustedFileError as error:
         raise DataError(f"{error}; it is not a caption") from None
     except OSError as error:
@@ -138,7 +138,7 @@ def read_caption(file: Path) -> Caption:
     controls = [c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()]
     removed = set(controls)
     plain = "".join(c for c in text if c not in removed) if controls else text
-    if plain.strip() and sum(c != "\0" for c in controls) > BINARY * len(text):
+    if plain.strip() and sum(c != "\0" for c in controls) > MAX_CONTROL_SHARE * len(text):
         raise DataError(f"{shortened(file)}: caption is not text but binary data")
     notes += [CONTROLS] * bool(controls)
     notes += [LINES] * (len(re.findall(r"[^\s]+[^\r\n]*", plain)) > 1)

@@ -22,20 +22,27 @@ from train.data.images.subset import Subset
 from train.errors import ConfigError
 from train.files.paths import expanded, is_below
 from train.files.permissions import is_foreign, is_named
-from train.kohya_toml.key_tables import LEAST, MOST, REFUSED, UNSUPPORTED, changes_nothing, refuse
+from train.kohya_toml.key_tables import (
+    MAX_BUCKET_SIDE,
+    MIN_BUCKET_SIDE,
+    REFUSED,
+    UNSUPPORTED,
+    changes_nothing,
+    refuse,
+)
 from train.kohya_toml.lenient_toml import read_toml
 from train.kohya_toml.parsed_config import format_value
 from train.text.display import shortened, worded
 from train.text.shell import in_setting
 
 KEY = "data.dataset_config"
-NUMBER = (int, float)
+NUMBER_TYPES = (int, float)
 # key -> types of its value: of a subset alone, of a subset or its parents, and of a dataset
-OWN: dict[str, tuple[type, ...]] = {
+SUBSET_KEYS: dict[str, tuple[type, ...]] = {
     "image_dir": (str,),
     "is_reg": (bool,),
 }
-INHERITED: dict[str, tuple[type, ...]] = {
+INHERITED_KEYS: dict[str, tuple[type, ...]] = {
     "class_tokens": (str,),
     "num_repeats": (int,),
     "caption_extension": (str,),
@@ -43,9 +50,9 @@ INHERITED: dict[str, tuple[type, ...]] = {
     "shuffle_caption": (bool,),
     "flip_aug": (bool,),
     "color_aug": (bool,),
-    "caption_dropout_rate": NUMBER,
+    "caption_dropout_rate": NUMBER_TYPES,
 }
-DATASET: dict[str, tuple[type, ...]] = {
+DATASET_KEYS: dict[str, tuple[type, ...]] = {
     "resolution": (int, list),
     "batch_size": (int,),
     "enable_bucket": (bool,),
@@ -53,11 +60,11 @@ DATASET: dict[str, tuple[type, ...]] = {
     "max_bucket_reso": (int,),
     "bucket_reso_steps": (int,),
     "bucket_no_upscale": (bool,),
-    "validation_split": NUMBER,
+    "validation_split": NUMBER_TYPES,
     "validation_seed": (int,),
 }
 # further keys that kohya reads
-OTHERS = {
+OTHER_KEYS = {
     "alpha_mask", "cache_info", "caption_dropout_every_n_epochs", "caption_prefix",
     "caption_separator", "caption_suffix", "caption_tag_dropout_rate", "conditioning_data_dir",
     "custom_attributes", "enable_wildcard", "face_crop_aug_range", "keep_tokens_separator",
@@ -75,8 +82,8 @@ RANGES = {
     "max_bucket_reso": (1, 8192),
     "bucket_reso_steps": (1, 1024),
 }
-LONGEST_SIDE = 4096  # pixels
-MOST_SUBSETS = 1000
+MAX_SIDE = 4096  # pixels
+MAX_SUBSETS = 1000
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ def read_dataset_config(config: DataConfig, defaults: Subset) -> DatasetConfig:
     _check_keys(content, {"general", "datasets"}, f"{file.name}")
     reader = _Reader(file, config, defaults)
     general = content.get("general", {})
-    reader.check(general, {**INHERITED, **DATASET}, "general")
+    reader.check(general, {**INHERITED_KEYS, **DATASET_KEYS}, "general")
     datasets = _tables(content, "datasets", file.name)
     for number, dataset in enumerate(datasets):
         reader.read(dataset, general, f"datasets[{number}]")
@@ -142,7 +149,7 @@ class _Reader:
         where = f"{self.file.name}, {place}"
         if not isinstance(table, dict):
             raise DataError(f"{KEY}: {where}: must be a table")
-        _check_keys(table, {*known, *OTHERS}, where)
+        _check_keys(table, {*known, *OTHER_KEYS}, where)
         for key, value in table.items():
             if key in known:
                 _check_value(key, value, known[key], where)
@@ -155,16 +162,16 @@ class _Reader:
 
     def read(self, dataset: Any, general: dict[str, Any], place: str) -> None:
         """Reads the subsets of one dataset."""
-        self.check(dataset, {**INHERITED, **DATASET, "subsets": (list,)}, place)
+        self.check(dataset, {**INHERITED_KEYS, **DATASET_KEYS, "subsets": (list,)}, place)
         shared = {**general, **dataset}
         framing = self._framing(shared, place)
         if "batch_size" in shared:
             self.batch_sizes.append(shared["batch_size"])
         for number, subset in enumerate(_tables(dataset, "subsets", self.file.name)):
             where = f"{place}.subsets[{number}]"
-            self.check(subset, {**OWN, **INHERITED}, where)
-            if len(self.subsets) == MOST_SUBSETS:
-                raise DataError(f"{KEY}: {self.file.name}: has more than {MOST_SUBSETS} subsets")
+            self.check(subset, {**SUBSET_KEYS, **INHERITED_KEYS}, where)
+            if len(self.subsets) == MAX_SUBSETS:
+                raise DataError(f"{KEY}: {self.file.name}: has more than {MAX_SUBSETS} subsets")
             self.subsets.append(self._subset({**shared, **subset}, framing, where))
 
     def _subset(self, table: dict[str, Any], framing: Framing, place: str) -> Subset:
@@ -216,9 +223,9 @@ class _Reader:
         size = table.get("resolution", [config.resolution, config.height or config.resolution])
         pair = [size, size] if isinstance(size, int) else size
         whole = all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
-        if len(pair) != 2 or not whole or not all(0 < side <= LONGEST_SIDE for side in pair):
+        if len(pair) != 2 or not whole or not all(0 < side <= MAX_SIDE for side in pair):
             raise DataError(
-                f"{where}: resolution is one or two whole numbers of pixels, up to {LONGEST_SIDE}"
+                f"{where}: resolution is one or two whole numbers of pixels, up to {MAX_SIDE}"
             )
         least, most = _kohyas_sides(pair) if table.get("enable_bucket") else (None, None)
         bucketed = replace(
@@ -240,8 +247,8 @@ class _Reader:
 def _kohyas_sides(resolution: Sequence[int]) -> tuple[int | None, int | None]:
     """kohya's default sides of buckets; None if kohya would reject them for this resolution."""
     return (
-        LEAST if min(resolution) >= LEAST else None,
-        MOST if max(resolution) <= MOST else None,
+        MIN_BUCKET_SIDE if min(resolution) >= MIN_BUCKET_SIDE else None,
+        MAX_BUCKET_SIDE if max(resolution) <= MAX_BUCKET_SIDE else None,
     )
 
 
@@ -258,12 +265,12 @@ def _tables(parent: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
 
 
 def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
-    everywhere = {**OWN, **INHERITED, **DATASET}
+    everywhere = {**SUBSET_KEYS, **INHERITED_KEYS, **DATASET_KEYS}
     for key in table:
         if key in known:
             continue
         if key in everywhere:
-            level = "[[datasets]] or [general]" if key in DATASET else "[[datasets.subsets]]"
+            level = "[[datasets]] or [general]" if key in DATASET_KEYS else "[[datasets.subsets]]"
             raise DataError(f"{KEY}: {where}: {key} belongs to {level}")
         near = suggestion(key, [*known, *everywhere])
         raise DataError(f"{KEY}: {where}: there is no key {format_value(key)[1:-1]}{near}")

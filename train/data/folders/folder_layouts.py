@@ -13,7 +13,7 @@ from train.data.folders.folder_contents import (
     has_images_in_tree,
     no_image_message,
 )
-from train.data.folders.folder_names import MOST_REPEATS, folder_name
+from train.data.folders.folder_names import MAX_REPEATS, folder_name
 from train.data.folders.wording import count_noun, first_names
 from train.data.images.image import DataError
 from train.data.images.subset import Subset
@@ -135,7 +135,7 @@ class _LayoutReader:
             return self.defaults
         if not parsed.has_repeats:
             self.warnings.append(
-                f"{shown}: {parsed.digits} is more than {MOST_REPEATS} and so no number of "
+                f"{shown}: {parsed.digits} is more than {MAX_REPEATS} and so no number of "
                 f"repeats; its images have {self.defaults.repeats} (data.repeats)"
             )
             return self.defaults

@@ -11,7 +11,7 @@ from train.config.parsing import cause
 from train.data.images.buckets import Crop
 from train.data.images.file_kinds import FORMATS, really
 from train.data.images.headers import exif_excess
-from train.data.images.limits import LARGEST, TooLarge, open_within_limits
+from train.data.images.limits import MAX_BYTES, TooLarge, open_within_limits
 from train.data.images.rgb import in_rgb
 from train.data.images.subset import Subset
 from train.errors import UserError
@@ -91,7 +91,7 @@ def decode_image(path: Path) -> DecodedImage:
         DataError: not an image, a broken one, or one that is too large to decode.
     """
     try:
-        with opened(path, LARGEST) as stream:
+        with opened(path, MAX_BYTES) as stream:
             image = open_within_limits(stream, FORMATS)
             animated = _is_animated(image)
             image.load()

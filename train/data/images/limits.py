@@ -9,17 +9,17 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from train.data.images.headers import MOST_CHUNKS, header_excess
+from train.data.images.headers import MAX_CHUNKS, header_excess
 
-LARGEST = 400_000_000  # bytes of a file
+MAX_BYTES = 400_000_000  # bytes of a file
 MEMORY = 1_420_000_000  # bytes at the peak of decoding and conversion
 # bytes per pixel at that peak; for most formats the decoded image and one copy, 4 each
-PEAK = {"JPEG": 12, "MPO": 12, "WEBP": 20, "AVIF": 20, "TIFF": 16}
-OTHERS = 8
+PEAK_BYTES_PER_PIXEL = {"JPEG": 12, "MPO": 12, "WEBP": 20, "AVIF": 20, "TIFF": 16}
+DEFAULT_BYTES_PER_PIXEL = 8
 COPIES = 2  # of the file, held by a decoder
 READ_IN_PARTS = ("TIFF", "PNG")
 TILE = (322, 323)  # a TIFF's tags: width and height of its tiles
-LARGEST_TILE = 2**24  # pixels, for images that are smaller
+MAX_TILE_PIXELS = 2**24  # pixels, for images that are smaller
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits here are stricter
 # about odd data besides the pixels, possibly thousands of warnings for a file
@@ -31,7 +31,7 @@ class TooLarge(ValueError):
 
 
 def open_within_limits(
-    stream: BinaryIO, formats: list[str], chunks: int = MOST_CHUNKS
+    stream: BinaryIO, formats: list[str], chunks: int = MAX_CHUNKS
 ) -> Image.Image:
     """An image of which only the header was read.
 
@@ -48,15 +48,20 @@ def open_within_limits(
         image = Image.open(stream, formats=formats)
     except Image.DecompressionBombError as error:  # Pillow's own limit
         digits = re.search(r"\d+", str(error))
-        raise TooLarge(_too_many(int(digits[0]) if digits else 0, MEMORY / OTHERS)) from None
+        raise TooLarge(
+            _too_many(int(digits[0]) if digits else 0, MEMORY / DEFAULT_BYTES_PER_PIXEL)
+        ) from None
     name = image.format or ""
     held = 0 if name in READ_IN_PARTS else COPIES * os.fstat(stream.fileno()).st_size
-    pixels, most = image.width * image.height, (MEMORY - held) / PEAK.get(name, OTHERS)
+    pixels, most = (
+        image.width * image.height,
+        (MEMORY - held) / PEAK_BYTES_PER_PIXEL.get(name, DEFAULT_BYTES_PER_PIXEL),
+    )
     if pixels > most:
         raise TooLarge(f"{image.width}x{image.height} pixels: {_too_many(pixels, most)}")
     sides = [getattr(image, "tag_v2", {}).get(tag, 0) for tag in TILE]
     tile = sides[0] * sides[1] if all(isinstance(side, int) for side in sides) else 0
-    if tile > max(pixels, LARGEST_TILE):
+    if tile > max(pixels, MAX_TILE_PIXELS):
         raise TooLarge("its tiles are larger than the image")
     return image
 
