@@ -26,7 +26,7 @@ from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
 from evaluate.selection.objective import worth
 from sweeper.config import SweepConfig
-from train.cli.app import quiet
+from train.cli.app import configure_logging
 from train.cli.compose import settings
 from train.config.schema import BaseConfig
 from train.data.dataset import load_dataset
@@ -252,7 +252,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.selection", description=__doc__)
     parser.add_argument("--rounds", default=ROUNDS, type=int, help="of 128 pictures a checkpoint")
-    quiet()
+    configure_logging()
     rounds = parser.parse_args().rounds
     make_loras(rounds)
     for budget in BUDGETS:

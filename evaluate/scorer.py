@@ -268,7 +268,7 @@ class Scorer:
 
     def _fingerprint(self) -> str:
         about = {
-            "base": self.base.drawing,
+            "base": self.base.image_fingerprint,
             "resolution": self.resolution,
             "probes": self.probe_set.to_yaml(),
             "steps": self.settings.steps,

@@ -19,7 +19,7 @@ from evaluate.config import (
 from sweeper.search.class_arguments import check_pruner, check_sampler_arguments
 from sweeper.study_folder import check_name
 from train.config.class_arguments import whole
-from train.config.parsing import typed
+from train.config.parsing import parse_config
 from train.config.ranges import format_value, ranged
 from train.config.schema import EMBEDDED, MAX_EPOCHS, TrialConfig
 from train.config.setting_kinds import (
@@ -124,7 +124,7 @@ def check_search(hydra: DictConfig) -> None:
         return
     sweeper.pop("_recursive_", None)
     try:
-        config = typed(SearchConfig, OmegaConf.create(sweeper))
+        config = parse_config(SearchConfig, OmegaConf.create(sweeper))
     except ConfigError as error:
         raise ConfigError(f"hydra.sweeper.{error}") from None
     check_choice("hydra.sweeper.objective", config.objective, (*OBJECTIVES,))

@@ -46,7 +46,7 @@ def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the store of the one before: MLflow names the last one in the environment."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # what is set from here on is undone afterwards
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    monkeypatch.setenv(permissions.VARIABLE, "{}")  # nor what it has named
+    monkeypatch.setenv(permissions.ENV_VARIABLE, "{}")  # nor what it has named
 
 
 @pytest.fixture(autouse=True)

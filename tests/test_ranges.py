@@ -25,7 +25,7 @@ from train.cli.compose import composed, settings
 from train.cli.preflight import preflight
 from train.config.class_arguments import TARGET
 from train.config.optimizer_arguments import OPTIMIZERS
-from train.config.parsing import typed
+from train.config.parsing import parse_config
 from train.config.ranges import RANGE, Range
 from train.config.schema import CONF, TrainConfig
 from train.errors import ConfigError
@@ -82,7 +82,7 @@ def test_no_number_is_endless_or_something_else(name: str) -> None:
             free = isinstance(OmegaConf.select(config, key), DictConfig)
             OmegaConf.update(config, key, {"copying": wrong} if free else wrong, merge=False)
             with pytest.raises(ConfigError, match=key):
-                typed(schema, config)
+                parse_config(schema, config)
 
 
 def test_the_ends_of_a_range_belong_to_it_unless_it_says_so() -> None:

@@ -48,7 +48,7 @@ RESUME = RESUME_AUTO, RESUME_OFF = "auto", "off"
 
 
 def check_trial(config: TrialConfig) -> None:
-    """Rejects impossible combinations, naming the key; `typed` has checked types and ranges.
+    """Rejects impossible combinations, naming the key; `parse_config` has checked types and ranges.
 
     Nothing is imported for it. Checks that need torch are in `train.loop.construction_checks`.
 

@@ -42,7 +42,7 @@ from train.cli import compose as composing
 from train.cli import local_overrides
 from train.cli.compose import settings
 from train.cli.preflight import preflight
-from train.config.parsing import typed
+from train.config.parsing import parse_config
 from train.config.schema import CONF, BaseConfig, DataConfig, TrainConfig, TrialConfig, trial_of
 from train.data.dataset import Dataset, load_dataset
 from train.files import permissions
@@ -217,7 +217,7 @@ def read_kohya(folder: Path, world: World) -> object:
     line, notes = expand([f"kohya={file}"])
     plain = preflight("train", line, TrainConfig, check_train)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = typed(
+        config = parse_config(
             TrainConfig, compose("train", [word for word in plain if not word.startswith("-")])
         )
     load_dataset(config.data)
@@ -300,6 +300,6 @@ def as_a_command(places: list[Path]) -> Iterator[None]:
     """What a command line does first: it knows what was typed, and nothing of the last command."""
     GlobalHydra.instance().clear()
     with mock.patch.dict("os.environ"):
-        os.environ.pop(permissions.VARIABLE, None)
+        os.environ.pop(permissions.ENV_VARIABLE, None)
         permissions.allow(places)
         yield

@@ -118,7 +118,7 @@ def _traits(base: BaseModel, data: DataConfig) -> list[Trait]:
         Trait(
             "zero terminal SNR",
             lambda about: about.get("ss_zero_terminal_snr", "").replace("None", ""),
-            str(bool(base.noise.config.rescale_betas_zero_snr)),
+            str(bool(base.noise_scheduler.config.rescale_betas_zero_snr)),
         ),
         Trait("the resolution", partial(_side, data.resolution), str(data.resolution),
               "data.resolution"),

@@ -57,12 +57,12 @@ class BaselineImages:
         prompts = [probe.base_prompt for probe in probes]
         seeds = [probe.seed + 10_000 * number for probe in probes]
         sampling = self.resolution, self.settings.steps, self.settings.guidance
-        about = [self.base.drawing, *sampling, prompts, seeds]
+        about = [self.base.image_fingerprint, *sampling, prompts, seeds]
         digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
         file = self.cache / f"base-{digest[:16]}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):  # of workers that start together, one generates for all
-            side = self.resolution // self.base.factor * self.base.factor
+            side = self.resolution // self.base.vae_scale_factor * self.base.vae_scale_factor
             saved = _read(file, (len(probes), 3, side, side))
             if saved is None:
                 log.info(f"{count_noun(len(probes), 'image')} of the base model, to compare with")

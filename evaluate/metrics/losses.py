@@ -134,7 +134,7 @@ class SameSizeLosses:
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(self.latents[:timesteps].shape, generator=generator)
         self.noise = noise.repeat(len(cropped), 1, 1, 1).to(base.device)
-        count = base.noise.config.num_train_timesteps
+        count = base.noise_scheduler.config.num_train_timesteps
         middles = (torch.arange(timesteps) + 0.5) / timesteps * count
         self.timesteps = middles.long().repeat(len(cropped)).to(base.device)
 

@@ -29,7 +29,7 @@ from sweeper.study.study_attributes import TOTAL
 from sweeper.study.trial_lease import LeasedTrial
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import load_records
-from train.cli.app import quiet, with_one_line_errors
+from train.cli.app import configure_logging, with_one_line_errors
 from train.data.folders.wording import count_noun, plural_form
 from train.errors import ConfigError, UserError
 from train.loop.construction_checks import check_device
@@ -45,7 +45,7 @@ def sweep(hydra: HydraSweep, arguments: list[str]) -> None:
     Args:
         arguments: the overrides of the command line.
     """
-    quiet()  # the libraries are imported now
+    configure_logging()  # the libraries are imported now
     with_one_line_errors(lambda: _sweep(parse_search(hydra, arguments)))
 
 

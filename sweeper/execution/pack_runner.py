@@ -17,7 +17,7 @@ from train.config.parsing import cause
 from train.loop.pack_size import MAX_TRIALS, pack_size
 from train.loop.trainer import Checkpoint, Epoch, Trainer
 from train.system.oom import is_oom, memory_of_other_processes
-from train.system.outage import Outage, is_doubtful, outage
+from train.system.outage import Outage, may_be_a_bug, outage
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _run_pack(together: Pack, first: Trial, places: int) -> int:
             trial.alone = not full
         together.queue.put_back(left)
     except BaseException as error:  # Ctrl-C, or the machine
-        if not is_doubtful(error):  # else it counts as a death
+        if not may_be_a_bug(error):  # else it counts as a death
             together.interrupt()
         raise
     return places

@@ -9,7 +9,7 @@ from train.config.class_arguments import (
     FLAG,
     TARGET,
     Argument,
-    Table,
+    ArgumentTable,
     check_arguments,
     choice,
     number,
@@ -26,7 +26,7 @@ AUTO = "auto"
 STARTED = {"n_startup_trials": COUNT}
 WARMED = {**STARTED, "n_warmup_steps": COUNT, "interval_steps": FROM_ONE, "n_min_trials": FROM_ONE}
 HALVING = {"reduction_factor": whole(2, 1000), "bootstrap_count": COUNT}
-PRUNERS: Table = {
+PRUNERS: ArgumentTable = {
     "sweeper.search.pruners.ExtrapolationPruner": {
         "epochs": whole(1, MAX_STEPS, required=True),
         "min_epochs": whole(0, MAX_STEPS, required=True),
@@ -65,7 +65,7 @@ GENETIC = {
     "crossover_prob": number(0, 1),
     "swapping_prob": number(0, 1),
 }
-SAMPLERS: Table = {
+SAMPLERS: ArgumentTable = {
     "sweeper.search.samplers.GridSampler": SEEDED,
     "optuna.samplers.RandomSampler": SEEDED,
     "optuna.samplers.TPESampler": {

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from train.cli.compose import composed, overrides_parser
-from train.config.parsing import cause, keys, suggestion
+from train.config.parsing import cause, dotted_keys, suggestion
 from train.config.ranges import NAMES, format_value
 
 INTERNAL = ("hydra", "pruner", "search")  # of two settings with the same name, users mean the other
@@ -64,7 +64,7 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
         config, groups, parsed = _lookup(name, overrides)
     except (HydraException, OmegaConfBaseException):  # the files are wrong, conf/local.yaml or so
         return message
-    known = keys(config)
+    known = dotted_keys(config)
     for override in parsed:
         if override.key_or_group in groups:
             wrong = _wrong_group(override, config.hydra.runtime.choices, known)

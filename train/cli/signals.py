@@ -11,7 +11,7 @@ from types import FrameType
 from train.text.terminal import print_in_handler
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # clusters send the latter to preempt a job
-ECHO = 2.0  # seconds within which a launcher forwards the terminal's signal
+ECHO_SECONDS = 2.0  # seconds within which a launcher forwards the terminal's signal
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def graceful_stop(main: bool = True) -> Iterator[Callable[[], bool]]:
 
     def request(number: int, frame: FrameType | None) -> None:
         nonlocal since
-        if since and time.monotonic() - since > ECHO:
+        if since and time.monotonic() - since > ECHO_SECONDS:
             raise KeyboardInterrupt
         if not since and main:
             print_in_handler("finishing this step; Ctrl-C again leaves at once")

@@ -63,7 +63,9 @@ class Argument:
         return " or ".join([f"{numbers} {self.within}", *others])
 
 
-Table = Mapping[str, Mapping[str, Argument]]  # dotted path of a class -> its arguments by name
+ArgumentTable = Mapping[
+    str, Mapping[str, Argument]
+]  # dotted path of a class -> its arguments by name
 
 
 def number(low: float, high: float, **about: Any) -> Argument:
@@ -89,7 +91,9 @@ def optional(argument: Argument) -> Argument:
 FLAG = choice(True, False)
 
 
-def check_arguments(part: str, settings: Mapping[str, Any], table: Table, example: str) -> None:
+def check_arguments(
+    part: str, settings: Mapping[str, Any], table: ArgumentTable, example: str
+) -> None:
     """Rejects settings that the class which they name does not accept.
 
     A class that is not in the table is not imported; its arguments are only checked for NaN.
@@ -106,7 +110,7 @@ def check_arguments(part: str, settings: Mapping[str, Any], table: Table, exampl
         given = f" {format_value(target)}" if target is not None else ""
         raise ConfigError(f"{part}.{TARGET}:{given} must name a class, such as {example}")
     arguments = {str(key): value for key, value in settings.items() if key != TARGET}
-    for key in _not_a_number(part, arguments):
+    for key in _nan_keys(part, arguments):
         raise ConfigError(f"{shortened(key)}: nan is not a number")
     if (known := table.get(target)) is None:
         return
@@ -154,13 +158,13 @@ def nested_targets(prefix: str, value: Any) -> Iterator[str]:
             yield from nested_targets(prefix, inner)
 
 
-def _not_a_number(prefix: str, value: Any) -> Iterator[str]:
+def _nan_keys(prefix: str, value: Any) -> Iterator[str]:
     """The keys of all NaN values, at any depth."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _not_a_number(f"{prefix}.{key}", inner)
+            yield from _nan_keys(f"{prefix}.{key}", inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _not_a_number(prefix, inner)
+            yield from _nan_keys(prefix, inner)
     elif is_number(value) and math.isnan(value):
         yield prefix

@@ -19,8 +19,8 @@ from train.config.ranges import (
     range_of,
 )
 from train.config.setting_kinds import (
+    escape_interpolations,
     is_numeric,
-    literal,
 )
 from train.errors import ConfigError
 
@@ -36,7 +36,7 @@ MAX_INT_BITS = 1000  # bits; a float cannot hold an integer of more than 1024
 Schema = TypeVar("Schema")
 
 
-def typed(schema: type[Schema], config: DictConfig) -> Schema:
+def parse_config(schema: type[Schema], config: DictConfig) -> Schema:
     """The config as an instance of `schema`; every key, type and range is checked.
 
     Raises:
@@ -45,9 +45,11 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
     """
     try:
         values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-        for complaint in _misread(values, schema):
+        for complaint in _type_errors(values, schema):
             raise ConfigError(complaint)
-        merged = OmegaConf.merge(_structured(cast(type, schema)), OmegaConf.create(literal(values)))
+        merged = OmegaConf.merge(
+            _structured(cast(type, schema)), OmegaConf.create(escape_interpolations(values))
+        )
         settings = cast(Schema, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key = error.full_key or str(error.key)
@@ -57,7 +59,7 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
                 "value from it"
             ) from None
         unknown = isinstance(error, ConfigKeyError)
-        near = suggestion(key, keys(_structured(cast(type, schema)))) if unknown else ""
+        near = suggestion(key, dotted_keys(_structured(cast(type, schema)))) if unknown else ""
         within = range_of(schema, key)
         what = f"; it must be a number {within}" if within else near
         words = "there is no such setting" if unknown else cause(error)
@@ -73,13 +75,13 @@ def _structured(schema: type) -> DictConfig:
     return cast(DictConfig, OmegaConf.structured(schema))
 
 
-def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterator[str]:
+def _type_errors(values: dict[str, Any], schema: object, prefix: str = "") -> Iterator[str]:
     """Values that OmegaConf would convert to another value, or fail on without a clear message."""
     kinds = get_type_hints(schema) if is_dataclass(schema) else {}
     for name, value in values.items():
         key, kind = f"{prefix}{name}", kinds.get(name)
         if isinstance(value, dict):
-            yield from _misread(value, kind, f"{key}.")
+            yield from _type_errors(value, kind, f"{key}.")
         elif is_dataclass(kind):
             inside = f"{key}.{fields(kind)[0].name}"
             yield (
@@ -108,13 +110,13 @@ def _is_list_of_mappings(value: Any) -> bool:
     return isinstance(items, list) and all(isinstance(item, dict) for item in items)
 
 
-def keys(config: DictConfig, prefix: str = "") -> list[str]:
+def dotted_keys(config: DictConfig, prefix: str = "") -> list[str]:
     """Dotted names of all settings and groups in a config."""
     names: list[str] = []
     for name, value in cast(dict[str, Any], OmegaConf.to_container(config)).items():
         names.append(f"{prefix}{name}")
         if isinstance(value, dict):
-            names += keys(OmegaConf.create(value), f"{prefix}{name}.")
+            names += dotted_keys(OmegaConf.create(value), f"{prefix}{name}.")
     return names
 
 

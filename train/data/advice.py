@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.data.folders.wording import count_noun, first_names, plural_form
-from train.data.image_checks import ExaminedImage, copies, one_background
+from train.data.image_checks import ExaminedImage, find_copies, has_one_background
 from train.data.images.image import TrainingImage
 from train.text.display import readable
 
@@ -24,7 +24,7 @@ def advice(
         few: the number of images below which there are too few.
     """
     shown = {image.path: examined[image.path] for image in training}
-    pairs = copies(shown)
+    pairs = find_copies(shown)
     transparent = [file for file, image in shown.items() if image.has_transparency]
     animated = [file for file, image in shown.items() if image.animated]
     lines: list[str] = []
@@ -59,7 +59,7 @@ def advice(
             f"({first_names(animated)}): "
             "only the first one is read"
         )
-    if one_background(list(shown.values())):
+    if has_one_background(list(shown.values())):
         lines.append(
             "the borders of all the images look the same: with one background the LoRA learns it "
             "along with the subject; add others, or name it in the captions"

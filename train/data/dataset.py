@@ -11,9 +11,9 @@ from train.data.advice import advice
 from train.data.folders.wording import count_noun, plural_form
 from train.data.images.image import DataError, TrainingImage
 from train.data.reader import DatasetReader
-from train.data.regularization import balanced
+from train.data.regularization import balance_regularization
 from train.data.size_report import lines_before_training
-from train.data.validation_split import split, without
+from train.data.validation_split import split, without_contents
 
 MAX_IMAGES_PER_EPOCH = (
     1_000_000  # images of an epoch, repeats included: its order is a list of them
@@ -95,7 +95,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     if validation is None:
         training, validation = split(subject, config.validation_fraction, config.validation_seed)
     else:
-        training = without(subject, {image.content for image in validation})
+        training = without_contents(subject, {image.content for image in validation})
     if not training:
         raise DataError("data.validation_path: holds all the images of the training folder")
     contents = {image.content for image in validation}
@@ -107,8 +107,8 @@ def load_dataset(config: DataConfig) -> Dataset:
             f"{MAX_IMAGES_PER_EPOCH:,} is the most: take fewer repeats (data.repeats, num_repeats, "
             "or the number in a folder's name) and more epochs"
         )
-    others = without(regularization, contents)
-    prior = balanced(others, shown)
+    others = without_contents(regularization, contents)
+    prior = balance_regularization(others, shown)
     for unused, why in (
         (len(regularization) - len(others), "they are equal to held-out ones"),
         (len(others) - len(prior), "there are more of them than of the subject's"),

@@ -19,9 +19,9 @@ from train.files.untrusted import UntrustedFileError, opened
 from train.text.display import shortened
 
 SIDE, EDGE = 32, 3  # pixels: of the small copy, and of its left, upper and right borders
-ALIKE = 16.0  # of 255: borders that vary less between images are one background
+MAX_BORDER_DEVIATION = 16.0  # of 255: borders that vary less between images are one background
 BLOCK = 2**20  # bytes of a file that are hashed at a time
-ENOUGH = 4  # distinct images that such a finding needs
+MIN_DISTINCT_IMAGES = 4  # distinct images that such a finding needs
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,18 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def one_background(examined: Sequence[ExaminedImage]) -> bool:
+def has_one_background(examined: Sequence[ExaminedImage]) -> bool:
     """Whether the borders of distinct images are all alike, as with one backdrop or fixed camera.
 
     One room from several sides is not detected; plain backdrops and frames are.
     """
     different = list({image.content: image.border for image in examined}.values())
-    if len(different) < ENOUGH:
+    if len(different) < MIN_DISTINCT_IMAGES:
         return False
-    return float(np.stack(different).std(axis=0).mean()) < ALIKE
+    return float(np.stack(different).std(axis=0).mean()) < MAX_BORDER_DEVIATION
 
 
-def copies(examined: dict[Path, ExaminedImage]) -> list[tuple[Path, Path]]:
+def find_copies(examined: dict[Path, ExaminedImage]) -> list[tuple[Path, Path]]:
     """Pairs of files with identical pixels."""
     ordered = sorted(examined, key=lambda file: examined[file].content)
     return [(a, b) for a, b in pairwise(ordered) if examined[a].content == examined[b].content]

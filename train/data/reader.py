@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from train.config.schema import EMBEDDED, DataConfig
-from train.config.trigger_check import SAY
+from train.config.trigger_check import TRIGGER_EXAMPLE
 from train.data.batching import crop_of
 from train.data.captions.caption_checks import caption_warnings
 from train.data.captions.caption_files import (
@@ -24,7 +24,7 @@ from train.data.images.buckets import framing_of
 from train.data.images.image import DataError, TrainingImage
 from train.data.images.subset import Subset
 from train.files.paths import expanded
-from train.text.display import readable, worded
+from train.text.display import name_as_words, readable
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "puppets" / "pictures" / "narrow"
 SKIP = "skip"
@@ -43,7 +43,7 @@ class DatasetReader:
     def __init__(self, config: DataConfig) -> None:
         self.config = config
         self.key = "data.dataset_config" if config.dataset_config else "data.path"
-        self.trigger = worded(" ".join(config.trigger_words.split()))
+        self.trigger = name_as_words(" ".join(config.trigger_words.split()))
         self.warnings: list[str] = []
         self.examined: dict[Path, ExaminedImage] = {}
         self.framing = framing_of(config)
@@ -54,7 +54,7 @@ class DatasetReader:
             folder=Path(self.folder),
             captions=Path(self.folder),
             extension=config.caption_extension,
-            class_words=worded(" ".join(config.default_caption.split())),
+            class_words=name_as_words(" ".join(config.default_caption.split())),
             repeats=config.repeats,
             shuffle_caption=config.shuffle_caption,
             keep_tokens=config.keep_tokens,
@@ -155,8 +155,8 @@ class DatasetReader:
             raise DataError(
                 f"data.trigger: {len(uncaptioned)} of {count_noun(len(images), 'image')} in "
                 f"{readable(subset.folder.name)} {plural_form(len(uncaptioned), 'has', 'have')} no "
-                f"caption ({first_names(uncaptioned)}); give {SAY}, or data.trigger='' for empty "
-                "captions"
+                f"caption ({first_names(uncaptioned)}); give {TRIGGER_EXAMPLE}, or data.trigger='' "
+                "for empty captions"
             )
         if contents.unread:
             self.warnings.append(

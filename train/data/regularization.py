@@ -8,7 +8,9 @@ from dataclasses import replace
 from train.data.images.image import TrainingImage
 
 
-def balanced(regularization: Sequence[TrainingImage], shown: int) -> list[TrainingImage]:
+def balance_regularization(
+    regularization: Sequence[TrainingImage], shown: int
+) -> list[TrainingImage]:
     """The images, repeated until an epoch has as many of them as of the subject's.
 
     As in kohya: each has the repeats of its folder, plus one more in turn while there are too few;

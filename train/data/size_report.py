@@ -12,8 +12,8 @@ from train.data.images.image import TrainingImage
 from train.text.display import readable
 
 # how often an image is used in total: the presets recommend 90 to 200 times
-RARELY, OFTEN = 20, 400
-ENLARGED = 1.25  # factor from which on upscaling is visible
+MIN_USES, MAX_USES = 20, 400
+VISIBLE_UPSCALING = 1.25  # factor from which on upscaling is visible
 
 
 def lines_before_training(
@@ -63,16 +63,16 @@ def _warnings(
     warnings = []
     settings = config.training
     times = sum(image.repeats for image in training) * epochs / len(training)
-    if times > OFTEN:
+    if times > MAX_USES:
         warnings.append(
             f"each image is seen {times:.0f} times: few images for so many repeats and epochs "
             "(100 to 200 are usual)"
         )
-    elif times < RARELY:
+    elif times < MIN_USES:
         often = f"{times:.0f} x only" if times >= 1 else "less than once"
         warnings.append(f"an image is seen {often} (100 to 200 are usual)")
     enlarged = [(crop.scale, image) for crop, image in zip(crops, training, strict=False)
-                if crop.scale > ENLARGED]  # fmt: skip
+                if crop.scale > VISIBLE_UPSCALING]  # fmt: skip
     if enlarged:
         scale, smallest = max(enlarged, key=lambda pair: pair[0])
         width, height = smallest.size

@@ -21,7 +21,7 @@ NO_STRUCTURE = re.compile(
 BRACKETS = re.compile(r"[\[\]{}]")
 
 
-def excess(text: str) -> str:
+def toml_excess(text: str) -> str:
     """Why a TOML text exceeds the limits, in words; empty if it does not."""
     masked = NO_STRUCTURE.sub(_masked, text)
     depth = 0

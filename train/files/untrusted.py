@@ -23,7 +23,7 @@ import yaml
 
 from train.config.parsing import MAX_INT_BITS
 from train.errors import UserError
-from train.files.toml_limits import excess
+from train.files.toml_limits import toml_excess
 from train.text.display import shortened
 
 if sys.version_info >= (3, 11):
@@ -170,7 +170,7 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = MA
     """
     if len(content) > most:
         raise UntrustedFileError(f"{name}: is longer than {most} characters")
-    if (count := parts_of(content)) > MAX_PARTS:
+    if (count := count_parts(content)) > MAX_PARTS:
         raise UntrustedFileError(f"{name}: has {count} values, and at most {MAX_PARTS} are read")
     try:
         # raw parts are checked when they are decoded
@@ -191,7 +191,7 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = MA
     return convert(loaded, kind, name)
 
 
-def parts_of(content: bytes | str) -> int:
+def count_parts(content: bytes | str) -> int:
     """An upper bound of the number of values in a JSON text, by its commas and brackets.
 
     Those in strings count too, although a string takes no more memory than its length.
@@ -256,7 +256,7 @@ def parse_toml(text: str, kind: type[Kind], name: str) -> Kind:
     Raises:
         UntrustedFileError: not TOML, of another type, or too deep; the message says where.
     """
-    if words := excess(text):
+    if words := toml_excess(text):
         raise UntrustedFileError(f"{name}: {words}")
     try:
         loaded = tomllib.loads(text)
@@ -275,7 +275,7 @@ def convert(loaded: object, kind: type[Kind], name: str) -> Kind:
         raise UntrustedFileError(f"{name}: has a whole number of more than {MAX_DIGITS} digits")
     try:
         wanted: Any = kind
-        held: Any = msgspec.convert({VALUE_FIELD: loaded}, type=_holder(wanted))
+        held: Any = msgspec.convert({VALUE_FIELD: loaded}, type=_wrapper_type(wanted))
         return cast(Kind, getattr(held, VALUE_FIELD))
     except RecursionError:
         raise UntrustedFileError(f"{name}: is nested too deeply") from None
@@ -289,7 +289,7 @@ def convert(loaded: object, kind: type[Kind], name: str) -> Kind:
 
 
 @lru_cache(maxsize=200)
-def _holder(kind: Any) -> type[msgspec.Struct]:
+def _wrapper_type(kind: Any) -> type[msgspec.Struct]:
     """A struct with one field: msgspec caches the inspection of a type for structs only, and
     inspecting a `Tree` takes milliseconds."""
     return msgspec.defstruct("Holder", [(VALUE_FIELD, kind)])
@@ -310,7 +310,7 @@ def _has_large_number(loaded: object) -> bool:
     return False
 
 
-def plain(mapping: Mapping[str, Any]) -> dict[str, Any]:
+def to_plain_values(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """A mapping of plain values as after a JSON round trip: msgspec's structs become mappings."""
     return dict(msgspec.to_builtins(mapping))
 

@@ -12,7 +12,7 @@ from train.files.paths import expanded
 from train.kohya.dataset_overrides import class_words
 from train.kohya_toml.key_tables import MAX_BUCKET_SIDE, MIN_BUCKET_SIDE
 from train.kohya_toml.parsed_config import KohyaConfig, format_value, whole
-from train.text.display import worded
+from train.text.display import name_as_words
 
 
 def dataset_settings(config: KohyaConfig, dataset_config: str | None) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _folder_words(folder: str | None) -> str | None:
     except (OSError, ValueError):  # reported when the images are read
         return None
     parsed = [folder_name(name) for name in names]
-    words = [worded(one.words).strip() for one in parsed if one and one.has_repeats]
+    words = [name_as_words(one.words).strip() for one in parsed if one and one.has_repeats]
     return next(filter(None, words), None)
 
 

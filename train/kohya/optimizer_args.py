@@ -6,7 +6,7 @@ from typing import Any
 
 from train.config.parsing import suggestion
 from train.errors import ConfigError
-from train.kohya.optimizer_names import kind_of
+from train.kohya.optimizer_names import kohya_optimizer
 from train.kohya_toml.parsed_config import KohyaConfig, argument, format_value, whole
 from train.validation import SCHEDULER_ALIASES, SCHEDULERS
 
@@ -24,14 +24,14 @@ WARM_UPS = {
 }
 
 
-def optimizer(config: KohyaConfig) -> dict[str, Any]:
+def optimizer_settings(config: KohyaConfig) -> dict[str, Any]:
     """The optimizer and its arguments, with the defaults of kohya's class."""
     old = {key: name for key, name in OLD_FLAGS.items() if config.flag(key)}
     if len(old) > 1 or (old and config.text("optimizer_type")):
         flag = next(iter(old))
         raise ConfigError(f"kohya: {flag}: another optimizer is given too; kohya stops here")
     name = config.text("optimizer_type", next(iter(old.values()), "AdamW"))
-    kind = kind_of(name)
+    kind = kohya_optimizer(name)
     if name.lower() == "dadaptation":
         config.notes.append("optimizer_type: DAdaptation is DAdaptAdamPreprint, as in kohya")
     given = {key: argument(key, value) for key, value in config.arguments("optimizer_args").items()}
@@ -55,7 +55,7 @@ def optimizer(config: KohyaConfig) -> dict[str, Any]:
     }
 
 
-def rates(config: KohyaConfig, text_encoder: bool) -> dict[str, Any]:
+def learning_rate_settings(config: KohyaConfig, text_encoder: bool) -> dict[str, Any]:
     """The learning rates of the UNet and, if it is trained, of the text encoder.
 
     Several are those of SDXL's text encoders, in order; 0 freezes one.
@@ -75,7 +75,7 @@ def rates(config: KohyaConfig, text_encoder: bool) -> dict[str, Any]:
     return settings
 
 
-def scheduler(config: KohyaConfig) -> dict[str, Any]:
+def scheduler_settings(config: KohyaConfig) -> dict[str, Any]:
     """The schedule with its warm-up and parameters."""
     if custom := config.text("lr_scheduler_type"):
         raise ConfigError(f"kohya: lr_scheduler_type: {custom} is not supported, lr_scheduler is")
@@ -153,7 +153,7 @@ def _amount(config: KohyaConfig, key: str) -> int | float:
     return amount
 
 
-def length(config: KohyaConfig) -> dict[str, Any]:
+def length_settings(config: KohyaConfig) -> dict[str, Any]:
     """Epochs or steps; and the interval of checkpoints."""
     epochs, steps = config.whole("max_train_epochs"), config.whole("max_train_steps")
     if epochs is None and steps is None:

@@ -14,7 +14,12 @@ from train.errors import ConfigError
 from train.kohya.dataset_args import dataset_settings
 from train.kohya.dataset_overrides import overriding_values, subsets
 from train.kohya.named_paths import DATASET, LOCATION_KEYS, check_locations, override_locations
-from train.kohya.optimizer_args import length, optimizer, rates, scheduler
+from train.kohya.optimizer_args import (
+    learning_rate_settings,
+    length_settings,
+    optimizer_settings,
+    scheduler_settings,
+)
 from train.kohya_toml.lenient_toml import read_toml
 from train.kohya_toml.parsed_config import KohyaConfig, format_value, number, whole
 
@@ -82,12 +87,12 @@ def translate(
         **_model(config),
         **dataset_settings(config, chosen),
         **_network(config),
-        **optimizer(config),
-        **scheduler(config),
-        **length(config),
+        **optimizer_settings(config),
+        **scheduler_settings(config),
+        **length_settings(config),
         **_training(config),
     }
-    settings |= rates(config, settings["network.text_encoder"])
+    settings |= learning_rate_settings(config, settings["network.text_encoder"])
     _check_cached_texts(config, chosen, settings["network.text_encoder"])
     ignored, unsupported = config.unused_keys()
     notes = [f"{path.name}: repaired: {', '.join(repairs)}"] if repairs else []
@@ -160,8 +165,8 @@ def _network(config: KohyaConfig) -> dict[str, Any]:
     if arguments:
         named = ", ".join(arguments)
         config.notes.append(f"warning: network_args that are not supported, and ignored: {named}")
-    rates = config.numbers("text_encoder_lr")
-    unet_only = config.flag("network_train_unet_only") or (bool(rates) and not any(rates))
+    text_rates = config.numbers("text_encoder_lr")
+    unet_only = config.flag("network_train_unet_only") or (bool(text_rates) and not any(text_rates))
     return {
         "network.rank": rank,
         "network.alpha": alpha or rank,  # in kohya 0 means the rank

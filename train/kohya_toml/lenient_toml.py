@@ -9,7 +9,7 @@ from train.errors import ConfigError
 from train.files.paths import expanded
 from train.files.untrusted import Tree, UntrustedFileError, parse_json, parse_toml, read_bytes
 from train.kohya_toml.repairs import WINDOWS_PATH, repair
-from train.text.decoding import decoded
+from train.text.decoding import decode_text
 from train.text.display import shortened
 
 MAX_BYTES = 1_000_000  # bytes; kohya's files have some thousands
@@ -65,7 +65,7 @@ def _text(path: Path) -> tuple[str, str]:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{shortened(path)!r}: cannot be read ({reason})") from None
     try:
-        text, encoding = decoded(data)
+        text, encoding = decode_text(data)
     except ValueError:
         raise ConfigError(
             f"{shortened(path)}: is not text in UTF-8, UTF-16 or Windows-1252"

@@ -26,7 +26,7 @@ from train.models.base_model import BaseModel
 from train.models.families import VELOCITY
 from train.text.display import readable
 
-MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}  # kohya's words
+MIXED_PRECISION = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}  # kohya's words
 
 
 def metadata(
@@ -81,9 +81,9 @@ def _base(config: TrialConfig, base: BaseModel) -> dict[str, Any]:
         "v2": family.is_v2,
         "clip_skip": None if family.is_xl else config.base.clip_skip,
         "max_token_length": None,
-        "mixed_precision": MIXED[config.base.precision],
+        "mixed_precision": MIXED_PRECISION[config.base.precision],
         "full_fp16": False,  # the LoRA itself is trained in fp32
-        "zero_terminal_snr": base.noise.config.rescale_betas_zero_snr,
+        "zero_terminal_snr": base.noise_scheduler.config.rescale_betas_zero_snr,
     }
 
 

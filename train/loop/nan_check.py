@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 NAN_CHECK_EVERY = 16  # steps between checks of a GPU's losses, which wait for the GPU
-SHOWN = 5  # losses before it that the message has
+MAX_SHOWN_LOSSES = 5  # losses before it that the message has
 
 
 def first_not_finite(losses: Sequence[Tensor]) -> int | None:
@@ -49,7 +49,7 @@ def not_finite_message(
         cause = f"a learning rate that is too high ({learning_rate:g})"
     if fp16:
         cause += ", or numbers too large for fp16 (bf16 and fp32 have room for them)"
-    before = ", ".join(f"{loss:.4g}" for loss in losses_before[-SHOWN:])
+    before = ", ".join(f"{loss:.4g}" for loss in losses_before[-MAX_SHOWN_LOSSES:])
     return (
         f"the loss is no longer a number in epoch {epoch}, at batch {batch} of {batches} "
         f"(before it: {before or 'nothing'}); the likely cause is {cause}"

@@ -20,7 +20,12 @@ from train.data.shuffling import shuffled
 from train.errors import TrainingError
 from train.loop.file_metadata import metadata
 from train.loop.loss import row_weights
-from train.loop.nan_check import NAN_CHECK_EVERY, SHOWN, first_not_finite, not_finite_message
+from train.loop.nan_check import (
+    MAX_SHOWN_LOSSES,
+    NAN_CHECK_EVERY,
+    first_not_finite,
+    not_finite_message,
+)
 from train.loop.optimizers import make_optimizer, make_scheduler, swapped_to_averaged_weights
 from train.loop.random_draws import MicroBatch
 from train.loop.schedule import schedule_of
@@ -38,11 +43,11 @@ from train.resume.resume_state import (
 )
 from train.resume.run_files import state_file
 from train.resume.run_identity import identity, identity_of, migrated_identity
-from train.system.distributed import ALONE, ProcessGroup
+from train.system.distributed import SINGLE_PROCESS, ProcessGroup
 from train.system.oom import apply_fallbacks
 
 log = logging.getLogger(__name__)
-OTHER = "holds a run of other settings; choose another"
+OTHER_SETTINGS = "holds a run of other settings; choose another"
 
 
 class AdapterRun:
@@ -63,7 +68,7 @@ class AdapterRun:
         spec: TrialSpec,
         base: BaseModel,
         dataset: Dataset,
-        processes: ProcessGroup = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.index, self.original_config = index, spec.config
         self.folder, self.name = spec.folder, spec.name
@@ -84,7 +89,7 @@ class AdapterRun:
             StateError: it cannot be restored.
         """
         if state and migrated_identity(state["config"]) != self._identity(self.original_config):
-            raise TrainingError(f"{self.folder} {OTHER}")
+            raise TrainingError(f"{self.folder} {OTHER_SETTINGS}")
         self.fallbacks = max(tuple(state["remedies"]) if state else (), fallbacks, key=len)
         self.config = apply_fallbacks(self.original_config, self.fallbacks)
         self.schedule = schedule_of(self.config, self.dataset, self.processes.count)
@@ -116,7 +121,7 @@ class AdapterRun:
         shown = self.schedule.plan.images(step, self.order)
         mean, std = data.latents_of(shown, random)
         noise, spread = torch.randn((2, *mean.shape), generator=random)
-        count = self.base.noise.config.num_train_timesteps
+        count = self.base.noise_scheduler.config.num_train_timesteps
         timesteps = torch.randint(count, (len(shown),), generator=random)
         captions = data.sample_captions(shown, training.caption_dropout, random)
         rate = self.config.network.dropout
@@ -211,7 +216,7 @@ class AdapterRun:
         return self.failure
 
     @property
-    def is_due(self) -> bool:
+    def checkpoint_due(self) -> bool:
         """Whether the completed epoch has a checkpoint."""
         return self.schedule.saves_after(self.epoch)
 
@@ -234,7 +239,7 @@ class AdapterRun:
             checkpoint.check_finite(self.adapter, precision)
             if self.processes.main:
                 checkpoint.save_checkpoint(saved.path, self.adapter, about, precision)
-        self.recent, self.losses = self.losses[-SHOWN:], []
+        self.recent, self.losses = self.losses[-MAX_SHOWN_LOSSES:], []
         self.save_state()
         self._delete_old()
         return saved
@@ -340,7 +345,7 @@ class AdapterRun:
         self.epoch, adapter = last
         run = identity_of(files[self.epoch], self.name, self.processes.count)
         if run != self._identity(self.config):
-            raise TrainingError(f"{damage}, and {self.folder} {OTHER}")
+            raise TrainingError(f"{damage}, and {self.folder} {OTHER_SETTINGS}")
         target, source = self.adapter.matrices, adapter.matrices  # in different orders
         for key in target:
             for matrix, trained in zip(target[key], source[key], strict=True):

@@ -11,7 +11,7 @@ from train.data.batching import Batches, crops_of, plan_batches
 from train.data.dataset import Dataset
 from train.data.folders.wording import count_noun
 
-CHECKPOINTS = 5  # the least number by default
+MIN_CHECKPOINTS = 5  # the least number by default
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class TrainingSchedule:
         )
 
 
-def report(config: TrialConfig, dataset: Dataset, processes: int = 1) -> str:
+def training_report(config: TrialConfig, dataset: Dataset, processes: int = 1) -> str:
     """Lines about a trial's images and schedule, before the base is loaded.
 
     Raises:
@@ -135,5 +135,5 @@ def schedule_of(config: TrialConfig, dataset: Dataset, processes: int = 1) -> Tr
         accumulation=training.gradient_accumulation,
         epochs=epochs,
         steps=training.max_steps or epochs * steps_an_epoch,
-        save_every=training.save_every or max(1, epochs // CHECKPOINTS),
+        save_every=training.save_every or max(1, epochs // MIN_CHECKPOINTS),
     )

@@ -11,11 +11,11 @@ from train.config.schema import TrainConfig, trial_of
 from train.data.dataset import Dataset, load_dataset
 from train.data.folders.wording import count_noun, plural_form
 from train.loop.construction_checks import check_construction
-from train.loop.schedule import report, schedule_of
+from train.loop.schedule import schedule_of, training_report
 from train.loop.trainer import Trainer, TrainingError, TrialSpec
 from train.models.base_model import BaseModel, load_base
-from train.resume.run_files import forget
-from train.system.distributed import ProcessGroup, started_processes
+from train.resume.run_files import delete_run_files
+from train.system.distributed import ProcessGroup, connect_processes
 from train.system.oom import advice, apply_fallbacks, is_oom, with_next_fallback
 from train.text.terminal import log_lines
 from train.validation import DEGRADE, RESUME_OFF
@@ -26,14 +26,18 @@ log = logging.getLogger(__name__)
 def main(config: TrainConfig) -> None:
     """Trains and saves checkpoints into `output`; a second start there continues the run."""
 
-    processes = started_processes(config.base.device)
+    processes = connect_processes(config.base.device)
     if not processes.main:
         logging.disable(logging.WARNING)
     if processes.count > 1 and config.training.on_oom == DEGRADE:
         raise TrainingError("training.on_oom=degrade: needs a single process")
     trial = trial_of(config)
     folder = Path(config.output)
-    if config.resume == RESUME_OFF and processes.main and (replaced := forget(folder, config.name)):
+    if (
+        config.resume == RESUME_OFF
+        and processes.main
+        and (replaced := delete_run_files(folder, config.name))
+    ):
         log.info(
             f"resume=off: starts over; {count_noun(len(replaced), 'file')} of the run in {folder} "
             f"{plural_form(len(replaced), 'is', 'are')} gone"
@@ -41,7 +45,7 @@ def main(config: TrainConfig) -> None:
     processes.wait()
     check_construction(config)
     dataset = load_dataset(config.data)
-    log_lines(log, report(trial, dataset, processes.count))
+    log_lines(log, training_report(trial, dataset, processes.count))
     base = load_base(config.base)
     spec: TrialSpec | None = TrialSpec(trial, folder, config.name)
     while spec is not None:

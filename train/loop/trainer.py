@@ -20,7 +20,7 @@ from train.loop.trial_spec import Checkpoint, TrialSpec
 from train.lora.checkpoint import NotFiniteError
 from train.models.base_model import BaseModel
 from train.models.gradient_checkpointing import use_gradient_checkpointing
-from train.system.distributed import ALONE, ProcessGroup
+from train.system.distributed import SINGLE_PROCESS, ProcessGroup
 
 __all__ = ["Checkpoint", "Epoch", "Trainer", "TrainingError", "TrialSpec", "shared_by_a_pack"]
 
@@ -75,7 +75,7 @@ class Trainer:
         base: BaseModel,
         dataset: Dataset,
         specs: Sequence[TrialSpec] = (),
-        processes: ProcessGroup = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
         should_stop: Callable[[], bool] | None = None,
         should_pause: Callable[[], object] = lambda: False,
     ) -> None:
@@ -156,7 +156,7 @@ class Trainer:
     def _save_due(self, failures: dict[int, str]) -> list[Checkpoint]:
         """Saves the due checkpoints; runs whose weights are not finite join the failures."""
         saved = []
-        for run in [run for run in self.runs.values() if run.is_due]:
+        for run in [run for run in self.runs.values() if run.checkpoint_due]:
             try:
                 saved.append(run.save())
             except NotFiniteError as error:

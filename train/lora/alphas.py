@@ -10,7 +10,7 @@ from torch import Tensor
 from train.lora.conversion import ALPHA, Module
 from train.lora.peft_config import AMBIGUOUS, Settings, alpha_of, number
 
-NEAR = 0.01  # alpha may have been rounded to bf16
+TOLERANCE = 0.01  # alpha may have been rounded to bf16
 
 
 def alphas(
@@ -31,7 +31,7 @@ def alphas(
     ranks = {name: module.rank for name, module in modules.items()}
     absent = {ranks[name] for name, alpha in given.items() if alpha is None}
     for name, alpha in given.items():
-        if absent and alpha is not None and not math.isclose(alpha, ranks[name], rel_tol=NEAR):
+        if absent and alpha is not None and not math.isclose(alpha, ranks[name], rel_tol=TOLERANCE):
             raise ValueError(f"{AMBIGUOUS}{name} has an alpha, and other modules have none")
     _check_metadata(absent, metadata)
     return {name: float(ranks[name] if alpha is None else alpha) for name, alpha in given.items()}
@@ -49,7 +49,7 @@ def _alpha(name: str, module: Module, settings: Mapping[str, Settings]) -> float
             raise ValueError(f"{AMBIGUOUS}PEFT's settings say nothing of {name}")
         return in_file
     alpha = alpha_of(settings[module.network], module.path, module.rank)
-    if in_file is not None and not math.isclose(alpha, in_file, rel_tol=NEAR):
+    if in_file is not None and not math.isclose(alpha, in_file, rel_tol=TOLERANCE):
         raise ValueError(f"{AMBIGUOUS}alpha of {name} is {in_file:g}, in PEFT's settings {alpha:g}")
     return alpha
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from train.lora.conversion import DOWN, UP, Module
-from train.lora.injection import LoRAInjector, shape
+from train.lora.injection import LoRAInjector, weight_shape
 from train.lora.unsupported_kinds import other_family
 
 
@@ -42,13 +42,13 @@ def fit(
             continue
         if key in matrices:
             raise ValueError(f"it has two LoRAs for {key}")
-        weight = shape(adapters.modules[key])
-        pair = _fitted(name, module.parts[DOWN], module.parts[UP], weight)
+        weight = weight_shape(adapters.modules[key])
+        pair = _fit_shapes(name, module.parts[DOWN], module.parts[UP], weight)
         if pair is None:
             down, up = (tuple(module.parts[part].shape) for part in (DOWN, UP))
             raise ValueError(
                 f"{name} has shapes {down}, {up}, the base's module is {tuple(weight)}; "
-                f"{_another(list(modules), metadata)}"
+                f"{_base_hint(list(modules), metadata)}"
             )
         matrices[key] = (*pair, alphas[name])
     _check_finite(matrices)
@@ -66,7 +66,7 @@ def check_base(
     missing = [name for name in modules if name not in adapters.aliases]
     if 2 * len(missing) >= len(modules):
         raise ValueError(
-            f"the base has no module for {missing[0]}; {_another(list(modules), metadata)}"
+            f"the base has no module for {missing[0]}; {_base_hint(list(modules), metadata)}"
         )
     for name, module in modules.items():
         if not module.rank:
@@ -79,7 +79,7 @@ def check_base(
     return missing
 
 
-def _fitted(
+def _fit_shapes(
     name: str, down: Tensor, up: Tensor, weight: torch.Size
 ) -> tuple[Tensor, Tensor] | None:
     """The matrices in the shape of the base's module; None if they belong to another module.
@@ -98,7 +98,7 @@ def _fitted(
     return down.float().reshape(len(down), *inputs), up.float().reshape(outputs, len(down), *ends)
 
 
-def _another(names: list[str], metadata: Mapping[str, str]) -> str:
+def _base_hint(names: list[str], metadata: Mapping[str, str]) -> str:
     """A hint for which base the file may be."""
     version = next((metadata[key] for key in BASE_KEYS if metadata.get(key)), "")
     if family := other_family(names):

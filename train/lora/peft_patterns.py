@@ -14,14 +14,14 @@ from functools import lru_cache
 
 MAX_CHARACTERS = 1000  # characters of a pattern, and of a name
 MAX_DEPTH = 10  # levels of nested brackets
-REPEATED = "*+?"
+QUANTIFIERS = "*+?"
 DIGITS, WORDS = string.digits, f"{string.ascii_letters}{string.digits}_"
 CLASSES = {"d": DIGITS, "w": WORDS}
 SPECIAL = set("\\^$.|?*+()[]{}")
 
 
 @dataclass(frozen=True)
-class Sign:
+class Atom:
     """One character of a name, or its beginning or end, possibly repeated.
 
     Attributes:
@@ -41,7 +41,7 @@ class Sign:
 class Choice:
     """Alternative sequences; optional: or none of them."""
 
-    sequences: tuple[tuple[Sign | Choice, ...], ...]
+    sequences: tuple[tuple[Atom | Choice, ...], ...]
     optional: bool = False
 
 
@@ -54,10 +54,10 @@ def matches(pattern: str, name: str) -> bool:
     if len(name) > MAX_CHARACTERS:
         raise ValueError(f"has more than {MAX_CHARACTERS} characters")
     starts = 1 | sum(1 << place + 1 for place, sign in enumerate(name) if sign == ".")
-    return bool(_after(_parsed(pattern), name, starts) >> len(name))
+    return bool(_end_positions(_parsed(pattern), name, starts) >> len(name))
 
 
-def _after(choice: Choice, name: str, starts: int) -> int:
+def _end_positions(choice: Choice, name: str, starts: int) -> int:
     """The positions at which a choice can end that starts at one of these."""
     ends = starts if choice.optional else 0
     for sequence in choice.sequences:
@@ -66,32 +66,32 @@ def _after(choice: Choice, name: str, starts: int) -> int:
             if not places:
                 break
             if isinstance(part, Choice):
-                places = _after(part, name, places)
+                places = _end_positions(part, name, places)
             else:
                 places = _step(part, name, places)
         ends |= places
     return ends
 
 
-def _step(sign: Sign, name: str, places: int) -> int:
+def _step(sign: Atom, name: str, places: int) -> int:
     if sign.anchor:
         return places & (1 if sign.anchor == "^" else 1 << len(name))
-    where = _where(sign.characters, sign.negated, name)
+    where = _matching_positions(sign.characters, sign.negated, name)
     if sign.repeated == "*":
-        return _run(places, where)
+        return _repeat(places, where)
     once = (places & where) << 1
     if sign.repeated == "+":
-        return _run(once, where)
+        return _repeat(once, where)
     return places | once if sign.repeated == "?" else once
 
 
-def _run(places: int, where: int) -> int:
+def _repeat(places: int, where: int) -> int:
     """All positions reached by steps at set positions: the sum carries through runs of them."""
     return places | (((places & where) + where) ^ where)
 
 
 @lru_cache(maxsize=100_000)
-def _where(characters: str | None, negated: bool, name: str) -> int:
+def _matching_positions(characters: str | None, negated: bool, name: str) -> int:
     """The positions of a name that have one of these characters."""
     if characters is None:
         return (1 << len(name)) - 1
@@ -116,23 +116,23 @@ def _choice(pattern: str, place: int, depth: int, fold: bool = False) -> tuple[C
     """
     if depth > MAX_DEPTH:
         raise ValueError(f"has more than {MAX_DEPTH} brackets within brackets")
-    sequences: list[list[Sign | Choice]] = [[]]
+    sequences: list[list[Atom | Choice]] = [[]]
     while place < len(pattern) and pattern[place] != ")":
         sign = pattern[place]
         if sign == "|":
             sequences.append([])
             place += 1
             continue
-        part: Sign | Choice
+        part: Atom | Choice
         if sign == "(":
-            part, place = _bracket(pattern, place + 1, depth, fold)
+            part, place = _group(pattern, place + 1, depth, fold)
         else:
-            part, place = _sign(pattern, place, fold)
+            part, place = _atom(pattern, place, fold)
         sequences[-1].append(part)
     return Choice(tuple(map(tuple, sequences))), place
 
 
-def _bracket(pattern: str, place: int, depth: int, fold: bool) -> tuple[Choice, int]:
+def _group(pattern: str, place: int, depth: int, fold: bool) -> tuple[Choice, int]:
     for sign in ("?:", "?i:"):
         if pattern.startswith(sign, place):
             fold, place = fold or sign == "?i:", place + len(sign)
@@ -146,10 +146,10 @@ def _bracket(pattern: str, place: int, depth: int, fold: bool) -> tuple[Choice, 
     return Choice(inner.sequences, bool(repeated)), place
 
 
-def _sign(pattern: str, place: int, fold: bool) -> tuple[Sign, int]:
+def _atom(pattern: str, place: int, fold: bool) -> tuple[Atom, int]:
     sign, place = pattern[place], place + 1
     if sign in "^$":
-        return Sign(anchor=sign), place
+        return Atom(anchor=sign), place
     characters: str | None = sign
     negated = False
     if sign == ".":
@@ -163,11 +163,11 @@ def _sign(pattern: str, place: int, fold: bool) -> tuple[Sign, int]:
     if fold and characters is not None:
         characters += characters.swapcase()
     repeated, place = _repetition(pattern, place)
-    return Sign(characters, negated, repeated), place
+    return Atom(characters, negated, repeated), place
 
 
 def _repetition(pattern: str, place: int) -> tuple[str, int]:
-    if place == len(pattern) or pattern[place] not in REPEATED:
+    if place == len(pattern) or pattern[place] not in QUANTIFIERS:
         return "", place
     repeated, place = pattern[place], place + 1
     return repeated, place + pattern.startswith("?", place)  # lazy: equivalent here

@@ -77,13 +77,13 @@ def _attention(block: str) -> str:
     return f"model.diffusion_model.input_blocks.{block}.transformer_blocks.0.attn2.to_k.weight"
 
 
-NOISE: Config = {
+SCHEDULER_CONFIG: Config = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "steps_offset": 1,
 }
-VAE: Config = {
+VAE_CONFIG: Config = {
     "_class_name": "AutoencoderKL",
     "block_out_channels": [128, 256, 512, 512],
     "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -120,9 +120,9 @@ SD1 = Family(
             "cross_attention_dim": 768,
             "layers_per_block": 2,  # diffusers' conversion of keys looks for it here
         },
-        "vae": VAE,
+        "vae": VAE_CONFIG,
         "text_encoder": CLIP_L,
-        "scheduler": {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **NOISE},
+        "scheduler": {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **SCHEDULER_CONFIG},
     },
     padding=(END,),
 )
@@ -148,7 +148,7 @@ SD2 = Family(
             "upcast_attention": True,
             "layers_per_block": 2,
         },
-        "vae": {**VAE, "sample_size": 768},
+        "vae": {**VAE_CONFIG, "sample_size": 768},
         "text_encoder": {  # OpenCLIP ViT-H/14 without its last layer
             **CLIP_L,
             "hidden_size": 1024,
@@ -158,7 +158,7 @@ SD2 = Family(
             "hidden_act": "gelu",
             "projection_dim": 512,
         },
-        "scheduler": {"_class_name": "DDIMScheduler", "clip_sample": False, **NOISE},
+        "scheduler": {"_class_name": "DDIMScheduler", "clip_sample": False, **SCHEDULER_CONFIG},
     },
     padding=(EXCLAMATION,),
 )
@@ -190,7 +190,7 @@ SDXL = Family(
             "addition_time_embed_dim": 256,
             "projection_class_embeddings_input_dim": 2816,
         },
-        "vae": {**VAE, "sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
+        "vae": {**VAE_CONFIG, "sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
         "text_encoder": CLIP_L,
         "text_encoder_2": {  # OpenCLIP ViT-bigG/14
             "architectures": ["CLIPTextModelWithProjection"],
@@ -202,7 +202,7 @@ SDXL = Family(
             "hidden_act": "gelu",
             "projection_dim": 1280,
         },
-        "scheduler": {"_class_name": "EulerDiscreteScheduler", **NOISE},
+        "scheduler": {"_class_name": "EulerDiscreteScheduler", **SCHEDULER_CONFIG},
     },
     padding=(END, EXCLAMATION),
 )

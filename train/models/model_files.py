@@ -16,9 +16,9 @@ from train.files.paths import expanded
 from train.files.untrusted import UntrustedFileError, check_regular
 from train.models.component_configs import INDEX, WEIGHTS, check_folder, check_index
 from train.models.families import Family, family_of
-from train.models.single_file import LATENT_CHANNELS, family_of_file, layout
+from train.models.single_file import LATENT_CHANNELS, config_folder, family_of_file
 
-PICKLES = (
+PICKLE_HINT = (
     "; its weights are pickles, which can run code when loaded: convert them with diffusers "
     "(save_pretrained writes .safetensors)"
 )
@@ -44,7 +44,7 @@ def locate(path: str) -> Path:
         return Path(DiffusionPipeline.download(path, use_safetensors=True))
     except (OSError, ValueError) as error:
         if "`safetensors`" in str(error):  # diffusers' message for a component without one
-            raise BaseError(f"base.path: {path} has no .safetensors file{PICKLES}") from error
+            raise BaseError(f"base.path: {path} has no .safetensors file{PICKLE_HINT}") from error
         raise BaseError(
             f"base.path: {path} is neither on disk nor available from the hub: "
             f"{cause(error.__cause__ or error)}"
@@ -60,7 +60,7 @@ def open_pipeline(source: Path, dtype: torch.dtype) -> DiffusionPipeline:
     family = find_family(source)
     options = {} if family.is_xl else {"safety_checker": None}
     if source.is_file():
-        with layout(source, family) as folder:
+        with config_folder(source, family) as folder:
             return family.pipeline.from_single_file(
                 str(source), config=str(folder), dtype=dtype, **options
             )
@@ -105,7 +105,9 @@ def weight_files(source: Path) -> list[Path]:
     files = sorted(source.rglob(f"*{WEIGHTS}"))
     if not files:
         pickles = [*source.rglob("*.bin"), *source.rglob("*.ckpt")]
-        raise BaseError(f"base.path: no .safetensors file in {source}{PICKLES if pickles else ''}")
+        raise BaseError(
+            f"base.path: no .safetensors file in {source}{PICKLE_HINT if pickles else ''}"
+        )
     try:
         for file in files:
             check_regular(file)

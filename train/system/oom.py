@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from train.config.schema import EMBEDDED, TrialConfig
-from train.data.images.buckets import FINEST, STEP
+from train.data.images.buckets import DEFAULT_STEP, MIN_STEP
 from train.validation import DEGRADE, MEMORY, OFF
 
 log = logging.getLogger(__name__)
@@ -20,10 +20,19 @@ EIGHT_BIT = {
     "bitsandbytes.optim.Lion": "bitsandbytes.optim.Lion8bit",
 }
 # messages of torch and CUDA's libraries that have no exception of their own
-OUT = ("CUDA error: out of memory", "DefaultCPUAllocator: can't allocate", "STATUS_ALLOC_FAILED")
-SMALLER = 0.75  # factor of the sides for smaller images
-CONTEXT = 1e9  # upper bound of the bytes that a process takes on a card besides torch's own
-ARGUMENTS = ("lr", "betas", "eps", "weight_decay")  # accepted by both versions of an optimizer
+OOM_MESSAGES = (
+    "CUDA error: out of memory",
+    "DefaultCPUAllocator: can't allocate",
+    "STATUS_ALLOC_FAILED",
+)
+RESOLUTION_FACTOR = 0.75  # factor of the sides for smaller images
+CONTEXT_BYTES = 1e9  # upper bound of the bytes that a process takes on a card besides torch's own
+SHARED_ARGUMENTS = (
+    "lr",
+    "betas",
+    "eps",
+    "weight_decay",
+)  # accepted by both versions of an optimizer
 
 
 def _checkpointed(config: TrialConfig) -> TrialConfig:
@@ -39,9 +48,9 @@ def _smaller(config: TrialConfig) -> TrialConfig:
     data = config.data
     if data.dataset_config or (data.buckets and config.training.max_steps):
         return config
-    step = FINEST if config.base.path == EMBEDDED else STEP
+    step = MIN_STEP if config.base.path == EMBEDDED else DEFAULT_STEP
     sides = data.resolution, data.height or data.resolution
-    width, height = (int(side * SMALLER / step + 0.5) * step for side in sides)
+    width, height = (int(side * RESOLUTION_FACTOR / step + 0.5) * step for side in sides)
     if not (0 < width < sides[0] and 0 < height < sides[1]):
         return config
     return replace(config, data=replace(data, resolution=width, height=data.height and height))
@@ -59,7 +68,7 @@ def _eight_bit(config: TrialConfig) -> TrialConfig:
     target = EIGHT_BIT.get(config.optimizer["_target_"])
     if target is None:
         return config
-    arguments = {key: value for key, value in config.optimizer.items() if key in ARGUMENTS}
+    arguments = {key: value for key, value in config.optimizer.items() if key in SHARED_ARGUMENTS}
     return replace(config, optimizer={"_target_": target, **arguments})
 
 
@@ -149,7 +158,7 @@ def is_oom(error: BaseException | None) -> bool:
     """Whether an error means that a device, or the machine, has run out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OOM_MESSAGES)
 
 
 def memory_of_other_processes(device: torch.device) -> str:
@@ -157,7 +166,7 @@ def memory_of_other_processes(device: torch.device) -> str:
     if device.type != "cuda":
         return ""
     free, total = torch.cuda.mem_get_info(device)
-    others = total - free - torch.cuda.memory_reserved(device) - CONTEXT
+    others = total - free - torch.cuda.memory_reserved(device) - CONTEXT_BYTES
     if others <= 0:
         return ""
     return (

@@ -44,7 +44,7 @@ def readable(name: str) -> str:
     return CONTROL.sub(lambda match: _escape(match[0]), _decoded(name))
 
 
-def worded(name: str) -> str:
+def name_as_words(name: str) -> str:
     """A name as words of a caption or a prompt: bytes that are not UTF-8 are decoded as
     Windows-1252, as in caption files."""
     try:

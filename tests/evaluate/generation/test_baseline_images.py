@@ -31,7 +31,7 @@ def config(base_folder: Path) -> BaseConfig:
 
 def rescheduled(base: BaseModel, **changes: object) -> BaseModel:
     """The base as its folder would be with another scheduler_config.json."""
-    base.noise.register_to_config(**changes)
+    base.noise_scheduler.register_to_config(**changes)
     return base
 
 
@@ -85,8 +85,8 @@ def test_damaged_pictures_of_the_base_are_made_again(base: BaseModel, tmp_path: 
 
 def test_sdxl_has_no_clip_skip(xl_folder: Path) -> None:
     config = BaseConfig(path=str(xl_folder), device="cpu")
-    plain = load_base(config).drawing
-    assert load_base(replace(config, clip_skip=2)).drawing == plain
+    plain = load_base(config).image_fingerprint
+    assert load_base(replace(config, clip_skip=2)).image_fingerprint == plain
 
 
 def card(file: Path) -> Scorecard:

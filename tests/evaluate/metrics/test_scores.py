@@ -26,7 +26,7 @@ from evaluate.scorer import Scorer
 from train.config.schema import BaseConfig, DataConfig, NetworkConfig
 from train.data.dataset import load_dataset
 from train.lora.checkpoint import CheckpointError
-from train.lora.injection import shape
+from train.lora.injection import weight_shape
 from train.models.base_model import load_base
 from train.puppets.demo import CHARACTERS
 from train.puppets.world.examples import (
@@ -248,7 +248,7 @@ def test_weights_that_are_not_finite_fail_one_scorecard_alone(
 ) -> None:
     """The rest of the pack is scored; a file that is not there is still an error."""
     key = next(iter(scorer.base.adapters.modules))
-    rows, *columns = shape(scorer.base.adapters.modules[key])
+    rows, *columns = weight_shape(scorer.base.adapters.modules[key])
     ends = [1] * (len(columns) - 1)
     files = {tmp_path / f"{name}.safetensors": value for name, value in
              (("bad", torch.nan), ("good", 0.0), ("worse", torch.inf))}  # fmt: skip

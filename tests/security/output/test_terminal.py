@@ -30,7 +30,7 @@ from tests.sweeper.conftest import Swept, copied, swept  # noqa: F401
 from tests.test_house import FILES, ROOT
 from train.text.display import printable
 from train.text.shell import in_shell
-from train.text.terminal import LineFormatter, leave, print_in_handler, print_lines
+from train.text.terminal import LineFormatter, exit_with_error, print_in_handler, print_lines
 
 OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"
@@ -66,7 +66,7 @@ def test_lines_of_the_log_and_of_a_command(text: str, capsys: pytest.CaptureFixt
     print_lines(f"the LoRA to keep: {text}", "next")
     assert capsys.readouterr().out == f"the LoRA to keep: {printable(text)}\nnext\n"
     with pytest.raises(SystemExit) as end:
-        leave(text)
+        exit_with_error(text)
     assert end.value.code == f"error: {printable(text)}"
 
 

@@ -89,9 +89,11 @@ def test_studies_and_stores_are_not_written_to(here: Path, place: str) -> None:
 
 
 def test_the_names_are_those_that_are_written() -> None:
-    assert {storage.JOURNAL, trial_record.FILE, store_address.RUN_FILE} == {*permissions.RECORDS}
-    assert {study_folder.STUDIES, mlflow_store.ARTIFACTS} == {*permissions.OF_A_STORE}
-    assert store_address.DATABASE == permissions.STORE
+    assert {storage.JOURNAL, trial_record.FILE, store_address.RUN_FILE} == {
+        *permissions.RECORD_FILES
+    }
+    assert {study_folder.STUDIES, mlflow_store.ARTIFACTS} == {*permissions.STORE_FOLDERS}
+    assert store_address.DATABASE == permissions.STORE_FILE
     assert TrainConfig().output == "outputs/lora"
 
 

@@ -23,12 +23,12 @@ from sweeper.reproduction.config import ReproduceConfig, check_reproduce
 from sweeper.reproduction.received_settings import RULES, Received
 from train.cli.compose import HYDRA_VERSION, settings
 from train.cli.preflight import preflight
-from train.config.parsing import typed
+from train.config.parsing import parse_config
 from train.config.schema import CONF, TrainConfig, settings_of, trial_of
 from train.config.setting_kinds import Kind, kinds, text_field
 from train.errors import UserError
 from train.files import permissions
-from train.kohya.optimizer_names import SHIPPED
+from train.kohya.optimizer_names import ALLOWED_CLASSES
 from train.models.model_files import fingerprint, weight_files
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -160,7 +160,7 @@ class Trying:
     def __call__(self, *overrides: str) -> None:
         with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
             line = [*overrides, f"root={self.folder}/mlruns"]
-            config = typed(ReproduceConfig, hydra.compose("reproduce", line))
+            config = parse_config(ReproduceConfig, hydra.compose("reproduce", line))
             check_reproduce(config)
             reproduce.main(config)
 
@@ -294,7 +294,7 @@ def test_every_setting_has_a_kind_and_every_kind_a_rule() -> None:
 def test_what_ships_may_be_asked_for() -> None:
     for file in (CONF / "optimizer").glob("*.yaml"):
         optimizer = settings("train", TrainConfig, [f"optimizer={file.stem}"]).optimizer
-        assert optimizer["_target_"] in SHIPPED
+        assert optimizer["_target_"] in ALLOWED_CLASSES
 
 
 def test_received_settings_are_plain_values() -> None:

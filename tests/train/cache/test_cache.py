@@ -43,8 +43,8 @@ def config(base_folder: Path, shapes: Path, tmp_path: Path) -> TrialConfig:
 @pytest.fixture(autouse=True)
 def nothing_is_known() -> None:
     """Other tests of this process may have left something in memory."""
-    latent_cache._last.clear()
-    tensor_cache._in_use.clear()
+    latent_cache._recent_datasets.clear()
+    tensor_cache._entries_in_use.clear()
 
 
 def train(base: BaseModel, config: TrialConfig, folder: Path) -> bytes:
@@ -55,7 +55,7 @@ def train(base: BaseModel, config: TrialConfig, folder: Path) -> bytes:
 
 def encode(base: BaseModel, config: TrialConfig, alone: bool = True) -> EncodedDataset:
     if alone:  # as another process would find it
-        latent_cache._last.clear()
+        latent_cache._recent_datasets.clear()
     return encode_dataset(base, load_dataset(config.data), config)
 
 
@@ -75,10 +75,10 @@ def test_the_same_lora_from_memory_from_disk_and_without(
     assert said(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
     again = train(base, config, tmp_path / "again")
     assert said(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
-    latent_cache._last.clear()
+    latent_cache._recent_datasets.clear()
     disk = train(base, replace(config, cache="disk"), tmp_path / "disk")
     assert said(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
-    latent_cache._last.clear()
+    latent_cache._recent_datasets.clear()
     later = train(base, replace(config, cache="disk"), tmp_path / "later")
     assert said(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
     off = train(base, replace(config, cache="off"), tmp_path / "off")

@@ -93,14 +93,14 @@ def test_what_does_not_go_together(line: list[str], words: str) -> None:
 
 def test_a_base_in_local_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"base": {"path": "/my/model.safetensors"}, "data": {"path": "/my/pictures"}}
-    monkeypatch.setattr(local_overrides, "read", lambda conf: given)
+    monkeypatch.setattr(local_overrides, "read_local_settings", lambda conf: given)
     config = settings("train", TrainConfig)
     assert (config.base.path, config.data.resolution) == ("/my/model.safetensors", 512)
     assert (config.data.path, config.data.trigger) == ("/my/pictures", None)
     small = settings("train", TrainConfig, ["base=puppets", "data=puppets"])
     assert small == settings("train", TrainConfig, ["base.path=puppets", "data.path=puppets"])
     assert (small.base.path, small.data.path, small.data.resolution) == (EMBEDDED, EMBEDDED, 32)
-    monkeypatch.setattr(local_overrides, "read", lambda conf: {})
+    monkeypatch.setattr(local_overrides, "read_local_settings", lambda conf: {})
     assert small == settings("train", TrainConfig)
 
 

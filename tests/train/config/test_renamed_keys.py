@@ -151,7 +151,7 @@ def test_what_a_study_shares() -> None:
 def test_an_old_name_in_local_yaml(tmp_path: Path) -> None:
     (tmp_path / "local.yaml").write_text("training: {oom: adapt}\n")
     with pytest.raises(ConfigError, match=r"^conf/local\.yaml: training\.oom: .*on_oom=degrade$"):
-        local_overrides.read(tmp_path)
+        local_overrides.read_local_settings(tmp_path)
 
 
 def test_names_that_have_not_changed() -> None:

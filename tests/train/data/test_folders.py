@@ -17,7 +17,7 @@ from train.config.schema import DataConfig, TrialConfig
 from train.data.dataset import load_dataset
 from train.data.folders.folder_names import folder_name
 from train.data.images.image import DataError
-from train.data.regularization import balanced
+from train.data.regularization import balance_regularization
 
 
 @pytest.mark.parametrize("images", ["img", "images", "IMG", "image"])
@@ -188,7 +188,7 @@ def test_regularization_is_balanced_by_arithmetic(tmp_path: Path) -> None:
     """As one repeat after the other would do it, but for the time that takes."""
     some = load(draw(tmp_path / "x", *"abcde")).training
     for shown_ in (0, 1, 4, 5, 6, 12, 999_999):
-        made = balanced(some, shown_)
+        made = balance_regularization(some, shown_)
         wanted = [1] * min(len(some), shown_)
         if wanted:
             whole, rest = divmod(shown_, len(wanted))

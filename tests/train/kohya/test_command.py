@@ -12,7 +12,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from train.data.reader import EMBEDDED_FOLDER
-from train.kohya.command_line import expand, quote
+from train.kohya.command_line import expand, quote_value
 from train.lora.checkpoint_file import read_metadata
 
 
@@ -41,7 +41,7 @@ def test_the_command_line_beats_the_files(tmp_path: Path) -> None:
      "", 1, 2e-6, True, None, [0.9, "a b"], float("inf")],
 )  # fmt: skip
 def test_hydra_reads_a_quoted_value_as_what_it_is(value: Any) -> None:
-    read = OverridesParser.create().parse_override(f"key={quote(value)}").value()
+    read = OverridesParser.create().parse_override(f"key={quote_value(value)}").value()
     plain = [getattr(each, "text", each) for each in (read if isinstance(read, list) else [read])]
     assert (plain if isinstance(value, list) else plain[0]) == value
 

@@ -12,7 +12,7 @@ import pytest
 from tests.commands import LIMIT, Command
 from train.data.reader import EMBEDDED_FOLDER
 from train.errors import ConfigError
-from train.kohya.command_line import as_typed, expand
+from train.kohya.command_line import expand, quote_text
 from train.kohya_toml.lenient_toml import read_toml
 from train.lora.checkpoint_file import read_metadata
 from train.text.shell import in_shell
@@ -143,6 +143,6 @@ def test_what_is_no_config_ends_in_one_line(tmp_path: Path, data: bytes, said: s
 
 @pytest.mark.parametrize("text", ["a b", "it's", 'a "b"', "$HOME `x` !y", "C:\\x\\", "~x", "null"])
 def test_what_is_printed_reaches_the_program_from_a_shell(text: str) -> None:
-    line = f"echo {in_shell(f'name={as_typed(text)}')}"
+    line = f"echo {in_shell(f'name={quote_text(text)}')}"
     shell = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
-    assert shell.stdout == f"name={as_typed(text)}\n"
+    assert shell.stdout == f"name={quote_text(text)}\n"

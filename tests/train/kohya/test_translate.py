@@ -18,7 +18,7 @@ from train.data.reader import EMBEDDED_FOLDER
 from train.errors import ConfigError
 from train.files import permissions
 from train.kohya.command_line import expand
-from train.kohya.optimizer_names import KINDS
+from train.kohya.optimizer_names import KOHYA_OPTIMIZERS
 from train.kohya.translate import translate
 from train.kohya_toml.lenient_toml import read_toml
 from train.validation import check_train
@@ -272,13 +272,13 @@ def test_single_keys(tmp_path: Path, line: str, expected: dict[str, Any]) -> Non
     assert {key: found.get(key) for key in expected} == expected
 
 
-@pytest.mark.parametrize("name", sorted(KINDS))
+@pytest.mark.parametrize("name", sorted(KOHYA_OPTIMIZERS))
 def test_every_optimizer_of_kohyas_can_be_made(tmp_path: Path, name: str) -> None:
     file = write(tmp_path, f'optimizer_type = "{name.upper()}"\nmax_train_epochs = 1')
     config = composed(expand([f"kohya={file}"])[0])
     check_train(config)
     assert config.optimizer["lr"] == 2e-6
-    expected = {"adamw": None, "adamw8bit": 0.01}.get(KINDS[name].group, 0.0)
+    expected = {"adamw": None, "adamw8bit": 0.01}.get(KOHYA_OPTIMIZERS[name].group, 0.0)
     expected = 0.01 if name == "AdamW" else expected
     assert config.optimizer.get("weight_decay") == expected, "as the class that kohya takes"
 

@@ -62,7 +62,7 @@ def test_a_whole_vector_is_as_good_as_the_matrices(
     found = []
     for shapeless in (True, False):
         if not shapeless:
-            monkeypatch.setattr("train.loop.optimizers.SHAPELESS", set())
+            monkeypatch.setattr("train.loop.optimizers.SHAPE_INDEPENDENT", set())
         adapter = base.adapters.create(config.network, torch.Generator().manual_seed(0))
         optimizing = make_optimizer(config, adapter)
         assert all(len(group["params"]) > 1 for group in optimizing.param_groups) != shapeless

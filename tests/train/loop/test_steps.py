@@ -29,14 +29,14 @@ def test_min_snr_weighs_the_loss_on_the_picture(base: BaseModel) -> None:
     training, times = TrainingConfig(min_snr_gamma=5.0), torch.tensor([1, 50, 300, 600, 998])
     picture = torch.randn(5, 4, 8, 8)
     noise, wrong = torch.randn_like(picture), picture + 0.1 * torch.randn_like(picture)
-    signal = base.noise.alphas_cumprod[times]
+    signal = base.noise_scheduler.alphas_cumprod[times]
     snr = signal / (1 - signal)
     wanted = snr.clamp(max=5) * (wrong - picture).square().mean(dim=(1, 2, 3))
     assert snr.max() > 5 > snr.min()
     rows = signal.view(-1, 1, 1, 1)
     noisy = rows.sqrt() * picture + (1 - rows).sqrt() * noise
     for kind in ("epsilon", "v_prediction", "sample"):
-        noises = DDPMScheduler.from_config(base.noise.config, prediction_type=kind)
+        noises = DDPMScheduler.from_config(base.noise_scheduler.config, prediction_type=kind)
         fake = Fake(noises, (noisy - rows.sqrt() * wrong) / (1 - rows).sqrt(), wrong, rows)
         loss = diffusion_loss(fake, picture, noise, times, {})  # type: ignore[arg-type]
         weighted = loss * row_weights(fake, training, times)  # type: ignore[arg-type]
@@ -49,7 +49,7 @@ class Fake:
     dtype = torch.float32
 
     def __init__(self, noise: Any, epsilon: Tensor, picture: Tensor, signal: Tensor) -> None:
-        self.noise, self.prediction_type = noise, noise.config.prediction_type
+        self.noise_scheduler, self.prediction_type = noise, noise.config.prediction_type
         velocity = signal.sqrt() * epsilon - (1 - signal).sqrt() * picture
         kinds = {"epsilon": epsilon, "v_prediction": velocity, "sample": picture}
         self.answer = kinds[noise.config.prediction_type]
@@ -65,7 +65,7 @@ def test_min_snr_holds_where_the_last_timestep_has_no_signal(base: BaseModel) ->
     times, training = torch.tensor([999, 500]), TrainingConfig(min_snr_gamma=5.0)
     for kind, last in (("epsilon", 1.0), ("v_prediction", 0.0)):
         noise = DDPMScheduler.from_config(
-            base.noise.config, prediction_type=kind, rescale_betas_zero_snr=True
+            base.noise_scheduler.config, prediction_type=kind, rescale_betas_zero_snr=True
         )
         noise.alphas_cumprod[-1] = 0  # diffusers leaves a trace
         fake = type("Base", (), {"noise": noise})

@@ -20,7 +20,7 @@ from train.lora.injection import LoRAInjector
 from train.models.base_model import BaseError, load_base
 from train.models.families import FAMILIES, SD1, SD2, SDXL, Family
 from train.models.model_files import fingerprint
-from train.models.single_file import FIRST, family_of_file, noise
+from train.models.single_file import FIRST_WEIGHT, family_of_file, scheduler_settings
 
 SMALL: dict[str, dict[str, Any]] = {
     "vae": {"block_out_channels": [32, 32, 64, 64]},
@@ -196,8 +196,8 @@ def test_single_file_loads_offline_to_the_same_weights(
         wanted, found = made.state_dict(), loaded[part].state_dict()
         assert set(found) == set(wanted)
         assert all(torch.equal(found[key], wanted[key]) for key in wanted), part
-    assert base.noise.config.prediction_type == family.prediction
-    assert base.noise.config.beta_schedule == "scaled_linear"
+    assert base.noise_scheduler.config.prediction_type == family.prediction
+    assert base.noise_scheduler.config.beta_schedule == "scaled_linear"
     text = base.encode_text(["a cat"])
     assert text["encoder_hidden_states"].shape == (1, 77, 192 if family is SDXL else 64)
     assert ("text_embeds" in text) == (family is SDXL)
@@ -237,7 +237,7 @@ def test_full_configs_are_those_of_the_real_models_with_kohyas_modules() -> None
     ("shapes", "said"),
     [
         ({SDXL.telltale: (4, 1280)}, "of none of Stable Diffusion 1.x, "),  # SDXL's refiner
-        ({SD1.telltale: (4, 768), FIRST: (4, 9, 3, 3)}, "inpainting"),
+        ({SD1.telltale: (4, 768), FIRST_WEIGHT: (4, 9, 3, 3)}, "inpainting"),
         ({"double_blocks.0.weight": (4, 4)}, "of none of"),
     ],
 )
@@ -254,9 +254,12 @@ def test_a_file_may_say_what_it_predicts(tmp_path: Path) -> None:
     plain, path = {SDXL.telltale: torch.zeros(4, 2048)}, tmp_path / "x.safetensors"
     save_file(plain, path)
     assert family_of_file(path) is SDXL
-    assert noise(path, SDXL)["prediction_type"] == "epsilon"
+    assert scheduler_settings(path, SDXL)["prediction_type"] == "epsilon"
     save_file({**plain, "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, path)
-    assert noise(path, SDXL) == {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    assert scheduler_settings(path, SDXL) == {
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+    }
     save_file(plain, path, {"modelspec.prediction_type": "epsilon"})
-    assert noise(path, SD2)["prediction_type"] == "epsilon"
+    assert scheduler_settings(path, SD2)["prediction_type"] == "epsilon"
     assert load_file(path).keys() == plain.keys()

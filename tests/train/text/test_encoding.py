@@ -12,7 +12,7 @@ import pytest
 
 from tests.train.data.test_layouts import draw
 from train.lora.checkpoint_file import read_metadata
-from train.text.display import readable, storable, worded
+from train.text.display import name_as_words, readable, storable
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 NOT_UTF8 = os.fsdecode(b"J\xfcrgen")
@@ -85,9 +85,9 @@ def test_names_that_are_no_utf8_are_escaped_and_their_words_guessed(
 
 
 def test_readable_names() -> None:
-    assert readable("Jürgen 人物") == worded("Jürgen 人物") == "Jürgen 人物"
+    assert readable("Jürgen 人物") == name_as_words("Jürgen 人物") == "Jürgen 人物"
     assert readable(NOT_UTF8) == r"J\xfcrgen"
-    assert worded(NOT_UTF8) == "Jürgen"
-    assert worded(os.fsdecode(b"\x81")) == r"\x81"
+    assert name_as_words(NOT_UTF8) == "Jürgen"
+    assert name_as_words(os.fsdecode(b"\x81")) == r"\x81"
     assert readable("a\nb\x1b[31m") == r"a\nb\x1b[31m"
     assert storable(f"{NOT_UTF8} ü") == r"J\udcfcrgen ü"

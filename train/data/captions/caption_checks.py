@@ -15,7 +15,7 @@ from train.data.images.subset import Subset
 from train.text.display import readable
 from train.text.shell import in_setting
 
-QUOTED = 60  # characters of a caption
+MAX_QUOTED_CHARACTERS = 60  # characters of a caption
 
 
 def caption_warnings(
@@ -33,14 +33,18 @@ def caption_warnings(
         files: that the captions were read from.
         contents: of the folder, including broken images.
     """
-    warnings = [*_notes(subset, images, captions), *_shared(images, files)]
+    warnings = [*_guess_warnings(subset, images, captions), *_shared_file_warnings(images, files)]
     uncaptioned = [i.path for i, caption in zip(images, captions, strict=True) if not caption.text]
     if uncaptioned and not subset.regularization:
-        warnings += _missing(subset, uncaptioned, images, files, contents, trigger)
-    return [*warnings, *_trigger(subset, images, trigger_word(trigger))] if trigger else warnings
+        warnings += _missing_caption_warnings(subset, uncaptioned, images, files, contents, trigger)
+    return (
+        [*warnings, *_trigger_warnings(subset, images, trigger_word(trigger))]
+        if trigger
+        else warnings
+    )
 
 
-def _notes(
+def _guess_warnings(
     subset: Subset, images: Sequence[TrainingImage], captions: Sequence[Caption]
 ) -> list[str]:
     by_note: dict[str, list[tuple[TrainingImage, Caption]]] = defaultdict(list)
@@ -49,12 +53,12 @@ def _notes(
             by_note[note].append((image, caption))
     return [
         f"captions in {readable(subset.folder.name)} that are {note}: {len(pairs)}, as that of "
-        f"{readable(pairs[0][0].path.name)}, {pairs[0][1].text[:QUOTED]!r}"
+        f"{readable(pairs[0][0].path.name)}, {pairs[0][1].text[:MAX_QUOTED_CHARACTERS]!r}"
         for note, pairs in by_note.items()
     ]
 
 
-def _shared(images: Sequence[TrainingImage], files: CaptionFiles) -> list[str]:
+def _shared_file_warnings(images: Sequence[TrainingImage], files: CaptionFiles) -> list[str]:
     owners: dict[Path | None, list[Path]] = defaultdict(list)
     for image in images:
         owners[files.of(image.path)].append(image.path)
@@ -66,7 +70,7 @@ def _shared(images: Sequence[TrainingImage], files: CaptionFiles) -> list[str]:
     ]
 
 
-def _missing(
+def _missing_caption_warnings(
     subset: Subset,
     uncaptioned: Sequence[Path],
     images: Sequence[TrainingImage],
@@ -101,7 +105,7 @@ def _missing(
     return warnings
 
 
-def _trigger(subset: Subset, images: Sequence[TrainingImage], word: str) -> list[str]:
+def _trigger_warnings(subset: Subset, images: Sequence[TrainingImage], word: str) -> list[str]:
     folder = readable(subset.folder.name)
     have = [mentions(image.caption, word) for image in images]
     if subset.regularization and any(have):

@@ -32,7 +32,7 @@ from train.kohya_toml.key_tables import (
 )
 from train.kohya_toml.lenient_toml import read_toml
 from train.kohya_toml.parsed_config import format_value
-from train.text.display import shortened, worded
+from train.text.display import name_as_words, shortened
 from train.text.shell import in_setting
 
 KEY = "data.dataset_config"
@@ -186,7 +186,7 @@ class _Reader:
         return replace(
             defaults, folder=folder, captions=folder, framing=framing,
             regularization=regularization,
-            class_words=worded(" ".join(table.get("class_tokens", "").split())) or words,
+            class_words=name_as_words(" ".join(table.get("class_tokens", "").split())) or words,
             extension=_dotted(table.get("caption_extension", defaults.extension)),
             repeats=table.get("num_repeats", 1 if regularization else defaults.repeats),
             keep_tokens=table.get("keep_tokens", defaults.keep_tokens),

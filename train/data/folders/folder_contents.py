@@ -8,7 +8,7 @@ from pathlib import Path
 
 from train.config.parsing import suggestion
 from train.data.folders.wording import count_by_extension, first_names
-from train.data.images.file_kinds import COMPANIONS, EXTENSIONS, kind
+from train.data.images.file_kinds import COMPANION_EXTENSIONS, EXTENSIONS, extension_of
 from train.data.images.image import DataError
 from train.files.paths import expanded
 from train.text.display import readable, shortened
@@ -36,7 +36,7 @@ class Contents:
     @property
     def unread(self) -> list[Path]:
         """The other files, except those that usually lie next to images."""
-        return [file for file in self.others if kind(file) not in COMPANIONS]
+        return [file for file in self.others if extension_of(file) not in COMPANION_EXTENSIONS]
 
 
 def existing_folder(path: str | Path, key: str) -> Path:
@@ -77,7 +77,9 @@ def contents_of(folder: Path, key: str) -> Contents:
     for entry in entries:
         if os.path.isdir(entry):
             contents.folders.append(entry)
-        elif kind(entry) in EXTENSIONS and (os.path.isfile(entry) or not os.path.exists(entry)):
+        elif extension_of(entry) in EXTENSIONS and (
+            os.path.isfile(entry) or not os.path.exists(entry)
+        ):
             contents.images.append(entry)
         else:
             contents.others.append(entry)

@@ -17,7 +17,7 @@ from train.data.folders.folder_names import MAX_REPEATS, folder_name
 from train.data.folders.wording import count_noun, first_names
 from train.data.images.image import DataError
 from train.data.images.subset import Subset
-from train.text.display import readable, worded
+from train.text.display import name_as_words, readable
 from train.text.shell import in_setting
 
 VALIDATION = "validation"
@@ -75,7 +75,7 @@ class _LayoutReader:
         folders = self._without_validation(contents.folders)
         if contents.images:
             self._warn_of_skipped(folders)
-            return [self._single(folder, captions)]
+            return [self._single_subset(folder, captions)]
         by_name = {inside.name.lower(): inside for inside in folders}
         images = next((by_name[name] for name in IMAGES if name in by_name), None)
         if images and has_images_in_tree(images):
@@ -84,20 +84,20 @@ class _LayoutReader:
                 [inside for inside in folders if inside not in (images, caption_folder)]
             )
             return self.read(images, caption_folder or captions)
-        if subsets := self._numbered(folders, captions):
+        if subsets := self._numbered_subsets(folders, captions):
             return subsets
         # an unpacked archive; a link may lead back to a folder that was visited
         if len(folders) == 1 and os.path.realpath(folders[0]) not in self.visited:
             return self.read(folders[0], captions)
         raise DataError(f"{self.key}: {no_image_message(folder)}")
 
-    def _single(self, folder: Path, captions: Path | None) -> Subset:
+    def _single_subset(self, folder: Path, captions: Path | None) -> Subset:
         """The subset of a single folder; its name may give the repeats all the same.
 
         For the path `.` that is the name of the working folder.
         """
         name = Path(os.path.abspath(folder)).name
-        subset = self._named(name) if "_" in name else self.defaults
+        subset = self._subset_by_name(name) if "_" in name else self.defaults
         if subset is not self.defaults:
             self.warnings.append(
                 f"{readable(name)}: its name gives {count_noun(subset.repeats, 'repeat')} (instead "
@@ -105,7 +105,7 @@ class _LayoutReader:
             )
         return replace(subset, folder=folder, captions=captions or folder)
 
-    def _numbered(self, folders: list[Path], captions: Path | None) -> list[Subset]:
+    def _numbered_subsets(self, folders: list[Path], captions: Path | None) -> list[Subset]:
         """kohya's subsets: the folders whose names begin with a number."""
         numbered = [inside for inside in folders if _is_numbered(inside.name)]
         filled = [inside for inside in numbered if has_images(inside)]
@@ -124,11 +124,11 @@ class _LayoutReader:
             if captions and not caption_folder.is_dir():
                 caption_folder = captions
             subsets.append(
-                replace(self._named(inside.name), folder=inside, captions=caption_folder)
+                replace(self._subset_by_name(inside.name), folder=inside, captions=caption_folder)
             )
         return subsets
 
-    def _named(self, name: str) -> Subset:
+    def _subset_by_name(self, name: str) -> Subset:
         """The defaults, with the repeats and class words of a folder's name."""
         parsed, shown = folder_name(name), readable(name)
         if not parsed or not parsed.number:
@@ -144,7 +144,7 @@ class _LayoutReader:
                 f"{shown}: by its name an epoch shows each of its images {parsed.number} times; "
                 "if the number means something else, give the folder another name"
             )
-        words = worded(parsed.words).strip() or self.defaults.class_words
+        words = name_as_words(parsed.words).strip() or self.defaults.class_words
         return replace(self.defaults, class_words=words, repeats=parsed.number)
 
     def _without_validation(self, folders: list[Path]) -> list[Path]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.data.images.file_kinds import kind
+from train.data.images.file_kinds import extension_of
 from train.text.display import readable
 
 MAX_NAMES = 3  # in a line of a message
@@ -22,7 +22,7 @@ def count_by_extension(files: Sequence[Path]) -> str:
     """The number of files of each extension, with the first names."""
     kinds: dict[str, list[Path]] = defaultdict(list)
     for file in files:
-        kinds[readable(kind(file)) or "no extension"].append(file)
+        kinds[readable(extension_of(file)) or "no extension"].append(file)
     return ", ".join(f"{len(group)} {name} ({first_names(group)})" for name, group in kinds.items())
 
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from train.config.schema import DataConfig
 
 Size = tuple[int, int]  # width, height
-STEP, FINEST = 64, 8  # pixels
+DEFAULT_STEP, MIN_STEP = 64, 8  # pixels
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -85,7 +85,7 @@ class Framing:
         if not self.buckets:
             return Crop.covering(image_size, self.resolution)
         if not self.upscale:
-            return self._shrunk(image_size)
+            return self._crop_without_upscaling(image_size)
         if not self.sizes:  # the step is more than the resolution
             return TOO_SMALL
         if image_size in self.sizes:
@@ -94,15 +94,15 @@ class Framing:
         nearest = min(self.sizes, key=lambda size: abs(size[0] / size[1] - aspect))
         return Crop.covering(image_size, nearest)
 
-    def _shrunk(self, image_size: Size) -> Crop:
+    def _crop_without_upscaling(self, image_size: Size) -> Crop:
         aspect, area = image_size[0] / image_size[1], self.resolution[0] * self.resolution[1]
         width, height = image_size
         if width * height > area:
             shrunk = math.sqrt(area * aspect)
             wide, high = self._rounded(shrunk), self._rounded(area / shrunk)
             # one side becomes a multiple of the step: the one that distorts the aspect less
-            by_width = _off(wide, self._rounded(wide / aspect), aspect)
-            by_height = _off(self._rounded(high * aspect), high, aspect)
+            by_width = _aspect_error(wide, self._rounded(wide / aspect), aspect)
+            by_height = _aspect_error(self._rounded(high * aspect), high, aspect)
             if by_width < by_height:
                 width, height = wide, int(wide / aspect + 0.5)
             else:
@@ -129,7 +129,9 @@ def framing_of(config: DataConfig) -> Framing:
     """
     size = (config.resolution, config.height or config.resolution)
     side = math.sqrt(size[0] * size[1])
-    step = config.bucket_step or max(FINEST, min(STEP, int(side) // 4 // FINEST * FINEST))
+    step = config.bucket_step or max(
+        MIN_STEP, min(DEFAULT_STEP, int(side) // 4 // MIN_STEP * MIN_STEP)
+    )
     least = config.min_bucket or math.ceil(side / 2 / step) * step
     most = config.max_bucket or side * 2
     return Framing(
@@ -154,5 +156,5 @@ def bucket_sizes(area: int, least: int, most: int, step: int) -> tuple[Size, ...
     return tuple(sorted(sizes))
 
 
-def _off(width: int, height: int, aspect: float) -> float:
+def _aspect_error(width: int, height: int, aspect: float) -> float:
     return abs(width / height - aspect) if height else math.inf

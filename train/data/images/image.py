@@ -9,10 +9,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from train.config.parsing import cause
 from train.data.images.buckets import Crop
-from train.data.images.file_kinds import FORMATS, really
+from train.data.images.file_kinds import FORMATS, actual_kind
 from train.data.images.headers import exif_excess
 from train.data.images.limits import MAX_BYTES, TooLarge, open_within_limits
-from train.data.images.rgb import in_rgb
+from train.data.images.rgb import to_rgb
 from train.data.images.subset import Subset
 from train.errors import UserError
 from train.files.untrusted import UntrustedFileError, opened
@@ -97,7 +97,7 @@ def decode_image(path: Path) -> DecodedImage:
             image.load()
         upright = _upright(image)
         del image  # frees its pixels before the conversion
-        return DecodedImage(*in_rgb(upright), animated)
+        return DecodedImage(*to_rgb(upright), animated)
     except UntrustedFileError as error:
         raise DataError(str(error)) from None
     except TooLarge as error:
@@ -139,7 +139,7 @@ def _why(path: Path, error: Exception) -> str:
     """What is wrong with a file: its real kind, else the error."""
     if isinstance(error, UnidentifiedImageError):
         try:
-            return f"it is {really(path)}" if really(path) else "of an unknown kind"
+            return f"it is {actual_kind(path)}" if actual_kind(path) else "of an unknown kind"
         except OSError as unread:
             error = unread
     return getattr(error, "strerror", None) or cause(error)

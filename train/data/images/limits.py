@@ -12,11 +12,11 @@ from PIL import Image
 from train.data.images.headers import MAX_CHUNKS, header_excess
 
 MAX_BYTES = 400_000_000  # bytes of a file
-MEMORY = 1_420_000_000  # bytes at the peak of decoding and conversion
+MEMORY_LIMIT = 1_420_000_000  # bytes at the peak of decoding and conversion
 # bytes per pixel at that peak; for most formats the decoded image and one copy, 4 each
 PEAK_BYTES_PER_PIXEL = {"JPEG": 12, "MPO": 12, "WEBP": 20, "AVIF": 20, "TIFF": 16}
 DEFAULT_BYTES_PER_PIXEL = 8
-COPIES = 2  # of the file, held by a decoder
+FILE_COPIES = 2  # of the file, held by a decoder
 READ_IN_PARTS = ("TIFF", "PNG")
 TILE = (322, 323)  # a TIFF's tags: width and height of its tiles
 MAX_TILE_PIXELS = 2**24  # pixels, for images that are smaller
@@ -49,13 +49,13 @@ def open_within_limits(
     except Image.DecompressionBombError as error:  # Pillow's own limit
         digits = re.search(r"\d+", str(error))
         raise TooLarge(
-            _too_many(int(digits[0]) if digits else 0, MEMORY / DEFAULT_BYTES_PER_PIXEL)
+            _too_many(int(digits[0]) if digits else 0, MEMORY_LIMIT / DEFAULT_BYTES_PER_PIXEL)
         ) from None
     name = image.format or ""
-    held = 0 if name in READ_IN_PARTS else COPIES * os.fstat(stream.fileno()).st_size
+    held = 0 if name in READ_IN_PARTS else FILE_COPIES * os.fstat(stream.fileno()).st_size
     pixels, most = (
         image.width * image.height,
-        (MEMORY - held) / PEAK_BYTES_PER_PIXEL.get(name, DEFAULT_BYTES_PER_PIXEL),
+        (MEMORY_LIMIT - held) / PEAK_BYTES_PER_PIXEL.get(name, DEFAULT_BYTES_PER_PIXEL),
     )
     if pixels > most:
         raise TooLarge(f"{image.width}x{image.height} pixels: {_too_many(pixels, most)}")

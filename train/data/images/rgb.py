@@ -14,7 +14,7 @@ Numbers = NDArray[np.float64]
 HALVED = (np.arange(2**16) / 257).round().astype(np.uint8)  # 16 bits to 8
 
 
-def in_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
+def to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     """An image of any mode in RGB, and whether it had transparency.
 
     Values of 16 and 32 bits, from 0 to 255, and floats, from 0 to 1, are scaled to 0 to 255.
@@ -24,7 +24,7 @@ def in_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     in_8_bits = _in_8_bits(image)
     converted, has_transparency = Image.new("RGB", image.size), False
     for top, strip in strips(image):
-        filled, clear = _filled(in_8_bits(strip))
+        filled, clear = _on_backdrop(in_8_bits(strip))
         converted.paste(filled, (0, top))
         has_transparency = has_transparency or clear
     return converted, has_transparency
@@ -38,7 +38,7 @@ def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, width, min(height, top + rows)))
 
 
-def _filled(strip: Image.Image) -> tuple[Image.Image, bool]:
+def _on_backdrop(strip: Image.Image) -> tuple[Image.Image, bool]:
     """A strip in RGB, and whether it had transparency."""
     if not strip.has_transparency_data:
         return strip.convert("RGB"), False
