@@ -90,7 +90,7 @@ def _check_scheduler(scheduler: SchedulerConfig) -> None:
         and scheduler.name == "warmup_stable_decay"
     ):
         raise ConfigError(
-            "scheduler.decay_ratio: together with scheduler.warmup_ratio it is more than all"
+            "scheduler.decay_ratio: together with scheduler.warmup_ratio it is more than 1"
         )
 
 
@@ -104,7 +104,7 @@ def _check_training(config: TrialConfig) -> None:
     if is_lr_free(target) and training.text_encoder_lr not in (None, 1.0):
         name = target.rpartition(".")[2]
         raise ConfigError(
-            f"training.text_encoder_lr: {name} finds one step size for all; leave it null"
+            f"training.text_encoder_lr: {name} estimates one step size for all; leave it null"
         )
     steps, warmup = training.max_steps, config.scheduler.warmup_steps
     if steps is not None and warmup is not None and warmup > steps:
@@ -161,7 +161,7 @@ def check_device_name(device: str) -> None:
     """
     if not re.fullmatch(DEVICE, device):
         raise ConfigError(
-            f"base.device: {format_value(device)} is none of auto, cpu, cuda, cuda:1, mps, xpu"
+            f"base.device: {format_value(device)} is not one of auto, cpu, cuda, cuda:1, mps, xpu"
         )
 
 
@@ -216,7 +216,7 @@ def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises a ConfigError with a suggestion if the value is not one of the choices."""
     if value not in choices:
         near = suggestion(value, list(choices))
-        raise ConfigError(f"{key}: {format_value(value)} is none of {', '.join(choices)}{near}")
+        raise ConfigError(f"{key}: {format_value(value)} is not one of {', '.join(choices)}{near}")
 
 
 def check_train(config: TrainConfig) -> None:

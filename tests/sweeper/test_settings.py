@@ -56,7 +56,7 @@ POLICY = PolicyConfig(max={"pose_memorization": 0.35})
         (["scheduler=cosine_with_restart"], "did you mean cosine_with_restarts"),
         (
             ["training.on_oom=degrad"],
-            "training.on_oom: 'degrad' is none of fail, degrade; did you mean",
+            "training.on_oom: 'degrad' is not one of fail, degrade; did you mean",
         ),
         (["training.max_grad_norm=-1"], "training.max_grad_norm: -1.0 must be from 0 to"),
         (["training.min_snr_gamma=0"], "training.min_snr_gamma: 0.0 must be from 0.01 to"),

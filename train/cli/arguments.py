@@ -137,7 +137,7 @@ def _flag_values(argument: str, following: Sequence[str]) -> int | None:
             raise ConfigError(f"{name}: needs a value after it")
         if action.choices and following[0] not in action.choices:
             options = ", ".join(map(str, action.choices))
-            raise ConfigError(f"{name}: {following[0]!r} is none of {options}")
+            raise ConfigError(f"{name}: {following[0]!r} is not one of {options}")
         return 1
     return None
 

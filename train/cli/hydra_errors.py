@@ -58,7 +58,7 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         near = suggestion(option, list(error.options))
-        return f"{group}: {format_value(option)} is none of {', '.join(error.options)}{near}"
+        return f"{group}: {format_value(option)} is not one of {', '.join(error.options)}{near}"
     message = textwrap.shorten(f"{error} {error.__cause__ or ''}", MAX_CHARACTERS)
     try:
         config, groups, parsed = _lookup(name, overrides)

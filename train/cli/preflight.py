@@ -176,7 +176,9 @@ def _check_override(override: Override, known: Kinds) -> None:
         return
     if not isinstance(override.value(), str):
         choices = sorted(file.stem for file in (CONF / key).glob("*.yaml"))
-        raise ConfigError(f"{key}: {override.get_value_string()} is none of {', '.join(choices)}")
+        raise ConfigError(
+            f"{key}: {override.get_value_string()} is not one of {', '.join(choices)}"
+        )
 
 
 def _variants(

@@ -53,7 +53,7 @@ def sweep_words(override: Override, parser: OverridesParser) -> list[str]:
     try:
         words = list(dict.fromkeys(override.sweep_string_iterator()))
     except ValueError as error:
-        raise ConfigError(f"{key}: {override.input_line} cannot be: {error}") from None
+        raise ConfigError(f"{key}: {override.input_line} is not valid: {error}") from None
     if not words:
         raise ConfigError(f"{key}: {override.input_line} has no value to choose from")
     values = [parser.parse_overrides([f"{key}={word}"])[0].value() for word in words]

@@ -118,7 +118,7 @@ def check_arguments(
     for key, value in arguments.items():
         if key not in known:
             near = suggestion(key, list(known)) or f"; it takes {', '.join(known) or 'nothing'}"
-            raise ConfigError(f"{part}.{shortened(key)}: {name} does not take it{near}")
+            raise ConfigError(f"{part}.{shortened(key)}: {name} has no such argument{near}")
         if known[key].nested and isinstance(value, Mapping):
             check_arguments(f"{part}.{key}", value, table, example)
         elif not known[key].accepts(value):

@@ -85,13 +85,13 @@ def _type_errors(values: dict[str, Any], schema: object, prefix: str = "") -> It
         elif is_dataclass(kind):
             inside = f"{key}.{fields(kind)[0].name}"
             yield (
-                f"{key}: {format_value(value)} cannot be; it is a group of settings, such as "
+                f"{key}: {format_value(value)} is not allowed; it is a group of settings, such as "
                 f"{inside}"
             )
         elif get_origin(kind) is dict and value is not None:
             yield (
-                f"{key}: {format_value(value)} cannot be; it is a list of names and values, as "
-                "{a: 1}"
+                f"{key}: {format_value(value)} is not allowed; it is a list of names and values, "
+                "as {a: 1}"
             )
         elif get_origin(kind) is list and not _is_list_of_mappings(value):
             yield (

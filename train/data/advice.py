@@ -35,22 +35,22 @@ def advice(
         )
     if len(training) < few:
         lines.append(
-            f"{count_noun(len(training), 'image')} {plural_form(len(training), 'is', 'are')} "
-            f"few; {few} and more overfit later (data.min_images_warning)"
+            f"only {count_noun(len(training), 'image')}; {few} or more overfit later "
+            "(data.min_images_warning)"
         )
     if not validation:
         lines.append("no image is held out: there will be no validation_loss")
     if pairs:
         names = " and ".join(readable(file.name) for file in pairs[0])
         lines.append(
-            f"{count_noun(len(pairs), 'image')} {plural_form(len(pairs), 'is', 'are')} there "
-            f"twice (as {names}) and {plural_form(len(pairs), 'counts', 'count')} double"
+            f"{count_noun(len(pairs), 'image')} {plural_form(len(pairs), 'occurs', 'occur')} "
+            f"twice (such as {names}) and {plural_form(len(pairs), 'counts', 'count')} double"
         )
     if transparent:
         verb = plural_form(len(transparent), "is", "are")
         lines.append(
-            f"{count_noun(len(transparent), 'image')} {verb} see-through "
-            f"({first_names(transparent)}): placed on white"
+            f"{count_noun(len(transparent), 'image')} {verb} transparent "
+            f"({first_names(transparent)}): composited onto white"
         )
     if animated:
         verb = plural_form(len(animated), "has", "have")

@@ -37,14 +37,14 @@ def lines_before_training(
     batches = plan_batches(images, crops, config.training.batch_size)
     lines = [
         f"{'bucket' if config.data.buckets else 'size'} {width}x{height}: "
-        f"{count_noun(len(set(indices)), 'image')}, {len(indices)} an epoch"
+        f"{count_noun(len(set(indices)), 'image')}, {len(indices)} per epoch"
         for (width, height), indices in batches.buckets.items()
     ]
     if regularization:
         times = sum(image.repeats for image in regularization)
         lines.append(
             f"{count_noun(len(regularization), 'regularization image')}, shown "
-            f"{count_noun(times, 'time')} an epoch"
+            f"{count_noun(times, 'time')} per epoch"
         )
     settings = config.training
     epochs: float = settings.epochs
@@ -65,11 +65,11 @@ def _warnings(
     times = sum(image.repeats for image in training) * epochs / len(training)
     if times > MAX_USES:
         warnings.append(
-            f"each image is seen {times:.0f} times: few images for so many repeats and epochs "
+            f"each image is seen {times:.0f} times: too many repeats and epochs for so few images "
             "(100 to 200 are usual)"
         )
     elif times < MIN_USES:
-        often = f"{times:.0f} x only" if times >= 1 else "less than once"
+        often = f"only {count_noun(round(times), 'time')}" if times >= 1 else "less than once"
         warnings.append(f"an image is seen {often} (100 to 200 are usual)")
     enlarged = [(crop.scale, image) for crop, image in zip(crops, training, strict=False)
                 if crop.scale > VISIBLE_UPSCALING]  # fmt: skip
@@ -81,16 +81,17 @@ def _warnings(
             plural_form(len(enlarged), "gets", "get"),
         )
         warnings.append(
-            f"{count_noun(len(enlarged), 'image')} {are} smaller than trained and {get} blurred: "
-            f"{readable(smallest.path.name)}, {width}x{height}, is enlarged {scale:.1f} times"
+            f"{count_noun(len(enlarged), 'image')} {are} smaller than the training size and {get} "
+            f"blurred: {readable(smallest.path.name)}, {width}x{height}, is enlarged {scale:.1f} "
+            "times"
         )
     resolution = (config.data.resolution, config.data.height or config.data.resolution)
     framings = [image.subset.framing for image in training]
     if sizes := {framing.resolution for framing in framings if framing} - {resolution}:
         shown = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
         warnings.append(
-            f"the dataset_config's resolution {shown} is trained; probes go by data.resolution, "
-            f"{resolution[0]}"
+            f"the dataset_config's resolution {shown} is used for training; probes use "
+            f"data.resolution, {resolution[0]}"
         )
     if others := {size for size in batch_sizes if size != settings.batch_size}:
         shown = ", ".join(map(str, sorted(others)))

@@ -71,8 +71,8 @@ def _check(key: str, setting: str, place: str) -> None:
         )
     if key == OUTPUT and not may_write(expanded(place)):
         raise ConfigError(
-            f"kohya: {key}: {shown} is a folder of this program, or of studies, into which nothing "
-            f"is written because a file says so: give another one, as {in_setting(setting, 'lora')}"
+            f"kohya: {key}: {shown} is a folder of this program or of studies, and a file may not "
+            f"choose it for output: give another one, such as {in_setting(setting, 'lora')}"
         )
 
 

@@ -110,7 +110,7 @@ def _schedule(config: KohyaConfig) -> str:
     if name not in SCHEDULERS:
         near = suggestion(name, [*SCHEDULERS])
         raise ConfigError(
-            f"kohya: lr_scheduler: {format_value(written)[1:-1]} is none of "
+            f"kohya: lr_scheduler: {format_value(written)[1:-1]} is not one of "
             f"{', '.join(SCHEDULERS)}{near}"
         )
     if name != written:
@@ -149,7 +149,7 @@ def _amount(config: KohyaConfig, key: str) -> int | float:
     amount: int | float = config.number(key) or 0
     if not amount >= 0 or (key == "lr_warmup_ratio" and amount > 1):
         least = "between 0 and 1" if key == "lr_warmup_ratio" else "at least 0"
-        raise ConfigError(f"kohya: {key} is {least}, not {amount:g}")
+        raise ConfigError(f"kohya: {key} must be {least}, not {amount:g}")
     return amount
 
 

@@ -97,7 +97,7 @@ def kohya_optimizer(name: str) -> KohyaOptimizer:
         return KohyaOptimizer("adamw", f"torch.optim.{name}", drops_arguments=True)
     if "." in name:
         raise ConfigError(
-            f"kohya: optimizer_type: {format_value(name)} is none of the optimizers that a file "
+            f"kohya: optimizer_type: {format_value(name)} is not one of the optimizers that a file "
             f"may name; if you trust this class, add {in_setting(ALLOW_CLASS, name)} to the "
             "command line"
         )

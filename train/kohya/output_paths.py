@@ -38,9 +38,9 @@ def check_replaced(folder: Path, name: str) -> None:
         other = state
     if other is not None:
         raise ConfigError(
-            f"kohya: output_name: {shortened(other)} is there already, and is of no run that could "
-            "go on; a file may not choose what is replaced: type name= or output= of your own, or "
-            "move it away"
+            f"kohya: output_name: {shortened(other)} exists already and belongs to no run that "
+            "could continue; a file may not choose what is replaced: type name= or output= "
+            "yourself, or move it away"
         )
 
 

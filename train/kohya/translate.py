@@ -98,7 +98,7 @@ def translate(
     notes = [f"{path.name}: repaired: {', '.join(repairs)}"] if repairs else []
     notes += config.notes
     if defaults := ", ".join(f"{key} {value}" for key, value in config.defaults.items()):
-        notes.append(f"not in {path.name}, so as kohya without them: {defaults}")
+        notes.append(f"not in {path.name}, so kohya's defaults are used: {defaults}")
     if ignored:
         notes.append(f"without effect here: {', '.join(ignored)}")
     if unsupported:
@@ -192,7 +192,7 @@ def _check_cached_texts(config: KohyaConfig, dataset_config: str | None, trained
                 raise ConfigError(f"kohya: cache_text_encoder_outputs: does not go with {key}")
     if trained:
         raise ConfigError(
-            "kohya: cache_text_encoder_outputs: the text encoder is trained, so what it says "
+            "kohya: cache_text_encoder_outputs: the text encoder is trained, so its output "
             "changes; add network_train_unet_only = true, or leave the cache out (kohya stops here)"
         )
 
@@ -219,6 +219,6 @@ def _precision(config: KohyaConfig, key: str, default: str) -> str:
     if value not in PRECISIONS:
         near = suggestion(value, [*PRECISIONS])
         raise ConfigError(
-            f"kohya: {key}: {format_value(value)} is none of {', '.join(PRECISIONS)}{near}"
+            f"kohya: {key}: {format_value(value)} is not one of {', '.join(PRECISIONS)}{near}"
         )
     return PRECISIONS[value]

@@ -63,7 +63,7 @@ class KohyaConfig:
                     self.notes.append(f"{was}: read as {name}, which kohya would not do")
                 if key in self.values and self.values[key] != value:
                     name, counts = format_value(key)[1:-1], format_value(value)
-                    self.notes.append(f"{name} is there twice; the last one, {counts}, counts")
+                    self.notes.append(f"{name} is given twice; the last value, {counts}, is used")
                 self.values[key] = value
         for alias, key in ALIASES.items():
             if alias in self.values:
@@ -97,7 +97,7 @@ class KohyaConfig:
         """
         value = self.get(key, default)
         if isinstance(value, list | dict):
-            raise ConfigError(f"kohya: {key} is a text, not {format_value(value)}")
+            raise ConfigError(f"kohya: {key} must be text, not {format_value(value)}")
         if isinstance(value, int) and abs(value) > MAX_NUMBER:  # Python limits the digits it prints
             raise ConfigError(f"kohya: {key}: {format_value(value)} is too large a number")
         return value if value is None else str(value)
@@ -108,7 +108,7 @@ class KohyaConfig:
         if isinstance(value, str) and value.lower() in ("true", "false"):
             value = value.lower() == "true"
         if not isinstance(value, bool) and value not in (0, 1, None):
-            raise ConfigError(f"kohya: {key} is true or false, not {format_value(value)}")
+            raise ConfigError(f"kohya: {key} must be true or false, not {format_value(value)}")
         return bool(value)
 
     def number(self, key: str, default: float | None = None) -> Any:
@@ -191,7 +191,7 @@ def number(key: str, value: Any) -> int | float:
         ConfigError: it is not a number, or too large.
     """
     if isinstance(value, bool | list | dict):
-        raise ConfigError(f"kohya: {key} is a number, not {format_value(value)}")
+        raise ConfigError(f"kohya: {key} must be a number, not {format_value(value)}")
     parsed = value
     if not isinstance(value, int | float):
         written = replace_typography(str(value)).strip()
@@ -201,7 +201,7 @@ def number(key: str, value: Any) -> int | float:
             else:
                 parsed = int(written) if re.fullmatch(r"[+-]?\d+", written) else float(written)
         except ValueError:
-            raise ConfigError(f"kohya: {key} is a number, not {format_value(value)}") from None
+            raise ConfigError(f"kohya: {key} must be a number, not {format_value(value)}") from None
     if math.inf > abs(parsed) > MAX_NUMBER:
         raise ConfigError(f"kohya: {key}: {format_value(value)} is too large a number")
     return parsed
@@ -215,7 +215,7 @@ def whole(key: str, value: Any) -> int:
     """
     parsed = number(key, value)
     if isinstance(parsed, float) and not parsed.is_integer():  # includes inf and nan
-        raise ConfigError(f"kohya: {key} is a whole number, not {format_value(value)}")
+        raise ConfigError(f"kohya: {key} must be a whole number, not {format_value(value)}")
     return int(parsed)
 
 
@@ -233,7 +233,7 @@ def argument(key: str, value: str) -> Any:
     several = isinstance(parsed, tuple | list)
     for each in parsed if several else [parsed]:
         if each is not None and not isinstance(each, bool | int | float | str):
-            raise ConfigError(f"kohya: {key}: {format_value(value)} cannot be")
+            raise ConfigError(f"kohya: {key}: {format_value(value)} is not allowed")
         if isinstance(each, int | float):
             number(key, float(each) if isinstance(each, bool) else each)
     return list(parsed) if several else parsed

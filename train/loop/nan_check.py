@@ -51,6 +51,6 @@ def not_finite_message(
         cause += ", or numbers too large for fp16 (bf16 and fp32 have room for them)"
     before = ", ".join(f"{loss:.4g}" for loss in losses_before[-MAX_SHOWN_LOSSES:])
     return (
-        f"the loss is no longer a number in epoch {epoch}, at batch {batch} of {batches} "
+        f"the loss is NaN or infinite in epoch {epoch}, at batch {batch} of {batches} "
         f"(before it: {before or 'nothing'}); the likely cause is {cause}"
     )

@@ -55,7 +55,7 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
     arguments: dict[str, Any] = {k: v for k, v in config.optimizer.items() if k != "_target_"}
     arguments["lr"] = learning_rate(config.optimizer)
     if arguments["lr"] != (rate := config.optimizer["lr"]):
-        log.warning("%s finds its own step size: lr %g replaced by 1", cls.__name__, rate)
+        log.warning("%s estimates its own step size: lr %g replaced by 1", cls.__name__, rate)
     if is_averaged(cls) and config.scheduler.name not in ("constant", "constant_with_warmup"):
         log.warning(
             "%s averages instead of using a schedule; it is made for scheduler=constant, not %s",

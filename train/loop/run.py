@@ -358,7 +358,7 @@ class AdapterRun:
                 self.scheduler.step()
         self._record_checkpoint(before=0)
         where = f"{self._file(self.epoch).name} (epoch {self.epoch})"
-        log.warning(f"{damage}; the run goes on from {where}, with a new optimizer state")
+        log.warning(f"{damage}; the run continues from {where}, with a new optimizer state")
 
     def _identity(self, config: TrialConfig) -> str:
         """Hash that must be equal for a run to be continued."""

@@ -98,9 +98,9 @@ class TrainingSchedule:
         effective = self.global_batch_size * self.accumulation
         return (
             f"effective batch {effective} ({' x '.join(factors)}); "
-            f"{count_noun(self.steps_an_epoch, 'step')} an epoch, "
+            f"{count_noun(self.steps_an_epoch, 'step')} per epoch, "
             f"{count_noun(self.epochs, 'epoch')}, {count_noun(self.steps, 'step')}; a checkpoint "
-            f"every {often}, {self.checkpoints} in all"
+            f"every {often}, {self.checkpoints} in total"
         )
 
 

@@ -40,7 +40,7 @@ def main(config: TrainConfig) -> None:
     ):
         log.info(
             f"resume=off: starts over; {count_noun(len(replaced), 'file')} of the run in {folder} "
-            f"{plural_form(len(replaced), 'is', 'are')} gone"
+            f"{plural_form(len(replaced), 'was', 'were')} deleted"
         )
     processes.wait()
     check_construction(config)

@@ -82,7 +82,7 @@ def epoch_of(path: Path | str) -> int:
     epoch, step = epoch_and_step(Path(path), read_metadata(path))
     number = step if epoch is None else epoch
     if number is None:
-        raise CheckpointError(f"{path}: neither its metadata nor its name tells the epoch")
+        raise CheckpointError(f"{path}: neither its metadata nor its name states the epoch")
     return number
 
 

@@ -108,7 +108,7 @@ def read_modules(
         for part in {DOWN, UP} - {*module.parts}:
             raise ValueError(f"{name} has no {part}.weight")
     if strange := next((key for key in others if STRENGTH.fullmatch(key)), None):
-        raise ValueError(f"its strength is not sure: it has {strange}, on which trainers differ")
+        raise ValueError(f"its strength is ambiguous: it has {strange}, on which trainers differ")
     return modules, others
 
 
@@ -137,7 +137,7 @@ def _parsed(key: str, settings: Mapping[str, Settings]) -> tuple[str, str, Modul
 
 
 def _network_and_path(path: str, settings: Mapping[str, Settings]) -> tuple[str, str]:
-    """The network of a module, and its path in it; no network: it is none of ours."""
+    """The network of a module, and its path in it; no network: it is not one of ours."""
     for pattern, network in PATH_PREFIXES:
         if match := re.match(pattern, path):
             return network, path[match.end() :]

@@ -16,7 +16,7 @@ NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 LORA = "LORA"  # PEFT's name of the kind
 MAX_BYTES = 4_000_000  # bytes of a settings file
 MAX_PATTERN_CHARACTERS = 100_000  # characters of all patterns together: SDXL has some 800 modules
-AMBIGUOUS = "its strength is not sure: "
+AMBIGUOUS = "its strength is ambiguous: "
 # variants of LoRA that compute something else, by the setting that enables each
 VARIANTS = (
     "use_dora",
@@ -115,7 +115,7 @@ def _flag(settings: Settings, name: str) -> bool:
     value = settings.get(name)
     if not isinstance(value, bool | None):
         raise ValueError(
-            f"{AMBIGUOUS}{name} is true or false in PEFT's settings, not {str(value)[:40]!r}"
+            f"{AMBIGUOUS}{name} must be true or false in PEFT's settings, not {str(value)[:40]!r}"
         )
     return bool(value)
 
@@ -124,7 +124,7 @@ def _setting(settings: Settings, name: str, path: str, default: Any) -> Any:
     """The value of the first pattern that matches, see `matches`."""
     patterns = settings.get(name) or {}
     if not isinstance(patterns, Mapping):
-        raise ValueError(f"{AMBIGUOUS}{name} is no mapping")
+        raise ValueError(f"{AMBIGUOUS}{name} is not a mapping")
     if sum(map(len, patterns)) > MAX_PATTERN_CHARACTERS:
         raise ValueError(f"{AMBIGUOUS}{name} has more than {MAX_PATTERN_CHARACTERS} characters")
     for pattern, value in patterns.items():

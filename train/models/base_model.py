@@ -247,7 +247,7 @@ def _load(settings: tuple[Any, ...]) -> BaseModel:
         raise BaseError(
             f"base.path: out of memory while {config.path} is loaded; what helps: base.precision="
             f"bf16 or fp16, which take half as much as fp32 (now {config.precision}), and ending "
-            f"what else is in the memory of {config.device}"
+            f"other programs that use the memory of {config.device}"
         ) from error
 
 
@@ -279,7 +279,7 @@ def _report_guess(source: Path, prediction: str) -> None:
     """Logs which of the two kinds of Stable Diffusion 2.x is assumed: weights do not tell."""
     if prediction_of(source) is None:
         log.info(
-            f"base.path: {source.name} does not say what it predicts; {prediction} is taken, as "
-            "for all bases of Stable Diffusion 2.x but those for 512 pixels: for these give "
-            "base.prediction_type=epsilon"
+            f"base.path: {source.name} does not state its prediction type; {prediction} is "
+            "assumed, as for all bases of Stable Diffusion 2.x but those for 512 pixels: for these "
+            "give base.prediction_type=epsilon"
         )

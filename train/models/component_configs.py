@@ -107,8 +107,8 @@ def check_index(file: Path) -> Tree:
             continue
         if kind not in CLASSES.get(part, []):
             raise UntrustedFileError(
-                f"{shortened(file)}: {shortened(part)} is of {shortened(kind)}, which is none of "
-                "the classes that bases are loaded with; no code of a model is run"
+                f"{shortened(file)}: {shortened(part)} is of {shortened(kind)}, which is not one "
+                "of the classes that bases are loaded with; no code of a model is run"
             )
     return index
 

@@ -71,7 +71,9 @@ def open_pipeline(source: Path, dtype: torch.dtype) -> DiffusionPipeline:
         words = getattr(pipeline, f"text_encoder{number}").config.vocab_size
         known = getattr(pipeline, f"tokenizer{number}").get_vocab().values()
         if not all(0 <= token < words for token in known):
-            raise ValueError(f"its tokenizer{number} has other words than the text encoder")
+            raise ValueError(
+                f"its tokenizer{number} does not match the vocabulary of the text encoder"
+            )
     return pipeline
 
 

@@ -69,7 +69,7 @@ def family_of_file(file: Path) -> Family:
         if shapes.get(family.telltale, [0, 0])[1] == family.width:
             return family
     known = ", ".join(family.name for family in FAMILIES)
-    raise ValueError(f"its weights are of none of {known}")
+    raise ValueError(f"its weights match none of {known}")
 
 
 def scheduler_settings(file: Path, family: Family) -> dict[str, Any]:

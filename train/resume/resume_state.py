@@ -115,13 +115,15 @@ def check_parts(
     """
     done, last = state["epoch"], state["last"]
     if done > epochs or (last and last["epoch"] > done) or (done == epochs and not last):
-        raise StateError("its epochs are not the run's")
+        raise StateError("its epochs do not match the run")
     current = scheduler.state_dict()
     for name, value in state["scheduler"].items():
         if name in current:
             _check_same_type(f"scheduler's {name}", value, current[name])
         elif hasattr(type(scheduler), name):
-            raise StateError(f"its scheduler has {shortened(name)}, which is none of its numbers")
+            raise StateError(
+                f"its scheduler has {shortened(name)}, which is not one of its numbers"
+            )
     if state["losses"].ndim != 1 or not state["losses"].is_floating_point():
         raise StateError("its losses are not a list of numbers")
     if state["kind"] == kind:
@@ -168,7 +170,7 @@ def _check_archive(content: io.BytesIO) -> None:
     with zipfile.ZipFile(content) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > len(content.getbuffer()):
-            raise StateError("it is packed")
+            raise StateError("it is compressed")
         for entry in entries:
             if entry.filename.endswith("/data.pkl"):
                 _check_names(archive.read(entry))

@@ -109,7 +109,7 @@ def with_next_fallback(config: TrialConfig, fallbacks: tuple[str, ...]) -> tuple
     now = apply_fallbacks(config, fallbacks)
     for fallback, apply in FALLBACKS.items():
         if fallback not in fallbacks and apply(now) != now:
-            log.warning(f"out of memory: going on with {fallback} ({_change(now, apply(now))})")
+            log.warning(f"out of memory: continuing with {fallback} ({_change(now, apply(now))})")
             return (*fallbacks, fallback)
     return None
 
@@ -125,7 +125,7 @@ def _change(old: TrialConfig, new: TrialConfig) -> str:
     if new.cache != old.cache:
         parts.append(f"cache={new.cache}")
     if new.optimizer != old.optimizer:
-        parts.append(f"optimizer={new.optimizer['_target_']}, whose averages start over")
+        parts.append(f"optimizer={new.optimizer['_target_']}, whose moment estimates start over")
     return ", ".join(parts)
 
 
@@ -142,7 +142,7 @@ def advice(config: TrialConfig) -> str:
         f"training.batch_size=1 training.gradient_accumulation={groups}": training.batch_size == 1,
     }
     listed = [
-        f"{number}. {words}{', already so' if done else ''}"
+        f"{number}. {words}{', already set' if done else ''}"
         for number, (words, done) in enumerate(steps.items(), start=1)
     ]
     message = f"out of memory; what helps, in this order: {'; '.join(listed)}"
@@ -150,7 +150,7 @@ def advice(config: TrialConfig) -> str:
         str(n) for n, apply in enumerate(FALLBACKS.values(), start=1) if apply(config) != config
     ]
     if able and training.on_oom != DEGRADE:  # which has nothing left to do
-        message += f". training.on_oom=degrade applies {', '.join(able)} by itself"
+        message += f". training.on_oom=degrade applies {', '.join(able)} automatically"
     return f"{message}. Checkpoints saved so far stay"
 
 

@@ -1,8 +1,8 @@
 """Writes to the terminal so that no character of a name acts as a command.
 
 Three kinds of text go through here: the log (`LineFormatter`), lines that a command prints
-(`print_lines`) and its final error (`exit_with_error`). In addition, the streams themselves escape what other
-libraries write, such as warnings and tracebacks (`escape_in_streams`).
+(`print_lines`) and its final error (`exit_with_error`). In addition, the streams themselves escape
+what other libraries write, such as warnings and tracebacks (`escape_in_streams`).
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def _begins_anew(
     (said,) = [record.message for record in caplog.records]
     assert said.startswith(f"{file} is damaged (")
     assert "\n" not in said
-    assert "goes on from lora-000001.safetensors" in said
+    assert "continues from lora-000001.safetensors" in said
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000
 
 

@@ -131,7 +131,7 @@ def test_a_huge_number_in_a_kohya_config_is_one_line(tmp_path: Path, line: str) 
 
 @pytest.mark.parametrize("value", [["a"], [{"a": 1}], [[1]]])
 def test_a_list_is_no_text(value: object) -> None:
-    with pytest.raises(ConfigError, match="output_name is a text, not"):
+    with pytest.raises(ConfigError, match="output_name must be text, not"):
         KohyaConfig({"output_name": value}).text("output_name")
 
 

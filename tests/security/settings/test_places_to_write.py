@@ -130,15 +130,15 @@ def test_no_file_is_replaced_that_is_of_no_run(
     said = 'output_dir = "out"\noutput_name = "me"'
     with pytest.raises(ConfigError, match=rf"output_name: out/{name}.safetensors is there"):
         checked(said)
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         checked('output_name = "me"', "output=out")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         checked('output_dir = "out"', "name=me")
     checked(said, "output=out", "name=me")  # it is the person who says so
     checked('output_dir = "out"\noutput_name = "other"')
     config(said)
     monkeypatch.setattr(sys, "argv", ["kohya", "config.toml"])
-    with pytest.raises(SystemExit, match="is there already"):
+    with pytest.raises(SystemExit, match="exists already"):
         main()
 
 

@@ -258,7 +258,7 @@ def test_a_damaged_state_goes_on_from_the_last_checkpoint(
     run(trials, 2, lambda found: scored.extend(found.values()))
     assert [trial.record.state for trial in trials] == [COMPLETE, COMPLETE]
     assert scored == [2, 2]
-    assert "goes on from lora-000001.safetensors (epoch 1)" in caplog.text
+    assert "continues from lora-000001.safetensors (epoch 1)" in caplog.text
 
 
 def test_at_its_last_epoch_nothing_is_stopped(make: Make, run: Run) -> None:

@@ -99,7 +99,7 @@ def test_a_logged_text_is_no_interpolation() -> None:
         (["dog"], "dog: is not key=value"),
         (["--nothing"], "--nothing: there is no such option"),
         (["--cfg"], "--cfg: needs a value"),
-        (["--cfg", "jobs"], "'jobs' is none of job, hydra, all"),
+        (["--cfg", "jobs"], "'jobs' is not one of job, hydra, all"),
         (["--experimental-rerun", "x.pickle"], "reads a pickle"),
         (["--config-dir=/nowhere"], "there is no folder /nowhere"),
         (["--config-name=train"], "a command has one config"),
@@ -109,7 +109,7 @@ def test_a_logged_text_is_no_interpolation() -> None:
         (["probes.count=4;"], "probes.count: '4;' cannot be read"),
         (["probes.count=4,8"], "several values need -m"),
         (["~probes.count"], "cannot be removed"),
-        (["probes=0.5"], "probes: 0.5 is none of default, large, small"),
+        (["probes=0.5"], "probes: 0.5 is not one of default, large, small"),
         (["data.path=a\0b"], "NUL"),
     ],
 )

@@ -49,7 +49,7 @@ def test_a_preset_says_how_many_pictures_are_few_for_it(
 ) -> None:
     mine = [f"data.path={picture_folder}", "data.trigger=sks puppet"]
     config = chosen(REAL, f"preset={preset}", *mine)
-    assert f"6 images are few; {few} and more" in load_dataset(config.data).report()
+    assert f"only 6 images; {few} or more" in load_dataset(config.data).report()
 
 
 def test_the_command_line_beats_a_preset() -> None:

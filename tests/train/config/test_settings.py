@@ -76,7 +76,7 @@ def test_own_defaults_of_other_commands_are_left_out(conf: Path) -> None:
         ("data: {trigge: x}", "conf/local.yaml: data.trigge: .*did you mean data.trigger"),
         ("training: {epochs: many}", "conf/local.yaml: training.epochs: "),
         ("training: {epochs: 0}", "conf/local.yaml: training.epochs: 0 must be from 1"),
-        ("optimizer: lionn", "optimizer: 'lionn' is none of .*did you mean lion"),
+        ("optimizer: lionn", "optimizer: 'lionn' is not one of .*did you mean lion"),
         ("data: [", "conf/local.yaml: .*"),
         ("just words", "conf/local.yaml: must hold settings"),
     ],

@@ -101,8 +101,8 @@ def test_the_epoch_is_the_same_for_all_and_mixes_the_buckets(tmp_path: Path) -> 
     wide = [size[0] > size[1] for size, _ in batches.sequence]
     assert wide == [True, False, True, False, True, True, False, True], "evenly mixed"
     said = pictures.report(TrialConfig(data=config))
-    assert "bucket 80x48: 6 images, 18 an epoch" in said
-    assert "9 images are smaller than trained" in said
+    assert "bucket 80x48: 6 images, 18 per epoch" in said
+    assert "9 images are smaller than the training size" in said
 
 
 def test_a_picture_smaller_than_a_step_is_named(tmp_path: Path) -> None:

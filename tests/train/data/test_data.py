@@ -174,7 +174,7 @@ def test_copies_in_another_encoding_stay_on_one_side(tmp_path: Path) -> None:
         held_out = {p.path.stem[-1] for p in pictures.validation}
         assert len(held_out) == 3
         assert not held_out & {p.path.stem[-1] for p in pictures.training}
-        assert "5 images are there twice" in pictures.report()
+        assert "5 images occur twice" in pictures.report()
 
 
 def test_broken_pictures_are_skipped_where_that_is_asked_for(
@@ -201,12 +201,12 @@ def test_the_report_says_what_a_friend_would(tmp_path: Path) -> None:
     config = TrialConfig(data=data, training=TrainingConfig(epochs=500, gradient_accumulation=4))
     said = pictures.report(config)
     for words in (
-        "6 images are few", "no image is held out", "1 image is see-through (0.png)",
+        "only 6 images", "no image is held out", "1 image is transparent (0.png)",
         "the borders of all the images look the same", "images are flipped",
         "each image is seen 500 times", "0.png, 40x40, is enlarged 1.6 times",
     ):  # fmt: skip
         assert words in said
-    assert "images are few" not in load_dataset(replace(data, min_images_warning=6)).report()
+    assert "only 6 images" not in load_dataset(replace(data, min_images_warning=6)).report()
     embedded = load_dataset(DataConfig())
     assert "borders" not in embedded.report(), "a beach and a city"
 
@@ -234,7 +234,7 @@ def test_the_fingerprint_tells_what_changes_training(tmp_path: Path, picture_fol
         ({"color_augmentation": True}, "set cache=off"),
         ({"buckets": True, "min_bucket": 640, "max_bucket": 512}, "data.min_bucket: 640 is more"),
         ({"buckets": True, "bucket_step": 1024}, "bucket_step: 1024 is more than the resolution"),
-        ({"on_error": "ignore"}, "data.on_error: 'ignore' is none of stop, skip"),
+        ({"on_error": "ignore"}, "data.on_error: 'ignore' is not one of stop, skip"),
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, Any], said: str) -> None:

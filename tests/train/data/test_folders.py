@@ -55,7 +55,7 @@ def test_a_numbered_folder_given_itself_keeps_its_number_and_words(
             DataConfig(path=str(path), repeats=10, trigger="zwx cat", validation_fraction=0)
         )
         assert shown(pictures) == {"a": ("sks dog", 6), "b": ("sks dog", 6)}
-        assert "6_sks dog: its name gives 6 repeats" in pictures.report()
+        assert "6_sks dog: its name sets 6 repeats" in pictures.report()
 
 
 def test_a_number_is_repeats_only_where_it_is_plausible(tmp_path: Path) -> None:
@@ -65,8 +65,11 @@ def test_a_number_is_repeats_only_where_it_is_plausible(tmp_path: Path) -> None:
     assert [p.repeats for p in pictures.training] == [200, 2, 2, 5, 2]
     assert [p.caption for p in pictures.training] == ["sks dog"] * 5, "no number, no class words"
     said = pictures.report()
-    assert "20240101_birthday: 20240101 is more than 1000 and so no number of repeats" in said
-    assert "200_sks dog: by its name an epoch shows each of its images 200 times" in said
+    assert (
+        "20240101_birthday: 20240101 is more than 1000 and therefore not a number of repeats"
+        in said
+    )
+    assert "200_sks dog: its name says that an epoch shows each of its images 200 times" in said
     assert "5_sks dog: by" not in said
     alone = load(tmp_path / "20240101_birthday", repeats=2)
     assert shown(alone) == {"20240101": ("sks dog", 2)}
@@ -200,8 +203,8 @@ def test_one_picture_has_no_scale_of_likeness_and_words_agree(tmp_path: Path) ->
     pictures = load(draw(tmp_path, "a"))
     said = pictures.report(TrialConfig(data=DataConfig(resolution=64)))
     assert "only one image to train on, so likeness (subject_fidelity) has no scale" in said
-    assert "1 image is few" in said
-    assert "size 64x64: 1 image, 1 an epoch" in said
+    assert "only 1 image" in said
+    assert "size 64x64: 1 image, 1 per epoch" in said
     assert "1 images" not in said
     assert "1 training image x 1 repeat, 1 different caption" in said
     config = TrialConfig(data=DataConfig(resolution=64))

@@ -138,7 +138,7 @@ def test_what_is_meant(tmp_path: Path, text: str, expected: dict[str, Any]) -> N
         ('use_8bit_adam = true\noptimizer_type = "Lion"', "use_8bit_adam: another optimizer"),
         ('optimizer_args = ["lr=1"]', "lr is not an argument"),
         ('optimizer_args = ["_target_=os.system"]', "_target_ is not an argument"),
-        ('optimizer_args = ["eps=1j"]', "eps: '1j' cannot be"),
+        ('optimizer_args = ["eps=1j"]', "eps: '1j' is not allowed"),
         ('optimizer_args = ["a b=1"]', 'list of "name=value"'),
         ("network_args = 5", 'list of "name=value"'),
         ("text_encoder_lr = [1e-5, 2e-5, 3e-5]", "more than two"),

@@ -37,10 +37,10 @@ def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
     assert code == 0, said
     in_order = (
         "6 training images x 1 repeat, 2 different captions; 1 held out for validation",
-        "bucket 40x24: 6 images, 6 an epoch",
-        "effective batch 1 (batch_size 1); 6 steps an epoch, 2 epochs, 12 steps",
-        "warning: 6 images are few",
-        "warning: an image is seen 2 x only",
+        "bucket 40x24: 6 images, 6 per epoch",
+        "effective batch 1 (batch_size 1); 6 steps per epoch, 2 epochs, 12 steps",
+        "warning: only 6 images",
+        "warning: an image is seen only 2 times",
         "epoch 1/2",
         "epoch 2/2",
     )
@@ -69,7 +69,7 @@ def test_the_course_is_told_before_the_base_is_loaded(
     monkeypatch.setattr("train.loop.train_one.load_base", fails)
     with pytest.raises(BaseError):
         main(settings("train", TrainConfig, small))
-    steps = caplog.text.index("6 steps an epoch, 2 epochs, 12 steps; a checkpoint every epoch")
+    steps = caplog.text.index("6 steps per epoch, 2 epochs, 12 steps; a checkpoint every epoch")
     assert caplog.text.index("6 training images") < steps < caplog.text.index("warning: ")
 
 
@@ -80,13 +80,19 @@ def test_the_course_is_told_before_the_base_is_loaded(
             "training.epcohs=3",
             "training.epcohs: there is no such setting; did you mean training.ep",
         ),
-        ("optimizer=adamw8", "'adamw8' is none of adafactor, adamw, adamw8bit, dadaptation, lion"),
+        (
+            "optimizer=adamw8",
+            "'adamw8' is not one of adafactor, adamw, adamw8bit, dadaptation, lion",
+        ),
         ("network.rank=much", "network.rank: Value 'much'"),
         ("network.conv_alpha=2", "network.conv_alpha: needs network.conv_rank > 0"),
         ("network.rank=4,8", "network.rank: several values need -m"),
         ("base.path=model.ckpt", "is a pickle"),
         ("name=a/b", "name: 'a/b' must be a file name"),
-        ("preset=charakter", "preset: 'charakter' is none of character, concept, none, style; did"),
+        (
+            "preset=charakter",
+            "preset: 'charakter' is not one of character, concept, none, style; did",
+        ),
     ],
 )
 def test_wrong_settings_end_in_one_line(small: list[str], wrong: str, said: str) -> None:

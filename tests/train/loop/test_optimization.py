@@ -106,7 +106,7 @@ def test_those_that_find_their_step_size_have_lr_1(
     for target in ("prodigyopt.Prodigy", "dadaptation.DAdaptAdam"):
         optimizer = make_optimizer(trial(optimizer={"_target_": target, "lr": 0.1}), adapter)
         assert optimizer.param_groups[0]["lr"] == 1.0
-        assert f"{target.split('.')[1]} finds its own step size" in caplog.text
+        assert f"{target.split('.')[1]} estimates its own step size" in caplog.text
 
 
 @pytest.mark.parametrize("folder", ["base_folder", "xl_folder"])

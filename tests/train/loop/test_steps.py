@@ -234,7 +234,7 @@ def test_the_effective_batch_is_said(pictures: Dataset, trial: Make) -> None:
     config = trial(batch_size=1, gradient_accumulation=2, epochs=5)
     said = schedule_of(config, pictures, 2).describe(config.training, 2)
     assert "effective batch 4 (batch_size 1 x 2 accumulated x 2 processes)" in said
-    assert "2 steps an epoch, 5 epochs, 10 steps" in said
+    assert "2 steps per epoch, 5 epochs, 10 steps" in said
 
 
 def test_in_fp16_an_overflow_is_skipped_by_the_one_that_it_happens_to(

@@ -128,7 +128,7 @@ def test_settings_in_the_metadata_are_followed(
         ({"unet.lora_alpha": 8, "unet.r": 4, "unet.rank_pattern": {".*to_q": 8}}, "rank 8"),
         ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"to_q": "x"}}, "lora_alpha is x"),
         ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"to_(q": 1}}, "not a regular expression"),
-        ({"unet.lora_alpha": 8, "unet.alpha_pattern": ["to_q"]}, "alpha_pattern is no mapping"),
+        ({"unet.lora_alpha": 8, "unet.alpha_pattern": ["to_q"]}, "alpha_pattern is not a mapping"),
         ({"text_encoder.lora_alpha": 8}, "say nothing of"),
         ([1, 2], "is not JSON with settings"),
         ({"unet.lora_alpha": 8, "unet.peft_type": "LOHA"}, "it is PEFT's LOHA"),
@@ -198,7 +198,7 @@ def test_an_alpha_that_is_not_sure_in_a_file_of_kohyas_stops(
     base: BaseModel, tmp_path: Path, alphas: dict[str, Any], metadata: dict[str, str], words: str
 ) -> None:
     file = kohya(tmp_path / "x.safetensors", alphas, metadata)
-    with pytest.raises(CheckpointError, match=f"strength is not sure.*{words}"):
+    with pytest.raises(CheckpointError, match=f"strength is ambiguous.*{words}"):
         load_checkpoint(file, base.adapters)
 
 
@@ -206,7 +206,7 @@ def test_an_alpha_that_is_not_sure_in_a_file_of_kohyas_stops(
 def test_other_numbers_that_scale_stop(base: BaseModel, tmp_path: Path, part: str) -> None:
     file = kohya(tmp_path / "x.safetensors", {KOHYA: 1.0})
     save_file({**load_file(file), f"{KOHYA}.{part}": torch.tensor(0.5)}, file)
-    with pytest.raises(CheckpointError, match=f"strength is not sure: it has {KOHYA}.{part}"):
+    with pytest.raises(CheckpointError, match=f"strength is ambiguous: it has {KOHYA}.{part}"):
         load_checkpoint(file, base.adapters)
 
 
@@ -233,7 +233,7 @@ def test_a_switch_that_is_neither_on_nor_off_stops(
     """A text "false" is true to Python, and would make the LoRA twice as strong."""
     settings = {"r": 4, "lora_alpha": 8, name: value}
     file = peft(tmp_path / "adapter_model.safetensors", settings, "base_model.model.", "beside")
-    with pytest.raises(CheckpointError, match=f"{name} is true or false"):
+    with pytest.raises(CheckpointError, match=f"{name} must be true or false"):
         load_checkpoint(file, base.adapters)
 
 

@@ -176,7 +176,7 @@ def test_a_guess_of_what_a_file_predicts_is_said(
 ) -> None:
     with caplog.at_level("INFO"):
         load_base(BaseConfig(path=str(file), device="cpu"))
-    said = "model.safetensors does not say what it predicts; v_prediction is taken"
+    said = "model.safetensors does not state its prediction type; v_prediction is assumed"
     assert (said in caplog.text) == (family is SD2)
     caplog.clear()
     base = load_base(BaseConfig(path=str(file), device="cpu", prediction_type="epsilon"))
@@ -236,9 +236,9 @@ def test_full_configs_are_those_of_the_real_models_with_kohyas_modules() -> None
 @pytest.mark.parametrize(
     ("shapes", "said"),
     [
-        ({SDXL.telltale: (4, 1280)}, "of none of Stable Diffusion 1.x, "),  # SDXL's refiner
+        ({SDXL.telltale: (4, 1280)}, "match none of Stable Diffusion 1.x, "),  # SDXL's refiner
         ({SD1.telltale: (4, 768), FIRST_WEIGHT: (4, 9, 3, 3)}, "inpainting"),
-        ({"double_blocks.0.weight": (4, 4)}, "of none of"),
+        ({"double_blocks.0.weight": (4, 4)}, "match none of"),
     ],
 )
 def test_files_of_other_models_are_refused(

@@ -125,7 +125,7 @@ def test_it_goes_on_from_its_last_checkpoint(
     (said,) = [record.message for record in caplog.records]
     assert said.startswith(f"{state_file(folder)} is damaged (")
     assert said.endswith(
-        "goes on from lora-000002.safetensors (epoch 2), with a new optimizer state"
+        "continues from lora-000002.safetensors (epoch 2), with a new optimizer state"
     )
     assert "\n" not in said
     assert not (folder / "hacked").exists(), "no file runs code"
@@ -189,4 +189,4 @@ def test_the_command_says_so_and_ends_well(
     state_file(tmp_path).write_bytes(b"PK\x03\x04 torn")
     with_one_line_errors(lambda: main(command(trial(), tmp_path)))
     assert "is damaged" in caplog.text
-    assert "goes on from lora.safetensors (epoch 2)" in caplog.text
+    assert "continues from lora.safetensors (epoch 2)" in caplog.text

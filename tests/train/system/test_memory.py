@@ -53,7 +53,7 @@ def test_out_of_memory_says_what_helps_in_order(
         "training.batch_size=1 training.gradient_accumulation=6")]  # fmt: skip
     assert places == sorted(places)
     assert (tmp_path / "lora-000001.safetensors").is_file()
-    assert "already so" in advice(trial(gradient_checkpointing=True))
+    assert "already set" in advice(trial(gradient_checkpointing=True))
 
 
 @pytest.mark.parametrize("place", ["open_pipeline", "BaseModel"])  # the machine's memory, a GPU's
@@ -143,7 +143,7 @@ def test_remedies_come_in_the_guides_order_and_end(
     data = DataConfig(resolution=512, height=768, buckets=True)
     config = trial(on_oom="degrade", cache="off", data=data)
     stopped = trial(cache="off", data=data)
-    assert "training.on_oom=degrade applies 1, 2, 3, 4, 5 by itself" in advice(stopped)
+    assert "training.on_oom=degrade applies 1, 2, 3, 4, 5 automatically" in advice(stopped)
     remedies = all_remedies(config)
     assert remedies == (
         "gradient_checkpointing", "resolution", "cached latents", "8-bit optimizer", "batch_size 1",

@@ -52,8 +52,8 @@ def _guess_warnings(
         for note in caption.notes:
             by_note[note].append((image, caption))
     return [
-        f"captions in {readable(subset.folder.name)} that are {note}: {len(pairs)}, as that of "
-        f"{readable(pairs[0][0].path.name)}, {pairs[0][1].text[:MAX_QUOTED_CHARACTERS]!r}"
+        f"captions in {readable(subset.folder.name)} that are {note}: {len(pairs)}, such as that "
+        f"of {readable(pairs[0][0].path.name)}, {pairs[0][1].text[:MAX_QUOTED_CHARACTERS]!r}"
         for note, pairs in by_note.items()
     ]
 
@@ -118,6 +118,6 @@ def _trigger_warnings(subset: Subset, images: Sequence[TrainingImage], word: str
     lacking = [i.path for i, has in zip(images, have, strict=True) if not has]
     return [
         f"{len(lacking)} of {count_noun(len(have), 'caption')} in {folder} "
-        f"{plural_form(len(lacking), 'lacks', 'lack')} the trigger word {word!r} (as "
+        f"{plural_form(len(lacking), 'lacks', 'lack')} the trigger word {word!r} (such as "
         f"{readable(lacking[0].name)}); prompts with it may not find the subject"
     ]

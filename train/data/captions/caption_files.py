@@ -107,8 +107,8 @@ def check_caption_link(file: Path, root: Path) -> None:
         return
     allow = in_setting(ALLOW_PATH, Path(os.path.realpath(file)).parent)
     raise DataError(
-        f"{shortened(file)}: is behind a link out of the folder {shortened(root)}; put a copy of "
-        f"the file there, or allow the folder that it is in with {allow}"
+        f"{shortened(file)}: is behind a link that leads out of the folder {shortened(root)}; put "
+        f"a copy of the file there, or allow the folder that it is in with {allow}"
     )
 
 

@@ -131,7 +131,7 @@ def read_dataset_config(config: DataConfig, defaults: Subset) -> DatasetConfig:
     ]
     if config.validation_path and any(s.validation_fraction for s in reader.subsets):
         warnings.append(
-            f"validation_split in {file.name} does not count: data.validation_path names the "
+            f"validation_split in {file.name} is ignored: data.validation_path names the "
             "held-out images"
         )
     return DatasetConfig(reader.subsets, tuple(reader.batch_sizes), warnings)
@@ -260,7 +260,9 @@ def class_of(words: str) -> str:
 def _tables(parent: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
     tables = parent.get(key, [])
     if not isinstance(tables, list):
-        raise DataError(f"{KEY}: {where}: write [[{key}]] in two brackets, as there may be several")
+        raise DataError(
+            f"{KEY}: {where}: write [[{key}]] with double brackets, since there may be several"
+        )
     return tables
 
 

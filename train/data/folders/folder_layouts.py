@@ -100,7 +100,7 @@ class _LayoutReader:
         subset = self._subset_by_name(name) if "_" in name else self.defaults
         if subset is not self.defaults:
             self.warnings.append(
-                f"{readable(name)}: its name gives {count_noun(subset.repeats, 'repeat')} (instead "
+                f"{readable(name)}: its name sets {count_noun(subset.repeats, 'repeat')} (instead "
                 f"of data.repeats) and images without a caption {subset.class_words!r}"
             )
         return replace(subset, folder=folder, captions=captions or folder)
@@ -135,14 +135,14 @@ class _LayoutReader:
             return self.defaults
         if not parsed.has_repeats:
             self.warnings.append(
-                f"{shown}: {parsed.digits} is more than {MAX_REPEATS} and so no number of "
-                f"repeats; its images have {self.defaults.repeats} (data.repeats)"
+                f"{shown}: {parsed.digits} is more than {MAX_REPEATS} and therefore not a "
+                f"number of repeats; its images get {self.defaults.repeats} (data.repeats)"
             )
             return self.defaults
         if parsed.number >= MANY_REPEATS:
             self.warnings.append(
-                f"{shown}: by its name an epoch shows each of its images {parsed.number} times; "
-                "if the number means something else, give the folder another name"
+                f"{shown}: its name says that an epoch shows each of its images {parsed.number} "
+                "times; if the number means something else, give the folder another name"
             )
         words = name_as_words(parsed.words).strip() or self.defaults.class_words
         return replace(self.defaults, class_words=words, repeats=parsed.number)
