@@ -37,7 +37,7 @@ PRUNERS: ArgumentTable = {
     "optuna.pruners.MedianPruner": WARMED,
     "optuna.pruners.PercentilePruner": {"percentile": number(0, 100, required=True), **WARMED},
     "optuna.pruners.PatientPruner": {
-        "wrapped_pruner": Argument(nested=True, also=(None,), required=True),
+        "wrapped_pruner": Argument(nested=True, other_values=(None,), required=True),
         "patience": whole(0, MAX_STEPS, required=True),
         "min_delta": number(0, 1000),
     },
@@ -45,11 +45,11 @@ PRUNERS: ArgumentTable = {
     "optuna.pruners.HyperbandPruner": {
         **HALVING,
         "min_resource": FROM_ONE,
-        "max_resource": whole(1, MAX_STEPS, also=(AUTO,)),
+        "max_resource": whole(1, MAX_STEPS, other_values=(AUTO,)),
     },
     "optuna.pruners.SuccessiveHalvingPruner": {
         **HALVING,
-        "min_resource": whole(1, MAX_STEPS, also=(AUTO,)),
+        "min_resource": whole(1, MAX_STEPS, other_values=(AUTO,)),
         "min_early_stopping_rate": whole(0, 100),
     },
 }

@@ -47,7 +47,7 @@ class EncodedDataset:
         pairs = zip(self.images, self.crops, strict=True)
         self.sizes = torch.tensor([image.sizes(crop) for image, crop in pairs])
         self.prior = torch.tensor([image.subset.regularization for image in self.images])
-        self.fixed = not config.data.resample_latents
+        self.fixed_latents = not config.data.resample_latents
         self.flips = any(image.subset.flip for image in self.images)
         self.jitters = any(image.subset.color_augmentation for image in self.images)
         self.drops = any(image.subset.caption_dropout for image in self.images)
@@ -56,7 +56,7 @@ class EncodedDataset:
         ]
         # in memory the object's identity is enough, which saves hashing some GB
         base_key = base.fingerprint if config.cache == DISK else id(base)
-        self.about = [base_key, base.device.type, sorted(settings)]
+        self.key_parts = [base_key, base.device.type, sorted(settings)]
         folder = Path(config.cache_path) if config.cache == DISK else None
         self.cache = None if config.cache == OFF else TensorCache(folder)
         if self.jitters and self.cache:
@@ -104,10 +104,10 @@ class EncodedDataset:
         with cache.exclusive():
             for row, image in enumerate(self.images):
                 for flipped in (False, True)[: 1 + image.subset.flip]:
-                    about = self._latents_key(row, flipped)
+                    key_parts = self._latents_key(row, flipped)
                     make = partial(self._encode, row, flipped)
                     fits = partial(self._fits_latents, row)
-                    self.latents[row, flipped] = cache.fetch(key_of(*about), make, fits)
+                    self.latents[row, flipped] = cache.fetch(key_of(*key_parts), make, fits)
             latents = f"latents: {cache.hits} from the cache, {cache.misses} encoded"
             cache.hits = cache.misses = 0
             for caption in sorted(self.captions):
@@ -116,7 +116,7 @@ class EncodedDataset:
 
     def _latents_key(self, row: int, flipped: bool) -> list[object]:
         crop = self.crops[row]
-        return ["latents", self.images[row].content, crop.size, crop.box, flipped, *self.about,
+        return ["latents", self.images[row].content, crop.size, crop.box, flipped, *self.key_parts,
                 str(self.base.vae.dtype)]  # fmt: skip
 
     def _encode(
@@ -132,7 +132,7 @@ class EncodedDataset:
         entry = self.latents.get((row, flipped))
         tensors = entry.tensors if entry else self._encode(row, flipped, jitter)
         mean, std = tensors["mean"], tensors["std"]
-        if not self.fixed:
+        if not self.fixed_latents:
             return mean, std
         seed = int(key_of(self.images[row].content, self.crops[row].size, flipped)[:15], 16)
         spread = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
@@ -143,9 +143,9 @@ class EncodedDataset:
             self.texts.move_to_end(caption)
             return self.texts[caption]
         if self.cache and caption in self.captions:
-            about = ["text", caption, *self.about, str(self.base.dtype)]
+            key_parts = ["text", caption, *self.key_parts, str(self.base.dtype)]
             make = partial(self._encode_prompt, caption)
-            entry = self.cache.fetch(key_of(*about), make, self._fits_text)
+            entry = self.cache.fetch(key_of(*key_parts), make, self._fits_text)
             self.text_entries.append(entry)
             text = {name: tensor.to(self.base.device) for name, tensor in entry.tensors.items()}
         else:

@@ -32,13 +32,13 @@ class Argument:
     within: Range | None = None
     whole: bool = False
     count: int = 1
-    also: tuple[Any, ...] = ()
+    other_values: tuple[Any, ...] = ()
     required: bool = False
     nested: bool = False
 
     def accepts(self, value: Any) -> bool:
         """Whether the class accepts a value here."""
-        if any(type(value) is type(other) and value == other for other in self.also):
+        if any(type(value) is type(other) and value == other for other in self.other_values):
             return True
         if self.within is None:
             return False
@@ -53,7 +53,7 @@ class Argument:
 
     def __str__(self) -> str:
         """The accepted values, in words."""
-        others = [format_value(value) for value in self.also]
+        others = [format_value(value) for value in self.other_values]
         if self.nested:
             others.insert(0, "the settings of a class")
         if self.within is None:
@@ -80,12 +80,12 @@ def whole(low: int, high: int, **about: Any) -> Argument:
 
 def choice(*values: Any) -> Argument:
     """One of these values."""
-    return Argument(also=values)
+    return Argument(other_values=values)
 
 
 def optional(argument: Argument) -> Argument:
     """The same argument, or null."""
-    return replace(argument, also=(*argument.also, None))
+    return replace(argument, other_values=(*argument.other_values, None))
 
 
 FLAG = choice(True, False)

@@ -34,7 +34,7 @@ class Range:
     def __str__(self) -> str:
         low, high = format_number(self.low), format_number(self.high)
         if self.open_low:
-            return f"above {low} and {'below' if self.open_high else 'at most'} {high}"
+            return f"above {low} and {'below' if self.open_high else 'at max_length'} {high}"
         return f"from {low} to {'below ' if self.open_high else ''}{high}"
 
 
@@ -82,9 +82,13 @@ def format_value(value: object) -> str:
     return shortened(words.get(text, text), MAX_CHARACTERS)
 
 
-def shortened(text: str, most: int) -> str:
+def shortened(text: str, max_length: int) -> str:
     """A text of about `most` characters; a longer one loses its middle."""
-    return text if len(text) <= most else f"{text[: most - most // 4]}...{text[-most // 4 :]}"
+    return (
+        text
+        if len(text) <= max_length
+        else f"{text[: max_length - max_length // 4]}...{text[-max_length // 4 :]}"
+    )
 
 
 def range_errors(config: Any, prefix: str = "") -> Iterator[str]:

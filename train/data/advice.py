@@ -15,7 +15,7 @@ def advice(
     training: Sequence[TrainingImage],
     validation: Sequence[TrainingImage],
     examined: dict[Path, ExaminedImage],
-    few: int,
+    min_images: int,
 ) -> list[str]:
     """Warnings about the images themselves.
 
@@ -23,19 +23,19 @@ def advice(
         examined: the properties of each file.
         few: the number of images below which there are too few.
     """
-    shown = {image.path: examined[image.path] for image in training}
-    pairs = find_copies(shown)
-    transparent = [file for file, image in shown.items() if image.has_transparency]
-    animated = [file for file, image in shown.items() if image.animated]
+    by_path = {image.path: examined[image.path] for image in training}
+    pairs = find_copies(by_path)
+    transparent = [file for file, image in by_path.items() if image.has_transparency]
+    animated = [file for file, image in by_path.items() if image.animated]
     lines: list[str] = []
-    if len({image.content for image in shown.values()}) == 1:
+    if len({image.content for image in by_path.values()}) == 1:
         lines.append(
             "there is only one image to train on, so likeness (subject_fidelity) has no scale: "
             "that is how alike the images are to each other; one more gives it one"
         )
-    if len(training) < few:
+    if len(training) < min_images:
         lines.append(
-            f"only {count_noun(len(training), 'image')}; {few} or more overfit later "
+            f"only {count_noun(len(training), 'image')}; {min_images} or more overfit later "
             "(data.min_images_warning)"
         )
     if not validation:
@@ -59,7 +59,7 @@ def advice(
             f"({first_names(animated)}): "
             "only the first one is read"
         )
-    if has_one_background(list(shown.values())):
+    if has_one_background(list(by_path.values())):
         lines.append(
             "the borders of all the images look the same: with one background the LoRA learns it "
             "along with the subject; add others, or name it in the captions"

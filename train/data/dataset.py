@@ -99,19 +99,19 @@ def load_dataset(config: DataConfig) -> Dataset:
     if not training:
         raise DataError("data.validation_path: holds all the images of the training folder")
     contents = {image.content for image in validation}
-    shown = sum(image.repeats for image in training)
-    if shown > max(MAX_IMAGES_PER_EPOCH, len(training)):
+    images_shown = sum(image.repeats for image in training)
+    if images_shown > max(MAX_IMAGES_PER_EPOCH, len(training)):
         raise DataError(
-            f"{reader.key}: an epoch would show {shown:,} images "
+            f"{reader.key}: an epoch would show {images_shown:,} images "
             f"({count_noun(len(training), 'image')} with their repeats), and "
             f"{MAX_IMAGES_PER_EPOCH:,} is the most: take fewer repeats (data.repeats, num_repeats, "
             "or the number in a folder's name) and more epochs"
         )
-    others = without_contents(regularization, contents)
-    prior = balance_regularization(others, shown)
+    usable = without_contents(regularization, contents)
+    repeated = balance_regularization(usable, images_shown)
     for unused, why in (
-        (len(regularization) - len(others), "they are equal to held-out ones"),
-        (len(others) - len(prior), "there are more of them than of the subject's"),
+        (len(regularization) - len(usable), "they are equal to held-out ones"),
+        (len(usable) - len(repeated), "there are more of them than of the subject's"),
     ):
         if unused:
             reader.warnings.append(
@@ -122,12 +122,12 @@ def load_dataset(config: DataConfig) -> Dataset:
         training=tuple(training),
         validation=tuple(validation),
         trigger=reader.trigger,
-        fingerprint=_fingerprint(training, validation, prior),
+        fingerprint=_fingerprint(training, validation, repeated),
         warnings=(
             *reader.warnings,
             *advice(training, validation, reader.examined, config.min_images_warning),
         ),
-        regularization=tuple(prior),
+        regularization=tuple(repeated),
         batch_sizes=batch_sizes,
     )
 

@@ -49,7 +49,7 @@ class DatasetReader:
         self.framing = framing_of(config)
         embedded = config.path == EMBEDDED
         self.folder = str(EMBEDDED_FOLDER) if embedded else config.path
-        self.inside: Path | None = None  # a folder of held-out images in the subject's folder
+        self.validation_folder: Path | None = None  # held-out images in the subject's folder
         self.defaults = Subset(
             folder=Path(self.folder),
             captions=Path(self.folder),
@@ -65,7 +65,7 @@ class DatasetReader:
     def subject(self) -> tuple[list[TrainingImage], tuple[int, ...]]:
         """The images to train on, and the batch sizes of a dataset_config."""
         if not self.config.dataset_config:
-            images, self.inside = self._read_layout(self.folder, self.key, self.defaults)
+            images, self.validation_folder = self._read_layout(self.folder, self.key, self.defaults)
             return images, ()
         if self.config.path != EMBEDDED:
             self.warnings.append("data.path is not read: data.dataset_config names the folders")
@@ -87,7 +87,7 @@ class DatasetReader:
         """The images of a validation folder, after `subject` was read; None if there is no such
         folder."""
         path = self.config.validation_path
-        folder = path if path is not None else self.inside
+        folder = path if path is not None else self.validation_folder
         if folder is None:
             return None
         key = self.key if path is None else "data.validation_path"
@@ -120,12 +120,12 @@ class DatasetReader:
         contents = contents_of(existing_folder(subset.folder, key), key)
         if not contents.images:
             raise DataError(f"{key}: {no_image_message(subset.folder)}")
-        apart = contents_of(subset.captions, key) if subset.captions != subset.folder else None
-        files = CaptionFiles([*(apart.others if apart else []), *contents.others],
+        separate = contents_of(subset.captions, key) if subset.captions != subset.folder else None
+        files = CaptionFiles([*(separate.others if separate else []), *contents.others],
                              subset.extension)  # fmt: skip
         images, captions, broken = [], [], []
         for file in contents.images:
-            caption_file = files.of(file)
+            caption_file = files.file_of(file)
             try:
                 examined = self.examined.get(file) or examine(file)
                 caption = Caption("")

@@ -9,7 +9,7 @@ from train.data.images.image import TrainingImage
 
 
 def balance_regularization(
-    regularization: Sequence[TrainingImage], shown: int
+    regularization: Sequence[TrainingImage], target: int
 ) -> list[TrainingImage]:
     """The images, repeated until an epoch has as many of them as of the subject's.
 
@@ -22,11 +22,11 @@ def balance_regularization(
     used: list[TrainingImage] = []
     total = 0
     for image in regularization:
-        if total >= shown:
+        if total >= target:
             break
         used.append(image)
         total += image.repeats
-    turns, rest = divmod(max(0, shown - total), len(used) or 1)
+    turns, rest = divmod(max(0, target - total), len(used) or 1)
     return [
         replace(image, repeats=image.repeats + turns + (index < rest))
         for index, image in enumerate(used)

@@ -88,15 +88,15 @@ def _warnings(
     resolution = (config.data.resolution, config.data.height or config.data.resolution)
     framings = [image.subset.framing for image in training]
     if sizes := {framing.resolution for framing in framings if framing} - {resolution}:
-        shown = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
+        listed = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
         warnings.append(
-            f"the dataset_config's resolution {shown} is used for training; probes use "
+            f"the dataset_config's resolution {listed} is used for training; probes use "
             f"data.resolution, {resolution[0]}"
         )
-    if others := {size for size in batch_sizes if size != settings.batch_size}:
-        shown = ", ".join(map(str, sorted(others)))
+    if other_sizes := {size for size in batch_sizes if size != settings.batch_size}:
+        listed = ", ".join(map(str, sorted(other_sizes)))
         warnings.append(
-            f"the dataset_config's batch_size {shown} is not used; training.batch_size is "
+            f"the dataset_config's batch_size {listed} is not used; training.batch_size is "
             f"{settings.batch_size}"
         )
     return warnings

@@ -46,7 +46,7 @@ def allow(places: Iterable[str | Path] = (), classes: Iterable[str] = ()) -> Non
     )
 
 
-def is_named(place: Path, here: bool = True) -> bool:
+def is_named(place: Path, include_cwd: bool = True) -> bool:
     """Whether a path, after following links, is below a folder that the user has named.
 
     The folder in which the command was started counts as named, unless it is the root of the file
@@ -56,7 +56,7 @@ def is_named(place: Path, here: bool = True) -> bool:
     Args:
         here: whether the folder in which the command was started counts.
     """
-    return _is_below(place, [*_named_folders(here), *SHIPPED_FOLDERS])
+    return _is_below(place, [*_named_folders(include_cwd), *SHIPPED_FOLDERS])
 
 
 def is_foreign(place: str | Path) -> bool:
@@ -109,11 +109,11 @@ def _is_below(place: Path, folders: Iterable[Path]) -> bool:
     return any(real.is_relative_to(folder) for folder in folders)
 
 
-def _named_folders(here: bool) -> list[Path]:
+def _named_folders(include_cwd: bool) -> list[Path]:
     """The folders that the user has named."""
     started = Path.cwd()
     named = [Path(folder) for folder in _load_allowed()["folders"]]
-    return [*named, started] if here and started != Path(started.anchor) else named
+    return [*named, started] if include_cwd and started != Path(started.anchor) else named
 
 
 def is_allowed(target: str) -> bool:

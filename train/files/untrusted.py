@@ -99,7 +99,7 @@ def check_own_file(file: Path) -> None:
 
 
 @contextmanager
-def opened(file: Path, most: int = MAX_BYTES) -> Iterator[BinaryIO]:
+def opened(file: Path, max_bytes: int = MAX_BYTES) -> Iterator[BinaryIO]:
     """A regular file, open for reading.
 
     Args:
@@ -113,15 +113,15 @@ def opened(file: Path, most: int = MAX_BYTES) -> Iterator[BinaryIO]:
     try:
         status = os.fstat(descriptor)
         _check_mode(file, status.st_mode)  # before Python's open, which rejects a folder itself
-        if status.st_size > most:
-            raise _too_large(file, most)
+        if status.st_size > max_bytes:
+            raise _too_large(file, max_bytes)
         with open(descriptor, "rb", closefd=False) as stream:
             yield stream
     finally:
         os.close(descriptor)
 
 
-def read_bytes(file: Path, most: int = MAX_BYTES) -> bytes:
+def read_bytes(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """The content of a regular file.
 
     Args:
@@ -131,32 +131,34 @@ def read_bytes(file: Path, most: int = MAX_BYTES) -> bytes:
         UntrustedFileError: it is not a regular file, or too large.
         OSError: it is missing or cannot be read.
     """
-    with opened(file, most) as stream:
-        content = stream.read(most + 1)
-    if len(content) > most:
-        raise _too_large(file, most)
+    with opened(file, max_bytes) as stream:
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise _too_large(file, max_bytes)
     return content
 
 
-def read_text(file: Path, most: int = MAX_BYTES) -> str:
+def read_text(file: Path, max_bytes: int = MAX_BYTES) -> str:
     """The content of a text in UTF-8.
 
     Raises:
         UntrustedFileError, OSError: see `read_bytes`; also if it is not UTF-8.
     """
-    return _text(read_bytes(file, most), shortened(file))
+    return _text(read_bytes(file, max_bytes), shortened(file))
 
 
-def read_json(file: Path, kind: type[Kind], most: int = MAX_BYTES) -> Kind:
+def read_json(file: Path, kind: type[Kind], max_bytes: int = MAX_BYTES) -> Kind:
     """The content of a JSON file, see `parse_json`.
 
     Raises:
         UntrustedFileError, OSError: see `read_bytes` and `parse_json`.
     """
-    return parse_json(read_bytes(file, most), kind, shortened(file), most)
+    return parse_json(read_bytes(file, max_bytes), kind, shortened(file), max_bytes)
 
 
-def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = MAX_BYTES) -> Kind:
+def parse_json(
+    content: bytes | str, kind: type[Kind], name: str, max_bytes: int = MAX_BYTES
+) -> Kind:
     """A JSON text as a value of a type; NaN and infinity are numbers, as Python writes them.
 
     Args:
@@ -168,8 +170,8 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = MA
     Raises:
         UntrustedFileError: not JSON, too long, or of another type; the message says where.
     """
-    if len(content) > most:
-        raise UntrustedFileError(f"{name}: is longer than {most} characters")
+    if len(content) > max_bytes:
+        raise UntrustedFileError(f"{name}: is longer than {max_bytes} characters")
     if (count := count_parts(content)) > MAX_PARTS:
         raise UntrustedFileError(f"{name}: has {count} values, and at most {MAX_PARTS} are read")
     try:
@@ -214,13 +216,13 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
 
 
-def read_yaml(file: Path, kind: type[Kind], most: int = MAX_BYTES) -> Kind:
+def read_yaml(file: Path, kind: type[Kind], max_bytes: int = MAX_BYTES) -> Kind:
     """The content of a YAML file, see `parse_yaml`.
 
     Raises:
         UntrustedFileError, OSError: see `read_text` and `parse_yaml`.
     """
-    return parse_yaml(read_text(file, most), kind, shortened(file))
+    return parse_yaml(read_text(file, max_bytes), kind, shortened(file))
 
 
 def parse_yaml(text: str, kind: type[Kind], name: str) -> Kind:
@@ -339,8 +341,8 @@ def _check_events(text: str, name: str) -> None:
             raise UntrustedFileError(f"{name}: has more than {MAX_NODES} values")
 
 
-def _too_large(file: Path, most: int) -> UntrustedFileError:
-    return UntrustedFileError(f"{shortened(file)}: is larger than {most / 1e6:g} MB")
+def _too_large(file: Path, max_bytes: int) -> UntrustedFileError:
+    return UntrustedFileError(f"{shortened(file)}: is larger than {max_bytes / 1e6:g} MB")
 
 
 def _check_mode(file: Path, mode: int) -> None:

@@ -13,7 +13,7 @@ from train.config.setting_kinds import TEXT_KINDS, kinds
 from train.files import permissions
 from train.kohya.named_paths import LOCATION_KEYS
 from train.kohya.translate import Translation, translate
-from train.kohya_toml.lenient_toml import existing
+from train.kohya_toml.lenient_toml import existing_file
 
 KOHYA, DATASET = "kohya", "dataset_config"
 # if the command line has one setting of a row, the files' others in that row are ignored
@@ -59,7 +59,7 @@ def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
     pairs = [argument.lstrip("+~").partition("=") for argument in rest]
     typed = {key: unquoted(value) for key, sign, value in pairs if sign}
     places = [typed[setting] for setting in LOCATION_KEYS.values() if setting in typed]
-    permissions.allow([*(existing(Path(file)) for file in files.values()), *places])
+    permissions.allow([*(existing_file(Path(file)) for file in files.values()), *places])
     translation = translate(Path(kohya) if kohya else None, files.get(DATASET), typed)
     given = {key for key, _, _ in pairs}
     return [*overrides(translation, given), *rest], translation.notes

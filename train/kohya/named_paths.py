@@ -57,22 +57,22 @@ def check_locations(config: KohyaConfig, typed: Mapping[str, str]) -> None:
 
 
 def _check(key: str, setting: str, place: str) -> None:
-    shown, given = shortened(place), in_setting(setting, place)
+    short_path, given = shortened(place), in_setting(setting, place)
     absolute = is_foreign(place) or expanded(place).is_absolute()
     if key == BASE and not absolute and not _exists(place):
         raise ConfigError(
-            f"kohya: {key}: {shown} is not a file or folder here, and a file may not choose a "
+            f"kohya: {key}: {short_path} is not a file or folder here, and a file may not choose a "
             f"model of a hub: type {given}"
         )
     if is_foreign(place) or not is_named(expanded(place)):
         raise ConfigError(
-            f"kohya: {key}: {shown} is outside of the folders that the command line names: type "
-            f"{given} or {in_setting(ALLOW_PATH, place)}"
+            f"kohya: {key}: {short_path} is outside of the folders that the command line names: "
+            f"type {given} or {in_setting(ALLOW_PATH, place)}"
         )
     if key == OUTPUT and not may_write(expanded(place)):
         raise ConfigError(
-            f"kohya: {key}: {shown} is a folder of this program or of studies, and a file may not "
-            f"choose it for output: give another one, such as {in_setting(setting, 'lora')}"
+            f"kohya: {key}: {short_path} is a folder of this program or of studies, and a file may "
+            f"not choose it for output: give another one, such as {in_setting(setting, 'lora')}"
         )
 
 

@@ -87,14 +87,14 @@ def scheduler_settings(config: KohyaConfig) -> dict[str, Any]:
     least, decay = config.number("lr_scheduler_min_lr_ratio"), _amount(config, "lr_decay_steps")
     if name == "warmup_stable_decay" and decay >= 1:
         raise ConfigError("kohya: lr_decay_steps: only as a share of the steps, below 1")
-    low = name in ("cosine_with_min_lr", "warmup_stable_decay")
+    has_min_lr = name in ("cosine_with_min_lr", "warmup_stable_decay")
     return {
         "scheduler": name,
         "scheduler.warmup_ratio": 0.0,
         **warmup,
         "scheduler.num_cycles": 1 if cycles is None else cycles,
         "scheduler.power": 1.0 if power is None else float(power),
-        "scheduler.min_lr_ratio": (least or 0.0) if low else None,
+        "scheduler.min_lr_ratio": (least or 0.0) if has_min_lr else None,
         "scheduler.decay_ratio": float(decay) if name == "warmup_stable_decay" else None,
     }
 
@@ -120,8 +120,8 @@ def _schedule(config: KohyaConfig) -> str:
 
 def _warmup(config: KohyaConfig) -> dict[str, Any]:
     """The warm-up, as a share of the steps, in steps, or in epochs; may be empty."""
-    used, settings = "lr_warmup_steps", {}
-    steps = _amount(config, used)
+    used_key, settings = "lr_warmup_steps", {}
+    steps = _amount(config, used_key)
     if isinstance(steps, float) and steps <= 1:  # an integer is steps
         settings["scheduler.warmup_ratio"] = steps
     else:
@@ -129,10 +129,10 @@ def _warmup(config: KohyaConfig) -> dict[str, Any]:
     for key, setting in WARM_UPS.items():
         amount = _amount(config, key)
         if steps and amount:
-            config.notes.append(f"{key} is ignored in favor of {used}")
+            config.notes.append(f"{key} is ignored in favor of {used_key}")
         elif amount:
             settings = {setting: amount}
-            used, steps = key, amount
+            used_key, steps = key, amount
             config.notes.append(
                 f"{key}: kohya has no such key and silently ignores it, so it would not warm "
                 f"up; read as {setting}={amount:g}"

@@ -42,10 +42,10 @@ def read_toml(path: Path) -> tuple[Tree, list[str]]:
     try:
         return parse_toml(repaired, Tree, name), guessed + repairs
     except UntrustedFileError as error:
-        raise ConfigError(_explained(error, repaired)) from None
+        raise ConfigError(_with_line(error, repaired)) from None
 
 
-def existing(path: Path) -> Path:
+def existing_file(path: Path) -> Path:
     """The file of a name: itself, or with .toml appended, as in kohya."""
     file = expanded(path)
     suffixed = file.with_name(f"{file.name}.toml") if file.name else file
@@ -58,7 +58,7 @@ def existing(path: Path) -> Path:
 def _text(path: Path) -> tuple[str, str]:
     """A file's text with normalized line ends; and its encoding, if that was guessed."""
     try:
-        data = read_bytes(existing(path), MAX_BYTES)
+        data = read_bytes(existing_file(path), MAX_BYTES)
     except UntrustedFileError as error:
         raise ConfigError(str(error)) from None
     except (OSError, ValueError) as error:
@@ -73,10 +73,11 @@ def _text(path: Path) -> tuple[str, str]:
     return LINE_ENDS.sub("\n", text), encoding
 
 
-def _explained(error: UntrustedFileError, text: str) -> str:
+def _with_line(error: UntrustedFileError, text: str) -> str:
     """A parser's message, with the line that it refers to."""
     line, lines = re.search(r"line (\d+)", str(error)), text.split("\n")
-    shown = lines[min(int(line[1]), len(lines)) - 1].strip() if line else ""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
-    shown = shown if len(shown) <= MAX_LINE_CHARACTERS else f"{shown[:MAX_LINE_CHARACTERS]}..."
-    return f"{error}{shown and f': {shown}'}"
+    excerpt = lines[min(int(line[1]), len(lines)) - 1].strip() if line else ""
+    excerpt = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in excerpt)
+    if len(excerpt) > MAX_LINE_CHARACTERS:
+        excerpt = f"{excerpt[:MAX_LINE_CHARACTERS]}..."
+    return f"{error}: {excerpt}" if excerpt else str(error)

@@ -44,7 +44,7 @@ def metadata(
     """
     settings = json.dumps(settings_of(config), sort_keys=True)
     name = readable(name)
-    kohyas = {
+    kohya_values = {
         "output_name": name,
         "session_id": _number(settings, dataset.fingerprint),  # the same for all epochs
         **_times(),
@@ -56,7 +56,7 @@ def metadata(
         "epoch": epoch,
     }
     return {
-        **{f"ss_{key}": str(value) for key, value in kohyas.items()},
+        **{f"ss_{key}": str(value) for key, value in kohya_values.items()},
         **_modelspec(config, name, base, dataset),
         "lorasweep_config": settings,
         "lorasweep_data": dataset.fingerprint,

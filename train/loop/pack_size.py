@@ -19,22 +19,22 @@ MAX_TRIALS = 16  # trials in a pack
 MEMORY_SHARE = 0.85  # share of a GPU's free memory that a pack may take
 
 
-def pack_size(base: BaseModel, config: TrialConfig, most: int) -> int:
+def pack_size(base: BaseModel, config: TrialConfig, max_trials: int) -> int:
     """The size of a pack of trials with this config, from 1 to `most`.
 
     On a CPU, the number that keeps its cores busy, counted in operations, so that it is the same
     at every start; on a GPU, the number that fits, extrapolated from the memory of one and two.
     """
-    most = min(most, MAX_TRIALS)
+    max_trials = min(max_trials, MAX_TRIALS)
     if base.device.type != "cuda":
         rows = (os.cpu_count() or 1) * OPERATIONS_PER_CORE / operations(base, config)
-        return max(1, min(most, int(rows / config.training.batch_size)))
-    if most == 1:
+        return max(1, min(max_trials, int(rows / config.training.batch_size)))
+    if max_trials == 1:
         return 1
     one, two = (peak_memory(base, config, count) for count in (1, 2))
     free, _ = torch.cuda.mem_get_info(base.device)  # what other processes hold is not free
     room = (free + torch.cuda.memory_reserved(base.device)) * MEMORY_SHARE
-    return max(1, min(most, 1 + int((room - one) / max(1, two - one))))
+    return max(1, min(max_trials, 1 + int((room - one) / max(1, two - one))))
 
 
 def operations(base: BaseModel, config: TrialConfig) -> float:

@@ -118,20 +118,20 @@ class AdapterRun:
     def sample(self, step: int, data: EncodedDataset) -> MicroBatch:
         """Samples the latents, noise, timesteps and captions of one batch."""
         training, random = self.config.training, self.random
-        shown = self.schedule.plan.images(step, self.order)
-        mean, std = data.latents_of(shown, random)
+        rows = self.schedule.plan.images(step, self.order)
+        mean, std = data.latents_of(rows, random)
         noise, spread = torch.randn((2, *mean.shape), generator=random)
         count = self.base.noise_scheduler.config.num_train_timesteps
-        timesteps = torch.randint(count, (len(shown),), generator=random)
-        captions = data.sample_captions(shown, training.caption_dropout, random)
+        timesteps = torch.randint(count, (len(rows),), generator=random)
+        captions = data.sample_captions(rows, training.caption_dropout, random)
         rate = self.config.network.dropout
         seed = int(torch.randint(2**31, (), generator=random)) if rate else 0
         if training.noise_offset:
             shift = torch.randn((*noise.shape[:2], 1, 1), generator=random)
             noise = noise + training.noise_offset * shift
-        weights = row_weights(self.base, training, timesteps, data.prior[shown])
+        weights = row_weights(self.base, training, timesteps, data.prior[rows])
         latents = mean + std * spread
-        return MicroBatch(latents, noise, timesteps, data.sizes[shown], weights, captions,
+        return MicroBatch(latents, noise, timesteps, data.sizes[rows], weights, captions,
                     Dropout(rate, seed))  # fmt: skip
 
     @property
@@ -231,14 +231,16 @@ class AdapterRun:
             NotFiniteError: the weights are not finite, in any of the processes.
             CheckpointError: the file cannot be written.
         """
-        about = metadata(self.config, self.name, self.base, self.dataset, self.schedule, self.epoch)
+        file_metadata = metadata(
+            self.config, self.name, self.base, self.dataset, self.schedule, self.epoch
+        )
         precision = DTYPES[self.config.training.save_precision]
         self._record_checkpoint(self.last["epoch"] if self.last else 0)
         saved = self.last_saved()
         with swapped_to_averaged_weights(self.optimizer, self.adapter):
             checkpoint.check_finite(self.adapter, precision)
             if self.processes.main:
-                checkpoint.save_checkpoint(saved.path, self.adapter, about, precision)
+                checkpoint.save_checkpoint(saved.path, self.adapter, file_metadata, precision)
         self.recent, self.losses = self.losses[-MAX_SHOWN_LOSSES:], []
         self.save_state()
         self._delete_old()
@@ -328,7 +330,7 @@ class AdapterRun:
         self.epoch, self.order, self.last = state["epoch"], state["order"], state["last"]
         self.batch = min(self.batches, self.schedule.batches_for(state["shown"]))
         # a fallback may have changed the buckets since
-        if self.batch and not self.schedule.plan.has(self.order):
+        if self.batch and not self.schedule.plan.matches(self.order):
             self.order = shuffled(self.schedule.plan, self.random)
         self.losses, self.skipped = list(state["losses"].unbind()), state["skipped"]
         within = f", within the next one at batch {self.batch}" if self.batch else ""

@@ -73,10 +73,10 @@ class TrainingSchedule:
         """Number of images, with repeats, in epoch `epoch` (0-based)."""
         return sum(map(self.rows_of, range(self.batches_in_epoch(epoch))))
 
-    def batches_for(self, shown: int) -> int:
-        """Number of batches of an epoch after which at least `shown` images were used."""
+    def batches_for(self, images: int) -> int:
+        """Number of batches of an epoch after which at least `images` images were used."""
         totals = accumulate(map(self.rows_of, range(self.batches)))
-        return sum(total < shown for total in totals) + (shown > 0)
+        return sum(total < images for total in totals) + (images > 0)
 
     def rows_of_step(self, batch: int, batches: int) -> int:
         """Number of images in the optimizer step that a batch belongs to.

@@ -63,7 +63,7 @@ def _train(
     """
     config = apply_fallbacks(spec.config, spec.fallbacks)
     schedule = schedule_of(config, dataset, processes.count)
-    spent, before = 0.0, None
+    elapsed, first_epoch = 0.0, None
     try:
         with graceful_stop(processes.main) as should_stop:
             if spec.fallbacks:
@@ -72,13 +72,14 @@ def _train(
                 for reason in epoch.failures.values():
                     raise TrainingError(reason)
                 saved = epoch.checkpoints[0]
-                spent += epoch.seconds
-                if before is None:  # epochs that were already trained took no time
-                    before = 0 if epoch.seconds else saved.epoch
-                left = spent / max(1, saved.epoch - before) * (schedule.epochs - saved.epoch)
+                elapsed += epoch.seconds
+                if first_epoch is None:  # epochs that were already trained took no time
+                    first_epoch = 0 if epoch.seconds else saved.epoch
+                per_epoch = elapsed / max(1, saved.epoch - first_epoch)
+                seconds_left = per_epoch * (schedule.epochs - saved.epoch)
                 log.info(
                     f"epoch {saved.epoch}/{schedule.epochs}  loss {saved.train_loss:.4f}  "
-                    f"lr {saved.lr:.2e}  {left:.0f} s left  {saved.path}"
+                    f"lr {saved.lr:.2e}  {seconds_left:.0f} s left  {saved.path}"
                 )
     except (RuntimeError, MemoryError) as error:
         if not is_oom(error):

@@ -91,25 +91,25 @@ def read_modules(
     """
     check_kind(tensors)
     modules: dict[str, Module] = {}
-    others = []
+    other_keys = []
     for key, tensor in tensors.items():
         name, part, module = _parsed(key, settings)
         if module is None:
-            others.append(key)
+            other_keys.append(key)
         elif part in modules.setdefault(name, module).parts:
             raise ValueError(f"it has two LoRAs for {name}")
         else:
             modules[name].parts[part] = tensor
-    lone = [name for name, module in modules.items() if {*module.parts} == {ALPHA}]
-    others += [f"{name}.{ALPHA}" for name in lone if modules.pop(name)]
+    alpha_only = [name for name, module in modules.items() if {*module.parts} == {ALPHA}]
+    other_keys += [f"{name}.{ALPHA}" for name in alpha_only if modules.pop(name)]
     if not modules:
         raise ValueError(kind_of(list(tensors)))
     for name, module in modules.items():
         for part in {DOWN, UP} - {*module.parts}:
             raise ValueError(f"{name} has no {part}.weight")
-    if strange := next((key for key in others if STRENGTH.fullmatch(key)), None):
+    if strange := next((key for key in other_keys if STRENGTH.fullmatch(key)), None):
         raise ValueError(f"its strength is ambiguous: it has {strange}, on which trainers differ")
-    return modules, others
+    return modules, other_keys
 
 
 def _parsed(key: str, settings: Mapping[str, Settings]) -> tuple[str, str, Module | None]:

@@ -82,9 +82,9 @@ def _check_plain(where: str, settings: Settings) -> None:
             raise ValueError(f"{where} has {name}: only plain LoRA and LoCon can be loaded")
     start = settings.get("init_lora_weights")
     if start not in BASE_PRESERVING_INITS:
-        shown = readable(str(start)[:40])
+        init = readable(str(start)[:40])
         raise ValueError(
-            f"{where} has init_lora_weights={shown}: it was trained on a changed base; "
+            f"{where} has init_lora_weights={init}: it was trained on a changed base; "
             "PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) makes it a "
             "plain LoRA"
         )

@@ -155,14 +155,14 @@ class BaseModel:
         """
         if self.adapters.trains_text_encoder:
             return self._text(prompts, self.device)
-        known = tuple(prompts)
-        if known not in self._encoded:
+        key = tuple(prompts)
+        if key not in self._encoded:
             if len(self._encoded) == MAX_CACHED_PROMPTS:
                 self._encoded.pop(next(iter(self._encoded)))
             # ordinary tensors, whoever calls first: training cannot use those of inference mode
             with torch.inference_mode(False), torch.no_grad():
-                self._encoded[known] = self._text(prompts, self.device)
-        return self._encoded[known]
+                self._encoded[key] = self._text(prompts, self.device)
+        return self._encoded[key]
 
     def size_conditioning(self, sizes: Tensor) -> dict[str, Tensor]:
         """SDXL's conditioning on the image sizes (Podell et al. 2023).
@@ -191,8 +191,8 @@ class BaseModel:
         added = {name: rows for name, rows in conditioning.items() if name != HIDDEN_STATES}
         if self.family.is_xl and TIME_IDS not in added:
             height, width = (side * self.vae_scale_factor for side in noisy.shape[2:])
-            whole = torch.tensor([[height, width, 0, 0, height, width]])
-            added |= self.size_conditioning(whole.expand(len(noisy), -1))
+            full_size = torch.tensor([[height, width, 0, 0, height, width]])
+            added |= self.size_conditioning(full_size.expand(len(noisy), -1))
         output = self.unet(
             noisy.to(self.dtype),
             timesteps,

@@ -194,13 +194,15 @@ def _check_sizes(file: Path, kind: type[Any]) -> None:
             _check_size(f"{shortened(file)}: {shortened(key)}", value, "layers" in key)
 
 
-def _check_size(place: str, value: object, few: bool) -> None:
+def _check_size(place: str, value: object, counts_layers: bool) -> None:
     if isinstance(value, list):
         if len(value) > MAX_LIST_LENGTH:
             raise UntrustedFileError(f"{place}: has more than {MAX_LIST_LENGTH} values")
         for one in value:
-            _check_size(place, one, few)
-    elif isinstance(value, int) and abs(value) > (2 * MAX_LIST_LENGTH if few else MAX_SIZE):
+            _check_size(place, one, counts_layers)
+    elif isinstance(value, int) and abs(value) > (
+        2 * MAX_LIST_LENGTH if counts_layers else MAX_SIZE
+    ):
         raise UntrustedFileError(f"{place}: {value} is more than a base has")
 
 

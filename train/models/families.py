@@ -45,7 +45,7 @@ class Family:
     pipeline: type[DiffusionPipeline]
     text_encoders: tuple[str, ...]
     width: int
-    telltale: str
+    marker_key: str
     prediction: str
     resolution: int
     vae_overflows: bool
@@ -109,7 +109,7 @@ SD1 = Family(
     pipeline=StableDiffusionPipeline,
     text_encoders=(TEXT_ENCODER,),
     width=768,
-    telltale=_attention("1.1"),
+    marker_key=_attention("1.1"),
     prediction=EPSILON,
     resolution=512,
     vae_overflows=False,
@@ -134,7 +134,7 @@ SD2 = Family(
     pipeline=StableDiffusionPipeline,
     text_encoders=(TEXT_ENCODER,),
     width=1024,
-    telltale=_attention("1.1"),
+    marker_key=_attention("1.1"),
     prediction=VELOCITY,  # of 2.0 and 2.1; their 512-px bases predict the noise
     resolution=768,
     vae_overflows=False,
@@ -170,7 +170,7 @@ SDXL = Family(
     pipeline=StableDiffusionXLPipeline,
     text_encoders=(TEXT_ENCODER_1, TEXT_ENCODER_2),
     width=2048,
-    telltale=_attention("4.1"),
+    marker_key=_attention("4.1"),
     prediction=EPSILON,
     resolution=1024,
     vae_overflows=True,

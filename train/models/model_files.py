@@ -68,9 +68,9 @@ def open_pipeline(source: Path, dtype: torch.dtype) -> DiffusionPipeline:
         str(source), dtype=dtype, feature_extractor=None, use_safetensors=True, **options
     )
     for number in ("", "_2")[: 1 + family.is_xl]:
-        words = getattr(pipeline, f"text_encoder{number}").config.vocab_size
-        known = getattr(pipeline, f"tokenizer{number}").get_vocab().values()
-        if not all(0 <= token < words for token in known):
+        vocab_size = getattr(pipeline, f"text_encoder{number}").config.vocab_size
+        token_ids = getattr(pipeline, f"tokenizer{number}").get_vocab().values()
+        if not all(0 <= token < vocab_size for token in token_ids):
             raise ValueError(
                 f"its tokenizer{number} does not match the vocabulary of the text encoder"
             )

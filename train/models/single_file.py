@@ -66,7 +66,7 @@ def family_of_file(file: Path) -> Family:
     if FIRST_WEIGHT in shapes and shapes[FIRST_WEIGHT][1] != LATENT_CHANNELS:
         raise ValueError("made for inpainting or the like; LoRAs are trained on the plain model")
     for family in FAMILIES:
-        if shapes.get(family.telltale, [0, 0])[1] == family.width:
+        if shapes.get(family.marker_key, [0, 0])[1] == family.width:
             return family
     known = ", ".join(family.name for family in FAMILIES)
     raise ValueError(f"its weights match none of {known}")

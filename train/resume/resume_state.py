@@ -92,8 +92,8 @@ def read_state(file: Path, device: torch.device, count: int) -> dict[str, Any] |
         state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
         if not isinstance(state, dict):
             raise StateError("it is not a mapping")
-        if lacking := PARTS - set(state):
-            raise StateError(f"it has no {min(lacking)}")
+        if missing := PARTS - set(state):
+            raise StateError(f"it has no {min(missing)}")
         _check_tensors(state, 0)
         convert({name: state[name] for name in PARTS - TENSORS}, Progress, "its content")
         if unknown := set(state["remedies"]) - set(FALLBACKS):
@@ -113,8 +113,12 @@ def check_parts(
     Raises:
         StateError: naming the first part that does not match.
     """
-    done, last = state["epoch"], state["last"]
-    if done > epochs or (last and last["epoch"] > done) or (done == epochs and not last):
+    completed, last = state["epoch"], state["last"]
+    if (
+        completed > epochs
+        or (last and last["epoch"] > completed)
+        or (completed == epochs and not last)
+    ):
         raise StateError("its epochs do not match the run")
     current = scheduler.state_dict()
     for name, value in state["scheduler"].items():

@@ -106,10 +106,12 @@ def with_next_fallback(config: TrialConfig, fallbacks: tuple[str, ...]) -> tuple
     """
     if config.training.on_oom != DEGRADE:
         return None
-    now = apply_fallbacks(config, fallbacks)
+    current = apply_fallbacks(config, fallbacks)
     for fallback, apply in FALLBACKS.items():
-        if fallback not in fallbacks and apply(now) != now:
-            log.warning(f"out of memory: continuing with {fallback} ({_change(now, apply(now))})")
+        if fallback not in fallbacks and apply(current) != current:
+            log.warning(
+                f"out of memory: continuing with {fallback} ({_change(current, apply(current))})"
+            )
             return (*fallbacks, fallback)
     return None
 
@@ -132,13 +134,13 @@ def _change(old: TrialConfig, new: TrialConfig) -> str:
 def advice(config: TrialConfig) -> str:
     """What helps if memory has run out, in the order that guides recommend."""
     training, target = config.training, config.optimizer["_target_"]
-    eight = EIGHT_BIT.get(target, EIGHT_BIT["torch.optim.AdamW"]).rpartition(".")[2].lower()
+    eight_bit = EIGHT_BIT.get(target, EIGHT_BIT["torch.optim.AdamW"]).rpartition(".")[2].lower()
     groups = _accumulated(config).training.gradient_accumulation
     steps = {
         "training.gradient_checkpointing=true": training.gradient_checkpointing,
         f"a smaller data.resolution (now {config.data.resolution})": False,
         "cached latents (cache=memory or disk)": config.cache != OFF,
-        f"an 8-bit optimizer (optimizer={eight})": "8bit" in target,
+        f"an 8-bit optimizer (optimizer={eight_bit})": "8bit" in target,
         f"training.batch_size=1 training.gradient_accumulation={groups}": training.batch_size == 1,
     }
     listed = [
@@ -146,11 +148,11 @@ def advice(config: TrialConfig) -> str:
         for number, (words, done) in enumerate(steps.items(), start=1)
     ]
     message = f"out of memory; what helps, in this order: {'; '.join(listed)}"
-    able = [
+    applicable = [
         str(n) for n, apply in enumerate(FALLBACKS.values(), start=1) if apply(config) != config
     ]
-    if able and training.on_oom != DEGRADE:  # which has nothing left to do
-        message += f". training.on_oom=degrade applies {', '.join(able)} automatically"
+    if applicable and training.on_oom != DEGRADE:  # which has nothing left to do
+        message += f". training.on_oom=degrade applies {', '.join(applicable)} automatically"
     return f"{message}. Checkpoints saved so far stay"
 
 
@@ -166,10 +168,10 @@ def memory_of_other_processes(device: torch.device) -> str:
     if device.type != "cuda":
         return ""
     free, total = torch.cuda.mem_get_info(device)
-    others = total - free - torch.cuda.memory_reserved(device) - CONTEXT_BYTES
-    if others <= 0:
+    other_bytes = total - free - torch.cuda.memory_reserved(device) - CONTEXT_BYTES
+    if other_bytes <= 0:
         return ""
     return (
-        f"out of memory, and other processes hold about {others / 1e9:.1f} of the "
+        f"out of memory, and other processes hold about {other_bytes / 1e9:.1f} of the "
         f"{total / 1e9:.1f} GB of {device}"
     )

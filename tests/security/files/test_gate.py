@@ -74,9 +74,9 @@ def test_a_large_file_is_refused_and_a_link_to_a_file_is_read(tmp_path: Path) ->
     file, link = tmp_path / "file", tmp_path / "link"
     file.write_bytes(b"12345")
     link.symlink_to(file)
-    assert read_bytes(link, most=5) == b"12345"
+    assert read_bytes(link, max_bytes=5) == b"12345"
     with pytest.raises(UntrustedFileError, match="larger than"):
-        read_bytes(link, most=4)
+        read_bytes(link, max_bytes=4)
 
 
 def test_a_sparse_file_takes_no_memory(tmp_path: Path) -> None:

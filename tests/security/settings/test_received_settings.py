@@ -55,7 +55,10 @@ HOSTILE: list[tuple[Edits, str]] = [
     ({"optimizer.betas": [0.9]}, "must be 2 numbers"),
     ({"optimizer.lr": float("nan")}, "not a number"),
     ({"optimizer.lr": True}, "must be a number"),
-    ({"optimizer.x0": "x", "optimizer.x1": "${optimizer.x0}${optimizer.x0}"}, "has no such argument"),
+    (
+        {"optimizer.x0": "x", "optimizer.x1": "${optimizer.x0}${optimizer.x0}"},
+        "has no such argument",
+    ),
     ({"scores": {"clip_model": "hf-hub:evil/model/x"}}, "scores.clip_model=hf-hub:evil/model/x"),
     ({"scores": {"clip_model": "/somewhere/evil_encoder"}}, "scores.clip_model: the run used"),
     ({"scores": {"clip_model": "train/puppets"}}, "scores.clip_model: the run used"),

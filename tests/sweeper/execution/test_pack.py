@@ -282,7 +282,7 @@ def test_a_cpu_takes_as_many_as_keep_its_cores_busy(
     def size(cores: int, batch_size: int) -> int:
         monkeypatch.setattr("os.cpu_count", lambda: cores)
         training = TrainingConfig(batch_size=batch_size)
-        return pack_size(base, replace(config, training=training), most=1000)
+        return pack_size(base, replace(config, training=training), max_trials=1000)
 
     assert [size(1, 1), size(4, 1), size(1, 2), size(1, 1000)] == [5, 22, 2, 1]
 
@@ -299,6 +299,6 @@ def test_a_gpu_takes_as_many_as_fit_beside_other_processes(
 
     def size(free: int) -> int:
         monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free, 200))
-        return pack_size(base, config, most=8)
+        return pack_size(base, config, max_trials=8)
 
     assert [size(180), size(30), size(10), size(0)] == [8, 6, 3, 1]

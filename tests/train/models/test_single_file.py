@@ -236,8 +236,8 @@ def test_full_configs_are_those_of_the_real_models_with_kohyas_modules() -> None
 @pytest.mark.parametrize(
     ("shapes", "said"),
     [
-        ({SDXL.telltale: (4, 1280)}, "match none of Stable Diffusion 1.x, "),  # SDXL's refiner
-        ({SD1.telltale: (4, 768), FIRST_WEIGHT: (4, 9, 3, 3)}, "inpainting"),
+        ({SDXL.marker_key: (4, 1280)}, "match none of Stable Diffusion 1.x, "),  # SDXL's refiner
+        ({SD1.marker_key: (4, 768), FIRST_WEIGHT: (4, 9, 3, 3)}, "inpainting"),
         ({"double_blocks.0.weight": (4, 4)}, "match none of"),
     ],
 )
@@ -251,7 +251,7 @@ def test_files_of_other_models_are_refused(
 
 
 def test_a_file_may_say_what_it_predicts(tmp_path: Path) -> None:
-    plain, path = {SDXL.telltale: torch.zeros(4, 2048)}, tmp_path / "x.safetensors"
+    plain, path = {SDXL.marker_key: torch.zeros(4, 2048)}, tmp_path / "x.safetensors"
     save_file(plain, path)
     assert family_of_file(path) is SDXL
     assert scheduler_settings(path, SDXL)["prediction_type"] == "epsilon"

@@ -61,7 +61,7 @@ def _guess_warnings(
 def _shared_file_warnings(images: Sequence[TrainingImage], files: CaptionFiles) -> list[str]:
     owners: dict[Path | None, list[Path]] = defaultdict(list)
     for image in images:
-        owners[files.of(image.path)].append(image.path)
+        owners[files.file_of(image.path)].append(image.path)
     return [
         f"one caption file, {readable(file.name)}, is that of {count_noun(len(paths), 'image')}: "
         f"{first_names(paths)}"
@@ -89,7 +89,7 @@ def _missing_caption_warnings(
         f"{readable(subset.folder.name)} {have} no caption and {get} {instead} "
         f"({first_names(uncaptioned)})"
     ]
-    extensions = [files.elsewhere(file) for file in uncaptioned]
+    extensions = [files.other_extension(file) for file in uncaptioned]
     for extension in sorted({extension for extension in extensions if extension}):
         count = extensions.count(extension)
         warnings.append(
@@ -97,10 +97,10 @@ def _missing_caption_warnings(
             f"name: {in_setting('data.caption_extension', extension)} reads it (now "
             f"{files.extension})"
         )
-    if lonely := files.without_image(contents.images):
+    if unused := files.without_image(contents.images):
         warnings.append(
-            f"{count_noun(len(lonely), 'caption')} in {readable(subset.captions.name)} without an "
-            f"image of the same name: {first_names(lonely)}"
+            f"{count_noun(len(unused), 'caption')} in {readable(subset.captions.name)} without an "
+            f"image of the same name: {first_names(unused)}"
         )
     return warnings
 

@@ -66,18 +66,18 @@ class CaptionFiles:
         for stem, suffix, file in keyed:
             self.files.setdefault((stem.casefold(), suffix), file)
 
-    def of(self, image: Path) -> Path | None:
+    def file_of(self, image: Path) -> Path | None:
         """The caption file of an image."""
         return self._find(image, self.extension)
 
-    def elsewhere(self, image: Path) -> str | None:
+    def other_extension(self, image: Path) -> str | None:
         """The extension of another file that may be a caption of the image."""
         others = (extension for extension in CAPTION_EXTENSIONS if extension != self.extension)
         return next((extension for extension in others if self._find(image, extension)), None)
 
     def without_image(self, images: Iterable[Path]) -> list[Path]:
         """Caption files that belong to none of the images."""
-        used = {self.of(image) for image in images}
+        used = {self.file_of(image) for image in images}
         captions = {file for (_, suffix), file in self.files.items() if suffix == self.extension}
         return sorted(captions - used)
 
@@ -103,7 +103,7 @@ def check_caption_link(file: Path, root: Path) -> None:
     Raises:
         DataError: it leads to a place that no `--allow-path=` allows.
     """
-    if is_below(file, root) or is_named(file, here=False):
+    if is_below(file, root) or is_named(file, include_cwd=False):
         return
     allow = in_setting(ALLOW_PATH, Path(os.path.realpath(file)).parent)
     raise DataError(

@@ -267,14 +267,14 @@ def _tables(parent: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
 
 
 def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
-    everywhere = {**SUBSET_KEYS, **INHERITED_KEYS, **DATASET_KEYS}
+    all_keys = {**SUBSET_KEYS, **INHERITED_KEYS, **DATASET_KEYS}
     for key in table:
         if key in known:
             continue
-        if key in everywhere:
+        if key in all_keys:
             level = "[[datasets]] or [general]" if key in DATASET_KEYS else "[[datasets.subsets]]"
             raise DataError(f"{KEY}: {where}: {key} belongs to {level}")
-        near = suggestion(key, [*known, *everywhere])
+        near = suggestion(key, [*known, *all_keys])
         raise DataError(f"{KEY}: {where}: there is no key {format_value(key)[1:-1]}{near}")
 
 

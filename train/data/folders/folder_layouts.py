@@ -130,19 +130,20 @@ class _LayoutReader:
 
     def _subset_by_name(self, name: str) -> Subset:
         """The defaults, with the repeats and class words of a folder's name."""
-        parsed, shown = folder_name(name), readable(name)
+        parsed, display_name = folder_name(name), readable(name)
         if not parsed or not parsed.number:
             return self.defaults
         if not parsed.has_repeats:
             self.warnings.append(
-                f"{shown}: {parsed.digits} is more than {MAX_REPEATS} and therefore not a "
+                f"{display_name}: {parsed.digits} is more than {MAX_REPEATS} and therefore not a "
                 f"number of repeats; its images get {self.defaults.repeats} (data.repeats)"
             )
             return self.defaults
         if parsed.number >= MANY_REPEATS:
             self.warnings.append(
-                f"{shown}: its name says that an epoch shows each of its images {parsed.number} "
-                "times; if the number means something else, give the folder another name"
+                f"{display_name}: its name says that an epoch shows each of its images "
+                f"{parsed.number} times; if the number means something else, give the folder "
+                "another name"
             )
         words = name_as_words(parsed.words).strip() or self.defaults.class_words
         return replace(self.defaults, class_words=words, repeats=parsed.number)

@@ -196,11 +196,11 @@ def _scans(stream: BinaryIO) -> int:
     return max(1, scans)
 
 
-def _png(stream: BinaryIO, most: int) -> str:
+def _png(stream: BinaryIO, limit: int) -> str:
     size = stream.seek(0, os.SEEK_END)
     stream.seek(8)
     other = 0
-    for _ in range(most):
+    for _ in range(limit):
         length, kind = struct.unpack(">I4s", stream.read(8))
         if kind == b"IEND":
             return ""
@@ -210,7 +210,7 @@ def _png(stream: BinaryIO, most: int) -> str:
         if other > MAX_OTHER_BYTES:
             return f"has more than {MAX_OTHER_BYTES / 1e6:g} MB beside its pixels"
         stream.seek(length + 4, os.SEEK_CUR)
-    return f"has more than {most} chunks"
+    return f"has more than {limit} chunks"
 
 
 def _gif(stream: BinaryIO) -> str:
@@ -237,13 +237,13 @@ def _skip_colors(stream: BinaryIO, flags: int) -> None:
         stream.seek(3 << ((flags & 7) + 1), os.SEEK_CUR)
 
 
-def _skip_blocks(stream: BinaryIO, most: int) -> int:
+def _skip_blocks(stream: BinaryIO, limit: int) -> int:
     """Skips blocks up to an empty one, or up to `most` + 1; returns how many there were."""
-    for count in range(most + 1):
+    for count in range(limit + 1):
         if not (length := stream.read(1)) or not length[0]:
             return count
         stream.seek(length[0], os.SEEK_CUR)
-    return most + 1
+    return limit + 1
 
 
 def _bmp(stream: BinaryIO, size: int, start: int) -> str:
