@@ -2,8 +2,8 @@
 
 They are regular expressions from a file, and Python's own matching can take exponential time on a
 hostile one. So the patterns that people write (names, `.*`, alternatives, digits, anchors) are
-matched here by following all positions of the name at once: each element of a pattern takes one step.
-The positions are the bits of an integer.
+matched here by following all positions of the name at once: each element of a pattern takes one
+step. The positions are the bits of an integer.
 """
 
 from __future__ import annotations
