@@ -26,7 +26,7 @@ from evaluate.generation.baseline_images import BaselineImages
 from evaluate.generation.generate import generate
 from evaluate.generation.training_poses import reference_probes, training_poses
 from evaluate.images import contact_sheet
-from evaluate.metrics.collection import Baseline, Scores
+from evaluate.metrics.collection import Baseline, ScoreCollection
 from evaluate.metrics.losses import FixedLosses
 from evaluate.prompts.attributes import class_words, load_attributes
 from evaluate.prompts.probe_set import ProbeSet, load_probe_set, make_probe_set
@@ -40,7 +40,7 @@ from train.lora.checkpoint import NotFiniteError, load_checkpoint
 from train.models.base_model import BaseModel
 
 log = logging.getLogger(__name__)
-GENERATING = "the base model draws"  # the stage that a countdown names
+GENERATING_STAGE = "the base model generates"  # the stage that a countdown names
 MIN_DETECTED = 0.5  # share of the images in which the pose source must detect a pose
 
 
@@ -84,7 +84,7 @@ class Scorer:
             self.fingerprint = self._fingerprint()
             baseline = Baseline(training, self._rounds(), self.probe_set, self.extractor)
             options = {"resamples": scores.resamples, "confidence": scores.confidence}
-            self.metrics = Scores(baseline, options)
+            self.metrics = ScoreCollection(baseline, options)
         for reason in dict.fromkeys(self.metrics.undefined.values()):
             names = [name for name, why in self.metrics.undefined.items() if why == reason]
             self._note(f"no {', '.join(names)}: {reason}")
@@ -117,7 +117,7 @@ class Scorer:
             try:
                 adapters[path] = load_checkpoint(path, self.base.adapters)
             except NotFiniteError as error:  # the other checkpoints are scored all the same
-                broken[path] = self._broken(path, epoch, str(error))
+                broken[path] = self._card_of_nan_weights(path, epoch, str(error))
         finite = {path: epoch for path, epoch in checkpoints.items() if path in adapters}
         scored = self._score(finite, list(adapters.values())) if adapters else []
         cards = broken | dict(zip(finite, scored, strict=True))
@@ -140,7 +140,7 @@ class Scorer:
             return [
                 self.scorecard(path, epoch, each, features[next(rows)], pair)
                 if features is not None and is_finite
-                else self.failed(path, epoch, each)
+                else self.card_of_nan_images(path, epoch, each)
                 for (path, epoch), each, is_finite, pair in zip(
                     checkpoints.items(), images, finite.tolist(), losses, strict=True
                 )
@@ -179,13 +179,13 @@ class Scorer:
             images=_pixels(images),
         )
 
-    def failed(self, path: Path, epoch: int, images: Tensor) -> Scorecard:
+    def card_of_nan_images(self, path: Path, epoch: int, images: Tensor) -> Scorecard:
         """The scorecard of a checkpoint whose images are not finite."""
         count = len(images) - int(images.isfinite().flatten(1).all(1).sum())
         failure = f"{count} of its {len(images)} images are not finite numbers"
         return self._unusable(path, epoch, failure, _pixels(images.nan_to_num(0, 0, 0)))
 
-    def _broken(self, path: Path, epoch: int, failure: str) -> Scorecard:
+    def _card_of_nan_weights(self, path: Path, epoch: int, failure: str) -> Scorecard:
         """The scorecard of a checkpoint whose weights are not finite, with black images."""
         size = self.resolution
         black = np.zeros((len(self.probe_set.probes), size, size, 3), np.uint8)
@@ -226,7 +226,7 @@ class Scorer:
         """
         values = load_attributes(self.settings.attributes)
         references = reference_probes(values, class_words(dataset.trigger, values))
-        countdown = Countdown(GENERATING, len(references))
+        countdown = Countdown(GENERATING_STAGE, len(references))
         images = self.baseline_images.generate(references, 0, countdown)
         training, base = self._extract([self.training_images, images])
         for name, features in {"training": training, "base's": base}.items():
@@ -252,14 +252,14 @@ class Scorer:
     def _rounds(self) -> list[ImageFeatures]:
         """Features of the base's images of the probes, for each round."""
         probes, rounds = self.probe_set.probes, range(self.scores.baseline)
-        countdown = Countdown(GENERATING, len(probes) * len(rounds))
+        countdown = Countdown(GENERATING_STAGE, len(probes) * len(rounds))
         images = [self.baseline_images.generate(probes, number, countdown) for number in rounds]
         return self._extract(images)
 
     def _extract(self, sets: list[Tensor]) -> list[ImageFeatures]:
         """The features of sets of images, cached from an earlier start or computed."""
         cache = FeatureCache(self.extractor, self.cache)
-        countdown = Countdown("reads", sum(map(len, sets)))
+        countdown = Countdown("extracting features of", sum(map(len, sets)))
         return [cache.extract(images, countdown) for images in sets]
 
     def _note(self, note: str) -> None:

@@ -16,9 +16,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from bench.fuzzing import good
-from evaluate.checkpoints.checks import loadable, readable, remarks
+from evaluate.checkpoints.checks import loadable_files, mismatch_warnings, readable_files
 from evaluate.checkpoints.find import find
-from evaluate.checkpoints.save_order import order
+from evaluate.checkpoints.save_order import order_files
 from evaluate.features.clip import ClipEncoder
 from evaluate.prompts.attributes import AttributeBank, load_attributes
 from evaluate.prompts.probe_set import load_probe_set
@@ -114,10 +114,10 @@ def make_world() -> World:
 
 def read_loras(folder: Path, world: World) -> object:
     """As `python -m evaluate checkpoints=` does, up to the first picture."""
-    metadata = readable(find(str(folder)))
-    unit, files = order(metadata)
-    kept = loadable(files, world.base)
-    said = remarks(
+    metadata = readable_files(find(str(folder)))
+    unit, files = order_files(metadata)
+    kept = loadable_files(files, world.base)
+    said = mismatch_warnings(
         [metadata[file] for file in files if file in kept], world.base, world.config.data
     )
     return unit, said, [(key_of(file), weights_hash(file)) for file in kept]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from train.data.folders.wording import count_noun, plural_form
 from train.errors import CheckpointError
 from train.lora.checkpoint_names import from_metadata, from_names, name_of, run_of
 
@@ -23,7 +24,7 @@ DATE = re.compile(
 MAX_NAMES, MAX_DIGITS = 3, 12  # names in a line; digits of a number that counts something
 
 
-def order(metadata: Mapping[Path, Mapping[str, str]]) -> tuple[str, Numbers]:
+def order_files(metadata: Mapping[Path, Mapping[str, str]]) -> tuple[str, Numbers]:
     """The files in the order in which they were saved.
 
     Uses the metadata first, then the trainers' naming schemes, then the only number in which the
@@ -39,14 +40,17 @@ def order(metadata: Mapping[Path, Mapping[str, str]]) -> tuple[str, Numbers]:
         CheckpointError: the order cannot be determined.
     """
     files = list(metadata)
-    written = {file: from_metadata(metadata[file]) for file in files}
-    named = from_names(files)
-    both = {file: written[file] if written[file] != (None, None) else named[file] for file in files}
-    for unit, numbers in _numberings(both, named):
+    in_metadata = {file: from_metadata(metadata[file]) for file in files}
+    in_names = from_names(files)
+    both = {
+        file: in_metadata[file] if in_metadata[file] != (None, None) else in_names[file]
+        for file in files
+    }
+    for unit, numbers in _numberings(both, in_names):
         if len(set(numbers.values())) == len(numbers) and len(files) - len(numbers) <= 1:
             _warn_of_runs({file: metadata[file] for file in numbers})
-            _warn_of_contradictions(numbers, written, named, unit == STEP)
-            return unit, _with_last(files, numbers)
+            _warn_of_contradictions(numbers, in_metadata, in_names, unit == STEP)
+            return unit, _with_unnumbered_last(files, numbers)
     raise CheckpointError(_why_unordered(both))
 
 
@@ -81,13 +85,15 @@ def _by_date(names: Mapping[Path, str]) -> Numbers:
     return {file: i for i, file in enumerate(sorted(dates, key=dates.__getitem__), start=1)}
 
 
-def _with_last(files: list[Path], numbers: Numbers) -> Numbers:
+def _with_unnumbered_last(files: list[Path], numbers: Numbers) -> Numbers:
     """Sorted by number; a single file without a number is numbered as the last."""
     for file in files:
         if file not in numbers:
             numbers[file] = max(numbers.values(), default=0) + 1
             if len(files) > 1:
-                log.info(f"{file.name} has no number: it is taken for the last, {numbers[file]}")
+                log.info(
+                    f"{file.name} has no number: it is assumed to be the last, {numbers[file]}"
+                )
     return dict(sorted(numbers.items(), key=lambda item: item[1]))
 
 
@@ -106,22 +112,25 @@ def _warn_of_runs(metadata: Mapping[Path, Mapping[str, str]]) -> None:
         alike = len({file.name for file in first.values()}) < len(first)  # in several folders
         labels = (f"{f.parent.name}/{f.name}" if alike else f.name for f in first.values())
         shown = ", ".join(sorted(labels)[:MAX_NAMES])
-        log.warning(f"the files are of {len(first)} runs, scored as one sequence: {shown} ...")
+        log.warning(
+            f"the files belong to {len(first)} runs and are scored as one sequence: {shown} ..."
+        )
 
 
 def _warn_of_contradictions(
-    numbers: Numbers, written: Mapping[Path, Pair], named: Mapping[Path, Pair], column: int
+    numbers: Numbers, in_metadata: Mapping[Path, Pair], in_names: Mapping[Path, Pair], column: int
 ) -> None:
     """Warns of names that contradict the metadata, which have precedence."""
     wrong = [
         file
         for file, number in numbers.items()
-        if written[file][column] == number and named[file][column] not in (None, number)
+        if in_metadata[file][column] == number and in_names[file][column] not in (None, number)
     ]
     for file in wrong[:1]:
         log.warning(
-            f"{len(wrong)} files have other numbers in their names than in their metadata, which "
-            f"are taken: {file.name} has {numbers[file]}, not {named[file][column]}"
+            f"{count_noun(len(wrong), 'file')} {plural_form(len(wrong), 'has', 'have')} a number "
+            f"in the name that contradicts the metadata, which are used: {file.name} has "
+            f"{numbers[file]}, not {in_names[file][column]}"
         )
 
 

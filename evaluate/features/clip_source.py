@@ -34,8 +34,9 @@ from train.text.display import shortened
 
 HUB = "hf-hub:"
 WEIGHTS = (HF_SAFE_WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", "model.safetensors")
-PICKLED = "(a pickle can run code)"
-SPARE = 1.1  # a model may have this many times its file's numbers: position embeddings are resized
+PICKLE_NOTE = "(a pickle can run code)"
+# a model may have this many times its file's numbers: position embeddings are resized
+SIZE_TOLERANCE = 1.1
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,17 @@ def load_encoder(name: str) -> LoadedEncoder:
     """
     folder = CLIP if name == EMBEDDED else expanded(name)
     if folder.is_dir():
-        return _of_folder(folder)
+        return _load_folder(folder)
     if name.startswith(HUB):
-        return _of_folder(_downloaded(name.removeprefix(HUB)))
+        return _load_folder(_download(name.removeprefix(HUB)))
     if "@" in name:
         model, _, file = name.partition("@")
         weights = expanded(file)
         if weights.suffix != ".safetensors" or not weights.exists():
-            raise UntrustedFileError(f"there is no .safetensors file {shortened(file)} {PICKLED}")
-        return _of_list(model, weights, {})
+            raise UntrustedFileError(
+                f"there is no .safetensors file {shortened(file)} {PICKLE_NOTE}"
+            )
+        return _load_listed(model, weights, {})
     model, _, tag = name.rpartition("/")
     known = open_clip.get_pretrained_cfg(model.replace("/", "-"), tag)
     if not known:
@@ -79,20 +82,20 @@ def load_encoder(name: str) -> LoadedEncoder:
             f"{shortened(name)}: is not a folder, and open_clip has no such model and tag"
             f"{'; its tags: ' * bool(tags)}{tags}"
         )
-    return _of_list(model, _weights_of_tag(known), known)
+    return _load_listed(model, _weights_of_tag(known), known)
 
 
-def _of_folder(folder: Path) -> LoadedEncoder:
+def _load_folder(folder: Path) -> LoadedEncoder:
     settings = read_settings(folder)
     about, weights = settings.model_cfg, _weights_in(folder)
-    numbers = _numbers(weights)
+    numbers = _parameter_count(weights)
     with torch.device("meta"):  # takes no memory
-        expected = sum(parameter.numel() for parameter in _built(about).parameters())
-    if expected > SPARE * numbers:
+        expected = sum(parameter.numel() for parameter in _build_model(about).parameters())
+    if expected > SIZE_TOLERANCE * numbers:
         raise UntrustedFileError(
             f"{shortened(weights)}: has {numbers} numbers, its model {expected}"
         )
-    model = _built(about)
+    model = _build_model(about)
     open_clip.load_checkpoint(model, str(weights))
     return LoadedEncoder(
         model,
@@ -102,7 +105,7 @@ def _of_folder(folder: Path) -> LoadedEncoder:
     )
 
 
-def _built(about: Model) -> Any:
+def _build_model(about: Model) -> Any:
     settings: dict[str, Any] = msgspec.to_builtins(about)
     custom = settings.pop("custom_text", False)
     if settings["vision_cfg"].get("timm_model_name"):
@@ -125,7 +128,7 @@ def _tokenizer(folder: Path, about: Text, words: int) -> Callable[[list[str]], T
     tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     if max(tokenizer.get_vocab().values(), default=0) >= words:
         raise UntrustedFileError(
-            f"{shortened(folder)}: its tokenizer has more than the model's {words} words"
+            f"{shortened(folder)}: its tokenizer has more tokens than the model's {words}"
         )
     cleaned = get_clean_fn(clean or "whitespace")
     separator = tokenizer.sep_token_id if options and options.strip_sep_token else None
@@ -143,13 +146,13 @@ def _tokenizer(folder: Path, about: Text, words: int) -> Callable[[list[str]], T
     return tokens
 
 
-def _of_list(name: str, weights: Path, known: dict[str, Any]) -> LoadedEncoder:
+def _load_listed(name: str, weights: Path, known: dict[str, Any]) -> LoadedEncoder:
     """A model of open_clip's own list, with weights from a file.
 
     Args:
         known: open_clip's entry for these weights.
     """
-    _numbers(weights)
+    _parameter_count(weights)
     model = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True)
     about = open_clip.get_model_config(name.replace("/", "-")) or {}
     remote = {"trust_remote_code": False} if about["text_cfg"].get("hf_tokenizer_name") else {}
@@ -166,18 +169,22 @@ def _weights_of_tag(known: dict[str, Any]) -> Path:
     repository, name = os.path.split(known.get("hf_hub", ""))
     safe = f"{os.path.splitext(name)[0]}.safetensors" if name else HF_SAFE_WEIGHTS_NAME
     if not repository:
-        raise UntrustedFileError(f"this tag has no .safetensors file {PICKLED}; take another one")
+        raise UntrustedFileError(
+            f"this tag has no .safetensors file {PICKLE_NOTE}; take another one"
+        )
     return Path(hf_hub_download(repository, safe))
 
 
-def _downloaded(repository: str) -> Path:
+def _download(repository: str) -> Path:
     """Downloads only a repository's settings, vocabularies and weights, once."""
     texts = [CONFIG, TOKENIZER_CONFIG, *TOKENIZER_FILES]
     for name in WEIGHTS:
         folder = Path(snapshot_download(repository, allow_patterns=[*texts, name]))
         if (folder / name).exists():
             return folder
-    raise UntrustedFileError(f"{shortened(repository)}: has none of {', '.join(WEIGHTS)} {PICKLED}")
+    raise UntrustedFileError(
+        f"{shortened(repository)}: has none of {', '.join(WEIGHTS)} {PICKLE_NOTE}"
+    )
 
 
 def _weights_in(folder: Path) -> Path:
@@ -186,11 +193,11 @@ def _weights_in(folder: Path) -> Path:
     usual = [file for name in WEIGHTS for file in files if file.name == name]
     if not usual and len(files) != 1:
         few = "several" if files else "no"
-        raise UntrustedFileError(f"{shortened(folder)}: has {few} .safetensors files {PICKLED}")
+        raise UntrustedFileError(f"{shortened(folder)}: has {few} .safetensors files {PICKLE_NOTE}")
     return [*usual, *files][0]
 
 
-def _numbers(weights: Path) -> int:
+def _parameter_count(weights: Path) -> int:
     """Number of values in a file of weights."""
     try:
         return read_header(weights).numbers

@@ -69,7 +69,7 @@ class FeatureCache:
             devices = parse_json(metadata, dict[str, str], "devices")
             kinds = {name.partition(":")[0] for name in devices.values()}
             if not kinds <= {"cpu", self.extractor.encoder.device.type}:
-                raise UntrustedFileError("readings of another device")
+                raise UntrustedFileError("features from another device")
             with safe_open(file, "pt") as stored:
                 features = ImageFeatures(**{
                     field.name: stored.get_tensor(field.name).to(devices[field.name])
@@ -94,7 +94,7 @@ def _check(features: ImageFeatures, count: int) -> None:
         if not kind or tensor.ndim < DIMENSIONS[field.name] or len(tensor) != count:
             raise UntrustedFileError(f"{field.name} of other images")
     if features.colors.shape[1:] != (3,) or features.features.shape != features.subjects.shape:
-        raise UntrustedFileError("readings of another encoder")
+        raise UntrustedFileError("features from another encoder")
 
 
 def _save(features: ImageFeatures, file: Path) -> None:

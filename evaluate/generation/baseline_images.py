@@ -65,7 +65,7 @@ class BaselineImages:
             side = self.resolution // self.base.vae_scale_factor * self.base.vae_scale_factor
             saved = _read(file, (len(probes), 3, side, side))
             if saved is None:
-                log.info(f"{count_noun(len(probes), 'image')} of the base model, to compare with")
+                log.info(f"{count_noun(len(probes), 'image')} of the base model, for comparison")
                 images = generate(self.base, [], prompts, seeds, *sampling, countdown)[0]
                 if not images.isfinite().all():
                     raise BaseError(

@@ -97,9 +97,9 @@ class Baseline:
         """The metric of a kind, with the classifier's error rates on training and base images."""
         requested = self.requested(kind).repeat(len(self.rounds), 1)
         classified = torch.cat([self.classify(kind, images) for images in self.base(FRESH)])
-        right = (classified == requested).sum(0)  # -1 is never right
+        correct = (classified == requested).sum(0)  # -1 is never right
         # plus one on either side: no classifier is free of errors
-        accuracy = (right + 1) / ((requested >= 0).sum(0) + 2)
+        accuracy = (correct + 1) / ((requested >= 0).sum(0) + 2)
         shares = [self.probabilities(part, self.training).mean(0) for part in self.parts(kind)]
         metric = AttributeLeak(shares, accuracy.tolist(), **options)
         if not (requested >= 0).any():
@@ -107,7 +107,7 @@ class Baseline:
         return metric
 
 
-class Scores:
+class ScoreCollection:
     """The metrics of a study, built once and applied to one checkpoint after another.
 
     Attributes:

@@ -107,8 +107,8 @@ class SubjectFidelity(Mean):
         images, detected = features
         distance = self._distance(self._clean(images)).mean(1)
         distance = distance.where(detected.cpu(), self.base_distance)
-        room = self.base_distance - self.training_distance
-        super().update((self.base_distance - distance) / room)
+        scale = self.base_distance - self.training_distance
+        super().update((self.base_distance - distance) / scale)
 
 
 def _why_undefined(from_base: Tensor, between: Tensor) -> str:

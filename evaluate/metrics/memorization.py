@@ -108,7 +108,7 @@ class Copying(Share):
 
     def __init__(self, training: Tensor, base: Tensor, **options: Any) -> None:
         super().__init__(**options)
-        self.register_buffer("bank", flat(training))
+        self.register_buffer("bank", flatten_patches(training))
         null = self.distance(base)
         self.register_buffer("radius", null.median() / 2)
         self.base_rate = float((null < self.radius).float().mean())
@@ -117,17 +117,17 @@ class Copying(Share):
 
     def distance(self, patches: Tensor) -> Tensor:
         """(N,) distance to the nearest training image: root mean square over the patches."""
-        return torch.cdist(flat(patches), self.bank).min(1).values
+        return torch.cdist(flatten_patches(patches), self.bank).min(1).values
 
     def nearest(self, patches: Tensor) -> Tensor:
         """(N,) index of the nearest training image."""
-        return torch.cdist(flat(patches), self.bank).argmin(1)
+        return torch.cdist(flatten_patches(patches), self.bank).argmin(1)
 
     def update(self, *features: Tensor) -> None:
         """Unit patch features, (N, P, d)."""
         super().update((self.distance(features[0]) < self.radius).float())
 
 
-def flat(patches: Tensor) -> Tensor:
+def flatten_patches(patches: Tensor) -> Tensor:
     """(N, P, d) -> (N, P * d), so that distances are root mean squares over the patches."""
     return patches.cpu().flatten(1) / patches.shape[1] ** 0.5

@@ -31,28 +31,30 @@ def relocate(database: Path, artifacts: str) -> None:
     """
     try:
         with closing(sqlite3.connect(database, timeout=60)) as opened, opened:
-            places = opened.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-            for (place,) in places:
-                if place != artifacts and _was_moved(str(place), database.name):
+            uris = opened.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+            for (uri,) in uris:
+                if uri != artifacts and _was_moved(str(uri), database.name):
                     log.info(f"MLflow's store was moved: its artifacts are those of {artifacts}")
                     for table, column in ADDRESS_COLUMNS:
-                        _replace(opened, table, column, str(place), artifacts)
+                        _replace(opened, table, column, str(uri), artifacts)
     except sqlite3.Error as error:  # such as a store of another version of MLflow
         log.warning(f"{database}: its artifact paths were not updated ({error})")
 
 
-def _replace(store: sqlite3.Connection, table: str, column: str, before: str, now: str) -> None:
+def _replace(
+    store: sqlite3.Connection, table: str, column: str, old_uri: str, new_uri: str
+) -> None:
     store.execute(
         f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
         f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-        (now, len(before) + 1, before, len(before) + 1, f"{before}/"),
+        (new_uri, len(old_uri) + 1, old_uri, len(old_uri) + 1, f"{old_uri}/"),
     )
 
 
-def _was_moved(place: str, database: str) -> bool:
+def _was_moved(uri: str, database: str) -> bool:
     """Whether the path belongs to an embedded store that no longer exists there."""
     try:
-        url = urlsplit(place)
+        url = urlsplit(uri)
         folder = Path(written := url2pathname(url.path))
         return (
             url.scheme == "file"

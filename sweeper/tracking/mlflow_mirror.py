@@ -15,8 +15,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from evaluate.config import PolicyConfig
 from evaluate.images.epoch_grid import epoch_grid
 from evaluate.selection.diagnosis import describe, diagnose
-from evaluate.selection.explain import overall
-from evaluate.tracking.mlflow_store import NOTE, MlflowStore, TrackedRun
+from evaluate.selection.explain import format_comparison_value
+from evaluate.tracking.mlflow_store import NOTE_TAG, MlflowStore, TrackedRun
 from evaluate.tracking.store_address import RUN_FILE
 from sweeper.tracking.background import Background
 from sweeper.tracking.markdown import code_in_markdown, in_markdown
@@ -159,8 +159,8 @@ class MlflowMirror(MlflowStore):
                 if file.suffix == ".png":
                     run.log_image(file, file.stem, 0)
             run.set_tags(tags)
-            if NOTE in tags:
-                self.client.set_experiment_tag(self.experiment, NOTE, tags[NOTE])
+            if NOTE_TAG in tags:
+                self.client.set_experiment_tag(self.experiment, NOTE_TAG, tags[NOTE_TAG])
             self.client.set_terminated(run.id, "FINISHED")
             if winner is not None and (version := self._register(winner)):
                 self.client.set_registered_model_alias(self.study.name, "champion", version)
@@ -178,7 +178,7 @@ class MlflowMirror(MlflowStore):
     def _end(self, run: TrackedRun, record: TrialRecord, policy: PolicyConfig) -> None:
         if record.scorecards:
             findings = describe(diagnose(record.scorecards, policy))
-            run.set_tags({"diagnosis": findings, NOTE: _note(record, findings)})
+            run.set_tags({"diagnosis": findings, NOTE_TAG: _note(record, findings)})
             run.log_image(epoch_grid(self._sheets(record), record.selected), "epochs", 0)
         run.log_file(record.folder / "trial.json", "scorecards.json")
         if record.selected is not None:
@@ -207,7 +207,7 @@ class MlflowMirror(MlflowStore):
                 run_id=run.id,
                 tags={"epoch": str(record.selected), "trial": str(record.number)},
                 description=in_markdown(
-                    f"trial {record.number}, {card.label}, {overall(card)} overall"
+                    f"trial {record.number}, {card.label}, {format_comparison_value(card)} overall"
                 ),
             ).version
             known = {**known, folder: str(version)}

@@ -41,7 +41,7 @@ def test_a_folder_is_scored_logged_and_not_scored_twice(tmp_path: Path) -> None:
     code, said = run_module("evaluate", *command)
     assert code == 0, said
     assert "Traceback" not in said
-    assert "me.safetensors has no number: it is taken for the last, 11" in said
+    assert "me.safetensors has no number: it is assumed to be the last, 11" in said
     assert f"keep {tmp_path}/out/me" in said
     saved = json.loads((output / "scorecards.json").read_text())["cards"].values()
     assert [card["epoch"] for card in saved] == [2, 10, 11]
@@ -66,7 +66,7 @@ def test_a_folder_is_scored_logged_and_not_scored_twice(tmp_path: Path) -> None:
 
     code, said = run_module("evaluate", *command, "probes.steps=3")
     assert code == 0, said
-    assert "a new MLflow run: probes not as in the one before" in said
+    assert "a new MLflow run, as probes changed since the previous one" in said
     second, first = client.search_runs([experiment.experiment_id])
     assert first.info.run_id == runs[0].info.run_id
     assert (first.data.params["probes.steps"], second.data.params["probes.steps"]) == ("2", "3")
@@ -89,12 +89,14 @@ def test_what_is_not_as_it_is_drawn_is_said_before_any_picture_is(tmp_path: Path
     code, said = run_module("evaluate", f"checkpoints={tmp_path}/me*", f"output={tmp_path}/scores",
                             f"root={tmp_path}/mlruns", *QUICK)  # fmt: skip
     assert code == 0, said
-    left_out = r"me-000003.safetensors: its weights are not finite in 1 of .*; it is left out"
+    left_out = r"me-000003.safetensors: its weights are not finite in 1 of .*; the file is skipped"
     assert re.search(left_out, said)
-    (places,) = re.findall(r"1 of its parts have no place in the base .*", said)
+    (places,) = re.findall(r"the base has no module for 1 of its keys.*", said)
     assert "bundle_emb.sks.clip_l" in places
-    assert re.search(r"2 of 2 files .* clip_skip 2; they are drawn with 1 \(base.clip_skip=2", said)
-    assert re.search(r"2 of 2 files .* resolution 768; they are drawn with 32", said)
+    assert re.search(
+        r"2 of 2 files .* clip_skip 2; they are scored with 1 \(base.clip_skip=2", said
+    )
+    assert re.search(r"2 of 2 files .* resolution 768; they are scored with 32", said)
     assert said.index("base.clip_skip=2") < said.index("images of the base model")
     assert "1/2" in said
     assert "2/2" in said

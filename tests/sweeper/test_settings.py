@@ -242,7 +242,7 @@ def test_store_that_was_away_gets_everything_later(
         log_batch(client, *arguments, **entries)
 
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
-    assert sum("MLflow is away" in line for line in caplog.messages) == 1
+    assert sum("MLflow is unreachable" in line for line in caplog.messages) == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     back = MlflowMirror(tmp_path, study)
     back.mirror(load_record(record.folder), POLICY)

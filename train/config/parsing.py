@@ -25,14 +25,8 @@ from train.config.setting_kinds import (
 from train.errors import ConfigError
 
 BOOLEANS = {"true", "false", "yes", "no", "on", "off", "y", "n", "1", "0"}  # OmegaConf's words
-
-
 MISSING_INTERPOLATION = re.compile(r"Interpolation key '([^']*)' not found")
-
-
 MAX_INT_BITS = 1000  # bits; a float cannot hold an integer of more than 1024
-
-
 Schema = TypeVar("Schema")
 
 
@@ -55,7 +49,7 @@ def parse_config(schema: type[Schema], config: DictConfig) -> Schema:
         key = error.full_key or str(error.key)
         if absent := MISSING_INTERPOLATION.search(str(error)):
             raise ConfigError(
-                f"{absent[1]}: there is no such setting any more, or none yet, and {key} takes its "
+                f"{absent[1]}: there is no such setting (anymore, or yet), and {key} takes its "
                 "value from it"
             ) from None
         unknown = isinstance(error, ConfigKeyError)

@@ -15,9 +15,8 @@ from train.data.regularization import balance_regularization
 from train.data.size_report import lines_before_training
 from train.data.validation_split import split, without_contents
 
-MAX_IMAGES_PER_EPOCH = (
-    1_000_000  # images of an epoch, repeats included: its order is a list of them
-)
+# images of an epoch, repeats included: its order is a list of them
+MAX_IMAGES_PER_EPOCH = 1_000_000
 
 
 @dataclass(frozen=True)

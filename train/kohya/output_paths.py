@@ -12,9 +12,8 @@ from train.text.display import readable, shortened
 
 PICKLE_NAME = "/data.pkl"  # the part of a state besides its tensors
 MAX_PICKLE_BYTES = 100_000_000  # bytes of it
-IDENTITY_MARK = (
-    b'"fingerprints"'  # in a state: the run's identity, see train/resume/run_identity.py
-)
+# in a state: the run's identity, see train/resume/run_identity.py
+IDENTITY_MARK = b'"fingerprints"'
 
 
 def check_replaced(folder: Path, name: str) -> None:

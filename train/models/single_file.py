@@ -19,9 +19,8 @@ from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError
 from train.models.families import EPSILON, FAMILIES, VELOCITY, Family
 
-FIRST_WEIGHT = (
-    "model.diffusion_model.input_blocks.0.0.weight"  # its inputs are the latents' channels
-)
+# its inputs are the latents' channels
+FIRST_WEIGHT = "model.diffusion_model.input_blocks.0.0.weight"
 LATENT_CHANNELS = 4
 # empty tensors by which models that were finetuned for velocity identify themselves
 VELOCITY_KEY, ZERO_SNR_KEY = "v_pred", "ztsnr"

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evaluate.checkpoints.checks import readable
+from evaluate.checkpoints.checks import readable_files
 from evaluate.checkpoints.find import find
-from evaluate.checkpoints.save_order import order
+from evaluate.checkpoints.save_order import order_files
 from train.errors import CheckpointError
 from train.lora.checkpoint_names import epoch_and_step
 
@@ -30,7 +30,7 @@ def make(folder: Path, names: Names, metadata: dict[str, dict[str, str]] | None 
 
 
 def ordered(folder: Path, pattern: str = "") -> tuple[str, dict[str, int]]:
-    unit, numbers = order(readable(find(f"{folder}/{pattern}")))
+    unit, numbers = order_files(readable_files(find(f"{folder}/{pattern}")))
     return unit, {
         str(file.relative_to(folder)).removesuffix(".safetensors"): number
         for file, number in numbers.items()
@@ -85,7 +85,7 @@ def test_the_last_file_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     caplog.set_level(logging.INFO)
     make(tmp_path, ["me_v1.1-000002", "me_v1.1"])
     ordered(tmp_path)
-    assert caplog.messages == ["me_v1.1.safetensors has no number: it is taken for the last, 3"]
+    assert caplog.messages == ["me_v1.1.safetensors has no number: it is assumed to be the last, 3"]
 
 
 def test_metadata_are_believed_and_contradictions_told(
@@ -96,7 +96,7 @@ def test_metadata_are_believed_and_contradictions_told(
                            "me": {"ss_epoch": "10", "ss_steps": "100"}})  # fmt: skip
     assert ordered(tmp_path) == ("epoch", {"me-000002": 2, "me-000001": 5, "me": 10})
     (line,) = caplog.messages
-    assert "1 files have other numbers in their names" in line
+    assert "1 file has a number in the name that contradicts the metadata" in line
     assert "me-000001.safetensors has 5, not 1" in line
 
 
@@ -203,10 +203,10 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("my_lora.safetensors", "no file .*; near it: .*my_lora_v2.safetensors"),
-        ("my_lora_v2.safetensor", "near it: .*my_lora_v2.safetensors"),
-        ("MY_LORA*.safetensors", "near it: .*my_lora_v2.safetensors"),
-        ("ouput/me.safetensors", "near it: .*output"),
+        ("my_lora.safetensors", "no file .*; similar names: .*my_lora_v2.safetensors"),
+        ("my_lora_v2.safetensor", "similar names: .*my_lora_v2.safetensors"),
+        ("MY_LORA*.safetensors", "similar names: .*my_lora_v2.safetensors"),
+        ("ouput/me.safetensors", "similar names: .*output"),
         ("zzz", "no file .*zzz$"),
         ("empty", "no .safetensors file in .*empty"),
         ("me.ckpt", "only .safetensors is read; a pickle can run code"),
@@ -236,7 +236,7 @@ def test_broken_files_are_left_out_with_a_line(
     (tmp_path / "me-000002.safetensors").write_bytes(b"half")
     assert ordered(tmp_path) == ("epoch", {"me-000001": 1, "me-000003": 3})
     (line,) = caplog.messages
-    assert re.search(r"me-000002.safetensors: not a readable .*; it is left out", line)
+    assert re.search(r"me-000002.safetensors: not a readable .*; the file is skipped", line)
     for name in ("me-000001", "me-000003"):
         (tmp_path / f"{name}.safetensors").write_bytes(os.urandom(7))
     with pytest.raises(CheckpointError, match=r"me-000001.safetensors: not a readable"):

@@ -61,11 +61,11 @@ def test_a_long_stage_says_how_far_it_is(
     now = [0.0]
     monkeypatch.setattr("evaluate.console.progress.time.monotonic", lambda: now[0])
     caplog.set_level("INFO")
-    countdown = Countdown("the base model draws", 40)
+    countdown = Countdown("the base model generates", 40)
     for _ in range(3):
         now[0] += 60
         countdown.step(10)
-    assert "the base model draws 10 of 40 images, about 3 min left" in caplog.text
+    assert "the base model generates 10 of 40 images, about 3 min left" in caplog.text
     assert "30 of 40 images, about 60 s left" in caplog.text
     assert (count_noun(1, "trial"), count_noun(2, "trial"), duration(7200)) == (
         "1 trial",

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from evaluate.config import ScoresConfig
 from evaluate.features.clip import ClipEncoder
-from evaluate.features.pose_detectors import BLAZE, COCO, PersonPoses, landmarks, pose_source
+from evaluate.features.pose_detectors import (
+    BLAZE_JOINTS,
+    COCO_JOINTS,
+    PersonPoses,
+    landmarks,
+    pose_source,
+)
 from train.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -41,7 +47,7 @@ def test_the_subject_is_the_largest_sure_person() -> None:
     read = people(person(20, 0.9), person(60, 0.95), person(80, 0.1)).read(
         torch.zeros(1, 3, 100, 100)
     )
-    assert read.shape == (1, len(COCO), 3)
+    assert read.shape == (1, len(COCO_JOINTS), 3)
     torch.testing.assert_close(read[0, :, :2], torch.full((13, 2), 0.6))
     assert people(person(60, 0.9)).detected(read).tolist() == [True]
     unsure = people(person(60, 0.2)).read(torch.zeros(1, 3, 100, 100))
@@ -61,7 +67,7 @@ def test_mediapipes_landmarks_become_the_same_joints() -> None:
                 for i in range(33)]  # fmt: skip
 
     joints = landmarks([somebody(0.2, 0.9), somebody(0.8, 0.8), somebody(0.9, 0.1)])  # type: ignore[list-item]
-    torch.testing.assert_close(joints[:, 0], torch.tensor([i / 33 * 0.8 for i in BLAZE]))
+    torch.testing.assert_close(joints[:, 0], torch.tensor([i / 33 * 0.8 for i in BLAZE_JOINTS]))
     torch.testing.assert_close(joints[:, 2], torch.full((13,), 0.8))
 
 

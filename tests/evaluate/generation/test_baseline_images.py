@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evaluate.checkpoints.checks import remarks
+from evaluate.checkpoints.checks import mismatch_warnings
 from evaluate.config import ProbesConfig
 from evaluate.generation.baseline_images import BaselineImages
 from evaluate.prompts.probe_set import Probe
@@ -124,7 +124,7 @@ def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("about", "words"),
     [
-        ({"ss_clip_skip": "2"}, "clip_skip 2; they are drawn with 1 (base.clip_skip=2 draws"),
+        ({"ss_clip_skip": "2"}, "clip_skip 2; they are scored with 1 (base.clip_skip=2 scores"),
         ({"modelspec.encoder_layer": "2"}, "clip_skip 2"),
         ({"ss_clip_skip": "None"}, ""),
         ({"ss_clip_skip": "1"}, ""),
@@ -132,7 +132,7 @@ def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
         ({"ss_base_model_version": "sd_v1_v"}, "base.prediction_type=v_prediction"),
         ({"modelspec.prediction_type": "v"}, "prediction type v_prediction"),
         ({"modelspec.prediction_type": "epsilon"}, ""),
-        ({"ss_zero_terminal_snr": "True"}, "zero terminal SNR True; they are drawn with False"),
+        ({"ss_zero_terminal_snr": "True"}, "zero terminal SNR True; they are scored with False"),
         ({"ss_zero_terminal_snr": "False"}, ""),
         ({"ss_base_model_version": "sd_v2"}, "base model sd_v2"),
         ({"ss_resolution": "(768, 512)"}, "data.resolution=624"),
@@ -146,7 +146,7 @@ def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
 def test_what_files_say_of_their_training_is_compared(
     base: BaseModel, about: dict[str, str], words: str
 ) -> None:
-    lines = remarks([about, about, {}], base, DataConfig(trigger="sks person"))
+    lines = mismatch_warnings([about, about, {}], base, DataConfig(trigger="sks person"))
     assert len(lines) == bool(words)
     if words:
         assert words in lines[0]

@@ -10,7 +10,13 @@ import torch
 from safetensors.numpy import save_file
 
 from evaluate.images import probe_images
-from evaluate.images.contact_sheet import Cell, cells_of, contact_sheet, places_of, save_sheet
+from evaluate.images.contact_sheet import (
+    Cell,
+    contact_sheet,
+    read_cells,
+    read_positions,
+    save_sheet,
+)
 from evaluate.images.probe_images import (
     images_file,
     probe_cells,
@@ -52,17 +58,17 @@ def test_images_are_as_they_were_drawn(sheet: Path) -> None:
 def test_a_study_with_sheets_alone_shows_the_same(sheet: Path) -> None:
     own = probe_cells(sheet, NAMES)
     assert [*own] == [*NAMES[:-1]]
-    assert own["fresh 1"].alarming
+    assert own["fresh 1"].flagged
     images_file(sheet).unlink()
     assert same(own, probe_cells(sheet, NAMES))
-    assert same(own, cells_of(sheet, NAMES))
+    assert same(own, read_cells(sheet, NAMES))
 
 
 def test_damaged_images_are_cut_out_of_the_sheet(
     sheet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, names = images_file(sheet), [*places_of(sheet)]
-    good, cut = file.read_bytes(), cells_of(sheet, names)
+    file, names = images_file(sheet), [*read_positions(sheet)]
+    good, cut = file.read_bytes(), read_cells(sheet, names)
     bomb = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\x7f\xff\xff\xff\x7f\xff\xff\xff\x08\2\0\0\0\0\0\0\0"
     for content in (b"", good[:100], good[:-1], b"\xff" * 100, good.replace(b"IHDR", b"IHDX")):
         file.write_bytes(content)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from evaluate.images.contact_sheet import (
-    ALARM,
     CELL,
+    RED,
     contact_sheet,
     data_sheet,
     read_sheet,
@@ -50,11 +50,11 @@ def test_a_copy_stands_beside_its_training_picture(tmp_path: Path) -> None:
     assert brightness["fresh 0"] == (20,) * 3
     assert brightness["caption 3"] == (23,) * 3
     assert brightness["copy 1"] == (255,) * 3
-    assert [copied[f"fresh {k}"].alarming for k in range(2)] == [False, True]
-    assert copied["fresh 1"].words == "prompt 1"
-    grid = epoch_grid(files, kept=1)
+    assert [copied[f"fresh {k}"].flagged for k in range(2)] == [False, True]
+    assert copied["fresh 1"].label == "prompt 1"
+    grid = epoch_grid(files, selected=1)
     found = {grid.getpixel((x, y)) for x in range(grid.width) for y in range(grid.height)}
-    assert {(10,) * 3, (11,) * 3, (20,) * 3, (21,) * 3, (255,) * 3, ALARM} <= found
+    assert {(10,) * 3, (11,) * 3, (20,) * 3, (21,) * 3, (255,) * 3, RED} <= found
     assert (13,) * 3 not in found, "fresh probes alone"
 
 

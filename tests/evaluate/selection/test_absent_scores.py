@@ -16,7 +16,7 @@ from evaluate.metrics.fidelity import PromptFidelity, SubjectFidelity
 from evaluate.metrics.losses import GeneralizationGap, ValidationLoss
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.selection.diagnosis import diagnose
-from evaluate.selection.objective import constraints, fidelity, worth
+from evaluate.selection.objective import comparison_value, constraints, fidelity
 from evaluate.selection.policy import check_scores, select
 from sweeper.execution.early_stopping import has_plateaued, memorizes, no_learning
 from tests.evaluate.selection.test_policy import card
@@ -113,7 +113,7 @@ def test_without_obedience_the_likeness_decides_and_says_so() -> None:
     pick = select(cards, POLICY)
     assert (pick.scorecard.epoch, pick.fidelity) == (2, pytest.approx(0.6))
     assert "the likeness alone decides" in " ".join(pick.reasons)
-    assert "The floor of prompt_fidelity was not checked" in " ".join(pick.reasons)
+    assert "The minimum of prompt_fidelity was not checked" in " ".join(pick.reasons)
 
 
 def test_without_likeness_the_loss_decides_and_without_a_loss_the_last_epoch() -> None:
@@ -121,7 +121,7 @@ def test_without_likeness_the_loss_decides_and_without_a_loss_the_last_epoch() -
     cards.append(without(card(4, 0.5, 0.9), "subject_fidelity"))
     pick = select(cards, POLICY)
     assert (pick.scorecard.epoch, pick.fidelity) == (3, None)
-    assert "the last epoch within the limits is taken" in " ".join(pick.reasons)
+    assert "the last epoch within the limits is selected" in " ".join(pick.reasons)
     assert not no_learning(0.5, 4)(cards)
     assert not has_plateaued(POLICY, 1)(cards)
     for one, loss in zip(cards, (0.4, 0.2, 0.3, 0.1), strict=True):
@@ -129,7 +129,7 @@ def test_without_likeness_the_loss_decides_and_without_a_loss_the_last_epoch() -
         one.by_probe["validation_loss"] = [loss - 0.1, loss + 0.1]
     pick = select(cards, POLICY)
     assert pick.scorecard.epoch == 2
-    assert worth(cards[1]) > worth(cards[2]) > 0
+    assert comparison_value(cards[1]) > comparison_value(cards[2]) > 0
     assert fidelity(cards[1]) is None
     assert "the loss on the held-out images decides" in " ".join(pick.reasons)
 
@@ -140,7 +140,7 @@ def test_rules_get_by_without_a_score_or_an_epoch() -> None:
     cards = [without(card(e, e / 4, 0.1), "prompt_fidelity") for e in (1, 2)]
     pick = select(cards, weighted)
     assert pick.scorecard.epoch == 2
-    assert "Left out of the sum, as it cannot be measured: prompt_fidelity." in pick.reasons
+    assert "Left out of the sum because it cannot be measured: prompt_fidelity." in pick.reasons
     check_scores(weighted, ["subject_fidelity"])
     with pytest.raises(ConfigError, match="there is no subject_fidelity"):
         check_scores(PolicyConfig(rule="max_subject_fidelity"), ["prompt_fidelity"])

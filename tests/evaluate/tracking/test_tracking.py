@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evaluate.tracking.mlflow_store import MlflowStore, TrackedRun
-from evaluate.tracking.tracking_uri import check_tracking, refusal
+from evaluate.tracking.tracking_uri import check_tracking, refusal_reason
 from train.errors import ConfigError
 
 OLD, NEW = "451aebb31d03", "ffffffffffff"  # MLflow's first schema, and none that it knows
@@ -109,7 +109,7 @@ def test_a_wrong_store_stops_no_work_that_is_under_way(
             assert store.client
     (said,) = caplog.messages
     assert said.startswith("MLflow: MLFLOW_TRACKING_URI: ./mlruns is a folder")
-    assert said.endswith("its part is logged once that is fixed")
+    assert said.endswith("its data is logged once that is fixed")
 
 
 def test_a_damaged_memory_of_a_run_is_none(tmp_path: Path) -> None:
@@ -159,5 +159,5 @@ def test_a_server_that_refuses_is_not_away(
 
 def test_another_databases_schema_is_told_from_its_error() -> None:
     error = ValueError(f"Detected out-of-date database schema (found version {OLD}, but ...")
-    said = refusal(error, "postgresql://me:secret@host/db")
+    said = refusal_reason(error, "postgresql://me:secret@host/db")
     assert "mlflow db upgrade 'postgresql://me:***@host/db'" in said

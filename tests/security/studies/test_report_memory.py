@@ -17,9 +17,9 @@ from evaluate.images import contact_sheet as sheets
 from evaluate.images.contact_sheet import (
     CELL,
     CELLS,
-    cells_of,
-    places_of,
+    read_cells,
     read_png,
+    read_positions,
     read_sheet,
     save_sheet,
 )
@@ -47,15 +47,15 @@ def test_places_are_read_without_the_pixels(
         raise AssertionError("its pixels are read")
 
     monkeypatch.setattr(sheets, "_in_rgb", load)
-    assert [*places_of(file)] == [f"fresh {i}" for i in range(20)]
-    assert cells_of(file, ["fresh 99"]) == {}
+    assert [*read_positions(file)] == [f"fresh {i}" for i in range(20)]
+    assert read_cells(file, ["fresh 99"]) == {}
 
 
 def test_pictures_that_are_not_wanted_are_not_cut_out(tmp_path: Path) -> None:
     file = saved_sheet(tmp_path / "a.png")
-    assert [*cells_of(file, ["fresh 3", "fresh 99", "fresh 1"])] == ["fresh 3", "fresh 1"]
-    assert len(cells_of(file)) == 20
-    assert cells_of(file, ["fresh 3"])["fresh 3"].image.size == (CELL, CELL)
+    assert [*read_cells(file, ["fresh 3", "fresh 99", "fresh 1"])] == ["fresh 3", "fresh 1"]
+    assert len(read_cells(file)) == 20
+    assert read_cells(file, ["fresh 3"])["fresh 3"].image.size == (CELL, CELL)
 
 
 def test_a_sheet_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_a_sheet_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             patch.setattr(sheets, limit, most)
             with pytest.raises(UntrustedFileError, match=words):
                 read_sheet(file)
-            assert places_of(file) == {}
+            assert read_positions(file) == {}
 
 
 def test_a_png_of_very_many_chunks_is_none_of_this_program(tmp_path: Path) -> None:
