@@ -96,7 +96,7 @@ def read_probe_images(file: Path, rows: Collection[int]) -> dict[int, Image.Imag
 
 
 def _row(name: str) -> int | None:
-    """The row of a probe in its set, by the name of its image on a sheet; None: it is not a probe."""
+    """The row of a probe in its set, by its image's name on a sheet; None: it is not a probe."""
     role, _, number = name.partition(" ")
     return int(number) if number.isdecimal() and role != COPY else None
 
