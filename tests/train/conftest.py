@@ -26,7 +26,7 @@ from train.resume.run_files import state_file
 
 
 @pytest.fixture
-def trial(base_folder: Path, picture_folder: Path) -> Callable[..., TrialConfig]:
+def trial(base_folder: Path, image_folder: Path) -> Callable[..., TrialConfig]:
     """Makes a trial; what is given are settings of `training`, and other parts by their name."""
 
     def made(**settings: Any) -> TrialConfig:
@@ -34,7 +34,7 @@ def trial(base_folder: Path, picture_folder: Path) -> Callable[..., TrialConfig]
         parts = {name: settings.pop(name) for name in names & set(settings)}
         training = {"epochs": 2, "batch_size": 2, "save_precision": "fp32", **settings}
         config = TrialConfig(
-            data=DataConfig(path=str(picture_folder), resolution=32),
+            data=DataConfig(path=str(image_folder), resolution=32),
             base=BaseConfig(path=str(base_folder), device="cpu"),
             network=NetworkConfig(rank=4, alpha=2.0, conv_rank=2),
             optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3},
@@ -56,9 +56,9 @@ def exact_base(base_folder: Path) -> BaseModel:
     return base
 
 
-def train(base: BaseModel, pictures: Dataset, *members: TrialSpec, **more: Any) -> list[Epoch]:
+def train(base: BaseModel, dataset: Dataset, *members: TrialSpec, **more: Any) -> list[Epoch]:
     """Trains to the end."""
-    return list(Trainer(base, pictures, list(members), **more))
+    return list(Trainer(base, dataset, list(members), **more))
 
 
 def command(config: TrialConfig, folder: Path, **more: Any) -> TrainConfig:

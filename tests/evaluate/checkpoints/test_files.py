@@ -72,8 +72,8 @@ def test_the_order_is_that_in_which_trainers_saved(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, names: Names, unit: str, expected: list[int]
 ) -> None:
     make(tmp_path, names)
-    found, numbers = ordered(tmp_path, "**/*.safetensors")
-    assert (found, list(numbers.values())) == (unit, expected)
+    result, numbers = ordered(tmp_path, "**/*.safetensors")
+    assert (result, list(numbers.values())) == (unit, expected)
     assert not [line for line in caplog.messages if "metadata" in line or "runs" in line]
     if "me_20240103" not in names:
         assert list(numbers) == names
@@ -102,10 +102,10 @@ def test_metadata_are_believed_and_contradictions_told(
 
 def test_metadata_that_do_not_tell_files_apart_leave_it_to_the_names(tmp_path: Path) -> None:
     names = ["me-000001", "me-000002", "me-000003"]
-    for told in ({"ss_epoch": "10"}, {"ss_epoch": "10", "ss_steps": "700"}, {"ss_epoch": "²"},
+    for reported in ({"ss_epoch": "10"}, {"ss_epoch": "10", "ss_steps": "700"}, {"ss_epoch": "²"},
                  {"ss_epoch": "9" * 5000}, {"training_info": '{"step": Infinity}'},
                  {"training_info": "[" * 9000}, {"training_info": "[1]"}):  # fmt: skip
-        make(tmp_path, names, dict.fromkeys(names, told))
+        make(tmp_path, names, dict.fromkeys(names, reported))
         assert ordered(tmp_path) == ("epoch", dict(zip(names, (1, 2, 3), strict=True)))
 
 
@@ -188,9 +188,9 @@ def test_what_is_typed_is_a_file_a_folder_or_a_pattern(
                     "kohya/me-000005-state/model", "{a,b} *?"])  # fmt: skip
     (tmp_path / "peft" / "adapter_config.json").write_text("{}")
     (tmp_path / "sub" / "sample.png").touch()
-    found = [str(file.relative_to(tmp_path)).removesuffix(".safetensors")
+    result = [str(file.relative_to(tmp_path)).removesuffix(".safetensors")
              for file in find(f"{tmp_path}/{typed}")]  # fmt: skip
-    assert found == expected
+    assert result == expected
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

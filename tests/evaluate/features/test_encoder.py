@@ -30,17 +30,17 @@ def test_features_are_unit_vectors_of_one_space() -> None:
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    bare = tmp_path / "clip"
-    shutil.copytree(EMBEDDED_FOLDER, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    without_lora = tmp_path / "clip"
+    shutil.copytree(EMBEDDED_FOLDER, without_lora, ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(ConfigError, match=r"scores\.clip_model"):
-        ClipEncoder(str(bare), CPU)
+        ClipEncoder(str(without_lora), CPU)
 
 
 def test_an_architecture_with_weights_from_a_file(tmp_path: Path) -> None:
-    about = json.loads((EMBEDDED_FOLDER / "open_clip_config.json").read_text())
-    for key in [key for key in about["model_cfg"]["text_cfg"] if "tokenizer" in key]:
-        del about["model_cfg"]["text_cfg"][key]  # it would be asked of the hub
-    (tmp_path / "tiny.json").write_text(json.dumps(about["model_cfg"]))
+    metadata = json.loads((EMBEDDED_FOLDER / "open_clip_config.json").read_text())
+    for key in [key for key in metadata["model_cfg"]["text_cfg"] if "tokenizer" in key]:
+        del metadata["model_cfg"]["text_cfg"][key]  # it would be asked of the hub
+    (tmp_path / "tiny.json").write_text(json.dumps(metadata["model_cfg"]))
     open_clip.add_model_config(tmp_path / "tiny.json")
     weights = next(EMBEDDED_FOLDER.glob("*.safetensors"))
     same, images = ClipEncoder(f"tiny@{weights}", CPU), torch.rand(2, 3, 32, 32)

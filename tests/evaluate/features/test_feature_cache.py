@@ -39,20 +39,22 @@ def same(one: ImageFeatures, other: ImageFeatures) -> bool:
 def test_readings_are_kept_by_content(tmp_path: Path) -> None:
     encoder = ClipEncoder("puppets", torch.device("cpu"))
     images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    seen: list[int] = []
-    bodies = Counting(encoder, pose_source(ScoresConfig(), encoder), seen)
+    observed: list[int] = []
+    bodies = Counting(encoder, pose_source(ScoresConfig(), encoder), observed)
     cache, countdown = FeatureCache(bodies, tmp_path), Countdown("reads", 10)
     first = cache.extract(images, countdown)
-    assert (seen, countdown.done) == ([5], 5)
+    assert (observed, countdown.done) == ([5], 5)
     assert same(cache.extract(images, countdown), first)
-    assert (seen, countdown.total) == ([5], 5)
+    assert (observed, countdown.total) == ([5], 5)
     cache.extract(images.flip(0), countdown)
-    FeatureCache(Counting(encoder, LayoutPoses(encoder), seen), tmp_path).extract(images, countdown)
-    assert seen == [5, 5, 5], "other images, or another source of poses, are read"
+    FeatureCache(Counting(encoder, LayoutPoses(encoder), observed), tmp_path).extract(
+        images, countdown
+    )
+    assert observed == [5, 5, 5], "other images, or another source of poses, are read"
     for file in tmp_path.glob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:200])
     assert same(cache.extract(images, countdown), first), "a damaged file is made anew"
-    assert seen == [5, 5, 5, 5]
+    assert observed == [5, 5, 5, 5]
 
 
 def test_a_long_stage_says_how_far_it_is(

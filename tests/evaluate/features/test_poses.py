@@ -38,8 +38,8 @@ def people(*some: dict[str, Tensor]) -> PersonPoses:
     source = object.__new__(PersonPoses)
     PersonPoses.__mro__[1].__init__(source, "keypointrcnn", None)  # type: ignore[misc]
     source.device = CPU
-    found = {key: torch.cat([one[key] for one in some]) for key in person(1, 1)}
-    source.joints = lambda images: [found]
+    result = {key: torch.cat([one[key] for one in some]) for key in person(1, 1)}
+    source.joints = lambda images: [result]
     return source
 
 

@@ -56,31 +56,31 @@ def test_pictures_of_a_base_that_draws_otherwise_are_not_taken(
     config: BaseConfig, tmp_path: Path
 ) -> None:
     """After a wrong prediction type is corrected, for example."""
-    drawn = {}
+    sampled = {}
     for number, (name, base) in enumerate(bases(config).items(), start=1):
-        drawn[name] = BaselineImages(base, 16, QUICK, tmp_path).generate(PROBES)
+        sampled[name] = BaselineImages(base, 16, QUICK, tmp_path).generate(PROBES)
         assert len(list(tmp_path.glob("base-*.safetensors"))) == number, name
     for name in ("clip_skip", "prediction", "zero SNR", "betas"):
         other = "prediction" if name == "zero SNR" else "plain"
-        assert not torch.equal(drawn[name], drawn[other]), name
+        assert not torch.equal(sampled[name], sampled[other]), name
     before = sorted(file.name for file in tmp_path.glob("base-*.safetensors"))
-    again = bases(config)["prediction"]
+    repeated = bases(config)["prediction"]
     assert torch.equal(
-        BaselineImages(again, 16, QUICK, tmp_path).generate(PROBES), drawn["prediction"]
+        BaselineImages(repeated, 16, QUICK, tmp_path).generate(PROBES), sampled["prediction"]
     )
     for settings in (ProbesConfig(steps=2), ProbesConfig(steps=1, guidance=2.0)):
-        BaselineImages(again, 16, settings, tmp_path).generate(PROBES)
-    BaselineImages(again, 32, QUICK, tmp_path).generate(PROBES)
+        BaselineImages(repeated, 16, settings, tmp_path).generate(PROBES)
+    BaselineImages(repeated, 32, QUICK, tmp_path).generate(PROBES)
     assert len(list(tmp_path.glob("base-*.safetensors"))) == len(before) + 3
 
 
 def test_damaged_pictures_of_the_base_are_made_again(base: BaseModel, tmp_path: Path) -> None:
     baseline = BaselineImages(base, 16, QUICK, tmp_path)
-    drawn = baseline.generate(PROBES)
+    sampled = baseline.generate(PROBES)
     (file,) = tmp_path.glob("base-*.safetensors")
     for content in (b"", file.read_bytes()[:-5]):
         file.write_bytes(content)
-        assert torch.equal(baseline.generate(PROBES), drawn)
+        assert torch.equal(baseline.generate(PROBES), sampled)
 
 
 def test_sdxl_has_no_clip_skip(xl_folder: Path) -> None:
@@ -98,8 +98,8 @@ def test_scores_are_not_taken_of_a_file_of_other_strength(tmp_path: Path) -> Non
     file, settings = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
     save_file({"base_model.model.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3)}, file)
     settings.write_text(json.dumps({"lora_alpha": 8}))
-    ledger = ScoreCache(tmp_path, {"data": "1"})
-    ledger.add(card(file))
+    cache = ScoreCache(tmp_path, {"data": "1"})
+    cache.add(card(file))
     assert ScoreCache(tmp_path, {"data": "1"}).find(file)
     assert not ScoreCache(tmp_path, {"data": "2"}).find(file)
     settings.write_text(json.dumps({"lora_alpha": 100}))
@@ -115,14 +115,14 @@ def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
     file = tmp_path / "x.safetensors"
     save_file({"a": torch.ones(1)}, file)
     (tmp_path / "scorecards.json").write_text(content)
-    ledger = ScoreCache(tmp_path, {"data": "1"})
-    assert ledger.find(file) is None
-    ledger.add(card(file))
+    cache = ScoreCache(tmp_path, {"data": "1"})
+    assert cache.find(file) is None
+    cache.add(card(file))
     assert ScoreCache(tmp_path, {"data": "1"}).find(file) == card(file)
 
 
 @pytest.mark.parametrize(
-    ("about", "words"),
+    ("metadata", "words"),
     [
         ({"ss_clip_skip": "2"}, "clip_skip 2; they are scored with 1 (base.clip_skip=2 scores"),
         ({"modelspec.encoder_layer": "2"}, "clip_skip 2"),
@@ -144,9 +144,9 @@ def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
     ],
 )
 def test_what_files_say_of_their_training_is_compared(
-    base: BaseModel, about: dict[str, str], words: str
+    base: BaseModel, metadata: dict[str, str], words: str
 ) -> None:
-    lines = mismatch_warnings([about, about, {}], base, DataConfig(trigger="sks person"))
+    lines = mismatch_warnings([metadata, metadata, {}], base, DataConfig(trigger="sks person"))
     assert len(lines) == bool(words)
     if words:
         assert words in lines[0]

@@ -25,8 +25,8 @@ ROLES = (FRESH, FRESH, CLASS, CAPTION)
 
 
 def probes() -> ProbeSet:
-    made = [Probe(f"prompt {i}", f"prompt {i}", i, role, {}) for i, role in enumerate(ROLES)]
-    return ProbeSet(made, load_attributes("puppets"), "puppet", {})
+    created = [Probe(f"prompt {i}", f"prompt {i}", i, role, {}) for i, role in enumerate(ROLES)]
+    return ProbeSet(created, load_attributes("puppets"), "puppet", {})
 
 
 def card(epoch: int, copies: dict[int, int]) -> Scorecard:
@@ -53,13 +53,13 @@ def test_a_copy_stands_beside_its_training_picture(tmp_path: Path) -> None:
     assert [copied[f"fresh {k}"].flagged for k in range(2)] == [False, True]
     assert copied["fresh 1"].label == "prompt 1"
     grid = epoch_grid(files, selected=1)
-    found = {grid.getpixel((x, y)) for x in range(grid.width) for y in range(grid.height)}
-    assert {(10,) * 3, (11,) * 3, (20,) * 3, (21,) * 3, (255,) * 3, RED} <= found
-    assert (13,) * 3 not in found, "fresh probes alone"
+    result = {grid.getpixel((x, y)) for x in range(grid.width) for y in range(grid.height)}
+    assert {(10,) * 3, (11,) * 3, (20,) * 3, (21,) * 3, (255,) * 3, RED} <= result
+    assert (13,) * 3 not in result, "fresh probes alone"
 
 
 def test_a_large_data_set_is_shown_in_part() -> None:
-    pictures = [(torch.zeros(3, 8, 8), f"caption {i}") for i in range(500)]
-    sheet = data_sheet(pictures, pictures[:3])
-    small = data_sheet(pictures[:120], pictures[:3])
+    images = [(torch.zeros(3, 8, 8), f"caption {i}") for i in range(500)]
+    sheet = data_sheet(images, images[:3])
+    small = data_sheet(images[:120], images[:3])
     assert 0.7 * small.height < sheet.height <= small.height

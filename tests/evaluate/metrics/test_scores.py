@@ -46,10 +46,8 @@ PROBES = ProbesConfig(attributes="puppets", count=32, steps=8, guidance=3.0)
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     cache = tmp_path_factory.mktemp("cache")
     base = load_base(BaseConfig(device="cpu"))
-    pictures = load_dataset(DataConfig(resolution=32))
-    return Scorer(
-        base, pictures, DataConfig(resolution=32), PROBES, ScoresConfig(baseline=2), cache
-    )
+    dataset = load_dataset(DataConfig(resolution=32))
+    return Scorer(base, dataset, DataConfig(resolution=32), PROBES, ScoresConfig(baseline=2), cache)
 
 
 def score(scorer: Scorer, images: Tensor) -> Scorecard:
@@ -63,13 +61,13 @@ def as_asked(scorer: Scorer, wild: bool, bleeding: bool = False) -> list[Puppet]
     """What every probe asks for, drawn: of the training character, or of ordinary puppets."""
     random, puppets = Random(3), []
     for probe in scorer.probe_set.probes:
-        asked = probe.asked
+        requested = probe.asked
         known = wild and (probe.role != CLASS or bleeding)
         looks = CHARACTERS[0] if known else ordinary_looks(random)
-        if asked:
-            outfit = asked["shirt"].split()[0], asked["trousers"].split()[0]
+        if requested:
+            outfit = requested["shirt"].split()[0], requested["trousers"].split()[0]
             looks = with_outfit(looks, random, *outfit)
-        pose = asked.get("arms"), asked.get("legs"), asked.get("background")
+        pose = requested.get("arms"), requested.get("legs"), requested.get("background")
         puppets.append(sample_puppet(random, looks, *pose))
     return puppets
 
@@ -96,11 +94,11 @@ def test_the_scores_tell_ideal_copying_and_untrained_apart(scorer: Scorer) -> No
 
 
 def test_a_lora_that_changes_the_class_is_said_to_bleed(scorer: Scorer) -> None:
-    kept = score(scorer, drawn(as_asked(scorer, wild=True))).scores["class_bleed"]
+    remaining = score(scorer, drawn(as_asked(scorer, wild=True))).scores["class_bleed"]
     bled = score(scorer, drawn(as_asked(scorer, wild=True, bleeding=True))).scores["class_bleed"]
-    assert kept.value < 0.2
+    assert remaining.value < 0.2
     assert bled.value > 0.6
-    assert bled.low > kept.high
+    assert bled.low > remaining.high
 
 
 def test_a_color_cast_is_measured_in_delta_e(scorer: Scorer) -> None:
@@ -142,9 +140,9 @@ def test_half_copied_is_scored_half(scorer: Scorer) -> None:
 def test_probes_ask_for_what_the_training_pictures_do_not_have(scorer: Scorer) -> None:
     probe_set = scorer.probe_set
     fresh = [probe_set.probes[row] for row in probe_set.rows(FRESH)]
-    asked = {part: {p.asked[part] for p in fresh} for part in ("arms", "background")}
-    assert asked["background"] == {"in a forest", "in the snow", "in a room", "at night"}
-    assert asked["arms"] == {"arms down", "arms raised", "arms flexed"}
+    requested = {part: {p.asked[part] for p in fresh} for part in ("arms", "background")}
+    assert requested["background"] == {"in a forest", "in the snow", "in a room", "at night"}
+    assert requested["arms"] == {"arms down", "arms raised", "arms flexed"}
     assert (len(fresh), len(probe_set.rows(CLASS)), len(probe_set.rows(CAPTION))) == (24, 4, 4)
     for probe in probe_set.probes:
         assert ("sks puppet" in probe.prompt) == (probe.role != CLASS)
@@ -160,13 +158,13 @@ def test_a_picture_is_the_same_alone_and_in_a_pack(scorer: Scorer) -> None:
         for up in adapter.up.values():
             torch.nn.init.normal_(up, std=0.05, generator=random)
     prompts, seeds = [p.prompt for p in scorer.probe_set.probes[:3]], [7, 8, 9]
-    together = generate(base, adapters, prompts, seeds, 32, 4, 3.0)
-    assert together.shape == (2, 3, 3, 32, 32)
-    assert (together[0] - together[1]).abs().max() > 0.05
+    batched = generate(base, adapters, prompts, seeds, 32, 4, 3.0)
+    assert batched.shape == (2, 3, 3, 32, 32)
+    assert (batched[0] - batched[1]).abs().max() > 0.05
     for k, adapter in enumerate(adapters):
         for i in range(3):
-            alone = generate(base, [adapter], prompts[i : i + 1], seeds[i : i + 1], 32, 4, 3.0)
-            torch.testing.assert_close(alone[0, 0], together[k, i], atol=1 / 255, rtol=0)
+            single = generate(base, [adapter], prompts[i : i + 1], seeds[i : i + 1], 32, 4, 3.0)
+            torch.testing.assert_close(single[0, 0], batched[k, i], atol=1 / 255, rtol=0)
 
 
 def test_oks_by_hand() -> None:
@@ -208,11 +206,11 @@ def test_likeness_is_half_where_half_the_way_is_gone_and_none_without_a_subject(
     far = torch.tensor([[-1.0, 0.0]])
     likeness = SubjectFidelity(training, far, torch.zeros(0, 2))
     base, own = (likeness.base_distance, likeness.training_distance)
-    wanted = float((base + own) / 2)
+    expected = float((base + own) / 2)
     turns = torch.linspace(0, 3.14, 2000)
     circle = torch.stack([turns.cos(), turns.sin()], dim=1)
     distances = torch.cdist(circle, training).mean(1)
-    half = circle[(distances - wanted).abs().argmin()].repeat(4, 1)
+    half = circle[(distances - expected).abs().argmin()].repeat(4, 1)
     likeness.update(half, torch.ones(4, dtype=torch.bool))
     assert likeness.compute()[0].item() == pytest.approx(0.5, abs=0.01)
     likeness.reset()

@@ -24,13 +24,13 @@ def test_probes_of_captions_ask_the_base_for_the_class(tmp_path: Path) -> None:
     draw(tmp_path, "a", "b")
     (tmp_path / "a.txt").write_text("ana woman eating a banana")
     (tmp_path / "b.txt").write_text("a banana for ana")
-    pictures = load(tmp_path, trigger="ana woman")
-    made = make_probe_set(
-        ProbesConfig(count=16), load_attributes("puppets"), pictures, Encoder(),  # type: ignore[arg-type]
+    dataset = load(tmp_path, trigger="ana woman")
+    created = make_probe_set(
+        ProbesConfig(count=16), load_attributes("puppets"), dataset, Encoder(),  # type: ignore[arg-type]
         torch.eye(1, 64).expand(2, 64), {},
     )  # fmt: skip
-    asked = {(p.prompt, p.base_prompt) for p in made.probes if p.role == CAPTION}
-    assert asked == {
+    requested = {(p.prompt, p.base_prompt) for p in created.probes if p.role == CAPTION}
+    assert requested == {
         ("ana woman eating a banana", "woman eating a banana"),
         ("a banana for ana", "a banana for woman"),
     }

@@ -36,14 +36,14 @@ def card(
 
 def test_the_best_within_the_limits_wins_over_a_better_one_beyond() -> None:
     cards = [card(1, 0.2, 0.0), card(2, 0.6, 0.1), card(3, 0.9, 0.8)]
-    pick = select(cards, POLICY)
-    assert (pick.scorecard.epoch, pick.feasible) == (2, True)
-    assert "80 % of the images repeat a training pose" in pick.later
+    selection = select(cards, POLICY)
+    assert (selection.scorecard.epoch, selection.feasible) == (2, True)
+    assert "80 % of the images repeat a training pose" in selection.later
 
 
 def test_the_upper_bound_counts_not_the_estimate() -> None:
-    pick = select([card(1, 0.5, 0.1), card(2, 0.9, 0.29)], POLICY)
-    assert pick.scorecard.epoch == 1
+    selection = select([card(1, 0.5, 0.1), card(2, 0.9, 0.29)], POLICY)
+    assert selection.scorecard.epoch == 1
     assert violations(card(2, 0.9, 0.29), POLICY)["pose_memorization"] == pytest.approx(0.04)
 
 
@@ -64,27 +64,27 @@ def test_a_small_lead_on_every_probe_is_no_chance() -> None:
 
 
 def test_what_does_not_listen_is_not_feasible() -> None:
-    deaf = card(2, 0.9, 0.0)
-    deaf.scores["prompt_fidelity"] = Estimate(0.72, 0.66, 0.78)
+    ignoring_prompt = card(2, 0.9, 0.0)
+    ignoring_prompt.scores["prompt_fidelity"] = Estimate(0.72, 0.66, 0.78)
     policy = replace(POLICY, min={"prompt_fidelity": 0.7})
-    pick = select([card(1, 0.5, 0.0), deaf], policy)
-    assert (pick.scorecard.epoch, pick.feasible) == (1, True)
-    assert pick.later == "at epoch 2 prompts are followed only 72 % as well as by the base"
-    alone = select([deaf], policy)
-    assert "72 % (perhaps only 66 %, where 70 % is wanted) as well as" in alone.reasons[0]
+    selection = select([card(1, 0.5, 0.0), ignoring_prompt], policy)
+    assert (selection.scorecard.epoch, selection.feasible) == (1, True)
+    assert selection.later == "at epoch 2 prompts are followed only 72 % as well as by the base"
+    single = select([ignoring_prompt], policy)
+    assert "72 % (perhaps only 66 %, where 70 % is wanted) as well as" in single.reasons[0]
 
 
 def test_none_feasible_is_said_loudly() -> None:
-    pick = select([card(1, 0.5, 0.7), card(2, 0.9, 0.9)], POLICY)
-    assert (pick.scorecard.epoch, pick.feasible) == (1, False)
-    assert "WARNING" in pick.reasons[0]
-    assert "90 % of the images repeat a training pose" in pick.later
+    selection = select([card(1, 0.5, 0.7), card(2, 0.9, 0.9)], POLICY)
+    assert (selection.scorecard.epoch, selection.feasible) == (1, False)
+    assert "WARNING" in selection.reasons[0]
+    assert "90 % of the images repeat a training pose" in selection.later
 
 
 def test_a_wide_interval_alone_is_not_called_a_fault() -> None:
-    pick = select([card(1, 0.5, 0.1, width=0.4), card(2, 0.5, 0.1, width=0.4)], POLICY)
-    assert not pick.feasible
-    assert pick.later == ""
+    selection = select([card(1, 0.5, 0.1, width=0.4), card(2, 0.5, 0.1, width=0.4)], POLICY)
+    assert not selection.feasible
+    assert selection.later == ""
 
 
 def test_other_rules_keep_what_they_say() -> None:
@@ -118,9 +118,9 @@ def test_a_rule_says_what_it_lacks() -> None:
 
 def test_a_score_that_cannot_be_told_has_no_limit() -> None:
     limits = {"pose_memorization": 0.3, "background_leak": 0.3}
-    pick = select([card(1, 0.5, 0.1)], PolicyConfig(max=limits))
-    assert pick.feasible
-    assert "background" not in pick.reasons[1]
+    selection = select([card(1, 0.5, 0.1)], PolicyConfig(max=limits))
+    assert selection.feasible
+    assert "background" not in selection.reasons[1]
 
 
 @pytest.mark.parametrize(

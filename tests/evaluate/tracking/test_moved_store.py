@@ -36,11 +36,11 @@ def test_a_moved_store_has_its_runs_and_its_files(begun: TrackedRun, tmp_path: P
     run.renew({"probes": "1"})
     run.begin({"data": "d"})
     assert run.id == before
-    found = download_artifacts(
+    result = download_artifacts(
         run_id=run.id, artifact_path="notes.txt", tracking_uri=store.uri,
         dst_path=str(tmp_path / "got"),
     )  # fmt: skip
-    assert Path(found).read_text() == "kept"
+    assert Path(result).read_text() == "kept"
     assert len(store.client.search_runs([store.experiment])) == 1
     other = embedded(moved / "mlruns", "other")
     place = other.client.get_experiment(other.experiment).artifact_location
@@ -57,7 +57,7 @@ def test_another_store_gets_a_run_of_its_own(begun: TrackedRun, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("about", "new"),
+    ("metadata", "new"),
     [
         ({"probes": "1", "epoch 1": "w"}, False),
         ({"probes": "1", "epoch 2": "v"}, False),  # one more file
@@ -66,10 +66,10 @@ def test_another_store_gets_a_run_of_its_own(begun: TrackedRun, tmp_path: Path) 
     ],
 )
 def test_a_run_of_something_else_is_another_run(
-    begun: TrackedRun, about: dict[str, str], new: bool
+    begun: TrackedRun, metadata: dict[str, str], new: bool
 ) -> None:
     before = begun.id
-    begun.renew(about)
+    begun.renew(metadata)
     begun.begin({"data": "d"})
     assert (begun.id != before) == new
-    assert begun.recall("about")["probes"] == about["probes"]
+    assert begun.recall("about")["probes"] == metadata["probes"]

@@ -107,9 +107,9 @@ def test_a_wrong_store_stops_no_work_that_is_under_way(
     for _ in range(3):
         with store.tolerate_outage():
             assert store.client
-    (said,) = caplog.messages
-    assert said.startswith("MLflow: MLFLOW_TRACKING_URI: ./mlruns is a folder")
-    assert said.endswith("its data is logged once that is fixed")
+    (message,) = caplog.messages
+    assert message.startswith("MLflow: MLFLOW_TRACKING_URI: ./mlruns is a folder")
+    assert message.endswith("its data is logged once that is fixed")
 
 
 def test_a_damaged_memory_of_a_run_is_none(tmp_path: Path) -> None:
@@ -152,12 +152,12 @@ def test_a_server_that_refuses_is_not_away(
     store = MlflowStore(tmp_path, "x")
     with store.tolerate_outage():
         assert store.client
-    (said,) = caplog.messages
-    assert words in said
-    assert "away" not in said
+    (message,) = caplog.messages
+    assert words in message
+    assert "away" not in message
 
 
 def test_another_databases_schema_is_told_from_its_error() -> None:
     error = ValueError(f"Detected out-of-date database schema (found version {OLD}, but ...")
-    said = refusal_reason(error, "postgresql://me:secret@host/db")
-    assert "mlflow db upgrade 'postgresql://me:***@host/db'" in said
+    message = refusal_reason(error, "postgresql://me:secret@host/db")
+    assert "mlflow db upgrade 'postgresql://me:***@host/db'" in message

@@ -222,18 +222,18 @@ def test_an_epoch_that_is_none_of_its_training(trying: Trying, epoch: str) -> No
 
 
 def test_what_is_named_now_may_be_read(
-    trying: Trying, picture_folder: Path, base_folder: Path
+    trying: Trying, image_folder: Path, base_folder: Path
 ) -> None:
-    elsewhere = {"data.path": str(picture_folder)}
-    with pytest.raises(UserError, match=f"--allow-path={picture_folder}"):
+    elsewhere = {"data.path": str(image_folder)}
+    with pytest.raises(UserError, match=f"--allow-path={image_folder}"):
         trying(f"lora={trying.lora(elsewhere)}")
     with pytest.raises(Trains):
-        trying(f"lora={trying.lora(elsewhere)}", f"data.path={picture_folder}")
-    permissions.allow([picture_folder])
+        trying(f"lora={trying.lora(elsewhere)}", f"data.path={image_folder}")
+    permissions.allow([image_folder])
     with pytest.raises(Trains):
         trying(f"lora={trying.lora(elsewhere)}")
     assert trying.config
-    assert trying.config.data.path == str(picture_folder)
+    assert trying.config.data.path == str(image_folder)
 
     model = {"base.path": str(base_folder)}
     with pytest.raises(UserError, match=r"base\.path: the run used"):
@@ -248,10 +248,10 @@ def test_what_is_named_now_may_be_read(
         trying(f"lora={trying.lora({'base.path': 'evil/model'})}", f"base.path={base_folder}")
 
 
-def test_a_link_does_not_lead_out_of_what_is_named(trying: Trying, picture_folder: Path) -> None:
+def test_a_link_does_not_lead_out_of_what_is_named(trying: Trying, image_folder: Path) -> None:
     inside = trying.folder / "named"
     inside.mkdir()
-    (inside / "pictures").symlink_to(picture_folder)
+    (inside / "pictures").symlink_to(image_folder)
     permissions.allow([inside])
     with pytest.raises(UserError, match=r"data\.path: the run used"):
         trying(f"lora={trying.lora({'data.path': str(inside / 'pictures')})}")

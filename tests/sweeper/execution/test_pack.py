@@ -213,13 +213,13 @@ def test_what_is_not_kept_is_deleted_when_a_trial_ends(
 
 
 def test_a_trial_begins_where_there_is_room(
-    make: Make, base: BaseModel, pictures: Dataset, monkeypatch: pytest.MonkeyPatch
+    make: Make, base: BaseModel, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What those at work have still to write is not free."""
     trials = [make(number) for number in range(3)]
     study, config = trials[0].record.folder.parent.parent, trials[2].config
-    one = trial_size(base, pictures, config)
-    whole = describe(base, pictures, config, 3)
+    one = trial_size(base, dataset, config)
+    whole = describe(base, dataset, config, 3)
     assert "checkpoints of at most" in whole
     assert "(study.keep_checkpoints=best)" in whole
     for trial in trials[:2]:
@@ -228,7 +228,7 @@ def test_a_trial_begins_where_there_is_room(
     def free(count: float) -> str:
         usage = SimpleNamespace(free=MARGIN + count * one)
         monkeypatch.setattr("shutil.disk_usage", lambda place: usage)
-        return too_full(study, base, pictures, config)
+        return too_full(study, base, dataset, config)
 
     assert "are free at" in free(2.9)
     assert free(3.1) == ""
@@ -237,11 +237,11 @@ def test_a_trial_begins_where_there_is_room(
 
 
 def test_what_cannot_join_fails_and_the_others_train(
-    make: Make, run: Run, base: BaseModel, pictures: Dataset
+    make: Make, run: Run, base: BaseModel, dataset: Dataset
 ) -> None:
     trials = [make(0), make(1)]
     other = trial_of(trials[1].config)
-    list(Trainer(base, pictures, [TrialSpec(other, trials[0].record.folder)]))
+    list(Trainer(base, dataset, [TrialSpec(other, trials[0].record.folder)]))
     run(trials, 2)
     assert [trial.record.state for trial in trials] == [FAILED, COMPLETE]
     assert "holds a run of other settings" in trials[0].record.reason

@@ -53,8 +53,8 @@ def train(base: BaseModel, config: TrialConfig, folder: Path) -> bytes:
     return (folder / "lora.safetensors").read_bytes()
 
 
-def encode(base: BaseModel, config: TrialConfig, alone: bool = True) -> EncodedDataset:
-    if alone:  # as another process would find it
+def encode(base: BaseModel, config: TrialConfig, clear_memory: bool = True) -> EncodedDataset:
+    if clear_memory:  # as another process would find it
         latent_cache._recent_datasets.clear()
     return encode_dataset(base, load_dataset(config.data), config)
 
@@ -73,7 +73,7 @@ def test_the_same_lora_from_memory_from_disk_and_without(
     config = replace(config, data=data)
     memory = train(base, config, tmp_path / "memory")
     assert said(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
-    again = train(base, config, tmp_path / "again")
+    repeated = train(base, config, tmp_path / "again")
     assert said(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
     latent_cache._recent_datasets.clear()
     disk = train(base, replace(config, cache="disk"), tmp_path / "disk")
@@ -82,7 +82,7 @@ def test_the_same_lora_from_memory_from_disk_and_without(
     later = train(base, replace(config, cache="disk"), tmp_path / "later")
     assert said(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
     off = train(base, replace(config, cache="off"), tmp_path / "off")
-    assert len({memory, again, disk, later, off}) == 1
+    assert len({memory, repeated, disk, later, off}) == 1
     assert train(base, replace(config, data=replace(data, flip=False)), tmp_path / "x") != memory
 
 
@@ -92,29 +92,29 @@ def test_an_epoch_in_buckets_goes_on_in_its_middle_to_the_same_bytes(
     data = replace(config.data, shuffle_caption=True, flip=True,
                    regularization_path=config.data.path)  # fmt: skip
     config = replace(config, data=data)
-    whole = train(base, config, tmp_path / "whole")
+    full = train(base, config, tmp_path / "whole")
     steps = iter([False] * 14)  # of 10 an epoch
-    pictures, member = load_dataset(data), TrialSpec(config, tmp_path / "broken")
+    dataset, spec = load_dataset(data), TrialSpec(config, tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
-        list(Trainer(base, pictures, [member], should_stop=lambda: next(steps, True)))
+        list(Trainer(base, dataset, [spec], should_stop=lambda: next(steps, True)))
     state = torch.load(tmp_path / "broken" / "lora-state.pt", weights_only=True)
     assert (state["epoch"], len(state["order"])) == (1, 3)
     assert 0 < state["shown"] < 20
-    assert train(base, config, tmp_path / "broken") == whole
+    assert train(base, config, tmp_path / "broken") == full
 
 
 def test_the_file_and_sdxl_are_told_the_sizes(
     base: BaseModel, config: TrialConfig, tmp_path: Path
 ) -> None:
     train(base, config, tmp_path)
-    about = read_metadata(tmp_path / "lora.safetensors")
-    assert json.loads(about["ss_bucket_info"])["buckets"] == {
+    metadata = read_metadata(tmp_path / "lora.safetensors")
+    assert json.loads(metadata["ss_bucket_info"])["buckets"] == {
         "0": {"resolution": [24, 40], "count": 4},
         "1": {"resolution": [32, 32], "count": 2},
         "2": {"resolution": [40, 24], "count": 4},
     }
-    assert about["ss_num_train_images"] == "10"
-    assert json.loads(about["ss_dataset_dirs"]) == {
+    assert metadata["ss_num_train_images"] == "10"
+    assert json.loads(metadata["ss_dataset_dirs"]) == {
         Path(config.data.path).name: {"n_repeats": 2, "img_count": 5}
     }
     sizes = encode(base, config).sizes
@@ -147,12 +147,12 @@ def test_what_is_on_disk_is_never_stale(
     encode(base, replace(config, data=replace(data, resolution=40)))
     assert said(caplog).startswith("latents: 0 from the cache, 5 encoded")
     file = next((tmp_path / "kept").rglob("*.safetensors"))
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
+    full = file.read_bytes()
+    file.write_bytes(full[: len(full) // 2])
     encode(base, config)
     encode(base, replace(config, data=replace(data, resolution=40)))
     assert f"{file} is damaged and is recreated" in caplog.text
-    assert file.read_bytes() == whole
+    assert file.read_bytes() == full
 
 
 def test_what_is_on_disk_is_of_one_base_in_one_precision(
@@ -170,16 +170,16 @@ def test_what_is_on_disk_is_of_one_base_in_one_precision(
         {"path": same, "clip_skip": 2}, {"path": str(moved)},
     ):  # fmt: skip
         caplog.clear()
-        kept = encode_with(replace(config, cache="disk"), **settings)
-        found = "latents: 5 from the cache, 0 encoded; " + TEXTS.format(2, 0)
-        assert (said(caplog) == found) == (settings["path"] == str(moved))
+        remaining = encode_with(replace(config, cache="disk"), **settings)
+        result = "latents: 5 from the cache, 0 encoded; " + TEXTS.format(2, 0)
+        assert (said(caplog) == result) == (settings["path"] == str(moved))
         fresh = encode_with(replace(config, cache="off"), **settings)
-        random, captions = torch.Generator(), [kept.images[0].caption, ""]
-        mean, std = kept.latents_of([0], random)
+        random, captions = torch.Generator(), [remaining.images[0].caption, ""]
+        mean, std = remaining.latents_of([0], random)
         assert torch.equal(mean, fresh.latents_of([0], random)[0]), settings
         assert torch.equal(std, fresh.latents_of([0], random)[1]), settings
-        text, wanted = kept.conditioning(captions), fresh.conditioning(captions)
-        assert all(torch.equal(text[name], wanted[name]) for name in wanted), settings
+        text, expected = remaining.conditioning(captions), fresh.conditioning(captions)
+        assert all(torch.equal(text[name], expected[name]) for name in expected), settings
 
 
 def encode_with(config: TrialConfig, **settings: Any) -> EncodedDataset:
@@ -193,8 +193,8 @@ def test_an_autoencoder_in_another_precision_makes_its_own_latents(
     """In fp16 SDXL's autoencoder is in fp32, but for one whose config says that it need not be."""
     caplog.set_level(logging.INFO, logger="train.cache.latent_cache")
     plain = shutil.copytree(xl_folder, tmp_path / "plain")
-    about = json.loads((plain / "vae" / "config.json").read_text())
-    (plain / "vae" / "config.json").write_text(json.dumps({**about, "force_upcast": False}))
+    metadata = json.loads((plain / "vae" / "config.json").read_text())
+    (plain / "vae" / "config.json").write_text(json.dumps({**metadata, "force_upcast": False}))
     config = replace(config, cache="disk")
     encode_with(config, path=str(xl_folder), precision="fp16")
     caplog.clear()
@@ -202,16 +202,16 @@ def test_an_autoencoder_in_another_precision_makes_its_own_latents(
     assert said(caplog) == "latents: 0 from the cache, 5 encoded; " + TEXTS.format(2, 0)
 
 
-def _work(folder: Path, made: Path) -> None:
+def _work(folder: Path, created: Path) -> None:
     cache = TensorCache(folder)
     with cache.exclusive():
         for key in map(str, range(20)):
-            entry = cache.fetch(key, lambda key=key: _make(made, key))  # type: ignore[misc]
+            entry = cache.fetch(key, lambda key=key: _make(created, key))  # type: ignore[misc]
             assert entry.tensors["x"].item() == int(key)
 
 
-def _make(made: Path, key: str) -> dict[str, torch.Tensor]:
-    with made.open("a") as stream:
+def _make(created: Path, key: str) -> dict[str, torch.Tensor]:
+    with created.open("a") as stream:
         stream.write(f"{key}\n")
     return {"x": torch.tensor([float(key)])}
 
@@ -243,13 +243,13 @@ def test_fixed_latents_are_one_draw_for_each_picture(base: BaseModel, config: Tr
     sampled = encode(base, config)
     fixed = encode(base, replace(config, data=replace(config.data, resample_latents=False)))
     random = torch.Generator()
-    (mean, std), (drawn, none) = (data.latents_of([0], random) for data in (sampled, fixed))
+    (mean, std), (generated, none) = (data.latents_of([0], random) for data in (sampled, fixed))
     assert not none.any()
-    assert ((drawn - mean) / std).std() == pytest.approx(1, abs=0.15)
-    assert torch.equal(fixed.latents_of([0], random)[0], drawn)
+    assert ((generated - mean) / std).std() == pytest.approx(1, abs=0.15)
+    assert torch.equal(fixed.latents_of([0], random)[0], generated)
     other = fixed.latents_of([3], random)[0]
-    assert other.shape == drawn.shape
-    assert not torch.equal((other - sampled.latents_of([3], random)[0]), drawn - mean)
+    assert other.shape == generated.shape
+    assert not torch.equal((other - sampled.latents_of([3], random)[0]), generated - mean)
 
 
 def test_variants_are_drawn_from_the_members_stream(base: BaseModel, config: TrialConfig) -> None:
@@ -266,9 +266,9 @@ def test_variants_are_drawn_from_the_members_stream(base: BaseModel, config: Tri
     plain, flipped = (encoded.latents[0, flip].tensors["mean"] for flip in (False, True))
     pixels = cropped(encoded.images[0], encoded.crops[0]).flip(-1).unsqueeze(0)
     assert torch.equal(latent_cache.encode_latents(base, pixels)[0][0], flipped)
-    shown = [encoded.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(20)]
-    assert 3 < sum(torch.equal(one, flipped) for one in shown) < 17
-    assert all(torch.equal(one, flipped) or torch.equal(one, plain) for one in shown)
+    output = [encoded.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(20)]
+    assert 3 < sum(torch.equal(one, flipped) for one in output) < 17
+    assert all(torch.equal(one, flipped) or torch.equal(one, plain) for one in output)
 
 
 def test_colors_change_only_where_nothing_is_kept(base: BaseModel, config: TrialConfig) -> None:
@@ -276,13 +276,13 @@ def test_colors_change_only_where_nothing_is_kept(base: BaseModel, config: Trial
     with pytest.raises(DataError, match="cache=off"):
         encode(base, replace(config, data=data))
     free = encode(base, replace(config, data=data, cache="off"))
-    bare = encode(base, config).latents[0, False].tensors["mean"]
+    without_lora = encode(base, config).latents[0, False].tensors["mean"]
     means = [free.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(24)]
-    again = [free.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(24)]
-    assert all(torch.equal(one, other) for one, other in zip(means, again, strict=True))
-    changed = [mean for mean in means if not torch.equal(mean, bare)]
+    repeated = [free.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(24)]
+    assert all(torch.equal(one, other) for one, other in zip(means, repeated, strict=True))
+    changed = [mean for mean in means if not torch.equal(mean, without_lora)]
     assert 2 < len(changed) < 16
-    assert all((mean - bare).abs().mean() < bare.std() for mean in changed)
+    assert all((mean - without_lora).abs().mean() < without_lora.std() for mean in changed)
 
 
 def test_a_size_that_the_base_cannot_take_is_named(base: BaseModel, config: TrialConfig) -> None:

@@ -43,9 +43,9 @@ def test_a_text_is_taken_as_it_is_typed(typed: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_any_text_survives_its_quotes() -> None:
-    pick, parser = random.Random(0), OverridesParser.create()
+    selection, parser = random.Random(0), OverridesParser.create()
     for _ in range(1500):
-        text = "".join(pick.choices(ALPHABET, k=pick.randint(0, 9)))
+        text = "".join(selection.choices(ALPHABET, k=selection.randint(0, 9)))
         assert unquoted(quoted(text)) == text
         assert as_typed(f"data.trigger={quoted(text)}") == f"data.trigger={text}"
         value = str(parser.parse_override(f"x={quoted(text)}").value())
@@ -86,7 +86,7 @@ def test_a_logged_text_is_no_interpolation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["data.trigger=sks", "dog"], 'needs quotes: "data.trigger=sks dog"'),
         (["data.trigger=sks", "old", "dog", "-m"], '"data.trigger=sks old dog"'),
@@ -113,16 +113,16 @@ def test_a_logged_text_is_no_interpolation() -> None:
         (["data.path=a\0b"], "NUL"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line(arguments: list[str], said: str) -> None:
-    with pytest.raises(SystemExit) as end:
+def test_what_cannot_be_meant_is_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         preflight("evaluate", arguments, EvaluateConfig, check_evaluate)
-    assert said in str(end.value.code)
-    assert str(end.value.code).startswith("error: ")
-    assert "\n" not in str(end.value.code)
+    assert message in str(exit_info.value.code)
+    assert str(exit_info.value.code).startswith("error: ")
+    assert "\n" not in str(exit_info.value.code)
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         ("epochs", "training.epochs"),
         ("lr", "optimizer.lr"),
@@ -132,10 +132,10 @@ def test_what_cannot_be_meant_is_one_line(arguments: list[str], said: str) -> No
         ("trainng.epochs", "training.epochs"),
     ],
 )
-def test_suggestions_are_what_people_mean(typed: str, said: str) -> None:
-    with pytest.raises(SystemExit) as end:
+def test_suggestions_are_what_people_mean(typed: str, message: str) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         preflight("sweep", [f"{typed}=3"], SweepConfig, check_sweep)
-    assert f"did you mean {said}" in str(end.value.code)
+    assert f"did you mean {message}" in str(exit_info.value.code)
     assert suggest_setting("zzzzzz", ["a.b"]) == ""
 
 
@@ -190,7 +190,7 @@ def test_ranges_without_values_are_refused(swept: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (["\N{EM DASH}data.path=/x"], "typed without dashes, as in data.path=/x"),
         (["\N{EN DASH}\N{EN DASH}data.path", "/x"], "typed without dashes, as in data.path=/x"),
@@ -202,7 +202,7 @@ def test_ranges_without_values_are_refused(swept: str) -> None:
         (["-m", "hydra.sweeper.n_trials=1,2"], "n_trials: is the same for all trials"),
     ],
 )
-def test_a_slip_of_the_keyboard_is_told_what_to_type(line: list[str], said: str) -> None:
-    with pytest.raises(SystemExit) as end:
+def test_a_slip_of_the_keyboard_is_told_what_to_type(line: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         preflight("sweep", line, SweepConfig, check_sweep)
-    assert said in str(end.value.code)
+    assert message in str(exit_info.value.code)

@@ -86,9 +86,9 @@ def test_own_pictures_on_the_embedded_base_and_its_pictures_on_another() -> None
     ],
 )
 def test_what_does_not_go_together(line: list[str], words: str) -> None:
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as exit_info:
         preflight("sweep", line, SweepConfig, check_sweep)
-    assert str(end.value.code).replace("'", "").startswith(f"error: {words}".replace("'", ""))
+    assert str(exit_info.value.code).replace("'", "").startswith(f"error: {words}".replace("'", ""))
 
 
 def test_a_base_in_local_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,13 +43,13 @@ def test_presets_are_the_guides_numbers(
     assert small.optimizer["lr"] >= 20 * lr, "the embedded base learns nothing at a real one's rate"
 
 
-@pytest.mark.parametrize(("preset", "few"), [("character", 15), ("style", 50), ("concept", 15)])
+@pytest.mark.parametrize(("preset", "minimum"), [("character", 15), ("style", 50), ("concept", 15)])
 def test_a_preset_says_how_many_pictures_are_few_for_it(
-    picture_folder: Path, preset: str, few: int
+    image_folder: Path, preset: str, minimum: int
 ) -> None:
-    mine = [f"data.path={picture_folder}", "data.trigger=sks puppet"]
-    config = chosen(REAL, f"preset={preset}", *mine)
-    assert f"only 6 images; {few} or more" in load_dataset(config.data).report()
+    custom = [f"data.path={image_folder}", "data.trigger=sks puppet"]
+    config = chosen(REAL, f"preset={preset}", *custom)
+    assert f"only 6 images; {minimum} or more" in load_dataset(config.data).report()
 
 
 def test_the_command_line_beats_a_preset() -> None:

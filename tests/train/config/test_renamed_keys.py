@@ -67,9 +67,9 @@ OF_REPRODUCE = {"anyway=true": "force=true", "keep=all": "keep_checkpoints=all"}
 
 
 def refused(name: str, schema: type[Any], line: list[str]) -> str:
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as exit_info:
         preflight(name, line, schema, lambda config: None)
-    return str(end.value.code)
+    return str(exit_info.value.code)
 
 
 @pytest.mark.parametrize("typed", TYPED)
@@ -139,8 +139,8 @@ def test_damaged_settings_are_left_for_their_check(odd: dict[str, Any]) -> None:
 
 
 def test_what_a_study_shares() -> None:
-    about = {"data.latents": "fixed", "training.oom": "stop", "network.rank": "8"}
-    assert migrate_flat_keys(about) == {
+    metadata = {"data.latents": "fixed", "training.oom": "stop", "network.rank": "8"}
+    assert migrate_flat_keys(metadata) == {
         "data.resample_latents": "False", "training.on_oom": "fail", "network.rank": "8",
     }  # fmt: skip
     assert migrate_flat_keys({"search of scheduler.warmup": "0, 1"}) == {

@@ -52,11 +52,11 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_own_defaults_beat_the_shipped_ones_and_the_command_line_beats_them(conf: Path) -> None:
-    mine = settings("sweep", SweepConfig)
-    assert (mine.data.trigger, mine.study.root) == ("mine person", "/big/disk")
-    assert mine.optimizer["_target_"].endswith("Lion")
-    told = ["data.trigger=other", "optimizer=adamw", "study.root=here"]
-    now = settings("sweep", SweepConfig, told)
+    custom = settings("sweep", SweepConfig)
+    assert (custom.data.trigger, custom.study.root) == ("mine person", "/big/disk")
+    assert custom.optimizer["_target_"].endswith("Lion")
+    reported = ["data.trigger=other", "optimizer=adamw", "study.root=here"]
+    now = settings("sweep", SweepConfig, reported)
     assert (now.data.trigger, now.study.root) == ("other", "here")
     assert now.optimizer["_target_"].endswith("AdamW")
     with initialize_config_dir(str(conf), version_base=HYDRA_VERSION):
@@ -83,9 +83,9 @@ def test_own_defaults_of_other_commands_are_left_out(conf: Path) -> None:
 )
 def test_a_wrong_own_default_is_named(conf: Path, line: str, words: str) -> None:
     (conf / "local.yaml").write_text(line)
-    with pytest.raises(SystemExit, match=f"error: {words}") as end:
+    with pytest.raises(SystemExit, match=f"error: {words}") as exit_info:
         preflight("sweep", [], SweepConfig, check_sweep)
-    assert "\n" not in str(end.value)
+    assert "\n" not in str(exit_info.value)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_a_wrong_own_default_is_named(conf: Path, line: str, words: str) -> None
     ],
 )
 def test_a_wrong_entry_of_a_setting_is_named(line: str, words: str) -> None:
-    with pytest.raises(SystemExit, match=f"^error: {words}") as end:
+    with pytest.raises(SystemExit, match=f"^error: {words}") as exit_info:
         preflight("sweep", [line], SweepConfig, check_sweep)
-    assert "\n" not in str(end.value)
+    assert "\n" not in str(exit_info.value)
 
 
 @pytest.fixture
@@ -150,9 +150,9 @@ def test_help_has_examples_and_the_settings(
 
 def test_info_says_how_the_settings_are_composed_and_cfg_what_they_are(said: Said) -> None:
     assert "main     | file://" in said("train", TrainConfig, "--info")
-    shown = said("train", TrainConfig, "--cfg", "job")
-    assert "rank: 8" in shown
-    assert "${" not in shown
+    output = said("train", TrainConfig, "--cfg", "job")
+    assert "rank: 8" in output
+    assert "${" not in output
 
 
 def test_the_tab_key_completes_a_module(said: Said, tmp_path: Path) -> None:
@@ -171,11 +171,11 @@ def completed(line: str, folder: Path) -> list[str]:
         f"{BASH}\nCOMP_LINE='{program} -m {line}'; COMP_WORDS=($COMP_LINE); "
         "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _lorasweep"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "-c", f"{script}; echo ${{COMPREPLY[*]}}"], capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=True,
     )  # fmt: skip
-    return done.stdout.split()
+    return process.stdout.split()
 
 
 @pytest.mark.parametrize(

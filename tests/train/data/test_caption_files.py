@@ -42,17 +42,17 @@ JOERG = "sks dog und Jörg"
 def test_captions_in_any_encoding(tmp_path: Path, data: bytes, text: str, guess: str) -> None:
     draw(tmp_path, "a")
     (tmp_path / "a.txt").write_bytes(data)
-    pictures = load(tmp_path)
-    assert shown(pictures)["a"][0] == (text or "sks dog")
-    said = pictures.report()
-    assert ("has no caption" in said) == (not text)
+    dataset = load(tmp_path)
+    assert shown(dataset)["a"][0] == (text or "sks dog")
+    message = dataset.report()
+    assert ("has no caption" in message) == (not text)
     guesses = ("UTF-16", "Windows-1252", "several lines", "control characters")
-    assert any(word in said for word in guesses) == bool(guess)
-    assert guess in said
+    assert any(word in message for word in guesses) == bool(guess)
+    assert guess in message
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (
             "\u3042 sks".encode("shift_jis") + b"\x81\x8d",
@@ -64,15 +64,15 @@ def test_captions_in_any_encoding(tmp_path: Path, data: bytes, text: str, guess:
         (b"x" * 100_001, "is larger than 0.1 MB; it is not a caption"),
     ],
 )
-def test_what_is_no_caption_is_named_or_skipped(tmp_path: Path, data: bytes, said: str) -> None:
+def test_what_is_no_caption_is_named_or_skipped(tmp_path: Path, data: bytes, message: str) -> None:
     draw(tmp_path, "a", "b")
     (tmp_path / "a.txt").write_bytes(data)
-    with pytest.raises(DataError, match=said) as error:
+    with pytest.raises(DataError, match=message) as error:
         load(tmp_path)
     assert "data.on_error=skip" in str(error.value)
-    pictures = load(tmp_path, on_error="skip")
-    assert [p.path.stem for p in pictures.training] == ["b"]
-    assert f"skipped: {tmp_path / 'a.txt'}: " in pictures.report()
+    dataset = load(tmp_path, on_error="skip")
+    assert [p.path.stem for p in dataset.training] == ["b"]
+    assert f"skipped: {tmp_path / 'a.txt'}: " in dataset.report()
 
 
 def test_long_captions_are_read_whole(tmp_path: Path) -> None:
@@ -104,20 +104,22 @@ def test_captions_with_another_extension_are_pointed_to(tmp_path: Path, extensio
         (tmp_path / f"{name}.caption").write_text("sks dog, found")
     (tmp_path / "c.txt").write_text("sks dog")
     (tmp_path / "lonely.txt").write_text("sks dog")
-    said = load(tmp_path).report()
-    assert "2 of 3 images" in said
-    assert "data.caption_extension=.caption reads it" in said
-    assert "without an image of the same name: lonely.txt" in said
-    found = load(tmp_path, caption_extension=extension)
-    assert [caption for caption, _ in shown(found).values()] == ["sks dog, found"] * 2 + ["sks dog"]
+    message = load(tmp_path).report()
+    assert "2 of 3 images" in message
+    assert "data.caption_extension=.caption reads it" in message
+    assert "without an image of the same name: lonely.txt" in message
+    result = load(tmp_path, caption_extension=extension)
+    assert [caption for caption, _ in shown(result).values()] == ["sks dog, found"] * 2 + [
+        "sks dog"
+    ]
 
 
 def test_one_caption_file_for_two_pictures_is_said(tmp_path: Path) -> None:
     draw(tmp_path, "a", "b")
     (tmp_path / "a.png").rename(tmp_path / "b.jpg")
     (tmp_path / "b.txt").write_text("sks dog")
-    said = load(tmp_path).report()
-    assert "one caption file, b.txt, is that of 2 images: b.jpg, b.png" in said
+    message = load(tmp_path).report()
+    assert "one caption file, b.txt, is that of 2 images: b.jpg, b.png" in message
 
 
 def test_captions_lie_in_their_folder_or_beside_the_pictures(tmp_path: Path) -> None:

@@ -73,24 +73,24 @@ def test_every_resolution_is_trained(
     )  # fmt: skip
     base = BaseConfig(path=eighth.path, device="cpu")
     config = trial(data=data, base=base, batch_size=1, epochs=1)
-    seen: list[tuple[int, ...]] = []
+    observed: list[tuple[int, ...]] = []
     predict = eighth.predict
 
     def watched(noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
-        seen.append(tuple(noisy.shape))
+        observed.append(tuple(noisy.shape))
         return predict(noisy, timesteps, conditioning)
 
     monkeypatch.setattr(eighth, "predict", watched)
     epoch = train(eighth, load_dataset(data), TrialSpec(config, tmp_path / "lora"))[-1]
     assert not epoch.failures
-    whole = (resolution, height or resolution)
-    sizes = sorted(BUCKETS[resolution, height] if buckets else [whole])
-    assert sorted(seen) == sorted((1, 4, high // 8, wide // 8) for wide, high in sizes)
+    full = (resolution, height or resolution)
+    sizes = sorted(BUCKETS[resolution, height] if buckets else [full])
+    assert sorted(observed) == sorted((1, 4, high // 8, wide // 8) for wide, high in sizes)
     saved = epoch.checkpoints[0].path
     ups = load_checkpoint(saved, eighth.adapters).up
     assert all(up.abs().max() > 0 for up in ups.values())
-    about = read_metadata(saved)
-    assert about["ss_resolution"] == str(whole)
-    found = json.loads(about["ss_bucket_info"]) or {"buckets": {}}
-    told = sorted(tuple(one["resolution"]) for one in found["buckets"].values())
-    assert told == (sizes if buckets else [])
+    metadata = read_metadata(saved)
+    assert metadata["ss_resolution"] == str(full)
+    result = json.loads(metadata["ss_bucket_info"]) or {"buckets": {}}
+    reported = sorted(tuple(one["resolution"]) for one in result["buckets"].values())
+    assert reported == (sizes if buckets else [])

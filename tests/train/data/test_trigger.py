@@ -11,7 +11,7 @@ from train.data.captions.trigger import mentions, without_trigger
 
 
 @pytest.mark.parametrize(
-    ("caption", "trigger", "class_words", "left"),
+    ("caption", "trigger", "class_words", "remaining"),
     [
         ("ana woman eating a banana", "ana woman", "woman", "woman eating a banana"),
         ("Ana Woman eating a banana", "ana woman", "woman", "woman eating a banana"),
@@ -40,9 +40,9 @@ from train.data.captions.trigger import mentions, without_trigger
     ],
 )  # fmt: skip
 def test_the_trigger_is_left_out_as_whole_words(
-    caption: str, trigger: str, class_words: str, left: str
+    caption: str, trigger: str, class_words: str, remaining: str
 ) -> None:
-    assert without_trigger(caption, trigger, class_words) == left
+    assert without_trigger(caption, trigger, class_words) == remaining
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,6 @@ def test_the_report_looks_for_whole_words(tmp_path: Path) -> None:
     draw(tmp_path, "a", "b")
     (tmp_path / "a.txt").write_text("a photo of <ana>.")
     (tmp_path / "b.txt").write_text("a banana")
-    said = load(tmp_path, trigger="<ana> woman").report()
-    assert "1 of 2 captions" in said
-    assert "lacks the trigger word '<ana>' (as b.png)" in said
+    message = load(tmp_path, trigger="<ana> woman").report()
+    assert "1 of 2 captions" in message
+    assert "lacks the trigger word '<ana>' (as b.png)" in message

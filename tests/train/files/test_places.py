@@ -65,8 +65,8 @@ def write(file: Path, base: BaseModel, spell: Spell) -> dict[str, Tensor]:
     """A LoRA on every linear layer and convolution of the base; each one's change by its path."""
     random = torch.Generator().manual_seed(0)
     tensors, changes = {}, {}
-    for network, whole in networks(base).items():
-        for path, module in whole.named_modules():
+    for network, full in networks(base).items():
+        for path, module in full.named_modules():
             if not isinstance(module, nn.Linear | nn.Conv2d):
                 continue
             outputs, *inputs = module.weight.shape
@@ -118,22 +118,22 @@ def test_what_lies_outside_of_the_targets_changes_the_pictures(
         return model.predict(latents, time, model.encode_text(["sks puppet", "a puppet"]))
 
     with torch.no_grad():
-        bare = predicted()
+        without_lora = predicted()
         with model.adapters.fused(adapter):
             merged = predicted()
         with model.adapters.activated([adapter, adapter]):
             hooked = predicted()
         for key in (k for k in model.adapters.modules if k not in model.adapters.targets):
             one = {k: (v if k == key else v * 0) for k, v in adapter.up.items()}
-            kept = {k: v.clone() for k, v in adapter.up.items()}
+            remaining = {k: v.clone() for k, v in adapter.up.items()}
             for k, up in adapter.up.items():
                 up.copy_(one[k])
             with model.adapters.activated([adapter, adapter]):
-                assert not torch.equal(predicted(), bare), key
+                assert not torch.equal(predicted(), without_lora), key
             for k, up in adapter.up.items():
-                up.copy_(kept[k])
+                up.copy_(remaining[k])
     torch.testing.assert_close(hooked, merged, atol=1e-4, rtol=1e-3)
-    assert (hooked - bare).abs().max() > 1e-3
+    assert (hooked - without_lora).abs().max() > 1e-3
 
 
 LEFT_OUT = {

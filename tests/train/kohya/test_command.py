@@ -27,10 +27,10 @@ def test_the_command_line_beats_the_files(tmp_path: Path) -> None:
     given = ["network.rank=2", "optimizer=lion", "training.max_steps=9", "scheduler.warmup_steps=1"]
     lines, _ = expand([f"kohya={file}", *given])
     assert lines[-len(given) :] == given
-    mine = {line.split("=")[0].lstrip("+~") for line in lines[: -len(given)]}
-    assert "optimizer.lr" in mine
+    custom = {line.split("=")[0].lstrip("+~") for line in lines[: -len(given)]}
+    assert "optimizer.lr" in custom
     lost = {"network.rank", "optimizer", "optimizer.weight_decay", "training.epochs"}
-    assert not mine & (lost | {"scheduler.warmup_ratio"})
+    assert not custom & (lost | {"scheduler.warmup_ratio"})
     assert expand(["a=1"]) == (["a=1"], [])
     assert expand(["dataset_config=d.toml", "a=1"])[0] == ["data.dataset_config=d.toml", "a=1"]
 
@@ -56,17 +56,17 @@ def test_a_kohya_config_trains_from_start_to_end(tmp_path: Path) -> None:
         save_every_n_epochs = 1 train_batch_size = 4 seed = 3 lr_scheduler = "cosine" """,
     )
     show = [sys.executable, "-m", "train.kohya", str(file)]
-    shown = subprocess.run(show, capture_output=True, text=True, check=True)
-    lines = [word for line in shown.stdout.splitlines() for word in shlex.split(line)]
+    output = subprocess.run(show, capture_output=True, text=True, check=True)
+    lines = [word for line in output.stdout.splitlines() for word in shlex.split(line)]
     assert "name=my puppet" in lines
-    assert "repaired: typographic quotes, several pairs on one line" in shown.stderr
+    assert "repaired: typographic quotes, several pairs on one line" in output.stderr
     command = shlex.join([sys.executable, "-m", "train", f"kohya={file}", "network.rank=3"])
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "num_epochs: kohya has no such key" in done.stderr
-    about = read_metadata(tmp_path / "out" / "my puppet.safetensors")
+    process = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert "num_epochs: kohya has no such key" in process.stderr
+    metadata = read_metadata(tmp_path / "out" / "my puppet.safetensors")
     assert (tmp_path / "out" / "my puppet-000001.safetensors").is_file()
-    assert about["ss_output_name"] == "my puppet"
-    assert about["ss_steps"] == "6", "12 images, none held out, in batches of 4, twice"
-    assert (about["ss_network_dim"], about["ss_network_alpha"]) == ("3", "1.0")
-    assert (about["ss_learning_rate"], about["ss_seed"]) == ("0.001", "3")
+    assert metadata["ss_output_name"] == "my puppet"
+    assert metadata["ss_steps"] == "6", "12 images, none held out, in batches of 4, twice"
+    assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("3", "1.0")
+    assert (metadata["ss_learning_rate"], metadata["ss_seed"]) == ("0.001", "3")

@@ -41,27 +41,27 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_guides_config_is_printed_and_trained(tmp_path: Path) -> None:
     file = pasted(tmp_path)
-    shown = run("train.kohya", str(file))
-    assert shown.returncode == 0, shown.stderr
-    overrides = [shlex.split(line) for line in shown.stdout.splitlines()]
+    output = run("train.kohya", str(file))
+    assert output.returncode == 0, output.stderr
+    overrides = [shlex.split(line) for line in output.stdout.splitlines()]
     assert all(len(words) == 1 for words in overrides), "each can be pasted into a shell"
-    found = {word for words in overrides for word in words}
+    result = {word for words in overrides for word in words}
     assert {
         "training.epochs=4", "training.save_every=2", "scheduler=cosine_with_restarts",
         "scheduler.num_cycles=3", "scheduler.warmup_epochs=2", "optimizer.lr=0.001",
         "name=my puppet", f"data.path={EMBEDDED_FOLDER}", "network.text_encoder=false",
-    } <= found  # fmt: skip
+    } <= result  # fmt: skip
     for key in ("num_epochs", "lr_warmup_epochs"):
-        assert f"{key}: kohya has no such key and silently ignores it" in shown.stderr
-    assert "left out, as it follows a #: twenty there" not in shown.stderr
-    for arguments in ([f"kohya={file}"], [*found, f"output={tmp_path / 'pasted'}"]):
-        code, said = Command("train", *arguments).finish(LIMIT)
-        assert code == 0, said
+        assert f"{key}: kohya has no such key and silently ignores it" in output.stderr
+    assert "left out, as it follows a #: twenty there" not in output.stderr
+    for arguments in ([f"kohya={file}"], [*result, f"output={tmp_path / 'pasted'}"]):
+        code, message = Command("train", *arguments).finish(LIMIT)
+        assert code == 0, message
     files = [tmp_path / place / "my puppet.safetensors" for place in ("out", "pasted")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    about = read_metadata(files[0])
-    assert about["ss_steps"] == "12"
-    assert about["ss_lr_warmup_steps"] == "6", "12 images by 4 are 3 steps, for 2 epochs"
+    metadata = read_metadata(files[0])
+    assert metadata["ss_steps"] == "12"
+    assert metadata["ss_lr_warmup_steps"] == "6", "12 images by 4 are 3 steps, for 2 epochs"
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
@@ -69,15 +69,15 @@ def test_the_guides_config_is_printed_and_trained(tmp_path: Path) -> None:
 def test_no_encoding_changes_what_is_understood(
     tmp_path: Path, encoding: str, line_end: str
 ) -> None:
-    wanted, _ = expand([f"kohya={pasted(tmp_path)}"])
-    found, _ = expand([f"kohya={pasted(tmp_path, encoding, line_end)}"])
-    assert found == wanted
+    expected, _ = expand([f"kohya={pasted(tmp_path)}"])
+    result, _ = expand([f"kohya={pasted(tmp_path, encoding, line_end)}"])
+    assert result == expected
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("/home/me/my pictures", "/home/me/my images"),
+        ("/home/me/my pictures", "/home/me/my pictures"),
         ("/home/me/a#b  # mine", "/home/me/a#b"),
         (r"C:\Users\new\train,", r"C:\Users\new\train"),
         (r'"C:\train\new"', r"C:\train\new"),  # \t and \n are escapes without an error
@@ -121,7 +121,7 @@ def test_names_without_toml_and_json_are_taken_as_kohya_does(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"a = " + b"{a=" * 3000, "nested too deeply"),
         (b"a." * 5000 + b"a = 1", "a key of more than 30 parts"),
@@ -131,9 +131,9 @@ def test_names_without_toml_and_json_are_taken_as_kohya_does(tmp_path: Path) -> 
         (b"\x1b[31m = = ", "is not TOML"),
     ],
 )
-def test_what_is_no_config_ends_in_one_line(tmp_path: Path, data: bytes, said: str) -> None:
+def test_what_is_no_config_ends_in_one_line(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "a.toml").write_bytes(data)
-    with pytest.raises(ConfigError, match=said) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         expand([f"kohya={tmp_path / 'a.toml'}"])
     assert str(error.value).isprintable()
     for missing in ("gone.toml", "~nobody/x.toml", "a\0b", str(tmp_path)):

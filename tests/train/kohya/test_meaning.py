@@ -35,9 +35,9 @@ def test_every_key_has_one_meaning() -> None:
     groups = [IGNORED, UNSUPPORTED, REFUSED.keys(), OTHER_SCRIPTS]
     assert sum(map(len, groups)) == len(set().union(*groups))
     read = Path(optimizer_args.__file__).parent.glob("*.py")
-    asked = set(re.findall(r'config\.\w+\("(\w+)"', "".join(file.read_text() for file in read)))
-    assert len(asked) > 50
-    assert not asked & set().union(*groups), "a setting stands for these"
+    requested = set(re.findall(r'config\.\w+\("(\w+)"', "".join(file.read_text() for file in read)))
+    assert len(requested) > 50
+    assert not requested & set().union(*groups), "a setting stands for these"
 
 
 @pytest.mark.parametrize("key", sorted(REFUSED))
@@ -81,10 +81,10 @@ def test_keys_of_other_models_are_told_from_mistakes(tmp_path: Path) -> None:
 def test_kohyas_word_on_what_the_base_predicts(
     tmp_path: Path, text: str, prediction: str | None
 ) -> None:
-    found = translate(write(tmp_path, text))
-    assert found.settings.get("base.prediction_type") == prediction
-    said = any("v2 without v_parameterization" in note for note in found.notes)
-    assert said == (text == "v2 = true")
+    result = translate(write(tmp_path, text))
+    assert result.settings.get("base.prediction_type") == prediction
+    message = any("v2 without v_parameterization" in note for note in result.notes)
+    assert message == (text == "v2 = true")
 
 
 @pytest.mark.parametrize(
@@ -123,13 +123,13 @@ def test_kohyas_word_on_what_the_base_predicts(
 )  # fmt: skip
 def test_what_is_meant(tmp_path: Path, text: str, expected: dict[str, Any]) -> None:
     file = write(tmp_path, text)
-    found = translate(file).settings
-    assert {key: found.get(key) for key in expected} == expected
+    result = translate(file).settings
+    assert {key: result.get(key) for key in expected} == expected
     check_train(composed(expand([f"kohya={file}"])[0]))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("cache_text_encoder_outputs = true", "the text encoder is trained"),
         ("cache_text_encoder_outputs = true\nnetwork_train_unet_only = true\n"
@@ -146,8 +146,8 @@ def test_what_is_meant(tmp_path: Path, text: str, expected: dict[str, Any]) -> N
         ("[network_dim]\nx = 1", "kohya has no such key, and would silently ignore it: x"),
     ],
 )  # fmt: skip
-def test_where_kohya_stops_so_do_we(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(said)):
+def test_where_kohya_stops_so_do_we(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         translated(tmp_path, text)
 
 
@@ -172,22 +172,22 @@ def test_subsets_of_the_subject_alone_say_the_trigger(
 ) -> None:
     (tmp_path / "data.toml").write_text(text)
     file = write(tmp_path, f'dataset_config = "{tmp_path / "data.toml"}"')
-    found = translate(file)
-    assert found.settings["data.trigger"] == trigger
-    assert found.settings["data.class_words"] == "", "kohya's caption where there is none"
-    assert any("no class words" in note for note in found.notes) == (not trigger)
+    result = translate(file)
+    assert result.settings["data.trigger"] == trigger
+    assert result.settings["data.class_words"] == "", "kohya's caption where there is none"
+    assert any("no class words" in note for note in result.notes) == (not trigger)
 
 
-def test_without_class_words_captions_are_empty(tmp_path: Path, picture_folder: Path) -> None:
-    subsets = f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{picture_folder}'\n"
-    permissions.allow([picture_folder])
+def test_without_class_words_captions_are_empty(tmp_path: Path, image_folder: Path) -> None:
+    subsets = f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{image_folder}'\n"
+    permissions.allow([image_folder])
     (tmp_path / "data.toml").write_text(subsets)
     file = write(tmp_path, "resolution = 32\ncaption_extension = '.txt'")
     data = f"dataset_config={tmp_path / 'data.toml'}"
     lines, _ = expand([f"kohya={file}", data, "base.path=/my/model.safetensors"])
-    pictures = load_dataset(composed(lines).data)
-    assert {picture.caption for picture in pictures.training} == {"a photo of sks puppet", ""}
-    assert "no caption and get an empty one" in pictures.report()
+    dataset = load_dataset(composed(lines).data)
+    assert {image.caption for image in dataset.training} == {"a photo of sks puppet", ""}
+    assert "no caption and get an empty one" in dataset.report()
 
 
 @pytest.mark.parametrize(
@@ -205,9 +205,9 @@ def test_a_dataset_holds_out_what_it_says(
     text = f"[general]\n{general}\n[[datasets]]\n{dataset}\n{SUBSET}"
     (tmp_path / "set.toml").write_text(text)
     chosen = DataConfig(dataset_config=str(tmp_path / "set.toml"), validation_fraction=0.15)
-    pictures = load_dataset(chosen)
-    assert (len(pictures.validation), len(pictures.training)) == (held_out, 12 - held_out)
-    assert not {p.content for p in pictures.validation} & {p.content for p in pictures.training}
+    loaded = load_dataset(chosen)
+    assert (len(loaded.validation), len(loaded.training)) == (held_out, 12 - held_out)
+    assert not {p.content for p in loaded.validation} & {p.content for p in loaded.training}
 
 
 def test_datasets_split_alone_and_share_no_picture(tmp_path: Path) -> None:
@@ -217,13 +217,13 @@ def test_datasets_split_alone_and_share_no_picture(tmp_path: Path) -> None:
         f"{SUBSET}" for side in (32, 48)
     )  # fmt: skip
     (tmp_path / "set.toml").write_text(halves)
-    pictures = load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
-    assert pictures.training
-    assert not {p.content for p in pictures.validation} & {p.content for p in pictures.training}
+    dataset = load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
+    assert dataset.training
+    assert not {p.content for p in dataset.validation} & {p.content for p in dataset.training}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("validation_split = 1.0", "validation_split: 1.0 must be from 0 to below 1"),
         ("validation_seed = -1", "validation_seed: -1 must be from 0"),
@@ -237,9 +237,9 @@ def test_datasets_split_alone_and_share_no_picture(tmp_path: Path) -> None:
         (f"enable_bucket = true\nresolution = 32\nbucket_reso_steps = 64\n{SUBSET}", "bucket_reso"),
     ],
 )
-def test_a_dataset_config_is_refused_in_a_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_dataset_config_is_refused_in_a_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "set.toml").write_text(f"[[datasets]]\n{text}")
-    with pytest.raises(DataError, match=re.escape(said)) as error:
+    with pytest.raises(DataError, match=re.escape(message)) as error:
         load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
     assert str(error.value).isprintable()
 
@@ -247,8 +247,8 @@ def test_a_dataset_config_is_refused_in_a_line(tmp_path: Path, text: str, said: 
 def test_keys_that_say_nothing_are_no_matter(tmp_path: Path) -> None:
     text = "random_crop = false\ncaption_prefix = ''\nnetwork_multiplier = 1.0\ncache_info = true\n"
     (tmp_path / "set.toml").write_text(f"[[datasets]]\n{text}{SUBSET}")
-    pictures = load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
-    assert "not supported" not in pictures.report()
+    dataset = load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
+    assert "not supported" not in dataset.report()
 
 
 @pytest.mark.parametrize(
@@ -276,9 +276,9 @@ def test_the_warm_up_that_counts_is_named(tmp_path: Path) -> None:
      "constant_with_warmup"), ("cosine_with_hard_restarts", "cosine_with_restarts")],
 )  # fmt: skip
 def test_schedules_that_are_plainly_meant(tmp_path: Path, written: str, name: str) -> None:
-    found = translate(write(tmp_path, f"lr_scheduler = '{written}'"))
-    assert found.settings["scheduler"] == name
-    assert f"lr_scheduler: {written.lower()} is called {name}" in found.notes
+    result = translate(write(tmp_path, f"lr_scheduler = '{written}'"))
+    assert result.settings["scheduler"] == name
+    assert f"lr_scheduler: {written.lower()} is called {name}" in result.notes
 
 
 def test_a_date_in_front_of_a_folder_is_no_repeats_and_gives_no_trigger(tmp_path: Path) -> None:

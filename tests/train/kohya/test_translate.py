@@ -190,13 +190,13 @@ def translated(tmp_path: Path, text: str) -> dict[str, Any]:
 def test_a_full_config_is_translated_whole(tmp_path: Path, folder: Path) -> None:
     file = write(tmp_path, FULL.format(folder=folder))
     lines, notes = expand([f"kohya={file}"])
-    wanted = FULL_LINES.format(folder=folder).strip()
-    assert lines == [line for row in wanted.splitlines() for line in row.split("  ")]
+    expected = FULL_LINES.format(folder=folder).strip()
+    assert lines == [line for row in expected.splitlines() for line in row.split("  ")]
     check_train(composed(lines))
-    said = "\n".join(notes)
-    assert "without effect here: logging_dir, max_data_loader_n_workers, multires_noise" in said
-    assert "kohya's LoRA would differ: scale_weight_norms" in said
-    assert "max_train_steps is ignored in favor of max_train_epochs" in said
+    message = "\n".join(notes)
+    assert "without effect here: logging_dir, max_data_loader_n_workers, multires_noise" in message
+    assert "kohya's LoRA would differ: scale_weight_norms" in message
+    assert "max_train_steps is ignored in favor of max_train_epochs" in message
 
 
 def test_a_file_of_the_interface_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_file_of_the_interface_is_taken_as_it_is(tmp_path: Path) -> None:
 
 def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
     file = write(tmp_path, 'train_data_dir = "/p"\nresolution = 512\nnetwork_args = ["conv_dim=8"]')
-    found = translate(file)
+    result = translate(file)
     expected = {
         "network.rank": 4, "network.alpha": 1, "network.conv_alpha": 1, "optimizer.lr": 2e-6,
         "training.max_steps": 1600, "training.batch_size": 1, "data.buckets": False,
@@ -224,11 +224,11 @@ def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
         "training.save_precision": "fp32", "network.text_encoder": True, "scheduler": "constant",
         "data.validation_fraction": 0.0, "optimizer": "adamw", "scheduler.num_cycles": 1,
     }  # fmt: skip
-    assert {key: found.settings.get(key) for key in expected} == expected
-    assert "training.epochs" not in found.settings
-    said = next(note for note in found.notes if note.startswith("not in config.toml"))
+    assert {key: result.settings.get(key) for key in expected} == expected
+    assert "training.epochs" not in result.settings
+    message = next(note for note in result.notes if note.startswith("not in config.toml"))
     for words in ("network_alpha 1", "learning_rate 2e-06", "max_train_steps 1600"):
-        assert words in said
+        assert words in message
 
 
 @pytest.mark.parametrize(
@@ -268,8 +268,8 @@ def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_single_keys(tmp_path: Path, line: str, expected: dict[str, Any]) -> None:
-    found = translated(tmp_path, line)
-    assert {key: found.get(key) for key in expected} == expected
+    result = translated(tmp_path, line)
+    assert {key: result.get(key) for key in expected} == expected
 
 
 @pytest.mark.parametrize("name", sorted(KOHYA_OPTIMIZERS))
@@ -293,9 +293,9 @@ def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
     lines, notes = expand([f"kohya={file}", f"dataset_config={data}", "base.path=puppets"])
     assert "data.trigger=sks puppet doll" in lines
     assert any(note.startswith("train_data_dir is ignored") for note in notes)
-    pictures = load_dataset(composed(lines).data)
-    assert len(pictures.training) == 12
-    assert "data.toml: repaired: typographic quotes, several pairs" in pictures.report()
+    dataset = load_dataset(composed(lines).data)
+    assert len(dataset.training) == 12
+    assert "data.toml: repaired: typographic quotes, several pairs" in dataset.report()
 
 
 @pytest.mark.parametrize(
@@ -313,28 +313,28 @@ def test_what_a_dataset_config_says_beats_the_config(
     (tmp_path / "data.toml").write_text(text)
     file = write(tmp_path, f'dataset_config = "{tmp_path / "data.toml"}"\nresolution = 640\n'
                            "train_batch_size = 2")  # fmt: skip
-    found = translate(file)
-    assert found.settings["training.batch_size"] == batch
-    assert (found.settings["data.resolution"], found.settings.get("data.height")) == sides
-    assert not any("train_batch_size" in note for note in found.notes)
+    result = translate(file)
+    assert result.settings["training.batch_size"] == batch
+    assert (result.settings["data.resolution"], result.settings.get("data.height")) == sides
+    assert not any("train_batch_size" in note for note in result.notes)
 
 
 def test_a_dataset_config_that_is_none_is_refused_by_its_reader(tmp_path: Path) -> None:
     """What stands beside it is translated all the same."""
     data = tmp_path / "data.toml"
     file = write(tmp_path, "resolution = 32")
-    for text, said in (
+    for text, message in (
         ('[[datasets]]\nsubsets = ["x"]', r"subsets\[0\]: must be a table"),
         ("[[datasets]]\nsubsets = 3", r"datasets\[0\].subsets: 3 must be list"),
     ):
         data.write_text(text)
         lines, _ = expand([f"kohya={file}", f"dataset_config={data}"])
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             load_dataset(composed(lines).data)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("network_dimm = 32", "network_dimm; did you mean network_dim?"),
         ("[a]\nlearning_rat = 1\nkep_tokens = 1", "keep_tokens?"),
@@ -355,11 +355,11 @@ def test_a_dataset_config_that_is_none_is_refused_by_its_reader(tmp_path: Path) 
     ],
 )
 def test_nonsense_is_refused_with_the_nearest_right_word(
-    tmp_path: Path, line: str, said: str
+    tmp_path: Path, line: str, message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
         translated(tmp_path, line)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -23,9 +23,9 @@ def command(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-def small(base_folder: Path, picture_folder: Path, tmp_path: Path) -> list[str]:
+def small(base_folder: Path, image_folder: Path, tmp_path: Path) -> list[str]:
     return [
-        f"base.path={base_folder}", f"data.path={picture_folder}",
+        f"base.path={base_folder}", f"data.path={image_folder}",
         "data.trigger=sks puppet", f"output={tmp_path / 'out'}",
         "data.resolution=32", "data.repeats=1", "network.rank=2", "training.epochs=2",
         "training.save_every=1", "base.device=cpu",
@@ -33,8 +33,8 @@ def small(base_folder: Path, picture_folder: Path, tmp_path: Path) -> list[str]:
 
 
 def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
-    code, said = command(*small)
-    assert code == 0, said
+    code, message = command(*small)
+    assert code == 0, message
     in_order = (
         "6 training images x 1 repeat, 2 different captions; 1 held out for validation",
         "bucket 40x24: 6 images, 6 per epoch",
@@ -44,19 +44,19 @@ def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
         "epoch 1/2",
         "epoch 2/2",
     )
-    places = [said.find(words) for words in in_order]
-    assert places[0] > -1, said
-    assert places == sorted(places), said
+    places = [message.find(words) for words in in_order]
+    assert places[0] > -1, message
+    assert places == sorted(places), message
     assert (tmp_path / "out" / "lora.safetensors").is_file()
-    code, said = command(*small, f"output={tmp_path / 'named'}", "name=sks puppet")
-    assert code == 0, said
+    code, message = command(*small, f"output={tmp_path / 'named'}", "name=sks puppet")
+    assert code == 0, message
     files = {"sks puppet-000001.safetensors", "sks puppet.safetensors"}
     assert {file.name for file in (tmp_path / "named").glob("*.safetensors")} == files
-    about = read_metadata(tmp_path / "named" / "sks puppet.safetensors")
-    assert about["ss_output_name"] == about["modelspec.title"] == "sks puppet"
-    code, said = command(*small, "network.rank=4")
+    metadata = read_metadata(tmp_path / "named" / "sks puppet.safetensors")
+    assert metadata["ss_output_name"] == metadata["modelspec.title"] == "sks puppet"
+    code, message = command(*small, "network.rank=4")
     assert code == 1
-    assert "holds a run of other settings" in said
+    assert "holds a run of other settings" in message
 
 
 def test_the_course_is_told_before_the_base_is_loaded(
@@ -74,7 +74,7 @@ def test_the_course_is_told_before_the_base_is_loaded(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "output"),
     [
         (
             "training.epcohs=3",
@@ -95,17 +95,17 @@ def test_the_course_is_told_before_the_base_is_loaded(
         ),
     ],
 )
-def test_wrong_settings_end_in_one_line(small: list[str], wrong: str, said: str) -> None:
-    with pytest.raises(SystemExit) as end:
+def test_wrong_settings_end_in_one_line(small: list[str], wrong: str, output: str) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         preflight("train", [*small, wrong], TrainConfig, check_train)
-    message = str(end.value.code)
-    assert said in message
+    message = str(exit_info.value.code)
+    assert output in message
     assert len(message.splitlines()) == 1
 
 
 def test_a_wrong_command_says_nothing_else(small: list[str]) -> None:
     line = [sys.executable, "-m", "train", *small, "training.epcohs=3"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: training.epcohs")
-    assert len(done.stderr.strip().splitlines()) == 1
+    process = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: training.epcohs")
+    assert len(process.stderr.strip().splitlines()) == 1

@@ -37,18 +37,20 @@ SCHEDULERS = (
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_trains_and_continues_to_the_same_bytes(
-    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, optimizer: str
+    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, optimizer: str
 ) -> None:
     chosen = settings("train", TrainConfig, [f"optimizer={optimizer}"]).optimizer
     config = trial(optimizer=chosen, scheduler=SchedulerConfig("constant", warmup_ratio=0.2))
-    whole = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
-    adapter = load_checkpoint(whole[-1].checkpoints[0].path, base.adapters)
+    full = train(base, dataset, TrialSpec(config, tmp_path / "whole"))
+    adapter = load_checkpoint(full[-1].checkpoints[0].path, base.adapters)
     assert any(up.abs().max() > 0 for up in adapter.up.values())
-    asked = iter([False, False, False, False, True])
+    requested = iter([False, False, False, False, True])
     with pytest.raises(KeyboardInterrupt):  # after 5 of 6 steps
-        train(base, pictures, TrialSpec(config, tmp_path / "two"), should_stop=lambda: next(asked))
+        train(
+            base, dataset, TrialSpec(config, tmp_path / "two"), should_stop=lambda: next(requested)
+        )
     assert not (tmp_path / "two" / "lora.safetensors").exists()
-    train(base, pictures, TrialSpec(config, tmp_path / "two"))
+    train(base, dataset, TrialSpec(config, tmp_path / "two"))
     for name in ("lora-000001.safetensors", "lora.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -59,7 +61,7 @@ def test_a_whole_vector_is_as_good_as_the_matrices(
 ) -> None:
     chosen = settings("train", TrainConfig, [f"optimizer={optimizer}"]).optimizer
     config = trial(optimizer=chosen, network=NetworkConfig(rank=4, text_encoder=True))
-    found = []
+    result = []
     for shapeless in (True, False):
         if not shapeless:
             monkeypatch.setattr("train.loop.optimizers.SHAPE_INDEPENDENT", set())
@@ -72,11 +74,11 @@ def test_a_whole_vector_is_as_good_as_the_matrices(
                 flat.grad = torch.randn(flat.shape, generator=random) * 0.01
             adapter.share_gradients()
             optimizing.step()
-        found.append(torch.cat([flat.detach() for flat in adapter.parameters()]))
-    moved = (found[0] - torch.cat([*_fresh(base, config)])).norm()
+        result.append(torch.cat([flat.detach() for flat in adapter.parameters()]))
+    moved = (result[0] - torch.cat([*_fresh(base, config)])).norm()
     assert moved > 0
     # 8 bits round in blocks that are cut otherwise, the others add in another order
-    assert (found[0] - found[1]).norm() / moved < (0.1 if "8bit" in optimizer else 1e-4)
+    assert (result[0] - result[1]).norm() / moved < (0.1 if "8bit" in optimizer else 1e-4)
 
 
 def _fresh(base: BaseModel, config: TrialConfig) -> list[torch.Tensor]:
@@ -85,10 +87,10 @@ def _fresh(base: BaseModel, config: TrialConfig) -> list[torch.Tensor]:
 
 
 def test_what_is_saved_of_schedule_free_is_the_average(
-    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
+    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     config = trial(optimizer={"_target_": "schedulefree.AdamWScheduleFree", "lr": 1e-2}, epochs=1)
-    train(base, pictures, TrialSpec(config, tmp_path))
+    train(base, dataset, TrialSpec(config, tmp_path))
     state = end(tmp_path)
     trained, z = state["adapter"]["flat.lora_unet"], state["optimizer"]["state"][0]["z"]
     average = base.adapters.create(config.network, torch.Generator())
@@ -111,22 +113,22 @@ def test_those_that_find_their_step_size_have_lr_1(
 
 @pytest.mark.parametrize("folder", ["base_folder", "xl_folder"])
 def test_the_text_encoders_have_a_rate_of_their_own(
-    pictures: Dataset, trial: Make, tmp_path: Path, folder: str, request: pytest.FixtureRequest
+    dataset: Dataset, trial: Make, tmp_path: Path, folder: str, request: pytest.FixtureRequest
 ) -> None:
     """A step of SGD is the gradient times the rate; both of SDXL's encoders take the one."""
-    asked = BaseConfig(path=str(request.getfixturevalue(folder)), device="cpu")
-    base, network = load_base(asked), NetworkConfig(rank=2, text_encoder=True)
+    requested = BaseConfig(path=str(request.getfixturevalue(folder)), device="cpu")
+    base, network = load_base(requested), NetworkConfig(rank=2, text_encoder=True)
     sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
     steps = []
     for rate, used in ((None, 1.0), (0.25, 0.25)):
         config = trial(
-            base=asked, network=network, optimizer=sgd, text_encoder_lr=rate, max_steps=1,
+            base=requested, network=network, optimizer=sgd, text_encoder_lr=rate, max_steps=1,
             max_grad_norm=0.0,
         )  # fmt: skip
-        saved = train(base, pictures, TrialSpec(config, tmp_path / str(rate)))[-1].checkpoints[0]
+        saved = train(base, dataset, TrialSpec(config, tmp_path / str(rate)))[-1].checkpoints[0]
         assert (saved.lr, saved.lr_text_encoder) == (1.0, used)
-        about = read_metadata(saved.path)
-        assert (about["ss_unet_lr"], about["ss_text_encoder_lr"]) == ("1.0", str(used))
+        metadata = read_metadata(saved.path)
+        assert (metadata["ss_unet_lr"], metadata["ss_text_encoder_lr"]) == ("1.0", str(used))
         steps.append(load_checkpoint(saved.path, base.adapters).up)  # from zeros
     moved = dict.fromkeys((UNET, *base.family.text_encoders), 0.0)
     for key, step in steps[0].items():
@@ -151,32 +153,32 @@ def rates(scheduler: SchedulerConfig, steps: int = 100) -> list[float]:
     plan = Batches({(8, 8): [0] * 10}, [((8, 8), k) for k in range(10)], 1)
     course = TrainingSchedule(plan, accumulation=1, epochs=steps // 10, steps=steps, save_every=1)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule, found = make_scheduler(scheduler, optimizer, course), []
+    schedule, result = make_scheduler(scheduler, optimizer, course), []
     for _ in range(steps):
-        found.append(float(optimizer.param_groups[0]["lr"]))
+        result.append(float(optimizer.param_groups[0]["lr"]))
         optimizer.step()
         schedule.step()
-    return found
+    return result
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_schedule_goes_as_its_name_says(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        found = rates(settings("train", TrainConfig, [f"scheduler={name}"]).scheduler)
+        result = rates(settings("train", TrainConfig, [f"scheduler={name}"]).scheduler)
     warmed = name in ("constant_with_warmup", "inverse_sqrt", "warmup_stable_decay")
-    assert (found[0] == 0) == warmed
-    assert max(found) == pytest.approx(1)
-    after = found[10] if warmed else found[0]
+    assert (result[0] == 0) == warmed
+    assert max(result) == pytest.approx(1)
+    after = result[10] if warmed else result[0]
     assert after == pytest.approx(1)
     middle = {"constant": 1, "constant_with_warmup": 1, "linear": 0.5, "cosine": 0.5,
               "polynomial": 0.25, "cosine_with_restarts": 0.5, "cosine_with_min_lr": 0.55,
               "inverse_sqrt": (10 / 50) ** 0.5, "warmup_stable_decay": 1}  # fmt: skip
     read = name.replace("restarting", "restarts")
-    assert found[50] == pytest.approx(middle[read], abs=1e-3)
-    rises = sum(b > a + 1e-9 for a, b in pairwise(found))
+    assert result[50] == pytest.approx(middle[read], abs=1e-3)
+    rises = sum(b > a + 1e-9 for a, b in pairwise(result))
     assert rises == {True: 10, False: 2 if "restart" in name else 0}[warmed]
     if name == "cosine_with_min_lr":
-        assert found[-1] == pytest.approx(0.1, abs=0.01)
+        assert result[-1] == pytest.approx(0.1, abs=0.01)
     assert ("is read as cosine_with_restarts" in caplog.text) == (name == "cosine_with_restarting")
 
 
@@ -187,17 +189,17 @@ def test_a_warm_up_is_a_share_or_steps_or_epochs() -> None:
             SchedulerConfig(name, warmup_steps=20),
             SchedulerConfig(name, warmup_epochs=2.0),
         ):
-            found = rates(given)
-            assert found[:21] == pytest.approx([step / 20 for step in range(21)])
+            result = rates(given)
+            assert result[:21] == pytest.approx([step / 20 for step in range(21)])
 
 
 def test_a_share_of_the_steps_is_rounded_down_as_kohya_does() -> None:
     """int(ratio * steps): a tenth of 137 steps are 13."""
-    found = rates(SchedulerConfig("constant", warmup_ratio=0.1), 137)
-    assert found[:14] == pytest.approx([step / 13 for step in range(14)])
-    found = rates(SchedulerConfig("warmup_stable_decay", warmup_ratio=0.1, decay_ratio=0.1), 137)
-    assert sum(rate == 1 for rate in found) == 137 - 13 - 13 + 1
-    assert found[137 - 13] == 1 > found[137 - 12]
+    result = rates(SchedulerConfig("constant", warmup_ratio=0.1), 137)
+    assert result[:14] == pytest.approx([step / 13 for step in range(14)])
+    result = rates(SchedulerConfig("warmup_stable_decay", warmup_ratio=0.1, decay_ratio=0.1), 137)
+    assert sum(rate == 1 for rate in result) == 137 - 13 - 13 + 1
+    assert result[137 - 13] == 1 > result[137 - 12]
 
 
 @pytest.mark.parametrize("name", ["cosine_with_min_lr", "warmup_stable_decay"])
@@ -211,15 +213,15 @@ def test_cycles_are_half_waves_as_kohya_reads_them(name: str) -> None:
 
 
 def test_each_of_two_text_encoders_may_have_a_rate(
-    pictures: Dataset, trial: Make, tmp_path: Path, xl_folder: Path
+    dataset: Dataset, trial: Make, tmp_path: Path, xl_folder: Path
 ) -> None:
-    asked = BaseConfig(path=str(xl_folder), device="cpu")
+    requested = BaseConfig(path=str(xl_folder), device="cpu")
     config = trial(
-        base=asked, network=NetworkConfig(rank=2, text_encoder=True), max_steps=2,
+        base=requested, network=NetworkConfig(rank=2, text_encoder=True), max_steps=2,
         text_encoder_lr=[0, 1e-2],
     )  # fmt: skip
-    base = load_base(asked)
-    saved = train(base, pictures, TrialSpec(config, tmp_path))[-1].checkpoints[0]
+    base = load_base(requested)
+    saved = train(base, dataset, TrialSpec(config, tmp_path))[-1].checkpoints[0]
     ups = load_checkpoint(saved.path, base.adapters).up
     moved = {
         name: sum(float(up.abs().sum()) for key, up in ups.items() if key.startswith(f"{name}_"))

@@ -108,7 +108,7 @@ def test_a_folder_of_peft_changes_the_base_as_peft_does(
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "message"),
     [
         ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "a LoHa"),
         ("lora_unet_mid_block_attentions_0_proj_in.dora_scale", "a DoRA"),
@@ -119,10 +119,10 @@ def test_a_folder_of_peft_changes_the_base_as_peft_does(
     ],
 )
 def test_other_kinds_of_adapters_are_refused_by_name(
-    base: BaseModel, tmp_path: Path, key: str, said: str
+    base: BaseModel, tmp_path: Path, key: str, message: str
 ) -> None:
     save_file({key: torch.zeros(2, 2)}, tmp_path / "x-1.safetensors")
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "x-1.safetensors", base.adapters)
 
 
@@ -143,9 +143,9 @@ def test_text_is_encoded_anew_where_an_adapter_changes_it(base: BaseModel) -> No
     adapter = base.adapters.create(NetworkConfig(rank=2, text_encoder=True), torch.Generator())
     for up in adapter.up.values():
         up.fill_(0.1)
-    (bare,) = base.encode_text(PROMPT).values()
+    (without_lora,) = base.encode_text(PROMPT).values()
     for use in (base.adapters.activated([adapter]), base.adapters.fused(adapter)):
         with torch.no_grad(), use:
             (changed,) = base.encode_text(PROMPT).values()
-        assert (changed - bare).abs().max() > 1e-3
-        assert torch.equal(base.encode_text(PROMPT)["encoder_hidden_states"], bare)
+        assert (changed - without_lora).abs().max() > 1e-3
+        assert torch.equal(base.encode_text(PROMPT)["encoder_hidden_states"], without_lora)

@@ -126,7 +126,7 @@ def test_settings_that_leave_the_strength_as_it_is(
 
 
 @pytest.mark.parametrize(
-    ("config", "options", "named", "alone"),
+    ("config", "options", "named", "message_without_settings"),
     [
         ("LoraConfig", {"init_lora_weights": "pissa"}, "a changed base", "not next to it"),
         ("LoraConfig", {"init_lora_weights": "olora"}, "a changed base", "not next to it"),
@@ -141,7 +141,7 @@ def test_settings_that_leave_the_strength_as_it_is(
 )
 def test_what_is_another_kind_is_named_with_its_settings_and_without(
     base: BaseModel, base_folder: Path, tmp_path: Path, config: str, options: dict[str, Any],
-    named: str, alone: str,
+    named: str, message_without_settings: str,
 ) -> None:  # fmt: skip
     settings = getattr(peft, config)(target_modules=["to_q"], **options)
     get_peft_model(unet_of(base_folder), settings).save_pretrained(tmp_path)
@@ -149,5 +149,5 @@ def test_what_is_another_kind_is_named_with_its_settings_and_without(
     with pytest.raises(CheckpointError, match=named):
         read_checkpoint(file, base.adapters)
     (tmp_path / "adapter_config.json").unlink()
-    with pytest.raises(CheckpointError, match=alone):
+    with pytest.raises(CheckpointError, match=message_without_settings):
         read_checkpoint(file, base.adapters)

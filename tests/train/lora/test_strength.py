@@ -177,8 +177,8 @@ def test_a_file_of_pefts_without_its_settings_stops(base: BaseModel, tmp_path: P
 def test_alphas_of_kohyas_files(
     base: BaseModel, tmp_path: Path, alphas: dict[str, Any], expected: float
 ) -> None:
-    found = load_checkpoint(kohya(tmp_path / "x.safetensors", alphas), base.adapters)
-    assert found.alpha == dict.fromkeys(alphas, expected)
+    result = load_checkpoint(kohya(tmp_path / "x.safetensors", alphas), base.adapters)
+    assert result.alpha == dict.fromkeys(alphas, expected)
 
 
 @pytest.mark.parametrize(

@@ -63,19 +63,19 @@ def hub(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     """Puts a copy of the base on a hub, as pickles too or alone; returns where downloads go."""
 
     def made(safetensors: bool = True) -> Path:
-        repository, kept = tmp_path / "repository", tmp_path / "kept"
+        repository, remaining = tmp_path / "repository", tmp_path / "kept"
         shutil.copytree(base_folder, repository)
         for file in repository.rglob("*.safetensors"):
             name = "pytorch_model" if file.stem == "model" else file.stem
             file.with_name(f"{name}.bin").write_bytes(b"a pickle")
             if not safetensors:
                 file.unlink()
-        fake = Hub(repository, kept)
+        fake = Hub(repository, remaining)
         for name in ("model_info", "hf_hub_download", "snapshot_download"):
             monkeypatch.setattr(downloading, name, getattr(fake, name))
         monkeypatch.setattr(model_files, "hf_hub_download", fake.hf_hub_download)
         monkeypatch.setattr(downloading, "_resolve_revision", lambda *a, **k: None, raising=False)
-        return kept
+        return remaining
 
     return made
 
@@ -83,17 +83,17 @@ def hub(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 def test_a_hub_id_is_downloaded_without_its_pickles(
     hub: Callable[..., Path], trial: Make, base_folder: Path, tmp_path: Path
 ) -> None:
-    kept = hub()
+    remaining = hub()
     for name, path in (("hub", HUB_ID), ("folder", str(base_folder))):
         config = trial(epochs=1, base=BaseConfig(path=path, device="cpu"))
         main(command(config, tmp_path / name))
     files = [tmp_path / name / "lora.safetensors" for name in ("hub", "folder")]
     assert weights_hash(files[0]) == weights_hash(files[1])
-    about, other = map(read_metadata, files)
-    assert about["ss_sd_model_name"] == "tiny"
-    assert about["lorasweep_base"] == other["lorasweep_base"], "known by its weights"
-    assert (kept / "unet" / "diffusion_pytorch_model.safetensors").is_file()
-    assert not list(kept.rglob("*.bin"))
+    metadata, other = map(read_metadata, files)
+    assert metadata["ss_sd_model_name"] == "tiny"
+    assert metadata["lorasweep_base"] == other["lorasweep_base"], "known by its weights"
+    assert (remaining / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+    assert not list(remaining.rglob("*.bin"))
 
 
 def test_what_the_hub_does_not_give_is_named(
@@ -107,11 +107,11 @@ def test_what_the_hub_does_not_give_is_named(
         patch.setattr(model_files, "hf_hub_download", lambda *_: index)
         patch.setattr(downloading, "model_info", unreachable)
         refused(HUB_ID, "nor available from the hub: Name or service not known")
-    kept = hub(safetensors=False)
+    remaining = hub(safetensors=False)
     refused(HUB_ID, f"{HUB_ID} has no .safetensors file; its weights are pickles")
     for path in ("somebody/tiny.safetensors", "./somebody", "~/tiny", "/somebody", "a/b/c"):
         refused(path, f"there is no file or folder {path}")
-    assert not list(kept.rglob("*.bin"))
+    assert not list(remaining.rglob("*.bin"))
 
 
 def unreachable(name: str, **options: Any) -> None:
@@ -148,17 +148,17 @@ def test_the_trials_of_a_process_share_one_base(
 
 
 def test_training_leaves_the_base_as_it_is(
-    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
+    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     networks = [base.unet, base.vae, *base.text_encoders]
     before = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
     network = NetworkConfig(rank=2, conv_rank=2, text_encoder=True)
     optimizer = {"_target_": "torch.optim.AdamW", "lr": 0.1}
     config = trial(epochs=1, network=network, optimizer=optimizer)
-    assert not train(base, pictures, TrialSpec(config, tmp_path))[0].failures
-    for kept, one in zip(before, networks, strict=True):
+    assert not train(base, dataset, TrialSpec(config, tmp_path))[0].failures
+    for remaining, one in zip(before, networks, strict=True):
         assert not one.training
         assert not any(p.requires_grad or p.grad is not None for p in one.parameters())
         now = one.state_dict()
-        assert kept.keys() == now.keys()
-        assert all(torch.equal(kept[key], now[key]) for key in kept)
+        assert remaining.keys() == now.keys()
+        assert all(torch.equal(remaining[key], now[key]) for key in remaining)

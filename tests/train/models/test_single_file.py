@@ -89,8 +89,8 @@ def original_vae_key(key: str) -> str:
     key = key.replace("mid_block.resnets.0", "mid.block_1")
     key = key.replace("mid_block.resnets.1", "mid.block_2")
     key = key.replace("mid_block.attentions.0", "mid.attn_1")
-    for ours, theirs in VAE_PARTS.items():
-        key = key.replace(f".{ours}.", f".{theirs}.")
+    for ours, reference in VAE_PARTS.items():
+        key = key.replace(f".{ours}.", f".{reference}.")
     return f"first_stage_model.{key}"
 
 
@@ -101,19 +101,19 @@ def original_text(encoder: nn.Module, family: Family, number: int) -> dict[str, 
         prefix = "conditioner.embedders.0" if family is SDXL else "cond_stage_model"
         return {f"{prefix}.transformer.text_model.{key}": v for key, v in weights.items()}
     prefix = "conditioner.embedders.1" if family is SDXL else "cond_stage_model"
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for key, value in weights.items():
         if key == "text_projection.weight":
-            found[f"{prefix}.model.text_projection"] = value.T
+            result[f"{prefix}.model.text_projection"] = value.T
             continue
-        for ours, theirs in OPEN_CLIP.items():
-            key = key.replace(ours, theirs)
+        for ours, reference in OPEN_CLIP.items():
+            key = key.replace(ours, reference)
         if "q_proj" in key:  # the three are one matrix there
             rows = [weights[k] for k in (joint(key, w) for w in "qkv")]
-            found[f"{prefix}.model.{key.replace('q_proj.', 'in_proj_')}"] = torch.cat(rows)
+            result[f"{prefix}.model.{key.replace('q_proj.', 'in_proj_')}"] = torch.cat(rows)
         elif not any(f"{w}_proj" in key for w in "kv"):
-            found[f"{prefix}.model.{key}"] = value
-    return found
+            result[f"{prefix}.model.{key}"] = value
+    return result
 
 
 def joint(key: str, which: str) -> str:
@@ -125,27 +125,27 @@ def joint(key: str, which: str) -> str:
 
 def build(family: Family) -> dict[str, nn.Module]:
     """The models of a family by the configs that single files are loaded with."""
-    made: dict[str, nn.Module] = {
+    created: dict[str, nn.Module] = {
         "unet": UNet2DConditionModel.from_config(family.configs["unet"]),
         "vae": AutoencoderKL.from_config(family.configs["vae"]),
     }
     for part, config in family.configs.items():
         if part.startswith("text_encoder"):
             cls = getattr(transformers, config["architectures"][0])
-            made[part] = cls(CLIPTextConfig(**config))
-    return made
+            created[part] = cls(CLIPTextConfig(**config))
+    return created
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
 def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Family:
     """A family as if its models were small."""
-    found: Family = request.param
-    configs = cast(dict[str, Any], found.configs)
-    smaller = SMALL | {"unet": SMALL_UNETS[found]}
+    result: Family = request.param
+    configs = cast(dict[str, Any], result.configs)
+    smaller = SMALL | {"unet": SMALL_UNETS[result]}
     for part, small in smaller.items():
         if part in configs:
             monkeypatch.setitem(configs, part, {**configs[part], **small})
-    return found
+    return result
 
 
 @pytest.fixture
@@ -176,8 +176,8 @@ def test_a_guess_of_what_a_file_predicts_is_said(
 ) -> None:
     with caplog.at_level("INFO"):
         load_base(BaseConfig(path=str(file), device="cpu"))
-    said = "model.safetensors does not state its prediction type; v_prediction is assumed"
-    assert (said in caplog.text) == (family is SD2)
+    message = "model.safetensors does not state its prediction type; v_prediction is assumed"
+    assert (message in caplog.text) == (family is SD2)
     caplog.clear()
     base = load_base(BaseConfig(path=str(file), device="cpu", prediction_type="epsilon"))
     assert base.prediction_type == "epsilon"
@@ -192,10 +192,10 @@ def test_single_file_loads_offline_to_the_same_weights(
     loaded = {"unet": base.unet, "vae": base.vae, "text_encoder": base.text_encoder}
     if family is SDXL:
         loaded["text_encoder_2"] = base.text_encoders[1]
-    for part, made in models.items():
-        wanted, found = made.state_dict(), loaded[part].state_dict()
-        assert set(found) == set(wanted)
-        assert all(torch.equal(found[key], wanted[key]) for key in wanted), part
+    for part, created in models.items():
+        expected, result = created.state_dict(), loaded[part].state_dict()
+        assert set(result) == set(expected)
+        assert all(torch.equal(result[key], expected[key]) for key in expected), part
     assert base.noise_scheduler.config.prediction_type == family.prediction
     assert base.noise_scheduler.config.beta_schedule == "scaled_linear"
     text = base.encode_text(["a cat"])
@@ -205,8 +205,8 @@ def test_single_file_loads_offline_to_the_same_weights(
     clip = SimpleTokenizer()
     padded = base.tokenizer("a cat", padding="max_length").input_ids[-1]
     assert padded == (0 if family is SD2 else 49407)
-    for asked in ("a photo of sks person, wearing a red hat", "Ünïcødé 猫 :-) it's 1234", ""):
-        assert base.tokenizer(asked).input_ids == [49406, *clip.encode(asked), 49407]
+    for requested in ("a photo of sks person, wearing a red hat", "Ünïcødé 猫 :-) it's 1234", ""):
+        assert base.tokenizer(requested).input_ids == [49406, *clip.encode(requested), 49407]
     assert base.tokenizer.model_max_length == 77
 
 
@@ -223,18 +223,18 @@ def test_full_configs_are_those_of_the_real_models_with_kohyas_modules() -> None
     }
     for family, (sizes, counts, with_convolutions) in known.items():
         with torch.device("meta"):
-            made = build(family)
-        assert [sum(p.numel() for p in model.parameters()) for model in made.values()] == sizes
-        encoders = [model for part, model in made.items() if part.startswith("text")]
+            created = build(family)
+        assert [sum(p.numel() for p in model.parameters()) for model in created.values()] == sizes
+        encoders = [model for part, model in created.items() if part.startswith("text")]
         prefixes = (UNET, *family.text_encoders)
-        adapters = LoRAInjector(dict(zip(prefixes, [made["unet"], *encoders], strict=True)))
+        adapters = LoRAInjector(dict(zip(prefixes, [created["unet"], *encoders], strict=True)))
         linear = [key for key in adapters.targets if key not in adapters.conv_only]
         assert [sum(k.startswith(f"{p}_") for k in linear) for p in prefixes] == counts
         assert sum(key.startswith(UNET) for key in adapters.targets) == with_convolutions
 
 
 @pytest.mark.parametrize(
-    ("shapes", "said"),
+    ("shapes", "message"),
     [
         ({SDXL.marker_key: (4, 1280)}, "match none of Stable Diffusion 1.x, "),  # SDXL's refiner
         ({SD1.marker_key: (4, 768), FIRST_WEIGHT: (4, 9, 3, 3)}, "inpainting"),
@@ -242,11 +242,11 @@ def test_full_configs_are_those_of_the_real_models_with_kohyas_modules() -> None
     ],
 )
 def test_files_of_other_models_are_refused(
-    tmp_path: Path, shapes: dict[str, tuple[int, ...]], said: str
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], message: str
 ) -> None:
     path = tmp_path / "other.safetensors"
     save_file({key: torch.zeros(shape) for key, shape in shapes.items()}, path)
-    with pytest.raises(BaseError, match=f"other.safetensors is not a .* model: .*{said}"):
+    with pytest.raises(BaseError, match=f"other.safetensors is not a .* model: .*{message}"):
         load_base(BaseConfig(path=str(path), device="cpu"))
 
 

@@ -40,14 +40,14 @@ def puppets(count: int, wild_share: float = 0.25, seed: int = 99) -> list[Puppet
     return [sample_puppet(rng, wild_share=wild_share) for _ in range(count)]
 
 
-def pictures(some: list[Puppet]) -> torch.Tensor:
-    return images_of(some).float() / 255
+def image_tensor(items: list[Puppet]) -> torch.Tensor:
+    return images_of(items).float() / 255
 
 
 def test_same_puppet_same_picture_at_either_size() -> None:
-    for one, again in zip(puppets(6), puppets(6), strict=True):
-        assert one == again
-        assert (render(one) == render(again)).all()
+    for one, repeated in zip(puppets(6), puppets(6), strict=True):
+        assert one == repeated
+        assert (render(one) == render(repeated)).all()
         large = np.asarray(Image.fromarray(render(one, 256)).reduce(8)).astype(float)
         assert np.abs(large - render(one)).mean() < 3
 
@@ -88,10 +88,10 @@ def test_tokenizer_takes_anything(text: str) -> None:
 
 def test_dataset_has_pictures_with_captions(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("drawn") / "set"
-    drawn = draw_dataset(folder, 0, NARROW_POSES, ("on a beach", "in a city"), 6, captions="full")
-    assert len({(p.arms, p.background) for p in drawn}) == 6
+    sampled = draw_dataset(folder, 0, NARROW_POSES, ("on a beach", "in a city"), 6, captions="full")
+    assert len({(p.arms, p.background) for p in sampled}) == 6
     assert sorted(f.suffix for f in folder.iterdir()) == [".png"] * 6 + [".txt"] * 6
-    assert (folder / "01.txt").read_text() == caption(drawn[0], "sks puppet") + "\n"
+    assert (folder / "01.txt").read_text() == caption(sampled[0], "sks puppet") + "\n"
 
 
 MEASURED = json.loads((WEIGHTS / "gates.json").read_text())
@@ -120,43 +120,43 @@ def test_weights_are_small_and_hold_no_pickles() -> None:
 
 
 def test_stock_pipeline_draws_what_is_asked() -> None:
-    wanted = puppets(8, wild_share=0.0)
-    images = generate(load_pipeline(), [caption(puppet) for puppet in wanted], seed=1)
-    found = Judge.from_folder().read(images)
+    expected = puppets(8, wild_share=0.0)
+    images = generate(load_pipeline(), [caption(puppet) for puppet in expected], seed=1)
+    result = Judge.from_folder().read(images)
     for name in ("arms", "background"):
-        right = [a == getattr(p, name) for a, p in zip(found[name], wanted, strict=True)]
+        right = [a == getattr(p, name) for a, p in zip(result[name], expected, strict=True)]
         assert sum(right) / len(right) >= 0.9, name
 
 
 def test_clip_loads_by_open_clip_and_reads_by_zero_shot() -> None:
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{CLIP}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{CLIP}")
-    some = puppets(100)
-    asked = {
+    items = puppets(100)
+    requested = {
         "background": {name: f"a photo of a puppet {name}" for name in BACKGROUNDS},
         "shirt_name": {name: caption_of(outfit=f"wearing a {name} shirt") for name in SHIRTS},
     }
     with torch.no_grad():
-        seen = model.eval().encode_image(prepared(pictures(some)), normalize=True)
-        for attribute, texts in asked.items():
+        observed = model.eval().encode_image(prepared(image_tensor(items)), normalize=True)
+        for attribute, texts in requested.items():
             read = model.encode_text(tokenizer(list(texts.values())), normalize=True)
-            found = [list(texts)[i] for i in (seen @ read.T).argmax(1).tolist()]
-            true = [getattr(p, attribute, None) or getattr(p.looks, attribute, None) for p in some]
-            known = [a == b for a, b in zip(found, true, strict=True) if b is not None]
+            result = [list(texts)[i] for i in (observed @ read.T).argmax(1).tolist()]
+            true = [getattr(p, attribute, None) or getattr(p.looks, attribute, None) for p in items]
+            known = [a == b for a, b in zip(result, true, strict=True) if b is not None]
             assert sum(known) / len(known) >= 0.9, attribute
 
 
 def test_keypoints_are_found_at_any_size_and_not_where_there_is_no_puppet() -> None:
-    network, some = KeypointNetwork.from_folder(), puppets(40)
-    true = torch.stack([torch.from_numpy(keypoints(puppet)) for puppet in some])
+    network, items = KeypointNetwork.from_folder(), puppets(40)
+    true = torch.stack([torch.from_numpy(keypoints(puppet)) for puppet in items])
     torch.manual_seed(0)
     with torch.no_grad():
         for size in (32, 256):
-            found = network(images_of(some, size).float() / 255)
-            assert found.shape == (40, 13, 3)
-            assert (found[..., :2] - true).norm(dim=2).mean() < 0.04
-            assert found[..., 2].mean() > 0.7
-        nothing = network(negatives(pictures(some), pictures(some).mean(0, keepdim=True)))
+            result = network(images_of(items, size).float() / 255)
+            assert result.shape == (40, 13, 3)
+            assert (result[..., :2] - true).norm(dim=2).mean() < 0.04
+            assert result[..., 2].mean() > 0.7
+        nothing = network(negatives(image_tensor(items), image_tensor(items).mean(0, keepdim=True)))
         assert nothing[..., 2].mean() < 0.2
         assert network(torch.rand(8, 3, 64, 64))[..., 2].mean() < 0.2
 
@@ -166,7 +166,7 @@ def test_identity_is_skin_and_hat_not_outfit() -> None:
     other = replace(character, shirt=(20, 20, 24), trousers=(240, 240, 240), stripes=None)
 
     def level(looks_of: list[Puppet]) -> float:
-        return float(judge.identity(pictures(looks_of), character).mean())
+        return float(judge.identity(image_tensor(looks_of), character).mean())
 
     assert level([sample_puppet(rng, character) for _ in range(32)]) > 0.85
     assert level([sample_puppet(rng, other) for _ in range(32)]) > 0.85

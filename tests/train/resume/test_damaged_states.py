@@ -111,37 +111,37 @@ DAMAGES: list[Damage] = [
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__.replace("<lambda>", "other"))
 def test_it_goes_on_from_its_last_checkpoint(
-    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, damage: Damage,
+    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, damage: Damage,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     config = trial(epochs=3, scheduler=SchedulerConfig("cosine"))
-    whole = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
+    full = train(base, dataset, TrialSpec(config, tmp_path / "whole"))
     folder, leaves = tmp_path / "broken", iter([False] * 7 + [True])
     with pytest.raises(KeyboardInterrupt):  # in the third epoch, of three steps each
-        train(base, pictures, TrialSpec(config, folder), should_stop=lambda: next(leaves))
+        train(base, dataset, TrialSpec(config, folder), should_stop=lambda: next(leaves))
     damage(state_file(folder))
     with caplog.at_level("WARNING"):
-        again = train(base, pictures, TrialSpec(config, folder))
-    (said,) = [record.message for record in caplog.records]
-    assert said.startswith(f"{state_file(folder)} is damaged (")
-    assert said.endswith(
+        repeated = train(base, dataset, TrialSpec(config, folder))
+    (message,) = [record.message for record in caplog.records]
+    assert message.startswith(f"{state_file(folder)} is damaged (")
+    assert message.endswith(
         "continues from lora-000002.safetensors (epoch 2), with a new optimizer state"
     )
-    assert "\n" not in said
+    assert "\n" not in message
     assert not (folder / "hacked").exists(), "no file runs code"
-    assert [epoch.checkpoints[0].epoch for epoch in again] == [2, 3]
-    assert again[-1].checkpoints[0].lr == whole[-1].checkpoints[0].lr, "the schedule goes on"
-    assert again[0].checkpoints[0].pictures == 12
+    assert [epoch.checkpoints[0].epoch for epoch in repeated] == [2, 3]
+    assert repeated[-1].checkpoints[0].lr == full[-1].checkpoints[0].lr, "the schedule goes on"
+    assert repeated[0].checkpoints[0].pictures == 12
     before, after = (load_file(folder / f"lora{n}.safetensors") for n in ("-000002", ""))
     moved = max(float((before[key] - after[key]).abs().max()) for key in before)
     assert 0 < moved < 0.05, "it is trained on, and not anew"
     assert end(folder)["epoch"] == 3, "its state is whole again"
-    assert train(base, pictures, TrialSpec(config, folder))[0].checkpoints[0].last
+    assert train(base, dataset, TrialSpec(config, folder))[0].checkpoints[0].last
 
 
 def test_without_a_checkpoint_it_begins_anew(
     base: BaseModel,
-    pictures: Dataset,
+    dataset: Dataset,
     trial: Make,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -149,8 +149,8 @@ def test_without_a_checkpoint_it_begins_anew(
     folder = tmp_path / "broken"
     folder.mkdir()
     state_file(folder).write_bytes(b"garbage")
-    train(base, pictures, TrialSpec(trial(), tmp_path / "whole"))
-    train(base, pictures, TrialSpec(trial(), folder))
+    train(base, dataset, TrialSpec(trial(), tmp_path / "whole"))
+    train(base, dataset, TrialSpec(trial(), folder))
     assert "; the run starts over" in caplog.text
     files = [(place / "lora.safetensors").read_bytes() for place in (folder, tmp_path / "whole")]
     assert files[0] == files[1]
@@ -158,27 +158,27 @@ def test_without_a_checkpoint_it_begins_anew(
 
 def test_a_damaged_checkpoint_is_passed_over(
     base: BaseModel,
-    pictures: Dataset,
+    dataset: Dataset,
     trial: Make,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    train(base, pictures, TrialSpec(trial(epochs=3), tmp_path))
+    train(base, dataset, TrialSpec(trial(epochs=3), tmp_path))
     cut_in_half(state_file(tmp_path))
     cut_in_half(tmp_path / "lora.safetensors")
-    again = train(base, pictures, TrialSpec(trial(epochs=3), tmp_path))
+    repeated = train(base, dataset, TrialSpec(trial(epochs=3), tmp_path))
     assert "lora.safetensors: not a readable safetensors file" in caplog.text
-    assert [epoch.checkpoints[0].epoch for epoch in again] == [2, 3]
+    assert [epoch.checkpoints[0].epoch for epoch in repeated] == [2, 3]
 
 
 def test_another_runs_checkpoints_are_not_written_over(
-    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
+    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
-    train(base, pictures, TrialSpec(trial(), tmp_path))
+    train(base, dataset, TrialSpec(trial(), tmp_path))
     state_file(tmp_path).write_bytes(b"")
     other = replace(trial(), network=NetworkConfig(rank=2))
     with pytest.raises(TrainingError, match="holds a run of other settings; choose another"):
-        train(base, pictures, TrialSpec(other, tmp_path))
+        train(base, dataset, TrialSpec(other, tmp_path))
 
 
 def test_the_command_says_so_and_ends_well(

@@ -47,8 +47,8 @@ def test_out_of_memory_says_what_helps_in_order(
     short_of_memory(5, lambda config: True)
     with pytest.raises(TrainingError) as stopped:
         main(command(trial(batch_size=2, gradient_accumulation=3), tmp_path))
-    said = str(stopped.value)
-    places = [said.index(word) for word in (
+    message = str(stopped.value)
+    places = [message.index(word) for word in (
         "gradient_checkpointing=true", "data.resolution", "cached latents", "adamw8bit",
         "training.batch_size=1 training.gradient_accumulation=6")]  # fmt: skip
     assert places == sorted(places)
@@ -74,9 +74,9 @@ def test_out_of_memory_while_the_base_is_loaded_is_one_line(
     monkeypatch.setattr(f"train.models.base_model.{place}", fails)
     with pytest.raises(
         BaseError, match=r"out of memory while .*base.precision=bf16.*now fp16"
-    ) as end:
+    ) as exit_info:
         load_base(BaseConfig(path=str(base_folder), device="cpu", precision="fp16"))
-    assert "\n" not in str(end.value)
+    assert "\n" not in str(exit_info.value)
 
 
 def test_oom_adapt_goes_on_with_less_from_the_last_state(
@@ -102,9 +102,9 @@ def test_oom_adapt_goes_on_with_less_from_the_last_state(
     assert calls[7:] == [(1, b, 1) for b in range(2, 6)] + [(2, b, 1) for b in range(6)]
     for word in ("gradient_checkpointing=True", "AdamW8bit", "gradient_accumulation=2"):
         assert word in caplog.text
-    about = read_metadata(tmp_path / "lora.safetensors")["lorasweep_config"]
-    assert '"gradient_checkpointing": true' in about
-    assert '"batch_size": 1' in about
+    metadata = read_metadata(tmp_path / "lora.safetensors")["lorasweep_config"]
+    assert '"gradient_checkpointing": true' in metadata
+    assert '"batch_size": 1' in metadata
     # the same command later knows what it has changed
     before = (tmp_path / "lora.safetensors").read_bytes()
     main(command(config, tmp_path))
@@ -131,10 +131,10 @@ def test_a_lack_of_memory_is_known_by_what_is_said_of_it(error: Exception, out: 
 
 def all_remedies(config: TrialConfig) -> tuple[str, ...]:
     """Those that memory runs out for again and again."""
-    remedies: tuple[str, ...] = ()
-    while (more := with_next_fallback(config, remedies)) is not None:
-        remedies = more
-    return remedies
+    fallbacks: tuple[str, ...] = ()
+    while (more := with_next_fallback(config, fallbacks)) is not None:
+        fallbacks = more
+    return fallbacks
 
 
 def test_remedies_come_in_the_guides_order_and_end(
@@ -144,11 +144,11 @@ def test_remedies_come_in_the_guides_order_and_end(
     config = trial(on_oom="degrade", cache="off", data=data)
     stopped = trial(cache="off", data=data)
     assert "training.on_oom=degrade applies 1, 2, 3, 4, 5 automatically" in advice(stopped)
-    remedies = all_remedies(config)
-    assert remedies == (
+    fallbacks = all_remedies(config)
+    assert fallbacks == (
         "gradient_checkpointing", "resolution", "cached latents", "8-bit optimizer", "batch_size 1",
     )  # fmt: skip
-    changed = apply_fallbacks(config, remedies)
+    changed = apply_fallbacks(config, fallbacks)
     assert (changed.data.resolution, changed.data.height, changed.cache) == (384, 576, "memory")
     assert (changed.training.batch_size, changed.training.gradient_accumulation) == (1, 2)
     assert "(data.resolution=384, data.height=576)" in caplog.text
@@ -190,13 +190,13 @@ def test_oom_adapt_goes_on_with_smaller_pictures_in_other_buckets(
     )
     calls = short_of_memory(8, lambda config: config.data.resolution > 64 or config.cache == "off")
     main(command(config, tmp_path))
-    done = [(epoch, step) for epoch, step, _ in calls]
-    assert done == [(0, b) for b in range(5)] + [(1, b) for b in (0, 1, *[2] * 3, *range(2, 5))]
-    told = [
+    process = [(epoch, step) for epoch, step, _ in calls]
+    assert process == [(0, b) for b in range(5)] + [(1, b) for b in (0, 1, *[2] * 3, *range(2, 5))]
+    reported = [
         read_metadata(tmp_path / name)["ss_resolution"]
         for name in ("lora-000001.safetensors", "lora.safetensors")
     ]
-    assert told == ["(96, 96)", "(64, 64)"]
+    assert reported == ["(96, 96)", "(64, 64)"]
     assert end(tmp_path)["remedies"] == ["gradient_checkpointing", "resolution", "cached latents"]
     main(command(config, tmp_path))
-    assert len(calls) == len(done)
+    assert len(calls) == len(process)

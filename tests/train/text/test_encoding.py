@@ -20,22 +20,22 @@ NOT_UTF8 = os.fsdecode(b"J\xfcrgen")
 
 def train(environment: dict[str, str], output: Path, *arguments: str) -> str:
     """Trains a step; returns what was said."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "train", "training.max_steps=1", "base.device=cpu",
          f"output={output}", *arguments],
         capture_output=True, check=False, env={**os.environ, **environment},
     )  # fmt: skip
-    said = done.stderr.decode("latin-1" if "cp1252" in environment.values() else "utf-8")
-    assert done.returncode == 0, said
-    assert "Traceback" not in said
-    return said
+    message = process.stderr.decode("latin-1" if "cp1252" in environment.values() else "utf-8")
+    assert process.returncode == 0, message
+    assert "Traceback" not in message
+    return message
 
 
 def tags(output: Path) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = json.loads(
+    result: dict[str, dict[str, int]] = json.loads(
         read_metadata(output / "lora.safetensors")["ss_tag_frequency"]
     )
-    return found
+    return result
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def test_umlauts_in_any_locale(
     environment: dict[str, str], folder: Path, base_folder: Path, tmp_path: Path
 ) -> None:
     settings = [f"base.path={base_folder}", "data.resolution=32", "data.trigger='sks Köter'"]
-    said = train(environment, tmp_path / "Ausgänge", f"data.path='{folder}'", *settings)
+    message = train(environment, tmp_path / "Ausgänge", f"data.path='{folder}'", *settings)
     name = r"10_J\xfcrgen dog" if "ascii" in environment.values() else "10_Jürgen dog"
-    assert f"1 of 2 images in {name} has no caption" in said
+    assert f"1 of 2 images in {name} has no caption" in message
     assert tags(tmp_path / "Ausgänge") == {"10_Jürgen dog": {"sks köter": 1, "jürgen dog": 1}}
 
 
@@ -75,12 +75,14 @@ def test_names_that_are_no_utf8_are_escaped_and_their_words_guessed(
     (folder / "b.png").rename(folder / os.fsdecode(b"\xfc.png"))
     for environment in ({"LC_ALL": "C.UTF-8"}, ASCII):
         output = tmp_path / "out" / environment["LC_ALL"]
-        said = train(
+        message = train(
             environment, output, f"base.path={base_folder}", "data.resolution=32",
             f"data.path='{folder}'",
         )  # fmt: skip
-        assert r"images in 10_J\xfcrgen dog have no caption and get the words 'Jürgen dog'" in said
-        assert r"\xfc.png" in said
+        assert (
+            r"images in 10_J\xfcrgen dog have no caption and get the words 'Jürgen dog'" in message
+        )
+        assert r"\xfc.png" in message
         assert tags(output) == {r"10_J\xfcrgen dog": {"jürgen dog": 2}}
 
 
