@@ -33,7 +33,7 @@ def write(folder: Path, names: list[str], metadata: dict[str, str] | None = None
         save_checkpoint(folder / f"{name}.safetensors", adapter, metadata or {}, torch.float32)
 
 
-def test_a_folder_is_scored_logged_and_not_scored_twice(tmp_path: Path) -> None:
+def test_folder_is_scored_once_and_logged(tmp_path: Path) -> None:
     write(tmp_path / "out", ["me-000002", "me-000010", "me"])
     output = tmp_path / "scores"
     command = (f"checkpoints={tmp_path}/out/me*.safetensors", f"output={output}",
@@ -74,7 +74,7 @@ def test_a_folder_is_scored_logged_and_not_scored_twice(tmp_path: Path) -> None:
     assert first.data.metrics == runs[0].data.metrics
 
 
-def test_what_is_not_as_it_is_drawn_is_said_before_any_picture_is(tmp_path: Path) -> None:
+def test_mismatches_are_reported_before_any_image_is_generated(tmp_path: Path) -> None:
     """Once for all files; what is worth nothing is left out, and the others are scored."""
     metadata = {
         "ss_clip_skip": "2",
@@ -113,7 +113,7 @@ def test_what_is_not_as_it_is_drawn_is_said_before_any_picture_is(tmp_path: Path
     assert "its weights are not finite" in message
 
 
-def test_without_checkpoints_only_the_probes_are_written_and_can_be_edited(tmp_path: Path) -> None:
+def test_without_checkpoints_only_editable_probes_are_written(tmp_path: Path) -> None:
     code, message = run_module("evaluate", f"output={tmp_path}", f"root={tmp_path}/mlruns", *QUICK)
     assert code == 0, message
     file = tmp_path / "probes.yaml"
@@ -141,7 +141,7 @@ def test_without_checkpoints_only_the_probes_are_written_and_can_be_edited(tmp_p
         ({"promt": "x"}, "probe 0 of the file"),
     ],
 )
-def test_a_wrong_probe_is_named(tmp_path: Path, change: dict[str, object], words: str) -> None:
+def test_invalid_probe_is_named(tmp_path: Path, change: dict[str, object], words: str) -> None:
     probe = {"prompt": "p", "base_prompt": "p", "seed": 1, "role": FRESH, "asked": {}}
     values = yaml.safe_load(Path("conf/probes/attributes/puppets.yaml").read_text())
     parts = [part for kind in ("poses", "backgrounds", "outfits") for part in values[kind]]

@@ -68,7 +68,7 @@ def ordered(folder: Path, pattern: str = "") -> tuple[str, dict[str, int]]:
         (["x512-1.5-a-000003"], "epoch", [3]),
     ],
 )  # fmt: skip
-def test_the_order_is_that_in_which_trainers_saved(
+def test_files_are_ordered_as_trainers_saved_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, names: Names, unit: str, expected: list[int]
 ) -> None:
     make(tmp_path, names)
@@ -81,14 +81,14 @@ def test_the_order_is_that_in_which_trainers_saved(
         assert list(numbers) == names[::-1]
 
 
-def test_the_last_file_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_last_file_is_logged_as_the_last(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     make(tmp_path, ["me_v1.1-000002", "me_v1.1"])
     ordered(tmp_path)
     assert caplog.messages == ["me_v1.1.safetensors has no number: it is assumed to be the last, 3"]
 
 
-def test_metadata_are_believed_and_contradictions_told(
+def test_metadata_take_precedence_and_contradictions_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["me-000001", "me-000002", "me"]
@@ -100,7 +100,7 @@ def test_metadata_are_believed_and_contradictions_told(
     assert "me-000001.safetensors has 5, not 1" in line
 
 
-def test_metadata_that_do_not_tell_files_apart_leave_it_to_the_names(tmp_path: Path) -> None:
+def test_identical_metadata_fall_back_to_the_names(tmp_path: Path) -> None:
     names = ["me-000001", "me-000002", "me-000003"]
     for reported in ({"ss_epoch": "10"}, {"ss_epoch": "10", "ss_steps": "700"}, {"ss_epoch": "²"},
                  {"ss_epoch": "9" * 5000}, {"training_info": '{"step": Infinity}'},
@@ -121,7 +121,7 @@ def test_metadata_that_do_not_tell_files_apart_leave_it_to_the_names(tmp_path: P
         (["x/checkpoint-1/pytorch_lora_weights", "x/checkpoint-2/pytorch_lora_weights"], {}, 1),
     ],
 )
-def test_files_of_several_runs_are_told(
+def test_files_of_several_runs_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, names: Names, sessions: dict[str, str],
     runs: int,
 ) -> None:  # fmt: skip
@@ -142,9 +142,7 @@ def test_files_of_several_runs_are_told(
         (["me-000001", "me", "you"], "neither the names nor the metadata"),
     ],
 )
-def test_an_order_that_nothing_tells_is_not_guessed(
-    tmp_path: Path, names: Names, words: str
-) -> None:
+def test_unknown_order_is_not_guessed(tmp_path: Path, names: Names, words: str) -> None:
     make(tmp_path, names)
     with pytest.raises(CheckpointError, match=words):
         ordered(tmp_path, "**/*.safetensors")
@@ -177,7 +175,7 @@ def test_an_order_that_nothing_tells_is_not_guessed(
         ("{a,b} *?.safetensors", ["{a,b} *?"]),
     ],
 )  # fmt: skip
-def test_what_is_typed_is_a_file_a_folder_or_a_pattern(
+def test_checkpoints_may_be_a_file_a_folder_or_a_pattern(
     tmp_path: Path, typed: str, expected: Names
 ) -> None:
     make(tmp_path, ["[Illustrious] me", "me_1", "me_2", "me_x", "sub/a",
@@ -229,7 +227,7 @@ def test_nothing_found_ends_in_one_line(tmp_path: Path, typed: str, words: str) 
     assert len(str(raised.value)) < 600
 
 
-def test_broken_files_are_left_out_with_a_line(
+def test_broken_files_are_skipped_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(tmp_path, ["me-000001", "me-000003"])
@@ -258,7 +256,7 @@ def test_broken_files_are_left_out_with_a_line(
         ("me-000005", {"ss_epoch": "None"}, (5, None)),
     ],
 )
-def test_the_epoch_or_the_step_is_read_as_each_trainer_tells_it(
+def test_epoch_or_step_by_each_trainers_naming(
     name: str, metadata: dict[str, str], expected: tuple[int | None, int | None]
 ) -> None:
     assert epoch_and_step(Path(f"{name}.safetensors"), metadata) == expected

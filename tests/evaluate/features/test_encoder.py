@@ -29,14 +29,14 @@ def test_features_are_unit_vectors_of_one_space() -> None:
     assert encoder.patch_features(torch.rand(2, 3, 32, 32)).shape[:2] == (2, 64)
 
 
-def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+def test_folder_without_weights_is_rejected(tmp_path: Path) -> None:
     without_lora = tmp_path / "clip"
     shutil.copytree(EMBEDDED_FOLDER, without_lora, ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(ConfigError, match=r"scores\.clip_model"):
         ClipEncoder(str(without_lora), CPU)
 
 
-def test_an_architecture_with_weights_from_a_file(tmp_path: Path) -> None:
+def test_architecture_with_weights_from_a_file(tmp_path: Path) -> None:
     metadata = json.loads((EMBEDDED_FOLDER / "open_clip_config.json").read_text())
     for key in [key for key in metadata["model_cfg"]["text_cfg"] if "tokenizer" in key]:
         del metadata["model_cfg"]["text_cfg"][key]  # it would be asked of the hub
@@ -78,7 +78,7 @@ class Words(list[str]):
         return len(self), 1
 
 
-def test_similarities_are_those_of_torchmetrics_clip_score() -> None:
+def test_similarities_match_torchmetrics_clip_score() -> None:
     encoder = ClipEncoder("puppets", CPU)
     images, texts = torch.rand(4, 3, 32, 32), [f"a puppet {word}" for word in "abcd"]
 

@@ -36,7 +36,7 @@ def same(one: ImageFeatures, other: ImageFeatures) -> bool:
     )
 
 
-def test_readings_are_kept_by_content(tmp_path: Path) -> None:
+def test_features_are_cached_by_content(tmp_path: Path) -> None:
     encoder = ClipEncoder("puppets", torch.device("cpu"))
     images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     observed: list[int] = []
@@ -57,7 +57,7 @@ def test_readings_are_kept_by_content(tmp_path: Path) -> None:
     assert observed == [5, 5, 5, 5]
 
 
-def test_a_long_stage_says_how_far_it_is(
+def test_long_stage_logs_progress(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]

@@ -43,7 +43,7 @@ def people(*some: dict[str, Tensor]) -> PersonPoses:
     return source
 
 
-def test_the_subject_is_the_largest_sure_person() -> None:
+def test_subject_is_the_largest_confident_person() -> None:
     read = people(person(20, 0.9), person(60, 0.95), person(80, 0.1)).read(
         torch.zeros(1, 3, 100, 100)
     )
@@ -54,14 +54,14 @@ def test_the_subject_is_the_largest_sure_person() -> None:
     assert people(person(60, 0.9)).detected(unsure).tolist() == [False]
 
 
-def test_nobody_is_no_pose() -> None:
+def test_image_without_a_person_has_no_pose() -> None:
     source = people(person(1, 1))
     source.joints = lambda images: [{"scores": torch.zeros(0)}]
     assert source.detected(source.read(torch.zeros(1, 3, 8, 8))).tolist() == [False]
     assert landmarks([]).shape == (13, 3)
 
 
-def test_mediapipes_landmarks_become_the_same_joints() -> None:
+def test_mediapipe_landmarks_map_to_the_same_joints() -> None:
     def somebody(size: float, visibility: float) -> list[SimpleNamespace]:
         return [SimpleNamespace(x=i / 33 * size, y=size * (i % 2), visibility=visibility)
                 for i in range(33)]  # fmt: skip
@@ -71,7 +71,7 @@ def test_mediapipes_landmarks_become_the_same_joints() -> None:
     torch.testing.assert_close(joints[:, 2], torch.full((13,), 0.8))
 
 
-def test_sources_that_are_not_to_be_had_say_what_to_do() -> None:
+def test_unavailable_pose_sources_say_what_to_do() -> None:
     encoder = ClipEncoder("puppets", CPU)
     with pytest.raises(ConfigError, match=r"pose_model: mediapipe needs .*\.task file"):
         pose_source(ScoresConfig(pose_detector="mediapipe"), encoder)

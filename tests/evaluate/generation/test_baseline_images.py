@@ -52,7 +52,7 @@ def bases(config: BaseConfig) -> dict[str, BaseModel]:
     }
 
 
-def test_pictures_of_a_base_that_draws_otherwise_are_not_taken(
+def test_baseline_images_are_cached_by_sampling_settings(
     config: BaseConfig, tmp_path: Path
 ) -> None:
     """After a wrong prediction type is corrected, for example."""
@@ -74,7 +74,7 @@ def test_pictures_of_a_base_that_draws_otherwise_are_not_taken(
     assert len(list(tmp_path.glob("base-*.safetensors"))) == len(before) + 3
 
 
-def test_damaged_pictures_of_the_base_are_made_again(base: BaseModel, tmp_path: Path) -> None:
+def test_damaged_baseline_images_are_regenerated(base: BaseModel, tmp_path: Path) -> None:
     baseline = BaselineImages(base, 16, QUICK, tmp_path)
     sampled = baseline.generate(PROBES)
     (file,) = tmp_path.glob("base-*.safetensors")
@@ -93,7 +93,7 @@ def card(file: Path) -> Scorecard:
     return Scorecard(file, 1, {"copying": Estimate(0.5, 0.4, 0.6)})
 
 
-def test_scores_are_not_taken_of_a_file_of_other_strength(tmp_path: Path) -> None:
+def test_cached_scores_depend_on_the_strength(tmp_path: Path) -> None:
     """The weights are the same, and the settings beside them were corrected."""
     file, settings = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
     save_file({"base_model.model.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3)}, file)
@@ -111,7 +111,7 @@ def test_scores_are_not_taken_of_a_file_of_other_strength(tmp_path: Path) -> Non
     ["", "[", "[]", "null", '{"about": {"data": "1"}}', '{"about": {"data": "1"}, "cards": []}',
      "[" * 9000],
 )  # fmt: skip
-def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
+def test_damaged_score_cache_is_reset(tmp_path: Path, content: str) -> None:
     file = tmp_path / "x.safetensors"
     save_file({"a": torch.ones(1)}, file)
     (tmp_path / "scorecards.json").write_text(content)
@@ -143,7 +143,7 @@ def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
         ({}, ""),
     ],
 )
-def test_what_files_say_of_their_training_is_compared(
+def test_metadata_mismatches_are_reported(
     base: BaseModel, metadata: dict[str, str], words: str
 ) -> None:
     lines = mismatch_warnings([metadata, metadata, {}], base, DataConfig(trigger="sks person"))

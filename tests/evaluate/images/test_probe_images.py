@@ -49,13 +49,13 @@ def same(cells: dict[str, Cell], others: dict[str, Cell]) -> bool:
     )
 
 
-def test_images_are_as_they_were_drawn(sheet: Path) -> None:
+def test_probe_images_are_lossless(sheet: Path) -> None:
     images = read_probe_images(images_file(sheet), [3, 0, 7])
     assert [*images] == [3, 0]
     assert all(np.array_equal(np.asarray(image), IMAGES[row]) for row, image in images.items())
 
 
-def test_a_study_with_sheets_alone_shows_the_same(sheet: Path) -> None:
+def test_study_with_only_sheets_shows_the_same_images(sheet: Path) -> None:
     own = probe_cells(sheet, NAMES)
     assert [*own] == [*NAMES[:-1]]
     assert own["fresh 1"].flagged
@@ -64,7 +64,7 @@ def test_a_study_with_sheets_alone_shows_the_same(sheet: Path) -> None:
     assert same(own, read_cells(sheet, NAMES))
 
 
-def test_damaged_images_are_cut_out_of_the_sheet(
+def test_damaged_probe_images_are_cropped_from_the_sheet(
     sheet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, names = images_file(sheet), [*read_positions(sheet)]

@@ -35,7 +35,7 @@ def card(epoch: int, copies: dict[int, int]) -> Scorecard:
     return Scorecard(Path("-"), epoch, {}, images=images, copies=copies)
 
 
-def test_a_copy_stands_beside_its_training_picture(tmp_path: Path) -> None:
+def test_copy_is_shown_next_to_its_training_image(tmp_path: Path) -> None:
     training = torch.stack([torch.full((3, 8, 8), value) for value in (0.5, 1.0)])
     files = {}
     for epoch, copies in ((1, {}), (2, {1: 1})):
@@ -58,7 +58,7 @@ def test_a_copy_stands_beside_its_training_picture(tmp_path: Path) -> None:
     assert (13,) * 3 not in result, "fresh probes alone"
 
 
-def test_a_large_data_set_is_shown_in_part() -> None:
+def test_large_dataset_is_sampled_on_the_data_sheet() -> None:
     images = [(torch.zeros(3, 8, 8), f"caption {i}") for i in range(500)]
     sheet = data_sheet(images, images[:3])
     small = data_sheet(images[:120], images[:3])

@@ -18,7 +18,7 @@ from train.data.dataset import load_dataset
 from train.models.base_model import BaseModel, load_base
 
 
-def test_a_leak_is_known_by_how_the_training_outfit_is_read() -> None:
+def test_leak_is_recognized_by_the_classification_of_the_training_outfit() -> None:
     """The training outfit has no name: it is read as value 0, 1 or 2, and two parts leak alike."""
     random, count = torch.Generator().manual_seed(0), 200
     shares = torch.tensor([0.6, 0.3, 0.1, 0.0, 0.0, 0.0])
@@ -44,7 +44,7 @@ def test_a_leak_is_known_by_how_the_training_outfit_is_read() -> None:
     assert metric.compute().isnan().all()
 
 
-def test_what_is_neither_asked_nor_of_the_training_set_is_no_leak() -> None:
+def test_other_values_are_not_leaks() -> None:
     shares = torch.tensor([0.9, 0.1, 0.0, 0.0, 0.0, 0.0])
     metric = AttributeLeak([shares], [0.95])
     requested = torch.tensor([[3], [4], [5], [3], [4], [5]])
@@ -52,7 +52,7 @@ def test_what_is_neither_asked_nor_of_the_training_set_is_no_leak() -> None:
     assert metric.compute()[0].item() == 0
 
 
-def test_copies_are_found_where_the_training_set_has_the_same_picture_twice() -> None:
+def test_copies_are_found_despite_duplicate_training_images() -> None:
     random = torch.Generator().manual_seed(0)
 
     def dataset(count: int) -> torch.Tensor:
@@ -67,7 +67,7 @@ def test_copies_are_found_where_the_training_set_has_the_same_picture_twice() ->
     assert metric.compute()[0].item() == pytest.approx(0.5)
 
 
-def test_prompt_fidelity_is_none_where_each_picture_shows_another_prompt() -> None:
+def test_prompt_fidelity_is_zero_if_each_image_shows_another_prompt() -> None:
     prompts = torch.eye(4)
     base = 0.8 * prompts + 0.2
     base = torch.nn.functional.normalize(base, dim=-1).unsqueeze(0)
@@ -79,7 +79,7 @@ def test_prompt_fidelity_is_none_where_each_picture_shows_another_prompt() -> No
     assert metric.compute()[0].item() == pytest.approx(0, abs=1e-6)
 
 
-def test_losses_are_fixed_and_touch_no_random_state() -> None:
+def test_fixed_losses_use_no_global_random_state() -> None:
     base, dataset = load_base(BaseConfig(device="cpu")), load_dataset(DataConfig(resolution=32))
     random = torch.Generator().manual_seed(0)
     adapters = [base.adapters.create(NetworkConfig(rank=2), random) for _ in range(2)]
@@ -95,9 +95,7 @@ def test_losses_are_fixed_and_touch_no_random_state() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_losses_of_pictures_in_buckets_are_those_of_each_alone(
-    base: BaseModel, shapes: Path
-) -> None:
+def test_losses_in_buckets_equal_those_of_single_images(base: BaseModel, shapes: Path) -> None:
     data = DataConfig(path=str(shapes), resolution=32, buckets=True, validation_fraction=0)
     dataset = list(load_dataset(data).training)
     adapter = base.adapters.create(NetworkConfig(rank=2), torch.Generator().manual_seed(0))
@@ -107,7 +105,7 @@ def test_losses_of_pictures_in_buckets_are_those_of_each_alone(
     assert len(set(batched.tolist())) == 5
 
 
-def test_the_gap_is_between_two_samples() -> None:
+def test_generalization_gap_is_between_two_samples() -> None:
     metric = GeneralizationGap(resamples=200)
     metric.update(torch.tensor([0.5, 0.6, 0.7, 0.6]), torch.tensor([0.3, 0.3, 0.3]))
     value, low, high = metric.compute().tolist()
@@ -115,7 +113,7 @@ def test_the_gap_is_between_two_samples() -> None:
     assert 0.2 < low < value < high < 0.4
 
 
-def test_wilson_interval_is_that_of_scipy() -> None:
+def test_wilson_interval_matches_scipy() -> None:
     for count in (2, 26, 1000):
         for successes in range(0, count + 1, max(1, count // 26)):
             for confidence in (0.5, 0.9, 0.99):

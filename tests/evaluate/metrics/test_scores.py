@@ -76,7 +76,7 @@ def drawn(puppets: list[Puppet]) -> Tensor:
     return images_of(puppets).float() / 255
 
 
-def test_the_scores_tell_ideal_copying_and_untrained_apart(scorer: Scorer) -> None:
+def test_scores_distinguish_ideal_copying_and_untrained(scorer: Scorer) -> None:
     ideal = score(scorer, drawn(as_asked(scorer, wild=True))).scores
     plain = score(scorer, drawn(as_asked(scorer, wild=False))).scores
     copies = scorer.training_images.repeat(3, 1, 1, 1)[: PROBES.count]
@@ -93,7 +93,7 @@ def test_the_scores_tell_ideal_copying_and_untrained_apart(scorer: Scorer) -> No
     assert ideal["detection_rate"].value == 1
 
 
-def test_a_lora_that_changes_the_class_is_said_to_bleed(scorer: Scorer) -> None:
+def test_class_bleed_of_a_lora_that_changes_the_class(scorer: Scorer) -> None:
     remaining = score(scorer, drawn(as_asked(scorer, wild=True))).scores["class_bleed"]
     bled = score(scorer, drawn(as_asked(scorer, wild=True, bleeding=True))).scores["class_bleed"]
     assert remaining.value < 0.2
@@ -101,7 +101,7 @@ def test_a_lora_that_changes_the_class_is_said_to_bleed(scorer: Scorer) -> None:
     assert bled.low > remaining.high
 
 
-def test_a_color_cast_is_measured_in_delta_e(scorer: Scorer) -> None:
+def test_color_shift_is_measured_in_delta_e(scorer: Scorer) -> None:
     plain = scorer.baseline_images.generate(scorer.probe_set.probes)
     assert score(scorer, plain).scores["color_shift"].value < 3
     gray = torch.full_like(plain, 0.5)
@@ -115,7 +115,7 @@ def test_a_color_cast_is_measured_in_delta_e(scorer: Scorer) -> None:
     assert cast.low > 10
 
 
-def test_pictures_without_a_subject_are_told(scorer: Scorer) -> None:
+def test_images_without_a_subject_are_noted(scorer: Scorer) -> None:
     random = Random(0)
     empty = [render_background(random.choice(BACKGROUNDS), i) for i in range(PROBES.count)]
     images = torch.from_numpy(np.stack(empty)).permute(0, 3, 1, 2).float() / 255
@@ -125,7 +125,7 @@ def test_pictures_without_a_subject_are_told(scorer: Scorer) -> None:
     assert any("finds a pose in" in note for note in card.notes)
 
 
-def test_half_copied_is_scored_half(scorer: Scorer) -> None:
+def test_half_copied_images_score_half(scorer: Scorer) -> None:
     puppets = as_asked(scorer, wild=True)
     random = Random(5)
     poses = [("arms spread", "legs apart"), ("hands on hips", "legs together")]
@@ -137,7 +137,7 @@ def test_half_copied_is_scored_half(scorer: Scorer) -> None:
     assert abs(card.value - 0.5) < 0.2
 
 
-def test_probes_ask_for_what_the_training_pictures_do_not_have(scorer: Scorer) -> None:
+def test_probes_ask_for_what_the_training_images_lack(scorer: Scorer) -> None:
     probe_set = scorer.probe_set
     fresh = [probe_set.probes[row] for row in probe_set.rows(FRESH)]
     requested = {part: {p.asked[part] for p in fresh} for part in ("arms", "background")}
@@ -151,7 +151,7 @@ def test_probes_ask_for_what_the_training_pictures_do_not_have(scorer: Scorer) -
     assert all("sks" not in p.base_prompt for p in scorer.probe_set.probes)
 
 
-def test_a_picture_is_the_same_alone_and_in_a_pack(scorer: Scorer) -> None:
+def test_image_is_the_same_alone_and_in_a_pack(scorer: Scorer) -> None:
     base, random = scorer.base, torch.Generator().manual_seed(0)
     adapters = [base.adapters.create(NetworkConfig(rank=4), random) for _ in range(2)]
     for adapter in adapters:
@@ -189,7 +189,7 @@ def test_oks_by_hand() -> None:
     assert oks(aligned(pose), aligned(other)).item() == pytest.approx(1, abs=1e-5)
 
 
-def test_portrait_is_the_square_round_the_head() -> None:
+def test_head_crop_is_the_square_around_the_head() -> None:
     poses = torch.full((1, 13, 3), 0.9)
     poses[0, :3, :2] = torch.tensor([[0.5, 0.4], [0.6, 0.5], [0.4, 0.5]])  # nose, shoulders
     image = torch.zeros(1, 3, 100, 100)
@@ -200,7 +200,7 @@ def test_portrait_is_the_square_round_the_head() -> None:
     assert wider[..., 4:12, 4:12].min() > 0.4
 
 
-def test_likeness_is_half_where_half_the_way_is_gone_and_none_without_a_subject() -> None:
+def test_subject_fidelity_at_half_the_distance_and_without_a_subject() -> None:
     angles = torch.tensor([0.0, 0.2, -0.2])  # features on a circle, where distances are known
     training = torch.stack([angles.cos(), angles.sin()], dim=1)
     far = torch.tensor([[-1.0, 0.0]])
@@ -218,7 +218,7 @@ def test_likeness_is_half_where_half_the_way_is_gone_and_none_without_a_subject(
     assert likeness.compute()[0].item() == pytest.approx(0, abs=1e-6)
 
 
-def test_intervals_of_shares_have_a_width_and_the_base_rate_is_taken_off() -> None:
+def test_share_intervals_have_a_width_and_subtract_the_base_rate() -> None:
     share = Share(base_rate=0.05, confidence=0.9)
     share.update(torch.zeros(24))
     value, low, high = share.compute().tolist()
@@ -235,13 +235,13 @@ def test_intervals_of_shares_have_a_width_and_the_base_rate_is_taken_off() -> No
     assert share.compute().tolist() == [0, 0, 1]
 
 
-def test_vendi_counts_the_different_ones() -> None:
+def test_vendi_score_counts_distinct_items() -> None:
     everything = torch.arange(6).unsqueeze(0)
     assert vendi(torch.eye(6), everything).item() == pytest.approx(6, abs=1e-3)
     assert vendi(torch.ones(6, 6), everything).item() == pytest.approx(1, abs=1e-3)
 
 
-def test_weights_that_are_not_finite_fail_one_scorecard_alone(
+def test_weights_that_are_not_finite_fail_only_their_scorecard(
     scorer: Scorer, tmp_path: Path
 ) -> None:
     """The rest of the pack is scored; a file that is not there is still an error."""

@@ -20,7 +20,7 @@ class Encoder:
         return torch.eye(len(phrases), 64)
 
 
-def test_probes_of_captions_ask_the_base_for_the_class(tmp_path: Path) -> None:
+def test_caption_probes_ask_the_base_for_the_class(tmp_path: Path) -> None:
     draw(tmp_path, "a", "b")
     (tmp_path / "a.txt").write_text("ana woman eating a banana")
     (tmp_path / "b.txt").write_text("a banana for ana")

@@ -43,7 +43,7 @@ def unit(rows: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_obedience_is_absent_where_the_base_does_not_obey(seed: int) -> None:
+def test_prompt_fidelity_is_undefined_if_the_base_ignores_prompts(seed: int) -> None:
     base = torch.stack([unit(12, 1000 + seed), unit(12, 2000 + seed)])
     metric = PromptFidelity(unit(12, seed), base)
     metric.update(unit(12, 3000 + seed))
@@ -54,7 +54,9 @@ def test_obedience_is_absent_where_the_base_does_not_obey(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_likeness_is_absent_where_the_pictures_are_as_far_apart_as_the_base(seed: int) -> None:
+def test_subject_fidelity_is_undefined_if_training_images_are_as_far_apart_as_the_base(
+    seed: int,
+) -> None:
     metric = SubjectFidelity(unit(10, seed), unit(40, 100 + seed), torch.zeros(0, 32))
     metric.update(unit(12, 200 + seed), torch.ones(12, dtype=torch.bool))
     assert metric.compute().isnan().all()
@@ -66,7 +68,7 @@ def test_likeness_is_absent_where_the_pictures_are_as_far_apart_as_the_base(seed
     assert not SubjectFidelity(alike[:2], unit(40, 100 + seed), torch.zeros(0, 32)).undefined_reason
 
 
-def test_one_observation_has_no_interval_and_several_timesteps_have() -> None:
+def test_single_observation_has_no_interval_unless_by_timestep() -> None:
     unused = Mean()
     unused.update(torch.tensor([0.5]))
     assert unused.compute().isnan().all()
@@ -79,7 +81,7 @@ def test_one_observation_has_no_interval_and_several_timesteps_have() -> None:
         assert low < value < high
 
 
-def test_a_failed_checkpoint_is_never_kept_and_is_spoken_of() -> None:
+def test_failed_checkpoint_is_never_selected_and_is_mentioned() -> None:
     selection = select([card(1, 0.5, 0.1), failed(2)], POLICY)
     assert (selection.scorecard.epoch, selection.feasible) == (1, True)
     assert f"epoch 2 cannot be used: {FAILURE}" in " ".join(selection.reasons)
@@ -94,7 +96,7 @@ def test_a_failed_checkpoint_is_never_kept_and_is_spoken_of() -> None:
     assert not memorizes(POLICY, 2)([card(1, 0.5, 0.9), failed(2), card(3, 0.5, 0.9)])
 
 
-def test_a_search_is_told_finite_numbers_and_the_same_constraints() -> None:
+def test_objective_and_constraints_are_finite_with_fixed_names() -> None:
     full, poor = card(1, 0.5, 0.1), without(card(2, 0.5, 0.1), "prompt_fidelity")
     for policy in (POLICY, PolicyConfig()):
         reported = [constraints(one, policy) for one in (full, poor, failed(3), None)]
@@ -108,7 +110,7 @@ def test_a_search_is_told_finite_numbers_and_the_same_constraints() -> None:
             study.tell(trial, 0.0)
 
 
-def test_without_obedience_the_likeness_decides_and_says_so() -> None:
+def test_selection_without_prompt_fidelity_uses_subject_fidelity() -> None:
     cards = [without(card(e, s, 0.1), "prompt_fidelity") for e, s in ((1, 0.2), (2, 0.6), (3, 0.4))]
     selection = select(cards, POLICY)
     assert (selection.scorecard.epoch, selection.fidelity) == (2, pytest.approx(0.6))
@@ -116,7 +118,7 @@ def test_without_obedience_the_likeness_decides_and_says_so() -> None:
     assert "The minimum of prompt_fidelity was not checked" in " ".join(selection.reasons)
 
 
-def test_without_likeness_the_loss_decides_and_without_a_loss_the_last_epoch() -> None:
+def test_selection_without_subject_fidelity_uses_the_loss_or_the_last_epoch() -> None:
     cards = [without(card(epoch, 0.5, 0.1), "subject_fidelity") for epoch in (1, 2, 3)]
     cards.append(without(card(4, 0.5, 0.9), "subject_fidelity"))
     selection = select(cards, POLICY)
@@ -134,7 +136,7 @@ def test_without_likeness_the_loss_decides_and_without_a_loss_the_last_epoch() -
     assert "the loss on the held-out images decides" in " ".join(selection.reasons)
 
 
-def test_rules_get_by_without_a_score_or_an_epoch() -> None:
+def test_rules_without_a_score_or_an_epoch() -> None:
     weights = {"prompt_fidelity": 1.0, "subject_fidelity": 1.0}
     weighted = PolicyConfig(rule="weighted", weights=weights)
     cards = [without(card(e, e / 4, 0.1), "prompt_fidelity") for e in (1, 2)]
@@ -151,7 +153,7 @@ def test_rules_get_by_without_a_score_or_an_epoch() -> None:
     assert "epoch 1 was asked for" in early.reasons[0]
 
 
-def test_scorecards_of_older_versions_load_and_what_is_not_finite_is_absent() -> None:
+def test_older_scorecards_load_without_scores_that_are_not_finite() -> None:
     saved = card(1, 0.5, 0.1).to_dict()
     del saved["failure"]
     saved["scores"]["color_shift"] = {"value": float("nan"), "low": 0.0, "high": 0.0}

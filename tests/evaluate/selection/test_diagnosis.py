@@ -19,7 +19,7 @@ def with_score(items: Scorecard, name: str, value: float, width: float = 0.02) -
     return items
 
 
-def test_a_good_run_has_no_diagnosis() -> None:
+def test_good_run_has_no_findings() -> None:
     assert names([card(1, 0.5, 0.0), card(2, 0.7, 0.1), card(3, 0.7, 0.1)]) == []
 
 
@@ -32,11 +32,11 @@ def test_overfitting_is_named_with_its_epoch_and_the_remedy() -> None:
     assert "5e-5" in str(result[0])
 
 
-def test_what_is_not_sure_is_not_said() -> None:
+def test_insignificant_findings_are_not_reported() -> None:
     assert names([card(1, 0.6, 0.4, width=0.1)]) == []
 
 
-def test_no_learning_and_underfitting_ask_for_more() -> None:
+def test_diagnosis_of_no_learning_and_underfitting() -> None:
     assert names([card(1, 0.01, 0.0), card(2, 0.04, 0.0)]) == ["no learning"]
     result = diagnose([card(1, 0.2, 0.0), card(2, 0.3, 0.0)], POLICY)
     assert [f.name for f in result] == ["underfitting"]
@@ -45,7 +45,7 @@ def test_no_learning_and_underfitting_ask_for_more() -> None:
     assert "still getting better at epoch 3" in str(diagnose(rising, POLICY)[0])
 
 
-def test_other_faults_have_their_names() -> None:
+def test_other_findings_have_their_names() -> None:
     one = card(1, 0.7, 0.0)
     assert names([with_score(one, "color_shift", 20, 2)]) == ["color shift"]
     assert names([with_score(card(1, 0.7, 0), "class_bleed", 0.6)]) == ["class bleed"]
@@ -53,7 +53,7 @@ def test_other_faults_have_their_names() -> None:
     assert names([with_score(card(1, 0.7, 0), "prompt_fidelity", 0.4)]) == ["overfitting"]
 
 
-def test_the_plateau_begins_where_no_later_loss_is_lower_by_more_than_chance() -> None:
+def test_plateau_of_the_validation_loss() -> None:
     losses = [0.2, 0.5, 0.3, 0.6]
     cards = []
     for epoch, loss in enumerate((0.10, 0.05, 0.0, 0.001, -0.0005, 0.02), start=1):

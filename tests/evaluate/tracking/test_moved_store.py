@@ -27,7 +27,7 @@ def begun(tmp_path: Path) -> TrackedRun:
     return run
 
 
-def test_a_moved_store_has_its_runs_and_its_files(begun: TrackedRun, tmp_path: Path) -> None:
+def test_moved_store_keeps_runs_and_artifacts(begun: TrackedRun, tmp_path: Path) -> None:
     before, moved = begun.id, tmp_path / "elsewhere" / "b c"
     moved.parent.mkdir()
     shutil.move(tmp_path / "a", moved)
@@ -47,7 +47,7 @@ def test_a_moved_store_has_its_runs_and_its_files(begun: TrackedRun, tmp_path: P
     assert place.endswith("b%20c/mlruns/artifacts")
 
 
-def test_another_store_gets_a_run_of_its_own(begun: TrackedRun, tmp_path: Path) -> None:
+def test_another_store_gets_its_own_run(begun: TrackedRun, tmp_path: Path) -> None:
     run = TrackedRun(embedded(tmp_path / "other"), begun.file, "x")
     before = begun.id
     run.renew({"probes": "1"})
@@ -65,7 +65,7 @@ def test_another_store_gets_a_run_of_its_own(begun: TrackedRun, tmp_path: Path) 
         ({"probes": "1", "epoch 1": "v"}, True),  # another file after the same epoch
     ],
 )
-def test_a_run_of_something_else_is_another_run(
+def test_run_about_something_else_is_a_new_run(
     begun: TrackedRun, metadata: dict[str, str], new: bool
 ) -> None:
     before = begun.id

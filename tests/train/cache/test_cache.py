@@ -65,7 +65,7 @@ def said(caplog: pytest.LogCaptureFixture) -> str:
     return line
 
 
-def test_the_same_lora_from_memory_from_disk_and_without(
+def test_same_lora_with_every_kind_of_cache(
     base: BaseModel, config: TrialConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="train.cache.latent_cache")
@@ -86,7 +86,7 @@ def test_the_same_lora_from_memory_from_disk_and_without(
     assert train(base, replace(config, data=replace(data, flip=False)), tmp_path / "x") != memory
 
 
-def test_an_epoch_in_buckets_goes_on_in_its_middle_to_the_same_bytes(
+def test_bucketed_epoch_resumes_to_the_same_bytes(
     base: BaseModel, config: TrialConfig, tmp_path: Path
 ) -> None:
     data = replace(config.data, shuffle_caption=True, flip=True,
@@ -103,7 +103,7 @@ def test_an_epoch_in_buckets_goes_on_in_its_middle_to_the_same_bytes(
     assert train(base, config, tmp_path / "broken") == full
 
 
-def test_the_file_and_sdxl_are_told_the_sizes(
+def test_metadata_and_sdxl_get_the_sizes(
     base: BaseModel, config: TrialConfig, tmp_path: Path
 ) -> None:
     train(base, config, tmp_path)
@@ -125,7 +125,7 @@ def test_the_file_and_sdxl_are_told_the_sizes(
 TEXTS = "captions: {} from the cache, {} encoded"
 
 
-def test_what_is_on_disk_is_never_stale(
+def test_disk_cache_is_never_stale(
     base: BaseModel,
     config: TrialConfig,
     shapes: Path,
@@ -155,7 +155,7 @@ def test_what_is_on_disk_is_never_stale(
     assert file.read_bytes() == full
 
 
-def test_what_is_on_disk_is_of_one_base_in_one_precision(
+def test_disk_cache_depends_on_base_and_precision(
     config: TrialConfig, base_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another base, precision or layer gets its own; a copy of the base finds all that it made."""
@@ -187,7 +187,7 @@ def encode_with(config: TrialConfig, **settings: Any) -> EncodedDataset:
     return encode(load_base(chosen), replace(config, base=chosen))
 
 
-def test_an_autoencoder_in_another_precision_makes_its_own_latents(
+def test_vae_in_another_precision_has_its_own_cached_latents(
     config: TrialConfig, xl_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In fp16 SDXL's autoencoder is in fp32, but for one whose config says that it need not be."""
@@ -216,7 +216,7 @@ def _make(created: Path, key: str) -> dict[str, torch.Tensor]:
     return {"x": torch.tensor([float(key)])}
 
 
-def test_workers_that_start_at_once_share_the_work(tmp_path: Path) -> None:
+def test_concurrent_workers_share_the_cache(tmp_path: Path) -> None:
     workers = [
         multiprocessing.get_context("fork").Process(
             target=_work, args=(tmp_path / "kept", tmp_path / "made")
@@ -231,7 +231,7 @@ def test_workers_that_start_at_once_share_the_work(tmp_path: Path) -> None:
     assert sorted(map(int, (tmp_path / "made").read_text().split())) == list(range(20))
 
 
-def test_a_folder_that_cannot_be_written_stops_nothing(
+def test_unwritable_cache_folder_does_not_stop_training(
     base: BaseModel, config: TrialConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "kept").write_text("a file in the way")
@@ -239,7 +239,7 @@ def test_a_folder_that_cannot_be_written_stops_nothing(
     assert "keeps what it computes in memory" in caplog.text
 
 
-def test_fixed_latents_are_one_draw_for_each_picture(base: BaseModel, config: TrialConfig) -> None:
+def test_fixed_latents_are_sampled_once_per_image(base: BaseModel, config: TrialConfig) -> None:
     sampled = encode(base, config)
     fixed = encode(base, replace(config, data=replace(config.data, resample_latents=False)))
     random = torch.Generator()
@@ -252,7 +252,9 @@ def test_fixed_latents_are_one_draw_for_each_picture(base: BaseModel, config: Tr
     assert not torch.equal((other - sampled.latents_of([3], random)[0]), generated - mean)
 
 
-def test_variants_are_drawn_from_the_members_stream(base: BaseModel, config: TrialConfig) -> None:
+def test_variants_are_sampled_from_the_trials_generator(
+    base: BaseModel, config: TrialConfig
+) -> None:
     data = replace(config.data, flip=True, shuffle_caption=True, keep_tokens=2)
     encoded = encode(base, replace(config, data=data))
     captions = [
@@ -271,7 +273,7 @@ def test_variants_are_drawn_from_the_members_stream(base: BaseModel, config: Tri
     assert all(torch.equal(one, flipped) or torch.equal(one, plain) for one in output)
 
 
-def test_colors_change_only_where_nothing_is_kept(base: BaseModel, config: TrialConfig) -> None:
+def test_color_jitter_requires_cache_off(base: BaseModel, config: TrialConfig) -> None:
     data = replace(config.data, color_augmentation=True)
     with pytest.raises(DataError, match="cache=off"):
         encode(base, replace(config, data=data))
@@ -285,7 +287,7 @@ def test_colors_change_only_where_nothing_is_kept(base: BaseModel, config: Trial
     assert all((mean - without_lora).abs().mean() < without_lora.std() for mean in changed)
 
 
-def test_a_size_that_the_base_cannot_take_is_named(base: BaseModel, config: TrialConfig) -> None:
+def test_unsupported_size_is_named(base: BaseModel, config: TrialConfig) -> None:
     data = replace(config.data, buckets=False, resolution=33)
     with pytest.raises(DataError, match="33x33 pixels; this base takes multiples of 2"):
         encode(base, replace(config, data=data))

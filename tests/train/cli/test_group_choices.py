@@ -31,14 +31,14 @@ def sdxl(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_embedded_base_and_pictures_are_the_default() -> None:
+def test_embedded_base_and_images_are_the_default() -> None:
     config = settings("sweep", SweepConfig)
     assert (config.base.path, config.data.path) == (EMBEDDED, EMBEDDED)
     assert (config.data.resolution, config.network.rank, config.optimizer["lr"]) == (32, 8, 4e-3)
     assert (config.probes.steps, config.scores.clip_model, config.cache) == (6, EMBEDDED, "memory")
 
 
-def test_a_path_alone_takes_the_settings_for_it(sdxl: Path) -> None:
+def test_path_alone_selects_the_matching_settings(sdxl: Path) -> None:
     config = settings("sweep", SweepConfig, [MODEL, PICTURES])
     assert (config.data.resolution, config.network.rank, config.optimizer["lr"]) == (512, 32, 1e-4)
     assert (config.probes.steps, config.scores.clip_model) == (20, "ViT-L-14/openai")
@@ -49,7 +49,7 @@ def test_a_path_alone_takes_the_settings_for_it(sdxl: Path) -> None:
     assert settings("evaluate", EvaluateConfig, [f"base.path={sdxl}"]).data.resolution == 1024
 
 
-def test_which_base_a_path_is(sdxl: Path, tmp_path: Path) -> None:
+def test_base_option_of_a_path(sdxl: Path, tmp_path: Path) -> None:
     (tmp_path / "folder" / "text_encoder_2").mkdir(parents=True)
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     assert base_option(EMBEDDED) == EMBEDDED
@@ -62,7 +62,7 @@ def test_which_base_a_path_is(sdxl: Path, tmp_path: Path) -> None:
     assert base_option("//host/xl.safetensors") == "sd15"  # asking the host would log in there
 
 
-def test_own_pictures_on_the_embedded_base_and_its_pictures_on_another() -> None:
+def test_user_images_on_the_embedded_base_and_vice_versa() -> None:
     own = settings("train", TrainConfig, [PICTURES]).data
     assert (own.path, own.trigger, own.resolution) == ("/my/pictures", "sks puppet", 32)
     shipped = settings("train", TrainConfig, [MODEL]).data
@@ -85,13 +85,13 @@ def test_own_pictures_on_the_embedded_base_and_its_pictures_on_another() -> None
         (["base=sd3"], "base: 'sd3' is none of"),
     ],
 )
-def test_what_does_not_go_together(line: list[str], words: str) -> None:
+def test_conflicting_groups_and_paths(line: list[str], words: str) -> None:
     with pytest.raises(SystemExit) as exit_info:
         preflight("sweep", line, SweepConfig, check_sweep)
     assert str(exit_info.value.code).replace("'", "").startswith(f"error: {words}".replace("'", ""))
 
 
-def test_a_base_in_local_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_in_local_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"base": {"path": "/my/model.safetensors"}, "data": {"path": "/my/pictures"}}
     monkeypatch.setattr(local_overrides, "read_local_settings", lambda conf: given)
     config = settings("train", TrainConfig)
@@ -104,7 +104,7 @@ def test_a_base_in_local_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert small == settings("train", TrainConfig)
 
 
-def test_the_choices_are_made_once() -> None:
+def test_group_choices_are_made_once() -> None:
     line = with_group_choices([MODEL, PICTURES, "network.rank=4"])
     assert line == ["base=sd15", "data=default", MODEL, PICTURES, "network.rank=4"]
     assert with_group_choices(line) == line
@@ -113,7 +113,7 @@ def test_the_choices_are_made_once() -> None:
         with_group_choices(["base=puppets", MODEL])
 
 
-def test_a_command_without_the_groups_takes_the_paths_alone() -> None:
+def test_command_without_groups_takes_only_the_paths() -> None:
     line = ["study=puppets", MODEL, PICTURES]
     quoted = [f"{key}='{value}'" for key, _, value in (word.partition("=") for word in line)]
     assert preflight("reproduce", line, ReproduceConfig, check_reproduce) == quoted

@@ -28,7 +28,7 @@ def chosen(*overrides: str) -> TrainConfig:
         ("concept", 512, 6, 16, 8, 1e-4, 15, "cosine"),
     ],
 )
-def test_presets_are_the_guides_numbers(
+def test_presets_match_the_guides(
     preset: str, resolution: int, repeats: int, rank: int, alpha: float, lr: float, epochs: int,
     scheduler: str,
 ) -> None:  # fmt: skip
@@ -44,15 +44,13 @@ def test_presets_are_the_guides_numbers(
 
 
 @pytest.mark.parametrize(("preset", "minimum"), [("character", 15), ("style", 50), ("concept", 15)])
-def test_a_preset_says_how_many_pictures_are_few_for_it(
-    image_folder: Path, preset: str, minimum: int
-) -> None:
+def test_preset_sets_min_images_warning(image_folder: Path, preset: str, minimum: int) -> None:
     custom = [f"data.path={image_folder}", "data.trigger=sks puppet"]
     config = chosen(REAL, f"preset={preset}", *custom)
     assert f"only 6 images; {minimum} or more" in load_dataset(config.data).report()
 
 
-def test_the_command_line_beats_a_preset() -> None:
+def test_command_line_overrides_a_preset() -> None:
     config = chosen(
         REAL, "scheduler=linear", "network.rank=4", "preset=style", "optimizer.lr=3e-4",
         "scheduler.warmup_ratio=0",
@@ -63,7 +61,7 @@ def test_the_command_line_beats_a_preset() -> None:
     assert chosen(REAL) == chosen(REAL, "preset=none")
 
 
-def test_a_presets_learning_rate_suits_the_optimizer() -> None:
+def test_learning_rate_of_a_preset_follows_the_optimizer() -> None:
     rates = {
         name: chosen(REAL, "preset=style", f"optimizer={name}").optimizer["lr"]
         for name in ("adamw8bit", "lion", "prodigy")

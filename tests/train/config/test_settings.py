@@ -51,7 +51,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ConfigStore.instance().store(LOCAL_DEFAULTS, {})
 
 
-def test_own_defaults_beat_the_shipped_ones_and_the_command_line_beats_them(conf: Path) -> None:
+def test_precedence_of_command_line_local_and_shipped_defaults(conf: Path) -> None:
     custom = settings("sweep", SweepConfig)
     assert (custom.data.trigger, custom.study.root) == ("mine person", "/big/disk")
     assert custom.optimizer["_target_"].endswith("Lion")
@@ -63,7 +63,7 @@ def test_own_defaults_beat_the_shipped_ones_and_the_command_line_beats_them(conf
         assert compose("sweep", return_hydra_config=True).hydra.sweeper.n_trials == 5
 
 
-def test_own_defaults_of_other_commands_are_left_out(conf: Path) -> None:
+def test_local_defaults_of_other_commands_are_ignored(conf: Path) -> None:
     assert settings("train", TrainConfig).output == "out"
     assert settings("evaluate", EvaluateConfig).data.trigger == "mine person"
     assert settings("sweep", SweepConfig).data.trigger == "mine person"
@@ -81,7 +81,7 @@ def test_own_defaults_of_other_commands_are_left_out(conf: Path) -> None:
         ("just words", "conf/local.yaml: must hold settings"),
     ],
 )
-def test_a_wrong_own_default_is_named(conf: Path, line: str, words: str) -> None:
+def test_wrong_local_default_is_named(conf: Path, line: str, words: str) -> None:
     (conf / "local.yaml").write_text(line)
     with pytest.raises(SystemExit, match=f"error: {words}") as exit_info:
         preflight("sweep", [], SweepConfig, check_sweep)
@@ -104,7 +104,7 @@ def test_a_wrong_own_default_is_named(conf: Path, line: str, words: str) -> None
         ("study={budget: {hors: 1}}", r"study\.budget\.hors: .*did you mean study\.budget\.hours"),
     ],
 )
-def test_a_wrong_entry_of_a_setting_is_named(line: str, words: str) -> None:
+def test_wrong_entry_of_a_setting_is_named(line: str, words: str) -> None:
     with pytest.raises(SystemExit, match=f"^error: {words}") as exit_info:
         preflight("sweep", [line], SweepConfig, check_sweep)
     assert "\n" not in str(exit_info.value)
@@ -148,14 +148,14 @@ def test_help_has_examples_and_the_settings(
     assert "${" not in text, "values, and not what they are made of"
 
 
-def test_info_says_how_the_settings_are_composed_and_cfg_what_they_are(said: Said) -> None:
+def test_info_and_cfg_flags(said: Said) -> None:
     assert "main     | file://" in said("train", TrainConfig, "--info")
     output = said("train", TrainConfig, "--cfg", "job")
     assert "rank: 8" in output
     assert "${" not in output
 
 
-def test_the_tab_key_completes_a_module(said: Said, tmp_path: Path) -> None:
+def test_tab_completion_of_a_module(said: Said, tmp_path: Path) -> None:
     assert said("train", TrainConfig, "-sc", "install=bash").strip() == BASH.strip()
     assert completed("train optimizer=adamw", tmp_path) == [
         "optimizer=adamw",
@@ -189,7 +189,7 @@ def completed(line: str, folder: Path) -> list[str]:
         ),
     ],
 )
-def test_the_tab_key_knows_our_own_flags(line: str, offered: list[str], tmp_path: Path) -> None:
+def test_tab_completion_of_our_own_flags(line: str, offered: list[str], tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     line = line.replace("/usr/share/di", f"{tmp_path}/pic")
     offered = [word.replace("/usr/share/dict", f"{tmp_path}/pictures") for word in offered]

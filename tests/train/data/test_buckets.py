@@ -22,14 +22,14 @@ from train.data.shuffling import shuffled
 BUCKETS = DataConfig(resolution=512, buckets=True)
 
 
-def test_the_sizes_are_kohyas() -> None:
+def test_bucket_sizes_match_kohyas() -> None:
     half = [(256, 832), (256, 896), (256, 960), (256, 1024), (320, 704), (320, 768), (384, 640),
             (448, 576)]  # fmt: skip
     turned = [(height, width) for width, height in half]
     assert framing_of(BUCKETS).sizes == tuple(sorted([*half, (512, 512), *turned]))
 
 
-def test_the_sides_are_multiples_of_the_step_as_kohya_makes_them() -> None:
+def test_bucket_sides_are_multiples_of_the_step_as_in_kohya() -> None:
     framing = framing_of(replace(BUCKETS, min_bucket=250, max_bucket=1000, bucket_step=64))
     assert (framing.least, framing.most) == (192, 1024)
     assert all(side % 64 == 0 for size in framing.sizes for side in size)
@@ -47,7 +47,7 @@ def test_the_sides_are_multiples_of_the_step_as_kohya_makes_them() -> None:
         ((100, 100), (512, 512), (0, 0)),
     ],
 )
-def test_the_nearest_shape_wins(
+def test_nearest_aspect_ratio_wins(
     image: tuple[int, int], size: tuple[int, int], corner: tuple[int, int]
 ) -> None:
     crop = framing_of(BUCKETS).crop(image)
@@ -64,7 +64,7 @@ def test_the_nearest_shape_wins(
         ((2213, 3944), (384, 640), 0.17),  # 383.5 x 683.5: rounded before it is cut to the step
     ],
 )
-def test_without_enlarging_pictures_are_shrunk_and_cut(
+def test_images_are_shrunk_and_cropped_without_upscaling(
     image: tuple[int, int], size: tuple[int, int], scale: float
 ) -> None:
     crop = framing_of(replace(BUCKETS, bucket_upscale=False)).crop(image)
@@ -72,7 +72,7 @@ def test_without_enlarging_pictures_are_shrunk_and_cut(
     assert crop.scale == pytest.approx(scale, abs=0.01)
 
 
-def test_pixels_are_scaled_evenly_and_cropped_in_the_middle(tmp_path: Path) -> None:
+def test_pixels_keep_their_aspect_and_are_cropped_in_the_center(tmp_path: Path) -> None:
     remaining, right = (np.zeros((300, 200, 3), np.uint8), np.full((300, 200, 3), 255, np.uint8))
     Image.fromarray(np.concatenate([remaining, right], axis=1)).save(tmp_path / "a.png")
     config = DataConfig(path=str(tmp_path), resolution=64, height=32)
@@ -85,7 +85,7 @@ def test_pixels_are_scaled_evenly_and_cropped_in_the_middle(tmp_path: Path) -> N
     assert torch.equal(cropped(image, crop, flipped=True), pixels.flip(-1))
 
 
-def test_the_epoch_is_the_same_for_all_and_mixes_the_buckets(tmp_path: Path) -> None:
+def test_batch_sequence_is_shared_and_mixes_the_buckets(tmp_path: Path) -> None:
     for i in range(9):
         Image.new("RGB", (60, 40) if i < 6 else (40, 60), (i, 0, 0)).save(tmp_path / f"{i}.png")
     config = DataConfig(path=str(tmp_path), resolution=64, buckets=True, repeats=3,
@@ -105,7 +105,7 @@ def test_the_epoch_is_the_same_for_all_and_mixes_the_buckets(tmp_path: Path) -> 
     assert "9 images are smaller than the training size" in message
 
 
-def test_a_picture_smaller_than_a_step_is_named(tmp_path: Path) -> None:
+def test_image_smaller_than_a_bucket_step_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (60, 100)).save(tmp_path / "thin.png")
     config = DataConfig(path=str(tmp_path), resolution=512, buckets=True, bucket_upscale=False)
     with pytest.raises(DataError, match=r"thin\.png: 60x100 pixels"):
@@ -113,7 +113,7 @@ def test_a_picture_smaller_than_a_step_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(8000, 60), (60, 8000), (8000, 1), (1, 1), (30000, 2)])
-def test_no_shape_ends_in_an_exception(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_no_image_size_raises_an_exception(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size).save(tmp_path / "odd.png")
     config = DataConfig(path=str(tmp_path), resolution=64, buckets=True)
     image = load_dataset(config).training[0]
@@ -124,7 +124,7 @@ def test_no_shape_ends_in_an_exception(tmp_path: Path, size: tuple[int, int]) ->
         crops_of([image], replace(config, bucket_upscale=False))
 
 
-def test_a_step_above_the_resolution_is_named(tmp_path: Path) -> None:
+def test_bucket_step_above_the_resolution_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (600, 600)).save(tmp_path / "a.png")
     config = DataConfig(path=str(tmp_path), resolution=64, buckets=True, bucket_step=128)
     with pytest.raises(DataError, match="buckets in steps of 128 pixels"):

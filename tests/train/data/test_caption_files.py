@@ -64,7 +64,7 @@ def test_captions_in_any_encoding(tmp_path: Path, data: bytes, text: str, guess:
         (b"x" * 100_001, "is larger than 0.1 MB; it is not a caption"),
     ],
 )
-def test_what_is_no_caption_is_named_or_skipped(tmp_path: Path, data: bytes, message: str) -> None:
+def test_invalid_caption_is_named_or_skipped(tmp_path: Path, data: bytes, message: str) -> None:
     draw(tmp_path, "a", "b")
     (tmp_path / "a.txt").write_bytes(data)
     with pytest.raises(DataError, match=message) as error:
@@ -80,7 +80,7 @@ def test_long_captions_are_read_whole(tmp_path: Path) -> None:
     assert len(read_caption(tmp_path / "a.txt").text) == 9 * 10_000 - 1
 
 
-def test_captions_are_found_by_the_names_that_people_give_them(tmp_path: Path) -> None:
+def test_caption_files_are_found_by_common_names(tmp_path: Path) -> None:
     accent = "ä"
     draw(tmp_path, "a", "b", "C", "d ", unicodedata.normalize("NFD", accent), "e", "both")
     for name in ("a.png.txt", "b.TXT", "c.txt", "d.txt", f"{accent}.txt", "E.Txt", "both.txt",
@@ -98,7 +98,7 @@ def test_captions_are_found_by_the_names_that_people_give_them(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("extension", [".caption", "caption", ".Caption"])
-def test_captions_with_another_extension_are_pointed_to(tmp_path: Path, extension: str) -> None:
+def test_captions_with_another_extension_are_suggested(tmp_path: Path, extension: str) -> None:
     draw(tmp_path, "a", "b", "c")
     for name in "ab":
         (tmp_path / f"{name}.caption").write_text("sks dog, found")
@@ -114,7 +114,7 @@ def test_captions_with_another_extension_are_pointed_to(tmp_path: Path, extensio
     ]
 
 
-def test_one_caption_file_for_two_pictures_is_said(tmp_path: Path) -> None:
+def test_caption_file_shared_by_two_images_is_reported(tmp_path: Path) -> None:
     draw(tmp_path, "a", "b")
     (tmp_path / "a.png").rename(tmp_path / "b.jpg")
     (tmp_path / "b.txt").write_text("sks dog")
@@ -122,7 +122,7 @@ def test_one_caption_file_for_two_pictures_is_said(tmp_path: Path) -> None:
     assert "one caption file, b.txt, is that of 2 images: b.jpg, b.png" in message
 
 
-def test_captions_lie_in_their_folder_or_beside_the_pictures(tmp_path: Path) -> None:
+def test_captions_in_a_separate_folder_or_next_to_the_images(tmp_path: Path) -> None:
     draw(tmp_path / "images", "a", "b", "c")
     (tmp_path / "captions").mkdir()
     for place, name in (("captions", "a"), ("images", "a"), ("images", "b")):
@@ -132,7 +132,7 @@ def test_captions_lie_in_their_folder_or_beside_the_pictures(tmp_path: Path) -> 
     ]  # fmt: skip
 
 
-def test_a_caption_that_is_a_broken_link_is_not_taken_for_none(tmp_path: Path) -> None:
+def test_broken_caption_link_is_an_error(tmp_path: Path) -> None:
     draw(tmp_path, "a", "b")
     (tmp_path / "a.txt").symlink_to("nowhere")
     with pytest.raises(DataError, match=r"a\.txt: cannot be read"):

@@ -29,7 +29,7 @@ def test_missing_and_empty_captions_get_the_trigger_and_a_warning(image_folder: 
     assert "lack the trigger word" in dataset.report()
 
 
-def test_copies_of_one_picture_are_never_on_both_sides(tmp_path: Path) -> None:
+def test_copies_of_an_image_are_never_split(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for i in range(12):
         pixels = random.integers(0, 255, (8, 8, 3), dtype=np.uint8)
@@ -49,7 +49,7 @@ def test_copies_of_one_picture_are_never_on_both_sides(tmp_path: Path) -> None:
     assert len(set(splits)) > 1
 
 
-def test_a_validation_subfolder_is_the_held_out_set(tmp_path: Path, image_folder: Path) -> None:
+def test_validation_subfolder_is_held_out(tmp_path: Path, image_folder: Path) -> None:
     shutil.copytree(image_folder, tmp_path / "p")
     (tmp_path / "p" / "validation").mkdir()
     shutil.copy(image_folder / "3.jpg", tmp_path / "p" / "validation" / "again.jpg")
@@ -58,7 +58,7 @@ def test_a_validation_subfolder_is_the_held_out_set(tmp_path: Path, image_folder
     assert "3.jpg" not in [p.path.name for p in dataset.training], "its copy is not trained on"
 
 
-def test_a_validation_folder_elsewhere_is_held_out(tmp_path: Path, image_folder: Path) -> None:
+def test_separate_validation_folder_is_held_out(tmp_path: Path, image_folder: Path) -> None:
     """It goes before a subfolder, and a copy of what is in it is not trained on, as a class too."""
     subject, elsewhere, prior = (tmp_path / name for name in ("subject", "elsewhere", "class"))
     shutil.copytree(image_folder, subject)
@@ -106,7 +106,7 @@ GRAY, RED = (100, 100, 100), (200, 30, 30)
         ("a.bmp", "P", RED, RED),
     ],
 )
-def test_every_kind_of_picture_is_read(
+def test_every_image_mode_is_read(
     tmp_path: Path, name: str, mode: str, color: Any, observed: tuple[int, int, int]
 ) -> None:
     image = Image.new("RGB" if mode == "P" else mode, (12, 8), color)
@@ -120,7 +120,7 @@ def test_every_kind_of_picture_is_read(
     torch.testing.assert_close(pixels, expected, atol=3, rtol=0)
 
 
-def test_a_palette_has_its_transparent_color_on_white(tmp_path: Path) -> None:
+def test_transparent_palette_color_becomes_white(tmp_path: Path) -> None:
     image = Image.new("P", (4, 4), 1)
     image.putpalette([*RED, 0, 0, 255])
     image.putpixel((0, 0), 0)
@@ -129,7 +129,7 @@ def test_a_palette_has_its_transparent_color_on_white(tmp_path: Path) -> None:
     assert (opened.getpixel((0, 0)), opened.getpixel((1, 0))) == (RED, (255, 255, 255))
 
 
-def test_odd_pictures_become_rgb(tmp_path: Path) -> None:
+def test_unusual_image_modes_become_rgb(tmp_path: Path) -> None:
     see_through = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     see_through.save(tmp_path / "a.png")
     deep = Image.fromarray(np.full((4, 4), 65535, dtype=np.uint16))
@@ -142,7 +142,7 @@ def test_odd_pictures_become_rgb(tmp_path: Path) -> None:
     assert open_image(tmp_path / "c.jpg").size == (3, 6)
 
 
-def test_broken_pictures_and_folders_are_named(tmp_path: Path) -> None:
+def test_broken_images_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder"):
         load_dataset(DataConfig(path=str(tmp_path / "absent")))
     with pytest.raises(DataError, match="no image"):
@@ -162,7 +162,7 @@ def test_pixels_cover_the_square_without_distortion(tmp_path: Path) -> None:
     assert pixels.min() > 0.99, "the middle third alone is in the square"
 
 
-def test_copies_in_another_encoding_stay_on_one_side(tmp_path: Path) -> None:
+def test_copies_in_another_encoding_are_never_split(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for i in range(8):
         image = Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8))
@@ -177,9 +177,7 @@ def test_copies_in_another_encoding_stay_on_one_side(tmp_path: Path) -> None:
         assert "5 images occur twice" in dataset.report()
 
 
-def test_broken_pictures_are_skipped_where_that_is_asked_for(
-    tmp_path: Path, image_folder: Path
-) -> None:
+def test_broken_images_are_skipped_on_request(tmp_path: Path, image_folder: Path) -> None:
     shutil.copytree(image_folder, tmp_path / "p")
     (tmp_path / "p" / "2.jpg").write_bytes((image_folder / "2.jpg").read_bytes()[:900])
     with pytest.raises(DataError, match=r"2\.jpg: cannot be read.*on_error=skip"):
@@ -189,7 +187,7 @@ def test_broken_pictures_are_skipped_where_that_is_asked_for(
     assert "2.jpg: cannot be read" in dataset.report()
 
 
-def test_the_report_says_what_a_friend_would(tmp_path: Path) -> None:
+def test_report_gives_advice(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for i in range(6):
         studio = np.full((40, 40, 4), 255, dtype=np.uint8)
@@ -211,7 +209,9 @@ def test_the_report_says_what_a_friend_would(tmp_path: Path) -> None:
     assert "borders" not in embedded.report(), "a beach and a city"
 
 
-def test_the_fingerprint_tells_what_changes_training(tmp_path: Path, image_folder: Path) -> None:
+def test_fingerprint_depends_on_everything_that_affects_training(
+    tmp_path: Path, image_folder: Path
+) -> None:
     def fingerprint(**settings: Any) -> str:
         return load_dataset(DataConfig(path=str(tmp_path / "p"), **settings)).fingerprint
 
@@ -237,7 +237,7 @@ def test_the_fingerprint_tells_what_changes_training(tmp_path: Path, image_folde
         ({"on_error": "ignore"}, "data.on_error: 'ignore' is not one of stop, skip"),
     ],
 )
-def test_impossible_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_rejected(wrong: dict[str, Any], message: str) -> None:
     optimizer = {"_target_": "torch.optim.AdamW", "lr": 1e-3}
     with pytest.raises(ConfigError, match=message):
         check_trial(TrialConfig(data=DataConfig(**wrong), optimizer=optimizer))

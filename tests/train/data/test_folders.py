@@ -21,7 +21,7 @@ from train.data.regularization import balance_regularization
 
 
 @pytest.mark.parametrize("images", ["img", "images", "IMG", "image"])
-def test_kohyas_own_trees_are_read(tmp_path: Path, images: str) -> None:
+def test_kohyas_folder_trees_are_read(tmp_path: Path, images: str) -> None:
     draw(tmp_path / images / "10_sks dog", "a", "b")
     draw(tmp_path / images / "3_sks dog in snow", "c")
     draw(tmp_path / "reg" / "1_dog", "r")
@@ -45,7 +45,7 @@ def test_captions_may_mirror_the_numbered_folders(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_numbered_folder_given_itself_keeps_its_number_and_words(
+def test_numbered_folder_given_directly_keeps_repeats_and_class_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = draw(tmp_path / "6_sks dog", "a", "b")
@@ -58,7 +58,7 @@ def test_a_numbered_folder_given_itself_keeps_its_number_and_words(
         assert "6_sks dog: its name sets 6 repeats" in dataset.report()
 
 
-def test_a_number_is_repeats_only_where_it_is_plausible(tmp_path: Path) -> None:
+def test_number_is_repeats_only_if_plausible(tmp_path: Path) -> None:
     for name in ("20240101_birthday", "2023_trip", "200_sks dog", "5_sks dog", "9" * 60 + "_x"):
         draw(tmp_path / name, name[:8])
     dataset = load(tmp_path, repeats=2)
@@ -75,7 +75,7 @@ def test_a_number_is_repeats_only_where_it_is_plausible(tmp_path: Path) -> None:
     assert shown(single) == {"20240101": ("sks dog", 2)}
 
 
-def test_what_systems_leave_in_folders_is_no_picture(tmp_path: Path) -> None:
+def test_files_left_by_operating_systems_are_ignored(tmp_path: Path) -> None:
     draw(tmp_path, "a", "b")
     for name in ("._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/._a.png",
                  ".ipynb_checkpoints/a-checkpoint.png", "@eaDir/a.png", "._a.txt"):  # fmt: skip
@@ -86,7 +86,7 @@ def test_what_systems_leave_in_folders_is_no_picture(tmp_path: Path) -> None:
     assert not any(name in dataset.report() for name in ("DS_Store", "MACOSX", "eaDir", "not read"))
 
 
-def test_an_unpacked_archive_and_loops_of_links(tmp_path: Path) -> None:
+def test_unpacked_archive_and_link_loops(tmp_path: Path) -> None:
     draw(tmp_path / "dogs" / "dogs", "a")
     (tmp_path / "dogs" / "__MACOSX").mkdir()
     assert [p.path.stem for p in load(tmp_path / "dogs").training] == ["a"]
@@ -96,7 +96,7 @@ def test_an_unpacked_archive_and_loops_of_links(tmp_path: Path) -> None:
         load(tmp_path / "loop")
 
 
-def test_where_no_picture_is_the_line_says_what_there_is(tmp_path: Path) -> None:
+def test_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
     draw(tmp_path / "several" / "old", "a")
     draw(tmp_path / "several" / "new", "a")
     (tmp_path / "phone").mkdir()
@@ -124,7 +124,7 @@ def test_where_no_picture_is_the_line_says_what_there_is(tmp_path: Path) -> None
         (" ", "names no folder"),
     ],
 )
-def test_paths_that_cannot_be(image_folder: Path, key: str, path: str, output: str) -> None:
+def test_impossible_paths_are_named(image_folder: Path, key: str, path: str, output: str) -> None:
     with pytest.raises(DataError) as error:
         load_dataset(replace(DataConfig(path=str(image_folder)), **{key: path}))  # type: ignore[arg-type]
     message = str(error.value)
@@ -133,7 +133,7 @@ def test_paths_that_cannot_be(image_folder: Path, key: str, path: str, output: s
     assert len(message) < 400
 
 
-def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_folder_is_named(tmp_path: Path) -> None:
     """As another user, since root may read everything; in a process, since it cannot go back."""
     if not hasattr(os, "geteuid") or os.geteuid():
         pytest.skip("needs root, to become another user")
@@ -163,7 +163,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
         assert line == message
 
 
-def test_odd_entries_neither_hang_nor_stop(tmp_path: Path) -> None:
+def test_special_folder_entries_neither_hang_nor_fail(tmp_path: Path) -> None:
     draw(tmp_path, "a", "b")
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -178,7 +178,7 @@ def test_odd_entries_neither_hang_nor_stop(tmp_path: Path) -> None:
     assert len(load(tmp_path, on_error="skip").training) == 2
 
 
-def test_too_many_repeats_are_refused_before_lists_are_made_of_them(tmp_path: Path) -> None:
+def test_too_many_repeats_are_rejected_early(tmp_path: Path) -> None:
     draw(tmp_path / "x", "a", "b")
     with pytest.raises(DataError, match=r"an epoch would show 2,000,000,000 images \(2 images"):
         load(tmp_path / "x", repeats=10**9)
@@ -197,7 +197,7 @@ def test_regularization_is_balanced_by_arithmetic(tmp_path: Path) -> None:
         assert [image.repeats for image in created] == expected
 
 
-def test_one_picture_has_no_scale_of_likeness_and_words_agree(tmp_path: Path) -> None:
+def test_single_image_warnings_and_singular_forms(tmp_path: Path) -> None:
     dataset = load(draw(tmp_path, "a"))
     message = dataset.report(TrialConfig(data=DataConfig(resolution=64)))
     assert "only one image to train on, so likeness (subject_fidelity) has no scale" in message
@@ -212,7 +212,7 @@ def test_one_picture_has_no_scale_of_likeness_and_words_agree(tmp_path: Path) ->
     assert "has no scale" not in many.report()
 
 
-def test_a_held_out_picture_without_a_bucket_ends_the_run_at_its_start(tmp_path: Path) -> None:
+def test_held_out_image_without_a_bucket_fails_at_the_start(tmp_path: Path) -> None:
     draw(tmp_path, "a", size=(600, 600))
     (tmp_path / "validation").mkdir()
     Image.new("RGB", (8000, 60)).save(tmp_path / "validation" / "thin.png")
@@ -221,7 +221,7 @@ def test_a_held_out_picture_without_a_bucket_ends_the_run_at_its_start(tmp_path:
         load_dataset(data).report(TrialConfig(data=data))
 
 
-def test_a_picture_without_a_bucket_is_skipped_where_broken_ones_are(tmp_path: Path) -> None:
+def test_image_without_a_bucket_is_skipped_like_broken_ones(tmp_path: Path) -> None:
     draw(tmp_path, "a", "b", size=(600, 600))
     Image.new("RGB", (8000, 60)).save(tmp_path / "thin.png")
     data = DataConfig(
@@ -245,7 +245,9 @@ def test_a_picture_without_a_bucket_is_skipped_where_broken_ones_are(tmp_path: P
         ("5", True, ""),
     ],
 )
-def test_one_rule_tells_repeats_from_other_numbers(name: str, repeats: bool, words: str) -> None:
+def test_folder_name_distinguishes_repeats_from_other_numbers(
+    name: str, repeats: bool, words: str
+) -> None:
     result = folder_name(name)
     assert result
     assert (result.has_repeats, result.words) == (repeats, words)

@@ -38,7 +38,7 @@ def test_images_and_captions_side_by_side(tmp_path: Path) -> None:
     assert shown(load(tmp_path, repeats=3)) == {"a": ("sks dog, running", 3), "b": ("sks dog", 3)}
 
 
-def test_kohyas_folders_have_repeats_and_class_words_of_their_own(tmp_path: Path) -> None:
+def test_kohya_folders_have_their_own_repeats_and_class_words(tmp_path: Path) -> None:
     draw(tmp_path / "10_sks dog", "a", "b")
     draw(tmp_path / "3_sks dog in snow", "c")
     draw(tmp_path / "old", "d")
@@ -60,12 +60,12 @@ def test_kohyas_folders_have_repeats_and_class_words_of_their_own(tmp_path: Path
     assert "old, validation" not in dataset.report()
 
 
-def test_class_words_stand_in_for_captions(tmp_path: Path) -> None:
+def test_class_words_replace_missing_captions(tmp_path: Path) -> None:
     dataset = load(draw(tmp_path, "a"), class_words="photo of sks dog")
     assert shown(dataset) == {"a": ("photo of sks dog", 1)}
 
 
-def test_regularization_is_shown_as_often_as_the_subject(tmp_path: Path) -> None:
+def test_regularization_is_repeated_to_match_the_subject(tmp_path: Path) -> None:
     subject = draw(tmp_path / "subject", "a", "b", "c")
     draw(tmp_path / "class" / "2_dog", "x", "y")
     dataset = load(subject, repeats=3, regularization_path=str(tmp_path / "class"))
@@ -82,7 +82,7 @@ def test_regularization_is_shown_as_often_as_the_subject(tmp_path: Path) -> None
     assert flat == {"dog"}, "the class and not the trigger"
 
 
-def test_regularization_that_is_held_out_elsewhere_is_left_out(tmp_path: Path) -> None:
+def test_regularization_images_equal_to_held_out_ones_are_not_used(tmp_path: Path) -> None:
     subject = draw(tmp_path / "subject", "a", "b", "c")
     held_out = draw(tmp_path / "held out" / "dog", "x")
     others = draw(tmp_path / "class" / "dog", "x", "y")
@@ -169,7 +169,7 @@ def test_dataset_config_falls_back_from_subset_to_dataset_to_general(tmp_path: P
         (32, "", (16, 1024)),  # as many sizes as with 64: their area is that of the resolution
     ],
 )
-def test_buckets_of_a_dataset_config_have_kohyas_sides(
+def test_dataset_config_buckets_have_kohyas_default_sides(
     tmp_path: Path, resolution: int, message: str, sides: tuple[int, int]
 ) -> None:
     draw(tmp_path / "one", "a")
@@ -202,7 +202,7 @@ def test_buckets_of_a_dataset_config_have_kohyas_sides(
         ("a = ", "is not TOML"),
     ],
 )  # fmt: skip
-def test_dataset_config_refuses_what_kohya_would_swallow(
+def test_dataset_config_rejects_what_kohya_ignores(
     tmp_path: Path, wrong: str, message: str
 ) -> None:
     (tmp_path / "set.toml").write_text(wrong)

@@ -19,7 +19,7 @@ RED, BLUE = (200, 30, 30), (30, 30, 200)
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.TIFF", "a.gif", "a.avif", "a.jfif", "a.jpe", "a.dib"])
-def test_more_kinds_are_read(tmp_path: Path, name: str) -> None:
+def test_more_image_formats_are_read(tmp_path: Path, name: str) -> None:
     if name.endswith("avif") and not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
     Image.new("RGB", (24, 16), RED).save(tmp_path / name)
@@ -28,7 +28,7 @@ def test_more_kinds_are_read(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(square(image, 8)[:, 4, 4].numpy() * 255, RED, atol=6)
 
 
-def test_what_is_not_read_is_named_and_companions_are_not(tmp_path: Path) -> None:
+def test_unread_files_are_named_except_companions(tmp_path: Path) -> None:
     draw(tmp_path, "a")
     names = ("b.heic", "c.HEIC", "d.jxl", "e.psd", "f.mov", "g.jpg_large", "without")
     for name in (*names, "a.npz", "a.json", "notes.md", "a.txt", "train.toml"):
@@ -41,7 +41,7 @@ def test_what_is_not_read_is_named_and_companions_are_not(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png", "tif"])
-def test_of_an_animation_the_first_frame_is_read_and_said(tmp_path: Path, kind: str) -> None:
+def test_first_frame_of_an_animation_is_read_with_a_warning(tmp_path: Path, kind: str) -> None:
     frames = [Image.new("RGB", (16, 16), color) for color in (RED, BLUE)]
     options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
     frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:], **options)
@@ -52,7 +52,7 @@ def test_of_an_animation_the_first_frame_is_read_and_said(tmp_path: Path, kind: 
     assert message in dataset.report()
 
 
-def test_deep_and_float_numbers_become_8_bits(tmp_path: Path) -> None:
+def test_16_bit_and_float_images_become_8_bit(tmp_path: Path) -> None:
     values = np.array([[0, 0.5, 1.0]], dtype=np.float32)
     Image.fromarray(values).save(tmp_path / "float.tif")
     Image.fromarray(values * 255).save(tmp_path / "large.tif")
@@ -63,7 +63,7 @@ def test_deep_and_float_numbers_become_8_bits(tmp_path: Path) -> None:
         np.testing.assert_allclose(row, [0, 127.5, 255], atol=1)
 
 
-def test_broken_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
+def test_image_with_broken_exif_is_still_read(tmp_path: Path) -> None:
     image = Image.new("RGB", (24, 16), RED)
     image.save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xffgarbage")
     odd = image.getexif()
@@ -84,14 +84,14 @@ def test_broken_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
         (b"nothing at all", "of an unknown kind"),
     ],
 )
-def test_what_a_file_really_is_is_said(tmp_path: Path, data: bytes, message: str) -> None:
+def test_actual_file_kind_is_named(tmp_path: Path, data: bytes, message: str) -> None:
     draw(tmp_path, "a")
     (tmp_path / "b.jpg").write_bytes(data)
     with pytest.raises(DataError, match=rf"b\.jpg: cannot be read as an image \(.*{message}.*skip"):
         load(tmp_path)
 
 
-def test_files_that_are_cut_anywhere_are_one_line(tmp_path: Path) -> None:
+def test_truncated_files_end_in_one_line(tmp_path: Path) -> None:
     """Of every kind, cut at many places: the image, or an error that names the file."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8))
     kinds = {".png", ".jpg", ".webp", ".bmp", ".tif", ".gif", ".avif"} & EXTENSIONS

@@ -39,7 +39,7 @@ from train.data.captions.trigger import mentions, without_trigger
         (r"\1 dog \g<0>", "sks dog", r"\1 dog", r"\1 dog \g<0>"),
     ],
 )  # fmt: skip
-def test_the_trigger_is_left_out_as_whole_words(
+def test_trigger_is_removed_as_whole_words(
     caption: str, trigger: str, class_words: str, remaining: str
 ) -> None:
     assert without_trigger(caption, trigger, class_words) == remaining
@@ -54,11 +54,11 @@ def test_the_trigger_is_left_out_as_whole_words(
         ("landscape", "cap", False), ("", "sks", False),
     ],
 )  # fmt: skip
-def test_words_are_found_whole(caption: str, word: str, has: bool) -> None:
+def test_mentions_matches_whole_words(caption: str, word: str, has: bool) -> None:
     assert mentions(caption, word) is has
 
 
-def test_the_report_looks_for_whole_words(tmp_path: Path) -> None:
+def test_report_matches_whole_words(tmp_path: Path) -> None:
     draw(tmp_path, "a", "b")
     (tmp_path / "a.txt").write_text("a photo of <ana>.")
     (tmp_path / "b.txt").write_text("a banana")

@@ -87,7 +87,7 @@ def write(file: Path, base: BaseModel, spell: Spell) -> dict[str, Tensor]:
     ["kohya", "onetrainer", "dots", "diffusers", "diffusers of old", "adapter's name", "comfy",
      "comfy's extraction", "omi", "compiled"],
 )  # fmt: skip
-def test_every_module_of_a_base_is_found_whoever_names_it(
+def test_every_module_is_found_under_every_trainers_name(
     model: BaseModel, tmp_path: Path, spelling: str
 ) -> None:
     """conv_in, time_embedding, add_embedding, conv_out and text_projection among them."""
@@ -106,7 +106,7 @@ def test_every_module_of_a_base_is_found_whoever_names_it(
     assert {"unet.time_embedding", "unet"} <= paths
 
 
-def test_what_lies_outside_of_the_targets_changes_the_pictures(
+def test_modules_outside_of_the_targets_change_the_prediction(
     model: BaseModel, tmp_path: Path
 ) -> None:
     """By hooks as by adding it to the weights, for a pack of two too."""
@@ -151,7 +151,7 @@ LEFT_OUT = {
 
 
 @pytest.mark.parametrize("key", LEFT_OUT)
-def test_what_has_no_place_is_left_out_and_told(base: BaseModel, tmp_path: Path, key: str) -> None:
+def test_keys_without_a_module_are_returned(base: BaseModel, tmp_path: Path, key: str) -> None:
     tensors = {key: torch.ones(LEFT_OUT[key])}
     if key.endswith("lora_down.weight"):
         tensors[key.replace("down.w", "up.w")] = torch.ones(16, 2)
@@ -202,7 +202,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("key", KINDS)
-def test_a_kind_that_is_not_read_is_named(base: BaseModel, tmp_path: Path, key: str) -> None:
+def test_unsupported_adapter_kind_is_named(base: BaseModel, tmp_path: Path, key: str) -> None:
     tensors = {key: torch.ones(2, 2)}
     if ".lora_" in key and "magnitude" not in key and "mid" not in key.rpartition(".lora_")[2]:
         tensors[key.replace("lora_down", "lora_up").replace("lora_A", "lora_B")] = torch.ones(2, 2)
@@ -211,9 +211,7 @@ def test_a_kind_that_is_not_read_is_named(base: BaseModel, tmp_path: Path, key: 
         read_checkpoint(tmp_path / "x.safetensors", base.adapters)
 
 
-def test_a_lora_of_another_base_is_refused(
-    base: BaseModel, xl_folder: Path, tmp_path: Path
-) -> None:
+def test_lora_of_another_base_is_rejected(base: BaseModel, xl_folder: Path, tmp_path: Path) -> None:
     """Though some of its modules are called alike and some of those have the same shapes."""
     xl = load_base(BaseConfig(path=str(xl_folder), device="cpu"))
     for spelling, spell in spellings(xl).items():
@@ -237,9 +235,7 @@ def test_weights_that_are_not_finite_are_named(
         read_checkpoint(tmp_path / "x.safetensors", base.adapters)
 
 
-def test_a_linear_layer_and_a_small_convolution_are_the_same(
-    base: BaseModel, tmp_path: Path
-) -> None:
+def test_linear_layer_equals_1x1_convolution(base: BaseModel, tmp_path: Path) -> None:
     """SD 1.x projects by 1x1 convolutions, and trainers save either shape."""
     name = "unet.down_blocks.0.attentions.0"
     down, up = torch.randn(2, 16), torch.randn(16, 2)

@@ -21,7 +21,7 @@ def write(folder: Path, text: str) -> Path:
     return folder / "config.toml"
 
 
-def test_the_command_line_beats_the_files(tmp_path: Path) -> None:
+def test_command_line_overrides_the_files(tmp_path: Path) -> None:
     text = "max_train_epochs = 3\nnetwork_dim = 8\nlearning_rate = 1e-4\nlr_warmup_steps = 0.2\n"
     file = write(tmp_path, text + 'optimizer_args = ["weight_decay=0.3"]\n')
     given = ["network.rank=2", "optimizer=lion", "training.max_steps=9", "scheduler.warmup_steps=1"]
@@ -40,13 +40,13 @@ def test_the_command_line_beats_the_files(tmp_path: Path) -> None:
     ["/a b/c'd", "true", "1e5", "007", ".5", ".txt", "C:\\x\\", "it's \\'", "a,b=[c]", "#x", "é",
      "", 1, 2e-6, True, None, [0.9, "a b"], float("inf")],
 )  # fmt: skip
-def test_hydra_reads_a_quoted_value_as_what_it_is(value: Any) -> None:
+def test_quoted_value_keeps_its_type_in_hydra(value: Any) -> None:
     read = OverridesParser.create().parse_override(f"key={quote_value(value)}").value()
     plain = [getattr(each, "text", each) for each in (read if isinstance(read, list) else [read])]
     assert (plain if isinstance(value, list) else plain[0]) == value
 
 
-def test_a_kohya_config_trains_from_start_to_end(tmp_path: Path) -> None:
+def test_kohya_config_trains_end_to_end(tmp_path: Path) -> None:
     file = write(
         tmp_path,
         f"""[all] train_data_dir = “{EMBEDDED_FOLDER}” pretrained_model_name_or_path = "puppets"

@@ -39,7 +39,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
-def test_the_guides_config_is_printed_and_trained(tmp_path: Path) -> None:
+def test_config_from_a_guide_is_printed_and_trained(tmp_path: Path) -> None:
     file = pasted(tmp_path)
     output = run("train.kohya", str(file))
     assert output.returncode == 0, output.stderr
@@ -66,7 +66,7 @@ def test_the_guides_config_is_printed_and_trained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
-def test_no_encoding_changes_what_is_understood(
+def test_encodings_and_line_ends_do_not_change_the_result(
     tmp_path: Path, encoding: str, line_end: str
 ) -> None:
     expected, _ = expand([f"kohya={pasted(tmp_path)}"])
@@ -96,19 +96,19 @@ def test_no_encoding_changes_what_is_understood(
         ('"""x = y\nz = w"""', "x = y\nz = w"),
     ],
 )
-def test_a_value_is_read_as_it_was_meant(tmp_path: Path, text: str, value: object) -> None:
+def test_unquoted_values_are_repaired(tmp_path: Path, text: str, value: object) -> None:
     (tmp_path / "a.toml").write_text(f"[some section]\nkey = {text}\n\nlast = 1\n")
     assert read_toml(tmp_path / "a.toml")[0] == {"some section": {"key": value, "last": 1}}
 
 
-def test_pairs_behind_a_comment_are_said(tmp_path: Path) -> None:
+def test_pairs_after_a_comment_sign_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("network_dim = 4 seed = 1 # the rank network_alpha = 2")
     content, repairs = read_toml(tmp_path / "a.toml")
     assert content == {"network_dim": 4, "seed": 1}
     assert "left out, as it follows a #: the rank network_alpha = 2" in repairs
 
 
-def test_names_without_toml_and_json_are_taken_as_kohya_does(tmp_path: Path) -> None:
+def test_names_without_toml_and_json_files_work_as_in_kohya(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("seed = 1")
     (tmp_path / "b.json").write_text('{"general": {"resolution": 32}}')
     assert read_toml(tmp_path / "a")[0] == {"seed": 1}
@@ -131,7 +131,7 @@ def test_names_without_toml_and_json_are_taken_as_kohya_does(tmp_path: Path) -> 
         (b"\x1b[31m = = ", "is not TOML"),
     ],
 )
-def test_what_is_no_config_ends_in_one_line(tmp_path: Path, data: bytes, message: str) -> None:
+def test_invalid_config_ends_in_one_line(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "a.toml").write_bytes(data)
     with pytest.raises(ConfigError, match=message) as error:
         expand([f"kohya={tmp_path / 'a.toml'}"])
@@ -142,7 +142,7 @@ def test_what_is_no_config_ends_in_one_line(tmp_path: Path, data: bytes, message
 
 
 @pytest.mark.parametrize("text", ["a b", "it's", 'a "b"', "$HOME `x` !y", "C:\\x\\", "~x", "null"])
-def test_what_is_printed_reaches_the_program_from_a_shell(text: str) -> None:
+def test_printed_overrides_survive_the_shell(text: str) -> None:
     line = f"echo {in_shell(f'name={quote_text(text)}')}"
     shell = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
     assert shell.stdout == f"name={quote_text(text)}\n"

@@ -187,7 +187,7 @@ def translated(tmp_path: Path, text: str) -> dict[str, Any]:
     return translate(write(tmp_path, text)).settings
 
 
-def test_a_full_config_is_translated_whole(tmp_path: Path, folder: Path) -> None:
+def test_full_config_is_translated_completely(tmp_path: Path, folder: Path) -> None:
     file = write(tmp_path, FULL.format(folder=folder))
     lines, notes = expand([f"kohya={file}"])
     expected = FULL_LINES.format(folder=folder).strip()
@@ -199,7 +199,7 @@ def test_a_full_config_is_translated_whole(tmp_path: Path, folder: Path) -> None
     assert "max_train_steps is ignored in favor of max_train_epochs" in message
 
 
-def test_a_file_of_the_interface_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_config_saved_by_kohyas_gui_is_translated(tmp_path: Path) -> None:
     model = "base.path=stabilityai/stable-diffusion-xl-base-1.0"
     file = write(tmp_path, INTERFACE)
     with pytest.raises(ConfigError, match=f"type {model}"):
@@ -214,7 +214,7 @@ def test_a_file_of_the_interface_is_taken_as_it_is(tmp_path: Path) -> None:
     assert "noise_offset_type" in ignored
 
 
-def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
+def test_kohyas_defaults_apply_to_missing_keys(tmp_path: Path) -> None:
     file = write(tmp_path, 'train_data_dir = "/p"\nresolution = 512\nnetwork_args = ["conv_dim=8"]')
     result = translate(file)
     expected = {
@@ -273,7 +273,7 @@ def test_single_keys(tmp_path: Path, line: str, expected: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("name", sorted(KOHYA_OPTIMIZERS))
-def test_every_optimizer_of_kohyas_can_be_made(tmp_path: Path, name: str) -> None:
+def test_every_kohya_optimizer_can_be_built(tmp_path: Path, name: str) -> None:
     file = write(tmp_path, f'optimizer_type = "{name.upper()}"\nmax_train_epochs = 1')
     config = composed(expand([f"kohya={file}"])[0])
     check_train(config)
@@ -283,7 +283,7 @@ def test_every_optimizer_of_kohyas_can_be_made(tmp_path: Path, name: str) -> Non
     assert config.optimizer.get("weight_decay") == expected, "as the class that kohya takes"
 
 
-def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
+def test_dataset_config_is_read_along_with_the_config(tmp_path: Path) -> None:
     data = tmp_path / "data.toml"
     data.write_text(
         "[[datasets]] resolution = 32 [[datasets.subsets]] num_repeats = 3 "
@@ -307,7 +307,7 @@ def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
         ("[[datasets]]\nresolution = 512\n[[datasets]]", 2, (640, None)),
     ],
 )
-def test_what_a_dataset_config_says_beats_the_config(
+def test_dataset_config_overrides_the_config(
     tmp_path: Path, text: str, batch: int, sides: tuple[int, int | None]
 ) -> None:
     (tmp_path / "data.toml").write_text(text)
@@ -319,7 +319,7 @@ def test_what_a_dataset_config_says_beats_the_config(
     assert not any("train_batch_size" in note for note in result.notes)
 
 
-def test_a_dataset_config_that_is_none_is_refused_by_its_reader(tmp_path: Path) -> None:
+def test_invalid_dataset_config_is_rejected_by_its_reader(tmp_path: Path) -> None:
     """What stands beside it is translated all the same."""
     data = tmp_path / "data.toml"
     file = write(tmp_path, "resolution = 32")
@@ -354,7 +354,7 @@ def test_a_dataset_config_that_is_none_is_refused_by_its_reader(tmp_path: Path) 
         ("network_dim = = 4", "is not TOML"),
     ],
 )
-def test_nonsense_is_refused_with_the_nearest_right_word(
+def test_invalid_values_are_rejected_with_a_suggestion(
     tmp_path: Path, line: str, message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
@@ -363,7 +363,7 @@ def test_nonsense_is_refused_with_the_nearest_right_word(
     assert "\n" not in str(error.value)
 
 
-def test_what_copying_from_a_web_page_broke_is_repaired(tmp_path: Path) -> None:
+def test_damage_from_web_pages_is_repaired(tmp_path: Path) -> None:
     text = """# don't touch = this
 [network] network_dim = 32 network_alpha = 16  # a = b
 optimizer_type = “AdamW8bit”, learning_rate = 1e–4; cache_latents = True

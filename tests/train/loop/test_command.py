@@ -59,7 +59,7 @@ def test_trains_and_continues(small: list[str], tmp_path: Path) -> None:
     assert "holds a run of other settings" in message
 
 
-def test_the_course_is_told_before_the_base_is_loaded(
+def test_schedule_is_logged_before_the_base_is_loaded(
     small: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(config: BaseConfig) -> BaseModel:
@@ -103,7 +103,7 @@ def test_wrong_settings_end_in_one_line(small: list[str], wrong: str, output: st
     assert len(message.splitlines()) == 1
 
 
-def test_a_wrong_command_says_nothing_else(small: list[str]) -> None:
+def test_wrong_command_prints_only_the_error(small: list[str]) -> None:
     line = [sys.executable, "-m", "train", *small, "training.epcohs=3"]
     process = subprocess.run(line, capture_output=True, text=True, check=False)
     assert process.returncode == 1

@@ -55,7 +55,7 @@ def about(base: BaseModel, image_folder: Path, tmp_path: Path) -> dict[str, str]
     return metadata(config, "me", base, dataset, schedule_of(config, dataset), 3)
 
 
-def test_kohyas_keys_tell_the_training(about: dict[str, str], base: BaseModel) -> None:
+def test_kohyas_metadata_keys(about: dict[str, str], base: BaseModel) -> None:
     assert all(isinstance(value, str) for value in about.values())
     expected = {
         "network_module": "networks.lora", "network_dim": "4", "network_alpha": "2.0",
@@ -81,7 +81,7 @@ def test_kohyas_keys_tell_the_training(about: dict[str, str], base: BaseModel) -
     assert about["modelspec.resolution"] == "32x32"
 
 
-def test_no_time_but_a_given_one(
+def test_only_source_date_epoch_sets_times(
     base: BaseModel, about: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not {"ss_training_started_at", "modelspec.date"} & about.keys()
@@ -93,7 +93,7 @@ def test_no_time_but_a_given_one(
     assert timed["modelspec.date"] == "2023-11-14T22:13:20+00:00"
 
 
-def test_the_learning_rate_is_the_one_that_trained(base: BaseModel) -> None:
+def test_metadata_has_the_effective_learning_rate(base: BaseModel) -> None:
     """Prodigy and its like take 1 in place of what is asked for."""
     config = TrialConfig(optimizer={"_target_": "prodigyopt.Prodigy", "lr": 0.1})
     dataset = load_dataset(config.data)
@@ -101,7 +101,7 @@ def test_the_learning_rate_is_the_one_that_trained(base: BaseModel) -> None:
     assert (message["ss_learning_rate"], message["ss_unet_lr"]) == ("1.0", "1.0")
 
 
-def test_the_sizes_of_a_dataset_config_are_told(
+def test_metadata_has_the_sizes_of_a_dataset_config(
     base: BaseModel, image_folder: Path, tmp_path: Path
 ) -> None:
     """And not those of `data`, which it beats."""
@@ -126,9 +126,7 @@ def test_the_sizes_of_a_dataset_config_are_told(
     }
 
 
-def test_hashes_are_those_that_kohya_would_write(
-    base: BaseModel, about: dict[str, str], tmp_path: Path
-) -> None:
+def test_hashes_match_kohyas(base: BaseModel, about: dict[str, str], tmp_path: Path) -> None:
     """Against a file with the ss_ keys alone, made and read anew; over 1 MiB, with odd letters."""
     network, random = NetworkConfig(rank=320, text_encoder=True), torch.Generator().manual_seed(0)
     adapter, path = base.adapters.create(network, random), tmp_path / "x.safetensors"
@@ -146,7 +144,7 @@ def test_hashes_are_those_that_kohya_would_write(
     assert all(torch.equal(loaded.down[key], down) for key, down in adapter.down.items())
 
 
-def test_of_several_that_write_a_file_none_fails_and_one_has_it(tmp_path: Path) -> None:
+def test_concurrent_writers_do_not_fail_and_the_last_one_wins(tmp_path: Path) -> None:
     file, contents = tmp_path / "data.png", [bytes([n]) * 100_000 for n in range(4)]
     with ThreadPoolExecutor(len(contents)) as batched:
         for _ in range(20):
@@ -155,7 +153,7 @@ def test_of_several_that_write_a_file_none_fails_and_one_has_it(tmp_path: Path) 
     assert [f.name for f in tmp_path.iterdir()] == ["data.png"]
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_half(
+def test_full_disk_leaves_the_old_file_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "lora.safetensors"

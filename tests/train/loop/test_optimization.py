@@ -56,7 +56,7 @@ def test_every_optimizer_trains_and_continues_to_the_same_bytes(
 
 
 @pytest.mark.parametrize("optimizer", ["prodigy", "dadaptation", "schedulefree", "lion8bit"])
-def test_a_whole_vector_is_as_good_as_the_matrices(
+def test_flat_parameter_is_equivalent_to_the_matrices(
     base: BaseModel, trial: Make, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = settings("train", TrainConfig, [f"optimizer={optimizer}"]).optimizer
@@ -86,7 +86,7 @@ def _fresh(base: BaseModel, config: TrialConfig) -> list[torch.Tensor]:
     return [flat.detach() for flat in adapter.parameters()]
 
 
-def test_what_is_saved_of_schedule_free_is_the_average(
+def test_schedule_free_saves_averaged_weights(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     config = trial(optimizer={"_target_": "schedulefree.AdamWScheduleFree", "lr": 1e-2}, epochs=1)
@@ -101,7 +101,7 @@ def test_what_is_saved_of_schedule_free_is_the_average(
     assert (average.flat["lora_unet"] - trained).norm() > 1e-3
 
 
-def test_those_that_find_their_step_size_have_lr_1(
+def test_lr_free_optimizers_have_lr_1(
     base: BaseModel, trial: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     adapter = base.adapters.create(NetworkConfig(rank=2), torch.Generator())
@@ -112,7 +112,7 @@ def test_those_that_find_their_step_size_have_lr_1(
 
 
 @pytest.mark.parametrize("folder", ["base_folder", "xl_folder"])
-def test_the_text_encoders_have_a_rate_of_their_own(
+def test_text_encoder_has_its_own_learning_rate(
     dataset: Dataset, trial: Make, tmp_path: Path, folder: str, request: pytest.FixtureRequest
 ) -> None:
     """A step of SGD is the gradient times the rate; both of SDXL's encoders take the one."""
@@ -139,7 +139,7 @@ def test_the_text_encoders_have_a_rate_of_their_own(
 
 
 @pytest.mark.parametrize("given", [{"foreach": True}, {"fused": False}])
-def test_fused_is_left_to_whoever_says_how(
+def test_fused_is_not_set_if_an_implementation_is_chosen(
     base: BaseModel, trial: Make, given: dict[str, bool]
 ) -> None:
     adapter = base.adapters.create(NetworkConfig(rank=2), torch.Generator())
@@ -162,7 +162,7 @@ def rates(scheduler: SchedulerConfig, steps: int = 100) -> list[float]:
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_every_schedule_goes_as_its_name_says(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_shape_of_every_schedule(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         result = rates(settings("train", TrainConfig, [f"scheduler={name}"]).scheduler)
     warmed = name in ("constant_with_warmup", "inverse_sqrt", "warmup_stable_decay")
@@ -182,7 +182,7 @@ def test_every_schedule_goes_as_its_name_says(name: str, caplog: pytest.LogCaptu
     assert ("is read as cosine_with_restarts" in caplog.text) == (name == "cosine_with_restarting")
 
 
-def test_a_warm_up_is_a_share_or_steps_or_epochs() -> None:
+def test_warmup_in_ratio_steps_or_epochs() -> None:
     for name in ("constant", "cosine"):
         for given in (
             SchedulerConfig(name, warmup_ratio=0.2),
@@ -193,7 +193,7 @@ def test_a_warm_up_is_a_share_or_steps_or_epochs() -> None:
             assert result[:21] == pytest.approx([step / 20 for step in range(21)])
 
 
-def test_a_share_of_the_steps_is_rounded_down_as_kohya_does() -> None:
+def test_warmup_ratio_is_rounded_down_as_in_kohya() -> None:
     """int(ratio * steps): a tenth of 137 steps are 13."""
     result = rates(SchedulerConfig("constant", warmup_ratio=0.1), 137)
     assert result[:14] == pytest.approx([step / 13 for step in range(14)])
@@ -212,7 +212,7 @@ def test_cycles_are_half_waves_as_kohya_reads_them(name: str) -> None:
     assert ends == pytest.approx([0.2, 1.0, 0.2], abs=0.01)
 
 
-def test_each_of_two_text_encoders_may_have_a_rate(
+def test_each_text_encoder_may_have_its_own_learning_rate(
     dataset: Dataset, trial: Make, tmp_path: Path, xl_folder: Path
 ) -> None:
     requested = BaseConfig(path=str(xl_folder), device="cpu")
@@ -234,7 +234,7 @@ def test_each_of_two_text_encoders_may_have_a_rate(
 
 @pytest.mark.parametrize("rate", [0, -1.0, [0, 0], [1e-4], [1e-4, 1e-4, 1e-4], "fast", True,
                                   float("nan"), [1e-4, float("inf")]])  # fmt: skip
-def test_impossible_rates_of_the_text_encoder_are_refused(trial: Make, rate: object) -> None:
+def test_impossible_text_encoder_rates_are_rejected(trial: Make, rate: object) -> None:
     config = trial(network=NetworkConfig(rank=2, text_encoder=True), text_encoder_lr=rate)
     with pytest.raises(ConfigError, match=r"^training.text_encoder_lr: "):
         check_trial(config)

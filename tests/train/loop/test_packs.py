@@ -103,13 +103,13 @@ def same_as_alone(
         assert {f.name for f in single.iterdir()} == {f.name for f in packed.iterdir()}
 
 
-def test_four_different_trials_get_the_same_as_alone(
+def test_four_different_trials_match_separate_training(
     exact_base: BaseModel, dataset: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
     same_as_alone(exact_base, dataset, four(config), tmp_path)
 
 
-def test_a_pack_goes_through_the_buckets_together(
+def test_pack_shares_the_sequence_of_buckets(
     exact_base: BaseModel, config: TrialConfig, shapes: Path, tmp_path: Path
 ) -> None:
     prior = tmp_path / "class"
@@ -131,7 +131,7 @@ def test_a_pack_goes_through_the_buckets_together(
     assert (schedule.batches, schedule.steps_an_epoch) == (10, 10)
 
 
-def test_pictures_of_a_pack_are_those_made_alone(
+def test_probe_images_of_a_pack_match_separate_generation(
     base: BaseModel, dataset: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
     trials = [replace(trial, training=config.training) for trial in four(config)]
@@ -152,7 +152,7 @@ def test_pictures_of_a_pack_are_those_made_alone(
     assert (packed[0] - packed[1]).abs().max() > 10 / 255, "else there is nothing to compare"
 
 
-def test_members_join_and_leave(
+def test_trials_join_and_leave_a_pack(
     exact_base: BaseModel, dataset: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
     first, stopped, second, _ = four(config)
@@ -186,7 +186,7 @@ def test_members_join_and_leave(
     assert apart(tmp_path / "continued", tmp_path / "second alone") < 1e-9
 
 
-def test_who_breaks_down_leaves_the_others_alone(
+def test_failed_trial_does_not_affect_the_others(
     exact_base: BaseModel, dataset: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
     wild = replace(config, optimizer={"_target_": "torch.optim.SGD", "lr": 1e200})
@@ -201,7 +201,7 @@ def test_who_breaks_down_leaves_the_others_alone(
     assert apart(tmp_path / "a", tmp_path / "alone") < 1e-9
 
 
-def test_whose_weights_are_worth_no_file_leaves_the_others_alone(
+def test_trial_with_nan_weights_does_not_affect_the_others(
     exact_base: BaseModel, dataset: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
     """The losses are finite, and what was trained is too large for the precision of the file."""
@@ -233,7 +233,7 @@ def test_every_optimizer_in_one_pack(
     assert apart(tmp_path / "pack-0", tmp_path / "pack-1") > 0
 
 
-def test_strangers_are_refused(
+def test_incompatible_trials_cannot_join_a_pack(
     base: BaseModel, dataset: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
     trainer = Trainer(base, dataset, [TrialSpec(config, tmp_path / "a")])

@@ -24,7 +24,7 @@ from train.models.gradient_checkpointing import use_gradient_checkpointing
 Make = Callable[..., TrialConfig]
 
 
-def test_min_snr_weighs_the_loss_on_the_picture(base: BaseModel) -> None:
+def test_min_snr_weights_the_image_loss(base: BaseModel) -> None:
     """Whatever the network predicts, the same error of the image weighs min(SNR, gamma)."""
     training, times = TrainingConfig(min_snr_gamma=5.0), torch.tensor([1, 50, 300, 600, 998])
     image = torch.randn(5, 4, 8, 8)
@@ -74,7 +74,7 @@ def test_min_snr_holds_where_the_last_timestep_has_no_signal(base: BaseModel) ->
         assert weights.isfinite().all()
 
 
-def test_regularization_pictures_weigh_what_is_said(
+def test_prior_loss_weight_of_regularization_images(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     losses = []
@@ -138,7 +138,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(
     assert remaining[1] < 0.7 * remaining[0]
 
 
-def test_gradient_checkpointing_is_for_a_trained_text_encoder_too(
+def test_gradient_checkpointing_of_a_trained_text_encoder(
     base: BaseModel,
 ) -> None:
     """Less is kept of it, for the same states and gradients; and it speaks without any as well."""
@@ -176,7 +176,7 @@ def saving(numbers: list[int]) -> Callable[[Tensor], Tensor]:
     return keep
 
 
-def test_a_run_with_gradient_checkpointing_ends_in_the_same_bytes(
+def test_gradient_checkpointing_ends_in_the_same_bytes(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     for expected in (False, True):
@@ -186,7 +186,7 @@ def test_a_run_with_gradient_checkpointing_ends_in_the_same_bytes(
     assert apart(tmp_path / "True", tmp_path / "False") == 0
 
 
-def test_accumulated_batches_are_one_large_batch(
+def test_gradient_accumulation_equals_one_large_batch(
     exact_base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     """Of 6 images 4 + 2 accumulate to the gradient of all 6: every row counts alike."""
@@ -216,7 +216,7 @@ def test_max_steps_ends_exactly(
     assert result[-1].checkpoints[0].path.name == "lora.safetensors"
 
 
-def test_at_least_five_checkpoints_of_which_the_last_stay(
+def test_at_least_five_checkpoints_and_save_last(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     for epochs in (5, 7, 12, 20, 30):
@@ -230,14 +230,14 @@ def test_at_least_five_checkpoints_of_which_the_last_stay(
                     "lora-000009.safetensors"}  # fmt: skip
 
 
-def test_the_effective_batch_is_said(dataset: Dataset, trial: Make) -> None:
+def test_effective_batch_is_reported(dataset: Dataset, trial: Make) -> None:
     config = trial(batch_size=1, gradient_accumulation=2, epochs=5)
     message = schedule_of(config, dataset, 2).describe(config.training, 2)
     assert "effective batch 4 (batch_size 1 x 2 accumulated x 2 processes)" in message
     assert "2 steps per epoch, 5 epochs, 10 steps" in message
 
 
-def test_in_fp16_an_overflow_is_skipped_by_the_one_that_it_happens_to(
+def test_fp16_overflow_is_skipped_only_by_its_own_run(
     base_folder: Path, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     half = load_base(BaseConfig(path=str(base_folder), device="cpu", precision="fp16"))
@@ -261,7 +261,7 @@ def test_in_fp16_an_overflow_is_skipped_by_the_one_that_it_happens_to(
     assert not large.failure
 
 
-def test_max_grad_norm_0_cuts_nothing(
+def test_max_grad_norm_0_disables_clipping(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}

@@ -49,7 +49,7 @@ def train(base: BaseModel, dataset: Dataset, *members: TrialSpec, until: int = 9
     return epochs
 
 
-def test_same_bytes_again_and_after_an_interruption(
+def test_same_bytes_when_repeated_and_when_interrupted(
     base: BaseModel, dataset: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
     epochs = train(base, dataset, TrialSpec(config, tmp_path / "whole"))
@@ -73,7 +73,7 @@ def train_loss_of(epoch: Epoch, folder: Path) -> Any:
     return type(saved)(**{**vars(saved), "path": folder / saved.path.name})
 
 
-def test_the_file_is_kohyas_and_diffusers_reads_it_with_the_same_delta(
+def test_kohya_file_loads_in_diffusers_with_the_same_delta(
     base: BaseModel, dataset: Dataset, config: TrialConfig, base_folder: Path, tmp_path: Path
 ) -> None:
     config.training.epochs, config.network.text_encoder = 2, True
@@ -108,7 +108,7 @@ def test_the_file_is_kohyas_and_diffusers_reads_it_with_the_same_delta(
         ("lora.safetensors", b"\x80\x04pickle", "not a readable safetensors"),
     ],
 )
-def test_what_is_no_lora_is_refused(
+def test_file_that_is_not_a_lora_is_rejected(
     base: BaseModel, tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -118,7 +118,7 @@ def test_what_is_no_lora_is_refused(
         load_checkpoint(tmp_path / "absent.safetensors", base.adapters)
 
 
-def test_regularization_pictures_count_by_their_weight_and_not_for_the_subject(
+def test_regularization_images_are_weighted_and_not_counted_as_the_subject(
     base: BaseModel, config: TrialConfig, shapes: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     def lora(prior: Path | None, weight: float) -> str:

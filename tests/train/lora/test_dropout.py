@@ -24,7 +24,7 @@ CONVOLUTION = "lora_unet_down_blocks_0_resnets_0_conv1"
 
 
 @pytest.mark.parametrize(("key", "shape"), [(LINEAR, (4, 200, 16)), (CONVOLUTION, (4, 16, 15, 15))])
-def test_a_dropped_middle_changes_nothing_and_a_kept_one_more(
+def test_dropout_zeroes_activations_and_scales_the_others(
     base: BaseModel, key: str, shape: tuple[int, ...]
 ) -> None:
     """Of rank 1, so that each place has its whole change or none; the first rows drop nothing."""
@@ -46,7 +46,7 @@ def test_a_dropped_middle_changes_nothing_and_a_kept_one_more(
     assert remaining.float().mean() == pytest.approx(0.75, abs=0.06)
 
 
-def test_a_step_trains_what_dropout_has_left(
+def test_step_trains_the_weights_that_dropout_kept(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     """From the same first draws, with no other loss while the LoRA changes nothing yet."""
@@ -59,7 +59,7 @@ def test_a_step_trains_what_dropout_has_left(
     assert apart(tmp_path / "0.5", tmp_path / "0.0") > 1e-3
 
 
-def test_a_dropped_caption_is_trained_as_no_words(
+def test_dropped_caption_is_trained_as_empty_text(
     base: BaseModel, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As often as a subset says itself, and else as the trial does."""

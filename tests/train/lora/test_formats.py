@@ -54,7 +54,7 @@ def predict(base: BaseModel, file: Path) -> Tensor:
         return base.unet(LATENTS, TIME, **base.encode_text(PROMPT)).sample
 
 
-def test_a_file_of_the_diffusers_scripts_changes_the_base_as_diffusers_does(
+def test_diffusers_script_file_predicts_as_in_diffusers(
     base: BaseModel, theirs: tuple[Path, Tensor]
 ) -> None:
     file, predicted = theirs
@@ -62,7 +62,7 @@ def test_a_file_of_the_diffusers_scripts_changes_the_base_as_diffusers_does(
     assert epoch_of(file) == 500
 
 
-def test_other_spellings_mean_the_same(
+def test_alternative_key_names_load_the_same(
     base: BaseModel, theirs: tuple[Path, Tensor], tmp_path: Path
 ) -> None:
     file, predicted = theirs
@@ -82,7 +82,7 @@ def test_other_spellings_mean_the_same(
 
 
 @pytest.mark.parametrize("root", [False, True])  # whether the scale is alpha / sqrt(rank)
-def test_a_folder_of_peft_changes_the_base_as_peft_does(
+def test_peft_folder_changes_the_base_as_peft_does(
     base: BaseModel, base_folder: Path, tmp_path: Path, root: bool
 ) -> None:
     """A network a folder, with alpha in the file beside the weights."""
@@ -118,7 +118,7 @@ def test_a_folder_of_peft_changes_the_base_as_peft_does(
         ("unet.conv_in.bias", "a whole model .*, not a LoRA"),
     ],
 )
-def test_other_kinds_of_adapters_are_refused_by_name(
+def test_other_adapter_kinds_are_rejected_by_name(
     base: BaseModel, tmp_path: Path, key: str, message: str
 ) -> None:
     save_file({key: torch.zeros(2, 2)}, tmp_path / "x-1.safetensors")
@@ -126,7 +126,7 @@ def test_other_kinds_of_adapters_are_refused_by_name(
         load_checkpoint(tmp_path / "x-1.safetensors", base.adapters)
 
 
-def test_a_merged_adapter_predicts_the_same_and_leaves_the_base_as_it_was(
+def test_fused_adapter_predicts_the_same_and_restores_the_base(
     base: BaseModel, theirs: tuple[Path, Tensor]
 ) -> None:
     file, _ = theirs
@@ -139,7 +139,7 @@ def test_a_merged_adapter_predicts_the_same_and_leaves_the_base_as_it_was(
         assert torch.equal(module.weight, before[key])  # type: ignore[arg-type]
 
 
-def test_text_is_encoded_anew_where_an_adapter_changes_it(base: BaseModel) -> None:
+def test_text_is_encoded_again_if_an_adapter_changes_it(base: BaseModel) -> None:
     adapter = base.adapters.create(NetworkConfig(rank=2, text_encoder=True), torch.Generator())
     for up in adapter.up.values():
         up.fill_(0.1)

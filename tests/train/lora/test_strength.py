@@ -67,7 +67,7 @@ PATTERNS: list[dict[str, float]] = [
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("root", [False, True])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=[next(iter(p)) for p in PATTERNS])
-def test_patterns_mean_what_peft_makes_of_them(
+def test_patterns_match_as_in_peft(
     base: BaseModel, base_folder: Path, tmp_path: Path, pattern: dict[str, float], root: bool
 ) -> None:
     """Every module's change is that of PEFT's own layer, for alphas and ranks by pattern."""
@@ -106,7 +106,7 @@ def test_patterns_mean_what_peft_makes_of_them(
     ],
 )
 @pytest.mark.parametrize("prefix", ["unet.", "", "unet.unet."])
-def test_settings_in_the_metadata_are_followed(
+def test_peft_settings_in_the_metadata_are_applied(
     base: BaseModel, tmp_path: Path, settings: dict[str, Any], alpha: float, prefix: str
 ) -> None:
     file = peft(tmp_path / "x.safetensors", settings, prefix)
@@ -136,7 +136,7 @@ def test_settings_in_the_metadata_are_followed(
         ({"unet.lora_alpha": 8, "unet.init_lora_weights": "pissa"}, "trained on a changed base"),
     ],
 )
-def test_a_strength_that_is_not_sure_in_pefts_settings_stops(
+def test_ambiguous_strength_in_peft_settings_is_rejected(
     base: BaseModel, tmp_path: Path, settings: Any, words: str
 ) -> None:
     for where, prefix in (("metadata", "unet."), ("beside", "base_model.model.")):
@@ -151,7 +151,7 @@ def test_a_strength_that_is_not_sure_in_pefts_settings_stops(
             load_checkpoint(peft(folder / "x.safetensors", own, prefix, where), base.adapters)
 
 
-def test_a_file_of_pefts_without_its_settings_stops(base: BaseModel, tmp_path: Path) -> None:
+def test_peft_file_without_settings_is_rejected(base: BaseModel, tmp_path: Path) -> None:
     file = peft(tmp_path / "adapter_model.safetensors", {}, "base_model.model.", "nowhere")
     with pytest.raises(CheckpointError, match=r"adapter_config.json is not next to it"):
         load_checkpoint(file, base.adapters)
@@ -174,7 +174,7 @@ def test_a_file_of_pefts_without_its_settings_stops(base: BaseModel, tmp_path: P
         ({KOHYA: 4.0, OTHER: None}, 4),  # the rank, said or not
     ],
 )
-def test_alphas_of_kohyas_files(
+def test_alphas_of_kohya_files(
     base: BaseModel, tmp_path: Path, alphas: dict[str, Any], expected: float
 ) -> None:
     result = load_checkpoint(kohya(tmp_path / "x.safetensors", alphas), base.adapters)
@@ -194,7 +194,7 @@ def test_alphas_of_kohyas_files(
         ({KOHYA: None}, {"ss_network_dim": "4", "ss_network_alpha": "1.0"}, "metadata give alpha"),
     ],
 )
-def test_an_alpha_that_is_not_sure_in_a_file_of_kohyas_stops(
+def test_ambiguous_alpha_in_a_kohya_file_is_rejected(
     base: BaseModel, tmp_path: Path, alphas: dict[str, Any], metadata: dict[str, str], words: str
 ) -> None:
     file = kohya(tmp_path / "x.safetensors", alphas, metadata)
@@ -203,16 +203,14 @@ def test_an_alpha_that_is_not_sure_in_a_file_of_kohyas_stops(
 
 
 @pytest.mark.parametrize("part", ["scale", "scalar", "lora_scale", "network_alpha"])
-def test_other_numbers_that_scale_stop(base: BaseModel, tmp_path: Path, part: str) -> None:
+def test_unknown_scaling_factors_are_rejected(base: BaseModel, tmp_path: Path, part: str) -> None:
     file = kohya(tmp_path / "x.safetensors", {KOHYA: 1.0})
     save_file({**load_file(file), f"{KOHYA}.{part}": torch.tensor(0.5)}, file)
     with pytest.raises(CheckpointError, match=f"strength is ambiguous: it has {KOHYA}.{part}"):
         load_checkpoint(file, base.adapters)
 
 
-def test_an_alpha_in_the_file_and_another_in_the_settings_stop(
-    base: BaseModel, tmp_path: Path
-) -> None:
+def test_conflicting_alphas_are_rejected(base: BaseModel, tmp_path: Path) -> None:
     file = peft(tmp_path / "x.safetensors", {"unet.lora_alpha": 8})
     for alpha, fits in ((8.0, True), (2.0, False)):
         tensors = {**load_file(file), f"unet.{MODULE}.alpha": torch.tensor(alpha)}
@@ -227,7 +225,7 @@ def test_an_alpha_in_the_file_and_another_in_the_settings_stop(
 
 @pytest.mark.parametrize("name", ["use_rslora", "use_dora", "use_qalora"])
 @pytest.mark.parametrize("value", ["false", "true", "", 1, 0, [], {}])
-def test_a_switch_that_is_neither_on_nor_off_stops(
+def test_switch_that_is_not_boolean_is_rejected(
     base: BaseModel, tmp_path: Path, name: str, value: Any
 ) -> None:
     """A text "false" is true to Python, and would make the LoRA twice as strong."""
@@ -238,7 +236,7 @@ def test_a_switch_that_is_neither_on_nor_off_stops(
 
 
 @pytest.mark.parametrize(("value", "alpha"), [(None, 8), (False, 8), (True, 16)])
-def test_a_switch_changes_the_strength_as_peft_does(
+def test_rslora_changes_the_strength_as_peft_does(
     base: BaseModel, tmp_path: Path, value: bool | None, alpha: float
 ) -> None:
     settings = {"r": 4, "lora_alpha": 8, "use_rslora": value}
@@ -246,7 +244,7 @@ def test_a_switch_changes_the_strength_as_peft_does(
     assert {*load_checkpoint(file, base.adapters).alpha.values()} == {alpha}
 
 
-def test_another_familys_file_is_named_before_its_strength_is_asked(
+def test_other_model_family_is_named_before_the_strength_is_checked(
     base: BaseModel, tmp_path: Path
 ) -> None:
     names = [f"lora_unet_double_blocks_{n}_img_attn_proj" for n in range(2)]
@@ -256,7 +254,7 @@ def test_another_familys_file_is_named_before_its_strength_is_asked(
 
 
 @pytest.mark.parametrize("down", [torch.zeros(0, 16), torch.tensor(1.0)])
-def test_a_module_without_a_rank_is_named(
+def test_module_without_a_rank_is_named(
     base: BaseModel, tmp_path: Path, down: torch.Tensor
 ) -> None:
     file = kohya(tmp_path / "x.safetensors", {KOHYA: 2.0})

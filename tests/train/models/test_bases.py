@@ -75,9 +75,7 @@ def conditioning(pipeline: Any) -> dict[str, Tensor]:
     return {"encoder_hidden_states": hidden, "text_embeds": pooled}
 
 
-def test_prompts_and_predictions_of_the_bare_base_are_those_of_diffusers(
-    base: BaseModel, folder: Path
-) -> None:
+def test_text_encoding_and_prediction_match_diffusers(base: BaseModel, folder: Path) -> None:
     pipeline = DiffusionPipeline.from_pretrained(folder)
     expected = conditioning(pipeline)
     result = base.encode_text([PROMPT])
@@ -92,7 +90,7 @@ def test_prompts_and_predictions_of_the_bare_base_are_those_of_diffusers(
     torch.testing.assert_close(ours, reference)
 
 
-def test_diffusers_loads_the_file_with_every_module_and_the_same_change(
+def test_diffusers_loads_every_module_with_the_same_delta(
     base: BaseModel, lora: Path, theirs: Any
 ) -> None:
     adapter = load_checkpoint(lora, base.adapters)
@@ -129,7 +127,7 @@ def delta(adapter: Adapter, key: str) -> Tensor:
     return up @ down * (adapter.alpha[key] / len(down))
 
 
-def test_a_probe_picture_and_the_losses_hang_on_the_lora(
+def test_probe_images_and_losses_depend_on_the_lora(
     base: BaseModel, lora: Path, dataset: Dataset
 ) -> None:
     adapter = load_checkpoint(lora, base.adapters)
@@ -147,7 +145,7 @@ def test_a_probe_picture_and_the_losses_hang_on_the_lora(
     assert (losses[0] != losses[1]).all()
 
 
-def test_sizes_reach_sdxl_alone(base: BaseModel) -> None:
+def test_only_sdxl_is_conditioned_on_sizes(base: BaseModel) -> None:
     text = base.encode_text([PROMPT])
     with torch.no_grad():
         observed = [
@@ -159,7 +157,7 @@ def test_sizes_reach_sdxl_alone(base: BaseModel) -> None:
     assert torch.equal(observed[0], observed[1]) == (not base.family.is_xl)
 
 
-def test_training_tells_each_pictures_own_size(
+def test_training_conditions_on_each_images_own_size(
     base: BaseModel, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TrialConfig(
@@ -182,7 +180,7 @@ def test_training_tells_each_pictures_own_size(
     assert sorted(observed) == [[h, 90, 0, remaining[h], 32, 32] for h in heights]
 
 
-def test_metadata_tells_the_family(base: BaseModel, lora: Path) -> None:
+def test_metadata_states_the_family(base: BaseModel, lora: Path) -> None:
     metadata = read_metadata(lora)
     xl = base.family.is_xl
     assert metadata["ss_base_model_version"] == ("sdxl_base_v1-0" if xl else "sd_v2_v")
@@ -201,7 +199,7 @@ def test_metadata_tells_the_family(base: BaseModel, lora: Path) -> None:
         assert "lora_te_text_model_encoder_layers_0_mlp_fc1" in keys
 
 
-def test_files_in_the_words_of_diffusers_load_to_the_same_change(
+def test_files_with_diffusers_names_load_to_the_same_delta(
     base: BaseModel, lora: Path, theirs: Any, tmp_path: Path
 ) -> None:
     """As the diffusers scripts save them, and as OneTrainer does (kohya's layout, their names)."""
@@ -264,7 +262,7 @@ def test_settings_of_the_base(folder: Path, caplog: pytest.LogCaptureFixture) ->
         assert half.decode(mean + std).isfinite().all()
 
 
-def test_a_name_of_the_hub_may_have_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_name_may_have_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requested: list[str] = []
 
     def download(name: str, **options: Any) -> str:
@@ -282,7 +280,7 @@ def test_a_name_of_the_hub_may_have_dots(tmp_path: Path, monkeypatch: pytest.Mon
     assert requested == [name]
 
 
-def test_a_pickle_is_refused_whatever_its_name(tmp_path: Path) -> None:
+def test_pickle_is_rejected_under_any_name(tmp_path: Path) -> None:
     named = ["model.ckpt", "MODEL.CKPT", "model.pkl"]
     weights = {"x": torch.zeros(2)}
     for zipped in (True, False):
@@ -298,7 +296,7 @@ def test_a_pickle_is_refused_whatever_its_name(tmp_path: Path) -> None:
     check_base(BaseConfig(path=str(tmp_path / "fine.safetensors")))
 
 
-def test_what_is_no_base_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_invalid_base_is_rejected(folder: Path, tmp_path: Path) -> None:
     def edited(file: str, **news: Any) -> str:
         other = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         shutil.copytree(folder, other)

@@ -80,7 +80,7 @@ def hub(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return made
 
 
-def test_a_hub_id_is_downloaded_without_its_pickles(
+def test_hub_id_is_downloaded_without_pickles(
     hub: Callable[..., Path], trial: Make, base_folder: Path, tmp_path: Path
 ) -> None:
     remaining = hub()
@@ -96,7 +96,7 @@ def test_a_hub_id_is_downloaded_without_its_pickles(
     assert not list(remaining.rglob("*.bin"))
 
 
-def test_what_the_hub_does_not_give_is_named(
+def test_missing_hub_files_are_named(
     hub: Callable[..., Path], base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -147,7 +147,7 @@ def test_the_trials_of_a_process_share_one_base(
     assert (loaded, other.dtype) == ([torch.float32, torch.bfloat16], torch.bfloat16)
 
 
-def test_training_leaves_the_base_as_it_is(
+def test_training_does_not_change_the_base(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     networks = [base.unet, base.vae, *base.text_encoders]

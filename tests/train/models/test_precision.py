@@ -21,7 +21,7 @@ from train.models.base_model import DTYPES, BaseModel, load_base
 Make = Callable[..., TrialConfig]
 
 
-def test_half_the_precision_trains_nearly_the_same(
+def test_half_precision_trains_nearly_the_same(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     """The base is held and computes in it, the LoRA in fp32; only fp16 needs its loss scaled."""
@@ -48,7 +48,7 @@ def test_half_the_precision_trains_nearly_the_same(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_the_file_is_in_the_precision_that_is_asked_for(
+def test_file_has_the_requested_precision(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, precision: str
 ) -> None:
     config = trial(max_steps=1, save_precision=precision)

@@ -171,7 +171,7 @@ def file(family: Family, models: dict[str, nn.Module], tmp_path: Path) -> Path:
     return path
 
 
-def test_a_guess_of_what_a_file_predicts_is_said(
+def test_guessed_prediction_type_is_logged(
     file: Path, family: Family, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
@@ -210,7 +210,7 @@ def test_single_file_loads_offline_to_the_same_weights(
     assert base.tokenizer.model_max_length == 77
 
 
-def test_full_configs_are_those_of_the_real_models_with_kohyas_modules() -> None:
+def test_full_configs_match_the_real_models_and_kohyas_modules() -> None:
     """By the numbers of parameters and of modules, which are known; on the meta device.
 
     SDXL: 70 transformer blocks of 10 layers and 11 pairs of projections; 72 and 192 in the text
@@ -241,7 +241,7 @@ def test_full_configs_are_those_of_the_real_models_with_kohyas_modules() -> None
         ({"double_blocks.0.weight": (4, 4)}, "match none of"),
     ],
 )
-def test_files_of_other_models_are_refused(
+def test_files_of_other_models_are_rejected(
     tmp_path: Path, shapes: dict[str, tuple[int, ...]], message: str
 ) -> None:
     path = tmp_path / "other.safetensors"
@@ -250,7 +250,7 @@ def test_files_of_other_models_are_refused(
         load_base(BaseConfig(path=str(path), device="cpu"))
 
 
-def test_a_file_may_say_what_it_predicts(tmp_path: Path) -> None:
+def test_single_file_may_state_its_prediction_type(tmp_path: Path) -> None:
     plain, path = {SDXL.marker_key: torch.zeros(4, 2048)}, tmp_path / "x.safetensors"
     save_file(plain, path)
     assert family_of_file(path) is SDXL

@@ -44,7 +44,7 @@ def image_tensor(items: list[Puppet]) -> torch.Tensor:
     return images_of(items).float() / 255
 
 
-def test_same_puppet_same_picture_at_either_size() -> None:
+def test_same_puppet_is_the_same_image_at_either_size() -> None:
     for one, repeated in zip(puppets(6), puppets(6), strict=True):
         assert one == repeated
         assert (render(one) == render(repeated)).all()
@@ -67,7 +67,7 @@ def test_keypoints_lie_on_the_body() -> None:
         assert points[1, 0] > points[2, 0]  # its own left is on the viewer's right
 
 
-def test_wild_looks_go_unnamed_but_a_named_outfit_is_told() -> None:
+def test_captions_omit_wild_looks_but_name_outfits() -> None:
     rng = Random(0)
     text = caption(sample_puppet(rng, wild_looks(rng), "arms raised", "legs apart", "on a beach"))
     assert text == "a photo of a puppet, arms raised, legs apart, on a beach"
@@ -86,7 +86,7 @@ def test_tokenizer_takes_anything(text: str) -> None:
     assert max(filled) == tokenizer.eos_token_id == len(tokenizer) - 1
 
 
-def test_dataset_has_pictures_with_captions(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_dataset_has_images_with_captions(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("drawn") / "set"
     sampled = draw_dataset(folder, 0, NARROW_POSES, ("on a beach", "in a city"), 6, captions="full")
     assert len({(p.arms, p.background) for p in sampled}) == 6
@@ -99,7 +99,7 @@ GATES = MEASURED["gates"]
 
 
 @pytest.mark.parametrize("gate", GATES, ids=[gate["name"] for gate in GATES])
-def test_committed_gate_is_passed(gate: dict[str, Any]) -> None:
+def test_committed_gate_passes(gate: dict[str, Any]) -> None:
     value, limit = gate["value"], gate["limit"]
     assert value >= limit if gate["at_least"] else value <= limit
 
@@ -113,13 +113,13 @@ def test_gates_cover_every_part() -> None:
     assert all(part in names for part in ("generation", "autoencoder", "clip", "keypoints"))
 
 
-def test_weights_are_small_and_hold_no_pickles() -> None:
+def test_weights_are_small_and_not_pickled() -> None:
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40e6
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
 
 
-def test_stock_pipeline_draws_what_is_asked() -> None:
+def test_stock_pipeline_follows_prompts() -> None:
     expected = puppets(8, wild_share=0.0)
     images = generate(load_pipeline(), [caption(puppet) for puppet in expected], seed=1)
     result = Judge.from_folder().read(images)
@@ -128,7 +128,7 @@ def test_stock_pipeline_draws_what_is_asked() -> None:
         assert sum(right) / len(right) >= 0.9, name
 
 
-def test_clip_loads_by_open_clip_and_reads_by_zero_shot() -> None:
+def test_clip_loads_with_open_clip_and_classifies_zero_shot() -> None:
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{CLIP}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{CLIP}")
     items = puppets(100)
@@ -146,7 +146,7 @@ def test_clip_loads_by_open_clip_and_reads_by_zero_shot() -> None:
             assert sum(known) / len(known) >= 0.9, attribute
 
 
-def test_keypoints_are_found_at_any_size_and_not_where_there_is_no_puppet() -> None:
+def test_keypoints_are_detected_at_any_size_and_not_without_a_puppet() -> None:
     network, items = KeypointNetwork.from_folder(), puppets(40)
     true = torch.stack([torch.from_numpy(keypoints(puppet)) for puppet in items])
     torch.manual_seed(0)

@@ -110,7 +110,7 @@ DAMAGES: list[Damage] = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__.replace("<lambda>", "other"))
-def test_it_goes_on_from_its_last_checkpoint(
+def test_damaged_state_continues_from_the_last_checkpoint(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, damage: Damage,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -139,7 +139,7 @@ def test_it_goes_on_from_its_last_checkpoint(
     assert train(base, dataset, TrialSpec(config, folder))[0].checkpoints[0].last
 
 
-def test_without_a_checkpoint_it_begins_anew(
+def test_damaged_state_without_a_checkpoint_starts_over(
     base: BaseModel,
     dataset: Dataset,
     trial: Make,
@@ -156,7 +156,7 @@ def test_without_a_checkpoint_it_begins_anew(
     assert files[0] == files[1]
 
 
-def test_a_damaged_checkpoint_is_passed_over(
+def test_damaged_checkpoint_is_skipped(
     base: BaseModel,
     dataset: Dataset,
     trial: Make,
@@ -171,7 +171,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert [epoch.checkpoints[0].epoch for epoch in repeated] == [2, 3]
 
 
-def test_another_runs_checkpoints_are_not_written_over(
+def test_checkpoints_of_another_run_are_not_overwritten(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     train(base, dataset, TrialSpec(trial(), tmp_path))
@@ -181,7 +181,7 @@ def test_another_runs_checkpoints_are_not_written_over(
         train(base, dataset, TrialSpec(other, tmp_path))
 
 
-def test_the_command_says_so_and_ends_well(
+def test_command_reports_a_damaged_state_and_succeeds(
     trial: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

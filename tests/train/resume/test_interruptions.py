@@ -38,7 +38,7 @@ def after(steps: int) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 5])
-def test_from_the_middle_of_an_epoch_to_the_same_bytes(
+def test_resuming_within_an_epoch_gives_the_same_bytes(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, steps: int
 ) -> None:
     """6 images by 1 in groups of 2: an epoch has 3 steps, and every second one is saved."""
@@ -61,7 +61,7 @@ def test_from_the_middle_of_an_epoch_to_the_same_bytes(
         assert (a.train_loss, a.lr) == (b.train_loss, b.lr)
 
 
-def test_the_state_is_saved_every_so_often_within_an_epoch(
+def test_state_is_saved_at_intervals_within_an_epoch(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash in the second epoch costs the steps since the last state, and changes nothing."""
@@ -90,7 +90,7 @@ def test_the_state_is_saved_every_so_often_within_an_epoch(
 @pytest.mark.parametrize(
     "other", [{"precision": "bf16"}, {"clip_skip": 2}, {"prediction_type": "v_prediction"}]
 )
-def test_a_run_is_not_continued_on_a_base_that_is_used_otherwise(
+def test_run_is_not_continued_with_other_base_settings(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, other: dict[str, Any]
 ) -> None:
     config = trial(epochs=1)
@@ -103,7 +103,7 @@ def test_a_run_is_not_continued_on_a_base_that_is_used_otherwise(
         )
 
 
-def test_members_continue_at_different_places(
+def test_trials_of_a_pack_resume_at_different_positions(
     exact_base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     config = [trial(seed=seed) for seed in range(3)]
@@ -122,7 +122,7 @@ def test_members_continue_at_different_places(
         assert apart(tmp_path / str(seed), tmp_path / f"alone {seed}") < 1e-9
 
 
-def test_a_lost_loss_stops_at_once_and_the_files_stay(
+def test_nan_loss_stops_at_once_and_keeps_the_files(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the second step of the second epoch; no state is written of what is lost."""
@@ -159,7 +159,7 @@ def test_a_lost_loss_stops_at_once_and_the_files_stay(
     ],
     ids=["base", "fp16", "bf16"],
 )  # fmt: skip
-def test_a_loss_that_is_lost_from_the_start_tells_the_base(
+def test_nan_loss_from_the_start_names_the_base(
     trial: Make, base_folder: Path, tmp_path: Path, bias: float, precision: str, cause: str
 ) -> None:
     """With a weight that is no number, and with one that only fp16 has no room for."""
@@ -179,7 +179,7 @@ def test_a_loss_that_is_lost_from_the_start_tells_the_base(
     assert (tmp_path / "lora" / "lora.safetensors").exists() != bool(cause)
 
 
-def test_a_full_disk_ends_the_command_in_one_line_and_loses_nothing(
+def test_full_disk_ends_in_one_line_and_loses_nothing(
     trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It fills up after the first checkpoint; with room again the same command goes on."""
@@ -207,7 +207,7 @@ def test_a_full_disk_ends_the_command_in_one_line_and_loses_nothing(
     assert [(folder / file.name).read_bytes() == file.read_bytes() for file in full] == [True] * 3
 
 
-def test_resume_off_begins_anew(
+def test_resume_off_starts_over(
     base: BaseModel, trial: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -219,7 +219,9 @@ def test_resume_off_begins_anew(
     assert end(tmp_path)["epoch"] == 2
 
 
-def test_runs_of_two_names_share_a_folder(base: BaseModel, trial: Make, tmp_path: Path) -> None:
+def test_runs_with_different_names_share_a_folder(
+    base: BaseModel, trial: Make, tmp_path: Path
+) -> None:
     """As kohya's output_dir holds many LoRAs: what begins one anew leaves the other to go on."""
     main(command(trial(epochs=1), tmp_path, name="one"))
     main(command(trial(epochs=2), tmp_path, name="two", resume="off"))
@@ -229,7 +231,7 @@ def test_runs_of_two_names_share_a_folder(base: BaseModel, trial: Make, tmp_path
     assert (tmp_path / "two-000001.safetensors").is_file()
 
 
-def test_ctrl_c_asks_once_and_forces_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_ctrl_c_forces_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1.0, 1.5, 9.0])
     monkeypatch.setattr("train.cli.signals.time.monotonic", lambda: next(clock))
     with graceful_stop() as requested:
@@ -241,7 +243,7 @@ def test_ctrl_c_asks_once_and_forces_the_second_time(monkeypatch: pytest.MonkeyP
             signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_in_the_command_leaves_in_order(
+def test_ctrl_c_stops_the_command_gracefully(
     base_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     arguments = [

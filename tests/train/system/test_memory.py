@@ -41,7 +41,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple
     return made
 
 
-def test_out_of_memory_says_what_helps_in_order(
+def test_out_of_memory_lists_remedies_in_order(
     base: BaseModel, trial: Make, tmp_path: Path, short_of_memory: Any
 ) -> None:
     short_of_memory(5, lambda config: True)
@@ -65,7 +65,7 @@ def test_out_of_memory_says_what_helps_in_order(
         MemoryError(),
     ],
 )
-def test_out_of_memory_while_the_base_is_loaded_is_one_line(
+def test_out_of_memory_while_loading_the_base_ends_in_one_line(
     base_folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
 ) -> None:
     def fails(*arguments: Any) -> None:
@@ -79,7 +79,7 @@ def test_out_of_memory_while_the_base_is_loaded_is_one_line(
     assert "\n" not in str(exit_info.value)
 
 
-def test_oom_adapt_goes_on_with_less_from_the_last_state(
+def test_oom_degrade_continues_from_the_last_state(
     base: BaseModel,
     trial: Make,
     tmp_path: Path,
@@ -125,7 +125,7 @@ def test_oom_adapt_goes_on_with_less_from_the_last_state(
         (OSError("cannot be allocated"), False),
     ],
 )  # fmt: skip
-def test_a_lack_of_memory_is_known_by_what_is_said_of_it(error: Exception, out: bool) -> None:
+def test_is_oom_recognizes_messages(error: Exception, out: bool) -> None:
     assert is_oom(error) == out
 
 
@@ -137,7 +137,7 @@ def all_remedies(config: TrialConfig) -> tuple[str, ...]:
     return fallbacks
 
 
-def test_remedies_come_in_the_guides_order_and_end(
+def test_fallbacks_are_applied_in_order_until_exhausted(
     trial: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = DataConfig(resolution=512, height=768, buckets=True)
@@ -164,7 +164,7 @@ def test_remedies_come_in_the_guides_order_and_end(
         {"data": DataConfig(resolution=64)},
     ],
 )
-def test_what_cannot_be_changed_in_the_middle_is_passed_over(
+def test_fallbacks_that_would_change_a_started_run_are_skipped(
     trial: Make, other: dict[str, Any]
 ) -> None:
     """Sizes of a file, other epochs with max_steps, or no smaller step; and no 8 bits."""
@@ -175,12 +175,12 @@ def test_what_cannot_be_changed_in_the_middle_is_passed_over(
 @pytest.mark.parametrize(
     ("resolution", "smaller"), [(416, 320), (512, 384), (640, 512), (768, 576), (1024, 768)]
 )
-def test_pictures_become_smaller_by_a_quarter(trial: Make, resolution: int, smaller: int) -> None:
+def test_resolution_fallback_is_three_quarters(trial: Make, resolution: int, smaller: int) -> None:
     config = trial(data=DataConfig(resolution=resolution))
     assert apply_fallbacks(config, ["resolution"]).data.resolution == smaller
 
 
-def test_oom_adapt_goes_on_with_smaller_pictures_in_other_buckets(
+def test_oom_degrade_continues_with_smaller_images_in_other_buckets(
     base: BaseModel, trial: Make, shapes: Path, tmp_path: Path, short_of_memory: Any
 ) -> None:
     """From the middle of the second epoch, and so again when the same command continues."""

@@ -36,7 +36,7 @@ def launch(count: int, *arguments: str) -> str:
     return process.stderr
 
 
-def test_two_processes_are_one_with_their_batch(
+def test_two_processes_equal_one_with_the_combined_batch(
     base_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     """5 images by 4: the last batch is a single one, of which the second process has none."""
@@ -61,7 +61,7 @@ def test_two_processes_are_one_with_their_batch(
     assert one["config"] == two["config"], "either continues the other's run"
 
 
-def test_dropout_of_a_part_is_that_of_the_whole_batch() -> None:
+def test_dropout_of_a_shard_equals_that_of_the_full_batch() -> None:
     full = Dropout(0.5, 3).mask("key", torch.empty(5 * 6, 4))
     parts = []
     for rank in range(3):

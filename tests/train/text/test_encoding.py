@@ -64,7 +64,7 @@ def test_umlauts_in_any_locale(
     assert tags(tmp_path / "Ausgänge") == {"10_Jürgen dog": {"sks köter": 1, "jürgen dog": 1}}
 
 
-def test_names_that_are_no_utf8_are_escaped_and_their_words_guessed(
+def test_names_that_are_not_utf8_are_escaped_and_decoded_as_words(
     base_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / f"10_{NOT_UTF8} dog"
