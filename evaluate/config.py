@@ -144,7 +144,7 @@ def check_policy(policy: PolicyConfig) -> None:
         )
 
 
-def _check_one_of(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        near = suggestion(value, list(known)) or f"; there are {', '.join(known)}"
-        raise ConfigError(f"{key}: there is no {value}{near}")
+def _check_one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        hint = suggestion(value, list(valid)) or f"; there are {', '.join(valid)}"
+        raise ConfigError(f"{key}: there is no {value}{hint}")

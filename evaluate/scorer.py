@@ -267,7 +267,7 @@ class Scorer:
         self.notes.append(note)
 
     def _fingerprint(self) -> str:
-        about = {
+        parts = {
             "base": self.base.image_fingerprint,
             "resolution": self.resolution,
             "probes": self.probe_set.to_yaml(),
@@ -275,7 +275,7 @@ class Scorer:
             "guidance": self.settings.guidance,
             "scores": asdict(self.scores),
         }
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _pixels(images: Tensor) -> NDArray[np.uint8]:

@@ -111,10 +111,11 @@ def _check_training(config: TrialConfig) -> None:
         raise ConfigError(
             f"scheduler.warmup_steps: {warmup} is more than training.max_steps, {steps}"
         )
-    within = config.scheduler.warmup_epochs
-    if steps is None and within is not None and within > training.epochs:
+    warmup_epochs = config.scheduler.warmup_epochs
+    if steps is None and warmup_epochs is not None and warmup_epochs > training.epochs:
         raise ConfigError(
-            f"scheduler.warmup_epochs: {within:g} is more than training.epochs, {training.epochs}"
+            f"scheduler.warmup_epochs: {warmup_epochs:g} is more than training.epochs, "
+            f"{training.epochs}"
         )
 
 
@@ -215,8 +216,8 @@ def check_data(data: DataConfig) -> None:
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises a ConfigError with a suggestion if the value is not one of the choices."""
     if value not in choices:
-        near = suggestion(value, list(choices))
-        raise ConfigError(f"{key}: {format_value(value)} is not one of {', '.join(choices)}{near}")
+        hint = suggestion(value, list(choices))
+        raise ConfigError(f"{key}: {format_value(value)} is not one of {', '.join(choices)}{hint}")
 
 
 def check_train(config: TrainConfig) -> None:

@@ -99,8 +99,8 @@ def mismatch_warnings(metadata: Iterable[Metadata], base: BaseModel, data: DataC
     for trait in _traits(base, data):
         for value, count in Counter(trait.read(metadata) for metadata in files).items():
             if value and value != trait.used:
-                helps = trait.setting and re.fullmatch(TYPEABLE, value)
-                setting = in_setting(trait.setting, value) if helps else ""
+                can_help = trait.setting and re.fullmatch(TYPEABLE, value)
+                setting = in_setting(trait.setting, value) if can_help else ""
                 lines.append(
                     f"{count} of {len(files)} files say that they were trained with {trait.words} "
                     f"{shortened(value)}; they are scored with {trait.used}"

@@ -97,11 +97,13 @@ def _similar_names(path: Path) -> str:
     """A hint with existing names that are similar."""
     try:
         folder = next(parent for parent in path.parents if parent.is_dir())
-        wanted = path.relative_to(folder).parts[0]
+        missing = path.relative_to(folder).parts[0]
         names = {entry.name.lower(): entry.name for entry in folder.iterdir()}
     except (OSError, StopIteration, IndexError):
         return ""
-    near = difflib.get_close_matches(wanted.lower(), names, MAX_SUGGESTIONS, cutoff=0.5)
+    similar = difflib.get_close_matches(missing.lower(), names, MAX_SUGGESTIONS, cutoff=0.5)
     return (
-        "; similar names: " + ", ".join(str(folder / names[name]) for name in near) if near else ""
+        "; similar names: " + ", ".join(str(folder / names[name]) for name in similar)
+        if similar
+        else ""
     )

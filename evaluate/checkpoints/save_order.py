@@ -68,8 +68,8 @@ def _varying(names: Mapping[Path, str]) -> Numbers:
     """The only number in which most names differ, for the files with that pattern of names."""
     pieces = {file: re.split(r"([0-9]+)", DATE.sub("", name)) for file, name in names.items()}
     texts = {file: tuple(parts[::2]) for file, parts in pieces.items()}
-    usual = Counter(texts.values()).most_common(1)[0][0]
-    rows = {file: parts[1::2] for file, parts in pieces.items() if texts[file] == usual}
+    pattern = Counter(texts.values()).most_common(1)[0][0]
+    rows = {file: parts[1::2] for file, parts in pieces.items() if texts[file] == pattern}
     columns = list(zip(*rows.values(), strict=True))
     differing = [column for column in columns if len(set(column)) > 1]
     if len(differing) != 1 or any(len(digits) > MAX_DIGITS for digits in differing[0]):
@@ -99,7 +99,7 @@ def _with_unnumbered_last(files: list[Path], numbers: Numbers) -> Numbers:
 
 def _warn_of_runs(metadata: Mapping[Path, Mapping[str, str]]) -> None:
     """Warns if the files come from several trainings, which may not be what was meant."""
-    sessions = {file: about.get(SESSION, "") for file, about in metadata.items()}
+    sessions = {file: file_metadata.get(SESSION, "") for file, file_metadata in metadata.items()}
     if not all(sessions.values()):
         names = {file: run_of(file) for file in metadata}
         numbered = {name for file, name in names.items() if name != name_of(file)}
@@ -109,11 +109,11 @@ def _warn_of_runs(metadata: Mapping[Path, Mapping[str, str]]) -> None:
         }
     first = {session: file for file, session in reversed(sessions.items())}
     if len(first) > 1:
-        alike = len({file.name for file in first.values()}) < len(first)  # in several folders
-        labels = (f"{f.parent.name}/{f.name}" if alike else f.name for f in first.values())
-        shown = ", ".join(sorted(labels)[:MAX_NAMES])
+        ambiguous = len({file.name for file in first.values()}) < len(first)  # in several folders
+        labels = (f"{f.parent.name}/{f.name}" if ambiguous else f.name for f in first.values())
+        listed = ", ".join(sorted(labels)[:MAX_NAMES])
         log.warning(
-            f"the files belong to {len(first)} runs and are scored as one sequence: {shown} ..."
+            f"the files belong to {len(first)} runs and are scored as one sequence: {listed} ..."
         )
 
 
@@ -135,9 +135,9 @@ def _warn_of_contradictions(
 
 
 def _why_unordered(pairs: Mapping[Path, Pair]) -> str:
-    known: dict[Pair, Path] = {}
+    seen: dict[Pair, Path] = {}
     for file, pair in pairs.items():
-        if pair != (None, None) and (other := known.setdefault(pair, file)) != file:
+        if pair != (None, None) and (other := seen.setdefault(pair, file)) != file:
             number = f"epoch {pair[0]}" if pair[0] is not None else f"step {pair[1]}"
             return (
                 f"checkpoints: {other} and {file} are both of {number}; take the files of one "

@@ -75,60 +75,60 @@ def load_encoder(name: str) -> LoadedEncoder:
             )
         return _load_listed(model, weights, {})
     model, _, tag = name.rpartition("/")
-    known = open_clip.get_pretrained_cfg(model.replace("/", "-"), tag)
-    if not known:
+    entry = open_clip.get_pretrained_cfg(model.replace("/", "-"), tag)
+    if not entry:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model.replace("/", "-")))
         raise UntrustedFileError(
             f"{shortened(name)}: is not a folder, and open_clip has no such model and tag"
             f"{'; its tags: ' * bool(tags)}{tags}"
         )
-    return _load_listed(model, _weights_of_tag(known), known)
+    return _load_listed(model, _weights_of_tag(entry), entry)
 
 
 def _load_folder(folder: Path) -> LoadedEncoder:
     settings = read_settings(folder)
-    about, weights = settings.model_cfg, _weights_in(folder)
-    numbers = _parameter_count(weights)
+    model_config, weights = settings.model_cfg, _weights_in(folder)
+    stored = _parameter_count(weights)
     with torch.device("meta"):  # takes no memory
-        expected = sum(parameter.numel() for parameter in _build_model(about).parameters())
-    if expected > SIZE_TOLERANCE * numbers:
+        expected = sum(parameter.numel() for parameter in _build_model(model_config).parameters())
+    if expected > SIZE_TOLERANCE * stored:
         raise UntrustedFileError(
-            f"{shortened(weights)}: has {numbers} numbers, its model {expected}"
+            f"{shortened(weights)}: has {stored} numbers, its model {expected}"
         )
-    model = _build_model(about)
+    model = _build_model(model_config)
     open_clip.load_checkpoint(model, str(weights))
     return LoadedEncoder(
         model,
-        _tokenizer(folder, about.text_cfg, model.vocab_size),
+        _tokenizer(folder, model_config.text_cfg, model.vocab_size),
         tuple(settings.preprocess_cfg.mean or OPENAI_DATASET_MEAN),
         tuple(settings.preprocess_cfg.std or OPENAI_DATASET_STD),
     )
 
 
-def _build_model(about: Model) -> Any:
-    settings: dict[str, Any] = msgspec.to_builtins(about)
+def _build_model(model_config: Model) -> Any:
+    settings: dict[str, Any] = msgspec.to_builtins(model_config)
     custom = settings.pop("custom_text", False)
     if settings["vision_cfg"].get("timm_model_name"):
         settings["vision_cfg"]["timm_model_pretrained"] = False
     return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**settings)
 
 
-def _tokenizer(folder: Path, about: Text, words: int) -> Callable[[list[str]], Tensor]:
+def _tokenizer(folder: Path, text_config: Text, vocab_size: int) -> Callable[[list[str]], Tensor]:
     """The folder's tokenizer if the settings name one, else open_clip's.
 
     Args:
-        words: number of the model's token embeddings.
+        vocab_size: number of the model's token embeddings.
     """
-    length = about.context_length or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
-    options = about.tokenizer_kwargs
+    length = text_config.context_length or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
+    options = text_config.tokenizer_kwargs
     clean = (options.clean if options else None) or None
-    if not about.hf_tokenizer_name:
+    if not text_config.hf_tokenizer_name:
         return open_clip.SimpleTokenizer(context_length=length, clean=clean or "lower")
     kind = getattr(transformers, check_tokenizer(folder).tokenizer_class or "")
     tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    if max(tokenizer.get_vocab().values(), default=0) >= words:
+    if max(tokenizer.get_vocab().values(), default=0) >= vocab_size:
         raise UntrustedFileError(
-            f"{shortened(folder)}: its tokenizer has more tokens than the model's {words}"
+            f"{shortened(folder)}: its tokenizer has more tokens than the model's {vocab_size}"
         )
     cleaned = get_clean_fn(clean or "whitespace")
     separator = tokenizer.sep_token_id if options and options.strip_sep_token else None
@@ -146,27 +146,29 @@ def _tokenizer(folder: Path, about: Text, words: int) -> Callable[[list[str]], T
     return tokens
 
 
-def _load_listed(name: str, weights: Path, known: dict[str, Any]) -> LoadedEncoder:
+def _load_listed(name: str, weights: Path, entry: dict[str, Any]) -> LoadedEncoder:
     """A model of open_clip's own list, with weights from a file.
 
     Args:
-        known: open_clip's entry for these weights.
+        entry: open_clip's entry for these weights.
     """
     _parameter_count(weights)
     model = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True)
-    about = open_clip.get_model_config(name.replace("/", "-")) or {}
-    remote = {"trust_remote_code": False} if about["text_cfg"].get("hf_tokenizer_name") else {}
+    model_config = open_clip.get_model_config(name.replace("/", "-")) or {}
+    remote = (
+        {"trust_remote_code": False} if model_config["text_cfg"].get("hf_tokenizer_name") else {}
+    )
     return LoadedEncoder(
         model,
         open_clip.get_tokenizer(name.replace("/", "-"), **remote),
-        tuple(known.get("mean") or OPENAI_DATASET_MEAN),
-        tuple(known.get("std") or OPENAI_DATASET_STD),
+        tuple(entry.get("mean") or OPENAI_DATASET_MEAN),
+        tuple(entry.get("std") or OPENAI_DATASET_STD),
     )
 
 
-def _weights_of_tag(known: dict[str, Any]) -> Path:
+def _weights_of_tag(entry: dict[str, Any]) -> Path:
     """The .safetensors file of one of open_clip's tags, downloaded once."""
-    repository, name = os.path.split(known.get("hf_hub", ""))
+    repository, name = os.path.split(entry.get("hf_hub", ""))
     safe = f"{os.path.splitext(name)[0]}.safetensors" if name else HF_SAFE_WEIGHTS_NAME
     if not repository:
         raise UntrustedFileError(
@@ -190,11 +192,13 @@ def _download(repository: str) -> Path:
 def _weights_in(folder: Path) -> Path:
     """The weights of a folder: a file with a usual name, else the only one."""
     files = sorted(folder.glob("*.safetensors"))
-    usual = [file for name in WEIGHTS for file in files if file.name == name]
-    if not usual and len(files) != 1:
-        few = "several" if files else "no"
-        raise UntrustedFileError(f"{shortened(folder)}: has {few} .safetensors files {PICKLE_NOTE}")
-    return [*usual, *files][0]
+    preferred = [file for name in WEIGHTS for file in files if file.name == name]
+    if not preferred and len(files) != 1:
+        count = "several" if files else "no"
+        raise UntrustedFileError(
+            f"{shortened(folder)}: has {count} .safetensors files {PICKLE_NOTE}"
+        )
+    return [*preferred, *files][0]
 
 
 def _parameter_count(weights: Path) -> int:

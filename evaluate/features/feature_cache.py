@@ -101,5 +101,5 @@ def _save(features: ImageFeatures, file: Path) -> None:
     tensors: dict[str, Tensor] = {f.name: getattr(features, f.name) for f in fields(ImageFeatures)}
     devices = {name: str(tensor.device) for name, tensor in tensors.items()}
     # cloned: tensors that share memory cannot be saved
-    apart = {name: torch.clone(tensor).cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(file, save(apart, {"devices": json.dumps(devices)}))
+    copies = {name: torch.clone(tensor).cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(file, save(copies, {"devices": json.dumps(devices)}))

@@ -57,8 +57,8 @@ class BaselineImages:
         prompts = [probe.base_prompt for probe in probes]
         seeds = [probe.seed + 10_000 * number for probe in probes]
         sampling = self.resolution, self.settings.steps, self.settings.guidance
-        about = [self.base.image_fingerprint, *sampling, prompts, seeds]
-        digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        key_parts = [self.base.image_fingerprint, *sampling, prompts, seeds]
+        digest = hashlib.sha256(json.dumps(key_parts).encode()).hexdigest()
         file = self.cache / f"base-{digest[:16]}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):  # of workers that start together, one generates for all

@@ -102,9 +102,9 @@ def contact_sheet(scorecard: Scorecard, probe_set: ProbeSet, training: Tensor) -
         cells = []
         for row in probe_set.rows(role):
             probe = probe_set.probes[row]
-            words = ", ".join(probe.asked.values()) or probe.prompt
+            label = ", ".join(probe.asked.values()) or probe.prompt
             name = f"{role} {row}"
-            cells.append(Cell(Image.fromarray(images[row]), words, name, row in copies))
+            cells.append(Cell(Image.fromarray(images[row]), label, name, row in copies))
         if cells:
             sections.append(Section(f"{scorecard.label}: {title}", cells, 3))
     pairs = []
@@ -141,10 +141,10 @@ def data_sheet(
 
 def save_sheet(sheet: Image.Image, file: Path) -> None:
     """Writes a PNG atomically, with the positions of its named images in its metadata."""
-    about, content = PngInfo(), BytesIO()
-    about.add_text(CELLS, str(sheet.info.get(CELLS, "[]")))
+    metadata, content = PngInfo(), BytesIO()
+    metadata.add_text(CELLS, str(sheet.info.get(CELLS, "[]")))
     # half the time for a fifth more bytes
-    sheet.save(content, "PNG", compress_level=1, pnginfo=about)
+    sheet.save(content, "PNG", compress_level=1, pnginfo=metadata)
     write_atomically(file, content.getvalue())
 
 
@@ -160,10 +160,12 @@ def read_sheet(file: Path, names: Collection[str] | None = None) -> dict[str, Ce
     """
     with _opened(file) as page:
         positions = _positions(page, file)
-        wanted = positions if names is None else {n: positions[n] for n in names if n in positions}
-        displayed = _in_rgb(page) if wanted or names is None else page
+        requested = (
+            positions if names is None else {n: positions[n] for n in names if n in positions}
+        )
+        displayed = _in_rgb(page) if requested or names is None else page
         cells = {}
-        for name, position in wanted.items():
+        for name, position in requested.items():
             crop = displayed.crop((position.x, position.y, position.x + CELL, position.y + CELL))
             cells[name] = Cell(crop, position.label, name, position.flagged)
         return cells
@@ -274,17 +276,19 @@ def _draw(page: Image.Image, section: Section, top: int) -> list[tuple[str, str,
 
 
 @lru_cache(maxsize=2000)
-def _label(words: str, lines: int) -> Image.Image:
+def _label(text: str, lines: int) -> Image.Image:
     """The label of an image, cached: the probes are the same at every epoch."""
     label = Image.new("RGB", (CELL, lines * LINE), BACKGROUND)
-    text = wrap_text(words, WIDTH, lines)
-    ImageDraw.Draw(label).multiline_text((0, 0), text, GRAY, ImageFont.load_default(12), spacing=2)
+    wrapped = wrap_text(text, WIDTH, lines)
+    ImageDraw.Draw(label).multiline_text(
+        (0, 0), wrapped, GRAY, ImageFont.load_default(12), spacing=2
+    )
     return label
 
 
-def wrap_text(words: str, width: int, lines: int) -> str:
+def wrap_text(text: str, width: int, lines: int) -> str:
     """Text wrapped to at most `lines` lines of `width` characters, without control characters."""
-    spaced = printable(words[:MAX_LABEL_CHARACTERS], LINES)
+    spaced = printable(text[:MAX_LABEL_CHARACTERS], LINES)
     return "\n".join(textwrap.wrap(spaced, width, max_lines=lines, placeholder=" ..."))
 
 

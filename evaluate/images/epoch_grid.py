@@ -46,8 +46,8 @@ def epoch_grid(
     room = min(MAX_COLUMNS - len(columns), len(not_copied))
     # spread over all of them
     columns += [not_copied[i * len(not_copied) // room] for i in range(room)]
-    wanted = [*columns, *(name.replace(FRESH, COPY) for name in columns)]
-    cells_by_epoch = {epoch: probe_cells(sheets[epoch], wanted) for epoch in positions}
+    requested = [*columns, *(name.replace(FRESH, COPY) for name in columns)]
+    cells_by_epoch = {epoch: probe_cells(sheets[epoch], requested) for epoch in positions}
     rows = {epoch: cells for epoch, cells in cells_by_epoch.items() if cells or not columns}
     widths = [SIDE + GAP + (COPY_SIDE + GAP) * (name in copied) for name in columns]
     height = TOP + len(rows) * (SIDE + GAP)

@@ -85,10 +85,10 @@ class Baseline:
         """
         rows = []
         for row in self.probe_set.rows(FRESH):
-            asked = self.probe_set.probes[row].asked
+            values = self.probe_set.probes[row].asked
             rows.append([
-                self.probe_set.values.options(part).index(asked[part])
-                if part in asked and asked[part] not in self.probe_set.training[part] else -1
+                self.probe_set.values.options(part).index(values[part])
+                if part in values and values[part] not in self.probe_set.training[part] else -1
                 for part in self.parts(kind)
             ])  # fmt: skip
         return torch.tensor(rows)
@@ -122,14 +122,14 @@ class ScoreCollection:
         # a head shows little of a pose and an outfit
         nuisance = baseline.nuisance(KINDS if source.head is None else ("backgrounds",))
         subjects = training.subjects[training.found]
-        plain = torch.cat([images.subjects[images.found] for images in fresh])
+        without_trigger = torch.cat([images.subjects[images.found] for images in fresh])
         self.metrics: dict[str, Score] = {
             "prompt_fidelity": PromptFidelity(
                 baseline.extractor.encoder.text_features(texts),
                 torch.stack([images.features for images in fresh]),
                 **options,
             ),
-            "subject_fidelity": SubjectFidelity(subjects, plain, nuisance, **options),
+            "subject_fidelity": SubjectFidelity(subjects, without_trigger, nuisance, **options),
             "pose_memorization": PoseMemorization(
                 source,
                 training.detected_poses,
@@ -146,7 +146,7 @@ class ScoreCollection:
         if source.head is not None:  # the layout source detects no bodies
             self.metrics["detection_rate"] = DetectionRate(**options)
         if self._rows(CLASS):
-            self.metrics["class_bleed"] = ClassBleed(subjects, plain, nuisance, **options)
+            self.metrics["class_bleed"] = ClassBleed(subjects, without_trigger, nuisance, **options)
         self.undefined = {
             name: metric.undefined_reason
             for name, metric in self.metrics.items()
@@ -191,8 +191,8 @@ class ScoreCollection:
         if "detection_rate" in metrics:
             metrics["detection_rate"].update(fresh.found)
         if "class_bleed" in metrics:
-            plain = images[self._rows(CLASS)]
-            metrics["class_bleed"].update(plain.subjects, plain.found)
+            without_trigger = images[self._rows(CLASS)]
+            metrics["class_bleed"].update(without_trigger.subjects, without_trigger.found)
         if len(held_out):
             metrics["validation_loss"].update(held_out)
             metrics["generalization_gap"].update(*losses)

@@ -118,8 +118,8 @@ def load_attributes(file: str) -> AttributeBank:
     folder = CONF / "probes" / "attributes"
     path = Path(file) if file.endswith((".yaml", ".yml")) else folder / f"{Path(file).name}.yaml"
     if not path.exists():
-        near = suggestion(file, [p.stem for p in folder.glob("*.yaml")])
-        raise ConfigError(f"probes.attributes: there is no {shortened(path.name)}{near}")
+        hint = suggestion(file, [p.stem for p in folder.glob("*.yaml")])
+        raise ConfigError(f"probes.attributes: there is no {shortened(path.name)}{hint}")
     try:
         return read_yaml(path, SavedAttributes, MAX_BYTES).checked()
     except (UntrustedFileError, TemplateError, OSError) as error:

@@ -184,12 +184,12 @@ def make_probe_set(
     probes = []
     for i, role in enumerate(roles):
         asked_values = {part: column[i] for part, column in columns.items()}
-        plain = values.prompt(f"a {class_word}", asked_values)
-        named = values.prompt(f"a {trigger} {class_word}", asked_values)
-        prompt = plain if role == CLASS else named
-        probes.append(Probe(prompt, plain, _seed(config, i), role, asked_values))
-    for i, (prompt, plain) in enumerate(captions, start=len(probes)):
-        probes.append(Probe(prompt, plain, _seed(config, i), CAPTION, {}))
+        base_prompt = values.prompt(f"a {class_word}", asked_values)
+        prompt_with_trigger = values.prompt(f"a {trigger} {class_word}", asked_values)
+        prompt = base_prompt if role == CLASS else prompt_with_trigger
+        probes.append(Probe(prompt, base_prompt, _seed(config, i), role, asked_values))
+    for i, (prompt, base_prompt) in enumerate(captions, start=len(probes)):
+        probes.append(Probe(prompt, base_prompt, _seed(config, i), CAPTION, {}))
     return ProbeSet(probes, values, class_word, training)
 
 

@@ -90,10 +90,10 @@ def describe_later(cards: list[Scorecard], selected: Scorecard, policy: PolicyCo
     if wrong:
         first, worst = wrong[0], max(wrong, key=lambda c: total_violation(c, policy))
         name = max(_worse(worst, selected, policy), key=lambda n: violations(worst, policy)[n])
-        words = describe_fault(name, format_percent(worst.scores[name].value))
+        description = describe_fault(name, format_percent(worst.scores[name].value))
         if worst is first:
-            return f"at {first.label} {words}"
-        return f"from {first.label} on a limit is broken, and at {worst.label} {words}"
+            return f"at {first.label} {description}"
+        return f"from {first.label} on a limit is broken, and at {worst.label} {description}"
     if after:
         loss = paired_difference(selected, after[-1])
         if loss.value > loss.error:
@@ -118,10 +118,10 @@ def describe_learning(card: Scorecard) -> str:
 def deciding_sentence(card: Scorecard, policy: PolicyConfig) -> str:
     """The score that decided, in a sentence; empty if it was the one that should."""
     if policy.rule == "weighted":
-        absent = [name for name in policy.weights if name not in card.scores]
-        if not absent:
+        undefined = [name for name in policy.weights if name not in card.scores]
+        if not undefined:
             return ""
-        return f"Left out of the sum because it cannot be measured: {', '.join(absent)}."
+        return f"Left out of the sum because it cannot be measured: {', '.join(undefined)}."
     names = deciding_scores(card)
     if names == FIDELITIES or policy.rule in RULE_REASONS:
         return ""
@@ -134,8 +134,8 @@ def deciding_sentence(card: Scorecard, policy: PolicyConfig) -> str:
 
 def _not_required(card: Scorecard, policy: PolicyConfig) -> list[str]:
     """The minimums that could not be checked, in a sentence."""
-    absent = [name for name in policy.min if name not in card.scores]
-    return [f"The minimum of {', '.join(absent)} was not checked."] if absent else []
+    undefined = [name for name in policy.min if name not in card.scores]
+    return [f"The minimum of {', '.join(undefined)} was not checked."] if undefined else []
 
 
 def format_comparison_value(card: Scorecard) -> str:

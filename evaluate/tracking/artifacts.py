@@ -77,10 +77,10 @@ def _may_contact(store: MlflowStore, uri: str) -> bool:
     if _artifact_root(store) is not None:  # artifacts of a store in a file are next to it
         return False
     address, server = urlsplit(uri), urlsplit(store.uri)
-    same = not address.netloc or (
+    same_host = not address.netloc or (
         (address.hostname, address.port) == (server.hostname, server.port)
     )
-    return address.scheme in CLOUD_SCHEMES or (address.scheme in SERVER_SCHEMES and same)
+    return address.scheme in CLOUD_SCHEMES or (address.scheme in SERVER_SCHEMES and same_host)
 
 
 def _artifact_root(store: MlflowStore) -> Path | None:

@@ -180,14 +180,14 @@ class MlflowStore(Address):
         try:
             yield
         except (*STORE_ERRORS, ConfigError) as error:
-            wrong = (
+            reason = (
                 str(error) if isinstance(error, ConfigError) else refusal_reason(error, self.uri)
             )
-            words = f"MLflow: {wrong}" if wrong else f"MLflow is unreachable ({cause(error)})"
-            if words not in self._reported and (wrong or not self._reported):
-                when = "that is fixed" if wrong else "it is back"
-                log.warning(f"{words}; its data is logged once {when}")
-            self._reported.add(words)
+            message = f"MLflow: {reason}" if reason else f"MLflow is unreachable ({cause(error)})"
+            if message not in self._reported and (reason or not self._reported):
+                when = "that is fixed" if reason else "it is back"
+                log.warning(f"{message}; its data is logged once {when}")
+            self._reported.add(message)
 
 
 class TrackedRun:

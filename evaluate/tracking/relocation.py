@@ -55,10 +55,10 @@ def _was_moved(uri: str, database: str) -> bool:
     """Whether the path belongs to an embedded store that no longer exists there."""
     try:
         url = urlsplit(uri)
-        folder = Path(written := url2pathname(url.path))
+        folder = Path(path := url2pathname(url.path))
         return (
             url.scheme == "file"
-            and not is_foreign(written)
+            and not is_foreign(path)
             and folder.name == "artifacts"
             and not (folder.parent / database).exists()
         )

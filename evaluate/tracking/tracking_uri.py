@@ -76,11 +76,11 @@ def _fault(uri: str) -> str:
     if engine in DATABASE_ENGINES:
         return _fault_of_database(uri)
     known = [*SERVERS, *DATABASE_ENGINES]
-    others = [plugin.name for plugin in entry_points(group="mlflow.tracking_store")]
-    if scheme in (*known, *others):
+    plugins = [plugin.name for plugin in entry_points(group="mlflow.tracking_store")]
+    if scheme in (*known, *plugins):
         return ""
-    near = suggestion(scheme, known)
-    return f"{scheme}: is not a scheme that MLflow knows ({', '.join(known)}){near}"
+    hint = suggestion(scheme, known)
+    return f"{scheme}: is not a scheme that MLflow knows ({', '.join(known)}){hint}"
 
 
 def _fault_of_folder(uri: str) -> str:
@@ -94,8 +94,8 @@ def _fault_of_folder(uri: str) -> str:
 
 
 def _fault_of_database(uri: str) -> str:
-    if few := TOO_FEW_SLASHES.fullmatch(uri):
-        return f"{uri} has too few slashes; write sqlite:///{few.group(1)}"
+    if match := TOO_FEW_SLASHES.fullmatch(uri):
+        return f"{uri} has too few slashes; write sqlite:///{match.group(1)}"
     try:
         url = make_url(uri)
         url.get_dialect().import_dbapi()
@@ -143,8 +143,8 @@ def _fault_of_file(file: Path, uri: str, *tables: str) -> str:
 def _other_schema(version: str, uri: str) -> str:
     """Describes how a database's schema differs from this MLflow's; empty if it does not."""
     config = Config()
-    place = Path(mlflow.__file__).parent / "store" / "db_migrations"
-    config.set_main_option("script_location", str(place).replace("%", "%%"))
+    migrations = Path(mlflow.__file__).parent / "store" / "db_migrations"
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     script = ScriptDirectory.from_config(config)
     if version == script.get_current_head():
         return ""

@@ -107,8 +107,8 @@ def with_one_line_errors(action: Callable[[], None]) -> None:
         print_lines("interrupted; the same command continues", error=True)
         sys.exit(130)
     except Exception as error:
-        if words := outage(error):
-            exit_with_error(words)
+        if message := outage(error):
+            exit_with_error(message)
         raise
 
 

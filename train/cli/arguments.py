@@ -162,23 +162,23 @@ def _unknown_flag_message(argument: str, following: Sequence[str]) -> str:
 def _check_override(argument: str, before: Sequence[str], following: Sequence[str]) -> None:
     """Raises a ConfigError for anything but an override, such as a part of a value with spaces."""
     key, separator, value = argument.partition("=")
-    named = KEY.fullmatch(key)
-    if named and not separator and key.startswith("~"):
+    is_key = KEY.fullmatch(key)
+    if is_key and not separator and key.startswith("~"):
         return
-    if named and separator:
+    if is_key and separator:
         if not value and _bare_words(following):  # network.rank= 4
             raise ConfigError(_space_message(argument, key, following[0]))
         return
     if separator and KEY.fullmatch(key.strip()):  # 'network.rank =4'
         raise ConfigError(_space_message(repr(argument), key.strip(), value.strip()))
-    if named and following and following[0].startswith("="):  # network.rank = 4
+    if is_key and following and following[0].startswith("="):  # network.rank = 4
         value = following[0][1:] or next(iter(following[1:]), "")
         raise ConfigError(_space_message(f"{argument} {following[0]}", key, value))
     if separator:
         raise ConfigError(f"{key!r} is not a name of a setting (letters, digits, '_' and dots)")
     if before:
-        last, _, begun = before[-1].partition("=")
-        line = _format_argument(last, " ".join([begun, argument, *_bare_words(following)]))
+        last, _, beginning = before[-1].partition("=")
+        line = _format_argument(last, " ".join([beginning, argument, *_bare_words(following)]))
         raise ConfigError(f"{argument}: is not key=value; a value with spaces needs quotes: {line}")
     key, colon, value = argument.partition(":")
     if colon and value and "." in key and KEY.fullmatch(key):  # as in YAML
@@ -231,8 +231,12 @@ def _normalized(override: str, settings: Kinds, multirun: bool) -> str:
     kind, optional = settings.get(key.lstrip("+"), (Kind.NUMBER, False))
     if kind not in TEXT_KINDS or not separator or (multirun and CHOICE_SWEEP.fullmatch(value)):
         return override
-    named = INTERPOLATION.findall(value)
-    if named and len(named) == value.count("${") and all(_is_setting(n, settings) for n in named):
+    interpolations = INTERPOLATION.findall(value)
+    if (
+        interpolations
+        and len(interpolations) == value.count("${")
+        and all(_is_setting(n, settings) for n in interpolations)
+    ):
         return override
     if "\0" in value:
         raise ConfigError(f"{key}: holds a NUL character")

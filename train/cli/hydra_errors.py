@@ -57,8 +57,8 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
     """
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        near = suggestion(option, list(error.options))
-        return f"{group}: {format_value(option)} is not one of {', '.join(error.options)}{near}"
+        hint = suggestion(option, list(error.options))
+        return f"{group}: {format_value(option)} is not one of {', '.join(error.options)}{hint}"
     message = textwrap.shorten(f"{error} {error.__cause__ or ''}", MAX_CHARACTERS)
     try:
         config, groups, parsed = _lookup(name, overrides)
@@ -89,12 +89,12 @@ def _lookup(name: str, overrides: Sequence[str]) -> tuple[DictConfig, set[str], 
     path = [line for line in overrides if line.startswith(SEARCH_PATH)]
     assert parser.config_loader
     options = parser.config_loader.get_group_options
-    named = {override.key_or_group for override in parsed}
-    groups = {key for key in named if options(key, overrides=path)}
+    overridden = {override.key_or_group for override in parsed}
+    groups = {key for key in overridden if options(key, overrides=path)}
     lines = zip(overrides, parsed, strict=True)
-    chosen = [line for line, override in lines if override.key_or_group in groups]
+    group_overrides = [line for line, override in lines if override.key_or_group in groups]
     try:
-        return composed(name, (*chosen, *path), with_hydra=True), groups, parsed
+        return composed(name, (*group_overrides, *path), with_hydra=True), groups, parsed
     except HydraException:
         return composed(name, with_hydra=True), groups, parsed
 
@@ -117,10 +117,10 @@ def _wrong_key(override: Override, config: DictConfig, known: Sequence[str], sch
     swept = key.removeprefix(SEARCH)
     if swept != key and not adds and ("." in swept or key not in known):
         return f"{key}: settings to search are typed without search., as in -m {swept}=1,2"
-    found = _node(config, key, known)
-    if override.is_add() and found is not None and not isinstance(value, dict | list):
+    current = _node(config, key, known)
+    if override.is_add() and current is not None and not isinstance(value, dict | list):
         return f"+{key}: is already a setting; type it without +"
-    if override.is_delete() and found is not None and value not in (None, found):
+    if override.is_delete() and current is not None and value not in (None, current):
         return f"~{key}: has another value, so it is not removed"
     if adds or override.package is not None:
         return ""
@@ -163,8 +163,8 @@ def _entry_message(key: str, names: Sequence[str]) -> str:
     setting, _, entry = key.rpartition(".")
     if entry in names:
         return f"{key}: is not set in this config; type +{key}=... to add it"
-    near = suggestion(entry, [*names]) or f"; there are {', '.join(names)}"
-    return f"{key}: there is no {entry} for {setting}{near}"
+    hint = suggestion(entry, [*names]) or f"; there are {', '.join(names)}"
+    return f"{key}: there is no {entry} for {setting}{hint}"
 
 
 def suggest_setting(key: str, known: Sequence[str]) -> str:
@@ -177,9 +177,9 @@ def suggest_setting(key: str, known: Sequence[str]) -> str:
     if KOHYA_NAMES.get(last) in known:
         return f"; did you mean {KOHYA_NAMES[last]}?"
     parts = {name: name.rpartition(".")[2] for name in known}
-    near = difflib.get_close_matches(last, [*dict.fromkeys(parts.values())], n=1, cutoff=0.75)
-    for wanted in ([last], near):
-        matches = [name for name, part in parts.items() if part in wanted]
+    similar = difflib.get_close_matches(last, [*dict.fromkeys(parts.values())], n=1, cutoff=0.75)
+    for last_parts in ([last], similar):
+        matches = [name for name, part in parts.items() if part in last_parts]
         matches = [name for name in matches if not name.startswith(INTERNAL)] or matches
         if matches:
             return f"; did you mean {' or '.join(matches[:MAX_SUGGESTIONS])}?"

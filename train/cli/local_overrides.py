@@ -32,8 +32,10 @@ def load_local_overrides(command: str, conf: Path) -> None:
         return
     groups, keys = _groups_and_keys(command, conf)
     known = set().union(*(part for name in COMMANDS for part in _groups_and_keys(name, conf)))
-    suited = choices({key: str(value) for key, value in flatten(given).items() if value})
-    node: dict[str, Any] = {"defaults": [{f"override /{key}": suited[key]} for key in suited]}
+    group_options = choices({key: str(value) for key, value in flatten(given).items() if value})
+    node: dict[str, Any] = {
+        "defaults": [{f"override /{key}": group_options[key]} for key in group_options]
+    }
     for key, value in given.items():
         if key in groups and isinstance(value, str):
             node["defaults"].append({f"override /{key}": value})  # optimizer: lion

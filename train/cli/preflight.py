@@ -73,7 +73,7 @@ def preflight(
         the command line for Hydra: its flags first, text settings quoted.
     """
     line: list[str] = []
-    tried: list[str] = []
+    composed_overrides: list[str] = []
     try:
         parts = split_arguments(arguments)
         shows = PRINTING_FLAGS & {flag.split("=")[0] for flag in parts.flags}
@@ -88,8 +88,8 @@ def preflight(
         overrides = _parsed(line, kinds(schema))
         if not shows:
             for variant in _variants(overrides, parts.multirun, applies):
-                tried = [*variant, *_search_path(parts)]
-                config = composed(name, tried, with_hydra=True)
+                composed_overrides = [*variant, *_search_path(parts)]
+                config = composed(name, composed_overrides, with_hydra=True)
                 check_hydra(config.hydra)
                 settings = parse_config(schema, without_hydra(config))
                 values = (attrgetter(key)(settings) for key in named.keys() & kinds(schema))
@@ -99,10 +99,10 @@ def preflight(
             line = [_expand_sweep(override) for override in overrides]
     except ConfigError as error:
         key = str(error).split(":", 1)[0]
-        place = f"conf/{local_overrides.FILE}: " if _is_local_setting(name, key, line) else ""
-        exit_with_error(f"{place}{shortened(str(error), MAX_CHARACTERS)}")
+        source = f"conf/{local_overrides.FILE}: " if _is_local_setting(name, key, line) else ""
+        exit_with_error(f"{source}{shortened(str(error), MAX_CHARACTERS)}")
     except (HydraException, OmegaConfBaseException) as error:
-        exit_with_error(explain(name, error, tried, schema))
+        exit_with_error(explain(name, error, composed_overrides, schema))
     return [*parts.flags, *line]
 
 
@@ -152,11 +152,11 @@ def _parsed(line: Sequence[str], known: Kinds) -> list[Override]:
             key, _, value = argument.partition("=")
             # of a violation of the grammar Hydra has no cause, and the parser's jargon
             reason = error.__cause__ if isinstance(error, HydraException) else error
-            why = f" ({cause(reason)})" if reason else ""
+            explanation = f" ({cause(reason)})" if reason else ""
             kind, _ = known.get(key.lstrip("+"), (Kind.MAPPING, False))
             hint = "; text with such characters needs quotes within the shell's own"
             raise ConfigError(
-                f"{key}: {format_value(value)} cannot be read as a value{why}"
+                f"{key}: {format_value(value)} cannot be read as a value{explanation}"
                 f"{hint if kind in FREE_KINDS else ''}"
             ) from None
     for override in overrides:
@@ -198,9 +198,9 @@ def _variants(
         keyed = [
             (override.get_key_element(), override) for override in parser.parse_overrides(variant)
         ]
-        others = {key: override.value() for key, override in keyed if key in swept}
+        swept_values = {key: override.value() for key, override in keyed if key in swept}
         yield [line for line, (key, _) in zip(variant, keyed, strict=True)
-               if key not in swept or applies(key, others)]  # fmt: skip
+               if key not in swept or applies(key, swept_values)]  # fmt: skip
 
 
 def _values(override: Override, multirun: bool, parser: OverridesParser) -> list[str]:

@@ -53,14 +53,14 @@ class Argument:
 
     def __str__(self) -> str:
         """The accepted values, in words."""
-        others = [format_value(value) for value in self.other_values]
+        alternatives = [format_value(value) for value in self.other_values]
         if self.nested:
-            others.insert(0, "the settings of a class")
+            alternatives.insert(0, "the settings of a class")
         if self.within is None:
-            return " or ".join(others)
+            return " or ".join(alternatives)
         kind = "whole number" if self.whole else "number"
         numbers = f"a {kind}" if self.count == 1 else f"{self.count} {kind}s"
-        return " or ".join([f"{numbers} {self.within}", *others])
+        return " or ".join([f"{numbers} {self.within}", *alternatives])
 
 
 ArgumentTable = Mapping[
@@ -117,8 +117,8 @@ def check_arguments(
     name = target.rpartition(".")[2]
     for key, value in arguments.items():
         if key not in known:
-            near = suggestion(key, list(known)) or f"; it takes {', '.join(known) or 'nothing'}"
-            raise ConfigError(f"{part}.{shortened(key)}: {name} has no such argument{near}")
+            hint = suggestion(key, list(known)) or f"; it takes {', '.join(known) or 'nothing'}"
+            raise ConfigError(f"{part}.{shortened(key)}: {name} has no such argument{hint}")
         if known[key].nested and isinstance(value, Mapping):
             check_arguments(f"{part}.{key}", value, table, example)
         elif not known[key].accepts(value):

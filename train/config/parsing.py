@@ -47,17 +47,17 @@ def parse_config(schema: type[Schema], config: DictConfig) -> Schema:
         settings = cast(Schema, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key = error.full_key or str(error.key)
-        if absent := MISSING_INTERPOLATION.search(str(error)):
+        if missing := MISSING_INTERPOLATION.search(str(error)):
             raise ConfigError(
-                f"{absent[1]}: there is no such setting (anymore, or yet), and {key} takes its "
+                f"{missing[1]}: there is no such setting (anymore, or yet), and {key} takes its "
                 "value from it"
             ) from None
         unknown = isinstance(error, ConfigKeyError)
-        near = suggestion(key, dotted_keys(_structured(cast(type, schema)))) if unknown else ""
-        within = range_of(schema, key)
-        what = f"; it must be a number {within}" if within else near
-        words = "there is no such setting" if unknown else cause(error)
-        raise ConfigError(f"{key}: {words}{what}") from None
+        hint = suggestion(key, dotted_keys(_structured(cast(type, schema)))) if unknown else ""
+        bounds = range_of(schema, key)
+        explanation = f"; it must be a number {bounds}" if bounds else hint
+        message = "there is no such setting" if unknown else cause(error)
+        raise ConfigError(f"{key}: {message}{explanation}") from None
     for complaint in range_errors(settings):
         raise ConfigError(complaint)
     return settings
@@ -116,11 +116,11 @@ def dotted_keys(config: DictConfig, prefix: str = "") -> list[str]:
 
 def suggestion(key: str, known: list[str]) -> str:
     """`; did you mean X?` for the known key nearest to `key`, or an empty text."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near and near[0] != key else ""
+    similar = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {similar[0]}?" if similar and similar[0] != key else ""
 
 
 def cause(error: BaseException) -> str:
     """An exception in one line: its first line, or its type if it has no message."""
-    words = str(error).strip().splitlines()
-    return words[0][:300] if words else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

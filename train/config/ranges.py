@@ -97,9 +97,9 @@ def range_errors(config: Any, prefix: str = "") -> Iterator[str]:
         key, value = f"{prefix}{one.name}", getattr(config, one.name)
         if is_dataclass(value):
             yield from range_errors(value, f"{key}.")
-        if (within := one.metadata.get(RANGE)) is None or value is None:
+        if (bounds := one.metadata.get(RANGE)) is None or value is None:
             continue
         values = value if isinstance(value, Mapping) else {"": value}
         for name, number in values.items():
-            if number not in within:
-                yield f"{key}{name and f'.{name}'}: {format_value(number)} must be {within}"
+            if number not in bounds:
+                yield f"{key}{name and f'.{name}'}: {format_value(number)} must be {bounds}"

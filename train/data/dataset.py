@@ -140,11 +140,11 @@ def _fingerprint(
     for part in (training, validation, regularization):
         digest.update(f"{len(part)}\0".encode())
         for image in part:
-            about = (
+            entry = (
                 image.sha256,
                 image.caption,
                 image.repeats,
                 image.subset.training_signature,
             )
-            digest.update(f"{about}\0".encode())
+            digest.update(f"{entry}\0".encode())
     return digest.hexdigest()

@@ -36,8 +36,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < len(content):
-            wants = f"it takes {len(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
-            raise OSError(errno.ENOSPC, wants)
+            reason = f"it takes {len(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+            raise OSError(errno.ENOSPC, reason)
         with partial.open("xb") as stream:  # a newly created file is not a link
             stream.write(content)
             stream.flush()
@@ -61,9 +61,9 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 def _refuse_links(path: Path) -> None:
     """Raises CheckpointError if the path of a file contains a forbidden link."""
-    place = Path(os.path.abspath(path)).parent
-    within = [place, *place.parents]
-    for folder in _link_free_folders.intersection(within):
-        for one in within[: within.index(folder) + 1]:
-            if one.is_symlink():
-                raise CheckpointError(f"{path} is not written: {one} is a link; remove it")
+    folder_path = Path(os.path.abspath(path)).parent
+    ancestors = [folder_path, *folder_path.parents]
+    for folder in _link_free_folders.intersection(ancestors):
+        for ancestor in ancestors[: ancestors.index(folder) + 1]:
+            if ancestor.is_symlink():
+                raise CheckpointError(f"{path} is not written: {ancestor} is a link; remove it")

@@ -31,22 +31,22 @@ STORE_FOLDERS, STORE_FILE = (
 ENV_VARIABLE = "LORASWEEP_ALLOWED"  # an environment variable, which workers inherit
 
 
-def allow(places: Iterable[str | Path] = (), classes: Iterable[str] = ()) -> None:
+def allow(paths: Iterable[str | Path] = (), classes: Iterable[str] = ()) -> None:
     """Adds what the user has named.
 
     Args:
-        places: folders; a file stands for its folder.
+        paths: folders; a file stands for its folder.
         classes: dotted paths of classes that a file may name.
     """
-    known = _load_allowed()
-    known["folders"] += [folder for place in places if (folder := _folder_of(expanded(place)))]
-    known["classes"] += list(classes)
+    allowed = _load_allowed()
+    allowed["folders"] += [folder for path in paths if (folder := _folder_of(expanded(path)))]
+    allowed["classes"] += list(classes)
     os.environ[ENV_VARIABLE] = json.dumps(
-        {key: [*dict.fromkeys(all)] for key, all in known.items()}
+        {key: [*dict.fromkeys(all)] for key, all in allowed.items()}
     )
 
 
-def is_named(place: Path, include_cwd: bool = True) -> bool:
+def is_named(path: Path, include_cwd: bool = True) -> bool:
     """Whether a path, after following links, is below a folder that the user has named.
 
     The folder in which the command was started counts as named, unless it is the root of the file
@@ -56,33 +56,33 @@ def is_named(place: Path, include_cwd: bool = True) -> bool:
     Args:
         here: whether the folder in which the command was started counts.
     """
-    return _is_below(place, [*_named_folders(include_cwd), *SHIPPED_FOLDERS])
+    return _is_below(path, [*_named_folders(include_cwd), *SHIPPED_FOLDERS])
 
 
-def is_foreign(place: str | Path) -> bool:
+def is_foreign(path: str | Path) -> bool:
     """Whether a text from a file names another machine that the user has not named.
 
     Such a path must not be accessed, not even to check its existence, so this looks at the text
     only. Use it before any access that precedes `is_named`, which checks it too.
     """
-    if not is_remote(place):
+    if not is_remote(path):
         return False
-    text = str(place)
+    text = str(path)
     if os.name == "posix" and text[0] == "/":
         text = f"/{text.lstrip('/')}"  # on POSIX it is a path of this machine
-    written = Path(os.path.normpath(text))
-    return not any(written.is_relative_to(folder) for folder in _named_folders(True))
+    normalized = Path(os.path.normpath(text))
+    return not any(normalized.is_relative_to(folder) for folder in _named_folders(True))
 
 
-def may_write(place: Path) -> bool:
+def may_write(path: Path) -> bool:
     """Whether a file may name a path to write to: below a folder that the user has named.
 
     Unlike reading, it is never allowed in the program's own folders, nor where studies and MLflow
     keep their records.
     """
-    if not _is_below(place, _named_folders(True)):
+    if not _is_below(path, _named_folders(True)):
         return False
-    real = place.resolve()
+    real = path.resolve()
     return not any(_is_protected(folder) for folder in (real, *real.parents))
 
 
@@ -94,16 +94,14 @@ def _is_protected(folder: Path) -> bool:
     if name in STORE_FOLDERS and exists(folder.parent / STORE_FILE):
         return True
     # compared by inode, since names have several spellings on some systems
-    return exists(folder) and any(
-        exists(ours) and ours.samefile(folder) for ours in PROGRAM_FOLDERS
-    )
+    return exists(folder) and any(exists(own) and own.samefile(folder) for own in PROGRAM_FOLDERS)
 
 
-def _is_below(place: Path, folders: Iterable[Path]) -> bool:
-    if is_foreign(place):
+def _is_below(path: Path, folders: Iterable[Path]) -> bool:
+    if is_foreign(path):
         return False
     try:
-        real = place.resolve()
+        real = path.resolve()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL character, a loop of links
         return False
     return any(real.is_relative_to(folder) for folder in folders)
@@ -111,9 +109,9 @@ def _is_below(place: Path, folders: Iterable[Path]) -> bool:
 
 def _named_folders(include_cwd: bool) -> list[Path]:
     """The folders that the user has named."""
-    started = Path.cwd()
+    cwd = Path.cwd()
     named = [Path(folder) for folder in _load_allowed()["folders"]]
-    return [*named, started] if include_cwd and started != Path(started.anchor) else named
+    return [*named, cwd] if include_cwd and cwd != Path(cwd.anchor) else named
 
 
 def is_allowed(target: str) -> bool:
@@ -121,10 +119,10 @@ def is_allowed(target: str) -> bool:
     return target in _load_allowed()["classes"]
 
 
-def _folder_of(place: Path) -> str:
+def _folder_of(path: Path) -> str:
     """The folder of a path; empty if it cannot be resolved."""
     try:
-        return str((place.parent if place.is_file() else place).resolve())
+        return str((path.parent if path.is_file() else path).resolve())
     except (OSError, ValueError, RuntimeError):  # reported when it is opened
         return ""
 

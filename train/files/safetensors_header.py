@@ -77,21 +77,21 @@ def read_header(file: Path) -> Header:
     """
     check_regular(file)
     with open(os.open(file, READ_FLAGS), "rb") as stream:
-        whole = os.fstat(stream.fileno()).st_size
+        file_size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(8), "little")
-        if whole < 8 or length > whole - 8:
-            raise UntrustedFileError(f"the file has {whole} bytes and ends within its header")
+        if file_size < 8 or length > file_size - 8:
+            raise UntrustedFileError(f"the file has {file_size} bytes and ends within its header")
         if length > MAX_HEADER_BYTES:
             raise UntrustedFileError(f"its header has more than {MAX_HEADER_BYTES / 1e6:g} MB")
         content = stream.read(length)
     parts = parse_json(content, dict[str, msgspec.Raw], "its header")
     if len(parts) > MAX_TENSORS:
         raise UntrustedFileError(f"it has more than {MAX_TENSORS} tensors")
-    about = parts.pop(METADATA, None)
-    raw = bytes(about or b"null")
+    raw_metadata = parts.pop(METADATA, None)
+    raw = bytes(raw_metadata or b"null")
     metadata = {} if raw == b"null" else parse_json(raw, dict[str, str], METADATA)
     tensors = {name: _stored(name, part) for name, part in parts.items()}
-    _check_offsets(tensors, whole - 8 - length)
+    _check_offsets(tensors, file_size - 8 - length)
     return Header(metadata, tensors, 8 + length)
 
 
@@ -108,7 +108,7 @@ def _stored(name: str, part: msgspec.Raw) -> TensorInfo:
     return stored
 
 
-def _check_offsets(tensors: dict[str, TensorInfo], whole: int) -> None:
+def _check_offsets(tensors: dict[str, TensorInfo], total: int) -> None:
     """The bytes of the tensors must be contiguous and fill the rest of the file."""
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
@@ -118,5 +118,5 @@ def _check_offsets(tensors: dict[str, TensorInfo], whole: int) -> None:
                 f"{shortened(name)}: its bytes do not follow those of the one before"
             )
         end = stop
-    if end != whole:
-        raise UntrustedFileError(f"its tensors have {end} bytes, the file has {whole}")
+    if end != total:
+        raise UntrustedFileError(f"its tensors have {end} bytes, the file has {total}")

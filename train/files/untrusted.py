@@ -177,8 +177,8 @@ def parse_json(
     try:
         # raw parts are checked when they are decoded
         if msgspec.Raw in get_args(kind) or not _has_long_number(content):
-            wanted: Any = kind
-            decoded: Kind = _decoder(wanted).decode(content)
+            target: Any = kind
+            decoded: Kind = _decoder(target).decode(content)
             return decoded
     except msgspec.ValidationError as error:
         raise UntrustedFileError(f"{name}: {_one_line(error)}") from None
@@ -258,8 +258,8 @@ def parse_toml(text: str, kind: type[Kind], name: str) -> Kind:
     Raises:
         UntrustedFileError: not TOML, of another type, or too deep; the message says where.
     """
-    if words := toml_excess(text):
-        raise UntrustedFileError(f"{name}: {words}")
+    if reason := toml_excess(text):
+        raise UntrustedFileError(f"{name}: {reason}")
     try:
         loaded = tomllib.loads(text)
     except ValueError as error:
@@ -276,18 +276,18 @@ def convert(loaded: object, kind: type[Kind], name: str) -> Kind:
     if _has_large_number(loaded):
         raise UntrustedFileError(f"{name}: has a whole number of more than {MAX_DIGITS} digits")
     try:
-        wanted: Any = kind
-        held: Any = msgspec.convert({VALUE_FIELD: loaded}, type=_wrapper_type(wanted))
-        return cast(Kind, getattr(held, VALUE_FIELD))
+        target: Any = kind
+        wrapped: Any = msgspec.convert({VALUE_FIELD: loaded}, type=_wrapper_type(target))
+        return cast(Kind, getattr(wrapped, VALUE_FIELD))
     except RecursionError:
         raise UntrustedFileError(f"{name}: is nested too deeply") from None
     except (msgspec.ValidationError, ValueError, TypeError) as error:
-        words = (
+        message = (
             _one_line(error)
             .replace(f" - at `$.{VALUE_FIELD}`", "")
             .replace(f"`$.{VALUE_FIELD}", "`$")
         )
-        raise UntrustedFileError(f"{name}: {words}") from None
+        raise UntrustedFileError(f"{name}: {message}") from None
 
 
 @lru_cache(maxsize=200)
@@ -321,22 +321,22 @@ def _check_events(text: str, name: str) -> None:
     """Checks the events of a YAML text before anything is constructed."""
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
-        place = f"{name}: line {event.start_mark.line + 1 if event.start_mark else 0}"
+        location = f"{name}: line {event.start_mark.line + 1 if event.start_mark else 0}"
         if isinstance(event, yaml.AliasEvent):
             raise UntrustedFileError(
-                f"{place}: has an alias (*{event.anchor}); write its value out"
+                f"{location}: has an alias (*{event.anchor}); write its value out"
             )
         if (tag := getattr(event, "tag", None)) and tag not in TAGS:
-            raise UntrustedFileError(f"{place}: has the tag {tag}; only plain values are read")
+            raise UntrustedFileError(f"{location}: has the tag {tag}; only plain values are read")
         value = event.value if isinstance(event, yaml.ScalarEvent) and event.implicit[0] else ""
         if len(value) > MAX_DIGITS and NUMBER.fullmatch(value):  # 1:1:1 is a number too
             raise UntrustedFileError(
-                f"{place}: has a whole number of more than {MAX_DIGITS} digits"
+                f"{location}: has a whole number of more than {MAX_DIGITS} digits"
             )
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise UntrustedFileError(f"{place}: is nested more than {MAX_DEPTH} levels deep")
+            raise UntrustedFileError(f"{location}: is nested more than {MAX_DEPTH} levels deep")
         if count > MAX_NODES:
             raise UntrustedFileError(f"{name}: has more than {MAX_NODES} values")
 
@@ -361,6 +361,10 @@ def _text(content: bytes, name: str) -> str:
 
 def _one_line(error: Exception) -> str:
     """A message in one line, including the position if it has one."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    words = words[:1].lower() + words[1:]
-    return words if len(words) <= MAX_MESSAGE_CHARACTERS else f"{words[:MAX_MESSAGE_CHARACTERS]}..."
+    message = " ".join(str(error).split()) or type(error).__name__
+    message = message[:1].lower() + message[1:]
+    return (
+        message
+        if len(message) <= MAX_MESSAGE_CHARACTERS
+        else f"{message[:MAX_MESSAGE_CHARACTERS]}..."
+    )

@@ -48,8 +48,8 @@ def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
     files: dict[str, str] = {}
     rest = []
     for argument in arguments:
-        key, sign, value = argument.partition("=")
-        if sign and key in (KOHYA, DATASET):
+        key, separator, value = argument.partition("=")
+        if separator and key in (KOHYA, DATASET):
             files[key] = value.strip("\"'")
         else:
             rest.append(argument)
@@ -57,7 +57,7 @@ def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
         return arguments, []
     kohya = files.get(KOHYA)
     pairs = [argument.lstrip("+~").partition("=") for argument in rest]
-    typed = {key: unquoted(value) for key, sign, value in pairs if sign}
+    typed = {key: unquoted(value) for key, separator, value in pairs if separator}
     places = [typed[setting] for setting in LOCATION_KEYS.values() if setting in typed]
     permissions.allow([*(existing_file(Path(file)) for file in files.values()), *places])
     translation = translate(Path(kohya) if kohya else None, files.get(DATASET), typed)
@@ -71,15 +71,15 @@ def overrides(translation: Translation, given: set[str]) -> list[str]:
     Args:
         given: settings and groups of the command line, which has precedence.
     """
-    rivals = set[str]().union(*(row for row in EXCLUSIVE_SETTINGS if row & given))
+    excluded = set[str]().union(*(row for row in EXCLUSIVE_SETTINGS if row & given))
     lines = []
     for key, value in translation.settings.items():
         name = key.lstrip("+~")
         argument = name.startswith("optimizer.") and name != "optimizer.lr"
-        if name in given | rivals or (argument and "optimizer" in given):
+        if name in given | excluded or (argument and "optimizer" in given):
             continue
-        written = quote_text(value) if name in TEXT_SETTINGS else quote_value(value)
-        lines.append(key if key.startswith("~") else f"{key}={written}")
+        text = quote_text(value) if name in TEXT_SETTINGS else quote_value(value)
+        lines.append(key if key.startswith("~") else f"{key}={text}")
     return lines
 
 
@@ -112,5 +112,5 @@ def quote_text(text: str) -> str:
 
 def _needs_no_quotes(text: str) -> bool:
     """Whether a text needs no quotes in Hydra's grammar."""
-    written = UNQUOTED.fullmatch(text) and not re.fullmatch(r"\.\d+", text)
-    return bool(written) and text.lower() not in RESERVED_WORDS
+    matches = UNQUOTED.fullmatch(text) and not re.fullmatch(r"\.\d+", text)
+    return bool(matches) and text.lower() not in RESERVED_WORDS

@@ -51,33 +51,33 @@ def check_locations(config: KohyaConfig, typed: Mapping[str, str]) -> None:
     for key, setting in LOCATION_KEYS.items():
         if setting in typed or (key == TRAIN_DATA_DIR and config.get(DATASET)):
             continue
-        place = config.text(key)
-        if place and (key, place) != (BASE, EMBEDDED):
-            _check(key, setting, place)
+        path = config.text(key)
+        if path and (key, path) != (BASE, EMBEDDED):
+            _check(key, setting, path)
 
 
-def _check(key: str, setting: str, place: str) -> None:
-    short_path, given = shortened(place), in_setting(setting, place)
-    absolute = is_foreign(place) or expanded(place).is_absolute()
-    if key == BASE and not absolute and not _exists(place):
+def _check(key: str, setting: str, path: str) -> None:
+    short_path, given = shortened(path), in_setting(setting, path)
+    absolute = is_foreign(path) or expanded(path).is_absolute()
+    if key == BASE and not absolute and not _exists(path):
         raise ConfigError(
             f"kohya: {key}: {short_path} is not a file or folder here, and a file may not choose a "
             f"model of a hub: type {given}"
         )
-    if is_foreign(place) or not is_named(expanded(place)):
+    if is_foreign(path) or not is_named(expanded(path)):
         raise ConfigError(
             f"kohya: {key}: {short_path} is outside of the folders that the command line names: "
-            f"type {given} or {in_setting(ALLOW_PATH, place)}"
+            f"type {given} or {in_setting(ALLOW_PATH, path)}"
         )
-    if key == OUTPUT and not may_write(expanded(place)):
+    if key == OUTPUT and not may_write(expanded(path)):
         raise ConfigError(
             f"kohya: {key}: {short_path} is a folder of this program or of studies, and a file may "
             f"not choose it for output: give another one, such as {in_setting(setting, 'lora')}"
         )
 
 
-def _exists(place: str) -> bool:
+def _exists(path: str) -> bool:
     try:
-        return expanded(place).exists()
+        return expanded(path).exists()
     except (OSError, ValueError):
         return False

@@ -26,11 +26,11 @@ WARM_UPS = {
 
 def optimizer_settings(config: KohyaConfig) -> dict[str, Any]:
     """The optimizer and its arguments, with the defaults of kohya's class."""
-    old = {key: name for key, name in OLD_FLAGS.items() if config.flag(key)}
-    if len(old) > 1 or (old and config.text("optimizer_type")):
-        flag = next(iter(old))
+    old_flags = {key: name for key, name in OLD_FLAGS.items() if config.flag(key)}
+    if len(old_flags) > 1 or (old_flags and config.text("optimizer_type")):
+        flag = next(iter(old_flags))
         raise ConfigError(f"kohya: {flag}: another optimizer is given too; kohya stops here")
-    name = config.text("optimizer_type", next(iter(old.values()), "AdamW"))
+    name = config.text("optimizer_type", next(iter(old_flags.values()), "AdamW"))
     kind = kohya_optimizer(name)
     if name.lower() == "dadaptation":
         config.notes.append("optimizer_type: DAdaptation is DAdaptAdamPreprint, as in kohya")
@@ -101,20 +101,20 @@ def scheduler_settings(config: KohyaConfig) -> dict[str, Any]:
 
 def _schedule(config: KohyaConfig) -> str:
     """Our name of the schedule."""
-    written = config.text("lr_scheduler", "constant").strip().lower()
-    if written.partition(":")[0] == "adafactor":  # its own schedule, for relative_step
+    given = config.text("lr_scheduler", "constant").strip().lower()
+    if given.partition(":")[0] == "adafactor":  # its own schedule, for relative_step
         config.notes.append("lr_scheduler: adafactor is read as constant")
         return "constant"
-    words = "_".join(written.replace("-", " ").split())
-    name = {**SCHEDULER_ALIASES, **SPELLINGS}.get(words, words)
+    normalized = "_".join(given.replace("-", " ").split())
+    name = {**SCHEDULER_ALIASES, **SPELLINGS}.get(normalized, normalized)
     if name not in SCHEDULERS:
-        near = suggestion(name, [*SCHEDULERS])
+        hint = suggestion(name, [*SCHEDULERS])
         raise ConfigError(
-            f"kohya: lr_scheduler: {format_value(written)[1:-1]} is not one of "
-            f"{', '.join(SCHEDULERS)}{near}"
+            f"kohya: lr_scheduler: {format_value(given)[1:-1]} is not one of "
+            f"{', '.join(SCHEDULERS)}{hint}"
         )
-    if name != written:
-        config.notes.append(f"lr_scheduler: {written} is called {name}")
+    if name != given:
+        config.notes.append(f"lr_scheduler: {given} is called {name}")
     return name
 
 

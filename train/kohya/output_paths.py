@@ -30,14 +30,14 @@ def check_replaced(folder: Path, name: str) -> None:
     state = state_file(folder, name)
     existing = files_of(folder, name)
     saved = [file for file in existing if file != state]
-    other = next((file for file in saved if not _is_checkpoint_of(file, name)), None)
-    if other is None and state not in existing:
-        other = next(iter(saved), None)  # without a state the run would begin anew
-    if other is None and existing == [state] and not _is_state(state):
-        other = state
-    if other is not None:
+    foreign = next((file for file in saved if not _is_checkpoint_of(file, name)), None)
+    if foreign is None and state not in existing:
+        foreign = next(iter(saved), None)  # without a state the run would begin anew
+    if foreign is None and existing == [state] and not _is_state(state):
+        foreign = state
+    if foreign is not None:
         raise ConfigError(
-            f"kohya: output_name: {shortened(other)} exists already and belongs to no run that "
+            f"kohya: output_name: {shortened(foreign)} exists already and belongs to no run that "
             "could continue; a file may not choose what is replaced: type name= or output= "
             "yourself, or move it away"
         )
@@ -46,10 +46,10 @@ def check_replaced(folder: Path, name: str) -> None:
 def _is_checkpoint_of(file: Path, name: str) -> bool:
     """Whether, by its metadata, this program wrote a LoRA file in a run of this name."""
     try:
-        about = read_metadata(file)
+        metadata = read_metadata(file)
     except (CheckpointError, OSError):
         return False
-    return "lorasweep_config" in about and about.get("ss_output_name") == readable(name)
+    return "lorasweep_config" in metadata and metadata.get("ss_output_name") == readable(name)
 
 
 def _is_state(file: Path) -> bool:

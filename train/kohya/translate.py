@@ -81,11 +81,11 @@ def translate(
         locations[LOCATION_KEYS[DATASET]] = dataset_config
     override_locations(config, locations)
     check_locations(config, locations)
-    if chosen := config.text(DATASET):
-        config.values |= overriding_values(Path(chosen))
+    if dataset_file := config.text(DATASET):
+        config.values |= overriding_values(Path(dataset_file))
     settings = {
         **_model(config),
-        **dataset_settings(config, chosen),
+        **dataset_settings(config, dataset_file),
         **_network(config),
         **optimizer_settings(config),
         **scheduler_settings(config),
@@ -93,7 +93,7 @@ def translate(
         **_training(config),
     }
     settings |= learning_rate_settings(config, settings["network.text_encoder"])
-    _check_cached_texts(config, chosen, settings["network.text_encoder"])
+    _check_cached_texts(config, dataset_file, settings["network.text_encoder"])
     ignored, unsupported = config.unused_keys()
     notes = [f"{path.name}: repaired: {', '.join(repairs)}"] if repairs else []
     notes += config.notes
@@ -217,8 +217,8 @@ def _training(config: KohyaConfig) -> dict[str, Any]:
 def _precision(config: KohyaConfig, key: str, default: str) -> str:
     value = config.text(key, default)
     if value not in PRECISIONS:
-        near = suggestion(value, [*PRECISIONS])
+        hint = suggestion(value, [*PRECISIONS])
         raise ConfigError(
-            f"kohya: {key}: {format_value(value)} is not one of {', '.join(PRECISIONS)}{near}"
+            f"kohya: {key}: {format_value(value)} is not one of {', '.join(PRECISIONS)}{hint}"
         )
     return PRECISIONS[value]

@@ -59,11 +59,13 @@ class KohyaConfig:
             for written, value in pairs:
                 key = replace_typography(written).strip().lstrip("-").replace("-", "_").lower()
                 if key != written:
-                    was, name = format_value(written)[1:-1], format_value(key)[1:-1]
-                    self.notes.append(f"{was}: read as {name}, which kohya would not do")
+                    written_key, name = format_value(written)[1:-1], format_value(key)[1:-1]
+                    self.notes.append(f"{written_key}: read as {name}, which kohya would not do")
                 if key in self.values and self.values[key] != value:
-                    name, counts = format_value(key)[1:-1], format_value(value)
-                    self.notes.append(f"{name} is given twice; the last value, {counts}, is used")
+                    name, used_value = format_value(key)[1:-1], format_value(value)
+                    self.notes.append(
+                        f"{name} is given twice; the last value, {used_value}, is used"
+                    )
                 self.values[key] = value
         for alias, key in ALIASES.items():
             if alias in self.values:
@@ -194,12 +196,12 @@ def number(key: str, value: Any) -> int | float:
         raise ConfigError(f"kohya: {key} must be a number, not {format_value(value)}")
     parsed = value
     if not isinstance(value, int | float):
-        written = replace_typography(str(value)).strip()
+        text = replace_typography(str(value)).strip()
         try:
-            if written.endswith("%"):
-                parsed = float(written[:-1]) / 100
+            if text.endswith("%"):
+                parsed = float(text[:-1]) / 100
             else:
-                parsed = int(written) if re.fullmatch(r"[+-]?\d+", written) else float(written)
+                parsed = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
         except ValueError:
             raise ConfigError(f"kohya: {key} must be a number, not {format_value(value)}") from None
     if math.inf > abs(parsed) > MAX_NUMBER:

@@ -180,8 +180,8 @@ def _framing(dataset: Dataset, data: DataConfig) -> Framing:
 def _folders(images: Sequence[TrainingImage]) -> dict[str, dict[str, int]]:
     folders: dict[str, dict[str, int]] = {}
     for image in images:
-        about = {"n_repeats": image.subset.repeats, "img_count": 0}
-        folders.setdefault(readable(image.path.parent.name), about)["img_count"] += 1
+        entry = {"n_repeats": image.subset.repeats, "img_count": 0}
+        folders.setdefault(readable(image.path.parent.name), entry)["img_count"] += 1
     return folders
 
 
@@ -205,7 +205,7 @@ def _buckets(images: Sequence[TrainingImage], crops: Sequence[Crop]) -> dict[str
 def _modelspec(config: TrialConfig, name: str, base: BaseModel, dataset: Dataset) -> dict[str, str]:
     """Stability AI's model metadata standard, as kohya writes it."""
     family, (width, height) = base.family, _framing(dataset, config.data).resolution
-    about = {
+    spec = {
         "sai_model_spec": "1.0.1",
         "architecture": family.modelspec_architecture(base.prediction_type),
         "implementation": family.implementation,
@@ -214,17 +214,21 @@ def _modelspec(config: TrialConfig, name: str, base: BaseModel, dataset: Dataset
         "prediction_type": "v" if base.prediction_type == VELOCITY else "epsilon",
     }
     if dataset.trigger:
-        about["trigger_phrase"] = dataset.trigger
+        spec["trigger_phrase"] = dataset.trigger
     if not family.is_xl:
-        about["encoder_layer"] = str(config.base.clip_skip)
-    if now := _source_date():
-        about["date"] = datetime.fromtimestamp(now, timezone.utc).isoformat()
-    return {f"modelspec.{key}": value for key, value in about.items()}
+        spec["encoder_layer"] = str(config.base.clip_skip)
+    if timestamp := _source_date():
+        spec["date"] = datetime.fromtimestamp(timestamp, timezone.utc).isoformat()
+    return {f"modelspec.{key}": value for key, value in spec.items()}
 
 
 def _times() -> dict[str, float]:
-    now = _source_date()
-    return {} if now is None else {"training_started_at": now, "training_finished_at": now}
+    timestamp = _source_date()
+    return (
+        {}
+        if timestamp is None
+        else {"training_started_at": timestamp, "training_finished_at": timestamp}
+    )
 
 
 def _source_date() -> float | None:

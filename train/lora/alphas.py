@@ -29,11 +29,15 @@ def alphas(
     """
     given = {name: _alpha(name, module, settings) for name, module in modules.items()}
     ranks = {name: module.rank for name, module in modules.items()}
-    absent = {ranks[name] for name, alpha in given.items() if alpha is None}
+    ranks_without_alpha = {ranks[name] for name, alpha in given.items() if alpha is None}
     for name, alpha in given.items():
-        if absent and alpha is not None and not math.isclose(alpha, ranks[name], rel_tol=TOLERANCE):
+        if (
+            ranks_without_alpha
+            and alpha is not None
+            and not math.isclose(alpha, ranks[name], rel_tol=TOLERANCE)
+        ):
             raise ValueError(f"{AMBIGUOUS}{name} has an alpha, and other modules have none")
-    _check_metadata(absent, metadata)
+    _check_metadata(ranks_without_alpha, metadata)
     return {name: float(ranks[name] if alpha is None else alpha) for name, alpha in given.items()}
 
 

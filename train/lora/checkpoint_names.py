@@ -47,10 +47,12 @@ def from_metadata(metadata: Mapping[str, str]) -> tuple[Number, Number]:
     if epoch is not None or step is not None:
         return epoch, step
     try:
-        about = parse_json(metadata.get("training_info", "{}"), _TrainingInfo, "training_info")
+        training_info = parse_json(
+            metadata.get("training_info", "{}"), _TrainingInfo, "training_info"
+        )
     except UntrustedFileError:
         return None, None
-    return None, _count(about.step)
+    return None, _count(training_info.step)
 
 
 class _TrainingInfo(msgspec.Struct):

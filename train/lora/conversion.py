@@ -107,20 +107,20 @@ def read_modules(
     for name, module in modules.items():
         for part in {DOWN, UP} - {*module.parts}:
             raise ValueError(f"{name} has no {part}.weight")
-    if strange := next((key for key in other_keys if STRENGTH.fullmatch(key)), None):
-        raise ValueError(f"its strength is ambiguous: it has {strange}, on which trainers differ")
+    if ambiguous := next((key for key in other_keys if STRENGTH.fullmatch(key)), None):
+        raise ValueError(f"its strength is ambiguous: it has {ambiguous}, on which trainers differ")
     return modules, other_keys
 
 
 def _parsed(key: str, settings: Mapping[str, Settings]) -> tuple[str, str, Module | None]:
     """The name of the module, the part, and an empty module; None: the key is not a LoRA's."""
-    whole = key
-    while wrapper := next((w for w in WRAPPERS if whole.startswith(w)), ""):
-        whole = whole.removeprefix(wrapper)
-    match = next((match for ending in SUFFIXES if (match := ending.search(whole))), None)
+    stripped = key
+    while wrapper := next((w for w in WRAPPERS if stripped.startswith(w)), ""):
+        stripped = stripped.removeprefix(wrapper)
+    match = next((match for ending in SUFFIXES if (match := ending.search(stripped))), None)
     if match is None:
         return "", "", None
-    path, groups = whole[: match.start()], match.groupdict()
+    path, groups = stripped[: match.start()], match.groupdict()
     part = MATRIX_NAMES[groups.get("way")]
     if path.startswith("lora_"):
         return path.replace(".", "_"), part, Module("", "", False)

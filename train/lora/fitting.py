@@ -91,8 +91,10 @@ def _fit_shapes(
         return None
     if not (down.is_floating_point() and up.is_floating_point()):
         raise ValueError(f"{name} has weights of {down.dtype}, which are not a LoRA's")
-    flat = [size for size in inputs if size != 1] == [size for size in down.shape[1:] if size != 1]
-    if not flat or up.shape[:2] != (outputs, len(down)) or up[0, 0].numel() != 1:
+    matches = [size for size in inputs if size != 1] == [
+        size for size in down.shape[1:] if size != 1
+    ]
+    if not matches or up.shape[:2] != (outputs, len(down)) or up[0, 0].numel() != 1:
         return None
     ends = [1] * (len(weight) - LINEAR_DIMS)
     return down.float().reshape(len(down), *inputs), up.float().reshape(outputs, len(down), *ends)

@@ -132,14 +132,14 @@ class BaseModel:
         by rounding only.
         """
         noise = {k: v for k, v in self.noise_scheduler.config.items() if not k.startswith("_")}
-        about = {
+        parts = {
             "weights": self.fingerprint,
             "dtypes": [str(self.dtype), str(self.vae.dtype)],
             "latent_scale": self.vae.config.scaling_factor,
             "clip_skip": self.clip_skip,
             "noise": noise,
         }
-        content = json.dumps(about, sort_keys=True, default=str)
+        content = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property

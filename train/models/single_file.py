@@ -106,8 +106,8 @@ def _save_tokenizer(folder: Path, name: str, padding: str) -> None:
     from open_clip.tokenizer import SimpleTokenizer
 
     shipped = SimpleTokenizer()
-    words = [*list(shipped.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: number for number, word in enumerate(words)}
+    tokens = [*list(shipped.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(tokens)}
     merges = [" ".join(pair) for pair, _ in sorted(shipped.bpe_ranks.items(), key=lambda x: x[1])]
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")

@@ -66,11 +66,11 @@ def check_tokenizer(folder: Path, classes: tuple[str, ...] = KNOWN) -> Tokenizer
             f"known are {', '.join(classes)}"
         )
     for other in FILES:
-        if (place := folder / other).exists():
-            check_regular(place)
-            if place.stat().st_size > MAX_BYTES:
+        if (path := folder / other).exists():
+            check_regular(path)
+            if path.stat().st_size > MAX_BYTES:
                 raise UntrustedFileError(
-                    f"{shortened(place)}: is larger than {MAX_BYTES / 1e6:g} MB"
+                    f"{shortened(path)}: is larger than {MAX_BYTES / 1e6:g} MB"
                 )
     settings.tokenizer_class = name
     return settings

@@ -221,8 +221,8 @@ def errors_as_damage() -> Iterator[None]:
         if is_oom(error) or outage(error):
             raise
         garbled = isinstance(error, UnpicklingError | EOFError | zipfile.BadZipFile)
-        words = "it is garbled, or holds more than numbers" if garbled else cause(error)
-        raise StateError(words) from error
+        reason = "it is garbled, or holds more than numbers" if garbled else cause(error)
+        raise StateError(reason) from error
 
 
 def write_state(file: Path, state: dict[str, Any]) -> None:

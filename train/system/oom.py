@@ -143,11 +143,11 @@ def advice(config: TrialConfig) -> str:
         f"an 8-bit optimizer (optimizer={eight_bit})": "8bit" in target,
         f"training.batch_size=1 training.gradient_accumulation={groups}": training.batch_size == 1,
     }
-    listed = [
+    numbered = [
         f"{number}. {words}{', already set' if done else ''}"
         for number, (words, done) in enumerate(steps.items(), start=1)
     ]
-    message = f"out of memory; what helps, in this order: {'; '.join(listed)}"
+    message = f"out of memory; what helps, in this order: {'; '.join(numbered)}"
     applicable = [
         str(n) for n, apply in enumerate(FALLBACKS.values(), start=1) if apply(config) != config
     ]

@@ -41,39 +41,43 @@ def outage(error: BaseException | None) -> str:
     Errors of the operating system carry an `errno`. Some libraries also raise an OSError, without
     an `errno`, for a file with invalid content: that is not the machine's.
     """
-    for one in _causes(error):
-        if isinstance(one, Outage):
-            return str(one)
-        if isinstance(one, OSError):
+    for exception in _causes(error):
+        if isinstance(exception, Outage):
+            return str(exception)
+        if isinstance(exception, OSError):
             # safetensors raises these without an errno
-            refused = one.errno is not None or isinstance(one, FileNotFoundError | PermissionError)
-            if refused:
-                words = (
-                    _os_error_message(one)
-                    if one is error
-                    else _join_messages(error, one.strerror or cause(one))
+            is_system_error = exception.errno is not None or isinstance(
+                exception, FileNotFoundError | PermissionError
+            )
+            if is_system_error:
+                message = (
+                    _os_error_message(exception)
+                    if exception is error
+                    else _join_messages(error, exception.strerror or cause(exception))
                 )
-                return f"{words}; move it away" if isinstance(one, MISPLACED) else words
-        if DEVICE_ERROR.search(str(one)):
-            return f"the device fails: {cause(one)}"
-        if SYSTEM_ERROR.search(str(one)) or any(os.strerror(n) in str(one) for n in MACHINE_ERRNOS):
-            return _join_messages(error, cause(one))
+                return f"{message}; move it away" if isinstance(exception, MISPLACED) else message
+        if DEVICE_ERROR.search(str(exception)):
+            return f"the device fails: {cause(exception)}"
+        if SYSTEM_ERROR.search(str(exception)) or any(
+            os.strerror(n) in str(exception) for n in MACHINE_ERRNOS
+        ):
+            return _join_messages(error, cause(exception))
     return ""
 
 
 def ends_the_process(error: BaseException | None) -> bool:
     """Whether this process can no longer use its device, so that only a restart helps."""
-    return any(DEVICE_ERROR.search(str(one)) for one in _causes(error))
+    return any(DEVICE_ERROR.search(str(exception)) for exception in _causes(error))
 
 
 def needs_manual_fix(error: BaseException | None) -> bool:
     """Whether waiting cannot help, since what is in the way has to be moved."""
-    return any(isinstance(one, MISPLACED) for one in _causes(error))
+    return any(isinstance(exception, MISPLACED) for exception in _causes(error))
 
 
 def may_be_a_bug(error: BaseException | None) -> bool:
     """Whether the running code may have caused the device error, and would cause it again."""
-    return any(BUG_OR_HARDWARE.search(str(one)) for one in _causes(error))
+    return any(BUG_OR_HARDWARE.search(str(exception)) for exception in _causes(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -115,9 +115,9 @@ def _trigger_warnings(subset: Subset, images: Sequence[TrainingImage], word: str
         ]
     if subset.regularization or all(have):
         return []
-    lacking = [i.path for i, has in zip(images, have, strict=True) if not has]
+    without_trigger = [i.path for i, has in zip(images, have, strict=True) if not has]
     return [
-        f"{len(lacking)} of {count_noun(len(have), 'caption')} in {folder} "
-        f"{plural_form(len(lacking), 'lacks', 'lack')} the trigger word {word!r} (such as "
-        f"{readable(lacking[0].name)}); prompts with it may not find the subject"
+        f"{len(without_trigger)} of {count_noun(len(have), 'caption')} in {folder} "
+        f"{plural_form(len(without_trigger), 'lacks', 'lack')} the trigger word {word!r} (such as "
+        f"{readable(without_trigger[0].name)}); prompts with it may not find the subject"
     ]

@@ -137,12 +137,12 @@ def read_caption(file: Path) -> Caption:
     text, notes = text.replace("\ufeff", ""), [GUESSED[guessed]] if guessed else []
     controls = [c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()]
     removed = set(controls)
-    plain = "".join(c for c in text if c not in removed) if controls else text
-    if plain.strip() and sum(c != "\0" for c in controls) > MAX_CONTROL_SHARE * len(text):
+    cleaned = "".join(c for c in text if c not in removed) if controls else text
+    if cleaned.strip() and sum(c != "\0" for c in controls) > MAX_CONTROL_SHARE * len(text):
         raise DataError(f"{shortened(file)}: caption is not text but binary data")
     notes += [CONTROLS_NOTE] * bool(controls)
-    notes += [LINES_NOTE] * (len(re.findall(r"[^\s]+[^\r\n]*", plain)) > 1)
-    return Caption(" ".join(plain.split()), tuple(notes))
+    notes += [LINES_NOTE] * (len(re.findall(r"[^\s]+[^\r\n]*", cleaned)) > 1)
+    return Caption(" ".join(cleaned.split()), tuple(notes))
 
 
 def _composed(name: str) -> str:

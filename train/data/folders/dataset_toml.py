@@ -144,9 +144,9 @@ class _Reader:
         self.batch_sizes: list[int] = []
         self.unsupported: list[str] = []
 
-    def check(self, table: Any, known: Mapping[str, tuple[type, ...]], place: str) -> None:
+    def check(self, table: Any, known: Mapping[str, tuple[type, ...]], location: str) -> None:
         """Rejects invalid content of a table, and records what is not supported."""
-        where = f"{self.file.name}, {place}"
+        where = f"{self.file.name}, {location}"
         if not isinstance(table, dict):
             raise DataError(f"{KEY}: {where}: must be a table")
         _check_keys(table, {*known, *OTHER_KEYS}, where)
@@ -160,24 +160,24 @@ class _Reader:
             elif key in UNSUPPORTED:
                 self.unsupported.append(key)
 
-    def read(self, dataset: Any, general: dict[str, Any], place: str) -> None:
+    def read(self, dataset: Any, general: dict[str, Any], location: str) -> None:
         """Reads the subsets of one dataset."""
-        self.check(dataset, {**INHERITED_KEYS, **DATASET_KEYS, "subsets": (list,)}, place)
+        self.check(dataset, {**INHERITED_KEYS, **DATASET_KEYS, "subsets": (list,)}, location)
         shared = {**general, **dataset}
-        framing = self._framing(shared, place)
+        framing = self._framing(shared, location)
         if "batch_size" in shared:
             self.batch_sizes.append(shared["batch_size"])
         for number, subset in enumerate(_tables(dataset, "subsets", self.file.name)):
-            where = f"{place}.subsets[{number}]"
+            where = f"{location}.subsets[{number}]"
             self.check(subset, {**SUBSET_KEYS, **INHERITED_KEYS}, where)
             if len(self.subsets) == MAX_SUBSETS:
                 raise DataError(f"{KEY}: {self.file.name}: has more than {MAX_SUBSETS} subsets")
             self.subsets.append(self._subset({**shared, **subset}, framing, where))
 
-    def _subset(self, table: dict[str, Any], framing: Framing, place: str) -> Subset:
+    def _subset(self, table: dict[str, Any], framing: Framing, location: str) -> Subset:
         if "image_dir" not in table:
-            raise DataError(f"{KEY}: {self.file.name}, {place}: image_dir is missing")
-        folder = self._folder(table["image_dir"], f"{place}.image_dir")
+            raise DataError(f"{KEY}: {self.file.name}, {location}: image_dir is missing")
+        folder = self._folder(table["image_dir"], f"{location}.image_dir")
         defaults, regularization = self.defaults, table.get("is_reg", False)
         words = defaults.class_words
         if regularization:
@@ -198,27 +198,27 @@ class _Reader:
             validation_seed=table.get("validation_seed"),
         )  # fmt: skip
 
-    def _folder(self, written: str, place: str) -> Path:
+    def _folder(self, path: str, location: str) -> Path:
         """The folder of an image_dir: below the file's own, or one that the user named."""
-        if is_foreign(written):
-            raise self._outside(place, written)
-        folder = expanded(written)
+        if is_foreign(path):
+            raise self._outside(location, path)
+        folder = expanded(path)
         # relative to the file too: file and folders may be moved together
         candidates = [folder, self.file.parent / folder]
         allowed = [one for one in candidates if is_below(one, self.file.parent) or is_named(one)]
         existing = next((one for one in allowed if os.path.isdir(one)), None)
         if existing is None and len(allowed) < len(candidates):
-            raise self._outside(place, os.path.abspath(candidates[-1]))
+            raise self._outside(location, os.path.abspath(candidates[-1]))
         return existing or folder
 
-    def _outside(self, place: str, folder: str) -> DataError:
+    def _outside(self, location: str, folder: str) -> DataError:
         return DataError(
-            f"{KEY}: {self.file.name}, {place}: {shortened(folder)} is outside of the folders that "
-            f"the command line names; add {in_setting(ALLOW_PATH, folder)} to it"
+            f"{KEY}: {self.file.name}, {location}: {shortened(folder)} is outside of the folders "
+            f"that the command line names; add {in_setting(ALLOW_PATH, folder)} to it"
         )
 
-    def _framing(self, table: dict[str, Any], place: str) -> Framing:
-        where = f"{KEY}: {self.file.name}, {place}"
+    def _framing(self, table: dict[str, Any], location: str) -> Framing:
+        where = f"{KEY}: {self.file.name}, {location}"
         config = self.config
         size = table.get("resolution", [config.resolution, config.height or config.resolution])
         pair = [size, size] if isinstance(size, int) else size
@@ -274,8 +274,8 @@ def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
         if key in all_keys:
             level = "[[datasets]] or [general]" if key in DATASET_KEYS else "[[datasets.subsets]]"
             raise DataError(f"{KEY}: {where}: {key} belongs to {level}")
-        near = suggestion(key, [*known, *all_keys])
-        raise DataError(f"{KEY}: {where}: there is no key {format_value(key)[1:-1]}{near}")
+        hint = suggestion(key, [*known, *all_keys])
+        raise DataError(f"{KEY}: {where}: there is no key {format_value(key)[1:-1]}{hint}")
 
 
 def _check_value(key: str, value: Any, kinds: tuple[type, ...], where: str) -> None:

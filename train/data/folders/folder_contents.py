@@ -52,8 +52,8 @@ def existing_folder(path: str | Path, key: str) -> Path:
     try:
         os.scandir(folder).close()
     except FileNotFoundError:
-        near = suggestion(folder.name, _names_in(folder.parent))
-        raise DataError(f"{key}: there is no folder {shortened(folder)}{readable(near)}") from None
+        hint = suggestion(folder.name, _names_in(folder.parent))
+        raise DataError(f"{key}: there is no folder {shortened(folder)}{readable(hint)}") from None
     except NotADirectoryError:
         raise DataError(
             f"{key}: {shortened(folder)} is not a folder; give the folder of the images"
@@ -105,10 +105,10 @@ def no_image_message(folder: Path) -> str:
     kinds = ", ".join(sorted(EXTENSIONS))
     message = f"no image ({kinds}) in {shortened(folder)}"
     contents = contents_of(folder, "")
-    if inside := [one for one in contents.folders if has_images_in_tree(one)]:
+    if subfolders := [one for one in contents.folders if has_images_in_tree(one)]:
         return (
-            f"{message} itself; there are some in its subfolders ({first_names(inside)}): give one "
-            "of them, or put repeats in front of their names, as in 10_name"
+            f"{message} itself; there are some in its subfolders ({first_names(subfolders)}): give "
+            "one of them, or put repeats in front of their names, as in 10_name"
         )
     if unread := contents.unread:
         return f"{message}; {count_by_extension(unread)} cannot be read: save them as png or jpg"

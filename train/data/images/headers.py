@@ -110,25 +110,25 @@ def _exceeds_tag_limits(
         first: offset of the first directory of tags.
         forms: struct formats of the number of tags, and of a tag.
     """
-    length, whole = struct.calcsize(forms[1]), size - start
-    waiting, seen, held, numbers = [first], set[int](), 0, 0
-    while waiting:
-        place = waiting.pop()
-        if place in seen or place >= whole:
+    length, end = struct.calcsize(forms[1]), size - start
+    pending, visited, total_bytes, numbers = [first], set[int](), 0, 0
+    while pending:
+        offset = pending.pop()
+        if offset in visited or offset >= end:
             continue
-        seen.add(place)
-        stream.seek(start + place)
+        visited.add(offset)
+        stream.seek(start + offset)
         (entries,) = struct.unpack(forms[0], stream.read(struct.calcsize(forms[0])))
         table = stream.read(min(entries, 2**16) * length)
         for tag, kind, values, data in struct.iter_unpack(
             forms[1], table[: len(table) // length * length]
         ):
-            taken = values * TIFF_TYPE_SIZES.get(kind, 0)
-            held += min(taken, max(0, whole - data)) if taken > 4 else 0
-            numbers += 0 if kind in BYTE_TYPES or taken > whole else values
+            value_bytes = values * TIFF_TYPE_SIZES.get(kind, 0)
+            total_bytes += min(value_bytes, max(0, end - data)) if value_bytes > 4 else 0
+            numbers += 0 if kind in BYTE_TYPES or value_bytes > end else values
             if tag in POINTER_TAGS:
-                waiting.append(data)
-        if held > min(whole + BLOCK, MAX_TAG_BYTES) or numbers > MAX_TAG_NUMBERS:
+                pending.append(data)
+        if total_bytes > min(end + BLOCK, MAX_TAG_BYTES) or numbers > MAX_TAG_NUMBERS:
             return True
     return False
 
@@ -262,15 +262,15 @@ def _avif(stream: BinaryIO, size: int) -> str:
     """Checks an AVIF's EXIF block, which may be anywhere and begins like a TIFF."""
     content, candidates = stream.read(), 0
     for mark in PREFIXES:
-        place = content.find(mark)
-        while place >= 0:
+        offset = content.find(mark)
+        while offset >= 0:
             candidates += 1
             if candidates > MAX_EXIF_BLOCKS:
                 return "has too many EXIF blocks"
             try:
-                if words := _tags(stream, size, place):
-                    return words
+                if reason := _tags(stream, size, offset):
+                    return reason
             except struct.error:  # not an EXIF block
                 pass
-            place = content.find(mark, place + 1)
+            offset = content.find(mark, offset + 1)
     return ""

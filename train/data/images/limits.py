@@ -42,8 +42,8 @@ def open_within_limits(
         TooLarge: decoding would take too much memory or time.
         Exception: Pillow's errors for anything that is not an image.
     """
-    if words := header_excess(stream, chunks):
-        raise TooLarge(f"it {words}")
+    if reason := header_excess(stream, chunks):
+        raise TooLarge(f"it {reason}")
     try:
         image = Image.open(stream, formats=formats)
     except Image.DecompressionBombError as error:  # Pillow's own limit
@@ -52,13 +52,13 @@ def open_within_limits(
             _too_many(int(digits[0]) if digits else 0, MEMORY_LIMIT / DEFAULT_BYTES_PER_PIXEL)
         ) from None
     name = image.format or ""
-    held = 0 if name in READ_IN_PARTS else FILE_COPIES * os.fstat(stream.fileno()).st_size
-    pixels, most = (
+    file_bytes = 0 if name in READ_IN_PARTS else FILE_COPIES * os.fstat(stream.fileno()).st_size
+    pixels, max_pixels = (
         image.width * image.height,
-        (MEMORY_LIMIT - held) / PEAK_BYTES_PER_PIXEL.get(name, DEFAULT_BYTES_PER_PIXEL),
+        (MEMORY_LIMIT - file_bytes) / PEAK_BYTES_PER_PIXEL.get(name, DEFAULT_BYTES_PER_PIXEL),
     )
-    if pixels > most:
-        raise TooLarge(f"{image.width}x{image.height} pixels: {_too_many(pixels, most)}")
+    if pixels > max_pixels:
+        raise TooLarge(f"{image.width}x{image.height} pixels: {_too_many(pixels, max_pixels)}")
     sides = [getattr(image, "tag_v2", {}).get(tag, 0) for tag in TILE]
     tile = sides[0] * sides[1] if all(isinstance(side, int) for side in sides) else 0
     if tile > max(pixels, MAX_TILE_PIXELS):
@@ -66,8 +66,8 @@ def open_within_limits(
     return image
 
 
-def _too_many(pixels: int, most: float) -> str:
+def _too_many(pixels: int, max_pixels: float) -> str:
     return (
         f"{pixels / 1e6:.0f} megapixels are more than can be decoded in memory (at most "
-        f"{most / 1e6:.0f}); make the image smaller"
+        f"{max_pixels / 1e6:.0f}); make the image smaller"
     )

@@ -55,11 +55,11 @@ def _in_8_bits(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
         return lambda strip: strip
     if image.mode.startswith("I;16"):
         return lambda strip: Image.fromarray(HALVED[np.asarray(strip, dtype=np.uint16)])
-    most = max(_numbers(strip).max() for _, strip in strips(image))
+    maximum = max(_numbers(strip).max() for _, strip in strips(image))
     factor = divisor = 1
-    if image.mode == "I" and most > 255:
+    if image.mode == "I" and maximum > 255:
         divisor = 257
-    elif image.mode == "F" and most <= 1:
+    elif image.mode == "F" and maximum <= 1:
         factor = 255
 
     def scaled(strip: Image.Image) -> Image.Image:
