@@ -24,7 +24,7 @@ QUICK = ("probes.count=8", "probes.steps=2", "scores.baseline=1", "scores.resamp
 
 
 def write(folder: Path, names: list[str], metadata: dict[str, str] | None = None) -> None:
-    """Small LoRAs, each stronger than the one before."""
+    """Small LoRAs, each stronger than the previous one."""
     base, random = load_base(BaseConfig(device="cpu")), torch.Generator().manual_seed(0)
     adapter = base.adapters.create(NetworkConfig(rank=2), random)
     for number, name in enumerate(names):
@@ -75,7 +75,7 @@ def test_folder_is_scored_once_and_logged(tmp_path: Path) -> None:
 
 
 def test_mismatches_are_reported_before_any_image_is_generated(tmp_path: Path) -> None:
-    """Once for all files; what is worth nothing is left out, and the others are scored."""
+    """Once for all files; useless files are skipped, and the others are scored."""
     metadata = {
         "ss_clip_skip": "2",
         "ss_resolution": "(768, 768)",

@@ -1,4 +1,4 @@
-"""What the tests of the trainer share: a small trial, and how to train it."""
+"""Shared by the tests of the trainer: a small trial, and how to train it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from train.resume.run_files import state_file
 
 @pytest.fixture
 def trial(base_folder: Path, image_folder: Path) -> Callable[..., TrialConfig]:
-    """Makes a trial; what is given are settings of `training`, and other parts by their name."""
+    """Makes a trial; arguments are settings of `training`, or other parts by name."""
 
     def made(**settings: Any) -> TrialConfig:
         names = {name for name in vars(TrialConfig()) if name != "training"}
@@ -47,7 +47,7 @@ def trial(base_folder: Path, image_folder: Path) -> Callable[..., TrialConfig]:
 
 @pytest.fixture(scope="session")
 def exact_base(base_folder: Path) -> BaseModel:
-    """In float64, where the order of additions does not show."""
+    """In float64, where the order of additions makes no difference."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     pipeline = StableDiffusionPipeline.from_pretrained(base_folder, dtype=torch.float64)
@@ -62,17 +62,17 @@ def train(base: BaseModel, dataset: Dataset, *members: TrialSpec, **more: Any) -
 
 
 def command(config: TrialConfig, folder: Path, **more: Any) -> TrainConfig:
-    """What `python -m train` gets for a trial."""
+    """The config of `python -m train` for a trial."""
     return TrainConfig(**vars(config), output=str(folder), **more)
 
 
 def end(folder: Path) -> dict[str, Any]:
-    """The state at the end of a run."""
+    """The saved state at the end of a run."""
     state: dict[str, Any] = torch.load(state_file(folder), weights_only=True)
     return state
 
 
 def apart(a: Path, b: Path) -> float:
-    """How far the weights of two runs are apart, as a part of their size."""
+    """The relative distance between the weights of two runs."""
     pairs = [(end(a)["adapter"][k], end(b)["adapter"][k]) for k in end(a)["adapter"]]
     return max(float((x - y).norm() / y.norm()) for x, y in pairs if len(y))

@@ -1,4 +1,4 @@
-"""Which LoRA files are meant by what is typed, and the order in which they were saved."""
+"""Which LoRA files an argument selects, and the order in which they were saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoder of the scores: a real one, or a plain refusal."""
+"""The CLIP encoder of the scores loads, or is rejected with one line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_architecture_with_weights_from_a_file(tmp_path: Path) -> None:
 
 
 class AsTransformers(torch.nn.Module):
-    """Our encoder in the shape that torchmetrics wants a CLIP to have."""
+    """Our encoder with the interface that torchmetrics expects of a CLIP model."""
 
     def __init__(self, encoder: ClipEncoder) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class AsTransformers(torch.nn.Module):
 
 
 class Words(list[str]):
-    """Texts that bear to be moved to a device and cut to a length."""
+    """Texts that can be moved to a device and truncated."""
 
     def to(self, device: torch.device) -> Words:
         return self

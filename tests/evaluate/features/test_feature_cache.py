@@ -1,4 +1,4 @@
-"""What was read off images once is not read again, and is the same."""
+"""Cached features of images equal those that are computed."""
 
 from __future__ import annotations
 

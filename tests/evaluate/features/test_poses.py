@@ -1,4 +1,4 @@
-"""Where poses come from: who of several people counts, and what is said where a source is not."""
+"""Pose sources: which of several people is the subject, and errors for unavailable sources."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def person(side: float, confidence: float) -> dict[str, Tensor]:
-    """What torchvision's network says of one person whose box is a square of this side."""
+    """The output of torchvision's network for one person whose box is a square of this side."""
     keypoints = torch.full((1, 17, 3), side)
     return {
         "boxes": torch.tensor([[0.0, 0.0, side, side]]),
@@ -34,7 +34,7 @@ def person(side: float, confidence: float) -> dict[str, Tensor]:
 
 
 def people(*some: dict[str, Tensor]) -> PersonPoses:
-    """The source with a network whose answers are known (its weights cannot be had here)."""
+    """The source with a fake network, since its weights are not available in tests."""
     source = object.__new__(PersonPoses)
     PersonPoses.__mro__[1].__init__(source, "keypointrcnn", None)  # type: ignore[misc]
     source.device = CPU

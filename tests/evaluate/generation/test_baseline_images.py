@@ -1,4 +1,4 @@
-"""How the base draws: what is kept of the baseline base, and of scores, is known by all of it."""
+"""The cache of baseline images and of scores depends on everything that determines them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def config(base_folder: Path) -> BaseConfig:
 
 
 def rescheduled(base: BaseModel, **changes: object) -> BaseModel:
-    """The base as its folder would be with another scheduler_config.json."""
+    """The base as if its folder had another scheduler_config.json."""
     base.noise_scheduler.register_to_config(**changes)
     return base
 
@@ -55,7 +55,7 @@ def bases(config: BaseConfig) -> dict[str, BaseModel]:
 def test_baseline_images_are_cached_by_sampling_settings(
     config: BaseConfig, tmp_path: Path
 ) -> None:
-    """After a wrong prediction type is corrected, for example."""
+    """For example after a wrong prediction type was corrected."""
     sampled = {}
     for number, (name, base) in enumerate(bases(config).items(), start=1):
         sampled[name] = BaselineImages(base, 16, QUICK, tmp_path).generate(PROBES)
@@ -94,7 +94,7 @@ def card(file: Path) -> Scorecard:
 
 
 def test_cached_scores_depend_on_the_strength(tmp_path: Path) -> None:
-    """The weights are the same, and the settings beside them were corrected."""
+    """The weights are the same; the settings next to them were corrected."""
     file, settings = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
     save_file({"base_model.model.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3)}, file)
     settings.write_text(json.dumps({"lora_alpha": 8}))

@@ -1,4 +1,4 @@
-"""Probe images as files: lossless, in any size, and cut out of the sheet where there are none."""
+"""Files of probe images: lossless, of any size, and cropped from the sheet if they are missing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAMES = ("copy 1", "fresh 1", "fresh 0", "caption 3", "fresh 99")
 
 @pytest.fixture
 def sheet(tmp_path: Path) -> Path:
-    """A contact sheet with its probe images beside it."""
+    """A contact sheet with its probe images next to it."""
     file = tmp_path / "sheets" / "000001.png"
     card = Scorecard(Path("-"), 1, {}, images=IMAGES, copies={1: 0})
     save_probe_images(IMAGES, file)

@@ -1,4 +1,4 @@
-"""Sheets: what they show, and that their files know where their images are."""
+"""Contact sheets: what they show, and the positions of the images in their metadata."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def probes() -> ProbeSet:
 
 
 def card(epoch: int, copies: dict[int, int]) -> Scorecard:
-    """Probe k's image has the brightness 10 * epoch + k."""
+    """The image of probe k has the brightness 10 * epoch + k."""
     images = np.stack([np.full((8, 8, 3), 10 * epoch + k, np.uint8) for k in range(len(ROLES))])
     return Scorecard(Path("-"), epoch, {}, images=images, copies=copies)
 

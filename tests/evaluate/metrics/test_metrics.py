@@ -1,4 +1,4 @@
-"""Single metrics on numbers that are known."""
+"""Single metrics on known numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from train.models.base_model import BaseModel, load_base
 
 
 def test_leak_is_recognized_by_the_classification_of_the_training_outfit() -> None:
-    """The training outfit has no name: it is read as value 0, 1 or 2, and two parts leak alike."""
+    """The training outfit has no name: it is classified as value 0, 1 or 2."""
     random, count = torch.Generator().manual_seed(0), 200
     shares = torch.tensor([0.6, 0.3, 0.1, 0.0, 0.0, 0.0])
     requested = torch.randint(3, 6, (count, 2), generator=random)

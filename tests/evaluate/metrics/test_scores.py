@@ -51,14 +51,14 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
 
 
 def score(scorer: Scorer, images: Tensor) -> Scorecard:
-    """The scorecard of images that were not made by any LoRA."""
+    """The scorecard of images that no LoRA has generated."""
     none = torch.zeros(0)
     read = scorer.extractor.extract(images)
     return scorer.scorecard(Path("lora-000001.safetensors"), 1, images, read, (none, none))
 
 
 def as_asked(scorer: Scorer, wild: bool, bleeding: bool = False) -> list[Puppet]:
-    """What every probe asks for, drawn: of the training character, or of ordinary puppets."""
+    """Renders of what every probe asks for: of the training character, or of ordinary puppets."""
     random, puppets = Random(3), []
     for probe in scorer.probe_set.probes:
         requested = probe.asked
@@ -244,7 +244,7 @@ def test_vendi_score_counts_distinct_items() -> None:
 def test_weights_that_are_not_finite_fail_only_their_scorecard(
     scorer: Scorer, tmp_path: Path
 ) -> None:
-    """The rest of the pack is scored; a file that is not there is still an error."""
+    """The rest of the pack is scored; a missing file is still an error."""
     key = next(iter(scorer.base.adapters.modules))
     rows, *columns = weight_shape(scorer.base.adapters.modules[key])
     ends = [1] * (len(columns) - 1)

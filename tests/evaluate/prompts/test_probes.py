@@ -1,4 +1,4 @@
-"""Probes: what they ask the checkpoint for, and what they ask the bare base for."""
+"""The prompts of probes, for the checkpoint and for the base model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.train.data.test_layouts import draw, load
 
 
 class Encoder:
-    """Sees the first value of everything."""
+    """Classifies everything as the first value."""
 
     def text_features(self, phrases: list[str]) -> torch.Tensor:
         return torch.eye(len(phrases), 64)

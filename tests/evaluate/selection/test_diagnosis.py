@@ -1,4 +1,4 @@
-"""What is said of a run that went wrong."""
+"""Findings about runs that went wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which checkpoint is kept, by every rule, and what is said of it."""
+"""Which checkpoint each rule selects, and the reasons it gives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROBES = 24
 def card(
     epoch: int, subject: float, memorized: float, width: float = 0.05, chance: float = 0.0
 ) -> Scorecard:
-    """Probes differ a lot, the same way for every card; `chance` is each card's own noise."""
+    """Probes differ a lot, in the same way for every card; `chance` is the noise of one card."""
     own, probes = Random(epoch), Random(0)
     values = [subject + probes.gauss(0, 0.2) + own.gauss(0, chance) for _ in range(PROBES)]
     shift = subject - sum(values) / PROBES
@@ -55,7 +55,7 @@ def test_earliest_of_statistically_equal_checkpoints_wins() -> None:
 
 
 def test_small_lead_on_every_probe_is_significant() -> None:
-    """Wide intervals, since probes differ, but each probe is a little better: that is sure."""
+    """The intervals are wide because probes differ, but each probe is a little better."""
     cards = [card(1, 0.3, 0, width=0.2), card(2, 0.58, 0, width=0.2), card(3, 0.6, 0, width=0.2)]
     assert select(cards, PolicyConfig()).scorecard.epoch == 3
     ahead = paired_difference(cards[2], cards[1])

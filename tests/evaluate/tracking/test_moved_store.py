@@ -1,4 +1,4 @@
-"""MLflow's embedded store after its folder was moved, and runs that are of something else now."""
+"""MLflow's embedded store after its folder was moved, and runs that are about something else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def embedded(root: Path, name: str = "evaluations") -> MlflowStore:
 
 @pytest.fixture
 def begun(tmp_path: Path) -> TrackedRun:
-    """A run with a file, in a store that is moved and opened again in the tests."""
+    """A run with an artifact, in a store that the tests move and open again."""
     run = TrackedRun(embedded(tmp_path / "a" / "mlruns"), tmp_path / "a" / "mlflow.json", "x")
     run.renew({"probes": "1", "epoch 1": "w"})
     run.begin({"data": "d"})

@@ -1,4 +1,4 @@
-"""MLflow's store: what is wrong with it is said, at once where waiting is of no use."""
+"""Faults of MLflow's store are reported, immediately if waiting cannot help."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OLD, NEW = "451aebb31d03", "ffffffffffff"  # MLflow's first schema, and none tha
 
 
 def database(file: Path, version: str) -> Path:
-    """One that an MLflow of another version has made."""
+    """A database of another MLflow version."""
     with sqlite3.connect(file) as store:
         store.execute("CREATE TABLE alembic_version (version_num TEXT)")
         store.execute("INSERT INTO alembic_version VALUES (?)", (version,))
@@ -121,7 +121,7 @@ def test_damaged_run_state_is_ignored(tmp_path: Path) -> None:
 
 @pytest.fixture
 def refusing() -> Iterator[HTTPServer]:
-    """A server that answers each question with its `status`."""
+    """A server that answers each request with its `status`."""
 
     class Refuse(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

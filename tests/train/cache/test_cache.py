@@ -1,4 +1,4 @@
-"""Latents and embeddings: computed once, known by content, the same bytes wherever they are."""
+"""Cached latents and embeddings: computed once, found by content, the same bytes everywhere."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def config(base_folder: Path, shapes: Path, tmp_path: Path) -> TrialConfig:
 
 @pytest.fixture(autouse=True)
 def nothing_is_known() -> None:
-    """Other tests of this process may have left something in memory."""
+    """Clears what other tests of this process have cached in memory."""
     latent_cache._recent_datasets.clear()
     tensor_cache._entries_in_use.clear()
 
@@ -158,7 +158,7 @@ def test_disk_cache_is_never_stale(
 def test_disk_cache_depends_on_base_and_precision(
     config: TrialConfig, base_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another base, precision or layer gets its own; a copy of the base finds all that it made."""
+    """Another base, precision or layer has its own entries; a copy of the base shares them."""
     caplog.set_level(logging.INFO, logger="train.cache.latent_cache")
     same, moved, other = str(base_folder), tmp_path / "moved", tmp_path / "other"
     for folder in (moved, other):
@@ -190,7 +190,7 @@ def encode_with(config: TrialConfig, **settings: Any) -> EncodedDataset:
 def test_vae_in_another_precision_has_its_own_cached_latents(
     config: TrialConfig, xl_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In fp16 SDXL's autoencoder is in fp32, but for one whose config says that it need not be."""
+    """In fp16 SDXL's autoencoder stays in fp32, unless its config says that this is not needed."""
     caplog.set_level(logging.INFO, logger="train.cache.latent_cache")
     plain = shutil.copytree(xl_folder, tmp_path / "plain")
     metadata = json.loads((plain / "vae" / "config.json").read_text())

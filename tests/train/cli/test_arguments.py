@@ -1,4 +1,4 @@
-"""The command line as people type it: what the shell hands over as one argument stays one text."""
+"""The command line as users type it: one argument from the shell stays one text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The groups `base` and `data`: which option is taken, and what it sets."""
+"""The groups `base` and `data`: which option is selected, and what it sets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PICTURES = "data.path=/my/pictures"
 
 @pytest.fixture
 def sdxl(tmp_path: Path) -> Path:
-    """The header of a single file of Stable Diffusion XL, without its tensors."""
+    """The header of a single SDXL file, without its tensors."""
     key = b"conditioner.embedders.1.model.ln_final.bias"
     header = b'{"%s":{"dtype":"F16","shape":[0],"data_offsets":[0,0]}}' % key
     file = tmp_path / "model.safetensors"

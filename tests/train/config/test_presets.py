@@ -1,4 +1,4 @@
-"""Presets: a guide's settings, which the command line overrides."""
+"""Presets: settings from guides, which the command line overrides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings under the names that earlier versions gave them."""
+"""Settings under the names of earlier versions."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_run_logged_with_an_old_name_is_migrated(old: str) -> None:
 
 
 def test_old_names_that_do_not_affect_training() -> None:
-    """They belong to the machine, to a search, or to the command itself."""
+    """They concern the machine, a search, or the command itself."""
     others = {old for old in RENAMED if old not in LOGGED}
     assert others == {
         "base.speed", "training.keep_last", "probes.set", "policy", "anyway", "keep",

@@ -41,7 +41,7 @@ hydra:
 
 @pytest.fixture
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of conf/, which has a person's own defaults."""
+    """A copy of conf/ with a local.yaml."""
     folder = tmp_path / "conf"
     shutil.copytree(CONF, folder, ignore=shutil.ignore_patterns("local.yaml"))
     for module in ("app", "compose", "preflight"):
@@ -112,7 +112,7 @@ def test_wrong_entry_of_a_setting_is_named(line: str, words: str) -> None:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Said]:
-    """What a command prints, without a process of its own, which would take its time to start."""
+    """The output of a command that is run in this process, which is faster."""
 
     def run_it(name: str, schema: type, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", [name, *arguments])
@@ -164,7 +164,7 @@ def test_tab_completion_of_a_module(said: Said, tmp_path: Path) -> None:
 
 
 def completed(line: str, folder: Path) -> list[str]:
-    """What the Tab key offers after `python -m` and this line."""
+    """What tab completion offers after `python -m` and this line."""
     program = folder / "python"
     program.symlink_to(sys.executable)
     script = (

@@ -1,4 +1,4 @@
-"""Sizes as kohya finds them; batches of one size each, in an order that the images decide."""
+"""Bucket sizes as in kohya; batches of one size each, in a sequence that the images determine."""
 
 from __future__ import annotations
 

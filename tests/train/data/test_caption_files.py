@@ -1,4 +1,4 @@
-"""Caption files as people have them: names, encodings, odd content."""
+"""Caption files of users: names, encodings, unusual content."""
 
 from __future__ import annotations
 

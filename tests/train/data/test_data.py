@@ -1,4 +1,4 @@
-"""Images as people have them: odd files, missing captions, copies, a split that never leaks."""
+"""Images of users: unusual files, missing captions, copies, and a split that never leaks."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_validation_subfolder_is_held_out(tmp_path: Path, image_folder: Path) ->
 
 
 def test_separate_validation_folder_is_held_out(tmp_path: Path, image_folder: Path) -> None:
-    """It goes before a subfolder, and a copy of what is in it is not trained on, as a class too."""
+    """It takes precedence over a subfolder; copies of its images are not trained on."""
     subject, elsewhere, prior = (tmp_path / name for name in ("subject", "elsewhere", "class"))
     shutil.copytree(image_folder, subject)
     for folder in (subject / "validation", elsewhere, prior):

@@ -1,4 +1,4 @@
-"""Folders as people have them: kohya's trees, numbers in names, what systems leave, what is odd."""
+"""Folders of users: kohya's trees, numbers in names, files of operating systems, special files."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_impossible_paths_are_named(image_folder: Path, key: str, path: str, out
 
 
 def test_unreadable_folder_is_named(tmp_path: Path) -> None:
-    """As another user, since root may read everything; in a process, since it cannot go back."""
+    """As another user, since root may read everything; in a process, as it cannot switch back."""
     if not hasattr(os, "geteuid") or os.geteuid():
         pytest.skip("needs root, to become another user")
     draw(tmp_path / "all" / "10_sks dog", "a")
@@ -186,7 +186,7 @@ def test_too_many_repeats_are_rejected_early(tmp_path: Path) -> None:
 
 
 def test_regularization_is_balanced_by_arithmetic(tmp_path: Path) -> None:
-    """As one repeat after the other would do it, but for the time that takes."""
+    """The result of adding one repeat at a time, without the time that takes."""
     items = load(draw(tmp_path / "x", *"abcde")).training
     for shown_ in (0, 1, 4, 5, 6, 12, 999_999):
         created = balance_regularization(items, shown_)

@@ -1,4 +1,4 @@
-"""Every layout that people have, and kohya's dataset_config: what is read, and what is refused."""
+"""Every folder layout, and kohya's dataset_config: what is read, and what is rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of image files: those that are read, those that are named, and what a broken file is."""
+"""Kinds of image files: those that are read, those that are named, and broken files."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_actual_file_kind_is_named(tmp_path: Path, data: bytes, message: str) ->
 
 
 def test_truncated_files_end_in_one_line(tmp_path: Path) -> None:
-    """Of every kind, cut at many places: the image, or an error that names the file."""
+    """Every format, cut at many positions: the image, or an error that names the file."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8))
     kinds = {".png", ".jpg", ".webp", ".bmp", ".tif", ".gif", ".avif"} & EXTENSIONS
     for kind in sorted(kinds):

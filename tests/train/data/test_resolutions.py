@@ -1,4 +1,4 @@
-"""The resolutions that people train at, from 416 to 1024, square, wide and in buckets."""
+"""Common training resolutions, from 416 to 1024: square, wide, and in buckets."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_resolution_is_trained(
     eighth: BaseModel, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     resolution: int, height: int | None, buckets: bool,
 ) -> None:  # fmt: skip
-    """A step on an image of every size; all of the LoRA learns."""
+    """One step on an image of every size changes all of the LoRA."""
     for i, shape in enumerate(SHAPES if buckets else SHAPES[:1]):
         Image.new("RGB", shape, (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
     data = DataConfig(

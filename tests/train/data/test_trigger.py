@@ -1,4 +1,4 @@
-"""The trigger in captions is whole words, in any script; prompts for the class leave it out."""
+"""The trigger in captions is whole words, in any script; prompts for the class omit it."""
 
 from __future__ import annotations
 

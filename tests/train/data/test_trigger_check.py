@@ -1,4 +1,4 @@
-"""The trigger: the demo's own, and on one's own base never another's."""
+"""The trigger: the demo has its own, which does not apply to other datasets."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_regularization_images_need_captions_too(dogs: Path, tmp_path: Path) -> 
 
 
 def test_trigger_warning_names_the_word(dogs: Path) -> None:
-    """On the base that comes with the program, whose demo has a trigger."""
+    """On the embedded base, whose demo has a trigger."""
     message = loaded(f"data.path={dogs}").report()
     assert "5 of 5 images in " in message
     assert "have no caption and get the trigger 'sks puppet' (0.png, 1.png, 2.png, ...)" in message

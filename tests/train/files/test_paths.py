@@ -1,4 +1,4 @@
-"""A home folder that there is not is a path like any other: it is not found, in one line."""
+"""A home folder that does not exist is a path like any other: not found, in one line."""
 
 from __future__ import annotations
 

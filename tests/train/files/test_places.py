@@ -1,4 +1,4 @@
-"""Modules outside of our training targets, whatever a trainer calls them; what has no place."""
+"""LoRAs of modules outside of our training targets, under every trainer's names; unknown keys."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def model(request: pytest.FixtureRequest) -> BaseModel:
 
 
 def networks(base: BaseModel) -> dict[str, nn.Module]:
-    """By the names of diffusers."""
+    """By diffusers' names."""
     names = ("unet", "text_encoder", "text_encoder_2")
     return dict(zip(names, [base.unet, *base.text_encoders], strict=False))
 
@@ -38,7 +38,7 @@ def prefix(base: BaseModel, network: str) -> str:
 
 
 def spellings(base: BaseModel) -> dict[str, Spell]:
-    """Ways in which trainers write the down and up matrix of a module."""
+    """The ways in which trainers name the down and up matrix of a module."""
     layers = base.unet.config.layers_per_block
 
     def original(network: str, path: str) -> str:
@@ -62,7 +62,7 @@ def spellings(base: BaseModel) -> dict[str, Spell]:
 
 
 def write(file: Path, base: BaseModel, spell: Spell) -> dict[str, Tensor]:
-    """A LoRA on every linear layer and convolution of the base; each one's change by its path."""
+    """A LoRA on every linear layer and convolution of the base; returns the change by path."""
     random = torch.Generator().manual_seed(0)
     tensors, changes = {}, {}
     for network, full in networks(base).items():
@@ -90,7 +90,7 @@ def write(file: Path, base: BaseModel, spell: Spell) -> dict[str, Tensor]:
 def test_every_module_is_found_under_every_trainers_name(
     model: BaseModel, tmp_path: Path, spelling: str
 ) -> None:
-    """conv_in, time_embedding, add_embedding, conv_out and text_projection among them."""
+    """Including conv_in, time_embedding, add_embedding, conv_out and text_projection."""
     changes = write(tmp_path / "x.safetensors", model, spellings(model)[spelling])
     adapter, others = read_checkpoint(tmp_path / "x.safetensors", model.adapters)
     assert not others
@@ -109,7 +109,7 @@ def test_every_module_is_found_under_every_trainers_name(
 def test_modules_outside_of_the_targets_change_the_prediction(
     model: BaseModel, tmp_path: Path
 ) -> None:
-    """By hooks as by adding it to the weights, for a pack of two too."""
+    """With hooks as when fused into the weights, also for a pack of two."""
     write(tmp_path / "x.safetensors", model, spellings(model)["diffusers"])
     adapter, _ = read_checkpoint(tmp_path / "x.safetensors", model.adapters)
     latents, time = torch.randn(2, 4, 16, 16), torch.tensor([500])
@@ -212,7 +212,7 @@ def test_unsupported_adapter_kind_is_named(base: BaseModel, tmp_path: Path, key:
 
 
 def test_lora_of_another_base_is_rejected(base: BaseModel, xl_folder: Path, tmp_path: Path) -> None:
-    """Though some of its modules are called alike and some of those have the same shapes."""
+    """Although some of its modules have the same names and shapes."""
     xl = load_base(BaseConfig(path=str(xl_folder), device="cpu"))
     for spelling, spell in spellings(xl).items():
         write(tmp_path / f"{spelling}.safetensors", xl, spell)

@@ -1,4 +1,4 @@
-"""A guide's config as people paste it: understood to the end, printed, and trained with."""
+"""A guide's config as users paste it: read, printed, and trained with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a kohya config means is kept: honored, or refused in a line, and never passed over."""
+"""The meaning of a kohya config is kept: applied, or rejected in one line, never ignored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUBSET = f'[[datasets.subsets]]\nimage_dir = "{EMBEDDED_FOLDER}"\n'
 
 @pytest.fixture(autouse=True)
 def named(tmp_path: Path) -> None:
-    """The person has named the folder of the test."""
+    """The user has named the folder of the test."""
     permissions.allow([tmp_path])
 
 
@@ -211,7 +211,7 @@ def test_dataset_holds_out_its_own_split(
 
 
 def test_datasets_are_split_separately_without_shared_images(tmp_path: Path) -> None:
-    """The same images at two sizes, as people do it; each size holds out others."""
+    """The same images at two sizes, as users do; each size holds out different ones."""
     halves = "".join(
         f"[[datasets]]\nresolution = {side}\nvalidation_split = 0.5\nvalidation_seed = {side}\n"
         f"{SUBSET}" for side in (32, 48)

@@ -1,4 +1,4 @@
-"""kohya's own config files: translated whole, repaired, and refused where they say nonsense."""
+"""kohya's config files: translated completely, repaired, and rejected if invalid."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ unet_lr = 0.00004
 
 @pytest.fixture(autouse=True)
 def named(tmp_path: Path) -> None:
-    """The places that a person has named, besides the folder of the config."""
+    """The paths that the user has named, besides the folder of the config."""
     permissions.allow(["/models", "/reg", "/out", "/pictures", "/p", tmp_path])
 
 
@@ -320,7 +320,7 @@ def test_dataset_config_overrides_the_config(
 
 
 def test_invalid_dataset_config_is_rejected_by_its_reader(tmp_path: Path) -> None:
-    """What stands beside it is translated all the same."""
+    """The rest is translated nevertheless."""
     data = tmp_path / "data.toml"
     file = write(tmp_path, "resolution = 32")
     for text, message in (

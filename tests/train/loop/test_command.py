@@ -1,4 +1,4 @@
-"""`python -m train` as a person meets it: it trains, continues, and refuses in one line."""
+"""`python -m train` for a user: it trains, continues, and rejects settings in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What LoRA files say of themselves; that they are written whole or not at all."""
+"""The metadata of LoRA files; files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_only_source_date_epoch_sets_times(
 
 
 def test_metadata_has_the_effective_learning_rate(base: BaseModel) -> None:
-    """Prodigy and its like take 1 in place of what is asked for."""
+    """LR-free optimizers such as Prodigy use 1 instead of the given rate."""
     config = TrialConfig(optimizer={"_target_": "prodigyopt.Prodigy", "lr": 0.1})
     dataset = load_dataset(config.data)
     message = metadata(config, "me", base, dataset, schedule_of(config, dataset), 1)
@@ -104,7 +104,7 @@ def test_metadata_has_the_effective_learning_rate(base: BaseModel) -> None:
 def test_metadata_has_the_sizes_of_a_dataset_config(
     base: BaseModel, image_folder: Path, tmp_path: Path
 ) -> None:
-    """And not those of `data`, which it beats."""
+    """Not those of `data`, which it overrides."""
     permissions.allow([image_folder])
     (tmp_path / "data.toml").write_text(
         "[[datasets]]\nresolution = [48, 32]\nenable_bucket = true\nbucket_reso_steps = 8\n"
@@ -127,7 +127,7 @@ def test_metadata_has_the_sizes_of_a_dataset_config(
 
 
 def test_hashes_match_kohyas(base: BaseModel, about: dict[str, str], tmp_path: Path) -> None:
-    """Against a file with the ss_ keys alone, made and read anew; over 1 MiB, with odd letters."""
+    """Against a file with only the ss_ keys, saved again; over 1 MiB, with non-ASCII letters."""
     network, random = NetworkConfig(rank=320, text_encoder=True), torch.Generator().manual_seed(0)
     adapter, path = base.adapters.create(network, random), tmp_path / "x.safetensors"
     save_checkpoint(path, adapter, {**about, "ss_tag_frequency": "é猫"}, torch.float32)

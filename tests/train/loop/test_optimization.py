@@ -1,4 +1,4 @@
-"""Every optimizer trains and continues, on whole vectors as on matrices; every schedule goes."""
+"""Every optimizer trains and continues, on flat vectors and on matrices; all schedules."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_lr_free_optimizers_have_lr_1(
 def test_text_encoder_has_its_own_learning_rate(
     dataset: Dataset, trial: Make, tmp_path: Path, folder: str, request: pytest.FixtureRequest
 ) -> None:
-    """A step of SGD is the gradient times the rate; both of SDXL's encoders take the one."""
+    """A step of SGD is the gradient times the rate; one rate applies to both encoders of SDXL."""
     requested = BaseConfig(path=str(request.getfixturevalue(folder)), device="cpu")
     base, network = load_base(requested), NetworkConfig(rank=2, text_encoder=True)
     sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
@@ -149,7 +149,7 @@ def test_fused_is_not_set_if_an_implementation_is_chosen(
 
 
 def rates(scheduler: SchedulerConfig, steps: int = 100) -> list[float]:
-    """The learning rate at each step, of one that is 1; 10 steps an epoch."""
+    """The factor of the learning rate at each step; 10 steps per epoch."""
     plan = Batches({(8, 8): [0] * 10}, [((8, 8), k) for k in range(10)], 1)
     course = TrainingSchedule(plan, accumulation=1, epochs=steps // 10, steps=steps, save_every=1)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -194,7 +194,7 @@ def test_warmup_in_ratio_steps_or_epochs() -> None:
 
 
 def test_warmup_ratio_is_rounded_down_as_in_kohya() -> None:
-    """int(ratio * steps): a tenth of 137 steps are 13."""
+    """int(ratio * steps): a tenth of 137 steps is 13."""
     result = rates(SchedulerConfig("constant", warmup_ratio=0.1), 137)
     assert result[:14] == pytest.approx([step / 13 for step in range(14)])
     result = rates(SchedulerConfig("warmup_stable_decay", warmup_ratio=0.1, decay_ratio=0.1), 137)
@@ -204,7 +204,7 @@ def test_warmup_ratio_is_rounded_down_as_in_kohya() -> None:
 
 @pytest.mark.parametrize("name", ["cosine_with_min_lr", "warmup_stable_decay"])
 def test_cycles_are_half_waves_as_kohya_reads_them(name: str) -> None:
-    """1 falls; 2 falls and rises again; the last value tells."""
+    """1 falls; 2 falls and rises again; the last value shows which."""
     ends = [
         rates(SchedulerConfig(name, num_cycles=n, min_lr_ratio=0.2, decay_ratio=0.5), 200)[-1]
         for n in (1, 2, 3)

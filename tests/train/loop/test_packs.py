@@ -1,4 +1,4 @@
-"""A trial gets the same in a pack as alone, whoever joins it, leaves it or breaks down in it."""
+"""A trial gets the same result in a pack as alone, whichever trials join, leave or fail."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def config(base_folder: Path, image_folder: Path) -> TrialConfig:
 
 @pytest.fixture(scope="module")
 def exact_base(base_folder: Path) -> Iterator[BaseModel]:
-    """In float64, where the order of additions does not show."""
+    """In float64, where the order of additions makes no difference."""
     torch.set_default_dtype(torch.float64)
     pipeline = StableDiffusionPipeline.from_pretrained(base_folder, dtype=torch.float64)
     yield BaseModel(pipeline, str(base_folder), lambda: "exact", torch.device("cpu"))
@@ -59,7 +59,7 @@ def exact_base(base_folder: Path) -> Iterator[BaseModel]:
 
 
 def four(config: TrialConfig) -> list[TrialConfig]:
-    """Trials that differ in all that they may differ in."""
+    """Trials that differ in everything that may differ in a pack."""
     training = replace(config.training, epochs=18)  # of 3 batches: more than 50 steps
     rate = {**ADAMW, "lr": LR / 5}
     return [
@@ -204,7 +204,7 @@ def test_failed_trial_does_not_affect_the_others(
 def test_trial_with_nan_weights_does_not_affect_the_others(
     exact_base: BaseModel, dataset: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
-    """The losses are finite, and what was trained is too large for the precision of the file."""
+    """The losses are finite, but the weights overflow the precision of the file."""
     training = replace(config.training, save_precision="fp16", max_steps=1)
     wild = replace(
         config, optimizer={"_target_": "torch.optim.AdamW", "lr": 1e6}, training=training

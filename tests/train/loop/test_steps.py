@@ -1,4 +1,4 @@
-"""A step: what it weighs, what it costs, when it is skipped; how many there are, what is saved."""
+"""Optimizer steps: loss weights, gradients, skipped steps, their number, and saved checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Make = Callable[..., TrialConfig]
 
 
 def test_min_snr_weights_the_image_loss(base: BaseModel) -> None:
-    """Whatever the network predicts, the same error of the image weighs min(SNR, gamma)."""
+    """For every prediction type, the same error of the image has the weight min(SNR, gamma)."""
     training, times = TrainingConfig(min_snr_gamma=5.0), torch.tensor([1, 50, 300, 600, 998])
     image = torch.randn(5, 4, 8, 8)
     noise, wrong = torch.randn_like(image), image + 0.1 * torch.randn_like(image)
@@ -44,7 +44,7 @@ def test_min_snr_weights_the_image_loss(base: BaseModel) -> None:
 
 
 class Fake:
-    """A base whose UNet has a certain idea of the image."""
+    """A base whose UNet always predicts the same image."""
 
     dtype = torch.float32
 
@@ -141,7 +141,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(
 def test_gradient_checkpointing_of_a_trained_text_encoder(
     base: BaseModel,
 ) -> None:
-    """Less is kept of it, for the same states and gradients; and it speaks without any as well."""
+    """Fewer activations are stored, for the same states and gradients."""
     network = NetworkConfig(rank=4, text_encoder=True)
     adapter = base.adapters.create(network, torch.Generator().manual_seed(0))
     for up in adapter.up.values():
@@ -167,7 +167,7 @@ def test_gradient_checkpointing_of_a_trained_text_encoder(
 
 
 def saving(numbers: list[int]) -> Callable[[Tensor], Tensor]:
-    """What notes how large each tensor is that is kept for the backward pass."""
+    """Records the size of each tensor that is saved for the backward pass."""
 
     def keep(tensor: Tensor) -> Tensor:
         numbers.append(tensor.numel())
@@ -189,7 +189,7 @@ def test_gradient_checkpointing_ends_in_the_same_bytes(
 def test_gradient_accumulation_equals_one_large_batch(
     exact_base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
-    """Of 6 images 4 + 2 accumulate to the gradient of all 6: every row counts alike."""
+    """Batches of 4 and 2 accumulate to the gradient of all 6 images: all rows have equal weight."""
     grads = []
     for size in (4, 6):
         config = trial(batch_size=size, gradient_accumulation=2 if size == 4 else 1)

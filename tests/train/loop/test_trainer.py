@@ -1,4 +1,4 @@
-"""The trainer's promises: same bytes, again and after an interruption; files others can read."""
+"""The trainer: same bytes when repeated or interrupted; files that other programs can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left out at random in training: parts of the LoRA's middle, and captions."""
+"""Dropout in training: of the LoRA's intermediate activations, and of captions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONVOLUTION = "lora_unet_down_blocks_0_resnets_0_conv1"
 def test_dropout_zeroes_activations_and_scales_the_others(
     base: BaseModel, key: str, shape: tuple[int, ...]
 ) -> None:
-    """Of rank 1, so that each place has its whole change or none; the first rows drop nothing."""
+    """Rank 1, so each position has its full change or none; the first rows drop nothing."""
     random = torch.Generator().manual_seed(0)
     adapter = base.adapters.create(NetworkConfig(rank=1, conv_rank=1), random).requires_grad_(False)
     for up in adapter.up.values():
@@ -49,7 +49,7 @@ def test_dropout_zeroes_activations_and_scales_the_others(
 def test_step_trains_the_weights_that_dropout_kept(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
-    """From the same first draws, with no other loss while the LoRA changes nothing yet."""
+    """With the same random draws and the same loss, since the LoRA has no effect yet."""
     losses = []
     for rate in (0.0, 0.5):
         config = trial(max_steps=1, network=NetworkConfig(rank=4, dropout=rate))
@@ -62,7 +62,7 @@ def test_step_trains_the_weights_that_dropout_kept(
 def test_dropped_caption_is_trained_as_empty_text(
     base: BaseModel, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As often as a subset says itself, and else as the trial does."""
+    """With the subset's own probability, or else the trial's."""
     lines = ["[[datasets]]"]
     for name, rate in (("never", "0.0"), ("always", "1.0"), ("unsaid", "")):
         (tmp_path / name).mkdir()

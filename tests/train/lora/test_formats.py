@@ -1,4 +1,4 @@
-"""LoRA files of other trainers load to the same change; the order in which they were saved."""
+"""LoRA files of other trainers load to the same change of the base."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_alternative_key_names_load_the_same(
 def test_peft_folder_changes_the_base_as_peft_does(
     base: BaseModel, base_folder: Path, tmp_path: Path, root: bool
 ) -> None:
-    """A network a folder, with alpha in the file beside the weights."""
+    """One folder for each network, with alpha in the file next to the weights."""
     pipeline = StableDiffusionPipeline.from_pretrained(base_folder)
     chosen = {"unet": ["to_q", "to_out.0", "conv1"], "text_encoder": ["q_proj", "fc1"]}
     for name, modules in chosen.items():

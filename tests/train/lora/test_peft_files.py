@@ -1,4 +1,4 @@
-"""Files that PEFT and diffusers themselves write, for every network, read to the same change."""
+"""Files that PEFT and diffusers write, for every network, load to the same change."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def trained(model: Any) -> Any:
 
 
 def assert_same(model: Any, adapter: Adapter, base: BaseModel, own: nn.Module, name: str) -> None:
-    """Every layer of PEFT's changes its module as the adapter does."""
+    """Every layer of PEFT changes its module as the adapter does."""
     keys = {id(module): key for key, module in base.adapters.modules.items()}
     layers = {p: m for p, m in model.named_modules() if hasattr(m, "get_delta_weight")}
     assert layers

@@ -1,4 +1,4 @@
-"""How strong a LoRA file is: as whoever wrote it means it, or not read at all."""
+"""The strength of a LoRA file: as its trainer meant it, or rejected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pair(rank: int = 4) -> dict[str, torch.Tensor]:
 
 
 def kohya(file: Path, alphas: dict[str, Any], metadata: dict[str, str] | None = None) -> Path:
-    """A file of kohya's with rank 4 and these alphas; None: the module has none."""
+    """A kohya file with rank 4 and these alphas; None: the module has none."""
     tensors: dict[str, torch.Tensor] = {}
     for name, alpha in alphas.items():
         tensors |= {f"{name}.lora_{way}.weight": weight for way, weight in pair().items()}
@@ -38,7 +38,7 @@ def kohya(file: Path, alphas: dict[str, Any], metadata: dict[str, str] | None = 
 
 
 def peft(file: Path, settings: Any, prefix: str = "unet.", where: str = "metadata") -> Path:
-    """A file in the words of PEFT, with its settings in the metadata or beside it."""
+    """A file with PEFT's key names, and its settings in the metadata or next to it."""
     save_file(
         {f"{prefix}{MODULE}.lora_{'A' if way == 'down' else 'B'}.weight": weight
          for way, weight in pair().items()},
@@ -70,7 +70,7 @@ PATTERNS: list[dict[str, float]] = [
 def test_patterns_match_as_in_peft(
     base: BaseModel, base_folder: Path, tmp_path: Path, pattern: dict[str, float], root: bool
 ) -> None:
-    """Every module's change is that of PEFT's own layer, for alphas and ranks by pattern."""
+    """Every module's change equals that of PEFT's own layer, for alphas and ranks by pattern."""
     first, second = (UNet2DConditionModel.from_pretrained(base_folder / "unet") for _ in "12")
     ranks = {"^up_blocks.*to_q": 2, "proj_in": 3}
     config = LoraConfig(
@@ -228,7 +228,7 @@ def test_conflicting_alphas_are_rejected(base: BaseModel, tmp_path: Path) -> Non
 def test_switch_that_is_not_boolean_is_rejected(
     base: BaseModel, tmp_path: Path, name: str, value: Any
 ) -> None:
-    """A text "false" is true to Python, and would make the LoRA twice as strong."""
+    """Python considers the text "false" true, which would double the strength."""
     settings = {"r": 4, "lora_alpha": 8, name: value}
     file = peft(tmp_path / "adapter_model.safetensors", settings, "base_model.model.", "beside")
     with pytest.raises(CheckpointError, match=f"{name} must be true or false"):

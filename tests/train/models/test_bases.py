@@ -1,4 +1,4 @@
-"""SDXL and Stable Diffusion 2.x: what is trained on them is what diffusers makes of the files."""
+"""SDXL and Stable Diffusion 2.x: diffusers makes of the files what was trained."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def theirs(folder: Path, lora: Path) -> Any:
 
 
 def conditioning(pipeline: Any) -> dict[str, Tensor]:
-    """What diffusers' own pipeline makes of the prompt."""
+    """The prompt as encoded by diffusers' own pipeline."""
     if not hasattr(pipeline, "text_encoder_2"):
         return {"encoder_hidden_states": pipeline.encode_prompt(PROMPT, "cpu", 1, False)[0]}
     hidden, _, pooled, _ = pipeline.encode_prompt(PROMPT, device="cpu")
@@ -238,7 +238,7 @@ def test_files_with_diffusers_names_load_to_the_same_delta(
 
 
 def test_settings_of_the_base(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """clip_skip and prediction as asked; SDXL's autoencoder in fp32 where all else is fp16."""
+    """clip_skip and prediction type; SDXL's autoencoder in fp32 if everything else is fp16."""
     path = str(folder)
     skipped = load_base(BaseConfig(path=path, device="cpu", clip_skip=2, prediction_type="epsilon"))
     assert skipped.prediction_type == "epsilon"

@@ -1,4 +1,4 @@
-"""Where a base comes from; that it is loaded once a process, shared, and stays as it is."""
+"""The source of a base; it is loaded once per process, shared, and not modified."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HUB_ID = "somebody/tiny"
 
 
 class Hub:
-    """huggingface_hub's part in a download: one repository, and where its files are kept."""
+    """A fake huggingface_hub with one repository, and the folder of its files."""
 
     def __init__(self, repository: Path, kept: Path) -> None:
         self.repository, self.kept = repository, kept
@@ -60,7 +60,7 @@ class Hub:
 
 @pytest.fixture
 def hub(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Puts a copy of the base on a hub, as pickles too or alone; returns where downloads go."""
+    """Puts a copy of the base on a hub, also with or only as pickles; returns its folder."""
 
     def made(safetensors: bool = True) -> Path:
         repository, remaining = tmp_path / "repository", tmp_path / "kept"

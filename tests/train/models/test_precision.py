@@ -1,4 +1,4 @@
-"""What is computed in which precision, and in which it is saved."""
+"""The precisions of computing and of saving."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Make = Callable[..., TrialConfig]
 def test_half_precision_trains_nearly_the_same(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
-    """The base is held and computes in it, the LoRA in fp32; only fp16 needs its loss scaled."""
+    """The base computes in it, the LoRA in fp32; only fp16 needs loss scaling."""
     network = NetworkConfig(rank=4, conv_rank=2, text_encoder=True)
     result: dict[str, Tensor] = {}
     for precision, mixed in (("fp32", "no"), ("bf16", "bf16"), ("fp16", "fp16")):

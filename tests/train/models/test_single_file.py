@@ -1,4 +1,4 @@
-"""A single file in the original layout is loaded without a hub, to the same weights."""
+"""A single file in the original layout loads without a hub, with the same weights."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ OPEN_CLIP = {
 
 
 def original_unet_key(key: str, unet: nn.Module) -> str:
-    """A UNet's key of diffusers as Stable Diffusion's own code has it (two layers a block)."""
+    """A key of diffusers' UNet in Stable Diffusion's original code (two layers per block)."""
     places = {
         "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2", "conv_norm_out": "out.0", "conv_out": "out.2",
@@ -124,7 +124,7 @@ def joint(key: str, which: str) -> str:
 
 
 def build(family: Family) -> dict[str, nn.Module]:
-    """The models of a family by the configs that single files are loaded with."""
+    """The models of a family, by the configs that single files are loaded with."""
     created: dict[str, nn.Module] = {
         "unet": UNet2DConditionModel.from_config(family.configs["unet"]),
         "vae": AutoencoderKL.from_config(family.configs["vae"]),
@@ -138,7 +138,7 @@ def build(family: Family) -> dict[str, nn.Module]:
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
 def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Family:
-    """A family as if its models were small."""
+    """A family with small models."""
     result: Family = request.param
     configs = cast(dict[str, Any], result.configs)
     smaller = SMALL | {"unet": SMALL_UNETS[result]}

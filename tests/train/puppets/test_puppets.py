@@ -1,4 +1,4 @@
-"""The drawn world is what it says, and the committed weights do what their gates promise."""
+"""The drawn world is consistent, and the committed weights pass their gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run whose state is damaged goes on from its last checkpoint; the state runs no code."""
+"""A run with a damaged state continues from its last checkpoint; a state runs no code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Damage = Callable[[Path], object]
 
 
 class Hostile:
-    """Whoever unpickles it makes a folder."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -69,7 +69,7 @@ def of_safetensors(file: Path) -> None:
 
 
 def edited(**news: Any) -> Damage:
-    """A whole file with other things in it."""
+    """A complete file with changed content."""
 
     def change(file: Path) -> None:
         torch.save({**torch.load(file, weights_only=True), **news}, file)

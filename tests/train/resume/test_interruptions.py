@@ -1,4 +1,4 @@
-"""What interrupts a training: Ctrl-C, a crash, lost numbers, a full disk; how it goes on."""
+"""Interruptions of a training (Ctrl-C, a crash, NaN, a full disk), and how it continues."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Make = Callable[..., TrialConfig]
 
 
 def after(steps: int) -> Callable[[], bool]:
-    """Asks to leave after so many steps of the optimizer."""
+    """Requests a stop after this many optimizer steps."""
     remaining = iter(range(steps - 1, -1, -1))
     return lambda: next(remaining) == 0
 
@@ -41,7 +41,7 @@ def after(steps: int) -> Callable[[], bool]:
 def test_resuming_within_an_epoch_gives_the_same_bytes(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, steps: int
 ) -> None:
-    """6 images by 1 in groups of 2: an epoch has 3 steps, and every second one is saved."""
+    """6 images, accumulated in pairs: an epoch has 3 steps, and every second one is saved."""
     config = trial(
         epochs=4, batch_size=1, gradient_accumulation=2, save_every=2, caption_dropout=0.3,
         noise_offset=0.1, network=NetworkConfig(rank=2, dropout=0.2),
@@ -64,7 +64,7 @@ def test_resuming_within_an_epoch_gives_the_same_bytes(
 def test_state_is_saved_at_intervals_within_an_epoch(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash in the second epoch costs the steps since the last state, and changes nothing."""
+    """A crash in the second epoch loses only the steps since the last state."""
     full = train(base, dataset, TrialSpec(trial(), tmp_path / "whole"))
     spec = TrialSpec(trial(resume_save_minutes=0), tmp_path / "crashed")
     trainer, steps = Trainer(base, dataset, [spec]), 0
@@ -125,7 +125,7 @@ def test_trials_of_a_pack_resume_at_different_positions(
 def test_nan_loss_stops_at_once_and_keeps_the_files(
     base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the second step of the second epoch; no state is written of what is lost."""
+    """At the second step of the second epoch; the invalid state is not written."""
     spec = TrialSpec(trial(epochs=3, resume_save_minutes=0), tmp_path)
     trainer = Trainer(base, dataset, [spec])
     run, steps = trainer.pending[0], 0
@@ -162,7 +162,7 @@ def test_nan_loss_stops_at_once_and_keeps_the_files(
 def test_nan_loss_from_the_start_names_the_base(
     trial: Make, base_folder: Path, tmp_path: Path, bias: float, precision: str, cause: str
 ) -> None:
-    """With a weight that is no number, and with one that only fp16 has no room for."""
+    """With a NaN weight, and with one that overflows only fp16."""
     path = shutil.copytree(base_folder, tmp_path / "base")
     file = path / "unet" / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)
@@ -182,7 +182,7 @@ def test_nan_loss_from_the_start_names_the_base(
 def test_full_disk_ends_in_one_line_and_loses_nothing(
     trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It fills up after the first checkpoint; with room again the same command goes on."""
+    """It fills up after the first checkpoint; with free space the same command continues."""
     config, folder = trial(epochs=3), tmp_path / "full"
     main(command(config, tmp_path / "roomy"))
 
@@ -222,7 +222,7 @@ def test_resume_off_starts_over(
 def test_runs_with_different_names_share_a_folder(
     base: BaseModel, trial: Make, tmp_path: Path
 ) -> None:
-    """As kohya's output_dir holds many LoRAs: what begins one anew leaves the other to go on."""
+    """Like kohya's output_dir with many LoRAs: restarting one does not affect the other."""
     main(command(trial(epochs=1), tmp_path, name="one"))
     main(command(trial(epochs=2), tmp_path, name="two", resume="off"))
     before = (tmp_path / "one.safetensors").stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""Too little memory: what is said of it, and how a training goes on with less."""
+"""Running out of memory: the advice, and how a training continues with less."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Make = Callable[..., TrialConfig]
 
 @pytest.fixture
 def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Any, ...]]]:
-    """Has memory run out at a call of `Trainer.step` as long as a condition holds."""
+    """Makes a call of `Trainer.step` run out of memory while a condition holds."""
 
     def made(at: int, too_much: Callable[[TrialConfig], bool]) -> list[tuple[Any, ...]]:
         calls: list[tuple[Any, ...]] = []
@@ -86,7 +86,7 @@ def test_oom_degrade_continues_from_the_last_state(
     short_of_memory: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Runs out in the second epoch until batches are of one image; then continues after that."""
+    """Runs out in the second epoch until the batch size is 1; then it continues."""
     calls = short_of_memory(5, lambda config: config.training.batch_size > 1)
     config = trial(on_oom="degrade", epochs=3, batch_size=2, resume_save_minutes=0)
     main(command(config, tmp_path))
@@ -130,7 +130,7 @@ def test_is_oom_recognizes_messages(error: Exception, out: bool) -> None:
 
 
 def all_remedies(config: TrialConfig) -> tuple[str, ...]:
-    """Those that memory runs out for again and again."""
+    """The fallbacks if memory runs out again and again."""
     fallbacks: tuple[str, ...] = ()
     while (more := with_next_fallback(config, fallbacks)) is not None:
         fallbacks = more
@@ -167,7 +167,7 @@ def test_fallbacks_are_applied_in_order_until_exhausted(
 def test_fallbacks_that_would_change_a_started_run_are_skipped(
     trial: Make, other: dict[str, Any]
 ) -> None:
-    """Sizes of a file, other epochs with max_steps, or no smaller step; and no 8 bits."""
+    """With a dataset_config, max_steps, no smaller step, or no 8-bit version of the optimizer."""
     config = trial(on_oom="degrade", optimizer={"_target_": "torch.optim.SGD", "lr": 0.1}, **other)
     assert all_remedies(config) == ("gradient_checkpointing", "batch_size 1")
 
@@ -183,7 +183,7 @@ def test_resolution_fallback_is_three_quarters(trial: Make, resolution: int, sma
 def test_oom_degrade_continues_with_smaller_images_in_other_buckets(
     base: BaseModel, trial: Make, shapes: Path, tmp_path: Path, short_of_memory: Any
 ) -> None:
-    """From the middle of the second epoch, and so again when the same command continues."""
+    """From the middle of the second epoch, and again when the same command continues."""
     data = DataConfig(path=str(shapes), resolution=96, buckets=True, validation_fraction=0.0)
     config = trial(
         on_oom="degrade", epochs=2, batch_size=1, cache="off", data=data, resume_save_minutes=0

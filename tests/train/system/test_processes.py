@@ -1,4 +1,4 @@
-"""Several processes that train one LoRA, as a launcher starts them, give what one process gives."""
+"""Several processes that train one LoRA together give the same result as one process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 def launch(count: int, *arguments: str) -> str:
-    """`accelerate launch -m train` with so many processes on the CPU; what it says."""
+    """The output of `accelerate launch -m train` with `count` processes on the CPU."""
     launcher = [
         "-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={count}",
         f"--main_process_port={free_port()}", "-m", "train",
@@ -39,7 +39,7 @@ def launch(count: int, *arguments: str) -> str:
 def test_two_processes_equal_one_with_the_combined_batch(
     base_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    """5 images by 4: the last batch is a single one, of which the second process has none."""
+    """5 images in batches of 4: the last batch has one image, and the second process none of it."""
     common = [
         f"base.path={base_folder}", f"data.path={image_folder}",
         "data.trigger=sks puppet", "data.resolution=32",

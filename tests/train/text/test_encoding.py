@@ -19,7 +19,7 @@ NOT_UTF8 = os.fsdecode(b"J\xfcrgen")
 
 
 def train(environment: dict[str, str], output: Path, *arguments: str) -> str:
-    """Trains a step; returns what was said."""
+    """Trains one step; returns the output."""
     process = subprocess.run(
         [sys.executable, "-m", "train", "training.max_steps=1", "base.device=cpu",
          f"output={output}", *arguments],
@@ -40,7 +40,7 @@ def tags(output: Path) -> dict[str, dict[str, int]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Umlauts in the folder, in the file and in its caption; another image without a caption."""
+    """Umlauts in the folder, the file and its caption; another image without a caption."""
     folder = draw(tmp_path / "10_Jürgen dog", "ü", "a")
     (folder / "ü.txt").write_text("sks Köter", encoding="utf-8")
     return folder
