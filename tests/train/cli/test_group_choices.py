@@ -18,7 +18,7 @@ from train.config.schema import EMBEDDED, TrainConfig
 from train.errors import ConfigError
 
 MODEL = "base.path=/my/model.safetensors"
-PICTURES = "data.path=/my/pictures"
+IMAGES = "data.path=/my/pictures"
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def test_embedded_base_and_images_are_the_default() -> None:
 
 
 def test_path_alone_selects_the_matching_settings(sdxl: Path) -> None:
-    config = settings("sweep", SweepConfig, [MODEL, PICTURES])
+    config = settings("sweep", SweepConfig, [MODEL, IMAGES])
     assert (config.data.resolution, config.network.rank, config.optimizer["lr"]) == (512, 32, 1e-4)
     assert (config.probes.steps, config.scores.clip_model) == (20, "ViT-L-14/openai")
     assert (config.data.trigger, config.base.precision, config.cache) == (None, "bf16", "disk")
-    assert settings("sweep", SweepConfig, ["base=sd15", MODEL, PICTURES]) == config
-    large = settings("sweep", SweepConfig, [f"base.path={sdxl}", PICTURES])
+    assert settings("sweep", SweepConfig, ["base=sd15", MODEL, IMAGES]) == config
+    large = settings("sweep", SweepConfig, [f"base.path={sdxl}", IMAGES])
     assert large.data.resolution == 1024
     assert settings("evaluate", EvaluateConfig, [f"base.path={sdxl}"]).data.resolution == 1024
 
@@ -63,7 +63,7 @@ def test_base_option_of_a_path(sdxl: Path, tmp_path: Path) -> None:
 
 
 def test_user_images_on_the_embedded_base_and_vice_versa() -> None:
-    own = settings("train", TrainConfig, [PICTURES]).data
+    own = settings("train", TrainConfig, [IMAGES]).data
     assert (own.path, own.trigger, own.resolution) == ("/my/pictures", "sks puppet", 32)
     shipped = settings("train", TrainConfig, [MODEL]).data
     assert (shipped.path, shipped.trigger, shipped.resolution) == (EMBEDDED, "sks puppet", 512)
@@ -81,7 +81,7 @@ def test_user_images_on_the_embedded_base_and_vice_versa() -> None:
             "base: puppets does not go with base.path=/my/model.safetensors",
         ),
         (["base=sdxl", "base.path=puppets"], "base: sdxl does not go with base.path=puppets"),
-        (["data=puppets", PICTURES], "data: puppets does not go with data.path=/my/pictures"),
+        (["data=puppets", IMAGES], "data: puppets does not go with data.path=/my/pictures"),
         (["base=sd3"], "base: 'sd3' is none of"),
     ],
 )
@@ -105,8 +105,8 @@ def test_base_in_local_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_group_choices_are_made_once() -> None:
-    line = with_group_choices([MODEL, PICTURES, "network.rank=4"])
-    assert line == ["base=sd15", "data=default", MODEL, PICTURES, "network.rank=4"]
+    line = with_group_choices([MODEL, IMAGES, "network.rank=4"])
+    assert line == ["base=sd15", "data=default", MODEL, IMAGES, "network.rank=4"]
     assert with_group_choices(line) == line
     assert with_group_choices(["network.rank=4"]) == ["network.rank=4"]
     with pytest.raises(ConfigError):
@@ -114,8 +114,8 @@ def test_group_choices_are_made_once() -> None:
 
 
 def test_command_without_groups_takes_only_the_paths() -> None:
-    line = ["study=puppets", MODEL, PICTURES]
+    line = ["study=puppets", MODEL, IMAGES]
     quoted = [f"{key}='{value}'" for key, _, value in (word.partition("=") for word in line)]
     assert preflight("reproduce", line, ReproduceConfig, check_reproduce) == quoted
     places = settings("reproduce", ReproduceConfig, line).places
-    assert places == {"base.path": MODEL.split("=")[1], "data.path": PICTURES.split("=")[1]}
+    assert places == {"base.path": MODEL.split("=")[1], "data.path": IMAGES.split("=")[1]}
