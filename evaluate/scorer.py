@@ -116,7 +116,7 @@ class Scorer:
         for path, epoch in checkpoints.items():
             try:
                 adapters[path] = load_checkpoint(path, self.base.adapters)
-            except NotFiniteError as error:  # the other checkpoints are scored all the same
+            except NotFiniteError as error:  # the other checkpoints are scored nevertheless
                 broken[path] = self._card_of_nan_weights(path, epoch, str(error))
         finite = {path: epoch for path, epoch in checkpoints.items() if path in adapters}
         scored = self._score(finite, list(adapters.values())) if adapters else []

@@ -105,7 +105,7 @@ def _failed(cards: list[Scorecard]) -> list[Finding]:
     return [Finding(
         "diverged",
         f"{count} of {len(cards)} cannot be used, {where}: {failed[0].failure}",
-        f"{LOWER_RATE}; where base.precision is fp16, take bf16 or fp32",
+        f"{LOWER_RATE}; if base.precision is fp16, use bf16 or fp32",
     )]  # fmt: skip
 
 
@@ -183,5 +183,5 @@ def _plateaued(cards: list[Scorecard]) -> list[Finding]:
     return [Finding(
         "validation loss is flat",
         f"the validation loss has not fallen since {cards[0].unit} {since}{above}",
-        "a sign of overfitting where the other scores agree; likeness continues to grow after it",
+        "a sign of overfitting if the other scores agree; likeness continues to grow after it",
     )]  # fmt: skip

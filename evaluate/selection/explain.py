@@ -174,10 +174,10 @@ def _format_with_bound(card: Scorecard, name: str, policy: PolicyConfig) -> str:
     broken = violations(card, policy)[name] > 0
     if name in policy.min:
         floor = format_percent(policy.min[name])
-        doubt = f"perhaps only {low}, where {floor} is wanted" if broken else f"surely {low}"
+        doubt = f"perhaps only {low}; the minimum is {floor}" if broken else f"surely {low}"
     else:
         limit = format_percent(policy.max[name])
-        doubt = f"perhaps {high}, where {limit} is the limit" if broken else f"surely below {high}"
+        doubt = f"perhaps {high}; the limit is {limit}" if broken else f"surely below {high}"
     return f"{value} ({doubt})"
 
 

@@ -97,7 +97,7 @@ class RunState(msgspec.Struct, omit_defaults=True):
 
 
 def load_state(address: Address, file: Path) -> RunState:
-    """The content of a run's file; empty if it is damaged, so that the run is logged anew."""
+    """The content of a run's file; empty if it is damaged, so that the run is logged again."""
     with suppress(FileNotFoundError, UntrustedFileError):
         saved = read_json(file, RunState)
         if address.is_at(saved.uri):

@@ -1,4 +1,4 @@
-"""Checks where MLflow stores its runs, and says what to write where that cannot work."""
+"""Checks where MLflow stores its runs, and says what to write if that cannot work."""
 
 from __future__ import annotations
 

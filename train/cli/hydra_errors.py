@@ -143,7 +143,7 @@ def _missing(key: str, value: Any, config: DictConfig, known: Sequence[str]) -> 
 
 
 def _node(config: DictConfig, key: str, known: Sequence[str]) -> Any:
-    """A setting's value; None where it has none."""
+    """A setting's value; None if it has none."""
     if key not in known:
         return None
     return OmegaConf.select(config, key, throw_on_resolution_failure=False)

@@ -139,7 +139,7 @@ class DatasetReader:
                 crop_of(image, subset.framing or self.framing)
             except DataError as error:
                 if self.config.on_error != SKIP:
-                    raise DataError(f"{error}; data.on_error=skip goes on without it") from error
+                    raise DataError(f"{error}; data.on_error=skip continues without it") from error
                 broken.append(str(error))
                 continue
             self.examined[file] = examined

@@ -32,7 +32,7 @@ def check_replaced(folder: Path, name: str) -> None:
     saved = [file for file in existing if file != state]
     foreign = next((file for file in saved if not _is_checkpoint_of(file, name)), None)
     if foreign is None and state not in existing:
-        foreign = next(iter(saved), None)  # without a state the run would begin anew
+        foreign = next(iter(saved), None)  # without a state the run would start over
     if foreign is None and existing == [state] and not _is_state(state):
         foreign = state
     if foreign is not None:

@@ -259,7 +259,7 @@ class AdapterRun:
         }
 
     def last_saved(self) -> Checkpoint:
-        """The last checkpoint, from which a continued run goes on."""
+        """The last checkpoint, from which an interrupted run continues."""
         assert self.last is not None
         return Checkpoint(
             index=self.index,

@@ -71,7 +71,7 @@ def test_checkpoint_that_ignores_prompts_is_not_feasible() -> None:
     assert (selection.scorecard.epoch, selection.feasible) == (1, True)
     assert selection.later == "at epoch 2 prompts are followed only 72 % as well as by the base"
     single = select([ignoring_prompt], policy)
-    assert "72 % (perhaps only 66 %, where 70 % is wanted) as well as" in single.reasons[0]
+    assert "72 % (perhaps only 66 %; the minimum is 70 %) as well as" in single.reasons[0]
 
 
 def test_warning_if_no_checkpoint_is_feasible() -> None:

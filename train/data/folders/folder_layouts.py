@@ -92,7 +92,7 @@ class _LayoutReader:
         raise DataError(f"{self.key}: {no_image_message(folder)}")
 
     def _single_subset(self, folder: Path, captions: Path | None) -> Subset:
-        """The subset of a single folder; its name may give the repeats all the same.
+        """The subset of a single folder; its name may still give the repeats.
 
         For the path `.` that is the name of the working folder.
         """
@@ -112,12 +112,12 @@ class _LayoutReader:
         skipped = [readable(inside.name) for inside in folders if inside not in numbered]
         if filled and skipped:
             self.warnings.append(
-                f"skipped, as there is no number of repeats in the name (as in 10_name): "
+                f"skipped because there is no number of repeats in the name (as in 10_name): "
                 f"{', '.join(skipped)}"
             )
         if filled and len(filled) < len(numbered):
             empty = [inside for inside in numbered if inside not in filled]
-            self.warnings.append(f"skipped, as there is no image in it: {first_names(empty)}")
+            self.warnings.append(f"skipped because there is no image in it: {first_names(empty)}")
         subsets = []
         for inside in filled:
             caption_folder = captions / inside.name if captions else inside
