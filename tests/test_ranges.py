@@ -138,7 +138,7 @@ def test_the_ends_of_a_range_belong_to_it_unless_it_says_so() -> None:
         ("~optimizer._target_", "optimizer._target_: must name a class"),
         ("base.device=foo", "base.device: 'foo' is not one of auto, cpu, cuda, cuda:1"),
         ("base.device=CUDA", "base.device: 'CUDA' is not one of auto, cpu, cuda"),
-        ("base.device=cuda:x", "base.device: 'cuda:x' is none of"),
+        ("base.device=cuda:x", "base.device: 'cuda:x' is not one of"),
         (f"base.path={'x' * 5000}", "base.path: 'xxx"),
         (
             "training.max_steps=1e6",

@@ -61,18 +61,21 @@ def train(base: BaseModel, dataset: Dataset, *members: TrialSpec, **more: Any) -
     return list(Trainer(base, dataset, list(members), **more))
 
 
-def command(config: TrialConfig, folder: Path, **more: Any) -> TrainConfig:
+def train_config(config: TrialConfig, folder: Path, **more: Any) -> TrainConfig:
     """The config of `python -m train` for a trial."""
     return TrainConfig(**vars(config), output=str(folder), **more)
 
 
-def end(folder: Path) -> dict[str, Any]:
+def read_final_state(folder: Path) -> dict[str, Any]:
     """The saved state at the end of a run."""
     state: dict[str, Any] = torch.load(state_file(folder), weights_only=True)
     return state
 
 
-def apart(a: Path, b: Path) -> float:
+def relative_distance(a: Path, b: Path) -> float:
     """The relative distance between the weights of two runs."""
-    pairs = [(end(a)["adapter"][k], end(b)["adapter"][k]) for k in end(a)["adapter"]]
+    pairs = [
+        (read_final_state(a)["adapter"][k], read_final_state(b)["adapter"][k])
+        for k in read_final_state(a)["adapter"]
+    ]
     return max(float((x - y).norm() / y.norm()) for x, y in pairs if len(y))

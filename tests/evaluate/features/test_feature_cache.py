@@ -19,7 +19,7 @@ from train.data.folders.wording import count_noun
 
 
 @dataclass(frozen=True)
-class Counting(FeatureExtractor):
+class CountingExtractor(FeatureExtractor):
     """An extractor that records the sizes of its batches."""
 
     seen: list[int] = None  # type: ignore[assignment]
@@ -40,14 +40,14 @@ def test_features_are_cached_by_content(tmp_path: Path) -> None:
     encoder = ClipEncoder("puppets", torch.device("cpu"))
     images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     observed: list[int] = []
-    bodies = Counting(encoder, pose_source(ScoresConfig(), encoder), observed)
+    bodies = CountingExtractor(encoder, pose_source(ScoresConfig(), encoder), observed)
     cache, countdown = FeatureCache(bodies, tmp_path), Countdown("reads", 10)
     first = cache.extract(images, countdown)
     assert (observed, countdown.done) == ([5], 5)
     assert same(cache.extract(images, countdown), first)
     assert (observed, countdown.total) == ([5], 5)
     cache.extract(images.flip(0), countdown)
-    FeatureCache(Counting(encoder, LayoutPoses(encoder), observed), tmp_path).extract(
+    FeatureCache(CountingExtractor(encoder, LayoutPoses(encoder), observed), tmp_path).extract(
         images, countdown
     )
     assert observed == [5, 5, 5], "other images, or another source of poses, are read"

@@ -29,7 +29,7 @@ def config(base_folder: Path) -> BaseConfig:
     return BaseConfig(path=str(base_folder), device="cpu")
 
 
-def rescheduled(base: BaseModel, **changes: object) -> BaseModel:
+def with_scheduler_config(base: BaseModel, **changes: object) -> BaseModel:
     """The base as if its folder had another scheduler_config.json."""
     base.noise_scheduler.register_to_config(**changes)
     return base
@@ -46,9 +46,11 @@ def bases(config: BaseConfig) -> dict[str, BaseModel]:
         "prediction": fresh(prediction_type="v_prediction"),
         "precision": fresh(precision="bf16"),
         # with epsilon the first step of zero SNR would divide by zero
-        "zero SNR": rescheduled(fresh(prediction_type="v_prediction"), rescale_betas_zero_snr=True),
-        "betas": rescheduled(fresh(), beta_schedule="scaled_linear"),
-        "spacing": rescheduled(fresh(), timestep_spacing="trailing"),
+        "zero SNR": with_scheduler_config(
+            fresh(prediction_type="v_prediction"), rescale_betas_zero_snr=True
+        ),
+        "betas": with_scheduler_config(fresh(), beta_schedule="scaled_linear"),
+        "spacing": with_scheduler_config(fresh(), timestep_spacing="trailing"),
     }
 
 

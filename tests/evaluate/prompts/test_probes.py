@@ -10,7 +10,7 @@ from evaluate.config import ProbesConfig
 from evaluate.prompts.attributes import load_attributes
 from evaluate.prompts.probe_set import make_probe_set
 from evaluate.prompts.roles import CAPTION
-from tests.train.data.test_layouts import draw, load
+from tests.train.data.test_layouts import load, write_images
 
 
 class Encoder:
@@ -21,7 +21,7 @@ class Encoder:
 
 
 def test_caption_probes_ask_the_base_for_the_class(tmp_path: Path) -> None:
-    draw(tmp_path, "a", "b")
+    write_images(tmp_path, "a", "b")
     (tmp_path / "a.txt").write_text("ana woman eating a banana")
     (tmp_path / "b.txt").write_text("a banana for ana")
     dataset = load(tmp_path, trigger="ana woman")

@@ -30,7 +30,7 @@ def failed(epoch: int) -> Scorecard:
     return Scorecard(Path(f"{epoch}.safetensors"), epoch, {}, failure=FAILURE)
 
 
-def without(items: Scorecard, *names: str) -> Scorecard:
+def without_scores(items: Scorecard, *names: str) -> Scorecard:
     for name in names:
         del items.scores[name]
         items.by_probe.pop(name, None)
@@ -97,7 +97,7 @@ def test_failed_checkpoint_is_never_selected_and_is_mentioned() -> None:
 
 
 def test_objective_and_constraints_are_finite_with_fixed_names() -> None:
-    full, poor = card(1, 0.5, 0.1), without(card(2, 0.5, 0.1), "prompt_fidelity")
+    full, poor = card(1, 0.5, 0.1), without_scores(card(2, 0.5, 0.1), "prompt_fidelity")
     for policy in (POLICY, PolicyConfig()):
         reported = [constraints(one, policy) for one in (full, poor, failed(3), None)]
         assert len({tuple(one) for one in reported}) == 1
@@ -111,7 +111,10 @@ def test_objective_and_constraints_are_finite_with_fixed_names() -> None:
 
 
 def test_selection_without_prompt_fidelity_uses_subject_fidelity() -> None:
-    cards = [without(card(e, s, 0.1), "prompt_fidelity") for e, s in ((1, 0.2), (2, 0.6), (3, 0.4))]
+    cards = [
+        without_scores(card(e, s, 0.1), "prompt_fidelity")
+        for e, s in ((1, 0.2), (2, 0.6), (3, 0.4))
+    ]
     selection = select(cards, POLICY)
     assert (selection.scorecard.epoch, selection.fidelity) == (2, pytest.approx(0.6))
     assert "the likeness alone decides" in " ".join(selection.reasons)
@@ -119,8 +122,8 @@ def test_selection_without_prompt_fidelity_uses_subject_fidelity() -> None:
 
 
 def test_selection_without_subject_fidelity_uses_the_loss_or_the_last_epoch() -> None:
-    cards = [without(card(epoch, 0.5, 0.1), "subject_fidelity") for epoch in (1, 2, 3)]
-    cards.append(without(card(4, 0.5, 0.9), "subject_fidelity"))
+    cards = [without_scores(card(epoch, 0.5, 0.1), "subject_fidelity") for epoch in (1, 2, 3)]
+    cards.append(without_scores(card(4, 0.5, 0.9), "subject_fidelity"))
     selection = select(cards, POLICY)
     assert (selection.scorecard.epoch, selection.fidelity) == (3, None)
     assert "the last epoch within the limits is selected" in " ".join(selection.reasons)
@@ -139,7 +142,7 @@ def test_selection_without_subject_fidelity_uses_the_loss_or_the_last_epoch() ->
 def test_rules_without_a_score_or_an_epoch() -> None:
     weights = {"prompt_fidelity": 1.0, "subject_fidelity": 1.0}
     weighted = PolicyConfig(rule="weighted", weights=weights)
-    cards = [without(card(e, e / 4, 0.1), "prompt_fidelity") for e in (1, 2)]
+    cards = [without_scores(card(e, e / 4, 0.1), "prompt_fidelity") for e in (1, 2)]
     selection = select(cards, weighted)
     assert selection.scorecard.epoch == 2
     assert (

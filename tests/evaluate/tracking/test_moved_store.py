@@ -18,7 +18,7 @@ def embedded(root: Path, name: str = "evaluations") -> MlflowStore:
 
 
 @pytest.fixture
-def begun(tmp_path: Path) -> TrackedRun:
+def tracked_run(tmp_path: Path) -> TrackedRun:
     """A run with an artifact, in a store that the tests move and open again."""
     run = TrackedRun(embedded(tmp_path / "a" / "mlruns"), tmp_path / "a" / "mlflow.json", "x")
     run.renew({"probes": "1", "epoch 1": "w"})
@@ -27,8 +27,8 @@ def begun(tmp_path: Path) -> TrackedRun:
     return run
 
 
-def test_moved_store_keeps_runs_and_artifacts(begun: TrackedRun, tmp_path: Path) -> None:
-    before, moved = begun.id, tmp_path / "elsewhere" / "b c"
+def test_moved_store_keeps_runs_and_artifacts(tracked_run: TrackedRun, tmp_path: Path) -> None:
+    before, moved = tracked_run.id, tmp_path / "elsewhere" / "b c"
     moved.parent.mkdir()
     shutil.move(tmp_path / "a", moved)
     store = embedded(moved / "mlruns")
@@ -47,9 +47,9 @@ def test_moved_store_keeps_runs_and_artifacts(begun: TrackedRun, tmp_path: Path)
     assert place.endswith("b%20c/mlruns/artifacts")
 
 
-def test_another_store_gets_its_own_run(begun: TrackedRun, tmp_path: Path) -> None:
-    run = TrackedRun(embedded(tmp_path / "other"), begun.file, "x")
-    before = begun.id
+def test_another_store_gets_its_own_run(tracked_run: TrackedRun, tmp_path: Path) -> None:
+    run = TrackedRun(embedded(tmp_path / "other"), tracked_run.file, "x")
+    before = tracked_run.id
     run.renew({"probes": "1"})
     run.begin({"data": "d"})
     assert run.id != before
@@ -66,10 +66,10 @@ def test_another_store_gets_its_own_run(begun: TrackedRun, tmp_path: Path) -> No
     ],
 )
 def test_run_about_something_else_is_a_new_run(
-    begun: TrackedRun, metadata: dict[str, str], new: bool
+    tracked_run: TrackedRun, metadata: dict[str, str], new: bool
 ) -> None:
-    before = begun.id
-    begun.renew(metadata)
-    begun.begin({"data": "d"})
-    assert (begun.id != before) == new
-    assert begun.recall("about")["probes"] == metadata["probes"]
+    before = tracked_run.id
+    tracked_run.renew(metadata)
+    tracked_run.begin({"data": "d"})
+    assert (tracked_run.id != before) == new
+    assert tracked_run.recall("about")["probes"] == metadata["probes"]

@@ -120,7 +120,7 @@ def test_damaged_run_state_is_ignored(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def refusing() -> Iterator[HTTPServer]:
+def refusing_server() -> Iterator[HTTPServer]:
     """A server that answers each request with its `status`."""
 
     class Refuse(BaseHTTPRequestHandler):
@@ -143,11 +143,11 @@ def refusing() -> Iterator[HTTPServer]:
     [(401, "MLFLOW_TRACKING_USERNAME"), (403, "--allowed-hosts"), (404, "is not an MLflow server")],
 )
 def test_refusing_server_is_not_reported_as_unreachable(
-    refusing: HTTPServer, status: int, words: str, tmp_path: Path,
+    refusing_server: HTTPServer, status: int, words: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    refusing.status = status  # type: ignore[attr-defined]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{refusing.server_port}")
+    refusing_server.status = status  # type: ignore[attr-defined]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{refusing_server.server_port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     store = MlflowStore(tmp_path, "x")
     with store.tolerate_outage():

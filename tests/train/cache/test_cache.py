@@ -41,7 +41,7 @@ def config(base_folder: Path, shapes: Path, tmp_path: Path) -> TrialConfig:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_known() -> None:
+def clear_caches() -> None:
     """Clears what other tests of this process have cached in memory."""
     latent_cache._recent_datasets.clear()
     tensor_cache._entries_in_use.clear()
@@ -59,7 +59,7 @@ def encode(base: BaseModel, config: TrialConfig, clear_memory: bool = True) -> E
     return encode_dataset(base, load_dataset(config.data), config)
 
 
-def said(caplog: pytest.LogCaptureFixture) -> str:
+def log_messages(caplog: pytest.LogCaptureFixture) -> str:
     line = [record.getMessage() for record in caplog.records][-1]
     caplog.clear()
     return line
@@ -72,15 +72,15 @@ def test_same_lora_with_every_kind_of_cache(
     data = replace(config.data, shuffle_caption=True, keep_tokens=1, flip=True)
     config = replace(config, data=data)
     memory = train(base, config, tmp_path / "memory")
-    assert said(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
+    assert log_messages(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
     repeated = train(base, config, tmp_path / "again")
-    assert said(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
+    assert log_messages(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
     latent_cache._recent_datasets.clear()
     disk = train(base, replace(config, cache="disk"), tmp_path / "disk")
-    assert said(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
+    assert log_messages(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
     latent_cache._recent_datasets.clear()
     later = train(base, replace(config, cache="disk"), tmp_path / "later")
-    assert said(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
+    assert log_messages(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
     off = train(base, replace(config, cache="off"), tmp_path / "off")
     assert len({memory, repeated, disk, later, off}) == 1
     assert train(base, replace(config, data=replace(data, flip=False)), tmp_path / "x") != memory
@@ -140,12 +140,14 @@ def test_disk_cache_is_never_stale(
     caplog.clear()
     shutil.copy(tmp_path / "p" / "1.png", tmp_path / "p" / "0.png")  # another image by that name
     encode(base, config)
-    assert said(caplog).startswith("latents: 5 from the cache, 0 encoded"), "known by content"
+    assert log_messages(caplog).startswith("latents: 5 from the cache, 0 encoded"), (
+        "known by content"
+    )
     Image.new("RGB", (60, 40)).save(tmp_path / "p" / "0.png")
     encode(base, config)
-    assert said(caplog).startswith("latents: 4 from the cache, 1 encoded")
+    assert log_messages(caplog).startswith("latents: 4 from the cache, 1 encoded")
     encode(base, replace(config, data=replace(data, resolution=40)))
-    assert said(caplog).startswith("latents: 0 from the cache, 5 encoded")
+    assert log_messages(caplog).startswith("latents: 0 from the cache, 5 encoded")
     file = next((tmp_path / "kept").rglob("*.safetensors"))
     full = file.read_bytes()
     file.write_bytes(full[: len(full) // 2])
@@ -172,7 +174,7 @@ def test_disk_cache_depends_on_base_and_precision(
         caplog.clear()
         remaining = encode_with(replace(config, cache="disk"), **settings)
         result = "latents: 5 from the cache, 0 encoded; " + TEXTS.format(2, 0)
-        assert (said(caplog) == result) == (settings["path"] == str(moved))
+        assert (log_messages(caplog) == result) == (settings["path"] == str(moved))
         fresh = encode_with(replace(config, cache="off"), **settings)
         random, captions = torch.Generator(), [remaining.images[0].caption, ""]
         mean, std = remaining.latents_of([0], random)
@@ -199,7 +201,7 @@ def test_vae_in_another_precision_has_its_own_cached_latents(
     encode_with(config, path=str(xl_folder), precision="fp16")
     caplog.clear()
     encode_with(config, path=str(plain), precision="fp16")
-    assert said(caplog) == "latents: 0 from the cache, 5 encoded; " + TEXTS.format(2, 0)
+    assert log_messages(caplog) == "latents: 0 from the cache, 5 encoded; " + TEXTS.format(2, 0)
 
 
 def _work(folder: Path, created: Path) -> None:

@@ -82,7 +82,7 @@ def test_user_images_on_the_embedded_base_and_vice_versa() -> None:
         ),
         (["base=sdxl", "base.path=puppets"], "base: sdxl does not go with base.path=puppets"),
         (["data=puppets", IMAGES], "data: puppets does not go with data.path=/my/pictures"),
-        (["base=sd3"], "base: 'sd3' is none of"),
+        (["base=sd3"], "base: 'sd3' is not one of"),
     ],
 )
 def test_conflicting_groups_and_paths(line: list[str], words: str) -> None:

@@ -111,7 +111,9 @@ def test_wrong_entry_of_a_setting_is_named(line: str, words: str) -> None:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Said]:
+def command_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Said]:
     """The output of a command that is run in this process, which is faster."""
 
     def run_it(name: str, schema: type, *arguments: str) -> str:
@@ -140,23 +142,23 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_help_has_examples_and_the_settings(
-    said: Said, name: str, schema: type, module: str
+    command_output: Said, name: str, schema: type, module: str
 ) -> None:
-    text = said(name, schema, "--help")
+    text = command_output(name, schema, "--help")
     assert f"python -m {module} " in text
     assert "is explained, with its unit and range, in its file in conf/" in text
     assert "${" not in text, "values, and not what they are made of"
 
 
-def test_info_and_cfg_flags(said: Said) -> None:
-    assert "main     | file://" in said("train", TrainConfig, "--info")
-    output = said("train", TrainConfig, "--cfg", "job")
+def test_info_and_cfg_flags(command_output: Said) -> None:
+    assert "main     | file://" in command_output("train", TrainConfig, "--info")
+    output = command_output("train", TrainConfig, "--cfg", "job")
     assert "rank: 8" in output
     assert "${" not in output
 
 
-def test_tab_completion_of_a_module(said: Said, tmp_path: Path) -> None:
-    assert said("train", TrainConfig, "-sc", "install=bash").strip() == BASH.strip()
+def test_tab_completion_of_a_module(command_output: Said, tmp_path: Path) -> None:
+    assert command_output("train", TrainConfig, "-sc", "install=bash").strip() == BASH.strip()
     assert completed("train optimizer=adamw", tmp_path) == [
         "optimizer=adamw",
         "optimizer=adamw8bit",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.data.test_layouts import draw, load, shown
+from tests.train.data.test_layouts import captions_and_repeats, load, write_images
 from train.data.captions.caption_files import read_caption
 from train.data.images.image import DataError
 
@@ -40,10 +40,10 @@ JOERG = "sks dog und Jörg"
     ],
 )
 def test_captions_in_any_encoding(tmp_path: Path, data: bytes, text: str, guess: str) -> None:
-    draw(tmp_path, "a")
+    write_images(tmp_path, "a")
     (tmp_path / "a.txt").write_bytes(data)
     dataset = load(tmp_path)
-    assert shown(dataset)["a"][0] == (text or "sks dog")
+    assert captions_and_repeats(dataset)["a"][0] == (text or "sks dog")
     message = dataset.report()
     assert ("has no caption" in message) == (not text)
     guesses = ("UTF-16", "Windows-1252", "several lines", "control characters")
@@ -65,7 +65,7 @@ def test_captions_in_any_encoding(tmp_path: Path, data: bytes, text: str, guess:
     ],
 )
 def test_invalid_caption_is_named_or_skipped(tmp_path: Path, data: bytes, message: str) -> None:
-    draw(tmp_path, "a", "b")
+    write_images(tmp_path, "a", "b")
     (tmp_path / "a.txt").write_bytes(data)
     with pytest.raises(DataError, match=message) as error:
         load(tmp_path)
@@ -82,13 +82,13 @@ def test_long_captions_are_read_whole(tmp_path: Path) -> None:
 
 def test_caption_files_are_found_by_common_names(tmp_path: Path) -> None:
     accent = "ä"
-    draw(tmp_path, "a", "b", "C", "d ", unicodedata.normalize("NFD", accent), "e", "both")
+    write_images(tmp_path, "a", "b", "C", "d ", unicodedata.normalize("NFD", accent), "e", "both")
     for name in ("a.png.txt", "b.TXT", "c.txt", "d.txt", f"{accent}.txt", "E.Txt", "both.txt",
                  "both.png.txt"):  # fmt: skip
         (tmp_path / name).write_text(f"sks dog {name}")
     captions = {
         unicodedata.normalize("NFC", stem): caption
-        for stem, (caption, _) in shown(load(tmp_path)).items()
+        for stem, (caption, _) in captions_and_repeats(load(tmp_path)).items()
     }
     assert captions == {
         "a": "sks dog a.png.txt", "b": "sks dog b.TXT", "C": "sks dog c.txt",
@@ -99,7 +99,7 @@ def test_caption_files_are_found_by_common_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extension", [".caption", "caption", ".Caption"])
 def test_captions_with_another_extension_are_suggested(tmp_path: Path, extension: str) -> None:
-    draw(tmp_path, "a", "b", "c")
+    write_images(tmp_path, "a", "b", "c")
     for name in "ab":
         (tmp_path / f"{name}.caption").write_text("sks dog, found")
     (tmp_path / "c.txt").write_text("sks dog")
@@ -109,13 +109,13 @@ def test_captions_with_another_extension_are_suggested(tmp_path: Path, extension
     assert "data.caption_extension=.caption reads it" in message
     assert "without an image of the same name: lonely.txt" in message
     result = load(tmp_path, caption_extension=extension)
-    assert [caption for caption, _ in shown(result).values()] == ["sks dog, found"] * 2 + [
-        "sks dog"
-    ]
+    assert [caption for caption, _ in captions_and_repeats(result).values()] == [
+        "sks dog, found"
+    ] * 2 + ["sks dog"]
 
 
 def test_caption_file_shared_by_two_images_is_reported(tmp_path: Path) -> None:
-    draw(tmp_path, "a", "b")
+    write_images(tmp_path, "a", "b")
     (tmp_path / "a.png").rename(tmp_path / "b.jpg")
     (tmp_path / "b.txt").write_text("sks dog")
     message = load(tmp_path).report()
@@ -123,18 +123,18 @@ def test_caption_file_shared_by_two_images_is_reported(tmp_path: Path) -> None:
 
 
 def test_captions_in_a_separate_folder_or_next_to_the_images(tmp_path: Path) -> None:
-    draw(tmp_path / "images", "a", "b", "c")
+    write_images(tmp_path / "images", "a", "b", "c")
     (tmp_path / "captions").mkdir()
     for place, name in (("captions", "a"), ("images", "a"), ("images", "b")):
         (tmp_path / place / f"{name}.txt").write_text(f"sks dog in {place}")
-    assert [caption for caption, _ in shown(load(tmp_path)).values()] == [
+    assert [caption for caption, _ in captions_and_repeats(load(tmp_path)).values()] == [
         "sks dog in captions", "sks dog in images", "sks dog",
     ]  # fmt: skip
 
 
 def test_broken_caption_link_is_an_error(tmp_path: Path) -> None:
-    draw(tmp_path, "a", "b")
+    write_images(tmp_path, "a", "b")
     (tmp_path / "a.txt").symlink_to("nowhere")
     with pytest.raises(DataError, match=r"a\.txt: cannot be read"):
         load(tmp_path)
-    assert [*shown(load(tmp_path, on_error="skip"))] == ["b"]
+    assert [*captions_and_repeats(load(tmp_path, on_error="skip"))] == ["b"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from tests.train.data.test_layouts import draw, load
+from tests.train.data.test_layouts import load, write_images
 from train.data.images.cropping import square
 from train.data.images.file_kinds import EXTENSIONS
 from train.data.images.image import DataError, open_image
@@ -29,7 +29,7 @@ def test_more_image_formats_are_read(tmp_path: Path, name: str) -> None:
 
 
 def test_unread_files_are_named_except_companions(tmp_path: Path) -> None:
-    draw(tmp_path, "a")
+    write_images(tmp_path, "a")
     names = ("b.heic", "c.HEIC", "d.jxl", "e.psd", "f.mov", "g.jpg_large", "without")
     for name in (*names, "a.npz", "a.json", "notes.md", "a.txt", "train.toml"):
         (tmp_path / name).write_text("sks dog")
@@ -45,7 +45,7 @@ def test_first_frame_of_an_animation_is_read_with_a_warning(tmp_path: Path, kind
     frames = [Image.new("RGB", (16, 16), color) for color in (RED, BLUE)]
     options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
     frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:], **options)
-    draw(tmp_path, "still")
+    write_images(tmp_path, "still")
     dataset = load(tmp_path)
     assert open_image(tmp_path / f"a.{kind}").getpixel((8, 8)) == RED
     message = f"1 image has several frames or pages (a.{kind}): only the first one is read"
@@ -85,7 +85,7 @@ def test_image_with_broken_exif_is_still_read(tmp_path: Path) -> None:
     ],
 )
 def test_actual_file_kind_is_named(tmp_path: Path, data: bytes, message: str) -> None:
-    draw(tmp_path, "a")
+    write_images(tmp_path, "a")
     (tmp_path / "b.jpg").write_bytes(data)
     with pytest.raises(DataError, match=rf"b\.jpg: cannot be read as an image \(.*{message}.*skip"):
         load(tmp_path)

@@ -13,7 +13,7 @@ from train.data.dataset import Dataset, load_dataset
 from train.data.images.image import DataError
 
 
-def draw(folder: Path, *names: str, size: tuple[int, int] = (40, 40)) -> Path:
+def write_images(folder: Path, *names: str, size: tuple[int, int] = (40, 40)) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         random = np.random.default_rng(sum(f"{folder.name}{name}".encode()))
@@ -27,25 +27,28 @@ def load(folder: Path, **settings: object) -> Dataset:
     return load_dataset(DataConfig(path=str(folder), **chosen))  # type: ignore[arg-type]
 
 
-def shown(dataset: Dataset) -> dict[str, tuple[str, int]]:
+def captions_and_repeats(dataset: Dataset) -> dict[str, tuple[str, int]]:
     return {p.path.stem: (p.caption, p.repeats) for p in dataset.trained}
 
 
 def test_images_and_captions_side_by_side(tmp_path: Path) -> None:
-    draw(tmp_path / "images", "a", "b")
+    write_images(tmp_path / "images", "a", "b")
     (tmp_path / "captions").mkdir()
     (tmp_path / "captions" / "a.txt").write_text("sks dog, running\n")
-    assert shown(load(tmp_path, repeats=3)) == {"a": ("sks dog, running", 3), "b": ("sks dog", 3)}
+    assert captions_and_repeats(load(tmp_path, repeats=3)) == {
+        "a": ("sks dog, running", 3),
+        "b": ("sks dog", 3),
+    }
 
 
 def test_kohya_folders_have_their_own_repeats_and_class_words(tmp_path: Path) -> None:
-    draw(tmp_path / "10_sks dog", "a", "b")
-    draw(tmp_path / "3_sks dog in snow", "c")
-    draw(tmp_path / "old", "d")
-    draw(tmp_path / "validation", "e")
+    write_images(tmp_path / "10_sks dog", "a", "b")
+    write_images(tmp_path / "3_sks dog in snow", "c")
+    write_images(tmp_path / "old", "d")
+    write_images(tmp_path / "validation", "e")
     (tmp_path / "10_sks dog" / "b.caption").write_text("a sks dog, barking")
     dataset = load(tmp_path, repeats=7, caption_extension=".caption")
-    assert shown(dataset) == {
+    assert captions_and_repeats(dataset) == {
         "a": ("sks dog", 10),
         "b": ("a sks dog, barking", 10),
         "c": ("sks dog in snow", 3),
@@ -61,20 +64,20 @@ def test_kohya_folders_have_their_own_repeats_and_class_words(tmp_path: Path) ->
 
 
 def test_class_words_replace_missing_captions(tmp_path: Path) -> None:
-    dataset = load(draw(tmp_path, "a"), class_words="photo of sks dog")
-    assert shown(dataset) == {"a": ("photo of sks dog", 1)}
+    dataset = load(write_images(tmp_path, "a"), class_words="photo of sks dog")
+    assert captions_and_repeats(dataset) == {"a": ("photo of sks dog", 1)}
 
 
 def test_regularization_is_repeated_to_match_the_subject(tmp_path: Path) -> None:
-    subject = draw(tmp_path / "subject", "a", "b", "c")
-    draw(tmp_path / "class" / "2_dog", "x", "y")
+    subject = write_images(tmp_path / "subject", "a", "b", "c")
+    write_images(tmp_path / "class" / "2_dog", "x", "y")
     dataset = load(subject, repeats=3, regularization_path=str(tmp_path / "class"))
-    assert shown(dataset)["x"] == ("dog", 5)
-    assert shown(dataset)["y"] == ("dog", 4)
+    assert captions_and_repeats(dataset)["x"] == ("dog", 5)
+    assert captions_and_repeats(dataset)["y"] == ("dog", 4)
     assert len(dataset.training) == 3, "they are none of the subject"
     plain = load(subject, repeats=3)
     assert plain.fingerprint != dataset.fingerprint
-    draw(tmp_path / "many", *map(str, range(12)))
+    write_images(tmp_path / "many", *map(str, range(12)))
     many = load(subject, repeats=3, regularization_path=str(tmp_path / "many"))
     assert len(many.regularization) == 9
     assert "3 of 12 regularization images are not used: there are more of them" in many.report()
@@ -83,9 +86,9 @@ def test_regularization_is_repeated_to_match_the_subject(tmp_path: Path) -> None
 
 
 def test_regularization_images_equal_to_held_out_ones_are_not_used(tmp_path: Path) -> None:
-    subject = draw(tmp_path / "subject", "a", "b", "c")
-    held_out = draw(tmp_path / "held out" / "dog", "x")
-    others = draw(tmp_path / "class" / "dog", "x", "y")
+    subject = write_images(tmp_path / "subject", "a", "b", "c")
+    held_out = write_images(tmp_path / "held out" / "dog", "x")
+    others = write_images(tmp_path / "class" / "dog", "x", "y")
     dataset = load(subject, validation_path=str(held_out), regularization_path=str(others))
     assert [image.path.stem for image in dataset.regularization] == ["y"]
     assert "1 of 2 regularization images is not used: they are equal" in dataset.report()
@@ -128,9 +131,9 @@ keep_tokens = 2
 
 
 def test_dataset_config_falls_back_from_subset_to_dataset_to_general(tmp_path: Path) -> None:
-    draw(tmp_path / "one", "a")
-    draw(tmp_path / "two", "b")
-    draw(tmp_path / "prior", "c")
+    write_images(tmp_path / "one", "a")
+    write_images(tmp_path / "two", "b")
+    write_images(tmp_path / "prior", "c")
     (tmp_path / "one" / "a.caption").write_text("sks dog, x, y")
     (tmp_path / "two" / "b.txt").write_text("sks dog, z")
     (tmp_path / "set.toml").write_text(CONFIG)
@@ -139,7 +142,7 @@ def test_dataset_config_falls_back_from_subset_to_dataset_to_general(tmp_path: P
         buckets=False, trigger="sks dog", repeats=9,
     )  # fmt: skip
     dataset = load_dataset(config)
-    assert shown(dataset) == {
+    assert captions_and_repeats(dataset) == {
         "a": ("sks dog, x, y", 4),
         "b": ("sks dog, z", 9),
         "c": ("dog", 13),
@@ -172,7 +175,7 @@ def test_dataset_config_falls_back_from_subset_to_dataset_to_general(tmp_path: P
 def test_dataset_config_buckets_have_kohyas_default_sides(
     tmp_path: Path, resolution: int, message: str, sides: tuple[int, int]
 ) -> None:
-    draw(tmp_path / "one", "a")
+    write_images(tmp_path / "one", "a")
     (tmp_path / "set.toml").write_text(
         f"[[datasets]]\nenable_bucket = true\nresolution = {resolution}\n{message}\n"
         "[[datasets.subsets]]\nimage_dir = 'one'"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.data.test_layouts import draw, load
+from tests.train.data.test_layouts import load, write_images
 from train.data.captions.trigger import mentions, without_trigger
 
 
@@ -59,7 +59,7 @@ def test_mentions_matches_whole_words(caption: str, word: str, has: bool) -> Non
 
 
 def test_report_matches_whole_words(tmp_path: Path) -> None:
-    draw(tmp_path, "a", "b")
+    write_images(tmp_path, "a", "b")
     (tmp_path / "a.txt").write_text("a photo of <ana>.")
     (tmp_path / "b.txt").write_text("a banana")
     message = load(tmp_path, trigger="<ana> woman").report()

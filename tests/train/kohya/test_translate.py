@@ -349,7 +349,7 @@ def test_invalid_dataset_config_is_rejected_by_its_reader(tmp_path: Path) -> Non
         ('network_args = ["conv_dim=inf"]', "conv_dim must be a whole number, not 'inf'"),
         ('learning_rate = "fast"', "learning_rate must be a number, not 'fast'"),
         ('cache_latents = "maybe"', "cache_latents must be true or false"),
-        ('mixed_precision = "fp8"', "mixed_precision: 'fp8' is none of"),
+        ('mixed_precision = "fp8"', "mixed_precision: 'fp8' is not one of"),
         ("[[datasets]]\nresolution = 512", "give it as dataset_config="),
         ("network_dim = = 4", "is not TOML"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.conftest import end, train
+from tests.train.conftest import read_final_state, train
 from train.cli.compose import settings
 from train.config.schema import BaseConfig, NetworkConfig, SchedulerConfig, TrainConfig, TrialConfig
 from train.data.batching import Batches
@@ -91,7 +91,7 @@ def test_schedule_free_saves_averaged_weights(
 ) -> None:
     config = trial(optimizer={"_target_": "schedulefree.AdamWScheduleFree", "lr": 1e-2}, epochs=1)
     train(base, dataset, TrialSpec(config, tmp_path))
-    state = end(tmp_path)
+    state = read_final_state(tmp_path)
     trained, z = state["adapter"]["flat.lora_unet"], state["optimizer"]["state"][0]["z"]
     average = base.adapters.create(config.network, torch.Generator())
     average.flat["lora_unet"].data = trained.lerp(z, 1 - 1 / 0.9)  # x of y = 0.1 z + 0.9 x

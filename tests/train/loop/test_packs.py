@@ -13,7 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from evaluate.generation.generate import generate
-from tests.train.conftest import apart, end
+from tests.train.conftest import read_final_state, relative_distance
 from train.config.schema import (
     BaseConfig,
     DataConfig,
@@ -58,7 +58,7 @@ def exact_base(base_folder: Path) -> Iterator[BaseModel]:
     torch.set_default_dtype(torch.float32)
 
 
-def four(config: TrialConfig) -> list[TrialConfig]:
+def four_trials(config: TrialConfig) -> list[TrialConfig]:
     """Trials that differ in everything that may differ in a pack."""
     training = replace(config.training, epochs=18)  # of 3 batches: more than 50 steps
     rate = {**ADAMW, "lr": LR / 5}
@@ -90,7 +90,7 @@ def run(base: BaseModel, dataset: Dataset, specs: list[TrialSpec]) -> None:
         assert not epoch.failures
 
 
-def same_as_alone(
+def assert_same_as_separate(
     base: BaseModel, dataset: Dataset, trials: list[TrialConfig], place: Path
 ) -> None:
     """Trains them in a pack and one by one: random streams, weights and files are the same."""
@@ -98,15 +98,15 @@ def same_as_alone(
     for i, trial in enumerate(trials):
         run(base, dataset, [TrialSpec(trial, place / f"alone-{i}")])
         single, packed = place / f"alone-{i}", place / f"pack-{i}"
-        assert torch.equal(end(single)["random"], end(packed)["random"])
-        assert apart(packed, single) < 1e-9
+        assert torch.equal(read_final_state(single)["random"], read_final_state(packed)["random"])
+        assert relative_distance(packed, single) < 1e-9
         assert {f.name for f in single.iterdir()} == {f.name for f in packed.iterdir()}
 
 
 def test_four_different_trials_match_separate_training(
     exact_base: BaseModel, dataset: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
-    same_as_alone(exact_base, dataset, four(config), tmp_path)
+    assert_same_as_separate(exact_base, dataset, four_trials(config), tmp_path)
 
 
 def test_pack_shares_the_sequence_of_buckets(
@@ -125,7 +125,7 @@ def test_pack_shares_the_sequence_of_buckets(
         replace(config, training=replace(config.training, gradient_accumulation=3, seed=4,
                                          caption_dropout=0.3, prior_loss_weight=0.5)),
     ]  # fmt: skip
-    same_as_alone(exact_base, dataset, trials, tmp_path)
+    assert_same_as_separate(exact_base, dataset, trials, tmp_path)
     schedule = schedule_of(config, dataset)
     assert set(schedule.plan.buckets) == {(24, 40), (32, 32), (40, 24)}
     assert (schedule.batches, schedule.steps_an_epoch) == (10, 10)
@@ -134,7 +134,7 @@ def test_pack_shares_the_sequence_of_buckets(
 def test_probe_images_of_a_pack_match_separate_generation(
     base: BaseModel, dataset: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
-    trials = [replace(trial, training=config.training) for trial in four(config)]
+    trials = [replace(trial, training=config.training) for trial in four_trials(config)]
     trials = [replace(trial, optimizer={**ADAMW, "lr": 0.03}) for trial in trials]
     run(base, dataset, [TrialSpec(trial, tmp_path / str(i)) for i, trial in enumerate(trials)])
     files = [tmp_path / str(i) / "lora.safetensors" for i in range(4)]
@@ -155,7 +155,7 @@ def test_probe_images_of_a_pack_match_separate_generation(
 def test_trials_join_and_leave_a_pack(
     exact_base: BaseModel, dataset: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
-    first, stopped, second, _ = four(config)
+    first, stopped, second, _ = four_trials(config)
     later = replace(second, training=replace(second.training, epochs=4))
     first = replace(first, training=replace(first.training, epochs=5))
     half = TrialSpec(later, tmp_path / "continued")
@@ -181,9 +181,9 @@ def test_trials_join_and_leave_a_pack(
     ]  # fmt: skip
     run(exact_base, dataset, [TrialSpec(first, tmp_path / "first alone")])
     run(exact_base, dataset, [TrialSpec(later, tmp_path / "second alone")])
-    assert apart(tmp_path / "first", tmp_path / "first alone") < 1e-9
-    assert apart(tmp_path / "second", tmp_path / "second alone") < 1e-9
-    assert apart(tmp_path / "continued", tmp_path / "second alone") < 1e-9
+    assert relative_distance(tmp_path / "first", tmp_path / "first alone") < 1e-9
+    assert relative_distance(tmp_path / "second", tmp_path / "second alone") < 1e-9
+    assert relative_distance(tmp_path / "continued", tmp_path / "second alone") < 1e-9
 
 
 def test_failed_trial_does_not_affect_the_others(
@@ -198,7 +198,7 @@ def test_failed_trial_does_not_affect_the_others(
     assert "learning rate" in failures[1]
     assert not (tmp_path / "b" / "lora.safetensors").exists()
     run(exact_base, dataset, [TrialSpec(config, tmp_path / "alone")])
-    assert apart(tmp_path / "a", tmp_path / "alone") < 1e-9
+    assert relative_distance(tmp_path / "a", tmp_path / "alone") < 1e-9
 
 
 def test_trial_with_nan_weights_does_not_affect_the_others(
@@ -229,8 +229,10 @@ def test_every_optimizer_in_one_pack(
     run(base, dataset, specs)
     for i, trial in enumerate(trials):
         run(base, dataset, [TrialSpec(trial, tmp_path / f"alone-{i}")])
-        assert apart(tmp_path / f"pack-{i}", tmp_path / f"alone-{i}") < 1e-2, trial.optimizer
-    assert apart(tmp_path / "pack-0", tmp_path / "pack-1") > 0
+        assert relative_distance(tmp_path / f"pack-{i}", tmp_path / f"alone-{i}") < 1e-2, (
+            trial.optimizer
+        )
+    assert relative_distance(tmp_path / "pack-0", tmp_path / "pack-1") > 0
 
 
 def test_incompatible_trials_cannot_join_a_pack(

@@ -11,7 +11,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from tests.train.conftest import apart, end, train
+from tests.train.conftest import read_final_state, relative_distance, train
 from train.config.schema import BaseConfig, NetworkConfig, TrainingConfig, TrialConfig
 from train.data.dataset import Dataset
 from train.loop.loss import diffusion_loss, row_weights
@@ -183,7 +183,7 @@ def test_gradient_checkpointing_ends_in_the_same_bytes(
         config = trial(gradient_checkpointing=expected, epochs=1)
         train(base, dataset, TrialSpec(config, tmp_path / str(expected)))
         assert base.unet.is_gradient_checkpointing == expected
-    assert apart(tmp_path / "True", tmp_path / "False") == 0
+    assert relative_distance(tmp_path / "True", tmp_path / "False") == 0
 
 
 def test_gradient_accumulation_equals_one_large_batch(
@@ -212,7 +212,7 @@ def test_max_steps_ends_exactly(
     config = trial(max_steps=steps, epochs=1)
     result = train(base, dataset, TrialSpec(config, tmp_path))
     assert [epoch.checkpoints[0].epoch for epoch in result] == [*range(1, epochs + 1)]
-    assert end(tmp_path)["scheduler"]["last_epoch"] == steps
+    assert read_final_state(tmp_path)["scheduler"]["last_epoch"] == steps
     assert result[-1].checkpoints[0].path.name == "lora.safetensors"
 
 

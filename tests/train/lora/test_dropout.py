@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.train.conftest import apart, train
+from tests.train.conftest import relative_distance, train
 from train.config.schema import DataConfig, NetworkConfig, TrialConfig
 from train.data.dataset import Dataset, load_dataset
 from train.loop.trainer import TrialSpec
@@ -56,7 +56,7 @@ def test_step_trains_the_weights_that_dropout_kept(
         epoch = train(base, dataset, TrialSpec(config, tmp_path / str(rate)))[-1]
         losses.append(epoch.checkpoints[0].train_loss)
     assert losses[0] == losses[1]
-    assert apart(tmp_path / "0.5", tmp_path / "0.0") > 1e-3
+    assert relative_distance(tmp_path / "0.5", tmp_path / "0.0") > 1e-3
 
 
 def test_dropped_caption_is_trained_as_empty_text(

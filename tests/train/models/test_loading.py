@@ -15,7 +15,7 @@ import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
 
-from tests.train.conftest import command, train
+from tests.train.conftest import train, train_config
 from train.config.schema import BaseConfig, NetworkConfig, TrialConfig
 from train.data.dataset import Dataset
 from train.loop.train_one import main
@@ -86,7 +86,7 @@ def test_hub_id_is_downloaded_without_pickles(
     remaining = hub()
     for name, path in (("hub", HUB_ID), ("folder", str(base_folder))):
         config = trial(epochs=1, base=BaseConfig(path=path, device="cpu"))
-        main(command(config, tmp_path / name))
+        main(train_config(config, tmp_path / name))
     files = [tmp_path / name / "lora.safetensors" for name in ("hub", "folder")]
     assert weights_hash(files[0]) == weights_hash(files[1])
     metadata, other = map(read_metadata, files)
@@ -138,9 +138,9 @@ def test_the_trials_of_a_process_share_one_base(
         return open_pipeline(source, dtype)
 
     monkeypatch.setattr(loading, "open_pipeline", watched)
-    main(command(trial(epochs=1, base=base), tmp_path / "first"))
+    main(train_config(trial(epochs=1, base=base), tmp_path / "first"))
     second = trial(epochs=1, base=replace(base), seed=5, network=NetworkConfig(rank=3))
-    main(command(second, tmp_path / "second"))
+    main(train_config(second, tmp_path / "second"))
     assert load_base(replace(base)) is load_base(base)
     assert loaded == [torch.float32]
     other = load_base(replace(base, precision="bf16"))

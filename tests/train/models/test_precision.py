@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.train.conftest import end, train
+from tests.train.conftest import read_final_state, train
 from train.config.schema import BaseConfig, NetworkConfig, TrialConfig
 from train.data.dataset import Dataset
 from train.loop.trainer import Trainer, TrialSpec
@@ -56,7 +56,7 @@ def test_file_has_the_requested_precision(
     tensors = load_file(tmp_path / "lora.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {DTYPES[precision]}
     trained = base.adapters.create(config.network, torch.Generator())
-    trained.load_state_dict(end(tmp_path)["adapter"])
+    trained.load_state_dict(read_final_state(tmp_path)["adapter"])
     for key, (down, up) in trained.matrices.items():
         assert torch.equal(tensors[f"{key}.lora_down.weight"], down.to(DTYPES[precision]))
         assert torch.equal(tensors[f"{key}.lora_up.weight"], up.to(DTYPES[precision]))

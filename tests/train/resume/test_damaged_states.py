@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.train.conftest import command, end, train
+from tests.train.conftest import read_final_state, train, train_config
 from train.cli.app import with_one_line_errors
 from train.config.schema import NetworkConfig, SchedulerConfig, TrialConfig
 from train.data.dataset import Dataset
@@ -78,7 +78,7 @@ def edited(**news: Any) -> Damage:
     return change
 
 
-def without(key: str) -> Damage:
+def without_key(key: str) -> Damage:
     def change(file: Path) -> None:
         state = torch.load(file, weights_only=True)
         del state[key]
@@ -99,8 +99,8 @@ DAMAGES: list[Damage] = [
     lambda file: file.write_bytes(b"no state at all\n" * 99),
     lambda file: torch.save([1, 2], file),
     lambda file: torch.save({"model": torch.zeros(2)}, file),
-    without("random"),
-    without("config"),
+    without_key("random"),
+    without_key("config"),
     edited(remedies=["a remedy of another version"]),
     edited(adapter={"flat.lora_unet": torch.zeros(7)}),
     edited(optimizer={"state": {}, "param_groups": []}),
@@ -135,7 +135,7 @@ def test_damaged_state_continues_from_the_last_checkpoint(
     before, after = (load_file(folder / f"lora{n}.safetensors") for n in ("-000002", ""))
     moved = max(float((before[key] - after[key]).abs().max()) for key in before)
     assert 0 < moved < 0.05, "it is trained on, and not anew"
-    assert end(folder)["epoch"] == 3, "its state is whole again"
+    assert read_final_state(folder)["epoch"] == 3, "its state is whole again"
     assert train(base, dataset, TrialSpec(config, folder))[0].checkpoints[0].last
 
 
@@ -185,8 +185,8 @@ def test_command_reports_a_damaged_state_and_succeeds(
     trial: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    main(command(trial(), tmp_path))
+    main(train_config(trial(), tmp_path))
     state_file(tmp_path).write_bytes(b"PK\x03\x04 torn")
-    with_one_line_errors(lambda: main(command(trial(), tmp_path)))
+    with_one_line_errors(lambda: main(train_config(trial(), tmp_path)))
     assert "is damaged" in caplog.text
     assert "continues from lora.safetensors (epoch 2)" in caplog.text

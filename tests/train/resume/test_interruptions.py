@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.train.conftest import apart, command, end, train
+from tests.train.conftest import read_final_state, relative_distance, train, train_config
 from train.cli.app import with_one_line_errors
 from train.cli.signals import graceful_stop
 from train.config.schema import BaseConfig, NetworkConfig, SchedulerConfig, TrialConfig
@@ -31,7 +31,7 @@ from train.resume.run_files import state_file
 Make = Callable[..., TrialConfig]
 
 
-def after(steps: int) -> Callable[[], bool]:
+def stop_after(steps: int) -> Callable[[], bool]:
     """Requests a stop after this many optimizer steps."""
     remaining = iter(range(steps - 1, -1, -1))
     return lambda: next(remaining) == 0
@@ -50,8 +50,8 @@ def test_resuming_within_an_epoch_gives_the_same_bytes(
     full = train(base, dataset, TrialSpec(config, tmp_path / "whole"))
     spec = TrialSpec(config, tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
-        train(base, dataset, spec, should_stop=after(steps))
-    state = end(tmp_path / "broken")
+        train(base, dataset, spec, should_stop=stop_after(steps))
+    state = read_final_state(tmp_path / "broken")
     assert (state["epoch"], state["shown"]) == divmod(steps * 2, 6) if steps != 3 else (0, 6)
     continued = train(base, dataset, spec)
     assert [e.checkpoints[0].epoch for e in continued] == [2, 4]
@@ -79,11 +79,14 @@ def test_state_is_saved_at_intervals_within_an_epoch(
     monkeypatch.setattr(trainer, "step", crash)
     with pytest.raises(RuntimeError, match="power"):
         list(trainer)
-    assert (end(tmp_path / "crashed")["epoch"], end(tmp_path / "crashed")["shown"]) == (1, 4)
+    assert (
+        read_final_state(tmp_path / "crashed")["epoch"],
+        read_final_state(tmp_path / "crashed")["shown"],
+    ) == (1, 4)
     continued = train(base, dataset, spec)
     assert [e.checkpoints[0].epoch for e in continued] == [1, 2]
     name = full[-1].checkpoints[0].path.name
-    assert apart(tmp_path / "whole", tmp_path / "crashed") == 0
+    assert relative_distance(tmp_path / "whole", tmp_path / "crashed") == 0
     assert (tmp_path / "crashed" / name).is_file()
 
 
@@ -110,7 +113,7 @@ def test_trials_of_a_pack_resume_at_different_positions(
     for seed, steps in ((0, 1), (1, 5)):
         spec = TrialSpec(config[seed], tmp_path / str(seed))
         with pytest.raises(KeyboardInterrupt):
-            train(exact_base, dataset, spec, should_stop=after(steps))
+            train(exact_base, dataset, spec, should_stop=stop_after(steps))
     specs = [TrialSpec(config[seed], tmp_path / str(seed)) for seed in range(3)]
     saved = [
         [(c.index, c.epoch) for c in epoch.checkpoints]
@@ -119,7 +122,7 @@ def test_trials_of_a_pack_resume_at_different_positions(
     assert saved == [[(1, 1)], [(0, 1), (1, 2), (2, 1)], [(0, 2), (2, 2)]]
     for seed in range(3):
         train(exact_base, dataset, TrialSpec(config[seed], tmp_path / f"alone {seed}"))
-        assert apart(tmp_path / str(seed), tmp_path / f"alone {seed}") < 1e-9
+        assert relative_distance(tmp_path / str(seed), tmp_path / f"alone {seed}") < 1e-9
 
 
 def test_nan_loss_stops_at_once_and_keeps_the_files(
@@ -145,7 +148,7 @@ def test_nan_loss_stops_at_once_and_keeps_the_files(
     assert len(message.split("before it: ")[1].split(")")[0].split(", ")) == 4
     assert "learning rate that is too high (0.001)" in message
     assert steps == 5
-    assert end(tmp_path)["adapter"]["flat.lora_unet"].isfinite().all()
+    assert read_final_state(tmp_path)["adapter"]["flat.lora_unet"].isfinite().all()
     assert not (tmp_path / "lora.safetensors").exists()
 
 
@@ -169,7 +172,7 @@ def test_nan_loss_from_the_start_names_the_base(
     weights["conv_out.bias"].fill_(bias)
     save_file(weights, file)
     base = BaseConfig(path=str(path), device="cpu", precision=precision)
-    config = command(trial(base=base, epochs=1, gradient_accumulation=2), tmp_path / "lora")
+    config = train_config(trial(base=base, epochs=1, gradient_accumulation=2), tmp_path / "lora")
     if cause:
         message = "in epoch 1, at batch 1 of 3 (before it: nothing); the likely cause is "
         with pytest.raises(TrainingError, match=re.escape(f"{message}{cause}")):
@@ -184,7 +187,7 @@ def test_full_disk_ends_in_one_line_and_loses_nothing(
 ) -> None:
     """It fills up after the first checkpoint; with free space the same command continues."""
     config, folder = trial(epochs=3), tmp_path / "full"
-    main(command(config, tmp_path / "roomy"))
+    main(train_config(config, tmp_path / "roomy"))
 
     def usage(path: Path) -> SimpleNamespace:
         return SimpleNamespace(free=1000 if state_file(folder).exists() else 10**9)
@@ -192,7 +195,7 @@ def test_full_disk_ends_in_one_line_and_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr("train.files.atomic_write.shutil.disk_usage", usage)
         with pytest.raises(SystemExit) as end_of_command:
-            with_one_line_errors(lambda: main(command(config, folder)))
+            with_one_line_errors(lambda: main(train_config(config, folder)))
     message = str(end_of_command.value.code)
     file = folder / "lora-000002.safetensors"
     assert message.startswith(f"error: {file} cannot be written: it takes 0.")
@@ -202,7 +205,7 @@ def test_full_disk_ends_in_one_line_and_loses_nothing(
         "lora-000001.safetensors",
         state_file(folder).name,
     }
-    main(command(config, folder))
+    main(train_config(config, folder))
     full = sorted((tmp_path / "roomy").glob("*.safetensors"))
     assert [(folder / file.name).read_bytes() == file.read_bytes() for file in full] == [True] * 3
 
@@ -211,22 +214,22 @@ def test_resume_off_starts_over(
     base: BaseModel, trial: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    main(command(trial(epochs=1), tmp_path))
+    main(train_config(trial(epochs=1), tmp_path))
     first = (tmp_path / "lora.safetensors").read_bytes()
-    main(command(trial(epochs=2, seed=5), tmp_path, resume="off"))
+    main(train_config(trial(epochs=2, seed=5), tmp_path, resume="off"))
     assert "starts over; 2 files of the run in" in caplog.text
     assert (tmp_path / "lora.safetensors").read_bytes() != first
-    assert end(tmp_path)["epoch"] == 2
+    assert read_final_state(tmp_path)["epoch"] == 2
 
 
 def test_runs_with_different_names_share_a_folder(
     base: BaseModel, trial: Make, tmp_path: Path
 ) -> None:
     """Like kohya's output_dir with many LoRAs: restarting one does not affect the other."""
-    main(command(trial(epochs=1), tmp_path, name="one"))
-    main(command(trial(epochs=2), tmp_path, name="two", resume="off"))
+    main(train_config(trial(epochs=1), tmp_path, name="one"))
+    main(train_config(trial(epochs=2), tmp_path, name="two", resume="off"))
     before = (tmp_path / "one.safetensors").stat().st_mtime_ns
-    main(command(trial(epochs=1), tmp_path, name="one"))
+    main(train_config(trial(epochs=1), tmp_path, name="one"))
     assert (tmp_path / "one.safetensors").stat().st_mtime_ns == before, "it was finished"
     assert (tmp_path / "two-000001.safetensors").is_file()
 
@@ -262,7 +265,7 @@ def test_ctrl_c_stops_the_command_gracefully(
     assert process.returncode == 130, message
     assert "finishing this step" in message
     assert "interrupted; the same command continues" in message
-    assert 0 < end(tmp_path)["shown"] < 300
+    assert 0 < read_final_state(tmp_path)["shown"] < 300
 
 
 def _until(lines: Iterator[str], word: str) -> str:

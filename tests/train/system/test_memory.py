@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.conftest import command, end
+from tests.train.conftest import read_final_state, train_config
 from train.config.schema import BaseConfig, DataConfig, TrialConfig
 from train.loop.train_one import main
 from train.loop.trainer import Trainer, TrainingError
@@ -46,7 +46,7 @@ def test_out_of_memory_lists_remedies_in_order(
 ) -> None:
     short_of_memory(5, lambda config: True)
     with pytest.raises(TrainingError) as stopped:
-        main(command(trial(batch_size=2, gradient_accumulation=3), tmp_path))
+        main(train_config(trial(batch_size=2, gradient_accumulation=3), tmp_path))
     message = str(stopped.value)
     places = [message.index(word) for word in (
         "gradient_checkpointing=true", "data.resolution", "cached latents", "adamw8bit",
@@ -89,7 +89,7 @@ def test_oom_degrade_continues_from_the_last_state(
     """Runs out in the second epoch until the batch size is 1; then it continues."""
     calls = short_of_memory(5, lambda config: config.training.batch_size > 1)
     config = trial(on_oom="degrade", epochs=3, batch_size=2, resume_save_minutes=0)
-    main(command(config, tmp_path))
+    main(train_config(config, tmp_path))
     assert calls[:7] == [
         (0, 0, 2),
         (0, 1, 2),
@@ -107,7 +107,7 @@ def test_oom_degrade_continues_from_the_last_state(
     assert '"batch_size": 1' in metadata
     # the same command later knows what it has changed
     before = (tmp_path / "lora.safetensors").read_bytes()
-    main(command(config, tmp_path))
+    main(train_config(config, tmp_path))
     assert (tmp_path / "lora.safetensors").read_bytes() == before
     assert len(calls) == 17
 
@@ -129,7 +129,7 @@ def test_is_oom_recognizes_messages(error: Exception, out: bool) -> None:
     assert is_oom(error) == out
 
 
-def all_remedies(config: TrialConfig) -> tuple[str, ...]:
+def all_fallbacks(config: TrialConfig) -> tuple[str, ...]:
     """The fallbacks if memory runs out again and again."""
     fallbacks: tuple[str, ...] = ()
     while (more := with_next_fallback(config, fallbacks)) is not None:
@@ -144,7 +144,7 @@ def test_fallbacks_are_applied_in_order_until_exhausted(
     config = trial(on_oom="degrade", cache="off", data=data)
     stopped = trial(cache="off", data=data)
     assert "training.on_oom=degrade applies 1, 2, 3, 4, 5 automatically" in advice(stopped)
-    fallbacks = all_remedies(config)
+    fallbacks = all_fallbacks(config)
     assert fallbacks == (
         "gradient_checkpointing", "resolution", "cached latents", "8-bit optimizer", "batch_size 1",
     )  # fmt: skip
@@ -169,7 +169,7 @@ def test_fallbacks_that_would_change_a_started_run_are_skipped(
 ) -> None:
     """With a dataset_config, max_steps, no smaller step, or no 8-bit version of the optimizer."""
     config = trial(on_oom="degrade", optimizer={"_target_": "torch.optim.SGD", "lr": 0.1}, **other)
-    assert all_remedies(config) == ("gradient_checkpointing", "batch_size 1")
+    assert all_fallbacks(config) == ("gradient_checkpointing", "batch_size 1")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_oom_degrade_continues_with_smaller_images_in_other_buckets(
         on_oom="degrade", epochs=2, batch_size=1, cache="off", data=data, resume_save_minutes=0
     )
     calls = short_of_memory(8, lambda config: config.data.resolution > 64 or config.cache == "off")
-    main(command(config, tmp_path))
+    main(train_config(config, tmp_path))
     process = [(epoch, step) for epoch, step, _ in calls]
     assert process == [(0, b) for b in range(5)] + [(1, b) for b in (0, 1, *[2] * 3, *range(2, 5))]
     reported = [
@@ -197,6 +197,10 @@ def test_oom_degrade_continues_with_smaller_images_in_other_buckets(
         for name in ("lora-000001.safetensors", "lora.safetensors")
     ]
     assert reported == ["(96, 96)", "(64, 64)"]
-    assert end(tmp_path)["remedies"] == ["gradient_checkpointing", "resolution", "cached latents"]
-    main(command(config, tmp_path))
+    assert read_final_state(tmp_path)["remedies"] == [
+        "gradient_checkpointing",
+        "resolution",
+        "cached latents",
+    ]
+    main(train_config(config, tmp_path))
     assert len(calls) == len(process)

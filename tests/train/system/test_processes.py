@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.conftest import end
+from tests.train.conftest import read_final_state
 from train.cli.compose import settings
 from train.config.schema import TrainConfig
 from train.loop.train_one import main
@@ -53,7 +53,7 @@ def test_two_processes_equal_one_with_the_combined_batch(
     message = launch(2, *common, f"output={tmp_path / '2'}", "training.batch_size=2")
     assert message.count("effective batch 8 (batch_size 2 x 2 accumulated x 2 processes)") == 1
     assert message.count("epoch 2/2") == 1
-    one, two = (end(tmp_path / str(count)) for count in (1, 2))
+    one, two = (read_final_state(tmp_path / str(count)) for count in (1, 2))
     assert torch.equal(one["random"], two["random"])
     assert one["last"]["train_loss"] == pytest.approx(two["last"]["train_loss"], rel=1e-5)
     for name, weights in one["adapter"].items():

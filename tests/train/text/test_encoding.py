@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.data.test_layouts import draw
+from tests.train.data.test_layouts import write_images
 from train.lora.checkpoint_file import read_metadata
 from train.text.display import name_as_words, readable, storable
 
@@ -41,7 +41,7 @@ def tags(output: Path) -> dict[str, dict[str, int]]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Umlauts in the folder, the file and its caption; another image without a caption."""
-    folder = draw(tmp_path / "10_Jürgen dog", "ü", "a")
+    folder = write_images(tmp_path / "10_Jürgen dog", "ü", "a")
     (folder / "ü.txt").write_text("sks Köter", encoding="utf-8")
     return folder
 
@@ -69,7 +69,7 @@ def test_names_that_are_not_utf8_are_escaped_and_decoded_as_words(
 ) -> None:
     folder = tmp_path / f"10_{NOT_UTF8} dog"
     try:
-        draw(tmp_path / "plain", "a", "b").rename(folder)
+        write_images(tmp_path / "plain", "a", "b").rename(folder)
     except OSError:
         pytest.skip("this file system takes UTF-8 alone")
     (folder / "b.png").rename(folder / os.fsdecode(b"\xfc.png"))
