@@ -110,7 +110,7 @@ def test_the_ends_of_a_range_belong_to_it_unless_it_says_so() -> None:
         ("optimizer.lr=true", "optimizer.lr: true must be a number"),
         ("optimizer.lr=inf", "optimizer.lr: inf must be a number"),
         ("optimizer.lr=null", "optimizer.lr: null must be a number"),
-        ("~optimizer.lr", "optimizer.lr: there is no such setting any more"),
+        ("~optimizer.lr", "optimizer.lr: there is no such setting; it was removed"),
         ("data.repeats=${nope}", "nope: there is no such setting"),
         (
             "study.budget=5",

@@ -68,7 +68,7 @@ POLICY = PolicyConfig(max={"pose_memorization": 0.35})
         (["optimizer.weight_deca=1"], "did you mean optimizer.weight_decay"),
         (
             ["optimizer=prodigy", "network.text_encoder=true", "training.text_encoder_lr=0.5"],
-            "training.text_encoder_lr: Prodigy finds one step size for all",
+            "training.text_encoder_lr: Prodigy estimates one step size for all",
         ),
         (["early_stop.memorization_patienc=1"], "did you mean early_stop.memorization_patience"),
         (["-m", "training.seed=int(range(0,3,0.5))"], "training.seed: "),

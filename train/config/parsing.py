@@ -49,8 +49,8 @@ def parse_config(schema: type[Schema], config: DictConfig) -> Schema:
         key = error.full_key or str(error.key)
         if missing := MISSING_INTERPOLATION.search(str(error)):
             raise ConfigError(
-                f"{missing[1]}: there is no such setting (anymore, or yet), and {key} takes its "
-                "value from it"
+                f"{missing[1]}: there is no such setting; it was removed or is not defined, and "
+                f"{key} takes its value from it"
             ) from None
         unknown = isinstance(error, ConfigKeyError)
         hint = suggestion(key, dotted_keys(_structured(cast(type, schema)))) if unknown else ""
