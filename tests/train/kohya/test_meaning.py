@@ -258,7 +258,7 @@ def test_keys_without_effect_are_accepted(tmp_path: Path) -> None:
      "lr_decay_steps = -0.1", "lr_warmup_ratio = '500%'"],
 )  # fmt: skip
 def test_impossible_warmup_lengths_name_kohyas_key(tmp_path: Path, line: str) -> None:
-    with pytest.raises(ConfigError, match=f"kohya: {line.split()[0]} is (at least 0|between)"):
+    with pytest.raises(ConfigError, match=f"kohya: {line.split()[0]} must be (at least 0|between)"):
         translated(tmp_path, line)
 
 
