@@ -121,7 +121,9 @@ def _log(
     store = MlflowStore(Path(config.root), "evaluations")
     with store.tolerate_outage():
         run = TrackedRun(store, output / "mlflow.json", output.name)
-        run.renew({**fingerprints, **{card.label: key_of(card.checkpoint) for card in cards}})
+        run.start_new_if_changed(
+            {**fingerprints, **{card.label: key_of(card.checkpoint) for card in cards}}
+        )
         run.begin({**environment(device), **fingerprints})
         run.resume()
         run.log_once("params", lambda: run.log_params(flatten(asdict(config))))

@@ -199,12 +199,12 @@ class TrackedRun:
 
     def __init__(self, store: MlflowStore, file: Path, name: str, study: str | None = None) -> None:
         self.store, self.file, self.name = store, file, name
-        self.about_study = {} if study is None else {STUDY_TAG: study}
+        self.study_tags = {} if study is None else {STUDY_TAG: study}
 
     def _state(self) -> RunState:
         return load_state(self.store, self.file)
 
-    def remember(self, **changes: Any) -> None:
+    def save_state(self, **changes: Any) -> None:
         """Saves what was logged, by the names of `RunState`'s fields."""
         saved = msgspec.json.encode(msgspec.structs.replace(self._state(), **changes))
         write_atomically(self.file, msgspec.json.format(saved, indent=1))
@@ -219,42 +219,42 @@ class TrackedRun:
         """The run's id; the run is created if it does not exist."""
         if not self.saved_id:
             client, experiment = self.store.client, self.store.experiment
-            run = client.create_run(experiment, run_name=self.name, tags=self.about_study)
-            self.remember(run_id=run.info.run_id, done=[])
+            run = client.create_run(experiment, run_name=self.name, tags=self.study_tags)
+            self.save_state(run_id=run.info.run_id, done=[])
         return self.saved_id
 
-    def recall(self, name: str) -> dict[str, Any]:
+    def saved_field(self, name: str) -> dict[str, Any]:
         """The saved value of a field; empty if there is none."""
         return dict(getattr(self._state(), name))
 
-    def renew(self, about: dict[str, str]) -> None:
+    def start_new_if_changed(self, about: dict[str, str]) -> None:
         """Starts another run if this one is about something else.
 
         Args:
             about: what the logged content depends on; new keys may be added.
         """
         self._forget_lost()
-        saved = self.recall("about") or self.recall("tags")
+        saved = self.saved_field("about") or self.saved_field("tags")
         changed = [key for key, value in about.items() if saved.get(key, value) != value]
         if changed and self.saved_id:
             log.info(f"a new MLflow run, as {', '.join(changed)} changed since the previous one")
             self.file.unlink()
-        self.remember(about={**self.recall("about"), **about})
+        self.save_state(about={**self.saved_field("about"), **about})
 
     def begin(self, tags: dict[str, str], parent: TrackedRun | None = None) -> None:
         """Creates the run, or updates the tags that have changed."""
         self._forget_lost()
         parent_tag = {MLFLOW_PARENT_RUN_ID: parent.id} if parent else {}
-        tags, saved = tags | parent_tag | _command(), self.recall("tags")
+        tags, saved = tags | parent_tag | _command(), self.saved_field("tags")
         if changes := {key: value for key, value in tags.items() if saved.get(key) != value}:
             self.set_tags(changes)
-            self.remember(tags=saved | changes)
+            self.save_state(tags=saved | changes)
 
     def resume(self) -> None:
         """Marks the run as running."""
         if self.store.client.get_run(self.id).info.status != "RUNNING":
             self.store.client.update_run(self.id, status="RUNNING")
-            self.remember(done=[d for d in self._state().done if not d.startswith("end ")])
+            self.save_state(done=[d for d in self._state().done if not d.startswith("end ")])
 
     def _forget_lost(self) -> None:
         """Forgets a run that the store no longer has, that is of another study, or whose artifacts
@@ -265,22 +265,23 @@ class TrackedRun:
     def _exists(self) -> bool:
         try:
             run = self.store.client.get_run(self.saved_id)
-            same_study = self.about_study.items() <= run.data.tags.items()
+            same_study = self.study_tags.items() <= run.data.tags.items()
             return same_study and self.store.has_files_of(run)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
 
-    def log_once(self, what: str, action: Callable[[], object]) -> None:
-        """Calls `action` unless `what` was logged before."""
-        if what not in self._state().done:
+    def log_once(self, key: str, action: Callable[[], object]) -> None:
+        """Calls `action` unless `key` was logged before."""
+        if key not in self._state().done:
             action()
-            self.remember(done=[*self._state().done, what])
+            self.save_state(done=[*self._state().done, key])
 
     def log_params(self, params: dict[str, Any]) -> None:
         entries = [
-            Param(key, self._whole("params", key, storable(str(v)))) for key, v in params.items()
+            Param(key, self._value_or_artifact("params", key, storable(str(v))))
+            for key, v in params.items()
         ]
         for start in range(0, len(entries), PARAMS_PER_BATCH):
             self.store.client.log_batch(self.id, params=entries[start : start + PARAMS_PER_BATCH])
@@ -291,11 +292,12 @@ class TrackedRun:
 
     def set_tags(self, tags: dict[str, str]) -> None:
         entries = [
-            RunTag(key, self._whole("tags", key, storable(value))) for key, value in tags.items()
+            RunTag(key, self._value_or_artifact("tags", key, storable(value)))
+            for key, value in tags.items()
         ]
         self.store.client.log_batch(self.id, tags=entries)
 
-    def _whole(self, kind: str, key: str, value: str) -> str:
+    def _value_or_artifact(self, kind: str, key: str, value: str) -> str:
         """The value; if it is too long for MLflow, the name of an artifact that holds it."""
         if len(value) <= MAX_LENGTHS[kind]:
             return value

@@ -125,11 +125,11 @@ class MlflowMirror(MlflowStore):
 
     def _log_epochs(self, run: TrackedRun, record: TrialRecord) -> None:
         """The figures of all the epochs that it lacks in one batch; then their contact sheets."""
-        logged = run.recall("epochs")
+        logged = run.saved_field("epochs")
         missing = [e for e in record.epochs if str(e.scorecard.epoch) not in logged]
         if missing:
             run.log_metrics([metric for epoch in missing for metric in metrics(epoch)])
-            run.remember(epochs=logged | {str(e.scorecard.epoch): e.time for e in missing})
+            run.save_state(epochs=logged | {str(e.scorecard.epoch): e.time for e in missing})
         for number, sheet in self._sheets(record).items():
             run.log_once(f"sheet {number}", partial(run.log_image, sheet, "contact_sheet", number))
 
@@ -194,7 +194,7 @@ class MlflowMirror(MlflowStore):
         An alias names one version, so that each trial has a candidate of its own.
         """
         run, folder = self.run_of(record), f"checkpoint-{record.selected:06d}"
-        known = run.recall("versions")
+        known = run.saved_field("versions")
         if folder not in known:
             card = next(card for card in record.scorecards if card.epoch == record.selected)
             if not card.checkpoint.is_file():
@@ -211,7 +211,7 @@ class MlflowMirror(MlflowStore):
                 ),
             ).version
             known = {**known, folder: str(version)}
-            run.remember(versions=known)
+            run.save_state(versions=known)
         run.set_tags({"selected_epoch": str(record.selected)})
         candidate = f"candidate-{record.name.split(' ', 1)[1].replace(' ', '-')}"
         self.client.set_registered_model_alias(self.study.name, candidate, known[folder])

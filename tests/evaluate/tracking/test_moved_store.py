@@ -21,7 +21,7 @@ def embedded(root: Path, name: str = "evaluations") -> MlflowStore:
 def tracked_run(tmp_path: Path) -> TrackedRun:
     """A run with an artifact, in a store that the tests move and open again."""
     run = TrackedRun(embedded(tmp_path / "a" / "mlruns"), tmp_path / "a" / "mlflow.json", "x")
-    run.renew({"probes": "1", "epoch 1": "w"})
+    run.start_new_if_changed({"probes": "1", "epoch 1": "w"})
     run.begin({"data": "d"})
     run.log_text("kept", "notes.txt")
     return run
@@ -33,7 +33,7 @@ def test_moved_store_keeps_runs_and_artifacts(tracked_run: TrackedRun, tmp_path:
     shutil.move(tmp_path / "a", moved)
     store = embedded(moved / "mlruns")
     run = TrackedRun(store, moved / "mlflow.json", "x")
-    run.renew({"probes": "1"})
+    run.start_new_if_changed({"probes": "1"})
     run.begin({"data": "d"})
     assert run.id == before
     result = download_artifacts(
@@ -50,7 +50,7 @@ def test_moved_store_keeps_runs_and_artifacts(tracked_run: TrackedRun, tmp_path:
 def test_another_store_gets_its_own_run(tracked_run: TrackedRun, tmp_path: Path) -> None:
     run = TrackedRun(embedded(tmp_path / "other"), tracked_run.file, "x")
     before = tracked_run.id
-    run.renew({"probes": "1"})
+    run.start_new_if_changed({"probes": "1"})
     run.begin({"data": "d"})
     assert run.id != before
     assert len(run.store.client.search_runs([run.store.experiment])) == 1
@@ -69,7 +69,7 @@ def test_run_about_something_else_is_a_new_run(
     tracked_run: TrackedRun, metadata: dict[str, str], new: bool
 ) -> None:
     before = tracked_run.id
-    tracked_run.renew(metadata)
+    tracked_run.start_new_if_changed(metadata)
     tracked_run.begin({"data": "d"})
     assert (tracked_run.id != before) == new
-    assert tracked_run.recall("about")["probes"] == metadata["probes"]
+    assert tracked_run.saved_field("about")["probes"] == metadata["probes"]
