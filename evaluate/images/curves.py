@@ -31,7 +31,7 @@ def draw_curves(
     """Plots each score with its interval, the limits, and the selected checkpoint.
 
     Args:
-        keyed: add a legend and name the limits; False if the surrounding page does.
+        legend: add a legend and name the limits; False if the surrounding page does.
     """
     epochs = [card.epoch for card in cards]
     for name, color in CURVES.items():

@@ -35,7 +35,7 @@ def epoch_grid(
     Args:
         sheets: epoch -> its contact sheet; 0: that of the base alone. A sheet that is missing or
             damaged is left out.
-        kept: the selected epoch, which is marked.
+        selected: the selected epoch, which is marked.
     """
     positions = {epoch: cells for epoch, file in sheets.items() if (cells := read_positions(file))}
     first = next(iter(positions.values()), {})

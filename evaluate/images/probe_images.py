@@ -52,7 +52,7 @@ def save_probe_images(images: NDArray[np.uint8], sheet: Path) -> None:
 
 
 def probe_cells(sheet: Path, names: Collection[str]) -> dict[str, Cell]:
-    """The named images of a contact sheet, as `cells_of`; probe images from their own file."""
+    """The named images of a contact sheet, as `read_cells`; probe images from their own file."""
     positions = read_positions(sheet)
     rows = {row: name for name in names if name in positions and (row := _row(name)) is not None}
     try:

@@ -163,8 +163,8 @@ def make_probe_set(
 
     Args:
         training_features: (n, d) image features of the training images.
-        shown: part -> the value that each training image shows; other parts are classified
-            zero-shot by the encoder.
+        labels_by_part: part -> the value that each training image shows; other parts are
+            classified zero-shot by the encoder.
     """
     trigger = trigger_word(dataset.trigger)
     class_word = class_words(dataset.trigger, values)

@@ -16,7 +16,7 @@ from mlflow.entities import Run
 
 from evaluate.tracking.mlflow_store import ARTIFACTS, STORE_ERRORS, MlflowStore
 from evaluate.tracking.store_address import SQLITE
-from train.files.permissions import is_foreign, is_named
+from train.files.permissions import is_foreign, may_read
 from train.files.untrusted import UntrustedFileError, read_text
 
 SERVER_SCHEMES = ("http", "https", "mlflow-artifacts")
@@ -60,7 +60,7 @@ def _local(store: MlflowStore, folder: str | Path, name: str) -> str | None:
     path = (Path(folder) / name).resolve()
     root = _artifact_root(store)
     is_own = root is not None and path.is_relative_to(root)
-    return read_text(path) if is_own or is_named(path) else None
+    return read_text(path) if is_own or may_read(path) else None
 
 
 def _download(client: MlflowClient, run: Run, name: str) -> str:

@@ -38,13 +38,13 @@ class Arguments:
     Attributes:
         flags: Hydra's flags with their values (`--cfg job`), in order.
         overrides: `key=value`, `+key=value`, `~key`.
-        places, classes: what files and stores may name, see `train.files.permissions`.
+        allowed_paths, allowed_classes: what files may name, see `train.files.permissions`.
     """
 
     flags: list[str]
     overrides: list[str]
-    places: list[str] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
+    allowed_paths: list[str] = field(default_factory=list)
+    allowed_classes: list[str] = field(default_factory=list)
 
     @property
     def multirun(self) -> bool:
@@ -84,9 +84,9 @@ def _allow(parts: Arguments, argument: str, remaining: list[str]) -> None:
     if not separator and remaining and remaining[0][:1] != "-":
         value = remaining.pop(0)
     if name == ALLOW_PATH:
-        parts.places.append(allowed_path(value))
+        parts.allowed_paths.append(allowed_path(value))
     else:
-        parts.classes.append(allowed_class(value))
+        parts.allowed_classes.append(allowed_class(value))
 
 
 def allowed_path(value: str) -> str:

@@ -82,7 +82,7 @@ def preflight(
         given = [override.lstrip("+~").partition("=") for override in parts.overrides]
         check_renamed([(key, value) for key, _, value in given], kinds(schema))
         named = _named_paths(parts, kinds(schema))
-        allow([*parts.places, *named.values()], parts.classes)
+        allow([*parts.allowed_paths, *named.values()], parts.allowed_classes)
         translated = with_groups(name, translate(parts.overrides))
         line = normalized(translated, kinds(schema), parts.multirun)
         overrides = _parsed(line, kinds(schema))

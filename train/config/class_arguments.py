@@ -24,7 +24,7 @@ class Argument:
     Attributes:
         within: the range of a number, or of each of `count` numbers; None: no numbers.
         whole: only integers.
-        also: further values, such as true and false, a word, or null.
+        other_values: further values, such as true and false, a word, or null.
         required: the class has no default for it.
         nested: settings of another class, which are checked by the same table.
     """

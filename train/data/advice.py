@@ -21,7 +21,7 @@ def advice(
 
     Args:
         examined: the properties of each file.
-        few: the number of images below which there are too few.
+        min_images: the number of images below which there are too few.
     """
     by_path = {image.path: examined[image.path] for image in training}
     pairs = find_copies(by_path)

@@ -17,7 +17,7 @@ def balance_regularization(
     images after the required number are not used.
 
     Args:
-        shown: number of the subject's images in an epoch.
+        target: number of the subject's images in an epoch.
     """
     used: list[TrainingImage] = []
     total = 0

@@ -46,7 +46,7 @@ def allow(paths: Iterable[str | Path] = (), classes: Iterable[str] = ()) -> None
     )
 
 
-def is_named(path: Path, include_cwd: bool = True) -> bool:
+def may_read(path: Path, include_cwd: bool = True) -> bool:
     """Whether a path, after following links, is below a folder that the user has named.
 
     The folder in which the command was started counts as named, unless it is the root of the file
@@ -54,7 +54,7 @@ def is_named(path: Path, include_cwd: bool = True) -> bool:
     writing there is `may_write`.
 
     Args:
-        here: whether the folder in which the command was started counts.
+        include_cwd: whether the folder in which the command was started counts.
     """
     return _is_below(path, [*_named_folders(include_cwd), *SHIPPED_FOLDERS])
 
@@ -63,7 +63,7 @@ def is_foreign(path: str | Path) -> bool:
     """Whether a text from a file names another machine that the user has not named.
 
     Such a path must not be accessed, not even to check its existence, so this looks at the text
-    only. Use it before any access that precedes `is_named`, which checks it too.
+    only. Use it before any access that precedes `may_read`, which checks it too.
     """
     if not is_remote(path):
         return False
@@ -114,7 +114,7 @@ def _named_folders(include_cwd: bool) -> list[Path]:
     return [*named, cwd] if include_cwd and cwd != Path(cwd.anchor) else named
 
 
-def is_allowed(target: str) -> bool:
+def is_allowed_class(target: str) -> bool:
     """Whether the user has allowed this class by name (`--allow-class=`)."""
     return target in _load_allowed()["classes"]
 

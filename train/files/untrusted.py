@@ -103,7 +103,7 @@ def opened(file: Path, max_bytes: int = MAX_BYTES) -> Iterator[BinaryIO]:
     """A regular file, open for reading.
 
     Args:
-        most: maximum size in bytes.
+        max_bytes: maximum size in bytes.
 
     Raises:
         UntrustedFileError: it is not a regular file, or too large.
@@ -125,7 +125,7 @@ def read_bytes(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """The content of a regular file.
 
     Args:
-        most: maximum size in bytes, also for files that grow or misstate their size.
+        max_bytes: maximum size in bytes, also for files that grow or misstate their size.
 
     Raises:
         UntrustedFileError: it is not a regular file, or too large.
@@ -165,7 +165,7 @@ def parse_json(
         kind: any type that msgspec supports. Free-form parts are `Tree`; never Any, which has no
             limits. Unknown fields are ignored.
         name: of the source, for messages.
-        most: maximum length in characters or bytes.
+        max_bytes: maximum length in characters or bytes.
 
     Raises:
         UntrustedFileError: not JSON, too long, or of another type; the message says where.

@@ -8,7 +8,7 @@ from train.cli.arguments import ALLOW_PATH
 from train.config.schema import EMBEDDED
 from train.errors import ConfigError
 from train.files.paths import expanded
-from train.files.permissions import is_foreign, is_named, may_write
+from train.files.permissions import is_foreign, may_read, may_write
 from train.kohya_toml.parsed_config import KohyaConfig
 from train.text.display import shortened
 from train.text.shell import in_setting
@@ -64,7 +64,7 @@ def _check(key: str, setting: str, path: str) -> None:
             f"kohya: {key}: {short_path} is not a file or folder here, and a file may not choose a "
             f"model of a hub: type {given}"
         )
-    if is_foreign(path) or not is_named(expanded(path)):
+    if is_foreign(path) or not may_read(expanded(path)):
         raise ConfigError(
             f"kohya: {key}: {short_path} is outside of the folders that the command line names: "
             f"type {given} or {in_setting(ALLOW_PATH, path)}"

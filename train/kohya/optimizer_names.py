@@ -9,7 +9,7 @@ from train.cli.arguments import ALLOW_CLASS
 from train.config.optimizer_arguments import OPTIMIZERS
 from train.config.parsing import suggestion
 from train.errors import ConfigError
-from train.files.permissions import is_allowed
+from train.files.permissions import is_allowed_class
 from train.kohya_toml.parsed_config import format_value
 from train.text.shell import in_setting
 
@@ -91,7 +91,7 @@ def kohya_optimizer(name: str) -> KohyaOptimizer:
     """
     if name.lower() in BY_NAME:
         return BY_NAME[name.lower()]
-    if name in ALLOWED_CLASSES or is_allowed(name):
+    if name in ALLOWED_CLASSES or is_allowed_class(name):
         return KohyaOptimizer("adamw", name, drops_arguments=True)
     if name in TORCH_OPTIMIZERS:
         return KohyaOptimizer("adamw", f"torch.optim.{name}", drops_arguments=True)

@@ -30,7 +30,7 @@ class Family:
         pipeline: diffusers' class.
         text_encoders: prefixes of the keys of their LoRAs, in order.
         width: of the text states that the UNet attends to.
-        telltale: a weight of single files that has this width.
+        marker_key: a weight of single files that has this width.
         prediction: assumed for a single file that does not state its own.
         resolution: side of the images that it was trained on, in pixels.
         vae_overflows: whether the autoencoder's activations overflow float16.

@@ -66,7 +66,7 @@ def test_the_program_is_not_written_to(
         with pytest.raises(ConfigError, match=r"type output=|a folder of this program"):
             written(place)
         assert written(place, "output=mine") == "output=mine"
-    assert permissions.is_named(PROGRAM / "train")  # to be read
+    assert permissions.may_read(PROGRAM / "train")  # to be read
     assert permissions.may_write(PROGRAM / "outputs" / "lora")
 
 

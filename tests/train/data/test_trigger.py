@@ -64,4 +64,4 @@ def test_report_matches_whole_words(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("a banana")
     message = load(tmp_path, trigger="<ana> woman").report()
     assert "1 of 2 captions" in message
-    assert "lacks the trigger word '<ana>' (as b.png)" in message
+    assert "lacks the trigger word '<ana>' (such as b.png)" in message

@@ -13,7 +13,7 @@ from train.cli.arguments import ALLOW_PATH
 from train.data.images.file_kinds import CAPTION_EXTENSIONS, extension_of
 from train.data.images.image import DataError
 from train.files.paths import is_below
-from train.files.permissions import is_named
+from train.files.permissions import may_read
 from train.files.untrusted import UntrustedFileError, read_bytes
 from train.text.decoding import FALLBACK_NAME, UTF16_NAME, decode_text
 from train.text.display import shortened
@@ -103,7 +103,7 @@ def check_caption_link(file: Path, root: Path) -> None:
     Raises:
         DataError: it leads to a place that no `--allow-path=` allows.
     """
-    if is_below(file, root) or is_named(file, include_cwd=False):
+    if is_below(file, root) or may_read(file, include_cwd=False):
         return
     allow = in_setting(ALLOW_PATH, Path(os.path.realpath(file)).parent)
     raise DataError(

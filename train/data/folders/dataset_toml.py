@@ -21,7 +21,7 @@ from train.data.images.image import DataError
 from train.data.images.subset import Subset
 from train.errors import ConfigError
 from train.files.paths import expanded, is_below
-from train.files.permissions import is_foreign, is_named
+from train.files.permissions import is_foreign, may_read
 from train.kohya_toml.key_tables import (
     MAX_BUCKET_SIDE,
     MIN_BUCKET_SIDE,
@@ -205,7 +205,7 @@ class _Reader:
         folder = expanded(path)
         # relative to the file too: file and folders may be moved together
         candidates = [folder, self.file.parent / folder]
-        allowed = [one for one in candidates if is_below(one, self.file.parent) or is_named(one)]
+        allowed = [one for one in candidates if is_below(one, self.file.parent) or may_read(one)]
         existing = next((one for one in allowed if os.path.isdir(one)), None)
         if existing is None and len(allowed) < len(candidates):
             raise self._outside(location, os.path.abspath(candidates[-1]))
