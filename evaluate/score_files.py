@@ -159,7 +159,7 @@ def _print_results(cards: list[Scorecard], selection: Selection, findings: list[
     )
 
 
-def table(cards: list[Scorecard], pick: Scorecard, intervals: bool) -> PlainTable:
+def table(cards: list[Scorecard], selected: Scorecard, intervals: bool) -> PlainTable:
     """The scorecards in order, with the selected one marked.
 
     Args:
@@ -167,11 +167,11 @@ def table(cards: list[Scorecard], pick: Scorecard, intervals: bool) -> PlainTabl
     """
     names = list(dict.fromkeys(name for card in cards for name in card.scores))
     result = PlainTable()
-    for heading in ("", pick.unit, "fidelity", *(name.replace("_", " ") for name in names)):
+    for heading in ("", selected.unit, "fidelity", *(name.replace("_", " ") for name in names)):
         result.heading(heading)
     for card in cards:
         cells = [_cell(card.scores.get(name), intervals) for name in names]
-        mark = "keep" if card is pick else ""
+        mark = "keep" if card is selected else ""
         value = fidelity(card)
         overall = "failed" if card.failure else "-" if value is None else f"{value:.2f}"
         result.row(mark, str(card.epoch), overall, *cells)

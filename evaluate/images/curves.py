@@ -23,7 +23,7 @@ CURVES = {
 def draw_curves(
     axes: Axes,
     cards: list[Scorecard],
-    pick: Scorecard,
+    selected: Scorecard,
     policy: PolicyConfig,
     title: str,
     legend: bool = True,
@@ -59,12 +59,12 @@ def draw_curves(
                 textcoords="offset points",
             )
     axes.axvspan(
-        pick.epoch - 0.15, pick.epoch + 0.15, color=SELECTED_COLOR, alpha=0.25, linewidth=0
+        selected.epoch - 0.15, selected.epoch + 0.15, color=SELECTED_COLOR, alpha=0.25, linewidth=0
     )
-    late = pick.epoch > sum(epochs) / len(epochs)
+    late = selected.epoch > sum(epochs) / len(epochs)
     axes.annotate(
-        f"kept: {pick.label}",
-        (pick.epoch, 1.0),
+        f"kept: {selected.label}",
+        (selected.epoch, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(-6 if late else 6, -14),
         ha="right" if late else "left",
@@ -73,7 +73,7 @@ def draw_curves(
         weight="bold",
     )
     axes.set_title(title, loc="left")
-    axes.set_xlabel(pick.unit)
+    axes.set_xlabel(selected.unit)
     if len(epochs) <= MAX_TICKS:
         axes.set_xticks(epochs)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))

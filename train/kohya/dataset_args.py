@@ -25,13 +25,13 @@ def dataset_settings(config: KohyaConfig, dataset_config: str | None) -> dict[st
     if folder and dataset_config:
         config.notes.append("train_data_dir is ignored in favor of the dataset config, as in kohya")
         folder = None
-    base, size = config.text("pretrained_model_name_or_path"), _sides(config)
+    base, size = config.text("pretrained_model_name_or_path"), _resolution(config)
     if size is None and not dataset_config:
         config.notes.append("resolution is missing: kohya would stop; ours is used")
     return {
         "data.path": folder,
         "data.dataset_config": dataset_config,
-        **_words(config, folder, dataset_config),
+        **_trigger_and_caption(config, folder, dataset_config),
         "data.regularization_path": config.text("reg_data_dir"),
         "data.caption_extension": config.text("caption_extension", ".caption"),
         "data.repeats": config.whole("dataset_repeats") or 1,  # for folders without their own
@@ -47,7 +47,7 @@ def dataset_settings(config: KohyaConfig, dataset_config: str | None) -> dict[st
     }
 
 
-def _sides(config: KohyaConfig) -> tuple[int, int | None] | None:
+def _resolution(config: KohyaConfig) -> tuple[int, int | None] | None:
     """Width, and height if it differs: from 512, "512", "512,768" or [512, 768]."""
     sides = [whole("resolution", side) for side in config.numbers("resolution")]
     if len(sides) > 2:
@@ -60,7 +60,9 @@ def _sides(config: KohyaConfig) -> tuple[int, int | None] | None:
     return width, None if width == height else height
 
 
-def _words(config: KohyaConfig, folder: str | None, dataset_config: str | None) -> dict[str, Any]:
+def _trigger_and_caption(
+    config: KohyaConfig, folder: str | None, dataset_config: str | None
+) -> dict[str, Any]:
     """The trigger, and the caption of images without one.
 
     The trigger is the class words of the dataset config, or of the first of kohya's folders

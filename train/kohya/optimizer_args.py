@@ -84,7 +84,7 @@ def scheduler_settings(config: KohyaConfig) -> dict[str, Any]:
         name = "constant_with_warmup"
         config.notes.append("lr_scheduler: with a warm-up, constant is called constant_with_warmup")
     cycles, power = config.whole("lr_scheduler_num_cycles"), config.number("lr_scheduler_power")
-    least, decay = config.number("lr_scheduler_min_lr_ratio"), _amount(config, "lr_decay_steps")
+    min_ratio, decay = config.number("lr_scheduler_min_lr_ratio"), _amount(config, "lr_decay_steps")
     if name == "warmup_stable_decay" and decay >= 1:
         raise ConfigError("kohya: lr_decay_steps: only as a share of the steps, below 1")
     has_min_lr = name in ("cosine_with_min_lr", "warmup_stable_decay")
@@ -94,7 +94,7 @@ def scheduler_settings(config: KohyaConfig) -> dict[str, Any]:
         **warmup,
         "scheduler.num_cycles": 1 if cycles is None else cycles,
         "scheduler.power": 1.0 if power is None else float(power),
-        "scheduler.min_lr_ratio": (least or 0.0) if has_min_lr else None,
+        "scheduler.min_lr_ratio": (min_ratio or 0.0) if has_min_lr else None,
         "scheduler.decay_ratio": float(decay) if name == "warmup_stable_decay" else None,
     }
 
@@ -148,8 +148,8 @@ def _amount(config: KohyaConfig, key: str) -> int | float:
     """
     amount: int | float = config.number(key) or 0
     if not amount >= 0 or (key == "lr_warmup_ratio" and amount > 1):
-        least = "between 0 and 1" if key == "lr_warmup_ratio" else "at least 0"
-        raise ConfigError(f"kohya: {key} must be {least}, not {amount:g}")
+        allowed = "between 0 and 1" if key == "lr_warmup_ratio" else "at least 0"
+        raise ConfigError(f"kohya: {key} must be {allowed}, not {amount:g}")
     return amount
 
 

@@ -106,11 +106,11 @@ def with_next_fallback(config: TrialConfig, fallbacks: tuple[str, ...]) -> tuple
     """
     if config.training.on_oom != DEGRADE:
         return None
-    current = apply_fallbacks(config, fallbacks)
+    degraded = apply_fallbacks(config, fallbacks)
     for fallback, apply in FALLBACKS.items():
-        if fallback not in fallbacks and apply(current) != current:
+        if fallback not in fallbacks and apply(degraded) != degraded:
             log.warning(
-                f"out of memory: continuing with {fallback} ({_change(current, apply(current))})"
+                f"out of memory: continuing with {fallback} ({_change(degraded, apply(degraded))})"
             )
             return (*fallbacks, fallback)
     return None
