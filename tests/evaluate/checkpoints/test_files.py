@@ -128,7 +128,7 @@ def test_files_of_several_runs_are_reported(
     make(tmp_path, names, {name: {"ss_session_id": number} for name, number in sessions.items()})
     ordered(tmp_path, "**/*.safetensors")
     warned = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
-    assert [f"of {runs} runs" in line for line in warned] == [True] * (runs > 1)
+    assert [f"belong to {runs} runs" in line for line in warned] == [True] * (runs > 1)
     assert all(len({*line.rpartition(": ")[2].split(", ")}) == runs for line in warned), warned
 
 
