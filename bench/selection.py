@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evaluate.selection.selection import select
 from matplotlib.figure import Figure
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
@@ -25,6 +24,7 @@ from evaluate.prompts.roles import FRESH
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
 from evaluate.selection.objective import comparison_value
+from evaluate.selection.policy import select
 from sweeper.config import SweepConfig
 from train.cli.app import configure_logging
 from train.cli.compose import settings

@@ -83,7 +83,7 @@ def test_a_traceback_in_the_log_keeps_its_lines() -> None:
 def test_what_libraries_write_is_escaped_too() -> None:
     """Warnings, tracebacks and bare prints; lines, tabs and other languages stay."""
     code = (
-        "import sys, warnings; from train.cli.app import quiet; quiet(); quiet();"
+        "import sys, warnings; from train.cli.app import configure_logging as c; c(); c();"
         r"print('a\tü\x1b[31m\u202e'); warnings.warn('\x9b31m'); sys.stderr.write('\x1b]0;');"
         r"sys.stderr.write('\x1b[A\x1b[A\n'); sys.stderr.write('bar\x1b[A\n');"
         r"raise RuntimeError('\u2066\x1b[2J')"
@@ -197,7 +197,7 @@ def bare(tree: ast.AST) -> Iterator[str]:
         if name in ("sys.exit", "exit", "SystemExit") and not all(
             isinstance(argument, ast.Name | ast.Attribute) for argument in told
         ):
-            yield f"line {node.lineno}: {name} with words; leave() escapes them"
+            yield f"line {node.lineno}: {name} with words; exit_with_error() escapes them"
         if re.fullmatch(r"sys\.std(out|err)\.write(lines)?|Console|Table", name):
             yield f"line {node.lineno}: {name}; see evaluate/console/tables.py"
 

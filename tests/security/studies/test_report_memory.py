@@ -99,8 +99,8 @@ def test_a_large_sheet_is_no_warning_on_the_terminal(tmp_path: Path) -> None:
     torn = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"0"))
     (tmp_path / "a.png").write_bytes(torn + chunk(b"IEND", b""))
     code = (
-        "import sys; from pathlib import Path; from evaluate.images.contact_sheet import cells_of; "
-        "print(cells_of(Path(sys.argv[1])))"
+        "import sys; from pathlib import Path; from evaluate.images.contact_sheet import "
+        "read_cells; print(read_cells(Path(sys.argv[1])))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")],
                           capture_output=True, text=True, check=True, timeout=60)  # fmt: skip
