@@ -68,7 +68,7 @@ def test_min_snr_holds_where_the_last_timestep_has_no_signal(base: BaseModel) ->
             base.noise_scheduler.config, prediction_type=kind, rescale_betas_zero_snr=True
         )
         noise.alphas_cumprod[-1] = 0  # diffusers leaves a trace
-        fake = type("Base", (), {"noise": noise})
+        fake = type("Base", (), {"noise_scheduler": noise})
         weights = row_weights(fake, training, times)  # type: ignore[arg-type]
         assert weights[0] == last
         assert weights.isfinite().all()
