@@ -34,7 +34,7 @@ class Range:
     def __str__(self) -> str:
         low, high = format_number(self.low), format_number(self.high)
         if self.open_low:
-            return f"above {low} and {'below' if self.open_high else 'at max_length'} {high}"
+            return f"above {low} and {'below' if self.open_high else 'at most'} {high}"
         return f"from {low} to {'below ' if self.open_high else ''}{high}"
 
 
