@@ -128,7 +128,7 @@ def test_no_file_is_replaced_that_is_of_no_run(
 ) -> None:
     lora(here / "out" / f"{name}.safetensors", **about)
     said = 'output_dir = "out"\noutput_name = "me"'
-    with pytest.raises(ConfigError, match=rf"output_name: out/{name}.safetensors is there"):
+    with pytest.raises(ConfigError, match=rf"output_name: out/{name}.safetensors exists already"):
         checked(said)
     with pytest.raises(ConfigError, match="exists already"):
         checked('output_name = "me"', "output=out")
