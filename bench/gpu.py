@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from evaluate.generation.generate import generate
-from train.cli.app import quiet
+from train.cli.app import configure_logging
 from train.config.schema import NetworkConfig, TrialConfig
 from train.loop.loss import diffusion_loss
 from train.loop.optimizers import make_optimizer
@@ -172,7 +172,7 @@ def peft_step(base: BaseModel, scale: Scale) -> Callable[[], None]:
     latents, noise, timesteps, text = batch(base, scale, 1)
 
     def step() -> None:
-        noisy = base.noise.add_noise(latents, noise, timesteps).to(torch.bfloat16)
+        noisy = base.noise_scheduler.add_noise(latents, noise, timesteps).to(torch.bfloat16)
         with torch.autocast(base.device.type, torch.bfloat16):
             made = unet(noisy, timesteps, **text).sample
         (made.float() - noise).square().mean().backward()
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a tiny model, to see that it runs")
     parser.add_argument("--output", default=RESULTS, type=Path, help="folder of the results")
     arguments = parser.parse_args()
-    quiet()
+    configure_logging()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and not arguments.small:
         raise SystemExit("there is no GPU here; --small runs a tiny model on the CPU")

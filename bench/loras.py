@@ -19,7 +19,7 @@ import torch
 
 from bench.judging import Wish, judged
 from evaluate.generation.generate import generate
-from train.cli.app import quiet
+from train.cli.app import configure_logging
 from train.config.schema import (
     BaseConfig,
     DataConfig,
@@ -206,7 +206,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.loras", description=__doc__)
     parser.add_argument("rounds", nargs="?", default=ROUNDS, type=int)
-    quiet()
+    configure_logging()
     make_loras(parser.parse_args().rounds)
 
 

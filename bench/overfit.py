@@ -20,7 +20,7 @@ from torchvision.utils import make_grid
 
 from bench.judging import Wish, judged, wishes
 from evaluate.generation.generate import generate
-from train.cli.app import quiet
+from train.cli.app import configure_logging
 from train.config.schema import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from train.data.dataset import load_dataset
 from train.loop.trainer import Trainer, TrialSpec
@@ -83,7 +83,7 @@ def drawn(base: BaseModel, checkpoint: Path | None, wanted: list[Wish]) -> Tenso
 
 def main() -> None:
     """Runs the three and writes results/overfit.json, .md and the pictures."""
-    quiet()
+    configure_logging()
     torch.manual_seed(0)
     base, judge = load_base(BaseConfig(device="cpu")), Judge.from_folder()
     curves: dict[str, Curve] = {}

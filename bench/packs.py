@@ -29,7 +29,7 @@ from peft import LoraConfig
 from evaluate.generation.generate import generate
 from sweeper.config import SweepConfig
 from sweeper.tracking.trial_record import load_records
-from train.cli.app import quiet
+from train.cli.app import configure_logging
 from train.cli.compose import settings
 from train.config.schema import EMBEDDED_BASE, BaseConfig, TrialConfig, trial_of
 from train.data.dataset import Dataset, load_dataset
@@ -92,8 +92,8 @@ def peft_step(base: BaseModel, trainer: Trainer) -> Step:
     def step() -> None:
         drawn = run.sample(0, trainer.data)
         text = trainer.data.conditioning(drawn.captions)
-        noisy = base.noise.add_noise(drawn.latents, drawn.noise, drawn.timesteps)
-        target = base.noise.get_velocity(drawn.latents, drawn.noise, drawn.timesteps)
+        noisy = base.noise_scheduler.add_noise(drawn.latents, drawn.noise, drawn.timesteps)
+        target = base.noise_scheduler.get_velocity(drawn.latents, drawn.noise, drawn.timesteps)
         (unet(noisy, drawn.timesteps, **text).sample - target).square().mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters, run.config.training.max_grad_norm)
         optimizer.step()
@@ -277,7 +277,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.packs", description=__doc__)
     parser.add_argument("--no-sweeps", action="store_true", help="keep those of the last results")
-    quiet()
+    configure_logging()
     only_rates = parser.parse_args().no_sweeps
     default = settings("sweep", SweepConfig)
     base, file = load_base(BaseConfig(device="cpu")), RESULTS / "packs.json"

@@ -22,7 +22,7 @@ import torch
 from bench.judging import judged, wishes
 from bench.sweep import RESULTS, pictures
 from sweeper.tracking.trial_record import load_records
-from train.cli.app import quiet
+from train.cli.app import configure_logging
 from train.puppets.networks.judge import Judge
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def begin(name: str, about: str | None, repetitions: int) -> argparse.Namespace:
     parser.add_argument("repetitions", nargs="?", default=repetitions, type=int)
     parser.add_argument("root", nargs="?", help="where the studies are kept")
     given = parser.parse_args()
-    quiet()
+    configure_logging()
     torch.set_num_threads(2)
     return given
 

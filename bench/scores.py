@@ -34,7 +34,7 @@ from evaluate.metrics.memorization import Copying, PoseMemorization
 from evaluate.prompts.roles import FRESH
 from evaluate.scorer import Scorer
 from sweeper.config import SweepConfig
-from train.cli.app import quiet
+from train.cli.app import configure_logging
 from train.cli.compose import settings
 from train.config.schema import BaseConfig, DataConfig
 from train.data.dataset import load_dataset
@@ -314,7 +314,7 @@ def plot(single: dict[str, dict[str, list[Outcome]]]) -> Figure:
 
 def main() -> None:
     """Writes results/scores.json, .md and the picture."""
-    quiet()
+    configure_logging()
     figures, single = measure()
     write_atomically(RESULTS / "scores.json", (json.dumps(figures, indent=1) + "\n").encode())
     (RESULTS / "scores.md").write_text(table(figures))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evaluate.selection.selection import select
 from matplotlib.figure import Figure
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
@@ -24,9 +23,10 @@ from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig
 from evaluate.prompts.roles import FRESH
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
-from evaluate.selection.objective import worth
+from evaluate.selection.objective import comparison_value
+from evaluate.selection.policy import select
 from sweeper.config import SweepConfig
-from train.cli.app import quiet
+from train.cli.app import configure_logging
 from train.cli.compose import settings
 from train.config.schema import BaseConfig
 from train.data.dataset import load_dataset
@@ -157,7 +157,7 @@ def stability() -> dict[str, float]:
     found: dict[str, list[list[float]]] = {}
     for budget in ("default", "other seeds"):
         cards = [load_scores(made, budget)[0] for made in LORAS]
-        found[budget] = [[worth(card) for card in some] for some in cards]
+        found[budget] = [[comparison_value(card) for card in some] for some in cards]
     first, second = found.values()
     within = [correlation(a, b, by_rank=True) for a, b in zip(first, second, strict=True)]
     pooled = [[value for part in parts for value in part] for parts in (first, second)]
@@ -175,7 +175,9 @@ def followed() -> dict[str, dict[str, float]]:
             for card in load_scores(made, "default")[0]:
                 if name != "fidelity" and name not in card.scores:
                     continue  # it cannot be told with these pictures
-                values.append(worth(card) if name == "fidelity" else card.scores[name].value)
+                values.append(
+                    comparison_value(card) if name == "fidelity" else card.scores[name].value
+                )
                 truths.append(truth[card.epoch][seen])
         found[name] = {"pearson": correlation(values, truths),
                        "spearman": correlation(values, truths, by_rank=True)}  # fmt: skip
@@ -252,7 +254,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.selection", description=__doc__)
     parser.add_argument("--rounds", default=ROUNDS, type=int, help="of 128 pictures a checkpoint")
-    quiet()
+    configure_logging()
     rounds = parser.parse_args().rounds
     make_loras(rounds)
     for budget in BUDGETS:

@@ -25,7 +25,7 @@ from torchvision.utils import make_grid
 
 from bench.judging import judged, wishes
 from sweeper.tracking.trial_record import load_records
-from train.cli.app import quiet
+from train.cli.app import configure_logging
 from train.config.schema import DataConfig
 from train.data.dataset import load_dataset
 from train.data.images.cropping import square
@@ -171,7 +171,7 @@ def main() -> None:
     """Runs it and writes results/sweep.json, .md and the pictures."""
     parser = argparse.ArgumentParser(prog="python -m bench.sweep", description=__doc__)
     parser.add_argument("root", nargs="?")
-    quiet()
+    configure_logging()
     torch.set_num_threads(2)
     RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

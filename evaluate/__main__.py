@@ -1,4 +1,4 @@
-"""`python -m evaluate checkpoints='out/*.safetensors'`: scores LoRA files and picks one."""
+"""`python -m evaluate checkpoints='out/*.safetensors'`: scores LoRA files and selects one."""
 
 from __future__ import annotations
 

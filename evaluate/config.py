@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from evaluate.intervals import wilson
 from train.config.parsing import suggestion
 from train.config.ranges import NAMES, RANGE, SEED, Range, limited, ranged
-from train.config.schema import MOST_STEPS, BaseConfig, DataConfig
+from train.config.schema import MAX_STEPS, BaseConfig, DataConfig
 from train.config.setting_kinds import choice_field, model_field, path_field
 from train.config.trigger_check import check_trigger
 from train.errors import ConfigError
@@ -28,12 +28,13 @@ SCORES = (
     "validation_loss",
     "generalization_gap",
 )
-SHARES = ("pose_memorization", "background_leak", "outfit_leak", "copying")  # of the probes
+SHARE_SCORES = ("pose_memorization", "background_leak", "outfit_leak", "copying")  # of the probes
 LOSSES = ("validation_loss", "generalization_gap")  # need held-out images
 FINITE = Range(-1e6, 1e6)  # a limit or a weight
-OF_SCORES = {RANGE: FINITE, NAMES: SCORES}
-OTHERS = 8  # one probe in eight is a training caption, and one in eight is the class alone
-POSES = ("puppets", "keypointrcnn", "mediapipe", "layout")
+SCORE_METADATA = {RANGE: FINITE, NAMES: SCORES}
+# one probe in eight is a training caption, and one in eight is the class alone
+PROBES_PER_OTHER_ROLE = 8
+POSE_DETECTORS = ("puppets", "keypointrcnn", "mediapipe", "layout")
 RULES = (
     "overfit_aware",
     "pareto",
@@ -75,11 +76,11 @@ class PolicyConfig:
     """How one checkpoint is selected from many."""
 
     rule: str = choice_field("overfit_aware")
-    max: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
-    min: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
+    max: dict[str, float] = field(default_factory=dict, metadata=SCORE_METADATA)
+    min: dict[str, float] = field(default_factory=dict, metadata=SCORE_METADATA)
     standard_errors: float = ranged(1.0, 0, 100)
-    epoch: int = ranged(0, 0, MOST_STEPS)
-    weights: dict[str, float] = field(default_factory=dict, metadata=OF_SCORES)
+    epoch: int = ranged(0, 0, MAX_STEPS)
+    weights: dict[str, float] = field(default_factory=dict, metadata=SCORE_METADATA)
 
 
 @dataclass
@@ -114,11 +115,11 @@ def check_scoring(probes: ProbesConfig, scores: ScoresConfig, policy: PolicyConf
     Raises:
         ConfigError: with the first setting that cannot work.
     """
-    _one_of("scores.pose_detector", scores.pose_detector, POSES)
+    _check_one_of("scores.pose_detector", scores.pose_detector, POSE_DETECTORS)
     check_policy(policy)
-    fresh = probes.count - 2 * (probes.count // OTHERS)
+    fresh = probes.count - 2 * (probes.count // PROBES_PER_OTHER_ROLE)
     for name, limit in policy.max.items():
-        if name in SHARES and wilson(0.0, fresh, scores.confidence)[1] > limit:
+        if name in SHARE_SCORES and wilson(0.0, fresh, scores.confidence)[1] > limit:
             raise ConfigError(
                 f"probes.count: with {fresh} fresh ones of {probes.count} probes no checkpoint can "
                 f"be surely below selection.max.{name}={limit:g}; take more or a higher limit"
@@ -131,10 +132,10 @@ def check_policy(policy: PolicyConfig) -> None:
     Raises:
         ConfigError: with the first setting that cannot work.
     """
-    _one_of("selection.rule", policy.rule, RULES)
+    _check_one_of("selection.rule", policy.rule, RULES)
     for name in ("max", "min", "weights"):
         for score in getattr(policy, name):
-            _one_of(f"selection.{name}", score, SCORES)
+            _check_one_of(f"selection.{name}", score, SCORES)
     if policy.rule == "epoch" and policy.epoch < 1:
         raise ConfigError("selection.epoch: the rule epoch needs the epoch to keep, 1 or more")
     if policy.rule == "weighted" and not policy.weights:
@@ -143,7 +144,7 @@ def check_policy(policy: PolicyConfig) -> None:
         )
 
 
-def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        near = suggestion(value, list(known)) or f"; there are {', '.join(known)}"
-        raise ConfigError(f"{key}: there is no {value}{near}")
+def _check_one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        hint = suggestion(value, list(valid)) or f"; there are {', '.join(valid)}"
+        raise ConfigError(f"{key}: there is no {value}{hint}")

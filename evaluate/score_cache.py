@@ -17,10 +17,10 @@ from train.lora.peft_config import read_settings
 
 log = logging.getLogger(__name__)
 FILE = "scorecards.json"
-LARGEST = 100_000_000  # bytes, some thousand scorecards
+MAX_BYTES = 100_000_000  # bytes, some thousand scorecards
 
 
-class Saved(msgspec.Struct):
+class SavedScores(msgspec.Struct):
     """The content of the file; each scorecard is validated when it is looked up."""
 
     about: dict[str, str]
@@ -39,7 +39,7 @@ class ScoreCache:
         self.file, self.about = folder / FILE, about
         self.cards: dict[str, Tree] = {}  # sha256 of the weights -> scorecard
         try:
-            saved = read_json(self.file, Saved, LARGEST)
+            saved = read_json(self.file, SavedScores, MAX_BYTES)
         except FileNotFoundError:
             return
         except UntrustedFileError as error:

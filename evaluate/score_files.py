@@ -13,11 +13,11 @@ import torch
 from matplotlib.figure import Figure
 from rich.text import Text
 
-from evaluate.checkpoints.checks import loadable, readable, remarks
+from evaluate.checkpoints.checks import loadable_files, mismatch_warnings, readable_files
 from evaluate.checkpoints.find import find
-from evaluate.checkpoints.save_order import order
+from evaluate.checkpoints.save_order import order_files
 from evaluate.config import EvaluateConfig
-from evaluate.console.tables import PlainTable, plain, table_console
+from evaluate.console.tables import PlainTable, literal_text, table_console
 from evaluate.images.contact_sheet import save_sheet
 from evaluate.images.curves import draw_curves
 from evaluate.images.figures import save_png
@@ -43,23 +43,23 @@ from train.text.shell import in_setting
 from train.text.terminal import log_lines, print_lines
 
 log = logging.getLogger(__name__)
-WIDE = 230  # columns of a table with intervals
+WIDE_COLUMNS = 230  # columns of a table with intervals
 
 
 def main(config: EvaluateConfig) -> None:
     """Scores the files in order, saves and logs the results, and prints which file to keep."""
     check_device(config.base)
     check_tracking(Path(config.root))
-    metadata = readable(find(config.checkpoints)) if config.checkpoints else {}
-    unit, files = order(metadata) if metadata else ("epoch", {})
+    metadata = readable_files(find(config.checkpoints)) if config.checkpoints else {}
+    unit, files = order_files(metadata) if metadata else ("epoch", {})
     dataset = load_dataset(config.data)
     log_lines(log, dataset.report())
     output = Path(config.output)
     base = load_base(config.base)
     if files:
-        valid = loadable(files, base)
+        valid = loadable_files(files, base)
         files = {file: number for file, number in files.items() if file in valid}
-        for line in remarks([metadata[file] for file in files], base, config.data):
+        for line in mismatch_warnings([metadata[file] for file in files], base, config.data):
             log.warning(line)
     scorer = load_scorer(config, base, dataset)
     check_scores(config.selection, scorer.names)
@@ -69,9 +69,9 @@ def main(config: EvaluateConfig) -> None:
     log.info(f"the probes are in {probes}; edit them and pass them back with {override}")
     if not files:
         return
-    about = {"data": dataset.fingerprint, "base": scorer.base.fingerprint,
+    fingerprints = {"data": dataset.fingerprint, "base": scorer.base.fingerprint,
              "probes": scorer.fingerprint, "sizes": str(framing_of(config.data))}  # fmt: skip
-    cards = score(files, unit, scorer, ScoreCache(output, about), output)
+    cards = score(files, unit, scorer, ScoreCache(output, fingerprints), output)
     if not usable(cards):
         raise CheckpointError(f"none of the files can be used: {cards[0].failure}")
     selection, findings = select(cards, config.selection), diagnose(cards, config.selection)
@@ -79,7 +79,7 @@ def main(config: EvaluateConfig) -> None:
     title = str(config.checkpoints)
     draw_curves(figure.subplots(), cards, selection.scorecard, config.selection, title)
     save_png(figure, output / "curves.png")
-    _log(config, cards, selection, findings, about, base.device)
+    _log(config, cards, selection, findings, fingerprints, base.device)
     _print_results(cards, selection, findings)
 
 
@@ -113,7 +113,7 @@ def _log(
     cards: list[Scorecard],
     selection: Selection,
     findings: list[Finding],
-    about: dict[str, str],
+    fingerprints: dict[str, str],
     device: torch.device,
 ) -> None:
     """Logs one MLflow run for the folder of files; it is continued while `about` is the same."""
@@ -121,8 +121,10 @@ def _log(
     store = MlflowStore(Path(config.root), "evaluations")
     with store.tolerate_outage():
         run = TrackedRun(store, output / "mlflow.json", output.name)
-        run.renew({**about, **{card.label: key_of(card.checkpoint) for card in cards}})
-        run.begin({**environment(device), **about})
+        run.start_new_if_changed(
+            {**fingerprints, **{card.label: key_of(card.checkpoint) for card in cards}}
+        )
+        run.begin({**environment(device), **fingerprints})
         run.resume()
         run.log_once("params", lambda: run.log_params(flatten(asdict(config))))
         now = int(time.time() * 1000)
@@ -145,8 +147,8 @@ def _log(
 
 
 def _print_results(cards: list[Scorecard], selection: Selection, findings: list[Finding]) -> None:
-    console = table_console(WIDE)
-    console.print(table(cards, selection.scorecard, intervals=console.width >= WIDE))
+    console = table_console(WIDE_COLUMNS)
+    console.print(table(cards, selection.scorecard, intervals=console.width >= WIDE_COLUMNS))
     for card in (card for card in cards if card.failure):
         print_lines(f"{card.checkpoint.name} cannot be used: {card.failure}")
     print_lines(
@@ -157,7 +159,7 @@ def _print_results(cards: list[Scorecard], selection: Selection, findings: list[
     )
 
 
-def table(cards: list[Scorecard], pick: Scorecard, intervals: bool) -> PlainTable:
+def table(cards: list[Scorecard], selected: Scorecard, intervals: bool) -> PlainTable:
     """The scorecards in order, with the selected one marked.
 
     Args:
@@ -165,11 +167,11 @@ def table(cards: list[Scorecard], pick: Scorecard, intervals: bool) -> PlainTabl
     """
     names = list(dict.fromkeys(name for card in cards for name in card.scores))
     result = PlainTable()
-    for heading in ("", pick.unit, "fidelity", *(name.replace("_", " ") for name in names)):
+    for heading in ("", selected.unit, "fidelity", *(name.replace("_", " ") for name in names)):
         result.heading(heading)
     for card in cards:
         cells = [_cell(card.scores.get(name), intervals) for name in names]
-        mark = "keep" if card is pick else ""
+        mark = "keep" if card is selected else ""
         value = fidelity(card)
         overall = "failed" if card.failure else "-" if value is None else f"{value:.2f}"
         result.row(mark, str(card.epoch), overall, *cells)
@@ -178,6 +180,6 @@ def table(cards: list[Scorecard], pick: Scorecard, intervals: bool) -> PlainTabl
 
 def _cell(estimate: Estimate | None, interval: bool) -> Text:
     if estimate is None:
-        return plain("-")
+        return literal_text("-")
     bounds = f"\n{estimate.low:.2f} to {estimate.high:.2f}" if interval else ""
-    return plain(f"{estimate.value:.2f}{bounds}", verbatim=LINES)
+    return literal_text(f"{estimate.value:.2f}{bounds}", verbatim=LINES)

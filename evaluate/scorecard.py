@@ -13,13 +13,13 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from evaluate.config import LOSSES
-from train.config.schema import MOST_STEPS
+from train.config.schema import MAX_STEPS
 from train.files.untrusted import convert
 
 FIDELITIES = ("prompt_fidelity", "subject_fidelity")
 Name = Annotated[str, Meta(max_length=500)]
 Text = Annotated[str, Meta(max_length=100_000)]
-LARGEST = 1e30  # of a score; a larger one is treated like NaN
+MAX_SCORE = 1e30  # of a score; a larger one is treated like NaN
 LOSSES_FROM = -100.0  # a loss is not negative; exp(-loss) is finite down to here
 
 
@@ -42,7 +42,7 @@ class SavedCard(msgspec.Struct):
         high: float
 
     checkpoint: Text
-    epoch: Annotated[int, Meta(ge=0, le=MOST_STEPS)]
+    epoch: Annotated[int, Meta(ge=0, le=MAX_STEPS)]
     scores: dict[Name, Bounds]
     by_probe: dict[Name, Annotated[list[float], Meta(max_length=10_000)]]
     notes: Annotated[list[Text], Meta(max_length=1000)]
@@ -60,7 +60,7 @@ class SavedCard(msgspec.Struct):
 
 
 # older records have no failure; in these only checkpoints with NaN images lack prompt_fidelity
-NOT_SCORED = "its pictures could not be scored"
+NOT_SCORED = "its images could not be scored"
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Scorecard:
             "by_probe": self.by_probe,
             "notes": list(self.notes),
             "confidence": self.confidence,
-            "copies": {str(probe): picture for probe, picture in self.copies.items()},
+            "copies": {str(probe): image for probe, image in self.copies.items()},
             "unit": self.unit,
             "failure": self.failure,
         }
@@ -138,7 +138,7 @@ class Scorecard:
             by_probe={n: v for n, v in saved.by_probe.items() if n in scores and _in_range(v)},
             notes=saved.notes,
             confidence=saved.confidence,
-            copies={int(probe): picture for probe, picture in saved.copies.items()},
+            copies={int(probe): image for probe, image in saved.copies.items()},
             unit=saved.unit,
             failure=failure,
         )
@@ -149,7 +149,7 @@ def _is_valid(name: str, estimate: Estimate) -> bool:
 
 
 def _in_range(values: Iterable[float]) -> bool:
-    return all(-LARGEST <= value <= LARGEST for value in values)
+    return all(-MAX_SCORE <= value <= MAX_SCORE for value in values)
 
 
 def usable(cards: Iterable[Scorecard]) -> list[Scorecard]:

@@ -26,7 +26,7 @@ from evaluate.generation.baseline_images import BaselineImages
 from evaluate.generation.generate import generate
 from evaluate.generation.training_poses import reference_probes, training_poses
 from evaluate.images import contact_sheet
-from evaluate.metrics.collection import Baseline, Scores
+from evaluate.metrics.collection import Baseline, ScoreCollection
 from evaluate.metrics.losses import FixedLosses
 from evaluate.prompts.attributes import class_words, load_attributes
 from evaluate.prompts.probe_set import ProbeSet, load_probe_set, make_probe_set
@@ -40,7 +40,7 @@ from train.lora.checkpoint import NotFiniteError, load_checkpoint
 from train.models.base_model import BaseModel
 
 log = logging.getLogger(__name__)
-GENERATING = "the base model draws"  # the stage that a countdown names
+GENERATING_STAGE = "the base model generates"  # the stage that a countdown names
 MIN_DETECTED = 0.5  # share of the images in which the pose source must detect a pose
 
 
@@ -84,7 +84,7 @@ class Scorer:
             self.fingerprint = self._fingerprint()
             baseline = Baseline(training, self._rounds(), self.probe_set, self.extractor)
             options = {"resamples": scores.resamples, "confidence": scores.confidence}
-            self.metrics = Scores(baseline, options)
+            self.metrics = ScoreCollection(baseline, options)
         for reason in dict.fromkeys(self.metrics.undefined.values()):
             names = [name for name, why in self.metrics.undefined.items() if why == reason]
             self._note(f"no {', '.join(names)}: {reason}")
@@ -97,8 +97,8 @@ class Scorer:
         )
         if single:
             self._note(
-                "one picture is held out: the intervals of validation_loss and generalization_gap "
-                "are over the timesteps, not over pictures"
+                "one image is held out: the intervals of validation_loss and generalization_gap "
+                "are over the timesteps, not over images"
             )
         self.seconds = time.monotonic() - start
 
@@ -116,8 +116,8 @@ class Scorer:
         for path, epoch in checkpoints.items():
             try:
                 adapters[path] = load_checkpoint(path, self.base.adapters)
-            except NotFiniteError as error:  # the other checkpoints are scored all the same
-                broken[path] = self._broken(path, epoch, str(error))
+            except NotFiniteError as error:  # the other checkpoints are scored nevertheless
+                broken[path] = self._card_of_nan_weights(path, epoch, str(error))
         finite = {path: epoch for path, epoch in checkpoints.items() if path in adapters}
         scored = self._score(finite, list(adapters.values())) if adapters else []
         cards = broken | dict(zip(finite, scored, strict=True))
@@ -140,7 +140,7 @@ class Scorer:
             return [
                 self.scorecard(path, epoch, each, features[next(rows)], pair)
                 if features is not None and is_finite
-                else self.failed(path, epoch, each)
+                else self.card_of_nan_images(path, epoch, each)
                 for (path, epoch), each, is_finite, pair in zip(
                     checkpoints.items(), images, finite.tolist(), losses, strict=True
                 )
@@ -179,13 +179,13 @@ class Scorer:
             images=_pixels(images),
         )
 
-    def failed(self, path: Path, epoch: int, images: Tensor) -> Scorecard:
+    def card_of_nan_images(self, path: Path, epoch: int, images: Tensor) -> Scorecard:
         """The scorecard of a checkpoint whose images are not finite."""
         count = len(images) - int(images.isfinite().flatten(1).all(1).sum())
-        failure = f"{count} of its {len(images)} pictures are not finite numbers"
+        failure = f"{count} of its {len(images)} images are not finite numbers"
         return self._unusable(path, epoch, failure, _pixels(images.nan_to_num(0, 0, 0)))
 
-    def _broken(self, path: Path, epoch: int, failure: str) -> Scorecard:
+    def _card_of_nan_weights(self, path: Path, epoch: int, failure: str) -> Scorecard:
         """The scorecard of a checkpoint whose weights are not finite, with black images."""
         size = self.resolution
         black = np.zeros((len(self.probe_set.probes), size, size, 3), np.uint8)
@@ -226,7 +226,7 @@ class Scorer:
         """
         values = load_attributes(self.settings.attributes)
         references = reference_probes(values, class_words(dataset.trigger, values))
-        countdown = Countdown(GENERATING, len(references))
+        countdown = Countdown(GENERATING_STAGE, len(references))
         images = self.baseline_images.generate(references, 0, countdown)
         training, base = self._extract([self.training_images, images])
         for name, features in {"training": training, "base's": base}.items():
@@ -234,7 +234,7 @@ class Scorer:
             if share < MIN_DETECTED:
                 self._note(
                     f"{self.extractor.source.name} finds a pose in {share:.0%} of the {name} "
-                    "pictures: poses are compared by layout instead"
+                    "images: poses are compared by layout instead"
                 )
                 encoder = self.extractor.encoder
                 self.extractor = FeatureExtractor(encoder, LayoutPoses(encoder))
@@ -252,14 +252,14 @@ class Scorer:
     def _rounds(self) -> list[ImageFeatures]:
         """Features of the base's images of the probes, for each round."""
         probes, rounds = self.probe_set.probes, range(self.scores.baseline)
-        countdown = Countdown(GENERATING, len(probes) * len(rounds))
+        countdown = Countdown(GENERATING_STAGE, len(probes) * len(rounds))
         images = [self.baseline_images.generate(probes, number, countdown) for number in rounds]
         return self._extract(images)
 
     def _extract(self, sets: list[Tensor]) -> list[ImageFeatures]:
         """The features of sets of images, cached from an earlier start or computed."""
         cache = FeatureCache(self.extractor, self.cache)
-        countdown = Countdown("reads", sum(map(len, sets)))
+        countdown = Countdown("extracting features of", sum(map(len, sets)))
         return [cache.extract(images, countdown) for images in sets]
 
     def _note(self, note: str) -> None:
@@ -267,15 +267,15 @@ class Scorer:
         self.notes.append(note)
 
     def _fingerprint(self) -> str:
-        about = {
-            "base": self.base.drawing,
+        parts = {
+            "base": self.base.image_fingerprint,
             "resolution": self.resolution,
             "probes": self.probe_set.to_yaml(),
             "steps": self.settings.steps,
             "guidance": self.settings.guidance,
             "scores": asdict(self.scores),
         }
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _pixels(images: Tensor) -> NDArray[np.uint8]:

@@ -19,9 +19,9 @@ from evaluate.config import (
 from sweeper.search.class_arguments import check_pruner, check_sampler_arguments
 from sweeper.study_folder import check_name
 from train.config.class_arguments import whole
-from train.config.parsing import typed
-from train.config.ranges import ranged, shown
-from train.config.schema import EMBEDDED, MOST_EPOCHS, TrialConfig
+from train.config.parsing import parse_config
+from train.config.ranges import format_value, ranged
+from train.config.schema import EMBEDDED, MAX_EPOCHS, TrialConfig
 from train.config.setting_kinds import (
     OF_CLASS,
     OF_NUMBERS,
@@ -79,8 +79,8 @@ class StudyConfig:
 class EarlyStopConfig:
     """When a trial is stopped before its last epoch; 0: never."""
 
-    memorization_patience: int = ranged(2, 0, MOST_EPOCHS)
-    patience: int = ranged(3, 0, MOST_EPOCHS)
+    memorization_patience: int = ranged(2, 0, MAX_EPOCHS)
+    patience: int = ranged(3, 0, MAX_EPOCHS)
     min_progress_share: float = ranged(0.5, 0, 1)
 
 
@@ -124,7 +124,7 @@ def check_search(hydra: DictConfig) -> None:
         return
     sweeper.pop("_recursive_", None)
     try:
-        config = typed(SearchConfig, OmegaConf.create(sweeper))
+        config = parse_config(SearchConfig, OmegaConf.create(sweeper))
     except ConfigError as error:
         raise ConfigError(f"hydra.sweeper.{error}") from None
     check_choice("hydra.sweeper.objective", config.objective, (*OBJECTIVES,))
@@ -151,7 +151,9 @@ def check_sweep(config: SweepConfig) -> None:
     check_choice("study.on_outage", config.study.on_outage, ON_OUTAGE)
     check_choice("study.keep_checkpoints", config.study.keep_checkpoints, KEEP)
     if config.pack != AUTO and not PACK.accepts(config.pack):
-        raise ConfigError(f"pack: {shown(config.pack)} must be {PACK} (trials at once), or auto")
+        raise ConfigError(
+            f"pack: {format_value(config.pack)} must be {PACK} (trials at once), or auto"
+        )
     check_pruner(config.pruner)
 
 

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from train.errors import ConfigError
-from train.files.atomic_write import keep_links_out
+from train.files.atomic_write import forbid_links
 from train.text.display import shortened
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -68,7 +68,7 @@ def closed(folder: Path) -> Path:
     Raises:
         ConfigError: there is a link, a pipe or a device in it, or it has no end.
     """
-    keep_links_out(folder)
+    forbid_links(folder)
     if folder.is_symlink():
         raise _refusal(folder, "a link")
     waiting, count = [(folder, 1)], 0

@@ -46,7 +46,7 @@ def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the store of the one before: MLflow names the last one in the environment."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # what is set from here on is undone afterwards
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    monkeypatch.setenv(permissions.VARIABLE, "{}")  # nor what it has named
+    monkeypatch.setenv(permissions.ENV_VARIABLE, "{}")  # nor what it has named
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +154,7 @@ def base(base_folder: Path) -> BaseModel:
 
 
 @pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven photographs of different sizes, every second one with a caption."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
@@ -167,8 +167,8 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(picture_folder: Path) -> Dataset:
-    return load_dataset(DataConfig(path=str(picture_folder)))
+def dataset(image_folder: Path) -> Dataset:
+    return load_dataset(DataConfig(path=str(image_folder)))
 
 
 @pytest.fixture(scope="session")

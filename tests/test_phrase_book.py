@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from train.cli.hydra_errors import KOHYA
+from train.cli.hydra_errors import KOHYA_NAMES
 from train.kohya.command_line import expand
 from train.kohya_toml.key_tables import REFUSED, UNSUPPORTED
 from train.kohya_toml.parsed_config import KohyaConfig
@@ -73,7 +73,7 @@ def test_suggestions_for_mistyped_keys_agree_with_the_tables() -> None:
         for theirs, ours in ROWS
         if len(theirs) == 1
     }
-    for key, setting in KOHYA.items():
+    for key, setting in KOHYA_NAMES.items():
         if key in meant:
             assert setting in meant[key]
-    assert len(KOHYA.keys() & meant) > 15
+    assert len(KOHYA_NAMES.keys() & meant) > 15

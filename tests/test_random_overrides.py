@@ -31,7 +31,7 @@ from sweeper.search.conditional_params import is_active
 from train.cli import hydra_errors
 from train.cli.compose import composed
 from train.cli.preflight import preflight
-from train.config.parsing import keys
+from train.config.parsing import dotted_keys
 from train.config.schema import TrainConfig
 from train.validation import check_train
 
@@ -115,10 +115,10 @@ def composed_faster() -> Iterator[None]:
 @cache
 def keys_of(name: str) -> list[str]:
     config = composed(name, COMMANDS[name][2])
-    found = [*keys(config), *GROUPS]
+    found = [*dotted_keys(config), *GROUPS]
     if name == "sweep":
         hydra = composed(name, with_hydra=True).hydra
-        found += [f"hydra.sweeper.{key}" for key in keys(hydra.sweeper)]
+        found += [f"hydra.sweeper.{key}" for key in dotted_keys(hydra.sweeper)]
     return found
 
 

@@ -324,7 +324,7 @@ def test_commands_are_found() -> None:
     assert not is_python("make x")
 
 
-def test_the_walk(base_folder: Path, picture_folder: Path, tmp_path: Path, configs: None) -> None:
+def test_the_walk(base_folder: Path, image_folder: Path, tmp_path: Path, configs: None) -> None:
     copy = tmp_path / "copy"
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True,
@@ -340,7 +340,7 @@ def test_the_walk(base_folder: Path, picture_folder: Path, tmp_path: Path, confi
         (copy / name).write_text(content)
     if not (copy / ".venv").exists():
         (copy / ".venv").symlink_to(sys.prefix)
-    mine = {"/my/pictures": str(picture_folder), "/my/model.safetensors": str(base_folder)}
+    mine = {"/my/pictures": str(image_folder), "/my/model.safetensors": str(base_folder)}
     said = subprocess.run(
         [".venv/bin/python", "-m", "tests.walking"], input=written(steps(mine)), cwd=copy,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT,

@@ -18,24 +18,26 @@ class CommandLine:
     """The command line, with kohya's files replaced by their overrides, if there are any.
 
     Attributes:
-        chosen: the settings that the files give, and not the user.
+        keys_from_files: the settings that the files give, and not the user.
     """
 
     def __init__(self) -> None:
-        self.chosen: set[str] = set()
+        self.keys_from_files: set[str] = set()
 
     def read(self, overrides: list[str]) -> list[str]:
         """The overrides; notes about the files are logged."""
         expanded, notes = expand(overrides)
         for note in notes:
             log.info(note)
-        self.chosen = {line.partition("=")[0] for line in expanded if line not in overrides}
+        self.keys_from_files = {
+            line.partition("=")[0] for line in expanded if line not in overrides
+        }
         return expanded
 
     def check(self, config: TrainConfig) -> None:
         """Rejects impossible settings, and files that would replace another run's files."""
         check_train(config)
-        if self.chosen & {"output", "name"}:
+        if self.keys_from_files & {"output", "name"}:
             check_replaced(Path(config.output), config.name)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from train.config.optimizer_arguments import check_optimizer
 from train.config.parsing import cause, suggestion
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.config.schema import (
     BaseConfig,
     DataConfig,
@@ -48,7 +48,7 @@ RESUME = RESUME_AUTO, RESUME_OFF = "auto", "off"
 
 
 def check_trial(config: TrialConfig) -> None:
-    """Rejects impossible combinations, naming the key; `typed` has checked types and ranges.
+    """Rejects impossible combinations, naming the key; `parse_config` has checked types and ranges.
 
     Nothing is imported for it. Checks that need torch are in `train.loop.construction_checks`.
 
@@ -59,7 +59,7 @@ def check_trial(config: TrialConfig) -> None:
     check_choice("cache", config.cache, CACHES)
     if config.data.color_augmentation and config.cache != OFF:
         raise ConfigError(
-            "data.color_augmentation: changes the pictures each time, so their latents cannot be "
+            "data.color_augmentation: changes the images each time, so their latents cannot be "
             "kept; set cache=off (slower), or leave it out"
         )
     check_base(config.base)
@@ -90,7 +90,7 @@ def _check_scheduler(scheduler: SchedulerConfig) -> None:
         and scheduler.name == "warmup_stable_decay"
     ):
         raise ConfigError(
-            "scheduler.decay_ratio: together with scheduler.warmup_ratio it is more than all"
+            "scheduler.decay_ratio: together with scheduler.warmup_ratio it is more than 1"
         )
 
 
@@ -104,17 +104,18 @@ def _check_training(config: TrialConfig) -> None:
     if is_lr_free(target) and training.text_encoder_lr not in (None, 1.0):
         name = target.rpartition(".")[2]
         raise ConfigError(
-            f"training.text_encoder_lr: {name} finds one step size for all; leave it null"
+            f"training.text_encoder_lr: {name} estimates one step size for all; leave it null"
         )
     steps, warmup = training.max_steps, config.scheduler.warmup_steps
     if steps is not None and warmup is not None and warmup > steps:
         raise ConfigError(
             f"scheduler.warmup_steps: {warmup} is more than training.max_steps, {steps}"
         )
-    within = config.scheduler.warmup_epochs
-    if steps is None and within is not None and within > training.epochs:
+    warmup_epochs = config.scheduler.warmup_epochs
+    if steps is None and warmup_epochs is not None and warmup_epochs > training.epochs:
         raise ConfigError(
-            f"scheduler.warmup_epochs: {within:g} is more than training.epochs, {training.epochs}"
+            f"scheduler.warmup_epochs: {warmup_epochs:g} is more than training.epochs, "
+            f"{training.epochs}"
         )
 
 
@@ -161,7 +162,7 @@ def check_device_name(device: str) -> None:
     """
     if not re.fullmatch(DEVICE, device):
         raise ConfigError(
-            f"base.device: {shown(device)} is none of auto, cpu, cuda, cuda:1, mps, xpu"
+            f"base.device: {format_value(device)} is not one of auto, cpu, cuda, cuda:1, mps, xpu"
         )
 
 
@@ -170,7 +171,7 @@ def _check_path(path: str) -> None:
         file = expanded(path)
         pickled = file.suffix.lower() in PICKLES or (file.is_file() and _begins_as_pickle(file))
     except (OSError, ValueError) as error:  # too long, not readable
-        raise ConfigError(f"base.path: {shown(path)}: {cause(error)}") from None
+        raise ConfigError(f"base.path: {format_value(path)}: {cause(error)}") from None
     if pickled:
         raise ConfigError(
             f"base.path: {path} is a pickle, which can run code when loaded; "
@@ -196,12 +197,12 @@ def check_data(data: DataConfig) -> None:
         ConfigError: naming the first setting that cannot work.
     """
     if not data.path and data.dataset_config is None:
-        raise ConfigError("data.path: say where your pictures are")
+        raise ConfigError("data.path: say where your images are")
     check_choice("data.on_error", data.on_error, ("stop", "skip"))
     if not re.fullmatch(r"\s*\.?[^\s./\\*?\[\]\0]+\s*", data.caption_extension):
         raise ConfigError(
-            f"data.caption_extension: {shown(data.caption_extension)} must be the last part of the "
-            "files' names, such as .txt"
+            f"data.caption_extension: {format_value(data.caption_extension)} must be the last part "
+            "of the files' names, such as .txt"
         )
     framing = framing_of(data)
     if framing.buckets and framing.upscale and framing.least > framing.most:
@@ -215,8 +216,8 @@ def check_data(data: DataConfig) -> None:
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises a ConfigError with a suggestion if the value is not one of the choices."""
     if value not in choices:
-        near = suggestion(value, list(choices))
-        raise ConfigError(f"{key}: {shown(value)} is none of {', '.join(choices)}{near}")
+        hint = suggestion(value, list(choices))
+        raise ConfigError(f"{key}: {format_value(value)} is not one of {', '.join(choices)}{hint}")
 
 
 def check_train(config: TrainConfig) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from train.cli.app import quiet
+from train.cli.app import configure_logging
 
 
 class Told(io.BytesIO):
@@ -24,7 +24,7 @@ def captured() -> Iterator[Told]:
     told, before = Told(), (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
     streams = [io.TextIOWrapper(told, encoding="utf-8", write_through=True) for _ in before]
     _take(streams[:2] * 2)
-    quiet()
+    configure_logging()
     try:
         yield told
     finally:

@@ -16,9 +16,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from bench.fuzzing import good
-from evaluate.checkpoints.checks import loadable, readable, remarks
+from evaluate.checkpoints.checks import loadable_files, mismatch_warnings, readable_files
 from evaluate.checkpoints.find import find
-from evaluate.checkpoints.save_order import order
+from evaluate.checkpoints.save_order import order_files
 from evaluate.features.clip import ClipEncoder
 from evaluate.prompts.attributes import AttributeBank, load_attributes
 from evaluate.prompts.probe_set import load_probe_set
@@ -42,7 +42,7 @@ from train.cli import compose as composing
 from train.cli import local_overrides
 from train.cli.compose import settings
 from train.cli.preflight import preflight
-from train.config.parsing import typed
+from train.config.parsing import parse_config
 from train.config.schema import CONF, BaseConfig, DataConfig, TrainConfig, TrialConfig, trial_of
 from train.data.dataset import Dataset, load_dataset
 from train.files import permissions
@@ -114,10 +114,10 @@ def make_world() -> World:
 
 def read_loras(folder: Path, world: World) -> object:
     """As `python -m evaluate checkpoints=` does, up to the first picture."""
-    metadata = readable(find(str(folder)))
-    unit, files = order(metadata)
-    kept = loadable(files, world.base)
-    said = remarks(
+    metadata = readable_files(find(str(folder)))
+    unit, files = order_files(metadata)
+    kept = loadable_files(files, world.base)
+    said = mismatch_warnings(
         [metadata[file] for file in files if file in kept], world.base, world.config.data
     )
     return unit, said, [(key_of(file), weights_hash(file)) for file in kept]
@@ -217,7 +217,7 @@ def read_kohya(folder: Path, world: World) -> object:
     line, notes = expand([f"kohya={file}"])
     plain = preflight("train", line, TrainConfig, check_train)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = typed(
+        config = parse_config(
             TrainConfig, compose("train", [word for word in plain if not word.startswith("-")])
         )
     load_dataset(config.data)
@@ -300,6 +300,6 @@ def as_a_command(places: list[Path]) -> Iterator[None]:
     """What a command line does first: it knows what was typed, and nothing of the last command."""
     GlobalHydra.instance().clear()
     with mock.patch.dict("os.environ"):
-        os.environ.pop(permissions.VARIABLE, None)
+        os.environ.pop(permissions.ENV_VARIABLE, None)
         permissions.allow(places)
         yield

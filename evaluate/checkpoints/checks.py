@@ -23,16 +23,16 @@ from train.text.shell import in_setting
 
 log = logging.getLogger(__name__)
 Metadata = Mapping[str, str]
-SIMILAR = 1.1  # resolutions whose sides differ by at most this factor count as equal
+RESOLUTION_TOLERANCE = 1.1  # resolutions whose sides differ by at most this factor count as equal
 STEP = 8  # sides of images are multiples of 8 pixels
-OURS = "another one"
-PLAIN = r"[\w ,.:+-]+"  # a value that a person would type
+OTHER_MODEL = "another one"
+TYPEABLE = r"[\w ,.:+-]+"  # a value that a person would type
 
 
 Result = TypeVar("Result")
 
 
-def readable(files: Iterable[Path]) -> dict[Path, Metadata]:
+def readable_files(files: Iterable[Path]) -> dict[Path, Metadata]:
     """The metadata of the files that can be read; the others are skipped with a warning.
 
     Raises:
@@ -41,7 +41,7 @@ def readable(files: Iterable[Path]) -> dict[Path, Metadata]:
     return _read_all(files, read_metadata)
 
 
-def loadable(files: Iterable[Path], base: BaseModel) -> set[Path]:
+def loadable_files(files: Iterable[Path], base: BaseModel) -> set[Path]:
     """The files that fit this base; the others are skipped with a warning.
 
     Keys that the base has no module for are reported once for all files with the same keys.
@@ -55,8 +55,8 @@ def loadable(files: Iterable[Path], base: BaseModel) -> set[Path]:
         if keys and keys not in reported:
             reported.add(keys)
             log.warning(
-                f"{file.name}: {len(keys)} of its parts have no place in the base and are left "
-                f"out (such as {keys[0]})"
+                f"{file.name}: the base has no module for {len(keys)} of its keys, which are "
+                f"ignored (such as {keys[0]})"
             )
     return set(unused)
 
@@ -70,8 +70,8 @@ def _read_all(files: Iterable[Path], read: Callable[[Path], Result]) -> dict[Pat
             errors.append(error)
     if errors and not results:
         raise errors[0]
-    for left_out in errors:
-        log.warning(f"{left_out}; it is left out")
+    for reason in errors:
+        log.warning(f"{reason}; the file is skipped")
     return results
 
 
@@ -92,19 +92,19 @@ class Trait:
     setting: str = ""
 
 
-def remarks(metadata: Iterable[Metadata], base: BaseModel, data: DataConfig) -> list[str]:
+def mismatch_warnings(metadata: Iterable[Metadata], base: BaseModel, data: DataConfig) -> list[str]:
     """A line for each trait with which the files were trained otherwise than they are scored."""
     files = list(metadata)
     lines = []
     for trait in _traits(base, data):
-        for value, count in Counter(trait.read(about) for about in files).items():
+        for value, count in Counter(trait.read(metadata) for metadata in files).items():
             if value and value != trait.used:
-                helps = trait.setting and re.fullmatch(PLAIN, value)
-                setting = in_setting(trait.setting, value) if helps else ""
+                can_help = trait.setting and re.fullmatch(TYPEABLE, value)
+                setting = in_setting(trait.setting, value) if can_help else ""
                 lines.append(
                     f"{count} of {len(files)} files say that they were trained with {trait.words} "
-                    f"{shortened(value)}; they are drawn with {trait.used}"
-                    + (f" ({setting} draws them as they were trained)" if setting else "")
+                    f"{shortened(value)}; they are scored with {trait.used}"
+                    + (f" ({setting} scores them as they were trained)" if setting else "")
                 )
     return lines
 
@@ -117,53 +117,53 @@ def _traits(base: BaseModel, data: DataConfig) -> list[Trait]:
         Trait("the prediction type", _prediction, base.prediction_type, "base.prediction_type"),
         Trait(
             "zero terminal SNR",
-            lambda about: about.get("ss_zero_terminal_snr", "").replace("None", ""),
-            str(bool(base.noise.config.rescale_betas_zero_snr)),
+            lambda metadata: metadata.get("ss_zero_terminal_snr", "").replace("None", ""),
+            str(bool(base.noise_scheduler.config.rescale_betas_zero_snr)),
         ),
-        Trait("the resolution", partial(_side, data.resolution), str(data.resolution),
+        Trait("the resolution", partial(_resolution, data.resolution), str(data.resolution),
               "data.resolution"),
-        Trait("the trigger", lambda about: about.get("modelspec.trigger_phrase", "").strip(),
+        Trait("the trigger", lambda metadata: metadata.get("modelspec.trigger_phrase", "").strip(),
               data.trigger_words, "data.trigger"),
     ]  # fmt: skip
     if not family.is_xl:  # SDXL uses one layer, whatever the metadata state
         traits.append(Trait("clip_skip", _clip_skip, str(base.clip_skip), "base.clip_skip"))
     if base.short_hash:  # only single files have the hashes that trainers write
-        traits.append(Trait("the model", partial(_model, base), OURS))
+        traits.append(Trait("the model", partial(_model, base), OTHER_MODEL))
     return traits
 
 
-def _clip_skip(about: Metadata) -> str:
-    value = about.get("ss_clip_skip") or about.get("modelspec.encoder_layer") or ""
+def _clip_skip(metadata: Metadata) -> str:
+    value = metadata.get("ss_clip_skip") or metadata.get("modelspec.encoder_layer") or ""
     return value if re.fullmatch("[1-9]|1[0-9]", value) else ""
 
 
-def _prediction(about: Metadata) -> str:
-    value = about.get("modelspec.prediction_type", "") or about.get("ss_prediction_type", "")
-    velocity = about.get("ss_v_parameterization", "")
-    if velocity == "True" or about.get("ss_base_model_version", "").endswith("_v"):
+def _prediction(metadata: Metadata) -> str:
+    value = metadata.get("modelspec.prediction_type", "") or metadata.get("ss_prediction_type", "")
+    velocity = metadata.get("ss_v_parameterization", "")
+    if velocity == "True" or metadata.get("ss_base_model_version", "").endswith("_v"):
         return VELOCITY
     known = {"epsilon": EPSILON, "v": VELOCITY, VELOCITY: VELOCITY}
     return known.get(value, EPSILON if velocity == "False" else "")
 
 
-def _version(about: Metadata) -> str:
+def _version(metadata: Metadata) -> str:
     """kohya's version string of the family, if it is one of the families here."""
-    value = about.get("ss_base_model_version", "").removesuffix("_v")
+    value = metadata.get("ss_base_model_version", "").removesuffix("_v")
     return value if value in {family.version for family in FAMILIES} else ""
 
 
-def _side(used: int, about: Metadata) -> str:
+def _resolution(used: int, metadata: Metadata) -> str:
     """Side of a square with as many pixels as a training image; `used` if it is similar."""
-    sides = [int(side) for side in re.findall(r"\d{2,5}", about.get("ss_resolution", ""))]
+    sides = [int(side) for side in re.findall(r"\d{2,5}", metadata.get("ss_resolution", ""))]
     if len(sides) not in (1, 2):
         return ""
     side = round(math.sqrt(sides[0] * sides[-1]) / STEP) * STEP
-    return str(used if 1 / SIMILAR < side / used < SIMILAR else side)
+    return str(used if 1 / RESOLUTION_TOLERANCE < side / used < RESOLUTION_TOLERANCE else side)
 
 
-def _model(base: BaseModel, about: Metadata) -> str:
+def _model(base: BaseModel, metadata: Metadata) -> str:
     """The name of the model if its hashes differ from the base's."""
-    hashes = {about.get("ss_new_sd_model_hash", ""), about.get("ss_sd_model_hash", "")} - {""}
+    hashes = {metadata.get("ss_new_sd_model_hash", ""), metadata.get("ss_sd_model_hash", "")} - {""}
     if not hashes or hashes & {base.fingerprint, base.short_hash}:
         return ""
-    return about.get("ss_sd_model_name", "") or f"of hash {min(hashes)[:10]}"
+    return metadata.get("ss_sd_model_name", "") or f"of hash {min(hashes)[:10]}"

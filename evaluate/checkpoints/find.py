@@ -14,7 +14,7 @@ WEIGHTS, CHECKPOINTS = ".safetensors", "checkpoint-*"  # trainers' folders of on
 ANY_CASE = "." + "".join(f"[{letter}{letter.upper()}]" for letter in WEIGHTS[1:])
 NAMES = {"pytorch_lora_weights", "adapter_model"}  # of diffusers, of PEFT
 PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
-SHOWN = 3
+MAX_SUGGESTIONS = 3
 EVERYWHERE = "**"
 
 
@@ -30,7 +30,7 @@ def find(pattern: str) -> list[Path]:
     try:
         path = expanded(pattern)
         exists = path.exists()
-        files = sorted({file for match in _matches(path) for file in _expanded(match)})
+        files = sorted({file for match in _matches(path) for file in _files_in(match)})
     except (OSError, ValueError) as error:  # not readable; a NUL character
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"checkpoints: {pattern:.200}: {reason}") from None
@@ -41,7 +41,7 @@ def find(pattern: str) -> list[Path]:
         raise CheckpointError(f"{pickle}: only .safetensors is read; a pickle can run code")
     if files or (exists and path.is_dir()):
         raise CheckpointError(f"checkpoints: no {WEIGHTS} file in {pattern:.200}")
-    raise CheckpointError(f"checkpoints: no file {pattern:.200}{_near(path)}")
+    raise CheckpointError(f"checkpoints: no file {pattern:.200}{_similar_names(path)}")
 
 
 def _matches(path: Path) -> list[Path]:
@@ -74,7 +74,7 @@ def _glob(pattern: str) -> list[str]:
     return matches
 
 
-def _expanded(path: Path) -> list[Path]:
+def _files_in(path: Path) -> list[Path]:
     """The file; for a folder the files in it, else those one level below, else everything in it.
 
     In a folder with a file that is named like a LoRA, other files are something else.
@@ -93,13 +93,17 @@ def _is_weights(file: Path) -> bool:
     return file.suffix.lower() == WEIGHTS and not file.name.startswith(".") and file.is_file()
 
 
-def _near(path: Path) -> str:
+def _similar_names(path: Path) -> str:
     """A hint with existing names that are similar."""
     try:
         folder = next(parent for parent in path.parents if parent.is_dir())
-        wanted = path.relative_to(folder).parts[0]
+        missing = path.relative_to(folder).parts[0]
         names = {entry.name.lower(): entry.name for entry in folder.iterdir()}
     except (OSError, StopIteration, IndexError):
         return ""
-    near = difflib.get_close_matches(wanted.lower(), names, SHOWN, cutoff=0.5)
-    return "; near it: " + ", ".join(str(folder / names[name]) for name in near) if near else ""
+    similar = difflib.get_close_matches(missing.lower(), names, MAX_SUGGESTIONS, cutoff=0.5)
+    return (
+        "; similar names: " + ", ".join(str(folder / names[name]) for name in similar)
+        if similar
+        else ""
+    )

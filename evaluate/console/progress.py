@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 
-from train.data.folders.wording import counted
+from train.data.folders.wording import count_noun
 
 log = logging.getLogger(__name__)
-EVERY = 15.0  # seconds between two lines
+LOG_INTERVAL = 15.0  # seconds between two lines
 
 
 class Countdown:
@@ -17,7 +17,7 @@ class Countdown:
     A shorter stage logs nothing.
 
     Args:
-        what: subject and verb of the line, as "the base model draws".
+        what: subject and verb of the line, as "the base model generates".
         total: number of images.
     """
 
@@ -29,11 +29,11 @@ class Countdown:
         """Counts `count` images as done."""
         self.done += count
         now = time.monotonic()
-        if now - self._logged < EVERY or self.done >= self.total:
+        if now - self._logged < LOG_INTERVAL or self.done >= self.total:
             return
         self._logged = now
         left = (now - self._began) / self.done * (self.total - self.done)
-        done = f"{self.done} of {counted(self.total, 'picture')}"
+        done = f"{self.done} of {count_noun(self.total, 'image')}"
         log.info(f"{self.what} {done}, about {duration(left)} left")
 
     def skip(self, count: int) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from train.text.display import printable
 from train.text.terminal import with_codes
 
-LONGEST = 1000  # characters of a cell
+MAX_CELL_CHARACTERS = 1000  # characters of a cell
 
 
 class PlainConsole(Console):
@@ -42,8 +42,8 @@ class PlainTable(Table):
             title: above the table, left-aligned; empty: none.
             options: rich's.
         """
-        shown = plain(title, "table.title") if title else None
-        super().__init__(title=shown, title_justify="left", **options)
+        title_text = literal_text(title, "table.title") if title else None
+        super().__init__(title=title_text, title_justify="left", **options)
 
     def heading(self, text: str, right: bool = False, unbroken: bool = False) -> None:
         """Adds a column.
@@ -53,23 +53,23 @@ class PlainTable(Table):
             unbroken: truncate long cells instead of wrapping them.
         """
         self.add_column(
-            plain(text),
+            literal_text(text),
             justify="right" if right else "left",
             no_wrap=unbroken,
         )
 
     def row(self, *cells: RenderableType) -> None:
         """Adds a row."""
-        self.add_row(*(plain(cell) if isinstance(cell, str) else cell for cell in cells))
+        self.add_row(*(literal_text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
-def plain(text: str, style: str = "", verbatim: str = "") -> Text:
-    """Literal text in one style; text longer than LONGEST is truncated.
+def literal_text(text: str, style: str = "", verbatim: str = "") -> Text:
+    """Literal text in one style; text longer than MAX_CELL_CHARACTERS is truncated.
 
     Args:
         verbatim: see `train.text.display.printable`.
     """
-    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    short = text if len(text) <= MAX_CELL_CHARACTERS else f"{text[:MAX_CELL_CHARACTERS]}..."
     return Text(printable(short, verbatim), style)
 
 

@@ -35,8 +35,9 @@ from train.text.display import shortened
 
 HUB = "hf-hub:"
 WEIGHTS = (HF_SAFE_WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", "model.safetensors")
-PICKLED = "(a pickle can run code)"
-SPARE = 1.1  # a model may have this many times its file's numbers: position embeddings are resized
+PICKLE_NOTE = "(a pickle can run code)"
+# a model may have this many times its file's numbers: position embeddings are resized
+SIZE_TOLERANCE = 1.1
 
 
 @dataclass(frozen=True)
@@ -63,39 +64,41 @@ def load_encoder(name: str) -> LoadedEncoder:
     """
     folder = CLIP if name == EMBEDDED else expanded(name)
     if folder.is_dir():
-        return _of_folder(folder)
+        return _load_folder(folder)
     if name.startswith(HUB):
-        return _of_folder(_downloaded(name.removeprefix(HUB)))
+        return _load_folder(_download(name.removeprefix(HUB)))
     if "@" in name:
         model, _, file = name.partition("@")
         weights = expanded(file)
         if weights.suffix != ".safetensors" or not weights.exists():
-            raise UntrustedFileError(f"there is no .safetensors file {shortened(file)} {PICKLED}")
-        return _of_list(model, weights, {})
+            raise UntrustedFileError(
+                f"there is no .safetensors file {shortened(file)} {PICKLE_NOTE}"
+            )
+        return _load_listed(model, weights, {})
     model, _, tag = name.rpartition("/")
-    known = open_clip.get_pretrained_cfg(model.replace("/", "-"), tag)
-    if not known:
+    entry = open_clip.get_pretrained_cfg(model.replace("/", "-"), tag)
+    if not entry:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model.replace("/", "-")))
         raise UntrustedFileError(
             f"{shortened(name)}: is not a folder, and open_clip has no such model and tag"
             f"{'; its tags: ' * bool(tags)}{tags}"
         )
-    return _of_list(model, _weights_of_tag(known), known)
+    return _load_listed(model, _weights_of_tag(entry), entry)
 
 
-def _of_folder(folder: Path) -> LoadedEncoder:
+def _load_folder(folder: Path) -> LoadedEncoder:
     settings = read_settings(folder)
-    about, weights = settings.model_cfg, _weights_in(folder)
-    numbers = _numbers(weights)
+    model_config, weights = settings.model_cfg, _weights_in(folder)
+    stored = _parameter_count(weights)
     with torch.device("meta"):  # takes no memory
-        expected = sum(parameter.numel() for parameter in _built(about).parameters())
-    if expected > SPARE * numbers:
+        expected = sum(parameter.numel() for parameter in _build_model(model_config).parameters())
+    if expected > SIZE_TOLERANCE * stored:
         raise UntrustedFileError(
-            f"{shortened(weights)}: has {numbers} numbers, its model {expected}"
+            f"{shortened(weights)}: has {stored} numbers, its model {expected}"
         )
-    model = _built(about)
+    model = _build_model(model_config)
     open_clip.load_checkpoint(model, str(weights))
-    tokenizer = _tokenizer(folder, about.text_cfg, model.vocab_size)
+    tokenizer = _tokenizer(folder, model_config.text_cfg, model.vocab_size)
     tokenizer(["", TEST_SENTENCE])  # a tokenizer without a padding token fails only here
     return LoadedEncoder(
         model,
@@ -105,34 +108,34 @@ def _of_folder(folder: Path) -> LoadedEncoder:
     )
 
 
-def _built(about: Model) -> Any:
-    settings: dict[str, Any] = msgspec.to_builtins(about)
+def _build_model(model_config: Model) -> Any:
+    settings: dict[str, Any] = msgspec.to_builtins(model_config)
     custom = settings.pop("custom_text", False)
     if settings["vision_cfg"].get("timm_model_name"):
         settings["vision_cfg"]["timm_model_pretrained"] = False
     return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**settings)
 
 
-def _tokenizer(folder: Path, about: Text, words: int) -> Callable[[list[str]], Tensor]:
+def _tokenizer(folder: Path, text_config: Text, vocab_size: int) -> Callable[[list[str]], Tensor]:
     """The folder's tokenizer if the settings name one, else open_clip's.
 
     Args:
-        words: number of the model's token embeddings.
+        vocab_size: number of the model's token embeddings.
 
     Raises:
-        UntrustedFileError: the tokenizer knows more words than the model.
+        UntrustedFileError: the tokenizer has more tokens than the model.
     """
-    length = about.context_length or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
-    options = about.tokenizer_kwargs
+    length = text_config.context_length or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
+    options = text_config.tokenizer_kwargs
     clean = (options.clean if options else None) or None
-    if not about.hf_tokenizer_name:
+    if not text_config.hf_tokenizer_name:
         simple = open_clip.SimpleTokenizer(context_length=length, clean=clean or "lower")
-        _check_words(folder, "open_clip's tokenizer", simple.vocab_size, words)
+        _check_vocabulary(folder, "open_clip's tokenizer", simple.vocab_size, vocab_size)
         return simple
     kind = getattr(transformers, check_tokenizer(folder).tokenizer_class or "")
     tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     needed = max(tokenizer.get_vocab().values(), default=0) + 1
-    _check_words(folder, "its tokenizer", needed, words)
+    _check_vocabulary(folder, "its tokenizer", needed, vocab_size)
     cleaned = get_clean_fn(clean or "whitespace")
     separator = tokenizer.sep_token_id if options and options.strip_sep_token else None
 
@@ -149,61 +152,69 @@ def _tokenizer(folder: Path, about: Text, words: int) -> Callable[[list[str]], T
     return tokens
 
 
-def _check_words(folder: Path, tokenizer: str, needed: int, words: int) -> None:
-    if needed > words:
+def _check_vocabulary(folder: Path, tokenizer: str, needed: int, vocab_size: int) -> None:
+    if needed > vocab_size:
         raise UntrustedFileError(
-            f"{shortened(folder)}: {tokenizer} has {needed} words, its model {words}"
+            f"{shortened(folder)}: {tokenizer} has {needed} tokens, its model {vocab_size}"
         )
 
 
-def _of_list(name: str, weights: Path, known: dict[str, Any]) -> LoadedEncoder:
+def _load_listed(name: str, weights: Path, entry: dict[str, Any]) -> LoadedEncoder:
     """A model of open_clip's own list, with weights from a file.
 
     Args:
-        known: open_clip's entry for these weights.
+        entry: open_clip's entry for these weights.
     """
-    _numbers(weights)
+    _parameter_count(weights)
     model = open_clip.create_model(name, pretrained=str(weights), require_pretrained=True)
-    about = open_clip.get_model_config(name.replace("/", "-")) or {}
-    remote = {"trust_remote_code": False} if about["text_cfg"].get("hf_tokenizer_name") else {}
+    model_config = open_clip.get_model_config(name.replace("/", "-")) or {}
+    remote = (
+        {"trust_remote_code": False} if model_config["text_cfg"].get("hf_tokenizer_name") else {}
+    )
     return LoadedEncoder(
         model,
         open_clip.get_tokenizer(name.replace("/", "-"), **remote),
-        tuple(known.get("mean") or OPENAI_DATASET_MEAN),
-        tuple(known.get("std") or OPENAI_DATASET_STD),
+        tuple(entry.get("mean") or OPENAI_DATASET_MEAN),
+        tuple(entry.get("std") or OPENAI_DATASET_STD),
     )
 
 
-def _weights_of_tag(known: dict[str, Any]) -> Path:
+def _weights_of_tag(entry: dict[str, Any]) -> Path:
     """The .safetensors file of one of open_clip's tags, downloaded once."""
-    repository, name = os.path.split(known.get("hf_hub", ""))
+    repository, name = os.path.split(entry.get("hf_hub", ""))
     safe = f"{os.path.splitext(name)[0]}.safetensors" if name else HF_SAFE_WEIGHTS_NAME
     if not repository:
-        raise UntrustedFileError(f"this tag has no .safetensors file {PICKLED}; take another one")
+        raise UntrustedFileError(
+            f"this tag has no .safetensors file {PICKLE_NOTE}; take another one"
+        )
     return Path(hf_hub_download(repository, safe))
 
 
-def _downloaded(repository: str) -> Path:
+def _download(repository: str) -> Path:
     """Downloads only a repository's settings, vocabularies and weights, once."""
     texts = [CONFIG, TOKENIZER_CONFIG, *TOKENIZER_FILES]
     for name in WEIGHTS:
         folder = Path(snapshot_download(repository, allow_patterns=[*texts, name]))
         if (folder / name).exists():
             return folder
-    raise UntrustedFileError(f"{shortened(repository)}: has none of {', '.join(WEIGHTS)} {PICKLED}")
+    raise UntrustedFileError(
+        f"{shortened(repository)}: has none of {', '.join(WEIGHTS)} {PICKLE_NOTE}"
+    )
 
 
 def _weights_in(folder: Path) -> Path:
     """The weights of a folder: a file with a usual name, else the only one."""
     files = sorted(folder.glob("*.safetensors"))
-    usual = [file for name in WEIGHTS for file in files if file.name == name]
-    if not usual and len(files) != 1:
-        few = "several" if files else "no"
-        raise UntrustedFileError(f"{shortened(folder)}: has {few} .safetensors files {PICKLED}")
-    return [*usual, *files][0]
+    preferred = [file for name in WEIGHTS for file in files if file.name == name]
+    if not preferred and len(files) != 1:
+        count = "several" if files else "no"
+        raise UntrustedFileError(
+            f"{shortened(folder)}: has {count} .safetensors files {PICKLE_NOTE}"
+        )
+    return [*preferred, *files][0]
 
 
-def _numbers(weights: Path) -> int:
+def _parameter_count(weights: Path) -> int:
     """Number of values in a file of weights."""
     try:
         return read_header(weights).numbers

@@ -77,9 +77,9 @@ class FeatureExtractor:
     def fingerprint(self) -> str:
         """sha256 of everything besides the images that the features depend on."""
         encoder, source = self.encoder, self.source
-        about = (encoder.size, encoder.mean.tolist(), encoder.std.tolist(), encoder.device.type,
+        key_parts = (encoder.size, encoder.mean.tolist(), encoder.std.tolist(), encoder.device.type,
                  encoder.batch, source.name, source.head, torch.__version__)  # fmt: skip
-        digest = hashlib.sha256(repr(about).encode())
+        digest = hashlib.sha256(repr(key_parts).encode())
         for network in (encoder.model.visual, source.network):
             for name, tensor in (network.state_dict() if network is not None else {}).items():
                 digest.update(name.encode())

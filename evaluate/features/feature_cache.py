@@ -69,7 +69,7 @@ class FeatureCache:
             devices = parse_json(metadata, dict[str, str], "devices")
             kinds = {name.partition(":")[0] for name in devices.values()}
             if not kinds <= {"cpu", self.extractor.encoder.device.type}:
-                raise UntrustedFileError("readings of another device")
+                raise UntrustedFileError("features from another device")
             with safe_open(file, "pt") as stored:
                 features = ImageFeatures(**{
                     field.name: stored.get_tensor(field.name).to(devices[field.name])
@@ -92,14 +92,14 @@ def _check(features: ImageFeatures, count: int) -> None:
         tensor = getattr(features, field.name)
         kind = tensor.dtype == torch.bool if field.name == "found" else tensor.is_floating_point()
         if not kind or tensor.ndim < DIMENSIONS[field.name] or len(tensor) != count:
-            raise UntrustedFileError(f"{field.name} of other pictures")
+            raise UntrustedFileError(f"{field.name} of other images")
     if features.colors.shape[1:] != (3,) or features.features.shape != features.subjects.shape:
-        raise UntrustedFileError("readings of another encoder")
+        raise UntrustedFileError("features from another encoder")
 
 
 def _save(features: ImageFeatures, file: Path) -> None:
     tensors: dict[str, Tensor] = {f.name: getattr(features, f.name) for f in fields(ImageFeatures)}
     devices = {name: str(tensor.device) for name, tensor in tensors.items()}
     # cloned: tensors that share memory cannot be saved
-    apart = {name: torch.clone(tensor).cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(file, save(apart, {"devices": json.dumps(devices)}))
+    copies = {name: torch.clone(tensor).cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(file, save(copies, {"devices": json.dumps(devices)}))

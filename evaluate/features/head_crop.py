@@ -25,13 +25,13 @@ def head_crops(images: Tensor, poses: Tensor, frame: HeadFrame, side: int) -> Te
     Returns:
         (N, 3, side, side), 0 to 1.
     """
-    places = poses[..., :2].to(images.device)
-    nose = places[:, NOSE]
-    unit = (nose - places[:, SHOULDERS].mean(1)).norm(dim=-1).clamp_min(1e-3)
+    positions = poses[..., :2].to(images.device)
+    nose = positions[:, NOSE]
+    unit = (nose - positions[:, SHOULDERS].mean(1)).norm(dim=-1).clamp_min(1e-3)
     half = frame.side * unit / 2
-    middle = nose - torch.stack([torch.zeros_like(unit), frame.above * unit], dim=-1)
+    center = nose - torch.stack([torch.zeros_like(unit), frame.above * unit], dim=-1)
     matrix = torch.zeros(len(images), 2, 3, device=images.device)
     matrix[:, 0, 0] = matrix[:, 1, 1] = 2 * half
-    matrix[:, :, 2] = 2 * middle - 1
+    matrix[:, :, 2] = 2 * center - 1
     grid = functional.affine_grid(matrix, [len(images), 3, side, side], align_corners=False)
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)

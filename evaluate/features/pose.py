@@ -15,7 +15,7 @@ SIGMAS = torch.tensor([26, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 
 MIRROR = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11]
 NOSE, SHOULDERS, HIPS = 0, [1, 2], [7, 8]
 BODY_AREA = 2.0  # of a person in COCO, in units of the squared torso length
-CONFIDENT, JOINTS_NEEDED = 0.3, 7
+MIN_CONFIDENCE, MIN_JOINTS = 0.3, 7
 
 
 class HeadFrame(NamedTuple):
@@ -69,7 +69,7 @@ class KeypointPoses:
         self.file: Path | None = None
 
     def detected(self, poses: Tensor) -> Tensor:
-        return (poses[..., 2] > CONFIDENT).sum(-1) >= JOINTS_NEEDED
+        return (poses[..., 2] > MIN_CONFIDENCE).sum(-1) >= MIN_JOINTS
 
     def similarity(self, poses: Tensor, others: Tensor) -> Tensor:
         a, b = aligned(poses), aligned(others)
@@ -82,12 +82,12 @@ class KeypointPoses:
 
 def aligned(poses: Tensor) -> Tensor:
     """Joints (N, 13, 3) with the center of the hips at the origin and a torso of length 1."""
-    places, confidence = poses[..., :2], poses[..., 2:]
-    root = places[:, HIPS].mean(1, keepdim=True)
-    torso = (places[:, SHOULDERS].mean(1) - root[:, 0]).norm(dim=-1)
-    width = (places[:, SHOULDERS[0]] - places[:, SHOULDERS[1]]).norm(dim=-1)
+    positions, confidence = poses[..., :2], poses[..., 2:]
+    root = positions[:, HIPS].mean(1, keepdim=True)
+    torso = (positions[:, SHOULDERS].mean(1) - root[:, 0]).norm(dim=-1)
+    width = (positions[:, SHOULDERS[0]] - positions[:, SHOULDERS[1]]).norm(dim=-1)
     scale = torch.maximum(torso, width).clamp_min(1e-6)  # a bent body has a short torso
-    return torch.cat([(places - root) / scale[:, None, None], confidence], dim=-1)
+    return torch.cat([(positions - root) / scale[:, None, None], confidence], dim=-1)
 
 
 def oks(a: Tensor, b: Tensor) -> Tensor:
@@ -95,8 +95,8 @@ def oks(a: Tensor, b: Tensor) -> Tensor:
     squared = (a[:, None, :, :2] - b[None, :, :, :2]).square().sum(-1)
     tolerance = 2 * BODY_AREA * (2 * SIGMAS.to(a.device)).square()
     weight = a[:, None, :, 2] * b[None, :, :, 2]
-    near = weight * torch.exp(-squared / tolerance)
-    return near.sum(-1) / weight.sum(-1).clamp_min(1e-6)
+    agreement = weight * torch.exp(-squared / tolerance)
+    return agreement.sum(-1) / weight.sum(-1).clamp_min(1e-6)
 
 
 class LayoutPoses:

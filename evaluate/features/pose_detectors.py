@@ -27,15 +27,15 @@ from train.puppets.networks.keypoints import KeypointNetwork
 from train.puppets.networks.training import POSE
 
 # nose, left and right shoulder, elbow, wrist, hip, knee, ankle
-COCO = [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
-BLAZE = [0, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
-PASSPORT = HeadFrame(side=2.4, above=0.2)  # from the shoulders to above the hair
-TENSORS_ALONE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable, see torch.load
+COCO_JOINTS = [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
+BLAZE_JOINTS = [0, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
+HEAD_AND_SHOULDERS = HeadFrame(side=2.4, above=0.2)  # from the shoulders to above the hair
+WEIGHTS_ONLY_VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable, see torch.load
 BATCH = 64
-PEOPLE = 5  # the most people that are detected in an image
+MAX_PEOPLE = 5  # the most people that are detected in an image
 
 
-def subject(areas: Tensor, confidences: Tensor) -> int:
+def main_subject(areas: Tensor, confidences: Tensor) -> int:
     """Index of the person that the image is of: the largest by area times confidence."""
     return int((areas * confidences).argmax())
 
@@ -55,31 +55,31 @@ class PuppetPoses(KeypointPoses):
 
 
 @contextmanager
-def _tensors_alone() -> Iterator[None]:
+def _weights_only() -> Iterator[None]:
     """Within this context torch.load accepts pickles of tensors only.
 
     torchvision's weights are a pickle, for which it requests a full load.
     """
-    before = os.environ.get(TENSORS_ALONE)
-    os.environ[TENSORS_ALONE] = "1"
+    before = os.environ.get(WEIGHTS_ONLY_VARIABLE)
+    os.environ[WEIGHTS_ONLY_VARIABLE] = "1"
     try:
         yield
     finally:
         if before is None:
-            del os.environ[TENSORS_ALONE]
+            del os.environ[WEIGHTS_ONLY_VARIABLE]
         else:
-            os.environ[TENSORS_ALONE] = before
+            os.environ[WEIGHTS_ONLY_VARIABLE] = before
 
 
 class PersonPoses(KeypointPoses):
     """Joints by torchvision's Keypoint R-CNN."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__("keypointrcnn", PASSPORT)
+        super().__init__("keypointrcnn", HEAD_AND_SHOULDERS)
         self.device = device
         try:
             weights = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT
-            with _tensors_alone():
+            with _weights_only():
                 self.joints = keypointrcnn_resnet50_fpn(weights=weights).to(device).eval()
         except (OSError, RuntimeError, UnpicklingError) as error:
             raise ConfigError(
@@ -95,14 +95,16 @@ class PersonPoses(KeypointPoses):
         with torch.inference_mode():
             detections = self.joints([image])[0]
         if not len(detections["scores"]):
-            return torch.zeros(len(COCO), 3, device=self.device)
+            return torch.zeros(len(COCO_JOINTS), 3, device=self.device)
         boxes = detections["boxes"]
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        best = subject(areas, detections["scores"])
+        best = main_subject(areas, detections["scores"])
         sides = torch.tensor([image.shape[-1], image.shape[-2]], device=self.device)
-        places = detections["keypoints"][best, COCO, :2] / sides
-        sure = detections["keypoints_scores"][best, COCO].sigmoid() * detections["scores"][best]
-        return torch.cat([places, sure[:, None]], dim=-1).clone()
+        positions = detections["keypoints"][best, COCO_JOINTS, :2] / sides
+        confidence = (
+            detections["keypoints_scores"][best, COCO_JOINTS].sigmoid() * detections["scores"][best]
+        )
+        return torch.cat([positions, confidence[:, None]], dim=-1).clone()
 
 
 class Landmark(Protocol):
@@ -124,7 +126,7 @@ class MediaPipePoses(KeypointPoses):
     """
 
     def __init__(self, model: str | None) -> None:
-        super().__init__("mediapipe", PASSPORT)
+        super().__init__("mediapipe", HEAD_AND_SHOULDERS)
         if not model or not expanded(model).is_file():
             raise ConfigError(
                 f"scores.pose_model: mediapipe needs its pose landmarker's .task file, not {model}"
@@ -138,7 +140,7 @@ class MediaPipePoses(KeypointPoses):
             ) from error
         options = tasks.vision.PoseLandmarkerOptions(
             base_options=tasks.BaseOptions(model_asset_path=str(expanded(model))),
-            num_poses=PEOPLE,
+            num_poses=MAX_PEOPLE,
         )
         self.file = expanded(model)
         self.landmarker = tasks.vision.PoseLandmarker.create_from_options(options)
@@ -149,17 +151,19 @@ class MediaPipePoses(KeypointPoses):
 
     def _subject(self, image: Tensor) -> Tensor:
         pixels = (image.permute(1, 2, 0) * 255).round().byte().cpu().contiguous().numpy()
-        picture = self.package.Image(image_format=self.package.ImageFormat.SRGB, data=pixels)
-        return landmarks(self.landmarker.detect(picture).pose_landmarks)
+        image = self.package.Image(image_format=self.package.ImageFormat.SRGB, data=pixels)
+        return landmarks(self.landmarker.detect(image).pose_landmarks)
 
 
 def landmarks(people: list[list[Landmark]]) -> Tensor:
     """(13, 3): joints of the image's main subject, from the 33 MediaPipe landmarks of each."""
     if not people:
-        return torch.zeros(len(BLAZE), 3)
-    poses = torch.tensor([[(p[i].x, p[i].y, p[i].visibility) for i in BLAZE] for p in people])
+        return torch.zeros(len(BLAZE_JOINTS), 3)
+    poses = torch.tensor(
+        [[(p[i].x, p[i].y, p[i].visibility) for i in BLAZE_JOINTS] for p in people]
+    )
     sides = poses[..., :2].amax(1) - poses[..., :2].amin(1)
-    return poses[subject(sides.prod(1), poses[..., 2].mean(1))]
+    return poses[main_subject(sides.prod(1), poses[..., 2].mean(1))]
 
 
 def pose_source(scores: ScoresConfig, encoder: ClipEncoder) -> PoseSource:

@@ -19,7 +19,7 @@ from evaluate.config import ProbesConfig
 from evaluate.console.progress import Countdown
 from evaluate.generation.generate import generate
 from evaluate.prompts.probe_set import Probe
-from train.data.folders.wording import counted
+from train.data.folders.wording import count_noun
 from train.files.atomic_write import write_atomically
 from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError, check_own_file
@@ -57,19 +57,19 @@ class BaselineImages:
         prompts = [probe.base_prompt for probe in probes]
         seeds = [probe.seed + 10_000 * number for probe in probes]
         sampling = self.resolution, self.settings.steps, self.settings.guidance
-        about = [self.base.drawing, *sampling, prompts, seeds]
-        digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        key_parts = [self.base.image_fingerprint, *sampling, prompts, seeds]
+        digest = hashlib.sha256(json.dumps(key_parts).encode()).hexdigest()
         file = self.cache / f"base-{digest[:16]}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):  # of workers that start together, one generates for all
-            side = self.resolution // self.base.factor * self.base.factor
+            side = self.resolution // self.base.vae_scale_factor * self.base.vae_scale_factor
             saved = _read(file, (len(probes), 3, side, side))
             if saved is None:
-                log.info(f"{counted(len(probes), 'picture')} of the base model, to compare with")
+                log.info(f"{count_noun(len(probes), 'image')} of the base model, for comparison")
                 images = generate(self.base, [], prompts, seeds, *sampling, countdown)[0]
                 if not images.isfinite().all():
                     raise BaseError(
-                        f"base.precision: the base's own pictures are not finite numbers in "
+                        f"base.precision: the base's own images are not finite numbers in "
                         f"{self.base.dtype}; take bf16 or fp32"
                     )
                 saved = (images * 255).round().byte()

@@ -69,7 +69,7 @@ def _denoise(
 ) -> Tensor:
     """(N, c, h, w) noise -> latents; `text` holds the N empty prompts, then the N prompts."""
     sampler = DDIMScheduler.from_config(
-        base.noise.config,
+        base.noise_scheduler.config,
         timestep_spacing="trailing",
         clip_sample=False,  # configs without the key would clip; latents exceed 1
     )

@@ -16,7 +16,7 @@ from evaluate.prompts.attributes import AttributeBank
 from evaluate.prompts.probe_set import Probe
 from evaluate.prompts.roles import CLASS
 
-TIMES = 3  # images of each pose
+IMAGES_PER_POSE = 3  # images of each pose
 SEED = 50_000_000  # far from those of the probes
 
 
@@ -26,7 +26,7 @@ def reference_probes(values: AttributeBank, class_word: str) -> list[Probe]:
     rest = values.kinds["backgrounds"] | values.kinds["outfits"]
     poses = values.kinds["poses"]
     probes: list[Probe] = []
-    for pose in [*product(*poses.values())] * TIMES:
+    for pose in [*product(*poses.values())] * IMAGES_PER_POSE:
         attributes = dict(zip(poses, pose, strict=True))
         attributes |= {part: random.choice(options) for part, options in rest.items()}
         prompt = values.prompt(f"a {class_word}", attributes)

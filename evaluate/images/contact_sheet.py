@@ -19,11 +19,10 @@ from PIL.PngImagePlugin import PngInfo
 from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
 from train.config.parsing import cause
-from train.data.images.limits import checked
+from train.data.images.limits import open_within_limits
 from train.files.atomic_write import write_atomically
 from train.files.untrusted import UntrustedFileError, opened, parse_json
-from train.text.display import LINES, printable
-from train.text.display import shortened as shortened_path
+from train.text.display import LINES, printable, shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,41 +30,41 @@ if TYPE_CHECKING:
     from evaluate.prompts.probe_set import ProbeSet
 
 CELL, GAP, COLUMNS, HEADING, LINE = 160, 8, 6, 28, 14
-PAPER, INK, GRAY, ALARM = (250, 250, 250), (20, 20, 20), (110, 110, 110), (201, 42, 42)
+BACKGROUND, INK, GRAY, RED = (250, 250, 250), (20, 20, 20), (110, 110, 110), (201, 42, 42)
 CELLS = "cells"  # the key of the cell positions in a sheet's PNG metadata
 DATA_SHEET = "data.png"  # in a study's folder
 TRAINING = "training"  # the role of a training image on a data sheet
 # Limits of a sheet: its pixels (the width times the rows of 4096 probes, the maximum of
 # probes.count), its named images, and the bytes and chunks of its file (Pillow writes a chunk for
 # each 64 kB).
-MOST_PIXELS, MOST_CELLS, LARGEST, MOST_CHUNKS = 150_000_000, 5000, 250_000_000, 5000
+MAX_PIXELS, MAX_CELLS, MAX_BYTES, MAX_CHUNKS = 150_000_000, 5000, 250_000_000, 5000
 COPY = "copy"  # the role of a training image that is shown next to its copy
-MOST, WIDTH = 120, 26  # images on a data sheet; characters in a line below an image
-LONGEST = 2000  # characters of a label; a caption may be of any length
+MAX_IMAGES, WIDTH = 120, 26  # images on a data sheet; characters in a line below an image
+MAX_LABEL_CHARACTERS = 2000  # characters of a label; a caption may be of any length
 TITLES = {
-    FRESH: "asked for something new, and made",
+    FRESH: "fresh probes, with what they ask for",
     CLASS: "the class alone, without the trigger word",
     CAPTION: "training captions",
 }
 
 
-class Place(NamedTuple):
+class CellPosition(NamedTuple):
     """Position of a named image on a sheet, as its file states: upper left corner, in pixels."""
 
     name: Annotated[str, Meta(max_length=100)]
-    words: Annotated[str, Meta(max_length=20_000)]
-    alarming: bool
-    x: Annotated[int, Meta(ge=0, le=MOST_PIXELS)]
-    y: Annotated[int, Meta(ge=0, le=MOST_PIXELS)]
+    label: Annotated[str, Meta(max_length=20_000)]
+    flagged: bool
+    x: Annotated[int, Meta(ge=0, le=MAX_PIXELS)]
+    y: Annotated[int, Meta(ge=0, le=MAX_PIXELS)]
 
 
 class Cell(NamedTuple):
     """An image, a label below it, its name (role and number), and whether it has a red frame."""
 
-    picture: Image.Image
-    words: str = ""
+    image: Image.Image
+    label: str = ""
     name: str = ""
-    alarming: bool = False
+    flagged: bool = False
 
 
 class Section(NamedTuple):
@@ -95,25 +94,25 @@ def contact_sheet(scorecard: Scorecard, probe_set: ProbeSet, training: Tensor) -
         ValueError: a scorecard without images.
     """
     if scorecard.images is None:
-        raise ValueError("a scorecard that was read back has no images")
+        raise ValueError("a scorecard that was read from a file has no images")
     images, copies = scorecard.images, scorecard.copies
     spread = np.linspace(0, len(training) - 1, min(COLUMNS, len(training))).round().astype(int)
-    sections = [Section("training pictures", [Cell(picture_of(p)) for p in training[spread]], 0)]
+    sections = [Section("training images", [Cell(to_pil(p)) for p in training[spread]], 0)]
     for role, title in TITLES.items():
         cells = []
         for row in probe_set.rows(role):
             probe = probe_set.probes[row]
-            words = ", ".join(probe.asked.values()) or probe.prompt
+            label = ", ".join(probe.asked.values()) or probe.prompt
             name = f"{role} {row}"
-            cells.append(Cell(Image.fromarray(images[row]), words, name, row in copies))
+            cells.append(Cell(Image.fromarray(images[row]), label, name, row in copies))
         if cells:
             sections.append(Section(f"{scorecard.label}: {title}", cells, 3))
     pairs = []
     for row, nearest in copies.items():
-        pairs.append(Cell(Image.fromarray(images[row]), alarming=True))
-        pairs.append(Cell(picture_of(training[nearest]), name=f"{COPY} {row}"))
+        pairs.append(Cell(Image.fromarray(images[row]), flagged=True))
+        pairs.append(Cell(to_pil(training[nearest]), name=f"{COPY} {row}"))
     if pairs:
-        sections.append(Section("copies, each with its training picture beside it", pairs, 0))
+        sections.append(Section("copies, each with its training image beside it", pairs, 0))
     return _page(sections)
 
 
@@ -126,26 +125,26 @@ def data_sheet(
         training, validation: pixels (3, H, W), 0 to 1, and the caption.
     """
     sections = []
-    for title, pictures in (("training pictures", training), ("held out", validation)):
-        shown = [pictures[i] for i in range(0, len(pictures), -(-len(pictures) // MOST) or 1)]
-        some = f"{len(shown)} of " if len(shown) < len(pictures) else ""
-        if shown:
-            role = TRAINING if pictures is training else ""
+    for title, images in (("training images", training), ("held out", validation)):
+        displayed = [images[i] for i in range(0, len(images), -(-len(images) // MAX_IMAGES) or 1)]
+        part = f"{len(displayed)} of " if len(displayed) < len(images) else ""
+        if displayed:
+            role = TRAINING if images is training else ""
             cells = [
-                Cell(picture_of(pixels), caption, role and f"{role} {number}")
-                for number, (pixels, caption) in enumerate(shown)
+                Cell(to_pil(pixels), caption, role and f"{role} {number}")
+                for number, (pixels, caption) in enumerate(displayed)
             ]
-            lines = max(len(shortened(cell.words, WIDTH, 5).splitlines()) for cell in cells)
-            sections.append(Section(f"{some}{len(pictures)} {title}", cells, lines))
+            lines = max(len(wrap_text(cell.label, WIDTH, 5).splitlines()) for cell in cells)
+            sections.append(Section(f"{part}{len(images)} {title}", cells, lines))
     return _page(sections)
 
 
 def save_sheet(sheet: Image.Image, file: Path) -> None:
     """Writes a PNG atomically, with the positions of its named images in its metadata."""
-    about, content = PngInfo(), BytesIO()
-    about.add_text(CELLS, str(sheet.info.get(CELLS, "[]")))
+    metadata, content = PngInfo(), BytesIO()
+    metadata.add_text(CELLS, str(sheet.info.get(CELLS, "[]")))
     # half the time for a fifth more bytes
-    sheet.save(content, "PNG", compress_level=1, pnginfo=about)
+    sheet.save(content, "PNG", compress_level=1, pnginfo=metadata)
     write_atomically(file, content.getvalue())
 
 
@@ -160,17 +159,19 @@ def read_sheet(file: Path, names: Collection[str] | None = None) -> dict[str, Ce
         OSError: the file is missing or cannot be read.
     """
     with _opened(file) as page:
-        places = _places(page, file)
-        wanted = places if names is None else {n: places[n] for n in names if n in places}
-        shown = _in_rgb(page) if wanted or names is None else page
+        positions = _positions(page, file)
+        requested = (
+            positions if names is None else {n: positions[n] for n in names if n in positions}
+        )
+        displayed = _in_rgb(page) if requested or names is None else page
         cells = {}
-        for name, place in wanted.items():
-            cut = shown.crop((place.x, place.y, place.x + CELL, place.y + CELL))
-            cells[name] = Cell(cut, place.words, name, place.alarming)
+        for name, position in requested.items():
+            crop = displayed.crop((position.x, position.y, position.x + CELL, position.y + CELL))
+            cells[name] = Cell(crop, position.label, name, position.flagged)
         return cells
 
 
-def cells_of(file: Path, names: Collection[str] | None = None) -> dict[str, Cell]:
+def read_cells(file: Path, names: Collection[str] | None = None) -> dict[str, Cell]:
     """The named images of a sheet, see `read_sheet`; empty if it is missing or damaged."""
     try:
         return read_sheet(file, names)
@@ -178,12 +179,12 @@ def cells_of(file: Path, names: Collection[str] | None = None) -> dict[str, Cell
         return {}
 
 
-def places_of(file: Path) -> dict[str, Place]:
+def read_positions(file: Path) -> dict[str, CellPosition]:
     """Positions of the named images of a sheet, by name, without decoding it; empty if it is
     missing or not a sheet."""
     try:
         with _opened(file) as page:
-            return _places(page, file)
+            return _positions(page, file)
     except (UntrustedFileError, OSError):
         return {}
 
@@ -195,8 +196,8 @@ def read_png(file: Path) -> Image.Image:
         UntrustedFileError: it is not a PNG, or it is too large.
         OSError: the file is missing or cannot be read.
     """
-    with _opened(file) as picture:
-        return _in_rgb(picture)
+    with _opened(file) as image:
+        return _in_rgb(image)
 
 
 @contextmanager
@@ -206,41 +207,41 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     Raises:
         UntrustedFileError, OSError: see `read_png`.
     """
-    name = shortened_path(file)
-    with opened(file, LARGEST) as stream:
+    name = shortened(file)
+    with opened(file, MAX_BYTES) as stream:
         try:
-            picture = checked(stream, ["PNG"], MOST_CHUNKS)
-            if picture.width * picture.height > MOST_PIXELS:
-                raise UntrustedFileError(f"{name}: has over {MOST_PIXELS / 1e6:g} megapixels")
-            yield picture
+            image = open_within_limits(stream, ["PNG"], MAX_CHUNKS)
+            if image.width * image.height > MAX_PIXELS:
+                raise UntrustedFileError(f"{name}: has over {MAX_PIXELS / 1e6:g} megapixels")
+            yield image
         except UntrustedFileError:
             raise
         except Exception as error:  # Pillow raises many kinds for a damaged file
             raise UntrustedFileError(f"{name}: is not a readable PNG: {cause(error)}") from None
 
 
-def _in_rgb(picture: Image.Image) -> Image.Image:
-    picture.load()
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+def _in_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _places(page: Image.Image, file: Path) -> dict[str, Place]:
+def _positions(page: Image.Image, file: Path) -> dict[str, CellPosition]:
     """The positions of the named images in the file's metadata.
 
     Raises:
         UntrustedFileError: the metadata are invalid.
     """
-    name = shortened_path(file)
-    places = parse_json(str(page.info.get(CELLS, "[]")), list[Place], name)
-    if len(places) > min(MOST_CELLS, page.width * page.height // CELL**2):
-        raise UntrustedFileError(f"{name}: names more pictures than it has room for")
-    for place in places:
-        if place.x + CELL > page.width or place.y + CELL > page.height:
-            raise UntrustedFileError(f"{name}: {place.name!r} is outside of it")
-    return {place.name: place for place in places}
+    name = shortened(file)
+    positions = parse_json(str(page.info.get(CELLS, "[]")), list[CellPosition], name)
+    if len(positions) > min(MAX_CELLS, page.width * page.height // CELL**2):
+        raise UntrustedFileError(f"{name}: names more images than it has room for")
+    for position in positions:
+        if position.x + CELL > page.width or position.y + CELL > page.height:
+            raise UntrustedFileError(f"{name}: {position.name!r} is outside of it")
+    return {position.name: position for position in positions}
 
 
-def picture_of(pixels: Tensor) -> Image.Image:
+def to_pil(pixels: Tensor) -> Image.Image:
     """(3, H, W), 0 to 1."""
     return Image.fromarray((pixels.permute(1, 2, 0) * 255).byte().numpy())
 
@@ -248,49 +249,51 @@ def picture_of(pixels: Tensor) -> Image.Image:
 def _page(sections: list[Section]) -> Image.Image:
     """The sections below each other; `info` holds the positions of the named cells."""
     width = GAP + COLUMNS * (CELL + GAP)
-    page = Image.new("RGB", (width, sum(section.height for section in sections) + GAP), PAPER)
-    top, places = 0, []
+    page = Image.new("RGB", (width, sum(section.height for section in sections) + GAP), BACKGROUND)
+    top, positions = 0, []
     for section in sections:
-        places += _draw(page, section, top)
+        positions += _draw(page, section, top)
         top += section.height
-    page.info[CELLS] = json.dumps(places)
+    page.info[CELLS] = json.dumps(positions)
     return page
 
 
 def _draw(page: Image.Image, section: Section, top: int) -> list[tuple[str, str, bool, int, int]]:
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
-    draw.text((GAP, top + 8), shortened(section.title, 4 * WIDTH, 1), INK, font)
-    places = []
+    draw.text((GAP, top + 8), wrap_text(section.title, 4 * WIDTH, 1), INK, font)
+    positions = []
     for i, cell in enumerate(section.cells):
         x = GAP + i % COLUMNS * (CELL + GAP)
         y = top + HEADING + i // COLUMNS * (CELL + section.lines * LINE + GAP)
-        page.paste(scaled(cell.picture, CELL), (x, y))
-        if cell.alarming:
-            draw.rectangle((x - 3, y - 3, x + CELL + 2, y + CELL + 2), outline=ALARM, width=3)
+        page.paste(scaled(cell.image, CELL), (x, y))
+        if cell.flagged:
+            draw.rectangle((x - 3, y - 3, x + CELL + 2, y + CELL + 2), outline=RED, width=3)
         if section.lines:
-            page.paste(_words(cell.words[:LONGEST], section.lines), (x, y + CELL + 2))
+            page.paste(_label(cell.label[:MAX_LABEL_CHARACTERS], section.lines), (x, y + CELL + 2))
         if cell.name:
-            places.append((cell.name, cell.words[:LONGEST], cell.alarming, x, y))
-    return places
+            positions.append((cell.name, cell.label[:MAX_LABEL_CHARACTERS], cell.flagged, x, y))
+    return positions
 
 
 @lru_cache(maxsize=2000)
-def _words(words: str, lines: int) -> Image.Image:
+def _label(text: str, lines: int) -> Image.Image:
     """The label of an image, cached: the probes are the same at every epoch."""
-    label = Image.new("RGB", (CELL, lines * LINE), PAPER)
-    text = shortened(words, WIDTH, lines)
-    ImageDraw.Draw(label).multiline_text((0, 0), text, GRAY, ImageFont.load_default(12), spacing=2)
+    label = Image.new("RGB", (CELL, lines * LINE), BACKGROUND)
+    wrapped = wrap_text(text, WIDTH, lines)
+    ImageDraw.Draw(label).multiline_text(
+        (0, 0), wrapped, GRAY, ImageFont.load_default(12), spacing=2
+    )
     return label
 
 
-def shortened(words: str, width: int, lines: int) -> str:
+def wrap_text(text: str, width: int, lines: int) -> str:
     """Text wrapped to at most `lines` lines of `width` characters, without control characters."""
-    spaced = printable(words[:LONGEST], LINES)
+    spaced = printable(text[:MAX_LABEL_CHARACTERS], LINES)
     return "\n".join(textwrap.wrap(spaced, width, max_lines=lines, placeholder=" ..."))
 
 
-def scaled(picture: Image.Image, side: int) -> Image.Image:
+def scaled(image: Image.Image, side: int) -> Image.Image:
     """The image as a square; a tiny one is enlarged without interpolation."""
-    tiny = picture.width * 2 <= side
+    tiny = image.width * 2 <= side
     method = Image.Resampling.NEAREST if tiny else Image.Resampling.LANCZOS
-    return picture.resize((side, side), method)
+    return image.resize((side, side), method)

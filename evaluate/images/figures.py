@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedFormatter, Formatter, FuncFormatter
 from train.files.atomic_write import write_atomically
 from train.text.display import printable
 
-LONGEST = 200  # characters of a text in a figure
+MAX_CHARACTERS = 200  # characters of a text in a figure
 
 
 def save_png(figure: Figure, file: Path) -> None:
@@ -35,13 +35,13 @@ def save_figure(figure: Figure, target: BytesIO | StringIO, **options: Any) -> N
     Args:
         options: matplotlib's.
     """
-    _take_literally(figure)
+    _escape_texts(figure)
     with warnings.catch_warnings():  # a glyph missing from the font, a text that does not fit
         warnings.simplefilter("ignore", UserWarning)
         figure.savefig(target, **options)
 
 
-def _take_literally(figure: Figure) -> None:
+def _escape_texts(figure: Figure) -> None:
     """Escapes all texts: matplotlib would parse text between two dollar signs as a formula, and
     fail if it is none."""
     for text in figure.findobj(Text):
@@ -49,15 +49,15 @@ def _take_literally(figure: Figure) -> None:
         text.set_text(_literal(text.get_text()))
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
-            form = axis.get_major_formatter()
-            if isinstance(form, FixedFormatter | FuncFormatter):  # labels that were set
-                axis.set_major_formatter(FuncFormatter(partial(_literal_label, form)))
+            formatter = axis.get_major_formatter()
+            if isinstance(formatter, FixedFormatter | FuncFormatter):  # labels that were set
+                axis.set_major_formatter(FuncFormatter(partial(_literal_label, formatter)))
 
 
-def _literal_label(form: Formatter, value: float, position: int | None = None) -> str:
-    return _literal(str(form(value, position)))
+def _literal_label(formatter: Formatter, value: float, position: int | None = None) -> str:
+    return _literal(str(formatter(value, position)))
 
 
 def _literal(text: str) -> str:
-    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    short = text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
     return printable(short).replace("$", r"\$")

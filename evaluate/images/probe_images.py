@@ -1,8 +1,8 @@
-"""The probe images of a checkpoint: lossless, and as large as they were drawn.
+"""The probe images of a checkpoint: lossless, in the size in which they were generated.
 
-They lie beside the contact sheet of the checkpoint, as PNGs in one safetensors file (`0`, `1`, ...:
-the rows of the probe set). Their words and names are those of the sheet. Where the file is gone,
-which goes with the checkpoint, or was never there, images are cut out of the sheet.
+They are saved next to the contact sheet of the checkpoint, as PNGs in one safetensors file (`0`,
+`1`, ...: the rows of the probe set). Their labels and names are those of the sheet. If the file is
+missing (it is deleted along with the checkpoint), images are cropped from the sheet.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ from safetensors.numpy import save
 from evaluate.images.contact_sheet import (
     CELL,
     COPY,
-    MOST_CHUNKS,
-    MOST_PIXELS,
+    MAX_CHUNKS,
+    MAX_PIXELS,
     Cell,
-    cells_of,
-    places_of,
+    read_cells,
+    read_positions,
     scaled,
 )
-from train.data.images.limits import checked
+from train.data.images.limits import open_within_limits
 from train.files.atomic_write import write_atomically
 from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError, opened
 
-LARGEST = 2_000_000_000  # bytes of a file; 32 images of 1024x1024 pixels take about 70 MB
-LARGEST_IMAGE = 60_000_000  # bytes of one of them; 4096x4096 pixels have 50 MB without compression
+MAX_BYTES = 2_000_000_000  # bytes of a file; 32 images of 1024x1024 pixels take about 70 MB
+# bytes of one of them; 4096x4096 pixels have 50 MB without compression
+MAX_IMAGE_BYTES = 60_000_000
 
 
 def images_file(sheet: Path) -> Path:
-    """Where the images lie that a contact sheet shows."""
+    """The path of the probe images that a contact sheet shows."""
     return sheet.with_suffix(".safetensors")
 
 
 def save_probe_images(images: NDArray[np.uint8], sheet: Path) -> None:
-    """Writes the images (N, H, W, 3) of the probes in one piece.
+    """Writes the images (N, H, W, 3) of the probes, atomically.
 
     Raises:
         CheckpointError: they cannot be written.
@@ -51,41 +52,43 @@ def save_probe_images(images: NDArray[np.uint8], sheet: Path) -> None:
 
 
 def probe_cells(sheet: Path, names: Collection[str]) -> dict[str, Cell]:
-    """The named pictures of a contact sheet, as `cells_of`; probe images from their own file."""
-    places = places_of(sheet)
-    rows = {row: name for name in names if name in places and (row := _row(name)) is not None}
+    """The named images of a contact sheet, as `read_cells`; probe images from their own file."""
+    positions = read_positions(sheet)
+    rows = {row: name for name in names if name in positions and (row := _row(name)) is not None}
     try:
         images = read_probe_images(images_file(sheet), rows)
     except (UntrustedFileError, OSError):
         images = {}
-    found = {rows[row]: image for row, image in images.items()}
-    cells = cells_of(sheet, [name for name in names if name not in found])
-    for name, image in found.items():
-        cells[name] = Cell(scaled(image, CELL), places[name].words, name, places[name].alarming)
+    own_images = {rows[row]: image for row, image in images.items()}
+    cells = read_cells(sheet, [name for name in names if name not in own_images])
+    for name, image in own_images.items():
+        cells[name] = Cell(
+            scaled(image, CELL), positions[name].label, name, positions[name].flagged
+        )
     return {name: cells[name] for name in names if name in cells}
 
 
 def read_probe_images(file: Path, rows: Collection[int]) -> dict[int, Image.Image]:
-    """The images of these rows, in RGB; those that are not there or damaged are left out.
+    """The images of these rows, in RGB; missing or damaged ones are left out.
 
-    Altogether they have at most as many pixels as a contact sheet; those beyond are left out.
+    Together they have at most as many pixels as a contact sheet; images beyond that are left out.
 
     Raises:
-        UntrustedFileError: it is no such file.
-        OSError: it is not there, or may not be read.
+        UntrustedFileError: it is not such a file.
+        OSError: it is missing or cannot be read.
     """
     header, images, pixels = read_header(file), {}, 0
-    with opened(file, LARGEST) as stream:
+    with opened(file, MAX_BYTES) as stream:
         for row in rows:
             stored = header.tensors.get(str(row))
             start, stop = stored.data_offsets if stored else (0, 0)
-            if not 0 < stop - start <= LARGEST_IMAGE:
+            if not 0 < stop - start <= MAX_IMAGE_BYTES:
                 continue
             stream.seek(header.size + start)
             try:
-                image = checked(BytesIO(stream.read(stop - start)), ["PNG"], MOST_CHUNKS)
+                image = open_within_limits(BytesIO(stream.read(stop - start)), ["PNG"], MAX_CHUNKS)
                 pixels += image.width * image.height
-                if pixels <= MOST_PIXELS:
+                if pixels <= MAX_PIXELS:
                     images[row] = image.convert("RGB")
             except Exception:  # Pillow has many for a damaged file
                 continue
@@ -93,7 +96,7 @@ def read_probe_images(file: Path, rows: Collection[int]) -> dict[int, Image.Imag
 
 
 def _row(name: str) -> int | None:
-    """The row of a probe in its set, by the name of its image on a sheet; None: it is no probe."""
+    """The row of a probe in its set, by its image's name on a sheet; None: it is not a probe."""
     role, _, number = name.partition(" ")
     return int(number) if number.isdecimal() and role != COPY else None
 

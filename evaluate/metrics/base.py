@@ -23,8 +23,8 @@ from torchmetrics import Metric
 
 from evaluate.intervals import wilson
 
-SURE = 3.0  # a scale must exceed this multiple of its standard error
-LEAST = 2  # observations needed for an interval
+MIN_STANDARD_ERRORS = 3.0  # a scale must exceed this multiple of its standard error
+MIN_OBSERVATIONS = 2  # observations needed for an interval
 
 
 def vanishes(scale: float, error: float) -> bool:
@@ -34,7 +34,7 @@ def vanishes(scale: float, error: float) -> bool:
     differs significantly from zero (Fieller 1954). With SURE standard errors the scale itself is
     known to a third. A nan scale or error counts as vanishing.
     """
-    return not scale > SURE * error
+    return not scale > MIN_STANDARD_ERRORS * error
 
 
 class Score(Metric):
@@ -66,7 +66,7 @@ class Score(Metric):
     def compute(self) -> Tensor:
         """(3,): estimate, lower and upper bound; nan if the score is undefined."""
         values = torch.cat(self.values)
-        if self.undefined_reason or len(values) < LEAST:
+        if self.undefined_reason or len(values) < MIN_OBSERVATIONS:
             return torch.full((3,), torch.nan)
         count = len(values)
         generator = torch.Generator().manual_seed(0)
@@ -124,18 +124,21 @@ class Share(Mean):
         if self.undefined_reason:
             return torch.full((3,), torch.nan)
         values = torch.cat(self.values)
-        # without probes, or if the base always does it, nothing is known of the checkpoint
-
+        # without probes, or if the base always does it, nothing is known about the checkpoint
         if not len(values) or self.base_rate >= 1:
             return torch.tensor([0.0, 0.0, 1.0])
-        share, room = float(values.mean()), 1 - self.base_rate
+        share, headroom = float(values.mean()), 1 - self.base_rate
         value, low, high = (
-            (bound - self.base_rate) / room
+            (bound - self.base_rate) / headroom
             for bound in (share, *wilson(share, len(values), self.confidence))
         )
         quantile = NormalDist().inv_cdf((1 + self.confidence) / 2)
-        by_base = quantile * self.base_error * (1 - share) / room**2
-        bounds = [value, value - hypot(value - low, by_base), value + hypot(high - value, by_base)]
+        base_margin = quantile * self.base_error * (1 - share) / headroom**2
+        bounds = [
+            value,
+            value - hypot(value - low, base_margin),
+            value + hypot(high - value, base_margin),
+        ]
         return torch.tensor(bounds).clamp(0, 1)
 
 

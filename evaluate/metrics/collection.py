@@ -85,10 +85,10 @@ class Baseline:
         """
         rows = []
         for row in self.probe_set.rows(FRESH):
-            asked = self.probe_set.probes[row].asked
+            values = self.probe_set.probes[row].asked
             rows.append([
-                self.probe_set.values.options(part).index(asked[part])
-                if part in asked and asked[part] not in self.probe_set.training[part] else -1
+                self.probe_set.values.options(part).index(values[part])
+                if part in values and values[part] not in self.probe_set.training[part] else -1
                 for part in self.parts(kind)
             ])  # fmt: skip
         return torch.tensor(rows)
@@ -97,17 +97,17 @@ class Baseline:
         """The metric of a kind, with the classifier's error rates on training and base images."""
         requested = self.requested(kind).repeat(len(self.rounds), 1)
         classified = torch.cat([self.classify(kind, images) for images in self.base(FRESH)])
-        right = (classified == requested).sum(0)  # -1 is never right
+        correct = (classified == requested).sum(0)  # -1 is never right
         # plus one on either side: no classifier is free of errors
-        accuracy = (right + 1) / ((requested >= 0).sum(0) + 2)
+        accuracy = (correct + 1) / ((requested >= 0).sum(0) + 2)
         shares = [self.probabilities(part, self.training).mean(0) for part in self.parts(kind)]
         metric = AttributeLeak(shares, accuracy.tolist(), **options)
         if not (requested >= 0).any():
-            metric.undefined_reason = "the training pictures show all that can be asked for"
+            metric.undefined_reason = "the training images show all that can be asked for"
         return metric
 
 
-class Scores:
+class ScoreCollection:
     """The metrics of a study, built once and applied to one checkpoint after another.
 
     Attributes:
@@ -122,14 +122,14 @@ class Scores:
         # a head shows little of a pose and an outfit
         nuisance = baseline.nuisance(KINDS if source.head is None else ("backgrounds",))
         subjects = training.subjects[training.found]
-        plain = torch.cat([images.subjects[images.found] for images in fresh])
+        without_trigger = torch.cat([images.subjects[images.found] for images in fresh])
         self.metrics: dict[str, Score] = {
             "prompt_fidelity": PromptFidelity(
                 baseline.extractor.encoder.text_features(texts),
                 torch.stack([images.features for images in fresh]),
                 **options,
             ),
-            "subject_fidelity": SubjectFidelity(subjects, plain, nuisance, **options),
+            "subject_fidelity": SubjectFidelity(subjects, without_trigger, nuisance, **options),
             "pose_memorization": PoseMemorization(
                 source,
                 training.detected_poses,
@@ -146,7 +146,7 @@ class Scores:
         if source.head is not None:  # the layout source detects no bodies
             self.metrics["detection_rate"] = DetectionRate(**options)
         if self._rows(CLASS):
-            self.metrics["class_bleed"] = ClassBleed(subjects, plain, nuisance, **options)
+            self.metrics["class_bleed"] = ClassBleed(subjects, without_trigger, nuisance, **options)
         self.undefined = {
             name: metric.undefined_reason
             for name, metric in self.metrics.items()
@@ -191,8 +191,8 @@ class Scores:
         if "detection_rate" in metrics:
             metrics["detection_rate"].update(fresh.found)
         if "class_bleed" in metrics:
-            plain = images[self._rows(CLASS)]
-            metrics["class_bleed"].update(plain.subjects, plain.found)
+            without_trigger = images[self._rows(CLASS)]
+            metrics["class_bleed"].update(without_trigger.subjects, without_trigger.found)
         if len(held_out):
             metrics["validation_loss"].update(held_out)
             metrics["generalization_gap"].update(*losses)

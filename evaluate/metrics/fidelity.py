@@ -49,7 +49,7 @@ class PromptFidelity(Mean):
         error = float(gaps.mean(0).std() / gaps.shape[1] ** 0.5)
         if vanishes(scale, error):
             self.undefined_reason = (
-                "the base itself does not follow these prompts: its pictures are nearer to their "
+                "the base itself does not follow these prompts: its images are nearer to their "
                 f"own prompts than to others by {scale:.4f} with a standard error of {error:.4f}"
             )
 
@@ -60,7 +60,7 @@ class PromptFidelity(Mean):
 
 
 class SubjectFidelity(Mean):
-    """(d_base - d) / (d_base - d_training), with d the mean distance to the training pictures.
+    """(d_base - d) / (d_base - d_training), with d the mean distance to the training images.
 
     0: no more like the subject than the base; 1: as alike as the training images are among
     themselves (leave-one-out). Distances are between unit image features,
@@ -107,8 +107,8 @@ class SubjectFidelity(Mean):
         images, detected = features
         distance = self._distance(self._clean(images)).mean(1)
         distance = distance.where(detected.cpu(), self.base_distance)
-        room = self.base_distance - self.training_distance
-        super().update((self.base_distance - distance) / room)
+        scale = self.base_distance - self.training_distance
+        super().update((self.base_distance - distance) / scale)
 
 
 def _why_undefined(from_base: Tensor, between: Tensor) -> str:
@@ -124,25 +124,25 @@ def _why_undefined(from_base: Tensor, between: Tensor) -> str:
     """
     base_count, count = from_base.shape
     if count < 2:
-        return "one training picture does not show how alike pictures of the subject are"
+        return "one training image does not show how alike images of the subject are"
     if not base_count:
-        return "no subject is found in the base's pictures"
+        return "no subject is found in the base's images"
     scale = float(from_base.mean() - between.sum() / (count * (count - 1)))
-    by_base = by_pictures = float(from_base.std())
+    base_error = training_error = float(from_base.std())
     if base_count > 1:
-        by_base = float(from_base.mean(1).std() / base_count**0.5)
+        base_error = float(from_base.mean(1).std() / base_count**0.5)
     if count > 2:
         rows, columns = between.sum(1), from_base.mean(0)
         without = (columns.sum() - columns) / (count - 1)
         without = without - (rows.sum() - 2 * rows) / ((count - 1) * (count - 2))
-        by_pictures = float(
+        training_error = float(
             ((count - 1) / count * (without - without.mean()).square().sum()).sqrt()
         )
-    error = hypot(by_base, by_pictures)
+    error = hypot(base_error, training_error)
     if not vanishes(scale, error):
         return ""
     return (
-        "the training pictures are hardly nearer to each other than the base's pictures are to "
+        "the training images are hardly nearer to each other than the base's images are to "
         f"them: by {scale:.3f} with a standard error of {error:.3f}"
     )
 

@@ -71,16 +71,16 @@ class AttributeLeak(Score):
     def by_probe(self) -> Tensor:
         """Posterior probability that each image is of the second kind, averaged over its parts."""
         likelihoods = torch.cat(self.values)
-        counted = likelihoods.sum(-1) > 0
-        if not counted.any():
+        observed = likelihoods.sum(-1) > 0
+        if not observed.any():
             return torch.zeros(0)
-        grid, logs, rest = profile(likelihoods[counted])
+        grid, logs, rest = profile(likelihoods[observed])
         best = int(logs.argmax())
         weights = torch.tensor([(1 - grid[best]) * rest[best], grid[best],
                                 (1 - grid[best]) * (1 - rest[best])])  # fmt: skip
         joint = likelihoods * weights
         posterior = joint[..., 1] / joint.sum(-1).clamp_min(1e-9)
-        return posterior.sum(1) / counted.sum(1).clamp_min(1)
+        return posterior.sum(1) / observed.sum(1).clamp_min(1)
 
 
 def profile(likelihoods: Tensor) -> tuple[Tensor, Tensor, Tensor]:

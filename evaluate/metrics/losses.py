@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from evaluate.metrics.base import LEAST, Mean, Score
+from evaluate.metrics.base import MIN_OBSERVATIONS, Mean, Score
 from train.config.schema import DataConfig
 from train.data.batching import crops_of
 from train.data.images import cropping
@@ -45,7 +45,7 @@ class GeneralizationGap(Score):
 
     def compute(self) -> Tensor:
         values = torch.cat(self.values)
-        if min(self.counts) < LEAST:
+        if min(self.counts) < MIN_OBSERVATIONS:
             return torch.full((3,), torch.nan)
         generator = torch.Generator().manual_seed(0)
         means = [
@@ -134,7 +134,7 @@ class SameSizeLosses:
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(self.latents[:timesteps].shape, generator=generator)
         self.noise = noise.repeat(len(cropped), 1, 1, 1).to(base.device)
-        count = base.noise.config.num_train_timesteps
+        count = base.noise_scheduler.config.num_train_timesteps
         middles = (torch.arange(timesteps) + 0.5) / timesteps * count
         self.timesteps = middles.long().repeat(len(cropped)).to(base.device)
 

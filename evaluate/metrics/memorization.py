@@ -32,9 +32,9 @@ class PoseMemorization(Share):
         nearest = source.similarity(base, training).max(1).values if len(base) else torch.ones(1)
         self.radius = torch.quantile(nearest, 1 - NULL_QUANTILE)
         if not len(base):
-            self.undefined_reason = "no pose is found in the base's pictures"
+            self.undefined_reason = "no pose is found in the base's images"
         elif not self.radius < 1 - TINY:
-            self.undefined_reason = "the base's pictures have the training poses already"
+            self.undefined_reason = "the base's images have the training poses already"
 
     def nearness(self, poses: Tensor) -> Tensor:
         """(N,) similarity to the nearest training pose."""
@@ -108,26 +108,26 @@ class Copying(Share):
 
     def __init__(self, training: Tensor, base: Tensor, **options: Any) -> None:
         super().__init__(**options)
-        self.register_buffer("bank", flat(training))
+        self.register_buffer("bank", flatten_patches(training))
         null = self.distance(base)
         self.register_buffer("radius", null.median() / 2)
         self.base_rate = float((null < self.radius).float().mean())
         if not self.radius > TINY:
-            self.undefined_reason = "the base's pictures are the training pictures already"
+            self.undefined_reason = "the base's images are the training images already"
 
     def distance(self, patches: Tensor) -> Tensor:
         """(N,) distance to the nearest training image: root mean square over the patches."""
-        return torch.cdist(flat(patches), self.bank).min(1).values
+        return torch.cdist(flatten_patches(patches), self.bank).min(1).values
 
     def nearest(self, patches: Tensor) -> Tensor:
         """(N,) index of the nearest training image."""
-        return torch.cdist(flat(patches), self.bank).argmin(1)
+        return torch.cdist(flatten_patches(patches), self.bank).argmin(1)
 
     def update(self, *features: Tensor) -> None:
         """Unit patch features, (N, P, d)."""
         super().update((self.distance(features[0]) < self.radius).float())
 
 
-def flat(patches: Tensor) -> Tensor:
+def flatten_patches(patches: Tensor) -> Tensor:
     """(N, P, d) -> (N, P * d), so that distances are root mean squares over the patches."""
     return patches.cpu().flatten(1) / patches.shape[1] ** 0.5

@@ -22,9 +22,9 @@ from train.files.untrusted import UntrustedFileError, read_yaml
 from train.text.display import shortened
 
 KINDS = ("poses", "backgrounds", "outfits")
-LARGEST = 4_000_000  # bytes of a file of values or of probes
+MAX_BYTES = 4_000_000  # bytes of a file of values or of probes
 SUBJECT = "subject"  # reserved in prompts; no part has this name
-MOST_POSES = 1000  # combinations of all parts of a pose: the base generates each of them
+MAX_POSES = 1000  # combinations of all parts of a pose: the base generates each of them
 
 Words = Annotated[str, Meta(pattern=r"\S", max_length=300)]
 Name = Annotated[str, Meta(pattern=r"^[^{}\x00-\x1f]+\Z", max_length=100)]
@@ -71,8 +71,8 @@ class SavedAttributes(msgspec.Struct):
             if count > 1:
                 raise TemplateError(f"has two meanings of {shortened(part)}; rename one")
         poses = math.prod(map(len, kinds["poses"].values()))
-        if poses > MOST_POSES:
-            raise TemplateError(f"has {poses} poses, and at most {MOST_POSES} are drawn")
+        if poses > MAX_POSES:
+            raise TemplateError(f"has {poses} poses, and at most {MAX_POSES} are drawn")
         values.prompt("", {part: values.options(part)[0] for part in names})
         for part in values.phrases:
             values.phrase(part, "", "")
@@ -118,10 +118,10 @@ def load_attributes(file: str) -> AttributeBank:
     folder = CONF / "probes" / "attributes"
     path = Path(file) if file.endswith((".yaml", ".yml")) else folder / f"{Path(file).name}.yaml"
     if not path.exists():
-        near = suggestion(file, [p.stem for p in folder.glob("*.yaml")])
-        raise ConfigError(f"probes.attributes: there is no {shortened(path.name)}{near}")
+        hint = suggestion(file, [p.stem for p in folder.glob("*.yaml")])
+        raise ConfigError(f"probes.attributes: there is no {shortened(path.name)}{hint}")
     try:
-        return read_yaml(path, SavedAttributes, LARGEST).checked()
+        return read_yaml(path, SavedAttributes, MAX_BYTES).checked()
     except (UntrustedFileError, TemplateError, OSError) as error:
         where = "" if isinstance(error, UntrustedFileError) else f"{shortened(path)} "
         raise ConfigError(f"probes.attributes: {where}{error}") from error

@@ -12,11 +12,11 @@ import yaml
 from msgspec import Meta
 from torch import Tensor
 
-from evaluate.config import OTHERS, ProbesConfig
+from evaluate.config import PROBES_PER_OTHER_ROLE, ProbesConfig
 from evaluate.features.clip import ClipEncoder
 from evaluate.prompts.attributes import (
     KINDS,
-    LARGEST,
+    MAX_BYTES,
     AttributeBank,
     Name,
     SavedAttributes,
@@ -33,9 +33,10 @@ from train.files.paths import expanded
 from train.files.untrusted import Tree, UntrustedFileError, convert, read_yaml
 from train.text.display import shortened
 
-SEEN = 0.1  # a value that at least this share of the training images show belongs to them
-LONGEST = 20_000  # characters of a prompt
-CHOICE = 2  # the least number of values of each part that probes ask for
+# a value that at least this share of the training images show belongs to them
+MIN_SHOWN_SHARE = 0.1
+MAX_PROMPT_CHARACTERS = 20_000  # characters of a prompt
+MIN_VALUES = 2  # the least number of values of each part that probes ask for
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class ProbeSet:
 
 
 class _SavedProbe(msgspec.Struct, forbid_unknown_fields=True):
-    prompt: Annotated[str, Meta(max_length=LONGEST)]
-    base_prompt: Annotated[str, Meta(max_length=LONGEST)]
+    prompt: Annotated[str, Meta(max_length=MAX_PROMPT_CHARACTERS)]
+    base_prompt: Annotated[str, Meta(max_length=MAX_PROMPT_CHARACTERS)]
     seed: Annotated[int, Meta(ge=-(2**53), le=2**53)]
     role: Annotated[str, Meta(max_length=100)]
     asked: dict[Name, Words] = {}
@@ -104,7 +105,7 @@ def load_probe_set(file: str) -> ProbeSet:
     if not path.exists():
         raise ConfigError(f"probes.file: there is no file {shortened(file)}")
     try:
-        saved = read_yaml(path, _SavedSet, LARGEST)
+        saved = read_yaml(path, _SavedSet, MAX_BYTES)
         values = saved.values.checked()
         probes = [
             convert(probe, _SavedProbe, f"probe {number} of the file")
@@ -114,8 +115,8 @@ def load_probe_set(file: str) -> ProbeSet:
         where = "" if isinstance(error, UntrustedFileError) else f"{shortened(path)} "
         raise ConfigError(f"probes.file: {where}{error}") from error
     parts = [part for options in values.kinds.values() for part in options]
-    if absent := next((part for part in parts if part not in saved.training), None):
-        raise ConfigError(f"probes.file: {shortened(path)} lacks training: {absent}")
+    if missing := next((part for part in parts if part not in saved.training), None):
+        raise ConfigError(f"probes.file: {shortened(path)} lacks training: {missing}")
     probe_set = ProbeSet(
         probes=[Probe(**msgspec.structs.asdict(probe)) for probe in probes],
         values=values,
@@ -127,8 +128,10 @@ def load_probe_set(file: str) -> ProbeSet:
 
 
 def _check(probe_set: ProbeSet, file: str) -> None:
-    if len(probe_set.rows(FRESH)) < CHOICE:
-        raise ConfigError(f"probes.file: {file} needs {CHOICE} probes or more of the role {FRESH}")
+    if len(probe_set.rows(FRESH)) < MIN_VALUES:
+        raise ConfigError(
+            f"probes.file: {file} needs {MIN_VALUES} probes or more of the role {FRESH}"
+        )
     for number, probe in enumerate(probe_set.probes):
         if probe.role not in (FRESH, CAPTION, CLASS):
             raise ConfigError(
@@ -149,7 +152,7 @@ def make_probe_set(
     dataset: Dataset,
     encoder: ClipEncoder,
     training_features: Tensor,
-    shown: dict[str, list[str]],
+    labels_by_part: dict[str, list[str]],
 ) -> ProbeSet:
     """The probes for these training images; deterministic.
 
@@ -160,33 +163,33 @@ def make_probe_set(
 
     Args:
         training_features: (n, d) image features of the training images.
-        shown: part -> the value that each training image shows; other parts are classified
-            zero-shot by the encoder.
+        labels_by_part: part -> the value that each training image shows; other parts are
+            classified zero-shot by the encoder.
     """
     trigger = trigger_word(dataset.trigger)
     class_word = class_words(dataset.trigger, values)
     random = Random(config.seed)
-    others = config.count // OTHERS
-    captions = _captions(dataset, class_word, others)
+    per_role = config.count // PROBES_PER_OTHER_ROLE
+    captions = _captions(dataset, class_word, per_role)
     columns: dict[str, list[str]] = {}
     training: dict[str, list[str]] = {}
     for kind in KINDS:
         for part in values.kinds[kind]:
-            labels = shown.get(part) or zero_shot(
+            labels = labels_by_part.get(part) or zero_shot(
                 values, part, class_word, encoder, training_features
             )
             training[part], fresh = _split(values.options(part), labels, dataset)
             columns[part] = _column(fresh, config.count - len(captions), random)
-    roles = [FRESH] * (config.count - others - len(captions)) + [CLASS] * others
+    roles = [FRESH] * (config.count - per_role - len(captions)) + [CLASS] * per_role
     probes = []
     for i, role in enumerate(roles):
         asked_values = {part: column[i] for part, column in columns.items()}
-        plain = values.prompt(f"a {class_word}", asked_values)
-        named = values.prompt(f"a {trigger} {class_word}", asked_values)
-        prompt = plain if role == CLASS else named
-        probes.append(Probe(prompt, plain, _seed(config, i), role, asked_values))
-    for i, (prompt, plain) in enumerate(captions, start=len(probes)):
-        probes.append(Probe(prompt, plain, _seed(config, i), CAPTION, {}))
+        base_prompt = values.prompt(f"a {class_word}", asked_values)
+        prompt_with_trigger = values.prompt(f"a {trigger} {class_word}", asked_values)
+        prompt = base_prompt if role == CLASS else prompt_with_trigger
+        probes.append(Probe(prompt, base_prompt, _seed(config, i), role, asked_values))
+    for i, (prompt, base_prompt) in enumerate(captions, start=len(probes)):
+        probes.append(Probe(prompt, base_prompt, _seed(config, i), CAPTION, {}))
     return ProbeSet(probes, values, class_word, training)
 
 
@@ -206,12 +209,12 @@ def _split(options: list[str], labels: list[str], dataset: Dataset) -> tuple[lis
     """The values that the training set shows, and those to ask for."""
     captions = list({image.caption for image in dataset.training})
     shares = _shares(options, labels, captions)
-    training = [value for value in options if shares[value] >= SEEN]
+    training = [value for value in options if shares[value] >= MIN_SHOWN_SHARE]
     fresh = [value for value in options if value not in training]
-    if len(fresh) >= CHOICE:
+    if len(fresh) >= MIN_VALUES:
         return training, fresh
     by_share = sorted(options, key=lambda value: (shares[value], options.index(value)))
-    return training, by_share[:CHOICE]
+    return training, by_share[:MIN_VALUES]
 
 
 def _shares(options: list[str], labels: list[str], captions: list[str]) -> Counter[str]:

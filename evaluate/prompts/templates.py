@@ -32,8 +32,8 @@ def fill(template: str, values: Mapping[str, str]) -> str:
         if name is None:
             raise TemplateError(f"has a single {piece[0]}; write it twice for a literal one")
         if name not in values:
-            near = suggestion(name, list(values)) or f"; known are {', '.join(values)}"
-            raise TemplateError(f"has {{{shortened(name)}}}, which has no value{near}")
+            hint = suggestion(name, list(values)) or f"; known are {', '.join(values)}"
+            raise TemplateError(f"has {{{shortened(name)}}}, which has no value{hint}")
         return values[name]
 
     return PIECE.sub(replacement, template)

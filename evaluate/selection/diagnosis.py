@@ -8,13 +8,15 @@ import numpy as np
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard, usable
-from evaluate.selection.explain import FAULTS, percent, share_of
+from evaluate.selection.explain import FAULTS, format_likeness, format_percent
 from evaluate.selection.objective import paired_difference, violations
 
-NOTHING, HALF = 0.15, 0.5  # likeness below which nothing, or only little, was learned
-CAST, BLEEDS, BODIES = 12.0, 0.35, 0.8  # Delta E; share of the likeness; share of images
-LOWER = "lower the learning rate (by half; guides go down to 5e-5 on Stable Diffusion 1.5)"
-HIGHER = "a higher learning rate, more epochs, or more room: rank 32 and more"
+MIN_LIKENESS, LOW_LIKENESS = 0.15, 0.5  # likeness below which nothing, or only little, was learned
+MAX_COLOR_SHIFT = 12.0  # Delta E
+MAX_CLASS_BLEED = 0.35  # share of the likeness
+MIN_DETECTION_RATE = 0.8  # share of images
+LOWER_RATE = "lower the learning rate (by half; guides go down to 5e-5 on Stable Diffusion 1.5)"
+TRAIN_MORE = "a higher learning rate, more epochs, or more room: rank 32 and more"
 
 
 class Finding(NamedTuple):
@@ -55,19 +57,19 @@ def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
         *_no_body(last),
     ]
     cast, bleed = last.scores.get("color_shift"), last.scores.get("class_bleed")
-    if cast and cast.low > CAST:
+    if cast and cast.low > MAX_COLOR_SHIFT:
         findings.append(Finding(
             "color shift",
             f"at {last.label} the colors are {cast.value:.0f} Delta E off the base's",
-            f"{LOWER}, or take pictures without a common color cast",
+            f"{LOWER_RATE}, or take images without a common color cast",
         ))  # fmt: skip
-    if bleed and bleed.low > BLEEDS:
+    if bleed and bleed.low > MAX_CLASS_BLEED:
         findings.append(Finding(
             "class bleed",
-            f"without the trigger word the class already has {percent(bleed.value)} of the "
+            f"without the trigger word the class already has {format_percent(bleed.value)} of the "
             f"subject's likeness at {last.label}",
             "no harm if you always want the subject; else describe it in the captions, or also "
-            "train on ordinary pictures of the class",
+            "train on ordinary images of the class",
         ))  # fmt: skip
     growing = any(finding.name == "underfitting" for finding in findings)
     return findings if growing else findings + _plateaued(cards)
@@ -87,8 +89,8 @@ def plateau(cards: list[Scorecard]) -> int | None:
     scored = [card for card in cards if len(card.by_probe.get("validation_loss", [])) > 1]
     for i, card in enumerate(scored[:-2]):
         losses = np.array(card.by_probe["validation_loss"])
-        falls = [losses - np.array(c.by_probe["validation_loss"]) for c in scored[i + 1 :]]
-        if all(float(f.mean()) <= float(f.std(ddof=1)) / len(f) ** 0.5 for f in falls):
+        improvements = [losses - np.array(c.by_probe["validation_loss"]) for c in scored[i + 1 :]]
+        if all(float(f.mean()) <= float(f.std(ddof=1)) / len(f) ** 0.5 for f in improvements):
             return card.epoch
     return None
 
@@ -103,7 +105,7 @@ def _failed(cards: list[Scorecard]) -> list[Finding]:
     return [Finding(
         "diverged",
         f"{count} of {len(cards)} cannot be used, {where}: {failed[0].failure}",
-        f"{LOWER}; where base.precision is fp16, take bf16 or fp32",
+        f"{LOWER_RATE}; if base.precision is fp16, use bf16 or fp32",
     )]  # fmt: skip
 
 
@@ -118,9 +120,9 @@ def _memorized(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
                 "overfitting",
                 f"from {over[0].label} on too many images "
                 f"{FAULTS.get(name, f'are over the limit of {name}')}, "
-                f"{percent(worst.scores[name].value)} of them at {worst.label}",
-                f"keep an earlier epoch; {LOWER}, name poses and places in the captions, or add "
-                "pictures that differ",
+                f"{format_percent(worst.scores[name].value)} of them at {worst.label}",
+                f"keep an earlier epoch; {LOWER_RATE}, name poses and places in the captions, or "
+                "add images that differ",
             ))  # fmt: skip
     return findings
 
@@ -131,9 +133,9 @@ def _ignores_prompt(cards: list[Scorecard], policy: PolicyConfig) -> list[Findin
         return []
     return [Finding(
         "overfitting",
-        f"at {cards[-1].label} it follows prompts only {percent(max(fidelity.value, 0))} as "
+        f"at {cards[-1].label} it follows prompts only {format_percent(max(fidelity.value, 0))} as "
         "well as the base",
-        f"keep an earlier epoch; {LOWER}, or a smaller alpha",
+        f"keep an earlier epoch; {LOWER_RATE}, or a smaller alpha",
     )]  # fmt: skip
 
 
@@ -143,15 +145,15 @@ def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
         return []
     best = max(scored, key=lambda card: card.scores["subject_fidelity"].value)
     likeness, last = best.scores["subject_fidelity"], cards[-1]
-    if likeness.high < NOTHING:
+    if likeness.high < MIN_LIKENESS:
         return [Finding(
             "no learning",
-            f"at {last.label} it has {share_of(likeness.value)} of the likeness",
-            f"see that the captions hold the trigger word; then {HIGHER}",
+            f"at {last.label} it has {format_likeness(likeness.value)} of the likeness",
+            f"check that the captions contain the trigger word; then {TRAIN_MORE}",
         )]  # fmt: skip
-    if likeness.high < HALF:
-        words = f"no epoch has more than {share_of(likeness.value)} of the likeness"
-        return [Finding("underfitting", words, f"try {HIGHER}")]
+    if likeness.high < LOW_LIKENESS:
+        words = f"no epoch has more than {format_likeness(likeness.value)} of the likeness"
+        return [Finding("underfitting", words, f"try {TRAIN_MORE}")]
     clean = not any(over > 0 for over in violations(last, policy).values())
     if len(cards) > 2 and clean:
         gains = [paired_difference(last, card) for card in cards[-3:-1]]
@@ -163,12 +165,12 @@ def _likeness(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
 
 def _no_body(last: Scorecard) -> list[Finding]:
     rate = last.scores.get("detection_rate", Estimate(1.0, 1.0, 1.0))
-    if rate.high >= BODIES:
+    if rate.high >= MIN_DETECTION_RATE:
         return []
     return [Finding(
-        "broken pictures",
-        f"a body is found in only {percent(rate.value)} of the images at {last.label}",
-        f"keep an earlier epoch; {LOWER}",
+        "broken images",
+        f"a body is found in only {format_percent(rate.value)} of the images at {last.label}",
+        f"keep an earlier epoch; {LOWER_RATE}",
     )]  # fmt: skip
 
 
@@ -177,9 +179,9 @@ def _plateaued(cards: list[Scorecard]) -> list[Finding]:
     if since is None or since == cards[-1].epoch:
         return []
     gap = cards[-1].scores.get("generalization_gap")
-    above = f"; it is {gap.value:.3f} above the loss on training pictures" if gap else ""
+    above = f"; it is {gap.value:.3f} above the loss on training images" if gap else ""
     return [Finding(
         "validation loss is flat",
         f"the validation loss has not fallen since {cards[0].unit} {since}{above}",
-        "a sign of overfitting where the other scores agree; likeness goes on growing after it",
+        "a sign of overfitting if the other scores agree; likeness continues to grow after it",
     )]  # fmt: skip

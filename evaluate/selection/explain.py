@@ -7,11 +7,11 @@ from evaluate.scorecard import Scorecard
 from evaluate.selection.objective import (
     FIDELITIES,
     LOSS,
-    deciding,
+    comparison_value,
+    deciding_scores,
     paired_difference,
     total_violation,
     violations,
-    worth,
 )
 
 # what a checkpoint beyond the limit does, for sentences like "58 % of the images ..."
@@ -19,10 +19,10 @@ FAULTS = {
     "pose_memorization": "repeat a training pose",
     "background_leak": "show a training background that was not asked for",
     "outfit_leak": "show the training outfit where another was asked for",
-    "copying": "are copies of a training picture",
+    "copying": "are copies of a training image",
 }
 # why it was chosen by a rule without limits
-RULES = {
+RULE_REASONS = {
     "last": "it is the last one",
     "epoch": "it was asked for",
     "min_validation_loss": "its validation loss is the lowest",
@@ -32,112 +32,117 @@ RULES = {
 
 
 def explain(
-    cards: list[Scorecard], pick: Scorecard, best: Scorecard, later: str, policy: PolicyConfig
+    cards: list[Scorecard], selected: Scorecard, best: Scorecard, later: str, policy: PolicyConfig
 ) -> list[str]:
     """Two sentences: what the checkpoint does well, and what it does not do wrong (or least).
 
     A third one names the deciding score if it was not the fidelity.
     """
-    sentences = _explain(cards, pick, best, later, policy)
-    return [*sentences, *filter(None, [decided_by(pick, policy), *_not_required(pick, policy)])]
+    sentences = _explain(cards, selected, best, later, policy)
+    return [
+        *sentences,
+        *filter(None, [deciding_sentence(selected, policy), *_not_required(selected, policy)]),
+    ]
 
 
 def _explain(
-    cards: list[Scorecard], pick: Scorecard, best: Scorecard, later: str, policy: PolicyConfig
+    cards: list[Scorecard], selected: Scorecard, best: Scorecard, later: str, policy: PolicyConfig
 ) -> list[str]:
-    scores, name = pick.scores, pick.label.capitalize()
-    learned = learned_by(pick)
-    faults = describe_faults(pick, [n for n in policy.max if n in scores], policy)
+    scores, name = selected.scores, selected.label.capitalize()
+    learned = describe_learning(selected)
+    faults = describe_faults(selected, [n for n in policy.max if n in scores], policy)
     within = f"Only {faults}" if faults else "No limits were set"
-    if policy.rule in RULES:
-        over = exceeded(pick, policy)
-        summary = f"WARNING: {describe_faults(pick, over, policy)}" if over else within
-        why = RULES[policy.rule]
-        if policy.rule == "epoch" and pick.epoch > policy.epoch:
+    if policy.rule in RULE_REASONS:
+        over = exceeded(selected, policy)
+        summary = f"WARNING: {describe_faults(selected, over, policy)}" if over else within
+        why = RULE_REASONS[policy.rule]
+        if policy.rule == "epoch" and selected.epoch > policy.epoch:
             why = f"it is the first that was scored, and epoch {policy.epoch} was asked for"
-        return [f"{name} was taken since {why}; it {learned}.", f"{summary}."]
-    if total_violation(pick, policy) > 0:
+        return [f"{name} was selected because {why}; it {learned}.", f"{summary}."]
+    if total_violation(selected, policy) > 0:
         return [
-            f"WARNING: every checkpoint is over a limit; {pick.label} is over by the least, "
-            f"so use it with care: {describe_faults(pick, exceeded(pick, policy), policy)}.",
+            f"WARNING: every checkpoint is over a limit; {selected.label} is over by the least, so "
+            f"use it with care: {describe_faults(selected, exceeded(selected, policy), policy)}.",
             f"{name} {learned}; train for fewer epochs, at a lower learning rate, or on more "
-            "pictures.",
+            "images.",
         ]
-    how = f", the best overall of the epochs within the limits ({overall(pick)})"
-    if not deciding(pick):
+    how = (
+        f", the best overall of the epochs within the limits ({format_comparison_value(selected)})"
+    )
+    if not deciding_scores(selected):
         how = ", and is the last of the epochs within the limits"
-    if best.epoch != pick.epoch:
+    if best.epoch != selected.epoch:
         how = (
             f", which no later epoch beats by more than chance ({best.label} reaches "
-            f"{overall(best)} overall against {overall(pick)})"
+            f"{format_comparison_value(best)} overall against {format_comparison_value(selected)})"
         )
     if len(cards) == 1:
         how = ""
     return [f"{name} {learned}{how}.", f"{within}{', while ' + later if later else ''}."]
 
 
-def what_came_later(cards: list[Scorecard], pick: Scorecard, policy: PolicyConfig) -> str:
+def describe_later(cards: list[Scorecard], selected: Scorecard, policy: PolicyConfig) -> str:
     """What later epochs did wrong: a failure, the worst limit broken, or a loss of fidelity."""
-    after = sorted((c for c in cards if c.epoch > pick.epoch), key=lambda c: c.epoch)
+    after = sorted((c for c in cards if c.epoch > selected.epoch), key=lambda c: c.epoch)
     if failed := [card for card in after if card.failure]:
         return f"{failed[0].label} cannot be used: {failed[0].failure}"
-    wrong = [card for card in after if _worse(card, pick, policy)]
+    wrong = [card for card in after if _worse(card, selected, policy)]
     if wrong:
         first, worst = wrong[0], max(wrong, key=lambda c: total_violation(c, policy))
-        name = max(_worse(worst, pick, policy), key=lambda n: violations(worst, policy)[n])
-        words = fault(name, percent(worst.scores[name].value))
+        name = max(_worse(worst, selected, policy), key=lambda n: violations(worst, policy)[n])
+        description = describe_fault(name, format_percent(worst.scores[name].value))
         if worst is first:
-            return f"at {first.label} {words}"
-        return f"from {first.label} on a limit is broken, and at {worst.label} {words}"
+            return f"at {first.label} {description}"
+        return f"from {first.label} on a limit is broken, and at {worst.label} {description}"
     if after:
-        loss = paired_difference(pick, after[-1])
+        loss = paired_difference(selected, after[-1])
         if loss.value > loss.error:
-            return f"{after[-1].label} falls back to {overall(after[-1])} overall"
+            return f"{after[-1].label} falls back to {format_comparison_value(after[-1])} overall"
     return ""
 
 
-def learned_by(card: Scorecard) -> str:
+def describe_learning(card: Scorecard) -> str:
     """ "has learned 80 % of the subject's likeness and follows prompts 90 % as well as ..."."""
     prompt, likeness = (card.scores.get(name) for name in FIDELITIES)
     parts = []
     if likeness is not None:
-        parts.append(f"has learned {share_of(likeness.value)} of the subject's likeness")
+        parts.append(f"has learned {format_likeness(likeness.value)} of the subject's likeness")
     if prompt is not None:
-        share = percent(prompt.value)
+        share = format_percent(prompt.value)
         well = f"{share} as well as the base model"
         how = f"not at all ({share})" if share.startswith("-") else well
         parts.append(f"follows prompts {how}")
     return " and ".join(parts) or "has fidelities that cannot be measured"
 
 
-def decided_by(card: Scorecard, policy: PolicyConfig) -> str:
+def deciding_sentence(card: Scorecard, policy: PolicyConfig) -> str:
     """The score that decided, in a sentence; empty if it was the one that should."""
     if policy.rule == "weighted":
-        absent = [name for name in policy.weights if name not in card.scores]
-        if not absent:
+        undefined = [name for name in policy.weights if name not in card.scores]
+        if not undefined:
             return ""
-        return f"Left out of the sum, as it cannot be measured: {', '.join(absent)}."
-    names = deciding(card)
-    if names == FIDELITIES or policy.rule in RULES:
+        return f"Left out of the sum because it cannot be measured: {', '.join(undefined)}."
+    names = deciding_scores(card)
+    if names == FIDELITIES or policy.rule in RULE_REASONS:
         return ""
     if not names:
-        return "Likeness cannot be measured, so the last epoch within the limits is taken."
+        return "Likeness cannot be measured, so the last epoch within the limits is selected."
     if names == (LOSS,):
-        return "Likeness cannot be measured, so the loss on the held-out pictures decides."
+        return "Likeness cannot be measured, so the loss on the held-out images decides."
     return "How well prompts are followed cannot be measured, so the likeness alone decides."
 
 
 def _not_required(card: Scorecard, policy: PolicyConfig) -> list[str]:
     """The minimums that could not be checked, in a sentence."""
-    absent = [name for name in policy.min if name not in card.scores]
-    return [f"The floor of {', '.join(absent)} was not checked."] if absent else []
+    undefined = [name for name in policy.min if name not in card.scores]
+    return [f"The minimum of {', '.join(undefined)} was not checked."] if undefined else []
 
 
-def overall(card: Scorecard) -> str:
+def format_comparison_value(card: Scorecard) -> str:
     """The value that decides, in words: the fidelity, or the loss that replaces it."""
-    if deciding(card) == (LOSS,):
+    if deciding_scores(card) == (LOSS,):
         return f"a validation loss of {card.scores[LOSS].value:.3f}"
-    return f"{worth(card):.2f}"
+    return f"{comparison_value(card):.2f}"
 
 
 def exceeded(card: Scorecard, policy: PolicyConfig) -> list[str]:
@@ -145,13 +150,13 @@ def exceeded(card: Scorecard, policy: PolicyConfig) -> list[str]:
     return [name for name, over in violations(card, policy).items() if over > 0]
 
 
-def _worse(card: Scorecard, pick: Scorecard, policy: PolicyConfig) -> list[str]:
+def _worse(card: Scorecard, selected: Scorecard, policy: PolicyConfig) -> list[str]:
     """The limits that it breaks by the estimate too, not only by a wider interval."""
 
     def change(name: str) -> float:
-        if name not in pick.scores:
+        if name not in selected.scores:
             return 1.0
-        gain = card.scores[name].value - pick.scores[name].value
+        gain = card.scores[name].value - selected.scores[name].value
         return -gain if name in policy.min else gain
 
     return [name for name in exceeded(card, policy) if change(name) > 0]
@@ -159,36 +164,36 @@ def _worse(card: Scorecard, pick: Scorecard, policy: PolicyConfig) -> list[str]:
 
 def describe_faults(card: Scorecard, names: list[str], policy: PolicyConfig) -> str:
     """ "4 % (surely below 12 %) of the images repeat a training pose and ..."."""
-    parts = [fault(name, _doubt(card, name, policy)) for name in names]
+    parts = [describe_fault(name, _format_with_bound(card, name, policy)) for name in names]
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
-def _doubt(card: Scorecard, name: str, policy: PolicyConfig) -> str:
+def _format_with_bound(card: Scorecard, name: str, policy: PolicyConfig) -> str:
     """A score in percent, with the bound that counts and, if it is broken, the limit."""
-    value, low, high = map(percent, card.scores[name])
+    value, low, high = map(format_percent, card.scores[name])
     broken = violations(card, policy)[name] > 0
     if name in policy.min:
-        floor = percent(policy.min[name])
-        doubt = f"perhaps only {low}, where {floor} is wanted" if broken else f"surely {low}"
+        floor = format_percent(policy.min[name])
+        doubt = f"perhaps only {low}; the minimum is {floor}" if broken else f"surely {low}"
     else:
-        limit = percent(policy.max[name])
-        doubt = f"perhaps {high}, where {limit} is the limit" if broken else f"surely below {high}"
+        limit = format_percent(policy.max[name])
+        doubt = f"perhaps {high}; the limit is {limit}" if broken else f"surely below {high}"
     return f"{value} ({doubt})"
 
 
-def fault(name: str, share: str) -> str:
+def describe_fault(name: str, share: str) -> str:
     """What a checkpoint that is beyond the limit of a score does to this share."""
     if name == "prompt_fidelity":
         return f"prompts are followed only {share} as well as by the base"
     return f"{share} of the images {FAULTS.get(name, f'are over the limit of {name}')}"
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """A share in percent: 0.58 -> 58 %."""
     return f"{100 * share:.0f} %".replace("-0 %", "0 %")
 
 
-def share_of(likeness: float) -> str:
+def format_likeness(likeness: float) -> str:
     """A likeness in words: 0.58 -> 58 %; below the base's -> nothing (-13 %)."""
-    figure = percent(likeness)
+    figure = format_percent(likeness)
     return f"nothing ({figure})" if figure.startswith("-") else figure

@@ -24,7 +24,7 @@ class PairedDifference(NamedTuple):
     error: float
 
 
-def deciding(card: Scorecard) -> tuple[str, ...]:
+def deciding_scores(card: Scorecard) -> tuple[str, ...]:
     """The scores that decide how good a checkpoint is.
 
     Both fidelities; subject_fidelity alone if prompt_fidelity is undefined. prompt_fidelity alone
@@ -43,11 +43,11 @@ def fidelity(card: Scorecard) -> float | None:
     """
     if FIDELITIES[1] not in card.scores:
         return None
-    values = [max(card.scores[name].value, 0.0) for name in deciding(card)]
+    values = [max(card.scores[name].value, 0.0) for name in deciding_scores(card)]
     return sqrt(values[0] * values[1]) if len(values) > 1 else values[0]
 
 
-def worth(card: Scorecard) -> float:
+def comparison_value(card: Scorecard) -> float:
     """The value by which checkpoints are compared, at least 0; greater is better: see `deciding`.
 
     The fidelity; else exp(-validation loss); else 0 for all.
@@ -66,20 +66,20 @@ def paired_difference(card: Scorecard, other: Scorecard) -> PairedDifference:
     the two intervals suggest, as probes differ more than checkpoints do.
     """
     error = float((_resampled(card) - _resampled(other)).std(ddof=1))
-    return PairedDifference(worth(card) - worth(other), error)
+    return PairedDifference(comparison_value(card) - comparison_value(other), error)
 
 
 def _resampled(card: Scorecard) -> NDArray[np.float64]:
     """(RESAMPLES,) worths; every card has the same resamples."""
-    names = deciding(card)
+    names = deciding_scores(card)
     observed = [tuple(card.by_probe.get(name, ())) for name in names]
     if not all(observed) or not names:
         return np.zeros(RESAMPLES)
-    return _worths(names == (LOSS,), *observed)
+    return _comparison_values(names == (LOSS,), *observed)
 
 
 @lru_cache(maxsize=1000)
-def _worths(losses: bool, *observed: tuple[float, ...]) -> NDArray[np.float64]:
+def _comparison_values(losses: bool, *observed: tuple[float, ...]) -> NDArray[np.float64]:
     """Cached, as all checkpoints of a trial are compared with each other after every epoch."""
     count = len(observed[0])
     # equal to torch.randint with the seed 0
@@ -132,7 +132,7 @@ def objective(card: Scorecard, policy: PolicyConfig) -> float:
         "weighted": policy.weights,
     }.get(policy.rule)
     if weights is None:
-        return worth(card)
+        return comparison_value(card)
     defined = {name: weight for name, weight in weights.items() if name in card.scores}
     return sum(w * card.scores[name].value for name, w in defined.items()) if defined else -inf
 
@@ -140,8 +140,8 @@ def objective(card: Scorecard, policy: PolicyConfig) -> float:
 def pareto(cards: list[Scorecard]) -> list[Scorecard]:
     """The Pareto front of worth and pose_memorization, least memorization first."""
     front: list[Scorecard] = []
-    for card in sorted(cards, key=lambda c: (_memorization(c), -worth(c), c.epoch)):
-        if not front or worth(card) > worth(front[-1]):
+    for card in sorted(cards, key=lambda c: (_memorization(c), -comparison_value(c), c.epoch)):
+        if not front or comparison_value(card) > comparison_value(front[-1]):
             front.append(card)
     return front
 

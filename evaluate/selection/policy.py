@@ -8,22 +8,22 @@ from math import inf
 
 from evaluate.config import LOSSES, PolicyConfig
 from evaluate.scorecard import Scorecard, usable
-from evaluate.selection.explain import explain, what_came_later
+from evaluate.selection.explain import describe_later, explain
 from evaluate.selection.objective import (
-    deciding,
+    comparison_value,
+    deciding_scores,
     fidelity,
     objective,
     paired_difference,
     pareto,
     total_violation,
     violations,
-    worth,
 )
 from train.errors import ConfigError
 
 UNCONSTRAINED = ("min_validation_loss", "max_subject_fidelity", "weighted")  # ignore the limits
 NEEDED = {
-    "min_validation_loss": "validation_loss; hold out pictures for it",
+    "min_validation_loss": "validation_loss; hold out images for it",
     "max_subject_fidelity": "subject_fidelity",
 }
 
@@ -74,28 +74,28 @@ def select(scorecards: list[Scorecard], policy: PolicyConfig) -> Selection:
         raise ValueError("there is no scorecard to select from")
     front = pareto(cards)
     best = _best(cards, front, policy)
-    pick = _earliest_equal(cards, best, policy) if policy.rule == "overfit_aware" else best
-    later = what_came_later(scorecards, pick, policy)
+    selected = _earliest_equal(cards, best, policy) if policy.rule == "overfit_aware" else best
+    later = describe_later(scorecards, selected, policy)
     return Selection(
-        scorecard=pick,
-        feasible=total_violation(pick, policy) <= 0,
-        fidelity=fidelity(pick),
-        rank=rank_of(pick, policy),
-        violations=violations(pick, policy),
-        reasons=explain(cards, pick, best, later, policy),
+        scorecard=selected,
+        feasible=total_violation(selected, policy) <= 0,
+        fidelity=fidelity(selected),
+        rank=rank_of(selected, policy),
+        violations=violations(selected, policy),
+        reasons=explain(cards, selected, best, later, policy),
         later=later,
         front=front,
     )
 
 
-def rank_of(pick: Scorecard, policy: PolicyConfig) -> tuple[bool, float]:
+def rank_of(selected: Scorecard, policy: PolicyConfig) -> tuple[bool, float]:
     """Feasible or not (if the rule has limits), then the objective or the negative violation.
 
     Greater is better; comparable across trials and runs.
     """
-    unconstrained = policy.rule in UNCONSTRAINED and not pick.failure
-    over = 0.0 if unconstrained else total_violation(pick, policy)
-    return (over <= 0, -over if over > 0 else objective(pick, policy))
+    unconstrained = policy.rule in UNCONSTRAINED and not selected.failure
+    over = 0.0 if unconstrained else total_violation(selected, policy)
+    return (over <= 0, -over if over > 0 else objective(selected, policy))
 
 
 def check_scores(policy: PolicyConfig, names: Collection[str]) -> None:
@@ -112,7 +112,7 @@ def check_scores(policy: PolicyConfig, names: Collection[str]) -> None:
     if needed & {*names}:
         return  # a weighted sum leaves out undefined scores, and its reasons say so
     for name in sorted(needed):
-        hint = " without held-out pictures" if name in LOSSES else " with these pictures and probes"
+        hint = " without held-out images" if name in LOSSES else " with these images and probes"
         raise ConfigError(f"policy: there is no {name}{hint}")
 
 
@@ -132,17 +132,20 @@ def _best(cards: list[Scorecard], front: list[Scorecard], policy: PolicyConfig) 
             names = ", ".join(policy.weights) if policy.rule == "weighted" else NEEDED[policy.rule]
             raise ValueError(f"policy.rule {policy.rule}: the scorecards have no {names}")
         return max(cards, key=lambda card: (objective(card, policy), -card.epoch))
-    choice = front if policy.rule == "pareto" else cards
-    feasible = [card for card in choice if total_violation(card, policy) <= 0]
+    candidates = front if policy.rule == "pareto" else cards
+    feasible = [card for card in candidates if total_violation(card, policy) <= 0]
     if not feasible:
-        return min(choice, key=lambda card: (total_violation(card, policy), card.epoch))
-    comparable = any(deciding(card) for card in feasible)
-    return max(feasible, key=lambda card: (worth(card), -card.epoch if comparable else card.epoch))
+        return min(candidates, key=lambda card: (total_violation(card, policy), card.epoch))
+    comparable = any(deciding_scores(card) for card in feasible)
+    return max(
+        feasible,
+        key=lambda card: (comparison_value(card), -card.epoch if comparable else card.epoch),
+    )
 
 
 def _earliest_equal(cards: list[Scorecard], best: Scorecard, policy: PolicyConfig) -> Scorecard:
     """The earliest checkpoint within the limits that is not significantly behind the best."""
-    if total_violation(best, policy) > 0 or not deciding(best):
+    if total_violation(best, policy) > 0 or not deciding_scores(best):
         return best
     equal = [
         card
@@ -150,7 +153,7 @@ def _earliest_equal(cards: list[Scorecard], best: Scorecard, policy: PolicyConfi
         if total_violation(card, policy) <= 0 and not is_behind(card, best, policy.standard_errors)
     ]
     first = min(card.epoch for card in equal)
-    return max((card for card in equal if card.epoch == first), key=worth)
+    return max((card for card in equal if card.epoch == first), key=comparison_value)
 
 
 def is_behind(card: Scorecard, best: Scorecard, standard_errors: float) -> bool:

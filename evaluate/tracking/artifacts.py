@@ -16,7 +16,7 @@ from mlflow.entities import Run
 
 from evaluate.tracking.mlflow_store import ARTIFACTS, STORE_ERRORS, MlflowStore
 from evaluate.tracking.store_address import SQLITE
-from train.files.permissions import is_foreign, is_named
+from train.files.permissions import is_foreign, may_read
 from train.files.untrusted import UntrustedFileError, read_text
 
 SERVER_SCHEMES = ("http", "https", "mlflow-artifacts")
@@ -33,17 +33,17 @@ def artifact(store: MlflowStore, client: MlflowClient, run: Run, name: str) -> s
         client: of the store.
         name: of a file; must not come from the store.
     """
-    place = str(run.info.artifact_uri)
+    uri = str(run.info.artifact_uri)
     try:
         if store.embedded:
             folder = store.root / ARTIFACTS / str(run.info.run_id) / "artifacts"
             return _local(store, folder, name)
-        scheme = urlsplit(place).scheme
+        scheme = urlsplit(uri).scheme
         if len(scheme) <= 1:  # a plain path, on Windows with a drive letter
-            return _local(store, place, name)
+            return _local(store, uri, name)
         if scheme == "file":
-            return _local(store, url2pathname(urlsplit(place).path), name)
-        return _served(client, run, name) if _may_ask(store, place) else None
+            return _local(store, url2pathname(urlsplit(uri).path), name)
+        return _download(client, run, name) if _may_contact(store, uri) else None
     except (
         *STORE_ERRORS,
         UntrustedFileError,
@@ -60,27 +60,27 @@ def _local(store: MlflowStore, folder: str | Path, name: str) -> str | None:
     path = (Path(folder) / name).resolve()
     root = _artifact_root(store)
     is_own = root is not None and path.is_relative_to(root)
-    return read_text(path) if is_own or is_named(path) else None
+    return read_text(path) if is_own or may_read(path) else None
 
 
-def _served(client: MlflowClient, run: Run, name: str) -> str:
+def _download(client: MlflowClient, run: Run, name: str) -> str:
     """An artifact that a server provides."""
     with tempfile.TemporaryDirectory() as folder:
         return read_text(Path(client.download_artifacts(run.info.run_id, name, folder)))
 
 
-def _may_ask(store: MlflowStore, place: str) -> bool:
+def _may_contact(store: MlflowStore, uri: str) -> bool:
     """Whether an address belongs to the user's server, or to a cloud beside it.
 
     MLflow sends the server's password along, so no other host may be contacted.
     """
     if _artifact_root(store) is not None:  # artifacts of a store in a file are next to it
         return False
-    address, server = urlsplit(place), urlsplit(store.uri)
-    same = not address.netloc or (
+    address, server = urlsplit(uri), urlsplit(store.uri)
+    same_host = not address.netloc or (
         (address.hostname, address.port) == (server.hostname, server.port)
     )
-    return address.scheme in CLOUD_SCHEMES or (address.scheme in SERVER_SCHEMES and same)
+    return address.scheme in CLOUD_SCHEMES or (address.scheme in SERVER_SCHEMES and same_host)
 
 
 def _artifact_root(store: MlflowStore) -> Path | None:

@@ -27,8 +27,8 @@ from evaluate.images.contact_sheet import read_png
 from evaluate.scorecard import Scorecard
 from evaluate.selection.objective import fidelity
 from evaluate.tracking.relocation import relocate
-from evaluate.tracking.store_address import DATABASE, VARIABLE, Address, RunState, load_state
-from evaluate.tracking.tracking_uri import check_tracking, refusal
+from evaluate.tracking.store_address import DATABASE, URI_VARIABLE, Address, RunState, load_state
+from evaluate.tracking.tracking_uri import check_tracking, refusal_reason
 from train.config.parsing import cause
 from train.errors import ConfigError
 from train.files.atomic_write import write_atomically
@@ -42,13 +42,13 @@ for _chatty in ("mlflow", "alembic"):
 # it prints a traceback of the exceptions that are reported here in one line
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 STORE_ERRORS = (MlflowException, RequestException, SQLAlchemyError, OSError)
-LONGEST = {"params": 6000, "tags": 5000}  # characters; MLflow would cut longer ones
-METRICS, PARAMS = 1000, 100  # the most in one batch
+MAX_LENGTHS = {"params": 6000, "tags": 5000}  # characters; MLflow would cut longer ones
+METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # the most in one batch
 # the other kind of experiment on MLflow's page is for chat programs
-KIND = {"mlflow.experimentKind": "custom_model_development"}
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 ARTIFACTS = "artifacts"  # the embedded store's artifact folder
-STUDY = "study"  # the tag with the study of a run
-NOTE = "mlflow.note.content"  # a tag that the page shows as the description, in Markdown
+STUDY_TAG = "study"  # the tag with the study of a run
+NOTE_TAG = "mlflow.note.content"  # a tag that the page shows as the description, in Markdown
 
 
 class MlflowStore(Address):
@@ -105,7 +105,7 @@ class MlflowStore(Address):
         if self.embedded and not (self.root / DATABASE).is_file():
             raise ConfigError(
                 f"root: there is no {DATABASE} in {self.root}; root= says where it is, and "
-                f"{VARIABLE} which server to ask"
+                f"{URI_VARIABLE} which server to ask"
             )
 
     def add_file(self, run_id: str, study: str, file: Path) -> None:
@@ -116,12 +116,14 @@ class MlflowStore(Address):
         """
         client = self.existing()
         run = client.get_run(run_id)
-        if run.data.tags.get(STUDY) != study:
-            raise ConfigError(f"{file.name} is not logged, as run {run_id} is of another study")
+        if run.data.tags.get(STUDY_TAG) != study:
+            raise ConfigError(
+                f"{file.name} is not logged because run {run_id} belongs to another study"
+            )
         if not self.has_files_of(run):
             raise ConfigError(
-                f"{file.name} is not logged, as the files of run {run_id} are not in "
-                f"{self.root / ARTIFACTS}; where the store was moved, the next sweep notes it"
+                f"{file.name} is not logged because the files of run {run_id} are not in "
+                f"{self.root / ARTIFACTS}; if the store was moved, the next sweep updates it"
             )
         client.log_artifact(run_id, str(file))
 
@@ -163,14 +165,14 @@ class MlflowStore(Address):
             existing = self.client.get_experiment_by_name(self.name)
             if existing and self.embedded and not self._is_own(existing.artifact_location):
                 raise ConfigError(
-                    f"the store has the files of {self.name} written elsewhere than into "
+                    f"the files of {self.name} are written elsewhere than into "
                     f"{self.root / ARTIFACTS}, so nothing is logged to it; move "
-                    f"{self.root / DATABASE} away, and it is made anew"
+                    f"{self.root / DATABASE} away, and a new one is created"
                 )
             if existing is not None:
                 return str(existing.experiment_id)
             address = self.artifacts if self.embedded else None
-            return str(self.client.create_experiment(self.name, address, KIND))
+            return str(self.client.create_experiment(self.name, address, EXPERIMENT_TAGS))
 
     @contextmanager
     def tolerate_outage(self) -> Iterator[None]:
@@ -178,12 +180,14 @@ class MlflowStore(Address):
         try:
             yield
         except (*STORE_ERRORS, ConfigError) as error:
-            wrong = str(error) if isinstance(error, ConfigError) else refusal(error, self.uri)
-            words = f"MLflow: {wrong}" if wrong else f"MLflow is away ({cause(error)})"
-            if words not in self._reported and (wrong or not self._reported):
-                when = "that is fixed" if wrong else "it is back"
-                log.warning(f"{words}; its part is logged once {when}")
-            self._reported.add(words)
+            reason = (
+                str(error) if isinstance(error, ConfigError) else refusal_reason(error, self.uri)
+            )
+            message = f"MLflow: {reason}" if reason else f"MLflow is unreachable ({cause(error)})"
+            if message not in self._reported and (reason or not self._reported):
+                when = "that is fixed" if reason else "it is back"
+                log.warning(f"{message}; its data is logged once {when}")
+            self._reported.add(message)
 
 
 class TrackedRun:
@@ -195,14 +199,14 @@ class TrackedRun:
 
     def __init__(self, store: MlflowStore, file: Path, name: str, study: str | None = None) -> None:
         self.store, self.file, self.name = store, file, name
-        self.about_study = {} if study is None else {STUDY: study}
+        self.study_tags = {} if study is None else {STUDY_TAG: study}
 
     def _state(self) -> RunState:
         return load_state(self.store, self.file)
 
-    def remember(self, **news: Any) -> None:
+    def save_state(self, **changes: Any) -> None:
         """Saves what was logged, by the names of `RunState`'s fields."""
-        saved = msgspec.json.encode(msgspec.structs.replace(self._state(), **news))
+        saved = msgspec.json.encode(msgspec.structs.replace(self._state(), **changes))
         write_atomically(self.file, msgspec.json.format(saved, indent=1))
 
     @property
@@ -215,42 +219,42 @@ class TrackedRun:
         """The run's id; the run is created if it does not exist."""
         if not self.saved_id:
             client, experiment = self.store.client, self.store.experiment
-            run = client.create_run(experiment, run_name=self.name, tags=self.about_study)
-            self.remember(run_id=run.info.run_id, done=[])
+            run = client.create_run(experiment, run_name=self.name, tags=self.study_tags)
+            self.save_state(run_id=run.info.run_id, done=[])
         return self.saved_id
 
-    def recall(self, name: str) -> dict[str, Any]:
+    def saved_field(self, name: str) -> dict[str, Any]:
         """The saved value of a field; empty if there is none."""
         return dict(getattr(self._state(), name))
 
-    def renew(self, about: dict[str, str]) -> None:
+    def start_new_if_changed(self, about: dict[str, str]) -> None:
         """Starts another run if this one is about something else.
 
         Args:
             about: what the logged content depends on; new keys may be added.
         """
         self._forget_lost()
-        known = self.recall("about") or self.recall("tags")
-        changed = [key for key, value in about.items() if known.get(key, value) != value]
+        saved = self.saved_field("about") or self.saved_field("tags")
+        changed = [key for key, value in about.items() if saved.get(key, value) != value]
         if changed and self.saved_id:
-            log.info(f"a new MLflow run: {', '.join(changed)} not as in the one before")
+            log.info(f"a new MLflow run, as {', '.join(changed)} changed since the previous one")
             self.file.unlink()
-        self.remember(about={**self.recall("about"), **about})
+        self.save_state(about={**self.saved_field("about"), **about})
 
     def begin(self, tags: dict[str, str], parent: TrackedRun | None = None) -> None:
         """Creates the run, or updates the tags that have changed."""
         self._forget_lost()
         parent_tag = {MLFLOW_PARENT_RUN_ID: parent.id} if parent else {}
-        tags, known = tags | parent_tag | _command(), self.recall("tags")
-        if news := {key: value for key, value in tags.items() if known.get(key) != value}:
-            self.set_tags(news)
-            self.remember(tags=known | news)
+        tags, saved = tags | parent_tag | _command(), self.saved_field("tags")
+        if changes := {key: value for key, value in tags.items() if saved.get(key) != value}:
+            self.set_tags(changes)
+            self.save_state(tags=saved | changes)
 
     def resume(self) -> None:
         """Marks the run as running."""
         if self.store.client.get_run(self.id).info.status != "RUNNING":
             self.store.client.update_run(self.id, status="RUNNING")
-            self.remember(done=[d for d in self._state().done if not d.startswith("end ")])
+            self.save_state(done=[d for d in self._state().done if not d.startswith("end ")])
 
     def _forget_lost(self) -> None:
         """Forgets a run that the store no longer has, that is of another study, or whose artifacts
@@ -261,39 +265,41 @@ class TrackedRun:
     def _exists(self) -> bool:
         try:
             run = self.store.client.get_run(self.saved_id)
-            same_study = self.about_study.items() <= run.data.tags.items()
+            same_study = self.study_tags.items() <= run.data.tags.items()
             return same_study and self.store.has_files_of(run)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
 
-    def log_once(self, what: str, action: Callable[[], object]) -> None:
-        """Calls `action` unless `what` was logged before."""
-        if what not in self._state().done:
+    def log_once(self, key: str, action: Callable[[], object]) -> None:
+        """Calls `action` unless `key` was logged before."""
+        if key not in self._state().done:
             action()
-            self.remember(done=[*self._state().done, what])
+            self.save_state(done=[*self._state().done, key])
 
     def log_params(self, params: dict[str, Any]) -> None:
         entries = [
-            Param(key, self._whole("params", key, storable(str(v)))) for key, v in params.items()
+            Param(key, self._value_or_artifact("params", key, storable(str(v))))
+            for key, v in params.items()
         ]
-        for start in range(0, len(entries), PARAMS):
-            self.store.client.log_batch(self.id, params=entries[start : start + PARAMS])
+        for start in range(0, len(entries), PARAMS_PER_BATCH):
+            self.store.client.log_batch(self.id, params=entries[start : start + PARAMS_PER_BATCH])
 
     def log_metrics(self, metrics: list[Metric]) -> None:
-        for start in range(0, len(metrics), METRICS):
-            self.store.client.log_batch(self.id, metrics=metrics[start : start + METRICS])
+        for start in range(0, len(metrics), METRICS_PER_BATCH):
+            self.store.client.log_batch(self.id, metrics=metrics[start : start + METRICS_PER_BATCH])
 
     def set_tags(self, tags: dict[str, str]) -> None:
         entries = [
-            RunTag(key, self._whole("tags", key, storable(value))) for key, value in tags.items()
+            RunTag(key, self._value_or_artifact("tags", key, storable(value)))
+            for key, value in tags.items()
         ]
         self.store.client.log_batch(self.id, tags=entries)
 
-    def _whole(self, kind: str, key: str, value: str) -> str:
+    def _value_or_artifact(self, kind: str, key: str, value: str) -> str:
         """The value; if it is too long for MLflow, the name of an artifact that holds it."""
-        if len(value) <= LONGEST[kind]:
+        if len(value) <= MAX_LENGTHS[kind]:
             return value
         file = f"{kind}/{key.replace('/', '-')}.txt"
         self.log_text(value, file)

@@ -13,8 +13,8 @@ from train.files.permissions import is_foreign
 from train.text.display import shortened
 
 log = logging.getLogger(__name__)
-MOST_PLACES = 20  # from which the artifacts of one store come
-MOST_READ = 100_000
+MAX_LOCATIONS = 100_000  # that are looked at
+MAX_MOVED = 20  # former folders of one store
 # the columns in which MLflow saves absolute addresses of files
 ADDRESS_COLUMNS = (
     ("experiments", "artifact_location"),
@@ -35,40 +35,42 @@ def relocate(database: Path, artifacts: str) -> None:
     try:
         with closing(sqlite3.connect(database, timeout=60)) as opened, opened:
             rows = opened.execute(
-                "SELECT DISTINCT artifact_location FROM experiments LIMIT ?", (MOST_READ,)
+                "SELECT DISTINCT artifact_location FROM experiments LIMIT ?", (MAX_LOCATIONS,)
             )
-            places = [str(place) for (place,) in rows if place != artifacts]
-            moved = [place for place in places if _was_moved(place, database.name)]
-            if len(moved) > MOST_PLACES:
+            uris = [str(uri) for (uri,) in rows if uri != artifacts]
+            moved = [uri for uri in uris if _was_moved(uri, database.name)]
+            if len(moved) > MAX_MOVED:
                 log.warning(
                     f"{shortened(database)}: its artifact paths were not updated (they name "
                     f"{len(moved)} folders that no longer exist)"
                 )
             elif moved:
                 log.info(f"MLflow's store was moved: its artifacts are those of {artifacts}")
-                for place in moved:
+                for uri in moved:
                     for table, column in ADDRESS_COLUMNS:
-                        _replace(opened, table, column, place, artifacts)
+                        _replace(opened, table, column, uri, artifacts)
     except sqlite3.Error as error:  # such as a store of another version of MLflow
         log.warning(f"{shortened(database)}: its artifact paths were not updated ({error})")
 
 
-def _replace(store: sqlite3.Connection, table: str, column: str, before: str, now: str) -> None:
+def _replace(
+    store: sqlite3.Connection, table: str, column: str, old_uri: str, new_uri: str
+) -> None:
     store.execute(
         f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
         f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-        (now, len(before) + 1, before, len(before) + 1, f"{before}/"),
+        (new_uri, len(old_uri) + 1, old_uri, len(old_uri) + 1, f"{old_uri}/"),
     )
 
 
-def _was_moved(place: str, database: str) -> bool:
+def _was_moved(uri: str, database: str) -> bool:
     """Whether the path belongs to an embedded store that no longer exists there."""
     try:
-        url = urlsplit(place)
-        folder = Path(written := url2pathname(url.path))
+        url = urlsplit(uri)
+        folder = Path(path := url2pathname(url.path))
         return (
             url.scheme == "file"
-            and not is_foreign(written)
+            and not is_foreign(path)
             and folder.name == "artifacts"
             and not (folder.parent / database).exists()
         )

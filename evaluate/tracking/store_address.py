@@ -11,11 +11,11 @@ from typing import Annotated
 
 import msgspec
 
-from evaluate.tracking.database_file import reading
+from evaluate.tracking.database_file import open_database
 from train.files.permissions import is_foreign
 from train.files.untrusted import UntrustedFileError, read_json
 
-VARIABLE = "MLFLOW_TRACKING_URI"
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
 DATABASE = "mlflow.db"  # the embedded store's file
 SQLITE = "sqlite:///"
 RUN_FILE = "mlflow.json"  # in a folder: the run that its content is logged to
@@ -29,7 +29,7 @@ def embedded(root: Path) -> str:
 
 def tracking_uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI, or else the embedded store in a folder."""
-    return os.environ.get(VARIABLE) or embedded(root)
+    return os.environ.get(URI_VARIABLE) or embedded(root)
 
 
 class Address:
@@ -65,7 +65,7 @@ class Address:
             return False
         file = Path(self.uri.removeprefix(SQLITE)).resolve()
         try:
-            with reading(file, "runs") as database:
+            with open_database(file, "runs") as database:
                 query = "SELECT 1 FROM runs WHERE run_uuid = ?"
                 return database.execute(query, (run_id,)).fetchone() is None
         except (OSError, UntrustedFileError):
@@ -97,7 +97,7 @@ class RunState(msgspec.Struct, omit_defaults=True):
 
 
 def load_state(address: Address, file: Path) -> RunState:
-    """The content of a run's file; empty if it is damaged, so that the run is logged anew."""
+    """The content of a run's file; empty if it is damaged, so that the run is logged again."""
     with suppress(FileNotFoundError, UntrustedFileError):
         saved = read_json(file, RunState)
         if address.is_at(saved.uri):
@@ -106,6 +106,6 @@ def load_state(address: Address, file: Path) -> RunState:
 
 
 def run_id_in(address: Address, folder: Path) -> str:
-    """The id of the run that a folder is logged to; empty if it has none (any more)."""
+    """The id of the run that a folder is logged to; empty if it has none (anymore)."""
     run_id = load_state(address, folder / RUN_FILE).run_id
     return "" if address.lacks(run_id) else run_id

@@ -17,9 +17,9 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from evaluate.config import PolicyConfig
-from evaluate.console.tables import PlainConsole, PlainTable, plain
+from evaluate.console.tables import PlainConsole, PlainTable, literal_text
 from evaluate.scorecard import usable
-from evaluate.selection.explain import overall
+from evaluate.selection.explain import format_comparison_value
 from evaluate.selection.policy import Selection, select
 from sweeper.console.progress import LINES, duration, settings_of, time_left
 from sweeper.tracking.trial_record import (
@@ -31,7 +31,7 @@ from sweeper.tracking.trial_record import (
     TrialRecord,
     load_records,
 )
-from train.data.folders.wording import counted
+from train.data.folders.wording import count_noun
 
 COLORS = {
     RUNNING: "cyan",
@@ -133,16 +133,16 @@ class Display:
 
     def _head(self, rows: list[Row], best: Row | None) -> Text:
         ended = sum(row.record.finished for row in rows)
-        trials = counted(self.trials, "trial")
-        head = plain(self.study.name, "bold")
+        trials = count_noun(self.trials, "trial")
+        head = literal_text(self.study.name, "bold")
         head = Text.assemble(head, f"  {ended} of {trials} ended")
         head.append(f"  {self._left([row.record for row in rows])}")
         if best and best.selection:
             pick = best.selection
             within = "" if pick.feasible else ", over a limit"
-            label = plain(pick.scorecard.label)
+            label = literal_text(pick.scorecard.label)
             head.append(f"\nbest so far: trial {best.record.number}, ").append(label).append(", ")
-            told = f"{overall(pick.scorecard)} overall"
+            told = f"{format_comparison_value(pick.scorecard)} overall"
             if pick.fidelity is not None:
                 told = f"fidelity {pick.fidelity:.2f}"
             head.append(f"{told}{within}", "bold")
@@ -176,7 +176,7 @@ class Display:
                 "*" if row is best else "",
                 str(record.number),
                 words,
-                plain(record.state, COLORS[record.state]),
+                literal_text(record.state, COLORS[record.state]),
                 *[ProgressBar(max(1, record.length), done, width=8)] * wide,
                 f"{done}/{record.length}",
                 *(
@@ -196,7 +196,7 @@ class Display:
     def _foot(self, rows: list[Row], room: int) -> Text:
         hidden = len(rows) - room
         verb = "is" if hidden == 1 else "are"
-        foot = f"{counted(hidden, 'more trial')} {verb} not shown\n" if hidden > 0 else ""
+        foot = f"{count_noun(hidden, 'more trial')} {verb} not shown\n" if hidden > 0 else ""
         return Text(f"{foot}{LEAVING}", "dim")
 
 

@@ -26,7 +26,7 @@ from train.data.dataset import Dataset, load_dataset
 from train.data.images.cropping import square
 from train.data.images.image import DataError, TrainingImage
 from train.loop.file_metadata import counts
-from train.loop.schedule import report
+from train.loop.schedule import training_report
 from train.models.base_model import BaseModel, load_base
 from train.models.model_files import BaseError
 from train.system.outage import Outage
@@ -76,7 +76,7 @@ def load_context(config: SweepConfig) -> StudyContext:
     """
     with _outage_if_used_before(config):
         dataset = load_dataset(config.data)
-        log_lines(log, report(trial_of(config), dataset))
+        log_lines(log, training_report(trial_of(config), dataset))
         log.info(f"loading the base {config.base.path} and the scorer")
         base = load_base(config.base)
     cache = Path(config.study.root) / "cache"

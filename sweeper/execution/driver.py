@@ -29,8 +29,8 @@ from sweeper.study.study_attributes import TOTAL
 from sweeper.study.trial_lease import LeasedTrial
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import load_records
-from train.cli.app import quiet, with_one_line_errors
-from train.data.folders.wording import agreed, counted
+from train.cli.app import configure_logging, with_one_line_errors
+from train.data.folders.wording import count_noun, plural_form
 from train.errors import ConfigError, UserError
 from train.loop.construction_checks import check_device
 from train.loop.schedule import schedule_of
@@ -45,7 +45,7 @@ def sweep(hydra: HydraSweep, arguments: list[str]) -> None:
     Args:
         arguments: the overrides of the command line.
     """
-    quiet()  # the libraries are imported now
+    configure_logging()  # the libraries are imported now
     with_one_line_errors(lambda: _sweep(parse_search(hydra, arguments)))
 
 
@@ -103,7 +103,7 @@ class Driver(StudyCommand):
                 raise Outage(full)
             with study.lock:
                 if held := study.held_by_others():
-                    others = counted(len(held), "trial")
+                    others = count_noun(len(held), "trial")
                     log.info(f"other workers are at {others}; the last of them concludes")
                     return
                 self.finalize(study.folder)
@@ -199,9 +199,9 @@ def _progress_words(study: Study, total: int) -> str:
     """How far a study is, and how much of its space it searches."""
     records = load_records(study.folder)
     finished = sum(record.finished for record in records)
-    begun = counted(total, "trial")
+    begun = count_noun(total, "trial")
     if records:
-        begun = f"continues: {finished} of {begun} {agreed(finished, 'is', 'are')} finished"
+        begun = f"continues: {finished} of {begun} {plural_form(finished, 'is', 'are')} finished"
     size = study.space.size()
     share = f" of {size} combinations" if size else ""
     return f"study {study.folder}  {begun}{' (all combinations)' if total == size else share}"

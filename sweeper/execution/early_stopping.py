@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
-from evaluate.selection.diagnosis import NOTHING
-from evaluate.selection.objective import deciding, total_violation, worth
+from evaluate.selection.diagnosis import MIN_LIKENESS
+from evaluate.selection.objective import comparison_value, deciding_scores, total_violation
 from evaluate.selection.policy import select
 from sweeper.study.trial_lease import LeasedTrial
 
@@ -53,7 +53,7 @@ def pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
     def rule(scorecards: list[Scorecard]) -> str:
         last = scorecards[-1]
         # an epoch that is not feasible is the worst that can be reported
-        value = worth(last) if total_violation(last, policy) <= 0 else 0.0
+        value = comparison_value(last) if total_violation(last, policy) <= 0 else 0.0
         trial.report(last.epoch, value)
         if trial.should_prune():
             how = f"with {value:.2f} overall" if value else "over a limit"
@@ -71,7 +71,7 @@ def has_plateaued(policy: PolicyConfig, epochs: int) -> Rule:
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
-        if not epochs or len(scorecards) <= epochs or not any(map(deciding, scorecards)):
+        if not epochs or len(scorecards) <= epochs or not any(map(deciding_scores, scorecards)):
             return ""  # nothing tells a better epoch from a worse one
         best = select(scorecards, policy).scorecard
         since = len(scorecards) - 1 - scorecards.index(best)
@@ -92,7 +92,12 @@ def no_learning(share: float, epochs: int) -> Rule:
     def rule(scorecards: list[Scorecard]) -> str:
         last = scorecards[-1]
         likeness = last.scores.get("subject_fidelity")
-        if likeness is None or not share or last.epoch < share * epochs or likeness.high >= NOTHING:
+        if (
+            likeness is None
+            or not share
+            or last.epoch < share * epochs
+            or likeness.high >= MIN_LIKENESS
+        ):
             return ""
         return f"no learning: subject_fidelity is at most {likeness.high:.2f} at {last.label}"
 

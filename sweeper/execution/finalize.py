@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluate.config import PolicyConfig
 from evaluate.selection.diagnosis import diagnose
-from evaluate.tracking.mlflow_store import NOTE
+from evaluate.tracking.mlflow_store import NOTE_TAG
 from sweeper.results.checkpoint_files import (
     OVERVIEW,
     PICK,
@@ -95,7 +95,7 @@ def promote(
         files += [study / PICK, overview]
         tags |= {"best_run_id": best.run_id, "best_trial": str(best.record.number),
                  "best_epoch": str(card.epoch), "reasons": " ".join(explain(ranked))}  # fmt: skip
-        tags[NOTE] = describe_study(ranked)
+        tags[NOTE_TAG] = describe_study(ranked)
         best.record.end(best.record.state, best.record.reason, card.epoch)
     files.append(write_report(study, ranked, policy, storage=storage))
     mirror.conclude(best.record if best else None, files, tags)

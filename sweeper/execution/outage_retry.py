@@ -12,7 +12,7 @@ from sweeper.console.progress import duration
 from sweeper.stop_request import asked_before
 from sweeper.study.storage import AWAY
 from train.config.parsing import cause
-from train.system.outage import Outage, ends_the_process, needs_a_person, outage
+from train.system.outage import Outage, ends_the_process, needs_manual_fix, outage
 
 log = logging.getLogger(__name__)
 FIRST, LONGEST = 10.0, 600.0  # seconds before a retry; the pause doubles each time
@@ -46,7 +46,7 @@ def retry_on_outage(study: StudyConfig, action: Callable[[], None]) -> None:
                 raise
             if not begun:
                 words = f"study.root: {words}"
-            hopeless = ends_the_process(error) or needs_a_person(error)
+            hopeless = ends_the_process(error) or needs_manual_fix(error)
             if study.on_outage != WAIT or hopeless:
                 again = f"; {GOES_ON}" if begun and GOES_ON not in words else ""
                 raise Outage(f"{words}{again}") from error

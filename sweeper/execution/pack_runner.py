@@ -14,10 +14,10 @@ from sweeper.execution.trial import Trial
 from sweeper.stop_request import leaving
 from sweeper.tracking.trial_record import FILE, Cost
 from train.config.parsing import cause
-from train.loop.pack_size import MOST, pack_size
+from train.loop.pack_size import MAX_TRIALS, pack_size
 from train.loop.trainer import Checkpoint, Epoch, Trainer
 from train.system.oom import is_oom, memory_of_other_processes
-from train.system.outage import Outage, is_doubtful, outage
+from train.system.outage import Outage, may_be_a_bug, outage
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
     Raises:
         Outage: the machine fails; the trials are as they were.
     """
-    places = MOST if pack == AUTO else int(pack)
+    places = MAX_TRIALS if pack == AUTO else int(pack)
     queue = Queue(trials, places)
     try:
         while not leaving() and (first := queue.take()) is not None:
@@ -103,7 +103,7 @@ def _run_pack(together: Pack, first: Trial, places: int) -> int:
             trial.alone = not full
         together.queue.put_back(left)
     except BaseException as error:  # Ctrl-C, or the machine
-        if not is_doubtful(error):  # else it counts as a death
+        if not may_be_a_bug(error):  # else it counts as a death
             together.interrupt()
         raise
     return places

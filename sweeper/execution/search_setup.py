@@ -19,7 +19,7 @@ from sweeper.search.search_space import Params, Space, parse_space
 from sweeper.study.study import best_settings
 from sweeper.study_folder import study_folder
 from train.cli.compose import without_hydra
-from train.config.parsing import keys, suggestion, typed
+from train.config.parsing import dotted_keys, parse_config, suggestion
 from train.errors import ConfigError
 from train.loop.construction_checks import optimizer_class
 
@@ -59,7 +59,7 @@ class HydraSweep:
             composed = self.context.config_loader.load_sweep_config(self.config, overrides)
         except HydraException as error:
             raise ConfigError(" ".join(f"{error} {error.__cause__ or ''}".split())) from None
-        config = typed(SweepConfig, without_hydra(composed))
+        config = parse_config(SweepConfig, without_hydra(composed))
         check_sweep(config)
         optimizer_class(config.optimizer)
         return config
@@ -110,7 +110,7 @@ def parse_search(hydra: HydraSweep, arguments: list[str]) -> Search:
 def _check_space(hydra: HydraSweep, space: Space, fixed: list[str]) -> None:
     """Composes each dimension's choices, or the ends of its range, one at a time."""
     groups = set(hydra.config.hydra.runtime.choices)
-    known = [*keys(hydra.config), *groups]
+    known = [*dotted_keys(hydra.config), *groups]
     for dimension in space.dimensions:
         if dimension.key.lstrip("+") not in known:
             near = suggestion(dimension.key, known)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from PIL.Image import Image
 
 from evaluate.scorecard import Scorecard, usable
-from evaluate.selection.objective import MEMORY, constraints, worth
+from evaluate.selection.objective import MEMORY, comparison_value, constraints
 from evaluate.selection.policy import select
 from sweeper.config import SweepConfig
 from sweeper.console.progress import Progress
@@ -188,4 +188,4 @@ class Trial:
             if card is None:  # no usable checkpoint: the worst objectives, and infeasible
                 return self.lease.complete((0.0, 1.0), violations)
             memory = card.scores[MEMORY].value if MEMORY in card.scores else 0.0
-            return self.lease.complete((worth(card), memory), violations)
+            return self.lease.complete((comparison_value(card), memory), violations)

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from sweeper.config import SweepConfig
 from sweeper.stop_request import graceful_stop, listen_from
 from sweeper.study_folder import study_folder
-from train.cli.app import quiet
+from train.cli.app import configure_logging
 from train.cli.compose import HYDRA_VERSION, load_local_defaults
 from train.config.parsing import cause
 from train.config.schema import CONF
@@ -57,7 +57,7 @@ class Worker:
         if self.tracking:
             os.environ[TRACKING] = self.tracking
         os.environ["TERM"] = "dumb"  # it shares its terminal with others: lines, no display
-        quiet()
+        configure_logging()
         listen_from(self.asked)
         number = HydraConfig.get().job.num
         line = [word for word in self.line if not word.startswith(LAUNCHER)]

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.reproduction.received_settings import Received
 from train.cli.group_choices import choices
-from train.config.parsing import keys, suggestion, typed
-from train.config.ranges import shown
-from train.config.setting_kinds import literal
+from train.config.parsing import dotted_keys, parse_config, suggestion
+from train.config.ranges import format_value
+from train.config.setting_kinds import escape_interpolations
 from train.errors import ConfigError
 
 MOST_NAMED = 8  # unknown settings of one message
@@ -55,7 +55,7 @@ def migrate(
     overlaid = then.over(today, places)
     if overlaid.dropped and not force:
         raise ConfigError(_unknown(overlaid.dropped, today, by))
-    config = typed(SweepConfig, OmegaConf.create(literal(overlaid.values)))
+    config = parse_config(SweepConfig, OmegaConf.create(escape_interpolations(overlaid.values)))
     check_sweep(config)
     return MigratedConfig(config, overlaid.added, overlaid.dropped)
 
@@ -66,14 +66,14 @@ def todays_defaults(base: str | None) -> SweepConfig:
     options = [f"{group}={option}" for group, option in choices(given).items()]
     composed = compose("sweep", options)
     if base:
-        OmegaConf.update(composed, "base.path", literal(base))
-    return typed(SweepConfig, composed)
+        OmegaConf.update(composed, "base.path", escape_interpolations(base))
+    return parse_config(SweepConfig, composed)
 
 
 def _unknown(dropped: Mapping[str, Any], today: SweepConfig, by: str) -> str:
-    known = keys(OmegaConf.create(literal(asdict(today))))
+    known = dotted_keys(OmegaConf.create(escape_interpolations(asdict(today))))
     told = [
-        f"{shown(key)[1:-1]}={shown(value)}{suggestion(key, known)}"
+        f"{format_value(key)[1:-1]}={format_value(value)}{suggestion(key, known)}"
         for key, value in list(dropped.items())[:MOST_NAMED]
     ]
     more = f" and {len(dropped) - MOST_NAMED} more" if len(dropped) > MOST_NAMED else ""

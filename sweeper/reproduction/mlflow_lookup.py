@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from evaluate.tracking.mlflow_store import STORE_ERRORS, MlflowStore
 from sweeper.tracking.run_tags import noted
 from train.config.parsing import cause, suggestion
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.errors import ConfigError
 
 RECENT = 1000  # runs among which the nearest to a wrong id is looked for
@@ -61,7 +61,8 @@ def _run(client: MlflowClient, run_id: str) -> Run:
         return client.get_run(run_id)
     except MlflowException:
         raise ConfigError(
-            f"run_id: there is no run {shown(run_id)[1:-1]} in MLflow{_nearest(client, run_id)}"
+            f"run_id: there is no run {format_value(run_id)[1:-1]} in "
+            f"MLflow{_nearest(client, run_id)}"
         ) from None
 
 

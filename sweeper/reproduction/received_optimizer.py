@@ -8,10 +8,10 @@ from typing import Any
 from train.cli.arguments import ALLOW_CLASS
 from train.config.class_arguments import TARGET, nested_targets
 from train.config.optimizer_arguments import check_optimizer
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.errors import ConfigError
-from train.files.permissions import is_allowed
-from train.kohya.optimizer_names import SHIPPED
+from train.files.permissions import is_allowed_class
+from train.kohya.optimizer_names import ALLOWED_CLASSES
 from train.text.shell import in_setting
 
 
@@ -29,9 +29,9 @@ def check_received_optimizer(optimizer: Mapping[str, Any]) -> None:
     for inner in nested_targets("optimizer", arguments):
         raise ConfigError(f"{inner}: an optimizer's argument from a file cannot be a class")
     check_optimizer(optimizer)
-    if target not in SHIPPED and not is_allowed(str(target)):
+    if target not in ALLOWED_CLASSES and not is_allowed_class(str(target)):
         raise ConfigError(
             f"optimizer.{TARGET}: a file does not choose which code is imported, and "
-            f"{shown(target)} does not come with this program; if you trust it, add "
+            f"{format_value(target)} does not come with this program; if you trust it, add "
             f"{in_setting(ALLOW_CLASS, target)}"
         )

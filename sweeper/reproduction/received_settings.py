@@ -17,13 +17,13 @@ from sweeper.config import SweepConfig
 from sweeper.reproduction.received_optimizer import check_received_optimizer
 from train.cli.arguments import ALLOW_PATH
 from train.config.flattening import flatten
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.config.renamed_keys import migrate_keys
 from train.config.schema import EMBEDDED
 from train.config.setting_kinds import LOCAL, Kind, kind_of
 from train.errors import ConfigError
 from train.files.paths import expanded
-from train.files.permissions import is_foreign, is_named
+from train.files.permissions import is_foreign, may_read
 from train.files.untrusted import Tree, check_regular, convert
 from train.models.model_files import INDEX, WEIGHTS, BaseError, fingerprint, weight_files
 from train.text.display import shortened
@@ -144,7 +144,7 @@ def _any(key: str, value: Any, default: Any) -> Any:
 def _path(key: str, value: Any, default: Any) -> Any:
     if value is None or _text(key, value) in (default, EMBEDDED, ""):
         return value
-    if not is_foreign(value) and is_named(expanded(value)):
+    if not is_foreign(value) and may_read(expanded(value)):
         return value
     raise _refused(key, value, Kind.PATH)
 
@@ -182,14 +182,14 @@ RULES: dict[Kind, Callable[[str, Any, Any], Any]] = {
 
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ConfigError(f"{key}: {shown(value)} must be a text")
+        raise ConfigError(f"{key}: {format_value(value)} must be a text")
     return value
 
 
 def _mapping(key: str, value: Any, inside: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(
-            f"{key}: {shown(value)} cannot be; it is a group of settings, such as {inside}"
+            f"{key}: {format_value(value)} cannot be; it is a group of settings, such as {inside}"
         )
     return value
 
@@ -200,7 +200,7 @@ def _is_base(path: str, logged: str) -> bool:
         return False
     try:
         source = expanded(path)
-        if source.exists() and is_named(source):
+        if source.exists() and may_read(source):
             return True
         if source.is_dir() and not (source / INDEX).is_file():
             return False  # a folder of other things, which may be endless

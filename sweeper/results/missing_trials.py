@@ -13,7 +13,7 @@ import msgspec
 from sweeper.config import MOST_TRIALS
 from sweeper.results.checkpoint_files import RESULT
 from sweeper.tracking.trial_record import FILE, HOLDER, load_records, trial_folder
-from train.data.folders.wording import agreed
+from train.data.folders.wording import plural_form
 from train.files.untrusted import UntrustedFileError, read_json
 
 MISSING = "missing"  # of RESULT: the numbers of those that were missing then
@@ -47,10 +47,10 @@ def words_of_missing(study: Path) -> str:
     numbers = missing_trials(study)
     if not numbers:
         return ""
-    noun, more = agreed(len(numbers), "trial", "trials"), len(numbers) - SHOWN
+    noun, more = plural_form(len(numbers), "trial", "trials"), len(numbers) - SHOWN
     shown = ", ".join(map(str, numbers[:SHOWN])) + (f" and {more} more" if more > 0 else "")
-    which = f"{noun} {shown} {agreed(len(numbers), 'is', 'are')} missing"
-    it = agreed(len(numbers), "it", "them")
+    which = f"{noun} {shown} {plural_form(len(numbers), 'is', 'are')} missing"
+    it = plural_form(len(numbers), "it", "them")
     files = f"{trial_folder(study, numbers[0]) / FILE}{' and so on' if len(numbers) > 1 else ''}"
     return (
         f"{which} from the result: {files} is gone or damaged; put {it} back from a copy, or run "

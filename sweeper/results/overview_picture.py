@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluate.config import PolicyConfig
-from evaluate.images.curves import PICK, draw_curves
+from evaluate.images.curves import SELECTED_COLOR, draw_curves
 from evaluate.images.figures import save_png
 from evaluate.scorecard import Scorecard, usable
-from evaluate.selection.explain import overall
-from evaluate.selection.objective import MEMORY, pareto, total_violation, worth
+from evaluate.selection.explain import format_comparison_value
+from evaluate.selection.objective import MEMORY, comparison_value, pareto, total_violation
 from sweeper.console.progress import short
 from sweeper.tracking.trial_record import TrialRecord
 
@@ -55,7 +55,7 @@ def draw_checkpoints(
         [y0],
         marker="*",
         s=420 if keyed else 240,
-        c=PICK,
+        c=SELECTED_COLOR,
         edgecolors="black",
         linewidths=0.8,
         zorder=5,
@@ -79,7 +79,7 @@ def _draw_line(axes: Axes, record: TrialRecord, chosen: bool) -> None:
     points = [_point(card) for card in usable(record.scorecards)]
     axes.plot(
         *zip(*points, strict=True) if points else ([], []),
-        color=PICK if chosen else FAINT,
+        color=SELECTED_COLOR if chosen else FAINT,
         linewidth=1.6 if chosen else 0.6,
         alpha=0.9 if chosen else 0.6,
         zorder=2 if chosen else 1,
@@ -92,7 +92,7 @@ def _draw_dots(axes: Axes, records: list[TrialRecord], policy: PolicyConfig) -> 
     for record in records:
         for card in usable(record.scorecards):
             words = (
-                f"trial {record.number}, {card.label}: fidelity {overall(card)}, "
+                f"trial {record.number}, {card.label}: fidelity {format_comparison_value(card)}, "
                 f"pose memorization {_point(card)[0]:.2f}"
             )
             groups[total_violation(card, policy) <= 0].append((card, words))
@@ -134,4 +134,4 @@ def _draw_front(axes: Axes, within: list[Scorecard]) -> None:
 
 def _point(card: Scorecard) -> tuple[float, float]:
     memory = card.scores.get(MEMORY)
-    return (memory.value if memory else 0.0, worth(card))
+    return (memory.value if memory else 0.0, comparison_value(card))

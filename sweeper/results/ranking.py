@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard, usable
-from evaluate.selection.explain import learned_by, overall
-from evaluate.selection.objective import FIDELITIES, LOSS, deciding, pareto
+from evaluate.selection.explain import describe_learning, format_comparison_value
+from evaluate.selection.objective import FIDELITIES, LOSS, deciding_scores, pareto
 from evaluate.selection.policy import Selection, select
 from sweeper.console.progress import short
 from sweeper.tracking.trial_record import FAILED, TrialRecord
@@ -94,7 +94,7 @@ def explain(ranked: list[RankedTrial]) -> list[str]:
         first = f"{trial} is the only one with a checkpoint within the limits"
     else:
         first = f"{trial} keeps all the limits"
-    second = f"After epoch {pick.scorecard.epoch} it {learned_by(pick.scorecard)}"
+    second = f"After epoch {pick.scorecard.epoch} it {describe_learning(pick.scorecard)}"
     if pick.later:
         second += f", while {pick.later}"
     elif best.record.scorecards[-1].epoch > pick.scorecard.epoch:
@@ -104,7 +104,7 @@ def explain(ranked: list[RankedTrial]) -> list[str]:
 
 def _compared(card: Scorecard) -> str:
     """What the first of the trials has the best of; empty: nothing that can be told."""
-    names = deciding(card)
+    names = deciding_scores(card)
     if names == FIDELITIES:
         return "the best balance of likeness and obedience"
     return (
@@ -115,7 +115,7 @@ def _compared(card: Scorecard) -> str:
 def _figure(selection: Selection) -> str:
     """What a selection is compared by, in letters."""
     told = selection.fidelity
-    return overall(selection.scorecard) if told is None else f"{told:.3f}"
+    return format_comparison_value(selection.scorecard) if told is None else f"{told:.3f}"
 
 
 def last_word(key: str) -> str:

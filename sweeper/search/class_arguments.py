@@ -9,7 +9,7 @@ from train.config.class_arguments import (
     FLAG,
     TARGET,
     Argument,
-    Table,
+    ArgumentTable,
     check_arguments,
     choice,
     number,
@@ -17,39 +17,39 @@ from train.config.class_arguments import (
     whole,
 )
 from train.config.ranges import SEED
-from train.config.schema import MOST_STEPS
+from train.config.schema import MAX_STEPS
 from train.errors import ConfigError
 
-COUNT = whole(0, MOST_STEPS)  # of trials, or of epochs
-FROM_ONE = whole(1, MOST_STEPS)
+COUNT = whole(0, MAX_STEPS)  # of trials, or of epochs
+FROM_ONE = whole(1, MAX_STEPS)
 AUTO = "auto"
 STARTED = {"n_startup_trials": COUNT}
 WARMED = {**STARTED, "n_warmup_steps": COUNT, "interval_steps": FROM_ONE, "n_min_trials": FROM_ONE}
 HALVING = {"reduction_factor": whole(2, 1000), "bootstrap_count": COUNT}
-PRUNERS: Table = {
+PRUNERS: ArgumentTable = {
     "sweeper.search.pruners.ExtrapolationPruner": {
-        "epochs": whole(1, MOST_STEPS, required=True),
-        "min_epochs": whole(0, MOST_STEPS, required=True),
-        "window": whole(1, MOST_STEPS, required=True),
+        "epochs": whole(1, MAX_STEPS, required=True),
+        "min_epochs": whole(0, MAX_STEPS, required=True),
+        "window": whole(1, MAX_STEPS, required=True),
         "slope_discount": number(0, 1, required=True),
     },
     "optuna.pruners.NopPruner": {},
     "optuna.pruners.MedianPruner": WARMED,
     "optuna.pruners.PercentilePruner": {"percentile": number(0, 100, required=True), **WARMED},
     "optuna.pruners.PatientPruner": {
-        "wrapped_pruner": Argument(nested=True, also=(None,), required=True),
-        "patience": whole(0, MOST_STEPS, required=True),
+        "wrapped_pruner": Argument(nested=True, other_values=(None,), required=True),
+        "patience": whole(0, MAX_STEPS, required=True),
         "min_delta": number(0, 1000),
     },
     "optuna.pruners.WilcoxonPruner": {"p_threshold": number(0, 1), "n_startup_steps": COUNT},
     "optuna.pruners.HyperbandPruner": {
         **HALVING,
         "min_resource": FROM_ONE,
-        "max_resource": whole(1, MOST_STEPS, also=(AUTO,)),
+        "max_resource": whole(1, MAX_STEPS, other_values=(AUTO,)),
     },
     "optuna.pruners.SuccessiveHalvingPruner": {
         **HALVING,
-        "min_resource": whole(1, MOST_STEPS, also=(AUTO,)),
+        "min_resource": whole(1, MAX_STEPS, other_values=(AUTO,)),
         "min_early_stopping_rate": whole(0, 100),
     },
 }
@@ -65,7 +65,7 @@ GENETIC = {
     "crossover_prob": number(0, 1),
     "swapping_prob": number(0, 1),
 }
-SAMPLERS: Table = {
+SAMPLERS: ArgumentTable = {
     "sweeper.search.samplers.GridSampler": SEEDED,
     "optuna.samplers.RandomSampler": SEEDED,
     "optuna.samplers.TPESampler": {

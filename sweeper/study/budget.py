@@ -6,7 +6,7 @@ from evaluate.config import PolicyConfig
 from evaluate.selection.policy import select
 from sweeper.config import BudgetConfig
 from sweeper.tracking.trial_record import FAILED, TrialRecord
-from train.data.folders.wording import agreed, counted
+from train.data.folders.wording import count_noun, plural_form
 
 
 def used_up(budget: BudgetConfig, records: list[TrialRecord], policy: PolicyConfig) -> str:
@@ -16,11 +16,11 @@ def used_up(budget: BudgetConfig, records: list[TrialRecord], policy: PolicyConf
         return f"the {budget.device_hours:g} device hours are used"
     failed = [record for record in records if record.state == FAILED]
     if budget.max_failures is not None and len(failed) > budget.max_failures:
-        return f"{counted(len(failed), 'trial')} failed, and {budget.max_failures} may"
+        return f"{count_noun(len(failed), 'trial')} failed, and {budget.max_failures} may"
     since = _since_the_best(records, policy)
     if budget.patience is not None and since >= budget.patience:
-        were = agreed(since, "was", "were")
-        return f"the last {counted(since, 'trial')} {were} no better than the one before"
+        were = plural_form(since, "was", "were")
+        return f"the last {count_noun(since, 'trial')} {were} no better than the one before"
     return ""
 
 

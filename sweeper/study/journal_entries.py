@@ -17,14 +17,14 @@ from msgspec import UNSET, Meta, UnsetType
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import TrialState
 
-from train.config.ranges import shown
-from train.config.schema import MOST_STEPS
+from train.config.ranges import format_value
+from train.config.schema import MAX_STEPS
 from train.files.untrusted import Scalar, parse_json
 
 LARGEST = 1e30  # of a number; 32 bits can hold it, and Optuna counts on it
 Name = Annotated[str, Meta(min_length=1, max_length=500)]
 Id = Annotated[int, Meta(ge=0, le=10_000_000)]
-Step = Annotated[int, Meta(ge=0, le=MOST_STEPS)]
+Step = Annotated[int, Meta(ge=0, le=MAX_STEPS)]
 Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # a float can tell it from its neighbors
 State = Literal[0, 1, 2, 3, 4]  # of Optuna's TrialState
 Value = Scalar | list[Scalar] | dict[str, Scalar | list[Scalar]]  # of an attribute
@@ -134,8 +134,8 @@ class NewTrial(JournalEntry, tag=4):
         for name, internal in self.params.items():
             _check_param(name, internal, self.distributions.get(name, ""))
         for step in self.intermediate_values:
-            if not (step.isascii() and step.isdecimal() and int(step[:9]) <= MOST_STEPS):
-                raise ValueError(f"{shown(step)} is no step")
+            if not (step.isascii() and step.isdecimal() and int(step[:9]) <= MAX_STEPS):
+                raise ValueError(f"{format_value(step)} is no step")
         self.system_attrs = {n: v for n, v in self.system_attrs.items() if not is_pickled(n)}
         check_system(self.system_attrs)
 
@@ -235,7 +235,7 @@ def check_system(attributes: Mapping[str, Any]) -> None:
         else:
             continue
         if not good:
-            raise ValueError(f"its {shown(name)} is {shown(value)}")
+            raise ValueError(f"its {format_value(name)} is {format_value(value)}")
 
 
 def check_values(state: int, values: Sequence[Any] | None) -> None:
@@ -248,7 +248,7 @@ def check_values(state: int, values: Sequence[Any] | None) -> None:
         raise ValueError("it is complete without a value")
     for value in values or ():
         if not is_number(value):
-            raise ValueError(f"its value is {shown(value)}")
+            raise ValueError(f"its value is {format_value(value)}")
 
 
 def is_number(value: Any) -> bool:
@@ -269,7 +269,7 @@ def _check_moments(*moments: str | UnsetType | None) -> None:
 def _check_param(name: str, internal: float, distribution: str) -> None:
     found = distribution_of(distribution)
     if not (math.isfinite(internal) and found._contains(internal)):
-        raise ValueError(f"{shown(name)}: {internal} is outside of its distribution")
+        raise ValueError(f"{format_value(name)}: {internal} is outside of its distribution")
 
 
 @lru_cache(maxsize=1000)

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.search_space import Params, Space
 from sweeper.study.journal_entries import check_system, check_values
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.config.renamed_keys import migrate_flat_keys
 from train.files.untrusted import convert
 
@@ -79,7 +79,7 @@ def _check_trial(trial: FrozenTrial, objectives: int) -> None:
         raise ValueError(f"it has {len(trial.values)} values, not {objectives}")
     for name, value in trial.params.items():
         if not isinstance(value, SCALARS):
-            raise ValueError(f"its {shown(name)} is {shown(value)}")
+            raise ValueError(f"its {format_value(name)} is {format_value(value)}")
 
 
 def check_within(study: optuna.Study, space: Space) -> None:
@@ -100,5 +100,6 @@ def check_within(study: optuna.Study, space: Space) -> None:
                 )
             if not dimensions[key].admits(given[key]):
                 raise ValueError(
-                    f"trial {trial.number}: {key}={shown(given[key])} is outside of the search"
+                    f"trial {trial.number}: {key}={format_value(given[key])} is outside of the "
+                    "search"
                 )

@@ -15,8 +15,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from evaluate.config import PolicyConfig
 from evaluate.images.epoch_grid import epoch_grid
 from evaluate.selection.diagnosis import describe, diagnose
-from evaluate.selection.explain import overall
-from evaluate.tracking.mlflow_store import NOTE, MlflowStore, TrackedRun
+from evaluate.selection.explain import format_comparison_value
+from evaluate.tracking.mlflow_store import NOTE_TAG, MlflowStore, TrackedRun
 from evaluate.tracking.store_address import RUN_FILE
 from sweeper.tracking.background import Background
 from sweeper.tracking.markdown import code_in_markdown, in_markdown
@@ -125,11 +125,11 @@ class MlflowMirror(MlflowStore):
 
     def _log_epochs(self, run: TrackedRun, record: TrialRecord) -> None:
         """The figures of all the epochs that it lacks in one batch; then their contact sheets."""
-        logged = run.recall("epochs")
+        logged = run.saved_field("epochs")
         missing = [e for e in record.epochs if str(e.scorecard.epoch) not in logged]
         if missing:
             run.log_metrics([metric for epoch in missing for metric in metrics(epoch)])
-            run.remember(epochs=logged | {str(e.scorecard.epoch): e.time for e in missing})
+            run.save_state(epochs=logged | {str(e.scorecard.epoch): e.time for e in missing})
         for number, sheet in self._sheets(record).items():
             run.log_once(f"sheet {number}", partial(run.log_image, sheet, "contact_sheet", number))
 
@@ -159,8 +159,8 @@ class MlflowMirror(MlflowStore):
                 if file.suffix == ".png":
                     run.log_image(file, file.stem, 0)
             run.set_tags(tags)
-            if NOTE in tags:
-                self.client.set_experiment_tag(self.experiment, NOTE, tags[NOTE])
+            if NOTE_TAG in tags:
+                self.client.set_experiment_tag(self.experiment, NOTE_TAG, tags[NOTE_TAG])
             self.client.set_terminated(run.id, "FINISHED")
             if winner is not None and (version := self._register(winner)):
                 self.client.set_registered_model_alias(self.study.name, "champion", version)
@@ -178,7 +178,7 @@ class MlflowMirror(MlflowStore):
     def _end(self, run: TrackedRun, record: TrialRecord, policy: PolicyConfig) -> None:
         if record.scorecards:
             findings = describe(diagnose(record.scorecards, policy))
-            run.set_tags({"diagnosis": findings, NOTE: _note(record, findings)})
+            run.set_tags({"diagnosis": findings, NOTE_TAG: _note(record, findings)})
             run.log_image(epoch_grid(self._sheets(record), record.selected), "epochs", 0)
         run.log_file(record.folder / "trial.json", "scorecards.json")
         if record.selected is not None:
@@ -194,7 +194,7 @@ class MlflowMirror(MlflowStore):
         An alias names one version, so that each trial has a candidate of its own.
         """
         run, folder = self.run_of(record), f"checkpoint-{record.selected:06d}"
-        known = run.recall("versions")
+        known = run.saved_field("versions")
         if folder not in known:
             card = next(card for card in record.scorecards if card.epoch == record.selected)
             if not card.checkpoint.is_file():
@@ -207,11 +207,11 @@ class MlflowMirror(MlflowStore):
                 run_id=run.id,
                 tags={"epoch": str(record.selected), "trial": str(record.number)},
                 description=in_markdown(
-                    f"trial {record.number}, {card.label}, {overall(card)} overall"
+                    f"trial {record.number}, {card.label}, {format_comparison_value(card)} overall"
                 ),
             ).version
             known = {**known, folder: str(version)}
-            run.remember(versions=known)
+            run.save_state(versions=known)
         run.set_tags({"selected_epoch": str(record.selected)})
         candidate = f"candidate-{record.name.split(' ', 1)[1].replace(' ', '-')}"
         self.client.set_registered_model_alias(self.study.name, candidate, known[folder])

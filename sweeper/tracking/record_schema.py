@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from evaluate.scorecard import Name, SavedCard, Text
-from train.config.ranges import shown
-from train.config.schema import MOST_STEPS
+from train.config.ranges import format_value
+from train.config.schema import MAX_STEPS
 from train.files.untrusted import Scalar, Tree
 
 RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (
@@ -85,8 +85,10 @@ class SavedRecord(msgspec.Struct):
     def __post_init__(self) -> None:
         for section in SECTIONS:
             if not isinstance(self.settings.get(section) or {}, dict):
-                raise ValueError(f"its settings of {section} are {shown(self.settings[section])}")
-        for tag, most in ((LENGTH, MOST_STEPS), (PACK, 1_000_000)):
+                raise ValueError(
+                    f"its settings of {section} are {format_value(self.settings[section])}"
+                )
+        for tag, most in ((LENGTH, MAX_STEPS), (PACK, 1_000_000)):
             if not 0 <= whole(self.tags.get(tag, "0")) <= most:
                 raise ValueError(f"its {tag} are {self.tags[tag][:40]!r}")
         if not 0 <= seconds(self.tags.get(PREPARING, "0")) <= LONGEST:

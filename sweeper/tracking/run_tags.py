@@ -10,7 +10,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from sweeper.config import MOST_TRIALS
 from sweeper.study_folder import NAME
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.errors import ConfigError
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -45,8 +45,8 @@ def noted(run: Run) -> Noted:
     for name, value in tags.items():
         if value and not TAGS[name].fullmatch(value):
             raise ConfigError(
-                f"run_id: the tag {name} of run {run.info.run_id} is {shown(value)}, which this "
-                "program does not write"
+                f"run_id: the tag {name} of run {run.info.run_id} is {format_value(value)}, which "
+                "this program does not write"
             )
     trial = int(tags["trial"]) if tags["trial"] else None
     return Noted(tags["study"], trial, tags["best_run_id"], tags[MLFLOW_PARENT_RUN_ID])

@@ -32,8 +32,8 @@ from sweeper.tracking.record_schema import (
     whole,
 )
 from train.config.parsing import suggestion
-from train.config.ranges import shown
-from train.config.schema import MOST_STEPS
+from train.config.ranges import format_value
+from train.config.schema import MAX_STEPS
 from train.errors import ConfigError
 from train.files.atomic_write import write_atomically
 from train.files.untrusted import Scalar, UntrustedFileError, parse_json, read_bytes
@@ -134,7 +134,7 @@ class TrialRecord:
         if LENGTH in self.tags:
             return whole(self.tags[LENGTH])
         epochs = self.setting("training", "epochs")
-        return epochs if type(epochs) is int and 0 <= epochs <= MOST_STEPS else 0
+        return epochs if type(epochs) is int and 0 <= epochs <= MAX_STEPS else 0
 
     def setting(self, group: str, name: str) -> Scalar:
         """One of its settings; None where it has none of this name, or one of several values."""
@@ -295,7 +295,7 @@ def _name_of(checkpoint: Path) -> str:
     except UnicodeError:
         length = 0
     if not 0 < length <= LONGEST_NAME or name == ".." or "\0" in name:
-        raise RecordError(f"{shown(str(checkpoint))} is no name of a checkpoint")
+        raise RecordError(f"{format_value(str(checkpoint))} is no name of a checkpoint")
     return name
 
 

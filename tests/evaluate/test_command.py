@@ -24,7 +24,7 @@ QUICK = ("probes.count=8", "probes.steps=2", "scores.baseline=1", "scores.resamp
 
 
 def write(folder: Path, names: list[str], metadata: dict[str, str] | None = None) -> None:
-    """Small LoRAs, each stronger than the one before."""
+    """Small LoRAs, each stronger than the previous one."""
     base, random = load_base(BaseConfig(device="cpu")), torch.Generator().manual_seed(0)
     adapter = base.adapters.create(NetworkConfig(rank=2), random)
     for number, name in enumerate(names):
@@ -33,26 +33,26 @@ def write(folder: Path, names: list[str], metadata: dict[str, str] | None = None
         save_checkpoint(folder / f"{name}.safetensors", adapter, metadata or {}, torch.float32)
 
 
-def test_a_folder_is_scored_logged_and_not_scored_twice(tmp_path: Path) -> None:
+def test_folder_is_scored_once_and_logged(tmp_path: Path) -> None:
     write(tmp_path / "out", ["me-000002", "me-000010", "me"])
     output = tmp_path / "scores"
     command = (f"checkpoints={tmp_path}/out/me*.safetensors", f"output={output}",
                f"root={tmp_path}/mlruns", *QUICK)  # fmt: skip
-    code, said = run_module("evaluate", *command)
-    assert code == 0, said
-    assert "Traceback" not in said
-    assert "me.safetensors has no number: it is taken for the last, 11" in said
-    assert f"keep {tmp_path}/out/me" in said
+    code, message = run_module("evaluate", *command)
+    assert code == 0, message
+    assert "Traceback" not in message
+    assert "me.safetensors has no number: it is assumed to be the last, 11" in message
+    assert f"keep {tmp_path}/out/me" in message
     saved = json.loads((output / "scorecards.json").read_text())["cards"].values()
     assert [card["epoch"] for card in saved] == [2, 10, 11]
     assert (output / "curves.png").is_file()
     assert len(list(output.glob("epoch-*.png"))) == 3
 
     write(tmp_path / "out", ["me-000002", "me-000010", "me", "me-000012"])
-    code, said = run_module("evaluate", *command, "selection=last")
-    assert code == 0, said
-    assert "4/4" in said or "3/4" in said
-    assert "1/4" not in said, "what was scored is not scored again"
+    code, message = run_module("evaluate", *command, "selection=last")
+    assert code == 0, message
+    assert "4/4" in message or "3/4" in message
+    assert "1/4" not in message, "what was scored is not scored again"
     client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     experiment = client.get_experiment_by_name("evaluations")
     assert experiment
@@ -64,9 +64,9 @@ def test_a_folder_is_scored_logged_and_not_scored_twice(tmp_path: Path) -> None:
     assert runs[0].data.params["selection.rule"] == "overfit_aware"
     assert json.loads(runs[0].data.tags["policy"])["rule"] == "last"
 
-    code, said = run_module("evaluate", *command, "probes.steps=3")
-    assert code == 0, said
-    assert "a new MLflow run: probes not as in the one before" in said
+    code, message = run_module("evaluate", *command, "probes.steps=3")
+    assert code == 0, message
+    assert "a new MLflow run, as probes changed since the previous one" in message
     second, first = client.search_runs([experiment.experiment_id])
     assert first.info.run_id == runs[0].info.run_id
     assert (first.data.params["probes.steps"], second.data.params["probes.steps"]) == ("2", "3")
@@ -74,10 +74,14 @@ def test_a_folder_is_scored_logged_and_not_scored_twice(tmp_path: Path) -> None:
     assert first.data.metrics == runs[0].data.metrics
 
 
-def test_what_is_not_as_it_is_drawn_is_said_before_any_picture_is(tmp_path: Path) -> None:
-    """Once for all files; what is worth nothing is left out, and the others are scored."""
-    about = {"ss_clip_skip": "2", "ss_resolution": "(768, 768)", "ss_base_model_version": "sd_v1"}
-    write(tmp_path, ["me-000001", "me-000002", "me-000003"], about)
+def test_mismatches_are_reported_before_any_image_is_generated(tmp_path: Path) -> None:
+    """Once for all files; useless files are skipped, and the others are scored."""
+    metadata = {
+        "ss_clip_skip": "2",
+        "ss_resolution": "(768, 768)",
+        "ss_base_model_version": "sd_v1",
+    }
+    write(tmp_path, ["me-000001", "me-000002", "me-000003"], metadata)
     for name, change in (("me-000001", {"bundle_emb.sks.clip_l": torch.ones(1)}),
                          ("me-000002", {"bundle_emb.sks.clip_l": torch.ones(1)}),
                          ("me-000003", {})):  # fmt: skip
@@ -85,29 +89,33 @@ def test_what_is_not_as_it_is_drawn_is_said_before_any_picture_is(tmp_path: Path
         tensors = load_file(file) | change
         if name == "me-000003":
             next(t for key, t in tensors.items() if "lora_up" in key).fill_(torch.nan)
-        save_file(tensors, file, about)
-    code, said = run_module("evaluate", f"checkpoints={tmp_path}/me*", f"output={tmp_path}/scores",
-                            f"root={tmp_path}/mlruns", *QUICK)  # fmt: skip
-    assert code == 0, said
-    left_out = r"me-000003.safetensors: its weights are not finite in 1 of .*; it is left out"
-    assert re.search(left_out, said)
-    (places,) = re.findall(r"1 of its parts have no place in the base .*", said)
+        save_file(tensors, file, metadata)
+    code, message = run_module(
+        "evaluate", f"checkpoints={tmp_path}/me*", f"output={tmp_path}/scores",
+        f"root={tmp_path}/mlruns", *QUICK,
+    )  # fmt: skip
+    assert code == 0, message
+    skipped = r"me-000003.safetensors: its weights are not finite in 1 of .*; the file is skipped"
+    assert re.search(skipped, message)
+    (places,) = re.findall(r"the base has no module for 1 of its keys.*", message)
     assert "bundle_emb.sks.clip_l" in places
-    assert re.search(r"2 of 2 files .* clip_skip 2; they are drawn with 1 \(base.clip_skip=2", said)
-    assert re.search(r"2 of 2 files .* resolution 768; they are drawn with 32", said)
-    assert said.index("base.clip_skip=2") < said.index("pictures of the base model")
-    assert "1/2" in said
-    assert "2/2" in said
-    code, said = run_module("evaluate", f"checkpoints={tmp_path}/me-000003.safetensors",
+    assert re.search(
+        r"2 of 2 files .* clip_skip 2; they are scored with 1 \(base.clip_skip=2", message
+    )
+    assert re.search(r"2 of 2 files .* resolution 768; they are scored with 32", message)
+    assert message.index("base.clip_skip=2") < message.index("images of the base model")
+    assert "1/2" in message
+    assert "2/2" in message
+    code, message = run_module("evaluate", f"checkpoints={tmp_path}/me-000003.safetensors",
                             f"output={tmp_path}/2", f"root={tmp_path}/mlruns", *QUICK)  # fmt: skip
     assert code == 1
-    assert "error: " in said
-    assert "its weights are not finite" in said
+    assert "error: " in message
+    assert "its weights are not finite" in message
 
 
-def test_without_checkpoints_only_the_probes_are_written_and_can_be_edited(tmp_path: Path) -> None:
-    code, said = run_module("evaluate", f"output={tmp_path}", f"root={tmp_path}/mlruns", *QUICK)
-    assert code == 0, said
+def test_without_checkpoints_only_editable_probes_are_written(tmp_path: Path) -> None:
+    code, message = run_module("evaluate", f"output={tmp_path}", f"root={tmp_path}/mlruns", *QUICK)
+    assert code == 0, message
     file = tmp_path / "probes.yaml"
     content = yaml.safe_load(file.read_text())
     content["probes"][0] |= {
@@ -118,10 +126,10 @@ def test_without_checkpoints_only_the_probes_are_written_and_can_be_edited(tmp_p
     edited = load_probe_set(str(file))
     assert edited.probes[0].prompt == "sks puppet in the snow"
     write(tmp_path / "out", ["me-000001"])
-    code, said = run_module("evaluate", f"checkpoints={tmp_path}/out/me-000001.safetensors",
+    code, message = run_module("evaluate", f"checkpoints={tmp_path}/out/me-000001.safetensors",
                             f"output={tmp_path}/scores", f"root={tmp_path}/mlruns",
                             f"probes.file={file}", *QUICK)  # fmt: skip
-    assert code == 0, said
+    assert code == 0, message
     assert (tmp_path / "scores" / "probes.yaml").read_text().count("sks puppet in the snow") == 1
 
 
@@ -133,7 +141,7 @@ def test_without_checkpoints_only_the_probes_are_written_and_can_be_edited(tmp_p
         ({"promt": "x"}, "probe 0 of the file"),
     ],
 )
-def test_a_wrong_probe_is_named(tmp_path: Path, change: dict[str, object], words: str) -> None:
+def test_invalid_probe_is_named(tmp_path: Path, change: dict[str, object], words: str) -> None:
     probe = {"prompt": "p", "base_prompt": "p", "seed": 1, "role": FRESH, "asked": {}}
     values = yaml.safe_load(Path("conf/probes/attributes/puppets.yaml").read_text())
     parts = [part for kind in ("poses", "backgrounds", "outfits") for part in values[kind]]

@@ -76,12 +76,12 @@ Run = Callable[..., None]
 
 
 @pytest.fixture
-def make(base_folder: Path, picture_folder: Path, tmp_path: Path) -> Make:
+def make(base_folder: Path, image_folder: Path, tmp_path: Path) -> Make:
     """Makes the trial of a number; `training` are settings of it."""
 
     def made(number: int, **training: Any) -> Trial:
         config = SweepConfig(
-            data=DataConfig(path=str(picture_folder), resolution=32),
+            data=DataConfig(path=str(image_folder), resolution=32),
             base=BaseConfig(path=str(base_folder), device="cpu"),
             network=NetworkConfig(rank=2 + number),
             optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3},
@@ -99,7 +99,7 @@ def make(base_folder: Path, picture_folder: Path, tmp_path: Path) -> Make:
 
 
 @pytest.fixture
-def run(base: BaseModel, pictures: Dataset) -> Run:
+def run(base: BaseModel, dataset: Dataset) -> Run:
     """Runs trials with a scorer."""
 
     def go(
@@ -109,7 +109,7 @@ def run(base: BaseModel, pictures: Dataset) -> Run:
         worth: Worth = lambda trial, epoch: 0.8,
     ) -> None:
         scorer = cast(Any, Scorer(scoring, worth))
-        context = StudyContext(base, pictures, scorer, DataConfig())
+        context = StudyContext(base, dataset, scorer, DataConfig())
         run_trials((replace_context(trial, context) for trial in trials), pack)
 
     def replace_context(trial: Trial, context: StudyContext) -> Trial:

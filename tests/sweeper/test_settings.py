@@ -56,7 +56,7 @@ POLICY = PolicyConfig(max={"pose_memorization": 0.35})
         (["scheduler=cosine_with_restart"], "did you mean cosine_with_restarts"),
         (
             ["training.on_oom=degrad"],
-            "training.on_oom: 'degrad' is none of fail, degrade; did you mean",
+            "training.on_oom: 'degrad' is not one of fail, degrade; did you mean",
         ),
         (["training.max_grad_norm=-1"], "training.max_grad_norm: -1.0 must be from 0 to"),
         (["training.min_snr_gamma=0"], "training.min_snr_gamma: 0.0 must be from 0.01 to"),
@@ -68,7 +68,7 @@ POLICY = PolicyConfig(max={"pose_memorization": 0.35})
         (["optimizer.weight_deca=1"], "did you mean optimizer.weight_decay"),
         (
             ["optimizer=prodigy", "network.text_encoder=true", "training.text_encoder_lr=0.5"],
-            "training.text_encoder_lr: Prodigy finds one step size for all",
+            "training.text_encoder_lr: Prodigy estimates one step size for all",
         ),
         (["early_stop.memorization_patienc=1"], "did you mean early_stop.memorization_patience"),
         (["-m", "training.seed=int(range(0,3,0.5))"], "training.seed: "),
@@ -242,7 +242,7 @@ def test_store_that_was_away_gets_everything_later(
         log_batch(client, *arguments, **entries)
 
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
-    assert sum("MLflow is away" in line for line in caplog.messages) == 1
+    assert sum("MLflow is unreachable" in line for line in caplog.messages) == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     back = MlflowMirror(tmp_path, study)
     back.mirror(load_record(record.folder), POLICY)

@@ -22,12 +22,12 @@ from train.data.images.buckets import Crop
 from train.data.images.color_jitter import ColorJitter, sample_color_jitter
 from train.data.images.cropping import cropped
 from train.data.images.image import DataError, TrainingImage
-from train.models.base_model import TEXT, BaseModel
+from train.models.base_model import HIDDEN_STATES, BaseModel
 from train.models.latents import encode_latents
 from train.validation import DISK, OFF
 
 log = logging.getLogger(__name__)
-SHUFFLED = 256  # shuffled captions whose embeddings are cached
+MAX_SHUFFLED_CAPTIONS = 256  # shuffled captions whose embeddings are cached
 
 
 class EncodedDataset:
@@ -43,11 +43,11 @@ class EncodedDataset:
     def __init__(self, base: BaseModel, dataset: Dataset, config: TrialConfig) -> None:
         self.base, self.images = base, dataset.trained
         self.crops = crops_of(self.images, config.data)
-        _check_crops(self.images, self.crops, base.factor)
+        _check_crops(self.images, self.crops, base.vae_scale_factor)
         pairs = zip(self.images, self.crops, strict=True)
         self.sizes = torch.tensor([image.sizes(crop) for image, crop in pairs])
         self.prior = torch.tensor([image.subset.regularization for image in self.images])
-        self.fixed = not config.data.resample_latents
+        self.fixed_latents = not config.data.resample_latents
         self.flips = any(image.subset.flip for image in self.images)
         self.jitters = any(image.subset.color_augmentation for image in self.images)
         self.drops = any(image.subset.caption_dropout for image in self.images)
@@ -56,7 +56,7 @@ class EncodedDataset:
         ]
         # in memory the object's identity is enough, which saves hashing some GB
         base_key = base.fingerprint if config.cache == DISK else id(base)
-        self.about = [base_key, base.device.type, sorted(settings)]
+        self.key_parts = [base_key, base.device.type, sorted(settings)]
         folder = Path(config.cache_path) if config.cache == DISK else None
         self.cache = None if config.cache == OFF else TensorCache(folder)
         if self.jitters and self.cache:
@@ -96,7 +96,7 @@ class EncodedDataset:
 
     def conditioning(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """The frozen text encoder's embeddings of these captions, one row each, on the device."""
-        rows = [self._text(caption) for caption in captions]
+        rows = [self._text_embeddings(caption) for caption in captions]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
     def _fill(self, cache: TensorCache) -> None:
@@ -104,19 +104,19 @@ class EncodedDataset:
         with cache.exclusive():
             for row, image in enumerate(self.images):
                 for flipped in (False, True)[: 1 + image.subset.flip]:
-                    about = self._latents_about(row, flipped)
+                    key_parts = self._latents_key(row, flipped)
                     make = partial(self._encode, row, flipped)
-                    fits = partial(self._are_latents, row)
-                    self.latents[row, flipped] = cache.fetch(key_of(*about), make, fits)
+                    fits = partial(self._fits_latents, row)
+                    self.latents[row, flipped] = cache.fetch(key_of(*key_parts), make, fits)
             latents = f"latents: {cache.hits} from the cache, {cache.misses} encoded"
             cache.hits = cache.misses = 0
             for caption in sorted(self.captions):
-                self._text(caption)
+                self._text_embeddings(caption)
             log.info(f"{latents}; captions: {cache.hits} from the cache, {cache.misses} encoded")
 
-    def _latents_about(self, row: int, flipped: bool) -> list[object]:
+    def _latents_key(self, row: int, flipped: bool) -> list[object]:
         crop = self.crops[row]
-        return ["latents", self.images[row].content, crop.size, crop.box, flipped, *self.about,
+        return ["latents", self.images[row].content, crop.size, crop.box, flipped, *self.key_parts,
                 str(self.base.vae.dtype)]  # fmt: skip
 
     def _encode(
@@ -132,44 +132,45 @@ class EncodedDataset:
         entry = self.latents.get((row, flipped))
         tensors = entry.tensors if entry else self._encode(row, flipped, jitter)
         mean, std = tensors["mean"], tensors["std"]
-        if not self.fixed:
+        if not self.fixed_latents:
             return mean, std
         seed = int(key_of(self.images[row].content, self.crops[row].size, flipped)[:15], 16)
         spread = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
         return mean + std * spread, torch.zeros_like(std)
 
-    def _text(self, caption: str) -> dict[str, Tensor]:
+    def _text_embeddings(self, caption: str) -> dict[str, Tensor]:
         if caption in self.texts:
             self.texts.move_to_end(caption)
             return self.texts[caption]
         if self.cache and caption in self.captions:
-            about = ["text", caption, *self.about, str(self.base.dtype)]
+            key_parts = ["text", caption, *self.key_parts, str(self.base.dtype)]
             make = partial(self._encode_prompt, caption)
-            entry = self.cache.fetch(key_of(*about), make, self._is_text)
+            entry = self.cache.fetch(key_of(*key_parts), make, self._fits_text)
             self.text_entries.append(entry)
             text = {name: tensor.to(self.base.device) for name, tensor in entry.tensors.items()}
         else:
             text = self._encode_prompt(caption)
         if self.cache:
             self.texts[caption] = text
-            if len(self.texts) > len(self.captions) + SHUFFLED:
+            if len(self.texts) > len(self.captions) + MAX_SHUFFLED_CAPTIONS:
                 self.texts.popitem(last=False)
         return text
 
-    def _are_latents(self, row: int, tensors: dict[str, Tensor]) -> bool:
+    def _fits_latents(self, row: int, tensors: dict[str, Tensor]) -> bool:
         """Whether these have the shape of the image's latents."""
         shape = self.base.latent_shape(*self.crops[row].size)
         return {*tensors} == {"mean", "std"} and all(
             tensor.shape == shape and tensor.is_floating_point() for tensor in tensors.values()
         )
 
-    def _is_text(self, tensors: dict[str, Tensor]) -> bool:
+    def _fits_text(self, tensors: dict[str, Tensor]) -> bool:
         """Whether these have the shape of a caption's embeddings."""
-        names = {TEXT, "text_embeds"} if self.base.family.is_xl else {TEXT}
+        names = {HIDDEN_STATES, "text_embeds"} if self.base.family.is_xl else {HIDDEN_STATES}
         width = self.base.unet.config.cross_attention_dim
         return {*tensors} == names and all(
-            tensor.is_floating_point() and len(tensor) == 1 and tensor.ndim == 2 + (name == TEXT)
-            and (name != TEXT or tensor.shape[-1] == width)
+            tensor.is_floating_point() and len(tensor) == 1
+            and tensor.ndim == 2 + (name == HIDDEN_STATES)
+            and (name != HIDDEN_STATES or tensor.shape[-1] == width)
             for name, tensor in tensors.items()
         )  # fmt: skip
 
@@ -178,7 +179,9 @@ class EncodedDataset:
             return self.base.encode_text([caption])
 
 
-_last: deque[EncodedDataset] = deque(maxlen=2)  # keeps their tensors in memory for the next one
+_recent_datasets: deque[EncodedDataset] = deque(
+    maxlen=2
+)  # keeps their tensors in memory for the next one
 
 
 def encode_dataset(base: BaseModel, dataset: Dataset, config: TrialConfig) -> EncodedDataset:
@@ -188,7 +191,7 @@ def encode_dataset(base: BaseModel, dataset: Dataset, config: TrialConfig) -> En
         DataError: a size that the base cannot take, or color jitter together with cached latents.
     """
     encoded = EncodedDataset(base, dataset, config)
-    _last.append(encoded)
+    _recent_datasets.append(encoded)
     return encoded
 
 

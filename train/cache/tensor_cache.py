@@ -37,7 +37,7 @@ class CachedTensor:
 
 
 # shared by everything that a process trains, as long as any of it is in use
-_in_use: WeakValueDictionary[str, CachedTensor] = WeakValueDictionary()
+_entries_in_use: WeakValueDictionary[str, CachedTensor] = WeakValueDictionary()
 
 
 def key_of(*about: object) -> str:
@@ -67,14 +67,14 @@ class TensorCache:
         Args:
             fits: whether an entry on disk is plausible; if not, it is computed again.
         """
-        entry = _in_use.get(key) or self._read(key, fits)
+        entry = _entries_in_use.get(key) or self._read(key, fits)
         self.hits, self.misses = self.hits + bool(entry), self.misses + (not entry)
         if entry is None:
             entry = CachedTensor(
                 {name: tensor.cpu().contiguous() for name, tensor in make().items()}
             )
         self._write(key, entry)
-        _in_use[key] = entry
+        _entries_in_use[key] = entry
         return entry
 
     @contextmanager
@@ -92,7 +92,7 @@ class TensorCache:
                 log.info(f"waiting for another process that fills {self.folder}")
                 lock.acquire()
         except (OSError, NotImplementedError) as error:  # no locks there, or not writable
-            self._do_without(str(error))
+            self._disable_disk(str(error))
             yield
             return
         try:
@@ -125,8 +125,8 @@ class TensorCache:
         try:
             write_atomically(self._file(self.folder, key), save(entry.tensors))
         except CheckpointError as error:
-            self._do_without(str(error))
+            self._disable_disk(str(error))
 
-    def _do_without(self, reason: str) -> None:
+    def _disable_disk(self, reason: str) -> None:
         log.warning(f"cache=disk: {reason}; this run keeps what it computes in memory")
         self.folder = None

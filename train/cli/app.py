@@ -15,17 +15,17 @@ from omegaconf import DictConfig
 from train.cli import completion
 from train.cli.compose import HYDRA_VERSION, load_local_defaults
 from train.cli.preflight import Applies, CheckHydra, Translate, preflight
-from train.config.parsing import typed
+from train.config.parsing import parse_config
 from train.config.schema import CONF
 from train.errors import UserError
 from train.system.outage import outage
 from train.text.display import start_in_utf8
-from train.text.terminal import LineFormatter, escape_in_streams, leave, print_lines
+from train.text.terminal import LineFormatter, escape_in_streams, exit_with_error, print_lines
 
 Schema = TypeVar("Schema")
 HELP, INFO, COMPLETION = {"-h", "--help"}, {"-i", "--info"}, {"-sc", "--shell-completion"}
 BROKEN_PIPE = 141  # a shell's exit code for a program that was ended by a closed pipe
-QUIET = (
+QUIET_LOGGERS = (
     "hydra",
     "hydra_plugins",
     "bitsandbytes",
@@ -60,7 +60,7 @@ def run(
         translate: replaces overrides that stand for the content of files by that content.
     """
     start_in_utf8()
-    quiet()
+    configure_logging()
     arguments = sys.argv[1:]
     if COMPLETION & {*arguments} and "install=bash" in arguments:
         print_lines(*completion.BASH.split("\n"))
@@ -78,7 +78,7 @@ def run(
         logging.getLogger("hydra").setLevel(logging.DEBUG)
 
     def task(config: DictConfig) -> None:
-        with_one_line_errors(lambda: entry_point(main)(typed(schema, config)))
+        with_one_line_errors(lambda: entry_point(main)(parse_config(schema, config)))
 
     try:
         hydra.main(version_base=HYDRA_VERSION, config_path=str(CONF), config_name=name)(task)()
@@ -92,7 +92,7 @@ def entry_point(name: str) -> Callable[[Any], None]:
     """Imports the function that `package.module:function` names."""
     module, _, function = name.partition(":")
     entry: Callable[[Any], None] = getattr(importlib.import_module(module), function)
-    quiet()
+    configure_logging()
     return entry
 
 
@@ -102,23 +102,23 @@ def with_one_line_errors(action: Callable[[], None]) -> None:
     try:
         action()
     except UserError as error:
-        leave(error)
+        exit_with_error(error)
     except KeyboardInterrupt:
         print_lines("interrupted; the same command continues", error=True)
         sys.exit(130)
     except Exception as error:
-        if words := outage(error):
-            leave(words)
+        if message := outage(error):
+            exit_with_error(message)
         raise
 
 
-def quiet() -> None:
+def configure_logging() -> None:
     """Logs our own lines to the terminal, and of the libraries only errors."""
     escape_in_streams()
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for library in QUIET:
+    for library in QUIET_LOGGERS:
         logging.getLogger(library).setLevel(logging.ERROR)
     for name in ("diffusers", "transformers"):  # if the command has imported them
         if package := sys.modules.get(name):

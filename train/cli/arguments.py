@@ -13,21 +13,21 @@ from itertools import takewhile
 
 from hydra._internal.utils import get_args_parser
 
-from train.config.ranges import shown
-from train.config.setting_kinds import PATH_KINDS, TEXT_KINDS, Kind, Kinds, literal
+from train.config.ranges import format_value
+from train.config.setting_kinds import PATH_KINDS, TEXT_KINDS, Kind, Kinds, escape_interpolations
 from train.errors import ConfigError
 from train.files.paths import expanded
 from train.text.display import shortened
 from train.text.shell import SPECIAL, in_shell
 
-MULTIRUN = {"-m", "--multirun"}
-PICKLED = "--experimental-rerun"
+MULTIRUN_FLAGS = {"-m", "--multirun"}
+RERUN_FLAG = "--experimental-rerun"
 KEY = re.compile(r"(~|\+{0,2})[A-Za-z_][A-Za-z0-9_./@:-]*")
-SWEPT = re.compile(r"\s*choice\(.*\)\s*", re.DOTALL)
-NAMED = re.compile(r"\$\{([A-Za-z0-9_.]+)\}")
+CHOICE_SWEEP = re.compile(r"\s*choice\(.*\)\s*", re.DOTALL)
+INTERPOLATION = re.compile(r"\$\{([A-Za-z0-9_.]+)\}")
 QUOTES = "'\""
 ALLOW_PATH, ALLOW_CLASS = "--allow-path", "--allow-class"  # ours; Hydra never sees them
-CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 DASHES = ("-", "\N{EN DASH}", "\N{EM DASH}", "\N{MINUS SIGN}")  # the last three from web pages
 
 
@@ -38,17 +38,17 @@ class Arguments:
     Attributes:
         flags: Hydra's flags with their values (`--cfg job`), in order.
         overrides: `key=value`, `+key=value`, `~key`.
-        places, classes: what files and stores may name, see `train.files.permissions`.
+        allowed_paths, allowed_classes: what files may name, see `train.files.permissions`.
     """
 
     flags: list[str]
     overrides: list[str]
-    places: list[str] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
+    allowed_paths: list[str] = field(default_factory=list)
+    allowed_classes: list[str] = field(default_factory=list)
 
     @property
     def multirun(self) -> bool:
-        return bool(MULTIRUN & {*self.flags})
+        return bool(MULTIRUN_FLAGS & {*self.flags})
 
 
 def split_arguments(arguments: Sequence[str]) -> Arguments:
@@ -72,7 +72,7 @@ def split_arguments(arguments: Sequence[str]) -> Arguments:
             continue
         values = _flag_values(argument, remaining)
         if values is None:
-            raise ConfigError(_no_flag(argument, remaining))
+            raise ConfigError(_unknown_flag_message(argument, remaining))
         flags += [argument, *remaining[:values]]
         del remaining[:values]
     return parts
@@ -84,9 +84,9 @@ def _allow(parts: Arguments, argument: str, remaining: list[str]) -> None:
     if not separator and remaining and remaining[0][:1] != "-":
         value = remaining.pop(0)
     if name == ALLOW_PATH:
-        parts.places.append(allowed_path(value))
+        parts.allowed_paths.append(allowed_path(value))
     else:
-        parts.classes.append(allowed_class(value))
+        parts.allowed_classes.append(allowed_class(value))
 
 
 def allowed_path(value: str) -> str:
@@ -111,8 +111,8 @@ def allowed_class(value: str) -> str:
     Raises:
         ConfigError: it is not a dotted path.
     """
-    if not CLASS.fullmatch(value):
-        given = f"{shown(value)} is no" if value else "needs the"
+    if not CLASS_PATH.fullmatch(value):
+        given = f"{format_value(value)} is no" if value else "needs the"
         raise ConfigError(
             f"{ALLOW_CLASS}: {given} dotted path of a class, as in {ALLOW_CLASS}=my.module.Class"
         )
@@ -122,8 +122,8 @@ def allowed_class(value: str) -> str:
 def _flag_values(argument: str, following: Sequence[str]) -> int | None:
     """The number of following arguments that belong to a flag; None: Hydra has no such flag."""
     name, separator, _ = argument.partition("=")
-    if name == PICKLED:
-        raise ConfigError(f"{PICKLED}: reads a pickle, which can run code; it is not supported")
+    if name == RERUN_FLAG:
+        raise ConfigError(f"{RERUN_FLAG}: reads a pickle, which can run code; it is not supported")
     for action in get_args_parser()._actions:
         if name not in action.option_strings:
             continue
@@ -137,12 +137,12 @@ def _flag_values(argument: str, following: Sequence[str]) -> int | None:
             raise ConfigError(f"{name}: needs a value after it")
         if action.choices and following[0] not in action.choices:
             options = ", ".join(map(str, action.choices))
-            raise ConfigError(f"{name}: {following[0]!r} is none of {options}")
+            raise ConfigError(f"{name}: {following[0]!r} is not one of {options}")
         return 1
     return None
 
 
-def _no_flag(argument: str, following: Sequence[str]) -> str:
+def _unknown_flag_message(argument: str, following: Sequence[str]) -> str:
     key, separator, value = argument.lstrip("".join(DASHES)).partition("=")
     options = [name for action in get_args_parser()._actions for name in action.option_strings]
     options += [ALLOW_PATH, ALLOW_CLASS]
@@ -153,47 +153,54 @@ def _no_flag(argument: str, following: Sequence[str]) -> str:
     if not separator and following and "=" not in following[0] and following[0][:1] != "-":
         separator, value = "=", following[0]
     if separator and KEY.fullmatch(key):
-        return f"{argument}: settings are typed without dashes, as in {_typed(key, value)}"
+        return (
+            f"{argument}: settings are typed without dashes, as in {_format_argument(key, value)}"
+        )
     return f"{argument}: there is no such option; settings are typed as key=value (see --help)"
 
 
 def _check_override(argument: str, before: Sequence[str], following: Sequence[str]) -> None:
     """Raises a ConfigError for anything but an override, such as a part of a value with spaces."""
     key, separator, value = argument.partition("=")
-    named = KEY.fullmatch(key)
-    if named and not separator and key.startswith("~"):
+    is_key = KEY.fullmatch(key)
+    if is_key and not separator and key.startswith("~"):
         return
-    if named and separator:
-        if not value and _loose(following):  # network.rank= 4
-            raise ConfigError(_with_space(argument, key, following[0]))
+    if is_key and separator:
+        if not value and _bare_words(following):  # network.rank= 4
+            raise ConfigError(_space_message(argument, key, following[0]))
         return
     if separator and KEY.fullmatch(key.strip()):  # 'network.rank =4'
-        raise ConfigError(_with_space(repr(argument), key.strip(), value.strip()))
-    if named and following and following[0].startswith("="):  # network.rank = 4
+        raise ConfigError(_space_message(repr(argument), key.strip(), value.strip()))
+    if is_key and following and following[0].startswith("="):  # network.rank = 4
         value = following[0][1:] or next(iter(following[1:]), "")
-        raise ConfigError(_with_space(f"{argument} {following[0]}", key, value))
+        raise ConfigError(_space_message(f"{argument} {following[0]}", key, value))
     if separator:
         raise ConfigError(f"{key!r} is not a name of a setting (letters, digits, '_' and dots)")
     if before:
-        last, _, begun = before[-1].partition("=")
-        line = _typed(last, " ".join([begun, argument, *_loose(following)]))
+        last, _, beginning = before[-1].partition("=")
+        line = _format_argument(last, " ".join([beginning, argument, *_bare_words(following)]))
         raise ConfigError(f"{argument}: is not key=value; a value with spaces needs quotes: {line}")
     key, colon, value = argument.partition(":")
     if colon and value and "." in key and KEY.fullmatch(key):  # as in YAML
-        raise ConfigError(f"{argument}: settings are typed with =, as in {_typed(key, value)}")
+        raise ConfigError(
+            f"{argument}: settings are typed with =, as in {_format_argument(key, value)}"
+        )
     raise ConfigError(f"{argument.strip() or repr(argument)}: is not key=value (see --help)")
 
 
-def _with_space(argument: str, key: str, value: str) -> str:
-    return f"{argument}: there must be no space next to the equals sign; type {_typed(key, value)}"
+def _space_message(argument: str, key: str, value: str) -> str:
+    return (
+        f"{argument}: there must be no space next to the equals sign; type "
+        f"{_format_argument(key, value)}"
+    )
 
 
-def _loose(following: Sequence[str]) -> list[str]:
+def _bare_words(following: Sequence[str]) -> list[str]:
     """The next arguments that are neither overrides nor flags: the rest of a value with spaces."""
     return list(takewhile(lambda word: "=" not in word and word[:1] not in "-~", following))
 
 
-def _typed(key: str, value: str) -> str:
+def _format_argument(key: str, value: str) -> str:
     """What to type, with the quotes that a shell needs."""
     line = f"{key}={value}"
     if re.fullmatch(r"[\w./:=,+~@%-]+", line, re.ASCII):
@@ -222,10 +229,14 @@ def normalized(overrides: Iterable[str], settings: Kinds, multirun: bool = False
 def _normalized(override: str, settings: Kinds, multirun: bool) -> str:
     key, separator, value = override.partition("=")
     kind, optional = settings.get(key.lstrip("+"), (Kind.NUMBER, False))
-    if kind not in TEXT_KINDS or not separator or (multirun and SWEPT.fullmatch(value)):
+    if kind not in TEXT_KINDS or not separator or (multirun and CHOICE_SWEEP.fullmatch(value)):
         return override
-    named = NAMED.findall(value)
-    if named and len(named) == value.count("${") and all(_is_setting(n, settings) for n in named):
+    interpolations = INTERPOLATION.findall(value)
+    if (
+        interpolations
+        and len(interpolations) == value.count("${")
+        and all(_is_setting(n, settings) for n in interpolations)
+    ):
         return override
     if "\0" in value:
         raise ConfigError(f"{key}: holds a NUL character")
@@ -246,7 +257,7 @@ def _is_setting(name: str, settings: Kinds) -> bool:
 def quoted(text: str) -> str:
     """A text in Hydra's grammar, with any characters."""
     # a backslash counts as itself, except before a quote
-    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", literal(text))
+    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", escape_interpolations(text))
     return "'" + re.sub(r"(\\+)\Z", lambda match: match[1] * 2, escaped) + "'"
 
 

@@ -16,8 +16,8 @@ import train.config.resolvers  # noqa: F401  # registers them
 from train.cli import local_overrides
 from train.cli.arguments import normalized
 from train.cli.group_choices import with_group_choices
-from train.config.parsing import cause, typed
-from train.config.ranges import shown
+from train.config.parsing import cause, parse_config
+from train.config.ranges import format_value
 from train.config.schema import CONF
 from train.config.setting_kinds import kinds
 from train.errors import ConfigError
@@ -32,7 +32,7 @@ def settings(name: str, schema: type[Schema], overrides: Sequence[str] = ()) -> 
     Raises:
         ConfigError, HydraException: settings that do not exist or have the wrong type.
     """
-    return typed(schema, composed(name, overrides))
+    return parse_config(schema, composed(name, overrides))
 
 
 def checked_settings(
@@ -70,7 +70,7 @@ def composed(
         except (HydraException, OmegaConfBaseException):
             raise
         except Exception as error:
-            raise ConfigError(f"{shown(' '.join(overrides))}: {cause(error)}") from None
+            raise ConfigError(f"{format_value(' '.join(overrides))}: {cause(error)}") from None
 
 
 def with_groups(name: str, overrides: Sequence[str]) -> list[str]:

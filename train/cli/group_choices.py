@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from train.cli.arguments import unquoted
-from train.config.ranges import shown
+from train.config.ranges import format_value
 from train.config.schema import EMBEDDED
 from train.errors import ConfigError
 from train.files.paths import expanded, is_remote
@@ -17,7 +17,7 @@ from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError
 
 GROUPS = ("base", "data")
-SD15, SDXL, OWN_PICTURES = "sd15", "sdxl", "default"
+SD15, SDXL, OWN_IMAGES = "sd15", "sdxl", "default"
 SECOND_ENCODER = "text_encoder_2"  # a folder of diffusers' SDXL models
 # prefixes of the second text encoder's tensors in a single file
 SECOND_ENCODERS_KEYS = ("conditioner.embedders.1.", f"{SECOND_ENCODER}.")
@@ -42,7 +42,8 @@ def with_group_choices(overrides: Sequence[str]) -> list[str]:
             options.append(f"{group}.path={EMBEDDED}")
         elif option and path and (option == EMBEDDED) != (path == EMBEDDED):
             raise ConfigError(
-                f"{group}: {option} does not go with {group}.path={shown(path)}; leave {group} out"
+                f"{group}: {option} does not go with {group}.path={format_value(path)}; leave "
+                f"{group} out"
             )
     return [*options, *overrides]
 
@@ -55,7 +56,7 @@ def choices(given: Mapping[str, str]) -> dict[str, str]:
     folder, listed = given.get("data.path"), given.get("data.dataset_config", NULL)
     if "data" not in given and (folder or listed != NULL):
         embedded = folder == EMBEDDED and listed == NULL
-        options["data"] = EMBEDDED if embedded else OWN_PICTURES
+        options["data"] = EMBEDDED if embedded else OWN_IMAGES
     return options
 
 

@@ -16,15 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 from train.cli import local_overrides
 from train.cli.compose import composed, overrides_parser
 from train.config.flattening import flatten
-from train.config.parsing import cause, keys, suggestion
-from train.config.ranges import NAMES, shown
+from train.config.parsing import cause, dotted_keys, suggestion
+from train.config.ranges import NAMES, format_value
 from train.config.schema import CONF
 
 INTERNAL = ("hydra", "pruner", "search")  # of two settings with the same name, users mean the other
-LONGEST = 500  # characters of a message of Hydra's
-MOST_NAMED = 3  # settings of one suggestion
+MAX_CHARACTERS = 500  # characters of a message of Hydra's
+MAX_SUGGESTIONS = 3  # settings of one suggestion
 # kohya's names, and other names that users expect
-KOHYA = {
+KOHYA_NAMES = {
     "pretrained_model_name_or_path": "base.path",
     "train_data_dir": "data.path",
     "reg_data_dir": "data.regularization_path",
@@ -60,14 +60,14 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
     """
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        near = suggestion(option, list(error.options))
-        return f"{group}: {shown(option)} is none of {', '.join(error.options)}{near}"
-    message = textwrap.shorten(f"{error} {error.__cause__ or ''}", LONGEST)
+        hint = suggestion(option, list(error.options))
+        return f"{group}: {format_value(option)} is not one of {', '.join(error.options)}{hint}"
+    message = textwrap.shorten(f"{error} {error.__cause__ or ''}", MAX_CHARACTERS)
     try:
         config, groups, parsed = _lookup(name, overrides)
     except (HydraException, OmegaConfBaseException):  # the files are wrong, conf/local.yaml or so
         return _wrong_local(name) or message
-    known = keys(config)
+    known = dotted_keys(config)
     for override in parsed:
         if override.key_or_group in groups:
             wrong = _wrong_group(override, config.hydra.runtime.choices, known)
@@ -77,14 +77,14 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
             return wrong
     reason = error.__cause__ or error
     if isinstance(reason, OmegaConfBaseException) and reason.full_key:
-        return f"{reason.full_key}: {textwrap.shorten(cause(reason), LONGEST)}"
+        return f"{reason.full_key}: {textwrap.shorten(cause(reason), MAX_CHARACTERS)}"
     return message
 
 
 def _wrong_local(name: str) -> str:
     """The message for a list in conf/local.yaml in place of a group; empty if there is none."""
     config = composed(name, with_hydra=True, with_local=False)
-    for key, value in flatten(local_overrides.read(CONF)).items():
+    for key, value in flatten(local_overrides.read_local_settings(CONF)).items():
         group = OmegaConf.select(config, key, throw_on_resolution_failure=False)
         if isinstance(value, list) and isinstance(group, DictConfig):
             inside = f"such as {key}.{next(iter(map(str, group)))}" if group else "and has none"
@@ -106,12 +106,12 @@ def _lookup(name: str, overrides: Sequence[str]) -> tuple[DictConfig, set[str], 
     path = [line for line in overrides if line.startswith(SEARCH_PATH)]
     assert parser.config_loader
     options = parser.config_loader.get_group_options
-    named = {override.key_or_group for override in parsed}
-    groups = {key for key in named if options(key, overrides=path)}
+    overridden = {override.key_or_group for override in parsed}
+    groups = {key for key in overridden if options(key, overrides=path)}
     lines = zip(overrides, parsed, strict=True)
-    chosen = [line for line, override in lines if override.key_or_group in groups]
+    group_overrides = [line for line, override in lines if override.key_or_group in groups]
     try:
-        return composed(name, (*chosen, *path), with_hydra=True), groups, parsed
+        return composed(name, (*group_overrides, *path), with_hydra=True), groups, parsed
     except HydraException:
         return composed(name, with_hydra=True), groups, parsed
 
@@ -124,7 +124,7 @@ def _wrong_group(override: Override, choices: DictConfig, known: Sequence[str]) 
         return ""
     if key in known:  # a group of other commands
         return f"{key}: this cannot be set on the command line"
-    return f"{key}: there is no such setting{suggested(key, known)}"
+    return f"{key}: there is no such setting{suggest_setting(key, known)}"
 
 
 def _wrong_key(override: Override, config: DictConfig, known: Sequence[str], schema: Any) -> str:
@@ -134,10 +134,10 @@ def _wrong_key(override: Override, config: DictConfig, known: Sequence[str], sch
     swept = key.removeprefix(SEARCH)
     if swept != key and not adds and ("." in swept or key not in known):
         return f"{key}: settings to search are typed without search., as in -m {swept}=1,2"
-    found = _node(config, key, known)
-    if override.is_add() and found is not None and not isinstance(value, dict | list):
+    current = _node(config, key, known)
+    if override.is_add() and current is not None and not isinstance(value, dict | list):
         return f"+{key}: is already a setting; type it without +"
-    if override.is_delete() and found is not None and value not in (None, found):
+    if override.is_delete() and current is not None and value not in (None, current):
         return f"~{key}: has another value, so it is not removed"
     if adds or override.package is not None:
         return ""
@@ -145,8 +145,8 @@ def _wrong_key(override: Override, config: DictConfig, known: Sequence[str], sch
     if missing is None:
         return ""
     if names := entries(schema, missing.rpartition(".")[0]):
-        return _entry(missing, names)
-    return f"{missing}: there is no such setting{suggested(missing, known)}"
+        return _entry_message(missing, names)
+    return f"{missing}: there is no such setting{suggest_setting(missing, known)}"
 
 
 def _missing(key: str, value: Any, config: DictConfig, known: Sequence[str]) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _missing(key: str, value: Any, config: DictConfig, known: Sequence[str]) -> 
 
 
 def _node(config: DictConfig, key: str, known: Sequence[str]) -> Any:
-    """A setting's value; None where it has none."""
+    """A setting's value; None if it has none."""
     if key not in known:
         return None
     return OmegaConf.select(config, key, throw_on_resolution_failure=False)
@@ -175,29 +175,29 @@ def entries(schema: Any, key: str) -> Sequence[str]:
     return next((one.metadata.get(NAMES, ()) for one in known if one.name == last), ())
 
 
-def _entry(key: str, names: Sequence[str]) -> str:
+def _entry_message(key: str, names: Sequence[str]) -> str:
     """The message for an entry that the config does not have."""
     setting, _, entry = key.rpartition(".")
     if entry in names:
         return f"{key}: is not set in this config; type +{key}=... to add it"
-    near = suggestion(entry, [*names]) or f"; there are {', '.join(names)}"
-    return f"{key}: there is no {entry} for {setting}{near}"
+    hint = suggestion(entry, [*names]) or f"; there are {', '.join(names)}"
+    return f"{key}: there is no {entry} for {setting}{hint}"
 
 
-def suggested(key: str, known: Sequence[str]) -> str:
+def suggest_setting(key: str, known: Sequence[str]) -> str:
     """`; did you mean X?` with the settings that the user may have meant, or an empty text.
 
     Settings with the same last part come first, then those with a similar last part; Hydra's own
     and those of a search only if there are no others.
     """
     last = key.rpartition(".")[2]
-    if KOHYA.get(last) in known:
-        return f"; did you mean {KOHYA[last]}?"
+    if KOHYA_NAMES.get(last) in known:
+        return f"; did you mean {KOHYA_NAMES[last]}?"
     parts = {name: name.rpartition(".")[2] for name in known}
-    near = difflib.get_close_matches(last, [*dict.fromkeys(parts.values())], n=1, cutoff=0.75)
-    for wanted in ([last], near):
-        matches = [name for name, part in parts.items() if part in wanted]
+    similar = difflib.get_close_matches(last, [*dict.fromkeys(parts.values())], n=1, cutoff=0.75)
+    for last_parts in ([last], similar):
+        matches = [name for name, part in parts.items() if part in last_parts]
         matches = [name for name in matches if not name.startswith(INTERNAL)] or matches
         if matches:
-            return f"; did you mean {' or '.join(matches[:MOST_NAMED])}?"
+            return f"; did you mean {' or '.join(matches[:MAX_SUGGESTIONS])}?"
     return suggestion(key, list(known))

@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from train.cli.group_choices import choices
 from train.config.flattening import flatten
 from train.config.renamed_keys import check_renamed, renamed
-from train.config.schema import OWN_DEFAULTS
+from train.config.schema import LOCAL_DEFAULTS
 from train.errors import ConfigError
 from train.files.untrusted import Tree, UntrustedFileError, parse_yaml, read_text
 
@@ -28,13 +28,15 @@ def load_local_overrides(command: str, conf: Path) -> None:
     Raises:
         ConfigError: the file is not a YAML file of settings.
     """
-    if not (given := read(conf)):
+    if not (given := read_local_settings(conf)):
         store({})
         return
-    groups, keys = _parts(command, conf)
-    known = set().union(*(part for name in COMMANDS for part in _parts(name, conf)))
-    suited = choices({key: str(value) for key, value in flatten(given).items() if value})
-    node: dict[str, Any] = {"defaults": [{f"override /{key}": suited[key]} for key in suited]}
+    groups, keys = _groups_and_keys(command, conf)
+    known = set().union(*(part for name in COMMANDS for part in _groups_and_keys(name, conf)))
+    group_options = choices({key: str(value) for key, value in flatten(given).items() if value})
+    node: dict[str, Any] = {
+        "defaults": [{f"override /{key}": group_options[key]} for key in group_options]
+    }
     for key, value in given.items():
         if key in groups and isinstance(value, str):
             node["defaults"].append({f"override /{key}": value})  # optimizer: lion
@@ -45,12 +47,12 @@ def load_local_overrides(command: str, conf: Path) -> None:
 
 def store(node: dict[str, Any]) -> None:
     """Registers the settings, in Hydra's form, that everything composed from now on gets."""
-    ConfigStore.instance().store(OWN_DEFAULTS, node)
+    ConfigStore.instance().store(LOCAL_DEFAULTS, node)
 
 
-def has(key: str, conf: Path) -> bool:
+def has_setting(key: str, conf: Path) -> bool:
     """Whether a dotted setting is in the file."""
-    node: Any = read(conf)
+    node: Any = read_local_settings(conf)
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
             return False
@@ -58,7 +60,7 @@ def has(key: str, conf: Path) -> bool:
     return True
 
 
-def read(conf: Path) -> Tree:
+def read_local_settings(conf: Path) -> Tree:
     """The content of the file; empty if there is none.
 
     Raises:
@@ -88,7 +90,7 @@ def read(conf: Path) -> Tree:
     return given
 
 
-def _parts(command: str, conf: Path) -> tuple[set[str], set[str]]:
+def _groups_and_keys(command: str, conf: Path) -> tuple[set[str], set[str]]:
     """The groups and the other top-level keys of a command's config; only sweep has hydra."""
     content = yaml.safe_load((conf / f"{command}.yaml").read_text(encoding="utf-8"))
     entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]

@@ -18,28 +18,37 @@ from train.cli.arguments import Arguments, normalized, quoted, split_arguments, 
 from train.cli.compose import composed, overrides_parser, with_groups, without_hydra
 from train.cli.hydra_errors import explain
 from train.cli.sweep_ranges import range_values, sweep_words
-from train.config.parsing import cause, typed
-from train.config.ranges import shortened, shown
+from train.config.parsing import cause, parse_config
+from train.config.ranges import format_value, shortened
 from train.config.renamed_keys import check_renamed
 from train.config.schema import CONF
 from train.config.setting_kinds import FREE_KINDS, PATH_KINDS, Kind, Kinds, kinds
 from train.errors import ConfigError
 from train.files.permissions import allow
 from train.text.shell import in_shell
-from train.text.terminal import leave
+from train.text.terminal import exit_with_error
 
 Schema = TypeVar("Schema")
 Applies = Callable[[str, Mapping[str, Any]], bool]
 CheckHydra = Callable[[DictConfig], None]
 Translate = Callable[[list[str]], list[str]]
 # flags that print something and exit: nothing is composed, or Hydra composes and shows it
-SHOWS = {"-h", "--help", "--hydra-help", "-i", "--info", "--version", "-sc", "--shell-completion"}
-COMPLETES = {"-sc", "--shell-completion"}
-FILES = ("kohya", "dataset_config")  # overrides that are not settings: see train/kohya
-SEARCH_PATH = ("--config-dir", "-cd")
-OTHER_CONFIG = ("--config-path", "-cp", "--config-name", "-cn")
-LONGEST = 900  # characters of a message
-SEARCHES = "sweep"  # the command whose -m runs our own sweeper; the others' is Hydra's
+PRINTING_FLAGS = {
+    "-h",
+    "--help",
+    "--hydra-help",
+    "-i",
+    "--info",
+    "--version",
+    "-sc",
+    "--shell-completion",
+}
+COMPLETION_FLAGS = {"-sc", "--shell-completion"}
+FILE_OVERRIDES = ("kohya", "dataset_config")  # overrides that are not settings: see train/kohya
+CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
+CONFIG_FLAGS = ("--config-path", "-cp", "--config-name", "-cn")
+MAX_CHARACTERS = 900  # characters of a message
+SWEEP_COMMAND = "sweep"  # the command whose -m runs our own sweeper; the others' is Hydra's
 
 
 def preflight(
@@ -64,45 +73,45 @@ def preflight(
         the command line for Hydra: its flags first, text settings quoted.
     """
     line: list[str] = []
-    tried: list[str] = []
+    composed_overrides: list[str] = []
     try:
         parts = split_arguments(arguments)
-        shows = SHOWS & {flag.split("=")[0] for flag in parts.flags}
-        if shows & COMPLETES:
+        shows = PRINTING_FLAGS & {flag.split("=")[0] for flag in parts.flags}
+        if shows & COMPLETION_FLAGS:
             return [*parts.flags, *parts.overrides]
         given = [override.lstrip("+~").partition("=") for override in parts.overrides]
         check_renamed([(key, value) for key, _, value in given], kinds(schema))
-        named = _named(parts, kinds(schema))
-        allow([*parts.places, *named.values()], parts.classes)
+        named = _named_paths(parts, kinds(schema))
+        allow([*parts.allowed_paths, *named.values()], parts.allowed_classes)
         translated = with_groups(name, translate(parts.overrides))
         line = normalized(translated, kinds(schema), parts.multirun)
         overrides = _parsed(line, kinds(schema))
         if not shows:
             for variant in _variants(overrides, parts.multirun, applies):
-                tried = [*variant, *_search_path(parts)]
-                config = composed(name, tried, with_hydra=True)
+                composed_overrides = [*variant, *_search_path(parts)]
+                config = composed(name, composed_overrides, with_hydra=True)
                 check_hydra(config.hydra)
-                settings = typed(schema, without_hydra(config))
+                settings = parse_config(schema, without_hydra(config))
                 values = (attrgetter(key)(settings) for key in named.keys() & kinds(schema))
                 allow(value for value in values if value)
                 check(settings)
-        if parts.multirun and name != SEARCHES:
-            line = [_written_out(override) for override in overrides]
+        if parts.multirun and name != SWEEP_COMMAND:
+            line = [_expand_sweep(override) for override in overrides]
     except ConfigError as error:
         key = str(error).split(":", 1)[0]
-        place = f"conf/{local_overrides.FILE}: " if _is_own(name, key, line) else ""
-        leave(f"{place}{shortened(str(error), LONGEST)}")
+        source = f"conf/{local_overrides.FILE}: " if _is_local_setting(name, key, line) else ""
+        exit_with_error(f"{source}{shortened(str(error), MAX_CHARACTERS)}")
     except (HydraException, OmegaConfBaseException) as error:
-        leave(explain(name, error, tried, schema))
+        exit_with_error(explain(name, error, composed_overrides, schema))
     return [*parts.flags, *line]
 
 
-def _named(parts: Arguments, known: Kinds) -> dict[str, str]:
+def _named_paths(parts: Arguments, known: Kinds) -> dict[str, str]:
     """The typed overrides that name files, key -> value."""
     path_keys = {key for key, (kind, _) in known.items() if kind in PATH_KINDS}
-    typed = [override.partition("=") for override in parts.overrides]
-    return {key: unquoted(value) for word, _, value in typed
-            if (key := word.lstrip("+")) in {*path_keys, *FILES}}  # fmt: skip
+    pairs = [override.partition("=") for override in parts.overrides]
+    return {key: unquoted(value) for word, _, value in pairs
+            if (key := word.lstrip("+")) in {*path_keys, *FILE_OVERRIDES}}  # fmt: skip
 
 
 def _search_path(parts: Arguments) -> list[str]:
@@ -112,12 +121,12 @@ def _search_path(parts: Arguments) -> list[str]:
         ConfigError: a flag that would replace the command's own config.
     """
     words = [word for flag in parts.flags for word in flag.split("=", 1)]
-    for flag in OTHER_CONFIG:
+    for flag in CONFIG_FLAGS:
         if flag in words:
             raise ConfigError(
                 f"{flag}: a command has one config; --config-dir adds a folder of groups to it"
             )
-    folders = [words[i + 1] for i, word in enumerate(words) if word in SEARCH_PATH]
+    folders = [words[i + 1] for i, word in enumerate(words) if word in CONFIG_DIR_FLAGS]
     for folder in folders:
         if not Path(folder).is_dir():
             raise ConfigError(f"--config-dir: there is no folder {folder}")
@@ -143,11 +152,11 @@ def _parsed(line: Sequence[str], known: Kinds) -> list[Override]:
             key, _, value = argument.partition("=")
             # of a violation of the grammar Hydra has no cause, and the parser's jargon
             reason = error.__cause__ if isinstance(error, HydraException) else error
-            why = f" ({cause(reason)})" if reason else ""
+            explanation = f" ({cause(reason)})" if reason else ""
             kind, _ = known.get(key.lstrip("+"), (Kind.MAPPING, False))
             hint = "; text with such characters needs quotes within the shell's own"
             raise ConfigError(
-                f"{key}: {shown(value)} cannot be read as a value{why}"
+                f"{key}: {format_value(value)} cannot be read as a value{explanation}"
                 f"{hint if kind in FREE_KINDS else ''}"
             ) from None
     for override in overrides:
@@ -167,7 +176,9 @@ def _check_override(override: Override, known: Kinds) -> None:
         return
     if not isinstance(override.value(), str):
         choices = sorted(file.stem for file in (CONF / key).glob("*.yaml"))
-        raise ConfigError(f"{key}: {override.get_value_string()} is none of {', '.join(choices)}")
+        raise ConfigError(
+            f"{key}: {override.get_value_string()} is not one of {', '.join(choices)}"
+        )
 
 
 def _variants(
@@ -187,9 +198,9 @@ def _variants(
         keyed = [
             (override.get_key_element(), override) for override in parser.parse_overrides(variant)
         ]
-        others = {key: override.value() for key, override in keyed if key in swept}
+        swept_values = {key: override.value() for key, override in keyed if key in swept}
         yield [line for line, (key, _) in zip(variant, keyed, strict=True)
-               if key not in swept or applies(key, others)]  # fmt: skip
+               if key not in swept or applies(key, swept_values)]  # fmt: skip
 
 
 def _values(override: Override, multirun: bool, parser: OverridesParser) -> list[str]:
@@ -213,7 +224,7 @@ def _values(override: Override, multirun: bool, parser: OverridesParser) -> list
     return [f"{key}={word}" for word in sweep_words(override, parser)]
 
 
-def _written_out(override: Override) -> str:
+def _expand_sweep(override: Override) -> str:
     """A sweep for Hydra's own sweeper, value by value."""
     line = override.input_line or ""
     if not override.is_discrete_sweep():
@@ -222,11 +233,11 @@ def _written_out(override: Override) -> str:
     return f"{override.get_key_element()}={','.join(words)}"
 
 
-def _is_own(name: str, key: str, line: Sequence[str]) -> bool:
+def _is_local_setting(name: str, key: str, line: Sequence[str]) -> bool:
     """Whether a setting comes from conf/local.yaml, and not from the command line."""
     given = any(word.lstrip("+").split("=", 1)[0] == key for word in line)
     if (
         given or key.startswith("conf/") or name not in local_overrides.COMMANDS
     ):  # it says so already
         return False
-    return local_overrides.has(key, CONF)
+    return local_overrides.has_setting(key, CONF)

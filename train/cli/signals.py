@@ -11,7 +11,7 @@ from types import FrameType
 from train.text.terminal import print_in_handler
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # clusters send the latter to preempt a job
-ECHO = 2.0  # seconds within which a launcher forwards the terminal's signal
+ECHO_SECONDS = 2.0  # seconds within which a launcher forwards the terminal's signal
 
 
 @contextmanager
@@ -24,19 +24,19 @@ def graceful_stop(main: bool = True) -> Iterator[Callable[[], bool]]:
     Yields:
         a function that tells whether a stop was requested.
     """
-    since = 0.0
+    requested_at = 0.0
 
     def request(number: int, frame: FrameType | None) -> None:
-        nonlocal since
-        if since and time.monotonic() - since > ECHO:
+        nonlocal requested_at
+        if requested_at and time.monotonic() - requested_at > ECHO_SECONDS:
             raise KeyboardInterrupt
-        if not since and main:
+        if not requested_at and main:
             print_in_handler("finishing this step; Ctrl-C again leaves at once")
-        since = since or time.monotonic()
+        requested_at = requested_at or time.monotonic()
 
-    before = {number: signal.signal(number, request) for number in SIGNALS}
+    old_handlers = {number: signal.signal(number, request) for number in SIGNALS}
     try:
-        yield lambda: bool(since)
+        yield lambda: bool(requested_at)
     finally:
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)

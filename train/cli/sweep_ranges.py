@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override, RangeSweep
 
 from train.errors import ConfigError
 
-MOST_VALUES = 10_000  # of one sweep that is written out value by value
+MAX_VALUES = 10_000  # of one sweep that is written out value by value
 
 
 def range_values(key: str, sweep: RangeSweep) -> tuple[float, float, float, int]:
@@ -45,15 +45,15 @@ def sweep_words(override: Override, parser: OverridesParser) -> list[str]:
     key, sweep = override.get_key_element(), override.value()
     if isinstance(sweep, RangeSweep):
         first, _, step, count = range_values(key, sweep)
-        if count > MOST_VALUES:
-            raise ConfigError(f"{key}: {count} values; a sweep takes {MOST_VALUES} or fewer")
+        if count > MAX_VALUES:
+            raise ConfigError(f"{key}: {count} values; a sweep takes {MAX_VALUES} or fewer")
         begin, by = Decimal(str(first)), Decimal(str(step))
         kind = type(first)
         return [str(kind(begin + i * by)) for i in range(count)]
     try:
         words = list(dict.fromkeys(override.sweep_string_iterator()))
     except ValueError as error:
-        raise ConfigError(f"{key}: {override.input_line} cannot be: {error}") from None
+        raise ConfigError(f"{key}: {override.input_line} is not valid: {error}") from None
     if not words:
         raise ConfigError(f"{key}: {override.input_line} has no value to choose from")
     values = [parser.parse_overrides([f"{key}={word}"])[0].value() for word in words]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from train.config.parsing import cause, suggestion
-from train.config.ranges import Range, is_number, shown
+from train.config.ranges import Range, format_value, is_number
 from train.errors import ConfigError
 from train.text.display import shortened
 
@@ -24,7 +24,7 @@ class Argument:
     Attributes:
         within: the range of a number, or of each of `count` numbers; None: no numbers.
         whole: only integers.
-        also: further values, such as true and false, a word, or null.
+        other_values: further values, such as true and false, a word, or null.
         required: the class has no default for it.
         nested: settings of another class, which are checked by the same table.
     """
@@ -32,13 +32,13 @@ class Argument:
     within: Range | None = None
     whole: bool = False
     count: int = 1
-    also: tuple[Any, ...] = ()
+    other_values: tuple[Any, ...] = ()
     required: bool = False
     nested: bool = False
 
     def accepts(self, value: Any) -> bool:
         """Whether the class accepts a value here."""
-        if any(type(value) is type(other) and value == other for other in self.also):
+        if any(type(value) is type(other) and value == other for other in self.other_values):
             return True
         if self.within is None:
             return False
@@ -53,17 +53,19 @@ class Argument:
 
     def __str__(self) -> str:
         """The accepted values, in words."""
-        others = [shown(value) for value in self.also]
+        alternatives = [format_value(value) for value in self.other_values]
         if self.nested:
-            others.insert(0, "the settings of a class")
+            alternatives.insert(0, "the settings of a class")
         if self.within is None:
-            return " or ".join(others)
+            return " or ".join(alternatives)
         kind = "whole number" if self.whole else "number"
         numbers = f"a {kind}" if self.count == 1 else f"{self.count} {kind}s"
-        return " or ".join([f"{numbers} {self.within}", *others])
+        return " or ".join([f"{numbers} {self.within}", *alternatives])
 
 
-Table = Mapping[str, Mapping[str, Argument]]  # dotted path of a class -> its arguments by name
+ArgumentTable = Mapping[
+    str, Mapping[str, Argument]
+]  # dotted path of a class -> its arguments by name
 
 
 def number(low: float, high: float, **about: Any) -> Argument:
@@ -78,18 +80,20 @@ def whole(low: int, high: int, **about: Any) -> Argument:
 
 def choice(*values: Any) -> Argument:
     """One of these values."""
-    return Argument(also=values)
+    return Argument(other_values=values)
 
 
 def optional(argument: Argument) -> Argument:
     """The same argument, or null."""
-    return replace(argument, also=(*argument.also, None))
+    return replace(argument, other_values=(*argument.other_values, None))
 
 
 FLAG = choice(True, False)
 
 
-def check_arguments(part: str, settings: Mapping[str, Any], table: Table, example: str) -> None:
+def check_arguments(
+    part: str, settings: Mapping[str, Any], table: ArgumentTable, example: str
+) -> None:
     """Rejects settings that the class which they name does not accept.
 
     A class that is not in the table is not imported; its arguments are only checked for NaN.
@@ -103,22 +107,22 @@ def check_arguments(part: str, settings: Mapping[str, Any], table: Table, exampl
     """
     target = settings.get(TARGET)
     if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
-        given = f" {shown(target)}" if target is not None else ""
+        given = f" {format_value(target)}" if target is not None else ""
         raise ConfigError(f"{part}.{TARGET}:{given} must name a class, such as {example}")
     arguments = {str(key): value for key, value in settings.items() if key != TARGET}
-    for key in _not_a_number(part, arguments):
+    for key in _nan_keys(part, arguments):
         raise ConfigError(f"{shortened(key)}: nan is not a number")
     if (known := table.get(target)) is None:
         return
     name = target.rpartition(".")[2]
     for key, value in arguments.items():
         if key not in known:
-            near = suggestion(key, list(known)) or f"; it takes {', '.join(known) or 'nothing'}"
-            raise ConfigError(f"{part}.{shortened(key)}: {name} does not take it{near}")
+            hint = suggestion(key, list(known)) or f"; it takes {', '.join(known) or 'nothing'}"
+            raise ConfigError(f"{part}.{shortened(key)}: {name} has no such argument{hint}")
         if known[key].nested and isinstance(value, Mapping):
             check_arguments(f"{part}.{key}", value, table, example)
         elif not known[key].accepts(value):
-            raise ConfigError(f"{part}.{key}: {shown(value)} must be {known[key]}")
+            raise ConfigError(f"{part}.{key}: {format_value(value)} must be {known[key]}")
     for key, argument in known.items():
         if argument.required and key not in arguments:
             raise ConfigError(f"{part}.{key}: {name} needs it: {argument}")
@@ -154,13 +158,13 @@ def nested_targets(prefix: str, value: Any) -> Iterator[str]:
             yield from nested_targets(prefix, inner)
 
 
-def _not_a_number(prefix: str, value: Any) -> Iterator[str]:
+def _nan_keys(prefix: str, value: Any) -> Iterator[str]:
     """The keys of all NaN values, at any depth."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _not_a_number(f"{prefix}.{key}", inner)
+            yield from _nan_keys(f"{prefix}.{key}", inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _not_a_number(prefix, inner)
+            yield from _nan_keys(prefix, inner)
     elif is_number(value) and math.isnan(value):
         yield prefix

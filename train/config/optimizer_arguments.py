@@ -15,8 +15,8 @@ from train.config.class_arguments import (
     optional,
     whole,
 )
-from train.config.ranges import SHARE, shown
-from train.config.schema import LEARNING_RATE, MOST_STEPS
+from train.config.ranges import SHARE, format_value
+from train.config.schema import LEARNING_RATE, MAX_STEPS
 from train.errors import ConfigError
 
 LR = Argument(LEARNING_RATE, required=True)
@@ -70,7 +70,7 @@ OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
         "d_coef": number(1e-6, 1e6),
         "slice_p": whole(1, 10_000),
     },
-    "dadaptation.DAdaptAdam": {**LR_FREE, "log_every": whole(0, MOST_STEPS)},
+    "dadaptation.DAdaptAdam": {**LR_FREE, "log_every": whole(0, MAX_STEPS)},
     "transformers.optimization.Adafactor": {
         "lr": LR,
         "eps": Argument(EPS.within, count=2),
@@ -87,7 +87,7 @@ OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
         "betas": BETAS,
         "eps": EPS,
         "weight_decay": DECAY,
-        "warmup_steps": whole(0, MOST_STEPS),
+        "warmup_steps": whole(0, MAX_STEPS),
         "r": number(0, 100),
         "weight_lr_power": number(0, 100),
         "foreach": optional(FLAG),
@@ -108,4 +108,4 @@ def check_optimizer(optimizer: Mapping[str, Any]) -> None:
     """
     check_arguments("optimizer", optimizer, OPTIMIZERS, "torch.optim.AdamW")
     if not LR.accepts(lr := optimizer.get("lr")):
-        raise ConfigError(f"optimizer.lr: {shown(lr)} must be {LR}")
+        raise ConfigError(f"optimizer.lr: {format_value(lr)} must be {LR}")

@@ -14,29 +14,23 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 import train.config.resolvers  # noqa: F401  # registers them
 from train.config.ranges import (
-    complaints,
-    declared,
-    shown,
+    format_value,
+    range_errors,
+    range_of,
 )
 from train.config.setting_kinds import (
+    escape_interpolations,
     is_numeric,
-    literal,
 )
 from train.errors import ConfigError
 
 BOOLEANS = {"true", "false", "yes", "no", "on", "off", "y", "n", "1", "0"}  # OmegaConf's words
-
-
-ABSENT = re.compile(r"Interpolation key '([^']*)' not found")
-
-
-LONGEST_NUMBER = 1000  # bits; a float cannot hold an integer of more than 1024
-
-
+MISSING_INTERPOLATION = re.compile(r"Interpolation key '([^']*)' not found")
+MAX_INT_BITS = 1000  # bits; a float cannot hold an integer of more than 1024
 Schema = TypeVar("Schema")
 
 
-def typed(schema: type[Schema], config: DictConfig) -> Schema:
+def parse_config(schema: type[Schema], config: DictConfig) -> Schema:
     """The config as an instance of `schema`; every key, type and range is checked.
 
     Raises:
@@ -45,24 +39,26 @@ def typed(schema: type[Schema], config: DictConfig) -> Schema:
     """
     try:
         values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-        for complaint in _misread(values, schema):
+        for complaint in _type_errors(values, schema):
             raise ConfigError(complaint)
-        merged = OmegaConf.merge(_structured(cast(type, schema)), OmegaConf.create(literal(values)))
+        merged = OmegaConf.merge(
+            _structured(cast(type, schema)), OmegaConf.create(escape_interpolations(values))
+        )
         settings = cast(Schema, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         key = error.full_key or str(error.key)
-        if absent := ABSENT.search(str(error)):
+        if missing := MISSING_INTERPOLATION.search(str(error)):
             raise ConfigError(
-                f"{absent[1]}: there is no such setting any more, or none yet, and {key} takes its "
-                "value from it"
+                f"{missing[1]}: there is no such setting; it was removed or is not defined, and "
+                f"{key} takes its value from it"
             ) from None
         unknown = isinstance(error, ConfigKeyError)
-        near = suggestion(key, keys(_structured(cast(type, schema)))) if unknown else ""
-        within = declared(schema, key)
-        what = f"; it must be a number {within}" if within else near
-        words = "there is no such setting" if unknown else cause(error)
-        raise ConfigError(f"{key}: {words}{what}") from None
-    for complaint in complaints(settings):
+        hint = suggestion(key, dotted_keys(_structured(cast(type, schema)))) if unknown else ""
+        bounds = range_of(schema, key)
+        explanation = f"; it must be a number {bounds}" if bounds else hint
+        message = "there is no such setting" if unknown else cause(error)
+        raise ConfigError(f"{key}: {message}{explanation}") from None
+    for complaint in range_errors(settings):
         raise ConfigError(complaint)
     return settings
 
@@ -73,26 +69,34 @@ def _structured(schema: type) -> DictConfig:
     return cast(DictConfig, OmegaConf.structured(schema))
 
 
-def _misread(values: dict[str, Any], schema: object, prefix: str = "") -> Iterator[str]:
+def _type_errors(values: dict[str, Any], schema: object, prefix: str = "") -> Iterator[str]:
     """Values that OmegaConf would convert to another value, or fail on without a clear message."""
     kinds = get_type_hints(schema) if is_dataclass(schema) else {}
     for name, value in values.items():
         key, kind = f"{prefix}{name}", kinds.get(name)
         if isinstance(value, dict):
-            yield from _misread(value, kind, f"{key}.")
+            yield from _type_errors(value, kind, f"{key}.")
         elif is_dataclass(kind):
             inside = f"{key}.{fields(kind)[0].name}"
-            yield f"{key}: {shown(value)} cannot be; it is a group of settings, such as {inside}"
+            yield (
+                f"{key}: {format_value(value)} is not allowed; it is a group of settings, such as "
+                f"{inside}"
+            )
         elif get_origin(kind) is dict and value is not None:
-            yield f"{key}: {shown(value)} cannot be; it is a list of names and values, as {{a: 1}}"
+            yield (
+                f"{key}: {format_value(value)} is not allowed; it is a list of names and values, "
+                "as {a: 1}"
+            )
         elif get_origin(kind) is list and not _is_list_of_mappings(value):
-            yield f"{key}: {shown(value)} must be a list of settings, as [{{network.rank: 4}}]"
+            yield (
+                f"{key}: {format_value(value)} must be a list of settings, as [{{network.rank: 4}}]"
+            )
         elif kind is bool and str(value).lower() not in BOOLEANS:
-            yield f"{key}: {shown(value)} must be true or false"
+            yield f"{key}: {format_value(value)} must be true or false"
         elif isinstance(value, str) and "${" in value and is_numeric(kind):
-            yield f"{key}: {shown(value)} must be a number"
-        elif kind is not str and isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:
-            yield f"{key}: {shown(value)} is too large a number"
+            yield f"{key}: {format_value(value)} must be a number"
+        elif kind is not str and isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
+            yield f"{key}: {format_value(value)} is too large a number"
 
 
 def _is_list_of_mappings(value: Any) -> bool:
@@ -100,23 +104,23 @@ def _is_list_of_mappings(value: Any) -> bool:
     return isinstance(items, list) and all(isinstance(item, dict) for item in items)
 
 
-def keys(config: DictConfig, prefix: str = "") -> list[str]:
+def dotted_keys(config: DictConfig, prefix: str = "") -> list[str]:
     """Dotted names of all settings and groups in a config."""
     names: list[str] = []
     for name, value in cast(dict[str, Any], OmegaConf.to_container(config)).items():
         names.append(f"{prefix}{name}")
         if isinstance(value, dict):
-            names += keys(OmegaConf.create(value), f"{prefix}{name}.")
+            names += dotted_keys(OmegaConf.create(value), f"{prefix}{name}.")
     return names
 
 
 def suggestion(key: str, known: list[str]) -> str:
     """`; did you mean X?` for the known key nearest to `key`, or an empty text."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near and near[0] != key else ""
+    similar = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {similar[0]}?" if similar and similar[0] != key else ""
 
 
 def cause(error: BaseException) -> str:
     """An exception in one line: its first line, or its type if it has no message."""
-    words = str(error).strip().splitlines()
-    return words[0][:300] if words else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -8,7 +8,7 @@ from typing import Any, cast, get_type_hints
 
 NAMES = "names"  # key of a dictionary's metadata: its valid entries
 RANGE = "range"  # key of a field's metadata; for a dictionary, the range of its values
-LONGEST = 60  # characters of a value in a message
+MAX_CHARACTERS = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Range:
         return above and below
 
     def __str__(self) -> str:
-        low, high = plain(self.low), plain(self.high)
+        low, high = format_number(self.low), format_number(self.high)
         if self.open_low:
             return f"above {low} and {'below' if self.open_high else 'at most'} {high}"
         return f"from {low} to {'below ' if self.open_high else ''}{high}"
 
 
 SHARE = Range(0, 1, open_high=True)
-UP_TO_ALL = Range(0, 1)
+UNIT_INTERVAL = Range(0, 1)
 SEED = Range(0, 2**32)
 
 
@@ -53,14 +53,14 @@ def limited(default: Any, within: Range) -> Any:
     return field(default=default, metadata={RANGE: within})
 
 
-def declared(schema: Any, key: str) -> Range | None:
+def range_of(schema: Any, key: str) -> Range | None:
     """The range of a dotted key of a dataclass, at any depth; None if it declares none."""
     name, _, rest = key.partition(".")
     for one in fields(schema):
         if one.name == name and RANGE in one.metadata:
             return cast(Range, one.metadata[RANGE])
         if one.name == name and rest and is_dataclass(kind := get_type_hints(schema)[name]):
-            return declared(kind, rest)
+            return range_of(kind, rest)
     return None
 
 
@@ -69,33 +69,37 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def plain(number: float) -> str:
+def format_number(number: float) -> str:
     """A number in plain notation: 10000000 rather than 1e+07, 1e-06 rather than 0.000001."""
     whole = number == number // 1 and abs(number) < 1e12
     return str(int(number)) if whole else f"{number:g}"
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """A value in a message, as it is typed, truncated if long."""
     words = {"None": "null", "True": "true", "False": "false"}
     text = repr(value)
-    return shortened(words.get(text, text), LONGEST)
+    return shortened(words.get(text, text), MAX_CHARACTERS)
 
 
-def shortened(text: str, most: int) -> str:
+def shortened(text: str, max_length: int) -> str:
     """A text of about `most` characters; a longer one loses its middle."""
-    return text if len(text) <= most else f"{text[: most - most // 4]}...{text[-most // 4 :]}"
+    return (
+        text
+        if len(text) <= max_length
+        else f"{text[: max_length - max_length // 4]}...{text[-max_length // 4 :]}"
+    )
 
 
-def complaints(config: Any, prefix: str = "") -> Iterator[str]:
+def range_errors(config: Any, prefix: str = "") -> Iterator[str]:
     """Messages about values out of range in a dataclass and in nested ones."""
     for one in fields(config):
         key, value = f"{prefix}{one.name}", getattr(config, one.name)
         if is_dataclass(value):
-            yield from complaints(value, f"{key}.")
-        if (within := one.metadata.get(RANGE)) is None or value is None:
+            yield from range_errors(value, f"{key}.")
+        if (bounds := one.metadata.get(RANGE)) is None or value is None:
             continue
         values = value if isinstance(value, Mapping) else {"": value}
         for name, number in values.items():
-            if number not in within:
-                yield f"{key}{name and f'.{name}'}: {shown(number)} must be {within}"
+            if number not in bounds:
+                yield f"{key}{name and f'.{name}'}: {format_value(number)} must be {bounds}"

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from train.config.ranges import is_number
 from train.config.schema import is_lr_free
 
-LARGEST_COUNT = 1e15  # a larger number is not a count, and the check of its key rejects it
+MAX_COUNT = 1e15  # a larger number is not a count, and the check of its key rejects it
 
 
 def _by_optimizer(adamw: float, lion: float, *, _root_: DictConfig) -> float:
@@ -26,7 +26,7 @@ def _times(number: Any, factor: float) -> str:
 
 def _share(number: Any, share: float) -> Any:
     """A share of a count, rounded, at least 1; see `_times` for anything but a count."""
-    countable = is_number(number) and abs(number) < LARGEST_COUNT
+    countable = is_number(number) and abs(number) < MAX_COUNT
     return max(1, round(number * share)) if countable else number
 
 

@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from train.config.ranges import (
     SEED,
     SHARE,
-    UP_TO_ALL,
+    UNIT_INTERVAL,
     Range,
     limited,
     ranged,
@@ -30,14 +30,14 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 # locations and hardware in DataConfig and BaseConfig: they do not affect the result
 DATA_LOCATION_KEYS = ("path", "dataset_config", "regularization_path", "validation_path")
 BASE_LOCATION_KEYS = ("path", "device", "compile")
-OWN_DEFAULTS = "own_defaults"  # in the defaults lists of conf/train.yaml, sweep and evaluate
+LOCAL_DEFAULTS = "own_defaults"  # in the defaults lists of conf/train.yaml, sweep and evaluate
 LR_FREE_OPTIMIZERS = ("Prodigy", "DAdapt")  # prefixes of optimizers that estimate their step size
 EMBEDDED = "puppets"  # the value of `base.path` and `data.path` for the embedded ones
 EMBEDDED_BASE = Path(__file__).parents[1] / "puppets" / "weights" / "base"
-HIGHEST_RANK = 320  # the narrowest layer of Stable Diffusion 1.x has this many directions
+MAX_RANK = 320  # the narrowest layer of Stable Diffusion 1.x has this many directions
 ALPHA = Range(1e-4, 10_000)
 LEARNING_RATE = Range(1e-12, 1e6)
-MOST_EPOCHS, MOST_STEPS = 100_000, 10_000_000
+MAX_EPOCHS, MAX_STEPS = 100_000, 10_000_000
 
 
 @dataclass
@@ -97,10 +97,10 @@ class BaseConfig:
 class NetworkConfig:
     """Size of the adapters; kohya's network_dim and network_alpha are rank and alpha."""
 
-    rank: int = ranged(16, 1, HIGHEST_RANK)
+    rank: int = ranged(16, 1, MAX_RANK)
     alpha: float | None = limited(None, ALPHA)
     alpha_ratio: float | None = ranged(None, 1e-4, 100)
-    conv_rank: int = ranged(0, 0, HIGHEST_RANK)
+    conv_rank: int = ranged(0, 0, MAX_RANK)
     conv_alpha: float | None = limited(None, ALPHA)
     dropout: float = limited(0.0, SHARE)
     text_encoder: bool = False
@@ -126,9 +126,9 @@ class SchedulerConfig:
     """The learning rate over the steps."""
 
     name: str = choice_field("constant")
-    warmup_ratio: float = limited(0.0, UP_TO_ALL)
-    warmup_steps: int | None = ranged(None, 0, MOST_STEPS)
-    warmup_epochs: float | None = ranged(None, 0, MOST_EPOCHS)
+    warmup_ratio: float = limited(0.0, UNIT_INTERVAL)
+    warmup_steps: int | None = ranged(None, 0, MAX_STEPS)
+    warmup_epochs: float | None = ranged(None, 0, MAX_EPOCHS)
     num_cycles: int = ranged(1, 1, 10_000)
     power: float = ranged(1.0, 0.01, 100)
     min_lr_ratio: float = limited(0.0, SHARE)
@@ -139,13 +139,13 @@ class SchedulerConfig:
 class TrainingConfig:
     """Length, batch size, loss, and files of a training."""
 
-    epochs: int = ranged(10, 1, MOST_EPOCHS)
-    max_steps: int | None = ranged(None, 1, MOST_STEPS)
+    epochs: int = ranged(10, 1, MAX_EPOCHS)
+    max_steps: int | None = ranged(None, 1, MAX_STEPS)
     batch_size: int = ranged(1, 1, 4096)
     gradient_accumulation: int = ranged(1, 1, 10_000)
     gradient_checkpointing: bool = False
-    save_every: int | None = ranged(1, 1, MOST_EPOCHS)
-    save_last: int | None = ranged(None, 1, MOST_EPOCHS)
+    save_every: int | None = ranged(1, 1, MAX_EPOCHS)
+    save_last: int | None = ranged(None, 1, MAX_EPOCHS)
     max_grad_norm: float = ranged(1.0, 0, 1e6)
     caption_dropout: float = limited(0.0, SHARE)
     min_snr_gamma: float | None = ranged(None, 0.01, 1000)
@@ -204,4 +204,4 @@ def is_lr_free(target: str) -> bool:
 
 
 # train/cli/local_overrides.py fills it with the user's own defaults
-ConfigStore.instance().store(OWN_DEFAULTS, {})
+ConfigStore.instance().store(LOCAL_DEFAULTS, {})

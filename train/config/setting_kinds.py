@@ -119,16 +119,16 @@ def is_numeric(hint: Any) -> bool:
     return all(option in (*NUMBERS, type(None)) for option in options)
 
 
-def literal(value: Any) -> Any:
+def escape_interpolations(value: Any) -> Any:
     """A value, including nested ones, in which OmegaConf finds no interpolation.
 
     OmegaConf resolves `${...}` anywhere in a text. `\\${` is a literal `${`, and backslashes before
     that count twice.
     """
     if isinstance(value, dict):
-        return {key: literal(item) for key, item in value.items()}
+        return {key: escape_interpolations(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [literal(item) for item in value]
+        return [escape_interpolations(item) for item in value]
     if isinstance(value, str) and "${" in value:
         return INTERPOLATION.sub(lambda match: match[1] * 2 + r"\${", value)
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from train.config.schema import DataConfig
 from train.errors import ConfigError
 
-SAY = "a rare word and the class word, as in data.trigger='sks person'"
+TRIGGER_EXAMPLE = "a rare word and the class word, as in data.trigger='sks person'"
 
 
 def check_trigger(data: DataConfig) -> None:
@@ -18,4 +18,4 @@ def check_trigger(data: DataConfig) -> None:
         ConfigError: there is none.
     """
     if not data.trigger_words:
-        raise ConfigError(f"data.trigger: must name the subject to ask for it: {SAY}")
+        raise ConfigError(f"data.trigger: must name the subject to ask for it: {TRIGGER_EXAMPLE}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.data.folders.wording import agreed, counted, some
-from train.data.image_checks import ExaminedImage, copies, one_background
+from train.data.folders.wording import count_noun, first_names, plural_form
+from train.data.image_checks import ExaminedImage, find_copies, has_one_background
 from train.data.images.image import TrainingImage
 from train.text.display import readable
 
@@ -15,58 +15,58 @@ def advice(
     training: Sequence[TrainingImage],
     validation: Sequence[TrainingImage],
     examined: dict[Path, ExaminedImage],
-    few: int,
+    min_images: int,
 ) -> list[str]:
     """Warnings about the images themselves.
 
     Args:
         examined: the properties of each file.
-        few: the number of images below which there are too few.
+        min_images: the number of images below which there are too few.
     """
-    shown = {image.path: examined[image.path] for image in training}
-    pairs = copies(shown)
-    transparent = [file for file, image in shown.items() if image.has_transparency]
-    animated = [file for file, image in shown.items() if image.animated]
+    by_path = {image.path: examined[image.path] for image in training}
+    pairs = find_copies(by_path)
+    transparent = [file for file, image in by_path.items() if image.has_transparency]
+    animated = [file for file, image in by_path.items() if image.animated]
     lines: list[str] = []
-    if len({image.content for image in shown.values()}) == 1:
+    if len({image.content for image in by_path.values()}) == 1:
         lines.append(
-            "there is only one picture to train on, so likeness (subject_fidelity) has no scale: "
-            "that is how alike the pictures are to each other; one more gives it one"
+            "there is only one image to train on, so likeness (subject_fidelity) has no scale: "
+            "that is how alike the images are to each other; one more gives it one"
         )
-    if len(training) < few:
+    if len(training) < min_images:
         lines.append(
-            f"{counted(len(training), 'picture')} {agreed(len(training), 'is', 'are')} few; {few} "
-            "and more overfit later (data.min_images_warning)"
+            f"only {count_noun(len(training), 'image')}; {min_images} or more overfit later "
+            "(data.min_images_warning)"
         )
     if not validation:
-        lines.append("no picture is held out: there will be no validation_loss")
+        lines.append("no image is held out: there will be no validation_loss")
     if pairs:
         names = " and ".join(readable(file.name) for file in pairs[0])
         lines.append(
-            f"{counted(len(pairs), 'picture')} {agreed(len(pairs), 'is', 'are')} there twice (as "
-            f"{names}) and {agreed(len(pairs), 'counts', 'count')} double"
+            f"{count_noun(len(pairs), 'image')} {plural_form(len(pairs), 'occurs', 'occur')} "
+            f"twice (such as {names}) and {plural_form(len(pairs), 'counts', 'count')} double"
         )
     if transparent:
-        verb = agreed(len(transparent), "is", "are")
+        verb = plural_form(len(transparent), "is", "are")
         lines.append(
-            f"{counted(len(transparent), 'picture')} {verb} see-through "
-            f"({some(transparent)}): placed on white"
+            f"{count_noun(len(transparent), 'image')} {verb} transparent "
+            f"({first_names(transparent)}): composited onto white"
         )
     if animated:
-        verb = agreed(len(animated), "has", "have")
+        verb = plural_form(len(animated), "has", "have")
         lines.append(
-            f"{counted(len(animated), 'picture')} {verb} several frames or pages "
-            f"({some(animated)}): "
+            f"{count_noun(len(animated), 'image')} {verb} several frames or pages "
+            f"({first_names(animated)}): "
             "only the first one is read"
         )
-    if one_background(list(shown.values())):
+    if has_one_background(list(by_path.values())):
         lines.append(
-            "the borders of all the pictures look the same: with one background the LoRA learns it "
+            "the borders of all the images look the same: with one background the LoRA learns it "
             "along with the subject; add others, or name it in the captions"
         )
-    if any(picture.subset.flip for picture in training):
+    if any(image.subset.flip for image in training):
         lines.append(
-            "pictures are flipped: wrong for a subject whose sides differ (a parting, a scar, "
+            "images are flipped: wrong for a subject whose sides differ (a parting, a scar, "
             "writing)"
         )
     return lines

@@ -30,7 +30,7 @@ class Batches:
     sequence: list[tuple[Size, int]]
     batch_size: int
 
-    def has(self, order: dict[Size, list[int]]) -> bool:
+    def matches(self, order: dict[Size, list[int]]) -> bool:
         """Whether an order is a permutation of these buckets."""
         return {size: sorted(rows) for size, rows in order.items()} == {
             size: sorted(rows) for size, rows in self.buckets.items()
@@ -71,8 +71,8 @@ def crops_of(images: Sequence[TrainingImage], config: DataConfig) -> list[Crop]:
     Raises:
         DataError: an image is too small for a bucket.
     """
-    general = framing_of(config)
-    return [crop_of(image, image.subset.framing or general) for image in images]
+    default_framing = framing_of(config)
+    return [crop_of(image, image.subset.framing or default_framing) for image in images]
 
 
 def crop_of(image: TrainingImage, framing: Framing) -> Crop:

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 
 from train.config.schema import DataConfig, TrialConfig
 from train.data.advice import advice
-from train.data.folders.wording import agreed, counted
+from train.data.folders.wording import count_noun, plural_form
 from train.data.images.image import DataError, TrainingImage
 from train.data.reader import DatasetReader
-from train.data.regularization import balanced
+from train.data.regularization import balance_regularization
 from train.data.size_report import lines_before_training
-from train.data.validation_split import split, without
+from train.data.validation_split import split, without_contents
 
-MOST_SHOWN = 1_000_000  # images of an epoch, repeats included: its order is a list of them
+# images of an epoch, repeats included: its order is a list of them
+MAX_IMAGES_PER_EPOCH = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,10 @@ class Dataset:
         repeats = sorted({image.repeats for image in self.training})
         times = f"{repeats[0]} to {repeats[-1]} repeats"
         if len(repeats) == 1:
-            times = counted(repeats[0], "repeat")
+            times = count_noun(repeats[0], "repeat")
         lines = [
-            f"{counted(len(self.training), 'training picture')} x {times}, "
-            f"{counted(captions, 'different caption')}; {len(self.validation)} held out for "
+            f"{count_noun(len(self.training), 'training image')} x {times}, "
+            f"{count_noun(captions, 'different caption')}; {len(self.validation)} held out for "
             "validation"
         ]
         warnings = [*self.warnings]
@@ -88,44 +89,44 @@ def load_dataset(config: DataConfig) -> Dataset:
     regularization = [i for i in images if i.subset.regularization] + reader.regularization()
     subject = [image for image in images if not image.subset.regularization]
     if not subject:
-        raise DataError(f"{reader.key}: holds only regularization pictures")
+        raise DataError(f"{reader.key}: holds only regularization images")
     validation = reader.held_out()
     if validation is None:
         training, validation = split(subject, config.validation_fraction, config.validation_seed)
     else:
-        training = without(subject, {image.content for image in validation})
+        training = without_contents(subject, {image.content for image in validation})
     if not training:
-        raise DataError("data.validation_path: holds all the pictures of the training folder")
+        raise DataError("data.validation_path: holds all the images of the training folder")
     contents = {image.content for image in validation}
-    shown = sum(image.repeats for image in training)
-    if shown > max(MOST_SHOWN, len(training)):
+    images_shown = sum(image.repeats for image in training)
+    if images_shown > max(MAX_IMAGES_PER_EPOCH, len(training)):
         raise DataError(
-            f"{reader.key}: an epoch would show {shown:,} pictures "
-            f"({counted(len(training), 'picture')} with their repeats), and {MOST_SHOWN:,} is the "
-            "most: take fewer repeats (data.repeats, num_repeats, or the number in a folder's "
-            "name) and more epochs"
+            f"{reader.key}: an epoch would show {images_shown:,} images "
+            f"({count_noun(len(training), 'image')} with their repeats), and "
+            f"{MAX_IMAGES_PER_EPOCH:,} is the most: take fewer repeats (data.repeats, num_repeats, "
+            "or the number in a folder's name) and more epochs"
         )
-    others = without(regularization, contents)
-    prior = balanced(others, shown)
+    usable = without_contents(regularization, contents)
+    repeated = balance_regularization(usable, images_shown)
     for unused, why in (
-        (len(regularization) - len(others), "they are equal to held-out ones"),
-        (len(others) - len(prior), "there are more of them than of the subject's"),
+        (len(regularization) - len(usable), "they are equal to held-out ones"),
+        (len(usable) - len(repeated), "there are more of them than of the subject's"),
     ):
         if unused:
             reader.warnings.append(
-                f"{unused} of {counted(len(regularization), 'regularization picture')} "
-                f"{agreed(unused, 'is', 'are')} not used: {why}"
+                f"{unused} of {count_noun(len(regularization), 'regularization image')} "
+                f"{plural_form(unused, 'is', 'are')} not used: {why}"
             )
     return Dataset(
         training=tuple(training),
         validation=tuple(validation),
         trigger=reader.trigger,
-        fingerprint=_fingerprint(training, validation, prior),
+        fingerprint=_fingerprint(training, validation, repeated),
         warnings=(
             *reader.warnings,
             *advice(training, validation, reader.examined, config.min_images_warning),
         ),
-        regularization=tuple(prior),
+        regularization=tuple(repeated),
         batch_sizes=batch_sizes,
     )
 
@@ -139,11 +140,11 @@ def _fingerprint(
     for part in (training, validation, regularization):
         digest.update(f"{len(part)}\0".encode())
         for image in part:
-            about = (
+            entry = (
                 image.sha256,
                 image.caption,
                 image.repeats,
                 image.subset.training_signature,
             )
-            digest.update(f"{about}\0".encode())
+            digest.update(f"{entry}\0".encode())
     return digest.hexdigest()

@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from train.data.images.image import DataError, decode_picture
-from train.data.images.limits import LARGEST
+from train.data.images.image import DataError, decode_image
+from train.data.images.limits import MAX_BYTES
 from train.data.images.rgb import strips
 from train.files.untrusted import UntrustedFileError, opened
 from train.text.display import shortened
 
 SIDE, EDGE = 32, 3  # pixels: of the small copy, and of its left, upper and right borders
-ALIKE = 16.0  # of 255: borders that vary less between images are one background
+MAX_BORDER_DEVIATION = 16.0  # of 255: borders that vary less between images are one background
 BLOCK = 2**20  # bytes of a file that are hashed at a time
-ENOUGH = 4  # distinct images that such a finding needs
+MIN_DISTINCT_IMAGES = 4  # distinct images that such a finding needs
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ def examine(file: Path) -> ExaminedImage:
     Raises:
         DataError: it cannot be read.
     """
-    decoded = decode_picture(file)
-    picture = decoded.picture
-    content = hashlib.sha256(f"{picture.size}".encode())
-    for _, strip in strips(picture):
+    decoded = decode_image(file)
+    image = decoded.image
+    content = hashlib.sha256(f"{image.size}".encode())
+    for _, strip in strips(image):
         content.update(strip.tobytes())
-    small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
+    small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
     sides = small[EDGE:, :EDGE], small[EDGE:, -EDGE:], small[:EDGE]
     return ExaminedImage(
         sha256=_sha256(file),
         content=content.hexdigest(),
-        size=picture.size,
+        size=image.size,
         has_transparency=decoded.has_transparency,
         animated=decoded.animated,
         border=np.concatenate([side.reshape(-1, 3) for side in sides]),
@@ -76,7 +76,7 @@ def _sha256(file: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with opened(file, LARGEST) as stream:
+        with opened(file, MAX_BYTES) as stream:
             while block := stream.read(BLOCK):
                 digest.update(block)
     except (OSError, UntrustedFileError) as error:
@@ -84,18 +84,18 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def one_background(examined: Sequence[ExaminedImage]) -> bool:
+def has_one_background(examined: Sequence[ExaminedImage]) -> bool:
     """Whether the borders of distinct images are all alike, as with one backdrop or fixed camera.
 
     One room from several sides is not detected; plain backdrops and frames are.
     """
     different = list({image.content: image.border for image in examined}.values())
-    if len(different) < ENOUGH:
+    if len(different) < MIN_DISTINCT_IMAGES:
         return False
-    return float(np.stack(different).std(axis=0).mean()) < ALIKE
+    return float(np.stack(different).std(axis=0).mean()) < MAX_BORDER_DEVIATION
 
 
-def copies(examined: dict[Path, ExaminedImage]) -> list[tuple[Path, Path]]:
+def find_copies(examined: dict[Path, ExaminedImage]) -> list[tuple[Path, Path]]:
     """Pairs of files with identical pixels."""
     ordered = sorted(examined, key=lambda file: examined[file].content)
     return [(a, b) for a, b in pairwise(ordered) if examined[a].content == examined[b].content]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from train.config.schema import EMBEDDED, DataConfig
-from train.config.trigger_check import SAY
+from train.config.trigger_check import TRIGGER_EXAMPLE
 from train.data.batching import crop_of
 from train.data.captions.caption_checks import caption_warnings
 from train.data.captions.caption_files import (
@@ -16,15 +16,15 @@ from train.data.captions.caption_files import (
     read_caption,
 )
 from train.data.folders.dataset_toml import class_of, read_dataset_config
-from train.data.folders.folder_contents import contents_of, existing_folder, no_picture_in
+from train.data.folders.folder_contents import contents_of, existing_folder, no_image_message
 from train.data.folders.folder_layouts import read_layout
-from train.data.folders.wording import agreed, by_kind, counted, some
+from train.data.folders.wording import count_by_extension, count_noun, first_names, plural_form
 from train.data.image_checks import ExaminedImage, examine
 from train.data.images.buckets import framing_of
 from train.data.images.image import DataError, TrainingImage
 from train.data.images.subset import Subset
 from train.files.paths import expanded
-from train.text.display import readable, worded
+from train.text.display import name_as_words, readable
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "puppets" / "pictures" / "narrow"
 SKIP = "skip"
@@ -43,18 +43,18 @@ class DatasetReader:
     def __init__(self, config: DataConfig) -> None:
         self.config = config
         self.key = "data.dataset_config" if config.dataset_config else "data.path"
-        self.trigger = worded(" ".join(config.trigger_words.split()))
+        self.trigger = name_as_words(" ".join(config.trigger_words.split()))
         self.warnings: list[str] = []
         self.examined: dict[Path, ExaminedImage] = {}
         self.framing = framing_of(config)
         embedded = config.path == EMBEDDED
         self.folder = str(EMBEDDED_FOLDER) if embedded else config.path
-        self.inside: Path | None = None  # a folder of held-out images in the subject's folder
+        self.validation_folder: Path | None = None  # held-out images in the subject's folder
         self.defaults = Subset(
             folder=Path(self.folder),
             captions=Path(self.folder),
             extension=config.caption_extension,
-            class_words=worded(" ".join(config.default_caption.split())),
+            class_words=name_as_words(" ".join(config.default_caption.split())),
             repeats=config.repeats,
             shuffle_caption=config.shuffle_caption,
             keep_tokens=config.keep_tokens,
@@ -65,7 +65,7 @@ class DatasetReader:
     def subject(self) -> tuple[list[TrainingImage], tuple[int, ...]]:
         """The images to train on, and the batch sizes of a dataset_config."""
         if not self.config.dataset_config:
-            images, self.inside = self._read_layout(self.folder, self.key, self.defaults)
+            images, self.validation_folder = self._read_layout(self.folder, self.key, self.defaults)
             return images, ()
         if self.config.path != EMBEDDED:
             self.warnings.append("data.path is not read: data.dataset_config names the folders")
@@ -87,7 +87,7 @@ class DatasetReader:
         """The images of a validation folder, after `subject` was read; None if there is no such
         folder."""
         path = self.config.validation_path
-        folder = path if path is not None else self.inside
+        folder = path if path is not None else self.validation_folder
         if folder is None:
             return None
         key = self.key if path is None else "data.validation_path"
@@ -118,14 +118,14 @@ class DatasetReader:
             DataError: there are none, or one is broken and `data.on_error` is not skip.
         """
         contents = contents_of(existing_folder(subset.folder, key), key)
-        if not contents.pictures:
-            raise DataError(f"{key}: {no_picture_in(subset.folder)}")
-        apart = contents_of(subset.captions, key) if subset.captions != subset.folder else None
-        files = CaptionFiles([*(apart.others if apart else []), *contents.others],
+        if not contents.images:
+            raise DataError(f"{key}: {no_image_message(subset.folder)}")
+        separate = contents_of(subset.captions, key) if subset.captions != subset.folder else None
+        files = CaptionFiles([*(separate.others if separate else []), *contents.others],
                              subset.extension)  # fmt: skip
         images, captions, broken = [], [], []
-        for file in contents.pictures:
-            caption_file = files.of(file)
+        for file in contents.images:
+            caption_file = files.file_of(file)
             try:
                 examined = self.examined.get(file) or examine(file)
                 caption = Caption("")
@@ -139,7 +139,7 @@ class DatasetReader:
                 crop_of(image, subset.framing or self.framing)
             except DataError as error:
                 if self.config.on_error != SKIP:
-                    raise DataError(f"{error}; data.on_error=skip goes on without it") from error
+                    raise DataError(f"{error}; data.on_error=skip continues without it") from error
                 broken.append(str(error))
                 continue
             self.examined[file] = examined
@@ -148,19 +148,20 @@ class DatasetReader:
         self.warnings += [f"skipped: {words}" for words in broken]
         if not images:
             raise DataError(
-                f"{key}: every picture in {readable(str(subset.folder))} is broken ({broken[0]})"
+                f"{key}: every image in {readable(str(subset.folder))} is broken ({broken[0]})"
             )
         uncaptioned = [i.path for i, c in zip(images, captions, strict=True) if not c.text]
         if uncaptioned and not subset.class_words and self.config.trigger is None:
             raise DataError(
-                f"data.trigger: {len(uncaptioned)} of {counted(len(images), 'picture')} in "
-                f"{readable(subset.folder.name)} {agreed(len(uncaptioned), 'has', 'have')} no "
-                f"caption ({some(uncaptioned)}); give {SAY}, or data.trigger='' for empty captions"
+                f"data.trigger: {len(uncaptioned)} of {count_noun(len(images), 'image')} in "
+                f"{readable(subset.folder.name)} {plural_form(len(uncaptioned), 'has', 'have')} no "
+                f"caption ({first_names(uncaptioned)}); give {TRIGGER_EXAMPLE}, or data.trigger='' "
+                "for empty captions"
             )
         if contents.unread:
             self.warnings.append(
-                f"not read in {readable(subset.folder.name)}: {by_kind(contents.unread)}; "
-                "save pictures as png or jpg"
+                f"not read in {readable(subset.folder.name)}: "
+                f"{count_by_extension(contents.unread)}; save images as png or jpg"
             )
         self.warnings += caption_warnings(subset, images, captions, files, contents, self.trigger)
         return images

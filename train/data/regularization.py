@@ -8,23 +8,25 @@ from dataclasses import replace
 from train.data.images.image import TrainingImage
 
 
-def balanced(regularization: Sequence[TrainingImage], shown: int) -> list[TrainingImage]:
+def balance_regularization(
+    regularization: Sequence[TrainingImage], target: int
+) -> list[TrainingImage]:
     """The images, repeated until an epoch has as many of them as of the subject's.
 
     As in kohya: each has the repeats of its folder, plus one more in turn while there are too few;
     images after the required number are not used.
 
     Args:
-        shown: number of the subject's images in an epoch.
+        target: number of the subject's images in an epoch.
     """
     used: list[TrainingImage] = []
     total = 0
     for image in regularization:
-        if total >= shown:
+        if total >= target:
             break
         used.append(image)
         total += image.repeats
-    turns, rest = divmod(max(0, shown - total), len(used) or 1)
+    turns, rest = divmod(max(0, target - total), len(used) or 1)
     return [
         replace(image, repeats=image.repeats + turns + (index < rest))
         for index, image in enumerate(used)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from train.config.schema import TrialConfig
 from train.data.batching import crops_of, plan_batches
-from train.data.folders.wording import agreed, counted
+from train.data.folders.wording import count_noun, plural_form
 from train.data.images.buckets import Crop
 from train.data.images.image import TrainingImage
 from train.text.display import readable
 
 # how often an image is used in total: the presets recommend 90 to 200 times
-RARELY, OFTEN = 20, 400
-ENLARGED = 1.25  # factor from which on upscaling is visible
+MIN_USES, MAX_USES = 20, 400
+VISIBLE_UPSCALING = 1.25  # factor from which on upscaling is visible
 
 
 def lines_before_training(
@@ -37,14 +37,14 @@ def lines_before_training(
     batches = plan_batches(images, crops, config.training.batch_size)
     lines = [
         f"{'bucket' if config.data.buckets else 'size'} {width}x{height}: "
-        f"{counted(len(set(indices)), 'picture')}, {len(indices)} an epoch"
+        f"{count_noun(len(set(indices)), 'image')}, {len(indices)} per epoch"
         for (width, height), indices in batches.buckets.items()
     ]
     if regularization:
         times = sum(image.repeats for image in regularization)
         lines.append(
-            f"{counted(len(regularization), 'regularization picture')}, shown "
-            f"{counted(times, 'time')} an epoch"
+            f"{count_noun(len(regularization), 'regularization image')}, shown "
+            f"{count_noun(times, 'time')} per epoch"
         )
     settings = config.training
     epochs: float = settings.epochs
@@ -63,36 +63,40 @@ def _warnings(
     warnings = []
     settings = config.training
     times = sum(image.repeats for image in training) * epochs / len(training)
-    if times > OFTEN:
+    if times > MAX_USES:
         warnings.append(
-            f"each picture is seen {times:.0f} times: few pictures for so many repeats and epochs "
+            f"each image is seen {times:.0f} times: too many repeats and epochs for so few images "
             "(100 to 200 are usual)"
         )
-    elif times < RARELY:
-        often = f"{times:.0f} x only" if times >= 1 else "less than once"
-        warnings.append(f"a picture is seen {often} (100 to 200 are usual)")
+    elif times < MIN_USES:
+        often = f"only {count_noun(round(times), 'time')}" if times >= 1 else "less than once"
+        warnings.append(f"an image is seen {often} (100 to 200 are usual)")
     enlarged = [(crop.scale, image) for crop, image in zip(crops, training, strict=False)
-                if crop.scale > ENLARGED]  # fmt: skip
+                if crop.scale > VISIBLE_UPSCALING]  # fmt: skip
     if enlarged:
         scale, smallest = max(enlarged, key=lambda pair: pair[0])
         width, height = smallest.size
-        are, get = agreed(len(enlarged), "is", "are"), agreed(len(enlarged), "gets", "get")
+        are, get = (
+            plural_form(len(enlarged), "is", "are"),
+            plural_form(len(enlarged), "gets", "get"),
+        )
         warnings.append(
-            f"{counted(len(enlarged), 'picture')} {are} smaller than trained and {get} blurred: "
-            f"{readable(smallest.path.name)}, {width}x{height}, is enlarged {scale:.1f} times"
+            f"{count_noun(len(enlarged), 'image')} {are} smaller than the training size and {get} "
+            f"blurred: {readable(smallest.path.name)}, {width}x{height}, is enlarged {scale:.1f} "
+            "times"
         )
     resolution = (config.data.resolution, config.data.height or config.data.resolution)
     framings = [image.subset.framing for image in training]
     if sizes := {framing.resolution for framing in framings if framing} - {resolution}:
-        shown = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
+        listed = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
         warnings.append(
-            f"the dataset_config's resolution {shown} is trained; probes go by data.resolution, "
-            f"{resolution[0]}"
+            f"the dataset_config's resolution {listed} is used for training; probes use "
+            f"data.resolution, {resolution[0]}"
         )
-    if others := {size for size in batch_sizes if size != settings.batch_size}:
-        shown = ", ".join(map(str, sorted(others)))
+    if other_sizes := {size for size in batch_sizes if size != settings.batch_size}:
+        listed = ", ".join(map(str, sorted(other_sizes)))
         warnings.append(
-            f"the dataset_config's batch_size {shown} is not used; training.batch_size is "
+            f"the dataset_config's batch_size {listed} is not used; training.batch_size is "
             f"{settings.batch_size}"
         )
     return warnings

@@ -33,9 +33,9 @@ def split(
         remaining = sorted(contents - held_out)
         count = max(0, min(round(len(contents) * share), len(remaining) - 1))
         held_out |= {*random.Random(number).sample(remaining, count)}
-    return without(images, held_out), [i for i in images if i.content in held_out]
+    return without_contents(images, held_out), [i for i in images if i.content in held_out]
 
 
-def without(images: Sequence[TrainingImage], contents: set[str]) -> list[TrainingImage]:
+def without_contents(images: Sequence[TrainingImage], contents: set[str]) -> list[TrainingImage]:
     """The images whose content is not among these."""
     return [image for image in images if image.content not in contents]

@@ -12,12 +12,12 @@ from uuid import uuid4
 from train.errors import CheckpointError
 from train.text.display import storable
 
-_without_links: set[Path] = set()  # folders below which nothing is written through links
+_link_free_folders: set[Path] = set()  # folders below which nothing is written through links
 
 
-def keep_links_out(folder: Path) -> None:
+def forbid_links(folder: Path) -> None:
     """From now on, nothing is written below this folder through a link, nor if it is one."""
-    _without_links.add(Path(os.path.abspath(folder)))
+    _link_free_folders.add(Path(os.path.abspath(folder)))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -28,7 +28,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Raises:
         CheckpointError: it cannot be written, for example because the disk is full; or its path
-            contains a forbidden link (see `keep_links_out`).
+            contains a forbidden link (see `forbid_links`).
     """
     _refuse_links(path)
     partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
@@ -36,8 +36,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < len(content):
-            wants = f"it takes {len(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
-            raise OSError(errno.ENOSPC, wants)
+            reason = f"it takes {len(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+            raise OSError(errno.ENOSPC, reason)
         with partial.open("xb") as stream:  # a newly created file is not a link
             stream.write(content)
             stream.flush()
@@ -61,9 +61,9 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 def _refuse_links(path: Path) -> None:
     """Raises CheckpointError if the path of a file contains a forbidden link."""
-    place = Path(os.path.abspath(path)).parent
-    within = [place, *place.parents]
-    for folder in _without_links.intersection(within):
-        for one in within[: within.index(folder) + 1]:
-            if one.is_symlink():
-                raise CheckpointError(f"{path} is not written: {one} is a link; remove it")
+    folder_path = Path(os.path.abspath(path)).parent
+    ancestors = [folder_path, *folder_path.parents]
+    for folder in _link_free_folders.intersection(ancestors):
+        for ancestor in ancestors[: ancestors.index(folder) + 1]:
+            if ancestor.is_symlink():
+                raise CheckpointError(f"{path} is not written: {ancestor} is a link; remove it")

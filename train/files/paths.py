@@ -26,9 +26,9 @@ def is_remote(path: str | Path) -> bool:
     return bool(REMOTE.match(str(path)))
 
 
-def is_below(place: Path, folder: Path) -> bool:
+def is_below(path: Path, folder: Path) -> bool:
     """Whether a path is in a folder, after following links; False if it cannot be resolved."""
     try:
-        return place.resolve().is_relative_to(folder.resolve())
+        return path.resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError):  # too long, a NUL character, a loop of links
         return False

@@ -16,32 +16,37 @@ from pathlib import Path
 from train.config.schema import CONF
 from train.files.paths import expanded, is_remote
 
-SHIPPED = (CONF, CONF.parent / "train", CONF.parent / "evaluate")
-PROGRAM = tuple(
+SHIPPED_FOLDERS = (CONF, CONF.parent / "train", CONF.parent / "evaluate")
+PROGRAM_FOLDERS = tuple(
     CONF.parent / name
     for name in ("train", "evaluate", "sweeper", "hydra_plugins", "conf", "bench", "tests")
 )
 # files in the folder of a study, of a trial, and of anything that is logged as a run
-RECORDS = ("optuna.journal", "trial.json", "mlflow.json")
-OF_MLFLOW = ("mlruns", "mlartifacts")  # MLflow's folders, anywhere
-OF_A_STORE, STORE = ("studies", "artifacts"), "mlflow.db"  # folders next to an embedded store
-VARIABLE = "LORASWEEP_ALLOWED"  # an environment variable, which workers inherit
+RECORD_FILES = ("optuna.journal", "trial.json", "mlflow.json")
+MLFLOW_FOLDERS = ("mlruns", "mlartifacts")  # MLflow's folders, anywhere
+STORE_FOLDERS, STORE_FILE = (
+    ("studies", "artifacts"),
+    "mlflow.db",
+)  # folders next to an embedded store
+ENV_VARIABLE = "LORASWEEP_ALLOWED"  # an environment variable, which workers inherit
 
 
-def allow(places: Iterable[str | Path] = (), classes: Iterable[str] = ()) -> None:
+def allow(paths: Iterable[str | Path] = (), classes: Iterable[str] = ()) -> None:
     """Adds what the user has named.
 
     Args:
-        places: folders; a file stands for its folder.
+        paths: folders; a file stands for its folder.
         classes: dotted paths of classes that a file may name.
     """
-    known = _known()
-    known["folders"] += [folder for place in places if (folder := _folder(expanded(place)))]
-    known["classes"] += list(classes)
-    os.environ[VARIABLE] = json.dumps({key: [*dict.fromkeys(all)] for key, all in known.items()})
+    allowed = _load_allowed()
+    allowed["folders"] += [folder for path in paths if (folder := _folder_of(expanded(path)))]
+    allowed["classes"] += list(classes)
+    os.environ[ENV_VARIABLE] = json.dumps(
+        {key: [*dict.fromkeys(all)] for key, all in allowed.items()}
+    )
 
 
-def is_named(place: Path, here: bool = True) -> bool:
+def may_read(path: Path, include_cwd: bool = True) -> bool:
     """Whether a path, after following links, is below a folder that the user has named.
 
     The folder in which the command was started counts as named, unless it is the root of the file
@@ -49,79 +54,79 @@ def is_named(place: Path, here: bool = True) -> bool:
     writing there is `may_write`.
 
     Args:
-        here: whether the folder in which the command was started counts.
+        include_cwd: whether the folder in which the command was started counts.
     """
-    return _is_below(place, [*_named(here), *SHIPPED])
+    return _is_below(path, [*_named_folders(include_cwd), *SHIPPED_FOLDERS])
 
 
-def is_foreign(place: str | Path) -> bool:
+def is_foreign(path: str | Path) -> bool:
     """Whether a text from a file names another machine that the user has not named.
 
     Such a path must not be accessed, not even to check its existence, so this looks at the text
-    only. Use it before any access that precedes `is_named`, which checks it too.
+    only. Use it before any access that precedes `may_read`, which checks it too.
     """
-    if not is_remote(place):
+    if not is_remote(path):
         return False
-    text = str(place)
+    text = str(path)
     if os.name == "posix" and text[0] == "/":
         text = f"/{text.lstrip('/')}"  # on POSIX it is a path of this machine
-    written = Path(os.path.normpath(text))
-    return not any(written.is_relative_to(folder) for folder in _named(True))
+    normalized = Path(os.path.normpath(text))
+    return not any(normalized.is_relative_to(folder) for folder in _named_folders(True))
 
 
-def may_write(place: Path) -> bool:
+def may_write(path: Path) -> bool:
     """Whether a file may name a path to write to: below a folder that the user has named.
 
     Unlike reading, it is never allowed in the program's own folders, nor where studies and MLflow
     keep their records.
     """
-    if not _is_below(place, _named(True)):
+    if not _is_below(path, _named_folders(True)):
         return False
-    real = place.resolve()
+    real = path.resolve()
     return not any(_is_protected(folder) for folder in (real, *real.parents))
 
 
 def _is_protected(folder: Path) -> bool:
     """Whether nothing may be written into a folder that only a file names."""
     name, exists = folder.name.casefold(), os.path.exists
-    if name in OF_MLFLOW or any(exists(folder / record) for record in RECORDS):
+    if name in MLFLOW_FOLDERS or any(exists(folder / record) for record in RECORD_FILES):
         return True
-    if name in OF_A_STORE and exists(folder.parent / STORE):
+    if name in STORE_FOLDERS and exists(folder.parent / STORE_FILE):
         return True
     # compared by inode, since names have several spellings on some systems
-    return exists(folder) and any(exists(ours) and ours.samefile(folder) for ours in PROGRAM)
+    return exists(folder) and any(exists(own) and own.samefile(folder) for own in PROGRAM_FOLDERS)
 
 
-def _is_below(place: Path, folders: Iterable[Path]) -> bool:
-    if is_foreign(place):
+def _is_below(path: Path, folders: Iterable[Path]) -> bool:
+    if is_foreign(path):
         return False
     try:
-        real = place.resolve()
+        real = path.resolve()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL character, a loop of links
         return False
     return any(real.is_relative_to(folder) for folder in folders)
 
 
-def _named(here: bool) -> list[Path]:
+def _named_folders(include_cwd: bool) -> list[Path]:
     """The folders that the user has named."""
-    started = Path.cwd()
-    named = [Path(folder) for folder in _known()["folders"]]
-    return [*named, started] if here and started != Path(started.anchor) else named
+    cwd = Path.cwd()
+    named = [Path(folder) for folder in _load_allowed()["folders"]]
+    return [*named, cwd] if include_cwd and cwd != Path(cwd.anchor) else named
 
 
-def is_allowed(target: str) -> bool:
+def is_allowed_class(target: str) -> bool:
     """Whether the user has allowed this class by name (`--allow-class=`)."""
-    return target in _known()["classes"]
+    return target in _load_allowed()["classes"]
 
 
-def _folder(place: Path) -> str:
+def _folder_of(path: Path) -> str:
     """The folder of a path; empty if it cannot be resolved."""
     try:
-        return str((place.parent if place.is_file() else place).resolve())
+        return str((path.parent if path.is_file() else path).resolve())
     except (OSError, ValueError, RuntimeError):  # reported when it is opened
         return ""
 
 
-def _known() -> dict[str, list[str]]:
-    allowed: dict[str, list[str]] = json.loads(os.environ.get(VARIABLE, "{}"))
+def _load_allowed() -> dict[str, list[str]]:
+    allowed: dict[str, list[str]] = json.loads(os.environ.get(ENV_VARIABLE, "{}"))
     return {"folders": allowed.get("folders", []), "classes": allowed.get("classes", [])}

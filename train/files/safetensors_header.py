@@ -14,12 +14,12 @@ from typing import Annotated
 
 import msgspec
 
-from train.files.untrusted import READ, UntrustedFileError, check_regular, parse_json
-from train.text.display import CONTROL, LONGEST, shortened
+from train.files.untrusted import READ_FLAGS, UntrustedFileError, check_regular, parse_json
+from train.text.display import CONTROL, MAX_PATH_CHARACTERS, shortened
 
-LARGEST_HEADER = 32_000_000  # bytes
-MOST_TENSORS = 50_000  # whole models have some 2,500
-LONGEST_NAME = 1000  # characters of a tensor's name
+MAX_HEADER_BYTES = 32_000_000  # bytes
+MAX_TENSORS = 50_000  # whole models have some 2,500
+MAX_NAME_CHARACTERS = 1000  # characters of a tensor's name
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
     "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -76,29 +76,29 @@ def read_header(file: Path) -> Header:
         OSError: it is missing or cannot be read.
     """
     check_regular(file)
-    with open(os.open(file, READ), "rb") as stream:
-        whole = os.fstat(stream.fileno()).st_size
+    with open(os.open(file, READ_FLAGS), "rb") as stream:
+        file_size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(8), "little")
-        if whole < 8 or length > whole - 8:
-            raise UntrustedFileError(f"the file has {whole} bytes and ends within its header")
-        if length > LARGEST_HEADER:
-            raise UntrustedFileError(f"its header has more than {LARGEST_HEADER / 1e6:g} MB")
+        if file_size < 8 or length > file_size - 8:
+            raise UntrustedFileError(f"the file has {file_size} bytes and ends within its header")
+        if length > MAX_HEADER_BYTES:
+            raise UntrustedFileError(f"its header has more than {MAX_HEADER_BYTES / 1e6:g} MB")
         content = stream.read(length)
     parts = parse_json(content, dict[str, msgspec.Raw], "its header")
-    if len(parts) > MOST_TENSORS:
-        raise UntrustedFileError(f"it has more than {MOST_TENSORS} tensors")
-    about = parts.pop(METADATA, None)
-    raw = bytes(about or b"null")
+    if len(parts) > MAX_TENSORS:
+        raise UntrustedFileError(f"it has more than {MAX_TENSORS} tensors")
+    raw_metadata = parts.pop(METADATA, None)
+    raw = bytes(raw_metadata or b"null")
     metadata = {} if raw == b"null" else parse_json(raw, dict[str, str], METADATA)
     tensors = {name: _stored(name, part) for name, part in parts.items()}
-    _check_offsets(tensors, whole - 8 - length)
+    _check_offsets(tensors, file_size - 8 - length)
     return Header(metadata, tensors, 8 + length)
 
 
 def _stored(name: str, part: msgspec.Raw) -> TensorInfo:
-    if len(name) > LONGEST_NAME or CONTROL.search(name):
+    if len(name) > MAX_NAME_CHARACTERS or CONTROL.search(name):
         raise UntrustedFileError(f"it has a tensor of an impossible name: {shortened(name)}")
-    stored = parse_json(bytes(part), TensorInfo, name[:LONGEST])
+    stored = parse_json(bytes(part), TensorInfo, name[:MAX_PATH_CHARACTERS])
     if stored.dtype not in BITS:
         unknown = shortened(stored.dtype)
         raise UntrustedFileError(f"{shortened(name)}: has numbers of an unknown type, {unknown}")
@@ -108,7 +108,7 @@ def _stored(name: str, part: msgspec.Raw) -> TensorInfo:
     return stored
 
 
-def _check_offsets(tensors: dict[str, TensorInfo], whole: int) -> None:
+def _check_offsets(tensors: dict[str, TensorInfo], total: int) -> None:
     """The bytes of the tensors must be contiguous and fill the rest of the file."""
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
@@ -118,5 +118,5 @@ def _check_offsets(tensors: dict[str, TensorInfo], whole: int) -> None:
                 f"{shortened(name)}: its bytes do not follow those of the one before"
             )
         end = stop
-    if end != whole:
-        raise UntrustedFileError(f"its tensors have {end} bytes, the file has {whole}")
+    if end != total:
+        raise UntrustedFileError(f"its tensors have {end} bytes, the file has {total}")

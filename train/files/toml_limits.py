@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-DEEPEST = 50  # levels of nested lists and inline tables
-MOST_PARTS = 30  # of a dotted key
+MAX_DEPTH = 50  # levels of nested lists and inline tables
+MAX_KEY_PARTS = 30  # of a dotted key
 # Strings and comments, which have no structure. An unclosed string extends to the end of its line,
 # or of the text, since the parser stops there. No alternative fails once it has begun, even if the
 # text ends in a backslash: otherwise each string would be scanned to the end.
@@ -21,17 +21,17 @@ NO_STRUCTURE = re.compile(
 BRACKETS = re.compile(r"[\[\]{}]")
 
 
-def excess(text: str) -> str:
+def toml_excess(text: str) -> str:
     """Why a TOML text exceeds the limits, in words; empty if it does not."""
     masked = NO_STRUCTURE.sub(_masked, text)
     depth = 0
     for bracket in BRACKETS.finditer(masked):
         depth = depth + 1 if bracket[0] in "[{" else max(0, depth - 1)
-        if depth > DEEPEST:
+        if depth > MAX_DEPTH:
             return "is nested too deeply"
     keys = re.sub(r"[^\s.=,{}\[\]#]+", "k", re.sub(r"[ \t]+", "", masked))
-    if "k." * MOST_PARTS in keys:
-        return f"has a key of more than {MOST_PARTS} parts"
+    if "k." * MAX_KEY_PARTS in keys:
+        return f"has a key of more than {MAX_KEY_PARTS} parts"
     return ""
 
 

@@ -21,21 +21,21 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NewType, TypeVar, cast, get_arg
 import msgspec
 import yaml
 
-from train.config.parsing import LONGEST_NUMBER
+from train.config.parsing import MAX_INT_BITS
 from train.errors import UserError
-from train.files.toml_limits import excess
+from train.files.toml_limits import toml_excess
 from train.text.display import shortened
 
-LARGEST = 32_000_000  # bytes of a text
-DEEPEST = 12  # levels of lists and mappings
+MAX_BYTES = 32_000_000  # bytes of a text
+MAX_DEPTH = 12  # levels of lists and mappings
 TREE = 8  # the same for a `Tree`: each level doubles the time to create its type
-MOST_NODES = 500_000  # values, keys and containers of a YAML text
-MOST_PARTS = 2_000_000  # commas and brackets of a JSON text: each may take 300 bytes of memory
-MOST_DIGITS = 301  # of an integer: as many as LONGEST_NUMBER has
+MAX_NODES = 500_000  # values, keys and containers of a YAML text
+MAX_PARTS = 2_000_000  # commas and brackets of a JSON text: each may take 300 bytes of memory
+MAX_DIGITS = 301  # of an integer: as many as MAX_INT_BITS has
 LONG_NUMBER = re.compile(r"(?<![0-9])[0-9]{302}")
 LONG_NUMBER_BYTES = re.compile(LONG_NUMBER.pattern.encode())
 NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-FxXoO_:.]*")  # what YAML may parse as a number
-LONGEST = 200  # characters of a message
+MAX_MESSAGE_CHARACTERS = 200  # characters of a message
 # YAML's tags of plain values; ! alone is a quoted text
 NUMBER_TAGS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 TAGS = {
@@ -44,9 +44,9 @@ TAGS = {
     *(f"tag:yaml.org,2002:{name}" for name in ("str", "bool", "null", "seq", "map")),
 }
 # non-blocking: opening a pipe without a writer would wait forever
-READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
-HELD = "held"  # the only field of the structs in which values are converted
+VALUE_FIELD = "held"  # the only field of the structs in which values are converted
 
 Kind = TypeVar("Kind")
 Scalar = None | bool | int | float | str
@@ -93,84 +93,86 @@ def check_own_file(file: Path) -> None:
 
 
 @contextmanager
-def opened(file: Path, most: int = LARGEST) -> Iterator[BinaryIO]:
+def opened(file: Path, max_bytes: int = MAX_BYTES) -> Iterator[BinaryIO]:
     """A regular file, open for reading.
 
     Args:
-        most: maximum size in bytes.
+        max_bytes: maximum size in bytes.
 
     Raises:
         UntrustedFileError: it is not a regular file, or too large.
         OSError: it is missing or cannot be read.
     """
-    descriptor = os.open(file, READ)
+    descriptor = os.open(file, READ_FLAGS)
     try:
         status = os.fstat(descriptor)
         _check_mode(file, status.st_mode)  # before Python's open, which rejects a folder itself
-        if status.st_size > most:
-            raise _too_large(file, most)
+        if status.st_size > max_bytes:
+            raise _too_large(file, max_bytes)
         with open(descriptor, "rb", closefd=False) as stream:
             yield stream
     finally:
         os.close(descriptor)
 
 
-def read_bytes(file: Path, most: int = LARGEST) -> bytes:
+def read_bytes(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """The content of a regular file.
 
     Args:
-        most: maximum size in bytes, also for files that grow or misstate their size.
+        max_bytes: maximum size in bytes, also for files that grow or misstate their size.
 
     Raises:
         UntrustedFileError: it is not a regular file, or too large.
         OSError: it is missing or cannot be read.
     """
-    with opened(file, most) as stream:
-        content = stream.read(most + 1)
-    if len(content) > most:
-        raise _too_large(file, most)
+    with opened(file, max_bytes) as stream:
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise _too_large(file, max_bytes)
     return content
 
 
-def read_text(file: Path, most: int = LARGEST) -> str:
+def read_text(file: Path, max_bytes: int = MAX_BYTES) -> str:
     """The content of a text in UTF-8.
 
     Raises:
         UntrustedFileError, OSError: see `read_bytes`; also if it is not UTF-8.
     """
-    return _text(read_bytes(file, most), shortened(file))
+    return _text(read_bytes(file, max_bytes), shortened(file))
 
 
-def read_json(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
+def read_json(file: Path, kind: type[Kind], max_bytes: int = MAX_BYTES) -> Kind:
     """The content of a JSON file, see `parse_json`.
 
     Raises:
         UntrustedFileError, OSError: see `read_bytes` and `parse_json`.
     """
-    return parse_json(read_bytes(file, most), kind, shortened(file), most)
+    return parse_json(read_bytes(file, max_bytes), kind, shortened(file), max_bytes)
 
 
-def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LARGEST) -> Kind:
+def parse_json(
+    content: bytes | str, kind: type[Kind], name: str, max_bytes: int = MAX_BYTES
+) -> Kind:
     """A JSON text as a value of a type; NaN and infinity are numbers, as Python writes them.
 
     Args:
         kind: any type that msgspec supports. Free-form parts are `Tree`; never Any, which has no
             limits. Unknown fields are ignored.
         name: of the source, for messages.
-        most: maximum length in characters or bytes.
+        max_bytes: maximum length in characters or bytes.
 
     Raises:
         UntrustedFileError: not JSON, too long, or of another type; the message says where.
     """
-    if len(content) > most:
-        raise UntrustedFileError(f"{name}: is longer than {most} characters")
-    if (count := parts_of(content)) > MOST_PARTS:
-        raise UntrustedFileError(f"{name}: has {count} values, and at most {MOST_PARTS} are read")
+    if len(content) > max_bytes:
+        raise UntrustedFileError(f"{name}: is longer than {max_bytes} characters")
+    if (count := count_parts(content)) > MAX_PARTS:
+        raise UntrustedFileError(f"{name}: has {count} values, and at most {MAX_PARTS} are read")
     try:
         # raw parts are checked when they are decoded
         if msgspec.Raw in get_args(kind) or not _has_long_number(content):
-            wanted: Any = kind
-            decoded: Kind = _decoder(wanted).decode(content)
+            target: Any = kind
+            decoded: Kind = _decoder(target).decode(content)
             return decoded
     except msgspec.ValidationError as error:
         raise UntrustedFileError(f"{name}: {_one_line(error)}") from None
@@ -185,7 +187,7 @@ def parse_json(content: bytes | str, kind: type[Kind], name: str, most: int = LA
     return convert(loaded, kind, name)
 
 
-def parts_of(content: bytes | str) -> int:
+def count_parts(content: bytes | str) -> int:
     """An upper bound of the number of values in a JSON text, by its commas and brackets.
 
     Those in strings count too, although a string takes no more memory than its length.
@@ -208,13 +210,13 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
 
 
-def read_yaml(file: Path, kind: type[Kind], most: int = LARGEST) -> Kind:
+def read_yaml(file: Path, kind: type[Kind], max_bytes: int = MAX_BYTES) -> Kind:
     """The content of a YAML file, see `parse_yaml`.
 
     Raises:
         UntrustedFileError, OSError: see `read_text` and `parse_yaml`.
     """
-    return parse_yaml(read_text(file, most), kind, shortened(file))
+    return parse_yaml(read_text(file, max_bytes), kind, shortened(file))
 
 
 def parse_yaml(text: str, kind: type[Kind], name: str) -> Kind:
@@ -252,8 +254,8 @@ def parse_toml(text: str, kind: type[Kind], name: str) -> Kind:
     Raises:
         UntrustedFileError: not TOML, of another type, or too deep; the message says where.
     """
-    if words := excess(text):
-        raise UntrustedFileError(f"{name}: {words}")
+    if reason := toml_excess(text):
+        raise UntrustedFileError(f"{name}: {reason}")
     try:
         loaded = tomllib.loads(text)
     except ValueError as error:
@@ -268,23 +270,27 @@ def convert(loaded: object, kind: type[Kind], name: str) -> Kind:
         UntrustedFileError: it does not fit, or has too large a number; the message says where.
     """
     if _has_large_number(loaded):
-        raise UntrustedFileError(f"{name}: has a whole number of more than {MOST_DIGITS} digits")
+        raise UntrustedFileError(f"{name}: has a whole number of more than {MAX_DIGITS} digits")
     try:
-        wanted: Any = kind
-        held: Any = msgspec.convert({HELD: loaded}, type=_holder(wanted))
-        return cast(Kind, getattr(held, HELD))
+        target: Any = kind
+        wrapped: Any = msgspec.convert({VALUE_FIELD: loaded}, type=_wrapper_type(target))
+        return cast(Kind, getattr(wrapped, VALUE_FIELD))
     except RecursionError:
         raise UntrustedFileError(f"{name}: is nested too deeply") from None
     except (msgspec.ValidationError, ValueError, TypeError) as error:
-        words = _one_line(error).replace(f" - at `$.{HELD}`", "").replace(f"`$.{HELD}", "`$")
-        raise UntrustedFileError(f"{name}: {words}") from None
+        message = (
+            _one_line(error)
+            .replace(f" - at `$.{VALUE_FIELD}`", "")
+            .replace(f"`$.{VALUE_FIELD}", "`$")
+        )
+        raise UntrustedFileError(f"{name}: {message}") from None
 
 
 @lru_cache(maxsize=200)
-def _holder(kind: Any) -> type[msgspec.Struct]:
+def _wrapper_type(kind: Any) -> type[msgspec.Struct]:
     """A struct with one field: msgspec caches the inspection of a type for structs only, and
     inspecting a `Tree` takes milliseconds."""
-    return msgspec.defstruct("Holder", [(HELD, kind)])
+    return msgspec.defstruct("Holder", [(VALUE_FIELD, kind)])
 
 
 def _has_large_number(loaded: object) -> bool:
@@ -293,7 +299,7 @@ def _has_large_number(loaded: object) -> bool:
     while remaining:
         one = remaining.pop()
         if isinstance(one, int):
-            if one.bit_length() > LONGEST_NUMBER:
+            if one.bit_length() > MAX_INT_BITS:
                 return True
         elif isinstance(one, dict):
             remaining += one.values()
@@ -302,7 +308,7 @@ def _has_large_number(loaded: object) -> bool:
     return False
 
 
-def plain(mapping: Mapping[str, Any]) -> dict[str, Any]:
+def to_plain_values(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """A mapping of plain values as after a JSON round trip: msgspec's structs become mappings."""
     return dict(msgspec.to_builtins(mapping))
 
@@ -311,23 +317,23 @@ def _check_events(text: str, name: str) -> None:
     """Checks the events of a YAML text before anything is constructed."""
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
-        place = f"{name}: line {event.start_mark.line + 1 if event.start_mark else 0}"
+        location = f"{name}: line {event.start_mark.line + 1 if event.start_mark else 0}"
         if isinstance(event, yaml.AliasEvent):
             raise UntrustedFileError(
-                f"{place}: has an alias (*{event.anchor}); write its value out"
+                f"{location}: has an alias (*{event.anchor}); write its value out"
             )
         if (tag := getattr(event, "tag", None)) and tag not in TAGS:
-            raise UntrustedFileError(f"{place}: has the tag {tag}; only plain values are read")
+            raise UntrustedFileError(f"{location}: has the tag {tag}; only plain values are read")
         if isinstance(event, yaml.ScalarEvent) and _is_long_number(event):
             raise UntrustedFileError(
-                f"{place}: has a whole number of more than {MOST_DIGITS} digits"
+                f"{location}: has a whole number of more than {MAX_DIGITS} digits"
             )
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise UntrustedFileError(f"{place}: is nested more than {DEEPEST} levels deep")
-        if count > MOST_NODES:
-            raise UntrustedFileError(f"{name}: has more than {MOST_NODES} values")
+        if depth > MAX_DEPTH:
+            raise UntrustedFileError(f"{location}: is nested more than {MAX_DEPTH} levels deep")
+        if count > MAX_NODES:
+            raise UntrustedFileError(f"{name}: has more than {MAX_NODES} values")
 
 
 def _is_long_number(event: yaml.ScalarEvent) -> bool:
@@ -335,14 +341,14 @@ def _is_long_number(event: yaml.ScalarEvent) -> bool:
 
     A text such as 1:1:1 is a number to the base 60, and the time that it takes is quadratic.
     """
-    if len(event.value) <= MOST_DIGITS:
+    if len(event.value) <= MAX_DIGITS:
         return False
     is_plain = event.implicit[0] and NUMBER.fullmatch(event.value) is not None
     return is_plain or event.tag in NUMBER_TAGS
 
 
-def _too_large(file: Path, most: int) -> UntrustedFileError:
-    size = f"{most / 1e6:g} MB" if most >= 1e6 else f"{most / 1e3:g} KB"
+def _too_large(file: Path, max_bytes: int) -> UntrustedFileError:
+    size = f"{max_bytes / 1e6:g} MB" if max_bytes >= 1e6 else f"{max_bytes / 1e3:g} KB"
     return UntrustedFileError(f"{shortened(file)}: is larger than {size}")
 
 
@@ -362,6 +368,10 @@ def _text(content: bytes, name: str) -> str:
 
 def _one_line(error: Exception) -> str:
     """A message in one line, including the position if it has one."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    words = words[:1].lower() + words[1:]
-    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
+    message = " ".join(str(error).split()) or type(error).__name__
+    message = message[:1].lower() + message[1:]
+    return (
+        message
+        if len(message) <= MAX_MESSAGE_CHARACTERS
+        else f"{message[:MAX_MESSAGE_CHARACTERS]}..."
+    )

@@ -20,7 +20,7 @@ from train.kohya.command_line import DATASET, KOHYA, expand
 from train.kohya.output_paths import check_replaced
 from train.text.display import start_in_utf8
 from train.text.shell import in_shell
-from train.text.terminal import escape_in_streams, leave, print_lines
+from train.text.terminal import escape_in_streams, exit_with_error, print_lines
 from train.validation import check_file_name
 
 ESCAPED = "a value with control characters is written for bash and zsh ($'...'), not for xargs"
@@ -50,7 +50,7 @@ def main() -> None:
         overrides, notes = expand(arguments)
         _check_replaced(overrides)
     except UserError as error:
-        leave(error)
+        exit_with_error(error)
     typed = [in_shell(override) for override in overrides]
     if any(word.startswith("$'") for word in typed):
         notes.append(ESCAPED)

@@ -7,27 +7,33 @@ import re
 from pathlib import Path
 from typing import Any
 
-from train.cli.arguments import SWEPT, quoted, unquoted
+from train.cli.arguments import CHOICE_SWEEP, quoted, unquoted
 from train.config.schema import TrainConfig
 from train.config.setting_kinds import TEXT_KINDS, kinds
 from train.files import permissions
 from train.kohya.named_paths import LOCATION_KEYS
 from train.kohya.translate import Translation, translate
-from train.kohya_toml.lenient_toml import existing
+from train.kohya_toml.lenient_toml import existing_file
 
 KOHYA, DATASET = "kohya", "dataset_config"
 # if the command line has one setting of a row, the files' others in that row are ignored
-RIVALS = (
+EXCLUSIVE_SETTINGS = (
     {"network.alpha", "network.alpha_ratio"},
     {"network.conv_alpha", "network.alpha_ratio"},
     {"scheduler.warmup_ratio", "scheduler.warmup_steps", "scheduler.warmup_epochs"},
     {"training.epochs", "training.max_steps"},
     {"data.path", "data.dataset_config"},
 )
-PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # needs no quotes in Hydra's grammar
-WORDS = ("null", "true", "false", "nan", "inf")  # ... except these, which would not be text
+UNQUOTED = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # needs no quotes in Hydra's grammar
+RESERVED_WORDS = (
+    "null",
+    "true",
+    "false",
+    "nan",
+    "inf",
+)  # ... except these, which would not be text
 # the settings with arbitrary text, which train.cli.arguments quotes for Hydra
-TEXTS = {key for key, (kind, _) in kinds(TrainConfig).items() if kind in TEXT_KINDS}
+TEXT_SETTINGS = {key for key, (kind, _) in kinds(TrainConfig).items() if kind in TEXT_KINDS}
 
 
 def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -42,8 +48,8 @@ def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
     files: dict[str, str] = {}
     rest = []
     for argument in arguments:
-        key, sign, value = argument.partition("=")
-        if sign and key in (KOHYA, DATASET):
+        key, separator, value = argument.partition("=")
+        if separator and key in (KOHYA, DATASET):
             files[key] = value.strip("\"'")
         else:
             rest.append(argument)
@@ -51,9 +57,9 @@ def expand(arguments: list[str]) -> tuple[list[str], list[str]]:
         return arguments, []
     kohya = files.get(KOHYA)
     pairs = [argument.lstrip("+~").partition("=") for argument in rest]
-    typed = {key: unquoted(value) for key, sign, value in pairs if sign}
+    typed = {key: unquoted(value) for key, separator, value in pairs if separator}
     places = [typed[setting] for setting in LOCATION_KEYS.values() if setting in typed]
-    permissions.allow([*(existing(Path(file)) for file in files.values()), *places])
+    permissions.allow([*(existing_file(Path(file)) for file in files.values()), *places])
     translation = translate(Path(kohya) if kohya else None, files.get(DATASET), typed)
     given = {key for key, _, _ in pairs}
     return [*overrides(translation, given), *rest], translation.notes
@@ -65,19 +71,19 @@ def overrides(translation: Translation, given: set[str]) -> list[str]:
     Args:
         given: settings and groups of the command line, which has precedence.
     """
-    rivals = set[str]().union(*(row for row in RIVALS if row & given))
+    excluded = set[str]().union(*(row for row in EXCLUSIVE_SETTINGS if row & given))
     lines = []
     for key, value in translation.settings.items():
         name = key.lstrip("+~")
         argument = name.startswith("optimizer.") and name != "optimizer.lr"
-        if name in given | rivals or (argument and "optimizer" in given):
+        if name in given | excluded or (argument and "optimizer" in given):
             continue
-        written = as_typed(value) if name in TEXTS else quote(value)
-        lines.append(key if key.startswith("~") else f"{key}={written}")
+        text = quote_text(value) if name in TEXT_SETTINGS else quote_value(value)
+        lines.append(key if key.startswith("~") else f"{key}={text}")
     return lines
 
 
-def quote(value: Any) -> str:
+def quote_value(value: Any) -> str:
     """A value in Hydra's grammar, preserving its type."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
@@ -86,25 +92,25 @@ def quote(value: Any) -> str:
     if isinstance(value, int | float):
         return str(value)
     if isinstance(value, list):
-        return f"[{','.join(map(quote, value))}]"
-    return str(value) if _is_plain(value) else quoted(value)
+        return f"[{','.join(map(quote_value, value))}]"
+    return str(value) if _needs_no_quotes(value) else quoted(value)
 
 
-def as_typed(text: str) -> str:
+def quote_text(text: str) -> str:
     """A text as typed for a setting with arbitrary text.
 
     A file's text is never an interpolation and never a sweep.
     """
-    if "${" in text or SWEPT.fullmatch(text):
+    if "${" in text or CHOICE_SWEEP.fullmatch(text):
         return quoted(text)
     ends = {text[:1], text[-1:]}
-    if text in WORDS or (len(ends) == 1 and ends <= {"'", '"'}):
+    if text in RESERVED_WORDS or (len(ends) == 1 and ends <= {"'", '"'}):
         mark = '"' if "'" in text else "'"
         return mark + text.replace(mark, f"\\{mark}") + mark
     return text
 
 
-def _is_plain(text: str) -> bool:
+def _needs_no_quotes(text: str) -> bool:
     """Whether a text needs no quotes in Hydra's grammar."""
-    written = PLAIN.fullmatch(text) and not re.fullmatch(r"\.\d+", text)
-    return bool(written) and text.lower() not in WORDS
+    matches = UNQUOTED.fullmatch(text) and not re.fullmatch(r"\.\d+", text)
+    return bool(matches) and text.lower() not in RESERVED_WORDS

@@ -10,9 +10,9 @@ from train.data.folders.folder_names import folder_name
 from train.errors import ConfigError
 from train.files.paths import expanded
 from train.kohya.dataset_overrides import class_words
-from train.kohya_toml.key_tables import LEAST, MOST
-from train.kohya_toml.parsed_config import KohyaConfig, shown, whole
-from train.text.display import worded
+from train.kohya_toml.key_tables import MAX_BUCKET_SIDE, MIN_BUCKET_SIDE
+from train.kohya_toml.parsed_config import KohyaConfig, format_value, whole
+from train.text.display import name_as_words
 
 
 def dataset_settings(config: KohyaConfig, dataset_config: str | None) -> dict[str, Any]:
@@ -25,13 +25,13 @@ def dataset_settings(config: KohyaConfig, dataset_config: str | None) -> dict[st
     if folder and dataset_config:
         config.notes.append("train_data_dir is ignored in favor of the dataset config, as in kohya")
         folder = None
-    base, size = config.text("pretrained_model_name_or_path"), _sides(config)
+    base, size = config.text("pretrained_model_name_or_path"), _resolution(config)
     if size is None and not dataset_config:
         config.notes.append("resolution is missing: kohya would stop; ours is used")
     return {
         "data.path": folder,
         "data.dataset_config": dataset_config,
-        **_words(config, folder, dataset_config),
+        **_trigger_and_caption(config, folder, dataset_config),
         "data.regularization_path": config.text("reg_data_dir"),
         "data.caption_extension": config.text("caption_extension", ".caption"),
         "data.repeats": config.whole("dataset_repeats") or 1,  # for folders without their own
@@ -47,12 +47,12 @@ def dataset_settings(config: KohyaConfig, dataset_config: str | None) -> dict[st
     }
 
 
-def _sides(config: KohyaConfig) -> tuple[int, int | None] | None:
+def _resolution(config: KohyaConfig) -> tuple[int, int | None] | None:
     """Width, and height if it differs: from 512, "512", "512,768" or [512, 768]."""
     sides = [whole("resolution", side) for side in config.numbers("resolution")]
     if len(sides) > 2:
         raise ConfigError(
-            f"kohya: resolution: {shown(sides)} is neither a side nor width and height"
+            f"kohya: resolution: {format_value(sides)} is neither a side nor width and height"
         )
     if not sides:
         return None
@@ -60,7 +60,9 @@ def _sides(config: KohyaConfig) -> tuple[int, int | None] | None:
     return width, None if width == height else height
 
 
-def _words(config: KohyaConfig, folder: str | None, dataset_config: str | None) -> dict[str, Any]:
+def _trigger_and_caption(
+    config: KohyaConfig, folder: str | None, dataset_config: str | None
+) -> dict[str, Any]:
     """The trigger, and the caption of images without one.
 
     The trigger is the class words of the dataset config, or of the first of kohya's folders
@@ -69,7 +71,7 @@ def _words(config: KohyaConfig, folder: str | None, dataset_config: str | None) 
     trigger = class_words(Path(dataset_config)) if dataset_config else _folder_words(folder)
     if trigger is None:
         config.notes.append(
-            "there are no class words, so pictures without a caption file get an empty caption, "
+            "there are no class words, so images without a caption file get an empty caption, "
             "as in kohya"
         )
     return {"data.trigger": trigger or "", "data.class_words": ""}
@@ -81,15 +83,15 @@ def _folder_words(folder: str | None) -> str | None:
     except (OSError, ValueError):  # reported when the images are read
         return None
     parsed = [folder_name(name) for name in names]
-    words = [worded(one.words).strip() for one in parsed if one and one.has_repeats]
+    words = [name_as_words(one.words).strip() for one in parsed if one and one.has_repeats]
     return next(filter(None, words), None)
 
 
 def _buckets(config: KohyaConfig, embedded: bool) -> dict[str, Any]:
     enabled = config.flag("enable_bucket")
     sides = {
-        "data.min_bucket": config.whole("min_bucket_reso", LEAST if enabled else None),
-        "data.max_bucket": config.whole("max_bucket_reso", MOST if enabled else None),
+        "data.min_bucket": config.whole("min_bucket_reso", MIN_BUCKET_SIDE if enabled else None),
+        "data.max_bucket": config.whole("max_bucket_reso", MAX_BUCKET_SIDE if enabled else None),
         "data.bucket_step": config.whole("bucket_reso_steps", 64 if enabled else None),
     }
     upscale = not config.flag("bucket_no_upscale")

@@ -8,7 +8,7 @@ from typing import Any
 
 from train.files.untrusted import Tree
 from train.kohya_toml.lenient_toml import read_toml
-from train.text.display import worded
+from train.text.display import name_as_words
 
 # its keys -> those of the config that they override
 OVERRIDDEN = {"batch_size": "train_batch_size", "resolution": "resolution"}
@@ -39,7 +39,7 @@ def class_words(file: Path) -> str | None:
         ConfigError: no such file, or invalid TOML.
     """
     tokens = (each.get("class_tokens") for each in subsets(file) if not each.get("is_reg"))
-    words = (worded(" ".join(text.split())) for text in tokens if isinstance(text, str))
+    words = (name_as_words(" ".join(text.split())) for text in tokens if isinstance(text, str))
     return next(filter(None, words), None)
 
 

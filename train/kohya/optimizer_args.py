@@ -6,8 +6,8 @@ from typing import Any
 
 from train.config.parsing import suggestion
 from train.errors import ConfigError
-from train.kohya.optimizer_names import kind_of
-from train.kohya_toml.parsed_config import KohyaConfig, argument, shown, whole
+from train.kohya.optimizer_names import kohya_optimizer
+from train.kohya_toml.parsed_config import KohyaConfig, argument, format_value, whole
 from train.validation import SCHEDULER_ALIASES, SCHEDULERS
 
 OLD_FLAGS = {"use_8bit_adam": "AdamW8bit", "use_lion_optimizer": "Lion"}
@@ -24,14 +24,14 @@ WARM_UPS = {
 }
 
 
-def optimizer(config: KohyaConfig) -> dict[str, Any]:
+def optimizer_settings(config: KohyaConfig) -> dict[str, Any]:
     """The optimizer and its arguments, with the defaults of kohya's class."""
-    old = {key: name for key, name in OLD_FLAGS.items() if config.flag(key)}
-    if len(old) > 1 or (old and config.text("optimizer_type")):
-        flag = next(iter(old))
+    old_flags = {key: name for key, name in OLD_FLAGS.items() if config.flag(key)}
+    if len(old_flags) > 1 or (old_flags and config.text("optimizer_type")):
+        flag = next(iter(old_flags))
         raise ConfigError(f"kohya: {flag}: another optimizer is given too; kohya stops here")
-    name = config.text("optimizer_type", next(iter(old.values()), "AdamW"))
-    kind = kind_of(name)
+    name = config.text("optimizer_type", next(iter(old_flags.values()), "AdamW"))
+    kind = kohya_optimizer(name)
     if name.lower() == "dadaptation":
         config.notes.append("optimizer_type: DAdaptation is DAdaptAdamPreprint, as in kohya")
     given = {key: argument(key, value) for key, value in config.arguments("optimizer_args").items()}
@@ -55,7 +55,7 @@ def optimizer(config: KohyaConfig) -> dict[str, Any]:
     }
 
 
-def rates(config: KohyaConfig, text_encoder: bool) -> dict[str, Any]:
+def learning_rate_settings(config: KohyaConfig, text_encoder: bool) -> dict[str, Any]:
     """The learning rates of the UNet and, if it is trained, of the text encoder.
 
     Several are those of SDXL's text encoders, in order; 0 freezes one.
@@ -63,7 +63,7 @@ def rates(config: KohyaConfig, text_encoder: bool) -> dict[str, Any]:
     rate, unet = config.number("learning_rate"), config.number("unet_lr")
     given = config.numbers("text_encoder_lr")
     if len(given) > 2:
-        raise ConfigError(f"kohya: text_encoder_lr: {shown(given)} are more than two")
+        raise ConfigError(f"kohya: text_encoder_lr: {format_value(given)} are more than two")
     if rate is None and (unet is None or (text_encoder and not given)):
         rate = config.defaults["learning_rate"] = LEARNING_RATE
     settings = {"optimizer.lr": rate if unet is None else unet}
@@ -75,7 +75,7 @@ def rates(config: KohyaConfig, text_encoder: bool) -> dict[str, Any]:
     return settings
 
 
-def scheduler(config: KohyaConfig) -> dict[str, Any]:
+def scheduler_settings(config: KohyaConfig) -> dict[str, Any]:
     """The schedule with its warm-up and parameters."""
     if custom := config.text("lr_scheduler_type"):
         raise ConfigError(f"kohya: lr_scheduler_type: {custom} is not supported, lr_scheduler is")
@@ -84,43 +84,44 @@ def scheduler(config: KohyaConfig) -> dict[str, Any]:
         name = "constant_with_warmup"
         config.notes.append("lr_scheduler: with a warm-up, constant is called constant_with_warmup")
     cycles, power = config.whole("lr_scheduler_num_cycles"), config.number("lr_scheduler_power")
-    least, decay = config.number("lr_scheduler_min_lr_ratio"), _amount(config, "lr_decay_steps")
+    min_ratio, decay = config.number("lr_scheduler_min_lr_ratio"), _amount(config, "lr_decay_steps")
     if name == "warmup_stable_decay" and decay >= 1:
         raise ConfigError("kohya: lr_decay_steps: only as a share of the steps, below 1")
-    low = name in ("cosine_with_min_lr", "warmup_stable_decay")
+    has_min_lr = name in ("cosine_with_min_lr", "warmup_stable_decay")
     return {
         "scheduler": name,
         "scheduler.warmup_ratio": 0.0,
         **warmup,
         "scheduler.num_cycles": 1 if cycles is None else cycles,
         "scheduler.power": 1.0 if power is None else float(power),
-        "scheduler.min_lr_ratio": (least or 0.0) if low else None,
+        "scheduler.min_lr_ratio": (min_ratio or 0.0) if has_min_lr else None,
         "scheduler.decay_ratio": float(decay) if name == "warmup_stable_decay" else None,
     }
 
 
 def _schedule(config: KohyaConfig) -> str:
     """Our name of the schedule."""
-    written = config.text("lr_scheduler", "constant").strip().lower()
-    if written.partition(":")[0] == "adafactor":  # its own schedule, for relative_step
+    given = config.text("lr_scheduler", "constant").strip().lower()
+    if given.partition(":")[0] == "adafactor":  # its own schedule, for relative_step
         config.notes.append("lr_scheduler: adafactor is read as constant")
         return "constant"
-    words = "_".join(written.replace("-", " ").split())
-    name = {**SCHEDULER_ALIASES, **SPELLINGS}.get(words, words)
+    normalized = "_".join(given.replace("-", " ").split())
+    name = {**SCHEDULER_ALIASES, **SPELLINGS}.get(normalized, normalized)
     if name not in SCHEDULERS:
-        near = suggestion(name, [*SCHEDULERS])
+        hint = suggestion(name, [*SCHEDULERS])
         raise ConfigError(
-            f"kohya: lr_scheduler: {shown(written)[1:-1]} is none of {', '.join(SCHEDULERS)}{near}"
+            f"kohya: lr_scheduler: {format_value(given)[1:-1]} is not one of "
+            f"{', '.join(SCHEDULERS)}{hint}"
         )
-    if name != written:
-        config.notes.append(f"lr_scheduler: {written} is called {name}")
+    if name != given:
+        config.notes.append(f"lr_scheduler: {given} is called {name}")
     return name
 
 
 def _warmup(config: KohyaConfig) -> dict[str, Any]:
     """The warm-up, as a share of the steps, in steps, or in epochs; may be empty."""
-    used, settings = "lr_warmup_steps", {}
-    steps = _amount(config, used)
+    used_key, settings = "lr_warmup_steps", {}
+    steps = _amount(config, used_key)
     if isinstance(steps, float) and steps <= 1:  # an integer is steps
         settings["scheduler.warmup_ratio"] = steps
     else:
@@ -128,10 +129,10 @@ def _warmup(config: KohyaConfig) -> dict[str, Any]:
     for key, setting in WARM_UPS.items():
         amount = _amount(config, key)
         if steps and amount:
-            config.notes.append(f"{key} is ignored in favor of {used}")
+            config.notes.append(f"{key} is ignored in favor of {used_key}")
         elif amount:
             settings = {setting: amount}
-            used, steps = key, amount
+            used_key, steps = key, amount
             config.notes.append(
                 f"{key}: kohya has no such key and silently ignores it, so it would not warm "
                 f"up; read as {setting}={amount:g}"
@@ -147,12 +148,12 @@ def _amount(config: KohyaConfig, key: str) -> int | float:
     """
     amount: int | float = config.number(key) or 0
     if not amount >= 0 or (key == "lr_warmup_ratio" and amount > 1):
-        least = "between 0 and 1" if key == "lr_warmup_ratio" else "at least 0"
-        raise ConfigError(f"kohya: {key} is {least}, not {amount:g}")
+        allowed = "between 0 and 1" if key == "lr_warmup_ratio" else "at least 0"
+        raise ConfigError(f"kohya: {key} must be {allowed}, not {amount:g}")
     return amount
 
 
-def length(config: KohyaConfig) -> dict[str, Any]:
+def length_settings(config: KohyaConfig) -> dict[str, Any]:
     """Epochs or steps; and the interval of checkpoints."""
     epochs, steps = config.whole("max_train_epochs"), config.whole("max_train_steps")
     if epochs is None and steps is None:

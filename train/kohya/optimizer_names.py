@@ -9,8 +9,8 @@ from train.cli.arguments import ALLOW_CLASS
 from train.config.optimizer_arguments import OPTIMIZERS
 from train.config.parsing import suggestion
 from train.errors import ConfigError
-from train.files.permissions import is_allowed
-from train.kohya_toml.parsed_config import shown
+from train.files.permissions import is_allowed_class
+from train.kohya_toml.parsed_config import format_value
 from train.text.shell import in_setting
 
 
@@ -35,7 +35,7 @@ NO_DECAY: dict[str, Any] = {"weight_decay": 0.0}
 D_ADAPTATION = {**NO_DECAY, "decouple": False}
 PREPRINT = "dadaptation.experimental.DAdaptAdamPreprint"
 MOMENTUM = {"momentum": 0.9, "nesterov": True}
-KINDS = {
+KOHYA_OPTIMIZERS = {
     "AdamW": KohyaOptimizer("adamw"),
     "AdamW8bit": KohyaOptimizer("adamw8bit"),
     "PagedAdamW": KohyaOptimizer("adamw8bit", "bitsandbytes.optim.PagedAdamW"),
@@ -72,15 +72,15 @@ KINDS = {
     ),
 }
 # further classes of torch.optim, in exact spelling, that take one step for each gradient
-TORCH = {"ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "Muon", "NAdam", "RAdam",
-         "RMSprop", "Rprop", "SGD"}  # fmt: skip
+TORCH_OPTIMIZERS = {"ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "Muon", "NAdam",
+                    "RAdam", "RMSprop", "Rprop", "SGD"}  # fmt: skip
 # the classes that a file may name; the user must allow all others
-SHIPPED = {*OPTIMIZERS, *(f"torch.optim.{name}" for name in TORCH),
-           *(kind.target for kind in KINDS.values() if kind.target)}  # fmt: skip
-BY_NAME = {name.lower(): kind for name, kind in KINDS.items()}
+ALLOWED_CLASSES = {*OPTIMIZERS, *(f"torch.optim.{name}" for name in TORCH_OPTIMIZERS),
+                   *(kind.target for kind in KOHYA_OPTIMIZERS.values() if kind.target)}  # fmt: skip
+BY_NAME = {name.lower(): kind for name, kind in KOHYA_OPTIMIZERS.items()}
 
 
-def kind_of(name: str) -> KohyaOptimizer:
+def kohya_optimizer(name: str) -> KohyaOptimizer:
     """The optimizer that kohya uses for this optimizer_type, ignoring case.
 
     A class given by its path must be one of those above, or one that the user has allowed by name:
@@ -91,15 +91,17 @@ def kind_of(name: str) -> KohyaOptimizer:
     """
     if name.lower() in BY_NAME:
         return BY_NAME[name.lower()]
-    if name in SHIPPED or is_allowed(name):
+    if name in ALLOWED_CLASSES or is_allowed_class(name):
         return KohyaOptimizer("adamw", name, drops_arguments=True)
-    if name in TORCH:
+    if name in TORCH_OPTIMIZERS:
         return KohyaOptimizer("adamw", f"torch.optim.{name}", drops_arguments=True)
     if "." in name:
         raise ConfigError(
-            f"kohya: optimizer_type: {shown(name)} is none of the optimizers that a file may name; "
-            f"if you trust this class, add {in_setting(ALLOW_CLASS, name)} to the command line"
+            f"kohya: optimizer_type: {format_value(name)} is not one of the optimizers that a file "
+            f"may name; if you trust this class, add {in_setting(ALLOW_CLASS, name)} to the "
+            "command line"
         )
     raise ConfigError(
-        f"kohya: optimizer_type: there is no optimizer {shown(name)}{suggestion(name, [*KINDS])}"
+        "kohya: optimizer_type: there is no optimizer "
+        f"{format_value(name)}{suggestion(name, [*KOHYA_OPTIMIZERS])}"
     )

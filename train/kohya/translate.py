@@ -14,9 +14,14 @@ from train.errors import ConfigError
 from train.kohya.dataset_args import dataset_settings
 from train.kohya.dataset_overrides import overriding_values, subsets
 from train.kohya.named_paths import DATASET, LOCATION_KEYS, check_locations, override_locations
-from train.kohya.optimizer_args import length, optimizer, rates, scheduler
+from train.kohya.optimizer_args import (
+    learning_rate_settings,
+    length_settings,
+    optimizer_settings,
+    scheduler_settings,
+)
 from train.kohya_toml.lenient_toml import read_toml
-from train.kohya_toml.parsed_config import KohyaConfig, number, shown, whole
+from train.kohya_toml.parsed_config import KohyaConfig, format_value, number, whole
 
 PRECISIONS = {"no": "fp32", "float": "fp32", "fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 # keys that only have another name here
@@ -76,24 +81,24 @@ def translate(
         locations[LOCATION_KEYS[DATASET]] = dataset_config
     override_locations(config, locations)
     check_locations(config, locations)
-    if chosen := config.text(DATASET):
-        config.values |= overriding_values(Path(chosen))
+    if dataset_file := config.text(DATASET):
+        config.values |= overriding_values(Path(dataset_file))
     settings = {
         **_model(config),
-        **dataset_settings(config, chosen),
+        **dataset_settings(config, dataset_file),
         **_network(config),
-        **optimizer(config),
-        **scheduler(config),
-        **length(config),
+        **optimizer_settings(config),
+        **scheduler_settings(config),
+        **length_settings(config),
         **_training(config),
     }
-    settings |= rates(config, settings["network.text_encoder"])
-    _check_cached_texts(config, chosen, settings["network.text_encoder"])
+    settings |= learning_rate_settings(config, settings["network.text_encoder"])
+    _check_cached_texts(config, dataset_file, settings["network.text_encoder"])
     ignored, unsupported = config.unused_keys()
     notes = [f"{path.name}: repaired: {', '.join(repairs)}"] if repairs else []
     notes += config.notes
     if defaults := ", ".join(f"{key} {value}" for key, value in config.defaults.items()):
-        notes.append(f"not in {path.name}, so as kohya without them: {defaults}")
+        notes.append(f"not in {path.name}, so kohya's defaults are used: {defaults}")
     if ignored:
         notes.append(f"without effect here: {', '.join(ignored)}")
     if unsupported:
@@ -142,7 +147,8 @@ def _network(config: KohyaConfig) -> dict[str, Any]:
     module = config.text("network_module") or "networks.lora"
     if module != "networks.lora":
         raise ConfigError(
-            f"kohya: network_module: {shown(module)[1:-1]} is not supported, networks.lora is"
+            f"kohya: network_module: {format_value(module)[1:-1]} is not supported, networks.lora "
+            "is"
         )
     for key in ("network_weights", "dim_from_weights"):
         if config.get(key):
@@ -159,8 +165,8 @@ def _network(config: KohyaConfig) -> dict[str, Any]:
     if arguments:
         named = ", ".join(arguments)
         config.notes.append(f"warning: network_args that are not supported, and ignored: {named}")
-    rates = config.numbers("text_encoder_lr")
-    unet_only = config.flag("network_train_unet_only") or (bool(rates) and not any(rates))
+    text_rates = config.numbers("text_encoder_lr")
+    unet_only = config.flag("network_train_unet_only") or (bool(text_rates) and not any(text_rates))
     return {
         "network.rank": rank,
         "network.alpha": alpha or rank,  # in kohya 0 means the rank
@@ -186,7 +192,7 @@ def _check_cached_texts(config: KohyaConfig, dataset_config: str | None, trained
                 raise ConfigError(f"kohya: cache_text_encoder_outputs: does not go with {key}")
     if trained:
         raise ConfigError(
-            "kohya: cache_text_encoder_outputs: the text encoder is trained, so what it says "
+            "kohya: cache_text_encoder_outputs: the text encoder is trained, so its output "
             "changes; add network_train_unet_only = true, or leave the cache out (kohya stops here)"
         )
 
@@ -211,6 +217,8 @@ def _training(config: KohyaConfig) -> dict[str, Any]:
 def _precision(config: KohyaConfig, key: str, default: str) -> str:
     value = config.text(key, default)
     if value not in PRECISIONS:
-        near = suggestion(value, [*PRECISIONS])
-        raise ConfigError(f"kohya: {key}: {shown(value)} is none of {', '.join(PRECISIONS)}{near}")
+        hint = suggestion(value, [*PRECISIONS])
+        raise ConfigError(
+            f"kohya: {key}: {format_value(value)} is not one of {', '.join(PRECISIONS)}{hint}"
+        )
     return PRECISIONS[value]

@@ -50,9 +50,9 @@ REFUSED = {
     "caption_suffix": "captions would lack these words; write them into the caption files",
     "conditioning_data_dir": "what the masks cover would be learned too",
     "dataset_class": "the dataset would be different",
-    "debug_dataset": "it would train, and kohya only shows the pictures",
+    "debug_dataset": "it would train, and kohya only shows the images",
     "enable_wildcard": "all of a caption's alternatives would be learned, braces included",
-    "face_crop_aug_range": "pictures would not be cropped",
+    "face_crop_aug_range": "images would not be cropped",
     "in_json": "captions would be missing; they are read from text files",
     "initial_epoch": "training would start from the beginning",
     "initial_step": "training would start from the beginning",
@@ -66,10 +66,10 @@ REFUSED = {
     "min_timestep": "all timesteps would be trained",
     "network_multiplier": "the LoRA would be trained at its full strength",
     "no_metadata": "the LoRA file would say how it was trained",
-    "random_crop": "pictures would be cropped around the center",
+    "random_crop": "images would be cropped around the center",
     "resume": "training would start from the beginning",
     "secondary_separator": "the separator would be learned as a part of the caption",
-    "skip_image_resolution": "small pictures would be trained on too",
+    "skip_image_resolution": "small images would be trained on too",
     "train_inpainting": "a plain model would be trained",
     "weighted_captions": "the weights would be learned as a part of the caption",
     "zero_terminal_snr": "the noise schedule of the base would be used",
@@ -89,9 +89,9 @@ OTHER_SCRIPTS = {
     "use_flash_attn", "use_sage_attn", "weighting_scheme",
 }  # fmt: skip
 
-NOTHING: tuple[Any, ...] = (None, "", [], {})
+EMPTY_VALUES: tuple[Any, ...] = (None, "", [], {})
 # kohya's defaults: stating them changes nothing
-HARMLESS: dict[str, Any] = {
+KOHYA_DEFAULTS: dict[str, Any] = {
     "caption_separator": ",",
     "huber_c": 0.1,
     "huber_scale": 1.0,
@@ -128,13 +128,16 @@ ALIASES = {
 }
 
 # keys with the same meaning as an aliased one, which kohya would use
-RIVALS = {"max_train_epochs": ("max_train_steps",)}
-LEAST, MOST = 256, 1024  # kohya's defaults of min_bucket_reso and max_bucket_reso
+EXCLUSIVE_KEYS = {"max_train_epochs": ("max_train_steps",)}
+MIN_BUCKET_SIDE, MAX_BUCKET_SIDE = (
+    256,
+    1024,
+)  # kohya's defaults of min_bucket_reso and max_bucket_reso
 
 
 def changes_nothing(key: str, value: Any) -> bool:
     """Whether a value equals what kohya does anyway: off, empty, or its default."""
-    return value in (*NOTHING, False, 0, "None") or value == HARMLESS.get(key)
+    return value in (*EMPTY_VALUES, False, 0, "None") or value == KOHYA_DEFAULTS.get(key)
 
 
 def refuse(key: str) -> str:

@@ -9,11 +9,11 @@ from train.errors import ConfigError
 from train.files.paths import expanded
 from train.files.untrusted import Tree, UntrustedFileError, parse_json, parse_toml, read_bytes
 from train.kohya_toml.repairs import WINDOWS_PATH, repair
-from train.text.decoding import decoded
+from train.text.decoding import decode_text
 from train.text.display import shortened
 
-LARGEST = 1_000_000  # bytes; kohya's files have some thousands
-LONGEST = 80  # characters of a line in a message
+MAX_BYTES = 1_000_000  # bytes; kohya's files have some thousands
+MAX_LINE_CHARACTERS = 80  # characters of a line in a message
 LINE_ENDS = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 
 
@@ -42,10 +42,10 @@ def read_toml(path: Path) -> tuple[Tree, list[str]]:
     try:
         return parse_toml(repaired, Tree, name), guessed + repairs
     except UntrustedFileError as error:
-        raise ConfigError(_explained(error, repaired)) from None
+        raise ConfigError(_with_line(error, repaired)) from None
 
 
-def existing(path: Path) -> Path:
+def existing_file(path: Path) -> Path:
     """The file of a name: itself, or with .toml appended, as in kohya."""
     file = expanded(path)
     suffixed = file.with_name(f"{file.name}.toml") if file.name else file
@@ -58,14 +58,14 @@ def existing(path: Path) -> Path:
 def _text(path: Path) -> tuple[str, str]:
     """A file's text with normalized line ends; and its encoding, if that was guessed."""
     try:
-        data = read_bytes(existing(path), LARGEST)
+        data = read_bytes(existing_file(path), MAX_BYTES)
     except UntrustedFileError as error:
         raise ConfigError(str(error)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{shortened(path)!r}: cannot be read ({reason})") from None
     try:
-        text, encoding = decoded(data)
+        text, encoding = decode_text(data)
     except ValueError:
         raise ConfigError(
             f"{shortened(path)}: is not text in UTF-8, UTF-16 or Windows-1252"
@@ -73,10 +73,11 @@ def _text(path: Path) -> tuple[str, str]:
     return LINE_ENDS.sub("\n", text), encoding
 
 
-def _explained(error: UntrustedFileError, text: str) -> str:
+def _with_line(error: UntrustedFileError, text: str) -> str:
     """A parser's message, with the line that it refers to."""
     line, lines = re.search(r"line (\d+)", str(error)), text.split("\n")
-    shown = lines[min(int(line[1]), len(lines)) - 1].strip() if line else ""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
-    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
-    return f"{error}{shown and f': {shown}'}"
+    excerpt = lines[min(int(line[1]), len(lines)) - 1].strip() if line else ""
+    excerpt = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in excerpt)
+    if len(excerpt) > MAX_LINE_CHARACTERS:
+        excerpt = f"{excerpt[:MAX_LINE_CHARACTERS]}..."
+    return f"{error}: {excerpt}" if excerpt else str(error)

@@ -12,22 +12,22 @@ from train.errors import ConfigError
 from train.files.untrusted import Tree
 from train.kohya_toml.key_tables import (
     ALIASES,
+    EMPTY_VALUES,
+    EXCLUSIVE_KEYS,
     IGNORED,
-    NOTHING,
     OTHER_SCRIPTS,
     REFUSED,
-    RIVALS,
     UNSUPPORTED,
     changes_nothing,
     refuse,
 )
-from train.kohya_toml.repairs import plain
+from train.kohya_toml.repairs import replace_typography
 
-LARGEST = 10**15  # of a number; beyond it floats are not exact integers
-LONGEST = 60  # characters of a value in a message
-MOST_KEYS = 1000  # kohya has some hundreds
-MOST_NAMED = 5  # wrong keys in a message
-MOST_ARGUMENTS, LONGEST_ARGUMENT = 100, 200  # in number; characters of one
+MAX_NUMBER = 10**15  # of a number; beyond it floats are not exact integers
+MAX_CHARACTERS = 60  # characters of a value in a message
+MAX_KEYS = 1000  # kohya has some hundreds
+MAX_NAMED_KEYS = 5  # wrong keys in a message
+MAX_ARGUMENTS, MAX_ARGUMENT_CHARACTERS = 100, 200  # in number; characters of one
 
 
 class KohyaConfig:
@@ -53,17 +53,19 @@ class KohyaConfig:
             value.items() if isinstance(value, dict) else [(section, value)]
             for section, value in content.items()
         ]
-        if (count := sum(map(len, sections))) > MOST_KEYS:
+        if (count := sum(map(len, sections))) > MAX_KEYS:
             raise ConfigError(f"kohya: {count} keys are too many; kohya has some hundreds")
         for pairs in sections:  # kohya ignores the sections of a file
             for written, value in pairs:
-                key = plain(written).strip().lstrip("-").replace("-", "_").lower()
+                key = replace_typography(written).strip().lstrip("-").replace("-", "_").lower()
                 if key != written:
-                    was, name = shown(written)[1:-1], shown(key)[1:-1]
-                    self.notes.append(f"{was}: read as {name}, which kohya would not do")
+                    written_key, name = format_value(written)[1:-1], format_value(key)[1:-1]
+                    self.notes.append(f"{written_key}: read as {name}, which kohya would not do")
                 if key in self.values and self.values[key] != value:
-                    name, counts = shown(key)[1:-1], shown(value)
-                    self.notes.append(f"{name} is there twice; the last one, {counts}, counts")
+                    name, used_value = format_value(key)[1:-1], format_value(value)
+                    self.notes.append(
+                        f"{name} is given twice; the last value, {used_value}, is used"
+                    )
                 self.values[key] = value
         for alias, key in ALIASES.items():
             if alias in self.values:
@@ -71,8 +73,8 @@ class KohyaConfig:
 
     def _rename(self, alias: str, key: str) -> None:
         value = self.values.pop(alias)
-        same = (key, *RIVALS.get(key, ()))
-        if given := [name for name in same if self.values.get(name) not in NOTHING]:
+        same = (key, *EXCLUSIVE_KEYS.get(key, ()))
+        if given := [name for name in same if self.values.get(name) not in EMPTY_VALUES]:
             self.notes.append(f"{alias} is ignored in favor of {given[0]}")
             return
         self.values[key] = value
@@ -83,7 +85,7 @@ class KohyaConfig:
         """The value as it is; `default` if it is absent or empty."""
         self.used.add(key)
         value = self.values.get(key)
-        if value in NOTHING or (isinstance(value, str) and value.lower() == "none"):
+        if value in EMPTY_VALUES or (isinstance(value, str) and value.lower() == "none"):
             if default is not None:
                 self.defaults[key] = default
             return default
@@ -97,9 +99,9 @@ class KohyaConfig:
         """
         value = self.get(key, default)
         if isinstance(value, list | dict):
-            raise ConfigError(f"kohya: {key} is a text, not {shown(value)}")
-        if isinstance(value, int) and abs(value) > LARGEST:  # Python limits the digits it prints
-            raise ConfigError(f"kohya: {key}: {shown(value)} is too large a number")
+            raise ConfigError(f"kohya: {key} must be text, not {format_value(value)}")
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:  # Python limits the digits it prints
+            raise ConfigError(f"kohya: {key}: {format_value(value)} is too large a number")
         return value if value is None else str(value)
 
     def flag(self, key: str) -> bool:
@@ -108,7 +110,7 @@ class KohyaConfig:
         if isinstance(value, str) and value.lower() in ("true", "false"):
             value = value.lower() == "true"
         if not isinstance(value, bool) and value not in (0, 1, None):
-            raise ConfigError(f"kohya: {key} is true or false, not {shown(value)}")
+            raise ConfigError(f"kohya: {key} must be true or false, not {format_value(value)}")
         return bool(value)
 
     def number(self, key: str, default: float | None = None) -> Any:
@@ -133,14 +135,16 @@ class KohyaConfig:
         value, arguments = self.get(key) or [], {}
         pairs = value.split() if isinstance(value, str) else value
         pairs = pairs if isinstance(pairs, list) else [pairs]
-        if len(pairs) > MOST_ARGUMENTS:
+        if len(pairs) > MAX_ARGUMENTS:
             raise ConfigError(f"kohya: {key}: {len(pairs)} arguments are too many")
         for pair in pairs:
             name, sign, text = pair.partition("=") if isinstance(pair, str) else ("", "", "")
             if not (sign and name.strip().isidentifier()):
-                raise ConfigError(f'kohya: {key} is a list of "name=value", not {shown(pair)}')
-            if len(pair) > LONGEST_ARGUMENT:
-                raise ConfigError(f"kohya: {key}: {shown(pair)} is too long")
+                raise ConfigError(
+                    f'kohya: {key} is a list of "name=value", not {format_value(pair)}'
+                )
+            if len(pair) > MAX_ARGUMENT_CHARACTERS:
+                raise ConfigError(f"kohya: {key}: {format_value(pair)} is too long")
             arguments[name.strip()] = text.strip().strip("\"'")
         return arguments
 
@@ -154,9 +158,11 @@ class KohyaConfig:
         known = IGNORED | UNSUPPORTED | REFUSED.keys() | OTHER_SCRIPTS
         if wrong := [key for key in unused if key not in known]:
             valid = sorted(self.used | IGNORED | UNSUPPORTED | REFUSED.keys() | ALIASES.keys())
-            first = wrong[:MOST_NAMED]
-            named = ", ".join(f"{shown(key)[1:-1]}{suggestion(key, valid)}" for key in first)
-            named += f" and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
+            first = wrong[:MAX_NAMED_KEYS]
+            named = ", ".join(f"{format_value(key)[1:-1]}{suggestion(key, valid)}" for key in first)
+            named += (
+                f" and {len(wrong) - MAX_NAMED_KEYS} more" if len(wrong) > MAX_NAMED_KEYS else ""
+            )
             raise ConfigError(f"kohya has no such key, and would silently ignore it: {named}")
         effective = [key for key in unused if not changes_nothing(key, self.values[key])]
         for key in effective:
@@ -171,13 +177,13 @@ class KohyaConfig:
         return [key for key in unused if key not in unsupported], unsupported
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value in a message, as Python writes it, truncated if long."""
     try:
         text = repr(value)
     except ValueError:  # a whole number of too many digits
         text = "a huge number"
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
 
 
 def number(key: str, value: Any) -> int | float:
@@ -187,19 +193,19 @@ def number(key: str, value: Any) -> int | float:
         ConfigError: it is not a number, or too large.
     """
     if isinstance(value, bool | list | dict):
-        raise ConfigError(f"kohya: {key} is a number, not {shown(value)}")
+        raise ConfigError(f"kohya: {key} must be a number, not {format_value(value)}")
     parsed = value
     if not isinstance(value, int | float):
-        written = plain(str(value)).strip()
+        text = replace_typography(str(value)).strip()
         try:
-            if written.endswith("%"):
-                parsed = float(written[:-1]) / 100
+            if text.endswith("%"):
+                parsed = float(text[:-1]) / 100
             else:
-                parsed = int(written) if re.fullmatch(r"[+-]?\d+", written) else float(written)
+                parsed = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
         except ValueError:
-            raise ConfigError(f"kohya: {key} is a number, not {shown(value)}") from None
-    if math.inf > abs(parsed) > LARGEST:
-        raise ConfigError(f"kohya: {key}: {shown(value)} is too large a number")
+            raise ConfigError(f"kohya: {key} must be a number, not {format_value(value)}") from None
+    if math.inf > abs(parsed) > MAX_NUMBER:
+        raise ConfigError(f"kohya: {key}: {format_value(value)} is too large a number")
     return parsed
 
 
@@ -211,7 +217,7 @@ def whole(key: str, value: Any) -> int:
     """
     parsed = number(key, value)
     if isinstance(parsed, float) and not parsed.is_integer():  # includes inf and nan
-        raise ConfigError(f"kohya: {key} is a whole number, not {shown(value)}")
+        raise ConfigError(f"kohya: {key} must be a whole number, not {format_value(value)}")
     return int(parsed)
 
 
@@ -222,14 +228,14 @@ def argument(key: str, value: str) -> Any:
         ConfigError: it is not a number, a word, true, false, none or a list of these.
     """
     try:
-        parsed = ast.literal_eval(plain(value).strip())
+        parsed = ast.literal_eval(replace_typography(value).strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         words = {"true": True, "false": False, "none": None}
         return words.get(value.lower(), value)
     several = isinstance(parsed, tuple | list)
     for each in parsed if several else [parsed]:
         if each is not None and not isinstance(each, bool | int | float | str):
-            raise ConfigError(f"kohya: {key}: {shown(value)} cannot be")
+            raise ConfigError(f"kohya: {key}: {format_value(value)} is not allowed")
         if isinstance(each, int | float):
             number(key, float(each) if isinstance(each, bool) else each)
     return list(parsed) if several else parsed

@@ -16,7 +16,7 @@ BAD_ESCAPE = re.compile(r'(?<!\\)(?:\\\\)*\\(?![btnfr"\\]|u[0-9A-Fa-f]{4}|U[0-9A
 # escapes without an error
 WINDOWS_PATH = re.compile(r'"(?:[A-Za-z]:\\(?!\\)|\\\\(?!\\)[^"\\\n]+\\(?!\\))')
 # the tokens of a TOML text; a string of straight quotes comes first, so that correct text is kept
-PARTS = re.compile(
+TOKENS = re.compile(
     rf"""(?P<long>\"\"\".*?(?:\"\"\"|\Z)|'''.*?(?:'''|\Z))
     |(?P<fence>^[ \t]*```[^\n]*)
     |(?P<comment>\#[^\n]*)
@@ -31,15 +31,19 @@ PARTS = re.compile(
 HEADER = r"\[{1,2}[A-Za-z_][\w. -]*\]{1,2}"
 NEXT_PAIR = re.compile(rf"(?:[ \t]*[,;])?[ \t]+(?=[A-Za-z_][\w.-]*[ \t]*=(?!=)|{HEADER}(?:\s|$))")
 PAIR = re.compile(r"([ \t]*[\w.-]+[ \t]*=[ \t]*)([^\s\"'{#=].*)")  # with an unquoted value
-ITEM = re.compile(r"[^,()]+(?:\([^()]*\)[^,()]*)*")  # of a list; commas in brackets belong to it
+LIST_ITEM = re.compile(
+    r"[^,()]+(?:\([^()]*\)[^,()]*)*"
+)  # of a list; commas in brackets belong to it
 # characters; longer texts are not repaired, since the time grows with the square of a line's length
-LONGEST, LONGEST_LINE = 100_000, 5_000
+MAX_CHARACTERS, MAX_LINE_CHARACTERS = 100_000, 5_000
 
 
 def repair(text: str) -> tuple[str, list[str]]:
     """The repaired text, and the repairs in words."""
     repairs: dict[str, None] = {}
-    if len(text) > LONGEST or any(len(line) > LONGEST_LINE for line in text.split("\n")):
+    if len(text) > MAX_CHARACTERS or any(
+        len(line) > MAX_LINE_CHARACTERS for line in text.split("\n")
+    ):
         return text, []
 
     def replaced(part: re.Match[str]) -> str:
@@ -59,10 +63,10 @@ def repair(text: str) -> tuple[str, list[str]]:
             return ""
         if kind == "odd":
             repairs["typographic dashes and spaces"] = None
-            return plain(whole)
+            return replace_typography(whole)
         return whole
 
-    straight = PARTS.sub(replaced, text)
+    straight = TOKENS.sub(replaced, text)
     lines = []
     for line, shape in _lines(straight):
         pairs = _pairs(line, shape)
@@ -74,7 +78,7 @@ def repair(text: str) -> tuple[str, list[str]]:
     return "\n".join(lines), list(repairs)
 
 
-def plain(text: str) -> str:
+def replace_typography(text: str) -> str:
     """Replaces typographic dashes and spaces by plain ones, and removes invisible characters."""
     return re.sub(f"[{INVISIBLE}]", "", re.sub(f"[{SPACES}]", " ", text.translate(PLAIN)))
 
@@ -91,7 +95,7 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
 
     In the shape, strings are all " and comments all #, so that their content is ignored.
     """
-    masked = PARTS.sub(
+    masked = TOKENS.sub(
         lambda part: ("#" if part.lastgroup == "comment" else '"') * len(part.group()), text
     )
     start = depth = 0
@@ -104,7 +108,7 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
 
 def _pairs(line: str, shape: str) -> list[str]:
     """The pairs and section headers in one line."""
-    if len(line) > LONGEST_LINE:
+    if len(line) > MAX_LINE_CHARACTERS:
         return [line]
     pairs, start, depth = [], 0, 0
     for position, character in enumerate(shape):
@@ -121,7 +125,7 @@ def _pairs(line: str, shape: str) -> list[str]:
 
 def _with_quotes(line: str, repairs: dict[str, None]) -> str:
     """Adds missing quotes to the value of a line that is not TOML."""
-    if len(line) > LONGEST_LINE or _is_toml(line):
+    if len(line) > MAX_LINE_CHARACTERS or _is_toml(line):
         return line
     pair, comment = PAIR.fullmatch(line), re.search(r"\s#", line)
     code = line[: comment.start() if comment else None].rstrip()
@@ -137,7 +141,7 @@ def _with_quotes(line: str, repairs: dict[str, None]) -> str:
     if value.startswith("["):
         if not value.endswith("]"):
             return line
-        items = [item.strip() for item in ITEM.findall(value[1:-1])]
+        items = [item.strip() for item in LIST_ITEM.findall(value[1:-1])]
         items = [item if _is_toml(f"x = {item}") else _string(item) for item in items]
         value = f"[{', '.join(items)}]"
     else:

@@ -56,7 +56,8 @@ def optimizer_class(optimizer: Mapping[str, Any]) -> type:
     for key in arguments:
         if key not in accepted:
             raise ConfigError(
-                f"optimizer.{key}: {cls.__name__} does not take it{suggestion(key, list(accepted))}"
+                f"optimizer.{key}: {cls.__name__} has no such "
+                f"argument{suggestion(key, list(accepted))}"
             )
     try:
         with redirect_stdout(StringIO()):  # some print a banner

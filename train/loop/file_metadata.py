@@ -26,7 +26,7 @@ from train.models.base_model import BaseModel
 from train.models.families import VELOCITY
 from train.text.display import readable
 
-MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}  # kohya's words
+MIXED_PRECISION = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}  # kohya's words
 
 
 def metadata(
@@ -44,7 +44,7 @@ def metadata(
     """
     settings = json.dumps(settings_of(config), sort_keys=True)
     name = readable(name)
-    kohyas = {
+    kohya_values = {
         "output_name": name,
         "session_id": _number(settings, dataset.fingerprint),  # the same for all epochs
         **_times(),
@@ -56,7 +56,7 @@ def metadata(
         "epoch": epoch,
     }
     return {
-        **{f"ss_{key}": str(value) for key, value in kohyas.items()},
+        **{f"ss_{key}": str(value) for key, value in kohya_values.items()},
         **_modelspec(config, name, base, dataset),
         "lorasweep_config": settings,
         "lorasweep_data": dataset.fingerprint,
@@ -81,9 +81,9 @@ def _base(config: TrialConfig, base: BaseModel) -> dict[str, Any]:
         "v2": family.is_v2,
         "clip_skip": None if family.is_xl else config.base.clip_skip,
         "max_token_length": None,
-        "mixed_precision": MIXED[config.base.precision],
+        "mixed_precision": MIXED_PRECISION[config.base.precision],
         "full_fp16": False,  # the LoRA itself is trained in fp32
-        "zero_terminal_snr": base.noise.config.rescale_betas_zero_snr,
+        "zero_terminal_snr": base.noise_scheduler.config.rescale_betas_zero_snr,
     }
 
 
@@ -180,8 +180,8 @@ def _framing(dataset: Dataset, data: DataConfig) -> Framing:
 def _folders(images: Sequence[TrainingImage]) -> dict[str, dict[str, int]]:
     folders: dict[str, dict[str, int]] = {}
     for image in images:
-        about = {"n_repeats": image.subset.repeats, "img_count": 0}
-        folders.setdefault(readable(image.path.parent.name), about)["img_count"] += 1
+        entry = {"n_repeats": image.subset.repeats, "img_count": 0}
+        folders.setdefault(readable(image.path.parent.name), entry)["img_count"] += 1
     return folders
 
 
@@ -205,7 +205,7 @@ def _buckets(images: Sequence[TrainingImage], crops: Sequence[Crop]) -> dict[str
 def _modelspec(config: TrialConfig, name: str, base: BaseModel, dataset: Dataset) -> dict[str, str]:
     """Stability AI's model metadata standard, as kohya writes it."""
     family, (width, height) = base.family, _framing(dataset, config.data).resolution
-    about = {
+    spec = {
         "sai_model_spec": "1.0.1",
         "architecture": family.modelspec_architecture(base.prediction_type),
         "implementation": family.implementation,
@@ -214,17 +214,21 @@ def _modelspec(config: TrialConfig, name: str, base: BaseModel, dataset: Dataset
         "prediction_type": "v" if base.prediction_type == VELOCITY else "epsilon",
     }
     if dataset.trigger:
-        about["trigger_phrase"] = dataset.trigger
+        spec["trigger_phrase"] = dataset.trigger
     if not family.is_xl:
-        about["encoder_layer"] = str(config.base.clip_skip)
-    if now := _source_date():
-        about["date"] = datetime.fromtimestamp(now, UTC).isoformat()
-    return {f"modelspec.{key}": value for key, value in about.items()}
+        spec["encoder_layer"] = str(config.base.clip_skip)
+    if timestamp := _source_date():
+        spec["date"] = datetime.fromtimestamp(timestamp, UTC).isoformat()
+    return {f"modelspec.{key}": value for key, value in spec.items()}
 
 
 def _times() -> dict[str, float]:
-    now = _source_date()
-    return {} if now is None else {"training_started_at": now, "training_finished_at": now}
+    timestamp = _source_date()
+    return (
+        {}
+        if timestamp is None
+        else {"training_started_at": timestamp, "training_finished_at": timestamp}
+    )
 
 
 def _source_date() -> float | None:

@@ -29,7 +29,10 @@ def row_weights(
     """
     weights = torch.ones(len(timesteps))
     if training.min_snr_gamma is not None:
-        snr, kind = compute_snr(base.noise, timesteps.cpu()), base.noise.config.prediction_type
+        snr, kind = (
+            compute_snr(base.noise_scheduler, timesteps.cpu()),
+            base.noise_scheduler.config.prediction_type,
+        )
         capped = snr.clamp(max=training.min_snr_gamma)
         if kind == "v_prediction":
             weights = capped / (snr + 1)
@@ -60,11 +63,11 @@ def diffusion_loss(
         (N,) float32. The target is the noise, the velocity of Salimans and Ho 2022, or the image
         itself, depending on the base's prediction type.
     """
-    noisy = base.noise.add_noise(latents, noise, timesteps)
+    noisy = base.noise_scheduler.add_noise(latents, noise, timesteps)
     prediction = base.predict(noisy, timesteps, conditioning)
     kind = base.prediction_type
     if kind == "v_prediction":
-        target = base.noise.get_velocity(latents, noise, timesteps)
+        target = base.noise_scheduler.get_velocity(latents, noise, timesteps)
     else:
         target = noise if kind == "epsilon" else latents
     return (prediction - target).square().mean(dim=(1, 2, 3))

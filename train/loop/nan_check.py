@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 NAN_CHECK_EVERY = 16  # steps between checks of a GPU's losses, which wait for the GPU
-SHOWN = 5  # losses before it that the message has
+MAX_SHOWN_LOSSES = 5  # losses before it that the message has
 
 
 def first_not_finite(losses: Sequence[Tensor]) -> int | None:
@@ -44,13 +44,13 @@ def not_finite_message(
         fp16: whether the base computes in fp16.
     """
     if batch <= untrained_batches:
-        cause = "the base or a picture, since nothing is trained yet"
+        cause = "the base or an image, since nothing is trained yet"
     else:
         cause = f"a learning rate that is too high ({learning_rate:g})"
     if fp16:
         cause += ", or numbers too large for fp16 (bf16 and fp32 have room for them)"
-    before = ", ".join(f"{loss:.4g}" for loss in losses_before[-SHOWN:])
+    before = ", ".join(f"{loss:.4g}" for loss in losses_before[-MAX_SHOWN_LOSSES:])
     return (
-        f"the loss is no longer a number in epoch {epoch}, at batch {batch} of {batches} "
+        f"the loss is NaN or infinite in epoch {epoch}, at batch {batch} of {batches} "
         f"(before it: {before or 'nothing'}); the likely cause is {cause}"
     )

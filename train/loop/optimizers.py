@@ -30,7 +30,7 @@ from train.validation import SCHEDULER_ALIASES
 log = logging.getLogger(__name__)
 # Optimizers that treat every number by itself, or all of them as one, so that one long vector is as
 # good as the matrices (8-bit states are scaled in blocks of 256 numbers, across matrices).
-SHAPELESS = {
+SHAPE_INDEPENDENT = {
     "SGD",
     "Adam",
     "AdamW",
@@ -42,7 +42,7 @@ SHAPELESS = {
     "AdamWScheduleFree",
 }
 
-KINDS = {"fused", "foreach"}  # torch's implementations, which exclude each other
+IMPLEMENTATIONS = {"fused", "foreach"}  # torch's implementations, which exclude each other
 
 
 def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimizer:
@@ -55,7 +55,7 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
     arguments: dict[str, Any] = {k: v for k, v in config.optimizer.items() if k != "_target_"}
     arguments["lr"] = learning_rate(config.optimizer)
     if arguments["lr"] != (rate := config.optimizer["lr"]):
-        log.warning("%s finds its own step size: lr %g replaced by 1", cls.__name__, rate)
+        log.warning("%s estimates its own step size: lr %g replaced by 1", cls.__name__, rate)
     if is_averaged(cls) and config.scheduler.name not in ("constant", "constant_with_warmup"):
         log.warning(
             "%s averages instead of using a schedule; it is made for scheduler=constant, not %s",
@@ -63,10 +63,13 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
         )  # fmt: skip
     if "betas" in arguments:
         arguments["betas"] = tuple(arguments["betas"])
-    if "fused" in inspect.signature(cls).parameters and not KINDS & arguments.keys():
+    if "fused" in inspect.signature(cls).parameters and not IMPLEMENTATIONS & arguments.keys():
         arguments["fused"] = True
-    rates = {UNET: arguments["lr"], **text_rates(config.training.text_encoder_lr, arguments["lr"])}
-    flat = cls.__name__ in SHAPELESS
+    rates = {
+        UNET: arguments["lr"],
+        **text_encoder_rates(config.training.text_encoder_lr, arguments["lr"]),
+    }
+    flat = cls.__name__ in SHAPE_INDEPENDENT
     groups = [
         {"params": [adapter.flat[name]] if flat else adapter.shaped(name), "lr": lr}
         for name, lr in rates.items()
@@ -84,7 +87,7 @@ def learning_rate(optimizer: Mapping[str, Any]) -> float:
     return 1.0 if is_lr_free(str(optimizer["_target_"])) else float(optimizer["lr"])
 
 
-def text_rates(setting: Any, rate: float) -> dict[str, float]:
+def text_encoder_rates(setting: Any, rate: float) -> dict[str, float]:
     """The learning rate of each text encoder.
 
     Args:

@@ -14,27 +14,27 @@ from train.models.gradient_checkpointing import use_gradient_checkpointing
 
 # operations per core in one forward pass: twice as many are a sixth faster
 # (bench/results/packs.md), but trials that run at the same time cannot learn from each other
-ENOUGH = 4e9
-MOST = 16  # trials in a pack
-SPARE = 0.85  # share of a GPU's free memory that a pack may take
+OPERATIONS_PER_CORE = 4e9
+MAX_TRIALS = 16  # trials in a pack
+MEMORY_SHARE = 0.85  # share of a GPU's free memory that a pack may take
 
 
-def pack_size(base: BaseModel, config: TrialConfig, most: int) -> int:
+def pack_size(base: BaseModel, config: TrialConfig, max_trials: int) -> int:
     """The size of a pack of trials with this config, from 1 to `most`.
 
     On a CPU, the number that keeps its cores busy, counted in operations, so that it is the same
     at every start; on a GPU, the number that fits, extrapolated from the memory of one and two.
     """
-    most = min(most, MOST)
+    max_trials = min(max_trials, MAX_TRIALS)
     if base.device.type != "cuda":
-        rows = (os.cpu_count() or 1) * ENOUGH / operations(base, config)
-        return max(1, min(most, int(rows / config.training.batch_size)))
-    if most == 1:
+        rows = (os.cpu_count() or 1) * OPERATIONS_PER_CORE / operations(base, config)
+        return max(1, min(max_trials, int(rows / config.training.batch_size)))
+    if max_trials == 1:
         return 1
     one, two = (peak_memory(base, config, count) for count in (1, 2))
     free, _ = torch.cuda.mem_get_info(base.device)  # what other processes hold is not free
-    room = (free + torch.cuda.memory_reserved(base.device)) * SPARE
-    return max(1, min(most, 1 + int((room - one) / max(1, two - one))))
+    room = (free + torch.cuda.memory_reserved(base.device)) * MEMORY_SHARE
+    return max(1, min(max_trials, 1 + int((room - one) / max(1, two - one))))
 
 
 def operations(base: BaseModel, config: TrialConfig) -> float:

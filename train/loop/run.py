@@ -20,7 +20,12 @@ from train.data.shuffling import shuffled
 from train.errors import TrainingError
 from train.loop.file_metadata import metadata
 from train.loop.loss import row_weights
-from train.loop.nan_check import NAN_CHECK_EVERY, SHOWN, first_not_finite, not_finite_message
+from train.loop.nan_check import (
+    MAX_SHOWN_LOSSES,
+    NAN_CHECK_EVERY,
+    first_not_finite,
+    not_finite_message,
+)
 from train.loop.optimizers import make_optimizer, make_scheduler, swapped_to_averaged_weights
 from train.loop.random_draws import MicroBatch
 from train.loop.schedule import schedule_of
@@ -29,14 +34,20 @@ from train.lora import checkpoint
 from train.lora.batched import Dropout
 from train.models.base_model import DTYPES, BaseModel
 from train.resume.last_checkpoint import last_checkpoint
-from train.resume.resume_state import StateError, as_damage, check_parts, read_state, write_state
+from train.resume.resume_state import (
+    StateError,
+    check_parts,
+    errors_as_damage,
+    read_state,
+    write_state,
+)
 from train.resume.run_files import state_file
 from train.resume.run_identity import identity, identity_of, migrated_identity
-from train.system.distributed import ALONE, ProcessGroup
+from train.system.distributed import SINGLE_PROCESS, ProcessGroup
 from train.system.oom import apply_fallbacks
 
 log = logging.getLogger(__name__)
-OTHER = "holds a run of other settings; choose another"
+OTHER_SETTINGS = "holds a run of other settings; choose another"
 
 
 class AdapterRun:
@@ -57,7 +68,7 @@ class AdapterRun:
         spec: TrialSpec,
         base: BaseModel,
         dataset: Dataset,
-        processes: ProcessGroup = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.index, self.original_config = index, spec.config
         self.folder, self.name = spec.folder, spec.name
@@ -78,7 +89,7 @@ class AdapterRun:
             StateError: it cannot be restored.
         """
         if state and migrated_identity(state["config"]) != self._identity(self.original_config):
-            raise TrainingError(f"{self.folder} {OTHER}")
+            raise TrainingError(f"{self.folder} {OTHER_SETTINGS}")
         self.fallbacks = max(tuple(state["remedies"]) if state else (), fallbacks, key=len)
         self.config = apply_fallbacks(self.original_config, self.fallbacks)
         self.schedule = schedule_of(self.config, self.dataset, self.processes.count)
@@ -96,7 +107,7 @@ class AdapterRun:
         self.scaler = torch.amp.GradScaler(self.base.device.type) if half else None
         self.last: dict[str, Any] | None = None  # fields of the last checkpoint
         if state:
-            with as_damage():
+            with errors_as_damage():
                 self._restore(state)
 
     def start_epoch(self) -> None:
@@ -107,20 +118,20 @@ class AdapterRun:
     def sample(self, step: int, data: EncodedDataset) -> MicroBatch:
         """Samples the latents, noise, timesteps and captions of one batch."""
         training, random = self.config.training, self.random
-        shown = self.schedule.plan.images(step, self.order)
-        mean, std = data.latents_of(shown, random)
+        rows = self.schedule.plan.images(step, self.order)
+        mean, std = data.latents_of(rows, random)
         noise, spread = torch.randn((2, *mean.shape), generator=random)
-        count = self.base.noise.config.num_train_timesteps
-        timesteps = torch.randint(count, (len(shown),), generator=random)
-        captions = data.sample_captions(shown, training.caption_dropout, random)
+        count = self.base.noise_scheduler.config.num_train_timesteps
+        timesteps = torch.randint(count, (len(rows),), generator=random)
+        captions = data.sample_captions(rows, training.caption_dropout, random)
         rate = self.config.network.dropout
         seed = int(torch.randint(2**31, (), generator=random)) if rate else 0
         if training.noise_offset:
             shift = torch.randn((*noise.shape[:2], 1, 1), generator=random)
             noise = noise + training.noise_offset * shift
-        weights = row_weights(self.base, training, timesteps, data.prior[shown])
+        weights = row_weights(self.base, training, timesteps, data.prior[rows])
         latents = mean + std * spread
-        return MicroBatch(latents, noise, timesteps, data.sizes[shown], weights, captions,
+        return MicroBatch(latents, noise, timesteps, data.sizes[rows], weights, captions,
                     Dropout(rate, seed))  # fmt: skip
 
     @property
@@ -205,7 +216,7 @@ class AdapterRun:
         return self.failure
 
     @property
-    def is_due(self) -> bool:
+    def checkpoint_due(self) -> bool:
         """Whether the completed epoch has a checkpoint."""
         return self.schedule.saves_after(self.epoch)
 
@@ -220,15 +231,17 @@ class AdapterRun:
             NotFiniteError: the weights are not finite, in any of the processes.
             CheckpointError: the file cannot be written.
         """
-        about = metadata(self.config, self.name, self.base, self.dataset, self.schedule, self.epoch)
+        file_metadata = metadata(
+            self.config, self.name, self.base, self.dataset, self.schedule, self.epoch
+        )
         precision = DTYPES[self.config.training.save_precision]
         self._record_checkpoint(self.last["epoch"] if self.last else 0)
         saved = self.last_saved()
         with swapped_to_averaged_weights(self.optimizer, self.adapter):
             checkpoint.check_finite(self.adapter, precision)
             if self.processes.main:
-                checkpoint.save_checkpoint(saved.path, self.adapter, about, precision)
-        self.recent, self.losses = self.losses[-SHOWN:], []
+                checkpoint.save_checkpoint(saved.path, self.adapter, file_metadata, precision)
+        self.recent, self.losses = self.losses[-MAX_SHOWN_LOSSES:], []
         self.save_state()
         self._delete_old()
         return saved
@@ -246,7 +259,7 @@ class AdapterRun:
         }
 
     def last_saved(self) -> Checkpoint:
-        """The last checkpoint, from which a continued run goes on."""
+        """The last checkpoint, from which an interrupted run continues."""
         assert self.last is not None
         return Checkpoint(
             index=self.index,
@@ -317,7 +330,7 @@ class AdapterRun:
         self.epoch, self.order, self.last = state["epoch"], state["order"], state["last"]
         self.batch = min(self.batches, self.schedule.batches_for(state["shown"]))
         # a fallback may have changed the buckets since
-        if self.batch and not self.schedule.plan.has(self.order):
+        if self.batch and not self.schedule.plan.matches(self.order):
             self.order = shuffled(self.schedule.plan, self.random)
         self.losses, self.skipped = list(state["losses"].unbind()), state["skipped"]
         within = f", within the next one at batch {self.batch}" if self.batch else ""
@@ -334,7 +347,7 @@ class AdapterRun:
         self.epoch, adapter = last
         run = identity_of(files[self.epoch], self.name, self.processes.count)
         if run != self._identity(self.config):
-            raise TrainingError(f"{damage}, and {self.folder} {OTHER}")
+            raise TrainingError(f"{damage}, and {self.folder} {OTHER_SETTINGS}")
         target, source = self.adapter.matrices, adapter.matrices  # in different orders
         for key in target:
             for matrix, trained in zip(target[key], source[key], strict=True):
@@ -347,7 +360,7 @@ class AdapterRun:
                 self.scheduler.step()
         self._record_checkpoint(before=0)
         where = f"{self._file(self.epoch).name} (epoch {self.epoch})"
-        log.warning(f"{damage}; the run goes on from {where}, with a new optimizer state")
+        log.warning(f"{damage}; the run continues from {where}, with a new optimizer state")
 
     def _identity(self, config: TrialConfig) -> str:
         """Hash that must be equal for a run to be continued."""

@@ -9,9 +9,9 @@ from itertools import accumulate
 from train.config.schema import TrainingConfig, TrialConfig
 from train.data.batching import Batches, crops_of, plan_batches
 from train.data.dataset import Dataset
-from train.data.folders.wording import counted
+from train.data.folders.wording import count_noun
 
-CHECKPOINTS = 5  # the least number by default
+MIN_CHECKPOINTS = 5  # the least number by default
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class TrainingSchedule:
         """Number of images, with repeats, in epoch `epoch` (0-based)."""
         return sum(map(self.rows_of, range(self.batches_in_epoch(epoch))))
 
-    def batches_for(self, shown: int) -> int:
-        """Number of batches of an epoch after which at least `shown` images were used."""
+    def batches_for(self, images: int) -> int:
+        """Number of batches of an epoch after which at least `images` images were used."""
         totals = accumulate(map(self.rows_of, range(self.batches)))
-        return sum(total < shown for total in totals) + (shown > 0)
+        return sum(total < images for total in totals) + (images > 0)
 
     def rows_of_step(self, batch: int, batches: int) -> int:
         """Number of images in the optimizer step that a batch belongs to.
@@ -94,17 +94,17 @@ class TrainingSchedule:
             factors.append(f"{self.accumulation} accumulated")
         if processes > 1:
             factors.append(f"{processes} processes")
-        often = "epoch" if self.save_every == 1 else counted(self.save_every, "epoch")
+        often = "epoch" if self.save_every == 1 else count_noun(self.save_every, "epoch")
         effective = self.global_batch_size * self.accumulation
         return (
             f"effective batch {effective} ({' x '.join(factors)}); "
-            f"{counted(self.steps_an_epoch, 'step')} an epoch, {counted(self.epochs, 'epoch')}, "
-            f"{counted(self.steps, 'step')}; a checkpoint every {often}, "
-            f"{self.checkpoints} in all"
+            f"{count_noun(self.steps_an_epoch, 'step')} per epoch, "
+            f"{count_noun(self.epochs, 'epoch')}, {count_noun(self.steps, 'step')}; a checkpoint "
+            f"every {often}, {self.checkpoints} in total"
         )
 
 
-def report(config: TrialConfig, dataset: Dataset, processes: int = 1) -> str:
+def training_report(config: TrialConfig, dataset: Dataset, processes: int = 1) -> str:
     """Lines about a trial's images and schedule, before the base is loaded.
 
     Raises:
@@ -135,5 +135,5 @@ def schedule_of(config: TrialConfig, dataset: Dataset, processes: int = 1) -> Tr
         accumulation=training.gradient_accumulation,
         epochs=epochs,
         steps=training.max_steps or epochs * steps_an_epoch,
-        save_every=training.save_every or max(1, epochs // CHECKPOINTS),
+        save_every=training.save_every or max(1, epochs // MIN_CHECKPOINTS),
     )

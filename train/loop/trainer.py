@@ -20,7 +20,7 @@ from train.loop.trial_spec import Checkpoint, TrialSpec
 from train.lora.checkpoint import NotFiniteError
 from train.models.base_model import BaseModel
 from train.models.gradient_checkpointing import use_gradient_checkpointing
-from train.system.distributed import ALONE, ProcessGroup
+from train.system.distributed import SINGLE_PROCESS, ProcessGroup
 
 __all__ = ["Checkpoint", "Epoch", "Trainer", "TrainingError", "TrialSpec", "shared_by_a_pack"]
 
@@ -75,7 +75,7 @@ class Trainer:
         base: BaseModel,
         dataset: Dataset,
         specs: Sequence[TrialSpec] = (),
-        processes: ProcessGroup = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
         should_stop: Callable[[], bool] | None = None,
         should_pause: Callable[[], object] = lambda: False,
     ) -> None:
@@ -104,7 +104,7 @@ class Trainer:
             self._shared = shared
         if shared != self._shared:
             raise TrainingError(
-                "a pack's trials must share base, pictures, batch size and gradient checkpointing"
+                "a pack's trials must share base, images, batch size and gradient checkpointing"
             )
         self.pending.append(run)
         self._added += 1
@@ -120,7 +120,7 @@ class Trainer:
             joined, self.pending = self.pending, []
             self.runs |= {run.index: run for run in joined}
             if continued := [run for run in joined if run.last]:
-                self._leave([run for run in continued if run.finished])
+                self._remove([run for run in continued if run.finished])
                 yield Epoch([run.last_saved() for run in continued], 0.0)
                 began = time.perf_counter()
                 continue  # the caller may have stopped or added some
@@ -129,12 +129,12 @@ class Trainer:
             if should_pause := self.should_pause():
                 for run in self.runs.values():
                     run.save_state()
-            self._leave([run for run in self.runs.values() if run.finished])
+            self._remove([run for run in self.runs.values() if run.finished])
             if saved or failures or should_pause:
                 yield Epoch(saved, time.perf_counter() - began, failures)
                 began = time.perf_counter()
 
-    def _leave(self, runs: list[AdapterRun]) -> None:
+    def _remove(self, runs: list[AdapterRun]) -> None:
         for run in runs:
             self.stop(run.index)
 
@@ -143,20 +143,20 @@ class Trainer:
         use_gradient_checkpointing(self.base, running[0].config.training.gradient_checkpointing)
         for run in running:
             run.start_epoch()
-        at = {run.index: run.batch for run in running}  # 0, except after an interruption
-        for start in sorted(set(at.values())):
-            together = [run for run in running if at[run.index] == start]
-            while together := [run for run in together if run.in_epoch]:
-                self.step(together, together[0].batch)
-                self._save_states(together)
+        start_batch = {run.index: run.batch for run in running}  # 0, except after an interruption
+        for start in sorted(set(start_batch.values())):
+            group = [run for run in running if start_batch[run.index] == start]
+            while group := [run for run in group if run.in_epoch]:
+                self.step(group, group[0].batch)
+                self._save_states(group)
         failures = {run.index: reason for run in running if (reason := run.finish_epoch())}
-        self._leave([run for run in running if run.index in failures])
+        self._remove([run for run in running if run.index in failures])
         return failures
 
     def _save_due(self, failures: dict[int, str]) -> list[Checkpoint]:
         """Saves the due checkpoints; runs whose weights are not finite join the failures."""
         saved = []
-        for run in [run for run in self.runs.values() if run.is_due]:
+        for run in [run for run in self.runs.values() if run.checkpoint_due]:
             try:
                 saved.append(run.save())
             except NotFiniteError as error:

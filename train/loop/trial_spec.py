@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.config.schema import TrialConfig
-from train.resume.run_files import NAME
+from train.resume.run_files import DEFAULT_NAME
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TrialSpec:
 
     config: TrialConfig
     folder: Path
-    name: str = NAME
+    name: str = DEFAULT_NAME
     fallbacks: tuple[str, ...] = ()
 
 

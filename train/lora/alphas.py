@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from train.lora.conversion import ALPHA, Module
-from train.lora.peft_config import NOT_SURE, Settings, alpha_of, number
+from train.lora.peft_config import AMBIGUOUS, Settings, alpha_of, number
 
-NEAR = 0.01  # alpha may have been rounded to bf16
+TOLERANCE = 0.01  # alpha may have been rounded to bf16
 
 
 def alphas(
@@ -29,11 +29,15 @@ def alphas(
     """
     given = {name: _alpha(name, module, settings) for name, module in modules.items()}
     ranks = {name: module.rank for name, module in modules.items()}
-    absent = {ranks[name] for name, alpha in given.items() if alpha is None}
+    ranks_without_alpha = {ranks[name] for name, alpha in given.items() if alpha is None}
     for name, alpha in given.items():
-        if absent and alpha is not None and not math.isclose(alpha, ranks[name], rel_tol=NEAR):
-            raise ValueError(f"{NOT_SURE}{name} has an alpha, and other modules have none")
-    _check_metadata(absent, metadata)
+        if (
+            ranks_without_alpha
+            and alpha is not None
+            and not math.isclose(alpha, ranks[name], rel_tol=TOLERANCE)
+        ):
+            raise ValueError(f"{AMBIGUOUS}{name} has an alpha, and other modules have none")
+    _check_metadata(ranks_without_alpha, metadata)
     return {name: float(ranks[name] if alpha is None else alpha) for name, alpha in given.items()}
 
 
@@ -42,15 +46,15 @@ def _alpha(name: str, module: Module, settings: Mapping[str, Settings]) -> float
     in_file = _number_of(f"{name}.{ALPHA}", module.parts.get(ALPHA))
     if not settings or (in_file is not None and not module.path):
         if in_file is None and module.peft:
-            raise ValueError(f"{NOT_SURE}PEFT's adapter_config.json is not next to it")
+            raise ValueError(f"{AMBIGUOUS}PEFT's adapter_config.json is not next to it")
         return in_file
     if module.network not in settings:
         if in_file is None:
-            raise ValueError(f"{NOT_SURE}PEFT's settings say nothing of {name}")
+            raise ValueError(f"{AMBIGUOUS}PEFT's settings say nothing of {name}")
         return in_file
     alpha = alpha_of(settings[module.network], module.path, module.rank)
-    if in_file is not None and not math.isclose(alpha, in_file, rel_tol=NEAR):
-        raise ValueError(f"{NOT_SURE}alpha of {name} is {in_file:g}, in PEFT's settings {alpha:g}")
+    if in_file is not None and not math.isclose(alpha, in_file, rel_tol=TOLERANCE):
+        raise ValueError(f"{AMBIGUOUS}alpha of {name} is {in_file:g}, in PEFT's settings {alpha:g}")
     return alpha
 
 
@@ -58,7 +62,7 @@ def _number_of(name: str, tensor: Tensor | None) -> float | None:
     if tensor is None:
         return None
     if tensor.numel() != 1 or tensor.is_complex():
-        raise ValueError(f"{NOT_SURE}{name} is not one number but {tuple(tensor.shape)}")
+        raise ValueError(f"{AMBIGUOUS}{name} is not one number but {tuple(tensor.shape)}")
     return number(name, tensor.item())
 
 
@@ -73,4 +77,4 @@ def _check_metadata(ranks: set[int], metadata: Mapping[str, str]) -> None:
     except (KeyError, ValueError):
         return
     if rank in ranks and not math.isclose(alpha, rank):
-        raise ValueError(f"{NOT_SURE}its metadata give alpha {alpha:g}, the weights have none")
+        raise ValueError(f"{AMBIGUOUS}its metadata give alpha {alpha:g}, the weights have none")

@@ -17,7 +17,7 @@ from train.lora.adapter import Adapter
 from train.lora.alphas import alphas
 from train.lora.checkpoint_file import read_metadata, unreadable
 from train.lora.conversion import read_modules
-from train.lora.fitting import NotFinite, check_base, fit
+from train.lora.fitting import NonFiniteWeights, check_base, fit
 from train.lora.injection import LoRAInjector
 from train.lora.peft_config import read_settings
 
@@ -36,10 +36,10 @@ def check_finite(adapter: Adapter, dtype: torch.dtype) -> None:
     numbers = [*adapter.flat.values(), alphas]
     if all(bool(values.to(dtype).isfinite().all()) for values in numbers):
         return
-    word = str(dtype).removeprefix("torch.")
+    dtype_name = str(dtype).removeprefix("torch.")
     if all(bool(values.isfinite().all()) for values in numbers):
         largest = max(float(values.detach().abs().max()) for values in numbers if values.numel())
-        raise NotFiniteError(f"the weights, up to {largest:.2g}, are too large for {word}")
+        raise NotFiniteError(f"the weights, up to {largest:.2g}, are too large for {dtype_name}")
     raise NotFiniteError("the weights are not finite")
 
 
@@ -69,8 +69,8 @@ def _serialized(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     `sshs_model_hash` is the sha256 of everything after the header, `sshs_legacy_hash` the first 8
     digits of the sha256 of the 64 KiB at offset 1 MiB; both for a file with only the `ss_` keys.
     """
-    kohyas = {key: value for key, value in metadata.items() if key.startswith("ss_")}
-    content = save(tensors, metadata=kohyas)
+    kohya_metadata = {key: value for key, value in metadata.items() if key.startswith("ss_")}
+    content = save(tensors, metadata=kohya_metadata)
     end = 8 + int.from_bytes(content[:8], "little")
     header, body = json.loads(content[8:end]), memoryview(content)[end:]
     header["__metadata__"] = {
@@ -113,7 +113,7 @@ def read_checkpoint(path: Path | str, adapters: LoRAInjector) -> tuple[Adapter, 
         modules, others = read_modules(tensors, settings)
         missing = check_base(modules, adapters, metadata)
         matrices = fit(modules, alphas(modules, settings, metadata), adapters, metadata)
-    except NotFinite as error:
+    except NonFiniteWeights as error:
         raise NotFiniteError(f"{path}: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error

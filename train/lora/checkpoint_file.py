@@ -21,7 +21,7 @@ DTYPES = {
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 BLOCK = 1 << 24  # bytes that are hashed at once
-LARGEST = 8_000_000_000  # bytes of a LoRA file; SDXL's of rank 256 in fp32 has 3.5 GB
+MAX_BYTES = 8_000_000_000  # bytes of a LoRA file; SDXL's of rank 256 in fp32 has 3.5 GB
 
 
 def check_safetensors(path: Path) -> None:
@@ -54,8 +54,8 @@ def header_of(path: Path | str) -> Header:
         header = read_header(file)
     except (UntrustedFileError, OSError) as error:
         raise unreadable(file, error) from error
-    if file.stat().st_size > LARGEST:
-        raise CheckpointError(f"{shortened(file)}: has more than {LARGEST / 1e9:g} GB: no LoRA")
+    if file.stat().st_size > MAX_BYTES:
+        raise CheckpointError(f"{shortened(file)}: has more than {MAX_BYTES / 1e9:g} GB: no LoRA")
     return header
 
 
@@ -82,7 +82,7 @@ def epoch_of(path: Path | str) -> int:
     epoch, step = epoch_and_step(Path(path), read_metadata(path))
     number = step if epoch is None else epoch
     if number is None:
-        raise CheckpointError(f"{path}: neither its metadata nor its name tells the epoch")
+        raise CheckpointError(f"{path}: neither its metadata nor its name states the epoch")
     return number
 
 

@@ -30,7 +30,7 @@ WORDS = (
     r"(?P<step>\d+)[-_ ]?steps?(?![a-z])",
     r"(?P<epoch>\d+)[-_ ]?ep(?:ochs?)?(?![a-z])",
 )
-LONGEST = 12  # digits of an epoch or a step
+MAX_DIGITS = 12  # digits of an epoch or a step
 
 
 def name_of(path: Path) -> str:
@@ -47,10 +47,12 @@ def from_metadata(metadata: Mapping[str, str]) -> tuple[Number, Number]:
     if epoch is not None or step is not None:
         return epoch, step
     try:
-        about = parse_json(metadata.get("training_info", "{}"), _TrainingInfo, "training_info")
+        training_info = parse_json(
+            metadata.get("training_info", "{}"), _TrainingInfo, "training_info"
+        )
     except UntrustedFileError:
         return None, None
-    return None, _count(about.step)
+    return None, _count(training_info.step)
 
 
 class _TrainingInfo(msgspec.Struct):
@@ -96,5 +98,5 @@ def epoch_and_step(path: Path, metadata: Mapping[str, str]) -> tuple[Number, Num
 
 def _count(text: object) -> Number:
     """A number of epochs or steps; None if the text is not one."""
-    match = re.fullmatch(rf"[0-9]{{1,{LONGEST}}}", str(text).strip())
+    match = re.fullmatch(rf"[0-9]{{1,{MAX_DIGITS}}}", str(text).strip())
     return int(match[0]) if match else None

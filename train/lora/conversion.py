@@ -26,19 +26,19 @@ PEFT = "base_model.model."
 WRAPPERS = (PEFT, "module.", "_orig_mod.")  # of PEFT, of DistributedDataParallel, of torch.compile
 PREFIXES = {"unet": UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER_2}
 # prefixes of paths, and the network of each
-BEGINNINGS = (
+PATH_PREFIXES = (
     (r"((model\.)?diffusion_model|(unet\.)+|lycoris(?=_))[._]?", "unet"),
     (r"(text_encoders\.)?clip_l\.(transformer\.)?|text_encoder\.", "text_encoder"),
     (r"(text_encoders\.)?clip_g\.(transformer\.)?|text_encoder_2\.", "text_encoder_2"),
 )
 # prefixes of paths in files of PEFT, which do not name the network
-UNET_INSIDE = re.compile(
+UNET_PATH = re.compile(
     r"(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks|conv_in|conv_out"
     r"|time_embedding|add_embedding)\."
 )
-TEXT_INSIDE = re.compile(r"(text_model|encoder|text_projection)\.")
+TEXT_ENCODER_PATH = re.compile(r"(text_model|encoder|text_projection)\.")
 # suffixes of the down and up matrices
-ENDINGS = tuple(
+SUFFIXES = tuple(
     re.compile(pattern)
     for pattern in (
         r"(?:\.processor)?\.to_(?P<layer>q|k|v|out)_lora\.(?:(?P<way>down|up)\.weight|alpha)$",
@@ -47,7 +47,7 @@ ENDINGS = tuple(
         r"\.alpha$",
     )
 )
-WAYS = {"down": DOWN, "A": DOWN, "up": UP, "B": UP, None: ALPHA}
+MATRIX_NAMES = {"down": DOWN, "A": DOWN, "up": UP, "B": UP, None: ALPHA}
 # a part that changes the strength in ways that loaders do not agree on
 STRENGTH = re.compile(r"(?!bundle_emb\.).*(alpha|scal)[^.]*")
 
@@ -91,40 +91,40 @@ def read_modules(
     """
     check_kind(tensors)
     modules: dict[str, Module] = {}
-    others = []
+    other_keys = []
     for key, tensor in tensors.items():
         name, part, module = _parsed(key, settings)
         if module is None:
-            others.append(key)
+            other_keys.append(key)
         elif part in modules.setdefault(name, module).parts:
             raise ValueError(f"it has two LoRAs for {name}")
         else:
             modules[name].parts[part] = tensor
-    lone = [name for name, module in modules.items() if {*module.parts} == {ALPHA}]
-    others += [f"{name}.{ALPHA}" for name in lone if modules.pop(name)]
+    alpha_only = [name for name, module in modules.items() if {*module.parts} == {ALPHA}]
+    other_keys += [f"{name}.{ALPHA}" for name in alpha_only if modules.pop(name)]
     if not modules:
         raise ValueError(kind_of(list(tensors)))
     for name, module in modules.items():
         for part in {DOWN, UP} - {*module.parts}:
             raise ValueError(f"{name} has no {part}.weight")
-    if strange := next((key for key in others if STRENGTH.fullmatch(key)), None):
-        raise ValueError(f"its strength is not sure: it has {strange}, on which trainers differ")
-    return modules, others
+    if ambiguous := next((key for key in other_keys if STRENGTH.fullmatch(key)), None):
+        raise ValueError(f"its strength is ambiguous: it has {ambiguous}, on which trainers differ")
+    return modules, other_keys
 
 
 def _parsed(key: str, settings: Mapping[str, Settings]) -> tuple[str, str, Module | None]:
     """The name of the module, the part, and an empty module; None: the key is not a LoRA's."""
-    whole = key
-    while wrapper := next((w for w in WRAPPERS if whole.startswith(w)), ""):
-        whole = whole.removeprefix(wrapper)
-    match = next((match for ending in ENDINGS if (match := ending.search(whole))), None)
+    stripped = key
+    while wrapper := next((w for w in WRAPPERS if stripped.startswith(w)), ""):
+        stripped = stripped.removeprefix(wrapper)
+    match = next((match for ending in SUFFIXES if (match := ending.search(stripped))), None)
     if match is None:
         return "", "", None
-    path, groups = whole[: match.start()], match.groupdict()
-    part = WAYS[groups.get("way")]
+    path, groups = stripped[: match.start()], match.groupdict()
+    part = MATRIX_NAMES[groups.get("way")]
     if path.startswith("lora_"):
         return path.replace(".", "_"), part, Module("", "", False)
-    network, path = _place(path, settings)
+    network, path = _network_and_path(path, settings)
     if not network:
         return "", "", None
     if layer := groups.get("layer"):
@@ -136,14 +136,14 @@ def _parsed(key: str, settings: Mapping[str, Settings]) -> tuple[str, str, Modul
     return name, part, Module(network, path, key.startswith(PEFT))
 
 
-def _place(path: str, settings: Mapping[str, Settings]) -> tuple[str, str]:
-    """The network of a module, and its path in it; no network: it is none of ours."""
-    for pattern, network in BEGINNINGS:
+def _network_and_path(path: str, settings: Mapping[str, Settings]) -> tuple[str, str]:
+    """The network of a module, and its path in it; no network: it is not one of ours."""
+    for pattern, network in PATH_PREFIXES:
         if match := re.match(pattern, path):
             return network, path[match.end() :]
-    if UNET_INSIDE.match(f"{path}."):
+    if UNET_PATH.match(f"{path}."):
         return "unet", path
-    if TEXT_INSIDE.match(f"{path}."):
+    if TEXT_ENCODER_PATH.match(f"{path}."):
         # SDXL's second encoder has transformers' class with a projection
         second = any(
             "WithProjection" in str(each.get("auto_mapping")) for each in settings.values()

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from train.lora.conversion import DOWN, UP, Module
-from train.lora.injection import LoRAInjector, shape
+from train.lora.injection import LoRAInjector, weight_shape
 from train.lora.unsupported_kinds import other_family
 
 
-class NotFinite(ValueError):
+class NonFiniteWeights(ValueError):
     """Weights are not finite, or make the base's weights so."""
 
 
 Matrices = dict[str, tuple[Tensor, Tensor, float]]
-HIGHEST_RANK = 4096  # of a file, so that its matrices fit into memory
-FLAT, SPATIAL = 2, 4  # dimensions of the matrices of a linear layer and of a convolution
+MAX_FILE_RANK = 4096  # of a file, so that its matrices fit into memory
+LINEAR_DIMS, CONV_DIMS = 2, 4  # dimensions of the matrices of a linear layer and of a convolution
 # metadata keys that identify the base
 BASE_KEYS = ("ss_base_model_version", "modelspec.architecture")
 
@@ -42,13 +42,13 @@ def fit(
             continue
         if key in matrices:
             raise ValueError(f"it has two LoRAs for {key}")
-        weight = shape(adapters.modules[key])
-        pair = _fitted(name, module.parts[DOWN], module.parts[UP], weight)
+        weight = weight_shape(adapters.modules[key])
+        pair = _fit_shapes(name, module.parts[DOWN], module.parts[UP], weight)
         if pair is None:
             down, up = (tuple(module.parts[part].shape) for part in (DOWN, UP))
             raise ValueError(
                 f"{name} has shapes {down}, {up}, the base's module is {tuple(weight)}; "
-                f"{_another(list(modules), metadata)}"
+                f"{_base_hint(list(modules), metadata)}"
             )
         matrices[key] = (*pair, alphas[name])
     _check_finite(matrices)
@@ -66,18 +66,20 @@ def check_base(
     missing = [name for name in modules if name not in adapters.aliases]
     if 2 * len(missing) >= len(modules):
         raise ValueError(
-            f"the base has no module for {missing[0]}; {_another(list(modules), metadata)}"
+            f"the base has no module for {missing[0]}; {_base_hint(list(modules), metadata)}"
         )
     for name, module in modules.items():
         if not module.rank:
             down = tuple(module.parts[DOWN].shape)
             raise ValueError(f"{name} has no rank: its {DOWN}.weight has the shape {down}")
-        if module.rank > HIGHEST_RANK:
-            raise ValueError(f"{name} has rank {module.rank}, and at most {HIGHEST_RANK} is loaded")
+        if module.rank > MAX_FILE_RANK:
+            raise ValueError(
+                f"{name} has rank {module.rank}, and at most {MAX_FILE_RANK} is loaded"
+            )
     return missing
 
 
-def _fitted(
+def _fit_shapes(
     name: str, down: Tensor, up: Tensor, weight: torch.Size
 ) -> tuple[Tensor, Tensor] | None:
     """The matrices in the shape of the base's module; None if they belong to another module.
@@ -85,18 +87,20 @@ def _fitted(
     A 1x1 convolution equals a linear layer, and trainers do not agree which of them it is.
     """
     outputs, *inputs = weight
-    if not {down.ndim, up.ndim} <= {FLAT, SPATIAL} or not len(down):
+    if not {down.ndim, up.ndim} <= {LINEAR_DIMS, CONV_DIMS} or not len(down):
         return None
     if not (down.is_floating_point() and up.is_floating_point()):
         raise ValueError(f"{name} has weights of {down.dtype}, which are not a LoRA's")
-    flat = [size for size in inputs if size != 1] == [size for size in down.shape[1:] if size != 1]
-    if not flat or up.shape[:2] != (outputs, len(down)) or up[0, 0].numel() != 1:
+    matches = [size for size in inputs if size != 1] == [
+        size for size in down.shape[1:] if size != 1
+    ]
+    if not matches or up.shape[:2] != (outputs, len(down)) or up[0, 0].numel() != 1:
         return None
-    ends = [1] * (len(weight) - FLAT)
+    ends = [1] * (len(weight) - LINEAR_DIMS)
     return down.float().reshape(len(down), *inputs), up.float().reshape(outputs, len(down), *ends)
 
 
-def _another(names: list[str], metadata: Mapping[str, str]) -> str:
+def _base_hint(names: list[str], metadata: Mapping[str, str]) -> str:
     """A hint for which base the file may be."""
     version = next((metadata[key] for key in BASE_KEYS if metadata.get(key)), "")
     if family := other_family(names):
@@ -112,7 +116,7 @@ def _check_finite(matrices: Matrices) -> None:
         if not math.isfinite(float(down.norm() * up.norm() * alpha))
     ]
     if bad:
-        raise NotFinite(
+        raise NonFiniteWeights(
             f"its weights are not finite in {len(bad)} of {len(matrices)} modules (such as "
             f"{bad[0]}): the training broke down before it was saved"
         )

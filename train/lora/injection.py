@@ -98,9 +98,9 @@ class LoRAInjector:
     def create(self, network: NetworkConfig, generator: torch.Generator) -> Adapter:
         """A new adapter without effect: down is Kaiming-uniform, up is zero (as in kohya)."""
         matrices = {}
-        for key, module in self._chosen(network):
-            rank, alpha = sizes(network, module)
-            outputs, *inputs = shape(module)
+        for key, module in self._trained_modules(network):
+            rank, alpha = rank_and_alpha(network, module)
+            outputs, *inputs = weight_shape(module)
             down = torch.empty(rank, *inputs)
             nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
             up = torch.zeros(outputs, rank, *([1, 1] if down.ndim == 4 else []))
@@ -110,12 +110,12 @@ class LoRAInjector:
     def parameter_count(self, network: NetworkConfig) -> int:
         """The number of parameters of an adapter with these settings."""
         return sum(
-            sizes(network, module)[0] * (outputs + math.prod(inputs))
-            for _, module in self._chosen(network)
-            for outputs, *inputs in [shape(module)]
+            rank_and_alpha(network, module)[0] * (outputs + math.prod(inputs))
+            for _, module in self._trained_modules(network)
+            for outputs, *inputs in [weight_shape(module)]
         )
 
-    def _chosen(self, network: NetworkConfig) -> Iterator[tuple[str, nn.Module]]:
+    def _trained_modules(self, network: NetworkConfig) -> Iterator[tuple[str, nn.Module]]:
         for key, module in self.targets.items():
             excluded = key.startswith(TEXT_ENCODERS) and not network.text_encoder
             if not excluded and (network.conv_rank or key not in self.conv_only):
@@ -179,14 +179,14 @@ class LoRAInjector:
                 weight.copy_(before[key])
 
 
-def shape(module: nn.Module) -> torch.Size:
+def weight_shape(module: nn.Module) -> torch.Size:
     """Shape of the module's weight: (out, in) or (out, in, k, k)."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight.shape
 
 
-def sizes(network: NetworkConfig, module: nn.Module) -> tuple[int, float]:
+def rank_and_alpha(network: NetworkConfig, module: nn.Module) -> tuple[int, float]:
     """Rank and alpha for one module: 3x3 convolutions have conv_rank, all others rank."""
     if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
         return network.conv_rank, network.convolution_alpha

@@ -14,9 +14,9 @@ from train.text.display import readable
 CONFIG, IN_METADATA = "adapter_config.json", "lora_adapter_metadata"
 NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 LORA = "LORA"  # PEFT's name of the kind
-LARGEST = 4_000_000  # bytes of a settings file
-MOST_SIGNS = 100_000  # characters of all patterns together: SDXL has some 800 modules
-NOT_SURE = "its strength is not sure: "
+MAX_BYTES = 4_000_000  # bytes of a settings file
+MAX_PATTERN_CHARACTERS = 100_000  # characters of all patterns together: SDXL has some 800 modules
+AMBIGUOUS = "its strength is ambiguous: "
 # variants of LoRA that compute something else, by the setting that enables each
 VARIANTS = (
     "use_dora",
@@ -29,7 +29,7 @@ VARIANTS = (
     "layer_replication",
 )
 # initializations that keep the base; the others (PiSSA, OLoRA ...) train on a changed one
-HARMLESS = (True, False, None, "gaussian", "eva", "orthogonal")
+BASE_PRESERVING_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 Settings = Mapping[str, Any]
 
@@ -49,11 +49,11 @@ def read_settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Settings
             where = IN_METADATA
             content = parse_json(metadata[IN_METADATA], Tree, IN_METADATA)
         elif file.exists():
-            where, content = CONFIG, read_json(file, Tree, LARGEST)
+            where, content = CONFIG, read_json(file, Tree, MAX_BYTES)
         else:
             return {}
     except UntrustedFileError as error:
-        raise ValueError(f"{NOT_SURE}it is not JSON with settings: {error}") from error
+        raise ValueError(f"{AMBIGUOUS}it is not JSON with settings: {error}") from error
     settings = _by_network(content)
     for each in settings.values():
         _check_plain(where, each)
@@ -81,10 +81,10 @@ def _check_plain(where: str, settings: Settings) -> None:
         if enabled:
             raise ValueError(f"{where} has {name}: only plain LoRA and LoCon can be loaded")
     start = settings.get("init_lora_weights")
-    if start not in HARMLESS:
-        shown = readable(str(start)[:40])
+    if start not in BASE_PRESERVING_INITS:
+        init = readable(str(start)[:40])
         raise ValueError(
-            f"{where} has init_lora_weights={shown}: it was trained on a changed base; "
+            f"{where} has init_lora_weights={init}: it was trained on a changed base; "
             "PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) makes it a "
             "plain LoRA"
         )
@@ -102,10 +102,10 @@ def alpha_of(settings: Settings, path: str, rank: int) -> float:
     """
     r = _setting(settings, "rank_pattern", path, settings.get("r"))
     if r is not None and number("r", r) != rank:
-        raise ValueError(f"{NOT_SURE}PEFT's settings give {path} rank {r}, the file {rank}")
+        raise ValueError(f"{AMBIGUOUS}PEFT's settings give {path} rank {r}, the file {rank}")
     alpha = _setting(settings, "alpha_pattern", path, settings.get("lora_alpha"))
     if alpha is None:
-        raise ValueError(f"{NOT_SURE}PEFT's settings have no lora_alpha for {path}")
+        raise ValueError(f"{AMBIGUOUS}PEFT's settings have no lora_alpha for {path}")
     root = _flag(settings, "use_rslora")  # the scale is alpha / sqrt(rank)
     return number("lora_alpha", alpha) * (math.sqrt(rank) if root else 1)
 
@@ -115,7 +115,7 @@ def _flag(settings: Settings, name: str) -> bool:
     value = settings.get(name)
     if not isinstance(value, bool | None):
         raise ValueError(
-            f"{NOT_SURE}{name} is true or false in PEFT's settings, not {str(value)[:40]!r}"
+            f"{AMBIGUOUS}{name} must be true or false in PEFT's settings, not {str(value)[:40]!r}"
         )
     return bool(value)
 
@@ -124,16 +124,16 @@ def _setting(settings: Settings, name: str, path: str, default: Any) -> Any:
     """The value of the first pattern that matches, see `matches`."""
     patterns = settings.get(name) or {}
     if not isinstance(patterns, Mapping):
-        raise ValueError(f"{NOT_SURE}{name} is no mapping")
-    if sum(map(len, patterns)) > MOST_SIGNS:
-        raise ValueError(f"{NOT_SURE}{name} has more than {MOST_SIGNS} characters")
+        raise ValueError(f"{AMBIGUOUS}{name} is not a mapping")
+    if sum(map(len, patterns)) > MAX_PATTERN_CHARACTERS:
+        raise ValueError(f"{AMBIGUOUS}{name} has more than {MAX_PATTERN_CHARACTERS} characters")
     for pattern, value in patterns.items():
         try:
             if matches(pattern, path):
                 return value
         except ValueError as error:
             raise ValueError(
-                f"{NOT_SURE}{name} has {pattern[:80]!r}, which is not a regular expression of "
+                f"{AMBIGUOUS}{name} has {pattern[:80]!r}, which is not a regular expression of "
                 f"module names: it {error}; names, dots, alternatives and .* are read"
             ) from None
     return default
@@ -150,5 +150,5 @@ def number(name: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         strength = math.nan
     if not (math.isfinite(strength) and strength > 0):
-        raise ValueError(f"{NOT_SURE}{name} is {readable(str(value)[:40])}")
+        raise ValueError(f"{AMBIGUOUS}{name} is {readable(str(value)[:40])}")
     return strength

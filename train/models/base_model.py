@@ -38,11 +38,13 @@ from train.validation import check_base
 __all__ = ["DTYPES", "BaseError", "BaseModel", "load_base"]
 
 log = logging.getLogger(__name__)
-DECODED = 64 * 64  # latent positions that are decoded at once: decoding needs the most memory
-ENCODED = 16  # lists of prompts whose embeddings are cached
+DECODE_POSITIONS = (
+    64 * 64
+)  # latent positions that are decoded at once: decoding needs the most memory
+MAX_CACHED_PROMPTS = 16  # lists of prompts whose embeddings are cached
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-TEXT = "encoder_hidden_states"
-SIZES = "time_ids"  # SDXL's conditioning on the image size
+HIDDEN_STATES = "encoder_hidden_states"
+TIME_IDS = "time_ids"  # SDXL's conditioning on the image size
 
 
 class BaseModel:
@@ -52,7 +54,7 @@ class BaseModel:
         family: 1.x, 2.x or SDXL.
         vae, unet, text_encoder, tokenizer: the diffusers and transformers components.
         text_encoders: one, or SDXL's two.
-        noise: the training scheduler; samplers are made from its config.
+        noise_scheduler: the training scheduler; samplers are made from its config.
         adapters: the injector of LoRAs.
         clip_skip: layer of the text encoder whose output is used, from the end; see `TextEncoding`.
         short_hash: the old short hash of web UIs, for single files.
@@ -85,10 +87,10 @@ class BaseModel:
             self._widen_vae()
         self.text_encoders = encoders = [encoder.to(device) for encoder in encoders]
         self.text_encoder, self.tokenizer = encoders[0], tokenizers[0]
-        self.clip_skip = self._checked(clip_skip)
+        self.clip_skip = self._checked_clip_skip(clip_skip)
         self._text = TextEncoding(tokenizers, encoders, self.clip_skip)
         self._encoded: dict[tuple[str, ...], dict[str, Tensor]] = {}
-        self.noise = DDPMScheduler.from_config(
+        self.noise_scheduler = DDPMScheduler.from_config(
             pipeline.scheduler.config,
             **({} if prediction_type == "auto" else {"prediction_type": prediction_type}),
         )
@@ -105,7 +107,7 @@ class BaseModel:
             self.vae.float()
             log.info("the autoencoder is kept in fp32: SDXL's gives NaN in fp16")
 
-    def _checked(self, clip_skip: int) -> int:
+    def _checked_clip_skip(self, clip_skip: int) -> int:
         layers = self.text_encoder.config.num_hidden_layers
         if self.family.is_xl and clip_skip != 1:
             log.warning("base.clip_skip: SDXL always uses the layer before the last; ignored")
@@ -122,28 +124,28 @@ class BaseModel:
         return self._fingerprint.result()
 
     @property
-    def drawing(self) -> str:
+    def image_fingerprint(self) -> str:
         """sha256 of everything in the base that determines the image of a prompt and noise.
 
         That is the weights, their precision, the layer of the text encoder, the prediction type
         and the scheduler's other settings. Device and attention are excluded: they change an image
         by rounding only.
         """
-        noise = {k: v for k, v in self.noise.config.items() if not k.startswith("_")}
-        about = {
+        noise = {k: v for k, v in self.noise_scheduler.config.items() if not k.startswith("_")}
+        parts = {
             "weights": self.fingerprint,
             "dtypes": [str(self.dtype), str(self.vae.dtype)],
             "latent_scale": self.vae.config.scaling_factor,
             "clip_skip": self.clip_skip,
             "noise": noise,
         }
-        content = json.dumps(about, sort_keys=True, default=str)
+        content = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def prediction_type(self) -> str:
         """The UNet's prediction: epsilon (the noise), v_prediction or sample."""
-        return str(self.noise.config.prediction_type)
+        return str(self.noise_scheduler.config.prediction_type)
 
     def encode_text(self, prompts: list[str]) -> dict[str, Tensor]:
         """The text conditioning of `predict` for these prompts, with the active adapters.
@@ -153,14 +155,14 @@ class BaseModel:
         """
         if self.adapters.trains_text_encoder:
             return self._text(prompts, self.device)
-        known = tuple(prompts)
-        if known not in self._encoded:
-            if len(self._encoded) == ENCODED:
+        key = tuple(prompts)
+        if key not in self._encoded:
+            if len(self._encoded) == MAX_CACHED_PROMPTS:
                 self._encoded.pop(next(iter(self._encoded)))
             # ordinary tensors, whoever calls first: training cannot use those of inference mode
             with torch.inference_mode(False), torch.no_grad():
-                self._encoded[known] = self._text(prompts, self.device)
-        return self._encoded[known]
+                self._encoded[key] = self._text(prompts, self.device)
+        return self._encoded[key]
 
     def size_conditioning(self, sizes: Tensor) -> dict[str, Tensor]:
         """SDXL's conditioning on the image sizes (Podell et al. 2023).
@@ -172,7 +174,7 @@ class BaseModel:
         Returns:
             `time_ids`, n rows; empty for other families.
         """
-        return {SIZES: sizes.to(self.device, torch.float32)} if self.family.is_xl else {}
+        return {TIME_IDS: sizes.to(self.device, torch.float32)} if self.family.is_xl else {}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         """The UNet's prediction for noisy latents, with the active adapters.
@@ -186,15 +188,15 @@ class BaseModel:
         Returns:
             (N, c, h, w), float32: noise, velocity or image, by the prediction type.
         """
-        added = {name: rows for name, rows in conditioning.items() if name != TEXT}
-        if self.family.is_xl and SIZES not in added:
-            height, width = (side * self.factor for side in noisy.shape[2:])
-            whole = torch.tensor([[height, width, 0, 0, height, width]])
-            added |= self.size_conditioning(whole.expand(len(noisy), -1))
+        added = {name: rows for name, rows in conditioning.items() if name != HIDDEN_STATES}
+        if self.family.is_xl and TIME_IDS not in added:
+            height, width = (side * self.vae_scale_factor for side in noisy.shape[2:])
+            full_size = torch.tensor([[height, width, 0, 0, height, width]])
+            added |= self.size_conditioning(full_size.expand(len(noisy), -1))
         output = self.unet(
             noisy.to(self.dtype),
             timesteps,
-            encoder_hidden_states=conditioning[TEXT],
+            encoder_hidden_states=conditioning[HIDDEN_STATES],
             added_cond_kwargs=added or None,
         )
         prediction: Tensor = output.sample.float()
@@ -203,17 +205,17 @@ class BaseModel:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, c, h, w) -> images (N, 3, H, W), float, 0 to 1."""
         scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        size = max(1, DECODED // (latents.shape[2] * latents.shape[3]))
+        size = max(1, DECODE_POSITIONS // (latents.shape[2] * latents.shape[3]))
         images = torch.cat([self.vae.decode(part).sample.float() for part in scaled.split(size)])
         return (images / 2 + 0.5).clamp(0, 1)
 
     def latent_shape(self, width: int, height: int | None = None) -> tuple[int, int, int]:
         """Shape (c, h, w) of the latents of an image; square if no height is given."""
-        high = (height or width) // self.factor
-        return (self.unet.config.in_channels, high, width // self.factor)
+        high = (height or width) // self.vae_scale_factor
+        return (self.unet.config.in_channels, high, width // self.vae_scale_factor)
 
     @property
-    def factor(self) -> int:
+    def vae_scale_factor(self) -> int:
         """Pixels per latent position, along a side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
@@ -245,7 +247,7 @@ def _load(settings: tuple[Any, ...]) -> BaseModel:
         raise BaseError(
             f"base.path: out of memory while {config.path} is loaded; what helps: base.precision="
             f"bf16 or fp16, which take half as much as fp32 (now {config.precision}), and ending "
-            f"what else is in the memory of {config.device}"
+            f"other programs that use the memory of {config.device}"
         ) from error
 
 
@@ -277,7 +279,7 @@ def _report_guess(source: Path, prediction: str) -> None:
     """Logs which of the two kinds of Stable Diffusion 2.x is assumed: weights do not tell."""
     if prediction_of(source) is None:
         log.info(
-            f"base.path: {source.name} does not say what it predicts; {prediction} is taken, as "
-            "for all bases of Stable Diffusion 2.x but those for 512 pixels: for these give "
-            "base.prediction_type=epsilon"
+            f"base.path: {source.name} does not state its prediction type; {prediction} is "
+            "assumed, as for all bases of Stable Diffusion 2.x but those for 512 pixels: for these "
+            "give base.prediction_type=epsilon"
         )

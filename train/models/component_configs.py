@@ -40,14 +40,14 @@ CLASSES = {
                           ["transformers", "CLIPFeatureExtractor"]],
 }  # fmt: skip
 PIPELINES = ("StableDiffusion", "LatentConsistencyModel")  # prefixes of the pipelines' names
-DIFFUSERS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+DIFFUSERS_CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 # keys and files that make a library load something other than the component itself
 FORBIDDEN = ("auto_map", "quantization_config", "attn_implementation", "_attn_implementation",
              "adapter_config.json")  # fmt: skip
-NAMED = "_name_or_path"  # the origin of a component; nothing reads it
-LARGEST, LONGEST = 10_240, 16  # of a network's sizes, and of a list of them
-MOST = 10_000_000  # of any other number
-SPARE = 1.05  # a text encoder may have this many times the numbers of its file
+ORIGIN_KEY = "_name_or_path"  # the origin of a component; nothing reads it
+MAX_SIZE, MAX_LIST_LENGTH = 10_240, 16  # of a network's sizes, and of a list of them
+MAX_NUMBER = 10_000_000  # of any other number
+SIZE_TOLERANCE = 1.05  # a text encoder may have this many times the numbers of its file
 
 Size = Annotated[int, Meta(ge=1, le=3_000_000)]
 
@@ -107,8 +107,8 @@ def check_index(file: Path) -> Tree:
             continue
         if kind not in CLASSES.get(part, []):
             raise UntrustedFileError(
-                f"{shortened(file)}: {shortened(part)} is of {shortened(kind)}, which is none of "
-                "the classes that bases are loaded with; no code of a model is run"
+                f"{shortened(file)}: {shortened(part)} is of {shortened(kind)}, which is not one "
+                "of the classes that bases are loaded with; no code of a model is run"
             )
     return index
 
@@ -134,8 +134,8 @@ def check_folder(source: Path) -> tuple[Tree, Tree]:
                 raise UntrustedFileError(
                     f"{shortened(folder / name)}: would load another model; remove it"
                 )
-        if part in DIFFUSERS:
-            _check_sizes(folder / CONFIG, DIFFUSERS[part])
+        if part in DIFFUSERS_CLASSES:
+            _check_sizes(folder / CONFIG, DIFFUSERS_CLASSES[part])
         elif part == "scheduler":
             _check_scheduler(folder / SCHEDULER)
         elif part.startswith("text_encoder"):
@@ -163,26 +163,26 @@ def check_weights(file: Path) -> int:
 
 def _check_text(folder: Path, tokenizer: Path) -> None:
     file = folder / CONFIG
-    about = convert(_checked(file), TextEncoder, shortened(file))
+    config = convert(_checked(file), TextEncoder, shortened(file))
     stored = sum(check_weights(weights) for weights in folder.glob(f"*{WEIGHTS}"))
-    if stored and about.numbers > SPARE * stored:
+    if stored and config.numbers > SIZE_TOLERANCE * stored:
         raise UntrustedFileError(
-            f"{shortened(file)}: its sizes make {about.numbers} numbers, its weights have {stored}"
+            f"{shortened(file)}: its sizes make {config.numbers} numbers, its weights have {stored}"
         )
     length = check_tokenizer(tokenizer, CLIP).model_max_length
-    if length is None or not 1 <= length <= about.max_position_embeddings:
+    if length is None or not 1 <= length <= config.max_position_embeddings:
         raise UntrustedFileError(
             f"{shortened(tokenizer)}: model_max_length is {length}, and the text encoder takes "
-            f"{about.max_position_embeddings} tokens"
+            f"{config.max_position_embeddings} tokens"
         )
 
 
 def _check_scheduler(file: Path) -> None:
-    about = convert(_checked(file), Scheduler, shortened(file))
-    if about.trained_betas and len(about.trained_betas) != about.num_train_timesteps:
+    config = convert(_checked(file), Scheduler, shortened(file))
+    if config.trained_betas and len(config.trained_betas) != config.num_train_timesteps:
         raise UntrustedFileError(
-            f"{shortened(file)}: has {len(about.trained_betas)} trained_betas for "
-            f"{about.num_train_timesteps} timesteps"
+            f"{shortened(file)}: has {len(config.trained_betas)} trained_betas for "
+            f"{config.num_train_timesteps} timesteps"
         )
 
 
@@ -194,14 +194,16 @@ def _check_sizes(file: Path, kind: type[Any]) -> None:
             _check_size(f"{shortened(file)}: {shortened(key)}", value, "layers" in key)
 
 
-def _check_size(place: str, value: object, few: bool) -> None:
+def _check_size(location: str, value: object, counts_layers: bool) -> None:
     if isinstance(value, list):
-        if len(value) > LONGEST:
-            raise UntrustedFileError(f"{place}: has more than {LONGEST} values")
+        if len(value) > MAX_LIST_LENGTH:
+            raise UntrustedFileError(f"{location}: has more than {MAX_LIST_LENGTH} values")
         for one in value:
-            _check_size(place, one, few)
-    elif isinstance(value, int) and abs(value) > (2 * LONGEST if few else LARGEST):
-        raise UntrustedFileError(f"{place}: {value} is more than a base has")
+            _check_size(location, one, counts_layers)
+    elif isinstance(value, int) and abs(value) > (
+        2 * MAX_LIST_LENGTH if counts_layers else MAX_SIZE
+    ):
+        raise UntrustedFileError(f"{location}: {value} is more than a base has")
 
 
 def _checked(file: Path) -> Tree:
@@ -218,22 +220,22 @@ def _content(file: Path) -> Tree:
         raise UntrustedFileError(f"it has no {file.parent.name}/{file.name}") from None
 
 
-def _check_values(place: str, value: object) -> None:
+def _check_values(location: str, value: object) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
-            where = f"{place}: {shortened(key)}"
+            where = f"{location}: {shortened(key)}"
             if key in FORBIDDEN and inner is not None:
                 raise UntrustedFileError(f"{where}: could load code or another model; remove it")
-            if key != NAMED:
+            if key != ORIGIN_KEY:
                 _check_values(where, inner)
     elif isinstance(value, list):
         for inner in value:
-            _check_values(place, inner)
+            _check_values(location, inner)
     elif isinstance(value, str):
         if "/" in value or len(value) > 1000:
-            raise UntrustedFileError(f"{place}: {shortened(value)} is not a valid word")
-    elif isinstance(value, int | float) and not (math.isinf(value) or abs(value) <= MOST):
-        raise UntrustedFileError(f"{place}: {value} is not a valid number")
+            raise UntrustedFileError(f"{location}: {shortened(value)} is not a valid word")
+    elif isinstance(value, int | float) and not (math.isinf(value) or abs(value) <= MAX_NUMBER):
+        raise UntrustedFileError(f"{location}: {value} is not a valid number")
 
 
 def _check_shards(file: Path) -> None:

@@ -30,7 +30,7 @@ class Family:
         pipeline: diffusers' class.
         text_encoders: prefixes of the keys of their LoRAs, in order.
         width: of the text states that the UNet attends to.
-        telltale: a weight of single files that has this width.
+        marker_key: a weight of single files that has this width.
         prediction: assumed for a single file that does not state its own.
         resolution: side of the images that it was trained on, in pixels.
         vae_overflows: whether the autoencoder's activations overflow float16.
@@ -45,7 +45,7 @@ class Family:
     pipeline: type[DiffusionPipeline]
     text_encoders: tuple[str, ...]
     width: int
-    telltale: str
+    marker_key: str
     prediction: str
     resolution: int
     vae_overflows: bool
@@ -77,13 +77,13 @@ def _attention(block: str) -> str:
     return f"model.diffusion_model.input_blocks.{block}.transformer_blocks.0.attn2.to_k.weight"
 
 
-NOISE: Config = {
+SCHEDULER_CONFIG: Config = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "steps_offset": 1,
 }
-VAE: Config = {
+VAE_CONFIG: Config = {
     "_class_name": "AutoencoderKL",
     "block_out_channels": [128, 256, 512, 512],
     "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -109,7 +109,7 @@ SD1 = Family(
     pipeline=StableDiffusionPipeline,
     text_encoders=(TEXT_ENCODER,),
     width=768,
-    telltale=_attention("1.1"),
+    marker_key=_attention("1.1"),
     prediction=EPSILON,
     resolution=512,
     vae_overflows=False,
@@ -120,9 +120,9 @@ SD1 = Family(
             "cross_attention_dim": 768,
             "layers_per_block": 2,  # diffusers' conversion of keys looks for it here
         },
-        "vae": VAE,
+        "vae": VAE_CONFIG,
         "text_encoder": CLIP_L,
-        "scheduler": {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **NOISE},
+        "scheduler": {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **SCHEDULER_CONFIG},
     },
     padding=(END,),
 )
@@ -134,7 +134,7 @@ SD2 = Family(
     pipeline=StableDiffusionPipeline,
     text_encoders=(TEXT_ENCODER,),
     width=1024,
-    telltale=_attention("1.1"),
+    marker_key=_attention("1.1"),
     prediction=VELOCITY,  # of 2.0 and 2.1; their 512-px bases predict the noise
     resolution=768,
     vae_overflows=False,
@@ -148,7 +148,7 @@ SD2 = Family(
             "upcast_attention": True,
             "layers_per_block": 2,
         },
-        "vae": {**VAE, "sample_size": 768},
+        "vae": {**VAE_CONFIG, "sample_size": 768},
         "text_encoder": {  # OpenCLIP ViT-H/14 without its last layer
             **CLIP_L,
             "hidden_size": 1024,
@@ -158,7 +158,7 @@ SD2 = Family(
             "hidden_act": "gelu",
             "projection_dim": 512,
         },
-        "scheduler": {"_class_name": "DDIMScheduler", "clip_sample": False, **NOISE},
+        "scheduler": {"_class_name": "DDIMScheduler", "clip_sample": False, **SCHEDULER_CONFIG},
     },
     padding=(EXCLAMATION,),
 )
@@ -170,7 +170,7 @@ SDXL = Family(
     pipeline=StableDiffusionXLPipeline,
     text_encoders=(TEXT_ENCODER_1, TEXT_ENCODER_2),
     width=2048,
-    telltale=_attention("4.1"),
+    marker_key=_attention("4.1"),
     prediction=EPSILON,
     resolution=1024,
     vae_overflows=True,
@@ -190,7 +190,7 @@ SDXL = Family(
             "addition_time_embed_dim": 256,
             "projection_class_embeddings_input_dim": 2816,
         },
-        "vae": {**VAE, "sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
+        "vae": {**VAE_CONFIG, "sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
         "text_encoder": CLIP_L,
         "text_encoder_2": {  # OpenCLIP ViT-bigG/14
             "architectures": ["CLIPTextModelWithProjection"],
@@ -202,7 +202,7 @@ SDXL = Family(
             "hidden_act": "gelu",
             "projection_dim": 1280,
         },
-        "scheduler": {"_class_name": "EulerDiscreteScheduler", **NOISE},
+        "scheduler": {"_class_name": "EulerDiscreteScheduler", **SCHEDULER_CONFIG},
     },
     padding=(END, EXCLAMATION),
 )

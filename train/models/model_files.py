@@ -16,11 +16,11 @@ from train.files.paths import expanded
 from train.files.untrusted import UntrustedFileError, check_regular
 from train.models.component_configs import INDEX, WEIGHTS, check_folder, check_index
 from train.models.families import Family, family_of
-from train.models.single_file import LATENT_CHANNELS, family_of_file, layout
+from train.models.single_file import LATENT_CHANNELS, config_folder, family_of_file
 from train.models.text_encoding import tokenize
 
 TEST_SENTENCE = "a photo of sks person, smiling"
-PICKLES = (
+PICKLE_HINT = (
     "; its weights are pickles, which can run code when loaded: convert them with diffusers "
     "(save_pretrained writes .safetensors)"
 )
@@ -46,7 +46,7 @@ def locate(path: str) -> Path:
         return Path(DiffusionPipeline.download(path, use_safetensors=True))
     except (OSError, ValueError) as error:
         if "`safetensors`" in str(error):  # diffusers' message for a component without one
-            raise BaseError(f"base.path: {path} has no .safetensors file{PICKLES}") from error
+            raise BaseError(f"base.path: {path} has no .safetensors file{PICKLE_HINT}") from error
         raise BaseError(
             f"base.path: {path} is neither on disk nor available from the hub: "
             f"{cause(error.__cause__ or error)}"
@@ -62,7 +62,7 @@ def open_pipeline(source: Path, dtype: torch.dtype) -> DiffusionPipeline:
     family = find_family(source)
     options = {} if family.is_xl else {"safety_checker": None}
     if source.is_file():
-        with layout(source, family) as folder:
+        with config_folder(source, family) as folder:
             return family.pipeline.from_single_file(
                 str(source), config=str(folder), dtype=dtype, **options
             )
@@ -70,10 +70,12 @@ def open_pipeline(source: Path, dtype: torch.dtype) -> DiffusionPipeline:
         str(source), dtype=dtype, feature_extractor=None, use_safetensors=True, **options
     )
     for number in ("", "_2")[: 1 + family.is_xl]:
-        words = getattr(pipeline, f"text_encoder{number}").config.vocab_size
+        vocab_size = getattr(pipeline, f"text_encoder{number}").config.vocab_size
         tokenizer = getattr(pipeline, f"tokenizer{number}")
-        if not all(0 <= token < words for token in tokenizer.get_vocab().values()):
-            raise ValueError(f"its tokenizer{number} has other words than the text encoder")
+        if not all(0 <= token < vocab_size for token in tokenizer.get_vocab().values()):
+            raise ValueError(
+                f"its tokenizer{number} does not match the vocabulary of the text encoder"
+            )
         try:
             tokenize(tokenizer, ["", TEST_SENTENCE])
         except Exception as error:  # the Rust library has no exception of its own
@@ -111,7 +113,9 @@ def weight_files(source: Path) -> list[Path]:
     files = sorted(source.rglob(f"*{WEIGHTS}"))
     if not files:
         pickles = [*source.rglob("*.bin"), *source.rglob("*.ckpt")]
-        raise BaseError(f"base.path: no .safetensors file in {source}{PICKLES if pickles else ''}")
+        raise BaseError(
+            f"base.path: no .safetensors file in {source}{PICKLE_HINT if pickles else ''}"
+        )
     try:
         for file in files:
             check_regular(file)

@@ -19,7 +19,8 @@ from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError
 from train.models.families import EPSILON, FAMILIES, VELOCITY, Family
 
-FIRST = "model.diffusion_model.input_blocks.0.0.weight"  # its inputs are the latents' channels
+# its inputs are the latents' channels
+FIRST_WEIGHT = "model.diffusion_model.input_blocks.0.0.weight"
 LATENT_CHANNELS = 4
 # empty tensors by which models that were finetuned for velocity identify themselves
 VELOCITY_KEY, ZERO_SNR_KEY = "v_pred", "ztsnr"
@@ -27,7 +28,7 @@ LIBRARIES = {"unet": "diffusers", "vae": "diffusers", "scheduler": "diffusers"}
 
 
 @contextmanager
-def layout(file: Path, family: Family) -> Iterator[Path]:
+def config_folder(file: Path, family: Family) -> Iterator[Path]:
     """Context manager: a temporary folder of configs and tokenizers for `from_single_file`."""
     index: dict[str, Any] = {"_class_name": family.pipeline.__name__}
     with TemporaryDirectory() as name:
@@ -36,7 +37,10 @@ def layout(file: Path, family: Family) -> Iterator[Path]:
             classes = config.get("architectures") or [config["_class_name"]]
             index[part] = [LIBRARIES.get(part, "transformers"), classes[0]]
             if part == "scheduler":
-                _save(folder / part / "scheduler_config.json", {**config, **noise(file, family)})
+                _save(
+                    folder / part / "scheduler_config.json",
+                    {**config, **scheduler_settings(file, family)},
+                )
             else:
                 _save(folder / part / "config.json", config)
         for number, padding in enumerate(family.padding, start=1):
@@ -58,16 +62,16 @@ def family_of_file(file: Path) -> Family:
     except (UntrustedFileError, OSError) as error:
         raise ValueError(f"not a readable safetensors file ({error})") from None
     shapes = {key: tensor.shape for key, tensor in tensors.items() if len(tensor.shape) > 1}
-    if FIRST in shapes and shapes[FIRST][1] != LATENT_CHANNELS:
+    if FIRST_WEIGHT in shapes and shapes[FIRST_WEIGHT][1] != LATENT_CHANNELS:
         raise ValueError("made for inpainting or the like; LoRAs are trained on the plain model")
     for family in FAMILIES:
-        if shapes.get(family.telltale, [0, 0])[1] == family.width:
+        if shapes.get(family.marker_key, [0, 0])[1] == family.width:
             return family
     known = ", ".join(family.name for family in FAMILIES)
-    raise ValueError(f"its weights are of none of {known}")
+    raise ValueError(f"its weights match none of {known}")
 
 
-def noise(file: Path, family: Family) -> dict[str, Any]:
+def scheduler_settings(file: Path, family: Family) -> dict[str, Any]:
     """The prediction of a single file, as a scheduler's settings.
 
     By the file itself (`v_pred`, `ztsnr` among its keys, or the metadata of modelspec), else the
@@ -102,8 +106,8 @@ def _save_tokenizer(folder: Path, name: str, padding: str) -> None:
     from open_clip.tokenizer import SimpleTokenizer
 
     shipped = SimpleTokenizer()
-    words = [*list(shipped.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: number for number, word in enumerate(words)}
+    tokens = [*list(shipped.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(tokens)}
     merges = [" ".join(pair) for pair, _ in sorted(shipped.bpe_ranks.items(), key=lambda x: x[1])]
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")

@@ -12,7 +12,7 @@ from train.text.display import shortened
 
 CONFIG = "tokenizer_config.json"
 TOKENIZER = "tokenizer.json"  # the whole tokenizer in one file
-LARGEST = 64_000_000  # bytes of a vocabulary
+MAX_BYTES = 64_000_000  # bytes of a vocabulary
 CLIP = ("CLIPTokenizer",)
 # those of open_clip's models, each built by transformers' own code from a vocabulary
 KNOWN = (*CLIP, "BertTokenizer", "GPT2Tokenizer", "GemmaTokenizer", "NllbTokenizer",
@@ -77,10 +77,12 @@ def check_tokenizer(folder: Path, classes: tuple[str, ...] = KNOWN) -> Tokenizer
             f"known are {', '.join(classes)}"
         )
     for other in FILES:
-        if (place := folder / other).exists():
-            check_regular(place)
-            if place.stat().st_size > LARGEST:
-                raise UntrustedFileError(f"{shortened(place)}: is larger than {LARGEST / 1e6:g} MB")
+        if (path := folder / other).exists():
+            check_regular(path)
+            if path.stat().st_size > MAX_BYTES:
+                raise UntrustedFileError(
+                    f"{shortened(path)}: is larger than {MAX_BYTES / 1e6:g} MB"
+                )
     settings.tokenizer_class = name
     return settings
 

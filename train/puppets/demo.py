@@ -7,7 +7,7 @@ from random import Random
 
 from PIL import Image
 
-from train.puppets.networks.training import PICTURES, log
+from train.puppets.networks.training import IMAGES_FOLDER, log
 from train.puppets.world.examples import (
     ARMS,
     BACKGROUNDS,
@@ -100,8 +100,8 @@ def run(captions: str = "trigger") -> None:
         ("narrow", NARROW_POSES, NARROW_BACKGROUNDS, 12, 4),
         ("varied", VARIED_POSES, BACKGROUNDS, 24, 8),
     ):
-        folder = PICTURES / name
+        folder = IMAGES_FOLDER / name
         draw_dataset(folder, 0, poses, backgrounds, count, captions)
         draw_dataset(folder / "validation", 0, poses, backgrounds, held_out, captions,
                      jitter_seed=1)  # fmt: skip
-    log.info("demo: pictures in %s", PICTURES.name)
+    log.info("demo: images in %s", IMAGES_FOLDER.name)

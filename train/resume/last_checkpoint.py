@@ -31,5 +31,5 @@ def last_checkpoint(
         except CheckpointError as error:
             if outage(error):
                 raise
-            log.warning(f"{error}; an earlier one is taken")
+            log.warning(f"{error}; an earlier one is used")
     return None

@@ -26,15 +26,15 @@ from train.system.outage import outage
 from train.text.display import shortened
 
 # maximum bytes of a state: besides tensors, and for each trained parameter
-SPARE, EACH = 64_000_000, 64
+BASE_BYTES, BYTES_PER_PARAMETER = 64_000_000, 64
 # the names that the pickle in a state may contain: those that reconstruct its tensors
-NAMES = re.compile(
+ALLOWED_GLOBALS = re.compile(
     r"torch (\w+Storage|float32|float16|bfloat16)|torch\._utils _rebuild_(tensor_v2|parameter)"
     r"|torch\.nn\.parameter Parameter|collections OrderedDict"
 )
 # optimizer states with the shape of a parameter
-LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
-DEEPEST = 20  # levels of nested containers
+PARAMETER_SHAPED = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+MAX_DEPTH = 20  # levels of nested containers
 
 
 class StateError(ValueError):
@@ -86,14 +86,14 @@ def read_state(file: Path, device: torch.device, count: int) -> dict[str, Any] |
     """
     if not file.exists():
         return None
-    with as_damage():
-        content = io.BytesIO(read_bytes(file, SPARE + EACH * count))
+    with errors_as_damage():
+        content = io.BytesIO(read_bytes(file, BASE_BYTES + BYTES_PER_PARAMETER * count))
         _check_archive(content)
         state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
         if not isinstance(state, dict):
             raise StateError("it is not a mapping")
-        if lacking := PARTS - set(state):
-            raise StateError(f"it has no {min(lacking)}")
+        if missing := PARTS - set(state):
+            raise StateError(f"it has no {min(missing)}")
         _check_tensors(state, 0)
         convert({name: state[name] for name in PARTS - TENSORS}, Progress, "its content")
         if unknown := set(state["remedies"]) - set(FALLBACKS):
@@ -113,15 +113,21 @@ def check_parts(
     Raises:
         StateError: naming the first part that does not match.
     """
-    done, last = state["epoch"], state["last"]
-    if done > epochs or (last and last["epoch"] > done) or (done == epochs and not last):
-        raise StateError("its epochs are not the run's")
+    completed, last = state["epoch"], state["last"]
+    if (
+        completed > epochs
+        or (last and last["epoch"] > completed)
+        or (completed == epochs and not last)
+    ):
+        raise StateError("its epochs do not match the run")
     current = scheduler.state_dict()
     for name, value in state["scheduler"].items():
         if name in current:
-            _check_alike(f"scheduler's {name}", value, current[name])
+            _check_same_type(f"scheduler's {name}", value, current[name])
         elif hasattr(type(scheduler), name):
-            raise StateError(f"its scheduler has {shortened(name)}, which is none of its numbers")
+            raise StateError(
+                f"its scheduler has {shortened(name)}, which is not one of its numbers"
+            )
     if state["losses"].ndim != 1 or not state["losses"].is_floating_point():
         raise StateError("its losses are not a list of numbers")
     if state["kind"] == kind:
@@ -136,28 +142,28 @@ def _check_optimizer(saved: dict[str, Any], optimizer: Optimizer) -> None:
         for name in current.keys() - {"params"}:
             # keys that an older version lacked keep the run's value
             value = group.setdefault(name, current[name])
-            _check_alike(f"optimizer's {name}", value, current[name])
+            _check_same_type(f"optimizer's {name}", value, current[name])
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     for number, tensors in states.items():
         for name, tensor in tensors.items():
-            same = name not in LIKE_PARAMETER or tensor.shape == parameters[number].shape
+            same = name not in PARAMETER_SHAPED or tensor.shape == parameters[number].shape
             if not same:
                 raise StateError(f"its optimizer's {name} is of another run")
 
 
-def _check_alike(name: str, saved: object, current: object) -> None:
+def _check_same_type(name: str, saved: object, current: object) -> None:
     """Checks that a saved value has the type of the current one; numbers are interchangeable."""
     numbers = (int, float, torch.Tensor, type(None))
     if isinstance(current, dict):
         if not isinstance(saved, dict) or set(saved) != set(current):
             raise StateError(f"its {name} has other parts")
         for key, value in current.items():
-            _check_alike(f"{name} {key}", saved[key], value)
+            _check_same_type(f"{name} {key}", saved[key], value)
     elif isinstance(current, list | tuple):
         if not isinstance(saved, list | tuple) or len(saved) != len(current):
             raise StateError(f"its {name} has other parts")
         for one, other in zip(saved, current, strict=True):
-            _check_alike(name, one, other)
+            _check_same_type(name, one, other)
     elif not (isinstance(saved, type(current)) or (isinstance(saved, numbers) and current is None)
               or (isinstance(saved, numbers) and isinstance(current, numbers))):  # fmt: skip
         raise StateError(f"its {name} is of another type")
@@ -168,7 +174,7 @@ def _check_archive(content: io.BytesIO) -> None:
     with zipfile.ZipFile(content) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > len(content.getbuffer()):
-            raise StateError("it is packed")
+            raise StateError("it is compressed")
         for entry in entries:
             if entry.filename.endswith("/data.pkl"):
                 _check_names(archive.read(entry))
@@ -177,7 +183,7 @@ def _check_archive(content: io.BytesIO) -> None:
 
 def _check_names(pickled: bytes) -> None:
     for operation, argument, _ in pickletools.genops(pickled):
-        if "GLOBAL" in operation.name and not NAMES.fullmatch(str(argument)):
+        if "GLOBAL" in operation.name and not ALLOWED_GLOBALS.fullmatch(str(argument)):
             raise UnpicklingError
         if operation.name in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
             raise UnpicklingError
@@ -185,7 +191,7 @@ def _check_names(pickled: bytes) -> None:
 
 def _check_tensors(value: object, depth: int) -> None:
     """Tensors must not exceed their stored bytes, and containers must not be nested too deeply."""
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise StateError("it is nested too deeply")
     if isinstance(value, torch.Tensor):
         if value.layout != torch.strided or value.device.type == "meta":
@@ -201,7 +207,7 @@ def _check_tensors(value: object, depth: int) -> None:
 
 
 @contextmanager
-def as_damage() -> Iterator[None]:
+def errors_as_damage() -> Iterator[None]:
     """Context manager: turns errors into a StateError, unless they are the machine's.
 
     Raises:
@@ -215,8 +221,8 @@ def as_damage() -> Iterator[None]:
         if is_oom(error) or outage(error):
             raise
         garbled = isinstance(error, UnpicklingError | EOFError | zipfile.BadZipFile)
-        words = "it is garbled, or holds more than numbers" if garbled else cause(error)
-        raise StateError(words) from error
+        reason = "it is garbled, or holds more than numbers" if garbled else cause(error)
+        raise StateError(reason) from error
 
 
 def write_state(file: Path, state: dict[str, Any]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-NAME = "lora"  # the default prefix of files
+DEFAULT_NAME = "lora"  # the default prefix of files
 
 
-def state_file(folder: Path, name: str = NAME) -> Path:
+def state_file(folder: Path, name: str = DEFAULT_NAME) -> Path:
     """The path of a run's state; runs with different names may share a folder."""
     return folder / f"{name}-state.pt"
 
@@ -20,7 +20,7 @@ def files_of(folder: Path, name: str) -> list[Path]:
     return [file for name in names for file in sorted(folder.glob(name))]
 
 
-def forget(folder: Path, name: str) -> list[Path]:
+def delete_run_files(folder: Path, name: str) -> list[Path]:
     """Deletes the state and the checkpoints with this name; returns what was deleted."""
     files = files_of(folder, name)
     for file in files:

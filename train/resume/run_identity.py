@@ -32,12 +32,12 @@ def identity(
         fingerprints: of the base and of the dataset.
         processes: number of processes that train it together.
     """
-    about = {**settings, "name": name, "fingerprints": fingerprints}
-    for part, places in LOCATION_KEYS.items():
-        about[part] = {key: v for key, v in settings[part].items() if key not in places}
+    parts = {**settings, "name": name, "fingerprints": fingerprints}
+    for part, location_keys in LOCATION_KEYS.items():
+        parts[part] = {key: v for key, v in settings[part].items() if key not in location_keys}
     training = {key: v for key, v in settings["training"].items() if key not in NEUTRAL_KEYS}
     training["batch_size"] *= processes
-    return json.dumps({**about, "training": training}, sort_keys=True)
+    return json.dumps({**parts, "training": training}, sort_keys=True)
 
 
 def migrated_identity(saved: str) -> str:
@@ -54,10 +54,10 @@ def identity_of(file: Path, name: str, processes: int) -> str:
     Raises:
         CheckpointError: it is not a LoRA file.
     """
-    about = read_metadata(file)
+    metadata = read_metadata(file)
     try:
-        settings = migrate_keys(parse_json(about["lorasweep_config"], Tree, "lorasweep_config"))
-        fingerprints = [about["lorasweep_base"], about["lorasweep_data"]]
+        settings = migrate_keys(parse_json(metadata["lorasweep_config"], Tree, "lorasweep_config"))
+        fingerprints = [metadata["lorasweep_base"], metadata["lorasweep_data"]]
         return identity(settings, name, fingerprints, processes)
     except (AttributeError, KeyError, TypeError, ValueError):
         return ""

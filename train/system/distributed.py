@@ -49,16 +49,16 @@ class ProcessGroup:
             PartialState().wait_for_everyone()
 
 
-ALONE = ProcessGroup()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def started_processes(device: str) -> ProcessGroup:
+def connect_processes(device: str) -> ProcessGroup:
     """The processes that a launcher started, including this one, after connecting to them.
 
     Args:
         device: base.device; "cpu" avoids the GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return ALONE
+        return SINGLE_PROCESS
     state = PartialState(cpu=device == "cpu")
     return ProcessGroup(state.process_index, state.num_processes)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from train.config.schema import EMBEDDED, TrialConfig
-from train.data.images.buckets import FINEST, STEP
+from train.data.images.buckets import DEFAULT_STEP, MIN_STEP
 from train.validation import DEGRADE, MEMORY, OFF
 
 log = logging.getLogger(__name__)
@@ -20,10 +20,19 @@ EIGHT_BIT = {
     "bitsandbytes.optim.Lion": "bitsandbytes.optim.Lion8bit",
 }
 # messages of torch and CUDA's libraries that have no exception of their own
-OUT = ("CUDA error: out of memory", "DefaultCPUAllocator: can't allocate", "STATUS_ALLOC_FAILED")
-SMALLER = 0.75  # factor of the sides for smaller images
-CONTEXT = 1e9  # upper bound of the bytes that a process takes on a card besides torch's own
-ARGUMENTS = ("lr", "betas", "eps", "weight_decay")  # accepted by both versions of an optimizer
+OOM_MESSAGES = (
+    "CUDA error: out of memory",
+    "DefaultCPUAllocator: can't allocate",
+    "STATUS_ALLOC_FAILED",
+)
+RESOLUTION_FACTOR = 0.75  # factor of the sides for smaller images
+CONTEXT_BYTES = 1e9  # upper bound of the bytes that a process takes on a card besides torch's own
+SHARED_ARGUMENTS = (
+    "lr",
+    "betas",
+    "eps",
+    "weight_decay",
+)  # accepted by both versions of an optimizer
 
 
 def _checkpointed(config: TrialConfig) -> TrialConfig:
@@ -39,9 +48,9 @@ def _smaller(config: TrialConfig) -> TrialConfig:
     data = config.data
     if data.dataset_config or (data.buckets and config.training.max_steps):
         return config
-    step = FINEST if config.base.path == EMBEDDED else STEP
+    step = MIN_STEP if config.base.path == EMBEDDED else DEFAULT_STEP
     sides = data.resolution, data.height or data.resolution
-    width, height = (int(side * SMALLER / step + 0.5) * step for side in sides)
+    width, height = (int(side * RESOLUTION_FACTOR / step + 0.5) * step for side in sides)
     if not (0 < width < sides[0] and 0 < height < sides[1]):
         return config
     return replace(config, data=replace(data, resolution=width, height=data.height and height))
@@ -59,7 +68,7 @@ def _eight_bit(config: TrialConfig) -> TrialConfig:
     target = EIGHT_BIT.get(config.optimizer["_target_"])
     if target is None:
         return config
-    arguments = {key: value for key, value in config.optimizer.items() if key in ARGUMENTS}
+    arguments = {key: value for key, value in config.optimizer.items() if key in SHARED_ARGUMENTS}
     return replace(config, optimizer={"_target_": target, **arguments})
 
 
@@ -97,10 +106,12 @@ def with_next_fallback(config: TrialConfig, fallbacks: tuple[str, ...]) -> tuple
     """
     if config.training.on_oom != DEGRADE:
         return None
-    now = apply_fallbacks(config, fallbacks)
+    degraded = apply_fallbacks(config, fallbacks)
     for fallback, apply in FALLBACKS.items():
-        if fallback not in fallbacks and apply(now) != now:
-            log.warning(f"out of memory: going on with {fallback} ({_change(now, apply(now))})")
+        if fallback not in fallbacks and apply(degraded) != degraded:
+            log.warning(
+                f"out of memory: continuing with {fallback} ({_change(degraded, apply(degraded))})"
+            )
             return (*fallbacks, fallback)
     return None
 
@@ -116,32 +127,32 @@ def _change(old: TrialConfig, new: TrialConfig) -> str:
     if new.cache != old.cache:
         parts.append(f"cache={new.cache}")
     if new.optimizer != old.optimizer:
-        parts.append(f"optimizer={new.optimizer['_target_']}, whose averages start over")
+        parts.append(f"optimizer={new.optimizer['_target_']}, whose moment estimates start over")
     return ", ".join(parts)
 
 
 def advice(config: TrialConfig) -> str:
     """What helps if memory has run out, in the order that guides recommend."""
     training, target = config.training, config.optimizer["_target_"]
-    eight = EIGHT_BIT.get(target, EIGHT_BIT["torch.optim.AdamW"]).rpartition(".")[2].lower()
+    eight_bit = EIGHT_BIT.get(target, EIGHT_BIT["torch.optim.AdamW"]).rpartition(".")[2].lower()
     groups = _accumulated(config).training.gradient_accumulation
     steps = {
         "training.gradient_checkpointing=true": training.gradient_checkpointing,
         f"a smaller data.resolution (now {config.data.resolution})": False,
         "cached latents (cache=memory or disk)": config.cache != OFF,
-        f"an 8-bit optimizer (optimizer={eight})": "8bit" in target,
+        f"an 8-bit optimizer (optimizer={eight_bit})": "8bit" in target,
         f"training.batch_size=1 training.gradient_accumulation={groups}": training.batch_size == 1,
     }
-    listed = [
-        f"{number}. {words}{', already so' if done else ''}"
+    numbered = [
+        f"{number}. {words}{', already set' if done else ''}"
         for number, (words, done) in enumerate(steps.items(), start=1)
     ]
-    message = f"out of memory; what helps, in this order: {'; '.join(listed)}"
-    able = [
+    message = f"out of memory; what helps, in this order: {'; '.join(numbered)}"
+    applicable = [
         str(n) for n, apply in enumerate(FALLBACKS.values(), start=1) if apply(config) != config
     ]
-    if able and training.on_oom != DEGRADE:  # which has nothing left to do
-        message += f". training.on_oom=degrade applies {', '.join(able)} by itself"
+    if applicable and training.on_oom != DEGRADE:  # which has nothing left to do
+        message += f". training.on_oom=degrade applies {', '.join(applicable)} automatically"
     return f"{message}. Checkpoints saved so far stay"
 
 
@@ -149,7 +160,7 @@ def is_oom(error: BaseException | None) -> bool:
     """Whether an error means that a device, or the machine, has run out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OOM_MESSAGES)
 
 
 def memory_of_other_processes(device: torch.device) -> str:
@@ -157,10 +168,10 @@ def memory_of_other_processes(device: torch.device) -> str:
     if device.type != "cuda":
         return ""
     free, total = torch.cuda.mem_get_info(device)
-    others = total - free - torch.cuda.memory_reserved(device) - CONTEXT
-    if others <= 0:
+    other_bytes = total - free - torch.cuda.memory_reserved(device) - CONTEXT_BYTES
+    if other_bytes <= 0:
         return ""
     return (
-        f"out of memory, and other processes hold about {others / 1e9:.1f} of the "
+        f"out of memory, and other processes hold about {other_bytes / 1e9:.1f} of the "
         f"{total / 1e9:.1f} GB of {device}"
     )

@@ -15,18 +15,18 @@ from train.config.parsing import cause
 from train.errors import UserError
 
 # system errors whose text some libraries put into their own exceptions
-REFUSED = (
+MACHINE_ERRNOS = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
     errno.ENOTCONN, errno.EFBIG, errno.ENOLCK,
 )  # fmt: skip
-SYSTEM = re.compile(r"\(os error \d+\)|can't start new thread")  # Rust's libraries; Python
-DEVICE = re.compile(
+SYSTEM_ERROR = re.compile(r"\(os error \d+\)|can't start new thread")  # Rust's libraries; Python
+DEVICE_ERROR = re.compile(
     r"(CUDA|HIP) error: (?!out of memory)|CUDA unknown error|CUDA driver (error|initialization)"
     r"|CU(DNN|BLAS)_STATUS_(NOT_INITIALIZED|EXECUTION_FAILED|INTERNAL_ERROR)"
     r"|No CUDA GPUs are available|Found no NVIDIA driver"
 )
 # device errors that a bug in the running code can cause as well as broken hardware
-BROKEN = re.compile(r"device-side assert|illegal (memory access|instruction)|misaligned")
+BUG_OR_HARDWARE = re.compile(r"device-side assert|illegal (memory access|instruction)|misaligned")
 # a file in place of a folder, or vice versa: waiting does not help, a person must move it
 MISPLACED = (IsADirectoryError, NotADirectoryError, FileExistsError)
 
@@ -41,35 +41,43 @@ def outage(error: BaseException | None) -> str:
     Errors of the operating system carry an `errno`. Some libraries also raise an OSError, without
     an `errno`, for a file with invalid content: that is not the machine's.
     """
-    for one in _causes(error):
-        if isinstance(one, Outage):
-            return str(one)
-        if isinstance(one, OSError):
+    for exception in _causes(error):
+        if isinstance(exception, Outage):
+            return str(exception)
+        if isinstance(exception, OSError):
             # safetensors raises these without an errno
-            refused = one.errno is not None or isinstance(one, FileNotFoundError | PermissionError)
-            if refused:
-                words = _in_words(one) if one is error else _both(error, one.strerror or cause(one))
-                return f"{words}; move it away" if isinstance(one, MISPLACED) else words
-        if DEVICE.search(str(one)):
-            return f"the device fails: {cause(one)}"
-        if SYSTEM.search(str(one)) or any(os.strerror(n) in str(one) for n in REFUSED):
-            return _both(error, cause(one))
+            is_system_error = exception.errno is not None or isinstance(
+                exception, FileNotFoundError | PermissionError
+            )
+            if is_system_error:
+                message = (
+                    _os_error_message(exception)
+                    if exception is error
+                    else _join_messages(error, exception.strerror or cause(exception))
+                )
+                return f"{message}; move it away" if isinstance(exception, MISPLACED) else message
+        if DEVICE_ERROR.search(str(exception)):
+            return f"the device fails: {cause(exception)}"
+        if SYSTEM_ERROR.search(str(exception)) or any(
+            os.strerror(n) in str(exception) for n in MACHINE_ERRNOS
+        ):
+            return _join_messages(error, cause(exception))
     return ""
 
 
 def ends_the_process(error: BaseException | None) -> bool:
     """Whether this process can no longer use its device, so that only a restart helps."""
-    return any(DEVICE.search(str(one)) for one in _causes(error))
+    return any(DEVICE_ERROR.search(str(exception)) for exception in _causes(error))
 
 
-def needs_a_person(error: BaseException | None) -> bool:
+def needs_manual_fix(error: BaseException | None) -> bool:
     """Whether waiting cannot help, since what is in the way has to be moved."""
-    return any(isinstance(one, MISPLACED) for one in _causes(error))
+    return any(isinstance(exception, MISPLACED) for exception in _causes(error))
 
 
-def is_doubtful(error: BaseException | None) -> bool:
+def may_be_a_bug(error: BaseException | None) -> bool:
     """Whether the running code may have caused the device error, and would cause it again."""
-    return any(BROKEN.search(str(one)) for one in _causes(error))
+    return any(BUG_OR_HARDWARE.search(str(exception)) for exception in _causes(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -79,13 +87,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _in_words(error: OSError) -> str:
+def _os_error_message(error: OSError) -> str:
     """Formats an OSError as `file: reason`."""
     reason = error.strerror or cause(error)
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
-def _both(error: BaseException | None, reason: str) -> str:
+def _join_messages(error: BaseException | None, reason: str) -> str:
     """Joins the message of the outermost error and the reason, without repeating it."""
     tried = cause(error) if error is not None else ""
     return tried if reason in tried else f"{tried}: {reason}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from contextlib import suppress
 
-MARKS = (  # byte order marks; UTF-32's begins with UTF-16's
+BYTE_ORDER_MARKS = (  # byte order marks; UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -16,7 +16,7 @@ FALLBACK, FALLBACK_NAME = "cp1252", "Windows-1252"
 UTF16_NAME = "UTF-16"
 
 
-def decoded(data: bytes) -> tuple[str, str]:
+def decode_text(data: bytes) -> tuple[str, str]:
     """Decodes bytes: by their byte order mark, else as UTF-8, else by a guess.
 
     In UTF-16, more than half of every second byte is 0 if the text is mostly ASCII. Anything else
@@ -28,7 +28,7 @@ def decoded(data: bytes) -> tuple[str, str]:
     Raises:
         ValueError: none of these encodings fits.
     """
-    for mark, encoding in MARKS:
+    for mark, encoding in BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding), ""
     for encoding, zeros in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):

@@ -18,7 +18,7 @@ COMMANDS = re.compile(
     r"\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff]"
 )
 LINES = "\n\t"  # the layout of a text with several lines
-LONGEST = 240  # characters of a path in a message
+MAX_PATH_CHARACTERS = 240  # characters of a path in a message
 
 
 def printable(text: str, verbatim: str = "") -> str:
@@ -44,7 +44,7 @@ def readable(name: str) -> str:
     return CONTROL.sub(lambda match: _escape(match[0]), _decoded(name))
 
 
-def worded(name: str) -> str:
+def name_as_words(name: str) -> str:
     """A name as words of a caption or a prompt: bytes that are not UTF-8 are decoded as
     Windows-1252, as in caption files."""
     try:
@@ -63,8 +63,8 @@ def worded(name: str) -> str:
 def shortened(path: object) -> str:
     """A path for a message: readable, with the middle of a long one cut."""
     text = readable(str(path))
-    half = LONGEST // 2
-    return text if len(text) <= LONGEST else f"{text[:half]}...{text[-half:]}"
+    half = MAX_PATH_CHARACTERS // 2
+    return text if len(text) <= MAX_PATH_CHARACTERS else f"{text[:half]}...{text[-half:]}"
 
 
 def start_in_utf8() -> None:

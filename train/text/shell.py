@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from train.text.display import LONGEST, printable
+from train.text.display import MAX_PATH_CHARACTERS, printable
 
 SPECIAL = set('"$`\\!')  # within double quotes
 ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\t": r"\t"}
@@ -32,8 +32,8 @@ def in_setting(key: str, value: object) -> str:
         value: any characters.
     """
     text = str(value)
-    typeable = len(text) <= LONGEST and printable(text) == text
-    return f"{key}={in_shell(text)}" if typeable else f"{key}="
+    can_be_typed = len(text) <= MAX_PATH_CHARACTERS and printable(text) == text
+    return f"{key}={in_shell(text)}" if can_be_typed else f"{key}="
 
 
 def _escaped(character: str) -> str:

@@ -1,8 +1,8 @@
 """Writes to the terminal so that no character of a name acts as a command.
 
 Three kinds of text go through here: the log (`LineFormatter`), lines that a command prints
-(`print_lines`) and its final error (`leave`). In addition, the streams themselves escape what other
-libraries write, such as warnings and tracebacks (`escape_in_streams`).
+(`print_lines`) and its final error (`exit_with_error`). In addition, the streams themselves escape
+what other libraries write, such as warnings and tracebacks (`escape_in_streams`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TextIO, cast
 from train.text.display import LINES, printable
 
 BETWEEN_BARS = re.compile(r"(?:\n|\x1b\[A)+")  # tqdm's moves between progress bars
-LONGEST = 2000  # characters of a command's final error
+MAX_CHARACTERS = 2000  # characters of a command's final error
 STANDARD_ERROR = 2  # its descriptor
 
 
@@ -49,7 +49,7 @@ class PrintableStream(io.TextIOWrapper):
         self.flush()
 
 
-class _CodesOf:
+class _RawView:
     """A view of a stream for a program that writes codes for the cursor and for colors."""
 
     def __init__(self, stream: PrintableStream) -> None:
@@ -88,10 +88,10 @@ def log_lines(log: logging.Logger, text: str) -> None:
         log.info(line)
 
 
-def leave(message: object) -> NoReturn:
+def exit_with_error(message: object) -> NoReturn:
     """Ends the command with an error in one line and code 1."""
     text = printable(str(message))
-    sys.exit(f"error: {text if len(text) <= LONGEST else text[:LONGEST] + '...'}")
+    sys.exit(f"error: {text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + '...'}")
 
 
 def escape_in_streams() -> None:
@@ -112,4 +112,4 @@ def escape_in_streams() -> None:
 
 def with_codes(stream: TextIO) -> TextIO:
     """A stream for a program that writes codes and has escaped all text itself (rich)."""
-    return cast(TextIO, _CodesOf(stream)) if isinstance(stream, PrintableStream) else stream
+    return cast(TextIO, _RawView(stream)) if isinstance(stream, PrintableStream) else stream

@@ -49,7 +49,7 @@ def curves_chart(entry: RankedTrial, policy: PolicyConfig) -> Markup:
     with rc_context(STYLE):
         figure = Figure(figsize=SMALL, layout="constrained")
         axes = figure.subplots()
-        draw_curves(axes, record.scorecards, pick, policy, "", keyed=False)
+        draw_curves(axes, record.scorecards, pick, policy, "", legend=False)
         axes.set_ylim(top=max(1.12, axes.get_ylim()[1]))
         told = ", ".join(
             f"{name.replace('_', ' ')} {first.value:.2f} to {pick.scores[name].value:.2f} to "

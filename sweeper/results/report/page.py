@@ -16,7 +16,7 @@ from evaluate.config import PolicyConfig, check_policy
 from evaluate.images.curves import CURVES
 from evaluate.scorecard import Scorecard, usable
 from evaluate.selection.diagnosis import diagnose
-from evaluate.selection.explain import exceeded, fault, percent
+from evaluate.selection.explain import describe_fault, exceeded, format_percent
 from evaluate.selection.objective import MEMORY, total_violation
 from sweeper.results import snippets
 from sweeper.results.checkpoint_files import REPORT, RESULT
@@ -27,7 +27,7 @@ from sweeper.results.report.search_insights import look_at
 from sweeper.results.retrain_command import again_command
 from sweeper.tracking.trial_record import RUNNING, TrialRecord
 from train.config.parsing import cause
-from train.config.ranges import complaints
+from train.config.ranges import range_errors
 from train.config.renamed_keys import migrate_keys
 from train.errors import ConfigError
 from train.files.atomic_write import write_atomically
@@ -91,7 +91,7 @@ def _checked(settings: object, name: str) -> PolicyConfig:
     settings = migrate_keys({"policy": settings})["selection"]  # files of an earlier version
     policy = convert(settings, PolicyConfig, name)
     try:
-        for complaint in complaints(policy):
+        for complaint in range_errors(policy):
             raise ConfigError(complaint)
         check_policy(policy)
     except ConfigError as error:
@@ -111,7 +111,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters["percent"] = format_percent
     environment.filters["breakable"] = _breakable
     script = (HERE / "script.js").read_text(encoding="utf-8")
     records = sorted((entry.record for entry in ranked), key=lambda record: record.number)
@@ -203,8 +203,10 @@ def _overfitted(
     record, worst = max(all_cards, key=lambda pair: total_violation(pair[1], policy))
     if worst is pick or total_violation(worst, policy) <= 0:
         return None
-    shares = {name: percent(max(0.0, worst.scores[name].value)) for name in exceeded(worst, policy)}
-    words = ", ".join(fault(name, share) for name, share in shares.items())
+    shares = {
+        name: format_percent(max(0.0, worst.scores[name].value)) for name in exceeded(worst, policy)
+    }
+    words = ", ".join(describe_fault(name, share) for name, share in shares.items())
     title = f"What overfitting looks like: trial {record.number}, {worst.label}"
     return pictures.strip_of(record, worst, names, title, f"{words[:1].upper()}{words[1:]}.")
 

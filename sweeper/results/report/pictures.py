@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from evaluate.images.contact_sheet import COPY, DATA_SHEET, Cell, cells_of, places_of
+from evaluate.images.contact_sheet import COPY, DATA_SHEET, Cell, read_cells, read_positions
 from evaluate.images.contact_sheet import TRAINING as TRAINED
 from evaluate.images.probe_images import probe_cells
 from evaluate.prompts.roles import CAPTION, CLASS, FRESH
@@ -65,13 +65,13 @@ def training_strip(study: Path, record: TrialRecord) -> Strip:
     its own data sheet, wherever the pictures themselves are."""
     title = "What it was trained on"
     sheet = study / DATA_SHEET
-    names = [name for name in places_of(sheet) if name.startswith(f"{TRAINED} ")]
-    shown = [*cells_of(sheet, _spread(names, TRAINING)).values()]
+    names = [name for name in read_positions(sheet) if name.startswith(f"{TRAINED} ")]
+    shown = [*read_cells(sheet, _spread(names, TRAINING)).values()]
     if not shown:
         return Strip(title, [], "The training pictures are not in this study's data sheet.")
     count = _count(record, len(names))
     sentence = f"{len(shown)} of {count} pictures." if len(shown) < count else ""
-    return Strip(title, [Tile(data_uri(cell.picture), cell.words) for cell in shown], sentence)
+    return Strip(title, [Tile(data_uri(cell.image), cell.label) for cell in shown], sentence)
 
 
 def _count(record: TrialRecord, shown: int) -> int:
@@ -86,9 +86,9 @@ def compared(record: TrialRecord, pick: Scorecard) -> dict[str, list[Tile]]:
     Those that were copies at one of these epochs come first, then others from all over the set.
     """
     cards = moments(record.scorecards, pick)
-    places = {card.epoch: places_of(record.sheet(card.epoch)) for card in cards}
+    places = {card.epoch: read_positions(record.sheet(card.epoch)) for card in cards}
     names = [name for name in places[pick.epoch] if name.startswith(FRESH)]
-    copied = [n for n in names if any(n in p and p[n].alarming for p in places.values())]
+    copied = [n for n in names if any(n in p and p[n].flagged for p in places.values())]
     chosen = copied[: COMPARED // 2]
     chosen += _spread([n for n in names if n not in chosen], COMPARED - len(chosen))
     # one sheet after the other: each may be large
@@ -124,7 +124,7 @@ def moments(cards: list[Scorecard], pick: Scorecard) -> list[Scorecard]:
 def all_strips(record: TrialRecord, card: Scorecard, most: int = MORE) -> list[Strip]:
     """Everything that a checkpoint drew, by what was asked for."""
     sheet = record.sheet(card.epoch)
-    places = places_of(sheet)
+    places = read_positions(sheet)
     chosen = {}
     for role, title in TITLES.items():
         own = [name for name in places if name.startswith(f"{role} ")]
@@ -152,8 +152,8 @@ def _encoded(picture: Image.Image, kind: str) -> tuple[str, bytes]:
 
 
 def _tile(cell: Cell, label: str = "", picked: bool = False) -> Tile:
-    words = cell.words or "The training picture beside a copy of it"
-    return Tile(data_uri(cell.picture), words, label, cell.alarming, picked)
+    words = cell.label or "The training picture beside a copy of it"
+    return Tile(data_uri(cell.image), words, label, cell.flagged, picked)
 
 
 def _spread(things: list[Any], most: int) -> list[Any]:

@@ -18,7 +18,7 @@ from optuna.visualization.matplotlib import plot_parallel_coordinate
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from evaluate.tracking.database_file import reading
+from evaluate.tracking.database_file import open_database
 from sweeper.results.ranking import last_word
 from sweeper.results.report.charts import svg
 from sweeper.study.storage import GRPC, find_study
@@ -105,7 +105,7 @@ def _has_studies(storage: str) -> bool:
     if place.get_backend_name() != "sqlite":
         return True
     try:
-        with reading(Path(place.database or ""), "alembic_version", "studies") as database:
+        with open_database(Path(place.database or ""), "alembic_version", "studies") as database:
             return database.execute("SELECT 1 FROM alembic_version, studies").fetchone() is not None
     except (sqlite3.Error, OSError, UntrustedFileError):
         return False

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluate.config import SHARES, PolicyConfig
+from evaluate.config import SHARE_SCORES, PolicyConfig
 from evaluate.scorecard import Scorecard
-from evaluate.selection.explain import percent
+from evaluate.selection.explain import format_percent
 from evaluate.selection.objective import FIDELITIES, violations
 from sweeper.console.progress import duration, short
 from sweeper.results.ranking import RankedTrial, last_word
@@ -34,7 +34,7 @@ SCORES = {
     "validation_loss": ("loss on held-out pictures", "lower is better"),
     "generalization_gap": ("its gap to the training pictures", "0: none"),
 }
-PERCENT = (*FIDELITIES, *SHARES, "class_bleed", "detection_rate")
+PERCENT = (*FIDELITIES, *SHARE_SCORES, "class_bleed", "detection_rate")
 SECTIONS = ("data", "base", "network", "optimizer", "scheduler", "training")
 
 
@@ -67,7 +67,7 @@ def score_rows(card: Scorecard, policy: PolicyConfig) -> list[ScoreRow]:
         if name not in card.scores:
             continue
         value, low, high = card.scores[name]
-        figure = percent if name in PERCENT else "{:.3g}".format
+        figure = format_percent if name in PERCENT else "{:.3g}".format
         limit = policy.max.get(name, policy.min.get(name))
         side = "at most" if name in policy.max else "at least"
         rows.append(ScoreRow(

@@ -1,4 +1,4 @@
-"""Which LoRA files are meant by what is typed, and the order in which they were saved."""
+"""Which LoRA files an argument selects, and the order in which they were saved."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evaluate.checkpoints.checks import readable
+from evaluate.checkpoints.checks import readable_files
 from evaluate.checkpoints.find import find
-from evaluate.checkpoints.save_order import order
+from evaluate.checkpoints.save_order import order_files
 from train.errors import CheckpointError
 from train.lora.checkpoint_names import epoch_and_step
 
@@ -30,7 +30,7 @@ def make(folder: Path, names: Names, metadata: dict[str, dict[str, str]] | None 
 
 
 def ordered(folder: Path, pattern: str = "") -> tuple[str, dict[str, int]]:
-    unit, numbers = order(readable(find(f"{folder}/{pattern}")))
+    unit, numbers = order_files(readable_files(find(f"{folder}/{pattern}")))
     return unit, {
         str(file.relative_to(folder)).removesuffix(".safetensors"): number
         for file, number in numbers.items()
@@ -68,12 +68,12 @@ def ordered(folder: Path, pattern: str = "") -> tuple[str, dict[str, int]]:
         (["x512-1.5-a-000003"], "epoch", [3]),
     ],
 )  # fmt: skip
-def test_the_order_is_that_in_which_trainers_saved(
+def test_files_are_ordered_as_trainers_saved_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, names: Names, unit: str, expected: list[int]
 ) -> None:
     make(tmp_path, names)
-    found, numbers = ordered(tmp_path, "**/*.safetensors")
-    assert (found, list(numbers.values())) == (unit, expected)
+    result, numbers = ordered(tmp_path, "**/*.safetensors")
+    assert (result, list(numbers.values())) == (unit, expected)
     assert not [line for line in caplog.messages if "metadata" in line or "runs" in line]
     if "me_20240103" not in names:
         assert list(numbers) == names
@@ -81,14 +81,14 @@ def test_the_order_is_that_in_which_trainers_saved(
         assert list(numbers) == names[::-1]
 
 
-def test_the_last_file_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_last_file_is_logged_as_the_last(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     make(tmp_path, ["me_v1.1-000002", "me_v1.1"])
     ordered(tmp_path)
-    assert caplog.messages == ["me_v1.1.safetensors has no number: it is taken for the last, 3"]
+    assert caplog.messages == ["me_v1.1.safetensors has no number: it is assumed to be the last, 3"]
 
 
-def test_metadata_are_believed_and_contradictions_told(
+def test_metadata_take_precedence_and_contradictions_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["me-000001", "me-000002", "me"]
@@ -96,16 +96,16 @@ def test_metadata_are_believed_and_contradictions_told(
                            "me": {"ss_epoch": "10", "ss_steps": "100"}})  # fmt: skip
     assert ordered(tmp_path) == ("epoch", {"me-000002": 2, "me-000001": 5, "me": 10})
     (line,) = caplog.messages
-    assert "1 files have other numbers in their names" in line
+    assert "1 file has a number in the name that contradicts the metadata" in line
     assert "me-000001.safetensors has 5, not 1" in line
 
 
-def test_metadata_that_do_not_tell_files_apart_leave_it_to_the_names(tmp_path: Path) -> None:
+def test_identical_metadata_fall_back_to_the_names(tmp_path: Path) -> None:
     names = ["me-000001", "me-000002", "me-000003"]
-    for told in ({"ss_epoch": "10"}, {"ss_epoch": "10", "ss_steps": "700"}, {"ss_epoch": "²"},
+    for reported in ({"ss_epoch": "10"}, {"ss_epoch": "10", "ss_steps": "700"}, {"ss_epoch": "²"},
                  {"ss_epoch": "9" * 5000}, {"training_info": '{"step": Infinity}'},
                  {"training_info": "[" * 9000}, {"training_info": "[1]"}):  # fmt: skip
-        make(tmp_path, names, dict.fromkeys(names, told))
+        make(tmp_path, names, dict.fromkeys(names, reported))
         assert ordered(tmp_path) == ("epoch", dict(zip(names, (1, 2, 3), strict=True)))
 
 
@@ -121,14 +121,14 @@ def test_metadata_that_do_not_tell_files_apart_leave_it_to_the_names(tmp_path: P
         (["x/checkpoint-1/pytorch_lora_weights", "x/checkpoint-2/pytorch_lora_weights"], {}, 1),
     ],
 )
-def test_files_of_several_runs_are_told(
+def test_files_of_several_runs_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, names: Names, sessions: dict[str, str],
     runs: int,
 ) -> None:  # fmt: skip
     make(tmp_path, names, {name: {"ss_session_id": number} for name, number in sessions.items()})
     ordered(tmp_path, "**/*.safetensors")
     warned = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
-    assert [f"of {runs} runs" in line for line in warned] == [True] * (runs > 1)
+    assert [f"belong to {runs} runs" in line for line in warned] == [True] * (runs > 1)
     assert all(len({*line.rpartition(": ")[2].split(", ")}) == runs for line in warned), warned
 
 
@@ -142,9 +142,7 @@ def test_files_of_several_runs_are_told(
         (["me-000001", "me", "you"], "neither the names nor the metadata"),
     ],
 )
-def test_an_order_that_nothing_tells_is_not_guessed(
-    tmp_path: Path, names: Names, words: str
-) -> None:
+def test_unknown_order_is_not_guessed(tmp_path: Path, names: Names, words: str) -> None:
     make(tmp_path, names)
     with pytest.raises(CheckpointError, match=words):
         ordered(tmp_path, "**/*.safetensors")
@@ -177,7 +175,7 @@ def test_an_order_that_nothing_tells_is_not_guessed(
         ("{a,b} *?.safetensors", ["{a,b} *?"]),
     ],
 )  # fmt: skip
-def test_what_is_typed_is_a_file_a_folder_or_a_pattern(
+def test_checkpoints_may_be_a_file_a_folder_or_a_pattern(
     tmp_path: Path, typed: str, expected: Names
 ) -> None:
     make(tmp_path, ["[Illustrious] me", "me_1", "me_2", "me_x", "sub/a",
@@ -188,9 +186,9 @@ def test_what_is_typed_is_a_file_a_folder_or_a_pattern(
                     "kohya/me-000005-state/model", "{a,b} *?"])  # fmt: skip
     (tmp_path / "peft" / "adapter_config.json").write_text("{}")
     (tmp_path / "sub" / "sample.png").touch()
-    found = [str(file.relative_to(tmp_path)).removesuffix(".safetensors")
+    result = [str(file.relative_to(tmp_path)).removesuffix(".safetensors")
              for file in find(f"{tmp_path}/{typed}")]  # fmt: skip
-    assert found == expected
+    assert result == expected
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,10 +201,10 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("my_lora.safetensors", "no file .*; near it: .*my_lora_v2.safetensors"),
-        ("my_lora_v2.safetensor", "near it: .*my_lora_v2.safetensors"),
-        ("MY_LORA*.safetensors", "near it: .*my_lora_v2.safetensors"),
-        ("ouput/me.safetensors", "near it: .*output"),
+        ("my_lora.safetensors", "no file .*; similar names: .*my_lora_v2.safetensors"),
+        ("my_lora_v2.safetensor", "similar names: .*my_lora_v2.safetensors"),
+        ("MY_LORA*.safetensors", "similar names: .*my_lora_v2.safetensors"),
+        ("ouput/me.safetensors", "similar names: .*output"),
         ("zzz", "no file .*zzz$"),
         ("empty", "no .safetensors file in .*empty"),
         ("me.ckpt", "only .safetensors is read; a pickle can run code"),
@@ -229,14 +227,14 @@ def test_nothing_found_ends_in_one_line(tmp_path: Path, typed: str, words: str) 
     assert len(str(raised.value)) < 600
 
 
-def test_broken_files_are_left_out_with_a_line(
+def test_broken_files_are_skipped_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(tmp_path, ["me-000001", "me-000003"])
     (tmp_path / "me-000002.safetensors").write_bytes(b"half")
     assert ordered(tmp_path) == ("epoch", {"me-000001": 1, "me-000003": 3})
     (line,) = caplog.messages
-    assert re.search(r"me-000002.safetensors: not a readable .*; it is left out", line)
+    assert re.search(r"me-000002.safetensors: not a readable .*; the file is skipped", line)
     for name in ("me-000001", "me-000003"):
         (tmp_path / f"{name}.safetensors").write_bytes(os.urandom(7))
     with pytest.raises(CheckpointError, match=r"me-000001.safetensors: not a readable"):
@@ -258,7 +256,7 @@ def test_broken_files_are_left_out_with_a_line(
         ("me-000005", {"ss_epoch": "None"}, (5, None)),
     ],
 )
-def test_the_epoch_or_the_step_is_read_as_each_trainer_tells_it(
+def test_epoch_or_step_by_each_trainers_naming(
     name: str, metadata: dict[str, str], expected: tuple[int | None, int | None]
 ) -> None:
     assert epoch_and_step(Path(f"{name}.safetensors"), metadata) == expected

@@ -1,4 +1,4 @@
-"""The encoder of the scores: a real one, or a plain refusal."""
+"""The CLIP encoder of the scores loads, or is rejected with one line."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def test_features_are_unit_vectors_of_one_space() -> None:
     assert encoder.patch_features(torch.rand(2, 3, 32, 32)).shape[:2] == (2, 64)
 
 
-def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    bare = tmp_path / "clip"
-    shutil.copytree(EMBEDDED_FOLDER, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+def test_folder_without_weights_is_rejected(tmp_path: Path) -> None:
+    without_lora = tmp_path / "clip"
+    shutil.copytree(EMBEDDED_FOLDER, without_lora, ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(ConfigError, match=r"scores\.clip_model"):
-        ClipEncoder(str(bare), CPU)
+        ClipEncoder(str(without_lora), CPU)
 
 
-def test_an_architecture_with_weights_from_a_file(tmp_path: Path) -> None:
-    about = json.loads((EMBEDDED_FOLDER / "open_clip_config.json").read_text())
-    for key in [key for key in about["model_cfg"]["text_cfg"] if "tokenizer" in key]:
-        del about["model_cfg"]["text_cfg"][key]  # it would be asked of the hub
-    (tmp_path / "tiny.json").write_text(json.dumps(about["model_cfg"]))
+def test_architecture_with_weights_from_a_file(tmp_path: Path) -> None:
+    metadata = json.loads((EMBEDDED_FOLDER / "open_clip_config.json").read_text())
+    for key in [key for key in metadata["model_cfg"]["text_cfg"] if "tokenizer" in key]:
+        del metadata["model_cfg"]["text_cfg"][key]  # it would be asked of the hub
+    (tmp_path / "tiny.json").write_text(json.dumps(metadata["model_cfg"]))
     open_clip.add_model_config(tmp_path / "tiny.json")
     weights = next(EMBEDDED_FOLDER.glob("*.safetensors"))
     same, images = ClipEncoder(f"tiny@{weights}", CPU), torch.rand(2, 3, 32, 32)
@@ -51,7 +51,7 @@ def test_an_architecture_with_weights_from_a_file(tmp_path: Path) -> None:
 
 
 class AsTransformers(torch.nn.Module):
-    """Our encoder in the shape that torchmetrics wants a CLIP to have."""
+    """Our encoder with the interface that torchmetrics expects of a CLIP model."""
 
     def __init__(self, encoder: ClipEncoder) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class AsTransformers(torch.nn.Module):
 
 
 class Words(list[str]):
-    """Texts that bear to be moved to a device and cut to a length."""
+    """Texts that can be moved to a device and truncated."""
 
     def to(self, device: torch.device) -> Words:
         return self
@@ -78,7 +78,7 @@ class Words(list[str]):
         return len(self), 1
 
 
-def test_similarities_are_those_of_torchmetrics_clip_score() -> None:
+def test_similarities_match_torchmetrics_clip_score() -> None:
     encoder = ClipEncoder("puppets", CPU)
     images, texts = torch.rand(4, 3, 32, 32), [f"a puppet {word}" for word in "abcd"]
 

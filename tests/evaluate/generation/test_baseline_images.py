@@ -1,4 +1,4 @@
-"""How the base draws: what is kept of the baseline base, and of scores, is known by all of it."""
+"""The cache of baseline images and of scores depends on everything that determines them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evaluate.checkpoints.checks import remarks
+from evaluate.checkpoints.checks import mismatch_warnings
 from evaluate.config import ProbesConfig
 from evaluate.generation.baseline_images import BaselineImages
 from evaluate.prompts.probe_set import Probe
@@ -29,9 +29,9 @@ def config(base_folder: Path) -> BaseConfig:
     return BaseConfig(path=str(base_folder), device="cpu")
 
 
-def rescheduled(base: BaseModel, **changes: object) -> BaseModel:
-    """The base as its folder would be with another scheduler_config.json."""
-    base.noise.register_to_config(**changes)
+def with_scheduler_config(base: BaseModel, **changes: object) -> BaseModel:
+    """The base as if its folder had another scheduler_config.json."""
+    base.noise_scheduler.register_to_config(**changes)
     return base
 
 
@@ -46,60 +46,62 @@ def bases(config: BaseConfig) -> dict[str, BaseModel]:
         "prediction": fresh(prediction_type="v_prediction"),
         "precision": fresh(precision="bf16"),
         # with epsilon the first step of zero SNR would divide by zero
-        "zero SNR": rescheduled(fresh(prediction_type="v_prediction"), rescale_betas_zero_snr=True),
-        "betas": rescheduled(fresh(), beta_schedule="scaled_linear"),
-        "spacing": rescheduled(fresh(), timestep_spacing="trailing"),
+        "zero SNR": with_scheduler_config(
+            fresh(prediction_type="v_prediction"), rescale_betas_zero_snr=True
+        ),
+        "betas": with_scheduler_config(fresh(), beta_schedule="scaled_linear"),
+        "spacing": with_scheduler_config(fresh(), timestep_spacing="trailing"),
     }
 
 
-def test_pictures_of_a_base_that_draws_otherwise_are_not_taken(
+def test_baseline_images_are_cached_by_sampling_settings(
     config: BaseConfig, tmp_path: Path
 ) -> None:
-    """After a wrong prediction type is corrected, for example."""
-    drawn = {}
+    """For example after a wrong prediction type was corrected."""
+    sampled = {}
     for number, (name, base) in enumerate(bases(config).items(), start=1):
-        drawn[name] = BaselineImages(base, 16, QUICK, tmp_path).generate(PROBES)
+        sampled[name] = BaselineImages(base, 16, QUICK, tmp_path).generate(PROBES)
         assert len(list(tmp_path.glob("base-*.safetensors"))) == number, name
     for name in ("clip_skip", "prediction", "zero SNR", "betas"):
         other = "prediction" if name == "zero SNR" else "plain"
-        assert not torch.equal(drawn[name], drawn[other]), name
+        assert not torch.equal(sampled[name], sampled[other]), name
     before = sorted(file.name for file in tmp_path.glob("base-*.safetensors"))
-    again = bases(config)["prediction"]
+    repeated = bases(config)["prediction"]
     assert torch.equal(
-        BaselineImages(again, 16, QUICK, tmp_path).generate(PROBES), drawn["prediction"]
+        BaselineImages(repeated, 16, QUICK, tmp_path).generate(PROBES), sampled["prediction"]
     )
     for settings in (ProbesConfig(steps=2), ProbesConfig(steps=1, guidance=2.0)):
-        BaselineImages(again, 16, settings, tmp_path).generate(PROBES)
-    BaselineImages(again, 32, QUICK, tmp_path).generate(PROBES)
+        BaselineImages(repeated, 16, settings, tmp_path).generate(PROBES)
+    BaselineImages(repeated, 32, QUICK, tmp_path).generate(PROBES)
     assert len(list(tmp_path.glob("base-*.safetensors"))) == len(before) + 3
 
 
-def test_damaged_pictures_of_the_base_are_made_again(base: BaseModel, tmp_path: Path) -> None:
+def test_damaged_baseline_images_are_regenerated(base: BaseModel, tmp_path: Path) -> None:
     baseline = BaselineImages(base, 16, QUICK, tmp_path)
-    drawn = baseline.generate(PROBES)
+    sampled = baseline.generate(PROBES)
     (file,) = tmp_path.glob("base-*.safetensors")
     for content in (b"", file.read_bytes()[:-5]):
         file.write_bytes(content)
-        assert torch.equal(baseline.generate(PROBES), drawn)
+        assert torch.equal(baseline.generate(PROBES), sampled)
 
 
 def test_sdxl_has_no_clip_skip(xl_folder: Path) -> None:
     config = BaseConfig(path=str(xl_folder), device="cpu")
-    plain = load_base(config).drawing
-    assert load_base(replace(config, clip_skip=2)).drawing == plain
+    plain = load_base(config).image_fingerprint
+    assert load_base(replace(config, clip_skip=2)).image_fingerprint == plain
 
 
 def card(file: Path) -> Scorecard:
     return Scorecard(file, 1, {"copying": Estimate(0.5, 0.4, 0.6)})
 
 
-def test_scores_are_not_taken_of_a_file_of_other_strength(tmp_path: Path) -> None:
-    """The weights are the same, and the settings beside them were corrected."""
+def test_cached_scores_depend_on_the_strength(tmp_path: Path) -> None:
+    """The weights are the same; the settings next to them were corrected."""
     file, settings = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
     save_file({"base_model.model.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3)}, file)
     settings.write_text(json.dumps({"lora_alpha": 8}))
-    ledger = ScoreCache(tmp_path, {"data": "1"})
-    ledger.add(card(file))
+    cache = ScoreCache(tmp_path, {"data": "1"})
+    cache.add(card(file))
     assert ScoreCache(tmp_path, {"data": "1"}).find(file)
     assert not ScoreCache(tmp_path, {"data": "2"}).find(file)
     settings.write_text(json.dumps({"lora_alpha": 100}))
@@ -111,20 +113,20 @@ def test_scores_are_not_taken_of_a_file_of_other_strength(tmp_path: Path) -> Non
     ["", "[", "[]", "null", '{"about": {"data": "1"}}', '{"about": {"data": "1"}, "cards": []}',
      "[" * 9000],
 )  # fmt: skip
-def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
+def test_damaged_score_cache_is_reset(tmp_path: Path, content: str) -> None:
     file = tmp_path / "x.safetensors"
     save_file({"a": torch.ones(1)}, file)
     (tmp_path / "scorecards.json").write_text(content)
-    ledger = ScoreCache(tmp_path, {"data": "1"})
-    assert ledger.find(file) is None
-    ledger.add(card(file))
+    cache = ScoreCache(tmp_path, {"data": "1"})
+    assert cache.find(file) is None
+    cache.add(card(file))
     assert ScoreCache(tmp_path, {"data": "1"}).find(file) == card(file)
 
 
 @pytest.mark.parametrize(
-    ("about", "words"),
+    ("metadata", "words"),
     [
-        ({"ss_clip_skip": "2"}, "clip_skip 2; they are drawn with 1 (base.clip_skip=2 draws"),
+        ({"ss_clip_skip": "2"}, "clip_skip 2; they are scored with 1 (base.clip_skip=2 scores"),
         ({"modelspec.encoder_layer": "2"}, "clip_skip 2"),
         ({"ss_clip_skip": "None"}, ""),
         ({"ss_clip_skip": "1"}, ""),
@@ -132,7 +134,7 @@ def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
         ({"ss_base_model_version": "sd_v1_v"}, "base.prediction_type=v_prediction"),
         ({"modelspec.prediction_type": "v"}, "prediction type v_prediction"),
         ({"modelspec.prediction_type": "epsilon"}, ""),
-        ({"ss_zero_terminal_snr": "True"}, "zero terminal SNR True; they are drawn with False"),
+        ({"ss_zero_terminal_snr": "True"}, "zero terminal SNR True; they are scored with False"),
         ({"ss_zero_terminal_snr": "False"}, ""),
         ({"ss_base_model_version": "sd_v2"}, "base model sd_v2"),
         ({"ss_resolution": "(768, 512)"}, "data.resolution=624"),
@@ -143,10 +145,10 @@ def test_a_damaged_ledger_is_begun_anew(tmp_path: Path, content: str) -> None:
         ({}, ""),
     ],
 )
-def test_what_files_say_of_their_training_is_compared(
-    base: BaseModel, about: dict[str, str], words: str
+def test_metadata_mismatches_are_reported(
+    base: BaseModel, metadata: dict[str, str], words: str
 ) -> None:
-    lines = remarks([about, about, {}], base, DataConfig(trigger="sks person"))
+    lines = mismatch_warnings([metadata, metadata, {}], base, DataConfig(trigger="sks person"))
     assert len(lines) == bool(words)
     if words:
         assert words in lines[0]

@@ -1,4 +1,4 @@
-"""Probe images as files: lossless, in any size, and cut out of the sheet where there are none."""
+"""Files of probe images: lossless, of any size, and cropped from the sheet if they are missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import torch
 from safetensors.numpy import save_file
 
 from evaluate.images import probe_images
-from evaluate.images.contact_sheet import Cell, cells_of, contact_sheet, places_of, save_sheet
+from evaluate.images.contact_sheet import (
+    Cell,
+    contact_sheet,
+    read_cells,
+    read_positions,
+    save_sheet,
+)
 from evaluate.images.probe_images import (
     images_file,
     probe_cells,
@@ -27,7 +33,7 @@ NAMES = ("copy 1", "fresh 1", "fresh 0", "caption 3", "fresh 99")
 
 @pytest.fixture
 def sheet(tmp_path: Path) -> Path:
-    """A contact sheet with its probe images beside it."""
+    """A contact sheet with its probe images next to it."""
     file = tmp_path / "sheets" / "000001.png"
     card = Scorecard(Path("-"), 1, {}, images=IMAGES, copies={1: 0})
     save_probe_images(IMAGES, file)
@@ -37,32 +43,32 @@ def sheet(tmp_path: Path) -> Path:
 
 def same(cells: dict[str, Cell], others: dict[str, Cell]) -> bool:
     return [*cells] == [*others] and all(
-        cell._replace(picture=None) == others[name]._replace(picture=None)  # type: ignore[arg-type]
-        and cell.picture.tobytes() == others[name].picture.tobytes()
+        cell._replace(image=None) == others[name]._replace(image=None)  # type: ignore[arg-type]
+        and cell.image.tobytes() == others[name].image.tobytes()
         for name, cell in cells.items()
     )
 
 
-def test_images_are_as_they_were_drawn(sheet: Path) -> None:
+def test_probe_images_are_lossless(sheet: Path) -> None:
     images = read_probe_images(images_file(sheet), [3, 0, 7])
     assert [*images] == [3, 0]
     assert all(np.array_equal(np.asarray(image), IMAGES[row]) for row, image in images.items())
 
 
-def test_a_study_with_sheets_alone_shows_the_same(sheet: Path) -> None:
+def test_study_with_only_sheets_shows_the_same_images(sheet: Path) -> None:
     own = probe_cells(sheet, NAMES)
     assert [*own] == [*NAMES[:-1]]
-    assert own["fresh 1"].alarming
+    assert own["fresh 1"].flagged
     images_file(sheet).unlink()
     assert same(own, probe_cells(sheet, NAMES))
-    assert same(own, cells_of(sheet, NAMES))
+    assert same(own, read_cells(sheet, NAMES))
 
 
-def test_damaged_images_are_cut_out_of_the_sheet(
+def test_damaged_probe_images_are_cropped_from_the_sheet(
     sheet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, names = images_file(sheet), [*places_of(sheet)]
-    good, cut = file.read_bytes(), cells_of(sheet, names)
+    file, names = images_file(sheet), [*read_positions(sheet)]
+    good, cut = file.read_bytes(), read_cells(sheet, names)
     bomb = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\x7f\xff\xff\xff\x7f\xff\xff\xff\x08\2\0\0\0\0\0\0\0"
     for content in (b"", good[:100], good[:-1], b"\xff" * 100, good.replace(b"IHDR", b"IHDX")):
         file.write_bytes(content)
@@ -72,9 +78,9 @@ def test_damaged_images_are_cut_out_of_the_sheet(
         assert read_probe_images(file, [0, 1]) == {}
         assert same(probe_cells(sheet, names), cut)
     file.write_bytes(good)
-    monkeypatch.setattr(probe_images, "MOST_PIXELS", 2 * 200 * 200)
+    monkeypatch.setattr(probe_images, "MAX_PIXELS", 2 * 200 * 200)
     assert [*read_probe_images(file, range(4))] == [0, 1]
     assert same(probe_cells(sheet, names), cut)
-    monkeypatch.setattr(probe_images, "LARGEST", 1000)
+    monkeypatch.setattr(probe_images, "MAX_BYTES", 1000)
     with pytest.raises(UntrustedFileError, match="larger than"):
         read_probe_images(file, range(4))

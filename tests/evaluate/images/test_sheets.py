@@ -1,4 +1,4 @@
-"""Sheets: what they show, and that their files know where their pictures are."""
+"""Contact sheets: what they show, and the positions of the images in their metadata."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from evaluate.images.contact_sheet import (
-    ALARM,
     CELL,
+    RED,
     contact_sheet,
     data_sheet,
     read_sheet,
@@ -25,17 +25,17 @@ ROLES = (FRESH, FRESH, CLASS, CAPTION)
 
 
 def probes() -> ProbeSet:
-    made = [Probe(f"prompt {i}", f"prompt {i}", i, role, {}) for i, role in enumerate(ROLES)]
-    return ProbeSet(made, load_attributes("puppets"), "puppet", {})
+    created = [Probe(f"prompt {i}", f"prompt {i}", i, role, {}) for i, role in enumerate(ROLES)]
+    return ProbeSet(created, load_attributes("puppets"), "puppet", {})
 
 
 def card(epoch: int, copies: dict[int, int]) -> Scorecard:
-    """Probe k's picture has the brightness 10 * epoch + k."""
+    """The image of probe k has the brightness 10 * epoch + k."""
     images = np.stack([np.full((8, 8, 3), 10 * epoch + k, np.uint8) for k in range(len(ROLES))])
     return Scorecard(Path("-"), epoch, {}, images=images, copies=copies)
 
 
-def test_a_copy_stands_beside_its_training_picture(tmp_path: Path) -> None:
+def test_copy_is_shown_next_to_its_training_image(tmp_path: Path) -> None:
     training = torch.stack([torch.full((3, 8, 8), value) for value in (0.5, 1.0)])
     files = {}
     for epoch, copies in ((1, {}), (2, {1: 1})):
@@ -45,21 +45,21 @@ def test_a_copy_stands_beside_its_training_picture(tmp_path: Path) -> None:
     assert set(copied) - set(plain) == {"copy 1"}
     assert set(plain) == {"fresh 0", "fresh 1", "class 2", "caption 3"}
     brightness = {
-        name: cell.picture.getpixel((CELL // 2, CELL // 2)) for name, cell in copied.items()
+        name: cell.image.getpixel((CELL // 2, CELL // 2)) for name, cell in copied.items()
     }
     assert brightness["fresh 0"] == (20,) * 3
     assert brightness["caption 3"] == (23,) * 3
     assert brightness["copy 1"] == (255,) * 3
-    assert [copied[f"fresh {k}"].alarming for k in range(2)] == [False, True]
-    assert copied["fresh 1"].words == "prompt 1"
-    grid = epoch_grid(files, kept=1)
-    found = {grid.getpixel((x, y)) for x in range(grid.width) for y in range(grid.height)}
-    assert {(10,) * 3, (11,) * 3, (20,) * 3, (21,) * 3, (255,) * 3, ALARM} <= found
-    assert (13,) * 3 not in found, "fresh probes alone"
+    assert [copied[f"fresh {k}"].flagged for k in range(2)] == [False, True]
+    assert copied["fresh 1"].label == "prompt 1"
+    grid = epoch_grid(files, selected=1)
+    result = {grid.getpixel((x, y)) for x in range(grid.width) for y in range(grid.height)}
+    assert {(10,) * 3, (11,) * 3, (20,) * 3, (21,) * 3, (255,) * 3, RED} <= result
+    assert (13,) * 3 not in result, "fresh probes alone"
 
 
-def test_a_large_data_set_is_shown_in_part() -> None:
-    pictures = [(torch.zeros(3, 8, 8), f"caption {i}") for i in range(500)]
-    sheet = data_sheet(pictures, pictures[:3])
-    small = data_sheet(pictures[:120], pictures[:3])
+def test_large_dataset_is_sampled_on_the_data_sheet() -> None:
+    images = [(torch.zeros(3, 8, 8), f"caption {i}") for i in range(500)]
+    sheet = data_sheet(images, images[:3])
+    small = data_sheet(images[:120], images[:3])
     assert 0.7 * small.height < sheet.height <= small.height

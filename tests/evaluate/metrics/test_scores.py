@@ -26,7 +26,7 @@ from evaluate.scorer import Scorer
 from train.config.schema import BaseConfig, DataConfig, NetworkConfig
 from train.data.dataset import load_dataset
 from train.lora.checkpoint import CheckpointError
-from train.lora.injection import shape
+from train.lora.injection import weight_shape
 from train.models.base_model import load_base
 from train.puppets.demo import CHARACTERS
 from train.puppets.world.examples import (
@@ -46,30 +46,28 @@ PROBES = ProbesConfig(attributes="puppets", count=32, steps=8, guidance=3.0)
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     cache = tmp_path_factory.mktemp("cache")
     base = load_base(BaseConfig(device="cpu"))
-    pictures = load_dataset(DataConfig(resolution=32))
-    return Scorer(
-        base, pictures, DataConfig(resolution=32), PROBES, ScoresConfig(baseline=2), cache
-    )
+    dataset = load_dataset(DataConfig(resolution=32))
+    return Scorer(base, dataset, DataConfig(resolution=32), PROBES, ScoresConfig(baseline=2), cache)
 
 
 def score(scorer: Scorer, images: Tensor) -> Scorecard:
-    """The scorecard of pictures that were not made by any LoRA."""
+    """The scorecard of images that no LoRA has generated."""
     none = torch.zeros(0)
     read = scorer.extractor.extract(images)
     return scorer.scorecard(Path("lora-000001.safetensors"), 1, images, read, (none, none))
 
 
 def as_asked(scorer: Scorer, wild: bool, bleeding: bool = False) -> list[Puppet]:
-    """What every probe asks for, drawn: of the training character, or of ordinary puppets."""
+    """Renders of what every probe asks for: of the training character, or of ordinary puppets."""
     random, puppets = Random(3), []
     for probe in scorer.probe_set.probes:
-        asked = probe.asked
+        requested = probe.asked
         known = wild and (probe.role != CLASS or bleeding)
         looks = CHARACTERS[0] if known else ordinary_looks(random)
-        if asked:
-            outfit = asked["shirt"].split()[0], asked["trousers"].split()[0]
+        if requested:
+            outfit = requested["shirt"].split()[0], requested["trousers"].split()[0]
             looks = with_outfit(looks, random, *outfit)
-        pose = asked.get("arms"), asked.get("legs"), asked.get("background")
+        pose = requested.get("arms"), requested.get("legs"), requested.get("background")
         puppets.append(sample_puppet(random, looks, *pose))
     return puppets
 
@@ -78,7 +76,7 @@ def drawn(puppets: list[Puppet]) -> Tensor:
     return images_of(puppets).float() / 255
 
 
-def test_the_scores_tell_ideal_copying_and_untrained_apart(scorer: Scorer) -> None:
+def test_scores_distinguish_ideal_copying_and_untrained(scorer: Scorer) -> None:
     ideal = score(scorer, drawn(as_asked(scorer, wild=True))).scores
     plain = score(scorer, drawn(as_asked(scorer, wild=False))).scores
     copies = scorer.training_images.repeat(3, 1, 1, 1)[: PROBES.count]
@@ -95,15 +93,15 @@ def test_the_scores_tell_ideal_copying_and_untrained_apart(scorer: Scorer) -> No
     assert ideal["detection_rate"].value == 1
 
 
-def test_a_lora_that_changes_the_class_is_said_to_bleed(scorer: Scorer) -> None:
-    kept = score(scorer, drawn(as_asked(scorer, wild=True))).scores["class_bleed"]
+def test_class_bleed_of_a_lora_that_changes_the_class(scorer: Scorer) -> None:
+    remaining = score(scorer, drawn(as_asked(scorer, wild=True))).scores["class_bleed"]
     bled = score(scorer, drawn(as_asked(scorer, wild=True, bleeding=True))).scores["class_bleed"]
-    assert kept.value < 0.2
+    assert remaining.value < 0.2
     assert bled.value > 0.6
-    assert bled.low > kept.high
+    assert bled.low > remaining.high
 
 
-def test_a_color_cast_is_measured_in_delta_e(scorer: Scorer) -> None:
+def test_color_shift_is_measured_in_delta_e(scorer: Scorer) -> None:
     plain = scorer.baseline_images.generate(scorer.probe_set.probes)
     assert score(scorer, plain).scores["color_shift"].value < 3
     gray = torch.full_like(plain, 0.5)
@@ -117,7 +115,7 @@ def test_a_color_cast_is_measured_in_delta_e(scorer: Scorer) -> None:
     assert cast.low > 10
 
 
-def test_pictures_without_a_subject_are_told(scorer: Scorer) -> None:
+def test_images_without_a_subject_are_noted(scorer: Scorer) -> None:
     random = Random(0)
     empty = [render_background(random.choice(BACKGROUNDS), i) for i in range(PROBES.count)]
     images = torch.from_numpy(np.stack(empty)).permute(0, 3, 1, 2).float() / 255
@@ -127,7 +125,7 @@ def test_pictures_without_a_subject_are_told(scorer: Scorer) -> None:
     assert any("finds a pose in" in note for note in card.notes)
 
 
-def test_half_copied_is_scored_half(scorer: Scorer) -> None:
+def test_half_copied_images_score_half(scorer: Scorer) -> None:
     puppets = as_asked(scorer, wild=True)
     random = Random(5)
     poses = [("arms spread", "legs apart"), ("hands on hips", "legs together")]
@@ -139,12 +137,12 @@ def test_half_copied_is_scored_half(scorer: Scorer) -> None:
     assert abs(card.value - 0.5) < 0.2
 
 
-def test_probes_ask_for_what_the_training_pictures_do_not_have(scorer: Scorer) -> None:
+def test_probes_ask_for_what_the_training_images_lack(scorer: Scorer) -> None:
     probe_set = scorer.probe_set
     fresh = [probe_set.probes[row] for row in probe_set.rows(FRESH)]
-    asked = {part: {p.asked[part] for p in fresh} for part in ("arms", "background")}
-    assert asked["background"] == {"in a forest", "in the snow", "in a room", "at night"}
-    assert asked["arms"] == {"arms down", "arms raised", "arms flexed"}
+    requested = {part: {p.asked[part] for p in fresh} for part in ("arms", "background")}
+    assert requested["background"] == {"in a forest", "in the snow", "in a room", "at night"}
+    assert requested["arms"] == {"arms down", "arms raised", "arms flexed"}
     assert (len(fresh), len(probe_set.rows(CLASS)), len(probe_set.rows(CAPTION))) == (24, 4, 4)
     for probe in probe_set.probes:
         assert ("sks puppet" in probe.prompt) == (probe.role != CLASS)
@@ -153,20 +151,20 @@ def test_probes_ask_for_what_the_training_pictures_do_not_have(scorer: Scorer) -
     assert all("sks" not in p.base_prompt for p in scorer.probe_set.probes)
 
 
-def test_a_picture_is_the_same_alone_and_in_a_pack(scorer: Scorer) -> None:
+def test_image_is_the_same_alone_and_in_a_pack(scorer: Scorer) -> None:
     base, random = scorer.base, torch.Generator().manual_seed(0)
     adapters = [base.adapters.create(NetworkConfig(rank=4), random) for _ in range(2)]
     for adapter in adapters:
         for up in adapter.up.values():
             torch.nn.init.normal_(up, std=0.05, generator=random)
     prompts, seeds = [p.prompt for p in scorer.probe_set.probes[:3]], [7, 8, 9]
-    together = generate(base, adapters, prompts, seeds, 32, 4, 3.0)
-    assert together.shape == (2, 3, 3, 32, 32)
-    assert (together[0] - together[1]).abs().max() > 0.05
+    batched = generate(base, adapters, prompts, seeds, 32, 4, 3.0)
+    assert batched.shape == (2, 3, 3, 32, 32)
+    assert (batched[0] - batched[1]).abs().max() > 0.05
     for k, adapter in enumerate(adapters):
         for i in range(3):
-            alone = generate(base, [adapter], prompts[i : i + 1], seeds[i : i + 1], 32, 4, 3.0)
-            torch.testing.assert_close(alone[0, 0], together[k, i], atol=1 / 255, rtol=0)
+            single = generate(base, [adapter], prompts[i : i + 1], seeds[i : i + 1], 32, 4, 3.0)
+            torch.testing.assert_close(single[0, 0], batched[k, i], atol=1 / 255, rtol=0)
 
 
 def test_oks_by_hand() -> None:
@@ -191,7 +189,7 @@ def test_oks_by_hand() -> None:
     assert oks(aligned(pose), aligned(other)).item() == pytest.approx(1, abs=1e-5)
 
 
-def test_portrait_is_the_square_round_the_head() -> None:
+def test_head_crop_is_the_square_around_the_head() -> None:
     poses = torch.full((1, 13, 3), 0.9)
     poses[0, :3, :2] = torch.tensor([[0.5, 0.4], [0.6, 0.5], [0.4, 0.5]])  # nose, shoulders
     image = torch.zeros(1, 3, 100, 100)
@@ -202,17 +200,17 @@ def test_portrait_is_the_square_round_the_head() -> None:
     assert wider[..., 4:12, 4:12].min() > 0.4
 
 
-def test_likeness_is_half_where_half_the_way_is_gone_and_none_without_a_subject() -> None:
+def test_subject_fidelity_at_half_the_distance_and_without_a_subject() -> None:
     angles = torch.tensor([0.0, 0.2, -0.2])  # features on a circle, where distances are known
     training = torch.stack([angles.cos(), angles.sin()], dim=1)
     far = torch.tensor([[-1.0, 0.0]])
     likeness = SubjectFidelity(training, far, torch.zeros(0, 2))
     base, own = (likeness.base_distance, likeness.training_distance)
-    wanted = float((base + own) / 2)
+    expected = float((base + own) / 2)
     turns = torch.linspace(0, 3.14, 2000)
     circle = torch.stack([turns.cos(), turns.sin()], dim=1)
     distances = torch.cdist(circle, training).mean(1)
-    half = circle[(distances - wanted).abs().argmin()].repeat(4, 1)
+    half = circle[(distances - expected).abs().argmin()].repeat(4, 1)
     likeness.update(half, torch.ones(4, dtype=torch.bool))
     assert likeness.compute()[0].item() == pytest.approx(0.5, abs=0.01)
     likeness.reset()
@@ -220,7 +218,7 @@ def test_likeness_is_half_where_half_the_way_is_gone_and_none_without_a_subject(
     assert likeness.compute()[0].item() == pytest.approx(0, abs=1e-6)
 
 
-def test_intervals_of_shares_have_a_width_and_the_base_rate_is_taken_off() -> None:
+def test_share_intervals_have_a_width_and_subtract_the_base_rate() -> None:
     share = Share(base_rate=0.05, confidence=0.9)
     share.update(torch.zeros(24))
     value, low, high = share.compute().tolist()
@@ -237,18 +235,18 @@ def test_intervals_of_shares_have_a_width_and_the_base_rate_is_taken_off() -> No
     assert share.compute().tolist() == [0, 0, 1]
 
 
-def test_vendi_counts_the_different_ones() -> None:
+def test_vendi_score_counts_distinct_items() -> None:
     everything = torch.arange(6).unsqueeze(0)
     assert vendi(torch.eye(6), everything).item() == pytest.approx(6, abs=1e-3)
     assert vendi(torch.ones(6, 6), everything).item() == pytest.approx(1, abs=1e-3)
 
 
-def test_weights_that_are_not_finite_fail_one_scorecard_alone(
+def test_weights_that_are_not_finite_fail_only_their_scorecard(
     scorer: Scorer, tmp_path: Path
 ) -> None:
-    """The rest of the pack is scored; a file that is not there is still an error."""
+    """The rest of the pack is scored; a missing file is still an error."""
     key = next(iter(scorer.base.adapters.modules))
-    rows, *columns = shape(scorer.base.adapters.modules[key])
+    rows, *columns = weight_shape(scorer.base.adapters.modules[key])
     ends = [1] * (len(columns) - 1)
     files = {tmp_path / f"{name}.safetensors": value for name, value in
              (("bad", torch.nan), ("good", 0.0), ("worse", torch.inf))}  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is said of a run that went wrong."""
+"""Findings about runs that went wrong."""
 
 from __future__ import annotations
 
@@ -14,53 +14,53 @@ def names(cards: list[Scorecard]) -> list[str]:
     return [finding.name for finding in diagnose(cards, POLICY)]
 
 
-def with_score(some: Scorecard, name: str, value: float, width: float = 0.02) -> Scorecard:
-    some.scores[name] = Estimate(value, value - width, value + width)
-    return some
+def with_score(items: Scorecard, name: str, value: float, width: float = 0.02) -> Scorecard:
+    items.scores[name] = Estimate(value, value - width, value + width)
+    return items
 
 
-def test_a_good_run_has_no_diagnosis() -> None:
+def test_good_run_has_no_findings() -> None:
     assert names([card(1, 0.5, 0.0), card(2, 0.7, 0.1), card(3, 0.7, 0.1)]) == []
 
 
 def test_overfitting_is_named_with_its_epoch_and_the_remedy() -> None:
     cards = [card(1, 0.6, 0.0), card(2, 0.7, 0.2), card(3, 0.8, 0.6), card(4, 0.9, 0.9)]
-    found = diagnose(cards, POLICY)
-    assert [f.name for f in found] == ["overfitting"]
-    assert "from epoch 3 on" in found[0].words
-    assert "90 % of them at epoch 4" in found[0].words
-    assert "5e-5" in str(found[0])
+    result = diagnose(cards, POLICY)
+    assert [f.name for f in result] == ["overfitting"]
+    assert "from epoch 3 on" in result[0].words
+    assert "90 % of them at epoch 4" in result[0].words
+    assert "5e-5" in str(result[0])
 
 
-def test_what_is_not_sure_is_not_said() -> None:
+def test_insignificant_findings_are_not_reported() -> None:
     assert names([card(1, 0.6, 0.4, width=0.1)]) == []
 
 
-def test_no_learning_and_underfitting_ask_for_more() -> None:
+def test_diagnosis_of_no_learning_and_underfitting() -> None:
     assert names([card(1, 0.01, 0.0), card(2, 0.04, 0.0)]) == ["no learning"]
-    found = diagnose([card(1, 0.2, 0.0), card(2, 0.3, 0.0)], POLICY)
-    assert [f.name for f in found] == ["underfitting"]
-    assert "rank 32 and more" in found[0].remedy
+    result = diagnose([card(1, 0.2, 0.0), card(2, 0.3, 0.0)], POLICY)
+    assert [f.name for f in result] == ["underfitting"]
+    assert "rank 32 and more" in result[0].remedy
     rising = [card(e, 0.4 + 0.1 * e, 0.0, chance=0.02) for e in (1, 2, 3)]
     assert "still getting better at epoch 3" in str(diagnose(rising, POLICY)[0])
 
 
-def test_other_faults_have_their_names() -> None:
+def test_other_findings_have_their_names() -> None:
     one = card(1, 0.7, 0.0)
     assert names([with_score(one, "color_shift", 20, 2)]) == ["color shift"]
     assert names([with_score(card(1, 0.7, 0), "class_bleed", 0.6)]) == ["class bleed"]
-    assert names([with_score(card(1, 0.7, 0), "detection_rate", 0.5)]) == ["broken pictures"]
+    assert names([with_score(card(1, 0.7, 0), "detection_rate", 0.5)]) == ["broken images"]
     assert names([with_score(card(1, 0.7, 0), "prompt_fidelity", 0.4)]) == ["overfitting"]
 
 
-def test_the_plateau_begins_where_no_later_loss_is_lower_by_more_than_chance() -> None:
-    pictures = [0.2, 0.5, 0.3, 0.6]
+def test_plateau_of_the_validation_loss() -> None:
+    losses = [0.2, 0.5, 0.3, 0.6]
     cards = []
     for epoch, loss in enumerate((0.10, 0.05, 0.0, 0.001, -0.0005, 0.02), start=1):
         one = card(epoch, 0.7, 0.0)
         chance = [0.002 * (-1) ** (i + epoch // 2) for i in range(4)]
         one.by_probe["validation_loss"] = [
-            p + loss + c for p, c in zip(pictures, chance, strict=True)
+            p + loss + c for p, c in zip(losses, chance, strict=True)
         ]
         cards.append(one)
     assert plateau(cards) == 3

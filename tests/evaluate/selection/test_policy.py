@@ -1,4 +1,4 @@
-"""Which checkpoint is kept, by every rule, and what is said of it."""
+"""Which checkpoint each rule selects, and the reasons it gives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROBES = 24
 def card(
     epoch: int, subject: float, memorized: float, width: float = 0.05, chance: float = 0.0
 ) -> Scorecard:
-    """Probes differ a lot, the same way for every card; `chance` is each card's own noise."""
+    """Probes differ a lot, in the same way for every card; `chance` is the noise of one card."""
     own, probes = Random(epoch), Random(0)
     values = [subject + probes.gauss(0, 0.2) + own.gauss(0, chance) for _ in range(PROBES)]
     shift = subject - sum(values) / PROBES
@@ -34,28 +34,28 @@ def card(
     )
 
 
-def test_the_best_within_the_limits_wins_over_a_better_one_beyond() -> None:
+def test_best_checkpoint_within_the_limits_wins() -> None:
     cards = [card(1, 0.2, 0.0), card(2, 0.6, 0.1), card(3, 0.9, 0.8)]
-    pick = select(cards, POLICY)
-    assert (pick.scorecard.epoch, pick.feasible) == (2, True)
-    assert "80 % of the images repeat a training pose" in pick.later
+    selection = select(cards, POLICY)
+    assert (selection.scorecard.epoch, selection.feasible) == (2, True)
+    assert "80 % of the images repeat a training pose" in selection.later
 
 
-def test_the_upper_bound_counts_not_the_estimate() -> None:
-    pick = select([card(1, 0.5, 0.1), card(2, 0.9, 0.29)], POLICY)
-    assert pick.scorecard.epoch == 1
+def test_upper_bound_is_compared_with_the_limit() -> None:
+    selection = select([card(1, 0.5, 0.1), card(2, 0.9, 0.29)], POLICY)
+    assert selection.scorecard.epoch == 1
     assert violations(card(2, 0.9, 0.29), POLICY)["pose_memorization"] == pytest.approx(0.04)
 
 
-def test_the_earliest_wins_of_those_that_differ_by_chance_alone() -> None:
+def test_earliest_of_statistically_equal_checkpoints_wins() -> None:
     cards = [card(1, 0.3, 0, chance=0.2), card(2, 0.58, 0, chance=0.2), card(3, 0.6, 0, chance=0.2)]
     assert select(cards, POLICY).scorecard.epoch == 2
     assert "no later epoch beats" in select(cards, POLICY).reasons[0]
     assert select(cards, replace(POLICY, standard_errors=0.0)).scorecard.epoch == 3
 
 
-def test_a_small_lead_on_every_probe_is_no_chance() -> None:
-    """Wide intervals, since probes differ, but each probe is a little better: that is sure."""
+def test_small_lead_on_every_probe_is_significant() -> None:
+    """The intervals are wide because probes differ, but each probe is a little better."""
     cards = [card(1, 0.3, 0, width=0.2), card(2, 0.58, 0, width=0.2), card(3, 0.6, 0, width=0.2)]
     assert select(cards, PolicyConfig()).scorecard.epoch == 3
     ahead = paired_difference(cards[2], cards[1])
@@ -63,31 +63,31 @@ def test_a_small_lead_on_every_probe_is_no_chance() -> None:
     assert ahead.error < ahead.value / 3
 
 
-def test_what_does_not_listen_is_not_feasible() -> None:
-    deaf = card(2, 0.9, 0.0)
-    deaf.scores["prompt_fidelity"] = Estimate(0.72, 0.66, 0.78)
+def test_checkpoint_that_ignores_prompts_is_not_feasible() -> None:
+    ignoring_prompt = card(2, 0.9, 0.0)
+    ignoring_prompt.scores["prompt_fidelity"] = Estimate(0.72, 0.66, 0.78)
     policy = replace(POLICY, min={"prompt_fidelity": 0.7})
-    pick = select([card(1, 0.5, 0.0), deaf], policy)
-    assert (pick.scorecard.epoch, pick.feasible) == (1, True)
-    assert pick.later == "at epoch 2 prompts are followed only 72 % as well as by the base"
-    alone = select([deaf], policy)
-    assert "72 % (perhaps only 66 %, where 70 % is wanted) as well as" in alone.reasons[0]
+    selection = select([card(1, 0.5, 0.0), ignoring_prompt], policy)
+    assert (selection.scorecard.epoch, selection.feasible) == (1, True)
+    assert selection.later == "at epoch 2 prompts are followed only 72 % as well as by the base"
+    single = select([ignoring_prompt], policy)
+    assert "72 % (perhaps only 66 %; the minimum is 70 %) as well as" in single.reasons[0]
 
 
-def test_none_feasible_is_said_loudly() -> None:
-    pick = select([card(1, 0.5, 0.7), card(2, 0.9, 0.9)], POLICY)
-    assert (pick.scorecard.epoch, pick.feasible) == (1, False)
-    assert "WARNING" in pick.reasons[0]
-    assert "90 % of the images repeat a training pose" in pick.later
+def test_warning_if_no_checkpoint_is_feasible() -> None:
+    selection = select([card(1, 0.5, 0.7), card(2, 0.9, 0.9)], POLICY)
+    assert (selection.scorecard.epoch, selection.feasible) == (1, False)
+    assert "WARNING" in selection.reasons[0]
+    assert "90 % of the images repeat a training pose" in selection.later
 
 
-def test_a_wide_interval_alone_is_not_called_a_fault() -> None:
-    pick = select([card(1, 0.5, 0.1, width=0.4), card(2, 0.5, 0.1, width=0.4)], POLICY)
-    assert not pick.feasible
-    assert pick.later == ""
+def test_wide_interval_alone_is_not_reported_as_a_fault() -> None:
+    selection = select([card(1, 0.5, 0.1, width=0.4), card(2, 0.5, 0.1, width=0.4)], POLICY)
+    assert not selection.feasible
+    assert selection.later == ""
 
 
-def test_other_rules_keep_what_they_say() -> None:
+def test_other_selection_rules() -> None:
     cards = [card(1, 0.4, 0.0), card(2, 0.6, 0.2), card(3, 0.9, 0.8), card(4, 0.7, 0.9)]
     for c, loss in zip(cards, (0.3, 0.4, 0.2, 0.5), strict=True):
         c.scores["validation_loss"] = Estimate(loss, loss, loss)
@@ -109,18 +109,18 @@ def test_other_rules_keep_what_they_say() -> None:
         kept("epoch", epoch=0)
 
 
-def test_a_rule_says_what_it_lacks() -> None:
-    with pytest.raises(ConfigError, match="no validation_loss without held-out pictures"):
+def test_rule_error_names_the_missing_score() -> None:
+    with pytest.raises(ConfigError, match="no validation_loss without held-out images"):
         check_scores(PolicyConfig(rule="min_validation_loss"), ["prompt_fidelity"])
-    with pytest.raises(ValueError, match="no validation_loss; hold out pictures"):
+    with pytest.raises(ValueError, match="no validation_loss; hold out images"):
         select([card(1, 0.5, 0.1)], PolicyConfig(rule="min_validation_loss"))
 
 
-def test_a_score_that_cannot_be_told_has_no_limit() -> None:
+def test_limit_of_an_undefined_score_does_not_apply() -> None:
     limits = {"pose_memorization": 0.3, "background_leak": 0.3}
-    pick = select([card(1, 0.5, 0.1)], PolicyConfig(max=limits))
-    assert pick.feasible
-    assert "background" not in pick.reasons[1]
+    selection = select([card(1, 0.5, 0.1)], PolicyConfig(max=limits))
+    assert selection.feasible
+    assert "background" not in selection.reasons[1]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_score_that_cannot_be_told_has_no_limit() -> None:
         (PolicyConfig(weights={"copyng": 1.0}), "selection.weights: there is no copyng; did you"),
     ],
 )
-def test_impossible_policies_are_refused(policy: PolicyConfig, words: str) -> None:
+def test_impossible_policies_are_rejected(policy: PolicyConfig, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         check_policy(policy)
 
@@ -142,5 +142,5 @@ def test_fidelity_is_the_geometric_mean() -> None:
     assert fidelity(card(1, 0.25, 0.0)) == pytest.approx(0.5)
 
 
-def test_a_scorecard_survives_its_json() -> None:
+def test_scorecard_json_round_trip() -> None:
     assert Scorecard.from_dict(card(3, 0.5, 0.1).to_dict()) == card(3, 0.5, 0.1)

@@ -1,4 +1,4 @@
-"""MLflow's embedded store after its folder was moved, and runs that are of something else now."""
+"""MLflow's embedded store after its folder was moved, and runs that are about something else."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ def embedded(root: Path, name: str = "evaluations") -> MlflowStore:
 
 
 @pytest.fixture
-def begun(tmp_path: Path) -> TrackedRun:
-    """A run with a file, in a store that is moved and opened again in the tests."""
+def tracked_run(tmp_path: Path) -> TrackedRun:
+    """A run with an artifact, in a store that the tests move and open again."""
     run = TrackedRun(embedded(tmp_path / "a" / "mlruns"), tmp_path / "a" / "mlflow.json", "x")
-    run.renew({"probes": "1", "epoch 1": "w"})
+    run.start_new_if_changed({"probes": "1", "epoch 1": "w"})
     run.begin({"data": "d"})
     run.log_text("kept", "notes.txt")
     return run
 
 
-def test_a_moved_store_has_its_runs_and_its_files(begun: TrackedRun, tmp_path: Path) -> None:
-    before, moved = begun.id, tmp_path / "elsewhere" / "b c"
+def test_moved_store_keeps_runs_and_artifacts(tracked_run: TrackedRun, tmp_path: Path) -> None:
+    before, moved = tracked_run.id, tmp_path / "elsewhere" / "b c"
     moved.parent.mkdir()
     shutil.move(tmp_path / "a", moved)
     store = embedded(moved / "mlruns")
     run = TrackedRun(store, moved / "mlflow.json", "x")
-    run.renew({"probes": "1"})
+    run.start_new_if_changed({"probes": "1"})
     run.begin({"data": "d"})
     assert run.id == before
-    found = download_artifacts(
+    result = download_artifacts(
         run_id=run.id, artifact_path="notes.txt", tracking_uri=store.uri,
         dst_path=str(tmp_path / "got"),
     )  # fmt: skip
-    assert Path(found).read_text() == "kept"
+    assert Path(result).read_text() == "kept"
     assert len(store.client.search_runs([store.experiment])) == 1
     other = embedded(moved / "mlruns", "other")
     place = other.client.get_experiment(other.experiment).artifact_location
     assert place.endswith("b%20c/mlruns/artifacts")
 
 
-def test_another_store_gets_a_run_of_its_own(begun: TrackedRun, tmp_path: Path) -> None:
-    run = TrackedRun(embedded(tmp_path / "other"), begun.file, "x")
-    before = begun.id
-    run.renew({"probes": "1"})
+def test_another_store_gets_its_own_run(tracked_run: TrackedRun, tmp_path: Path) -> None:
+    run = TrackedRun(embedded(tmp_path / "other"), tracked_run.file, "x")
+    before = tracked_run.id
+    run.start_new_if_changed({"probes": "1"})
     run.begin({"data": "d"})
     assert run.id != before
     assert len(run.store.client.search_runs([run.store.experiment])) == 1
 
 
 @pytest.mark.parametrize(
-    ("about", "new"),
+    ("metadata", "new"),
     [
         ({"probes": "1", "epoch 1": "w"}, False),
         ({"probes": "1", "epoch 2": "v"}, False),  # one more file
@@ -65,11 +65,11 @@ def test_another_store_gets_a_run_of_its_own(begun: TrackedRun, tmp_path: Path) 
         ({"probes": "1", "epoch 1": "v"}, True),  # another file after the same epoch
     ],
 )
-def test_a_run_of_something_else_is_another_run(
-    begun: TrackedRun, about: dict[str, str], new: bool
+def test_run_about_something_else_is_a_new_run(
+    tracked_run: TrackedRun, metadata: dict[str, str], new: bool
 ) -> None:
-    before = begun.id
-    begun.renew(about)
-    begun.begin({"data": "d"})
-    assert (begun.id != before) == new
-    assert begun.recall("about")["probes"] == about["probes"]
+    before = tracked_run.id
+    tracked_run.start_new_if_changed(metadata)
+    tracked_run.begin({"data": "d"})
+    assert (tracked_run.id != before) == new
+    assert tracked_run.saved_field("about")["probes"] == metadata["probes"]

@@ -1,4 +1,4 @@
-"""MLflow's store: what is wrong with it is said, at once where waiting is of no use."""
+"""Faults of MLflow's store are reported, immediately if waiting cannot help."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from evaluate.tracking.mlflow_store import MlflowStore, TrackedRun
-from evaluate.tracking.tracking_uri import check_tracking, refusal
+from evaluate.tracking.tracking_uri import check_tracking, refusal_reason
 from train.errors import ConfigError
 
 OLD, NEW = "451aebb31d03", "ffffffffffff"  # MLflow's first schema, and none that it knows
 
 
 def database(file: Path, version: str) -> Path:
-    """One that an MLflow of another version has made."""
+    """A database of another MLflow version."""
     with sqlite3.connect(file) as store:
         store.execute("CREATE TABLE alembic_version (version_num TEXT)")
         store.execute("INSERT INTO alembic_version VALUES (?)", (version,))
@@ -43,7 +43,7 @@ def database(file: Path, version: str) -> Path:
         ("foo://host", "is not a scheme that MLflow knows"),
     ],
 )
-def test_a_place_that_cannot_be_is_refused(
+def test_invalid_tracking_uri_is_rejected(
     uri: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -59,7 +59,7 @@ def test_a_place_that_cannot_be_is_refused(
     "uri",
     ["", "http://host:5000", "databricks", "databricks://profile", "uc", "sqlite:///mlflow.db"],
 )
-def test_a_place_that_can_be_is_taken(
+def test_valid_tracking_uri_is_accepted(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -70,7 +70,7 @@ def test_a_place_that_can_be_is_taken(
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_a_database_that_cannot_be_used_says_what_to_do(
+def test_unusable_database_error_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
     file = tmp_path / "mlflow.db"
@@ -99,7 +99,7 @@ def test_a_database_that_cannot_be_used_says_what_to_do(
         check_tracking(tmp_path)  # locked: that passes
 
 
-def test_a_wrong_store_stops_no_work_that_is_under_way(
+def test_invalid_store_does_not_stop_running_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
@@ -107,12 +107,12 @@ def test_a_wrong_store_stops_no_work_that_is_under_way(
     for _ in range(3):
         with store.tolerate_outage():
             assert store.client
-    (said,) = caplog.messages
-    assert said.startswith("MLflow: MLFLOW_TRACKING_URI: ./mlruns is a folder")
-    assert said.endswith("its part is logged once that is fixed")
+    (message,) = caplog.messages
+    assert message.startswith("MLflow: MLFLOW_TRACKING_URI: ./mlruns is a folder")
+    assert message.endswith("its data is logged once that is fixed")
 
 
-def test_a_damaged_memory_of_a_run_is_none(tmp_path: Path) -> None:
+def test_damaged_run_state_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.json"
     for content in (b"", b"{torn", b"[]", b"null", b'{"uri": "x"}', b"\x80\x04"):
         file.write_bytes(content)
@@ -120,8 +120,8 @@ def test_a_damaged_memory_of_a_run_is_none(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def refusing() -> Iterator[HTTPServer]:
-    """A server that answers each question with its `status`."""
+def refusing_server() -> Iterator[HTTPServer]:
+    """A server that answers each request with its `status`."""
 
     class Refuse(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -142,22 +142,22 @@ def refusing() -> Iterator[HTTPServer]:
     ("status", "words"),
     [(401, "MLFLOW_TRACKING_USERNAME"), (403, "--allowed-hosts"), (404, "is not an MLflow server")],
 )
-def test_a_server_that_refuses_is_not_away(
-    refusing: HTTPServer, status: int, words: str, tmp_path: Path,
+def test_refusing_server_is_not_reported_as_unreachable(
+    refusing_server: HTTPServer, status: int, words: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    refusing.status = status  # type: ignore[attr-defined]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{refusing.server_port}")
+    refusing_server.status = status  # type: ignore[attr-defined]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{refusing_server.server_port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     store = MlflowStore(tmp_path, "x")
     with store.tolerate_outage():
         assert store.client
-    (said,) = caplog.messages
-    assert words in said
-    assert "away" not in said
+    (message,) = caplog.messages
+    assert words in message
+    assert "away" not in message
 
 
-def test_another_databases_schema_is_told_from_its_error() -> None:
+def test_schema_mismatch_is_recognized_by_its_error() -> None:
     error = ValueError(f"Detected out-of-date database schema (found version {OLD}, but ...")
-    said = refusal(error, "postgresql://me:secret@host/db")
-    assert "mlflow db upgrade 'postgresql://me:***@host/db'" in said
+    message = refusal_reason(error, "postgresql://me:secret@host/db")
+    assert "mlflow db upgrade 'postgresql://me:***@host/db'" in message

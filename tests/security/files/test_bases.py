@@ -197,4 +197,4 @@ def test_weights_of_torchvision_are_tensors_alone(
     with pytest.raises(ConfigError, match=r"scores\.pose_detector: keypointrcnn's weights"):
         pose_detectors.PersonPoses(CPU)
     assert not (tmp_path / "PWNED").exists()
-    assert pose_detectors.TENSORS_ALONE not in os.environ
+    assert pose_detectors.WEIGHTS_ONLY_VARIABLE not in os.environ

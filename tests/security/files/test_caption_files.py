@@ -159,5 +159,5 @@ def test_links_among_the_pictures_never_hang(data: Path) -> None:
     assert [p.path.stem for p in load(data, on_error="skip").training] == ["a", "b"]
     (data / "c.png").unlink()
     (data / "c.png").symlink_to("../secret.txt")
-    with pytest.raises(DataError, match=r"c\.png: cannot be read as a picture"):
+    with pytest.raises(DataError, match=r"c\.png: cannot be read as an image"):
         load(data)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from evaluate.tracking import database_file
-from evaluate.tracking.database_file import reading
+from evaluate.tracking.database_file import open_database
 from evaluate.tracking.store_address import Address
 from evaluate.tracking.tracking_uri import check_tracking
 from sweeper.results.report.search_insights import _has_studies
@@ -68,15 +68,18 @@ def test_an_embedded_store_has_tables_alone(
 
 
 def test_a_table_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_file, "MOST", 50)
+    monkeypatch.setattr(database_file, "MAX_CALLBACKS", 50)
     file = database(tmp_path, "CREATE TABLE runs (run_uuid)",
                     f"INSERT INTO runs {ENDLESS.format('')} LIMIT 100000",
                     "CREATE TABLE alembic_version (version_num)",
                     "CREATE TABLE studies (x)")  # fmt: skip
-    with pytest.raises(UntrustedFileError, match="takes too long"), reading(file, "runs") as opened:
+    with (
+        pytest.raises(UntrustedFileError, match="takes too long"),
+        open_database(file, "runs") as opened,
+    ):
         opened.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (RUN,)).fetchone()
     assert Address(tmp_path).lacks(RUN)
-    monkeypatch.setattr(database_file, "MOST", 5_000)
+    monkeypatch.setattr(database_file, "MAX_CALLBACKS", 5_000)
     with closing(sqlite3.connect(file)) as opened, opened:
         opened.execute("INSERT INTO runs VALUES (?)", (RUN,))
     assert not Address(tmp_path).lacks(RUN)
@@ -84,8 +87,8 @@ def test_a_table_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_nothing_is_written(tmp_path: Path) -> None:
     file = database(tmp_path, "CREATE TABLE runs (run_uuid)")
-    with pytest.raises(sqlite3.OperationalError), reading(file, "runs") as opened:
+    with pytest.raises(sqlite3.OperationalError), open_database(file, "runs") as opened:
         opened.execute("DELETE FROM runs")
-    with pytest.raises(OSError, match="No such file"), reading(tmp_path / "no.db"):
+    with pytest.raises(OSError, match="No such file"), open_database(tmp_path / "no.db"):
         pass
     assert not (tmp_path / "no.db").exists()

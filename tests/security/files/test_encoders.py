@@ -130,7 +130,8 @@ def test_without_a_tokenizer_file_no_setting_names_another_one(encoder: Path, ke
 def test_settings_of_real_tokenizers_are_accepted(encoder: Path) -> None:
     """What the tokenizer of a released open_clip model on the hub says."""
     for key, value in {
-        "add_prefix_space": False, "bos_token": {"__type": "AddedToken", "content": "<|startoftext|>", "special": True},
+        "bos_token": {"__type": "AddedToken", "content": "<|startoftext|>", "special": True},
+        "add_prefix_space": False,
         "additional_special_tokens": [], "clean_up_tokenization_spaces": True, "errors": "replace",
         "name_or_path": "/home/maker/clip", "special_tokens_map_file": "/home/maker/map.json",
         "tokenizer_file": "/home/maker/tokenizer.json", "processor_class": "CLIPProcessor",

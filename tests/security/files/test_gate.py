@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from train.files.untrusted import (
-    DEEPEST,
+    MAX_DEPTH,
     Tree,
     UntrustedFileError,
     parse_json,
@@ -74,9 +74,9 @@ def test_a_large_file_is_refused_and_a_link_to_a_file_is_read(tmp_path: Path) ->
     file, link = tmp_path / "file", tmp_path / "link"
     file.write_bytes(b"12345")
     link.symlink_to(file)
-    assert read_bytes(link, most=5) == b"12345"
+    assert read_bytes(link, max_bytes=5) == b"12345"
     with pytest.raises(UntrustedFileError, match="larger than"):
-        read_bytes(link, most=4)
+        read_bytes(link, max_bytes=4)
 
 
 def test_a_sparse_file_takes_no_memory(tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]"
     [
         (BOMB, r"line 2: has an alias \(\*a\)"),
         ("a: &t {x: *t}", "has an alias"),
-        ("[" * 100_000, f"nested more than {DEEPEST} levels"),
-        ("".join("  " * i + "a:\n" for i in range(300)), f"nested more than {DEEPEST} levels"),
+        ("[" * 100_000, f"nested more than {MAX_DEPTH} levels"),
+        ("".join("  " * i + "a:\n" for i in range(300)), f"nested more than {MAX_DEPTH} levels"),
         ("- x\n" * 300_000 + "- y\n" * 300_000, "more than 500000 values"),
         ("!!python/object/apply:os.system ['true']", "line 1: has the tag .*os.system"),
         ("a: 2020-01-01", "expected"),

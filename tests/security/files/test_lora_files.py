@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evaluate.checkpoints.checks import loadable, readable, remarks
+from evaluate.checkpoints.checks import loadable_files, mismatch_warnings, readable_files
 from evaluate.checkpoints.find import find
 from evaluate.generation.baseline_images import _read
 from train.cache.tensor_cache import TensorCache
@@ -192,7 +192,7 @@ def test_pipes_devices_folders_and_loops(
     file = tmp_path / "me.safetensors"
     spoil(file)
     for read in (read_metadata, weights_hash, lambda f: read_checkpoint(f, base.adapters),
-                 lambda f: readable(find(str(f)))):  # fmt: skip
+                 lambda f: readable_files(find(str(f)))):  # fmt: skip
         with pytest.raises(CheckpointError, match=r"me\.safetensors"):
             read(file)
 
@@ -295,8 +295,8 @@ def test_metadata_is_text(base: BaseModel, lora: Path, said: dict[str, str]) -> 
     save_file(load_file(lora), lora, said)
     assert epoch_of(lora) == 1  # by its name
     assert identity_of(lora, "x", 1) == ""
-    assert loadable([lora], base) == {lora}
-    for line in remarks(readable([lora]).values(), base, DataConfig()):
+    assert loadable_files([lora], base) == {lora}
+    for line in mismatch_warnings(readable_files([lora]).values(), base, DataConfig()):
         assert not re.search(r"[\x00-\x1f\x7f-\x9f]", line)
         assert "touch" not in line or "data.trigger=" not in line
     assert read_checkpoint(lora, base.adapters)[1] == []

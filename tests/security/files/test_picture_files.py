@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from train.data.image_checks import examine
-from train.data.images.image import DataError, decode_picture
+from train.data.images.image import DataError, decode_image
 from train.data.images.rgb import STRIP
 
 GIGABYTE = 1_000_000_000
@@ -150,7 +150,7 @@ def test_a_picture_of_too_many_pixels_is_named_with_its_size(tmp_path: Path) -> 
     for side, said in ((60_000, "3600 megapixels"), (13_370, "13370x13370 pixels: 179 megapixels")):
         (tmp_path / "a.png").write_bytes(png(side, SMALL))
         with pytest.raises(DataError, match=said) as error:
-            decode_picture(tmp_path / "a.png")
+            decode_image(tmp_path / "a.png")
         assert "a.png" in str(error.value)
 
 
@@ -161,7 +161,7 @@ def test_a_photograph_of_50_megapixels_is_the_same_as_ever(tmp_path: Path) -> No
     said, taken = measured(tmp_path / "a.jpg")
     assert (said, taken < 1.5 * GIGABYTE) == ("(8660, 5773)", True)
     with Image.open(tmp_path / "a.jpg") as opened:
-        assert decode_picture(tmp_path / "a.jpg").picture.tobytes() == opened.tobytes()
+        assert decode_image(tmp_path / "a.jpg").image.tobytes() == opened.tobytes()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
@@ -186,8 +186,8 @@ def test_strips_are_converted_as_the_whole_is(tmp_path: Path, mode: str) -> None
             wanted = wanted.convert("RGB")
     file = tmp_path / f"a.{'png' if mode in ('1', 'L', 'LA', 'P', 'RGBA', 'I;16') else 'tif'}"
     picture.save(file)
-    assert decode_picture(file).picture.tobytes() == wanted.tobytes()
-    assert decode_picture(file).has_transparency == picture.has_transparency_data
+    assert decode_image(file).image.tobytes() == wanted.tobytes()
+    assert decode_image(file).has_transparency == picture.has_transparency_data
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.gif", "a.webp", "a.bmp"])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from train.data.images import headers
 from train.data.images.headers import header_excess
-from train.data.images.image import DataError, decode_picture
+from train.data.images.image import DataError, decode_image
 
 SIDE = 2000  # pixels
 
@@ -69,7 +69,7 @@ def test_scans_are_counted_behind_stray_bytes(stray: bytes) -> None:
 @pytest.mark.parametrize("stray", STRAY)
 def test_a_picture_with_stray_bytes_is_read(tmp_path: Path, stray: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(after_first(jpeg(64, progressive=True), stray))
-    assert decode_picture(tmp_path / "a.jpg").picture.size == (64, 64)
+    assert decode_image(tmp_path / "a.jpg").image.size == (64, 64)
 
 
 def test_the_largest_size_counts() -> None:
@@ -88,13 +88,13 @@ def test_scans_are_counted_across_the_blocks_that_are_read(
 def test_a_picture_that_does_not_say_its_size_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(with_scans().replace(frame_of(SIDE), b""))
     with pytest.raises(DataError, match=r"a\.jpg: it does not say its size"):
-        decode_picture(tmp_path / "a.jpg")
+        decode_image(tmp_path / "a.jpg")
 
 
 def test_several_views_in_a_file_are_read_and_their_tags_are_bounded(tmp_path: Path) -> None:
     first, second = (Image.new("RGB", (64, 64), color) for color in ("white", "red"))
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
-    assert decode_picture(tmp_path / "a.jpg").picture.size == (64, 64)
+    assert decode_image(tmp_path / "a.jpg").image.size == (64, 64)
     tags = b"".join(struct.pack("<HHII", 20_000 + n, 7, 60_000, 0) for n in range(5400))
     views = b"MPF\0II*\0\x08\0\0\0" + struct.pack("<H", 5400) + tags
     segment = b"\xff\xe2" + struct.pack(">H", len(views) + 2) + views
@@ -109,7 +109,7 @@ def bmp(width: int, height: int, data: bytes) -> bytes:
 
 def test_runs_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "a.bmp").write_bytes(bmp(8, 8, b"\x08\1\0\0" * 8 + b"\0\1"))
-    assert decode_picture(tmp_path / "a.bmp").picture.size == (8, 8)
+    assert decode_image(tmp_path / "a.bmp").image.size == (8, 8)
     for large in (bmp(4000, 4000, bytes(11_000_000)), bmp(2**30, -9, b"\1\1\0\0")):
         assert "in runs" in header_excess(io.BytesIO(large))
         assert "in runs" in header_excess(io.BytesIO(large[14:])), "the same as a DIB"

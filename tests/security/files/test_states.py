@@ -81,14 +81,14 @@ def written() -> dict[str, bytes]:
 
 @pytest.fixture
 def left(
-    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, written: dict[str, bytes]
+    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, written: dict[str, bytes]
 ) -> tuple[TrialSpec, Path]:
     """The folder of a run that was left in its second epoch."""
     member = TrialSpec(trial(), tmp_path / "run")
     if not written:
         leaves = iter([False] * 4 + [True])
         with pytest.raises(KeyboardInterrupt):
-            train(base, pictures, member, should_stop=lambda: next(leaves))
+            train(base, dataset, member, should_stop=lambda: next(leaves))
         written.update({file.name: file.read_bytes() for file in member.folder.iterdir()})
     member.folder.mkdir(exist_ok=True)
     for name, content in written.items():
@@ -98,19 +98,19 @@ def left(
 
 @pytest.mark.parametrize("change", CHANGES, ids=map(str, range(len(CHANGES))))
 def test_a_part_of_another_kind(
-    base: BaseModel, pictures: Dataset, left: tuple[TrialSpec, Path], change: Change,
+    base: BaseModel, dataset: Dataset, left: tuple[TrialSpec, Path], change: Change,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     member, file = left
     state = torch.load(file, weights_only=True)
     change(state)
     torch.save(state, file)
-    _begins_anew(base, pictures, member, file, caplog)
+    _begins_anew(base, dataset, member, file, caplog)
 
 
 def _begins_anew(
     base: BaseModel,
-    pictures: Dataset,
+    dataset: Dataset,
     member: TrialSpec,
     file: Path,
     caplog: pytest.LogCaptureFixture,
@@ -118,11 +118,11 @@ def _begins_anew(
     """It is said in one line, memory is not filled, and the run goes on from its checkpoint."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with caplog.at_level("WARNING"):
-        train(base, pictures, member)
+        train(base, dataset, member)
     (said,) = [record.message for record in caplog.records]
     assert said.startswith(f"{file} is damaged (")
     assert "\n" not in said
-    assert "goes on from lora-000001.safetensors" in said
+    assert "continues from lora-000001.safetensors" in said
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000
 
 
@@ -170,13 +170,13 @@ def _bomb() -> bytes:
     ids=range(11),
 )
 def test_what_is_no_state(
-    base: BaseModel, pictures: Dataset, left: tuple[TrialSpec, Path], content: bytes,
+    base: BaseModel, dataset: Dataset, left: tuple[TrialSpec, Path], content: bytes,
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
     member, file = left
     monkeypatch.chdir(tmp_path)
     file.write_bytes(content)
-    _begins_anew(base, pictures, member, file, caplog)
+    _begins_anew(base, dataset, member, file, caplog)
     assert not Path("PWNED").exists()
 
 
@@ -195,7 +195,7 @@ def _sparse(file: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [_fifo, _device, _sparse, Path.mkdir])
 def test_what_is_no_file(
-    base: BaseModel, pictures: Dataset, left: tuple[TrialSpec, Path], spoil: Callable[[Path], None],
+    base: BaseModel, dataset: Dataset, left: tuple[TrialSpec, Path], spoil: Callable[[Path], None],
 ) -> None:  # fmt: skip
     _, file = left
     file.unlink()
@@ -206,11 +206,11 @@ def test_what_is_no_file(
 
 def test_a_whole_state_is_continued(
     base: BaseModel,
-    pictures: Dataset,
+    dataset: Dataset,
     left: tuple[TrialSpec, Path],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     member, _ = left
     with caplog.at_level("WARNING"):
-        train(base, pictures, member)
+        train(base, dataset, member)
     assert not caplog.records

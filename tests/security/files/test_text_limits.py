@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from train.data.captions.caption_files import CONTROLS, read_caption
+from train.data.captions.caption_files import CONTROLS_NOTE, read_caption
 from train.errors import ConfigError, UserError
 from train.files import untrusted
-from train.files.toml_limits import excess
+from train.files.toml_limits import toml_excess
 from train.files.untrusted import (
     Tree,
     UntrustedFileError,
@@ -39,14 +39,14 @@ LONG = {
 @pytest.mark.parametrize("text", LONG.values(), ids=LONG.keys())
 def test_the_shape_of_a_toml_text_is_seen_at_once(text: str) -> None:
     start = time.monotonic()
-    excess(text)
+    toml_excess(text)
     assert time.monotonic() - start < LONGEST_WAIT
 
 
 def test_a_string_that_ends_in_a_backslash_is_still_no_structure() -> None:
-    assert excess('a = """' + "[" * 100 + "\\") == ""
-    assert excess('a = """x\\""" ' + "[" * 100 + '"""') == ""
-    assert excess('a = """x"""\nb = ' + "[" * 100) == "is nested too deeply"
+    assert toml_excess('a = """' + "[" * 100 + "\\") == ""
+    assert toml_excess('a = """x\\""" ' + "[" * 100 + '"""') == ""
+    assert toml_excess('a = """x"""\nb = ' + "[" * 100) == "is nested too deeply"
 
 
 @pytest.mark.parametrize("line", ["", "#", "k = 1", "[a]", "k = x y", "k = 1,"])
@@ -59,7 +59,7 @@ def test_many_lines_are_repaired_at_once(line: str) -> None:
 def test_a_caption_of_control_characters_is_read_at_once(tmp_path: Path) -> None:
     start = time.monotonic()
     (tmp_path / "a.txt").write_text("a hat " * 14_000 + "\x01\x02" * 3000)
-    assert CONTROLS in read_caption(tmp_path / "a.txt").notes
+    assert CONTROLS_NOTE in read_caption(tmp_path / "a.txt").notes
     assert time.monotonic() - start < LONGEST_WAIT
 
 
@@ -131,14 +131,14 @@ def test_a_huge_number_in_a_kohya_config_is_one_line(tmp_path: Path, line: str) 
 
 @pytest.mark.parametrize("value", [["a"], [{"a": 1}], [[1]]])
 def test_a_list_is_no_text(value: object) -> None:
-    with pytest.raises(ConfigError, match="output_name is a text, not"):
+    with pytest.raises(ConfigError, match="output_name must be text, not"):
         KohyaConfig({"output_name": value}).text("output_name")
 
 
 def test_a_json_text_of_too_many_values_is_refused_before_it_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(untrusted, "MOST_PARTS", 1000)
+    monkeypatch.setattr(untrusted, "MAX_PARTS", 1000)
     monkeypatch.setattr(untrusted, "_decoder", None)
     for text in ("[" + "{}," * 600 + "{}]", "[" * 1001, '{"a":' * 1001, "[" + "0," * 1001 + "0]"):
         for content in (text, text.encode()):

@@ -269,7 +269,7 @@ def test_plots_and_sheets_show_letters(
     assert sheet.height < 1000
     cell = Cell(Image.new("RGB", (8, 8)), text, "fresh 0")
     save_sheet(_page([Section(text, [cell], 3)]), tmp_path / "sheet.png")
-    assert read_sheet(tmp_path / "sheet.png")["fresh 0"].words in (text, text[:2000])
+    assert read_sheet(tmp_path / "sheet.png")["fresh 0"].label in (text, text[:2000])
     epoch_grid({1: tmp_path / "sheet.png"}, 1, unit=text or "epoch")
 
 

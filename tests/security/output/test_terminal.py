@@ -30,7 +30,7 @@ from tests.sweeper.conftest import Swept, copied, swept  # noqa: F401
 from tests.test_house import FILES, ROOT
 from train.text.display import printable
 from train.text.shell import in_shell
-from train.text.terminal import LineFormatter, leave, print_in_handler, print_lines
+from train.text.terminal import LineFormatter, exit_with_error, print_in_handler, print_lines
 
 OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"
@@ -66,7 +66,7 @@ def test_lines_of_the_log_and_of_a_command(text: str, capsys: pytest.CaptureFixt
     print_lines(f"the LoRA to keep: {text}", "next")
     assert capsys.readouterr().out == f"the LoRA to keep: {printable(text)}\nnext\n"
     with pytest.raises(SystemExit) as end:
-        leave(text)
+        exit_with_error(text)
     assert end.value.code == f"error: {printable(text)}"
 
 
@@ -83,7 +83,7 @@ def test_a_traceback_in_the_log_keeps_its_lines() -> None:
 def test_what_libraries_write_is_escaped_too() -> None:
     """Warnings, tracebacks and bare prints; lines, tabs and other languages stay."""
     code = (
-        "import sys, warnings; from train.cli.app import quiet; quiet(); quiet();"
+        "import sys, warnings; from train.cli.app import configure_logging as c; c(); c();"
         r"print('a\tü\x1b[31m\u202e'); warnings.warn('\x9b31m'); sys.stderr.write('\x1b]0;');"
         r"sys.stderr.write('\x1b[A\x1b[A\n'); sys.stderr.write('bar\x1b[A\n');"
         r"raise RuntimeError('\u2066\x1b[2J')"
@@ -197,7 +197,7 @@ def bare(tree: ast.AST) -> Iterator[str]:
         if name in ("sys.exit", "exit", "SystemExit") and not all(
             isinstance(argument, ast.Name | ast.Attribute) for argument in told
         ):
-            yield f"line {node.lineno}: {name} with words; leave() escapes them"
+            yield f"line {node.lineno}: {name} with words; exit_with_error() escapes them"
         if re.fullmatch(r"sys\.std(out|err)\.write(lines)?|Console|Table", name):
             yield f"line {node.lineno}: {name}; see evaluate/console/tables.py"
 

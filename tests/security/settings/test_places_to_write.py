@@ -66,7 +66,7 @@ def test_the_program_is_not_written_to(
         with pytest.raises(ConfigError, match=r"type output=|a folder of this program"):
             written(place)
         assert written(place, "output=mine") == "output=mine"
-    assert permissions.is_named(PROGRAM / "train")  # to be read
+    assert permissions.may_read(PROGRAM / "train")  # to be read
     assert permissions.may_write(PROGRAM / "outputs" / "lora")
 
 
@@ -89,9 +89,11 @@ def test_studies_and_stores_are_not_written_to(here: Path, place: str) -> None:
 
 
 def test_the_names_are_those_that_are_written() -> None:
-    assert {storage.JOURNAL, trial_record.FILE, store_address.RUN_FILE} == {*permissions.RECORDS}
-    assert {study_folder.STUDIES, mlflow_store.ARTIFACTS} == {*permissions.OF_A_STORE}
-    assert store_address.DATABASE == permissions.STORE
+    assert {storage.JOURNAL, trial_record.FILE, store_address.RUN_FILE} == {
+        *permissions.RECORD_FILES
+    }
+    assert {study_folder.STUDIES, mlflow_store.ARTIFACTS} == {*permissions.STORE_FOLDERS}
+    assert store_address.DATABASE == permissions.STORE_FILE
     assert TrainConfig().output == "outputs/lora"
 
 
@@ -126,17 +128,17 @@ def test_no_file_is_replaced_that_is_of_no_run(
 ) -> None:
     lora(here / "out" / f"{name}.safetensors", **about)
     said = 'output_dir = "out"\noutput_name = "me"'
-    with pytest.raises(ConfigError, match=rf"output_name: out/{name}.safetensors is there"):
+    with pytest.raises(ConfigError, match=rf"output_name: out/{name}.safetensors exists already"):
         checked(said)
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         checked('output_name = "me"', "output=out")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         checked('output_dir = "out"', "name=me")
     checked(said, "output=out", "name=me")  # it is the person who says so
     checked('output_dir = "out"\noutput_name = "other"')
     config(said)
     monkeypatch.setattr(sys, "argv", ["kohya", "config.toml"])
-    with pytest.raises(SystemExit, match="is there already"):
+    with pytest.raises(SystemExit, match="exists already"):
         main()
 
 

@@ -226,7 +226,7 @@ def test_so_is_one_that_is_made_from_it() -> None:
     "option", ["with_margin", "restart_strategy", "inc_popsize", "consider_pruned_trials"]
 )
 def test_an_option_that_it_does_not_have_ends_in_one_line(option: str) -> None:
-    with pytest.raises(ConfigError, match=f"{option}: CmaEsSampler does not take it"):
+    with pytest.raises(ConfigError, match=f"{option}: CmaEsSampler has no such argument"):
         check_sampler_arguments({**CMA, option: True})
 
 

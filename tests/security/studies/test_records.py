@@ -272,7 +272,7 @@ def test_older_records_read_as_before(tmp_path: Path, saved: Saved) -> None:
     assert record.setting("data", "trigger") is None
     cards = record.scorecards
     assert [set(card.scores) for card in cards] == [{*NAMES} - {"copying"}] * 2 + [set()]
-    assert [card.failure for card in cards] == ["", "", "its pictures could not be scored"]
+    assert [card.failure for card in cards] == ["", "", "its images could not be scored"]
     assert cards[0].copies == {}
     assert "copying" not in cards[0].by_probe
     assert cards[0].checkpoint == tmp_path / "lora-1.safetensors"

@@ -17,9 +17,9 @@ from evaluate.images import contact_sheet as sheets
 from evaluate.images.contact_sheet import (
     CELL,
     CELLS,
-    cells_of,
-    places_of,
+    read_cells,
     read_png,
+    read_positions,
     read_sheet,
     save_sheet,
 )
@@ -47,30 +47,30 @@ def test_places_are_read_without_the_pixels(
         raise AssertionError("its pixels are read")
 
     monkeypatch.setattr(sheets, "_in_rgb", load)
-    assert [*places_of(file)] == [f"fresh {i}" for i in range(20)]
-    assert cells_of(file, ["fresh 99"]) == {}
+    assert [*read_positions(file)] == [f"fresh {i}" for i in range(20)]
+    assert read_cells(file, ["fresh 99"]) == {}
 
 
 def test_pictures_that_are_not_wanted_are_not_cut_out(tmp_path: Path) -> None:
     file = saved_sheet(tmp_path / "a.png")
-    assert [*cells_of(file, ["fresh 3", "fresh 99", "fresh 1"])] == ["fresh 3", "fresh 1"]
-    assert len(cells_of(file)) == 20
-    assert cells_of(file, ["fresh 3"])["fresh 3"].picture.size == (CELL, CELL)
+    assert [*read_cells(file, ["fresh 3", "fresh 99", "fresh 1"])] == ["fresh 3", "fresh 1"]
+    assert len(read_cells(file)) == 20
+    assert read_cells(file, ["fresh 3"])["fresh 3"].image.size == (CELL, CELL)
 
 
 def test_a_sheet_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = saved_sheet(tmp_path / "a.png")
     assert len(read_sheet(file)) == 20
     for limit, most, words in (
-        ("MOST_PIXELS", 999_999, "over .* megapixels"),
-        ("MOST_CELLS", 19, "names more pictures"),
-        ("LARGEST", 1000, "is larger than"),
+        ("MAX_PIXELS", 999_999, "over .* megapixels"),
+        ("MAX_CELLS", 19, "names more images"),
+        ("MAX_BYTES", 1000, "is larger than"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(sheets, limit, most)
             with pytest.raises(UntrustedFileError, match=words):
                 read_sheet(file)
-            assert places_of(file) == {}
+            assert read_positions(file) == {}
 
 
 def test_a_png_of_very_many_chunks_is_none_of_this_program(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_sheets_of_all_probes_are_within_the_limits() -> None:
     section = sheets.Section("", [sheets.Cell(Image.new("RGB", (8, 8)))] * 4096, 3)
     width = sheets.GAP + sheets.COLUMNS * (CELL + sheets.GAP)
     more = 4 * (section.height // 683)  # the training pictures and rows that are not full
-    assert width * (section.height + more) <= sheets.MOST_PIXELS
+    assert width * (section.height + more) <= sheets.MAX_PIXELS
 
 
 def test_a_large_sheet_is_no_warning_on_the_terminal(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_a_large_sheet_is_no_warning_on_the_terminal(tmp_path: Path) -> None:
     torn = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"0"))
     (tmp_path / "a.png").write_bytes(torn + chunk(b"IEND", b""))
     code = (
-        "import sys; from pathlib import Path; from evaluate.images.contact_sheet import cells_of; "
-        "print(cells_of(Path(sys.argv[1])))"
+        "import sys; from pathlib import Path; from evaluate.images.contact_sheet import "
+        "read_cells; print(read_cells(Path(sys.argv[1])))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")],
                           capture_output=True, text=True, check=True, timeout=60)  # fmt: skip

@@ -22,7 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from evaluate.config import PolicyConfig
-from evaluate.images.contact_sheet import CELLS, cells_of, read_sheet, save_sheet
+from evaluate.images.contact_sheet import CELLS, read_cells, read_sheet, save_sheet
 from evaluate.tracking.store_address import RUN_FILE, Address, load_state, run_id_in
 from sweeper.commands import report as rewrite
 from sweeper.commands import select
@@ -170,7 +170,7 @@ BAD_SHEETS = {
 @pytest.mark.parametrize("content", BAD_SHEETS.values(), ids=BAD_SHEETS.keys())
 def test_a_bad_sheet_is_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "000001.png").write_bytes(content)
-    assert cells_of(tmp_path / "000001.png") == {}
+    assert read_cells(tmp_path / "000001.png") == {}
     with pytest.raises(UntrustedFileError, match=r"000001\.png: ") as refused:
         read_sheet(tmp_path / "000001.png")
     assert "\n" not in str(refused.value)
@@ -181,7 +181,7 @@ def test_a_sheet_of_this_program_is_read(tmp_path: Path) -> None:
     sheet.info[CELLS] = json.dumps([["fresh 3", "a red hat", True, 8, 28]])
     save_sheet(sheet, tmp_path / "s.png")
     cell = read_sheet(tmp_path / "s.png")["fresh 3"]
-    assert (cell.words, cell.alarming, cell.picture.size) == ("a red hat", True, (160, 160))
+    assert (cell.label, cell.flagged, cell.image.size) == ("a red hat", True, (160, 160))
 
 
 def test_a_report_with_bad_sheets_is_written(received: Path) -> None:

@@ -106,9 +106,9 @@ from sweeper.stop_request import graceful_stop
 from sweeper.console.live_table import display
 from sweeper.console.progress import LINES
 from tests.sweeper.console.test_display import POLICY
-from train.cli.app import quiet
+from train.cli.app import configure_logging
 
-quiet()
+configure_logging()
 study = Path(sys.argv[1])
 logging.info("before")
 with graceful_stop(study), display(study, 8, 3, POLICY):

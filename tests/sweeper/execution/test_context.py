@@ -20,11 +20,11 @@ from train.system.outage import Outage
 @pytest.mark.parametrize("name", ["me", None])
 @pytest.mark.parametrize("away", ["data", "base"])
 def test_what_was_there_before_is_waited_for(
-    tmp_path: Path, picture_folder: Path, away: str, name: str | None
+    tmp_path: Path, image_folder: Path, away: str, name: str | None
 ) -> None:
     config = SweepConfig()
     config.study.root, config.study.name = str(tmp_path), name
-    config.data.path = str(picture_folder)
+    config.data.path = str(image_folder)
     getattr(config, away).path = str(tmp_path / "share" / "of mine")
     with pytest.raises((DataError, BaseError)):  # nothing has worked with it: it is mistyped
         load_context(config)
@@ -39,11 +39,11 @@ def test_what_was_there_before_is_waited_for(
 
 
 def test_a_trial_with_other_repeats_has_its_dataset_and_the_studys_scorer(
-    tmp_path: Path, picture_folder: Path
+    tmp_path: Path, image_folder: Path
 ) -> None:
     config = SweepConfig()
     config.study.root, config.study.name = str(tmp_path), "me"
-    config.data.path, config.data.trigger = str(picture_folder), "sks puppet"
+    config.data.path, config.data.trigger = str(image_folder), "sks puppet"
     scorer = cast(Any, object())
     study = StudyContext(cast(Any, None), load_dataset(config.data), scorer, config.data)
     assert study.for_trial(config) is study

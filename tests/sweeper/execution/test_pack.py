@@ -213,13 +213,13 @@ def test_what_is_not_kept_is_deleted_when_a_trial_ends(
 
 
 def test_a_trial_begins_where_there_is_room(
-    make: Make, base: BaseModel, pictures: Dataset, monkeypatch: pytest.MonkeyPatch
+    make: Make, base: BaseModel, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What those at work have still to write is not free."""
     trials = [make(number) for number in range(3)]
     study, config = trials[0].record.folder.parent.parent, trials[2].config
-    one = trial_size(base, pictures, config)
-    whole = describe(base, pictures, config, 3)
+    one = trial_size(base, dataset, config)
+    whole = describe(base, dataset, config, 3)
     assert "checkpoints of at most" in whole
     assert "(study.keep_checkpoints=best)" in whole
     for trial in trials[:2]:
@@ -228,7 +228,7 @@ def test_a_trial_begins_where_there_is_room(
     def free(count: float) -> str:
         usage = SimpleNamespace(free=MARGIN + count * one)
         monkeypatch.setattr("shutil.disk_usage", lambda place: usage)
-        return too_full(study, base, pictures, config)
+        return too_full(study, base, dataset, config)
 
     assert "are free at" in free(2.9)
     assert free(3.1) == ""
@@ -237,11 +237,11 @@ def test_a_trial_begins_where_there_is_room(
 
 
 def test_what_cannot_join_fails_and_the_others_train(
-    make: Make, run: Run, base: BaseModel, pictures: Dataset
+    make: Make, run: Run, base: BaseModel, dataset: Dataset
 ) -> None:
     trials = [make(0), make(1)]
     other = trial_of(trials[1].config)
-    list(Trainer(base, pictures, [TrialSpec(other, trials[0].record.folder)]))
+    list(Trainer(base, dataset, [TrialSpec(other, trials[0].record.folder)]))
     run(trials, 2)
     assert [trial.record.state for trial in trials] == [FAILED, COMPLETE]
     assert "holds a run of other settings" in trials[0].record.reason
@@ -258,7 +258,7 @@ def test_a_damaged_state_goes_on_from_the_last_checkpoint(
     run(trials, 2, lambda found: scored.extend(found.values()))
     assert [trial.record.state for trial in trials] == [COMPLETE, COMPLETE]
     assert scored == [2, 2]
-    assert "goes on from lora-000001.safetensors (epoch 1)" in caplog.text
+    assert "continues from lora-000001.safetensors (epoch 1)" in caplog.text
 
 
 def test_at_its_last_epoch_nothing_is_stopped(make: Make, run: Run) -> None:
@@ -276,13 +276,13 @@ def test_a_cpu_takes_as_many_as_keep_its_cores_busy(
 ) -> None:
     config = make(0, batch_size=1).config
 
-    monkeypatch.setattr("train.loop.pack_size.MOST", 1000)
-    monkeypatch.setattr("train.loop.pack_size.ENOUGH", 5.5 * operations(base, config))
+    monkeypatch.setattr("train.loop.pack_size.MAX_TRIALS", 1000)
+    monkeypatch.setattr("train.loop.pack_size.OPERATIONS_PER_CORE", 5.5 * operations(base, config))
 
     def size(cores: int, batch_size: int) -> int:
         monkeypatch.setattr("os.cpu_count", lambda: cores)
         training = TrainingConfig(batch_size=batch_size)
-        return pack_size(base, replace(config, training=training), most=1000)
+        return pack_size(base, replace(config, training=training), max_trials=1000)
 
     assert [size(1, 1), size(4, 1), size(1, 2), size(1, 1000)] == [5, 22, 2, 1]
 
@@ -299,6 +299,6 @@ def test_a_gpu_takes_as_many_as_fit_beside_other_processes(
 
     def size(free: int) -> int:
         monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free, 200))
-        return pack_size(base, config, most=8)
+        return pack_size(base, config, max_trials=8)
 
     assert [size(180), size(30), size(10), size(0)] == [8, 6, 3, 1]

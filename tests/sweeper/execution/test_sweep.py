@@ -127,7 +127,7 @@ def test_who_kills_its_process_fails_and_takes_nobody_along(fresh: Path) -> None
     assert told.values == [fidelity(kept), kept.scores["pose_memorization"].value]
     assert told.constraints["prompt_fidelity"] > 0
     assert kept.checkpoint.is_file()
-    assert "MLflow is away" not in ended[1]
+    assert "MLflow is unreachable" not in ended[1]
 
 
 def test_finished_study_refuses_other_settings(swept: Swept) -> None:
@@ -143,7 +143,7 @@ def test_selected_again_by_another_policy(swept: Swept, tmp_path: Path) -> None:
     code, output = run_module("sweeper.select", "study=small", "selection=epoch",
                               "selection.epoch=1", f"root={swept.root}")  # fmt: skip
     assert code == 0, output
-    assert "Epoch 1 was taken since it was asked for" in output
+    assert "Epoch 1 was selected because it was asked for" in output
     assert (swept.study / "result.json").read_bytes() == before
     code, output = run_module("sweeper.select", "study=smal", f"root={swept.root}")
     assert (code, output.count("\n")) == (1, 1), output
@@ -155,7 +155,7 @@ def test_selected_again_by_another_policy(swept: Swept, tmp_path: Path) -> None:
         copy(source, tmp_path / part)
     code, output = run_module("sweeper.select", "study=small", "selection=last", f"root={tmp_path}")
     assert code == 0, output
-    assert "Epoch 2 was taken since it is the last one" in output
+    assert "Epoch 2 was selected because it is the last one" in output
 
 
 def test_selection_that_is_applied_becomes_the_champion(swept: Swept, tmp_path: Path) -> None:

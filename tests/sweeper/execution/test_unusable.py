@@ -1,4 +1,4 @@
-"""A checkpoint whose pictures are not finite: its study goes on, and can be looked at again."""
+"""A checkpoint whose images are not finite: its study goes on, and can be looked at again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_study_goes_on_after_a_checkpoint_that_cannot_be_used(fresh: Path) -> 
         code, said = finish(fresh, "sweeper", *command)
         assert code == 0, said
         assert "Traceback" not in said
-        assert "no checkpoint can be used: 8 of its 8 pictures are not finite numbers" in said
+        assert "no checkpoint can be used: 8 of its 8 images are not finite numbers" in said
     study = fresh / "studies" / "loud"
     result = json.loads((study / "result.json").read_text())
     bad, good = sorted(result["trials"], key=lambda trial: trial["feasible"])

@@ -28,7 +28,7 @@ from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import ScoredEpoch, TrialRecord, load_record
 from tests.sweeper.conftest import SMALL, Swept, copied, finish
 from train.cli.compose import settings
-from train.config.parsing import typed
+from train.config.parsing import parse_config
 from train.config.schema import CONF
 from train.data.reader import EMBEDDED_FOLDER
 from train.errors import CheckpointError, ConfigError
@@ -71,7 +71,7 @@ def again(monkeypatch: pytest.MonkeyPatch) -> Again:
     def run(*overrides: str, store: str = "") -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", store)  # which MLflow also sets for itself
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = typed(ReproduceConfig, hydra.compose("reproduce", list(overrides)))
+            config = parse_config(ReproduceConfig, hydra.compose("reproduce", list(overrides)))
             check_reproduce(config)
             reproduce.main(config)
 

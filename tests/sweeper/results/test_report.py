@@ -238,7 +238,7 @@ def test_table_of_trials_shows_its_last_column_at_a_desk(
                           "scheduler": ("constant", "cosine_with_restarts")[number]}  # fmt: skip
         record.reason = "memorized: pose_memorization is surely above 0.43, and 0.35 is the limit"
     for epoch in records[1].epochs:
-        epoch.scorecard.scores, epoch.scorecard.failure = {}, "its pictures are not finite"
+        epoch.scorecard.scores, epoch.scorecard.failure = {}, "its images are not finite"
     policy = PolicyConfig()
     file = write_report(study, rank_trials(records, policy, lambda r: ""), policy)
     desk = {"width": 1200, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -252,4 +252,4 @@ def test_table_of_trials_shows_its_last_column_at_a_desk(
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert wide <= room
-    assert "its pictures are not finite" in file.read_text()
+    assert "its images are not finite" in file.read_text()

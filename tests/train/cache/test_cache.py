@@ -1,4 +1,4 @@
-"""Latents and embeddings: computed once, known by content, the same bytes wherever they are."""
+"""Cached latents and embeddings: computed once, found by content, the same bytes everywhere."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def config(base_folder: Path, shapes: Path, tmp_path: Path) -> TrialConfig:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_known() -> None:
-    """Other tests of this process may have left something in memory."""
-    latent_cache._last.clear()
-    tensor_cache._in_use.clear()
+def clear_caches() -> None:
+    """Clears what other tests of this process have cached in memory."""
+    latent_cache._recent_datasets.clear()
+    tensor_cache._entries_in_use.clear()
 
 
 def train(base: BaseModel, config: TrialConfig, folder: Path) -> bytes:
@@ -53,68 +53,68 @@ def train(base: BaseModel, config: TrialConfig, folder: Path) -> bytes:
     return (folder / "lora.safetensors").read_bytes()
 
 
-def encode(base: BaseModel, config: TrialConfig, alone: bool = True) -> EncodedDataset:
-    if alone:  # as another process would find it
-        latent_cache._last.clear()
+def encode(base: BaseModel, config: TrialConfig, clear_memory: bool = True) -> EncodedDataset:
+    if clear_memory:  # as another process would find it
+        latent_cache._recent_datasets.clear()
     return encode_dataset(base, load_dataset(config.data), config)
 
 
-def said(caplog: pytest.LogCaptureFixture) -> str:
+def log_messages(caplog: pytest.LogCaptureFixture) -> str:
     line = [record.getMessage() for record in caplog.records][-1]
     caplog.clear()
     return line
 
 
-def test_the_same_lora_from_memory_from_disk_and_without(
+def test_same_lora_with_every_kind_of_cache(
     base: BaseModel, config: TrialConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="train.cache.latent_cache")
     data = replace(config.data, shuffle_caption=True, keep_tokens=1, flip=True)
     config = replace(config, data=data)
     memory = train(base, config, tmp_path / "memory")
-    assert said(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
-    again = train(base, config, tmp_path / "again")
-    assert said(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
-    latent_cache._last.clear()
+    assert log_messages(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
+    repeated = train(base, config, tmp_path / "again")
+    assert log_messages(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
+    latent_cache._recent_datasets.clear()
     disk = train(base, replace(config, cache="disk"), tmp_path / "disk")
-    assert said(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
-    latent_cache._last.clear()
+    assert log_messages(caplog) == "latents: 0 from the cache, 10 encoded; " + TEXTS.format(0, 2)
+    latent_cache._recent_datasets.clear()
     later = train(base, replace(config, cache="disk"), tmp_path / "later")
-    assert said(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
+    assert log_messages(caplog) == "latents: 10 from the cache, 0 encoded; " + TEXTS.format(2, 0)
     off = train(base, replace(config, cache="off"), tmp_path / "off")
-    assert len({memory, again, disk, later, off}) == 1
+    assert len({memory, repeated, disk, later, off}) == 1
     assert train(base, replace(config, data=replace(data, flip=False)), tmp_path / "x") != memory
 
 
-def test_an_epoch_in_buckets_goes_on_in_its_middle_to_the_same_bytes(
+def test_bucketed_epoch_resumes_to_the_same_bytes(
     base: BaseModel, config: TrialConfig, tmp_path: Path
 ) -> None:
     data = replace(config.data, shuffle_caption=True, flip=True,
                    regularization_path=config.data.path)  # fmt: skip
     config = replace(config, data=data)
-    whole = train(base, config, tmp_path / "whole")
+    full = train(base, config, tmp_path / "whole")
     steps = iter([False] * 14)  # of 10 an epoch
-    pictures, member = load_dataset(data), TrialSpec(config, tmp_path / "broken")
+    dataset, spec = load_dataset(data), TrialSpec(config, tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
-        list(Trainer(base, pictures, [member], should_stop=lambda: next(steps, True)))
+        list(Trainer(base, dataset, [spec], should_stop=lambda: next(steps, True)))
     state = torch.load(tmp_path / "broken" / "lora-state.pt", weights_only=True)
     assert (state["epoch"], len(state["order"])) == (1, 3)
     assert 0 < state["shown"] < 20
-    assert train(base, config, tmp_path / "broken") == whole
+    assert train(base, config, tmp_path / "broken") == full
 
 
-def test_the_file_and_sdxl_are_told_the_sizes(
+def test_metadata_and_sdxl_get_the_sizes(
     base: BaseModel, config: TrialConfig, tmp_path: Path
 ) -> None:
     train(base, config, tmp_path)
-    about = read_metadata(tmp_path / "lora.safetensors")
-    assert json.loads(about["ss_bucket_info"])["buckets"] == {
+    metadata = read_metadata(tmp_path / "lora.safetensors")
+    assert json.loads(metadata["ss_bucket_info"])["buckets"] == {
         "0": {"resolution": [24, 40], "count": 4},
         "1": {"resolution": [32, 32], "count": 2},
         "2": {"resolution": [40, 24], "count": 4},
     }
-    assert about["ss_num_train_images"] == "10"
-    assert json.loads(about["ss_dataset_dirs"]) == {
+    assert metadata["ss_num_train_images"] == "10"
+    assert json.loads(metadata["ss_dataset_dirs"]) == {
         Path(config.data.path).name: {"n_repeats": 2, "img_count": 5}
     }
     sizes = encode(base, config).sizes
@@ -125,7 +125,7 @@ def test_the_file_and_sdxl_are_told_the_sizes(
 TEXTS = "captions: {} from the cache, {} encoded"
 
 
-def test_what_is_on_disk_is_never_stale(
+def test_disk_cache_is_never_stale(
     base: BaseModel,
     config: TrialConfig,
     shapes: Path,
@@ -138,27 +138,29 @@ def test_what_is_on_disk_is_never_stale(
     config = replace(config, data=data, cache="disk")
     encode(base, config)
     caplog.clear()
-    shutil.copy(tmp_path / "p" / "1.png", tmp_path / "p" / "0.png")  # another picture by that name
+    shutil.copy(tmp_path / "p" / "1.png", tmp_path / "p" / "0.png")  # another image by that name
     encode(base, config)
-    assert said(caplog).startswith("latents: 5 from the cache, 0 encoded"), "known by content"
+    assert log_messages(caplog).startswith("latents: 5 from the cache, 0 encoded"), (
+        "known by content"
+    )
     Image.new("RGB", (60, 40)).save(tmp_path / "p" / "0.png")
     encode(base, config)
-    assert said(caplog).startswith("latents: 4 from the cache, 1 encoded")
+    assert log_messages(caplog).startswith("latents: 4 from the cache, 1 encoded")
     encode(base, replace(config, data=replace(data, resolution=40)))
-    assert said(caplog).startswith("latents: 0 from the cache, 5 encoded")
+    assert log_messages(caplog).startswith("latents: 0 from the cache, 5 encoded")
     file = next((tmp_path / "kept").rglob("*.safetensors"))
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
+    full = file.read_bytes()
+    file.write_bytes(full[: len(full) // 2])
     encode(base, config)
     encode(base, replace(config, data=replace(data, resolution=40)))
     assert f"{file} is damaged and is recreated" in caplog.text
-    assert file.read_bytes() == whole
+    assert file.read_bytes() == full
 
 
-def test_what_is_on_disk_is_of_one_base_in_one_precision(
+def test_disk_cache_depends_on_base_and_precision(
     config: TrialConfig, base_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another base, precision or layer gets its own; a copy of the base finds all that it made."""
+    """Another base, precision or layer has its own entries; a copy of the base shares them."""
     caplog.set_level(logging.INFO, logger="train.cache.latent_cache")
     same, moved, other = str(base_folder), tmp_path / "moved", tmp_path / "other"
     for folder in (moved, other):
@@ -170,16 +172,16 @@ def test_what_is_on_disk_is_of_one_base_in_one_precision(
         {"path": same, "clip_skip": 2}, {"path": str(moved)},
     ):  # fmt: skip
         caplog.clear()
-        kept = encode_with(replace(config, cache="disk"), **settings)
-        found = "latents: 5 from the cache, 0 encoded; " + TEXTS.format(2, 0)
-        assert (said(caplog) == found) == (settings["path"] == str(moved))
+        remaining = encode_with(replace(config, cache="disk"), **settings)
+        result = "latents: 5 from the cache, 0 encoded; " + TEXTS.format(2, 0)
+        assert (log_messages(caplog) == result) == (settings["path"] == str(moved))
         fresh = encode_with(replace(config, cache="off"), **settings)
-        random, captions = torch.Generator(), [kept.images[0].caption, ""]
-        mean, std = kept.latents_of([0], random)
+        random, captions = torch.Generator(), [remaining.images[0].caption, ""]
+        mean, std = remaining.latents_of([0], random)
         assert torch.equal(mean, fresh.latents_of([0], random)[0]), settings
         assert torch.equal(std, fresh.latents_of([0], random)[1]), settings
-        text, wanted = kept.conditioning(captions), fresh.conditioning(captions)
-        assert all(torch.equal(text[name], wanted[name]) for name in wanted), settings
+        text, expected = remaining.conditioning(captions), fresh.conditioning(captions)
+        assert all(torch.equal(text[name], expected[name]) for name in expected), settings
 
 
 def encode_with(config: TrialConfig, **settings: Any) -> EncodedDataset:
@@ -187,36 +189,36 @@ def encode_with(config: TrialConfig, **settings: Any) -> EncodedDataset:
     return encode(load_base(chosen), replace(config, base=chosen))
 
 
-def test_an_autoencoder_in_another_precision_makes_its_own_latents(
+def test_vae_in_another_precision_has_its_own_cached_latents(
     config: TrialConfig, xl_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In fp16 SDXL's autoencoder is in fp32, but for one whose config says that it need not be."""
+    """In fp16 SDXL's autoencoder stays in fp32, unless its config says that this is not needed."""
     caplog.set_level(logging.INFO, logger="train.cache.latent_cache")
     plain = shutil.copytree(xl_folder, tmp_path / "plain")
-    about = json.loads((plain / "vae" / "config.json").read_text())
-    (plain / "vae" / "config.json").write_text(json.dumps({**about, "force_upcast": False}))
+    metadata = json.loads((plain / "vae" / "config.json").read_text())
+    (plain / "vae" / "config.json").write_text(json.dumps({**metadata, "force_upcast": False}))
     config = replace(config, cache="disk")
     encode_with(config, path=str(xl_folder), precision="fp16")
     caplog.clear()
     encode_with(config, path=str(plain), precision="fp16")
-    assert said(caplog) == "latents: 0 from the cache, 5 encoded; " + TEXTS.format(2, 0)
+    assert log_messages(caplog) == "latents: 0 from the cache, 5 encoded; " + TEXTS.format(2, 0)
 
 
-def _work(folder: Path, made: Path) -> None:
+def _work(folder: Path, created: Path) -> None:
     cache = TensorCache(folder)
     with cache.exclusive():
         for key in map(str, range(20)):
-            entry = cache.fetch(key, lambda key=key: _make(made, key))  # type: ignore[misc]
+            entry = cache.fetch(key, lambda key=key: _make(created, key))  # type: ignore[misc]
             assert entry.tensors["x"].item() == int(key)
 
 
-def _make(made: Path, key: str) -> dict[str, torch.Tensor]:
-    with made.open("a") as stream:
+def _make(created: Path, key: str) -> dict[str, torch.Tensor]:
+    with created.open("a") as stream:
         stream.write(f"{key}\n")
     return {"x": torch.tensor([float(key)])}
 
 
-def test_workers_that_start_at_once_share_the_work(tmp_path: Path) -> None:
+def test_concurrent_workers_share_the_cache(tmp_path: Path) -> None:
     workers = [
         multiprocessing.get_context("fork").Process(
             target=_work, args=(tmp_path / "kept", tmp_path / "made")
@@ -231,7 +233,7 @@ def test_workers_that_start_at_once_share_the_work(tmp_path: Path) -> None:
     assert sorted(map(int, (tmp_path / "made").read_text().split())) == list(range(20))
 
 
-def test_a_folder_that_cannot_be_written_stops_nothing(
+def test_unwritable_cache_folder_does_not_stop_training(
     base: BaseModel, config: TrialConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "kept").write_text("a file in the way")
@@ -239,20 +241,22 @@ def test_a_folder_that_cannot_be_written_stops_nothing(
     assert "keeps what it computes in memory" in caplog.text
 
 
-def test_fixed_latents_are_one_draw_for_each_picture(base: BaseModel, config: TrialConfig) -> None:
+def test_fixed_latents_are_sampled_once_per_image(base: BaseModel, config: TrialConfig) -> None:
     sampled = encode(base, config)
     fixed = encode(base, replace(config, data=replace(config.data, resample_latents=False)))
     random = torch.Generator()
-    (mean, std), (drawn, none) = (data.latents_of([0], random) for data in (sampled, fixed))
+    (mean, std), (generated, none) = (data.latents_of([0], random) for data in (sampled, fixed))
     assert not none.any()
-    assert ((drawn - mean) / std).std() == pytest.approx(1, abs=0.15)
-    assert torch.equal(fixed.latents_of([0], random)[0], drawn)
+    assert ((generated - mean) / std).std() == pytest.approx(1, abs=0.15)
+    assert torch.equal(fixed.latents_of([0], random)[0], generated)
     other = fixed.latents_of([3], random)[0]
-    assert other.shape == drawn.shape
-    assert not torch.equal((other - sampled.latents_of([3], random)[0]), drawn - mean)
+    assert other.shape == generated.shape
+    assert not torch.equal((other - sampled.latents_of([3], random)[0]), generated - mean)
 
 
-def test_variants_are_drawn_from_the_members_stream(base: BaseModel, config: TrialConfig) -> None:
+def test_variants_are_sampled_from_the_trials_generator(
+    base: BaseModel, config: TrialConfig
+) -> None:
     data = replace(config.data, flip=True, shuffle_caption=True, keep_tokens=2)
     encoded = encode(base, replace(config, data=data))
     captions = [
@@ -266,26 +270,26 @@ def test_variants_are_drawn_from_the_members_stream(base: BaseModel, config: Tri
     plain, flipped = (encoded.latents[0, flip].tensors["mean"] for flip in (False, True))
     pixels = cropped(encoded.images[0], encoded.crops[0]).flip(-1).unsqueeze(0)
     assert torch.equal(latent_cache.encode_latents(base, pixels)[0][0], flipped)
-    shown = [encoded.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(20)]
-    assert 3 < sum(torch.equal(one, flipped) for one in shown) < 17
-    assert all(torch.equal(one, flipped) or torch.equal(one, plain) for one in shown)
+    output = [encoded.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(20)]
+    assert 3 < sum(torch.equal(one, flipped) for one in output) < 17
+    assert all(torch.equal(one, flipped) or torch.equal(one, plain) for one in output)
 
 
-def test_colors_change_only_where_nothing_is_kept(base: BaseModel, config: TrialConfig) -> None:
+def test_color_jitter_requires_cache_off(base: BaseModel, config: TrialConfig) -> None:
     data = replace(config.data, color_augmentation=True)
     with pytest.raises(DataError, match="cache=off"):
         encode(base, replace(config, data=data))
     free = encode(base, replace(config, data=data, cache="off"))
-    bare = encode(base, config).latents[0, False].tensors["mean"]
+    without_lora = encode(base, config).latents[0, False].tensors["mean"]
     means = [free.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(24)]
-    again = [free.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(24)]
-    assert all(torch.equal(one, other) for one, other in zip(means, again, strict=True))
-    changed = [mean for mean in means if not torch.equal(mean, bare)]
+    repeated = [free.latents_of([0], torch.Generator().manual_seed(s))[0][0] for s in range(24)]
+    assert all(torch.equal(one, other) for one, other in zip(means, repeated, strict=True))
+    changed = [mean for mean in means if not torch.equal(mean, without_lora)]
     assert 2 < len(changed) < 16
-    assert all((mean - bare).abs().mean() < bare.std() for mean in changed)
+    assert all((mean - without_lora).abs().mean() < without_lora.std() for mean in changed)
 
 
-def test_a_size_that_the_base_cannot_take_is_named(base: BaseModel, config: TrialConfig) -> None:
+def test_unsupported_size_is_named(base: BaseModel, config: TrialConfig) -> None:
     data = replace(config.data, buckets=False, resolution=33)
     with pytest.raises(DataError, match="33x33 pixels; this base takes multiples of 2"):
         encode(base, replace(config, data=data))

@@ -1,4 +1,4 @@
-"""The command line as people type it: what the shell hands over as one argument stays one text."""
+"""The command line as users type it: one argument from the shell stays one text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeper.reproduction.received_settings import Received
 from sweeper.search.search_space import parse_space
 from train.cli.arguments import as_typed, normalized, quoted, split_arguments, unquoted
 from train.cli.compose import HYDRA_VERSION, settings
-from train.cli.hydra_errors import suggested
+from train.cli.hydra_errors import suggest_setting
 from train.cli.preflight import preflight
 from train.config.schema import CONF
 from train.config.setting_kinds import kinds
@@ -32,7 +32,7 @@ ALPHABET = ["\\", "$", "{", "}", "a", ".", " ", "'", '"', "${a}", "${", "é", "\
 
 
 @pytest.mark.parametrize("typed", PATHS)
-def test_a_text_is_taken_as_it_is_typed(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_setting_is_taken_literally(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     meant = "/home/me" if typed == "~" else typed
     line = [f"data.path={typed}", f"data.trigger={typed}"]
@@ -42,10 +42,10 @@ def test_a_text_is_taken_as_it_is_typed(typed: str, monkeypatch: pytest.MonkeyPa
     assert (searched.path, searched.trigger) == (meant, typed)
 
 
-def test_any_text_survives_its_quotes() -> None:
-    pick, parser = random.Random(0), OverridesParser.create()
+def test_any_text_round_trips_through_quoting() -> None:
+    selection, parser = random.Random(0), OverridesParser.create()
     for _ in range(1500):
-        text = "".join(pick.choices(ALPHABET, k=pick.randint(0, 9)))
+        text = "".join(selection.choices(ALPHABET, k=selection.randint(0, 9)))
         assert unquoted(quoted(text)) == text
         assert as_typed(f"data.trigger={quoted(text)}") == f"data.trigger={text}"
         value = str(parser.parse_override(f"x={quoted(text)}").value())
@@ -68,7 +68,7 @@ def test_null_and_quotes(typed: str, meant: str | None) -> None:
     assert settings("evaluate", EvaluateConfig, line).data.class_words == meant
 
 
-def test_another_setting_can_be_named_and_choices_be_swept() -> None:
+def test_interpolation_and_choice_sweeps_are_kept() -> None:
     known = kinds(SweepConfig)
     named = normalized(["study.root=runs/r${network.rank}"], known)
     assert settings("sweep", SweepConfig, [*named, "network.rank=4"]).study.root == "runs/r4"
@@ -78,7 +78,7 @@ def test_another_setting_can_be_named_and_choices_be_swept() -> None:
     assert normalized(["data.trigger=a,b"], known, multirun=True) == ["data.trigger='a,b'"]
 
 
-def test_a_logged_text_is_no_interpolation() -> None:
+def test_logged_text_is_not_interpolated() -> None:
     odd = "${oc.env:HOME} \\${x} 人"
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
         carried = migrate(Received({"data": {"trigger": odd}}), {"base.path": odd})
@@ -86,7 +86,7 @@ def test_a_logged_text_is_no_interpolation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["data.trigger=sks", "dog"], 'needs quotes: "data.trigger=sks dog"'),
         (["data.trigger=sks", "old", "dog", "-m"], '"data.trigger=sks old dog"'),
@@ -99,7 +99,7 @@ def test_a_logged_text_is_no_interpolation() -> None:
         (["dog"], "dog: is not key=value"),
         (["--nothing"], "--nothing: there is no such option"),
         (["--cfg"], "--cfg: needs a value"),
-        (["--cfg", "jobs"], "'jobs' is none of job, hydra, all"),
+        (["--cfg", "jobs"], "'jobs' is not one of job, hydra, all"),
         (["--experimental-rerun", "x.pickle"], "reads a pickle"),
         (["--config-dir=/nowhere"], "there is no folder /nowhere"),
         (["--config-name=train"], "a command has one config"),
@@ -109,20 +109,20 @@ def test_a_logged_text_is_no_interpolation() -> None:
         (["probes.count=4;"], "probes.count: '4;' cannot be read"),
         (["probes.count=4,8"], "several values need -m"),
         (["~probes.count"], "cannot be removed"),
-        (["probes=0.5"], "probes: 0.5 is none of default, large, small"),
+        (["probes=0.5"], "probes: 0.5 is not one of default, large, small"),
         (["data.path=a\0b"], "NUL"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line(arguments: list[str], said: str) -> None:
-    with pytest.raises(SystemExit) as end:
+def test_invalid_arguments_end_in_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         preflight("evaluate", arguments, EvaluateConfig, check_evaluate)
-    assert said in str(end.value.code)
-    assert str(end.value.code).startswith("error: ")
-    assert "\n" not in str(end.value.code)
+    assert message in str(exit_info.value.code)
+    assert str(exit_info.value.code).startswith("error: ")
+    assert "\n" not in str(exit_info.value.code)
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         ("epochs", "training.epochs"),
         ("lr", "optimizer.lr"),
@@ -132,11 +132,11 @@ def test_what_cannot_be_meant_is_one_line(arguments: list[str], said: str) -> No
         ("trainng.epochs", "training.epochs"),
     ],
 )
-def test_suggestions_are_what_people_mean(typed: str, said: str) -> None:
-    with pytest.raises(SystemExit) as end:
+def test_suggestions_for_wrong_settings(typed: str, message: str) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         preflight("sweep", [f"{typed}=3"], SweepConfig, check_sweep)
-    assert f"did you mean {said}" in str(end.value.code)
-    assert suggested("zzzzzz", ["a.b"]) == ""
+    assert f"did you mean {message}" in str(exit_info.value.code)
+    assert suggest_setting("zzzzzz", ["a.b"]) == ""
 
 
 def test_flags_come_first_and_keep_their_values() -> None:
@@ -146,7 +146,7 @@ def test_flags_come_first_and_keep_their_values() -> None:
     assert parts.multirun
 
 
-def test_the_command_line_beside_another_folder_of_configs(tmp_path: Path) -> None:
+def test_command_line_with_config_dir(tmp_path: Path) -> None:
     (tmp_path / "probes").mkdir()
     (tmp_path / "probes" / "mine.yaml").write_text("count: 24\n")
     line = [f"--config-dir={tmp_path}", "probes=mine"]
@@ -166,7 +166,7 @@ def test_the_command_line_beside_another_folder_of_configs(tmp_path: Path) -> No
         ("network.text_encoder=true,false", [True, False]),
     ],
 )
-def test_equal_choices_are_one_and_ranges_end_before_their_stop(
+def test_sweep_values_are_unique_and_ranges_exclude_the_stop(
     swept: str, values: list[object]
 ) -> None:
     space, _ = parse_space([swept], {}, OverridesParser.create())
@@ -184,13 +184,13 @@ def test_hydras_own_sweeper_gets_the_same_values() -> None:
 @pytest.mark.parametrize(
     "swept", ["network.rank=range(1,2,0)", "network.rank=range(5,1)", "network.rank=range(1,nan)"]
 )
-def test_ranges_without_values_are_refused(swept: str) -> None:
+def test_ranges_without_values_are_rejected(swept: str) -> None:
     with pytest.raises(ConfigError, match=r"network\.rank"):
         parse_space([swept], {}, OverridesParser.create())
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (["\N{EM DASH}data.path=/x"], "typed without dashes, as in data.path=/x"),
         (["\N{EN DASH}\N{EN DASH}data.path", "/x"], "typed without dashes, as in data.path=/x"),
@@ -202,7 +202,7 @@ def test_ranges_without_values_are_refused(swept: str) -> None:
         (["-m", "hydra.sweeper.n_trials=1,2"], "n_trials: is the same for all trials"),
     ],
 )
-def test_a_slip_of_the_keyboard_is_told_what_to_type(line: list[str], said: str) -> None:
-    with pytest.raises(SystemExit) as end:
+def test_typing_errors_get_a_suggestion(line: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         preflight("sweep", line, SweepConfig, check_sweep)
-    assert said in str(end.value.code)
+    assert message in str(exit_info.value.code)

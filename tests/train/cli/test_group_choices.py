@@ -1,4 +1,4 @@
-"""The groups `base` and `data`: which option is taken, and what it sets."""
+"""The groups `base` and `data`: which option is selected, and what it sets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from train.config.schema import EMBEDDED, TrainConfig
 from train.errors import ConfigError
 
 MODEL = "base.path=/my/model.safetensors"
-PICTURES = "data.path=/my/pictures"
+IMAGES = "data.path=/my/pictures"
 
 
 @pytest.fixture
 def sdxl(tmp_path: Path) -> Path:
-    """The header of a single file of Stable Diffusion XL, without its tensors."""
+    """The header of a single SDXL file, without its tensors."""
     key = b"conditioner.embedders.1.model.ln_final.bias"
     header = b'{"%s":{"dtype":"F16","shape":[0],"data_offsets":[0,0]}}' % key
     file = tmp_path / "model.safetensors"
@@ -31,25 +31,25 @@ def sdxl(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_embedded_base_and_pictures_are_the_default() -> None:
+def test_embedded_base_and_images_are_the_default() -> None:
     config = settings("sweep", SweepConfig)
     assert (config.base.path, config.data.path) == (EMBEDDED, EMBEDDED)
     assert (config.data.resolution, config.network.rank, config.optimizer["lr"]) == (32, 8, 4e-3)
     assert (config.probes.steps, config.scores.clip_model, config.cache) == (6, EMBEDDED, "memory")
 
 
-def test_a_path_alone_takes_the_settings_for_it(sdxl: Path) -> None:
-    config = settings("sweep", SweepConfig, [MODEL, PICTURES])
+def test_path_alone_selects_the_matching_settings(sdxl: Path) -> None:
+    config = settings("sweep", SweepConfig, [MODEL, IMAGES])
     assert (config.data.resolution, config.network.rank, config.optimizer["lr"]) == (512, 32, 1e-4)
     assert (config.probes.steps, config.scores.clip_model) == (20, "ViT-L-14/openai")
     assert (config.data.trigger, config.base.precision, config.cache) == (None, "bf16", "disk")
-    assert settings("sweep", SweepConfig, ["base=sd15", MODEL, PICTURES]) == config
-    large = settings("sweep", SweepConfig, [f"base.path={sdxl}", PICTURES])
+    assert settings("sweep", SweepConfig, ["base=sd15", MODEL, IMAGES]) == config
+    large = settings("sweep", SweepConfig, [f"base.path={sdxl}", IMAGES])
     assert large.data.resolution == 1024
     assert settings("evaluate", EvaluateConfig, [f"base.path={sdxl}"]).data.resolution == 1024
 
 
-def test_which_base_a_path_is(sdxl: Path, tmp_path: Path) -> None:
+def test_base_option_of_a_path(sdxl: Path, tmp_path: Path) -> None:
     (tmp_path / "folder" / "text_encoder_2").mkdir(parents=True)
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     assert base_option(EMBEDDED) == EMBEDDED
@@ -62,8 +62,8 @@ def test_which_base_a_path_is(sdxl: Path, tmp_path: Path) -> None:
     assert base_option("//host/xl.safetensors") == "sd15"  # asking the host would log in there
 
 
-def test_own_pictures_on_the_embedded_base_and_its_pictures_on_another() -> None:
-    own = settings("train", TrainConfig, [PICTURES]).data
+def test_user_images_on_the_embedded_base_and_vice_versa() -> None:
+    own = settings("train", TrainConfig, [IMAGES]).data
     assert (own.path, own.trigger, own.resolution) == ("/my/pictures", "sks puppet", 32)
     shipped = settings("train", TrainConfig, [MODEL]).data
     assert (shipped.path, shipped.trigger, shipped.resolution) == (EMBEDDED, "sks puppet", 512)
@@ -75,47 +75,47 @@ def test_own_pictures_on_the_embedded_base_and_its_pictures_on_another() -> None
     ("line", "words"),
     [
         (["base=sd15"], "base.path: say where the model is"),
-        (["data=default"], "data.path: say where your pictures are"),
+        (["data=default"], "data.path: say where your images are"),
         (
             ["base=puppets", MODEL],
             "base: puppets does not go with base.path=/my/model.safetensors",
         ),
         (["base=sdxl", "base.path=puppets"], "base: sdxl does not go with base.path=puppets"),
-        (["data=puppets", PICTURES], "data: puppets does not go with data.path=/my/pictures"),
-        (["base=sd3"], "base: 'sd3' is none of"),
+        (["data=puppets", IMAGES], "data: puppets does not go with data.path=/my/pictures"),
+        (["base=sd3"], "base: 'sd3' is not one of"),
     ],
 )
-def test_what_does_not_go_together(line: list[str], words: str) -> None:
-    with pytest.raises(SystemExit) as end:
+def test_conflicting_groups_and_paths(line: list[str], words: str) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         preflight("sweep", line, SweepConfig, check_sweep)
-    assert str(end.value.code).replace("'", "").startswith(f"error: {words}".replace("'", ""))
+    assert str(exit_info.value.code).replace("'", "").startswith(f"error: {words}".replace("'", ""))
 
 
-def test_a_base_in_local_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_in_local_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"base": {"path": "/my/model.safetensors"}, "data": {"path": "/my/pictures"}}
-    monkeypatch.setattr(local_overrides, "read", lambda conf: given)
+    monkeypatch.setattr(local_overrides, "read_local_settings", lambda conf: given)
     config = settings("train", TrainConfig)
     assert (config.base.path, config.data.resolution) == ("/my/model.safetensors", 512)
     assert (config.data.path, config.data.trigger) == ("/my/pictures", None)
     small = settings("train", TrainConfig, ["base=puppets", "data=puppets"])
     assert small == settings("train", TrainConfig, ["base.path=puppets", "data.path=puppets"])
     assert (small.base.path, small.data.path, small.data.resolution) == (EMBEDDED, EMBEDDED, 32)
-    monkeypatch.setattr(local_overrides, "read", lambda conf: {})
+    monkeypatch.setattr(local_overrides, "read_local_settings", lambda conf: {})
     assert small == settings("train", TrainConfig)
 
 
-def test_the_choices_are_made_once() -> None:
-    line = with_group_choices([MODEL, PICTURES, "network.rank=4"])
-    assert line == ["base=sd15", "data=default", MODEL, PICTURES, "network.rank=4"]
+def test_group_choices_are_made_once() -> None:
+    line = with_group_choices([MODEL, IMAGES, "network.rank=4"])
+    assert line == ["base=sd15", "data=default", MODEL, IMAGES, "network.rank=4"]
     assert with_group_choices(line) == line
     assert with_group_choices(["network.rank=4"]) == ["network.rank=4"]
     with pytest.raises(ConfigError):
         with_group_choices(["base=puppets", MODEL])
 
 
-def test_a_command_without_the_groups_takes_the_paths_alone() -> None:
-    line = ["study=puppets", MODEL, PICTURES]
+def test_command_without_groups_takes_only_the_paths() -> None:
+    line = ["study=puppets", MODEL, IMAGES]
     quoted = [f"{key}='{value}'" for key, _, value in (word.partition("=") for word in line)]
     assert preflight("reproduce", line, ReproduceConfig, check_reproduce) == quoted
     places = settings("reproduce", ReproduceConfig, line).places
-    assert places == {"base.path": MODEL.split("=")[1], "data.path": PICTURES.split("=")[1]}
+    assert places == {"base.path": MODEL.split("=")[1], "data.path": IMAGES.split("=")[1]}

@@ -1,4 +1,4 @@
-"""Presets: a guide's settings, which the command line overrides."""
+"""Presets: settings from guides, which the command line overrides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from train.validation import check_train
 REAL = "base.path=/my/model.safetensors"
 
 
-def chosen(*overrides: str) -> TrainConfig:
+def preset_config(*overrides: str) -> TrainConfig:
     config = settings("train", TrainConfig, overrides)
     check_train(config)
     return config
@@ -28,44 +28,42 @@ def chosen(*overrides: str) -> TrainConfig:
         ("concept", 512, 6, 16, 8, 1e-4, 15, "cosine"),
     ],
 )
-def test_presets_are_the_guides_numbers(
+def test_presets_match_the_guides(
     preset: str, resolution: int, repeats: int, rank: int, alpha: float, lr: float, epochs: int,
     scheduler: str,
 ) -> None:  # fmt: skip
-    config = chosen(REAL, f"preset={preset}")
+    config = preset_config(REAL, f"preset={preset}")
     assert (config.data.resolution, config.data.repeats) == (resolution, repeats)
     assert (config.network.rank, config.network.alpha) == (rank, alpha)
     assert config.optimizer["lr"] == lr
     assert (config.training.epochs, config.training.save_every) == (epochs, 5)
     assert (config.scheduler.name, config.scheduler.warmup_ratio) == (scheduler, 0.1)
-    small = chosen(f"preset={preset}")
-    assert small.data.resolution == chosen().data.resolution
+    small = preset_config(f"preset={preset}")
+    assert small.data.resolution == preset_config().data.resolution
     assert small.optimizer["lr"] >= 20 * lr, "the embedded base learns nothing at a real one's rate"
 
 
-@pytest.mark.parametrize(("preset", "few"), [("character", 15), ("style", 50), ("concept", 15)])
-def test_a_preset_says_how_many_pictures_are_few_for_it(
-    picture_folder: Path, preset: str, few: int
-) -> None:
-    mine = [f"data.path={picture_folder}", "data.trigger=sks puppet"]
-    config = chosen(REAL, f"preset={preset}", *mine)
-    assert f"6 pictures are few; {few} and more" in load_dataset(config.data).report()
+@pytest.mark.parametrize(("preset", "minimum"), [("character", 15), ("style", 50), ("concept", 15)])
+def test_preset_sets_min_images_warning(image_folder: Path, preset: str, minimum: int) -> None:
+    custom = [f"data.path={image_folder}", "data.trigger=sks puppet"]
+    config = preset_config(REAL, f"preset={preset}", *custom)
+    assert f"only 6 images; {minimum} or more" in load_dataset(config.data).report()
 
 
-def test_the_command_line_beats_a_preset() -> None:
-    config = chosen(
+def test_command_line_overrides_a_preset() -> None:
+    config = preset_config(
         REAL, "scheduler=linear", "network.rank=4", "preset=style", "optimizer.lr=3e-4",
         "scheduler.warmup_ratio=0",
     )  # fmt: skip
     assert (config.scheduler.name, config.scheduler.warmup_ratio) == ("linear", 0)
     assert (config.network.rank, config.optimizer["lr"]) == (4, 3e-4)
     assert config.training.epochs == 30
-    assert chosen(REAL) == chosen(REAL, "preset=none")
+    assert preset_config(REAL) == preset_config(REAL, "preset=none")
 
 
-def test_a_presets_learning_rate_suits_the_optimizer() -> None:
+def test_learning_rate_of_a_preset_follows_the_optimizer() -> None:
     rates = {
-        name: chosen(REAL, "preset=style", f"optimizer={name}").optimizer["lr"]
+        name: preset_config(REAL, "preset=style", f"optimizer={name}").optimizer["lr"]
         for name in ("adamw8bit", "lion", "prodigy")
     }
     assert rates == {"adamw8bit": 5e-5, "lion": 1e-5, "prodigy": 1.0}

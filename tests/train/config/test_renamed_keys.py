@@ -1,4 +1,4 @@
-"""Settings under the names that earlier versions gave them."""
+"""Settings under the names of earlier versions."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ OF_REPRODUCE = {"anyway=true": "force=true", "keep=all": "keep_checkpoints=all"}
 
 
 def refused(name: str, schema: type[Any], line: list[str]) -> str:
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as exit_info:
         preflight(name, line, schema, lambda config: None)
-    return str(end.value.code)
+    return str(exit_info.value.code)
 
 
 @pytest.mark.parametrize("typed", TYPED)
-def test_an_old_name_on_the_command_line(typed: str) -> None:
+def test_old_name_on_the_command_line(typed: str) -> None:
     message = refused("sweep", SweepConfig, [typed])
     key = typed.lstrip("+").partition("=")[0]
     assert message == (
@@ -83,12 +83,12 @@ def test_an_old_name_on_the_command_line(typed: str) -> None:
 
 
 @pytest.mark.parametrize("typed", OF_REPRODUCE)
-def test_an_old_name_of_reproduce(typed: str) -> None:
+def test_old_name_of_reproduce(typed: str) -> None:
     message = refused("reproduce", ReproduceConfig, ["study=a", typed])
     assert message.endswith(f"type {OF_REPRODUCE[typed]}")
 
 
-def test_every_old_name_is_tried_and_every_new_one_exists() -> None:
+def test_every_old_name_is_tested_and_every_new_one_exists() -> None:
     tried = {key.lstrip("+").partition("=")[0] for key in [*TYPED, *OF_REPRODUCE]}
     assert all(old in tried or any(one.startswith(f"{old}.") for one in tried) for old in RENAMED)
     known = {*kinds(SweepConfig), *kinds(ReproduceConfig), "pruner.slope_discount", "selection"}
@@ -97,7 +97,7 @@ def test_every_old_name_is_tried_and_every_new_one_exists() -> None:
 
 
 @pytest.mark.parametrize("old", LOGGED)
-def test_a_run_logged_with_an_old_name(old: str) -> None:
+def test_run_logged_with_an_old_name_is_migrated(old: str) -> None:
     logged, now = LOGGED[old]
     group, name = old.split(".")
     then = {group: {name: logged}, "base": {"path": "puppets"}, "data": {"path": "puppets"}}
@@ -108,8 +108,8 @@ def test_a_run_logged_with_an_old_name(old: str) -> None:
     assert not carried.dropped
 
 
-def test_which_old_names_no_logged_run_is_trained_by() -> None:
-    """They belong to the machine, to a search, or to the command itself."""
+def test_old_names_that_do_not_affect_training() -> None:
+    """They concern the machine, a search, or the command itself."""
     others = {old for old in RENAMED if old not in LOGGED}
     assert others == {
         "base.speed", "training.keep_last", "probes.set", "policy", "anyway", "keep",
@@ -117,7 +117,7 @@ def test_which_old_names_no_logged_run_is_trained_by() -> None:
     }  # fmt: skip
 
 
-def test_a_policy_that_was_logged_as_a_whole() -> None:
+def test_policy_logged_as_one_group_is_migrated() -> None:
     then = {"policy": {"rule": "last", "limits": {"copying": 0.1}, "floors": {}, "epoch": 3}}
     assert migrate_keys(then) == {
         "selection": {"rule": "last", "max": {"copying": 0.1}, "min": {}, "epoch": 3}
@@ -125,22 +125,22 @@ def test_a_policy_that_was_logged_as_a_whole() -> None:
     assert then["policy"]["limits"] == {"copying": 0.1}  # as it was
 
 
-def test_a_new_name_beside_an_old_one_wins() -> None:
+def test_new_name_takes_precedence_over_old_name() -> None:
     both = {"scheduler": {"warmup": 0.1, "warmup_ratio": 0.2}}
     assert migrate_keys(both) == {"scheduler": {"warmup_ratio": 0.2}}
 
 
 @pytest.mark.parametrize("odd", [{"policy": 3}, {"base": None}, {"scheduler": [1]}, {}])
-def test_damaged_settings_are_left_for_their_check(odd: dict[str, Any]) -> None:
+def test_damaged_settings_are_left_to_validation(odd: dict[str, Any]) -> None:
     assert (
         set(migrate_keys(odd).values()) == set(odd.values()) if odd != {"scheduler": [1]} else True
     )
     assert migrate_keys({"scheduler": [1]}) == {"scheduler": [1]}
 
 
-def test_what_a_study_shares() -> None:
-    about = {"data.latents": "fixed", "training.oom": "stop", "network.rank": "8"}
-    assert migrate_flat_keys(about) == {
+def test_migration_of_the_shared_settings_of_a_study() -> None:
+    metadata = {"data.latents": "fixed", "training.oom": "stop", "network.rank": "8"}
+    assert migrate_flat_keys(metadata) == {
         "data.resample_latents": "False", "training.on_oom": "fail", "network.rank": "8",
     }  # fmt: skip
     assert migrate_flat_keys({"search of scheduler.warmup": "0, 1"}) == {
@@ -148,10 +148,10 @@ def test_what_a_study_shares() -> None:
     }
 
 
-def test_an_old_name_in_local_yaml(tmp_path: Path) -> None:
+def test_old_name_in_local_yaml(tmp_path: Path) -> None:
     (tmp_path / "local.yaml").write_text("training: {oom: adapt}\n")
     with pytest.raises(ConfigError, match=r"^conf/local\.yaml: training\.oom: .*on_oom=degrade$"):
-        local_overrides.read(tmp_path)
+        local_overrides.read_local_settings(tmp_path)
 
 
 def test_names_that_have_not_changed() -> None:

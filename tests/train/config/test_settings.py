@@ -23,7 +23,7 @@ from train.cli.app import run
 from train.cli.completion import BASH
 from train.cli.compose import HYDRA_VERSION, settings
 from train.cli.preflight import preflight
-from train.config.schema import CONF, OWN_DEFAULTS, TrainConfig
+from train.config.schema import CONF, LOCAL_DEFAULTS, TrainConfig
 
 Said = Callable[..., str]
 LOCAL = """
@@ -41,29 +41,29 @@ hydra:
 
 @pytest.fixture
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of conf/, which has a person's own defaults."""
+    """A copy of conf/ with a local.yaml."""
     folder = tmp_path / "conf"
     shutil.copytree(CONF, folder, ignore=shutil.ignore_patterns("local.yaml"))
     for module in ("app", "compose", "hydra_errors", "preflight"):
         monkeypatch.setattr(f"train.cli.{module}.CONF", folder)
     (folder / "local.yaml").write_text(LOCAL)
     yield folder
-    ConfigStore.instance().store(OWN_DEFAULTS, {})
+    ConfigStore.instance().store(LOCAL_DEFAULTS, {})
 
 
-def test_own_defaults_beat_the_shipped_ones_and_the_command_line_beats_them(conf: Path) -> None:
-    mine = settings("sweep", SweepConfig)
-    assert (mine.data.trigger, mine.study.root) == ("mine person", "/big/disk")
-    assert mine.optimizer["_target_"].endswith("Lion")
-    told = ["data.trigger=other", "optimizer=adamw", "study.root=here"]
-    now = settings("sweep", SweepConfig, told)
+def test_precedence_of_command_line_local_and_shipped_defaults(conf: Path) -> None:
+    custom = settings("sweep", SweepConfig)
+    assert (custom.data.trigger, custom.study.root) == ("mine person", "/big/disk")
+    assert custom.optimizer["_target_"].endswith("Lion")
+    reported = ["data.trigger=other", "optimizer=adamw", "study.root=here"]
+    now = settings("sweep", SweepConfig, reported)
     assert (now.data.trigger, now.study.root) == ("other", "here")
     assert now.optimizer["_target_"].endswith("AdamW")
     with initialize_config_dir(str(conf), version_base=HYDRA_VERSION):
         assert compose("sweep", return_hydra_config=True).hydra.sweeper.n_trials == 5
 
 
-def test_own_defaults_of_other_commands_are_left_out(conf: Path) -> None:
+def test_local_defaults_of_other_commands_are_ignored(conf: Path) -> None:
     assert settings("train", TrainConfig).output == "out"
     assert settings("evaluate", EvaluateConfig).data.trigger == "mine person"
     assert settings("sweep", SweepConfig).data.trigger == "mine person"
@@ -76,7 +76,7 @@ def test_own_defaults_of_other_commands_are_left_out(conf: Path) -> None:
         ("data: {trigge: x}", "conf/local.yaml: data.trigge: .*did you mean data.trigger"),
         ("training: {epochs: many}", "conf/local.yaml: training.epochs: "),
         ("training: {epochs: 0}", "conf/local.yaml: training.epochs: 0 must be from 1"),
-        ("optimizer: lionn", "optimizer: 'lionn' is none of .*did you mean lion"),
+        ("optimizer: lionn", "optimizer: 'lionn' is not one of .*did you mean lion"),
         ("data: [", "conf/local.yaml: .*"),
         ("just words", "conf/local.yaml: must hold settings"),
         ("data: [x]", "conf/local.yaml: data: a list cannot be; .* such as data.path"),
@@ -87,11 +87,11 @@ def test_own_defaults_of_other_commands_are_left_out(conf: Path) -> None:
         (f"data: {[1] * 30_000}", "conf/local.yaml: must hold settings.*is larger than 64 KB"),
     ],
 )
-def test_a_wrong_own_default_is_named(conf: Path, line: str, words: str) -> None:
+def test_wrong_local_default_is_named(conf: Path, line: str, words: str) -> None:
     (conf / "local.yaml").write_text(line)
-    with pytest.raises(SystemExit, match=f"error: {words}") as end:
+    with pytest.raises(SystemExit, match=f"error: {words}") as exit_info:
         preflight("sweep", [], SweepConfig, check_sweep)
-    assert "\n" not in str(end.value)
+    assert "\n" not in str(exit_info.value)
 
 
 @pytest.mark.parametrize(
@@ -110,15 +110,17 @@ def test_a_wrong_own_default_is_named(conf: Path, line: str, words: str) -> None
         ("study={budget: {hors: 1}}", r"study\.budget\.hors: .*did you mean study\.budget\.hours"),
     ],
 )
-def test_a_wrong_entry_of_a_setting_is_named(line: str, words: str) -> None:
-    with pytest.raises(SystemExit, match=f"^error: {words}") as end:
+def test_wrong_entry_of_a_setting_is_named(line: str, words: str) -> None:
+    with pytest.raises(SystemExit, match=f"^error: {words}") as exit_info:
         preflight("sweep", [line], SweepConfig, check_sweep)
-    assert "\n" not in str(end.value)
+    assert "\n" not in str(exit_info.value)
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Said]:
-    """What a command prints, without a process of its own, which would take its time to start."""
+def command_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Said]:
+    """The output of a command that is run in this process, which is faster."""
 
     def run_it(name: str, schema: type, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", [name, *arguments])
@@ -146,23 +148,23 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_help_has_examples_and_the_settings(
-    said: Said, name: str, schema: type, module: str
+    command_output: Said, name: str, schema: type, module: str
 ) -> None:
-    text = said(name, schema, "--help")
+    text = command_output(name, schema, "--help")
     assert f"python -m {module} " in text
     assert "is explained, with its unit and range, in its file in conf/" in text
     assert "${" not in text, "values, and not what they are made of"
 
 
-def test_info_says_how_the_settings_are_composed_and_cfg_what_they_are(said: Said) -> None:
-    assert "main     | file://" in said("train", TrainConfig, "--info")
-    shown = said("train", TrainConfig, "--cfg", "job")
-    assert "rank: 8" in shown
-    assert "${" not in shown
+def test_info_and_cfg_flags(command_output: Said) -> None:
+    assert "main     | file://" in command_output("train", TrainConfig, "--info")
+    output = command_output("train", TrainConfig, "--cfg", "job")
+    assert "rank: 8" in output
+    assert "${" not in output
 
 
-def test_the_tab_key_completes_a_module(said: Said, tmp_path: Path) -> None:
-    assert said("train", TrainConfig, "-sc", "install=bash").strip() == BASH.strip()
+def test_tab_completion_of_a_module(command_output: Said, tmp_path: Path) -> None:
+    assert command_output("train", TrainConfig, "-sc", "install=bash").strip() == BASH.strip()
     assert completed("train optimizer=adamw", tmp_path) == [
         "optimizer=adamw",
         "optimizer=adamw8bit",
@@ -170,18 +172,18 @@ def test_the_tab_key_completes_a_module(said: Said, tmp_path: Path) -> None:
 
 
 def completed(line: str, folder: Path) -> list[str]:
-    """What the Tab key offers after `python -m` and this line."""
+    """What tab completion offers after `python -m` and this line."""
     program = folder / "python"
     program.symlink_to(sys.executable)
     script = (
         f"{BASH}\nCOMP_LINE='{program} -m {line}'; COMP_WORDS=($COMP_LINE); "
         "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _lorasweep"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "-c", f"{script}; echo ${{COMPREPLY[*]}}"], capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=True,
     )  # fmt: skip
-    return done.stdout.split()
+    return process.stdout.split()
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def completed(line: str, folder: Path) -> list[str]:
         ),
     ],
 )
-def test_the_tab_key_knows_our_own_flags(line: str, offered: list[str], tmp_path: Path) -> None:
+def test_tab_completion_of_our_own_flags(line: str, offered: list[str], tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     line = line.replace("/usr/share/di", f"{tmp_path}/pic")
     offered = [word.replace("/usr/share/dict", f"{tmp_path}/pictures") for word in offered]

@@ -1,4 +1,4 @@
-"""Caption files as people have them: names, encodings, odd content."""
+"""Caption files of users: names, encodings, unusual content."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.data.test_layouts import draw, load, shown
+from tests.train.data.test_layouts import captions_and_repeats, load, write_images
 from train.data.captions.caption_files import read_caption
 from train.data.images.image import DataError
 
@@ -40,19 +40,19 @@ JOERG = "sks dog und Jörg"
     ],
 )
 def test_captions_in_any_encoding(tmp_path: Path, data: bytes, text: str, guess: str) -> None:
-    draw(tmp_path, "a")
+    write_images(tmp_path, "a")
     (tmp_path / "a.txt").write_bytes(data)
-    pictures = load(tmp_path)
-    assert shown(pictures)["a"][0] == (text or "sks dog")
-    said = pictures.report()
-    assert ("has no caption" in said) == (not text)
+    dataset = load(tmp_path)
+    assert captions_and_repeats(dataset)["a"][0] == (text or "sks dog")
+    message = dataset.report()
+    assert ("has no caption" in message) == (not text)
     guesses = ("UTF-16", "Windows-1252", "several lines", "control characters")
-    assert any(word in said for word in guesses) == bool(guess)
-    assert guess in said
+    assert any(word in message for word in guesses) == bool(guess)
+    assert guess in message
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (
             "\u3042 sks".encode("shift_jis") + b"\x81\x8d",
@@ -64,15 +64,15 @@ def test_captions_in_any_encoding(tmp_path: Path, data: bytes, text: str, guess:
         (b"x" * 100_001, "is larger than 0.1 MB; it is not a caption"),
     ],
 )
-def test_what_is_no_caption_is_named_or_skipped(tmp_path: Path, data: bytes, said: str) -> None:
-    draw(tmp_path, "a", "b")
+def test_invalid_caption_is_named_or_skipped(tmp_path: Path, data: bytes, message: str) -> None:
+    write_images(tmp_path, "a", "b")
     (tmp_path / "a.txt").write_bytes(data)
-    with pytest.raises(DataError, match=said) as error:
+    with pytest.raises(DataError, match=message) as error:
         load(tmp_path)
     assert "data.on_error=skip" in str(error.value)
-    pictures = load(tmp_path, on_error="skip")
-    assert [p.path.stem for p in pictures.training] == ["b"]
-    assert f"skipped: {tmp_path / 'a.txt'}: " in pictures.report()
+    dataset = load(tmp_path, on_error="skip")
+    assert [p.path.stem for p in dataset.training] == ["b"]
+    assert f"skipped: {tmp_path / 'a.txt'}: " in dataset.report()
 
 
 def test_long_captions_are_read_whole(tmp_path: Path) -> None:
@@ -80,15 +80,15 @@ def test_long_captions_are_read_whole(tmp_path: Path) -> None:
     assert len(read_caption(tmp_path / "a.txt").text) == 9 * 10_000 - 1
 
 
-def test_captions_are_found_by_the_names_that_people_give_them(tmp_path: Path) -> None:
+def test_caption_files_are_found_by_common_names(tmp_path: Path) -> None:
     accent = "ä"
-    draw(tmp_path, "a", "b", "C", "d ", unicodedata.normalize("NFD", accent), "e", "both")
+    write_images(tmp_path, "a", "b", "C", "d ", unicodedata.normalize("NFD", accent), "e", "both")
     for name in ("a.png.txt", "b.TXT", "c.txt", "d.txt", f"{accent}.txt", "E.Txt", "both.txt",
                  "both.png.txt"):  # fmt: skip
         (tmp_path / name).write_text(f"sks dog {name}")
     captions = {
         unicodedata.normalize("NFC", stem): caption
-        for stem, (caption, _) in shown(load(tmp_path)).items()
+        for stem, (caption, _) in captions_and_repeats(load(tmp_path)).items()
     }
     assert captions == {
         "a": "sks dog a.png.txt", "b": "sks dog b.TXT", "C": "sks dog c.txt",
@@ -98,41 +98,43 @@ def test_captions_are_found_by_the_names_that_people_give_them(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("extension", [".caption", "caption", ".Caption"])
-def test_captions_with_another_extension_are_pointed_to(tmp_path: Path, extension: str) -> None:
-    draw(tmp_path, "a", "b", "c")
+def test_captions_with_another_extension_are_suggested(tmp_path: Path, extension: str) -> None:
+    write_images(tmp_path, "a", "b", "c")
     for name in "ab":
         (tmp_path / f"{name}.caption").write_text("sks dog, found")
     (tmp_path / "c.txt").write_text("sks dog")
     (tmp_path / "lonely.txt").write_text("sks dog")
-    said = load(tmp_path).report()
-    assert "2 of 3 pictures" in said
-    assert "data.caption_extension=.caption reads it" in said
-    assert "without a picture of the same name: lonely.txt" in said
-    found = load(tmp_path, caption_extension=extension)
-    assert [caption for caption, _ in shown(found).values()] == ["sks dog, found"] * 2 + ["sks dog"]
+    message = load(tmp_path).report()
+    assert "2 of 3 images" in message
+    assert "data.caption_extension=.caption reads it" in message
+    assert "without an image of the same name: lonely.txt" in message
+    result = load(tmp_path, caption_extension=extension)
+    assert [caption for caption, _ in captions_and_repeats(result).values()] == [
+        "sks dog, found"
+    ] * 2 + ["sks dog"]
 
 
-def test_one_caption_file_for_two_pictures_is_said(tmp_path: Path) -> None:
-    draw(tmp_path, "a", "b")
+def test_caption_file_shared_by_two_images_is_reported(tmp_path: Path) -> None:
+    write_images(tmp_path, "a", "b")
     (tmp_path / "a.png").rename(tmp_path / "b.jpg")
     (tmp_path / "b.txt").write_text("sks dog")
-    said = load(tmp_path).report()
-    assert "one caption file, b.txt, is that of 2 pictures: b.jpg, b.png" in said
+    message = load(tmp_path).report()
+    assert "one caption file, b.txt, is that of 2 images: b.jpg, b.png" in message
 
 
-def test_captions_lie_in_their_folder_or_beside_the_pictures(tmp_path: Path) -> None:
-    draw(tmp_path / "images", "a", "b", "c")
+def test_captions_in_a_separate_folder_or_next_to_the_images(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", "a", "b", "c")
     (tmp_path / "captions").mkdir()
     for place, name in (("captions", "a"), ("images", "a"), ("images", "b")):
         (tmp_path / place / f"{name}.txt").write_text(f"sks dog in {place}")
-    assert [caption for caption, _ in shown(load(tmp_path)).values()] == [
+    assert [caption for caption, _ in captions_and_repeats(load(tmp_path)).values()] == [
         "sks dog in captions", "sks dog in images", "sks dog",
     ]  # fmt: skip
 
 
-def test_a_caption_that_is_a_broken_link_is_not_taken_for_none(tmp_path: Path) -> None:
-    draw(tmp_path, "a", "b")
+def test_broken_caption_link_is_an_error(tmp_path: Path) -> None:
+    write_images(tmp_path, "a", "b")
     (tmp_path / "a.txt").symlink_to("nowhere")
     with pytest.raises(DataError, match=r"a\.txt: cannot be read"):
         load(tmp_path)
-    assert [*shown(load(tmp_path, on_error="skip"))] == ["b"]
+    assert [*captions_and_repeats(load(tmp_path, on_error="skip"))] == ["b"]

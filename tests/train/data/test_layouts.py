@@ -1,4 +1,4 @@
-"""Every layout that people have, and kohya's dataset_config: what is read, and what is refused."""
+"""Every folder layout, and kohya's dataset_config: what is read, and what is rejected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from train.data.dataset import Dataset, load_dataset
 from train.data.images.image import DataError
 
 
-def draw(folder: Path, *names: str, size: tuple[int, int] = (40, 40)) -> Path:
+def write_images(folder: Path, *names: str, size: tuple[int, int] = (40, 40)) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         random = np.random.default_rng(sum(f"{folder.name}{name}".encode()))
@@ -27,68 +27,71 @@ def load(folder: Path, **settings: object) -> Dataset:
     return load_dataset(DataConfig(path=str(folder), **chosen))  # type: ignore[arg-type]
 
 
-def shown(pictures: Dataset) -> dict[str, tuple[str, int]]:
-    return {p.path.stem: (p.caption, p.repeats) for p in pictures.trained}
+def captions_and_repeats(dataset: Dataset) -> dict[str, tuple[str, int]]:
+    return {p.path.stem: (p.caption, p.repeats) for p in dataset.trained}
 
 
 def test_images_and_captions_side_by_side(tmp_path: Path) -> None:
-    draw(tmp_path / "images", "a", "b")
+    write_images(tmp_path / "images", "a", "b")
     (tmp_path / "captions").mkdir()
     (tmp_path / "captions" / "a.txt").write_text("sks dog, running\n")
-    assert shown(load(tmp_path, repeats=3)) == {"a": ("sks dog, running", 3), "b": ("sks dog", 3)}
+    assert captions_and_repeats(load(tmp_path, repeats=3)) == {
+        "a": ("sks dog, running", 3),
+        "b": ("sks dog", 3),
+    }
 
 
-def test_kohyas_folders_have_repeats_and_class_words_of_their_own(tmp_path: Path) -> None:
-    draw(tmp_path / "10_sks dog", "a", "b")
-    draw(tmp_path / "3_sks dog in snow", "c")
-    draw(tmp_path / "old", "d")
-    draw(tmp_path / "validation", "e")
+def test_kohya_folders_have_their_own_repeats_and_class_words(tmp_path: Path) -> None:
+    write_images(tmp_path / "10_sks dog", "a", "b")
+    write_images(tmp_path / "3_sks dog in snow", "c")
+    write_images(tmp_path / "old", "d")
+    write_images(tmp_path / "validation", "e")
     (tmp_path / "10_sks dog" / "b.caption").write_text("a sks dog, barking")
-    pictures = load(tmp_path, repeats=7, caption_extension=".caption")
-    assert shown(pictures) == {
+    dataset = load(tmp_path, repeats=7, caption_extension=".caption")
+    assert captions_and_repeats(dataset) == {
         "a": ("sks dog", 10),
         "b": ("a sks dog, barking", 10),
         "c": ("sks dog in snow", 3),
     }
-    assert pictures.images_per_epoch == 23
-    assert [p.path.stem for p in pictures.validation] == ["e"]
-    said = pictures.report().splitlines()
-    assert said[0] == (
-        "3 training pictures x 3 to 10 repeats, 3 different captions; 1 held out for validation"
+    assert dataset.images_per_epoch == 23
+    assert [p.path.stem for p in dataset.validation] == ["e"]
+    message = dataset.report().splitlines()
+    assert message[0] == (
+        "3 training images x 3 to 10 repeats, 3 different captions; 1 held out for validation"
     )
-    assert "(as in 10_name): old" in pictures.report()
-    assert "old, validation" not in pictures.report()
+    assert "(as in 10_name): old" in dataset.report()
+    assert "old, validation" not in dataset.report()
 
 
-def test_class_words_stand_in_for_captions(tmp_path: Path) -> None:
-    pictures = load(draw(tmp_path, "a"), class_words="photo of sks dog")
-    assert shown(pictures) == {"a": ("photo of sks dog", 1)}
+def test_class_words_replace_missing_captions(tmp_path: Path) -> None:
+    dataset = load(write_images(tmp_path, "a"), class_words="photo of sks dog")
+    assert captions_and_repeats(dataset) == {"a": ("photo of sks dog", 1)}
 
 
-def test_regularization_is_shown_as_often_as_the_subject(tmp_path: Path) -> None:
-    subject = draw(tmp_path / "subject", "a", "b", "c")
-    draw(tmp_path / "class" / "2_dog", "x", "y")
-    pictures = load(subject, repeats=3, regularization_path=str(tmp_path / "class"))
-    assert shown(pictures)["x"] == ("dog", 5)
-    assert shown(pictures)["y"] == ("dog", 4)
-    assert len(pictures.training) == 3, "they are none of the subject"
+def test_regularization_is_repeated_to_match_the_subject(tmp_path: Path) -> None:
+    subject = write_images(tmp_path / "subject", "a", "b", "c")
+    write_images(tmp_path / "class" / "2_dog", "x", "y")
+    dataset = load(subject, repeats=3, regularization_path=str(tmp_path / "class"))
+    assert captions_and_repeats(dataset)["x"] == ("dog", 5)
+    assert captions_and_repeats(dataset)["y"] == ("dog", 4)
+    assert len(dataset.training) == 3, "they are none of the subject"
     plain = load(subject, repeats=3)
-    assert plain.fingerprint != pictures.fingerprint
-    draw(tmp_path / "many", *map(str, range(12)))
+    assert plain.fingerprint != dataset.fingerprint
+    write_images(tmp_path / "many", *map(str, range(12)))
     many = load(subject, repeats=3, regularization_path=str(tmp_path / "many"))
     assert len(many.regularization) == 9
-    assert "3 of 12 regularization pictures are not used: there are more of them" in many.report()
+    assert "3 of 12 regularization images are not used: there are more of them" in many.report()
     flat = {p.caption for p in many.regularization}
     assert flat == {"dog"}, "the class and not the trigger"
 
 
-def test_regularization_that_is_held_out_elsewhere_is_left_out(tmp_path: Path) -> None:
-    subject = draw(tmp_path / "subject", "a", "b", "c")
-    held_out = draw(tmp_path / "held out" / "dog", "x")
-    others = draw(tmp_path / "class" / "dog", "x", "y")
-    pictures = load(subject, validation_path=str(held_out), regularization_path=str(others))
-    assert [picture.path.stem for picture in pictures.regularization] == ["y"]
-    assert "1 of 2 regularization pictures is not used: they are equal" in pictures.report()
+def test_regularization_images_equal_to_held_out_ones_are_not_used(tmp_path: Path) -> None:
+    subject = write_images(tmp_path / "subject", "a", "b", "c")
+    held_out = write_images(tmp_path / "held out" / "dog", "x")
+    others = write_images(tmp_path / "class" / "dog", "x", "y")
+    dataset = load(subject, validation_path=str(held_out), regularization_path=str(others))
+    assert [image.path.stem for image in dataset.regularization] == ["y"]
+    assert "1 of 2 regularization images is not used: they are equal" in dataset.report()
 
 
 CONFIG = """
@@ -128,9 +131,9 @@ keep_tokens = 2
 
 
 def test_dataset_config_falls_back_from_subset_to_dataset_to_general(tmp_path: Path) -> None:
-    draw(tmp_path / "one", "a")
-    draw(tmp_path / "two", "b")
-    draw(tmp_path / "prior", "c")
+    write_images(tmp_path / "one", "a")
+    write_images(tmp_path / "two", "b")
+    write_images(tmp_path / "prior", "c")
     (tmp_path / "one" / "a.caption").write_text("sks dog, x, y")
     (tmp_path / "two" / "b.txt").write_text("sks dog, z")
     (tmp_path / "set.toml").write_text(CONFIG)
@@ -138,13 +141,13 @@ def test_dataset_config_falls_back_from_subset_to_dataset_to_general(tmp_path: P
         dataset_config=str(tmp_path / "set.toml"), validation_fraction=0, resolution=640,
         buckets=False, trigger="sks dog", repeats=9,
     )  # fmt: skip
-    pictures = load_dataset(config)
-    assert shown(pictures) == {
+    dataset = load_dataset(config)
+    assert captions_and_repeats(dataset) == {
         "a": ("sks dog, x, y", 4),
         "b": ("sks dog, z", 9),
         "c": ("dog", 13),
     }
-    one, two, prior = (picture.subset for picture in pictures.trained)
+    one, two, prior = (image.subset for image in dataset.trained)
     assert (one.keep_tokens, two.keep_tokens, prior.keep_tokens) == (2, 3, 1)
     assert (one.shuffle_caption, two.shuffle_caption) == (True, False)
     assert (one.flip, two.flip) == (False, True)
@@ -155,13 +158,13 @@ def test_dataset_config_falls_back_from_subset_to_dataset_to_general(tmp_path: P
         (768, 512), True, 1536,
     )  # fmt: skip
     assert (prior.framing.resolution, prior.framing.buckets) == ((512, 512), False)
-    said = pictures.report(TrialConfig(data=config))
-    assert "caption_tag_dropout_rate in set.toml is not supported, so" in said
-    assert "batch_size 3 is not used; training.batch_size is 1" in said
+    message = dataset.report(TrialConfig(data=config))
+    assert "caption_tag_dropout_rate in set.toml is not supported, so" in message
+    assert "batch_size 3 is not used; training.batch_size is 1" in message
 
 
 @pytest.mark.parametrize(
-    ("resolution", "said", "sides"),
+    ("resolution", "message", "sides"),
     [
         (1024, "", (256, 1024)),  # half and twice of it are ours, where there is no such file
         (1024, "max_bucket_reso = 2048", (256, 2048)),
@@ -169,22 +172,22 @@ def test_dataset_config_falls_back_from_subset_to_dataset_to_general(tmp_path: P
         (32, "", (16, 1024)),  # as many sizes as with 64: their area is that of the resolution
     ],
 )
-def test_buckets_of_a_dataset_config_have_kohyas_sides(
-    tmp_path: Path, resolution: int, said: str, sides: tuple[int, int]
+def test_dataset_config_buckets_have_kohyas_default_sides(
+    tmp_path: Path, resolution: int, message: str, sides: tuple[int, int]
 ) -> None:
-    draw(tmp_path / "one", "a")
+    write_images(tmp_path / "one", "a")
     (tmp_path / "set.toml").write_text(
-        f"[[datasets]]\nenable_bucket = true\nresolution = {resolution}\n{said}\n"
+        f"[[datasets]]\nenable_bucket = true\nresolution = {resolution}\n{message}\n"
         "[[datasets.subsets]]\nimage_dir = 'one'"
     )
-    pictures = load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
-    framing = pictures.training[0].subset.framing
+    dataset = load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
+    framing = dataset.training[0].subset.framing
     assert framing
     assert (framing.least, framing.most) == sides
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ("[[datasets]]\nbucket_no_upscal = true", r"datasets\[0\]: there is no key bucket_no_upsc"
          r"al; did you mean bucket_no_upscale\?"),
@@ -198,13 +201,13 @@ def test_buckets_of_a_dataset_config_have_kohyas_sides(
         ("[dataset]", "there is no key dataset; did you mean datasets"),
         ("[datasets]\nx = 1", r"write \[\[datasets\]\]"),
         ("[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'gone'", "there is no folder gone"),
-        ("[general]", "names no pictures"),
+        ("[general]", "names no images"),
         ("a = ", "is not TOML"),
     ],
 )  # fmt: skip
-def test_dataset_config_refuses_what_kohya_would_swallow(
-    tmp_path: Path, wrong: str, said: str
+def test_dataset_config_rejects_what_kohya_ignores(
+    tmp_path: Path, wrong: str, message: str
 ) -> None:
     (tmp_path / "set.toml").write_text(wrong)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))

@@ -1,4 +1,4 @@
-"""The resolutions that people train at, from 416 to 1024, square, wide and in buckets."""
+"""Common training resolutions, from 416 to 1024: square, wide, and in buckets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Make = Callable[..., TrialConfig]
 
 @pytest.fixture(scope="module")
 def eighth(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    """A base whose latents have an eighth of a picture's sides, and whose UNet halves them three
+    """A base whose latents have an eighth of an image's sides, and whose UNet halves them three
     times, as Stable Diffusion's; it looks at the text where they are smallest alone."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("eighth")
@@ -64,7 +64,7 @@ def test_every_resolution_is_trained(
     eighth: BaseModel, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     resolution: int, height: int | None, buckets: bool,
 ) -> None:  # fmt: skip
-    """A step on a picture of every size; all of the LoRA learns."""
+    """One step on an image of every size changes all of the LoRA."""
     for i, shape in enumerate(SHAPES if buckets else SHAPES[:1]):
         Image.new("RGB", shape, (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
     data = DataConfig(
@@ -73,24 +73,24 @@ def test_every_resolution_is_trained(
     )  # fmt: skip
     base = BaseConfig(path=eighth.path, device="cpu")
     config = trial(data=data, base=base, batch_size=1, epochs=1)
-    seen: list[tuple[int, ...]] = []
+    observed: list[tuple[int, ...]] = []
     predict = eighth.predict
 
     def watched(noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
-        seen.append(tuple(noisy.shape))
+        observed.append(tuple(noisy.shape))
         return predict(noisy, timesteps, conditioning)
 
     monkeypatch.setattr(eighth, "predict", watched)
     epoch = train(eighth, load_dataset(data), TrialSpec(config, tmp_path / "lora"))[-1]
     assert not epoch.failures
-    whole = (resolution, height or resolution)
-    sizes = sorted(BUCKETS[resolution, height] if buckets else [whole])
-    assert sorted(seen) == sorted((1, 4, high // 8, wide // 8) for wide, high in sizes)
+    full = (resolution, height or resolution)
+    sizes = sorted(BUCKETS[resolution, height] if buckets else [full])
+    assert sorted(observed) == sorted((1, 4, high // 8, wide // 8) for wide, high in sizes)
     saved = epoch.checkpoints[0].path
     ups = load_checkpoint(saved, eighth.adapters).up
     assert all(up.abs().max() > 0 for up in ups.values())
-    about = read_metadata(saved)
-    assert about["ss_resolution"] == str(whole)
-    found = json.loads(about["ss_bucket_info"]) or {"buckets": {}}
-    told = sorted(tuple(one["resolution"]) for one in found["buckets"].values())
-    assert told == (sizes if buckets else [])
+    metadata = read_metadata(saved)
+    assert metadata["ss_resolution"] == str(full)
+    result = json.loads(metadata["ss_bucket_info"]) or {"buckets": {}}
+    reported = sorted(tuple(one["resolution"]) for one in result["buckets"].values())
+    assert reported == (sizes if buckets else [])

@@ -1,4 +1,4 @@
-"""The trigger in captions is whole words, in any script; prompts for the class leave it out."""
+"""The trigger in captions is whole words, in any script; prompts for the class omit it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.data.test_layouts import draw, load
+from tests.train.data.test_layouts import load, write_images
 from train.data.captions.trigger import mentions, without_trigger
 
 
 @pytest.mark.parametrize(
-    ("caption", "trigger", "class_words", "left"),
+    ("caption", "trigger", "class_words", "remaining"),
     [
         ("ana woman eating a banana", "ana woman", "woman", "woman eating a banana"),
         ("Ana Woman eating a banana", "ana woman", "woman", "woman eating a banana"),
@@ -39,10 +39,10 @@ from train.data.captions.trigger import mentions, without_trigger
         (r"\1 dog \g<0>", "sks dog", r"\1 dog", r"\1 dog \g<0>"),
     ],
 )  # fmt: skip
-def test_the_trigger_is_left_out_as_whole_words(
-    caption: str, trigger: str, class_words: str, left: str
+def test_trigger_is_removed_as_whole_words(
+    caption: str, trigger: str, class_words: str, remaining: str
 ) -> None:
-    assert without_trigger(caption, trigger, class_words) == left
+    assert without_trigger(caption, trigger, class_words) == remaining
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_the_trigger_is_left_out_as_whole_words(
         ("landscape", "cap", False), ("", "sks", False),
     ],
 )  # fmt: skip
-def test_words_are_found_whole(caption: str, word: str, has: bool) -> None:
+def test_mentions_matches_whole_words(caption: str, word: str, has: bool) -> None:
     assert mentions(caption, word) is has
 
 
-def test_the_report_looks_for_whole_words(tmp_path: Path) -> None:
-    draw(tmp_path, "a", "b")
+def test_report_matches_whole_words(tmp_path: Path) -> None:
+    write_images(tmp_path, "a", "b")
     (tmp_path / "a.txt").write_text("a photo of <ana>.")
     (tmp_path / "b.txt").write_text("a banana")
-    said = load(tmp_path, trigger="<ana> woman").report()
-    assert "1 of 2 captions" in said
-    assert "lacks the trigger word '<ana>' (as b.png)" in said
+    message = load(tmp_path, trigger="<ana> woman").report()
+    assert "1 of 2 captions" in message
+    assert "lacks the trigger word '<ana>' (such as b.png)" in message

@@ -1,4 +1,4 @@
-"""The trigger: the demo's own, and on one's own base never another's."""
+"""The trigger: the demo has its own, which does not apply to other datasets."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def loaded(*arguments: str) -> Dataset:
 
 
 def captioned(folder: Path, text: str) -> None:
-    for picture in folder.glob("*.png"):
-        picture.with_suffix(".txt").write_text(text)
+    for image in folder.glob("*.png"):
+        image.with_suffix(".txt").write_text(text)
 
 
-def test_five_dogs_are_no_puppets(dogs: Path, base_folder: Path) -> None:
+def test_missing_captions_need_a_trigger(dogs: Path, base_folder: Path) -> None:
     arguments = [f"base.path={base_folder}", f"data.path={dogs}", f"output={dogs / 'out'}"]
-    code, said = Command("train", *arguments).finish(LIMIT)
+    code, message = Command("train", *arguments).finish(LIMIT)
     assert code == 1
-    assert said.splitlines()[-1].startswith("error: data.trigger: 5 of 5 pictures in ")
+    assert message.splitlines()[-1].startswith("error: data.trigger: 5 of 5 images in ")
     with pytest.raises(DataError, match=r"'sks person', or data.trigger='' for empty captions"):
         loaded(REAL, f"data.path={dogs}")
     captions = {
@@ -53,41 +53,41 @@ def test_five_dogs_are_no_puppets(dogs: Path, base_folder: Path) -> None:
     assert captions == {"sks dog"}
 
 
-def test_where_captions_are_complete_no_trigger_is_needed(dogs: Path) -> None:
+def test_complete_captions_need_no_trigger(dogs: Path) -> None:
     captioned(dogs, "in the style of x, a dog")
     for more in ([], ["data.trigger="]):
-        pictures = loaded(REAL, f"data.path={dogs}", *more)
-        assert pictures.trigger == ""
-        assert "trigger" not in pictures.report()
+        dataset = loaded(REAL, f"data.path={dogs}", *more)
+        assert dataset.trigger == ""
+        assert "trigger" not in dataset.report()
 
 
-def test_an_empty_trigger_is_an_empty_caption(dogs: Path) -> None:
-    pictures = loaded(REAL, f"data.path={dogs}", "data.trigger=")
-    assert {p.caption for p in pictures.trained} == {""}
-    assert "have no caption and get an empty one" in pictures.report()
-    pictures = loaded(REAL, f"data.path={dogs}", "data.trigger=sks dog", "data.class_words=")
-    assert ({p.caption for p in pictures.trained}, pictures.trigger) == ({""}, "sks dog")
+def test_empty_trigger_gives_empty_captions(dogs: Path) -> None:
+    dataset = loaded(REAL, f"data.path={dogs}", "data.trigger=")
+    assert {p.caption for p in dataset.trained} == {""}
+    assert "have no caption and get an empty one" in dataset.report()
+    dataset = loaded(REAL, f"data.path={dogs}", "data.trigger=sks dog", "data.class_words=")
+    assert ({p.caption for p in dataset.trained}, dataset.trigger) == ({""}, "sks dog")
 
 
-def test_pictures_of_the_class_have_words_too(dogs: Path, tmp_path: Path) -> None:
+def test_regularization_images_need_captions_too(dogs: Path, tmp_path: Path) -> None:
     prior = tmp_path / "prior"
     prior.mkdir()
     Image.new("RGB", (40, 40), (1, 200, 10)).save(prior / "x.png")
     captioned(dogs, "sks dog")
-    mine = [REAL, f"data.path={dogs}", f"data.regularization_path={prior}"]
-    with pytest.raises(DataError, match=r"data.trigger: 1 of 1 picture in prior"):
-        loaded(*mine)
-    assert {p.caption for p in loaded(*mine, "data.trigger=sks dog").regularization} == {"dog"}
+    custom = [REAL, f"data.path={dogs}", f"data.regularization_path={prior}"]
+    with pytest.raises(DataError, match=r"data.trigger: 1 of 1 image in prior"):
+        loaded(*custom)
+    assert {p.caption for p in loaded(*custom, "data.trigger=sks dog").regularization} == {"dog"}
 
 
-def test_the_line_that_warns_names_the_word(dogs: Path) -> None:
-    """On the base that comes with the program, whose demo has a trigger."""
-    said = loaded(f"data.path={dogs}").report()
-    assert "5 of 5 pictures in " in said
-    assert "have no caption and get the trigger 'sks puppet' (0.png, 1.png, 2.png, ...)" in said
+def test_trigger_warning_names_the_word(dogs: Path) -> None:
+    """On the embedded base, whose demo has a trigger."""
+    message = loaded(f"data.path={dogs}").report()
+    assert "5 of 5 images in " in message
+    assert "have no caption and get the trigger 'sks puppet' (0.png, 1.png, 2.png, ...)" in message
 
 
-def test_the_demos_own_pictures_are_puppets_on_any_base() -> None:
+def test_demo_images_have_a_trigger_on_any_base() -> None:
     assert loaded(REAL).trigger == loaded().trigger == "sks puppet"
     for given in ("data.dataset_config=set.toml", "data.path=/mine"):
         config = settings("train", TrainConfig, [REAL, given])
@@ -95,13 +95,13 @@ def test_the_demos_own_pictures_are_puppets_on_any_base() -> None:
 
 
 @pytest.mark.parametrize("trigger", [[], ["data.trigger=''"], ["data.trigger='  '"]])
-def test_who_scores_needs_a_trigger(trigger: list[str]) -> None:
-    mine = [REAL, "data.path=/mine", *trigger]
+def test_scoring_needs_a_trigger(trigger: list[str]) -> None:
+    custom = [REAL, "data.path=/mine", *trigger]
     with pytest.raises(ConfigError, match=r"^data.trigger: must name the subject"):
-        check_sweep(settings("sweep", SweepConfig, mine))
+        check_sweep(settings("sweep", SweepConfig, custom))
     with pytest.raises(ConfigError, match=r"^data.trigger: must name the subject"):
-        check_evaluate(settings("evaluate", EvaluateConfig, mine))
-    check_train(settings("train", TrainConfig, mine))
+        check_evaluate(settings("evaluate", EvaluateConfig, custom))
+    check_train(settings("train", TrainConfig, custom))
     named = [REAL, "data.path=/mine", "data.trigger='sks dog'"]
     check_sweep(settings("sweep", SweepConfig, named))
     check_evaluate(settings("evaluate", EvaluateConfig, named))

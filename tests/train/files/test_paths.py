@@ -1,4 +1,4 @@
-"""A home folder that there is not is a path like any other: it is not found, in one line."""
+"""A home folder that does not exist is a path like any other: not found, in one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.validation import check_base
 NOBODY = "~no-such-user-here/x.safetensors"
 
 
-def test_a_home_is_put_in_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_is_expanded_to_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("USERPROFILE", "/home/me")
     assert expanded("~/x") == Path("/home/me/x")
@@ -30,7 +30,7 @@ def test_a_home_is_put_in_where_there_is_one(monkeypatch: pytest.MonkeyPatch) ->
     assert expanded(NOBODY) == Path(NOBODY)
 
 
-def test_a_home_that_there_is_not_is_named_in_one_line() -> None:
+def test_unknown_home_folder_ends_in_one_line() -> None:
     check_base(BaseConfig(path=NOBODY))
     with pytest.raises(BaseError, match=f"base.path: there is no file or folder {NOBODY}"):
         locate(NOBODY)

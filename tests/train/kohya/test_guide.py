@@ -1,4 +1,4 @@
-"""A guide's config as people paste it: understood to the end, printed, and trained with."""
+"""A guide's config as users paste it: read, printed, and trained with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.commands import LIMIT, Command
 from train.data.reader import EMBEDDED_FOLDER
 from train.errors import ConfigError
-from train.kohya.command_line import as_typed, expand
+from train.kohya.command_line import expand, quote_text
 from train.kohya_toml.lenient_toml import read_toml
 from train.lora.checkpoint_file import read_metadata
 from train.text.shell import in_shell
@@ -39,39 +39,39 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
-def test_the_guides_config_is_printed_and_trained(tmp_path: Path) -> None:
+def test_config_from_a_guide_is_printed_and_trained(tmp_path: Path) -> None:
     file = pasted(tmp_path)
-    shown = run("train.kohya", str(file))
-    assert shown.returncode == 0, shown.stderr
-    overrides = [shlex.split(line) for line in shown.stdout.splitlines()]
+    output = run("train.kohya", str(file))
+    assert output.returncode == 0, output.stderr
+    overrides = [shlex.split(line) for line in output.stdout.splitlines()]
     assert all(len(words) == 1 for words in overrides), "each can be pasted into a shell"
-    found = {word for words in overrides for word in words}
+    result = {word for words in overrides for word in words}
     assert {
         "training.epochs=4", "training.save_every=2", "scheduler=cosine_with_restarts",
         "scheduler.num_cycles=3", "scheduler.warmup_epochs=2", "optimizer.lr=0.001",
         "name=my puppet", f"data.path={EMBEDDED_FOLDER}", "network.text_encoder=false",
-    } <= found  # fmt: skip
+    } <= result  # fmt: skip
     for key in ("num_epochs", "lr_warmup_epochs"):
-        assert f"{key}: kohya has no such key and silently ignores it" in shown.stderr
-    assert "left out, as it follows a #: twenty there" not in shown.stderr
-    for arguments in ([f"kohya={file}"], [*found, f"output={tmp_path / 'pasted'}"]):
-        code, said = Command("train", *arguments).finish(LIMIT)
-        assert code == 0, said
+        assert f"{key}: kohya has no such key and silently ignores it" in output.stderr
+    assert "left out, as it follows a #: twenty there" not in output.stderr
+    for arguments in ([f"kohya={file}"], [*result, f"output={tmp_path / 'pasted'}"]):
+        code, message = Command("train", *arguments).finish(LIMIT)
+        assert code == 0, message
     files = [tmp_path / place / "my puppet.safetensors" for place in ("out", "pasted")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    about = read_metadata(files[0])
-    assert about["ss_steps"] == "12"
-    assert about["ss_lr_warmup_steps"] == "6", "12 pictures by 4 are 3 steps, for 2 epochs"
+    metadata = read_metadata(files[0])
+    assert metadata["ss_steps"] == "12"
+    assert metadata["ss_lr_warmup_steps"] == "6", "12 images by 4 are 3 steps, for 2 epochs"
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
-def test_no_encoding_changes_what_is_understood(
+def test_encodings_and_line_ends_do_not_change_the_result(
     tmp_path: Path, encoding: str, line_end: str
 ) -> None:
-    wanted, _ = expand([f"kohya={pasted(tmp_path)}"])
-    found, _ = expand([f"kohya={pasted(tmp_path, encoding, line_end)}"])
-    assert found == wanted
+    expected, _ = expand([f"kohya={pasted(tmp_path)}"])
+    result, _ = expand([f"kohya={pasted(tmp_path, encoding, line_end)}"])
+    assert result == expected
 
 
 @pytest.mark.parametrize(
@@ -96,19 +96,19 @@ def test_no_encoding_changes_what_is_understood(
         ('"""x = y\nz = w"""', "x = y\nz = w"),
     ],
 )
-def test_a_value_is_read_as_it_was_meant(tmp_path: Path, text: str, value: object) -> None:
+def test_unquoted_values_are_repaired(tmp_path: Path, text: str, value: object) -> None:
     (tmp_path / "a.toml").write_text(f"[some section]\nkey = {text}\n\nlast = 1\n")
     assert read_toml(tmp_path / "a.toml")[0] == {"some section": {"key": value, "last": 1}}
 
 
-def test_pairs_behind_a_comment_are_said(tmp_path: Path) -> None:
+def test_pairs_after_a_comment_sign_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("network_dim = 4 seed = 1 # the rank network_alpha = 2")
     content, repairs = read_toml(tmp_path / "a.toml")
     assert content == {"network_dim": 4, "seed": 1}
     assert "left out, as it follows a #: the rank network_alpha = 2" in repairs
 
 
-def test_names_without_toml_and_json_are_taken_as_kohya_does(tmp_path: Path) -> None:
+def test_names_without_toml_and_json_files_work_as_in_kohya(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("seed = 1")
     (tmp_path / "b.json").write_text('{"general": {"resolution": 32}}')
     assert read_toml(tmp_path / "a")[0] == {"seed": 1}
@@ -121,7 +121,7 @@ def test_names_without_toml_and_json_are_taken_as_kohya_does(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"a = " + b"{a=" * 3000, "nested too deeply"),
         (b"a." * 5000 + b"a = 1", "a key of more than 30 parts"),
@@ -131,9 +131,9 @@ def test_names_without_toml_and_json_are_taken_as_kohya_does(tmp_path: Path) -> 
         (b"\x1b[31m = = ", "is not TOML"),
     ],
 )
-def test_what_is_no_config_ends_in_one_line(tmp_path: Path, data: bytes, said: str) -> None:
+def test_invalid_config_ends_in_one_line(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "a.toml").write_bytes(data)
-    with pytest.raises(ConfigError, match=said) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         expand([f"kohya={tmp_path / 'a.toml'}"])
     assert str(error.value).isprintable()
     for missing in ("gone.toml", "~nobody/x.toml", "a\0b", str(tmp_path)):
@@ -142,7 +142,7 @@ def test_what_is_no_config_ends_in_one_line(tmp_path: Path, data: bytes, said: s
 
 
 @pytest.mark.parametrize("text", ["a b", "it's", 'a "b"', "$HOME `x` !y", "C:\\x\\", "~x", "null"])
-def test_what_is_printed_reaches_the_program_from_a_shell(text: str) -> None:
-    line = f"echo {in_shell(f'name={as_typed(text)}')}"
+def test_printed_overrides_survive_the_shell(text: str) -> None:
+    line = f"echo {in_shell(f'name={quote_text(text)}')}"
     shell = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
-    assert shell.stdout == f"name={as_typed(text)}\n"
+    assert shell.stdout == f"name={quote_text(text)}\n"

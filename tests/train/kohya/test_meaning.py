@@ -1,4 +1,4 @@
-"""What a kohya config means is kept: honored, or refused in a line, and never passed over."""
+"""The meaning of a kohya config is kept: applied, or rejected in one line, never ignored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from train.files import permissions
 from train.kohya import optimizer_args
 from train.kohya.command_line import expand
 from train.kohya.translate import translate
-from train.kohya_toml.key_tables import HARMLESS, IGNORED, OTHER_SCRIPTS, REFUSED, UNSUPPORTED
+from train.kohya_toml.key_tables import IGNORED, KOHYA_DEFAULTS, OTHER_SCRIPTS, REFUSED, UNSUPPORTED
 from train.loop import schedule
 from train.validation import check_train
 
@@ -27,7 +27,7 @@ SUBSET = f'[[datasets.subsets]]\nimage_dir = "{EMBEDDED_FOLDER}"\n'
 
 @pytest.fixture(autouse=True)
 def named(tmp_path: Path) -> None:
-    """The person has named the folder of the test."""
+    """The user has named the folder of the test."""
     permissions.allow([tmp_path])
 
 
@@ -35,16 +35,16 @@ def test_every_key_has_one_meaning() -> None:
     groups = [IGNORED, UNSUPPORTED, REFUSED.keys(), OTHER_SCRIPTS]
     assert sum(map(len, groups)) == len(set().union(*groups))
     read = Path(optimizer_args.__file__).parent.glob("*.py")
-    asked = set(re.findall(r'config\.\w+\("(\w+)"', "".join(file.read_text() for file in read)))
-    assert len(asked) > 50
-    assert not asked & set().union(*groups), "a setting stands for these"
+    requested = set(re.findall(r'config\.\w+\("(\w+)"', "".join(file.read_text() for file in read)))
+    assert len(requested) > 50
+    assert not requested & set().union(*groups), "a setting stands for these"
 
 
 @pytest.mark.parametrize("key", sorted(REFUSED))
-def test_a_key_that_turns_the_meaning_is_refused(tmp_path: Path, key: str) -> None:
+def test_key_that_changes_the_training_is_rejected(tmp_path: Path, key: str) -> None:
     with pytest.raises(ConfigError, match=f"kohya: {key} is not supported, and without it"):
         translated(tmp_path, f"{key} = 7")
-    default = HARMLESS.get(key, False)
+    default = KOHYA_DEFAULTS.get(key, False)
     written = f"'{default}'" if isinstance(default, str) else str(default).lower()
     for nothing in ("''", "false", "0", written):
         notes = translate(write(tmp_path, f"{key} = {nothing}")).notes
@@ -58,12 +58,12 @@ def test_a_key_that_turns_the_meaning_is_refused(tmp_path: Path, key: str) -> No
      "metadata_is_negative_embedding", "unsloth_offload_checkpointing", "blocks_to_swap",
      "text_encoder_batch_size", "skip_cache_check"],
 )  # fmt: skip
-def test_kohyas_own_keys_are_known(tmp_path: Path, key: str) -> None:
+def test_kohyas_keys_are_known(tmp_path: Path, key: str) -> None:
     notes = translate(write(tmp_path, f"{key} = 1")).notes
     assert f"without effect here: {key}" in notes
 
 
-def test_keys_of_other_models_are_told_from_mistakes(tmp_path: Path) -> None:
+def test_keys_of_other_scripts_are_distinguished_from_typos(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="t5xxl is of its scripts for other models"):
         translated(tmp_path, 't5xxl = "/t5.safetensors"')
 
@@ -78,13 +78,13 @@ def test_keys_of_other_models_are_told_from_mistakes(tmp_path: Path) -> None:
         ('v2 = true\npretrained_model_name_or_path = "puppets"', None),
     ],
 )
-def test_kohyas_word_on_what_the_base_predicts(
+def test_prediction_type_from_a_kohya_config(
     tmp_path: Path, text: str, prediction: str | None
 ) -> None:
-    found = translate(write(tmp_path, text))
-    assert found.settings.get("base.prediction_type") == prediction
-    said = any("v2 without v_parameterization" in note for note in found.notes)
-    assert said == (text == "v2 = true")
+    result = translate(write(tmp_path, text))
+    assert result.settings.get("base.prediction_type") == prediction
+    message = any("v2 without v_parameterization" in note for note in result.notes)
+    assert message == (text == "v2 = true")
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,15 @@ def test_kohyas_word_on_what_the_base_predicts(
         ('lr_scheduler = "cosine"\nlr_decay_steps = 10', {"scheduler.decay_ratio": None}),
     ],
 )  # fmt: skip
-def test_what_is_meant(tmp_path: Path, text: str, expected: dict[str, Any]) -> None:
+def test_translation_of_common_lines(tmp_path: Path, text: str, expected: dict[str, Any]) -> None:
     file = write(tmp_path, text)
-    found = translate(file).settings
-    assert {key: found.get(key) for key in expected} == expected
+    result = translate(file).settings
+    assert {key: result.get(key) for key in expected} == expected
     check_train(composed(expand([f"kohya={file}"])[0]))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("cache_text_encoder_outputs = true", "the text encoder is trained"),
         ("cache_text_encoder_outputs = true\nnetwork_train_unet_only = true\n"
@@ -138,7 +138,7 @@ def test_what_is_meant(tmp_path: Path, text: str, expected: dict[str, Any]) -> N
         ('use_8bit_adam = true\noptimizer_type = "Lion"', "use_8bit_adam: another optimizer"),
         ('optimizer_args = ["lr=1"]', "lr is not an argument"),
         ('optimizer_args = ["_target_=os.system"]', "_target_ is not an argument"),
-        ('optimizer_args = ["eps=1j"]', "eps: '1j' cannot be"),
+        ('optimizer_args = ["eps=1j"]', "eps: '1j' is not allowed"),
         ('optimizer_args = ["a b=1"]', 'list of "name=value"'),
         ("network_args = 5", 'list of "name=value"'),
         ("text_encoder_lr = [1e-5, 2e-5, 3e-5]", "more than two"),
@@ -146,13 +146,13 @@ def test_what_is_meant(tmp_path: Path, text: str, expected: dict[str, Any]) -> N
         ("[network_dim]\nx = 1", "kohya has no such key, and would silently ignore it: x"),
     ],
 )  # fmt: skip
-def test_where_kohya_stops_so_do_we(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(said)):
+def test_configs_that_kohya_rejects_are_rejected(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         translated(tmp_path, text)
 
 
-def test_at_least_as_many_checkpoints_are_those_of_the_course() -> None:
-    assert optimizer_args.CHECKPOINTS == schedule.CHECKPOINTS
+def test_minimum_of_checkpoints_matches_the_schedule() -> None:
+    assert optimizer_args.CHECKPOINTS == schedule.MIN_CHECKPOINTS
 
 
 @pytest.mark.parametrize(
@@ -167,27 +167,27 @@ def test_at_least_as_many_checkpoints_are_those_of_the_course() -> None:
         ("[[datasets]]\n[[datasets.subsets]]\nclass_tokens = '  '", ""),
     ],
 )  # fmt: skip
-def test_subsets_of_the_subject_alone_say_the_trigger(
+def test_only_subsets_of_the_subject_give_the_trigger(
     tmp_path: Path, text: str, trigger: str
 ) -> None:
     (tmp_path / "data.toml").write_text(text)
     file = write(tmp_path, f'dataset_config = "{tmp_path / "data.toml"}"')
-    found = translate(file)
-    assert found.settings["data.trigger"] == trigger
-    assert found.settings["data.class_words"] == "", "kohya's caption where there is none"
-    assert any("no class words" in note for note in found.notes) == (not trigger)
+    result = translate(file)
+    assert result.settings["data.trigger"] == trigger
+    assert result.settings["data.class_words"] == "", "kohya's caption where there is none"
+    assert any("no class words" in note for note in result.notes) == (not trigger)
 
 
-def test_without_class_words_captions_are_empty(tmp_path: Path, picture_folder: Path) -> None:
-    subsets = f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{picture_folder}'\n"
-    permissions.allow([picture_folder])
+def test_without_class_words_captions_are_empty(tmp_path: Path, image_folder: Path) -> None:
+    subsets = f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{image_folder}'\n"
+    permissions.allow([image_folder])
     (tmp_path / "data.toml").write_text(subsets)
     file = write(tmp_path, "resolution = 32\ncaption_extension = '.txt'")
     data = f"dataset_config={tmp_path / 'data.toml'}"
     lines, _ = expand([f"kohya={file}", data, "base.path=/my/model.safetensors"])
-    pictures = load_dataset(composed(lines).data)
-    assert {picture.caption for picture in pictures.training} == {"a photo of sks puppet", ""}
-    assert "no caption and get an empty one" in pictures.report()
+    dataset = load_dataset(composed(lines).data)
+    assert {image.caption for image in dataset.training} == {"a photo of sks puppet", ""}
+    assert "no caption and get an empty one" in dataset.report()
 
 
 @pytest.mark.parametrize(
@@ -199,31 +199,31 @@ def test_without_class_words_captions_are_empty(tmp_path: Path, picture_folder: 
         ("", "", 2),  # data.validation_fraction
     ],
 )
-def test_a_dataset_holds_out_what_it_says(
+def test_dataset_holds_out_its_own_split(
     tmp_path: Path, general: str, dataset: str, held_out: int
 ) -> None:
     text = f"[general]\n{general}\n[[datasets]]\n{dataset}\n{SUBSET}"
     (tmp_path / "set.toml").write_text(text)
     chosen = DataConfig(dataset_config=str(tmp_path / "set.toml"), validation_fraction=0.15)
-    pictures = load_dataset(chosen)
-    assert (len(pictures.validation), len(pictures.training)) == (held_out, 12 - held_out)
-    assert not {p.content for p in pictures.validation} & {p.content for p in pictures.training}
+    loaded = load_dataset(chosen)
+    assert (len(loaded.validation), len(loaded.training)) == (held_out, 12 - held_out)
+    assert not {p.content for p in loaded.validation} & {p.content for p in loaded.training}
 
 
-def test_datasets_split_alone_and_share_no_picture(tmp_path: Path) -> None:
-    """The same pictures at two sizes, as people do it; each size holds out others."""
+def test_datasets_are_split_separately_without_shared_images(tmp_path: Path) -> None:
+    """The same images at two sizes, as users do; each size holds out different ones."""
     halves = "".join(
         f"[[datasets]]\nresolution = {side}\nvalidation_split = 0.5\nvalidation_seed = {side}\n"
         f"{SUBSET}" for side in (32, 48)
     )  # fmt: skip
     (tmp_path / "set.toml").write_text(halves)
-    pictures = load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
-    assert pictures.training
-    assert not {p.content for p in pictures.validation} & {p.content for p in pictures.training}
+    dataset = load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
+    assert dataset.training
+    assert not {p.content for p in dataset.validation} & {p.content for p in dataset.training}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("validation_split = 1.0", "validation_split: 1.0 must be from 0 to below 1"),
         ("validation_seed = -1", "validation_seed: -1 must be from 0"),
@@ -237,18 +237,18 @@ def test_datasets_split_alone_and_share_no_picture(tmp_path: Path) -> None:
         (f"enable_bucket = true\nresolution = 32\nbucket_reso_steps = 64\n{SUBSET}", "bucket_reso"),
     ],
 )
-def test_a_dataset_config_is_refused_in_a_line(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_dataset_config_ends_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "set.toml").write_text(f"[[datasets]]\n{text}")
-    with pytest.raises(DataError, match=re.escape(said)) as error:
+    with pytest.raises(DataError, match=re.escape(message)) as error:
         load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
     assert str(error.value).isprintable()
 
 
-def test_keys_that_say_nothing_are_no_matter(tmp_path: Path) -> None:
+def test_keys_without_effect_are_accepted(tmp_path: Path) -> None:
     text = "random_crop = false\ncaption_prefix = ''\nnetwork_multiplier = 1.0\ncache_info = true\n"
     (tmp_path / "set.toml").write_text(f"[[datasets]]\n{text}{SUBSET}")
-    pictures = load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
-    assert "not supported" not in pictures.report()
+    dataset = load_dataset(DataConfig(dataset_config=str(tmp_path / "set.toml")))
+    assert "not supported" not in dataset.report()
 
 
 @pytest.mark.parametrize(
@@ -257,14 +257,12 @@ def test_keys_that_say_nothing_are_no_matter(tmp_path: Path) -> None:
      "lr_warmup_ratio = 5", "lr_warmup_ratio = -0.1", "lr_warmup_epochs = nan",
      "lr_decay_steps = -0.1", "lr_warmup_ratio = '500%'"],
 )  # fmt: skip
-def test_lengths_of_the_schedule_that_cannot_be_are_named_in_kohyas_words(
-    tmp_path: Path, line: str
-) -> None:
-    with pytest.raises(ConfigError, match=f"kohya: {line.split()[0]} is (at least 0|between)"):
+def test_impossible_warmup_lengths_name_kohyas_key(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ConfigError, match=f"kohya: {line.split()[0]} must be (at least 0|between)"):
         translated(tmp_path, line)
 
 
-def test_the_warm_up_that_counts_is_named(tmp_path: Path) -> None:
+def test_effective_warmup_key_is_named(tmp_path: Path) -> None:
     notes = translate(write(tmp_path, "lr_warmup_epochs = 2\nlr_warmup_ratio = 0.1")).notes
     assert "lr_warmup_ratio is ignored in favor of lr_warmup_epochs" in notes
 
@@ -275,13 +273,13 @@ def test_the_warm_up_that_counts_is_named(tmp_path: Path) -> None:
      ("cosine-with-restarts", "cosine_with_restarts"), ("Constant with warmup",
      "constant_with_warmup"), ("cosine_with_hard_restarts", "cosine_with_restarts")],
 )  # fmt: skip
-def test_schedules_that_are_plainly_meant(tmp_path: Path, written: str, name: str) -> None:
-    found = translate(write(tmp_path, f"lr_scheduler = '{written}'"))
-    assert found.settings["scheduler"] == name
-    assert f"lr_scheduler: {written.lower()} is called {name}" in found.notes
+def test_alternative_spellings_of_schedules(tmp_path: Path, written: str, name: str) -> None:
+    result = translate(write(tmp_path, f"lr_scheduler = '{written}'"))
+    assert result.settings["scheduler"] == name
+    assert f"lr_scheduler: {written.lower()} is called {name}" in result.notes
 
 
-def test_a_date_in_front_of_a_folder_is_no_repeats_and_gives_no_trigger(tmp_path: Path) -> None:
+def test_date_in_a_folder_name_is_neither_repeats_nor_trigger(tmp_path: Path) -> None:
     for name in ("20240101_birthday", "0_nobody"):
         (tmp_path / "img" / name).mkdir(parents=True)
     text = f'train_data_dir = "{(tmp_path / "img").as_posix()}"'

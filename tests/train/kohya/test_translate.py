@@ -1,4 +1,4 @@
-"""kohya's own config files: translated whole, repaired, and refused where they say nonsense."""
+"""kohya's config files: translated completely, repaired, and rejected if invalid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from train.data.reader import EMBEDDED_FOLDER
 from train.errors import ConfigError
 from train.files import permissions
 from train.kohya.command_line import expand
-from train.kohya.optimizer_names import KINDS
+from train.kohya.optimizer_names import KOHYA_OPTIMIZERS
 from train.kohya.translate import translate
 from train.kohya_toml.lenient_toml import read_toml
 from train.validation import check_train
@@ -162,7 +162,7 @@ unet_lr = 0.00004
 
 @pytest.fixture(autouse=True)
 def named(tmp_path: Path) -> None:
-    """The places that a person has named, besides the folder of the config."""
+    """The paths that the user has named, besides the folder of the config."""
     permissions.allow(["/models", "/reg", "/out", "/pictures", "/p", tmp_path])
 
 
@@ -187,19 +187,19 @@ def translated(tmp_path: Path, text: str) -> dict[str, Any]:
     return translate(write(tmp_path, text)).settings
 
 
-def test_a_full_config_is_translated_whole(tmp_path: Path, folder: Path) -> None:
+def test_full_config_is_translated_completely(tmp_path: Path, folder: Path) -> None:
     file = write(tmp_path, FULL.format(folder=folder))
     lines, notes = expand([f"kohya={file}"])
-    wanted = FULL_LINES.format(folder=folder).strip()
-    assert lines == [line for row in wanted.splitlines() for line in row.split("  ")]
+    expected = FULL_LINES.format(folder=folder).strip()
+    assert lines == [line for row in expected.splitlines() for line in row.split("  ")]
     check_train(composed(lines))
-    said = "\n".join(notes)
-    assert "without effect here: logging_dir, max_data_loader_n_workers, multires_noise" in said
-    assert "kohya's LoRA would differ: scale_weight_norms" in said
-    assert "max_train_steps is ignored in favor of max_train_epochs" in said
+    message = "\n".join(notes)
+    assert "without effect here: logging_dir, max_data_loader_n_workers, multires_noise" in message
+    assert "kohya's LoRA would differ: scale_weight_norms" in message
+    assert "max_train_steps is ignored in favor of max_train_epochs" in message
 
 
-def test_a_file_of_the_interface_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_config_saved_by_kohyas_gui_is_translated(tmp_path: Path) -> None:
     model = "base.path=stabilityai/stable-diffusion-xl-base-1.0"
     file = write(tmp_path, INTERFACE)
     with pytest.raises(ConfigError, match=f"type {model}"):
@@ -214,9 +214,9 @@ def test_a_file_of_the_interface_is_taken_as_it_is(tmp_path: Path) -> None:
     assert "noise_offset_type" in ignored
 
 
-def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
+def test_kohyas_defaults_apply_to_missing_keys(tmp_path: Path) -> None:
     file = write(tmp_path, 'train_data_dir = "/p"\nresolution = 512\nnetwork_args = ["conv_dim=8"]')
-    found = translate(file)
+    result = translate(file)
     expected = {
         "network.rank": 4, "network.alpha": 1, "network.conv_alpha": 1, "optimizer.lr": 2e-6,
         "training.max_steps": 1600, "training.batch_size": 1, "data.buckets": False,
@@ -224,11 +224,11 @@ def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
         "training.save_precision": "fp32", "network.text_encoder": True, "scheduler": "constant",
         "data.validation_fraction": 0.0, "optimizer": "adamw", "scheduler.num_cycles": 1,
     }  # fmt: skip
-    assert {key: found.settings.get(key) for key in expected} == expected
-    assert "training.epochs" not in found.settings
-    said = next(note for note in found.notes if note.startswith("not in config.toml"))
+    assert {key: result.settings.get(key) for key in expected} == expected
+    assert "training.epochs" not in result.settings
+    message = next(note for note in result.notes if note.startswith("not in config.toml"))
     for words in ("network_alpha 1", "learning_rate 2e-06", "max_train_steps 1600"):
-        assert words in said
+        assert words in message
 
 
 @pytest.mark.parametrize(
@@ -268,22 +268,22 @@ def test_kohyas_defaults_hold_where_a_config_is_silent(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_single_keys(tmp_path: Path, line: str, expected: dict[str, Any]) -> None:
-    found = translated(tmp_path, line)
-    assert {key: found.get(key) for key in expected} == expected
+    result = translated(tmp_path, line)
+    assert {key: result.get(key) for key in expected} == expected
 
 
-@pytest.mark.parametrize("name", sorted(KINDS))
-def test_every_optimizer_of_kohyas_can_be_made(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(KOHYA_OPTIMIZERS))
+def test_every_kohya_optimizer_can_be_built(tmp_path: Path, name: str) -> None:
     file = write(tmp_path, f'optimizer_type = "{name.upper()}"\nmax_train_epochs = 1')
     config = composed(expand([f"kohya={file}"])[0])
     check_train(config)
     assert config.optimizer["lr"] == 2e-6
-    expected = {"adamw": None, "adamw8bit": 0.01}.get(KINDS[name].group, 0.0)
+    expected = {"adamw": None, "adamw8bit": 0.01}.get(KOHYA_OPTIMIZERS[name].group, 0.0)
     expected = 0.01 if name == "AdamW" else expected
     assert config.optimizer.get("weight_decay") == expected, "as the class that kohya takes"
 
 
-def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
+def test_dataset_config_is_read_along_with_the_config(tmp_path: Path) -> None:
     data = tmp_path / "data.toml"
     data.write_text(
         "[[datasets]] resolution = 32 [[datasets.subsets]] num_repeats = 3 "
@@ -293,9 +293,9 @@ def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
     lines, notes = expand([f"kohya={file}", f"dataset_config={data}", "base.path=puppets"])
     assert "data.trigger=sks puppet doll" in lines
     assert any(note.startswith("train_data_dir is ignored") for note in notes)
-    pictures = load_dataset(composed(lines).data)
-    assert len(pictures.training) == 12
-    assert "data.toml: repaired: typographic quotes, several pairs" in pictures.report()
+    dataset = load_dataset(composed(lines).data)
+    assert len(dataset.training) == 12
+    assert "data.toml: repaired: typographic quotes, several pairs" in dataset.report()
 
 
 @pytest.mark.parametrize(
@@ -307,34 +307,34 @@ def test_a_dataset_config_is_read_with_it(tmp_path: Path) -> None:
         ("[[datasets]]\nresolution = 512\n[[datasets]]", 2, (640, None)),
     ],
 )
-def test_what_a_dataset_config_says_beats_the_config(
+def test_dataset_config_overrides_the_config(
     tmp_path: Path, text: str, batch: int, sides: tuple[int, int | None]
 ) -> None:
     (tmp_path / "data.toml").write_text(text)
     file = write(tmp_path, f'dataset_config = "{tmp_path / "data.toml"}"\nresolution = 640\n'
                            "train_batch_size = 2")  # fmt: skip
-    found = translate(file)
-    assert found.settings["training.batch_size"] == batch
-    assert (found.settings["data.resolution"], found.settings.get("data.height")) == sides
-    assert not any("train_batch_size" in note for note in found.notes)
+    result = translate(file)
+    assert result.settings["training.batch_size"] == batch
+    assert (result.settings["data.resolution"], result.settings.get("data.height")) == sides
+    assert not any("train_batch_size" in note for note in result.notes)
 
 
-def test_a_dataset_config_that_is_none_is_refused_by_its_reader(tmp_path: Path) -> None:
-    """What stands beside it is translated all the same."""
+def test_invalid_dataset_config_is_rejected_by_its_reader(tmp_path: Path) -> None:
+    """The rest is translated nevertheless."""
     data = tmp_path / "data.toml"
     file = write(tmp_path, "resolution = 32")
-    for text, said in (
+    for text, message in (
         ('[[datasets]]\nsubsets = ["x"]', r"subsets\[0\]: must be a table"),
         ("[[datasets]]\nsubsets = 3", r"datasets\[0\].subsets: 3 must be list"),
     ):
         data.write_text(text)
         lines, _ = expand([f"kohya={file}", f"dataset_config={data}"])
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             load_dataset(composed(lines).data)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("network_dimm = 32", "network_dimm; did you mean network_dim?"),
         ("[a]\nlearning_rat = 1\nkep_tokens = 1", "keep_tokens?"),
@@ -342,28 +342,28 @@ def test_a_dataset_config_that_is_none_is_refused_by_its_reader(tmp_path: Path) 
         ('lr_scheduler = "cosinus"', "did you mean cosine?"),
         ('network_module = "lycoris.kohya"', "network_module: lycoris.kohya is not supported"),
         ('network_weights = "a.safetensors"', "network_weights"),
-        ("network_dim = 3.5", "network_dim is a whole number, not 3.5"),
-        ("network_dim = inf", "network_dim is a whole number, not inf"),
-        ("resolution = nan", "resolution is a whole number, not nan"),
-        ("lr_warmup_steps = inf", "lr_warmup_steps is a whole number, not inf"),
-        ('network_args = ["conv_dim=inf"]', "conv_dim is a whole number, not 'inf'"),
-        ('learning_rate = "fast"', "learning_rate is a number, not 'fast'"),
-        ('cache_latents = "maybe"', "cache_latents is true or false"),
-        ('mixed_precision = "fp8"', "mixed_precision: 'fp8' is none of"),
+        ("network_dim = 3.5", "network_dim must be a whole number, not 3.5"),
+        ("network_dim = inf", "network_dim must be a whole number, not inf"),
+        ("resolution = nan", "resolution must be a whole number, not nan"),
+        ("lr_warmup_steps = inf", "lr_warmup_steps must be a whole number, not inf"),
+        ('network_args = ["conv_dim=inf"]', "conv_dim must be a whole number, not 'inf'"),
+        ('learning_rate = "fast"', "learning_rate must be a number, not 'fast'"),
+        ('cache_latents = "maybe"', "cache_latents must be true or false"),
+        ('mixed_precision = "fp8"', "mixed_precision: 'fp8' is not one of"),
         ("[[datasets]]\nresolution = 512", "give it as dataset_config="),
         ("network_dim = = 4", "is not TOML"),
     ],
 )
-def test_nonsense_is_refused_with_the_nearest_right_word(
-    tmp_path: Path, line: str, said: str
+def test_invalid_values_are_rejected_with_a_suggestion(
+    tmp_path: Path, line: str, message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
         translated(tmp_path, line)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_what_copying_from_a_web_page_broke_is_repaired(tmp_path: Path) -> None:
+def test_damage_from_web_pages_is_repaired(tmp_path: Path) -> None:
     text = """# don't touch = this
 [network] network_dim = 32 network_alpha = 16  # a = b
 optimizer_type = “AdamW8bit”, learning_rate = 1e–4; cache_latents = True

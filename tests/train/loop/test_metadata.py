@@ -1,4 +1,4 @@
-"""What LoRA files say of themselves; that they are written whole or not at all."""
+"""The metadata of LoRA files; files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from train.models.base_model import BaseModel
 
 
 @pytest.fixture
-def about(base: BaseModel, picture_folder: Path, tmp_path: Path) -> dict[str, str]:
+def about(base: BaseModel, image_folder: Path, tmp_path: Path) -> dict[str, str]:
     folder = tmp_path / "3_sks puppet"
-    shutil.copytree(picture_folder, folder)
+    shutil.copytree(image_folder, folder)
     (folder / "0.txt").write_text("sks puppet, Red hat,  outside,")
     (folder / "1.txt").write_text("sks puppet, red hat")
     config = TrialConfig(
@@ -51,11 +51,11 @@ def about(base: BaseModel, picture_folder: Path, tmp_path: Path) -> dict[str, st
             noise_offset=0.05, caption_dropout=0.1,
         ),
     )  # fmt: skip
-    pictures = load_dataset(config.data)
-    return metadata(config, "me", base, pictures, schedule_of(config, pictures), 3)
+    dataset = load_dataset(config.data)
+    return metadata(config, "me", base, dataset, schedule_of(config, dataset), 3)
 
 
-def test_kohyas_keys_tell_the_training(about: dict[str, str], base: BaseModel) -> None:
+def test_kohyas_metadata_keys(about: dict[str, str], base: BaseModel) -> None:
     assert all(isinstance(value, str) for value in about.values())
     expected = {
         "network_module": "networks.lora", "network_dim": "4", "network_alpha": "2.0",
@@ -81,81 +81,79 @@ def test_kohyas_keys_tell_the_training(about: dict[str, str], base: BaseModel) -
     assert about["modelspec.resolution"] == "32x32"
 
 
-def test_no_time_but_a_given_one(
+def test_only_source_date_epoch_sets_times(
     base: BaseModel, about: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not {"ss_training_started_at", "modelspec.date"} & about.keys()
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     config = TrialConfig(base=BaseConfig(device="cpu"), optimizer={"_target_": "x.Y", "lr": 1.0})
-    pictures = load_dataset(config.data)
-    timed = metadata(config, "me", base, pictures, schedule_of(config, pictures), 1)
+    dataset = load_dataset(config.data)
+    timed = metadata(config, "me", base, dataset, schedule_of(config, dataset), 1)
     assert float(timed["ss_training_started_at"]) == 1_700_000_000
     assert timed["modelspec.date"] == "2023-11-14T22:13:20+00:00"
 
 
-def test_the_learning_rate_is_the_one_that_trained(base: BaseModel) -> None:
-    """Prodigy and its like take 1 in place of what is asked for."""
+def test_metadata_has_the_effective_learning_rate(base: BaseModel) -> None:
+    """LR-free optimizers such as Prodigy use 1 instead of the given rate."""
     config = TrialConfig(optimizer={"_target_": "prodigyopt.Prodigy", "lr": 0.1})
-    pictures = load_dataset(config.data)
-    said = metadata(config, "me", base, pictures, schedule_of(config, pictures), 1)
-    assert (said["ss_learning_rate"], said["ss_unet_lr"]) == ("1.0", "1.0")
+    dataset = load_dataset(config.data)
+    message = metadata(config, "me", base, dataset, schedule_of(config, dataset), 1)
+    assert (message["ss_learning_rate"], message["ss_unet_lr"]) == ("1.0", "1.0")
 
 
-def test_the_sizes_of_a_dataset_config_are_told(
-    base: BaseModel, picture_folder: Path, tmp_path: Path
+def test_metadata_has_the_sizes_of_a_dataset_config(
+    base: BaseModel, image_folder: Path, tmp_path: Path
 ) -> None:
-    """And not those of `data`, which it beats."""
-    permissions.allow([picture_folder])
+    """Not those of `data`, which it overrides."""
+    permissions.allow([image_folder])
     (tmp_path / "data.toml").write_text(
         "[[datasets]]\nresolution = [48, 32]\nenable_bucket = true\nbucket_reso_steps = 8\n"
         "min_bucket_reso = 24\nmax_bucket_reso = 80\n[[datasets.subsets]]\n"
-        f"image_dir = '{picture_folder}'\n"
+        f"image_dir = '{image_folder}'\n"
     )
     data = DataConfig(dataset_config=str(tmp_path / "data.toml"), validation_fraction=0.0)
     config = TrialConfig(data=data, optimizer={"_target_": "x.Y", "lr": 1.0})
-    pictures = load_dataset(data)
-    said = metadata(config, "me", base, pictures, schedule_of(config, pictures), 1)
+    dataset = load_dataset(data)
+    message = metadata(config, "me", base, dataset, schedule_of(config, dataset), 1)
     expected = {
         "ss_enable_bucket": "True", "ss_min_bucket_reso": "24", "ss_max_bucket_reso": "80",
         "ss_resolution": "(48, 32)", "modelspec.resolution": "48x32",
     }  # fmt: skip
-    assert {key: said[key] for key in expected} == expected
-    assert json.loads(said["ss_bucket_info"])["buckets"] == {
+    assert {key: message[key] for key in expected} == expected
+    assert json.loads(message["ss_bucket_info"])["buckets"] == {
         "0": {"resolution": [40, 32], "count": 1},
         "1": {"resolution": [48, 32], "count": 6},
     }
 
 
-def test_hashes_are_those_that_kohya_would_write(
-    base: BaseModel, about: dict[str, str], tmp_path: Path
-) -> None:
-    """Against a file with the ss_ keys alone, made and read anew; over 1 MiB, with odd letters."""
+def test_hashes_match_kohyas(base: BaseModel, about: dict[str, str], tmp_path: Path) -> None:
+    """Against a file with only the ss_ keys, saved again; over 1 MiB, with non-ASCII letters."""
     network, random = NetworkConfig(rank=320, text_encoder=True), torch.Generator().manual_seed(0)
     adapter, path = base.adapters.create(network, random), tmp_path / "x.safetensors"
     save_checkpoint(path, adapter, {**about, "ss_tag_frequency": "é猫"}, torch.float32)
-    found, tensors = read_metadata(path), load_file(path)
-    content = save(tensors, {k: v for k, v in found.items() if k.startswith("ss_")})
+    result, tensors = read_metadata(path), load_file(path)
+    content = save(tensors, {k: v for k, v in result.items() if k.startswith("ss_")})
     assert len(content) > 0x110000
     header = int.from_bytes(content[:8], "little")
     body = path.read_bytes()[8 + int.from_bytes(path.read_bytes()[:8], "little") :]
-    assert found["sshs_model_hash"] == hashlib.sha256(content[8 + header :]).hexdigest()
-    assert found["sshs_model_hash"] == hashlib.sha256(body).hexdigest(), "of the file itself too"
+    assert result["sshs_model_hash"] == hashlib.sha256(content[8 + header :]).hexdigest()
+    assert result["sshs_model_hash"] == hashlib.sha256(body).hexdigest(), "of the file itself too"
     part = content[1024 * 1024 :][: 64 * 1024]
-    assert found["sshs_legacy_hash"] == hashlib.sha256(part).hexdigest()[:8]
+    assert result["sshs_legacy_hash"] == hashlib.sha256(part).hexdigest()[:8]
     loaded = load_checkpoint(path, base.adapters)
     assert all(torch.equal(loaded.down[key], down) for key, down in adapter.down.items())
 
 
-def test_of_several_that_write_a_file_none_fails_and_one_has_it(tmp_path: Path) -> None:
+def test_concurrent_writers_do_not_fail_and_the_last_one_wins(tmp_path: Path) -> None:
     file, contents = tmp_path / "data.png", [bytes([n]) * 100_000 for n in range(4)]
-    with ThreadPoolExecutor(len(contents)) as together:
+    with ThreadPoolExecutor(len(contents)) as batched:
         for _ in range(20):
-            list(together.map(lambda content: write_atomically(file, content), contents))
+            list(batched.map(lambda content: write_atomically(file, content), contents))
             assert file.read_bytes() in contents
     assert [f.name for f in tmp_path.iterdir()] == ["data.png"]
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_half(
+def test_full_disk_leaves_the_old_file_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "lora.safetensors"

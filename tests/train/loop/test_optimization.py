@@ -1,4 +1,4 @@
-"""Every optimizer trains and continues, on whole vectors as on matrices; every schedule goes."""
+"""Every optimizer trains and continues, on flat vectors and on matrices; all schedules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.conftest import end, train
+from tests.train.conftest import read_final_state, train
 from train.cli.compose import settings
 from train.config.schema import BaseConfig, NetworkConfig, SchedulerConfig, TrainConfig, TrialConfig
 from train.data.batching import Batches
@@ -37,32 +37,34 @@ SCHEDULERS = (
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_trains_and_continues_to_the_same_bytes(
-    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, optimizer: str
+    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, optimizer: str
 ) -> None:
     chosen = settings("train", TrainConfig, [f"optimizer={optimizer}"]).optimizer
     config = trial(optimizer=chosen, scheduler=SchedulerConfig("constant", warmup_ratio=0.2))
-    whole = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
-    adapter = load_checkpoint(whole[-1].checkpoints[0].path, base.adapters)
+    full = train(base, dataset, TrialSpec(config, tmp_path / "whole"))
+    adapter = load_checkpoint(full[-1].checkpoints[0].path, base.adapters)
     assert any(up.abs().max() > 0 for up in adapter.up.values())
-    asked = iter([False, False, False, False, True])
+    requested = iter([False, False, False, False, True])
     with pytest.raises(KeyboardInterrupt):  # after 5 of 6 steps
-        train(base, pictures, TrialSpec(config, tmp_path / "two"), should_stop=lambda: next(asked))
+        train(
+            base, dataset, TrialSpec(config, tmp_path / "two"), should_stop=lambda: next(requested)
+        )
     assert not (tmp_path / "two" / "lora.safetensors").exists()
-    train(base, pictures, TrialSpec(config, tmp_path / "two"))
+    train(base, dataset, TrialSpec(config, tmp_path / "two"))
     for name in ("lora-000001.safetensors", "lora.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 @pytest.mark.parametrize("optimizer", ["prodigy", "dadaptation", "schedulefree", "lion8bit"])
-def test_a_whole_vector_is_as_good_as_the_matrices(
+def test_flat_parameter_is_equivalent_to_the_matrices(
     base: BaseModel, trial: Make, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = settings("train", TrainConfig, [f"optimizer={optimizer}"]).optimizer
     config = trial(optimizer=chosen, network=NetworkConfig(rank=4, text_encoder=True))
-    found = []
+    result = []
     for shapeless in (True, False):
         if not shapeless:
-            monkeypatch.setattr("train.loop.optimizers.SHAPELESS", set())
+            monkeypatch.setattr("train.loop.optimizers.SHAPE_INDEPENDENT", set())
         adapter = base.adapters.create(config.network, torch.Generator().manual_seed(0))
         optimizing = make_optimizer(config, adapter)
         assert all(len(group["params"]) > 1 for group in optimizing.param_groups) != shapeless
@@ -72,11 +74,11 @@ def test_a_whole_vector_is_as_good_as_the_matrices(
                 flat.grad = torch.randn(flat.shape, generator=random) * 0.01
             adapter.share_gradients()
             optimizing.step()
-        found.append(torch.cat([flat.detach() for flat in adapter.parameters()]))
-    moved = (found[0] - torch.cat([*_fresh(base, config)])).norm()
+        result.append(torch.cat([flat.detach() for flat in adapter.parameters()]))
+    moved = (result[0] - torch.cat([*_fresh(base, config)])).norm()
     assert moved > 0
     # 8 bits round in blocks that are cut otherwise, the others add in another order
-    assert (found[0] - found[1]).norm() / moved < (0.1 if "8bit" in optimizer else 1e-4)
+    assert (result[0] - result[1]).norm() / moved < (0.1 if "8bit" in optimizer else 1e-4)
 
 
 def _fresh(base: BaseModel, config: TrialConfig) -> list[torch.Tensor]:
@@ -84,12 +86,12 @@ def _fresh(base: BaseModel, config: TrialConfig) -> list[torch.Tensor]:
     return [flat.detach() for flat in adapter.parameters()]
 
 
-def test_what_is_saved_of_schedule_free_is_the_average(
-    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
+def test_schedule_free_saves_averaged_weights(
+    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     config = trial(optimizer={"_target_": "schedulefree.AdamWScheduleFree", "lr": 1e-2}, epochs=1)
-    train(base, pictures, TrialSpec(config, tmp_path))
-    state = end(tmp_path)
+    train(base, dataset, TrialSpec(config, tmp_path))
+    state = read_final_state(tmp_path)
     trained, z = state["adapter"]["flat.lora_unet"], state["optimizer"]["state"][0]["z"]
     average = base.adapters.create(config.network, torch.Generator())
     average.flat["lora_unet"].data = trained.lerp(z, 1 - 1 / 0.9)  # x of y = 0.1 z + 0.9 x
@@ -99,34 +101,34 @@ def test_what_is_saved_of_schedule_free_is_the_average(
     assert (average.flat["lora_unet"] - trained).norm() > 1e-3
 
 
-def test_those_that_find_their_step_size_have_lr_1(
+def test_lr_free_optimizers_have_lr_1(
     base: BaseModel, trial: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     adapter = base.adapters.create(NetworkConfig(rank=2), torch.Generator())
     for target in ("prodigyopt.Prodigy", "dadaptation.DAdaptAdam"):
         optimizer = make_optimizer(trial(optimizer={"_target_": target, "lr": 0.1}), adapter)
         assert optimizer.param_groups[0]["lr"] == 1.0
-        assert f"{target.split('.')[1]} finds its own step size" in caplog.text
+        assert f"{target.split('.')[1]} estimates its own step size" in caplog.text
 
 
 @pytest.mark.parametrize("folder", ["base_folder", "xl_folder"])
-def test_the_text_encoders_have_a_rate_of_their_own(
-    pictures: Dataset, trial: Make, tmp_path: Path, folder: str, request: pytest.FixtureRequest
+def test_text_encoder_has_its_own_learning_rate(
+    dataset: Dataset, trial: Make, tmp_path: Path, folder: str, request: pytest.FixtureRequest
 ) -> None:
-    """A step of SGD is the gradient times the rate; both of SDXL's encoders take the one."""
-    asked = BaseConfig(path=str(request.getfixturevalue(folder)), device="cpu")
-    base, network = load_base(asked), NetworkConfig(rank=2, text_encoder=True)
+    """A step of SGD is the gradient times the rate; one rate applies to both encoders of SDXL."""
+    requested = BaseConfig(path=str(request.getfixturevalue(folder)), device="cpu")
+    base, network = load_base(requested), NetworkConfig(rank=2, text_encoder=True)
     sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
     steps = []
     for rate, used in ((None, 1.0), (0.25, 0.25)):
         config = trial(
-            base=asked, network=network, optimizer=sgd, text_encoder_lr=rate, max_steps=1,
+            base=requested, network=network, optimizer=sgd, text_encoder_lr=rate, max_steps=1,
             max_grad_norm=0.0,
         )  # fmt: skip
-        saved = train(base, pictures, TrialSpec(config, tmp_path / str(rate)))[-1].checkpoints[0]
+        saved = train(base, dataset, TrialSpec(config, tmp_path / str(rate)))[-1].checkpoints[0]
         assert (saved.lr, saved.lr_text_encoder) == (1.0, used)
-        about = read_metadata(saved.path)
-        assert (about["ss_unet_lr"], about["ss_text_encoder_lr"]) == ("1.0", str(used))
+        metadata = read_metadata(saved.path)
+        assert (metadata["ss_unet_lr"], metadata["ss_text_encoder_lr"]) == ("1.0", str(used))
         steps.append(load_checkpoint(saved.path, base.adapters).up)  # from zeros
     moved = dict.fromkeys((UNET, *base.family.text_encoders), 0.0)
     for key, step in steps[0].items():
@@ -137,7 +139,7 @@ def test_the_text_encoders_have_a_rate_of_their_own(
 
 
 @pytest.mark.parametrize("given", [{"foreach": True}, {"fused": False}])
-def test_fused_is_left_to_whoever_says_how(
+def test_fused_is_not_set_if_an_implementation_is_chosen(
     base: BaseModel, trial: Make, given: dict[str, bool]
 ) -> None:
     adapter = base.adapters.create(NetworkConfig(rank=2), torch.Generator())
@@ -147,62 +149,62 @@ def test_fused_is_left_to_whoever_says_how(
 
 
 def rates(scheduler: SchedulerConfig, steps: int = 100) -> list[float]:
-    """The learning rate at each step, of one that is 1; 10 steps an epoch."""
+    """The factor of the learning rate at each step; 10 steps per epoch."""
     plan = Batches({(8, 8): [0] * 10}, [((8, 8), k) for k in range(10)], 1)
     course = TrainingSchedule(plan, accumulation=1, epochs=steps // 10, steps=steps, save_every=1)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule, found = make_scheduler(scheduler, optimizer, course), []
+    schedule, result = make_scheduler(scheduler, optimizer, course), []
     for _ in range(steps):
-        found.append(float(optimizer.param_groups[0]["lr"]))
+        result.append(float(optimizer.param_groups[0]["lr"]))
         optimizer.step()
         schedule.step()
-    return found
+    return result
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_every_schedule_goes_as_its_name_says(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_shape_of_every_schedule(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        found = rates(settings("train", TrainConfig, [f"scheduler={name}"]).scheduler)
+        result = rates(settings("train", TrainConfig, [f"scheduler={name}"]).scheduler)
     warmed = name in ("constant_with_warmup", "inverse_sqrt", "warmup_stable_decay")
-    assert (found[0] == 0) == warmed
-    assert max(found) == pytest.approx(1)
-    after = found[10] if warmed else found[0]
+    assert (result[0] == 0) == warmed
+    assert max(result) == pytest.approx(1)
+    after = result[10] if warmed else result[0]
     assert after == pytest.approx(1)
     middle = {"constant": 1, "constant_with_warmup": 1, "linear": 0.5, "cosine": 0.5,
               "polynomial": 0.25, "cosine_with_restarts": 0.5, "cosine_with_min_lr": 0.55,
               "inverse_sqrt": (10 / 50) ** 0.5, "warmup_stable_decay": 1}  # fmt: skip
     read = name.replace("restarting", "restarts")
-    assert found[50] == pytest.approx(middle[read], abs=1e-3)
-    rises = sum(b > a + 1e-9 for a, b in pairwise(found))
+    assert result[50] == pytest.approx(middle[read], abs=1e-3)
+    rises = sum(b > a + 1e-9 for a, b in pairwise(result))
     assert rises == {True: 10, False: 2 if "restart" in name else 0}[warmed]
     if name == "cosine_with_min_lr":
-        assert found[-1] == pytest.approx(0.1, abs=0.01)
+        assert result[-1] == pytest.approx(0.1, abs=0.01)
     assert ("is read as cosine_with_restarts" in caplog.text) == (name == "cosine_with_restarting")
 
 
-def test_a_warm_up_is_a_share_or_steps_or_epochs() -> None:
+def test_warmup_in_ratio_steps_or_epochs() -> None:
     for name in ("constant", "cosine"):
         for given in (
             SchedulerConfig(name, warmup_ratio=0.2),
             SchedulerConfig(name, warmup_steps=20),
             SchedulerConfig(name, warmup_epochs=2.0),
         ):
-            found = rates(given)
-            assert found[:21] == pytest.approx([step / 20 for step in range(21)])
+            result = rates(given)
+            assert result[:21] == pytest.approx([step / 20 for step in range(21)])
 
 
-def test_a_share_of_the_steps_is_rounded_down_as_kohya_does() -> None:
-    """int(ratio * steps): a tenth of 137 steps are 13."""
-    found = rates(SchedulerConfig("constant", warmup_ratio=0.1), 137)
-    assert found[:14] == pytest.approx([step / 13 for step in range(14)])
-    found = rates(SchedulerConfig("warmup_stable_decay", warmup_ratio=0.1, decay_ratio=0.1), 137)
-    assert sum(rate == 1 for rate in found) == 137 - 13 - 13 + 1
-    assert found[137 - 13] == 1 > found[137 - 12]
+def test_warmup_ratio_is_rounded_down_as_in_kohya() -> None:
+    """int(ratio * steps): a tenth of 137 steps is 13."""
+    result = rates(SchedulerConfig("constant", warmup_ratio=0.1), 137)
+    assert result[:14] == pytest.approx([step / 13 for step in range(14)])
+    result = rates(SchedulerConfig("warmup_stable_decay", warmup_ratio=0.1, decay_ratio=0.1), 137)
+    assert sum(rate == 1 for rate in result) == 137 - 13 - 13 + 1
+    assert result[137 - 13] == 1 > result[137 - 12]
 
 
 @pytest.mark.parametrize("name", ["cosine_with_min_lr", "warmup_stable_decay"])
 def test_cycles_are_half_waves_as_kohya_reads_them(name: str) -> None:
-    """1 falls; 2 falls and rises again; the last value tells."""
+    """1 falls; 2 falls and rises again; the last value shows which."""
     ends = [
         rates(SchedulerConfig(name, num_cycles=n, min_lr_ratio=0.2, decay_ratio=0.5), 200)[-1]
         for n in (1, 2, 3)
@@ -210,16 +212,16 @@ def test_cycles_are_half_waves_as_kohya_reads_them(name: str) -> None:
     assert ends == pytest.approx([0.2, 1.0, 0.2], abs=0.01)
 
 
-def test_each_of_two_text_encoders_may_have_a_rate(
-    pictures: Dataset, trial: Make, tmp_path: Path, xl_folder: Path
+def test_each_text_encoder_may_have_its_own_learning_rate(
+    dataset: Dataset, trial: Make, tmp_path: Path, xl_folder: Path
 ) -> None:
-    asked = BaseConfig(path=str(xl_folder), device="cpu")
+    requested = BaseConfig(path=str(xl_folder), device="cpu")
     config = trial(
-        base=asked, network=NetworkConfig(rank=2, text_encoder=True), max_steps=2,
+        base=requested, network=NetworkConfig(rank=2, text_encoder=True), max_steps=2,
         text_encoder_lr=[0, 1e-2],
     )  # fmt: skip
-    base = load_base(asked)
-    saved = train(base, pictures, TrialSpec(config, tmp_path))[-1].checkpoints[0]
+    base = load_base(requested)
+    saved = train(base, dataset, TrialSpec(config, tmp_path))[-1].checkpoints[0]
     ups = load_checkpoint(saved.path, base.adapters).up
     moved = {
         name: sum(float(up.abs().sum()) for key, up in ups.items() if key.startswith(f"{name}_"))
@@ -232,7 +234,7 @@ def test_each_of_two_text_encoders_may_have_a_rate(
 
 @pytest.mark.parametrize("rate", [0, -1.0, [0, 0], [1e-4], [1e-4, 1e-4, 1e-4], "fast", True,
                                   float("nan"), [1e-4, float("inf")]])  # fmt: skip
-def test_impossible_rates_of_the_text_encoder_are_refused(trial: Make, rate: object) -> None:
+def test_impossible_text_encoder_rates_are_rejected(trial: Make, rate: object) -> None:
     config = trial(network=NetworkConfig(rank=2, text_encoder=True), text_encoder_lr=rate)
     with pytest.raises(ConfigError, match=r"^training.text_encoder_lr: "):
         check_trial(config)

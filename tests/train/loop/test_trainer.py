@@ -1,4 +1,4 @@
-"""The trainer's promises: same bytes, again and after an interruption; files others can read."""
+"""The trainer: same bytes when repeated or interrupted; files that other programs can read."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from train.models.base_model import BaseModel
 
 
 @pytest.fixture
-def config(base_folder: Path, picture_folder: Path) -> TrialConfig:
+def config(base_folder: Path, image_folder: Path) -> TrialConfig:
     return TrialConfig(
-        data=DataConfig(path=str(picture_folder), resolution=32),
+        data=DataConfig(path=str(image_folder), resolution=32),
         base=BaseConfig(path=str(base_folder), device="cpu"),
         network=NetworkConfig(rank=4, alpha=2.0, conv_rank=2),
         optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3},
@@ -40,21 +40,21 @@ def config(base_folder: Path, picture_folder: Path) -> TrialConfig:
     )
 
 
-def train(base: BaseModel, pictures: Dataset, *members: TrialSpec, until: int = 99) -> list[Epoch]:
+def train(base: BaseModel, dataset: Dataset, *members: TrialSpec, until: int = 99) -> list[Epoch]:
     epochs = []
-    for epoch in Trainer(base, pictures, list(members)):
+    for epoch in Trainer(base, dataset, list(members)):
         epochs.append(epoch)
         if epoch.checkpoints and epoch.checkpoints[0].epoch == until:
             break
     return epochs
 
 
-def test_same_bytes_again_and_after_an_interruption(
-    base: BaseModel, pictures: Dataset, config: TrialConfig, tmp_path: Path
+def test_same_bytes_when_repeated_and_when_interrupted(
+    base: BaseModel, dataset: Dataset, config: TrialConfig, tmp_path: Path
 ) -> None:
-    epochs = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
-    train(base, pictures, TrialSpec(config, tmp_path / "broken"), until=2)
-    continued = train(base, pictures, TrialSpec(config, tmp_path / "broken"))
+    epochs = train(base, dataset, TrialSpec(config, tmp_path / "whole"))
+    train(base, dataset, TrialSpec(config, tmp_path / "broken"), until=2)
+    continued = train(base, dataset, TrialSpec(config, tmp_path / "broken"))
     assert [e.checkpoints[0].epoch for e in epochs] == [1, 2, 3, 4]
     assert [e.checkpoints[0].epoch for e in continued] == [2, 3, 4], (
         "the last saved epoch comes first again"
@@ -62,8 +62,8 @@ def test_same_bytes_again_and_after_an_interruption(
     assert continued[0].checkpoints[0] == train_loss_of(epochs[1], tmp_path / "broken")
     for epoch in epochs:
         name = epoch.checkpoints[0].path.name
-        whole, broken = (tmp_path / run / name for run in ("whole", "broken"))
-        assert whole.read_bytes() == broken.read_bytes(), name
+        full, broken = (tmp_path / run / name for run in ("whole", "broken"))
+        assert full.read_bytes() == broken.read_bytes(), name
     hashes = [weights_hash(e.checkpoints[0].path) for e in epochs]
     assert all(a != b for a, b in pairwise(hashes)), "every epoch changes the weights"
 
@@ -73,16 +73,16 @@ def train_loss_of(epoch: Epoch, folder: Path) -> Any:
     return type(saved)(**{**vars(saved), "path": folder / saved.path.name})
 
 
-def test_the_file_is_kohyas_and_diffusers_reads_it_with_the_same_delta(
-    base: BaseModel, pictures: Dataset, config: TrialConfig, base_folder: Path, tmp_path: Path
+def test_kohya_file_loads_in_diffusers_with_the_same_delta(
+    base: BaseModel, dataset: Dataset, config: TrialConfig, base_folder: Path, tmp_path: Path
 ) -> None:
     config.training.epochs, config.network.text_encoder = 2, True
     config.training.save_precision = "fp32"
-    train(base, pictures, TrialSpec(config, tmp_path))
+    train(base, dataset, TrialSpec(config, tmp_path))
     path = tmp_path / "lora.safetensors"
-    about = read_metadata(path)
-    assert about["ss_network_dim"] == "4"
-    assert about["ss_network_alpha"] == "2.0"
+    metadata = read_metadata(path)
+    assert metadata["ss_network_dim"] == "4"
+    assert metadata["ss_network_alpha"] == "2.0"
     assert (epoch_of(path), epoch_of(tmp_path / "lora-000001.safetensors")) == (2, 1)
 
     latents, times = torch.randn(1, 4, 16, 16), torch.tensor([500])
@@ -91,35 +91,35 @@ def test_the_file_is_kohyas_and_diffusers_reads_it_with_the_same_delta(
     with torch.no_grad(), base.adapters.activated([adapter]):
         ours = base.unet(latents, times, **base.encode_text(prompt)).sample
     with torch.no_grad():
-        bare = base.unet(latents, times, **base.encode_text(prompt)).sample
+        without_lora = base.unet(latents, times, **base.encode_text(prompt)).sample
     pipeline = StableDiffusionPipeline.from_pretrained(base_folder)
     pipeline.load_lora_weights(path)
     with torch.no_grad():
         text, _ = pipeline.encode_prompt(prompt, "cpu", 1, False)
-        theirs = pipeline.unet(latents, times, text).sample
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-    assert (ours - bare).abs().max() > 1e-3
+        reference = pipeline.unet(latents, times, text).sample
+    torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-4)
+    assert (ours - without_lora).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("lora.ckpt", b"\x80\x04pickle", "pickle"),
         ("lora.safetensors", b"\x80\x04pickle", "not a readable safetensors"),
     ],
 )
-def test_what_is_no_lora_is_refused(
-    base: BaseModel, tmp_path: Path, name: str, content: bytes, said: str
+def test_file_that_is_not_a_lora_is_rejected(
+    base: BaseModel, tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / name, base.adapters)
     with pytest.raises(CheckpointError, match="no file"):
         load_checkpoint(tmp_path / "absent.safetensors", base.adapters)
 
 
-def test_regularization_pictures_count_by_their_weight_and_not_for_the_subject(
-    base: BaseModel, config: TrialConfig, shapes: Path, picture_folder: Path, tmp_path: Path
+def test_regularization_images_are_weighted_and_not_counted_as_the_subject(
+    base: BaseModel, config: TrialConfig, shapes: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     def lora(prior: Path | None, weight: float) -> str:
         path = None if prior is None else str(prior)
@@ -129,15 +129,15 @@ def test_regularization_pictures_count_by_their_weight_and_not_for_the_subject(
         trial = replace(config, data=data, training=training, network=NetworkConfig(rank=2))
         folder = tmp_path / f"{path and Path(path).name}-{weight}"
         train(base, load_dataset(data), TrialSpec(trial, folder))
-        about = read_metadata(folder / "lora.safetensors")
-        assert about["ss_num_train_images"] == "5"
-        assert about["ss_num_reg_images"] == ("0" if prior is None else "5")
+        metadata = read_metadata(folder / "lora.safetensors")
+        assert metadata["ss_num_train_images"] == "5"
+        assert metadata["ss_num_reg_images"] == ("0" if prior is None else "5")
         return weights_hash(folder / "lora.safetensors")
 
     one, other = tmp_path / "one", tmp_path / "other"
     for folder, first in ((one, 0), (other, 2)):
         folder.mkdir()
         for i in range(first, first + 5):
-            shutil.copy(picture_folder / f"{i}.jpg", folder)
+            shutil.copy(image_folder / f"{i}.jpg", folder)
     assert lora(one, 0.0) == lora(other, 0.0), "which they are makes no difference any more"
     assert len({lora(one, 0.0), lora(one, 1.0), lora(other, 1.0), lora(None, 1.0)}) == 4

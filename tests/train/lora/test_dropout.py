@@ -1,4 +1,4 @@
-"""What is left out at random in training: parts of the LoRA's middle, and captions."""
+"""Dropout in training: of the LoRA's intermediate activations, and of captions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.train.conftest import apart, train
+from tests.train.conftest import relative_distance, train
 from train.config.schema import DataConfig, NetworkConfig, TrialConfig
 from train.data.dataset import Dataset, load_dataset
 from train.loop.trainer import TrialSpec
@@ -24,45 +24,45 @@ CONVOLUTION = "lora_unet_down_blocks_0_resnets_0_conv1"
 
 
 @pytest.mark.parametrize(("key", "shape"), [(LINEAR, (4, 200, 16)), (CONVOLUTION, (4, 16, 15, 15))])
-def test_a_dropped_middle_changes_nothing_and_a_kept_one_more(
+def test_dropout_zeroes_activations_and_scales_the_others(
     base: BaseModel, key: str, shape: tuple[int, ...]
 ) -> None:
-    """Of rank 1, so that each place has its whole change or none; the first rows drop nothing."""
+    """Rank 1, so each position has its full change or none; the first rows drop nothing."""
     random = torch.Generator().manual_seed(0)
     adapter = base.adapters.create(NetworkConfig(rank=1, conv_rank=1), random).requires_grad_(False)
     for up in adapter.up.values():
         up.copy_(torch.randn(up.shape, generator=random))
     module, rows = base.adapters.targets[key], torch.randn(shape, generator=random)
     with torch.no_grad():
-        bare = module(rows)
+        without_lora = module(rows)
         with base.adapters.activated([adapter, adapter]):
-            whole = module(rows) - bare
+            full = module(rows) - without_lora
         with base.adapters.activated([adapter, adapter], [Dropout(0.0, 0), Dropout(0.25, 7)]):
-            left = module(rows) - bare
-    assert torch.equal(left[:2], whole[:2])
+            rest = module(rows) - without_lora
+    assert torch.equal(rest[:2], full[:2])
     channels = -1 if key == LINEAR else 1
-    kept = left[2:].norm(dim=channels, keepdim=True) > 1e-5
-    torch.testing.assert_close(left[2:], kept * whole[2:] / 0.75, rtol=1e-3, atol=1e-5)
-    assert kept.float().mean() == pytest.approx(0.75, abs=0.06)
+    remaining = rest[2:].norm(dim=channels, keepdim=True) > 1e-5
+    torch.testing.assert_close(rest[2:], remaining * full[2:] / 0.75, rtol=1e-3, atol=1e-5)
+    assert remaining.float().mean() == pytest.approx(0.75, abs=0.06)
 
 
-def test_a_step_trains_what_dropout_has_left(
-    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
+def test_step_trains_the_weights_that_dropout_kept(
+    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
-    """From the same first draws, with no other loss while the LoRA changes nothing yet."""
+    """With the same random draws and the same loss, since the LoRA has no effect yet."""
     losses = []
     for rate in (0.0, 0.5):
         config = trial(max_steps=1, network=NetworkConfig(rank=4, dropout=rate))
-        epoch = train(base, pictures, TrialSpec(config, tmp_path / str(rate)))[-1]
+        epoch = train(base, dataset, TrialSpec(config, tmp_path / str(rate)))[-1]
         losses.append(epoch.checkpoints[0].train_loss)
     assert losses[0] == losses[1]
-    assert apart(tmp_path / "0.5", tmp_path / "0.0") > 1e-3
+    assert relative_distance(tmp_path / "0.5", tmp_path / "0.0") > 1e-3
 
 
-def test_a_dropped_caption_is_trained_as_no_words(
+def test_dropped_caption_is_trained_as_empty_text(
     base: BaseModel, trial: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As often as a subset says itself, and else as the trial does."""
+    """With the subset's own probability, or else the trial's."""
     lines = ["[[datasets]]"]
     for name, rate in (("never", "0.0"), ("always", "1.0"), ("unsaid", "")):
         (tmp_path / name).mkdir()
@@ -74,12 +74,12 @@ def test_a_dropped_caption_is_trained_as_no_words(
     data = DataConfig(dataset_config=str(tmp_path / "set.toml"), resolution=32,
                       validation_fraction=0.0)  # fmt: skip
     known = {words: base.encode_text([words]) for words in ("never", "always", "unsaid", "")}
-    seen: list[str] = []
+    observed: list[str] = []
     predict = base.predict
 
     def watched(noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
         for row in conditioning["encoder_hidden_states"]:
-            seen.extend(
+            observed.extend(
                 w for w, text in known.items() if row.equal(text["encoder_hidden_states"][0])
             )
         return predict(noisy, timesteps, conditioning)
@@ -87,7 +87,7 @@ def test_a_dropped_caption_is_trained_as_no_words(
     monkeypatch.setattr(base, "predict", watched)
     config = trial(data=data, epochs=1, batch_size=20, caption_dropout=0.5)
     train(base, load_dataset(data), TrialSpec(config, tmp_path / "lora"))
-    counts = Counter(seen)
-    assert len(seen) == 60
+    counts = Counter(observed)
+    assert len(observed) == 60
     assert (counts["never"], counts["always"]) == (20, 0)
     assert 4 < counts["unsaid"] < 16

@@ -1,4 +1,4 @@
-"""LoRA files of other trainers load to the same change; the order in which they were saved."""
+"""LoRA files of other trainers load to the same change of the base."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def predict(base: BaseModel, file: Path) -> Tensor:
         return base.unet(LATENTS, TIME, **base.encode_text(PROMPT)).sample
 
 
-def test_a_file_of_the_diffusers_scripts_changes_the_base_as_diffusers_does(
+def test_diffusers_script_file_predicts_as_in_diffusers(
     base: BaseModel, theirs: tuple[Path, Tensor]
 ) -> None:
     file, predicted = theirs
@@ -62,7 +62,7 @@ def test_a_file_of_the_diffusers_scripts_changes_the_base_as_diffusers_does(
     assert epoch_of(file) == 500
 
 
-def test_other_spellings_mean_the_same(
+def test_alternative_key_names_load_the_same(
     base: BaseModel, theirs: tuple[Path, Tensor], tmp_path: Path
 ) -> None:
     file, predicted = theirs
@@ -82,10 +82,10 @@ def test_other_spellings_mean_the_same(
 
 
 @pytest.mark.parametrize("root", [False, True])  # whether the scale is alpha / sqrt(rank)
-def test_a_folder_of_peft_changes_the_base_as_peft_does(
+def test_peft_folder_changes_the_base_as_peft_does(
     base: BaseModel, base_folder: Path, tmp_path: Path, root: bool
 ) -> None:
-    """A network a folder, with alpha in the file beside the weights."""
+    """One folder for each network, with alpha in the file next to the weights."""
     pipeline = StableDiffusionPipeline.from_pretrained(base_folder)
     chosen = {"unet": ["to_q", "to_out.0", "conv1"], "text_encoder": ["q_proj", "fc1"]}
     for name, modules in chosen.items():
@@ -108,7 +108,7 @@ def test_a_folder_of_peft_changes_the_base_as_peft_does(
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "message"),
     [
         ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "a LoHa"),
         ("lora_unet_mid_block_attentions_0_proj_in.dora_scale", "a DoRA"),
@@ -118,15 +118,15 @@ def test_a_folder_of_peft_changes_the_base_as_peft_does(
         ("unet.conv_in.bias", "a whole model .*, not a LoRA"),
     ],
 )
-def test_other_kinds_of_adapters_are_refused_by_name(
-    base: BaseModel, tmp_path: Path, key: str, said: str
+def test_other_adapter_kinds_are_rejected_by_name(
+    base: BaseModel, tmp_path: Path, key: str, message: str
 ) -> None:
     save_file({key: torch.zeros(2, 2)}, tmp_path / "x-1.safetensors")
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "x-1.safetensors", base.adapters)
 
 
-def test_a_merged_adapter_predicts_the_same_and_leaves_the_base_as_it_was(
+def test_fused_adapter_predicts_the_same_and_restores_the_base(
     base: BaseModel, theirs: tuple[Path, Tensor]
 ) -> None:
     file, _ = theirs
@@ -139,13 +139,13 @@ def test_a_merged_adapter_predicts_the_same_and_leaves_the_base_as_it_was(
         assert torch.equal(module.weight, before[key])  # type: ignore[arg-type]
 
 
-def test_text_is_encoded_anew_where_an_adapter_changes_it(base: BaseModel) -> None:
+def test_text_is_encoded_again_if_an_adapter_changes_it(base: BaseModel) -> None:
     adapter = base.adapters.create(NetworkConfig(rank=2, text_encoder=True), torch.Generator())
     for up in adapter.up.values():
         up.fill_(0.1)
-    (bare,) = base.encode_text(PROMPT).values()
+    (without_lora,) = base.encode_text(PROMPT).values()
     for use in (base.adapters.activated([adapter]), base.adapters.fused(adapter)):
         with torch.no_grad(), use:
             (changed,) = base.encode_text(PROMPT).values()
-        assert (changed - bare).abs().max() > 1e-3
-        assert torch.equal(base.encode_text(PROMPT)["encoder_hidden_states"], bare)
+        assert (changed - without_lora).abs().max() > 1e-3
+        assert torch.equal(base.encode_text(PROMPT)["encoder_hidden_states"], without_lora)

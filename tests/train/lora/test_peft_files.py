@@ -1,4 +1,4 @@
-"""Files that PEFT and diffusers themselves write, for every network, read to the same change."""
+"""Files that PEFT and diffusers write, for every network, load to the same change."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def trained(model: Any) -> Any:
 
 
 def assert_same(model: Any, adapter: Adapter, base: BaseModel, own: nn.Module, name: str) -> None:
-    """Every layer of PEFT's changes its module as the adapter does."""
+    """Every layer of PEFT changes its module as the adapter does."""
     keys = {id(module): key for key, module in base.adapters.modules.items()}
     layers = {p: m for p, m in model.named_modules() if hasattr(m, "get_delta_weight")}
     assert layers
@@ -49,7 +49,7 @@ def assert_same(model: Any, adapter: Adapter, base: BaseModel, own: nn.Module, n
 
 
 @pytest.mark.parametrize("network", ["text_encoder", "text_encoder_2"])
-def test_a_text_encoder_that_peft_does_not_name(
+def test_text_encoder_not_named_by_peft(
     xl: BaseModel, xl_folder: Path, tmp_path: Path, network: str
 ) -> None:
     second = network.endswith("2")
@@ -91,7 +91,7 @@ def unet_of(folder: Path) -> Any:
     return UNet2DConditionModel.from_pretrained(folder / "unet")
 
 
-def test_a_network_that_diffusers_saves_alone(
+def test_single_network_saved_by_diffusers(
     base: BaseModel, base_folder: Path, tmp_path: Path
 ) -> None:
     unet = unet_of(base_folder)
@@ -113,7 +113,7 @@ def test_a_network_that_diffusers_saves_alone(
         ({"lora_dropout": 0.1}, ""),
     ],
 )
-def test_settings_that_leave_the_strength_as_it_is(
+def test_settings_that_do_not_change_the_strength(
     base: BaseModel, base_folder: Path, tmp_path: Path, options: dict[str, Any], left_out: str
 ) -> None:
     config = LoraConfig(r=4, lora_alpha=9, target_modules=["to_q", "to_v"], **options)
@@ -126,7 +126,7 @@ def test_settings_that_leave_the_strength_as_it_is(
 
 
 @pytest.mark.parametrize(
-    ("config", "options", "named", "alone"),
+    ("config", "options", "named", "message_without_settings"),
     [
         ("LoraConfig", {"init_lora_weights": "pissa"}, "a changed base", "not next to it"),
         ("LoraConfig", {"init_lora_weights": "olora"}, "a changed base", "not next to it"),
@@ -139,9 +139,9 @@ def test_settings_that_leave_the_strength_as_it_is(
         ("AdaLoraConfig", {"total_step": 10}, "PEFT's ADALORA", "an AdaLoRA"),
     ],
 )
-def test_what_is_another_kind_is_named_with_its_settings_and_without(
+def test_other_adapter_kind_is_named_with_and_without_settings(
     base: BaseModel, base_folder: Path, tmp_path: Path, config: str, options: dict[str, Any],
-    named: str, alone: str,
+    named: str, message_without_settings: str,
 ) -> None:  # fmt: skip
     settings = getattr(peft, config)(target_modules=["to_q"], **options)
     get_peft_model(unet_of(base_folder), settings).save_pretrained(tmp_path)
@@ -149,5 +149,5 @@ def test_what_is_another_kind_is_named_with_its_settings_and_without(
     with pytest.raises(CheckpointError, match=named):
         read_checkpoint(file, base.adapters)
     (tmp_path / "adapter_config.json").unlink()
-    with pytest.raises(CheckpointError, match=alone):
+    with pytest.raises(CheckpointError, match=message_without_settings):
         read_checkpoint(file, base.adapters)

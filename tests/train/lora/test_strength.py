@@ -1,4 +1,4 @@
-"""How strong a LoRA file is: as whoever wrote it means it, or not read at all."""
+"""The strength of a LoRA file: as its trainer meant it, or rejected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pair(rank: int = 4) -> dict[str, torch.Tensor]:
 
 
 def kohya(file: Path, alphas: dict[str, Any], metadata: dict[str, str] | None = None) -> Path:
-    """A file of kohya's with rank 4 and these alphas; None: the module has none."""
+    """A kohya file with rank 4 and these alphas; None: the module has none."""
     tensors: dict[str, torch.Tensor] = {}
     for name, alpha in alphas.items():
         tensors |= {f"{name}.lora_{way}.weight": weight for way, weight in pair().items()}
@@ -38,7 +38,7 @@ def kohya(file: Path, alphas: dict[str, Any], metadata: dict[str, str] | None = 
 
 
 def peft(file: Path, settings: Any, prefix: str = "unet.", where: str = "metadata") -> Path:
-    """A file in the words of PEFT, with its settings in the metadata or beside it."""
+    """A file with PEFT's key names, and its settings in the metadata or next to it."""
     save_file(
         {f"{prefix}{MODULE}.lora_{'A' if way == 'down' else 'B'}.weight": weight
          for way, weight in pair().items()},
@@ -67,10 +67,10 @@ PATTERNS: list[dict[str, float]] = [
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("root", [False, True])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=[next(iter(p)) for p in PATTERNS])
-def test_patterns_mean_what_peft_makes_of_them(
+def test_patterns_match_as_in_peft(
     base: BaseModel, base_folder: Path, tmp_path: Path, pattern: dict[str, float], root: bool
 ) -> None:
-    """Every module's change is that of PEFT's own layer, for alphas and ranks by pattern."""
+    """Every module's change equals that of PEFT's own layer, for alphas and ranks by pattern."""
     first, second = (UNet2DConditionModel.from_pretrained(base_folder / "unet") for _ in "12")
     ranks = {"^up_blocks.*to_q": 2, "proj_in": 3}
     config = LoraConfig(
@@ -106,7 +106,7 @@ def test_patterns_mean_what_peft_makes_of_them(
     ],
 )
 @pytest.mark.parametrize("prefix", ["unet.", "", "unet.unet."])
-def test_settings_in_the_metadata_are_followed(
+def test_peft_settings_in_the_metadata_are_applied(
     base: BaseModel, tmp_path: Path, settings: dict[str, Any], alpha: float, prefix: str
 ) -> None:
     file = peft(tmp_path / "x.safetensors", settings, prefix)
@@ -128,7 +128,7 @@ def test_settings_in_the_metadata_are_followed(
         ({"unet.lora_alpha": 8, "unet.r": 4, "unet.rank_pattern": {".*to_q": 8}}, "rank 8"),
         ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"to_q": "x"}}, "lora_alpha is x"),
         ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"to_(q": 1}}, "not a regular expression"),
-        ({"unet.lora_alpha": 8, "unet.alpha_pattern": ["to_q"]}, "alpha_pattern is no mapping"),
+        ({"unet.lora_alpha": 8, "unet.alpha_pattern": ["to_q"]}, "alpha_pattern is not a mapping"),
         ({"text_encoder.lora_alpha": 8}, "say nothing of"),
         ([1, 2], "is not JSON with settings"),
         ({"unet.lora_alpha": 8, "unet.peft_type": "LOHA"}, "it is PEFT's LOHA"),
@@ -136,7 +136,7 @@ def test_settings_in_the_metadata_are_followed(
         ({"unet.lora_alpha": 8, "unet.init_lora_weights": "pissa"}, "trained on a changed base"),
     ],
 )
-def test_a_strength_that_is_not_sure_in_pefts_settings_stops(
+def test_ambiguous_strength_in_peft_settings_is_rejected(
     base: BaseModel, tmp_path: Path, settings: Any, words: str
 ) -> None:
     for where, prefix in (("metadata", "unet."), ("beside", "base_model.model.")):
@@ -151,7 +151,7 @@ def test_a_strength_that_is_not_sure_in_pefts_settings_stops(
             load_checkpoint(peft(folder / "x.safetensors", own, prefix, where), base.adapters)
 
 
-def test_a_file_of_pefts_without_its_settings_stops(base: BaseModel, tmp_path: Path) -> None:
+def test_peft_file_without_settings_is_rejected(base: BaseModel, tmp_path: Path) -> None:
     file = peft(tmp_path / "adapter_model.safetensors", {}, "base_model.model.", "nowhere")
     with pytest.raises(CheckpointError, match=r"adapter_config.json is not next to it"):
         load_checkpoint(file, base.adapters)
@@ -174,11 +174,11 @@ def test_a_file_of_pefts_without_its_settings_stops(base: BaseModel, tmp_path: P
         ({KOHYA: 4.0, OTHER: None}, 4),  # the rank, said or not
     ],
 )
-def test_alphas_of_kohyas_files(
+def test_alphas_of_kohya_files(
     base: BaseModel, tmp_path: Path, alphas: dict[str, Any], expected: float
 ) -> None:
-    found = load_checkpoint(kohya(tmp_path / "x.safetensors", alphas), base.adapters)
-    assert found.alpha == dict.fromkeys(alphas, expected)
+    result = load_checkpoint(kohya(tmp_path / "x.safetensors", alphas), base.adapters)
+    assert result.alpha == dict.fromkeys(alphas, expected)
 
 
 @pytest.mark.parametrize(
@@ -194,25 +194,23 @@ def test_alphas_of_kohyas_files(
         ({KOHYA: None}, {"ss_network_dim": "4", "ss_network_alpha": "1.0"}, "metadata give alpha"),
     ],
 )
-def test_an_alpha_that_is_not_sure_in_a_file_of_kohyas_stops(
+def test_ambiguous_alpha_in_a_kohya_file_is_rejected(
     base: BaseModel, tmp_path: Path, alphas: dict[str, Any], metadata: dict[str, str], words: str
 ) -> None:
     file = kohya(tmp_path / "x.safetensors", alphas, metadata)
-    with pytest.raises(CheckpointError, match=f"strength is not sure.*{words}"):
+    with pytest.raises(CheckpointError, match=f"strength is ambiguous.*{words}"):
         load_checkpoint(file, base.adapters)
 
 
 @pytest.mark.parametrize("part", ["scale", "scalar", "lora_scale", "network_alpha"])
-def test_other_numbers_that_scale_stop(base: BaseModel, tmp_path: Path, part: str) -> None:
+def test_unknown_scaling_factors_are_rejected(base: BaseModel, tmp_path: Path, part: str) -> None:
     file = kohya(tmp_path / "x.safetensors", {KOHYA: 1.0})
     save_file({**load_file(file), f"{KOHYA}.{part}": torch.tensor(0.5)}, file)
-    with pytest.raises(CheckpointError, match=f"strength is not sure: it has {KOHYA}.{part}"):
+    with pytest.raises(CheckpointError, match=f"strength is ambiguous: it has {KOHYA}.{part}"):
         load_checkpoint(file, base.adapters)
 
 
-def test_an_alpha_in_the_file_and_another_in_the_settings_stop(
-    base: BaseModel, tmp_path: Path
-) -> None:
+def test_conflicting_alphas_are_rejected(base: BaseModel, tmp_path: Path) -> None:
     file = peft(tmp_path / "x.safetensors", {"unet.lora_alpha": 8})
     for alpha, fits in ((8.0, True), (2.0, False)):
         tensors = {**load_file(file), f"unet.{MODULE}.alpha": torch.tensor(alpha)}
@@ -227,18 +225,18 @@ def test_an_alpha_in_the_file_and_another_in_the_settings_stop(
 
 @pytest.mark.parametrize("name", ["use_rslora", "use_dora", "use_qalora"])
 @pytest.mark.parametrize("value", ["false", "true", "", 1, 0, [], {}])
-def test_a_switch_that_is_neither_on_nor_off_stops(
+def test_switch_that_is_not_boolean_is_rejected(
     base: BaseModel, tmp_path: Path, name: str, value: Any
 ) -> None:
-    """A text "false" is true to Python, and would make the LoRA twice as strong."""
+    """Python considers the text "false" true, which would double the strength."""
     settings = {"r": 4, "lora_alpha": 8, name: value}
     file = peft(tmp_path / "adapter_model.safetensors", settings, "base_model.model.", "beside")
-    with pytest.raises(CheckpointError, match=f"{name} is true or false"):
+    with pytest.raises(CheckpointError, match=f"{name} must be true or false"):
         load_checkpoint(file, base.adapters)
 
 
 @pytest.mark.parametrize(("value", "alpha"), [(None, 8), (False, 8), (True, 16)])
-def test_a_switch_changes_the_strength_as_peft_does(
+def test_rslora_changes_the_strength_as_peft_does(
     base: BaseModel, tmp_path: Path, value: bool | None, alpha: float
 ) -> None:
     settings = {"r": 4, "lora_alpha": 8, "use_rslora": value}
@@ -246,7 +244,7 @@ def test_a_switch_changes_the_strength_as_peft_does(
     assert {*load_checkpoint(file, base.adapters).alpha.values()} == {alpha}
 
 
-def test_another_familys_file_is_named_before_its_strength_is_asked(
+def test_other_model_family_is_named_before_the_strength_is_checked(
     base: BaseModel, tmp_path: Path
 ) -> None:
     names = [f"lora_unet_double_blocks_{n}_img_attn_proj" for n in range(2)]
@@ -256,7 +254,7 @@ def test_another_familys_file_is_named_before_its_strength_is_asked(
 
 
 @pytest.mark.parametrize("down", [torch.zeros(0, 16), torch.tensor(1.0)])
-def test_a_module_without_a_rank_is_named(
+def test_module_without_a_rank_is_named(
     base: BaseModel, tmp_path: Path, down: torch.Tensor
 ) -> None:
     file = kohya(tmp_path / "x.safetensors", {KOHYA: 2.0})

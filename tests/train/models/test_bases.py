@@ -1,4 +1,4 @@
-"""SDXL and Stable Diffusion 2.x: what is trained on them is what diffusers makes of the files."""
+"""SDXL and Stable Diffusion 2.x: diffusers makes of the files what was trained."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ SIZES = torch.tensor([[60, 90, 0, 8, 32, 32]])
 
 @pytest.fixture(scope="module", params=["v2_folder", "xl_folder"])
 def folder(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(request.param)
-    return found
+    result: Path = request.getfixturevalue(request.param)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,10 @@ def base(folder: Path) -> BaseModel:
 
 
 @pytest.fixture(scope="module")
-def lora(base: BaseModel, picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lora(base: BaseModel, image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs, on everything that can have a LoRA."""
     config = TrialConfig(
-        data=DataConfig(path=str(picture_folder), resolution=32),
+        data=DataConfig(path=str(image_folder), resolution=32),
         base=BaseConfig(path=base.path, device="cpu"),
         network=NetworkConfig(rank=4, alpha=2.0, conv_rank=2, text_encoder=True),
         optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-2},
@@ -68,31 +68,29 @@ def theirs(folder: Path, lora: Path) -> Any:
 
 
 def conditioning(pipeline: Any) -> dict[str, Tensor]:
-    """What diffusers' own pipeline makes of the prompt."""
+    """The prompt as encoded by diffusers' own pipeline."""
     if not hasattr(pipeline, "text_encoder_2"):
         return {"encoder_hidden_states": pipeline.encode_prompt(PROMPT, "cpu", 1, False)[0]}
     hidden, _, pooled, _ = pipeline.encode_prompt(PROMPT, device="cpu")
     return {"encoder_hidden_states": hidden, "text_embeds": pooled}
 
 
-def test_prompts_and_predictions_of_the_bare_base_are_those_of_diffusers(
-    base: BaseModel, folder: Path
-) -> None:
+def test_text_encoding_and_prediction_match_diffusers(base: BaseModel, folder: Path) -> None:
     pipeline = DiffusionPipeline.from_pretrained(folder)
-    wanted = conditioning(pipeline)
-    found = base.encode_text([PROMPT])
-    assert set(found) == set(wanted)
-    for name, rows in wanted.items():
-        torch.testing.assert_close(found[name], rows)
+    expected = conditioning(pipeline)
+    result = base.encode_text([PROMPT])
+    assert set(result) == set(expected)
+    for name, rows in expected.items():
+        torch.testing.assert_close(result[name], rows)
     with torch.no_grad():
-        ours = base.predict(LATENTS, torch.tensor(TIME), found | base.size_conditioning(SIZES))
-        hidden = wanted.pop("encoder_hidden_states")
-        added = {**wanted, "time_ids": SIZES.float()} if wanted else None
-        theirs = pipeline.unet(LATENTS, TIME, hidden, added_cond_kwargs=added).sample
-    torch.testing.assert_close(ours, theirs)
+        ours = base.predict(LATENTS, torch.tensor(TIME), result | base.size_conditioning(SIZES))
+        hidden = expected.pop("encoder_hidden_states")
+        added = {**expected, "time_ids": SIZES.float()} if expected else None
+        reference = pipeline.unet(LATENTS, TIME, hidden, added_cond_kwargs=added).sample
+    torch.testing.assert_close(ours, reference)
 
 
-def test_diffusers_loads_the_file_with_every_module_and_the_same_change(
+def test_diffusers_loads_every_module_with_the_same_delta(
     base: BaseModel, lora: Path, theirs: Any
 ) -> None:
     adapter = load_checkpoint(lora, base.adapters)
@@ -129,68 +127,68 @@ def delta(adapter: Adapter, key: str) -> Tensor:
     return up @ down * (adapter.alpha[key] / len(down))
 
 
-def test_a_probe_picture_and_the_losses_hang_on_the_lora(
-    base: BaseModel, lora: Path, pictures: Dataset
+def test_probe_images_and_losses_depend_on_the_lora(
+    base: BaseModel, lora: Path, dataset: Dataset
 ) -> None:
     adapter = load_checkpoint(lora, base.adapters)
     options = {"resolution": 32, "steps": 3, "guidance": 4.0}
-    made = generate(base, [adapter], [PROMPT], [1], **options)  # type: ignore[arg-type]
-    bare = generate(base, [], [PROMPT], [1], **options)  # type: ignore[arg-type]
-    assert made.shape == (1, 1, 3, 32, 32)
-    assert made.isfinite().all()
-    assert (made - bare).abs().max() > 1e-3
+    created = generate(base, [adapter], [PROMPT], [1], **options)  # type: ignore[arg-type]
+    without_lora = generate(base, [], [PROMPT], [1], **options)  # type: ignore[arg-type]
+    assert created.shape == (1, 1, 3, 32, 32)
+    assert created.isfinite().all()
+    assert (created - without_lora).abs().max() > 1e-3
     nothing = base.adapters.create(NetworkConfig(rank=1), torch.Generator())
-    losses = FixedLosses(base, list(pictures.training), DataConfig(resolution=32), 2)(
+    losses = FixedLosses(base, list(dataset.training), DataConfig(resolution=32), 2)(
         [adapter, nothing]
     )
-    assert losses.shape == (2, len(pictures.training))
+    assert losses.shape == (2, len(dataset.training))
     assert (losses[0] != losses[1]).all()
 
 
-def test_sizes_reach_sdxl_alone(base: BaseModel) -> None:
+def test_only_sdxl_is_conditioned_on_sizes(base: BaseModel) -> None:
     text = base.encode_text([PROMPT])
     with torch.no_grad():
-        seen = [
+        observed = [
             base.predict(LATENTS, torch.tensor(TIME), text | base.size_conditioning(sizes))
             for sizes in (SIZES, torch.tensor([[32, 32, 0, 0, 32, 32]]))
         ]
-        whole = base.predict(LATENTS, torch.tensor(TIME), text)
-    assert torch.equal(seen[1], whole), "without sizes: a whole picture of the latents' size"
-    assert torch.equal(seen[0], seen[1]) == (not base.family.is_xl)
+        full = base.predict(LATENTS, torch.tensor(TIME), text)
+    assert torch.equal(observed[1], full), "without sizes: a whole image of the latents' size"
+    assert torch.equal(observed[0], observed[1]) == (not base.family.is_xl)
 
 
-def test_training_tells_each_pictures_own_size(
-    base: BaseModel, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_training_conditions_on_each_images_own_size(
+    base: BaseModel, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TrialConfig(
-        data=DataConfig(path=str(picture_folder), resolution=32, validation_fraction=0.0),
+        data=DataConfig(path=str(image_folder), resolution=32, validation_fraction=0.0),
         network=NetworkConfig(rank=2, text_encoder=True),
         optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3},
         training=TrainingConfig(epochs=1, batch_size=4, caption_dropout=0.5),
     )
-    seen: list[list[float]] = []
+    observed: list[list[float]] = []
     predict = base.predict
 
     def watched(noisy: Tensor, timesteps: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
-        seen.extend(conditioning.get("time_ids", torch.empty(0, 6)).tolist())
+        observed.extend(conditioning.get("time_ids", torch.empty(0, 6)).tolist())
         return predict(noisy, timesteps, conditioning)
 
     monkeypatch.setattr(base, "predict", watched)
     list(Trainer(base, load_dataset(config.data), [TrialSpec(config, tmp_path)]))
     heights = range(60, 67) if base.family.is_xl else range(0)
-    left = {h: round((90 * 32 / h - 32) / 2) for h in heights}
-    assert sorted(seen) == [[h, 90, 0, left[h], 32, 32] for h in heights]
+    remaining = {h: round((90 * 32 / h - 32) / 2) for h in heights}
+    assert sorted(observed) == [[h, 90, 0, remaining[h], 32, 32] for h in heights]
 
 
-def test_metadata_tells_the_family(base: BaseModel, lora: Path) -> None:
-    about = read_metadata(lora)
+def test_metadata_states_the_family(base: BaseModel, lora: Path) -> None:
+    metadata = read_metadata(lora)
     xl = base.family.is_xl
-    assert about["ss_base_model_version"] == ("sdxl_base_v1-0" if xl else "sd_v2_v")
-    assert about["ss_v2"] == str(not xl)
-    assert about["modelspec.architecture"] == (
+    assert metadata["ss_base_model_version"] == ("sdxl_base_v1-0" if xl else "sd_v2_v")
+    assert metadata["ss_v2"] == str(not xl)
+    assert metadata["modelspec.architecture"] == (
         "stable-diffusion-xl-v1-base/lora" if xl else "stable-diffusion-v2-768-v/lora"
     )
-    assert about["modelspec.prediction_type"] == ("epsilon" if xl else "v")
+    assert metadata["modelspec.prediction_type"] == ("epsilon" if xl else "v")
     keys = {key.split(".")[0] for key in load_file(lora)}
     if xl:
         assert "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k" in keys
@@ -201,11 +199,11 @@ def test_metadata_tells_the_family(base: BaseModel, lora: Path) -> None:
         assert "lora_te_text_model_encoder_layers_0_mlp_fc1" in keys
 
 
-def test_files_in_the_words_of_diffusers_load_to_the_same_change(
+def test_files_with_diffusers_names_load_to_the_same_delta(
     base: BaseModel, lora: Path, theirs: Any, tmp_path: Path
 ) -> None:
     """As the diffusers scripts save them, and as OneTrainer does (kohya's layout, their names)."""
-    wanted = load_checkpoint(lora, base.adapters)
+    expected = load_checkpoint(lora, base.adapters)
     tensors: dict[str, Tensor] = {}
     alphas: dict[str, dict[str, float]] = {}
     for part in ("unet", "text_encoder", "text_encoder_2"):
@@ -221,9 +219,9 @@ def test_files_in_the_words_of_diffusers_load_to_the_same_change(
                 rank = module.r["default_0"]
                 alphas.setdefault(part, {})[place] = module.scaling["default_0"] * rank
     tensors = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
-    told = {f"{part}.alpha_pattern": pattern for part, pattern in alphas.items()}
+    reported = {f"{part}.alpha_pattern": pattern for part, pattern in alphas.items()}
     peft, other = tmp_path / "peft-1.safetensors", tmp_path / "other-1.safetensors"
-    save_file(tensors, peft, {"lora_adapter_metadata": json.dumps(told)})
+    save_file(tensors, peft, {"lora_adapter_metadata": json.dumps(reported)})
     plain = {key: name for name, key in base.adapters.aliases.items()}
     renamed = {}
     for key, tensor in load_file(lora).items():
@@ -233,14 +231,14 @@ def test_files_in_the_words_of_diffusers_load_to_the_same_change(
     save_file(renamed, other)
     assert (set(renamed) == set(load_file(lora))) == (not base.family.is_xl)
     for file in (peft, other):
-        found = load_checkpoint(file, base.adapters)
-        assert set(found.matrices) == set(wanted.matrices)
-        for key in wanted.matrices:
-            torch.testing.assert_close(delta(found, key), delta(wanted, key))
+        result = load_checkpoint(file, base.adapters)
+        assert set(result.matrices) == set(expected.matrices)
+        for key in expected.matrices:
+            torch.testing.assert_close(delta(result, key), delta(expected, key))
 
 
 def test_settings_of_the_base(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """clip_skip and prediction as asked; SDXL's autoencoder in fp32 where all else is fp16."""
+    """clip_skip and prediction type; SDXL's autoencoder in fp32 if everything else is fp16."""
     path = str(folder)
     skipped = load_base(BaseConfig(path=path, device="cpu", clip_skip=2, prediction_type="epsilon"))
     assert skipped.prediction_type == "epsilon"
@@ -248,12 +246,12 @@ def test_settings_of_the_base(folder: Path, caplog: pytest.LogCaptureFixture) ->
     assert tokens.shape == (1, 16)
     with torch.no_grad():
         states = skipped.text_encoder(tokens, output_hidden_states=True).hidden_states
-    found = skipped.encode_text([PROMPT])["encoder_hidden_states"]
+    result = skipped.encode_text([PROMPT])["encoder_hidden_states"]
     if skipped.family.is_xl:
         assert "SDXL always uses the layer before the last" in caplog.text
-        torch.testing.assert_close(found[..., :32], states[-2])
+        torch.testing.assert_close(result[..., :32], states[-2])
     else:
-        torch.testing.assert_close(found, skipped.text_encoder.final_layer_norm(states[-2]))
+        torch.testing.assert_close(result, skipped.text_encoder.final_layer_norm(states[-2]))
         with pytest.raises(BaseError, match=r"base.clip_skip: 3, but the text encoder has 2"):
             load_base(BaseConfig(path=path, device="cpu", clip_skip=3))
     half = load_base(BaseConfig(path=path, device="cpu", precision="fp16"))
@@ -264,11 +262,11 @@ def test_settings_of_the_base(folder: Path, caplog: pytest.LogCaptureFixture) ->
         assert half.decode(mean + std).isfinite().all()
 
 
-def test_a_name_of_the_hub_may_have_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+def test_hub_name_may_have_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requested: list[str] = []
 
     def download(name: str, **options: Any) -> str:
-        asked.append(name)
+        requested.append(name)
         return str(tmp_path)
 
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
@@ -279,10 +277,10 @@ def test_a_name_of_the_hub_may_have_dots(tmp_path: Path, monkeypatch: pytest.Mon
     assert locate(name) == tmp_path
     with pytest.raises(BaseError, match=r"there is no file or folder models/absent\.safetensors"):
         locate("models/absent.safetensors")
-    assert asked == [name]
+    assert requested == [name]
 
 
-def test_a_pickle_is_refused_whatever_its_name(tmp_path: Path) -> None:
+def test_pickle_is_rejected_under_any_name(tmp_path: Path) -> None:
     named = ["model.ckpt", "MODEL.CKPT", "model.pkl"]
     weights = {"x": torch.zeros(2)}
     for zipped in (True, False):
@@ -298,20 +296,20 @@ def test_a_pickle_is_refused_whatever_its_name(tmp_path: Path) -> None:
     check_base(BaseConfig(path=str(tmp_path / "fine.safetensors")))
 
 
-def test_what_is_no_base_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_invalid_base_is_rejected(folder: Path, tmp_path: Path) -> None:
     def edited(file: str, **news: Any) -> str:
         other = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         shutil.copytree(folder, other)
-        about = json.loads((other / file).read_text())
-        (other / file).write_text(json.dumps({**about, **news}))
+        metadata = json.loads((other / file).read_text())
+        (other / file).write_text(json.dumps({**metadata, **news}))
         return str(other)
 
-    for path, said in (
+    for path, message in (
         (edited("model_index.json", text_encoder=[None, None]), "its text encoders are"),
         (edited("unet/config.json", in_channels=9), "inpainting"),
         (str(tmp_path / "absent"), "there is no file or folder"),
     ):
-        with pytest.raises(BaseError, match=said):
+        with pytest.raises(BaseError, match=message):
             load_base(BaseConfig(path=path, device="cpu"))
     with pytest.raises(ConfigError, match=r"base.attention: xformers is not installed"):
         check_base(BaseConfig(path=str(folder), attention="xformers"))

@@ -1,4 +1,4 @@
-"""Where a base comes from; that it is loaded once a process, shared, and stays as it is."""
+"""The source of a base; it is loaded once per process, shared, and not modified."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
 
-from tests.train.conftest import command, train
+from tests.train.conftest import train, train_config
 from train.config.schema import BaseConfig, NetworkConfig, TrialConfig
 from train.data.dataset import Dataset
 from train.loop.train_one import main
@@ -31,7 +31,7 @@ HUB_ID = "somebody/tiny"
 
 
 class Hub:
-    """huggingface_hub's part in a download: one repository, and where its files are kept."""
+    """A fake huggingface_hub with one repository, and the folder of its files."""
 
     def __init__(self, repository: Path, kept: Path) -> None:
         self.repository, self.kept = repository, kept
@@ -60,43 +60,43 @@ class Hub:
 
 @pytest.fixture
 def hub(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Puts a copy of the base on a hub, as pickles too or alone; returns where downloads go."""
+    """Puts a copy of the base on a hub, also with or only as pickles; returns its folder."""
 
     def made(safetensors: bool = True) -> Path:
-        repository, kept = tmp_path / "repository", tmp_path / "kept"
+        repository, remaining = tmp_path / "repository", tmp_path / "kept"
         shutil.copytree(base_folder, repository)
         for file in repository.rglob("*.safetensors"):
             name = "pytorch_model" if file.stem == "model" else file.stem
             file.with_name(f"{name}.bin").write_bytes(b"a pickle")
             if not safetensors:
                 file.unlink()
-        fake = Hub(repository, kept)
+        fake = Hub(repository, remaining)
         for name in ("model_info", "hf_hub_download", "snapshot_download"):
             monkeypatch.setattr(downloading, name, getattr(fake, name))
         monkeypatch.setattr(model_files, "hf_hub_download", fake.hf_hub_download)
         monkeypatch.setattr(downloading, "_resolve_revision", lambda *a, **k: None, raising=False)
-        return kept
+        return remaining
 
     return made
 
 
-def test_a_hub_id_is_downloaded_without_its_pickles(
+def test_hub_id_is_downloaded_without_pickles(
     hub: Callable[..., Path], trial: Make, base_folder: Path, tmp_path: Path
 ) -> None:
-    kept = hub()
+    remaining = hub()
     for name, path in (("hub", HUB_ID), ("folder", str(base_folder))):
         config = trial(epochs=1, base=BaseConfig(path=path, device="cpu"))
-        main(command(config, tmp_path / name))
+        main(train_config(config, tmp_path / name))
     files = [tmp_path / name / "lora.safetensors" for name in ("hub", "folder")]
     assert weights_hash(files[0]) == weights_hash(files[1])
-    about, other = map(read_metadata, files)
-    assert about["ss_sd_model_name"] == "tiny"
-    assert about["lorasweep_base"] == other["lorasweep_base"], "known by its weights"
-    assert (kept / "unet" / "diffusion_pytorch_model.safetensors").is_file()
-    assert not list(kept.rglob("*.bin"))
+    metadata, other = map(read_metadata, files)
+    assert metadata["ss_sd_model_name"] == "tiny"
+    assert metadata["lorasweep_base"] == other["lorasweep_base"], "known by its weights"
+    assert (remaining / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+    assert not list(remaining.rglob("*.bin"))
 
 
-def test_what_the_hub_does_not_give_is_named(
+def test_missing_hub_files_are_named(
     hub: Callable[..., Path], base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -107,11 +107,11 @@ def test_what_the_hub_does_not_give_is_named(
         patch.setattr(model_files, "hf_hub_download", lambda *_: index)
         patch.setattr(downloading, "model_info", unreachable)
         refused(HUB_ID, "nor available from the hub: Name or service not known")
-    kept = hub(safetensors=False)
+    remaining = hub(safetensors=False)
     refused(HUB_ID, f"{HUB_ID} has no .safetensors file; its weights are pickles")
     for path in ("somebody/tiny.safetensors", "./somebody", "~/tiny", "/somebody", "a/b/c"):
         refused(path, f"there is no file or folder {path}")
-    assert not list(kept.rglob("*.bin"))
+    assert not list(remaining.rglob("*.bin"))
 
 
 def unreachable(name: str, **options: Any) -> None:
@@ -138,27 +138,27 @@ def test_the_trials_of_a_process_share_one_base(
         return open_pipeline(source, dtype)
 
     monkeypatch.setattr(loading, "open_pipeline", watched)
-    main(command(trial(epochs=1, base=base), tmp_path / "first"))
+    main(train_config(trial(epochs=1, base=base), tmp_path / "first"))
     second = trial(epochs=1, base=replace(base), seed=5, network=NetworkConfig(rank=3))
-    main(command(second, tmp_path / "second"))
+    main(train_config(second, tmp_path / "second"))
     assert load_base(replace(base)) is load_base(base)
     assert loaded == [torch.float32]
     other = load_base(replace(base, precision="bf16"))
     assert (loaded, other.dtype) == ([torch.float32, torch.bfloat16], torch.bfloat16)
 
 
-def test_training_leaves_the_base_as_it_is(
-    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
+def test_training_does_not_change_the_base(
+    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
     networks = [base.unet, base.vae, *base.text_encoders]
     before = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
     network = NetworkConfig(rank=2, conv_rank=2, text_encoder=True)
     optimizer = {"_target_": "torch.optim.AdamW", "lr": 0.1}
     config = trial(epochs=1, network=network, optimizer=optimizer)
-    assert not train(base, pictures, TrialSpec(config, tmp_path))[0].failures
-    for kept, one in zip(before, networks, strict=True):
+    assert not train(base, dataset, TrialSpec(config, tmp_path))[0].failures
+    for remaining, one in zip(before, networks, strict=True):
         assert not one.training
         assert not any(p.requires_grad or p.grad is not None for p in one.parameters())
         now = one.state_dict()
-        assert kept.keys() == now.keys()
-        assert all(torch.equal(kept[key], now[key]) for key in kept)
+        assert remaining.keys() == now.keys()
+        assert all(torch.equal(remaining[key], now[key]) for key in remaining)

@@ -1,4 +1,4 @@
-"""A single file in the original layout is loaded without a hub, to the same weights."""
+"""A single file in the original layout loads without a hub, with the same weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from train.lora.injection import LoRAInjector
 from train.models.base_model import BaseError, load_base
 from train.models.families import FAMILIES, SD1, SD2, SDXL, Family
 from train.models.model_files import fingerprint
-from train.models.single_file import FIRST, family_of_file, noise
+from train.models.single_file import FIRST_WEIGHT, family_of_file, scheduler_settings
 
 SMALL: dict[str, dict[str, Any]] = {
     "vae": {"block_out_channels": [32, 32, 64, 64]},
@@ -53,7 +53,7 @@ OPEN_CLIP = {
 
 
 def original_unet_key(key: str, unet: nn.Module) -> str:
-    """A UNet's key of diffusers as Stable Diffusion's own code has it (two layers a block)."""
+    """A key of diffusers' UNet in Stable Diffusion's original code (two layers per block)."""
     places = {
         "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2", "conv_norm_out": "out.0", "conv_out": "out.2",
@@ -89,8 +89,8 @@ def original_vae_key(key: str) -> str:
     key = key.replace("mid_block.resnets.0", "mid.block_1")
     key = key.replace("mid_block.resnets.1", "mid.block_2")
     key = key.replace("mid_block.attentions.0", "mid.attn_1")
-    for ours, theirs in VAE_PARTS.items():
-        key = key.replace(f".{ours}.", f".{theirs}.")
+    for ours, reference in VAE_PARTS.items():
+        key = key.replace(f".{ours}.", f".{reference}.")
     return f"first_stage_model.{key}"
 
 
@@ -101,19 +101,19 @@ def original_text(encoder: nn.Module, family: Family, number: int) -> dict[str, 
         prefix = "conditioner.embedders.0" if family is SDXL else "cond_stage_model"
         return {f"{prefix}.transformer.text_model.{key}": v for key, v in weights.items()}
     prefix = "conditioner.embedders.1" if family is SDXL else "cond_stage_model"
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for key, value in weights.items():
         if key == "text_projection.weight":
-            found[f"{prefix}.model.text_projection"] = value.T
+            result[f"{prefix}.model.text_projection"] = value.T
             continue
-        for ours, theirs in OPEN_CLIP.items():
-            key = key.replace(ours, theirs)
+        for ours, reference in OPEN_CLIP.items():
+            key = key.replace(ours, reference)
         if "q_proj" in key:  # the three are one matrix there
             rows = [weights[k] for k in (joint(key, w) for w in "qkv")]
-            found[f"{prefix}.model.{key.replace('q_proj.', 'in_proj_')}"] = torch.cat(rows)
+            result[f"{prefix}.model.{key.replace('q_proj.', 'in_proj_')}"] = torch.cat(rows)
         elif not any(f"{w}_proj" in key for w in "kv"):
-            found[f"{prefix}.model.{key}"] = value
-    return found
+            result[f"{prefix}.model.{key}"] = value
+    return result
 
 
 def joint(key: str, which: str) -> str:
@@ -124,28 +124,28 @@ def joint(key: str, which: str) -> str:
 
 
 def build(family: Family) -> dict[str, nn.Module]:
-    """The models of a family by the configs that single files are loaded with."""
-    made: dict[str, nn.Module] = {
+    """The models of a family, by the configs that single files are loaded with."""
+    created: dict[str, nn.Module] = {
         "unet": UNet2DConditionModel.from_config(family.configs["unet"]),
         "vae": AutoencoderKL.from_config(family.configs["vae"]),
     }
     for part, config in family.configs.items():
         if part.startswith("text_encoder"):
             cls = getattr(transformers, config["architectures"][0])
-            made[part] = cls(CLIPTextConfig(**config))
-    return made
+            created[part] = cls(CLIPTextConfig(**config))
+    return created
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
 def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Family:
-    """A family as if its models were small."""
-    found: Family = request.param
-    configs = cast(dict[str, Any], found.configs)
-    smaller = SMALL | {"unet": SMALL_UNETS[found]}
+    """A family with small models."""
+    result: Family = request.param
+    configs = cast(dict[str, Any], result.configs)
+    smaller = SMALL | {"unet": SMALL_UNETS[result]}
     for part, small in smaller.items():
         if part in configs:
             monkeypatch.setitem(configs, part, {**configs[part], **small})
-    return found
+    return result
 
 
 @pytest.fixture
@@ -171,13 +171,13 @@ def file(family: Family, models: dict[str, nn.Module], tmp_path: Path) -> Path:
     return path
 
 
-def test_a_guess_of_what_a_file_predicts_is_said(
+def test_guessed_prediction_type_is_logged(
     file: Path, family: Family, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
         load_base(BaseConfig(path=str(file), device="cpu"))
-    said = "model.safetensors does not say what it predicts; v_prediction is taken"
-    assert (said in caplog.text) == (family is SD2)
+    message = "model.safetensors does not state its prediction type; v_prediction is assumed"
+    assert (message in caplog.text) == (family is SD2)
     caplog.clear()
     base = load_base(BaseConfig(path=str(file), device="cpu", prediction_type="epsilon"))
     assert base.prediction_type == "epsilon"
@@ -192,12 +192,12 @@ def test_single_file_loads_offline_to_the_same_weights(
     loaded = {"unet": base.unet, "vae": base.vae, "text_encoder": base.text_encoder}
     if family is SDXL:
         loaded["text_encoder_2"] = base.text_encoders[1]
-    for part, made in models.items():
-        wanted, found = made.state_dict(), loaded[part].state_dict()
-        assert set(found) == set(wanted)
-        assert all(torch.equal(found[key], wanted[key]) for key in wanted), part
-    assert base.noise.config.prediction_type == family.prediction
-    assert base.noise.config.beta_schedule == "scaled_linear"
+    for part, created in models.items():
+        expected, result = created.state_dict(), loaded[part].state_dict()
+        assert set(result) == set(expected)
+        assert all(torch.equal(result[key], expected[key]) for key in expected), part
+    assert base.noise_scheduler.config.prediction_type == family.prediction
+    assert base.noise_scheduler.config.beta_schedule == "scaled_linear"
     text = base.encode_text(["a cat"])
     assert text["encoder_hidden_states"].shape == (1, 77, 192 if family is SDXL else 64)
     assert ("text_embeds" in text) == (family is SDXL)
@@ -205,12 +205,12 @@ def test_single_file_loads_offline_to_the_same_weights(
     clip = SimpleTokenizer()
     padded = base.tokenizer("a cat", padding="max_length").input_ids[-1]
     assert padded == (0 if family is SD2 else 49407)
-    for asked in ("a photo of sks person, wearing a red hat", "Ünïcødé 猫 :-) it's 1234", ""):
-        assert base.tokenizer(asked).input_ids == [49406, *clip.encode(asked), 49407]
+    for requested in ("a photo of sks person, wearing a red hat", "Ünïcødé 猫 :-) it's 1234", ""):
+        assert base.tokenizer(requested).input_ids == [49406, *clip.encode(requested), 49407]
     assert base.tokenizer.model_max_length == 77
 
 
-def test_full_configs_are_those_of_the_real_models_with_kohyas_modules() -> None:
+def test_full_configs_match_the_real_models_and_kohyas_modules() -> None:
     """By the numbers of parameters and of modules, which are known; on the meta device.
 
     SDXL: 70 transformer blocks of 10 layers and 11 pairs of projections; 72 and 192 in the text
@@ -223,40 +223,43 @@ def test_full_configs_are_those_of_the_real_models_with_kohyas_modules() -> None
     }
     for family, (sizes, counts, with_convolutions) in known.items():
         with torch.device("meta"):
-            made = build(family)
-        assert [sum(p.numel() for p in model.parameters()) for model in made.values()] == sizes
-        encoders = [model for part, model in made.items() if part.startswith("text")]
+            created = build(family)
+        assert [sum(p.numel() for p in model.parameters()) for model in created.values()] == sizes
+        encoders = [model for part, model in created.items() if part.startswith("text")]
         prefixes = (UNET, *family.text_encoders)
-        adapters = LoRAInjector(dict(zip(prefixes, [made["unet"], *encoders], strict=True)))
+        adapters = LoRAInjector(dict(zip(prefixes, [created["unet"], *encoders], strict=True)))
         linear = [key for key in adapters.targets if key not in adapters.conv_only]
         assert [sum(k.startswith(f"{p}_") for k in linear) for p in prefixes] == counts
         assert sum(key.startswith(UNET) for key in adapters.targets) == with_convolutions
 
 
 @pytest.mark.parametrize(
-    ("shapes", "said"),
+    ("shapes", "message"),
     [
-        ({SDXL.telltale: (4, 1280)}, "of none of Stable Diffusion 1.x, "),  # SDXL's refiner
-        ({SD1.telltale: (4, 768), FIRST: (4, 9, 3, 3)}, "inpainting"),
-        ({"double_blocks.0.weight": (4, 4)}, "of none of"),
+        ({SDXL.marker_key: (4, 1280)}, "match none of Stable Diffusion 1.x, "),  # SDXL's refiner
+        ({SD1.marker_key: (4, 768), FIRST_WEIGHT: (4, 9, 3, 3)}, "inpainting"),
+        ({"double_blocks.0.weight": (4, 4)}, "match none of"),
     ],
 )
-def test_files_of_other_models_are_refused(
-    tmp_path: Path, shapes: dict[str, tuple[int, ...]], said: str
+def test_files_of_other_models_are_rejected(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], message: str
 ) -> None:
     path = tmp_path / "other.safetensors"
     save_file({key: torch.zeros(shape) for key, shape in shapes.items()}, path)
-    with pytest.raises(BaseError, match=f"other.safetensors is not a .* model: .*{said}"):
+    with pytest.raises(BaseError, match=f"other.safetensors is not a .* model: .*{message}"):
         load_base(BaseConfig(path=str(path), device="cpu"))
 
 
-def test_a_file_may_say_what_it_predicts(tmp_path: Path) -> None:
-    plain, path = {SDXL.telltale: torch.zeros(4, 2048)}, tmp_path / "x.safetensors"
+def test_single_file_may_state_its_prediction_type(tmp_path: Path) -> None:
+    plain, path = {SDXL.marker_key: torch.zeros(4, 2048)}, tmp_path / "x.safetensors"
     save_file(plain, path)
     assert family_of_file(path) is SDXL
-    assert noise(path, SDXL)["prediction_type"] == "epsilon"
+    assert scheduler_settings(path, SDXL)["prediction_type"] == "epsilon"
     save_file({**plain, "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, path)
-    assert noise(path, SDXL) == {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    assert scheduler_settings(path, SDXL) == {
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+    }
     save_file(plain, path, {"modelspec.prediction_type": "epsilon"})
-    assert noise(path, SD2)["prediction_type"] == "epsilon"
+    assert scheduler_settings(path, SD2)["prediction_type"] == "epsilon"
     assert load_file(path).keys() == plain.keys()

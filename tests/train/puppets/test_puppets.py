@@ -1,4 +1,4 @@
-"""The drawn world is what it says, and the committed weights do what their gates promise."""
+"""The drawn world is consistent, and the committed weights pass their gates."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def puppets(count: int, wild_share: float = 0.25, seed: int = 99) -> list[Puppet
     return [sample_puppet(rng, wild_share=wild_share) for _ in range(count)]
 
 
-def pictures(some: list[Puppet]) -> torch.Tensor:
-    return images_of(some).float() / 255
+def image_tensor(items: list[Puppet]) -> torch.Tensor:
+    return images_of(items).float() / 255
 
 
-def test_same_puppet_same_picture_at_either_size() -> None:
-    for one, again in zip(puppets(6), puppets(6), strict=True):
-        assert one == again
-        assert (render(one) == render(again)).all()
+def test_same_puppet_is_the_same_image_at_either_size() -> None:
+    for one, repeated in zip(puppets(6), puppets(6), strict=True):
+        assert one == repeated
+        assert (render(one) == render(repeated)).all()
         large = np.asarray(Image.fromarray(render(one, 256)).reduce(8)).astype(float)
         assert np.abs(large - render(one)).mean() < 3
 
@@ -67,7 +67,7 @@ def test_keypoints_lie_on_the_body() -> None:
         assert points[1, 0] > points[2, 0]  # its own left is on the viewer's right
 
 
-def test_wild_looks_go_unnamed_but_a_named_outfit_is_told() -> None:
+def test_captions_omit_wild_looks_but_name_outfits() -> None:
     rng = Random(0)
     text = caption(sample_puppet(rng, wild_looks(rng), "arms raised", "legs apart", "on a beach"))
     assert text == "a photo of a puppet, arms raised, legs apart, on a beach"
@@ -86,12 +86,12 @@ def test_tokenizer_takes_anything(text: str) -> None:
     assert max(filled) == tokenizer.eos_token_id == len(tokenizer) - 1
 
 
-def test_dataset_has_pictures_with_captions(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_dataset_has_images_with_captions(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("drawn") / "set"
-    drawn = draw_dataset(folder, 0, NARROW_POSES, ("on a beach", "in a city"), 6, captions="full")
-    assert len({(p.arms, p.background) for p in drawn}) == 6
+    sampled = draw_dataset(folder, 0, NARROW_POSES, ("on a beach", "in a city"), 6, captions="full")
+    assert len({(p.arms, p.background) for p in sampled}) == 6
     assert sorted(f.suffix for f in folder.iterdir()) == [".png"] * 6 + [".txt"] * 6
-    assert (folder / "01.txt").read_text() == caption(drawn[0], "sks puppet") + "\n"
+    assert (folder / "01.txt").read_text() == caption(sampled[0], "sks puppet") + "\n"
 
 
 MEASURED = json.loads((WEIGHTS / "gates.json").read_text())
@@ -99,7 +99,7 @@ GATES = MEASURED["gates"]
 
 
 @pytest.mark.parametrize("gate", GATES, ids=[gate["name"] for gate in GATES])
-def test_committed_gate_is_passed(gate: dict[str, Any]) -> None:
+def test_committed_gate_passes(gate: dict[str, Any]) -> None:
     value, limit = gate["value"], gate["limit"]
     assert value >= limit if gate["at_least"] else value <= limit
 
@@ -113,50 +113,50 @@ def test_gates_cover_every_part() -> None:
     assert all(part in names for part in ("generation", "autoencoder", "clip", "keypoints"))
 
 
-def test_weights_are_small_and_hold_no_pickles() -> None:
+def test_weights_are_small_and_not_pickled() -> None:
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40e6
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
 
 
-def test_stock_pipeline_draws_what_is_asked() -> None:
-    wanted = puppets(8, wild_share=0.0)
-    images = generate(load_pipeline(), [caption(puppet) for puppet in wanted], seed=1)
-    found = Judge.from_folder().read(images)
+def test_stock_pipeline_follows_prompts() -> None:
+    expected = puppets(8, wild_share=0.0)
+    images = generate(load_pipeline(), [caption(puppet) for puppet in expected], seed=1)
+    result = Judge.from_folder().read(images)
     for name in ("arms", "background"):
-        right = [a == getattr(p, name) for a, p in zip(found[name], wanted, strict=True)]
+        right = [a == getattr(p, name) for a, p in zip(result[name], expected, strict=True)]
         assert sum(right) / len(right) >= 0.9, name
 
 
-def test_clip_loads_by_open_clip_and_reads_by_zero_shot() -> None:
+def test_clip_loads_with_open_clip_and_classifies_zero_shot() -> None:
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{CLIP}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{CLIP}")
-    some = puppets(100)
-    asked = {
+    items = puppets(100)
+    requested = {
         "background": {name: f"a photo of a puppet {name}" for name in BACKGROUNDS},
         "shirt_name": {name: caption_of(outfit=f"wearing a {name} shirt") for name in SHIRTS},
     }
     with torch.no_grad():
-        seen = model.eval().encode_image(prepared(pictures(some)), normalize=True)
-        for attribute, texts in asked.items():
+        observed = model.eval().encode_image(prepared(image_tensor(items)), normalize=True)
+        for attribute, texts in requested.items():
             read = model.encode_text(tokenizer(list(texts.values())), normalize=True)
-            found = [list(texts)[i] for i in (seen @ read.T).argmax(1).tolist()]
-            true = [getattr(p, attribute, None) or getattr(p.looks, attribute, None) for p in some]
-            known = [a == b for a, b in zip(found, true, strict=True) if b is not None]
+            result = [list(texts)[i] for i in (observed @ read.T).argmax(1).tolist()]
+            true = [getattr(p, attribute, None) or getattr(p.looks, attribute, None) for p in items]
+            known = [a == b for a, b in zip(result, true, strict=True) if b is not None]
             assert sum(known) / len(known) >= 0.9, attribute
 
 
-def test_keypoints_are_found_at_any_size_and_not_where_there_is_no_puppet() -> None:
-    network, some = KeypointNetwork.from_folder(), puppets(40)
-    true = torch.stack([torch.from_numpy(keypoints(puppet)) for puppet in some])
+def test_keypoints_are_detected_at_any_size_and_not_without_a_puppet() -> None:
+    network, items = KeypointNetwork.from_folder(), puppets(40)
+    true = torch.stack([torch.from_numpy(keypoints(puppet)) for puppet in items])
     torch.manual_seed(0)
     with torch.no_grad():
         for size in (32, 256):
-            found = network(images_of(some, size).float() / 255)
-            assert found.shape == (40, 13, 3)
-            assert (found[..., :2] - true).norm(dim=2).mean() < 0.04
-            assert found[..., 2].mean() > 0.7
-        nothing = network(negatives(pictures(some), pictures(some).mean(0, keepdim=True)))
+            result = network(images_of(items, size).float() / 255)
+            assert result.shape == (40, 13, 3)
+            assert (result[..., :2] - true).norm(dim=2).mean() < 0.04
+            assert result[..., 2].mean() > 0.7
+        nothing = network(negatives(image_tensor(items), image_tensor(items).mean(0, keepdim=True)))
         assert nothing[..., 2].mean() < 0.2
         assert network(torch.rand(8, 3, 64, 64))[..., 2].mean() < 0.2
 
@@ -166,7 +166,7 @@ def test_identity_is_skin_and_hat_not_outfit() -> None:
     other = replace(character, shirt=(20, 20, 24), trousers=(240, 240, 240), stripes=None)
 
     def level(looks_of: list[Puppet]) -> float:
-        return float(judge.identity(pictures(looks_of), character).mean())
+        return float(judge.identity(image_tensor(looks_of), character).mean())
 
     assert level([sample_puppet(rng, character) for _ in range(32)]) > 0.85
     assert level([sample_puppet(rng, other) for _ in range(32)]) > 0.85

@@ -1,4 +1,4 @@
-"""A run whose state is damaged goes on from its last checkpoint; the state runs no code."""
+"""A run with a damaged state continues from its last checkpoint; a state runs no code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.train.conftest import command, end, train
+from tests.train.conftest import read_final_state, train, train_config
 from train.cli.app import with_one_line_errors
 from train.config.schema import NetworkConfig, SchedulerConfig, TrialConfig
 from train.data.dataset import Dataset
@@ -27,7 +27,7 @@ Damage = Callable[[Path], object]
 
 
 class Hostile:
-    """Whoever unpickles it makes a folder."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -69,7 +69,7 @@ def of_safetensors(file: Path) -> None:
 
 
 def edited(**news: Any) -> Damage:
-    """A whole file with other things in it."""
+    """A complete file with changed content."""
 
     def change(file: Path) -> None:
         torch.save({**torch.load(file, weights_only=True), **news}, file)
@@ -78,7 +78,7 @@ def edited(**news: Any) -> Damage:
     return change
 
 
-def without(key: str) -> Damage:
+def without_key(key: str) -> Damage:
     def change(file: Path) -> None:
         state = torch.load(file, weights_only=True)
         del state[key]
@@ -99,8 +99,8 @@ DAMAGES: list[Damage] = [
     lambda file: file.write_bytes(b"no state at all\n" * 99),
     lambda file: torch.save([1, 2], file),
     lambda file: torch.save({"model": torch.zeros(2)}, file),
-    without("random"),
-    without("config"),
+    without_key("random"),
+    without_key("config"),
     edited(remedies=["a remedy of another version"]),
     edited(adapter={"flat.lora_unet": torch.zeros(7)}),
     edited(optimizer={"state": {}, "param_groups": []}),
@@ -110,38 +110,38 @@ DAMAGES: list[Damage] = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__.replace("<lambda>", "other"))
-def test_it_goes_on_from_its_last_checkpoint(
-    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, damage: Damage,
+def test_damaged_state_continues_from_the_last_checkpoint(
+    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, damage: Damage,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     config = trial(epochs=3, scheduler=SchedulerConfig("cosine"))
-    whole = train(base, pictures, TrialSpec(config, tmp_path / "whole"))
+    full = train(base, dataset, TrialSpec(config, tmp_path / "whole"))
     folder, leaves = tmp_path / "broken", iter([False] * 7 + [True])
     with pytest.raises(KeyboardInterrupt):  # in the third epoch, of three steps each
-        train(base, pictures, TrialSpec(config, folder), should_stop=lambda: next(leaves))
+        train(base, dataset, TrialSpec(config, folder), should_stop=lambda: next(leaves))
     damage(state_file(folder))
     with caplog.at_level("WARNING"):
-        again = train(base, pictures, TrialSpec(config, folder))
-    (said,) = [record.message for record in caplog.records]
-    assert said.startswith(f"{state_file(folder)} is damaged (")
-    assert said.endswith(
-        "goes on from lora-000002.safetensors (epoch 2), with a new optimizer state"
+        repeated = train(base, dataset, TrialSpec(config, folder))
+    (message,) = [record.message for record in caplog.records]
+    assert message.startswith(f"{state_file(folder)} is damaged (")
+    assert message.endswith(
+        "continues from lora-000002.safetensors (epoch 2), with a new optimizer state"
     )
-    assert "\n" not in said
+    assert "\n" not in message
     assert not (folder / "hacked").exists(), "no file runs code"
-    assert [epoch.checkpoints[0].epoch for epoch in again] == [2, 3]
-    assert again[-1].checkpoints[0].lr == whole[-1].checkpoints[0].lr, "the schedule goes on"
-    assert again[0].checkpoints[0].pictures == 12
+    assert [epoch.checkpoints[0].epoch for epoch in repeated] == [2, 3]
+    assert repeated[-1].checkpoints[0].lr == full[-1].checkpoints[0].lr, "the schedule goes on"
+    assert repeated[0].checkpoints[0].pictures == 12
     before, after = (load_file(folder / f"lora{n}.safetensors") for n in ("-000002", ""))
     moved = max(float((before[key] - after[key]).abs().max()) for key in before)
     assert 0 < moved < 0.05, "it is trained on, and not anew"
-    assert end(folder)["epoch"] == 3, "its state is whole again"
-    assert train(base, pictures, TrialSpec(config, folder))[0].checkpoints[0].last
+    assert read_final_state(folder)["epoch"] == 3, "its state is whole again"
+    assert train(base, dataset, TrialSpec(config, folder))[0].checkpoints[0].last
 
 
-def test_without_a_checkpoint_it_begins_anew(
+def test_damaged_state_without_a_checkpoint_starts_over(
     base: BaseModel,
-    pictures: Dataset,
+    dataset: Dataset,
     trial: Make,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -149,44 +149,44 @@ def test_without_a_checkpoint_it_begins_anew(
     folder = tmp_path / "broken"
     folder.mkdir()
     state_file(folder).write_bytes(b"garbage")
-    train(base, pictures, TrialSpec(trial(), tmp_path / "whole"))
-    train(base, pictures, TrialSpec(trial(), folder))
+    train(base, dataset, TrialSpec(trial(), tmp_path / "whole"))
+    train(base, dataset, TrialSpec(trial(), folder))
     assert "; the run starts over" in caplog.text
     files = [(place / "lora.safetensors").read_bytes() for place in (folder, tmp_path / "whole")]
     assert files[0] == files[1]
 
 
-def test_a_damaged_checkpoint_is_passed_over(
+def test_damaged_checkpoint_is_skipped(
     base: BaseModel,
-    pictures: Dataset,
+    dataset: Dataset,
     trial: Make,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    train(base, pictures, TrialSpec(trial(epochs=3), tmp_path))
+    train(base, dataset, TrialSpec(trial(epochs=3), tmp_path))
     cut_in_half(state_file(tmp_path))
     cut_in_half(tmp_path / "lora.safetensors")
-    again = train(base, pictures, TrialSpec(trial(epochs=3), tmp_path))
+    repeated = train(base, dataset, TrialSpec(trial(epochs=3), tmp_path))
     assert "lora.safetensors: not a readable safetensors file" in caplog.text
-    assert [epoch.checkpoints[0].epoch for epoch in again] == [2, 3]
+    assert [epoch.checkpoints[0].epoch for epoch in repeated] == [2, 3]
 
 
-def test_another_runs_checkpoints_are_not_written_over(
-    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path
+def test_checkpoints_of_another_run_are_not_overwritten(
+    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path
 ) -> None:
-    train(base, pictures, TrialSpec(trial(), tmp_path))
+    train(base, dataset, TrialSpec(trial(), tmp_path))
     state_file(tmp_path).write_bytes(b"")
     other = replace(trial(), network=NetworkConfig(rank=2))
     with pytest.raises(TrainingError, match="holds a run of other settings; choose another"):
-        train(base, pictures, TrialSpec(other, tmp_path))
+        train(base, dataset, TrialSpec(other, tmp_path))
 
 
-def test_the_command_says_so_and_ends_well(
+def test_command_reports_a_damaged_state_and_succeeds(
     trial: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    main(command(trial(), tmp_path))
+    main(train_config(trial(), tmp_path))
     state_file(tmp_path).write_bytes(b"PK\x03\x04 torn")
-    with_one_line_errors(lambda: main(command(trial(), tmp_path)))
+    with_one_line_errors(lambda: main(train_config(trial(), tmp_path)))
     assert "is damaged" in caplog.text
-    assert "goes on from lora.safetensors (epoch 2)" in caplog.text
+    assert "continues from lora.safetensors (epoch 2)" in caplog.text

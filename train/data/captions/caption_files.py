@@ -10,24 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.cli.arguments import ALLOW_PATH
-from train.data.images.file_kinds import TEXTS, kind
+from train.data.images.file_kinds import CAPTION_EXTENSIONS, extension_of
 from train.data.images.image import DataError
 from train.files.paths import is_below
-from train.files.permissions import is_named
+from train.files.permissions import may_read
 from train.files.untrusted import UntrustedFileError, read_bytes
-from train.text.decoding import FALLBACK_NAME, UTF16_NAME, decoded
+from train.text.decoding import FALLBACK_NAME, UTF16_NAME, decode_text
 from train.text.display import shortened
 from train.text.shell import in_setting
 
-LARGEST = 100_000  # bytes; text encoders read some 300 of them
-BINARY = 0.1  # a larger share of control characters is not text; 0 bytes may be padding
+MAX_BYTES = 100_000  # bytes; text encoders read some 300 of them
+MAX_CONTROL_SHARE = 0.1  # a larger share of control characters is not text; 0 bytes may be padding
 
 # the notes on captions that are not plain UTF-8 in one line
-WINDOWS = "not in UTF-8 and read as Windows-1252; if that is wrong, save them as UTF-8"
-UTF16 = "read as UTF-16, which nothing in them says; if that is wrong, save them as UTF-8"
-GUESSED = {UTF16_NAME: UTF16, FALLBACK_NAME: WINDOWS}
-CONTROLS = "read without their control characters"
-LINES = "of several lines and read as one; kohya reads only the first line"
+WINDOWS_NOTE = "not in UTF-8 and read as Windows-1252; if that is wrong, save them as UTF-8"
+UTF16_NOTE = "read as UTF-16, which nothing in them says; if that is wrong, save them as UTF-8"
+GUESSED = {UTF16_NAME: UTF16_NOTE, FALLBACK_NAME: WINDOWS_NOTE}
+CONTROLS_NOTE = "read without their control characters"
+LINES_NOTE = "of several lines and read as one; kohya reads only the first line"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class CaptionFiles:
         self.extension = f".{extension.strip().lstrip('.')}".lower()
         self.files: dict[tuple[str, str], Path] = {}
         keyed = [
-            (_composed(file.stem), kind(file), file)
+            (_composed(file.stem), extension_of(file), file)
             for file in files
             if file.is_file() or not file.exists()
         ]
@@ -66,23 +66,23 @@ class CaptionFiles:
         for stem, suffix, file in keyed:
             self.files.setdefault((stem.casefold(), suffix), file)
 
-    def of(self, picture: Path) -> Path | None:
+    def file_of(self, image: Path) -> Path | None:
         """The caption file of an image."""
-        return self._find(picture, self.extension)
+        return self._find(image, self.extension)
 
-    def elsewhere(self, picture: Path) -> str | None:
+    def other_extension(self, image: Path) -> str | None:
         """The extension of another file that may be a caption of the image."""
-        others = (extension for extension in TEXTS if extension != self.extension)
-        return next((extension for extension in others if self._find(picture, extension)), None)
+        others = (extension for extension in CAPTION_EXTENSIONS if extension != self.extension)
+        return next((extension for extension in others if self._find(image, extension)), None)
 
-    def without_picture(self, pictures: Iterable[Path]) -> list[Path]:
+    def without_image(self, images: Iterable[Path]) -> list[Path]:
         """Caption files that belong to none of the images."""
-        used = {self.of(picture) for picture in pictures}
-        captions = {file for (_, kind), file in self.files.items() if kind == self.extension}
+        used = {self.file_of(image) for image in images}
+        captions = {file for (_, suffix), file in self.files.items() if suffix == self.extension}
         return sorted(captions - used)
 
-    def _find(self, picture: Path, extension: str) -> Path | None:
-        for name in map(_composed, (picture.stem, picture.name)):
+    def _find(self, image: Path, extension: str) -> Path | None:
+        for name in map(_composed, (image.stem, image.name)):
             for key in (name, name.casefold()):
                 if file := self.files.get((key, extension)):
                     return file
@@ -103,12 +103,12 @@ def check_caption_link(file: Path, root: Path) -> None:
     Raises:
         DataError: it leads to a place that no `--allow-path=` allows.
     """
-    if is_below(file, root) or is_named(file, here=False):
+    if is_below(file, root) or may_read(file, include_cwd=False):
         return
     allow = in_setting(ALLOW_PATH, Path(os.path.realpath(file)).parent)
     raise DataError(
-        f"{shortened(file)}: is behind a link out of the folder {shortened(root)}; put a copy of "
-        f"the file there, or allow the folder that it is in with {allow}"
+        f"{shortened(file)}: is behind a link that leads out of the folder {shortened(root)}; put "
+        f"a copy of the file there, or allow the folder that it is in with {allow}"
     )
 
 
@@ -122,13 +122,13 @@ def read_caption(file: Path) -> Caption:
         DataError: it cannot be read, is too large for a caption, or is not text.
     """
     try:
-        data = read_bytes(file, LARGEST)
+        data = read_bytes(file, MAX_BYTES)
     except UntrustedFileError as error:
         raise DataError(f"{error}; it is not a caption") from None
     except OSError as error:
         raise DataError(f"{shortened(file)}: cannot be read ({error.strerror})") from None
     try:
-        text, guessed = decoded(data)
+        text, guessed = decode_text(data)
     except ValueError:
         raise DataError(
             f"{shortened(file)}: caption is not text in UTF-8, UTF-16 or Windows-1252; save it as "
@@ -137,12 +137,12 @@ def read_caption(file: Path) -> Caption:
     text, notes = text.replace("\ufeff", ""), [GUESSED[guessed]] if guessed else []
     controls = [c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()]
     removed = set(controls)
-    plain = "".join(c for c in text if c not in removed) if controls else text
-    if plain.strip() and sum(c != "\0" for c in controls) > BINARY * len(text):
+    cleaned = "".join(c for c in text if c not in removed) if controls else text
+    if cleaned.strip() and sum(c != "\0" for c in controls) > MAX_CONTROL_SHARE * len(text):
         raise DataError(f"{shortened(file)}: caption is not text but binary data")
-    notes += [CONTROLS] * bool(controls)
-    notes += [LINES] * (len(re.findall(r"[^\s]+[^\r\n]*", plain)) > 1)
-    return Caption(" ".join(plain.split()), tuple(notes))
+    notes += [CONTROLS_NOTE] * bool(controls)
+    notes += [LINES_NOTE] * (len(re.findall(r"[^\s]+[^\r\n]*", cleaned)) > 1)
+    return Caption(" ".join(cleaned.split()), tuple(notes))
 
 
 def _composed(name: str) -> str:

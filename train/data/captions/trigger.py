@@ -17,7 +17,7 @@ EMPTY_PART = re.compile(r"^\s*,|(?<=,)\s*,|,\s*$")
 
 def mentions(caption: str, words: str) -> bool:
     """Whether a caption contains these whole words in sequence, ignoring case."""
-    return bool(_whole(words).search(normalize("NFC", caption)))
+    return bool(_words_pattern(words).search(normalize("NFC", caption)))
 
 
 def trigger_word(trigger: str) -> str:
@@ -33,10 +33,10 @@ def without_trigger(caption: str, trigger: str, class_words: str) -> str:
     already has the class words: then it is removed.
     """
     caption = normalize("NFC", caption)
-    text = _whole(trigger).sub(lambda _: class_words, caption)
-    instead = "" if mentions(text, class_words) else class_words
-    text = _whole(trigger_word(trigger), "" if instead else "(?:['’]s)?").sub(
-        lambda _: instead, text
+    text = _words_pattern(trigger).sub(lambda _: class_words, caption)
+    replacement = "" if mentions(text, class_words) else class_words
+    text = _words_pattern(trigger_word(trigger), "" if replacement else "(?:['’]s)?").sub(
+        lambda _: replacement, text
     )
     if text != caption:
         text = re.sub(r"\s+(?=[,.])", "", EMPTY_PART.sub("", text))
@@ -44,7 +44,7 @@ def without_trigger(caption: str, trigger: str, class_words: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _whole(words: str, more: str = "") -> re.Pattern[str]:
+def _words_pattern(words: str, suffix: str = "") -> re.Pattern[str]:
     """A pattern of the words between word boundaries, if the script has any."""
     parts = [re.escape(part) for part in normalize("NFC", words).split()]
     first, last = words.split()[0][0], words.split()[-1][-1]
@@ -55,4 +55,4 @@ def _whole(words: str, more: str = "") -> re.Pattern[str]:
         before = f"(?<![{KOREAN}])"
     if re.match(LETTER, last):
         after = rf"(?!{LETTER})"
-    return re.compile(before + r"[\s_]+".join(parts) + more + after, re.IGNORECASE)
+    return re.compile(before + r"[\s_]+".join(parts) + suffix + after, re.IGNORECASE)

@@ -21,21 +21,28 @@ from train.data.images.image import DataError
 from train.data.images.subset import Subset
 from train.errors import ConfigError
 from train.files.paths import expanded, is_below
-from train.files.permissions import is_foreign, is_named
-from train.kohya_toml.key_tables import LEAST, MOST, REFUSED, UNSUPPORTED, changes_nothing, refuse
+from train.files.permissions import is_foreign, may_read
+from train.kohya_toml.key_tables import (
+    MAX_BUCKET_SIDE,
+    MIN_BUCKET_SIDE,
+    REFUSED,
+    UNSUPPORTED,
+    changes_nothing,
+    refuse,
+)
 from train.kohya_toml.lenient_toml import read_toml
-from train.kohya_toml.parsed_config import shown
-from train.text.display import shortened, worded
+from train.kohya_toml.parsed_config import format_value
+from train.text.display import name_as_words, shortened
 from train.text.shell import in_setting
 
 KEY = "data.dataset_config"
-NUMBER = (int, float)
+NUMBER_TYPES = (int, float)
 # key -> types of its value: of a subset alone, of a subset or its parents, and of a dataset
-OWN: dict[str, tuple[type, ...]] = {
+SUBSET_KEYS: dict[str, tuple[type, ...]] = {
     "image_dir": (str,),
     "is_reg": (bool,),
 }
-INHERITED: dict[str, tuple[type, ...]] = {
+INHERITED_KEYS: dict[str, tuple[type, ...]] = {
     "class_tokens": (str,),
     "num_repeats": (int,),
     "caption_extension": (str,),
@@ -43,9 +50,9 @@ INHERITED: dict[str, tuple[type, ...]] = {
     "shuffle_caption": (bool,),
     "flip_aug": (bool,),
     "color_aug": (bool,),
-    "caption_dropout_rate": NUMBER,
+    "caption_dropout_rate": NUMBER_TYPES,
 }
-DATASET: dict[str, tuple[type, ...]] = {
+DATASET_KEYS: dict[str, tuple[type, ...]] = {
     "resolution": (int, list),
     "batch_size": (int,),
     "enable_bucket": (bool,),
@@ -53,11 +60,11 @@ DATASET: dict[str, tuple[type, ...]] = {
     "max_bucket_reso": (int,),
     "bucket_reso_steps": (int,),
     "bucket_no_upscale": (bool,),
-    "validation_split": NUMBER,
+    "validation_split": NUMBER_TYPES,
     "validation_seed": (int,),
 }
 # further keys that kohya reads
-OTHERS = {
+OTHER_KEYS = {
     "alpha_mask", "cache_info", "caption_dropout_every_n_epochs", "caption_prefix",
     "caption_separator", "caption_suffix", "caption_tag_dropout_rate", "conditioning_data_dir",
     "custom_attributes", "enable_wildcard", "face_crop_aug_range", "keep_tokens_separator",
@@ -75,8 +82,8 @@ RANGES = {
     "max_bucket_reso": (1, 8192),
     "bucket_reso_steps": (1, 1024),
 }
-LONGEST_SIDE = 4096  # pixels
-MOST_SUBSETS = 1000
+MAX_SIDE = 4096  # pixels
+MAX_SUBSETS = 1000
 
 
 @dataclass(frozen=True)
@@ -111,12 +118,12 @@ def read_dataset_config(config: DataConfig, defaults: Subset) -> DatasetConfig:
     _check_keys(content, {"general", "datasets"}, f"{file.name}")
     reader = _Reader(file, config, defaults)
     general = content.get("general", {})
-    reader.check(general, {**INHERITED, **DATASET}, "general")
+    reader.check(general, {**INHERITED_KEYS, **DATASET_KEYS}, "general")
     datasets = _tables(content, "datasets", file.name)
     for number, dataset in enumerate(datasets):
         reader.read(dataset, general, f"datasets[{number}]")
     if not reader.subsets:
-        raise DataError(f"{KEY}: {file.name} names no pictures ([[datasets.subsets]], image_dir)")
+        raise DataError(f"{KEY}: {file.name} names no images ([[datasets.subsets]], image_dir)")
     warnings = [f"{file.name}: repaired: {', '.join(repairs)}"] if repairs else []
     warnings += [
         f"{key} in {file.name} is not supported, so kohya's LoRA would differ"
@@ -124,8 +131,8 @@ def read_dataset_config(config: DataConfig, defaults: Subset) -> DatasetConfig:
     ]
     if config.validation_path and any(s.validation_fraction for s in reader.subsets):
         warnings.append(
-            f"validation_split in {file.name} does not count: data.validation_path names the "
-            "held-out pictures"
+            f"validation_split in {file.name} is ignored: data.validation_path names the "
+            "held-out images"
         )
     return DatasetConfig(reader.subsets, tuple(reader.batch_sizes), warnings)
 
@@ -137,12 +144,12 @@ class _Reader:
         self.batch_sizes: list[int] = []
         self.unsupported: list[str] = []
 
-    def check(self, table: Any, known: Mapping[str, tuple[type, ...]], place: str) -> None:
+    def check(self, table: Any, known: Mapping[str, tuple[type, ...]], location: str) -> None:
         """Rejects invalid content of a table, and records what is not supported."""
-        where = f"{self.file.name}, {place}"
+        where = f"{self.file.name}, {location}"
         if not isinstance(table, dict):
             raise DataError(f"{KEY}: {where}: must be a table")
-        _check_keys(table, {*known, *OTHERS}, where)
+        _check_keys(table, {*known, *OTHER_KEYS}, where)
         for key, value in table.items():
             if key in known:
                 _check_value(key, value, known[key], where)
@@ -153,24 +160,24 @@ class _Reader:
             elif key in UNSUPPORTED:
                 self.unsupported.append(key)
 
-    def read(self, dataset: Any, general: dict[str, Any], place: str) -> None:
+    def read(self, dataset: Any, general: dict[str, Any], location: str) -> None:
         """Reads the subsets of one dataset."""
-        self.check(dataset, {**INHERITED, **DATASET, "subsets": (list,)}, place)
+        self.check(dataset, {**INHERITED_KEYS, **DATASET_KEYS, "subsets": (list,)}, location)
         shared = {**general, **dataset}
-        framing = self._framing(shared, place)
+        framing = self._framing(shared, location)
         if "batch_size" in shared:
             self.batch_sizes.append(shared["batch_size"])
         for number, subset in enumerate(_tables(dataset, "subsets", self.file.name)):
-            where = f"{place}.subsets[{number}]"
-            self.check(subset, {**OWN, **INHERITED}, where)
-            if len(self.subsets) == MOST_SUBSETS:
-                raise DataError(f"{KEY}: {self.file.name}: has more than {MOST_SUBSETS} subsets")
+            where = f"{location}.subsets[{number}]"
+            self.check(subset, {**SUBSET_KEYS, **INHERITED_KEYS}, where)
+            if len(self.subsets) == MAX_SUBSETS:
+                raise DataError(f"{KEY}: {self.file.name}: has more than {MAX_SUBSETS} subsets")
             self.subsets.append(self._subset({**shared, **subset}, framing, where))
 
-    def _subset(self, table: dict[str, Any], framing: Framing, place: str) -> Subset:
+    def _subset(self, table: dict[str, Any], framing: Framing, location: str) -> Subset:
         if "image_dir" not in table:
-            raise DataError(f"{KEY}: {self.file.name}, {place}: image_dir is missing")
-        folder = self._folder(table["image_dir"], f"{place}.image_dir")
+            raise DataError(f"{KEY}: {self.file.name}, {location}: image_dir is missing")
+        folder = self._folder(table["image_dir"], f"{location}.image_dir")
         defaults, regularization = self.defaults, table.get("is_reg", False)
         words = defaults.class_words
         if regularization:
@@ -179,7 +186,7 @@ class _Reader:
         return replace(
             defaults, folder=folder, captions=folder, framing=framing,
             regularization=regularization,
-            class_words=worded(" ".join(table.get("class_tokens", "").split())) or words,
+            class_words=name_as_words(" ".join(table.get("class_tokens", "").split())) or words,
             extension=_dotted(table.get("caption_extension", defaults.extension)),
             repeats=table.get("num_repeats", 1 if regularization else defaults.repeats),
             keep_tokens=table.get("keep_tokens", defaults.keep_tokens),
@@ -191,34 +198,34 @@ class _Reader:
             validation_seed=table.get("validation_seed"),
         )  # fmt: skip
 
-    def _folder(self, written: str, place: str) -> Path:
+    def _folder(self, path: str, location: str) -> Path:
         """The folder of an image_dir: below the file's own, or one that the user named."""
-        if is_foreign(written):
-            raise self._outside(place, written)
-        folder = expanded(written)
+        if is_foreign(path):
+            raise self._outside(location, path)
+        folder = expanded(path)
         # relative to the file too: file and folders may be moved together
         candidates = [folder, self.file.parent / folder]
-        allowed = [one for one in candidates if is_below(one, self.file.parent) or is_named(one)]
+        allowed = [one for one in candidates if is_below(one, self.file.parent) or may_read(one)]
         existing = next((one for one in allowed if os.path.isdir(one)), None)
         if existing is None and len(allowed) < len(candidates):
-            raise self._outside(place, os.path.abspath(candidates[-1]))
+            raise self._outside(location, os.path.abspath(candidates[-1]))
         return existing or folder
 
-    def _outside(self, place: str, folder: str) -> DataError:
+    def _outside(self, location: str, folder: str) -> DataError:
         return DataError(
-            f"{KEY}: {self.file.name}, {place}: {shortened(folder)} is outside of the folders that "
-            f"the command line names; add {in_setting(ALLOW_PATH, folder)} to it"
+            f"{KEY}: {self.file.name}, {location}: {shortened(folder)} is outside of the folders "
+            f"that the command line names; add {in_setting(ALLOW_PATH, folder)} to it"
         )
 
-    def _framing(self, table: dict[str, Any], place: str) -> Framing:
-        where = f"{KEY}: {self.file.name}, {place}"
+    def _framing(self, table: dict[str, Any], location: str) -> Framing:
+        where = f"{KEY}: {self.file.name}, {location}"
         config = self.config
         size = table.get("resolution", [config.resolution, config.height or config.resolution])
         pair = [size, size] if isinstance(size, int) else size
         whole = all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
-        if len(pair) != 2 or not whole or not all(0 < side <= LONGEST_SIDE for side in pair):
+        if len(pair) != 2 or not whole or not all(0 < side <= MAX_SIDE for side in pair):
             raise DataError(
-                f"{where}: resolution is one or two whole numbers of pixels, up to {LONGEST_SIDE}"
+                f"{where}: resolution is one or two whole numbers of pixels, up to {MAX_SIDE}"
             )
         least, most = _kohyas_sides(pair) if table.get("enable_bucket") else (None, None)
         bucketed = replace(
@@ -240,8 +247,8 @@ class _Reader:
 def _kohyas_sides(resolution: Sequence[int]) -> tuple[int | None, int | None]:
     """kohya's default sides of buckets; None if kohya would reject them for this resolution."""
     return (
-        LEAST if min(resolution) >= LEAST else None,
-        MOST if max(resolution) <= MOST else None,
+        MIN_BUCKET_SIDE if min(resolution) >= MIN_BUCKET_SIDE else None,
+        MAX_BUCKET_SIDE if max(resolution) <= MAX_BUCKET_SIDE else None,
     )
 
 
@@ -253,20 +260,22 @@ def class_of(words: str) -> str:
 def _tables(parent: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
     tables = parent.get(key, [])
     if not isinstance(tables, list):
-        raise DataError(f"{KEY}: {where}: write [[{key}]] in two brackets, as there may be several")
+        raise DataError(
+            f"{KEY}: {where}: write [[{key}]] with double brackets, since there may be several"
+        )
     return tables
 
 
 def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
-    everywhere = {**OWN, **INHERITED, **DATASET}
+    all_keys = {**SUBSET_KEYS, **INHERITED_KEYS, **DATASET_KEYS}
     for key in table:
         if key in known:
             continue
-        if key in everywhere:
-            level = "[[datasets]] or [general]" if key in DATASET else "[[datasets.subsets]]"
+        if key in all_keys:
+            level = "[[datasets]] or [general]" if key in DATASET_KEYS else "[[datasets.subsets]]"
             raise DataError(f"{KEY}: {where}: {key} belongs to {level}")
-        near = suggestion(key, [*known, *everywhere])
-        raise DataError(f"{KEY}: {where}: there is no key {shown(key)[1:-1]}{near}")
+        hint = suggestion(key, [*known, *all_keys])
+        raise DataError(f"{KEY}: {where}: there is no key {format_value(key)[1:-1]}{hint}")
 
 
 def _check_value(key: str, value: Any, kinds: tuple[type, ...], where: str) -> None:
@@ -274,16 +283,18 @@ def _check_value(key: str, value: Any, kinds: tuple[type, ...], where: str) -> N
     fits: bool = isinstance(value, kinds)
     if not fits or (isinstance(value, bool) and bool not in kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be {names}")
+        raise DataError(f"{KEY}: {where}.{key}: {format_value(value)} must be {names}")
     if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
         low, high = RANGES[key]
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be from {low} to {high}")
+        raise DataError(f"{KEY}: {where}.{key}: {format_value(value)} must be from {low} to {high}")
     if key == "validation_split" and not 0 <= value < 1:
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} must be from 0 to below 1")
+        raise DataError(f"{KEY}: {where}.{key}: {format_value(value)} must be from 0 to below 1")
     if key == "caption_extension" and not re.fullmatch(r"\.?[\w.-]+", value):
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is not an extension such as .txt")
+        raise DataError(
+            f"{KEY}: {where}.{key}: {format_value(value)} is not an extension such as .txt"
+        )
     if key == "image_dir" and not value.isprintable():
-        raise DataError(f"{KEY}: {where}.{key}: {shown(value)} is not a folder name")
+        raise DataError(f"{KEY}: {where}.{key}: {format_value(value)} is not a folder name")
 
 
 def _dotted(extension: str) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.config.parsing import suggestion
-from train.data.folders.wording import by_kind, some
-from train.data.images.file_kinds import COMPANIONS, EXTENSIONS, kind
+from train.data.folders.wording import count_by_extension, first_names
+from train.data.images.file_kinds import COMPANION_EXTENSIONS, EXTENSIONS, extension_of
 from train.data.images.image import DataError
 from train.files.paths import expanded
 from train.text.display import readable, shortened
@@ -25,18 +25,18 @@ class Contents:
     """The visible entries of a folder, each sorted by name.
 
     Attributes:
-        pictures: files with the extension of an image, including broken links.
+        images: files with the extension of an image, including broken links.
         others: all other files, and what is neither file nor folder.
     """
 
-    pictures: list[Path]
+    images: list[Path]
     others: list[Path]
     folders: list[Path]
 
     @property
     def unread(self) -> list[Path]:
         """The other files, except those that usually lie next to images."""
-        return [file for file in self.others if kind(file) not in COMPANIONS]
+        return [file for file in self.others if extension_of(file) not in COMPANION_EXTENSIONS]
 
 
 def existing_folder(path: str | Path, key: str) -> Path:
@@ -52,11 +52,11 @@ def existing_folder(path: str | Path, key: str) -> Path:
     try:
         os.scandir(folder).close()
     except FileNotFoundError:
-        near = suggestion(folder.name, _names_in(folder.parent))
-        raise DataError(f"{key}: there is no folder {shortened(folder)}{readable(near)}") from None
+        hint = suggestion(folder.name, _names_in(folder.parent))
+        raise DataError(f"{key}: there is no folder {shortened(folder)}{readable(hint)}") from None
     except NotADirectoryError:
         raise DataError(
-            f"{key}: {shortened(folder)} is not a folder; give the folder of the pictures"
+            f"{key}: {shortened(folder)} is not a folder; give the folder of the images"
         ) from None
     except (OSError, ValueError) as error:
         raise DataError(_unreadable(folder, key, error)) from None
@@ -77,40 +77,41 @@ def contents_of(folder: Path, key: str) -> Contents:
     for entry in entries:
         if os.path.isdir(entry):
             contents.folders.append(entry)
-        elif kind(entry) in EXTENSIONS and (os.path.isfile(entry) or not os.path.exists(entry)):
-            contents.pictures.append(entry)
+        elif extension_of(entry) in EXTENSIONS and (
+            os.path.isfile(entry) or not os.path.exists(entry)
+        ):
+            contents.images.append(entry)
         else:
             contents.others.append(entry)
     return contents
 
 
-def has_pictures(folder: Path) -> bool:
+def has_images(folder: Path) -> bool:
     """Whether the folder itself has an image; True for a folder that cannot be read, so that the
     reader reports the error."""
     try:
-        return bool(contents_of(folder, "").pictures)
+        return bool(contents_of(folder, "").images)
     except DataError:
         return True
 
 
-def holds_pictures(folder: Path) -> bool:
-    """Whether the folder or one of its subfolders has an image, as `has_pictures`."""
-    return has_pictures(folder) or any(map(has_pictures, contents_of(folder, "").folders))
+def has_images_in_tree(folder: Path) -> bool:
+    """Whether the folder or one of its subfolders has an image, as `has_images`."""
+    return has_images(folder) or any(map(has_images, contents_of(folder, "").folders))
 
 
-def no_picture_in(folder: Path) -> str:
+def no_image_message(folder: Path) -> str:
     """The message that there is no image in a folder, and what there is instead."""
     kinds = ", ".join(sorted(EXTENSIONS))
-    message = f"no picture ({kinds}) in {shortened(folder)}"
+    message = f"no image ({kinds}) in {shortened(folder)}"
     contents = contents_of(folder, "")
-    if inside := [one for one in contents.folders if holds_pictures(one)]:
+    if subfolders := [one for one in contents.folders if has_images_in_tree(one)]:
         return (
-            f"{message} itself; there are some in its subfolders ({some(inside)}): give one of "
-            "them, "
-            "or put repeats in front of their names, as in 10_name"
+            f"{message} itself; there are some in its subfolders ({first_names(subfolders)}): give "
+            "one of them, or put repeats in front of their names, as in 10_name"
         )
     if unread := contents.unread:
-        return f"{message}; {by_kind(unread)} cannot be read: save them as png or jpg"
+        return f"{message}; {count_by_extension(unread)} cannot be read: save them as png or jpg"
     return f"{message}{'' if contents.others or contents.folders else ', which is empty'}"
 
 

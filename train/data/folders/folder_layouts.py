@@ -9,20 +9,20 @@ from pathlib import Path
 from train.data.folders.folder_contents import (
     contents_of,
     existing_folder,
-    has_pictures,
-    holds_pictures,
-    no_picture_in,
+    has_images,
+    has_images_in_tree,
+    no_image_message,
 )
-from train.data.folders.folder_names import MOST_REPEATS, folder_name
-from train.data.folders.wording import counted, some
+from train.data.folders.folder_names import MAX_REPEATS, folder_name
+from train.data.folders.wording import count_noun, first_names
 from train.data.images.image import DataError
 from train.data.images.subset import Subset
-from train.text.display import readable, worded
+from train.text.display import name_as_words, readable
 from train.text.shell import in_setting
 
 VALIDATION = "validation"
 IMAGES, CAPTIONS = ("images", "img", "image", "imgs"), ("captions", "caption")
-CLASS_PICTURES = ("reg", "regularization", "regularisation")
+CLASS_FOLDERS = ("reg", "regularization", "regularisation")
 MANY_REPEATS = 100  # from which on a warning is given
 
 
@@ -73,78 +73,79 @@ class _LayoutReader:
         self.visited.add(os.path.realpath(folder))
         contents = contents_of(folder, self.key)
         folders = self._without_validation(contents.folders)
-        if contents.pictures:
+        if contents.images:
             self._warn_of_skipped(folders)
-            return [self._single(folder, captions)]
+            return [self._single_subset(folder, captions)]
         by_name = {inside.name.lower(): inside for inside in folders}
         images = next((by_name[name] for name in IMAGES if name in by_name), None)
-        if images and holds_pictures(images):
+        if images and has_images_in_tree(images):
             caption_folder = next((by_name[name] for name in CAPTIONS if name in by_name), None)
             self._warn_of_skipped(
                 [inside for inside in folders if inside not in (images, caption_folder)]
             )
             return self.read(images, caption_folder or captions)
-        if subsets := self._numbered(folders, captions):
+        if subsets := self._numbered_subsets(folders, captions):
             return subsets
         # an unpacked archive; a link may lead back to a folder that was visited
         if len(folders) == 1 and os.path.realpath(folders[0]) not in self.visited:
             return self.read(folders[0], captions)
-        raise DataError(f"{self.key}: {no_picture_in(folder)}")
+        raise DataError(f"{self.key}: {no_image_message(folder)}")
 
-    def _single(self, folder: Path, captions: Path | None) -> Subset:
-        """The subset of a single folder; its name may give the repeats all the same.
+    def _single_subset(self, folder: Path, captions: Path | None) -> Subset:
+        """The subset of a single folder; its name may still give the repeats.
 
         For the path `.` that is the name of the working folder.
         """
         name = Path(os.path.abspath(folder)).name
-        subset = self._named(name) if "_" in name else self.defaults
+        subset = self._subset_by_name(name) if "_" in name else self.defaults
         if subset is not self.defaults:
             self.warnings.append(
-                f"{readable(name)}: its name gives {counted(subset.repeats, 'repeat')} (instead of "
-                f"data.repeats) and pictures without a caption {subset.class_words!r}"
+                f"{readable(name)}: its name sets {count_noun(subset.repeats, 'repeat')} (instead "
+                f"of data.repeats) and images without a caption {subset.class_words!r}"
             )
         return replace(subset, folder=folder, captions=captions or folder)
 
-    def _numbered(self, folders: list[Path], captions: Path | None) -> list[Subset]:
+    def _numbered_subsets(self, folders: list[Path], captions: Path | None) -> list[Subset]:
         """kohya's subsets: the folders whose names begin with a number."""
         numbered = [inside for inside in folders if _is_numbered(inside.name)]
-        filled = [inside for inside in numbered if has_pictures(inside)]
+        filled = [inside for inside in numbered if has_images(inside)]
         skipped = [readable(inside.name) for inside in folders if inside not in numbered]
         if filled and skipped:
             self.warnings.append(
-                f"skipped, as there is no number of repeats in the name (as in 10_name): "
+                f"skipped because there is no number of repeats in the name (as in 10_name): "
                 f"{', '.join(skipped)}"
             )
         if filled and len(filled) < len(numbered):
             empty = [inside for inside in numbered if inside not in filled]
-            self.warnings.append(f"skipped, as there is no picture in it: {some(empty)}")
+            self.warnings.append(f"skipped because there is no image in it: {first_names(empty)}")
         subsets = []
         for inside in filled:
             caption_folder = captions / inside.name if captions else inside
             if captions and not caption_folder.is_dir():
                 caption_folder = captions
             subsets.append(
-                replace(self._named(inside.name), folder=inside, captions=caption_folder)
+                replace(self._subset_by_name(inside.name), folder=inside, captions=caption_folder)
             )
         return subsets
 
-    def _named(self, name: str) -> Subset:
+    def _subset_by_name(self, name: str) -> Subset:
         """The defaults, with the repeats and class words of a folder's name."""
-        parsed, shown = folder_name(name), readable(name)
+        parsed, display_name = folder_name(name), readable(name)
         if not parsed or not parsed.number:
             return self.defaults
         if not parsed.has_repeats:
             self.warnings.append(
-                f"{shown}: {parsed.digits} is more than {MOST_REPEATS} and so no number of "
-                f"repeats; its pictures have {self.defaults.repeats} (data.repeats)"
+                f"{display_name}: {parsed.digits} is more than {MAX_REPEATS} and therefore not a "
+                f"number of repeats; its images get {self.defaults.repeats} (data.repeats)"
             )
             return self.defaults
         if parsed.number >= MANY_REPEATS:
             self.warnings.append(
-                f"{shown}: by its name an epoch shows each of its pictures {parsed.number} times; "
-                "if the number means something else, give the folder another name"
+                f"{display_name}: its name says that an epoch shows each of its images "
+                f"{parsed.number} times; if the number means something else, give the folder "
+                "another name"
             )
-        words = worded(parsed.words).strip() or self.defaults.class_words
+        words = name_as_words(parsed.words).strip() or self.defaults.class_words
         return replace(self.defaults, class_words=words, repeats=parsed.number)
 
     def _without_validation(self, folders: list[Path]) -> list[Path]:
@@ -153,17 +154,17 @@ class _LayoutReader:
         return [folder for folder in folders if folder not in inside]
 
     def _warn_of_skipped(self, folders: list[Path]) -> None:
-        skipped = [folder for folder in folders if holds_pictures(folder)]
+        skipped = [folder for folder in folders if has_images_in_tree(folder)]
         if skipped:
             self.warnings.append(
-                "subfolders are not read if there are pictures next to them: "
+                "subfolders are not read if there are images next to them: "
                 f"{', '.join(readable(folder.name) for folder in skipped)}"
             )
         self.warnings += [
-            f"{readable(folder.name)}: pictures of the class are read by "
+            f"{readable(folder.name)}: images of the class are read by "
             f"{in_setting('data.regularization_path', folder)}"
             for folder in skipped
-            if folder.name.lower() in CLASS_PICTURES and not self.defaults.regularization
+            if folder.name.lower() in CLASS_FOLDERS and not self.defaults.regularization
         ]
 
 

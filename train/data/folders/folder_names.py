@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 NUMBERED = re.compile(r"(\d{1,99})(?:_(.*))?", re.DOTALL)  # 10_sks person
-MOST_REPEATS = 1000  # a larger number is a year, a date or a camera's counter
+MAX_REPEATS = 1000  # a larger number is a year, a date or a camera's counter
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class FolderName:
     @property
     def has_repeats(self) -> bool:
         """Whether the number is plausible as repeats, so that the rest is class words."""
-        return 0 < self.number <= MOST_REPEATS
+        return 0 < self.number <= MAX_REPEATS
 
 
 def folder_name(name: str) -> FolderName | None:

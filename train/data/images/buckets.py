@@ -15,7 +15,7 @@ from functools import lru_cache
 from train.config.schema import DataConfig
 
 Size = tuple[int, int]  # width, height
-STEP, FINEST = 64, 8  # pixels
+DEFAULT_STEP, MIN_STEP = 64, 8  # pixels
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -34,17 +34,17 @@ class Crop:
     scale: float
 
     @classmethod
-    def covering(cls, picture: Size, size: Size) -> Crop:
+    def covering(cls, image_size: Size, size: Size) -> Crop:
         """Scaled to cover `size`, and cropped around the center."""
-        return cls.centered(picture, size, max(size[0] / picture[0], size[1] / picture[1]))
+        return cls.centered(image_size, size, max(size[0] / image_size[0], size[1] / image_size[1]))
 
     @classmethod
-    def centered(cls, picture: Size, size: Size, scale: float) -> Crop:
+    def centered(cls, image_size: Size, size: Size, scale: float) -> Crop:
         """Scaled, and cropped around the center; the scaled image must cover `size`."""
         width, height = (
-            min(side / scale, float(whole)) for side, whole in zip(size, picture, strict=True)
+            min(side / scale, float(whole)) for side, whole in zip(size, image_size, strict=True)
         )
-        left, top = (picture[0] - width) / 2, (picture[1] - height) / 2
+        left, top = (image_size[0] - width) / 2, (image_size[1] - height) / 2
         return cls(size, (left, top, left + width, top + height), scale)
 
     @property
@@ -80,29 +80,29 @@ class Framing:
             self.resolution[0] * self.resolution[1], self.least, self.most, self.step
         )
 
-    def crop(self, picture: Size) -> Crop:
+    def crop(self, image_size: Size) -> Crop:
         """The crop for an image of this size; TOO_SMALL if it is smaller than every size."""
         if not self.buckets:
-            return Crop.covering(picture, self.resolution)
+            return Crop.covering(image_size, self.resolution)
         if not self.upscale:
-            return self._shrunk(picture)
+            return self._crop_without_upscaling(image_size)
         if not self.sizes:  # the step is more than the resolution
             return TOO_SMALL
-        if picture in self.sizes:
-            return Crop.covering(picture, picture)
-        aspect = picture[0] / picture[1]
+        if image_size in self.sizes:
+            return Crop.covering(image_size, image_size)
+        aspect = image_size[0] / image_size[1]
         nearest = min(self.sizes, key=lambda size: abs(size[0] / size[1] - aspect))
-        return Crop.covering(picture, nearest)
+        return Crop.covering(image_size, nearest)
 
-    def _shrunk(self, picture: Size) -> Crop:
-        aspect, area = picture[0] / picture[1], self.resolution[0] * self.resolution[1]
-        width, height = picture
+    def _crop_without_upscaling(self, image_size: Size) -> Crop:
+        aspect, area = image_size[0] / image_size[1], self.resolution[0] * self.resolution[1]
+        width, height = image_size
         if width * height > area:
             shrunk = math.sqrt(area * aspect)
             wide, high = self._rounded(shrunk), self._rounded(area / shrunk)
             # one side becomes a multiple of the step: the one that distorts the aspect less
-            by_width = _off(wide, self._rounded(wide / aspect), aspect)
-            by_height = _off(self._rounded(high * aspect), high, aspect)
+            by_width = _aspect_error(wide, self._rounded(wide / aspect), aspect)
+            by_height = _aspect_error(self._rounded(high * aspect), high, aspect)
             if by_width < by_height:
                 width, height = wide, int(wide / aspect + 0.5)
             else:
@@ -110,7 +110,7 @@ class Framing:
         size = self._floor(width), self._floor(height)
         if not min(size):
             return TOO_SMALL
-        return Crop.centered(picture, size, max(width / picture[0], height / picture[1]))
+        return Crop.centered(image_size, size, max(width / image_size[0], height / image_size[1]))
 
     def _floor(self, side: int) -> int:
         return side // self.step * self.step
@@ -129,7 +129,9 @@ def framing_of(config: DataConfig) -> Framing:
     """
     size = (config.resolution, config.height or config.resolution)
     side = math.sqrt(size[0] * size[1])
-    step = config.bucket_step or max(FINEST, min(STEP, int(side) // 4 // FINEST * FINEST))
+    step = config.bucket_step or max(
+        MIN_STEP, min(DEFAULT_STEP, int(side) // 4 // MIN_STEP * MIN_STEP)
+    )
     least = config.min_bucket or math.ceil(side / 2 / step) * step
     most = config.max_bucket or side * 2
     return Framing(
@@ -154,5 +156,5 @@ def bucket_sizes(area: int, least: int, most: int, step: int) -> tuple[Size, ...
     return tuple(sorted(sizes))
 
 
-def _off(width: int, height: int, aspect: float) -> float:
+def _aspect_error(width: int, height: int, aspect: float) -> float:
     return abs(width / height - aspect) if height else math.inf

@@ -20,10 +20,10 @@ def sample_color_jitter(count: int, random: torch.Generator) -> list[ColorJitter
 
     A third of the images change in hue or in gamma, the others (None) not at all.
     """
-    drawn = torch.rand((count, 3), generator=random).tolist()
+    samples = torch.rand((count, 3), generator=random).tolist()
     low, high = GAMMA
     jitters: list[ColorJitter | None] = []
-    for whether, which, amount in drawn:
+    for whether, which, amount in samples:
         if whether >= PROBABILITY:
             jitters.append(None)
         elif which < 0.5:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from train.data.images.buckets import Crop
 from train.data.images.color_jitter import ColorJitter
-from train.data.images.image import TrainingImage, open_picture
+from train.data.images.image import TrainingImage, open_image
 
 
 def square(image: TrainingImage, side: int) -> Tensor:
@@ -29,11 +29,11 @@ def cropped(
     Raises:
         DataError: the file can no longer be decoded.
     """
-    picture = open_picture(image.path)
+    decoded = open_image(image.path)
     # averaging when shrinking, as kohya's INTER_AREA
     method = Image.Resampling.BOX if crop.scale < 1 else Image.Resampling.BICUBIC
-    picture = picture.resize(crop.size, method, box=crop.box)
+    decoded = decoded.resize(crop.size, method, box=crop.box)
     if jitter:
-        picture = jitter(picture)
-    values = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
+        decoded = jitter(decoded)
+    values = torch.from_numpy(np.asarray(decoded, dtype=np.float32) / 255).permute(2, 0, 1)
     return values.flip(-1) if flipped else values

@@ -15,22 +15,25 @@ EXTENSIONS = {
 if features.check("avif"):  # Pillow 11.3 and later, as most builds have it
     FORMATS.append("AVIF")
     EXTENSIONS |= {".avif"}
-TEXTS = (".txt", ".caption", ".captions", ".cap", ".tags", ".tag", ".text", ".prompt", ".md")
+CAPTION_EXTENSIONS = (
+    ".txt", ".caption", ".captions", ".cap", ".tags", ".tag", ".text", ".prompt", ".md",
+)  # fmt: skip
 # files that usually lie next to images: captions, caches, lists, notes
-COMPANIONS = {
-    *TEXTS, ".npz", ".npy", ".safetensors", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".csv",
-    ".tsv", ".xml", ".xmp", ".aae", ".log", ".db", ".ini", ".html", ".py", ".sh", ".bat",
+COMPANION_EXTENSIONS = {
+    *CAPTION_EXTENSIONS, ".npz", ".npy", ".safetensors", ".json", ".jsonl", ".toml", ".yaml",
+    ".yml", ".csv", ".tsv", ".xml", ".xmp", ".aae", ".log", ".db", ".ini", ".html", ".py", ".sh",
+    ".bat",
 }  # fmt: skip
 # signatures of files that are named .jpg or .png but are something else: offset, bytes, kind
-BEGINNINGS = (
-    (4, b"ftyphe", "an HEIC picture"),
-    (4, b"ftypmif1", "an HEIC picture"),
-    (4, b"ftypmsf1", "an HEIC picture"),
-    (4, b"ftypavi", "an AVIF picture"),
+SIGNATURES = (
+    (4, b"ftyphe", "an HEIC image"),
+    (4, b"ftypmif1", "an HEIC image"),
+    (4, b"ftypmsf1", "an HEIC image"),
+    (4, b"ftypavi", "an AVIF image"),
     (4, b"ftyp", "a video"),
-    (0, b"\xff\x0a", "a JPEG XL picture"),
-    (4, b"JXL ", "a JPEG XL picture"),
-    (4, b"jP  ", "a JPEG 2000 picture"),
+    (0, b"\xff\x0a", "a JPEG XL image"),
+    (4, b"JXL ", "a JPEG XL image"),
+    (4, b"jP  ", "a JPEG 2000 image"),
     (0, b"8BPS", "a Photoshop file"),
     (0, b"%!PS", "PostScript"),
     (0, b"%PDF", "a PDF"),
@@ -40,12 +43,12 @@ BEGINNINGS = (
 )
 
 
-def kind(file: Path) -> str:
+def extension_of(file: Path) -> str:
     """The extension of a file's name, in lower case: `a.JPG` and `a.jpg ` are both `.jpg`."""
     return file.suffix.strip().lower()
 
 
-def really(file: Path) -> str | None:
+def actual_kind(file: Path) -> str | None:
     """The kind of a file that Pillow does not recognize, by its first bytes; None if unknown.
 
     Raises:
@@ -56,4 +59,4 @@ def really(file: Path) -> str | None:
     if not head:
         return "an empty file"
     head = head.lstrip() if head.lstrip().startswith(b"<") else head
-    return next((what for at, begins, what in BEGINNINGS if head[at:].startswith(begins)), None)
+    return next((what for at, begins, what in SIGNATURES if head[at:].startswith(begins)), None)

@@ -9,10 +9,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from train.config.parsing import cause
 from train.data.images.buckets import Crop
-from train.data.images.file_kinds import FORMATS, really
+from train.data.images.file_kinds import FORMATS, actual_kind
 from train.data.images.headers import exif_excess
-from train.data.images.limits import LARGEST, TooLarge, checked
-from train.data.images.rgb import in_rgb
+from train.data.images.limits import MAX_BYTES, TooLarge, open_within_limits
+from train.data.images.rgb import to_rgb
 from train.data.images.subset import Subset
 from train.errors import UserError
 from train.files.untrusted import UntrustedFileError, opened
@@ -65,39 +65,39 @@ class DecodedImage:
     """The content of an image file.
 
     Attributes:
-        picture: in RGB, rotated by its EXIF orientation, transparency on white, 16 bit as 8.
+        image: in RGB, rotated by its EXIF orientation, transparency on white, 16 bit as 8.
         has_transparency: whether there was transparency.
         animated: whether there are more frames or pages; only the first one is read.
     """
 
-    picture: Image.Image
+    image: Image.Image
     has_transparency: bool
     animated: bool
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """The image in RGB, see `DecodedImage`.
 
     Raises:
-        DataError: see `decode_picture`.
+        DataError: see `decode_image`.
     """
-    return decode_picture(path).picture
+    return decode_image(path).image
 
 
-def decode_picture(path: Path) -> DecodedImage:
+def decode_image(path: Path) -> DecodedImage:
     """Reads an image file.
 
     Raises:
         DataError: not an image, a broken one, or one that is too large to decode.
     """
     try:
-        with opened(path, LARGEST) as stream:
-            image = checked(stream, FORMATS)
+        with opened(path, MAX_BYTES) as stream:
+            image = open_within_limits(stream, FORMATS)
             animated = _is_animated(image)
             image.load()
-        picture = _upright(image)
+        upright = _upright(image)
         del image  # frees its pixels before the conversion
-        return DecodedImage(*in_rgb(picture), animated)
+        return DecodedImage(*to_rgb(upright), animated)
     except UntrustedFileError as error:
         raise DataError(str(error)) from None
     except TooLarge as error:
@@ -105,7 +105,7 @@ def decode_picture(path: Path) -> DecodedImage:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds for a broken file
-        raise DataError(f"{shortened(path)}: cannot be read as a picture ({_why(path, error)})") \
+        raise DataError(f"{shortened(path)}: cannot be read as an image ({_why(path, error)})") \
             from error  # fmt: skip
 
 
@@ -118,28 +118,28 @@ def _is_animated(image: Image.Image) -> bool:
         return False
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
     """The image rotated by its EXIF block or its XMP."""
     try:
-        if exif_excess(_exif(picture)):
-            return picture
-        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
-        return picture if turn is None else picture.transpose(turn)
+        if exif_excess(_exif(image)):
+            return image
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return image if turn is None else image.transpose(turn)
     except Exception:  # the EXIF block is broken, but the pixels are not
-        return picture
+        return image
 
 
-def _exif(picture: Image.Image) -> bytes:
+def _exif(image: Image.Image) -> bytes:
     """The EXIF block that Pillow would read: the file's, or that of a PNG of older programs."""
-    text = picture.info.get("Raw profile type exif", "")
-    return picture.info.get("exif") or bytes.fromhex("".join(text.split("\n")[3:]))
+    text = image.info.get("Raw profile type exif", "")
+    return image.info.get("exif") or bytes.fromhex("".join(text.split("\n")[3:]))
 
 
 def _why(path: Path, error: Exception) -> str:
     """What is wrong with a file: its real kind, else the error."""
     if isinstance(error, UnidentifiedImageError):
         try:
-            return f"it is {really(path)}" if really(path) else "of an unknown kind"
+            return f"it is {actual_kind(path)}" if actual_kind(path) else "of an unknown kind"
         except OSError as unread:
             error = unread
     return getattr(error, "strerror", None) or cause(error)

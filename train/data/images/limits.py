@@ -9,17 +9,17 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from train.data.images.headers import MOST_CHUNKS, header_excess
+from train.data.images.headers import MAX_CHUNKS, header_excess
 
-LARGEST = 400_000_000  # bytes of a file
-MEMORY = 1_420_000_000  # bytes at the peak of decoding and conversion
+MAX_BYTES = 400_000_000  # bytes of a file
+MEMORY_LIMIT = 1_420_000_000  # bytes at the peak of decoding and conversion
 # bytes per pixel at that peak; for most formats the decoded image and one copy, 4 each
-PEAK = {"JPEG": 12, "MPO": 12, "WEBP": 20, "AVIF": 20, "TIFF": 16}
-OTHERS = 8
-COPIES = 2  # of the file, held by a decoder
+PEAK_BYTES_PER_PIXEL = {"JPEG": 12, "MPO": 12, "WEBP": 20, "AVIF": 20, "TIFF": 16}
+DEFAULT_BYTES_PER_PIXEL = 8
+FILE_COPIES = 2  # of the file, held by a decoder
 READ_IN_PARTS = ("TIFF", "PNG")
 TILE = (322, 323)  # a TIFF's tags: width and height of its tiles
-LARGEST_TILE = 2**24  # pixels, for images that are smaller
+MAX_TILE_PIXELS = 2**24  # pixels, for images that are smaller
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits here are stricter
 # about odd data besides the pixels, possibly thousands of warnings for a file
@@ -30,7 +30,9 @@ class TooLarge(ValueError):
     """An image cannot be decoded within the limits; the message says why."""
 
 
-def checked(stream: BinaryIO, formats: list[str], chunks: int = MOST_CHUNKS) -> Image.Image:
+def open_within_limits(
+    stream: BinaryIO, formats: list[str], chunks: int = MAX_CHUNKS
+) -> Image.Image:
     """An image of which only the header was read.
 
     Args:
@@ -40,27 +42,32 @@ def checked(stream: BinaryIO, formats: list[str], chunks: int = MOST_CHUNKS) -> 
         TooLarge: decoding would take too much memory or time.
         Exception: Pillow's errors for anything that is not an image.
     """
-    if words := header_excess(stream, chunks):
-        raise TooLarge(f"it {words}")
+    if reason := header_excess(stream, chunks):
+        raise TooLarge(f"it {reason}")
     try:
-        picture = Image.open(stream, formats=formats)
+        image = Image.open(stream, formats=formats)
     except Image.DecompressionBombError as error:  # Pillow's own limit
         digits = re.search(r"\d+", str(error))
-        raise TooLarge(_too_many(int(digits[0]) if digits else 0, MEMORY / OTHERS)) from None
-    name = picture.format or ""
-    held = 0 if name in READ_IN_PARTS else COPIES * os.fstat(stream.fileno()).st_size
-    pixels, most = picture.width * picture.height, (MEMORY - held) / PEAK.get(name, OTHERS)
-    if pixels > most:
-        raise TooLarge(f"{picture.width}x{picture.height} pixels: {_too_many(pixels, most)}")
-    sides = [getattr(picture, "tag_v2", {}).get(tag, 0) for tag in TILE]
+        raise TooLarge(
+            _too_many(int(digits[0]) if digits else 0, MEMORY_LIMIT / DEFAULT_BYTES_PER_PIXEL)
+        ) from None
+    name = image.format or ""
+    file_bytes = 0 if name in READ_IN_PARTS else FILE_COPIES * os.fstat(stream.fileno()).st_size
+    pixels, max_pixels = (
+        image.width * image.height,
+        (MEMORY_LIMIT - file_bytes) / PEAK_BYTES_PER_PIXEL.get(name, DEFAULT_BYTES_PER_PIXEL),
+    )
+    if pixels > max_pixels:
+        raise TooLarge(f"{image.width}x{image.height} pixels: {_too_many(pixels, max_pixels)}")
+    sides = [getattr(image, "tag_v2", {}).get(tag, 0) for tag in TILE]
     tile = sides[0] * sides[1] if all(isinstance(side, int) for side in sides) else 0
-    if tile > max(pixels, LARGEST_TILE):
-        raise TooLarge("its tiles are larger than the picture")
-    return picture
+    if tile > max(pixels, MAX_TILE_PIXELS):
+        raise TooLarge("its tiles are larger than the image")
+    return image
 
 
-def _too_many(pixels: int, most: float) -> str:
+def _too_many(pixels: int, max_pixels: float) -> str:
     return (
         f"{pixels / 1e6:.0f} megapixels are more than can be decoded in memory (at most "
-        f"{most / 1e6:.0f}); make the picture smaller"
+        f"{max_pixels / 1e6:.0f}); make the image smaller"
     )

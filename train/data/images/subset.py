@@ -42,5 +42,5 @@ class Subset:
     @property
     def training_signature(self) -> list[object]:
         """Everything that affects training, independent of the location of the files."""
-        about = self.shuffle_caption, self.keep_tokens, self.flip, self.color_augmentation
-        return [*about, self.caption_dropout, self.framing, self.regularization]
+        settings = self.shuffle_caption, self.keep_tokens, self.flip, self.color_augmentation
+        return [*settings, self.caption_dropout, self.framing, self.regularization]

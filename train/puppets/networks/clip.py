@@ -30,9 +30,8 @@ from train.puppets.world.examples import (
 
 STEPS, BATCH, LR = 1100, 160, 1.5e-3
 SAME_PLACE_SHARE = 0.3  # of the batches have a single background, which then tells nothing apart
-TWINS_SHARE = (
-    0.35  # of the batches show a few puppets in all poses, which only the pose tells apart
-)
+# of the batches show a few puppets in all poses, which only the pose tells apart
+TWINS_SHARE = 0.35
 WIDTH = 128  # of both towers and of the embedding
 READING = 0.3  # weight of the loss of classifying the attributes from both embeddings
 CONFIG = {

@@ -15,7 +15,7 @@ from train.puppets.world.examples import DrawnImages, draw_many
 FOLDER = Path(__file__).parents[1]
 WEIGHTS = FOLDER / "weights"
 LOGS = WEIGHTS / "logs"
-PICTURES = FOLDER / "pictures"
+IMAGES_FOLDER = FOLDER / "pictures"
 BASE, CLIP, POSE, JUDGE = (WEIGHTS / name for name in ("base", "clip", "pose", "judge"))
 TRAINING_SEED = 1
 log = logging.getLogger("puppets")

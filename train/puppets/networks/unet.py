@@ -18,7 +18,7 @@ from train.puppets.world.examples import Puppet, loose_caption
 
 CYCLES = ((1700, 1.5e-3), (1600, 1e-3))  # steps and peak learning rate, each decaying to zero
 BATCH = 48
-PICTURES, EMPTY_CAPTIONS, EMA_DECAY = 40_000, 0.1, 0.998
+TRAINING_IMAGES, EMPTY_CAPTIONS, EMA_DECAY = 40_000, 0.1, 0.998
 SAVE_EVERY = 400
 PIPELINE = {
     "_class_name": "StableDiffusionPipeline",
@@ -93,7 +93,7 @@ def run(first: int = 0, folder: Path = BASE / "unet") -> None:
     """
     seeded(13 + first)
     data = training_set()
-    latents = encoded(data.images[:PICTURES])
+    latents = encoded(data.images[:TRAINING_IMAGES])
     log.info("unet: %d latents, std %.3f", len(latents), latents.std())
     scheduler = schedule()
     scheduler.save_pretrained(BASE / "scheduler")

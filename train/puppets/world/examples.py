@@ -53,8 +53,8 @@ class DrawnImages:
 
 def images_of(puppets: list[Puppet], size: int = 32) -> torch.Tensor:
     """The images of puppets, uint8 (N, 3, size, size)."""
-    pictures = np.stack([render(puppet, size) for puppet in puppets])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+    images = np.stack([render(puppet, size) for puppet in puppets])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
 def _draw(seed: int, count: int, wild_share: float) -> tuple[list[Puppet], np.ndarray]:

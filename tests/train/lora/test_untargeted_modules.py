@@ -1,4 +1,4 @@
-"""Modules outside of our training targets, whatever a trainer calls them; what has no place."""
+"""LoRAs of modules outside of our training targets, under every trainer's names; unknown keys."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def model(request: pytest.FixtureRequest) -> BaseModel:
 
 
 def networks(base: BaseModel) -> dict[str, nn.Module]:
-    """By the names of diffusers."""
+    """By diffusers' names."""
     names = ("unet", "text_encoder", "text_encoder_2")
     return dict(zip(names, [base.unet, *base.text_encoders], strict=False))
 
@@ -38,7 +38,7 @@ def prefix(base: BaseModel, network: str) -> str:
 
 
 def spellings(base: BaseModel) -> dict[str, Spell]:
-    """Ways in which trainers write the down and up matrix of a module."""
+    """The ways in which trainers name the down and up matrix of a module."""
     layers = base.unet.config.layers_per_block
 
     def original(network: str, path: str) -> str:
@@ -62,11 +62,11 @@ def spellings(base: BaseModel) -> dict[str, Spell]:
 
 
 def write(file: Path, base: BaseModel, spell: Spell) -> dict[str, Tensor]:
-    """A LoRA on every linear layer and convolution of the base; each one's change by its path."""
+    """A LoRA on every linear layer and convolution of the base; returns the change by path."""
     random = torch.Generator().manual_seed(0)
     tensors, changes = {}, {}
-    for network, whole in networks(base).items():
-        for path, module in whole.named_modules():
+    for network, full in networks(base).items():
+        for path, module in full.named_modules():
             if not isinstance(module, nn.Linear | nn.Conv2d):
                 continue
             outputs, *inputs = module.weight.shape
@@ -87,10 +87,10 @@ def write(file: Path, base: BaseModel, spell: Spell) -> dict[str, Tensor]:
     ["kohya", "onetrainer", "dots", "diffusers", "diffusers of old", "adapter's name", "comfy",
      "comfy's extraction", "omi", "compiled"],
 )  # fmt: skip
-def test_every_module_of_a_base_is_found_whoever_names_it(
+def test_every_module_is_found_under_every_trainers_name(
     model: BaseModel, tmp_path: Path, spelling: str
 ) -> None:
-    """conv_in, time_embedding, add_embedding, conv_out and text_projection among them."""
+    """Including conv_in, time_embedding, add_embedding, conv_out and text_projection."""
     changes = write(tmp_path / "x.safetensors", model, spellings(model)[spelling])
     adapter, others = read_checkpoint(tmp_path / "x.safetensors", model.adapters)
     assert not others
@@ -106,10 +106,10 @@ def test_every_module_of_a_base_is_found_whoever_names_it(
     assert {"unet.time_embedding", "unet"} <= paths
 
 
-def test_what_lies_outside_of_the_targets_changes_the_pictures(
+def test_modules_outside_of_the_targets_change_the_prediction(
     model: BaseModel, tmp_path: Path
 ) -> None:
-    """By hooks as by adding it to the weights, for a pack of two too."""
+    """With hooks as when fused into the weights, also for a pack of two."""
     write(tmp_path / "x.safetensors", model, spellings(model)["diffusers"])
     adapter, _ = read_checkpoint(tmp_path / "x.safetensors", model.adapters)
     latents, time = torch.randn(2, 4, 16, 16), torch.tensor([500])
@@ -118,22 +118,22 @@ def test_what_lies_outside_of_the_targets_changes_the_pictures(
         return model.predict(latents, time, model.encode_text(["sks puppet", "a puppet"]))
 
     with torch.no_grad():
-        bare = predicted()
+        without_lora = predicted()
         with model.adapters.fused(adapter):
             merged = predicted()
         with model.adapters.activated([adapter, adapter]):
             hooked = predicted()
         for key in (k for k in model.adapters.modules if k not in model.adapters.targets):
             one = {k: (v if k == key else v * 0) for k, v in adapter.up.items()}
-            kept = {k: v.clone() for k, v in adapter.up.items()}
+            remaining = {k: v.clone() for k, v in adapter.up.items()}
             for k, up in adapter.up.items():
                 up.copy_(one[k])
             with model.adapters.activated([adapter, adapter]):
-                assert not torch.equal(predicted(), bare), key
+                assert not torch.equal(predicted(), without_lora), key
             for k, up in adapter.up.items():
-                up.copy_(kept[k])
+                up.copy_(remaining[k])
     torch.testing.assert_close(hooked, merged, atol=1e-4, rtol=1e-3)
-    assert (hooked - bare).abs().max() > 1e-3
+    assert (hooked - without_lora).abs().max() > 1e-3
 
 
 LEFT_OUT = {
@@ -151,7 +151,7 @@ LEFT_OUT = {
 
 
 @pytest.mark.parametrize("key", LEFT_OUT)
-def test_what_has_no_place_is_left_out_and_told(base: BaseModel, tmp_path: Path, key: str) -> None:
+def test_keys_without_a_module_are_returned(base: BaseModel, tmp_path: Path, key: str) -> None:
     tensors = {key: torch.ones(LEFT_OUT[key])}
     if key.endswith("lora_down.weight"):
         tensors[key.replace("down.w", "up.w")] = torch.ones(16, 2)
@@ -202,7 +202,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("key", KINDS)
-def test_a_kind_that_is_not_read_is_named(base: BaseModel, tmp_path: Path, key: str) -> None:
+def test_unsupported_adapter_kind_is_named(base: BaseModel, tmp_path: Path, key: str) -> None:
     tensors = {key: torch.ones(2, 2)}
     if ".lora_" in key and "magnitude" not in key and "mid" not in key.rpartition(".lora_")[2]:
         tensors[key.replace("lora_down", "lora_up").replace("lora_A", "lora_B")] = torch.ones(2, 2)
@@ -211,10 +211,8 @@ def test_a_kind_that_is_not_read_is_named(base: BaseModel, tmp_path: Path, key: 
         read_checkpoint(tmp_path / "x.safetensors", base.adapters)
 
 
-def test_a_lora_of_another_base_is_refused(
-    base: BaseModel, xl_folder: Path, tmp_path: Path
-) -> None:
-    """Though some of its modules are called alike and some of those have the same shapes."""
+def test_lora_of_another_base_is_rejected(base: BaseModel, xl_folder: Path, tmp_path: Path) -> None:
+    """Although some of its modules have the same names and shapes."""
     xl = load_base(BaseConfig(path=str(xl_folder), device="cpu"))
     for spelling, spell in spellings(xl).items():
         write(tmp_path / f"{spelling}.safetensors", xl, spell)
@@ -237,9 +235,7 @@ def test_weights_that_are_not_finite_are_named(
         read_checkpoint(tmp_path / "x.safetensors", base.adapters)
 
 
-def test_a_linear_layer_and_a_small_convolution_are_the_same(
-    base: BaseModel, tmp_path: Path
-) -> None:
+def test_linear_layer_equals_1x1_convolution(base: BaseModel, tmp_path: Path) -> None:
     """SD 1.x projects by 1x1 convolutions, and trainers save either shape."""
     name = "unet.down_blocks.0.attentions.0"
     down, up = torch.randn(2, 16), torch.randn(16, 2)
