@@ -38,15 +38,17 @@ from train.validation import check_choice, check_trial
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"
 ON_OUTAGE = STOP, WAIT = "stop", "wait"
-MOST_TRIALS = 1_000_000
+MAX_TRIALS = 1_000_000
 Directions = tuple[Literal["maximize", "minimize"], ...]
 # what a search looks for, first of all the fidelity
 OBJECTIVES: dict[str, Directions] = {
     "fidelity": ("maximize",),
     "pareto": ("maximize", "minimize"),  # and the memorization
 }
-OURS = "hydra_plugins.lorasweep_optuna.OptunaSweeper"  # the sweeper of conf/hydra/sweeper/optuna
-PACK = whole(1, 1024)
+SWEEPER_TARGET = (
+    "hydra_plugins.lorasweep_optuna.OptunaSweeper"  # the sweeper of conf/hydra/sweeper/optuna
+)
+PACK_RANGE = whole(1, 1024)
 
 
 @dataclass
@@ -55,8 +57,8 @@ class BudgetConfig:
 
     hours: float | None = ranged(None, 0, 1_000_000)
     device_hours: float | None = ranged(None, 0, 1_000_000)
-    patience: int | None = ranged(None, 0, MOST_TRIALS)
-    max_failures: int | None = ranged(None, 0, MOST_TRIALS)
+    patience: int | None = ranged(None, 0, MAX_TRIALS)
+    max_failures: int | None = ranged(None, 0, MAX_TRIALS)
 
 
 @dataclass
@@ -66,7 +68,7 @@ class StudyConfig:
     name: str | None = text_field(None)
     root: str = path_field("mlruns")
     storage: str | None = address_field(None)
-    trial: int | None = ranged(None, 0, MOST_TRIALS)
+    trial: int | None = ranged(None, 0, MAX_TRIALS)
     retries: int = ranged(2, 0, 1000)
     on_outage: str = choice_field(STOP)
     keep_checkpoints: str = choice_field("best")
@@ -106,7 +108,7 @@ class SweepConfig(TrialConfig):
 class SearchConfig:
     """conf/hydra/sweeper/optuna.yaml: how trials are searched for."""
 
-    n_trials: int | None = ranged(None, 1, MOST_TRIALS)
+    n_trials: int | None = ranged(None, 1, MAX_TRIALS)
     workers: int = ranged(1, 1, 10_000)
     objective: str = choice_field("fidelity")
     seed: int = ranged(0, 0, 2**31)  # a trial's number is added, and numpy's seeds end at 2**32
@@ -120,7 +122,7 @@ def check_search(hydra: DictConfig) -> None:
         ConfigError: with the first setting that cannot work.
     """
     sweeper = cast(dict[str, Any], OmegaConf.to_container(hydra.sweeper, resolve=True))
-    if sweeper.pop("_target_", None) != OURS:
+    if sweeper.pop("_target_", None) != SWEEPER_TARGET:
         return
     sweeper.pop("_recursive_", None)
     try:
@@ -150,20 +152,22 @@ def check_sweep(config: SweepConfig) -> None:
             check_name(name, f"study.{key}")
     check_choice("study.on_outage", config.study.on_outage, ON_OUTAGE)
     check_choice("study.keep_checkpoints", config.study.keep_checkpoints, KEEP)
-    if config.pack != AUTO and not PACK.accepts(config.pack):
-        raise ConfigError(f"pack: {shown(config.pack)} must be {PACK} (trials at once), or auto")
+    if config.pack != AUTO and not PACK_RANGE.accepts(config.pack):
+        raise ConfigError(
+            f"pack: {shown(config.pack)} must be {PACK_RANGE} (trials at once), or auto"
+        )
     check_pruner(config.pruner)
 
 
-def suggested_name(config: SweepConfig) -> str:
+def default_study_name(config: SweepConfig) -> str:
     """A name for a study that was given none: that of the pictures' folder, or of their list."""
     if config.data.dataset_config:
-        named = Path(config.data.dataset_config).stem
+        source = Path(config.data.dataset_config).stem
     elif config.data.path == EMBEDDED:
         return EMBEDDED
     else:
-        named = Path(config.data.path).resolve().name
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", named).strip("-._")
+        source = Path(config.data.path).resolve().name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source).strip("-._")
     return name[:60] or "study"
 
 

@@ -35,14 +35,15 @@ class OptunaSweeper(Sweeper):
         from hydra.core.plugins import Plugins  # Hydra's own sweepers do so: it imports this module
 
         from sweeper.execution.workers import Worker
-        from sweeper.stop_request import asked_before
+        from sweeper.stop_request import stop_request_times
 
         self.hydra_context, self.config = hydra_context, config
-        given = config.hydra.overrides
+        overrides = config.hydra.overrides
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context,
             task_function=Worker(
-                [*given.hydra, *given.task], asked=asked_before(Path(config.study.root))
+                [*overrides.hydra, *overrides.task],
+                earlier_requests=stop_request_times(Path(config.study.root)),
             ),
             config=config,
         )
@@ -54,8 +55,8 @@ class OptunaSweeper(Sweeper):
         from sweeper.execution.driver import sweep
         from sweeper.execution.search_setup import HydraSweep
 
-        handed = HydraSweep(
+        hydra = HydraSweep(
             self.hydra_context, self.config, self.launcher, self.n_trials, self.workers,
             self.objective, self.seed, self.sampler,
         )  # fmt: skip
-        sweep(handed, arguments)
+        sweep(hydra, arguments)

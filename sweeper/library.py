@@ -10,8 +10,8 @@ from msgspec.structs import asdict
 
 from sweeper.config import SweepConfig, check_search, check_sweep
 from sweeper.execution.study_command import INTERRUPTED
-from sweeper.execution.workers import search_here
-from sweeper.results.checkpoint_files import RESULT
+from sweeper.execution.workers import run_search
+from sweeper.results.checkpoint_files import RESULT_FILE
 from sweeper.search.conditional_params import is_active
 from sweeper.study_folder import study_folder
 from train.cli.preflight import preflight
@@ -74,10 +74,10 @@ def run_study(name: str, *overrides: str, root: str | Path = "mlruns") -> StudyR
         >>> result.checkpoint.name, result.epoch in (1, 2)
         ('best.safetensors', True)
     """
-    given = ["-m", "study.name=" + name, "study.root=" + str(root), *overrides]
+    arguments = ["-m", "study.name=" + name, "study.root=" + str(root), *overrides]
     try:
-        line = preflight("sweep", given, SweepConfig, check_sweep, is_active, check_search)
-        search_here([word for word in line if word != "-m"])
+        line = preflight("sweep", arguments, SweepConfig, check_sweep, is_active, check_search)
+        run_search([word for word in line if word != "-m"])
     except SystemExit as end:
         if end.code == INTERRUPTED:
             raise KeyboardInterrupt from None
@@ -92,9 +92,9 @@ def load_result(name: str, root: str | Path = "mlruns") -> StudyResult:
         ConfigError: there is no such study, or it has no result yet.
     """
     folder = study_folder(Path(root), name)
-    file = folder / RESULT
+    file = folder / RESULT_FILE
     if not file.is_file():
         raise ConfigError(f"{file}: the study has no result yet")
-    found = read_json(file, _Result)
-    checkpoint = folder / found.checkpoint if found.checkpoint else None
-    return StudyResult(**asdict(found) | {"folder": folder, "checkpoint": checkpoint})
+    result = read_json(file, _Result)
+    checkpoint = folder / result.checkpoint if result.checkpoint else None
+    return StudyResult(**asdict(result) | {"folder": folder, "checkpoint": checkpoint})

@@ -19,8 +19,8 @@ from train.text.display import shortened
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 STUDIES = "studies"  # below the root
-MOST = 2_000_000  # entries; of trials at the limit of a study there may be some more
-DEEPEST = 8  # folders within each other; our own are three
+MAX_ENTRIES = 2_000_000  # entries; of trials at the limit of a study there may be some more
+MAX_DEPTH = 8  # folders within each other; our own are three
 
 
 def study_folder(root: Path, name: str, key: str = "study") -> Path:
@@ -37,16 +37,16 @@ def study_folder(root: Path, name: str, key: str = "study") -> Path:
         ConfigError: no such name is possible, or the folder has a link, a pipe or a device in it.
     """
     check_name(name, key)
-    return closed(root / STUDIES / name)
+    return checked_folder(root / STUDIES / name)
 
 
 def studies_in(root: Path) -> list[str]:
     """The names of the studies that may be entered; those that lead elsewhere are left out."""
-    found = []
-    for place in sorted((root / STUDIES).glob("*")):
+    names = []
+    for folder in sorted((root / STUDIES).glob("*")):
         with suppress(ConfigError):
-            found.append(study_folder(root, place.name).name)
-    return found
+            names.append(study_folder(root, folder.name).name)
+    return names
 
 
 def check_name(name: str, key: str) -> None:
@@ -62,7 +62,7 @@ def check_name(name: str, key: str) -> None:
         )
 
 
-def closed(folder: Path) -> Path:
+def checked_folder(folder: Path) -> Path:
     """A folder that leads nowhere else, and through whose links, if any appear, no file is written.
 
     Raises:
@@ -71,27 +71,31 @@ def closed(folder: Path) -> Path:
     keep_links_out(folder)
     if folder.is_symlink():
         raise _refusal(folder, "a link")
-    waiting, count = [(folder, 1)], 0
-    while waiting:
-        place, depth = waiting.pop()
+    pending, count = [(folder, 1)], 0
+    while pending:
+        place, depth = pending.pop()
         for entry in _entries(place):
             count += 1
             if entry.is_symlink():
                 raise _refusal(Path(entry.path), "a link")
             if entry.is_dir(follow_symlinks=False):
-                waiting.append((Path(entry.path), depth + 1))
+                pending.append((Path(entry.path), depth + 1))
             elif not entry.is_file(follow_symlinks=False) and _is_special(entry.path):
                 raise _refusal(Path(entry.path), "a pipe, a socket or a device")
-        if depth > DEEPEST or count > MOST:
-            much = f"more than {MOST:,} files" if count > MOST else f"over {DEEPEST} levels of it"
-            raise ConfigError(f"{shortened(folder)}: is no study's folder, it has {much}")
+        if depth > MAX_DEPTH or count > MAX_ENTRIES:
+            excess = (
+                f"more than {MAX_ENTRIES:,} files"
+                if count > MAX_ENTRIES
+                else f"over {MAX_DEPTH} levels of it"
+            )
+            raise ConfigError(f"{shortened(folder)}: is no study's folder, it has {excess}")
     return folder
 
 
 def _entries(place: Path) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(place) as found:
-            return [*islice(found, MOST + 1)]
+        with os.scandir(place) as entries:
+            return [*islice(entries, MAX_ENTRIES + 1)]
     except FileNotFoundError:  # not begun yet, or removed by another process just now
         return []
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from evaluate.tracking.store_address import Address, run_id_in
 from sweeper.config import ReportConfig
-from sweeper.results.checkpoint_files import REPORT
-from sweeper.results.missing_trials import words_of_missing
+from sweeper.results.checkpoint_files import REPORT_FILE
+from sweeper.results.missing_trials import describe_missing
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import policy_of, write_report
 from sweeper.study_folder import study_folder
-from sweeper.tracking.trial_record import load_records, no_study
+from sweeper.tracking.trial_record import load_records, study_not_found
 from train.errors import CheckpointError, ConfigError
 from train.text.terminal import print_lines
 
@@ -28,7 +28,7 @@ def main(config: ReportConfig) -> None:
     root = Path(config.root)
     study = study_folder(root, config.study)
     if not study.is_dir():
-        raise no_study(study)
+        raise study_not_found(study)
     address = Address(root)
     records = load_records(study)
     if not records:
@@ -38,11 +38,11 @@ def main(config: ReportConfig) -> None:
     try:
         file = write_report(study, ranked, policy, storage=config.storage)
     except CheckpointError as error:  # a study may be read where nothing may be written
-        here = Path(f"{study.name}-{REPORT}")
-        file = write_report(study, ranked, policy, here, config.storage)
+        fallback = Path(f"{study.name}-{REPORT_FILE}")
+        file = write_report(study, ranked, policy, fallback, config.storage)
         log.warning(f"{error}; it is written here instead")
-    if lost := words_of_missing(study):
-        print_lines(lost)
+    if missing := describe_missing(study):
+        print_lines(missing)
     print_lines(f"the report, to open in a browser: {file}")
     if run_id := run_id_in(address, study):
         from evaluate.tracking.mlflow_store import (

@@ -18,7 +18,7 @@ from evaluate.tracking.environment import environment
 from sweeper.config import SweepConfig
 from sweeper.search.search_space import Space
 from sweeper.study_folder import studies_in, study_folder
-from sweeper.tracking.mlflow_mirror import BASE_SHEET, About
+from sweeper.tracking.mlflow_mirror import BASE_SHEET, StudyInfo
 from sweeper.tracking.trial_record import load_records
 from train.config.flattening import flatten
 from train.config.schema import BASE_LOCATION_KEYS, DATA_LOCATION_KEYS, DataConfig, trial_of
@@ -34,7 +34,7 @@ from train.text.terminal import log_lines
 
 log = logging.getLogger(__name__)
 # where things lie, what they run on and what is warned of may change in the middle of a study
-PLACES = (
+UNCOMPARED_KEYS = (
     *(f"data.{key}" for key in DATA_LOCATION_KEYS), *(f"base.{key}" for key in BASE_LOCATION_KEYS),
     "data.min_images_warning", "cache", "cache_path",
 )  # fmt: skip
@@ -91,20 +91,20 @@ def _outage_if_used_before(config: SweepConfig) -> Iterator[None]:
     try:
         yield
     except (DataError, BaseError) as error:
-        if _were_there(config):
+        if _used_before(config):
             raise Outage(str(error)) from error
         raise
 
 
-def _were_there(config: SweepConfig) -> bool:
+def _used_before(config: SweepConfig) -> bool:
     """Whether a trial of the study (without a name: of any) had the same pictures and base."""
-    now = asdict(config)
+    current = asdict(config)
     root = Path(config.study.root)
-    found = [config.study.name] if config.study.name else studies_in(root)
+    studies = [config.study.name] if config.study.name else studies_in(root)
     return any(
-        record.settings.get("data") == now["data"]
-        and record.setting("base", "path") == now["base"]["path"]
-        for name in found
+        record.settings.get("data") == current["data"]
+        and record.setting("base", "path") == current["base"]["path"]
+        for name in studies
         for record in load_records(study_folder(root, name, "study.name"))
         if record.epochs
     )
@@ -119,21 +119,21 @@ def shared_settings(
         space: what is searched; None: single trials, each with settings of its own.
     """
     settings = flatten(asdict(trial_of(config)))
-    kept = {
+    compared = {
         key: value
         for key, value in settings.items()
-        if key not in PLACES
+        if key not in UNCOMPARED_KEYS
         and (key == "data.resolution" if space is None else not space.covers(key))
     }
     scoring = flatten({"probes": asdict(config.probes), "scores": asdict(config.scores)})
-    searched = {f"search of {k}": words for k, words in (space or Space(())).describe().items()}
+    searched = {f"search of {k}": values for k, values in (space or Space(())).describe().items()}
     return {
-        **{key: str(value) for key, value in (kept | scoring | searched).items()},
-        **fingerprints(context),
+        **{key: str(value) for key, value in (compared | scoring | searched).items()},
+        **fingerprint_tags(context),
     }
 
 
-def fingerprints(context: StudyContext) -> dict[str, str]:
+def fingerprint_tags(context: StudyContext) -> dict[str, str]:
     """What the pictures, the base and the probes are, wherever they lie."""
     return {
         "data.fingerprint": context.dataset.fingerprint,
@@ -142,45 +142,45 @@ def fingerprints(context: StudyContext) -> dict[str, str]:
     }
 
 
-def origin(context: StudyContext) -> dict[str, str]:
+def origin_tags(context: StudyContext) -> dict[str, str]:
     """Where a run comes from: fingerprints, versions, hardware."""
     return {
-        **fingerprints(context),
-        **origin_of_dataset(context.dataset),
+        **fingerprint_tags(context),
+        **dataset_tags(context.dataset),
         **environment(context.base.device),
     }
 
 
-def origin_of_dataset(dataset: Dataset) -> dict[str, str]:
+def dataset_tags(dataset: Dataset) -> dict[str, str]:
     """Which they are, and how many."""
     return {"data.fingerprint": dataset.fingerprint, "data.pictures": counts(dataset)}
 
 
-def about_study(
+def study_info(
     context: StudyContext, config: SweepConfig, study: Path, params: dict[str, str]
-) -> About:
+) -> StudyInfo:
     """What MLflow shows of a study as such. Draws its data sheet and that of the base, once.
 
     Args:
         study: its folder.
         params: what its trials share, the search space, the budget.
     """
-    sheet, pictures = study / DATA_SHEET, context.dataset
+    sheet, dataset = study / DATA_SHEET, context.dataset
     if not sheet.is_file():  # it is the last, so that where it is, both are
         save_sheet(context.scorer.base_sheet(), study / BASE_SHEET)
         save_sheet(
-            data_sheet(_captioned(pictures.training), _captioned(pictures.validation)), sheet
+            data_sheet(_with_captions(dataset.training), _with_captions(dataset.validation)), sheet
         )
-    return About(
+    return StudyInfo(
         params=params,
-        tags=origin(context),
+        tags=origin_tags(context),
         texts={
             "config.yaml": yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True),
-            "data.txt": pictures.report(),
+            "data.txt": dataset.report(),
         },
-        pictures={"data_sheet": sheet},
+        images={"data_sheet": sheet},
     )
 
 
-def _captioned(pictures: Sequence[TrainingImage]) -> list[tuple[Tensor, str]]:
-    return [(square(picture, CELL), picture.caption) for picture in pictures]
+def _with_captions(images: Sequence[TrainingImage]) -> list[tuple[Tensor, str]]:
+    return [(square(image, CELL), image.caption) for image in images]

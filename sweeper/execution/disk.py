@@ -17,8 +17,8 @@ from train.models.base_model import DTYPES, BaseModel
 from train.resume.run_files import state_file
 
 MARGIN = 100e6  # bytes that stay free: sheets, MLflow's store, other programs
-TOP = 3  # best checkpoints of a study that are kept, of whichever trials
-STATES = 3 * 4  # bytes a number in the state to continue from: weights and AdamW's two, fp32
+KEPT_BEST = 3  # best checkpoints of a study that are kept, of whichever trials
+STATE_BYTES = 3 * 4  # bytes a number in the state to continue from: weights and AdamW's two, fp32
 
 
 def checkpoint_size(base: BaseModel, config: SweepConfig) -> float:
@@ -32,23 +32,23 @@ def images_size(config: SweepConfig) -> float:
     return 3.0 * config.probes.count * config.data.resolution**2
 
 
-def trial_size(base: BaseModel, pictures: Dataset, config: SweepConfig) -> float:
+def trial_size(base: BaseModel, dataset: Dataset, config: SweepConfig) -> float:
     """Bytes that a trial of these settings takes while it runs."""
-    state = base.adapters.parameter_count(config.network) * STATES
-    checkpoints = schedule_of(config, pictures).checkpoints
+    state = base.adapters.parameter_count(config.network) * STATE_BYTES
+    checkpoints = schedule_of(config, dataset).checkpoints
     return checkpoints * (checkpoint_size(base, config) + images_size(config)) + state
 
 
-def too_full(study: Path, base: BaseModel, pictures: Dataset, config: SweepConfig) -> str:
+def low_space_reason(study: Path, base: BaseModel, dataset: Dataset, config: SweepConfig) -> str:
     """Why there is no room for one more trial of these settings; empty: there is."""
-    at_work = [record for record in load_records(study) if record.state == RUNNING]
-    files = (file for record in at_work for file in _written_in(record))
+    running = [record for record in load_records(study) if record.state == RUNNING]
+    files = (file for record in running for file in _written_in(record))
     written = sum(file.stat().st_size for file in files)
-    wanted = (len(at_work) + 1) * trial_size(base, pictures, config) - written + MARGIN
+    needed = (len(running) + 1) * trial_size(base, dataset, config) - written + MARGIN
     free = shutil.disk_usage(study).free
-    if free >= wanted:
+    if free >= needed:
         return ""
-    return f"{_size(free)} are free at {study}, and the trials may take {_size(wanted)} more"
+    return f"{_format_size(free)} are free at {study}, and the trials may take {_format_size(needed)} more"
 
 
 def weights_in(folder: Path) -> list[Path]:
@@ -61,21 +61,23 @@ def _written_in(record: TrialRecord) -> list[Path]:
     return [*weights_in(record.folder), *(file for file in images if file.is_file())]
 
 
-def describe(base: BaseModel, pictures: Dataset, config: SweepConfig, trials: int) -> str:
+def describe_space(base: BaseModel, dataset: Dataset, config: SweepConfig, trials: int) -> str:
     """The disk space of a study, in words.
 
     Args:
         config: of a trial that takes the most room.
         trials: of the study.
     """
-    one, running = checkpoint_size(base, config), trial_size(base, pictures, config)
-    copies = (trials + 1) * one  # MLflow's of each trial's selected one, and best.safetensors
-    stay = (trials + TOP) * (one + images_size(config))
+    checkpoint, running = checkpoint_size(base, config), trial_size(base, dataset, config)
+    copies = (
+        trials + 1
+    ) * checkpoint  # MLflow's of each trial's selected one, and best.safetensors
+    kept = (trials + KEPT_BEST) * (checkpoint + images_size(config))
     if config.study.keep_checkpoints != BEST:
-        stay = trials * running
+        kept = trials * running
     return (
-        f"checkpoints of at most {_size(one)}; a trial at work takes {_size(running)}, the study "
-        f"{_size(stay + copies)} in the end "
+        f"checkpoints of at most {_format_size(checkpoint)}; a trial at work takes {_format_size(running)}, the study "
+        f"{_format_size(kept + copies)} in the end "
         f"(study.keep_checkpoints={config.study.keep_checkpoints})"
     )
 
@@ -94,25 +96,25 @@ def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> N
     state_file(record.folder).unlink(missing_ok=True)
     others = [r for r in load_records(record.folder.parent.parent) if r.folder != record.folder]
     ended = [r for r in (*others, record) if r.finished and r.selected is not None]
-    kept = {card.checkpoint for card in _top(ended, policy)}
-    for one in ended:
-        chosen = {one.selected}
+    kept = {card.checkpoint for card in _best_checkpoints(ended, policy)}
+    for trial in ended:
+        kept_epochs = {trial.selected}
         if keep == PARETO:
-            chosen |= {card.epoch for card in select(one.scorecards, policy).front}
-        written = {*weights_in(one.folder)}  # and nothing else, whatever the record says
-        for card in one.scorecards:
-            if card.epoch not in chosen and card.checkpoint in written - kept:
+            kept_epochs |= {card.epoch for card in select(trial.scorecards, policy).front}
+        deletable = {*weights_in(trial.folder)}  # and nothing else, whatever the record says
+        for card in trial.scorecards:
+            if card.epoch not in kept_epochs and card.checkpoint in deletable - kept:
                 card.checkpoint.unlink(missing_ok=True)
-                images_file(one.sheet(card.epoch)).unlink(missing_ok=True)
+                images_file(trial.sheet(card.epoch)).unlink(missing_ok=True)
 
 
-def _top(records: list[TrialRecord], policy: PolicyConfig) -> list[Scorecard]:
+def _best_checkpoints(records: list[TrialRecord], policy: PolicyConfig) -> list[Scorecard]:
     """The best checkpoints of a study that still exist, of whichever trials."""
-    there = [c for record in records for c in record.scorecards if c.checkpoint.is_file()]
-    return sorted(there, key=lambda card: rank_of(card, policy), reverse=True)[:TOP]
+    existing = [c for record in records for c in record.scorecards if c.checkpoint.is_file()]
+    return sorted(existing, key=lambda card: rank_of(card, policy), reverse=True)[:KEPT_BEST]
 
 
-def _size(count: float) -> str:
+def _format_size(count: float) -> str:
     """Bytes with a unit."""
     for unit in ("kB", "MB"):
         count /= 1000

@@ -14,7 +14,7 @@ from sweeper.study.trial_lease import LeasedTrial
 Rule = Callable[[list[Scorecard]], str]  # the reason to stop; empty: go on
 
 
-def memorizes(policy: PolicyConfig, in_a_row: int) -> Rule:
+def stop_on_memorization(policy: PolicyConfig, patience: int) -> Rule:
     """Stops when a score's whole interval is beyond its limit at `in_a_row` scored epochs.
 
     More training does not undo memorization, so later epochs can only be worse. It also stops when
@@ -23,9 +23,9 @@ def memorizes(policy: PolicyConfig, in_a_row: int) -> Rule:
 
     def rule(scorecards: list[Scorecard]) -> str:
         """The score that is beyond its limit, in words."""
-        if not in_a_row or len(scorecards) < in_a_row:
+        if not patience or len(scorecards) < patience:
             return ""
-        last = scorecards[-in_a_row:]
+        last = scorecards[-patience:]
         if all(card.failure for card in last):
             return f"diverged: at {last[-1].label} {last[-1].failure}"
         latest = last[-1].scores
@@ -43,7 +43,7 @@ def memorizes(policy: PolicyConfig, in_a_row: int) -> Rule:
     return rule
 
 
-def pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
+def stop_if_pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
     """Reports each epoch's objective to Optuna's pruner, and stops when it says so.
 
     The objective is that of the last epoch, not of the best one so far, which the trial keeps
@@ -56,14 +56,14 @@ def pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
         value = worth(last) if total_violation(last, policy) <= 0 else 0.0
         trial.report(last.epoch, value)
         if trial.should_prune():
-            how = f"with {value:.2f} overall" if value else "over a limit"
-            return f"pruned: {how} it is behind the other trials"
+            performance = f"with {value:.2f} overall" if value else "over a limit"
+            return f"pruned: {performance} it is behind the other trials"
         return ""
 
     return rule
 
 
-def has_plateaued(policy: PolicyConfig, epochs: int) -> Rule:
+def stop_on_plateau(policy: PolicyConfig, patience: int) -> Rule:
     """Stops a run whose best epoch has stayed the same for `epochs` scored epochs.
 
     The later ones were not better by more than chance, or over a limit. This is early stopping as
@@ -71,18 +71,18 @@ def has_plateaued(policy: PolicyConfig, epochs: int) -> Rule:
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
-        if not epochs or len(scorecards) <= epochs or not any(map(deciding, scorecards)):
+        if not patience or len(scorecards) <= patience or not any(map(deciding, scorecards)):
             return ""  # nothing tells a better epoch from a worse one
         best = select(scorecards, policy).scorecard
         since = len(scorecards) - 1 - scorecards.index(best)
-        if since < epochs:
+        if since < patience:
             return ""
         return f"settled: none of the last {since} scored epochs is better than {best.label}"
 
     return rule
 
 
-def no_learning(share: float, epochs: int) -> Rule:
+def stop_without_learning(min_share: float, epochs: int) -> Rule:
     """Stops a run that after a share of its epochs has surely learned nothing of the subject.
 
     That is, the upper bound of its likeness is one that the diagnosis calls none. If likeness is
@@ -92,14 +92,19 @@ def no_learning(share: float, epochs: int) -> Rule:
     def rule(scorecards: list[Scorecard]) -> str:
         last = scorecards[-1]
         likeness = last.scores.get("subject_fidelity")
-        if likeness is None or not share or last.epoch < share * epochs or likeness.high >= NOTHING:
+        if (
+            likeness is None
+            or not min_share
+            or last.epoch < min_share * epochs
+            or likeness.high >= NOTHING
+        ):
             return ""
         return f"no learning: subject_fidelity is at most {likeness.high:.2f} at {last.label}"
 
     return rule
 
 
-def until(epoch: int) -> Rule:
+def stop_after(epoch: int) -> Rule:
     """Stops after an epoch."""
 
     def rule(scorecards: list[Scorecard]) -> str:

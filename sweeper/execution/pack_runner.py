@@ -11,8 +11,8 @@ from evaluate.scorecard import Scorecard
 from evaluate.tracking.environment import peak_memory
 from sweeper.config import AUTO
 from sweeper.execution.trial import Trial
-from sweeper.stop_request import leaving
-from sweeper.tracking.trial_record import FILE, Cost
+from sweeper.stop_request import stop_reason
+from sweeper.tracking.trial_record import RECORD_FILE, Cost
 from train.config.parsing import cause
 from train.loop.pack_size import MOST, pack_size
 from train.loop.trainer import Checkpoint, Epoch, Trainer
@@ -30,8 +30,8 @@ class Queue:
         ahead: how many may wait for a pack of their kind while trials of another kind are taken.
     """
 
-    def __init__(self, trials: Iterable[Trial], ahead: int) -> None:
-        self._coming, self._ahead = iter(trials), ahead
+    def __init__(self, trials: Iterable[Trial], max_waiting: int) -> None:
+        self._upcoming, self._max_waiting = iter(trials), max_waiting
         self._waiting: list[Trial] = []
 
     def take(self, kind: object = None) -> Trial | None:
@@ -40,11 +40,11 @@ class Queue:
             if kind in (None, trial.kind):
                 self._waiting.remove(trial)
                 return trial
-        while len(self._waiting) < self._ahead:
-            coming = next(self._coming, None)
-            if coming is None or kind in (None, coming.kind):
-                return coming
-            self._waiting.append(coming)
+        while len(self._waiting) < self._max_waiting:
+            upcoming = next(self._upcoming, None)
+            if upcoming is None or kind in (None, upcoming.kind):
+                return upcoming
+            self._waiting.append(upcoming)
         return None
 
     def put_back(self, trials: Iterable[Trial]) -> None:
@@ -57,7 +57,7 @@ class Queue:
             trial.interrupt()
 
 
-class PackBroken(RuntimeError):
+class PackError(RuntimeError):
     """Training or scoring a pack failed, for the reason that is its cause."""
 
 
@@ -77,51 +77,51 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
     places = MOST if pack == AUTO else int(pack)
     queue = Queue(trials, places)
     try:
-        while not leaving() and (first := queue.take()) is not None:
+        while not stop_reason() and (first := queue.take()) is not None:
             size = places
             if pack == AUTO and not first.alone:
-                size = pack_size(first.context.base, first.trained, places)
+                size = pack_size(first.context.base, first.training_config, places)
             places = _run_pack(Pack(queue, size), first, places)
     finally:
         queue.interrupt()
 
 
-def _run_pack(together: Pack, first: Trial, places: int) -> int:
+def _run_pack(pack: Pack, first: Trial, places: int) -> int:
     """Runs a pack to its end, or until it breaks; returns the places of the next one."""
     try:
-        together.run(first)
-        together.interrupt()  # those that are left
-    except PackBroken as broken:
-        left, full = [*together.trials.values()], is_oom(broken.__cause__)
-        if len(left) == 1:
-            _alone(left[0], broken, together)
+        pack.run(first)
+        pack.interrupt()  # those that are left
+    except PackError as error_of_pack:
+        remaining, out_of_memory = [*pack.trials.values()], is_oom(error_of_pack.__cause__)
+        if len(remaining) == 1:
+            _handle_single_failure(remaining[0], error_of_pack, pack)
             return places
-        places = max(1, len(left) // 2) if full else places
-        how = f"{places} at once" if full else "one by one"
-        log.warning(f"{len(left)} trials at once: {broken}; they go on {how}")
-        for trial in left:
-            trial.alone = not full
-        together.queue.put_back(left)
+        places = max(1, len(remaining) // 2) if out_of_memory else places
+        mode = f"{places} at once" if out_of_memory else "one by one"
+        log.warning(f"{len(remaining)} trials at once: {error_of_pack}; they go on {mode}")
+        for trial in remaining:
+            trial.alone = not out_of_memory
+        pack.queue.put_back(remaining)
     except BaseException as error:  # Ctrl-C, or the machine
         if not is_doubtful(error):  # else it counts as a death
-            together.interrupt()
+            pack.interrupt()
         raise
     return places
 
 
-def _alone(trial: Trial, broken: PackBroken, pack: Pack) -> None:
+def _handle_single_failure(trial: Trial, pack_error: PackError, pack: Pack) -> None:
     """A trial that failed on its own continues with less memory, or is marked as failed.
 
     Raises:
         Outage: it is other programs that leave it no memory.
     """
-    error = broken.__cause__
+    error = pack_error.__cause__
     if not is_oom(error):
-        return trial.break_down(error)
-    if others := memory_of_other_processes(pack.context.base.device):
+        return trial.mark_failed(error)
+    if other_processes := memory_of_other_processes(pack.context.base.device):
         trial.interrupt()
-        raise Outage(others) from error
-    return pack.queue.put_back([trial]) if trial.adapt() else trial.break_down(error)
+        raise Outage(other_processes) from error
+    return pack.queue.put_back([trial]) if trial.apply_next_fallback() else trial.mark_failed(error)
 
 
 class Scored(NamedTuple):
@@ -150,13 +150,13 @@ class Pack:
         Epochs that are recorded already (a trial continues) are neither trained nor scored again.
         """
         self.kind, self.context = first.kind, first.context
-        self.trainer = Trainer(self.context.base, self.context.dataset, should_pause=leaving)
+        self.trainer = Trainer(self.context.base, self.context.dataset, should_pause=stop_reason)
         self._admit(first)
         self._fill()
         epochs = iter(self.trainer)
-        while (done := self._train_and_score(epochs)) is not None:
-            self._record(*done)
-            if leaving():
+        while (result := self._train_and_score(epochs)) is not None:
+            self._record(*result)
+            if stop_reason():
                 return
             self._fill()
 
@@ -175,12 +175,12 @@ class Pack:
     def _admit(self, trial: Trial) -> None:
         try:
             trial.begin(self.places)
-            self.trials[self.trainer.add(trial.member)] = trial
+            self.trials[self.trainer.add(trial.spec)] = trial
         except Exception as error:
-            if words := outage(error):
+            if reason := outage(error):
                 trial.interrupt()
-                raise Outage(words) from error
-            trial.break_down(error)  # of its own making: the others know nothing of it
+                raise Outage(reason) from error
+            trial.mark_failed(error)  # of its own making: the others know nothing of it
 
     def _train_and_score(self, epochs: Iterator[Epoch]) -> tuple[Epoch, Scored] | None:
         """The next epoch of the pack; None when no member is left.
@@ -193,23 +193,25 @@ class Pack:
             epoch = next(epochs, None)  # trains, saves
             if epoch is None:
                 return None
-            new = [c for c in epoch.checkpoints if not self.trials[c.index].record.has(c.epoch)]
+            new = [
+                c for c in epoch.checkpoints if not self.trials[c.index].record.has_epoch(c.epoch)
+            ]
             began = time.perf_counter()
             scorecards = self.context.scorer({c.path: c.epoch for c in new}) if new else []
             spent = time.perf_counter() - began
             self._check_folders()
         except Exception as error:
             self._check_folders()
-            if words := outage(error):
-                raise Outage(words) from error
-            raise PackBroken(cause(error)) from error
+            if reason := outage(error):
+                raise Outage(reason) from error
+            raise PackError(cause(error)) from error
         return epoch, Scored(new, scorecards, spent)
 
     def _check_folders(self) -> None:
         """Detects an unmounted share: files written then land below its mount point."""
         for trial in self.trials.values():
-            if not (trial.record.folder / FILE).is_file():
-                raise Outage(f"{trial.record.folder / FILE} is not there any more")
+            if not (trial.record.folder / RECORD_FILE).is_file():
+                raise Outage(f"{trial.record.folder / RECORD_FILE} is not there any more")
 
     def _record(self, epoch: Epoch, scored: Scored) -> None:
         """Records the scores of an epoch, and ends the trials that are done."""

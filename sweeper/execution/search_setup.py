@@ -14,7 +14,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from sweeper.config import OBJECTIVES, SweepConfig, check_sweep
-from sweeper.search.samplers import check_sampler, trials_of
+from sweeper.search.samplers import check_sampler, trial_count
 from sweeper.search.search_space import Params, Space, parse_space
 from sweeper.study.study import best_settings
 from sweeper.study_folder import study_folder
@@ -23,7 +23,7 @@ from train.config.parsing import keys, suggestion, typed
 from train.errors import ConfigError
 from train.loop.construction_checks import optimizer_class
 
-BEST = 3  # trials of another study that are tried first
+WARM_START_TRIALS = 3  # trials of another study that are tried first
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Search:
     config: SweepConfig
     space: Space
     fixed: list[str]
-    first: list[Params]
+    initial_params: list[Params]
     n_trials: int
 
 
@@ -102,25 +102,25 @@ def parse_search(hydra: HydraSweep, arguments: list[str]) -> Search:
         config=config,
         space=space,
         fixed=fixed,
-        first=first_settings(hydra.config, config, space),
-        n_trials=trials_of(hydra.n_trials, hydra.sampler, space),
+        initial_params=initial_settings(hydra.config, config, space),
+        n_trials=trial_count(hydra.n_trials, hydra.sampler, space),
     )
 
 
 def _check_space(hydra: HydraSweep, space: Space, fixed: list[str]) -> None:
     """Composes each dimension's choices, or the ends of its range, one at a time."""
     groups = set(hydra.config.hydra.runtime.choices)
-    known = [*keys(hydra.config), *groups]
+    known_keys = [*keys(hydra.config), *groups]
     for dimension in space.dimensions:
-        if dimension.key.lstrip("+") not in known:
-            near = suggestion(dimension.key, known)
-            raise ConfigError(f"{dimension.key}: there is no such setting{near}")
-        beside = space.beside(dimension)
-        for value in dimension.ends():
-            hydra.compose([*fixed, *beside, dimension.override(value)])
+        if dimension.key.lstrip("+") not in known_keys:
+            hint = suggestion(dimension.key, known_keys)
+            raise ConfigError(f"{dimension.key}: there is no such setting{hint}")
+        parents = space.activating_overrides(dimension)
+        for value in dimension.endpoints():
+            hydra.compose([*fixed, *parents, dimension.override(value)])
 
 
-def first_settings(master: DictConfig, config: SweepConfig, space: Space) -> list[Params]:
+def initial_settings(master: DictConfig, config: SweepConfig, space: Space) -> list[Params]:
     """The settings to try first: the configured ones, so that the search cannot end worse than
     these; those of `study.enqueue`; the best ones of another study.
 
@@ -131,20 +131,20 @@ def first_settings(master: DictConfig, config: SweepConfig, space: Space) -> lis
     for params in config.study.enqueue:
         for key, value in params.items():
             if key not in dimensions:
-                near = suggestion(key, [*dimensions])
-                raise ConfigError(f"study.enqueue: {key} is not searched{near}")
+                hint = suggestion(key, [*dimensions])
+                raise ConfigError(f"study.enqueue: {key} is not searched{hint}")
             if not dimensions[key].contains(value):
                 raise ConfigError(f"study.enqueue: {key}={value} is outside of the search")
     best = []
     if config.study.warm_start:
         root, name = Path(config.study.root), config.study.warm_start
-        other = study_folder(root, name, "study.warm_start")
-        best = best_settings(other, config.study.storage, BEST)
-    inside = [
+        warm_start_study = study_folder(root, name, "study.warm_start")
+        best = best_settings(warm_start_study, config.study.storage, WARM_START_TRIALS)
+    candidates = [
         {k: v for k, v in params.items() if k in dimensions and dimensions[k].contains(v)}
         for params in (_defaults(master, space), *config.study.enqueue, *best)
     ]
-    return [space.relevant(params) for params in inside if params]
+    return [space.active_params(params) for params in candidates if params]
 
 
 def _defaults(master: DictConfig, space: Space) -> Params:

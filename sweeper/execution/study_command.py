@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 
 from sweeper.config import SweepConfig
-from sweeper.execution.context import StudyContext, load_context, origin
+from sweeper.execution.context import StudyContext, load_context, origin_tags
 from sweeper.execution.finalize import finalize_study
-from sweeper.stop_request import PERSON, leaving
-from sweeper.study.storage import answering
+from sweeper.stop_request import USER_REQUEST, stop_reason
+from sweeper.study.storage import outage_as_config_error
 from sweeper.study_folder import study_folder
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from train.system.outage import Outage
@@ -57,7 +57,7 @@ class StudyCommand:
             study,
             self.config.selection,
             self.mirror(study),
-            origin(self.context),
+            origin_tags(self.context),
             self.context.scorer.probe_set.to_yaml(),
             self.config.study.storage,
         )
@@ -68,9 +68,9 @@ def clean_exit(mirror: MlflowMirror) -> Iterator[None]:
     """Within this context Ctrl-C ends the process with one line and code 130, and MLflow learns
     about the interruption. At the end everything is logged."""
     try:
-        with answering():
+        with outage_as_config_error():
             yield
-        mirror.catch_up()
+        mirror.flush()
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:
             raise
@@ -85,5 +85,5 @@ def clean_exit(mirror: MlflowMirror) -> Iterator[None]:
 def raise_if_stopped() -> None:
     """Raises a KeyboardInterrupt if a person asked the study to stop. A study that runs out of
     hours is concluded instead."""
-    if leaving() == PERSON:
+    if stop_reason() == USER_REQUEST:
         raise KeyboardInterrupt

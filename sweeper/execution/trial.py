@@ -21,14 +21,14 @@ from sweeper.execution.early_stopping import Rule
 from sweeper.study.trial_lease import LeasedTrial
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import (
-    AT_WORK,
     COMPLETE,
     FAILED,
+    IN_PROGRESS_FILE,
     INTERRUPTED,
-    PACK,
+    PACK_TAG,
     RUNNING,
     STOPPED,
-    WORKER,
+    WORKER_TAG,
     Cost,
     TrialRecord,
 )
@@ -39,7 +39,7 @@ from train.files.atomic_write import write_atomically, write_text_atomically
 from train.loop.trainer import Checkpoint, TrialSpec, shared_by_a_pack
 from train.system.oom import FALLBACKS, advice, apply_fallbacks, is_oom, with_next_fallback
 
-ADAPTED = "adapted"  # the tag that says what was changed since memory ran out
+FALLBACKS_TAG = "adapted"  # the tag that says what was changed since memory ran out
 
 
 @dataclass
@@ -70,30 +70,30 @@ class Trial:
     @property
     def kind(self) -> object:
         """Trials of a study that are of the same kind can share a pack."""
-        return shared_by_a_pack(self.trained), self.alone and self.record.number
+        return shared_by_a_pack(self.training_config), self.alone and self.record.number
 
     @property
-    def remedies(self) -> tuple[str, ...]:
+    def fallbacks(self) -> tuple[str, ...]:
         """What was changed since memory ran out, so that it does not do so again."""
-        names = dict.fromkeys(self.record.tags.get(ADAPTED, "").split(", "))
+        names = dict.fromkeys(self.record.tags.get(FALLBACKS_TAG, "").split(", "))
         return tuple(remedy for remedy in names if remedy in FALLBACKS)
 
     @property
-    def trained(self) -> TrialConfig:
+    def training_config(self) -> TrialConfig:
         """The settings that it is trained with: those asked for, and the remedies."""
-        return apply_fallbacks(trial_of(self.config), self.remedies)
+        return apply_fallbacks(trial_of(self.config), self.fallbacks)
 
     @property
-    def member(self) -> TrialSpec:
+    def spec(self) -> TrialSpec:
         """The trial as the trainer takes it."""
-        return TrialSpec(trial_of(self.config), self.record.folder, fallbacks=self.remedies)
+        return TrialSpec(trial_of(self.config), self.record.folder, fallbacks=self.fallbacks)
 
-    def adapt(self) -> bool:
+    def apply_next_fallback(self) -> bool:
         """Takes the next remedy against a lack of memory; False: there is none, or none asked."""
-        remedies = with_next_fallback(trial_of(self.config), self.remedies)
+        remedies = with_next_fallback(trial_of(self.config), self.fallbacks)
         if remedies is None:
             return False
-        self.record.tags[ADAPTED] = ", ".join(remedies)
+        self.record.tags[FALLBACKS_TAG] = ", ".join(remedies)
         self.record.save()
         return True
 
@@ -103,11 +103,14 @@ class Trial:
         Args:
             pack: number of trials at once.
         """
-        write_atomically(self.record.folder / AT_WORK, b"")
+        write_atomically(self.record.folder / IN_PROGRESS_FILE, b"")
         self.record.state = RUNNING
-        self.record.tags |= {PACK: str(pack), WORKER: f"{socket.gethostname()}:{os.getpid()}"}
+        self.record.tags |= {
+            PACK_TAG: str(pack),
+            WORKER_TAG: f"{socket.gethostname()}:{os.getpid()}",
+        }
         self.record.save()
-        self.progress.began(self.record)
+        self.progress.trial_started(self.record)
         self.mirror.mirror(self.record, self.config.selection)
 
     def log(
@@ -120,7 +123,7 @@ class Trial:
         """Records a scored checkpoint: on disk first, then in MLflow, then on the terminal."""
         self.record.add(scorecard, checkpoint, sheet, cost)
         self.mirror.mirror(self.record, self.config.selection)
-        self.progress.scored(self.record, self.config.selection)
+        self.progress.epoch_scored(self.record, self.config.selection)
 
     def should_stop(self, last: bool) -> bool:
         """Whether a rule stops the trial, or `last` ends it. Each rule sees every epoch."""
@@ -140,7 +143,7 @@ class Trial:
         best = select(self.record.scorecards, self.config.selection)
         return self._end(state, self.record.reason, best.scorecard.epoch)
 
-    def break_down(self, error: BaseException | None) -> None:
+    def mark_failed(self, error: BaseException | None) -> None:
         """Marks it as failed; the whole traceback is kept in its folder.
 
         Raises:
@@ -150,14 +153,14 @@ class Trial:
         text = "".join(traceback.format_exception(error))
         try:
             write_text_atomically(self.record.folder / "error.txt", text)
-            self._end(FAILED, advice(self.trained) if is_oom(error) else cause(error))
+            self._end(FAILED, advice(self.training_config) if is_oom(error) else cause(error))
         except Exception:
             self.interrupt()
             raise
 
     def interrupt(self) -> None:
         """Leaves it so that the same command continues it, on a full disk too."""
-        at_work = self.record.folder / AT_WORK
+        at_work = self.record.folder / IN_PROGRESS_FILE
         with suppress(OSError, CheckpointError):
             if at_work.is_file():  # it has begun, and is not over
                 at_work.unlink()
@@ -170,9 +173,9 @@ class Trial:
     def _end(self, state: str, reason: str, selected: int | None = None) -> None:
         self.record.end(state, reason, selected)
         self.mirror.mirror(self.record, self.config.selection)
-        self.progress.ended(self.record)
+        self.progress.trial_ended(self.record)
         self._tell()
-        (self.record.folder / AT_WORK).unlink(missing_ok=True)
+        (self.record.folder / IN_PROGRESS_FILE).unlink(missing_ok=True)
         prune_checkpoints(self.record, self.config.selection, self.config.study.keep_checkpoints)
 
     def _tell(self) -> None:

@@ -7,14 +7,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sweeper.config import SweepConfig
-from sweeper.console.progress import Progress, say
-from sweeper.execution.context import StudyContext, origin
-from sweeper.execution.early_stopping import has_plateaued, memorizes, no_learning, pruned
+from sweeper.console.progress import Progress, log_line
+from sweeper.execution.context import StudyContext, origin_tags
+from sweeper.execution.early_stopping import (
+    stop_if_pruned,
+    stop_on_memorization,
+    stop_on_plateau,
+    stop_without_learning,
+)
 from sweeper.execution.trial import Trial
 from sweeper.search.search_space import Params
 from sweeper.study.trial_lease import LeasedTrial
 from sweeper.tracking.mlflow_mirror import MlflowMirror
-from sweeper.tracking.trial_record import FAILED, LENGTH, PREPARING, TrialRecord, resume_record
+from sweeper.tracking.trial_record import (
+    EPOCHS_TAG,
+    FAILED,
+    PREPARING_TAG,
+    TrialRecord,
+    resume_record,
+)
 from train.loop.schedule import schedule_of
 
 
@@ -62,10 +73,10 @@ def make_trial(
         overrides=settings.overrides,
         params=settings.params,
         tags={
-            **origin(context),
+            **origin_tags(context),
             "preset": settings.preset,
-            LENGTH: str(schedule.epochs),
-            PREPARING: f"{context.scorer.seconds:.3f}",
+            EPOCHS_TAG: str(schedule.epochs),
+            PREPARING_TAG: f"{context.scorer.seconds:.3f}",
         },
     )
     return Trial(
@@ -75,10 +86,10 @@ def make_trial(
         mirror=mirror,
         progress=Progress(study, total, schedule.checkpoints),
         rules=[
-            memorizes(config.selection, config.early_stop.memorization_patience),
-            has_plateaued(config.selection, config.early_stop.patience),
-            no_learning(config.early_stop.min_progress_share, schedule.epochs),
-            pruned(lease, config.selection),
+            stop_on_memorization(config.selection, config.early_stop.memorization_patience),
+            stop_on_plateau(config.selection, config.early_stop.patience),
+            stop_without_learning(config.early_stop.min_progress_share, schedule.epochs),
+            stop_if_pruned(lease, config.selection),
         ],
         lease=lease,
         # alone, a crash is its own fault and not another trial's; this is its last retry
@@ -100,7 +111,7 @@ def refuse(lease: LeasedTrial, overrides: list[str], reason: str) -> None:
             tags={},
         )
         record.end(FAILED, reason)
-        say(f"trial {lease.number}  failed: {reason}")
+        log_line(f"trial {lease.number}  failed: {reason}")
 
 
 def preset_of(choices: Mapping[str, str]) -> str:

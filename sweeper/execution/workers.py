@@ -17,7 +17,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from sweeper.config import SweepConfig
-from sweeper.stop_request import graceful_stop, listen_from
+from sweeper.stop_request import graceful_stop, ignore_requests_before
 from sweeper.study_folder import study_folder
 from train.cli.app import quiet
 from train.cli.compose import HYDRA_VERSION, load_local_defaults
@@ -27,8 +27,8 @@ from train.errors import ConfigError
 from train.text.terminal import print_lines
 
 log = logging.getLogger(__name__)
-LAUNCHER = ("hydra/launcher", "hydra.launcher.")
-TRACKING = "MLFLOW_TRACKING_URI"
+LAUNCHER_PREFIXES = ("hydra/launcher", "hydra.launcher.")
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Worker:
     """
 
     line: list[str]
-    place: Path = field(default_factory=Path.cwd)
-    tracking: str | None = field(default_factory=lambda: os.environ.get(TRACKING))
-    asked: dict[str, int] = field(default_factory=dict)
+    working_directory: Path = field(default_factory=Path.cwd)
+    tracking_uri: str | None = field(default_factory=lambda: os.environ.get(TRACKING_VARIABLE))
+    earlier_requests: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, config: DictConfig) -> None:
         """Runs trials of the study until there are enough.
@@ -53,23 +53,23 @@ class Worker:
         Raises:
             RuntimeError: why it cannot.
         """
-        os.chdir(self.place)
-        if self.tracking:
-            os.environ[TRACKING] = self.tracking
+        os.chdir(self.working_directory)
+        if self.tracking_uri:
+            os.environ[TRACKING_VARIABLE] = self.tracking_uri
         os.environ["TERM"] = "dumb"  # it shares its terminal with others: lines, no display
         quiet()
-        listen_from(self.asked)
+        ignore_requests_before(self.earlier_requests)
         number = HydraConfig.get().job.num
-        line = [word for word in self.line if not word.startswith(LAUNCHER)]
-        line += ["hydra/launcher=packed", *device_of(number, config.base.device)]
+        line = [word for word in self.line if not word.startswith(LAUNCHER_PREFIXES)]
+        line += ["hydra/launcher=packed", *device_override(number, config.base.device)]
         try:
-            search_here(line)
+            run_search(line)
         except SystemExit as end:
             if end.code:
                 raise RuntimeError(str(end.code)) from None
 
 
-def search_here(line: list[str]) -> None:
+def run_search(line: list[str]) -> None:
     """Runs `python -m sweeper -m` with these overrides in this process.
 
     Raises:
@@ -80,7 +80,7 @@ def search_here(line: list[str]) -> None:
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
         hydra = GlobalHydra.instance().hydra
         assert hydra
-        hydra.multirun("sweep", _no_job, line)
+        hydra.multirun("sweep", _unexpected_job, line)
 
 
 def launch_workers(launcher: Launcher, workers: int, config: SweepConfig) -> None:
@@ -95,7 +95,7 @@ def launch_workers(launcher: Launcher, workers: int, config: SweepConfig) -> Non
     study.mkdir(parents=True, exist_ok=True)
     log.info(f"study {study}  workers at once: {workers}")
     try:
-        with graceful_stop(study, for_others=True):
+        with graceful_stop(study, forward_to_workers=True):
             jobs = launcher.launch([[] for _ in range(workers)], initial_job_idx=0)
     except Exception as error:  # whatever the library makes of a death
         raise ConfigError(
@@ -108,9 +108,9 @@ def launch_workers(launcher: Launcher, workers: int, config: SweepConfig) -> Non
         sys.exit(1)
 
 
-def device_of(number: int, wanted: str) -> list[str]:
+def device_override(number: int, configured: str) -> list[str]:
     """The GPUs of a machine are dealt out to its workers in turn."""
-    count = torch.cuda.device_count() if wanted in ("auto", "cuda") else 0
+    count = torch.cuda.device_count() if configured in ("auto", "cuda") else 0
     return [f"base.device=cuda:{number % count}"] if count > 1 else []
 
 
@@ -118,5 +118,5 @@ def _failure(job: JobReturn) -> str:
     return "" if job.status == JobStatus.COMPLETED else cause(job._return_value)
 
 
-def _no_job(config: DictConfig) -> None:
+def _unexpected_job(config: DictConfig) -> None:
     raise AssertionError("our launcher runs trials, not jobs")

@@ -13,12 +13,12 @@ from train.config.setting_kinds import choice_field, model_field, path_field, te
 from train.errors import ConfigError
 from train.validation import check_device_name
 
-DEFAULT = "default"  # the tolerance of scores that have none of their own
-TOLERANCE = Range(0, 1000)
+DEFAULT_TOLERANCE = "default"  # the tolerance of scores that have none of their own
+TOLERANCE_RANGE = Range(0, 1000)
 
 
 @dataclass
-class DataPlaces:
+class DataLocations:
     """Where the pictures are now; None: where they were."""
 
     path: str | None = path_field(None)
@@ -28,7 +28,7 @@ class DataPlaces:
 
 
 @dataclass
-class BasePlaces:
+class BaseLocations:
     """Where the base is now, and what it runs on; None: as it was."""
 
     path: str | None = model_field(None)
@@ -37,7 +37,7 @@ class BasePlaces:
 
 
 @dataclass
-class ProbesPlaces:
+class ProbesLocations:
     """Where files of one's own lie now; None: where they were."""
 
     attributes: str | None = path_field(None)
@@ -45,7 +45,7 @@ class ProbesPlaces:
 
 
 @dataclass
-class ScoresPlaces:
+class ScoresLocations:
     """Where models of one's own lie now; None: where they were."""
 
     clip_model: str | None = model_field(None)
@@ -60,18 +60,18 @@ class ReproduceConfig:
     study: str | None = text_field(None)
     lora: str | None = path_field(None)
     tolerance: dict[str, float] = field(
-        default_factory=lambda: {DEFAULT: 0.02}, metadata={RANGE: TOLERANCE}
+        default_factory=lambda: {DEFAULT_TOLERANCE: 0.02}, metadata={RANGE: TOLERANCE_RANGE}
     )
     force: bool = False
-    data: DataPlaces = field(default_factory=DataPlaces)
-    base: BasePlaces = field(default_factory=BasePlaces)
-    probes: ProbesPlaces = field(default_factory=ProbesPlaces)
-    scores: ScoresPlaces = field(default_factory=ScoresPlaces)
+    data: DataLocations = field(default_factory=DataLocations)
+    base: BaseLocations = field(default_factory=BaseLocations)
+    probes: ProbesLocations = field(default_factory=ProbesLocations)
+    scores: ScoresLocations = field(default_factory=ScoresLocations)
     root: str = path_field("mlruns")
     keep_checkpoints: str = choice_field(BEST)
 
     @property
-    def places(self) -> dict[str, str]:
+    def locations(self) -> dict[str, str]:
         """Dotted key -> what was given."""
         groups = {name: vars(getattr(self, name)) for name in ("data", "base", "probes", "scores")}
         return {
@@ -86,15 +86,15 @@ def check_reproduce(config: ReproduceConfig) -> None:
     """Refuses what cannot be, with a ConfigError."""
     given = [name for name in ("run_id", "study", "lora") if getattr(config, name)]
     if len(given) != 1:
-        both = f" ({' and '.join(given)} are given)" if given else ""
-        raise ConfigError(f"run_id: give one of run_id=, study= and lora={both}")
+        conflict = f" ({' and '.join(given)} are given)" if given else ""
+        raise ConfigError(f"run_id: give one of run_id=, study= and lora={conflict}")
     if config.study:
         check_name(config.study, "study")
     for name in config.tolerance:
-        if name not in (DEFAULT, *SCORES):
-            near = suggestion(name, [DEFAULT, *SCORES])
+        if name not in (DEFAULT_TOLERANCE, *SCORES):
+            near = suggestion(name, [DEFAULT_TOLERANCE, *SCORES])
             raise ConfigError(f"tolerance.{name}: there is no such score{near}")
-    if DEFAULT not in config.tolerance:
+    if DEFAULT_TOLERANCE not in config.tolerance:
         raise ConfigError("tolerance.default: is needed for scores that have none of their own")
     if config.base.device is not None:
         check_device_name(config.base.device)

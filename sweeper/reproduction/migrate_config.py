@@ -10,14 +10,14 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.reproduction.received_settings import Received
+from sweeper.reproduction.received_settings import ReceivedSettings
 from train.cli.group_choices import choices
 from train.config.parsing import keys, suggestion, typed
 from train.config.ranges import shown
 from train.config.setting_kinds import literal
 from train.errors import ConfigError
 
-MOST_NAMED = 8  # unknown settings of one message
+MAX_NAMED = 8  # unknown settings of one message
 
 
 @dataclass
@@ -36,7 +36,7 @@ class MigratedConfig:
 
 
 def migrate(
-    then: Received, places: Mapping[str, Any], force: bool = False, by: str = ""
+    received: ReceivedSettings, locations: Mapping[str, Any], force: bool = False, version: str = ""
 ) -> MigratedConfig:
     """The settings of a run, each of them checked; within a command, whose conf/ is used.
 
@@ -51,34 +51,36 @@ def migrate(
         ConfigError: a setting that this version does not have, with the nearest that it has; or
             settings that it refuses, or that are for the person to name.
     """
-    today = todays_defaults(places.get("base.path") or then.base_path())
-    overlaid = then.over(today, places)
-    if overlaid.dropped and not force:
-        raise ConfigError(_unknown(overlaid.dropped, today, by))
-    config = typed(SweepConfig, OmegaConf.create(literal(overlaid.values)))
+    defaults = current_defaults(locations.get("base.path") or received.base_path())
+    merged = received.merged_into(defaults, locations)
+    if merged.dropped and not force:
+        raise ConfigError(_unknown_settings_message(merged.dropped, defaults, version))
+    config = typed(SweepConfig, OmegaConf.create(literal(merged.values)))
     check_sweep(config)
-    return MigratedConfig(config, overlaid.added, overlaid.dropped)
+    return MigratedConfig(config, merged.added, merged.dropped)
 
 
-def todays_defaults(base: str | None) -> SweepConfig:
+def current_defaults(base: str | None) -> SweepConfig:
     """Of conf/sweep.yaml, as they are on a base (None: the embedded one)."""
-    given = {"base.path": base} if base else {}
-    options = [f"{group}={option}" for group, option in choices(given).items()]
+    base_override = {"base.path": base} if base else {}
+    options = [f"{group}={option}" for group, option in choices(base_override).items()]
     composed = compose("sweep", options)
     if base:
         OmegaConf.update(composed, "base.path", literal(base))
     return typed(SweepConfig, composed)
 
 
-def _unknown(dropped: Mapping[str, Any], today: SweepConfig, by: str) -> str:
-    known = keys(OmegaConf.create(literal(asdict(today))))
-    told = [
+def _unknown_settings_message(
+    dropped: Mapping[str, Any], defaults: SweepConfig, version: str
+) -> str:
+    known = keys(OmegaConf.create(literal(asdict(defaults))))
+    listed = [
         f"{shown(key)[1:-1]}={shown(value)}{suggestion(key, known)}"
-        for key, value in list(dropped.items())[:MOST_NAMED]
+        for key, value in list(dropped.items())[:MAX_NAMED]
     ]
-    more = f" and {len(dropped) - MOST_NAMED} more" if len(dropped) > MOST_NAMED else ""
+    more = f" and {len(dropped) - MAX_NAMED} more" if len(dropped) > MAX_NAMED else ""
     return (
-        f"the run was logged by another version{by} and has settings that this one does not: "
-        f"{', '.join(told)}{more} (that version trains it as it was; force=true trains without "
+        f"the run was logged by another version{version} and has settings that this one does not: "
+        f"{', '.join(listed)}{more} (that version trains it as it was; force=true trains without "
         "them)"
     )

@@ -9,7 +9,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from evaluate.tracking.mlflow_store import STORE_ERRORS, MlflowStore
-from sweeper.tracking.run_tags import noted
+from sweeper.tracking.run_tags import parse_run_tags
 from train.config.parsing import cause, suggestion
 from train.config.ranges import shown
 from train.errors import ConfigError
@@ -38,25 +38,25 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     Raises:
         ConfigError: no such run (with the nearest there is), or one of neither.
     """
-    found = _run(client, run_id)
-    about = noted(found)
-    if not about.study:
+    run = _get_run(client, run_id)
+    tags = parse_run_tags(run)
+    if not tags.study:
         raise ConfigError(f"run_id: {run_id} is neither a trial's run nor a sweep's")
-    if about.trial is not None:
-        return found
-    if not about.best:
+    if tags.trial is not None:
+        return run
+    if not tags.best_run_id:
         raise ConfigError(
-            f"run_id: the sweep {about.study} has no best trial yet; take the run of one of its "
-            f"trials{_listed(_trials(client, found.info.experiment_id))}"
+            f"run_id: the sweep {tags.study} has no best trial yet; take the run of one of its "
+            f"trials{_list_hint(_recent_trials(client, run.info.experiment_id))}"
         )
-    best = _run(client, about.best)
-    if noted(best).trial is None or noted(best).study != about.study:
-        raise ConfigError(f"run_id: the best trial of {run_id} is said to be {about.best}, which "
-                          f"is no trial of {about.study}")  # fmt: skip
+    best = _get_run(client, tags.best_run_id)
+    if parse_run_tags(best).trial is None or parse_run_tags(best).study != tags.study:
+        raise ConfigError(f"run_id: the best trial of {run_id} is said to be {tags.best_run_id}, which "
+                          f"is no trial of {tags.study}")  # fmt: skip
     return best
 
 
-def _run(client: MlflowClient, run_id: str) -> Run:
+def _get_run(client: MlflowClient, run_id: str) -> Run:
     try:
         return client.get_run(run_id)
     except MlflowException:
@@ -73,9 +73,9 @@ def find_best(client: MlflowClient, study: str) -> Run:
     """
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
-        known = [e.name for e in client.search_experiments() if e.name != "Default"]
-        near = suggestion(study, known) or _listed(known)
-        raise ConfigError(f"study: MLflow has no study {study}{near}")
+        names = [e.name for e in client.search_experiments() if e.name != "Default"]
+        hint = suggestion(study, names) or _list_hint(names)
+        raise ConfigError(f"study: MLflow has no study {study}{hint}")
     sweeps = [
         run
         for run in client.search_runs([experiment.experiment_id], f"tags.study = '{study}'")
@@ -86,20 +86,20 @@ def find_best(client: MlflowClient, study: str) -> Run:
     return find_run(client, sweeps[0].info.run_id)  # the latest
 
 
-def _nearest(client: MlflowClient, wanted: str) -> str:
+def _nearest(client: MlflowClient, run_id: str) -> str:
     """`; did you mean ...?`: the run that begins so, or else the one most alike."""
-    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(everywhere, max_results=RECENT)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, max_results=RECENT)
     names = {run.info.run_id: run.info.run_name for run in runs}
-    alike = [known for known in names if wanted and known.startswith(wanted)]
-    alike = alike or difflib.get_close_matches(wanted, [*names], n=1, cutoff=0.5)
-    return f"; did you mean {alike[0]} ({names[alike[0]]})?" if alike else ""
+    matches = [known for known in names if run_id and known.startswith(run_id)]
+    matches = matches or difflib.get_close_matches(run_id, [*names], n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]} ({names[matches[0]]})?" if matches else ""
 
 
-def _trials(client: MlflowClient, experiment: str) -> list[str]:
+def _recent_trials(client: MlflowClient, experiment: str) -> list[str]:
     runs = client.search_runs([experiment], "tags.trial != ''", max_results=5)
     return [f"{run.info.run_id} ({run.info.run_name})" for run in runs]
 
 
-def _listed(names: list[str]) -> str:
+def _list_hint(names: list[str]) -> str:
     return f"; there are {', '.join(names)}" if names else ""

@@ -30,11 +30,11 @@ from train.text.display import shortened
 from train.text.shell import in_setting
 
 # a search's alone: they have no say in a trial that is trained again
-OF_A_SEARCH = ("study", "search", "pruner", "pack")
+SEARCH_GROUPS = ("study", "search", "pruner", "pack")
 
 
 @dataclass(frozen=True)
-class Received:
+class ReceivedSettings:
     """Settings as a file or a store has them, not yet to be trusted.
 
     Attributes:
@@ -46,7 +46,7 @@ class Received:
     base: str = ""
 
     @classmethod
-    def of(cls, content: object, name: str, base: str = "") -> Received:
+    def of(cls, content: object, name: str, base: str = "") -> ReceivedSettings:
         """Plain values as received settings.
 
         Args:
@@ -59,8 +59,8 @@ class Received:
 
     def text(self, group: str, name: str) -> str | None:
         """A setting that is a text, to be shown or compared; None where there is none."""
-        within = self.settings.get(group)
-        value = within.get(name) if isinstance(within, Mapping) else None
+        values = self.settings.get(group)
+        value = values.get(name) if isinstance(values, Mapping) else None
         return value if isinstance(value, str) else None
 
     def base_path(self) -> str | None:
@@ -75,9 +75,9 @@ class Received:
         path = _text("base.path", group["path"])
         if path == EMBEDDED or _is_base(path, self.base):
             return path
-        raise _refused("base.path", path, Kind.MODEL)
+        raise _refusal("base.path", path, Kind.MODEL)
 
-    def over(self, today: SweepConfig, named: Mapping[str, Any]) -> Overlaid:
+    def merged_into(self, defaults: SweepConfig, typed: Mapping[str, Any]) -> MergedSettings:
         """The settings in the place of today's: free-form groups are taken whole.
 
         Args:
@@ -87,16 +87,18 @@ class Received:
         Raises:
             ConfigError: a setting that a file may not give, or that is none.
         """
-        result = Overlaid({})
-        then = {name: value for name, value in self.settings.items() if name not in OF_A_SEARCH}
-        result.values = _overlay(today, then, "", named, result)
-        sections = set(then)
+        result = MergedSettings({})
+        received = {
+            name: value for name, value in self.settings.items() if name not in SEARCH_GROUPS
+        }
+        result.values = _overlay(defaults, received, "", typed, result)
+        sections = set(received)
         result.added = {k: v for k, v in result.added.items() if k.split(".")[0] in sections}
         return result
 
 
 @dataclass
-class Overlaid:
+class MergedSettings:
     """Received settings under today's keys.
 
     Attributes:
@@ -111,72 +113,76 @@ class Overlaid:
 
 
 def _overlay(
-    today: Any, then: Mapping[str, Any], prefix: str, named: Mapping[str, Any], result: Overlaid
+    defaults: Any,
+    received: Mapping[str, Any],
+    prefix: str,
+    typed: Mapping[str, Any],
+    result: MergedSettings,
 ) -> dict[str, Any]:
-    values, plain, hints = {}, asdict(today), get_type_hints(type(today))
-    for one in fields(today):
-        key, default = f"{prefix}{one.name}", getattr(today, one.name)
-        if key in named:
-            values[one.name] = named[key]
-        elif one.metadata.get(LOCAL) or (not prefix and one.name in OF_A_SEARCH):
-            values[one.name] = plain[one.name]
-        elif one.name not in then:
-            values[one.name] = plain[one.name]
-            result.added |= flatten({key: plain[one.name]})
+    values, default_values, hints = {}, asdict(defaults), get_type_hints(type(defaults))
+    for setting in fields(defaults):
+        key, default = f"{prefix}{setting.name}", getattr(defaults, setting.name)
+        if key in typed:
+            values[setting.name] = typed[key]
+        elif setting.metadata.get(LOCAL) or (not prefix and setting.name in SEARCH_GROUPS):
+            values[setting.name] = default_values[setting.name]
+        elif setting.name not in received:
+            values[setting.name] = default_values[setting.name]
+            result.added |= flatten({key: default_values[setting.name]})
         elif is_dataclass(default):
-            within = _mapping(key, then[one.name], f"{key}.{fields(default)[0].name}")
-            values[one.name] = _overlay(default, within, f"{key}.", named, result)
+            within = _mapping(key, received[setting.name], f"{key}.{fields(default)[0].name}")
+            values[setting.name] = _overlay(default, within, f"{key}.", typed, result)
         else:
-            kind = kind_of(one, hints[one.name])
-            values[one.name] = RULES[kind](key, then[one.name], default)
-    unknown = then.keys() - {one.name for one in fields(today)}
-    result.dropped |= {f"{prefix}{name}": then[name] for name in then if name in unknown}
+            kind = kind_of(setting, hints[setting.name])
+            values[setting.name] = RULES[kind](key, received[setting.name], default)
+    unknown = received.keys() - {setting.name for setting in fields(defaults)}
+    result.dropped |= {f"{prefix}{name}": received[name] for name in received if name in unknown}
     return values
 
 
-def _any(key: str, value: Any, default: Any) -> Any:
+def _accept(key: str, value: Any, default: Any) -> Any:
     """Types, ranges and words are checked with the whole config; nothing else depends on them."""
     if value == MISSING:  # OmegaConf would silently take the default
         raise ConfigError(f"{key}: ??? stands for a value that is missing")
     return value
 
 
-def _path(key: str, value: Any, default: Any) -> Any:
+def _accept_path(key: str, value: Any, default: Any) -> Any:
     if value is None or _text(key, value) in (default, EMBEDDED, ""):
         return value
     if not is_foreign(value) and is_named(expanded(value)):
         return value
-    raise _refused(key, value, Kind.PATH)
+    raise _refusal(key, value, Kind.PATH)
 
 
-def _model(key: str, value: Any, default: Any) -> Any:
+def _accept_model(key: str, value: Any, default: Any) -> Any:
     if key == "base.path":  # `base_path` has looked at it; the defaults are those on that base
         return default
     if value is None or _text(key, value) in (default, EMBEDDED):
         return value
-    raise _refused(key, value, Kind.MODEL)
+    raise _refusal(key, value, Kind.MODEL)
 
 
-def _class(key: str, value: Any, default: Any) -> Any:
+def _accept_class(key: str, value: Any, default: Any) -> Any:
     check_received_optimizer(settings := _mapping(key, value, f"{key}._target_"))
     return settings
 
 
-def _never(key: str, value: Any, default: Any) -> Any:
+def _use_default(key: str, value: Any, default: Any) -> Any:
     return default
 
 
 RULES: dict[Kind, Callable[[str, Any, Any], Any]] = {
-    Kind.NUMBER: _any,
-    Kind.NUMBERS: _any,
-    Kind.MAPPING: _any,
-    Kind.CHOICE: _any,
-    Kind.TEXT: _any,
-    Kind.PATH: _path,
-    Kind.MODEL: _model,
-    Kind.CLASS: _class,
-    Kind.ADDRESS: _never,
-    Kind.SETTINGS: _never,
+    Kind.NUMBER: _accept,
+    Kind.NUMBERS: _accept,
+    Kind.MAPPING: _accept,
+    Kind.CHOICE: _accept,
+    Kind.TEXT: _accept,
+    Kind.PATH: _accept_path,
+    Kind.MODEL: _accept_model,
+    Kind.CLASS: _accept_class,
+    Kind.ADDRESS: _use_default,
+    Kind.SETTINGS: _use_default,
 }
 
 
@@ -186,15 +192,15 @@ def _text(key: str, value: Any) -> str:
     return value
 
 
-def _mapping(key: str, value: Any, inside: str) -> Mapping[str, Any]:
+def _mapping(key: str, value: Any, example: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(
-            f"{key}: {shown(value)} cannot be; it is a group of settings, such as {inside}"
+            f"{key}: {shown(value)} cannot be; it is a group of settings, such as {example}"
         )
     return value
 
 
-def _is_base(path: str, logged: str) -> bool:
+def _is_base(path: str, logged_fingerprint: str) -> bool:
     """Whether a base lies at a path that the person has named, or one with the logged weights."""
     if is_foreign(path):
         return False
@@ -204,27 +210,29 @@ def _is_base(path: str, logged: str) -> bool:
             return True
         if source.is_dir() and not (source / INDEX).is_file():
             return False  # a folder of other things, which may be endless
-        if not logged or (not source.is_dir() and source.suffix != WEIGHTS):
+        if not logged_fingerprint or (not source.is_dir() and source.suffix != WEIGHTS):
             return False
         files = weight_files(source)
         for file in files:
             check_regular(file)
-        return fingerprint(files, source) == logged
+        return fingerprint(files, source) == logged_fingerprint
     except (BaseError, OSError, ValueError):
         return False
 
 
-def _refused(key: str, value: str, kind: Kind) -> ConfigError:
+def _refusal(key: str, value: str, kind: Kind) -> ConfigError:
     """What to type in the place of a setting that a file may not give."""
-    words = in_setting(key, value)
+    argument = in_setting(key, value)
     if kind is Kind.MODEL:
         return ConfigError(
             f"{key}: the run used {shortened(value)}, but a file does not choose which model is "
-            f"loaded; if you trust it, type {words}, or where it is now"
+            f"loaded; if you trust it, type {argument}, or where it is now"
         )
     folder = in_setting(ALLOW_PATH, value)
-    allow = f", or {folder}" if Path(value).is_absolute() and folder != f"{ALLOW_PATH}=" else ""
+    alternative = (
+        f", or {folder}" if Path(value).is_absolute() and folder != f"{ALLOW_PATH}=" else ""
+    )
     return ConfigError(
         f"{key}: the run used {shortened(value)}, but a file does not choose which files are "
-        f"read; type {words}, or where it is now{allow}"
+        f"read; type {argument}, or where it is now{alternative}"
     )

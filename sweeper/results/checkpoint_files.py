@@ -6,16 +6,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from sweeper.results.ranking import RankedTrial
-from sweeper.results.retrain_command import again_command
-from sweeper.results.snippets import reproduce_commands, root_of
+from sweeper.results.retrain_command import retrain_command
+from sweeper.results.snippets import reproduce_commands, root_argument
 from train.errors import CheckpointError
 from train.lora.checkpoint_file import weights_hash
 from train.text.terminal import print_lines
 
 # in a study's folder
-PICK, REPORT, RESULT = "best.safetensors", "report.html", "result.json"
-PROBES, OVERVIEW = "probes.yaml", "overview.png"
-POLICY = "policy_settings"  # of RESULT: the policy that made it
+SELECTED_FILE, REPORT_FILE, RESULT_FILE = "best.safetensors", "report.html", "result.json"
+PROBES_FILE, OVERVIEW_FILE = "probes.yaml", "overview.png"
+POLICY_KEY = "policy_settings"  # of RESULT: the policy that made it
 
 
 def find_weights(study: Path, entry: RankedTrial) -> bytes | None:
@@ -24,40 +24,40 @@ def find_weights(study: Path, entry: RankedTrial) -> bytes | None:
     if entry.selection is None:
         return None
     card = entry.selection.scorecard
-    wanted = {one.weights for one in entry.record.epochs if one.scorecard.epoch == card.epoch}
-    for file in (card.checkpoint, study / PICK):  # it may have been the pick before
+    hashes = {epoch.weights for epoch in entry.record.epochs if epoch.scorecard.epoch == card.epoch}
+    for file in (card.checkpoint, study / SELECTED_FILE):  # it may have been the pick before
         with suppress(CheckpointError):
-            if weights_hash(file) in wanted:
+            if weights_hash(file) in hashes:
                 return file.read_bytes()
     return None
 
 
-def gone(entry: RankedTrial) -> str:
+def missing_reason(entry: RankedTrial) -> str:
     """That a trial's checkpoint was deleted or damaged, and what brings it back."""
     assert entry.selection
     file = entry.selection.scorecard.checkpoint
-    alone = again_command(entry.record)  # where MLflow does not have the run
-    root = root_of(file.parent.parent.parent)
-    again, *others = reproduce_commands(entry.run_id, file, root, " keep_checkpoints=all")
+    retrain = retrain_command(entry.record)  # where MLflow does not have the run
+    root = root_argument(file.parent.parent.parent)
+    command, *others = reproduce_commands(entry.run_id, file, root, " keep_checkpoints=all")
     if not others:
-        named = f" with {' and '.join(alone.left_out)} of then" if alone.left_out else ""
-        again = f"{alone.command}{named}"
+        settings = f" with {' and '.join(retrain.omitted)} of then" if retrain.omitted else ""
+        command = f"{retrain.command}{settings}"
     why = (
         "damaged: it does not hold the weights that were scored"
         if file.exists()
         else "gone: it was removed, or another policy held when its trial ended and "
         "study.keep_checkpoints was not all"
     )
-    return f"{file} is {why}; {again} trains it again"
+    return f"{file} is {why}; {command} trains it again"
 
 
-def those_with_files_first(study: Path, ranked: list[RankedTrial]) -> list[RankedTrial]:
+def existing_first(study: Path, ranked: list[RankedTrial]) -> list[RankedTrial]:
     """The trials, best first; those whose checkpoint somebody has deleted come after the others."""
     lost = []
     for entry in ranked:
         if entry.selection is None or find_weights(study, entry) is not None:
             break
         lost.append(entry)
-        print_lines(f"trial {entry.record.number} would be the pick, but {gone(entry)}")
-    there = [entry for entry in ranked if entry not in lost and entry.selection]
-    return [*there, *lost, *(entry for entry in ranked if entry.selection is None)]
+        print_lines(f"trial {entry.record.number} would be the pick, but {missing_reason(entry)}")
+    existing = [entry for entry in ranked if entry not in lost and entry.selection]
+    return [*existing, *lost, *(entry for entry in ranked if entry.selection is None)]

@@ -10,16 +10,16 @@ from typing import Annotated
 
 import msgspec
 
-from sweeper.config import MOST_TRIALS
-from sweeper.results.checkpoint_files import RESULT
-from sweeper.tracking.trial_record import FILE, HOLDER, load_records, trial_folder
+from sweeper.config import MAX_TRIALS
+from sweeper.results.checkpoint_files import RESULT_FILE
+from sweeper.tracking.trial_record import LEASE_FILE, RECORD_FILE, load_records, trial_folder
 from train.data.folders.wording import agreed
 from train.files.untrusted import UntrustedFileError, read_json
 
-MISSING = "missing"  # of RESULT: the numbers of those that were missing then
-MOST, SHOWN = 1000, 20  # missing trials that are looked for, and that a line names
+MISSING_KEY = "missing"  # of RESULT: the numbers of those that were missing then
+MAX_MISSING, MAX_SHOWN = 1000, 20  # missing trials that are looked for, and that a line names
 NUMBER = re.compile("[0-9]{1,7}")  # of a trial, as the name of its folder
-Number = Annotated[int, msgspec.Meta(ge=0, le=MOST_TRIALS)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_TRIALS)]
 
 
 def missing_trials(study: Path) -> list[int]:
@@ -29,32 +29,36 @@ def missing_trials(study: Path) -> list[int]:
     Those that come after all that is known here are known to Optuna alone, which a sweep asks.
     A trial that a process holds has perhaps no record yet.
     """
-    there = {int(record.folder.name) for record in load_records(study)}
-    listed = _listed(study)
-    files = (study / "trials").glob(f"*/{FILE}")
-    named = {int(file.parent.name) for file in files if NUMBER.fullmatch(file.parent.name)}
-    last = max(there | listed | named, default=-1)
+    present = {int(record.folder.name) for record in load_records(study)}
+    listed = _trials_in_result(study)
+    files = (study / "trials").glob(f"*/{RECORD_FILE}")
+    with_record = {int(file.parent.name) for file in files if NUMBER.fullmatch(file.parent.name)}
+    last = max(present | listed | with_record, default=-1)
     missing = (
         number
         for number in range(last + 1)
-        if number not in there and not (trial_folder(study, number) / HOLDER).exists()
+        if number not in present and not (trial_folder(study, number) / LEASE_FILE).exists()
     )
-    return [*islice(missing, MOST)]
+    return [*islice(missing, MAX_MISSING)]
 
 
-def words_of_missing(study: Path) -> str:
+def describe_missing(study: Path) -> str:
     """Which trials are missing and what to do, in a line; empty where none is."""
     numbers = missing_trials(study)
     if not numbers:
         return ""
-    noun, more = agreed(len(numbers), "trial", "trials"), len(numbers) - SHOWN
-    shown = ", ".join(map(str, numbers[:SHOWN])) + (f" and {more} more" if more > 0 else "")
-    which = f"{noun} {shown} {agreed(len(numbers), 'is', 'are')} missing"
-    it = agreed(len(numbers), "it", "them")
-    files = f"{trial_folder(study, numbers[0]) / FILE}{' and so on' if len(numbers) > 1 else ''}"
+    noun, hidden = agreed(len(numbers), "trial", "trials"), len(numbers) - MAX_SHOWN
+    listed = ", ".join(map(str, numbers[:MAX_SHOWN])) + (
+        f" and {hidden} more" if hidden > 0 else ""
+    )
+    subject = f"{noun} {listed} {agreed(len(numbers), 'is', 'are')} missing"
+    pronoun = agreed(len(numbers), "it", "them")
+    files = (
+        f"{trial_folder(study, numbers[0]) / RECORD_FILE}{' and so on' if len(numbers) > 1 else ''}"
+    )
     return (
-        f"{which} from the result: {files} is gone or damaged; put {it} back from a copy, or run "
-        f"the command of the sweep again, which trains {it} again while its budget lasts"
+        f"{subject} from the result: {files} is gone or damaged; put {pronoun} back from a copy, or run "
+        f"the command of the sweep again, which trains {pronoun} again while its budget lasts"
     )
 
 
@@ -69,9 +73,9 @@ class _Result(msgspec.Struct):
     missing: list[Number] = []
 
 
-def _listed(study: Path) -> set[int]:
+def _trials_in_result(study: Path) -> set[int]:
     """Those that the study's result knew of."""
     with suppress(OSError, UntrustedFileError):
-        result = read_json(study / RESULT, _Result)
+        result = read_json(study / RESULT_FILE, _Result)
         return {trial.number for trial in result.trials} | {*result.missing}
     return set()

@@ -8,7 +8,7 @@ from pathlib import Path
 from evaluate.tracking.artifacts import artifact
 from evaluate.tracking.store_address import DATABASE
 from sweeper.tracking.mlflow_mirror import MlflowMirror
-from sweeper.tracking.run_tags import noted
+from sweeper.tracking.run_tags import parse_run_tags
 from sweeper.tracking.trial_record import TrialRecord, read_record, trial_folder
 
 log = logging.getLogger(__name__)
@@ -34,16 +34,16 @@ def _fetch(study: Path, tracker: MlflowMirror) -> list[TrialRecord]:
     if experiment is None:
         return []
     records: dict[int, TrialRecord] = {}
-    for found in client.search_runs([experiment.experiment_id], "tags.trial != ''"):
-        if "reproduction_of" in found.data.tags:
+    for run in client.search_runs([experiment.experiment_id], "tags.trial != ''"):
+        if "reproduction_of" in run.data.tags:
             continue
-        if (text := artifact(tracker, client, found, "scorecards.json")) is None:
+        if (text := artifact(tracker, client, run, "scorecards.json")) is None:
             continue  # it has not come to its end
         try:
-            if (number := noted(found).trial) is None:
+            if (number := parse_run_tags(run).trial) is None:
                 continue
             # the latest comes first: a trial whose folder was lost has been trained again
             records.setdefault(number, read_record(text, trial_folder(study, number)))
         except ValueError as error:
-            log.warning(f"run {found.info.run_id} is left out: its record is damaged ({error})")
+            log.warning(f"run {run.info.run_id} is left out: its record is damaged ({error})")
     return [records[number] for number in sorted(records)]

@@ -23,17 +23,17 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 GENERATION = "cma:generation"  # system attribute of a trial; Optuna's sampler calls it so, too
-SPREAD = 1 / 6  # of the first generation, as a share of each setting's range
-SMALLEST = 1e-10  # of a spread: with none at all there is no distribution
-LARGEST = 1e300  # a value that is told: no NaN, no infinity, no whole number beyond all floats
-LARGEST_SEED = 2**31 - 2
+DEFAULT_SIGMA = 1 / 6  # of the first generation, as a share of each setting's range
+MIN_SIGMA = 1e-10  # of a spread: with none at all there is no distribution
+MAX_VALUE = 1e300  # a value that is told: no NaN, no infinity, no whole number beyond all floats
+MAX_SEED = 2**31 - 2
 
 Numbers = NDArray[np.float64]
 Space = dict[str, BaseDistribution]
 
 
 @dataclass
-class Draws:
+class Generation:
     """The distribution of one generation, from which one trial is drawn.
 
     Attributes:
@@ -45,13 +45,13 @@ class Draws:
     transform: _SearchSpaceTransform
     optimizer: cmaes.CMA | cmaes.SepCMA
 
-    def next(self) -> dict[str, Any]:
+    def sample(self) -> dict[str, Any]:
         """Another draw; empty where the distribution has degenerated."""
         try:
-            drawn = self.optimizer.ask()
+            point = self.optimizer.ask()
         except (np.linalg.LinAlgError, ValueError):
             return {}
-        return self.transform.untransform(drawn) if np.isfinite(drawn).all() else {}
+        return self.transform.untransform(point) if np.isfinite(point).all() else {}
 
 
 class CmaEsSampler(BaseSampler):
@@ -82,19 +82,20 @@ class CmaEsSampler(BaseSampler):
         if lr_adapt and use_separable_cma:
             raise ValueError("lr_adapt does not go with use_separable_cma")
         self.n_startup_trials, self.popsize = n_startup_trials, popsize
-        self.sigma = max(SPREAD if sigma0 is None else sigma0, SMALLEST)
+        self.sigma = max(DEFAULT_SIGMA if sigma0 is None else sigma0, MIN_SIGMA)
         self.separable, self.lr_adapt = use_separable_cma, lr_adapt
         self._independent = RandomSampler(seed=seed)
         self._random = np.random.RandomState(seed)
         self._intersection = IntersectionSearchSpace()
-        self._draws: Draws | None = None
+        self._generation: Generation | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
         """The numbers that every finished trial has."""
         return {
-            name: found
-            for name, found in self._intersection.calculate(study).items()
-            if isinstance(found, FloatDistribution | IntDistribution) and not found.single()
+            name: distribution
+            for name, distribution in self._intersection.calculate(study).items()
+            if isinstance(distribution, FloatDistribution | IntDistribution)
+            and not distribution.single()
         }
 
     def sample_relative(
@@ -106,49 +107,51 @@ class CmaEsSampler(BaseSampler):
             ValueError: the study has more than one objective.
         """
         self._raise_error_if_multi_objective(study)
-        if self._draws is None or self._draws.trial != trial.number:
-            told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if not search_space or len(told) < self.n_startup_trials:
+        if self._generation is None or self._generation.trial != trial.number:
+            completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if not search_space or len(completed) < self.n_startup_trials:
                 return {}
-            self._draws = self._rebuilt(study, trial, told, search_space)
+            self._generation = self._replay(study, trial, completed, search_space)
             if not trial.params:  # else it was drawn before, and its process died
-                generation = self._draws.optimizer.generation
+                generation = self._generation.optimizer.generation
                 study._storage.set_trial_system_attr(trial._trial_id, GENERATION, generation)
-        return self._draws.next()
+        return self._generation.sample()
 
-    def _rebuilt(
-        self, study: Study, trial: FrozenTrial, told: list[FrozenTrial], space: Space
-    ) -> Draws:
+    def _replay(
+        self, study: Study, trial: FrozenTrial, completed: list[FrozenTrial], space: Space
+    ) -> Generation:
         """The optimizer, told of every generation that is complete, one after the other."""
         transform = _SearchSpaceTransform(space, transform_0_1=True)
-        optimizer = self._first(len(space))
+        optimizer = self._new_optimizer(len(space))
         sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
-        generations = _by_generation(told, space)
-        while len(known := generations[optimizer.generation]) >= optimizer.population_size:
+        generations = _by_generation(completed, space)
+        while len(members := generations[optimizer.generation]) >= optimizer.population_size:
             solutions = [
-                (transform.transform(one.params), sign * one.values[0])
-                for one in known[: optimizer.population_size]
+                (transform.transform(member.params), sign * member.values[0])
+                for member in members[: optimizer.population_size]
             ]
             try:
                 optimizer.tell(solutions)
             except (AssertionError, np.linalg.LinAlgError, ValueError, OverflowError):
-                optimizer = self._first(len(space))  # no distribution has led to these values
+                optimizer = self._new_optimizer(
+                    len(space)
+                )  # no distribution has led to these values
                 break
-        return Draws(trial.number, transform, optimizer)
+        return Generation(trial.number, transform, optimizer)
 
-    def _first(self, dimensions: int) -> cmaes.CMA | cmaes.SepCMA:
+    def _new_optimizer(self, dimensions: int) -> cmaes.CMA | cmaes.SepCMA:
         """The optimizer of the first generation, in the unit cube."""
-        about: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "mean": np.full(dimensions, 0.5),
             "sigma": self.sigma,
             "bounds": np.tile([0.0, 1.0], (dimensions, 1)),
-            "seed": int(self._random.randint(1, LARGEST_SEED)),
+            "seed": int(self._random.randint(1, MAX_SEED)),
             "n_max_resampling": 10 * dimensions,
             "population_size": self.popsize,
         }
         if self.separable and dimensions > 1:
-            return cmaes.SepCMA(**about)
-        return cmaes.CMA(**about, lr_adapt=self.lr_adapt)
+            return cmaes.SepCMA(**arguments)
+        return cmaes.CMA(**arguments, lr_adapt=self.lr_adapt)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
@@ -166,20 +169,20 @@ class CmaEsSampler(BaseSampler):
         self._random.seed()
 
 
-def _by_generation(told: Sequence[FrozenTrial], space: Space) -> dict[int, list[FrozenTrial]]:
+def _by_generation(completed: Sequence[FrozenTrial], space: Space) -> dict[int, list[FrozenTrial]]:
     """The trials that can be told, by the generation that they were drawn for, in the order in
     which they ended."""
-    found: dict[int, list[FrozenTrial]] = defaultdict(list)
-    for trial in sorted(told, key=_ended):
+    generations: dict[int, list[FrozenTrial]] = defaultdict(list)
+    for trial in sorted(completed, key=_completion_key):
         generation = trial.system_attrs.get(GENERATION)
         if type(generation) is int and _is_solution(trial, space):
-            found[generation].append(trial)
-    return found
+            generations[generation].append(trial)
+    return generations
 
 
-def _ended(trial: FrozenTrial) -> tuple[str, int]:
-    when = trial.datetime_complete
-    return (when.isoformat() if when else "", trial.number)
+def _completion_key(trial: FrozenTrial) -> tuple[str, int]:
+    time = trial.datetime_complete
+    return (time.isoformat() if time else "", trial.number)
 
 
 def _is_solution(trial: FrozenTrial, space: Space) -> bool:
@@ -187,11 +190,12 @@ def _is_solution(trial: FrozenTrial, space: Space) -> bool:
     if not trial.values or not _is_number(trial.values[0]):
         return False
     return all(
-        _is_number(trial.params.get(name)) and found.low <= trial.params[name] <= found.high
-        for name, found in space.items()
-        if isinstance(found, FloatDistribution | IntDistribution)
+        _is_number(trial.params.get(name))
+        and distribution.low <= trial.params[name] <= distribution.high
+        for name, distribution in space.items()
+        if isinstance(distribution, FloatDistribution | IntDistribution)
     )
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and -LARGEST < value < LARGEST
+    return type(value) in (int, float) and -MAX_VALUE < value < MAX_VALUE

@@ -36,11 +36,13 @@ class ExtrapolationPruner(BasePruner):
         reports = sorted(trial.intermediate_values.items())
         if len(reports) < 2:
             return False
-        (first, before), (last, now) = reports[-self.window - 1 :][0], reports[-1]
+        (first, first_value), (last, last_value) = reports[-self.window - 1 :][0], reports[-1]
         if not self.min_epochs <= last < self.epochs:  # at its last epoch it is over anyway
             return False
-        pace = self.slope_discount * (now - before) / (last - first)
+        slope = self.slope_discount * (last_value - first_value) / (last - first)
         best = max(value for _, value in reports)
-        reach = max(best, now + pace * (self.epochs - last))
-        known = study.get_trials(deepcopy=False)  # it is among them, and its own best is in reach
-        return any(reach < value for one in known for value in one.intermediate_values.values())
+        extrapolated = max(best, last_value + slope * (self.epochs - last))
+        trials = study.get_trials(deepcopy=False)  # it is among them, and its own best is in reach
+        return any(
+            extrapolated < value for other in trials for value in other.intermediate_values.values()
+        )

@@ -19,14 +19,14 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from sweeper.search.conditional_params import CONDITIONS, DECIDING, is_active, parent_of
+from sweeper.search.conditional_params import CONDITIONS, PARENT_KEYS, is_active, parent_of
 from train.cli.sweep_ranges import range_values, sweep_words
 from train.config.ranges import is_number
 from train.errors import ConfigError
 
 Params = dict[str, Any]
 # the same for all trials of a study, so that their checkpoints can be compared
-FIXED = (
+FIXED_GROUPS = (
     "base",
     "data",
     "probes",
@@ -38,8 +38,8 @@ FIXED = (
     "preset",
     "hydra",
 )
-FREE = ("data.repeats",)
-TAKE_ROOM = ("network.rank", "network.conv_rank", "network.text_encoder", "training.epochs")
+SEARCHABLE_ANYWAY = ("data.repeats",)
+SIZE_KEYS = ("network.rank", "network.conv_rank", "network.text_encoder", "training.epochs")
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class Dimension:
 
     key: str
     distribution: BaseDistribution
-    words: tuple[str, ...] = ()
+    literals: tuple[str, ...] = ()
 
     def override(self, value: Any) -> str:
         """The Hydra override that sets this value."""
         if isinstance(self.distribution, CategoricalDistribution):
-            for choice, word in zip(self.distribution.choices, self.words, strict=True):
+            for choice, literal in zip(self.distribution.choices, self.literals, strict=True):
                 if type(choice) is type(value) and choice == value:
-                    return f"{self.key}={word}"
+                    return f"{self.key}={literal}"
         return f"{self.key}={value}"
 
-    def ends(self) -> list[Any]:
+    def endpoints(self) -> list[Any]:
         """Every value of a choice; the lowest and the highest of a range."""
         if isinstance(self.distribution, CategoricalDistribution):
             return list(self.distribution.choices)
@@ -91,28 +91,30 @@ class Dimension:
         values = self.values()
         if values is not None:
             return any(_is_same(value, other) for other in values)
-        low, high = self.ends()
+        low, high = self.endpoints()
         return is_number(value) and low <= value <= high
 
     def admits(self, value: Any) -> bool:
         """Like `contains`, for a value that Optuna computed, which may differ in its last digit."""
-        found = self.distribution
-        if isinstance(found, CategoricalDistribution) or not is_number(value):
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution) or not is_number(value):
             return self.contains(value)
-        return found._contains(value)
+        return distribution._contains(value)
 
-    def including(self, value: Any) -> Dimension:
+    def extended_to(self, value: Any) -> Dimension:
         """A dimension that also contains this value; None counts as no value."""
         if value is None or self.contains(value):
             return self
-        found = self.distribution
-        if isinstance(found, CategoricalDistribution):
-            wider: BaseDistribution = CategoricalDistribution([*found.choices, value])
-            return replace(self, distribution=wider, words=(*self.words, str(value)))
-        assert isinstance(found, IntDistribution | FloatDistribution)
-        if found.step not in (None, 1):
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution):
+            wider: BaseDistribution = CategoricalDistribution([*distribution.choices, value])
+            return replace(self, distribution=wider, literals=(*self.literals, str(value)))
+        assert isinstance(distribution, IntDistribution | FloatDistribution)
+        if distribution.step not in (None, 1):
             return self
-        wider = type(found)(min(found.low, value), max(found.high, value), log=found.log)
+        wider = type(distribution)(
+            min(distribution.low, value), max(distribution.high, value), log=distribution.log
+        )
         return replace(self, distribution=wider)
 
 
@@ -124,8 +126,8 @@ class Space:
 
     def __post_init__(self) -> None:
         keys = dict.fromkeys(dimension.key for dimension in self.dimensions)
-        free = sorted(self.dimensions, key=lambda d: parent_of(d.key, keys) is not None)
-        object.__setattr__(self, "dimensions", tuple(free))
+        ordered = sorted(self.dimensions, key=lambda d: parent_of(d.key, keys) is not None)
+        object.__setattr__(self, "dimensions", tuple(ordered))
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -135,23 +137,23 @@ class Space:
         """Hydra overrides for one trial."""
         return [d.override(params[d.key]) for d in self.dimensions if d.key in params]
 
-    def relevant(self, params: Params) -> Params:
+    def active_params(self, params: Params) -> Params:
         """The settings that have an effect, given the others."""
         return {key: value for key, value in params.items() if is_active(key, params)}
 
     def combinations(self) -> Iterator[Params] | None:
         """Every trial that is possible, in order; None where there is a continuum of them."""
         values = [dimension.values() for dimension in self.dimensions]
-        if any(listed is None for listed in values):
+        if any(choices is None for choices in values):
             return None
-        return self._combinations([listed or [] for listed in values])
+        return self._combinations([choices or [] for choices in values])
 
     def _combinations(self, values: list[list[Any]]) -> Iterator[Params]:
         names, seen = [dimension.key for dimension in self.dimensions], set()
         for combination in itertools.product(*values):
-            params = self.relevant(dict(zip(names, combination, strict=True)))
-            if (found := identity(params)) not in seen:
-                seen.add(found)
+            params = self.active_params(dict(zip(names, combination, strict=True)))
+            if (key := identity(params)) not in seen:
+                seen.add(key)
                 yield params
 
     def size(self) -> int | None:
@@ -163,24 +165,24 @@ class Space:
             return sum(1 for _ in combinations)
         return math.prod(len(dimension.values() or []) for dimension in self.dimensions)
 
-    def beside(self, dimension: Dimension) -> list[str]:
+    def activating_overrides(self, dimension: Dimension) -> list[str]:
         """Overrides of the others with which this one means something.
 
         Raises:
             ConfigError: it never does.
         """
-        others = {other.key: other for other in self.dimensions}
-        on = parent_of(dimension.key, others)
-        if on is None:
+        dimensions = {other.key: other for other in self.dimensions}
+        parent = parent_of(dimension.key, dimensions)
+        if parent is None:
             return []
-        for value in others[on].ends():
-            if is_active(dimension.key, {on: value}):
-                return [others[on].override(value)]
-        raise ConfigError(f"{dimension.key}: means nothing beside any of the values of {on}")
+        for value in dimensions[parent].endpoints():
+            if is_active(dimension.key, {parent: value}):
+                return [dimensions[parent].override(value)]
+        raise ConfigError(f"{dimension.key}: means nothing beside any of the values of {parent}")
 
-    def largest(self) -> list[str]:
+    def largest_overrides(self) -> list[str]:
         """Overrides with which a trial takes the most room on disk."""
-        return [d.override(max(d.ends())) for d in self.dimensions if d.key in TAKE_ROOM]
+        return [d.override(max(d.endpoints())) for d in self.dimensions if d.key in SIZE_KEYS]
 
     def covers(self, setting: str) -> bool:
         """Whether the search decides this dotted setting, itself or through its group."""
@@ -221,18 +223,20 @@ def parse_space(
     Raises:
         ConfigError: a setting that cannot be searched, or a range that makes no sense.
     """
-    given = parser.parse_overrides(arguments)
-    swept = [override for override in given if override.is_sweep_override()]
-    fixed = [override for override in given if not override.is_sweep_override()]
-    dimensions = [_dimension(override, parser) for override in swept]
-    if not swept:
-        named = {override.key_or_group: override.value() for override in fixed}
-        around = {key: configured(key) for key in DECIDING if key not in search}
-        around = {key: value for key, value in around.items() if value is not None} | named
+    overrides = parser.parse_overrides(arguments)
+    sweeps = [override for override in overrides if override.is_sweep_override()]
+    fixed = [override for override in overrides if not override.is_sweep_override()]
+    dimensions = [_dimension(override, parser) for override in sweeps]
+    if not sweeps:
+        fixed_values = {override.key_or_group: override.value() for override in fixed}
+        parent_values = {key: configured(key) for key in PARENT_KEYS if key not in search}
+        parent_values = {
+            key: value for key, value in parent_values.items() if value is not None
+        } | fixed_values
         dimensions = [
-            _dimension(_parse(f"{key}={words}", parser), parser).including(configured(key))
-            for key, words in search.items()
-            if key not in named and is_active(key, around)
+            _dimension(_parse(f"{key}={sweep}", parser), parser).extended_to(configured(key))
+            for key, sweep in search.items()
+            if key not in fixed_values and is_active(key, parent_values)
         ]
     return Space(tuple(dimensions)), [override.input_line or "" for override in fixed]
 
@@ -250,7 +254,7 @@ def _parse(line: str, parser: OverridesParser) -> Override:
 def _dimension(override: Override, parser: OverridesParser) -> Dimension:
     key = override.get_key_element()
     root = override.key_or_group.split(".")[0].split("/")[0]
-    if root in FIXED and key not in FREE:
+    if root in FIXED_GROUPS and key not in SEARCHABLE_ANYWAY:
         raise ConfigError(
             f"{key}: is the same in all trials of a study; run a study for each value"
         )
@@ -259,15 +263,17 @@ def _dimension(override: Override, parser: OverridesParser) -> Dimension:
         return Dimension(key, _interval(key, sweep))
     if isinstance(sweep, RangeSweep):
         return Dimension(key, _range(key, sweep))
-    words = tuple(sweep_words(override, parser))
+    literals = tuple(sweep_words(override, parser))
     if getattr(sweep, "shuffle", False):
-        words = tuple(sorted(words))  # the order is the sampler's; a study's space has only one
-    values = [parser.parse_overrides([f"{key}={word}"])[0].value() for word in words]
-    plain = [
-        value if value is None or isinstance(value, bool | int | float | str) else word
-        for value, word in zip(values, words, strict=True)
+        literals = tuple(
+            sorted(literals)
+        )  # the order is the sampler's; a study's space has only one
+    values = [parser.parse_overrides([f"{key}={literal}"])[0].value() for literal in literals]
+    choices = [
+        value if value is None or isinstance(value, bool | int | float | str) else literal
+        for value, literal in zip(values, literals, strict=True)
     ]
-    return Dimension(key, CategoricalDistribution(plain), words)
+    return Dimension(key, CategoricalDistribution(choices), literals)
 
 
 def _interval(key: str, sweep: IntervalSweep) -> BaseDistribution:
@@ -282,8 +288,8 @@ def _interval(key: str, sweep: IntervalSweep) -> BaseDistribution:
 
 
 def _range(key: str, sweep: RangeSweep) -> BaseDistribution:
-    first, last, by, _ = range_values(key, sweep)
-    low, high, step = min(first, last), max(first, last), abs(by)
+    first, last, signed_step, _ = range_values(key, sweep)
+    low, high, step = min(first, last), max(first, last), abs(signed_step)
     log = "log" in sweep.tags
     if log and (step != 1 or low <= 0):
         raise ConfigError(f"{key}: tag(log, range(...)) needs step 1 and numbers above 0")

@@ -9,7 +9,7 @@ from sweeper.tracking.trial_record import FAILED, TrialRecord
 from train.data.folders.wording import agreed, counted
 
 
-def used_up(budget: BudgetConfig, records: list[TrialRecord], policy: PolicyConfig) -> str:
+def budget_exhausted(budget: BudgetConfig, records: list[TrialRecord], policy: PolicyConfig) -> str:
     """Why no further trial may begin; empty: one may."""
     spent = sum(epoch.seconds for record in records for epoch in record.epochs)
     if budget.device_hours is not None and spent >= budget.device_hours * 3600:
@@ -17,14 +17,16 @@ def used_up(budget: BudgetConfig, records: list[TrialRecord], policy: PolicyConf
     failed = [record for record in records if record.state == FAILED]
     if budget.max_failures is not None and len(failed) > budget.max_failures:
         return f"{counted(len(failed), 'trial')} failed, and {budget.max_failures} may"
-    since = _since_the_best(records, policy)
-    if budget.patience is not None and since >= budget.patience:
-        were = agreed(since, "was", "were")
-        return f"the last {counted(since, 'trial')} {were} no better than the one before"
+    without_improvement = _trials_since_best(records, policy)
+    if budget.patience is not None and without_improvement >= budget.patience:
+        verb = agreed(without_improvement, "was", "were")
+        return (
+            f"the last {counted(without_improvement, 'trial')} {verb} no better than the one before"
+        )
     return ""
 
 
-def _since_the_best(records: list[TrialRecord], policy: PolicyConfig) -> int:
+def _trials_since_best(records: list[TrialRecord], policy: PolicyConfig) -> int:
     """How many trials have ended since the best one, in the order in which they ended."""
     finished = [record for record in records if record.finished]
     ended = sorted(finished, key=lambda record: record.ended or _last_scored(record))

@@ -29,13 +29,13 @@ from train.errors import ConfigError
 from train.files.untrusted import UntrustedFileError, check_regular, parse_json
 from train.text.display import shortened
 
-LINE: Any = Line
-LONGEST_LINE = 500_000  # bytes
-MOST_BYTES = 100_000_000
-MOST_LINES = 500_000  # some 20,000 trials; Optuna takes a kilobyte of memory for each line
-MOST_EFFORT = 100_000_000  # entries that Optuna copies, some three seconds
-A_LOOK = 10  # entries could be copied while Optuna looks at a trial, or at a study
-LEFT_OUT = {"op_code": 10, "worker_id": "-"}  # what stands for an attribute that is dropped
+LINE_TYPE: Any = Line
+MAX_LINE_BYTES = 500_000  # bytes
+MAX_BYTES = 100_000_000
+MAX_LINES = 500_000  # some 20,000 trials; Optuna takes a kilobyte of memory for each line
+MAX_REPLAY_COST = 100_000_000  # entries that Optuna copies, some three seconds
+LOOKUP_COST = 10  # entries could be copied while Optuna looks at a trial, or at a study
+SKIPPED_LINE = {"op_code": 10, "worker_id": "-"}  # what stands for an attribute that is dropped
 FOLLOW_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -55,8 +55,8 @@ class Journal(BaseJournalBackend):
 
     def __init__(self, file: Path) -> None:
         self.file, self._lock = file, FileLock(f"{file}.lock")
-        self._starts = [0]  # where each line begins, and the one after the last
-        self._effort = Effort()
+        self._offsets = [0]  # where each line begins, and the one after the last
+        self._replay_cost = ReplayCost()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """The lines from this one on, as far as they are whole now: another worker may be at the
@@ -68,43 +68,43 @@ class Journal(BaseJournalBackend):
             return
         with stream:
             end = os.fstat(stream.fileno()).st_size
-            if end > MOST_BYTES:
-                raise self._damaged(None, f"it is larger than {MOST_BYTES / 1e6:g} MB")
-            stream.seek(self._starts[log_number_from])
-            for number in range(log_number_from, MOST_LINES):
-                line = self._line(stream, number, end)
+            if end > MAX_BYTES:
+                raise self._damaged(None, f"it is larger than {MAX_BYTES / 1e6:g} MB")
+            stream.seek(self._offsets[log_number_from])
+            for number in range(log_number_from, MAX_LINES):
+                line = self._read_line(stream, number, end)
                 if not line:
                     return
-                if number + 1 == len(self._starts):
-                    self._starts.append(self._starts[number] + len(line))
-                yield self._checked(line, number)
-        raise self._damaged(None, f"it has more than {MOST_LINES} lines")
+                if number + 1 == len(self._offsets):
+                    self._offsets.append(self._offsets[number] + len(line))
+                yield self._parse(line, number)
+        raise self._damaged(None, f"it has more than {MAX_LINES} lines")
 
-    def _line(self, stream: BinaryIO, number: int, end: int) -> bytes:
+    def _read_line(self, stream: BinaryIO, number: int, end: int) -> bytes:
         """The next whole line; empty: there is none."""
-        line = stream.readline(LONGEST_LINE + 1)
-        if len(line) > LONGEST_LINE:
-            raise self._damaged(number, f"it is longer than {LONGEST_LINE} bytes")
-        whole = line.endswith(b"\n") and stream.tell() <= end
-        return line if whole else b""
+        line = stream.readline(MAX_LINE_BYTES + 1)
+        if len(line) > MAX_LINE_BYTES:
+            raise self._damaged(number, f"it is longer than {MAX_LINE_BYTES} bytes")
+        complete = line.endswith(b"\n") and stream.tell() <= end
+        return line if complete else b""
 
-    def _checked(self, line: bytes, number: int) -> dict[str, Any]:
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         """What a line says, in the words that Optuna knows."""
         try:
-            entry: Line = parse_json(line, LINE, f"line {number + 1}")
-            self._effort.add(entry)
+            entry: Line = parse_json(line, LINE_TYPE, f"line {number + 1}")
+            self._replay_cost.add(entry)
         except UntrustedFileError as error:
             raise self._damaged(None, str(error)) from None
         except ValueError as error:
             raise self._damaged(number, str(error)) from None
         if isinstance(entry, TrialSystemAttribute) and entry.pickled:
-            return LEFT_OUT
+            return SKIPPED_LINE
         return dict(msgspec.to_builtins(entry))
 
-    def _damaged(self, number: int | None, words: str) -> JournalError:
-        place = "" if number is None else f"line {number + 1}: "
+    def _damaged(self, number: int | None, reason: str) -> JournalError:
+        prefix = "" if number is None else f"line {number + 1}: "
         return JournalError(
-            f"{shortened(self.file)} is damaged ({place}{words}); move it away, and the study "
+            f"{shortened(self.file)} is damaged ({prefix}{reason}); move it away, and the study "
             "begins anew"
         )
 
@@ -120,7 +120,7 @@ class Journal(BaseJournalBackend):
                 os.fsync(stream.fileno())
 
 
-class Effort:
+class ReplayCost:
     """What it takes Optuna to replay lines: it copies all of a kind that a trial has for each new
     one, and looks through the trials for the first that has a parameter."""
 
@@ -128,7 +128,7 @@ class Effort:
         self.total, self.trials = 0, 0
         self._entries: Counter[tuple[type, int]] = Counter()
         self._first: dict[str, int] = {}  # parameter -> the first trial with it, or a later one
-        self._over: set[int] = set()
+        self._finished: set[int] = set()
 
     def add(self, entry: Line) -> None:
         """Counts a line.
@@ -140,18 +140,18 @@ class Effort:
             self.trials += 1
         elif isinstance(entry, TrialEnd):
             if entry.state not in (0, 4):
-                self._over.add(entry.trial_id)
+                self._finished.add(entry.trial_id)
         elif isinstance(entry, TrialParam):
-            if entry.trial_id < self.trials and entry.trial_id not in self._over:
-                self.total += A_LOOK * self._first.get(entry.param_name, self.trials)
+            if entry.trial_id < self.trials and entry.trial_id not in self._finished:
+                self.total += LOOKUP_COST * self._first.get(entry.param_name, self.trials)
                 self._first.setdefault(entry.param_name, entry.trial_id)
         elif isinstance(entry, NewStudy):
-            self._count(NewStudy, 0, A_LOOK)
+            self._count(NewStudy, 0, LOOKUP_COST)
         elif isinstance(entry, StudyUserAttribute | StudySystemAttribute):
             self._count(type(entry), entry.study_id)
         elif isinstance(entry, TrialReport | TrialUserAttribute | TrialSystemAttribute):
             self._count(type(entry), entry.trial_id)
-        if self.total > MOST_EFFORT:
+        if self.total > MAX_REPLAY_COST:
             raise ValueError("it says more than any study does")
 
     def _count(self, kind: type, owner: int, weight: int = 1) -> None:

@@ -21,23 +21,23 @@ from train.config.ranges import shown
 from train.config.schema import MOST_STEPS
 from train.files.untrusted import Scalar, parse_json
 
-LARGEST = 1e30  # of a number; 32 bits can hold it, and Optuna counts on it
+MAX_NUMBER = 1e30  # of a number; 32 bits can hold it, and Optuna counts on it
 Name = Annotated[str, Meta(min_length=1, max_length=500)]
 Id = Annotated[int, Meta(ge=0, le=10_000_000)]
 Step = Annotated[int, Meta(ge=0, le=MOST_STEPS)]
-Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # a float can tell it from its neighbors
+ExactInt = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # a float can tell it from its neighbors
 State = Literal[0, 1, 2, 3, 4]  # of Optuna's TrialState
 Value = Scalar | list[Scalar] | dict[str, Scalar | list[Scalar]]  # of an attribute
 Attributes = dict[Name, Value]
 Attribute = Annotated[dict[Name, Value], Meta(min_length=1, max_length=1)]
 # the years that every system can shift to its own time zone
-Moment = Annotated[str, Meta(pattern=r"^(19[789]\d|2\d\d\d)-\d\d-\d\dT[0-9:.]{8,15}\+00:00$")]
-PICKLED = ("cma:", "sepcma:", "cmawm:")  # where Optuna's CMA-ES keeps pickles
-MOST_DRAWS = 1_000_000
+Timestamp = Annotated[str, Meta(pattern=r"^(19[789]\d|2\d\d\d)-\d\d-\d\dT[0-9:.]{8,15}\+00:00$")]
+PICKLE_PREFIXES = ("cma:", "sepcma:", "cmawm:")  # where Optuna's CMA-ES keeps pickles
+MAX_DRAWS = 1_000_000
 RUNNING, COMPLETE = TrialState.RUNNING.value, TrialState.COMPLETE.value
 
 
-class Limits(msgspec.Struct):
+class FloatRange(msgspec.Struct):
     """A range of numbers."""
 
     low: float
@@ -50,13 +50,13 @@ class Limits(msgspec.Struct):
             raise ValueError("its ends must be numbers")
 
 
-class Counts(msgspec.Struct):
+class IntRange(msgspec.Struct):
     """A range of whole numbers."""
 
-    low: Whole
-    high: Whole
+    low: ExactInt
+    high: ExactInt
     log: bool = False
-    step: Whole = 1
+    step: ExactInt = 1
 
 
 class Choices(msgspec.Struct):
@@ -68,11 +68,11 @@ class Choices(msgspec.Struct):
 class FloatDistribution(msgspec.Struct, tag_field="name"):
     """Optuna's, as it writes it; so are the next two."""
 
-    attributes: Limits
+    attributes: FloatRange
 
 
 class IntDistribution(msgspec.Struct, tag_field="name"):
-    attributes: Counts
+    attributes: IntRange
 
 
 class CategoricalDistribution(msgspec.Struct, tag_field="name"):
@@ -107,15 +107,15 @@ class StudySystemAttribute(JournalEntry, tag=3):
     system_attr: Attribute
 
     def __post_init__(self) -> None:
-        check_system(self.system_attr)
+        check_system_attributes(self.system_attr)
 
 
 class NewTrial(JournalEntry, tag=4):
     """A trial without values begins now; one with values was made elsewhere, or waits."""
 
     study_id: Id
-    datetime_start: Moment | None
-    datetime_complete: Moment | UnsetType = UNSET
+    datetime_start: Timestamp | None
+    datetime_complete: Timestamp | UnsetType = UNSET
     state: State = 0  # it runs
     value: float | None = None
     values: list[float] | None = None
@@ -128,16 +128,16 @@ class NewTrial(JournalEntry, tag=4):
     def __post_init__(self) -> None:
         if self.value is not None and self.values is not None:
             raise ValueError("has a value and values")
-        told = self.values if self.value is None else [self.value]
-        check_values(self.state, told)
-        _check_moments(self.datetime_start, self.datetime_complete)
+        values = self.values if self.value is None else [self.value]
+        check_values(self.state, values)
+        _check_timestamps(self.datetime_start, self.datetime_complete)
         for name, internal in self.params.items():
             _check_param(name, internal, self.distributions.get(name, ""))
         for step in self.intermediate_values:
             if not (step.isascii() and step.isdecimal() and int(step[:9]) <= MOST_STEPS):
                 raise ValueError(f"{shown(step)} is no step")
         self.system_attrs = {n: v for n, v in self.system_attrs.items() if not is_pickled(n)}
-        check_system(self.system_attrs)
+        check_system_attributes(self.system_attrs)
 
 
 class TrialParam(JournalEntry, tag=5):
@@ -156,12 +156,12 @@ class TrialEnd(JournalEntry, tag=6):
     trial_id: Id
     state: State
     values: list[float] | None
-    datetime_start: Moment | UnsetType = UNSET
-    datetime_complete: Moment | UnsetType = UNSET
+    datetime_start: Timestamp | UnsetType = UNSET
+    datetime_complete: Timestamp | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         check_values(self.state, self.values)
-        _check_moments(self.datetime_start, self.datetime_complete)
+        _check_timestamps(self.datetime_start, self.datetime_complete)
         if self.state == RUNNING and self.datetime_start is UNSET:
             raise ValueError("begins without a datetime_start")
         if TrialState(self.state).is_finished() and self.datetime_complete is UNSET:
@@ -185,7 +185,7 @@ class TrialSystemAttribute(JournalEntry, tag=9):
 
     def __post_init__(self) -> None:
         if not self.pickled:
-            check_system(self.system_attr)
+            check_system_attributes(self.system_attr)
 
     @property
     def pickled(self) -> bool:
@@ -193,7 +193,7 @@ class TrialSystemAttribute(JournalEntry, tag=9):
         return any(map(is_pickled, self.system_attr))
 
 
-class Nothing(JournalEntry, tag=10):
+class Skipped(JournalEntry, tag=10):
     """A line that Optuna counts, and leaves out."""
 
 
@@ -208,16 +208,16 @@ Line = (
     | TrialReport
     | TrialUserAttribute
     | TrialSystemAttribute
-    | Nothing
+    | Skipped
 )
 
 
 def is_pickled(name: str) -> bool:
     """Whether Optuna's CMA-ES keeps a pickle in a system attribute of this name."""
-    return name.startswith(PICKLED) and not name.endswith(":generation")
+    return name.startswith(PICKLE_PREFIXES) and not name.endswith(":generation")
 
 
-def check_system(attributes: Mapping[str, Any]) -> None:
+def check_system_attributes(attributes: Mapping[str, Any]) -> None:
     """Refuses system attributes that Optuna would stumble over, or count to without an end.
 
     Raises:
@@ -225,16 +225,16 @@ def check_system(attributes: Mapping[str, Any]) -> None:
     """
     for name, value in attributes.items():
         if name == "fixed_params":
-            good = isinstance(value, Mapping) and all(map(_is_scalar, value.values()))
+            valid = isinstance(value, Mapping) and all(map(_is_scalar, value.values()))
         elif name == "constraints":
-            good = isinstance(value, list) and all(map(is_number, value))
+            valid = isinstance(value, list) and all(map(is_number, value))
         elif name.startswith("constraints:"):
-            good = is_number(value)
+            valid = is_number(value)
         elif name.startswith("qmc:"):  # that many draws are skipped
-            good = type(value) is int and 0 <= value <= MOST_DRAWS
+            valid = type(value) is int and 0 <= value <= MAX_DRAWS
         else:
             continue
-        if not good:
+        if not valid:
             raise ValueError(f"its {shown(name)} is {shown(value)}")
 
 
@@ -253,22 +253,22 @@ def check_values(state: int, values: Sequence[Any] | None) -> None:
 
 def is_number(value: Any) -> bool:
     """Whether it is a number that can be counted with: no NaN, no infinity, no bool."""
-    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
+    return type(value) in (int, float) and -MAX_NUMBER <= value <= MAX_NUMBER
 
 
 def _is_scalar(value: Any) -> bool:
     return value is None or isinstance(value, bool | str) or is_number(value)
 
 
-def _check_moments(*moments: str | UnsetType | None) -> None:
+def _check_timestamps(*moments: str | UnsetType | None) -> None:
     for moment in moments:
         if isinstance(moment, str):
             datetime.fromisoformat(moment)
 
 
 def _check_param(name: str, internal: float, distribution: str) -> None:
-    found = distribution_of(distribution)
-    if not (math.isfinite(internal) and found._contains(internal)):
+    parsed = distribution_of(distribution)
+    if not (math.isfinite(internal) and parsed._contains(internal)):
         raise ValueError(f"{shown(name)}: {internal} is outside of its distribution")
 
 

@@ -15,21 +15,33 @@ from filelock import FileLock
 from optuna.trial import TrialState
 
 from sweeper.config import OBJECTIVES, Directions, StudyConfig
-from sweeper.search.samplers import known_settings, make_sampler
+from sweeper.search.samplers import make_sampler, tried_identities
 from sweeper.search.search_space import Params, Space
-from sweeper.stop_request import leaving
-from sweeper.study.storage import NO_PRUNER, known, open_study, understood
-from sweeper.study.study_attributes import ABOUT, CRASHES, about_of, check_within
-from sweeper.study.trial_lease import LEASE, LeasedTrial, acquire, lease, live_trial, suggest_all
+from sweeper.stop_request import stop_reason
+from sweeper.study.storage import NO_PRUNER, damage_as_config_error, open_study, study_names
+from sweeper.study.study_attributes import (
+    CRASHES_ATTRIBUTE,
+    SHARED_ATTRIBUTE,
+    check_within,
+    shared_settings_of,
+)
+from sweeper.study.trial_lease import (
+    LEASE_SECONDS,
+    LeasedTrial,
+    acquire,
+    lease_lock,
+    live_trial,
+    suggest_all,
+)
 from sweeper.study_folder import study_folder
-from sweeper.tracking.trial_record import AT_WORK, FILE, load_records
+from sweeper.tracking.trial_record import IN_PROGRESS_FILE, RECORD_FILE, load_records
 from train.config.parsing import suggestion
 from train.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 
-class OtherStudy(ConfigError):
+class StudyMismatchError(ConfigError):
     """A study of this name was begun with other settings; the message says which."""
 
 
@@ -44,14 +56,14 @@ class Study:
     """
 
     folder: Path
-    about: dict[str, str]
+    shared_settings: dict[str, str]
     space: Space
     sampler: dict[str, Any]
     pruner: dict[str, Any]
     seed: int
     url: str | None = None
     directions: Directions = OBJECTIVES["fidelity"]
-    first: list[Params] = field(default_factory=list)
+    initial_params: list[Params] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Begins or continues it.
@@ -61,15 +73,15 @@ class Study:
             ConfigError: it has trials that this search could not have proposed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.lock, self.understood:
+        with self.lock, self.damage_as_config_error:
             self.optuna = open_study(self.folder, self.pruner, self.url, self.directions)
-            began = about_of(self.optuna)
-            if began is None:
-                self.optuna.set_user_attr(ABOUT, self.about)
-            elif other := difference(began, self.about):
-                raise OtherStudy(other)
+            existing = shared_settings_of(self.optuna)
+            if existing is None:
+                self.optuna.set_user_attr(SHARED_ATTRIBUTE, self.shared_settings)
+            elif mismatch := first_difference(existing, self.shared_settings):
+                raise StudyMismatchError(mismatch)
             check_within(self.optuna, self.space)
-            for params in self.first:
+            for params in self.initial_params:
                 self.optuna.enqueue_trial(params, skip_if_exists=True)
 
     @property
@@ -77,26 +89,26 @@ class Study:
         return FileLock(self.folder / "study.lock", is_singleton=True)
 
     @property
-    def understood(self) -> AbstractContextManager[None]:
-        return understood(self.folder, self.url)
+    def damage_as_config_error(self) -> AbstractContextManager[None]:
+        return damage_as_config_error(self.folder, self.url)
 
-    def total(self, wanted: int) -> int:
+    def total_trials(self, n_trials: int) -> int:
         """`wanted`, or fewer if the space has fewer combinations."""
         size = self.space.size()
-        return wanted if size is None else min(wanted, size)
+        return n_trials if size is None else min(n_trials, size)
 
-    def next_trial(self, wanted: int) -> LeasedTrial | None:
+    def next_trial(self, n_trials: int) -> LeasedTrial | None:
         """A trial whose process crashed or whose result is lost, else a new one; None: there are
         `wanted` trials already.
 
         Raises:
             ConfigError: Optuna can propose nothing from what is in the study.
         """
-        with self.lock, self.understood:
+        with self.lock, self.damage_as_config_error:
             for number in self._unfinished():
                 stale = self._stale_trial(number)
                 if stale and stale.finished:
-                    file = stale.folder / FILE
+                    file = stale.folder / RECORD_FILE
                     log.warning(
                         f"trial {number} had ended, but {file} is gone or damaged: it is trained "
                         "again, unless Ctrl-C stops it and you put the file back from a copy"
@@ -107,11 +119,11 @@ class Study:
                     self._count_crash(stale)
                     return stale
             waiting = (TrialState.WAITING,)
-            begun = len(self.optuna.trials) - len(self.optuna.get_trials(states=waiting))
+            started = len(self.optuna.trials) - len(self.optuna.get_trials(states=waiting))
             size = self.space.size()
-            if begun >= wanted or size == len(known_settings(self.optuna)):
+            if started >= n_trials or size == len(tried_identities(self.optuna)):
                 return None
-            self._seed(begun)
+            self._seed(started)
             trial = acquire(self.optuna, self.folder, self.optuna.ask().number)
             assert trial, "a new trial is nobody else's"
             self._suggest_all(trial.number)
@@ -128,10 +140,12 @@ class Study:
         A crash on this host is detected immediately; on another host it is inferred from a missed
         heartbeat, which this method waits for.
         """
-        leases = [lease(self.folder, number) for number in self._unfinished()]  # each one listens
-        until = time.monotonic() + LEASE * 1.5
-        while (held := self.held_by_others()) and time.monotonic() < until and not leaving():
-            owners = [one.owner for one in leases]
+        leases = [
+            lease_lock(self.folder, number) for number in self._unfinished()
+        ]  # each one listens
+        deadline = time.monotonic() + LEASE_SECONDS * 1.5
+        while (held := self.held_by_others()) and time.monotonic() < deadline and not stop_reason():
+            owners = [lease.owner for lease in leases]
             if all(owner is None or owner.hostname == socket.gethostname() for owner in owners):
                 break
             time.sleep(1)
@@ -147,11 +161,13 @@ class Study:
 
     def _unfinished(self) -> list[int]:
         """The trials that have begun and have no result, or have lost it."""
-        begun = [t for t in self.optuna.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+        started = [
+            t for t in self.optuna.get_trials(deepcopy=False) if t.state != TrialState.WAITING
+        ]
         ended = self._with_result()
         return [
             trial.number
-            for trial in begun
+            for trial in started
             if trial.state == TrialState.RUNNING or trial.number not in ended
         ]
 
@@ -170,7 +186,7 @@ class Study:
             trial.release()
         return trial is None
 
-    def trial_of(self, settings: str) -> LeasedTrial | None:
+    def trial_for_settings(self, settings: str) -> LeasedTrial | None:
         """The trial with these settings, begun if there is none; None: another process has it."""
         with self.lock:
             for frozen in self.optuna.get_trials(deepcopy=False):
@@ -184,9 +200,11 @@ class Study:
 
     def _count_crash(self, stale: LeasedTrial) -> None:
         """Counts a crash once, and only for a trial that was at work when its process crashed."""
-        at_work = stale.folder / AT_WORK
+        at_work = stale.folder / IN_PROGRESS_FILE
         if at_work.is_file():
-            live_trial(self.optuna, stale.number).set_user_attr(CRASHES, stale.crash_count + 1)
+            live_trial(self.optuna, stale.number).set_user_attr(
+                CRASHES_ATTRIBUTE, stale.crash_count + 1
+            )
             at_work.unlink()
 
     def _suggest_all(self, number: int) -> None:
@@ -206,23 +224,23 @@ def best_settings(folder: Path, url: str | None, count: int) -> list[Params]:
     Raises:
         ConfigError: there is no such study.
     """
-    others = known(folder, url)
-    if folder.name not in others:
-        near = suggestion(folder.name, others)
-        raise ConfigError(f"study.warm_start: there is no study {folder.name}{near}")
+    names = study_names(folder, url)
+    if folder.name not in names:
+        hint = suggestion(folder.name, names)
+        raise ConfigError(f"study.warm_start: there is no study {folder.name}{hint}")
     study = open_study(folder, NO_PRUNER, url)
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    kept = [trial for trial in trials if all(over <= 0 for over in trial.constraints.values())]
-    return [t.params for t in sorted(kept, key=lambda t: t.values[0], reverse=True)[:count]]
+    feasible = [trial for trial in trials if all(over <= 0 for over in trial.constraints.values())]
+    return [t.params for t in sorted(feasible, key=lambda t: t.values[0], reverse=True)[:count]]
 
 
-def difference(began: dict[str, str], now: dict[str, str]) -> str:
+def first_difference(before: dict[str, str], now: dict[str, str]) -> str:
     """The first difference, in words; empty: there is none."""
-    for key in sorted({*began, *now}):
-        if began.get(key) != now.get(key):
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
             if key.endswith("fingerprint"):
                 return f"the {key.split('.')[0]} changed since it began"
-            return f"it began with {key}={began.get(key, '-')}, now it is {now.get(key, '-')}"
+            return f"it began with {key}={before.get(key, '-')}, now it is {now.get(key, '-')}"
     return ""
 
 
@@ -244,12 +262,12 @@ def begin_study(config: StudyConfig, suggested: str, **parts: Any) -> Study:
         try:
             folder = study_folder(Path(config.root), candidate, "study.name")
             study = Study(folder=folder, url=config.storage, **parts)
-        except OtherStudy as found:
-            other = str(found)
+        except StudyMismatchError as error:
+            mismatch = str(error)
         else:
             config.name = candidate
             return study
     raise ConfigError(
-        f"study.name: {name or suggested} is another study: {other}; choose another name, such as "
+        f"study.name: {name or suggested} is another study: {mismatch}; choose another name, such as "
         f"study.name={name or suggested}-2"
     )

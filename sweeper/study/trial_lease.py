@@ -20,11 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeper.search.conditional_params import is_active
 from sweeper.search.search_space import Params, Space
 from sweeper.study.study_attributes import crash_count_of
-from sweeper.tracking.trial_record import HOLDER, trial_folder
+from sweeper.tracking.trial_record import LEASE_FILE, trial_folder
 
 # seconds without a heartbeat after which a worker on another machine counts as dead; on the same
 # machine its death is seen at once
-LEASE = 60.0
+LEASE_SECONDS = 60.0
 
 
 @dataclass
@@ -70,14 +70,14 @@ class LeasedTrial:
 
     def report(self, epoch: int, value: float) -> None:
         """Reports to the pruner, once per epoch."""
-        if self.compared and epoch not in self.frozen.intermediate_values:
+        if self.comparable and epoch not in self.frozen.intermediate_values:
             self._trial.report(value, epoch)
 
     def should_prune(self) -> bool:
-        return self.compared and self._trial.should_prune()
+        return self.comparable and self._trial.should_prune()
 
     @property
-    def compared(self) -> bool:
+    def comparable(self) -> bool:
         """Whether its epochs can be compared with other trials': the study has one objective, and
         the trial has not ended before."""
         return len(self.study.directions) == 1 and not self.finished
@@ -92,9 +92,9 @@ class LeasedTrial:
         if self.finished:
             return
         trial = self._trial
-        for name, over in violations.items():
+        for name, violation in violations.items():
             if name not in trial.constraints:  # set already by a process that then died
-                trial.set_constraint(name, over)
+                trial.set_constraint(name, violation)
         objectives = list(values[: len(self.study.directions)])
         self.study.tell(self.number, objectives, skip_if_finished=True)
 
@@ -112,22 +112,22 @@ def acquire(study: optuna.Study, folder: Path, number: int) -> LeasedTrial | Non
     Args:
         folder: of the study.
     """
-    place, lock = trial_folder(folder, number), lease(folder, number)
+    trial_path, lock = trial_folder(folder, number), lease_lock(folder, number)
     if lock.is_locked:
         return None
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return None
-    return LeasedTrial(study, number, place, lock)
+    return LeasedTrial(study, number, trial_path, lock)
 
 
-def lease(folder: Path, number: int) -> SoftFileLease:
+def lease_lock(folder: Path, number: int) -> SoftFileLease:
     """The lock of a trial, with its holder's heartbeat; the same object for the same trial."""
-    place = trial_folder(folder, number)
-    place.mkdir(parents=True, exist_ok=True)
+    trial_path = trial_folder(folder, number)
+    trial_path.mkdir(parents=True, exist_ok=True)
     return SoftFileLease(
-        place / HOLDER, lease_duration=LEASE, thread_local=False, is_singleton=True
+        trial_path / LEASE_FILE, lease_duration=LEASE_SECONDS, thread_local=False, is_singleton=True
     )
 
 

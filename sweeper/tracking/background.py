@@ -10,7 +10,7 @@ from threading import Thread
 log = logging.getLogger(__name__)
 
 
-class Background:
+class BackgroundThread:
     """A thread that does what it is given, in order; it ends with its process.
 
     A `ThreadPoolExecutor` would be joined at exit, so that a tracking server which does not answer
@@ -21,14 +21,14 @@ class Background:
         self._work: Queue[Callable[[], None]] = Queue()
         self._thread: Thread | None = None
 
-    def do(self, action: Callable[[], None]) -> None:
+    def submit(self, action: Callable[[], None]) -> None:
         """Once everything before is done."""
         self._work.put(action)
         if self._thread is None:
             self._thread = Thread(target=self._run, daemon=True)
             self._thread.start()
 
-    def finish(self) -> None:
+    def wait(self) -> None:
         """Returns when everything is done."""
         self._work.join()
 

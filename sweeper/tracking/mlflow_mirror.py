@@ -18,9 +18,9 @@ from evaluate.selection.diagnosis import describe, diagnose
 from evaluate.selection.explain import overall
 from evaluate.tracking.mlflow_store import NOTE, MlflowStore, TrackedRun
 from evaluate.tracking.store_address import RUN_FILE
-from sweeper.tracking.background import Background
-from sweeper.tracking.markdown import code_in_markdown, in_markdown
-from sweeper.tracking.mlflow_metrics import metrics, progress
+from sweeper.tracking.background import BackgroundThread
+from sweeper.tracking.markdown import escape_markdown, markdown_code
+from sweeper.tracking.mlflow_metrics import epoch_metrics, study_metrics
 from sweeper.tracking.trial_record import (
     COMPLETE,
     FAILED,
@@ -37,7 +37,7 @@ STATUS = {COMPLETE: "FINISHED", STOPPED: "FINISHED", FAILED: "FAILED", INTERRUPT
 
 
 @dataclass(frozen=True)
-class About:
+class StudyInfo:
     """What is known of a study when it begins.
 
     Attributes:
@@ -50,7 +50,7 @@ class About:
     params: dict[str, str]
     tags: dict[str, str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
-    pictures: dict[str, Path] = field(default_factory=dict)
+    images: dict[str, Path] = field(default_factory=dict)
 
 
 class MlflowMirror(MlflowStore):
@@ -67,51 +67,51 @@ class MlflowMirror(MlflowStore):
         super().__init__(root, study.name)
         self.study = study
         self.parent = TrackedRun(self, study / RUN_FILE, f"sweep {study.name}", study.name)
-        self._about: About | None = None
-        self._background = Background()
-        self._behind: set[Path] = set()  # folders of trials that wait to be mirrored
+        self._info: StudyInfo | None = None
+        self._background = BackgroundThread()
+        self._pending: set[Path] = set()  # folders of trials that wait to be mirrored
 
-    def begin(self, about: About) -> None:
+    def begin(self, info: StudyInfo) -> None:
         """The parent run of the sweep."""
-        self._about = about
-        self._background.do(self._begin_if_there)
+        self._info = info
+        self._background.submit(self._try_begin)
 
-    def catch_up(self) -> None:
+    def flush(self) -> None:
         """Returns when everything is logged, or has failed to be."""
-        self._background.finish()
+        self._background.wait()
 
-    def _begin_if_there(self) -> None:
+    def _try_begin(self) -> None:
         with self.tolerate_outage():
             self._begin()
 
     def _begin(self) -> None:
-        if not self._about:
+        if not self._info:
             return
-        run, about = self.parent, self._about
+        run, info = self.parent, self._info
         with FileLock(self.study / "mlflow.lock"):  # another worker may begin it just now
-            run.begin({**about.tags, "study": self.study.name})
+            run.begin({**info.tags, "study": self.study.name})
             run.resume()
-            run.log_once("params", lambda: run.log_params(about.params))
-            for name, text in about.texts.items():
+            run.log_once("params", lambda: run.log_params(info.params))
+            for name, text in info.texts.items():
                 run.log_once(name, partial(run.log_text, text, name))
-            for name, file in about.pictures.items():
+            for name, file in info.images.items():
                 run.log_once(name, partial(run.log_image, file, name, 0))
 
     def mirror(self, record: TrialRecord, policy: PolicyConfig) -> None:
         """Logs whatever the run of a trial has not got yet, as its record says on disk."""
-        if record.folder not in self._behind:
-            self._behind.add(record.folder)
-            self._background.do(partial(self._mirror, record.folder, policy))
+        if record.folder not in self._pending:
+            self._pending.add(record.folder)
+            self._background.submit(partial(self._mirror, record.folder, policy))
 
     def _mirror(self, folder: Path, policy: PolicyConfig) -> None:
-        self._behind.remove(folder)
+        self._pending.remove(folder)
         record = load_record(folder)
         with self.tolerate_outage():
-            run = self.run_of(record)
+            run = self.run_for(record)
             tags = {**record.tags, "study": record.study, "trial": str(record.number)}
             tags |= {"state": record.state, "reason": record.reason}
-            apart = "reproduction_of" in tags and not self.parent.saved_id
-            run.begin(tags, None if apart else self.parent)
+            is_separate = "reproduction_of" in tags and not self.parent.saved_id
+            run.begin(tags, None if is_separate else self.parent)
             if not record.finished and record.state != INTERRUPTED:
                 run.resume()
             run.log_once("params", lambda: run.log_params(_params(record.settings)))
@@ -128,7 +128,7 @@ class MlflowMirror(MlflowStore):
         logged = run.recall("epochs")
         missing = [e for e in record.epochs if str(e.scorecard.epoch) not in logged]
         if missing:
-            run.log_metrics([metric for epoch in missing for metric in metrics(epoch)])
+            run.log_metrics([metric for epoch in missing for metric in epoch_metrics(epoch)])
             run.remember(epochs=logged | {str(e.scorecard.epoch): e.time for e in missing})
         for number, sheet in self._sheets(record).items():
             run.log_once(f"sheet {number}", partial(run.log_image, sheet, "contact_sheet", number))
@@ -139,16 +139,16 @@ class MlflowMirror(MlflowStore):
         base = self.study / BASE_SHEET
         return {0: base, **sheets} if base.is_file() else sheets
 
-    def run_of(self, record: TrialRecord) -> TrackedRun:
+    def run_for(self, record: TrialRecord) -> TrackedRun:
         """The run of a trial."""
         return TrackedRun(self, record.folder / RUN_FILE, record.name, record.study)
 
-    def conclude(self, winner: TrialRecord | None, files: list[Path], tags: dict[str, str]) -> None:
+    def finalize(self, winner: TrialRecord | None, files: list[Path], tags: dict[str, str]) -> None:
         """Ends the parent run with the study's files, and names the champion."""
-        self._background.do(partial(self._conclude, winner, files, tags))
-        self.catch_up()
+        self._background.submit(partial(self._finalize, winner, files, tags))
+        self.flush()
 
-    def _conclude(
+    def _finalize(
         self, winner: TrialRecord | None, files: list[Path], tags: dict[str, str]
     ) -> None:
         with self.tolerate_outage():
@@ -167,8 +167,8 @@ class MlflowMirror(MlflowStore):
 
     def interrupt(self) -> None:
         """Ends the parent run as killed; the same command takes it up again."""
-        self._background.do(self._interrupt)
-        self.catch_up()
+        self._background.submit(self._interrupt)
+        self.flush()
 
     def _interrupt(self) -> None:
         with self.tolerate_outage():
@@ -178,13 +178,13 @@ class MlflowMirror(MlflowStore):
     def _end(self, run: TrackedRun, record: TrialRecord, policy: PolicyConfig) -> None:
         if record.scorecards:
             findings = describe(diagnose(record.scorecards, policy))
-            run.set_tags({"diagnosis": findings, NOTE: _note(record, findings)})
+            run.set_tags({"diagnosis": findings, NOTE: _run_description(record, findings)})
             run.log_image(epoch_grid(self._sheets(record), record.selected), "epochs", 0)
         run.log_file(record.folder / "trial.json", "scorecards.json")
         if record.selected is not None:
             self._register(record)
             if self.parent.saved_id and "reproduction_of" not in record.tags:
-                self.parent.log_metrics(progress(load_records(self.study), record, policy))
+                self.parent.log_metrics(study_metrics(load_records(self.study), record, policy))
         self.client.set_terminated(run.id, STATUS[record.state])
 
     def _register(self, record: TrialRecord) -> str:
@@ -193,31 +193,31 @@ class MlflowMirror(MlflowStore):
 
         An alias names one version, so that each trial has a candidate of its own.
         """
-        run, folder = self.run_of(record), f"checkpoint-{record.selected:06d}"
-        known = run.recall("versions")
-        if folder not in known:
+        run, folder = self.run_for(record), f"checkpoint-{record.selected:06d}"
+        versions = run.recall("versions")
+        if folder not in versions:
             card = next(card for card in record.scorecards if card.epoch == record.selected)
             if not card.checkpoint.is_file():
                 return ""
             self.client.log_artifact(run.id, str(card.checkpoint), folder)
-            self._name_model()
+            self._create_model()
             version = self.client.create_model_version(
                 self.study.name,
                 source=f"{self.client.get_run(run.id).info.artifact_uri}/{folder}",
                 run_id=run.id,
                 tags={"epoch": str(record.selected), "trial": str(record.number)},
-                description=in_markdown(
+                description=escape_markdown(
                     f"trial {record.number}, {card.label}, {overall(card)} overall"
                 ),
             ).version
-            known = {**known, folder: str(version)}
-            run.remember(versions=known)
+            versions = {**versions, folder: str(version)}
+            run.remember(versions=versions)
         run.set_tags({"selected_epoch": str(record.selected)})
         candidate = f"candidate-{record.name.split(' ', 1)[1].replace(' ', '-')}"
-        self.client.set_registered_model_alias(self.study.name, candidate, known[folder])
-        return str(known[folder])
+        self.client.set_registered_model_alias(self.study.name, candidate, versions[folder])
+        return str(versions[folder])
 
-    def _name_model(self) -> None:
+    def _create_model(self) -> None:
         """The study's registered model; another worker may make it at this moment."""
         try:
             self.client.create_registered_model(self.study.name)
@@ -226,14 +226,16 @@ class MlflowMirror(MlflowStore):
                 raise
 
 
-def _note(record: TrialRecord, findings: str) -> str:
+def _run_description(record: TrialRecord, findings: str) -> str:
     """A trial in a few words."""
-    settings = ", ".join(code_in_markdown(f"{key}={value}") for key, value in record.params.items())
-    kept = f"Epoch {record.selected} is kept." if record.selected is not None else ""
-    reason = in_markdown(record.reason)
+    settings = ", ".join(markdown_code(f"{key}={value}") for key, value in record.params.items())
+    selected = f"Epoch {record.selected} is kept." if record.selected is not None else ""
+    reason = escape_markdown(record.reason)
     ending = f"{record.state}: {reason}" if reason else record.state
-    told = "\n".join(map(in_markdown, findings.split("\n")))
-    return "\n\n".join(part for part in (settings, f"{kept} It is {ending}.", told) if part)
+    diagnosis = "\n".join(map(escape_markdown, findings.split("\n")))
+    return "\n\n".join(
+        part for part in (settings, f"{selected} It is {ending}.", diagnosis) if part
+    )
 
 
 def _params(settings: dict[str, Any]) -> dict[str, Any]:

@@ -20,10 +20,10 @@ RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (
     "failed",
     "interrupted",
 )
-LENGTH = "epochs"  # the tag that says how many epochs: training.max_steps may rule
+EPOCHS_TAG = "epochs"  # the tag that says how many epochs: training.max_steps may rule
 # the tag of the seconds that drawing and reading the base's pictures took, once a process
-PREPARING = "seconds.preparing"
-PACK = "pack"  # the tag that says how many trials were trained at once
+PREPARING_TAG = "seconds.preparing"
+PACK_TAG = "pack"  # the tag that says how many trials were trained at once
 
 # groups of settings, where a record has them
 SECTIONS = (
@@ -37,9 +37,9 @@ SECTIONS = (
     "selection",
     "study",
 )
-LAST = 4_102_444_800_000  # the first millisecond of 2100
-LONGEST = 1e9  # seconds, some thirty years
-Moment = Annotated[int, Meta(ge=0, le=LAST)]
+MAX_TIMESTAMP = 4_102_444_800_000  # the first millisecond of 2100
+MAX_SECONDS = 1e9  # seconds, some thirty years
+Timestamp = Annotated[int, Meta(ge=0, le=MAX_TIMESTAMP)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Number = Annotated[int, Meta(ge=0, le=1_000_000)]
 
@@ -52,7 +52,7 @@ class SavedEpoch(msgspec.Struct):
     lr: float
     seconds_training: float
     seconds_scoring: float
-    time: Moment
+    time: Timestamp
     weights: Name
     lr_text_encoder: float | None = None
     pictures: Count = 0
@@ -61,7 +61,7 @@ class SavedEpoch(msgspec.Struct):
 
     def __post_init__(self) -> None:
         for seconds in (self.seconds_training, self.seconds_scoring):
-            if not abs(seconds) <= LONGEST:
+            if not abs(seconds) <= MAX_SECONDS:
                 raise ValueError(f"epoch {self.scorecard.epoch} took {seconds:g} seconds")
         if not math.isfinite(self.memory):
             raise ValueError(f"epoch {self.scorecard.epoch} took {self.memory:g} gigabytes")
@@ -80,17 +80,17 @@ class SavedRecord(msgspec.Struct):
     state: Literal["running", "complete", "stopped", "failed", "interrupted"] = "running"
     reason: str = ""
     selected: int | None = None
-    ended: Moment = 0
+    ended: Timestamp = 0
 
     def __post_init__(self) -> None:
         for section in SECTIONS:
             if not isinstance(self.settings.get(section) or {}, dict):
                 raise ValueError(f"its settings of {section} are {shown(self.settings[section])}")
-        for tag, most in ((LENGTH, MOST_STEPS), (PACK, 1_000_000)):
-            if not 0 <= whole(self.tags.get(tag, "0")) <= most:
+        for tag, max_value in ((EPOCHS_TAG, MOST_STEPS), (PACK_TAG, 1_000_000)):
+            if not 0 <= parse_int(self.tags.get(tag, "0")) <= max_value:
                 raise ValueError(f"its {tag} are {self.tags[tag][:40]!r}")
-        if not 0 <= seconds(self.tags.get(PREPARING, "0")) <= LONGEST:
-            raise ValueError(f"its {PREPARING} are {self.tags[PREPARING][:40]!r}")
+        if not 0 <= parse_seconds(self.tags.get(PREPARING_TAG, "0")) <= MAX_SECONDS:
+            raise ValueError(f"its {PREPARING_TAG} are {self.tags[PREPARING_TAG][:40]!r}")
         if self.selected is not None and self.selected not in [
             e.scorecard.epoch for e in self.epochs
         ]:
@@ -100,12 +100,12 @@ class SavedRecord(msgspec.Struct):
             raise ValueError("its epochs have validation losses of different pictures")
 
 
-def whole(text: str) -> int:
+def parse_int(text: str) -> int:
     """A whole number that a tag holds; -1: it holds none."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1
 
 
-def seconds(text: str) -> float:
+def parse_seconds(text: str) -> float:
     """A number that a tag holds; -1: it holds none."""
     try:
         return float(text)

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from sweeper.config import MOST_TRIALS
+from sweeper.config import MAX_TRIALS
 from sweeper.study_folder import NAME
 from train.config.ranges import shown
 from train.errors import ConfigError
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
-TRIAL = re.compile(rf"[0-9]{{1,{len(str(MOST_TRIALS))}}}")
-TAGS = {"study": NAME, "trial": TRIAL, "best_run_id": RUN_ID, MLFLOW_PARENT_RUN_ID: RUN_ID}
+TRIAL = re.compile(rf"[0-9]{{1,{len(str(MAX_TRIALS))}}}")
+TAG_PATTERNS = {"study": NAME, "trial": TRIAL, "best_run_id": RUN_ID, MLFLOW_PARENT_RUN_ID: RUN_ID}
 
 
 @dataclass(frozen=True)
-class Noted:
+class RunTags:
     """Which run of a study it is.
 
     Attributes:
@@ -31,22 +31,22 @@ class Noted:
 
     study: str
     trial: int | None
-    best: str
-    parent: str
+    best_run_id: str
+    parent_run_id: str
 
 
-def noted(run: Run) -> Noted:
+def parse_run_tags(run: Run) -> RunTags:
     """Which run of a study a run is.
 
     Raises:
         ConfigError: a tag is not what this program writes.
     """
-    tags = {name: str(run.data.tags.get(name) or "") for name in TAGS}
+    tags = {name: str(run.data.tags.get(name) or "") for name in TAG_PATTERNS}
     for name, value in tags.items():
-        if value and not TAGS[name].fullmatch(value):
+        if value and not TAG_PATTERNS[name].fullmatch(value):
             raise ConfigError(
                 f"run_id: the tag {name} of run {run.info.run_id} is {shown(value)}, which this "
                 "program does not write"
             )
     trial = int(tags["trial"]) if tags["trial"] else None
-    return Noted(tags["study"], trial, tags["best_run_id"], tags[MLFLOW_PARENT_RUN_ID])
+    return RunTags(tags["study"], trial, tags["best_run_id"], tags[MLFLOW_PARENT_RUN_ID])

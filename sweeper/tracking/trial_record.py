@@ -19,17 +19,17 @@ from evaluate.scorecard import Scorecard
 from sweeper.config import SweepConfig
 from sweeper.tracking.record_schema import (
     COMPLETE,
+    EPOCHS_TAG,
     FAILED,
     INTERRUPTED,
-    LENGTH,
-    PACK,
-    PREPARING,
+    PACK_TAG,
+    PREPARING_TAG,
     RUNNING,
     STOPPED,
     SavedEpoch,
     SavedRecord,
-    seconds,
-    whole,
+    parse_int,
+    parse_seconds,
 )
 from train.config.parsing import suggestion
 from train.config.ranges import shown
@@ -46,14 +46,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FILE = "trial.json"
-AT_WORK = "at-work"  # an empty file: a process is at the trial, or died with it
-HOLDER = "holder"  # there while a process holds the trial
-WORKER = "worker"  # the tag that says which process of which machine is, or was, at it
-LONGEST_NAME = 255  # bytes, of a file
+RECORD_FILE = "trial.json"
+IN_PROGRESS_FILE = "at-work"  # an empty file: a process is at the trial, or died with it
+LEASE_FILE = "holder"  # there while a process holds the trial
+WORKER_TAG = "worker"  # the tag that says which process of which machine is, or was, at it
+MAX_NAME_BYTES = 255  # bytes, of a file
 # of a study: records; bytes of them, of 1,000 trials of 60 epochs each; bytes of memory
-MOST_RECORDS, MOST_BYTES, MOST_MEMORY = 100_000, 300_000_000, 1_500_000_000
-COMMA, BRACKET, COLON, WIDE = 40, 100, 90, 4  # bytes of memory for each; for each byte of text
+MAX_RECORDS, MAX_BYTES, MAX_MEMORY = 100_000, 300_000_000, 1_500_000_000
+COMMA_BYTES, BRACKET_BYTES, COLON_BYTES, WIDE_CHARACTER_BYTES = (
+    40,
+    100,
+    90,
+    4,
+)  # bytes of memory for each; for each byte of text
 
 
 @dataclass
@@ -129,28 +134,28 @@ class TrialRecord:
         return f"trial {self.number}{' again' if 'reproduction_of' in self.tags else ''}"
 
     @property
-    def length(self) -> int:
+    def total_epochs(self) -> int:
         """Epochs that it has in the end, unless it is stopped; 0: not known."""
-        if LENGTH in self.tags:
-            return whole(self.tags[LENGTH])
+        if EPOCHS_TAG in self.tags:
+            return parse_int(self.tags[EPOCHS_TAG])
         epochs = self.setting("training", "epochs")
         return epochs if type(epochs) is int and 0 <= epochs <= MOST_STEPS else 0
 
     def setting(self, group: str, name: str) -> Scalar:
         """One of its settings; None where it has none of this name, or one of several values."""
         settings = self.settings.get(group)
-        found = settings.get(name) if isinstance(settings, dict) else None
-        return found if isinstance(found, bool | int | float | str) else None
+        value = settings.get(name) if isinstance(settings, dict) else None
+        return value if isinstance(value, bool | int | float | str) else None
 
     @property
     def pack(self) -> int:
         """How many trials were trained at once."""
-        return max(1, whole(self.tags.get(PACK, "1")))
+        return max(1, parse_int(self.tags.get(PACK_TAG, "1")))
 
     @property
     def preparing(self) -> float:
         """Seconds that its process took for the base's pictures; 0: not known."""
-        return max(0.0, seconds(self.tags.get(PREPARING, "0")))
+        return max(0.0, parse_seconds(self.tags.get(PREPARING_TAG, "0")))
 
     @property
     def scorecards(self) -> list[Scorecard]:
@@ -160,7 +165,7 @@ class TrialRecord:
     def finished(self) -> bool:
         return self.state in (COMPLETE, STOPPED, FAILED)
 
-    def has(self, epoch: int) -> bool:
+    def has_epoch(self, epoch: int) -> bool:
         """Whether this epoch is scored."""
         return any(card.epoch == epoch for card in self.scorecards)
 
@@ -208,18 +213,18 @@ class TrialRecord:
 
     def save(self) -> None:
         """Writes the record in one piece."""
-        about = {name: value for name, value in vars(self).items() if name != "folder"}
-        about["epochs"] = [
+        content = {name: value for name, value in vars(self).items() if name != "folder"}
+        content["epochs"] = [
             {**vars(epoch), "scorecard": epoch.scorecard.to_dict()} for epoch in self.epochs
         ]
-        text = json.dumps(about)  # with an indent it takes ten times as long
-        write_atomically(self.folder / FILE, text.encode())
+        text = json.dumps(content)  # with an indent it takes ten times as long
+        write_atomically(self.folder / RECORD_FILE, text.encode())
 
 
 # what a record in memory has as it has it in its file
-COPIED = [one.name for one in fields(TrialRecord) if one.name not in ("folder", "epochs")]
-KNOWN = {one.name for one in fields(SweepConfig)}  # groups of settings
-COPIED_OF_EPOCH = [one.name for one in fields(ScoredEpoch) if one.name != "scorecard"]
+RECORD_FIELDS = [one.name for one in fields(TrialRecord) if one.name not in ("folder", "epochs")]
+SETTINGS_GROUPS = {one.name for one in fields(SweepConfig)}  # groups of settings
+EPOCH_FIELDS = [one.name for one in fields(ScoredEpoch) if one.name != "scorecard"]
 
 
 class RecordError(ValueError):
@@ -233,10 +238,10 @@ def load_record(folder: Path) -> TrialRecord:
         RecordError: naming the file.
         OSError: there is none, or it may not be read.
     """
-    return _read(_content(folder / FILE), folder)
+    return _parse_content(_read_content(folder / RECORD_FILE), folder)
 
 
-def _content(file: Path) -> bytes:
+def _read_content(file: Path) -> bytes:
     """The bytes of a record.
 
     Raises:
@@ -248,17 +253,17 @@ def _content(file: Path) -> bytes:
         raise _damaged(file, error) from error
 
 
-def _read(content: bytes, folder: Path) -> TrialRecord:
+def _parse_content(content: bytes, folder: Path) -> TrialRecord:
     """See `read_record`; the message names the file."""
     try:
         return read_record(content, folder)
     except ValueError as error:
-        raise _damaged(folder / FILE, error) from error
+        raise _damaged(folder / RECORD_FILE, error) from error
 
 
 def _damaged(file: Path, error: ValueError) -> RecordError:
-    words = str(error).removeprefix(f"{shortened(file)}: ")
-    return RecordError(f"{file} is no record of a trial: {words}")
+    reason = str(error).removeprefix(f"{shortened(file)}: ")
+    return RecordError(f"{file} is no record of a trial: {reason}")
 
 
 def read_record(content: bytes | str, folder: Path) -> TrialRecord:
@@ -272,18 +277,20 @@ def read_record(content: bytes | str, folder: Path) -> TrialRecord:
         saved = parse_json(content, SavedRecord, "record")
     except UntrustedFileError as error:
         raise RecordError(str(error).removeprefix("record: ")) from error
-    about = {name: getattr(saved, name) for name in COPIED}
-    return TrialRecord(folder=folder, epochs=[_epoch(one, folder) for one in saved.epochs], **about)
+    values = {name: getattr(saved, name) for name in RECORD_FIELDS}
+    return TrialRecord(
+        folder=folder, epochs=[_epoch(one, folder) for one in saved.epochs], **values
+    )
 
 
 def _epoch(saved: SavedEpoch, folder: Path) -> ScoredEpoch:
     card = Scorecard.of(saved.scorecard)
-    card.checkpoint = folder / _name_of(card.checkpoint)
-    about = {name: getattr(saved, name) for name in COPIED_OF_EPOCH}
-    return ScoredEpoch(scorecard=card, **about)
+    card.checkpoint = folder / _checkpoint_name(card.checkpoint)
+    values = {name: getattr(saved, name) for name in EPOCH_FIELDS}
+    return ScoredEpoch(scorecard=card, **values)
 
 
-def _name_of(checkpoint: Path) -> str:
+def _checkpoint_name(checkpoint: Path) -> str:
     """The name of a checkpoint, wherever it lay when it was recorded.
 
     Raises:
@@ -294,7 +301,7 @@ def _name_of(checkpoint: Path) -> str:
         length = len(os.fsencode(name))
     except UnicodeError:
         length = 0
-    if not 0 < length <= LONGEST_NAME or name == ".." or "\0" in name:
+    if not 0 < length <= MAX_NAME_BYTES or name == ".." or "\0" in name:
         raise RecordError(f"{shown(str(checkpoint))} is no name of a checkpoint")
     return name
 
@@ -305,21 +312,21 @@ def load_records(study: Path) -> list[TrialRecord]:
     Raises:
         ConfigError: there are more than fit into memory.
     """
-    found = sorted((study / "trials").glob(f"*/{FILE}"))
-    files = [file for file in found if file.parent.name.isdecimal()]  # and no copy of a folder
-    about = [file.stat() for file in files]
-    if len(files) > MOST_RECORDS or sum(one.st_size for one in about) > MOST_BYTES:
+    candidates = sorted((study / "trials").glob(f"*/{RECORD_FILE}"))
+    files = [file for file in candidates if file.parent.name.isdecimal()]  # and no copy of a folder
+    stats = [file.stat() for file in files]
+    if len(files) > MAX_RECORDS or sum(stat.st_size for stat in stats) > MAX_BYTES:
         raise ConfigError(
-            f"{study / 'trials'}: has more than {MOST_RECORDS} records, or more than "
-            f"{MOST_BYTES / 1e6:g} MB of them"
+            f"{study / 'trials'}: has more than {MAX_RECORDS} records, or more than "
+            f"{MAX_BYTES / 1e6:g} MB of them"
         )
     records, memory = [], 0
-    for file, one in zip(files, about, strict=True):
-        record, more = _load_record(file.parent, one.st_mtime_ns)
-        memory += more
-        if memory > MOST_MEMORY:
+    for file, stat in zip(files, stats, strict=True):
+        record, size = _load_record(file.parent, stat.st_mtime_ns)
+        memory += size
+        if memory > MAX_MEMORY:
             raise ConfigError(
-                f"{study / 'trials'}: its records would take more than {MOST_MEMORY / 1e9:g} GB"
+                f"{study / 'trials'}: its records would take more than {MAX_MEMORY / 1e9:g} GB"
             )
         if record is not None:
             records.append(record)
@@ -327,18 +334,18 @@ def load_records(study: Path) -> list[TrialRecord]:
 
 
 @lru_cache(maxsize=10_000)
-def _load_record(folder: Path, changed: int) -> tuple[TrialRecord | None, int]:
+def _load_record(folder: Path, modified: int) -> tuple[TrialRecord | None, int]:
     """A record, and the memory that it takes. It is kept: a study is looked through after every
     epoch, and most of its trials have ended long ago."""
-    file = folder / FILE
+    file = folder / RECORD_FILE
     try:
-        content = _content(file)
-        record = _read(content, folder)
+        content = _read_content(file)
+        record = _parse_content(content, folder)
     except RecordError as error:
         log.warning(f"{error}; the trial is left out")
         return None, 0
     # what is kept of all trials is what is known here; who reads one of them alone sees the rest
-    record.settings = {n: value for n, value in record.settings.items() if n in KNOWN}
+    record.settings = {n: value for n, value in record.settings.items() if n in SETTINGS_GROUPS}
     return record, _memory_of(content)
 
 
@@ -351,7 +358,10 @@ def _memory_of(content: bytes) -> int:
     brackets = content.count(b"[") + content.count(b"{")
     plain = content.isascii() and b"\\u" not in content
     return (
-        COMMA * commas + BRACKET * brackets + COLON * colons + len(content) * (1 if plain else WIDE)
+        COMMA_BYTES * commas
+        + BRACKET_BYTES * brackets
+        + COLON_BYTES * colons
+        + len(content) * (1 if plain else WIDE_CHARACTER_BYTES)
     )
 
 
@@ -362,7 +372,7 @@ def resume_record(folder: Path, params: dict[str, Any]) -> TrialRecord | None:
     Args:
         params: of the trial.
     """
-    file = folder / FILE
+    file = folder / RECORD_FILE
     if not file.exists():
         state_file(folder).unlink(missing_ok=True)  # the epochs before it would have no scores
         return None
@@ -370,21 +380,21 @@ def resume_record(folder: Path, params: dict[str, Any]) -> TrialRecord | None:
         record = load_record(folder)
         if not params or record.params == params:
             return record
-        words = f"{file} is of a trial with other settings"
+        reason = f"{file} is of a trial with other settings"
     except RecordError as error:
-        words = str(error)
-    aside = file.with_name(f"{FILE}.{time.time_ns()}")
-    file.rename(aside)
+        reason = str(error)
+    backup = file.with_name(f"{RECORD_FILE}.{time.time_ns()}")
+    file.rename(backup)
     state_file(folder).unlink(missing_ok=True)  # the epochs before it would have no scores
-    log.warning(f"{words}; it is now {aside.name}, and the trial begins anew")
+    log.warning(f"{reason}; it is now {backup.name}, and the trial begins anew")
     return None
 
 
-def no_study(study: Path) -> ConfigError:
+def study_not_found(study: Path) -> ConfigError:
     """The error that there is no such study, with the name of the nearest."""
-    others = sorted(folder.name for folder in study.parent.glob("*") if folder.is_dir())
-    near = suggestion(study.name, others) or (f"; there are {', '.join(others)}" if others else "")
-    return ConfigError(f"study: there is no study {study.name}{near}")
+    names = sorted(folder.name for folder in study.parent.glob("*") if folder.is_dir())
+    hint = suggestion(study.name, names) or (f"; there are {', '.join(names)}" if names else "")
+    return ConfigError(f"study: there is no study {study.name}{hint}")
 
 
 def trial_folder(study: Path, number: int) -> Path:

@@ -19,7 +19,11 @@ from PIL import Image
 from evaluate.config import RULES, PolicyConfig, check_policy
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.execution.early_stopping import has_plateaued, memorizes, no_learning
+from sweeper.execution.early_stopping import (
+    stop_on_memorization,
+    stop_on_plateau,
+    stop_without_learning,
+)
 from sweeper.search.conditional_params import is_active
 from sweeper.search.samplers import make_sampler
 from sweeper.search.search_space import identity, parse_space
@@ -181,7 +185,7 @@ def card(epoch: int, memory: float, checkpoint: Path = Path("-")) -> Scorecard:
 
 
 def test_memorized_needs_a_row_of_sure_epochs() -> None:
-    rule = memorizes(POLICY, in_a_row=2)
+    rule = stop_on_memorization(POLICY, patience=2)
     assert not rule([card(1, 0.6)])
     assert not rule([card(1, 0.6), card(2, 0.4), card(3, 0.6)])  # 0.4 may be chance
     assert "pose_memorization" in rule([card(1, 0.1), card(2, 0.5), card(3, 0.6)])
@@ -195,16 +199,16 @@ def test_settled_when_no_later_epoch_is_better() -> None:
             found.by_probe[name] = [fidelity - 0.01, fidelity + 0.01, fidelity]
         return found
 
-    rule = has_plateaued(POLICY, epochs=2)
+    rule = stop_on_plateau(POLICY, patience=2)
     better, best = [made(1, 0.7), made(2, 0.8)], made(3, 0.9)
     assert not rule([*better, made(3, 0.8)])
     assert not rule([*better, best, made(4, 0.9)])
     assert "better than epoch 3" in rule([*better, best, made(4, 0.9), made(5, 0.95, memory=0.6)])
-    assert not has_plateaued(POLICY, epochs=0)([*better, best, made(4, 0.9), made(5, 0.9)])
+    assert not stop_on_plateau(POLICY, patience=0)([*better, best, made(4, 0.9), made(5, 0.9)])
 
 
 def test_no_learning_needs_a_share_of_the_epochs() -> None:
-    rule = no_learning(0.5, epochs=4)
+    rule = stop_without_learning(0.5, epochs=4)
     learned, nothing = Estimate(0.1, 0.0, 0.2), Estimate(0.05, 0.0, 0.1)
 
     def stops(epoch: int, likeness: Estimate) -> str:
@@ -233,7 +237,7 @@ def test_store_that_was_away_gets_everything_later(
             saved = Checkpoint(0, Path("-"), epoch, 0.1, 1e-3, None, 4, last=False)
             record.add(card(epoch, 0.1), saved, Image.new("RGB", (8, 8)), Cost(1.0, 1.0))
             away.mirror(record, POLICY)
-            away.catch_up()
+            away.flush()
     batches: list[int] = []
     log_batch = MlflowClient.log_batch
 
@@ -246,9 +250,9 @@ def test_store_that_was_away_gets_everything_later(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     back = MlflowMirror(tmp_path, study)
     back.mirror(load_record(record.folder), POLICY)
-    back.catch_up()
+    back.flush()
     client = MlflowClient(back.uri)
-    run_id = back.run_of(record).saved_id
+    run_id = back.run_for(record).saved_id
     history = client.get_metric_history(run_id, "scores/fidelity")
     assert [metric.step for metric in history] == [1, 2]
     assert len([size for size in batches if size]) == 1, "all that was missed in one batch"

@@ -14,30 +14,33 @@ from evaluate.config import PolicyConfig
 from evaluate.images.curves import CURVES, draw_curves
 from evaluate.images.figures import save_figure
 from evaluate.scorecard import Scorecard
-from sweeper.results.overview_picture import draw_checkpoints
+from sweeper.results.overview_chart import draw_checkpoints
 from sweeper.results.ranking import RankedTrial
 from sweeper.tracking.trial_record import TrialRecord
 from train.text.display import printable
 
-SMALL, LARGE = (4.6, 3.2), (5.6, 4.0)  # inches; letters then have their size on a phone
+CURVES_SIZE, CHECKPOINTS_SIZE = (
+    (4.6, 3.2),
+    (5.6, 4.0),
+)  # inches; letters then have their size on a phone
 STYLE: Any = {"svg.fonttype": "none", "font.size": 10.5, "axes.spines.top": False,
          "axes.spines.right": False}  # fmt: skip
 
 
 def checkpoints_chart(
-    records: list[TrialRecord], best: TrialRecord, pick: Scorecard, policy: PolicyConfig
+    records: list[TrialRecord], best: TrialRecord, selected: Scorecard, policy: PolicyConfig
 ) -> Markup:
     """Fidelity against memorization; pointing at a dot tells which one it is."""
     with rc_context(STYLE):
-        figure = Figure(figsize=LARGE, layout="constrained")
+        figure = Figure(figsize=CHECKPOINTS_SIZE, layout="constrained")
         axes = figure.subplots()
-        draw_checkpoints(axes, records, best, pick, policy, keyed=False)
+        draw_checkpoints(axes, records, best, selected, policy, legend=False)
         axes.set_xlabel("pose memorization (0 none, 1 all)")
         axes.set_ylabel("fidelity (higher is better)")
         count = sum(len(record.scorecards) for record in records)
         label = (
             f"Fidelity against pose memorization of all {count} checkpoints; the pick is trial "
-            f"{best.number}, {pick.label}. The table of the trials has the figures."
+            f"{best.number}, {selected.label}. The table of the trials has the figures."
         )
         return svg(figure, label)
 
@@ -45,23 +48,23 @@ def checkpoints_chart(
 def curves_chart(entry: RankedTrial, policy: PolicyConfig) -> Markup:
     """The scores of a trial over its epochs, the kept one marked."""
     assert entry.selection
-    pick, record = entry.selection.scorecard, entry.record
+    selected, record = entry.selection.scorecard, entry.record
     with rc_context(STYLE):
-        figure = Figure(figsize=SMALL, layout="constrained")
+        figure = Figure(figsize=CURVES_SIZE, layout="constrained")
         axes = figure.subplots()
-        draw_curves(axes, record.scorecards, pick, policy, "", keyed=False)
+        draw_curves(axes, record.scorecards, selected, policy, "", keyed=False)
         axes.set_ylim(top=max(1.12, axes.get_ylim()[1]))
-        told = ", ".join(
-            f"{name.replace('_', ' ')} {first.value:.2f} to {pick.scores[name].value:.2f} to "
+        ranges = ", ".join(
+            f"{name.replace('_', ' ')} {first.value:.2f} to {selected.scores[name].value:.2f} to "
             f"{last.value:.2f}"
             for name in CURVES
-            if name in pick.scores
+            if name in selected.scores
             and (first := record.scorecards[0].scores.get(name))
             and (last := record.scorecards[-1].scores.get(name))
         )
         label = (
-            f"The scores of trial {record.number} at its first, its kept ({pick.label}) and its "
-            f"last epoch: {told}."
+            f"The scores of trial {record.number} at its first, its kept ({selected.label}) and its "
+            f"last epoch: {ranges}."
         )
         return svg(figure, label)
 
@@ -81,7 +84,7 @@ def svg(figure: Figure, label: str) -> Markup:
         save_figure(figure, buffer, format="svg", transparent=True, bbox_inches="tight")
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    for pattern, instead in (
+    for pattern, replacement in (
         (r"<metadata>.*?</metadata>", ""),
         (r"<style.*?</style>", ""),
         (r"<!--.*?-->", ""),
@@ -94,8 +97,8 @@ def svg(figure: Figure, label: str) -> Markup:
         (r"</a>", "</g>"),
         (r">\s+<", "><"),
     ):
-        text = re.sub(pattern, instead, text, flags=re.DOTALL)
-    box = re.search(r'viewBox="[^"]*"', text)
-    assert box
-    opened = f'<svg {box.group()} role="img" aria-label="{escape(label)}">'
-    return Markup(opened + text[text.index(">") + 1 :])
+        text = re.sub(pattern, replacement, text, flags=re.DOTALL)
+    view_box = re.search(r'viewBox="[^"]*"', text)
+    assert view_box
+    opening_tag = f'<svg {view_box.group()} role="img" aria-label="{escape(label)}">'
+    return Markup(opening_tag + text[text.index(">") + 1 :])

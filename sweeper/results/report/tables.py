@@ -11,8 +11,8 @@ from evaluate.config import SHARES, PolicyConfig
 from evaluate.scorecard import Scorecard
 from evaluate.selection.explain import percent
 from evaluate.selection.objective import FIDELITIES, violations
-from sweeper.console.progress import duration, short
-from sweeper.results.ranking import RankedTrial, last_word
+from sweeper.console.progress import duration, format_value
+from sweeper.results.ranking import RankedTrial, short_key
 from sweeper.tracking.trial_record import FAILED, TrialRecord
 from train.config.flattening import flatten
 
@@ -57,12 +57,12 @@ class ScoreRow:
     bar: tuple[float, float, float] | None
     limit: float | None
     bound: str
-    kept: bool
+    respected: bool
 
 
 def score_rows(card: Scorecard, policy: PolicyConfig) -> list[ScoreRow]:
     """All the scores that a checkpoint has, those that a policy looks at first."""
-    over, rows = violations(card, policy), []
+    violated, rows = violations(card, policy), []
     for name, (title, meaning) in SCORES.items():
         if name not in card.scores:
             continue
@@ -72,14 +72,14 @@ def score_rows(card: Scorecard, policy: PolicyConfig) -> list[ScoreRow]:
         side = "at most" if name in policy.max else "at least"
         rows.append(ScoreRow(
             title, meaning, figure(value), f"{figure(low)} to {figure(high)}",
-            (_on_line(value), _on_line(low), _on_line(high)) if name in PERCENT else None,
-            None if limit is None else _on_line(limit),
-            "" if limit is None else f"{side} {figure(limit)}", over.get(name, 0.0) <= 0,
+            (_bar_position(value), _bar_position(low), _bar_position(high)) if name in PERCENT else None,
+            None if limit is None else _bar_position(limit),
+            "" if limit is None else f"{side} {figure(limit)}", violated.get(name, 0.0) <= 0,
         ))  # fmt: skip
     return rows
 
 
-def _on_line(value: float) -> float:
+def _bar_position(value: float) -> float:
     return round(100 * min(1.0, max(0.0, value)), 1)
 
 
@@ -89,18 +89,20 @@ def setting_groups(record: TrialRecord) -> list[tuple[str, list[tuple[str, str]]
     for section in SECTIONS:
         values = flatten(record.settings.get(section) or {})
         if values:
-            named = [(k if k != "_target_" else "class", _said(v)) for k, v in values.items()]
-            groups.append((section, named))
+            formatted = [
+                (k if k != "_target_" else "class", _format_value(v)) for k, v in values.items()
+            ]
+            groups.append((section, formatted))
     return groups
 
 
 def chips(record: TrialRecord) -> list[tuple[str, str]]:
     """The settings that make a trial what it is: those that were searched, or given."""
-    return [(last_word(key), short(value)) for key, value in record.params.items()]
+    return [(short_key(key), format_value(value)) for key, value in record.params.items()]
 
 
-def _said(value: Any) -> str:
-    return "-" if value is None else short(value)
+def _format_value(value: Any) -> str:
+    return "-" if value is None else format_value(value)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class TrialRow:
 
     number: int
     cells: list[TableCell]
-    picked: bool
+    selected: bool
 
 
 COLUMNS = {
@@ -138,9 +140,9 @@ def trial_table(ranked: list[RankedTrial], searched: list[str]) -> tuple[list[st
     Args:
         searched: the settings in which the trials differ.
     """
-    told = [name for name in COLUMNS if name == "fidelity" or any(
+    columns = [name for name in COLUMNS if name == "fidelity" or any(
         e.selection and name in e.selection.scorecard.scores for e in ranked)]  # fmt: skip
-    headings = ["trial", *map(last_word, searched), "kept epoch", *(COLUMNS[n] for n in told),
+    headings = ["trial", *map(short_key, searched), "kept epoch", *(COLUMNS[n] for n in columns),
                 "epochs", "device time", "how it ended"]  # fmt: skip
     rows = []
     for place, entry in enumerate(ranked):
@@ -154,9 +156,9 @@ def trial_table(ranked: list[RankedTrial], searched: list[str]) -> tuple[list[st
                 values["fidelity"] = selection.fidelity
             epoch = selection.scorecard.epoch
             cells.append(TableCell(str(epoch), epoch, over))
-            cells += [_score(values.get(name)) for name in told]
+            cells += [_score(values.get(name)) for name in columns]
         else:
-            cells += [TableCell("")] * (1 + len(told))
+            cells += [TableCell("")] * (1 + len(columns))
         seconds = sum(epoch.seconds for epoch in record.epochs)
         cells += [TableCell(str(len(record.epochs)), len(record.epochs)),
                   TableCell(duration(seconds), round(seconds, 1)),
@@ -173,7 +175,7 @@ def _cell(value: Any) -> TableCell:
     if value is None:
         return TableCell("")
     if isinstance(value, float):
-        return TableCell(short(value), value)
+        return TableCell(format_value(value), value)
     return TableCell(str(value), value if isinstance(value, int) else str(value))
 
 
@@ -185,12 +187,12 @@ def failures(ranked: list[RankedTrial]) -> list[tuple[str, list[int]]]:
 
 
 @dataclass(frozen=True)
-class Took:
+class Timing:
     """How long a study took, in words."""
 
     began: str
     ended: str
-    passed: str
+    elapsed: str
     device: str
     training: str
     scoring: str
@@ -199,7 +201,7 @@ class Took:
     preparing: str
 
 
-def took(records: list[TrialRecord]) -> Took | None:
+def timing(records: list[TrialRecord]) -> Timing | None:
     """None where no epoch was scored."""
     epochs = [epoch for record in records for epoch in record.epochs]
     if not epochs:
@@ -208,17 +210,17 @@ def took(records: list[TrialRecord]) -> Took | None:
     pack = min(len(records), max(record.pack for record in records))
     # the trials of a process have the same
     preparing = sum({record.preparing for record in records})
-    before = min(records, key=_first_time).preparing
+    preparing_before = min(records, key=_first_time).preparing
     # its seconds are a share of the pack's
-    began = max(0.0, first.time / 1000 - first.seconds * pack - before)
+    began = max(0.0, first.time / 1000 - first.seconds * pack - preparing_before)
     ended = max(epoch.time for epoch in epochs) / 1000
     training, scoring = (sum(getattr(e, f"seconds_{n}") for e in epochs)
                          for n in ("training", "scoring"))  # fmt: skip
     devices = dict.fromkeys(r.tags.get("hardware.device", "") for r in records)
-    return Took(
-        began=_moment(began),
-        ended=_moment(ended),
-        passed=duration(ended - began),
+    return Timing(
+        began=_format_time(began),
+        ended=_format_time(ended),
+        elapsed=duration(ended - began),
         device=duration(training + scoring + preparing),
         training=duration(training),
         scoring=duration(scoring),
@@ -232,5 +234,5 @@ def _first_time(record: TrialRecord) -> float:
     return min((epoch.time for epoch in record.epochs), default=float("inf"))
 
 
-def _moment(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, timezone.utc):%d %B %Y, %H:%M} UTC"

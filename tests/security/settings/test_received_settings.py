@@ -20,7 +20,7 @@ from evaluate.config import EvaluateConfig
 from sweeper.config import ReportConfig, SearchConfig, SelectConfig, SweepConfig
 from sweeper.reproduction import reproduce
 from sweeper.reproduction.config import ReproduceConfig, check_reproduce
-from sweeper.reproduction.received_settings import RULES, Received
+from sweeper.reproduction.received_settings import RULES, ReceivedSettings
 from train.cli.compose import HYDRA_VERSION, settings
 from train.cli.preflight import preflight
 from train.config.parsing import typed
@@ -299,9 +299,9 @@ def test_what_ships_may_be_asked_for() -> None:
 
 def test_received_settings_are_plain_values() -> None:
     with pytest.raises(UserError, match="there: expected `object`"):
-        Received.of([1], "there")
+        ReceivedSettings.of([1], "there")
     with pytest.raises(UserError, match="there"):
-        Received.of({"a": object()}, "there")
+        ReceivedSettings.of({"a": object()}, "there")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from sweeper.search.class_arguments import check_sampler_arguments
 from sweeper.search.cma_es import GENERATION, CmaEsSampler
 from sweeper.search.samplers import check_sampler, make_sampler
 from sweeper.search.search_space import Space, parse_space
-from sweeper.study.storage import JOURNAL, NO_PRUNER
+from sweeper.study.storage import JOURNAL_FILE, NO_PRUNER
 from sweeper.study.study import Study
 from sweeper.study.trial_lease import LeasedTrial
 from tests.sweeper.study.test_budget import ended
@@ -84,7 +84,7 @@ def test_a_pickle_in_a_journal_runs_no_code(tmp_path: Path) -> None:
         with started(study) as trial:
             attribute = {"cma:optimizer:0": pickle.dumps(Canary(canary)).hex()}
             line = {"op_code": 9, "worker_id": "friend", "trial_id": number}
-            with (folder / JOURNAL).open("a") as journal:
+            with (folder / JOURNAL_FILE).open("a") as journal:
                 journal.write(json.dumps({**line, "system_attr": attribute}) + "\n")
             finish(trial)
     again = begun(folder, *PLANE)
@@ -100,7 +100,7 @@ def test_it_writes_no_pickle(tmp_path: Path) -> None:
     for _ in range(16):
         with started(study) as trial:
             finish(trial)
-    said = [line["system_attr"] for line in lines_of(folder / JOURNAL) if line["op_code"] == 9]
+    said = [line["system_attr"] for line in lines_of(folder / JOURNAL_FILE) if line["op_code"] == 9]
     assert said
     assert {name for attribute in said for name in attribute} == {GENERATION}
     assert {attribute[GENERATION] for attribute in said} == {0, 1}
@@ -120,8 +120,8 @@ def test_the_optimizer_is_the_one_that_was_told(tmp_path: Path) -> None:
     asked, sampler = study.ask(), CmaEsSampler(seed=3)
     frozen = study.trials[asked.number]
     sampler.sample_relative(study, frozen, space.distributions)
-    assert sampler._draws
-    rebuilt = sampler._draws.optimizer
+    assert sampler._generation
+    rebuilt = sampler._generation.optimizer
     assert rebuilt.generation == 5
     assert rebuilt.mean == pytest.approx(optimizer.mean)
     assert rebuilt._sigma == pytest.approx(optimizer._sigma)

@@ -27,8 +27,8 @@ from evaluate.tracking.store_address import RUN_FILE, Address, load_state, run_i
 from sweeper.commands import report as rewrite
 from sweeper.commands import select
 from sweeper.config import ReportConfig, SelectConfig
-from sweeper.results.checkpoint_files import RESULT
-from sweeper.results.missing_trials import missing_trials, words_of_missing
+from sweeper.results.checkpoint_files import RESULT_FILE
+from sweeper.results.missing_trials import describe_missing, missing_trials
 from sweeper.results.report.page import policy_of
 from sweeper.tracking.trial_record import load_records
 from tests.sweeper.conftest import Swept, copied, run_module
@@ -277,7 +277,7 @@ def test_a_policy_of_a_result_is_checked(
     name: str, received: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = policy_of(received, [])
-    (received / RESULT).write_text(json.dumps(RESULTS[name]))
+    (received / RESULT_FILE).write_text(json.dumps(RESULTS[name]))
     records = load_records(received)
     assert policy_of(received, records) == own
     assert "result.json" in caplog.text
@@ -292,10 +292,10 @@ def test_missing_trials_are_bounded(received: Path) -> None:
         (received / "trials" / name).mkdir()
         (received / "trials" / name / "trial.json").write_text("{}")
     assert len(missing_trials(received)) == 1000
-    words = words_of_missing(received)
+    words = describe_missing(received)
     assert len(words) < 600
     assert "and 980 more" in words
-    changed(received / RESULT, lambda saved: saved.update(missing=[10**18], trials=[]))
+    changed(received / RESULT_FILE, lambda saved: saved.update(missing=[10**18], trials=[]))
     assert len(missing_trials(received)) == 1000
     report(received)
 

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
-from sweeper.console.live_table import Display
-from sweeper.console.progress import time_left
+from sweeper.console.live_table import StudyTable
+from sweeper.console.progress import remaining_seconds
 from sweeper.tracking.trial_record import (
     COMPLETE,
     FAILED,
@@ -60,15 +60,17 @@ def test_time_left_is_what_is_left_at_the_pace_so_far(study: Path) -> None:
     """Epochs of a minute, of three at most; an ended trial had two, another one none."""
     records = load_records(study)
     at_work, to_come = (3 - 3) + (3 - 1), (8 - 4) * (2 + 0) / 2
-    assert time_left(records, 8, 3) == pytest.approx((at_work + to_come) * 60)
+    assert remaining_seconds(records, 8, 3) == pytest.approx((at_work + to_come) * 60)
     records[1].tags["worker"], records[2].tags["worker"] = "one:1", "other:2"
-    assert time_left(records, 8, 3) == pytest.approx((at_work + to_come) * 60 / 2), "side by side"
-    assert time_left([], 8, 3) is None
+    assert remaining_seconds(records, 8, 3) == pytest.approx((at_work + to_come) * 60 / 2), (
+        "side by side"
+    )
+    assert remaining_seconds([], 8, 3) is None
 
 
 def drawn(study: Path, width: int, height: int = HEIGHT) -> list[str]:
     console = Console(width=width, height=height, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(Display(study, 8, 3, POLICY))
+    console.print(StudyTable(study, 8, 3, POLICY))
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 

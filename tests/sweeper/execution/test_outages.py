@@ -26,9 +26,9 @@ from sweeper.execution.trial import Trial
 from sweeper.study.storage import NO_PRUNER, open_study
 from sweeper.study.study import begin_study
 from sweeper.tracking.trial_record import (
-    AT_WORK,
     COMPLETE,
     FAILED,
+    IN_PROGRESS_FILE,
     INTERRUPTED,
     TrialRecord,
     load_record,
@@ -105,7 +105,7 @@ def test_a_disk_that_fills_up(small_disk: Path, swept: Swept, waits: bool) -> No
         assert last.endswith("the same command continues the study")
         (record,) = load_records(root / "studies" / "small")
         assert record.state in (INTERRUPTED, "running")  # where not even that could be written
-        assert not (record.folder / AT_WORK).exists()
+        assert not (record.folder / IN_PROGRESS_FILE).exists()
         filler.unlink()
         code, output = finish(root, "sweeper", *line)
     assert code == 0, output
@@ -189,7 +189,7 @@ def test_each_error_of_the_machine_leaves_the_pack_as_it_was(
     with pytest.raises((Outage, type(error))):
         run(trials, 2, scoring)
     assert not any(trial.record.state in (FAILED, COMPLETE) for trial in trials)
-    assert not any((trial.record.folder / AT_WORK).exists() for trial in trials)
+    assert not any((trial.record.folder / IN_PROGRESS_FILE).exists() for trial in trials)
     assert {0, 1} <= {*left}, "others may take them up"
     broken = False
     run(trials, 2)
@@ -218,7 +218,7 @@ def test_a_device_that_a_trial_may_have_broken_counts_as_its_death(make: Make, r
 
     with pytest.raises(Outage, match="device-side assert"):
         run([trial], 1, scoring)
-    assert (trial.record.folder / AT_WORK).exists()
+    assert (trial.record.folder / IN_PROGRESS_FILE).exists()
 
 
 def test_a_failure_that_cannot_be_written_down_is_none(
@@ -238,7 +238,7 @@ def test_a_failure_that_cannot_be_written_down_is_none(
         with pytest.raises(OSError, match="No space left"):
             run([trial], 1, scoring)
     assert trial.record.state == INTERRUPTED
-    assert not (trial.record.folder / AT_WORK).exists()
+    assert not (trial.record.folder / IN_PROGRESS_FILE).exists()
     run([trial], 1, scoring)
     assert trial.record.state == FAILED
 
@@ -377,14 +377,14 @@ def test_a_study_that_is_asked_to_leave_stops_waiting(tmp_path: Path, named: boo
     def action() -> None:
         nonlocal tried
         tried += 1
-        begin_study(config, "small", **PARTS, about={})
+        begin_study(config, "small", **PARTS, shared_settings={})
         assert tried < 4, "it waits on"
         touched = study if tried == 2 else other
         os.utime(touched / "leave", (tried, tried))
         raise _refused(errno.EIO)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outage_retry, "FIRST", 0.1)
+        patch.setattr(outage_retry, "MIN_PAUSE", 0.1)
         with pytest.raises(KeyboardInterrupt):
             retry_on_outage(config, action)
     assert tried == 2

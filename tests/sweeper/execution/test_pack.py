@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from evaluate.images.probe_images import images_file
-from sweeper.execution.disk import MARGIN, describe, too_full, trial_size
+from sweeper.execution.disk import MARGIN, describe_space, low_space_reason, trial_size
 from sweeper.execution.trial import Trial
 from sweeper.stop_request import graceful_stop
 from sweeper.tracking.trial_record import (
@@ -219,7 +219,7 @@ def test_a_trial_begins_where_there_is_room(
     trials = [make(number) for number in range(3)]
     study, config = trials[0].record.folder.parent.parent, trials[2].config
     one = trial_size(base, pictures, config)
-    whole = describe(base, pictures, config, 3)
+    whole = describe_space(base, pictures, config, 3)
     assert "checkpoints of at most" in whole
     assert "(study.keep_checkpoints=best)" in whole
     for trial in trials[:2]:
@@ -228,7 +228,7 @@ def test_a_trial_begins_where_there_is_room(
     def free(count: float) -> str:
         usage = SimpleNamespace(free=MARGIN + count * one)
         monkeypatch.setattr("shutil.disk_usage", lambda place: usage)
-        return too_full(study, base, pictures, config)
+        return low_space_reason(study, base, pictures, config)
 
     assert "are free at" in free(2.9)
     assert free(3.1) == ""

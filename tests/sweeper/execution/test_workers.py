@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from bench.workers import postgres, start, trials_of
-from sweeper.execution.workers import device_of
-from sweeper.stop_request import FILE
+from sweeper.execution.workers import device_override
+from sweeper.stop_request import REQUEST_FILE
 from sweeper.study import trial_lease
 from sweeper.study.trial_lease import LeasedTrial
 from sweeper.tracking.trial_record import COMPLETE, TrialRecord, load_records
@@ -132,7 +132,7 @@ def test_workers_share_a_study_through_the_proxy(tmp_path: Path) -> None:
 def test_who_gives_no_sign_of_life_loses_the_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_lease, "LEASE", 2.0)
+    monkeypatch.setattr(trial_lease, "LEASE_SECONDS", 2.0)
     holder = (
         "import sys, time; from sweeper.study import trial_lease; trial_lease.LEASE = 2.0;"
         "from pathlib import Path; from tests.sweeper.study.test_budget import study_of;"
@@ -148,7 +148,7 @@ def test_who_gives_no_sign_of_life_loses_the_trial(
     assert study.held_by_others() == [0], "it is slow, not dead"
     process.send_signal(signal.SIGSTOP)  # as a machine that hangs
     taken, until = None, time.monotonic() + 20
-    watched = trial_lease.lease(tmp_path, 0)  # the one that listens for the heartbeat
+    watched = trial_lease.lease_lock(tmp_path, 0)  # the one that listens for the heartbeat
     while taken is None and time.monotonic() < until:
         taken = study.next_trial(1)
         time.sleep(0.2)
@@ -176,7 +176,7 @@ def test_processes_leave_when_the_command_is_asked_to_and_go_on(fresh: Path) -> 
     code, output = break_off(fresh, "epoch  1/2", signal.SIGINT, *line)  # to the parent alone
     assert code != 0, output
     assert "finishing this epoch" in output
-    assert (fresh / "studies/many" / FILE).is_file()
+    assert (fresh / "studies/many" / REQUEST_FILE).is_file()
     assert "interrupted; the same command continues the study" in output
     records = load_records(fresh / "studies/many")
     assert 0 < sum(len(record.epochs) for record in records) < 6
@@ -188,9 +188,9 @@ def test_processes_leave_when_the_command_is_asked_to_and_go_on(fresh: Path) -> 
 
 def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    dealt = [device_of(number, "auto") for number in range(3)]
+    dealt = [device_override(number, "auto") for number in range(3)]
     assert dealt == [["base.device=cuda:0"], ["base.device=cuda:1"], ["base.device=cuda:0"]]
-    assert device_of(1, "cpu") == [], "a device that is named is not dealt out"
+    assert device_override(1, "cpu") == [], "a device that is named is not dealt out"
 
 
 def test_a_launcher_needs_workers_and_a_name(tmp_path: Path) -> None:

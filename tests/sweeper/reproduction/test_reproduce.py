@@ -21,9 +21,16 @@ from evaluate.scorecard import Estimate, Scorecard
 from evaluate.tracking.artifacts import artifact
 from sweeper.config import SweepConfig
 from sweeper.reproduction import migrate_config, original_run, reproduce
-from sweeper.reproduction.compare import CLOSE, DIFFERENT, IDENTICAL, compare, judge, table
+from sweeper.reproduction.compare import (
+    CLOSE,
+    DIFFERENT,
+    IDENTICAL,
+    compare,
+    comparison_table,
+    verdict_of,
+)
 from sweeper.reproduction.config import ReproduceConfig, check_reproduce
-from sweeper.reproduction.received_settings import Received
+from sweeper.reproduction.received_settings import ReceivedSettings
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import ScoredEpoch, TrialRecord, load_record
 from tests.sweeper.conftest import SMALL, Swept, copied, finish
@@ -191,10 +198,12 @@ def test_settings_of_another_version() -> None:
     del then["training"]["caption_dropout"], then["study"], then["base"]["compile"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         with pytest.raises(ConfigError) as error:
-            migrate_config.migrate(Received(then), {}, by=" (commit abc)")
-        carried = migrate_config.migrate(Received(then), {"data.path": "elsewhere"}, force=True)
+            migrate_config.migrate(ReceivedSettings(then), {}, version=" (commit abc)")
+        carried = migrate_config.migrate(
+            ReceivedSettings(then), {"data.path": "elsewhere"}, force=True
+        )
         with pytest.raises(ConfigError, match=r"network\.rank"):
-            migrate_config.migrate(Received({**then, "network": {"rank": 0}}), {})
+            migrate_config.migrate(ReceivedSettings({**then, "network": {"rank": 0}}), {})
     assert "(commit abc)" in str(error.value)
     assert "network.rnk=4; did you mean network.rank?" in str(error.value)
     assert carried.added == {"training.caption_dropout": 0.0}
@@ -204,8 +213,10 @@ def test_settings_of_another_version() -> None:
     real = {"base": {"path": "/my/model.safetensors"}, "data": {"path": "pictures"}}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         with pytest.raises(ConfigError, match=r"type base\.path=/my/model\.safetensors"):
-            migrate_config.migrate(Received(real), {})
-        carried = migrate_config.migrate(Received(real), {"base.path": "/my/model.safetensors"})
+            migrate_config.migrate(ReceivedSettings(real), {})
+        carried = migrate_config.migrate(
+            ReceivedSettings(real), {"base.path": "/my/model.safetensors"}
+        )
     assert carried.config.data.resolution == 512  # today's default on such a base
     assert carried.config.probes.attributes == "person"
 
@@ -223,13 +234,15 @@ def test_verdicts() -> None:
     other = compare(then, epoch(1, "b", copying=0.13, color_shift=5.0))
     bytes_alone = compare(then, epoch(1, "b", copying=0.1, color_shift=5.0))
     lacking = compare(then, epoch(1, copying=0.1))
-    assert judge([same, same], tolerance) == IDENTICAL
-    assert judge([same, rounded], tolerance) == CLOSE
-    assert judge([bytes_alone], tolerance) == CLOSE
-    assert judge([same, rounded, other], tolerance) == DIFFERENT
-    assert judge([same, None], tolerance) == DIFFERENT
-    assert judge([lacking], tolerance) == DIFFERENT
-    shown = table(then, epoch(1, "b", copying=0.11, color_shift=5.3), [same, rounded], tolerance)
+    assert verdict_of([same, same], tolerance) == IDENTICAL
+    assert verdict_of([same, rounded], tolerance) == CLOSE
+    assert verdict_of([bytes_alone], tolerance) == CLOSE
+    assert verdict_of([same, rounded, other], tolerance) == DIFFERENT
+    assert verdict_of([same, None], tolerance) == DIFFERENT
+    assert verdict_of([lacking], tolerance) == DIFFERENT
+    shown = comparison_table(
+        then, epoch(1, "b", copying=0.11, color_shift=5.3), [same, rounded], tolerance
+    )
     (row,) = [line for line in shown.splitlines() if "color_shift" in line]
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
         "color_shift", "5.0000", "5.3000", "+0.3", "0.3 (epoch 1)", "0.4", "yes",
@@ -249,7 +262,7 @@ def test_where_artifacts_are_gone_the_studys_folder_is_used(
     monkeypatch.setattr(
         original_run, "artifact", lambda store, client, run, name: None
     )  # all are gone
-    found = reproduce.fetch(config, root)
+    found = reproduce.find_original(config, root)
     assert (found.id, found.selected) == (best["run_id"], best["epoch"])
     assert [epoch.weights for epoch in found.epochs] == [epoch.weights for epoch in kept.epochs]
     assert found.settings.settings == kept.settings
@@ -257,12 +270,12 @@ def test_where_artifacts_are_gone_the_studys_folder_is_used(
     assert f"the record in {kept.folder} is used" in caplog.text
     (root / "mlflow.db").unlink()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow sets it for itself
-    alone = reproduce.fetch(config, root)
+    alone = reproduce.find_original(config, root)
     assert (alone.number, alone.selected) == (best["trial"], best["epoch"])
     assert "there is no mlflow.db" in caplog.text
     (root / "studies/small/result.json").write_text("{torn")
     with pytest.raises(ConfigError, match=r"there is no mlflow\.db"):
-        reproduce.fetch(config, root)
+        reproduce.find_original(config, root)
 
 
 def test_a_store_that_was_moved_finds_its_artifacts(swept: Swept, tmp_path: Path) -> None:
@@ -272,7 +285,7 @@ def test_a_store_that_was_moved_finds_its_artifacts(swept: Swept, tmp_path: Path
     before.rename(root)
     tracker = MlflowMirror(root, root / "studies" / "small")
     record = load_record(root / "studies/small/trials/0000")
-    run = tracker.client.get_run(tracker.run_of(record).saved_id)
+    run = tracker.client.get_run(tracker.run_for(record).saved_id)
     assert run.info.artifact_uri.startswith((root / "artifacts").as_uri())
     assert artifact(tracker, tracker.client, run, "scorecards.json")
     versions = tracker.client.search_model_versions("name='small'")

@@ -18,7 +18,7 @@ from sweeper.commands import report as rewrite
 from sweeper.commands import select
 from sweeper.config import ReportConfig, SelectConfig
 from sweeper.tracking.trial_record import (
-    FILE,
+    RECORD_FILE,
     TrialRecord,
     load_record,
     load_records,
@@ -80,7 +80,7 @@ def test_report_and_select_go_on_without_it(
     study: Path, changed: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    file, root = study / "trials" / "0000" / FILE, str(study.parent.parent)
+    file, root = study / "trials" / "0000" / RECORD_FILE, str(study.parent.parent)
     file.write_bytes(changed(file.read_bytes()))
     rewrite.main(ReportConfig(study="small", root=root))
     select.main(SelectConfig(study="small", root=root, selection=PolicyConfig(rule="last")))
@@ -94,7 +94,7 @@ def test_report_and_select_go_on_without_it(
 
 
 def test_what_another_version_adds_and_scores_without_a_number_do_no_harm(study: Path) -> None:
-    file = study / "trials" / "0000" / FILE
+    file = study / "trials" / "0000" / RECORD_FILE
     saved = json.loads(file.read_bytes())
     saved["a_field_of_tomorrow"] = 1
     saved["epochs"][0]["another"] = 2
@@ -116,7 +116,7 @@ def test_a_copy_of_a_trials_folder_is_no_trial(study: Path) -> None:
 @pytest.mark.parametrize("how", ["torn", "a folder", "gone with its folder"])
 def test_the_sweep_trains_again_what_has_lost_its_result(study: Path, how: str) -> None:
     """Optuna has the trial as ended; what its folder lacks is said and made anew."""
-    root, file = study.parent.parent, study / "trials" / "0001" / FILE
+    root, file = study.parent.parent, study / "trials" / "0001" / RECORD_FILE
     before = load_record(file.parent)
     damage(file, how)
     (study / "result.json").write_text("{torn too")
@@ -144,7 +144,7 @@ def test_a_trial_that_lost_its_result_is_named(
     study: Path, how: str, number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By select, by the report and on its page; select writes a result, and forgets nothing."""
-    root, file = str(study.parent.parent), study / "trials" / f"{number:04d}" / FILE
+    root, file = str(study.parent.parent), study / "trials" / f"{number:04d}" / RECORD_FILE
     damage(file, how)
     for _ in range(2):
         select.main(SelectConfig(study="small", root=root, apply=True))
@@ -220,9 +220,9 @@ def test_a_trial_with_a_bad_record_begins_anew(
 ) -> None:
     """Of its epochs some would have no scores; what cannot be read stays, under another name."""
     saved(tmp_path, {"network.rank": 2})
-    (tmp_path / FILE).write_bytes(b"{torn")
+    (tmp_path / RECORD_FILE).write_bytes(b"{torn")
     assert resume_record(tmp_path, {"network.rank": 2}) is None
-    (aside,) = tmp_path.glob(f"{FILE}.*")
+    (aside,) = tmp_path.glob(f"{RECORD_FILE}.*")
     assert aside.read_bytes() == b"{torn"
     assert not (tmp_path / "lora-state.pt").exists()
     assert "the trial begins anew" in caplog.text

@@ -16,10 +16,10 @@ from selenium.webdriver.common.by import By
 from evaluate.config import PolicyConfig
 from sweeper.commands.report import main
 from sweeper.config import OBJECTIVES, ReportConfig
-from sweeper.results.checkpoint_files import REPORT
+from sweeper.results.checkpoint_files import REPORT_FILE
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import write_report
-from sweeper.study.storage import JOURNAL, NO_PRUNER, open_study
+from sweeper.study.storage import JOURNAL_FILE, NO_PRUNER, open_study
 from sweeper.tracking.trial_record import FAILED, TrialRecord, load_record, load_records
 from tests.sweeper.conftest import Swept, run_module
 
@@ -64,8 +64,8 @@ def numbers(browser: Chrome) -> list[str]:
 
 def test_report_of_a_finished_sweep(swept: Swept, browser: Chrome) -> None:
     result = json.loads((swept.study / "result.json").read_text())
-    text = look(browser, swept.study / REPORT)
-    assert (swept.study / REPORT).stat().st_size < BUDGET
+    text = look(browser, swept.study / REPORT_FILE)
+    assert (swept.study / REPORT_FILE).stat().st_size < BUDGET
     for sentence in result["reasons"]:
         assert sentence in text
     for word in ("What it was trained on", "Pareto front", "How the best trials overfit",
@@ -73,18 +73,18 @@ def test_report_of_a_finished_sweep(swept: Swept, browser: Chrome) -> None:
                  f"python -m sweeper.reproduce run_id={result['run_id']}",
                  "python -m sweeper.reproduce lora="):  # fmt: skip
         assert word in text
-    assert len(browser.find_elements(By.CSS_SELECTOR, ".tile.picked img")) >= 4
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".tile.selected img")) >= 4
     dots = browser.find_elements(By.CSS_SELECTOR, "#checkpoints svg title")
     assert len(dots) == sum(trial["epochs"] for trial in result["trials"])
     client = MlflowClient(f"sqlite:///{swept.root}/mlflow.db")
     experiment = client.get_experiment_by_name("small")
     assert experiment
     parent = client.search_runs([experiment.experiment_id], "run_name = 'sweep small'")[0]
-    assert REPORT in {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert REPORT_FILE in {file.path for file in client.list_artifacts(parent.info.run_id)}
 
 
 def test_table_of_trials_is_sorted_by_mouse_and_by_key(swept: Swept, browser: Chrome) -> None:
-    look(browser, swept.study / REPORT)
+    look(browser, swept.study / REPORT_FILE)
     ranks = [str(r.number) for r in sorted(load_records(swept.study),
                                            key=lambda r: r.params["network.rank"])]  # fmt: skip
     buttons = browser.find_elements(By.CSS_SELECTOR, "table.sortable thead button")
@@ -100,7 +100,7 @@ def test_table_of_trials_is_sorted_by_mouse_and_by_key(swept: Swept, browser: Ch
 
 
 def test_dark_and_light_are_both_legible(swept: Swept, browser: Chrome) -> None:
-    file = swept.study / REPORT
+    file = swept.study / REPORT_FILE
     for scheme in ("light", "dark"):
         feature = {"name": "prefers-color-scheme", "value": scheme}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
@@ -168,7 +168,7 @@ def all_pictures_gone(study: Path, records: list[TrialRecord]) -> PolicyConfig:
 
 def searched_for_two_things(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     """And long enough that Optuna can tell which setting mattered."""
-    (study / JOURNAL).unlink()
+    (study / JOURNAL_FILE).unlink()
     optuna = open_study(study, NO_PRUNER, None, OBJECTIVES["pareto"])
     for rank in (2, 4, 8, 16, 32):
         trial = optuna.ask()
@@ -215,7 +215,7 @@ def test_report_of_other_studies_on_a_phone(
 
 
 def test_command_writes_it_again(swept: Swept) -> None:
-    file = swept.study / REPORT
+    file = swept.study / REPORT_FILE
     before = file.read_bytes()
     file.write_text("gone")
     main(ReportConfig(study="small", root=str(swept.root)))

@@ -18,14 +18,14 @@ from optuna.distributions import (
 )
 
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.execution.search_setup import configured, first_settings
+from sweeper.execution.search_setup import configured, initial_settings
 from sweeper.search.conditional_params import is_active
 from sweeper.search.samplers import (
     DeduplicatingSampler,
     GridSampler,
     check_sampler,
-    rounded,
-    trials_of,
+    round_value,
+    trial_count,
 )
 from sweeper.search.search_space import Space, identity, parse_space
 from sweeper.study.trial_lease import suggest_all
@@ -73,7 +73,7 @@ def test_words_become_distributions(words: str, distribution: BaseDistribution) 
 def test_choices_are_written_as_hydra_reads_them() -> None:
     space, _ = space_of("optimizer.betas=[0.9,0.99],[0.9,0.999]", "data.repeats=1,2")
     betas, repeats = space.dimensions
-    assert betas.override(betas.ends()[1]) == "optimizer.betas=[0.9,0.999]"
+    assert betas.override(betas.endpoints()[1]) == "optimizer.betas=[0.9,0.999]"
     assert repeats.override(2) == "data.repeats=2"
 
 
@@ -131,7 +131,7 @@ def test_a_setting_is_searched_where_it_means_something() -> None:
     assert list(space.distributions)[-1] == "network.conv_alpha", "after what it hangs on"
     assert space.size() == 2 * (1 + 2)
     alpha = space.dimensions[-1]
-    assert space.beside(alpha) == ["network.conv_rank=4"]
+    assert space.activating_overrides(alpha) == ["network.conv_rank=4"]
     for inner in (optuna.samplers.RandomSampler(seed=0), optuna.samplers.TPESampler(seed=0)):
         study = optuna.create_study()
         study.sampler = DeduplicatingSampler(inner, space, study)
@@ -145,7 +145,7 @@ def test_a_setting_is_searched_where_it_means_something() -> None:
         assert len(set(seen)) == 6
     never, _ = space_of("scheduler=constant,linear", "scheduler.power=1,2")
     with pytest.raises(ConfigError, match=r"scheduler\.power: means nothing"):
-        never.beside(never.dimensions[-1])
+        never.activating_overrides(never.dimensions[-1])
 
 
 SEARCHES = sorted(file.stem for file in (CONF / "search").iterdir())
@@ -165,11 +165,11 @@ def test_every_search_is_one_around_theconfigured_settings(name: str, chosen: li
     space, _ = parse_space([], config.search, OverridesParser.create())
     assert space.distributions.keys() == config.search.keys()
     for dimension in space.dimensions:
-        beside = space.beside(dimension)
-        for value in dimension.ends():
+        beside = space.activating_overrides(dimension)
+        for value in dimension.endpoints():
             overrides = [*chosen, *beside, dimension.override(value)]
             check_sweep(settings("sweep", SweepConfig, overrides))
-    preset = first_settings(composed(*chosen), config, space)[0]
+    preset = initial_settings(composed(*chosen), config, space)[0]
     assert {key for key in config.search if is_active(key, preset)} == preset.keys()
 
 
@@ -178,7 +178,7 @@ def test_a_preset_is_tried_first_in_any_search(preset: str) -> None:
     chosen = [f"preset={preset}", "base.path=/my/model"]
     config, master = settings("sweep", SweepConfig, chosen), composed(*chosen)
     space, _ = parse_space([], config.search, OverridesParser.create(), partial(configured, master))
-    first = first_settings(master, config, space)[0]
+    first = initial_settings(master, config, space)[0]
     assert first == {
         "optimizer.lr": config.optimizer["lr"],
         "network.rank": config.network.rank,
@@ -202,8 +202,8 @@ def test_a_grid_is_all_of_it_unless_less_is_asked_for() -> None:
     tpe = {"_target_": "optuna.samplers.TPESampler"}
     choices, _ = space_of("network.rank=2,4,8", "scheduler=constant,cosine,linear,polynomial")
     endless, _ = space_of("optimizer.lr=interval(0.1,1)")
-    assert (trials_of(None, grid, choices), trials_of(5, grid, choices)) == (12, 5)
-    assert trials_of(None, tpe, choices) == trials_of(None, tpe, endless) == 8
+    assert (trial_count(None, grid, choices), trial_count(5, grid, choices)) == (12, 5)
+    assert trial_count(None, tpe, choices) == trial_count(None, tpe, endless) == 8
     with pytest.raises(ConfigError, match=r"optimizer\.lr: a grid needs single values"):
         check_sampler(grid, endless, 1)
     with pytest.raises(ConfigError, match="cmaes knows one objective alone"):
@@ -212,6 +212,6 @@ def test_a_grid_is_all_of_it_unless_less_is_asked_for() -> None:
 
 def test_numbers_are_rounded_but_stay_inside() -> None:
     log = FloatDistribution(1e-4, 1e-2, log=True)
-    assert rounded(0.0023140692632779, log) == 0.00231
-    assert rounded(1e-4, log) == 1e-4
-    assert rounded(0.99949, FloatDistribution(0.999, 0.9999)) == pytest.approx(0.99949)
+    assert round_value(0.0023140692632779, log) == 0.00231
+    assert round_value(1e-4, log) == 1e-4
+    assert round_value(0.99949, FloatDistribution(0.999, 0.9999)) == pytest.approx(0.99949)

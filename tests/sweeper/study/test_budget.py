@@ -12,15 +12,15 @@ from omegaconf import OmegaConf
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import OBJECTIVES, BudgetConfig, StudyConfig, SweepConfig
-from sweeper.execution.search_setup import first_settings
+from sweeper.execution.search_setup import initial_settings
 from sweeper.search.search_space import Params, Space, parse_space
-from sweeper.study.budget import used_up
+from sweeper.study.budget import budget_exhausted
 from sweeper.study.storage import NO_PRUNER
 from sweeper.study.study import Study, begin_study, best_settings
 from sweeper.tracking.trial_record import (
-    AT_WORK,
     COMPLETE,
     FAILED,
+    IN_PROGRESS_FILE,
     INTERRUPTED,
     RUNNING,
     ScoredEpoch,
@@ -54,7 +54,7 @@ def record(number: int, fidelity: float, state: str = COMPLETE, hours: float = 1
 )
 def test_a_budget_is_used_up(budget: BudgetConfig, words: str) -> None:
     records = [record(0, 0.5), record(1, 0.8), record(2, 0.6), record(3, 0.9, FAILED)]
-    said = used_up(budget, records, POLICY)
+    said = budget_exhausted(budget, records, POLICY)
     assert words in said
     assert bool(said) == bool(words)
 
@@ -64,20 +64,24 @@ def test_patience_counts_in_the_order_in_which_trials_end() -> None:
     records = [record(number, fidelity) for number, fidelity in enumerate((0.9, 0.5, 0.6))]
     for one, ended in zip(records, (3, 1, 2), strict=True):
         one.ended = ended
-    assert used_up(BudgetConfig(patience=1), records, POLICY) == ""
+    assert budget_exhausted(BudgetConfig(patience=1), records, POLICY) == ""
     records[1].ended = 4
-    assert "the last 1 trial was" in used_up(BudgetConfig(patience=1), records, POLICY)
+    assert "the last 1 trial was" in budget_exhausted(BudgetConfig(patience=1), records, POLICY)
 
 
 def test_two_commands_that_begin_a_study_agree_on_it(tmp_path: Path) -> None:
     """Both found no study of the name; the second one sees under the lock what the first began."""
-    begin_study(StudyConfig("mine", str(tmp_path)), "x", **PARTS, about={"training.seed": "0"})
+    begin_study(
+        StudyConfig("mine", str(tmp_path)), "x", **PARTS, shared_settings={"training.seed": "0"}
+    )
     with pytest.raises(ConfigError, match=r"began with training\.seed=0, now it is 1") as error:
-        begin_study(StudyConfig("mine", str(tmp_path)), "x", **PARTS, about={"training.seed": "1"})
+        begin_study(
+            StudyConfig("mine", str(tmp_path)), "x", **PARTS, shared_settings={"training.seed": "1"}
+        )
     assert "study.name=mine-2" in str(error.value)
     names = [
         begin_study(
-            StudyConfig(None, str(tmp_path)), "x", **PARTS, about={"training.seed": seed}
+            StudyConfig(None, str(tmp_path)), "x", **PARTS, shared_settings={"training.seed": seed}
         ).folder.name
         for seed in "010"
     ]
@@ -97,11 +101,11 @@ def study_of(
     space, _ = parse_space([search], {}, OverridesParser.create())
     return Study(
         folder=folder,
-        about={},
+        shared_settings={},
         space=space,
         sampler={"_target_": "optuna.samplers.RandomSampler"},
         pruner={"_target_": "optuna.pruners.NopPruner"},
-        first=[*first],
+        initial_params=[*first],
         **{"seed": 0, **options},
     )
 
@@ -117,7 +121,7 @@ def test_a_trial_whose_process_dies_is_counted(tmp_path: Path) -> None:
         left.folder = trial.folder
         left.save()
         if state == RUNNING:
-            (trial.folder / AT_WORK).touch()
+            (trial.folder / IN_PROGRESS_FILE).touch()
         trial.lock.release(force=True)  # as the system does when the process is gone
     trial = study.next_trial(1)
     assert trial
@@ -166,12 +170,12 @@ def test_queued_settings_must_be_searched() -> None:
     master = OmegaConf.create({"network": {"rank": 4}, "hydra": {"runtime": {"choices": {}}}})
     config = SweepConfig()
     config.study.enqueue = [{"network.rank": 2}]
-    assert first_settings(master, config, space) == [{"network.rank": 4}, {"network.rank": 2}]
+    assert initial_settings(master, config, space) == [{"network.rank": 4}, {"network.rank": 2}]
     for key, value, words in (("network.rnk", 2, "did you mean network.rank"),
                               ("network.rank", 3, "network.rank=3 is outside")):  # fmt: skip
         config.study.enqueue = [{key: value}]
         with pytest.raises(ConfigError, match=words):
-            first_settings(master, config, space)
+            initial_settings(master, config, space)
 
 
 def test_the_best_of_another_study_come_after_the_configured(tmp_path: Path) -> None:
@@ -185,7 +189,7 @@ def test_the_best_of_another_study_come_after_the_configured(tmp_path: Path) -> 
     config = SweepConfig()
     config.study.root, config.study.warm_start = str(tmp_path), "old"
     space, _ = parse_space(["network.rank=4,8,16"], {}, OverridesParser.create())
-    first = [params["network.rank"] for params in first_settings(master, config, space)]
+    first = [params["network.rank"] for params in initial_settings(master, config, space)]
     assert first == [16, 4, 8], "its third best is not in this space"
 
 

@@ -117,5 +117,5 @@ def test_a_command_without_the_groups_takes_the_paths_alone() -> None:
     line = ["study=puppets", MODEL, PICTURES]
     quoted = [f"{key}='{value}'" for key, _, value in (word.partition("=") for word in line)]
     assert preflight("reproduce", line, ReproduceConfig, check_reproduce) == quoted
-    places = settings("reproduce", ReproduceConfig, line).places
+    places = settings("reproduce", ReproduceConfig, line).locations
     assert places == {"base.path": MODEL.split("=")[1], "data.path": PICTURES.split("=")[1]}

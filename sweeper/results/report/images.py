@@ -13,14 +13,14 @@ from typing import Any
 from PIL import Image
 
 from evaluate.images.contact_sheet import COPY, DATA_SHEET, Cell, cells_of, places_of
-from evaluate.images.contact_sheet import TRAINING as TRAINED
+from evaluate.images.contact_sheet import TRAINING as TRAINING_ROLE
 from evaluate.images.probe_images import probe_cells
 from evaluate.prompts.roles import CAPTION, CLASS, FRESH
 from evaluate.scorecard import Scorecard
 from sweeper.tracking.trial_record import TrialRecord
 
 # with these a page stays far below 5 MB, whatever the study: 12 + 8 * 3 + 48 pictures of 10 kB
-TRAINING, COMPARED, MORE, QUALITY = 12, 8, 48, 82
+MAX_TRAINING, MAX_COMPARED, MAX_TILES, JPEG_QUALITY = 12, 8, 48, 82
 COUNT = re.compile(r"([0-9]{1,9}) training\b")  # in the tag that counts the pictures
 TITLES = {FRESH: "Something new was asked for", CAPTION: "Training captions", CLASS: "The class "
           "alone, without the trigger word", COPY: "Training pictures that it copied"}  # fmt: skip
@@ -39,16 +39,16 @@ class Tile:
     """
 
     uri: str
-    words: str
+    caption: str
     label: str = ""
     copy: bool = False
-    picked: bool = False
+    selected: bool = False
 
     @property
     def alt(self) -> str:
         """The picture in words."""
         by = f" Drawn by {self.label}." if self.label else ""
-        return f"{self.words}.{by}{' A copy of a training picture.' if self.copy else ''}"
+        return f"{self.caption}.{by}{' A copy of a training picture.' if self.copy else ''}"
 
 
 @dataclass(frozen=True)
@@ -65,71 +65,71 @@ def training_strip(study: Path, record: TrialRecord) -> Strip:
     its own data sheet, wherever the pictures themselves are."""
     title = "What it was trained on"
     sheet = study / DATA_SHEET
-    names = [name for name in places_of(sheet) if name.startswith(f"{TRAINED} ")]
-    shown = [*cells_of(sheet, _spread(names, TRAINING)).values()]
-    if not shown:
+    names = [name for name in places_of(sheet) if name.startswith(f"{TRAINING_ROLE} ")]
+    cells = [*cells_of(sheet, _spread(names, MAX_TRAINING)).values()]
+    if not cells:
         return Strip(title, [], "The training pictures are not in this study's data sheet.")
-    count = _count(record, len(names))
-    sentence = f"{len(shown)} of {count} pictures." if len(shown) < count else ""
-    return Strip(title, [Tile(data_uri(cell.picture), cell.words) for cell in shown], sentence)
+    count = _training_count(record, len(names))
+    sentence = f"{len(cells)} of {count} pictures." if len(cells) < count else ""
+    return Strip(title, [Tile(data_uri(cell.picture), cell.words) for cell in cells], sentence)
 
 
-def _count(record: TrialRecord, shown: int) -> int:
+def _training_count(record: TrialRecord, shown: int) -> int:
     """How many pictures a trial was trained on; a data sheet shows some of very many."""
-    told = COUNT.match(str(record.tags.get("data.pictures", "")))
-    return max(shown, int(told[1])) if told else shown
+    match = COUNT.match(str(record.tags.get("data.pictures", "")))
+    return max(shown, int(match[1])) if match else shown
 
 
-def compared(record: TrialRecord, pick: Scorecard) -> dict[str, list[Tile]]:
+def compare_epochs(record: TrialRecord, selected: Scorecard) -> dict[str, list[Tile]]:
     """Probes, and what came of each at an earlier epoch, at the pick and at a later one.
 
     Those that were copies at one of these epochs come first, then others from all over the set.
     """
-    cards = moments(record.scorecards, pick)
+    cards = key_epochs(record.scorecards, selected)
     places = {card.epoch: places_of(record.sheet(card.epoch)) for card in cards}
-    names = [name for name in places[pick.epoch] if name.startswith(FRESH)]
+    names = [name for name in places[selected.epoch] if name.startswith(FRESH)]
     copied = [n for n in names if any(n in p and p[n].alarming for p in places.values())]
-    chosen = copied[: COMPARED // 2]
-    chosen += _spread([n for n in names if n not in chosen], COMPARED - len(chosen))
+    chosen = copied[: MAX_COMPARED // 2]
+    chosen += _spread([n for n in names if n not in chosen], MAX_COMPARED - len(chosen))
     # one sheet after the other: each may be large
     sheets = {card.epoch: probe_cells(record.sheet(card.epoch), chosen) for card in cards}
     return {
         name: [
-            _tile(sheets[card.epoch][name], card.label, picked=card is pick)
+            _tile(sheets[card.epoch][name], card.label, selected=card is selected)
             for card in cards
             if name in sheets[card.epoch]
         ]
         for name in chosen
-        if name in sheets[pick.epoch]
+        if name in sheets[selected.epoch]
     }
 
 
-def strip_of(
-    record: TrialRecord, card: Scorecard, names: Iterable[str], title: str, words: str
+def probe_strip(
+    record: TrialRecord, card: Scorecard, names: Iterable[str], title: str, sentence: str
 ) -> Strip:
     """These probes at another checkpoint."""
     names = list(names)
     cells = probe_cells(record.sheet(card.epoch), names)
-    return Strip(title, [_tile(cells[name]) for name in names if name in cells], words)
+    return Strip(title, [_tile(cells[name]) for name in names if name in cells], sentence)
 
 
-def moments(cards: list[Scorecard], pick: Scorecard) -> list[Scorecard]:
+def key_epochs(cards: list[Scorecard], selected: Scorecard) -> list[Scorecard]:
     """The scored epoch nearest to half of the pick's, the pick, and the last one after it."""
-    earlier = [card for card in cards if card.epoch < pick.epoch]
-    later = [card for card in cards if card.epoch > pick.epoch]
-    half = min(earlier, key=lambda card: abs(card.epoch - pick.epoch / 2), default=None)
-    return [*([half] if half else []), pick, *later[-1:]]
+    earlier = [card for card in cards if card.epoch < selected.epoch]
+    later = [card for card in cards if card.epoch > selected.epoch]
+    halfway = min(earlier, key=lambda card: abs(card.epoch - selected.epoch / 2), default=None)
+    return [*([halfway] if halfway else []), selected, *later[-1:]]
 
 
-def all_strips(record: TrialRecord, card: Scorecard, most: int = MORE) -> list[Strip]:
+def all_strips(record: TrialRecord, card: Scorecard, max_tiles: int = MAX_TILES) -> list[Strip]:
     """Everything that a checkpoint drew, by what was asked for."""
     sheet = record.sheet(card.epoch)
     places = places_of(sheet)
     chosen = {}
     for role, title in TITLES.items():
-        own = [name for name in places if name.startswith(f"{role} ")]
-        room = most * len(own) // len(places) if len(places) > most else len(own)
-        chosen[title] = _spread(own, room)
+        of_role = [name for name in places if name.startswith(f"{role} ")]
+        share = max_tiles * len(of_role) // len(places) if len(places) > max_tiles else len(of_role)
+        chosen[title] = _spread(of_role, share)
     cells = probe_cells(sheet, [name for names in chosen.values() for name in names])
     strips = [
         Strip(title, [_tile(cells[name]) for name in names if name in cells])
@@ -138,26 +138,26 @@ def all_strips(record: TrialRecord, card: Scorecard, most: int = MORE) -> list[S
     return [strip for strip in strips if strip.tiles]
 
 
-def data_uri(picture: Image.Image) -> str:
+def data_uri(image: Image.Image) -> str:
     """A picture as an address that holds it: JPEG, or PNG where that is smaller."""
-    smallest = min((_encoded(picture, kind) for kind in ("JPEG", "PNG")), key=lambda k: len(k[1]))
+    smallest = min((_encoded(image, kind) for kind in ("JPEG", "PNG")), key=lambda k: len(k[1]))
     return f"data:image/{smallest[0].lower()};base64,{base64.b64encode(smallest[1]).decode()}"
 
 
-def _encoded(picture: Image.Image, kind: str) -> tuple[str, bytes]:
+def _encoded(image: Image.Image, kind: str) -> tuple[str, bytes]:
     buffer = io.BytesIO()
-    options: dict[str, Any] = {"quality": QUALITY} if kind == "JPEG" else {}
-    picture.convert("RGB").save(buffer, kind, optimize=True, **options)
+    options: dict[str, Any] = {"quality": JPEG_QUALITY} if kind == "JPEG" else {}
+    image.convert("RGB").save(buffer, kind, optimize=True, **options)
     return kind, buffer.getvalue()
 
 
-def _tile(cell: Cell, label: str = "", picked: bool = False) -> Tile:
-    words = cell.words or "The training picture beside a copy of it"
-    return Tile(data_uri(cell.picture), words, label, cell.alarming, picked)
+def _tile(cell: Cell, label: str = "", selected: bool = False) -> Tile:
+    caption = cell.words or "The training picture beside a copy of it"
+    return Tile(data_uri(cell.picture), caption, label, cell.alarming, selected)
 
 
-def _spread(things: list[Any], most: int) -> list[Any]:
+def _spread(items: list[Any], count: int) -> list[Any]:
     """At most this many of them, spread evenly over the list."""
-    if len(things) <= most:
-        return things
-    return [things[i * len(things) // most] for i in range(most)]
+    if len(items) <= count:
+        return items
+    return [items[i * len(items) // count] for i in range(count)]
