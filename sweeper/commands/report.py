@@ -1,4 +1,4 @@
-"""Writes the report of a study anew, as `python -m sweeper.report` does."""
+"""Rewrites the report of a study: the command `python -m sweeper.report`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def main(config: ReportConfig) -> None:
-    """Writes report.html into the study's folder and logs it to the study's run, if it has one.
+    """Writes report.html into the study's folder and logs it to the study's run, if any.
 
     Raises:
-        ConfigError: there is no such study (naming the nearest), or no trial in it.
+        ConfigError: the study does not exist (suggesting a similar name), or has no trial.
     """
     root = Path(config.root)
     study = study_folder(root, config.study)
@@ -37,16 +37,16 @@ def main(config: ReportConfig) -> None:
     ranked = rank_trials(records, policy, lambda record: run_id_in(address, record.folder))
     try:
         file = write_report(study, ranked, policy, storage=config.storage)
-    except CheckpointError as error:  # a study may be read where nothing may be written
+    except CheckpointError as error:  # the study's folder may be read-only
         fallback = Path(f"{study.name}-{REPORT_FILE}")
         file = write_report(study, ranked, policy, fallback, config.storage)
-        log.warning(f"{error}; it is written here instead")
+        log.warning(f"{error}; the report is written to the current folder instead")
     if missing := describe_missing(study):
         print_lines(missing)
     print_lines(f"the report, to open in a browser: {file}")
     if run_id := run_id_in(address, study):
         from evaluate.tracking.mlflow_store import (
-            MlflowStore,  # imports MLflow: the page is there before
+            MlflowStore,  # imported here: importing MLflow is slow, and the page exists before
         )
 
         store = MlflowStore(root, study.name)

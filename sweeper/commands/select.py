@@ -1,4 +1,4 @@
-"""Selects again from what a study has scored, as `python -m sweeper.select` does."""
+"""Re-runs the selection on a study's scores: the command `python -m sweeper.select`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from train.text.terminal import print_lines
 
 
 def main(config: SelectConfig) -> None:
-    """Prints what the policy keeps; with `apply` makes it the study's result. Loads no model."""
+    """Prints what the policy selects; `apply` makes it the study's result. Loads no model."""
     root = Path(config.root)
     study, address = study_folder(root, config.study), Address(root)
     records = [r for r in find_records(study) if r.scorecards]
@@ -60,10 +60,10 @@ def _apply(study: Path, ranked: list[RankedTrial], config: SelectConfig) -> None
 
 
 def find_records(study: Path) -> list[TrialRecord]:
-    """The records of a study: from its folder, or else from MLflow.
+    """The records of a study, from its folder or else from MLflow.
 
     Raises:
-        ConfigError: neither has it.
+        ConfigError: neither has the study.
     """
     if study.is_dir():
         return load_records(study)
@@ -75,7 +75,7 @@ def find_records(study: Path) -> list[TrialRecord]:
 
 
 def _show_front(ranked: list[RankedTrial]) -> None:
-    """The checkpoints that none beats in their trial, as lines."""
+    """Prints each trial's Pareto-optimal checkpoints, one per line."""
     for entry in ranked:
         for card in entry.selection.front if entry.selection else []:
             names = [name for name in (*FIDELITIES, MEMORY) if name in card.scores]

@@ -1,4 +1,4 @@
-"""A study at a glance while it runs, where the output is a terminal."""
+"""The live table of a running study, if the output is a terminal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COLORS = {
     FAILED: "red",
     INTERRUPTED: "magenta",
 }
-SCORES = {  # in their order, and what they are called where there is little room
+SCORES = {  # the columns in order, with their short names
     "prompt_fidelity": "prompt",
     "subject_fidelity": "subject",
     "pose_memorization": "memorized",
@@ -53,14 +53,15 @@ NARROW_SCORES = (
 )
 MIN_WIDE_COLUMNS = 110
 RESERVED_LINES = 8  # lines of the display that are no trials
-FOOTER = "!: over a limit.  Ctrl-C leaves after this epoch; twice, at once"
+FOOTER = "!: over a limit.  Ctrl-C stops after this epoch; press it twice to stop at once"
 
 
 @contextmanager
 def live_table(study: Path, trials: int, epochs: int, policy: PolicyConfig) -> Iterator[None]:
-    """Shows the study within this context, in place of lines; whatever is printed goes above it.
+    """Context manager: shows the study in a live table instead of progress lines.
 
-    Where the output is no terminal, or one that cannot move its cursor, nothing is done.
+    Other output is printed above the table. If the output is not a terminal, or one that cannot
+    move its cursor, there is no table.
 
     Args:
         trials, epochs: see `Progress`.
@@ -77,8 +78,8 @@ def live_table(study: Path, trials: int, epochs: int, policy: PolicyConfig) -> I
         get_renderable=lambda: table,
         console=console,
         refresh_per_second=1,
-        transient=True,  # the table of the end takes its place
-        redirect_stdout=sys.stdout.isatty(),  # what goes into a file stays there
+        transient=True,  # the final table replaces it
+        redirect_stdout=sys.stdout.isatty(),  # output to a file is not redirected
     ):
         for handler in handlers:
             handler.setStream(sys.stderr)
@@ -93,20 +94,20 @@ def live_table(study: Path, trials: int, epochs: int, policy: PolicyConfig) -> I
 
 
 class Row(NamedTuple):
-    """A trial, and what is selected from it so far."""
+    """A trial, and the checkpoint selected from it so far."""
 
     record: TrialRecord
     selection: Selection | None
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """Greater is better."""
+        """The sort key; greater is better."""
         return self.selection.rank if self.selection else (False, float("-inf"))
 
 
 @dataclass
 class StudyTable:
-    """The study as its records on disk have it, those of other workers included."""
+    """Renders a study from its records on disk, including those of other workers."""
 
     study: Path
     trials: int
@@ -127,7 +128,7 @@ class StudyTable:
         yield Group(self._head(rows, best), table, self._foot(rows, room))
 
     def _row(self, record: TrialRecord) -> Row:
-        """Selecting takes its time, so it is done once an epoch."""
+        """The row of a trial, cached until its next epoch because selection takes time."""
         version, cached = (record.state, len(record.epochs)), self._rows.get(record.folder)
         if cached is None or cached[0] != version:
             cards = record.scorecards
@@ -155,7 +156,7 @@ class StudyTable:
     def _remaining(self, records: list[TrialRecord]) -> str:
         seconds = remaining_seconds(records, self.trials, self.epochs)
         if seconds is None:
-            return "the first epoch is under way"
+            return "the first epoch is running"
         last = max(epoch.time for record in records for epoch in record.epochs) / 1000
         return f"about {duration(max(0.0, seconds - (time.time() - last)))} left"
 
@@ -192,7 +193,7 @@ class StudyTable:
         return table
 
     def _format_score(self, name: str, value: float) -> Text:
-        """A score; red where it is over its limit, or below its floor."""
+        """A score, red if it violates its upper or lower limit."""
         violated = value > self.policy.max.get(name, float("inf"))
         violated |= value < self.policy.min.get(name, float("-inf"))
         return Text(f"{value:.2f}", "red" if violated else "")
@@ -205,7 +206,7 @@ class StudyTable:
 
 
 def _visible_rows(rows: list[Row], best: Row | None, room: int) -> list[Row]:
-    """As many as there is room for: those at work, the best, and the last; in their order."""
+    """The rows that fit: first running trials, then the best and the latest; sorted by number."""
     by_priority = sorted(
         rows, key=lambda row: (row.record.finished, row is not best, -row.record.number)
     )

@@ -1,4 +1,4 @@
-"""The lines on the terminal while a study runs."""
+"""Progress lines on the terminal while a study runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from evaluate.selection.policy import select
 from sweeper.tracking.trial_record import WORKER_TAG, TrialRecord, load_records
 
 log = logging.getLogger(__name__)
-LINES_LOG = logging.getLogger(f"{__name__}.lines")  # those that a display makes superfluous
+LINES_LOG = logging.getLogger(f"{__name__}.lines")  # lines that the live table replaces
 
 
 @dataclass
 class Progress:
-    """How far a study is.
+    """Logs the progress of a study.
 
     Attributes:
-        trials: of the study, in all.
-        epochs: scored ones that a trial has at most.
+        trials: total number of trials of the study.
+        epochs: maximum number of scored epochs per trial.
     """
 
     study: Path
@@ -30,14 +30,14 @@ class Progress:
     epochs: int
 
     def trial_started(self, record: TrialRecord) -> None:
-        """Says which trial comes, with what."""
+        """Logs that a trial starts, with its settings."""
         done = len(record.epochs)
         settings = "  ".join(f"{key}={format_value(value)}" for key, value in record.params.items())
         suffix = f"  (continues after epoch {record.scorecards[-1].epoch})" if done else ""
         LINES_LOG.info(f"trial {record.number}  {settings}{suffix}")
 
     def epoch_scored(self, record: TrialRecord, policy: PolicyConfig) -> None:
-        """Says what the last epoch scored, and how long the study will take."""
+        """Logs the scores of the latest epoch, and the remaining time of the study."""
         last = record.epochs[-1]
         scores = {name: estimate.value for name, estimate in last.scorecard.scores.items()}
         names = ["prompt_fidelity", "subject_fidelity", *policy.max]
@@ -56,16 +56,16 @@ class Progress:
         )
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Says how a trial ended, unless it ran to its end."""
+        """Logs how a trial ended, unless it was complete."""
         if record.reason:
             LINES_LOG.info(f"trial {record.number}  {record.state}: {record.reason}")
 
 
 def remaining_seconds(records: list[TrialRecord], trials: int, epochs: int) -> float | None:
-    """Seconds, at the pace of the epochs so far; None before the first.
+    """Estimated remaining seconds of a study; None before its first epoch.
 
     Args:
-        begun: the trials so far.
+        records: the trials so far.
         trials, epochs: see `Progress`.
     """
     seconds = [epoch.seconds for record in records for epoch in record.epochs]
@@ -80,7 +80,7 @@ def remaining_seconds(records: list[TrialRecord], trials: int, epochs: int) -> f
 
 
 def varied_settings(records: list[TrialRecord]) -> list[str]:
-    """Each trial's settings in a few words: those in which the trials differ."""
+    """For each trial, the settings in which the trials differ, as text."""
     keys = list(dict.fromkeys(key for record in records for key in record.params))
     if len(records) > 1:
         keys = [key for key in keys if len({str(r.params.get(key)) for r in records}) > 1]
@@ -93,12 +93,12 @@ def varied_settings(records: list[TrialRecord]) -> list[str]:
 
 
 def log_line(line: str) -> None:
-    """A line on the terminal."""
+    """Prints a line on the terminal."""
     log.info(line)
 
 
 def format_value(value: object) -> str:
-    """A setting in few letters."""
+    """A setting's value as short text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""What all trials of a study share: base, pictures, scorer; and where they come from."""
+"""What all trials of a study share: the base, the data set, the scorer, and their origin."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from train.system.outage import Outage
 from train.text.terminal import log_lines
 
 log = logging.getLogger(__name__)
-# where things lie, what they run on and what is warned of may change in the middle of a study
+# locations, devices and warnings may change in the middle of a study
 UNCOMPARED_KEYS = (
     *(f"data.{key}" for key in DATA_LOCATION_KEYS), *(f"base.{key}" for key in BASE_LOCATION_KEYS),
     "data.min_images_warning", "cache", "cache_path",
@@ -42,7 +42,7 @@ UNCOMPARED_KEYS = (
 
 @dataclass(frozen=True)
 class StudyContext:
-    """What all trials of a study work with: loaded once, and passed on to whatever needs it.
+    """The objects that all trials of a study share. They are loaded once.
 
     Attributes:
         data: the settings of the data set.
@@ -54,8 +54,9 @@ class StudyContext:
     data: DataConfig
 
     def for_trial(self, config: SweepConfig) -> StudyContext:
-        """The context of one trial. Of the data only `repeats` may be searched, which changes the
-        dataset and leaves the scorer as it is.
+        """The context of one trial.
+
+        Of the data settings only `repeats` may be searched, which does not affect the scorer.
 
         Raises:
             DataError, Outage: see `load_context`.
@@ -70,9 +71,9 @@ def load_context(config: SweepConfig) -> StudyContext:
     """Loads the data set, the base and the scorer of a study.
 
     Raises:
-        DataError, BaseError: with what is wrong with the pictures or the base.
-        Outage: the same, if a study has used them before: they are unavailable for a while.
-        ConfigError: the selection looks at a score that these pictures cannot have.
+        DataError, BaseError: something is wrong with the images or the base.
+        Outage: the same, if a study has used them before: they are temporarily unavailable.
+        ConfigError: the selection uses a score that these images cannot have.
     """
     with _outage_if_used_before(config):
         dataset = load_dataset(config.data)
@@ -87,7 +88,7 @@ def load_context(config: SweepConfig) -> StudyContext:
 
 @contextmanager
 def _outage_if_used_before(config: SweepConfig) -> Iterator[None]:
-    """Context manager: pictures and a base that a study has used before are only unavailable."""
+    """Context manager: errors about images and a base that a study has used become an Outage."""
     try:
         yield
     except (DataError, BaseError) as error:
@@ -97,7 +98,7 @@ def _outage_if_used_before(config: SweepConfig) -> Iterator[None]:
 
 
 def _used_before(config: SweepConfig) -> bool:
-    """Whether a trial of the study (without a name: of any) had the same pictures and base."""
+    """Whether a trial of the study (or of any, if unnamed) has used the same images and base."""
     current = asdict(config)
     root = Path(config.study.root)
     studies = [config.study.name] if config.study.name else studies_in(root)
@@ -113,10 +114,10 @@ def _used_before(config: SweepConfig) -> bool:
 def shared_settings(
     config: SweepConfig, context: StudyContext, space: Space | None
 ) -> dict[str, str]:
-    """What a study's trials have in common, flat: a study is continued only with the same.
+    """The settings that a study's trials share, flat. A study can be continued only with the same.
 
     Args:
-        space: what is searched; None: single trials, each with settings of its own.
+        space: the search space; None for single trials, which have different settings.
     """
     settings = flatten(asdict(trial_of(config)))
     compared = {
@@ -134,7 +135,7 @@ def shared_settings(
 
 
 def fingerprint_tags(context: StudyContext) -> dict[str, str]:
-    """What the pictures, the base and the probes are, wherever they lie."""
+    """Fingerprints of the images, the base and the probes, independent of their location."""
     return {
         "data.fingerprint": context.dataset.fingerprint,
         "base.fingerprint": context.base.fingerprint,
@@ -143,7 +144,7 @@ def fingerprint_tags(context: StudyContext) -> dict[str, str]:
 
 
 def origin_tags(context: StudyContext) -> dict[str, str]:
-    """Where a run comes from: fingerprints, versions, hardware."""
+    """Tags that describe the origin of a run: fingerprints, versions, hardware."""
     return {
         **fingerprint_tags(context),
         **dataset_tags(context.dataset),
@@ -152,21 +153,21 @@ def origin_tags(context: StudyContext) -> dict[str, str]:
 
 
 def dataset_tags(dataset: Dataset) -> dict[str, str]:
-    """Which they are, and how many."""
+    """Tags of a data set: its fingerprint and the image counts."""
     return {"data.fingerprint": dataset.fingerprint, "data.pictures": counts(dataset)}
 
 
 def study_info(
     context: StudyContext, config: SweepConfig, study: Path, params: dict[str, str]
 ) -> StudyInfo:
-    """What MLflow shows of a study as such. Draws its data sheet and that of the base, once.
+    """What MLflow shows about a study. Draws its data sheet and the base's sheet, once.
 
     Args:
-        study: its folder.
-        params: what its trials share, the search space, the budget.
+        study: the study's folder.
+        params: the settings that its trials share, the search space, the budget.
     """
     sheet, dataset = study / DATA_SHEET, context.dataset
-    if not sheet.is_file():  # it is the last, so that where it is, both are
+    if not sheet.is_file():  # it is written last, so if it exists, both do
         save_sheet(context.scorer.base_sheet(), study / BASE_SHEET)
         save_sheet(
             data_sheet(_with_captions(dataset.training), _with_captions(dataset.validation)), sheet

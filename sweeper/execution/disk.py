@@ -1,4 +1,4 @@
-"""Disk space: what a trial needs, whether there is room for it, and what is deleted at its end."""
+"""Disk space: how much a trial needs, whether it is available, and what is deleted afterwards."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from train.loop.schedule import schedule_of
 from train.models.base_model import DTYPES, BaseModel
 from train.resume.run_files import state_file
 
-MARGIN = 100e6  # bytes that stay free: sheets, MLflow's store, other programs
-KEPT_BEST = 3  # best checkpoints of a study that are kept, of whichever trials
-STATE_BYTES = 3 * 4  # bytes a number in the state to continue from: weights and AdamW's two, fp32
+MARGIN = 100e6  # bytes that must stay free for sheets, MLflow's store and other programs
+KEPT_BEST = 3  # number of best checkpoints of a study that are kept, whichever their trials
+STATE_BYTES = 3 * 4  # resume state, per parameter: weights and AdamW's two moments in fp32
 
 
 def checkpoint_size(base: BaseModel, config: SweepConfig) -> float:
-    """Bytes of one LoRA file of these settings."""
+    """Size in bytes of a LoRA file with these settings."""
     width = DTYPES[config.training.save_precision].itemsize
     return float(base.adapters.parameter_count(config.network) * width)
 
 
 def images_size(config: SweepConfig) -> float:
-    """Bytes that the probe images of a checkpoint take at most: those of pixels as they are."""
+    """Maximum size in bytes of a checkpoint's probe images: uncompressed pixels."""
     return 3.0 * config.probes.count * config.data.resolution**2
 
 
 def trial_size(base: BaseModel, dataset: Dataset, config: SweepConfig) -> float:
-    """Bytes that a trial of these settings takes while it runs."""
+    """Bytes on disk that a trial with these settings needs while it runs."""
     state = base.adapters.parameter_count(config.network) * STATE_BYTES
     checkpoints = schedule_of(config, dataset).checkpoints
     return checkpoints * (checkpoint_size(base, config) + images_size(config)) + state
 
 
 def low_space_reason(study: Path, base: BaseModel, dataset: Dataset, config: SweepConfig) -> str:
-    """Why there is no room for one more trial of these settings; empty: there is."""
+    """Why there is no space for one more trial with these settings; empty if there is."""
     running = [record for record in load_records(study) if record.state == RUNNING]
     files = (file for record in running for file in _written_in(record))
     written = sum(file.stat().st_size for file in files)
@@ -52,7 +52,7 @@ def low_space_reason(study: Path, base: BaseModel, dataset: Dataset, config: Swe
 
 
 def weights_in(folder: Path) -> list[Path]:
-    """The checkpoints and states in a trial's folder."""
+    """The checkpoints and resume states in a trial's folder."""
     return [file for file in folder.glob("*") if file.suffix in (".safetensors", ".pt")]
 
 
@@ -62,16 +62,14 @@ def _written_in(record: TrialRecord) -> list[Path]:
 
 
 def describe_space(base: BaseModel, dataset: Dataset, config: SweepConfig, trials: int) -> str:
-    """The disk space of a study, in words.
+    """Describes the disk space that a study needs.
 
     Args:
-        config: of a trial that takes the most room.
-        trials: of the study.
+        config: settings of the largest trial.
+        trials: number of trials of the study.
     """
     checkpoint, running = checkpoint_size(base, config), trial_size(base, dataset, config)
-    copies = (
-        trials + 1
-    ) * checkpoint  # MLflow's of each trial's selected one, and best.safetensors
+    copies = (trials + 1) * checkpoint  # each trial's in MLflow, and best.safetensors
     kept = (trials + KEPT_BEST) * (checkpoint + images_size(config))
     if config.study.keep_checkpoints != BEST:
         kept = trials * running
@@ -83,13 +81,14 @@ def describe_space(base: BaseModel, dataset: Dataset, config: SweepConfig, trial
 
 
 def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> None:
-    """Deletes the checkpoints of a study's ended trials, but for those that are kept.
+    """Deletes the checkpoints of a study's ended trials, except those to keep.
 
-    Their probe images go with them; scores and contact sheets stay. Another policy can select a
-    checkpoint that is gone: it is trained again by `sweeper.reproduce`.
+    Their probe images are deleted, too; scores and contact sheets stay. If another policy selects
+    a deleted checkpoint, `sweeper.reproduce` can retrain it.
 
     Args:
-        record: of the trial that has just ended.
+        record: the trial that has just ended.
+        keep: `study.keep_checkpoints`.
     """
     if keep == ALL or record.selected is None:
         return
@@ -101,7 +100,7 @@ def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> N
         kept_epochs = {trial.selected}
         if keep == PARETO:
             kept_epochs |= {card.epoch for card in select(trial.scorecards, policy).front}
-        deletable = {*weights_in(trial.folder)}  # and nothing else, whatever the record says
+        deletable = {*weights_in(trial.folder)}  # nothing else, whatever the record names
         for card in trial.scorecards:
             if card.epoch not in kept_epochs and card.checkpoint in deletable - kept:
                 card.checkpoint.unlink(missing_ok=True)
@@ -109,7 +108,7 @@ def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> N
 
 
 def _best_checkpoints(records: list[TrialRecord], policy: PolicyConfig) -> list[Scorecard]:
-    """The best checkpoints of a study that still exist, of whichever trials."""
+    """The best existing checkpoints of a study, whichever their trials."""
     existing = [c for record in records for c in record.scorecards if c.checkpoint.is_file()]
     return sorted(existing, key=lambda card: rank_of(card, policy), reverse=True)[:KEPT_BEST]
 

@@ -1,4 +1,4 @@
-"""The loop over the trials of a study: asks for one, prepares it, and hands it to a pack."""
+"""The loop over the trials of a study: leases a trial, prepares it, and passes it to a pack."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ log = logging.getLogger(__name__)
 
 
 def sweep(hydra: HydraSweep, arguments: list[str]) -> None:
-    """Runs the trials that the study lacks; the same command again continues it.
+    """Runs the missing trials of the study; the same command continues it.
 
     Args:
         arguments: the overrides of the command line.
     """
-    quiet()  # the libraries are imported now
+    quiet()  # now that the libraries are imported
     with_one_line_errors(lambda: _sweep(parse_search(hydra, arguments)))
 
 
@@ -72,7 +72,7 @@ class Driver(StudyCommand):
     """Runs the trials of a search in this process.
 
     Args:
-        pack: trials at once, or "auto".
+        pack: number of trials at once, or "auto".
     """
 
     def __init__(self, search: Search, pack: int | str) -> None:
@@ -84,10 +84,10 @@ class Driver(StudyCommand):
         )
 
     def run(self) -> None:
-        """Begins or continues the study, runs the trials that it lacks, and finalizes it.
+        """Begins or continues the study, runs its missing trials, and finalizes it.
 
         Raises:
-            Outage: the machine fails, or the disk has no room for the next trial.
+            Outage: the machine fails, or the disk has no space for the next trial.
         """
         self.check_folder()
         study = self._begin_study()
@@ -111,15 +111,16 @@ class Driver(StudyCommand):
             with study.lock:
                 if held_elsewhere := study.held_by_others():
                     others = counted(len(held_elsewhere), "trial")
-                    log.info(f"other workers are at {others}; the last of them concludes")
+                    log.info(f"other workers run {others}; the last of them finalizes the study")
                     return
                 self.finalize(study.folder)
             if low_space:
                 raise Outage(low_space)
 
     def trials(self, study: Study, total: int, mirror: MlflowMirror) -> Iterator[Trial]:
-        """One trial after the other, each proposed as late as possible, so that the search knows
-        the most. A trial that cannot start fails and is left out.
+        """Yields trials, each proposed as late as possible so that the search knows most results.
+
+        A trial that cannot start is marked as failed and skipped.
 
         Raises:
             Outage: the machine fails.
@@ -135,21 +136,21 @@ class Driver(StudyCommand):
 
     def _next_lease(self, study: Study, total: int) -> LeasedTrial | None:
         if reason := self._end_reason(study):
-            log.info(f"no further trial: {reason}")
+            log.info(f"starting no further trial: {reason}")
             return None
         return study.next_trial(self.search.n_trials)
 
     def _prepare(
         self, study: Study, lease: LeasedTrial, total: int, mirror: MlflowMirror
     ) -> Trial | None:
-        """The trial of a lease; None: it was refused."""
+        """The trial of a lease; None if it was refused."""
         study_overrides = [f"study.name={study.folder.name}", f"study.trial={lease.number}"]
         overrides = [*self.search.fixed, *study_overrides, *study.space.overrides(lease.params)]
         hydra = self.search.hydra
         try:
             config = hydra.compose(overrides)
             if lease.crash_count > config.study.retries:
-                raise ConfigError(f"its process died {lease.crash_count} times")
+                raise ConfigError(f"its process crashed {lease.crash_count} times")
             preset = preset_of(hydra.config.hydra.runtime.choices)
             settings = TrialSettings(config, overrides, lease.params, preset)
             return make_trial(settings, lease, self.context, mirror, total)
@@ -175,7 +176,7 @@ class Driver(StudyCommand):
         )
 
     def _announce(self, study: Study, total: int, mirror: MlflowMirror) -> None:
-        """Says what the study will do and take, and begins its run in MLflow."""
+        """Logs what the study will do and need, and begins its run in MLflow."""
         log.info(_describe_progress(study, total))
         log.info(
             describe_space(self.context.base, self.context.dataset, self.largest_config, total)
@@ -190,7 +191,7 @@ class Driver(StudyCommand):
         mirror.begin(study_info(self.context, self.config, study.folder, params))
 
     def _end_reason(self, study: Study) -> str:
-        """Why no further trial may begin; empty: one may."""
+        """Why no further trial may start; empty if one may."""
         return (
             stop_reason()
             or budget_exhausted(
@@ -200,7 +201,10 @@ class Driver(StudyCommand):
         )
 
     def _blocking_low_space(self, study: Study, total: int) -> str:
-        """Why the disk has no room for trials that nothing else ends; empty: it has."""
+        """Why the disk has no space for the remaining trials.
+
+        Empty if it has, or if the study ends for another reason.
+        """
         records = load_records(study.folder)
         ended = sum(record.finished for record in records)
         exhausted = budget_exhausted(self.config.study.budget, records, self.config.selection)
@@ -213,7 +217,7 @@ class Driver(StudyCommand):
 
 
 def _describe_progress(study: Study, total: int) -> str:
-    """How far a study is, and how much of its space it searches."""
+    """Describes the progress of a study, and how much of its space it searches."""
     records = load_records(study.folder)
     finished = sum(record.finished for record in records)
     trials = counted(total, "trial")

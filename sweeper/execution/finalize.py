@@ -46,14 +46,14 @@ def finalize_study(
         probes: the probe set, in YAML.
         storage: the database of the study; None: the journal in its folder.
     """
-    # a running trial is another worker's
+    # other workers run the trials that are still running
     records = [record for record in load_records(study) if record.state != RUNNING]
     if not records:
         print_lines("no trial has ended yet")
         return
     for record in records:
         if record.settings:
-            mirror.mirror(record, policy)  # what a server missed while it was unreachable
+            mirror.mirror(record, policy)  # logs whatever an unreachable server has missed
     mirror.flush()
     ranked = rank_trials(records, policy, lambda record: mirror.run_for(record).saved_id)
     ranked = existing_first(study, ranked)
@@ -73,8 +73,9 @@ def promote(
     tags: dict[str, str],
     storage: str | None = None,
 ) -> None:
-    """Makes the best trial the study's result: its files, and MLflow's champion. There is no
-    result if that trial's checkpoint is gone.
+    """Makes the best trial the study's result: writes its files, and sets MLflow's champion.
+
+    There is no result if that trial's checkpoint is missing.
 
     Args:
         ranked: all trials, best first.

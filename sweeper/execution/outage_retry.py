@@ -1,4 +1,4 @@
-"""Handles errors of the machine: the command stops, or waits and retries (`study.on_outage`)."""
+"""Handles outages of the machine: the command stops, or waits and retries (`study.on_outage`)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from train.system.outage import Outage, ends_the_process, needs_a_person, outage
 
 log = logging.getLogger(__name__)
 MIN_PAUSE, MAX_PAUSE = 10.0, 600.0  # seconds before a retry; the pause doubles each time
-POLL_SECONDS = 1.0  # seconds between two looks at whether somebody asks to leave
+POLL_SECONDS = 1.0  # seconds between two checks for stop requests
 CONTINUE_HINT = "the same command continues the study"
 
 
 def retry_on_outage(study: StudyConfig, action: Callable[[], None]) -> None:
-    """Runs a study's command; on an error of the machine it stops or retries.
+    """Runs a study's command; after an outage of the machine, stops or retries.
 
     Args:
         action: continues the study from its current state each time it is called.
 
     Raises:
-        KeyboardInterrupt: somebody asked the study to leave while it waited.
-        Outage: an error of the machine, if `study.on_outage` is "stop" or a retry cannot help.
+        KeyboardInterrupt: somebody requested a stop while it waited.
+        Outage: the machine fails, and `study.on_outage` is "stop" or a retry cannot help.
     """
     studies, has_started, pause = Path(study.root) / "studies", False, MIN_PAUSE
     earlier_requests = stop_request_times(Path(study.root))
@@ -62,13 +62,13 @@ def retry_on_outage(study: StudyConfig, action: Callable[[], None]) -> None:
 
 
 def _wait(seconds: float, study: StudyConfig, earlier_requests: dict[str, int]) -> None:
-    """Waits, unless the study's file `leave` has been touched since the command began.
+    """Waits, unless a stop has been requested since the command started.
 
     Args:
-        asked: when each study had been asked to leave by then. A file that is away is no request.
+        earlier_requests: `stop_request_times` at the start. A missing file is not a request.
 
     Raises:
-        KeyboardInterrupt: it was touched.
+        KeyboardInterrupt: a stop was requested.
     """
     end = time.monotonic() + seconds
     while True:

@@ -26,8 +26,9 @@ class Queue:
     """Trials that wait for a place in a pack.
 
     Args:
-        trials: taken one at a time and as late as possible, so that the search knows the most.
-        ahead: how many may wait for a pack of their kind while trials of another kind are taken.
+        trials: consumed one at a time, as late as possible, so that the search knows most results.
+        max_waiting: maximum number of trials that wait for a pack of their kind while trials of
+            another kind are taken.
     """
 
     def __init__(self, trials: Iterable[Trial], max_waiting: int) -> None:
@@ -35,7 +36,7 @@ class Queue:
         self._waiting: list[Trial] = []
 
     def take(self, kind: object = None) -> Trial | None:
-        """The next trial, of this kind if one is given; None: there is none."""
+        """The next trial, of this kind if one is given; None if there is none."""
         for trial in self._waiting:
             if kind in (None, trial.kind):
                 self._waiting.remove(trial)
@@ -48,28 +49,28 @@ class Queue:
         return None
 
     def put_back(self, trials: Iterable[Trial]) -> None:
-        """Puts trials at the front."""
+        """Puts trials at the front of the queue."""
         self._waiting = [*trials, *self._waiting]
 
     def interrupt(self) -> None:
-        """Leaves the waiting trials so that the same command continues them."""
+        """Interrupts the waiting trials, so that the same command continues them."""
         for trial in self._waiting:
             trial.interrupt()
 
 
 class PackError(RuntimeError):
-    """Training or scoring a pack failed, for the reason that is its cause."""
+    """Training or scoring a pack failed; `__cause__` is the reason."""
 
 
 def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
-    """Runs trials, those of one kind together; a free place is filled at once.
+    """Runs trials in packs of one kind, and fills free places at once.
 
-    Where memory runs out the pack goes on with half as many, and a trial alone with less, where
-    `training.on_oom` says so. Where anything else goes wrong its trials go on one by one, so that
-    it stops the one that it belongs to.
+    If memory runs out, the pack continues with half as many trials; a single trial continues with
+    less memory if `training.on_oom` allows it. After any other error, the trials continue one by
+    one, so that only the one that caused it fails.
 
     Args:
-        pack: trials at once, or "auto".
+        pack: number of trials at once, or "auto".
 
     Raises:
         Outage: the machine fails; the trials are as they were.
@@ -87,10 +88,10 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
 
 
 def _run_pack(pack: Pack, first: Trial, places: int) -> int:
-    """Runs a pack to its end, or until it breaks; returns the places of the next one."""
+    """Runs a pack until it ends or fails; returns the number of places of the next one."""
     try:
         pack.run(first)
-        pack.interrupt()  # those that are left
+        pack.interrupt()  # any remaining trials
     except PackError as error_of_pack:
         remaining, out_of_memory = [*pack.trials.values()], is_oom(error_of_pack.__cause__)
         if len(remaining) == 1:
@@ -102,8 +103,8 @@ def _run_pack(pack: Pack, first: Trial, places: int) -> int:
         for trial in remaining:
             trial.alone = not out_of_memory
         pack.queue.put_back(remaining)
-    except BaseException as error:  # Ctrl-C, or the machine
-        if not is_doubtful(error):  # else it counts as a death
+    except BaseException as error:  # Ctrl-C, or an outage
+        if not is_doubtful(error):  # otherwise it counts as a crash
             pack.interrupt()
         raise
     return places
@@ -113,7 +114,7 @@ def _handle_single_failure(trial: Trial, pack_error: PackError, pack: Pack) -> N
     """A trial that failed on its own continues with less memory, or is marked as failed.
 
     Raises:
-        Outage: it is other programs that leave it no memory.
+        Outage: other programs use the memory.
     """
     error = pack_error.__cause__
     if not is_oom(error):
@@ -125,7 +126,7 @@ def _handle_single_failure(trial: Trial, pack_error: PackError, pack: Pack) -> N
 
 
 class Scored(NamedTuple):
-    """The checkpoints of an epoch that were scored, and the seconds that it took."""
+    """The newly scored checkpoints of an epoch, and how long scoring took."""
 
     checkpoints: list[Checkpoint]
     scorecards: list[Scorecard]
@@ -136,13 +137,13 @@ class Pack:
     """A running pack.
 
     Args:
-        queue: where further trials of the same kind come from.
-        places: for trials at the same time.
+        queue: the source of further trials of the same kind.
+        places: maximum number of trials at the same time.
     """
 
     def __init__(self, queue: Queue, places: int) -> None:
         self.queue, self.places = queue, places
-        self.trials: dict[int, Trial] = {}  # those in training, by the trainer's number
+        self.trials: dict[int, Trial] = {}  # running trials by their index in the trainer
 
     def run(self, first: Trial) -> None:
         """Trains and scores until no trials of this kind are left, or a stop is asked for.
@@ -161,7 +162,7 @@ class Pack:
             self._fill()
 
     def interrupt(self) -> None:
-        """Leaves its trials so that the same command continues them."""
+        """Interrupts its trials, so that the same command continues them."""
         for trial in self.trials.values():
             trial.interrupt()
 
@@ -180,14 +181,14 @@ class Pack:
             if reason := outage(error):
                 trial.interrupt()
                 raise Outage(reason) from error
-            trial.mark_failed(error)  # of its own making: the others know nothing of it
+            trial.mark_failed(error)  # the error belongs to this trial alone
 
     def _train_and_score(self, epochs: Iterator[Epoch]) -> tuple[Epoch, Scored] | None:
-        """The next epoch of the pack; None when no member is left.
+        """The next epoch of the pack; None when no trial is left.
 
         Raises:
             Outage: the machine fails.
-            PackBroken: whatever else went wrong.
+            PackError: any other error.
         """
         try:
             epoch = next(epochs, None)  # trains, saves
@@ -225,7 +226,7 @@ class Pack:
                 )  # fmt: skip
         for checkpoint in epoch.checkpoints:
             trial = self.trials.get(checkpoint.index)
-            if trial and trial.should_stop(checkpoint.last):  # memorized, behind, or done
+            if trial and trial.should_stop(checkpoint.last):  # stopped by a rule, or complete
                 self.trainer.stop(checkpoint.index)
                 self._end(checkpoint.index)
         for member, reason in epoch.failures.items():
@@ -234,7 +235,7 @@ class Pack:
                 self._end(member)
 
     def _end(self, member: int) -> None:
-        """Ends a trial. It stays in the pack until everything is written, in case that fails."""
+        """Ends a trial. It leaves the pack only after everything is written, in case that fails."""
         self.trials[member].select()
         del self.trials[member]
 

@@ -1,4 +1,4 @@
-"""`python -m sweeper`: the configured settings as one trial, in a study of single trials."""
+"""`python -m sweeper`: runs the configured settings as one trial, in a study of single trials."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from train.system.outage import Outage
 
 
 def run(config: SweepConfig) -> None:
-    """Trains and scores one trial; the same settings again continue it.
+    """Trains and scores one trial; the same settings continue it.
 
     Raises:
-        ConfigError: settings that another process trains now, or that only a search sets.
+        ConfigError: another process trains these settings, or only a search may set one of them.
         Outage: the machine fails.
     """
     if config.study.trial is not None:
@@ -47,7 +47,7 @@ def run(config: SweepConfig) -> None:
 
 
 class SingleTrial(StudyCommand):
-    """One trial in a study of single trials."""
+    """The command that runs one trial in a study of single trials."""
 
     def run(self) -> None:
         """Trains and scores the trial, unless it has a result; then finalizes the study."""

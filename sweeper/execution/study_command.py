@@ -1,4 +1,4 @@
-"""What the commands that train trials have in common: a context, MLflow, and the end of a study."""
+"""The base class of the commands that train trials: their context, MLflow, and finalization."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 class StudyCommand:
-    """A command on one study. What it has loaded stays when it is retried after an outage.
+    """A command on one study. Loaded models are kept when it is retried after an outage.
 
     Args:
-        config: of the study; its name may be null until the study begins.
+        config: settings of the study; its name may be null until the study begins.
     """
 
     def __init__(self, config: SweepConfig) -> None:
@@ -33,11 +33,11 @@ class StudyCommand:
 
     @cached_property
     def context(self) -> StudyContext:
-        """Base, data set and scorer, loaded when they are first needed."""
+        """The base, data set and scorer, which are loaded when they are first needed."""
         return load_context(self.config)
 
     def check_folder(self) -> None:
-        """Refuses a study's folder that leads elsewhere, before the models are loaded.
+        """Checks that nothing in the study's folder leads out of it, before models are loaded.
 
         Raises:
             ConfigError: see `study_folder`.
@@ -46,7 +46,7 @@ class StudyCommand:
             study_folder(Path(self.config.study.root), self.config.study.name, "study.name")
 
     def mirror(self, study: Path) -> MlflowMirror:
-        """The mirror of the study with this folder in MLflow."""
+        """The MLflow mirror of the study with this folder."""
         if self._mirror is None or self._mirror.study != study:
             self._mirror = MlflowMirror(Path(self.config.study.root), study)
         return self._mirror
@@ -65,8 +65,10 @@ class StudyCommand:
 
 @contextmanager
 def clean_exit(mirror: MlflowMirror) -> Iterator[None]:
-    """Within this context Ctrl-C ends the process with one line and code 130, and MLflow learns
-    about the interruption. At the end everything is logged."""
+    """Context manager: Ctrl-C ends the process with one line and exit code 130.
+
+    The interruption is logged to MLflow. At the normal end, all logging is completed.
+    """
     try:
         with outage_as_config_error():
             yield
@@ -83,7 +85,9 @@ def clean_exit(mirror: MlflowMirror) -> Iterator[None]:
 
 
 def raise_if_stopped() -> None:
-    """Raises a KeyboardInterrupt if a person asked the study to stop. A study that runs out of
-    hours is concluded instead."""
+    """Raises KeyboardInterrupt if a person requested a stop.
+
+    A study whose time is up is finalized instead.
+    """
     if stop_reason() == USER_REQUEST:
         raise KeyboardInterrupt

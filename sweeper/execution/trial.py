@@ -1,4 +1,4 @@
-"""A running trial: what it records, when it stops, how it ends."""
+"""A running trial: records its scores, decides when it stops, and ends it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from train.files.atomic_write import write_atomically, write_text_atomically
 from train.loop.trainer import Checkpoint, TrialSpec, shared_by_a_pack
 from train.system.oom import FALLBACKS, advice, apply_fallbacks, is_oom, with_next_fallback
 
-FALLBACKS_TAG = "adapted"  # the tag that says what was changed since memory ran out
+FALLBACKS_TAG = "adapted"  # tag: the fallbacks that were applied because memory ran out
 
 
 @dataclass
@@ -48,9 +48,9 @@ class Trial:
 
     Attributes:
         context: base, data set and scorer.
-        rules: reasons to stop early.
-        lease: the trial in its study, which learns the result; None: it belongs to none.
-        alone: it may not share a pack.
+        rules: rules that may stop it early.
+        lease: the trial in its study, which is told the result; None if it belongs to no study.
+        alone: whether it must not share a pack.
     """
 
     config: SweepConfig
@@ -69,27 +69,27 @@ class Trial:
 
     @property
     def kind(self) -> object:
-        """Trials of a study that are of the same kind can share a pack."""
+        """A key: trials of a study with equal keys can share a pack."""
         return shared_by_a_pack(self.training_config), self.alone and self.record.number
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
-        """What was changed since memory ran out, so that it does not do so again."""
+        """The fallbacks that were applied because memory ran out."""
         names = dict.fromkeys(self.record.tags.get(FALLBACKS_TAG, "").split(", "))
         return tuple(remedy for remedy in names if remedy in FALLBACKS)
 
     @property
     def training_config(self) -> TrialConfig:
-        """The settings that it is trained with: those asked for, and the remedies."""
+        """The effective training settings: the configured ones with the fallbacks applied."""
         return apply_fallbacks(trial_of(self.config), self.fallbacks)
 
     @property
     def spec(self) -> TrialSpec:
-        """The trial as the trainer takes it."""
+        """The trial as the trainer needs it."""
         return TrialSpec(trial_of(self.config), self.record.folder, fallbacks=self.fallbacks)
 
     def apply_next_fallback(self) -> bool:
-        """Takes the next remedy against a lack of memory; False: there is none, or none asked."""
+        """Applies the next fallback after an OOM; False if there is none or they are disabled."""
         remedies = with_next_fallback(trial_of(self.config), self.fallbacks)
         if remedies is None:
             return False
@@ -101,7 +101,7 @@ class Trial:
         """Starts or continues the trial.
 
         Args:
-            pack: number of trials at once.
+            pack: number of trials that are trained at once.
         """
         write_atomically(self.record.folder / IN_PROGRESS_FILE, b"")
         self.record.state = RUNNING
@@ -120,13 +120,13 @@ class Trial:
         sheet: Image,
         cost: Cost,
     ) -> None:
-        """Records a scored checkpoint: on disk first, then in MLflow, then on the terminal."""
+        """Records a scored checkpoint: first on disk, then in MLflow, then on the terminal."""
         self.record.add(scorecard, checkpoint, sheet, cost)
         self.mirror.mirror(self.record, self.config.selection)
         self.progress.epoch_scored(self.record, self.config.selection)
 
     def should_stop(self, last: bool) -> bool:
-        """Whether a rule stops the trial, or `last` ends it. Each rule sees every epoch."""
+        """Whether a rule stops the trial, or this is the last epoch. Each rule sees every epoch."""
         reasons = [reason for rule in self.rules if (reason := rule(self.record.scorecards))]
         self.record.reason = "" if last else "; ".join(reasons)
         return last or bool(reasons)
@@ -144,10 +144,10 @@ class Trial:
         return self._end(state, self.record.reason, best.scorecard.epoch)
 
     def mark_failed(self, error: BaseException | None) -> None:
-        """Marks it as failed; the whole traceback is kept in its folder.
+        """Marks the trial as failed, and writes the full traceback to its folder.
 
         Raises:
-            OSError, CheckpointError: that cannot be written, so the trial is only interrupted.
+            OSError, CheckpointError: writing failed, so the trial is only interrupted.
         """
         assert error is not None
         text = "".join(traceback.format_exception(error))
@@ -159,10 +159,10 @@ class Trial:
             raise
 
     def interrupt(self) -> None:
-        """Leaves it so that the same command continues it, on a full disk too."""
+        """Interrupts the trial so that the same command continues it, even if the disk is full."""
         at_work = self.record.folder / IN_PROGRESS_FILE
         with suppress(OSError, CheckpointError):
-            if at_work.is_file():  # it has begun, and is not over
+            if at_work.is_file():  # it has started and not ended
                 at_work.unlink()
                 self.record.end(INTERRUPTED)
                 self.mirror.mirror(self.record, self.config.selection)

@@ -1,4 +1,4 @@
-"""From a leased trial to one that is ready to run, or to one that is refused."""
+"""Turns a leased trial into one that is ready to run, or refuses it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from train.loop.schedule import schedule_of
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """The settings of a trial, and where they come from.
+    """The settings of a trial and their origin.
 
     Attributes:
-        config: composed and checked.
-        overrides: Hydra's, that made the config.
-        params: the values that the search chose.
-        preset: the option of the group `preset`.
+        config: the composed and checked settings.
+        overrides: the Hydra overrides that produced them.
+        params: the values that the search proposed.
+        preset: the chosen option of the group `preset`.
     """
 
     config: SweepConfig
@@ -53,14 +53,14 @@ def make_trial(
     mirror: MlflowMirror,
     total: int,
 ) -> Trial:
-    """A trial that is ready to run. One that was begun before continues from its folder.
+    """A trial that is ready to run. One that was started before continues from its folder.
 
     Args:
-        context: of the study.
-        total: trials of the study.
+        context: the study's context.
+        total: number of trials of the study.
 
     Raises:
-        DataError: with what is wrong with the pictures.
+        DataError: something is wrong with the images.
     """
     config, context = settings.config, context.for_trial(settings.config)
     schedule = schedule_of(config, context.dataset)
@@ -92,7 +92,7 @@ def make_trial(
             stop_if_pruned(lease, config.selection),
         ],
         lease=lease,
-        # alone, a crash is its own fault and not another trial's; this is its last retry
+        # its last retry is alone, so that a crash is its own fault and not another trial's
         alone=0 < config.study.retries <= lease.crash_count,
     )
 
@@ -115,7 +115,7 @@ def refuse(lease: LeasedTrial, overrides: list[str], reason: str) -> None:
 
 
 def preset_of(choices: Mapping[str, str]) -> str:
-    """The option of the group `preset` among the choices that Hydra has composed."""
+    """The chosen option of the group `preset` in Hydra's choices."""
     return str(choices.get("preset", "none"))
 
 

@@ -1,4 +1,4 @@
-"""Many workers: what a launcher of others (joblib, submitit, ray) runs is the same search again."""
+"""Workers: other launchers (joblib, submitit, ray) run the same search in several processes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 
 @dataclass(frozen=True)
 class Worker:
-    """The job of a launcher: the command that it was started by, in another process.
+    """The job of a launcher: runs the original command in another process.
 
     Attributes:
         line: the command's overrides.
-        place: where relative paths begin.
-        tracking: the MLflow server, which not every launcher's environment knows.
-        asked: which studies had been asked to leave before; see `asked_before`.
+        working_directory: the folder that relative paths refer to.
+        tracking_uri: the MLflow server; not every launcher passes the environment on.
+        earlier_requests: stop requests before the command, see `stop_request_times`.
     """
 
     line: list[str]
@@ -48,15 +48,15 @@ class Worker:
     earlier_requests: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, config: DictConfig) -> None:
-        """Runs trials of the study until there are enough.
+        """Runs trials of the study until it needs no more.
 
         Raises:
-            RuntimeError: why it cannot.
+            RuntimeError: the command failed; the message is its error message.
         """
         os.chdir(self.working_directory)
         if self.tracking_uri:
             os.environ[TRACKING_VARIABLE] = self.tracking_uri
-        os.environ["TERM"] = "dumb"  # it shares its terminal with others: lines, no display
+        os.environ["TERM"] = "dumb"  # workers share a terminal: progress lines, no table
         quiet()
         ignore_requests_before(self.earlier_requests)
         number = HydraConfig.get().job.num
@@ -73,9 +73,9 @@ def run_search(line: list[str]) -> None:
     """Runs `python -m sweeper -m` with these overrides in this process.
 
     Raises:
-        SystemExit: as the command ends, if it does not end well.
+        SystemExit: the command failed or was interrupted.
     """
-    GlobalHydra.instance().clear()  # a launcher brings one along from the other process
+    GlobalHydra.instance().clear()  # a launcher may bring one from another process
     load_local_defaults("sweep")
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
         hydra = GlobalHydra.instance().hydra
@@ -84,22 +84,22 @@ def run_search(line: list[str]) -> None:
 
 
 def launch_workers(launcher: Launcher, workers: int, config: SweepConfig) -> None:
-    """Has a launcher of others run the workers of a study, to their end.
+    """Runs the workers of a study with another launcher, and waits for them.
 
     Raises:
-        ConfigError: a study without a name; a worker that failed.
+        ConfigError: the study has no name, or a worker crashed.
     """
     if config.study.name is None:
-        raise ConfigError("study.name: the workers need one to find their study by")
+        raise ConfigError("study.name: workers need a name to find their study")
     study = study_folder(Path(config.study.root), config.study.name, "study.name")
     study.mkdir(parents=True, exist_ok=True)
     log.info(f"study {study}  workers at once: {workers}")
     try:
         with graceful_stop(study, forward_to_workers=True):
             jobs = launcher.launch([[] for _ in range(workers)], initial_job_idx=0)
-    except Exception as error:  # whatever the library makes of a death
+    except Exception as error:  # each library reports a crash differently
         raise ConfigError(
-            f"a worker died ({cause(error)}); the same command continues the study"
+            f"a worker crashed ({cause(error)}); the same command continues the study"
         ) from error
     failures = dict.fromkeys(reason for job in jobs if (reason := _failure(job)))
     for reason in failures:
@@ -109,7 +109,7 @@ def launch_workers(launcher: Launcher, workers: int, config: SweepConfig) -> Non
 
 
 def device_override(number: int, configured: str) -> list[str]:
-    """The GPUs of a machine are dealt out to its workers in turn."""
+    """The override that assigns a GPU to a worker, round-robin; empty with at most one GPU."""
     count = torch.cuda.device_count() if configured in ("auto", "cuda") else 0
     return [f"base.device=cuda:{number % count}"] if count > 1 else []
 
@@ -119,4 +119,4 @@ def _failure(job: JobReturn) -> str:
 
 
 def _unexpected_job(config: DictConfig) -> None:
-    raise AssertionError("our launcher runs trials, not jobs")
+    raise AssertionError("the packed launcher runs trials, not jobs")

@@ -1,4 +1,4 @@
-"""How near a run comes to the one that it repeats: bytes and scores, and a verdict on both."""
+"""Compares a reproduction with the original run: weights, scores and a verdict."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ IDENTICAL, CLOSE, DIFFERENT = "identical", "within tolerance", "different"
 
 @dataclass(frozen=True)
 class EpochComparison:
-    """An epoch then and now.
+    """The comparison of an epoch with the original one.
 
     Attributes:
-        gaps: score -> how far it is from then's, in its own units.
-        missing: scores of then that are not made now.
+        differences: score -> absolute difference, in its own units.
+        missing: original scores that the reproduction does not have.
     """
 
     epoch: int
@@ -29,16 +29,16 @@ class EpochComparison:
 
     @property
     def summary(self) -> str:
-        """The epoch in a line."""
-        weights = "the same bytes" if self.same_weights else "other bytes"
+        """The comparison in one line."""
+        weights = "identical weights" if self.same_weights else "different weights"
         worst = max(self.differences, key=lambda name: self.differences[name], default="")
         if not worst or not self.differences[worst]:
-            return f"weights {weights}, scores the same"
-        return f"weights {weights}, {worst} differs by {self.differences[worst]:.2g}"
+            return f"{weights}, identical scores"
+        return f"{weights}, {worst} differs by {self.differences[worst]:.2g}"
 
 
 def compare(original: ScoredEpoch, reproduced: ScoredEpoch) -> EpochComparison:
-    """The bytes of the weights, and score by score."""
+    """Compares the weights byte for byte, and each score."""
     old, new = original.scorecard.scores, reproduced.scorecard.scores
     return EpochComparison(
         epoch=original.scorecard.epoch,
@@ -51,18 +51,18 @@ def compare(original: ScoredEpoch, reproduced: ScoredEpoch) -> EpochComparison:
 def pair_epochs(
     original: Iterable[ScoredEpoch], reproduced: Iterable[ScoredEpoch]
 ) -> list[tuple[ScoredEpoch, ScoredEpoch | None]]:
-    """Then's epochs, each with the same one of now; None where there is none."""
+    """The original epochs, each with its reproduction, or None if it is missing."""
     by_number = {epoch.scorecard.epoch: epoch for epoch in reproduced}
     return [(epoch, by_number.get(epoch.scorecard.epoch)) for epoch in original]
 
 
 def tolerance_of(score: str, tolerances: Mapping[str, float]) -> float:
-    """The largest difference of a score that counts as the same, in its own units."""
+    """The largest difference of a score that is within tolerance, in its own units."""
     return tolerances.get(score, tolerances[DEFAULT_TOLERANCE])
 
 
 def verdict_of(compared: Iterable[EpochComparison | None], tolerances: Mapping[str, float]) -> str:
-    """IDENTICAL, CLOSE or DIFFERENT: that of the worst epoch; None is an epoch that is missing."""
+    """IDENTICAL, CLOSE or DIFFERENT, whichever the worst epoch is; None is a missing epoch."""
     verdicts = [_epoch_verdict(epoch, tolerances) for epoch in compared]
     return max(verdicts, key=(IDENTICAL, CLOSE, DIFFERENT).index, default=DIFFERENT)
 
@@ -73,10 +73,10 @@ def _epoch_verdict(compared: EpochComparison | None, tolerances: Mapping[str, fl
     differences = compared.differences
     if compared.same_weights and not any(differences.values()):
         return IDENTICAL
-    near = all(
+    is_close = all(
         difference <= tolerance_of(name, tolerances) for name, difference in differences.items()
     )
-    return CLOSE if near else DIFFERENT
+    return CLOSE if is_close else DIFFERENT
 
 
 def comparison_table(
@@ -85,21 +85,21 @@ def comparison_table(
     compared: list[EpochComparison],
     tolerances: Mapping[str, float],
 ) -> str:
-    """Score by score, as text.
+    """A table of all scores, as text.
 
     Args:
-        then, now: of the epoch that was kept.
+        original, reproduced: the selected epoch.
         compared: all epochs, for the largest difference.
     """
-    table = PlainTable(f"{original.scorecard.label}, then and now")
+    table = PlainTable(f"{original.scorecard.label}, original and reproduced")
     table.heading("score")
-    for heading in ("then", "now", "difference", "largest of all epochs", "tolerance"):
+    for heading in ("original", "reproduced", "difference", "largest of all epochs", "tolerance"):
         table.heading(heading, right=True)
     table.heading("within?")
     new_scores = reproduced.scorecard.scores
     for name, estimate in original.scorecard.scores.items():
         if name not in new_scores:
-            table.row(name, f"{estimate.value:.4f}", "not made now", "", "", "", "no")
+            table.row(name, f"{estimate.value:.4f}", "missing", "", "", "", "no")
             continue
         allowed = tolerance_of(name, tolerances)
         worst = max(compared, key=lambda comparison: comparison.differences.get(name, 0.0))

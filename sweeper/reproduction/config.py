@@ -1,4 +1,4 @@
-"""The settings of making a run again: which, how near it must come, and where things lie now."""
+"""The settings of a reproduction: which run, which tolerances, and where its files are now."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from train.config.setting_kinds import choice_field, model_field, path_field, te
 from train.errors import ConfigError
 from train.validation import check_device_name
 
-DEFAULT_TOLERANCE = "default"  # the tolerance of scores that have none of their own
+DEFAULT_TOLERANCE = "default"  # key of the tolerance for all scores without their own
 TOLERANCE_RANGE = Range(0, 1000)
 
 
 @dataclass
 class DataLocations:
-    """Where the pictures are now; None: where they were."""
+    """Where the images are now; None: where they were."""
 
     path: str | None = path_field(None)
     validation_path: str | None = path_field(None)
@@ -29,7 +29,7 @@ class DataLocations:
 
 @dataclass
 class BaseLocations:
-    """Where the base is now, and what it runs on; None: as it was."""
+    """Where the base is now, and what it runs on; None: unchanged."""
 
     path: str | None = model_field(None)
     device: str | None = text_field(None)
@@ -38,7 +38,7 @@ class BaseLocations:
 
 @dataclass
 class ProbesLocations:
-    """Where files of one's own lie now; None: where they were."""
+    """Where custom probe files are now; None: where they were."""
 
     attributes: str | None = path_field(None)
     file: str | None = path_field(None)
@@ -46,7 +46,7 @@ class ProbesLocations:
 
 @dataclass
 class ScoresLocations:
-    """Where models of one's own lie now; None: where they were."""
+    """Where custom scoring models are now; None: where they were."""
 
     clip_model: str | None = model_field(None)
     pose_model: str | None = model_field(None)
@@ -72,7 +72,7 @@ class ReproduceConfig:
 
     @property
     def locations(self) -> dict[str, str]:
-        """Dotted key -> what was given."""
+        """Dotted key -> location, for all locations that were given."""
         groups = {name: vars(getattr(self, name)) for name in ("data", "base", "probes", "scores")}
         return {
             f"{group}.{key}": value
@@ -83,7 +83,7 @@ class ReproduceConfig:
 
 
 def check_reproduce(config: ReproduceConfig) -> None:
-    """Refuses what cannot be, with a ConfigError."""
+    """Raises a ConfigError for settings that cannot work."""
     given = [name for name in ("run_id", "study", "lora") if getattr(config, name)]
     if len(given) != 1:
         conflict = f" ({' and '.join(given)} are given)" if given else ""
@@ -95,7 +95,7 @@ def check_reproduce(config: ReproduceConfig) -> None:
             near = suggestion(name, [DEFAULT_TOLERANCE, *SCORES])
             raise ConfigError(f"tolerance.{name}: there is no such score{near}")
     if DEFAULT_TOLERANCE not in config.tolerance:
-        raise ConfigError("tolerance.default: is needed for scores that have none of their own")
+        raise ConfigError("tolerance.default: is required for scores without their own tolerance")
     if config.base.device is not None:
         check_device_name(config.base.device)
     if config.keep_checkpoints not in KEEP:

@@ -1,4 +1,4 @@
-"""What is not as it was: pictures, base, probes, versions, hardware."""
+"""Describes how the environment differs from the original: images, base, versions, hardware."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ DATA_FINGERPRINT, IMAGE_COUNTS, BASE_FINGERPRINT = (
     "data.pictures",
     "base.fingerprint",
 )
-SHOWN_DIGITS = 12  # hexadecimal digits of a fingerprint that are shown
-GROUP_NAMES = {"data": "pictures", "base": "base", "probes": "probes", "git": "commit",
+SHOWN_DIGITS = 12  # hexadecimal digits of a fingerprint in messages
+GROUP_NAMES = {"data": "images", "base": "base", "probes": "probes", "git": "commit",
          "version": "versions", "hardware": "hardware"}  # fmt: skip
 
 
 def dataset_difference(original: Mapping[str, str], current: Mapping[str, str]) -> str:
-    """How the pictures differ from those of then, in words; empty where they do not."""
+    """Describes how the images differ from the original ones; empty if they do not."""
     if original.get(DATA_FINGERPRINT, current[DATA_FINGERPRINT]) == current[DATA_FINGERPRINT]:
         return ""
     counts = f"{current[IMAGE_COUNTS]} now"
     if original.get(IMAGE_COUNTS) == current[IMAGE_COUNTS]:
         counts = f"as many ({current[IMAGE_COUNTS]}), but with other contents or captions"
     elif IMAGE_COUNTS in original:
-        counts = f"{original[IMAGE_COUNTS]} then, {counts}"
-    return f"other pictures than then: {counts}; {_fingerprint_change(DATA_FINGERPRINT, original, current)}"
+        counts = f"{original[IMAGE_COUNTS]} originally, {counts}"
+    change = _fingerprint_change(DATA_FINGERPRINT, original, current)
+    return f"other images than the original run: {counts}; {change}"
 
 
 def base_difference(original: Mapping[str, str], current: Mapping[str, str]) -> str:
-    """How the base differs, in words; empty where it does not."""
+    """Describes how the base differs from the original one; empty if it does not."""
     if original.get(BASE_FINGERPRINT, current[BASE_FINGERPRINT]) == current[BASE_FINGERPRINT]:
         return ""
-    return f"another base than then; {_fingerprint_change(BASE_FINGERPRINT, original, current)}"
+    return f"not the original base; {_fingerprint_change(BASE_FINGERPRINT, original, current)}"
 
 
 def environment_differences(original: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """A line for everything that is not as it was; then one of what is, and of what is not known.
+    """A line for each difference, then one for what is unchanged and one for what is unknown.
 
     Args:
-        then, now: tags of a run, as `sweeper.execution.context.origin` makes them.
+        original, current: tags of a run, see `sweeper.execution.context.origin_tags`.
     """
     lines, same, unknown = [], [], []
     for key in current:
@@ -50,9 +51,9 @@ def environment_differences(original: Mapping[str, str], current: Mapping[str, s
         else:
             lines.append(f"differs: {key} was {original[key]}, is {current[key]}")
     if same:
-        lines.append(f"as it was: {_count_by_group(same)}")
+        lines.append(f"unchanged: {_count_by_group(same)}")
     if unknown:
-        lines.append(f"not known of then: {_count_by_group(unknown)}")
+        lines.append(f"unknown for the original run: {_count_by_group(unknown)}")
     return lines
 
 
@@ -61,7 +62,7 @@ def _fingerprint_change(key: str, original: Mapping[str, str], current: Mapping[
 
 
 def _count_by_group(keys: list[str]) -> str:
-    """`pictures, base, 11 versions`."""
+    """Summarizes tags by group: `images, base, 11 versions`."""
     groups = [key.split(".")[0] for key in keys]
     counts = {group: groups.count(group) for group in dict.fromkeys(groups)}
     return ", ".join(

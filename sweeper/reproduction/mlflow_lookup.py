@@ -1,4 +1,4 @@
-"""MLflow asked for the run that is meant: by its id, by its sweep's, by its study's name."""
+"""Finds a run in MLflow: by its ID, by its sweep's ID, or by its study's name."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from train.config.parsing import cause, suggestion
 from train.config.ranges import shown
 from train.errors import ConfigError
 
-RECENT = 1000  # runs among which the nearest to a wrong id is looked for
+RECENT = 1000  # latest runs that are searched for an ID similar to a wrong one
 
 
 def client_of(store: MlflowStore) -> MlflowClient:
-    """A client of a store that is there.
+    """A client of an existing store.
 
     Raises:
-        ConfigError: there is none, or it does not answer.
+        ConfigError: the store does not exist, or does not answer.
     """
     store.check_existing()
     try:
@@ -33,10 +33,11 @@ def client_of(store: MlflowStore) -> MlflowClient:
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run:
-    """The run of a trial; of a sweep, its best trial's.
+    """The run of a trial; for a sweep's ID, the run of its best trial.
 
     Raises:
-        ConfigError: no such run (with the nearest there is), or one of neither.
+        ConfigError: there is no such run (suggesting a similar ID), or it is neither of a trial
+            nor of a sweep.
     """
     run = _get_run(client, run_id)
     tags = parse_run_tags(run)
@@ -46,7 +47,7 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
         return run
     if not tags.best_run_id:
         raise ConfigError(
-            f"run_id: the sweep {tags.study} has no best trial yet; take the run of one of its "
+            f"run_id: the sweep {tags.study} has no best trial yet; use the run of one of its "
             f"trials{_list_hint(_recent_trials(client, run.info.experiment_id))}"
         )
     best = _get_run(client, tags.best_run_id)
@@ -69,7 +70,7 @@ def find_best(client: MlflowClient, study: str) -> Run:
     """The run of a study's best trial.
 
     Raises:
-        ConfigError: no such study (with the nearest there is), or it has no best trial yet.
+        ConfigError: there is no such study (suggesting a similar name), or it has no best trial.
     """
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
@@ -83,11 +84,11 @@ def find_best(client: MlflowClient, study: str) -> Run:
     ]
     if not sweeps:
         raise ConfigError(f"study: there is no sweep in {study}")
-    return find_run(client, sweeps[0].info.run_id)  # the latest
+    return find_run(client, sweeps[0].info.run_id)  # the latest one
 
 
 def _nearest(client: MlflowClient, run_id: str) -> str:
-    """`; did you mean ...?`: the run that begins so, or else the one most alike."""
+    """`; did you mean ...?` with the run ID that starts the same, or is most similar."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, max_results=RECENT)
     names = {run.info.run_id: run.info.run_name for run in runs}

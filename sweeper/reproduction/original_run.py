@@ -1,4 +1,4 @@
-"""What is to be made again, as far as it is known: a run in MLflow, or a LoRA file alone."""
+"""The original of a reproduction: a run in MLflow, a trial in a folder, or a LoRA file."""
 
 from __future__ import annotations
 
@@ -40,31 +40,33 @@ from train.lora.checkpoint_file import epoch_of, read_metadata, weights_hash
 from train.text.display import readable, shortened
 
 log = logging.getLogger(__name__)
-RECORD_ARTIFACT = "scorecards.json"  # the artifact that is a trial's record
-FINGERPRINT = "fingerprint"  # in the names of the tags that say what a run was made from
-STUDY_OF_FILES = "reproductions"  # the study of what comes from a LoRA file alone
+RECORD_ARTIFACT = "scorecards.json"  # the artifact with a trial's record
+FINGERPRINT = "fingerprint"  # in the names of the tags that identify the inputs of a run
+STUDY_OF_FILES = "reproductions"  # the study of reproductions from a LoRA file alone
 
 
 class Result(msgspec.Struct):
-    """Of a study's result.json, which trial was the best."""
+    """The best trial in a study's result.json."""
 
     trial: Annotated[int, msgspec.Meta(ge=0, le=MAX_TRIALS)]
 
 
 @dataclass(frozen=True)
 class Original:
-    """What is to be made again.
+    """The original of a reproduction.
 
     Attributes:
-        id: the run's; of a file, its name.
-        description: in one line.
-        settings: as they were logged.
-        tags: where it comes from: fingerprints, versions, hardware, as far as known.
-        epochs: the scored ones; those of a file are scored once a scorer is there.
-        selected: the epoch that was kept.
-        complete: it was not stopped early.
-        parent: the sweep's run.
-        probes: the sweep's probe set, in YAML.
+        id: the run ID, or the name of the file.
+        description: a description in one line.
+        settings: the logged settings.
+        tags: fingerprints, versions and hardware, as far as known.
+        selected: the selected epoch.
+        epochs: the scored epochs; a file is scored later, when a scorer is available.
+        complete: whether it was not stopped early.
+        number: trial number.
+        parent: the sweep's run; empty if unknown.
+        probes: the sweep's probe set in YAML; None if unknown.
+        file: the LoRA file, if it is the only source.
     """
 
     id: str
@@ -82,19 +84,19 @@ class Original:
 
     @property
     def file_name(self) -> str:
-        """Its id as a part of a file's name, whatever the store says that it is."""
+        """The ID as a safe part of a file name."""
         return re.sub(r"[^\w.-]", "-", self.id[:20])
 
 
 def original_from_run(store: MlflowStore, run: Run, root: Path) -> Original:
-    """What MLflow knows of a trial; where its artifacts are gone, what the study's folder does.
+    """The original from a trial's run in MLflow, or from its folder if the artifacts are missing.
 
     Args:
-        root: where the studies' folders are.
+        root: the folder of all studies.
 
     Raises:
-        ConfigError: there is nothing to compare with: it failed, is not at its end, or its record
-            is nowhere to be found.
+        ConfigError: there is nothing to compare with: the trial failed or has not ended, or its
+            record cannot be found.
     """
     run_id, run_tags = run.info.run_id, parse_run_tags(run)
     assert run_tags.trial is not None
@@ -109,7 +111,7 @@ def original_from_run(store: MlflowStore, run: Run, root: Path) -> Original:
 
 
 def original_from_study(study: Path) -> Original | None:
-    """The best trial of a study, from its folder alone; None where that has no result.
+    """The original from the best trial in a study's folder; None if it has no result.
 
     Raises:
         ConfigError: there is nothing to compare with.
@@ -153,18 +155,18 @@ def _original_from_record(
 
 
 def _readable_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags, each a line of text that can be shown."""
+    """Tags as printable one-line texts."""
     return {key: readable(str(value)) for key, value in tags.items()}
 
 
 def _with_identity(record: TrialRecord, study: str, number: int) -> TrialRecord:
-    """A record of the trial that it is to be, whatever it says itself."""
+    """A record with the study and trial number that it was looked up by, not those it claims."""
     record.study, record.number = study, number
     return record
 
 
 def _logged_record(store: MlflowStore, run: Run, tags: RunTags) -> TrialRecord | None:
-    """A trial's record among the artifacts of its run; None where it is not, or not whole."""
+    """A trial's record from the artifacts of its run; None if it is missing or damaged."""
     text = artifact(store, store.client, run, RECORD_ARTIFACT)
     try:
         record = read_record(text, Path("-")) if text else None
@@ -174,7 +176,7 @@ def _logged_record(store: MlflowStore, run: Run, tags: RunTags) -> TrialRecord |
 
 
 def _record_in_folder(study: Path, run: Run, number: int) -> TrialRecord | None:
-    """A trial's record in its folder, if it is of the run: of the same pictures, base, probes."""
+    """A trial's record from its folder, if its images, base and probes are those of the run."""
     tags = run.data.tags
     try:
         record = _with_identity(load_record(trial_folder(study, number)), study.name, number)
@@ -188,23 +190,23 @@ def _record_in_folder(study: Path, run: Run, number: int) -> TrialRecord | None:
 
 
 def _missing_record_message(run: Run, folder: Path) -> str:
-    """That there is nothing to compare a run with: it is under way, or its record is gone."""
+    """The error message if a run has not ended or its record is missing."""
     state = run.data.tags.get("state", run.info.status.lower())
     if state in (RUNNING, INTERRUPTED):
         return (
-            f"run_id: {run.info.run_id} has not come to its end (it is {state}), so there is "
-            "nothing to compare with"
+            f"run_id: {run.info.run_id} has not ended (it is {state}), so there is nothing to "
+            "compare with"
         )
-    return f"run_id: {_missing_artifact(run)}, and {folder / RECORD_FILE} is not there either"
+    return f"run_id: {_missing_artifact(run)}, and {folder / RECORD_FILE} does not exist either"
 
 
 def _missing_artifact(run: Run) -> str:
     place = shortened(f"{run.info.artifact_uri}/{RECORD_ARTIFACT}")
-    return f"{run.info.run_id} has no artifact {RECORD_ARTIFACT}: it was looked for at {place}"
+    return f"{run.info.run_id} has no artifact {RECORD_ARTIFACT} at {place}"
 
 
 def _logged_probes(store: MlflowStore, parent: str) -> str | None:
-    """The probe set among the artifacts of a sweep's run."""
+    """The probe set in the artifacts of a sweep's run; None if there is none."""
     try:
         return artifact(store, store.client, store.client.get_run(parent), PROBES_FILE)
     except MlflowException:  # the sweep's run was deleted
@@ -217,16 +219,16 @@ def _probes_of(study: Path) -> str | None:
 
 
 def original_from_file(path: Path) -> Original:
-    """What a LoRA file of ours says of itself.
+    """The original from the metadata of a LoRA file.
 
     Raises:
-        CheckpointError: not a LoRA file, or one of another program.
+        CheckpointError: it is not a LoRA file, or another program has written it.
     """
     metadata = read_metadata(path)
     if "lorasweep_config" not in metadata:
         raise CheckpointError(
-            f"{path}: its metadata has no lorasweep_config, as this program writes it; another "
-            "program's LoRA can be scored (python -m evaluate) but not made again"
+            f"{path}: its metadata has no lorasweep_config, which this program writes; LoRAs from "
+            "other programs can be scored (python -m evaluate) but not reproduced"
         )
     name = f"{shortened(path)}: lorasweep_config"
     settings = parse_json(metadata["lorasweep_config"], Tree, name)
@@ -249,7 +251,7 @@ def original_from_file(path: Path) -> Original:
 
 
 def score_file(path: Path, epoch: int, scorer: Scorer) -> ScoredEpoch:
-    """A LoRA file that no run has scored, scored now."""
+    """Scores a LoRA file; everything else about its epoch is unknown."""
     card = scorer({path: epoch})[0]
     card.images = None
     unknown = float("nan")

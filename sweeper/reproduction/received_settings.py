@@ -1,7 +1,7 @@
-"""Settings that came out of a file or a store: each is taken up only as far as its kind allows.
+"""Settings from a file or a store. Each is accepted only as far as its kind allows.
 
-A received setting may say how a LoRA was trained. What is read, loaded or imported now is chosen
-by the person at the keyboard (train/files/permissions.py).
+Received settings may determine how a LoRA is trained. Which files are read, loaded or imported is
+chosen by the person at the keyboard (train/files/permissions.py).
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from train.models.model_files import INDEX, WEIGHTS, BaseError, fingerprint, wei
 from train.text.display import shortened
 from train.text.shell import in_setting
 
-# a search's alone: they have no say in a trial that is trained again
+# settings of a search, which are ignored when one of its trials is retrained
 SEARCH_GROUPS = ("study", "search", "pruner", "pack")
 
 
 @dataclass(frozen=True)
 class ReceivedSettings:
-    """Settings as a file or a store has them, not yet to be trusted.
+    """Untrusted settings from a file or a store.
 
     Attributes:
-        settings: nested, plain values.
-        base: the fingerprint of the base that they were used with; empty: not known.
+        settings: nested plain values.
+        base: fingerprint of the base that they were used with; empty if unknown.
     """
 
     settings: Tree
@@ -47,27 +47,27 @@ class ReceivedSettings:
 
     @classmethod
     def of(cls, content: object, name: str, base: str = "") -> ReceivedSettings:
-        """Plain values as received settings.
+        """Builds received settings from plain values.
 
         Args:
-            name: where they are from, for the message.
+            name: the source, for the error message.
 
         Raises:
-            UntrustedFileError: no mapping of plain values, or one that is too deep.
+            UntrustedFileError: not a mapping of plain values, or nested too deeply.
         """
         return cls(migrate_keys(convert(content, Tree, name)), base)
 
     def text(self, group: str, name: str) -> str | None:
-        """A setting that is a text, to be shown or compared; None where there is none."""
+        """A text setting, to display or compare; None if there is none."""
         values = self.settings.get(group)
         value = values.get(name) if isinstance(values, Mapping) else None
         return value if isinstance(value, str) else None
 
     def base_path(self) -> str | None:
-        """The base that the settings name, if a file may name it; None where they name none.
+        """The base that the settings name; None if they name none.
 
         Raises:
-            ConfigError: it is for the person to name.
+            ConfigError: a file may not name this base, so the person must.
         """
         group = self.settings.get("base")
         if not isinstance(group, Mapping) or group.get("path") is None:
@@ -78,14 +78,14 @@ class ReceivedSettings:
         raise _refusal("base.path", path, Kind.MODEL)
 
     def merged_into(self, defaults: SweepConfig, typed: Mapping[str, Any]) -> MergedSettings:
-        """The settings in the place of today's: free-form groups are taken whole.
+        """Merges the received settings into the current defaults. Free-form groups are replaced.
 
         Args:
-            today: the defaults on the base that is used.
-            named: dotted key -> what the person has typed for it, which wins.
+            defaults: the defaults for the base that is used.
+            typed: dotted key -> value typed by the person, which takes precedence.
 
         Raises:
-            ConfigError: a setting that a file may not give, or that is none.
+            ConfigError: a setting that a file may not set, or whose value is invalid.
         """
         result = MergedSettings({})
         received = {
@@ -99,12 +99,12 @@ class ReceivedSettings:
 
 @dataclass
 class MergedSettings:
-    """Received settings under today's keys.
+    """Received settings merged into the current defaults.
 
     Attributes:
-        values: nested.
-        added: key -> today's value, of settings that did not exist then.
-        dropped: key -> value, of settings that do not exist any more.
+        values: nested settings.
+        added: key -> default, for settings that are new since they were logged.
+        dropped: key -> logged value, for settings that no longer exist.
     """
 
     values: dict[str, Any]
@@ -141,9 +141,9 @@ def _overlay(
 
 
 def _accept(key: str, value: Any, default: Any) -> Any:
-    """Types, ranges and words are checked with the whole config; nothing else depends on them."""
-    if value == MISSING:  # OmegaConf would silently take the default
-        raise ConfigError(f"{key}: ??? stands for a value that is missing")
+    """Accepts any value: types, ranges and choices are checked with the whole config."""
+    if value == MISSING:  # OmegaConf would silently use the default
+        raise ConfigError(f"{key}: ??? stands for a missing value")
     return value
 
 
@@ -156,7 +156,7 @@ def _accept_path(key: str, value: Any, default: Any) -> Any:
 
 
 def _accept_model(key: str, value: Any, default: Any) -> Any:
-    if key == "base.path":  # `base_path` has looked at it; the defaults are those on that base
+    if key == "base.path":  # checked by `base_path`, and the defaults contain it
         return default
     if value is None or _text(key, value) in (default, EMBEDDED):
         return value
@@ -194,14 +194,12 @@ def _text(key: str, value: Any) -> str:
 
 def _mapping(key: str, value: Any, example: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigError(
-            f"{key}: {shown(value)} cannot be; it is a group of settings, such as {example}"
-        )
+        raise ConfigError(f"{key}: {shown(value)} must be a group of settings, such as {example}")
     return value
 
 
 def _is_base(path: str, logged_fingerprint: str) -> bool:
-    """Whether a base lies at a path that the person has named, or one with the logged weights."""
+    """Whether a path contains a base that the person has named, or one with the logged weights."""
     if is_foreign(path):
         return False
     try:
@@ -209,7 +207,7 @@ def _is_base(path: str, logged_fingerprint: str) -> bool:
         if source.exists() and is_named(source):
             return True
         if source.is_dir() and not (source / INDEX).is_file():
-            return False  # a folder of other things, which may be endless
+            return False  # a folder of other files, which may be huge
         if not logged_fingerprint or (not source.is_dir() and source.suffix != WEIGHTS):
             return False
         files = weight_files(source)
@@ -221,18 +219,18 @@ def _is_base(path: str, logged_fingerprint: str) -> bool:
 
 
 def _refusal(key: str, value: str, kind: Kind) -> ConfigError:
-    """What to type in the place of a setting that a file may not give."""
+    """The error for a setting that a file may not set; it says what to type instead."""
     argument = in_setting(key, value)
     if kind is Kind.MODEL:
         return ConfigError(
-            f"{key}: the run used {shortened(value)}, but a file does not choose which model is "
-            f"loaded; if you trust it, type {argument}, or where it is now"
+            f"{key}: the run used {shortened(value)}, but a file may not choose which model is "
+            f"loaded; if you trust it, type {argument}, or its current location"
         )
     folder = in_setting(ALLOW_PATH, value)
     alternative = (
         f", or {folder}" if Path(value).is_absolute() and folder != f"{ALLOW_PATH}=" else ""
     )
     return ConfigError(
-        f"{key}: the run used {shortened(value)}, but a file does not choose which files are "
-        f"read; type {argument}, or where it is now{alternative}"
+        f"{key}: the run used {shortened(value)}, but a file may not choose which files are "
+        f"read; type {argument}, or its current location{alternative}"
     )

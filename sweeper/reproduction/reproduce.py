@@ -1,4 +1,4 @@
-"""Trains a logged run again and compares, as `python -m sweeper.reproduce` does."""
+"""Retrains a logged run and compares the results: the command `python -m sweeper.reproduce`."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ log = logging.getLogger(__name__)
 
 
 def main(config: ReproduceConfig) -> None:
-    """Trains a run again; exits with 0 where it is identical or within tolerance, 1 otherwise."""
+    """Reproduces a run; exits with 0 if it is identical or within tolerance, with 1 otherwise."""
     root = Path(config.root)
     original = find_original(config, root)
-    log.info(f"making again {original.description}")
+    log.info(f"reproducing {original.description}")
     migrated = reproduction_settings(original, config)
     trial = migrated.config
     check_construction(trial)
@@ -62,7 +62,7 @@ def main(config: ReproduceConfig) -> None:
     try:
         context = load_context(trial)
     except BaseError as error:
-        hint = "" if config.base.path else "; base.path= says where the base is now"
+        hint = "" if config.base.path else "; set base.path= to the base's current location"
         raise BaseError(f"{error}{hint}") from None
     current = origin_tags(context)
     if (difference := base_difference(original.tags, current)) and not config.force:
@@ -71,7 +71,7 @@ def main(config: ReproduceConfig) -> None:
         )
     _log_differences(original, migrated, current)
     if original.file is not None:
-        log.info(f"scoring {original.file}, which has no scores of then")
+        log.info(f"scoring {original.file}, because it contains no original scores")
         scored = score_file(original.file, original.selected, context.scorer)
         original = replace(original, epochs=[scored])
     mirror = MlflowMirror(root, study_folder(root, original.study))
@@ -82,11 +82,11 @@ def main(config: ReproduceConfig) -> None:
 
 
 def find_original(config: ReproduceConfig, root: Path) -> Original:
-    """What is to be made again.
+    """Finds the run, study or file to reproduce.
 
     Raises:
-        ConfigError: no such run or study, or one that has nothing to compare with.
-        CheckpointError: no LoRA file of ours.
+        ConfigError: it does not exist, or there is nothing to compare with.
+        CheckpointError: it is not a LoRA file of this program.
     """
     if config.lora:
         return original_from_file(expanded(config.lora))
@@ -107,10 +107,10 @@ def find_original(config: ReproduceConfig, root: Path) -> Original:
 
 
 def reproduction_settings(original: Original, config: ReproduceConfig) -> MigratedConfig:
-    """The settings to train with, with the paths that the command line gives.
+    """The settings to train with, including the locations on the command line.
 
     Raises:
-        ConfigError: settings of another version.
+        ConfigError: this version does not accept the original settings.
     """
     locations: dict[str, Any] = config.locations
     logged_file = original.settings.text("probes", "file")
@@ -126,29 +126,29 @@ def reproduction_settings(original: Original, config: ReproduceConfig) -> Migrat
         name=original.study, root=config.root, keep_checkpoints=config.keep_checkpoints
     )
     trial.search, trial.pack = {}, 1
-    if original.file is not None:  # the checkpoint to have in the end is the one that is there
+    if original.file is not None:  # reproduces the epoch of the file
         last = trial.training.max_steps or trial.training.epochs
         if not 1 <= original.selected <= last:
             raise ConfigError(
-                f"lora: {shortened(original.file)} says that it is of epoch {original.selected}, "
-                f"but its settings train from 1 to {last}"
+                f"lora: {shortened(original.file)} claims to be epoch {original.selected}, "
+                f"but its settings train epochs 1 to {last}"
             )
         trial.selection = replace(trial.selection, rule="epoch", epoch=original.selected)
     return migrated
 
 
 def check_dataset(original: Original, trial: SweepConfig, config: ReproduceConfig) -> None:
-    """Before the base is loaded, which takes its time.
+    """Checks that the images are the original ones, before the base is loaded, which takes time.
 
     Raises:
-        ConfigError: they are not here, or are others; saying how.
+        ConfigError: the images are missing or different.
     """
     try:
         dataset = load_dataset(trial.data)
     except DataError as error:
         if any(key.startswith("data.") for key in config.locations):
             raise
-        raise ConfigError(f"{error}; data.path= says where the pictures are now") from None
+        raise ConfigError(f"{error}; set data.path= to the images' current location") from None
     difference = dataset_difference(original.tags, dataset_tags(dataset))
     if difference and not config.force:
         raise ConfigError(
@@ -159,7 +159,7 @@ def check_dataset(original: Original, trial: SweepConfig, config: ReproduceConfi
 def report_verdict(
     original: Original, reproduced: TrialRecord, tolerance: dict[str, float], mirror: MlflowMirror
 ) -> str:
-    """Prints and logs the comparison and the verdict, which it returns."""
+    """Prints and logs the comparison, and returns the verdict."""
     epoch_pairs = pair_epochs(original.epochs, reproduced.epochs)
     comparisons = [compare(before, after) if after else None for before, after in epoch_pairs]
     verdict = verdict_of(comparisons, tolerance)
@@ -167,11 +167,14 @@ def report_verdict(
     identical = sum(comparison.same_weights for comparison in present)
     missing = [before.scorecard.label for before, after in epoch_pairs if after is None]
     lines = [
-        *(line for before, after in epoch_pairs if after and before.scorecard.epoch == original.selected
-          for line in comparison_table(before, after, present, tolerance).split("\n")),
-        *(f"{label} is missing" for label in missing),
-        f"verdict: {verdict} (weights the same bytes in {identical} of {len(epoch_pairs)} scored epochs)",
-    ]  # fmt: skip
+        line
+        for before, after in epoch_pairs
+        if after and before.scorecard.epoch == original.selected
+        for line in comparison_table(before, after, present, tolerance).split("\n")
+    ]
+    lines += [f"{label} is missing" for label in missing]
+    counts = f"{identical} of {len(epoch_pairs)}"
+    lines.append(f"verdict: {verdict} (identical weights in {counts} scored epochs)")
     print_lines(*lines)
     mirror.flush()
     with mirror.tolerate_outage():
@@ -184,23 +187,24 @@ def report_verdict(
 
 
 def _log_differences(original: Original, migrated: MigratedConfig, current: dict[str, str]) -> None:
-    """What differs from then, before anything is trained."""
+    """Logs what differs from the original, before anything is trained."""
     lines = environment_differences(original.tags, current)
     for description, settings in (
-        ("settings that did not exist then have today's values", migrated.added),
-        ("settings that do not exist any more are left out", migrated.dropped),
+        ("settings that are new since the original run have their defaults", migrated.added),
+        ("settings that no longer exist are dropped", migrated.dropped),
     ):
         if settings:
             listed = ", ".join(shortened(f"{key}={value}") for key, value in settings.items())
             lines.append(f"{description}: {listed}")
     if (pack := original.tags.get("pack", "1")) != "1":
         lines.append(
-            f"differs: it was trained in a pack of {pack}, now it is alone: the same sums in "
-            "another order, which training widens; with pack=1 a run is reproduced to the byte"
+            f"differs: it was trained in a pack of {pack}, and now alone; this changes the order "
+            "of additions, and training amplifies the difference; a run with pack=1 can be "
+            "reproduced byte for byte"
         )
     for line in lines:
         log.info(line)
 
 
 def _mismatch_hint(key: str) -> str:
-    return f"{key}= says where the right one is; force=true trains with this one"
+    return f"set {key}= to the location of the right one, or force=true to use this one"

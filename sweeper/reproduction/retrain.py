@@ -1,4 +1,4 @@
-"""The training of a run again: the same loop, with the same settings, into a run of its own."""
+"""Retrains a run: the same loop with the same settings, logged as a new run."""
 
 from __future__ import annotations
 
@@ -29,46 +29,46 @@ from train.errors import TrainingError
 
 log = logging.getLogger(__name__)
 REPRODUCTIONS, REPRODUCTION_OF = "reproductions", "reproduction_of"
-COPIED_TAGS = (FALLBACKS_TAG,)  # tags that say how a run was trained other than its settings do
+COPIED_TAGS = (FALLBACKS_TAG,)  # tags that affect how a run is trained, in addition to its settings
 
 
 class ComparisonProgress(Progress):
-    """A line an epoch: how near it comes to that of then."""
+    """Logs a line per epoch: how close it is to the original one."""
 
     def __init__(self, folder: Path, original: list[ScoredEpoch]) -> None:
         super().__init__(folder, 1, len(original))
         self.original = {epoch.scorecard.epoch: epoch for epoch in original}
 
     def trial_started(self, record: TrialRecord) -> None:
-        """Says where it goes on, if it was begun before."""
+        """Logs where it continues, if it was started before."""
         if record.epochs:
             log.info(f"continues after epoch {record.scorecards[-1].epoch}")
 
     def epoch_scored(self, record: TrialRecord, policy: PolicyConfig) -> None:
-        """Says how near the epoch is, and how long the rest will take."""
+        """Logs how close the epoch is, and the remaining time."""
         last, last_original = record.epochs[-1], max(self.original)
         epoch = last.scorecard.epoch
         original = self.original.get(epoch)
-        summary = compare(original, last).summary if original else "not scored then"
+        summary = compare(original, last).summary if original else "not scored originally"
         seconds = [scored.seconds for scored in record.epochs]
         remaining = sum(seconds) / len(seconds) * sum(number > epoch for number in self.original)
         log.info(f"epoch {epoch:2}/{last_original}  {summary}  about {duration(remaining)} left")
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Nothing: the verdict is the end."""
+        """Logs nothing: the verdict follows."""
 
 
 def retrain(
     original: Original, config: SweepConfig, context: StudyContext, mirror: MlflowMirror
 ) -> TrialRecord:
-    """Trains and scores up to the original's last scored epoch; where it was left, it goes on.
+    """Trains and scores up to the original's last scored epoch. Continues an unfinished attempt.
 
     Args:
         context: base, data set and scorer of these settings.
 
     Raises:
-        KeyboardInterrupt: it was asked to leave; the same again goes on.
-        TrainingError: it failed.
+        KeyboardInterrupt: a stop was requested; the same call continues.
+        TrainingError: the training failed.
     """
     last = original.epochs[-1].scorecard.epoch
     copied = {key: value for key, value in original.tags.items() if key in COPIED_TAGS}
@@ -102,13 +102,14 @@ def retrain(
                 mirror.flush()
                 raise KeyboardInterrupt
     if record.state == FAILED:
-        raise TrainingError(f"training it again failed: {record.reason}")
+        raise TrainingError(f"retraining failed: {record.reason}")
     return record
 
 
 @contextmanager
 def _locked_folder(parent: Path, name: str, settings: dict[str, object]) -> Iterator[Path]:
-    """A folder that no other process is at: of the same that was left unfinished, or a new one."""
+    """Locks and yields a folder: that of an unfinished attempt with the same settings, or a new
+    one."""
     for number in count():
         folder = checked_folder(parent / f"{name}-{number}")
         folder.mkdir(parents=True, exist_ok=True)

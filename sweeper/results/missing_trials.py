@@ -1,4 +1,4 @@
-"""Trials of a study that have no result any more, so that what is selected is without them."""
+"""Trials of a study whose records are lost, so that the selection does not include them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from sweeper.tracking.trial_record import LEASE_FILE, RECORD_FILE, load_records,
 from train.data.folders.wording import agreed
 from train.files.untrusted import UntrustedFileError, read_json
 
-MISSING_KEY = "missing"  # of RESULT: the numbers of those that were missing then
-MAX_MISSING, MAX_SHOWN = 1000, 20  # missing trials that are looked for, and that a line names
-NUMBER = re.compile("[0-9]{1,7}")  # of a trial, as the name of its folder
+MISSING_KEY = "missing"  # key in RESULT_FILE: numbers of the trials that were missing
+MAX_MISSING, MAX_SHOWN = 1000, 20  # missing trials that are returned, and that a message lists
+NUMBER = re.compile("[0-9]{1,7}")  # a trial number, as the name of a folder
 Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_TRIALS)]
 
 
 def missing_trials(study: Path) -> list[int]:
-    """The numbers of trials that have begun and whose record is gone or cannot be read; of very
-    many the first.
+    """The first MAX_MISSING numbers of trials that were started and whose record is missing or
+    damaged.
 
-    Those that come after all that is known here are known to Optuna alone, which a sweep asks.
-    A trial that a process holds has perhaps no record yet.
+    Lost trials after the last one that the folder or the result mentions are known only to
+    Optuna, which a sweep asks. A trial that a process holds may have no record yet, so it does
+    not count as missing.
     """
     present = {int(record.folder.name) for record in load_records(study)}
     listed = _trials_in_result(study)
@@ -43,7 +44,7 @@ def missing_trials(study: Path) -> list[int]:
 
 
 def describe_missing(study: Path) -> str:
-    """Which trials are missing and what to do, in a line; empty where none is."""
+    """Which trials are missing and what to do, in one line; empty if none is missing."""
     numbers = missing_trials(study)
     if not numbers:
         return ""
@@ -57,8 +58,8 @@ def describe_missing(study: Path) -> str:
         f"{trial_folder(study, numbers[0]) / RECORD_FILE}{' and so on' if len(numbers) > 1 else ''}"
     )
     return (
-        f"{subject} from the result: {files} is gone or damaged; put {pronoun} back from a copy, or run "
-        f"the command of the sweep again, which trains {pronoun} again while its budget lasts"
+        f"{subject} from the result: {files} is gone or damaged; restore {pronoun} from a copy, "
+        f"or repeat the sweep's command, which retrains {pronoun} within the study's budget"
     )
 
 
@@ -67,14 +68,14 @@ class _Trial(msgspec.Struct):
 
 
 class _Result(msgspec.Struct):
-    """What is read of a study's result."""
+    """The fields of a study's result that are read."""
 
     trials: list[_Trial]
     missing: list[Number] = []
 
 
 def _trials_in_result(study: Path) -> set[int]:
-    """Those that the study's result knew of."""
+    """The numbers of the trials that the study's result mentions."""
     with suppress(OSError, UntrustedFileError):
         result = read_json(study / RESULT_FILE, _Result)
         return {trial.number for trial in result.trials} | {*result.missing}

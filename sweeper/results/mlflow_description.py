@@ -1,4 +1,4 @@
-"""A study in a page of Markdown: what MLflow's pages show as its description."""
+"""A study's description in MLflow: a page of Markdown."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from sweeper.console.progress import format_value
 from sweeper.results.ranking import RankedTrial, explain, short_key, varied_params
 from sweeper.tracking.markdown import escape_markdown, markdown_row
 
-MAX_ROWS = 12  # trials that are listed
+MAX_ROWS = 12  # trials in the table
 
 
 def describe_study(ranked: list[RankedTrial]) -> str:
-    """The pick and why; then the trials, best first."""
+    """The selected checkpoint and the reasons; then a table of the trials, best first."""
     best = ranked[0]
     if best.selection is None:
         return "No trial has a checkpoint."
@@ -18,7 +18,7 @@ def describe_study(ranked: list[RankedTrial]) -> str:
     headings = ["trial", *map(short_key, params), "keep", "fidelity", "how it ended"]
     lines = [
         f"**Keep trial {best.record.number}, epoch {best.selection.scorecard.epoch}**: "
-        "`best.safetensors` among the artifacts of the sweep's run.",
+        "`best.safetensors` in the artifacts of the sweep's run.",
         "",
         escape_markdown(" ".join(explain(ranked))),
         "",

@@ -1,4 +1,4 @@
-"""The overview picture of a study: all checkpoints against each other, and the pick's curves."""
+"""The overview chart of a study: all its checkpoints, and the curves of the selected trial."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def draw_overview(
     selected: Scorecard,
     policy: PolicyConfig,
 ) -> None:
-    """Draws it into a PNG file, in one piece."""
+    """Draws the overview into a PNG file, which is written atomically."""
     figure = Figure(figsize=(14, 5.8), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
     draw_checkpoints(left, records, best, selected, policy)
@@ -44,10 +44,10 @@ def draw_checkpoints(
     policy: PolicyConfig,
     legend: bool = True,
 ) -> None:
-    """Fidelity against pose memorization, a dot a checkpoint, a thin line a trial.
+    """Draws fidelity against pose memorization: a dot per checkpoint, a thin line per trial.
 
     Args:
-        keyed: say what each mark is; False: the page around says it. Dots have their words as url.
+        legend: whether to draw a title and a legend. Each dot has its description as its URL.
     """
     for record in records:
         _draw_line(axes, record, record is best or record.number == best.number)
@@ -63,7 +63,7 @@ def draw_checkpoints(
         edgecolors="black",
         linewidths=0.8,
         zorder=5,
-        label=f"the pick: trial {best.number}, epoch {selected.epoch}",
+        label=f"selected: trial {best.number}, epoch {selected.epoch}",
     )
     if MEMORY in policy.max:
         axes.axvline(policy.max[MEMORY], color="#c92a2a", linestyle="--", linewidth=1)
@@ -71,7 +71,7 @@ def draw_checkpoints(
     memories = [_point(card)[0] for record in records for card in usable(record.scorecards)]
     axes.set_xlim(-0.03, max(max(memories, default=1.0), policy.max.get(MEMORY, 0)) + 0.06)
     axes.set_xlabel("pose memorization  (0: none, 1: every image repeats a training pose)")
-    axes.set_ylabel("fidelity  (likeness and obedience; higher is better)")
+    axes.set_ylabel("fidelity  (likeness and prompt fidelity; higher is better)")
     if legend:
         axes.set_title("all checkpoints of all trials", loc="left")
         axes.legend(loc="best", fontsize=9)
@@ -79,7 +79,7 @@ def draw_checkpoints(
 
 
 def _draw_line(axes: Axes, record: TrialRecord, is_best: bool) -> None:
-    """Joins a trial's epochs."""
+    """Connects a trial's epochs with a line."""
     points = [_point(card) for card in usable(record.scorecards)]
     axes.plot(
         *zip(*points, strict=True) if points else ([], []),
@@ -91,7 +91,7 @@ def _draw_line(axes: Axes, record: TrialRecord, is_best: bool) -> None:
 
 
 def _draw_dots(axes: Axes, records: list[TrialRecord], policy: PolicyConfig) -> list[Scorecard]:
-    """A dot a checkpoint, its words as url; returns those within all limits."""
+    """Draws a dot per checkpoint, with its description as URL; returns those within all limits."""
     groups: dict[bool, list[tuple[Scorecard, str]]] = {False: [], True: []}
     for record in records:
         for card in usable(record.scorecards):
@@ -122,7 +122,7 @@ def _draw_dots(axes: Axes, records: list[TrialRecord], policy: PolicyConfig) -> 
 
 
 def _draw_front(axes: Axes, feasible: list[Scorecard]) -> None:
-    """The checkpoints that no other beats in both."""
+    """Draws the Pareto front: the checkpoints that no other one beats in both objectives."""
     front = [_point(card) for card in pareto(feasible)]
     if len(front) > 1:
         axes.step(
@@ -131,7 +131,7 @@ def _draw_front(axes: Axes, feasible: list[Scorecard]) -> None:
             color=WITHIN_COLOR,
             linestyle=":",
             linewidth=1.4,
-            label="none is better in both",
+            label="Pareto front",
             zorder=2,
         )
 

@@ -1,4 +1,4 @@
-"""The trials of a study, best first, and why the first one is."""
+"""Ranks the trials of a study, and explains why the first one is the best."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeper.tracking.trial_record import FAILED, TrialRecord
 
 @dataclass(frozen=True)
 class RankedTrial:
-    """A trial of a study, and the checkpoint selected from it (None: it failed)."""
+    """A trial of a study, and the checkpoint selected from it (None if it failed)."""
 
     record: TrialRecord
     run_id: str
@@ -24,7 +24,7 @@ class RankedTrial:
 
     @property
     def rank(self) -> tuple[bool, float, int]:
-        """Greater is better."""
+        """The sort key; greater is better."""
         if self.selection is None:
             return (False, float("-inf"), -self.record.number)
         return (*self.selection.rank, -self.record.number)
@@ -43,7 +43,7 @@ def rank_trials(
 
 
 def pareto_trials(entries: list[RankedTrial]) -> list[RankedTrial]:
-    """The trials that no other beats in both fidelity and memorization, least memorized first."""
+    """The Pareto front of fidelity and memorization over trials, least memorized first."""
     by_card = {id(e.selection.scorecard): e for e in entries if e.selection}
     return [
         by_card[id(card)]
@@ -52,18 +52,18 @@ def pareto_trials(entries: list[RankedTrial]) -> list[RankedTrial]:
 
 
 def pareto_numbers(ranked: list[RankedTrial]) -> list[int]:
-    """The numbers of the trials of the front."""
+    """The numbers of the trials on the Pareto front."""
     return [entry.record.number for entry in pareto_trials(ranked)]
 
 
 def varied_params(entries: list[RankedTrial]) -> list[str]:
-    """The settings in which the trials differ."""
+    """The names of the settings in which the trials differ."""
     keys = dict.fromkeys(key for entry in entries for key in entry.record.params)
     return [key for key in keys if len({str(e.record.params.get(key)) for e in entries}) > 1]
 
 
 def explain(ranked: list[RankedTrial]) -> list[str]:
-    """The first in plain sentences: why this trial; why this epoch and not a later one."""
+    """Explains the best trial in sentences: why this trial, and why this epoch and no later one."""
     best = ranked[0]
     selection = best.selection
     assert selection
@@ -76,44 +76,44 @@ def explain(ranked: list[RankedTrial]) -> list[str]:
     rivals = [entry for entry in ranked[1:] if entry.selection and entry.selection.feasible]
     if not selection.feasible:
         trial_sentence = (
-            f"WARNING: no checkpoint of any trial keeps all the limits; t{trial[1:]} is over them "
-            "by the least, so use it with care"
+            f"WARNING: no checkpoint of any trial is within all limits; t{trial[1:]} exceeds them "
+            "the least, so use it with care"
         )
     elif rivals:
         assert rivals[0].selection
         value, next_value = (_format_objective(s) for s in (selection, rivals[0].selection))
-        comparison = f"with {next_value}" if next_value != value else "with hardly less"
+        comparison = f"with {next_value}" if next_value != value else "with almost as much"
         advantage = _advantage(selection.scorecard)
         trial_sentence = (
             f"{trial} has {advantage} of all trials within the limits: {value}, the next is trial "
             f"{rivals[0].record.number} {comparison}"
             if advantage
-            else f"{trial} is the first of those within the limits, which nothing tells apart"
+            else f"{trial} is the first of those within the limits; no score distinguishes them"
         )
     elif len(ranked) > 1:
         trial_sentence = f"{trial} is the only one with a checkpoint within the limits"
     else:
-        trial_sentence = f"{trial} keeps all the limits"
+        trial_sentence = f"{trial} is within all limits"
     epoch_sentence = f"After epoch {selection.scorecard.epoch} it {learned_by(selection.scorecard)}"
     if selection.later:
         epoch_sentence += f", while {selection.later}"
     elif best.record.scorecards[-1].epoch > selection.scorecard.epoch:
-        epoch_sentence += ", and its later epochs are not better by more than chance"
+        epoch_sentence += ", and its later epochs are not significantly better"
     return [f"{trial_sentence}.", f"{epoch_sentence}.", *selection.reasons[2:]]
 
 
 def _advantage(card: Scorecard) -> str:
-    """What the first of the trials has the best of; empty: nothing that can be told."""
+    """The score in which the best trial is ahead; empty if no score decides."""
     names = deciding(card)
     if names == FIDELITIES:
-        return "the best balance of likeness and obedience"
+        return "the best balance of likeness and prompt fidelity"
     return (
         "the lowest validation loss" if names == (LOSS,) else "the best likeness" if names else ""
     )
 
 
 def _format_objective(selection: Selection) -> str:
-    """What a selection is compared by, in letters."""
+    """The value that a selection is ranked by, as text."""
     fidelity = selection.fidelity
     return overall(selection.scorecard) if fidelity is None else f"{fidelity:.3f}"
 

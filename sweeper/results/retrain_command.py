@@ -1,4 +1,4 @@
-"""The command that trains a trial by itself, from the overrides that its record has."""
+"""The command that retrains one trial, built from the overrides in its record."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from train.config.schema import CONF, EMBEDDED
 from train.config.setting_kinds import FREE_KINDS, TEXT_KINDS, Kind, kinds
 from train.text.shell import in_shell
 
-# settings of a command that are a search's own, not a trial's
+# settings that belong to a search, not to a trial
 SEARCH_GROUPS = ("study", "hydra", "search", "pruner", "pack", "selection")
-# settings of the machine, for the person who runs the command to choose
+# settings of the machine, chosen by the person who runs the command
 MACHINE_SETTINGS = ("cache", "cache_path", "base.compile")
 KEY = re.compile(r"(~|\+{0,2})([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", re.ASCII)
 CHOICE = re.compile(r"[A-Za-z0-9_-]+")
 INTERPOLATION = re.compile(r"\$\{[\w.]+\}", re.ASCII)  # ${network.rank}, and not ${oc.env:HOME}
-# encoders that come with the program or with its libraries, by open_clip's names
+# encoders that ship with the program or its libraries, by open_clip's names
 TRUSTED_ENCODERS = (EMBEDDED, "ViT-L-14/openai")
 
 
@@ -33,10 +33,10 @@ class RetrainCommand(NamedTuple):
 
 
 def retrain_command(record: TrialRecord) -> RetrainCommand:
-    """The trial by itself, from the settings that made it.
+    """The command that trains a trial with the same settings.
 
-    Left out is what names code or asks for what it is not: classes, encoders from elsewhere,
-    choices that do not ship with conf/, and whatever is no setting, such as flags.
+    Settings that can name code are omitted: classes, encoders from elsewhere, and options that do
+    not ship with conf/. So is anything that is not a setting, such as a flag.
     """
     arguments: dict[str, str] = {}
     omitted: dict[str, None] = {}
@@ -58,7 +58,7 @@ def retrain_command(record: TrialRecord) -> RetrainCommand:
 
 
 def _is_safe(name: str, value: str) -> bool:
-    """Whether a value can be handed over: the setting is known, and it names no code."""
+    """Whether a value may be put into a command: the setting is known, and it names no code."""
     if "\0" in value:
         return False
     if (CONF / name).is_dir():
@@ -72,7 +72,7 @@ def _is_safe(name: str, value: str) -> bool:
 
 
 def _kind(name: str) -> Kind | None:
-    """Of which kind a setting is, see `train.config.setting_kinds.kinds`; None: there is none."""
+    """The kind of a setting (see `train.config.setting_kinds.kinds`); None if it is unknown."""
     all_kinds = _kinds()
     if name in all_kinds:
         return all_kinds[name][0]

@@ -1,7 +1,7 @@
-"""What to type: to use the pick, and to train it again.
+"""Commands and code to copy: how to use the selected checkpoint, and how to retrain it.
 
-A study may be a stranger's, and people paste what they are shown. So each value is quoted for the
-place where it stands, and nothing that a record says becomes a flag, or the name of code.
+A study may come from a stranger, and people paste what they are shown. So each value is quoted for
+its context, and nothing from a record becomes a flag or the name of code.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from train.lora.checkpoint_file import read_metadata
 from train.text.display import printable
 from train.text.shell import in_shell
 
-RUN_ID = re.compile(r"[0-9a-f]{32}")  # as MLflow makes them
-MAX_NUMBER = 1e9  # of a number that a program is given
+RUN_ID = re.compile(r"[0-9a-f]{32}")  # MLflow's format
+MAX_NUMBER = 1e9  # largest number that is put into code
 
 
 def diffusers_snippet(record: TrialRecord, file: Path) -> str:
-    """Python that draws a picture with the LoRA, with the steps and guidance it was scored with."""
+    """Python code that generates an image with the LoRA, as in scoring (steps and guidance)."""
     base = str(record.setting("base", "path"))
     if base == EMBEDDED:
         base = str(EMBEDDED_BASE.relative_to(CONF.parent))
@@ -44,30 +44,30 @@ def diffusers_snippet(record: TrialRecord, file: Path) -> str:
         f'pipeline = {pipeline}.{load}({python_literal(base)})',
         f"pipeline.load_lora_weights({python_literal(file.as_posix())})",
         f"prompt = {python_literal(prompt)}",
-        f"drawn = pipeline({', '.join(arguments)})",
-        'drawn.images[0].save("picture.png")',
+        f"image = pipeline({', '.join(arguments)}).images[0]",
+        'image.save("image.png")',
     ))  # fmt: skip
 
 
 def python_literal(text: str) -> str:
-    """A text as Python writes it, in double quotes and in one line."""
+    """A text as a one-line Python literal in double quotes."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{printable(escaped)}"'
 
 
 def root_argument(study: Path) -> str:
-    """What a command needs to find the study, unless it is at the usual place: ` root=...`."""
+    """The argument ` root=...` with which a command finds the study; empty for the default root."""
     root = study.parent.parent.as_posix()
     return "" if root == "mlruns" else f" root={in_shell(root)}"
 
 
 def reproduce_commands(run_id: str, file: Path, root: str, extra: str = "") -> list[str]:
-    """That from MLflow's record of a run, if it has one; that from the LoRA file alone.
+    """The commands that retrain a checkpoint: from its run in MLflow, if any, and from its file.
 
     Args:
-        run_id: where it is not one of MLflow's, it is in no command.
-        root: see `root_of`.
-        more: settings for the first one.
+        run_id: if it is not a valid MLflow run ID, the first command is left out.
+        root: see `root_argument`.
+        extra: further settings for the first command.
     """
     command = "python -m sweeper.reproduce"
     recorded = [f"{command} run_id={run_id}{extra}{root}"] if RUN_ID.fullmatch(run_id) else []
@@ -75,11 +75,11 @@ def reproduce_commands(run_id: str, file: Path, root: str, extra: str = "") -> l
 
 
 def study_command(name: str, study: Path, extra: str = "") -> str:
-    """A command on a study.
+    """A command for a study.
 
     Args:
-        name: of the command.
-        more: settings, as they are typed.
+        name: name of the command.
+        extra: further settings, as typed, with a leading space.
     """
     return f"python -m sweeper.{name} study={in_shell(study.name)}{extra}{root_argument(study)}"
 

@@ -1,4 +1,4 @@
-"""What a study comes to, in the terminal: the table of its trials, the pick and why."""
+"""Prints the result of a study: the table of its trials, the selected checkpoint and why."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sweeper.results.ranking import RankedTrial, explain, pareto_numbers, short_
 from sweeper.results.snippets import reproduce_commands, root_argument
 from train.text.terminal import print_lines
 
-WIDTH = 160  # columns of the table where the output is no terminal
+WIDTH = 160  # columns of the table if the output is not a terminal
 
 
 def print_table(ranked: list[RankedTrial]) -> None:
-    """All the trials in a table; the pick is marked, failures say why."""
+    """Prints all trials in a table, the best one marked, with the reasons of failures."""
     entries = sorted(ranked, key=lambda entry: entry.record.number)
     best = ranked[0] if ranked[0].selection else None
     params = varied_params(entries)
@@ -50,22 +50,20 @@ def print_table(ranked: list[RankedTrial]) -> None:
 
 
 def print_selection(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> None:
-    """The pick, why it is, what is wrong with its trial, and what to do with it."""
+    """Prints the selected checkpoint, why it was selected, its trial's diagnosis and next steps."""
     best = ranked[0]
     if best.selection is None or find_weights(study, best) is None:
-        print_lines(
-            f"no trial has a checkpoint; the table says why, and so does {study / REPORT_FILE}"
-        )
+        print_lines(f"no trial has a checkpoint; see the table above and {study / REPORT_FILE}")
         return
     print_lines(*explain(ranked))
     for finding in diagnose(best.record.scorecards, policy):
-        print_lines(f"its trial's diagnosis: {finding}")
+        print_lines(f"diagnosis of the trial: {finding}")
     front = pareto_numbers(ranked)
     noun = "trial" if len(front) == 1 else "trials"
     commands = reproduce_commands(best.run_id, study / SELECTED_FILE, root_argument(study))
     print_lines(
-        f"not beaten in both fidelity and memorization: {noun} {', '.join(map(str, front))}",
+        f"Pareto front of fidelity and memorization: {noun} {', '.join(map(str, front))}",
         f"the LoRA to keep: {study / SELECTED_FILE}",
         f"the report, to open in a browser: {study / REPORT_FILE}",
-        f"train it again: {commands[0]}",
+        f"retrain it: {commands[0]}",
     )

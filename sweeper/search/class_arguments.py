@@ -1,4 +1,4 @@
-"""The pruners and samplers of conf/ and what each takes: checked without importing them."""
+"""The arguments of the pruners and samplers in conf/, checked without importing their classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from train.config.ranges import SEED
 from train.config.schema import MOST_STEPS
 from train.errors import ConfigError
 
-COUNT = whole(0, MOST_STEPS)  # of trials, or of epochs
+COUNT = whole(0, MOST_STEPS)  # of trials or epochs
 POSITIVE = whole(1, MOST_STEPS)
 AUTO = "auto"
 STARTUP_TRIALS = {"n_startup_trials": COUNT}
@@ -59,7 +59,7 @@ PRUNERS: Table = {
     },
 }
 CMA_ES = "sweeper.search.cma_es.CmaEsSampler"
-# Optuna's classes that unpickle attributes of a study, which a stranger may have written
+# Optuna's classes that unpickle a study's attributes, which a stranger may have written
 UNPICKLING_CLASSES = ("CmaEsSampler", "PyCmaSampler")
 SEED_ARGUMENT = {"seed": optional(Argument(SEED, whole=True))}
 SAMPLING_WARNING = {"warn_independent_sampling": optional(FLAG)}
@@ -113,10 +113,10 @@ SAMPLERS: Table = {
 
 
 def check_pruner(pruner: Mapping[str, Any]) -> None:
-    """Refuses a pruner's settings that cannot be, without importing its class.
+    """Checks a pruner's settings without importing its class.
 
     Raises:
-        ConfigError: naming the first setting that cannot be.
+        ConfigError: naming the first impossible setting.
     """
     check_arguments("pruner", pruner, PRUNERS, "optuna.pruners.MedianPruner")
     min_resource, max_resource = pruner.get("min_resource"), pruner.get("max_resource")
@@ -132,10 +132,10 @@ def check_pruner(pruner: Mapping[str, Any]) -> None:
 
 
 def check_sampler_arguments(sampler: Mapping[str, Any]) -> None:
-    """Refuses a sampler's settings that cannot be, without importing its class.
+    """Checks a sampler's settings without importing its class.
 
     Raises:
-        ConfigError: naming the first setting that cannot be.
+        ConfigError: naming the first impossible setting.
     """
     for target in _nested_targets(sampler):
         package, _, name = target.partition(".")
@@ -145,15 +145,15 @@ def check_sampler_arguments(sampler: Mapping[str, Any]) -> None:
 
 
 def unpickling_message(target: str) -> str:
-    """Why a sampler is refused that would unpickle what it finds in a study."""
+    """The error message for a sampler that unpickles a study's attributes."""
     return (
-        f"hydra.sweeper.sampler.{TARGET}: {target} runs code that a study's journal may bring "
-        f"(it unpickles its attributes); use {CMA_ES} (hydra/sweeper/sampler=cmaes)"
+        f"hydra.sweeper.sampler.{TARGET}: {target} unpickles a study's attributes, which can run "
+        f"code from its journal; use {CMA_ES} (hydra/sweeper/sampler=cmaes)"
     )
 
 
 def _nested_targets(value: Any) -> Iterator[str]:
-    """All classes that settings name, however deep."""
+    """All classes that settings name, at any depth."""
     if isinstance(value, Mapping):
         if isinstance(target := value.get(TARGET), str):
             yield target

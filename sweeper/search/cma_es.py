@@ -1,8 +1,8 @@
-"""CMA-ES that keeps nothing but a whole number with each trial.
+"""A CMA-ES sampler that stores only an integer with each trial.
 
-Optuna's own sampler stores its optimizer in the study, pickled, and unpickles whatever it finds
-there. Here the optimizer is rebuilt for each proposal from the trials themselves: from their
-settings, their values, and the generation that each was drawn for.
+Optuna's own sampler pickles its optimizer into the study, and unpickles whatever it finds there.
+This one rebuilds the optimizer for each proposal from the trials' settings, their values, and the
+generation that each trial was sampled for.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-GENERATION = "cma:generation"  # system attribute of a trial; Optuna's sampler calls it so, too
+GENERATION = "cma:generation"  # system attribute of a trial; Optuna's sampler uses the same name
 DEFAULT_SIGMA = 1 / 6  # of the first generation, as a share of each setting's range
-MIN_SIGMA = 1e-10  # of a spread: with none at all there is no distribution
-MAX_VALUE = 1e300  # a value that is told: no NaN, no infinity, no whole number beyond all floats
+MIN_SIGMA = 1e-10  # a sigma of 0 is no distribution
+MAX_VALUE = 1e300  # excludes NaN, infinity, and integers that are too large for a float
 MAX_SEED = 2**31 - 2
 
 Numbers = NDArray[np.float64]
@@ -34,11 +34,11 @@ Space = dict[str, BaseDistribution]
 
 @dataclass
 class Generation:
-    """The distribution of one generation, from which one trial is drawn.
+    """The distribution of one generation, from which one trial is sampled.
 
     Attributes:
-        trial: its number.
-        optimizer: told of all generations before this one.
+        trial: number of the trial.
+        optimizer: CMA-ES after all earlier generations.
     """
 
     trial: int
@@ -46,7 +46,7 @@ class Generation:
     optimizer: cmaes.CMA | cmaes.SepCMA
 
     def sample(self) -> dict[str, Any]:
-        """Another draw; empty where the distribution has degenerated."""
+        """Samples another point; empty if the distribution has degenerated."""
         try:
             point = self.optimizer.ask()
         except (np.linalg.LinAlgError, ValueError):
@@ -55,19 +55,19 @@ class Generation:
 
 
 class CmaEsSampler(BaseSampler):
-    """Covariance matrix adaptation (Hansen 2016) over the settings that are numbers.
+    """Covariance matrix adaptation (Hansen 2016) over the numeric settings.
 
-    What it proposes depends on the study and the seed alone, whichever process asks.
+    Its proposals depend only on the study and the seed, not on the process that asks.
 
     Args:
-        n_startup_trials: finished trials before which all settings are drawn at random.
-        popsize: trials of a generation; None: 4 + 3 ln(dimensions).
-        sigma0: spread of the first generation, as a share of each setting's range.
+        n_startup_trials: number of finished trials before which all settings are sampled randomly.
+        popsize: trials per generation; None: 4 + 3 ln(dimensions).
+        sigma0: standard deviation of the first generation, as a share of each setting's range.
         use_separable_cma: adapts each setting by itself (Ros and Hansen 2008).
         lr_adapt: adapts the learning rates, for noisy objectives (Nomura et al. 2023).
 
     Raises:
-        ValueError: for `lr_adapt` with `use_separable_cma`.
+        ValueError: `lr_adapt` and `use_separable_cma` are both set.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class CmaEsSampler(BaseSampler):
         lr_adapt: bool = False,
     ) -> None:
         if lr_adapt and use_separable_cma:
-            raise ValueError("lr_adapt does not go with use_separable_cma")
+            raise ValueError("lr_adapt cannot be combined with use_separable_cma")
         self.n_startup_trials, self.popsize = n_startup_trials, popsize
         self.sigma = max(DEFAULT_SIGMA if sigma0 is None else sigma0, MIN_SIGMA)
         self.separable, self.lr_adapt = use_separable_cma, lr_adapt
@@ -90,7 +90,7 @@ class CmaEsSampler(BaseSampler):
         self._generation: Generation | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
-        """The numbers that every finished trial has."""
+        """The numeric settings that every finished trial has."""
         return {
             name: distribution
             for name, distribution in self._intersection.calculate(study).items()
@@ -101,7 +101,7 @@ class CmaEsSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Space
     ) -> dict[str, Any]:
-        """A draw from the current generation; each call for a trial gives another one.
+        """Samples from the current generation; each call for a trial returns another point.
 
         Raises:
             ValueError: the study has more than one objective.
@@ -112,7 +112,7 @@ class CmaEsSampler(BaseSampler):
             if not search_space or len(completed) < self.n_startup_trials:
                 return {}
             self._generation = self._replay(study, trial, completed, search_space)
-            if not trial.params:  # else it was drawn before, and its process died
+            if not trial.params:  # otherwise it was sampled before, and its process crashed
                 generation = self._generation.optimizer.generation
                 study._storage.set_trial_system_attr(trial._trial_id, GENERATION, generation)
         return self._generation.sample()
@@ -120,7 +120,7 @@ class CmaEsSampler(BaseSampler):
     def _replay(
         self, study: Study, trial: FrozenTrial, completed: list[FrozenTrial], space: Space
     ) -> Generation:
-        """The optimizer, told of every generation that is complete, one after the other."""
+        """Rebuilds the optimizer by replaying every complete generation in order."""
         transform = _SearchSpaceTransform(space, transform_0_1=True)
         optimizer = self._new_optimizer(len(space))
         sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
@@ -133,14 +133,13 @@ class CmaEsSampler(BaseSampler):
             try:
                 optimizer.tell(solutions)
             except (AssertionError, np.linalg.LinAlgError, ValueError, OverflowError):
-                optimizer = self._new_optimizer(
-                    len(space)
-                )  # no distribution has led to these values
+                # these values cannot have come from this sampler: start over
+                optimizer = self._new_optimizer(len(space))
                 break
         return Generation(trial.number, transform, optimizer)
 
     def _new_optimizer(self, dimensions: int) -> cmaes.CMA | cmaes.SepCMA:
-        """The optimizer of the first generation, in the unit cube."""
+        """The optimizer of the first generation, in the unit hypercube."""
         arguments: dict[str, Any] = {
             "mean": np.full(dimensions, 0.5),
             "sigma": self.sigma,
@@ -156,7 +155,7 @@ class CmaEsSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
     ) -> Any:
-        """At random: choices, and whatever not every trial has.
+        """Samples randomly: categorical settings, and those that not every trial has.
 
         Raises:
             ValueError: the study has more than one objective.
@@ -170,8 +169,7 @@ class CmaEsSampler(BaseSampler):
 
 
 def _by_generation(completed: Sequence[FrozenTrial], space: Space) -> dict[int, list[FrozenTrial]]:
-    """The trials that can be told, by the generation that they were drawn for, in the order in
-    which they ended."""
+    """The usable trials by the generation that they were sampled for, in the order they ended."""
     generations: dict[int, list[FrozenTrial]] = defaultdict(list)
     for trial in sorted(completed, key=_completion_key):
         generation = trial.system_attrs.get(GENERATION)
@@ -186,7 +184,7 @@ def _completion_key(trial: FrozenTrial) -> tuple[str, int]:
 
 
 def _is_solution(trial: FrozenTrial, space: Space) -> bool:
-    """Whether a trial has a value, and lies within the space."""
+    """Whether a trial has a value and lies within the space."""
     if not trial.values or not _is_number(trial.values[0]):
         return False
     return all(

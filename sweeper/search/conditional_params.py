@@ -1,5 +1,5 @@
-"""Conditional settings: they have an effect only for some values of another setting, and are
-searched only then."""
+"""Conditional settings: they have an effect, and are searched, only for some values of another
+setting."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Condition:
     """When a setting has an effect.
 
     Attributes:
-        on: the names of its parent setting; it may be searched under any of them.
-        holds: whether the setting has an effect, given its parent's value.
+        parents: the names of its parent setting, which may be searched under any of them.
+        is_met: whether the setting has an effect, given its parent's value.
     """
 
     parents: tuple[str, ...]
@@ -42,12 +42,12 @@ CONDITIONS = {
     "scheduler.min_lr_ratio": Condition(SCHEDULER_KEYS, lambda name: name in NONZERO_MIN_LR),
 }
 PARENT_KEYS = tuple(
-    dict.fromkeys(on for condition in CONDITIONS.values() for on in condition.parents)
+    dict.fromkeys(parent for condition in CONDITIONS.values() for parent in condition.parents)
 )
 
 
 def parent_of(key: str, searched: Mapping[str, Any]) -> str | None:
-    """The searched setting that `key` depends on; None: it always has an effect."""
+    """The searched setting that `key` depends on; None if it always has an effect."""
     condition = CONDITIONS.get(key)
     parents = condition.parents if condition else ()
     return next((name for name in parents if name in searched), None)

@@ -1,4 +1,4 @@
-"""How the next trial is proposed: any Optuna sampler, kept from proposing the same twice."""
+"""Proposes trials: any Optuna sampler, wrapped so that it never repeats a proposal."""
 
 from __future__ import annotations
 
@@ -21,13 +21,9 @@ from train.config.parsing import cause
 from train.errors import ConfigError
 
 SAMPLER_KEY = "hydra.sweeper.sampler"
-MAX_ATTEMPTS = (
-    100  # proposals that may be known already before the first unknown combination is taken
-)
-DEFAULT_TRIALS = 8  # of a study without n_trials
-SIGNIFICANT_DIGITS = (
-    3  # significant digits that are kept of a drawn number: 0.00231, not 0.0023140692632779
-)
+MAX_ATTEMPTS = 100  # repeated proposals after which the first untried combination is taken
+DEFAULT_TRIALS = 8  # trials of a study without n_trials
+SIGNIFICANT_DIGITS = 3  # of a sampled number: 0.00231, not 0.0023140692632779
 
 
 class GridSampler(RandomSampler):
@@ -35,12 +31,12 @@ class GridSampler(RandomSampler):
 
 
 class DeduplicatingSampler(BaseSampler):
-    """A sampler that never proposes what a trial of the study has had already.
+    """A sampler that does not propose the settings of an earlier trial again.
 
     Args:
-        inner: makes the proposals.
-        space: what is searched.
-        study: whose trials are known.
+        wrapped: the sampler that makes the proposals.
+        space: the search space.
+        study: the study whose trials are not to be repeated.
     """
 
     def __init__(self, wrapped: BaseSampler, space: Space, study: Study) -> None:
@@ -54,7 +50,7 @@ class DeduplicatingSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Params:
-        """The whole proposal at once, so that it can be compared with the trials that are known."""
+        """Proposes all settings at once, so that they can be compared with the earlier trials."""
         tried = tried_identities(self.study, excluded=trial.number)
         fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if not isinstance(self.wrapped, GridSampler):
@@ -99,8 +95,8 @@ class DeduplicatingSampler(BaseSampler):
 def make_sampler(config: dict[str, Any], seed: int, space: Space, study: Study) -> BaseSampler:
     """The sampler of hydra/sweeper/sampler, seeded for one proposal.
 
-    Made anew for every trial, with a seed of the study's and the trial's number: what is proposed
-    then depends on the study alone, not on how often it was interrupted.
+    It is rebuilt for every trial, with a seed made from the study's seed and the trial number, so
+    that proposals depend only on the study, not on how often it was interrupted.
     """
     return DeduplicatingSampler(
         instantiate_checked(SAMPLER_KEY, {"seed": seed, **config}, BaseSampler), space, study
@@ -108,14 +104,14 @@ def make_sampler(config: dict[str, Any], seed: int, space: Space, study: Study) 
 
 
 def instantiate_checked(key: str, settings: Mapping[str, Any], kind: type) -> Any:
-    """The object that settings with a `_target_` describe.
+    """Instantiates settings with a `_target_`.
 
     Args:
-        part: the dotted key of the settings.
-        kind: what it must be.
+        key: the dotted key of the settings, for error messages.
+        kind: the required base class.
 
     Raises:
-        ConfigError: there is no such class, it is another kind, or it refuses its settings.
+        ConfigError: there is no such class, it is of another kind, or it rejects its settings.
     """
     cls = find_class(key, settings[TARGET], kind)
     try:
@@ -126,11 +122,11 @@ def instantiate_checked(key: str, settings: Mapping[str, Any], kind: type) -> An
 
 
 def check_sampler(config: dict[str, Any], space: Space, objectives: int) -> None:
-    """Refuses a sampler that can do nothing with a search.
+    """Checks that a sampler fits a search.
 
     Raises:
-        ConfigError: it cannot be made, or unpickles what it finds in a study; a grid over a
-            continuum; a sampler for one objective, and there are two.
+        ConfigError: it cannot be instantiated, or it unpickles a study's attributes; it is a grid
+            and a range is continuous; it supports one objective and there are two.
     """
     sampler = instantiate_checked(SAMPLER_KEY, {"seed": 0, **config}, BaseSampler)
     if isinstance(sampler, OptunaCmaEsSampler):
@@ -141,30 +137,30 @@ def check_sampler(config: dict[str, Any], space: Space, objectives: int) -> None
             f"{continuous}: a grid needs single values: a choice, a range or int(...)"
         )
     if objectives > 1 and isinstance(sampler, CmaEsSampler):
-        raise ConfigError("hydra/sweeper/sampler: cmaes knows one objective alone; take nsgaii")
+        raise ConfigError("hydra/sweeper/sampler: cmaes supports only one objective; use nsgaii")
 
 
 def trial_count(n_trials: int | None, config: dict[str, Any], space: Space) -> int:
-    """How many trials a study is to have; where nothing is wanted: all of a grid, else TRIALS."""
+    """Number of trials of a study; by default the size of a grid, or else DEFAULT_TRIALS."""
     if n_trials is None:
         n_trials = (space.size() if is_grid(config) else None) or DEFAULT_TRIALS
     return n_trials
 
 
 def is_grid(config: dict[str, Any]) -> bool:
-    """Whether the sampler goes through all combinations."""
+    """Whether the sampler enumerates all combinations."""
     return issubclass(get_class(config["_target_"]), GridSampler)
 
 
 def tried_identities(study: Study, excluded: int | None = None) -> set[str]:
-    """Identities of all trials that were ever begun."""
+    """Identities of all trials that have been started, except `excluded`."""
     started = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
     trials = study.get_trials(deepcopy=False, states=started)
     return {identity(trial.params) for trial in trials if trial.number != excluded}
 
 
 def round_value(value: float, distribution: FloatDistribution) -> float:
-    """A number as a person would write it: no finer than a thousandth of the range or of itself."""
+    """Rounds to `SIGNIFICANT_DIGITS` of the value (log scale) or of the range (linear scale)."""
     scale = abs(value) if distribution.log else distribution.high - distribution.low
     digits = SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(scale)) if scale else SIGNIFICANT_DIGITS
     return min(distribution.high, max(distribution.low, round(value, digits)))

@@ -1,4 +1,4 @@
-"""The search space: Hydra's sweep syntax as Optuna distributions, and values as overrides."""
+"""The search space: converts Hydra's sweeps to Optuna distributions, and values to overrides."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from train.config.ranges import is_number
 from train.errors import ConfigError
 
 Params = dict[str, Any]
-# the same for all trials of a study, so that their checkpoints can be compared
+# groups that cannot be searched: all trials of a study share them, so that checkpoints compare
 FIXED_GROUPS = (
     "base",
     "data",
@@ -48,7 +48,7 @@ class Dimension:
 
     Attributes:
         key: a dotted setting (network.rank) or a group of conf/ (optimizer).
-        words: for a choice, how Hydra writes each of its values.
+        literals: for a choice, each of its values in Hydra's syntax.
     """
 
     key: str
@@ -64,14 +64,14 @@ class Dimension:
         return f"{self.key}={value}"
 
     def endpoints(self) -> list[Any]:
-        """Every value of a choice; the lowest and the highest of a range."""
+        """Every value of a choice; the lowest and the highest value of a range."""
         if isinstance(self.distribution, CategoricalDistribution):
             return list(self.distribution.choices)
         assert isinstance(self.distribution, IntDistribution | FloatDistribution)
         return [self.distribution.low, self.distribution.high]
 
     def values(self) -> list[Any] | None:
-        """All values, in order; None: the range is continuous."""
+        """All values in order; None if the range is continuous."""
         distribution = self.distribution
         if isinstance(distribution, CategoricalDistribution):
             return list(distribution.choices)
@@ -87,7 +87,7 @@ class Dimension:
         ]
 
     def contains(self, value: Any) -> bool:
-        """Whether the search could propose this value; true and false do not count as numbers."""
+        """Whether the search could propose this value. Booleans do not count as numbers."""
         values = self.values()
         if values is not None:
             return any(_is_same(value, other) for other in values)
@@ -95,14 +95,14 @@ class Dimension:
         return is_number(value) and low <= value <= high
 
     def admits(self, value: Any) -> bool:
-        """Like `contains`, for a value that Optuna computed, which may differ in its last digit."""
+        """Like `contains`, for a value that Optuna computed: its last digit may be off."""
         distribution = self.distribution
         if isinstance(distribution, CategoricalDistribution) or not is_number(value):
             return self.contains(value)
         return distribution._contains(value)
 
     def extended_to(self, value: Any) -> Dimension:
-        """A dimension that also contains this value; None counts as no value."""
+        """A dimension that also contains this value; unchanged if the value is None."""
         if value is None or self.contains(value):
             return self
         distribution = self.distribution
@@ -120,7 +120,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """All searched settings. A conditional one comes after the one that it depends on."""
+    """All searched settings. Conditional settings come after the setting they depend on."""
 
     dimensions: tuple[Dimension, ...]
 
@@ -138,11 +138,11 @@ class Space:
         return [d.override(params[d.key]) for d in self.dimensions if d.key in params]
 
     def active_params(self, params: Params) -> Params:
-        """The settings that have an effect, given the others."""
+        """Those settings that have an effect, given the others."""
         return {key: value for key, value in params.items() if is_active(key, params)}
 
     def combinations(self) -> Iterator[Params] | None:
-        """Every trial that is possible, in order; None where there is a continuum of them."""
+        """Every possible trial in order; None if a range is continuous."""
         values = [dimension.values() for dimension in self.dimensions]
         if any(choices is None for choices in values):
             return None
@@ -157,7 +157,7 @@ class Space:
                 yield params
 
     def size(self) -> int | None:
-        """How many combinations there are; None: a continuum."""
+        """Number of combinations; None if a range is continuous."""
         combinations = self.combinations()
         if combinations is None:
             return None
@@ -166,10 +166,10 @@ class Space:
         return math.prod(len(dimension.values() or []) for dimension in self.dimensions)
 
     def activating_overrides(self, dimension: Dimension) -> list[str]:
-        """Overrides of the others with which this one means something.
+        """Overrides of other settings with which this one has an effect.
 
         Raises:
-            ConfigError: it never does.
+            ConfigError: it never has an effect.
         """
         dimensions = {other.key: other for other in self.dimensions}
         parent = parent_of(dimension.key, dimensions)
@@ -178,14 +178,14 @@ class Space:
         for value in dimensions[parent].endpoints():
             if is_active(dimension.key, {parent: value}):
                 return [dimensions[parent].override(value)]
-        raise ConfigError(f"{dimension.key}: means nothing beside any of the values of {parent}")
+        raise ConfigError(f"{dimension.key}: has no effect with any of the values of {parent}")
 
     def largest_overrides(self) -> list[str]:
-        """Overrides with which a trial takes the most room on disk."""
+        """Overrides with which a trial needs the most disk space."""
         return [d.override(max(d.endpoints())) for d in self.dimensions if d.key in SIZE_KEYS]
 
     def covers(self, setting: str) -> bool:
-        """Whether the search decides this dotted setting, itself or through its group."""
+        """Whether the search sets this dotted setting, itself or through its group."""
         return any(
             setting == dimension.key or setting.startswith(f"{dimension.key}.")
             for dimension in self.dimensions
@@ -196,12 +196,12 @@ class Space:
 
 
 def _is_same(value: Any, other: Any) -> bool:
-    """Whether two plain values are equal; true is not 1."""
+    """Whether two plain values are equal. True does not equal 1."""
     return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
 
 
 def identity(params: Params) -> str:
-    """The same for the same settings."""
+    """A canonical string: equal settings have equal strings."""
     return json.dumps(params, sort_keys=True)
 
 
@@ -213,15 +213,17 @@ def parse_space(
 ) -> tuple[Space, list[str]]:
     """The search space and the fixed overrides of a command line.
 
-    Sweeps in `arguments` are the whole space; without one it is `search`, less what is fixed and
-    what means nothing beside it, and with the configured value of each setting: a preset's lies
-    outside of many a search, and is what a search has to be better than.
+    If `arguments` contain sweeps, they are the whole space. Otherwise the space is `search`,
+    without the settings that are fixed or have no effect. Each dimension is extended to the
+    configured value, because a search must be able to compare itself with the preset, which is
+    often outside the search.
 
     Args:
-        configured: a setting's value, or a group's choice, as composed; None: it has none.
+        configured: returns a setting's value, or a group's choice, as composed; None if it has
+            none.
 
     Raises:
-        ConfigError: a setting that cannot be searched, or a range that makes no sense.
+        ConfigError: a setting cannot be searched, or a range is invalid.
     """
     overrides = parser.parse_overrides(arguments)
     sweeps = [override for override in overrides if override.is_sweep_override()]
@@ -245,9 +247,9 @@ def _parse(line: str, parser: OverridesParser) -> Override:
     try:
         override = parser.parse_overrides([line])[0]
     except HydraException as error:
-        raise ConfigError(f"search: {line} is not Hydra's grammar: {error}") from None
+        raise ConfigError(f"search: {line} is not valid in Hydra's grammar: {error}") from None
     if not override.is_sweep_override():
-        raise ConfigError(f"search: {line} is one value, not several; put it in its own group")
+        raise ConfigError(f"search: {line} is a single value; put it in its own group")
     return override
 
 
@@ -256,7 +258,7 @@ def _dimension(override: Override, parser: OverridesParser) -> Dimension:
     root = override.key_or_group.split(".")[0].split("/")[0]
     if root in FIXED_GROUPS and key not in SEARCHABLE_ANYWAY:
         raise ConfigError(
-            f"{key}: is the same in all trials of a study; run a study for each value"
+            f"{key}: must be the same in all trials of a study; run a study for each value"
         )
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
@@ -265,9 +267,8 @@ def _dimension(override: Override, parser: OverridesParser) -> Dimension:
         return Dimension(key, _range(key, sweep))
     literals = tuple(sweep_words(override, parser))
     if getattr(sweep, "shuffle", False):
-        literals = tuple(
-            sorted(literals)
-        )  # the order is the sampler's; a study's space has only one
+        # sorted, so that the study's space stays the same; the sampler decides about the order
+        literals = tuple(sorted(literals))
     values = [parser.parse_overrides([f"{key}={literal}"])[0].value() for literal in literals]
     choices = [
         value if value is None or isinstance(value, bool | int | float | str) else literal
@@ -279,7 +280,7 @@ def _dimension(override: Override, parser: OverridesParser) -> Dimension:
 def _interval(key: str, sweep: IntervalSweep) -> BaseDistribution:
     low, high, log = sweep.start, sweep.end, "log" in sweep.tags
     if low is None or high is None or low >= high:
-        raise ConfigError(f"{key}: interval({low}, {high}) must go from the lower to the higher")
+        raise ConfigError(f"{key}: interval({low}, {high}) must start at its lower end")
     if log and low <= 0:
         raise ConfigError(f"{key}: tag(log, ...) needs numbers above 0, not {low}")
     if isinstance(low, int) and isinstance(high, int):

@@ -1,4 +1,4 @@
-"""When a study has had enough trials."""
+"""Decides when the budget of a study is exhausted."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from train.data.folders.wording import agreed, counted
 
 
 def budget_exhausted(budget: BudgetConfig, records: list[TrialRecord], policy: PolicyConfig) -> str:
-    """Why no further trial may begin; empty: one may."""
+    """Why no further trial may start; empty if one may."""
     spent = sum(epoch.seconds for record in records for epoch in record.epochs)
     if budget.device_hours is not None and spent >= budget.device_hours * 3600:
-        return f"the {budget.device_hours:g} device hours are used"
+        return f"the budget of {budget.device_hours:g} device hours is used up"
     failed = [record for record in records if record.state == FAILED]
     if budget.max_failures is not None and len(failed) > budget.max_failures:
-        return f"{counted(len(failed), 'trial')} failed, and {budget.max_failures} may"
+        return f"{counted(len(failed), 'trial')} failed, and the limit is {budget.max_failures}"
     without_improvement = _trials_since_best(records, policy)
     if budget.patience is not None and without_improvement >= budget.patience:
         verb = agreed(without_improvement, "was", "were")
@@ -27,7 +27,7 @@ def budget_exhausted(budget: BudgetConfig, records: list[TrialRecord], policy: P
 
 
 def _trials_since_best(records: list[TrialRecord], policy: PolicyConfig) -> int:
-    """How many trials have ended since the best one, in the order in which they ended."""
+    """Number of trials that ended after the best one."""
     finished = [record for record in records if record.finished]
     ended = sorted(finished, key=lambda record: record.ended or _last_scored(record))
     ranks = [
@@ -38,5 +38,5 @@ def _trials_since_best(records: list[TrialRecord], policy: PolicyConfig) -> int:
 
 
 def _last_scored(record: TrialRecord) -> int:
-    """When a trial was last scored, in milliseconds since 1970: its end, for old records."""
+    """When a trial was last scored, in milliseconds since 1970: the end of old records."""
     return max((epoch.time for epoch in record.epochs), default=0)

@@ -1,7 +1,7 @@
-"""The lines of Optuna's journal as typed values: what no line may say, no line gets to say.
+"""The lines of Optuna's journal as typed, bounded values.
 
-Optuna replays a journal and takes each line at its word. These types are the words that it writes
-itself, within bounds; everything else in a line is left out.
+Optuna replays a journal without checking it. These types describe what Optuna itself writes, within
+bounds; other fields of a line are dropped.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from train.config.ranges import shown
 from train.config.schema import MOST_STEPS
 from train.files.untrusted import Scalar, parse_json
 
-MAX_NUMBER = 1e30  # of a number; 32 bits can hold it, and Optuna counts on it
+MAX_NUMBER = 1e30  # fits into a 32-bit float, as Optuna requires
 Name = Annotated[str, Meta(min_length=1, max_length=500)]
 Id = Annotated[int, Meta(ge=0, le=10_000_000)]
 Step = Annotated[int, Meta(ge=0, le=MOST_STEPS)]
-ExactInt = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # a float can tell it from its neighbors
+ExactInt = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # exact as a float
 State = Literal[0, 1, 2, 3, 4]  # of Optuna's TrialState
 Value = Scalar | list[Scalar] | dict[str, Scalar | list[Scalar]]  # of an attribute
 Attributes = dict[Name, Value]
 Attribute = Annotated[dict[Name, Value], Meta(min_length=1, max_length=1)]
-# the years that every system can shift to its own time zone
+# only years that every system can convert to its local time zone
 Timestamp = Annotated[str, Meta(pattern=r"^(19[789]\d|2\d\d\d)-\d\d-\d\dT[0-9:.]{8,15}\+00:00$")]
-PICKLE_PREFIXES = ("cma:", "sepcma:", "cmawm:")  # where Optuna's CMA-ES keeps pickles
+PICKLE_PREFIXES = ("cma:", "sepcma:", "cmawm:")  # attributes in which Optuna's CMA-ES pickles
 MAX_DRAWS = 1_000_000
 RUNNING, COMPLETE = TrialState.RUNNING.value, TrialState.COMPLETE.value
 
@@ -51,7 +51,7 @@ class FloatRange(msgspec.Struct):
 
 
 class IntRange(msgspec.Struct):
-    """A range of whole numbers."""
+    """A range of integers."""
 
     low: ExactInt
     high: ExactInt
@@ -66,7 +66,7 @@ class Choices(msgspec.Struct):
 
 
 class FloatDistribution(msgspec.Struct, tag_field="name"):
-    """Optuna's, as it writes it; so are the next two."""
+    """Optuna's JSON format of a distribution, as are the next two."""
 
     attributes: FloatRange
 
@@ -83,7 +83,7 @@ Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
 
 
 class JournalEntry(msgspec.Struct, tag_field="op_code"):
-    """A line of the journal; `op_code` says of which class it is."""
+    """A line of the journal; `op_code` determines its class."""
 
     worker_id: Name
 
@@ -111,12 +111,12 @@ class StudySystemAttribute(JournalEntry, tag=3):
 
 
 class NewTrial(JournalEntry, tag=4):
-    """A trial without values begins now; one with values was made elsewhere, or waits."""
+    """A trial: running, waiting, or with values from elsewhere."""
 
     study_id: Id
     datetime_start: Timestamp | None
     datetime_complete: Timestamp | UnsetType = UNSET
-    state: State = 0  # it runs
+    state: State = 0  # running
     value: float | None = None
     values: list[float] | None = None
     distributions: dict[Name, str] = {}
@@ -135,7 +135,7 @@ class NewTrial(JournalEntry, tag=4):
             _check_param(name, internal, self.distributions.get(name, ""))
         for step in self.intermediate_values:
             if not (step.isascii() and step.isdecimal() and int(step[:9]) <= MOST_STEPS):
-                raise ValueError(f"{shown(step)} is no step")
+                raise ValueError(f"{shown(step)} is not a step")
         self.system_attrs = {n: v for n, v in self.system_attrs.items() if not is_pickled(n)}
         check_system_attributes(self.system_attrs)
 
@@ -151,7 +151,7 @@ class TrialParam(JournalEntry, tag=5):
 
 
 class TrialEnd(JournalEntry, tag=6):
-    """A trial's state and values; it may be its beginning, too."""
+    """A trial's new state and values; a waiting trial also starts with such a line."""
 
     trial_id: Id
     state: State
@@ -163,7 +163,7 @@ class TrialEnd(JournalEntry, tag=6):
         check_values(self.state, self.values)
         _check_timestamps(self.datetime_start, self.datetime_complete)
         if self.state == RUNNING and self.datetime_start is UNSET:
-            raise ValueError("begins without a datetime_start")
+            raise ValueError("starts without a datetime_start")
         if TrialState(self.state).is_finished() and self.datetime_complete is UNSET:
             raise ValueError("ends without a datetime_complete")
 
@@ -189,12 +189,12 @@ class TrialSystemAttribute(JournalEntry, tag=9):
 
     @property
     def pickled(self) -> bool:
-        """Whether it is what Optuna's CMA-ES would unpickle."""
+        """Whether it is an attribute that Optuna's CMA-ES would unpickle."""
         return any(map(is_pickled, self.system_attr))
 
 
 class Skipped(JournalEntry, tag=10):
-    """A line that Optuna counts, and leaves out."""
+    """A line that Optuna counts but otherwise ignores."""
 
 
 Line = (
@@ -213,15 +213,15 @@ Line = (
 
 
 def is_pickled(name: str) -> bool:
-    """Whether Optuna's CMA-ES keeps a pickle in a system attribute of this name."""
+    """Whether Optuna's CMA-ES stores a pickle in a system attribute of this name."""
     return name.startswith(PICKLE_PREFIXES) and not name.endswith(":generation")
 
 
 def check_system_attributes(attributes: Mapping[str, Any]) -> None:
-    """Refuses system attributes that Optuna would stumble over, or count to without an end.
+    """Checks the system attributes that Optuna relies on.
 
     Raises:
-        ValueError: naming the first of them.
+        ValueError: naming the first one that would crash or stall Optuna.
     """
     for name, value in attributes.items():
         if name == "fixed_params":
@@ -230,7 +230,7 @@ def check_system_attributes(attributes: Mapping[str, Any]) -> None:
             valid = isinstance(value, list) and all(map(is_number, value))
         elif name.startswith("constraints:"):
             valid = is_number(value)
-        elif name.startswith("qmc:"):  # that many draws are skipped
+        elif name.startswith("qmc:"):  # Optuna skips this many samples
             valid = type(value) is int and 0 <= value <= MAX_DRAWS
         else:
             continue
@@ -239,10 +239,10 @@ def check_system_attributes(attributes: Mapping[str, Any]) -> None:
 
 
 def check_values(state: int, values: Sequence[Any] | None) -> None:
-    """Refuses values that no objective has, and a trial that is complete without any.
+    """Checks the objective values of a trial.
 
     Raises:
-        ValueError: they are such.
+        ValueError: a value is not a finite number, or a complete trial has none.
     """
     if values is None and state == COMPLETE:
         raise ValueError("it is complete without a value")
@@ -252,7 +252,7 @@ def check_values(state: int, values: Sequence[Any] | None) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number that can be counted with: no NaN, no infinity, no bool."""
+    """Whether a value is a number within MAX_NUMBER: no NaN, no infinity, no bool."""
     return type(value) in (int, float) and -MAX_NUMBER <= value <= MAX_NUMBER
 
 
@@ -269,15 +269,15 @@ def _check_timestamps(*moments: str | UnsetType | None) -> None:
 def _check_param(name: str, internal: float, distribution: str) -> None:
     parsed = distribution_of(distribution)
     if not (math.isfinite(internal) and parsed._contains(internal)):
-        raise ValueError(f"{shown(name)}: {internal} is outside of its distribution")
+        raise ValueError(f"{shown(name)}: {internal} is outside its distribution")
 
 
 @lru_cache(maxsize=1000)
 def distribution_of(text: str) -> BaseDistribution:
-    """A distribution from what the journal says of it.
+    """Parses a distribution from the journal.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is invalid.
     """
     kind: Any = Distribution
     parse_json(text, kind, "distribution")

@@ -1,4 +1,4 @@
-"""Where Optuna keeps a study: a journal in the study's folder, a database, or Optuna's proxy."""
+"""Optuna's storage of a study: a journal in the study's folder, a database, or a gRPC proxy."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from train.text.display import shortened
 
 try:
     from grpc import RpcError
-except ImportError:  # it comes with the extra `database`; without it there is no proxy to fail
+except ImportError:  # grpc comes with the extra `database`; without it no proxy is used
     RpcError = ConnectionError
 
 OUTAGE_ERRORS = (StorageInternalError, SQLAlchemyError, ConnectionError, RpcError)
 JOURNAL_FILE = "optuna.journal"
-GRPC_SCHEME, PROXY_TIMEOUT = "grpc://", 20.0  # seconds in which a proxy must answer
+GRPC_SCHEME, PROXY_TIMEOUT = "grpc://", 20.0  # seconds to wait for a proxy
 MAX_ATTEMPTS, ALREADY_EXISTS = 5, ("already exists", "UniqueViolation", "UNIQUE", "Duplicate")
-ENGINE_OPTIONS = {"pool_pre_ping": True}  # a connection that broke in the meantime is made anew
+ENGINE_OPTIONS = {"pool_pre_ping": True}  # reconnects if a connection has broken
 NO_PRUNER = {"_target_": "optuna.pruners.NopPruner"}
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
@@ -46,15 +46,16 @@ def open_study(
     url: str | None = None,
     directions: Directions = OBJECTIVES["fidelity"],
 ) -> optuna.Study:
-    """The study of a folder, created where there is none. The pruner is not stored: it is given.
+    """Loads the Optuna study of a folder, or creates it.
 
     Args:
-        url: of a database, as SQLAlchemy writes it; grpc://host:port of Optuna's proxy; None: the
-            journal in the folder.
-        directions: of a study that is created.
+        pruner: settings of the pruner, which Optuna does not store.
+        url: a database URL of SQLAlchemy, or grpc://host:port of Optuna's proxy; None: the journal
+            in the folder.
+        directions: the directions of a new study.
 
     Raises:
-        ConfigError: a database that cannot be reached, or a study that no sweep has written.
+        ConfigError: the storage cannot be reached, or the study was not written by a sweep.
     """
     pruner_object = instantiate_checked("pruner", pruner, BasePruner)
     with damage_as_config_error(folder, url):
@@ -70,15 +71,14 @@ def open_study(
 
 
 def study_names(folder: Path, url: str | None) -> list[str]:
-    """The names of the studies that there are beside this one."""
+    """The names of all studies in the storage."""
     if url is None:
         return [file.parent.name for file in folder.parent.glob(f"*/{JOURNAL_FILE}")]
     return [study.study_name for study in _storage(folder, url).get_all_studies()]
 
 
 def find_study(folder: Path, url: str | None) -> optuna.Study | None:
-    """The study of a folder, to be read; None where there is none, or its storage is away or
-    damaged."""
+    """The Optuna study of a folder; None if it does not exist, is damaged or cannot be reached."""
     try:
         if folder.name not in study_names(folder, url):
             return None
@@ -100,7 +100,7 @@ def _storage(folder: Path, url: str | None) -> BaseStorage:
 
 
 def _database(url: str) -> BaseStorage:
-    """Workers that begin together all make the tables: who comes second finds them there."""
+    """Retries if another worker that started at the same time has just created the tables."""
     for _ in range(MAX_ATTEMPTS):
         try:
             return RDBStorage(url, engine_kwargs=ENGINE_OPTIONS)
@@ -112,7 +112,7 @@ def _database(url: str) -> BaseStorage:
 
 
 def _proxy(url: str) -> BaseStorage:
-    """Raises ConnectionError where nothing answers."""
+    """Connects to Optuna's gRPC proxy. Raises ConnectionError if there is no answer."""
     address = urlsplit(url)
     if not address.hostname or not address.port:
         raise ValueError(f"{url} is not grpc://host:port")
@@ -123,14 +123,14 @@ def _proxy(url: str) -> BaseStorage:
 
 @contextmanager
 def damage_as_config_error(folder: Path, url: str | None) -> Iterator[None]:
-    """What Optuna cannot make sense of in a study ends what is done here in one line.
+    """Context manager: turns Optuna's errors about a damaged study into a one-line ConfigError.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the study is damaged.
     """
     try:
         yield
-    except Exception as error:  # whatever contradicts itself in what another has written
+    except Exception as error:  # inconsistent data can raise any error in Optuna
         passed_on = (*OUTAGE_ERRORS, UserError, OSError)
         if isinstance(error, passed_on) and not isinstance(error, UntrustedFileError):
             raise
@@ -144,21 +144,21 @@ def _damage_error(journal: Path | None, error: Exception) -> ConfigError:
             f"study.storage: the study in it is damaged ({reason}); choose another study.name"
         )
     return ConfigError(
-        f"{shortened(journal)} is damaged ({reason}); move it away, and the study begins anew"
+        f"{shortened(journal)} is damaged ({reason}); move it away to start the study over"
     )
 
 
 @contextmanager
 def outage_as_config_error() -> Iterator[None]:
-    """A storage that answers no more ends what is done here in one line.
+    """Context manager: turns an outage of the storage into a one-line ConfigError.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the storage no longer answers.
     """
     try:
         yield
     except OUTAGE_ERRORS as error:
         raise ConfigError(
             f"study.storage: does not answer: {cause(error)}; the same command continues "
-            "the study once it does"
+            "the study when it answers again"
         ) from error

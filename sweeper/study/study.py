@@ -1,4 +1,4 @@
-"""A study in Optuna's storage: it is begun or continued, and gives out its trials."""
+"""A study in Optuna's storage: begins or continues it, and hands out its trials."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class StudyMismatchError(ConfigError):
-    """A study of this name was begun with other settings; the message says which."""
+    """A study of this name was begun with other settings; the message names the first one."""
 
 
 @dataclass
@@ -50,9 +50,10 @@ class Study:
     """A study and its folder.
 
     Attributes:
-        about: what all trials share, flat; a study is continued only with the same.
-        url: of the database that it is in; None: the journal in its folder.
-        first: settings that are tried before any are proposed.
+        shared_settings: settings that all trials share, with flat keys; a study can be continued
+            only with the same ones.
+        url: URL of its storage, see `open_study`; None: the journal in its folder.
+        initial_params: params that are tried before any are proposed.
     """
 
     folder: Path
@@ -66,10 +67,10 @@ class Study:
     initial_params: list[Params] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Begins or continues it.
+        """Begins or continues the study.
 
         Raises:
-            OtherStudy: it was begun with other settings, perhaps a moment ago.
+            StudyMismatchError: it was begun with other settings, perhaps just now.
             ConfigError: it has trials that this search could not have proposed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -93,16 +94,18 @@ class Study:
         return damage_as_config_error(self.folder, self.url)
 
     def total_trials(self, n_trials: int) -> int:
-        """`wanted`, or fewer if the space has fewer combinations."""
+        """`n_trials`, or fewer if the space has fewer combinations."""
         size = self.space.size()
         return n_trials if size is None else min(n_trials, size)
 
     def next_trial(self, n_trials: int) -> LeasedTrial | None:
-        """A trial whose process crashed or whose result is lost, else a new one; None: there are
-        `wanted` trials already.
+        """Leases the next trial: one whose process crashed or whose result is lost, or a new one.
+
+        Returns:
+            None if there are `n_trials` trials already.
 
         Raises:
-            ConfigError: Optuna can propose nothing from what is in the study.
+            ConfigError: the study is damaged, so that Optuna cannot propose a trial.
         """
         with self.lock, self.damage_as_config_error:
             for number in self._unfinished():
@@ -110,8 +113,8 @@ class Study:
                 if stale and stale.finished:
                     file = stale.folder / RECORD_FILE
                     log.warning(
-                        f"trial {number} had ended, but {file} is gone or damaged: it is trained "
-                        "again, unless Ctrl-C stops it and you put the file back from a copy"
+                        f"trial {number} had ended, but {file} is gone or damaged: it is "
+                        "retrained, unless you stop it (Ctrl-C) and restore the file from a copy"
                     )
                     return stale
                 if stale:
@@ -125,7 +128,7 @@ class Study:
                 return None
             self._seed(started)
             trial = acquire(self.optuna, self.folder, self.optuna.ask().number)
-            assert trial, "a new trial is nobody else's"
+            assert trial, "no other process can hold a new trial"
             self._suggest_all(trial.number)
             return trial
 
@@ -135,14 +138,14 @@ class Study:
             return [number for number in self._unfinished() if self._is_held(number)]
 
     def has_orphans(self) -> bool:
-        """Whether a trial must be taken up because its worker crashed.
+        """Whether a trial must be resumed because its worker crashed.
 
         A crash on this host is detected immediately; on another host it is inferred from a missed
         heartbeat, which this method waits for.
         """
         leases = [
             lease_lock(self.folder, number) for number in self._unfinished()
-        ]  # each one listens
+        ]  # each one monitors heartbeats
         deadline = time.monotonic() + LEASE_SECONDS * 1.5
         while (held := self.held_by_others()) and time.monotonic() < deadline and not stop_reason():
             owners = [lease.owner for lease in leases]
@@ -152,7 +155,7 @@ class Study:
         return len(held) < len(self._unfinished())
 
     def has_result(self, number: int) -> bool:
-        """Whether a trial's folder has the record of its end."""
+        """Whether a trial's folder contains a finished record."""
         return number in self._with_result()
 
     def _with_result(self) -> set[int]:
@@ -160,7 +163,7 @@ class Study:
         return {int(record.folder.name) for record in records if record.finished}
 
     def _unfinished(self) -> list[int]:
-        """The trials that have begun and have no result, or have lost it."""
+        """The numbers of started trials without a result, or whose result is lost."""
         started = [
             t for t in self.optuna.get_trials(deepcopy=False) if t.state != TrialState.WAITING
         ]
@@ -174,7 +177,7 @@ class Study:
     def _stale_trial(self, number: int) -> LeasedTrial | None:
         """A trial without a result, if no process holds it."""
         trial = acquire(self.optuna, self.folder, number)
-        # its worker has just told the result and released it
+        # its worker has just reported the result and released the lease
         if trial and trial.finished and self.has_result(number):
             trial.release()
             return None
@@ -187,7 +190,7 @@ class Study:
         return trial is None
 
     def trial_for_settings(self, settings: str) -> LeasedTrial | None:
-        """The trial with these settings, begun if there is none; None: another process has it."""
+        """Leases the trial with these settings, or a new one; None if another process holds it."""
         with self.lock:
             for frozen in self.optuna.get_trials(deepcopy=False):
                 if frozen.user_attrs.get("settings") == settings:
@@ -199,7 +202,7 @@ class Study:
             return acquire(self.optuna, self.folder, frozen.number)
 
     def _count_crash(self, stale: LeasedTrial) -> None:
-        """Counts a crash once, and only for a trial that was at work when its process crashed."""
+        """Counts a crash once, and only if the trial was running when its process crashed."""
         at_work = stale.folder / IN_PROGRESS_FILE
         if at_work.is_file():
             live_trial(self.optuna, stale.number).set_user_attr(
@@ -208,21 +211,21 @@ class Study:
             at_work.unlink()
 
     def _suggest_all(self, number: int) -> None:
-        """Suggests the values that the trial lacks."""
+        """Suggests all values that the trial does not have yet."""
         self._seed(number)
         suggest_all(live_trial(self.optuna, number), self.space)
 
     def _seed(self, number: int) -> None:
-        # mixed, so that a study with the next seed does not propose what this one proposed
+        # hashed, so that a study with the next seed does not repeat this study's proposals
         mixed = np.random.SeedSequence((self.seed, number)).generate_state(1)
         self.optuna.sampler = make_sampler(self.sampler, int(mixed[0]), self.space, self.optuna)
 
 
 def best_settings(folder: Path, url: str | None, count: int) -> list[Params]:
-    """The settings of a study's best trials within the limits, best first.
+    """The params of a study's best feasible trials, best first.
 
     Raises:
-        ConfigError: there is no such study.
+        ConfigError: the study does not exist.
     """
     names = study_names(folder, url)
     if folder.name not in names:
@@ -235,7 +238,7 @@ def best_settings(folder: Path, url: str | None, count: int) -> list[Params]:
 
 
 def first_difference(before: dict[str, str], now: dict[str, str]) -> str:
-    """The first difference, in words; empty: there is none."""
+    """Describes the first setting that differs; empty if none does."""
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             if key.endswith("fingerprint"):
@@ -245,14 +248,14 @@ def first_difference(before: dict[str, str], now: dict[str, str]) -> str:
 
 
 def begin_study(config: StudyConfig, suggested: str, **parts: Any) -> Study:
-    """Begins or continues a study. From then on `config` has its name, so that its own file can
-    stop it, and a retry continues it.
+    """Begins or continues a study, and stores its name in `config`.
 
-    A named study that was begun with other settings is refused. Without a name, the study is the
-    first of `suggested`, `suggested-2`, ... that was begun with the same settings or not at all.
+    With the name, the study's stop file is found, and a retry continues the same study. A named
+    study that was begun with other settings is refused. Without a name, the study is the first of
+    `suggested`, `suggested-2`, ... that does not exist or was begun with the same settings.
 
     Args:
-        parts: of the `Study`, without its folder and its storage.
+        parts: further arguments of `Study`.
 
     Raises:
         ConfigError: naming the difference.
@@ -268,6 +271,6 @@ def begin_study(config: StudyConfig, suggested: str, **parts: Any) -> Study:
             config.name = candidate
             return study
     raise ConfigError(
-        f"study.name: {name or suggested} is another study: {mismatch}; choose another name, such as "
-        f"study.name={name or suggested}-2"
+        f"study.name: {name or suggested} is another study: {mismatch}; choose another name, "
+        f"such as study.name={name or suggested}-2"
     )

@@ -1,4 +1,4 @@
-"""What a study says of itself, wherever it is kept: checked once, then read as typed values."""
+"""The attributes of an Optuna study in any storage, checked and read as typed values."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from train.config.ranges import shown
 from train.config.renamed_keys import migrate_flat_keys
 from train.files.untrusted import convert
 
-SHARED_ATTRIBUTE = "about"  # user attribute of a study: what all its trials share
-TOTAL_ATTRIBUTE = "trials"  # user attribute of a study: how many trials it will have
-CRASHES_ATTRIBUTE = "deaths"  # user attribute of a trial: how often its process died
+SHARED_ATTRIBUTE = "about"  # user attribute of a study: settings that all its trials share
+TOTAL_ATTRIBUTE = "trials"  # user attribute of a study: number of trials it will have
+CRASHES_ATTRIBUTE = "deaths"  # user attribute of a trial: number of times its process crashed
 SCALARS = (bool, int, float, str, type(None))
 
 SharedSettings = dict[str, Annotated[str, Meta(max_length=10_000)]]
@@ -25,10 +25,10 @@ Count = Annotated[int, Meta(ge=0, le=10_000_000)]
 
 
 def shared_settings_of(study: optuna.Study) -> dict[str, str] | None:
-    """What all trials of a study share; None: it has not begun.
+    """The settings that all trials of a study share; None if the study has not begun.
 
     Raises:
-        UntrustedFileError: it is nothing that a sweep has written.
+        UntrustedFileError: the attribute was not written by a sweep.
     """
     value = study.user_attrs.get(SHARED_ATTRIBUTE)
     if value is None:
@@ -39,20 +39,20 @@ def shared_settings_of(study: optuna.Study) -> dict[str, str] | None:
 
 
 def total_trials_of(study: optuna.Study) -> int:
-    """How many trials a study will have; 0: it does not say so.
+    """Number of trials that a study will have; 0 if unknown.
 
     Raises:
-        UntrustedFileError: no number of trials.
+        UntrustedFileError: the attribute is not a valid number.
     """
     name = f"study {study.study_name}: {TOTAL_ATTRIBUTE}"
     return convert(study.user_attrs.get(TOTAL_ATTRIBUTE, 0), Count, name)
 
 
 def crash_count_of(trial: FrozenTrial) -> int:
-    """How often the process of a trial crashed.
+    """Number of times that the process of a trial crashed.
 
     Raises:
-        UntrustedFileError: no number.
+        UntrustedFileError: the attribute is not a valid number.
     """
     return convert(
         trial.user_attrs.get(CRASHES_ATTRIBUTE, 0),
@@ -62,10 +62,10 @@ def crash_count_of(trial: FrozenTrial) -> int:
 
 
 def check_study(study: optuna.Study) -> None:
-    """Refuses a study with which Optuna, or what reads its trials, could not go on.
+    """Checks the attributes and trials of a study.
 
     Raises:
-        UntrustedFileError, ValueError: it says where.
+        UntrustedFileError, ValueError: naming the first invalid one.
     """
     shared_settings_of(study)
     total_trials_of(study)
@@ -89,10 +89,10 @@ def _check_trial(trial: FrozenTrial, objectives: int) -> None:
 
 
 def check_within(study: optuna.Study, space: Space) -> None:
-    """Refuses a study with trials that a search could not have proposed.
+    """Checks that all trials of a study are within the search space.
 
     Raises:
-        ValueError: it says which.
+        ValueError: naming the first trial and setting that are not.
     """
     dimensions = {dimension.key: dimension for dimension in space.dimensions}
     for trial in study.get_trials(deepcopy=False):
@@ -106,5 +106,5 @@ def check_within(study: optuna.Study, space: Space) -> None:
                 )
             if not dimensions[key].admits(params[key]):
                 raise ValueError(
-                    f"trial {trial.number}: {key}={shown(params[key])} is outside of the search"
+                    f"trial {trial.number}: {key}={shown(params[key])} is outside the search space"
                 )

@@ -1,4 +1,4 @@
-"""Text as a part of a page of Markdown, which MLflow shows as a description."""
+"""Escapes text for Markdown, which MLflow renders as a description."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import re
 
 from train.text.display import printable
 
-# what Markdown, its tables or HTML read as more than a letter; underscores within words are none
+# what Markdown, its tables or HTML interpret; underscores within words are not special
 SPECIAL = re.compile(
     r"[\\`*\[\]|~#]|(?<![^\W_])_|_(?![^\W_])|(?<=http)s?:|(?<=ftp):|(?<=www)\.", re.IGNORECASE
 )
-MAX_LENGTH = 2000  # characters of a text
+MAX_LENGTH = 2000  # characters; longer texts are truncated
 
 
 def escape_markdown(text: str) -> str:
-    """A text in one line that is shown as it is."""
+    """A text, in one line, that Markdown renders literally."""
     shown = html.escape(printable(_truncate(text)), quote=False)
     return SPECIAL.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", shown)
 
 
 def markdown_code(text: str) -> str:
-    """A text in one line, in the letters of code."""
+    """A text, in one line, as inline code."""
     shown = printable(_truncate(text))
     longest = max(map(len, re.findall("`+", shown)), default=0)
     space = " " if shown.startswith("`") or shown.endswith("`") else ""
@@ -29,7 +29,7 @@ def markdown_code(text: str) -> str:
 
 
 def markdown_row(cells: list[str]) -> str:
-    """A row of a table, of texts that are shown as they are."""
+    """A row of a table whose cells are rendered literally."""
     return f"| {' | '.join(map(escape_markdown, cells))} |"
 
 

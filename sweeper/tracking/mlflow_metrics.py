@@ -1,4 +1,4 @@
-"""The figures that MLflow gets: of every scored epoch, and of the study as its trials end."""
+"""The metrics that are logged to MLflow: for every scored epoch, and for the study."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sweeper.tracking.trial_record import ScoredEpoch, TrialRecord
 
 
 def epoch_metrics(epoch: ScoredEpoch) -> list[Metric]:
-    """All the figures of an epoch, with the epoch as their step."""
+    """All metrics of an epoch, with the epoch as their step."""
     figures: dict[str, float | None] = {
         "train/loss": epoch.train_loss,
         "train/lr": epoch.lr,
@@ -34,7 +34,7 @@ def epoch_metrics(epoch: ScoredEpoch) -> list[Metric]:
 def study_metrics(
     records: list[TrialRecord], ended: TrialRecord, policy: PolicyConfig
 ) -> list[Metric]:
-    """What a trial that has ended brings: its fidelity, and the best of all, of as many trials."""
+    """The study's metrics after a trial has ended: its fidelity, and the best fidelity so far."""
     time = ended.epochs[-1].time
     selections = [
         select(record.scorecards, policy)

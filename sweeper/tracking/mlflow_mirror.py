@@ -1,4 +1,4 @@
-"""MLflow as a mirror of the local records: what is missing there is logged, again and again."""
+"""Mirrors the local records to MLflow: logs whatever is missing there, as often as necessary."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from sweeper.tracking.trial_record import (
 )
 from train.config.flattening import flatten
 
-BASE_SHEET = "base.png"  # in a study's folder: the probes as the base without a LoRA makes them
+BASE_SHEET = "base.png"  # in a study's folder: the probe images of the base without a LoRA
 STATUS = {COMPLETE: "FINISHED", STOPPED: "FINISHED", FAILED: "FAILED", INTERRUPTED: "KILLED"}
 
 
 @dataclass(frozen=True)
 class StudyInfo:
-    """What is known of a study when it begins.
+    """The information that is logged when a study begins.
 
     Attributes:
-        params: what its trials share, the search space, the budget.
+        params: the settings that its trials share, the search space, the budget.
         tags: fingerprints, versions, hardware.
-        texts: name of an artifact -> what is in it.
-        pictures: name in the image grid -> file.
+        texts: artifact name -> content.
+        images: name in the image grid -> file.
     """
 
     params: dict[str, str]
@@ -56,11 +56,11 @@ class StudyInfo:
 class MlflowMirror(MlflowStore):
     """Logs a study: a parent run, and a run for each trial.
 
-    In the background: training does not wait for a server, still less for one that is away.
+    It works in the background, so that training never waits for a tracking server.
 
     Args:
-        root: where the embedded store is, unless MLFLOW_TRACKING_URI names another.
-        study: the folder of the study.
+        root: folder of the embedded store, unless MLFLOW_TRACKING_URI names another.
+        study: the study's folder.
     """
 
     def __init__(self, root: Path, study: Path) -> None:
@@ -69,15 +69,15 @@ class MlflowMirror(MlflowStore):
         self.parent = TrackedRun(self, study / RUN_FILE, f"sweep {study.name}", study.name)
         self._info: StudyInfo | None = None
         self._background = BackgroundThread()
-        self._pending: set[Path] = set()  # folders of trials that wait to be mirrored
+        self._pending: set[Path] = set()  # folders of trials to be mirrored
 
     def begin(self, info: StudyInfo) -> None:
-        """The parent run of the sweep."""
+        """Creates or resumes the parent run of the sweep."""
         self._info = info
         self._background.submit(self._try_begin)
 
     def flush(self) -> None:
-        """Returns when everything is logged, or has failed to be."""
+        """Blocks until everything has been logged, or logging has failed."""
         self._background.wait()
 
     def _try_begin(self) -> None:
@@ -88,7 +88,7 @@ class MlflowMirror(MlflowStore):
         if not self._info:
             return
         run, info = self.parent, self._info
-        with FileLock(self.study / "mlflow.lock"):  # another worker may begin it just now
+        with FileLock(self.study / "mlflow.lock"):  # another worker may create it at this moment
             run.begin({**info.tags, "study": self.study.name})
             run.resume()
             run.log_once("params", lambda: run.log_params(info.params))
@@ -98,7 +98,7 @@ class MlflowMirror(MlflowStore):
                 run.log_once(name, partial(run.log_image, file, name, 0))
 
     def mirror(self, record: TrialRecord, policy: PolicyConfig) -> None:
-        """Logs whatever the run of a trial has not got yet, as its record says on disk."""
+        """Logs whatever is in the trial's record on disk and not yet in its run."""
         if record.folder not in self._pending:
             self._pending.add(record.folder)
             self._background.submit(partial(self._mirror, record.folder, policy))
@@ -124,7 +124,7 @@ class MlflowMirror(MlflowStore):
                 run.log_once(f"end {record.state}", lambda: self._end(run, record, policy))
 
     def _log_epochs(self, run: TrackedRun, record: TrialRecord) -> None:
-        """The figures of all the epochs that it lacks in one batch; then their contact sheets."""
+        """Logs the metrics of all missing epochs in one batch, then their contact sheets."""
         logged = run.recall("epochs")
         missing = [e for e in record.epochs if str(e.scorecard.epoch) not in logged]
         if missing:
@@ -134,17 +134,17 @@ class MlflowMirror(MlflowStore):
             run.log_once(f"sheet {number}", partial(run.log_image, sheet, "contact_sheet", number))
 
     def _sheets(self, record: TrialRecord) -> dict[int, Path]:
-        """A contact sheet for each epoch, and at 0, which the page shows first, the base's."""
+        """The contact sheet of each epoch; epoch 0, which MLflow shows first, is the base's."""
         sheets = {card.epoch: record.sheet(card.epoch) for card in record.scorecards}
         base = self.study / BASE_SHEET
         return {0: base, **sheets} if base.is_file() else sheets
 
     def run_for(self, record: TrialRecord) -> TrackedRun:
-        """The run of a trial."""
+        """The MLflow run of a trial."""
         return TrackedRun(self, record.folder / RUN_FILE, record.name, record.study)
 
     def finalize(self, winner: TrialRecord | None, files: list[Path], tags: dict[str, str]) -> None:
-        """Ends the parent run with the study's files, and names the champion."""
+        """Logs the study's files, ends the parent run and sets the alias `champion`."""
         self._background.submit(partial(self._finalize, winner, files, tags))
         self.flush()
 
@@ -152,7 +152,7 @@ class MlflowMirror(MlflowStore):
         self, winner: TrialRecord | None, files: list[Path], tags: dict[str, str]
     ) -> None:
         with self.tolerate_outage():
-            self._begin()  # again, in case the store was away then
+            self._begin()  # again, in case the store was unreachable before
             run = self.parent
             for file in files:
                 self.client.log_artifact(run.id, str(file))
@@ -166,7 +166,7 @@ class MlflowMirror(MlflowStore):
                 self.client.set_registered_model_alias(self.study.name, "champion", version)
 
     def interrupt(self) -> None:
-        """Ends the parent run as killed; the same command takes it up again."""
+        """Ends the parent run as killed; the same command resumes it."""
         self._background.submit(self._interrupt)
         self.flush()
 
@@ -188,10 +188,11 @@ class MlflowMirror(MlflowStore):
         self.client.set_terminated(run.id, STATUS[record.state])
 
     def _register(self, record: TrialRecord) -> str:
-        """The model version of the trial's selected checkpoint, made where there is none; empty
-        where its file is gone.
+        """Registers the trial's selected checkpoint as a model version, once.
 
-        An alias names one version, so that each trial has a candidate of its own.
+        Returns:
+            The version; empty if the checkpoint's file is missing. An alias points to a single
+            version, so each trial gets an alias of its own (`candidate-NUMBER`).
         """
         run, folder = self.run_for(record), f"checkpoint-{record.selected:06d}"
         versions = run.recall("versions")
@@ -218,7 +219,7 @@ class MlflowMirror(MlflowStore):
         return str(versions[folder])
 
     def _create_model(self) -> None:
-        """The study's registered model; another worker may make it at this moment."""
+        """Creates the study's registered model, unless another worker already has."""
         try:
             self.client.create_registered_model(self.study.name)
         except MlflowException as error:
@@ -227,19 +228,19 @@ class MlflowMirror(MlflowStore):
 
 
 def _run_description(record: TrialRecord, findings: str) -> str:
-    """A trial in a few words."""
+    """The Markdown description of a trial's run."""
     settings = ", ".join(markdown_code(f"{key}={value}") for key, value in record.params.items())
-    selected = f"Epoch {record.selected} is kept." if record.selected is not None else ""
+    selected = f"Epoch {record.selected} is selected." if record.selected is not None else ""
     reason = escape_markdown(record.reason)
     ending = f"{record.state}: {reason}" if reason else record.state
     diagnosis = "\n".join(map(escape_markdown, findings.split("\n")))
     return "\n\n".join(
-        part for part in (settings, f"{selected} It is {ending}.", diagnosis) if part
+        part for part in (settings, f"{selected} State: {ending}.", diagnosis) if part
     )
 
 
 def _params(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, less what was searched: that is the parent run's."""
+    """The settings without the search space, which is logged with the parent run."""
     return flatten({name: value for name, value in settings.items() if name != "search"})
 
 

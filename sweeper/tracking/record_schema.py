@@ -1,4 +1,4 @@
-"""A trial's record as it lies in its file: typed, within bounds, before anything is made of it."""
+"""The file format of a trial's record, with types and bounds that are checked when it is read."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (
     "failed",
     "interrupted",
 )
-EPOCHS_TAG = "epochs"  # the tag that says how many epochs: training.max_steps may rule
-# the tag of the seconds that drawing and reading the base's pictures took, once a process
+EPOCHS_TAG = "epochs"  # tag: number of epochs, which training.max_steps may determine
+# tag: seconds for generating and scoring the base model's images, once per process
 PREPARING_TAG = "seconds.preparing"
-PACK_TAG = "pack"  # the tag that says how many trials were trained at once
+PACK_TAG = "pack"  # tag: number of trials that were trained at once
 
-# groups of settings, where a record has them
+# groups of settings that must be mappings
 SECTIONS = (
     "data",
     "base",
@@ -37,8 +37,8 @@ SECTIONS = (
     "selection",
     "study",
 )
-MAX_TIMESTAMP = 4_102_444_800_000  # the first millisecond of 2100
-MAX_SECONDS = 1e9  # seconds, some thirty years
+MAX_TIMESTAMP = 4_102_444_800_000  # milliseconds since 1970: the start of 2100
+MAX_SECONDS = 1e9  # about thirty years
 Timestamp = Annotated[int, Meta(ge=0, le=MAX_TIMESTAMP)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Number = Annotated[int, Meta(ge=0, le=1_000_000)]
@@ -68,7 +68,7 @@ class SavedEpoch(msgspec.Struct):
 
 
 class SavedRecord(msgspec.Struct):
-    """A record; see `TrialRecord`. Tags are bounded as far as they are read."""
+    """A record; see `TrialRecord`. Of the tags, those that are read are checked."""
 
     study: Name
     number: Number
@@ -94,19 +94,19 @@ class SavedRecord(msgspec.Struct):
         if self.selected is not None and self.selected not in [
             e.scorecard.epoch for e in self.epochs
         ]:
-            raise ValueError(f"epoch {self.selected} was selected, which it does not have")
+            raise ValueError(f"epoch {self.selected} was selected, but it has no such epoch")
         losses = {len(e.scorecard.by_probe.get("validation_loss", ())) for e in self.epochs}
         if len(losses - {0, 1}) > 1:
-            raise ValueError("its epochs have validation losses of different pictures")
+            raise ValueError("its epochs have validation losses of different images")
 
 
 def parse_int(text: str) -> int:
-    """A whole number that a tag holds; -1: it holds none."""
+    """The integer in a tag; -1 if it is not one."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1
 
 
 def parse_seconds(text: str) -> float:
-    """A number that a tag holds; -1: it holds none."""
+    """The number in a tag; -1 if it is not one."""
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What MLflow's tags say of a run: text that anybody may have written, checked before its use."""
+"""Parses the MLflow tags of a run, which anybody may have written."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TAG_PATTERNS = {"study": NAME, "trial": TRIAL, "best_run_id": RUN_ID, MLFLOW_PAR
 
 @dataclass(frozen=True)
 class RunTags:
-    """Which run of a study it is.
+    """The tags that identify a run.
 
     Attributes:
-        study: the name of its study; empty: it is of none.
-        trial: its number; None: it is the run of a sweep.
-        best: the id of the run of a sweep's best trial; empty: there is none (yet).
-        parent: the id of the sweep's run; empty: it has none.
+        study: name of its study; empty if it belongs to none.
+        trial: trial number; None for the run of a sweep.
+        best_run_id: for a sweep, the run of its best trial; empty if there is none (yet).
+        parent_run_id: the sweep's run; empty if it has none.
     """
 
     study: str
@@ -36,10 +36,10 @@ class RunTags:
 
 
 def parse_run_tags(run: Run) -> RunTags:
-    """Which run of a study a run is.
+    """Parses the tags that identify a run.
 
     Raises:
-        ConfigError: a tag is not what this program writes.
+        ConfigError: a tag has a value that this program does not write.
     """
     tags = {name: str(run.data.tags.get(name) or "") for name in TAG_PATTERNS}
     for name, value in tags.items():

@@ -1,4 +1,4 @@
-"""What is known of one trial, kept in its folder: the local truth that MLflow mirrors."""
+"""The record of one trial in its folder: the source of truth, which MLflow mirrors."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECORD_FILE = "trial.json"
-IN_PROGRESS_FILE = "at-work"  # an empty file: a process is at the trial, or died with it
-LEASE_FILE = "holder"  # there while a process holds the trial
-WORKER_TAG = "worker"  # the tag that says which process of which machine is, or was, at it
-MAX_NAME_BYTES = 255  # bytes, of a file
-# of a study: records; bytes of them, of 1,000 trials of 60 epochs each; bytes of memory
+IN_PROGRESS_FILE = "at-work"  # an empty file: a process runs the trial, or crashed while it did
+LEASE_FILE = "holder"  # exists while a process holds the trial
+WORKER_TAG = "worker"  # tag: host and process that run the trial, or last did
+MAX_NAME_BYTES = 255  # of a file name
+# limits of a study: records; bytes of all records (1,000 trials of 60 epochs); bytes of memory
 MAX_RECORDS, MAX_BYTES, MAX_MEMORY = 100_000, 300_000_000, 1_500_000_000
 COMMA_BYTES, BRACKET_BYTES, COLON_BYTES, WIDE_CHARACTER_BYTES = (
     40,
     100,
     90,
     4,
-)  # bytes of memory for each; for each byte of text
+)  # of memory, for each in a JSON text
 
 
 @dataclass
@@ -66,13 +66,14 @@ class ScoredEpoch:
     """One scored checkpoint.
 
     Attributes:
-        lr, lr_text_encoder: after its last step; None: the text encoder has no LoRA.
+        lr, lr_text_encoder: learning rates after its last step; None if the text encoder has no
+            LoRA.
         seconds_training, seconds_scoring: its share of the pack's time.
         time: when it was scored, in milliseconds since 1970.
-        weights: sha256 of the LoRA's tensors.
-        pictures: that it was shown since the scored epoch before.
-        probes: images that were made of it.
-        memory: gigabytes at the height so far, of the GPU or of the process.
+        weights: SHA-256 of the LoRA's tensors.
+        pictures: number of training images since the previous scored epoch.
+        probes: number of probe images.
+        memory: peak memory so far in gigabytes, of the GPU or of the process.
     """
 
     scorecard: Scorecard
@@ -89,12 +90,12 @@ class ScoredEpoch:
 
     @property
     def seconds(self) -> float:
-        """Of the device, for training and scoring."""
+        """Device time for training and scoring."""
         return self.seconds_training + self.seconds_scoring
 
 
 class Cost(NamedTuple):
-    """What a scored epoch took: seconds, its share of the pack's; gigabytes at the height."""
+    """What a scored epoch cost: its share of the pack's seconds, and peak memory in gigabytes."""
 
     training: float
     scoring: float
@@ -107,13 +108,13 @@ class TrialRecord:
 
     Attributes:
         settings: the resolved config, as in conf/sweep.yaml.
-        overrides: Hydra's, that made these settings.
-        params: those of the settings that the study searches.
+        overrides: the Hydra overrides that produced these settings.
+        params: the settings that the study searches.
         tags: fingerprints, versions, hardware.
         state: running, complete, stopped, failed or interrupted.
         reason: why it was stopped or failed.
-        selected: the epoch to keep.
-        ended: when it was finished, in milliseconds since 1970; 0: not yet, or not known.
+        selected: the selected epoch; None if there is none.
+        ended: when it ended, in milliseconds since 1970; 0 if it has not, or if unknown.
     """
 
     folder: Path
@@ -135,26 +136,26 @@ class TrialRecord:
 
     @property
     def total_epochs(self) -> int:
-        """Epochs that it has in the end, unless it is stopped; 0: not known."""
+        """Number of epochs unless the trial is stopped early; 0 if unknown."""
         if EPOCHS_TAG in self.tags:
             return parse_int(self.tags[EPOCHS_TAG])
         epochs = self.setting("training", "epochs")
         return epochs if type(epochs) is int and 0 <= epochs <= MOST_STEPS else 0
 
     def setting(self, group: str, name: str) -> Scalar:
-        """One of its settings; None where it has none of this name, or one of several values."""
+        """One of its settings; None if it does not exist or is not a single value."""
         settings = self.settings.get(group)
         value = settings.get(name) if isinstance(settings, dict) else None
         return value if isinstance(value, bool | int | float | str) else None
 
     @property
     def pack(self) -> int:
-        """How many trials were trained at once."""
+        """Number of trials that were trained at once."""
         return max(1, parse_int(self.tags.get(PACK_TAG, "1")))
 
     @property
     def preparing(self) -> float:
-        """Seconds that its process took for the base's pictures; 0: not known."""
+        """Seconds that its process took for the base model's images; 0 if unknown."""
         return max(0.0, parse_seconds(self.tags.get(PREPARING_TAG, "0")))
 
     @property
@@ -166,7 +167,7 @@ class TrialRecord:
         return self.state in (COMPLETE, STOPPED, FAILED)
 
     def has_epoch(self, epoch: int) -> bool:
-        """Whether this epoch is scored."""
+        """Whether this epoch has been scored."""
         return any(card.epoch == epoch for card in self.scorecards)
 
     def add(
@@ -176,13 +177,12 @@ class TrialRecord:
         sheet: Image,
         cost: Cost,
     ) -> None:
-        """Keeps a scored checkpoint, its probe images and its contact sheet; on disk when this
-        returns."""
+        """Records a scored checkpoint, its probe images and its contact sheet on disk."""
         if scorecard.images is not None:
             save_probe_images(scorecard.images, self.sheet(scorecard.epoch))
         save_sheet(sheet, self.sheet(scorecard.epoch))
         probes = 0 if scorecard.images is None else len(scorecard.images)
-        scorecard.images = None  # those of a study would not fit into memory
+        scorecard.images = None  # the images of a whole study would not fit into memory
         self.epochs.append(
             ScoredEpoch(
                 scorecard=scorecard,
@@ -201,42 +201,42 @@ class TrialRecord:
         self.save()
 
     def sheet(self, epoch: int) -> Path:
-        """Where an epoch's contact sheet lies."""
+        """The path of an epoch's contact sheet."""
         return self.folder / "sheets" / f"{epoch:06d}.png"
 
     def end(self, state: str, reason: str = "", selected: int | None = None) -> None:
-        """Notes how the trial ended."""
+        """Records how the trial ended."""
         if not self.finished:
             self.ended = 0 if state == INTERRUPTED else int(time.time() * 1000)
         self.state, self.reason, self.selected = state, reason, selected
         self.save()
 
     def save(self) -> None:
-        """Writes the record in one piece."""
+        """Writes the record atomically."""
         content = {name: value for name, value in vars(self).items() if name != "folder"}
         content["epochs"] = [
             {**vars(epoch), "scorecard": epoch.scorecard.to_dict()} for epoch in self.epochs
         ]
-        text = json.dumps(content)  # with an indent it takes ten times as long
+        text = json.dumps(content)  # indentation would take ten times as long
         write_atomically(self.folder / RECORD_FILE, text.encode())
 
 
-# what a record in memory has as it has it in its file
+# fields that are the same in memory and in the file
 RECORD_FIELDS = [one.name for one in fields(TrialRecord) if one.name not in ("folder", "epochs")]
 SETTINGS_GROUPS = {one.name for one in fields(SweepConfig)}  # groups of settings
 EPOCH_FIELDS = [one.name for one in fields(ScoredEpoch) if one.name != "scorecard"]
 
 
 class RecordError(ValueError):
-    """A record cannot be read as one; the message says why."""
+    """A file is not a valid record; the message says why."""
 
 
 def load_record(folder: Path) -> TrialRecord:
-    """Reads a trial's record; checkpoints are looked for beside it, wherever it was moved.
+    """Reads a trial's record. Checkpoints are expected next to it, even if it was moved.
 
     Raises:
-        RecordError: naming the file.
-        OSError: there is none, or it may not be read.
+        RecordError: it is damaged; the message names the file.
+        OSError: it does not exist, or cannot be read.
     """
     return _parse_content(_read_content(folder / RECORD_FILE), folder)
 
@@ -254,7 +254,7 @@ def _read_content(file: Path) -> bytes:
 
 
 def _parse_content(content: bytes, folder: Path) -> TrialRecord:
-    """See `read_record`; the message names the file."""
+    """Like `read_record`, but the error message names the file."""
     try:
         return read_record(content, folder)
     except ValueError as error:
@@ -263,12 +263,14 @@ def _parse_content(content: bytes, folder: Path) -> TrialRecord:
 
 def _damaged(file: Path, error: ValueError) -> RecordError:
     reason = str(error).removeprefix(f"{shortened(file)}: ")
-    return RecordError(f"{file} is no record of a trial: {reason}")
+    return RecordError(f"{file} is not a trial's record: {reason}")
 
 
 def read_record(content: bytes | str, folder: Path) -> TrialRecord:
-    """The record in its JSON, of a trial whose files are (or would be) in `folder`. What another
-    version has written beside what is known here is left out.
+    """Parses the JSON of a record. Fields of other versions are ignored.
+
+    Args:
+        folder: the folder where the trial's files are, or would be.
 
     Raises:
         RecordError: it is damaged.
@@ -291,10 +293,10 @@ def _epoch(saved: SavedEpoch, folder: Path) -> ScoredEpoch:
 
 
 def _checkpoint_name(checkpoint: Path) -> str:
-    """The name of a checkpoint, wherever it lay when it was recorded.
+    """The file name of a recorded checkpoint, without its folder.
 
     Raises:
-        RecordError: it is no name of a file.
+        RecordError: it is not a file name.
     """
     name = checkpoint.name
     try:
@@ -302,18 +304,22 @@ def _checkpoint_name(checkpoint: Path) -> str:
     except UnicodeError:
         length = 0
     if not 0 < length <= MAX_NAME_BYTES or name == ".." or "\0" in name:
-        raise RecordError(f"{shown(str(checkpoint))} is no name of a checkpoint")
+        raise RecordError(f"{shown(str(checkpoint))} is not the name of a checkpoint")
     return name
 
 
 def load_records(study: Path) -> list[TrialRecord]:
-    """The records of all of a study's trials, in order; one that cannot be read is named, once.
+    """The records of all trials of a study, in order, without those that cannot be read.
+
+    Each damaged record is reported once, as a warning.
 
     Raises:
-        ConfigError: there are more than fit into memory.
+        ConfigError: the records would not fit into memory.
     """
     candidates = sorted((study / "trials").glob(f"*/{RECORD_FILE}"))
-    files = [file for file in candidates if file.parent.name.isdecimal()]  # and no copy of a folder
+    files = [
+        file for file in candidates if file.parent.name.isdecimal()
+    ]  # excludes copies of a folder
     stats = [file.stat() for file in files]
     if len(files) > MAX_RECORDS or sum(stat.st_size for stat in stats) > MAX_BYTES:
         raise ConfigError(
@@ -335,8 +341,11 @@ def load_records(study: Path) -> list[TrialRecord]:
 
 @lru_cache(maxsize=10_000)
 def _load_record(folder: Path, modified: int) -> tuple[TrialRecord | None, int]:
-    """A record, and the memory that it takes. It is kept: a study is looked through after every
-    epoch, and most of its trials have ended long ago."""
+    """A record and the bytes of memory that it takes.
+
+    It is cached, because all records of a study are loaded after every epoch, and most of them no
+    longer change.
+    """
     file = folder / RECORD_FILE
     try:
         content = _read_content(file)
@@ -344,15 +353,15 @@ def _load_record(folder: Path, modified: int) -> tuple[TrialRecord | None, int]:
     except RecordError as error:
         log.warning(f"{error}; the trial is left out")
         return None, 0
-    # what is kept of all trials is what is known here; who reads one of them alone sees the rest
+    # of all trials, only known settings are kept in memory; `load_record` returns the others, too
     record.settings = {n: value for n, value in record.settings.items() if n in SETTINGS_GROUPS}
     return record, _memory_of(content)
 
 
 def _memory_of(content: bytes) -> int:
-    """How many bytes of memory the values in a JSON text take, about and at most.
+    """An upper bound of the bytes of memory that the values in a JSON text take.
 
-    One character that is not plain makes four bytes of each one beside it in its text.
+    A single non-ASCII character can make Python store its whole string with four bytes each.
     """
     commas, colons = content.count(b","), content.count(b":")
     brackets = content.count(b"[") + content.count(b"{")
@@ -366,37 +375,38 @@ def _memory_of(content: bytes) -> int:
 
 
 def resume_record(folder: Path, params: dict[str, Any]) -> TrialRecord | None:
-    """The record of a trial to go on with; None: it begins anew, there being none, or one that is
-    damaged or another trial's, which is set aside.
+    """The record with which a trial continues; None if the trial starts over.
+
+    A record that is damaged, or that belongs to a trial with other settings, is renamed.
 
     Args:
-        params: of the trial.
+        params: the trial's params; empty: they are not compared.
     """
     file = folder / RECORD_FILE
     if not file.exists():
-        state_file(folder).unlink(missing_ok=True)  # the epochs before it would have no scores
+        state_file(folder).unlink(missing_ok=True)  # its earlier epochs would have no scores
         return None
     try:
         record = load_record(folder)
         if not params or record.params == params:
             return record
-        reason = f"{file} is of a trial with other settings"
+        reason = f"{file} belongs to a trial with other settings"
     except RecordError as error:
         reason = str(error)
     backup = file.with_name(f"{RECORD_FILE}.{time.time_ns()}")
     file.rename(backup)
-    state_file(folder).unlink(missing_ok=True)  # the epochs before it would have no scores
-    log.warning(f"{reason}; it is now {backup.name}, and the trial begins anew")
+    state_file(folder).unlink(missing_ok=True)  # its earlier epochs would have no scores
+    log.warning(f"{reason}; it was renamed to {backup.name}, and the trial starts over")
     return None
 
 
 def study_not_found(study: Path) -> ConfigError:
-    """The error that there is no such study, with the name of the nearest."""
+    """The error for a study that does not exist; it suggests the most similar name."""
     names = sorted(folder.name for folder in study.parent.glob("*") if folder.is_dir())
     hint = suggestion(study.name, names) or (f"; there are {', '.join(names)}" if names else "")
     return ConfigError(f"study: there is no study {study.name}{hint}")
 
 
 def trial_folder(study: Path, number: int) -> Path:
-    """Where a trial's files go."""
+    """The folder of a trial."""
     return study / "trials" / f"{number:04d}"

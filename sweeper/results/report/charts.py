@@ -1,4 +1,4 @@
-"""Matplotlib's figures as pieces of a page: in its letters, and in colors for day and night."""
+"""Converts Matplotlib figures to SVG for the report: in its font, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ from sweeper.results.ranking import RankedTrial
 from sweeper.tracking.trial_record import TrialRecord
 from train.text.display import printable
 
-CURVES_SIZE, CHECKPOINTS_SIZE = (
-    (4.6, 3.2),
-    (5.6, 4.0),
-)  # inches; letters then have their size on a phone
+CURVES_SIZE, CHECKPOINTS_SIZE = (4.6, 3.2), (5.6, 4.0)  # inches; legible on a phone
 STYLE: Any = {"svg.fonttype": "none", "font.size": 10.5, "axes.spines.top": False,
          "axes.spines.right": False}  # fmt: skip
 
@@ -30,7 +27,7 @@ STYLE: Any = {"svg.fonttype": "none", "font.size": 10.5, "axes.spines.top": Fals
 def checkpoints_chart(
     records: list[TrialRecord], best: TrialRecord, selected: Scorecard, policy: PolicyConfig
 ) -> Markup:
-    """Fidelity against memorization; pointing at a dot tells which one it is."""
+    """Fidelity against memorization; hovering over a dot shows which checkpoint it is."""
     with rc_context(STYLE):
         figure = Figure(figsize=CHECKPOINTS_SIZE, layout="constrained")
         axes = figure.subplots()
@@ -39,14 +36,14 @@ def checkpoints_chart(
         axes.set_ylabel("fidelity (higher is better)")
         count = sum(len(record.scorecards) for record in records)
         label = (
-            f"Fidelity against pose memorization of all {count} checkpoints; the pick is trial "
-            f"{best.number}, {selected.label}. The table of the trials has the figures."
+            f"Fidelity against pose memorization of all {count} checkpoints; trial {best.number}, "
+            f"{selected.label} is selected. The numbers are in the table of the trials."
         )
         return svg(figure, label)
 
 
 def curves_chart(entry: RankedTrial, policy: PolicyConfig) -> Markup:
-    """The scores of a trial over its epochs, the kept one marked."""
+    """The scores of a trial over its epochs, with the selected epoch marked."""
     assert entry.selection
     selected, record = entry.selection.scorecard, entry.record
     with rc_context(STYLE):
@@ -63,24 +60,23 @@ def curves_chart(entry: RankedTrial, policy: PolicyConfig) -> Markup:
             and (last := record.scorecards[-1].scores.get(name))
         )
         label = (
-            f"The scores of trial {record.number} at its first, its kept ({selected.label}) and its "
-            f"last epoch: {ranges}."
+            f"The scores of trial {record.number} at its first, its selected ({selected.label}) "
+            f"and its last epoch: {ranges}."
         )
         return svg(figure, label)
 
 
 def svg(figure: Figure, label: str) -> Markup:
-    """A figure as an <svg> for the inside of a page, and nothing else that matplotlib writes.
+    """A figure as an <svg> element that can be embedded in a page.
 
-    Black becomes the color of the page's letters and white that of its ground; every other
-    color `#abcdef` can be changed by the page's variable `--abcdef`. What an artist has as its
-    url is shown where it is pointed at.
+    Black becomes the page's text color, and white its background. Every other color `#abcdef` can
+    be overridden by the CSS variable `--abcdef`. An artist's URL becomes its tooltip.
 
     Args:
-        label: the picture in words, for those who cannot see it.
+        label: a description of the figure for screen readers.
     """
     buffer, label = io.StringIO(), printable(label)
-    with rc_context({**STYLE, "svg.hashsalt": label}):  # the same names at every run
+    with rc_context({**STYLE, "svg.hashsalt": label}):  # makes the element IDs reproducible
         save_figure(figure, buffer, format="svg", transparent=True, bbox_inches="tight")
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -1,4 +1,4 @@
-"""A study's report: what there is to say, put into the page."""
+"""Renders a study's report from its records."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from train.text.display import LINES, printable
 
 log = logging.getLogger(__name__)
 CURVE_TRIALS = 3  # trials whose curves are shown
-MAX_FRONT, TILES_PER_FRONT_TRIAL = 12, 4  # trials of a front that are shown, and pictures of each
+MAX_FRONT, TILES_PER_FRONT_TRIAL = 12, 4  # trials of a front that are shown, and images of each
 FOLDER = Path(__file__).parent
 
 
 class _Result(msgspec.Struct):
-    """What is read of a study's result."""
+    """The fields of a study's result that are read."""
 
     policy_settings: Tree
 
@@ -53,15 +53,15 @@ def write_report(
     file: Path | None = None,
     storage: str | None = None,
 ) -> Path:
-    """Writes report.html into the study's folder: one file, which needs no other and no network.
+    """Writes report.html into the study's folder: one self-contained file.
 
     Args:
-        ranked: all the trials, best first.
-        file: where to write it instead.
-        storage: where Optuna has the study, see `look_at`.
+        ranked: all trials, best first.
+        file: another path to write to.
+        storage: Optuna's storage of the study, see `analyze_search`.
 
     Returns:
-        The file.
+        The path of the report.
     """
     file = file or study / REPORT_FILE
     write_atomically(file, render(study, ranked, policy, storage).encode())
@@ -69,8 +69,11 @@ def write_report(
 
 
 def policy_of(study: Path, records: list[TrialRecord]) -> PolicyConfig:
-    """The policy that made a study's result; before there is one, that of its trials, and so it is
-    if the file is damaged, with a warning."""
+    """The policy that selected a study's result.
+
+    If there is no result yet, it is the policy of the trials. If the result is damaged, too, with
+    a warning.
+    """
     file = study / RESULT_FILE
     try:
         return _checked_policy(read_json(file, _Result).policy_settings, str(file))
@@ -82,12 +85,12 @@ def policy_of(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     try:
         return _checked_policy(settings.get("selection", {}), "the policy of its trials")
     except UntrustedFileError as error:
-        log.warning(f"{cause(error)}; the policy that is used without any setting is taken")
+        log.warning(f"{cause(error)}; the default policy is used")
     return PolicyConfig()
 
 
 def _checked_policy(settings: object, name: str) -> PolicyConfig:
-    """Logged settings of a policy, as settings that are typed would be checked."""
+    """A policy from logged settings, checked like typed ones."""
     settings = migrate_keys({"policy": settings})["selection"]  # files of an earlier version
     policy = convert(settings, PolicyConfig, name)
     try:
@@ -143,7 +146,7 @@ def render(
 
 
 def _printable_value(value: object) -> object:
-    """What is put into the page: no text in it turns the direction of writing, or is invisible."""
+    """A value as it is put into the page: without bidi controls and invisible characters."""
     if value is None or isinstance(value, int | float):
         return value
     text = printable(str(value), LINES)
@@ -151,12 +154,12 @@ def _printable_value(value: object) -> object:
 
 
 def _breakable(name: str) -> Markup:
-    """A name that a narrow column may break after each underscore."""
+    """A name that may break after each underscore in a narrow column."""
     return Markup("_<wbr>").join(name.split("_"))
 
 
 def _selected(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> dict[str, Any]:
-    """Everything that the page shows of the best trial, which has a checkpoint."""
+    """The template variables of the best trial, which must have a checkpoint."""
     best = ranked[0]
     assert best.selection
     record, card = best.record, best.selection.scorecard
@@ -198,7 +201,7 @@ def _selected(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> d
 def _overfitted(
     ranked: list[RankedTrial], selected: Scorecard, names: list[str], policy: PolicyConfig
 ) -> images.Strip | None:
-    """The same probes at the checkpoint that is most over the limits; None where none is."""
+    """The same probes at the checkpoint that exceeds the limits most; None if none does."""
     all_cards = [(e.record, card) for e in ranked for card in usable(e.record.scorecards)]
     record, worst = max(all_cards, key=lambda pair: total_violation(pair[1], policy))
     if worst is selected or total_violation(worst, policy) <= 0:
@@ -232,7 +235,7 @@ def _front_entries(study: Path, ranked: list[RankedTrial]) -> list[dict[str, Any
 def _findings_by_trial(
     entries: list[RankedTrial], policy: PolicyConfig
 ) -> list[tuple[int, list[Any]]]:
-    """The diagnosis of each trial that has one, by its number."""
+    """The trial numbers and diagnoses of all trials with findings."""
     diagnoses = [
         (e.record.number, diagnose(e.record.scorecards, policy))
         for e in entries

@@ -1,4 +1,4 @@
-"""What Optuna tells of a search: which settings mattered, and how they went together."""
+"""Optuna's analysis of a search: which settings mattered, and how they combined."""
 
 from __future__ import annotations
 
@@ -25,27 +25,24 @@ from sweeper.study.storage import GRPC_SCHEME, find_study
 from train.config.parsing import cause
 from train.files.untrusted import UntrustedFileError
 
-MIN_TRIALS = 4  # trials that tell of an importance
-MAX_TRIALS, MAX_COLUMNS, MAX_LETTERS = (
-    10_000,
-    300,
-    500,
-)  # trials, columns, and letters of a name or a choice
-# from what is seen least to what is seen best, on white and on black
+MIN_TRIALS = 4  # finished trials that an estimate of importance needs
+# limits of a search that is analyzed; MAX_LETTERS: length of a name or a choice
+MAX_TRIALS, MAX_COLUMNS, MAX_LETTERS = 10_000, 300, 500
+# from the least to the most visible, on white and on black
 WORST_COLOR, BEST_COLOR = "#868e96", "#d9480f"
 LEGEND = {"Feasible": "within the limits", "Infeasible": "over a limit"}
 
 
 @dataclass
 class SearchInsights:
-    """What is known of a search.
+    """The analysis of a search.
 
     Attributes:
-        sentence: why the rest is missing; empty where it is there.
-        importance: setting -> share of the differences in fidelity that it explains, greatest
-            first.
-        parallel: the plot of parallel coordinates.
-        front: whether it looked for more than one thing, so that a front is its answer.
+        sentence: why the analysis is missing; empty if it exists.
+        importance: setting -> share of the variance in fidelity that it explains, in descending
+            order.
+        parallel: the parallel coordinate plot.
+        front: whether the search has several objectives, so that its result is a Pareto front.
     """
 
     sentence: str = ""
@@ -55,17 +52,18 @@ class SearchInsights:
 
 
 def analyze_search(study: Path, storage: str | None) -> SearchInsights:
-    """The search behind a study's records; nothing that is wrong with it is an error here.
+    """Analyzes a study's search. Problems with the storage are reported, not raised.
 
     Args:
-        storage: that a person has named, as `study.storage`; None: the journal in the folder. What
-            a record says of it is not heeded, since opening a database may make or change one.
+        storage: the storage that a person has typed, as in `study.storage`; None: the journal in
+            the folder. A storage that a record names is ignored, because opening a database may
+            create or change one.
     """
     optuna_study = find_study(study, storage) if storage is None or _has_studies(storage) else None
     if optuna_study is None:
         return SearchInsights(
-            "Optuna's storage of this study cannot be reached, so this is left out; where it is a "
-            "database, storage= names it."
+            "Optuna's storage of this study cannot be reached, so this section is missing. If it "
+            "is a database, name it with storage=."
         )
     insights = SearchInsights(front=len(optuna_study.directions) > 1)
     complete = optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -76,32 +74,34 @@ def analyze_search(study: Path, storage: str | None) -> SearchInsights:
         return insights
     values = {trial.values[0] for trial in complete}
     if complete and not any(trial.distributions for trial in complete):
-        insights.sentence = "These are single trials, not a search: there is nothing to compare."
+        insights.sentence = "These are single trials, not a search, so there is nothing to compare."
     elif len(complete) < MIN_TRIALS:
         insights.sentence = (
-            f"{len(complete)} finished trials are too few to tell which setting matters; "
-            f"from {MIN_TRIALS} on it is told here."
+            f"{len(complete)} finished trials are too few to estimate which settings matter; "
+            f"at least {MIN_TRIALS} are needed."
         )
     elif _too_large(complete):
-        insights.sentence = "The search is too large to be looked at here."
+        insights.sentence = "The search is too large to be analyzed here."
     elif len(values) < 2:
-        insights.sentence = "All trials came to the same fidelity: no setting made a difference."
+        insights.sentence = "All trials have the same fidelity, so no setting made a difference."
     else:
         try:
-            # not Optuna's default: of a dozen trials that looks at the best one alone
+            # Optuna's default evaluator would consider only the best of a dozen trials
             importance = get_param_importances(
                 optuna_study, evaluator=FanovaImportanceEvaluator(seed=0), target=_fidelity
             )
             insights.importance = [(short_key(k), float(share)) for k, share in importance.items()]
             insights.parallel = _parallel_chart(optuna_study)
-        except Exception as error:  # settings that no two trials share, and all that is damaged
-            insights.sentence = f"Optuna cannot tell: {cause(error)}."
+        except Exception as error:  # no two trials share a setting, or the study is damaged
+            insights.sentence = f"Optuna cannot analyze this search: {cause(error)}."
     return insights
 
 
 def _has_studies(storage: str) -> bool:
-    """Whether a database is one of Optuna's: in any other Optuna would make its tables, and a file
-    that is not there it would begin. What a server has is not asked."""
+    """Whether a storage contains Optuna studies. Only SQLite files are checked.
+
+    In any other SQLite file, Optuna would create its tables; a missing file it would create.
+    """
     try:
         url = make_url(storage)
     except ArgumentError:
@@ -116,8 +116,8 @@ def _has_studies(storage: str) -> bool:
 
 
 def _parallel_chart(study: optuna.Study) -> Markup:
-    """Optuna's plot, with our words and with colors that are seen on white and on black."""
-    with rc_context():  # Optuna's drawing changes pyplot's style, and leaves it so
+    """Optuna's parallel coordinate plot, restyled to be legible on white and on black."""
+    with rc_context():  # Optuna changes pyplot's style and does not restore it
         pyplot.switch_backend("agg")
         axes = plot_parallel_coordinate(study, target=_fidelity, target_name="fidelity")
         figure = axes.get_figure(root=True)
@@ -129,7 +129,7 @@ def _parallel_chart(study: optuna.Study) -> Markup:
         for colorbar in [
             colorbar for colorbar in figure.axes if colorbar.get_label() == "<colorbar>"
         ]:
-            colorbar.remove()  # the first axis has the same scale
+            colorbar.remove()  # the first axis shows the same scale
         colors = LinearSegmentedColormap.from_list("seen", [WORST_COLOR, BEST_COLOR])
         for lines in axes.collections:
             if isinstance(lines, LineCollection):
@@ -139,19 +139,19 @@ def _parallel_chart(study: optuna.Study) -> Markup:
             for line, text in zip(legend.get_lines(), legend.get_texts(), strict=True):
                 line.set_color("black")
                 text.set_text(LEGEND.get(text.get_text(), text.get_text()))
-        label = "Each line is a trial: its fidelity, then its settings. The table has the figures."
+        label = "Each line is a trial: its fidelity, then its settings. The table has the numbers."
         chart = svg(figure, label)
         pyplot.close(figure)
     return chart
 
 
 def _has_values(trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether a finished trial has a number for a value."""
+    """Whether all values of a finished trial are numbers, and there is one."""
     return bool(trial.values) and all(isinstance(value, int | float) for value in trial.values)
 
 
 def _too_large(trials: list[optuna.trial.FrozenTrial]) -> bool:
-    """Whether Optuna would look at a search for minutes: each choice is a column in its eyes."""
+    """Whether Optuna would take minutes to analyze a search: each choice becomes a column."""
     kinds = {name: kind for trial in trials for name, kind in trial.distributions.items()}
     choices = [
         choice

@@ -1,4 +1,4 @@
-"""The figures of a report: scores, settings, trials, time."""
+"""The tables of a report: scores, settings, trials, time."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from sweeper.results.ranking import RankedTrial, short_key
 from sweeper.tracking.trial_record import FAILED, TrialRecord
 from train.config.flattening import flatten
 
-# name -> what it is called, and what its value says
+# score -> its title and its meaning
 SCORES = {
     "prompt_fidelity": ("follows prompts", "100 %: as well as the base model"),
     "subject_fidelity": (
         "likeness",
-        "0 %: the base; 100 %: as the training images to each other",
+        "0 %: like the base model; 100 %: like the training images to each other",
     ),
-    "pose_memorization": ("repeats a training pose", "share of the pictures"),
-    "background_leak": ("shows a training background", "where another one was asked for"),
-    "outfit_leak": ("shows the training outfit", "where another one was asked for"),
-    "copying": ("copies a training picture", "share of the pictures"),
-    "class_bleed": ("likeness without the trigger word", "0 %: the class is as it was"),
-    "detection_rate": ("a body is found", "share of the pictures"),
-    "pose_diversity": ("variety of poses", "1: as varied as the base"),
-    "color_shift": ("shift of the colors", "mean difference from the base, Delta E"),
-    "validation_loss": ("loss on held-out pictures", "lower is better"),
-    "generalization_gap": ("its gap to the training pictures", "0: none"),
+    "pose_memorization": ("repeats a training pose", "share of the images"),
+    "background_leak": ("shows a training background", "although the prompt names another one"),
+    "outfit_leak": ("shows the training outfit", "although the prompt names another one"),
+    "copying": ("copies a training image", "share of the images"),
+    "class_bleed": ("likeness without the trigger word", "0 %: the class is unchanged"),
+    "detection_rate": ("a body is found", "share of the images"),
+    "pose_diversity": ("variety of poses", "1: as varied as the base model's"),
+    "color_shift": ("color shift", "mean difference from the base model, Delta E"),
+    "validation_loss": ("loss on held-out images", "lower is better"),
+    "generalization_gap": ("its gap to the loss on training images", "0: none"),
 }
 PERCENT = (*FIDELITIES, *SHARES, "class_bleed", "detection_rate")
 SECTIONS = ("data", "base", "network", "optimizer", "scheduler", "training")
@@ -40,14 +40,14 @@ SECTIONS = ("data", "base", "network", "optimizer", "scheduler", "training")
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A score of the pick.
+    """A score of the selected checkpoint.
 
     Attributes:
-        value, interval: as a person reads them.
-        bar: where the value and its bounds are on a line from 0 to 100; None: no such line.
-        limit: where the policy's limit (or floor) is on it; None: there is none.
+        value, interval: formatted for display.
+        bar: positions of the value and its bounds on a bar from 0 to 100; None: no bar.
+        limit: position of the policy's upper or lower limit on the bar; None: no limit.
         bound: the limit in words.
-        kept: whether it is kept.
+        respected: whether the score is within the limit.
     """
 
     title: str
@@ -61,7 +61,7 @@ class ScoreRow:
 
 
 def score_rows(card: Scorecard, policy: PolicyConfig) -> list[ScoreRow]:
-    """All the scores that a checkpoint has, those that a policy looks at first."""
+    """All scores of a checkpoint, in the order of SCORES."""
     violated, rows = violations(card, policy), []
     for name, (title, meaning) in SCORES.items():
         if name not in card.scores:
@@ -84,7 +84,7 @@ def _bar_position(value: float) -> float:
 
 
 def setting_groups(record: TrialRecord) -> list[tuple[str, list[tuple[str, str]]]]:
-    """All the settings that decide a LoRA's bytes, by their group."""
+    """All settings that determine a LoRA's weights, by group."""
     groups = []
     for section in SECTIONS:
         values = flatten(record.settings.get(section) or {})
@@ -97,7 +97,7 @@ def setting_groups(record: TrialRecord) -> list[tuple[str, list[tuple[str, str]]
 
 
 def chips(record: TrialRecord) -> list[tuple[str, str]]:
-    """The settings that make a trial what it is: those that were searched, or given."""
+    """The settings that were searched, or set on the command line."""
     return [(short_key(key), format_value(value)) for key, value in record.params.items()]
 
 
@@ -107,7 +107,7 @@ def _format_value(value: Any) -> str:
 
 @dataclass(frozen=True)
 class TableCell:
-    """A cell of the table of trials: what it says, and what it is sorted by."""
+    """A cell of the table of trials: its text, its sort key and a note."""
 
     text: str
     key: float | str | None = None
@@ -116,7 +116,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial in the table."""
+    """A row of the table of trials."""
 
     number: int
     cells: list[TableCell]
@@ -135,14 +135,14 @@ COLUMNS = {
 
 
 def trial_table(ranked: list[RankedTrial], searched: list[str]) -> tuple[list[str], list[TrialRow]]:
-    """The headings, and a row for each trial, best first.
+    """The headings and a row for each trial, best first.
 
     Args:
         searched: the settings in which the trials differ.
     """
     columns = [name for name in COLUMNS if name == "fidelity" or any(
         e.selection and name in e.selection.scorecard.scores for e in ranked)]  # fmt: skip
-    headings = ["trial", *map(short_key, searched), "kept epoch", *(COLUMNS[n] for n in columns),
+    headings = ["trial", *map(short_key, searched), "selected epoch", *(COLUMNS[n] for n in columns),
                 "epochs", "device time", "how it ended"]  # fmt: skip
     rows = []
     for place, entry in enumerate(ranked):
@@ -180,7 +180,7 @@ def _cell(value: Any) -> TableCell:
 
 
 def failures(ranked: list[RankedTrial]) -> list[tuple[str, list[int]]]:
-    """Each cause for which trials failed, and which, the most frequent first."""
+    """Each cause of failure with the numbers of its trials, the most frequent cause first."""
     failed = sorted((e.record for e in ranked if e.record.state == FAILED), key=lambda r: r.number)
     causes = Counter(record.reason for record in failed)
     return [(c, [r.number for r in failed if r.reason == c]) for c, _ in causes.most_common()]
@@ -188,7 +188,7 @@ def failures(ranked: list[RankedTrial]) -> list[tuple[str, list[int]]]:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a study took, in words."""
+    """How long a study took, formatted for display."""
 
     began: str
     ended: str
@@ -202,16 +202,16 @@ class Timing:
 
 
 def timing(records: list[TrialRecord]) -> Timing | None:
-    """None where no epoch was scored."""
+    """The timing of a study; None if no epoch was scored."""
     epochs = [epoch for record in records for epoch in record.epochs]
     if not epochs:
         return None
     first = min(epochs, key=lambda epoch: epoch.time)
     pack = min(len(records), max(record.pack for record in records))
-    # the trials of a process have the same
+    # the trials of one process share this value
     preparing = sum({record.preparing for record in records})
     preparing_before = min(records, key=_first_time).preparing
-    # its seconds are a share of the pack's
+    # an epoch's seconds are its share of the pack's time
     began = max(0.0, first.time / 1000 - first.seconds * pack - preparing_before)
     ended = max(epoch.time for epoch in epochs) / 1000
     training, scoring = (sum(getattr(e, f"seconds_{n}") for e in epochs)

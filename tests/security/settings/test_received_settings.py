@@ -275,7 +275,7 @@ def test_no_code_of_the_working_folder_runs(trying: Trying, tmp_path: Path) -> N
     assert f"--allow-class={target}" in run()
     assert "needs the dotted path" in run("--allow-class")
     assert not (tmp_path / "PWNED").exists()
-    assert "other pictures than then" in run("--allow-class", target)
+    assert "other images than the original run" in run("--allow-class", target)
     assert (tmp_path / "PWNED").exists(), "the canary sings where it may"
 
 

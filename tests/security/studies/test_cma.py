@@ -232,5 +232,5 @@ def test_an_option_that_it_does_not_have_ends_in_one_line(option: str) -> None:
 
 def test_options_that_do_not_go_together_end_in_one_line() -> None:
     both = {**CMA, "lr_adapt": True, "use_separable_cma": True}
-    with pytest.raises(ConfigError, match="lr_adapt does not go with use_separable_cma"):
+    with pytest.raises(ConfigError, match="lr_adapt cannot be combined with use_separable_cma"):
         check_sampler(both, space_of(*PLANE), 1)

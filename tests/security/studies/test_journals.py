@@ -69,7 +69,7 @@ def refused(folder: Path, lines: list[Line], more: bytes = b"") -> str:
         opened(folder, lines, more)
     said = str(caught.value)
     assert said.startswith(f"{folder / JOURNAL_FILE} is damaged (")
-    assert said.endswith("; move it away, and the study begins anew")
+    assert said.endswith("; move it away to start the study over")
     assert said.isprintable()
     assert len(said) < 600
     return said
@@ -375,7 +375,7 @@ def test_what_is_queued_lies_in_the_search(search: str, value: Any) -> None:
     if value in (3, 2.5) and "interval" in search:
         assert len(initial_settings(master(4), config, space)) == 3
         return
-    with pytest.raises(ConfigError, match="is outside of the search") as caught:
+    with pytest.raises(ConfigError, match="is outside the search space") as caught:
         initial_settings(master(4), config, space)
     assert len(str(caught.value).splitlines()) == 1
 

@@ -117,7 +117,7 @@ def reads(folder: Path, saved: object) -> TrialRecord | None:
     if not said:
         used(record)
         return record
-    assert said.startswith(f"{folder / RECORD_FILE} is no record of a trial: ")
+    assert said.startswith(f"{folder / RECORD_FILE} is not a trial's record: ")
     assert len(said.splitlines()) == 1
     assert len(said) < 600
     return None

@@ -146,7 +146,7 @@ def test_the_display_is_not_torn_and_makes_room_at_the_end(study: Path) -> None:
     lines = read_until("Ctrl-C leaves")
     said = ["before", "a line of the log", "a line that is printed"]
     assert lines[:3] == said
-    assert lines[3].startswith("finishing this epoch; Ctrl-C again leaves at once")
+    assert lines[3].startswith("finishing this epoch; press Ctrl-C again to stop at once")
     assert lines[4].startswith("mine  2 of 8 trials ended")
     assert lines[-1].endswith("twice, at once")
     assert len(lines) == 4 + 2 + 5 + 1, "each line of the display stands there once"

@@ -117,8 +117,10 @@ def test_who_kills_its_process_fails_and_takes_nobody_along(fresh: Path) -> None
     study = fresh / "studies" / "deadly"
     found = {record.params["optimizer.lr"]: record for record in load_records(study)}
     dead, stopped = found[1.0], found[1e-3]
-    assert (dead.state, dead.reason) == (FAILED, "its process died 3 times")
-    assert re.search(rf"│ +{dead.number} │ .*failed: its process died 3 times", ended[1]), ended[1]
+    assert (dead.state, dead.reason) == (FAILED, "its process crashed 3 times")
+    assert re.search(rf"│ +{dead.number} │ .*failed: its process crashed 3 times", ended[1]), ended[
+        1
+    ]
     assert (stopped.state, len(stopped.epochs)) == (STOPPED, 2)
     assert stopped.reason.startswith("overfitted: prompt_fidelity is surely below")
     told = open_study(study, NO_PRUNER).trials[stopped.number]

@@ -91,16 +91,18 @@ def test_with_nothing_but_mlflow_it_is_identical(
 ) -> None:  # fmt: skip
     store = f"sqlite:///{one.root}/mlflow.db"
     here = ("study=one", f"root={tmp_path}")
-    with pytest.raises(ConfigError, match=r"type data\.path=\S+/before, or where it is now"):
+    with pytest.raises(ConfigError, match=r"type data\.path=\S+/before, or its current location"):
         again(*here, store=store)
-    with pytest.raises(ConfigError, match="12 training, 4 held out then, 24 training, 8 held out"):
+    with pytest.raises(
+        ConfigError, match="12 training, 4 held out originally, 24 training, 8 held out"
+    ):
         again(*here, f"data.path={EMBEDDED_FOLDER.parent / 'varied'}", store=store)
     with caplog.at_level("INFO"):
         again(*here, f"data.path={one.pictures}", store=store)
     before_training = caplog.text.partition("epoch  1/2")[0]
-    same = r"as it was: pictures, base, probes, commit, \d\d versions, hardware"
+    same = r"unchanged: images, base, probes, commit, \d\d versions, hardware"
     assert re.search(same, before_training)
-    assert "verdict: identical (weights the same bytes in 2 of 2" in capsys.readouterr().out
+    assert "verdict: identical (identical weights in 2 of 2" in capsys.readouterr().out
     experiment = one.client.get_experiment_by_name("one")
     assert experiment
     runs = one.client.search_runs([experiment.experiment_id])
@@ -120,7 +122,7 @@ def test_with_nothing_but_mlflow_it_is_identical(
         again(*here, f"data.path={one.pictures}", store=store)
     assert end.value.code == 1
     printed = capsys.readouterr().out
-    assert "verdict: different (weights the same bytes in 2 of 2" in printed
+    assert "verdict: different (identical weights in 2 of 2" in printed
     (row,) = [line for line in printed.splitlines() if "copying" in line]
     assert "0.9000" in row
     assert "no" in row.split()
@@ -146,7 +148,7 @@ def test_from_a_file_alone(
         migrate_config, "compose", lambda name, options: hydra.compose(name, [*options, *PROBES])
     )
     again(f"lora={one.lora}", f"data.path={one.pictures}", f"root={one.root}")
-    assert "verdict: identical (weights the same bytes in 1 of 1" in capsys.readouterr().out
+    assert "verdict: identical (identical weights in 1 of 1" in capsys.readouterr().out
     made = one.root / "reproductions/best-0"
     record = load_record(made)
     (file,) = [c.checkpoint for c in record.scorecards if c.epoch == record.selected]
@@ -172,15 +174,15 @@ def test_what_cannot_be_made_again_is_said(one: One, again: Again, tmp_path: Pat
     )
     for key, value in {"study": "broken", "trial": "0", "state": "running"}.items():
         one.client.set_tag(broken.info.run_id, key, value)
-    with pytest.raises(ConfigError, match="has not come to its end"):
+    with pytest.raises(ConfigError, match="has not ended"):
         again(f"run_id={broken.info.run_id}", root)
     one.client.set_tag(broken.info.run_id, "state", "failed")
     one.client.set_tag(broken.info.run_id, "reason", "the disk is full")
     with pytest.raises(ConfigError) as gone:
         again(f"run_id={broken.info.run_id}", root)
     place = one.client.get_run(broken.info.run_id).info.artifact_uri
-    assert f"was looked for at {place}/scorecards.json" in str(gone.value)
-    assert "studies/broken/trials/0000/trial.json is not there either" in str(gone.value)
+    assert f"has no artifact scorecards.json at {place}/scorecards.json" in str(gone.value)
+    assert "studies/broken/trials/0000/trial.json does not exist either" in str(gone.value)
     TrialRecord(tmp_path, "broken", 0, {}, [], {}, {}, "failed", "the disk is full").save()
     text = (tmp_path / "trial.json").read_text()
     one.client.log_text(broken.info.run_id, text, "scorecards.json")

@@ -86,7 +86,7 @@ def test_report_and_select_go_on_without_it(
     select.main(SelectConfig(study="small", root=root, selection=PolicyConfig(rule="last")))
     said = {entry.message for entry in caplog.records if "no record" in entry.message}
     (line,) = said
-    assert line.startswith(f"{file} is no record of a trial: ")
+    assert line.startswith(f"{file} is not a trial's record: ")
     assert "\n" not in line
     assert line.endswith("; the trial is left out")
     assert "the LoRA to keep" in capsys.readouterr().out
@@ -125,9 +125,9 @@ def test_the_sweep_trains_again_what_has_lost_its_result(study: Path, how: str) 
     assert code == 0, output
     assert "Traceback" not in output
     assert "continues: 1 of 2 trials is finished" in output
-    assert f"trial 1 had ended, but {file} is gone or damaged: it is trained again" in output
+    assert f"trial 1 had ended, but {file} is gone or damaged: it is retrained" in output
     assert "missing" not in output
-    assert (f"{file} is no record of a trial" in output) == (not how.startswith("gone"))
+    assert (f"{file} is not a trial's record" in output) == (not how.startswith("gone"))
     result = json.loads((study / "result.json").read_text())
     assert [trial["number"] for trial in result["trials"]] == [0, 1]
     again = load_record(file.parent)
@@ -150,7 +150,7 @@ def test_a_trial_that_lost_its_result_is_named(
         select.main(SelectConfig(study="small", root=root, apply=True))
         rewrite.main(ReportConfig(study="small", root=root))
         said = capsys.readouterr().out
-        line = f"trial {number} is missing from the result: {file} is gone or damaged; put it back"
+        line = f"trial {number} is missing from the result: {file} is gone or damaged; restore it"
         assert said.count(line) == 2, said
         assert line in (study / "report.html").read_text(encoding="utf-8")
         assert json.loads((study / "result.json").read_text())["missing"] == [number]
@@ -168,14 +168,14 @@ def test_a_run_that_the_store_has_no_more_is_not_advised(
     said = capsys.readouterr().out
     number = json.loads((study / "result.json").read_text())["trial"]
     run_id = json.loads((study / "trials" / f"{number:04d}" / "mlflow.json").read_text())["run_id"]
-    assert f"train it again: python -m sweeper.reproduce run_id={run_id}{place}\n" in said
+    assert f"retrain it: python -m sweeper.reproduce run_id={run_id}{place}\n" in said
 
     damage(store, how)
     if how == "another":
         with closing(sqlite3.connect(store)) as empty:
             empty.execute("CREATE TABLE runs (run_uuid TEXT)")
     select.main(config)
-    assert f"train it again: python -m sweeper.reproduce lora={pick}\n" in capsys.readouterr().out
+    assert f"retrain it: python -m sweeper.reproduce lora={pick}\n" in capsys.readouterr().out
     for file in (pick, *study.glob("trials/*/*.safetensors")):
         file.unlink()
     with pytest.raises(ConfigError) as caught:
@@ -225,7 +225,7 @@ def test_a_trial_with_a_bad_record_begins_anew(
     (aside,) = tmp_path.glob(f"{RECORD_FILE}.*")
     assert aside.read_bytes() == b"{torn"
     assert not (tmp_path / "lora-state.pt").exists()
-    assert "the trial begins anew" in caplog.text
+    assert "the trial starts over" in caplog.text
     assert resume_record(tmp_path, {"network.rank": 2}) is None, "it is gone"
 
 
@@ -238,7 +238,7 @@ def test_a_record_of_other_settings_is_not_taken_up(
     assert found
     assert found.params == {"network.rank": 2}
     assert resume_record(tmp_path, {"network.rank": 4}) is None
-    assert "is of a trial with other settings" in caplog.text
+    assert "belongs to a trial with other settings" in caplog.text
 
 
 def test_a_pick_that_somebody_removed(study: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_pick_that_somebody_removed(study: Path) -> None:
     (study / "best.safetensors").unlink()
     code, output = finish(root, "sweeper", *SEARCH, *SMALL)
     assert (code, "Traceback" in output) == (0, False), output
-    assert f"trial {pick.number} would be the pick, but {lost} is gone" in output
+    assert f"trial {pick.number} would be selected, but {lost} is gone" in output
     assert "python -m sweeper.reproduce run_id=" in output
     assert json.loads((study / "result.json").read_text())["trial"] == 1 - pick.number
     assert (study / "best.safetensors").is_file()
@@ -264,7 +264,7 @@ def test_a_pick_that_somebody_removed(study: Path) -> None:
     lost.write_bytes(best[: len(best) // 2])
     code, output = finish(root, "sweeper", *SEARCH, *SMALL)
     assert code == 0, output
-    assert f"trial {pick.number} would be the pick, but {lost} is damaged" in output
+    assert f"trial {pick.number} would be selected, but {lost} is damaged" in output
     assert (study / "best.safetensors").read_bytes() == best, "a damaged file is no result"
 
     for file in (study / "best.safetensors", *study.glob("trials/*/*.safetensors")):

@@ -180,7 +180,7 @@ def searched_for_two_things(study: Path, records: list[TrialRecord]) -> PolicyCo
 CASES: dict[Callable[[Path, list[TrialRecord]], PolicyConfig], tuple[str, ...]] = {
     nothing_is_feasible: (
         "Use with care: trial",
-        "no checkpoint of any trial keeps all the limits",
+        "no checkpoint of any trial is within all limits",
     ),
     all_failed: ("There is no checkpoint to keep", "Trials 0, 1: <b>no memory</b>."),
     some_failed_at_once: ("Keep trial", "Trial 7: network.rank: 0 must be 1 or more."),
@@ -236,7 +236,7 @@ def test_table_of_trials_shows_its_last_column_at_a_desk(
         record.params |= {"optimizer.lr": 0.0023 + number, "network.alpha": number,
                           "network.conv_rank": number, "training.text_encoder_lr": 1e-4 * number,
                           "scheduler": ("constant", "cosine_with_restarts")[number]}  # fmt: skip
-        record.reason = "memorized: pose_memorization is surely above 0.43, and 0.35 is the limit"
+        record.reason = "memorized: pose_memorization is surely above 0.43, and the limit is 0.35"
     for epoch in records[1].epochs:
         epoch.scorecard.scores, epoch.scorecard.failure = {}, "its pictures are not finite"
     policy = PolicyConfig()

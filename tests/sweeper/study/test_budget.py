@@ -45,7 +45,7 @@ def record(number: int, fidelity: float, state: str = COMPLETE, hours: float = 1
     [
         (BudgetConfig(), ""),
         (BudgetConfig(device_hours=4.5), ""),
-        (BudgetConfig(device_hours=4), "device hours are used"),
+        (BudgetConfig(device_hours=4), "device hours is used up"),
         (BudgetConfig(patience=3), ""),
         (BudgetConfig(patience=2), "the last 2 trials were no better"),
         (BudgetConfig(max_failures=1), ""),
