@@ -48,7 +48,8 @@ def low_space_reason(study: Path, base: BaseModel, dataset: Dataset, config: Swe
     free = shutil.disk_usage(study).free
     if free >= needed:
         return ""
-    return f"{_format_size(free)} are free at {study}, and the trials may take {_format_size(needed)} more"
+    space = _format_size(needed)
+    return f"{_format_size(free)} are free at {study}, and the trials may need {space} more"
 
 
 def weights_in(folder: Path) -> list[Path]:
@@ -74,8 +75,8 @@ def describe_space(base: BaseModel, dataset: Dataset, config: SweepConfig, trial
     if config.study.keep_checkpoints != BEST:
         kept = trials * running
     return (
-        f"checkpoints of at most {_format_size(checkpoint)}; a trial at work takes {_format_size(running)}, the study "
-        f"{_format_size(kept + copies)} in the end "
+        f"checkpoints of at most {_format_size(checkpoint)}; a running trial needs "
+        f"{_format_size(running)}, the finished study {_format_size(kept + copies)} "
         f"(study.keep_checkpoints={config.study.keep_checkpoints})"
     )
 

@@ -52,8 +52,10 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
         )
     best = _get_run(client, tags.best_run_id)
     if parse_run_tags(best).trial is None or parse_run_tags(best).study != tags.study:
-        raise ConfigError(f"run_id: the best trial of {run_id} is said to be {tags.best_run_id}, which "
-                          f"is no trial of {tags.study}")  # fmt: skip
+        raise ConfigError(
+            f"run_id: {run_id} names {tags.best_run_id} as its best trial, but that is not a "
+            f"trial of {tags.study}"
+        )
     return best
 
 

@@ -106,8 +106,8 @@ def original_from_run(store: MlflowStore, run: Run, root: Path) -> Original:
         raise ConfigError(_missing_record_message(run, trial_folder(study, run_tags.trial)))
     description = f"{shortened(run.info.run_name)} of study {study.name}, run {run_id}"
     probes = _logged_probes(store, run_tags.parent_run_id) if run_tags.parent_run_id else None
-    return replace(_original_from_record(record, run_id, description, run.data.tags), parent=run_tags.parent_run_id,
-                   probes=probes or _probes_of(study))  # fmt: skip
+    original = _original_from_record(record, run_id, description, run.data.tags)
+    return replace(original, parent=run_tags.parent_run_id, probes=probes or _probes_of(study))
 
 
 def original_from_study(study: Path) -> Original | None:
@@ -135,7 +135,8 @@ def _original_from_record(
         cause = f" ({shortened(record.reason)})" if record.reason else ""
         ended = "failed" if record.state == FAILED else f"ended {record.state}"
         raise ConfigError(
-            f"run_id: {name} {ended} without a checkpoint{cause}, so there is nothing to compare with"
+            f"run_id: {name} {ended} without a checkpoint{cause}, so there is nothing to compare "
+            "with"
         )
     last = record.scorecards[-1].epoch
     reason = f": {shortened(record.reason)}" if record.reason else ""

@@ -28,12 +28,13 @@ def describe_study(ranked: list[RankedTrial]) -> str:
     for entry in ranked[:MAX_ROWS]:
         record, selection = entry.record, entry.selection
         suffix = "" if selection is None or selection.feasible else " (over a limit)"
+        fidelity = selection.fidelity if selection else None
         lines.append(
             markdown_row([
                 str(record.number),
                 *(format_value(record.params.get(key, "")) for key in params),
                 str(selection.scorecard.epoch) if selection else "",
-                "" if selection is None or selection.fidelity is None else f"{selection.fidelity:.3f}{suffix}",
+                "" if fidelity is None else f"{fidelity:.3f}{suffix}",
                 f"{record.state}{f': {record.reason}' if record.reason else ''}",
             ])
         )  # fmt: skip

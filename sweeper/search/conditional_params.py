@@ -23,10 +23,8 @@ class Condition:
 
 SCHEDULER_KEYS = ("scheduler", "scheduler.name")
 IF_NOT_CONSTANT = Condition(SCHEDULER_KEYS, lambda name: name != "constant")
-NONZERO_MIN_LR = (
-    "cosine_with_min_lr",
-    "warmup_stable_decay",
-)  # their learning rate does not fall to 0
+# schedulers whose learning rate does not fall to 0
+NONZERO_MIN_LR = ("cosine_with_min_lr", "warmup_stable_decay")
 RESTARTING = ("cosine_with_restarts", "cosine_with_restarting", *NONZERO_MIN_LR)
 LR_FREE = ("prodigy", "dadaptation")  # options of conf/optimizer whose lr is 1
 CONDITIONS = {

@@ -53,12 +53,8 @@ WORKER_TAG = "worker"  # tag: host and process that run the trial, or last did
 MAX_NAME_BYTES = 255  # of a file name
 # limits of a study: records; bytes of all records (1,000 trials of 60 epochs); bytes of memory
 MAX_RECORDS, MAX_BYTES, MAX_MEMORY = 100_000, 300_000_000, 1_500_000_000
-COMMA_BYTES, BRACKET_BYTES, COLON_BYTES, WIDE_CHARACTER_BYTES = (
-    40,
-    100,
-    90,
-    4,
-)  # of memory, for each in a JSON text
+# bytes of memory for each such character in a JSON text; per character in a non-ASCII one
+COMMA_BYTES, BRACKET_BYTES, COLON_BYTES, WIDE_BYTES = 40, 100, 90, 4
 
 
 @dataclass
@@ -66,8 +62,7 @@ class ScoredEpoch:
     """One scored checkpoint.
 
     Attributes:
-        lr, lr_text_encoder: learning rates after its last step; None if the text encoder has no
-            LoRA.
+        lr, lr_text_encoder: after its last step; None if the text encoder has no LoRA.
         seconds_training, seconds_scoring: its share of the pack's time.
         time: when it was scored, in milliseconds since 1970.
         weights: SHA-256 of the LoRA's tensors.
@@ -170,13 +165,7 @@ class TrialRecord:
         """Whether this epoch has been scored."""
         return any(card.epoch == epoch for card in self.scorecards)
 
-    def add(
-        self,
-        scorecard: Scorecard,
-        saved: Checkpoint,
-        sheet: Image,
-        cost: Cost,
-    ) -> None:
+    def add(self, scorecard: Scorecard, saved: Checkpoint, sheet: Image, cost: Cost) -> None:
         """Records a scored checkpoint, its probe images and its contact sheet on disk."""
         if scorecard.images is not None:
             save_probe_images(scorecard.images, self.sheet(scorecard.epoch))
@@ -222,9 +211,9 @@ class TrialRecord:
 
 
 # fields that are the same in memory and in the file
-RECORD_FIELDS = [one.name for one in fields(TrialRecord) if one.name not in ("folder", "epochs")]
-SETTINGS_GROUPS = {one.name for one in fields(SweepConfig)}  # groups of settings
-EPOCH_FIELDS = [one.name for one in fields(ScoredEpoch) if one.name != "scorecard"]
+RECORD_FIELDS = [f.name for f in fields(TrialRecord) if f.name not in ("folder", "epochs")]
+SETTINGS_GROUPS = {f.name for f in fields(SweepConfig)}  # groups of settings
+EPOCH_FIELDS = [f.name for f in fields(ScoredEpoch) if f.name != "scorecard"]
 
 
 class RecordError(ValueError):
@@ -280,9 +269,8 @@ def read_record(content: bytes | str, folder: Path) -> TrialRecord:
     except UntrustedFileError as error:
         raise RecordError(str(error).removeprefix("record: ")) from error
     values = {name: getattr(saved, name) for name in RECORD_FIELDS}
-    return TrialRecord(
-        folder=folder, epochs=[_epoch(one, folder) for one in saved.epochs], **values
-    )
+    epochs = [_epoch(epoch, folder) for epoch in saved.epochs]
+    return TrialRecord(folder=folder, epochs=epochs, **values)
 
 
 def _epoch(saved: SavedEpoch, folder: Path) -> ScoredEpoch:
@@ -309,17 +297,13 @@ def _checkpoint_name(checkpoint: Path) -> str:
 
 
 def load_records(study: Path) -> list[TrialRecord]:
-    """The records of all trials of a study, in order, without those that cannot be read.
-
-    Each damaged record is reported once, as a warning.
+    """The readable records of all trials of a study, in order; warns once of a damaged one.
 
     Raises:
         ConfigError: the records would not fit into memory.
     """
-    candidates = sorted((study / "trials").glob(f"*/{RECORD_FILE}"))
-    files = [
-        file for file in candidates if file.parent.name.isdecimal()
-    ]  # excludes copies of a folder
+    files = sorted((study / "trials").glob(f"*/{RECORD_FILE}"))
+    files = [file for file in files if file.parent.name.isdecimal()]  # no copies of folders
     stats = [file.stat() for file in files]
     if len(files) > MAX_RECORDS or sum(stat.st_size for stat in stats) > MAX_BYTES:
         raise ConfigError(
@@ -341,11 +325,8 @@ def load_records(study: Path) -> list[TrialRecord]:
 
 @lru_cache(maxsize=10_000)
 def _load_record(folder: Path, modified: int) -> tuple[TrialRecord | None, int]:
-    """A record and the bytes of memory that it takes.
-
-    It is cached, because all records of a study are loaded after every epoch, and most of them no
-    longer change.
-    """
+    """A record and the bytes of memory that it takes, cached because all records of a study are
+    loaded after every epoch, and most of them no longer change."""
     file = folder / RECORD_FILE
     try:
         content = _read_content(file)
@@ -370,7 +351,7 @@ def _memory_of(content: bytes) -> int:
         COMMA_BYTES * commas
         + BRACKET_BYTES * brackets
         + COLON_BYTES * colons
-        + len(content) * (1 if plain else WIDE_CHARACTER_BYTES)
+        + len(content) * (1 if plain else WIDE_BYTES)
     )
 
 

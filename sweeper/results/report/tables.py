@@ -70,10 +70,10 @@ def score_rows(card: Scorecard, policy: PolicyConfig) -> list[ScoreRow]:
         figure = percent if name in PERCENT else "{:.3g}".format
         limit = policy.max.get(name, policy.min.get(name))
         side = "at most" if name in policy.max else "at least"
+        bar = (_bar_position(value), _bar_position(low), _bar_position(high))
         rows.append(ScoreRow(
             title, meaning, figure(value), f"{figure(low)} to {figure(high)}",
-            (_bar_position(value), _bar_position(low), _bar_position(high)) if name in PERCENT else None,
-            None if limit is None else _bar_position(limit),
+            bar if name in PERCENT else None, None if limit is None else _bar_position(limit),
             "" if limit is None else f"{side} {figure(limit)}", violated.get(name, 0.0) <= 0,
         ))  # fmt: skip
     return rows
@@ -142,8 +142,9 @@ def trial_table(ranked: list[RankedTrial], searched: list[str]) -> tuple[list[st
     """
     columns = [name for name in COLUMNS if name == "fidelity" or any(
         e.selection and name in e.selection.scorecard.scores for e in ranked)]  # fmt: skip
-    headings = ["trial", *map(short_key, searched), "selected epoch", *(COLUMNS[n] for n in columns),
-                "epochs", "device time", "how it ended"]  # fmt: skip
+    headings = ["trial", *map(short_key, searched), "selected epoch",
+                *(COLUMNS[n] for n in columns), "epochs", "device time",
+                "how it ended"]  # fmt: skip
     rows = []
     for place, entry in enumerate(ranked):
         record, selection = entry.record, entry.selection

@@ -261,9 +261,8 @@ def test_where_artifacts_are_gone_the_studys_folder_is_used(
     best = json.loads((root / "studies/small/result.json").read_text())
     config = ReproduceConfig(study="small", root=str(root))
     kept = load_record(root / f"studies/small/trials/{best['trial']:04d}")
-    monkeypatch.setattr(
-        original_run, "artifact", lambda store, client, run, name: None
-    )  # all are gone
+    # no artifact exists
+    monkeypatch.setattr(original_run, "artifact", lambda store, client, run, name: None)
     found = reproduce.find_original(config, root)
     assert (found.id, found.selected) == (best["run_id"], best["epoch"])
     assert [epoch.weights for epoch in found.epochs] == [epoch.weights for epoch in kept.epochs]
