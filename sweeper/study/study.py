@@ -143,9 +143,8 @@ class Study:
         A crash on this host is detected immediately; on another host it is inferred from a missed
         heartbeat, which this method waits for.
         """
-        leases = [
-            lease_lock(self.folder, number) for number in self._unfinished()
-        ]  # each one monitors heartbeats
+        # opened once, because each one monitors the heartbeats of its holder
+        leases = [lease_lock(self.folder, number) for number in self._unfinished()]
         deadline = time.monotonic() + LEASE_SECONDS * 1.5
         while (held := self.held_by_others()) and time.monotonic() < deadline and not stop_reason():
             owners = [lease.owner for lease in leases]

@@ -38,7 +38,7 @@ from sweeper.tracking.trial_record import TrialRecord, load_records
 from tests.security.hostile import MARKUP, TEXTS
 from tests.security.output.test_terminal import obeyed
 from tests.sweeper.conftest import Swept, swept  # noqa: F401
-from tests.sweeper.results.test_report import look
+from tests.sweeper.results.test_report import open_report
 from train.text.display import printable
 
 OURS = {"html", "head", "meta", "title", "link", "style", "script", "body"}
@@ -310,7 +310,7 @@ def test_a_hostile_page_in_a_browser(
     entries = ranked(records, MARKUP)
     file = tmp_path / "report.html"
     file.write_text(render(swept.study, entries, WHOLE), encoding="utf-8")
-    said = look(browser, file)
+    said = open_report(browser, file)
     assert MARKUP in said
     assert "PWNED" not in browser.title
     for button in browser.find_elements(By.CSS_SELECTOR, "table.sortable thead button"):

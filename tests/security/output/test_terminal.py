@@ -26,7 +26,7 @@ from sweeper.results.ranking import rank_trials
 from sweeper.results.summary_table import print_selection, print_table
 from sweeper.tracking.trial_record import FAILED, load_records, trial_folder
 from tests.security.hostile import TEXTS
-from tests.sweeper.conftest import Swept, copied, swept  # noqa: F401
+from tests.sweeper.conftest import Swept, copy_sweep, swept  # noqa: F401
 from tests.test_house import FILES, ROOT
 from train.text.display import printable
 from train.text.shell import in_shell
@@ -143,7 +143,7 @@ def test_evaluate_prints_paths_that_exist(
 @pytest.fixture
 def study(swept: Swept, tmp_path: Path) -> Path:  # noqa: F811
     """A copy of a finished study, in a folder whose name is markup."""
-    return copied(swept, tmp_path / "[v2] roots [/x]") / "studies" / "small"
+    return copy_sweep(swept, tmp_path / "[v2] roots [/x]") / "studies" / "small"
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)

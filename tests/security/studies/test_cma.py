@@ -21,7 +21,7 @@ from sweeper.search.search_space import Space, parse_space
 from sweeper.study.storage import JOURNAL_FILE, NO_PRUNER
 from sweeper.study.study import Study
 from sweeper.study.trial_lease import LeasedTrial
-from tests.sweeper.study.test_budget import ended
+from tests.sweeper.study.test_budget import save_ended_record
 from train.errors import ConfigError
 
 CMA = {"_target_": "sweeper.search.cma_es.CmaEsSampler", "n_startup_trials": 4}
@@ -54,7 +54,7 @@ def started(study: Study) -> LeasedTrial:
 
 
 def finish(trial: LeasedTrial) -> None:
-    ended(trial.folder)
+    save_ended_record(trial.folder)
     trial.complete([height(trial.params)], {})
 
 

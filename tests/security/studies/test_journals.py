@@ -22,7 +22,7 @@ from sweeper.search.search_space import parse_space
 from sweeper.study import journal as journals
 from sweeper.study.storage import JOURNAL_FILE, NO_PRUNER, find_study, open_study
 from sweeper.study.study import Study, best_settings
-from tests.sweeper.study.test_budget import ended, study_of
+from tests.sweeper.study.test_budget import save_ended_record, study_of
 from train.errors import ConfigError
 
 Line = dict[str, Any]
@@ -37,7 +37,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
         trial = study.next_trial(9)
         assert trial
         trial.report(1, rank / 10)
-        ended(trial.folder)
+        save_ended_record(trial.folder)
         trial.complete([rank / 4], {"copying": rank - 1.5})
     study.optuna.set_user_attr("trials", 9)
     study.optuna.ask()

@@ -31,7 +31,7 @@ from sweeper.results.checkpoint_files import RESULT_FILE
 from sweeper.results.missing_trials import describe_missing, missing_trials
 from sweeper.results.report.page import policy_of
 from sweeper.tracking.trial_record import load_records
-from tests.sweeper.conftest import Swept, copied, run_module
+from tests.sweeper.conftest import Swept, copy_sweep, run_module
 from tests.sweeper.conftest import swept as swept  # the same sweep as the other tests'
 from train.errors import ConfigError
 from train.files.untrusted import UntrustedFileError
@@ -232,7 +232,7 @@ def test_a_command_in_a_run_id_is_not_in_the_page(received: Path) -> None:
 def test_the_report_is_logged_to_no_other_run(
     swept: Swept, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = copied(swept, tmp_path / "mlruns")
+    root = copy_sweep(swept, tmp_path / "mlruns")
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     own = client.create_experiment("private", (root / "artifacts").as_uri())
     mine = client.create_run(own, tags={"study": "private"}).info.run_id

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.study_folder import checked_folder, study_folder
-from tests.sweeper.conftest import SEARCH, SMALL, Swept, copied, run_module
+from tests.sweeper.conftest import SEARCH, SMALL, Swept, copy_sweep, run_module
 from tests.sweeper.conftest import swept as swept  # the same sweep as the other tests'
 from train.errors import CheckpointError, ConfigError
 from train.files.atomic_write import write_atomically
@@ -70,7 +70,7 @@ LEADING_AWAY = {
 @pytest.fixture(scope="module")
 def received(swept: Swept, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of a study that was sent, without the sender's store."""
-    return copied(swept, tmp_path_factory.mktemp("received") / "mlruns")
+    return copy_sweep(swept, tmp_path_factory.mktemp("received") / "mlruns")
 
 
 @pytest.mark.parametrize("name", LEADING_AWAY)

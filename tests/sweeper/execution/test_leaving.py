@@ -1,4 +1,4 @@
-"""A request to leave is new where the file has changed: no clocks are compared."""
+"""A stop request is new if its file has changed; clocks are not compared."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ YEAR = 365 * 24 * 3600
 
 
 @pytest.mark.parametrize("skew", [-YEAR, 0, YEAR])
-def test_whatever_the_clocks_say(tmp_path: Path, skew: int) -> None:
-    """The file has the time of a machine whose clock is wrong."""
+def test_stop_requests_do_not_depend_on_clocks(tmp_path: Path, skew: int) -> None:
+    """The file's time is that of a machine whose clock is wrong."""
     study = tmp_path / "studies" / "me"
     study.mkdir(parents=True)
     file, now = study / REQUEST_FILE, time.time() + skew
@@ -32,7 +32,7 @@ def test_whatever_the_clocks_say(tmp_path: Path, skew: int) -> None:
         os.utime(file, (now, now))
         assert stop_reason() == USER_REQUEST
     with graceful_stop(study):
-        assert not stop_reason(), "that was asked of another command"
+        assert not stop_reason(), "that request was for another command"
         os.utime(file, (now + 1, now + 1))
         assert stop_reason() == USER_REQUEST
     file.unlink()
@@ -40,8 +40,8 @@ def test_whatever_the_clocks_say(tmp_path: Path, skew: int) -> None:
         assert not stop_reason()
 
 
-def test_what_is_asked_while_a_worker_starts_is_heard(tmp_path: Path) -> None:
-    """A job that waits for its place takes along what had been asked when the command began."""
+def test_requests_while_a_worker_starts_are_honored(tmp_path: Path) -> None:
+    """A queued job knows the requests that had been made when the command started."""
     for name in ("me", "other"):
         (tmp_path / "studies" / name).mkdir(parents=True)
     (tmp_path / "studies" / "other" / REQUEST_FILE).touch()
@@ -49,7 +49,7 @@ def test_what_is_asked_while_a_worker_starts_is_heard(tmp_path: Path) -> None:
     assert before.keys() == {"other"}
     (tmp_path / "studies" / "me" / REQUEST_FILE).touch()
     ignore_requests_before(before)
-    ignore_requests_before(stop_request_times(tmp_path))  # the worker's own look comes too late
+    ignore_requests_before(stop_request_times(tmp_path))  # the worker's own call comes too late
     with graceful_stop(tmp_path / "studies" / "me"):
         assert stop_reason() == USER_REQUEST
     ignore_requests_before(before)

@@ -1,4 +1,4 @@
-"""Hydra's words for many values, as Optuna distributions; no proposal twice."""
+"""Hydra's sweeps become Optuna distributions, and no proposal is repeated."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ def composed(*chosen: str) -> DictConfig:
         ("tag(log,interval(1e-4,1e-2))", FloatDistribution(1e-4, 1e-2, log=True)),
     ],
 )
-def test_words_become_distributions(words: str, distribution: BaseDistribution) -> None:
+def test_sweeps_are_parsed_into_distributions(words: str, distribution: BaseDistribution) -> None:
     space, fixed = space_of(f"network.rank={words}", "training.epochs=3")
     assert space.distributions == {"network.rank": distribution}
     assert fixed == ["training.epochs=3"]
 
 
-def test_choices_are_written_as_hydra_reads_them() -> None:
+def test_choices_are_formatted_in_hydra_syntax() -> None:
     space, _ = space_of("optimizer.betas=[0.9,0.99],[0.9,0.999]", "data.repeats=1,2")
     betas, repeats = space.dimensions
     assert betas.override(betas.endpoints()[1]) == "optimizer.betas=[0.9,0.999]"
     assert repeats.override(2) == "data.repeats=2"
 
 
-def test_sweeps_replace_the_search_and_fixed_values_fix_it() -> None:
+def test_sweeps_replace_the_search_and_fixed_values_shrink_it() -> None:
     search = {"network.rank": "choice(4, 8)", "scheduler": "choice(constant, cosine)"}
     assert list(space_of(search=search)[0].distributions) == ["network.rank", "scheduler"]
     assert list(space_of("network.rank=4", search=search)[0].distributions) == ["scheduler"]
@@ -98,7 +98,7 @@ def test_sweeps_replace_the_search_and_fixed_values_fix_it() -> None:
         "network.rank=range(4,4)",
     ],
 )
-def test_senseless_searches_are_refused(words: str) -> None:
+def test_invalid_searches_are_refused(words: str) -> None:
     with pytest.raises(ConfigError, match=words.split("=")[0]):
         space_of(words)
 
@@ -116,7 +116,7 @@ def test_no_combination_is_proposed_twice(inner: optuna.samplers.BaseSampler) ->
     assert len(set(seen)) == 6
 
 
-def test_globs_are_choices_of_a_group() -> None:
+def test_globs_expand_to_choices_of_a_group() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         space, _ = parse_space(["scheduler=glob(cos*)"], {}, OverridesParser.create(loader))
@@ -126,9 +126,9 @@ def test_globs_are_choices_of_a_group() -> None:
     assert space.distributions == {"scheduler": distribution}
 
 
-def test_a_setting_is_searched_where_it_means_something() -> None:
+def test_conditional_settings_are_searched_only_when_active() -> None:
     space, _ = space_of("network.conv_alpha=1,2", "network.rank=4,8", "network.conv_rank=0,4")
-    assert list(space.distributions)[-1] == "network.conv_alpha", "after what it hangs on"
+    assert list(space.distributions)[-1] == "network.conv_alpha", "after the setting it depends on"
     assert space.size() == 2 * (1 + 2)
     alpha = space.dimensions[-1]
     assert space.activating_overrides(alpha) == ["network.conv_rank=4"]
@@ -159,7 +159,7 @@ SAME_NAME = [name for name in SEARCHES if (CONF / "preset" / f"{name}.yaml").is_
         *((name, [f"preset={name}", "base.path=/my/model"]) for name in SAME_NAME),
     ],
 )
-def test_every_search_is_one_around_theconfigured_settings(name: str, chosen: list[str]) -> None:
+def test_every_search_contains_the_configured_settings(name: str, chosen: list[str]) -> None:
     chosen = [f"search={name}", *chosen]
     config = settings("sweep", SweepConfig, chosen)
     space, _ = parse_space([], config.search, OverridesParser.create())
@@ -189,7 +189,7 @@ def test_a_preset_is_tried_first_in_any_search(preset: str) -> None:
         assert tried == config
 
 
-def test_what_a_file_of_ones_own_settles_is_not_searched_around() -> None:
+def test_settings_without_effect_are_not_searched() -> None:
     search = {"optimizer.lr": "interval(0.1, 1)", "network.rank": "choice(4, 8)"}
     space, _ = parse_space(
         [], search, OverridesParser.create(), {"optimizer": "prodigy", "network.rank": 8}.get
@@ -197,7 +197,7 @@ def test_what_a_file_of_ones_own_settles_is_not_searched_around() -> None:
     assert list(space.distributions) == ["network.rank"], "any lr is 1 with prodigy"
 
 
-def test_a_grid_is_all_of_it_unless_less_is_asked_for() -> None:
+def test_a_grid_covers_all_combinations_by_default() -> None:
     grid = {"_target_": "sweeper.search.samplers.GridSampler"}
     tpe = {"_target_": "optuna.samplers.TPESampler"}
     choices, _ = space_of("network.rank=2,4,8", "scheduler=constant,cosine,linear,polynomial")
@@ -210,7 +210,7 @@ def test_a_grid_is_all_of_it_unless_less_is_asked_for() -> None:
         check_sampler({"_target_": "sweeper.search.cma_es.CmaEsSampler"}, choices, 2)
 
 
-def test_numbers_are_rounded_but_stay_inside() -> None:
+def test_numbers_are_rounded_within_the_range() -> None:
     log = FloatDistribution(1e-4, 1e-2, log=True)
     assert round_value(0.0023140692632779, log) == 0.00231
     assert round_value(1e-4, log) == 1e-4
