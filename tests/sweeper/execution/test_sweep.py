@@ -114,7 +114,8 @@ def test_a_trial_that_crashes_its_process_fails_alone(fresh: Path) -> None:
     """It crashes with its pack twice, then alone. The other trial is stopped after its second
     epoch by a lower limit that nothing reaches, and loses nothing."""
     command = (
-        "-m", "optimizer.lr=1.0,1e-3", "optimizer._target_=tests.sweeper.crashing_optimizer.CrashingSGD",
+        "-m", "optimizer.lr=1.0,1e-3",
+        "optimizer._target_=tests.sweeper.crashing_optimizer.CrashingSGD",
         "~optimizer.weight_decay", "~optimizer.betas", "study.name=crashing", *SMALL,
         "training.epochs=3", "selection.min.prompt_fidelity=2", "hydra.sweeper.objective=pareto",
     )  # fmt: skip
