@@ -35,23 +35,20 @@ def retry_on_outage(study: StudyConfig, action: Callable[[], None]) -> None:
     while True:
         started = time.monotonic()
         try:
-            if (
-                has_started and not studies.is_dir()
-            ):  # an unmounted share: do not create the study below it
-                raise Outage(f"{studies} is not there any more")
+            if has_started and not studies.is_dir():  # a share was unmounted: do not recreate it
+                raise Outage(f"{studies} no longer exists")
             studies.mkdir(parents=True, exist_ok=True)
             has_started = True
             return action()
         except Exception as error:
-            reason = outage(error) or (
-                cause(error) if isinstance(error.__cause__, OUTAGE_ERRORS) else ""
-            )
+            is_storage_outage = isinstance(error.__cause__, OUTAGE_ERRORS)
+            reason = outage(error) or (cause(error) if is_storage_outage else "")
             if not reason:
                 raise
             if not has_started:
                 reason = f"study.root: {reason}"
-            hopeless = ends_the_process(error) or needs_a_person(error)
-            if study.on_outage != WAIT or hopeless:
+            cannot_retry = ends_the_process(error) or needs_a_person(error)
+            if study.on_outage != WAIT or cannot_retry:
                 hint = f"; {CONTINUE_HINT}" if has_started and CONTINUE_HINT not in reason else ""
                 raise Outage(f"{reason}{hint}") from error
         if time.monotonic() - started > MAX_PAUSE:  # it worked for a while

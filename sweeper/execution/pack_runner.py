@@ -92,14 +92,14 @@ def _run_pack(pack: Pack, first: Trial, places: int) -> int:
     try:
         pack.run(first)
         pack.interrupt()  # any remaining trials
-    except PackError as error_of_pack:
-        remaining, out_of_memory = [*pack.trials.values()], is_oom(error_of_pack.__cause__)
+    except PackError as error:
+        remaining, out_of_memory = [*pack.trials.values()], is_oom(error.__cause__)
         if len(remaining) == 1:
-            _handle_single_failure(remaining[0], error_of_pack, pack)
+            _handle_single_failure(remaining[0], error, pack)
             return places
         places = max(1, len(remaining) // 2) if out_of_memory else places
         mode = f"{places} at once" if out_of_memory else "one by one"
-        log.warning(f"{len(remaining)} trials at once: {error_of_pack}; they go on {mode}")
+        log.warning(f"{len(remaining)} trials at once: {error}; they continue {mode}")
         for trial in remaining:
             trial.alone = not out_of_memory
         pack.queue.put_back(remaining)
@@ -146,7 +146,7 @@ class Pack:
         self.trials: dict[int, Trial] = {}  # running trials by their index in the trainer
 
     def run(self, first: Trial) -> None:
-        """Trains and scores until no trials of this kind are left, or a stop is asked for.
+        """Trains and scores until no trials of this kind are left, or a stop is requested.
 
         Epochs that are recorded already (a trial continues) are neither trained nor scored again.
         """
@@ -212,7 +212,7 @@ class Pack:
         """Detects an unmounted share: files written then land below its mount point."""
         for trial in self.trials.values():
             if not (trial.record.folder / RECORD_FILE).is_file():
-                raise Outage(f"{trial.record.folder / RECORD_FILE} is not there any more")
+                raise Outage(f"{trial.record.folder / RECORD_FILE} no longer exists")
 
     def _record(self, epoch: Epoch, scored: Scored) -> None:
         """Records the scores of an epoch, and ends the trials that are done."""

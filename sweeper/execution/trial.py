@@ -76,7 +76,7 @@ class Trial:
     def fallbacks(self) -> tuple[str, ...]:
         """The fallbacks that were applied because memory ran out."""
         names = dict.fromkeys(self.record.tags.get(FALLBACKS_TAG, "").split(", "))
-        return tuple(remedy for remedy in names if remedy in FALLBACKS)
+        return tuple(name for name in names if name in FALLBACKS)
 
     @property
     def training_config(self) -> TrialConfig:
@@ -90,10 +90,10 @@ class Trial:
 
     def apply_next_fallback(self) -> bool:
         """Applies the next fallback after an OOM; False if there is none or they are disabled."""
-        remedies = with_next_fallback(trial_of(self.config), self.fallbacks)
-        if remedies is None:
+        fallbacks = with_next_fallback(trial_of(self.config), self.fallbacks)
+        if fallbacks is None:
             return False
-        self.record.tags[FALLBACKS_TAG] = ", ".join(remedies)
+        self.record.tags[FALLBACKS_TAG] = ", ".join(fallbacks)
         self.record.save()
         return True
 

@@ -286,7 +286,7 @@ def test_a_missing_folder_is_not_recreated(
             study.rename(moved)
 
     monkeypatch.setattr(Trainer, "step", step)
-    with pytest.raises(Outage, match=r"trial\.json is not there any more"):
+    with pytest.raises(Outage, match=r"trial\.json no longer exists"):
         run([trial], 1, scoring)
     shutil.rmtree(study, ignore_errors=True)
     moved.rename(study)
