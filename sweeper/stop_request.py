@@ -23,11 +23,10 @@ _earlier_requests: dict[str, int] | None = None
 
 def stop_reason() -> str:
     """Why no further epoch may start; empty if the study goes on."""
-    if _request_file is not None and _mtime_of(_request_file) not in (
-        None,
-        (_earlier_requests or {}).get(_request_file.parent.name),
-    ):
-        return USER_REQUEST
+    if _request_file is not None:
+        earlier = (_earlier_requests or {}).get(_request_file.parent.name)
+        if _mtime_of(_request_file) not in (None, earlier):
+            return USER_REQUEST
     return _reason or (TIME_LIMIT if time.monotonic() > _deadline else "")
 
 
@@ -38,7 +37,7 @@ def stop_request_times(root: Path) -> dict[str, int]:
     because the clocks of two machines differ.
     """
     files = (root / "studies").glob(f"*/{REQUEST_FILE}")
-    return {file.parent.name: moment for file in files if (moment := _mtime_of(file)) is not None}
+    return {file.parent.name: mtime for file in files if (mtime := _mtime_of(file)) is not None}
 
 
 def ignore_requests_before(times: dict[str, int]) -> None:
@@ -83,9 +82,8 @@ def graceful_stop(
             write_atomically(study / REQUEST_FILE, b"")
 
     _request_file = study / REQUEST_FILE
-    ignore_requests_before(
-        {} if (moment := _mtime_of(_request_file)) is None else {study.name: moment}
-    )
+    mtime = _mtime_of(_request_file)
+    ignore_requests_before({} if mtime is None else {study.name: mtime})
     _deadline = time.monotonic() + hours * 3600 if hours is not None else float("inf")
     main = threading.current_thread() is threading.main_thread()  # only it may set a handler
     previous_handler = signal.signal(signal.SIGINT, handle_sigint) if main else None

@@ -48,11 +48,9 @@ SCORES = {  # the columns in order, with their short names
     "outfit_leak": "outfit",
     "copying": "copying",
 }
-NARROW_SCORES = (
-    3  # of them on a terminal of fewer columns than WIDE, which has no room for the bars either
-)
-MIN_WIDE_COLUMNS = 110
-RESERVED_LINES = 8  # lines of the display that are no trials
+MIN_WIDE_COLUMNS = 110  # a narrower terminal has no room for progress bars and all scores
+NARROW_SCORES = 3  # number of scores on a narrow terminal
+RESERVED_LINES = 8  # lines that do not show trials
 FOOTER = "!: over a limit.  Ctrl-C stops after this epoch; press it twice to stop at once"
 
 

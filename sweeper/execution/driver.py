@@ -78,10 +78,9 @@ class Driver(StudyCommand):
     def __init__(self, search: Search, pack: int | str) -> None:
         super().__init__(search.config)
         self.search, self.pack = search, pack
-        # of a trial that takes the most room
-        self.largest_config = search.hydra.compose(
-            [*search.fixed, *search.space.largest_overrides()]
-        )
+        # settings of the trial that needs the most disk space
+        largest = [*search.fixed, *search.space.largest_overrides()]
+        self.largest_config = search.hydra.compose(largest)
 
     def run(self) -> None:
         """Begins or continues the study, runs its missing trials, and finalizes it.
@@ -181,24 +180,17 @@ class Driver(StudyCommand):
         log.info(
             describe_space(self.context.base, self.context.dataset, self.largest_config, total)
         )
-        params = {
-            "n_trials": str(total),
-            "seed": str(self.search.hydra.seed),
-            **study.shared_settings,
-        }
+        params = {"n_trials": str(total), "seed": str(self.search.hydra.seed)}
+        params |= study.shared_settings
         budget = vars(self.config.study.budget)
         params |= {f"budget.{key}": str(value) for key, value in budget.items()}
         mirror.begin(study_info(self.context, self.config, study.folder, params))
 
     def _end_reason(self, study: Study) -> str:
         """Why no further trial may start; empty if one may."""
-        return (
-            stop_reason()
-            or budget_exhausted(
-                self.config.study.budget, load_records(study.folder), self.config.selection
-            )
-            or self._low_space(study)
-        )
+        records, budget = load_records(study.folder), self.config.study.budget
+        exhausted = budget_exhausted(budget, records, self.config.selection)
+        return stop_reason() or exhausted or self._low_space(study)
 
     def _blocking_low_space(self, study: Study, total: int) -> str:
         """Why the disk has no space for the remaining trials.
@@ -211,9 +203,8 @@ class Driver(StudyCommand):
         return "" if ended >= total or stop_reason() or exhausted else self._low_space(study)
 
     def _low_space(self, study: Study) -> str:
-        return low_space_reason(
-            study.folder, self.context.base, self.context.dataset, self.largest_config
-        )
+        context = self.context
+        return low_space_reason(study.folder, context.base, context.dataset, self.largest_config)
 
 
 def _describe_progress(study: Study, total: int) -> str:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-DATA_FINGERPRINT, IMAGE_COUNTS, BASE_FINGERPRINT = (
-    "data.fingerprint",
-    "data.pictures",
-    "base.fingerprint",
-)
+DATA_FINGERPRINT, IMAGE_COUNTS = "data.fingerprint", "data.pictures"
+BASE_FINGERPRINT = "base.fingerprint"
 SHOWN_DIGITS = 12  # hexadecimal digits of a fingerprint in messages
 GROUP_NAMES = {"data": "images", "base": "base", "probes": "probes", "git": "commit",
          "version": "versions", "hardware": "hardware"}  # fmt: skip

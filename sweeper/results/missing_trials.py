@@ -49,14 +49,12 @@ def describe_missing(study: Path) -> str:
     if not numbers:
         return ""
     noun, hidden = agreed(len(numbers), "trial", "trials"), len(numbers) - MAX_SHOWN
-    listed = ", ".join(map(str, numbers[:MAX_SHOWN])) + (
-        f" and {hidden} more" if hidden > 0 else ""
-    )
+    listed = ", ".join(map(str, numbers[:MAX_SHOWN]))
+    listed += f" and {hidden} more" if hidden > 0 else ""
     subject = f"{noun} {listed} {agreed(len(numbers), 'is', 'are')} missing"
     pronoun = agreed(len(numbers), "it", "them")
-    files = (
-        f"{trial_folder(study, numbers[0]) / RECORD_FILE}{' and so on' if len(numbers) > 1 else ''}"
-    )
+    first = trial_folder(study, numbers[0]) / RECORD_FILE
+    files = f"{first}{' and so on' if len(numbers) > 1 else ''}"
     return (
         f"{subject} from the result: {files} is gone or damaged; restore {pronoun} from a copy, "
         f"or repeat the sweep's command, which retrains {pronoun} within the study's budget"

@@ -82,10 +82,10 @@ def explain(ranked: list[RankedTrial]) -> list[str]:
     elif rivals:
         assert rivals[0].selection
         value, next_value = (_format_objective(s) for s in (selection, rivals[0].selection))
-        comparison = f"with {next_value}" if next_value != value else "with almost as much"
+        comparison = f"with {next_value}" if next_value != value else "with almost the same value"
         advantage = _advantage(selection.scorecard)
         trial_sentence = (
-            f"{trial} has {advantage} of all trials within the limits: {value}, the next is trial "
+            f"{trial} has {advantage} of all trials within the limits: {value}; the next is trial "
             f"{rivals[0].record.number} {comparison}"
             if advantage
             else f"{trial} is the first of those within the limits; no score distinguishes them"

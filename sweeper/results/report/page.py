@@ -71,8 +71,8 @@ def write_report(
 def policy_of(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     """The policy that selected a study's result.
 
-    If there is no result yet, it is the policy of the trials. If the result is damaged, too, with
-    a warning.
+    Before there is a result, it is the policy of the trials, as well as if the result is damaged,
+    which is logged as a warning.
     """
     file = study / RESULT_FILE
     try:

@@ -126,9 +126,7 @@ def _parallel_chart(study: optuna.Study) -> Markup:
         axes.set_title("")
         names = [short_key(label.get_text()) for label in axes.get_xticklabels()]
         axes.set_xticks(axes.get_xticks(), names, rotation=0, ha="center", fontsize=10)
-        for colorbar in [
-            colorbar for colorbar in figure.axes if colorbar.get_label() == "<colorbar>"
-        ]:
+        for colorbar in [each for each in figure.axes if each.get_label() == "<colorbar>"]:
             colorbar.remove()  # the first axis shows the same scale
         colors = LinearSegmentedColormap.from_list("seen", [WORST_COLOR, BEST_COLOR])
         for lines in axes.collections:
