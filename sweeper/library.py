@@ -77,7 +77,7 @@ def run_study(name: str, *overrides: str, root: str | Path = "mlruns") -> StudyR
     arguments = ["-m", "study.name=" + name, "study.root=" + str(root), *overrides]
     try:
         line = preflight("sweep", arguments, SweepConfig, check_sweep, is_active, check_search)
-        run_search([word for word in line if word != "-m"])
+        run_search([argument for argument in line if argument != "-m"])
     except SystemExit as end:
         if end.code == INTERRUPTED:
             raise KeyboardInterrupt from None

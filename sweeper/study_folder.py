@@ -75,8 +75,8 @@ def checked_folder(folder: Path) -> Path:
         raise _refusal(folder, "a link")
     pending, count = [(folder, 1)], 0
     while pending:
-        place, depth = pending.pop()
-        for entry in _entries(place):
+        current, depth = pending.pop()
+        for entry in _entries(current):
             count += 1
             if entry.is_symlink():
                 raise _refusal(Path(entry.path), "a link")
@@ -90,9 +90,9 @@ def checked_folder(folder: Path) -> Path:
     return folder
 
 
-def _entries(place: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(place) as entries:
+        with os.scandir(folder) as entries:
             return [*islice(entries, MAX_ENTRIES + 1)]
     except FileNotFoundError:  # it does not exist yet, or another process has just removed it
         return []
@@ -107,8 +107,8 @@ def _is_special(path: str) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _refusal(place: Path, what: str) -> ConfigError:
+def _refusal(path: Path, kind: str) -> ConfigError:
     return ConfigError(
-        f"{shortened(place)}: is {what}, but a study may contain only regular files and folders; "
+        f"{shortened(path)}: is {kind}, but a study may contain only regular files and folders; "
         "remove it, or replace it with a copy of its target"
     )

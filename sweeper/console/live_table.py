@@ -172,7 +172,7 @@ class StudyTable:
         settings = varied_settings([row.record for row in rows])
         for row, text in zip(rows, settings, strict=True):
             record, card = row.record, row.record.scorecards[-1] if row.record.epochs else None
-            done = card.epoch if card else 0
+            epochs_done = card.epoch if card else 0
             scores = card.scores if card else {}
             selected = str(row.selection.scorecard.epoch) if row.selection else ""
             table.row(
@@ -180,8 +180,8 @@ class StudyTable:
                 str(record.number),
                 text,
                 plain(record.state, COLORS[record.state]),
-                *[ProgressBar(max(1, record.total_epochs), done, width=8)] * wide,
-                f"{done}/{record.total_epochs}",
+                *[ProgressBar(max(1, record.total_epochs), epochs_done, width=8)] * wide,
+                f"{epochs_done}/{record.total_epochs}",
                 *(
                     self._format_score(name, scores[name].value) if name in scores else ""
                     for name in names

@@ -103,5 +103,5 @@ def format_value(value: object) -> str:
 
 
 def _short_name(score: str) -> str:
-    words = {"pose_memorization": "memorized"}
-    return words.get(score, score.removesuffix("_fidelity").replace("_", " "))
+    short_names = {"pose_memorization": "memorized"}
+    return short_names.get(score, score.removesuffix("_fidelity").replace("_", " "))

@@ -94,16 +94,18 @@ def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> N
     if keep == ALL or record.selected is None:
         return
     state_file(record.folder).unlink(missing_ok=True)
-    others = [r for r in load_records(record.folder.parent.parent) if r.folder != record.folder]
-    ended = [r for r in (*others, record) if r.finished and r.selected is not None]
-    kept = {card.checkpoint for card in _best_checkpoints(ended, policy)}
+    other_trials = [
+        r for r in load_records(record.folder.parent.parent) if r.folder != record.folder
+    ]
+    ended = [r for r in (*other_trials, record) if r.finished and r.selected is not None]
+    kept_files = {card.checkpoint for card in _best_checkpoints(ended, policy)}
     for trial in ended:
         kept_epochs = {trial.selected}
         if keep == PARETO:
             kept_epochs |= {card.epoch for card in select(trial.scorecards, policy).front}
         deletable = {*weights_in(trial.folder)}  # nothing else, whatever the record names
         for card in trial.scorecards:
-            if card.epoch not in kept_epochs and card.checkpoint in deletable - kept:
+            if card.epoch not in kept_epochs and card.checkpoint in deletable - kept_files:
                 card.checkpoint.unlink(missing_ok=True)
                 images_file(trial.sheet(card.epoch)).unlink(missing_ok=True)
 

@@ -62,8 +62,8 @@ def _sweep(search: Search) -> None:
         return
     instantiate_checked("pruner", config.pruner, BasePruner)
     check_device(config.base)
-    words = (f"{key}: {values}" for key, values in search.space.describe().items())
-    log.info(f"searching {'; '.join(words)}")
+    dimensions = (f"{key}: {values}" for key, values in search.space.describe().items())
+    log.info(f"searching {'; '.join(dimensions)}")
     ignore_requests_before(stop_request_times(Path(config.study.root)))
     retry_on_outage(config.study, Driver(search, hydra.launcher.pack).run)
 
@@ -109,8 +109,10 @@ class Driver(StudyCommand):
                 raise Outage(low_space)
             with study.lock:
                 if held_elsewhere := study.held_by_others():
-                    others = counted(len(held_elsewhere), "trial")
-                    log.info(f"other workers run {others}; the last of them finalizes the study")
+                    other_trials = counted(len(held_elsewhere), "trial")
+                    log.info(
+                        f"other workers run {other_trials}; the last of them finalizes the study"
+                    )
                     return
                 self.finalize(study.folder)
             if low_space:

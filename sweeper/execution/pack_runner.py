@@ -197,9 +197,9 @@ class Pack:
             new = [
                 c for c in epoch.checkpoints if not self.trials[c.index].record.has_epoch(c.epoch)
             ]
-            began = time.perf_counter()
+            started = time.perf_counter()
             scorecards = self.context.scorer({c.path: c.epoch for c in new}) if new else []
-            spent = time.perf_counter() - began
+            spent = time.perf_counter() - started
             self._check_folders()
         except Exception as error:
             self._check_folders()

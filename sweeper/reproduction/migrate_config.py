@@ -73,13 +73,13 @@ def current_defaults(base: str | None) -> SweepConfig:
 def _unknown_settings_message(
     dropped: Mapping[str, Any], defaults: SweepConfig, version: str
 ) -> str:
-    known = keys(OmegaConf.create(literal(asdict(defaults))))
+    known_keys = keys(OmegaConf.create(literal(asdict(defaults))))
     listed = [
-        f"{shown(key)[1:-1]}={shown(value)}{suggestion(key, known)}"
+        f"{shown(key)[1:-1]}={shown(value)}{suggestion(key, known_keys)}"
         for key, value in list(dropped.items())[:MAX_NAMED]
     ]
-    more = f" and {len(dropped) - MAX_NAMED} more" if len(dropped) > MAX_NAMED else ""
+    hidden = f" and {len(dropped) - MAX_NAMED} more" if len(dropped) > MAX_NAMED else ""
     return (
         f"the run was logged by another version{version} and has settings that this one does not: "
-        f"{', '.join(listed)}{more} (use that version, or force=true to train without them)"
+        f"{', '.join(listed)}{hidden} (use that version, or force=true to train without them)"
     )

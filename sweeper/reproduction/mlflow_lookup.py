@@ -94,7 +94,7 @@ def _nearest(client: MlflowClient, run_id: str) -> str:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, max_results=RECENT)
     names = {run.info.run_id: run.info.run_name for run in runs}
-    matches = [known for known in names if run_id and known.startswith(run_id)]
+    matches = [name for name in names if run_id and name.startswith(run_id)]
     matches = matches or difflib.get_close_matches(run_id, [*names], n=1, cutoff=0.5)
     return f"; did you mean {matches[0]} ({names[matches[0]]})?" if matches else ""
 

@@ -202,8 +202,8 @@ def _missing_record_message(run: Run, folder: Path) -> str:
 
 
 def _missing_artifact(run: Run) -> str:
-    place = shortened(f"{run.info.artifact_uri}/{RECORD_ARTIFACT}")
-    return f"{run.info.run_id} has no artifact {RECORD_ARTIFACT} at {place}"
+    uri = shortened(f"{run.info.artifact_uri}/{RECORD_ARTIFACT}")
+    return f"{run.info.run_id} has no artifact {RECORD_ARTIFACT} at {uri}"
 
 
 def _logged_probes(store: MlflowStore, parent: str) -> str | None:

@@ -53,8 +53,8 @@ def retrain_command(record: TrialRecord) -> RetrainCommand:
             arguments[key] = f"{key}{sign}{value}"
         elif _kind(name) is not None or (CONF / name).is_dir():
             omitted[name] = None
-    words = [in_shell(word) for word in arguments.values()]
-    return RetrainCommand(" ".join(["python -m sweeper", *words]), [*omitted])
+    quoted = [in_shell(argument) for argument in arguments.values()]
+    return RetrainCommand(" ".join(["python -m sweeper", *quoted]), [*omitted])
 
 
 def _is_safe(name: str, value: str) -> bool:

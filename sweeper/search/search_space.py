@@ -149,11 +149,11 @@ class Space:
         return self._combinations([choices or [] for choices in values])
 
     def _combinations(self, values: list[list[Any]]) -> Iterator[Params]:
-        names, seen = [dimension.key for dimension in self.dimensions], set()
+        names, yielded = [dimension.key for dimension in self.dimensions], set()
         for combination in itertools.product(*values):
             params = self.active_params(dict(zip(names, combination, strict=True)))
-            if (key := identity(params)) not in seen:
-                seen.add(key)
+            if (key := identity(params)) not in yielded:
+                yielded.add(key)
                 yield params
 
     def size(self) -> int | None:

@@ -105,7 +105,7 @@ def _database(url: str) -> BaseStorage:
         try:
             return RDBStorage(url, engine_kwargs=ENGINE_OPTIONS)
         except (IntegrityError, OperationalError, ProgrammingError) as error:
-            if not any(words in str(error) for words in ALREADY_EXISTS):
+            if not any(message in str(error) for message in ALREADY_EXISTS):
                 raise
             time.sleep(1)
     return RDBStorage(url, engine_kwargs=ENGINE_OPTIONS)

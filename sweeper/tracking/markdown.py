@@ -16,16 +16,16 @@ MAX_LENGTH = 2000  # characters; longer texts are truncated
 
 def escape_markdown(text: str) -> str:
     """A text, in one line, that Markdown renders literally."""
-    shown = html.escape(printable(_truncate(text)), quote=False)
-    return SPECIAL.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", shown)
+    escaped = html.escape(printable(_truncate(text)), quote=False)
+    return SPECIAL.sub(lambda match: f"{match[0][:-1]}\\{match[0][-1]}", escaped)
 
 
 def markdown_code(text: str) -> str:
     """A text, in one line, as inline code."""
-    shown = printable(_truncate(text))
-    longest = max(map(len, re.findall("`+", shown)), default=0)
-    space = " " if shown.startswith("`") or shown.endswith("`") else ""
-    return f"{'`' * (longest + 1)}{space}{shown}{space}{'`' * (longest + 1)}"
+    code = printable(_truncate(text))
+    longest = max(map(len, re.findall("`+", code)), default=0)
+    space = " " if code.startswith("`") or code.endswith("`") else ""
+    return f"{'`' * (longest + 1)}{space}{code}{space}{'`' * (longest + 1)}"
 
 
 def markdown_row(cells: list[str]) -> str:

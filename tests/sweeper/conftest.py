@@ -38,7 +38,7 @@ def start(module: str, *arguments: str, typed: bool = False) -> Command | OwnCom
         typed: whether to start a new Python process, as a person does.
     """
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    launches = any(word.startswith("hydra/launcher=") for word in arguments)
+    launches = any(argument.startswith("hydra/launcher=") for argument in arguments)
     kind = OwnCommand if typed or launches else Command  # joblib never ends in a forked process
     return kind(module, *arguments, environment=environment)
 

@@ -41,7 +41,7 @@ POLICY = PolicyConfig(max={"pose_memorization": 0.35})
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["-m", "network.rnk=4,8"], "network.rnk: there is no such setting; did you mean"),
         (["-m", "network.rank=4,abc"], "network.rank"),
@@ -86,10 +86,10 @@ POLICY = PolicyConfig(max={"pose_memorization": 0.35})
         ),
     ],
 )
-def test_wrong_settings_are_refused(arguments: list[str], words: str) -> None:
+def test_wrong_settings_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as end:
         preflight("sweep", arguments, SweepConfig, check_sweep)
-    assert words in str(end.value)
+    assert message in str(end.value)
 
 
 def test_a_search_may_contain_conditional_settings() -> None:

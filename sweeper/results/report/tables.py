@@ -146,7 +146,7 @@ def trial_table(ranked: list[RankedTrial], searched: list[str]) -> tuple[list[st
                 *(COLUMNS[n] for n in columns), "epochs", "device time",
                 "how it ended"]  # fmt: skip
     rows = []
-    for place, entry in enumerate(ranked):
+    for rank, entry in enumerate(ranked):
         record, selection = entry.record, entry.selection
         cells = [TableCell(str(record.number), record.number)]
         cells += [_cell(record.params.get(key)) for key in searched]
@@ -164,7 +164,7 @@ def trial_table(ranked: list[RankedTrial], searched: list[str]) -> tuple[list[st
         cells += [TableCell(str(len(record.epochs)), len(record.epochs)),
                   TableCell(duration(seconds), round(seconds, 1)),
                   TableCell(record.state, record.state, record.reason)]  # fmt: skip
-        rows.append(TrialRow(record.number, cells, place == 0 and selection is not None))
+        rows.append(TrialRow(record.number, cells, rank == 0 and selection is not None))
     return headings, rows
 
 
@@ -191,7 +191,7 @@ def failures(ranked: list[RankedTrial]) -> list[tuple[str, list[int]]]:
 class Timing:
     """How long a study took, formatted for display."""
 
-    began: str
+    started: str
     ended: str
     elapsed: str
     device: str
@@ -213,15 +213,15 @@ def timing(records: list[TrialRecord]) -> Timing | None:
     preparing = sum({record.preparing for record in records})
     preparing_before = min(records, key=_first_time).preparing
     # an epoch's seconds are its share of the pack's time
-    began = max(0.0, first.time / 1000 - first.seconds * pack - preparing_before)
+    started = max(0.0, first.time / 1000 - first.seconds * pack - preparing_before)
     ended = max(epoch.time for epoch in epochs) / 1000
     training, scoring = (sum(getattr(e, f"seconds_{n}") for e in epochs)
                          for n in ("training", "scoring"))  # fmt: skip
     devices = dict.fromkeys(r.tags.get("hardware.device", "") for r in records)
     return Timing(
-        began=_format_time(began),
+        started=_format_time(started),
         ended=_format_time(ended),
-        elapsed=duration(ended - began),
+        elapsed=duration(ended - started),
         device=duration(training + scoring + preparing),
         training=duration(training),
         scoring=duration(scoring),

@@ -168,10 +168,10 @@ def test_an_outage_only_interrupts_a_pack(
     def fail_at(original: Callable[..., Any], at: int) -> Callable[..., Any]:
         calls = iter(range(1_000))
 
-        def call(*arguments: Any, **named: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
             if broken and next(calls) == at:
                 raise error
-            return original(*arguments, **named)
+            return original(*arguments, **keywords)
 
         return call
 
@@ -330,8 +330,8 @@ def test_errors_that_need_a_person_are_not_retried(
 
     with pytest.raises(Outage) as caught:
         retry_on_outage(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
-    words = f"{os.strerror(number)}; move it away; the same command continues the study"
-    assert str(caught.value).endswith(words)
+    message = f"{os.strerror(number)}; move it away; the same command continues the study"
+    assert str(caught.value).endswith(message)
 
 
 def test_an_unmounted_share_is_waited_for_and_not_recreated(
@@ -365,13 +365,13 @@ def test_ctrl_c_ends_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         retry_on_outage(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_a_stop_request_ends_waiting(tmp_path: Path, named: bool) -> None:
+@pytest.mark.parametrize("has_name", [True, False])
+def test_a_stop_request_ends_waiting(tmp_path: Path, has_name: bool) -> None:
     study, other = (tmp_path / "studies" / name for name in ("small", "other"))
     for folder in (study, other):
         folder.mkdir(parents=True)
         (folder / "leave").touch()  # before the command, so it is no request
-    name = "small" if named else None
+    name = "small" if has_name else None
     attempts, config = 0, StudyConfig(name=name, root=str(tmp_path), on_outage=WAIT)
 
     def action() -> None:

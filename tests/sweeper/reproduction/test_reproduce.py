@@ -60,15 +60,15 @@ class SingleTrial:
 
 @pytest.fixture(scope="module")
 def one(swept: Swept, tmp_path_factory: pytest.TempPathFactory) -> SingleTrial:
-    place = tmp_path_factory.mktemp("one")
-    shutil.copytree(swept.root / "cache", place / "mlruns/cache")
-    shutil.copytree(EMBEDDED_FOLDER, place / "before")
-    code, output = finish(place / "mlruns", "sweeper", "network.rank=2", "study.name=one",
-                          f"data.path={place}/before", *SMALL)  # fmt: skip
+    folder = tmp_path_factory.mktemp("one")
+    shutil.copytree(swept.root / "cache", folder / "mlruns/cache")
+    shutil.copytree(EMBEDDED_FOLDER, folder / "before")
+    code, output = finish(folder / "mlruns", "sweeper", "network.rank=2", "study.name=one",
+                          f"data.path={folder}/before", *SMALL)  # fmt: skip
     assert code == 0, output
-    (place / "before").rename(place / "pictures")
-    (place / "mlruns/studies").rename(place / "away")
-    return SingleTrial(place / "mlruns", place / "pictures", place / "away/one/best.safetensors")
+    (folder / "before").rename(folder / "pictures")
+    (folder / "mlruns/studies").rename(folder / "away")
+    return SingleTrial(folder / "mlruns", folder / "pictures", folder / "away/one/best.safetensors")
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_a_copy_of_a_trial_folder_is_ignored(study: Path) -> None:
 def test_the_sweep_retrains_a_trial_with_a_lost_record(study: Path, how: str) -> None:
     """Optuna knows that the trial has ended, but its record is lost."""
     root, file = study.parent.parent, study / "trials" / "0001" / RECORD_FILE
-    before = load_record(file.parent)
+    original = load_record(file.parent)
     damage(file, how)
     (study / "result.json").write_text("{torn too")
     (study / "trials" / "0000" / "mlflow.json").write_text("torn as well")
@@ -133,8 +133,8 @@ def test_the_sweep_retrains_a_trial_with_a_lost_record(study: Path, how: str) ->
     result = json.loads((study / "result.json").read_text())
     assert [trial["number"] for trial in result["trials"]] == [0, 1]
     retrained = load_record(file.parent)
-    assert (retrained.params, retrained.state) == (before.params, before.state)
-    losses = [epoch.train_loss for epoch in before.epochs]
+    assert (retrained.params, retrained.state) == (original.params, original.state)
+    losses = [epoch.train_loss for epoch in original.epochs]
     assert [epoch.train_loss for epoch in retrained.epochs] == pytest.approx(losses, rel=1e-4)
     code, output = finish(root, "sweeper", *SEARCH, *SMALL)
     assert (code, "retrained" in output) == (0, False), output

@@ -69,11 +69,11 @@ def test_report_of_a_finished_sweep(swept: Swept, browser: Chrome) -> None:
     assert (swept.study / REPORT_FILE).stat().st_size < MAX_BYTES
     for sentence in result["reasons"]:
         assert sentence in text
-    for word in ("What it was trained on", "Pareto front", "How the best trials overfit",
+    for text_part in ("What it was trained on", "Pareto front", "How the best trials overfit",
                  "Diagnosis", "models/loras/small.safetensors", "load_lora_weights",
                  f"python -m sweeper.reproduce run_id={result['run_id']}",
                  "python -m sweeper.reproduce lora="):  # fmt: skip
-        assert word in text
+        assert text_part in text
     assert len(browser.find_elements(By.CSS_SELECTOR, ".tile.selected img")) >= 4
     dots = browser.find_elements(By.CSS_SELECTOR, "#checkpoints svg title")
     assert len(dots) == sum(trial["epochs"] for trial in result["trials"])

@@ -81,8 +81,12 @@ def test_sweeps_replace_the_search_and_fixed_values_shrink_it() -> None:
     search = {"network.rank": "choice(4, 8)", "scheduler": "choice(constant, cosine)"}
     assert list(space_of(search=search)[0].distributions) == ["network.rank", "scheduler"]
     assert list(space_of("network.rank=4", search=search)[0].distributions) == ["scheduler"]
-    own = {"optimizer.lr": "interval(0.1, 1)", "scheduler.warmup_ratio": "choice(0, 0.1)", **search}
-    fixed_ones = space_of("optimizer=prodigy", "scheduler=constant", search=own)[0]
+    conditional_search = {
+        "optimizer.lr": "interval(0.1, 1)",
+        "scheduler.warmup_ratio": "choice(0, 0.1)",
+        **search,
+    }
+    fixed_ones = space_of("optimizer=prodigy", "scheduler=constant", search=conditional_search)[0]
     assert list(fixed_ones.distributions) == ["network.rank"], "lr and warm-up have no effect there"
     space, fixed = space_of("training.seed=1,2", "network.rank=4", search=search)
     assert list(space.distributions) == ["training.seed"]
@@ -165,9 +169,9 @@ def test_every_search_contains_the_configured_settings(name: str, chosen: list[s
     space, _ = parse_space([], config.search, OverridesParser.create())
     assert space.distributions.keys() == config.search.keys()
     for dimension in space.dimensions:
-        beside = space.activating_overrides(dimension)
+        parents = space.activating_overrides(dimension)
         for value in dimension.endpoints():
-            overrides = [*chosen, *beside, dimension.override(value)]
+            overrides = [*chosen, *parents, dimension.override(value)]
             check_sweep(settings("sweep", SweepConfig, overrides))
     preset = initial_settings(composed(*chosen), config, space)[0]
     assert {key for key in config.search if is_active(key, preset)} == preset.keys()

@@ -41,7 +41,7 @@ def record(number: int, fidelity: float, state: str = COMPLETE, hours: float = 1
 
 
 @pytest.mark.parametrize(
-    ("budget", "words"),
+    ("budget", "message"),
     [
         (BudgetConfig(), ""),
         (BudgetConfig(device_hours=4.5), ""),
@@ -52,11 +52,11 @@ def record(number: int, fidelity: float, state: str = COMPLETE, hours: float = 1
         (BudgetConfig(max_failures=0), "1 trial failed"),
     ],
 )
-def test_budget_exhausted(budget: BudgetConfig, words: str) -> None:
+def test_budget_exhausted(budget: BudgetConfig, message: str) -> None:
     records = [record(0, 0.5), record(1, 0.8), record(2, 0.6), record(3, 0.9, FAILED)]
     reason = budget_exhausted(budget, records, POLICY)
-    assert words in reason
-    assert bool(reason) == bool(words)
+    assert message in reason
+    assert bool(reason) == bool(message)
 
 
 def test_patience_uses_the_order_in_which_trials_end() -> None:
@@ -171,10 +171,10 @@ def test_enqueued_settings_must_be_searched() -> None:
     config = SweepConfig()
     config.study.enqueue = [{"network.rank": 2}]
     assert initial_settings(master, config, space) == [{"network.rank": 4}, {"network.rank": 2}]
-    for key, value, words in (("network.rnk", 2, "did you mean network.rank"),
+    for key, value, message in (("network.rnk", 2, "did you mean network.rank"),
                               ("network.rank", 3, "network.rank=3 is outside")):  # fmt: skip
         config.study.enqueue = [{key: value}]
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises(ConfigError, match=message):
             initial_settings(master, config, space)
 
 
