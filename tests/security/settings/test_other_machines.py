@@ -73,7 +73,7 @@ def test_of_a_dataset_config(share: str) -> None:
 def test_of_a_record(share: str) -> None:
     assert not _is_base(share, "0" * 64)
     for key in ("data.path", "probes.attributes"):
-        with pytest.raises(ConfigError, match="does not choose"):
+        with pytest.raises(ConfigError, match="may not choose"):
             _accept_path(key, share, "puppets")
 
 

@@ -96,7 +96,7 @@ def test_no_database_is_opened_that_a_record_names(
     report(received)
     assert (database.read_bytes() if database.exists() else None) == before
     # and what a person names is made neither
-    assert "storage= names it" in report(received, storage=f"sqlite:///{database}")
+    assert "name it with storage=" in report(received, storage=f"sqlite:///{database}")
     assert (database.read_bytes() if database.exists() else None) == before
 
 
@@ -106,7 +106,7 @@ def test_a_database_that_a_person_names_is_read(received: Path, tmp_path: Path) 
     study.add_trial(optuna.trial.create_trial(value=1.0))
     (received / "optuna.journal").unlink()
     assert "These are single trials" in report(received, storage=url)
-    assert "storage= names it" in report(received)
+    assert "name it with storage=" in report(received)
 
 
 def test_the_training_pictures_are_those_of_the_data_sheet(received: Path, tmp_path: Path) -> None:
