@@ -119,14 +119,10 @@ def check_pruner(pruner: Mapping[str, Any]) -> None:
         ConfigError: naming the first impossible setting.
     """
     check_arguments("pruner", pruner, PRUNERS, "optuna.pruners.MedianPruner")
-    min_resource, max_resource = pruner.get("min_resource"), pruner.get("max_resource")
-    if (
-        isinstance(min_resource, int)
-        and isinstance(max_resource, int)
-        and min_resource > max_resource
-    ):
+    low, high = pruner.get("min_resource"), pruner.get("max_resource")
+    if isinstance(low, int) and isinstance(high, int) and low > high:
         raise ConfigError(
-            f"pruner.max_resource: {max_resource} is less than pruner.min_resource, {min_resource} "
+            f"pruner.max_resource: {high} is less than pruner.min_resource, {low} "
             "(max_resource follows training.epochs)"
         )
 

@@ -231,10 +231,9 @@ def parse_space(
     dimensions = [_dimension(override, parser) for override in sweeps]
     if not sweeps:
         fixed_values = {override.key_or_group: override.value() for override in fixed}
-        parent_values = {key: configured(key) for key in PARENT_KEYS if key not in search}
-        parent_values = {
-            key: value for key, value in parent_values.items() if value is not None
-        } | fixed_values
+        parents = {key: configured(key) for key in PARENT_KEYS if key not in search}
+        parents = {key: value for key, value in parents.items() if value is not None}
+        parent_values = parents | fixed_values
         dimensions = [
             _dimension(_parse(f"{key}={sweep}", parser), parser).extended_to(configured(key))
             for key, sweep in search.items()
