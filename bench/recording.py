@@ -21,7 +21,7 @@ from sweeper.config import SweepConfig, check_sweep
 from sweeper.console.progress import Progress
 from sweeper.execution import driver
 from sweeper.search.conditional_params import is_active
-from sweeper.tracking.background import Background
+from sweeper.tracking.background import BackgroundThread
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import TrialRecord, load_records
 from train.cli.app import run
@@ -29,7 +29,7 @@ from train.cli.app import run
 RESULTS = Path(__file__).parent / "results"
 WATCHED = {
     TrialRecord: ("add", "save"),
-    MlflowMirror: ("begin", "mirror", "catch_up", "conclude"),
+    MlflowMirror: ("begin", "mirror", "flush", "finalize"),
     Progress: ("began", "scored", "ended"),
     Scorer: ("sheet", "base_sheet"),
 }
@@ -63,7 +63,7 @@ class Watch:
 
     def on_background(self) -> None:
         """Counts what the thread beside computes: while it waits for a disk it costs nothing."""
-        plain = Background.do
+        plain = BackgroundThread.submit
 
         def counted(action: Callable[[], None]) -> None:
             began = time.thread_time()
@@ -72,10 +72,10 @@ class Watch:
             finally:
                 self.seconds[BESIDE] += time.thread_time() - began
 
-        def do(background: Background, action: Callable[[], None]) -> None:
+        def submit(background: BackgroundThread, action: Callable[[], None]) -> None:
             plain(background, partial(counted, action))
 
-        Background.do = do  # type: ignore[assignment, method-assign]
+        BackgroundThread.submit = submit  # type: ignore[assignment, method-assign]
 
 
 def sweep(root: Path, overrides: list[str]) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Searches, schedules, records, selects, reports, reproduces."""
+"""Runs studies: searches, trains, records, selects, reports and reproduces."""
 
 import os
 from typing import TYPE_CHECKING
 
 from train.lazy_names import lazy_names
 
-# MLflow reads these when it is imported, so they are set before anything below is. A dead server
-# must not hold up training: one more try, then the local record has to do.
+# MLflow reads these when it is imported, so they are set first. A dead server must not hold up
+# training: after one retry, the local record has to do.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")

@@ -1,4 +1,4 @@
-"""The settings of a sweep: those of a trial, and how it is scored, selected and searched for."""
+"""The settings of a sweep: how a trial is trained, scored and selected, and what is searched."""
 
 from __future__ import annotations
 
@@ -38,35 +38,36 @@ from train.validation import check_choice, check_trial
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"
 ON_OUTAGE = STOP, WAIT = "stop", "wait"
-MOST_TRIALS = 1_000_000
+MAX_TRIALS = 1_000_000
 Directions = tuple[Literal["maximize", "minimize"], ...]
-# what a search looks for, first of all the fidelity
+# direction of each objective; the first one is fidelity
 OBJECTIVES: dict[str, Directions] = {
     "fidelity": ("maximize",),
-    "pareto": ("maximize", "minimize"),  # and the memorization
+    "pareto": ("maximize", "minimize"),  # the second one is memorization
 }
-OURS = "hydra_plugins.lorasweep_optuna.OptunaSweeper"  # the sweeper of conf/hydra/sweeper/optuna
-PACK = whole(1, 1024)
+# `_target_` of conf/hydra/sweeper/optuna.yaml
+SWEEPER_TARGET = "hydra_plugins.lorasweep_optuna.OptunaSweeper"
+PACK_RANGE = whole(1, 1024)
 
 
 @dataclass
 class BudgetConfig:
-    """When a study has had enough trials."""
+    """When a study starts no further trials."""
 
     hours: float | None = ranged(None, 0, 1_000_000)
     device_hours: float | None = ranged(None, 0, 1_000_000)
-    patience: int | None = ranged(None, 0, MOST_TRIALS)
-    max_failures: int | None = ranged(None, 0, MOST_TRIALS)
+    patience: int | None = ranged(None, 0, MAX_TRIALS)
+    max_failures: int | None = ranged(None, 0, MAX_TRIALS)
 
 
 @dataclass
 class StudyConfig:
-    """A study's name and place, and when it ends."""
+    """A study's name and location, and when it ends."""
 
     name: str | None = text_field(None)
     root: str = path_field("mlruns")
     storage: str | None = address_field(None)
-    trial: int | None = ranged(None, 0, MOST_TRIALS)
+    trial: int | None = ranged(None, 0, MAX_TRIALS)
     retries: int = ranged(2, 0, 1000)
     on_outage: str = choice_field(STOP)
     keep_checkpoints: str = choice_field("best")
@@ -77,7 +78,7 @@ class StudyConfig:
 
 @dataclass
 class EarlyStopConfig:
-    """When a trial is stopped before its last epoch; 0: never."""
+    """When a trial is stopped before its last epoch. 0 turns a rule off."""
 
     memorization_patience: int = ranged(2, 0, MAX_EPOCHS)
     patience: int = ranged(3, 0, MAX_EPOCHS)
@@ -86,10 +87,10 @@ class EarlyStopConfig:
 
 @dataclass
 class SweepConfig(TrialConfig):
-    """conf/sweep.yaml: everything that a trial of a study is made with.
+    """conf/sweep.yaml: all settings of a trial of a study.
 
     Attributes:
-        pack: "auto", or how many trials are trained at once.
+        pack: number of trials that are trained at once, or "auto".
     """
 
     probes: ProbesConfig = field(default_factory=ProbesConfig)
@@ -104,23 +105,23 @@ class SweepConfig(TrialConfig):
 
 @dataclass
 class SearchConfig:
-    """conf/hydra/sweeper/optuna.yaml: how trials are searched for."""
+    """conf/hydra/sweeper/optuna.yaml: how the search proposes trials."""
 
-    n_trials: int | None = ranged(None, 1, MOST_TRIALS)
+    n_trials: int | None = ranged(None, 1, MAX_TRIALS)
     workers: int = ranged(1, 1, 10_000)
     objective: str = choice_field("fidelity")
-    seed: int = ranged(0, 0, 2**31)  # a trial's number is added, and numpy's seeds end at 2**32
+    seed: int = ranged(0, 0, 2**31)  # the trial number is added, and NumPy's seeds end at 2**32
     sampler: dict[str, Any] = field(default_factory=dict, metadata=OF_CLASS)
 
 
 def check_search(hydra: DictConfig) -> None:
-    """Refuses impossible settings of the search, which are Hydra's own part of the config.
+    """Checks the settings of the search, which are in Hydra's own part of the config.
 
     Raises:
-        ConfigError: with the first setting that cannot work.
+        ConfigError: naming the first setting that cannot work.
     """
     sweeper = cast(dict[str, Any], OmegaConf.to_container(hydra.sweeper, resolve=True))
-    if sweeper.pop("_target_", None) != OURS:
+    if sweeper.pop("_target_", None) != SWEEPER_TARGET:
         return
     sweeper.pop("_recursive_", None)
     try:
@@ -132,40 +133,40 @@ def check_search(hydra: DictConfig) -> None:
 
 
 def check_sweep(config: SweepConfig) -> None:
-    """Refuses impossible settings, naming the key.
+    """Checks all settings of a sweep.
 
     Raises:
-        ConfigError: with the first setting that cannot work.
+        ConfigError: naming the first setting that cannot work.
     """
     check_trial(config)
     check_trigger(config.data)
     check_scoring(config.probes, config.scores, config.selection)
     if config.training.save_last is not None:
         raise ConfigError(
-            "training.save_last: a sweep scores every checkpoint before it chooses, and "
-            "study.keep_checkpoints says which stay; leave it null"
+            "training.save_last: a sweep scores every checkpoint before it selects one, and "
+            "study.keep_checkpoints decides which ones stay; leave it null"
         )
     for key, name in (("name", config.study.name), ("warm_start", config.study.warm_start)):
         if name is not None:
             check_name(name, f"study.{key}")
     check_choice("study.on_outage", config.study.on_outage, ON_OUTAGE)
     check_choice("study.keep_checkpoints", config.study.keep_checkpoints, KEEP)
-    if config.pack != AUTO and not PACK.accepts(config.pack):
+    if config.pack != AUTO and not PACK_RANGE.accepts(config.pack):
         raise ConfigError(
-            f"pack: {format_value(config.pack)} must be {PACK} (trials at once), or auto"
+            f"pack: {format_value(config.pack)} must be {PACK_RANGE} (trials at once), or auto"
         )
     check_pruner(config.pruner)
 
 
-def suggested_name(config: SweepConfig) -> str:
-    """A name for a study that was given none: that of the pictures' folder, or of their list."""
+def default_study_name(config: SweepConfig) -> str:
+    """The name of an unnamed study: that of the image folder or of the dataset TOML."""
     if config.data.dataset_config:
-        named = Path(config.data.dataset_config).stem
+        source = Path(config.data.dataset_config).stem
     elif config.data.path == EMBEDDED:
         return EMBEDDED
     else:
-        named = Path(config.data.path).resolve().name
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", named).strip("-._")
+        source = Path(config.data.path).resolve().name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source).strip("-._")
     return name[:60] or "study"
 
 
@@ -181,7 +182,7 @@ class SelectConfig:
 
 
 def check_select(config: SelectConfig) -> None:
-    """Refuses an impossible policy, and no study, with a ConfigError."""
+    """Raises a ConfigError for an impossible policy or a missing study name."""
     _check_study(config.study)
     check_policy(config.selection)
 
@@ -196,11 +197,11 @@ class ReportConfig:
 
 
 def check_report(config: ReportConfig) -> None:
-    """Refuses a report of nothing, with a ConfigError."""
+    """Raises a ConfigError if the study name is missing or invalid."""
     _check_study(config.study)
 
 
 def _check_study(name: str) -> None:
     if not name:
-        raise ConfigError("study: say which study, as in study=puppets")
+        raise ConfigError("study: name the study, for example study=puppets")
     check_name(name, "study")

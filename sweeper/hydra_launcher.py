@@ -1,4 +1,4 @@
-"""The Hydra launcher that stands for packs: the sweeper trains its trials together."""
+"""The Hydra launcher that selects packs: the sweeper trains its trials together in one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from train.errors import ConfigError
 
 
 class PackedLauncher(Launcher):
-    """Says how many trials the sweeper trains at once. It launches nothing itself.
+    """Configures how many trials the sweeper trains at once. It launches nothing itself.
 
     Args: see conf/hydra/launcher/packed.yaml.
     """
@@ -25,14 +25,14 @@ class PackedLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Nothing to set up: the sweeper runs the trials."""
+        """Does nothing: the sweeper runs the trials."""
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Called by other sweepers only.
+        """Refuses to launch jobs. Only other sweepers call this.
 
         Raises:
             ConfigError: always.
         """
-        raise ConfigError("hydra/launcher=packed: goes with hydra/sweeper=optuna alone")
+        raise ConfigError("hydra/launcher=packed: only works with hydra/sweeper=optuna")

@@ -1,4 +1,4 @@
-"""Our Hydra sweeper: the class that Hydra makes; sweeper/execution/driver.py does the work."""
+"""The class that Hydra instantiates as its sweeper; sweeper/execution/driver.py does the work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class OptunaSweeper(Sweeper):
-    """Trials proposed by Optuna, one launched after the other.
+    """Runs trials that Optuna proposes.
 
     Args: see conf/hydra/sweeper/optuna.yaml.
     """
@@ -31,31 +31,33 @@ class OptunaSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """What Hydra hands over before a sweep."""
-        from hydra.core.plugins import Plugins  # Hydra's own sweepers do so: it imports this module
+        """Stores what Hydra passes before a sweep, and instantiates the launcher."""
+        # imported here, as in Hydra's own sweepers: Plugins imports this module
+        from hydra.core.plugins import Plugins
 
         from sweeper.execution.workers import Worker
-        from sweeper.stop_request import asked_before
+        from sweeper.stop_request import stop_request_times
 
         self.hydra_context, self.config = hydra_context, config
-        given = config.hydra.overrides
+        overrides = config.hydra.overrides
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context,
             task_function=Worker(
-                [*given.hydra, *given.task], asked=asked_before(Path(config.study.root))
+                [*overrides.hydra, *overrides.task],
+                earlier_requests=stop_request_times(Path(config.study.root)),
             ),
             config=config,
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Runs the study to its end, or continues it."""
-        # Hydra imports its plugins at every start of any command: Optuna, MLflow and torch come
-        # only where a sweep is asked for
+        """Runs or continues the study."""
+        # imported here: every Hydra command imports its plugins when it starts, and only a sweep
+        # needs Optuna, MLflow and torch
         from sweeper.execution.driver import sweep
         from sweeper.execution.search_setup import HydraSweep
 
-        handed = HydraSweep(
+        hydra = HydraSweep(
             self.hydra_context, self.config, self.launcher, self.n_trials, self.workers,
             self.objective, self.seed, self.sampler,
         )  # fmt: skip
-        sweep(handed, arguments)
+        sweep(hydra, arguments)

@@ -10,8 +10,8 @@ from msgspec.structs import asdict
 
 from sweeper.config import SweepConfig, check_search, check_sweep
 from sweeper.execution.study_command import INTERRUPTED
-from sweeper.execution.workers import search_here
-from sweeper.results.checkpoint_files import RESULT
+from sweeper.execution.workers import run_search
+from sweeper.results.checkpoint_files import RESULT_FILE
 from sweeper.search.conditional_params import is_active
 from sweeper.study_folder import study_folder
 from train.cli.preflight import preflight
@@ -21,15 +21,15 @@ from train.files.untrusted import read_json
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found.
+    """The result of a study.
 
     Attributes:
-        folder: of the study; `report.html` is in it.
-        checkpoint: the LoRA file to keep; None: no trial has one.
-        trial, epoch: which one it is.
-        fidelity: its geometric mean of likeness and obedience to the prompt; None: not defined.
+        folder: the study's folder, which contains `report.html`.
+        checkpoint: the LoRA file to keep; None if no trial has one.
+        trial, epoch: the trial and epoch of the checkpoint.
+        fidelity: geometric mean of its likeness and prompt fidelity; None if undefined.
         scores: name -> value.
-        reasons: why it was selected, in sentences.
+        reasons: why it was selected, as sentences.
     """
 
     folder: Path
@@ -42,7 +42,7 @@ class StudyResult:
 
 
 class _Result(msgspec.Struct):
-    """What is read of result.json."""
+    """The fields of result.json that are read."""
 
     checkpoint: str | None = None
     trial: int | None = None
@@ -53,18 +53,18 @@ class _Result(msgspec.Struct):
 
 
 def run_study(name: str, *overrides: str, root: str | Path = "mlruns") -> StudyResult:
-    """Runs a study in this process, as `python -m sweeper -m study.name=NAME` does.
+    """Runs a study in this process, like `python -m sweeper -m study.name=NAME`.
 
-    The same call again continues an interrupted study, or finds it finished.
+    The same call continues an interrupted study, and returns the result of a finished one.
 
     Args:
-        name: of the study.
+        name: name of the study.
         overrides: settings and sweeps as on the command line; without a sweep, conf/search is used.
         root: the folder for studies, MLflow's store and caches.
 
     Raises:
-        ConfigError: wrong settings, or whatever else ends the command; the message says why.
-        KeyboardInterrupt: it was stopped.
+        ConfigError: invalid settings, or any other error that ends the command.
+        KeyboardInterrupt: the study was stopped.
 
     Example:
         >>> result = run_study(
@@ -74,10 +74,10 @@ def run_study(name: str, *overrides: str, root: str | Path = "mlruns") -> StudyR
         >>> result.checkpoint.name, result.epoch in (1, 2)
         ('best.safetensors', True)
     """
-    given = ["-m", "study.name=" + name, "study.root=" + str(root), *overrides]
+    arguments = ["-m", "study.name=" + name, "study.root=" + str(root), *overrides]
     try:
-        line = preflight("sweep", given, SweepConfig, check_sweep, is_active, check_search)
-        search_here([word for word in line if word != "-m"])
+        line = preflight("sweep", arguments, SweepConfig, check_sweep, is_active, check_search)
+        run_search([argument for argument in line if argument != "-m"])
     except SystemExit as end:
         if end.code == INTERRUPTED:
             raise KeyboardInterrupt from None
@@ -86,15 +86,15 @@ def run_study(name: str, *overrides: str, root: str | Path = "mlruns") -> StudyR
 
 
 def load_result(name: str, root: str | Path = "mlruns") -> StudyResult:
-    """The result of a study that has been run.
+    """Loads the result of a study.
 
     Raises:
-        ConfigError: there is no such study, or it has no result yet.
+        ConfigError: the study does not exist, or has no result yet.
     """
     folder = study_folder(Path(root), name)
-    file = folder / RESULT
+    file = folder / RESULT_FILE
     if not file.is_file():
         raise ConfigError(f"{file}: the study has no result yet")
-    found = read_json(file, _Result)
-    checkpoint = folder / found.checkpoint if found.checkpoint else None
-    return StudyResult(**asdict(found) | {"folder": folder, "checkpoint": checkpoint})
+    result = read_json(file, _Result)
+    checkpoint = folder / result.checkpoint if result.checkpoint else None
+    return StudyResult(**asdict(result) | {"folder": folder, "checkpoint": checkpoint})

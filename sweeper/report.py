@@ -1,4 +1,4 @@
-"""`python -m sweeper.report study=NAME`: a study in one page, to open in any browser."""
+"""`python -m sweeper.report study=NAME`: writes a study's report, one page for any browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m sweeper.reproduce run_id=...`: a run again, from its logged settings, compared."""
+"""`python -m sweeper.reproduce run_id=...`: retrains a logged run and compares the results."""
 
 from __future__ import annotations
 

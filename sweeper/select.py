@@ -1,4 +1,4 @@
-"""`python -m sweeper.select study=NAME selection=RULE`: selects again from a study's scores."""
+"""`python -m sweeper.select study=NAME selection=RULE`: repeats the selection on logged scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stopping a study at the end of the running epoch, because someone or the clock asks for it."""
+"""Stops a study at the end of the current epoch, on request or when its time is up."""
 
 from __future__ import annotations
 
@@ -13,39 +13,45 @@ from types import FrameType
 from train.files.atomic_write import write_atomically
 from train.text.terminal import print_in_handler
 
-PERSON, CLOCK = "asked to leave", "the hours are over"
-FILE = "leave"  # in a study's folder: who touches it asks all its workers, wherever they run
-_reason, _deadline = "", float("inf")  # a process has one terminal, one clock and one study
-_file: Path | None = None
-_before: dict[str, int] | None = None
+USER_REQUEST, TIME_LIMIT = "stopped by request", "the time budget is used up"
+# in a study's folder: touching it stops all workers of the study, on every machine
+REQUEST_FILE = "leave"
+_reason, _deadline = "", float("inf")  # global: a process has one terminal and one study
+_request_file: Path | None = None
+_earlier_requests: dict[str, int] | None = None
 
 
-def leaving() -> str:
-    """Why no further epoch is to begin; empty: go on."""
-    if _file is not None and _touched(_file) not in (None, (_before or {}).get(_file.parent.name)):
-        return PERSON
-    return _reason or (CLOCK if time.monotonic() > _deadline else "")
+def stop_reason() -> str:
+    """Why no further epoch may start; empty if the study goes on."""
+    if _request_file is not None:
+        earlier = (_earlier_requests or {}).get(_request_file.parent.name)
+        if _mtime_of(_request_file) not in (None, earlier):
+            return USER_REQUEST
+    return _reason or (TIME_LIMIT if time.monotonic() > _deadline else "")
 
 
-def asked_before(root: Path) -> dict[str, int]:
-    """Study -> when it was last asked to leave, by the clock of the file system.
+def stop_request_times(root: Path) -> dict[str, int]:
+    """Study -> time of its last stop request (nanoseconds, by the file system's clock).
 
-    A request is new where this has changed. No clocks are compared: those of two machines differ.
+    A request is new if this time has changed. It is never compared with this machine's clock,
+    because the clocks of two machines differ.
     """
-    files = (root / "studies").glob(f"*/{FILE}")
-    return {file.parent.name: moment for file in files if (moment := _touched(file)) is not None}
+    files = (root / "studies").glob(f"*/{REQUEST_FILE}")
+    return {file.parent.name: mtime for file in files if (mtime := _mtime_of(file)) is not None}
 
 
-def listen_from(before: dict[str, int]) -> None:
-    """What had been asked when a command began (see `asked_before`) is over. Of several calls the
-    first one counts: that of the command which started this process."""
-    global _before
-    if _before is None:
-        _before = before
+def ignore_requests_before(times: dict[str, int]) -> None:
+    """Ignores stop requests that were made before a command started (see `stop_request_times`).
+
+    Only the first call counts: that of the command which started this process.
+    """
+    global _earlier_requests
+    if _earlier_requests is None:
+        _earlier_requests = times
 
 
-def _touched(file: Path) -> int | None:
-    """When a file was last touched, in nanoseconds since 1970; None: there is no file."""
+def _mtime_of(file: Path) -> int | None:
+    """When a file was last touched, in nanoseconds since 1970; None if it does not exist."""
     try:
         return file.stat(follow_symlinks=False).st_mtime_ns
     except OSError:
@@ -54,34 +60,36 @@ def _touched(file: Path) -> int | None:
 
 @contextmanager
 def graceful_stop(
-    study: Path, hours: float | None = None, for_others: bool = False
+    study: Path, hours: float | None = None, forward_to_workers: bool = False
 ) -> Iterator[None]:
-    """Within this context the first Ctrl-C, the study's file `leave`, or the clock asks to leave.
-    A second Ctrl-C forces it.
+    """Context manager: Ctrl-C, the study's file `leave` or the time limit request a stop.
+
+    A second Ctrl-C raises KeyboardInterrupt at once.
 
     Args:
-        hours: None: as long as it takes.
-        for_others: Ctrl-C here touches the file.
+        hours: the time limit; None: no limit.
+        forward_to_workers: whether Ctrl-C also touches the file.
     """
-    global _reason, _deadline, _file, _before
+    global _reason, _deadline, _request_file, _earlier_requests
 
-    def asked(number: int, frame: FrameType | None) -> None:
+    def handle_sigint(number: int, frame: FrameType | None) -> None:
         global _reason
         if _reason:
             raise KeyboardInterrupt
-        _reason = PERSON
-        print_in_handler("finishing this epoch; Ctrl-C again leaves at once")
-        if for_others:
-            write_atomically(study / FILE, b"")
+        _reason = USER_REQUEST
+        print_in_handler("finishing this epoch; press Ctrl-C again to stop at once")
+        if forward_to_workers:
+            write_atomically(study / REQUEST_FILE, b"")
 
-    _file = study / FILE
-    listen_from({} if (moment := _touched(_file)) is None else {study.name: moment})
+    _request_file = study / REQUEST_FILE
+    mtime = _mtime_of(_request_file)
+    ignore_requests_before({} if mtime is None else {study.name: mtime})
     _deadline = time.monotonic() + hours * 3600 if hours is not None else float("inf")
-    main = threading.current_thread() is threading.main_thread()  # no other may set a handler
-    before = signal.signal(signal.SIGINT, asked) if main else None
+    main = threading.current_thread() is threading.main_thread()  # only it may set a handler
+    previous_handler = signal.signal(signal.SIGINT, handle_sigint) if main else None
     try:
         yield
     finally:
         if main:
-            signal.signal(signal.SIGINT, before)
-        _reason, _deadline, _file, _before = "", float("inf"), None, None
+            signal.signal(signal.SIGINT, previous_handler)
+        _reason, _deadline, _request_file, _earlier_requests = "", float("inf"), None, None

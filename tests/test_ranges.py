@@ -20,7 +20,7 @@ from evaluate.config import EvaluateConfig, check_evaluate
 from sweeper.config import SearchConfig, SelectConfig, SweepConfig, check_search, check_sweep
 from sweeper.reproduction.config import ReproduceConfig, check_reproduce
 from sweeper.search.class_arguments import PRUNERS, SAMPLERS, check_pruner
-from sweeper.search.samplers import made
+from sweeper.search.samplers import instantiate_checked
 from train.cli.compose import composed, settings
 from train.cli.preflight import preflight
 from train.config.class_arguments import TARGET
@@ -283,7 +283,7 @@ def test_another_pruner_is_made_before_a_model_is_loaded(
 ) -> None:
     check_pruner(settings)
     with pytest.raises(ConfigError, match=words):
-        made("pruner", settings, BasePruner)
+        instantiate_checked("pruner", settings, BasePruner)
 
 
 @pytest.mark.parametrize(

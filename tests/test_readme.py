@@ -27,7 +27,7 @@ import yaml
 from accelerate.commands.launch import launch_command_parser
 from mlflow.cli import cli as mlflow_command
 
-from sweeper.stop_request import FILE as LEAVE
+from sweeper.stop_request import REQUEST_FILE as LEAVE
 from tests.walking import Step, blocks, commands, is_python, program_of, words, written
 from train.cli.arguments import ALLOW_CLASS, ALLOW_PATH
 from train.cli.compose import settings

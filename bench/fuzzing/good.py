@@ -295,7 +295,7 @@ def asked_again(folder: Path, sampler: dict[str, Any] = CMAES) -> Study:
     """The study in a folder as a sweep goes on with it."""
     return Study(
         folder=folder,
-        about={"data.trigger": "sks puppet"},
+        shared_settings={"data.trigger": "sks puppet"},
         space=SPACE,
         sampler=sampler,
         pruner={"_target_": "optuna.pruners.NopPruner"},

@@ -30,10 +30,10 @@ from sweeper.commands import select
 from sweeper.config import ReportConfig, SelectConfig, SweepConfig
 from sweeper.reproduction import reproduce
 from sweeper.reproduction.config import ReproduceConfig, check_reproduce
-from sweeper.reproduction.original_run import of_study
-from sweeper.results.missing_trials import words_of_missing
+from sweeper.reproduction.original_run import original_from_study
+from sweeper.results.missing_trials import describe_missing
+from sweeper.results.report.images import all_strips
 from sweeper.results.report.page import policy_of
-from sweeper.results.report.pictures import all_strips
 from sweeper.study.storage import find_study
 from sweeper.study_folder import study_folder
 from sweeper.tracking.trial_record import TrialRecord, load_records
@@ -170,7 +170,7 @@ def read_records(folder: Path, world: World) -> object:
     records = load_records(study)
     runs = [run_id_in(address, record.folder) for record in records]
     policy = policy_of(study, records) if records else None
-    return records, runs, policy, words_of_missing(study), of_study(study)
+    return records, runs, policy, describe_missing(study), original_from_study(study)
 
 
 def read_journal(folder: Path, world: World) -> object:
@@ -241,7 +241,7 @@ def read_contact_sheet(folder: Path, world: World) -> object:
     record = TrialRecord(folder, good.NAME, 0, {}, [], {}, {})
     card = Scorecard(folder / "lora.safetensors", 1, {})
     return [
-        (strip.title, [tile.words for tile in strip.tiles]) for strip in all_strips(record, card)
+        (strip.title, [tile.caption for tile in strip.tiles]) for strip in all_strips(record, card)
     ]
 
 

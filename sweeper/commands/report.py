@@ -1,4 +1,4 @@
-"""Writes the report of a study anew, as `python -m sweeper.report` does."""
+"""Rewrites the report of a study: the command `python -m sweeper.report`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from evaluate.tracking.store_address import Address, run_id_in
 from sweeper.config import ReportConfig
-from sweeper.results.checkpoint_files import REPORT
-from sweeper.results.missing_trials import words_of_missing
+from sweeper.results.checkpoint_files import REPORT_FILE
+from sweeper.results.missing_trials import describe_missing
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import policy_of, write_report
 from sweeper.study_folder import study_folder
-from sweeper.tracking.trial_record import load_records, no_study
+from sweeper.tracking.trial_record import load_records, study_not_found
 from train.errors import CheckpointError, ConfigError
 from train.text.terminal import print_lines
 
@@ -20,15 +20,15 @@ log = logging.getLogger(__name__)
 
 
 def main(config: ReportConfig) -> None:
-    """Writes report.html into the study's folder and logs it to the study's run, if it has one.
+    """Writes report.html into the study's folder and logs it to the study's run, if any.
 
     Raises:
-        ConfigError: there is no such study (naming the nearest), or no trial in it.
+        ConfigError: the study does not exist (suggesting a similar name), or has no trial.
     """
     root = Path(config.root)
     study = study_folder(root, config.study)
     if not study.is_dir():
-        raise no_study(study)
+        raise study_not_found(study)
     address = Address(root)
     records = load_records(study)
     if not records:
@@ -37,16 +37,16 @@ def main(config: ReportConfig) -> None:
     ranked = rank_trials(records, policy, lambda record: run_id_in(address, record.folder))
     try:
         file = write_report(study, ranked, policy, storage=config.storage)
-    except CheckpointError as error:  # a study may be read where nothing may be written
-        here = Path(f"{study.name}-{REPORT}")
-        file = write_report(study, ranked, policy, here, config.storage)
-        log.warning(f"{error}; it is written here instead")
-    if lost := words_of_missing(study):
-        print_lines(lost)
+    except CheckpointError as error:  # the study's folder may be read-only
+        fallback = Path(f"{study.name}-{REPORT_FILE}")
+        file = write_report(study, ranked, policy, fallback, config.storage)
+        log.warning(f"{error}; the report is written to the current folder instead")
+    if missing := describe_missing(study):
+        print_lines(missing)
     print_lines(f"the report, to open in a browser: {file}")
     if run_id := run_id_in(address, study):
         from evaluate.tracking.mlflow_store import (
-            MlflowStore,  # imports MLflow: the page is there before
+            MlflowStore,  # imported here: importing MLflow is slow, and the page exists before
         )
 
         store = MlflowStore(root, study.name)

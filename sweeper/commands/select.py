@@ -1,4 +1,4 @@
-"""Selects again from what a study has scored, as `python -m sweeper.select` does."""
+"""Re-runs the selection on a study's scores: the command `python -m sweeper.select`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from evaluate.selection.objective import FIDELITIES, MEMORY
 from evaluate.selection.policy import check_scores
 from evaluate.tracking.store_address import Address, run_id_in
 from sweeper.config import SelectConfig
-from sweeper.results.checkpoint_files import find_weights, gone
-from sweeper.results.missing_trials import words_of_missing
+from sweeper.results.checkpoint_files import find_weights, missing_reason
+from sweeper.results.missing_trials import describe_missing
 from sweeper.results.ranking import RankedTrial, rank_trials
-from sweeper.results.summary_table import say, show
+from sweeper.results.summary_table import print_selection, print_table
 from sweeper.study_folder import study_folder
-from sweeper.tracking.trial_record import TrialRecord, load_records, no_study
+from sweeper.tracking.trial_record import TrialRecord, load_records, study_not_found
 from train.errors import ConfigError
 from train.text.terminal import print_lines
 
 
 def main(config: SelectConfig) -> None:
-    """Prints what the policy keeps; with `apply` makes it the study's result. Loads no model."""
+    """Prints what the policy selects; `apply` makes it the study's result. Loads no model."""
     root = Path(config.root)
     study, address = study_folder(root, config.study), Address(root)
     records = [r for r in find_records(study) if r.scorecards]
@@ -27,16 +27,16 @@ def main(config: SelectConfig) -> None:
         raise ConfigError(f"study: {config.study} has no scored epoch")
     check_scores(config.selection, {n for r in records for c in r.scorecards for n in c.scores})
     ranked = rank_trials(records, config.selection, lambda r: run_id_in(address, r.folder))
-    show(ranked)
-    if lost := words_of_missing(study):
-        print_lines(lost)
+    print_table(ranked)
+    if missing := describe_missing(study):
+        print_lines(missing)
     if config.selection.rule == "pareto":
         _show_front(ranked)
     if config.apply:
         if not study.is_dir():
             raise ConfigError(f"apply: the files of {config.study} are not in {study.parent}")
         if find_weights(study, ranked[0]) is None:
-            raise ConfigError(gone(ranked[0]))
+            raise ConfigError(missing_reason(ranked[0]))
         _apply(study, ranked, config)
         return
     best = ranked[0]
@@ -56,14 +56,14 @@ def _apply(study: Path, ranked: list[RankedTrial], config: SelectConfig) -> None
     promote(
         study, ranked, config.selection, MlflowMirror(Path(config.root), study), {}, config.storage
     )
-    say(study, ranked, config.selection)
+    print_selection(study, ranked, config.selection)
 
 
 def find_records(study: Path) -> list[TrialRecord]:
-    """The records of a study: from its folder, or else from MLflow.
+    """The records of a study, from its folder or else from MLflow.
 
     Raises:
-        ConfigError: neither has it.
+        ConfigError: neither has the study.
     """
     if study.is_dir():
         return load_records(study)
@@ -71,11 +71,11 @@ def find_records(study: Path) -> list[TrialRecord]:
 
     if fetched := logged_records(study):
         return fetched
-    raise no_study(study)
+    raise study_not_found(study)
 
 
 def _show_front(ranked: list[RankedTrial]) -> None:
-    """The checkpoints that none beats in their trial, as lines."""
+    """Prints each trial's Pareto-optimal checkpoints, one per line."""
     for entry in ranked:
         for card in entry.selection.front if entry.selection else []:
             names = [name for name in (*FIDELITIES, MEMORY) if name in card.scores]

@@ -1,4 +1,4 @@
-"""The lines on the terminal while a study runs."""
+"""Progress lines on the terminal while a study runs."""
 
 from __future__ import annotations
 
@@ -10,94 +10,98 @@ from evaluate.config import PolicyConfig
 from evaluate.console.progress import duration
 from evaluate.scorecard import usable
 from evaluate.selection.policy import select
-from sweeper.tracking.trial_record import WORKER, TrialRecord, load_records
+from sweeper.tracking.trial_record import WORKER_TAG, TrialRecord, load_records
 
 log = logging.getLogger(__name__)
-LINES = logging.getLogger(f"{__name__}.lines")  # those that a display makes superfluous
+LINES_LOG = logging.getLogger(f"{__name__}.lines")  # lines that the live table replaces
 
 
 @dataclass
 class Progress:
-    """How far a study is.
+    """Logs the progress of a study.
 
     Attributes:
-        trials: of the study, in all.
-        epochs: scored ones that a trial has at most.
+        trials: total number of trials of the study.
+        epochs: maximum number of scored epochs per trial.
     """
 
     study: Path
     trials: int
     epochs: int
 
-    def began(self, record: TrialRecord) -> None:
-        """Says which trial comes, with what."""
+    def trial_started(self, record: TrialRecord) -> None:
+        """Logs that a trial starts, with its settings."""
         done = len(record.epochs)
-        settings = "  ".join(f"{key}={short(value)}" for key, value in record.params.items())
-        after = f"  (continues after epoch {record.scorecards[-1].epoch})" if done else ""
-        LINES.info(f"trial {record.number}  {settings}{after}")
+        settings = "  ".join(f"{key}={format_value(value)}" for key, value in record.params.items())
+        suffix = f"  (continues after epoch {record.scorecards[-1].epoch})" if done else ""
+        LINES_LOG.info(f"trial {record.number}  {settings}{suffix}")
 
-    def scored(self, record: TrialRecord, policy: PolicyConfig) -> None:
-        """Says what the last epoch scored, and how long the study will take."""
+    def epoch_scored(self, record: TrialRecord, policy: PolicyConfig) -> None:
+        """Logs the scores of the latest epoch, and the remaining time of the study."""
         last = record.epochs[-1]
         scores = {name: estimate.value for name, estimate in last.scorecard.scores.items()}
         names = ["prompt_fidelity", "subject_fidelity", *policy.max]
-        figures = "  ".join(f"{_word(n)} {scores[n]:.2f}" for n in names if n in scores)
+        figures = "  ".join(f"{_short_name(n)} {scores[n]:.2f}" for n in names if n in scores)
         verdict = f"failed: {last.scorecard.failure}" if last.scorecard.failure else ""
         if usable(record.scorecards):
             best = select(record.scorecards, policy)
-            kept = f"best {best.scorecard.epoch}" if best.feasible else "none within the limits"
-            verdict = f"{verdict}  {kept}".strip()
-        left = duration(time_left(load_records(self.study), self.trials, self.epochs) or 0.0)
-        LINES.info(
-            f"trial {record.number}  epoch {last.scorecard.epoch:2}/{record.length}  "
-            f"{figures}  {verdict}  about {left} left"
+            selected = f"best {best.scorecard.epoch}" if best.feasible else "none within the limits"
+            verdict = f"{verdict}  {selected}".strip()
+        remaining = duration(
+            remaining_seconds(load_records(self.study), self.trials, self.epochs) or 0.0
+        )
+        LINES_LOG.info(
+            f"trial {record.number}  epoch {last.scorecard.epoch:2}/{record.total_epochs}  "
+            f"{figures}  {verdict}  about {remaining} left"
         )
 
-    def ended(self, record: TrialRecord) -> None:
-        """Says how a trial ended, unless it ran to its end."""
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Logs how a trial ended, unless it was complete."""
         if record.reason:
-            LINES.info(f"trial {record.number}  {record.state}: {record.reason}")
+            LINES_LOG.info(f"trial {record.number}  {record.state}: {record.reason}")
 
 
-def time_left(begun: list[TrialRecord], trials: int, epochs: int) -> float | None:
-    """Seconds, at the pace of the epochs so far; None before the first.
+def remaining_seconds(records: list[TrialRecord], trials: int, epochs: int) -> float | None:
+    """Estimated remaining seconds of a study; None before its first epoch.
 
     Args:
-        begun: the trials so far.
+        records: the trials so far.
         trials, epochs: see `Progress`.
     """
-    paces = [epoch.seconds for record in begun for epoch in record.epochs]
-    if not paces:
+    seconds = [epoch.seconds for record in records for epoch in record.epochs]
+    if not seconds:
         return None
-    lengths = [len(record.epochs) for record in begun if record.finished] or [epochs]
-    at_work = [record for record in begun if not record.finished]
-    running = sum(epochs - len(record.epochs) for record in at_work)
-    to_come = max(0, trials - len(begun)) * sum(lengths) / len(lengths)
-    workers = len({record.tags.get(WORKER) for record in at_work}) or 1
-    return (running + to_come) * sum(paces) / len(paces) / workers
+    lengths = [len(record.epochs) for record in records if record.finished] or [epochs]
+    unfinished = [record for record in records if not record.finished]
+    epochs_running = sum(epochs - len(record.epochs) for record in unfinished)
+    epochs_to_come = max(0, trials - len(records)) * sum(lengths) / len(lengths)
+    workers = len({record.tags.get(WORKER_TAG) for record in unfinished}) or 1
+    return (epochs_running + epochs_to_come) * sum(seconds) / len(seconds) / workers
 
 
-def settings_of(records: list[TrialRecord]) -> list[str]:
-    """Each trial's settings in a few words: those in which the trials differ."""
+def varied_settings(records: list[TrialRecord]) -> list[str]:
+    """For each trial, the settings in which the trials differ, as text."""
     keys = list(dict.fromkeys(key for record in records for key in record.params))
     if len(records) > 1:
         keys = [key for key in keys if len({str(r.params.get(key)) for r in records}) > 1]
     return [
-        ", ".join(f"{k.rsplit('.', 1)[-1]} {short(r.params[k])}" for k in keys if k in r.params)
+        ", ".join(
+            f"{k.rsplit('.', 1)[-1]} {format_value(r.params[k])}" for k in keys if k in r.params
+        )
         for r in records
     ]
 
 
-def say(line: str) -> None:
-    """A line on the terminal."""
+def log_line(line: str) -> None:
+    """Prints a line on the terminal."""
     log.info(line)
 
 
-def short(value: object) -> str:
-    """A setting in few letters."""
+def format_value(value: object) -> str:
+    """A setting's value as short text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _word(score: str) -> str:
-    words = {"pose_memorization": "memorized"}
-    return words.get(score, score.removesuffix("_fidelity").replace("_", " "))
+def _short_name(score: str) -> str:
+    short_names = {"pose_memorization": "memorized"}
+    return short_names.get(score, score.removesuffix("_fidelity").replace("_", " "))

@@ -1,1 +1,1 @@
-"""Runs trials: in packs, with early stopping, within a budget and a disk."""
+"""Runs trials: in packs, with early stopping, within a budget and the space on disk."""

@@ -1,4 +1,4 @@
-"""What all trials of a study share: base, pictures, scorer; and where they come from."""
+"""What all trials of a study share: the base, the data set, the scorer, and their origin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evaluate.tracking.environment import environment
 from sweeper.config import SweepConfig
 from sweeper.search.search_space import Space
 from sweeper.study_folder import studies_in, study_folder
-from sweeper.tracking.mlflow_mirror import BASE_SHEET, About
+from sweeper.tracking.mlflow_mirror import BASE_SHEET, StudyInfo
 from sweeper.tracking.trial_record import load_records
 from train.config.flattening import flatten
 from train.config.schema import BASE_LOCATION_KEYS, DATA_LOCATION_KEYS, DataConfig, trial_of
@@ -33,8 +33,8 @@ from train.system.outage import Outage
 from train.text.terminal import log_lines
 
 log = logging.getLogger(__name__)
-# where things lie, what they run on and what is warned of may change in the middle of a study
-PLACES = (
+# locations, devices and warnings may change in the middle of a study
+UNCOMPARED_KEYS = (
     *(f"data.{key}" for key in DATA_LOCATION_KEYS), *(f"base.{key}" for key in BASE_LOCATION_KEYS),
     "data.min_images_warning", "cache", "cache_path",
 )  # fmt: skip
@@ -42,7 +42,7 @@ PLACES = (
 
 @dataclass(frozen=True)
 class StudyContext:
-    """What all trials of a study work with: loaded once, and passed on to whatever needs it.
+    """The objects that all trials of a study share. They are loaded once.
 
     Attributes:
         data: the settings of the data set.
@@ -54,8 +54,9 @@ class StudyContext:
     data: DataConfig
 
     def for_trial(self, config: SweepConfig) -> StudyContext:
-        """The context of one trial. Of the data only `repeats` may be searched, which changes the
-        dataset and leaves the scorer as it is.
+        """The context of one trial.
+
+        Of the data settings only `repeats` may be searched, which does not affect the scorer.
 
         Raises:
             DataError, Outage: see `load_context`.
@@ -70,9 +71,9 @@ def load_context(config: SweepConfig) -> StudyContext:
     """Loads the data set, the base and the scorer of a study.
 
     Raises:
-        DataError, BaseError: with what is wrong with the pictures or the base.
-        Outage: the same, if a study has used them before: they are unavailable for a while.
-        ConfigError: the selection looks at a score that these pictures cannot have.
+        DataError, BaseError: something is wrong with the images or the base.
+        Outage: the same, if a study has used them before: they are temporarily unavailable.
+        ConfigError: the selection uses a score that these images cannot have.
     """
     with _outage_if_used_before(config):
         dataset = load_dataset(config.data)
@@ -87,24 +88,24 @@ def load_context(config: SweepConfig) -> StudyContext:
 
 @contextmanager
 def _outage_if_used_before(config: SweepConfig) -> Iterator[None]:
-    """Context manager: pictures and a base that a study has used before are only unavailable."""
+    """Context manager: errors about images and a base that a study has used become an Outage."""
     try:
         yield
     except (DataError, BaseError) as error:
-        if _were_there(config):
+        if _used_before(config):
             raise Outage(str(error)) from error
         raise
 
 
-def _were_there(config: SweepConfig) -> bool:
-    """Whether a trial of the study (without a name: of any) had the same pictures and base."""
-    now = asdict(config)
+def _used_before(config: SweepConfig) -> bool:
+    """Whether a trial of the study (or of any, if unnamed) has used the same images and base."""
+    current = asdict(config)
     root = Path(config.study.root)
-    found = [config.study.name] if config.study.name else studies_in(root)
+    studies = [config.study.name] if config.study.name else studies_in(root)
     return any(
-        record.settings.get("data") == now["data"]
-        and record.setting("base", "path") == now["base"]["path"]
-        for name in found
+        record.settings.get("data") == current["data"]
+        and record.setting("base", "path") == current["base"]["path"]
+        for name in studies
         for record in load_records(study_folder(root, name, "study.name"))
         if record.epochs
     )
@@ -113,28 +114,28 @@ def _were_there(config: SweepConfig) -> bool:
 def shared_settings(
     config: SweepConfig, context: StudyContext, space: Space | None
 ) -> dict[str, str]:
-    """What a study's trials have in common, flat: a study is continued only with the same.
+    """The settings that a study's trials share, flat. A study can be continued only with the same.
 
     Args:
-        space: what is searched; None: single trials, each with settings of its own.
+        space: the search space; None for single trials, which have different settings.
     """
     settings = flatten(asdict(trial_of(config)))
-    kept = {
+    compared = {
         key: value
         for key, value in settings.items()
-        if key not in PLACES
+        if key not in UNCOMPARED_KEYS
         and (key == "data.resolution" if space is None else not space.covers(key))
     }
     scoring = flatten({"probes": asdict(config.probes), "scores": asdict(config.scores)})
-    searched = {f"search of {k}": words for k, words in (space or Space(())).describe().items()}
+    searched = {f"search of {k}": values for k, values in (space or Space(())).describe().items()}
     return {
-        **{key: str(value) for key, value in (kept | scoring | searched).items()},
-        **fingerprints(context),
+        **{key: str(value) for key, value in (compared | scoring | searched).items()},
+        **fingerprint_tags(context),
     }
 
 
-def fingerprints(context: StudyContext) -> dict[str, str]:
-    """What the pictures, the base and the probes are, wherever they lie."""
+def fingerprint_tags(context: StudyContext) -> dict[str, str]:
+    """Fingerprints of the images, the base and the probes, independent of their location."""
     return {
         "data.fingerprint": context.dataset.fingerprint,
         "base.fingerprint": context.base.fingerprint,
@@ -142,45 +143,45 @@ def fingerprints(context: StudyContext) -> dict[str, str]:
     }
 
 
-def origin(context: StudyContext) -> dict[str, str]:
-    """Where a run comes from: fingerprints, versions, hardware."""
+def origin_tags(context: StudyContext) -> dict[str, str]:
+    """Tags that describe the origin of a run: fingerprints, versions, hardware."""
     return {
-        **fingerprints(context),
-        **origin_of_dataset(context.dataset),
+        **fingerprint_tags(context),
+        **dataset_tags(context.dataset),
         **environment(context.base.device),
     }
 
 
-def origin_of_dataset(dataset: Dataset) -> dict[str, str]:
-    """Which they are, and how many."""
+def dataset_tags(dataset: Dataset) -> dict[str, str]:
+    """Tags of a data set: its fingerprint and the image counts."""
     return {"data.fingerprint": dataset.fingerprint, "data.pictures": counts(dataset)}
 
 
-def about_study(
+def study_info(
     context: StudyContext, config: SweepConfig, study: Path, params: dict[str, str]
-) -> About:
-    """What MLflow shows of a study as such. Draws its data sheet and that of the base, once.
+) -> StudyInfo:
+    """What MLflow shows about a study. Draws its data sheet and the base's sheet, once.
 
     Args:
-        study: its folder.
-        params: what its trials share, the search space, the budget.
+        study: the study's folder.
+        params: the settings that its trials share, the search space, the budget.
     """
-    sheet, pictures = study / DATA_SHEET, context.dataset
-    if not sheet.is_file():  # it is the last, so that where it is, both are
+    sheet, dataset = study / DATA_SHEET, context.dataset
+    if not sheet.is_file():  # it is written last, so if it exists, both do
         save_sheet(context.scorer.base_sheet(), study / BASE_SHEET)
         save_sheet(
-            data_sheet(_captioned(pictures.training), _captioned(pictures.validation)), sheet
+            data_sheet(_with_captions(dataset.training), _with_captions(dataset.validation)), sheet
         )
-    return About(
+    return StudyInfo(
         params=params,
-        tags=origin(context),
+        tags=origin_tags(context),
         texts={
             "config.yaml": yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True),
-            "data.txt": pictures.report(),
+            "data.txt": dataset.report(),
         },
-        pictures={"data_sheet": sheet},
+        images={"data_sheet": sheet},
     )
 
 
-def _captioned(pictures: Sequence[TrainingImage]) -> list[tuple[Tensor, str]]:
-    return [(square(picture, CELL), picture.caption) for picture in pictures]
+def _with_captions(images: Sequence[TrainingImage]) -> list[tuple[Tensor, str]]:
+    return [(square(image, CELL), image.caption) for image in images]

@@ -1,4 +1,4 @@
-"""Disk space: what a trial needs, whether there is room for it, and what is deleted at its end."""
+"""Disk space: how much a trial needs, whether it is available, and what is deleted afterwards."""
 
 from __future__ import annotations
 
@@ -16,43 +16,44 @@ from train.loop.schedule import schedule_of
 from train.models.base_model import DTYPES, BaseModel
 from train.resume.run_files import state_file
 
-MARGIN = 100e6  # bytes that stay free: sheets, MLflow's store, other programs
-TOP = 3  # best checkpoints of a study that are kept, of whichever trials
-STATES = 3 * 4  # bytes a number in the state to continue from: weights and AdamW's two, fp32
+MARGIN = 100e6  # bytes that must stay free for sheets, MLflow's store and other programs
+KEPT_BEST = 3  # number of best checkpoints of a study that are kept, whichever their trials
+STATE_BYTES = 3 * 4  # resume state, per parameter: weights and AdamW's two moments in fp32
 
 
 def checkpoint_size(base: BaseModel, config: SweepConfig) -> float:
-    """Bytes of one LoRA file of these settings."""
+    """Size in bytes of a LoRA file with these settings."""
     width = DTYPES[config.training.save_precision].itemsize
     return float(base.adapters.parameter_count(config.network) * width)
 
 
 def images_size(config: SweepConfig) -> float:
-    """Bytes that the probe images of a checkpoint take at most: those of pixels as they are."""
+    """Maximum size in bytes of a checkpoint's probe images: uncompressed pixels."""
     return 3.0 * config.probes.count * config.data.resolution**2
 
 
-def trial_size(base: BaseModel, pictures: Dataset, config: SweepConfig) -> float:
-    """Bytes that a trial of these settings takes while it runs."""
-    state = base.adapters.parameter_count(config.network) * STATES
-    checkpoints = schedule_of(config, pictures).checkpoints
+def trial_size(base: BaseModel, dataset: Dataset, config: SweepConfig) -> float:
+    """Bytes on disk that a trial with these settings needs while it runs."""
+    state = base.adapters.parameter_count(config.network) * STATE_BYTES
+    checkpoints = schedule_of(config, dataset).checkpoints
     return checkpoints * (checkpoint_size(base, config) + images_size(config)) + state
 
 
-def too_full(study: Path, base: BaseModel, pictures: Dataset, config: SweepConfig) -> str:
-    """Why there is no room for one more trial of these settings; empty: there is."""
-    at_work = [record for record in load_records(study) if record.state == RUNNING]
-    files = (file for record in at_work for file in _written_in(record))
+def low_space_reason(study: Path, base: BaseModel, dataset: Dataset, config: SweepConfig) -> str:
+    """Why there is no space for one more trial with these settings; empty if there is."""
+    running = [record for record in load_records(study) if record.state == RUNNING]
+    files = (file for record in running for file in _written_in(record))
     written = sum(file.stat().st_size for file in files)
-    wanted = (len(at_work) + 1) * trial_size(base, pictures, config) - written + MARGIN
+    needed = (len(running) + 1) * trial_size(base, dataset, config) - written + MARGIN
     free = shutil.disk_usage(study).free
-    if free >= wanted:
+    if free >= needed:
         return ""
-    return f"{_size(free)} are free at {study}, and the trials may take {_size(wanted)} more"
+    space = _format_size(needed)
+    return f"{_format_size(free)} are free at {study}, and the trials may need {space} more"
 
 
 def weights_in(folder: Path) -> list[Path]:
-    """The checkpoints and states in a trial's folder."""
+    """The checkpoints and resume states in a trial's folder."""
     return [file for file in folder.glob("*") if file.suffix in (".safetensors", ".pt")]
 
 
@@ -61,58 +62,61 @@ def _written_in(record: TrialRecord) -> list[Path]:
     return [*weights_in(record.folder), *(file for file in images if file.is_file())]
 
 
-def describe(base: BaseModel, pictures: Dataset, config: SweepConfig, trials: int) -> str:
-    """The disk space of a study, in words.
+def describe_space(base: BaseModel, dataset: Dataset, config: SweepConfig, trials: int) -> str:
+    """Describes the disk space that a study needs.
 
     Args:
-        config: of a trial that takes the most room.
-        trials: of the study.
+        config: settings of the largest trial.
+        trials: number of trials of the study.
     """
-    one, running = checkpoint_size(base, config), trial_size(base, pictures, config)
-    copies = (trials + 1) * one  # MLflow's of each trial's selected one, and best.safetensors
-    stay = (trials + TOP) * (one + images_size(config))
+    checkpoint, running = checkpoint_size(base, config), trial_size(base, dataset, config)
+    copies = (trials + 1) * checkpoint  # each trial's in MLflow, and best.safetensors
+    kept = (trials + KEPT_BEST) * (checkpoint + images_size(config))
     if config.study.keep_checkpoints != BEST:
-        stay = trials * running
+        kept = trials * running
     return (
-        f"checkpoints of at most {_size(one)}; a trial at work takes {_size(running)}, the study "
-        f"{_size(stay + copies)} in the end "
+        f"checkpoints of at most {_format_size(checkpoint)}; a running trial needs "
+        f"{_format_size(running)}, the finished study {_format_size(kept + copies)} "
         f"(study.keep_checkpoints={config.study.keep_checkpoints})"
     )
 
 
 def prune_checkpoints(record: TrialRecord, policy: PolicyConfig, keep: str) -> None:
-    """Deletes the checkpoints of a study's ended trials, but for those that are kept.
+    """Deletes the checkpoints of a study's ended trials, except those to keep.
 
-    Their probe images go with them; scores and contact sheets stay. Another policy can select a
-    checkpoint that is gone: it is trained again by `sweeper.reproduce`.
+    Their probe images are deleted, too; scores and contact sheets stay. If another policy selects
+    a deleted checkpoint, `sweeper.reproduce` can retrain it.
 
     Args:
-        record: of the trial that has just ended.
+        record: the trial that has just ended.
+        keep: `study.keep_checkpoints`.
     """
     if keep == ALL or record.selected is None:
         return
     state_file(record.folder).unlink(missing_ok=True)
-    others = [r for r in load_records(record.folder.parent.parent) if r.folder != record.folder]
-    ended = [r for r in (*others, record) if r.finished and r.selected is not None]
-    kept = {card.checkpoint for card in _top(ended, policy)}
-    for one in ended:
-        chosen = {one.selected}
+    other_trials = [
+        r for r in load_records(record.folder.parent.parent) if r.folder != record.folder
+    ]
+    ended = [r for r in (*other_trials, record) if r.finished and r.selected is not None]
+    kept_files = {card.checkpoint for card in _best_checkpoints(ended, policy)}
+    for trial in ended:
+        kept_epochs = {trial.selected}
         if keep == PARETO:
-            chosen |= {card.epoch for card in select(one.scorecards, policy).front}
-        written = {*weights_in(one.folder)}  # and nothing else, whatever the record says
-        for card in one.scorecards:
-            if card.epoch not in chosen and card.checkpoint in written - kept:
+            kept_epochs |= {card.epoch for card in select(trial.scorecards, policy).front}
+        deletable = {*weights_in(trial.folder)}  # nothing else, whatever the record names
+        for card in trial.scorecards:
+            if card.epoch not in kept_epochs and card.checkpoint in deletable - kept_files:
                 card.checkpoint.unlink(missing_ok=True)
-                images_file(one.sheet(card.epoch)).unlink(missing_ok=True)
+                images_file(trial.sheet(card.epoch)).unlink(missing_ok=True)
 
 
-def _top(records: list[TrialRecord], policy: PolicyConfig) -> list[Scorecard]:
-    """The best checkpoints of a study that still exist, of whichever trials."""
-    there = [c for record in records for c in record.scorecards if c.checkpoint.is_file()]
-    return sorted(there, key=lambda card: rank_of(card, policy), reverse=True)[:TOP]
+def _best_checkpoints(records: list[TrialRecord], policy: PolicyConfig) -> list[Scorecard]:
+    """The best existing checkpoints of a study, whichever their trials."""
+    existing = [c for record in records for c in record.scorecards if c.checkpoint.is_file()]
+    return sorted(existing, key=lambda card: rank_of(card, policy), reverse=True)[:KEPT_BEST]
 
 
-def _size(count: float) -> str:
+def _format_size(count: float) -> str:
     """Bytes with a unit."""
     for unit in ("kB", "MB"):
         count /= 1000

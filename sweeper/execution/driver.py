@@ -1,4 +1,4 @@
-"""The loop over the trials of a study: asks for one, prepares it, and hands it to a pack."""
+"""The loop over the trials of a study: leases a trial, prepares it, and passes it to a pack."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from optuna.pruners import BasePruner
 
 from evaluate.tracking.tracking_uri import check_tracking
-from sweeper.config import OBJECTIVES, WAIT, suggested_name
-from sweeper.console.live_table import display
-from sweeper.execution.context import about_study, shared_settings
-from sweeper.execution.disk import describe, too_full
+from sweeper.config import OBJECTIVES, WAIT, default_study_name
+from sweeper.console.live_table import live_table
+from sweeper.execution.context import shared_settings, study_info
+from sweeper.execution.disk import describe_space, low_space_reason
 from sweeper.execution.outage_retry import retry_on_outage
 from sweeper.execution.pack_runner import run_trials
 from sweeper.execution.search_setup import HydraSweep, Search, parse_search
@@ -21,11 +21,16 @@ from sweeper.execution.trial import Trial
 from sweeper.execution.trial_setup import TrialSettings, make_trial, preset_of, refuse
 from sweeper.execution.workers import launch_workers
 from sweeper.hydra_launcher import PackedLauncher
-from sweeper.search.samplers import made
-from sweeper.stop_request import asked_before, graceful_stop, leaving, listen_from
-from sweeper.study.budget import used_up
+from sweeper.search.samplers import instantiate_checked
+from sweeper.stop_request import (
+    graceful_stop,
+    ignore_requests_before,
+    stop_reason,
+    stop_request_times,
+)
+from sweeper.study.budget import budget_exhausted
 from sweeper.study.study import Study, begin_study
-from sweeper.study.study_attributes import TOTAL
+from sweeper.study.study_attributes import TOTAL_ATTRIBUTE
 from sweeper.study.trial_lease import LeasedTrial
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import load_records
@@ -40,12 +45,12 @@ log = logging.getLogger(__name__)
 
 
 def sweep(hydra: HydraSweep, arguments: list[str]) -> None:
-    """Runs the trials that the study lacks; the same command again continues it.
+    """Runs the missing trials of the study; the same command continues it.
 
     Args:
         arguments: the overrides of the command line.
     """
-    configure_logging()  # the libraries are imported now
+    configure_logging()  # now that the libraries are imported
     with_one_line_errors(lambda: _sweep(parse_search(hydra, arguments)))
 
 
@@ -55,11 +60,11 @@ def _sweep(search: Search) -> None:
     if not isinstance(hydra.launcher, PackedLauncher):
         launch_workers(hydra.launcher, hydra.workers, config)
         return
-    made("pruner", config.pruner, BasePruner)
+    instantiate_checked("pruner", config.pruner, BasePruner)
     check_device(config.base)
-    words = (f"{key}: {values}" for key, values in search.space.describe().items())
-    log.info(f"searching {'; '.join(words)}")
-    listen_from(asked_before(Path(config.study.root)))
+    dimensions = (f"{key}: {values}" for key, values in search.space.describe().items())
+    log.info(f"searching {'; '.join(dimensions)}")
+    ignore_requests_before(stop_request_times(Path(config.study.root)))
     retry_on_outage(config.study, Driver(search, hydra.launcher.pack).run)
 
 
@@ -67,52 +72,56 @@ class Driver(StudyCommand):
     """Runs the trials of a search in this process.
 
     Args:
-        pack: trials at once, or "auto".
+        pack: number of trials at once, or "auto".
     """
 
     def __init__(self, search: Search, pack: int | str) -> None:
         super().__init__(search.config)
         self.search, self.pack = search, pack
-        # of a trial that takes the most room
-        self.largest = search.hydra.compose([*search.fixed, *search.space.largest()])
+        # settings of the trial that needs the most disk space
+        largest = [*search.fixed, *search.space.largest_overrides()]
+        self.largest_config = search.hydra.compose(largest)
 
     def run(self) -> None:
-        """Begins or continues the study, runs the trials that it lacks, and finalizes it.
+        """Begins or continues the study, runs its missing trials, and finalizes it.
 
         Raises:
-            Outage: the machine fails, or the disk has no room for the next trial.
+            Outage: the machine fails, or the disk has no space for the next trial.
         """
         self.check_folder()
         study = self._begin_study()
-        total = study.total(self.search.n_trials)
-        study.optuna.set_user_attr(TOTAL, total)
+        total = study.total_trials(self.search.n_trials)
+        study.optuna.set_user_attr(TOTAL_ATTRIBUTE, total)
         mirror = self.mirror(study.folder)
         with clean_exit(mirror):
             self._announce(study, total, mirror)
             epochs = schedule_of(self.config, self.context.dataset).checkpoints
             with (
                 graceful_stop(study.folder, self.config.study.budget.hours),
-                display(study.folder, total, epochs, self.config.selection),
+                live_table(study.folder, total, epochs, self.config.selection),
             ):
                 run_trials(self.trials(study, total, mirror), self.pack)
-                while not self._why_enough(study) and study.has_orphans():
+                while not self._end_reason(study) and study.has_orphans():
                     run_trials(self.trials(study, total, mirror), self.pack)
                 raise_if_stopped()
-                full = self._lacks_room(study, total)
-            if full and self.config.study.on_outage == WAIT:
-                raise Outage(full)
+                low_space = self._blocking_low_space(study, total)
+            if low_space and self.config.study.on_outage == WAIT:
+                raise Outage(low_space)
             with study.lock:
-                if held := study.held_by_others():
-                    others = count_noun(len(held), "trial")
-                    log.info(f"other workers are at {others}; the last of them concludes")
+                if held_elsewhere := study.held_by_others():
+                    other_trials = count_noun(len(held_elsewhere), "trial")
+                    log.info(
+                        f"other workers run {other_trials}; the last of them finalizes the study"
+                    )
                     return
                 self.finalize(study.folder)
-            if full:
-                raise Outage(full)
+            if low_space:
+                raise Outage(low_space)
 
     def trials(self, study: Study, total: int, mirror: MlflowMirror) -> Iterator[Trial]:
-        """One trial after the other, each proposed as late as possible, so that the search knows
-        the most. A trial that cannot start fails and is left out.
+        """Yields trials, each proposed as late as possible so that the search knows most results.
+
+        A trial that cannot start is marked as failed and skipped.
 
         Raises:
             Outage: the machine fails.
@@ -127,81 +136,86 @@ class Driver(StudyCommand):
                 yield trial
 
     def _next_lease(self, study: Study, total: int) -> LeasedTrial | None:
-        if enough := self._why_enough(study):
-            log.info(f"no further trial: {enough}")
+        if reason := self._end_reason(study):
+            log.info(f"starting no further trial: {reason}")
             return None
         return study.next_trial(self.search.n_trials)
 
     def _prepare(
         self, study: Study, lease: LeasedTrial, total: int, mirror: MlflowMirror
     ) -> Trial | None:
-        """The trial of a lease; None: it was refused."""
-        own = [f"study.name={study.folder.name}", f"study.trial={lease.number}"]
-        overrides = [*self.search.fixed, *own, *study.space.overrides(lease.params)]
+        """The trial of a lease; None if it was refused."""
+        study_overrides = [f"study.name={study.folder.name}", f"study.trial={lease.number}"]
+        overrides = [*self.search.fixed, *study_overrides, *study.space.overrides(lease.params)]
         hydra = self.search.hydra
         try:
             config = hydra.compose(overrides)
             if lease.crash_count > config.study.retries:
-                raise ConfigError(f"its process died {lease.crash_count} times")
+                raise ConfigError(f"its process crashed {lease.crash_count} times")
             preset = preset_of(hydra.config.hydra.runtime.choices)
             settings = TrialSettings(config, overrides, lease.params, preset)
             return make_trial(settings, lease, self.context, mirror, total)
         except UserError as error:
-            if words := outage(error):
-                raise Outage(words) from error
+            if reason := outage(error):
+                raise Outage(reason) from error
             refuse(lease, overrides, str(error))
             return None
 
     def _begin_study(self) -> Study:
         search, hydra = self.search, self.search.hydra
-        about = shared_settings(self.config, self.context, search.space)
+        settings = shared_settings(self.config, self.context, search.space)
         return begin_study(
             self.config.study,
-            suggested_name(self.config),
-            about=about | {"objective": hydra.objective},
+            default_study_name(self.config),
+            shared_settings=settings | {"objective": hydra.objective},
             space=search.space,
             sampler=hydra.sampler,
             pruner=self.config.pruner,
             directions=OBJECTIVES[hydra.objective],
             seed=hydra.seed,
-            first=search.first,
+            initial_params=search.initial_params,
         )
 
     def _announce(self, study: Study, total: int, mirror: MlflowMirror) -> None:
-        """Says what the study will do and take, and begins its run in MLflow."""
-        log.info(_progress_words(study, total))
-        log.info(describe(self.context.base, self.context.dataset, self.largest, total))
-        params = {"n_trials": str(total), "seed": str(self.search.hydra.seed), **study.about}
+        """Logs what the study will do and need, and begins its run in MLflow."""
+        log.info(_describe_progress(study, total))
+        log.info(
+            describe_space(self.context.base, self.context.dataset, self.largest_config, total)
+        )
+        params = {"n_trials": str(total), "seed": str(self.search.hydra.seed)}
+        params |= study.shared_settings
         budget = vars(self.config.study.budget)
         params |= {f"budget.{key}": str(value) for key, value in budget.items()}
-        mirror.begin(about_study(self.context, self.config, study.folder, params))
+        mirror.begin(study_info(self.context, self.config, study.folder, params))
 
-    def _why_enough(self, study: Study) -> str:
-        """Why no further trial may begin; empty: one may."""
-        return (
-            leaving()
-            or used_up(self.config.study.budget, load_records(study.folder), self.config.selection)
-            or self._too_full(study)
-        )
+    def _end_reason(self, study: Study) -> str:
+        """Why no further trial may start; empty if one may."""
+        records, budget = load_records(study.folder), self.config.study.budget
+        exhausted = budget_exhausted(budget, records, self.config.selection)
+        return stop_reason() or exhausted or self._low_space(study)
 
-    def _lacks_room(self, study: Study, total: int) -> str:
-        """Why the disk has no room for trials that nothing else ends; empty: it has."""
+    def _blocking_low_space(self, study: Study, total: int) -> str:
+        """Why the disk has no space for the remaining trials.
+
+        Empty if it has, or if the study ends for another reason.
+        """
         records = load_records(study.folder)
         ended = sum(record.finished for record in records)
-        over = used_up(self.config.study.budget, records, self.config.selection)
-        return "" if ended >= total or leaving() or over else self._too_full(study)
+        exhausted = budget_exhausted(self.config.study.budget, records, self.config.selection)
+        return "" if ended >= total or stop_reason() or exhausted else self._low_space(study)
 
-    def _too_full(self, study: Study) -> str:
-        return too_full(study.folder, self.context.base, self.context.dataset, self.largest)
+    def _low_space(self, study: Study) -> str:
+        context = self.context
+        return low_space_reason(study.folder, context.base, context.dataset, self.largest_config)
 
 
-def _progress_words(study: Study, total: int) -> str:
-    """How far a study is, and how much of its space it searches."""
+def _describe_progress(study: Study, total: int) -> str:
+    """Describes the progress of a study, and how much of its space it searches."""
     records = load_records(study.folder)
     finished = sum(record.finished for record in records)
-    begun = count_noun(total, "trial")
+    trials = count_noun(total, "trial")
     if records:
-        begun = f"continues: {finished} of {begun} {plural_form(finished, 'is', 'are')} finished"
+        trials = f"continues: {finished} of {trials} {plural_form(finished, 'is', 'are')} finished"
     size = study.space.size()
     share = f" of {size} combinations" if size else ""
-    return f"study {study.folder}  {begun}{' (all combinations)' if total == size else share}"
+    return f"study {study.folder}  {trials}{' (all combinations)' if total == size else share}"

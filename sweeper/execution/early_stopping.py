@@ -1,4 +1,4 @@
-"""Reasons to stop a trial early: each rule reads the scorecards so far."""
+"""Rules that stop a trial early, based on its scorecards so far."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from evaluate.selection.objective import comparison_value, deciding_scores, tota
 from evaluate.selection.policy import select
 from sweeper.study.trial_lease import LeasedTrial
 
-Rule = Callable[[list[Scorecard]], str]  # the reason to stop; empty: go on
+Rule = Callable[[list[Scorecard]], str]  # returns the reason to stop; empty to continue
 
 
-def memorizes(policy: PolicyConfig, in_a_row: int) -> Rule:
-    """Stops when a score's whole interval is beyond its limit at `in_a_row` scored epochs.
+def stop_on_memorization(policy: PolicyConfig, patience: int) -> Rule:
+    """Stops if a score's whole interval is beyond its limit at the last `patience` scored epochs.
 
-    More training does not undo memorization, so later epochs can only be worse. It also stops when
-    as many checkpoints in a row are unusable.
+    More training does not undo memorization, so later epochs can only be worse. Also stops if all
+    of these checkpoints are unusable.
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
-        """The score that is beyond its limit, in words."""
-        if not in_a_row or len(scorecards) < in_a_row:
+        """Names the score that is beyond its limit."""
+        if not patience or len(scorecards) < patience:
             return ""
-        last = scorecards[-in_a_row:]
+        last = scorecards[-patience:]
         if all(card.failure for card in last):
             return f"diverged: at {last[-1].label} {last[-1].failure}"
         latest = last[-1].scores
@@ -33,60 +33,66 @@ def memorizes(policy: PolicyConfig, in_a_row: int) -> Rule:
         for name in (n for n in policy.max if n in shared):
             limit, low = policy.max[name], latest[name].low
             if all(card.scores[name].low > limit for card in last):
-                return f"memorized: {name} is surely above {low:.2f}, and {limit:g} is the limit"
+                return f"memorized: {name} is surely above {low:.2f}, and the limit is {limit:g}"
         for name in (n for n in policy.min if n in shared):
             floor, high = policy.min[name], latest[name].high
             if all(card.scores[name].high < floor for card in last):
-                return f"overfitted: {name} is surely below {high:.2f}, and {floor:g} is wanted"
+                return (
+                    f"overfitted: {name} is surely below {high:.2f}, and the minimum is {floor:g}"
+                )
         return ""
 
     return rule
 
 
-def pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
-    """Reports each epoch's objective to Optuna's pruner, and stops when it says so.
+def stop_if_pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
+    """Reports each epoch's objective to Optuna's pruner, and stops if the pruner says so.
 
-    The objective is that of the last epoch, not of the best one so far, which the trial keeps
-    anyway: the question is whether more epochs are worth their time.
+    It reports the latest epoch, not the best one so far, which the trial keeps anyway: the
+    question is whether more epochs are worth their time.
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
         last = scorecards[-1]
-        # an epoch that is not feasible is the worst that can be reported
+        # an infeasible epoch gets the worst value
         value = comparison_value(last) if total_violation(last, policy) <= 0 else 0.0
         trial.report(last.epoch, value)
         if trial.should_prune():
-            how = f"with {value:.2f} overall" if value else "over a limit"
-            return f"pruned: {how} it is behind the other trials"
+            performance = f"with {value:.2f} overall" if value else "over a limit"
+            return f"pruned: {performance} it is behind the other trials"
         return ""
 
     return rule
 
 
-def has_plateaued(policy: PolicyConfig, epochs: int) -> Rule:
-    """Stops a run whose best epoch has stayed the same for `epochs` scored epochs.
+def stop_on_plateau(policy: PolicyConfig, patience: int) -> Rule:
+    """Stops a trial whose best epoch has stayed the same for `patience` scored epochs.
 
-    The later ones were not better by more than chance, or over a limit. This is early stopping as
-    it is done with a loss.
+    Later epochs were not significantly better, or over a limit. This is like early stopping on a
+    validation loss.
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
-        if not epochs or len(scorecards) <= epochs or not any(map(deciding_scores, scorecards)):
-            return ""  # nothing tells a better epoch from a worse one
+        if not patience or len(scorecards) <= patience or not any(map(deciding_scores, scorecards)):
+            return ""  # no score distinguishes the epochs
         best = select(scorecards, policy).scorecard
         since = len(scorecards) - 1 - scorecards.index(best)
-        if since < epochs:
+        if since < patience:
             return ""
-        return f"settled: none of the last {since} scored epochs is better than {best.label}"
+        return f"plateaued: none of the last {since} scored epochs is better than {best.label}"
 
     return rule
 
 
-def no_learning(share: float, epochs: int) -> Rule:
-    """Stops a run that after a share of its epochs has surely learned nothing of the subject.
+def stop_without_learning(min_share: float, epochs: int) -> Rule:
+    """Stops a trial that has surely learned nothing about the subject after a share of its epochs.
 
-    That is, the upper bound of its likeness is one that the diagnosis calls none. If likeness is
-    undefined, as with a single training image, the rule does not apply.
+    That is, the upper bound of its likeness is below the diagnosis's threshold for learning
+    nothing. The rule does not apply if likeness is undefined, as with a single training image.
+
+    Args:
+        min_share: the share of all epochs after which the rule applies; 0 turns it off.
+        epochs: total number of epochs.
     """
 
     def rule(scorecards: list[Scorecard]) -> str:
@@ -94,8 +100,8 @@ def no_learning(share: float, epochs: int) -> Rule:
         likeness = last.scores.get("subject_fidelity")
         if (
             likeness is None
-            or not share
-            or last.epoch < share * epochs
+            or not min_share
+            or last.epoch < min_share * epochs
             or likeness.high >= MIN_LIKENESS
         ):
             return ""
@@ -104,10 +110,10 @@ def no_learning(share: float, epochs: int) -> Rule:
     return rule
 
 
-def until(epoch: int) -> Rule:
-    """Stops after an epoch."""
+def stop_after(epoch: int) -> Rule:
+    """Stops a trial after the given epoch."""
 
     def rule(scorecards: list[Scorecard]) -> str:
-        return f"it was asked for {epoch} epochs" if scorecards[-1].epoch >= epoch else ""
+        return f"it was limited to {epoch} epochs" if scorecards[-1].epoch >= epoch else ""
 
     return rule

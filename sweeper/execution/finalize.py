@@ -11,20 +11,20 @@ from evaluate.config import PolicyConfig
 from evaluate.selection.diagnosis import diagnose
 from evaluate.tracking.mlflow_store import NOTE_TAG
 from sweeper.results.checkpoint_files import (
-    OVERVIEW,
-    PICK,
-    POLICY,
-    PROBES,
-    RESULT,
+    OVERVIEW_FILE,
+    POLICY_KEY,
+    PROBES_FILE,
+    RESULT_FILE,
+    SELECTED_FILE,
+    existing_first,
     find_weights,
-    those_with_files_first,
 )
-from sweeper.results.missing_trials import MISSING, missing_trials, words_of_missing
+from sweeper.results.missing_trials import MISSING_KEY, describe_missing, missing_trials
 from sweeper.results.mlflow_description import describe_study
-from sweeper.results.overview_picture import draw_overview
-from sweeper.results.ranking import RankedTrial, explain, numbers_of_front, rank_trials
+from sweeper.results.overview_chart import draw_overview
+from sweeper.results.ranking import RankedTrial, explain, pareto_numbers, rank_trials
 from sweeper.results.report.page import write_report
-from sweeper.results.summary_table import say, show
+from sweeper.results.summary_table import print_selection, print_table
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import RUNNING, load_records
 from train.files.atomic_write import write_atomically, write_text_atomically
@@ -46,23 +46,23 @@ def finalize_study(
         probes: the probe set, in YAML.
         storage: the database of the study; None: the journal in its folder.
     """
-    # a running trial is another worker's
+    # other workers run the trials that are still running
     records = [record for record in load_records(study) if record.state != RUNNING]
     if not records:
         print_lines("no trial has ended yet")
         return
     for record in records:
         if record.settings:
-            mirror.mirror(record, policy)  # what a server missed while it was unreachable
-    mirror.catch_up()
-    ranked = rank_trials(records, policy, lambda record: mirror.run_of(record).saved_id)
-    ranked = those_with_files_first(study, ranked)
-    write_text_atomically(study / PROBES, probes)
-    show(ranked)
-    if missing := words_of_missing(study):
+            mirror.mirror(record, policy)  # logs whatever an unreachable server has missed
+    mirror.flush()
+    ranked = rank_trials(records, policy, lambda record: mirror.run_for(record).saved_id)
+    ranked = existing_first(study, ranked)
+    write_text_atomically(study / PROBES_FILE, probes)
+    print_table(ranked)
+    if missing := describe_missing(study):
         print_lines(missing)
     promote(study, ranked, policy, mirror, tags, storage)
-    say(study, ranked, policy)
+    print_selection(study, ranked, policy)
 
 
 def promote(
@@ -73,8 +73,9 @@ def promote(
     tags: dict[str, str],
     storage: str | None = None,
 ) -> None:
-    """Makes the best trial the study's result: its files, and MLflow's champion. There is no
-    result if that trial's checkpoint is gone.
+    """Makes the best trial the study's result: writes its files, and sets MLflow's champion.
+
+    There is no result if that trial's checkpoint is missing.
 
     Args:
         ranked: all trials, best first.
@@ -84,21 +85,21 @@ def promote(
     content = find_weights(study, ranked[0])
     best = ranked[0] if content is not None else None
     by_number = sorted(ranked, key=lambda entry: entry.record.number)
-    files = [_write_json(study, by_number, best, ranked, policy), study / PROBES]
+    files = [_write_json(study, by_number, best, ranked, policy), study / PROBES_FILE]
     tags = {**tags, "state": "complete", "policy": policy.rule}
     if best and content is not None:
         assert best.selection
         card = best.selection.scorecard
-        overview = study / OVERVIEW
+        overview = study / OVERVIEW_FILE
         draw_overview(overview, [e.record for e in by_number], best.record, card, policy)
-        write_atomically(study / PICK, content)
-        files += [study / PICK, overview]
+        write_atomically(study / SELECTED_FILE, content)
+        files += [study / SELECTED_FILE, overview]
         tags |= {"best_run_id": best.run_id, "best_trial": str(best.record.number),
                  "best_epoch": str(card.epoch), "reasons": " ".join(explain(ranked))}  # fmt: skip
         tags[NOTE_TAG] = describe_study(ranked)
         best.record.end(best.record.state, best.record.reason, card.epoch)
     files.append(write_report(study, ranked, policy, storage=storage))
-    mirror.conclude(best.record if best else None, files, tags)
+    mirror.finalize(best.record if best else None, files, tags)
 
 
 def _write_json(
@@ -109,14 +110,14 @@ def _write_json(
     policy: PolicyConfig,
 ) -> Path:
     content: dict[str, Any] = {"study": study.name, "policy": policy.rule,
-                               POLICY: asdict(policy), "run_id": None}  # fmt: skip
+                               POLICY_KEY: asdict(policy), "run_id": None}  # fmt: skip
     if best and best.selection:
         card = best.selection.scorecard
         content |= {
             "run_id": best.run_id,
             "trial": best.record.number,
             "epoch": card.epoch,
-            "checkpoint": PICK,
+            "checkpoint": SELECTED_FILE,
             "feasible": best.selection.feasible,
             "fidelity": best.selection.fidelity,
             "scores": {name: estimate.value for name, estimate in card.scores.items()},
@@ -124,10 +125,10 @@ def _write_json(
             "reasons": explain(ranked),
             "notes": [*best.selection.reasons, *card.notes],
         }
-    content["front"] = numbers_of_front(ranked)
-    content[MISSING] = missing_trials(study)
+    content["front"] = pareto_numbers(ranked)
+    content[MISSING_KEY] = missing_trials(study)
     content["trials"] = [_trial_json(entry, policy) for entry in entries]
-    file = study / RESULT
+    file = study / RESULT_FILE
     write_atomically(file, json.dumps(content, indent=1).encode())
     return file
 

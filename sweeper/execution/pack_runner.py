@@ -11,8 +11,8 @@ from evaluate.scorecard import Scorecard
 from evaluate.tracking.environment import peak_memory
 from sweeper.config import AUTO
 from sweeper.execution.trial import Trial
-from sweeper.stop_request import leaving
-from sweeper.tracking.trial_record import FILE, Cost
+from sweeper.stop_request import stop_reason
+from sweeper.tracking.trial_record import RECORD_FILE, Cost
 from train.config.parsing import cause
 from train.loop.pack_size import MAX_TRIALS, pack_size
 from train.loop.trainer import Checkpoint, Epoch, Trainer
@@ -26,50 +26,51 @@ class Queue:
     """Trials that wait for a place in a pack.
 
     Args:
-        trials: taken one at a time and as late as possible, so that the search knows the most.
-        ahead: how many may wait for a pack of their kind while trials of another kind are taken.
+        trials: consumed one at a time, as late as possible, so that the search knows most results.
+        max_waiting: maximum number of trials that wait for a pack of their kind while trials of
+            another kind are taken.
     """
 
-    def __init__(self, trials: Iterable[Trial], ahead: int) -> None:
-        self._coming, self._ahead = iter(trials), ahead
+    def __init__(self, trials: Iterable[Trial], max_waiting: int) -> None:
+        self._upcoming, self._max_waiting = iter(trials), max_waiting
         self._waiting: list[Trial] = []
 
     def take(self, kind: object = None) -> Trial | None:
-        """The next trial, of this kind if one is given; None: there is none."""
+        """The next trial, of this kind if one is given; None if there is none."""
         for trial in self._waiting:
             if kind in (None, trial.kind):
                 self._waiting.remove(trial)
                 return trial
-        while len(self._waiting) < self._ahead:
-            coming = next(self._coming, None)
-            if coming is None or kind in (None, coming.kind):
-                return coming
-            self._waiting.append(coming)
+        while len(self._waiting) < self._max_waiting:
+            upcoming = next(self._upcoming, None)
+            if upcoming is None or kind in (None, upcoming.kind):
+                return upcoming
+            self._waiting.append(upcoming)
         return None
 
     def put_back(self, trials: Iterable[Trial]) -> None:
-        """Puts trials at the front."""
+        """Puts trials at the front of the queue."""
         self._waiting = [*trials, *self._waiting]
 
     def interrupt(self) -> None:
-        """Leaves the waiting trials so that the same command continues them."""
+        """Interrupts the waiting trials, so that the same command continues them."""
         for trial in self._waiting:
             trial.interrupt()
 
 
-class PackBroken(RuntimeError):
-    """Training or scoring a pack failed, for the reason that is its cause."""
+class PackError(RuntimeError):
+    """Training or scoring a pack failed; `__cause__` is the reason."""
 
 
 def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
-    """Runs trials, those of one kind together; a free place is filled at once.
+    """Runs trials in packs of one kind, and fills free places at once.
 
-    Where memory runs out the pack goes on with half as many, and a trial alone with less, where
-    `training.on_oom` says so. Where anything else goes wrong its trials go on one by one, so that
-    it stops the one that it belongs to.
+    If memory runs out, the pack continues with half as many trials; a single trial continues with
+    less memory if `training.on_oom` allows it. After any other error, the trials continue one by
+    one, so that only the one that caused it fails.
 
     Args:
-        pack: trials at once, or "auto".
+        pack: number of trials at once, or "auto".
 
     Raises:
         Outage: the machine fails; the trials are as they were.
@@ -77,55 +78,55 @@ def run_trials(trials: Iterable[Trial], pack: int | str) -> None:
     places = MAX_TRIALS if pack == AUTO else int(pack)
     queue = Queue(trials, places)
     try:
-        while not leaving() and (first := queue.take()) is not None:
+        while not stop_reason() and (first := queue.take()) is not None:
             size = places
             if pack == AUTO and not first.alone:
-                size = pack_size(first.context.base, first.trained, places)
+                size = pack_size(first.context.base, first.training_config, places)
             places = _run_pack(Pack(queue, size), first, places)
     finally:
         queue.interrupt()
 
 
-def _run_pack(together: Pack, first: Trial, places: int) -> int:
-    """Runs a pack to its end, or until it breaks; returns the places of the next one."""
+def _run_pack(pack: Pack, first: Trial, places: int) -> int:
+    """Runs a pack until it ends or fails; returns the number of places of the next one."""
     try:
-        together.run(first)
-        together.interrupt()  # those that are left
-    except PackBroken as broken:
-        left, full = [*together.trials.values()], is_oom(broken.__cause__)
-        if len(left) == 1:
-            _alone(left[0], broken, together)
+        pack.run(first)
+        pack.interrupt()  # any remaining trials
+    except PackError as error:
+        remaining, out_of_memory = [*pack.trials.values()], is_oom(error.__cause__)
+        if len(remaining) == 1:
+            _handle_single_failure(remaining[0], error, pack)
             return places
-        places = max(1, len(left) // 2) if full else places
-        how = f"{places} at once" if full else "one by one"
-        log.warning(f"{len(left)} trials at once: {broken}; they go on {how}")
-        for trial in left:
-            trial.alone = not full
-        together.queue.put_back(left)
-    except BaseException as error:  # Ctrl-C, or the machine
-        if not may_be_a_bug(error):  # else it counts as a death
-            together.interrupt()
+        places = max(1, len(remaining) // 2) if out_of_memory else places
+        mode = f"{places} at once" if out_of_memory else "one by one"
+        log.warning(f"{len(remaining)} trials at once: {error}; they continue {mode}")
+        for trial in remaining:
+            trial.alone = not out_of_memory
+        pack.queue.put_back(remaining)
+    except BaseException as error:  # Ctrl-C, or an outage
+        if not may_be_a_bug(error):  # otherwise it counts as a crash
+            pack.interrupt()
         raise
     return places
 
 
-def _alone(trial: Trial, broken: PackBroken, pack: Pack) -> None:
+def _handle_single_failure(trial: Trial, pack_error: PackError, pack: Pack) -> None:
     """A trial that failed on its own continues with less memory, or is marked as failed.
 
     Raises:
-        Outage: it is other programs that leave it no memory.
+        Outage: other programs use the memory.
     """
-    error = broken.__cause__
+    error = pack_error.__cause__
     if not is_oom(error):
-        return trial.break_down(error)
-    if others := memory_of_other_processes(pack.context.base.device):
+        return trial.mark_failed(error)
+    if other_processes := memory_of_other_processes(pack.context.base.device):
         trial.interrupt()
-        raise Outage(others) from error
-    return pack.queue.put_back([trial]) if trial.adapt() else trial.break_down(error)
+        raise Outage(other_processes) from error
+    return pack.queue.put_back([trial]) if trial.apply_next_fallback() else trial.mark_failed(error)
 
 
 class Scored(NamedTuple):
-    """The checkpoints of an epoch that were scored, and the seconds that it took."""
+    """The newly scored checkpoints of an epoch, and how long scoring took."""
 
     checkpoints: list[Checkpoint]
     scorecards: list[Scorecard]
@@ -136,32 +137,32 @@ class Pack:
     """A running pack.
 
     Args:
-        queue: where further trials of the same kind come from.
-        places: for trials at the same time.
+        queue: the source of further trials of the same kind.
+        places: maximum number of trials at the same time.
     """
 
     def __init__(self, queue: Queue, places: int) -> None:
         self.queue, self.places = queue, places
-        self.trials: dict[int, Trial] = {}  # those in training, by the trainer's number
+        self.trials: dict[int, Trial] = {}  # running trials by their index in the trainer
 
     def run(self, first: Trial) -> None:
-        """Trains and scores until no trials of this kind are left, or a stop is asked for.
+        """Trains and scores until no trials of this kind are left, or a stop is requested.
 
         Epochs that are recorded already (a trial continues) are neither trained nor scored again.
         """
         self.kind, self.context = first.kind, first.context
-        self.trainer = Trainer(self.context.base, self.context.dataset, should_pause=leaving)
+        self.trainer = Trainer(self.context.base, self.context.dataset, should_pause=stop_reason)
         self._admit(first)
         self._fill()
         epochs = iter(self.trainer)
-        while (done := self._train_and_score(epochs)) is not None:
-            self._record(*done)
-            if leaving():
+        while (result := self._train_and_score(epochs)) is not None:
+            self._record(*result)
+            if stop_reason():
                 return
             self._fill()
 
     def interrupt(self) -> None:
-        """Leaves its trials so that the same command continues them."""
+        """Interrupts its trials, so that the same command continues them."""
         for trial in self.trials.values():
             trial.interrupt()
 
@@ -175,41 +176,43 @@ class Pack:
     def _admit(self, trial: Trial) -> None:
         try:
             trial.begin(self.places)
-            self.trials[self.trainer.add(trial.member)] = trial
+            self.trials[self.trainer.add(trial.spec)] = trial
         except Exception as error:
-            if words := outage(error):
+            if reason := outage(error):
                 trial.interrupt()
-                raise Outage(words) from error
-            trial.break_down(error)  # of its own making: the others know nothing of it
+                raise Outage(reason) from error
+            trial.mark_failed(error)  # the error belongs to this trial alone
 
     def _train_and_score(self, epochs: Iterator[Epoch]) -> tuple[Epoch, Scored] | None:
-        """The next epoch of the pack; None when no member is left.
+        """The next epoch of the pack; None when no trial is left.
 
         Raises:
             Outage: the machine fails.
-            PackBroken: whatever else went wrong.
+            PackError: any other error.
         """
         try:
             epoch = next(epochs, None)  # trains, saves
             if epoch is None:
                 return None
-            new = [c for c in epoch.checkpoints if not self.trials[c.index].record.has(c.epoch)]
-            began = time.perf_counter()
+            new = [
+                c for c in epoch.checkpoints if not self.trials[c.index].record.has_epoch(c.epoch)
+            ]
+            started = time.perf_counter()
             scorecards = self.context.scorer({c.path: c.epoch for c in new}) if new else []
-            spent = time.perf_counter() - began
+            spent = time.perf_counter() - started
             self._check_folders()
         except Exception as error:
             self._check_folders()
-            if words := outage(error):
-                raise Outage(words) from error
-            raise PackBroken(cause(error)) from error
+            if reason := outage(error):
+                raise Outage(reason) from error
+            raise PackError(cause(error)) from error
         return epoch, Scored(new, scorecards, spent)
 
     def _check_folders(self) -> None:
         """Detects an unmounted share: files written then land below its mount point."""
         for trial in self.trials.values():
-            if not (trial.record.folder / FILE).is_file():
-                raise Outage(f"{trial.record.folder / FILE} is not there any more")
+            if not (trial.record.folder / RECORD_FILE).is_file():
+                raise Outage(f"{trial.record.folder / RECORD_FILE} no longer exists")
 
     def _record(self, epoch: Epoch, scored: Scored) -> None:
         """Records the scores of an epoch, and ends the trials that are done."""
@@ -223,7 +226,7 @@ class Pack:
                 )  # fmt: skip
         for checkpoint in epoch.checkpoints:
             trial = self.trials.get(checkpoint.index)
-            if trial and trial.should_stop(checkpoint.last):  # memorized, behind, or done
+            if trial and trial.should_stop(checkpoint.last):  # stopped by a rule, or complete
                 self.trainer.stop(checkpoint.index)
                 self._end(checkpoint.index)
         for member, reason in epoch.failures.items():
@@ -232,7 +235,7 @@ class Pack:
                 self._end(member)
 
     def _end(self, member: int) -> None:
-        """Ends a trial. It stays in the pack until everything is written, in case that fails."""
+        """Ends a trial. It leaves the pack only after everything is written, in case that fails."""
         self.trials[member].select()
         del self.trials[member]
 

@@ -1,4 +1,4 @@
-"""A search as its command line asks for it: what is searched, what is fixed, what comes first."""
+"""Parses a search from its command line: its space, its fixed overrides, its first trials."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from sweeper.config import OBJECTIVES, SweepConfig, check_sweep
-from sweeper.search.samplers import check_sampler, trials_of
+from sweeper.search.samplers import check_sampler, trial_count
 from sweeper.search.search_space import Params, Space, parse_space
 from sweeper.study.study import best_settings
 from sweeper.study_folder import study_folder
@@ -23,20 +23,20 @@ from train.config.parsing import dotted_keys, parse_config, suggestion
 from train.errors import ConfigError
 from train.loop.construction_checks import optimizer_class
 
-BEST = 3  # trials of another study that are tried first
+WARM_START_TRIALS = 3  # best trials of another study that are tried first
 
 
 @dataclass(frozen=True)
 class HydraSweep:
-    """What Hydra hands over to a sweeper, and the sweeper's own settings (conf/hydra/sweeper).
+    """What Hydra passes to a sweeper, and the sweeper's own settings (conf/hydra/sweeper).
 
     Attributes:
-        config: as composed, including Hydra's own part.
-        launcher: runs the workers, or stands for packs.
-        n_trials: of the whole study, including earlier starts; None: see `trials_of`.
-        workers: processes for a launcher other than `packed`.
+        config: the composed config, including Hydra's own part.
+        launcher: runs the workers, or selects packs.
+        n_trials: trials of the whole study, including earlier runs; None: see `trial_count`.
+        workers: number of processes for a launcher other than `packed`.
         objective: one of OBJECTIVES.
-        seed: of the search.
+        seed: seed of the search.
         sampler: the `_target_` of a sampler and its arguments, without the seed.
     """
 
@@ -67,32 +67,32 @@ class HydraSweep:
 
 @dataclass(frozen=True)
 class Search:
-    """What a command line asks for.
+    """A parsed search.
 
     Attributes:
-        config: the settings that trials share, and for those that are searched the configured ones.
-        space: what is searched.
-        fixed: the overrides that all trials share.
-        first: settings to try before any are proposed.
-        n_trials: of the whole study.
+        config: the composed settings; searched settings have their configured values.
+        space: the search space.
+        fixed: overrides that all trials share.
+        initial_params: params to try before any are proposed.
+        n_trials: trials of the whole study.
     """
 
     hydra: HydraSweep
     config: SweepConfig
     space: Space
     fixed: list[str]
-    first: list[Params]
+    initial_params: list[Params]
     n_trials: int
 
 
 def parse_search(hydra: HydraSweep, arguments: list[str]) -> Search:
-    """The search of a command line, or of conf/search if the command line has no sweep.
+    """Parses the search of a command line, or of conf/search if the command line has no sweep.
 
     Raises:
         ConfigError: settings, values or combinations that cannot work.
     """
     parser = OverridesParser.create(hydra.context.config_loader)
-    search = {str(k): str(v) for k, v in hydra.config.search.items()}  # resolved as they are read
+    search = {str(k): str(v) for k, v in hydra.config.search.items()}  # resolves interpolations
     space, fixed = parse_space(arguments, search, parser, partial(configured, hydra.config))
     check_sampler(hydra.sampler, space, len(OBJECTIVES[hydra.objective]))
     config = hydra.compose(fixed)
@@ -102,53 +102,55 @@ def parse_search(hydra: HydraSweep, arguments: list[str]) -> Search:
         config=config,
         space=space,
         fixed=fixed,
-        first=first_settings(hydra.config, config, space),
-        n_trials=trials_of(hydra.n_trials, hydra.sampler, space),
+        initial_params=initial_settings(hydra.config, config, space),
+        n_trials=trial_count(hydra.n_trials, hydra.sampler, space),
     )
 
 
 def _check_space(hydra: HydraSweep, space: Space, fixed: list[str]) -> None:
-    """Composes each dimension's choices, or the ends of its range, one at a time."""
+    """Composes and checks each dimension's choices, or the ends of its range, one at a time."""
     groups = set(hydra.config.hydra.runtime.choices)
-    known = [*dotted_keys(hydra.config), *groups]
+    known_keys = [*dotted_keys(hydra.config), *groups]
     for dimension in space.dimensions:
-        if dimension.key.lstrip("+") not in known:
-            near = suggestion(dimension.key, known)
-            raise ConfigError(f"{dimension.key}: there is no such setting{near}")
-        beside = space.beside(dimension)
-        for value in dimension.ends():
-            hydra.compose([*fixed, *beside, dimension.override(value)])
+        if dimension.key.lstrip("+") not in known_keys:
+            hint = suggestion(dimension.key, known_keys)
+            raise ConfigError(f"{dimension.key}: there is no such setting{hint}")
+        parents = space.activating_overrides(dimension)
+        for value in dimension.endpoints():
+            hydra.compose([*fixed, *parents, dimension.override(value)])
 
 
-def first_settings(master: DictConfig, config: SweepConfig, space: Space) -> list[Params]:
-    """The settings to try first: the configured ones, so that the search cannot end worse than
-    these; those of `study.enqueue`; the best ones of another study.
+def initial_settings(master: DictConfig, config: SweepConfig, space: Space) -> list[Params]:
+    """The params to try first.
+
+    These are the configured ones, so that the search cannot end worse than they are; those of
+    `study.enqueue`; and the best ones of the study `study.warm_start`.
 
     Raises:
-        ConfigError: enqueued settings that are not searched.
+        ConfigError: an enqueued setting is not searched, or outside the search space.
     """
     dimensions = {dimension.key: dimension for dimension in space.dimensions}
     for params in config.study.enqueue:
         for key, value in params.items():
             if key not in dimensions:
-                near = suggestion(key, [*dimensions])
-                raise ConfigError(f"study.enqueue: {key} is not searched{near}")
+                hint = suggestion(key, [*dimensions])
+                raise ConfigError(f"study.enqueue: {key} is not searched{hint}")
             if not dimensions[key].contains(value):
-                raise ConfigError(f"study.enqueue: {key}={value} is outside of the search")
+                raise ConfigError(f"study.enqueue: {key}={value} is outside the search space")
     best = []
     if config.study.warm_start:
         root, name = Path(config.study.root), config.study.warm_start
-        other = study_folder(root, name, "study.warm_start")
-        best = best_settings(other, config.study.storage, BEST)
-    inside = [
+        warm_start_study = study_folder(root, name, "study.warm_start")
+        best = best_settings(warm_start_study, config.study.storage, WARM_START_TRIALS)
+    candidates = [
         {k: v for k, v in params.items() if k in dimensions and dimensions[k].contains(v)}
         for params in (_defaults(master, space), *config.study.enqueue, *best)
     ]
-    return [space.relevant(params) for params in inside if params]
+    return [space.active_params(params) for params in candidates if params]
 
 
 def _defaults(master: DictConfig, space: Space) -> Params:
-    """The configured settings, as far as they are in the space."""
+    """The configured settings that are in the space."""
     values = [(dimension, configured(master, dimension.key)) for dimension in space.dimensions]
     return {dimension.key: value for dimension, value in values if dimension.contains(value)}
 

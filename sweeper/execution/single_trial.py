@@ -1,4 +1,4 @@
-"""`python -m sweeper`: the configured settings as one trial, in a study of single trials."""
+"""`python -m sweeper`: runs the configured settings as one trial, in a study of single trials."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 
 from evaluate.tracking.tracking_uri import check_tracking
-from sweeper.config import SweepConfig, suggested_name
-from sweeper.console.live_table import display
-from sweeper.console.progress import say
-from sweeper.execution.context import about_study, shared_settings
-from sweeper.execution.disk import too_full
+from sweeper.config import SweepConfig, default_study_name
+from sweeper.console.live_table import live_table
+from sweeper.console.progress import log_line
+from sweeper.execution.context import shared_settings, study_info
+from sweeper.execution.disk import low_space_reason
 from sweeper.execution.outage_retry import retry_on_outage
 from sweeper.execution.pack_runner import run_trials
 from sweeper.execution.study_command import StudyCommand, clean_exit, raise_if_stopped
 from sweeper.execution.trial_setup import TrialSettings, make_trial, preset_of
 from sweeper.search.search_space import Params, Space, identity
-from sweeper.stop_request import asked_before, graceful_stop, listen_from
+from sweeper.stop_request import graceful_stop, ignore_requests_before, stop_request_times
 from sweeper.study.storage import NO_PRUNER
 from sweeper.study.study import Study, begin_study
 from sweeper.study.trial_lease import LeasedTrial
@@ -32,22 +32,22 @@ from train.system.outage import Outage
 
 
 def run(config: SweepConfig) -> None:
-    """Trains and scores one trial; the same settings again continue it.
+    """Trains and scores one trial; the same settings continue it.
 
     Raises:
-        ConfigError: settings that another process trains now, or that only a search sets.
+        ConfigError: another process trains these settings, or only a search may set one of them.
         Outage: the machine fails.
     """
     if config.study.trial is not None:
         raise ConfigError("study.trial: is set by a search; leave it null")
     check_construction(config)
     check_tracking(Path(config.study.root))
-    listen_from(asked_before(Path(config.study.root)))
+    ignore_requests_before(stop_request_times(Path(config.study.root)))
     retry_on_outage(config.study, SingleTrial(config).run)
 
 
 class SingleTrial(StudyCommand):
-    """One trial in a study of single trials."""
+    """The command that runs one trial in a study of single trials."""
 
     def run(self) -> None:
         """Trains and scores the trial, unless it has a result; then finalizes the study."""
@@ -55,8 +55,8 @@ class SingleTrial(StudyCommand):
         self.check_folder()
         study = begin_study(
             config.study,
-            f"{suggested_name(config)}-single",
-            about=shared_settings(config, self.context, None),
+            f"{default_study_name(config)}-single",
+            shared_settings=shared_settings(config, self.context, None),
             space=Space(()),
             sampler={},
             pruner=NO_PRUNER,  # single trials do not compete
@@ -64,7 +64,7 @@ class SingleTrial(StudyCommand):
         )
         mirror = self.mirror(study.folder)
         with clean_exit(mirror):
-            lease = study.trial_of(identity(asdict(trial_of(config))))
+            lease = study.trial_for_settings(identity(asdict(trial_of(config))))
             if lease is None:
                 raise ConfigError("these settings are being trained by another process")
             with lease:
@@ -74,18 +74,18 @@ class SingleTrial(StudyCommand):
 
     def _train(self, study: Study, lease: LeasedTrial, mirror: MlflowMirror) -> None:
         config, context = self.config, self.context
-        mirror.begin(about_study(context, config, study.folder, study.about))
+        mirror.begin(study_info(context, config, study.folder, study.shared_settings))
         if lease.finished and study.has_result(lease.number):
-            say(f"trial {lease.number} of {study.folder} had these settings already")
+            log_line(f"trial {lease.number} of {study.folder} had these settings already")
             return
-        if full := too_full(study.folder, context.base, context.dataset, config):
-            raise Outage(full)
+        if low_space := low_space_reason(study.folder, context.base, context.dataset, config):
+            raise Outage(low_space)
         total = lease.number + 1
         trial = make_trial(_trial_settings(config), lease, context, mirror, total)
         epochs = schedule_of(config, context.dataset).checkpoints
         with (
             graceful_stop(study.folder, config.study.budget.hours),
-            display(study.folder, total, epochs, config.selection),
+            live_table(study.folder, total, epochs, config.selection),
         ):
             run_trials([trial], 1)
             raise_if_stopped()
@@ -95,6 +95,6 @@ def _trial_settings(config: SweepConfig) -> TrialSettings:
     """The settings; the overrides of the command line are its params."""
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
-    chosen = [override for override in overrides if not override.startswith("study.")]
-    params: Params = dict(as_typed(override).partition("=")[::2] for override in chosen)
+    trial_overrides = [override for override in overrides if not override.startswith("study.")]
+    params: Params = dict(as_typed(override).partition("=")[::2] for override in trial_overrides)
     return TrialSettings(config, overrides, params, preset_of(hydra.runtime.choices))

@@ -1,4 +1,4 @@
-"""What the commands that train trials have in common: a context, MLflow, and the end of a study."""
+"""The base class of the commands that train trials: their context, MLflow, and finalization."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 
 from sweeper.config import SweepConfig
-from sweeper.execution.context import StudyContext, load_context, origin
+from sweeper.execution.context import StudyContext, load_context, origin_tags
 from sweeper.execution.finalize import finalize_study
-from sweeper.stop_request import PERSON, leaving
-from sweeper.study.storage import answering
+from sweeper.stop_request import USER_REQUEST, stop_reason
+from sweeper.study.storage import outage_as_config_error
 from sweeper.study_folder import study_folder
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from train.system.outage import Outage
@@ -21,10 +21,10 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 class StudyCommand:
-    """A command on one study. What it has loaded stays when it is retried after an outage.
+    """A command on one study. Loaded models are kept when it is retried after an outage.
 
     Args:
-        config: of the study; its name may be null until the study begins.
+        config: settings of the study; its name may be null until the study begins.
     """
 
     def __init__(self, config: SweepConfig) -> None:
@@ -33,11 +33,11 @@ class StudyCommand:
 
     @cached_property
     def context(self) -> StudyContext:
-        """Base, data set and scorer, loaded when they are first needed."""
+        """The base, data set and scorer, which are loaded when they are first needed."""
         return load_context(self.config)
 
     def check_folder(self) -> None:
-        """Refuses a study's folder that leads elsewhere, before the models are loaded.
+        """Checks that nothing in the study's folder leads out of it, before models are loaded.
 
         Raises:
             ConfigError: see `study_folder`.
@@ -46,7 +46,7 @@ class StudyCommand:
             study_folder(Path(self.config.study.root), self.config.study.name, "study.name")
 
     def mirror(self, study: Path) -> MlflowMirror:
-        """The mirror of the study with this folder in MLflow."""
+        """The MLflow mirror of the study with this folder."""
         if self._mirror is None or self._mirror.study != study:
             self._mirror = MlflowMirror(Path(self.config.study.root), study)
         return self._mirror
@@ -57,7 +57,7 @@ class StudyCommand:
             study,
             self.config.selection,
             self.mirror(study),
-            origin(self.context),
+            origin_tags(self.context),
             self.context.scorer.probe_set.to_yaml(),
             self.config.study.storage,
         )
@@ -65,12 +65,14 @@ class StudyCommand:
 
 @contextmanager
 def clean_exit(mirror: MlflowMirror) -> Iterator[None]:
-    """Within this context Ctrl-C ends the process with one line and code 130, and MLflow learns
-    about the interruption. At the end everything is logged."""
+    """Context manager: Ctrl-C ends the process with one line and exit code 130.
+
+    The interruption is logged to MLflow. At the normal end, all logging is completed.
+    """
     try:
-        with answering():
+        with outage_as_config_error():
             yield
-        mirror.catch_up()
+        mirror.flush()
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:
             raise
@@ -83,7 +85,9 @@ def clean_exit(mirror: MlflowMirror) -> Iterator[None]:
 
 
 def raise_if_stopped() -> None:
-    """Raises a KeyboardInterrupt if a person asked the study to stop. A study that runs out of
-    hours is concluded instead."""
-    if leaving() == PERSON:
+    """Raises KeyboardInterrupt if a person requested a stop.
+
+    A study whose time is up is finalized instead.
+    """
+    if stop_reason() == USER_REQUEST:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""A running trial: what it records, when it stops, how it ends."""
+"""A running trial: records its scores, decides when it stops, and ends it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sweeper.execution.early_stopping import Rule
 from sweeper.study.trial_lease import LeasedTrial
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import (
-    AT_WORK,
     COMPLETE,
     FAILED,
+    IN_PROGRESS_FILE,
     INTERRUPTED,
-    PACK,
+    PACK_TAG,
     RUNNING,
     STOPPED,
-    WORKER,
+    WORKER_TAG,
     Cost,
     TrialRecord,
 )
@@ -39,7 +39,7 @@ from train.files.atomic_write import write_atomically, write_text_atomically
 from train.loop.trainer import Checkpoint, TrialSpec, shared_by_a_pack
 from train.system.oom import FALLBACKS, advice, apply_fallbacks, is_oom, with_next_fallback
 
-ADAPTED = "adapted"  # the tag that says what was changed since memory ran out
+FALLBACKS_TAG = "adapted"  # tag: the fallbacks that were applied because memory ran out
 
 
 @dataclass
@@ -48,9 +48,9 @@ class Trial:
 
     Attributes:
         context: base, data set and scorer.
-        rules: reasons to stop early.
-        lease: the trial in its study, which learns the result; None: it belongs to none.
-        alone: it may not share a pack.
+        rules: rules that may stop it early.
+        lease: the trial in its study, which is told the result; None if it belongs to no study.
+        alone: whether it must not share a pack.
     """
 
     config: SweepConfig
@@ -69,31 +69,31 @@ class Trial:
 
     @property
     def kind(self) -> object:
-        """Trials of a study that are of the same kind can share a pack."""
-        return shared_by_a_pack(self.trained), self.alone and self.record.number
+        """A key: trials of a study with equal keys can share a pack."""
+        return shared_by_a_pack(self.training_config), self.alone and self.record.number
 
     @property
-    def remedies(self) -> tuple[str, ...]:
-        """What was changed since memory ran out, so that it does not do so again."""
-        names = dict.fromkeys(self.record.tags.get(ADAPTED, "").split(", "))
-        return tuple(remedy for remedy in names if remedy in FALLBACKS)
+    def fallbacks(self) -> tuple[str, ...]:
+        """The fallbacks that were applied because memory ran out."""
+        names = dict.fromkeys(self.record.tags.get(FALLBACKS_TAG, "").split(", "))
+        return tuple(name for name in names if name in FALLBACKS)
 
     @property
-    def trained(self) -> TrialConfig:
-        """The settings that it is trained with: those asked for, and the remedies."""
-        return apply_fallbacks(trial_of(self.config), self.remedies)
+    def training_config(self) -> TrialConfig:
+        """The effective training settings: the configured ones with the fallbacks applied."""
+        return apply_fallbacks(trial_of(self.config), self.fallbacks)
 
     @property
-    def member(self) -> TrialSpec:
-        """The trial as the trainer takes it."""
-        return TrialSpec(trial_of(self.config), self.record.folder, fallbacks=self.remedies)
+    def spec(self) -> TrialSpec:
+        """The trial as the trainer needs it."""
+        return TrialSpec(trial_of(self.config), self.record.folder, fallbacks=self.fallbacks)
 
-    def adapt(self) -> bool:
-        """Takes the next remedy against a lack of memory; False: there is none, or none asked."""
-        remedies = with_next_fallback(trial_of(self.config), self.remedies)
-        if remedies is None:
+    def apply_next_fallback(self) -> bool:
+        """Applies the next fallback after an OOM; False if there is none or they are disabled."""
+        fallbacks = with_next_fallback(trial_of(self.config), self.fallbacks)
+        if fallbacks is None:
             return False
-        self.record.tags[ADAPTED] = ", ".join(remedies)
+        self.record.tags[FALLBACKS_TAG] = ", ".join(fallbacks)
         self.record.save()
         return True
 
@@ -101,13 +101,16 @@ class Trial:
         """Starts or continues the trial.
 
         Args:
-            pack: number of trials at once.
+            pack: number of trials that are trained at once.
         """
-        write_atomically(self.record.folder / AT_WORK, b"")
+        write_atomically(self.record.folder / IN_PROGRESS_FILE, b"")
         self.record.state = RUNNING
-        self.record.tags |= {PACK: str(pack), WORKER: f"{socket.gethostname()}:{os.getpid()}"}
+        self.record.tags |= {
+            PACK_TAG: str(pack),
+            WORKER_TAG: f"{socket.gethostname()}:{os.getpid()}",
+        }
         self.record.save()
-        self.progress.began(self.record)
+        self.progress.trial_started(self.record)
         self.mirror.mirror(self.record, self.config.selection)
 
     def log(
@@ -117,13 +120,13 @@ class Trial:
         sheet: Image,
         cost: Cost,
     ) -> None:
-        """Records a scored checkpoint: on disk first, then in MLflow, then on the terminal."""
+        """Records a scored checkpoint: first on disk, then in MLflow, then on the terminal."""
         self.record.add(scorecard, checkpoint, sheet, cost)
         self.mirror.mirror(self.record, self.config.selection)
-        self.progress.scored(self.record, self.config.selection)
+        self.progress.epoch_scored(self.record, self.config.selection)
 
     def should_stop(self, last: bool) -> bool:
-        """Whether a rule stops the trial, or `last` ends it. Each rule sees every epoch."""
+        """Whether a rule stops the trial, or this is the last epoch. Each rule sees every epoch."""
         reasons = [reason for rule in self.rules if (reason := rule(self.record.scorecards))]
         self.record.reason = "" if last else "; ".join(reasons)
         return last or bool(reasons)
@@ -140,26 +143,26 @@ class Trial:
         best = select(self.record.scorecards, self.config.selection)
         return self._end(state, self.record.reason, best.scorecard.epoch)
 
-    def break_down(self, error: BaseException | None) -> None:
-        """Marks it as failed; the whole traceback is kept in its folder.
+    def mark_failed(self, error: BaseException | None) -> None:
+        """Marks the trial as failed, and writes the full traceback to its folder.
 
         Raises:
-            OSError, CheckpointError: that cannot be written, so the trial is only interrupted.
+            OSError, CheckpointError: writing failed, so the trial is only interrupted.
         """
         assert error is not None
         text = "".join(traceback.format_exception(error))
         try:
             write_text_atomically(self.record.folder / "error.txt", text)
-            self._end(FAILED, advice(self.trained) if is_oom(error) else cause(error))
+            self._end(FAILED, advice(self.training_config) if is_oom(error) else cause(error))
         except Exception:
             self.interrupt()
             raise
 
     def interrupt(self) -> None:
-        """Leaves it so that the same command continues it, on a full disk too."""
-        at_work = self.record.folder / AT_WORK
+        """Interrupts the trial so that the same command continues it, even if the disk is full."""
+        at_work = self.record.folder / IN_PROGRESS_FILE
         with suppress(OSError, CheckpointError):
-            if at_work.is_file():  # it has begun, and is not over
+            if at_work.is_file():  # it has started and not ended
                 at_work.unlink()
                 self.record.end(INTERRUPTED)
                 self.mirror.mirror(self.record, self.config.selection)
@@ -170,9 +173,9 @@ class Trial:
     def _end(self, state: str, reason: str, selected: int | None = None) -> None:
         self.record.end(state, reason, selected)
         self.mirror.mirror(self.record, self.config.selection)
-        self.progress.ended(self.record)
+        self.progress.trial_ended(self.record)
         self._tell()
-        (self.record.folder / AT_WORK).unlink(missing_ok=True)
+        (self.record.folder / IN_PROGRESS_FILE).unlink(missing_ok=True)
         prune_checkpoints(self.record, self.config.selection, self.config.study.keep_checkpoints)
 
     def _tell(self) -> None:

@@ -1,4 +1,4 @@
-"""From a leased trial to one that is ready to run, or to one that is refused."""
+"""Turns a leased trial into one that is ready to run, or refuses it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,37 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sweeper.config import SweepConfig
-from sweeper.console.progress import Progress, say
-from sweeper.execution.context import StudyContext, origin
-from sweeper.execution.early_stopping import has_plateaued, memorizes, no_learning, pruned
+from sweeper.console.progress import Progress, log_line
+from sweeper.execution.context import StudyContext, origin_tags
+from sweeper.execution.early_stopping import (
+    stop_if_pruned,
+    stop_on_memorization,
+    stop_on_plateau,
+    stop_without_learning,
+)
 from sweeper.execution.trial import Trial
 from sweeper.search.search_space import Params
 from sweeper.study.trial_lease import LeasedTrial
 from sweeper.tracking.mlflow_mirror import MlflowMirror
-from sweeper.tracking.trial_record import FAILED, LENGTH, PREPARING, TrialRecord, resume_record
+from sweeper.tracking.trial_record import (
+    EPOCHS_TAG,
+    FAILED,
+    PREPARING_TAG,
+    TrialRecord,
+    resume_record,
+)
 from train.loop.schedule import schedule_of
 
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """The settings of a trial, and where they come from.
+    """The settings of a trial and their origin.
 
     Attributes:
-        config: composed and checked.
-        overrides: Hydra's, that made the config.
-        params: the values that the search chose.
-        preset: the option of the group `preset`.
+        config: the composed and checked settings.
+        overrides: the Hydra overrides that produced them.
+        params: the values that the search proposed.
+        preset: the chosen option of the group `preset`.
     """
 
     config: SweepConfig
@@ -42,14 +53,14 @@ def make_trial(
     mirror: MlflowMirror,
     total: int,
 ) -> Trial:
-    """A trial that is ready to run. One that was begun before continues from its folder.
+    """A trial that is ready to run. One that was started before continues from its folder.
 
     Args:
-        context: of the study.
-        total: trials of the study.
+        context: the study's context.
+        total: number of trials of the study.
 
     Raises:
-        DataError: with what is wrong with the pictures.
+        DataError: something is wrong with the images.
     """
     config, context = settings.config, context.for_trial(settings.config)
     schedule = schedule_of(config, context.dataset)
@@ -62,10 +73,10 @@ def make_trial(
         overrides=settings.overrides,
         params=settings.params,
         tags={
-            **origin(context),
+            **origin_tags(context),
             "preset": settings.preset,
-            LENGTH: str(schedule.epochs),
-            PREPARING: f"{context.scorer.seconds:.3f}",
+            EPOCHS_TAG: str(schedule.epochs),
+            PREPARING_TAG: f"{context.scorer.seconds:.3f}",
         },
     )
     return Trial(
@@ -75,13 +86,13 @@ def make_trial(
         mirror=mirror,
         progress=Progress(study, total, schedule.checkpoints),
         rules=[
-            memorizes(config.selection, config.early_stop.memorization_patience),
-            has_plateaued(config.selection, config.early_stop.patience),
-            no_learning(config.early_stop.min_progress_share, schedule.epochs),
-            pruned(lease, config.selection),
+            stop_on_memorization(config.selection, config.early_stop.memorization_patience),
+            stop_on_plateau(config.selection, config.early_stop.patience),
+            stop_without_learning(config.early_stop.min_progress_share, schedule.epochs),
+            stop_if_pruned(lease, config.selection),
         ],
         lease=lease,
-        # alone, a crash is its own fault and not another trial's; this is its last retry
+        # its last retry is alone, so that a crash is its own fault and not another trial's
         alone=0 < config.study.retries <= lease.crash_count,
     )
 
@@ -100,11 +111,11 @@ def refuse(lease: LeasedTrial, overrides: list[str], reason: str) -> None:
             tags={},
         )
         record.end(FAILED, reason)
-        say(f"trial {lease.number}  failed: {reason}")
+        log_line(f"trial {lease.number}  failed: {reason}")
 
 
 def preset_of(choices: Mapping[str, str]) -> str:
-    """The option of the group `preset` among the choices that Hydra has composed."""
+    """The chosen option of the group `preset` in Hydra's choices."""
     return str(choices.get("preset", "none"))
 
 

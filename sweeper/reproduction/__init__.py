@@ -1,1 +1,1 @@
-"""Trains a logged run again and compares the two."""
+"""Retrains a logged run and compares the two."""

@@ -1,4 +1,4 @@
-"""The settings of making a run again: which, how near it must come, and where things lie now."""
+"""The settings of a reproduction: which run, which tolerances, and where its files are now."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from train.config.setting_kinds import choice_field, model_field, path_field, te
 from train.errors import ConfigError
 from train.validation import check_device_name
 
-DEFAULT = "default"  # the tolerance of scores that have none of their own
-TOLERANCE = Range(0, 1000)
+DEFAULT_TOLERANCE = "default"  # key of the tolerance for all scores without their own
+TOLERANCE_RANGE = Range(0, 1000)
 
 
 @dataclass
-class DataPlaces:
-    """Where the pictures are now; None: where they were."""
+class DataLocations:
+    """Where the images are now; None: where they were."""
 
     path: str | None = path_field(None)
     validation_path: str | None = path_field(None)
@@ -28,8 +28,8 @@ class DataPlaces:
 
 
 @dataclass
-class BasePlaces:
-    """Where the base is now, and what it runs on; None: as it was."""
+class BaseLocations:
+    """Where the base is now, and what it runs on; None: unchanged."""
 
     path: str | None = model_field(None)
     device: str | None = text_field(None)
@@ -37,16 +37,16 @@ class BasePlaces:
 
 
 @dataclass
-class ProbesPlaces:
-    """Where files of one's own lie now; None: where they were."""
+class ProbesLocations:
+    """Where custom probe files are now; None: where they were."""
 
     attributes: str | None = path_field(None)
     file: str | None = path_field(None)
 
 
 @dataclass
-class ScoresPlaces:
-    """Where models of one's own lie now; None: where they were."""
+class ScoresLocations:
+    """Where custom scoring models are now; None: where they were."""
 
     clip_model: str | None = model_field(None)
     pose_model: str | None = model_field(None)
@@ -60,19 +60,19 @@ class ReproduceConfig:
     study: str | None = text_field(None)
     lora: str | None = path_field(None)
     tolerance: dict[str, float] = field(
-        default_factory=lambda: {DEFAULT: 0.02}, metadata={RANGE: TOLERANCE}
+        default_factory=lambda: {DEFAULT_TOLERANCE: 0.02}, metadata={RANGE: TOLERANCE_RANGE}
     )
     force: bool = False
-    data: DataPlaces = field(default_factory=DataPlaces)
-    base: BasePlaces = field(default_factory=BasePlaces)
-    probes: ProbesPlaces = field(default_factory=ProbesPlaces)
-    scores: ScoresPlaces = field(default_factory=ScoresPlaces)
+    data: DataLocations = field(default_factory=DataLocations)
+    base: BaseLocations = field(default_factory=BaseLocations)
+    probes: ProbesLocations = field(default_factory=ProbesLocations)
+    scores: ScoresLocations = field(default_factory=ScoresLocations)
     root: str = path_field("mlruns")
     keep_checkpoints: str = choice_field(BEST)
 
     @property
-    def places(self) -> dict[str, str]:
-        """Dotted key -> what was given."""
+    def locations(self) -> dict[str, str]:
+        """Dotted key -> location, for all locations that were given."""
         groups = {name: vars(getattr(self, name)) for name in ("data", "base", "probes", "scores")}
         return {
             f"{group}.{key}": value
@@ -83,19 +83,19 @@ class ReproduceConfig:
 
 
 def check_reproduce(config: ReproduceConfig) -> None:
-    """Refuses what cannot be, with a ConfigError."""
+    """Raises a ConfigError for settings that cannot work."""
     given = [name for name in ("run_id", "study", "lora") if getattr(config, name)]
     if len(given) != 1:
-        both = f" ({' and '.join(given)} are given)" if given else ""
-        raise ConfigError(f"run_id: give one of run_id=, study= and lora={both}")
+        conflict = f" ({' and '.join(given)} are given)" if given else ""
+        raise ConfigError(f"run_id: give one of run_id=, study= and lora={conflict}")
     if config.study:
         check_name(config.study, "study")
     for name in config.tolerance:
-        if name not in (DEFAULT, *SCORES):
-            near = suggestion(name, [DEFAULT, *SCORES])
+        if name not in (DEFAULT_TOLERANCE, *SCORES):
+            near = suggestion(name, [DEFAULT_TOLERANCE, *SCORES])
             raise ConfigError(f"tolerance.{name}: there is no such score{near}")
-    if DEFAULT not in config.tolerance:
-        raise ConfigError("tolerance.default: is needed for scores that have none of their own")
+    if DEFAULT_TOLERANCE not in config.tolerance:
+        raise ConfigError("tolerance.default: is required for scores without their own tolerance")
     if config.base.device is not None:
         check_device_name(config.base.device)
     if config.keep_checkpoints not in KEEP:

@@ -1,4 +1,4 @@
-"""Logged settings, taken up by the program as it is today."""
+"""Migrates logged settings to this version of the program."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.reproduction.received_settings import Received
+from sweeper.reproduction.received_settings import ReceivedSettings
 from train.cli.group_choices import choices
 from train.config.parsing import dotted_keys, parse_config, suggestion
 from train.config.ranges import format_value
 from train.config.setting_kinds import escape_interpolations
 from train.errors import ConfigError
 
-MOST_NAMED = 8  # unknown settings of one message
+MAX_NAMED = 8  # unknown settings that a message lists
 
 
 @dataclass
 class MigratedConfig:
-    """Settings as they are logged, in today's form.
+    """Logged settings in the form of this version.
 
     Attributes:
-        config: to train with.
-        added: key -> today's value, of settings that did not exist then.
-        dropped: key -> value, of settings that do not exist any more.
+        config: the settings to train with.
+        added: key -> default, for settings that are new since the run was logged.
+        dropped: key -> logged value, for settings that no longer exist.
     """
 
     config: SweepConfig
@@ -36,49 +36,50 @@ class MigratedConfig:
 
 
 def migrate(
-    then: Received, places: Mapping[str, Any], force: bool = False, by: str = ""
+    received: ReceivedSettings, locations: Mapping[str, Any], force: bool = False, version: str = ""
 ) -> MigratedConfig:
-    """The settings of a run, each of them checked; within a command, whose conf/ is used.
+    """Migrates and checks the settings of a run. Needs Hydra's conf/ to be initialized.
 
     Args:
-        then: as logged. Of the sections in it every key is accounted for; what is not in it at
-            all has today's defaults.
-        places: dotted key -> where something lies now, as the person has typed it.
-        force: drop settings that this version does not have.
-        by: which version logged them, for the message.
+        received: the logged settings. In the sections that they contain, every key is accounted
+            for; other sections get the current defaults.
+        locations: dotted key -> current location, as typed by the person.
+        force: whether to drop settings that this version does not have.
+        version: the version that logged them, for the error message.
 
     Raises:
-        ConfigError: a setting that this version does not have, with the nearest that it has; or
-            settings that it refuses, or that are for the person to name.
+        ConfigError: this version does not have a setting (suggesting a similar one) or rejects
+            its value, or a person must type it.
     """
-    today = todays_defaults(places.get("base.path") or then.base_path())
-    overlaid = then.over(today, places)
-    if overlaid.dropped and not force:
-        raise ConfigError(_unknown(overlaid.dropped, today, by))
-    config = parse_config(SweepConfig, OmegaConf.create(escape_interpolations(overlaid.values)))
+    defaults = current_defaults(locations.get("base.path") or received.base_path())
+    merged = received.merged_into(defaults, locations)
+    if merged.dropped and not force:
+        raise ConfigError(_unknown_settings_message(merged.dropped, defaults, version))
+    config = parse_config(SweepConfig, OmegaConf.create(escape_interpolations(merged.values)))
     check_sweep(config)
-    return MigratedConfig(config, overlaid.added, overlaid.dropped)
+    return MigratedConfig(config, merged.added, merged.dropped)
 
 
-def todays_defaults(base: str | None) -> SweepConfig:
-    """Of conf/sweep.yaml, as they are on a base (None: the embedded one)."""
-    given = {"base.path": base} if base else {}
-    options = [f"{group}={option}" for group, option in choices(given).items()]
+def current_defaults(base: str | None) -> SweepConfig:
+    """The defaults of conf/sweep.yaml for a base (None: the embedded one)."""
+    base_override = {"base.path": base} if base else {}
+    options = [f"{group}={option}" for group, option in choices(base_override).items()]
     composed = compose("sweep", options)
     if base:
         OmegaConf.update(composed, "base.path", escape_interpolations(base))
     return parse_config(SweepConfig, composed)
 
 
-def _unknown(dropped: Mapping[str, Any], today: SweepConfig, by: str) -> str:
-    known = dotted_keys(OmegaConf.create(escape_interpolations(asdict(today))))
-    told = [
-        f"{format_value(key)[1:-1]}={format_value(value)}{suggestion(key, known)}"
-        for key, value in list(dropped.items())[:MOST_NAMED]
+def _unknown_settings_message(
+    dropped: Mapping[str, Any], defaults: SweepConfig, version: str
+) -> str:
+    known_keys = dotted_keys(OmegaConf.create(escape_interpolations(asdict(defaults))))
+    listed = [
+        f"{format_value(key)[1:-1]}={format_value(value)}{suggestion(key, known_keys)}"
+        for key, value in list(dropped.items())[:MAX_NAMED]
     ]
-    more = f" and {len(dropped) - MOST_NAMED} more" if len(dropped) > MOST_NAMED else ""
+    hidden = f" and {len(dropped) - MAX_NAMED} more" if len(dropped) > MAX_NAMED else ""
     return (
-        f"the run was logged by another version{by} and has settings that this one does not: "
-        f"{', '.join(told)}{more} (that version trains it as it was; force=true trains without "
-        "them)"
+        f"the run was logged by another version{version} and has settings that this one does not: "
+        f"{', '.join(listed)}{hidden} (use that version, or force=true to train without them)"
     )

@@ -1,4 +1,4 @@
-"""MLflow asked for the run that is meant: by its id, by its sweep's, by its study's name."""
+"""Finds a run in MLflow: by its ID, by its sweep's ID, or by its study's name."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from evaluate.tracking.mlflow_store import STORE_ERRORS, MlflowStore
-from sweeper.tracking.run_tags import noted
+from sweeper.tracking.run_tags import parse_run_tags
 from train.config.parsing import cause, suggestion
 from train.config.ranges import format_value
 from train.errors import ConfigError
 
-RECENT = 1000  # runs among which the nearest to a wrong id is looked for
+RECENT = 1000  # latest runs that are searched for an ID similar to a wrong one
 
 
 def client_of(store: MlflowStore) -> MlflowClient:
-    """A client of a store that is there.
+    """A client of an existing store.
 
     Raises:
-        ConfigError: there is none, or it does not answer.
+        ConfigError: the store does not exist, or does not answer.
     """
     store.check_existing()
     try:
@@ -33,30 +33,33 @@ def client_of(store: MlflowStore) -> MlflowClient:
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run:
-    """The run of a trial; of a sweep, its best trial's.
+    """The run of a trial; for a sweep's ID, the run of its best trial.
 
     Raises:
-        ConfigError: no such run (with the nearest there is), or one of neither.
+        ConfigError: there is no such run (suggesting a similar ID), or it is neither of a trial
+            nor of a sweep.
     """
-    found = _run(client, run_id)
-    about = noted(found)
-    if not about.study:
+    run = _get_run(client, run_id)
+    tags = parse_run_tags(run)
+    if not tags.study:
         raise ConfigError(f"run_id: {run_id} is neither a trial's run nor a sweep's")
-    if about.trial is not None:
-        return found
-    if not about.best:
+    if tags.trial is not None:
+        return run
+    if not tags.best_run_id:
         raise ConfigError(
-            f"run_id: the sweep {about.study} has no best trial yet; take the run of one of its "
-            f"trials{_listed(_trials(client, found.info.experiment_id))}"
+            f"run_id: the sweep {tags.study} has no best trial yet; use the run of one of its "
+            f"trials{_list_hint(_recent_trials(client, run.info.experiment_id))}"
         )
-    best = _run(client, about.best)
-    if noted(best).trial is None or noted(best).study != about.study:
-        raise ConfigError(f"run_id: the best trial of {run_id} is said to be {about.best}, which "
-                          f"is no trial of {about.study}")  # fmt: skip
+    best = _get_run(client, tags.best_run_id)
+    if parse_run_tags(best).trial is None or parse_run_tags(best).study != tags.study:
+        raise ConfigError(
+            f"run_id: {run_id} names {tags.best_run_id} as its best trial, but that is not a "
+            f"trial of {tags.study}"
+        )
     return best
 
 
-def _run(client: MlflowClient, run_id: str) -> Run:
+def _get_run(client: MlflowClient, run_id: str) -> Run:
     try:
         return client.get_run(run_id)
     except MlflowException:
@@ -70,13 +73,13 @@ def find_best(client: MlflowClient, study: str) -> Run:
     """The run of a study's best trial.
 
     Raises:
-        ConfigError: no such study (with the nearest there is), or it has no best trial yet.
+        ConfigError: there is no such study (suggesting a similar name), or it has no best trial.
     """
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
-        known = [e.name for e in client.search_experiments() if e.name != "Default"]
-        near = suggestion(study, known) or _listed(known)
-        raise ConfigError(f"study: MLflow has no study {study}{near}")
+        names = [e.name for e in client.search_experiments() if e.name != "Default"]
+        hint = suggestion(study, names) or _list_hint(names)
+        raise ConfigError(f"study: MLflow has no study {study}{hint}")
     sweeps = [
         run
         for run in client.search_runs([experiment.experiment_id], f"tags.study = '{study}'")
@@ -84,23 +87,23 @@ def find_best(client: MlflowClient, study: str) -> Run:
     ]
     if not sweeps:
         raise ConfigError(f"study: there is no sweep in {study}")
-    return find_run(client, sweeps[0].info.run_id)  # the latest
+    return find_run(client, sweeps[0].info.run_id)  # the latest one
 
 
-def _nearest(client: MlflowClient, wanted: str) -> str:
-    """`; did you mean ...?`: the run that begins so, or else the one most alike."""
-    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(everywhere, max_results=RECENT)
+def _nearest(client: MlflowClient, run_id: str) -> str:
+    """`; did you mean ...?` with the run ID that starts the same, or is most similar."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, max_results=RECENT)
     names = {run.info.run_id: run.info.run_name for run in runs}
-    alike = [known for known in names if wanted and known.startswith(wanted)]
-    alike = alike or difflib.get_close_matches(wanted, [*names], n=1, cutoff=0.5)
-    return f"; did you mean {alike[0]} ({names[alike[0]]})?" if alike else ""
+    matches = [name for name in names if run_id and name.startswith(run_id)]
+    matches = matches or difflib.get_close_matches(run_id, [*names], n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]} ({names[matches[0]]})?" if matches else ""
 
 
-def _trials(client: MlflowClient, experiment: str) -> list[str]:
+def _recent_trials(client: MlflowClient, experiment: str) -> list[str]:
     runs = client.search_runs([experiment], "tags.trial != ''", max_results=5)
     return [f"{run.info.run_id} ({run.info.run_name})" for run in runs]
 
 
-def _listed(names: list[str]) -> str:
+def _list_hint(names: list[str]) -> str:
     return f"; there are {', '.join(names)}" if names else ""

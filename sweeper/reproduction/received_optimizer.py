@@ -1,4 +1,4 @@
-"""The optimizer of a file or a store from elsewhere: which class it may ask for."""
+"""Checks the optimizer in settings from a file or a store: which class it may name."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from train.text.shell import in_setting
 
 
 def check_received_optimizer(optimizer: Mapping[str, Any]) -> None:
-    """Refuses an optimizer that a file or a store may not ask for; its module is not imported.
+    """Checks an optimizer from a file or a store, without importing its module.
 
     Args:
-        optimizer: see `train.config.optimizer_arguments.check_optimizer`, which checks it too.
+        optimizer: see `train.config.optimizer_arguments.check_optimizer`, which also checks it.
 
     Raises:
-        ConfigError: a class that does not come with the program and was not allowed by name.
+        ConfigError: its class neither ships with the program nor is allowed by name.
     """
     target = optimizer.get(TARGET)
     arguments = {key: value for key, value in optimizer.items() if key != TARGET}
@@ -31,7 +31,7 @@ def check_received_optimizer(optimizer: Mapping[str, Any]) -> None:
     check_optimizer(optimizer)
     if target not in ALLOWED_CLASSES and not is_allowed_class(str(target)):
         raise ConfigError(
-            f"optimizer.{TARGET}: a file does not choose which code is imported, and "
-            f"{format_value(target)} does not come with this program; if you trust it, add "
+            f"optimizer.{TARGET}: a file may not choose which code is imported, and "
+            f"{format_value(target)} does not ship with this program; if you trust it, add "
             f"{in_setting(ALLOW_CLASS, target)}"
         )

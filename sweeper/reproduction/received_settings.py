@@ -1,7 +1,7 @@
-"""Settings that came out of a file or a store: each is taken up only as far as its kind allows.
+"""Settings from a file or a store. Each is accepted only as far as its kind allows.
 
-A received setting may say how a LoRA was trained. What is read, loaded or imported now is chosen
-by the person at the keyboard (train/files/permissions.py).
+Received settings may determine how a LoRA is trained. Which files are read, loaded or imported is
+chosen by the person at the keyboard (train/files/permissions.py).
 """
 
 from __future__ import annotations
@@ -29,45 +29,45 @@ from train.models.model_files import INDEX, WEIGHTS, BaseError, fingerprint, wei
 from train.text.display import shortened
 from train.text.shell import in_setting
 
-# a search's alone: they have no say in a trial that is trained again
-OF_A_SEARCH = ("study", "search", "pruner", "pack")
+# settings of a search, which are ignored when one of its trials is retrained
+SEARCH_GROUPS = ("study", "search", "pruner", "pack")
 
 
 @dataclass(frozen=True)
-class Received:
-    """Settings as a file or a store has them, not yet to be trusted.
+class ReceivedSettings:
+    """Untrusted settings from a file or a store.
 
     Attributes:
-        settings: nested, plain values.
-        base: the fingerprint of the base that they were used with; empty: not known.
+        settings: nested plain values.
+        base: fingerprint of the base that they were used with; empty if unknown.
     """
 
     settings: Tree
     base: str = ""
 
     @classmethod
-    def of(cls, content: object, name: str, base: str = "") -> Received:
-        """Plain values as received settings.
+    def of(cls, content: object, name: str, base: str = "") -> ReceivedSettings:
+        """Builds received settings from plain values.
 
         Args:
-            name: where they are from, for the message.
+            name: the source, for the error message.
 
         Raises:
-            UntrustedFileError: no mapping of plain values, or one that is too deep.
+            UntrustedFileError: not a mapping of plain values, or nested too deeply.
         """
         return cls(migrate_keys(convert(content, Tree, name)), base)
 
     def text(self, group: str, name: str) -> str | None:
-        """A setting that is a text, to be shown or compared; None where there is none."""
-        within = self.settings.get(group)
-        value = within.get(name) if isinstance(within, Mapping) else None
+        """A text setting, to display or compare; None if there is none."""
+        values = self.settings.get(group)
+        value = values.get(name) if isinstance(values, Mapping) else None
         return value if isinstance(value, str) else None
 
     def base_path(self) -> str | None:
-        """The base that the settings name, if a file may name it; None where they name none.
+        """The base that the settings name; None if they name none.
 
         Raises:
-            ConfigError: it is for the person to name.
+            ConfigError: a file may not name this base, so the person must.
         """
         group = self.settings.get("base")
         if not isinstance(group, Mapping) or group.get("path") is None:
@@ -75,34 +75,36 @@ class Received:
         path = _text("base.path", group["path"])
         if path == EMBEDDED or _is_base(path, self.base):
             return path
-        raise _refused("base.path", path, Kind.MODEL)
+        raise _refusal("base.path", path, Kind.MODEL)
 
-    def over(self, today: SweepConfig, named: Mapping[str, Any]) -> Overlaid:
-        """The settings in the place of today's: free-form groups are taken whole.
+    def merged_into(self, defaults: SweepConfig, typed: Mapping[str, Any]) -> MergedSettings:
+        """Merges the received settings into the current defaults. Free-form groups are replaced.
 
         Args:
-            today: the defaults on the base that is used.
-            named: dotted key -> what the person has typed for it, which wins.
+            defaults: the defaults for the base that is used.
+            typed: dotted key -> value typed by the person, which takes precedence.
 
         Raises:
-            ConfigError: a setting that a file may not give, or that is none.
+            ConfigError: a setting that a file may not set, or whose value is invalid.
         """
-        result = Overlaid({})
-        then = {name: value for name, value in self.settings.items() if name not in OF_A_SEARCH}
-        result.values = _overlay(today, then, "", named, result)
-        sections = set(then)
+        result = MergedSettings({})
+        received = {
+            name: value for name, value in self.settings.items() if name not in SEARCH_GROUPS
+        }
+        result.values = _overlay(defaults, received, "", typed, result)
+        sections = set(received)
         result.added = {k: v for k, v in result.added.items() if k.split(".")[0] in sections}
         return result
 
 
 @dataclass
-class Overlaid:
-    """Received settings under today's keys.
+class MergedSettings:
+    """Received settings merged into the current defaults.
 
     Attributes:
-        values: nested.
-        added: key -> today's value, of settings that did not exist then.
-        dropped: key -> value, of settings that do not exist any more.
+        values: nested settings.
+        added: key -> default, for settings that are new since they were logged.
+        dropped: key -> logged value, for settings that no longer exist.
     """
 
     values: dict[str, Any]
@@ -111,72 +113,76 @@ class Overlaid:
 
 
 def _overlay(
-    today: Any, then: Mapping[str, Any], prefix: str, named: Mapping[str, Any], result: Overlaid
+    defaults: Any,
+    received: Mapping[str, Any],
+    prefix: str,
+    typed: Mapping[str, Any],
+    result: MergedSettings,
 ) -> dict[str, Any]:
-    values, plain, hints = {}, asdict(today), get_type_hints(type(today))
-    for one in fields(today):
-        key, default = f"{prefix}{one.name}", getattr(today, one.name)
-        if key in named:
-            values[one.name] = named[key]
-        elif one.metadata.get(LOCAL) or (not prefix and one.name in OF_A_SEARCH):
-            values[one.name] = plain[one.name]
-        elif one.name not in then:
-            values[one.name] = plain[one.name]
-            result.added |= flatten({key: plain[one.name]})
+    values, default_values, hints = {}, asdict(defaults), get_type_hints(type(defaults))
+    for setting in fields(defaults):
+        key, default = f"{prefix}{setting.name}", getattr(defaults, setting.name)
+        if key in typed:
+            values[setting.name] = typed[key]
+        elif setting.metadata.get(LOCAL) or (not prefix and setting.name in SEARCH_GROUPS):
+            values[setting.name] = default_values[setting.name]
+        elif setting.name not in received:
+            values[setting.name] = default_values[setting.name]
+            result.added |= flatten({key: default_values[setting.name]})
         elif is_dataclass(default):
-            within = _mapping(key, then[one.name], f"{key}.{fields(default)[0].name}")
-            values[one.name] = _overlay(default, within, f"{key}.", named, result)
+            within = _mapping(key, received[setting.name], f"{key}.{fields(default)[0].name}")
+            values[setting.name] = _overlay(default, within, f"{key}.", typed, result)
         else:
-            kind = kind_of(one, hints[one.name])
-            values[one.name] = RULES[kind](key, then[one.name], default)
-    unknown = then.keys() - {one.name for one in fields(today)}
-    result.dropped |= {f"{prefix}{name}": then[name] for name in then if name in unknown}
+            kind = kind_of(setting, hints[setting.name])
+            values[setting.name] = RULES[kind](key, received[setting.name], default)
+    unknown = received.keys() - {setting.name for setting in fields(defaults)}
+    result.dropped |= {f"{prefix}{name}": received[name] for name in received if name in unknown}
     return values
 
 
-def _any(key: str, value: Any, default: Any) -> Any:
-    """Types, ranges and words are checked with the whole config; nothing else depends on them."""
-    if value == MISSING:  # OmegaConf would silently take the default
-        raise ConfigError(f"{key}: ??? stands for a value that is missing")
+def _accept(key: str, value: Any, default: Any) -> Any:
+    """Accepts any value: types, ranges and choices are checked with the whole config."""
+    if value == MISSING:  # OmegaConf would silently use the default
+        raise ConfigError(f"{key}: ??? stands for a missing value")
     return value
 
 
-def _path(key: str, value: Any, default: Any) -> Any:
+def _accept_path(key: str, value: Any, default: Any) -> Any:
     if value is None or _text(key, value) in (default, EMBEDDED, ""):
         return value
     if not is_foreign(value) and may_read(expanded(value)):
         return value
-    raise _refused(key, value, Kind.PATH)
+    raise _refusal(key, value, Kind.PATH)
 
 
-def _model(key: str, value: Any, default: Any) -> Any:
-    if key == "base.path":  # `base_path` has looked at it; the defaults are those on that base
+def _accept_model(key: str, value: Any, default: Any) -> Any:
+    if key == "base.path":  # checked by `base_path`, and the defaults contain it
         return default
     if value is None or _text(key, value) in (default, EMBEDDED):
         return value
-    raise _refused(key, value, Kind.MODEL)
+    raise _refusal(key, value, Kind.MODEL)
 
 
-def _class(key: str, value: Any, default: Any) -> Any:
+def _accept_class(key: str, value: Any, default: Any) -> Any:
     check_received_optimizer(settings := _mapping(key, value, f"{key}._target_"))
     return settings
 
 
-def _never(key: str, value: Any, default: Any) -> Any:
+def _use_default(key: str, value: Any, default: Any) -> Any:
     return default
 
 
 RULES: dict[Kind, Callable[[str, Any, Any], Any]] = {
-    Kind.NUMBER: _any,
-    Kind.NUMBERS: _any,
-    Kind.MAPPING: _any,
-    Kind.CHOICE: _any,
-    Kind.TEXT: _any,
-    Kind.PATH: _path,
-    Kind.MODEL: _model,
-    Kind.CLASS: _class,
-    Kind.ADDRESS: _never,
-    Kind.SETTINGS: _never,
+    Kind.NUMBER: _accept,
+    Kind.NUMBERS: _accept,
+    Kind.MAPPING: _accept,
+    Kind.CHOICE: _accept,
+    Kind.TEXT: _accept,
+    Kind.PATH: _accept_path,
+    Kind.MODEL: _accept_model,
+    Kind.CLASS: _accept_class,
+    Kind.ADDRESS: _use_default,
+    Kind.SETTINGS: _use_default,
 }
 
 
@@ -186,16 +192,16 @@ def _text(key: str, value: Any) -> str:
     return value
 
 
-def _mapping(key: str, value: Any, inside: str) -> Mapping[str, Any]:
+def _mapping(key: str, value: Any, example: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(
-            f"{key}: {format_value(value)} cannot be; it is a group of settings, such as {inside}"
+            f"{key}: {format_value(value)} must be a group of settings, such as {example}"
         )
     return value
 
 
-def _is_base(path: str, logged: str) -> bool:
-    """Whether a base lies at a path that the person has named, or one with the logged weights."""
+def _is_base(path: str, logged_fingerprint: str) -> bool:
+    """Whether a path contains a base that the person has named, or one with the logged weights."""
     if is_foreign(path):
         return False
     try:
@@ -203,28 +209,30 @@ def _is_base(path: str, logged: str) -> bool:
         if source.exists() and may_read(source):
             return True
         if source.is_dir() and not (source / INDEX).is_file():
-            return False  # a folder of other things, which may be endless
-        if not logged or (not source.is_dir() and source.suffix != WEIGHTS):
+            return False  # a folder of other files, which may be huge
+        if not logged_fingerprint or (not source.is_dir() and source.suffix != WEIGHTS):
             return False
         files = weight_files(source)
         for file in files:
             check_regular(file)
-        return fingerprint(files, source) == logged
+        return fingerprint(files, source) == logged_fingerprint
     except (BaseError, OSError, ValueError):
         return False
 
 
-def _refused(key: str, value: str, kind: Kind) -> ConfigError:
-    """What to type in the place of a setting that a file may not give."""
-    words = in_setting(key, value)
+def _refusal(key: str, value: str, kind: Kind) -> ConfigError:
+    """The error for a setting that a file may not set; it says what to type instead."""
+    argument = in_setting(key, value)
     if kind is Kind.MODEL:
         return ConfigError(
-            f"{key}: the run used {shortened(value)}, but a file does not choose which model is "
-            f"loaded; if you trust it, type {words}, or where it is now"
+            f"{key}: the run used {shortened(value)}, but a file may not choose which model is "
+            f"loaded; if you trust it, type {argument}, or its current location"
         )
     folder = in_setting(ALLOW_PATH, value)
-    allow = f", or {folder}" if Path(value).is_absolute() and folder != f"{ALLOW_PATH}=" else ""
+    alternative = (
+        f", or {folder}" if Path(value).is_absolute() and folder != f"{ALLOW_PATH}=" else ""
+    )
     return ConfigError(
-        f"{key}: the run used {shortened(value)}, but a file does not choose which files are "
-        f"read; type {words}, or where it is now{allow}"
+        f"{key}: the run used {shortened(value)}, but a file may not choose which files are "
+        f"read; type {argument}, or its current location{alternative}"
     )

@@ -1,4 +1,4 @@
-"""Trains a logged run again and compares, as `python -m sweeper.reproduce` does."""
+"""Retrains a logged run and compares the results: the command `python -m sweeper.reproduce`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config import StudyConfig, SweepConfig
-from sweeper.execution.context import load_context, origin, origin_of_dataset
-from sweeper.reproduction.compare import DIFFERENT, compare, judge, pairs, table
+from sweeper.execution.context import dataset_tags, load_context, origin_tags
+from sweeper.reproduction.compare import (
+    DIFFERENT,
+    compare,
+    comparison_table,
+    pair_epochs,
+    verdict_of,
+)
 from sweeper.reproduction.config import ReproduceConfig
-from sweeper.reproduction.environment_diff import differences, other_base, other_pictures
+from sweeper.reproduction.environment_diff import (
+    base_difference,
+    dataset_difference,
+    environment_differences,
+)
 from sweeper.reproduction.migrate_config import MigratedConfig, migrate
 from sweeper.reproduction.mlflow_lookup import client_of, find_best, find_run
 from sweeper.reproduction.original_run import (
     STUDY_OF_FILES,
     Original,
-    of_file,
-    of_run,
-    of_study,
+    original_from_file,
+    original_from_run,
+    original_from_study,
     score_file,
 )
 from sweeper.reproduction.retrain import retrain
@@ -41,152 +51,160 @@ log = logging.getLogger(__name__)
 
 
 def main(config: ReproduceConfig) -> None:
-    """Trains a run again; exits with 0 where it is identical or within tolerance, 1 otherwise."""
+    """Reproduces a run; exits with 0 if it is identical or within tolerance, with 1 otherwise."""
     root = Path(config.root)
-    original = fetch(config, root)
-    log.info(f"making again {original.description}")
-    carried = settings_of(original, config)
-    trial = carried.config
+    original = find_original(config, root)
+    log.info(f"reproducing {original.description}")
+    migrated = reproduction_settings(original, config)
+    trial = migrated.config
     check_construction(trial)
-    check_pictures(original, trial, config)
+    check_dataset(original, trial, config)
     try:
         context = load_context(trial)
     except BaseError as error:
-        hint = "" if config.base.path else "; base.path= says where the base is now"
+        hint = "" if config.base.path else "; set base.path= to the base's current location"
         raise BaseError(f"{error}{hint}") from None
-    now = origin(context)
-    if (other := other_base(original.tags, now)) and not config.force:
-        raise ConfigError(f"base.path: {trial.base.path} is {other}; {_way_out('base.path')}")
-    _announce(original, carried, now)
+    current = origin_tags(context)
+    if (difference := base_difference(original.tags, current)) and not config.force:
+        raise ConfigError(
+            f"base.path: {trial.base.path} is {difference}; {_mismatch_hint('base.path')}"
+        )
+    _log_differences(original, migrated, current)
     if original.file is not None:
-        log.info(f"scoring {original.file}, which has no scores of then")
+        log.info(f"scoring {original.file}, because it contains no original scores")
         scored = score_file(original.file, original.selected, context.scorer)
         original = replace(original, epochs=[scored])
-    tracker = MlflowMirror(root, study_folder(root, original.study))
-    again = retrain(original, trial, context, tracker)
-    verdict = conclude(original, again, config.tolerance, tracker)
+    mirror = MlflowMirror(root, study_folder(root, original.study))
+    reproduced = retrain(original, trial, context, mirror)
+    verdict = report_verdict(original, reproduced, config.tolerance, mirror)
     if verdict == DIFFERENT:
         sys.exit(1)
 
 
-def fetch(config: ReproduceConfig, root: Path) -> Original:
-    """What is to be made again.
+def find_original(config: ReproduceConfig, root: Path) -> Original:
+    """Finds the run, study or file to reproduce.
 
     Raises:
-        ConfigError: no such run or study, or one that has nothing to compare with.
-        CheckpointError: no LoRA file of ours.
+        ConfigError: it does not exist, or there is nothing to compare with.
+        CheckpointError: it is not a LoRA file of this program.
     """
     if config.lora:
-        return of_file(expanded(config.lora))
-    tracker = MlflowMirror(root, study_folder(root, STUDY_OF_FILES))
+        return original_from_file(expanded(config.lora))
+    mirror = MlflowMirror(root, study_folder(root, STUDY_OF_FILES))
     if config.run_id:
-        client = client_of(tracker)
-        return of_run(tracker, find_run(client, config.run_id), root)
+        client = client_of(mirror)
+        return original_from_run(mirror, find_run(client, config.run_id), root)
     assert config.study
     try:
-        client = client_of(tracker)
-        return of_run(tracker, find_best(client, config.study), root)
+        client = client_of(mirror)
+        return original_from_run(mirror, find_best(client, config.study), root)
     except ConfigError as error:
-        found = of_study(study_folder(root, config.study))
-        if found is None:
+        original = original_from_study(study_folder(root, config.study))
+        if original is None:
             raise
         log.info(f"{error}; the study's folder is used")
-        return found
+        return original
 
 
-def settings_of(original: Original, config: ReproduceConfig) -> MigratedConfig:
-    """The settings to train with, with the paths that the command line gives.
+def reproduction_settings(original: Original, config: ReproduceConfig) -> MigratedConfig:
+    """The settings to train with, including the locations on the command line.
 
     Raises:
-        ConfigError: settings of another version.
+        ConfigError: this version does not accept the original settings.
     """
-    places: dict[str, Any] = config.places
-    had_set = original.settings.text("probes", "file")
-    if had_set and "probes.file" not in places and original.probes:
+    locations: dict[str, Any] = config.locations
+    logged_file = original.settings.text("probes", "file")
+    if logged_file and "probes.file" not in locations and original.probes:
         file = Path(config.root) / "reproductions" / f"{original.file_name}-probes.yaml"
         write_text_atomically(file, original.probes)
-        places["probes.file"] = str(file)
+        locations["probes.file"] = str(file)
     commit = original.tags.get("git.commit")
-    by = f" (commit {commit})" if commit else ""
-    carried = migrate(original.settings, places, config.force, by)
-    trial = carried.config
+    version = f" (commit {commit})" if commit else ""
+    migrated = migrate(original.settings, locations, config.force, version)
+    trial = migrated.config
     trial.study = StudyConfig(
         name=original.study, root=config.root, keep_checkpoints=config.keep_checkpoints
     )
     trial.search, trial.pack = {}, 1
-    if original.file is not None:  # the checkpoint to have in the end is the one that is there
+    if original.file is not None:  # reproduces the epoch of the file
         last = trial.training.max_steps or trial.training.epochs
         if not 1 <= original.selected <= last:
             raise ConfigError(
-                f"lora: {shortened(original.file)} says that it is of epoch {original.selected}, "
-                f"but its settings train from 1 to {last}"
+                f"lora: {shortened(original.file)} claims to be epoch {original.selected}, "
+                f"but its settings train epochs 1 to {last}"
             )
         trial.selection = replace(trial.selection, rule="epoch", epoch=original.selected)
-    return carried
+    return migrated
 
 
-def check_pictures(original: Original, trial: SweepConfig, config: ReproduceConfig) -> None:
-    """Before the base is loaded, which takes its time.
+def check_dataset(original: Original, trial: SweepConfig, config: ReproduceConfig) -> None:
+    """Checks that the images are the original ones, before the base is loaded, which takes time.
 
     Raises:
-        ConfigError: they are not here, or are others; saying how.
+        ConfigError: the images are missing or different.
     """
     try:
-        pictures = load_dataset(trial.data)
+        dataset = load_dataset(trial.data)
     except DataError as error:
-        if any(key.startswith("data.") for key in config.places):
+        if any(key.startswith("data.") for key in config.locations):
             raise
-        raise ConfigError(f"{error}; data.path= says where the pictures are now") from None
-    other = other_pictures(original.tags, origin_of_dataset(pictures))
-    if other and not config.force:
-        raise ConfigError(f"data.path: {trial.data.path} has {other}; {_way_out('data.path')}")
+        raise ConfigError(f"{error}; set data.path= to the images' current location") from None
+    difference = dataset_difference(original.tags, dataset_tags(dataset))
+    if difference and not config.force:
+        raise ConfigError(
+            f"data.path: {trial.data.path} has {difference}; {_mismatch_hint('data.path')}"
+        )
 
 
-def conclude(
-    original: Original, again: TrialRecord, tolerance: dict[str, float], tracker: MlflowMirror
+def report_verdict(
+    original: Original, reproduced: TrialRecord, tolerance: dict[str, float], mirror: MlflowMirror
 ) -> str:
-    """Prints and logs the comparison and the verdict, which it returns."""
-    both = pairs(original.epochs, again.epochs)
-    compared = [compare(then, now) if now else None for then, now in both]
-    verdict = judge(compared, tolerance)
-    there = [one for one in compared if one]
-    same = sum(one.same_weights for one in there)
-    missing = [then.scorecard.label for then, now in both if now is None]
+    """Prints and logs the comparison, and returns the verdict."""
+    epoch_pairs = pair_epochs(original.epochs, reproduced.epochs)
+    comparisons = [compare(before, after) if after else None for before, after in epoch_pairs]
+    verdict = verdict_of(comparisons, tolerance)
+    present = [comparison for comparison in comparisons if comparison]
+    identical = sum(comparison.same_weights for comparison in present)
+    missing = [before.scorecard.label for before, after in epoch_pairs if after is None]
     lines = [
-        *(line for then, now in both if now and then.scorecard.epoch == original.selected
-          for line in table(then, now, there, tolerance).split("\n")),
-        *(f"{label} is missing" for label in missing),
-        f"verdict: {verdict} (weights the same bytes in {same} of {len(both)} scored epochs)",
-    ]  # fmt: skip
+        line
+        for before, after in epoch_pairs
+        if after and before.scorecard.epoch == original.selected
+        for line in comparison_table(before, after, present, tolerance).split("\n")
+    ]
+    lines += [f"{label} is missing" for label in missing]
+    counts = f"{identical} of {len(epoch_pairs)}"
+    lines.append(f"verdict: {verdict} (identical weights in {counts} scored epochs)")
     print_lines(*lines)
-    tracker.catch_up()
-    with tracker.tolerate_outage():
-        run = tracker.run_of(again)
+    mirror.flush()
+    with mirror.tolerate_outage():
+        run = mirror.run_for(reproduced)
         run.set_tags({"verdict": verdict})
-        epochs = [f"epoch {one.epoch}: {one.words}" for one in there]
+        epochs = [f"epoch {comparison.epoch}: {comparison.summary}" for comparison in present]
         run.log_text("\n".join([*epochs, *lines]), "reproduction.txt")
-        print_lines(f"logged as run {run.id}; its files are in {again.folder}")
+        print_lines(f"logged as run {run.id}; its files are in {reproduced.folder}")
     return verdict
 
 
-def _announce(original: Original, carried: MigratedConfig, now: dict[str, str]) -> None:
-    """What differs from then, before anything is trained."""
-    lines = differences(original.tags, now)
-    for what, settings in (
-        ("settings that did not exist then have today's values", carried.added),
-        ("settings that do not exist any more are left out", carried.dropped),
+def _log_differences(original: Original, migrated: MigratedConfig, current: dict[str, str]) -> None:
+    """Logs what differs from the original, before anything is trained."""
+    lines = environment_differences(original.tags, current)
+    for description, settings in (
+        ("settings that are new since the original run have their defaults", migrated.added),
+        ("settings that no longer exist are dropped", migrated.dropped),
     ):
         if settings:
             listed = ", ".join(shortened(f"{key}={value}") for key, value in settings.items())
-            lines.append(f"{what}: {listed}")
+            lines.append(f"{description}: {listed}")
     if (pack := original.tags.get("pack", "1")) != "1":
         lines.append(
-            f"differs: it was trained in a pack of {pack}, now it is alone: the same sums in "
-            "another order, which training widens; with pack=1 a run is reproduced to the byte"
+            f"differs: it was trained in a pack of {pack}, and now alone; this changes the order "
+            "of additions, and training amplifies the difference; a run with pack=1 can be "
+            "reproduced byte for byte"
         )
     for line in lines:
         log.info(line)
 
 
-def _way_out(key: str) -> str:
-    return f"{key}= says where the right one is; force=true trains with this one"
+def _mismatch_hint(key: str) -> str:
+    return f"set {key}= to the location of the right one, or force=true to use this one"

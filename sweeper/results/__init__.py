@@ -1,1 +1,1 @@
-"""The results of a study: ranking, selected checkpoint, tables, pictures."""
+"""The results of a study: ranking, selected checkpoint, tables, charts."""

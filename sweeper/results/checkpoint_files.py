@@ -1,4 +1,4 @@
-"""The files of a finished study, and that of the checkpoint to keep."""
+"""The files of a finished study, and the weights of its selected checkpoint."""
 
 from __future__ import annotations
 
@@ -6,58 +6,61 @@ from contextlib import suppress
 from pathlib import Path
 
 from sweeper.results.ranking import RankedTrial
-from sweeper.results.retrain_command import again_command
-from sweeper.results.snippets import reproduce_commands, root_of
+from sweeper.results.retrain_command import retrain_command
+from sweeper.results.snippets import reproduce_commands, root_argument
 from train.errors import CheckpointError
 from train.lora.checkpoint_file import weights_hash
 from train.text.terminal import print_lines
 
-# in a study's folder
-PICK, REPORT, RESULT = "best.safetensors", "report.html", "result.json"
-PROBES, OVERVIEW = "probes.yaml", "overview.png"
-POLICY = "policy_settings"  # of RESULT: the policy that made it
+# file names in a study's folder
+SELECTED_FILE, REPORT_FILE, RESULT_FILE = "best.safetensors", "report.html", "result.json"
+PROBES_FILE, OVERVIEW_FILE = "probes.yaml", "overview.png"
+POLICY_KEY = "policy_settings"  # key in RESULT_FILE: the policy that selected the result
 
 
 def find_weights(study: Path, entry: RankedTrial) -> bytes | None:
-    """The file of the checkpoint selected from a trial; None: there is none, it was deleted, or it
-    no longer holds the weights that were scored."""
+    """The content of the file of a trial's selected checkpoint.
+
+    None if there is no such checkpoint, its file was deleted, or the file no longer contains the
+    weights that were scored.
+    """
     if entry.selection is None:
         return None
     card = entry.selection.scorecard
-    wanted = {one.weights for one in entry.record.epochs if one.scorecard.epoch == card.epoch}
-    for file in (card.checkpoint, study / PICK):  # it may have been the pick before
+    hashes = {epoch.weights for epoch in entry.record.epochs if epoch.scorecard.epoch == card.epoch}
+    for file in (card.checkpoint, study / SELECTED_FILE):  # it may have been selected before
         with suppress(CheckpointError):
-            if weights_hash(file) in wanted:
+            if weights_hash(file) in hashes:
                 return file.read_bytes()
     return None
 
 
-def gone(entry: RankedTrial) -> str:
-    """That a trial's checkpoint was deleted or damaged, and what brings it back."""
+def missing_reason(entry: RankedTrial) -> str:
+    """Says that a trial's checkpoint was deleted or damaged, and which command retrains it."""
     assert entry.selection
     file = entry.selection.scorecard.checkpoint
-    alone = again_command(entry.record)  # where MLflow does not have the run
-    root = root_of(file.parent.parent.parent)
-    again, *others = reproduce_commands(entry.run_id, file, root, " keep_checkpoints=all")
+    retrain = retrain_command(entry.record)  # if MLflow does not have the run
+    root = root_argument(file.parent.parent.parent)
+    command, *others = reproduce_commands(entry.run_id, file, root, " keep_checkpoints=all")
     if not others:
-        named = f" with {' and '.join(alone.left_out)} of then" if alone.left_out else ""
-        again = f"{alone.command}{named}"
+        settings = f" with the original {' and '.join(retrain.omitted)}" if retrain.omitted else ""
+        command = f"{retrain.command}{settings}"
     why = (
-        "damaged: it does not hold the weights that were scored"
+        "damaged: it does not contain the weights that were scored"
         if file.exists()
-        else "gone: it was removed, or another policy held when its trial ended and "
+        else "gone: it was deleted, or another policy was in effect when its trial ended and "
         "study.keep_checkpoints was not all"
     )
-    return f"{file} is {why}; {again} trains it again"
+    return f"{file} is {why}; {command} retrains it"
 
 
-def those_with_files_first(study: Path, ranked: list[RankedTrial]) -> list[RankedTrial]:
-    """The trials, best first; those whose checkpoint somebody has deleted come after the others."""
+def existing_first(study: Path, ranked: list[RankedTrial]) -> list[RankedTrial]:
+    """The trials, best first, but those whose selected checkpoint is missing after the others."""
     lost = []
     for entry in ranked:
         if entry.selection is None or find_weights(study, entry) is not None:
             break
         lost.append(entry)
-        print_lines(f"trial {entry.record.number} would be the pick, but {gone(entry)}")
-    there = [entry for entry in ranked if entry not in lost and entry.selection]
-    return [*there, *lost, *(entry for entry in ranked if entry.selection is None)]
+        print_lines(f"trial {entry.record.number} would be selected, but {missing_reason(entry)}")
+    existing = [entry for entry in ranked if entry not in lost and entry.selection]
+    return [*existing, *lost, *(entry for entry in ranked if entry.selection is None)]

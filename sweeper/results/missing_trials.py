@@ -1,4 +1,4 @@
-"""Trials of a study that have no result any more, so that what is selected is without them."""
+"""Trials of a study whose records are lost, so that the selection does not include them."""
 
 from __future__ import annotations
 
@@ -10,51 +10,54 @@ from typing import Annotated
 
 import msgspec
 
-from sweeper.config import MOST_TRIALS
-from sweeper.results.checkpoint_files import RESULT
-from sweeper.tracking.trial_record import FILE, HOLDER, load_records, trial_folder
+from sweeper.config import MAX_TRIALS
+from sweeper.results.checkpoint_files import RESULT_FILE
+from sweeper.tracking.trial_record import LEASE_FILE, RECORD_FILE, load_records, trial_folder
 from train.data.folders.wording import plural_form
 from train.files.untrusted import UntrustedFileError, read_json
 
-MISSING = "missing"  # of RESULT: the numbers of those that were missing then
-MOST, SHOWN = 1000, 20  # missing trials that are looked for, and that a line names
-NUMBER = re.compile("[0-9]{1,7}")  # of a trial, as the name of its folder
-Number = Annotated[int, msgspec.Meta(ge=0, le=MOST_TRIALS)]
+MISSING_KEY = "missing"  # key in RESULT_FILE: numbers of the trials that were missing
+MAX_MISSING, MAX_SHOWN = 1000, 20  # missing trials that are returned, and that a message lists
+NUMBER = re.compile("[0-9]{1,7}")  # a trial number, as the name of a folder
+Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_TRIALS)]
 
 
 def missing_trials(study: Path) -> list[int]:
-    """The numbers of trials that have begun and whose record is gone or cannot be read; of very
-    many the first.
+    """The first MAX_MISSING numbers of trials that were started and whose record is missing or
+    damaged.
 
-    Those that come after all that is known here are known to Optuna alone, which a sweep asks.
-    A trial that a process holds has perhaps no record yet.
+    Lost trials after the last one that the folder or the result mentions are known only to
+    Optuna, which a sweep asks. A trial that a process holds may have no record yet, so it does
+    not count as missing.
     """
-    there = {int(record.folder.name) for record in load_records(study)}
-    listed = _listed(study)
-    files = (study / "trials").glob(f"*/{FILE}")
-    named = {int(file.parent.name) for file in files if NUMBER.fullmatch(file.parent.name)}
-    last = max(there | listed | named, default=-1)
+    present = {int(record.folder.name) for record in load_records(study)}
+    listed = _trials_in_result(study)
+    files = (study / "trials").glob(f"*/{RECORD_FILE}")
+    with_record = {int(file.parent.name) for file in files if NUMBER.fullmatch(file.parent.name)}
+    last = max(present | listed | with_record, default=-1)
     missing = (
         number
         for number in range(last + 1)
-        if number not in there and not (trial_folder(study, number) / HOLDER).exists()
+        if number not in present and not (trial_folder(study, number) / LEASE_FILE).exists()
     )
-    return [*islice(missing, MOST)]
+    return [*islice(missing, MAX_MISSING)]
 
 
-def words_of_missing(study: Path) -> str:
-    """Which trials are missing and what to do, in a line; empty where none is."""
+def describe_missing(study: Path) -> str:
+    """Which trials are missing and what to do, in one line; empty if none is missing."""
     numbers = missing_trials(study)
     if not numbers:
         return ""
-    noun, more = plural_form(len(numbers), "trial", "trials"), len(numbers) - SHOWN
-    shown = ", ".join(map(str, numbers[:SHOWN])) + (f" and {more} more" if more > 0 else "")
-    which = f"{noun} {shown} {plural_form(len(numbers), 'is', 'are')} missing"
-    it = plural_form(len(numbers), "it", "them")
-    files = f"{trial_folder(study, numbers[0]) / FILE}{' and so on' if len(numbers) > 1 else ''}"
+    noun, hidden = plural_form(len(numbers), "trial", "trials"), len(numbers) - MAX_SHOWN
+    listed = ", ".join(map(str, numbers[:MAX_SHOWN]))
+    listed += f" and {hidden} more" if hidden > 0 else ""
+    subject = f"{noun} {listed} {plural_form(len(numbers), 'is', 'are')} missing"
+    pronoun = plural_form(len(numbers), "it", "them")
+    first = trial_folder(study, numbers[0]) / RECORD_FILE
+    files = f"{first}{' and so on' if len(numbers) > 1 else ''}"
     return (
-        f"{which} from the result: {files} is gone or damaged; put {it} back from a copy, or run "
-        f"the command of the sweep again, which trains {it} again while its budget lasts"
+        f"{subject} from the result: {files} is gone or damaged; restore {pronoun} from a copy, "
+        f"or repeat the sweep's command, which retrains {pronoun} within the study's budget"
     )
 
 
@@ -63,15 +66,15 @@ class _Trial(msgspec.Struct):
 
 
 class _Result(msgspec.Struct):
-    """What is read of a study's result."""
+    """The fields of a study's result that are read."""
 
     trials: list[_Trial]
     missing: list[Number] = []
 
 
-def _listed(study: Path) -> set[int]:
-    """Those that the study's result knew of."""
+def _trials_in_result(study: Path) -> set[int]:
+    """The numbers of the trials that the study's result mentions."""
     with suppress(OSError, UntrustedFileError):
-        result = read_json(study / RESULT, _Result)
+        result = read_json(study / RESULT_FILE, _Result)
         return {trial.number for trial in result.trials} | {*result.missing}
     return set()

@@ -1,42 +1,43 @@
-"""A study in a page of Markdown: what MLflow's pages show as its description."""
+"""A study's description in MLflow: a page of Markdown."""
 
 from __future__ import annotations
 
-from sweeper.console.progress import short
-from sweeper.results.ranking import RankedTrial, explain, last_word, varied
-from sweeper.tracking.markdown import in_markdown, row_in_markdown
+from sweeper.console.progress import format_value
+from sweeper.results.ranking import RankedTrial, explain, short_key, varied_params
+from sweeper.tracking.markdown import escape_markdown, markdown_row
 
-ROWS = 12  # trials that are listed
+MAX_ROWS = 12  # trials in the table
 
 
 def describe_study(ranked: list[RankedTrial]) -> str:
-    """The pick and why; then the trials, best first."""
+    """The selected checkpoint and the reasons; then a table of the trials, best first."""
     best = ranked[0]
     if best.selection is None:
         return "No trial has a checkpoint."
-    params = varied(ranked)
-    headings = ["trial", *map(last_word, params), "keep", "fidelity", "how it ended"]
+    params = varied_params(ranked)
+    headings = ["trial", *map(short_key, params), "keep", "fidelity", "how it ended"]
     lines = [
         f"**Keep trial {best.record.number}, epoch {best.selection.scorecard.epoch}**: "
-        "`best.safetensors` among the artifacts of the sweep's run.",
+        "`best.safetensors` in the artifacts of the sweep's run.",
         "",
-        in_markdown(" ".join(explain(ranked))),
+        escape_markdown(" ".join(explain(ranked))),
         "",
-        row_in_markdown(headings),
-        row_in_markdown(["---"] * len(headings)),
+        markdown_row(headings),
+        markdown_row(["---"] * len(headings)),
     ]
-    for entry in ranked[:ROWS]:
-        record, pick = entry.record, entry.selection
-        over = "" if pick is None or pick.feasible else " (over a limit)"
+    for entry in ranked[:MAX_ROWS]:
+        record, selection = entry.record, entry.selection
+        suffix = "" if selection is None or selection.feasible else " (over a limit)"
+        fidelity = selection.fidelity if selection else None
         lines.append(
-            row_in_markdown([
+            markdown_row([
                 str(record.number),
-                *(short(record.params.get(key, "")) for key in params),
-                str(pick.scorecard.epoch) if pick else "",
-                "" if pick is None or pick.fidelity is None else f"{pick.fidelity:.3f}{over}",
+                *(format_value(record.params.get(key, "")) for key in params),
+                str(selection.scorecard.epoch) if selection else "",
+                "" if fidelity is None else f"{fidelity:.3f}{suffix}",
                 f"{record.state}{f': {record.reason}' if record.reason else ''}",
             ])
         )  # fmt: skip
-    if len(ranked) > ROWS:
-        lines += ["", f"... and {len(ranked) - ROWS} more."]
+    if len(ranked) > MAX_ROWS:
+        lines += ["", f"... and {len(ranked) - MAX_ROWS} more."]
     return "\n".join(lines)

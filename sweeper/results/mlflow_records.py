@@ -1,4 +1,4 @@
-"""The records of a study as MLflow has them, for where its folder is not at hand."""
+"""Reads the records of a study from MLflow, for machines that do not have its folder."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from evaluate.tracking.artifacts import artifact
 from evaluate.tracking.store_address import DATABASE
 from sweeper.tracking.mlflow_mirror import MlflowMirror
-from sweeper.tracking.run_tags import noted
+from sweeper.tracking.run_tags import parse_run_tags
 from sweeper.tracking.trial_record import TrialRecord, read_record, trial_folder
 
 log = logging.getLogger(__name__)
 
 
 def logged_records(study: Path) -> list[TrialRecord]:
-    """The records that MLflow has, by trial; none, with a warning, if it is unreachable.
+    """The records that MLflow has, sorted by trial; none, with a warning, if it is unreachable.
 
     Args:
-        study: where the study's folder would be.
+        study: the path that the study's folder would have.
     """
     tracker = MlflowMirror(study.parent.parent, study)
     if tracker.embedded and not (tracker.root / DATABASE).is_file():
@@ -34,16 +34,16 @@ def _fetch(study: Path, tracker: MlflowMirror) -> list[TrialRecord]:
     if experiment is None:
         return []
     records: dict[int, TrialRecord] = {}
-    for found in client.search_runs([experiment.experiment_id], "tags.trial != ''"):
-        if "reproduction_of" in found.data.tags:
+    for run in client.search_runs([experiment.experiment_id], "tags.trial != ''"):
+        if "reproduction_of" in run.data.tags:
             continue
-        if (text := artifact(tracker, client, found, "scorecards.json")) is None:
-            continue  # it has not come to its end
+        if (text := artifact(tracker, client, run, "scorecards.json")) is None:
+            continue  # the trial has not ended
         try:
-            if (number := noted(found).trial) is None:
+            if (number := parse_run_tags(run).trial) is None:
                 continue
-            # the latest comes first: a trial whose folder was lost has been trained again
+            # the latest run comes first: a trial whose folder was lost may have been retrained
             records.setdefault(number, read_record(text, trial_folder(study, number)))
         except ValueError as error:
-            log.warning(f"run {found.info.run_id} is left out: its record is damaged ({error})")
+            log.warning(f"run {run.info.run_id} is left out: its record is damaged ({error})")
     return [records[number] for number in sorted(records)]

@@ -1,4 +1,4 @@
-"""The trials of a study, best first, and why the first one is."""
+"""Ranks the trials of a study, and explains why the first one is the best."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from evaluate.scorecard import Scorecard, usable
 from evaluate.selection.explain import describe_learning, format_comparison_value
 from evaluate.selection.objective import FIDELITIES, LOSS, deciding_scores, pareto
 from evaluate.selection.policy import Selection, select
-from sweeper.console.progress import short
+from sweeper.console.progress import format_value
 from sweeper.tracking.trial_record import FAILED, TrialRecord
 
 
 @dataclass(frozen=True)
 class RankedTrial:
-    """A trial of a study, and the checkpoint selected from it (None: it failed)."""
+    """A trial of a study, and the checkpoint selected from it (None if it failed)."""
 
     record: TrialRecord
     run_id: str
@@ -24,7 +24,7 @@ class RankedTrial:
 
     @property
     def rank(self) -> tuple[bool, float, int]:
-        """Greater is better."""
+        """The sort key; greater is better."""
         if self.selection is None:
             return (False, float("-inf"), -self.record.number)
         return (*self.selection.rank, -self.record.number)
@@ -42,82 +42,83 @@ def rank_trials(
     return sorted(entries, key=lambda entry: entry.rank, reverse=True)
 
 
-def front_of(entries: list[RankedTrial]) -> list[RankedTrial]:
-    """The trials that no other beats in both fidelity and memorization, least memorized first."""
-    kept = {id(e.selection.scorecard): e for e in entries if e.selection}
+def pareto_trials(entries: list[RankedTrial]) -> list[RankedTrial]:
+    """The Pareto front of fidelity and memorization over trials, least memorized first."""
+    by_card = {id(e.selection.scorecard): e for e in entries if e.selection}
     return [
-        kept[id(card)]
-        for card in pareto([e.selection.scorecard for e in kept.values() if e.selection])
+        by_card[id(card)]
+        for card in pareto([e.selection.scorecard for e in by_card.values() if e.selection])
     ]
 
 
-def numbers_of_front(ranked: list[RankedTrial]) -> list[int]:
-    """The numbers of the trials of the front."""
-    return [entry.record.number for entry in front_of(ranked)]
+def pareto_numbers(ranked: list[RankedTrial]) -> list[int]:
+    """The numbers of the trials on the Pareto front."""
+    return [entry.record.number for entry in pareto_trials(ranked)]
 
 
-def varied(entries: list[RankedTrial]) -> list[str]:
-    """The settings in which the trials differ."""
+def varied_params(entries: list[RankedTrial]) -> list[str]:
+    """The names of the settings in which the trials differ."""
     keys = dict.fromkeys(key for entry in entries for key in entry.record.params)
     return [key for key in keys if len({str(e.record.params.get(key)) for e in entries}) > 1]
 
 
 def explain(ranked: list[RankedTrial]) -> list[str]:
-    """The first in plain sentences: why this trial; why this epoch and not a later one."""
+    """Explains the best trial in sentences: why this trial, and why this epoch and no later one."""
     best = ranked[0]
-    pick = best.selection
-    assert pick
+    selection = best.selection
+    assert selection
     settings = ", ".join(
-        f"{last_word(key)} {short(best.record.params[key])}"
-        for key in varied(ranked)
+        f"{short_key(key)} {format_value(best.record.params[key])}"
+        for key in varied_params(ranked)
         if key in best.record.params
     )
     trial = f"Trial {best.record.number}{f' ({settings})' if settings else ''}"
     rivals = [entry for entry in ranked[1:] if entry.selection and entry.selection.feasible]
-    if not pick.feasible:
-        first = (
-            f"WARNING: no checkpoint of any trial keeps all the limits; t{trial[1:]} is over them "
-            "by the least, so use it with care"
+    if not selection.feasible:
+        trial_sentence = (
+            f"WARNING: no checkpoint of any trial is within all limits; t{trial[1:]} exceeds them "
+            "the least, so use it with care"
         )
     elif rivals:
         assert rivals[0].selection
-        own, next_one = (_figure(s) for s in (pick, rivals[0].selection))
-        with_it = f"with {next_one}" if next_one != own else "with hardly less"
-        what = _compared(pick.scorecard)
-        first = (
-            f"{trial} has {what} of all trials within the limits: {own}, the next is trial "
-            f"{rivals[0].record.number} {with_it}"
-            if what
-            else f"{trial} is the first of those within the limits, which nothing tells apart"
+        value, next_value = (_format_objective(s) for s in (selection, rivals[0].selection))
+        comparison = f"with {next_value}" if next_value != value else "with almost the same value"
+        advantage = _advantage(selection.scorecard)
+        trial_sentence = (
+            f"{trial} has {advantage} of all trials within the limits: {value}; the next is trial "
+            f"{rivals[0].record.number} {comparison}"
+            if advantage
+            else f"{trial} is the first of those within the limits; no score distinguishes them"
         )
     elif len(ranked) > 1:
-        first = f"{trial} is the only one with a checkpoint within the limits"
+        trial_sentence = f"{trial} is the only one with a checkpoint within the limits"
     else:
-        first = f"{trial} keeps all the limits"
-    second = f"After epoch {pick.scorecard.epoch} it {describe_learning(pick.scorecard)}"
-    if pick.later:
-        second += f", while {pick.later}"
-    elif best.record.scorecards[-1].epoch > pick.scorecard.epoch:
-        second += ", and its later epochs are not better by more than chance"
-    return [f"{first}.", f"{second}.", *pick.reasons[2:]]
+        trial_sentence = f"{trial} is within all limits"
+    learned = describe_learning(selection.scorecard)
+    epoch_sentence = f"After epoch {selection.scorecard.epoch} it {learned}"
+    if selection.later:
+        epoch_sentence += f", while {selection.later}"
+    elif best.record.scorecards[-1].epoch > selection.scorecard.epoch:
+        epoch_sentence += ", and its later epochs are not significantly better"
+    return [f"{trial_sentence}.", f"{epoch_sentence}.", *selection.reasons[2:]]
 
 
-def _compared(card: Scorecard) -> str:
-    """What the first of the trials has the best of; empty: nothing that can be told."""
+def _advantage(card: Scorecard) -> str:
+    """The score in which the best trial is ahead; empty if no score decides."""
     names = deciding_scores(card)
     if names == FIDELITIES:
-        return "the best balance of likeness and obedience"
+        return "the best balance of likeness and prompt fidelity"
     return (
         "the lowest validation loss" if names == (LOSS,) else "the best likeness" if names else ""
     )
 
 
-def _figure(selection: Selection) -> str:
-    """What a selection is compared by, in letters."""
-    told = selection.fidelity
-    return format_comparison_value(selection.scorecard) if told is None else f"{told:.3f}"
+def _format_objective(selection: Selection) -> str:
+    """The value that a selection is ranked by, as text."""
+    fidelity = selection.fidelity
+    return format_comparison_value(selection.scorecard) if fidelity is None else f"{fidelity:.3f}"
 
 
-def last_word(key: str) -> str:
+def short_key(key: str) -> str:
     """`optimizer.lr` -> `lr`."""
     return key.rsplit(".", 1)[-1]

@@ -1,4 +1,4 @@
-"""The command that trains a trial by itself, from the overrides that its record has."""
+"""The command that retrains one trial, built from the overrides in its record."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from train.config.schema import CONF, EMBEDDED
 from train.config.setting_kinds import FREE_KINDS, TEXT_KINDS, Kind, kinds
 from train.text.shell import in_shell
 
-# settings of a command that are a search's own, not a trial's
-NOT_A_TRIALS = ("study", "hydra", "search", "pruner", "pack", "selection")
-# settings of the machine, for the person who runs the command to choose
-OF_THE_MACHINE = ("cache", "cache_path", "base.compile")
+# settings that belong to a search, not to a trial
+SEARCH_GROUPS = ("study", "hydra", "search", "pruner", "pack", "selection")
+# settings of the machine, chosen by the person who runs the command
+MACHINE_SETTINGS = ("cache", "cache_path", "base.compile")
 KEY = re.compile(r"(~|\+{0,2})([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", re.ASCII)
 CHOICE = re.compile(r"[A-Za-z0-9_-]+")
-OF_A_SETTING = re.compile(r"\$\{[\w.]+\}", re.ASCII)  # ${network.rank}, and not ${oc.env:HOME}
-# encoders that come with the program or with its libraries, by open_clip's names
-ENCODERS = (EMBEDDED, "ViT-L-14/openai")
+INTERPOLATION = re.compile(r"\$\{[\w.]+\}", re.ASCII)  # ${network.rank}, and not ${oc.env:HOME}
+# encoders that ship with the program or its libraries, by open_clip's names
+TRUSTED_ENCODERS = (EMBEDDED, "ViT-L-14/openai")
 
 
-class Again(NamedTuple):
+class RetrainCommand(NamedTuple):
     """A command, and the settings that the person who runs it must add."""
 
     command: str
-    left_out: list[str]
+    omitted: list[str]
 
 
-def again_command(record: TrialRecord) -> Again:
-    """The trial by itself, from the settings that made it.
+def retrain_command(record: TrialRecord) -> RetrainCommand:
+    """The command that trains a trial with the same settings.
 
-    Left out is what names code or asks for what it is not: classes, encoders from elsewhere,
-    choices that do not ship with conf/, and whatever is no setting, such as flags.
+    Settings that can name code are omitted: classes, encoders from elsewhere, and options that do
+    not ship with conf/. So is anything that is not a setting, such as a flag.
     """
-    typed: dict[str, str] = {}
-    left_out: dict[str, None] = {}
+    arguments: dict[str, str] = {}
+    omitted: dict[str, None] = {}
     for override in record.overrides:
         key, sign, value = as_typed(str(override)).partition("=")
-        named = KEY.fullmatch(key)
-        if named is None:
+        match = KEY.fullmatch(key)
+        if match is None:
             continue
-        name, value = current_override(named[2], value)
-        key = named[1] + name
-        if name.split(".")[0] in NOT_A_TRIALS or name in OF_THE_MACHINE:
+        name, value = current_override(match[2], value)
+        key = match[1] + name
+        if name.split(".")[0] in SEARCH_GROUPS or name in MACHINE_SETTINGS:
             continue
-        if _is_plain(name, value) and (named[1] != "~" or _kind(name) in FREE_KINDS):
-            typed[key] = f"{key}{sign}{value}"
+        if _is_safe(name, value) and (match[1] != "~" or _kind(name) in FREE_KINDS):
+            arguments[key] = f"{key}{sign}{value}"
         elif _kind(name) is not None or (CONF / name).is_dir():
-            left_out[name] = None
-    words = [in_shell(word) for word in typed.values()]
-    return Again(" ".join(["python -m sweeper", *words]), [*left_out])
+            omitted[name] = None
+    quoted = [in_shell(argument) for argument in arguments.values()]
+    return RetrainCommand(" ".join(["python -m sweeper", *quoted]), [*omitted])
 
 
-def _is_plain(name: str, value: str) -> bool:
-    """Whether a value can be handed over: the setting is known, and it names no code."""
+def _is_safe(name: str, value: str) -> bool:
+    """Whether a value may be put into a command: the setting is known, and it names no code."""
     if "\0" in value:
         return False
     if (CONF / name).is_dir():
@@ -67,19 +67,19 @@ def _is_plain(name: str, value: str) -> bool:
     if kind is None or name == "scores.pose_model" or "._" in name:  # optimizer._target_
         return False
     if name == "scores.clip_model":
-        return value in ENCODERS
-    return kind in TEXT_KINDS or "{" not in OF_A_SETTING.sub("", value)
+        return value in TRUSTED_ENCODERS
+    return kind in TEXT_KINDS or "{" not in INTERPOLATION.sub("", value)
 
 
 def _kind(name: str) -> Kind | None:
-    """Of which kind a setting is, see `train.config.setting_kinds.kinds`; None: there is none."""
-    known = _known()
-    if name in known:
-        return known[name][0]
-    kind, _ = known.get(name.partition(".")[0], (None, False))
+    """The kind of a setting (see `train.config.setting_kinds.kinds`); None if it is unknown."""
+    all_kinds = _kinds()
+    if name in all_kinds:
+        return all_kinds[name][0]
+    kind, _ = all_kinds.get(name.partition(".")[0], (None, False))
     return kind if kind in FREE_KINDS else None
 
 
 @lru_cache
-def _known() -> dict[str, tuple[Kind, bool]]:
+def _kinds() -> dict[str, tuple[Kind, bool]]:
     return kinds(SweepConfig)

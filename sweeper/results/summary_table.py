@@ -1,4 +1,4 @@
-"""What a study comes to, in the terminal: the table of its trials, the pick and why."""
+"""Prints the result of a study: the table of its trials, the selected checkpoint and why."""
 
 from __future__ import annotations
 
@@ -7,63 +7,63 @@ from pathlib import Path
 from evaluate.config import PolicyConfig
 from evaluate.console.tables import PlainTable, table_console
 from evaluate.selection.diagnosis import diagnose
-from sweeper.console.progress import short
-from sweeper.results.checkpoint_files import PICK, REPORT, find_weights
-from sweeper.results.ranking import RankedTrial, explain, last_word, numbers_of_front, varied
-from sweeper.results.snippets import reproduce_commands, root_of
+from sweeper.console.progress import format_value
+from sweeper.results.checkpoint_files import REPORT_FILE, SELECTED_FILE, find_weights
+from sweeper.results.ranking import RankedTrial, explain, pareto_numbers, short_key, varied_params
+from sweeper.results.snippets import reproduce_commands, root_argument
 from train.text.terminal import print_lines
 
-WIDTH = 160  # columns of the table where the output is no terminal
+WIDTH = 160  # columns of the table if the output is not a terminal
 
 
-def show(ranked: list[RankedTrial]) -> None:
-    """All the trials in a table; the pick is marked, failures say why."""
+def print_table(ranked: list[RankedTrial]) -> None:
+    """Prints all trials in a table, the best one marked, with the reasons of failures."""
     entries = sorted(ranked, key=lambda entry: entry.record.number)
     best = ranked[0] if ranked[0].selection else None
-    params = varied(entries)
+    params = varied_params(entries)
     table = PlainTable("trials")
     table.heading("")
-    for heading in ("trial", *map(last_word, params), "epochs", "keep", "overall"):
+    for heading in ("trial", *map(short_key, params), "epochs", "keep", "overall"):
         table.heading(heading, right=True)
     for heading in ("prompt", "subject", "memorized"):
         table.heading(heading, right=True)
     table.heading("how it ended")
     for entry in entries:
         record, selection = entry.record, entry.selection
-        figures = [""] * 5
+        cells = [""] * 5
         if selection:
             card = selection.scorecard
             names = ("prompt_fidelity", "subject_fidelity", "pose_memorization")
             values = [f"{card.scores[n].value:.2f}" if n in card.scores else "" for n in names]
-            over = "" if selection.feasible else " (over a limit)"
-            told = "-" if selection.fidelity is None else f"{selection.fidelity:.2f}"
-            figures = [str(card.epoch), f"{told}{over}", *values]
+            suffix = "" if selection.feasible else " (over a limit)"
+            fidelity = "-" if selection.fidelity is None else f"{selection.fidelity:.2f}"
+            cells = [str(card.epoch), f"{fidelity}{suffix}", *values]
         table.row(
             "*" if entry is best else "",
             str(record.number),
-            *(short(record.params.get(key, "")) for key in params),
+            *(format_value(record.params.get(key, "")) for key in params),
             str(len(record.epochs)),
-            *figures,
+            *cells,
             f"{record.state}{f': {record.reason}' if record.reason else ''}",
         )
     table_console(WIDTH).print(table)
 
 
-def say(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> None:
-    """The pick, why it is, what is wrong with its trial, and what to do with it."""
+def print_selection(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> None:
+    """Prints the selected checkpoint, why it was selected, its trial's diagnosis and next steps."""
     best = ranked[0]
     if best.selection is None or find_weights(study, best) is None:
-        print_lines(f"no trial has a checkpoint; the table says why, and so does {study / REPORT}")
+        print_lines(f"no trial has a checkpoint; see the table above and {study / REPORT_FILE}")
         return
     print_lines(*explain(ranked))
     for finding in diagnose(best.record.scorecards, policy):
-        print_lines(f"its trial's diagnosis: {finding}")
-    front = numbers_of_front(ranked)
+        print_lines(f"diagnosis of the trial: {finding}")
+    front = pareto_numbers(ranked)
     noun = "trial" if len(front) == 1 else "trials"
-    commands = reproduce_commands(best.run_id, study / PICK, root_of(study))
+    commands = reproduce_commands(best.run_id, study / SELECTED_FILE, root_argument(study))
     print_lines(
-        f"not beaten in both fidelity and memorization: {noun} {', '.join(map(str, front))}",
-        f"the LoRA to keep: {study / PICK}",
-        f"the report, to open in a browser: {study / REPORT}",
-        f"train it again: {commands[0]}",
+        f"Pareto front of fidelity and memorization: {noun} {', '.join(map(str, front))}",
+        f"the LoRA to keep: {study / SELECTED_FILE}",
+        f"the report, to open in a browser: {study / REPORT_FILE}",
+        f"retrain it: {commands[0]}",
     )

@@ -1,4 +1,4 @@
-"""The pruners and samplers of conf/ and what each takes: checked without importing them."""
+"""The arguments of the pruners and samplers in conf/, checked without importing their classes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ from train.config.ranges import SEED
 from train.config.schema import MAX_STEPS
 from train.errors import ConfigError
 
-COUNT = whole(0, MAX_STEPS)  # of trials, or of epochs
-FROM_ONE = whole(1, MAX_STEPS)
+COUNT = whole(0, MAX_STEPS)  # of trials or epochs
+POSITIVE = whole(1, MAX_STEPS)
 AUTO = "auto"
-STARTED = {"n_startup_trials": COUNT}
-WARMED = {**STARTED, "n_warmup_steps": COUNT, "interval_steps": FROM_ONE, "n_min_trials": FROM_ONE}
+STARTUP_TRIALS = {"n_startup_trials": COUNT}
+WARMUP = {
+    **STARTUP_TRIALS,
+    "n_warmup_steps": COUNT,
+    "interval_steps": POSITIVE,
+    "n_min_trials": POSITIVE,
+}
 HALVING = {"reduction_factor": whole(2, 1000), "bootstrap_count": COUNT}
 PRUNERS: ArgumentTable = {
     "sweeper.search.pruners.ExtrapolationPruner": {
@@ -34,8 +39,8 @@ PRUNERS: ArgumentTable = {
         "slope_discount": number(0, 1, required=True),
     },
     "optuna.pruners.NopPruner": {},
-    "optuna.pruners.MedianPruner": WARMED,
-    "optuna.pruners.PercentilePruner": {"percentile": number(0, 100, required=True), **WARMED},
+    "optuna.pruners.MedianPruner": WARMUP,
+    "optuna.pruners.PercentilePruner": {"percentile": number(0, 100, required=True), **WARMUP},
     "optuna.pruners.PatientPruner": {
         "wrapped_pruner": Argument(nested=True, other_values=(None,), required=True),
         "patience": whole(0, MAX_STEPS, required=True),
@@ -44,7 +49,7 @@ PRUNERS: ArgumentTable = {
     "optuna.pruners.WilcoxonPruner": {"p_threshold": number(0, 1), "n_startup_steps": COUNT},
     "optuna.pruners.HyperbandPruner": {
         **HALVING,
-        "min_resource": FROM_ONE,
+        "min_resource": POSITIVE,
         "max_resource": whole(1, MAX_STEPS, other_values=(AUTO,)),
     },
     "optuna.pruners.SuccessiveHalvingPruner": {
@@ -53,25 +58,25 @@ PRUNERS: ArgumentTable = {
         "min_early_stopping_rate": whole(0, 100),
     },
 }
-CMA = "sweeper.search.cma_es.CmaEsSampler"
-# Optuna's classes that unpickle attributes of a study, which a stranger may have written
-UNPICKLING = ("CmaEsSampler", "PyCmaSampler")
-SEEDED = {"seed": optional(Argument(SEED, whole=True))}
-WARNED = {"warn_independent_sampling": optional(FLAG)}
+CMA_ES = "sweeper.search.cma_es.CmaEsSampler"
+# Optuna's classes that unpickle a study's attributes, which a stranger may have written
+UNPICKLING_CLASSES = ("CmaEsSampler", "PyCmaSampler")
+SEED_ARGUMENT = {"seed": optional(Argument(SEED, whole=True))}
+SAMPLING_WARNING = {"warn_independent_sampling": optional(FLAG)}
 GENETIC = {
-    **SEEDED,
+    **SEED_ARGUMENT,
     "population_size": whole(2, 100_000),
     "mutation_prob": optional(number(0, 1)),
     "crossover_prob": number(0, 1),
     "swapping_prob": number(0, 1),
 }
 SAMPLERS: ArgumentTable = {
-    "sweeper.search.samplers.GridSampler": SEEDED,
-    "optuna.samplers.RandomSampler": SEEDED,
+    "sweeper.search.samplers.GridSampler": SEED_ARGUMENT,
+    "optuna.samplers.RandomSampler": SEED_ARGUMENT,
     "optuna.samplers.TPESampler": {
-        **SEEDED,
-        **STARTED,
-        **WARNED,
+        **SEED_ARGUMENT,
+        **STARTUP_TRIALS,
+        **SAMPLING_WARNING,
         "consider_prior": optional(FLAG),
         "prior_weight": optional(number(0, 1000)),
         "consider_magic_clip": optional(FLAG),
@@ -82,14 +87,14 @@ SAMPLERS: ArgumentTable = {
         "constant_liar": FLAG,
     },
     "optuna.samplers.GPSampler": {
-        **SEEDED,
-        **STARTED,
-        **WARNED,
+        **SEED_ARGUMENT,
+        **STARTUP_TRIALS,
+        **SAMPLING_WARNING,
         "deterministic_objective": FLAG,
     },
-    CMA: {
-        **SEEDED,
-        **STARTED,
+    CMA_ES: {
+        **SEED_ARGUMENT,
+        **STARTUP_TRIALS,
         "popsize": optional(whole(2, 100_000)),
         "sigma0": optional(number(1e-6, 1e6)),
         "use_separable_cma": FLAG,
@@ -98,8 +103,8 @@ SAMPLERS: ArgumentTable = {
     "optuna.samplers.NSGAIISampler": GENETIC,
     "optuna.samplers.NSGAIIISampler": {**GENETIC, "dividing_parameter": whole(1, 1000)},
     "optuna.samplers.QMCSampler": {
-        **SEEDED,
-        **WARNED,
+        **SEED_ARGUMENT,
+        **SAMPLING_WARNING,
         "qmc_type": choice("sobol", "halton"),
         "scramble": FLAG,
         "warn_asynchronous_seeding": FLAG,
@@ -108,47 +113,47 @@ SAMPLERS: ArgumentTable = {
 
 
 def check_pruner(pruner: Mapping[str, Any]) -> None:
-    """Refuses a pruner's settings that cannot be, without importing its class.
+    """Checks a pruner's settings without importing its class.
 
     Raises:
-        ConfigError: naming the first setting that cannot be.
+        ConfigError: naming the first impossible setting.
     """
     check_arguments("pruner", pruner, PRUNERS, "optuna.pruners.MedianPruner")
-    least, most = pruner.get("min_resource"), pruner.get("max_resource")
-    if isinstance(least, int) and isinstance(most, int) and least > most:
+    low, high = pruner.get("min_resource"), pruner.get("max_resource")
+    if isinstance(low, int) and isinstance(high, int) and low > high:
         raise ConfigError(
-            f"pruner.max_resource: {most} is less than pruner.min_resource, {least} "
+            f"pruner.max_resource: {high} is less than pruner.min_resource, {low} "
             "(max_resource follows training.epochs)"
         )
 
 
 def check_sampler_arguments(sampler: Mapping[str, Any]) -> None:
-    """Refuses a sampler's settings that cannot be, without importing its class.
+    """Checks a sampler's settings without importing its class.
 
     Raises:
-        ConfigError: naming the first setting that cannot be.
+        ConfigError: naming the first impossible setting.
     """
-    for target in _targets(sampler):
+    for target in _nested_targets(sampler):
         package, _, name = target.partition(".")
-        if package.startswith("optuna") and name.rpartition(".")[2] in UNPICKLING:
-            raise ConfigError(unpickling(target))
+        if package.startswith("optuna") and name.rpartition(".")[2] in UNPICKLING_CLASSES:
+            raise ConfigError(unpickling_message(target))
     check_arguments("hydra.sweeper.sampler", sampler, SAMPLERS, "optuna.samplers.TPESampler")
 
 
-def unpickling(target: str) -> str:
-    """Why a sampler is refused that would unpickle what it finds in a study."""
+def unpickling_message(target: str) -> str:
+    """The error message for a sampler that unpickles a study's attributes."""
     return (
-        f"hydra.sweeper.sampler.{TARGET}: {target} runs code that a study's journal may bring "
-        f"(it unpickles its attributes); use {CMA} (hydra/sweeper/sampler=cmaes)"
+        f"hydra.sweeper.sampler.{TARGET}: {target} unpickles a study's attributes, which can run "
+        f"code from its journal; use {CMA_ES} (hydra/sweeper/sampler=cmaes)"
     )
 
 
-def _targets(value: Any) -> Iterator[str]:
-    """All classes that settings name, however deep."""
+def _nested_targets(value: Any) -> Iterator[str]:
+    """All classes that settings name, at any depth."""
     if isinstance(value, Mapping):
         if isinstance(target := value.get(TARGET), str):
             yield target
         value = list(value.values())
     if isinstance(value, list | tuple):
         for inner in value:
-            yield from _targets(inner)
+            yield from _nested_targets(inner)

@@ -8,21 +8,20 @@ from optuna.trial import FrozenTrial
 
 
 class ExtrapolationPruner(BasePruner):
-    """Stops a trial that will not come to the best of the others, even if it goes on as it does.
+    """Stops a trial that, at its current pace, will not match the best of the other trials.
 
-    A comparison at equal epochs, as Optuna's pruners make it, takes the fast for the good: a slow
-    learner is behind at first and ahead in the end, where the fast one has overfitted. Here a
-    trial's own pace is looked at, and what it comes to by its last epoch.
+    Optuna's pruners compare trials at equal epochs, which favors fast learners: a slow one is
+    behind at first, but ahead in the end, when the fast one has overfitted. This pruner
+    extrapolates each trial's own learning curve to its last epoch.
 
     Args:
         epochs: the last epoch.
-        min_epochs: epochs that every trial gets.
+        min_epochs: number of epochs that every trial is allowed.
         window: number of reports over which the improvement per epoch is averaged.
-        slope_discount: the share of its pace that a trial is trusted to keep, since learning
-            curves flatten.
+        slope_discount: factor on the extrapolated slope, because learning curves flatten.
 
     Raises:
-        ValueError: for a window below 1.
+        ValueError: the window is less than 1.
     """
 
     def __init__(self, epochs: int, min_epochs: int, window: int, slope_discount: float) -> None:
@@ -32,15 +31,18 @@ class ExtrapolationPruner(BasePruner):
         self.window, self.slope_discount = window, slope_discount
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether to stop it after the value that it has reported last; greater is better."""
+        """Whether to stop the trial after its latest report; greater values are better."""
         reports = sorted(trial.intermediate_values.items())
         if len(reports) < 2:
             return False
-        (first, before), (last, now) = reports[-self.window - 1 :][0], reports[-1]
-        if not self.min_epochs <= last < self.epochs:  # at its last epoch it is over anyway
+        (first, first_value), (last, last_value) = reports[-self.window - 1 :][0], reports[-1]
+        if not self.min_epochs <= last < self.epochs:  # after its last epoch it ends anyway
             return False
-        pace = self.slope_discount * (now - before) / (last - first)
+        slope = self.slope_discount * (last_value - first_value) / (last - first)
         best = max(value for _, value in reports)
-        reach = max(best, now + pace * (self.epochs - last))
-        known = study.get_trials(deepcopy=False)  # it is among them, and its own best is in reach
-        return any(reach < value for one in known for value in one.intermediate_values.values())
+        extrapolated = max(best, last_value + slope * (self.epochs - last))
+        # the trial itself is among them, but its own values never exceed `extrapolated`
+        trials = study.get_trials(deepcopy=False)
+        return any(
+            extrapolated < value for other in trials for value in other.intermediate_values.values()
+        )

@@ -1,4 +1,4 @@
-"""The search space: Hydra's sweep syntax as Optuna distributions, and values as overrides."""
+"""The search space: converts Hydra's sweeps to Optuna distributions, and values to overrides."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from sweeper.search.conditional_params import CONDITIONS, DECIDING, is_active, parent_of
+from sweeper.search.conditional_params import CONDITIONS, PARENT_KEYS, is_active, parent_of
 from train.cli.sweep_ranges import range_values, sweep_words
 from train.config.ranges import is_number
 from train.errors import ConfigError
 
 Params = dict[str, Any]
-# the same for all trials of a study, so that their checkpoints can be compared
-FIXED = (
+# groups that cannot be searched: all trials of a study share them, so that checkpoints compare
+FIXED_GROUPS = (
     "base",
     "data",
     "probes",
@@ -38,8 +38,8 @@ FIXED = (
     "preset",
     "hydra",
 )
-FREE = ("data.repeats",)
-TAKE_ROOM = ("network.rank", "network.conv_rank", "network.text_encoder", "training.epochs")
+SEARCHABLE_ANYWAY = ("data.repeats",)
+SIZE_KEYS = ("network.rank", "network.conv_rank", "network.text_encoder", "training.epochs")
 
 
 @dataclass(frozen=True)
@@ -48,30 +48,30 @@ class Dimension:
 
     Attributes:
         key: a dotted setting (network.rank) or a group of conf/ (optimizer).
-        words: for a choice, how Hydra writes each of its values.
+        literals: for a choice, each of its values in Hydra's syntax.
     """
 
     key: str
     distribution: BaseDistribution
-    words: tuple[str, ...] = ()
+    literals: tuple[str, ...] = ()
 
     def override(self, value: Any) -> str:
         """The Hydra override that sets this value."""
         if isinstance(self.distribution, CategoricalDistribution):
-            for choice, word in zip(self.distribution.choices, self.words, strict=True):
+            for choice, literal in zip(self.distribution.choices, self.literals, strict=True):
                 if type(choice) is type(value) and choice == value:
-                    return f"{self.key}={word}"
+                    return f"{self.key}={literal}"
         return f"{self.key}={value}"
 
-    def ends(self) -> list[Any]:
-        """Every value of a choice; the lowest and the highest of a range."""
+    def endpoints(self) -> list[Any]:
+        """Every value of a choice; the lowest and the highest value of a range."""
         if isinstance(self.distribution, CategoricalDistribution):
             return list(self.distribution.choices)
         assert isinstance(self.distribution, IntDistribution | FloatDistribution)
         return [self.distribution.low, self.distribution.high]
 
     def values(self) -> list[Any] | None:
-        """All values, in order; None: the range is continuous."""
+        """All values in order; None if the range is continuous."""
         distribution = self.distribution
         if isinstance(distribution, CategoricalDistribution):
             return list(distribution.choices)
@@ -87,45 +87,47 @@ class Dimension:
         ]
 
     def contains(self, value: Any) -> bool:
-        """Whether the search could propose this value; true and false do not count as numbers."""
+        """Whether the search could propose this value. Booleans do not count as numbers."""
         values = self.values()
         if values is not None:
             return any(_is_same(value, other) for other in values)
-        low, high = self.ends()
+        low, high = self.endpoints()
         return is_number(value) and low <= value <= high
 
     def admits(self, value: Any) -> bool:
-        """Like `contains`, for a value that Optuna computed, which may differ in its last digit."""
-        found = self.distribution
-        if isinstance(found, CategoricalDistribution) or not is_number(value):
+        """Like `contains`, for a value that Optuna computed: its last digit may be off."""
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution) or not is_number(value):
             return self.contains(value)
-        return found._contains(value)
+        return distribution._contains(value)
 
-    def including(self, value: Any) -> Dimension:
-        """A dimension that also contains this value; None counts as no value."""
+    def extended_to(self, value: Any) -> Dimension:
+        """A dimension that also contains this value; unchanged if the value is None."""
         if value is None or self.contains(value):
             return self
-        found = self.distribution
-        if isinstance(found, CategoricalDistribution):
-            wider: BaseDistribution = CategoricalDistribution([*found.choices, value])
-            return replace(self, distribution=wider, words=(*self.words, str(value)))
-        assert isinstance(found, IntDistribution | FloatDistribution)
-        if found.step not in (None, 1):
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution):
+            wider: BaseDistribution = CategoricalDistribution([*distribution.choices, value])
+            return replace(self, distribution=wider, literals=(*self.literals, str(value)))
+        assert isinstance(distribution, IntDistribution | FloatDistribution)
+        if distribution.step not in (None, 1):
             return self
-        wider = type(found)(min(found.low, value), max(found.high, value), log=found.log)
+        wider = type(distribution)(
+            min(distribution.low, value), max(distribution.high, value), log=distribution.log
+        )
         return replace(self, distribution=wider)
 
 
 @dataclass(frozen=True)
 class Space:
-    """All searched settings. A conditional one comes after the one that it depends on."""
+    """All searched settings. Conditional settings come after the setting they depend on."""
 
     dimensions: tuple[Dimension, ...]
 
     def __post_init__(self) -> None:
         keys = dict.fromkeys(dimension.key for dimension in self.dimensions)
-        free = sorted(self.dimensions, key=lambda d: parent_of(d.key, keys) is not None)
-        object.__setattr__(self, "dimensions", tuple(free))
+        ordered = sorted(self.dimensions, key=lambda d: parent_of(d.key, keys) is not None)
+        object.__setattr__(self, "dimensions", tuple(ordered))
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -135,27 +137,27 @@ class Space:
         """Hydra overrides for one trial."""
         return [d.override(params[d.key]) for d in self.dimensions if d.key in params]
 
-    def relevant(self, params: Params) -> Params:
-        """The settings that have an effect, given the others."""
+    def active_params(self, params: Params) -> Params:
+        """Those settings that have an effect, given the others."""
         return {key: value for key, value in params.items() if is_active(key, params)}
 
     def combinations(self) -> Iterator[Params] | None:
-        """Every trial that is possible, in order; None where there is a continuum of them."""
+        """Every possible trial in order; None if a range is continuous."""
         values = [dimension.values() for dimension in self.dimensions]
-        if any(listed is None for listed in values):
+        if any(choices is None for choices in values):
             return None
-        return self._combinations([listed or [] for listed in values])
+        return self._combinations([choices or [] for choices in values])
 
     def _combinations(self, values: list[list[Any]]) -> Iterator[Params]:
-        names, seen = [dimension.key for dimension in self.dimensions], set()
+        names, yielded = [dimension.key for dimension in self.dimensions], set()
         for combination in itertools.product(*values):
-            params = self.relevant(dict(zip(names, combination, strict=True)))
-            if (found := identity(params)) not in seen:
-                seen.add(found)
+            params = self.active_params(dict(zip(names, combination, strict=True)))
+            if (key := identity(params)) not in yielded:
+                yielded.add(key)
                 yield params
 
     def size(self) -> int | None:
-        """How many combinations there are; None: a continuum."""
+        """Number of combinations; None if a range is continuous."""
         combinations = self.combinations()
         if combinations is None:
             return None
@@ -163,27 +165,27 @@ class Space:
             return sum(1 for _ in combinations)
         return math.prod(len(dimension.values() or []) for dimension in self.dimensions)
 
-    def beside(self, dimension: Dimension) -> list[str]:
-        """Overrides of the others with which this one means something.
+    def activating_overrides(self, dimension: Dimension) -> list[str]:
+        """Overrides of other settings with which this one has an effect.
 
         Raises:
-            ConfigError: it never does.
+            ConfigError: it never has an effect.
         """
-        others = {other.key: other for other in self.dimensions}
-        on = parent_of(dimension.key, others)
-        if on is None:
+        dimensions = {other.key: other for other in self.dimensions}
+        parent = parent_of(dimension.key, dimensions)
+        if parent is None:
             return []
-        for value in others[on].ends():
-            if is_active(dimension.key, {on: value}):
-                return [others[on].override(value)]
-        raise ConfigError(f"{dimension.key}: means nothing beside any of the values of {on}")
+        for value in dimensions[parent].endpoints():
+            if is_active(dimension.key, {parent: value}):
+                return [dimensions[parent].override(value)]
+        raise ConfigError(f"{dimension.key}: has no effect with any of the values of {parent}")
 
-    def largest(self) -> list[str]:
-        """Overrides with which a trial takes the most room on disk."""
-        return [d.override(max(d.ends())) for d in self.dimensions if d.key in TAKE_ROOM]
+    def largest_overrides(self) -> list[str]:
+        """Overrides with which a trial needs the most disk space."""
+        return [d.override(max(d.endpoints())) for d in self.dimensions if d.key in SIZE_KEYS]
 
     def covers(self, setting: str) -> bool:
-        """Whether the search decides this dotted setting, itself or through its group."""
+        """Whether the search sets this dotted setting, itself or through its group."""
         return any(
             setting == dimension.key or setting.startswith(f"{dimension.key}.")
             for dimension in self.dimensions
@@ -194,12 +196,12 @@ class Space:
 
 
 def _is_same(value: Any, other: Any) -> bool:
-    """Whether two plain values are equal; true is not 1."""
+    """Whether two plain values are equal. True does not equal 1."""
     return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
 
 
 def identity(params: Params) -> str:
-    """The same for the same settings."""
+    """A canonical string: equal settings have equal strings."""
     return json.dumps(params, sort_keys=True)
 
 
@@ -211,28 +213,31 @@ def parse_space(
 ) -> tuple[Space, list[str]]:
     """The search space and the fixed overrides of a command line.
 
-    Sweeps in `arguments` are the whole space; without one it is `search`, less what is fixed and
-    what means nothing beside it, and with the configured value of each setting: a preset's lies
-    outside of many a search, and is what a search has to be better than.
+    If `arguments` contain sweeps, they are the whole space. Otherwise the space is `search`,
+    without the settings that are fixed or have no effect. Each dimension is extended to the
+    configured value, because a search must be able to compare itself with the preset, which is
+    often outside the search.
 
     Args:
-        configured: a setting's value, or a group's choice, as composed; None: it has none.
+        configured: returns a setting's value, or a group's choice, as composed; None if it has
+            none.
 
     Raises:
-        ConfigError: a setting that cannot be searched, or a range that makes no sense.
+        ConfigError: a setting cannot be searched, or a range is invalid.
     """
-    given = parser.parse_overrides(arguments)
-    swept = [override for override in given if override.is_sweep_override()]
-    fixed = [override for override in given if not override.is_sweep_override()]
-    dimensions = [_dimension(override, parser) for override in swept]
-    if not swept:
-        named = {override.key_or_group: override.value() for override in fixed}
-        around = {key: configured(key) for key in DECIDING if key not in search}
-        around = {key: value for key, value in around.items() if value is not None} | named
+    overrides = parser.parse_overrides(arguments)
+    sweeps = [override for override in overrides if override.is_sweep_override()]
+    fixed = [override for override in overrides if not override.is_sweep_override()]
+    dimensions = [_dimension(override, parser) for override in sweeps]
+    if not sweeps:
+        fixed_values = {override.key_or_group: override.value() for override in fixed}
+        parents = {key: configured(key) for key in PARENT_KEYS if key not in search}
+        parents = {key: value for key, value in parents.items() if value is not None}
+        parent_values = parents | fixed_values
         dimensions = [
-            _dimension(_parse(f"{key}={words}", parser), parser).including(configured(key))
-            for key, words in search.items()
-            if key not in named and is_active(key, around)
+            _dimension(_parse(f"{key}={sweep}", parser), parser).extended_to(configured(key))
+            for key, sweep in search.items()
+            if key not in fixed_values and is_active(key, parent_values)
         ]
     return Space(tuple(dimensions)), [override.input_line or "" for override in fixed]
 
@@ -241,39 +246,40 @@ def _parse(line: str, parser: OverridesParser) -> Override:
     try:
         override = parser.parse_overrides([line])[0]
     except HydraException as error:
-        raise ConfigError(f"search: {line} is not Hydra's grammar: {error}") from None
+        raise ConfigError(f"search: {line} is not valid in Hydra's grammar: {error}") from None
     if not override.is_sweep_override():
-        raise ConfigError(f"search: {line} is one value, not several; put it in its own group")
+        raise ConfigError(f"search: {line} is a single value; put it in its own group")
     return override
 
 
 def _dimension(override: Override, parser: OverridesParser) -> Dimension:
     key = override.get_key_element()
     root = override.key_or_group.split(".")[0].split("/")[0]
-    if root in FIXED and key not in FREE:
+    if root in FIXED_GROUPS and key not in SEARCHABLE_ANYWAY:
         raise ConfigError(
-            f"{key}: is the same in all trials of a study; run a study for each value"
+            f"{key}: must be the same in all trials of a study; run a study for each value"
         )
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         return Dimension(key, _interval(key, sweep))
     if isinstance(sweep, RangeSweep):
         return Dimension(key, _range(key, sweep))
-    words = tuple(sweep_words(override, parser))
+    literals = tuple(sweep_words(override, parser))
     if getattr(sweep, "shuffle", False):
-        words = tuple(sorted(words))  # the order is the sampler's; a study's space has only one
-    values = [parser.parse_overrides([f"{key}={word}"])[0].value() for word in words]
-    plain = [
-        value if value is None or isinstance(value, bool | int | float | str) else word
-        for value, word in zip(values, words, strict=True)
+        # sorted, so that the study's space stays the same; the sampler decides about the order
+        literals = tuple(sorted(literals))
+    values = [parser.parse_overrides([f"{key}={literal}"])[0].value() for literal in literals]
+    choices = [
+        value if value is None or isinstance(value, bool | int | float | str) else literal
+        for value, literal in zip(values, literals, strict=True)
     ]
-    return Dimension(key, CategoricalDistribution(plain), words)
+    return Dimension(key, CategoricalDistribution(choices), literals)
 
 
 def _interval(key: str, sweep: IntervalSweep) -> BaseDistribution:
     low, high, log = sweep.start, sweep.end, "log" in sweep.tags
     if low is None or high is None or low >= high:
-        raise ConfigError(f"{key}: interval({low}, {high}) must go from the lower to the higher")
+        raise ConfigError(f"{key}: interval({low}, {high}) must start at its lower end")
     if log and low <= 0:
         raise ConfigError(f"{key}: tag(log, ...) needs numbers above 0, not {low}")
     if isinstance(low, int) and isinstance(high, int):
@@ -282,8 +288,8 @@ def _interval(key: str, sweep: IntervalSweep) -> BaseDistribution:
 
 
 def _range(key: str, sweep: RangeSweep) -> BaseDistribution:
-    first, last, by, _ = range_values(key, sweep)
-    low, high, step = min(first, last), max(first, last), abs(by)
+    first, last, signed_step, _ = range_values(key, sweep)
+    low, high, step = min(first, last), max(first, last), abs(signed_step)
     log = "log" in sweep.tags
     if log and (step != 1 or low <= 0):
         raise ConfigError(f"{key}: tag(log, range(...)) needs step 1 and numbers above 0")

@@ -1,1 +1,1 @@
-"""The Optuna study that workers share: its storage, its trials, and who holds which."""
+"""The Optuna study that workers share: its storage, its trials, and their leases."""

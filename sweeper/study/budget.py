@@ -1,4 +1,4 @@
-"""When a study has had enough trials."""
+"""Decides when the budget of a study is exhausted."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from sweeper.tracking.trial_record import FAILED, TrialRecord
 from train.data.folders.wording import count_noun, plural_form
 
 
-def used_up(budget: BudgetConfig, records: list[TrialRecord], policy: PolicyConfig) -> str:
-    """Why no further trial may begin; empty: one may."""
+def budget_exhausted(budget: BudgetConfig, records: list[TrialRecord], policy: PolicyConfig) -> str:
+    """Why no further trial may start; empty if one may."""
     spent = sum(epoch.seconds for record in records for epoch in record.epochs)
     if budget.device_hours is not None and spent >= budget.device_hours * 3600:
-        return f"the {budget.device_hours:g} device hours are used"
+        return f"the budget of {budget.device_hours:g} device hours is used up"
     failed = [record for record in records if record.state == FAILED]
     if budget.max_failures is not None and len(failed) > budget.max_failures:
-        return f"{count_noun(len(failed), 'trial')} failed, and {budget.max_failures} may"
-    since = _since_the_best(records, policy)
-    if budget.patience is not None and since >= budget.patience:
-        were = plural_form(since, "was", "were")
-        return f"the last {count_noun(since, 'trial')} {were} no better than the one before"
+        return f"{count_noun(len(failed), 'trial')} failed, and the limit is {budget.max_failures}"
+    without_improvement = _trials_since_best(records, policy)
+    if budget.patience is not None and without_improvement >= budget.patience:
+        verb = plural_form(without_improvement, "was", "were")
+        return (
+            f"the last {count_noun(without_improvement, 'trial')} {verb} no better than the one "
+            "before"
+        )
     return ""
 
 
-def _since_the_best(records: list[TrialRecord], policy: PolicyConfig) -> int:
-    """How many trials have ended since the best one, in the order in which they ended."""
+def _trials_since_best(records: list[TrialRecord], policy: PolicyConfig) -> int:
+    """Number of trials that ended after the best one."""
     finished = [record for record in records if record.finished]
     ended = sorted(finished, key=lambda record: record.ended or _last_scored(record))
     ranks = [
@@ -36,5 +39,5 @@ def _since_the_best(records: list[TrialRecord], policy: PolicyConfig) -> int:
 
 
 def _last_scored(record: TrialRecord) -> int:
-    """When a trial was last scored, in milliseconds since 1970: its end, for old records."""
+    """When a trial was last scored, in milliseconds since 1970: the end of old records."""
     return max((epoch.time for epoch in record.epochs), default=0)

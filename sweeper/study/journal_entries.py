@@ -1,7 +1,7 @@
-"""The lines of Optuna's journal as typed values: what no line may say, no line gets to say.
+"""The lines of Optuna's journal as typed, bounded values.
 
-Optuna replays a journal and takes each line at its word. These types are the words that it writes
-itself, within bounds; everything else in a line is left out.
+Optuna replays a journal without checking it. These types describe what Optuna itself writes, within
+bounds; other fields of a line are dropped.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from train.config.ranges import format_value
 from train.config.schema import MAX_STEPS
 from train.files.untrusted import Scalar, parse_json
 
-LARGEST = 1e30  # of a number; 32 bits can hold it, and Optuna counts on it
+MAX_NUMBER = 1e30  # fits into a 32-bit float, as Optuna requires
 Name = Annotated[str, Meta(min_length=1, max_length=500)]
 Id = Annotated[int, Meta(ge=0, le=10_000_000)]
 Step = Annotated[int, Meta(ge=0, le=MAX_STEPS)]
-Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # a float can tell it from its neighbors
+ExactInt = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # exact as a float
 State = Literal[0, 1, 2, 3, 4]  # of Optuna's TrialState
 Value = Scalar | list[Scalar] | dict[str, Scalar | list[Scalar]]  # of an attribute
 Attributes = dict[Name, Value]
 Attribute = Annotated[dict[Name, Value], Meta(min_length=1, max_length=1)]
-# the years that every system can shift to its own time zone
-Moment = Annotated[str, Meta(pattern=r"^(19[789]\d|2\d\d\d)-\d\d-\d\dT[0-9:.]{8,15}\+00:00$")]
-PICKLED = ("cma:", "sepcma:", "cmawm:")  # where Optuna's CMA-ES keeps pickles
-MOST_DRAWS = 1_000_000
+# only years that every system can convert to its local time zone
+Timestamp = Annotated[str, Meta(pattern=r"^(19[789]\d|2\d\d\d)-\d\d-\d\dT[0-9:.]{8,15}\+00:00$")]
+PICKLE_PREFIXES = ("cma:", "sepcma:", "cmawm:")  # attributes in which Optuna's CMA-ES pickles
+MAX_DRAWS = 1_000_000
 RUNNING, COMPLETE = TrialState.RUNNING.value, TrialState.COMPLETE.value
 
 
-class Limits(msgspec.Struct):
+class FloatRange(msgspec.Struct):
     """A range of numbers."""
 
     low: float
@@ -50,13 +50,13 @@ class Limits(msgspec.Struct):
             raise ValueError("its ends must be numbers")
 
 
-class Counts(msgspec.Struct):
-    """A range of whole numbers."""
+class IntRange(msgspec.Struct):
+    """A range of integers."""
 
-    low: Whole
-    high: Whole
+    low: ExactInt
+    high: ExactInt
     log: bool = False
-    step: Whole = 1
+    step: ExactInt = 1
 
 
 class Choices(msgspec.Struct):
@@ -66,13 +66,13 @@ class Choices(msgspec.Struct):
 
 
 class FloatDistribution(msgspec.Struct, tag_field="name"):
-    """Optuna's, as it writes it; so are the next two."""
+    """Optuna's JSON format of a distribution, as are the next two."""
 
-    attributes: Limits
+    attributes: FloatRange
 
 
 class IntDistribution(msgspec.Struct, tag_field="name"):
-    attributes: Counts
+    attributes: IntRange
 
 
 class CategoricalDistribution(msgspec.Struct, tag_field="name"):
@@ -83,7 +83,7 @@ Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
 
 
 class JournalEntry(msgspec.Struct, tag_field="op_code"):
-    """A line of the journal; `op_code` says of which class it is."""
+    """A line of the journal; `op_code` determines its class."""
 
     worker_id: Name
 
@@ -107,16 +107,16 @@ class StudySystemAttribute(JournalEntry, tag=3):
     system_attr: Attribute
 
     def __post_init__(self) -> None:
-        check_system(self.system_attr)
+        check_system_attributes(self.system_attr)
 
 
 class NewTrial(JournalEntry, tag=4):
-    """A trial without values begins now; one with values was made elsewhere, or waits."""
+    """A trial: running, waiting, or with values from elsewhere."""
 
     study_id: Id
-    datetime_start: Moment | None
-    datetime_complete: Moment | UnsetType = UNSET
-    state: State = 0  # it runs
+    datetime_start: Timestamp | None
+    datetime_complete: Timestamp | UnsetType = UNSET
+    state: State = 0  # running
     value: float | None = None
     values: list[float] | None = None
     distributions: dict[Name, str] = {}
@@ -128,16 +128,16 @@ class NewTrial(JournalEntry, tag=4):
     def __post_init__(self) -> None:
         if self.value is not None and self.values is not None:
             raise ValueError("has a value and values")
-        told = self.values if self.value is None else [self.value]
-        check_values(self.state, told)
-        _check_moments(self.datetime_start, self.datetime_complete)
+        values = self.values if self.value is None else [self.value]
+        check_values(self.state, values)
+        _check_timestamps(self.datetime_start, self.datetime_complete)
         for name, internal in self.params.items():
             _check_param(name, internal, self.distributions.get(name, ""))
         for step in self.intermediate_values:
             if not (step.isascii() and step.isdecimal() and int(step[:9]) <= MAX_STEPS):
-                raise ValueError(f"{format_value(step)} is no step")
+                raise ValueError(f"{format_value(step)} is not a step")
         self.system_attrs = {n: v for n, v in self.system_attrs.items() if not is_pickled(n)}
-        check_system(self.system_attrs)
+        check_system_attributes(self.system_attrs)
 
 
 class TrialParam(JournalEntry, tag=5):
@@ -151,19 +151,19 @@ class TrialParam(JournalEntry, tag=5):
 
 
 class TrialEnd(JournalEntry, tag=6):
-    """A trial's state and values; it may be its beginning, too."""
+    """A trial's new state and values; a waiting trial also starts with such a line."""
 
     trial_id: Id
     state: State
     values: list[float] | None
-    datetime_start: Moment | UnsetType = UNSET
-    datetime_complete: Moment | UnsetType = UNSET
+    datetime_start: Timestamp | UnsetType = UNSET
+    datetime_complete: Timestamp | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         check_values(self.state, self.values)
-        _check_moments(self.datetime_start, self.datetime_complete)
+        _check_timestamps(self.datetime_start, self.datetime_complete)
         if self.state == RUNNING and self.datetime_start is UNSET:
-            raise ValueError("begins without a datetime_start")
+            raise ValueError("starts without a datetime_start")
         if TrialState(self.state).is_finished() and self.datetime_complete is UNSET:
             raise ValueError("ends without a datetime_complete")
 
@@ -185,16 +185,16 @@ class TrialSystemAttribute(JournalEntry, tag=9):
 
     def __post_init__(self) -> None:
         if not self.pickled:
-            check_system(self.system_attr)
+            check_system_attributes(self.system_attr)
 
     @property
     def pickled(self) -> bool:
-        """Whether it is what Optuna's CMA-ES would unpickle."""
+        """Whether it is an attribute that Optuna's CMA-ES would unpickle."""
         return any(map(is_pickled, self.system_attr))
 
 
-class Nothing(JournalEntry, tag=10):
-    """A line that Optuna counts, and leaves out."""
+class Skipped(JournalEntry, tag=10):
+    """A line that Optuna counts but otherwise ignores."""
 
 
 Line = (
@@ -208,41 +208,41 @@ Line = (
     | TrialReport
     | TrialUserAttribute
     | TrialSystemAttribute
-    | Nothing
+    | Skipped
 )
 
 
 def is_pickled(name: str) -> bool:
-    """Whether Optuna's CMA-ES keeps a pickle in a system attribute of this name."""
-    return name.startswith(PICKLED) and not name.endswith(":generation")
+    """Whether Optuna's CMA-ES stores a pickle in a system attribute of this name."""
+    return name.startswith(PICKLE_PREFIXES) and not name.endswith(":generation")
 
 
-def check_system(attributes: Mapping[str, Any]) -> None:
-    """Refuses system attributes that Optuna would stumble over, or count to without an end.
+def check_system_attributes(attributes: Mapping[str, Any]) -> None:
+    """Checks the system attributes that Optuna relies on.
 
     Raises:
-        ValueError: naming the first of them.
+        ValueError: naming the first one that would crash or stall Optuna.
     """
     for name, value in attributes.items():
         if name == "fixed_params":
-            good = isinstance(value, Mapping) and all(map(_is_scalar, value.values()))
+            valid = isinstance(value, Mapping) and all(map(_is_scalar, value.values()))
         elif name == "constraints":
-            good = isinstance(value, list) and all(map(is_number, value))
+            valid = isinstance(value, list) and all(map(is_number, value))
         elif name.startswith("constraints:"):
-            good = is_number(value)
-        elif name.startswith("qmc:"):  # that many draws are skipped
-            good = type(value) is int and 0 <= value <= MOST_DRAWS
+            valid = is_number(value)
+        elif name.startswith("qmc:"):  # Optuna skips this many samples
+            valid = type(value) is int and 0 <= value <= MAX_DRAWS
         else:
             continue
-        if not good:
+        if not valid:
             raise ValueError(f"its {format_value(name)} is {format_value(value)}")
 
 
 def check_values(state: int, values: Sequence[Any] | None) -> None:
-    """Refuses values that no objective has, and a trial that is complete without any.
+    """Checks the objective values of a trial.
 
     Raises:
-        ValueError: they are such.
+        ValueError: a value is not a finite number, or a complete trial has none.
     """
     if values is None and state == COMPLETE:
         raise ValueError("it is complete without a value")
@@ -252,32 +252,32 @@ def check_values(state: int, values: Sequence[Any] | None) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number that can be counted with: no NaN, no infinity, no bool."""
-    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
+    """Whether a value is a number within MAX_NUMBER: no NaN, no infinity, no bool."""
+    return type(value) in (int, float) and -MAX_NUMBER <= value <= MAX_NUMBER
 
 
 def _is_scalar(value: Any) -> bool:
     return value is None or isinstance(value, bool | str) or is_number(value)
 
 
-def _check_moments(*moments: str | UnsetType | None) -> None:
+def _check_timestamps(*moments: str | UnsetType | None) -> None:
     for moment in moments:
         if isinstance(moment, str):
             datetime.fromisoformat(moment)
 
 
 def _check_param(name: str, internal: float, distribution: str) -> None:
-    found = distribution_of(distribution)
-    if not (math.isfinite(internal) and found._contains(internal)):
-        raise ValueError(f"{format_value(name)}: {internal} is outside of its distribution")
+    parsed = distribution_of(distribution)
+    if not (math.isfinite(internal) and parsed._contains(internal)):
+        raise ValueError(f"{format_value(name)}: {internal} is outside its distribution")
 
 
 @lru_cache(maxsize=1000)
 def distribution_of(text: str) -> BaseDistribution:
-    """A distribution from what the journal says of it.
+    """Parses a distribution from the journal.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is invalid.
     """
     kind: Any = Distribution
     parse_json(text, kind, "distribution")

@@ -1,4 +1,4 @@
-"""Where Optuna keeps a study: a journal in the study's folder, a database, or Optuna's proxy."""
+"""Optuna's storage of a study: a journal in the study's folder, a database, or a gRPC proxy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBSt
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from sweeper.config import OBJECTIVES, Directions
-from sweeper.search.samplers import made
+from sweeper.search.samplers import instantiate_checked
 from sweeper.study.journal import Journal
 from sweeper.study.study_attributes import check_study
 from train.config.parsing import cause
@@ -27,14 +27,14 @@ from train.text.display import shortened
 
 try:
     from grpc import RpcError
-except ImportError:  # it comes with the extra `database`; without it there is no proxy to fail
+except ImportError:  # grpc comes with the extra `database`; without it no proxy is used
     RpcError = ConnectionError
 
-AWAY = (StorageInternalError, SQLAlchemyError, ConnectionError, RpcError)
-JOURNAL = "optuna.journal"
-GRPC, ANSWER = "grpc://", 20.0  # seconds in which a proxy must answer
-TRIES, MADE_ALREADY = 5, ("already exists", "UniqueViolation", "UNIQUE", "Duplicate")
-ENGINE = {"pool_pre_ping": True}  # a connection that broke in the meantime is made anew
+OUTAGE_ERRORS = (StorageInternalError, SQLAlchemyError, ConnectionError, RpcError)
+JOURNAL_FILE = "optuna.journal"
+GRPC_SCHEME, PROXY_TIMEOUT = "grpc://", 20.0  # seconds to wait for a proxy
+MAX_ATTEMPTS, ALREADY_EXISTS = 5, ("already exists", "UniqueViolation", "UNIQUE", "Duplicate")
+ENGINE_OPTIONS = {"pool_pre_ping": True}  # reconnects if a connection has broken
 NO_PRUNER = {"_target_": "optuna.pruners.NopPruner"}
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
@@ -46,119 +46,119 @@ def open_study(
     url: str | None = None,
     directions: Directions = OBJECTIVES["fidelity"],
 ) -> optuna.Study:
-    """The study of a folder, created where there is none. The pruner is not stored: it is given.
+    """Loads the Optuna study of a folder, or creates it.
 
     Args:
-        url: of a database, as SQLAlchemy writes it; grpc://host:port of Optuna's proxy; None: the
-            journal in the folder.
-        directions: of a study that is created.
+        pruner: settings of the pruner, which Optuna does not store.
+        url: a database URL of SQLAlchemy, or grpc://host:port of Optuna's proxy; None: the journal
+            in the folder.
+        directions: the directions of a new study.
 
     Raises:
-        ConfigError: a database that cannot be reached, or a study that no sweep has written.
+        ConfigError: the storage cannot be reached, or the study was not written by a sweep.
     """
-    made_pruner = made("pruner", pruner, BasePruner)
-    with understood(folder, url):
+    pruner_object = instantiate_checked("pruner", pruner, BasePruner)
+    with damage_as_config_error(folder, url):
         study = optuna.create_study(
             study_name=folder.name,
             storage=_storage(folder, url),
             directions=directions,
-            pruner=made_pruner,
+            pruner=pruner_object,
             load_if_exists=True,
         )
         check_study(study)
         return study
 
 
-def known(folder: Path, url: str | None) -> list[str]:
-    """The names of the studies that there are beside this one."""
+def study_names(folder: Path, url: str | None) -> list[str]:
+    """The names of all studies in the storage."""
     if url is None:
-        return [file.parent.name for file in folder.parent.glob(f"*/{JOURNAL}")]
+        return [file.parent.name for file in folder.parent.glob(f"*/{JOURNAL_FILE}")]
     return [study.study_name for study in _storage(folder, url).get_all_studies()]
 
 
 def find_study(folder: Path, url: str | None) -> optuna.Study | None:
-    """The study of a folder, to be read; None where there is none, or its storage is away or
-    damaged."""
+    """The Optuna study of a folder; None if it does not exist, is damaged or cannot be reached."""
     try:
-        if folder.name not in known(folder, url):
+        if folder.name not in study_names(folder, url):
             return None
-        with understood(folder, url):
+        with damage_as_config_error(folder, url):
             study = optuna.load_study(study_name=folder.name, storage=_storage(folder, url))
             check_study(study)
             return study
-    except (*AWAY, UserError):
+    except (*OUTAGE_ERRORS, UserError):
         return None
 
 
 def _storage(folder: Path, url: str | None) -> BaseStorage:
     if url is not None:
         try:
-            return _proxy(url) if url.startswith(GRPC) else _database(url)
-        except (*AWAY, ImportError, ValueError) as error:
+            return _proxy(url) if url.startswith(GRPC_SCHEME) else _database(url)
+        except (*OUTAGE_ERRORS, ImportError, ValueError) as error:
             raise ConfigError(f"study.storage: cannot be used: {cause(error)}") from error
-    return JournalStorage(Journal(folder / JOURNAL))
+    return JournalStorage(Journal(folder / JOURNAL_FILE))
 
 
 def _database(url: str) -> BaseStorage:
-    """Workers that begin together all make the tables: who comes second finds them there."""
-    for _ in range(TRIES):
+    """Retries if another worker that started at the same time has just created the tables."""
+    for _ in range(MAX_ATTEMPTS):
         try:
-            return RDBStorage(url, engine_kwargs=ENGINE)
+            return RDBStorage(url, engine_kwargs=ENGINE_OPTIONS)
         except (IntegrityError, OperationalError, ProgrammingError) as error:
-            if not any(words in str(error) for words in MADE_ALREADY):
+            if not any(message in str(error) for message in ALREADY_EXISTS):
                 raise
             time.sleep(1)
-    return RDBStorage(url, engine_kwargs=ENGINE)
+    return RDBStorage(url, engine_kwargs=ENGINE_OPTIONS)
 
 
 def _proxy(url: str) -> BaseStorage:
-    """Raises ConnectionError where nothing answers."""
-    place = urlsplit(url)
-    if not place.hostname or not place.port:
+    """Connects to Optuna's gRPC proxy. Raises ConnectionError if there is no answer."""
+    address = urlsplit(url)
+    if not address.hostname or not address.port:
         raise ValueError(f"{url} is not grpc://host:port")
-    storage = GrpcStorageProxy(host=place.hostname, port=place.port)
-    storage.wait_server_ready(timeout=ANSWER)
+    storage = GrpcStorageProxy(host=address.hostname, port=address.port)
+    storage.wait_server_ready(timeout=PROXY_TIMEOUT)
     return storage
 
 
 @contextmanager
-def understood(folder: Path, url: str | None) -> Iterator[None]:
-    """What Optuna cannot make sense of in a study ends what is done here in one line.
+def damage_as_config_error(folder: Path, url: str | None) -> Iterator[None]:
+    """Context manager: turns Optuna's errors about a damaged study into a one-line ConfigError.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the study is damaged.
     """
     try:
         yield
-    except Exception as error:  # whatever contradicts itself in what another has written
-        passes = (*AWAY, UserError, OSError)
-        if isinstance(error, passes) and not isinstance(error, UntrustedFileError):
+    except Exception as error:  # inconsistent data can raise any error in Optuna
+        passed_on = (*OUTAGE_ERRORS, UserError, OSError)
+        if isinstance(error, passed_on) and not isinstance(error, UntrustedFileError):
             raise
-        raise _senseless(folder / JOURNAL if url is None else None, error) from error
+        raise _damage_error(folder / JOURNAL_FILE if url is None else None, error) from error
 
 
-def _senseless(journal: Path | None, error: Exception) -> ConfigError:
-    what = f"{error}" if isinstance(error, ValueError) and str(error) else cause(error)
+def _damage_error(journal: Path | None, error: Exception) -> ConfigError:
+    reason = f"{error}" if isinstance(error, ValueError) and str(error) else cause(error)
     if journal is None:
         return ConfigError(
-            f"study.storage: the study in it is damaged ({what}); choose another study.name"
+            f"study.storage: the study in it is damaged ({reason}); choose another study.name"
         )
     return ConfigError(
-        f"{shortened(journal)} is damaged ({what}); move it away, and the study begins anew"
+        f"{shortened(journal)} is damaged ({reason}); move it away to start the study over"
     )
 
 
 @contextmanager
-def answering() -> Iterator[None]:
-    """A storage that answers no more ends what is done here in one line.
+def outage_as_config_error() -> Iterator[None]:
+    """Context manager: turns an outage of the storage into a one-line ConfigError.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the storage no longer answers.
     """
     try:
         yield
-    except AWAY as error:
+    except OUTAGE_ERRORS as error:
         raise ConfigError(
             f"study.storage: does not answer: {cause(error)}; the same command continues "
-            "the study once it does"
+            "the study when it answers again"
         ) from error

@@ -1,4 +1,4 @@
-"""A study in Optuna's storage: it is begun or continued, and gives out its trials."""
+"""A study in Optuna's storage: begins or continues it, and hands out its trials."""
 
 from __future__ import annotations
 
@@ -15,22 +15,34 @@ from filelock import FileLock
 from optuna.trial import TrialState
 
 from sweeper.config import OBJECTIVES, Directions, StudyConfig
-from sweeper.search.samplers import known_settings, make_sampler
+from sweeper.search.samplers import make_sampler, tried_identities
 from sweeper.search.search_space import Params, Space
-from sweeper.stop_request import leaving
-from sweeper.study.storage import NO_PRUNER, known, open_study, understood
-from sweeper.study.study_attributes import ABOUT, CRASHES, about_of, check_within
-from sweeper.study.trial_lease import LEASE, LeasedTrial, acquire, lease, live_trial, suggest_all
+from sweeper.stop_request import stop_reason
+from sweeper.study.storage import NO_PRUNER, damage_as_config_error, open_study, study_names
+from sweeper.study.study_attributes import (
+    CRASHES_ATTRIBUTE,
+    SHARED_ATTRIBUTE,
+    check_within,
+    shared_settings_of,
+)
+from sweeper.study.trial_lease import (
+    LEASE_SECONDS,
+    LeasedTrial,
+    acquire,
+    lease_lock,
+    live_trial,
+    suggest_all,
+)
 from sweeper.study_folder import study_folder
-from sweeper.tracking.trial_record import AT_WORK, FILE, load_records
+from sweeper.tracking.trial_record import IN_PROGRESS_FILE, RECORD_FILE, load_records
 from train.config.parsing import suggestion
 from train.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 
-class OtherStudy(ConfigError):
-    """A study of this name was begun with other settings; the message says which."""
+class StudyMismatchError(ConfigError):
+    """A study of this name was begun with other settings; the message names the first one."""
 
 
 @dataclass
@@ -38,38 +50,39 @@ class Study:
     """A study and its folder.
 
     Attributes:
-        about: what all trials share, flat; a study is continued only with the same.
-        url: of the database that it is in; None: the journal in its folder.
-        first: settings that are tried before any are proposed.
+        shared_settings: settings that all trials share, with flat keys; a study can be continued
+            only with the same ones.
+        url: URL of its storage, see `open_study`; None: the journal in its folder.
+        initial_params: params that are tried before any are proposed.
     """
 
     folder: Path
-    about: dict[str, str]
+    shared_settings: dict[str, str]
     space: Space
     sampler: dict[str, Any]
     pruner: dict[str, Any]
     seed: int
     url: str | None = None
     directions: Directions = OBJECTIVES["fidelity"]
-    first: list[Params] = field(default_factory=list)
+    initial_params: list[Params] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Begins or continues it.
+        """Begins or continues the study.
 
         Raises:
-            OtherStudy: it was begun with other settings, perhaps a moment ago.
+            StudyMismatchError: it was begun with other settings, perhaps just now.
             ConfigError: it has trials that this search could not have proposed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.lock, self.understood:
+        with self.lock, self.damage_as_config_error:
             self.optuna = open_study(self.folder, self.pruner, self.url, self.directions)
-            began = about_of(self.optuna)
-            if began is None:
-                self.optuna.set_user_attr(ABOUT, self.about)
-            elif other := difference(began, self.about):
-                raise OtherStudy(other)
+            existing = shared_settings_of(self.optuna)
+            if existing is None:
+                self.optuna.set_user_attr(SHARED_ATTRIBUTE, self.shared_settings)
+            elif mismatch := first_difference(existing, self.shared_settings):
+                raise StudyMismatchError(mismatch)
             check_within(self.optuna, self.space)
-            for params in self.first:
+            for params in self.initial_params:
                 self.optuna.enqueue_trial(params, skip_if_exists=True)
 
     @property
@@ -77,29 +90,31 @@ class Study:
         return FileLock(self.folder / "study.lock", is_singleton=True)
 
     @property
-    def understood(self) -> AbstractContextManager[None]:
-        return understood(self.folder, self.url)
+    def damage_as_config_error(self) -> AbstractContextManager[None]:
+        return damage_as_config_error(self.folder, self.url)
 
-    def total(self, wanted: int) -> int:
-        """`wanted`, or fewer if the space has fewer combinations."""
+    def total_trials(self, n_trials: int) -> int:
+        """`n_trials`, or fewer if the space has fewer combinations."""
         size = self.space.size()
-        return wanted if size is None else min(wanted, size)
+        return n_trials if size is None else min(n_trials, size)
 
-    def next_trial(self, wanted: int) -> LeasedTrial | None:
-        """A trial whose process crashed or whose result is lost, else a new one; None: there are
-        `wanted` trials already.
+    def next_trial(self, n_trials: int) -> LeasedTrial | None:
+        """Leases the next trial: one whose process crashed or whose result is lost, or a new one.
+
+        Returns:
+            None if there are `n_trials` trials already.
 
         Raises:
-            ConfigError: Optuna can propose nothing from what is in the study.
+            ConfigError: the study is damaged, so that Optuna cannot propose a trial.
         """
-        with self.lock, self.understood:
+        with self.lock, self.damage_as_config_error:
             for number in self._unfinished():
                 stale = self._stale_trial(number)
                 if stale and stale.finished:
-                    file = stale.folder / FILE
+                    file = stale.folder / RECORD_FILE
                     log.warning(
-                        f"trial {number} had ended, but {file} is gone or damaged: it is trained "
-                        "again, unless Ctrl-C stops it and you put the file back from a copy"
+                        f"trial {number} had ended, but {file} is gone or damaged: it is "
+                        "retrained, unless you stop it (Ctrl-C) and restore the file from a copy"
                     )
                     return stale
                 if stale:
@@ -107,13 +122,13 @@ class Study:
                     self._count_crash(stale)
                     return stale
             waiting = (TrialState.WAITING,)
-            begun = len(self.optuna.trials) - len(self.optuna.get_trials(states=waiting))
+            started = len(self.optuna.trials) - len(self.optuna.get_trials(states=waiting))
             size = self.space.size()
-            if begun >= wanted or size == len(known_settings(self.optuna)):
+            if started >= n_trials or size == len(tried_identities(self.optuna)):
                 return None
-            self._seed(begun)
+            self._seed(started)
             trial = acquire(self.optuna, self.folder, self.optuna.ask().number)
-            assert trial, "a new trial is nobody else's"
+            assert trial, "no other process can hold a new trial"
             self._suggest_all(trial.number)
             return trial
 
@@ -123,22 +138,23 @@ class Study:
             return [number for number in self._unfinished() if self._is_held(number)]
 
     def has_orphans(self) -> bool:
-        """Whether a trial must be taken up because its worker crashed.
+        """Whether a trial must be resumed because its worker crashed.
 
         A crash on this host is detected immediately; on another host it is inferred from a missed
         heartbeat, which this method waits for.
         """
-        leases = [lease(self.folder, number) for number in self._unfinished()]  # each one listens
-        until = time.monotonic() + LEASE * 1.5
-        while (held := self.held_by_others()) and time.monotonic() < until and not leaving():
-            owners = [one.owner for one in leases]
+        # opened once, because each one monitors the heartbeats of its holder
+        leases = [lease_lock(self.folder, number) for number in self._unfinished()]
+        deadline = time.monotonic() + LEASE_SECONDS * 1.5
+        while (held := self.held_by_others()) and time.monotonic() < deadline and not stop_reason():
+            owners = [lease.owner for lease in leases]
             if all(owner is None or owner.hostname == socket.gethostname() for owner in owners):
                 break
             time.sleep(1)
         return len(held) < len(self._unfinished())
 
     def has_result(self, number: int) -> bool:
-        """Whether a trial's folder has the record of its end."""
+        """Whether a trial's folder contains a finished record."""
         return number in self._with_result()
 
     def _with_result(self) -> set[int]:
@@ -146,19 +162,21 @@ class Study:
         return {int(record.folder.name) for record in records if record.finished}
 
     def _unfinished(self) -> list[int]:
-        """The trials that have begun and have no result, or have lost it."""
-        begun = [t for t in self.optuna.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+        """The numbers of started trials without a result, or whose result is lost."""
+        started = [
+            t for t in self.optuna.get_trials(deepcopy=False) if t.state != TrialState.WAITING
+        ]
         ended = self._with_result()
         return [
             trial.number
-            for trial in begun
+            for trial in started
             if trial.state == TrialState.RUNNING or trial.number not in ended
         ]
 
     def _stale_trial(self, number: int) -> LeasedTrial | None:
         """A trial without a result, if no process holds it."""
         trial = acquire(self.optuna, self.folder, number)
-        # its worker has just told the result and released it
+        # its worker has just reported the result and released the lease
         if trial and trial.finished and self.has_result(number):
             trial.release()
             return None
@@ -170,8 +188,8 @@ class Study:
             trial.release()
         return trial is None
 
-    def trial_of(self, settings: str) -> LeasedTrial | None:
-        """The trial with these settings, begun if there is none; None: another process has it."""
+    def trial_for_settings(self, settings: str) -> LeasedTrial | None:
+        """Leases the trial with these settings, or a new one; None if another process holds it."""
         with self.lock:
             for frozen in self.optuna.get_trials(deepcopy=False):
                 if frozen.user_attrs.get("settings") == settings:
@@ -183,58 +201,60 @@ class Study:
             return acquire(self.optuna, self.folder, frozen.number)
 
     def _count_crash(self, stale: LeasedTrial) -> None:
-        """Counts a crash once, and only for a trial that was at work when its process crashed."""
-        at_work = stale.folder / AT_WORK
+        """Counts a crash once, and only if the trial was running when its process crashed."""
+        at_work = stale.folder / IN_PROGRESS_FILE
         if at_work.is_file():
-            live_trial(self.optuna, stale.number).set_user_attr(CRASHES, stale.crash_count + 1)
+            live_trial(self.optuna, stale.number).set_user_attr(
+                CRASHES_ATTRIBUTE, stale.crash_count + 1
+            )
             at_work.unlink()
 
     def _suggest_all(self, number: int) -> None:
-        """Suggests the values that the trial lacks."""
+        """Suggests all values that the trial does not have yet."""
         self._seed(number)
         suggest_all(live_trial(self.optuna, number), self.space)
 
     def _seed(self, number: int) -> None:
-        # mixed, so that a study with the next seed does not propose what this one proposed
+        # hashed, so that a study with the next seed does not repeat this study's proposals
         mixed = np.random.SeedSequence((self.seed, number)).generate_state(1)
         self.optuna.sampler = make_sampler(self.sampler, int(mixed[0]), self.space, self.optuna)
 
 
 def best_settings(folder: Path, url: str | None, count: int) -> list[Params]:
-    """The settings of a study's best trials within the limits, best first.
+    """The params of a study's best feasible trials, best first.
 
     Raises:
-        ConfigError: there is no such study.
+        ConfigError: the study does not exist.
     """
-    others = known(folder, url)
-    if folder.name not in others:
-        near = suggestion(folder.name, others)
-        raise ConfigError(f"study.warm_start: there is no study {folder.name}{near}")
+    names = study_names(folder, url)
+    if folder.name not in names:
+        hint = suggestion(folder.name, names)
+        raise ConfigError(f"study.warm_start: there is no study {folder.name}{hint}")
     study = open_study(folder, NO_PRUNER, url)
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    kept = [trial for trial in trials if all(over <= 0 for over in trial.constraints.values())]
-    return [t.params for t in sorted(kept, key=lambda t: t.values[0], reverse=True)[:count]]
+    feasible = [trial for trial in trials if all(over <= 0 for over in trial.constraints.values())]
+    return [t.params for t in sorted(feasible, key=lambda t: t.values[0], reverse=True)[:count]]
 
 
-def difference(began: dict[str, str], now: dict[str, str]) -> str:
-    """The first difference, in words; empty: there is none."""
-    for key in sorted({*began, *now}):
-        if began.get(key) != now.get(key):
+def first_difference(before: dict[str, str], now: dict[str, str]) -> str:
+    """Describes the first setting that differs; empty if none does."""
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
             if key.endswith("fingerprint"):
                 return f"the {key.split('.')[0]} changed since it began"
-            return f"it began with {key}={began.get(key, '-')}, now it is {now.get(key, '-')}"
+            return f"it began with {key}={before.get(key, '-')}, now it is {now.get(key, '-')}"
     return ""
 
 
 def begin_study(config: StudyConfig, suggested: str, **parts: Any) -> Study:
-    """Begins or continues a study. From then on `config` has its name, so that its own file can
-    stop it, and a retry continues it.
+    """Begins or continues a study, and stores its name in `config`.
 
-    A named study that was begun with other settings is refused. Without a name, the study is the
-    first of `suggested`, `suggested-2`, ... that was begun with the same settings or not at all.
+    With the name, the study's stop file is found, and a retry continues the same study. A named
+    study that was begun with other settings is refused. Without a name, the study is the first of
+    `suggested`, `suggested-2`, ... that does not exist or was begun with the same settings.
 
     Args:
-        parts: of the `Study`, without its folder and its storage.
+        parts: further arguments of `Study`.
 
     Raises:
         ConfigError: naming the difference.
@@ -244,12 +264,12 @@ def begin_study(config: StudyConfig, suggested: str, **parts: Any) -> Study:
         try:
             folder = study_folder(Path(config.root), candidate, "study.name")
             study = Study(folder=folder, url=config.storage, **parts)
-        except OtherStudy as found:
-            other = str(found)
+        except StudyMismatchError as error:
+            mismatch = str(error)
         else:
             config.name = candidate
             return study
     raise ConfigError(
-        f"study.name: {name or suggested} is another study: {other}; choose another name, such as "
-        f"study.name={name or suggested}-2"
+        f"study.name: {name or suggested} is another study: {mismatch}; choose another name, "
+        f"such as study.name={name or suggested}-2"
     )

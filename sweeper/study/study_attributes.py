@@ -1,4 +1,4 @@
-"""What a study says of itself, wherever it is kept: checked once, then read as typed values."""
+"""The attributes of an Optuna study in any storage, checked and read as typed values."""
 
 from __future__ import annotations
 
@@ -10,60 +10,66 @@ from optuna.distributions import check_distribution_compatibility
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.search_space import Params, Space
-from sweeper.study.journal_entries import check_system, check_values
+from sweeper.study.journal_entries import check_system_attributes, check_values
 from train.config.ranges import format_value
 from train.config.renamed_keys import migrate_flat_keys
 from train.files.untrusted import convert
 
-ABOUT = "about"  # user attribute of a study: what all its trials share
-TOTAL = "trials"  # user attribute of a study: how many trials it will have
-CRASHES = "deaths"  # user attribute of a trial: how often its process died
+SHARED_ATTRIBUTE = "about"  # user attribute of a study: settings that all its trials share
+TOTAL_ATTRIBUTE = "trials"  # user attribute of a study: number of trials it will have
+CRASHES_ATTRIBUTE = "deaths"  # user attribute of a trial: number of times its process crashed
 SCALARS = (bool, int, float, str, type(None))
 
-About = dict[str, Annotated[str, Meta(max_length=10_000)]]
+SharedSettings = dict[str, Annotated[str, Meta(max_length=10_000)]]
 Count = Annotated[int, Meta(ge=0, le=10_000_000)]
 
 
-def about_of(study: optuna.Study) -> dict[str, str] | None:
-    """What all trials of a study share; None: it has not begun.
+def shared_settings_of(study: optuna.Study) -> dict[str, str] | None:
+    """The settings that all trials of a study share; None if the study has not begun.
 
     Raises:
-        UntrustedFileError: it is nothing that a sweep has written.
+        UntrustedFileError: the attribute was not written by a sweep.
     """
-    found = study.user_attrs.get(ABOUT)
-    if found is None:
+    value = study.user_attrs.get(SHARED_ATTRIBUTE)
+    if value is None:
         return None
-    return migrate_flat_keys(convert(found, About, f"study {study.study_name}: {ABOUT}"))
+    return migrate_flat_keys(
+        convert(value, SharedSettings, f"study {study.study_name}: {SHARED_ATTRIBUTE}")
+    )
 
 
-def total_of(study: optuna.Study) -> int:
-    """How many trials a study will have; 0: it does not say so.
+def total_trials_of(study: optuna.Study) -> int:
+    """Number of trials that a study will have; 0 if unknown.
 
     Raises:
-        UntrustedFileError: no number of trials.
+        UntrustedFileError: the attribute is not a valid number.
     """
-    name = f"study {study.study_name}: {TOTAL}"
-    return convert(study.user_attrs.get(TOTAL, 0), Count, name)
+    name = f"study {study.study_name}: {TOTAL_ATTRIBUTE}"
+    return convert(study.user_attrs.get(TOTAL_ATTRIBUTE, 0), Count, name)
 
 
 def crash_count_of(trial: FrozenTrial) -> int:
-    """How often the process of a trial crashed.
+    """Number of times that the process of a trial crashed.
 
     Raises:
-        UntrustedFileError: no number.
+        UntrustedFileError: the attribute is not a valid number.
     """
-    return convert(trial.user_attrs.get(CRASHES, 0), Count, f"trial {trial.number}: {CRASHES}")
+    return convert(
+        trial.user_attrs.get(CRASHES_ATTRIBUTE, 0),
+        Count,
+        f"trial {trial.number}: {CRASHES_ATTRIBUTE}",
+    )
 
 
 def check_study(study: optuna.Study) -> None:
-    """Refuses a study with which Optuna, or what reads its trials, could not go on.
+    """Checks the attributes and trials of a study.
 
     Raises:
-        UntrustedFileError, ValueError: it says where.
+        UntrustedFileError, ValueError: naming the first invalid one.
     """
-    about_of(study)
-    total_of(study)
-    check_system(study._storage.get_study_system_attrs(study._study_id))
+    shared_settings_of(study)
+    total_trials_of(study)
+    check_system_attributes(study._storage.get_study_system_attrs(study._study_id))
     for trial in study.get_trials(deepcopy=False):
         crash_count_of(trial)
         try:
@@ -73,7 +79,7 @@ def check_study(study: optuna.Study) -> None:
 
 
 def _check_trial(trial: FrozenTrial, objectives: int) -> None:
-    check_system(trial.system_attrs)
+    check_system_attributes(trial.system_attrs)
     check_values(trial.state.value, trial.values)
     if trial.values is not None and len(trial.values) != objectives:
         raise ValueError(f"it has {len(trial.values)} values, not {objectives}")
@@ -83,23 +89,23 @@ def _check_trial(trial: FrozenTrial, objectives: int) -> None:
 
 
 def check_within(study: optuna.Study, space: Space) -> None:
-    """Refuses a study with trials that a search could not have proposed.
+    """Checks that all trials of a study are within the search space.
 
     Raises:
-        ValueError: it says which.
+        ValueError: naming the first trial and setting that are not.
     """
     dimensions = {dimension.key: dimension for dimension in space.dimensions}
     for trial in study.get_trials(deepcopy=False):
-        given: Params = trial.params
+        params: Params = trial.params
         if trial.state in (TrialState.RUNNING, TrialState.WAITING):
-            given = {**trial.system_attrs.get("fixed_params", {}), **given}
-        for key in given.keys() & dimensions.keys():
+            params = {**trial.system_attrs.get("fixed_params", {}), **params}
+        for key in params.keys() & dimensions.keys():
             if key in trial.distributions:
                 check_distribution_compatibility(
                     trial.distributions[key], dimensions[key].distribution
                 )
-            if not dimensions[key].admits(given[key]):
+            if not dimensions[key].admits(params[key]):
                 raise ValueError(
-                    f"trial {trial.number}: {key}={format_value(given[key])} is outside of the "
-                    "search"
+                    f"trial {trial.number}: {key}={format_value(params[key])} is outside the "
+                    "search space"
                 )

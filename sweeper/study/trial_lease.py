@@ -1,4 +1,4 @@
-"""A trial of a study, leased by this process: its values are suggested and its result is told."""
+"""A trial of a study that is leased by this process."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeper.search.conditional_params import is_active
 from sweeper.search.search_space import Params, Space
 from sweeper.study.study_attributes import crash_count_of
-from sweeper.tracking.trial_record import HOLDER, trial_folder
+from sweeper.tracking.trial_record import LEASE_FILE, trial_folder
 
-# seconds without a heartbeat after which a worker on another machine counts as dead; on the same
-# machine its death is seen at once
-LEASE = 60.0
+# seconds without a heartbeat after which a worker on another machine counts as crashed; a crash on
+# the same machine is detected at once
+LEASE_SECONDS = 60.0
 
 
 @dataclass
@@ -43,7 +43,7 @@ class LeasedTrial:
         self.release()
 
     def release(self) -> None:
-        """Leaves it to whichever worker takes it up next."""
+        """Releases the lease, so that any worker can acquire it."""
         self.lock.release(force=True)
 
     @property
@@ -65,36 +65,36 @@ class LeasedTrial:
 
     @property
     def crash_count(self) -> int:
-        """How often its process crashed."""
+        """Number of times its process crashed."""
         return crash_count_of(self.frozen)
 
     def report(self, epoch: int, value: float) -> None:
-        """Reports to the pruner, once per epoch."""
-        if self.compared and epoch not in self.frozen.intermediate_values:
+        """Reports an epoch's value to the pruner, once."""
+        if self.comparable and epoch not in self.frozen.intermediate_values:
             self._trial.report(value, epoch)
 
     def should_prune(self) -> bool:
-        return self.compared and self._trial.should_prune()
+        return self.comparable and self._trial.should_prune()
 
     @property
-    def compared(self) -> bool:
-        """Whether its epochs can be compared with other trials': the study has one objective, and
-        the trial has not ended before."""
+    def comparable(self) -> bool:
+        """Whether the pruner can compare it: the study has one objective, and the trial is not
+        finished."""
         return len(self.study.directions) == 1 and not self.finished
 
     def complete(self, values: Sequence[float], violations: dict[str, float]) -> None:
-        """Tells the objectives and how far each constraint is exceeded (0 or less: satisfied). A
-        trial that has ended before keeps its own.
+        """Tells Optuna the objectives and the constraints, unless the trial is finished already.
 
         Args:
-            values: fidelity and memorization; the study takes as many as it has directions.
+            values: fidelity and memorization; the study uses as many as it has directions.
+            violations: constraint -> by how much it is exceeded (0 or less: satisfied).
         """
         if self.finished:
             return
         trial = self._trial
-        for name, over in violations.items():
-            if name not in trial.constraints:  # set already by a process that then died
-                trial.set_constraint(name, over)
+        for name, violation in violations.items():
+            if name not in trial.constraints:  # a process that then crashed may have set it
+                trial.set_constraint(name, violation)
         objectives = list(values[: len(self.study.directions)])
         self.study.tell(self.number, objectives, skip_if_finished=True)
 
@@ -107,32 +107,32 @@ class LeasedTrial:
 
 
 def acquire(study: optuna.Study, folder: Path, number: int) -> LeasedTrial | None:
-    """Leases a trial; None if a living process holds it.
+    """Leases a trial; returns None if a living process holds it.
 
     Args:
-        folder: of the study.
+        folder: the study's folder.
     """
-    place, lock = trial_folder(folder, number), lease(folder, number)
+    trial_path, lock = trial_folder(folder, number), lease_lock(folder, number)
     if lock.is_locked:
         return None
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return None
-    return LeasedTrial(study, number, place, lock)
+    return LeasedTrial(study, number, trial_path, lock)
 
 
-def lease(folder: Path, number: int) -> SoftFileLease:
-    """The lock of a trial, with its holder's heartbeat; the same object for the same trial."""
-    place = trial_folder(folder, number)
-    place.mkdir(parents=True, exist_ok=True)
+def lease_lock(folder: Path, number: int) -> SoftFileLease:
+    """The lock of a trial, with its holder's heartbeat; a singleton per trial."""
+    trial_path = trial_folder(folder, number)
+    trial_path.mkdir(parents=True, exist_ok=True)
     return SoftFileLease(
-        place / HOLDER, lease_duration=LEASE, thread_local=False, is_singleton=True
+        trial_path / LEASE_FILE, lease_duration=LEASE_SECONDS, thread_local=False, is_singleton=True
     )
 
 
 def live_trial(study: optuna.Study, number: int) -> optuna.Trial:
-    """Optuna's handle to a running trial, from its number."""
+    """Optuna's handle of a running trial."""
     storage = study._storage
     trial = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
     return optuna.Trial(study, trial)
@@ -146,7 +146,7 @@ def suggest_all(trial: optuna.Trial, space: Space) -> None:
 
 
 def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
-    """A value for one dimension; the same one if the trial has it already."""
+    """Suggests a value for one dimension; returns the existing one if the trial has it already."""
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(name, distribution.choices)
     if isinstance(distribution, IntDistribution):

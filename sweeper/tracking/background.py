@@ -1,4 +1,4 @@
-"""Work that nothing waits for, one piece after the other."""
+"""A thread that runs actions in the background, one after the other."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from threading import Thread
 log = logging.getLogger(__name__)
 
 
-class Background:
-    """A thread that does what it is given, in order; it ends with its process.
+class BackgroundThread:
+    """A daemon thread that runs submitted actions in order.
 
-    A `ThreadPoolExecutor` would be joined at exit, so that a tracking server which does not answer
-    would hold a process that a second Ctrl-C or an error has ended.
+    A `ThreadPoolExecutor` would be joined at exit, so a tracking server that does not answer would
+    keep a process alive after a second Ctrl-C or an error.
     """
 
     def __init__(self) -> None:
         self._work: Queue[Callable[[], None]] = Queue()
         self._thread: Thread | None = None
 
-    def do(self, action: Callable[[], None]) -> None:
-        """Once everything before is done."""
+    def submit(self, action: Callable[[], None]) -> None:
+        """Runs an action after all earlier ones."""
         self._work.put(action)
         if self._thread is None:
             self._thread = Thread(target=self._run, daemon=True)
             self._thread.start()
 
-    def finish(self) -> None:
-        """Returns when everything is done."""
+    def wait(self) -> None:
+        """Blocks until all submitted actions are done."""
         self._work.join()
 
     def _run(self) -> None:
@@ -37,7 +37,7 @@ class Background:
             action = self._work.get()
             try:
                 action()
-            except Exception as error:  # it may not end the thread, nor what it works for
-                log.warning(f"could not be logged: {error}", exc_info=log.isEnabledFor(10))
+            except Exception as error:  # an error in logging must not end the thread or the study
+                log.warning(f"logging failed: {error}", exc_info=log.isEnabledFor(10))
             finally:
                 self._work.task_done()

@@ -1,4 +1,4 @@
-"""The figures that MLflow gets: of every scored epoch, and of the study as its trials end."""
+"""The metrics that are logged to MLflow: for every scored epoch, and for the study."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from evaluate.tracking.mlflow_store import score_metrics
 from sweeper.tracking.trial_record import ScoredEpoch, TrialRecord
 
 
-def metrics(epoch: ScoredEpoch) -> list[Metric]:
-    """All the figures of an epoch, with the epoch as their step."""
+def epoch_metrics(epoch: ScoredEpoch) -> list[Metric]:
+    """All metrics of an epoch, with the epoch as their step."""
     figures: dict[str, float | None] = {
         "train/loss": epoch.train_loss,
         "train/lr": epoch.lr,
@@ -23,27 +23,29 @@ def metrics(epoch: ScoredEpoch) -> list[Metric]:
         "system/peak_memory_gigabytes": epoch.memory or None,
     }
     step = epoch.scorecard.epoch
-    own = [
+    training_metrics = [
         Metric(name, value, epoch.time, step)
         for name, value in figures.items()
         if value is not None
     ]
-    return score_metrics(epoch.scorecard, epoch.time) + own
+    return score_metrics(epoch.scorecard, epoch.time) + training_metrics
 
 
-def progress(records: list[TrialRecord], ended: TrialRecord, policy: PolicyConfig) -> list[Metric]:
-    """What a trial that has ended brings: its fidelity, and the best of all, of as many trials."""
-    moment = ended.epochs[-1].time
-    until_now = [
+def study_metrics(
+    records: list[TrialRecord], ended: TrialRecord, policy: PolicyConfig
+) -> list[Metric]:
+    """The study's metrics after a trial has ended: its fidelity, and the best fidelity so far."""
+    time = ended.epochs[-1].time
+    selections = [
         select(record.scorecards, policy)
         for record in records
         if record.selected is not None
-        and (record.epochs[-1].time, record.number) <= (moment, ended.number)
+        and (record.epochs[-1].time, record.number) <= (time, ended.number)
     ]
-    best, own = max(until_now, key=lambda s: s.rank), select(ended.scorecards, policy)
-    figures = (("study/fidelity_by_trial", own.fidelity, ended.number),
-               ("study/best_fidelity_by_trials", best.fidelity, len(until_now)))  # fmt: skip
-    return [Metric(name, told, moment, step) for name, told, step in figures if told is not None]
+    best, selection = max(selections, key=lambda s: s.rank), select(ended.scorecards, policy)
+    figures = (("study/fidelity_by_trial", selection.fidelity, ended.number),
+               ("study/best_fidelity_by_trials", best.fidelity, len(selections)))  # fmt: skip
+    return [Metric(name, value, time, step) for name, value, step in figures if value is not None]
 
 
 def _rate(count: int, seconds: float) -> float | None:

@@ -1,4 +1,4 @@
-"""A trial's record as it lies in its file: typed, within bounds, before anything is made of it."""
+"""The file format of a trial's record, with types and bounds that are checked when it is read."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ RUNNING, COMPLETE, STOPPED, FAILED, INTERRUPTED = (
     "failed",
     "interrupted",
 )
-LENGTH = "epochs"  # the tag that says how many epochs: training.max_steps may rule
-# the tag of the seconds that drawing and reading the base's pictures took, once a process
-PREPARING = "seconds.preparing"
-PACK = "pack"  # the tag that says how many trials were trained at once
+EPOCHS_TAG = "epochs"  # tag: number of epochs, which training.max_steps may determine
+# tag: seconds for generating and scoring the base model's images, once per process
+PREPARING_TAG = "seconds.preparing"
+PACK_TAG = "pack"  # tag: number of trials that were trained at once
 
-# groups of settings, where a record has them
+# groups of settings that must be mappings
 SECTIONS = (
     "data",
     "base",
@@ -37,9 +37,9 @@ SECTIONS = (
     "selection",
     "study",
 )
-LAST = 4_102_444_800_000  # the first millisecond of 2100
-LONGEST = 1e9  # seconds, some thirty years
-Moment = Annotated[int, Meta(ge=0, le=LAST)]
+MAX_TIMESTAMP = 4_102_444_800_000  # milliseconds since 1970: the start of 2100
+MAX_SECONDS = 1e9  # about thirty years
+Timestamp = Annotated[int, Meta(ge=0, le=MAX_TIMESTAMP)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Number = Annotated[int, Meta(ge=0, le=1_000_000)]
 
@@ -52,7 +52,7 @@ class SavedEpoch(msgspec.Struct):
     lr: float
     seconds_training: float
     seconds_scoring: float
-    time: Moment
+    time: Timestamp
     weights: Name
     lr_text_encoder: float | None = None
     pictures: Count = 0
@@ -61,14 +61,14 @@ class SavedEpoch(msgspec.Struct):
 
     def __post_init__(self) -> None:
         for seconds in (self.seconds_training, self.seconds_scoring):
-            if not abs(seconds) <= LONGEST:
+            if not abs(seconds) <= MAX_SECONDS:
                 raise ValueError(f"epoch {self.scorecard.epoch} took {seconds:g} seconds")
         if not math.isfinite(self.memory):
             raise ValueError(f"epoch {self.scorecard.epoch} took {self.memory:g} gigabytes")
 
 
 class SavedRecord(msgspec.Struct):
-    """A record; see `TrialRecord`. Tags are bounded as far as they are read."""
+    """A record; see `TrialRecord`. Of the tags, those that are read are checked."""
 
     study: Name
     number: Number
@@ -80,7 +80,7 @@ class SavedRecord(msgspec.Struct):
     state: Literal["running", "complete", "stopped", "failed", "interrupted"] = "running"
     reason: str = ""
     selected: int | None = None
-    ended: Moment = 0
+    ended: Timestamp = 0
 
     def __post_init__(self) -> None:
         for section in SECTIONS:
@@ -88,27 +88,27 @@ class SavedRecord(msgspec.Struct):
                 raise ValueError(
                     f"its settings of {section} are {format_value(self.settings[section])}"
                 )
-        for tag, most in ((LENGTH, MAX_STEPS), (PACK, 1_000_000)):
-            if not 0 <= whole(self.tags.get(tag, "0")) <= most:
+        for tag, max_value in ((EPOCHS_TAG, MAX_STEPS), (PACK_TAG, 1_000_000)):
+            if not 0 <= parse_int(self.tags.get(tag, "0")) <= max_value:
                 raise ValueError(f"its {tag} are {self.tags[tag][:40]!r}")
-        if not 0 <= seconds(self.tags.get(PREPARING, "0")) <= LONGEST:
-            raise ValueError(f"its {PREPARING} are {self.tags[PREPARING][:40]!r}")
+        if not 0 <= parse_seconds(self.tags.get(PREPARING_TAG, "0")) <= MAX_SECONDS:
+            raise ValueError(f"its {PREPARING_TAG} are {self.tags[PREPARING_TAG][:40]!r}")
         if self.selected is not None and self.selected not in [
             e.scorecard.epoch for e in self.epochs
         ]:
-            raise ValueError(f"epoch {self.selected} was selected, which it does not have")
+            raise ValueError(f"epoch {self.selected} was selected, but it has no such epoch")
         losses = {len(e.scorecard.by_probe.get("validation_loss", ())) for e in self.epochs}
         if len(losses - {0, 1}) > 1:
-            raise ValueError("its epochs have validation losses of different pictures")
+            raise ValueError("its epochs have validation losses of different images")
 
 
-def whole(text: str) -> int:
-    """A whole number that a tag holds; -1: it holds none."""
+def parse_int(text: str) -> int:
+    """The integer in a tag; -1 if it is not one."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1
 
 
-def seconds(text: str) -> float:
-    """A number that a tag holds; -1: it holds none."""
+def parse_seconds(text: str) -> float:
+    """The number in a tag; -1 if it is not one."""
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What is known of one trial, kept in its folder: the local truth that MLflow mirrors."""
+"""The record of one trial in its folder: the source of truth, which MLflow mirrors."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from evaluate.scorecard import Scorecard
 from sweeper.config import SweepConfig
 from sweeper.tracking.record_schema import (
     COMPLETE,
+    EPOCHS_TAG,
     FAILED,
     INTERRUPTED,
-    LENGTH,
-    PACK,
-    PREPARING,
+    PACK_TAG,
+    PREPARING_TAG,
     RUNNING,
     STOPPED,
     SavedEpoch,
     SavedRecord,
-    seconds,
-    whole,
+    parse_int,
+    parse_seconds,
 )
 from train.config.parsing import suggestion
 from train.config.ranges import format_value
@@ -46,14 +46,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FILE = "trial.json"
-AT_WORK = "at-work"  # an empty file: a process is at the trial, or died with it
-HOLDER = "holder"  # there while a process holds the trial
-WORKER = "worker"  # the tag that says which process of which machine is, or was, at it
-LONGEST_NAME = 255  # bytes, of a file
-# of a study: records; bytes of them, of 1,000 trials of 60 epochs each; bytes of memory
-MOST_RECORDS, MOST_BYTES, MOST_MEMORY = 100_000, 300_000_000, 1_500_000_000
-COMMA, BRACKET, COLON, WIDE = 40, 100, 90, 4  # bytes of memory for each; for each byte of text
+RECORD_FILE = "trial.json"
+IN_PROGRESS_FILE = "at-work"  # an empty file: a process runs the trial, or crashed while it did
+LEASE_FILE = "holder"  # exists while a process holds the trial
+WORKER_TAG = "worker"  # tag: host and process that run the trial, or last did
+MAX_NAME_BYTES = 255  # of a file name
+# limits of a study: records; bytes of all records (1,000 trials of 60 epochs); bytes of memory
+MAX_RECORDS, MAX_BYTES, MAX_MEMORY = 100_000, 300_000_000, 1_500_000_000
+# bytes of memory for each such character in a JSON text; per character in a non-ASCII one
+COMMA_BYTES, BRACKET_BYTES, COLON_BYTES, WIDE_BYTES = 40, 100, 90, 4
 
 
 @dataclass
@@ -61,13 +62,13 @@ class ScoredEpoch:
     """One scored checkpoint.
 
     Attributes:
-        lr, lr_text_encoder: after its last step; None: the text encoder has no LoRA.
+        lr, lr_text_encoder: after its last step; None if the text encoder has no LoRA.
         seconds_training, seconds_scoring: its share of the pack's time.
         time: when it was scored, in milliseconds since 1970.
-        weights: sha256 of the LoRA's tensors.
-        pictures: that it was shown since the scored epoch before.
-        probes: images that were made of it.
-        memory: gigabytes at the height so far, of the GPU or of the process.
+        weights: SHA-256 of the LoRA's tensors.
+        pictures: number of training images since the previous scored epoch.
+        probes: number of probe images.
+        memory: peak memory so far in gigabytes, of the GPU or of the process.
     """
 
     scorecard: Scorecard
@@ -84,12 +85,12 @@ class ScoredEpoch:
 
     @property
     def seconds(self) -> float:
-        """Of the device, for training and scoring."""
+        """Device time for training and scoring."""
         return self.seconds_training + self.seconds_scoring
 
 
 class Cost(NamedTuple):
-    """What a scored epoch took: seconds, its share of the pack's; gigabytes at the height."""
+    """What a scored epoch cost: its share of the pack's seconds, and peak memory in gigabytes."""
 
     training: float
     scoring: float
@@ -102,13 +103,13 @@ class TrialRecord:
 
     Attributes:
         settings: the resolved config, as in conf/sweep.yaml.
-        overrides: Hydra's, that made these settings.
-        params: those of the settings that the study searches.
+        overrides: the Hydra overrides that produced these settings.
+        params: the settings that the study searches.
         tags: fingerprints, versions, hardware.
         state: running, complete, stopped, failed or interrupted.
         reason: why it was stopped or failed.
-        selected: the epoch to keep.
-        ended: when it was finished, in milliseconds since 1970; 0: not yet, or not known.
+        selected: the selected epoch; None if there is none.
+        ended: when it ended, in milliseconds since 1970; 0 if it has not, or if unknown.
     """
 
     folder: Path
@@ -129,28 +130,28 @@ class TrialRecord:
         return f"trial {self.number}{' again' if 'reproduction_of' in self.tags else ''}"
 
     @property
-    def length(self) -> int:
-        """Epochs that it has in the end, unless it is stopped; 0: not known."""
-        if LENGTH in self.tags:
-            return whole(self.tags[LENGTH])
+    def total_epochs(self) -> int:
+        """Number of epochs unless the trial is stopped early; 0 if unknown."""
+        if EPOCHS_TAG in self.tags:
+            return parse_int(self.tags[EPOCHS_TAG])
         epochs = self.setting("training", "epochs")
         return epochs if type(epochs) is int and 0 <= epochs <= MAX_STEPS else 0
 
     def setting(self, group: str, name: str) -> Scalar:
-        """One of its settings; None where it has none of this name, or one of several values."""
+        """One of its settings; None if it does not exist or is not a single value."""
         settings = self.settings.get(group)
-        found = settings.get(name) if isinstance(settings, dict) else None
-        return found if isinstance(found, bool | int | float | str) else None
+        value = settings.get(name) if isinstance(settings, dict) else None
+        return value if isinstance(value, bool | int | float | str) else None
 
     @property
     def pack(self) -> int:
-        """How many trials were trained at once."""
-        return max(1, whole(self.tags.get(PACK, "1")))
+        """Number of trials that were trained at once."""
+        return max(1, parse_int(self.tags.get(PACK_TAG, "1")))
 
     @property
     def preparing(self) -> float:
-        """Seconds that its process took for the base's pictures; 0: not known."""
-        return max(0.0, seconds(self.tags.get(PREPARING, "0")))
+        """Seconds that its process took for the base model's images; 0 if unknown."""
+        return max(0.0, parse_seconds(self.tags.get(PREPARING_TAG, "0")))
 
     @property
     def scorecards(self) -> list[Scorecard]:
@@ -160,24 +161,17 @@ class TrialRecord:
     def finished(self) -> bool:
         return self.state in (COMPLETE, STOPPED, FAILED)
 
-    def has(self, epoch: int) -> bool:
-        """Whether this epoch is scored."""
+    def has_epoch(self, epoch: int) -> bool:
+        """Whether this epoch has been scored."""
         return any(card.epoch == epoch for card in self.scorecards)
 
-    def add(
-        self,
-        scorecard: Scorecard,
-        saved: Checkpoint,
-        sheet: Image,
-        cost: Cost,
-    ) -> None:
-        """Keeps a scored checkpoint, its probe images and its contact sheet; on disk when this
-        returns."""
+    def add(self, scorecard: Scorecard, saved: Checkpoint, sheet: Image, cost: Cost) -> None:
+        """Records a scored checkpoint, its probe images and its contact sheet on disk."""
         if scorecard.images is not None:
             save_probe_images(scorecard.images, self.sheet(scorecard.epoch))
         save_sheet(sheet, self.sheet(scorecard.epoch))
         probes = 0 if scorecard.images is None else len(scorecard.images)
-        scorecard.images = None  # those of a study would not fit into memory
+        scorecard.images = None  # the images of a whole study would not fit into memory
         self.epochs.append(
             ScoredEpoch(
                 scorecard=scorecard,
@@ -196,47 +190,47 @@ class TrialRecord:
         self.save()
 
     def sheet(self, epoch: int) -> Path:
-        """Where an epoch's contact sheet lies."""
+        """The path of an epoch's contact sheet."""
         return self.folder / "sheets" / f"{epoch:06d}.png"
 
     def end(self, state: str, reason: str = "", selected: int | None = None) -> None:
-        """Notes how the trial ended."""
+        """Records how the trial ended."""
         if not self.finished:
             self.ended = 0 if state == INTERRUPTED else int(time.time() * 1000)
         self.state, self.reason, self.selected = state, reason, selected
         self.save()
 
     def save(self) -> None:
-        """Writes the record in one piece."""
-        about = {name: value for name, value in vars(self).items() if name != "folder"}
-        about["epochs"] = [
+        """Writes the record atomically."""
+        content = {name: value for name, value in vars(self).items() if name != "folder"}
+        content["epochs"] = [
             {**vars(epoch), "scorecard": epoch.scorecard.to_dict()} for epoch in self.epochs
         ]
-        text = json.dumps(about)  # with an indent it takes ten times as long
-        write_atomically(self.folder / FILE, text.encode())
+        text = json.dumps(content)  # indentation would take ten times as long
+        write_atomically(self.folder / RECORD_FILE, text.encode())
 
 
-# what a record in memory has as it has it in its file
-COPIED = [one.name for one in fields(TrialRecord) if one.name not in ("folder", "epochs")]
-KNOWN = {one.name for one in fields(SweepConfig)}  # groups of settings
-COPIED_OF_EPOCH = [one.name for one in fields(ScoredEpoch) if one.name != "scorecard"]
+# fields that are the same in memory and in the file
+RECORD_FIELDS = [f.name for f in fields(TrialRecord) if f.name not in ("folder", "epochs")]
+SETTINGS_GROUPS = {f.name for f in fields(SweepConfig)}  # groups of settings
+EPOCH_FIELDS = [f.name for f in fields(ScoredEpoch) if f.name != "scorecard"]
 
 
 class RecordError(ValueError):
-    """A record cannot be read as one; the message says why."""
+    """A file is not a valid record; the message says why."""
 
 
 def load_record(folder: Path) -> TrialRecord:
-    """Reads a trial's record; checkpoints are looked for beside it, wherever it was moved.
+    """Reads a trial's record. Checkpoints are expected next to it, even if it was moved.
 
     Raises:
-        RecordError: naming the file.
-        OSError: there is none, or it may not be read.
+        RecordError: it is damaged; the message names the file.
+        OSError: it does not exist, or cannot be read.
     """
-    return _read(_content(folder / FILE), folder)
+    return _parse_content(_read_content(folder / RECORD_FILE), folder)
 
 
-def _content(file: Path) -> bytes:
+def _read_content(file: Path) -> bytes:
     """The bytes of a record.
 
     Raises:
@@ -248,22 +242,24 @@ def _content(file: Path) -> bytes:
         raise _damaged(file, error) from error
 
 
-def _read(content: bytes, folder: Path) -> TrialRecord:
-    """See `read_record`; the message names the file."""
+def _parse_content(content: bytes, folder: Path) -> TrialRecord:
+    """Like `read_record`, but the error message names the file."""
     try:
         return read_record(content, folder)
     except ValueError as error:
-        raise _damaged(folder / FILE, error) from error
+        raise _damaged(folder / RECORD_FILE, error) from error
 
 
 def _damaged(file: Path, error: ValueError) -> RecordError:
-    words = str(error).removeprefix(f"{shortened(file)}: ")
-    return RecordError(f"{file} is no record of a trial: {words}")
+    reason = str(error).removeprefix(f"{shortened(file)}: ")
+    return RecordError(f"{file} is not a trial's record: {reason}")
 
 
 def read_record(content: bytes | str, folder: Path) -> TrialRecord:
-    """The record in its JSON, of a trial whose files are (or would be) in `folder`. What another
-    version has written beside what is known here is left out.
+    """Parses the JSON of a record. Fields of other versions are ignored.
+
+    Args:
+        folder: the folder where the trial's files are, or would be.
 
     Raises:
         RecordError: it is damaged.
@@ -272,54 +268,55 @@ def read_record(content: bytes | str, folder: Path) -> TrialRecord:
         saved = parse_json(content, SavedRecord, "record")
     except UntrustedFileError as error:
         raise RecordError(str(error).removeprefix("record: ")) from error
-    about = {name: getattr(saved, name) for name in COPIED}
-    return TrialRecord(folder=folder, epochs=[_epoch(one, folder) for one in saved.epochs], **about)
+    values = {name: getattr(saved, name) for name in RECORD_FIELDS}
+    epochs = [_epoch(epoch, folder) for epoch in saved.epochs]
+    return TrialRecord(folder=folder, epochs=epochs, **values)
 
 
 def _epoch(saved: SavedEpoch, folder: Path) -> ScoredEpoch:
     card = Scorecard.of(saved.scorecard)
-    card.checkpoint = folder / _name_of(card.checkpoint)
-    about = {name: getattr(saved, name) for name in COPIED_OF_EPOCH}
-    return ScoredEpoch(scorecard=card, **about)
+    card.checkpoint = folder / _checkpoint_name(card.checkpoint)
+    values = {name: getattr(saved, name) for name in EPOCH_FIELDS}
+    return ScoredEpoch(scorecard=card, **values)
 
 
-def _name_of(checkpoint: Path) -> str:
-    """The name of a checkpoint, wherever it lay when it was recorded.
+def _checkpoint_name(checkpoint: Path) -> str:
+    """The file name of a recorded checkpoint, without its folder.
 
     Raises:
-        RecordError: it is no name of a file.
+        RecordError: it is not a file name.
     """
     name = checkpoint.name
     try:
         length = len(os.fsencode(name))
     except UnicodeError:
         length = 0
-    if not 0 < length <= LONGEST_NAME or name == ".." or "\0" in name:
-        raise RecordError(f"{format_value(str(checkpoint))} is no name of a checkpoint")
+    if not 0 < length <= MAX_NAME_BYTES or name == ".." or "\0" in name:
+        raise RecordError(f"{format_value(str(checkpoint))} is not the name of a checkpoint")
     return name
 
 
 def load_records(study: Path) -> list[TrialRecord]:
-    """The records of all of a study's trials, in order; one that cannot be read is named, once.
+    """The readable records of all trials of a study, in order; warns once of a damaged one.
 
     Raises:
-        ConfigError: there are more than fit into memory.
+        ConfigError: the records would not fit into memory.
     """
-    found = sorted((study / "trials").glob(f"*/{FILE}"))
-    files = [file for file in found if file.parent.name.isdecimal()]  # and no copy of a folder
-    about = [file.stat() for file in files]
-    if len(files) > MOST_RECORDS or sum(one.st_size for one in about) > MOST_BYTES:
+    files = sorted((study / "trials").glob(f"*/{RECORD_FILE}"))
+    files = [file for file in files if file.parent.name.isdecimal()]  # no copies of folders
+    stats = [file.stat() for file in files]
+    if len(files) > MAX_RECORDS or sum(stat.st_size for stat in stats) > MAX_BYTES:
         raise ConfigError(
-            f"{study / 'trials'}: has more than {MOST_RECORDS} records, or more than "
-            f"{MOST_BYTES / 1e6:g} MB of them"
+            f"{study / 'trials'}: has more than {MAX_RECORDS} records, or more than "
+            f"{MAX_BYTES / 1e6:g} MB of them"
         )
     records, memory = [], 0
-    for file, one in zip(files, about, strict=True):
-        record, more = _load_record(file.parent, one.st_mtime_ns)
-        memory += more
-        if memory > MOST_MEMORY:
+    for file, stat in zip(files, stats, strict=True):
+        record, size = _load_record(file.parent, stat.st_mtime_ns)
+        memory += size
+        if memory > MAX_MEMORY:
             raise ConfigError(
-                f"{study / 'trials'}: its records would take more than {MOST_MEMORY / 1e9:g} GB"
+                f"{study / 'trials'}: its records would take more than {MAX_MEMORY / 1e9:g} GB"
             )
         if record is not None:
             records.append(record)
@@ -327,66 +324,70 @@ def load_records(study: Path) -> list[TrialRecord]:
 
 
 @lru_cache(maxsize=10_000)
-def _load_record(folder: Path, changed: int) -> tuple[TrialRecord | None, int]:
-    """A record, and the memory that it takes. It is kept: a study is looked through after every
-    epoch, and most of its trials have ended long ago."""
-    file = folder / FILE
+def _load_record(folder: Path, modified: int) -> tuple[TrialRecord | None, int]:
+    """A record and the bytes of memory that it takes, cached because all records of a study are
+    loaded after every epoch, and most of them no longer change."""
+    file = folder / RECORD_FILE
     try:
-        content = _content(file)
-        record = _read(content, folder)
+        content = _read_content(file)
+        record = _parse_content(content, folder)
     except RecordError as error:
         log.warning(f"{error}; the trial is left out")
         return None, 0
-    # what is kept of all trials is what is known here; who reads one of them alone sees the rest
-    record.settings = {n: value for n, value in record.settings.items() if n in KNOWN}
+    # of all trials, only known settings are kept in memory; `load_record` returns the others, too
+    record.settings = {n: value for n, value in record.settings.items() if n in SETTINGS_GROUPS}
     return record, _memory_of(content)
 
 
 def _memory_of(content: bytes) -> int:
-    """How many bytes of memory the values in a JSON text take, about and at most.
+    """An upper bound of the bytes of memory that the values in a JSON text take.
 
-    One character that is not plain makes four bytes of each one beside it in its text.
+    A single non-ASCII character can make Python store its whole string with four bytes each.
     """
     commas, colons = content.count(b","), content.count(b":")
     brackets = content.count(b"[") + content.count(b"{")
     plain = content.isascii() and b"\\u" not in content
     return (
-        COMMA * commas + BRACKET * brackets + COLON * colons + len(content) * (1 if plain else WIDE)
+        COMMA_BYTES * commas
+        + BRACKET_BYTES * brackets
+        + COLON_BYTES * colons
+        + len(content) * (1 if plain else WIDE_BYTES)
     )
 
 
 def resume_record(folder: Path, params: dict[str, Any]) -> TrialRecord | None:
-    """The record of a trial to go on with; None: it begins anew, there being none, or one that is
-    damaged or another trial's, which is set aside.
+    """The record with which a trial continues; None if the trial starts over.
+
+    A record that is damaged, or that belongs to a trial with other settings, is renamed.
 
     Args:
-        params: of the trial.
+        params: the trial's params; empty: they are not compared.
     """
-    file = folder / FILE
+    file = folder / RECORD_FILE
     if not file.exists():
-        state_file(folder).unlink(missing_ok=True)  # the epochs before it would have no scores
+        state_file(folder).unlink(missing_ok=True)  # its earlier epochs would have no scores
         return None
     try:
         record = load_record(folder)
         if not params or record.params == params:
             return record
-        words = f"{file} is of a trial with other settings"
+        reason = f"{file} belongs to a trial with other settings"
     except RecordError as error:
-        words = str(error)
-    aside = file.with_name(f"{FILE}.{time.time_ns()}")
-    file.rename(aside)
-    state_file(folder).unlink(missing_ok=True)  # the epochs before it would have no scores
-    log.warning(f"{words}; it is now {aside.name}, and the trial begins anew")
+        reason = str(error)
+    backup = file.with_name(f"{RECORD_FILE}.{time.time_ns()}")
+    file.rename(backup)
+    state_file(folder).unlink(missing_ok=True)  # its earlier epochs would have no scores
+    log.warning(f"{reason}; it was renamed to {backup.name}, and the trial starts over")
     return None
 
 
-def no_study(study: Path) -> ConfigError:
-    """The error that there is no such study, with the name of the nearest."""
-    others = sorted(folder.name for folder in study.parent.glob("*") if folder.is_dir())
-    near = suggestion(study.name, others) or (f"; there are {', '.join(others)}" if others else "")
-    return ConfigError(f"study: there is no study {study.name}{near}")
+def study_not_found(study: Path) -> ConfigError:
+    """The error for a study that does not exist; it suggests the most similar name."""
+    names = sorted(folder.name for folder in study.parent.glob("*") if folder.is_dir())
+    hint = suggestion(study.name, names) or (f"; there are {', '.join(names)}" if names else "")
+    return ConfigError(f"study: there is no study {study.name}{hint}")
 
 
 def trial_folder(study: Path, number: int) -> Path:
-    """Where a trial's files go."""
+    """The folder of a trial."""
     return study / "trials" / f"{number:04d}"

@@ -1,4 +1,4 @@
-"""One real tiny sweep through the command line, shared by the tests that look at what it left."""
+"""A real, tiny sweep through the command line, shared by the tests that inspect its results."""
 
 from __future__ import annotations
 
@@ -32,28 +32,30 @@ SMALL = (
 
 
 def start(module: str, *arguments: str, typed: bool = False) -> Command | OwnCommand:
-    """Starts a command that sees no store but its own.
+    """Starts a command that does not inherit a tracking server.
 
     Args:
-        typed: by Python itself, as a person starts it.
+        typed: whether to start a new Python process, as a person does.
     """
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    launches = any(word.startswith("hydra/launcher=") for word in arguments)
+    launches = any(argument.startswith("hydra/launcher=") for argument in arguments)
     kind = OwnCommand if typed or launches else Command  # joblib never ends in a forked process
     return kind(module, *arguments, environment=environment)
 
 
 def finish(root: Path, module: str, *arguments: str) -> tuple[int, str]:
-    """Runs a command of a study to its end; exit code and output."""
+    """Runs a command on a study to its end; returns exit code and output."""
     return run_module(module, *arguments, f"study.root={root}")
 
 
 def run_module(module: str, *arguments: str) -> tuple[int, str]:
-    """Runs a command to its end; exit code and output."""
+    """Runs a command to its end; returns exit code and output."""
     return start(module, *arguments).finish(LIMIT)
 
 
-def break_off(root: Path, line: str, how: signal.Signals, *arguments: str) -> tuple[int, str]:
+def send_signal_at(
+    root: Path, line: str, signal_number: signal.Signals, *arguments: str
+) -> tuple[int, str]:
     """Starts a sweep and sends a signal once a line of its output contains `line`."""
     process = start("sweeper", *arguments, f"study.root={root}")
     output, deadline = "", time.monotonic() + LIMIT
@@ -61,7 +63,7 @@ def break_off(root: Path, line: str, how: signal.Signals, *arguments: str) -> tu
         output += text
         assert time.monotonic() < deadline, output
         if line in text:
-            process.send_signal(how)
+            process.send_signal(signal_number)
             break
     code, rest = process.finish(LIMIT)
     return code, output + rest
@@ -79,9 +81,13 @@ class Swept:
         return self.root / "studies" / "small"
 
 
-def copied(swept: Swept, root: Path, *without: str) -> Path:
-    """A copy of a finished sweep's root that logs to its own artifacts, not to the original's."""
-    shutil.copytree(swept.root, root, ignore=shutil.ignore_patterns(*without))
+def copy_sweep(swept: Swept, root: Path, *ignored: str) -> Path:
+    """Copies a finished sweep's root; the copy has its own artifacts.
+
+    Args:
+        ignored: names of files that are not copied.
+    """
+    shutil.copytree(swept.root, root, ignore=shutil.ignore_patterns(*ignored))
     with closing(sqlite3.connect(root / "mlflow.db")) as store, store:
         for table, column in ADDRESS_COLUMNS:
             places = ((swept.root / "artifacts").as_uri(), (root / "artifacts").as_uri())
@@ -94,19 +100,19 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # the processes that share the tests share this sweep
-    root, told = folder / "swept" / "mlruns", folder / "swept" / "output.txt"
+    root, output_file = folder / "swept" / "mlruns", folder / "swept" / "output.txt"
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "swept.lock"):
-        if not told.is_file():
-            line = (*SEARCH, *SMALL, f"study.root={root}")
-            code, output = start("sweeper", *line, typed=True).finish(LIMIT)
+        if not output_file.is_file():
+            arguments = (*SEARCH, *SMALL, f"study.root={root}")
+            code, output = start("sweeper", *arguments, typed=True).finish(LIMIT)
             assert code == 0, output
-            told.write_text(output)
-    return Swept(root, told.read_text())
+            output_file.write_text(output)
+    return Swept(root, output_file.read_text())
 
 
 @pytest.fixture
 def fresh(swept: Swept, tmp_path: Path) -> Path:
-    """A root without studies that has the base's pictures of SMALL."""
+    """A root without studies, with the baseline images of SMALL in its cache."""
     shutil.copytree(swept.root / "cache", tmp_path / "cache")
     return tmp_path

@@ -1,4 +1,4 @@
-"""Trials of a tiny base, run in packs, with scores that a test makes up."""
+"""Fixtures: trials of a tiny base that run in packs, with made-up scores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Worth = Callable[[int, int], float]  # of a trial's epoch
 
 
 class Scorer:
-    """Gives checkpoints the same scores, or what `worth` says, unless `scoring` raises."""
+    """Scores each checkpoint with `worth` of its trial and epoch, after calling `scoring`."""
 
     def __init__(self, scoring: Scoring, worth: Worth) -> None:
         self.scoring, self.worth = scoring, worth
@@ -41,9 +41,9 @@ class Scorer:
                 n: Estimate(value, value - 0.1, value + 0.1)
                 for n in ("prompt_fidelity", "subject_fidelity")
             }
-            alone = {name: [value, value] for name in scores}
+            by_probe = {name: [value, value] for name in scores}
             images = np.zeros((2, 8, 8, 3), np.uint8)
-            cards.append(Scorecard(path, epoch, scores, by_probe=alone, images=images))
+            cards.append(Scorecard(path, epoch, scores, by_probe=by_probe, images=images))
         return cards
 
     def sheet(self, scorecard: Scorecard) -> Image.Image:
@@ -51,13 +51,13 @@ class Scorer:
 
 
 class Tracker:
-    """No MLflow."""
+    """A mirror that logs nothing."""
 
     def mirror(self, record: TrialRecord, policy: PolicyConfig) -> None: ...
 
 
 class Lease:
-    """A lease that no study knows about."""
+    """A lease that belongs to no study."""
 
     lost = False
 
@@ -77,9 +77,9 @@ Run = Callable[..., None]
 
 @pytest.fixture
 def make(base_folder: Path, image_folder: Path, tmp_path: Path) -> Make:
-    """Makes the trial of a number; `training` are settings of it."""
+    """Builds a trial from its number and training settings."""
 
-    def made(number: int, **training: Any) -> Trial:
+    def make_trial(number: int, **training: Any) -> Trial:
         config = SweepConfig(
             data=DataConfig(path=str(image_folder), resolution=32),
             base=BaseConfig(path=str(base_folder), device="cpu"),
@@ -95,14 +95,14 @@ def make(base_folder: Path, image_folder: Path, tmp_path: Path) -> Make:
         context = cast(Any, None)  # `run` has it
         return Trial(config, context, record, cast(Any, Tracker()), progress)
 
-    return made
+    return make_trial
 
 
 @pytest.fixture
 def run(base: BaseModel, dataset: Dataset) -> Run:
     """Runs trials with a scorer."""
 
-    def go(
+    def run_with_scorer(
         trials: Any,
         pack: int,
         scoring: Scoring = lambda checkpoints: None,
@@ -116,4 +116,4 @@ def run(base: BaseModel, dataset: Dataset) -> Run:
         trial.context = context
         return trial
 
-    return go
+    return run_with_scorer

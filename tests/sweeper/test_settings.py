@@ -1,4 +1,4 @@
-"""Wrong settings end in one line before anything is loaded; a store that is away stops nothing."""
+"""Invalid settings end in one line before anything is loaded; an MLflow outage stops nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from PIL import Image
 from evaluate.config import RULES, PolicyConfig, check_policy
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.execution.early_stopping import has_plateaued, memorizes, no_learning
+from sweeper.execution.early_stopping import (
+    stop_on_memorization,
+    stop_on_plateau,
+    stop_without_learning,
+)
 from sweeper.search.conditional_params import is_active
 from sweeper.search.samplers import make_sampler
 from sweeper.search.search_space import identity, parse_space
@@ -37,7 +41,7 @@ POLICY = PolicyConfig(max={"pose_memorization": 0.35})
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["-m", "network.rnk=4,8"], "network.rnk: there is no such setting; did you mean"),
         (["-m", "network.rank=4,abc"], "network.rank"),
@@ -82,18 +86,22 @@ POLICY = PolicyConfig(max={"pose_memorization": 0.35})
         ),
     ],
 )
-def test_wrong_settings_are_refused(arguments: list[str], words: str) -> None:
+def test_wrong_settings_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as end:
         preflight("sweep", arguments, SweepConfig, check_sweep)
-    assert words in str(end.value)
+    assert message in str(end.value)
 
 
-def test_a_search_may_vary_what_not_all_of_its_trials_have() -> None:
-    swept = ["-m", "network.conv_rank=0,4", "network.conv_alpha=1,2"]
-    preflight("sweep", swept, SweepConfig, check_sweep, is_active)
+def test_a_search_may_contain_conditional_settings() -> None:
+    arguments = ["-m", "network.conv_rank=0,4", "network.conv_alpha=1,2"]
+    preflight("sweep", arguments, SweepConfig, check_sweep, is_active)
     with pytest.raises(SystemExit, match=r"network\.conv_alpha: needs"):
         preflight(
-            "sweep", ["-m", "network.conv_rank=0", swept[2]], SweepConfig, check_sweep, is_active
+            "sweep",
+            ["-m", "network.conv_rank=0", arguments[2]],
+            SweepConfig,
+            check_sweep,
+            is_active,
         )
 
 
@@ -112,8 +120,8 @@ def test_every_pruner_can_be_chosen(pruner: str) -> None:
     assert (shortest < 10) == (pruner != "none")
 
 
-def test_the_default_pruner_tells_a_slow_learner_from_a_bad_one() -> None:
-    """Behind at the same epoch are all: one rises still, one has flattened, one has fallen."""
+def test_the_default_pruner_keeps_slow_learners() -> None:
+    """All are behind at the same epoch: one still rises, one has flattened, one has fallen."""
     pruner = instantiate(settings("sweep", SweepConfig, ["training.epochs=3"]).pruner)
     study = optuna.create_study(direction="maximize", pruner=pruner)
     curves = {
@@ -121,7 +129,7 @@ def test_the_default_pruner_tells_a_slow_learner_from_a_bad_one() -> None:
         "slow": [0.50, 0.75, 0.79],
         "flat": [0.60, 0.61, 0.61],
         "falling": [0.79, 0.70, 0.60],
-        "late": [0.10, 0.60, 0.61],  # behind at its last epoch, where there is nothing to save
+        "late": [0.10, 0.60, 0.61],  # behind, but at its last epoch nothing can be saved
     }
     stopped: dict[str, int] = {}
     for name, values in curves.items():
@@ -141,24 +149,24 @@ def test_every_sampler_can_be_chosen(sampler: str) -> None:
         ["network.rank=2,4,8", "training.seed=1,2"], {}, OverridesParser.create()
     )
     study = optuna.create_study()
-    found = set()
+    identities = set()
     for number in range(6):
         config: Any = OmegaConf.to_container(composed.hydra.sweeper.sampler, resolve=True)
         study.sampler = make_sampler(config, number, space, study)
         trial = study.ask()
         suggest_all(trial, space)
-        found.add(identity(trial.params))
+        identities.add(identity(trial.params))
         study.tell(trial, 1.0)
-    assert len(found) == 6
+    assert len(identities) == 6
 
 
 @pytest.mark.parametrize(("budget", "count"), [("small", 16), ("default", 32), ("large", 96)])
-def test_probe_sets_come_by_budget(budget: str, count: int) -> None:
+def test_probe_sets_have_the_documented_sizes(budget: str, count: int) -> None:
     assert settings("sweep", SweepConfig, [f"probes={budget}"]).probes.count == count
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_rule_is_a_policy_to_choose(rule: str) -> None:
+def test_every_rule_has_a_selection_config(rule: str) -> None:
     choice = "default" if rule == "overfit_aware" else rule
     policy = settings("sweep", SweepConfig, [f"selection={choice}", "selection.epoch=3"]).selection
     assert policy.rule == rule
@@ -180,44 +188,48 @@ def card(epoch: int, memory: float, checkpoint: Path = Path("-")) -> Scorecard:
     return Scorecard(checkpoint, epoch, scores, images=np.zeros((1, 8, 8, 3), np.uint8))
 
 
-def test_memorized_needs_a_row_of_sure_epochs() -> None:
-    rule = memorizes(POLICY, in_a_row=2)
+def test_memorization_rule_needs_consecutive_sure_epochs() -> None:
+    rule = stop_on_memorization(POLICY, patience=2)
     assert not rule([card(1, 0.6)])
     assert not rule([card(1, 0.6), card(2, 0.4), card(3, 0.6)])  # 0.4 may be chance
     assert "pose_memorization" in rule([card(1, 0.1), card(2, 0.5), card(3, 0.6)])
 
 
-def test_settled_when_no_later_epoch_is_better() -> None:
-    def made(epoch: int, fidelity: float, memory: float = 0.1) -> Scorecard:
-        found = card(epoch, memory)
+def test_plateau_rule_stops_when_no_later_epoch_is_better() -> None:
+    def make_card(epoch: int, fidelity: float, memory: float = 0.1) -> Scorecard:
+        scorecard = card(epoch, memory)
         for name in ("prompt_fidelity", "subject_fidelity"):
-            found.scores[name] = Estimate(fidelity, fidelity - 0.01, fidelity + 0.01)
-            found.by_probe[name] = [fidelity - 0.01, fidelity + 0.01, fidelity]
-        return found
+            scorecard.scores[name] = Estimate(fidelity, fidelity - 0.01, fidelity + 0.01)
+            scorecard.by_probe[name] = [fidelity - 0.01, fidelity + 0.01, fidelity]
+        return scorecard
 
-    rule = has_plateaued(POLICY, epochs=2)
-    better, best = [made(1, 0.7), made(2, 0.8)], made(3, 0.9)
-    assert not rule([*better, made(3, 0.8)])
-    assert not rule([*better, best, made(4, 0.9)])
-    assert "better than epoch 3" in rule([*better, best, made(4, 0.9), made(5, 0.95, memory=0.6)])
-    assert not has_plateaued(POLICY, epochs=0)([*better, best, made(4, 0.9), made(5, 0.9)])
+    rule = stop_on_plateau(POLICY, patience=2)
+    better, best = [make_card(1, 0.7), make_card(2, 0.8)], make_card(3, 0.9)
+    assert not rule([*better, make_card(3, 0.8)])
+    assert not rule([*better, best, make_card(4, 0.9)])
+    assert "better than epoch 3" in rule(
+        [*better, best, make_card(4, 0.9), make_card(5, 0.95, memory=0.6)]
+    )
+    assert not stop_on_plateau(POLICY, patience=0)(
+        [*better, best, make_card(4, 0.9), make_card(5, 0.9)]
+    )
 
 
-def test_no_learning_needs_a_share_of_the_epochs() -> None:
-    rule = no_learning(0.5, epochs=4)
+def test_no_learning_rule_needs_a_share_of_the_epochs() -> None:
+    rule = stop_without_learning(0.5, epochs=4)
     learned, nothing = Estimate(0.1, 0.0, 0.2), Estimate(0.05, 0.0, 0.1)
 
-    def stops(epoch: int, likeness: Estimate) -> str:
-        found = card(epoch, 0.1)
-        found.scores["subject_fidelity"] = likeness
-        return rule([found])
+    def reason_at(epoch: int, likeness: Estimate) -> str:
+        scorecard = card(epoch, 0.1)
+        scorecard.scores["subject_fidelity"] = likeness
+        return rule([scorecard])
 
-    assert not stops(1, nothing)
-    assert not stops(2, learned)  # it may have learned something
-    assert "subject_fidelity is at most 0.10" in stops(2, nothing)
+    assert not reason_at(1, nothing)
+    assert not reason_at(2, learned)  # it may have learned something
+    assert "subject_fidelity is at most 0.10" in reason_at(2, nothing)
 
 
-def test_store_that_was_away_gets_everything_later(
+def test_an_unreachable_store_catches_up_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = tmp_path / "studies" / "away"
@@ -227,31 +239,33 @@ def test_store_that_was_away_gets_everything_later(
     record.folder.mkdir(parents=True)
     monkeypatch.setattr("sweeper.tracking.trial_record.weights_hash", lambda path: "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    away = MlflowMirror(tmp_path, study)
+    unreachable = MlflowMirror(tmp_path, study)
     with caplog.at_level(logging.WARNING):
         for epoch in (1, 2):
             saved = Checkpoint(0, Path("-"), epoch, 0.1, 1e-3, None, 4, last=False)
             record.add(card(epoch, 0.1), saved, Image.new("RGB", (8, 8)), Cost(1.0, 1.0))
-            away.mirror(record, POLICY)
-            away.catch_up()
+            unreachable.mirror(record, POLICY)
+            unreachable.flush()
     batches: list[int] = []
     log_batch = MlflowClient.log_batch
 
-    def counted(client: MlflowClient, *arguments: Any, **entries: Any) -> None:
+    def count_batch(client: MlflowClient, *arguments: Any, **entries: Any) -> None:
         batches.append(len(entries.get("metrics", ())))
         log_batch(client, *arguments, **entries)
 
-    monkeypatch.setattr(MlflowClient, "log_batch", counted)
-    assert sum("MLflow is unreachable" in line for line in caplog.messages) == 1
+    monkeypatch.setattr(MlflowClient, "log_batch", count_batch)
+    assert sum("MLflow is away" in line for line in caplog.messages) == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    back = MlflowMirror(tmp_path, study)
-    back.mirror(load_record(record.folder), POLICY)
-    back.catch_up()
-    client = MlflowClient(back.uri)
-    run_id = back.run_of(record).saved_id
+    mirror = MlflowMirror(tmp_path, study)
+    mirror.mirror(load_record(record.folder), POLICY)
+    mirror.flush()
+    client = MlflowClient(mirror.uri)
+    run_id = mirror.run_for(record).saved_id
     history = client.get_metric_history(run_id, "scores/fidelity")
     assert [metric.step for metric in history] == [1, 2]
-    assert len([size for size in batches if size]) == 1, "all that was missed in one batch"
+    assert len([size for size in batches if size]) == 1, (
+        "everything that was missed is logged in one batch"
+    )
     data = client.get_run(run_id).data
     for kind, value, text in (
         ("params", data.params["long"], settings["long"]),

@@ -1,4 +1,4 @@
-"""Matplotlib's figures as pieces of a page: in its letters, and in colors for day and night."""
+"""Converts Matplotlib figures to SVG for the report: in its font, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -14,74 +14,73 @@ from evaluate.config import PolicyConfig
 from evaluate.images.curves import CURVES, draw_curves
 from evaluate.images.figures import save_figure
 from evaluate.scorecard import Scorecard
-from sweeper.results.overview_picture import draw_checkpoints
+from sweeper.results.overview_chart import draw_checkpoints
 from sweeper.results.ranking import RankedTrial
 from sweeper.tracking.trial_record import TrialRecord
 from train.text.display import printable
 
-SMALL, LARGE = (4.6, 3.2), (5.6, 4.0)  # inches; letters then have their size on a phone
+CURVES_SIZE, CHECKPOINTS_SIZE = (4.6, 3.2), (5.6, 4.0)  # inches; legible on a phone
 STYLE: Any = {"svg.fonttype": "none", "font.size": 10.5, "axes.spines.top": False,
          "axes.spines.right": False}  # fmt: skip
 
 
 def checkpoints_chart(
-    records: list[TrialRecord], best: TrialRecord, pick: Scorecard, policy: PolicyConfig
+    records: list[TrialRecord], best: TrialRecord, selected: Scorecard, policy: PolicyConfig
 ) -> Markup:
-    """Fidelity against memorization; pointing at a dot tells which one it is."""
+    """Fidelity against memorization; hovering over a dot shows which checkpoint it is."""
     with rc_context(STYLE):
-        figure = Figure(figsize=LARGE, layout="constrained")
+        figure = Figure(figsize=CHECKPOINTS_SIZE, layout="constrained")
         axes = figure.subplots()
-        draw_checkpoints(axes, records, best, pick, policy, keyed=False)
+        draw_checkpoints(axes, records, best, selected, policy, legend=False)
         axes.set_xlabel("pose memorization (0 none, 1 all)")
         axes.set_ylabel("fidelity (higher is better)")
         count = sum(len(record.scorecards) for record in records)
         label = (
-            f"Fidelity against pose memorization of all {count} checkpoints; the pick is trial "
-            f"{best.number}, {pick.label}. The table of the trials has the figures."
+            f"Fidelity against pose memorization of all {count} checkpoints; trial {best.number}, "
+            f"{selected.label} is selected. The numbers are in the table of the trials."
         )
         return svg(figure, label)
 
 
 def curves_chart(entry: RankedTrial, policy: PolicyConfig) -> Markup:
-    """The scores of a trial over its epochs, the kept one marked."""
+    """The scores of a trial over its epochs, with the selected epoch marked."""
     assert entry.selection
-    pick, record = entry.selection.scorecard, entry.record
+    selected, record = entry.selection.scorecard, entry.record
     with rc_context(STYLE):
-        figure = Figure(figsize=SMALL, layout="constrained")
+        figure = Figure(figsize=CURVES_SIZE, layout="constrained")
         axes = figure.subplots()
-        draw_curves(axes, record.scorecards, pick, policy, "", legend=False)
+        draw_curves(axes, record.scorecards, selected, policy, "", legend=False)
         axes.set_ylim(top=max(1.12, axes.get_ylim()[1]))
-        told = ", ".join(
-            f"{name.replace('_', ' ')} {first.value:.2f} to {pick.scores[name].value:.2f} to "
+        ranges = ", ".join(
+            f"{name.replace('_', ' ')} {first.value:.2f} to {selected.scores[name].value:.2f} to "
             f"{last.value:.2f}"
             for name in CURVES
-            if name in pick.scores
+            if name in selected.scores
             and (first := record.scorecards[0].scores.get(name))
             and (last := record.scorecards[-1].scores.get(name))
         )
         label = (
-            f"The scores of trial {record.number} at its first, its kept ({pick.label}) and its "
-            f"last epoch: {told}."
+            f"The scores of trial {record.number} at its first, its selected ({selected.label}) "
+            f"and its last epoch: {ranges}."
         )
         return svg(figure, label)
 
 
 def svg(figure: Figure, label: str) -> Markup:
-    """A figure as an <svg> for the inside of a page, and nothing else that matplotlib writes.
+    """A figure as an <svg> element that can be embedded in a page.
 
-    Black becomes the color of the page's letters and white that of its ground; every other
-    color `#abcdef` can be changed by the page's variable `--abcdef`. What an artist has as its
-    url is shown where it is pointed at.
+    Black becomes the page's text color, and white its background. Every other color `#abcdef` can
+    be overridden by the CSS variable `--abcdef`. An artist's URL becomes its tooltip.
 
     Args:
-        label: the picture in words, for those who cannot see it.
+        label: a description of the figure for screen readers.
     """
     buffer, label = io.StringIO(), printable(label)
-    with rc_context({**STYLE, "svg.hashsalt": label}):  # the same names at every run
+    with rc_context({**STYLE, "svg.hashsalt": label}):  # makes the element IDs reproducible
         save_figure(figure, buffer, format="svg", transparent=True, bbox_inches="tight")
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    for pattern, instead in (
+    for pattern, replacement in (
         (r"<metadata>.*?</metadata>", ""),
         (r"<style.*?</style>", ""),
         (r"<!--.*?-->", ""),
@@ -94,8 +93,8 @@ def svg(figure: Figure, label: str) -> Markup:
         (r"</a>", "</g>"),
         (r">\s+<", "><"),
     ):
-        text = re.sub(pattern, instead, text, flags=re.DOTALL)
-    box = re.search(r'viewBox="[^"]*"', text)
-    assert box
-    opened = f'<svg {box.group()} role="img" aria-label="{escape(label)}">'
-    return Markup(opened + text[text.index(">") + 1 :])
+        text = re.sub(pattern, replacement, text, flags=re.DOTALL)
+    view_box = re.search(r'viewBox="[^"]*"', text)
+    assert view_box
+    opening_tag = f'<svg {view_box.group()} role="img" aria-label="{escape(label)}">'
+    return Markup(opening_tag + text[text.index(">") + 1 :])

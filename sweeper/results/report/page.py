@@ -1,4 +1,4 @@
-"""A study's report: what there is to say, put into the page."""
+"""Renders a study's report from its records."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from evaluate.selection.diagnosis import diagnose
 from evaluate.selection.explain import describe_fault, exceeded, format_percent
 from evaluate.selection.objective import MEMORY, total_violation
 from sweeper.results import snippets
-from sweeper.results.checkpoint_files import REPORT, RESULT
-from sweeper.results.missing_trials import words_of_missing
-from sweeper.results.ranking import RankedTrial, explain, front_of, varied
-from sweeper.results.report import charts, pictures, tables
-from sweeper.results.report.search_insights import look_at
-from sweeper.results.retrain_command import again_command
+from sweeper.results.checkpoint_files import REPORT_FILE, RESULT_FILE
+from sweeper.results.missing_trials import describe_missing
+from sweeper.results.ranking import RankedTrial, explain, pareto_trials, varied_params
+from sweeper.results.report import charts, images, tables
+from sweeper.results.report.search_insights import analyze_search
+from sweeper.results.retrain_command import retrain_command
 from sweeper.tracking.trial_record import RUNNING, TrialRecord
 from train.config.parsing import cause
 from train.config.ranges import range_errors
@@ -35,13 +35,13 @@ from train.files.untrusted import Tree, UntrustedFileError, convert, read_json
 from train.text.display import LINES, printable
 
 log = logging.getLogger(__name__)
-BEST = 3  # trials whose curves are shown
-MOST_FRONT, FRONT_TILES = 12, 4  # trials of a front that are shown, and pictures of each
-HERE = Path(__file__).parent
+CURVE_TRIALS = 3  # trials whose curves are shown
+MAX_FRONT, TILES_PER_FRONT_TRIAL = 12, 4  # trials of a front that are shown, and images of each
+FOLDER = Path(__file__).parent
 
 
 class _Result(msgspec.Struct):
-    """What is read of a study's result."""
+    """The fields of a study's result that are read."""
 
     policy_settings: Tree
 
@@ -53,41 +53,44 @@ def write_report(
     file: Path | None = None,
     storage: str | None = None,
 ) -> Path:
-    """Writes report.html into the study's folder: one file, which needs no other and no network.
+    """Writes report.html into the study's folder: one self-contained file.
 
     Args:
-        ranked: all the trials, best first.
-        file: where to write it instead.
-        storage: where Optuna has the study, see `look_at`.
+        ranked: all trials, best first.
+        file: another path to write to.
+        storage: Optuna's storage of the study, see `analyze_search`.
 
     Returns:
-        The file.
+        The path of the report.
     """
-    file = file or study / REPORT
+    file = file or study / REPORT_FILE
     write_atomically(file, render(study, ranked, policy, storage).encode())
     return file
 
 
 def policy_of(study: Path, records: list[TrialRecord]) -> PolicyConfig:
-    """The policy that made a study's result; before there is one, that of its trials, and so it is
-    if the file is damaged, with a warning."""
-    file = study / RESULT
+    """The policy that selected a study's result.
+
+    Before there is a result, it is the policy of the trials, as well as if the result is damaged,
+    which is logged as a warning.
+    """
+    file = study / RESULT_FILE
     try:
-        return _checked(read_json(file, _Result).policy_settings, str(file))
+        return _checked_policy(read_json(file, _Result).policy_settings, str(file))
     except FileNotFoundError:
         pass
     except (UntrustedFileError, OSError) as error:
         log.warning(f"{cause(error)}; the policy of its trials is used")
     settings = next((record.settings for record in records if record.settings), {})
     try:
-        return _checked(settings.get("selection", {}), "the policy of its trials")
+        return _checked_policy(settings.get("selection", {}), "the policy of its trials")
     except UntrustedFileError as error:
-        log.warning(f"{cause(error)}; the policy that is used without any setting is taken")
+        log.warning(f"{cause(error)}; the default policy is used")
     return PolicyConfig()
 
 
-def _checked(settings: object, name: str) -> PolicyConfig:
-    """Logged settings of a policy, as settings that are typed would be checked."""
+def _checked_policy(settings: object, name: str) -> PolicyConfig:
+    """A policy from logged settings, checked like typed ones."""
     settings = migrate_keys({"policy": settings})["selection"]  # files of an earlier version
     policy = convert(settings, PolicyConfig, name)
     try:
@@ -104,65 +107,65 @@ def render(
 ) -> str:
     """The page, as HTML."""
     environment = Environment(
-        loader=FileSystemLoader(HERE),
+        loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        finalize=_printable_value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["percent"] = format_percent
     environment.filters["breakable"] = _breakable
-    script = (HERE / "script.js").read_text(encoding="utf-8")
+    script = (FOLDER / "script.js").read_text(encoding="utf-8")
     records = sorted((entry.record for entry in ranked), key=lambda record: record.number)
-    searched = varied(ranked)
+    searched = varied_params(ranked)
     headings, rows = tables.trial_table(ranked, searched)
-    search = look_at(study, storage)
+    search = analyze_search(study, storage)
     return environment.get_template("page.html").render(
-        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         name=study.name,
         commands=[
-            snippets.study_command(name, study, more)
-            for name, more in (("report", ""), ("select", " selection=…"))
+            snippets.study_command(name, study, extra)
+            for name, extra in (("report", ""), ("select", " selection=…"))
         ],
         policy=policy,
         search=search,
-        pick=_pick(study, ranked, policy) if ranked[0].selection else None,
-        front=_front(study, ranked) if search.front else [],
-        unbeaten=[entry.record.number for entry in front_of(ranked)],
+        selected=_selected(study, ranked, policy) if ranked[0].selection else None,
+        front=_front_entries(study, ranked) if search.front else [],
+        pareto_numbers=[entry.record.number for entry in pareto_trials(ranked)],
         headings=headings,
         rows=rows,
-        missing=words_of_missing(study),
+        missing=describe_missing(study),
         running=sum(record.state == RUNNING for record in records),
         failures=tables.failures(ranked),
-        took=tables.took(records),
-        others=_findings(ranked[1:], policy),
+        timing=tables.timing(records),
+        other_findings=_findings_by_trial(ranked[1:], policy),
     )
 
 
-def _shown(value: object) -> object:
-    """What is put into the page: no text in it turns the direction of writing, or is invisible."""
+def _printable_value(value: object) -> object:
+    """A value as it is put into the page: without bidi controls and invisible characters."""
     if value is None or isinstance(value, int | float):
         return value
-    shown = printable(str(value), LINES)
-    return Markup(shown) if isinstance(value, Markup) else shown
+    text = printable(str(value), LINES)
+    return Markup(text) if isinstance(value, Markup) else text
 
 
 def _breakable(name: str) -> Markup:
-    """A name that a narrow column may break after each underscore."""
+    """A name that may break after each underscore in a narrow column."""
     return Markup("_<wbr>").join(name.split("_"))
 
 
-def _pick(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> dict[str, Any]:
-    """Everything that the page shows of the best trial, which has a checkpoint."""
+def _selected(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> dict[str, Any]:
+    """The template variables of the best trial, which must have a checkpoint."""
     best = ranked[0]
     assert best.selection
     record, card = best.record, best.selection.scorecard
     file = study / "best.safetensors"
-    told = [entry for entry in ranked if entry.selection][:BEST]
-    compared = pictures.compared(record, card)
+    charted = [entry for entry in ranked if entry.selection][:CURVE_TRIALS]
+    comparison = images.compare_epochs(record, card)
     return {
         "number": record.number,
         "label": card.label,
@@ -173,52 +176,52 @@ def _pick(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> dict[
         "settings": tables.setting_groups(record),
         "scores": tables.score_rows(card, policy),
         "confidence": card.confidence,
-        "training": pictures.training_strip(study, record),
-        "compared": compared,
-        "overfitted": _overfitted(ranked, card, [*compared], policy),
-        "moments": [c.label for c in pictures.moments(record.scorecards, card)],
-        "strips": pictures.all_strips(record, card),
+        "training": images.training_strip(study, record),
+        "comparison": comparison,
+        "overfitted": _overfitted(ranked, card, [*comparison], policy),
+        "epoch_labels": [c.label for c in images.key_epochs(record.scorecards, card)],
+        "strips": images.all_strips(record, card),
         "checkpoints": charts.checkpoints_chart(
             sorted((e.record for e in ranked), key=lambda r: r.number), record, card, policy
         ),
-        "curves": [(e, charts.curves_chart(e, policy)) for e in told],
-        "key": [(name, tables.SCORES[name][0], color) for name, color in CURVES.items()
-                if name in card.scores],
+        "curves": [(e, charts.curves_chart(e, policy)) for e in charted],
+        "legend": [(name, tables.SCORES[name][0], color) for name, color in CURVES.items()
+                   if name in card.scores],
         "findings": diagnose(record.scorecards, policy),
         "file": file.as_posix(),
         "lora": f"{study.name}.safetensors",
         "trigger": printable(str(record.setting("data", "trigger"))),
         "snippet": snippets.diffusers_snippet(record, file),
         "pack": str(record.pack),
-        "reproduce": snippets.reproduce_commands(best.run_id, file, snippets.root_of(study)),
-        "again": again_command(record),
+        "reproduce": snippets.reproduce_commands(best.run_id, file, snippets.root_argument(study)),
+        "retrain": retrain_command(record),
     }  # fmt: skip
 
 
 def _overfitted(
-    ranked: list[RankedTrial], pick: Scorecard, names: list[str], policy: PolicyConfig
-) -> pictures.Strip | None:
-    """The same probes at the checkpoint that is most over the limits; None where none is."""
+    ranked: list[RankedTrial], selected: Scorecard, names: list[str], policy: PolicyConfig
+) -> images.Strip | None:
+    """The same probes at the checkpoint that exceeds the limits most; None if none does."""
     all_cards = [(e.record, card) for e in ranked for card in usable(e.record.scorecards)]
     record, worst = max(all_cards, key=lambda pair: total_violation(pair[1], policy))
-    if worst is pick or total_violation(worst, policy) <= 0:
+    if worst is selected or total_violation(worst, policy) <= 0:
         return None
     shares = {
         name: format_percent(max(0.0, worst.scores[name].value)) for name in exceeded(worst, policy)
     }
-    words = ", ".join(describe_fault(name, share) for name, share in shares.items())
+    summary = ", ".join(describe_fault(name, share) for name, share in shares.items())
     title = f"What overfitting looks like: trial {record.number}, {worst.label}"
-    return pictures.strip_of(record, worst, names, title, f"{words[:1].upper()}{words[1:]}.")
+    return images.probe_strip(record, worst, names, title, f"{summary[:1].upper()}{summary[1:]}.")
 
 
-def _front(study: Path, ranked: list[RankedTrial]) -> list[dict[str, Any]]:
+def _front_entries(study: Path, ranked: list[RankedTrial]) -> list[dict[str, Any]]:
     """The Pareto-optimal trials of a search with two objectives, least memorized first."""
-    shown = []
-    for entry in front_of(ranked)[:MOST_FRONT]:
+    trials = []
+    for entry in pareto_trials(ranked)[:MAX_FRONT]:
         assert entry.selection
         card = entry.selection.scorecard
-        strips = pictures.all_strips(entry.record, card, FRONT_TILES * 2)
-        shown.append({
+        strips = images.all_strips(entry.record, card, TILES_PER_FRONT_TRIAL * 2)
+        trials.append({
             "number": entry.record.number,
             "label": card.label,
             "fidelity": entry.selection.fidelity,
@@ -226,16 +229,18 @@ def _front(study: Path, ranked: list[RankedTrial]) -> list[dict[str, Any]]:
             "feasible": entry.selection.feasible,
             "chips": tables.chips(entry.record),
             "file": card.checkpoint.as_posix(),
-            "tiles": strips[0].tiles[:FRONT_TILES] if strips else [],
+            "tiles": strips[0].tiles[:TILES_PER_FRONT_TRIAL] if strips else [],
         })  # fmt: skip
-    return shown
+    return trials
 
 
-def _findings(entries: list[RankedTrial], policy: PolicyConfig) -> list[tuple[int, list[Any]]]:
-    """The diagnosis of each trial that has one, by its number."""
-    told = [
+def _findings_by_trial(
+    entries: list[RankedTrial], policy: PolicyConfig
+) -> list[tuple[int, list[Any]]]:
+    """The trial numbers and diagnoses of all trials with findings."""
+    diagnoses = [
         (e.record.number, diagnose(e.record.scorecards, policy))
         for e in entries
         if e.record.scorecards
     ]
-    return sorted((number, findings) for number, findings in told if findings)
+    return sorted((number, findings) for number, findings in diagnoses if findings)

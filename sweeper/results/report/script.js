@@ -1,11 +1,11 @@
-// The table of the trials: a heading's button sorts by its column, once more the other way round.
-// Cells without a key come last, whichever way.
+// The table of the trials: a heading's button sorts by its column, a second click reverses it.
+// Cells without a key always come last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   headings.forEach((heading, column) => {
     heading.querySelector("button").addEventListener("click", () => {
       const up = heading.ariaSort !== "ascending";
-      for (const other of headings) other.removeAttribute("aria-sort");
+      for (const cell of headings) cell.removeAttribute("aria-sort");
       heading.setAttribute("aria-sort", up ? "ascending" : "descending");
       const key = (row) => row.cells[column].dataset.key;
       const rows = [...body.rows].sort((one, two) => {
@@ -18,7 +18,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-// Buttons that copy a command, where the browser lets a page do so.
+// Buttons that copy a command, if the browser allows it.
 if (navigator.clipboard) {
   for (const button of document.querySelectorAll(".copy-text")) {
     button.hidden = false;

@@ -1,4 +1,4 @@
-"""What Optuna tells of a search: which settings mattered, and how they went together."""
+"""Optuna's analysis of a search: which settings mattered, and how they combined."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from evaluate.tracking.database_file import open_database
-from sweeper.results.ranking import last_word
+from sweeper.results.ranking import short_key
 from sweeper.results.report.charts import svg
-from sweeper.study.storage import GRPC, find_study
+from sweeper.study.storage import GRPC_SCHEME, find_study
 from train.config.parsing import cause
 from train.files.untrusted import UntrustedFileError
 
-FEWEST = 4  # trials that tell of an importance
-MOST, WIDEST, LONGEST = 10_000, 300, 500  # trials, columns, and letters of a name or a choice
-# from what is seen least to what is seen best, on white and on black
-WORST, BEST = "#868e96", "#d9480f"
+MIN_TRIALS = 4  # finished trials that an estimate of importance needs
+# limits of a search that is analyzed; MAX_LETTERS: length of a name or a choice
+MAX_TRIALS, MAX_COLUMNS, MAX_LETTERS = 10_000, 300, 500
+# from the least to the most visible, on white and on black
+WORST_COLOR, BEST_COLOR = "#868e96", "#d9480f"
 LEGEND = {"Feasible": "within the limits", "Infeasible": "over a limit"}
 
 
 @dataclass
-class Search:
-    """What is known of a search.
+class SearchInsights:
+    """The analysis of a search.
 
     Attributes:
-        sentence: why the rest is missing; empty where it is there.
-        importance: setting -> share of the differences in fidelity that it explains, greatest
-            first.
-        parallel: the plot of parallel coordinates.
-        front: whether it looked for more than one thing, so that a front is its answer.
+        sentence: why the analysis is missing; empty if it exists.
+        importance: setting -> share of the variance in fidelity that it explains, in descending
+            order.
+        parallel: the parallel coordinate plot.
+        front: whether the search has several objectives, so that its result is a Pareto front.
     """
 
     sentence: str = ""
@@ -50,81 +51,84 @@ class Search:
     front: bool = False
 
 
-def look_at(study: Path, storage: str | None) -> Search:
-    """The search behind a study's records; nothing that is wrong with it is an error here.
+def analyze_search(study: Path, storage: str | None) -> SearchInsights:
+    """Analyzes a study's search. Problems with the storage are reported, not raised.
 
     Args:
-        storage: that a person has named, as `study.storage`; None: the journal in the folder. What
-            a record says of it is not heeded, since opening a database may make or change one.
+        storage: the storage that a person has typed, as in `study.storage`; None: the journal in
+            the folder. A storage that a record names is ignored, because opening a database may
+            create or change one.
     """
-    found = find_study(study, storage) if storage is None or _has_studies(storage) else None
-    if found is None:
-        return Search(
-            "Optuna's storage of this study cannot be reached, so this is left out; where it is a "
-            "database, storage= names it."
+    optuna_study = find_study(study, storage) if storage is None or _has_studies(storage) else None
+    if optuna_study is None:
+        return SearchInsights(
+            "Optuna's storage of this study cannot be reached, so this section is missing. If it "
+            "is a database, name it with storage=."
         )
-    search = Search(front=len(found.directions) > 1)
-    done = found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if not all(map(_is_told, done)):
-        search.sentence = (
+    insights = SearchInsights(front=len(optuna_study.directions) > 1)
+    complete = optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not all(map(_has_values, complete)):
+        insights.sentence = (
             "Optuna's storage of this study is damaged: it has a trial without a value."
         )
-        return search
-    values = {trial.values[0] for trial in done}
-    if done and not any(trial.distributions for trial in done):
-        search.sentence = "These are single trials, not a search: there is nothing to compare."
-    elif len(done) < FEWEST:
-        search.sentence = (
-            f"{len(done)} finished trials are too few to tell which setting matters; "
-            f"from {FEWEST} on it is told here."
+        return insights
+    values = {trial.values[0] for trial in complete}
+    if complete and not any(trial.distributions for trial in complete):
+        insights.sentence = "These are single trials, not a search, so there is nothing to compare."
+    elif len(complete) < MIN_TRIALS:
+        insights.sentence = (
+            f"{len(complete)} finished trials are too few to estimate which settings matter; "
+            f"at least {MIN_TRIALS} are needed."
         )
-    elif _too_large(done):
-        search.sentence = "The search is too large to be looked at here."
+    elif _too_large(complete):
+        insights.sentence = "The search is too large to be analyzed here."
     elif len(values) < 2:
-        search.sentence = "All trials came to the same fidelity: no setting made a difference."
+        insights.sentence = "All trials have the same fidelity, so no setting made a difference."
     else:
         try:
-            # not Optuna's default: of a dozen trials that looks at the best one alone
+            # Optuna's default evaluator would consider only the best of a dozen trials
             importance = get_param_importances(
-                found, evaluator=FanovaImportanceEvaluator(seed=0), target=_fidelity
+                optuna_study, evaluator=FanovaImportanceEvaluator(seed=0), target=_fidelity
             )
-            search.importance = [(last_word(k), float(share)) for k, share in importance.items()]
-            search.parallel = _parallel(found)
-        except Exception as error:  # settings that no two trials share, and all that is damaged
-            search.sentence = f"Optuna cannot tell: {cause(error)}."
-    return search
+            insights.importance = [(short_key(k), float(share)) for k, share in importance.items()]
+            insights.parallel = _parallel_chart(optuna_study)
+        except Exception as error:  # no two trials share a setting, or the study is damaged
+            insights.sentence = f"Optuna cannot analyze this search: {cause(error)}."
+    return insights
 
 
 def _has_studies(storage: str) -> bool:
-    """Whether a database is one of Optuna's: in any other Optuna would make its tables, and a file
-    that is not there it would begin. What a server has is not asked."""
+    """Whether a storage contains Optuna studies. Only SQLite files are checked.
+
+    In any other SQLite file, Optuna would create its tables; a missing file it would create.
+    """
     try:
-        place = make_url(storage)
+        url = make_url(storage)
     except ArgumentError:
-        return storage.startswith(GRPC)
-    if place.get_backend_name() != "sqlite":
+        return storage.startswith(GRPC_SCHEME)
+    if url.get_backend_name() != "sqlite":
         return True
     try:
-        with open_database(Path(place.database or ""), "alembic_version", "studies") as database:
+        with open_database(Path(url.database or ""), "alembic_version", "studies") as database:
             return database.execute("SELECT 1 FROM alembic_version, studies").fetchone() is not None
     except (sqlite3.Error, OSError, UntrustedFileError):
         return False
 
 
-def _parallel(study: optuna.Study) -> Markup:
-    """Optuna's plot, with our words and with colors that are seen on white and on black."""
-    with rc_context():  # Optuna's drawing changes pyplot's style, and leaves it so
+def _parallel_chart(study: optuna.Study) -> Markup:
+    """Optuna's parallel coordinate plot, restyled to be legible on white and on black."""
+    with rc_context():  # Optuna changes pyplot's style and does not restore it
         pyplot.switch_backend("agg")
         axes = plot_parallel_coordinate(study, target=_fidelity, target_name="fidelity")
         figure = axes.get_figure(root=True)
         assert figure
         figure.set_size_inches(7.2, 4.2)
         axes.set_title("")
-        names = [last_word(label.get_text()) for label in axes.get_xticklabels()]
+        names = [short_key(label.get_text()) for label in axes.get_xticklabels()]
         axes.set_xticks(axes.get_xticks(), names, rotation=0, ha="center", fontsize=10)
-        for other in [other for other in figure.axes if other.get_label() == "<colorbar>"]:
-            other.remove()  # the first axis has the same scale
-        colors = LinearSegmentedColormap.from_list("seen", [WORST, BEST])
+        for colorbar in [each for each in figure.axes if each.get_label() == "<colorbar>"]:
+            colorbar.remove()  # the first axis shows the same scale
+        colors = LinearSegmentedColormap.from_list("seen", [WORST_COLOR, BEST_COLOR])
         for lines in axes.collections:
             if isinstance(lines, LineCollection):
                 lines.set_cmap(colors)
@@ -133,19 +137,19 @@ def _parallel(study: optuna.Study) -> Markup:
             for line, text in zip(legend.get_lines(), legend.get_texts(), strict=True):
                 line.set_color("black")
                 text.set_text(LEGEND.get(text.get_text(), text.get_text()))
-        label = "Each line is a trial: its fidelity, then its settings. The table has the figures."
+        label = "Each line is a trial: its fidelity, then its settings. The table has the numbers."
         chart = svg(figure, label)
         pyplot.close(figure)
     return chart
 
 
-def _is_told(trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether a finished trial has a number for a value."""
+def _has_values(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether all values of a finished trial are numbers, and there is one."""
     return bool(trial.values) and all(isinstance(value, int | float) for value in trial.values)
 
 
 def _too_large(trials: list[optuna.trial.FrozenTrial]) -> bool:
-    """Whether Optuna would look at a search for minutes: each choice is a column in its eyes."""
+    """Whether Optuna would take minutes to analyze a search: each choice becomes a column."""
     kinds = {name: kind for trial in trials for name, kind in trial.distributions.items()}
     choices = [
         choice
@@ -153,7 +157,7 @@ def _too_large(trials: list[optuna.trial.FrozenTrial]) -> bool:
         for choice in (kind.choices if isinstance(kind, CategoricalDistribution) else [None])
     ]
     longest = max((len(str(text)) for text in (*kinds, *choices)), default=0)
-    return len(trials) > MOST or len(choices) > WIDEST or longest > LONGEST
+    return len(trials) > MAX_TRIALS or len(choices) > MAX_COLUMNS or longest > MAX_LETTERS
 
 
 def _fidelity(trial: optuna.trial.FrozenTrial) -> float:

@@ -18,7 +18,11 @@ from evaluate.scorecard import Estimate, Scorecard
 from evaluate.selection.diagnosis import diagnose
 from evaluate.selection.objective import comparison_value, constraints, fidelity
 from evaluate.selection.policy import check_scores, select
-from sweeper.execution.early_stopping import has_plateaued, memorizes, no_learning
+from sweeper.execution.early_stopping import (
+    stop_on_memorization,
+    stop_on_plateau,
+    stop_without_learning,
+)
 from tests.evaluate.selection.test_policy import card
 from train.errors import ConfigError
 
@@ -92,8 +96,10 @@ def test_failed_checkpoint_is_never_selected_and_is_mentioned() -> None:
         select([failed(1)], POLICY)
     assert "diverged: a checkpoint of 2" in str(diagnose([card(1, 0.5, 0.1), failed(2)], POLICY)[0])
     assert [finding.name for finding in diagnose([failed(1)], POLICY)] == ["diverged"]
-    assert memorizes(POLICY, 2)([card(1, 0.5, 0.1), failed(2), failed(3)]).startswith("diverged")
-    assert not memorizes(POLICY, 2)([card(1, 0.5, 0.9), failed(2), card(3, 0.5, 0.9)])
+    assert stop_on_memorization(POLICY, 2)([card(1, 0.5, 0.1), failed(2), failed(3)]).startswith(
+        "diverged"
+    )
+    assert not stop_on_memorization(POLICY, 2)([card(1, 0.5, 0.9), failed(2), card(3, 0.5, 0.9)])
 
 
 def test_objective_and_constraints_are_finite_with_fixed_names() -> None:
@@ -121,14 +127,14 @@ def test_selection_without_prompt_fidelity_uses_subject_fidelity() -> None:
     assert "The minimum of prompt_fidelity was not checked" in " ".join(selection.reasons)
 
 
-def test_selection_without_subject_fidelity_uses_the_loss_or_the_last_epoch() -> None:
+def test_without_likeness_the_loss_decides_and_without_a_loss_the_last_epoch() -> None:
     cards = [without_scores(card(epoch, 0.5, 0.1), "subject_fidelity") for epoch in (1, 2, 3)]
     cards.append(without_scores(card(4, 0.5, 0.9), "subject_fidelity"))
-    selection = select(cards, POLICY)
-    assert (selection.scorecard.epoch, selection.fidelity) == (3, None)
-    assert "the last epoch within the limits is selected" in " ".join(selection.reasons)
-    assert not no_learning(0.5, 4)(cards)
-    assert not has_plateaued(POLICY, 1)(cards)
+    pick = select(cards, POLICY)
+    assert (pick.scorecard.epoch, pick.fidelity) == (3, None)
+    assert "the last epoch within the limits is taken" in " ".join(pick.reasons)
+    assert not stop_without_learning(0.5, 4)(cards)
+    assert not stop_on_plateau(POLICY, 1)(cards)
     for one, loss in zip(cards, (0.4, 0.2, 0.3, 0.1), strict=True):
         one.scores["validation_loss"] = Estimate(loss, loss - 0.1, loss + 0.1)
         one.by_probe["validation_loss"] = [loss - 0.1, loss + 0.1]

@@ -27,18 +27,18 @@ from evaluate.images.contact_sheet import Cell, Section, _page, data_sheet, read
 from evaluate.images.epoch_grid import epoch_grid
 from evaluate.selection.policy import select
 from sweeper.results.mlflow_description import describe_study
-from sweeper.results.overview_picture import draw_overview
-from sweeper.results.ranking import RankedTrial, last_word, rank_trials
+from sweeper.results.overview_chart import draw_overview
+from sweeper.results.ranking import RankedTrial, rank_trials, short_key
 from sweeper.results.report.page import render
-from sweeper.results.report.search_insights import _parallel
-from sweeper.results.retrain_command import again_command
+from sweeper.results.report.search_insights import _parallel_chart
+from sweeper.results.retrain_command import retrain_command
 from sweeper.results.snippets import diffusers_snippet, reproduce_commands, study_command
-from sweeper.tracking.mlflow_mirror import _note
+from sweeper.tracking.mlflow_mirror import _run_description
 from sweeper.tracking.trial_record import TrialRecord, load_records
 from tests.security.hostile import MARKUP, TEXTS
 from tests.security.output.test_terminal import obeyed
 from tests.sweeper.conftest import Swept, swept  # noqa: F401
-from tests.sweeper.results.test_report import look
+from tests.sweeper.results.test_report import open_report
 from train.text.display import printable
 
 OURS = {"html", "head", "meta", "title", "link", "style", "script", "body"}
@@ -140,7 +140,7 @@ def test_what_is_pasted_into_a_shell_is_ours(
     lines = [
         *reproduce_commands(text, study / "best.safetensors", root),
         study_command("report", study),
-        again_command(record).command,
+        retrain_command(record).command,
     ]
     assert len(lines) == 3, "a run's id is hexadecimal"
     assert len(reproduce_commands("a" * 32, study, root)) == 2
@@ -218,18 +218,18 @@ def test_a_trial_again_has_known_settings_alone(records: list[TrialRecord]) -> N
         "network.conv_rank=${oc.env:SECRET}": "network.conv_rank",
     }
     for override in kept:
-        again = again_command(replace(records[0], overrides=[override]))
+        again = retrain_command(replace(records[0], overrides=[override]))
         assert len(shlex.split(again.command)) == 4, override
-        assert not again.left_out
-    old = again_command(replace(records[0], overrides=["training.oom=adapt", "policy=last"]))
+        assert not again.omitted
+    old = retrain_command(replace(records[0], overrides=["training.oom=adapt", "policy=last"]))
     assert old.command == "python -m sweeper training.on_oom=degrade"
-    again = again_command(replace(records[0], overrides=[*kept, *dropped]))
+    again = retrain_command(replace(records[0], overrides=[*kept, *dropped]))
     assert shlex.split(again.command) == [
         "python", "-m", "sweeper", "network.rank=4", "data.path=/my pictures/it's",
         "data.trigger=sks $x", *kept[3:],
     ]  # fmt: skip
     for override, name in told.items():
-        again = again_command(replace(records[0], overrides=[override]))
+        again = retrain_command(replace(records[0], overrides=[override]))
         assert again == ("python -m sweeper", [name]), override
 
 
@@ -248,7 +248,7 @@ def test_a_description_is_the_markdown_that_we_wrote(text: str, records: list[Tr
     plain = describe_study(ranked(records, "xyz"))
     assert kinds == [token.type for token in flat(markdown.parse(plain))]
     assert obeyed(page) == []
-    note = _note(entries[0].record, text)
+    note = _run_description(entries[0].record, text)
     tokens = [*flat(markdown.parse(note))]
     assert not {"html_inline", "html_block", "link_open", "image"} & {t.type for t in tokens}
     assert "http:" not in note.replace(f"={text}", "").replace(f"a.{text}", "")
@@ -286,10 +286,10 @@ def test_a_search_over_settings_of_any_name(text: str) -> None:
             },
             value=number / 4,
         ))  # fmt: skip
-    page = str(_parallel(study))
+    page = str(_parallel_chart(study))
     said = "".join(Parsed(page).said)
     assert "mathdefault" not in said, "the powers of ten on an axis are ours"
-    for word in (text, last_word(f"a.{text}")):
+    for word in (text, short_key(f"a.{text}")):
         assert printable(word).strip() in said
 
 
@@ -310,7 +310,7 @@ def test_a_hostile_page_in_a_browser(
     entries = ranked(records, MARKUP)
     file = tmp_path / "report.html"
     file.write_text(render(swept.study, entries, WHOLE), encoding="utf-8")
-    said = look(browser, file)
+    said = open_report(browser, file)
     assert MARKUP in said
     assert "PWNED" not in browser.title
     for button in browser.find_elements(By.CSS_SELECTOR, "table.sortable thead button"):

@@ -21,12 +21,12 @@ from evaluate.score_files import _print_results, table
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.selection.policy import select
 from sweeper.console import live_table
-from sweeper.console.live_table import Display
+from sweeper.console.live_table import StudyTable
 from sweeper.results.ranking import rank_trials
-from sweeper.results.summary_table import say, show
+from sweeper.results.summary_table import print_selection, print_table
 from sweeper.tracking.trial_record import FAILED, load_records, trial_folder
 from tests.security.hostile import TEXTS
-from tests.sweeper.conftest import Swept, copied, swept  # noqa: F401
+from tests.sweeper.conftest import Swept, copy_sweep, swept  # noqa: F401
 from tests.test_house import FILES, ROOT
 from train.text.display import printable
 from train.text.shell import in_shell
@@ -143,7 +143,7 @@ def test_evaluate_prints_paths_that_exist(
 @pytest.fixture
 def study(swept: Swept, tmp_path: Path) -> Path:  # noqa: F811
     """A copy of a finished study, in a folder whose name is markup."""
-    return copied(swept, tmp_path / "[v2] roots [/x]") / "studies" / "small"
+    return copy_sweep(swept, tmp_path / "[v2] roots [/x]") / "studies" / "small"
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
@@ -156,15 +156,15 @@ def test_the_table_of_trials_and_the_pick(
         record.reason = text
         record.epochs[-1].scorecard.notes = [text]
     ranked = rank_trials(records, PolicyConfig(), lambda record: text)
-    show(ranked)
-    say(study, ranked, PolicyConfig())
+    print_table(ranked)
+    print_selection(study, ranked, PolicyConfig())
     said = capsys.readouterr().out
     assert obeyed(said) == []
     assert f"the LoRA to keep: {study}/best.safetensors\n" in said
     if "\n" not in text and len(text) < 40:
         assert printable(text) in said
     monkeypatch.setattr(live_table, "load_records", lambda study: records)
-    lines = Display(study.parent / f"x{text.replace('/', '')}", 2, 2, PolicyConfig())
+    lines = StudyTable(study.parent / f"x{text.replace('/', '')}", 2, 2, PolicyConfig())
     shown = on_screen(lines)
     assert obeyed(shown) == []
     assert shown.count("complete") == 2, "a row for each trial"

@@ -16,7 +16,7 @@ from evaluate.tracking.artifacts import _local
 from evaluate.tracking.mlflow_store import MlflowStore
 from evaluate.tracking.relocation import _was_moved
 from evaluate.tracking.store_address import Address
-from sweeper.reproduction.received_settings import _is_base, _path
+from sweeper.reproduction.received_settings import _accept_path, _is_base
 from train.config.schema import DataConfig
 from train.data.dataset import load_dataset
 from train.data.images.image import DataError
@@ -73,8 +73,8 @@ def test_of_a_dataset_config(share: str) -> None:
 def test_of_a_record(share: str) -> None:
     assert not _is_base(share, "0" * 64)
     for key in ("data.path", "probes.attributes"):
-        with pytest.raises(ConfigError, match="does not choose"):
-            _path(key, share, "puppets")
+        with pytest.raises(ConfigError, match="may not choose"):
+            _accept_path(key, share, "puppets")
 
 
 @pytest.mark.parametrize("share", SHARES, ids=range(len(SHARES)))

@@ -89,7 +89,7 @@ def test_studies_and_stores_are_not_written_to(here: Path, place: str) -> None:
 
 
 def test_the_names_are_those_that_are_written() -> None:
-    assert {storage.JOURNAL, trial_record.FILE, store_address.RUN_FILE} == {
+    assert {storage.JOURNAL_FILE, trial_record.RECORD_FILE, store_address.RUN_FILE} == {
         *permissions.RECORD_FILES
     }
     assert {study_folder.STUDIES, mlflow_store.ARTIFACTS} == {*permissions.STORE_FOLDERS}

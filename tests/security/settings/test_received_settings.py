@@ -20,7 +20,7 @@ from evaluate.config import EvaluateConfig
 from sweeper.config import ReportConfig, SearchConfig, SelectConfig, SweepConfig
 from sweeper.reproduction import reproduce
 from sweeper.reproduction.config import ReproduceConfig, check_reproduce
-from sweeper.reproduction.received_settings import RULES, Received
+from sweeper.reproduction.received_settings import RULES, ReceivedSettings
 from train.cli.compose import HYDRA_VERSION, settings
 from train.cli.preflight import preflight
 from train.config.parsing import parse_config
@@ -278,7 +278,7 @@ def test_no_code_of_the_working_folder_runs(trying: Trying, tmp_path: Path) -> N
     assert f"--allow-class={target}" in run()
     assert "needs the dotted path" in run("--allow-class")
     assert not (tmp_path / "PWNED").exists()
-    assert "other pictures than then" in run("--allow-class", target)
+    assert "other images than the original run" in run("--allow-class", target)
     assert (tmp_path / "PWNED").exists(), "the canary sings where it may"
 
 
@@ -302,9 +302,9 @@ def test_what_ships_may_be_asked_for() -> None:
 
 def test_received_settings_are_plain_values() -> None:
     with pytest.raises(UserError, match="there: expected `object`"):
-        Received.of([1], "there")
+        ReceivedSettings.of([1], "there")
     with pytest.raises(UserError, match="there"):
-        Received.of({"a": object()}, "there")
+        ReceivedSettings.of({"a": object()}, "there")
 
 
 @pytest.mark.parametrize(

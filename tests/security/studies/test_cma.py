@@ -18,10 +18,10 @@ from sweeper.search.class_arguments import check_sampler_arguments
 from sweeper.search.cma_es import GENERATION, CmaEsSampler
 from sweeper.search.samplers import check_sampler, make_sampler
 from sweeper.search.search_space import Space, parse_space
-from sweeper.study.storage import JOURNAL, NO_PRUNER
+from sweeper.study.storage import JOURNAL_FILE, NO_PRUNER
 from sweeper.study.study import Study
 from sweeper.study.trial_lease import LeasedTrial
-from tests.sweeper.study.test_budget import ended
+from tests.sweeper.study.test_budget import save_ended_record
 from train.errors import ConfigError
 
 CMA = {"_target_": "sweeper.search.cma_es.CmaEsSampler", "n_startup_trials": 4}
@@ -54,7 +54,7 @@ def started(study: Study) -> LeasedTrial:
 
 
 def finish(trial: LeasedTrial) -> None:
-    ended(trial.folder)
+    save_ended_record(trial.folder)
     trial.complete([height(trial.params)], {})
 
 
@@ -84,7 +84,7 @@ def test_a_pickle_in_a_journal_runs_no_code(tmp_path: Path) -> None:
         with started(study) as trial:
             attribute = {"cma:optimizer:0": pickle.dumps(Canary(canary)).hex()}
             line = {"op_code": 9, "worker_id": "friend", "trial_id": number}
-            with (folder / JOURNAL).open("a") as journal:
+            with (folder / JOURNAL_FILE).open("a") as journal:
                 journal.write(json.dumps({**line, "system_attr": attribute}) + "\n")
             finish(trial)
     again = begun(folder, *PLANE)
@@ -100,7 +100,7 @@ def test_it_writes_no_pickle(tmp_path: Path) -> None:
     for _ in range(16):
         with started(study) as trial:
             finish(trial)
-    said = [line["system_attr"] for line in lines_of(folder / JOURNAL) if line["op_code"] == 9]
+    said = [line["system_attr"] for line in lines_of(folder / JOURNAL_FILE) if line["op_code"] == 9]
     assert said
     assert {name for attribute in said for name in attribute} == {GENERATION}
     assert {attribute[GENERATION] for attribute in said} == {0, 1}
@@ -120,8 +120,8 @@ def test_the_optimizer_is_the_one_that_was_told(tmp_path: Path) -> None:
     asked, sampler = study.ask(), CmaEsSampler(seed=3)
     frozen = study.trials[asked.number]
     sampler.sample_relative(study, frozen, space.distributions)
-    assert sampler._draws
-    rebuilt = sampler._draws.optimizer
+    assert sampler._generation
+    rebuilt = sampler._generation.optimizer
     assert rebuilt.generation == 5
     assert rebuilt.mean == pytest.approx(optimizer.mean)
     assert rebuilt._sigma == pytest.approx(optimizer._sigma)
@@ -232,5 +232,5 @@ def test_an_option_that_it_does_not_have_ends_in_one_line(option: str) -> None:
 
 def test_options_that_do_not_go_together_end_in_one_line() -> None:
     both = {**CMA, "lr_adapt": True, "use_separable_cma": True}
-    with pytest.raises(ConfigError, match="lr_adapt does not go with use_separable_cma"):
+    with pytest.raises(ConfigError, match="lr_adapt cannot be combined with use_separable_cma"):
         check_sampler(both, space_of(*PLANE), 1)

@@ -16,13 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution
 
 from sweeper.config import SweepConfig
-from sweeper.execution.search_setup import first_settings
-from sweeper.results.report.search_insights import look_at
+from sweeper.execution.search_setup import initial_settings
+from sweeper.results.report.search_insights import analyze_search
 from sweeper.search.search_space import parse_space
 from sweeper.study import journal as journals
-from sweeper.study.storage import JOURNAL, NO_PRUNER, find_study, open_study
+from sweeper.study.storage import JOURNAL_FILE, NO_PRUNER, find_study, open_study
 from sweeper.study.study import Study, best_settings
-from tests.sweeper.study.test_budget import ended, study_of
+from tests.sweeper.study.test_budget import save_ended_record, study_of
 from train.errors import ConfigError
 
 Line = dict[str, Any]
@@ -37,12 +37,12 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
         trial = study.next_trial(9)
         assert trial
         trial.report(1, rank / 10)
-        ended(trial.folder)
+        save_ended_record(trial.folder)
         trial.complete([rank / 4], {"copying": rank - 1.5})
     study.optuna.set_user_attr("trials", 9)
     study.optuna.ask()
     study.optuna.enqueue_trial({"network.rank": 16})
-    text = (study.folder / JOURNAL).read_text()
+    text = (study.folder / JOURNAL_FILE).read_text()
     found: list[Line] = [json.loads(line) for line in text.splitlines()]
     found[0]["study_name"] = "good"
     return found
@@ -54,7 +54,7 @@ def opened(folder: Path, lines: list[Line], more: bytes = b"") -> Study:
     if lines[0].get("study_name") == "good":
         lines = [{**lines[0], "study_name": folder.name}, *lines[1:]]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / JOURNAL).write_bytes(text.encode() + more)
+    (folder / JOURNAL_FILE).write_bytes(text.encode() + more)
     return study_of(folder)
 
 
@@ -68,8 +68,8 @@ def refused(folder: Path, lines: list[Line], more: bytes = b"") -> str:
     with pytest.raises(ConfigError) as caught:
         opened(folder, lines, more)
     said = str(caught.value)
-    assert said.startswith(f"{folder / JOURNAL} is damaged (")
-    assert said.endswith("; move it away, and the study begins anew")
+    assert said.startswith(f"{folder / JOURNAL_FILE} is damaged (")
+    assert said.endswith("; move it away to start the study over")
     assert said.isprintable()
     assert len(said) < 600
     return said
@@ -195,7 +195,7 @@ def test_a_last_line_without_an_end_is_cut_off(
     study = opened(tmp_path, lines, torn)
     study.optuna.set_user_attr("trials", 10)
     assert study_of(tmp_path).optuna.user_attrs["trials"] == 10
-    for line in (tmp_path / JOURNAL).read_text().splitlines():
+    for line in (tmp_path / JOURNAL_FILE).read_text().splitlines():
         assert isinstance(json.loads(line), dict)
 
 
@@ -266,11 +266,11 @@ def test_a_study_that_no_such_search_has_left(
 
 
 def test_a_journal_that_is_no_file(tmp_path: Path, lines: list[Line]) -> None:
-    os.mkfifo(tmp_path / JOURNAL)
+    os.mkfifo(tmp_path / JOURNAL_FILE)
     with pytest.raises(ConfigError, match="is a pipe or a device"):
         study_of(tmp_path)
-    (tmp_path / JOURNAL).unlink()
-    (tmp_path / JOURNAL).symlink_to("/dev/zero")
+    (tmp_path / JOURNAL_FILE).unlink()
+    (tmp_path / JOURNAL_FILE).symlink_to("/dev/zero")
     with pytest.raises(ConfigError, match="is a pipe or a device"):
         study_of(tmp_path)
 
@@ -278,10 +278,10 @@ def test_a_journal_that_is_no_file(tmp_path: Path, lines: list[Line]) -> None:
 def test_a_journal_without_end(
     tmp_path: Path, lines: list[Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journals, "MOST_LINES", len(lines))
+    monkeypatch.setattr(journals, "MAX_LINES", len(lines))
     assert f"more than {len(lines)} lines" in refused(tmp_path, [*lines, lines[0]])
     opened(tmp_path, lines[:-2])  # a line is added: that it goes on
-    monkeypatch.setattr(journals, "MOST_BYTES", 1000)
+    monkeypatch.setattr(journals, "MAX_BYTES", 1000)
     assert "larger than 0.001 MB" in refused(tmp_path, lines)
 
 
@@ -314,7 +314,7 @@ def test_what_optuna_cannot_tell_of_does_not_end_a_report(
     bad = [*lines, {**lines[of_kind(lines, 6)], "values": ["good"]}]
     refused(study, bad)
     assert find_study(study, None) is None
-    assert "left out" in look_at(study, None).sentence
+    assert "left out" in analyze_search(study, None).sentence
 
 
 def test_the_best_of_a_damaged_study_are_not_asked_for(tmp_path: Path, lines: list[Line]) -> None:
@@ -373,10 +373,10 @@ def test_what_is_queued_lies_in_the_search(search: str, value: Any) -> None:
     config = SweepConfig()
     config.study.enqueue = [{"network.rank": 2}, {"network.rank": value}]
     if value in (3, 2.5) and "interval" in search:
-        assert len(first_settings(master(4), config, space)) == 3
+        assert len(initial_settings(master(4), config, space)) == 3
         return
-    with pytest.raises(ConfigError, match="is outside of the search") as caught:
-        first_settings(master(4), config, space)
+    with pytest.raises(ConfigError, match="is outside the search space") as caught:
+        initial_settings(master(4), config, space)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -396,5 +396,5 @@ def test_of_another_study_comes_what_lies_in_the_search(tmp_path: Path) -> None:
     config.study.root, config.study.warm_start = str(tmp_path), "other"
     space, _ = parse_space(["network.rank=choice(2,4,8)"], {}, OverridesParser.create())
     assert best_settings(tmp_path / "studies" / "other", None, 99)[0]["a.b"] is True
-    first = first_settings(master(8), config, space)
+    first = initial_settings(master(8), config, space)
     assert [{**params} for params in first] == [{"network.rank": 8}]

@@ -22,13 +22,13 @@ from sweeper.console.progress import Progress
 from sweeper.execution.disk import prune_checkpoints
 from sweeper.execution.trial import Trial
 from sweeper.results.mlflow_description import describe_study
-from sweeper.results.ranking import explain, rank_trials, varied
+from sweeper.results.ranking import explain, rank_trials, varied_params
 from sweeper.results.report import tables
-from sweeper.study.budget import used_up
+from sweeper.study.budget import budget_exhausted
 from sweeper.tracking import trial_record as records
 from sweeper.tracking.trial_record import (
     COMPLETE,
-    FILE,
+    RECORD_FILE,
     RecordError,
     ScoredEpoch,
     TrialRecord,
@@ -74,7 +74,7 @@ def saved(tmp_path: Path) -> Saved:
         [epoch(1), epoch(2), epoch(3)], 1_700_000_000_009,
     )  # fmt: skip
     one.save()
-    found: Saved = json.loads((tmp_path / FILE).read_text())
+    found: Saved = json.loads((tmp_path / RECORD_FILE).read_text())
     return found
 
 
@@ -86,15 +86,15 @@ def used(record: TrialRecord) -> None:
     if ranked[0].selection:
         explain(ranked)
         describe_study(ranked)
-    tables.trial_table(ranked, varied(ranked))
+    tables.trial_table(ranked, varied_params(ranked))
     tables.setting_groups(record)
     tables.chips(record)
-    tables.took([record, other])
+    tables.timing([record, other])
     for card in record.scorecards:
         tables.score_rows(card, POLICY)
     diagnose(record.scorecards, POLICY)
-    used_up(BudgetConfig(hours=1, device_hours=1, patience=1), [record, other], POLICY)
-    assert record.length >= 0
+    budget_exhausted(BudgetConfig(hours=1, device_hours=1, patience=1), [record, other], POLICY)
+    assert record.total_epochs >= 0
     assert record.pack >= 1
     assert record.preparing >= 0
     record.setting("data", "trigger")
@@ -102,13 +102,13 @@ def used(record: TrialRecord) -> None:
     prune_checkpoints(record, POLICY, BEST)
     if record.epochs:
         progress = Progress(record.folder, 2, 3)
-        progress.scored(record, POLICY)
-        progress.ended(record)
+        progress.epoch_scored(record, POLICY)
+        progress.trial_ended(record)
 
 
 def reads(folder: Path, saved: object) -> TrialRecord | None:
     """A record, which is then used; None: it is refused in one line."""
-    (folder / FILE).write_text(json.dumps(saved))
+    (folder / RECORD_FILE).write_text(json.dumps(saved))
     said = ""
     try:
         record = load_record(folder)
@@ -117,7 +117,7 @@ def reads(folder: Path, saved: object) -> TrialRecord | None:
     if not said:
         used(record)
         return record
-    assert said.startswith(f"{folder / FILE} is no record of a trial: ")
+    assert said.startswith(f"{folder / RECORD_FILE} is not a trial's record: ")
     assert len(said.splitlines()) == 1
     assert len(said) < 600
     return None
@@ -126,11 +126,11 @@ def reads(folder: Path, saved: object) -> TrialRecord | None:
 def test_a_good_one_reads_as_it_was(tmp_path: Path, saved: Saved) -> None:
     record = reads(tmp_path, saved)
     assert record
-    assert (record.pack, record.preparing, record.length) == (2, 1.25, 3)
+    assert (record.pack, record.preparing, record.total_epochs) == (2, 1.25, 3)
     assert record.epochs[1].scorecard.checkpoint == tmp_path / "lora-2.safetensors"
     assert record.epochs[1].scorecard.copies == {0: 1}
     record.save()
-    again = json.loads((tmp_path / FILE).read_text())
+    again = json.loads((tmp_path / RECORD_FILE).read_text())
     for one in saved["epochs"]:
         one["scorecard"]["checkpoint"] = str(tmp_path / Path(one["scorecard"]["checkpoint"]).name)
     assert again == saved
@@ -178,7 +178,7 @@ def test_texts_are_texts(tmp_path: Path, saved: Saved, text: str) -> None:
     assert record
     assert record.params == {text: text}
     trial = Trial(None, None, record, None, None)  # type: ignore[arg-type]
-    assert trial.remedies == ()
+    assert trial.fallbacks == ()
 
 
 REFUSED = {
@@ -197,9 +197,9 @@ def test_what_is_no_record(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(RecordError) as caught:
         read_record(content, tmp_path)
     assert len(str(caught.value).splitlines()) == 1
-    (tmp_path / FILE).write_bytes(content)
+    (tmp_path / RECORD_FILE).write_bytes(content)
     assert resume_record(tmp_path, {}) is None
-    assert not (tmp_path / FILE).exists()
+    assert not (tmp_path / RECORD_FILE).exists()
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_only_checkpoints_are_thinned_out(tmp_path: Path, saved: Saved) -> None:
         (folder / name).write_text("")
     saved["epochs"][1]["scorecard"]["failure"] = "it is not finite"
     saved["selected"] = 1
-    (folder / FILE).write_text(json.dumps(saved))
+    (folder / RECORD_FILE).write_text(json.dumps(saved))
     record = load_record(folder)
     record.epochs[0].scorecard.checkpoint = folder / "gone.safetensors"
     for number in range(3):  # those that a study keeps, whatever trials they are of
@@ -246,7 +246,7 @@ def test_only_checkpoints_are_thinned_out(tmp_path: Path, saved: Saved) -> None:
     prune_checkpoints(record, POLICY, BEST)
     assert not (folder / names[0]).exists()
     assert (folder / names[1]).exists()
-    assert (folder / FILE).exists()
+    assert (folder / RECORD_FILE).exists()
 
 
 def test_older_records_read_as_before(tmp_path: Path, saved: Saved) -> None:
@@ -268,7 +268,7 @@ def test_older_records_read_as_before(tmp_path: Path, saved: Saved) -> None:
     record = reads(tmp_path, saved)
     assert record
     assert (record.state, record.ended, record.selected) == ("running", 0, None)
-    assert (record.pack, record.preparing, record.length) == (1, 0.0, 0)
+    assert (record.pack, record.preparing, record.total_epochs) == (1, 0.0, 0)
     assert record.setting("data", "trigger") is None
     cards = record.scorecards
     assert [set(card.scores) for card in cards] == [{*NAMES} - {"copying"}] * 2 + [set()]
@@ -286,13 +286,13 @@ def test_records_without_end_are_refused(
     for number in range(3):
         folder = tmp_path / "trials" / f"{number:04d}"
         folder.mkdir(parents=True)
-        (folder / FILE).write_text(json.dumps(saved))
+        (folder / RECORD_FILE).write_text(json.dumps(saved))
     assert len(load_records(tmp_path)) == 3
-    monkeypatch.setattr(records, "MOST_RECORDS", 2)
+    monkeypatch.setattr(records, "MAX_RECORDS", 2)
     with pytest.raises(ConfigError, match="has more than 2 records"):
         load_records(tmp_path)
-    monkeypatch.setattr(records, "MOST_RECORDS", 3)
-    monkeypatch.setattr(records, "MOST_BYTES", 2000)
+    monkeypatch.setattr(records, "MAX_RECORDS", 3)
+    monkeypatch.setattr(records, "MAX_BYTES", 2000)
     with pytest.raises(ConfigError, match=r"more than 0\.002 MB of them"):
         load_records(tmp_path)
 
@@ -302,7 +302,7 @@ def test_a_record_that_is_a_pipe_is_left_out(
 ) -> None:
     folder = tmp_path / "trials" / "0000"
     folder.mkdir(parents=True)
-    os.mkfifo(folder / FILE)
+    os.mkfifo(folder / RECORD_FILE)
     assert load_records(tmp_path) == []
     assert "is a pipe or a device, not a file; the trial is left out" in caplog.text
 

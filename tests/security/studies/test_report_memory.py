@@ -24,7 +24,7 @@ from evaluate.images.contact_sheet import (
     save_sheet,
 )
 from sweeper.tracking import trial_record as records
-from sweeper.tracking.trial_record import FILE, RecordError, load_record, load_records
+from sweeper.tracking.trial_record import RECORD_FILE, RecordError, load_record, load_records
 from train.errors import ConfigError
 from train.files.untrusted import UntrustedFileError
 
@@ -115,7 +115,7 @@ def recorded(study: Path, number: int, body: str = "1") -> Path:
     }  # fmt: skip
     folder = study / "trials" / f"{number:04d}"
     folder.mkdir(parents=True)
-    (folder / FILE).write_text(json.dumps(saved).replace('"@"', body))
+    (folder / RECORD_FILE).write_text(json.dumps(saved).replace('"@"', body))
     return folder
 
 
@@ -142,6 +142,6 @@ def test_the_memory_of_all_records_is_bounded(
     for number in range(3):
         recorded(tmp_path, number, "[" + "0," * 100 + "0]")
     assert len(load_records(tmp_path)) == 3
-    monkeypatch.setattr(records, "MOST_MEMORY", 12_000)
+    monkeypatch.setattr(records, "MAX_MEMORY", 12_000)
     with pytest.raises(ConfigError, match="its records would take more than"):
         load_records(tmp_path)

@@ -27,11 +27,11 @@ from evaluate.tracking.store_address import RUN_FILE, Address, load_state, run_i
 from sweeper.commands import report as rewrite
 from sweeper.commands import select
 from sweeper.config import ReportConfig, SelectConfig
-from sweeper.results.checkpoint_files import RESULT
-from sweeper.results.missing_trials import missing_trials, words_of_missing
+from sweeper.results.checkpoint_files import RESULT_FILE
+from sweeper.results.missing_trials import describe_missing, missing_trials
 from sweeper.results.report.page import policy_of
 from sweeper.tracking.trial_record import load_records
-from tests.sweeper.conftest import Swept, copied, run_module
+from tests.sweeper.conftest import Swept, copy_sweep, run_module
 from tests.sweeper.conftest import swept as swept  # the same sweep as the other tests'
 from train.errors import ConfigError
 from train.files.untrusted import UntrustedFileError
@@ -96,7 +96,7 @@ def test_no_database_is_opened_that_a_record_names(
     report(received)
     assert (database.read_bytes() if database.exists() else None) == before
     # and what a person names is made neither
-    assert "storage= names it" in report(received, storage=f"sqlite:///{database}")
+    assert "name it with storage=" in report(received, storage=f"sqlite:///{database}")
     assert (database.read_bytes() if database.exists() else None) == before
 
 
@@ -106,7 +106,7 @@ def test_a_database_that_a_person_names_is_read(received: Path, tmp_path: Path) 
     study.add_trial(optuna.trial.create_trial(value=1.0))
     (received / "optuna.journal").unlink()
     assert "These are single trials" in report(received, storage=url)
-    assert "storage= names it" in report(received)
+    assert "name it with storage=" in report(received)
 
 
 def test_the_training_pictures_are_those_of_the_data_sheet(received: Path, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_command_in_a_run_id_is_not_in_the_page(received: Path) -> None:
 def test_the_report_is_logged_to_no_other_run(
     swept: Swept, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = copied(swept, tmp_path / "mlruns")
+    root = copy_sweep(swept, tmp_path / "mlruns")
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     own = client.create_experiment("private", (root / "artifacts").as_uri())
     mine = client.create_run(own, tags={"study": "private"}).info.run_id
@@ -277,7 +277,7 @@ def test_a_policy_of_a_result_is_checked(
     name: str, received: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = policy_of(received, [])
-    (received / RESULT).write_text(json.dumps(RESULTS[name]))
+    (received / RESULT_FILE).write_text(json.dumps(RESULTS[name]))
     records = load_records(received)
     assert policy_of(received, records) == own
     assert "result.json" in caplog.text
@@ -292,10 +292,10 @@ def test_missing_trials_are_bounded(received: Path) -> None:
         (received / "trials" / name).mkdir()
         (received / "trials" / name / "trial.json").write_text("{}")
     assert len(missing_trials(received)) == 1000
-    words = words_of_missing(received)
+    words = describe_missing(received)
     assert len(words) < 600
     assert "and 980 more" in words
-    changed(received / RESULT, lambda saved: saved.update(missing=[10**18], trials=[]))
+    changed(received / RESULT_FILE, lambda saved: saved.update(missing=[10**18], trials=[]))
     assert len(missing_trials(received)) == 1000
     report(received)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.study_folder import closed, study_folder
-from tests.sweeper.conftest import SEARCH, SMALL, Swept, copied, run_module
+from sweeper.study_folder import checked_folder, study_folder
+from tests.sweeper.conftest import SEARCH, SMALL, Swept, copy_sweep, run_module
 from tests.sweeper.conftest import swept as swept  # the same sweep as the other tests'
 from train.errors import CheckpointError, ConfigError
 from train.files.atomic_write import write_atomically
@@ -70,7 +70,7 @@ LEADING_AWAY = {
 @pytest.fixture(scope="module")
 def received(swept: Swept, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of a study that was sent, without the sender's store."""
-    return copied(swept, tmp_path_factory.mktemp("received") / "mlruns")
+    return copy_sweep(swept, tmp_path_factory.mktemp("received") / "mlruns")
 
 
 @pytest.mark.parametrize("name", LEADING_AWAY)
@@ -117,7 +117,7 @@ def test_folders_without_end_are_refused(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as one:
         one.bind(os.path.relpath(sockets / "x"))
         with pytest.raises(ConfigError, match="a socket"):
-            closed(sockets)
+            checked_folder(sockets)
 
 
 def test_nothing_is_written_through_a_link_that_appears_later(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees on a terminal while a study runs."""
+"""The live table of a running study on a terminal."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rich.console import Console
 
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
-from sweeper.console.live_table import Display
-from sweeper.console.progress import time_left
+from sweeper.console.live_table import StudyTable
+from sweeper.console.progress import remaining_seconds
 from sweeper.tracking.trial_record import (
     COMPLETE,
     FAILED,
@@ -31,7 +31,7 @@ WIDTH, HEIGHT = 120, 40
 
 
 def save(study: Path, number: int, state: str, fidelities: list[float], copying: float) -> None:
-    """A trial's record, as a worker leaves it on disk."""
+    """Saves a trial's record, like a worker."""
     folder = trial_folder(study, number)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"training": {"epochs": 10}}
@@ -56,24 +56,26 @@ def study(tmp_path: Path) -> Path:
     return folder
 
 
-def test_time_left_is_what_is_left_at_the_pace_so_far(study: Path) -> None:
-    """Epochs of a minute, of three at most; an ended trial had two, another one none."""
+def test_remaining_time_is_estimated_from_finished_epochs(study: Path) -> None:
+    """Epochs take a minute; trials have up to three; one ended after two, another after none."""
     records = load_records(study)
-    at_work, to_come = (3 - 3) + (3 - 1), (8 - 4) * (2 + 0) / 2
-    assert time_left(records, 8, 3) == pytest.approx((at_work + to_come) * 60)
+    running, to_come = (3 - 3) + (3 - 1), (8 - 4) * (2 + 0) / 2
+    assert remaining_seconds(records, 8, 3) == pytest.approx((running + to_come) * 60)
     records[1].tags["worker"], records[2].tags["worker"] = "one:1", "other:2"
-    assert time_left(records, 8, 3) == pytest.approx((at_work + to_come) * 60 / 2), "side by side"
-    assert time_left([], 8, 3) is None
+    assert remaining_seconds(records, 8, 3) == pytest.approx((running + to_come) * 60 / 2), (
+        "two workers run in parallel"
+    )
+    assert remaining_seconds([], 8, 3) is None
 
 
-def drawn(study: Path, width: int, height: int = HEIGHT) -> list[str]:
+def render_lines(study: Path, width: int, height: int = HEIGHT) -> list[str]:
     console = Console(width=width, height=height, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(Display(study, 8, 3, POLICY))
+    console.print(StudyTable(study, 8, 3, POLICY))
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
-def test_a_study_is_shown_with_all_its_trials(study: Path) -> None:
-    lines = drawn(study, WIDTH)
+def test_live_table_lists_all_trials(study: Path) -> None:
+    lines = render_lines(study, WIDTH)
     assert lines[0].startswith("mine  2 of 8 trials ended  about ")
     assert lines[0].endswith(" left")
     assert lines[1].startswith("best so far: trial 1, epoch 3, fidelity 0.9")
@@ -85,17 +87,17 @@ def test_a_study_is_shown_with_all_its_trials(study: Path) -> None:
     assert over[-2:] == ["0.80", "1!"], "over the limit, and marked as such"
     assert failed[3:] == ["failed", *failed[4:]]
     save(study, 2, RUNNING, [0.95, 0.97], 0.1)
-    assert drawn(study, WIDTH)[1].startswith("best so far: trial 2, epoch 2")
+    assert render_lines(study, WIDTH)[1].startswith("best so far: trial 2, epoch 2")
 
 
-def test_little_room_is_for_what_is_at_work_and_the_best(study: Path) -> None:
+def test_small_terminals_show_running_and_best_trials(study: Path) -> None:
     for number in range(4, 20):
         save(study, number, COMPLETE, [0.2], 0.1)
     save(study, 20, RUNNING, [0.1], 0.1)
-    lines = drawn(study, 80, 14)
+    lines = render_lines(study, 80, 14)
     assert all(len(line) <= 80 for line in lines)
-    shown = [line.split()[line.startswith("*")] for line in lines[3:-2]]
-    assert shown == ["1", "2", "17", "18", "19", "20"]
+    numbers = [line.split()[line.startswith("*")] for line in lines[3:-2]]
+    assert numbers == ["1", "2", "17", "18", "19", "20"]
     assert lines[-2].startswith("15 more trials are not shown")
 
 
@@ -103,29 +105,29 @@ SCRIPT = """
 import logging, signal, sys, time
 from pathlib import Path
 from sweeper.stop_request import graceful_stop
-from sweeper.console.live_table import display
-from sweeper.console.progress import LINES
+from sweeper.console.live_table import live_table
+from sweeper.console.progress import LINES_LOG
 from tests.sweeper.console.test_display import POLICY
 from train.cli.app import configure_logging
 
 configure_logging()
 study = Path(sys.argv[1])
 logging.info("before")
-with graceful_stop(study), display(study, 8, 3, POLICY):
+with graceful_stop(study), live_table(study, 8, 3, POLICY):
     time.sleep(1.2)
     logging.info("a line of the log")
-    LINES.info("trial 0  epoch  1/10")
+    LINES_LOG.info("trial 0  epoch  1/10")
     print("a line that is printed")
     signal.raise_signal(signal.SIGINT)
     while not (study / "go").exists():
         time.sleep(0.1)
 logging.info("after")
-LINES.info("a line of progress")
+LINES_LOG.info("a line of progress")
 """
 
 
-def test_the_display_is_not_torn_and_makes_room_at_the_end(study: Path) -> None:
-    """In a pseudo-terminal, as an emulator of terminals shows it."""
+def test_live_table_keeps_other_output_intact_and_disappears(study: Path) -> None:
+    """Runs in a pseudo-terminal and inspects the screen of a terminal emulator."""
     parent, child = pty.openpty()
     screen = pyte.Screen(WIDTH, HEIGHT)
     stream = pyte.ByteStream(screen)
@@ -141,17 +143,17 @@ def test_the_display_is_not_torn_and_makes_room_at_the_end(study: Path) -> None:
         return [line.rstrip() for line in screen.display if line.strip()]
 
     read_until("finishing this epoch")
-    lines = read_until("Ctrl-C leaves")
-    said = ["before", "a line of the log", "a line that is printed"]
-    assert lines[:3] == said
-    assert lines[3].startswith("finishing this epoch; Ctrl-C again leaves at once")
+    lines = read_until("Ctrl-C stops")
+    printed = ["before", "a line of the log", "a line that is printed"]
+    assert lines[:3] == printed
+    assert lines[3].startswith("finishing this epoch; press Ctrl-C again to stop at once")
     assert lines[4].startswith("mine  2 of 8 trials ended")
-    assert lines[-1].endswith("twice, at once")
-    assert len(lines) == 4 + 2 + 5 + 1, "each line of the display stands there once"
+    assert lines[-1].endswith("press it twice to stop at once")
+    assert len(lines) == 4 + 2 + 5 + 1, "each line of the table appears once"
     (study / "go").touch()
     lines = read_until("a line of progress")
-    assert lines[:3] == said
+    assert lines[:3] == printed
     assert lines[-2:] == ["after", "a line of progress"]
-    assert not any("trials ended" in line for line in lines), "the table of the end takes its place"
+    assert not any("trials ended" in line for line in lines), "the final table replaces it"
     assert process.wait(timeout=60) == 0
     os.close(parent)

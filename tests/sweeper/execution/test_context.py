@@ -1,4 +1,4 @@
-"""What a study is made with may be away when it is continued: its settings are not at fault."""
+"""Images and a base that a study has used may be unavailable: that is not a wrong setting."""
 
 from __future__ import annotations
 
@@ -18,29 +18,27 @@ from train.system.outage import Outage
 
 
 @pytest.mark.parametrize("name", ["me", None])
-@pytest.mark.parametrize("away", ["data", "base"])
-def test_what_was_there_before_is_waited_for(
-    tmp_path: Path, image_folder: Path, away: str, name: str | None
+@pytest.mark.parametrize("section", ["data", "base"])
+def test_inputs_that_were_used_before_are_an_outage(
+    tmp_path: Path, image_folder: Path, section: str, name: str | None
 ) -> None:
     config = SweepConfig()
     config.study.root, config.study.name = str(tmp_path), name
     config.data.path = str(image_folder)
-    getattr(config, away).path = str(tmp_path / "share" / "of mine")
-    with pytest.raises((DataError, BaseError)):  # nothing has worked with it: it is mistyped
+    getattr(config, section).path = str(tmp_path / "share" / "of mine")
+    with pytest.raises((DataError, BaseError)):  # never used, so it is a typo
         load_context(config)
     trial = record(0, 0.5)
     trial.folder, trial.settings = tmp_path / "studies" / "me" / "trials" / "0000", asdict(config)
     trial.save()
     with pytest.raises(Outage, match="of mine"):
         load_context(config)
-    getattr(config, away).path = str(tmp_path / "share" / "of min")
+    getattr(config, section).path = str(tmp_path / "share" / "of min")
     with pytest.raises((DataError, BaseError)):
         load_context(config)
 
 
-def test_a_trial_with_other_repeats_has_its_dataset_and_the_studys_scorer(
-    tmp_path: Path, image_folder: Path
-) -> None:
+def test_a_trial_with_other_repeats_has_its_own_dataset(tmp_path: Path, image_folder: Path) -> None:
     config = SweepConfig()
     config.study.root, config.study.name = str(tmp_path), "me"
     config.data.path, config.data.trigger = str(image_folder), "sks puppet"
@@ -51,11 +49,14 @@ def test_a_trial_with_other_repeats_has_its_dataset_and_the_studys_scorer(
     trial = study.for_trial(other)
     assert trial.dataset.images_per_epoch == 3 * study.dataset.images_per_epoch
     assert trial.scorer is scorer
-    away = replace(config, data=replace(other.data, path=str(tmp_path / "share")))
+    unavailable = replace(config, data=replace(other.data, path=str(tmp_path / "share")))
     with pytest.raises(DataError):
-        study.for_trial(away)
-    used = record(0, 0.5)
-    used.folder, used.settings = tmp_path / "studies" / "me" / "trials" / "0000", asdict(away)
-    used.save()
+        study.for_trial(unavailable)
+    trial_record = record(0, 0.5)
+    trial_record.folder, trial_record.settings = (
+        tmp_path / "studies" / "me" / "trials" / "0000",
+        asdict(unavailable),
+    )
+    trial_record.save()
     with pytest.raises(Outage, match="share"):
-        study.for_trial(away)
+        study.for_trial(unavailable)

@@ -1,4 +1,4 @@
-"""What the machine does wrong is no trial's fault: the command ends, and the same continues."""
+"""Outages of the machine are no trial's fault: the command ends, and the same one continues."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from sweeper.execution.trial import Trial
 from sweeper.study.storage import NO_PRUNER, open_study
 from sweeper.study.study import begin_study
 from sweeper.tracking.trial_record import (
-    AT_WORK,
     COMPLETE,
     FAILED,
+    IN_PROGRESS_FILE,
     INTERRUPTED,
     TrialRecord,
     load_record,
@@ -46,19 +46,19 @@ MEGABYTE = 1 << 20
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 150 MB of its own."""
+    """A separate file system of 150 MB."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150M", "tmpfs", str(place)],
                              capture_output=True, check=False)  # fmt: skip
     if mounted.returncode:
-        pytest.skip("to mount a small disk is not permitted here")
+        pytest.skip("mounting a small disk is not permitted")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def fill(disk: Path) -> Path:
-    """Takes all the room that there is."""
+def fill_disk(disk: Path) -> Path:
+    """Uses up all free space; returns the file that does."""
     file = disk / "of somebody else"
     with file.open("wb", buffering=0) as stream:
         for size in (MEGABYTE, 1 << 12, 1):
@@ -68,8 +68,8 @@ def fill(disk: Path) -> Path:
     return file
 
 
-def all_complete(root: Path) -> None:
-    """No trial failed, and no process is held to have died with one."""
+def check_all_complete(root: Path) -> None:
+    """Checks that both trials are complete, and that no crash was counted."""
     study = root / "studies" / "small"
     records = load_records(study)
     assert [record.state for record in records] == [COMPLETE] * 2
@@ -78,42 +78,42 @@ def all_complete(root: Path) -> None:
     assert (study / "best.safetensors").is_file()
 
 
-@pytest.mark.parametrize("waits", [False, True])
-def test_a_disk_that_fills_up(small_disk: Path, swept: Swept, waits: bool) -> None:
-    """In the middle of the first trial; once there is room, both are trained to their end."""
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_full_disk(small_disk: Path, swept: Swept, wait: bool) -> None:
+    """The disk fills up during the first trial; with free space, both trials are completed."""
     root = small_disk / "mlruns"
     shutil.copytree(swept.root / "cache", root / "cache")
-    line = (*SEARCH, *SMALL, "pack=1", f"study.on_outage={WAIT if waits else STOP}")
+    line = (*SEARCH, *SMALL, "pack=1", f"study.on_outage={WAIT if wait else STOP}")
     process, output, filler = start("sweeper", *line, f"study.root={root}"), "", None
     deadline = time.monotonic() + LIMIT
     for text in process.stdout:
         output += text
         assert time.monotonic() < deadline, output
         if "trial 0  epoch  1/2" in text:
-            filler = fill(small_disk)
+            filler = fill_disk(small_disk)
         if filler and text.startswith("waiting: "):
             filler.unlink()
     code, _ = process.finish(LIMIT)
     assert filler, output
     assert "Traceback" not in output
     assert "failed" not in output
-    if not waits:
+    if not wait:
         assert code == 1
         last = output.splitlines()[-1]
         assert last.startswith("error: "), output
         assert "MB are free" in last or "No space left" in last
         assert last.endswith("the same command continues the study")
         (record,) = load_records(root / "studies" / "small")
-        assert record.state in (INTERRUPTED, "running")  # where not even that could be written
-        assert not (record.folder / AT_WORK).exists()
+        assert record.state in (INTERRUPTED, "running")  # if not even the state could be written
+        assert not (record.folder / IN_PROGRESS_FILE).exists()
         filler.unlink()
         code, output = finish(root, "sweeper", *line)
     assert code == 0, output
-    all_complete(root)
+    check_all_complete(root)
 
 
-def test_a_system_that_refuses_large_files(fresh: Path) -> None:
-    """As a quota does: what a trial goes on from is too large to be written, in every trial."""
+def test_a_file_size_limit(fresh: Path) -> None:
+    """Like a quota: the resume state of every trial is too large to be written."""
     line = [sys.executable, "-u", "-m", "sweeper", *SEARCH, *SMALL, f"study.root={fresh}"]
     ended = subprocess.run(
         line, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT,
@@ -127,55 +127,55 @@ def test_a_system_that_refuses_large_files(fresh: Path) -> None:
     assert {r.state for r in load_records(fresh / "studies" / "small")} == {INTERRUPTED}
     code, output = finish(fresh, "sweeper", *SEARCH, *SMALL)
     assert code == 0, output
-    all_complete(fresh)
+    check_all_complete(fresh)
 
 
-def _refused(number: int) -> OSError:
+def os_error(number: int) -> OSError:
     return OSError(number, os.strerror(number), "/share/x")
 
 
-def _lost_checkpoint() -> CheckpointError:
+def lost_checkpoint() -> CheckpointError:
     error = CheckpointError("/share/x cannot be written: Stale file handle")
-    error.__cause__ = _refused(errno.ESTALE)
+    error.__cause__ = os_error(errno.ESTALE)
     return error
 
 
 @pytest.mark.parametrize(
     ("where", "error"),
     [
-        ("training", _refused(errno.ENOSPC)),
-        ("training", _refused(errno.EMFILE)),
-        ("training", _lost_checkpoint()),
+        ("training", os_error(errno.ENOSPC)),
+        ("training", os_error(errno.EMFILE)),
+        ("training", lost_checkpoint()),
         ("training", RuntimeError("open file failed with strerror: Too many open files")),
         ("training", RuntimeError("CUDA error: uncorrectable ECC error encountered")),
-        ("scoring", _refused(errno.EACCES)),
+        ("scoring", os_error(errno.EACCES)),
         ("scoring", RuntimeError("can't start new thread")),
-        ("recording", _refused(errno.EIO)),
+        ("recording", os_error(errno.EIO)),
         ("recording", Outage("the card is away")),
-        ("joining", _refused(errno.ENOENT)),
-        ("beginning", _refused(errno.EROFS)),
-        ("ending", _refused(errno.EDQUOT)),
+        ("joining", os_error(errno.ENOENT)),
+        ("beginning", os_error(errno.EROFS)),
+        ("ending", os_error(errno.EDQUOT)),
     ],
 )
-def test_each_error_of_the_machine_leaves_the_pack_as_it_was(
+def test_an_outage_only_interrupts_a_pack(
     make: Make, run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
 ) -> None:
-    trials, left = [make(0), make(1), make(2)], list[int]()
+    trials, released = [make(0), make(1), make(2)], list[int]()
     for trial in trials:
-        trial.lease = cast(Any, Lease(partial(left.append, trial.record.number)))
+        trial.lease = cast(Any, Lease(partial(released.append, trial.record.number)))
     broken = True
 
-    def fails(original: Callable[..., Any], at: int) -> Callable[..., Any]:
+    def fail_at(original: Callable[..., Any], at: int) -> Callable[..., Any]:
         calls = iter(range(1_000))
 
-        def go(*arguments: Any, **named: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
             if broken and next(calls) == at:
                 raise error
-            return original(*arguments, **named)
+            return original(*arguments, **keywords)
 
-        return go
+        return call
 
-    scoring = fails(lambda checkpoints: None, 1)
+    scoring = fail_at(lambda checkpoints: None, 1)
     if where != "scoring":
         kind, name, at = {
             "training": (Trainer, "step", 1),
@@ -184,20 +184,20 @@ def test_each_error_of_the_machine_leaves_the_pack_as_it_was(
             "beginning": (TrialRecord, "save", 1),
             "ending": (TrialRecord, "end", 0),
         }[where]
-        monkeypatch.setattr(kind, name, fails(getattr(kind, name), at))
+        monkeypatch.setattr(kind, name, fail_at(getattr(kind, name), at))
         scoring = lambda checkpoints: None  # noqa: E731
     with pytest.raises((Outage, type(error))):
         run(trials, 2, scoring)
     assert not any(trial.record.state in (FAILED, COMPLETE) for trial in trials)
-    assert not any((trial.record.folder / AT_WORK).exists() for trial in trials)
-    assert {0, 1} <= {*left}, "others may take them up"
+    assert not any((trial.record.folder / IN_PROGRESS_FILE).exists() for trial in trials)
+    assert {0, 1} <= {*released}, "other workers may acquire them"
     broken = False
     run(trials, 2)
     assert [trial.record.state for trial in trials] == [COMPLETE] * 3
     assert [len(load_record(trial.record.folder).epochs) for trial in trials] == [2, 2, 2]
 
 
-def test_a_mistake_of_a_trial_is_its_own() -> None:
+def test_errors_of_a_trial_are_not_outages() -> None:
     for error in (
         RuntimeError("the encoder has had enough"),
         ValueError("expected a tensor"),
@@ -209,8 +209,10 @@ def test_a_mistake_of_a_trial_is_its_own() -> None:
         assert outage(error) == "", error
 
 
-def test_a_device_that_a_trial_may_have_broken_counts_as_its_death(make: Make, run: Run) -> None:
-    """Else it would break each process that continues the study, for ever."""
+def test_a_device_error_that_a_trial_may_have_caused_counts_as_a_crash(
+    make: Make, run: Run
+) -> None:
+    """Otherwise it would crash every process that continues the study."""
     trial = make(0)
 
     def scoring(checkpoints: dict[Path, int]) -> None:
@@ -218,41 +220,41 @@ def test_a_device_that_a_trial_may_have_broken_counts_as_its_death(make: Make, r
 
     with pytest.raises(Outage, match="device-side assert"):
         run([trial], 1, scoring)
-    assert (trial.record.folder / AT_WORK).exists()
+    assert (trial.record.folder / IN_PROGRESS_FILE).exists()
 
 
-def test_a_failure_that_cannot_be_written_down_is_none(
+def test_a_failure_that_cannot_be_recorded_is_an_interruption(
     make: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The trial is tried again once there is room, and then it fails as it would have."""
+    """The trial is retried when there is free space, and then fails."""
     trial = make(0)
 
     def scoring(checkpoints: dict[Path, int]) -> None:
         raise RuntimeError("the encoder has had enough")
 
     def write(file: Path, text: str) -> None:
-        raise _refused(errno.ENOSPC)
+        raise os_error(errno.ENOSPC)
 
     with monkeypatch.context() as patch:
         patch.setattr("sweeper.execution.trial.write_text_atomically", write)
         with pytest.raises(OSError, match="No space left"):
             run([trial], 1, scoring)
     assert trial.record.state == INTERRUPTED
-    assert not (trial.record.folder / AT_WORK).exists()
+    assert not (trial.record.folder / IN_PROGRESS_FILE).exists()
     run([trial], 1, scoring)
     assert trial.record.state == FAILED
 
 
-def test_a_card_that_others_have_filled(
+def test_a_gpu_that_other_processes_have_filled(
     make: Make,
     run: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As before where it is the trial's alone: see the tests of packs."""
+    """Fallbacks are used only if the trial itself needs the memory: see the tests of packs."""
     trial = make(0, on_oom="degrade")
-    said = "out of memory, and other processes hold about 70.1 of the 80.0 GB of cuda:0"
+    reason = "out of memory, and other processes hold about 70.1 of the 80.0 GB of cuda:0"
     monkeypatch.setattr(
-        "sweeper.execution.pack_runner.memory_of_other_processes", lambda device: said
+        "sweeper.execution.pack_runner.memory_of_other_processes", lambda device: reason
     )
 
     def scoring(checkpoints: dict[Path, int]) -> None:
@@ -261,50 +263,48 @@ def test_a_card_that_others_have_filled(
     with pytest.raises(Outage, match="other processes hold about"):
         run([trial], 1, scoring)
     assert trial.record.state == INTERRUPTED
-    assert "adapted" not in trial.record.tags, "it has what it needs"
+    assert "adapted" not in trial.record.tags, "no fallback was needed"
     run([trial], 1)
     assert trial.record.state == COMPLETE
 
 
 @pytest.mark.parametrize("at", ["training", "scoring"])
-def test_a_folder_that_is_gone_is_not_made_anew(
+def test_a_missing_folder_is_not_recreated(
     make: Make, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at: str
 ) -> None:
-    """As below a share that is away: the trial goes on once the folder is back."""
-    trial, study, away = make(0), tmp_path / "study", tmp_path / "away"
-    go = Trainer.step
+    """As on an unmounted share: the trial continues when the folder is back."""
+    trial, study, moved = make(0), tmp_path / "study", tmp_path / "away"
+    original_step = Trainer.step
 
     def step(*arguments: Any) -> None:
-        go(*arguments)
-        if at == "training" and not away.exists():
-            study.rename(away)
+        original_step(*arguments)
+        if at == "training" and not moved.exists():
+            study.rename(moved)
 
     def scoring(checkpoints: dict[Path, int]) -> None:
         if at == "scoring":
-            study.rename(away)
+            study.rename(moved)
 
     monkeypatch.setattr(Trainer, "step", step)
-    with pytest.raises(Outage, match=r"trial\.json is not there any more"):
+    with pytest.raises(Outage, match=r"trial\.json no longer exists"):
         run([trial], 1, scoring)
     shutil.rmtree(study, ignore_errors=True)
-    away.rename(study)
+    moved.rename(study)
     monkeypatch.undo()
     run([trial], 1)
     assert trial.record.state == COMPLETE
     assert [card.epoch for card in trial.record.scorecards] == [1, 2]
 
 
-def test_waiting_grows_longer_and_starts_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_retry_pauses_grow_and_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    now, lasts = 0.0, {8: 700.0}
+    now, durations = 0.0, {8: 700.0}
 
     def action() -> None:
         nonlocal now
-        now += lasts.get(len(pauses), 0.0)
+        now += durations.get(len(pauses), 0.0)
         if len(pauses) < 10:
-            raise _refused(errno.ESTALE)
+            raise os_error(errno.ESTALE)
 
     monkeypatch.setattr(outage_retry, "_wait", lambda seconds, *rest: pauses.append(seconds))
     monkeypatch.setattr(outage_retry.time, "monotonic", lambda: now)
@@ -317,74 +317,74 @@ def test_waiting_grows_longer_and_starts_over(
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("number", [errno.EISDIR, errno.ENOTDIR, errno.EEXIST])
-def test_what_only_a_person_can_move_is_not_waited_for(
+def test_errors_that_need_a_person_are_not_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, wrapped: bool
 ) -> None:
-    """A folder in the place of a file: it is the machine's, and no trial's, but stays so."""
+    """A folder in place of a file is an outage, but it does not go away by itself."""
     monkeypatch.setattr(outage_retry, "_wait", lambda *rest: pytest.fail("it waits"))
 
     def action() -> None:
         if wrapped:
-            raise CheckpointError("/share/x cannot be written") from _refused(number)
-        raise _refused(number)
+            raise CheckpointError("/share/x cannot be written") from os_error(number)
+        raise os_error(number)
 
     with pytest.raises(Outage) as caught:
         retry_on_outage(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
-    words = f"{os.strerror(number)}; move it away; the same command continues the study"
-    assert str(caught.value).endswith(words)
+    message = f"{os.strerror(number)}; move it away; the same command continues the study"
+    assert str(caught.value).endswith(message)
 
 
-def test_a_share_that_is_away_is_waited_for_and_not_made_anew(
+def test_an_unmounted_share_is_waited_for_and_not_recreated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, away, tried = tmp_path / "mlruns", tmp_path / "away", 0
+    root, moved, attempts = tmp_path / "mlruns", tmp_path / "away", 0
 
     def action() -> None:
-        nonlocal tried
-        tried += 1
-        if tried == 1:
-            root.rename(away)
-            raise _refused(errno.ENOTCONN)
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            root.rename(moved)
+            raise os_error(errno.ENOTCONN)
 
     def wait(seconds: float, *rest: object) -> None:
         assert not root.exists()
         if seconds == 20:
-            away.rename(root)
+            moved.rename(root)
 
     monkeypatch.setattr(outage_retry, "_wait", wait)
     retry_on_outage(StudyConfig(root=str(root), on_outage=WAIT), action)
-    assert tried == 2
+    assert attempts == 2
 
 
-def test_ctrl_c_ends_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def action() -> None:
-        raise _refused(errno.EIO)
+        raise os_error(errno.EIO)
 
     monkeypatch.setattr(outage_retry.time, "sleep", lambda s: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         retry_on_outage(StudyConfig(root=str(tmp_path), on_outage=WAIT), action)
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_a_study_that_is_asked_to_leave_stops_waiting(tmp_path: Path, named: bool) -> None:
+@pytest.mark.parametrize("has_name", [True, False])
+def test_a_stop_request_ends_waiting(tmp_path: Path, has_name: bool) -> None:
     study, other = (tmp_path / "studies" / name for name in ("small", "other"))
     for folder in (study, other):
         folder.mkdir(parents=True)
-        (folder / "leave").touch()  # before the command: no request to it
-    name = "small" if named else None
-    tried, config = 0, StudyConfig(name=name, root=str(tmp_path), on_outage=WAIT)
+        (folder / "leave").touch()  # before the command, so it is no request
+    name = "small" if has_name else None
+    attempts, config = 0, StudyConfig(name=name, root=str(tmp_path), on_outage=WAIT)
 
     def action() -> None:
-        nonlocal tried
-        tried += 1
-        begin_study(config, "small", **PARTS, about={})
-        assert tried < 4, "it waits on"
-        touched = study if tried == 2 else other
-        os.utime(touched / "leave", (tried, tried))
-        raise _refused(errno.EIO)
+        nonlocal attempts
+        attempts += 1
+        begin_study(config, "small", **PARTS, shared_settings={})
+        assert attempts < 4, "it still waits"
+        touched = study if attempts == 2 else other
+        os.utime(touched / "leave", (attempts, attempts))
+        raise os_error(errno.EIO)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outage_retry, "FIRST", 0.1)
+        patch.setattr(outage_retry, "MIN_PAUSE", 0.1)
         with pytest.raises(KeyboardInterrupt):
             retry_on_outage(config, action)
-    assert tried == 2
+    assert attempts == 2

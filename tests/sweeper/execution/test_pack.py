@@ -1,4 +1,4 @@
-"""Packs of a sweep: who shares one, who follows, and what happens when one breaks."""
+"""Packs of a sweep: which trials share one, which follow, and what happens if one fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from evaluate.images.probe_images import images_file
-from sweeper.execution.disk import MARGIN, describe, too_full, trial_size
+from sweeper.execution.disk import MARGIN, describe_space, low_space_reason, trial_size
 from sweeper.execution.trial import Trial
 from sweeper.stop_request import graceful_stop
 from sweeper.tracking.trial_record import (
@@ -33,25 +33,29 @@ from train.lora.checkpoint_file import read_metadata
 from train.models.base_model import BaseModel
 
 
-def test_a_free_place_is_filled_at_once_and_strangers_wait(make: Make, run: Run) -> None:
-    one = [make(0, epochs=1), make(1, epochs=3), make(2, epochs=1, batch_size=2), make(3)]
-    first, long, stranger, late = (trial.record for trial in one)
+def test_free_places_are_filled_at_once_and_other_kinds_wait(make: Make, run: Run) -> None:
+    trials = [make(0, epochs=1), make(1, epochs=3), make(2, epochs=1, batch_size=2), make(3)]
+    first, long, other_kind, late = (trial.record for trial in trials)
     states: list[list[str]] = []
 
-    def coming() -> Iterator[Trial]:
-        for trial in one:
+    def take_trials() -> Iterator[Trial]:
+        for trial in trials:
             states.append([record.state for record in (first, long)])
             yield trial
 
-    together: list[set[str]] = []
-    run(coming(), 2, lambda found: together.append({path.parent.name for path in found}))
+    scored_together: list[set[str]] = []
+    run(
+        take_trials(),
+        2,
+        lambda checkpoints: scored_together.append({path.parent.name for path in checkpoints}),
+    )
     assert states == [[RUNNING] * 2, [RUNNING] * 2, [COMPLETE, RUNNING], [COMPLETE, RUNNING]]
-    assert together == [{"0000", "0001"}, {"0001", "0003"}, {"0001", "0003"}, {"0002"}]
-    assert [len(record.epochs) for record in (first, long, stranger, late)] == [1, 3, 1, 2]
-    assert {record.tags["pack"] for record in (first, long, stranger, late)} == {"2"}
+    assert scored_together == [{"0000", "0001"}, {"0001", "0003"}, {"0001", "0003"}, {"0002"}]
+    assert [len(record.epochs) for record in (first, long, other_kind, late)] == [1, 3, 1, 2]
+    assert {record.tags["pack"] for record in (first, long, other_kind, late)} == {"2"}
 
 
-def test_who_breaks_a_pack_fails_alone(make: Make, run: Run) -> None:
+def test_only_the_trial_that_breaks_a_pack_fails(make: Make, run: Run) -> None:
     trials = [make(number) for number in range(3)]
 
     def scoring(checkpoints: dict[Path, int]) -> None:
@@ -65,7 +69,7 @@ def test_who_breaks_a_pack_fails_alone(make: Make, run: Run) -> None:
     assert "of this" in (trials[1].record.folder / "error.txt").read_text()
 
 
-def test_too_large_a_pack_goes_on_in_halves(make: Make, run: Run) -> None:
+def test_a_pack_that_is_too_large_is_halved(make: Make, run: Run) -> None:
     trials, sizes = [make(number) for number in range(4)], []
 
     def scoring(checkpoints: dict[Path, int]) -> None:
@@ -78,16 +82,16 @@ def test_too_large_a_pack_goes_on_in_halves(make: Make, run: Run) -> None:
     assert sizes == [4, 2, 2, 2, 2]
 
 
-def test_a_trial_alone_adapts_to_the_memory_that_there_is(
+def test_a_single_trial_falls_back_to_less_memory(
     make: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both run out, alone too: the one that may adapt goes on, the other says what would help."""
-    go = Trainer.step
+    """Both run out of memory, even alone: one may use fallbacks, the other lists them."""
+    original_step = Trainer.step
 
     def step(self: Trainer, running: Any, batch: int) -> None:
         if running[0].epoch == 1 and not running[0].config.training.gradient_checkpointing:
             raise torch.OutOfMemoryError("out of memory")
-        go(self, running, batch)
+        original_step(self, running, batch)
 
     monkeypatch.setattr(Trainer, "step", step)
     trials = [make(0, on_oom="degrade"), make(1)]
@@ -98,19 +102,19 @@ def test_a_trial_alone_adapts_to_the_memory_that_there_is(
     assert adapted.tags["adapted"] == "gradient_checkpointing"
     assert "1. training.gradient_checkpointing=true" in stopped.reason
     saved = read_metadata(adapted.folder / f"lora-{adapted.selected:06d}.safetensors")
-    assert '"gradient_checkpointing": false' in saved["lorasweep_config"], "of its first epoch"
+    assert '"gradient_checkpointing": false' in saved["lorasweep_config"], "as in its first epoch"
 
 
-def test_a_trial_of_smaller_pictures_is_scored_as_the_others(
+def test_a_trial_with_smaller_images_is_scored_like_the_others(
     make: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory runs out until it trains smaller ones; the context of the study stays as it is."""
-    go = Trainer.step
+    """Memory runs out until it trains on smaller images; the study's context is unchanged."""
+    original_step = Trainer.step
 
     def step(self: Trainer, running: Any, batch: int) -> None:
         if running[0].config.data.resolution > 64:
             raise torch.OutOfMemoryError("out of memory")
-        go(self, running, batch)
+        original_step(self, running, batch)
 
     monkeypatch.setattr(Trainer, "step", step)
     trial = make(0, on_oom="degrade", epochs=1)
@@ -122,7 +126,7 @@ def test_a_trial_of_smaller_pictures_is_scored_as_the_others(
     assert saved["ss_resolution"] == "(64, 64)"
 
 
-def test_ctrl_c_ends_after_the_epoch_and_twice_at_once(
+def test_ctrl_c_stops_after_the_epoch_and_twice_at_once(
     make: Make, run: Run, tmp_path: Path
 ) -> None:
     trials = [make(0), make(1), make(2)]
@@ -138,7 +142,7 @@ def test_ctrl_c_ends_after_the_epoch_and_twice_at_once(
     def twice() -> None:
         with graceful_stop(tmp_path):
             signal.raise_signal(signal.SIGINT)
-            run(trials, 2)  # begins nothing
+            run(trials, 2)  # starts nothing
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
@@ -151,29 +155,32 @@ def test_ctrl_c_ends_after_the_epoch_and_twice_at_once(
     assert [len(trial.record.epochs) for trial in trials] == [2, 2, 2]
 
 
-def test_ctrl_c_does_not_wait_for_a_checkpoint_that_is_far(
+def test_ctrl_c_does_not_wait_for_a_distant_checkpoint(
     make: Make, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four epochs, saved at the last alone; asked in the second, it ends with that one."""
+    """Four epochs, of which only the last is saved; a stop in the second ends it there."""
     long = {"epochs": 4, "save_every": 4}
-    broken, whole = make(0, **long), make(1, **long)
-    whole.config.network = broken.config.network
-    epochs, go = [], Trainer._train_epoch
+    interrupted, uninterrupted = make(0, **long), make(1, **long)
+    uninterrupted.config.network = interrupted.config.network
+    epochs, train_epoch = [], Trainer._train_epoch
 
     def train(trainer: Trainer, running: Any) -> Any:
         epochs.append(len(running))
         if len(epochs) == 2:
             signal.raise_signal(signal.SIGINT)
-        return go(trainer, running)
+        return train_epoch(trainer, running)
 
     monkeypatch.setattr(Trainer, "_train_epoch", train)
     with graceful_stop(tmp_path):
-        run([broken], 1)
-    assert (len(epochs), broken.record.state) == (2, INTERRUPTED)
-    run([broken], 1)
-    assert (len(epochs), broken.record.state) == (4, COMPLETE), "nothing is trained twice"
-    run([whole], 1)
-    files = [(trial.record.folder / "lora.safetensors").read_bytes() for trial in (broken, whole)]
+        run([interrupted], 1)
+    assert (len(epochs), interrupted.record.state) == (2, INTERRUPTED)
+    run([interrupted], 1)
+    assert (len(epochs), interrupted.record.state) == (4, COMPLETE), "nothing is trained twice"
+    run([uninterrupted], 1)
+    files = [
+        (trial.record.folder / "lora.safetensors").read_bytes()
+        for trial in (interrupted, uninterrupted)
+    ]
     assert files[0] == files[1]
 
 
@@ -181,17 +188,17 @@ WORTH = {(0, 1): 0.90, (0, 2): 0.89, (1, 1): 0.80, (1, 2): 0.79, (2, 1): 0.84, (
 
 
 @pytest.mark.parametrize(
-    ("keep", "left"),
+    ("keep", "expected"),
     [
-        # its selected one each, and the best three of all
+        # each trial's selected checkpoint, and the best three of all
         ("best", {(0, 1), (0, 2), (1, 1), (2, 2)}),
-        # nothing is memorized: a trial's front is its best
+        # without memorization, a trial's front is its best checkpoint
         ("pareto", {(0, 1), (0, 2), (1, 1), (2, 2)}),
         ("all", {*WORTH}),
     ],
 )
-def test_what_is_not_kept_is_deleted_when_a_trial_ends(
-    make: Make, run: Run, keep: str, left: set[tuple[int, int]]
+def test_checkpoints_are_pruned_when_a_trial_ends(
+    make: Make, run: Run, keep: str, expected: set[tuple[int, int]]
 ) -> None:
     trials = [make(number) for number in range(3)]
     for trial in trials:
@@ -199,44 +206,44 @@ def test_what_is_not_kept_is_deleted_when_a_trial_ends(
     run(trials, 2, worth=lambda trial, epoch: WORTH[trial, epoch])
     names = {"lora-000001.safetensors": 1, "lora.safetensors": 2}
     folders = [trial.record.folder for trial in trials]
-    found = {
-        (i, names[f.name]) for i, place in enumerate(folders) for f in place.glob("*.safetensors")
+    remaining = {
+        (i, names[f.name]) for i, folder in enumerate(folders) for f in folder.glob("*.safetensors")
     }
-    assert found == left
-    assert all((place / "lora-state.pt").exists() == (keep == "all") for place in folders)
+    assert remaining == expected
+    assert all((folder / "lora-state.pt").exists() == (keep == "all") for folder in folders)
     for trial in trials:
         assert [card.epoch for card in load_record(trial.record.folder).scorecards] == [1, 2]
         assert all(trial.record.sheet(epoch).is_file() for epoch in (1, 2)), "sheets stay"
-    drawn = {(i, epoch) for i, trial in enumerate(trials) for epoch in (1, 2)
+    with_images = {(i, epoch) for i, trial in enumerate(trials) for epoch in (1, 2)
              if images_file(trial.record.sheet(epoch)).is_file()}  # fmt: skip
-    assert drawn == left
+    assert with_images == expected
 
 
-def test_a_trial_begins_where_there_is_room(
+def test_a_trial_needs_free_disk_space(
     make: Make, base: BaseModel, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What those at work have still to write is not free."""
+    """The space that running trials still need is not free."""
     trials = [make(number) for number in range(3)]
     study, config = trials[0].record.folder.parent.parent, trials[2].config
-    one = trial_size(base, dataset, config)
-    whole = describe(base, dataset, config, 3)
-    assert "checkpoints of at most" in whole
-    assert "(study.keep_checkpoints=best)" in whole
+    trial_bytes = trial_size(base, dataset, config)
+    description = describe_space(base, dataset, config, 3)
+    assert "checkpoints of at most" in description
+    assert "(study.keep_checkpoints=best)" in description
     for trial in trials[:2]:
         trial.record.save()
 
-    def free(count: float) -> str:
-        usage = SimpleNamespace(free=MARGIN + count * one)
+    def reason_with_free(count: float) -> str:
+        usage = SimpleNamespace(free=MARGIN + count * trial_bytes)
         monkeypatch.setattr("shutil.disk_usage", lambda place: usage)
-        return too_full(study, base, dataset, config)
+        return low_space_reason(study, base, dataset, config)
 
-    assert "are free at" in free(2.9)
-    assert free(3.1) == ""
-    (trials[0].record.folder / "lora-000001.safetensors").write_bytes(bytes(int(one * 0.5)))
-    assert free(2.6) == "", "half of one trial is written"
+    assert "are free at" in reason_with_free(2.9)
+    assert reason_with_free(3.1) == ""
+    (trials[0].record.folder / "lora-000001.safetensors").write_bytes(bytes(int(trial_bytes * 0.5)))
+    assert reason_with_free(2.6) == "", "half of one trial is written"
 
 
-def test_what_cannot_join_fails_and_the_others_train(
+def test_a_trial_that_cannot_join_a_pack_fails_alone(
     make: Make, run: Run, base: BaseModel, dataset: Dataset
 ) -> None:
     trials = [make(0), make(1)]
@@ -247,22 +254,22 @@ def test_what_cannot_join_fails_and_the_others_train(
     assert "holds a run of other settings" in trials[0].record.reason
 
 
-def test_a_damaged_state_goes_on_from_the_last_checkpoint(
+def test_a_damaged_resume_state_falls_back_to_the_last_checkpoint(
     make: Make, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The epochs that are scored are not scored again; the other trial knows nothing of it."""
+    """Scored epochs are not scored again, and the other trial is not affected."""
     trials, scored = [make(0), make(1)], []
     with graceful_stop(tmp_path):
-        run(trials, 2, lambda found: signal.raise_signal(signal.SIGINT))
+        run(trials, 2, lambda checkpoints: signal.raise_signal(signal.SIGINT))
     (trials[0].record.folder / "lora-state.pt").write_bytes(b"torn")
-    run(trials, 2, lambda found: scored.extend(found.values()))
+    run(trials, 2, lambda checkpoints: scored.extend(checkpoints.values()))
     assert [trial.record.state for trial in trials] == [COMPLETE, COMPLETE]
     assert scored == [2, 2]
     assert "continues from lora-000001.safetensors (epoch 1)" in caplog.text
 
 
-def test_at_its_last_epoch_nothing_is_stopped(make: Make, run: Run) -> None:
-    """Whatever the rules say then: a trial that was trained to its end is complete."""
+def test_rules_do_not_stop_a_trial_at_its_last_epoch(make: Make, run: Run) -> None:
+    """Whatever the rules say, a trial that was trained to its end is complete."""
     trials = [make(0), make(1)]
     trials[0].rules = [lambda cards: "memorized" if len(cards) == 2 else ""]
     trials[1].rules = [lambda cards: "memorized" if len(cards) == 1 else ""]
@@ -271,7 +278,7 @@ def test_at_its_last_epoch_nothing_is_stopped(make: Make, run: Run) -> None:
     assert [trial.record.reason for trial in trials] == ["", "memorized"]
 
 
-def test_a_cpu_takes_as_many_as_keep_its_cores_busy(
+def test_pack_size_keeps_all_cpu_cores_busy(
     base: BaseModel, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make(0, batch_size=1).config
@@ -287,9 +294,7 @@ def test_a_cpu_takes_as_many_as_keep_its_cores_busy(
     assert [size(1, 1), size(4, 1), size(1, 2), size(1, 1000)] == [5, 22, 2, 1]
 
 
-def test_a_gpu_takes_as_many_as_fit_beside_other_processes(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pack_size_fits_into_free_gpu_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     base = cast(BaseModel, SimpleNamespace(device=torch.device("cuda:0")))
     monkeypatch.setattr(
         "train.loop.pack_size.peak_memory", lambda base, config, members: 10 + 5 * members

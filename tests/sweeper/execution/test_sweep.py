@@ -1,4 +1,4 @@
-"""What a sweep leaves behind, and how it goes on after a death."""
+"""The results of a sweep, and how it continues after a crash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from PIL import Image
 from evaluate.selection.objective import fidelity
 from sweeper.study.storage import NO_PRUNER, open_study
 from sweeper.tracking.trial_record import FAILED, STOPPED, load_records
-from tests.sweeper.conftest import SEARCH, SMALL, Swept, break_off, copied, finish, run_module
+from tests.sweeper.conftest import (
+    SEARCH,
+    SMALL,
+    Swept,
+    copy_sweep,
+    finish,
+    run_module,
+    send_signal_at,
+)
 from train.lora.checkpoint_file import weights_hash
 
 
@@ -28,12 +36,12 @@ def test_files_of_a_finished_study(swept: Swept) -> None:
     assert len(result["reasons"]) == 2
     assert {"prompt_fidelity", "subject_fidelity", "pose_memorization"} <= set(result["scores"])
     best = records[result["trial"]]
-    kept = next(e for e in best.epochs if e.scorecard.epoch == result["epoch"])
-    assert weights_hash(swept.study / "best.safetensors") == kept.weights
-    with Image.open(swept.study / "overview.png") as picture:
-        assert picture.width > 1000
+    selected = next(e for e in best.epochs if e.scorecard.epoch == result["epoch"])
+    assert weights_hash(swept.study / "best.safetensors") == selected.weights
+    with Image.open(swept.study / "overview.png") as image:
+        assert image.width > 1000
     assert "Traceback" not in swept.output
-    assert swept.output.count("epoch  ") >= 4  # a line a scored epoch
+    assert swept.output.count("epoch  ") >= 4  # one line per scored epoch
 
 
 def test_mlflow_of_a_finished_study(swept: Swept) -> None:
@@ -41,7 +49,7 @@ def test_mlflow_of_a_finished_study(swept: Swept) -> None:
     experiment = client.get_experiment_by_name("small")
     assert experiment
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert {"sweep small", "trial 0", "trial 1"} <= set(runs)  # others tests may have made
+    assert {"sweep small", "trial 0", "trial 1"} <= set(runs)  # other tests may have added runs
     parent = runs["sweep small"].info.run_id
     result = json.loads((swept.study / "result.json").read_text())
     for trial in result["trials"]:
@@ -55,8 +63,8 @@ def test_mlflow_of_a_finished_study(swept: Swept) -> None:
         assert "train/loss" in run.data.metrics
         assert run.data.tags["diagnosis"]
         names = {artifact.path for artifact in client.list_artifacts(trial["run_id"])}
-        kept = f"checkpoint-{run.data.tags['selected_epoch']:0>6}"
-        assert {kept, "config.yaml", "overrides.yaml", "images"} <= names
+        checkpoint = f"checkpoint-{run.data.tags['selected_epoch']:0>6}"
+        assert {checkpoint, "config.yaml", "overrides.yaml", "images"} <= names
         assert {"preset", "git.commit", "data.fingerprint", "base.fingerprint", "version.torch",
                 "pack", "state", "reason"} <= set(run.data.tags)  # fmt: skip
         assert {"train/lr", "system/peak_memory_gigabytes", "system/training_seconds",
@@ -66,9 +74,9 @@ def test_mlflow_of_a_finished_study(swept: Swept) -> None:
         candidate = client.get_model_version_by_alias("small", f"candidate-{trial['number']}")
         assert candidate.run_id == trial["run_id"]
         images = client.list_artifacts(trial["run_id"], "images")
-        found = [re.search(r"contact_sheet.step.(\d+)", image.path) for image in images]
-        steps = {int(match.group(1)) for match in found if match}
-        assert steps == {0, 1, 2}, "the bare base's, and each epoch's"
+        matches = [re.search(r"contact_sheet.step.(\d+)", image.path) for image in images]
+        steps = {int(match.group(1)) for match in matches if match}
+        assert steps == {0, 1, 2}, "that of the base without a LoRA, and each epoch's"
     names = {artifact.path for artifact in client.list_artifacts(parent)}
     assert {"best.safetensors", "result.json", "overview.png", "data.txt", "images"} <= names
     best = client.get_metric_history(parent, "study/best_fidelity_by_trials")
@@ -77,16 +85,16 @@ def test_mlflow_of_a_finished_study(swept: Swept) -> None:
     assert client.get_model_version_by_alias("small", "champion").run_id == result["run_id"]
 
 
-def test_killed_twice_ends_like_uninterrupted(swept: Swept, fresh: Path) -> None:
-    code, output = break_off(fresh, "epoch  1/2", signal.SIGINT, *SEARCH, *SMALL)
+def test_a_killed_sweep_ends_like_an_uninterrupted_one(swept: Swept, fresh: Path) -> None:
+    code, output = send_signal_at(fresh, "epoch  1/2", signal.SIGINT, *SEARCH, *SMALL)
     assert code == 130, output
     assert "finishing this epoch" in output
     assert "the same command continues the study" in output
     assert "Traceback" not in output
-    code, _ = break_off(fresh, "trial 0  epoch  2/2", signal.SIGKILL, *SEARCH, *SMALL)
+    code, _ = send_signal_at(fresh, "trial 0  epoch  2/2", signal.SIGKILL, *SEARCH, *SMALL)
     assert code == -signal.SIGKILL
     with (fresh / "studies/small/optuna.journal").open("ab") as journal:
-        journal.write(b'{"op_code": 8, "torn')  # as if it had died in the middle of a write
+        journal.write(b'{"op_code": 8, "torn')  # as if it had crashed in the middle of a write
     code, output = finish(fresh, "sweeper", *SEARCH, *SMALL)
     assert code == 0, output
     expected, records = load_records(swept.study), load_records(fresh / "studies/small")
@@ -102,32 +110,34 @@ def test_killed_twice_ends_like_uninterrupted(swept: Swept, fresh: Path) -> None
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-def test_who_kills_its_process_fails_and_takes_nobody_along(fresh: Path) -> None:
-    """Its pack dies with it, twice; then each is alone, and it dies once more. The other one is
-    stopped in its second epoch by a floor that nothing reaches, which loses nothing of it."""
+def test_a_trial_that_crashes_its_process_fails_alone(fresh: Path) -> None:
+    """It crashes with its pack twice, then alone. The other trial is stopped after its second
+    epoch by a lower limit that nothing reaches, and loses nothing."""
     command = (
-        "-m", "optimizer.lr=1.0,1e-3", "optimizer._target_=tests.sweeper.deadly.Deadly",
-        "~optimizer.weight_decay", "~optimizer.betas", "study.name=deadly", *SMALL,
+        "-m", "optimizer.lr=1.0,1e-3",
+        "optimizer._target_=tests.sweeper.crashing_optimizer.CrashingSGD",
+        "~optimizer.weight_decay", "~optimizer.betas", "study.name=crashing", *SMALL,
         "training.epochs=3", "selection.min.prompt_fidelity=2", "hydra.sweeper.objective=pareto",
     )  # fmt: skip
     codes: list[int] = []
     while (ended := finish(fresh, "sweeper", *command))[0] and len(codes) < 4:
         codes.append(ended[0])
     assert codes == [1, 1, 1], ended[1]
-    study = fresh / "studies" / "deadly"
-    found = {record.params["optimizer.lr"]: record for record in load_records(study)}
-    dead, stopped = found[1.0], found[1e-3]
-    assert (dead.state, dead.reason) == (FAILED, "its process died 3 times")
-    assert re.search(rf"│ +{dead.number} │ .*failed: its process died 3 times", ended[1]), ended[1]
+    study = fresh / "studies" / "crashing"
+    by_lr = {record.params["optimizer.lr"]: record for record in load_records(study)}
+    crashed, stopped = by_lr[1.0], by_lr[1e-3]
+    assert (crashed.state, crashed.reason) == (FAILED, "its process crashed 3 times")
+    row = rf"│ +{crashed.number} │ .*failed: its process crashed 3 times"
+    assert re.search(row, ended[1]), ended[1]
     assert (stopped.state, len(stopped.epochs)) == (STOPPED, 2)
     assert stopped.reason.startswith("overfitted: prompt_fidelity is surely below")
-    told = open_study(study, NO_PRUNER).trials[stopped.number]
-    kept = next(card for card in stopped.scorecards if card.epoch == stopped.selected)
-    assert told.state == TrialState.COMPLETE
-    assert told.values == [fidelity(kept), kept.scores["pose_memorization"].value]
-    assert told.constraints["prompt_fidelity"] > 0
-    assert kept.checkpoint.is_file()
-    assert "MLflow is unreachable" not in ended[1]
+    optuna_trial = open_study(study, NO_PRUNER).trials[stopped.number]
+    selected = next(card for card in stopped.scorecards if card.epoch == stopped.selected)
+    assert optuna_trial.state == TrialState.COMPLETE
+    assert optuna_trial.values == [fidelity(selected), selected.scores["pose_memorization"].value]
+    assert optuna_trial.constraints["prompt_fidelity"] > 0
+    assert selected.checkpoint.is_file()
+    assert "MLflow is away" not in ended[1]
 
 
 def test_finished_study_refuses_other_settings(swept: Swept) -> None:
@@ -138,7 +148,7 @@ def test_finished_study_refuses_other_settings(swept: Swept) -> None:
     assert "Traceback" not in output
 
 
-def test_selected_again_by_another_policy(swept: Swept, tmp_path: Path) -> None:
+def test_select_with_another_policy(swept: Swept, tmp_path: Path) -> None:
     before = (swept.study / "result.json").read_bytes()
     code, output = run_module("sweeper.select", "study=small", "selection=epoch",
                               "selection.epoch=1", f"root={swept.root}")  # fmt: skip
@@ -149,7 +159,7 @@ def test_selected_again_by_another_policy(swept: Swept, tmp_path: Path) -> None:
     assert (code, output.count("\n")) == (1, 1), output
     assert "did you mean small" in output
 
-    for part in ("mlflow.db", "artifacts"):  # a machine that has nothing but MLflow's store
+    for part in ("mlflow.db", "artifacts"):  # a machine that has only MLflow's store
         source = swept.root / part
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tmp_path / part)
@@ -158,8 +168,8 @@ def test_selected_again_by_another_policy(swept: Swept, tmp_path: Path) -> None:
     assert "Epoch 2 was selected because it is the last one" in output
 
 
-def test_selection_that_is_applied_becomes_the_champion(swept: Swept, tmp_path: Path) -> None:
-    root = copied(swept, tmp_path / "mlruns")
+def test_an_applied_selection_becomes_the_champion(swept: Swept, tmp_path: Path) -> None:
+    root = copy_sweep(swept, tmp_path / "mlruns")
     code, output = run_module("sweeper.select", "study=small", "selection=epoch",
                               "selection.epoch=1", "apply=true", f"root={root}")  # fmt: skip
     assert code == 0, output

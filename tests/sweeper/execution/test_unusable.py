@@ -1,4 +1,4 @@
-"""A checkpoint whose images are not finite: its study goes on, and can be looked at again."""
+"""A checkpoint whose images are not finite: its study continues, and select and report work."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 from tests.sweeper.conftest import SMALL, finish, run_module
 
-LOUD = "optimizer.lr=3e-3,1e6"
+TOO_LARGE_LR = "optimizer.lr=3e-3,1e6"
 
 
-def test_a_study_goes_on_after_a_checkpoint_that_cannot_be_used(fresh: Path) -> None:
-    command = ("-m", LOUD, "training.max_steps=1", "training.save_precision=fp32", "pack=1",
+def test_a_study_continues_after_an_unusable_checkpoint(fresh: Path) -> None:
+    command = ("-m", TOO_LARGE_LR, "training.max_steps=1", "training.save_precision=fp32", "pack=1",
                "hydra.sweeper.n_trials=2", "study.name=loud", *SMALL)  # fmt: skip
-    for _ in range(2):  # the same again finds the record on disk
-        code, said = finish(fresh, "sweeper", *command)
-        assert code == 0, said
-        assert "Traceback" not in said
-        assert "no checkpoint can be used: 8 of its 8 images are not finite numbers" in said
+    for _ in range(2):  # the second time, the record is on disk
+        code, output = finish(fresh, "sweeper", *command)
+        assert code == 0, output
+        assert "Traceback" not in output
+        assert "no checkpoint can be used: 8 of its 8 pictures are not finite numbers" in output
     study = fresh / "studies" / "loud"
     result = json.loads((study / "result.json").read_text())
     bad, good = sorted(result["trials"], key=lambda trial: trial["feasible"])
@@ -26,5 +26,5 @@ def test_a_study_goes_on_after_a_checkpoint_that_cannot_be_used(fresh: Path) -> 
     assert bad["diagnosis"][0].startswith("diverged")
     assert "not finite numbers" in (study / "report.html").read_text()
     for module in ("sweeper.report", "sweeper.select"):
-        code, said = run_module(module, "study=loud", f"root={fresh}")
-        assert (code, "Traceback" in said) == (0, False), said
+        code, output = run_module(module, "study=loud", f"root={fresh}")
+        assert (code, "Traceback" in output) == (0, False), output

@@ -1,4 +1,5 @@
-"""Many workers on one study: none lost, doubled or stuck, whatever dies, wherever the study is."""
+"""Many workers on one study: no trial is lost, repeated or stuck, whatever crashes, in any
+storage."""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from bench.workers import postgres, start, trials_of
-from sweeper.execution.workers import device_of
-from sweeper.stop_request import FILE
+from sweeper.execution.workers import device_override
+from sweeper.stop_request import REQUEST_FILE
 from sweeper.study import trial_lease
 from sweeper.study.trial_lease import LeasedTrial
 from sweeper.tracking.trial_record import COMPLETE, TrialRecord, load_records
-from tests.sweeper.conftest import LIMIT, SMALL, break_off, finish
+from tests.sweeper.conftest import LIMIT, SMALL, finish, send_signal_at
 from tests.sweeper.study.test_budget import study_of
 
 LINE = ("-m", "network.rank=2,4,6", "hydra.sweeper.n_trials=3", "study.name=many", "pack=1", *SMALL)
@@ -31,7 +32,7 @@ TWO = "hydra.sweeper.workers=2"
 
 @pytest.fixture
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server of the test's own."""
+    """A PostgreSQL server for one test."""
     folder = tmp_path_factory.mktemp("postgres")
     for place in (folder, *folder.parents):
         if place.owner() == folder.owner() and place.stat().st_mode & 0o777 == 0o700:
@@ -44,13 +45,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextmanager
 def running(command: list[str], port: int) -> Iterator[None]:
-    """A server, from its first answer to the end of the block."""
+    """Context manager: runs a server, and waits until it answers."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + LIMIT
+        deadline = time.monotonic() + LIMIT
         while socket.socket().connect_ex(("127.0.0.1", port)):
             assert process.poll() is None, command
-            assert time.monotonic() < until, command
+            assert time.monotonic() < deadline, command
             time.sleep(0.1)
         yield
     finally:
@@ -65,7 +66,7 @@ def free_port() -> int:
 
 
 def share_a_study(folder: Path, url: str | None) -> int:
-    """Four workers do 100 trials, one of them killed on its way; how many were finished."""
+    """Four workers run 100 trials, and one of them is killed; returns the number of trials."""
     workers = start(folder, url, workers=4, trials=100)
     victim = workers.pop()
     assert victim.stdout
@@ -73,15 +74,15 @@ def share_a_study(folder: Path, url: str | None) -> int:
     victim.kill()
     victim.wait()
     after = victim.stdout.read().split()
-    told = [int(n) for w in workers for n in w.communicate(timeout=LIMIT)[0].split()]
+    by_others = [int(n) for w in workers for n in w.communicate(timeout=LIMIT)[0].split()]
     assert [worker.returncode for worker in workers] == [0] * 3
     trials = trials_of(folder, url)
     assert [trial.number for trial in trials] == list(range(100))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     assert len({str(trial.params) for trial in trials}) == 100, "no settings twice"
-    everything = [*before, *map(int, after), *told]
-    # the victim may have finished a trial without living to say so
-    assert len(everything) == len(set(everything)) >= 99
+    finished_numbers = [*before, *map(int, after), *by_others]
+    # the victim may have finished a trial without printing it
+    assert len(finished_numbers) == len(set(finished_numbers)) >= 99
     return len(trials)
 
 
@@ -93,11 +94,11 @@ def test_workers_share_a_postgresql(tmp_path: Path, server: str) -> None:
     assert share_a_study(tmp_path / "study", server) == 100
 
 
-@pytest.mark.parametrize("of_its_own", [True, False])
-def test_workers_begin_a_database_together(
-    tmp_path: Path, of_its_own: bool, request: pytest.FixtureRequest
+@pytest.mark.parametrize("sqlite", [True, False])
+def test_workers_can_create_a_database_together(
+    tmp_path: Path, sqlite: bool, request: pytest.FixtureRequest
 ) -> None:
-    url = f"sqlite:///{tmp_path}/optuna.db" if of_its_own else request.getfixturevalue("server")
+    url = f"sqlite:///{tmp_path}/optuna.db" if sqlite else request.getfixturevalue("server")
     begin = (
         "import sys; from pathlib import Path; from sweeper.study.storage import NO_PRUNER,"
         "open_study; print('ready', flush=True); sys.stdin.readline();"
@@ -129,12 +130,12 @@ def test_workers_share_a_study_through_the_proxy(tmp_path: Path) -> None:
         assert share_a_study(tmp_path / "study", f"grpc://127.0.0.1:{port}") == 100
 
 
-def test_who_gives_no_sign_of_life_loses_the_trial(
+def test_a_worker_without_heartbeats_loses_its_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_lease, "LEASE", 2.0)
+    monkeypatch.setattr(trial_lease, "LEASE_SECONDS", 2.0)
     holder = (
-        "import sys, time; from sweeper.study import trial_lease; trial_lease.LEASE = 2.0;"
+        "import sys, time; from sweeper.study import trial_lease; trial_lease.LEASE_SECONDS = 2.0;"
         "from pathlib import Path; from tests.sweeper.study.test_budget import study_of;"
         f"trial = study_of(Path({str(tmp_path)!r})).next_trial(1); print('held', flush=True);"
         "[time.sleep(0.1) for _ in iter(lambda: trial.lost, True)]; print('lost', flush=True)"
@@ -145,11 +146,11 @@ def test_who_gives_no_sign_of_life_loses_the_trial(
     study = study_of(tmp_path)
     time.sleep(3)
     assert study.next_trial(1) is None
-    assert study.held_by_others() == [0], "it is slow, not dead"
-    process.send_signal(signal.SIGSTOP)  # as a machine that hangs
-    taken, until = None, time.monotonic() + 20
-    watched = trial_lease.lease(tmp_path, 0)  # the one that listens for the heartbeat
-    while taken is None and time.monotonic() < until:
+    assert study.held_by_others() == [0], "it is slow, but alive"
+    process.send_signal(signal.SIGSTOP)  # like a machine that hangs
+    taken, deadline = None, time.monotonic() + 20
+    watched = trial_lease.lease_lock(tmp_path, 0)  # monitors the heartbeat
+    while taken is None and time.monotonic() < deadline:
         taken = study.next_trial(1)
         time.sleep(0.2)
     assert isinstance(taken, LeasedTrial)
@@ -159,8 +160,8 @@ def test_who_gives_no_sign_of_life_loses_the_trial(
     taken.lock.release()
 
 
-def finished(root: Path) -> list[TrialRecord]:
-    """The trials of a study that is over: each once, by two workers."""
+def check_finished(root: Path) -> list[TrialRecord]:
+    """Checks that two workers ran each trial of a finished study once; returns the records."""
     records = load_records(root / "studies" / "many")
     assert [record.params["network.rank"] for record in records if record.state == COMPLETE] == [
         record.params["network.rank"] for record in records
@@ -171,33 +172,33 @@ def finished(root: Path) -> list[TrialRecord]:
     return records
 
 
-def test_processes_leave_when_the_command_is_asked_to_and_go_on(fresh: Path) -> None:
+def test_worker_processes_stop_with_the_command_and_continue(fresh: Path) -> None:
     line = (*LINE, "hydra/launcher=processes", TWO)
-    code, output = break_off(fresh, "epoch  1/2", signal.SIGINT, *line)  # to the parent alone
+    code, output = send_signal_at(fresh, "epoch  1/2", signal.SIGINT, *line)  # to the parent alone
     assert code != 0, output
     assert "finishing this epoch" in output
-    assert (fresh / "studies/many" / FILE).is_file()
+    assert (fresh / "studies/many" / REQUEST_FILE).is_file()
     assert "interrupted; the same command continues the study" in output
     records = load_records(fresh / "studies/many")
     assert 0 < sum(len(record.epochs) for record in records) < 6
     code, output = finish(fresh, "sweeper", *line)
     assert code == 0, output
-    finished(fresh)
-    assert output.count("the LoRA to keep") == 1, "the last worker concludes"
+    check_finished(fresh)
+    assert output.count("the LoRA to keep") == 1, "only the last worker finalizes the study"
 
 
-def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_assigned_round_robin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    dealt = [device_of(number, "auto") for number in range(3)]
-    assert dealt == [["base.device=cuda:0"], ["base.device=cuda:1"], ["base.device=cuda:0"]]
-    assert device_of(1, "cpu") == [], "a device that is named is not dealt out"
+    assigned = [device_override(number, "auto") for number in range(3)]
+    assert assigned == [["base.device=cuda:0"], ["base.device=cuda:1"], ["base.device=cuda:0"]]
+    assert device_override(1, "cpu") == [], "an explicit device is not replaced"
 
 
-def test_a_launcher_needs_workers_and_a_name(tmp_path: Path) -> None:
+def test_other_launchers_need_workers_and_a_name(tmp_path: Path) -> None:
     line = [word for word in LINE if not word.startswith("study.name")]
     code, output = finish(tmp_path, "sweeper", *line, "hydra/launcher=processes", TWO)
     assert (code, output.count("\n")) == (1, 1), output
-    assert output.startswith("error: study.name: the workers need one")
+    assert output.startswith("error: study.name: workers need a name")
     code, output = finish(tmp_path, "sweeper", *LINE, "hydra/launcher=processes",
                           "hydra.sweeper.workers=0")  # fmt: skip
     assert (code, output.count("\n")) == (1, 1), output
@@ -205,11 +206,11 @@ def test_a_launcher_needs_workers_and_a_name(tmp_path: Path) -> None:
 
 
 def test_jobs_of_submitit(tmp_path: Path) -> None:
-    """As on Slurm, less Slurm: pickled jobs, in processes of their own, with logs."""
+    """As on Slurm, but without it: pickled jobs in separate processes, with logs."""
     code, output = finish(tmp_path, "sweeper", *LINE, "hydra/launcher=submitit_local", TWO,
                           f"hydra.launcher.submitit_folder={tmp_path}/workers")  # fmt: skip
     assert code == 0, output
-    finished(tmp_path)
+    check_finished(tmp_path)
     logs = [file.read_text() for file in (tmp_path / "workers").glob("*_log.out")]
     assert len(logs) == 2
 
@@ -241,7 +242,7 @@ def test_ray_cluster_of_two_nodes_with_servers(
                 timeout=LIMIT, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
             assert process.returncode == 0, process.stdout
-            finished(tmp_path / "shared")
+            check_finished(tmp_path / "shared")
             client = MlflowClient(uri)
             champion = client.get_model_version_by_alias("many", "champion")
             names = {artifact.path for artifact in client.list_artifacts(str(champion.run_id))}

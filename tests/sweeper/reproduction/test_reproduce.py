@@ -1,5 +1,5 @@
-"""A run made again: on another machine, out of a pack, from a file; and what is said where it
-cannot be."""
+"""Reproducing a run: on another machine, from a pack, from a file; and the errors if it is
+impossible."""
 
 from __future__ import annotations
 
@@ -21,12 +21,19 @@ from evaluate.scorecard import Estimate, Scorecard
 from evaluate.tracking.artifacts import artifact
 from sweeper.config import SweepConfig
 from sweeper.reproduction import migrate_config, original_run, reproduce
-from sweeper.reproduction.compare import CLOSE, DIFFERENT, IDENTICAL, compare, judge, table
+from sweeper.reproduction.compare import (
+    CLOSE,
+    DIFFERENT,
+    IDENTICAL,
+    compare,
+    comparison_table,
+    verdict_of,
+)
 from sweeper.reproduction.config import ReproduceConfig, check_reproduce
-from sweeper.reproduction.received_settings import Received
+from sweeper.reproduction.received_settings import ReceivedSettings
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import ScoredEpoch, TrialRecord, load_record
-from tests.sweeper.conftest import SMALL, Swept, copied, finish
+from tests.sweeper.conftest import SMALL, Swept, copy_sweep, finish
 from train.cli.compose import settings
 from train.config.parsing import parse_config
 from train.config.schema import CONF
@@ -35,12 +42,12 @@ from train.errors import CheckpointError, ConfigError
 from train.lora.checkpoint_file import weights_hash
 
 PROBES = [word for word in SMALL if word.startswith(("probes", "scores"))]
-Again = Callable[..., None]
+Reproduce = Callable[..., None]
 
 
 @dataclass(frozen=True)
-class One:
-    """A trial trained alone, whose study, and whose pictures, lie elsewhere by now."""
+class SingleTrial:
+    """A trial that was trained alone, and whose study and images have been moved."""
 
     root: Path
     pictures: Path
@@ -52,24 +59,24 @@ class One:
 
 
 @pytest.fixture(scope="module")
-def one(swept: Swept, tmp_path_factory: pytest.TempPathFactory) -> One:
-    place = tmp_path_factory.mktemp("one")
-    shutil.copytree(swept.root / "cache", place / "mlruns/cache")
-    shutil.copytree(EMBEDDED_FOLDER, place / "before")
-    code, output = finish(place / "mlruns", "sweeper", "network.rank=2", "study.name=one",
-                          f"data.path={place}/before", *SMALL)  # fmt: skip
+def one(swept: Swept, tmp_path_factory: pytest.TempPathFactory) -> SingleTrial:
+    folder = tmp_path_factory.mktemp("one")
+    shutil.copytree(swept.root / "cache", folder / "mlruns/cache")
+    shutil.copytree(EMBEDDED_FOLDER, folder / "before")
+    code, output = finish(folder / "mlruns", "sweeper", "network.rank=2", "study.name=one",
+                          f"data.path={folder}/before", *SMALL)  # fmt: skip
     assert code == 0, output
-    (place / "before").rename(place / "pictures")
-    (place / "mlruns/studies").rename(place / "away")
-    return One(place / "mlruns", place / "pictures", place / "away/one/best.safetensors")
+    (folder / "before").rename(folder / "pictures")
+    (folder / "mlruns/studies").rename(folder / "away")
+    return SingleTrial(folder / "mlruns", folder / "pictures", folder / "away/one/best.safetensors")
 
 
 @pytest.fixture
-def again(monkeypatch: pytest.MonkeyPatch) -> Again:
-    """The command, in this process; its checks included."""
+def reproduce_run(monkeypatch: pytest.MonkeyPatch) -> Reproduce:
+    """Runs the command with its checks in this process."""
 
     def run(*overrides: str, store: str = "") -> None:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)  # which MLflow also sets for itself
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)  # MLflow also sets it itself
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = parse_config(ReproduceConfig, hydra.compose("reproduce", list(overrides)))
             check_reproduce(config)
@@ -78,22 +85,26 @@ def again(monkeypatch: pytest.MonkeyPatch) -> Again:
     return run
 
 
-def test_with_nothing_but_mlflow_it_is_identical(
-    one: One, again: Again, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_reproduction_from_mlflow_alone_is_identical(
+    one: SingleTrial, reproduce_run: Reproduce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     store = f"sqlite:///{one.root}/mlflow.db"
-    here = ("study=one", f"root={tmp_path}")
-    with pytest.raises(ConfigError, match=r"type data\.path=\S+/before, or where it is now"):
-        again(*here, store=store)
-    with pytest.raises(ConfigError, match="12 training, 4 held out then, 24 training, 8 held out"):
-        again(*here, f"data.path={EMBEDDED_FOLDER.parent / 'varied'}", store=store)
+    study_and_root = ("study=one", f"root={tmp_path}")
+    with pytest.raises(ConfigError, match=r"type data\.path=\S+/before, or its current location"):
+        reproduce_run(*study_and_root, store=store)
+    with pytest.raises(
+        ConfigError, match="12 training, 4 held out originally, 24 training, 8 held out"
+    ):
+        reproduce_run(
+            *study_and_root, f"data.path={EMBEDDED_FOLDER.parent / 'varied'}", store=store
+        )
     with caplog.at_level("INFO"):
-        again(*here, f"data.path={one.pictures}", store=store)
+        reproduce_run(*study_and_root, f"data.path={one.pictures}", store=store)
     before_training = caplog.text.partition("epoch  1/2")[0]
-    same = r"as it was: pictures, base, probes, commit, \d\d versions, hardware"
-    assert re.search(same, before_training)
-    assert "verdict: identical (weights the same bytes in 2 of 2" in capsys.readouterr().out
+    unchanged = r"unchanged: images, base, probes, commit, \d\d versions, hardware"
+    assert re.search(unchanged, before_training)
+    assert "verdict: identical (identical weights in 2 of 2" in capsys.readouterr().out
     experiment = one.client.get_experiment_by_name("one")
     assert experiment
     runs = one.client.search_runs([experiment.experiment_id])
@@ -103,111 +114,125 @@ def test_with_nothing_but_mlflow_it_is_identical(
     assert copies[0].data.tags["verdict"] == "identical"
     parent = original.data.tags["mlflow.parentRunId"]
     assert copies[0].data.tags["mlflow.parentRunId"] == parent
-    assert not (tmp_path / "studies").exists()  # where a study's folder is, its trials are too
+    assert not (tmp_path / "studies").exists()  # a study folder without trials would be wrong
 
-    # the same, as if another score had come of it
+    # the same, with a different score
     record = load_record(next((tmp_path / "reproductions").iterdir()))
     record.epochs[1].scorecard.scores["copying"] = Estimate(0.9, 0.8, 1.0)
     monkeypatch.setattr(reproduce, "retrain", lambda *about: record)
     with pytest.raises(SystemExit) as end:
-        again(*here, f"data.path={one.pictures}", store=store)
+        reproduce_run(*study_and_root, f"data.path={one.pictures}", store=store)
     assert end.value.code == 1
     printed = capsys.readouterr().out
-    assert "verdict: different (weights the same bytes in 2 of 2" in printed
+    assert "verdict: different (identical weights in 2 of 2" in printed
     (row,) = [line for line in printed.splitlines() if "copying" in line]
     assert "0.9000" in row
     assert "no" in row.split()
 
 
-def test_run_of_a_pack_comes_near(
-    swept: Swept, again: Again, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+def test_reproduction_of_a_packed_run_is_within_tolerance(
+    swept: Swept,
+    reproduce_run: Reproduce,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     result = json.loads((swept.study / "result.json").read_text())
     client = MlflowClient(f"sqlite:///{swept.root}/mlflow.db")
     parent = client.get_run(result["run_id"]).data.tags["mlflow.parentRunId"]
     with caplog.at_level("INFO"):
-        again(f"run_id={parent}", f"root={swept.root}")  # of the sweep: its best trial
+        reproduce_run(
+            f"run_id={parent}", f"root={swept.root}"
+        )  # the sweep's run stands for its best trial
     assert f"run {result['run_id']}" in caplog.text
     assert "differs: it was trained in a pack of" in caplog.text
     assert "verdict: within tolerance" in capsys.readouterr().out
 
 
-def test_from_a_file_alone(
-    one: One, again: Again, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_reproduction_from_a_file_alone(
+    one: SingleTrial,
+    reproduce_run: Reproduce,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(
         migrate_config, "compose", lambda name, options: hydra.compose(name, [*options, *PROBES])
     )
-    again(f"lora={one.lora}", f"data.path={one.pictures}", f"root={one.root}")
-    assert "verdict: identical (weights the same bytes in 1 of 1" in capsys.readouterr().out
-    made = one.root / "reproductions/best-0"
-    record = load_record(made)
+    reproduce_run(f"lora={one.lora}", f"data.path={one.pictures}", f"root={one.root}")
+    assert "verdict: identical (identical weights in 1 of 1" in capsys.readouterr().out
+    folder = one.root / "reproductions/best-0"
+    record = load_record(folder)
     (file,) = [c.checkpoint for c in record.scorecards if c.epoch == record.selected]
     assert weights_hash(file) == weights_hash(one.lora)
     assert record.selected == load_record(one.lora.parent / "trials/0000").selected
 
 
-def test_what_cannot_be_made_again_is_said(one: One, again: Again, tmp_path: Path) -> None:
+def test_errors_for_runs_that_cannot_be_reproduced(
+    one: SingleTrial, reproduce_run: Reproduce, tmp_path: Path
+) -> None:
     root = f"root={one.root}"
     run_id = one.client.search_runs(["1"], "tags.trial = '0'")[0].info.run_id
     with pytest.raises(ConfigError, match=f"did you mean {run_id}"):
-        again(f"run_id={run_id[:-1]}x", root)
+        reproduce_run(f"run_id={run_id[:-1]}x", root)
     with pytest.raises(ConfigError, match="MLflow has no study won; did you mean one"):
-        again("study=won", root)
+        reproduce_run("study=won", root)
     with pytest.raises(ConfigError, match="give one of"):
-        again(root)
+        reproduce_run(root)
     with pytest.raises(ConfigError, match=r"there is no mlflow\.db"):
-        again("study=one", f"root={tmp_path}")
+        reproduce_run("study=one", f"root={tmp_path}")
     with pytest.raises(ConfigError, match="did you mean copying"):
-        again("study=one", "+tolerance.copyng=0.1", root)
+        reproduce_run("study=one", "+tolerance.copyng=0.1", root)
     broken = one.client.create_run(
         one.client.create_experiment("broken", (one.root / "artifacts").as_uri())
     )
     for key, value in {"study": "broken", "trial": "0", "state": "running"}.items():
         one.client.set_tag(broken.info.run_id, key, value)
-    with pytest.raises(ConfigError, match="has not come to its end"):
-        again(f"run_id={broken.info.run_id}", root)
+    with pytest.raises(ConfigError, match="has not ended"):
+        reproduce_run(f"run_id={broken.info.run_id}", root)
     one.client.set_tag(broken.info.run_id, "state", "failed")
     one.client.set_tag(broken.info.run_id, "reason", "the disk is full")
-    with pytest.raises(ConfigError) as gone:
-        again(f"run_id={broken.info.run_id}", root)
+    with pytest.raises(ConfigError) as missing:
+        reproduce_run(f"run_id={broken.info.run_id}", root)
     place = one.client.get_run(broken.info.run_id).info.artifact_uri
-    assert f"was looked for at {place}/scorecards.json" in str(gone.value)
-    assert "studies/broken/trials/0000/trial.json is not there either" in str(gone.value)
+    assert f"has no artifact scorecards.json at {place}/scorecards.json" in str(missing.value)
+    assert "studies/broken/trials/0000/trial.json does not exist either" in str(missing.value)
     TrialRecord(tmp_path, "broken", 0, {}, [], {}, {}, "failed", "the disk is full").save()
     text = (tmp_path / "trial.json").read_text()
     one.client.log_text(broken.info.run_id, text, "scorecards.json")
     with pytest.raises(ConfigError, match=r"failed without a checkpoint \(the disk is full\)"):
-        again(f"run_id={broken.info.run_id}", root)
+        reproduce_run(f"run_id={broken.info.run_id}", root)
     other = tmp_path / "other.safetensors"
     save_file({"lora_unet_x.lora_down.weight": torch.zeros(1, 1)}, other)
     with pytest.raises(CheckpointError, match=r"python -m evaluate"):
-        again(f"lora={other}", root)
+        reproduce_run(f"lora={other}", root)
 
 
-def test_settings_of_another_version() -> None:
-    then = asdict(settings("sweep", SweepConfig, ["network.rank=3", "optimizer=lion"]))
-    then["network"]["rnk"] = 4
-    del then["training"]["caption_dropout"], then["study"], then["base"]["compile"]
+def test_settings_of_another_version_are_migrated() -> None:
+    logged = asdict(settings("sweep", SweepConfig, ["network.rank=3", "optimizer=lion"]))
+    logged["network"]["rnk"] = 4
+    del logged["training"]["caption_dropout"], logged["study"], logged["base"]["compile"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         with pytest.raises(ConfigError) as error:
-            migrate_config.migrate(Received(then), {}, by=" (commit abc)")
-        carried = migrate_config.migrate(Received(then), {"data.path": "elsewhere"}, force=True)
+            migrate_config.migrate(ReceivedSettings(logged), {}, version=" (commit abc)")
+        migrated = migrate_config.migrate(
+            ReceivedSettings(logged), {"data.path": "elsewhere"}, force=True
+        )
         with pytest.raises(ConfigError, match=r"network\.rank"):
-            migrate_config.migrate(Received({**then, "network": {"rank": 0}}), {})
+            migrate_config.migrate(ReceivedSettings({**logged, "network": {"rank": 0}}), {})
     assert "(commit abc)" in str(error.value)
     assert "network.rnk=4; did you mean network.rank?" in str(error.value)
-    assert carried.added == {"training.caption_dropout": 0.0}
-    assert carried.dropped == {"network.rnk": 4}
-    assert (carried.config.network.rank, carried.config.data.path) == (3, "elsewhere")
-    assert carried.config.optimizer == then["optimizer"]  # whole: nothing of another one's
-    real = {"base": {"path": "/my/model.safetensors"}, "data": {"path": "pictures"}}
+    assert migrated.added == {"training.caption_dropout": 0.0}
+    assert migrated.dropped == {"network.rnk": 4}
+    assert (migrated.config.network.rank, migrated.config.data.path) == (3, "elsewhere")
+    assert migrated.config.optimizer == logged["optimizer"]  # replaced as a whole
+    with_paths = {"base": {"path": "/my/model.safetensors"}, "data": {"path": "pictures"}}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         with pytest.raises(ConfigError, match=r"type base\.path=/my/model\.safetensors"):
-            migrate_config.migrate(Received(real), {})
-        carried = migrate_config.migrate(Received(real), {"base.path": "/my/model.safetensors"})
-    assert carried.config.data.resolution == 512  # today's default on such a base
-    assert carried.config.probes.attributes == "person"
+            migrate_config.migrate(ReceivedSettings(with_paths), {})
+        migrated = migrate_config.migrate(
+            ReceivedSettings(with_paths), {"base.path": "/my/model.safetensors"}
+        )
+    assert migrated.config.data.resolution == 512  # today's default on such a base
+    assert migrated.config.probes.attributes == "person"
 
 
 def epoch(number: int, weights: str = "a", **scores: float) -> ScoredEpoch:
@@ -217,66 +242,69 @@ def epoch(number: int, weights: str = "a", **scores: float) -> ScoredEpoch:
 
 def test_verdicts() -> None:
     tolerance = {"default": 0.02, "color_shift": 0.4}
-    then = epoch(1, copying=0.1, color_shift=5.0)
-    same = compare(then, then)
-    rounded = compare(then, epoch(1, "b", copying=0.11, color_shift=5.3))
-    other = compare(then, epoch(1, "b", copying=0.13, color_shift=5.0))
-    bytes_alone = compare(then, epoch(1, "b", copying=0.1, color_shift=5.0))
-    lacking = compare(then, epoch(1, copying=0.1))
-    assert judge([same, same], tolerance) == IDENTICAL
-    assert judge([same, rounded], tolerance) == CLOSE
-    assert judge([bytes_alone], tolerance) == CLOSE
-    assert judge([same, rounded, other], tolerance) == DIFFERENT
-    assert judge([same, None], tolerance) == DIFFERENT
-    assert judge([lacking], tolerance) == DIFFERENT
-    shown = table(then, epoch(1, "b", copying=0.11, color_shift=5.3), [same, rounded], tolerance)
-    (row,) = [line for line in shown.splitlines() if "color_shift" in line]
+    original = epoch(1, copying=0.1, color_shift=5.0)
+    same = compare(original, original)
+    rounded = compare(original, epoch(1, "b", copying=0.11, color_shift=5.3))
+    too_different = compare(original, epoch(1, "b", copying=0.13, color_shift=5.0))
+    other_weights = compare(original, epoch(1, "b", copying=0.1, color_shift=5.0))
+    incomplete = compare(original, epoch(1, copying=0.1))
+    assert verdict_of([same, same], tolerance) == IDENTICAL
+    assert verdict_of([same, rounded], tolerance) == CLOSE
+    assert verdict_of([other_weights], tolerance) == CLOSE
+    assert verdict_of([same, rounded, too_different], tolerance) == DIFFERENT
+    assert verdict_of([same, None], tolerance) == DIFFERENT
+    assert verdict_of([incomplete], tolerance) == DIFFERENT
+    table = comparison_table(
+        original, epoch(1, "b", copying=0.11, color_shift=5.3), [same, rounded], tolerance
+    )
+    (row,) = [line for line in table.splitlines() if "color_shift" in line]
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
         "color_shift", "5.0000", "5.3000", "+0.3", "0.3 (epoch 1)", "0.4", "yes",
     ]  # fmt: skip
 
 
-def test_where_artifacts_are_gone_the_studys_folder_is_used(
+def test_the_study_folder_replaces_missing_artifacts(
     swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A copy whose store has lost its artifacts; then one without any store; then a torn one."""
+    """First without artifacts, then without a store, then with a damaged result."""
     caplog.set_level("INFO")
     root = tmp_path / "mlruns"
     shutil.copytree(swept.root, root, ignore=shutil.ignore_patterns("cache", "artifacts"))
     best = json.loads((root / "studies/small/result.json").read_text())
     config = ReproduceConfig(study="small", root=str(root))
-    kept = load_record(root / f"studies/small/trials/{best['trial']:04d}")
-    monkeypatch.setattr(
-        original_run, "artifact", lambda store, client, run, name: None
-    )  # all are gone
-    found = reproduce.fetch(config, root)
-    assert (found.id, found.selected) == (best["run_id"], best["epoch"])
-    assert [epoch.weights for epoch in found.epochs] == [epoch.weights for epoch in kept.epochs]
-    assert found.settings.settings == kept.settings
-    assert found.probes
-    assert f"the record in {kept.folder} is used" in caplog.text
+    best_record = load_record(root / f"studies/small/trials/{best['trial']:04d}")
+    # no artifact exists
+    monkeypatch.setattr(original_run, "artifact", lambda store, client, run, name: None)
+    original = reproduce.find_original(config, root)
+    assert (original.id, original.selected) == (best["run_id"], best["epoch"])
+    assert [epoch.weights for epoch in original.epochs] == [
+        epoch.weights for epoch in best_record.epochs
+    ]
+    assert original.settings.settings == best_record.settings
+    assert original.probes
+    assert f"the record in {best_record.folder} is used" in caplog.text
     (root / "mlflow.db").unlink()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow sets it for itself
-    alone = reproduce.fetch(config, root)
-    assert (alone.number, alone.selected) == (best["trial"], best["epoch"])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow sets it itself
+    from_folder = reproduce.find_original(config, root)
+    assert (from_folder.number, from_folder.selected) == (best["trial"], best["epoch"])
     assert "there is no mlflow.db" in caplog.text
     (root / "studies/small/result.json").write_text("{torn")
     with pytest.raises(ConfigError, match=r"there is no mlflow\.db"):
-        reproduce.fetch(config, root)
+        reproduce.find_original(config, root)
 
 
-def test_a_store_that_was_moved_finds_its_artifacts(swept: Swept, tmp_path: Path) -> None:
-    """A study's runs are known again, their files are found, and new ones are beside them."""
+def test_a_moved_store_finds_its_artifacts(swept: Swept, tmp_path: Path) -> None:
+    """The study's runs and their artifacts are found, and new ones are written next to them."""
     before, root = tmp_path / "before", tmp_path / "after"
-    copied(swept, before)
+    copy_sweep(swept, before)
     before.rename(root)
     tracker = MlflowMirror(root, root / "studies" / "small")
     record = load_record(root / "studies/small/trials/0000")
-    run = tracker.client.get_run(tracker.run_of(record).saved_id)
+    run = tracker.client.get_run(tracker.run_for(record).saved_id)
     assert run.info.artifact_uri.startswith((root / "artifacts").as_uri())
     assert artifact(tracker, tracker.client, run, "scorecards.json")
     versions = tracker.client.search_model_versions("name='small'")
     assert all(
         str(version.source).startswith((root / "artifacts").as_uri()) for version in versions
     )
-    assert not before.exists(), "nothing is made where it was"
+    assert not before.exists(), "nothing is written to the old location"

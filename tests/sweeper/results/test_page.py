@@ -1,4 +1,4 @@
-"""MLflow's page on a finished sweep, in a browser: the sweep with its trials, charts, pictures."""
+"""MLflow's pages of a finished sweep, in a browser: the sweep, its trials, charts and images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from selenium.webdriver.support.ui import WebDriverWait
 from tests.sweeper.conftest import LIMIT, Swept
 from tests.sweeper.execution.test_workers import free_port, running
 
-TRAINING = "workflowType=machine_learning"  # as `make ui` says: else the page shows chat programs
+TRAINING = (
+    "workflowType=machine_learning"  # as in `make ui`; otherwise MLflow shows its GenAI views
+)
 EXPAND = "[data-component-id*='runnamecellrenderer'][type='button']"  # the + before a run
 
 
 @pytest.fixture(scope="module")
 def page(swept: Swept) -> Iterator[str]:
-    """The address of MLflow's page on the store of the sweep."""
+    """The address of an MLflow server for the sweep's store."""
     port, store = free_port(), f"sqlite:///{swept.root}/mlflow.db"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
                "--workers", "1", "--backend-store-uri", store]  # fmt: skip
@@ -32,13 +34,13 @@ def page(swept: Swept) -> Iterator[str]:
 
 @pytest.fixture
 def runs(swept: Swept) -> dict[str, str]:
-    """The ids of the sweep's runs by their names, and that of their experiment."""
+    """The IDs of the sweep's runs by name, and of their experiment."""
     client = MlflowClient(f"sqlite:///{swept.root}/mlflow.db")
     experiment = client.get_experiment_by_name("small")
     assert experiment
-    found = client.search_runs([experiment.experiment_id])
+    runs = client.search_runs([experiment.experiment_id])
     return {"experiment": str(experiment.experiment_id)} | {
-        str(run.info.run_name): str(run.info.run_id) for run in found
+        str(run.info.run_name): str(run.info.run_id) for run in runs
     }
 
 
@@ -51,7 +53,7 @@ def text_of(browser: Chrome) -> str:
 
 
 def show(browser: Chrome, address: str, words: str) -> None:
-    """Opens an address anew and waits for words on its page."""
+    """Opens an address and waits until its page contains the words."""
     browser.get("about:blank")
     browser.get(address)
     wait_for(browser, words, lambda: words in text_of(browser))
@@ -60,11 +62,9 @@ def show(browser: Chrome, address: str, words: str) -> None:
             button.click()  # advertisements
 
 
-def test_the_sweep_has_its_trials_below_it(
-    page: str, browser: Chrome, runs: dict[str, str]
-) -> None:
+def test_sweep_run_contains_its_trials(page: str, browser: Chrome, runs: dict[str, str]) -> None:
     show(browser, f"{page}/experiments/{runs['experiment']}/runs?{TRAINING}", "sweep small")
-    assert "Keep trial" in text_of(browser), "the pick stands above the runs"
+    assert "Keep trial" in text_of(browser), "the selected checkpoint is described above the runs"
     assert "trial 0" not in text_of(browser).split("Run Name")[1]
     browser.find_element(By.CSS_SELECTOR, EXPAND).click()
     wait_for(
@@ -72,7 +72,7 @@ def test_the_sweep_has_its_trials_below_it(
     )
 
 
-def test_a_trial_has_charts_in_tidy_groups_and_its_pictures(
+def test_trial_page_has_grouped_charts_and_images(
     page: str, browser: Chrome, runs: dict[str, str]
 ) -> None:
     address = f"{page}/experiments/{runs['experiment']}/runs/{runs['trial 0']}"
@@ -92,7 +92,7 @@ def test_a_trial_has_charts_in_tidy_groups_and_its_pictures(
     wait_for(browser, "a contact sheet and the epochs", lambda: pictures() >= 2)
 
 
-def test_the_sweep_shows_its_data_its_plots_and_its_winner(
+def test_sweep_page_has_data_plots_and_best_checkpoint(
     page: str, browser: Chrome, runs: dict[str, str]
 ) -> None:
     address = f"{page}/experiments/{runs['experiment']}/runs/{runs['sweep small']}"

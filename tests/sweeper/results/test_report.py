@@ -1,4 +1,4 @@
-"""The report in a real browser: of a finished sweep, and of studies that went otherwise."""
+"""The report in a real browser: of a finished sweep, and of unusual studies."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from selenium.webdriver.common.by import By
 from evaluate.config import PolicyConfig
 from sweeper.commands.report import main
 from sweeper.config import OBJECTIVES, ReportConfig
-from sweeper.results.checkpoint_files import REPORT
+from sweeper.results.checkpoint_files import REPORT_FILE
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import write_report
-from sweeper.study.storage import JOURNAL, NO_PRUNER, open_study
+from sweeper.study.storage import JOURNAL_FILE, NO_PRUNER, open_study
 from sweeper.tracking.trial_record import FAILED, TrialRecord, load_record, load_records
 from tests.sweeper.conftest import Swept, run_module
 
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-BUDGET = 5_000_000  # bytes of a page
+MAX_BYTES = 5_000_000  # bytes of a page
 
 
 @pytest.fixture
@@ -34,20 +34,21 @@ def phone(browser: Chrome) -> Iterator[Chrome]:
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def look(browser: Chrome, file: Path) -> str:
-    """Opens a page from its file; its text. It may ask for nothing else and complain of nothing."""
+def open_report(browser: Chrome, file: Path) -> str:
+    """Opens a page from its file, and returns its text. Checks that it loads nothing else, logs
+    no errors, and is accessible."""
     for log in ("browser", "performance"):
-        browser.get_log(log)  # of the page before
+        browser.get_log(log)  # clears the logs of the previous page
     browser.get(file.as_uri())
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events
+    requests = [e["params"]["request"]["url"] for e in events
              if e["method"] == "Network.requestWillBeSent"
              and e["params"]["documentURL"] == file.as_uri()]  # fmt: skip
-    assert {url for url in asked if not url.startswith("data:")} == {file.as_uri()}
-    pictures = browser.find_elements(By.TAG_NAME, "img")
-    assert all(picture.get_attribute("alt") for picture in pictures)
-    assert all(picture.get_property("naturalWidth") for picture in pictures)
+    assert {url for url in requests if not url.startswith("data:")} == {file.as_uri()}
+    images = browser.find_elements(By.TAG_NAME, "img")
+    assert all(image.get_attribute("alt") for image in images)
+    assert all(image.get_property("naturalWidth") for image in images)
     charts = browser.find_elements(By.CSS_SELECTOR, "figure svg")
     assert all(chart.get_attribute("aria-label") for chart in charts)
     levels = [int(h.tag_name[1]) for h in browser.find_elements(By.CSS_SELECTOR, "h1,h2,h3,h4")]
@@ -56,76 +57,84 @@ def look(browser: Chrome, file: Path) -> str:
     return str(browser.find_element(By.TAG_NAME, "body").text)
 
 
-def numbers(browser: Chrome) -> list[str]:
-    """The first column of the table of trials, from top to bottom."""
+def trial_numbers(browser: Chrome) -> list[str]:
+    """The trial numbers in the table, from top to bottom."""
     rows = browser.find_elements(By.CSS_SELECTOR, "table.sortable tbody tr")
     return [str(row.get_attribute("id")).removeprefix("trial-") for row in rows]
 
 
 def test_report_of_a_finished_sweep(swept: Swept, browser: Chrome) -> None:
     result = json.loads((swept.study / "result.json").read_text())
-    text = look(browser, swept.study / REPORT)
-    assert (swept.study / REPORT).stat().st_size < BUDGET
+    text = open_report(browser, swept.study / REPORT_FILE)
+    assert (swept.study / REPORT_FILE).stat().st_size < MAX_BYTES
     for sentence in result["reasons"]:
         assert sentence in text
-    for word in ("What it was trained on", "Pareto front", "How the best trials overfit",
+    for text_part in ("What it was trained on", "Pareto front", "How the best trials overfit",
                  "Diagnosis", "models/loras/small.safetensors", "load_lora_weights",
                  f"python -m sweeper.reproduce run_id={result['run_id']}",
                  "python -m sweeper.reproduce lora="):  # fmt: skip
-        assert word in text
-    assert len(browser.find_elements(By.CSS_SELECTOR, ".tile.picked img")) >= 4
+        assert text_part in text
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".tile.selected img")) >= 4
     dots = browser.find_elements(By.CSS_SELECTOR, "#checkpoints svg title")
     assert len(dots) == sum(trial["epochs"] for trial in result["trials"])
     client = MlflowClient(f"sqlite:///{swept.root}/mlflow.db")
     experiment = client.get_experiment_by_name("small")
     assert experiment
     parent = client.search_runs([experiment.experiment_id], "run_name = 'sweep small'")[0]
-    assert REPORT in {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert REPORT_FILE in {file.path for file in client.list_artifacts(parent.info.run_id)}
 
 
-def test_table_of_trials_is_sorted_by_mouse_and_by_key(swept: Swept, browser: Chrome) -> None:
-    look(browser, swept.study / REPORT)
+def test_table_of_trials_is_sorted_by_mouse_and_keyboard(swept: Swept, browser: Chrome) -> None:
+    open_report(browser, swept.study / REPORT_FILE)
     ranks = [str(r.number) for r in sorted(load_records(swept.study),
                                            key=lambda r: r.params["network.rank"])]  # fmt: skip
     buttons = browser.find_elements(By.CSS_SELECTOR, "table.sortable thead button")
     rank = next(button for button in buttons if button.text.startswith("rank"))
     heading = rank.find_element(By.XPATH, "..")
     rank.click()
-    assert (numbers(browser), heading.get_attribute("aria-sort")) == (ranks, "ascending")
+    assert (trial_numbers(browser), heading.get_attribute("aria-sort")) == (ranks, "ascending")
     rank.send_keys(Keys.ENTER)
-    assert (numbers(browser), heading.get_attribute("aria-sort")) == (ranks[::-1], "descending")
+    assert (trial_numbers(browser), heading.get_attribute("aria-sort")) == (
+        ranks[::-1],
+        "descending",
+    )
     buttons[0].send_keys(Keys.SPACE)
-    assert numbers(browser) == sorted(ranks)
+    assert trial_numbers(browser) == sorted(ranks)
     assert heading.get_attribute("aria-sort") is None
 
 
 def test_dark_and_light_are_both_legible(swept: Swept, browser: Chrome) -> None:
-    file = swept.study / REPORT
+    file = swept.study / REPORT_FILE
     for scheme in ("light", "dark"):
         feature = {"name": "prefers-color-scheme", "value": scheme}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        look(browser, file)
-        ground = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
-        shown = ["body", ".facts", "nav a", "td", "small", "summary", ".remedy", ".badge",
+        open_report(browser, file)
+        page_background = browser.find_element(By.TAG_NAME, "body").value_of_css_property(
+            "background-color"
+        )
+        selectors = ["body", ".facts", "nav a", "td", "small", "summary", ".remedy", ".badge",
                  "pre code", ".chart text", "th button"]  # fmt: skip
-        for selector in shown:
+        for selector in selectors:
             element = browser.find_element(By.CSS_SELECTOR, selector)
-            behind = element.value_of_css_property("background-color") if selector == ".badge" \
-                else ground  # fmt: skip
-            part = "fill" if selector.endswith("text") else "color"
-            assert contrast(element.value_of_css_property(part), behind) >= 4.5, (scheme, selector)
+            background = element.value_of_css_property("background-color") if selector == ".badge" \
+                else page_background  # fmt: skip
+            css_property = "fill" if selector.endswith("text") else "color"
+            assert contrast(element.value_of_css_property(css_property), background) >= 4.5, (
+                scheme,
+                selector,
+            )
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def contrast(one: str, other: str) -> float:
-    """WCAG 2's ratio of two colors as CSS writes them, 1 to 21."""
+def contrast(first: str, second: str) -> float:
+    """The WCAG 2 contrast ratio (1 to 21) of two CSS colors."""
 
     def luminance(color: str) -> float:
         parts = [float(v) / 255 for v in color[color.index("(") + 1 : -1].split(",")[:3]]
         linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    low, high = sorted((luminance(one), luminance(other)))
+    low, high = sorted((luminance(first), luminance(second)))
     return (high + 0.05) / (low + 0.05)
 
 
@@ -133,13 +142,13 @@ def nothing_is_feasible(study: Path, records: list[TrialRecord]) -> PolicyConfig
     return PolicyConfig(max={"pose_memorization": -1.0})
 
 
-def all_failed(study: Path, records: list[TrialRecord]) -> PolicyConfig:
+def all_trials_failed(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     for record in records:
         record.state, record.reason, record.epochs = FAILED, "<b>no memory</b>", []
     return PolicyConfig()
 
 
-def some_failed_at_once(study: Path, records: list[TrialRecord]) -> PolicyConfig:
+def one_trial_was_refused(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     refused = TrialRecord(records[0].folder, "small", 7, {}, [], {"network.rank": 0}, {})
     refused.state, refused.reason = FAILED, "network.rank: 0 must be 1 or more"
     records.insert(0, refused)
@@ -151,7 +160,7 @@ def one_trial_of_one_epoch(study: Path, records: list[TrialRecord]) -> PolicyCon
     return PolicyConfig()
 
 
-def no_pose_to_be_found(study: Path, records: list[TrialRecord]) -> PolicyConfig:
+def no_pose_is_detected(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     for epoch in records[0].epochs + records[1].epochs:
         scores = epoch.scorecard.scores
         for name in ("pose_memorization", "pose_diversity", "detection_rate", "outfit_leak"):
@@ -160,15 +169,15 @@ def no_pose_to_be_found(study: Path, records: list[TrialRecord]) -> PolicyConfig
     return PolicyConfig(max={"copying": 1.0})
 
 
-def all_pictures_gone(study: Path, records: list[TrialRecord]) -> PolicyConfig:
+def all_images_are_missing(study: Path, records: list[TrialRecord]) -> PolicyConfig:
     shutil.rmtree(study / "trials")
     (study / "data.png").unlink()
     return PolicyConfig()
 
 
-def searched_for_two_things(study: Path, records: list[TrialRecord]) -> PolicyConfig:
-    """And long enough that Optuna can tell which setting mattered."""
-    (study / JOURNAL).unlink()
+def two_objectives(study: Path, records: list[TrialRecord]) -> PolicyConfig:
+    """A study with two objectives and enough trials for Optuna's analysis."""
+    (study / JOURNAL_FILE).unlink()
     optuna = open_study(study, NO_PRUNER, None, OBJECTIVES["pareto"])
     for rank in (2, 4, 8, 16, 32):
         trial = optuna.ask()
@@ -180,14 +189,14 @@ def searched_for_two_things(study: Path, records: list[TrialRecord]) -> PolicyCo
 CASES: dict[Callable[[Path, list[TrialRecord]], PolicyConfig], tuple[str, ...]] = {
     nothing_is_feasible: (
         "Use with care: trial",
-        "no checkpoint of any trial keeps all the limits",
+        "no checkpoint of any trial is within all limits",
     ),
-    all_failed: ("There is no checkpoint to keep", "Trials 0, 1: <b>no memory</b>."),
-    some_failed_at_once: ("Keep trial", "Trial 7: network.rank: 0 must be 1 or more."),
+    all_trials_failed: ("There is no checkpoint to keep", "Trials 0, 1: <b>no memory</b>."),
+    one_trial_was_refused: ("Keep trial", "Trial 7: network.rank: 0 must be 1 or more."),
     one_trial_of_one_epoch: ("Keep trial 0", "No other epoch of this trial was scored."),
-    no_pose_to_be_found: ("Keep trial", "likeness"),
-    all_pictures_gone: ("not in this study's data sheet", "no longer next to this page"),
-    searched_for_two_things: (
+    no_pose_is_detected: ("Keep trial", "likeness"),
+    all_images_are_missing: ("not in this study's data sheet", "no longer next to this page"),
+    two_objectives: (
         "Pareto front: no other trial is better in both objectives",
         "Combinations of settings",
         "lr",
@@ -196,7 +205,7 @@ CASES: dict[Callable[[Path, list[TrialRecord]], PolicyConfig], tuple[str, ...]] 
 
 
 @pytest.mark.parametrize("change", CASES, ids=lambda change: change.__name__)
-def test_report_of_other_studies_on_a_phone(
+def test_report_of_unusual_studies_on_a_phone(
     change: Callable[[Path, list[TrialRecord]], PolicyConfig],
     swept: Swept,
     tmp_path: Path,
@@ -206,7 +215,9 @@ def test_report_of_other_studies_on_a_phone(
     shutil.copytree(swept.study, study)
     records = [load_record(folder) for folder in sorted((study / "trials").iterdir())]
     policy = change(study, records)
-    text = look(phone, write_report(study, rank_trials(records, policy, lambda r: ""), policy))
+    text = open_report(
+        phone, write_report(study, rank_trials(records, policy, lambda r: ""), policy)
+    )
     for words in CASES[change]:
         assert words in text
     phone.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
@@ -214,8 +225,8 @@ def test_report_of_other_studies_on_a_phone(
     assert (inner, page) == (390, 390)
 
 
-def test_command_writes_it_again(swept: Swept) -> None:
-    file = swept.study / REPORT
+def test_command_rewrites_the_report(swept: Swept) -> None:
+    file = swept.study / REPORT_FILE
     before = file.read_bytes()
     file.write_text("gone")
     main(ReportConfig(study="small", root=str(swept.root)))
@@ -225,10 +236,10 @@ def test_command_writes_it_again(swept: Swept) -> None:
     assert "did you mean small" in output
 
 
-def test_table_of_trials_shows_its_last_column_at_a_desk(
+def test_table_of_trials_fits_on_a_desktop_screen(
     swept: Swept, tmp_path: Path, browser: Chrome
 ) -> None:
-    """Of a search of six settings, with the longest of reasons; on a phone it scrolls."""
+    """With six searched settings and the longest reason; on a phone the table scrolls."""
     study = tmp_path / "small"
     shutil.copytree(swept.study, study)
     records = [load_record(folder) for folder in sorted((study / "trials").iterdir())]
@@ -236,7 +247,7 @@ def test_table_of_trials_shows_its_last_column_at_a_desk(
         record.params |= {"optimizer.lr": 0.0023 + number, "network.alpha": number,
                           "network.conv_rank": number, "training.text_encoder_lr": 1e-4 * number,
                           "scheduler": ("constant", "cosine_with_restarts")[number]}  # fmt: skip
-        record.reason = "memorized: pose_memorization is surely above 0.43, and 0.35 is the limit"
+        record.reason = "memorized: pose_memorization is surely above 0.43, and the limit is 0.35"
     for epoch in records[1].epochs:
         epoch.scorecard.scores, epoch.scorecard.failure = {}, "its images are not finite"
     policy = PolicyConfig()
@@ -244,12 +255,12 @@ def test_table_of_trials_shows_its_last_column_at_a_desk(
     desk = {"width": 1200, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", desk)
     try:
-        look(browser, file)
-        room, wide = browser.execute_script(
+        open_report(browser, file)
+        visible_width, table_width = browser.execute_script(
             "const s = document.querySelector('#trials .scroll');"
             "return [s.clientWidth, s.scrollWidth]"
         )
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    assert wide <= room
-    assert "its images are not finite" in file.read_text()
+    assert table_width <= visible_width
+    assert "its pictures are not finite" in file.read_text()

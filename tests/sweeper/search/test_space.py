@@ -1,4 +1,4 @@
-"""Hydra's words for many values, as Optuna distributions; no proposal twice."""
+"""Hydra's sweeps become Optuna distributions, and no proposal is repeated."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from optuna.distributions import (
 )
 
 from sweeper.config import SweepConfig, check_sweep
-from sweeper.execution.search_setup import configured, first_settings
+from sweeper.execution.search_setup import configured, initial_settings
 from sweeper.search.conditional_params import is_active
 from sweeper.search.samplers import (
     DeduplicatingSampler,
     GridSampler,
     check_sampler,
-    rounded,
-    trials_of,
+    round_value,
+    trial_count,
 )
 from sweeper.search.search_space import Space, identity, parse_space
 from sweeper.study.trial_lease import suggest_all
@@ -64,26 +64,30 @@ def composed(*chosen: str) -> DictConfig:
         ("tag(log,interval(1e-4,1e-2))", FloatDistribution(1e-4, 1e-2, log=True)),
     ],
 )
-def test_words_become_distributions(words: str, distribution: BaseDistribution) -> None:
+def test_sweeps_are_parsed_into_distributions(words: str, distribution: BaseDistribution) -> None:
     space, fixed = space_of(f"network.rank={words}", "training.epochs=3")
     assert space.distributions == {"network.rank": distribution}
     assert fixed == ["training.epochs=3"]
 
 
-def test_choices_are_written_as_hydra_reads_them() -> None:
+def test_choices_are_formatted_in_hydra_syntax() -> None:
     space, _ = space_of("optimizer.betas=[0.9,0.99],[0.9,0.999]", "data.repeats=1,2")
     betas, repeats = space.dimensions
-    assert betas.override(betas.ends()[1]) == "optimizer.betas=[0.9,0.999]"
+    assert betas.override(betas.endpoints()[1]) == "optimizer.betas=[0.9,0.999]"
     assert repeats.override(2) == "data.repeats=2"
 
 
-def test_sweeps_replace_the_search_and_fixed_values_fix_it() -> None:
+def test_sweeps_replace_the_search_and_fixed_values_shrink_it() -> None:
     search = {"network.rank": "choice(4, 8)", "scheduler": "choice(constant, cosine)"}
     assert list(space_of(search=search)[0].distributions) == ["network.rank", "scheduler"]
     assert list(space_of("network.rank=4", search=search)[0].distributions) == ["scheduler"]
-    own = {"optimizer.lr": "interval(0.1, 1)", "scheduler.warmup_ratio": "choice(0, 0.1)", **search}
-    fixed_ones = space_of("optimizer=prodigy", "scheduler=constant", search=own)[0]
-    assert list(fixed_ones.distributions) == ["network.rank"], "lr and warm-up mean nothing there"
+    conditional_search = {
+        "optimizer.lr": "interval(0.1, 1)",
+        "scheduler.warmup_ratio": "choice(0, 0.1)",
+        **search,
+    }
+    fixed_ones = space_of("optimizer=prodigy", "scheduler=constant", search=conditional_search)[0]
+    assert list(fixed_ones.distributions) == ["network.rank"], "lr and warm-up have no effect there"
     space, fixed = space_of("training.seed=1,2", "network.rank=4", search=search)
     assert list(space.distributions) == ["training.seed"]
     assert fixed == ["network.rank=4"]
@@ -98,7 +102,7 @@ def test_sweeps_replace_the_search_and_fixed_values_fix_it() -> None:
         "network.rank=range(4,4)",
     ],
 )
-def test_senseless_searches_are_refused(words: str) -> None:
+def test_invalid_searches_are_refused(words: str) -> None:
     with pytest.raises(ConfigError, match=words.split("=")[0]):
         space_of(words)
 
@@ -116,7 +120,7 @@ def test_no_combination_is_proposed_twice(inner: optuna.samplers.BaseSampler) ->
     assert len(set(seen)) == 6
 
 
-def test_globs_are_choices_of_a_group() -> None:
+def test_globs_expand_to_choices_of_a_group() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         space, _ = parse_space(["scheduler=glob(cos*)"], {}, OverridesParser.create(loader))
@@ -126,12 +130,12 @@ def test_globs_are_choices_of_a_group() -> None:
     assert space.distributions == {"scheduler": distribution}
 
 
-def test_a_setting_is_searched_where_it_means_something() -> None:
+def test_conditional_settings_are_searched_only_when_active() -> None:
     space, _ = space_of("network.conv_alpha=1,2", "network.rank=4,8", "network.conv_rank=0,4")
-    assert list(space.distributions)[-1] == "network.conv_alpha", "after what it hangs on"
+    assert list(space.distributions)[-1] == "network.conv_alpha", "after the setting it depends on"
     assert space.size() == 2 * (1 + 2)
     alpha = space.dimensions[-1]
-    assert space.beside(alpha) == ["network.conv_rank=4"]
+    assert space.activating_overrides(alpha) == ["network.conv_rank=4"]
     for inner in (optuna.samplers.RandomSampler(seed=0), optuna.samplers.TPESampler(seed=0)):
         study = optuna.create_study()
         study.sampler = DeduplicatingSampler(inner, space, study)
@@ -144,8 +148,8 @@ def test_a_setting_is_searched_where_it_means_something() -> None:
             study.tell(trial, 1.0)
         assert len(set(seen)) == 6
     never, _ = space_of("scheduler=constant,linear", "scheduler.power=1,2")
-    with pytest.raises(ConfigError, match=r"scheduler\.power: means nothing"):
-        never.beside(never.dimensions[-1])
+    with pytest.raises(ConfigError, match=r"scheduler\.power: has no effect"):
+        never.activating_overrides(never.dimensions[-1])
 
 
 SEARCHES = sorted(file.stem for file in (CONF / "search").iterdir())
@@ -159,17 +163,17 @@ SAME_NAME = [name for name in SEARCHES if (CONF / "preset" / f"{name}.yaml").is_
         *((name, [f"preset={name}", "base.path=/my/model"]) for name in SAME_NAME),
     ],
 )
-def test_every_search_is_one_around_theconfigured_settings(name: str, chosen: list[str]) -> None:
+def test_every_search_contains_the_configured_settings(name: str, chosen: list[str]) -> None:
     chosen = [f"search={name}", *chosen]
     config = settings("sweep", SweepConfig, chosen)
     space, _ = parse_space([], config.search, OverridesParser.create())
     assert space.distributions.keys() == config.search.keys()
     for dimension in space.dimensions:
-        beside = space.beside(dimension)
-        for value in dimension.ends():
-            overrides = [*chosen, *beside, dimension.override(value)]
+        parents = space.activating_overrides(dimension)
+        for value in dimension.endpoints():
+            overrides = [*chosen, *parents, dimension.override(value)]
             check_sweep(settings("sweep", SweepConfig, overrides))
-    preset = first_settings(composed(*chosen), config, space)[0]
+    preset = initial_settings(composed(*chosen), config, space)[0]
     assert {key for key in config.search if is_active(key, preset)} == preset.keys()
 
 
@@ -178,7 +182,7 @@ def test_a_preset_is_tried_first_in_any_search(preset: str) -> None:
     chosen = [f"preset={preset}", "base.path=/my/model"]
     config, master = settings("sweep", SweepConfig, chosen), composed(*chosen)
     space, _ = parse_space([], config.search, OverridesParser.create(), partial(configured, master))
-    first = first_settings(master, config, space)[0]
+    first = initial_settings(master, config, space)[0]
     assert first == {
         "optimizer.lr": config.optimizer["lr"],
         "network.rank": config.network.rank,
@@ -189,7 +193,7 @@ def test_a_preset_is_tried_first_in_any_search(preset: str) -> None:
         assert tried == config
 
 
-def test_what_a_file_of_ones_own_settles_is_not_searched_around() -> None:
+def test_settings_without_effect_are_not_searched() -> None:
     search = {"optimizer.lr": "interval(0.1, 1)", "network.rank": "choice(4, 8)"}
     space, _ = parse_space(
         [], search, OverridesParser.create(), {"optimizer": "prodigy", "network.rank": 8}.get
@@ -197,21 +201,21 @@ def test_what_a_file_of_ones_own_settles_is_not_searched_around() -> None:
     assert list(space.distributions) == ["network.rank"], "any lr is 1 with prodigy"
 
 
-def test_a_grid_is_all_of_it_unless_less_is_asked_for() -> None:
+def test_a_grid_covers_all_combinations_by_default() -> None:
     grid = {"_target_": "sweeper.search.samplers.GridSampler"}
     tpe = {"_target_": "optuna.samplers.TPESampler"}
     choices, _ = space_of("network.rank=2,4,8", "scheduler=constant,cosine,linear,polynomial")
     endless, _ = space_of("optimizer.lr=interval(0.1,1)")
-    assert (trials_of(None, grid, choices), trials_of(5, grid, choices)) == (12, 5)
-    assert trials_of(None, tpe, choices) == trials_of(None, tpe, endless) == 8
+    assert (trial_count(None, grid, choices), trial_count(5, grid, choices)) == (12, 5)
+    assert trial_count(None, tpe, choices) == trial_count(None, tpe, endless) == 8
     with pytest.raises(ConfigError, match=r"optimizer\.lr: a grid needs single values"):
         check_sampler(grid, endless, 1)
-    with pytest.raises(ConfigError, match="cmaes knows one objective alone"):
+    with pytest.raises(ConfigError, match="cmaes supports only one objective"):
         check_sampler({"_target_": "sweeper.search.cma_es.CmaEsSampler"}, choices, 2)
 
 
-def test_numbers_are_rounded_but_stay_inside() -> None:
+def test_numbers_are_rounded_within_the_range() -> None:
     log = FloatDistribution(1e-4, 1e-2, log=True)
-    assert rounded(0.0023140692632779, log) == 0.00231
-    assert rounded(1e-4, log) == 1e-4
-    assert rounded(0.99949, FloatDistribution(0.999, 0.9999)) == pytest.approx(0.99949)
+    assert round_value(0.0023140692632779, log) == 0.00231
+    assert round_value(1e-4, log) == 1e-4
+    assert round_value(0.99949, FloatDistribution(0.999, 0.9999)) == pytest.approx(0.99949)

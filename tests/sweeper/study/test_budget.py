@@ -1,4 +1,4 @@
-"""How a study ends early, what it tries first, and when it gives a trial up."""
+"""The budget of a study, its first trials, and when it gives up a trial."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from omegaconf import OmegaConf
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Estimate, Scorecard
 from sweeper.config import OBJECTIVES, BudgetConfig, StudyConfig, SweepConfig
-from sweeper.execution.search_setup import first_settings
+from sweeper.execution.search_setup import initial_settings
 from sweeper.search.search_space import Params, Space, parse_space
-from sweeper.study.budget import used_up
+from sweeper.study.budget import budget_exhausted
 from sweeper.study.storage import NO_PRUNER
 from sweeper.study.study import Study, begin_study, best_settings
 from sweeper.tracking.trial_record import (
-    AT_WORK,
     COMPLETE,
     FAILED,
+    IN_PROGRESS_FILE,
     INTERRUPTED,
     RUNNING,
     ScoredEpoch,
@@ -41,54 +41,58 @@ def record(number: int, fidelity: float, state: str = COMPLETE, hours: float = 1
 
 
 @pytest.mark.parametrize(
-    ("budget", "words"),
+    ("budget", "message"),
     [
         (BudgetConfig(), ""),
         (BudgetConfig(device_hours=4.5), ""),
-        (BudgetConfig(device_hours=4), "device hours are used"),
+        (BudgetConfig(device_hours=4), "device hours is used up"),
         (BudgetConfig(patience=3), ""),
         (BudgetConfig(patience=2), "the last 2 trials were no better"),
         (BudgetConfig(max_failures=1), ""),
         (BudgetConfig(max_failures=0), "1 trial failed"),
     ],
 )
-def test_a_budget_is_used_up(budget: BudgetConfig, words: str) -> None:
+def test_budget_exhausted(budget: BudgetConfig, message: str) -> None:
     records = [record(0, 0.5), record(1, 0.8), record(2, 0.6), record(3, 0.9, FAILED)]
-    said = used_up(budget, records, POLICY)
-    assert words in said
-    assert bool(said) == bool(words)
+    reason = budget_exhausted(budget, records, POLICY)
+    assert message in reason
+    assert bool(reason) == bool(message)
 
 
-def test_patience_counts_in_the_order_in_which_trials_end() -> None:
-    """Trial 0 is the best, and slow: it ends last. By their numbers two would be no better."""
+def test_patience_uses_the_order_in_which_trials_end() -> None:
+    """Trial 0 is the best one and ends last. In order of numbers, two would follow it."""
     records = [record(number, fidelity) for number, fidelity in enumerate((0.9, 0.5, 0.6))]
-    for one, ended in zip(records, (3, 1, 2), strict=True):
-        one.ended = ended
-    assert used_up(BudgetConfig(patience=1), records, POLICY) == ""
+    for trial, ended in zip(records, (3, 1, 2), strict=True):
+        trial.ended = ended
+    assert budget_exhausted(BudgetConfig(patience=1), records, POLICY) == ""
     records[1].ended = 4
-    assert "the last 1 trial was" in used_up(BudgetConfig(patience=1), records, POLICY)
+    assert "the last 1 trial was" in budget_exhausted(BudgetConfig(patience=1), records, POLICY)
 
 
-def test_two_commands_that_begin_a_study_agree_on_it(tmp_path: Path) -> None:
-    """Both found no study of the name; the second one sees under the lock what the first began."""
-    begin_study(StudyConfig("mine", str(tmp_path)), "x", **PARTS, about={"training.seed": "0"})
+def test_concurrent_commands_agree_on_a_study(tmp_path: Path) -> None:
+    """Both found no study of this name; under the lock, the second one sees the first one's."""
+    begin_study(
+        StudyConfig("mine", str(tmp_path)), "x", **PARTS, shared_settings={"training.seed": "0"}
+    )
     with pytest.raises(ConfigError, match=r"began with training\.seed=0, now it is 1") as error:
-        begin_study(StudyConfig("mine", str(tmp_path)), "x", **PARTS, about={"training.seed": "1"})
+        begin_study(
+            StudyConfig("mine", str(tmp_path)), "x", **PARTS, shared_settings={"training.seed": "1"}
+        )
     assert "study.name=mine-2" in str(error.value)
     names = [
         begin_study(
-            StudyConfig(None, str(tmp_path)), "x", **PARTS, about={"training.seed": seed}
+            StudyConfig(None, str(tmp_path)), "x", **PARTS, shared_settings={"training.seed": seed}
         ).folder.name
         for seed in "010"
     ]
     assert names == ["x", "x-2", "x"]
 
 
-def ended(folder: Path) -> None:
+def save_ended_record(folder: Path) -> None:
     """Writes the record of a trial that has ended."""
-    one = record(int(folder.name), 0.5)
-    one.folder = folder
-    one.save()
+    trial_record = record(int(folder.name), 0.5)
+    trial_record.folder = folder
+    trial_record.save()
 
 
 def study_of(
@@ -97,57 +101,57 @@ def study_of(
     space, _ = parse_space([search], {}, OverridesParser.create())
     return Study(
         folder=folder,
-        about={},
+        shared_settings={},
         space=space,
         sampler={"_target_": "optuna.samplers.RandomSampler"},
         pruner={"_target_": "optuna.pruners.NopPruner"},
-        first=[*first],
+        initial_params=[*first],
         **{"seed": 0, **options},
     )
 
 
-def test_a_trial_whose_process_dies_is_counted(tmp_path: Path) -> None:
+def test_crashes_of_a_trial_are_counted(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     crashes = []
     for state in (RUNNING, INTERRUPTED, RUNNING):
         trial = study.next_trial(1)
         assert trial
         crashes.append(trial.crash_count)
-        left = record(0, 0.5, state)
-        left.folder = trial.folder
-        left.save()
+        trial_record = record(0, 0.5, state)
+        trial_record.folder = trial.folder
+        trial_record.save()
         if state == RUNNING:
-            (trial.folder / AT_WORK).touch()
-        trial.lock.release(force=True)  # as the system does when the process is gone
+            (trial.folder / IN_PROGRESS_FILE).touch()
+        trial.lock.release(force=True)  # as the system does if the process is gone
     trial = study.next_trial(1)
     assert trial
-    assert [*crashes, trial.crash_count] == [0, 1, 1, 2], "to be interrupted is not to die"
+    assert [*crashes, trial.crash_count] == [0, 1, 1, 2], "an interruption is not a crash"
 
 
 @pytest.mark.parametrize("database", [False, True])
-def test_what_is_queued_comes_first_and_once(tmp_path: Path, database: bool) -> None:
+def test_enqueued_params_are_tried_first_and_once(tmp_path: Path, database: bool) -> None:
     url = f"sqlite:///{tmp_path}/optuna.db" if database else None
-    queued: list[Params] = [{"network.rank": 8}, {"network.rank": 2}]
+    enqueued: list[Params] = [{"network.rank": 8}, {"network.rank": 2}]
     for _ in range(2):  # the same command again
-        study = study_of(tmp_path / "b", *queued, url=url)
-    found = []
+        study = study_of(tmp_path / "b", *enqueued, url=url)
+    ranks = []
     for value in (0.3, 0.9, 0.6, 0.1):
         trial = study.next_trial(4)
         assert trial
-        found.append(trial.params["network.rank"])
+        ranks.append(trial.params["network.rank"])
         trial.complete([value], {"copying": 0.1 if value > 0.8 else -0.1})
-        ended(trial.folder)
+        save_ended_record(trial.folder)
         trial.lock.release(force=True)
-    assert found[:2] == [8, 2]
-    assert sorted(found) == [2, 4, 8, 16]
+    assert ranks[:2] == [8, 2]
+    assert sorted(ranks) == [2, 4, 8, 16]
     best = best_settings(tmp_path / "b", url, 2)
-    assert best == [{"network.rank": found[2]}, {"network.rank": 8}], "one is over a limit"
+    assert best == [{"network.rank": ranks[2]}, {"network.rank": 8}], "one is over a limit"
     assert (tmp_path / "b" / "optuna.journal").exists() != database
     with pytest.raises(ConfigError, match="did you mean b"):
         best_settings(tmp_path / "bb", url, 2)
 
 
-def test_two_objectives_have_a_front_and_no_pruner(tmp_path: Path) -> None:
+def test_two_objectives_have_a_pareto_front_and_no_pruner(tmp_path: Path) -> None:
     study = study_of(tmp_path, directions=OBJECTIVES["pareto"])
     values = [(0.9, 0.3), (0.8, 0.1), (0.7, 0.2)]
     for value in values:
@@ -156,47 +160,47 @@ def test_two_objectives_have_a_front_and_no_pruner(tmp_path: Path) -> None:
         trial.report(1, 0.5)
         assert not trial.should_prune()
         trial.complete(value, {})
-        ended(trial.folder)
+        save_ended_record(trial.folder)
         trial.lock.release(force=True)
     assert [trial.values for trial in study.optuna.best_trials] == [[0.9, 0.3], [0.8, 0.1]]
 
 
-def test_queued_settings_must_be_searched() -> None:
+def test_enqueued_settings_must_be_searched() -> None:
     space, _ = parse_space(["network.rank=2,4"], {}, OverridesParser.create())
     master = OmegaConf.create({"network": {"rank": 4}, "hydra": {"runtime": {"choices": {}}}})
     config = SweepConfig()
     config.study.enqueue = [{"network.rank": 2}]
-    assert first_settings(master, config, space) == [{"network.rank": 4}, {"network.rank": 2}]
-    for key, value, words in (("network.rnk", 2, "did you mean network.rank"),
+    assert initial_settings(master, config, space) == [{"network.rank": 4}, {"network.rank": 2}]
+    for key, value, message in (("network.rnk", 2, "did you mean network.rank"),
                               ("network.rank", 3, "network.rank=3 is outside")):  # fmt: skip
         config.study.enqueue = [{key: value}]
-        with pytest.raises(ConfigError, match=words):
-            first_settings(master, config, space)
+        with pytest.raises(ConfigError, match=message):
+            initial_settings(master, config, space)
 
 
-def test_the_best_of_another_study_come_after_the_configured(tmp_path: Path) -> None:
+def test_warm_start_params_follow_the_configured_ones(tmp_path: Path) -> None:
     study = study_of(tmp_path / "studies" / "old")
     values = {2: 0.3, 4: 0.9, 8: 0.6, 16: 0.1}
     while trial := study.next_trial(4):
         trial.complete([values[trial.params["network.rank"]]], {})
-        ended(trial.folder)
+        save_ended_record(trial.folder)
         trial.lock.release(force=True)
     master = OmegaConf.create({"network": {"rank": 16}, "hydra": {"runtime": {"choices": {}}}})
     config = SweepConfig()
     config.study.root, config.study.warm_start = str(tmp_path), "old"
     space, _ = parse_space(["network.rank=4,8,16"], {}, OverridesParser.create())
-    first = [params["network.rank"] for params in first_settings(master, config, space)]
+    first = [params["network.rank"] for params in initial_settings(master, config, space)]
     assert first == [16, 4, 8], "its third best is not in this space"
 
 
-def test_a_database_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_database_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"study\.storage: cannot be used") as error:
         study_of(tmp_path, url="sqlite:////nowhere/at/all.db")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("damage", [b"not json\n", b"\x00" * 500 + b"\n", b'{"a": 1}\n', b"[]\n"])
-def test_a_damaged_journal_is_one_line(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_journal_is_a_one_line_error(tmp_path: Path, damage: bytes) -> None:
     study_of(tmp_path)
     journal = tmp_path / "optuna.journal"
     journal.write_bytes(damage + journal.read_bytes())
@@ -205,7 +209,7 @@ def test_a_damaged_journal_is_one_line(tmp_path: Path, damage: bytes) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_another_seed_is_another_search(tmp_path: Path) -> None:
+def test_each_seed_gives_another_search(tmp_path: Path) -> None:
     proposed: list[list[object]] = []
     for seed in (0, 0, 1):
         study = study_of(

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from evaluate.config import EvaluateConfig, check_evaluate
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.reproduction.migrate_config import migrate
-from sweeper.reproduction.received_settings import Received
+from sweeper.reproduction.received_settings import ReceivedSettings
 from sweeper.search.search_space import parse_space
 from train.cli.arguments import as_typed, normalized, quoted, split_arguments, unquoted
 from train.cli.compose import HYDRA_VERSION, settings
@@ -81,7 +81,7 @@ def test_interpolation_and_choice_sweeps_are_kept() -> None:
 def test_logged_text_is_not_interpolated() -> None:
     odd = "${oc.env:HOME} \\${x} 人"
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
-        carried = migrate(Received({"data": {"trigger": odd}}), {"base.path": odd})
+        carried = migrate(ReceivedSettings({"data": {"trigger": odd}}), {"base.path": odd})
     assert (carried.config.data.trigger, carried.config.base.path) == (odd, odd)
 
 

@@ -117,5 +117,5 @@ def test_command_without_groups_takes_only_the_paths() -> None:
     line = ["study=puppets", MODEL, IMAGES]
     quoted = [f"{key}='{value}'" for key, _, value in (word.partition("=") for word in line)]
     assert preflight("reproduce", line, ReproduceConfig, check_reproduce) == quoted
-    places = settings("reproduce", ReproduceConfig, line).places
+    places = settings("reproduce", ReproduceConfig, line).locations
     assert places == {"base.path": MODEL.split("=")[1], "data.path": IMAGES.split("=")[1]}

@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 from sweeper.config import SweepConfig
 from sweeper.reproduction.config import ReproduceConfig
 from sweeper.reproduction.migrate_config import migrate
-from sweeper.reproduction.received_settings import OF_A_SEARCH, Received
+from sweeper.reproduction.received_settings import SEARCH_GROUPS, ReceivedSettings
 from train.cli import local_overrides
 from train.cli.compose import HYDRA_VERSION, settings
 from train.cli.preflight import preflight
@@ -103,7 +103,7 @@ def test_run_logged_with_an_old_name_is_migrated(old: str) -> None:
     then = {group: {name: logged}, "base": {"path": "puppets"}, "data": {"path": "puppets"}}
     then[group] = then[group] | {name: logged}
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
-        carried = migrate(Received.of(then, "a run"), {})
+        carried = migrate(ReceivedSettings.of(then, "a run"), {})
     assert attrgetter(RENAMED[old].key)(carried.config) == now
     assert not carried.dropped
 
@@ -113,7 +113,7 @@ def test_old_names_that_do_not_affect_training() -> None:
     others = {old for old in RENAMED if old not in LOGGED}
     assert others == {
         "base.speed", "training.keep_last", "probes.set", "policy", "anyway", "keep",
-        *(old for old in RENAMED if old.split(".")[0] in OF_A_SEARCH),
+        *(old for old in RENAMED if old.split(".")[0] in SEARCH_GROUPS),
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The overview picture of a study: all checkpoints against each other, and the pick's curves."""
+"""The overview chart of a study: all its checkpoints, and the curves of the selected trial."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from evaluate.images.figures import save_png
 from evaluate.scorecard import Scorecard, usable
 from evaluate.selection.explain import format_comparison_value
 from evaluate.selection.objective import MEMORY, comparison_value, pareto, total_violation
-from sweeper.console.progress import short
+from sweeper.console.progress import format_value
 from sweeper.tracking.trial_record import TrialRecord
 
-WITHIN, OVER, FAINT = "#1864ab", "#adb5bd", "#868e96"
+WITHIN_COLOR, OVER_COLOR, FAINT_COLOR = "#1864ab", "#adb5bd", "#868e96"
 
 
 def draw_overview(
-    file: Path, records: list[TrialRecord], best: TrialRecord, pick: Scorecard, policy: PolicyConfig
+    file: Path,
+    records: list[TrialRecord],
+    best: TrialRecord,
+    selected: Scorecard,
+    policy: PolicyConfig,
 ) -> None:
-    """Draws it into a PNG file, in one piece."""
+    """Draws the overview into a PNG file, which is written atomically."""
     figure = Figure(figsize=(14, 5.8), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
-    draw_checkpoints(left, records, best, pick, policy)
-    settings = ", ".join(f"{k.split('.')[-1]} {short(v)}" for k, v in best.params.items())
+    draw_checkpoints(left, records, best, selected, policy)
+    settings = ", ".join(f"{k.split('.')[-1]} {format_value(v)}" for k, v in best.params.items())
     title = f"trial {best.number}" + (f": {settings}" if settings else "")
-    draw_curves(right, best.scorecards, pick, policy, title)
+    draw_curves(right, best.scorecards, selected, policy, title)
     save_png(figure, file)
 
 
@@ -36,30 +40,30 @@ def draw_checkpoints(
     axes: Axes,
     records: list[TrialRecord],
     best: TrialRecord,
-    pick: Scorecard,
+    selected: Scorecard,
     policy: PolicyConfig,
-    keyed: bool = True,
+    legend: bool = True,
 ) -> None:
-    """Fidelity against pose memorization, a dot a checkpoint, a thin line a trial.
+    """Draws fidelity against pose memorization: a dot per checkpoint, a thin line per trial.
 
     Args:
-        keyed: say what each mark is; False: the page around says it. Dots have their words as url.
+        legend: whether to draw a title and a legend. Each dot has its description as its URL.
     """
     for record in records:
         _draw_line(axes, record, record is best or record.number == best.number)
-    within = _draw_dots(axes, records, policy)
-    _draw_front(axes, within)
-    x0, y0 = _point(pick)
+    feasible = _draw_dots(axes, records, policy)
+    _draw_front(axes, feasible)
+    x0, y0 = _point(selected)
     axes.scatter(
         [x0],
         [y0],
         marker="*",
-        s=420 if keyed else 240,
+        s=420 if legend else 240,
         c=SELECTED_COLOR,
         edgecolors="black",
         linewidths=0.8,
         zorder=5,
-        label=f"the pick: trial {best.number}, epoch {pick.epoch}",
+        label=f"selected: trial {best.number}, epoch {selected.epoch}",
     )
     if MEMORY in policy.max:
         axes.axvline(policy.max[MEMORY], color="#c92a2a", linestyle="--", linewidth=1)
@@ -67,38 +71,38 @@ def draw_checkpoints(
     memories = [_point(card)[0] for record in records for card in usable(record.scorecards)]
     axes.set_xlim(-0.03, max(max(memories, default=1.0), policy.max.get(MEMORY, 0)) + 0.06)
     axes.set_xlabel("pose memorization  (0: none, 1: every image repeats a training pose)")
-    axes.set_ylabel("fidelity  (likeness and obedience; higher is better)")
-    if keyed:
+    axes.set_ylabel("fidelity  (likeness and prompt fidelity; higher is better)")
+    if legend:
         axes.set_title("all checkpoints of all trials", loc="left")
         axes.legend(loc="best", fontsize=9)
     axes.grid(alpha=0.2)
 
 
-def _draw_line(axes: Axes, record: TrialRecord, chosen: bool) -> None:
-    """Joins a trial's epochs."""
+def _draw_line(axes: Axes, record: TrialRecord, is_best: bool) -> None:
+    """Connects a trial's epochs with a line."""
     points = [_point(card) for card in usable(record.scorecards)]
     axes.plot(
         *zip(*points, strict=True) if points else ([], []),
-        color=SELECTED_COLOR if chosen else FAINT,
-        linewidth=1.6 if chosen else 0.6,
-        alpha=0.9 if chosen else 0.6,
-        zorder=2 if chosen else 1,
+        color=SELECTED_COLOR if is_best else FAINT_COLOR,
+        linewidth=1.6 if is_best else 0.6,
+        alpha=0.9 if is_best else 0.6,
+        zorder=2 if is_best else 1,
     )
 
 
 def _draw_dots(axes: Axes, records: list[TrialRecord], policy: PolicyConfig) -> list[Scorecard]:
-    """A dot a checkpoint, its words as url; returns those within all limits."""
+    """Draws a dot per checkpoint, with its description as URL; returns those within all limits."""
     groups: dict[bool, list[tuple[Scorecard, str]]] = {False: [], True: []}
     for record in records:
         for card in usable(record.scorecards):
-            words = (
+            caption = (
                 f"trial {record.number}, {card.label}: fidelity {format_comparison_value(card)}, "
                 f"pose memorization {_point(card)[0]:.2f}"
             )
-            groups[total_violation(card, policy) <= 0].append((card, words))
+            groups[total_violation(card, policy) <= 0].append((card, caption))
     for group, color, marker, label in (
-        (groups[False], OVER, "X", "over a limit (upper bound)"),
-        (groups[True], WITHIN, "o", "within all limits"),
+        (groups[False], OVER_COLOR, "X", "over a limit (upper bound)"),
+        (groups[True], WITHIN_COLOR, "o", "within all limits"),
     ):
         if group:
             x, y = zip(*(_point(card) for card, _ in group), strict=True)
@@ -113,21 +117,21 @@ def _draw_dots(axes: Axes, records: list[TrialRecord], policy: PolicyConfig) -> 
                 label=label,
                 zorder=3,
             )
-            dots.set_urls([words for _, words in group])
+            dots.set_urls([caption for _, caption in group])
     return [card for card, _ in groups[True]]
 
 
-def _draw_front(axes: Axes, within: list[Scorecard]) -> None:
-    """The checkpoints that no other beats in both."""
-    front = [_point(card) for card in pareto(within)]
+def _draw_front(axes: Axes, feasible: list[Scorecard]) -> None:
+    """Draws the Pareto front: the checkpoints that no other one beats in both objectives."""
+    front = [_point(card) for card in pareto(feasible)]
     if len(front) > 1:
         axes.step(
             *zip(*front, strict=True),
             where="post",
-            color=WITHIN,
+            color=WITHIN_COLOR,
             linestyle=":",
             linewidth=1.4,
-            label="none is better in both",
+            label="Pareto front",
             zorder=2,
         )
 
