@@ -26,7 +26,7 @@ from train.puppets.networks.judge import Judge
 log = logging.getLogger(__name__)
 REPETITIONS, FIRST_SEED, TRIALS = 2, 31, 12
 # Every search begins with the preset if its space contains it. Random search gets one more trial
-# for this, which is not counted; the grid does not contain the preset.
+# for this, which is not counted; the points of the grid lie around the preset.
 ARMS: dict[str, tuple[str, ...]] = {
     "TPE, preset first": (f"hydra.sweeper.n_trials={TRIALS}",),
     "random": (f"hydra.sweeper.n_trials={TRIALS + 1}", "hydra/sweeper/sampler=random"),

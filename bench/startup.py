@@ -80,8 +80,8 @@ def max_seconds(name: str) -> float | None:
 def table(seconds: dict[str, list[float]], before: dict[str, list[float]]) -> str:
     """Formats the rows as Markdown; `before` is another checkout's, or empty."""
     lines = ["# How long commands take to respond", "",
-             f"Median of {REPETITIONS} processes (`python -m bench.startup`). Targets are wall-clock"
-             " seconds.", "",
+             f"Median of {REPETITIONS} processes (`python -m bench.startup`). The targets are"
+             " wall-clock seconds.", "",
              "| python -m | seconds | CPU seconds | target | before | CPU seconds before |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     for name, (wall, cpu) in seconds.items():
