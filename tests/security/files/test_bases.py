@@ -14,7 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from evaluate.features import pose_detectors
-from tests.security.spoiling import SPOILED, change, device, other, pipe
+from tests.security.corruption import SPOILED, change, device, other, pipe
 from train.config.schema import EMBEDDED_BASE, BaseConfig
 from train.errors import ConfigError, UserError
 from train.models import model_files

@@ -14,7 +14,7 @@ import torch
 
 from evaluate.features import clip_source
 from evaluate.features.clip import EMBEDDED_FOLDER, ClipEncoder
-from tests.security.spoiling import SPOILED, change
+from tests.security.corruption import SPOILED, change
 from train.errors import ConfigError
 
 CPU = torch.device("cpu")

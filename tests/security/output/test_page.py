@@ -35,7 +35,7 @@ from sweeper.results.retrain_command import again_command
 from sweeper.results.snippets import diffusers_snippet, reproduce_commands, study_command
 from sweeper.tracking.mlflow_mirror import _note
 from sweeper.tracking.trial_record import TrialRecord, load_records
-from tests.security.hostile import MARKUP, TEXTS
+from tests.security.hostile_texts import MARKUP, TEXTS
 from tests.security.output.test_terminal import obeyed
 from tests.sweeper.conftest import Swept, swept  # noqa: F401
 from tests.sweeper.results.test_report import look

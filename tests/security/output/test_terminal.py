@@ -25,7 +25,7 @@ from sweeper.console.live_table import Display
 from sweeper.results.ranking import rank_trials
 from sweeper.results.summary_table import say, show
 from sweeper.tracking.trial_record import FAILED, load_records, trial_folder
-from tests.security.hostile import TEXTS
+from tests.security.hostile_texts import TEXTS
 from tests.sweeper.conftest import Swept, copied, swept  # noqa: F401
 from tests.test_house import FILES, ROOT
 from train.text.display import printable

@@ -37,7 +37,7 @@ from sweeper.tracking.trial_record import (
     read_record,
     resume_record,
 )
-from tests.security.hostile import TEXTS
+from tests.security.hostile_texts import TEXTS
 from train.errors import ConfigError
 
 Saved = dict[str, Any]
