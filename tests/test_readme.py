@@ -333,7 +333,7 @@ def test_commands_are_extracted() -> None:
     assert not is_python("make x")
 
 
-def test_the_check_command(
+def test_executed_commands_work(
     base_folder: Path, picture_folder: Path, tmp_path: Path, kohya_configs: None
 ) -> None:
     copy = tmp_path / "copy"

@@ -1,4 +1,4 @@
-"""Files of models that are changed, or replaced by what is no such file."""
+"""Changes files of models, or replaces them by pipes, devices and garbage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def change(file: Path, *path: str, value: Any) -> None:
+def set_json_value(file: Path, *path: str, value: Any) -> None:
     """Sets a value in a JSON file."""
     content = json.loads(file.read_text()) if file.exists() else {}
     inner = content
@@ -18,31 +18,31 @@ def change(file: Path, *path: str, value: Any) -> None:
     file.write_text(json.dumps(content))
 
 
-def pipe(file: Path) -> None:
-    """A pipe that nobody writes to."""
+def make_pipe(file: Path) -> None:
+    """Replaces the file by a pipe without a writer."""
     file.unlink(missing_ok=True)
     os.mkfifo(file)
 
 
-def device(file: Path) -> None:
-    """A link to a device without an end."""
+def link_to_device(file: Path) -> None:
+    """Replaces the file by a link to an endless device."""
     file.unlink(missing_ok=True)
     file.symlink_to("/dev/zero")
 
 
-def garbage(file: Path) -> None:
-    """How a pickle begins."""
+def write_garbage(file: Path) -> None:
+    """Writes the beginning of a pickle."""
     file.write_bytes(b"\x80\x04garbage")
 
 
-def nested(file: Path) -> None:
-    """JSON that is nested too deeply."""
+def write_nested_json(file: Path) -> None:
+    """Writes JSON that is nested too deeply."""
     file.write_text("[" * 100_000)
 
 
-def other(file: Path) -> None:
-    """JSON of something else."""
+def write_other_json(file: Path) -> None:
+    """Writes valid JSON with other keys."""
     file.write_text('{"a": {"b": [1, 2, {"c": null}]}}')
 
 
-SPOILED = (pipe, device, garbage, nested, other)
+CORRUPTIONS = (make_pipe, link_to_device, write_garbage, write_nested_json, write_other_json)
