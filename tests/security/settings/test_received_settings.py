@@ -292,9 +292,9 @@ def test_every_setting_declares_a_kind_with_a_rule() -> None:
     assert RULES.keys() == set(Kind)
 
     for hint in (str, str | None, Any, dict[str, Any], dict[str, str], list[int]):
-        schema = make_dataclass("Schema", [("place", hint), ("fine", str, text_field(""))])
+        incomplete = make_dataclass("Schema", [("place", hint), ("fine", str, text_field(""))])
         with pytest.raises(TypeError, match="place: a field of type"):
-            kinds(schema)
+            kinds(incomplete)
 
 
 def test_shipped_optimizers_are_allowed() -> None:
