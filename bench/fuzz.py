@@ -213,8 +213,8 @@ def table(counts: dict[str, dict[str, Any]], seed: int) -> str:
         f"`python -m bench.fuzz`, seed {seed}: mutated files, read as the commands read them. A "
         "canary is executed or imported code, a file written or read where it must not be, a "
         "started program, network access, a leaked secret, a setting that no file may decide, or a "
-        "control character that a terminal interprets. Peak memory is that above the memory of the "
-        "process after its imports.",
+        "control character that a terminal interprets. Peak memory is measured above that of "
+        "the process after its imports.",
         "",
         f"| reader | {' | '.join(HEADINGS)} |",
         f"|{'---|' * (len(HEADINGS) + 1)}",
