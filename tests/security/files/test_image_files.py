@@ -176,26 +176,26 @@ def test_image_of_50_megapixels_is_decoded(tmp_path: Path) -> None:
 def test_conversion_in_strips_equals_that_of_the_whole_image(tmp_path: Path, mode: str) -> None:
     side = int((3 * STRIP) ** 0.5)  # several strips
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 4), np.uint8)
-    picture = Image.fromarray(noise, "RGBA")
+    image = Image.fromarray(noise, "RGBA")
     if mode in ("I;16", "I", "F"):
         wide = noise[..., 0].astype(np.uint16) * 256 + noise[..., 1]
         kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
-        picture = Image.fromarray((wide / (65_535 if mode == "F" else 1)).astype(kind))
+        image = Image.fromarray((wide / (65_535 if mode == "F" else 1)).astype(kind))
         factor = 255 if mode == "F" else 1 / 257
-        values = np.asarray(picture, np.float64)
+        values = np.asarray(image, np.float64)
         values = values * factor if mode == "F" else values / 257
         expected = Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
     else:
-        picture = picture.convert(mode)
-        expected = picture.convert("RGB")
-        if picture.has_transparency_data:
-            expected = Image.new("RGBA", picture.size, (255, 255, 255))
-            expected.alpha_composite(picture.convert("RGBA"))
+        image = image.convert(mode)
+        expected = image.convert("RGB")
+        if image.has_transparency_data:
+            expected = Image.new("RGBA", image.size, (255, 255, 255))
+            expected.alpha_composite(image.convert("RGBA"))
             expected = expected.convert("RGB")
     file = tmp_path / f"a.{'png' if mode in ('1', 'L', 'LA', 'P', 'RGBA', 'I;16') else 'tif'}"
-    picture.save(file)
+    image.save(file)
     assert decode_picture(file).picture.tobytes() == expected.tobytes()
-    assert decode_picture(file).has_transparency == picture.has_transparency_data
+    assert decode_picture(file).has_transparency == image.has_transparency_data
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.gif", "a.webp", "a.bmp"])
