@@ -1,1 +1,1 @@
-"""Long proofs, each with one command: `python -m bench.NAME`; their last results in results/."""
+"""Benchmarks that take minutes to hours: `python -m bench.NAME`; last results in results/."""

@@ -1,4 +1,4 @@
-"""Pictures whose truth is known: renders of fresh poses, and copies of a training set's."""
+"""Renders with known ground truth: images in fresh poses, and copies of training images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from train.puppets.demo import Pose
 from train.puppets.world.examples import ARMS, LEGS, Puppet, images_of, sample_puppet, with_outfit
 from train.puppets.world.puppet import Looks
 
-JITTER = 2.0  # degrees, of a copied pose's limbs
-SHIFT = 0.15  # pixels of 32, of a copied picture
-NAMED: tuple[Pose, ...] = tuple((arms, legs) for arms in ARMS for legs in LEGS)
+JITTER_DEGREES = 2.0  # of the limbs of a copied pose
+MAX_SHIFT = 0.15  # of a copied image, in pixels (the side is 32)
+NAMED_POSES: tuple[Pose, ...] = tuple((arms, legs) for arms in ARMS for legs in LEGS)
 
 
 @dataclass(frozen=True)
 class Design:
-    """A training set of poses.
+    """Specification of a training set.
 
     Attributes:
-        poses: pictures, each with its own pose.
-        kinds: named poses that they are jittered from; fewer kinds are denser clusters.
+        poses: number of images, each with its own pose.
+        kinds: number of named poses that these are jittered from; fewer kinds give denser clusters.
     """
 
     name: str
@@ -40,77 +40,84 @@ DESIGNS = (
     Design("24 poses", 24, 12),
     Design("24 poses, clustered", 24, 6),
 )
-# no pose is left that the training set does not have: fresh ones differ by their jitter alone
-EVERY_KIND = Design("24 poses of all 18 kinds", 24, 18)
+# covers every named pose: a fresh image differs from the training set only by its jitter
+ALL_KINDS = Design("24 poses of all 18 kinds", 24, 18)
 
 
 @dataclass(frozen=True)
-class World:
-    """A training set by a design, and the kinds of poses that it lacks."""
+class PoseSet:
+    """A training set drawn from a design, and the named poses that it lacks."""
 
     training: list[Puppet]
     fresh_kinds: Sequence[Pose]
 
     def fresh(self, count: int, random: Random, looks: Looks | None = None) -> list[Puppet]:
-        """Pictures in poses that the training set does not have."""
+        """Returns puppets in poses that the training set lacks."""
         return [sample_puppet(random, looks, *random.choice(self.fresh_kinds))
                 for _ in range(count)]  # fmt: skip
 
-    def copies(self, count: int, random: Random) -> list[Puppet]:
-        """Training poses, a little jittered, half of them mirrored, on others at other places."""
-        made = []
+    def pose_copies(self, count: int, random: Random) -> list[Puppet]:
+        """Returns other puppets, in other places, in slightly jittered training poses.
+
+        Half of the poses are mirrored.
+        """
+        copies = []
         for _ in range(count):
-            pose, other = jittered(random.choice(self.training), random), sample_puppet(random)
-            angles = mirrored(pose.angles) if random.random() < 0.5 else pose.angles
-            made.append(replace(other, angles=angles, arms=pose.arms, legs=pose.legs))
-        return made
+            pose, other = jitter(random.choice(self.training), random), sample_puppet(random)
+            angles = mirror(pose.angles) if random.random() < 0.5 else pose.angles
+            copies.append(replace(other, angles=angles, arms=pose.arms, legs=pose.legs))
+        return copies
 
 
-def make_world(design: Design, seed: int, looks: Looks | None = None) -> World:
-    """A training set by lot."""
+def make_pose_set(design: Design, seed: int, looks: Looks | None = None) -> PoseSet:
+    """Draws a random training set from a design."""
     random = Random(seed)
-    kinds = random.sample(NAMED, design.kinds)
+    kinds = random.sample(NAMED_POSES, design.kinds)
     training = [sample_puppet(random, looks, *kinds[i % len(kinds)]) for i in range(design.poses)]
-    return World(training, [kind for kind in NAMED if kind not in kinds] or NAMED)
+    fresh_kinds = [kind for kind in NAMED_POSES if kind not in kinds] or NAMED_POSES
+    return PoseSet(training, fresh_kinds)
 
 
-def jittered(puppet: Puppet, random: Random) -> Puppet:
-    """The same, its limbs turned by up to JITTER degrees."""
-    return replace(puppet, angles=tuple(a + random.uniform(-JITTER, JITTER) for a in puppet.angles))
+def jitter(puppet: Puppet, random: Random) -> Puppet:
+    """Returns the puppet with each limb rotated by up to JITTER_DEGREES."""
+    limit = JITTER_DEGREES
+    return replace(puppet, angles=tuple(a + random.uniform(-limit, limit) for a in puppet.angles))
 
 
-def mirrored(angles: tuple[float, ...]) -> tuple[float, ...]:
-    """The left limbs' angles for the right ones', and the other way round."""
+def mirror(angles: tuple[float, ...]) -> tuple[float, ...]:
+    """Swaps the angles of the left and the right limbs."""
     return tuple(angles[part + side * 2 + bone]
                  for part in (0, 4) for side in (1, 0) for bone in (0, 1))  # fmt: skip
 
 
-def picture_copies(training: list[Puppet], count: int, random: Random) -> list[Puppet]:
-    """Whole training pictures, drawn again with a hair's difference."""
-    made = []
+def image_copies(training: list[Puppet], count: int, random: Random) -> list[Puppet]:
+    """Returns near-duplicates of whole training images, with a tiny jitter and shift."""
+    copies = []
     for _ in range(count):
-        one = jittered(random.choice(training), random)
-        x, y = (place + random.uniform(-SHIFT, SHIFT) for place in one.offset)
-        made.append(replace(one, offset=(x, y)))
-    return made
+        puppet = jitter(random.choice(training), random)
+        x, y = (place + random.uniform(-MAX_SHIFT, MAX_SHIFT) for place in puppet.offset)
+        copies.append(replace(puppet, offset=(x, y)))
+    return copies
 
 
-def same_kind(training: list[Puppet], count: int, random: Random) -> list[Puppet]:
-    """New pictures of training poses by name, at training places, in training clothes."""
+def same_kind_puppets(training: list[Puppet], count: int, random: Random) -> list[Puppet]:
+    """Returns new puppets with the named pose, background and clothes of training images."""
     chosen = [random.choice(training) for _ in range(count)]
     return [sample_puppet(random, one.looks, one.arms, one.legs, one.background) for one in chosen]
 
 
-def as_asked(asked: Sequence[dict[str, str]], looks: Looks, random: Random) -> list[Puppet]:
-    """What an ideal LoRA of a character draws for some probes."""
-    made = []
-    for wish in asked:
-        outfit = wish["shirt"].split()[0], wish["trousers"].split()[0]
+def ideal_puppets(requests: Sequence[dict[str, str]], looks: Looks, random: Random) -> list[Puppet]:
+    """Returns what an ideal LoRA of a character generates for the requested attributes."""
+    puppets = []
+    for request in requests:
+        outfit = request["shirt"].split()[0], request["trousers"].split()[0]
         dressed = with_outfit(looks, random, *outfit)
-        made.append(sample_puppet(random, dressed, wish["arms"], wish["legs"], wish["background"]))
-    return made
+        puppets.append(
+            sample_puppet(random, dressed, request["arms"], request["legs"], request["background"])
+        )
+    return puppets
 
 
-def drawn(puppets: list[Puppet]) -> Tensor:
-    """(N, 3, 32, 32), 0 to 1."""
+def render(puppets: list[Puppet]) -> Tensor:
+    """Returns images of shape (N, 3, 32, 32) with values from 0 to 1."""
     return images_of(puppets).float() / 255 if puppets else torch.zeros(0, 3, 32, 32)

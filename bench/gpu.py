@@ -1,11 +1,11 @@
 """Packs on an NVIDIA GPU, on the architecture of Stable Diffusion 1.5 with random weights.
 
-`python -m bench.gpu` (15 minutes; no network, no weights; of this program's dependencies it needs
-torch, transformers, diffusers, accelerate, peft, hydra-core, bitsandbytes and prodigyopt) trains
-rank 32 at 512 pixels in bf16, batch size 1: samples a second and peak memory of packs of 1 to 32,
-their share of the matrix rate that the card itself shows, the same by peft, probe pictures a
-second, and two of the packs compiled. Writes results/gpu.json and .md. `--small` runs the same on
-a tiny model, on whatever there is.
+`python -m bench.gpu` (15 minutes; needs no network and no weights; of this program's dependencies
+it needs torch, transformers, diffusers, accelerate, peft, hydra-core, bitsandbytes and prodigyopt)
+trains rank 32 at 512 pixels in bf16, batch size 1. It measures samples per second and peak memory
+of packs of 1 to 32 trials, their share of the GPU's measured matrix multiplication rate, the same
+training with peft, probe images per second, and two of the packs compiled. It writes
+results/gpu.json and .md. `--small` runs the same on a tiny model, on GPU or CPU.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from train.models.base_model import BaseModel
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
-SIZES = (1, 2, 4, 8, 16, 32)
-COMPILED = (1, 8)  # each takes minutes to compile
-SECONDS = 4.0  # of each measurement
+PACK_SIZES = (1, 2, 4, 8, 16, 32)
+COMPILED_SIZES = (1, 8)  # each takes minutes to compile
+SECONDS = 4.0  # per measurement
 ADAMW = {"_target_": "torch.optim.AdamW", "lr": 1e-4}
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What is measured: the real architecture, or a tiny one to see that the program runs."""
+    """Architecture and size of the model: the real one, or a tiny one to test this program."""
 
     unet: dict[str, Any]
     vae: dict[str, Any]
@@ -79,7 +79,7 @@ SMALL = Scale(
 
 
 class Tokenizer:
-    """Every prompt is 77 times the same token: the work is that of real ones."""
+    """Encodes every prompt as 77 equal tokens, which costs as much as a real prompt."""
 
     model_max_length = 77
 
@@ -88,7 +88,7 @@ class Tokenizer:
 
 
 def random_base(scale: Scale, device: torch.device, compiled: bool = False) -> BaseModel:
-    """A base of random weights in bf16, made on the device."""
+    """Creates a base model with random bf16 weights on the device."""
     with device:
         unet = UNet2DConditionModel(**scale.unet).to(torch.bfloat16)
         vae = AutoencoderKL(**scale.vae).to(torch.bfloat16)
@@ -100,37 +100,37 @@ def random_base(scale: Scale, device: torch.device, compiled: bool = False) -> B
     return BaseModel(parts, "random", lambda: "random", device, compiled)
 
 
-def wait(device: torch.device) -> None:
-    """Until the device has done all that it was told."""
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def rate(step: Callable[[], object], made: int, device: torch.device) -> float:
-    """Things a second of a step that makes so many."""
+def measure_rate(step: Callable[[], object], items: int, device: torch.device) -> float:
+    """Returns items per second of a step that produces this many."""
     for _ in range(2):
         step()
-    wait(device)
+    synchronize(device)
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < SECONDS:
         step()
         count += 1
         if count % 4 == 0:
-            wait(device)
-    wait(device)
-    return count * made / (time.perf_counter() - began)
+            synchronize(device)
+    synchronize(device)
+    return count * items / (time.perf_counter() - began)
 
 
 def matrix_rate(device: torch.device, side: int) -> float:
-    """bf16 operations a second of the card's own best: large matrix products."""
+    """Returns bf16 operations per second in large matrix products, the GPU's practical peak."""
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return rate(lambda: a @ b, 2 * side**3, device)
+    return measure_rate(lambda: a @ b, 2 * side**3, device)
 
 
-def batch(
+def random_batch(
     base: BaseModel, scale: Scale, rows: int
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    """Latents, noise, timesteps and text."""
+    """Returns random latents, noise and timesteps, and text conditioning."""
     shape = (rows, *base.latent_shape(scale.resolution))
     latents, noise = (torch.randn(shape, device=base.device) for _ in range(2))
     timesteps = torch.randint(1000, (rows,), device=base.device)
@@ -138,16 +138,16 @@ def batch(
 
 
 def pack_step(base: BaseModel, scale: Scale, size: int) -> Callable[[], None]:
-    """A step of a pack, its optimizers' included."""
+    """Returns a training step of a pack, with the steps of its optimizers."""
     random = torch.Generator().manual_seed(0)
     adapters = [base.adapters.create(scale.network, random).to(base.device) for _ in range(size)]
     config = TrialConfig(network=scale.network, optimizer=ADAMW)
     optimizers = [make_optimizer(config, adapter) for adapter in adapters]
-    drawn = batch(base, scale, size)
+    batch = random_batch(base, scale, size)
 
     def step() -> None:
         with base.adapters.activated(adapters):
-            diffusion_loss(base, *drawn).sum().backward()
+            diffusion_loss(base, *batch).sum().backward()
         for adapter, optimizer in zip(adapters, optimizers, strict=True):
             torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
             optimizer.step()
@@ -157,7 +157,7 @@ def pack_step(base: BaseModel, scale: Scale, size: int) -> Callable[[], None]:
 
 
 def peft_step(base: BaseModel, scale: Scale) -> Callable[[], None]:
-    """The same for one trial, by diffusers and peft: LoRA in fp32, the rest under autocast."""
+    """Returns the step of one trial with diffusers and peft: fp32 LoRA, autocast for the rest."""
     unet = UNet2DConditionModel(**scale.unet).to(base.device, torch.bfloat16).requires_grad_(False)
     unet = unet.to(memory_format=torch.channels_last)
     names = {id(module): name for name, module in base.unet.named_modules()}
@@ -169,13 +169,13 @@ def peft_step(base: BaseModel, scale: Scale) -> Callable[[], None]:
     for parameter in parameters:
         parameter.data = parameter.data.float()
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
-    latents, noise, timesteps, text = batch(base, scale, 1)
+    latents, noise, timesteps, text = random_batch(base, scale, 1)
 
     def step() -> None:
         noisy = base.noise_scheduler.add_noise(latents, noise, timesteps).to(torch.bfloat16)
         with torch.autocast(base.device.type, torch.bfloat16):
-            made = unet(noisy, timesteps, **text).sample
-        (made.float() - noise).square().mean().backward()
+            prediction = unet(noisy, timesteps, **text).sample
+        (prediction.float() - noise).square().mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -183,15 +183,17 @@ def peft_step(base: BaseModel, scale: Scale) -> Callable[[], None]:
     return step
 
 
-def operations(step: Callable[[], None]) -> float:
-    """Floating-point operations of a step."""
+def count_flops(step: Callable[[], None]) -> float:
+    """Returns the number of floating-point operations of a step."""
     with FlopCounterMode(display=False) as counter:
         step()
     return float(counter.get_total_flops())
 
 
-def packs(base: BaseModel, scale: Scale, best: float, sizes: tuple[int, ...]) -> list[Row]:
-    """A row for each size that fits."""
+def measure_packs(
+    base: BaseModel, scale: Scale, peak_rate: float, sizes: tuple[int, ...]
+) -> list[Row]:
+    """Returns a row for each pack size that fits into memory."""
     rows: list[Row] = []
     for size in sizes:
         try:
@@ -200,86 +202,90 @@ def packs(base: BaseModel, scale: Scale, best: float, sizes: tuple[int, ...]) ->
                 torch.cuda.reset_peak_memory_stats(base.device)
             began = time.perf_counter()
             step()
-            wait(base.device)
+            synchronize(base.device)
             first = time.perf_counter() - began
-            samples = rate(step, size, base.device)
+            samples = measure_rate(step, size, base.device)
             peak = torch.cuda.max_memory_allocated(base.device) if base.device.type == "cuda" else 0
-            work = operations(step)
+            flops = count_flops(step)
         except torch.OutOfMemoryError:
-            log.info("a pack of %d does not fit", size)
+            log.info("a pack of %d does not fit into memory", size)
             break
         rows.append({"pack": size, "samples_per_second": samples, "memory_gib": peak / 2**30,
-                     "share_of_matrix_rate": samples / size * work / best,
+                     "share_of_matrix_rate": samples / size * flops / peak_rate,
                      "first_step_seconds": first})  # fmt: skip
         log.info("%s", rows[-1])
     return rows
 
 
-def pictures(base: BaseModel, scale: Scale) -> list[Row]:
-    """Probe pictures a second of 1 and 4 checkpoints, 32 probes each."""
+def measure_generation(base: BaseModel, scale: Scale) -> list[Row]:
+    """Returns probe images per second of 1 and 4 checkpoints, with 32 probes each."""
     random, rows = torch.Generator().manual_seed(0), []
     for size in (1, 4):
         adapters: list[Adapter] = [
             base.adapters.create(scale.network, random).to(base.device) for _ in range(size)
         ]
-        asked = (["a photo"] * 32, list(range(32)), scale.resolution, 20, 7.0)
+        arguments = (["a photo"] * 32, list(range(32)), scale.resolution, 20, 7.0)
         began = time.perf_counter()
-        generate(base, adapters, *asked)
+        generate(base, adapters, *arguments)
         seconds = time.perf_counter() - began
         rows.append({"checkpoints": size, "pictures_per_second": size * 32 / seconds})
         log.info("%s", rows[-1])
     return rows
 
 
-def table(found: Row) -> str:
-    """The result, for people."""
-    lines = [f"# Packs on {found['card']}", "", "The UNet of Stable Diffusion 1.5, random weights, "
-             "512 px, bf16, batch 1, rank 32, AdamW. Matrix rate of the card, measured: "
-             f"{found['matrix_rate'] / 1e12:.0f} TFLOP/s. peft: {found['peft']:.2f} samples/s.", "",
+def table(report: Row) -> str:
+    """Formats the results as Markdown."""
+    lines = [f"# Packs on {report['card']}", "",
+             "The UNet of Stable Diffusion 1.5, random weights, "
+             "512 px, bf16, batch size 1, rank 32, AdamW. Measured matrix rate of the GPU: "
+             f"{report['matrix_rate'] / 1e12:.0f} TFLOP/s. "
+             f"peft: {report['peft']:.2f} samples/s.", "",
              "| pack | samples/s | of one trial | of peft | share of the matrix rate | peak GiB | "
-             "compiled: samples/s | its first step, s |",
+             "compiled: samples/s | compiled: first step, s |",
              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    compiled = {row["pack"]: row for row in found["compiled"]}
-    for row in found["packs"]:
+    compiled = {row["pack"]: row for row in report["compiled"]}
+    for row in report["packs"]:
         samples, fast = row["samples_per_second"], compiled.get(row["pack"], {})
-        one = found["packs"][0]["samples_per_second"]
+        one = report["packs"][0]["samples_per_second"]
         lines.append(
             f"| {row['pack']} | {samples:.2f} | {samples / one:.2f} x | "
-            f"{samples / found['peft']:.2f} x | {row['share_of_matrix_rate']:.0%} | "
+            f"{samples / report['peft']:.2f} x | {row['share_of_matrix_rate']:.0%} | "
             f"{row['memory_gib']:.1f} | {fast.get('samples_per_second', 0):.2f} | "
             f"{fast.get('first_step_seconds', 0):.0f} |"
         )
-    lines += ["", "| checkpoints scored together | probe pictures/s |", "|---|---|"]
+    lines += ["", "| checkpoints scored together | probe images/s |", "|---|---|"]
     lines += [
-        f"| {row['checkpoints']} | {row['pictures_per_second']:.2f} |" for row in found["pictures"]
+        f"| {row['checkpoints']} | {row['pictures_per_second']:.2f} |" for row in report["pictures"]
     ]
     return "\n".join([*lines, ""])
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="a tiny model, to see that it runs")
-    parser.add_argument("--output", default=RESULTS, type=Path, help="folder of the results")
+    parser.add_argument(
+        "--small", action="store_true", help="use a tiny model, to test this program"
+    )
+    parser.add_argument("--output", default=RESULTS, type=Path, help="folder for the results")
     arguments = parser.parse_args()
     configure_logging()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and not arguments.small:
-        raise SystemExit("there is no GPU here; --small runs a tiny model on the CPU")
+        raise SystemExit("no GPU found; --small runs a tiny model on the CPU")
     scale = SMALL if arguments.small else REAL
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
-    best = matrix_rate(device, 512 if arguments.small else 8192)
-    found: Row = {"card": card, "matrix_rate": best}
+    peak_rate = matrix_rate(device, 512 if arguments.small else 8192)
+    report: Row = {"card": card, "matrix_rate": peak_rate}
     base = random_base(scale, device)
-    found["peft"] = rate(peft_step(base, scale), 1, device)
-    found["packs"] = packs(base, scale, best, SIZES)
-    found["pictures"] = pictures(base, scale)
+    report["peft"] = measure_rate(peft_step(base, scale), 1, device)
+    report["packs"] = measure_packs(base, scale, peak_rate, PACK_SIZES)
+    report["pictures"] = measure_generation(base, scale)
     base = random_base(scale, device, compiled=True)
-    found["compiled"] = packs(base, scale, best, COMPILED)
+    report["compiled"] = measure_packs(base, scale, peak_rate, COMPILED_SIZES)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
-    (arguments.output / "gpu.md").write_text(table(found))
-    print(table(found))
+    (arguments.output / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
+    (arguments.output / "gpu.md").write_text(table(report))
+    print(table(report))
 
 
 if __name__ == "__main__":

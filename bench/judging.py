@@ -1,4 +1,7 @@
-"""What the judge, which no score ever uses, sees in pictures that ask for something new."""
+"""Judges images whose prompts ask for combinations that the training set lacks.
+
+The judge is a classifier network of the drawn world, which no score uses.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,17 @@ from train.puppets.world.captions import caption_of, outfit_phrase
 from train.puppets.world.examples import ARMS, BACKGROUNDS, LEGS, SHIRTS, TROUSERS, Looks
 
 TRAINED_ARMS = tuple(dict.fromkeys(arms for arms, _ in NARROW_POSES))
+# metric -> its name in tables and plots
+HEADINGS = {
+    "obeyed": "all attributes correct",
+    "arms obeyed": "arms correct",
+    "background obeyed": "background correct",
+}
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What one picture is asked to show of the character: arms and a place that are new to it."""
+class Request:
+    """The attributes that a prompt asks for."""
 
     arms: str
     legs: str
@@ -27,8 +36,8 @@ class Wish:
     trousers: str
 
     @property
-    def asked(self) -> dict[str, str]:
-        """Part by part."""
+    def attributes(self) -> dict[str, str]:
+        """Attribute -> requested value."""
         return asdict(self)
 
     @property
@@ -39,43 +48,50 @@ class Wish:
         )
 
 
-def wishes(count: int, seed: int) -> list[Wish]:
-    """By lot, but for the arms and backgrounds of the narrow demo's pictures."""
+def unseen_requests(count: int, seed: int) -> list[Request]:
+    """Returns random requests whose arms and backgrounds the narrow demo data set lacks."""
     rng = Random(seed)
     arms = [name for name in ARMS if name not in TRAINED_ARMS]
     places = [name for name in BACKGROUNDS if name not in NARROW_BACKGROUNDS]
     return [
-        Wish(arms[i % len(arms)], rng.choice([*LEGS]), places[i % len(places)],
-             rng.choice([*SHIRTS]), rng.choice([*TROUSERS]))
+        Request(arms[i % len(arms)], rng.choice([*LEGS]), places[i % len(places)],
+                rng.choice([*SHIRTS]), rng.choice([*TROUSERS]))
         for i in range(count)
     ]  # fmt: skip
 
 
-def judged(
-    judge: Judge, images: Tensor, asked: list[dict[str, str]], looks: Looks = CHARACTERS[0]
+def judge_images(
+    judge: Judge, images: Tensor, requests: list[dict[str, str]], looks: Looks = CHARACTERS[0]
 ) -> dict[str, float]:
-    """Shares of the images, 0 to 1: what is obeyed, what is copied, how like the character.
+    """Returns prompt adherence, copying and identity, each a mean over the images from 0 to 1.
 
-    `quality` is the geometric mean of the identity and the share that is right in every part.
+    `X obeyed` is the share of images that show the requested X, `obeyed` the share in which every
+    attribute is correct, `training X` the share with an X of the narrow demo data set, and
+    `quality` the geometric mean of `identity` and `obeyed`.
 
     Args:
-        asked: for each image the value of each of ATTRIBUTES.
-        looks: the character's.
+        requests: for each image the requested value of each of ATTRIBUTES.
+        looks: the character's appearance.
     """
-    found = judge.read(images)
+    predictions = judge.read(images)
     count = len(images)
 
-    def share(name: str, values: tuple[str, ...]) -> float:
-        return sum(value in values for value in found[name]) / count
+    def share_in(name: str, values: tuple[str, ...]) -> float:
+        return sum(value in values for value in predictions[name]) / count
 
-    right = {part: [value == wish[part] for value, wish in zip(found[part], asked, strict=True)]
-             for part in ATTRIBUTES}  # fmt: skip
-    figures = {"identity": float(judge.identity(images, looks).mean())}
-    figures |= {f"{part} obeyed": sum(marks) / count for part, marks in right.items()}
-    figures["obeyed"] = sum(map(all, zip(*right.values(), strict=True))) / count
-    figures["training arms"] = share("arms", TRAINED_ARMS)
-    figures["training background"] = share("background", NARROW_BACKGROUNDS)
-    poses = zip(found["arms"], found["legs"], strict=True)
-    figures["training pose"] = sum(pose in NARROW_POSES for pose in poses) / count
-    figures["quality"] = (figures["identity"] * figures["obeyed"]) ** 0.5
-    return figures
+    correct = {
+        part: [
+            value == request[part]
+            for value, request in zip(predictions[part], requests, strict=True)
+        ]
+        for part in ATTRIBUTES
+    }
+    metrics = {"identity": float(judge.identity(images, looks).mean())}
+    metrics |= {f"{part} obeyed": sum(marks) / count for part, marks in correct.items()}
+    metrics["obeyed"] = sum(map(all, zip(*correct.values(), strict=True))) / count
+    metrics["training arms"] = share_in("arms", TRAINED_ARMS)
+    metrics["training background"] = share_in("background", NARROW_BACKGROUNDS)
+    poses = zip(predictions["arms"], predictions["legs"], strict=True)
+    metrics["training pose"] = sum(pose in NARROW_POSES for pose in poses) / count
+    metrics["quality"] = (metrics["identity"] * metrics["obeyed"]) ** 0.5
+    return metrics

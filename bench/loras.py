@@ -1,8 +1,8 @@
-"""Two dozen LoRAs of many kinds, and what each of their checkpoints is truly worth.
+"""Trains 25 varied LoRAs and measures the true quality of each of their checkpoints.
 
-`python -m bench.loras [rounds]` trains them (20 minutes on 2 cores) and lets the judge look at
-`rounds` times 128 pictures of each checkpoint; what is there already is not made again, so that it
-can be interrupted. `bench.selection` and `bench.scores` use them.
+`python -m bench.loras [rounds]` trains them (20 minutes on 2 cores) and has the judge read `rounds`
+times 128 images of each checkpoint. It can be interrupted: finished work is not repeated.
+`bench.selection` and `bench.scores` use the results.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bench.judging import Wish, judged
+from bench.judging import Request, judge_images
 from evaluate.generation.generate import generate
 from train.cli.app import configure_logging
 from train.config.schema import (
@@ -48,23 +48,25 @@ from train.puppets.world.examples import ARMS, BACKGROUNDS, LEGS, SHIRTS, TROUSE
 
 log = logging.getLogger(__name__)
 FOLDER = Path("outputs/bench/loras")
-COUNT, EPOCHS, EVERY, STEPS_AN_EPOCH, BATCH = 25, 20, 2, 30, 4
-ROUNDS, PICTURES = 4, 128  # the truth of a checkpoint is read off ROUNDS x PICTURES pictures
-SEED = 70_000_000  # of the truth's noise: far from those of any probe
-SAMPLING = (32, 6, 3.0)  # resolution, steps, guidance; the judge reads the same after 15 steps
-# lowest and highest learning rate by lot
+COUNT, EPOCHS, SAVE_EVERY, STEPS_PER_EPOCH, BATCH_SIZE = 25, 20, 2, 30, 4
+ROUNDS, IMAGES = 4, 128  # each checkpoint is judged by ROUNDS * IMAGES images
+SEED = 70_000_000  # of the judged images' noise; no probe uses seeds near it
+# resolution, steps, guidance scale; with 15 steps the judge reads the same attributes
+SAMPLING = (32, 6, 3.0)
+# optimizer -> range of the log-uniform random learning rate
 OPTIMIZERS: dict[str, tuple[float, float]] = {
     "torch.optim.AdamW": (1e-3, 6e-3),
     "bitsandbytes.optim.AdamW8bit": (1e-3, 6e-3),
     "bitsandbytes.optim.Lion": (1.5e-4, 1e-3),
     "prodigyopt.Prodigy": (1.0, 1.0),
 }
-ORDER = (0, 0, 1, 2, 3, 0)  # of OPTIMIZERS, from one round of the data sets to the next
+# index into OPTIMIZERS, one per cycle through the data sets
+OPTIMIZER_ORDER = (0, 0, 1, 2, 3, 0)
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Training pictures of one character."""
+    """Specification of the training images of one character."""
 
     name: str
     character: int
@@ -85,7 +87,7 @@ SETS = (
 
 @dataclass(frozen=True)
 class Lora:
-    """One training run: its pictures and settings, by lot from its number."""
+    """One training run: its data set and settings, drawn at random with its number as seed."""
 
     number: int
     data_set: DataSet
@@ -94,116 +96,122 @@ class Lora:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Its files, by epoch."""
+        """Its checkpoint files, in order of epochs."""
         return sorted((self.folder / "lora").glob("*.safetensors"), key=epoch_of)
 
     def describe(self) -> str:
-        """Its settings in a few words."""
+        """Returns a short description of its settings."""
         optimizer, network = self.config.optimizer, self.config.network
         kind = optimizer["_target_"].rsplit(".", 1)[-1]
         size = f"rank {network.rank}, alpha {network.alpha:g}"
         return f"{kind} {optimizer['lr']:.2g}, {size}, {self.config.scheduler.name}"
 
 
-def lora(number: int, root: Path = FOLDER) -> Lora:
-    """The LoRA of a number; data sets and optimizers take turns."""
+def make_lora(number: int, root: Path = FOLDER) -> Lora:
+    """Returns the LoRA with this number; data sets and optimizers alternate."""
     rng = Random(number)
-    chosen, folder = SETS[number % len(SETS)], root / f"{number:02d}"
-    target = [*OPTIMIZERS][ORDER[number // len(SETS) % len(ORDER)]]
+    data_set, folder = SETS[number % len(SETS)], root / f"{number:02d}"
+    target = [*OPTIMIZERS][OPTIMIZER_ORDER[number // len(SETS) % len(OPTIMIZER_ORDER)]]
     low, high = OPTIMIZERS[target]
     rank, ratio = rng.choice((4, 8, 16, 32)), rng.choice((1.0, 0.5, 0.25))
     config = TrialConfig(
         data=DataConfig(path=str(folder / "pictures"), trigger=TRIGGER, resolution=32,
-                        repeats=STEPS_AN_EPOCH * BATCH // chosen.count),
+                        repeats=STEPS_PER_EPOCH * BATCH_SIZE // data_set.count),
         network=NetworkConfig(rank, rank * ratio, conv_rank=rank, conv_alpha=rank * ratio),
         optimizer={"_target_": target, "lr": low * (high / low) ** rng.random(),
                    "weight_decay": 0.01},
         scheduler=SchedulerConfig(name=rng.choice(("constant", "cosine"))),
-        training=TrainingConfig(epochs=EPOCHS, batch_size=BATCH, save_every=EVERY, seed=number),
+        training=TrainingConfig(epochs=EPOCHS, batch_size=BATCH_SIZE, save_every=SAVE_EVERY,
+                                seed=number),
     )  # fmt: skip
-    return Lora(number, chosen, config, folder)
+    return Lora(number, data_set, config, folder)
 
 
-def draw_pictures(chosen: DataSet, folder: Path) -> None:
-    """Training pictures, and held-out ones of the same kind in `validation`."""
-    for place, count, jitter in ((folder, chosen.count, 0), (folder / "validation", 4, 1)):
-        draw_dataset(place, chosen.character, chosen.poses, chosen.backgrounds, count,
-                     chosen.captions, jitter_seed=jitter)  # fmt: skip
+def draw_images(data_set: DataSet, folder: Path) -> None:
+    """Draws training images, and held-out images of the same kind in `validation`."""
+    for place, count, jitter in ((folder, data_set.count, 0), (folder / "validation", 4, 1)):
+        draw_dataset(place, data_set.character, data_set.poses, data_set.backgrounds, count,
+                     data_set.captions, jitter_seed=jitter)  # fmt: skip
 
 
-def train(made: Lora, base: BaseModel) -> None:
-    """Trains it, unless all of its checkpoints are there."""
-    if len(made.checkpoints) == EPOCHS // EVERY:
+def train_lora(lora: Lora, base: BaseModel) -> None:
+    """Trains a LoRA, unless all of its checkpoints exist."""
+    if len(lora.checkpoints) == EPOCHS // SAVE_EVERY:
         return
-    if not (made.folder / "lora").exists():
-        draw_pictures(made.data_set, made.folder / "pictures")
-    member = TrialSpec(made.config, made.folder / "lora")
-    for epoch in Trainer(base, load_dataset(made.config.data), [member]):
+    if not (lora.folder / "lora").exists():
+        draw_images(lora.data_set, lora.folder / "pictures")
+    trial = TrialSpec(lora.config, lora.folder / "lora")
+    for epoch in Trainer(base, load_dataset(lora.config.data), [trial]):
         saved = epoch.checkpoints[0]
-        log.info("LoRA %d (%s): epoch %d, loss %.3f", made.number, made.describe(), saved.epoch,
+        log.info("LoRA %d (%s): epoch %d, loss %.3f", lora.number, lora.describe(), saved.epoch,
                  saved.train_loss)  # fmt: skip
 
 
-def truth_file(made: Lora, checkpoint: Path, number: int) -> Path:
-    """Where a round of a checkpoint's truth is kept."""
-    return made.folder / "truth" / f"{epoch_of(checkpoint):02d}-{number}.json"
+def truth_file(lora: Lora, checkpoint: Path, round_index: int) -> Path:
+    """Returns the path of the judge's metrics from one round of a checkpoint."""
+    return lora.folder / "truth" / f"{epoch_of(checkpoint):02d}-{round_index}.json"
 
 
-def judge_round(made: Lora, checkpoint: Path, number: int, base: BaseModel, judge: Judge) -> None:
-    """What the judge sees in one round of a checkpoint's pictures: any wish, by lot."""
-    file = truth_file(made, checkpoint, number)
+def judge_round(
+    lora: Lora, checkpoint: Path, round_index: int, base: BaseModel, judge: Judge
+) -> None:
+    """Judges one round of a checkpoint's images, with random prompts, and saves the metrics."""
+    file = truth_file(lora, checkpoint, round_index)
     if file.is_file():
         return
-    wanted = any_wishes(PICTURES, seed=number)
-    seeds = [SEED + number * PICTURES + i for i in range(PICTURES)]
+    requests = random_requests(IMAGES, seed=round_index)
+    seeds = [SEED + round_index * IMAGES + i for i in range(IMAGES)]
     adapter = load_checkpoint(checkpoint, base.adapters)
-    images = generate(base, [adapter], [wish.prompt for wish in wanted], seeds, *SAMPLING)[0]
-    figures = judged(judge, images, [w.asked for w in wanted], CHARACTERS[made.data_set.character])
-    write_atomically(file, json.dumps(figures).encode())
+    prompts = [request.prompt for request in requests]
+    images = generate(base, [adapter], prompts, seeds, *SAMPLING)[0]
+    attributes = [request.attributes for request in requests]
+    metrics = judge_images(judge, images, attributes, CHARACTERS[lora.data_set.character])
+    write_atomically(file, json.dumps(metrics).encode())
 
 
-def any_wishes(count: int, seed: int) -> list[Wish]:
-    """What people may ask for: every part by lot."""
+def random_requests(count: int, seed: int) -> list[Request]:
+    """Returns requests with every attribute drawn at random."""
     rng = Random(SEED + seed)
     parts = (ARMS, LEGS, BACKGROUNDS, SHIRTS, TROUSERS)
-    return [Wish(*(rng.choice([*part]) for part in parts)) for _ in range(count)]
+    return [Request(*(rng.choice([*part]) for part in parts)) for _ in range(count)]
 
 
-def load_truth(made: Lora) -> dict[int, dict[str, float]]:
-    """epoch -> what the judge saw, over all the rounds that are there for every checkpoint.
+def load_truth(lora: Lora) -> dict[int, dict[str, float]]:
+    """Returns the judge's metrics by epoch, averaged over the rounds that have been judged.
 
-    `quality` is that of the means: sqrt(identity * obeyed). `pictures`: how many were read.
+    `quality` is computed from the means, sqrt(identity * obeyed); `pictures` is the number of
+    images.
     """
-    found: dict[int, dict[str, float]] = {}
-    for checkpoint in made.checkpoints:
-        rounds = [truth_file(made, checkpoint, number) for number in range(ROUNDS)]
-        read: list[dict[str, Any]] = [json.loads(f.read_text()) for f in rounds if f.is_file()]
-        means = {name: sum(r[name] for r in read) / len(read) for name in read[0]}
+    truth: dict[int, dict[str, float]] = {}
+    for checkpoint in lora.checkpoints:
+        files = [truth_file(lora, checkpoint, index) for index in range(ROUNDS)]
+        rounds: list[dict[str, Any]] = [json.loads(f.read_text()) for f in files if f.is_file()]
+        means = {name: sum(r[name] for r in rounds) / len(rounds) for name in rounds[0]}
         means["quality"] = (means["identity"] * means["obeyed"]) ** 0.5
-        found[epoch_of(checkpoint)] = {**means, "pictures": PICTURES * len(read)}
-    return found
+        truth[epoch_of(checkpoint)] = {**means, "pictures": IMAGES * len(rounds)}
+    return truth
 
 
 def make_loras(rounds: int) -> None:
-    """Trains them all, then judges all their checkpoints round by round."""
+    """Trains all LoRAs, then judges all their checkpoints round by round."""
     base = load_base(BaseConfig(device="cpu"))
-    made = [lora(number) for number in range(COUNT)]
-    for one in made:
-        train(one, base)
+    loras = [make_lora(number) for number in range(COUNT)]
+    for lora in loras:
+        train_lora(lora, base)
         write_atomically(
-            one.folder / "settings.json", json.dumps(asdict(one.config), indent=1).encode()
+            lora.folder / "settings.json", json.dumps(asdict(lora.config), indent=1).encode()
         )
     base, judge = load_base(BaseConfig(device="cpu", precision="bf16")), Judge.from_folder()
     base.unet = torch.compile(base.unet)
-    for number in range(rounds):
-        for one in made:
-            for checkpoint in one.checkpoints:
-                judge_round(one, checkpoint, number, base, judge)
-            log.info("truth: round %d of LoRA %d", number + 1, one.number)
+    for round_index in range(rounds):
+        for lora in loras:
+            for checkpoint in lora.checkpoints:
+                judge_round(lora, checkpoint, round_index, base, judge)
+            log.info("LoRA %d: round %d judged", lora.number, round_index + 1)
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.loras", description=__doc__)
     parser.add_argument("rounds", nargs="?", default=ROUNDS, type=int)
     configure_logging()

@@ -1,7 +1,7 @@
-"""What recording a sweep costs: the time in which training waits for it, and the thread beside it.
+"""What recording a sweep costs: time for which training waits, and work of the background thread.
 
-`python -m bench.recording [overrides]` (5 minutes on 2 cores): the default sweep, with a watch on
-everything that writes, logs or prints.
+`python -m bench.recording [overrides]` (5 minutes on 2 cores) runs the default sweep and
+times every call that writes, logs or prints.
 """
 
 from __future__ import annotations
@@ -27,128 +27,138 @@ from sweeper.tracking.trial_record import TrialRecord, load_records
 from train.cli.app import run
 
 RESULTS = Path(__file__).parent / "results"
-WATCHED = {
+TIMED_METHODS = {
     TrialRecord: ("add", "save"),
     MlflowMirror: ("begin", "mirror", "flush", "finalize"),
     Progress: ("began", "scored", "ended"),
     Scorer: ("sheet", "base_sheet"),
 }
-TRIALS, BESIDE = "all trials, from the first to the last", "the thread beside, computing"
+# keys of recording.json
+ALL_TRIALS = "all trials, from the first to the last"
+BACKGROUND = "the thread beside, computing"
 
 
-class Watch:
-    """Seconds by what they were spent on; a call within a watched call is the outer one's."""
+class CallTimer:
+    """Times calls of methods; a call inside a timed call counts as part of the outer one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self.computing = 0.0  # of them
-        self._within = False
+        self.cpu_seconds = 0.0
+        self._inside = False
 
-    def on(self, owner: Any, name: str) -> None:
-        """From now on every call counts."""
-        plain = getattr(owner, name)
+    def patch(self, owner: Any, name: str) -> None:
+        """Replaces a method by one that times its calls."""
+        original = getattr(owner, name)
 
-        def watched(*arguments: Any, **options: Any) -> Any:
-            if self._within:
-                return plain(*arguments, **options)
-            self._within, began, computed = True, time.perf_counter(), time.thread_time()
+        def timed(*arguments: Any, **options: Any) -> Any:
+            if self._inside:
+                return original(*arguments, **options)
+            self._inside = True
+            began, cpu_began = time.perf_counter(), time.thread_time()
             try:
-                return plain(*arguments, **options)
+                return original(*arguments, **options)
             finally:
-                self._within = False
-                self.computing += time.thread_time() - computed
+                self._inside = False
+                self.cpu_seconds += time.thread_time() - cpu_began
                 self.seconds[f"{owner.__name__}.{name}"] += time.perf_counter() - began
 
-        setattr(owner, name, watched)
+        setattr(owner, name, timed)
 
-    def on_background(self) -> None:
-        """Counts what the thread beside computes: while it waits for a disk it costs nothing."""
-        plain = BackgroundThread.submit
+    def patch_background(self) -> None:
+        """Measures CPU time of the background thread; waiting for a disk costs nothing."""
+        original = Background.do
 
-        def counted(action: Callable[[], None]) -> None:
+        def timed(action: Callable[[], None]) -> None:
             began = time.thread_time()
             try:
                 action()
             finally:
-                self.seconds[BESIDE] += time.thread_time() - began
+                self.seconds[BACKGROUND] += time.thread_time() - began
 
-        def submit(background: BackgroundThread, action: Callable[[], None]) -> None:
-            plain(background, partial(counted, action))
+        def do(background: Background, action: Callable[[], None]) -> None:
+            original(background, partial(timed, action))
 
         BackgroundThread.submit = submit  # type: ignore[assignment, method-assign]
 
 
 def sweep(root: Path, overrides: list[str]) -> dict[str, Any]:
-    """Runs the sweep in this process; its seconds by what they were spent on."""
-    watch, plain = Watch(), driver.run_trials
-    for owner, names in WATCHED.items():
+    """Runs the sweep in this process, and returns the seconds spent on each part of it."""
+    timer, original = CallTimer(), driver.run_trials
+    for owner, names in TIMED_METHODS.items():
         for name in names:
-            watch.on(owner, name)
-    watch.on_background()
+            timer.patch(owner, name)
+    timer.patch_background()
 
     def run_trials(*arguments: Any) -> None:
         began = time.perf_counter()
-        plain(*arguments)
-        watch.seconds[TRIALS] += time.perf_counter() - began
+        original(*arguments)
+        timer.seconds[ALL_TRIALS] += time.perf_counter() - began
 
     driver.run_trials = run_trials  # type: ignore[assignment]
     line = ["-m", f"study.root={root}", "study.name=recorded", *overrides]
     sys.argv = ["sweeper", *line]
-    began, computed = time.perf_counter(), time.process_time()
+    began, cpu_began = time.perf_counter(), time.process_time()
     run("sweep", SweepConfig, check_sweep, "sweeper.execution.single_trial:run", is_active)
-    whole, computing = time.perf_counter() - began, time.process_time() - computed
+    total, cpu_total = time.perf_counter() - began, time.process_time() - cpu_began
     epochs = [epoch for r in load_records(root / "studies" / "recorded") for epoch in r.epochs]
-    waited = {k: v for k, v in watch.seconds.items() if k not in (TRIALS, BESIDE)}
+    recording = {k: v for k, v in timer.seconds.items() if k not in (ALL_TRIALS, BACKGROUND)}
     return {
         "epochs": len(epochs),
-        "whole command": whole,
-        TRIALS: watch.seconds[TRIALS],
+        "whole command": total,
+        ALL_TRIALS: timer.seconds[ALL_TRIALS],
         "training and scoring": sum(epoch.seconds for epoch in epochs),
-        "recording, waited for": sum(waited.values()),
-        BESIDE: watch.seconds[BESIDE],
-        "the whole command, computing": computing,
-        "recording, computing": watch.computing,
-        "by call": dict(sorted(waited.items(), key=lambda item: -item[1])),
+        "recording, waited for": sum(recording.values()),
+        BACKGROUND: timer.seconds[BACKGROUND],
+        "the whole command, computing": cpu_total,
+        "recording, computing": timer.cpu_seconds,
+        "by call": dict(sorted(recording.items(), key=lambda item: -item[1])),
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    """The seconds, and their shares of the command's."""
-    whole, trials, work = found["whole command"], found[TRIALS], found["training and scoring"]
+def table(report: dict[str, Any]) -> str:
+    """Formats the seconds, and their shares of the command's time, as Markdown."""
+    total, trials, work = (
+        report["whole command"],
+        report[ALL_TRIALS],
+        report["training and scoring"],
+    )
     rows = {
-        "the whole command": whole,
-        TRIALS: trials,
+        "the whole command": total,
+        "all trials": trials,
         "training and scoring": work,
-        "all else between the first trial and the last": trials - work,
-        "recording, for which training waits": found["recording, waited for"],
+        "everything else during the trials": trials - work,
+        "recording, for which training waits": report["recording, waited for"],
     }
-    computing = found["the whole command, computing"]
-    busy = {name: found[name] for name in ("recording, computing", BESIDE)}
+    cpu_total = report["the whole command, computing"]
+    cpu_rows = {
+        "the whole command": cpu_total,
+        "recording, for which training waits": report["recording, computing"],
+        "recording, in the background thread": report[BACKGROUND],
+    }
     lines = ["# What recording costs", "",
-             f"A sweep with {found['epochs']} scored epochs (`python -m bench.recording`)."
-             " Recording is all that draws sheets, writes records, hands over to MLflow or prints.",
+             f"A sweep with {report['epochs']} scored epochs (`python -m bench.recording`)."
+             " Recording: drawing contact sheets, writing records, logging to MLflow, printing.",
              "", "| | seconds | share of the command |", "|---|---|---|"]  # fmt: skip
-    lines += [f"| {name} | {s:.2f} | {100 * s / whole:.2f} % |" for name, s in rows.items()]
-    lines += ["", "The same in processor time, which other programs do not lengthen:",
-              "", "| | seconds | share |", "|---|---|---|",
-              f"| the whole command | {computing:.2f} | 100 % |"]  # fmt: skip
-    lines += [f"| {name} | {s:.2f} | {100 * s / computing:.2f} % |" for name, s in busy.items()]
-    lines += ["", "| a call | seconds, all of them | milliseconds an epoch |", "|---|---|---|"]
-    lines += [f"| `{name}` | {s:.2f} | {1000 * s / found['epochs']:.1f} |"
-              for name, s in found["by call"].items()]  # fmt: skip
+    lines += [f"| {name} | {s:.2f} | {100 * s / total:.2f} % |" for name, s in rows.items()]
+    lines += ["", "CPU time, which other programs do not lengthen:", "",
+              "| | seconds | share of the command |", "|---|---|---|"]  # fmt: skip
+    lines += [f"| {n} | {s:.2f} | {100 * s / cpu_total:.2f} % |" for n, s in cpu_rows.items()]
+    lines += ["", "| method | seconds, all calls | ms per epoch |", "|---|---|---|"]
+    lines += [f"| `{name}` | {s:.2f} | {1000 * s / report['epochs']:.1f} |"
+              for name, s in report["by call"].items()]  # fmt: skip
     return "\n".join([*lines, ""])
 
 
 def main() -> None:
-    """Runs it, writes results/recording.json and .md, and prints the table."""
+    """Runs the benchmark, writes results/recording.json and .md, and prints the table."""
     with tempfile.TemporaryDirectory() as folder:
         overrides = sys.argv[1:]
-        given = [word for word in overrides if word.startswith("study.root=")]
-        root = Path(given[-1].split("=", 1)[1] if given else folder)
-        found = sweep(root, [word for word in overrides if word not in given])
-    (RESULTS / "recording.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / "recording.md").write_text(table(found))
-    print(table(found))
+        roots = [word for word in overrides if word.startswith("study.root=")]
+        root = Path(roots[-1].split("=", 1)[1] if roots else folder)
+        report = sweep(root, [word for word in overrides if word not in roots])
+    (RESULTS / "recording.json").write_text(json.dumps(report, indent=1) + "\n")
+    (RESULTS / "recording.md").write_text(table(report))
+    print(table(report))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What each score says of pictures whose truth is known.
+"""Accuracy of the scores on images with known ground truth.
 
-`python -m bench.scores` (10 minutes on 2 cores) draws sets of pictures of which a known share
-repeats the training set, and writes results/scores.json, .md and .png: how far each score is off
-that share, whether its interval covers it, and how well single copies are told from fresh pictures
-by each score and by other ways; and the error of the keypoint network.
+`python -m bench.scores` (10 minutes on 2 cores) draws sets of images of which a known share repeats
+the training set, and writes results/scores.json, .md and .png: the error of each score against that
+share, the coverage of its interval, how well each score and other methods tell single copies from
+fresh images, and the error of the keypoint network.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from bench import fakes
-from bench.fakes import DESIGNS, EVERY_KIND, Design, drawn, make_world
-from bench.loras import FOLDER, SETS, DataSet, draw_pictures
+from bench.fakes import ALL_KINDS, DESIGNS, Design, make_pose_set, render
+from bench.loras import FOLDER, SETS, DataSet, draw_images
 from evaluate.config import ScoresConfig
 from evaluate.features.clip import ClipEncoder
 from evaluate.features.pose import KeypointPoses
@@ -47,152 +47,171 @@ from train.puppets.world.examples import draw_many, keypoints
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
+SCORES = ("pose_memorization", "copying", "background_leak", "outfit_leak")
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-IMAGES, SETS_A_SHARE, WORLDS, POOL, NULL = 32, 100, 4, 400, 128
+IMAGES, SETS_PER_SHARE, POSE_SETS, POOL, BASELINE = 32, 100, 4, 400, 128
 CPU = torch.device("cpu")
-COPIES = {
-    "pose_memorization": "a training pose, on others at other places",
-    "copying": "a whole training picture (same kind: from new ones in a training pose and place)",
+COPY_DESCRIPTIONS = {
+    "pose_memorization": "a training pose, with another subject and background",
+    "copying": "a whole training image (same kind: against new images with a training pose and "
+    "background)",
 }
-Outcome = dict[str, float]  # share (wanted), copied (of this set), value, low, high
-Scored = Callable[[Tensor], tuple[float, float, float]]  # rows of a pool -> estimate, low, high
+# share: probability of a copy; copied: actual share of copies in the set; value, low, high
+Estimate = dict[str, float]
+ScoreFunction = Callable[[Tensor], tuple[float, float, float]]  # pool rows -> value, low, high
 
 
-def outcomes(scored: Scored, random: Random, repeats: int) -> list[Outcome]:
-    """Sets of IMAGES rows of a pool whose first half is fresh and whose second half is copied.
+def score_random_sets(score: ScoreFunction, random: Random, repeats: int) -> list[Estimate]:
+    """Scores random sets of IMAGES rows of a pool: first half fresh images, second half copies.
 
-    Each picture is copied with the wanted probability, so that an interval can be held against
-    that, and the estimate against the share that a set happens to have.
+    Each image is a copy with probability `share`, to which the interval is compared; the estimate
+    is compared to the share of copies that the set actually has.
     """
-    found = []
+    estimates = []
     for share in SHARES:
         for _ in range(repeats):
             copied = torch.tensor([random.random() < share for _ in range(IMAGES)])
             rows = torch.tensor(random.sample(range(POOL), IMAGES)) + POOL * copied
-            value, low, high = scored(rows)
-            found.append({"share": share, "copied": float(copied.float().mean()),
+            value, low, high = score(rows)
+            estimates.append({"share": share, "copied": float(copied.float().mean()),
                           "value": value, "low": low, "high": high})  # fmt: skip
-    return found
+    return estimates
 
 
 def auroc(copied: Tensor, fresh: Tensor) -> float:
-    """How well a number that is higher for copies tells them from fresh pictures."""
+    """Returns how well a number that is higher for copies separates them from fresh images."""
     truth = torch.cat([torch.ones(len(copied)), torch.zeros(len(fresh))]).long()
     return float(binary_auroc(torch.cat([copied, fresh]), truth))
 
 
 def authenticity(distance: Tensor, among: Tensor) -> Tensor:
-    """Alaa et al. 2022, as a number: how much nearer a picture is to a training picture than that
-    one's own nearest neighbor is; above 0 is a copy.
+    """Returns how much nearer an image is to its nearest training image than that one's neighbor.
+
+    After Alaa et al. 2022, who count a value above 0 as a copy.
 
     Args:
-        distance: (N, n) to the training pictures.
-        among: (n, n) distances of the training pictures.
+        distance: (N, n) distances to the training images.
+        among: (n, n) distances between the training images.
     """
-    own = among.clone().fill_diagonal_(torch.inf).min(1).values
+    neighbor = among.clone().fill_diagonal_(torch.inf).min(1).values
     nearest = distance.min(1)
-    return own[nearest.indices] - nearest.values
+    return neighbor[nearest.indices] - nearest.values
 
 
-def poses(design: Design, source: KeypointPoses, encoder: ClipEncoder) -> tuple[list[Outcome], Any]:
-    """pose_memorization on one design: its estimates, and the AUROC of each way to tell copies."""
-    found: list[Outcome] = []
-    told: dict[str, list[float]] = {}
-    for seed in range(WORLDS):
-        world, random = make_world(design, seed), Random(1000 + seed)
-        training, fresh = drawn(world.training), drawn(world.fresh(POOL, random))
-        copies, null = drawn(world.copies(POOL, random)), drawn(world.fresh(POOL, random))
-        bank, base = source.read(training), source.read(null)
+def evaluate_pose_memorization(
+    design: Design, source: KeypointPoses, encoder: ClipEncoder
+) -> tuple[list[Estimate], Any]:
+    """Returns estimates of pose_memorization on one design, and the AUROC of each method."""
+    estimates: list[Estimate] = []
+    aurocs: dict[str, list[float]] = {}
+    for seed in range(POSE_SETS):
+        pose_set, random = make_pose_set(design, seed), Random(1000 + seed)
+        training, fresh = render(pose_set.training), render(pose_set.fresh(POOL, random))
+        copies = render(pose_set.pose_copies(POOL, random))
+        bank = source.read(training)
+        base = source.read(render(pose_set.fresh(POOL, random)))
         pool = source.read(torch.cat([fresh, copies]))
 
-        def scored(
+        def score(
             rows: Tensor, bank: Tensor = bank, base: Tensor = base, pool: Tensor = pool,
             random: Random = random,
         ) -> tuple[float, float, float]:  # fmt: skip
-            some = base[random.sample(range(POOL), NULL)]
-            return _bounds(PoseMemorization(source, bank, some), pool[rows])
+            baseline = base[random.sample(range(POOL), BASELINE)]
+            return _compute(PoseMemorization(source, bank, baseline), pool[rows])
 
-        found += outcomes(scored, random, SETS_A_SHARE // WORLDS)
-        near = source.similarity(pool, bank)
+        estimates += score_random_sets(score, random, SETS_PER_SHARE // POSE_SETS)
+        similarity = source.similarity(pool, bank)
         images = torch.cat([fresh, copies])
-        clip, own = encoder.image_features(images), encoder.image_features(training)
-        pixels, flat = images.flatten(1), training.flatten(1)
-        ways = {
-            "ours (pose)": near.max(1).values,
-            "authenticity, poses": authenticity(1 - near, 1 - source.similarity(bank, bank)),
-            "authenticity, CLIP": authenticity(torch.cdist(clip, own), torch.cdist(own, own)),
-            "CLIP nearest neighbor": -torch.cdist(clip, own).min(1).values,
-            "pixel distance": -torch.cdist(pixels, flat).min(1).values,
+        clip, clip_training = encoder.image_features(images), encoder.image_features(training)
+        pixels, pixels_training = images.flatten(1), training.flatten(1)
+        numbers = {
+            "pose_memorization": similarity.max(1).values,
+            "authenticity, poses": authenticity(1 - similarity, 1 - source.similarity(bank, bank)),
+            "authenticity, CLIP": authenticity(
+                torch.cdist(clip, clip_training), torch.cdist(clip_training, clip_training)
+            ),
+            "CLIP nearest neighbor": -torch.cdist(clip, clip_training).min(1).values,
+            "pixel distance": -torch.cdist(pixels, pixels_training).min(1).values,
         }
-        for way, number in ways.items():
-            told.setdefault(way, []).append(auroc(number[POOL:], number[:POOL]))
-    return found, {way: sum(values) / len(values) for way, values in told.items()}
+        for method, number in numbers.items():
+            aurocs.setdefault(method, []).append(auroc(number[POOL:], number[:POOL]))
+    return estimates, {method: sum(v) / len(v) for method, v in aurocs.items()}
 
 
-def copying(chosen: DataSet, encoder: ClipEncoder) -> tuple[list[Outcome], dict[str, Any]]:
-    """copying on one set of training pictures: estimates, and AUROC of each way to tell copies.
+def evaluate_copying(
+    chosen: DataSet, encoder: ClipEncoder
+) -> tuple[list[Estimate], dict[str, Any]]:
+    """Returns estimates of `copying` on one training set, and the AUROC of each method.
 
-    They are told from fresh pictures, and from those that are new but of the same kind as a
-    training picture: the same pose by name, place and clothes.
+    Copies are separated from fresh images, and from new images of the same kind as a training
+    image: same named pose, background and clothes.
     """
     looks, random = CHARACTERS[chosen.character], Random(chosen.name)
     puppets = shots(looks, chosen.poses, chosen.backgrounds, chosen.count, 1000 * chosen.character)
-    training = drawn(puppets)
+    training = render(puppets)
     fresh = [fakes.sample_puppet(random, fakes.with_outfit(looks, random)) for _ in range(POOL)]
-    copies = fakes.picture_copies(puppets, POOL, random)
-    images = torch.cat([drawn(fresh), drawn(copies), drawn(fakes.same_kind(puppets, POOL, random))])
-    base = drawn([fakes.sample_puppet(random) for _ in range(NULL)])
+    copies = fakes.image_copies(puppets, POOL, random)
+    same_kind = fakes.same_kind_puppets(puppets, POOL, random)
+    images = torch.cat([render(fresh), render(copies), render(same_kind)])
+    base = render([fakes.sample_puppet(random) for _ in range(BASELINE)])
     patches, bank = encoder.patch_features(images), encoder.patch_features(training)
     metric = Copying(bank, encoder.patch_features(base))
-    found = outcomes(lambda rows: _bounds(metric, patches[rows]), random, SETS_A_SHARE)
-    clip, own = encoder.image_features(images), encoder.image_features(training)
+    estimates = score_random_sets(
+        lambda rows: _compute(metric, patches[rows]), random, SETS_PER_SHARE
+    )
+    clip, clip_training = encoder.image_features(images), encoder.image_features(training)
     distance = torch.cdist(images.flatten(1), training.flatten(1))
-    ways = {
-        "ours (patches)": -metric.distance(patches),
-        "authenticity, CLIP": authenticity(torch.cdist(clip, own), torch.cdist(own, own)),
-        "CLIP nearest neighbor": -torch.cdist(clip, own).min(1).values,
+    numbers = {
+        "copying": -metric.distance(patches),
+        "authenticity, CLIP": authenticity(
+            torch.cdist(clip, clip_training), torch.cdist(clip_training, clip_training)
+        ),
+        "CLIP nearest neighbor": -torch.cdist(clip, clip_training).min(1).values,
         "pixel distance": -distance.min(1).values,
     }
-    told: dict[str, Any] = {chosen.name: {}, f"{chosen.name}, same kind": {}}
-    for way, number in ways.items():
-        for key, others in zip(told, (number[:POOL], number[2 * POOL :]), strict=True):
-            told[key][way] = auroc(number[POOL : 2 * POOL], others)
-    return found, told
+    aurocs: dict[str, Any] = {chosen.name: {}, f"{chosen.name}, same kind": {}}
+    for method, number in numbers.items():
+        for key, negatives in zip(aurocs, (number[:POOL], number[2 * POOL :]), strict=True):
+            aurocs[key][method] = auroc(number[POOL : 2 * POOL], negatives)
+    return estimates, aurocs
 
 
-def leaks(chosen: DataSet, name: str) -> list[Outcome]:
-    """background_leak or outfit_leak of an ideal LoRA of which a share shows the training one."""
+def evaluate_leak(chosen: DataSet, name: str) -> list[Estimate]:
+    """Returns estimates of background_leak or outfit_leak for images of an ideal LoRA.
+
+    In a share of the images, the background or outfit is replaced by that of the training set.
+    """
     folder = FOLDER.parent / "sets" / chosen.name.replace(" ", "-")
-    draw_pictures(chosen, folder)
+    draw_images(chosen, folder)
     data = DataConfig(path=str(folder), trigger=TRIGGER, resolution=32)
-    # so many fresh ones are left of them
+    # of 42 probes, IMAGES have prompts with fresh attributes
     probes = replace(settings("sweep", SweepConfig).probes, count=42)
     scorer = Scorer(load_base(BaseConfig(device="cpu")), load_dataset(data), data, probes,
                     ScoresConfig(), FOLDER.parent / "cache")  # fmt: skip
-    asked = [scorer.probe_set.probes[row].asked for row in scorer.probe_set.rows(FRESH)]
-    assert len(asked) == IMAGES
+    requests = [scorer.probe_set.probes[row].asked for row in scorer.probe_set.rows(FRESH)]
+    assert len(requests) == IMAGES
     looks, random = CHARACTERS[chosen.character], Random(chosen.name)
     metric, baseline = scorer.metrics.metrics[name], scorer.metrics.baseline
     kind = {"background_leak": "backgrounds", "outfit_leak": "outfits"}[name]
-    found = []
+    estimates = []
     for share in SHARES:
-        for _ in range(SETS_A_SHARE):
-            puppets = fakes.as_asked(asked, looks, random)
+        for _ in range(SETS_PER_SHARE):
+            puppets = fakes.ideal_puppets(requests, looks, random)
             copied = [random.random() < share for _ in puppets]
             for i in (i for i, copy in enumerate(copied) if copy):
                 place = random.choice(chosen.backgrounds)
                 puppets[i] = (replace(puppets[i], background=place) if kind == "backgrounds"
                               else replace(puppets[i], looks=looks))  # fmt: skip
-            read = scorer.extractor.extract(drawn(puppets))
+            features = scorer.extractor.extract(render(puppets))
             metric.reset()
-            metric.update(baseline.classify(kind, read), baseline.requested(kind))
+            metric.update(baseline.classify(kind, features), baseline.requested(kind))
             value, low, high = metric.compute().tolist()
-            found.append({"share": share, "copied": sum(copied) / IMAGES, "value": value,
+            estimates.append({"share": share, "copied": sum(copied) / IMAGES, "value": value,
                           "low": low, "high": high})  # fmt: skip
-    return found
+    return estimates
 
 
-def _bounds(metric: Share, features: Tensor) -> tuple[float, float, float]:
+def _compute(metric: Share, features: Tensor) -> tuple[float, float, float]:
     metric.reset()
     metric.update(features)
     value, low, high = metric.compute().tolist()
@@ -200,126 +219,134 @@ def _bounds(metric: Share, features: Tensor) -> tuple[float, float, float]:
 
 
 def keypoint_errors() -> dict[str, float]:
-    """Mean distance of a joint, as a share of the picture's side."""
+    """Returns the mean error of a joint, as a share of the image's side."""
     source, judge = PuppetPoses(CPU), Judge.from_folder()
     renders = draw_many(500, seed=4711)
     images = renders.images.float() / 255
-    true = torch.stack([torch.from_numpy(keypoints(puppet)) for puppet in renders.puppets])
+    truth = torch.stack([torch.from_numpy(keypoints(puppet)) for puppet in renders.puppets])
     base = load_base(BaseConfig(device="cpu"))
     captions = [caption(puppet) for puppet in renders.puppets[:128]]
-    made = generate(base, [], captions, list(range(128)), 32, 8, 3.0)[0]
+    generated = generate(base, [], captions, list(range(128)), 32, 8, 3.0)[0]
 
     def error(a: Tensor, b: Tensor) -> float:
         return float((a[..., :2] - b[..., :2]).norm(dim=-1).mean())
 
     with torch.no_grad():
-        judged, seen = judge(images)["points"], judge(made)["points"]
+        judged, judged_generated = judge(images)["points"], judge(generated)["points"]
     networks = {"keypoint network": source.joints, "judge": judge}
-    count = {k: sum(p.numel() for p in n.parameters()) / 1e6 for k, n in networks.items()}
+    sizes = {k: sum(p.numel() for p in n.parameters()) / 1e6 for k, n in networks.items()}
     return {
-        "on renders, against the truth": error(source.read(images), true),
-        "the judge on renders, against the truth": error(judged, true),
-        "on generated pictures, against the judge": error(source.read(made), seen),
-        **{f"parameters of the {name}, millions": value for name, value in count.items()},
+        "keypoint network on renders, against the truth": error(source.read(images), truth),
+        "judge on renders, against the truth": error(judged, truth),
+        "keypoint network on generated images, against the judge": error(
+            source.read(generated), judged_generated
+        ),
+        **{f"parameters of the {name}, millions": value for name, value in sizes.items()},
     }
 
 
-def summarize(found: list[Outcome]) -> dict[str, float]:
-    """How far off, how biased where nothing is copied, and how often the interval has the truth."""
-    off = [abs(o["value"] - o["copied"]) for o in found]
-    none = [o["value"] for o in found if o["share"] == 0]
-    covered = [o["low"] - 1e-6 <= o["share"] <= o["high"] + 1e-6 for o in found]
-    return {"mean_absolute_error": sum(off) / len(off), "at_zero": sum(none) / len(none),
-            "coverage": sum(covered) / len(covered)}  # fmt: skip
+def summarize(estimates: list[Estimate]) -> dict[str, float]:
+    """Returns the mean absolute error, the mean where nothing is copied, and the coverage."""
+    errors = [abs(o["value"] - o["copied"]) for o in estimates]
+    at_zero = [o["value"] for o in estimates if o["share"] == 0]
+    covered = [o["low"] - 1e-6 <= o["share"] <= o["high"] + 1e-6 for o in estimates]
+    return {
+        "mean_absolute_error": sum(errors) / len(errors),
+        "at_zero": sum(at_zero) / len(at_zero),
+        "coverage": sum(covered) / len(covered),
+    }
 
 
-def measure() -> tuple[dict[str, Any], dict[str, dict[str, list[Outcome]]]]:
-    """All figures; and for each score and each set the single outcomes."""
+def measure() -> tuple[dict[str, Any], dict[str, dict[str, list[Estimate]]]]:
+    """Returns the report, and all estimates by score and training set."""
     encoder, source = ClipEncoder("puppets", CPU), PuppetPoses(CPU)
-    single: dict[str, dict[str, list[Outcome]]] = {name: {} for name in
-                                                   ("pose_memorization", "copying",
-                                                    "background_leak", "outfit_leak")}  # fmt: skip
-    told: dict[str, dict[str, dict[str, float]]] = {"pose_memorization": {}, "copying": {}}
-    for design in (*DESIGNS, EVERY_KIND):
-        pair = poses(design, source, encoder)
-        single["pose_memorization"][design.name], told["pose_memorization"][design.name] = pair
+    estimates: dict[str, dict[str, list[Estimate]]] = {name: {} for name in SCORES}
+    aurocs: dict[str, dict[str, dict[str, float]]] = {"pose_memorization": {}, "copying": {}}
+    for design in (*DESIGNS, ALL_KINDS):
+        pair = evaluate_pose_memorization(design, source, encoder)
+        (
+            estimates["pose_memorization"][design.name],
+            aurocs["pose_memorization"][design.name],
+        ) = pair
         log.info("pose_memorization, %s: %s", design.name, summarize(pair[0]))
     for chosen in SETS:
-        single["copying"][chosen.name], by_kind = copying(chosen, encoder)
-        told["copying"] |= by_kind
-        log.info("copying, %s: %s", chosen.name, summarize(single["copying"][chosen.name]))
+        estimates["copying"][chosen.name], by_kind = evaluate_copying(chosen, encoder)
+        aurocs["copying"] |= by_kind
+        log.info("copying, %s: %s", chosen.name, summarize(estimates["copying"][chosen.name]))
     for name in ("background_leak", "outfit_leak"):
         for chosen in SETS[:2]:
-            single[name][chosen.name] = leaks(chosen, name)
-            log.info("%s, %s: %s", name, chosen.name, summarize(single[name][chosen.name]))
-    figures: dict[str, Any] = {}
-    for name, by_set in single.items():
-        counted = [o for key, some in by_set.items() if key != EVERY_KIND.name for o in some]
-        figures[name] = summarize(counted)
-        figures[name]["by_set"] = {key: summarize(some) for key, some in by_set.items()}
-    for name, ways_by_set in told.items():
-        ways = [some for key, some in ways_by_set.items() if key != EVERY_KIND.name]
-        means = {way: sum(some[way] for some in ways) / len(ways) for way in ways[0]}
-        figures[name] |= {"auroc": next(iter(means.values())), "auroc_of": means,
-                          "auroc_by_set": ways_by_set}  # fmt: skip
-    figures["keypoints"] = keypoint_errors()
-    return figures, single
+            estimates[name][chosen.name] = evaluate_leak(chosen, name)
+            log.info("%s, %s: %s", name, chosen.name, summarize(estimates[name][chosen.name]))
+    report: dict[str, Any] = {}
+    for name, by_set in estimates.items():
+        pooled = [o for key, part in by_set.items() if key != ALL_KINDS.name for o in part]
+        report[name] = summarize(pooled)
+        report[name]["by_set"] = {key: summarize(part) for key, part in by_set.items()}
+    for name, aurocs_by_set in aurocs.items():
+        rows = [row for key, row in aurocs_by_set.items() if key != ALL_KINDS.name]
+        means = {method: sum(row[method] for row in rows) / len(rows) for method in rows[0]}
+        report[name] |= {"auroc": next(iter(means.values())), "auroc_of": means,
+                          "auroc_by_set": aurocs_by_set}  # fmt: skip
+    report["keypoints"] = keypoint_errors()
+    return report, estimates
 
 
-def table(figures: dict[str, Any]) -> str:
-    """The figures, for people."""
+def table(report: dict[str, Any]) -> str:
+    """Formats the results as Markdown."""
     shares = ", ".join(f"{share:.0%}" for share in SHARES)
-    lines = ["# What the scores say where the truth is known", "",
-             f"Sets of {IMAGES} renders; each picture repeats the training set with a probability "
-             f"of {shares}, {SETS_A_SHARE} sets each. Off: mean absolute difference from the share "
-             "that a set has; at 0: mean estimate where nothing is repeated; covered: how often "
-             "the interval (90 %) has the probability.", ""]  # fmt: skip
-    lines += ["| score | training set | off | at 0 | covered |", "|---|---|---|---|---|"]
-    for name in ("pose_memorization", "copying", "background_leak", "outfit_leak"):
-        rows = {"all": figures[name], **figures[name]["by_set"]}
+    lines = ["# Accuracy of the scores where the truth is known", "",
+             f"Sets of {IMAGES} renders, in which each image repeats the training set with a "
+             f"probability of {shares}; {SETS_PER_SHARE} sets each. Error: mean absolute "
+             "difference from the actual share of repetitions in a set. At 0: mean score of sets "
+             "without repetitions. Coverage: how often the 90 % interval contains the probability.",
+             ""]  # fmt: skip
+    lines += ["| score | training set | error | at 0 | coverage |", "|---|---|---|---|---|"]
+    for name in SCORES:
+        rows = {"all": report[name], **report[name]["by_set"]}
         for key, row in rows.items():
-            aside = " (not in all)" if key == EVERY_KIND.name else ""
-            lines.append(f"| {name} | {key}{aside} | {row['mean_absolute_error']:.3f} | "
+            note = " (not in all)" if key == ALL_KINDS.name else ""
+            lines.append(f"| {name} | {key}{note} | {row['mean_absolute_error']:.3f} | "
                          f"{row['at_zero']:.3f} | {row['coverage']:.1%} |")  # fmt: skip
-    for name, what in COPIES.items():
-        sets = figures[name]["auroc_by_set"]
-        lines += ["", f"AUROC of single copies of {what}, against fresh pictures:", ""]
-        lines += [f"| way | all | {' | '.join(sets)} |", "|" + "---|" * (len(sets) + 2)]
-        for way, value in figures[name]["auroc_of"].items():
-            cells = " | ".join(f"{some[way]:.3f}" for some in sets.values())
-            lines.append(f"| {way} | {value:.3f} | {cells} |")
-    lines += ["", "LPIPS is not among them: its network's weights cannot be had offline.", "",
-              "Keypoints, mean error of a joint as a share of the side:", "", "| what | value |",
+    for name, description in COPY_DESCRIPTIONS.items():
+        sets = report[name]["auroc_by_set"]
+        lines += ["", f"AUROC of single copies of {description}, against fresh images:", ""]
+        lines += [f"| method | all | {' | '.join(sets)} |", "|" + "---|" * (len(sets) + 2)]
+        for method, value in report[name]["auroc_of"].items():
+            cells = " | ".join(f"{row[method]:.3f}" for row in sets.values())
+            lines.append(f"| {method} | {value:.3f} | {cells} |")
+    lines += ["", "LPIPS is missing because its weights are not available offline.", "",
+              "Keypoints, mean error of a joint as a share of the image's side:", "", "| | value |",
               "|---|---|"]  # fmt: skip
-    lines += [f"| {what} | {value:.4f} |" for what, value in figures["keypoints"].items()]
+    lines += [f"| {name} | {value:.4f} |" for name, value in report["keypoints"].items()]
     return "\n".join([*lines, ""])
 
 
-def plot(single: dict[str, dict[str, list[Outcome]]]) -> Figure:
-    """A panel a score: the estimates over the shares that the sets have."""
+def plot(estimates: dict[str, dict[str, list[Estimate]]]) -> Figure:
+    """Draws one panel per score: the estimates over the actual share of copies in a set."""
     figure = Figure(figsize=(15, 4.2), dpi=100, layout="constrained")
-    for axes, (name, by_set) in zip(figure.subplots(1, len(single)), single.items(), strict=True):
+    panels = figure.subplots(1, len(estimates))
+    for axes, (name, by_set) in zip(panels, estimates.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
-        for key, found in by_set.items():
-            marker = "x" if key == EVERY_KIND.name else "o"
-            axes.scatter([o["copied"] for o in found], [o["value"] for o in found], s=8, alpha=0.5,
+        for key, sets in by_set.items():
+            marker = "x" if key == ALL_KINDS.name else "o"
+            axes.scatter([o["copied"] for o in sets], [o["value"] for o in sets], s=8, alpha=0.5,
                          marker=marker, label=key)  # fmt: skip
         axes.set_title(name.replace("_", " "), loc="left")
-        axes.set_xlabel("share that repeats the training set")
-        axes.set_ylabel("the score")
+        axes.set_xlabel("share of images that repeat the training set")
+        axes.set_ylabel("score")
         axes.legend(fontsize=7, loc="lower right")
         axes.grid(alpha=0.2)
     return figure
 
 
 def main() -> None:
-    """Writes results/scores.json, .md and the picture."""
-    configure_logging()
-    figures, single = measure()
-    write_atomically(RESULTS / "scores.json", (json.dumps(figures, indent=1) + "\n").encode())
-    (RESULTS / "scores.md").write_text(table(figures))
-    plot(single).savefig(RESULTS / "scores.png")
-    print(table(figures))
+    """Runs the benchmark and writes results/scores.json, .md and .png."""
+    quiet()
+    report, estimates = measure()
+    write_atomically(RESULTS / "scores.json", (json.dumps(report, indent=1) + "\n").encode())
+    (RESULTS / "scores.md").write_text(table(report))
+    plot(estimates).savefig(RESULTS / "scores.png")
+    print(table(report))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What a study's pick is worth after so many trials: TPE with the preset first, random, grid.
+"""Quality of the selected checkpoint by number of trials, for TPE, random search and a grid.
 
-`python -m bench.search [repetitions] [folder]` (22 minutes on 2 cores). The judge, which no score
-uses, reads pictures of every checkpoint that was ever the best so far.
+`python -m bench.search [repetitions] [folder]` (22 minutes on 2 cores). TPE begins with the preset.
+The judge, which no score uses, reads images of every checkpoint that was ever the best so far.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bench.pruning import begin, quality, search
+from bench.pruning import judge_quality, parse_arguments, run_search
 from bench.sweep import RESULTS
 from evaluate.config import PolicyConfig
 from sweeper.config import SweepConfig
@@ -25,8 +25,8 @@ from train.puppets.networks.judge import Judge
 
 log = logging.getLogger(__name__)
 REPETITIONS, FIRST_SEED, TRIALS = 2, 31, 12
-# every search begins with the preset, where that is in its space: the random one is given a trial
-# more, and that one is not counted; the grid goes round it
+# Every search begins with the preset if its space contains it. Random search gets one more trial
+# for this, which is not counted; the points of the grid lie around the preset.
 ARMS: dict[str, tuple[str, ...]] = {
     "TPE, preset first": (f"hydra.sweeper.n_trials={TRIALS}",),
     "random": (f"hydra.sweeper.n_trials={TRIALS + 1}", "hydra/sweeper/sampler=random"),
@@ -41,9 +41,9 @@ ARMS: dict[str, tuple[str, ...]] = {
 Curve = list[float]
 
 
-def curve(records: list[TrialRecord], policy: PolicyConfig, judge: Judge) -> Curve:
-    """The judged quality of the pick after one trial, after two, ..."""
-    known: dict[Path, float] = {}
+def quality_curve(records: list[TrialRecord], policy: PolicyConfig, judge: Judge) -> Curve:
+    """Returns the judged quality of the selected checkpoint after 1, 2, ... trials."""
+    qualities_by_file: dict[Path, float] = {}
     qualities = []
     for count in range(1, len(records) + 1):
         best = rank_trials(records[:count], policy, lambda record: "")[0].selection
@@ -51,14 +51,14 @@ def curve(records: list[TrialRecord], policy: PolicyConfig, judge: Judge) -> Cur
             qualities.append(0.0)
             continue
         file = best.scorecard.checkpoint
-        if file not in known:
-            known[file] = quality(file, judge)
-        qualities.append(known[file])
+        if file not in qualities_by_file:
+            qualities_by_file[file] = judge_quality(file, judge)
+        qualities.append(qualities_by_file[file])
     return qualities
 
 
-def draw(curves: dict[str, list[Curve]], file: Path) -> None:
-    """Each arm's mean, and its repetitions as thin lines."""
+def plot(curves: dict[str, list[Curve]]) -> Figure:
+    """Draws the mean of each search, and its repetitions as thin lines."""
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     axes = figure.subplots()
     for (name, repeated), color in zip(
@@ -70,43 +70,44 @@ def draw(curves: dict[str, list[Curve]], file: Path) -> None:
         for one in repeated:
             axes.plot(trials, one, color=color, linewidth=0.7, alpha=0.6)
     axes.set_xlabel("trials")
-    axes.set_ylabel("quality of the pick, as the judge sees it")
+    axes.set_ylabel("judged quality of the selected checkpoint")
     axes.legend()
     axes.grid(alpha=0.2)
-    figure.savefig(file)
+    return figure
 
 
 def table(curves: dict[str, list[Curve]]) -> str:
-    """The means after some numbers of trials, as markdown."""
-    shown = (1, 2, 4, 8, TRIALS)
-    count = len(next(iter(curves.values())))
-    lines = ["# What the pick is worth after so many trials", "",
-             f"Quality as read by the judge, mean of {count} repetitions"
+    """Formats the mean quality after several numbers of trials as Markdown."""
+    trial_counts = (1, 2, 4, 8, TRIALS)
+    repetitions = len(next(iter(curves.values())))
+    headings = " | ".join("1 trial" if n == 1 else f"{n} trials" for n in trial_counts)
+    lines = ["# Quality of the selected checkpoint by number of trials", "",
+             f"Quality: read by the judge, mean of {repetitions} repetitions"
              " (`python -m bench.search`).", "",
-             f"| search | {' | '.join(f'{n} trials' for n in shown)} |",
-             "|" + "---|" * (len(shown) + 1)]  # fmt: skip
+             f"| search | {headings} |",
+             "|" + "---|" * (len(trial_counts) + 1)]  # fmt: skip
     for name, repeated in curves.items():
-        means = [statistics.mean(one[n - 1] for one in repeated) for n in shown]
+        means = [statistics.mean(one[n - 1] for one in repeated) for n in trial_counts]
         lines.append(f"| {name} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
     return "\n".join([*lines, ""])
 
 
 def main() -> None:
-    """Runs it and writes results/search.json, .md and .png."""
-    given = begin("search", __doc__, REPETITIONS)
+    """Runs the benchmark and writes results/search.json, .md and .png."""
+    arguments = parse_arguments("search", __doc__, REPETITIONS)
     judge, policy = Judge.from_folder(), settings("sweep", SweepConfig).selection
     curves: dict[str, list[Curve]] = {name: [] for name in ARMS}
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(given.root or folder)
-        for seed in range(FIRST_SEED, FIRST_SEED + given.repetitions):
+        root = Path(arguments.root or folder)
+        for seed in range(FIRST_SEED, FIRST_SEED + arguments.repetitions):
             for number, (name, overrides) in enumerate(ARMS.items()):
-                study = search(root, f"search-{number}-{seed}", seed, *overrides)
+                study = run_search(root, f"search-{number}-{seed}", seed, *overrides)
                 records = load_records(study)[-TRIALS:]
-                curves[name].append(curve(records, policy, judge))
+                curves[name].append(quality_curve(records, policy, judge))
                 log.info("seed %d, %s: %s", seed, name, curves[name][-1])
     (RESULTS / "search.json").write_text(json.dumps(curves, indent=1) + "\n")
     (RESULTS / "search.md").write_text(table(curves))
-    draw(curves, RESULTS / "search.png")
+    plot(curves).savefig(RESULTS / "search.png")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Which epoch each rule keeps, and how much of the best epoch's worth is lost by it.
+"""Which epoch each rule selects, and how much of the best epoch's quality it loses.
 
-`python -m bench.selection` (3 hours on 2 cores; it can be interrupted and goes on) trains the LoRAs
-of `bench.loras`, has the judge look at 512 pictures of each checkpoint, scores each by the default
-probes twice and by the small set once, and writes results/selection.json, .md and .png.
+`python -m bench.selection` (3 hours on 2 cores; if interrupted, it continues where it stopped)
+trains the LoRAs of `bench.loras`, has the judge read 512 images of each checkpoint, scores each
+checkpoint twice with the default probes and once with the small set, and writes
+results/selection.json, .md and .png.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import torch
 from matplotlib.figure import Figure
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
-from bench.loras import COUNT, FOLDER, ROUNDS, SETS, Lora, load_truth, lora, make_loras
+from bench.judging import HEADINGS
+from bench.loras import COUNT, FOLDER, ROUNDS, SETS, Lora, load_truth, make_lora, make_loras
 from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig
 from evaluate.prompts.roles import FRESH
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
-from evaluate.selection.objective import comparison_value
+from evaluate.selection.objective import worth
 from evaluate.selection.policy import select
 from sweeper.config import SweepConfig
 from train.cli.app import configure_logging
@@ -36,52 +38,52 @@ from train.models.base_model import load_base
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
-LORAS = [lora(number) for number in range(COUNT)]
-BUDGETS: dict[str, dict[str, Any]] = {
+LORAS = [make_lora(number) for number in range(COUNT)]
+PROBE_SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "other seeds": {"seed": 2},
     "small": {"count": 16},
 }
-OURS, OURS_SMALL = "ours", "ours, small probe set"
-WORTHLESS = 0.05
-GUIDE = (16, 18, 20)  # "the 15th to 20th epoch": the mean of those that were saved
-# score -> what the judge sees of it
+DEFAULT, DEFAULT_SMALL = "default", "default, small probe set"
+MIN_QUALITY = 0.05  # of the best epoch; LoRAs below it have diverged
+GUIDE_EPOCHS = (16, 18, 20)  # "the 15th to 20th epoch": the saved ones, whose mean counts
+# score -> the judge's metric of the same property
 TRUTHS = {"subject_fidelity": "identity", "prompt_fidelity": "obeyed",
           "pose_memorization": "training pose", "background_leak": "training background",
           "fidelity": "quality"}  # fmt: skip
 Row = dict[str, Any]
 
 
-def score_loras(budget: str) -> None:
-    """Scores all the checkpoints with a budget of probes; what is there is not scored again."""
+def score_loras(setting: str) -> None:
+    """Scores all checkpoints with one of PROBE_SETTINGS, unless they are already scored."""
     default = settings("sweep", SweepConfig)
-    probes = replace(default.probes, **BUDGETS[budget])
-    for number, chosen in enumerate(SETS):
-        made = [one for one in LORAS if one.data_set == chosen]
-        if all(score_file(one, budget).is_file() for one in made):
+    probes = replace(default.probes, **PROBE_SETTINGS[setting])
+    for number, data_set in enumerate(SETS):
+        loras = [lora for lora in LORAS if lora.data_set == data_set]
+        if all(score_file(lora, setting).is_file() for lora in loras):
             continue
-        scorer = scorer_of(lora(number), probes, default.scores)
-        for one in made:
-            if not score_file(one, budget).is_file():
-                rows = [score(scorer, checkpoint) for checkpoint in one.checkpoints]
-                write_atomically(score_file(one, budget), json.dumps(rows).encode())
-                log.info("%s probes: LoRA %d scored", budget, one.number)
+        scorer = make_scorer(make_lora(number), probes, default.scores)
+        for lora in loras:
+            if not score_file(lora, setting).is_file():
+                rows = [score(scorer, checkpoint) for checkpoint in lora.checkpoints]
+                write_atomically(score_file(lora, setting), json.dumps(rows).encode())
+                log.info("%s probes: LoRA %d scored", setting, lora.number)
 
 
-def scorer_of(made: Lora, probes: ProbesConfig, scores: ScoresConfig) -> Scorer:
-    """The product's own scorer, for the pictures that a LoRA was trained on."""
-    pictures = load_dataset(made.config.data)
+def make_scorer(lora: Lora, probes: ProbesConfig, scores: ScoresConfig) -> Scorer:
+    """Returns the product's scorer for the training images of a LoRA."""
+    dataset = load_dataset(lora.config.data)
     base = load_base(BaseConfig(device="cpu"))
-    return Scorer(base, pictures, made.config.data, probes, scores, FOLDER.parent / "cache")
+    return Scorer(base, dataset, lora.config.data, probes, scores, FOLDER.parent / "cache")
 
 
-def score_file(made: Lora, budget: str) -> Path:
-    """Where its scorecards are kept."""
-    return made.folder / "scores" / f"{budget.replace(' ', '-')}.json"
+def score_file(lora: Lora, setting: str) -> Path:
+    """Returns the path of a LoRA's scorecards."""
+    return lora.folder / "scores" / f"{setting.replace(' ', '-')}.json"
 
 
 def score(scorer: Scorer, checkpoint: Path) -> Row:
-    """The scorecard of a checkpoint, and the plain CLIP similarities that others go by."""
+    """Returns the scorecard of a checkpoint, and plain CLIP similarities to images and prompts."""
     card = scorer({checkpoint: epoch_of(checkpoint)})[0]
     rows = scorer.probe_set.rows(FRESH)
     prompts = [scorer.probe_set.probes[row].base_prompt for row in rows]
@@ -99,16 +101,16 @@ def score(scorer: Scorer, checkpoint: Path) -> Row:
     }
 
 
-def load_scores(made: Lora, budget: str) -> tuple[list[Scorecard], list[Row]]:
-    """The scorecards of a LoRA, by epoch."""
-    rows = json.loads(score_file(made, budget).read_text())
+def load_scores(lora: Lora, setting: str) -> tuple[list[Scorecard], list[Row]]:
+    """Returns the scorecards of a LoRA in order of epochs, and the rows of their file."""
+    rows = json.loads(score_file(lora, setting).read_text())
     return [Scorecard.from_dict(row["card"]) for row in rows], rows
 
 
-def picks(made: Lora, policy: PolicyConfig) -> dict[str, list[int]]:
-    """rule -> the epochs that it may keep (one; for the guide's rule any of some)."""
-    cards, rows = load_scores(made, "default")
-    few, _ = load_scores(made, "small")
+def selected_epochs(lora: Lora, policy: PolicyConfig) -> dict[str, list[int]]:
+    """Returns by rule the epochs that it may select: one, or several for the guide's rule."""
+    cards, rows = load_scores(lora, "default")
+    small_cards, _ = load_scores(lora, "small")
     epochs = [card.epoch for card in cards]
 
     def highest(values: list[float]) -> list[int]:
@@ -116,155 +118,166 @@ def picks(made: Lora, policy: PolicyConfig) -> dict[str, list[int]]:
 
     return {
         "last epoch": [max(epochs)],
-        "the guide's epoch 15 to 20": list(GUIDE),
+        "the guide's epoch 15 to 20": list(GUIDE_EPOCHS),
         "lowest validation loss": highest([-c.scores["validation_loss"].value for c in cards]),
         "highest CLIP image similarity": highest([row["clip_image"] for row in rows]),
         "highest CLIP text similarity": highest([row["clip_text"] for row in rows]),
-        OURS: [select(cards, policy).scorecard.epoch],
-        OURS_SMALL: [select(few, policy).scorecard.epoch],
+        DEFAULT: [select(cards, policy).scorecard.epoch],
+        DEFAULT_SMALL: [select(small_cards, policy).scorecard.epoch],
     }
 
 
 def regrets(policy: PolicyConfig) -> list[Row]:
-    """For each LoRA the share of the best epoch's worth that each rule's choice loses.
+    """Returns for each LoRA the share of the best epoch's quality that each rule loses.
 
-    Without those of which no epoch is worth anything: there is nothing to lose.
+    LoRAs that have no epoch of at least MIN_QUALITY are left out.
     """
     rows = []
-    for made in LORAS:
-        quality = {epoch: seen["quality"] for epoch, seen in load_truth(made).items()}
+    for lora in LORAS:
+        quality = {epoch: metrics["quality"] for epoch, metrics in load_truth(lora).items()}
         best = max(quality, key=lambda epoch: quality[epoch])
-        if quality[best] < WORTHLESS:
-            log.info("LoRA %d (%s) is worth nothing at any epoch", made.number, made.describe())
+        if quality[best] < MIN_QUALITY:
+            log.info("LoRA %d (%s) diverged: no usable epoch", lora.number, lora.describe())
             continue
-        chosen = picks(made, policy)
-        lost = {rule: sum(quality[best] - quality[e] for e in epochs) / len(epochs) / quality[best]
-                for rule, epochs in chosen.items()}  # fmt: skip
-        rows.append({"lora": made.number, "pictures": made.data_set.name,
-                     "settings": made.describe(), "quality": quality, "best": best,
-                     "picks": chosen, "regret": lost})  # fmt: skip
+        selections = selected_epochs(lora, policy)
+        loss = {rule: sum(quality[best] - quality[e] for e in epochs) / len(epochs) / quality[best]
+                for rule, epochs in selections.items()}  # fmt: skip
+        rows.append({"lora": lora.number, "pictures": lora.data_set.name,
+                     "settings": lora.describe(), "quality": quality, "best": best,
+                     "picks": selections, "regret": loss})  # fmt: skip
     return rows
 
 
 def correlation(a: list[float], b: list[float], by_rank: bool = False) -> float:
-    """Pearson's, or by rank Spearman's."""
-    measure = spearman_corrcoef if by_rank else pearson_corrcoef
-    return float(measure(torch.tensor(a), torch.tensor(b)))
+    """Returns Pearson's correlation, or Spearman's rank correlation."""
+    coefficient = spearman_corrcoef if by_rank else pearson_corrcoef
+    return float(coefficient(torch.tensor(a), torch.tensor(b)))
 
 
-def stability() -> dict[str, float]:
-    """Rank correlation of the checkpoints' fidelity between two seeds of the probes."""
-    found: dict[str, list[list[float]]] = {}
-    for budget in ("default", "other seeds"):
-        cards = [load_scores(made, budget)[0] for made in LORAS]
-        found[budget] = [[comparison_value(card) for card in some] for some in cards]
-    first, second = found.values()
+def seed_stability() -> dict[str, float]:
+    """Returns rank correlations of the checkpoints' fidelity between two seeds of the probes."""
+    fidelities: dict[str, list[list[float]]] = {}
+    for setting in ("default", "other seeds"):
+        cards_by_lora = [load_scores(lora, setting)[0] for lora in LORAS]
+        fidelities[setting] = [[worth(card) for card in cards] for cards in cards_by_lora]
+    first, second = fidelities.values()
     within = [correlation(a, b, by_rank=True) for a, b in zip(first, second, strict=True)]
     pooled = [[value for part in parts for value in part] for parts in (first, second)]
     return {"all checkpoints": correlation(pooled[0], pooled[1], by_rank=True),
             "within a LoRA, mean": sum(within) / len(within)}  # fmt: skip
 
 
-def followed() -> dict[str, dict[str, float]]:
-    """How each score follows what the judge sees in other pictures of the same checkpoint."""
-    found = {}
-    for name, seen in TRUTHS.items():
+def judge_correlations() -> dict[str, dict[str, float]]:
+    """Correlates each score with the judge's metric of other images of the same checkpoint."""
+    correlations = {}
+    for name, metric in TRUTHS.items():
         values, truths = [], []
-        for made in LORAS:
-            truth = load_truth(made)
-            for card in load_scores(made, "default")[0]:
+        for lora in LORAS:
+            truth = load_truth(lora)
+            for card in load_scores(lora, "default")[0]:
                 if name != "fidelity" and name not in card.scores:
-                    continue  # it cannot be told with these pictures
-                values.append(
-                    comparison_value(card) if name == "fidelity" else card.scores[name].value
-                )
-                truths.append(truth[card.epoch][seen])
-        found[name] = {"pearson": correlation(values, truths),
+                    continue  # not computable with these training images
+                values.append(worth(card) if name == "fidelity" else card.scores[name].value)
+                truths.append(truth[card.epoch][metric])
+        correlations[name] = {"pearson": correlation(values, truths),
                        "spearman": correlation(values, truths, by_rank=True)}  # fmt: skip
-    return found
+    return correlations
 
 
-def summary(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """mean_regret and worst_regret of each rule."""
+def summarize(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """Returns the mean and worst regret of each rule."""
     by_rule = {rule: [row["regret"][rule] for row in rows] for rule in rows[0]["regret"]}
     return {"mean_regret": {rule: sum(v) / len(v) for rule, v in by_rule.items()},
             "worst_regret": {rule: max(v) for rule, v in by_rule.items()}}  # fmt: skip
 
 
-def table(rows: list[Row], found: Row) -> str:
-    """The result, for people."""
-    read = [seen["pictures"] for made in LORAS for seen in load_truth(made).values()]
-    stable = ", ".join(f"{name} {value:.2f}" for name, value in found["stability"].items())
-    lines = ["# Which epoch to keep", "",
-             f"{len(rows)} LoRAs, 10 checkpoints each ({len(LORAS) - len(rows)} more diverged: no "
-             f"checkpoint of theirs is worth anything). The truth: {min(read):.0f} pictures a "
-             "checkpoint of wishes by lot, read by the judge. Worth: geometric mean of the "
-             "identity and the share that is right in every part. Regret: share of the best "
-             "checkpoint's worth that is lost.", ""]  # fmt: skip
+def table(report: Row, image_count: float) -> str:
+    """Formats the results as Markdown.
+
+    Args:
+        image_count: the judged images of each checkpoint.
+    """
+    rows = report["loras"]
+    stability = ", ".join(f"{name} {value:.2f}" for name, value in report["stability"].items())
+    lines = ["# Which epoch to select", "",
+             f"{len(rows)} LoRAs with 10 checkpoints each ({len(LORAS) - len(rows)} more diverged, "
+             "without any usable checkpoint). Quality: geometric mean of the identity and the "
+             "share of images with all attributes correct, read by the judge from "
+             f"{image_count:.0f} images per checkpoint with random prompts. Regret: share of the "
+             "best checkpoint's quality that a rule loses. *default* is the policy that "
+             "a sweep uses by default.", ""]  # fmt: skip
     lines += ["| rule | mean regret | worst regret |", "|---|---|---|"]
-    for rule, mean in sorted(found["mean_regret"].items(), key=lambda item: item[1]):
-        lines.append(f"| {rule} | {mean:.3f} | {found['worst_regret'][rule]:.3f} |")
-    lines += ["", f"Rank correlation between two seeds of the default probes: {stable}.", ""]
-    lines += ["| score | what the judge sees | Pearson | Spearman |", "|---|---|---|---|"]
-    for name, row in found["follows"].items():
+    for rule, mean in sorted(report["mean_regret"].items(), key=lambda item: item[1]):
+        lines.append(f"| {rule} | {mean:.3f} | {report['worst_regret'][rule]:.3f} |")
+    lines += ["", f"Rank correlation between two seeds of the default probes: {stability}.", ""]
+    lines += ["| score | judge's metric | Pearson | Spearman |", "|---|---|---|---|"]
+    for name, row in report["follows"].items():
         cells = f"{row['pearson']:.2f} | {row['spearman']:.2f}"
-        lines.append(f"| {name} | {TRUTHS[name]} | {cells} |")
-    headings = "LoRA | pictures | settings | best epoch: worth | ours | last | regret of ours"
+        metric = HEADINGS.get(TRUTHS[name], TRUTHS[name])
+        lines.append(f"| {name} | {metric} | {cells} |")
+    headings = "LoRA | images | settings | best epoch: quality | default | last | regret of default"
     lines += ["", f"| {headings} |", "|---|---|---|---|---|---|---|"]
     for row in rows:
-        quality, ours = row["quality"], row["picks"][OURS][0]
+        quality, selected = row["quality"], row["picks"][DEFAULT][0]
         best, last = row["best"], max(quality)
         lines.append(f"| {row['lora']} | {row['pictures']} | {row['settings']} | {best}: "
-                     f"{quality[best]:.2f} | {ours}: {quality[ours]:.2f} | {quality[last]:.2f} | "
-                     f"{row['regret'][OURS]:.3f} |")  # fmt: skip
+                     f"{quality[best]:.2f} | {selected}: {quality[selected]:.2f} | "
+                     f"{quality[last]:.2f} | {row['regret'][DEFAULT]:.3f} |")  # fmt: skip
     return "\n".join([*lines, ""])
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Each LoRA's regret by rule, and each LoRA's worth over its epochs with what was kept."""
+    """Draws the regret of each rule on each LoRA, and quality over epochs with selected epochs."""
     figure = Figure(figsize=(14, 5.5), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
     rules = sorted(rows[0]["regret"], key=lambda r: -sum(row["regret"][r] for row in rows))
     for y, rule in enumerate(rules):
         values = [row["regret"][rule] for row in rows]
-        color = "#d9480f" if rule.startswith(OURS) else "#868e96"
+        color = "#d9480f" if rule.startswith(DEFAULT) else "#868e96"
         left.scatter(values, [y] * len(values), color=color, alpha=0.45, s=24)
         left.scatter([sum(values) / len(values)], [y], color=color, marker="|", s=500)
     left.set_yticks(range(len(rules)), rules)
     left.set_xlabel("regret (dot: a LoRA, bar: the mean)")
-    left.set_title("what each rule loses", loc="left")
+    left.set_title("loss of quality by selection rule", loc="left")
     left.grid(alpha=0.2)
     for row in rows:
-        epochs, ours = [*row["quality"]], row["picks"][OURS][0]
+        epochs, selected = [*row["quality"]], row["picks"][DEFAULT][0]
         right.plot(epochs, [*row["quality"].values()], color="#868e96", alpha=0.5, linewidth=1)
-        right.scatter([ours], [row["quality"][ours]], color="#d9480f", s=36, zorder=3)
+        right.scatter([selected], [row["quality"][selected]], color="#d9480f", s=36, zorder=3)
         right.scatter([row["best"]], [row["quality"][row["best"]]], marker="^", s=30, zorder=2,
                       color="#1864ab")  # fmt: skip
-    right.scatter([], [], color="#d9480f", label="kept by ours")
-    right.scatter([], [], color="#1864ab", marker="^", label="truly the best")
+    right.scatter([], [], color="#d9480f", label="selected by the default rule")
+    right.scatter([], [], color="#1864ab", marker="^", label="best epoch")
     right.set_xlabel("epoch")
-    right.set_ylabel("worth, by the judge")
-    right.set_title("each LoRA's worth over its epochs", loc="left")
+    right.set_ylabel("judged quality")
+    right.set_title("quality of each LoRA by epoch", loc="left")
     right.legend()
     right.grid(alpha=0.2)
     return figure
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.selection", description=__doc__)
-    parser.add_argument("--rounds", default=ROUNDS, type=int, help="of 128 pictures a checkpoint")
-    configure_logging()
+    parser.add_argument(
+        "--rounds", default=ROUNDS, type=int, help="rounds of 128 images per checkpoint"
+    )
+    quiet()
     rounds = parser.parse_args().rounds
     make_loras(rounds)
-    for budget in BUDGETS:
-        score_loras(budget)
+    for setting in PROBE_SETTINGS:
+        score_loras(setting)
     policy = settings("sweep", SweepConfig).selection
     rows = regrets(policy)
-    found: Row = {**summary(rows), "stability": stability(), "follows": followed()}
-    text = table(rows, found)
-    write_atomically(RESULTS / "selection.json", (json.dumps({**found, "loras": rows}, indent=1)
-                                                  + "\n").encode())  # fmt: skip
+    report: Row = {
+        **summarize(rows),
+        "stability": seed_stability(),
+        "follows": judge_correlations(),
+        "loras": rows,
+    }
+    image_counts = [row["pictures"] for lora in LORAS for row in load_truth(lora).values()]
+    text = table(report, min(image_counts))
+    write_atomically(RESULTS / "selection.json", (json.dumps(report, indent=1) + "\n").encode())
     (RESULTS / "selection.md").write_text(text)
     plot(rows).savefig(RESULTS / "selection.png")
     print(text)

@@ -1,10 +1,9 @@
-"""How long a command takes to answer: --help, a wrong setting, select and report.
+"""How long commands take to respond: --help, a wrong setting, select and report.
 
 `python -m bench.startup` (2 minutes) writes results/startup.json and .md. Each row is the median of
-five processes, from their start to their end; of the report, to the line that says where it is. A
-study of one tiny trial is trained first, for select and report. `--beside FOLDER`, a checkout of
-another commit, measures that one too, which takes longer. The last row is `import torch` in the
-same run, to compare the others with.
+five processes, from start to exit, or for the report to the line that names its file. A study with
+one tiny trial is trained first, for select and report. `--beside FOLDER` also measures a checkout
+of another commit. The last row, `import torch` in the same run, is for comparison.
 """
 
 from __future__ import annotations
@@ -20,38 +19,42 @@ import time
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-HERE = Path(__file__).resolve().parent.parent
-TIMES = 5
-THERE = "to open in a browser"  # the report is written; what follows is logging it to MLflow
-QUICK, FINISHED = 1.5, 3.0  # seconds that were wanted, of an answer and of a study's page
+CHECKOUT = Path(__file__).resolve().parent.parent
+REPETITIONS = 5
+# printed when the report is written, before it is logged to MLflow
+REPORT_WRITTEN = "to open in a browser"
+MAX_RESPONSE_SECONDS = 1.5
+MAX_STUDY_SECONDS = 3.0  # of select and report
 STUDY = ["study.name=small", "training.max_steps=2", "probes=small", "probes.steps=1",
          "scores.baseline=1"]  # fmt: skip
 
 
-def median(arguments: list[str], checkout: Path) -> list[float]:
-    """Seconds on the clock and of processor time that a Python process takes to its end, whatever
-    its exit code; where it prints that a report is there, to that line."""
-    clock, processor = [], []
-    for _ in range(TIMES):
+def median_seconds(arguments: list[str], checkout: Path) -> list[float]:
+    """Returns the median wall-clock and CPU seconds of a Python process, whatever its exit code.
+
+    The clock stops when the process exits or prints REPORT_WRITTEN.
+    """
+    wall, cpu = [], []
+    for _ in range(REPETITIONS):
         began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         process = subprocess.Popen(
             [sys.executable, "-u", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             cwd=checkout, text=True,
         )  # fmt: skip
         assert process.stdout
-        answered = [time.perf_counter() for line in process.stdout if THERE in line]
+        written = [time.perf_counter() for line in process.stdout if REPORT_WRITTEN in line]
         process.wait()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        clock.append((answered or [time.perf_counter()])[0] - began)
-        processor.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return [round(statistics.median(found), 2) for found in (clock, processor)]
+        wall.append((written or [time.perf_counter()])[0] - began)
+        cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return [round(statistics.median(seconds), 2) for seconds in (wall, cpu)]
 
 
-def measured(root: Path, checkout: Path) -> dict[str, list[float]]:
-    """Command -> seconds on the clock and of the processor, with the program of a checkout."""
+def measure_commands(root: Path, checkout: Path) -> dict[str, list[float]]:
+    """Returns wall-clock and CPU seconds of each command, run with the code of a checkout."""
     sweep = [sys.executable, "-m", "sweeper", f"study.root={root}", *STUDY]
     subprocess.run(sweep, check=True, capture_output=True, cwd=checkout)
-    lines = {
+    commands = {
         "sweeper --help": ["-m", "sweeper", "--help"],
         "sweeper epochs=3": ["-m", "sweeper", "epochs=3"],
         "sweeper optimizer.lr=fast": ["-m", "sweeper", "optimizer.lr=fast"],
@@ -63,40 +66,44 @@ def measured(root: Path, checkout: Path) -> dict[str, list[float]]:
         "sweeper.report study=small": ["-m", "sweeper.report", "study=small", f"root={root}"],
         "import torch": ["-c", "import torch"],
     }
-    return {name: median(line, checkout) for name, line in lines.items()}
+    return {name: median_seconds(command, checkout) for name, command in commands.items()}
 
 
-def wanted(name: str) -> float | None:
-    """The seconds that a row may take; None: it is there to compare with."""
+def max_seconds(name: str) -> float | None:
+    """Returns the target of a row in seconds, or None for `import torch`."""
     if name == "import torch":
         return None
-    return FINISHED if name.startswith(("sweeper.select", "sweeper.report")) else QUICK
+    reads_study = name.startswith(("sweeper.select", "sweeper.report"))
+    return MAX_STUDY_SECONDS if reads_study else MAX_RESPONSE_SECONDS
 
 
 def table(seconds: dict[str, list[float]], before: dict[str, list[float]]) -> str:
-    """The rows as Markdown."""
-    lines = ["| python -m | seconds | of processor time | wanted | before | of processor time |",
+    """Formats the rows as Markdown; `before` is another checkout's, or empty."""
+    lines = ["# How long commands take to respond", "",
+             f"Median of {REPETITIONS} processes (`python -m bench.startup`). The targets are"
+             " wall-clock seconds.", "",
+             "| python -m | seconds | CPU seconds | target | before | CPU seconds before |",
              "|---|---|---|---|---|---|"]  # fmt: skip
-    for name, (clock, processor) in seconds.items():
-        limit, then = wanted(name), before.get(name)
-        told = ["", ""] if then is None else [f"{figure:.2f}" for figure in then]
+    for name, (wall, cpu) in seconds.items():
+        target = max_seconds(name)
+        earlier = [f"{value:.2f}" for value in before.get(name, ())] or ["", ""]
         lines.append(
-            f"| {name} | {clock:.2f} | {processor:.2f} | {'' if limit is None else limit} "
-            f"| {' | '.join(told)} |"
+            f"| {name} | {wall:.2f} | {cpu:.2f} | {'' if target is None else target} "
+            f"| {' | '.join(earlier)} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Measures, prints and writes."""
+    """Runs the benchmark, writes results/startup.json and .md, and prints the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.startup", description=__doc__)
-    parser.add_argument("--beside", type=Path, help="a checkout of another commit")
+    parser.add_argument("--beside", type=Path, help="also measure this checkout of another commit")
     other = parser.parse_args().beside
     with tempfile.TemporaryDirectory() as folder:
-        seconds = measured(Path(folder) / "now", HERE)
-        before = measured(Path(folder) / "before", other) if other else {}
-    found = {"seconds": seconds, "before": before}
-    (RESULTS / "startup.json").write_text(json.dumps(found, indent=1) + "\n")
+        seconds = measure_commands(Path(folder) / "now", CHECKOUT)
+        before = measure_commands(Path(folder) / "before", other) if other else {}
+    report = {"seconds": seconds, "before": before}
+    (RESULTS / "startup.json").write_text(json.dumps(report, indent=1) + "\n")
     (RESULTS / "startup.md").write_text(table(seconds, before))
     print(table(seconds, before))
 

@@ -1,7 +1,8 @@
-"""The default sweep, timed, and its pick held against each trial's last epoch by the judge.
+"""The default sweep: its time, and its selected checkpoints against each trial's last epoch.
 
-`python -m bench.sweep [folder to keep the study in]` (4 minutes on 2 cores). Pictures are made by
-diffusers' own pipeline and `load_lora_weights`, of prompts and seeds that the sweep has not seen.
+`python -m bench.sweep [folder to keep the study in]` (4 minutes on 2 cores). The judge, which no
+score uses, reads images that diffusers' own pipeline generates with `load_lora_weights`, from
+prompts and seeds that the sweep has not used.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
 
-from bench.judging import judged, wishes
+from bench.judging import HEADINGS, judge_images, unseen_requests
 from sweeper.tracking.trial_record import load_records
 from train.cli.app import configure_logging
 from train.config.schema import DataConfig
@@ -34,13 +35,13 @@ from train.puppets.networks.judge import Judge
 
 log = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
-PICTURES, SHOWN, SIDE = 64, 8, 160  # a checkpoint; of those in a row; pixels
+IMAGES, SHEET_COLUMNS, SIDE = 64, 8, 160  # per checkpoint; of these in the sheet; pixels
 Row = dict[str, Any]
 Images = dict[tuple[int, str], Tensor]
 
 
 class Seconds(NamedTuple):
-    """How long a sweep took: starting up, with trials at work, and after the last of them."""
+    """Duration of a sweep: startup, all trials, and the rest after the last trial."""
 
     start: float
     trials: float
@@ -48,7 +49,7 @@ class Seconds(NamedTuple):
 
 
 def sweep(root: Path) -> Seconds:
-    """Runs the default sweep."""
+    """Runs the default sweep, and returns its duration."""
     began, lines = time.monotonic(), []
     command = [sys.executable, "-u", "-m", "sweeper", "-m",
                f"study.root={root}", "study.keep_checkpoints=all"]  # fmt: skip
@@ -65,126 +66,141 @@ def sweep(root: Path) -> Seconds:
     return Seconds(lines[0] - began, lines[-1] - lines[0], time.monotonic() - lines[-1])
 
 
-def orchestration(study: Path, took: Seconds) -> dict[str, float]:
-    """What was neither training nor generating nor scoring, start-up apart.
+def measure_overhead(study: Path, durations: Seconds) -> dict[str, float]:
+    """Measures the time that is not training, generating or scoring, startup excluded.
 
     Returns:
-        seconds beside trials and at the end; their share of the sweep, and that beside trials.
+        Overhead in seconds during the trials and after them; its share of the sweep, and the share
+        of the first in the time of all trials.
     """
     epochs = [epoch for record in load_records(study) for epoch in record.epochs]
-    beside = took.trials - sum(epoch.seconds for epoch in epochs)
+    during_trials = durations.trials - sum(epoch.seconds for epoch in epochs)
     return {
-        "beside trials, s": beside,
-        "at the end, s": took.end,
-        "share": (beside + took.end) / (took.trials + took.end),
-        "share beside trials": beside / took.trials,
+        "beside trials, s": during_trials,
+        "at the end, s": durations.end,
+        "share": (during_trials + durations.end) / (durations.trials + durations.end),
+        "share beside trials": during_trials / durations.trials,
     }
 
 
-def pictures(checkpoint: Path, count: int = PICTURES) -> Tensor:
-    """(N, 3, 32, 32): new wishes for the character, by stock diffusers code."""
+def generate_images(checkpoint: Path, count: int = IMAGES) -> Tensor:
+    """Generates images of unseen requests, (N, 3, 32, 32), with diffusers' own LoRA loading."""
     pipeline = load_pipeline()
     pipeline.load_lora_weights(checkpoint.parent, weight_name=checkpoint.name)
-    return generate(pipeline, [wish.prompt for wish in wishes(count, seed=77)], seed=77)
+    return generate(pipeline, [r.prompt for r in unseen_requests(count, seed=77)], seed=77)
 
 
 def judge_trials(study: Path) -> tuple[list[Row], Images]:
-    """A row a trial: its settings, and what the judge sees at its pick and its last epoch.
+    """Judges the selected checkpoint and the last epoch of each trial.
 
-    The pictures come with it, by trial and "kept" or "last".
+    Returns:
+        A row per trial, and the images by trial number and "kept" (selected) or "last".
     """
-    judge, asked = Judge.from_folder(), [wish.asked for wish in wishes(PICTURES, seed=77)]
+    judge = Judge.from_folder()
+    attributes = [request.attributes for request in unseen_requests(IMAGES, seed=77)]
     rows: list[Row] = []
     images: Images = {}
     result = json.loads((study / "result.json").read_text())
-    for record, told in zip(load_records(study), result["trials"], strict=True):
+    for record, outcome in zip(load_records(study), result["trials"], strict=True):
         cards = {card.epoch: card for card in record.scorecards}
-        if told["best_epoch"] is None:
+        if outcome["best_epoch"] is None:
             continue
-        kept, last = cards[told["best_epoch"]], cards[max(cards)]
+        selected, last = cards[outcome["best_epoch"]], cards[max(cards)]
         row: Row = {"trial": record.number, "picked": record.number == result["trial"],
                     "state": record.state, "params": record.params, "epochs": len(cards),
-                    "kept": kept.epoch, "last": last.epoch}  # fmt: skip
-        for name, card in (("kept", kept), ("last", last)):
-            images[record.number, name] = pictures(card.checkpoint)
-            row[f"{name} judged"] = judged(judge, images[record.number, name], asked)
-        log.info("trial %d: quality %.2f at the kept epoch %d, %.2f at the last, %d",
-                 record.number, row["kept judged"]["quality"], kept.epoch,
+                    "kept": selected.epoch, "last": last.epoch}  # fmt: skip
+        for name, card in (("kept", selected), ("last", last)):
+            images[record.number, name] = generate_images(card.checkpoint)
+            row[f"{name} judged"] = judge_images(judge, images[record.number, name], attributes)
+        log.info("trial %d: quality %.2f at the selected epoch %d, %.2f at the last epoch %d",
+                 record.number, row["kept judged"]["quality"], selected.epoch,
                  row["last judged"]["quality"], last.epoch)  # fmt: skip
         rows.append(row)
     return rows, images
 
 
-def table(rows: list[Row], seconds: float, orchestrating: dict[str, float]) -> str:
-    """The rows, kept and last epoch beside each other."""
-    shown = ("quality", "identity", "obeyed", "arms obeyed", "training arms", "training background")
+def table(rows: list[Row], seconds: float, overhead: dict[str, float]) -> str:
+    """Formats the rows as Markdown, with the selected and the last epoch in each cell."""
+    metrics = (
+        "quality",
+        "identity",
+        "obeyed",
+        "arms obeyed",
+        "training arms",
+        "training background",
+    )
+    headings = " | ".join(HEADINGS.get(name, name) for name in metrics)
     lines = ["# The default sweep, read by the judge", "",
-             f"{len(rows)} trials in {seconds / 60:.1f} minutes, of which, start-up apart,"
-             f" {orchestrating['share']:.1%} went into neither training nor generating nor scoring:"
-             f" {orchestrating['beside trials, s']:.1f} s while trials were at work"
-             f" ({orchestrating['share beside trials']:.1%} of that time), and once, at the end,"
-             f" {orchestrating['at the end, s']:.1f} s for the report and the like.", "",
-             f"{PICTURES} pictures a checkpoint; each cell: at the epoch that was kept, and at the"
-             " trial's last. Quality: geometric mean of the identity and the share that is right"
-             " in every part.", "",
-             f"| trial | kept / last epoch | {' | '.join(shown)} | how it ended |",
-             "|" + "---|" * (len(shown) + 3)]  # fmt: skip
+             f"{len(rows)} trials in {seconds / 60:.1f} minutes. Startup excluded,"
+             f" {overhead['share']:.1%} of the time was neither training, generating nor scoring:"
+             f" {overhead['beside trials, s']:.1f} s during the trials"
+             f" ({overhead['share beside trials']:.1%} of their time), and once, at the end,"
+             f" {overhead['at the end, s']:.1f} s for the report and other final steps.", "",
+             f"{IMAGES} images per checkpoint. Each cell: selected epoch / last epoch of the trial."
+             " Quality: geometric mean of the identity and the share of images with all attributes"
+             " correct.", "",
+             f"| trial | selected / last epoch | {headings} | state |",
+             "|" + "---|" * (len(metrics) + 3)]  # fmt: skip
     for row in rows:
-        cells = [f"{row['kept judged'][k]:.2f} / {row['last judged'][k]:.2f}" for k in shown]
+        cells = [f"{row['kept judged'][k]:.2f} / {row['last judged'][k]:.2f}" for k in metrics]
         mark = "**" if row["picked"] else ""
         lines.append(f"| {mark}{row['trial']}{mark} | {row['kept']} / {row['last']} | "
                      f"{' | '.join(cells)} | {row['state']} |")  # fmt: skip
-    return "\n".join([*lines, "", "Bold: the sweep's pick.", ""])
+    return "\n".join([*lines, "", "Bold: the selected trial.", ""])
 
 
-def sheet(rows: list[Row], images: Images) -> Figure:
-    """The training pictures; then the same wishes at the pick, its last epoch, the worst end."""
-    training = load_dataset(DataConfig(resolution=256)).training[:SHOWN]
-    pick = next(row for row in rows if row["picked"])
+def contact_sheet(rows: list[Row], images: Images) -> Figure:
+    """Draws training images, then images of the same prompts by three checkpoints.
+
+    These are the selected one, its trial's last epoch, and the last epoch with the worst quality.
+    """
+    training = load_dataset(DataConfig(resolution=256)).training[:SHEET_COLUMNS]
+    selected = next(row for row in rows if row["picked"])
     worst = min(rows, key=lambda row: row["last judged"]["quality"])
-    strips = [
-        ("the pictures that it was trained on", torch.stack([square(p, SIDE) for p in training]))
-    ]
+    strips = [("training images", torch.stack([square(image, SIDE) for image in training]))]
     for title, row, name in (
-        ("the pick", pick, "kept"),
-        ("the same trial's last epoch", pick, "last"),
-        ("the most overfitted trial's last epoch", worst, "last"),
+        ("selected checkpoint", selected, "kept"),
+        ("last epoch of the same trial", selected, "last"),
+        ("last epoch of the most overfitted trial", worst, "last"),
     ):
         label = f"{title}: trial {row['trial']}, epoch {row[name]}"
-        small = images[row["trial"], name][:SHOWN]
+        small = images[row["trial"], name][:SHEET_COLUMNS]
         strips.append((label, interpolate(small, (SIDE, SIDE), mode="bicubic").clamp(0, 1)))
-    figure = Figure(figsize=(SHOWN * 1.3, len(strips) * 1.62), dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=(SHEET_COLUMNS * 1.3, len(strips) * 1.62), dpi=100, layout="constrained"
+    )
     for number, (axes, (title, strip)) in enumerate(
         zip(figure.subplots(len(strips), 1), strips, strict=True)
     ):
-        axes.imshow(make_grid(strip, SHOWN, 4, pad_value=1.0).permute(1, 2, 0).numpy())
+        axes.imshow(make_grid(strip, SHEET_COLUMNS, 4, pad_value=1.0).permute(1, 2, 0).numpy())
         axes.set_title(title, loc="left", fontsize=10)
         axes.axis("off")
         if number == 1:
-            asked = [f"{w.arms},\n{w.background}" for w in wishes(PICTURES, seed=77)[:SHOWN]]
-            for i, text in enumerate(asked):
+            requests = unseen_requests(IMAGES, seed=77)[:SHEET_COLUMNS]
+            for i, request in enumerate(requests):
+                text = f"{request.arms},\n{request.background}"
                 axes.text(84 + i * (SIDE + 4), SIDE + 14, text, fontsize=7, ha="center", va="top")
     return figure
 
 
 def main() -> None:
-    """Runs it and writes results/sweep.json, .md and the pictures."""
+    """Runs the benchmark and writes results/sweep.json, .md and the .png files."""
     parser = argparse.ArgumentParser(prog="python -m bench.sweep", description=__doc__)
-    parser.add_argument("root", nargs="?")
-    configure_logging()
+    parser.add_argument("root", nargs="?", help="folder to keep the study in")
+    quiet()
     torch.set_num_threads(2)
     RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(parser.parse_args().root or folder)
-        took = sweep(root)
+        durations = sweep(root)
         study = root / "studies" / "puppets"
-        orchestrating = orchestration(study, took)
+        overhead = measure_overhead(study, durations)
         rows, images = judge_trials(study)
         shutil.copy(study / "overview.png", RESULTS / "sweep_overview.png")
-    sheet(rows, images).savefig(RESULTS / "sweep_pick.png")
-    report = {"seconds": sum(took), "orchestration": orchestrating, "trials": rows}
+    contact_sheet(rows, images).savefig(RESULTS / "sweep_pick.png")
+    report = {"seconds": sum(durations), "orchestration": overhead, "trials": rows}
     (RESULTS / "sweep.json").write_text(json.dumps(report, indent=1) + "\n")
-    (RESULTS / "sweep.md").write_text(table(rows, sum(took), orchestrating))
+    (RESULTS / "sweep.md").write_text(table(rows, sum(durations), overhead))
 
 
 if __name__ == "__main__":

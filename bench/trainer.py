@@ -1,8 +1,8 @@
-"""This trainer beside plain training loops, on the architecture of Stable Diffusion 1.5.
+"""This trainer against plain training loops, on the architecture of Stable Diffusion 1.5.
 
-`python -m bench.trainer` (8 minutes on 2 cores, 5 GB of memory and of disk for the time) writes
-results/trainer.json and .md. Random weights, UNet only, rank 8, batch 1, fp32, one thread; each
-row is a process of its own, measured from its start, all in one run.
+`python -m bench.trainer` (8 minutes on 2 cores, 5 GB of memory, 5 GB of temporary disk space)
+writes results/trainer.json and .md. Random weights, UNet only, rank 8, batch size 1, fp32, one
+thread. Each row is its own process, measured from its start, all in one run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 STEPS = {64: 12, 256: 5}
 Row = dict[str, Any]
-# name -> module of bench.arms and its last arguments, and the sides in pixels
+# name -> module of bench.arms with its last arguments; image sides in pixels
 ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "this trainer": (["ours"], (64, 256)),
     "a plain loop, the same modules, latents cached": (["plain", "modules"], (64, 256)),
@@ -31,33 +31,33 @@ ARMS: dict[str, tuple[list[str], tuple[int, ...]]] = {
         (256,),
     ),
 }
-ELSEWHERE = """
-Measured elsewhere, on one thread of a like machine: kohya 1.69 s a step at 64 px, its first step
-after 20 s, 7.4 GiB; diffusers' script 1.86 s, 10 s, 4.7 GiB; at 256 px 6.6 s (with the text
-encoder) and 8.9 s. Wanted: no slower than kohya's modules, the first step within 10 s, 5 GiB;
-gradient checkpointing saves 30 % of the activations' memory.
+REFERENCE = """
+Reference values, measured elsewhere on one thread of a similar machine: kohya takes 1.69 s per step
+at 64 px, 20 s to the first step and 7.4 GiB; diffusers' script 1.86 s, 10 s and 4.7 GiB. At 256 px
+they take 6.6 s (with the text encoder) and 8.9 s per step. Targets: no slower than kohya's modules,
+first step within 10 s, 5 GiB; gradient checkpointing saves 30 % of the activation memory.
 """
 
 
 def measure(arguments: list[str], folder: Path, side: int) -> Row:
-    """One arm in a process of its own.
+    """Runs one arm in its own process, and returns its measurements.
 
     Raises:
-        RuntimeError: it failed; with its last words.
+        RuntimeError: the process failed; the message ends with its standard error.
     """
-    module, *more = arguments
+    module, *options = arguments
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", f"bench.arms.{module}", str(folder), str(side),
-               str(STEPS[side]), str(time.time()), *more]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
-    found: Row = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+               str(STEPS[side]), str(time.time()), *options]  # fmt: skip
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {process.stderr[-2000:]}")
+    measurements: Row = json.loads(process.stdout.strip().splitlines()[-1])
+    return measurements
 
 
 def savings(rows: list[Row]) -> Row:
-    """What the caches and gradient checkpointing save at the larger size."""
+    """Returns what the caches and gradient checkpointing save at the larger image size."""
     large = {row["arm"]: row for row in rows if row["side"] == max(STEPS)}
     ours = large["this trainer"]
     encoding = large["this trainer, cache=off"]
@@ -73,50 +73,49 @@ def savings(rows: list[Row]) -> Row:
     }
 
 
-def table(found: Row) -> str:
-    """The result, for people."""
+def table(report: Row) -> str:
+    """Formats the results as Markdown."""
     lines = ["# The trainer on the architecture of Stable Diffusion 1.5", "",
-             (__doc__ or "").split("\n\n")[1].replace("\n", " "), "",
-             "| | side, px | s/step | s to the first step | peak, GiB | activations, GiB |",
+             (__doc__ or "").split("\n\n")[1].strip().replace("\n", " "), "",
+             "| | side, px | s/step | s to first step | peak memory, GiB | activations, GiB |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     lines += [
         f"| {row['arm']} | {row['side']} | {row['seconds_a_step']:.2f} | "
         f"{row['seconds_to_first_step']:.1f} | {row['peak_gib']:.2f} | "
         f"{row['activations_gib']:.2f} |"
-        for row in found["rows"]
+        for row in report["rows"]
     ]
-    saved = found["savings"]
+    saved = report["savings"]
     lines += [
         "",
-        f"At {max(STEPS)} px the cached latents save {saved['cache_share_of_a_step']:.0%} of a "
-        "step that encodes its picture: all of the autoencoder's "
-        f"{saved['encoding_seconds']:.1f} s. Gradient checkpointing saves "
-        f"{saved['checkpointing_share_of_activations']:.0%} of the activations' memory for "
-        f"{saved['checkpointing_time'] - 1:.0%} more time.",
-        ELSEWHERE,
+        f"At {max(STEPS)} px, cached latents save {saved['cache_share_of_a_step']:.0%} of a step "
+        f"that encodes its image ({saved['encoding_seconds']:.1f} s in the VAE). Gradient "
+        f"checkpointing saves {saved['checkpointing_share_of_activations']:.0%} of the activation "
+        f"memory for {saved['checkpointing_time'] - 1:.0%} more time.",
+        REFERENCE,
     ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.trainer", description=__doc__)
-    parser.add_argument("--model", type=Path, help="keep the model in this folder for other runs")
-    kept = parser.parse_args().model
+    parser.add_argument("--model", type=Path, help="folder to keep the model in, for other runs")
+    model = parser.parse_args().model
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        folder = kept or Path(temporary) / "model"
+        folder = model or Path(temporary) / "model"
         if not (folder / "model_index.json").is_file():
-            making = [sys.executable, "-m", "bench.arms.model", str(folder)]
-            subprocess.run(making, check=True, capture_output=True)
+            command = [sys.executable, "-m", "bench.arms.model", str(folder)]
+            subprocess.run(command, check=True, capture_output=True)
         for arm, (arguments, sides) in ARMS.items():
             for side in sides:
                 rows.append({"arm": arm, "side": side, **measure(arguments, folder, side)})
                 print(json.dumps(rows[-1]), flush=True)
-    found: Row = {"rows": rows, "savings": savings(rows)}
-    (RESULTS / "trainer.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / "trainer.md").write_text(table(found))
-    print(table(found))
+    report: Row = {"rows": rows, "savings": savings(rows)}
+    (RESULTS / "trainer.json").write_text(json.dumps(report, indent=1) + "\n")
+    (RESULTS / "trainer.md").write_text(table(report))
+    print(table(report))
 
 
 if __name__ == "__main__":

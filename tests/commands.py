@@ -1,7 +1,7 @@
-"""Commands of the program, each in a process of its own, that share the seconds of importing.
+"""Runs commands of the program in forked processes, which saves the time of imports.
 
-A server that has imported the libraries forks a process for each command, which then does what
-`python -m` does.
+A fork server that has imported the libraries forks a process for each command, which then does
+what `python -m` does.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ FORKS.set_forkserver_preload(
 
 
 class Command:
-    """A command that runs.
+    """A running command.
 
     Attributes:
-        stdout: what it writes, to both streams.
+        stdout: its standard output and standard error.
     """
 
     def __init__(
         self, module: str, *arguments: str, environment: Mapping[str, str] = os.environ
     ) -> None:
         reader, writer = FORKS.Pipe(duplex=False)
-        about = (module, arguments, dict(environment), os.getcwd(), writer)
-        self._process = FORKS.Process(target=_run, args=about)
+        spec = (module, arguments, dict(environment), os.getcwd(), writer)
+        self._process = FORKS.Process(target=_run, args=spec)
         self._process.start()
         writer.close()
         self.stdout: TextIO = open(os.dup(reader.fileno()), encoding="utf-8")  # noqa: SIM115
@@ -57,13 +57,13 @@ class Command:
         os.kill(self._process.pid, number)
 
     def finish(self, timeout: float) -> tuple[int, str]:
-        """Waits for its end.
+        """Waits until the command ends.
 
         Args:
             timeout: seconds until it is killed.
 
         Returns:
-            its exit code, a negative one for a signal, and what is left of its output.
+            Its exit code, negative for a signal, and the rest of its output.
         """
         killer = Timer(timeout, self._process.kill)
         killer.start()
@@ -76,7 +76,7 @@ class Command:
 
 
 class OwnCommand:
-    """The same by Python itself, as a person starts it: everything is imported again."""
+    """The same in a new Python process, as a user starts it, with all imports."""
 
     def __init__(
         self, module: str, *arguments: str, environment: Mapping[str, str] = os.environ
@@ -103,7 +103,7 @@ def _run(
     folder: str,
     output: Connection,
 ) -> None:
-    """In the new process: `python -u -m`."""
+    """Does in the forked process what `python -u -m` does."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(output.fileno(), number)
         raw: Any = FileIO(number, "w", closefd=False)

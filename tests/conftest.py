@@ -1,5 +1,4 @@
-"""Models with random weights, small enough to make in a second, of each family; some pictures; a
-browser."""
+"""Fixtures: tiny models of each family with random weights, image folders, a browser."""
 
 from __future__ import annotations
 
@@ -36,22 +35,22 @@ from train.data.dataset import Dataset, load_dataset
 from train.files import permissions
 from train.models.base_model import BaseModel, load_base
 
-# several processes share the tests and the cores; those that they start inherit it
+# several processes share the tests and the cores; child processes inherit this
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)
-def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the store of the one before: MLflow names the last one in the environment."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # what is set from here on is undone afterwards
+def isolated_tracking_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Isolates tests from each other: MLflow keeps the last store in the environment."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # restores the variable after the test
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    monkeypatch.setenv(permissions.ENV_VARIABLE, "{}")  # nor what it has named
+    monkeypatch.setenv(permissions.VARIABLE, "{}")  # no allowed paths or classes
 
 
 @pytest.fixture(autouse=True)
-def own_log() -> Iterator[None]:
-    """No test hears more of the log than it asks for: commands turn it on for the process."""
+def isolated_log_level() -> Iterator[None]:
+    """Restores the log level, which commands change for the whole process."""
     level = logging.getLogger().level
     yield
     logging.getLogger().setLevel(level)
@@ -78,7 +77,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def v2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As Stable Diffusion 2.1: linear projections, v-prediction."""
+    """Like Stable Diffusion 2.1: linear projections, v-prediction."""
     folder = tmp_path_factory.mktemp("v2")
     torch.manual_seed(0)
     tokenizer = _tokenizer(folder)
@@ -99,7 +98,7 @@ def v2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As SDXL: its kinds of blocks, two text encoders, the pooled text and the sizes."""
+    """Like SDXL: block types, two text encoders, pooled text embeddings, size conditioning."""
     folder = tmp_path_factory.mktemp("xl")
     torch.manual_seed(0)
     first, second = _tokenizer(folder), _tokenizer(folder, pad_token=",</w>")
@@ -154,8 +153,8 @@ def base(base_folder: Path) -> BaseModel:
 
 
 @pytest.fixture(scope="session")
-def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven photographs of different sizes, every second one with a caption."""
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven images of different sizes, every second one with a caption."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
     for i in range(7):
@@ -173,7 +172,7 @@ def dataset(image_folder: Path) -> Dataset:
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures of three shapes, with parts in their captions."""
+    """Five images of three shapes, whose captions have several tags."""
     folder = tmp_path_factory.mktemp("shapes")
     random = np.random.default_rng(1)
     for i, size in enumerate([(60, 40), (40, 60), (50, 50), (62, 40), (40, 58)]):
@@ -185,18 +184,23 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """A headless Chromium, shared by the tests that look at pages; `get_log("browser")` has what
-    its console was told since the last call, `get_log("performance")` the requests it made."""
+    """A headless Chromium shared by the tests of pages.
+
+    `get_log("browser")` returns console messages since the last call, `get_log("performance")`
+    the requests.
+    """
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not program or not driver:
-        pytest.skip("there is no chromium with its driver (Debian: chromium, chromium-driver)")
+        pytest.skip(
+            "chromium and chromedriver are not installed (Debian: chromium, chromium-driver)"
+        )
     options = ChromeOptions()
     options.binary_location = program
     for flag in (
         "headless",
         "no-sandbox",
         "disable-gpu",
-        "disable-dev-shm-usage",  # containers give it too little
+        "disable-dev-shm-usage",  # too small in containers
         "disable-background-networking",
         "window-size=1280,900",
         f"user-data-dir={tmp_path_factory.mktemp('profile')}",

@@ -1,4 +1,4 @@
-"""conf/: every key says what it is."""
+"""Every key in conf/ has a comment that explains it."""
 
 from __future__ import annotations
 
@@ -10,58 +10,60 @@ import yaml
 
 from train.config.schema import CONF
 
-TEXTS = CONF / "hydra" / "help"  # not settings: what --help says
+HELP = CONF / "hydra" / "help"  # texts of --help, not settings
 FILES = sorted(
-    file for file in CONF.rglob("*.yaml") if file.name != "local.yaml" and file.parent != TEXTS
+    file for file in CONF.rglob("*.yaml") if file.name != "local.yaml" and file.parent != HELP
 )
-COLUMNS = 110  # of a line of YAML
-# Hydra's own: which groups a config is made of, which class, and its settings of the terminal
-HYDRA = {"defaults", "hydra", "_target_", "_recursive_"}
-# groups whose keys are names (of scores, of what is asked for) and not settings: one comment does
-OF_NAMES = {"max", "min", "weights", "poses", "backgrounds", "outfits", "phrases"}
+MAX_COLUMNS = 110  # of a line of YAML
+# keys of Hydra: defaults lists, classes, and its own settings
+HYDRA_KEYS = {"defaults", "hydra", "_target_", "_recursive_"}
+# groups whose keys are names, such as those of scores: one comment for the group is enough
+NAME_GROUPS = {"max", "min", "weights", "poses", "backgrounds", "outfits", "phrases"}
 
 
-def unexplained(text: str) -> list[str]:
-    """The keys of a YAML text that have no comment beside them or right above them.
+def keys_without_comment(text: str) -> list[str]:
+    """Returns the keys of a YAML text without a comment in their line or the line above.
 
-    A comment at the head of a file speaks of its first key too.
+    A comment at the top of the file also explains the first key.
     """
     lines = text.splitlines()
-    found = list(keys(yaml.compose(text)))
+    key_lines = list(keys(yaml.compose(text)))
     return [
         key
-        for key, line in (found[1:] if text.startswith("#") else found)
+        for key, line in (key_lines[1:] if text.startswith("#") else key_lines)
         if " # " not in lines[line] and not (line and lines[line - 1].lstrip().startswith("#"))
     ]
 
 
 def keys(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Dotted keys with a value of their own, or of names, and their lines, counted from 0."""
+    """Yields dotted keys of values and of NAME_GROUPS, and their 0-based lines."""
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
         name = str(key.value)
-        if name in HYDRA:
+        if name in HYDRA_KEYS:
             continue
-        if isinstance(value, yaml.MappingNode) and name not in OF_NAMES:
+        if isinstance(value, yaml.MappingNode) and name not in NAME_GROUPS:
             yield from keys(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", key.start_mark.line
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONF)))
-def test_every_key_is_explained(file: Path) -> None:
-    lacking = unexplained(file.read_text(encoding="utf-8"))
-    assert not lacking, f"{file}: say what {', '.join(lacking)} is, its unit and range"
+def test_every_key_has_a_comment(file: Path) -> None:
+    missing = keys_without_comment(file.read_text(encoding="utf-8"))
+    assert not missing, f"{file}: explain {', '.join(missing)} with unit and range"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONF)))
-def test_lines_fit_a_screen(file: Path) -> None:
-    long = [line for line in file.read_text(encoding="utf-8").splitlines() if len(line) > COLUMNS]
+def test_lines_are_short(file: Path) -> None:
+    long = [
+        line for line in file.read_text(encoding="utf-8").splitlines() if len(line) > MAX_COLUMNS
+    ]
     assert not long, f"{file}: break the line {long[0]}"
 
 
-def test_missing_comments_are_noticed() -> None:
+def test_missing_comments_are_found() -> None:
     text = "# head\na: 1\nb: 2   # two\nc:   # three\n  d: 4\nmax:   # all\n  x: 1\n_target_: y\n"
-    assert unexplained(text) == ["c.d"]
-    assert unexplained("a: 1\n# two\nb: 2\n\nc: 3\nmax:\n  x: 1\n") == ["a", "c", "max"]
+    assert keys_without_comment(text) == ["c.d"]
+    assert keys_without_comment("a: 1\n# two\nb: 2\n\nc: 3\nmax:\n  x: 1\n") == ["a", "c", "max"]

@@ -1,4 +1,4 @@
-"""The structure of the code: import arrows, sizes, names, and nothing that only one system has."""
+"""Structure of the code: directions of imports, sizes, names, and no POSIX-only modules."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BELOW = {
+ALLOWED_IMPORTS = {
     "train": ("train",),
     "evaluate": ("train", "evaluate"),
     "sweeper": ("train", "evaluate", "sweeper"),
 }
-OURS = {"train", "evaluate", "sweeper", "bench", "tests"}
-FILES = sorted(file for package in BELOW for file in (ROOT / package).rglob("*.py"))
+PROJECT_PACKAGES = {"train", "evaluate", "sweeper", "bench", "tests"}
+FILES = sorted(file for package in ALLOWED_IMPORTS for file in (ROOT / package).rglob("*.py"))
 POSIX = {"fcntl", "grp", "pwd", "resource", "termios", "tty", "pty", "syslog"}
 POSIX_NAMES = {"fork", "getuid", "geteuid", "killpg", "setsid", "SIGKILL", "SIGHUP", "SIGUSR1"}
-VAGUE = {"utils", "util", "helpers", "common", "misc", "tools", "stuff", "core", "shared"}
-LONGEST = 400
-MOST_FILES = 14  # in a folder, its __init__.py included
-# what is imported to check a command's settings, and what takes seconds to import
-CHECKS = (
+VAGUE_NAMES = {"utils", "util", "helpers", "common", "misc", "tools", "stuff", "core", "shared"}
+MAX_LINES = 400
+MAX_FILES = 14  # in a folder, with its __init__.py
+# modules that check the settings of commands, and libraries that take seconds to import
+SETTINGS_MODULES = (
     "train.config.schema",
     "train.validation",
     "evaluate.config",
@@ -34,14 +34,14 @@ CHECKS = (
     "sweeper.reproduction.config",
     "sweeper.search.conditional_params",
 )
-HEAVY = {
+HEAVY_LIBRARIES = {
     "torch", "torchvision", "diffusers", "transformers", "accelerate", "mlflow", "optuna",
     "numpy", "scipy", "matplotlib", "pandas", "PIL",
 }  # fmt: skip
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
-    """The packages that are imported anywhere in a file."""
+def iterate_imports(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
+    """Yields the imported top-level packages of a file, and their statements."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name.split(".")[0], node) for alias in node.names)
@@ -50,47 +50,55 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_file_keeps_to_the_house(file: Path) -> None:
+def test_file_follows_the_rules(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     tree = ast.parse(text)
     package = file.relative_to(ROOT).parts[0]
-    above = {name for name, _ in imports(tree) if name in OURS} - {*BELOW[package]}
-    assert not above, f"{file} imports {above}, which is above it"
-    assert text.count("\n") <= LONGEST
-    assert file.stem not in VAGUE
-    assert file.parent.name not in VAGUE
-    sheltered = {node for part in ast.walk(tree) if isinstance(part, ast.Try) for node in part.body}
-    foreign = [name for name, node in imports(tree) if name in POSIX and node not in sheltered]
-    foreign += [
+    forbidden = {name for name, _ in iterate_imports(tree) if name in PROJECT_PACKAGES} - {
+        *ALLOWED_IMPORTS[package]
+    }
+    assert not forbidden, f"{file} must not import {forbidden}"
+    assert text.count("\n") <= MAX_LINES
+    assert file.stem not in VAGUE_NAMES
+    assert file.parent.name not in VAGUE_NAMES
+    in_try_blocks = {
+        node for part in ast.walk(tree) if isinstance(part, ast.Try) for node in part.body
+    }
+    posix_only = [
+        name for name, node in iterate_imports(tree) if name in POSIX and node not in in_try_blocks
+    ]
+    posix_only += [
         n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in POSIX_NAMES
     ]
-    assert not foreign, f"{file} needs {foreign}, which Windows has not"
+    assert not posix_only, f"{file} needs {posix_only}, which Windows does not have"
 
 
-def test_settings_are_checked_without_anything_heavy() -> None:
-    code = f"import sys, {', '.join(CHECKS)}; print(*sorted({HEAVY!r} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not done.stdout.split()
+def test_checking_settings_imports_no_heavy_library() -> None:
+    code = f"import sys, {', '.join(SETTINGS_MODULES)}\n"
+    code += f"print(*sorted({HEAVY_LIBRARIES!r} & sys.modules.keys()))"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not process.stdout.split()
 
 
 def test_folders_have_few_files() -> None:
     files = [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "hydra_plugins").rglob("*.py")]
     counts = Counter(file.parent for file in files)
-    crowded = {str(folder): count for folder, count in counts.items() if count > MOST_FILES}
+    crowded = {str(folder): count for folder, count in counts.items() if count > MAX_FILES}
     assert not crowded
 
 
-def unit(module: str) -> str:
-    """What an arrow between folders starts at or leads to: a folder; a package's own files stand
-    for themselves."""
+def folder_of(module: str) -> str:
+    """Returns the folder of a module; modules directly in a package stand for themselves."""
     folder = module.rpartition(".")[0]
     return folder if "." in folder else module
 
 
-def folder_arrows() -> dict[str, set[str]]:
-    """Which folder imports from which."""
+def folder_imports() -> dict[str, set[str]]:
+    """Returns for each folder the folders from which it imports."""
     modules = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in FILES}
-    arrows: dict[str, set[str]] = {}
+    imports_by_folder: dict[str, set[str]] = {}
     for file in FILES:
         module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
         if file.stem == "__init__":
@@ -98,17 +106,17 @@ def folder_arrows() -> dict[str, set[str]]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.ImportFrom) or not node.module:
                 continue
-            named = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for target in modules.intersection(named):
-                if unit(target) != unit(module):
-                    arrows.setdefault(unit(module), set()).add(unit(target))
-    return arrows
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for target in modules.intersection(names):
+                if folder_of(target) != folder_of(module):
+                    imports_by_folder.setdefault(folder_of(module), set()).add(folder_of(target))
+    return imports_by_folder
 
 
-def test_no_folders_import_each_other_in_a_circle() -> None:
-    arrows = folder_arrows()
-    assert len(arrows) > 20
+def test_folders_have_no_import_cycle() -> None:
+    imports_by_folder = folder_imports()
+    assert len(imports_by_folder) > 20
     try:
-        TopologicalSorter(arrows).prepare()
+        TopologicalSorter(imports_by_folder).prepare()
     except CycleError as error:
-        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")

@@ -21,7 +21,7 @@ MODULES = ("train.library", "evaluate.library", "sweeper.library")
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
-def test_every_public_name_is_there_and_explained(package: object) -> None:
+def test_every_public_name_exists_with_a_docstring(package: object) -> None:
     for name in package.__all__:  # type: ignore[attr-defined]
         assert getattr(package, name).__doc__.strip(), name
     with pytest.raises(AttributeError, match="nonsense"):
@@ -29,7 +29,7 @@ def test_every_public_name_is_there_and_explained(package: object) -> None:
 
 
 class LastLines(doctest.OutputChecker):
-    """Compares the end of the output: training prints how far it is."""
+    """Compares the end of the output only, because training prints its progress."""
 
     def check_output(self, want: str, got: str, optionflags: int) -> bool:
         return got.endswith(want)
@@ -39,7 +39,7 @@ class LastLines(doctest.OutputChecker):
 def test_examples(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tests = doctest.DocTestFinder().find(importlib.import_module(module))
-    results = [doctest.DocTestRunner(LastLines()).run(one) for one in tests]
+    results = [doctest.DocTestRunner(LastLines()).run(test) for test in tests]
     assert sum(result.attempted for result in results) >= 2
     assert not any(result.failed for result in results)
 
@@ -48,7 +48,7 @@ def test_from_settings_to_a_selected_checkpoint(tmp_path: Path) -> None:
     config = train_settings("training.epochs=2", "data.repeats=1", f"output={tmp_path}/lora")
     base, dataset = load_base(config.base), load_dataset(config.data)
     files = train_lora(config, base, dataset)
-    assert files == train_lora(config, base, dataset), "the same again finds it finished"
+    assert files == train_lora(config, base, dataset), "training again finds the run complete"
     scoring = evaluate_settings("probes.count=8", "probes.steps=2", f"root={tmp_path}")
     scorer = load_scorer(scoring, base, dataset)
     cards = scorer({file: epoch for epoch, file in enumerate(files, start=1)})

@@ -1,4 +1,4 @@
-"""docs/kohya-phrase-book.md: every row of its tables is what the translation does."""
+"""Every row in docs/kohya-phrase-book.md agrees with the translation."""
 
 from __future__ import annotations
 
@@ -16,46 +16,45 @@ from train.kohya_toml.parsed_config import KohyaConfig
 TEXT = (Path(__file__).parents[1] / "docs" / "kohya-phrase-book.md").read_text(encoding="utf-8")
 SPANS = re.compile(r"`([^`]+)`")
 ROWS = [
-    (SPANS.findall(theirs), SPANS.findall(ours))
-    for theirs, ours in re.findall(r"^\| (`.*`) \| (`.*`) \|$", TEXT, re.MULTILINE)
+    (SPANS.findall(kohya), SPANS.findall(overrides))
+    for kohya, overrides in re.findall(r"^\| (`.*`) \| (`.*`) \|$", TEXT, re.MULTILINE)
 ]
 DATASET = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "pictures"\n'
 
 
 @pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The places that the rows name, in the current folder."""
+def dataset_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Creates the folders and files that the rows name, in the working folder."""
     for name in ("pictures", "reg"):
         (tmp_path / name).mkdir()
     (tmp_path / "data.toml").write_text(DATASET)
     monkeypatch.chdir(tmp_path)
 
 
-def translated(*lines: str) -> list[str]:
-    """The overrides of a config of these lines."""
+def translate(*lines: str) -> list[str]:
+    """Translates a config with these lines into overrides."""
     Path("config.toml").write_text("\n".join(lines))
     return expand(["kohya=config.toml"])[0]
 
 
-@pytest.mark.parametrize(("theirs", "ours"), ROWS, ids=[" ".join(row) for row, _ in ROWS])
-def test_a_row_is_what_the_translation_does(theirs: list[str], ours: list[str]) -> None:
-    found = {*translated(*theirs)}
-    assert {*ours} <= found
-    assert {*ours} - {*translated()}, "the row says more than kohya's defaults"
+@pytest.mark.parametrize(("kohya", "overrides"), ROWS, ids=[" ".join(row) for row, _ in ROWS])
+def test_row_agrees_with_the_translation(kohya: list[str], overrides: list[str]) -> None:
+    assert {*overrides} <= {*translate(*kohya)}
+    assert {*overrides} - {*translate()}, "the row has only kohya's defaults"
 
 
-def test_every_key_that_is_translated_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: set[str] = set()
+def test_every_translated_key_is_documented(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_keys: set[str] = set()
 
     def get(config: KohyaConfig, key: str, default: Any = None) -> Any:
-        read.add(key)
-        return plain(config, key, default)
+        read_keys.add(key)
+        return original(config, key, default)
 
-    plain = KohyaConfig.get
+    original = KohyaConfig.get
     monkeypatch.setattr(KohyaConfig, "get", get)
-    translated()
-    assert read
-    assert not [key for key in sorted(read) if not re.search(rf"\b{key}\b", TEXT)]
+    translate()
+    assert read_keys
+    assert not [key for key in sorted(read_keys) if not re.search(rf"\b{key}\b", TEXT)]
 
 
 @pytest.mark.parametrize(
@@ -68,12 +67,12 @@ def test_the_lists_of_keys_are_complete(heading: str, keys: Any) -> None:
 
 
 def test_suggestions_for_mistyped_keys_agree_with_the_tables() -> None:
-    meant = {
-        theirs[0].split(" = ")[0]: {setting.partition("=")[0] for setting in ours}
-        for theirs, ours in ROWS
-        if len(theirs) == 1
+    translations = {
+        kohya[0].split(" = ")[0]: {setting.partition("=")[0] for setting in overrides}
+        for kohya, overrides in ROWS
+        if len(kohya) == 1
     }
-    for key, setting in KOHYA_NAMES.items():
-        if key in meant:
-            assert setting in meant[key]
-    assert len(KOHYA_NAMES.keys() & meant) > 15
+    for key, setting in KOHYA.items():
+        if key in translations:
+            assert setting in translations[key]
+    assert len(KOHYA.keys() & translations) > 15

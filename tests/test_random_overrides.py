@@ -1,4 +1,4 @@
-"""Whatever is typed is taken, or refused in one line; nothing ends in a traceback."""
+"""Random overrides are accepted or refused in one line; none ends in a traceback."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None], list[str]]] = {
     "report": (ReportConfig, check_report, ["study=x"]),
     "reproduce": (ReproduceConfig, check_reproduce, ["study=x"]),
 }
-SHARE = {"train": 4, "sweep": 4, "evaluate": 4, "select": 4, "report": 1, "reproduce": 5}
+WEIGHTS = {"train": 4, "sweep": 4, "evaluate": 4, "select": 4, "report": 1, "reproduce": 5}
 GROUPS = ("preset", "hydra/sweeper/sampler", "hydra/sweeper", "hydra/launcher", "nowhere")
 WORDS = r"""
 nan .nan inf .inf -inf -1 0 1 -0.0 0.5 1.5 2.0 1e3 1e26 -1e26 1e-26 1e400 0x10 1_0 1:2 100000000
@@ -58,19 +58,29 @@ FORMS = (
     *("{key}={value}",) * 14, "~{key}", "~{key}={value}", "+{key}.x={value}", "+{key}.1={value}",
     "++{key}={value}", "+{key}={value}", "{key}x={value}", "{key}@x={value}",
 )  # fmt: skip
-SEEDS, EACH = range(20), 100
-LONGEST = 1000  # characters of a message
-ENDLESS = {"growth_rate"}  # for which infinity is the default
-NUMBERS = {"lr", "weight_decay", "d0", "pack", "slope_discount", "window", "epochs", "max", "min"}
+SEEDS, LINES_PER_SEED = range(20), 100
+MAX_MESSAGE_LENGTH = 1000
+UNBOUNDED_KEYS = {"growth_rate"}  # infinity is its default
+NUMBER_KEYS = {
+    "lr",
+    "weight_decay",
+    "d0",
+    "pack",
+    "slope_discount",
+    "window",
+    "epochs",
+    "max",
+    "min",
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def composed_faster() -> Iterator[None]:
-    """Each file of conf/ is read once, and what a list of defaults comes to is merged once.
+def cached_composition() -> Iterator[None]:
+    """Caches the files of conf/, resolved defaults lists and their merged configs.
 
-    Without an override of a group the list of a command's defaults is always the same, so it is
-    made once; and so is the config whose settings a suggestion is taken from. Everything that an
-    override can change is still done by Hydra, for each of the overrides.
+    Without an override of a group, the defaults list of a command is always the same. Also caches
+    the config from which suggestions are taken. Hydra still does everything that an override can
+    change, for each of them.
     """
     read, merge = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
     resolve = defaults_list._create_defaults_list
@@ -85,7 +95,7 @@ def composed_faster() -> Iterator[None]:
 
     def merge_once(self: ConfigLoaderImpl, defaults: Any, repo: Any) -> DictConfig:
         key = repr(defaults)
-        if key not in merged:  # a merge takes nodes over from the files
+        if key not in merged:  # a merge reuses nodes of the files
             merged[key] = copy.deepcopy(merge(self, defaults, repo))
         return copy.deepcopy(merged[key])
 
@@ -93,16 +103,20 @@ def composed_faster() -> Iterator[None]:
         repo: Any, config_name: str, overrides: Any, prepend_hydra: bool, skip_missing: bool
     ) -> Any:
         key = config_name, prepend_hydra, skip_missing
-        of_groups = overrides.override_choices, overrides.append_group_defaults, overrides.deletions
-        if any(of_groups):
+        group_overrides = (
+            overrides.override_choices,
+            overrides.append_group_defaults,
+            overrides.deletions,
+        )
+        if any(group_overrides):
             return resolve(repo, config_name, overrides, prepend_hydra, skip_missing)
         if key not in lists:
-            found = resolve(repo, config_name, overrides, prepend_hydra, skip_missing)
-            about = {k: v for k, v in vars(overrides).items() if k != "config_overrides"}
-            lists[key] = found, copy.deepcopy(about)
-        found, about = lists[key]
-        vars(overrides).update(copy.copy(about))
-        return found
+            result = resolve(repo, config_name, overrides, prepend_hydra, skip_missing)
+            state = {k: v for k, v in vars(overrides).items() if k != "config_overrides"}
+            lists[key] = result, copy.deepcopy(state)
+        result, state = lists[key]
+        vars(overrides).update(copy.copy(state))
+        return result
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigRepository, "load_config", read_once)
@@ -115,61 +129,61 @@ def composed_faster() -> Iterator[None]:
 @cache
 def keys_of(name: str) -> list[str]:
     config = composed(name, COMMANDS[name][2])
-    found = [*dotted_keys(config), *GROUPS]
+    names = [*keys(config), *GROUPS]
     if name == "sweep":
         hydra = composed(name, with_hydra=True).hydra
-        found += [f"hydra.sweeper.{key}" for key in dotted_keys(hydra.sweeper)]
-    return found
+        names += [f"hydra.sweeper.{key}" for key in keys(hydra.sweeper)]
+    return names
 
 
-def lines(seed: int) -> Iterator[tuple[str, list[str]]]:
-    """Command lines with a random override each, and the command of each."""
+def random_lines(seed: int) -> Iterator[tuple[str, list[str]]]:
+    """Yields commands and their arguments, which contain a random override."""
     choose = random.Random(seed)
-    for _ in range(EACH):
-        name = choose.choices([*SHARE], [*SHARE.values()])[0]
+    for _ in range(LINES_PER_SEED):
+        name = choose.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
         key, value = choose.choice(keys_of(name)), choose.choice(VALUES)
         override = choose.choice(FORMS).format(key=key, value=value)
-        needed = [] if "study" in override.split("=")[0] else COMMANDS[name][2]
+        required = [] if "study" in override.split("=")[0] else COMMANDS[name][2]
         multirun = ["-m"] if name == "sweep" and choose.random() < 0.3 else []
-        yield name, [*multirun, override, *needed]
+        yield name, [*multirun, override, *required]
 
 
-def nonsense(value: Any, key: str = "") -> Iterator[str]:
-    """Numbers among settings that are none, or have no end."""
+def invalid_numbers(value: Any, key: str = "") -> Iterator[str]:
+    """Yields booleans in place of numbers, and numbers that are NaN or unbounded."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from nonsense(inner, name)
+            yield from invalid_numbers(inner, name)
     elif isinstance(value, list):
         for inner in value:
-            yield from nonsense(inner, key)
+            yield from invalid_numbers(inner, key)
     elif isinstance(value, bool):
-        yield from [f"{key}={value}"] if key in NUMBERS else []
-    elif isinstance(value, int | float) and key not in ENDLESS and not abs(value) < 1e12:
+        yield from [f"{key}={value}"] if key in NUMBER_KEYS else []
+    elif isinstance(value, int | float) and key not in UNBOUNDED_KEYS and not abs(value) < 1e12:
         yield f"{key}={value}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_any_override_is_taken_or_refused_in_one_line(seed: int) -> None:
-    taken = 0
-    for name, line in lines(seed):
+def test_random_override_is_accepted_or_refused_in_one_line(seed: int) -> None:
+    accepted = 0
+    for name, line in random_lines(seed):
         schema, check, _ = COMMANDS[name]
         hydra = check_search if name == "sweep" else lambda config: None
         checked: list[Any] = []
 
-        def both(config: Any, check: Any = check, checked: list[Any] = checked) -> None:
+        def check_and_record(config: Any, check: Any = check, checked: list[Any] = checked) -> None:
             check(config)
             checked.append(asdict(config))
 
         try:
-            preflight(name, line, schema, both, is_active, hydra)
+            preflight(name, line, schema, check_and_record, is_active, hydra)
         except SystemExit as end:
             message = str(end.code)
             assert message.startswith("error: "), line
             assert len(message.splitlines()) == 1, line
-            assert len(message) <= LONGEST, line
+            assert len(message) <= MAX_MESSAGE_LENGTH, line
             continue
         except Exception as error:
             raise AssertionError(f"{name} {line}: {error!r}") from error
-        taken += 1
-        assert not list(nonsense(checked)), line
-    assert 0 < taken < EACH
+        accepted += 1
+        assert not list(invalid_numbers(checked)), line
+    assert 0 < accepted < LINES_PER_SEED

@@ -1,4 +1,4 @@
-"""Numbers lie in declared ranges; what only torch can tell is tried before a model is loaded."""
+"""Numbers have declared ranges, and classes are constructed before a model is loaded."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ COMMANDS: dict[str, tuple[type, Any]] = {
     "reproduce": (ReproduceConfig, check_reproduce),
 }
 TABLES = {"optimizer": OPTIMIZERS, "pruner": PRUNERS, "hydra/sweeper/sampler": SAMPLERS}
-SHIPPED = [(group, target) for group, table in TABLES.items() for target in table]
-# what no command line can say (an object, a function), or what the program itself hands over
-UNSAYABLE = {
+SHIPPED_CLASSES = [(group, target) for group, table in TABLES.items() for target in table]
+# arguments that no command line can express (objects, functions), or that the program passes
+NOT_CONFIGURABLE = {
     "params", "args", "gamma", "weights", "constraints_func", "independent_sampler", "x0",
     "source_trials", "mutation", "crossover", "reference_points", "child_generation_strategy",
     "elite_population_selection_strategy", "after_trial_strategy",
 }  # fmt: skip
 
 
-def numbers(schema: Any, prefix: str = "") -> Iterator[tuple[str, Range | None]]:
-    """The numeric fields of a dataclass, however deep, and their ranges."""
+def numeric_fields(schema: Any, prefix: str = "") -> Iterator[tuple[str, Range | None]]:
+    """Yields the keys of all numeric fields of a nested dataclass, and their ranges."""
     hints = get_type_hints(schema)
-    for one in fields(schema):
-        kind = hints[one.name]
+    for field in fields(schema):
+        kind = hints[field.name]
         if is_dataclass(kind):
-            yield from numbers(kind, f"{prefix}{one.name}.")
+            yield from numeric_fields(kind, f"{prefix}{field.name}.")
         elif {int, float} & {kind, *get_args(kind)}:
-            yield f"{prefix}{one.name}", one.metadata.get(RANGE)
+            yield f"{prefix}{field.name}", field.metadata.get(RANGE)
 
 
 @cache
@@ -67,25 +67,25 @@ def defaults(name: str) -> DictConfig:
 
 @pytest.mark.parametrize("schema", [schema for schema, _ in COMMANDS.values()] + [SearchConfig])
 def test_every_number_declares_its_range(schema: type) -> None:
-    found = dict(numbers(schema))
-    assert found
-    assert not [key for key, within in found.items() if within is None]
-    assert all(math.isfinite(within.high) for within in found.values() if within)
+    ranges = dict(numeric_fields(schema))
+    assert ranges
+    assert not [key for key, limits in ranges.items() if limits is None]
+    assert all(math.isfinite(limits.high) for limits in ranges.values() if limits)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_no_number_is_endless_or_something_else(name: str) -> None:
+def test_invalid_numbers_are_refused(name: str) -> None:
     schema, _ = COMMANDS[name]
-    for key, _ in numbers(schema):
+    for key, _ in numeric_fields(schema):
         for wrong in (math.nan, math.inf, -math.inf, 1e26, -1e26, 10**400, True, "fast", [1]):
             config = copy.deepcopy(defaults(name))
-            free = isinstance(OmegaConf.select(config, key), DictConfig)
-            OmegaConf.update(config, key, {"copying": wrong} if free else wrong, merge=False)
+            is_group = isinstance(OmegaConf.select(config, key), DictConfig)
+            OmegaConf.update(config, key, {"copying": wrong} if is_group else wrong, merge=False)
             with pytest.raises(ConfigError, match=key):
                 parse_config(schema, config)
 
 
-def test_the_ends_of_a_range_belong_to_it_unless_it_says_so() -> None:
+def test_ranges_include_their_ends_unless_open() -> None:
     assert [n in Range(0, 1) for n in (-1e-9, 0, 1, 1.1)] == [False, True, True, False]
     assert [n in Range(0, 1, open_low=True, open_high=True) for n in (0, 0.5, 1)] == [0, 1, 0]
     assert str(Range(0, 1, open_high=True)) == "from 0 to below 1"
@@ -174,7 +174,7 @@ def test_the_ends_of_a_range_belong_to_it_unless_it_says_so() -> None:
         ("scheduler.warmup_epochs=11 training.epochs=10", "scheduler.warmup_epochs: 11 is more"),
     ],
 )
-def test_a_wrong_value_is_one_line_that_says_what_can_be(line: str, words: str) -> None:
+def test_wrong_value_is_refused_in_one_line(line: str, words: str) -> None:
     with pytest.raises(SystemExit) as end:
         preflight("sweep", line.split(), SweepConfig, check_sweep, check_hydra=check_search)
     message = str(end.value.code)
@@ -197,7 +197,7 @@ def test_a_wrong_value_is_one_line_that_says_what_can_be(line: str, words: str) 
         ["base.path=model.ckpt"],
     ],
 )
-def test_evaluate_checks_its_pictures_and_its_base_too(line: list[str]) -> None:
+def test_evaluate_checks_data_and_base_settings(line: list[str]) -> None:
     with pytest.raises(SystemExit, match=f"error: {line[0].split('=')[0]}"):
         preflight("evaluate", line, EvaluateConfig, check_evaluate)
 
@@ -208,7 +208,7 @@ def test_evaluate_checks_its_pictures_and_its_base_too(line: list[str]) -> None:
         "data.resolution=4096 data.repeats=10000 training.epochs=100000",
         "training.max_steps=10000000 probes.count=4096 network.rank=320 network.alpha=10000",
         "optimizer=dadaptation optimizer.growth_rate=inf",
-        "optimizer.lr=1e6 training.max_steps=1 pack=1",  # hopeless, and a person's to try
+        "optimizer.lr=1e6 training.max_steps=1 pack=1",  # unreasonable but allowed
         "optimizer=prodigy +optimizer.d_coef=2 +optimizer.beta3=null",
         "optimizer._target_=my.own.Optimizer +optimizer.whatever=[1,2]",
         "data.flip=yes data.validation_fraction=0 scheduler.warmup_steps=0",
@@ -216,30 +216,30 @@ def test_evaluate_checks_its_pictures_and_its_base_too(line: list[str]) -> None:
         "hydra/sweeper=basic",
     ],
 )
-def test_what_is_unusual_and_possible_is_taken(line: str) -> None:
+def test_unusual_but_valid_values_are_accepted(line: str) -> None:
     preflight("sweep", line.split(), SweepConfig, check_sweep, check_hydra=check_search)
 
 
-@pytest.mark.parametrize(("group", "target"), SHIPPED)
-def test_the_declared_arguments_are_those_of_the_class(group: str, target: str) -> None:
+@pytest.mark.parametrize(("group", "target"), SHIPPED_CLASSES)
+def test_declared_arguments_match_the_class(group: str, target: str) -> None:
     declared = TABLES[group][target]
     module, _, name = target.rpartition(".")
     cls = getattr(importlib.import_module(module), name)
-    real = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
-    real = {key: one for key, one in real.items() if one.kind is not one.VAR_KEYWORD}
-    assert set(declared) <= set(real)
-    assert set(real) - set(declared) <= UNSAYABLE
-    must = {key for key, one in real.items() if one.default is one.empty} - UNSAYABLE
-    assert must <= {key for key, argument in declared.items() if argument.required}
-    own = {key: one.default for key, one in real.items() if key in declared and key not in must}
+    parameters = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
+    parameters = {k: p for k, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+    assert set(declared) <= set(parameters)
+    assert set(parameters) - set(declared) <= NOT_CONFIGURABLE
+    required = {k for k, p in parameters.items() if p.default is p.empty} - NOT_CONFIGURABLE
+    assert required <= {key for key, argument in declared.items() if argument.required}
+    defaults = {k: p.default for k, p in parameters.items() if k in declared and k not in required}
     if group != "optimizer":
-        own.pop("lr", None)
-        wrong = {key: value for key, value in own.items() if not declared[key].accepts(value)}
-        assert not wrong, "the class's own defaults are among what it takes"
+        defaults.pop("lr", None)
+        wrong = {key: value for key, value in defaults.items() if not declared[key].accepts(value)}
+        assert not wrong, "the defaults of the class must be accepted"
 
 
 @pytest.mark.parametrize("group", TABLES)
-def test_all_that_is_shipped_is_declared(group: str) -> None:
+def test_every_shipped_class_is_declared(group: str) -> None:
     shipped = {yaml.safe_load(file.read_text())[TARGET] for file in (CONF / group).glob("*.yaml")}
     assert shipped == set(TABLES[group])
 
@@ -259,7 +259,7 @@ def test_all_that_is_shipped_is_declared(group: str) -> None:
         ("base.device=hpu", "base.device: hpu is not available on this machine"),
     ],
 )
-def test_what_only_torch_can_tell(line: str, words: str) -> None:
+def test_construction_errors_name_the_setting(line: str, words: str) -> None:
     config = settings("train", TrainConfig, line.split())
     check_train(config)
     with pytest.raises(ConfigError, match=words):
@@ -278,7 +278,7 @@ def test_what_only_torch_can_tell(line: str, words: str) -> None:
         ),
     ],
 )
-def test_another_pruner_is_made_before_a_model_is_loaded(
+def test_custom_pruner_is_constructed_before_a_model_is_loaded(
     settings: dict[str, Any], words: str
 ) -> None:
     check_pruner(settings)
@@ -289,5 +289,5 @@ def test_another_pruner_is_made_before_a_model_is_loaded(
 @pytest.mark.parametrize(
     "optimizer", sorted(file.stem for file in (CONF / "optimizer").glob("*.yaml"))
 )
-def test_every_optimizer_can_be_made(optimizer: str) -> None:
+def test_every_optimizer_can_be_constructed(optimizer: str) -> None:
     check_construction(settings("train", TrainConfig, [f"optimizer={optimizer}"]))

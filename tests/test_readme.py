@@ -1,9 +1,9 @@
-"""The commands of the README and of docs/, copied as they stand.
+"""Checks and runs the commands in the README and docs/.
 
-Every one is walked: what it names exists, its settings compose and pass the checks that come
-before any model is loaded. The lines of REAL, and all Python, are then run in a copy of the
-program without any results, at small settings. A command of a new kind fails until WALKS or
-MODULES, below, say how it is walked.
+Every command is checked: the files and modules that it names exist, and its settings pass the
+checks that come before any model is loaded. The commands of EXECUTED, and all Python examples, are
+also run with small settings, in a copy of the program without results. A new kind of command fails
+until CHECKS or MODULES, below, say how to check it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,16 @@ import yaml
 from accelerate.commands.launch import launch_command_parser
 from mlflow.cli import cli as mlflow_command
 
-from sweeper.stop_request import REQUEST_FILE as LEAVE
-from tests.walking import Step, blocks, commands, is_python, program_of, words, written
+from sweeper.stop_request import FILE as STOP_FILE
+from tests.documented_commands import (
+    Step,
+    blocks,
+    commands,
+    is_python,
+    program_of,
+    to_json,
+    words,
+)
 from train.cli.arguments import ALLOW_CLASS, ALLOW_PATH
 from train.cli.compose import settings
 from train.config.flattening import flatten
@@ -42,42 +50,43 @@ TEXTS = {
     str(file.relative_to(ROOT)): file.read_text(encoding="utf-8")
     for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 }
-COMMANDS: dict[str, str] = {}  # each once, with the file that has it first
+COMMANDS: dict[str, str] = {}  # command -> the first file that contains it
 for name, text in TEXTS.items():
     for command in commands(text):
         COMMANDS.setdefault(command, name)
-HERE = "tests/test_readme.py does not know how to walk it"
-LIMIT = 900  # seconds
-NAMES = ("puppets", "my_person", "mine", "long", "me")  # of the studies that are begun
+TIMEOUT_SECONDS = 900
+STUDIES = ("puppets", "my_person", "mine", "long", "me")  # that the commands create
 
-# what the texts leave open, and what stands for it here
+# placeholders in the texts, and their values in the tests
 PLACEHOLDERS = {
-    "<an MLflow run id of a trial>": "RUN_ID",  # of the sweep that was run before
+    "<an MLflow run id of a trial>": "RUN_ID",  # of the preceding sweep
     "<its address>": "127.0.0.1",
     "--allow-path=/data": "--allow-path=.",
 }
 FAST = ("data.repeats=1", "training.epochs=1")
 SMALL = (*FAST, "probes.count=8", "probes.steps=1", "scores.resamples=10", "scores.baseline=1")
-# /my/model.safetensors is a folder with a small model: a file's is always of full size
-OTHER = (
+# /my/model.safetensors is a folder with a small model here, because the model in a single file
+# always has full size
+SMALL_BASE = (
     "data.resolution=32",
     "base.precision=fp32",
     "scores.clip_model=puppets",
     "scores.pose_detector=layout",
 )
-# out/my_lora*.safetensors of `python -m evaluate`: what the sweep before it made
+# out/my_lora*.safetensors of `python -m evaluate` are the results of the preceding sweep
 LORAS = {"mlruns/studies/my_person/best.safetensors": ["out/my_lora.safetensors"]}
-# every line that starts a module of ours is run, in the order of the texts and in one folder, and
-# has its place here, by how it goes on: the settings that make it short, or why it is not run
-ONE = ("hydra.sweeper.n_trials=1", *SMALL)
-REAL: dict[str, tuple[str, ...] | str] = {
-    r"sweeper -m$": ONE,
-    r"sweeper -m data\.path=/my/pictures .*study\.name=my_person$": (*ONE, *OTHER),
+# Every command that starts a module of this project has an entry here, as a pattern. The value is
+# either the settings that make it short, or the reason why it is not run. All are run in one
+# folder, in the order of the texts.
+ONE_TRIAL = ("hydra.sweeper.n_trials=1", *SMALL)
+EXECUTED: dict[str, tuple[str, ...] | str] = {
+    r"sweeper -m$": ONE_TRIAL,
+    r"sweeper -m data\.path=/my/pictures .*study\.name=my_person$": (*ONE_TRIAL, *SMALL_BASE),
     r"sweeper network\.rank=16": SMALL,
-    r"sweeper -m network\.rank=4,8,16": ONE,
-    r"sweeper -m study\.enqueue=.*study\.name=long$": ONE,
-    r"sweeper -m study\.name=me hydra\.sweeper\.n_trials=40": ONE,
-    r"sweeper -m study\.name=me hydra/launcher=processes": "test_workers.py does it",
+    r"sweeper -m network\.rank=4,8,16": ONE_TRIAL,
+    r"sweeper -m study\.enqueue=.*study\.name=long$": ONE_TRIAL,
+    r"sweeper -m study\.name=me hydra\.sweeper\.n_trials=40": ONE_TRIAL,
+    r"sweeper -m study\.name=me hydra/launcher=processes": "test_workers.py runs it",
     r"sweeper -m study\.name=me hydra/launcher=slurm": "there is no cluster",
     r"sweeper -m study\.name=me hydra/launcher=ray_cluster": "there is no cluster",
     r"sweeper --help": (),
@@ -89,67 +98,67 @@ REAL: dict[str, tuple[str, ...] | str] = {
     r"sweeper\.reproduce run_id=": (),
     r"sweeper\.reproduce study=puppets": (),
     r"sweeper\.reproduce lora=mlruns/studies/puppets": (),
-    r"evaluate checkpoints=out/my_lora": (*SMALL[len(FAST) :], *OTHER),
-    r"train\.puppets": "it trains the base that comes with the program: two hours",
-    r"bench\.": "it measures for minutes to hours",
-    r"(venv|pip|pytest)": "it installs, or runs these tests",
-    r"(sweeper|evaluate|train)\b": "one of its kind is run above; the settings are composed",
+    r"evaluate checkpoints=out/my_lora": (*SMALL[len(FAST) :], *SMALL_BASE),
+    r"train\.puppets": "trains the embedded base for two hours",
+    r"bench\.": "takes minutes to hours",
+    r"(venv|pip|pytest)": "installs packages, or runs these tests",
+    r"(sweeper|evaluate|train)\b": "a similar command is run; the settings are checked",
 }
 
 
-def unknown(command: object) -> None:
-    pytest.fail(f"`{command}`: {HERE}: add it to WALKS, MODULES or PLACEHOLDERS")
+def fail_unknown(command: object) -> None:
+    pytest.fail(f"`{command}`: unknown command; add it to CHECKS, MODULES or PLACEHOLDERS")
 
 
-def filled_in(command: str) -> str:
+def fill_placeholders(command: str) -> str:
     for placeholder, value in PLACEHOLDERS.items():
         command = command.replace(placeholder, value)
     if re.search(r"<[^>]*>", command):
-        unknown(command)
+        fail_unknown(command)
     return command
 
 
-def walk(command: str) -> None:
-    """Fails where a command cannot be right."""
-    program = program_of(filled_in(command))
-    if program not in WALKS:
-        unknown(command)
-    WALKS[program](words(filled_in(command))[1:])
+def check_command(command: str) -> None:
+    """Fails if a command cannot work."""
+    program = program_of(fill_placeholders(command))
+    if program not in CHECKS:
+        fail_unknown(command)
+    CHECKS[program](words(fill_placeholders(command))[1:])
 
 
-def python(arguments: list[str]) -> None:
+def check_python(arguments: list[str]) -> None:
     if arguments[:2] == ["-m", "pip"]:
-        pip(arguments[2:])
+        check_pip(arguments[2:])
     elif arguments[:2] not in (["-m", "venv"], ["-m", "pytest"]):
         if arguments[:1] != ["-m"]:
-            unknown(f"python {' '.join(arguments)}")
-        module(arguments[1], arguments[2:])
+            fail_unknown(f"python {' '.join(arguments)}")
+        check_module(arguments[1], arguments[2:])
 
 
-def module(name: str, arguments: list[str]) -> None:
-    """A command of our own: composed and checked as it begins, and no further."""
-    found = importlib.util.find_spec(name)
-    assert found, f"there is no module {name}"
-    if found.submodule_search_locations:
-        found = importlib.util.find_spec(f"{name}.__main__")
-        assert found, f"{name} cannot be run"
-    assert found.origin
-    source = Path(found.origin).read_text(encoding="utf-8")
+def check_module(name: str, arguments: list[str]) -> None:
+    """Checks a command of this project: runs it up to the end of its checks."""
+    spec = importlib.util.find_spec(name)
+    assert spec, f"there is no module {name}"
+    if spec.submodule_search_locations:
+        spec = importlib.util.find_spec(f"{name}.__main__")
+        assert spec, f"{name} cannot be run"
+    assert spec.origin
+    source = Path(spec.origin).read_text(encoding="utf-8")
     if re.search(r"^ *run\($|^ *run\(\"", source, re.MULTILINE):  # of train.cli.app
-        compose_alone(name, arguments)
+        check_settings(name, arguments)
     elif name in MODULES:
         MODULES[name](arguments)
     elif name.startswith("bench.") and not arguments:
         assert 'if __name__ == "__main__":' in source
     else:
-        unknown(f"python -m {name} {' '.join(arguments)}")
+        fail_unknown(f"python -m {name} {' '.join(arguments)}")
 
 
-def compose_alone(name: str, arguments: list[str]) -> None:
-    """Everything that the command does before its work; --cfg, --help and --info to their end."""
+def check_settings(name: str, arguments: list[str]) -> None:
+    """Runs a command up to its work, or to its end for --cfg, --help and --info."""
     reached: list[str] = []
-    ours = ("-m", "--multirun", ALLOW_PATH, ALLOW_CLASS)  # with these it does its work
-    flags = [a for a in arguments if a.startswith("-") and a.partition("=")[0] not in ours]
+    work_flags = ("-m", "--multirun", ALLOW_PATH, ALLOW_CLASS)
+    flags = [a for a in arguments if a.startswith("-") and a.partition("=")[0] not in work_flags]
     before, code = signal.getsignal(signal.SIGTERM), None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [name, *arguments])
@@ -165,46 +174,46 @@ def compose_alone(name: str, arguments: list[str]) -> None:
     assert flags or reached
 
 
-def make(arguments: list[str]) -> None:
-    """Its lines, each walked in its turn."""
-    for line in lines_of(*arguments):
-        walk(line)
+def check_make(arguments: list[str]) -> None:
+    """Checks each command of the make targets."""
+    for line in make_commands(*arguments):
+        check_command(line)
 
 
-def lines_of(*targets: str) -> list[str]:
-    """What make would do."""
-    said = subprocess.run(
+def make_commands(*targets: str) -> list[str]:
+    """Returns the commands that make would run."""
+    process = subprocess.run(
         ["make", "-n", "--no-print-directory", *targets], cwd=ROOT, capture_output=True, text=True
     )
-    assert said.returncode == 0, said.stderr
-    return [line.strip() for line in re.sub(r"\\\n\s*", " ", said.stdout).splitlines()]
+    assert process.returncode == 0, process.stderr
+    return [line.strip() for line in re.sub(r"\\\n\s*", " ", process.stdout).splitlines()]
 
 
-def pip(arguments: list[str]) -> None:
-    about = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+def check_pip(arguments: list[str]) -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for extras in re.findall(r"\.\[([\w,]+)\]", " ".join(arguments)):
         for extra in extras.split(","):
-            assert f"\n{extra} = [" in about, f"pyproject.toml has no extra {extra}"
+            assert f"\n{extra} = [" in project, f"pyproject.toml has no extra {extra}"
     for option, file in itertools.pairwise(arguments):
         assert option != "-c" or (ROOT / file).is_file()
 
 
-def touch(arguments: list[str]) -> None:
+def check_touch(arguments: list[str]) -> None:
     (file,) = map(Path, arguments)
-    asks = file.name == LEAVE and str(file.parent.parent) == "mlruns/studies"
-    assert asks or file == Path(".venv/ready"), f"touch {file} does nothing"
+    is_stop_request = file.name == STOP_FILE and str(file.parent.parent) == "mlruns/studies"
+    assert is_stop_request or file == Path(".venv/ready"), f"touch {file} does nothing"
 
 
-def accelerate(arguments: list[str]) -> None:
-    """`accelerate launch -m`: its options, and the command that each process runs."""
+def check_accelerate(arguments: list[str]) -> None:
+    """Checks the options of `accelerate launch -m`, and the command that each process runs."""
     assert arguments.pop(0) == "launch"
-    found = launch_command_parser().parse_args(arguments)
-    assert found.module
-    module(found.training_script, found.training_script_args)
+    options = launch_command_parser().parse_args(arguments)
+    assert options.module
+    check_module(options.training_script, options.training_script_args)
 
 
-def options(command: click.Command) -> Callable[[list[str]], None]:
-    """Whether another program's command takes these options; nothing is started."""
+def check_options(command: click.Command) -> Callable[[list[str]], None]:
+    """Returns a check of the options of another program's command, which is not started."""
 
     def check(arguments: list[str]) -> None:
         inner = command
@@ -215,52 +224,52 @@ def options(command: click.Command) -> Callable[[list[str]], None]:
     return check
 
 
-def ray(arguments: list[str]) -> None:
+def check_ray(arguments: list[str]) -> None:
     scripts = pytest.importorskip("ray.scripts.scripts")
-    options(scripts.cli)(arguments)
+    check_options(scripts.cli)(arguments)
 
 
-def tool(arguments: list[str]) -> None:
-    """ruff and mypy: make test runs them. What make says needs no walk."""
+def accept(arguments: list[str]) -> None:
+    """Accepts any arguments: `make lint` runs ruff and mypy, and echo needs no check."""
 
 
-def stages(arguments: list[str]) -> None:
+def check_stages(arguments: list[str]) -> None:
     assert set(arguments) <= set(STAGES)
 
 
-def translate(files: list[str]) -> None:
+def check_translation(files: list[str]) -> None:
     assert expand([f"{key}={file}" for key, file in zip((KOHYA, DATASET), files, strict=False)])
 
 
-def variable(arguments: list[str]) -> None:
-    """Windows' `set`: only of variables that the Makefile sets too."""
+def check_variable(arguments: list[str]) -> None:
+    """Checks that `set` of Windows sets a variable that the Makefile sets too."""
     (assignment,) = arguments
     assert assignment in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-WALKS: dict[str, Callable[[list[str]], None]] = {
-    "python": python,
-    "make": make,
-    "pip": pip,
-    "touch": touch,
-    "accelerate": accelerate,
-    "mlflow": options(mlflow_command),
-    "ray": ray,
-    "set": variable,
-    "ruff": tool,
-    "mypy": tool,
-    "echo": tool,
+CHECKS: dict[str, Callable[[list[str]], None]] = {
+    "python": check_python,
+    "make": check_make,
+    "pip": check_pip,
+    "touch": check_touch,
+    "accelerate": check_accelerate,
+    "mlflow": check_options(mlflow_command),
+    "ray": check_ray,
+    "set": check_variable,
+    "ruff": accept,
+    "mypy": accept,
+    "echo": accept,
 }
-# our modules that are not composed by Hydra, and how their arguments are checked
+# modules of this project without Hydra, and the checks of their arguments
 MODULES: dict[str, Callable[[list[str]], None]] = {
-    "train.puppets": stages,
-    "train.kohya": translate,
+    "train.puppets": check_stages,
+    "train.kohya": check_translation,
 }
 
 
 @pytest.fixture
-def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """kohya's config.toml and data.toml in the current folder."""
+def kohya_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes kohya's config.toml and data.toml in the working folder."""
     (tmp_path / "config.toml").write_text(
         f'pretrained_model_name_or_path = "puppets"\ntrain_data_dir = "{EMBEDDED_FOLDER}"\n'
     )
@@ -270,14 +279,14 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("command", "file"), COMMANDS.items())
-@pytest.mark.usefixtures("configs", "capsys")
-def test_command_is_one_that_works(command: str, file: str) -> None:
-    walk(command)
+@pytest.mark.usefixtures("kohya_configs", "capsys")
+def test_command_is_valid(command: str, file: str) -> None:
+    check_command(command)
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_links_lead_somewhere(name: str) -> None:
-    """Files that exist, and headings that are in them."""
+def test_links_are_valid(name: str) -> None:
+    """Linked files and headings exist."""
     for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[name]):
         if "://" in link:
             continue
@@ -289,15 +298,15 @@ def test_links_lead_somewhere(name: str) -> None:
             assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings]
 
 
-def test_defaults_of_a_persons_own_compose(tmp_path: Path) -> None:
-    """The example of conf/local.yaml has settings that there are."""
+def test_example_of_local_defaults_is_valid(tmp_path: Path) -> None:
+    """The example of conf/local.yaml in docs/own-pictures.md has valid keys."""
     (example,) = re.findall(r"```yaml\n(.*?)```", TEXTS["docs/own-pictures.md"], re.DOTALL)
-    given = {f"{key}={value}" for key, value in flatten(yaml.safe_load(example)).items()}
-    assert settings("train", TrainConfig, [*given, "data.trigger=sks person"])
+    overrides = {f"{key}={value}" for key, value in flatten(yaml.safe_load(example)).items()}
+    assert settings("train", TrainConfig, [*overrides, "data.trigger=sks person"])
 
 
-def test_unknown_commands_are_noticed() -> None:
-    wrong = """
+def test_invalid_commands_are_found() -> None:
+    invalid = """
         python -m train.nothing
         sudo make sweep
         python -m sweeper run_id=<x y>
@@ -309,12 +318,12 @@ def test_unknown_commands_are_noticed() -> None:
         touch x
         mlflow server --prt 3
     """
-    for command in wrong.split("\n")[1:-1]:
+    for command in invalid.split("\n")[1:-1]:
         with pytest.raises((AssertionError, pytest.fail.Exception, click.ClickException)):
-            walk(command.strip())
+            check_command(command.strip())
 
 
-def test_commands_are_found() -> None:
+def test_commands_are_extracted() -> None:
     text = "Do `make x` or `a b`.\n\n    one \\\n      two   # why\n    # three\n\n```\nfour\n```\n"
     text += "\n```yaml\nfive: 5\n```\n"
     assert commands(text) == ["one two   # why", "four", "make x"]
@@ -324,57 +333,61 @@ def test_commands_are_found() -> None:
     assert not is_python("make x")
 
 
-def test_the_walk(base_folder: Path, image_folder: Path, tmp_path: Path, configs: None) -> None:
+def test_executed_commands_work(
+    base_folder: Path, picture_folder: Path, tmp_path: Path, kohya_configs: None
+) -> None:
     copy = tmp_path / "copy"
-    listed = subprocess.run(
+    tracked = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True,
         text=True, check=True,
     )  # fmt: skip
-    for name in filter(None, listed.stdout.split("\0")):
+    for name in filter(None, tracked.stdout.split("\0")):
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, copy / name)
-    for name in ("config.toml", "data.toml"):  # files may name what lies beside them
-        here = str(EMBEDDED_FOLDER.relative_to(ROOT))
-        content = (tmp_path / name).read_text().replace(str(EMBEDDED_FOLDER), here)
+    for name in ("config.toml", "data.toml"):  # configs may name files in their own folder
+        relative = str(EMBEDDED_FOLDER.relative_to(ROOT))
+        content = (tmp_path / name).read_text().replace(str(EMBEDDED_FOLDER), relative)
         (copy / name).write_text(content)
     if not (copy / ".venv").exists():
         (copy / ".venv").symlink_to(sys.prefix)
-    mine = {"/my/pictures": str(image_folder), "/my/model.safetensors": str(base_folder)}
-    said = subprocess.run(
-        [".venv/bin/python", "-m", "tests.walking"], input=written(steps(mine)), cwd=copy,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT,
+    user_paths = {"/my/pictures": str(picture_folder), "/my/model.safetensors": str(base_folder)}
+    process = subprocess.run(
+        [".venv/bin/python", "-m", "tests.documented_commands"],
+        input=to_json(collect_steps(user_paths)), cwd=copy,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT_SECONDS,
         env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
     )  # fmt: skip
-    assert said.returncode == 0, said.stdout
-    assert said.stdout.count("verdict: ") == 3, said.stdout  # of the three ways to reproduce
-    results = [copy / "mlruns/studies" / name / "result.json" for name in NAMES]
-    assert [json.loads(file.read_text())["epoch"] for file in results] == [1] * len(NAMES)
+    assert process.returncode == 0, process.stdout
+    # there are three ways to reproduce
+    assert process.stdout.count("verdict: ") == 3, process.stdout
+    results = [copy / "mlruns/studies" / name / "result.json" for name in STUDIES]
+    assert [json.loads(file.read_text())["epoch"] for file in results] == [1] * len(STUDIES)
     assert (copy / "outputs/lora/lora.safetensors").is_file()
     assert json.loads((copy / "outputs/scores/scorecards.json").read_text())["cards"]
 
 
-def steps(mine: dict[str, str]) -> list[Step]:
-    """The commands in their order, as far as REAL has them run; then the Python."""
-    found = []
+def collect_steps(user_paths: dict[str, str]) -> list[Step]:
+    """Returns the steps of the commands that EXECUTED runs, then those of the Python examples."""
+    steps = []
     for command in COMMANDS:
-        lines = lines_of("sweep") if command.startswith("make sweep") else [command]
+        lines = make_commands("sweep") if command.startswith("make sweep") else [command]
         for line in lines:
             if program_of(line) in ("python", "py"):
-                found += step_of(line, mine)
-    pieces = [block for text in TEXTS.values() for block in blocks(text) if is_python(block)]
-    return found + [Step("", [], block) for block in pieces]
+                steps += step_of(line, user_paths)
+    examples = [block for text in TEXTS.values() for block in blocks(text) if is_python(block)]
+    return steps + [Step("", [], block) for block in examples]
 
 
-def step_of(line: str, mine: dict[str, str]) -> list[Step]:
-    """A line for Python as a step, if it is run."""
-    name, *arguments = words(filled_in(line))[2:]
-    said = " ".join([name, *arguments])
-    extra = next((short for start, short in REAL.items() if re.match(start, said)), None)
+def step_of(line: str, user_paths: dict[str, str]) -> list[Step]:
+    """Returns the step of a Python command, or an empty list if it is not run."""
+    name, *arguments = words(fill_placeholders(line))[2:]
+    command = " ".join([name, *arguments])
+    extra = next((value for start, value in EXECUTED.items() if re.match(start, command)), None)
     if extra is None:
-        unknown(line)
+        fail_unknown(line)
     if extra is None or isinstance(extra, str):
         return []
-    for placeholder, value in mine.items():
+    for placeholder, value in user_paths.items():
         arguments = [argument.replace(placeholder, value) for argument in arguments]
     return [Step(name, [*arguments, *extra], copies=LORAS if name == "evaluate" else {})]

@@ -1,6 +1,6 @@
 """`python -m bench.arms.model FOLDER`: Stable Diffusion 1.5's architecture with random weights.
 
-4.3 GB in the layout of diffusers, and one picture with a caption in FOLDER/pictures.
+Writes 4.3 GB in the diffusers layout, and one image with a caption in FOLDER/pictures.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 CAPTION, SIDE = "a photo of a sks puppet", 256
-VOCABULARY = 49408  # of CLIP; the tokenizer here knows letters alone
+VOCABULARY = 49408  # size of CLIP's; the tokenizer here has single letters only
 
 
-def make(folder: Path) -> None:
-    """Writes the model and the picture."""
+def write_model(folder: Path) -> None:
+    """Writes the model and the image."""
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     tokens = [f"{letter}{end}" for letter in string.ascii_lowercase for end in ("", "</w>")]
@@ -55,4 +55,4 @@ def make(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    write_model(Path(sys.argv[1]))

@@ -1,9 +1,9 @@
 """`python -m bench.arms.plain FOLDER SIDE STEPS STARTED script|modules`: a plain training loop.
 
-`script`: as diffusers' example script for LoRAs does it, written from its documentation: peft's
-LoRA on the attention's four matrices, the whole model in memory, picture and caption encoded at
-each step. `modules`: the same loop with LoRA modules on all that kohya's `networks.lora` takes,
-one forward call for each as there, and the latents cached.
+`script`: like diffusers' example script for LoRAs, written from its documentation: peft's LoRA on
+the four attention matrices, the whole model in memory, image and caption encoded at each step.
+`modules`: the same loop with a LoRA module on every layer that kohya's `networks.lora` targets,
+each with its own forward call as there, and cached latents.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from bench.arms.clock import Clock
 
 RANK, LR = 8, 1e-4
 ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
-ALL = "Transformer2DModel"  # in whose blocks kohya takes every Linear and 1x1 convolution
+BLOCK = "Transformer2DModel"  # kohya targets every Linear and 1x1 convolution in these
 
 
 class Lora(nn.Module):
-    """What is added to one module (Hu et al. 2021), in place of the module's own forward."""
+    """LoRA of one module (Hu et al. 2021), which replaces the module's forward."""
 
     def __init__(self, module: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
@@ -42,36 +42,36 @@ class Lora(nn.Module):
             self.down = nn.Linear(inputs, RANK, bias=False)
             self.up = nn.Linear(RANK, outputs, bias=False)
         nn.init.zeros_(self.up.weight)
-        self.plain: Callable[[Tensor], Tensor] = module.forward
+        self.original_forward: Callable[[Tensor], Tensor] = module.forward
         module.forward = self.forward  # type: ignore[method-assign,assignment]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The module's output and the LoRA's."""
-        return self.plain(x) + self.up(self.down(x))
+        """Returns the sum of the module's output and the LoRA's."""
+        return self.original_forward(x) + self.up(self.down(x))
 
 
-def loras(unet: UNet2DConditionModel) -> nn.ModuleList:
-    """A LoRA on every Linear and 1x1 convolution of the transformer blocks."""
-    blocks = [block for block in unet.modules() if type(block).__name__ == ALL]
-    inside = [
+def add_loras(unet: UNet2DConditionModel) -> nn.ModuleList:
+    """Adds a LoRA to every Linear and 1x1 convolution of the transformer blocks."""
+    blocks = [block for block in unet.modules() if type(block).__name__ == BLOCK]
+    layers = [
         m for block in blocks for m in block.modules() if isinstance(m, nn.Linear | nn.Conv2d)
     ]
-    return nn.ModuleList(Lora(module) for module in inside)
+    return nn.ModuleList(Lora(module) for module in layers)
 
 
-def pixels(file: Path, side: int) -> Tensor:
-    """(1, 3, side, side), -1 to 1."""
-    picture = Image.open(file).convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).unsqueeze(0) / 127.5 - 1
+def load_pixels(file: Path, side: int) -> Tensor:
+    """Returns an image, (1, 3, side, side), with values from -1 to 1."""
+    image = Image.open(file).convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0) / 127.5 - 1
 
 
 def main() -> None:
-    """So many steps."""
+    """Trains STEPS steps and reports their measurements."""
     folder, side, steps, started, arm = sys.argv[1:]
     torch.set_num_threads(1)
     clock = Clock(float(started))
     accelerator = Accelerator(cpu=True)
-    noise_of = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+    noise_scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")
@@ -84,25 +84,25 @@ def main() -> None:
         parameters = [p for p in unet.parameters() if p.requires_grad]
         unet.train()
     else:
-        parameters = list(loras(unet).parameters())
+        parameters = list(add_loras(unet).parameters())
     optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=1e-2)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     unet, optimizer, scheduler = accelerator.prepare(unet, optimizer, scheduler)
     file = next(Path(folder, "pictures").glob("*.png"))
     caption = file.with_suffix(".txt").read_text()
 
-    def encoded() -> Tensor:
+    def encode() -> Tensor:
         with torch.no_grad():
-            sample = vae.encode(pixels(file, int(side))).latent_dist.sample()
+            sample = vae.encode(load_pixels(file, int(side))).latent_dist.sample()
         return sample * vae.config.scaling_factor
 
-    cached = encoded() if arm == "modules" else None
+    cached = encode() if arm == "modules" else None
     for _ in range(int(steps)):
         clock.begin()
-        latents = encoded() if cached is None else cached
+        latents = encode() if cached is None else cached
         noise = torch.randn_like(latents)
-        timesteps = torch.randint(noise_of.config.num_train_timesteps, (1,))
-        noisy = noise_of.add_noise(latents, noise, timesteps)
+        timesteps = torch.randint(noise_scheduler.config.num_train_timesteps, (1,))
+        noisy = noise_scheduler.add_noise(latents, noise, timesteps)
         ids = tokenizer(caption, padding="max_length", truncation=True, return_tensors="pt")
         with torch.no_grad():
             hidden = text_encoder(ids.input_ids)[0]

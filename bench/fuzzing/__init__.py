@@ -1,1 +1,1 @@
-"""Mutated files for every reader, and a watch over what becomes of them."""
+"""Fuzzing: mutated files for every reader, and checks of what reading them does."""

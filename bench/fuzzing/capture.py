@@ -1,4 +1,4 @@
-"""What a case prints and logs, as a terminal would get it."""
+"""Captures what a case prints and logs, as a terminal would receive it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any
 from train.cli.app import configure_logging
 
 
-class Told(io.BytesIO):
-    """What was said; it outlives the streams that write to it."""
+class OutputBuffer(io.BytesIO):
+    """Captured output; stays readable when the streams that write to it are closed."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 @contextmanager
-def captured() -> Iterator[Told]:
-    """What is printed and logged, as a terminal would get it."""
-    told, before = Told(), (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
-    streams = [io.TextIOWrapper(told, encoding="utf-8", write_through=True) for _ in before]
-    _take(streams[:2] * 2)
-    configure_logging()
+def capture_output() -> Iterator[OutputBuffer]:
+    """Captures what is printed and logged within this context."""
+    output, before = OutputBuffer(), (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    streams = [io.TextIOWrapper(output, encoding="utf-8", write_through=True) for _ in before]
+    _set_streams(streams[:2] * 2)
+    quiet()
     try:
-        yield told
+        yield output
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        _take(before)
+        _set_streams(before)
 
 
-def _take(streams: Sequence[Any]) -> None:
-    """The streams of this process: the commands escape in those that Python began with."""
+def _set_streams(streams: Sequence[Any]) -> None:
+    """Sets the streams of this process, also the original ones, which the commands wrap."""
     sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Cases: a number of a reader is always the same input."""
+"""Cases: reader, number and seed determine the input."""
 
 from __future__ import annotations
 
@@ -8,67 +8,67 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
-from bench.fuzzing import aims, binaries, folders, good, readers, trees
+from bench.fuzzing import binaries, corpus, folders, priority_keys, readers, trees
 from bench.fuzzing.readers import Reader, Target
 from bench.fuzzing.values import OUTSIDE
 from train.models.model_files import WEIGHTS
 
-STUDY = f"studies/{good.NAME}"
+STUDY = f"studies/{corpus.NAME}"
 FIRST = f"{STUDY}/trials/0000"
 RECORDS = (
-    Target(f"{FIRST}/trial.json", "json", aims.OF_A_RECORD),
-    Target(f"{FIRST}/trial.json", "json", aims.OF_A_RECORD),
-    Target(f"{STUDY}/result.json", "json", aims.OF_A_RESULT),
+    Target(f"{FIRST}/trial.json", "json", priority_keys.RECORD_KEYS),
+    Target(f"{FIRST}/trial.json", "json", priority_keys.RECORD_KEYS),
+    Target(f"{STUDY}/result.json", "json", priority_keys.RESULT_KEYS),
 )
 STUDIES = (
     *RECORDS,
     Target(f"{FIRST}/sheets/000001.png", "png"),
-    Target(f"{STUDY}/optuna.journal", "journal", aims.OF_A_JOURNAL),
-    Target(f"{FIRST}/mlflow.json", "json", aims.OF_A_RUN),
+    Target(f"{STUDY}/optuna.journal", "journal", priority_keys.JOURNAL_KEYS),
+    Target(f"{FIRST}/mlflow.json", "json", priority_keys.RUN_KEYS),
     Target(f"{FIRST}/lora-000001.safetensors", "safetensors"),
     Target(f"{STUDY}/data.png", "png"),
 )
-PICTURES = tuple(
-    Target(name, "png" if name.endswith("png") else "picture") for name in good.PICTURE_NAMES
+IMAGES = tuple(
+    Target(name, "png" if name.endswith("png") else "image") for name in corpus.IMAGE_NAMES
 )
-NOTES = ("studies/*/*.lock", "studies/*/trials/*/holder*", "studies/*/trials/[0-9]*")
-LARGEST = 50_000_000  # bytes of a file that is changed
-ENDINGS = tuple({Path(name).suffix for name in good.PICTURE_NAMES})
+LOCK_FILES = ("studies/*/*.lock", "studies/*/trials/*/holder*", "studies/*/trials/[0-9]*")
+MAX_BYTES = 50_000_000  # larger files are not mutated
+IMAGE_SUFFIXES = tuple({Path(name).suffix for name in corpus.IMAGE_NAMES})
 READERS = {
     "lora": Reader(
         "reproduce",
         (Target("theirs.safetensors", "safetensors"),),
-        readers.read_loras,
+        readers.read_lora_files,
         10,
         follows=(WEIGHTS,),
     ),
     "loras": Reader(
         "lora",
         (Target("friend-000001.safetensors", "safetensors"),),
-        readers.read_loras,
+        readers.read_lora_files,
         4,
         follows=(WEIGHTS,),
     ),
     "peft": Reader(
         "peft",
         (
-            Target("adapter_config.json", "json", aims.OF_PEFT),
+            Target("adapter_config.json", "json", priority_keys.PEFT_KEYS),
             Target("adapter_model.safetensors", "safetensors"),
         ),
-        readers.read_loras,
+        readers.read_lora_files,
         6,
     ),
     "reproduce": Reader(
         "reproduce",
-        (Target("theirs.safetensors", "safetensors", aims.SETTINGS),),
-        readers.read_settings,
+        (Target("theirs.safetensors", "safetensors", priority_keys.SETTINGS_KEYS),),
+        readers.read_lora_settings,
         6,
         ("mlruns/reproductions/*",),
     ),
     "reproduce study": Reader(
         "study",
-        (*RECORDS, Target(f"{STUDY}/probes.yaml", "yaml", aims.OF_PROBES)),
-        readers.read_study_again,
+        (*RECORDS, Target(f"{STUDY}/probes.yaml", "yaml", priority_keys.PROBE_KEYS)),
+        readers.read_original_study,
         2,
         ("reproductions/*",),
         typed=False,
@@ -83,7 +83,7 @@ READERS = {
         (STUDIES[4],),
         readers.read_journal,
         6,
-        (f"{STUDY}/optuna.journal", *NOTES),
+        (f"{STUDY}/optuna.journal", *LOCK_FILES),
         typed=False,
     ),
     "state": Reader(
@@ -97,24 +97,32 @@ READERS = {
         6,
     ),
     "probe set": Reader(
-        "probes", (Target("probes.yaml", "yaml", aims.OF_PROBES),), readers.read_probes, 5
+        "probes", (Target("probes.yaml", "yaml", priority_keys.PROBE_KEYS),), readers.read_probes, 5
     ),
     "values": Reader(
-        "values", (Target("values.yaml", "yaml", aims.OF_VALUES),), readers.read_values, 5
+        "values",
+        (Target("values.yaml", "yaml", priority_keys.ATTRIBUTE_KEYS),),
+        readers.read_attributes,
+        5,
     ),
-    "kohya": Reader("kohya", (Target("kohya.toml", "toml", aims.OF_KOHYA),), readers.read_kohya, 5),
+    "kohya": Reader(
+        "kohya", (Target("kohya.toml", "toml", priority_keys.KOHYA_KEYS),), readers.read_kohya, 5
+    ),
     "dataset": Reader(
-        "dataset", (Target("dataset.toml", "toml", aims.OF_A_DATASET),), readers.read_dataset, 5
+        "dataset",
+        (Target("dataset.toml", "toml", priority_keys.DATASET_KEYS),),
+        readers.read_dataset,
+        5,
     ),
     "captions": Reader(
         "pictures",
         (Target("a.txt", "text"), Target("b.txt", "text")),
-        readers.read_pictures,
+        readers.read_images,
         5,
-        follows=ENDINGS,
+        follows=IMAGE_SUFFIXES,
         typed=False,
     ),
-    "pictures": Reader("pictures", PICTURES, readers.read_pictures, 8, follows=ENDINGS),
+    "pictures": Reader("pictures", IMAGES, readers.read_images, 8, follows=IMAGE_SUFFIXES),
     "sheet": Reader(
         "sheet",
         (
@@ -127,7 +135,7 @@ READERS = {
     "base": Reader(
         "base",
         tuple(
-            Target(name, "json", aims.OF_A_BASE)
+            Target(name, "json", priority_keys.BASE_KEYS)
             for name in (
                 "model_index.json",
                 "unet/config.json",
@@ -140,14 +148,14 @@ READERS = {
         ),
         readers.read_base,
         3,
-        follows=(WEIGHTS,),  # the hub's cache has links in the place of files
+        follows=(WEIGHTS,),  # the Hugging Face cache has links instead of files
     ),
     "encoder": Reader(
         "encoder",
         (
-            Target("open_clip_config.json", "json", aims.OF_AN_ENCODER),
-            Target("open_clip_config.json", "json", aims.OF_AN_ENCODER),
-            Target("tokenizer_config.json", "json", aims.OF_AN_ENCODER),
+            Target("open_clip_config.json", "json", priority_keys.ENCODER_KEYS),
+            Target("open_clip_config.json", "json", priority_keys.ENCODER_KEYS),
+            Target("tokenizer_config.json", "json", priority_keys.ENCODER_KEYS),
             Target("tokenizer.json", "json"),
             Target("open_clip_model.safetensors", "safetensors"),
         ),
@@ -157,29 +165,34 @@ READERS = {
     "cache": Reader(
         "cache",
         (
-            Target(f"ab/{good.KEY}.safetensors", "safetensors"),
+            Target(f"ab/{corpus.KEY}.safetensors", "safetensors"),
             Target("readings-*.safetensors", "safetensors"),
         ),
         readers.read_caches,
         3,
         ("*.lock", "ab/*", "readings-*"),
     ),
-    "scorecards": Reader("ledger", (Target("scorecards.json", "json"),), readers.read_ledger, 3),
+    "scorecards": Reader(
+        "ledger", (Target("scorecards.json", "json"),), readers.read_score_cache, 3
+    ),
     "local.yaml": Reader(
-        "local", (Target("local.yaml", "yaml", aims.LOCAL),), readers.read_local, 3
+        "local",
+        (Target("local.yaml", "yaml", priority_keys.LOCAL_KEYS),),
+        readers.read_local_overrides,
+        3,
     ),
 }
-Change = Callable[[bytes, Random, tuple[str, ...]], bytes]
-CHANGES: dict[str, Change] = {
-    "json": lambda data, random, keys: _text(trees.json_text, data, random, keys),
-    "yaml": lambda data, random, keys: _text(trees.yaml_text, data, random, keys),
-    "toml": lambda data, random, keys: _text(trees.toml_text, data, random, keys),
-    "journal": lambda data, random, keys: _text(trees.journal_text, data, random, keys),
-    "text": lambda data, random, keys: _caption(data, random),
-    "safetensors": binaries.safetensors,
-    "png": binaries.png,
-    "picture": lambda data, random, keys: binaries.damaged(data, random),
-    "state": lambda data, random, keys: binaries.state(data, random),
+Mutation = Callable[[bytes, Random, tuple[str, ...]], bytes]
+MUTATIONS: dict[str, Mutation] = {
+    "json": lambda data, random, keys: _mutate_text(trees.mutate_json, data, random, keys),
+    "yaml": lambda data, random, keys: _mutate_text(trees.mutate_yaml, data, random, keys),
+    "toml": lambda data, random, keys: _mutate_text(trees.mutate_toml, data, random, keys),
+    "journal": lambda data, random, keys: _mutate_text(trees.mutate_journal, data, random, keys),
+    "text": lambda data, random, keys: _mutate_caption(data, random),
+    "safetensors": binaries.mutate_safetensors,
+    "png": binaries.mutate_png,
+    "image": lambda data, random, keys: binaries.corrupt(data, random),
+    "state": lambda data, random, keys: binaries.mutate_state(data, random),
 }
 
 
@@ -187,78 +200,78 @@ def write_case(
     name: str,
     number: int,
     seed: int,
-    made: Path,
+    corpus_folder: Path,
     folder: Path,
     outside: Path,
     seeds: Sequence[Path] = (),
 ) -> None:
-    """Writes the input of a case: a copy of good files with something wrong.
+    """Writes the input of a case: a mutated copy of the corpus files of its reader.
 
     Args:
-        made: of `good.build`.
-        folder: which becomes the input.
-        outside: the folder that nobody has named.
-        seeds: more files to begin with, each for the readers of its ending.
+        corpus_folder: written by `corpus.build_corpus`.
+        folder: the input; must not exist yet.
+        outside: the folder that no case may access.
+        seeds: additional files to mutate, each in place of a corpus file with its suffix.
     """
     reader, random = READERS[name], Random(f"{seed} {name} {number}")
-    shutil.copytree(made / reader.good, folder)
+    shutil.copytree(corpus_folder / reader.corpus, folder)
     for _ in range(random.choice((1, 1, 1, 2))):
         target = random.choice(reader.targets)
-        file, pick = found_in(folder, target), random.random()
-        # what was changed before may be a link or a pipe now, or larger than can be changed again
-        if not file.is_file() or file.is_symlink() or file.stat().st_size > LARGEST:
+        file, pick = resolve_target(folder, target), random.random()
+        # an earlier mutation may have made it a link, a pipe, or too large
+        if not file.is_file() or file.is_symlink() or file.stat().st_size > MAX_BYTES:
             continue
-        alike = [seed for seed in seeds if seed.suffix == file.suffix]
-        if alike and random.random() < 0.6:
-            file.write_bytes(random.choice(alike).read_bytes())
+        candidates = [seed for seed in seeds if seed.suffix == file.suffix]
+        if candidates and random.random() < 0.6:
+            file.write_bytes(random.choice(candidates).read_bytes())
             if random.random() < 0.3:
                 continue
         if pick < 0.05:
-            folders.replaced(file, outside, random)
+            folders.replace_file(file, outside, random)
         elif pick < 0.09:
-            folders.surrounded(file, folder, outside, random)
+            folders.add_neighbor(file, folder, outside, random)
         else:
-            content = _content(target, file.read_bytes(), pick, random)
-            file.write_bytes(folders.is_text_of(outside, content))
+            content = _mutate(target, file.read_bytes(), pick, random)
+            file.write_bytes(folders.resolve_outside(outside, content))
 
 
-def found_in(folder: Path, target: Target) -> Path:
-    """A file of a case, whose name may be a pattern."""
+def resolve_target(folder: Path, target: Target) -> Path:
+    """Returns the file of a target, whose name may be a pattern."""
     return next(folder.glob(target.file), folder / target.file)
 
 
-def _content(target: Target, content: bytes, pick: float, random: Random) -> bytes:
+def _mutate(target: Target, content: bytes, pick: float, random: Random) -> bytes:
     if pick < 0.11:
-        return binaries.noise(random)
+        return binaries.random_bytes(random)
     if pick < 0.13:
         return random.choice(
             (b"", b"\0" * 1000, b"\xff\xfe" + content, b"\xef\xbb\xbf" + content, content * 2)
         )
-    if pick < 0.14 and target.kind in ("png", "picture"):
+    if pick < 0.14 and target.kind in ("png", "image"):
         return random.choice((lambda: binaries.EPS, lambda: binaries.wide_png(13_312)))()
     try:
-        return CHANGES[target.kind](content, random, target.aims)
-    # of a seed that is broken, or of what was changed before
+        return MUTATIONS[target.kind](content, random, target.priority_keys)
+    # a seed may be invalid, and so may the result of an earlier mutation
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile):
-        return binaries.damaged(content, random)
+        return binaries.corrupt(content, random)
 
 
-def _text(
-    change: Callable[[str, Random, tuple[str, ...]], str],
+def _mutate_text(
+    mutate: Callable[[str, Random, tuple[str, ...]], str],
     data: bytes,
     random: Random,
-    aims: tuple[str, ...],
+    priority_keys: tuple[str, ...],
 ) -> bytes:
-    text = change(data.decode("utf-8", "replace"), random, aims)
+    text = mutate(data.decode("utf-8", "replace"), random, priority_keys)
     encoding = random.choice(("utf-16", "latin-1", "utf-32")) if random.random() < 0.02 else "utf-8"
     return text.encode(encoding, "surrogatepass" if encoding == "utf-8" else "replace")
 
 
-def _caption(data: bytes, random: Random) -> bytes:
-    words = random.choice(
+def _mutate_caption(data: bytes, random: Random) -> bytes:
+    caption = random.choice(
         (
-            trees.noisy(data.decode("utf-8", "replace"), random),
-            str(trees.nasty(random))[:300_000],
+            trees.mutate_characters(data.decode("utf-8", "replace"), random),
+            str(trees.hostile_value(random))[:300_000],
             "a, " * 30_000,
             OUTSIDE,
         )
@@ -266,4 +279,4 @@ def _caption(data: bytes, random: Random) -> bytes:
     encoding = random.choice(
         ("utf-8", "utf-8", "utf-16", "latin-1", "utf-16-le", "cp1252", "utf-32")
     )
-    return words.encode(encoding, "replace")
+    return caption.encode(encoding, "replace")

@@ -1,4 +1,4 @@
-"""Folders: files that are links, pipes or devices, and names that are no names."""
+"""Mutates folders: links, pipes and devices in place of files, and hostile file names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from random import Random
 
 from bench.fuzzing.values import OUTSIDE
 
-NAMES = (
+HOSTILE_NAMES = (
     "\x1b[31mred",
     "\u202egnp.a",
     "[v2]",
@@ -39,8 +39,8 @@ NAMES = (
 )
 
 
-def replaced(file: Path, outside: Path, random: Random) -> None:
-    """In the place of a file something else of its name."""
+def replace_file(file: Path, outside: Path, random: Random) -> None:
+    """Replaces a file by a link, pipe, folder or huge file with the same name, or removes it."""
     pick = random.choice(
         (
             "secret",
@@ -79,31 +79,33 @@ def replaced(file: Path, outside: Path, random: Random) -> None:
         file.symlink_to(target)
 
 
-def surrounded(file: Path, case: Path, outside: Path, random: Random) -> None:
-    """Beside a file, or a folder that it is in, something more; or it has another name."""
-    name, pick = random.choice(NAMES), random.random()
-    beside = file.with_name(name.replace("/", "_") + (file.suffix if random.random() < 0.7 else ""))
-    place = file.parent if file.parent != case and random.random() < 0.5 else file
+def add_neighbor(file: Path, case: Path, outside: Path, random: Random) -> None:
+    """Adds a copy, pipe or link next to a file or its folder, or renames the file."""
+    name, pick = random.choice(HOSTILE_NAMES), random.random()
+    neighbor = file.with_name(
+        name.replace("/", "_") + (file.suffix if random.random() < 0.7 else "")
+    )
+    source = file.parent if file.parent != case and random.random() < 0.5 else file
     try:
         if pick < 0.35:
-            shutil.copy(file, beside)
+            shutil.copy(file, neighbor)
         elif pick < 0.5:
-            file.rename(beside)
+            file.rename(neighbor)
         elif pick < 0.65 and file.parent != case:
             shutil.copytree(
                 file.parent, file.parent.with_name(name.replace("/", "_")), dirs_exist_ok=True
             )
         elif pick < 0.75:
-            os.mkfifo(beside)
+            os.mkfifo(neighbor)
         elif pick < 0.9:
-            away = outside / "linked"
-            if place.is_dir():  # a linked folder: whoever writes into it writes outside
-                shutil.rmtree(away, ignore_errors=True)
-                shutil.copytree(place, away)
-                shutil.rmtree(place)
-                place.symlink_to(away)
+            target = outside / "linked"
+            if source.is_dir():  # a linked folder: writing into it writes outside
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(source, target)
+                shutil.rmtree(source)
+                source.symlink_to(target)
             else:
-                beside.symlink_to(outside / "secret.txt")
+                neighbor.symlink_to(outside / "secret.txt")
         else:
             linked = file.with_name(
                 random.choice(
@@ -121,10 +123,10 @@ def surrounded(file: Path, case: Path, outside: Path, random: Random) -> None:
             )
             if not linked.exists():
                 linked.symlink_to(outside / "written")
-    except OSError:  # a name that this disk does not take
+    except OSError:  # a name that the file system rejects
         shutil.copy(file, file.with_name("copy" + file.suffix))
 
 
-def is_text_of(outside: Path, content: bytes) -> bytes:
-    """A content in which the place that nobody has named is an existing one."""
+def resolve_outside(outside: Path, content: bytes) -> bytes:
+    """Replaces OUTSIDE by the path of the folder that no case may access."""
     return content.replace(OUTSIDE.encode(), str(outside).encode())

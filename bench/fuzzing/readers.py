@@ -1,4 +1,4 @@
-"""Every reader of files that others wrote, by the same way as the commands go, without training."""
+"""Every reader of untrusted files, called as the commands call it, but without training."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from bench.fuzzing import good
-from evaluate.checkpoints.checks import loadable_files, mismatch_warnings, readable_files
+from bench.fuzzing import corpus
+from evaluate.checkpoints.checks import loadable, readable, remarks
 from evaluate.checkpoints.find import find
 from evaluate.checkpoints.save_order import order_files
 from evaluate.features.clip import ClipEncoder
@@ -55,224 +55,227 @@ from train.models.model_files import find_family, locate
 from train.validation import check_train
 
 
-class Reached(BaseException):
-    """Reading is over: from here on the command would load models and train."""
+class ReadingFinished(BaseException):
+    """Raised when reading is complete, where the command would load models and train."""
 
 
 @dataclass(frozen=True)
-class World:
-    """What all cases share: loaded once a process."""
+class SharedContext:
+    """What all cases of a process share; loaded once."""
 
     base: BaseModel
     config: TrialConfig
-    pictures: Dataset
+    dataset: Dataset
 
 
 @dataclass(frozen=True)
 class Target:
-    """A file that is changed.
+    """A file that is mutated.
 
     Attributes:
-        file: below the case's folder.
-        kind: how it is changed, see `cases`.
-        aims: keys (`a/b/c`) that are worth more tries than others.
+        file: path in the case's folder, may be a pattern.
+        kind: how it is mutated, a key of `cases.MUTATIONS`.
+        priority_keys: keys (`a/b/c`) that are mutated more often than others.
     """
 
     file: str
     kind: str
-    aims: tuple[str, ...] = ()
+    priority_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Reader:
-    """One way in.
+    """A reader of untrusted files.
 
     Attributes:
-        good: the folder of good files that a case begins with.
-        read: takes the case's folder; what it returns is searched for the secret.
+        corpus: the folder of the corpus that its cases mutate.
+        read: takes the case's folder; its result is searched for the secret.
         weight: its share of the cases.
-        writes: patterns of files that it may write, below the case's folder.
-        follows: endings of files in a named folder that may be links to anywhere.
-        typed: the files are named on the command line, so that they may be links to anywhere.
+        writes: patterns of files that it may write, relative to the case's folder.
+        follows: suffixes of files in a folder from the command line that may be links to anywhere.
+        typed: its files are named on the command line, so that they may be links to anywhere.
     """
 
-    good: str
+    corpus: str
     targets: tuple[Target, ...]
-    read: Callable[[Path, World], object]
+    read: Callable[[Path, SharedContext], object]
     weight: int
     writes: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()
     typed: bool = True
 
 
-def make_world() -> World:
-    """The embedded base and the settings of the good files."""
+def load_shared_context() -> SharedContext:
+    """Loads the embedded base, and the settings and data set of the corpus."""
     base = load_base(BaseConfig(device="cpu"))
-    config = trial_of(settings("sweep", SweepConfig, good.TUNED))
-    return World(base, config, load_dataset(config.data))
+    config = trial_of(settings("sweep", SweepConfig, corpus.OVERRIDES))
+    return SharedContext(base, config, load_dataset(config.data))
 
 
-def read_loras(folder: Path, world: World) -> object:
-    """As `python -m evaluate checkpoints=` does, up to the first picture."""
-    metadata = readable_files(find(str(folder)))
-    unit, files = order_files(metadata)
-    kept = loadable_files(files, world.base)
-    said = mismatch_warnings(
-        [metadata[file] for file in files if file in kept], world.base, world.config.data
+def read_lora_files(folder: Path, shared: SharedContext) -> object:
+    """`python -m evaluate checkpoints=FOLDER`, up to the first image."""
+    metadata = readable(find(str(folder)))
+    unit, files = order(metadata)
+    usable = loadable(files, shared.base)
+    notes = remarks(
+        [metadata[file] for file in files if file in usable], shared.base, shared.config.data
     )
-    return unit, said, [(key_of(file), weights_hash(file)) for file in kept]
+    return unit, notes, [(key_of(file), weights_hash(file)) for file in usable]
 
 
-def read_settings(folder: Path, world: World) -> object:
-    """As `python -m sweeper.reproduce lora=` does, up to the loading of models."""
-    return _reproduced(
+def read_lora_settings(folder: Path, shared: SharedContext) -> object:
+    """`python -m sweeper.reproduce lora=FILE`, up to the loading of models."""
+    return _reproduce(
         ReproduceConfig(lora=str(folder / "theirs.safetensors"), root=str(folder / "mlruns"))
     )
 
 
-def read_study_again(folder: Path, world: World) -> object:
-    """As `python -m sweeper.reproduce study=` does where MLflow has nothing."""
-    return _reproduced(ReproduceConfig(study=good.NAME, root=str(folder)))
+def read_original_study(folder: Path, shared: SharedContext) -> object:
+    """`python -m sweeper.reproduce study=NAME` of a study that is not in MLflow."""
+    return _reproduce(ReproduceConfig(study=corpus.NAME, root=str(folder)))
 
 
-def _reproduced(config: ReproduceConfig) -> object:
-    found: list[SweepConfig] = []
+def _reproduce(config: ReproduceConfig) -> object:
+    received: list[SweepConfig] = []
 
-    def reached(settings: SweepConfig) -> None:
-        found.append(settings)
-        raise Reached
+    def stop(settings: SweepConfig) -> None:
+        received.append(settings)
+        raise ReadingFinished
 
     check_reproduce(config)
     with (
         initialize_config_dir(str(CONF), version_base="1.3"),
-        mock.patch.object(reproduce, "load_context", reached),
-        suppress(Reached),
+        mock.patch.object(reproduce, "load_context", stop),
+        suppress(ReadingFinished),
     ):
         reproduce.main(config)
-    return {"received": flat(dataclasses.asdict(found[0]))} if found else None
+    return {"received": flatten(dataclasses.asdict(received[0]))} if received else None
 
 
-def read_report(folder: Path, world: World) -> object:
-    """`python -m sweeper.report` of a study that was received."""
-    rewrite.main(ReportConfig(study=good.NAME, root=str(folder)))
+def read_report(folder: Path, shared: SharedContext) -> object:
+    """`python -m sweeper.report` of a study from someone else."""
+    rewrite.main(ReportConfig(study=corpus.NAME, root=str(folder)))
     return None
 
 
-def read_selection(folder: Path, world: World) -> object:
-    """`python -m sweeper.select` of the same."""
-    select.main(SelectConfig(study=good.NAME, root=str(folder)))
+def read_selection(folder: Path, shared: SharedContext) -> object:
+    """`python -m sweeper.select` of a study from someone else."""
+    select.main(SelectConfig(study=corpus.NAME, root=str(folder)))
     return None
 
 
-def read_records(folder: Path, world: World) -> object:
-    """What all that looks at a study begins with."""
-    study, address = study_folder(folder, good.NAME), Address(folder)
+def read_records(folder: Path, shared: SharedContext) -> object:
+    """Reads the records of a study, as every command that reads a study does first."""
+    study, address = study_folder(folder, corpus.NAME), Address(folder)
     records = load_records(study)
     runs = [run_id_in(address, record.folder) for record in records]
     policy = policy_of(study, records) if records else None
     return records, runs, policy, describe_missing(study), original_from_study(study)
 
 
-def read_journal(folder: Path, world: World) -> object:
-    """A search that goes on, by CMA-ES, and one that is only looked at."""
-    study = study_folder(folder, good.NAME)
-    if (found := find_study(study, None)) is not None:
-        _ = [trial.params for trial in found.trials]
-    trial = good.asked_again(study).next_trial(100)
+def read_journal(folder: Path, shared: SharedContext) -> object:
+    """Lists the trials of a journal, then continues its search with CMA-ES."""
+    study = study_folder(folder, corpus.NAME)
+    if (optuna_study := find_study(study, None)) is not None:
+        _ = [trial.params for trial in optuna_study.trials]
+    trial = corpus.resume_study(study).next_trial(100)
     if trial:
         trial.lock.release()
     return trial and trial.frozen.params
 
 
-def read_run(folder: Path, world: World) -> object:
-    """A run that goes on from its state, or from its last checkpoint."""
-    run = AdapterRun(0, TrialSpec(world.config, folder), world.base, world.pictures)
+def read_run(folder: Path, shared: SharedContext) -> object:
+    """Continues a run from its resume state or its last checkpoint."""
+    run = AdapterRun(0, TrialSpec(shared.config, folder), shared.base, shared.dataset)
     return run.epoch, run.fallbacks, run.last
 
 
-def read_probes(folder: Path, world: World) -> object:
-    """probes.file=FILE, and all that is asked for."""
-    found = load_probe_set(str(folder / "probes.yaml"))
-    return found.to_yaml(), _said(found.values)
+def read_probes(folder: Path, shared: SharedContext) -> object:
+    """probes.file=FILE, and every phrase of its attributes."""
+    probe_set = load_probe_set(str(folder / "probes.yaml"))
+    return probe_set.to_yaml(), _all_phrases(probe_set.values)
 
 
-def read_values(folder: Path, world: World) -> object:
-    """probes.attributes=FILE, and every sentence that it can make."""
-    return _said(load_attributes(str(folder / "values.yaml")))
+def read_attributes(folder: Path, shared: SharedContext) -> object:
+    """probes.attributes=FILE, and every phrase of these attributes."""
+    return _all_phrases(load_attributes(str(folder / "values.yaml")))
 
 
-def _said(values: AttributeBank) -> list[str]:
+def _all_phrases(values: AttributeBank) -> list[str]:
     parts = {part: options for kind in values.kinds.values() for part, options in kind.items()}
-    said = [
+    phrases = [
         values.phrase(part, str(option), values.class_word)
         for part in parts
         for option in parts[part]
     ]
-    return [*said, values.prompt("a sks", {part: options[-1] for part, options in parts.items()})]
+    return [
+        *phrases,
+        values.prompt("a sks", {part: options[-1] for part, options in parts.items()}),
+    ]
 
 
-def read_kohya(folder: Path, world: World) -> object:
-    """`python -m train kohya=FILE`, up to the pictures."""
+def read_kohya(folder: Path, shared: SharedContext) -> object:
+    """`python -m train kohya=FILE`, up to the data set."""
     file = next((str(f) for f in folder.glob("kohya.*")), str(folder / "kohya.toml"))
-    line, notes = expand([f"kohya={file}"])
-    plain = preflight("train", line, TrainConfig, check_train)
+    overrides, notes = expand([f"kohya={file}"])
+    words = preflight("train", overrides, TrainConfig, check_train)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = parse_config(
-            TrainConfig, compose("train", [word for word in plain if not word.startswith("-")])
+        config = typed(
+            TrainConfig, compose("train", [word for word in words if not word.startswith("-")])
         )
     load_dataset(config.data)
-    return notes, {"received": flat(dataclasses.asdict(config))}
+    return notes, {"received": flatten(dataclasses.asdict(config))}
 
 
-def read_dataset(folder: Path, world: World) -> object:
+def read_dataset(folder: Path, shared: SharedContext) -> object:
     """data.dataset_config=FILE."""
     return load_dataset(
         DataConfig(dataset_config=str(folder / "dataset.toml"), resolution=32)
     ).report()
 
 
-def read_pictures(folder: Path, world: World) -> object:
+def read_images(folder: Path, shared: SharedContext) -> object:
     """data.path=FOLDER."""
     return load_dataset(DataConfig(path=str(folder), resolution=32)).report()
 
 
-def read_contact_sheet(folder: Path, world: World) -> object:
-    """The probe images of a checkpoint, from their own file or cut out of its sheet."""
-    record = TrialRecord(folder, good.NAME, 0, {}, [], {}, {})
+def read_contact_sheet(folder: Path, shared: SharedContext) -> object:
+    """Reads the probe images of a checkpoint from their file or from its contact sheet."""
+    record = TrialRecord(folder, corpus.NAME, 0, {}, [], {}, {})
     card = Scorecard(folder / "lora.safetensors", 1, {})
     return [
         (strip.title, [tile.caption for tile in strip.tiles]) for strip in all_strips(record, card)
     ]
 
 
-def read_base(folder: Path, world: World) -> object:
-    """base.path=FOLDER: the family by its files, then the whole model."""
+def read_base(folder: Path, shared: SharedContext) -> object:
+    """base.path=FOLDER: detects the model family, then loads the model."""
     source = locate(str(folder))
-    with suppress(ValueError):  # load_base says it in a line
+    with suppress(ValueError):  # load_base reports it
         find_family(source)
     _load.cache_clear()
     return load_base(BaseConfig(path=str(folder), device="cpu")).family.name
 
 
-def read_encoder(folder: Path, world: World) -> object:
+def read_encoder(folder: Path, shared: SharedContext) -> object:
     """scores.clip_model=FOLDER."""
     encoder = ClipEncoder(str(folder), torch.device("cpu"))
     return encoder.size, encoder.text_features(["a puppet"]).shape
 
 
-def read_caches(folder: Path, world: World) -> object:
-    """What was computed once and is found again: latents, readings."""
-    made = TensorCache(folder).fetch(good.KEY, lambda: {"mean": torch.zeros(1)})
-    return [*made.tensors], len(good.readings(folder))
+def read_caches(folder: Path, shared: SharedContext) -> object:
+    """Reads entries of the caches of latents and features."""
+    entry = TensorCache(folder).fetch(corpus.KEY, lambda: {"mean": torch.zeros(1)})
+    return [*entry.tensors], len(corpus.cached_features(folder))
 
 
-def read_ledger(folder: Path, world: World) -> object:
-    """The scorecards of files that were scored before."""
+def read_score_cache(folder: Path, shared: SharedContext) -> object:
+    """Reads the cache of scorecards."""
     return ScoreCache(folder, {"data": "0", "base": "1"}).find(folder / "a.safetensors")
 
 
-def read_local(folder: Path, world: World) -> object:
-    """A person's own defaults, in conf/local.yaml."""
+def read_local_overrides(folder: Path, shared: SharedContext) -> object:
+    """conf/local.yaml, the user's defaults."""
     try:
         with mock.patch.object(
             composing,
@@ -284,22 +287,22 @@ def read_local(folder: Path, world: World) -> object:
         local_overrides.load_local_overrides("train", CONF)
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value."""
-    found: dict[str, Any] = {}
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested dictionaries by dotted key."""
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 @contextmanager
-def as_a_command(places: list[Path]) -> Iterator[None]:
-    """What a command line does first: it knows what was typed, and nothing of the last command."""
+def command_environment(typed_paths: list[Path]) -> Iterator[None]:
+    """Allows the typed paths, and resets global state of the last command."""
     GlobalHydra.instance().clear()
     with mock.patch.dict("os.environ"):
-        os.environ.pop(permissions.ENV_VARIABLE, None)
-        permissions.allow(places)
+        os.environ.pop(permissions.VARIABLE, None)
+        permissions.allow(typed_paths)
         yield

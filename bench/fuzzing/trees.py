@@ -1,4 +1,4 @@
-"""JSON, YAML and TOML: read, changed at some places, and written again as text."""
+"""Mutates JSON, YAML and TOML documents: parses them, changes some values, writes them again."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from typing import Any
 
 import yaml
 
-from bench.fuzzing.values import KEYS, aimed, nasty, nested
+from bench.fuzzing.values import KEYS, hostile_text, hostile_value, nested_value
 
-Place = tuple[Any, Any]  # a container and a key of it
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Slot = tuple[Any, Any]  # container and key
 Dump = Callable[[Any], str]
-MOST = 20_000  # places among which one is changed: aliases can make billions
-BARE = re.compile(r"[A-Za-z0-9_-]+")
+MAX_SLOTS = 20_000  # candidates for a mutation: YAML aliases can create billions
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 TAGS = (
     "!!python/object/apply:os.system [touch]", "!!binary aGk=", "!!timestamp x", "!!set {a}",
     "!x y", "&a [*a]", "{<<: {a: 1}}", "!!float x", "2026-01-01", "!!python/name:os.system", "0o17",
@@ -30,13 +35,13 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 
 
-def json_text(text: str, random: Random, aims: Sequence[str]) -> str:
-    """A JSON text with something else in it."""
-    return _changed(text, json.loads, _json, random, aims)
+def mutate_json(text: str, random: Random, priority_keys: Sequence[str]) -> str:
+    """Mutates a JSON text."""
+    return _mutate_document(text, json.loads, _json, random, priority_keys)
 
 
-def yaml_text(text: str, random: Random, aims: Sequence[str]) -> str:
-    """The same of YAML, with aliases and tags too."""
+def mutate_yaml(text: str, random: Random, priority_keys: Sequence[str]) -> str:
+    """Mutates a YAML text, also with aliases and tags."""
     pick = random.random()
     if pick < 0.06:
         return BOMB + text
@@ -47,22 +52,26 @@ def yaml_text(text: str, random: Random, aims: Sequence[str]) -> str:
         return "\n".join(
             [*lines[:row], re.sub(r":.*", lambda _: f": {tag}", lines[row]), *lines[row + 1 :]]
         )
-    return _changed(text, yaml.safe_load, _yaml, random, aims)
+    return _mutate_document(text, yaml.safe_load, _yaml, random, priority_keys)
 
 
-def toml_text(text: str, random: Random, aims: Sequence[str]) -> str:
-    """The same of TOML."""
-    return _changed(text, tomllib.loads, toml, random, aims)
+def mutate_toml(text: str, random: Random, priority_keys: Sequence[str]) -> str:
+    """Mutates a TOML text."""
+    return _mutate_document(text, tomllib.loads, to_toml, random, priority_keys)
 
 
-def journal_text(text: str, random: Random, aims: Sequence[str]) -> str:
-    """A line of a journal changed, left out, doubled or in another place."""
+def mutate_journal(text: str, random: Random, priority_keys: Sequence[str]) -> str:
+    """Changes, removes, duplicates, reorders or appends lines of an Optuna journal."""
     lines = text.splitlines()
     for _ in range(random.randint(1, 3)):
         row = random.randrange(len(lines))
         pick = random.random()
         if pick < 0.6:
-            lines[row] = json_text(lines[row], random, aims) if lines[row].startswith("{") else "{}"
+            lines[row] = (
+                mutate_json(lines[row], random, priority_keys)
+                if lines[row].startswith("{")
+                else "{}"
+            )
         elif pick < 0.7:
             lines.append(lines[row])
         elif pick < 0.8 and len(lines) > 1:
@@ -78,48 +87,48 @@ def journal_text(text: str, random: Random, aims: Sequence[str]) -> str:
                         "trial_id": 0,
                         "study_id": 0,
                         "state": random.randint(0, 9),
-                        "user_attr": {"settings": nasty(random)},
+                        "user_attr": {"settings": hostile_value(random)},
                     }
                 )
             )
     return "\n".join(lines) + "\n" * (random.random() < 0.9)
 
 
-def _changed(
-    text: str, load: Callable[[str], Any], dump: Dump, random: Random, aims: Sequence[str]
+def _mutate_document(
+    text: str, load: Callable[[str], Any], dump: Dump, random: Random, priority_keys: Sequence[str]
 ) -> str:
-    """Some places of the tree changed; now and then the text itself."""
+    """Mutates the parsed document, or sometimes the characters of the text."""
     if random.random() < 0.12:
-        return noisy(text, random)
+        return mutate_characters(text, random)
     try:
         tree = load(text)
     except (ValueError, yaml.YAMLError, RecursionError):
-        return noisy(text, random)
-    tree = mutated(tree, random, aims)
+        return mutate_characters(text, random)
+    tree = mutate(tree, random, priority_keys)
     try:
         return dump(tree)
     except (RecursionError, yaml.YAMLError, ValueError):
         return json.dumps({"deep": 1})[:-1] + '"a":' * 50 + "[" * 90_000
 
 
-def mutated(tree: Any, random: Random, aims: Sequence[str] = ()) -> Any:
-    """A copy of a tree with one to three changes."""
-    tree = [copy.deepcopy(tree)]  # so that the whole can be changed too
+def mutate(tree: Any, random: Random, priority_keys: Sequence[str] = ()) -> Any:
+    """Returns a copy of a tree with one to three mutations."""
+    tree = [copy.deepcopy(tree)]  # so that the root can be replaced too
     for _ in range(random.choice((1, 1, 1, 2, 3))):
-        if aims and random.random() < 0.55:
-            _aim(tree[0], random.choice(aims), random)
+        if priority_keys and random.random() < 0.55:
+            _set_key(tree[0], random.choice(priority_keys), random)
             continue
-        places = list(islice(_places(tree), MOST))
-        container, key = random.choice(places) if random.random() < 0.97 else (tree, 0)
-        _change(container, key, random)
+        slots = list(islice(_iterate_slots(tree), MAX_SLOTS))
+        container, key = random.choice(slots) if random.random() < 0.97 else (tree, 0)
+        _mutate_slot(container, key, random)
     return tree[0]
 
 
-def _change(container: Any, key: Any, random: Random) -> None:
+def _mutate_slot(container: Any, key: Any, random: Random) -> None:
     value, pick = container[key], random.random()
     if isinstance(value, str) and value[:1] in "{[" and random.random() < 0.8:
         try:  # JSON within JSON
-            container[key] = _json(mutated(json.loads(value), random))
+            container[key] = _json(mutate(json.loads(value), random))
             return
         except (ValueError, RecursionError):
             pass
@@ -130,7 +139,7 @@ def _change(container: Any, key: Any, random: Random) -> None:
     elif pick < 0.25 and isinstance(container, dict):
         container[random.choice(KEYS)] = container.pop(key)
     elif pick < 0.33 and isinstance(container, dict):
-        container[random.choice(KEYS)] = nasty(random)
+        container[random.choice(KEYS)] = hostile_value(random)
     elif pick < 0.40:
         container[key] = [value] if random.random() < 0.5 else {"a": value}
     elif pick < 0.47:
@@ -138,13 +147,13 @@ def _change(container: Any, key: Any, random: Random) -> None:
     elif pick < 0.52 and isinstance(value, int | float):
         container[key] = value * random.choice((-1, 10, 1e9, 1e-9))
     elif pick < 0.56:
-        container[key] = nested(random.choice((15, 300)), random.random() < 0.5)
+        container[key] = nested_value(random.choice((15, 300)), random.random() < 0.5)
     else:
-        container[key] = nasty(random)
+        container[key] = hostile_value(random)
 
 
-def _aim(tree: Any, key: str, random: Random) -> None:
-    """Sets a dotted key; `*` is any item of a list."""
+def _set_key(tree: Any, key: str, random: Random) -> None:
+    """Sets a key, whose path is separated by `/`; a list on the way stands for a random item."""
     *parents, last = key.split("/")
     for part in parents:
         if isinstance(tree, list) and tree:
@@ -152,26 +161,26 @@ def _aim(tree: Any, key: str, random: Random) -> None:
         elif isinstance(tree, dict):
             tree = tree.setdefault(part, {})
     if isinstance(tree, dict):
-        tree[last] = aimed(random) if random.random() < 0.7 else nasty(random)
+        tree[last] = hostile_text(random) if random.random() < 0.7 else hostile_value(random)
 
 
-def _places(tree: Any) -> Iterator[Place]:
-    """Every value and where it is, the outermost first."""
+def _iterate_slots(tree: Any) -> Iterator[Slot]:
+    """Yields container and key of every value, parents before children."""
     keys = list(tree) if isinstance(tree, dict) else range(len(tree))
     for key in keys:
         yield tree, key
         if isinstance(tree[key], dict | list) and tree[key]:
-            yield from _places(tree[key])
+            yield from _iterate_slots(tree[key])
 
 
-def noisy(text: str, random: Random) -> str:
-    """A text with characters left out, put in, or cut off."""
+def mutate_characters(text: str, random: Random) -> str:
+    """Removes, replaces or inserts characters of a text, or truncates it."""
     place = random.randrange(len(text) + 1)
     end = min(len(text), place + random.choice((1, 1, 5, 40, len(text))))
-    filling = random.choice(
+    insertion = random.choice(
         ("", "", "\0", "{", "}", "[" * 30, '"', "\n", ":", "= ", "\ufeff", "é", "\t", "#")
     )
-    return text[:place] + filling + text[end:]
+    return text[:place] + insertion + text[end:]
 
 
 def _json(tree: Any) -> str:
@@ -179,20 +188,20 @@ def _json(tree: Any) -> str:
 
 
 def _yaml(tree: Any) -> str:
-    # JSON is YAML too, and takes any depth
+
     text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     return text
 
 
-def toml(tree: Any) -> str:
-    """A tree as TOML, tables written in one line; what TOML has no word for becomes a text."""
+def to_toml(tree: Any) -> str:
+    """Formats a tree as TOML with inline tables; values without a TOML type become strings."""
     if not isinstance(tree, dict):
         return f"x = {_toml_value(tree)}\n"
     return "".join(f"{_toml_key(key)} = {_toml_value(value)}\n" for key, value in tree.items())
 
 
 def _toml_key(key: Any) -> str:
-    return str(key) if BARE.fullmatch(str(key)) else json.dumps(str(key))
+    return str(key) if BARE_KEY.fullmatch(str(key)) else json.dumps(str(key))
 
 
 def _toml_value(value: Any) -> str:

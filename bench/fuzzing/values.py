@@ -1,14 +1,14 @@
-"""Values that no well-meaning file holds. OUTSIDE stands for a folder that nobody has named."""
+"""Hostile and invalid values. OUTSIDE stands for a folder that no case may access."""
 
 from __future__ import annotations
 
 from random import Random
 from typing import Any
 
-OUTSIDE = "@OUTSIDE@"  # replaced by a folder's path once a case is written
-MODULE = "lorafuzz_canary"  # it writes a file when it is imported
+OUTSIDE = "@OUTSIDE@"  # replaced by the folder's path when a case is written
+MODULE = "lorafuzz_canary"  # writes a file when it is imported
 SECRET_NAME = "LORAFUZZ_SECRET"
-LONG, DEEP = 200_000, 5_000
+LONG, DEEP = 200_000, 5_000  # characters, levels of nesting
 
 CLASSES = (
     f"{MODULE}.Adam", f"{MODULE}.inner.Adam", "mlruns.studies.friend.evil.Adam", "os.system",
@@ -53,8 +53,8 @@ KEYS = (
 )  # fmt: skip
 
 
-def nasty(random: Random) -> Any:
-    """A value of any kind."""
+def hostile_value(random: Random) -> Any:
+    """Returns a random value of any kind."""
     pick = random.random()
     if pick < 0.30:
         return random.choice(NUMBERS)
@@ -66,21 +66,21 @@ def nasty(random: Random) -> Any:
         return random.choice(ADDRESSES)
     if pick < 0.82:
         return random.choice(CLASSES)
-    return odd(random)
+    return odd_value(random)
 
 
-def aimed(random: Random) -> str:
-    """A text that would do something: name a class, a place, an address, or what is resolved."""
+def hostile_text(random: Random) -> str:
+    """Returns a text that may have side effects: a class, path, address or interpolation."""
     texts: tuple[str, ...] = random.choice((TEXTS, PATHS, ADDRESSES, CLASSES))
     return random.choice(texts)
 
 
-def odd(random: Random) -> Any:
-    """Something of another shape than a word or a number."""
+def odd_value(random: Random) -> Any:
+    """Returns a value that is neither a short text nor a number, such as None or a container."""
     return random.choice((
         lambda: None, list, dict, lambda: [[]], lambda: {"": None}, lambda: [None, {}, [], "x"],
         lambda: {random.choice(KEYS): random.choice(TEXTS)}, lambda: "x" * LONG,
-        lambda: nested(random.choice((13, 40, 400, DEEP)), random.random() < 0.5),
+        lambda: nested_value(random.choice((13, 40, 400, DEEP)), random.random() < 0.5),
         lambda: list(range(random.choice((100, 20_000)))),
         lambda: {f"k{i}": i for i in range(2000)},
         lambda: {"_target_": random.choice(CLASSES), "lr": 1e-3},
@@ -88,8 +88,8 @@ def odd(random: Random) -> Any:
     ))()  # fmt: skip
 
 
-def nested(levels: int, lists: bool) -> Any:
-    """A value within so many containers."""
+def nested_value(levels: int, lists: bool) -> Any:
+    """Returns a value inside this many nested lists or dictionaries."""
     value: Any = 1
     for _ in range(levels):
         value = [value] if lists else {"a": value}

@@ -1,4 +1,4 @@
-"""Bases of strangers: their settings are numbers and words, their weights tensors."""
+"""Untrusted base models: settings are typed, weights are tensors, and no code runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ import torch
 from diffusers import DiffusionPipeline
 
 from evaluate.features import pose_detectors
-from tests.security.spoiling import SPOILED, change, device, other, pipe
+from tests.security.corruption import (
+    CORRUPTIONS,
+    link_to_device,
+    make_pipe,
+    set_json_value,
+    write_other_json,
+)
 from train.config.schema import EMBEDDED_BASE, BaseConfig
 from train.errors import ConfigError, UserError
 from train.models import model_files
@@ -26,19 +32,19 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A good base, with modules in it that leave a trace when they are imported."""
-    found = tmp_path / "base"
-    shutil.copytree(EMBEDDED_BASE, found)
+    """A valid base with modules that create a file when imported."""
+    base = tmp_path / "base"
+    shutil.copytree(EMBEDDED_BASE, base)
     code = f"open({str(tmp_path / 'PWNED')!r}, 'w').write('x')\n"
     code += "from diffusers import UNet2DConditionModel as Evil, StableDiffusionPipeline as EvilP\n"
     code += "from transformers import CLIPTokenizer as EvilT\n"
-    for place in (found, *(part for part in found.iterdir() if part.is_dir())):
+    for place in (base, *(part for part in base.iterdir() if part.is_dir())):
         (place / "evil_unet.py").write_text(code)
-    return found
+    return base
 
 
-def refused_base(source: Path) -> str:
-    """The one line that a base ends in; nothing of it was run."""
+def refuse_base(source: Path) -> str:
+    """Checks that a base is refused without running code, and returns the error line."""
     with pytest.raises(BaseError, match=r"^base\.path: ") as raised:
         load_base(BaseConfig(path=str(source), device="cpu"))
     assert not (source.parent / "PWNED").exists()
@@ -67,9 +73,9 @@ def refused_base(source: Path) -> str:
         ("unet", {"a": 1}),
     ],
 )
-def test_the_parts_of_a_base_are_of_known_classes(folder: Path, part: str, kind: Any) -> None:
-    change(folder / "model_index.json", part, value=kind)
-    refused_base(folder)
+def test_component_of_unknown_class_is_refused(folder: Path, part: str, kind: Any) -> None:
+    set_json_value(folder / "model_index.json", part, value=kind)
+    refuse_base(folder)
 
 
 TEXTS, SCHEDULER = "text_encoder/config.json", "scheduler/scheduler_config.json"
@@ -114,43 +120,48 @@ TOKENIZER = "tokenizer/tokenizer_config.json"
         ("tokenizer/special_tokens_map.json", "pad_token", None),
     ],
 )  # fmt: skip
-def test_the_settings_of_a_base_are_numbers_and_words(
+def test_invalid_setting_of_a_component_is_refused(
     folder: Path, file: str, key: str, value: Any
 ) -> None:
-    change(folder / file, key, value=value)
-    refused_base(folder)
+    set_json_value(folder / file, key, value=value)
+    refuse_base(folder)
 
 
-@pytest.mark.parametrize("spoil", SPOILED)
+@pytest.mark.parametrize("corrupt", CORRUPTIONS)
 @pytest.mark.parametrize(
     "name",
     ["model_index.json", "unet/config.json", TEXTS, SCHEDULER, TOKENIZER, "tokenizer/vocab.json",
      "tokenizer/tokenizer.json", "vae/diffusion_pytorch_model.safetensors",
      "text_encoder/model.safetensors", "spare.safetensors"],
 )  # fmt: skip
-def test_the_files_of_a_base_are_files_of_their_kind(
-    folder: Path, name: str, spoil: Callable[[Path], None]
+def test_corrupt_file_of_a_base_is_refused(
+    folder: Path, name: str, corrupt: Callable[[Path], None]
 ) -> None:
-    spoil(folder / name)
-    unread = name in ("spare.safetensors", "tokenizer/vocab.json") and spoil not in (pipe, device)
-    if unread or (name == SCHEDULER and spoil is other):  # what it does not say has a default
+    corrupt(folder / name)
+    is_unused = name in ("spare.safetensors", "tokenizer/vocab.json") and corrupt not in (
+        make_pipe,
+        link_to_device,
+    )
+    if is_unused or (name == SCHEDULER and corrupt is write_other_json):  # its keys have defaults
         return
-    refused_base(folder)
+    refuse_base(folder)
 
 
 def test_an_adapter_in_a_base_is_not_loaded(folder: Path) -> None:
-    change(folder / "text_encoder/adapter_config.json", "base_model_name_or_path", value="evil/x")
-    assert "adapter_config.json" in refused_base(folder)
+    set_json_value(
+        folder / "text_encoder/adapter_config.json", "base_model_name_or_path", value="evil/x"
+    )
+    assert "adapter_config.json" in refuse_base(folder)
 
 
-def test_weights_in_pieces_lie_beside_their_list(folder: Path) -> None:
-    listed = {"metadata": {}, "weight_map": {"a": "../../elsewhere.safetensors"}}
+def test_sharded_weights_must_be_next_to_their_index(folder: Path) -> None:
+    index = {"metadata": {}, "weight_map": {"a": "../../elsewhere.safetensors"}}
     name = "diffusion_pytorch_model.safetensors.index.json"
-    (folder / "unet" / name).write_text(json.dumps(listed))
-    assert "elsewhere" in refused_base(folder)
+    (folder / "unet" / name).write_text(json.dumps(index))
+    assert "elsewhere" in refuse_base(folder)
 
 
-def test_a_base_of_links_as_the_hubs_cache_has_them(folder: Path, tmp_path: Path) -> None:
+def test_base_of_links_as_in_the_hub_cache_is_loaded(folder: Path, tmp_path: Path) -> None:
     linked = tmp_path / "linked"
     for file in folder.rglob("*"):
         if file.is_file():
@@ -160,10 +171,8 @@ def test_a_base_of_links_as_the_hubs_cache_has_them(folder: Path, tmp_path: Path
     assert load_base(BaseConfig(path=str(linked), device="cpu")).family.name
 
 
-def test_of_the_hub_nothing_is_downloaded_that_runs_code(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    change(folder / "model_index.json", "unet", value=["evil_unet", "Evil"])
+def test_no_code_is_downloaded_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_json_value(folder / "model_index.json", "unet", value=["evil_unet", "Evil"])
     index = str(folder / "model_index.json")
     monkeypatch.setattr(model_files, "hf_hub_download", lambda *_: index)
     monkeypatch.setattr(DiffusionPipeline, "download", lambda *_, **__: pytest.fail("downloaded"))
@@ -171,17 +180,17 @@ def test_of_the_hub_nothing_is_downloaded_that_runs_code(
         locate("evil/model")
 
 
-@pytest.mark.parametrize("spoil", SPOILED)
-def test_a_base_in_one_file_is_a_file_of_its_kind(
-    tmp_path: Path, spoil: Callable[[Path], None]
+@pytest.mark.parametrize("corrupt", CORRUPTIONS)
+def test_corrupt_single_file_base_is_refused(
+    tmp_path: Path, corrupt: Callable[[Path], None]
 ) -> None:
     file = tmp_path / "base.safetensors"
-    spoil(file)
+    corrupt(file)
     with pytest.raises(UserError, match=r"^base\.path: "):
         load_base(BaseConfig(path=str(file), device="cpu"))
 
 
-def test_weights_of_torchvision_are_tensors_alone(
+def test_torchvision_weights_are_loaded_as_tensors_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Called:

@@ -1,4 +1,4 @@
-"""Caches: a link in place of an entry leads to somebody else's file, and is not read."""
+"""A link in place of a cache entry may lead to another user's file and is not read."""
 
 from __future__ import annotations
 
@@ -19,33 +19,38 @@ from train.files import safetensors_header
 KEY = "ab" * 32
 
 
-def a_tensor(link: Path) -> object:
+def read_tensor(link: Path) -> object:
     folder = link.parent.parent
     return TensorCache(folder).fetch(KEY, lambda: {"mean": torch.ones(1)}).tensors["mean"].item()
 
 
-def features(link: Path) -> object:
+def read_features(link: Path) -> object:
     extractor = SimpleNamespace(encoder=SimpleNamespace(device=torch.device("cpu")))
     return FeatureCache(cast(Any, extractor), link.parent)._load(link, 2)
 
 
-def images(link: Path) -> object:
+def read_images(link: Path) -> object:
     return baseline_images._read(link, (2, 3, 8, 8))
 
 
-@pytest.mark.parametrize(("read", "instead"), [(a_tensor, 1.0), (features, None), (images, None)])
-def test_a_link_is_not_followed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object], instead: object
+@pytest.mark.parametrize(
+    ("read", "expected"), [(read_tensor, 1.0), (read_features, None), (read_images, None)]
+)
+def test_link_is_not_followed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[Path], object],
+    expected: object,
 ) -> None:
-    theirs = tmp_path / "theirs.safetensors"
-    save_file({"mean": torch.zeros(1), "images": torch.zeros(2, 3, 8, 8).byte()}, theirs)
+    target = tmp_path / "theirs.safetensors"
+    save_file({"mean": torch.zeros(1), "images": torch.zeros(2, 3, 8, 8).byte()}, target)
     link = tmp_path / "cache" / KEY[:2] / f"{KEY}.safetensors"
     link.parent.mkdir(parents=True)
-    link.symlink_to(theirs)
+    link.symlink_to(target)
     opened: list[Path] = []
     for module in ("train.cache.tensor_cache", "evaluate.features.feature_cache",
                    "evaluate.generation.baseline_images"):  # fmt: skip
         monkeypatch.setattr(f"{module}.read_header", opened.append)
-    assert read(link) == instead
+    assert read(link) == expected
     assert not opened
-    assert safetensors_header.read_header(theirs).tensors, "their file is as it was"
+    assert safetensors_header.read_header(target).tensors, "the other file is unchanged"

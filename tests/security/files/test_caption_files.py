@@ -1,4 +1,4 @@
-"""Caption files from strangers: only what lies beside the pictures is read, and nothing hangs."""
+"""Untrusted caption files: only files in the image folder are read, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SECRET = "the password is tulip"
 
 @pytest.fixture(autouse=True)
 def data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder of pictures in the working folder, beside a secret; nothing is named."""
+    """Creates an image folder next to a secret in the working folder; no path is allowed."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret.txt").write_text(SECRET)
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "a.txt").write_text(SECRET)
-    return drawn(tmp_path / "data")
+    return draw_images(tmp_path / "data")
 
 
-def drawn(folder: Path) -> Path:
+def draw_images(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for number, name in enumerate("ab"):
         Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / f"{name}.png")
@@ -42,7 +42,7 @@ def load(folder: Path, **settings: Any) -> Dataset:
     "target", ["../secret.txt", "/etc/passwd", "chain", "../data/../secret.txt", "up/secret.txt",
                "/proc/self/environ", "../secrets/a.txt"],
 )  # fmt: skip
-def test_a_link_out_of_the_folder_is_refused_or_allowed_by_name(data: Path, target: str) -> None:
+def test_link_out_of_the_folder_is_refused_unless_allowed(data: Path, target: str) -> None:
     (data / "chain").symlink_to(data.parent / "secret.txt")
     (data / "up").symlink_to("..")
     (data / "a.txt").symlink_to(target)
@@ -56,7 +56,7 @@ def test_a_link_out_of_the_folder_is_refused_or_allowed_by_name(data: Path, targ
         assert load(data).training[0].caption == SECRET
 
 
-def test_a_link_inside_of_the_folder_is_read(data: Path) -> None:
+def test_link_inside_the_folder_is_read(data: Path) -> None:
     (data / "words.md").write_text("sks dog, shared")
     (data / "a.txt").symlink_to("words.md")
     (data / "b.txt").symlink_to(data / "words.md")
@@ -67,21 +67,21 @@ def test_a_link_inside_of_the_folder_is_read(data: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["captions", "numbered"])
-def test_a_folder_of_captions_that_is_a_link_is_followed_too(tmp_path: Path, layout: str) -> None:
+def test_linked_caption_folder_is_refused(tmp_path: Path, layout: str) -> None:
     root = tmp_path / "theirs"
-    drawn(root / "images" / "10_sks dog" if layout == "numbered" else root / "images")
+    draw_images(root / "images" / "10_sks dog" if layout == "numbered" else root / "images")
     (root / "captions").symlink_to(tmp_path / "secrets")
     with pytest.raises(DataError, match="--allow-path="):
         load(root)
 
 
 @pytest.mark.parametrize("linked", ["images", "10_sks dog", "inner", "validation", "up"])
-def test_captions_behind_a_folder_that_is_a_link_are_not_read(tmp_path: Path, linked: str) -> None:
-    """Its pictures are."""
-    private, root = drawn(tmp_path / "private"), tmp_path / "theirs"
+def test_captions_in_a_linked_image_folder_are_not_read(tmp_path: Path, linked: str) -> None:
+    """The images themselves are read."""
+    private, root = draw_images(tmp_path / "private"), tmp_path / "theirs"
     root.mkdir()
     if linked == "validation":
-        Image.new("RGB", (32, 32), (9, 9, 9)).save(drawn(root / "images") / "c.png")
+        Image.new("RGB", (32, 32), (9, 9, 9)).save(draw_images(root / "images") / "c.png")
     if linked == "up":
         (root / "to").symlink_to("..")
         (root / "images").symlink_to("to/private")
@@ -98,10 +98,8 @@ def test_captions_behind_a_folder_that_is_a_link_are_not_read(tmp_path: Path, li
 
 
 @pytest.mark.parametrize("image_dir", ["link", "here", "here/sub"])
-def test_a_subset_of_a_dataset_config_behind_a_link_is_not_read(
-    tmp_path: Path, image_dir: str
-) -> None:
-    drawn(tmp_path / "private" / "sub")
+def test_linked_subset_of_a_dataset_config_is_refused(tmp_path: Path, image_dir: str) -> None:
+    draw_images(tmp_path / "private" / "sub")
     (tmp_path / "private" / "sub" / "a.txt").write_text(SECRET)
     root = tmp_path / "theirs"
     (root / "started").mkdir(parents=True)
@@ -117,21 +115,21 @@ def test_a_subset_of_a_dataset_config_behind_a_link_is_not_read(
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "loop", "folder", "large"])
-def test_what_is_no_caption_file_never_hangs(data: Path, kind: str) -> None:
-    place = data / "a.txt"
+def test_special_caption_file_never_hangs(data: Path, kind: str) -> None:
+    file = data / "a.txt"
     if kind == "pipe":
-        os.mkfifo(place)
+        os.mkfifo(file)
     elif kind == "folder":
-        place.mkdir()
+        file.mkdir()
     elif kind == "large":
-        with place.open("wb") as stream:
+        with file.open("wb") as stream:
             stream.truncate(50_000_000_000)
     else:
-        place.symlink_to("/dev/zero" if kind == "device" else "a.txt")
+        file.symlink_to("/dev/zero" if kind == "device" else "a.txt")
     if kind in ("loop", "large"):
         with pytest.raises(DataError, match=r"a\.txt: is"):
             load(data)
-    else:  # what is no file is passed over, as anything else that lies there
+    else:  # special files are ignored like other unrelated files
         assert load(data).training[0].caption == "sks dog"
 
 
@@ -140,17 +138,17 @@ def test_what_is_no_caption_file_never_hangs(data: Path, kind: str) -> None:
     ["/../../secret.txt", "/../secret.txt", "../secret.txt", "/etc/passwd", "\0",
      ".txt/../../secret.txt", "~/x"],
 )  # fmt: skip
-def test_an_extension_is_no_path(data: Path, extension: str) -> None:
-    said = ""
+def test_extension_cannot_be_a_path(data: Path, extension: str) -> None:
+    output = ""
     try:
-        said = load(data, caption_extension=extension).report()
+        output = load(data, caption_extension=extension).report()
     except DataError as error:
-        said = str(error)
-    assert SECRET not in said
-    assert "root:" not in said
+        output = str(error)
+    assert SECRET not in output
+    assert "root:" not in output
 
 
-def test_links_among_the_pictures_never_hang(data: Path) -> None:
+def test_links_among_images_never_hang(data: Path) -> None:
     (data / "10_x").mkdir()
     for name, target in (("c.png", "c.png"), ("d.png", "/dev/zero"), ("e", ".."), ("f", "f")):
         (data / name).symlink_to(target)

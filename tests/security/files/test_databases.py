@@ -1,4 +1,4 @@
-"""SQLite files from others: what is asked of them ends, and is asked of tables alone."""
+"""Untrusted SQLite files: queries are bounded and read tables only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_what_is_no_table_is_not_asked(tmp_path: Path, kind: str) -> None:
+def test_views_and_virtual_tables_are_not_queried(tmp_path: Path, kind: str) -> None:
     names = ("runs", "alembic_version", "studies")
     columns = {"runs": "run_uuid", "alembic_version": "version_num", "studies": "study_id"}
     spelled = {name: name.upper() if kind == "capitals" else name for name in names}
@@ -57,18 +57,20 @@ def test_what_is_no_table_is_not_asked(tmp_path: Path, kind: str) -> None:
                                    "CREATE TRIGGER t AFTER INSERT ON runs BEGIN SELECT 1; END",
                                    "CREATE TRIGGER t AFTER UPDATE ON RUNS BEGIN SELECT 1; END",
                                    "CREATE VIRTUAL TABLE f USING fts5(a)"])  # fmt: skip
-def test_an_embedded_store_has_tables_alone(
+def test_embedded_store_with_other_objects_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     file = database(tmp_path, "CREATE TABLE runs (run_uuid)", other)
     with pytest.raises(ConfigError, match="where tables should be"):
         check_tracking(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")  # a person's own may have more
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", f"sqlite:///{file}"
+    )  # the user's own store may have more
     check_tracking(tmp_path / "root")
 
 
-def test_a_table_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_file, "MAX_CALLBACKS", 50)
+def test_query_of_a_huge_table_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_file, "MOST", 50)
     file = database(tmp_path, "CREATE TABLE runs (run_uuid)",
                     f"INSERT INTO runs {ENDLESS.format('')} LIMIT 100000",
                     "CREATE TABLE alembic_version (version_num)",
@@ -85,7 +87,7 @@ def test_a_table_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not Address(tmp_path).lacks(RUN)
 
 
-def test_nothing_is_written(tmp_path: Path) -> None:
+def test_database_is_read_only(tmp_path: Path) -> None:
     file = database(tmp_path, "CREATE TABLE runs (run_uuid)")
     with pytest.raises(sqlite3.OperationalError), open_database(file, "runs") as opened:
         opened.execute("DELETE FROM runs")

@@ -1,4 +1,4 @@
-"""Files of prompt parts and probe sets of strangers: sentences with names, and nothing else."""
+"""Untrusted attribute files and probe sets: templates have plain placeholders only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evaluate.prompts.templates import TemplateError, fill
 from train.config.schema import CONF
 from train.errors import ConfigError
 
-GOOD: dict[str, Any] = {
+VALID: dict[str, Any] = {
     "template": "a {subject}, {pose}, {place}, {dress}",
     "class_word": "puppet",
     "poses": {"pose": ["sitting", "lying"]},
@@ -26,8 +26,8 @@ GOOD: dict[str, Any] = {
 }
 
 
-def refused(file: Path) -> str:
-    """The one line that a file of values ends in."""
+def refuse(file: Path) -> str:
+    """Checks that an attribute file is refused, and returns the error line."""
     with pytest.raises(ConfigError, match=r"^probes\.attributes: ") as raised:
         load_attributes(str(file))
     line = str(raised.value)
@@ -74,11 +74,11 @@ def refused(file: Path) -> str:
         ("poses", []),
     ],
 )
-def test_values_are_sentences_with_names(tmp_path: Path, key: str, value: Any) -> None:
+def test_invalid_attributes_are_refused(tmp_path: Path, key: str, value: Any) -> None:
     file = tmp_path / "values.yaml"
-    file.write_text(yaml.safe_dump({**GOOD, key: value}))
-    refused(file)
-    file.write_text(yaml.safe_dump(GOOD))
+    file.write_text(yaml.safe_dump({**VALID, key: value}))
+    refuse(file)
+    file.write_text(yaml.safe_dump(VALID))
     assert load_attributes(str(file)).prompt("x", {}.fromkeys(["pose", "place", "dress"], "y"))
 
 
@@ -92,12 +92,12 @@ def test_values_are_sentences_with_names(tmp_path: Path, key: str, value: Any) -
                   for n in range(30)),
     ],
 )  # fmt: skip
-def test_what_is_no_file_of_values(
+def test_file_without_attributes_is_refused(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "values.yaml").write_text(text)
-    refused(tmp_path / "values.yaml")
+    refuse(tmp_path / "values.yaml")
     with pytest.raises(ConfigError, match=r"^probes\.file: "):
         load_probe_set(str(tmp_path / "values.yaml"))
     assert not (tmp_path / "PWNED").exists()
@@ -105,18 +105,18 @@ def test_what_is_no_file_of_values(
 
 def test_pipes_devices_and_other_encodings(tmp_path: Path) -> None:
     file = tmp_path / "values.yaml"
-    file.write_bytes(yaml.safe_dump(GOOD).encode() + b"# J\xfcrgen")
-    refused(file)
+    file.write_bytes(yaml.safe_dump(VALID).encode() + b"# J\xfcrgen")
+    refuse(file)
     file.unlink()
     os.mkfifo(file)
-    assert "pipe" in refused(file)
+    assert "pipe" in refuse(file)
     file.unlink()
     file.symlink_to("/dev/zero")
-    assert "device" in refused(file)
+    assert "device" in refuse(file)
     file.unlink()
     file.mkdir()
-    assert "folder" in refused(file)
-    assert "no" in refused(Path("../../../../any/secret"))
+    assert "folder" in refuse(file)
+    assert "no" in refuse(Path("../../../../any/secret"))
 
 
 @pytest.mark.parametrize(
@@ -132,39 +132,43 @@ def test_pipes_devices_and_other_encodings(tmp_path: Path) -> None:
         ("probes", []),
         ("training", {}),
         ("training", {"pose": 1, "place": [], "dress": []}),
-        ("values", {**GOOD, "template": "{subject:>99999999999}"}),
+        ("values", {**VALID, "template": "{subject:>99999999999}"}),
         ("values", {"kinds": {}}),
         ("values", None),
         ("class_word", {}),
     ],
 )
-def test_a_probe_set_is_typed(tmp_path: Path, key: str, value: Any) -> None:
+def test_invalid_probe_set_is_refused(tmp_path: Path, key: str, value: Any) -> None:
     probe = {"prompt": "p", "base_prompt": "p", "seed": 1, "role": "fresh", "asked": {}}
-    content = {"probes": [probe] * 3, "values": GOOD, "class_word": "puppet",
+    content = {"probes": [probe] * 3, "values": VALID, "class_word": "puppet",
                "training": {"pose": [], "place": [], "dress": []}}  # fmt: skip
     file = tmp_path / "probes.yaml"
     file.write_text(json.dumps(content))
-    good = load_probe_set(str(file))
-    assert len(good.probes) == 3
-    file.write_text(good.to_yaml())
-    assert load_probe_set(str(file)) == good  # as this program writes it
+    probe_set = load_probe_set(str(file))
+    assert len(probe_set.probes) == 3
+    file.write_text(probe_set.to_yaml())
+    assert load_probe_set(str(file)) == probe_set
     file.write_text(json.dumps({**content, key: value}))
     with pytest.raises(ConfigError, match=r"^probes\.file: ") as raised:
         load_probe_set(str(file))
     assert "\x1b" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "probes/values").glob("*.yaml")))
-def test_the_prompts_of_the_shipped_files_are_those_of_format(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", sorted(p.stem for p in (CONF / "probes/attributes").glob("*.yaml"))
+)
+def test_shipped_templates_are_filled_like_str_format(name: str) -> None:
     values = load_attributes(name)
-    asked = {part: options[-1] for kind in values.kinds.values() for part, options in kind.items()}
-    expected = values.template.format(subject="a sks x", **asked)
-    assert values.prompt("a sks x", asked) == expected
+    requested = {
+        part: options[-1] for kind in values.kinds.values() for part, options in kind.items()
+    }
+    expected = values.template.format(subject="a sks x", **requested)
+    assert values.prompt("a sks x", requested) == expected
     for part, phrase in values.phrases.items():
         assert values.phrase(part, "v", "w") == phrase.format(class_word="w", value="v")
 
 
-def test_braces_written_twice_are_braces() -> None:
+def test_doubled_braces_are_literal() -> None:
     assert fill("{{a}} {a}", {"a": "{b}"}) == "{a} {b}"
     with pytest.raises(TemplateError, match="did you mean subject"):
         fill("{subjet}", {"subject": "x"})

@@ -1,4 +1,4 @@
-"""A state of a run that somebody else wrote: it is continued from, or left out with one line."""
+"""Untrusted resume states: valid ones are resumed, invalid ones are skipped with one warning."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Make = Callable[..., TrialConfig]
 Change = Callable[[dict[str, Any]], object]
 
 
-def _optimizer(state: dict[str, Any], name: str, value: Any) -> None:
+def _set_option(state: dict[str, Any], name: str, value: Any) -> None:
     state["optimizer"]["param_groups"][0][name] = value
 
 
-def _moment(state: dict[str, Any], value: Any) -> None:
+def _set_moment(state: dict[str, Any], value: Any) -> None:
     next(iter(state["optimizer"]["state"].values()))["exp_avg"] = value
 
 
@@ -64,70 +64,70 @@ CHANGES: list[Change] = [
     lambda s: s["scheduler"].update(last_epoch="x"),
     lambda s: s["scheduler"].update(base_lrs=["x", "y"]),
     lambda s: s["scheduler"].update(base_lrs=[]),
-    lambda s: _optimizer(s, "lr", "x"),
-    lambda s: _optimizer(s, "betas", [0.9]),
-    lambda s: _optimizer(s, "eps", {}),
-    lambda s: _moment(s, torch.zeros(7)),
+    lambda s: _set_option(s, "lr", "x"),
+    lambda s: _set_option(s, "betas", [0.9]),
+    lambda s: _set_option(s, "eps", {}),
+    lambda s: _set_moment(s, torch.zeros(7)),
     lambda s: s.update(optimizer=[]),
     lambda s: s.update(optimizer={"state": [], "param_groups": {}}),
 ]
 
 
 @pytest.fixture(scope="module")
-def written() -> dict[str, bytes]:
-    """The files of a run that was left in its second epoch; kept for all tests."""
+def run_files() -> dict[str, bytes]:
+    """Caches the files of the interrupted run for all tests."""
     return {}
 
 
 @pytest.fixture
-def left(
-    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, written: dict[str, bytes]
+def interrupted_run(
+    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, run_files: dict[str, bytes]
 ) -> tuple[TrialSpec, Path]:
-    """The folder of a run that was left in its second epoch."""
-    member = TrialSpec(trial(), tmp_path / "run")
-    if not written:
-        leaves = iter([False] * 4 + [True])
+    """Returns a run that was interrupted in its second epoch, and its state file."""
+    spec = TrialSpec(trial(), tmp_path / "run")
+    if not run_files:
+        stop_answers = iter([False] * 4 + [True])
         with pytest.raises(KeyboardInterrupt):
-            train(base, dataset, member, should_stop=lambda: next(leaves))
-        written.update({file.name: file.read_bytes() for file in member.folder.iterdir()})
-    member.folder.mkdir(exist_ok=True)
-    for name, content in written.items():
-        (member.folder / name).write_bytes(content)
-    return member, state_file(member.folder)
+            train(base, pictures, spec, should_stop=lambda: next(stop_answers))
+        run_files.update({file.name: file.read_bytes() for file in spec.folder.iterdir()})
+    spec.folder.mkdir(exist_ok=True)
+    for name, content in run_files.items():
+        (spec.folder / name).write_bytes(content)
+    return spec, state_file(spec.folder)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=map(str, range(len(CHANGES))))
-def test_a_part_of_another_kind(
-    base: BaseModel, dataset: Dataset, left: tuple[TrialSpec, Path], change: Change,
+def test_invalid_part_of_a_state_is_skipped(
+    base: BaseModel, pictures: Dataset, interrupted_run: tuple[TrialSpec, Path], change: Change,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    member, file = left
+    spec, file = interrupted_run
     state = torch.load(file, weights_only=True)
     change(state)
     torch.save(state, file)
-    _begins_anew(base, dataset, member, file, caplog)
+    _check_restart(base, pictures, spec, file, caplog)
 
 
-def _begins_anew(
+def _check_restart(
     base: BaseModel,
-    dataset: Dataset,
-    member: TrialSpec,
+    pictures: Dataset,
+    spec: TrialSpec,
     file: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is said in one line, memory is not filled, and the run goes on from its checkpoint."""
+    """Checks for one warning, bounded memory, and a restart from the last checkpoint."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with caplog.at_level("WARNING"):
-        train(base, dataset, member)
-    (said,) = [record.message for record in caplog.records]
-    assert said.startswith(f"{file} is damaged (")
-    assert "\n" not in said
-    assert "continues from lora-000001.safetensors" in said
+        train(base, pictures, spec)
+    (warning,) = [record.message for record in caplog.records]
+    assert warning.startswith(f"{file} is damaged (")
+    assert "\n" not in warning
+    assert "goes on from lora-000001.safetensors" in warning
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000
 
 
-class Called:
-    """Whoever unpickles it calls this."""
+class CallOnUnpickle:
+    """Calls a function when it is unpickled."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.function, self.arguments = function, arguments
@@ -155,13 +155,13 @@ def _bomb() -> bytes:
 @pytest.mark.parametrize(
     "content",
     [
-        _pickled(Called(bytearray, 10**11)),
-        _pickled({"config": Called(bytearray, 10**11)}),
-        _pickled({"config": Called(os.mkdir, "PWNED")}),
-        _pickled({"config": Called(eval, "1")}),
-        _pickled({"config": Called(set, [[1]])}),
-        _pickled({"config": Called(torch.zeros, (10**11,))}),
-        pickle.dumps({"config": Called(os.mkdir, "PWNED")}),
+        _pickled(CallOnUnpickle(bytearray, 10**11)),
+        _pickled({"config": CallOnUnpickle(bytearray, 10**11)}),
+        _pickled({"config": CallOnUnpickle(os.mkdir, "PWNED")}),
+        _pickled({"config": CallOnUnpickle(eval, "1")}),
+        _pickled({"config": CallOnUnpickle(set, [[1]])}),
+        _pickled({"config": CallOnUnpickle(torch.zeros, (10**11,))}),
+        pickle.dumps({"config": CallOnUnpickle(os.mkdir, "PWNED")}),
         _bomb(),
         b"PK\x03\x04",
         b"",
@@ -169,14 +169,14 @@ def _bomb() -> bytes:
     ],
     ids=range(11),
 )
-def test_what_is_no_state(
-    base: BaseModel, dataset: Dataset, left: tuple[TrialSpec, Path], content: bytes,
+def test_file_that_is_no_state_is_skipped(
+    base: BaseModel, pictures: Dataset, interrupted_run: tuple[TrialSpec, Path], content: bytes,
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
-    member, file = left
+    spec, file = interrupted_run
     monkeypatch.chdir(tmp_path)
     file.write_bytes(content)
-    _begins_anew(base, dataset, member, file, caplog)
+    _check_restart(base, pictures, spec, file, caplog)
     assert not Path("PWNED").exists()
 
 
@@ -193,24 +193,27 @@ def _sparse(file: Path) -> None:
     os.truncate(file, 10**12)
 
 
-@pytest.mark.parametrize("spoil", [_fifo, _device, _sparse, Path.mkdir])
-def test_what_is_no_file(
-    base: BaseModel, dataset: Dataset, left: tuple[TrialSpec, Path], spoil: Callable[[Path], None],
-) -> None:  # fmt: skip
-    _, file = left
+@pytest.mark.parametrize("corrupt", [_fifo, _device, _sparse, Path.mkdir])
+def test_special_file_is_refused(
+    base: BaseModel,
+    pictures: Dataset,
+    interrupted_run: tuple[TrialSpec, Path],
+    corrupt: Callable[[Path], None],
+) -> None:
+    _, file = interrupted_run
     file.unlink()
-    spoil(file)
+    corrupt(file)
     with pytest.raises(ValueError, match=r"pipe|device|larger|folder"):
         read_state(file, torch.device("cpu"), 1000)
 
 
-def test_a_whole_state_is_continued(
+def test_valid_state_is_resumed(
     base: BaseModel,
-    dataset: Dataset,
-    left: tuple[TrialSpec, Path],
+    pictures: Dataset,
+    interrupted_run: tuple[TrialSpec, Path],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    member, _ = left
+    spec, _ = interrupted_run
     with caplog.at_level("WARNING"):
-        train(base, dataset, member)
+        train(base, pictures, spec)
     assert not caplog.records

@@ -1,4 +1,4 @@
-"""What a person is told to type is pasted: whatever is in it stays one word of a shell."""
+"""Every value in a command that a message suggests is quoted as one shell word."""
 
 from __future__ import annotations
 
@@ -18,51 +18,60 @@ from train.text.shell import in_setting
 
 ROOT = CONF.parent
 FILES = [f for part in ("train", "evaluate", "sweeper") for f in (ROOT / part).rglob("*.py")]
-# in a message: a setting, a flag or a variable, and its value right behind
-GIVEN = re.compile(r"(--[a-z-]+|\b[a-z_]+(\.[a-z_]+)+|\b[A-Z_]{4,}|\b(root|study))=[\"']?\Z")
+# in a message: a setting, flag or variable directly before its value
+KEY_BEFORE_VALUE = re.compile(
+    r"(--[a-z-]+|\b[a-z_]+(\.[a-z_]+)+|\b[A-Z_]{4,}|\b(root|study))=[\"']?\Z"
+)
 ADVICE = re.compile(r"\b(type|add|set|or|write) \Z")  # before a key that is a variable
-QUOTE = {"in_shell", "in_setting"}
-# no advice, or with a number or a name that has been checked
-KNOWN = {"study.name", "study.trial", "study.keep_checkpoints", "training.gradient_accumulation"}
+QUOTING_FUNCTIONS = {"in_shell", "in_setting"}
+# not suggestions, or their values are numbers or validated names
+SAFE_KEYS = {
+    "study.name",
+    "study.trial",
+    "study.keep_checkpoints",
+    "training.gradient_accumulation",
+}
 VALUES = ["x; touch pwn $(id)", "a`id`", "it's $HOME", "a b", "$(id)", "x\\ny", "&& id", "#x"]
 
 
-def advice(file: Path) -> list[str]:
-    """Where a file puts a value into what is typed, other than by `train.text.shell`."""
-    found = []
+def unquoted_values(file: Path) -> list[str]:
+    """Returns the places of a file with values in commands not quoted by `train.text.shell`."""
+    places = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.JoinedStr):
             continue
         parts = node.values
         texts = [str(part.value) if isinstance(part, ast.Constant) else "" for part in parts]
-        for place, part in enumerate(parts[1:], start=1):
+        for index, part in enumerate(parts[1:], start=1):
             call = part.value if isinstance(part, ast.FormattedValue) else None
             name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
-            if call is None or name in QUOTE:
+            if call is None or name in QUOTING_FUNCTIONS:
                 continue
-            given = GIVEN.search(texts[place - 1])
-            key = texts[place - 1] == "=" and place > 2 and ADVICE.search(texts[place - 3])
-            if key or (given and given[1] not in KNOWN):
-                found.append(f"{file.name}:{node.lineno}: {ast.unparse(node)}")
-    return found
+            key_match = KEY_BEFORE_VALUE.search(texts[index - 1])
+            key = texts[index - 1] == "=" and index > 2 and ADVICE.search(texts[index - 3])
+            if key or (key_match and key_match[1] not in SAFE_KEYS):
+                places.append(f"{file.name}:{node.lineno}: {ast.unparse(node)}")
+    return places
 
 
-def test_all_that_is_typed_is_quoted(tmp_path: Path) -> None:
-    assert [line for file in FILES if file.name != "shell.py" for line in advice(file)] == []
+def test_every_suggested_value_is_quoted(tmp_path: Path) -> None:
+    assert [
+        line for file in FILES if file.name != "shell.py" for line in unquoted_values(file)
+    ] == []
     for message in ("type {setting}={shown}", "add --allow-path={shortened(x)} to it", "root={r}",
                     "read by data.regularization_path={x}", "to or {a}={b}"):  # fmt: skip
         (tmp_path / "a.py").write_text(f"f'{message}'")
-        assert advice(tmp_path / "a.py"), message
+        assert unquoted_values(tmp_path / "a.py"), message
 
 
 def is_one_word(message: str, key: str, value: str) -> bool:
-    """Whether a shell takes what stands behind the key for this very value."""
+    """Whether a shell reads this value after the key as one word."""
     words = shlex.split(message[message.index(f"{key}=") :].replace("$'", "'"))
     return words[0].rstrip(",;") == f"{key}={value}"
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_a_value_is_one_word(value: str) -> None:
+def test_value_is_quoted_as_one_word(value: str) -> None:
     assert shlex.split(in_setting("data.path", value)) == [f"data.path={value}"]
     assert in_setting("a", "x" * 1000) == in_setting("a", "\x1b[2J") == "a="
 
@@ -79,7 +88,9 @@ def test_a_value_is_one_word(value: str) -> None:
         ("optimizer_type", "a.{}", "--allow-class"),
     ],
 )
-def test_kohyas_messages(tmp_path: Path, key: str, place: str, setting: str, value: str) -> None:
+def test_messages_about_kohya_configs(
+    tmp_path: Path, key: str, place: str, setting: str, value: str
+) -> None:
     file, text = tmp_path / "a.toml", place.format(value)
     file.write_text(f'{key} = "{text}"'.replace("\\", "\\\\"))
     with pytest.raises(UserError) as error:
@@ -88,7 +99,7 @@ def test_kohyas_messages(tmp_path: Path, key: str, place: str, setting: str, val
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_other_messages(tmp_path: Path, value: str) -> None:
+def test_messages_about_datasets_and_classes(tmp_path: Path, value: str) -> None:
     file = tmp_path / "a.toml"
     text = f'image_dir = "/{value}"'.replace("\\", "\\\\")
     file.write_text(f"[[datasets]]\nresolution = 32\n[[datasets.subsets]]\n{text}")

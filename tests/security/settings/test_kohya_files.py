@@ -1,4 +1,4 @@
-"""kohya's configs from strangers: no code, no place that was not named, bounded time, one line."""
+"""Untrusted kohya configs: no code, no paths that were not allowed, bounded time, one line."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SUBSET = "[[datasets]]\nresolution = 32\n[[datasets.subsets]]\n"
 
 
 @pytest.fixture(autouse=True)
-def nothing_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Only what a test itself names, and an empty working folder."""
+def empty_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Runs tests in an empty working folder, without allowed paths."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
@@ -39,8 +39,8 @@ def write(folder: Path, text: str, name: str = "config.toml") -> Path:
     return folder / name
 
 
-def trained(folder: Path, text: str, *typed: str) -> TrainConfig:
-    """The settings of `python -m train kohya=` with a config of this text."""
+def train_settings(folder: Path, text: str, *typed: str) -> TrainConfig:
+    """Returns the settings of `python -m train kohya=FILE` for a config with this text."""
     lines, _ = expand([f"kohya={write(folder, text)}", *typed])
     config = settings("train", TrainConfig, normalized(lines, kinds(TrainConfig)))
     check_train(config)
@@ -78,16 +78,16 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_megabyte_of_anything_is_refused_soon_and_in_one_line(tmp_path: Path, name: str) -> None:
+def test_hostile_config_is_refused_quickly_and_in_one_line(tmp_path: Path, name: str) -> None:
     start = time.monotonic()
     with pytest.raises(UserError) as error:
-        trained(tmp_path / "theirs", HOSTILE[name][:MEGABYTE])
+        train_settings(tmp_path / "theirs", HOSTILE[name][:MEGABYTE])
     assert time.monotonic() - start < 20
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 1500
 
 
-def test_no_class_is_imported_that_is_not_on_the_list_or_allowed(
+def test_only_listed_and_allowed_classes_are_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     canary = 'from pathlib import Path\nPath(__file__).with_suffix(".ran").touch()\n'
@@ -96,12 +96,12 @@ def test_no_class_is_imported_that_is_not_on_the_list_or_allowed(
     for name in ("evil.Adam", "os.system", "venv.__main__.X", "torch.optim.adamw.AdamW", "a..b",
                  ".evil", "evil.", "torch.hub.load", "torch.optim.AdamW.step"):  # fmt: skip
         with pytest.raises(ConfigError, match="--allow-class=") as error:
-            trained(tmp_path / "theirs", f'optimizer_type = "{name}"')
+            train_settings(tmp_path / "theirs", f'optimizer_type = "{name}"')
         assert name in str(error.value)
     assert "evil" not in sys.modules
     assert not evil.with_suffix(".ran").exists()
     for known in ("torch.optim.NAdam", "bitsandbytes.optim.PagedAdamW", "AdamW"):
-        trained(tmp_path / "theirs", f'optimizer_type = "{known}"')
+        train_settings(tmp_path / "theirs", f'optimizer_type = "{known}"')
     permissions.allow(classes=["evil.Adam"])
     file = write(tmp_path / "theirs", 'optimizer_type = "evil.Adam"')
     assert "optimizer._target_=evil.Adam" in expand([f"kohya={file}"])[0]
@@ -109,9 +109,9 @@ def test_no_class_is_imported_that_is_not_on_the_list_or_allowed(
 
 @pytest.mark.parametrize("argument", ["_target_=a.b", "_partial_=true", "_x=1", "a b=1", "a.b=1",
                                       "${oc.env:HOME}=1", "x}y=2", "=3", "lr=1"])  # fmt: skip
-def test_arguments_of_an_optimizer_are_plain_names(tmp_path: Path, argument: str) -> None:
+def test_invalid_optimizer_argument_is_refused(tmp_path: Path, argument: str) -> None:
     with pytest.raises(ConfigError, match="optimizer_args"):
-        trained(tmp_path / "theirs", f'optimizer_args = ["{argument}"]')
+        train_settings(tmp_path / "theirs", f'optimizer_args = ["{argument}"]')
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_arguments_of_an_optimizer_are_plain_names(tmp_path: Path, argument: str
         "it's ${name}",
     ],
 )
-def test_text_of_a_file_stays_text(
+def test_interpolation_in_a_config_stays_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setenv("SECRET", "leaked")
@@ -153,63 +153,63 @@ def test_text_of_a_file_stays_text(
         ("output-dir", "output"),
     ],
 )
-def test_only_places_that_were_named_are_used(tmp_path: Path, key: str, setting: str) -> None:
+def test_only_allowed_paths_are_used(tmp_path: Path, key: str, setting: str) -> None:
     theirs, elsewhere = tmp_path / "theirs", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    place = write(elsewhere, "resolution = 32") if key == "dataset_config" else elsewhere
-    named = [place, "../elsewhere", f"{theirs}/../elsewhere", "/etc", "~root", "~"]
+    path = write(elsewhere, "resolution = 32") if key == "dataset_config" else elsewhere
+    paths = [path, "../elsewhere", f"{theirs}/../elsewhere", "/etc", "~root", "~"]
     theirs.mkdir()
     (theirs / "link").symlink_to(elsewhere)
-    for written in (*named, theirs / "link", f"{theirs}/a/../../elsewhere"):
-        file = write(theirs, f'{key} = "{written}"')
+    for forbidden in (*paths, theirs / "link", f"{theirs}/a/../../elsewhere"):
+        file = write(theirs, f'{key} = "{forbidden}"')
         with pytest.raises(ConfigError, match=f"type {setting}=") as error:
             expand([f"kohya={file}"])
         assert f"kohya: {key.replace('-', '_')}: " in str(error.value)
     permissions.allow([elsewhere])
-    file = write(theirs, f'{key} = "{place}"\nresolution = 32')
-    assert any(line.startswith(f"{setting}={place}") for line in expand([f"kohya={file}"])[0])
+    file = write(theirs, f'{key} = "{path}"\nresolution = 32')
+    assert any(line.startswith(f"{setting}={path}") for line in expand([f"kohya={file}"])[0])
 
 
 @pytest.mark.parametrize("name", ["stabilityai/stable-diffusion-xl-base-1.0", "evil/model", "sdxl"])
-def test_a_model_of_a_hub_is_typed_and_not_taken_from_a_file(tmp_path: Path, name: str) -> None:
+def test_model_on_the_hub_must_be_typed(tmp_path: Path, name: str) -> None:
     text = f'pretrained_model_name_or_path = "{name}"'
     with pytest.raises(ConfigError, match=f"type base.path={name}"):
-        trained(tmp_path / "theirs", text)
-    assert trained(tmp_path / "theirs", text, f"base.path={name}").base.path == name
+        train_settings(tmp_path / "theirs", text)
+    assert train_settings(tmp_path / "theirs", text, f"base.path={name}").base.path == name
 
 
-def test_what_the_command_line_gives_is_not_asked_of_the_file(tmp_path: Path) -> None:
-    """... nor read from where the file says."""
-    mine = tmp_path / "mine" / "3_sks dog"
-    mine.mkdir(parents=True)
+def test_typed_settings_replace_paths_of_the_config(tmp_path: Path) -> None:
+    """The paths in the config are not even read."""
+    dataset = tmp_path / "mine" / "3_sks dog"
+    dataset.mkdir(parents=True)
     file = write(tmp_path / "theirs", 'train_data_dir = "/etc"\ndataset_config = "/dev/zero"\n'
                  'output_dir = "/"\npretrained_model_name_or_path = "a/b"')  # fmt: skip
-    typed = [f"data.path={mine.parent}", "output=out", "base.path=puppets"]
+    typed = [f"data.path={dataset.parent}", "output=out", "base.path=puppets"]
     lines, _ = expand([f"kohya={file}", *typed])
     assert "data.trigger=sks dog" in lines
     assert lines[-3:] == typed
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "loop", "folder"])
-def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
-    place = tmp_path / "here" / "a.toml"
+def test_special_file_is_refused(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "here" / "a.toml"
     if kind == "pipe":
-        os.mkfifo(place)
+        os.mkfifo(file)
     elif kind == "folder":
-        place.mkdir()
+        file.mkdir()
     else:
-        place.symlink_to("/dev/zero" if kind == "device" else "a.toml")
+        file.symlink_to("/dev/zero" if kind == "device" else "a.toml")
     for name in ("kohya", "dataset_config"):
         other = [] if name == "kohya" else [f"kohya={write(tmp_path / 'theirs', '')}"]
         with pytest.raises(ConfigError) as error:
-            expand([f"{name}={place}", *other])
+            expand([f"{name}={file}", *other])
         assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     "image_dir", ["/etc", "../../../../../../etc", "~root", "..", "link", "a/../../..", "/"]
 )
-def test_a_dataset_config_names_folders_below_its_own(tmp_path: Path, image_dir: str) -> None:
+def test_dataset_config_cannot_name_folders_outside_its_own(tmp_path: Path, image_dir: str) -> None:
     file = write(tmp_path / "theirs", f'{SUBSET}image_dir = "{image_dir}"')
     (tmp_path / "theirs" / "link").symlink_to("/etc")
     with pytest.raises(DataError, match="--allow-path=") as error:
@@ -218,7 +218,7 @@ def test_a_dataset_config_names_folders_below_its_own(tmp_path: Path, image_dir:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (r'image_dir = "a\u0000b"', "is not a folder name"),
         (r'image_dir = "a\u202eb"', "is not a folder name"),
@@ -229,14 +229,16 @@ def test_a_dataset_config_names_folders_below_its_own(tmp_path: Path, image_dir:
         ('image_dir = "p"\nnum_repeats = 1000000000', "must be from 1"),
     ],
 )
-def test_values_of_a_dataset_config_that_cannot_be(tmp_path: Path, line: str, said: str) -> None:
+def test_invalid_value_in_a_dataset_config_is_refused(
+    tmp_path: Path, line: str, message: str
+) -> None:
     file = write(tmp_path / "theirs", SUBSET + line)
-    with pytest.raises(DataError, match=said) as error:
+    with pytest.raises(DataError, match=message) as error:
         load_dataset(DataConfig(dataset_config=str(file)))
     assert str(error.value).isprintable()
 
 
-def test_many_subsets_of_the_same_pictures_are_refused_or_looked_at_once(tmp_path: Path) -> None:
+def test_too_many_subsets_are_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "theirs", "")
     permissions.allow([EMBEDDED_FOLDER])
     subset = f'[[datasets.subsets]]\nimage_dir = "{EMBEDDED_FOLDER}"\n'
@@ -245,7 +247,7 @@ def test_many_subsets_of_the_same_pictures_are_refused_or_looked_at_once(tmp_pat
         load_dataset(DataConfig(dataset_config=str(file)))
 
 
-def test_the_printed_overrides_end_with_the_line_where_a_place_was_not_named(
+def test_translation_is_refused_for_paths_that_are_not_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write(tmp_path / "theirs", 'train_data_dir = "/etc"\noptimizer_type = "a.B"')

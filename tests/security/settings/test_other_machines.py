@@ -1,6 +1,6 @@
-"""A text from a file that names another machine is refused before anything is asked of it.
+"""A network path from a file is refused before the file system is asked for it.
 
-On Windows to look whether `\\\\host\\share` is there logs in to the host.
+On Windows, a mere check whether `\\\\host\\share` exists logs in to the host.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ from train.kohya.command_line import expand
 
 SHARES = [r"\\evil\share", "//evil/share", r"\/evil/share", r"/\evil/share", "///evil/share",
           r"\\?\UNC\evil\share", r"\??\UNC\evil\share", "//./pipe/evil"]  # fmt: skip
-ASKING = ("stat", "lstat", "readlink", "open", "scandir", "listdir", "access")
+PATH_FUNCTIONS = ("stat", "lstat", "readlink", "open", "scandir", "listdir", "access")
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Of a place with this name in it."""
+def no_access(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Fails a test that accesses a path containing "evil"."""
     monkeypatch.chdir(tmp_path)
-    asked: list[str] = []
+    accesses: list[str] = []
 
-    def watched(name: str) -> Any:
-        ask = getattr(os, name)
+    def recording(name: str) -> Any:
+        original = getattr(os, name)
 
-        def watch(path: Any = ".", *others: Any, **options: Any) -> Any:
+        def record(path: Any = ".", *others: Any, **options: Any) -> Any:
             if "evil" in os.fsdecode(path) if isinstance(path, str | bytes | Path) else False:
-                asked.append(f"{name} {path}")
-            return ask(path, *others, **options)
+                accesses.append(f"{name} {path}")
+            return original(path, *others, **options)
 
-        return watch
+        return record
 
-    for name in ASKING:
-        monkeypatch.setattr(os, name, watched(name))
+    for name in PATH_FUNCTIONS:
+        monkeypatch.setattr(os, name, recording(name))
     yield
-    assert not asked
+    assert not accesses
 
 
 @pytest.mark.parametrize("share", SHARES, ids=range(len(SHARES)))
 @pytest.mark.parametrize("key", ["train_data_dir", "reg_data_dir", "dataset_config", "output_dir",
                                  "pretrained_model_name_or_path"])  # fmt: skip
-def test_of_a_kohya_config(share: str, key: str) -> None:
+def test_share_in_a_kohya_config_is_refused(share: str, key: str) -> None:
     Path("config.toml").write_text(f"{key} = {share!r}".replace("\\\\", "\\"))
     with pytest.raises(ConfigError, match="is outside of the folders"):
         expand(["kohya=config.toml"])
 
 
 @pytest.mark.parametrize("share", SHARES, ids=range(len(SHARES)))
-def test_of_a_dataset_config(share: str) -> None:
+def test_share_in_a_dataset_config_is_refused(share: str) -> None:
     Path("data.toml").write_text(
         f"[[datasets]]\nresolution = 32\n[[datasets.subsets]]\nimage_dir = '{share}'"
     )
@@ -70,7 +70,7 @@ def test_of_a_dataset_config(share: str) -> None:
 
 
 @pytest.mark.parametrize("share", SHARES, ids=range(len(SHARES)))
-def test_of_a_record(share: str) -> None:
+def test_share_in_a_record_is_refused(share: str) -> None:
     assert not _is_base(share, "0" * 64)
     for key in ("data.path", "probes.attributes"):
         with pytest.raises(ConfigError, match="may not choose"):
@@ -78,7 +78,7 @@ def test_of_a_record(share: str) -> None:
 
 
 @pytest.mark.parametrize("share", SHARES, ids=range(len(SHARES)))
-def test_of_a_store(tmp_path: Path, share: str) -> None:
+def test_share_in_a_store_is_ignored(tmp_path: Path, share: str) -> None:
     store = MlflowStore(tmp_path, "x")
     assert _local(store, share, "scorecards.json") is None
     assert not Address(tmp_path).is_at(f"sqlite:///{share}/mlflow.db")
@@ -86,7 +86,7 @@ def test_of_a_store(tmp_path: Path, share: str) -> None:
     assert not store._is_own(f"file:////{share.strip('/')}")
 
 
-def test_a_share_that_the_person_has_named_may_be_asked() -> None:
+def test_share_that_the_user_has_named_is_allowed() -> None:
     assert permissions.is_foreign("//mine/pictures/10_dog")
     permissions.allow(["//mine/pictures"])
     assert not permissions.is_foreign("//mine/pictures/10_dog")

@@ -1,4 +1,4 @@
-"""Settings out of a LoRA file or a store: data that names no class, no place and no model."""
+"""Settings from a LoRA file or store cannot choose classes, paths or models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Edits = dict[str, Any]
 DEEP: Any = 1
 for _ in range(500):
     DEEP = [DEEP]
-# what goes wrong, by the dotted key of a logged setting and its value; the word that the line has
+# dotted keys of logged settings with hostile values; a text of the error line
 HOSTILE: list[tuple[Edits, str]] = [
     ({"optimizer._target_": target}, "--allow-class=")
     for target in (
@@ -119,7 +119,7 @@ HOSTILE: list[tuple[Edits, str]] = [
         }.items()
     ),
 ]  # fmt: skip
-# what is text stays text, and what a file does not decide is left as it is here
+# interpolations stay text, and settings that a file may not decide are ignored
 HARMLESS: list[Edits] = [
     {},
     {"data.trigger": "${oc.env:SECRET}"},
@@ -135,19 +135,19 @@ HARMLESS: list[Edits] = [
 ]
 
 
-class Trains(Exception):
-    """It has come to the point where the base would be loaded."""
+class LoadingReached(Exception):
+    """Raised where the base model would be loaded."""
 
 
 @dataclass
-class Trying:
-    """Reproduces LoRA files up to the point where the base would be loaded."""
+class Reproducer:
+    """Reproduces LoRA files up to the loading of the base model."""
 
     folder: Path
     config: SweepConfig | None = None
 
     def lora(self, edits: Edits, **metadata: str) -> Path:
-        """A LoRA file of ours whose logged settings were edited."""
+        """Writes a LoRA file whose logged settings were edited."""
         config: Any = settings_of(trial_of(settings("train", TrainConfig)))
         for key, value in edits.items():
             group, _, name = key.partition(".")
@@ -169,21 +169,23 @@ class Trying:
 
 
 @pytest.fixture
-def trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trying:
-    tried = Trying(tmp_path)
+def reproduce_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reproducer:
+    reproducer = Reproducer(tmp_path)
 
     def stop(config: SweepConfig) -> None:
-        tried.config = config
-        raise Trains
+        reproducer.config = config
+        raise LoadingReached
 
     monkeypatch.setattr(reproduce, "load_context", stop)
-    return tried
+    return reproducer
 
 
 @pytest.mark.parametrize(("edits", "words"), HOSTILE, ids=lambda value: str(value)[:50])
-def test_a_hostile_setting_is_refused_in_a_line(trying: Trying, edits: Edits, words: str) -> None:
+def test_hostile_setting_is_refused_in_one_line(
+    reproduce_lora: Reproducer, edits: Edits, words: str
+) -> None:
     with pytest.raises(UserError) as refusal:
-        trying(f"lora={trying.lora(edits)}")
+        reproduce_lora(f"lora={reproduce_lora.lora(edits)}")
     line = str(refusal.value)
     assert words in line
     assert "\n" not in line
@@ -192,115 +194,119 @@ def test_a_hostile_setting_is_refused_in_a_line(trying: Trying, edits: Edits, wo
 
 
 @pytest.mark.parametrize("edits", HARMLESS, ids=lambda value: str(value)[:50])
-def test_a_harmless_setting_trains(
-    trying: Trying, edits: Edits, monkeypatch: pytest.MonkeyPatch
+def test_harmless_setting_is_accepted(
+    reproduce_lora: Reproducer, edits: Edits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", "swordfish")
-    with pytest.raises(Trains):
-        trying(f"lora={trying.lora(edits)}")
-    config = trying.config
+    with pytest.raises(LoadingReached):
+        reproduce_lora(f"lora={reproduce_lora.lora(edits)}")
+    config = reproduce_lora.config
     assert config
     assert config.data.trigger == edits.get("data.trigger", "sks puppet")
     assert (config.cache, config.cache_path) == ("memory", "mlruns/cache/latents")
     assert config.base.compile is False
-    assert config.study.root == f"{trying.folder}/mlruns"
+    assert config.study.root == f"{reproduce_lora.folder}/mlruns"
     assert (config.study.storage, config.study.name) == (None, "reproductions")
     assert (config.search, config.pack) == ({}, 1)
     assert "os.system" not in str([config.optimizer, config.pruner, config.pack])
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", '"abc"', "{", "\x00", "1e999", ""])
-def test_metadata_that_is_no_config(trying: Trying, content: str) -> None:
+def test_invalid_config_in_metadata_is_refused(reproduce_lora: Reproducer, content: str) -> None:
     with pytest.raises(UserError, match="lorasweep_config"):
-        trying(f"lora={trying.lora({}, lorasweep_config=content)}")
+        reproduce_lora(f"lora={reproduce_lora.lora({}, lorasweep_config=content)}")
 
 
 @pytest.mark.parametrize("epoch", ["0", "11", "99999999999999999999", "²", "-1", "x"])
-def test_an_epoch_that_is_none_of_its_training(trying: Trying, epoch: str) -> None:
+def test_invalid_epoch_is_refused(reproduce_lora: Reproducer, epoch: str) -> None:
     with pytest.raises(UserError, match="epoch"):
-        trying(f"lora={trying.lora({}, ss_epoch=epoch)}")
+        reproduce_lora(f"lora={reproduce_lora.lora({}, ss_epoch=epoch)}")
 
 
-def test_what_is_named_now_may_be_read(
-    trying: Trying, image_folder: Path, base_folder: Path
+def test_path_that_the_user_names_is_allowed(
+    reproduce_lora: Reproducer, picture_folder: Path, base_folder: Path
 ) -> None:
-    elsewhere = {"data.path": str(image_folder)}
-    with pytest.raises(UserError, match=f"--allow-path={image_folder}"):
-        trying(f"lora={trying.lora(elsewhere)}")
-    with pytest.raises(Trains):
-        trying(f"lora={trying.lora(elsewhere)}", f"data.path={image_folder}")
-    permissions.allow([image_folder])
-    with pytest.raises(Trains):
-        trying(f"lora={trying.lora(elsewhere)}")
-    assert trying.config
-    assert trying.config.data.path == str(image_folder)
+    elsewhere = {"data.path": str(picture_folder)}
+    with pytest.raises(UserError, match=f"--allow-path={picture_folder}"):
+        reproduce_lora(f"lora={reproduce_lora.lora(elsewhere)}")
+    with pytest.raises(LoadingReached):
+        reproduce_lora(f"lora={reproduce_lora.lora(elsewhere)}", f"data.path={picture_folder}")
+    permissions.allow([picture_folder])
+    with pytest.raises(LoadingReached):
+        reproduce_lora(f"lora={reproduce_lora.lora(elsewhere)}")
+    assert reproduce_lora.config
+    assert reproduce_lora.config.data.path == str(picture_folder)
 
     model = {"base.path": str(base_folder)}
     with pytest.raises(UserError, match=r"base\.path: the run used"):
-        trying(f"lora={trying.lora(model)}")
+        reproduce_lora(f"lora={reproduce_lora.lora(model)}")
     with pytest.raises(UserError, match=r"base\.path: the run used"):
-        trying(f"lora={trying.lora(model, lorasweep_base='0' * 64)}")
-    own = fingerprint(weight_files(base_folder), base_folder)
-    with pytest.raises(Trains):
-        trying(f"lora={trying.lora(model, lorasweep_base=own)}")
-    assert trying.config.base.path == str(base_folder)
-    with pytest.raises(Trains):
-        trying(f"lora={trying.lora({'base.path': 'evil/model'})}", f"base.path={base_folder}")
+        reproduce_lora(f"lora={reproduce_lora.lora(model, lorasweep_base='0' * 64)}")
+    base_fingerprint = fingerprint(weight_files(base_folder), base_folder)
+    with pytest.raises(LoadingReached):
+        reproduce_lora(f"lora={reproduce_lora.lora(model, lorasweep_base=base_fingerprint)}")
+    assert reproduce_lora.config.base.path == str(base_folder)
+    with pytest.raises(LoadingReached):
+        reproduce_lora(
+            f"lora={reproduce_lora.lora({'base.path': 'evil/model'})}", f"base.path={base_folder}"
+        )
 
 
-def test_a_link_does_not_lead_out_of_what_is_named(trying: Trying, image_folder: Path) -> None:
-    inside = trying.folder / "named"
+def test_link_out_of_an_allowed_folder_is_refused(
+    reproduce_lora: Reproducer, picture_folder: Path
+) -> None:
+    inside = reproduce_lora.folder / "named"
     inside.mkdir()
     (inside / "pictures").symlink_to(image_folder)
     permissions.allow([inside])
     with pytest.raises(UserError, match=r"data\.path: the run used"):
-        trying(f"lora={trying.lora({'data.path': str(inside / 'pictures')})}")
+        reproduce_lora(f"lora={reproduce_lora.lora({'data.path': str(inside / 'pictures')})}")
 
 
-def test_no_code_of_the_working_folder_runs(trying: Trying, tmp_path: Path) -> None:
-    """A friend's study has a module; then the person allows its class, so that it does run."""
+def test_no_code_in_the_working_folder_runs(reproduce_lora: Reproducer, tmp_path: Path) -> None:
+    """A received study has a module, which runs only after the user allows its class."""
     module = tmp_path / "mlruns" / "studies" / "friend" / "evil.py"
     module.parent.mkdir(parents=True)
     module.write_text(EVIL)
     target = "mlruns.studies.friend.evil.Adam"
-    lora = trying.lora({"optimizer._target_": target}, lorasweep_data="0" * 64)
+    lora = reproduce_lora.lora({"optimizer._target_": target}, lorasweep_data="0" * 64)
     command = [sys.executable, "-m", "sweeper.reproduce", f"lora={lora}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "500"}
 
     def run(*flags: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             [*command, *flags], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
-        assert done.returncode == 1, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stderr
+        assert process.returncode == 1, process.stderr
+        assert "Traceback" not in process.stderr
+        return process.stderr
 
     assert f"--allow-class={target}" in run()
     assert "needs the dotted path" in run("--allow-class")
     assert not (tmp_path / "PWNED").exists()
-    assert "other images than the original run" in run("--allow-class", target)
-    assert (tmp_path / "PWNED").exists(), "the canary sings where it may"
+    assert "other pictures than then" in run("--allow-class", target)
+    assert (tmp_path / "PWNED").exists(), "the allowed class is imported"
 
 
-def test_every_setting_has_a_kind_and_every_kind_a_rule() -> None:
+def test_every_setting_declares_a_kind_with_a_rule() -> None:
     for schema in (TrainConfig, EvaluateConfig, SweepConfig, SearchConfig, SelectConfig,
                    ReportConfig, ReproduceConfig):  # fmt: skip
         assert kinds(schema)
     assert RULES.keys() == set(Kind)
 
     for hint in (str, str | None, Any, dict[str, Any], dict[str, str], list[int]):
-        forgetful = make_dataclass("forgetful", [("place", hint), ("fine", str, text_field(""))])
+        incomplete = make_dataclass("Schema", [("place", hint), ("fine", str, text_field(""))])
         with pytest.raises(TypeError, match="place: a field of type"):
-            kinds(forgetful)
+            kinds(incomplete)
 
 
-def test_what_ships_may_be_asked_for() -> None:
+def test_shipped_optimizers_are_allowed() -> None:
     for file in (CONF / "optimizer").glob("*.yaml"):
         optimizer = settings("train", TrainConfig, [f"optimizer={file.stem}"]).optimizer
         assert optimizer["_target_"] in ALLOWED_CLASSES
 
 
-def test_received_settings_are_plain_values() -> None:
+def test_received_settings_must_be_plain_values() -> None:
     with pytest.raises(UserError, match="there: expected `object`"):
         ReceivedSettings.of([1], "there")
     with pytest.raises(UserError, match="there"):
@@ -308,7 +314,7 @@ def test_received_settings_are_plain_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--allow-path"], "--allow-path: needs a folder"),
         (["--allow-path="], "--allow-path: needs a folder"),
@@ -322,35 +328,41 @@ def test_received_settings_are_plain_values() -> None:
         (["-allow-path=/"], "did you mean --allow-path?"),
     ],
 )
-def test_a_flag_that_cannot_be_meant_is_one_line(flags: list[str], said: str) -> None:
+def test_invalid_flag_is_refused_in_one_line(flags: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as end:
-        preflight("evaluate", flags, EvaluateConfig, fits)
-    assert said in str(end.value.code)
+        preflight("evaluate", flags, EvaluateConfig, accept)
+    assert message in str(end.value.code)
     assert "\n" not in str(end.value.code)
 
 
-def fits(config: object) -> None:
-    """A check that has nothing to say."""
+def accept(config: object) -> None:
+    """Accepts any settings."""
 
 
-def test_what_is_typed_is_named_and_what_files_amount_to_is_not(tmp_path: Path) -> None:
+def test_typed_paths_are_allowed_and_paths_from_files_are_not(tmp_path: Path) -> None:
     for name in ("flag", "typed", "kohya", "swept", "translated", "root1"):
         (tmp_path / name).mkdir()
     (tmp_path / "kohya" / "config.toml").touch()
-    given = [
+    typed_arguments = [
         "--allow-path", f"{tmp_path}/flag", "--allow-class=a.B", "--allow-class", "c.d.E",
         f"data.path='{tmp_path}/typed'", f"kohya={tmp_path}/kohya/config.toml",
     ]  # fmt: skip
-    theirs = f"data.validation_path='{tmp_path}/translated'"
-    line = preflight("train", given, TrainConfig, fits, translate=lambda own: [*own[:-1], theirs])
-    assert line == ["data=default", f"data.path='{tmp_path}/typed'", theirs]
+    from_file = f"data.validation_path='{tmp_path}/translated'"
+    line = preflight(
+        "train",
+        typed_arguments,
+        TrainConfig,
+        accept,
+        translate=lambda arguments: [*arguments[:-1], from_file],
+    )
+    assert line == ["data=default", f"data.path='{tmp_path}/typed'", from_file]
     swept = [
         f"data.path=choice({tmp_path}/swept,b)", f"study.root={tmp_path}/root${{network.rank}}",
         "-m", "network.rank=1,2",
     ]  # fmt: skip
-    preflight("sweep", swept, SweepConfig, fits)
-    named = [place.name for place in sorted(tmp_path.iterdir()) if permissions.may_read(place)]
-    assert named == ["flag", "kohya", "root1", "swept", "typed"]
-    assert permissions.is_allowed_class("a.B")
-    assert permissions.is_allowed_class("c.d.E")
-    assert not permissions.is_allowed_class("os.system")
+    preflight("sweep", swept, SweepConfig, accept)
+    allowed = [path.name for path in sorted(tmp_path.iterdir()) if permissions.is_named(path)]
+    assert allowed == ["flag", "kohya", "root1", "swept", "typed"]
+    assert permissions.is_allowed("a.B")
+    assert permissions.is_allowed("c.d.E")
+    assert not permissions.is_allowed("os.system")

@@ -1,4 +1,4 @@
-"""Somebody else's MLflow store: its tags, addresses and artifacts are data."""
+"""Untrusted MLflow stores: tags, addresses and artifacts are only data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECRET = "scorecards.json"
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with MLflow's store, in which each test makes runs of its own."""
+    """A root with an MLflow store, in which each test creates its own runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "")
         folder = tmp_path_factory.mktemp("store")
@@ -39,20 +39,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_with(root: Path, tags: dict[str, str], place: str = "") -> Run:
-    """A run that somebody has written: with these tags, and its artifacts at this address."""
+def create_run(root: Path, tags: dict[str, str], artifact_uri: str = "") -> Run:
+    """Creates a run with these tags and this artifact URI."""
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     run = client.create_run("1", tags=tags)
-    if place:
+    if artifact_uri:
         with closing(sqlite3.connect(root / "mlflow.db")) as store, store:
-            row = (place, run.info.run_id)
+            row = (artifact_uri, run.info.run_id)
             store.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", row)
     return client.get_run(run.info.run_id)
 
 
-def refusal(root: Path, **given: str) -> str:
-    """What `python -m sweeper.reproduce` says."""
-    config = ReproduceConfig(root=str(root), **cast(Any, given))
+def refuse(root: Path, **settings: str) -> str:
+    """Checks that `python -m sweeper.reproduce` is refused, and returns the error line."""
+    config = ReproduceConfig(root=str(root), **cast(Any, settings))
     with pytest.raises(UserError) as error:
         _reproduce(config)
     assert "\n" not in str(error.value)
@@ -83,48 +83,50 @@ def _reproduce(config: ReproduceConfig) -> None:
     ],
     ids=lambda tags: str(tags)[:60],
 )
-def test_a_hostile_tag_is_refused_in_a_line(root: Path, tags: dict[str, str]) -> None:
-    run = run_with(root, tags)
+def test_hostile_tag_is_refused_in_one_line(root: Path, tags: dict[str, str]) -> None:
+    run = create_run(root, tags)
     before = sorted(root.parent.rglob("*"))
-    assert refusal(root, run_id=run.info.run_id).startswith("run_id: ")
+    assert refuse(root, run_id=run.info.run_id).startswith("run_id: ")
     assert sorted(root.parent.rglob("*")) == before
 
 
-def test_runs_that_name_each_other_end(root: Path) -> None:
-    run = run_with(root, {"study": "fine"})
+def test_cycle_of_runs_ends(root: Path) -> None:
+    run = create_run(root, {"study": "fine"})
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     client.set_tag(run.info.run_id, "best_run_id", run.info.run_id)
-    assert "is no trial of fine" in refusal(root, run_id=run.info.run_id)
+    assert "is no trial of fine" in refuse(root, run_id=run.info.run_id)
 
 
 @pytest.mark.parametrize("study", ["x' OR '1'='1", "../x", "a/b", "\x1b[2J"])
-def test_a_study_is_asked_for_by_a_name_alone(root: Path, study: str) -> None:
-    assert refusal(root, study=study).startswith("study: ")
+def test_invalid_study_name_is_refused(root: Path, study: str) -> None:
+    assert refuse(root, study=study).startswith("study: ")
 
 
-def record() -> str:
-    about = {"study": "fine", "number": 0, "settings": {}, "overrides": [], "params": {},
+def record_json() -> str:
+    record = {"study": "fine", "number": 0, "settings": {}, "overrides": [], "params": {},
              "tags": {}, "state": "failed", "reason": "so", "epochs": []}  # fmt: skip
-    return json.dumps(about)
+    return json.dumps(record)
 
 
-def test_artifacts_are_read_in_the_stores_own_folder_alone(
+def test_artifacts_are_read_from_the_store_folder_only(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a store that is a file, named by its address; of the embedded one, wherever it says."""
+    """For a store in a file and for the embedded store, whatever artifact URI it has."""
     (tmp_path / SECRET).write_text("secret")
     inside = root / "artifacts" / "some run"
     inside.mkdir(parents=True)
     (inside / SECRET).write_text("own")
     os.mkfifo(inside / "pipe.json")
     (inside / "link.json").symlink_to(tmp_path / SECRET)
-    asked: list[str] = []
-    monkeypatch.setattr(MlflowClient, "download_artifacts", lambda *about: asked.append("asked"))
+    downloads: list[str] = []
+    monkeypatch.setattr(
+        MlflowClient, "download_artifacts", lambda *arguments: downloads.append("x")
+    )
 
-    def read(place: str, name: str = SECRET) -> str | None:
-        return artifact(store, client, run_with(root, {}, place), name)
+    def read(artifact_uri: str, name: str = SECRET) -> str | None:
+        return artifact(store, client, create_run(root, {}, artifact_uri), name)
 
-    embedded, own = MlflowStore(root, "first"), run_with(root, {}, tmp_path.as_uri())
+    embedded, own = MlflowStore(root, "first"), create_run(root, {}, tmp_path.as_uri())
     folder = root / "artifacts" / own.info.run_id / "artifacts"
     folder.mkdir(parents=True)
     (folder / SECRET).write_text("at home")
@@ -146,11 +148,11 @@ def test_artifacts_are_read_in_the_stores_own_folder_alone(
         "ftp://evil.example/x", "file:///a%00b", "runs:/x/y", "models:/x/1", "dbfs:/x", "x" * 9000,
     ):  # fmt: skip
         assert read(place) is None, place
-    assert not asked
+    assert not downloads
 
 
 @pytest.mark.parametrize(
-    ("place", "asks"),
+    ("artifact_uri", "allowed"),
     [
         ("mlflow-artifacts:/1/x/artifacts", True),
         ("mlflow-artifacts://mine.example:5000/1/x", True),
@@ -162,34 +164,44 @@ def test_artifacts_are_read_in_the_stores_own_folder_alone(
         ("file:///etc", False),
     ],
 )
-def test_of_other_hosts_than_the_named_server_nothing_is_asked(
-    place: str, asks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_other_host_than_the_tracking_server_is_contacted(
+    artifact_uri: str, allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow would send the server's password along."""
+    """MLflow would send it the password of the tracking server."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:password@mine.example:5000")
     (tmp_path / "got").write_text("theirs")
-    run = cast(Run, SimpleNamespace(info=SimpleNamespace(artifact_uri=place, run_id="0" * 32)))
+    run = cast(
+        Run, SimpleNamespace(info=SimpleNamespace(artifact_uri=artifact_uri, run_id="0" * 32))
+    )
     store = MlflowStore(tmp_path, "x")
-    got = SimpleNamespace(download_artifacts=lambda *about: str(tmp_path / "got"))
-    assert artifact(store, cast(MlflowClient, got), run, SECRET) == ("theirs" if asks else None)
+    client = SimpleNamespace(download_artifacts=lambda *arguments: str(tmp_path / "got"))
+    assert artifact(store, cast(MlflowClient, client), run, SECRET) == (
+        "theirs" if allowed else None
+    )
 
 
-def test_a_record_of_a_store_is_of_the_trial_that_its_tag_says(
+def test_logged_record_belongs_to_the_trial_of_its_tag(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = MlflowMirror(root, root / "studies" / "logged")
     client, experiment = store.client, store.experiment
-    contents = {"1": record(), "2": "[" * 100_000, "3": "{", "x": record(), "../9": record()}
+    contents = {
+        "1": record_json(),
+        "2": "[" * 100_000,
+        "3": "{",
+        "x": record_json(),
+        "../9": record_json(),
+    }
     for trial, content in contents.items():
         run = client.create_run(experiment, tags={"study": "logged", "trial": trial})
         client.log_text(run.info.run_id, content, SECRET)
-    found = logged_records(root / "studies" / "logged")
-    assert [one.folder.name for one in found] == ["0001"]
-    assert all(isinstance(one, TrialRecord) for one in found)
+    records = logged_records(root / "studies" / "logged")
+    assert [record.folder.name for record in records] == ["0001"]
+    assert all(isinstance(record, TrialRecord) for record in records)
     assert caplog.text.count("is left out") == 4
 
 
-def test_a_store_with_odd_addresses_is_opened(tmp_path: Path) -> None:
+def test_store_with_invalid_addresses_is_opened(tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
     with closing(sqlite3.connect(database)) as store, store:
         store.execute("CREATE TABLE experiments (artifact_location)")

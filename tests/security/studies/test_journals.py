@@ -1,4 +1,4 @@
-"""The journal of a study that somebody sent is data: what is wrong with it is said in one line."""
+"""Untrusted journals are data; an invalid one is refused in one line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SEARCH = "optimizer.lr=interval(0.0,1.0)"
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
-    """The journal of a small study: three trials have ended, one is at work, one waits."""
+    """The journal of a small study: three trials are complete, one is running, one is waiting."""
     study = study_of(tmp_path_factory.mktemp("study"), {"network.rank": 2}, {"network.rank": 8})
     for rank in range(3):
         trial = study.next_trial(9)
@@ -42,41 +42,41 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
     study.optuna.set_user_attr("trials", 9)
     study.optuna.ask()
     study.optuna.enqueue_trial({"network.rank": 16})
-    text = (study.folder / JOURNAL_FILE).read_text()
-    found: list[Line] = [json.loads(line) for line in text.splitlines()]
-    found[0]["study_name"] = "good"
-    return found
+    text = (study.folder / JOURNAL).read_text()
+    entries: list[Line] = [json.loads(line) for line in text.splitlines()]
+    entries[0]["study_name"] = "good"
+    return entries
 
 
-def opened(folder: Path, lines: list[Line], more: bytes = b"") -> Study:
-    """The study of a journal with these lines."""
+def open_journal(folder: Path, lines: list[Line], suffix: bytes = b"") -> Study:
+    """Opens a study whose journal has these lines, and then these bytes."""
     folder.mkdir(exist_ok=True)
     if lines[0].get("study_name") == "good":
         lines = [{**lines[0], "study_name": folder.name}, *lines[1:]]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / JOURNAL_FILE).write_bytes(text.encode() + more)
+    (folder / JOURNAL).write_bytes(text.encode() + suffix)
     return study_of(folder)
 
 
-def of_kind(lines: list[Line], code: int) -> int:
-    """Where the last line of a kind is."""
+def last_index(lines: list[Line], code: int) -> int:
+    """Returns the index of the last line with this op_code."""
     return max(number for number, line in enumerate(lines) if line["op_code"] == code)
 
 
-def refused(folder: Path, lines: list[Line], more: bytes = b"") -> str:
-    """What is said of a journal that is refused."""
+def refuse(folder: Path, lines: list[Line], suffix: bytes = b"") -> str:
+    """Checks that a journal is refused, and returns the error line."""
     with pytest.raises(ConfigError) as caught:
-        opened(folder, lines, more)
-    said = str(caught.value)
-    assert said.startswith(f"{folder / JOURNAL_FILE} is damaged (")
-    assert said.endswith("; move it away to start the study over")
-    assert said.isprintable()
-    assert len(said) < 600
-    return said
+        open_journal(folder, lines, suffix)
+    message = str(caught.value)
+    assert message.startswith(f"{folder / JOURNAL} is damaged (")
+    assert message.endswith("; move it away, and the study begins anew")
+    assert message.isprintable()
+    assert len(message) < 600
+    return message
 
 
-def test_a_good_one_is_read(tmp_path: Path, lines: list[Line]) -> None:
-    study = opened(tmp_path / "s", lines)
+def test_valid_journal_is_read(tmp_path: Path, lines: list[Line]) -> None:
+    study = open_journal(tmp_path / "s", lines)
     states = [trial.state.name for trial in study.optuna.trials]
     assert states == ["COMPLETE", "COMPLETE", "COMPLETE", "RUNNING", "WAITING"]
     assert study.optuna.trials[2].constraints == {"copying": 0.5}
@@ -88,7 +88,7 @@ def test_a_good_one_is_read(tmp_path: Path, lines: list[Line]) -> None:
 CATEGORICAL = '{"name": "CategoricalDistribution", "attributes": {"choices": [2, 4, 8, 16]}}'
 CHOICES = "[2, 4, 8, 16]"
 NAMELESS = '{"attributes": {"choices": [2, 4, 8, 16]}}'
-# of a line of a kind: what is changed in it
+# op_code of the changed line, and its changes
 CHANGES: dict[str, tuple[int, Line]] = {
     "a kind that is none": (0, {"op_code": 11}),
     "a kind that is a text": (0, {"op_code": "0"}),
@@ -156,26 +156,28 @@ CHANGES: dict[str, tuple[int, Line]] = {
 
 
 @pytest.mark.parametrize(("code", "change"), CHANGES.values(), ids=CHANGES.keys())
-def test_a_line_that_no_sweep_writes(
+def test_invalid_line_is_refused(
     tmp_path: Path, lines: list[Line], code: int, change: Line
 ) -> None:
-    number = of_kind(lines, code)
+    number = last_index(lines, code)
     bad = [*lines[:number], {**lines[number], **change}, *lines[number + 1 :]]
-    assert f"(line {number + 1}: " in refused(tmp_path, bad) or change == {"values": [0.5, 0.5]}
+    assert f"(line {number + 1}: " in refuse(tmp_path, bad) or change == {"values": [0.5, 0.5]}
 
 
 @pytest.mark.parametrize("code", [0, 2, 4, 5, 6, 7, 9])
-def test_a_line_that_lacks_a_part(tmp_path: Path, lines: list[Line], code: int) -> None:
-    number = of_kind(lines, code)
+def test_line_without_a_required_key_is_refused(
+    tmp_path: Path, lines: list[Line], code: int
+) -> None:
+    number = last_index(lines, code)
     for key in lines[number]:
         if key in ("datetime_complete", "state") and code == 4:
             continue
         bad = [dict(line) for line in lines]
         del bad[number][key]
         if code == 4 and key not in ("op_code", "worker_id", "study_id", "datetime_start"):
-            opened(tmp_path, bad)
+            open_journal(tmp_path, bad)
             continue
-        assert f"(line {number + 1}: " in refused(tmp_path, bad)
+        assert f"(line {number + 1}: " in refuse(tmp_path, bad)
 
 
 @pytest.mark.parametrize(
@@ -183,48 +185,46 @@ def test_a_line_that_lacks_a_part(tmp_path: Path, lines: list[Line], code: int) 
     [b"null", b"[]", b"1", b'"op_code"', b"{}", b"{", b"\xff\xfe", b"\x00" * 99, b"[" * 100_000,
      b'{"op_code": 0' + b" " * 500_000, b'{"op_code": 10}', b"\x80\x04\x95pickle"],
 )  # fmt: skip
-def test_a_line_that_is_none(tmp_path: Path, lines: list[Line], text: bytes) -> None:
-    assert f"(line {len(lines) + 1}: " in refused(tmp_path, lines, text + b"\n{}\n")
-    assert f"(line {len(lines) + 1}: " in refused(tmp_path, lines, text + b"\n")
+def test_line_that_is_no_entry_is_refused(tmp_path: Path, lines: list[Line], text: bytes) -> None:
+    assert f"(line {len(lines) + 1}: " in refuse(tmp_path, lines, text + b"\n{}\n")
+    assert f"(line {len(lines) + 1}: " in refuse(tmp_path, lines, text + b"\n")
 
 
 @pytest.mark.parametrize("torn", [b"{", b'{"op_code": 8, "torn', b"\x00" * 99, b"null", b"\xff"])
-def test_a_last_line_without_an_end_is_cut_off(
-    tmp_path: Path, lines: list[Line], torn: bytes
-) -> None:
-    study = opened(tmp_path, lines, torn)
+def test_incomplete_last_line_is_removed(tmp_path: Path, lines: list[Line], torn: bytes) -> None:
+    study = open_journal(tmp_path, lines, torn)
     study.optuna.set_user_attr("trials", 10)
     assert study_of(tmp_path).optuna.user_attrs["trials"] == 10
     for line in (tmp_path / JOURNAL_FILE).read_text().splitlines():
         assert isinstance(json.loads(line), dict)
 
 
-def test_lines_that_mean_nothing_do_no_harm(tmp_path: Path, lines: list[Line]) -> None:
-    """Of trials and studies that there are not; with what a later version writes beside."""
+def test_meaningless_lines_are_ignored(tmp_path: Path, lines: list[Line]) -> None:
+    """Lines of unknown trials and studies, and keys of a later version."""
     worker = {"worker_id": "friend"}
-    more = [
+    extra = [
         {**worker, "op_code": 1, "study_id": 99},
         {**worker, "op_code": 3, "study_id": 99, "system_attr": {"a": 1}},
         {**worker, "op_code": 9, "trial_id": 99, "system_attr": {"a": [1, "b", None]}},
         {**worker, "op_code": 10, "trials": [1]},
         {**lines[0], "worker_id": "friend", "study_name": "ünï‮\x1b[31m"},
-        {**lines[of_kind(lines, 7)], "step": 77, "of_tomorrow": {"a": [[1]]}},
+        {**lines[last_index(lines, 7)], "step": 77, "of_tomorrow": {"a": [[1]]}},
     ]
-    assert len(opened(tmp_path, [*lines, *more]).optuna.trials) == 5
+    assert len(open_journal(tmp_path, [*lines, *extra]).optuna.trials) == 5
 
 
-def test_pickles_are_left_out(tmp_path: Path, lines: list[Line]) -> None:
+def test_pickled_attributes_are_ignored(tmp_path: Path, lines: list[Line]) -> None:
     line = {"op_code": 9, "worker_id": "friend", "trial_id": 3}
     names = ("cma:optimizer:0", "cma:generation", "sepcma:optimizer:0", "cmawm:optimizer:10")
     attributes = dict.fromkeys(names, "80049553")
-    more = [{**line, "system_attr": {name: "80049553"}} for name in names]
-    new = {**lines[of_kind(lines, 4)], "system_attrs": attributes}
-    trials = opened(tmp_path, [*lines, *more, new]).optuna.trials
+    extra = [{**line, "system_attr": {name: "80049553"}} for name in names]
+    new = {**lines[last_index(lines, 4)], "system_attrs": attributes}
+    trials = open_journal(tmp_path, [*lines, *extra, new]).optuna.trials
     assert trials[3].system_attrs == trials[5].system_attrs == {"cma:generation": "80049553"}
 
 
-def change_of(code: int, **change: Any) -> Callable[[list[Line]], None]:
-    """Changes the lines of a kind: all of them, lest they contradict each other."""
+def change_all(code: int, **change: Any) -> Callable[[list[Line]], None]:
+    """Returns a function that changes all lines with this op_code, so that they stay consistent."""
 
     def apply(lines: list[Line]) -> None:
         for line in lines:
@@ -237,16 +237,16 @@ def change_of(code: int, **change: Any) -> Callable[[list[Line]], None]:
 WIDER = CATEGORICAL.replace("16]", '"${oc.env:HOME}"]')
 NUMBERS = '{"name": "IntDistribution", "attributes": {"low": 2, "high": 16, "log": false}}'
 OUTSIDE: dict[str, Callable[[list[Line]], None]] = {
-    "other choices": change_of(5, distribution=WIDER, param_value_internal=3),
-    "another kind": change_of(5, distribution=NUMBERS, param_value_internal=3),
-    "queued outside": change_of(4, system_attrs={"fixed_params": {"network.rank": 3}}),
-    "queued true": change_of(4, system_attrs={"fixed_params": {"network.rank": True}}),
-    "queued text": change_of(4, system_attrs={"fixed_params": {"network.rank": "2 +a=b"}}),
-    "about a list": change_of(2, user_attr={"about": ["a"]}),
-    "about numbers": change_of(2, user_attr={"about": {"training.seed": 0}}),
-    "many trials": change_of(2, user_attr={"trials": 10**15}),
-    "trials in words": change_of(2, user_attr={"trials": "all"}),
-    "trials true": change_of(2, user_attr={"trials": True}),
+    "other choices": change_all(5, distribution=WIDER, param_value_internal=3),
+    "another kind": change_all(5, distribution=NUMBERS, param_value_internal=3),
+    "queued outside": change_all(4, system_attrs={"fixed_params": {"network.rank": 3}}),
+    "queued true": change_all(4, system_attrs={"fixed_params": {"network.rank": True}}),
+    "queued text": change_all(4, system_attrs={"fixed_params": {"network.rank": "2 +a=b"}}),
+    "about a list": change_all(2, user_attr={"about": ["a"]}),
+    "about numbers": change_all(2, user_attr={"about": {"training.seed": 0}}),
+    "many trials": change_all(2, user_attr={"trials": 10**15}),
+    "trials in words": change_all(2, user_attr={"trials": "all"}),
+    "trials true": change_all(2, user_attr={"trials": True}),
     "endless draws": lambda lines: lines.append(
         {"op_code": 3, "worker_id": "w", "study_id": 0, "system_attr": {"qmc:a": 10**15}}
     ),
@@ -257,16 +257,16 @@ OUTSIDE: dict[str, Callable[[list[Line]], None]] = {
 
 
 @pytest.mark.parametrize("change", OUTSIDE.values(), ids=OUTSIDE.keys())
-def test_a_study_that_no_such_search_has_left(
+def test_study_that_contradicts_its_search_is_refused(
     tmp_path: Path, lines: list[Line], change: Callable[[list[Line]], None]
 ) -> None:
     bad = [dict(line) for line in lines]
     change(bad)
-    refused(tmp_path, bad)
+    refuse(tmp_path, bad)
 
 
-def test_a_journal_that_is_no_file(tmp_path: Path, lines: list[Line]) -> None:
-    os.mkfifo(tmp_path / JOURNAL_FILE)
+def test_special_file_is_refused(tmp_path: Path, lines: list[Line]) -> None:
+    os.mkfifo(tmp_path / JOURNAL)
     with pytest.raises(ConfigError, match="is a pipe or a device"):
         study_of(tmp_path)
     (tmp_path / JOURNAL_FILE).unlink()
@@ -275,51 +275,51 @@ def test_a_journal_that_is_no_file(tmp_path: Path, lines: list[Line]) -> None:
         study_of(tmp_path)
 
 
-def test_a_journal_without_end(
+def test_too_large_journal_is_refused(
     tmp_path: Path, lines: list[Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journals, "MAX_LINES", len(lines))
-    assert f"more than {len(lines)} lines" in refused(tmp_path, [*lines, lines[0]])
-    opened(tmp_path, lines[:-2])  # a line is added: that it goes on
-    monkeypatch.setattr(journals, "MAX_BYTES", 1000)
-    assert "larger than 0.001 MB" in refused(tmp_path, lines)
+    monkeypatch.setattr(journals, "MOST_LINES", len(lines))
+    assert f"more than {len(lines)} lines" in refuse(tmp_path, [*lines, lines[0]])
+    open_journal(tmp_path, lines[:-2])  # opening adds a line
+    monkeypatch.setattr(journals, "MOST_BYTES", 1000)
+    assert "larger than 0.001 MB" in refuse(tmp_path, lines)
 
 
 @pytest.mark.parametrize("kind", ["reports", "attributes", "parameters", "studies"])
-def test_a_journal_that_keeps_optuna_busy(tmp_path: Path, lines: list[Line], kind: str) -> None:
-    """Replayed as they are, these take minutes: each line is dearer than the one before."""
-    begun = lines[of_kind(lines, 4) - 1]
-    report, param = lines[of_kind(lines, 7)], lines[of_kind(lines, 5)]
+def test_journal_with_quadratic_replay_is_refused(
+    tmp_path: Path, lines: list[Line], kind: str
+) -> None:
+    """Optuna would replay these for minutes, as each line takes longer than the last."""
+    new_trial = lines[last_index(lines, 4) - 1]
+    report, param = lines[last_index(lines, 7)], lines[last_index(lines, 5)]
     attribute = {"op_code": 9, "worker_id": "w", "trial_id": 3}
-    more: list[Line]
+    extra: list[Line]
     if kind == "reports":
-        more = [{**report, "trial_id": 3, "step": step} for step in range(40_000)]
+        extra = [{**report, "trial_id": 3, "step": step} for step in range(40_000)]
     elif kind == "attributes":
-        more = [{**attribute, "system_attr": {str(n): 0}} for n in range(40_000)]
+        extra = [{**attribute, "system_attr": {str(n): 0}} for n in range(40_000)]
     elif kind == "studies":
-        more = [{**lines[0], "study_name": str(n)} for n in range(40_000)]
+        extra = [{**lines[0], "study_name": str(n)} for n in range(40_000)]
     else:
-        more = [begun] * 20_000
-        more += [{**param, "trial_id": 20_000 - n, "param_name": "late"} for n in range(20_000)]
+        extra = [new_trial] * 20_000
+        extra += [{**param, "trial_id": 20_000 - n, "param_name": "late"} for n in range(20_000)]
     start = time.monotonic()
-    refused(tmp_path, [*lines, *more])
+    refuse(tmp_path, [*lines, *extra])
     assert time.monotonic() - start < 20
 
 
-def test_what_optuna_cannot_tell_of_does_not_end_a_report(
-    tmp_path: Path, lines: list[Line]
-) -> None:
+def test_damaged_study_does_not_stop_a_report(tmp_path: Path, lines: list[Line]) -> None:
     study = tmp_path / "studies" / "bad"
     study.parent.mkdir()
-    bad = [*lines, {**lines[of_kind(lines, 6)], "values": ["good"]}]
-    refused(study, bad)
+    bad = [*lines, {**lines[last_index(lines, 6)], "values": ["good"]}]
+    refuse(study, bad)
     assert find_study(study, None) is None
     assert "left out" in analyze_search(study, None).sentence
 
 
-def test_the_best_of_a_damaged_study_are_not_asked_for(tmp_path: Path, lines: list[Line]) -> None:
-    number = of_kind(lines, 6)
-    refused(tmp_path / "b", [*lines[:number], {**lines[number], "values": [[1]]}])
+def test_warm_start_from_a_damaged_study_is_refused(tmp_path: Path, lines: list[Line]) -> None:
+    number = last_index(lines, 6)
+    refuse(tmp_path / "b", [*lines[:number], {**lines[number], "values": [[1]]}])
     with pytest.raises(ConfigError, match=f"line {number + 1}: "):
         best_settings(tmp_path / "b", None, 3)
 
@@ -328,7 +328,7 @@ def test_the_best_of_a_damaged_study_are_not_asked_for(tmp_path: Path, lines: li
     ("name", "value"),
     [("about", ["a"]), ("about", {"a": 1}), ("trials", "all"), ("trials", -1), ("trials", 1e300)],
 )
-def test_a_database_is_checked_as_well(tmp_path: Path, name: str, value: Any) -> None:
+def test_study_in_a_database_is_checked(tmp_path: Path, name: str, value: Any) -> None:
     url = f"sqlite:///{tmp_path}/optuna.db"
     open_study(tmp_path / "s", NO_PRUNER, url).set_user_attr(name, value)
     with pytest.raises(ConfigError, match=r"study\.storage: the study in it is damaged \(study s"):
@@ -336,7 +336,7 @@ def test_a_database_is_checked_as_well(tmp_path: Path, name: str, value: Any) ->
     assert find_study(tmp_path / "s", url) is None
 
 
-def test_so_are_the_trials_in_it(tmp_path: Path) -> None:
+def test_trials_in_a_database_are_checked(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/optuna.db"
     study = open_study(tmp_path / "s", NO_PRUNER, url)
     study.enqueue_trial({"network.rank": [1]})
@@ -344,16 +344,16 @@ def test_so_are_the_trials_in_it(tmp_path: Path) -> None:
         open_study(tmp_path / "s", NO_PRUNER, url)
 
 
-class Stumbling(optuna.samplers.RandomSampler):
-    """Finds something in the study that it cannot make sense of."""
+class FailingSampler(optuna.samplers.RandomSampler):
+    """Fails on something in the study."""
 
     def infer_relative_search_space(self, *_: Any) -> Any:
         raise AssertionError
 
 
-def test_what_a_sampler_stumbles_over_is_one_line(tmp_path: Path) -> None:
+def test_error_of_a_sampler_is_one_line(tmp_path: Path) -> None:
     study = study_of(tmp_path, search=SEARCH)
-    study.sampler = {"_target_": f"{__name__}.Stumbling"}
+    study.sampler = {"_target_": f"{__name__}.FailingSampler"}
     with pytest.raises(ConfigError, match=r"is damaged .AssertionError.; move it away"):
         study.next_trial(3)
 
@@ -362,26 +362,26 @@ VALUES = [True, 2.5, float("nan"), float("inf"), 10**400, -1, 3, "2", "2 +a=b", 
           None, [2], {"a": 2}]  # fmt: skip
 
 
-def master(rank: int) -> DictConfig:
+def master_config(rank: int) -> DictConfig:
     return OmegaConf.create({"network": {"rank": rank}, "hydra": {"runtime": {"choices": {}}}})
 
 
 @pytest.mark.parametrize("search", ["network.rank=2,4,8", "network.rank=interval(2,8)"])
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
-def test_what_is_queued_lies_in_the_search(search: str, value: Any) -> None:
+def test_enqueued_settings_must_be_in_the_search(search: str, value: Any) -> None:
     space, _ = parse_space([search], {}, OverridesParser.create())
     config = SweepConfig()
     config.study.enqueue = [{"network.rank": 2}, {"network.rank": value}]
     if value in (3, 2.5) and "interval" in search:
-        assert len(initial_settings(master(4), config, space)) == 3
+        assert len(first_settings(master_config(4), config, space)) == 3
         return
-    with pytest.raises(ConfigError, match="is outside the search space") as caught:
-        initial_settings(master(4), config, space)
+    with pytest.raises(ConfigError, match="is outside of the search") as caught:
+        first_settings(master_config(4), config, space)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_of_another_study_comes_what_lies_in_the_search(tmp_path: Path) -> None:
-    """Whatever it has searched, and whatever it calls a rank."""
+def test_warm_start_uses_only_values_in_the_search(tmp_path: Path) -> None:
+    """The other study has other parameters and other types of values."""
     other = open_study(tmp_path / "studies" / "other", NO_PRUNER)
     wide = CategoricalDistribution([True, 3, "8", "2 +a=b", None])
     for value in (True, "8", "2 +a=b", None, 3):
@@ -396,5 +396,5 @@ def test_of_another_study_comes_what_lies_in_the_search(tmp_path: Path) -> None:
     config.study.root, config.study.warm_start = str(tmp_path), "other"
     space, _ = parse_space(["network.rank=choice(2,4,8)"], {}, OverridesParser.create())
     assert best_settings(tmp_path / "studies" / "other", None, 99)[0]["a.b"] is True
-    first = initial_settings(master(8), config, space)
-    assert [{**params} for params in first] == [{"network.rank": 8}]
+    settings = first_settings(master_config(8), config, space)
+    assert [{**params} for params in settings] == [{"network.rank": 8}]

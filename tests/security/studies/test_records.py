@@ -1,4 +1,4 @@
-"""Records of trials and scorecards that somebody sent: typed values, or one line that says why."""
+"""Untrusted trial records and scorecards: read as typed values, or refused in one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from evaluate.config import PolicyConfig
-from evaluate.score_cache import FILE as LEDGER
+from evaluate.score_cache import FILE as CACHE_FILE
 from evaluate.score_cache import ScoreCache
 from evaluate.scorecard import Estimate, Scorecard
 from evaluate.selection.diagnosis import diagnose
@@ -37,7 +37,7 @@ from sweeper.tracking.trial_record import (
     read_record,
     resume_record,
 )
-from tests.security.hostile import TEXTS
+from tests.security.hostile_texts import TEXTS
 from train.errors import ConfigError
 
 Saved = dict[str, Any]
@@ -66,20 +66,20 @@ def epoch(number: int) -> ScoredEpoch:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Saved:
-    """A good record, as it lies in its file."""
+    """The content of a valid record file."""
     tags = {"pack": "2", "epochs": "3", "seconds.preparing": "1.250", "hardware.device": "here"}
     params = {"network.rank": 8, "optimizer": "adamw"}
-    one = TrialRecord(
+    record = TrialRecord(
         tmp_path, "s", 0, SETTINGS, ["network.rank=8"], params, tags, COMPLETE, "", 2,
         [epoch(1), epoch(2), epoch(3)], 1_700_000_000_009,
     )  # fmt: skip
-    one.save()
-    found: Saved = json.loads((tmp_path / RECORD_FILE).read_text())
-    return found
+    record.save()
+    content: Saved = json.loads((tmp_path / FILE).read_text())
+    return content
 
 
-def used(record: TrialRecord) -> None:
-    """What a sweep, a selection and a report tell of a record."""
+def use_record(record: TrialRecord) -> None:
+    """Uses a record like a sweep, a selection and a report."""
     other = deepcopy(record)
     other.number, other.params = record.number + 1, {"network.rank": 4}
     ranked = rank_trials([record, other], POLICY, lambda _: "")
@@ -106,44 +106,45 @@ def used(record: TrialRecord) -> None:
         progress.trial_ended(record)
 
 
-def reads(folder: Path, saved: object) -> TrialRecord | None:
-    """A record, which is then used; None: it is refused in one line."""
-    (folder / RECORD_FILE).write_text(json.dumps(saved))
-    said = ""
+def read_and_use(folder: Path, saved: object) -> TrialRecord | None:
+    """Reads and uses a record; returns None if it is refused in one line."""
+    (folder / FILE).write_text(json.dumps(saved))
+    message = ""
     try:
         record = load_record(folder)
     except RecordError as error:
-        said = str(error)
-    if not said:
-        used(record)
+        message = str(error)
+    if not message:
+        use_record(record)
         return record
-    assert said.startswith(f"{folder / RECORD_FILE} is not a trial's record: ")
-    assert len(said.splitlines()) == 1
-    assert len(said) < 600
+    assert message.startswith(f"{folder / FILE} is no record of a trial: ")
+    assert len(message.splitlines()) == 1
+    assert len(message) < 600
     return None
 
 
-def test_a_good_one_reads_as_it_was(tmp_path: Path, saved: Saved) -> None:
-    record = reads(tmp_path, saved)
+def test_valid_record_is_read_and_saved_unchanged(tmp_path: Path, saved: Saved) -> None:
+    record = read_and_use(tmp_path, saved)
     assert record
     assert (record.pack, record.preparing, record.total_epochs) == (2, 1.25, 3)
     assert record.epochs[1].scorecard.checkpoint == tmp_path / "lora-2.safetensors"
     assert record.epochs[1].scorecard.copies == {0: 1}
     record.save()
-    again = json.loads((tmp_path / RECORD_FILE).read_text())
-    for one in saved["epochs"]:
-        one["scorecard"]["checkpoint"] = str(tmp_path / Path(one["scorecard"]["checkpoint"]).name)
-    assert again == saved
+    saved_again = json.loads((tmp_path / FILE).read_text())
+    for epoch in saved["epochs"]:
+        card = epoch["scorecard"]
+        card["checkpoint"] = str(tmp_path / Path(card["checkpoint"]).name)
+    assert saved_again == saved
 
 
-def places(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
-    """Where there is a value in a record, less what is alike."""
+def value_paths(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
+    """Yields the paths of all values in a record, of lists only that of the last item."""
     yield path
     inner: list[tuple[Any, Any]] = [*value.items()] if isinstance(value, dict) else []
     if isinstance(value, list):
         inner = [*enumerate(value)][-1:]
-    for key, one in inner:
-        yield from places(one, *path, key)
+    for key, item in inner:
+        yield from value_paths(item, *path, key)
 
 
 VALUES: list[Any] = [
@@ -153,28 +154,28 @@ VALUES: list[Any] = [
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
-def test_anything_anywhere_is_read_or_refused(tmp_path: Path, saved: Saved, value: Any) -> None:
-    """Each place of a record takes each of these values in turn, or is missing."""
-    for path in [*places(saved)][1:]:
-        spoilt = deepcopy(saved)
-        place = spoilt
+def test_invalid_value_is_read_or_refused(tmp_path: Path, saved: Saved, value: Any) -> None:
+    """Each value of a record is replaced by each of these values, or removed."""
+    for path in [*value_paths(saved)][1:]:
+        changed = deepcopy(saved)
+        container = changed
         for key in path[:-1]:
-            place = place[key]
-        if value is None and isinstance(place, dict):
-            del place[path[-1]]
-            reads(tmp_path, spoilt)
-        place[path[-1]] = value
-        reads(tmp_path, spoilt)
+            container = container[key]
+        if value is None and isinstance(container, dict):
+            del container[path[-1]]
+            read_and_use(tmp_path, changed)
+        container[path[-1]] = value
+        read_and_use(tmp_path, changed)
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
-def test_texts_are_texts(tmp_path: Path, saved: Saved, text: str) -> None:
+def test_hostile_texts_are_read(tmp_path: Path, saved: Saved, text: str) -> None:
     saved |= {"study": text, "reason": text, "overrides": [text], "params": {text: text}}
     saved["tags"] |= {text: text, "hardware.device": text, "adapted": text}
     saved["settings"] |= {text: {text: text}}
     saved["settings"]["data"] = {"trigger": text}
     saved["epochs"][0]["scorecard"] |= {"notes": [text], "failure": text}
-    record = reads(tmp_path, saved)
+    record = read_and_use(tmp_path, saved)
     assert record
     assert record.params == {text: text}
     trial = Trial(None, None, record, None, None)  # type: ignore[arg-type]
@@ -193,7 +194,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("content", REFUSED.values(), ids=REFUSED.keys())
-def test_what_is_no_record(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_record_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(RecordError) as caught:
         read_record(content, tmp_path)
     assert len(str(caught.value).splitlines()) == 1
@@ -206,37 +207,37 @@ def test_what_is_no_record(tmp_path: Path, content: bytes) -> None:
     "checkpoint",
     ["..", "../..", "", "/", ".", "a/..", "a\0b", "\ud800", "a/\ud800.safetensors", "n" * 300],
 )
-def test_a_checkpoint_has_the_name_of_a_file(tmp_path: Path, saved: Saved, checkpoint: str) -> None:
+def test_invalid_checkpoint_name_is_refused(tmp_path: Path, saved: Saved, checkpoint: str) -> None:
     saved["epochs"][0]["scorecard"]["checkpoint"] = checkpoint
-    assert reads(tmp_path, saved) is None
+    assert read_and_use(tmp_path, saved) is None
 
 
 @pytest.mark.parametrize(
     "checkpoint", ["/etc/passwd", "../../../passwd", "C:\\models\\passwd", "passwd", "\udce9.st"]
 )
-def test_a_checkpoint_lies_in_the_folder_of_its_trial(
+def test_checkpoint_path_is_in_the_folder_of_its_trial(
     tmp_path: Path, saved: Saved, checkpoint: str
 ) -> None:
     saved["epochs"][0]["scorecard"]["checkpoint"] = checkpoint
-    record = reads(tmp_path, saved)
+    record = read_and_use(tmp_path, saved)
     assert record
     assert record.scorecards[0].checkpoint.parent == tmp_path
 
 
-def test_only_checkpoints_are_thinned_out(tmp_path: Path, saved: Saved) -> None:
-    """Whatever a record calls one: its own file stays, and the run that MLflow has of it."""
+def test_only_checkpoints_are_deleted(tmp_path: Path, saved: Saved) -> None:
+    """The record and the MLflow run file stay, even if the record names them as checkpoints."""
     folder = tmp_path / "studies" / "s" / "trials" / "0000"
     folder.mkdir(parents=True)
     names = ("lora-1.safetensors", "mlflow.json")
-    for one, name in zip(saved["epochs"][1:], names, strict=True):
-        one["scorecard"]["checkpoint"] = name
+    for epoch, name in zip(saved["epochs"][1:], names, strict=True):
+        epoch["scorecard"]["checkpoint"] = name
         (folder / name).write_text("")
     saved["epochs"][1]["scorecard"]["failure"] = "it is not finite"
     saved["selected"] = 1
     (folder / RECORD_FILE).write_text(json.dumps(saved))
     record = load_record(folder)
     record.epochs[0].scorecard.checkpoint = folder / "gone.safetensors"
-    for number in range(3):  # those that a study keeps, whatever trials they are of
+    for number in range(3):  # checkpoints that the study keeps, of any trial
         best = folder / f"best-{number}.safetensors"
         best.write_text("")
         record.epochs.append(deepcopy(record.epochs[0]))
@@ -249,8 +250,8 @@ def test_only_checkpoints_are_thinned_out(tmp_path: Path, saved: Saved) -> None:
     assert (folder / RECORD_FILE).exists()
 
 
-def test_older_records_read_as_before(tmp_path: Path, saved: Saved) -> None:
-    """They lack what came later, have scores that are no numbers, and say more than is known."""
+def test_older_records_are_read(tmp_path: Path, saved: Saved) -> None:
+    """They lack later fields, have NaN scores and unknown fields."""
     for name in ("ended", "reason", "state", "selected"):
         del saved[name]
     saved["settings"], saved["tags"] = {}, {}
@@ -265,7 +266,7 @@ def test_older_records_read_as_before(tmp_path: Path, saved: Saved) -> None:
     second["train_loss"] = second["lr"] = float("nan")
     third["scorecard"]["scores"] = {}
     first["scorecard"]["checkpoint"] = "/pictures/caf\udce9/lora-1.safetensors"
-    record = reads(tmp_path, saved)
+    record = read_and_use(tmp_path, saved)
     assert record
     assert (record.state, record.ended, record.selected) == ("running", 0, None)
     assert (record.pack, record.preparing, record.total_epochs) == (1, 0.0, 0)
@@ -280,7 +281,7 @@ def test_older_records_read_as_before(tmp_path: Path, saved: Saved) -> None:
     assert (record.epochs[0].pictures, record.epochs[0].memory) == (0, 0.0)
 
 
-def test_records_without_end_are_refused(
+def test_too_many_or_too_large_records_are_refused(
     tmp_path: Path, saved: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
@@ -297,9 +298,7 @@ def test_records_without_end_are_refused(
         load_records(tmp_path)
 
 
-def test_a_record_that_is_a_pipe_is_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_record_that_is_a_pipe_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "trials" / "0000"
     folder.mkdir(parents=True)
     os.mkfifo(folder / RECORD_FILE)
@@ -307,7 +306,7 @@ def test_a_record_that_is_a_pipe_is_left_out(
     assert "is a pipe or a device, not a file; the trial is left out" in caplog.text
 
 
-LEDGERS: dict[str, bytes] = {
+INVALID_CACHES: dict[str, bytes] = {
     "a list": b"[]",
     "cards a list": b'{"about": {}, "cards": []}',
     "about numbers": b'{"about": {"a": 1}, "cards": {}}',
@@ -319,25 +318,27 @@ LEDGERS: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("content", LEDGERS.values(), ids=LEDGERS.keys())
-def test_a_ledger_that_is_none(
+@pytest.mark.parametrize("content", INVALID_CACHES.values(), ids=INVALID_CACHES.keys())
+def test_invalid_score_cache_is_ignored(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / LEDGER).write_bytes(content)
+    (tmp_path / CACHE_FILE).write_bytes(content)
     assert ScoreCache(tmp_path, {}).cards == {}
     (line,) = [entry.message for entry in caplog.records if entry.levelno == logging.WARNING]
-    assert line.startswith(f"{tmp_path / LEDGER}: ")
+    assert line.startswith(f"{tmp_path / CACHE_FILE}: ")
     assert line.endswith("; everything is scored again")
     assert len(line.splitlines()) == 1
 
 
-def test_a_ledger_that_is_a_pipe(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    os.mkfifo(tmp_path / LEDGER)
+def test_score_cache_that_is_a_pipe_is_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.mkfifo(tmp_path / CACHE_FILE)
     assert ScoreCache(tmp_path, {}).cards == {}
     assert "is a pipe or a device" in caplog.text
 
 
-CARDS: dict[str, Saved] = {
+INVALID_CARDS: dict[str, Saved] = {
     "a unit that is a path": {"unit": "../../x"},
     "an epoch in words": {"epoch": "last"},
     "an epoch that is true": {"epoch": True},
@@ -355,19 +356,19 @@ CARDS: dict[str, Saved] = {
 }
 
 
-@pytest.mark.parametrize("change", CARDS.values(), ids=CARDS.keys())
-def test_a_scorecard_that_is_none(
+@pytest.mark.parametrize("change", INVALID_CARDS.values(), ids=INVALID_CARDS.keys())
+def test_invalid_scorecard_is_ignored(
     tmp_path: Path, saved: Saved, change: Saved, caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Its checkpoint is scored again; the others in the ledger are not."""
+    """Only its checkpoint is scored again."""
     monkeypatch.setattr("evaluate.score_cache.key_of", lambda file: file.stem)
     card = saved["epochs"][0]["scorecard"]
     content = {"about": {}, "cards": {"good": card, "bad": {**card, **change}}}
-    (tmp_path / LEDGER).write_text(json.dumps(content))
-    ledger = ScoreCache(tmp_path, {})
-    assert ledger.find(Path("bad.safetensors")) is None
+    (tmp_path / CACHE_FILE).write_text(json.dumps(content))
+    cache = ScoreCache(tmp_path, {})
+    assert cache.find(Path("bad.safetensors")) is None
     assert "the scores of bad.safetensors are damaged (" in caplog.text
-    good = ledger.find(Path("good.safetensors"))
-    assert good
-    assert good.checkpoint == Path("good.safetensors")
+    card = cache.find(Path("good.safetensors"))
+    assert card
+    assert card.checkpoint == Path("good.safetensors")

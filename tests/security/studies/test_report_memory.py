@@ -1,4 +1,4 @@
-"""Reports of received studies: what is read of large sheets and records is bounded."""
+"""Reports of untrusted studies read bounded parts of large sheets and records."""
 
 from __future__ import annotations
 
@@ -38,42 +38,42 @@ def saved_sheet(file: Path, count: int = 20, side: int = 1000) -> Path:
     return file
 
 
-def test_places_are_read_without_the_pixels(
+def test_cell_positions_are_read_without_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = saved_sheet(tmp_path / "a.png")
 
     def load(picture: Image.Image) -> None:
-        raise AssertionError("its pixels are read")
+        raise AssertionError("pixels are decoded")
 
     monkeypatch.setattr(sheets, "_in_rgb", load)
     assert [*read_positions(file)] == [f"fresh {i}" for i in range(20)]
     assert read_cells(file, ["fresh 99"]) == {}
 
 
-def test_pictures_that_are_not_wanted_are_not_cut_out(tmp_path: Path) -> None:
+def test_only_requested_cells_are_cropped(tmp_path: Path) -> None:
     file = saved_sheet(tmp_path / "a.png")
     assert [*read_cells(file, ["fresh 3", "fresh 99", "fresh 1"])] == ["fresh 3", "fresh 1"]
     assert len(read_cells(file)) == 20
     assert read_cells(file, ["fresh 3"])["fresh 3"].image.size == (CELL, CELL)
 
 
-def test_a_sheet_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_of_a_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = saved_sheet(tmp_path / "a.png")
     assert len(read_sheet(file)) == 20
-    for limit, most, words in (
-        ("MAX_PIXELS", 999_999, "over .* megapixels"),
-        ("MAX_CELLS", 19, "names more images"),
-        ("MAX_BYTES", 1000, "is larger than"),
+    for limit, maximum, words in (
+        ("MOST_PIXELS", 999_999, "over .* megapixels"),
+        ("MOST_CELLS", 19, "names more pictures"),
+        ("LARGEST", 1000, "is larger than"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(sheets, limit, most)
+            patch.setattr(sheets, limit, maximum)
             with pytest.raises(UntrustedFileError, match=words):
                 read_sheet(file)
             assert read_positions(file) == {}
 
 
-def test_a_png_of_very_many_chunks_is_none_of_this_program(tmp_path: Path) -> None:
+def test_png_with_too_many_chunks_is_refused(tmp_path: Path) -> None:
     file = saved_sheet(tmp_path / "a.png")
     content = file.read_bytes()
     file.write_bytes(content[:33] + CHUNK * 6000 + content[33:])
@@ -82,15 +82,15 @@ def test_a_png_of_very_many_chunks_is_none_of_this_program(tmp_path: Path) -> No
             read(file)
 
 
-def test_sheets_of_all_probes_are_within_the_limits() -> None:
-    """Of the most that `probes.count` may be."""
+def test_largest_sheet_is_within_the_limits() -> None:
+    """The sheet of the maximum of `probes.count`."""
     section = sheets.Section("", [sheets.Cell(Image.new("RGB", (8, 8)))] * 4096, 3)
     width = sheets.GAP + sheets.COLUMNS * (CELL + sheets.GAP)
-    more = 4 * (section.height // 683)  # the training pictures and rows that are not full
-    assert width * (section.height + more) <= sheets.MAX_PIXELS
+    more = 4 * (section.height // 683)  # training images and incomplete rows
+    assert width * (section.height + more) <= sheets.MOST_PIXELS
 
 
-def test_a_large_sheet_is_no_warning_on_the_terminal(tmp_path: Path) -> None:
+def test_large_sheet_prints_no_warning(tmp_path: Path) -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(kind + body))
         return struct.pack(">I", len(body)) + kind + body + check
@@ -102,13 +102,13 @@ def test_a_large_sheet_is_no_warning_on_the_terminal(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from evaluate.images.contact_sheet import "
         "read_cells; print(read_cells(Path(sys.argv[1])))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")],
+    process = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")],
                           capture_output=True, text=True, check=True, timeout=60)  # fmt: skip
-    assert (done.stdout, "Warning" in done.stderr) == ("{}\n", False)
+    assert (process.stdout, "Warning" in process.stderr) == ("{}\n", False)
 
 
-def recorded(study: Path, number: int, body: str = "1") -> Path:
-    """A record with a list of settings that nothing knows, and one beside those of the data."""
+def write_record(study: Path, number: int, body: str = "1") -> Path:
+    """Writes a record that also has an unknown setting, with this JSON value."""
     saved: dict[str, Any] = {
         "study": "s", "number": number, "overrides": [], "params": {}, "tags": {}, "epochs": [],
         "settings": {"data": {"path": "here"}, "unknown": "@"},
@@ -119,28 +119,26 @@ def recorded(study: Path, number: int, body: str = "1") -> Path:
     return folder
 
 
-def test_a_record_of_very_many_values_is_left_out(
+def test_record_with_too_many_values_is_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = recorded(tmp_path, 0, "[" + "{}," * 1_000_000 + "{}]")
-    recorded(tmp_path, 1)
-    assert [one.number for one in load_records(tmp_path)] == [1]
+    folder = write_record(tmp_path, 0, "[" + "{}," * 1_000_000 + "{}]")
+    write_record(tmp_path, 1)
+    assert [record.number for record in load_records(tmp_path)] == [1]
     assert "at most 2000000 are read; the trial is left out" in caplog.text
     with pytest.raises(RecordError, match="values"):
         load_record(folder)
 
 
-def test_what_nothing_knows_is_not_kept_of_all_trials(tmp_path: Path) -> None:
-    folder = recorded(tmp_path, 0, "[1, 2]")
-    assert [one.settings for one in load_records(tmp_path)] == [{"data": {"path": "here"}}]
+def test_unknown_settings_are_not_kept_in_memory(tmp_path: Path) -> None:
+    folder = write_record(tmp_path, 0, "[1, 2]")
+    assert [record.settings for record in load_records(tmp_path)] == [{"data": {"path": "here"}}]
     assert load_record(folder).settings["unknown"] == [1, 2]
 
 
-def test_the_memory_of_all_records_is_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_of_all_records_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
-        recorded(tmp_path, number, "[" + "0," * 100 + "0]")
+        write_record(tmp_path, number, "[" + "0," * 100 + "0]")
     assert len(load_records(tmp_path)) == 3
     monkeypatch.setattr(records, "MAX_MEMORY", 12_000)
     with pytest.raises(ConfigError, match="its records would take more than"):

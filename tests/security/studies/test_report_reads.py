@@ -1,4 +1,4 @@
-"""What a report and a selection read of a study that somebody has sent, and what they leave."""
+"""What report and select read and write of an untrusted study."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from sweeper.results.checkpoint_files import RESULT_FILE
 from sweeper.results.missing_trials import describe_missing, missing_trials
 from sweeper.results.report.page import policy_of
 from sweeper.tracking.trial_record import load_records
-from tests.sweeper.conftest import Swept, copy_sweep, run_module
-from tests.sweeper.conftest import swept as swept  # the same sweep as the other tests'
+from tests.sweeper.conftest import Swept, copied, run_module
+from tests.sweeper.conftest import swept as swept  # the sweep that other tests use too
 from train.errors import ConfigError
 from train.files.untrusted import UntrustedFileError
 
@@ -41,50 +41,50 @@ Saved = dict[str, Any]
 
 @pytest.fixture
 def received(swept: Swept, tmp_path: Path) -> Path:
-    """A study that was sent, below a root without a store."""
+    """A received study, in a root without an MLflow store."""
     root = tmp_path / "mlruns"
     shutil.copytree(swept.root / "studies", root / "studies")
     return root / "studies" / "small"
 
 
-def report(study: Path, **settings: str) -> str:
-    """The page of a study."""
+def write_report(study: Path, **settings: str) -> str:
+    """Writes the report of a study, and returns its page."""
     rewrite.main(ReportConfig(study=study.name, root=str(study.parent.parent), **settings))
     return (study / "report.html").read_text()
 
 
-def changed(file: Path, change: Callable[[Saved], object]) -> None:
+def change_json(file: Path, change: Callable[[Saved], object]) -> None:
     saved = json.loads(file.read_bytes())
     change(saved)
     file.write_text(json.dumps(saved))
 
 
-def everything(folder: Path) -> dict[str, bytes]:
-    """What there is below a folder, less the report."""
+def all_files(folder: Path) -> dict[str, bytes]:
+    """Returns the content of all files in a folder, without the report."""
     files = {file for file in folder.rglob("*") if file.name != "report.html"}
     return {str(file): file.read_bytes() if file.is_file() else b"" for file in files}
 
 
-def test_report_and_select_make_nothing_but_the_page(
+def test_report_and_select_write_only_the_page(
     received: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for file in ("study.lock", "mlflow.lock", "optuna.journal.lock"):
         (received / file).unlink(missing_ok=True)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    before = everything(tmp_path)
-    report(received)
+    before = all_files(tmp_path)
+    write_report(received)
     select.main(SelectConfig(study="small", root=str(tmp_path / "mlruns")))
-    assert everything(tmp_path) == before
+    assert all_files(tmp_path) == before
     with pytest.raises(ConfigError, match="there is no study smal; did you mean small"):
         select.main(SelectConfig(study="smal", root=str(tmp_path / "mlruns")))
     with pytest.raises(ConfigError, match="there is no study small"):
         select.main(SelectConfig(study="small", root=str(tmp_path / "nowhere")))
-    assert everything(tmp_path) == before
+    assert all_files(tmp_path) == before
 
 
 @pytest.mark.parametrize("place", ["made.db", "mlflow.db"])
-def test_no_database_is_opened_that_a_record_names(
+def test_database_named_by_a_record_is_not_opened(
     received: Path, place: str, swept: Swept, tmp_path: Path
 ) -> None:
     database = tmp_path / place
@@ -92,51 +92,51 @@ def test_no_database_is_opened_that_a_record_names(
         shutil.copy(swept.root / place, database)
     before = database.read_bytes() if database.exists() else None
     for file in received.glob("trials/*/trial.json"):
-        changed(file, lambda s: s["settings"]["study"].update(storage=f"sqlite:///{database}"))
-    report(received)
+        change_json(file, lambda s: s["settings"]["study"].update(storage=f"sqlite:///{database}"))
+    write_report(received)
     assert (database.read_bytes() if database.exists() else None) == before
-    # and what a person names is made neither
-    assert "name it with storage=" in report(received, storage=f"sqlite:///{database}")
+    # a typed path is not created either
+    assert "storage= names it" in write_report(received, storage=f"sqlite:///{database}")
     assert (database.read_bytes() if database.exists() else None) == before
 
 
-def test_a_database_that_a_person_names_is_read(received: Path, tmp_path: Path) -> None:
+def test_database_that_the_user_names_is_read(received: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/optuna.db"
     study = optuna.create_study(study_name="small", storage=url, direction="maximize")
     study.add_trial(optuna.trial.create_trial(value=1.0))
     (received / "optuna.journal").unlink()
-    assert "These are single trials" in report(received, storage=url)
-    assert "name it with storage=" in report(received)
+    assert "These are single trials" in write_report(received, storage=url)
+    assert "storage= names it" in write_report(received)
 
 
-def test_the_training_pictures_are_those_of_the_data_sheet(received: Path, tmp_path: Path) -> None:
+def test_training_images_come_from_the_data_sheet(received: Path, tmp_path: Path) -> None:
     strip = re.compile(r"What it was trained on</h3>.*?</div>", re.DOTALL)
-    shown = strip.findall(report(received))
-    assert shown[0].count("<img") == 12
-    assert "sks puppet" in shown[0]
+    strips = strip.findall(write_report(received))
+    assert strips[0].count("<img") == 12
+    assert "sks puppet" in strips[0]
     private = tmp_path / "private"
     private.mkdir()
     Image.new("RGB", (64, 64), "red").save(private / "0.png")
     (private / "0.txt").write_text("my secret caption")
     for file in received.glob("trials/*/trial.json"):
-        changed(file, lambda s: s["settings"]["data"].update(path=str(private)))
-    page = report(received)
-    assert strip.findall(page) == shown
+        change_json(file, lambda s: s["settings"]["data"].update(path=str(private)))
+    page = write_report(received)
+    assert strip.findall(page) == strips
     assert "my secret caption" not in page
     with Image.open(received / "data.png") as sheet:
-        sheet.convert("RGB").save(received / "data.png")  # as an earlier version wrote it
-    assert "not in this study&#39;s data sheet" in report(received)
+        sheet.convert("RGB").save(received / "data.png")  # as earlier versions did
+    assert "not in this study&#39;s data sheet" in write_report(received)
 
 
 def sheet_of(cells: str, size: tuple[int, int] = (200, 200)) -> bytes:
-    about, content = PngInfo(), BytesIO()
-    about.add_text(CELLS, cells)
-    Image.new("RGB", size).save(content, "PNG", pnginfo=about)
+    info, content = PngInfo(), BytesIO()
+    info.add_text(CELLS, cells)
+    Image.new("RGB", size).save(content, "PNG", pnginfo=info)
     return content.getvalue()
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG of few bytes and many pixels."""
+    """Returns a small PNG with many pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (
@@ -148,7 +148,7 @@ def bomb(width: int, height: int) -> bytes:
             + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))  # fmt: skip
 
 
-BAD_SHEETS = {
+INVALID_SHEETS = {
     "no picture": b"nothing",
     "no JSON": sheet_of("[["),
     "a mapping": sheet_of("{}"),
@@ -167,16 +167,16 @@ BAD_SHEETS = {
 }
 
 
-@pytest.mark.parametrize("content", BAD_SHEETS.values(), ids=BAD_SHEETS.keys())
-def test_a_bad_sheet_is_none(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", INVALID_SHEETS.values(), ids=INVALID_SHEETS.keys())
+def test_invalid_sheet_is_ignored(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "000001.png").write_bytes(content)
-    assert read_cells(tmp_path / "000001.png") == {}
-    with pytest.raises(UntrustedFileError, match=r"000001\.png: ") as refused:
+    assert cells_of(tmp_path / "000001.png") == {}
+    with pytest.raises(UntrustedFileError, match=r"000001\.png: ") as caught:
         read_sheet(tmp_path / "000001.png")
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_sheet_of_this_program_is_read(tmp_path: Path) -> None:
+def test_sheet_of_this_program_is_read(tmp_path: Path) -> None:
     sheet = Image.new("RGB", (400, 400), "white")
     sheet.info[CELLS] = json.dumps([["fresh 3", "a red hat", True, 8, 28]])
     save_sheet(sheet, tmp_path / "s.png")
@@ -184,14 +184,14 @@ def test_a_sheet_of_this_program_is_read(tmp_path: Path) -> None:
     assert (cell.label, cell.flagged, cell.image.size) == ("a red hat", True, (160, 160))
 
 
-def test_a_report_with_bad_sheets_is_written(received: Path) -> None:
+def test_report_with_invalid_sheets_is_written(received: Path) -> None:
     for file in [*received.glob("trials/*/sheets/*.png"), received / "data.png"]:
-        file.write_bytes(BAD_SHEETS["bomb"])
-    assert "no longer next to this page" in report(received)
+        file.write_bytes(INVALID_SHEETS["bomb"])
+    assert "no longer next to this page" in write_report(received)
 
 
 RUN = "0123456789abcdef0123456789abcdef"
-NO_RUNS: dict[str, Any] = {
+INVALID_RUNS: dict[str, Any] = {
     "a command": {"uri": "mlflow.db", "run_id": "x; touch PWNED #", "done": []},
     "a line more": {"uri": "mlflow.db", "run_id": f"{RUN}\n", "done": []},
     "a path": {"uri": "mlflow.db", "run_id": f"../{RUN}", "done": []},
@@ -208,45 +208,45 @@ NO_RUNS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", NO_RUNS)
-def test_what_a_run_remembers_has_a_type(name: str, tmp_path: Path) -> None:
-    content = "[" * 100_000 if name == "deep" else json.dumps(NO_RUNS[name])
+@pytest.mark.parametrize("name", INVALID_RUNS)
+def test_invalid_run_file_is_ignored(name: str, tmp_path: Path) -> None:
+    content = "[" * 100_000 if name == "deep" else json.dumps(INVALID_RUNS[name])
     (tmp_path / RUN_FILE).write_text(content)
     state = load_state(Address(tmp_path), tmp_path / RUN_FILE)
     assert (state.run_id, state.done, state.tags) == ("", [], {})
     assert run_id_in(Address(tmp_path), tmp_path) == ""
 
 
-def test_a_store_that_is_a_pipe_has_no_run(tmp_path: Path) -> None:
+def test_store_that_is_a_pipe_has_no_run(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "mlflow.db")
     (tmp_path / RUN_FILE).write_text(json.dumps({"uri": "mlflow.db", "run_id": RUN, "done": []}))
     assert run_id_in(Address(tmp_path), tmp_path) == ""
 
 
-def test_a_command_in_a_run_id_is_not_in_the_page(received: Path) -> None:
+def test_command_in_a_run_id_is_not_in_the_page(received: Path) -> None:
     for file in received.rglob(RUN_FILE):
-        file.write_text(json.dumps(NO_RUNS["a command"]))
-    assert "PWNED" not in report(received)
+        file.write_text(json.dumps(INVALID_RUNS["a command"]))
+    assert "PWNED" not in write_report(received)
 
 
-def test_the_report_is_logged_to_no_other_run(
+def test_report_is_not_logged_to_other_runs(
     swept: Swept, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = copy_sweep(swept, tmp_path / "mlruns")
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
-    own = client.create_experiment("private", (root / "artifacts").as_uri())
-    mine = client.create_run(own, tags={"study": "private"}).info.run_id
+    experiment = client.create_experiment("private", (root / "artifacts").as_uri())
+    private_run = client.create_run(experiment, tags={"study": "private"}).info.run_id
     study = root / "studies" / "small"
     parent = json.loads((study / RUN_FILE).read_text())["run_id"]
 
-    changed(study / RUN_FILE, lambda saved: saved.update(run_id=mine))
-    report(study)
-    assert client.list_artifacts(mine) == []
+    change_json(study / RUN_FILE, lambda saved: saved.update(run_id=private_run))
+    write_report(study)
+    assert client.list_artifacts(private_run) == []
     assert "of another study" in caplog.text
 
-    changed(study / RUN_FILE, lambda saved: saved.update(run_id=parent))
+    change_json(study / RUN_FILE, lambda saved: saved.update(run_id=parent))
     before = (study / "report.html").stat().st_mtime_ns
-    report(study)
+    write_report(study)
     logged = root / "artifacts" / parent / "artifacts" / "report.html"
     assert logged.read_bytes() == (study / "report.html").read_bytes()
     assert before
@@ -254,11 +254,11 @@ def test_the_report_is_logged_to_no_other_run(
     with closing(sqlite3.connect(root / "mlflow.db")) as store, store:
         elsewhere = (tmp_path / "elsewhere").as_uri()
         store.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (elsewhere, parent))
-    report(study)
+    write_report(study)
     assert not (tmp_path / "elsewhere").exists()
 
 
-RESULTS: dict[str, Any] = {
+INVALID_RESULTS: dict[str, Any] = {
     "no policy": {},
     "a list": {"policy_settings": []},
     "another rule": {"policy_settings": {"rule": "pickle"}},
@@ -272,18 +272,18 @@ RESULTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", RESULTS)
-def test_a_policy_of_a_result_is_checked(
+@pytest.mark.parametrize("name", INVALID_RESULTS)
+def test_invalid_policy_in_a_result_is_ignored(
     name: str, received: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = policy_of(received, [])
-    (received / RESULT_FILE).write_text(json.dumps(RESULTS[name]))
+    trial_policy = policy_of(received, [])
+    (received / RESULT).write_text(json.dumps(INVALID_RESULTS[name]))
     records = load_records(received)
-    assert policy_of(received, records) == own
+    assert policy_of(received, records) == trial_policy
     assert "result.json" in caplog.text
     assert "the policy of its trials is used" in caplog.text
     for record in records:
-        record.settings["selection"] = RESULTS[name] or {"rule": ["x"]}
+        record.settings["selection"] = INVALID_RESULTS[name] or {"rule": ["x"]}
     assert policy_of(received, records) == PolicyConfig() or name == "no policy"
 
 
@@ -295,29 +295,29 @@ def test_missing_trials_are_bounded(received: Path) -> None:
     words = describe_missing(received)
     assert len(words) < 600
     assert "and 980 more" in words
-    changed(received / RESULT_FILE, lambda saved: saved.update(missing=[10**18], trials=[]))
+    change_json(received / RESULT, lambda saved: saved.update(missing=[10**18], trials=[]))
     assert len(missing_trials(received)) == 1000
-    report(received)
+    write_report(received)
 
 
 @pytest.mark.parametrize("what", ["a file", "folders", "records that are folders", "thousands"])
-def test_other_folders_of_trials(what: str, received: Path) -> None:
+def test_unusual_trial_folders(what: str, received: Path) -> None:
     trials = received / "trials"
     if what == "a file":
         shutil.rmtree(trials)
         trials.write_text("no folder")
         with pytest.raises(ConfigError, match="no trial yet"):
-            report(received)
+            write_report(received)
         return
     for number in range(2, 3000 if what == "thousands" else 5):
         folder = trials / f"{number:04d}" / ("trial.json" if what.startswith("records") else "x")
         folder.mkdir(parents=True)
-    report(received)
+    write_report(received)
 
 
 @pytest.mark.parametrize("command", ["report", "select"])
 @pytest.mark.parametrize("name", ["../small", "/etc", "a\x1b[31mb", "small/../small"])
-def test_a_name_leads_nowhere(command: str, name: str, received: Path) -> None:
+def test_invalid_study_name_is_refused(command: str, name: str, received: Path) -> None:
     code, output = run_module(f"sweeper.{command}", f"study={name}",
                               f"root={received.parent.parent}")  # fmt: skip
     assert (code, output.count("\n")) == (1, 1), output

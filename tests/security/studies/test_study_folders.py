@@ -1,4 +1,4 @@
-"""A study that somebody else has sent leads nowhere else, neither in reading nor in writing."""
+"""No command reads or writes outside an untrusted study through links in it."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.study_folder import checked_folder, study_folder
-from tests.sweeper.conftest import SEARCH, SMALL, Swept, copy_sweep, run_module
-from tests.sweeper.conftest import swept as swept  # the same sweep as the other tests'
+from sweeper.study_folder import closed, study_folder
+from tests.sweeper.conftest import SEARCH, SMALL, Swept, copied, run_module
+from tests.sweeper.conftest import swept as swept  # the sweep that other tests use too
 from train.errors import CheckpointError, ConfigError
 from train.files.atomic_write import write_atomically
 
 
-def outside(root: Path) -> Path:
-    """A folder that no command may touch, with something to find in it."""
+def make_outside(root: Path) -> Path:
+    """Creates a folder with a file that no command may access."""
     folder = root.parent / "outside"
     folder.mkdir()
     (folder / "secret.txt").write_text("secret")
     return folder
 
 
-def link(relative: str) -> Callable[[Path, Path], None]:
-    """Puts a link in the place of a study's file or folder."""
+def replace_by_link(relative: str) -> Callable[[Path, Path], None]:
+    """Returns a function that replaces a file or folder of a study by a link."""
 
     def change(study: Path, elsewhere: Path) -> None:
-        place = study / relative
-        target = elsewhere / place.name
-        if place.is_dir():
-            shutil.move(place, target)
-        elif place.exists():
-            place.unlink()
-        place.symlink_to(target)
+        path = study / relative
+        target = elsewhere / path.name
+        if path.is_dir():
+            shutil.move(path, target)
+        elif path.exists():
+            path.unlink()
+        path.symlink_to(target)
 
     return change
 
 
-def pipe(study: Path, elsewhere: Path) -> None:
+def make_record_a_pipe(study: Path, elsewhere: Path) -> None:
     (study / "trials" / "0000" / "trial.json").unlink()
     os.mkfifo(study / "trials" / "0000" / "trial.json")
 
 
-def journal_pipe(study: Path, elsewhere: Path) -> None:
+def make_journal_a_pipe(study: Path, elsewhere: Path) -> None:
     (study / "optuna.journal").unlink()
     os.mkfifo(study / "optuna.journal")
 
 
-def endless(study: Path, elsewhere: Path) -> None:
+def link_run_file_to_device(study: Path, elsewhere: Path) -> None:
     (study / "trials" / "0001" / "mlflow.json").unlink()
     (study / "trials" / "0001" / "mlflow.json").symlink_to("/dev/zero")
 
 
-LEADING_AWAY = {
-    name: link(name)
+CHANGES = {
+    name: replace_by_link(name)
     for name in (
         "overview.png", "probes.yaml", "report.html", "result.json", "best.safetensors",
         "data.png", "optuna.journal", "optuna.journal.lock", "study.lock", "mlflow.json",
@@ -64,28 +64,28 @@ LEADING_AWAY = {
         "trials/0000/trial.json", "trials/0001/error.txt", "trials/0001/at-work",
         "trials/0001/holder", "trials/0001/sheets/000001.png", "trials/0007",
     )
-} | {"pipe": pipe, "journal": journal_pipe, "endless": endless}  # fmt: skip
+} | {
+    "pipe": make_record_a_pipe, "journal": make_journal_a_pipe, "endless": link_run_file_to_device,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def received(swept: Swept, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a study that was sent, without the sender's store."""
-    return copy_sweep(swept, tmp_path_factory.mktemp("received") / "mlruns")
+    """The root of a received study, without an MLflow store."""
+    return copied(swept, tmp_path_factory.mktemp("received") / "mlruns")
 
 
-@pytest.mark.parametrize("name", LEADING_AWAY)
-def test_a_study_that_leads_away_is_refused(name: str, received: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CHANGES)
+def test_study_with_links_or_pipes_is_refused(name: str, received: Path, tmp_path: Path) -> None:
     root = tmp_path / "mlruns"
     shutil.copytree(received / "studies", root / "studies")
-    LEADING_AWAY[name](root / "studies" / "small", outside(root))
-    with pytest.raises(ConfigError, match=r"is a (link|pipe)") as refused:
+    CHANGES[name](root / "studies" / "small", make_outside(root))
+    with pytest.raises(ConfigError, match=r"is a (link|pipe)") as caught:
         study_folder(root, "small")
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_the_study_itself_is_no_link_but_its_root_may_be_one(
-    received: Path, tmp_path: Path
-) -> None:
+def test_root_may_be_a_link_but_a_study_may_not(received: Path, tmp_path: Path) -> None:
     (tmp_path / "mlruns").symlink_to(received)
     assert study_folder(tmp_path / "mlruns", "small").is_dir()
     (tmp_path / "other").mkdir()
@@ -97,32 +97,45 @@ def test_the_study_itself_is_no_link_but_its_root_may_be_one(
         study_folder(tmp_path / "third", "small")
 
 
-NO_NAMES = ("", ".", "..", "../small", "/etc", "a/b", "a\nb", "-x", ".hidden", "a" * 81, "a\0", "é")
+INVALID_NAMES = (
+    "",
+    ".",
+    "..",
+    "../small",
+    "/etc",
+    "a/b",
+    "a\nb",
+    "-x",
+    ".hidden",
+    "a" * 81,
+    "a\0",
+    "é",
+)
 
 
-@pytest.mark.parametrize("name", NO_NAMES)
-def test_a_name_is_a_name(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="letters, digits") as refused:
+@pytest.mark.parametrize("name", INVALID_NAMES)
+def test_invalid_name_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="letters, digits") as caught:
         study_folder(tmp_path, name)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_folders_without_end_are_refused(tmp_path: Path) -> None:
+def test_deep_folders_and_sockets_are_refused(tmp_path: Path) -> None:
     deep = tmp_path / "studies" / "small"
     (deep / "/".join("d" * 400)).mkdir(parents=True)
     with pytest.raises(ConfigError, match="levels"):
         study_folder(tmp_path, "small")
     sockets = tmp_path / "s"
     sockets.mkdir()
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(os.path.relpath(sockets / "x"))
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(os.path.relpath(sockets / "x"))
         with pytest.raises(ConfigError, match="a socket"):
             checked_folder(sockets)
 
 
-def test_nothing_is_written_through_a_link_that_appears_later(tmp_path: Path) -> None:
+def test_link_created_later_is_not_followed(tmp_path: Path) -> None:
     root = tmp_path / "mlruns"
-    elsewhere = outside(root)
+    elsewhere = make_outside(root)
     study = study_folder(root, "small")
     write_atomically(study / "trials" / "0000" / "trial.json", b"{}")
     shutil.rmtree(study / "trials")
@@ -137,15 +150,15 @@ def test_nothing_is_written_through_a_link_that_appears_later(tmp_path: Path) ->
     assert (elsewhere / "secret.txt").read_text() == "secret"
 
 
-def test_a_typed_output_folder_may_be_a_link(tmp_path: Path) -> None:
+def test_typed_output_folder_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "output").symlink_to(tmp_path / "disk")
     write_atomically(tmp_path / "output" / "lora.safetensors", b"weights")
     assert (tmp_path / "disk" / "lora.safetensors").read_bytes() == b"weights"
 
 
-def as_it_was(folder: Path) -> list[tuple[str, bytes]]:
-    """What is below a folder, links not followed."""
+def all_files(folder: Path) -> list[tuple[str, bytes]]:
+    """Returns the paths and contents of a folder, without following links."""
     return sorted(
         (str(file), file.read_bytes() if file.is_file() and not file.is_symlink() else b"")
         for file in folder.rglob("*")
@@ -162,38 +175,40 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_stops_at_the_door(command: str, received: Path, tmp_path: Path) -> None:
+def test_every_command_refuses_a_study_with_links(
+    command: str, received: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "mlruns"
     shutil.copytree(received / "studies", root / "studies")
-    elsewhere = outside(root)
-    LEADING_AWAY["overview.png"](root / "studies" / "small", elsewhere)
-    LEADING_AWAY["trials"](root / "studies" / "small", elsewhere)
-    before = as_it_was(elsewhere)
+    elsewhere = make_outside(root)
+    CHANGES["overview.png"](root / "studies" / "small", elsewhere)
+    CHANGES["trials"](root / "studies" / "small", elsewhere)
+    before = all_files(elsewhere)
     module, *settings = COMMANDS[command]
-    place = "study.root" if module == "sweeper" else "root"
-    code, output = run_module(module, *settings, f"{place}={root}")
+    key = "study.root" if module == "sweeper" else "root"
+    code, output = run_module(module, *settings, f"{key}={root}")
     assert code == 1, output
     assert "small/overview.png: is a link" in output or "small/trials: is a link" in output
     assert "Traceback" not in output
-    assert as_it_was(elsewhere) == before
+    assert all_files(elsewhere) == before
 
 
-def evil(folder: Path) -> Path:
-    """A folder of configs whose study is called by a path."""
+def write_hostile_config(folder: Path) -> Path:
+    """Writes a config folder whose study name is a path."""
     (folder / "study").mkdir(parents=True)
     (folder / "study" / "evil.yaml").write_text("# @package study\nname: ../../../y\n")
     return folder
 
 
-@pytest.mark.parametrize("many", [("-m", "network.rank=2,4"), ()])
+@pytest.mark.parametrize("multirun", [("-m", "network.rank=2,4"), ()])
 @pytest.mark.parametrize("name", ["study.name=../../y", "+study=evil", "study.name=/tmp/y"])
-def test_no_config_writes_outside_of_the_root(
-    name: str, many: tuple[str, ...], tmp_path: Path
+def test_config_cannot_write_outside_the_root(
+    name: str, multirun: tuple[str, ...], tmp_path: Path
 ) -> None:
-    folder, root = evil(tmp_path / "theirs"), tmp_path / "deep" / "mlruns"
-    arguments = (*many, f"--config-dir={folder}", name, f"study.root={root}", *SMALL)
-    before = as_it_was(tmp_path)
+    folder, root = write_hostile_config(tmp_path / "theirs"), tmp_path / "deep" / "mlruns"
+    arguments = (*multirun, f"--config-dir={folder}", name, f"study.root={root}", *SMALL)
+    before = all_files(tmp_path)
     code, output = run_module("sweeper", *arguments)
     assert (code, output.count("\n")) == (1, 1), output
     assert output.startswith("error: study.name: ")
-    assert as_it_was(tmp_path) == before
+    assert all_files(tmp_path) == before

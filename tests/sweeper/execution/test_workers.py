@@ -17,9 +17,9 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from bench.workers import postgres, start, trials_of
-from sweeper.execution.workers import device_override
-from sweeper.stop_request import REQUEST_FILE
+from bench.workers import load_trials, postgres, start_workers
+from sweeper.execution.workers import device_of
+from sweeper.stop_request import FILE
 from sweeper.study import trial_lease
 from sweeper.study.trial_lease import LeasedTrial
 from sweeper.tracking.trial_record import COMPLETE, TrialRecord, load_records
@@ -66,8 +66,8 @@ def free_port() -> int:
 
 
 def share_a_study(folder: Path, url: str | None) -> int:
-    """Four workers run 100 trials, and one of them is killed; returns the number of trials."""
-    workers = start(folder, url, workers=4, trials=100)
+    """Four workers do 100 trials, one of them killed on its way; how many were finished."""
+    workers = start_workers(folder, url, workers=4, trials=100)
     victim = workers.pop()
     assert victim.stdout
     before = [int(victim.stdout.readline()) for _ in range(5)]
@@ -76,7 +76,7 @@ def share_a_study(folder: Path, url: str | None) -> int:
     after = victim.stdout.read().split()
     by_others = [int(n) for w in workers for n in w.communicate(timeout=LIMIT)[0].split()]
     assert [worker.returncode for worker in workers] == [0] * 3
-    trials = trials_of(folder, url)
+    trials = load_trials(folder, url)
     assert [trial.number for trial in trials] == list(range(100))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     assert len({str(trial.params) for trial in trials}) == 100, "no settings twice"

@@ -1,4 +1,4 @@
-"""The gate for files from outside: limits, regular files only, and values of the named type."""
+"""Reading of untrusted files: size limits, regular files only, and typed values."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from train.files.untrusted import (
     read_bytes,
 )
 
-LONGEST_WAIT = 20  # seconds
+TIMEOUT_SECONDS = 20
 
 
-class Known(msgspec.Struct):
-    """What the tests read."""
+class Schema(msgspec.Struct):
+    """Declared type of the test files."""
 
     number: int
     settings: Tree
 
 
 @pytest.fixture(autouse=True)
-def no_hang() -> Iterator[None]:
-    """A test that hangs fails."""
+def timeout() -> Iterator[None]:
+    """Fails a test that hangs."""
     if not hasattr(signal, "SIGALRM"):
         yield
         return
 
     def stop(*_: object) -> None:
-        raise AssertionError("it hangs")
+        raise AssertionError("the test hangs")
 
     signal.signal(signal.SIGALRM, stop)
-    signal.alarm(LONGEST_WAIT)
+    signal.alarm(TIMEOUT_SECONDS)
     yield
     signal.alarm(0)
 
@@ -59,7 +59,7 @@ def make_link_to_folder(file: Path) -> None:
     file.symlink_to(file.parent)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes and devices")
 @pytest.mark.parametrize("make", [make_pipe, make_link_to_device, make_link_to_folder, Path.mkdir])
 def test_only_regular_files_are_read(tmp_path: Path, make: Callable[[Path], None]) -> None:
     file = tmp_path / "strange"
@@ -70,7 +70,7 @@ def test_only_regular_files_are_read(tmp_path: Path, make: Callable[[Path], None
         read_bytes(file)
 
 
-def test_a_large_file_is_refused_and_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+def test_large_file_is_refused_and_link_is_followed(tmp_path: Path) -> None:
     file, link = tmp_path / "file", tmp_path / "link"
     file.write_bytes(b"12345")
     link.symlink_to(file)
@@ -79,20 +79,20 @@ def test_a_large_file_is_refused_and_a_link_to_a_file_is_read(tmp_path: Path) ->
         read_bytes(link, max_bytes=4)
 
 
-def test_a_sparse_file_takes_no_memory(tmp_path: Path) -> None:
+def test_sparse_file_takes_no_memory(tmp_path: Path) -> None:
     with (tmp_path / "sparse").open("wb") as stream:
         stream.truncate(2**40)
     with pytest.raises(UntrustedFileError, match="larger than 32 MB"):
         read_bytes(tmp_path / "sparse")
 
 
-def test_json_keeps_what_python_writes() -> None:
-    found = parse_json(
-        '{"number": 1, "settings": {"a": NaN, "b": "\\udcff"}, "new": 2}', Known, "x"
+def test_json_of_python_is_read() -> None:
+    value = parse_json(
+        '{"number": 1, "settings": {"a": NaN, "b": "\\udcff"}, "new": 2}', Schema, "x"
     )
-    assert found.number == 1
-    assert str(found.settings["a"]) == "nan"
-    assert found.settings["b"] == "\udcff"
+    assert value.number == 1
+    assert str(value.settings["a"]) == "nan"
+    assert value.settings["b"] == "\udcff"
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_json_keeps_what_python_writes() -> None:
         ("null", "expected `object`, got `null`"),
     ],
 )
-def test_json_of_another_type_is_one_line(text: str, words: str) -> None:
+def test_invalid_json_is_refused_in_one_line(text: str, words: str) -> None:
     with pytest.raises(UntrustedFileError, match=words) as caught:
-        parse_json(text, Known, "file.json")
+        parse_json(text, Schema, "file.json")
     assert str(caught.value).startswith("file.json: ")
     assert len(str(caught.value).splitlines()) == 1
     assert len(str(caught.value)) < 400
@@ -151,13 +151,13 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]"
         ("\x00", "is not YAML"),
     ],
 )
-def test_yaml_of_another_kind_is_one_line(text: str, words: str) -> None:
+def test_invalid_yaml_is_refused_in_one_line(text: str, words: str) -> None:
     with pytest.raises(UntrustedFileError, match=words) as caught:
         parse_yaml(text, Tree, "file.yaml")
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_yaml_of_plain_values_is_read() -> None:
+def test_plain_yaml_is_read() -> None:
     assert parse_yaml("a: [1, x, null, 1.5, true]\nb: {c: d}", Tree, "x") == {
         "a": [1, "x", None, 1.5, True],
         "b": {"c": "d"},
@@ -167,7 +167,7 @@ def test_yaml_of_plain_values_is_read() -> None:
 @pytest.mark.parametrize(
     "text", ["a = " + "[" * 100_000, "a = {" * 5000, "a = 1\na = 2", "a =", "a = 1d"]
 )
-def test_toml_that_is_none_is_one_line(text: str) -> None:
+def test_invalid_toml_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(UntrustedFileError, match=r"nested too deeply|is not TOML") as caught:
         parse_toml(text, Tree, "file.toml")
     assert len(str(caught.value).splitlines()) == 1

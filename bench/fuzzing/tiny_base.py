@@ -1,4 +1,4 @@
-"""A Stable Diffusion model with random weights, small enough to be loaded in a moment."""
+"""A tiny Stable Diffusion model with random weights, which loads quickly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
 def save_tiny_base(folder: Path) -> None:
-    """Writes a diffusers folder."""
+    """Writes the model as a diffusers folder."""
     torch.manual_seed(0)
     letters = "abcdefghijklmnopqrstuvwxyz,"
     tokens = [token for letter in letters for token in (letter, f"{letter}</w>")]

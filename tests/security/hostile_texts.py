@@ -1,4 +1,4 @@
-"""Texts that a stranger may have put where a name, a caption or a reason is shown."""
+"""Hostile texts in place of names, captions and reasons."""
 
 from __future__ import annotations
 

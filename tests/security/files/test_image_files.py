@@ -1,4 +1,4 @@
-"""Picture files from strangers: bounded memory and time, no other program, one line."""
+"""Untrusted image files: bounded memory and time, no other program, errors in one line."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from train.data.images.rgb import STRIP
 
 GIGABYTE = 1_000_000_000
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\nshowpage\n%%EOF\n"
-# what a process of its own makes of a file: how many bytes above its imports, or the line
-MEASURED = """
+# runs in its own process: prints the size or the error, and the bytes used above the imports
+MEASURING_SCRIPT = """
 import resource, sys
 from pathlib import Path
 from train.data.image_checks import examine
@@ -38,13 +38,13 @@ except DataError as error:
 """
 
 
-def measured(file: Path) -> tuple[str, int]:
-    """What is said of a file, and the bytes that it took."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", MEASURED, str(file)],
+def examine_in_process(file: Path) -> tuple[str, int]:
+    """Returns the size of an image or the error line, and the bytes of memory used."""
+    process = subprocess.run([sys.executable, "-W", "ignore", "-c", MEASURING_SCRIPT, str(file)],
                           capture_output=True, text=True, check=True, timeout=100)  # fmt: skip
-    said, _, taken = done.stdout.strip().rpartition(" ")
-    assert "\n" not in said
-    return said, int(taken)
+    result, _, used = process.stdout.strip().rpartition(" ")
+    assert "\n" not in result
+    return result, int(used)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -59,10 +59,13 @@ def png(side: int, rows: bytes, extra: bytes = b"", bits: int = 8, color: int = 
 SMALL = zlib.compress(bytes(25 * 8))  # of 8 x 8 pixels
 
 
-def deflated(size: int) -> bytes:
-    """So many zeros."""
-    made = zlib.compressobj(9)
-    return b"".join(made.compress(bytes(2**20)) for _ in range(-(-size // 2**20))) + made.flush()
+def deflate_zeros(size: int) -> bytes:
+    """Returns this many zero bytes, deflated."""
+    compressor = zlib.compressobj(9)
+    return (
+        b"".join(compressor.compress(bytes(2**20)) for _ in range(-(-size // 2**20)))
+        + compressor.flush()
+    )
 
 
 def tiff(*tags: tuple[int, int, int, int], data: bytes = b"") -> bytes:
@@ -70,51 +73,51 @@ def tiff(*tags: tuple[int, int, int, int], data: bytes = b"") -> bytes:
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + table + bytes(4) + data
 
 
-def tiled(side: int, data: bytes) -> bytes:
-    """A TIFF of 8 x 8 pixels in one tile of another size."""
-    place = 8 + 2 + 12 * 9 + 4
+def tiled_tiff(side: int, data: bytes) -> bytes:
+    """Returns a TIFF of 8 x 8 pixels in one tile with a larger side."""
+    offset = 8 + 2 + 12 * 9 + 4
     return tiff((256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1),
-                (322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, place),
+                (322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, offset),
                 (325, 4, 1, len(data)), data=data)  # fmt: skip
 
 
 def jpeg(**options: object) -> bytes:
-    made = io.BytesIO()
-    Image.new("L", (64, 64), 90).save(made, "JPEG", **options)
-    return made.getvalue()
+    output = io.BytesIO()
+    Image.new("L", (64, 64), 90).save(output, "JPEG", **options)
+    return output.getvalue()
 
 
-def with_many_scans() -> bytes:
-    made = io.BytesIO()
-    Image.new("L", (9000, 9000), 128).save(made, "JPEG", progressive=True)
-    content = made.getvalue()
+def jpeg_with_many_scans() -> bytes:
+    output = io.BytesIO()
+    Image.new("L", (9000, 9000), 128).save(output, "JPEG", progressive=True)
+    content = output.getvalue()
     last = content[content.rfind(b"\xff\xc4", 0, content.rfind(b"\xff\xda")) : -2]
     return content[:-2] + last * (1_000_000 // len(last)) + b"\xff\xd9"
 
 
 def exif(entries: int, size: int, order: str = ">") -> bytes:
-    """An EXIF block of which each entry is all of it."""
+    """Returns an EXIF block in which the data of each entry is the whole block."""
     table = b"".join(struct.pack(">HHII", number + 1, 7, size, 0) for number in range(entries))
     return b"MM\0*\0\0\0\x08" + struct.pack(">H", entries) + table + bytes(8)
 
 
 def webp() -> bytes:
-    made = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(made, "WEBP", exif=exif(40_000, 480_000))
-    return made.getvalue()
+    output = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(output, "WEBP", exif=exif(40_000, 480_000))
+    return output.getvalue()
 
 
 GIF = b"GIF89a" + struct.pack("<HH", 8, 8) + b"\x80\0\0" + bytes(6)
 FRAME = b"\x2c" + struct.pack("<HHHH", 0, 0, 1, 1) + b"\0\x02\x02\x44\x01\0"
 HOSTILE: dict[str, Callable[[], bytes]] = {
-    "16bit.png": lambda: png(13_300, deflated(13_300 * 26_601), bits=16, color=0),
-    "16bit_alpha.png": lambda: png(13_000, deflated(13_000 * 104_001), bits=16, color=6),
+    "16bit.png": lambda: png(13_300, deflate_zeros(13_300 * 26_601), bits=16, color=0),
+    "16bit_alpha.png": lambda: png(13_000, deflate_zeros(13_000 * 104_001), bits=16, color=6),
     "claimed.png": lambda: png(60_000, SMALL),
     "claimed.bmp": lambda: b"BM" + struct.pack("<IHHI", 54, 0, 0, 54)
     + struct.pack("<IiiHHIIiiII", 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0),
-    "pixels.png": lambda: png(8, deflated(GIGABYTE // 2)),
-    "text.png": lambda: png(8, SMALL, chunk(b"zTXt", b"k\0\0" + deflated(GIGABYTE // 5))),
-    "profile.png": lambda: png(8, SMALL, chunk(b"iCCP", b"k\0\0" + deflated(GIGABYTE // 5))),
+    "pixels.png": lambda: png(8, deflate_zeros(GIGABYTE // 2)),
+    "text.png": lambda: png(8, SMALL, chunk(b"zTXt", b"k\0\0" + deflate_zeros(GIGABYTE // 5))),
+    "profile.png": lambda: png(8, SMALL, chunk(b"iCCP", b"k\0\0" + deflate_zeros(GIGABYTE // 5))),
     "chunks.png": lambda: png(8, SMALL, chunk(b"teXt", b"") * 3_000_000),
     "exif.png": lambda: png(8, SMALL, chunk(b"eXIf", exif(40_000, 480_000))),
     "exif.webp": webp,
@@ -123,7 +126,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "zeros.gif": lambda: GIF + bytes(50_000_000),
     "large_frame.gif": lambda: GIF + b"\x2c" + struct.pack("<HHHH", 0, 0, 65_535, 65_535)
     + b"\0\x02\x02\x44\x01\0;",
-    "tile.tif": lambda: tiled(40_000, deflated(1_600_000_000)),
+    "tile.tif": lambda: tiled_tiff(40_000, deflate_zeros(1_600_000_000)),
     "tags.tif": lambda: tiff(*((1000 + n, 7, 700_000, 0) for n in range(60_000))),
     "numbers.tif": lambda: tiff((273, 4, 20_000_000, 26), data=bytes(80_000_000)),
     "fill.jpg": lambda: jpeg()[:2] + b"\xff" * 50_000_000 + jpeg()[2:],
@@ -131,63 +134,68 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "exif.jpg": lambda: jpeg(exif=b"Exif\0\0" + exif(5000, 60_000)),
     "exifs.jpg": lambda: jpeg()[:2] + (b"\xff\xe1\xff\xffExif\0\0" + bytes(65_527)) * 1000
     + jpeg()[2:],
-    "scans.jpg": with_many_scans,
+    "scans.jpg": jpeg_with_many_scans,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_file_takes_bounded_memory_and_time(tmp_path: Path, name: str) -> None:
+def test_hostile_image_takes_bounded_memory_and_time(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     file.write_bytes(HOSTILE[name]())
     start = time.monotonic()
-    said, taken = measured(file)
-    assert time.monotonic() - start < 40, "starting included; other tests run beside"
-    assert taken < 1.5 * GIGABYTE
-    assert said.startswith("(") or said.startswith(f"{file}: ")
+    result, used = examine_in_process(file)
+    assert time.monotonic() - start < 40, (
+        "with the start of the process; other tests run at the same time"
+    )
+    assert used < 1.5 * GIGABYTE
+    assert result.startswith("(") or result.startswith(f"{file}: ")
 
 
-def test_a_picture_of_too_many_pixels_is_named_with_its_size(tmp_path: Path) -> None:
-    for side, said in ((60_000, "3600 megapixels"), (13_370, "13370x13370 pixels: 179 megapixels")):
+def test_error_of_a_too_large_image_has_its_size(tmp_path: Path) -> None:
+    for side, message in (
+        (60_000, "3600 megapixels"),
+        (13_370, "13370x13370 pixels: 179 megapixels"),
+    ):
         (tmp_path / "a.png").write_bytes(png(side, SMALL))
-        with pytest.raises(DataError, match=said) as error:
-            decode_image(tmp_path / "a.png")
+        with pytest.raises(DataError, match=message) as error:
+            decode_picture(tmp_path / "a.png")
         assert "a.png" in str(error.value)
 
 
-def test_a_photograph_of_50_megapixels_is_the_same_as_ever(tmp_path: Path) -> None:
+def test_image_of_50_megapixels_is_decoded(tmp_path: Path) -> None:
     shade = (np.add.outer(np.arange(5773) % 251, np.arange(8660) % 241) % 256).astype(np.uint8)
     photograph = Image.fromarray(np.dstack([shade, shade[::-1], shade[:, ::-1]]))
     photograph.save(tmp_path / "a.jpg", quality=60, exif=Image.Exif())
-    said, taken = measured(tmp_path / "a.jpg")
-    assert (said, taken < 1.5 * GIGABYTE) == ("(8660, 5773)", True)
+    result, used = examine_in_process(tmp_path / "a.jpg")
+    assert (result, used < 1.5 * GIGABYTE) == ("(8660, 5773)", True)
     with Image.open(tmp_path / "a.jpg") as opened:
         assert decode_image(tmp_path / "a.jpg").image.tobytes() == opened.tobytes()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
-def test_strips_are_converted_as_the_whole_is(tmp_path: Path, mode: str) -> None:
+def test_conversion_in_strips_equals_that_of_the_whole_image(tmp_path: Path, mode: str) -> None:
     side = int((3 * STRIP) ** 0.5)  # several strips
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 4), np.uint8)
-    picture = Image.fromarray(noise, "RGBA")
+    image = Image.fromarray(noise, "RGBA")
     if mode in ("I;16", "I", "F"):
         wide = noise[..., 0].astype(np.uint16) * 256 + noise[..., 1]
         kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
-        picture = Image.fromarray((wide / (65_535 if mode == "F" else 1)).astype(kind))
+        image = Image.fromarray((wide / (65_535 if mode == "F" else 1)).astype(kind))
         factor = 255 if mode == "F" else 1 / 257
-        values = np.asarray(picture, np.float64)
+        values = np.asarray(image, np.float64)
         values = values * factor if mode == "F" else values / 257
-        wanted = Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
+        expected = Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
     else:
-        picture = picture.convert(mode)
-        wanted = picture.convert("RGB")
-        if picture.has_transparency_data:
-            wanted = Image.new("RGBA", picture.size, (255, 255, 255))
-            wanted.alpha_composite(picture.convert("RGBA"))
-            wanted = wanted.convert("RGB")
+        image = image.convert(mode)
+        expected = image.convert("RGB")
+        if image.has_transparency_data:
+            expected = Image.new("RGBA", image.size, (255, 255, 255))
+            expected.alpha_composite(image.convert("RGBA"))
+            expected = expected.convert("RGB")
     file = tmp_path / f"a.{'png' if mode in ('1', 'L', 'LA', 'P', 'RGBA', 'I;16') else 'tif'}"
-    picture.save(file)
-    assert decode_image(file).image.tobytes() == wanted.tobytes()
-    assert decode_image(file).has_transparency == picture.has_transparency_data
+    image.save(file)
+    assert decode_picture(file).picture.tobytes() == expected.tobytes()
+    assert decode_picture(file).has_transparency == image.has_transparency_data
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.gif", "a.webp", "a.bmp"])
@@ -207,13 +215,15 @@ try:
 except Exception as error:
     print(type(error).__name__, started)
 """
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                               check=True, timeout=60)  # fmt: skip
-        assert done.stdout == "DataError []\n"
+        assert process.stdout == "DataError []\n"
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device", "random", "socket", "loop", "folder", "gone"])
-def test_what_is_no_file_is_refused_at_once(
+@pytest.mark.parametrize(
+    "kind", ["pipe", "device", "random", "socket", "loop", "folder", "missing"]
+)
+def test_special_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     file = tmp_path / "a.png"
@@ -222,7 +232,7 @@ def test_what_is_no_file_is_refused_at_once(
     elif kind == "folder":
         file.mkdir()
     elif kind == "socket":
-        monkeypatch.chdir(tmp_path)  # the path of a socket is a short one
+        monkeypatch.chdir(tmp_path)  # paths of sockets must be short
         socket.socket(socket.AF_UNIX).bind("a.png")
     else:
         targets = {"device": "/dev/zero", "random": "/dev/urandom", "loop": "a.png"}
@@ -232,7 +242,7 @@ def test_what_is_no_file_is_refused_at_once(
     assert "\n" not in str(error.value)
 
 
-def test_a_file_of_many_gigabytes_is_refused_by_its_size(tmp_path: Path) -> None:
+def test_file_of_20_gigabytes_is_refused_by_size(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "a.webp", "a.bmp"):
         with (tmp_path / name).open("wb") as stream:
             stream.write(png(8, SMALL))

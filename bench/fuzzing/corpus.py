@@ -1,4 +1,4 @@
-"""Good files of every kind that is read, small ones, made from the embedded base in seconds."""
+"""Builds the corpus: small valid files of every kind, made from the embedded base in seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from optuna.trial import create_trial
 from PIL import Image
 from safetensors.torch import save_file
 
-from bench.fuzzing.tinybase import save_tiny_base
+from bench.fuzzing.tiny_base import save_tiny_base
 from evaluate.config import PolicyConfig
 from evaluate.features.clip import EMBEDDED_FOLDER as ENCODER
 from evaluate.features.extractor import ImageFeatures
@@ -45,9 +45,9 @@ from train.lora.checkpoint_file import weights_hash
 from train.models.base_model import BaseModel
 
 NAME = "small"  # of the study
-KEY = "ab" * 32  # of what is cached
+KEY = "ab" * 32  # of the entry in the tensor cache
 TRIALS = 2
-PICTURE_NAMES = ("a.jpg", "b.png", "c.webp", "d.bmp", "e.tiff", "f.gif", "g.png", "h.png")
+IMAGE_NAMES = ("a.jpg", "b.png", "c.webp", "d.bmp", "e.tiff", "f.gif", "g.png", "h.png")
 SPACE = Space(
     (
         Dimension("network.rank", IntDistribution(1, 8)),
@@ -55,7 +55,7 @@ SPACE = Space(
     )
 )
 CMAES = {"_target_": "optuna.samplers.CmaEsSampler", "n_startup_trials": 1}
-TUNED = [
+OVERRIDES = [
     "network.rank=1",
     "network.conv_rank=1",
     "training.epochs=2",
@@ -97,74 +97,76 @@ network: {rank: 4}
 optimizer: adamw
 training: {seed: 7}
 """
-# what differs from run to run; a case is to be the same bytes every time
-CLOCK = re.compile(
+# times and worker ids, which differ between runs; a case must always be the same bytes
+VARYING_TEXT = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\.\d+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-\d+"
 )
 
 
-class Silent:
-    """Stands for MLflow, which the good study is not logged to."""
+class NoMirror:
+    """Stands in for the MLflow mirror, because the study of the corpus is not logged."""
 
-    def conclude(self, *given: object) -> None:
-        """Nothing."""
+    def conclude(self, *arguments: object) -> None:
+        """Does nothing."""
 
 
-def build(folder: Path, base: BaseModel) -> None:
-    """Writes a folder for each kind of file; the same bytes every time.
+def build_corpus(folder: Path, base: BaseModel) -> None:
+    """Writes a folder for each kind of file, always with the same bytes.
 
     Args:
-        base: the embedded one.
+        base: the embedded base model.
     """
     folder.mkdir(parents=True)
     torch.manual_seed(0)
-    config = settings("sweep", SweepConfig, TUNED)
-    pictures(folder / "pictures")
-    _runs(folder / "run", trial_of(config), base)
-    _lora(folder, base)
-    _study(folder, config)
-    _texts(folder, base)
+    config = settings("sweep", SweepConfig, OVERRIDES)
+    write_images(folder / "pictures")
+    _write_run(folder / "run", trial_of(config), base)
+    _write_loras(folder, base)
+    _write_study(folder, config)
+    _write_texts(folder, base)
     shutil.copytree(ENCODER, folder / "encoder")
     save_tiny_base(folder / "base")
     tensors = {name: torch.rand(2, 4) for name in ("mean", "std")}
     (folder / "cache" / KEY[:2]).mkdir(parents=True)
     save_file(tensors, folder / "cache" / KEY[:2] / f"{KEY}.safetensors")
-    readings(folder / "cache")
+    cached_features(folder / "cache")
 
 
-def readings(folder: Path) -> ImageFeatures:
-    """What was read off two black pictures, from the cache in a folder or by no network at all."""
+def cached_features(folder: Path) -> ImageFeatures:
+    """Returns features of two black images from the cache in a folder, or from a mock."""
     features = ImageFeatures(*(torch.zeros(2, 3) for _ in fields(ImageFeatures)))
     extractor: Any = Mock(fingerprint="none")
     extractor.extract.return_value = features
     return FeatureCache(extractor, folder).extract(torch.zeros(2, 3, 8, 8), Mock())
 
 
-def pictures(folder: Path, names: Sequence[str] = PICTURE_NAMES) -> None:
-    """A picture of each name's format, with its caption."""
+def write_images(folder: Path, names: Sequence[str] = IMAGE_NAMES) -> None:
+    """Writes an image and a caption for each name, in the format of its suffix."""
     folder.mkdir(exist_ok=True)
     random = np.random.default_rng(0)
     for name in names:
         pixels = random.integers(0, 255, (40, 36, 3), dtype=np.uint8)
-        picture = Image.fromarray(pixels)
+        image = Image.fromarray(pixels)
         if name == "g.png":
-            picture = Image.fromarray(random.integers(0, 65535, (40, 36), dtype=np.uint16))
+            image = Image.fromarray(random.integers(0, 65535, (40, 36), dtype=np.uint16))
         elif name == "h.png":
-            picture = picture.convert("P")
-            picture.info["transparency"] = 3
-        options: dict[str, Any] = {"exif": _exif()} if name in ("a.jpg", "c.webp", "b.png") else {}
-        picture.save(folder / name, **options)
+            image = image.convert("P")
+            image.info["transparency"] = 3
+        options: dict[str, Any] = (
+            {"exif": _make_exif()} if name in ("a.jpg", "c.webp", "b.png") else {}
+        )
+        image.save(folder / name, **options)
         (folder / name).with_suffix(".txt").write_text(f"a photo of sks puppet, part {name[0]}\n")
 
 
-def _exif() -> bytes:
+def _make_exif() -> bytes:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a puppet"  # orientation, description
     return exif.tobytes()
 
 
-def _runs(folder: Path, config: TrialConfig, base: BaseModel) -> None:
-    """A LoRA file of ours, with its metadata, and the state of its run."""
+def _write_run(folder: Path, config: TrialConfig, base: BaseModel) -> None:
+    """Writes a LoRA file with its metadata, and the resume state of its run."""
     config = replace(config, data=replace(config.data, path=str(PICTURES)))
     run = AdapterRun(0, TrialSpec(config, folder), base, load_dataset(config.data))
     run.config = replace(config, data=replace(config.data, path="puppets"))
@@ -173,14 +175,14 @@ def _runs(folder: Path, config: TrialConfig, base: BaseModel) -> None:
     run.save()
 
 
-def _lora(folder: Path, base: BaseModel) -> None:
-    """The same weights as other programs name them."""
-    ours = folder / "run" / "lora-000001.safetensors"
+def _write_loras(folder: Path, base: BaseModel) -> None:
+    """Writes the LoRA file under other names, and a LoRA in the format of peft."""
+    lora = folder / "run" / "lora-000001.safetensors"
     (folder / "lora").mkdir()
-    shutil.copy(ours, folder / "lora" / "friend-000001.safetensors")
-    shutil.copy(ours, folder / "lora" / "friend-000002.safetensors")
+    shutil.copy(lora, folder / "lora" / "friend-000001.safetensors")
+    shutil.copy(lora, folder / "lora" / "friend-000002.safetensors")
     (folder / "reproduce").mkdir()
-    shutil.copy(ours, folder / "reproduce" / "theirs.safetensors")
+    shutil.copy(lora, folder / "reproduce" / "theirs.safetensors")
     peft = folder / "peft"
     peft.mkdir()
     tensors: dict[str, torch.Tensor] = {}
@@ -190,7 +192,7 @@ def _lora(folder: Path, base: BaseModel) -> None:
             tensors[f"base_model.model.{path}.lora_A.weight"] = torch.rand(2, inputs)
             tensors[f"base_model.model.{path}.lora_B.weight"] = torch.zeros(outputs, 2)
     save_file(tensors, peft / "adapter_model.safetensors", {"format": "pt"})
-    about = {
+    config = {
         "peft_type": "LORA",
         "r": 2,
         "lora_alpha": 2,
@@ -201,10 +203,10 @@ def _lora(folder: Path, base: BaseModel) -> None:
         "target_modules": ["to_q"],
         "auto_mapping": None,
     }
-    (peft / "adapter_config.json").write_text(json.dumps(about))
+    (peft / "adapter_config.json").write_text(json.dumps(config))
 
 
-def _probe_set() -> ProbeSet:
+def _make_probe_set() -> ProbeSet:
     values = load_attributes("puppets")
     first = {part: options[0] for parts in values.kinds.values() for part, options in parts.items()}
     last = {part: options[-1] for parts in values.kinds.values() for part, options in parts.items()}
@@ -218,7 +220,7 @@ def _probe_set() -> ProbeSet:
     return ProbeSet(probes, values, "puppet", {part: [value] for part, value in first.items()})
 
 
-def _card(file: Path, epoch: int, number: int) -> Scorecard:
+def _make_card(file: Path, epoch: int, number: int) -> Scorecard:
     names = (
         "prompt_fidelity",
         "subject_fidelity",
@@ -235,19 +237,19 @@ def _card(file: Path, epoch: int, number: int) -> Scorecard:
     return card
 
 
-def _study(folder: Path, config: SweepConfig) -> None:
-    """A finished study of two trials of two epochs, with the journal of a search by CMA-ES."""
-    study, probe_set = folder / "study" / "studies" / NAME, _probe_set()
+def _write_study(folder: Path, config: SweepConfig) -> None:
+    """Writes a finished study of two trials with two epochs, and the journal of a CMA-ES search."""
+    study, probe_set = folder / "study" / "studies" / NAME, _make_probe_set()
     training = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     fingerprint, records = load_dataset(config.data).fingerprint, []
     for number in range(TRIALS):
-        place = study / "trials" / f"{number:04d}"
-        place.mkdir(parents=True)
-        file = place / "lora-000001.safetensors"
+        trial = study / "trials" / f"{number:04d}"
+        trial.mkdir(parents=True)
+        file = trial / "lora-000001.safetensors"
         shutil.copy(folder / "run" / "lora-000001.safetensors", file)
         params = {"network.rank": number + 1, "optimizer.lr": 0.001 * (number + 1)}
         record = TrialRecord(
-            folder=place,
+            folder=trial,
             study=NAME,
             number=number,
             settings=json.loads(json.dumps(asdict(config))),
@@ -258,7 +260,7 @@ def _study(folder: Path, config: SweepConfig) -> None:
             ended=1_700_000_000_000,
         )
         for epoch in (1, 2):
-            card = _card(file, epoch, number)
+            card = _make_card(file, epoch, number)
             card.images = np.full((4, 32, 32, 3), 40 * epoch, dtype=np.uint8)
             save_sheet(contact_sheet(card, probe_set, training), record.sheet(epoch))
             save_probe_images(card.images, record.sheet(epoch))
@@ -267,7 +269,7 @@ def _study(folder: Path, config: SweepConfig) -> None:
             record.epochs.append(scored)
         record.selected = 1
         record.save()
-        (place / "mlflow.json").write_text(
+        (trial / "mlflow.json").write_text(
             json.dumps({"uri": "mlflow.db", "run_id": "0" * 32, "done": ["params"]})
         )
         records.append(record)
@@ -276,14 +278,16 @@ def _study(folder: Path, config: SweepConfig) -> None:
         data_sheet([(training[0], "sks puppet"), (training[1], "two")], []), study / "data.png"
     )
     policy = PolicyConfig()
-    silent: Any = Silent()
-    promote(study, rank_trials(records, policy, lambda record: "0" * 32), policy, silent, {})
-    _journal(folder, study)
+    mirror: Any = NoMirror()
+    promote(study, rank_trials(records, policy, lambda record: "0" * 32), policy, mirror, {})
+    _write_journal(folder, study)
     (folder / "sheet" / "sheets").mkdir(parents=True)
     shutil.copy(records[0].sheet(1), folder / "sheet" / "sheets")
     shutil.copy(images_file(records[0].sheet(1)), folder / "sheet" / "sheets")
     cards = {
-        weights_hash(records[0].epochs[0].scorecard.checkpoint): _card(Path("a"), 1, 0).to_dict()
+        weights_hash(records[0].epochs[0].scorecard.checkpoint): _make_card(
+            Path("a"), 1, 0
+        ).to_dict()
     }
     (folder / "ledger").mkdir()
     shutil.copy(folder / "run" / "lora-000001.safetensors", folder / "ledger" / "a.safetensors")
@@ -291,8 +295,8 @@ def _study(folder: Path, config: SweepConfig) -> None:
     (folder / "ledger" / "scorecards.json").write_text(json.dumps({"about": about, "cards": cards}))
 
 
-def asked_again(folder: Path, sampler: dict[str, Any] = CMAES) -> Study:
-    """The study in a folder as a sweep goes on with it."""
+def resume_study(folder: Path, sampler: dict[str, Any] = CMAES) -> Study:
+    """Opens the study in a folder as a sweep that continues it does."""
     return Study(
         folder=folder,
         shared_settings={"data.trigger": "sks puppet"},
@@ -303,22 +307,22 @@ def asked_again(folder: Path, sampler: dict[str, Any] = CMAES) -> Study:
     )
 
 
-def _journal(folder: Path, study: Path) -> None:
-    made = folder / "made" / NAME
-    again = asked_again(made)
+def _write_journal(folder: Path, study: Path) -> None:
+    resumed = folder / "resumed" / NAME
+    optuna_study = resume_study(resumed).optuna
     for number in range(TRIALS):
         params = {"network.rank": number + 1, "optimizer.lr": 0.001 * (number + 1)}
-        done = create_trial(params=params, distributions=SPACE.distributions, value=0.1 * number)
-        again.optuna.add_trial(done)
-    text = (made / "optuna.journal").read_text()
-    text = CLOCK.sub(
-        lambda found: "2026-01-01T00:00:00.000000" if "T" in found[0] else "worker", text
+        trial = create_trial(params=params, distributions=SPACE.distributions, value=0.1 * number)
+        optuna_study.add_trial(trial)
+    text = (resumed / "optuna.journal").read_text()
+    text = VARYING_TEXT.sub(
+        lambda match: "2026-01-01T00:00:00.000000" if "T" in match[0] else "worker", text
     )
     (study / "optuna.journal").write_text(text)
-    shutil.rmtree(folder / "made")
+    shutil.rmtree(folder / "resumed")
 
 
-def _texts(folder: Path, base: BaseModel) -> None:
+def _write_texts(folder: Path, base: BaseModel) -> None:
     for name, text in {
         "kohya/kohya.toml": KOHYA,
         "dataset/dataset.toml": DATASET,

@@ -1,8 +1,7 @@
-"""The commands of the README and of docs/: found in their text, and run one after the other in a
-copy of the program.
+"""Extracts the commands of the README and docs/, and runs them in a copy of the program.
 
-`python -m tests.walking < steps.json` is the second part, in one process: every step is what
-`python -m` does, less the seconds that importing takes.
+`python -m tests.documented_commands < steps.json` runs all steps in one process: each does what
+`python -m` does, without the time of the imports.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from diffusers import StableDiffusionPipeline
 
 PROGRAMS = ("python", "py", "make", "pip", "touch", "ray", "mlflow", "accelerate", "git", "cd",
             "ruff", "mypy")  # fmt: skip
-CONTENT = re.compile(r"^```(?:yaml|toml|text)\n.*?^```$", re.DOTALL | re.MULTILINE)  # of files
+FILE_CONTENT = re.compile(r"^```(?:yaml|toml|text)\n.*?^```$", re.DOTALL | re.MULTILINE)
 WINDOWS = {".venv\\Scripts\\": ".venv/bin/", "py -m": "python -m"}
 RESULT = Path("mlruns/studies/puppets/result.json")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A module with arguments, or a piece of Python.
+    """A module with arguments, or Python code.
 
     Attributes:
-        copies: file -> copies of it that must be there first.
+        copies: file -> paths to which it must be copied before.
     """
 
     module: str
@@ -42,34 +41,34 @@ class Step:
 
 
 def blocks(text: str) -> list[str]:
-    """The indented and the fenced pieces of a Markdown text, without their indentation.
+    """Returns the indented and fenced code blocks of a Markdown text, without indentation.
 
-    Fences that are marked as the content of a file, or as text, are left out.
+    Fences that are marked as YAML, TOML or text are left out.
     """
-    found: list[list[str]] = []
+    code_blocks: list[list[str]] = []
     fenced = inside = False
-    before = ""
-    for line in CONTENT.sub("", text).splitlines():
+    previous = ""
+    for line in FILE_CONTENT.sub("", text).splitlines():
         if line.strip().startswith("```"):
             fenced = not fenced
             if fenced:
-                found.append([])
+                code_blocks.append([])
             inside = False
         elif fenced:
-            found[-1].append(line)
-        elif line.startswith("    ") and (inside or not before.strip()):
+            code_blocks[-1].append(line)
+        elif line.startswith("    ") and (inside or not previous.strip()):
             if not inside:
-                found.append([])
+                code_blocks.append([])
             inside = True
-            found[-1].append(line)
+            code_blocks[-1].append(line)
         elif line.strip():
             inside = False
-        before = line
-    return [textwrap.dedent("\n".join(lines)) for lines in found]
+        previous = line
+    return [textwrap.dedent("\n".join(lines)) for lines in code_blocks]
 
 
 def is_python(block: str) -> bool:
-    """Whether it is Python: no line for a shell happens to be."""
+    """Whether a block is Python code; no shell command happens to parse as such."""
     try:
         body = ast.parse(block).body
     except SyntaxError:
@@ -78,22 +77,24 @@ def is_python(block: str) -> bool:
 
 
 def commands(text: str) -> list[str]:
-    """All lines for a shell, each once: those in blocks, and those in backticks in the prose."""
-    found: list[str] = []
+    """Returns the distinct shell commands of a text, in code blocks and in backticks."""
+    found_commands: list[str] = []
     for block in (block for block in blocks(text) if not is_python(block)):
         lines = re.sub(r"\\\n\s*", "", block).splitlines()
-        found += [line.strip() for line in lines if line.strip() and line.strip()[0] != "#"]
+        found_commands += [
+            line.strip() for line in lines if line.strip() and line.strip()[0] != "#"
+        ]
     prose = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
     prose = re.sub(r"```.*?```", "", prose, flags=re.DOTALL)
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
-    found += [span for span in spans if " " in span and program_of(span) in PROGRAMS]
-    return list(dict.fromkeys(found))
+    found_commands += [span for span in spans if " " in span and program_of(span) in PROGRAMS]
+    return list(dict.fromkeys(found_commands))
 
 
 def words(command: str) -> list[str]:
-    """A command as a shell takes it apart: no comment, no variables before it, no `...`."""
-    for theirs, ours in WINDOWS.items():
-        command = command.replace(theirs, ours)
+    """Splits a command as a shell does, without comments, leading variables and `...`."""
+    for windows, posix in WINDOWS.items():
+        command = command.replace(windows, posix)
     parts = shlex.split(command, comments=True)
     while parts and re.fullmatch(r"[A-Z_]+=.*", parts[0]):
         parts = parts[1:]
@@ -101,7 +102,7 @@ def words(command: str) -> list[str]:
 
 
 def program_of(command: str) -> str:
-    """Its first word, without the folder that it is in and the version."""
+    """Returns the name of the program, without its folder and version."""
     try:
         first = Path(words(command)[0]).name
     except (ValueError, IndexError):
@@ -109,17 +110,17 @@ def program_of(command: str) -> str:
     return re.sub(r"[\d.]+$", "", first)
 
 
-def perform(step: Step) -> None:
-    """Does a step here and now.
+def run_step(step: Step) -> None:
+    """Runs a step in this process.
 
     Raises:
-        AssertionError: it ended with another code than 0.
+        AssertionError: its exit code is not 0.
     """
-    for source, places in step.copies.items():
-        for place in places:
-            Path(place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, place)
-    if step.code:  # what it takes from diffusers is there, whether it says so or not
+    for source, targets in step.copies.items():
+        for target in targets:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    if step.code:  # some examples leave out their import from diffusers
         exec(step.code, {"StableDiffusionPipeline": StableDiffusionPipeline})
         return
     run_id = json.loads(RESULT.read_text())["run_id"] if RESULT.is_file() else ""
@@ -133,8 +134,8 @@ def perform(step: Step) -> None:
     assert code in (None, 0), f"{step.module} {shlex.join(arguments)} ended with {code}"
 
 
-def written(steps: list[Step]) -> str:
-    """For the standard input of this module."""
+def to_json(steps: list[Step]) -> str:
+    """Formats steps for the standard input of this module."""
     return json.dumps([asdict(step) for step in steps])
 
 
@@ -142,4 +143,4 @@ if __name__ == "__main__":
     for saved in json.load(sys.stdin):
         step = Step(**saved)
         print(f"== {step.module or 'python'} {shlex.join(step.arguments)}", flush=True)
-        perform(step)
+        run_step(step)
