@@ -86,7 +86,7 @@ def generate_images(base: BaseModel, checkpoint: Path | None, requests: list[Req
 
 def main() -> None:
     """Trains the three LoRAs and writes results/overfit.json, .md and the .png files."""
-    quiet()
+    configure_logging()
     torch.manual_seed(0)
     base, judge = load_base(BaseConfig(device="cpu")), Judge.from_folder()
     curves: dict[str, Curve] = {}

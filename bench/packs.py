@@ -94,8 +94,8 @@ def peft_step(base: BaseModel, trainer: Trainer) -> Step:
     def step() -> None:
         batch = run.sample(0, trainer.data)
         text = trainer.data.conditioning(batch.captions)
-        noisy = base.noise.add_noise(batch.latents, batch.noise, batch.timesteps)
-        target = base.noise.get_velocity(batch.latents, batch.noise, batch.timesteps)
+        noisy = base.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+        target = base.noise_scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps)
         (unet(noisy, batch.timesteps, **text).sample - target).square().mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters, run.config.training.max_grad_norm)
         optimizer.step()
@@ -285,7 +285,7 @@ def main() -> None:
     parser.add_argument(
         "--no-sweeps", action="store_true", help="keep the sweeps of the last results"
     )
-    quiet()
+    configure_logging()
     no_sweeps = parser.parse_args().no_sweeps
     default = settings("sweep", SweepConfig)
     base, file = load_base(BaseConfig(device="cpu")), RESULTS / "packs.json"

@@ -107,7 +107,7 @@ def parse_arguments(name: str, description: str | None, repetitions: int) -> arg
     parser.add_argument("repetitions", nargs="?", default=repetitions, type=int)
     parser.add_argument("root", nargs="?", help="folder to keep the studies in")
     arguments = parser.parse_args()
-    quiet()
+    configure_logging()
     torch.set_num_threads(2)
     return arguments
 

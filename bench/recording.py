@@ -66,7 +66,7 @@ class CallTimer:
 
     def patch_background(self) -> None:
         """Measures CPU time of the background thread; waiting for a disk costs nothing."""
-        original = Background.do
+        original = BackgroundThread.submit
 
         def timed(action: Callable[[], None]) -> None:
             began = time.thread_time()
@@ -75,7 +75,7 @@ class CallTimer:
             finally:
                 self.seconds[BACKGROUND] += time.thread_time() - began
 
-        def do(background: Background, action: Callable[[], None]) -> None:
+        def submit(background: BackgroundThread, action: Callable[[], None]) -> None:
             original(background, partial(timed, action))
 
         BackgroundThread.submit = submit  # type: ignore[assignment, method-assign]

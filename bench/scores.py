@@ -341,7 +341,7 @@ def plot(estimates: dict[str, dict[str, list[Estimate]]]) -> Figure:
 
 def main() -> None:
     """Runs the benchmark and writes results/scores.json, .md and .png."""
-    quiet()
+    configure_logging()
     report, estimates = measure()
     write_atomically(RESULTS / "scores.json", (json.dumps(report, indent=1) + "\n").encode())
     (RESULTS / "scores.md").write_text(table(report))

@@ -25,7 +25,7 @@ from evaluate.config import PolicyConfig, ProbesConfig, ScoresConfig
 from evaluate.prompts.roles import FRESH
 from evaluate.scorecard import Scorecard
 from evaluate.scorer import Scorer
-from evaluate.selection.objective import worth
+from evaluate.selection.objective import comparison_value
 from evaluate.selection.policy import select
 from sweeper.config import SweepConfig
 from train.cli.app import configure_logging
@@ -159,7 +159,9 @@ def seed_stability() -> dict[str, float]:
     fidelities: dict[str, list[list[float]]] = {}
     for setting in ("default", "other seeds"):
         cards_by_lora = [load_scores(lora, setting)[0] for lora in LORAS]
-        fidelities[setting] = [[worth(card) for card in cards] for cards in cards_by_lora]
+        fidelities[setting] = [
+            [comparison_value(card) for card in cards] for cards in cards_by_lora
+        ]
     first, second = fidelities.values()
     within = [correlation(a, b, by_rank=True) for a, b in zip(first, second, strict=True)]
     pooled = [[value for part in parts for value in part] for parts in (first, second)]
@@ -177,7 +179,9 @@ def judge_correlations() -> dict[str, dict[str, float]]:
             for card in load_scores(lora, "default")[0]:
                 if name != "fidelity" and name not in card.scores:
                     continue  # not computable with these training images
-                values.append(worth(card) if name == "fidelity" else card.scores[name].value)
+                values.append(
+                    comparison_value(card) if name == "fidelity" else card.scores[name].value
+                )
                 truths.append(truth[card.epoch][metric])
         correlations[name] = {"pearson": correlation(values, truths),
                        "spearman": correlation(values, truths, by_rank=True)}  # fmt: skip
@@ -262,7 +266,7 @@ def main() -> None:
     parser.add_argument(
         "--rounds", default=ROUNDS, type=int, help="rounds of 128 images per checkpoint"
     )
-    quiet()
+    configure_logging()
     rounds = parser.parse_args().rounds
     make_loras(rounds)
     for setting in PROBE_SETTINGS:

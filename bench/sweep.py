@@ -187,7 +187,7 @@ def main() -> None:
     """Runs the benchmark and writes results/sweep.json, .md and the .png files."""
     parser = argparse.ArgumentParser(prog="python -m bench.sweep", description=__doc__)
     parser.add_argument("root", nargs="?", help="folder to keep the study in")
-    quiet()
+    configure_logging()
     torch.set_num_threads(2)
     RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -45,7 +45,7 @@ def isolated_tracking_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Isolates tests from each other: MLflow keeps the last store in the environment."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # restores the variable after the test
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    monkeypatch.setenv(permissions.VARIABLE, "{}")  # no allowed paths or classes
+    monkeypatch.setenv(permissions.ENV_VARIABLE, "{}")  # no allowed paths or classes
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +153,7 @@ def base(base_folder: Path) -> BaseModel:
 
 
 @pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven images of different sizes, every second one with a caption."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)

@@ -72,7 +72,7 @@ def test_suggestions_for_mistyped_keys_agree_with_the_tables() -> None:
         for kohya, overrides in ROWS
         if len(kohya) == 1
     }
-    for key, setting in KOHYA.items():
+    for key, setting in KOHYA_NAMES.items():
         if key in translations:
             assert setting in translations[key]
-    assert len(KOHYA.keys() & translations) > 15
+    assert len(KOHYA_NAMES.keys() & translations) > 15

@@ -129,10 +129,10 @@ def cached_composition() -> Iterator[None]:
 @cache
 def keys_of(name: str) -> list[str]:
     config = composed(name, COMMANDS[name][2])
-    names = [*keys(config), *GROUPS]
+    names = [*dotted_keys(config), *GROUPS]
     if name == "sweep":
         hydra = composed(name, with_hydra=True).hydra
-        names += [f"hydra.sweeper.{key}" for key in keys(hydra.sweeper)]
+        names += [f"hydra.sweeper.{key}" for key in dotted_keys(hydra.sweeper)]
     return names
 
 

@@ -27,7 +27,7 @@ import yaml
 from accelerate.commands.launch import launch_command_parser
 from mlflow.cli import cli as mlflow_command
 
-from sweeper.stop_request import FILE as STOP_FILE
+from sweeper.stop_request import REQUEST_FILE as STOP_FILE
 from tests.documented_commands import (
     Step,
     blocks,
@@ -334,7 +334,7 @@ def test_commands_are_extracted() -> None:
 
 
 def test_executed_commands_work(
-    base_folder: Path, picture_folder: Path, tmp_path: Path, kohya_configs: None
+    base_folder: Path, image_folder: Path, tmp_path: Path, kohya_configs: None
 ) -> None:
     copy = tmp_path / "copy"
     tracked = subprocess.run(
@@ -351,7 +351,7 @@ def test_executed_commands_work(
         (copy / name).write_text(content)
     if not (copy / ".venv").exists():
         (copy / ".venv").symlink_to(sys.prefix)
-    user_paths = {"/my/pictures": str(picture_folder), "/my/model.safetensors": str(base_folder)}
+    user_paths = {"/my/pictures": str(image_folder), "/my/model.safetensors": str(base_folder)}
     process = subprocess.run(
         [".venv/bin/python", "-m", "tests.documented_commands"],
         input=to_json(collect_steps(user_paths)), cwd=copy,

@@ -24,7 +24,7 @@ def capture_output() -> Iterator[OutputBuffer]:
     output, before = OutputBuffer(), (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
     streams = [io.TextIOWrapper(output, encoding="utf-8", write_through=True) for _ in before]
     _set_streams(streams[:2] * 2)
-    quiet()
+    configure_logging()
     try:
         yield output
     finally:

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from bench.fuzzing import corpus
-from evaluate.checkpoints.checks import loadable, readable, remarks
+from evaluate.checkpoints.checks import loadable_files, mismatch_warnings, readable_files
 from evaluate.checkpoints.find import find
 from evaluate.checkpoints.save_order import order_files
 from evaluate.features.clip import ClipEncoder
@@ -114,10 +114,10 @@ def load_shared_context() -> SharedContext:
 
 def read_lora_files(folder: Path, shared: SharedContext) -> object:
     """`python -m evaluate checkpoints=FOLDER`, up to the first image."""
-    metadata = readable(find(str(folder)))
-    unit, files = order(metadata)
-    usable = loadable(files, shared.base)
-    notes = remarks(
+    metadata = readable_files(find(str(folder)))
+    unit, files = order_files(metadata)
+    usable = loadable_files(files, shared.base)
+    notes = mismatch_warnings(
         [metadata[file] for file in files if file in usable], shared.base, shared.config.data
     )
     return unit, notes, [(key_of(file), weights_hash(file)) for file in usable]
@@ -220,7 +220,7 @@ def read_kohya(folder: Path, shared: SharedContext) -> object:
     overrides, notes = expand([f"kohya={file}"])
     words = preflight("train", overrides, TrainConfig, check_train)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = typed(
+        config = parse_config(
             TrainConfig, compose("train", [word for word in words if not word.startswith("-")])
         )
     load_dataset(config.data)
@@ -303,6 +303,6 @@ def command_environment(typed_paths: list[Path]) -> Iterator[None]:
     """Allows the typed paths, and resets global state of the last command."""
     GlobalHydra.instance().clear()
     with mock.patch.dict("os.environ"):
-        os.environ.pop(permissions.VARIABLE, None)
+        os.environ.pop(permissions.ENV_VARIABLE, None)
         permissions.allow(typed_paths)
         yield

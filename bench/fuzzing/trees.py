@@ -15,11 +15,6 @@ import yaml
 
 from bench.fuzzing.values import KEYS, hostile_text, hostile_value, nested_value
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 Slot = tuple[Any, Any]  # container and key
 Dump = Callable[[Any], str]
 MAX_SLOTS = 20_000  # candidates for a mutation: YAML aliases can create billions

@@ -158,7 +158,7 @@ def test_error_of_a_too_large_image_has_its_size(tmp_path: Path) -> None:
     ):
         (tmp_path / "a.png").write_bytes(png(side, SMALL))
         with pytest.raises(DataError, match=message) as error:
-            decode_picture(tmp_path / "a.png")
+            decode_image(tmp_path / "a.png")
         assert "a.png" in str(error.value)
 
 
@@ -194,8 +194,8 @@ def test_conversion_in_strips_equals_that_of_the_whole_image(tmp_path: Path, mod
             expected = expected.convert("RGB")
     file = tmp_path / f"a.{'png' if mode in ('1', 'L', 'LA', 'P', 'RGBA', 'I;16') else 'tif'}"
     image.save(file)
-    assert decode_picture(file).picture.tobytes() == expected.tobytes()
-    assert decode_picture(file).has_transparency == image.has_transparency_data
+    assert decode_image(file).image.tobytes() == expected.tobytes()
+    assert decode_image(file).has_transparency == image.has_transparency_data
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.gif", "a.webp", "a.bmp"])

@@ -69,7 +69,7 @@ def test_scans_are_counted_after_stray_bytes(stray: bytes) -> None:
 @pytest.mark.parametrize("stray", STRAY)
 def test_image_with_stray_bytes_is_decoded(tmp_path: Path, stray: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(insert_after_first_segment(jpeg(64, progressive=True), stray))
-    assert decode_picture(tmp_path / "a.jpg").picture.size == (64, 64)
+    assert decode_image(tmp_path / "a.jpg").image.size == (64, 64)
 
 
 def test_the_largest_frame_size_counts() -> None:

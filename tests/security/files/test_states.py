@@ -81,14 +81,14 @@ def run_files() -> dict[str, bytes]:
 
 @pytest.fixture
 def interrupted_run(
-    base: BaseModel, pictures: Dataset, trial: Make, tmp_path: Path, run_files: dict[str, bytes]
+    base: BaseModel, dataset: Dataset, trial: Make, tmp_path: Path, run_files: dict[str, bytes]
 ) -> tuple[TrialSpec, Path]:
     """Returns a run that was interrupted in its second epoch, and its state file."""
     spec = TrialSpec(trial(), tmp_path / "run")
     if not run_files:
         stop_answers = iter([False] * 4 + [True])
         with pytest.raises(KeyboardInterrupt):
-            train(base, pictures, spec, should_stop=lambda: next(stop_answers))
+            train(base, dataset, spec, should_stop=lambda: next(stop_answers))
         run_files.update({file.name: file.read_bytes() for file in spec.folder.iterdir()})
     spec.folder.mkdir(exist_ok=True)
     for name, content in run_files.items():
@@ -98,19 +98,19 @@ def interrupted_run(
 
 @pytest.mark.parametrize("change", CHANGES, ids=map(str, range(len(CHANGES))))
 def test_invalid_part_of_a_state_is_skipped(
-    base: BaseModel, pictures: Dataset, interrupted_run: tuple[TrialSpec, Path], change: Change,
+    base: BaseModel, dataset: Dataset, interrupted_run: tuple[TrialSpec, Path], change: Change,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     spec, file = interrupted_run
     state = torch.load(file, weights_only=True)
     change(state)
     torch.save(state, file)
-    _check_restart(base, pictures, spec, file, caplog)
+    _check_restart(base, dataset, spec, file, caplog)
 
 
 def _check_restart(
     base: BaseModel,
-    pictures: Dataset,
+    dataset: Dataset,
     spec: TrialSpec,
     file: Path,
     caplog: pytest.LogCaptureFixture,
@@ -118,7 +118,7 @@ def _check_restart(
     """Checks for one warning, bounded memory, and a restart from the last checkpoint."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with caplog.at_level("WARNING"):
-        train(base, pictures, spec)
+        train(base, dataset, spec)
     (warning,) = [record.message for record in caplog.records]
     assert warning.startswith(f"{file} is damaged (")
     assert "\n" not in warning
@@ -170,13 +170,13 @@ def _bomb() -> bytes:
     ids=range(11),
 )
 def test_file_that_is_no_state_is_skipped(
-    base: BaseModel, pictures: Dataset, interrupted_run: tuple[TrialSpec, Path], content: bytes,
+    base: BaseModel, dataset: Dataset, interrupted_run: tuple[TrialSpec, Path], content: bytes,
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
     spec, file = interrupted_run
     monkeypatch.chdir(tmp_path)
     file.write_bytes(content)
-    _check_restart(base, pictures, spec, file, caplog)
+    _check_restart(base, dataset, spec, file, caplog)
     assert not Path("PWNED").exists()
 
 
@@ -196,7 +196,7 @@ def _sparse(file: Path) -> None:
 @pytest.mark.parametrize("corrupt", [_fifo, _device, _sparse, Path.mkdir])
 def test_special_file_is_refused(
     base: BaseModel,
-    pictures: Dataset,
+    dataset: Dataset,
     interrupted_run: tuple[TrialSpec, Path],
     corrupt: Callable[[Path], None],
 ) -> None:
@@ -209,11 +209,11 @@ def test_special_file_is_refused(
 
 def test_valid_state_is_resumed(
     base: BaseModel,
-    pictures: Dataset,
+    dataset: Dataset,
     interrupted_run: tuple[TrialSpec, Path],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     spec, _ = interrupted_run
     with caplog.at_level("WARNING"):
-        train(base, pictures, spec)
+        train(base, dataset, spec)
     assert not caplog.records

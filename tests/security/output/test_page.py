@@ -221,18 +221,18 @@ def test_retrain_command_has_known_settings_only(records: list[TrialRecord]) -> 
         "network.conv_rank=${oc.env:SECRET}": "network.conv_rank",
     }
     for override in accepted:
-        retrain = again_command(replace(records[0], overrides=[override]))
+        retrain = retrain_command(replace(records[0], overrides=[override]))
         assert len(shlex.split(retrain.command)) == 4, override
-        assert not retrain.left_out
-    old = again_command(replace(records[0], overrides=["training.oom=adapt", "policy=last"]))
+        assert not retrain.omitted
+    old = retrain_command(replace(records[0], overrides=["training.oom=adapt", "policy=last"]))
     assert old.command == "python -m sweeper training.on_oom=degrade"
-    retrain = again_command(replace(records[0], overrides=[*accepted, *dropped]))
+    retrain = retrain_command(replace(records[0], overrides=[*accepted, *dropped]))
     assert shlex.split(retrain.command) == [
         "python", "-m", "sweeper", "network.rank=4", "data.path=/my pictures/it's",
         "data.trigger=sks $x", *accepted[3:],
     ]  # fmt: skip
     for override, name in left_out.items():
-        retrain = again_command(replace(records[0], overrides=[override]))
+        retrain = retrain_command(replace(records[0], overrides=[override]))
         assert retrain == ("python -m sweeper", [name]), override
 
 
@@ -251,7 +251,7 @@ def test_description_has_no_markdown_of_texts(text: str, records: list[TrialReco
     plain = describe_study(ranked(records, "xyz"))
     assert kinds == [token.type for token in flatten(markdown.parse(plain))]
     assert control_characters(page) == []
-    note = _note(entries[0].record, text)
+    note = _run_description(entries[0].record, text)
     tokens = [*flatten(markdown.parse(note))]
     assert not {"html_inline", "html_block", "link_open", "image"} & {t.type for t in tokens}
     assert "http:" not in note.replace(f"={text}", "").replace(f"a.{text}", "")
@@ -289,10 +289,10 @@ def test_search_plots_accept_hostile_names(text: str) -> None:
             },
             value=number / 4,
         ))  # fmt: skip
-    page = str(_parallel(study))
+    page = str(_parallel_chart(study))
     text_of_page = "".join(PageParser(page).texts)
     assert "mathdefault" not in text_of_page, "powers of ten on an axis must not use TeX"
-    for word in (text, last_word(f"a.{text}")):
+    for word in (text, short_key(f"a.{text}")):
         assert printable(word).strip() in text_of_page
 
 
@@ -313,7 +313,7 @@ def test_hostile_page_in_a_browser(
     entries = ranked(records, MARKUP)
     file = tmp_path / "report.html"
     file.write_text(render(swept.study, entries, POLICY), encoding="utf-8")
-    page_text = look(browser, file)
+    page_text = open_report(browser, file)
     assert MARKUP in page_text
     assert "PWNED" not in browser.title
     for button in browser.find_elements(By.CSS_SELECTOR, "table.sortable thead button"):

@@ -26,7 +26,7 @@ from sweeper.results.ranking import rank_trials
 from sweeper.results.summary_table import print_selection, print_table
 from sweeper.tracking.trial_record import FAILED, load_records, trial_folder
 from tests.security.hostile_texts import TEXTS
-from tests.sweeper.conftest import Swept, copied, swept  # noqa: F401
+from tests.sweeper.conftest import Swept, copy_sweep, swept  # noqa: F401
 from tests.test_house import FILES, ROOT
 from train.text.display import printable
 from train.text.shell import in_shell
@@ -151,7 +151,7 @@ def test_evaluate_prints_paths_that_exist(
 @pytest.fixture
 def study(swept: Swept, tmp_path: Path) -> Path:  # noqa: F811
     """A copy of a finished study, in a folder whose name contains markup."""
-    return copied(swept, tmp_path / "[v2] roots [/x]") / "studies" / "small"
+    return copy_sweep(swept, tmp_path / "[v2] roots [/x]") / "studies" / "small"
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
@@ -164,15 +164,15 @@ def test_trial_table_and_selected_checkpoint(
         record.reason = text
         record.epochs[-1].scorecard.notes = [text]
     ranked = rank_trials(records, PolicyConfig(), lambda record: text)
-    show(ranked)
-    say(study, ranked, PolicyConfig())
+    print_table(ranked)
+    print_selection(study, ranked, PolicyConfig())
     output = capsys.readouterr().out
     assert control_characters(output) == []
     assert f"the LoRA to keep: {study}/best.safetensors\n" in output
     if "\n" not in text and len(text) < 40:
         assert printable(text) in output
     monkeypatch.setattr(live_table, "load_records", lambda study: records)
-    lines = Display(study.parent / f"x{text.replace('/', '')}", 2, 2, PolicyConfig())
+    lines = StudyTable(study.parent / f"x{text.replace('/', '')}", 2, 2, PolicyConfig())
     screen = render(lines)
     assert control_characters(screen) == []
     assert screen.count("complete") == 2, "one row per trial"

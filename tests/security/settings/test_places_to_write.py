@@ -66,7 +66,7 @@ def test_program_folders_are_refused(
         with pytest.raises(ConfigError, match=r"type output=|a folder of this program"):
             output_of(place)
         assert output_of(place, "output=mine") == "output=mine"
-    assert permissions.is_named(PROGRAM / "train")  # for reading
+    assert permissions.may_read(PROGRAM / "train")  # for reading
     assert permissions.may_write(PROGRAM / "outputs" / "lora")
 
 
@@ -89,9 +89,11 @@ def test_studies_and_stores_are_refused(working_folder: Path, place: str) -> Non
 
 
 def test_protected_names_are_those_of_studies_and_stores() -> None:
-    assert {storage.JOURNAL, trial_record.FILE, store_address.RUN_FILE} == {*permissions.RECORDS}
-    assert {study_folder.STUDIES, mlflow_store.ARTIFACTS} == {*permissions.OF_A_STORE}
-    assert store_address.DATABASE == permissions.STORE
+    assert {storage.JOURNAL_FILE, trial_record.RECORD_FILE, store_address.RUN_FILE} == {
+        *permissions.RECORD_FILES
+    }
+    assert {study_folder.STUDIES, mlflow_store.ARTIFACTS} == {*permissions.STORE_FOLDERS}
+    assert store_address.DATABASE == permissions.STORE_FILE
     assert TrainConfig().output == "outputs/lora"
 
 

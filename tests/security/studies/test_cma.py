@@ -54,7 +54,7 @@ def next_trial(study: Study) -> LeasedTrial:
 
 
 def finish(trial: LeasedTrial) -> None:
-    ended(trial.folder)
+    save_ended_record(trial.folder)
     trial.complete([objective(trial.params)], {})
 
 
@@ -101,7 +101,7 @@ def test_sampler_writes_no_pickle(tmp_path: Path) -> None:
         with next_trial(study) as trial:
             finish(trial)
     attributes = [
-        line["system_attr"] for line in lines_of(folder / JOURNAL) if line["op_code"] == 9
+        line["system_attr"] for line in lines_of(folder / JOURNAL_FILE) if line["op_code"] == 9
     ]
     assert attributes
     assert {name for attribute in attributes for name in attribute} == {GENERATION}

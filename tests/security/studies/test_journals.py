@@ -42,7 +42,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
     study.optuna.set_user_attr("trials", 9)
     study.optuna.ask()
     study.optuna.enqueue_trial({"network.rank": 16})
-    text = (study.folder / JOURNAL).read_text()
+    text = (study.folder / JOURNAL_FILE).read_text()
     entries: list[Line] = [json.loads(line) for line in text.splitlines()]
     entries[0]["study_name"] = "good"
     return entries
@@ -54,7 +54,7 @@ def open_journal(folder: Path, lines: list[Line], suffix: bytes = b"") -> Study:
     if lines[0].get("study_name") == "good":
         lines = [{**lines[0], "study_name": folder.name}, *lines[1:]]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / JOURNAL).write_bytes(text.encode() + suffix)
+    (folder / JOURNAL_FILE).write_bytes(text.encode() + suffix)
     return study_of(folder)
 
 
@@ -68,7 +68,7 @@ def refuse(folder: Path, lines: list[Line], suffix: bytes = b"") -> str:
     with pytest.raises(ConfigError) as caught:
         open_journal(folder, lines, suffix)
     message = str(caught.value)
-    assert message.startswith(f"{folder / JOURNAL} is damaged (")
+    assert message.startswith(f"{folder / JOURNAL_FILE} is damaged (")
     assert message.endswith("; move it away, and the study begins anew")
     assert message.isprintable()
     assert len(message) < 600
@@ -266,7 +266,7 @@ def test_study_that_contradicts_its_search_is_refused(
 
 
 def test_special_file_is_refused(tmp_path: Path, lines: list[Line]) -> None:
-    os.mkfifo(tmp_path / JOURNAL)
+    os.mkfifo(tmp_path / JOURNAL_FILE)
     with pytest.raises(ConfigError, match="is a pipe or a device"):
         study_of(tmp_path)
     (tmp_path / JOURNAL_FILE).unlink()
@@ -373,10 +373,10 @@ def test_enqueued_settings_must_be_in_the_search(search: str, value: Any) -> Non
     config = SweepConfig()
     config.study.enqueue = [{"network.rank": 2}, {"network.rank": value}]
     if value in (3, 2.5) and "interval" in search:
-        assert len(first_settings(master_config(4), config, space)) == 3
+        assert len(initial_settings(master_config(4), config, space)) == 3
         return
     with pytest.raises(ConfigError, match="is outside of the search") as caught:
-        first_settings(master_config(4), config, space)
+        initial_settings(master_config(4), config, space)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -396,5 +396,5 @@ def test_warm_start_uses_only_values_in_the_search(tmp_path: Path) -> None:
     config.study.root, config.study.warm_start = str(tmp_path), "other"
     space, _ = parse_space(["network.rank=choice(2,4,8)"], {}, OverridesParser.create())
     assert best_settings(tmp_path / "studies" / "other", None, 99)[0]["a.b"] is True
-    settings = first_settings(master_config(8), config, space)
+    settings = initial_settings(master_config(8), config, space)
     assert [{**params} for params in settings] == [{"network.rank": 8}]

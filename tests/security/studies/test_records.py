@@ -74,7 +74,7 @@ def saved(tmp_path: Path) -> Saved:
         [epoch(1), epoch(2), epoch(3)], 1_700_000_000_009,
     )  # fmt: skip
     record.save()
-    content: Saved = json.loads((tmp_path / FILE).read_text())
+    content: Saved = json.loads((tmp_path / RECORD_FILE).read_text())
     return content
 
 
@@ -108,7 +108,7 @@ def use_record(record: TrialRecord) -> None:
 
 def read_and_use(folder: Path, saved: object) -> TrialRecord | None:
     """Reads and uses a record; returns None if it is refused in one line."""
-    (folder / FILE).write_text(json.dumps(saved))
+    (folder / RECORD_FILE).write_text(json.dumps(saved))
     message = ""
     try:
         record = load_record(folder)
@@ -117,7 +117,7 @@ def read_and_use(folder: Path, saved: object) -> TrialRecord | None:
     if not message:
         use_record(record)
         return record
-    assert message.startswith(f"{folder / FILE} is no record of a trial: ")
+    assert message.startswith(f"{folder / RECORD_FILE} is no record of a trial: ")
     assert len(message.splitlines()) == 1
     assert len(message) < 600
     return None
@@ -130,7 +130,7 @@ def test_valid_record_is_read_and_saved_unchanged(tmp_path: Path, saved: Saved) 
     assert record.epochs[1].scorecard.checkpoint == tmp_path / "lora-2.safetensors"
     assert record.epochs[1].scorecard.copies == {0: 1}
     record.save()
-    saved_again = json.loads((tmp_path / FILE).read_text())
+    saved_again = json.loads((tmp_path / RECORD_FILE).read_text())
     for epoch in saved["epochs"]:
         card = epoch["scorecard"]
         card["checkpoint"] = str(tmp_path / Path(card["checkpoint"]).name)

@@ -87,7 +87,7 @@ def test_largest_sheet_is_within_the_limits() -> None:
     section = sheets.Section("", [sheets.Cell(Image.new("RGB", (8, 8)))] * 4096, 3)
     width = sheets.GAP + sheets.COLUMNS * (CELL + sheets.GAP)
     more = 4 * (section.height // 683)  # training images and incomplete rows
-    assert width * (section.height + more) <= sheets.MOST_PIXELS
+    assert width * (section.height + more) <= sheets.MAX_PIXELS
 
 
 def test_large_sheet_prints_no_warning(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from sweeper.results.checkpoint_files import RESULT_FILE
 from sweeper.results.missing_trials import describe_missing, missing_trials
 from sweeper.results.report.page import policy_of
 from sweeper.tracking.trial_record import load_records
-from tests.sweeper.conftest import Swept, copied, run_module
+from tests.sweeper.conftest import Swept, copy_sweep, run_module
 from tests.sweeper.conftest import swept as swept  # the sweep that other tests use too
 from train.errors import ConfigError
 from train.files.untrusted import UntrustedFileError
@@ -170,7 +170,7 @@ INVALID_SHEETS = {
 @pytest.mark.parametrize("content", INVALID_SHEETS.values(), ids=INVALID_SHEETS.keys())
 def test_invalid_sheet_is_ignored(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "000001.png").write_bytes(content)
-    assert cells_of(tmp_path / "000001.png") == {}
+    assert read_cells(tmp_path / "000001.png") == {}
     with pytest.raises(UntrustedFileError, match=r"000001\.png: ") as caught:
         read_sheet(tmp_path / "000001.png")
     assert "\n" not in str(caught.value)
@@ -277,7 +277,7 @@ def test_invalid_policy_in_a_result_is_ignored(
     name: str, received: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trial_policy = policy_of(received, [])
-    (received / RESULT).write_text(json.dumps(INVALID_RESULTS[name]))
+    (received / RESULT_FILE).write_text(json.dumps(INVALID_RESULTS[name]))
     records = load_records(received)
     assert policy_of(received, records) == trial_policy
     assert "result.json" in caplog.text
@@ -295,7 +295,7 @@ def test_missing_trials_are_bounded(received: Path) -> None:
     words = describe_missing(received)
     assert len(words) < 600
     assert "and 980 more" in words
-    change_json(received / RESULT, lambda saved: saved.update(missing=[10**18], trials=[]))
+    change_json(received / RESULT_FILE, lambda saved: saved.update(missing=[10**18], trials=[]))
     assert len(missing_trials(received)) == 1000
     write_report(received)
 

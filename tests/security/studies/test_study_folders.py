@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.study_folder import closed, study_folder
-from tests.sweeper.conftest import SEARCH, SMALL, Swept, copied, run_module
+from sweeper.study_folder import checked_folder, study_folder
+from tests.sweeper.conftest import SEARCH, SMALL, Swept, copy_sweep, run_module
 from tests.sweeper.conftest import swept as swept  # the sweep that other tests use too
 from train.errors import CheckpointError, ConfigError
 from train.files.atomic_write import write_atomically
@@ -72,7 +72,7 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def received(swept: Swept, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of a received study, without an MLflow store."""
-    return copied(swept, tmp_path_factory.mktemp("received") / "mlruns")
+    return copy_sweep(swept, tmp_path_factory.mktemp("received") / "mlruns")
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from bench.workers import load_trials, postgres, start_workers
-from sweeper.execution.workers import device_of
-from sweeper.stop_request import FILE
+from sweeper.execution.workers import device_override
+from sweeper.stop_request import REQUEST_FILE
 from sweeper.study import trial_lease
 from sweeper.study.trial_lease import LeasedTrial
 from sweeper.tracking.trial_record import COMPLETE, TrialRecord, load_records
