@@ -1,6 +1,6 @@
 """Fuzzing: reads mutated files with every reader of untrusted files, and counts the outcomes.
 
-`python -m bench.fuzz` (50,000 cases, 60 minutes on 2 cores) builds a corpus of valid files from the
+`python -m bench.fuzz` (50,000 cases, 20 minutes on 2 cores) builds a corpus of valid files from the
 embedded base, mutates them, reads them as the commands do, and detects executed code, files written
 or read elsewhere, started programs, network access, tracebacks, hangs and too much memory.
 
