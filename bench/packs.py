@@ -34,7 +34,7 @@ from train.cli.compose import settings
 from train.config.schema import EMBEDDED_BASE, BaseConfig, TrialConfig, trial_of
 from train.data.dataset import Dataset, load_dataset
 from train.files.atomic_write import write_atomically
-from train.loop.run import AdapterRun
+from train.loop.adapter_run import AdapterRun
 from train.loop.trainer import Trainer
 from train.loop.trial_spec import TrialSpec
 from train.lora.adapter import Adapter

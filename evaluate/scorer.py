@@ -36,7 +36,7 @@ from train.data.dataset import Dataset
 from train.data.images.cropping import square
 from train.data.images.image import TrainingImage
 from train.lora.adapter import Adapter
-from train.lora.checkpoint import NotFiniteError, load_checkpoint
+from train.lora.checkpoint import NonFiniteError, load_checkpoint
 from train.models.base_model import BaseModel
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Scorer:
         for path, epoch in checkpoints.items():
             try:
                 adapters[path] = load_checkpoint(path, self.base.adapters)
-            except NotFiniteError as error:  # the other checkpoints are scored nevertheless
+            except NonFiniteError as error:  # the other checkpoints are scored nevertheless
                 broken[path] = self._card_of_nan_weights(path, epoch, str(error))
         finite = {path: epoch for path, epoch in checkpoints.items() if path in adapters}
         scored = self._score(finite, list(adapters.values())) if adapters else []

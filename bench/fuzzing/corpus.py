@@ -39,7 +39,7 @@ from train.cli.compose import settings
 from train.config.schema import CONF, TrialConfig, trial_of
 from train.data.dataset import load_dataset
 from train.data.reader import EMBEDDED_FOLDER as PICTURES
-from train.loop.run import AdapterRun
+from train.loop.adapter_run import AdapterRun
 from train.loop.trial_spec import TrialSpec
 from train.lora.checkpoint_file import weights_hash
 from train.models.base_model import BaseModel

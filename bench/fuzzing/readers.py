@@ -47,7 +47,7 @@ from train.config.schema import CONF, BaseConfig, DataConfig, TrainConfig, Trial
 from train.data.dataset import Dataset, load_dataset
 from train.files import permissions
 from train.kohya.command_line import expand
-from train.loop.run import AdapterRun
+from train.loop.adapter_run import AdapterRun
 from train.loop.trial_spec import TrialSpec
 from train.lora.checkpoint_file import weights_hash
 from train.models.base_model import BaseModel, _load, load_base

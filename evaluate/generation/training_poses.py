@@ -21,7 +21,7 @@ SEED = 50_000_000  # far from those of the probes
 
 
 def reference_probes(values: AttributeBank, class_word: str) -> list[Probe]:
-    """Prompts for the base alone: every pose TIMES times, all other attributes at random."""
+    """Prompts for the base: IMAGES_PER_POSE for every pose, all other attributes at random."""
     random = Random(0)
     rest = values.kinds["backgrounds"] | values.kinds["outfits"]
     poses = values.kinds["poses"]

@@ -40,7 +40,7 @@ COLORS = {
     FAILED: "red",
     INTERRUPTED: "magenta",
 }
-SCORES = {  # the columns in order, with their short names
+SCORE_COLUMNS = {  # the columns in order, with their short names
     "prompt_fidelity": "prompt",
     "subject_fidelity": "subject",
     "pose_memorization": "memorized",
@@ -164,7 +164,7 @@ class StudyTable:
             table.heading(heading, unbroken=heading != "settings")
         names = {
             name: word
-            for name, word in list(SCORES.items())[: None if wide else NARROW_SCORES]
+            for name, word in list(SCORE_COLUMNS.items())[: None if wide else NARROW_SCORES]
             if any(row.selection and name in row.selection.scorecard.scores for row in rows)
         }
         for heading in (*names.values(), "keep"):

@@ -58,7 +58,7 @@ def stop_if_pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
         value = comparison_value(last) if total_violation(last, policy) <= 0 else 0.0
         trial.report(last.epoch, value)
         if trial.should_prune():
-            performance = f"with {value:.2f} overall" if value else "over a limit"
+            performance = f"with {value:.2f} overall" if value else "with a score over its limit"
             return f"pruned: {performance} it is behind the other trials"
         return ""
 

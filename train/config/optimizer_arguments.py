@@ -24,7 +24,7 @@ DECAY = number(0, 100)
 BETAS = Argument(SHARE, count=2)
 EPS = number(1e-30, 1)
 ONLY_FALSE = choice(False)  # true is rejected by the class, or makes no sense for a LoRA
-BY_BLOCKS = {  # of bitsandbytes
+BITSANDBYTES = {  # what all of its optimizers take
     "lr": LR,
     "betas": BETAS,
     "weight_decay": DECAY,
@@ -56,13 +56,13 @@ OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
         "fused": optional(FLAG),
     },
     "bitsandbytes.optim.AdamW8bit": {
-        **BY_BLOCKS,
+        **BITSANDBYTES,
         "eps": EPS,
         "amsgrad": ONLY_FALSE,
         "optim_bits": choice(32),
     },
-    "bitsandbytes.optim.Lion": {**BY_BLOCKS, "optim_bits": choice(8, 32)},
-    "bitsandbytes.optim.Lion8bit": BY_BLOCKS,
+    "bitsandbytes.optim.Lion": {**BITSANDBYTES, "optim_bits": choice(8, 32)},
+    "bitsandbytes.optim.Lion8bit": BITSANDBYTES,
     "prodigyopt.Prodigy": {
         **LR_FREE,
         "beta3": optional(Argument(SHARE)),

@@ -110,7 +110,7 @@ def kind_of(one: Field[Any], hint: Any) -> Kind:
         return Kind.MAPPING
     if is_numeric(hint):
         return Kind.NUMBER
-    raise TypeError(f"{one.name}: a field of type {hint} must declare its kind (text_settings.py)")
+    raise TypeError(f"{one.name}: a field of type {hint} must declare its kind (setting_kinds.py)")
 
 
 def is_numeric(hint: Any) -> bool:

@@ -49,7 +49,7 @@ def make_optimizer(config: TrialConfig, adapter: Adapter) -> torch.optim.Optimiz
     """The optimizer of one adapter; the text encoder's group may have its own learning rate.
 
     Optimizers that ignore shapes get the adapter's flat parameters: a few operations per step.
-    All others get the matrices, whose gradients `Adapter.share_gradients` assigns.
+    All others get the matrices, whose gradients `Adapter.assign_gradients` assigns.
     """
     cls = optimizer_class(config.optimizer)
     arguments: dict[str, Any] = {k: v for k, v in config.optimizer.items() if k != "_target_"}

@@ -13,11 +13,11 @@ from train.cache.latent_cache import encode_dataset
 from train.config.schema import TrialConfig
 from train.data.dataset import Dataset
 from train.errors import TrainingError
+from train.loop.adapter_run import AdapterRun
 from train.loop.loss import diffusion_loss
 from train.loop.random_draws import MicroBatch
-from train.loop.run import AdapterRun
 from train.loop.trial_spec import Checkpoint, TrialSpec
-from train.lora.checkpoint import NotFiniteError
+from train.lora.checkpoint import NonFiniteError
 from train.models.base_model import BaseModel
 from train.models.gradient_checkpointing import use_gradient_checkpointing
 from train.system.distributed import SINGLE_PROCESS, ProcessGroup
@@ -159,7 +159,7 @@ class Trainer:
         for run in [run for run in self.runs.values() if run.checkpoint_due]:
             try:
                 saved.append(run.save())
-            except NotFiniteError as error:
+            except NonFiniteError as error:
                 rate = run.optimizer.param_groups[0]["lr"]
                 failures[run.index] = (
                     f"{error} after epoch {run.epoch}; the likely cause is a learning rate that is "

@@ -66,7 +66,7 @@ class Adapter(nn.Module):
         self._shaped |= {key: tuple(map(nn.Parameter, matrices[key])) for key in keys}
         return [parameter for key in keys for parameter in self._shaped[key]]
 
-    def share_gradients(self) -> None:
+    def assign_gradients(self) -> None:
         """Assigns the parameters of `shaped` their parts of the flat gradient."""
         if not self._shaped:
             return

@@ -58,8 +58,9 @@ class PaddingPlan:
     """How the layouts of K adapters, with different ranks and modules, are padded to a common one.
 
     Attributes:
-        padded: the layout that has room for each of them.
-        indices: for each adapter the positions of its numbers in it; None if it fills it.
+        padded: the common layout, which has room for each adapter.
+        indices: for each adapter the positions of its weights in the padded layout; None if it
+            needs no padding.
         ranks: key -> rank of each adapter.
         scales: (parts, K, 1, 1).
     """

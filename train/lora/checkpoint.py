@@ -17,12 +17,12 @@ from train.lora.adapter import Adapter
 from train.lora.alphas import alphas
 from train.lora.checkpoint_file import read_metadata, unreadable
 from train.lora.conversion import read_modules
-from train.lora.fitting import NonFiniteWeights, check_base, fit
+from train.lora.fitting import NonFiniteTensorError, check_lora_base, fit
 from train.lora.injection import LoRAInjector
 from train.lora.peft_config import read_settings
 
 
-class NotFiniteError(CheckpointError):
+class NonFiniteError(CheckpointError):
     """Weights are not finite, or overflow the precision in which they are to be saved."""
 
 
@@ -30,7 +30,7 @@ def check_finite(adapter: Adapter, dtype: torch.dtype) -> None:
     """Rejects an adapter whose file would be useless.
 
     Raises:
-        NotFiniteError: its weights or alphas are not finite in this precision.
+        NonFiniteError: its weights or alphas are not finite in this precision.
     """
     alphas = torch.tensor(list(adapter.alpha.values()))
     numbers = [*adapter.flat.values(), alphas]
@@ -39,8 +39,8 @@ def check_finite(adapter: Adapter, dtype: torch.dtype) -> None:
     dtype_name = str(dtype).removeprefix("torch.")
     if all(bool(values.isfinite().all()) for values in numbers):
         largest = max(float(values.detach().abs().max()) for values in numbers if values.numel())
-        raise NotFiniteError(f"the weights, up to {largest:.2g}, are too large for {dtype_name}")
-    raise NotFiniteError("the weights are not finite")
+        raise NonFiniteError(f"the weights, up to {largest:.2g}, are too large for {dtype_name}")
+    raise NonFiniteError("the weights are not finite")
 
 
 def save_checkpoint(
@@ -49,7 +49,7 @@ def save_checkpoint(
     """Writes a LoRA file atomically: a reader sees the whole file or none.
 
     Raises:
-        NotFiniteError: see `check_finite`.
+        NonFiniteError: see `check_finite`.
         CheckpointError: the file cannot be written, for example because the disk is full.
     """
     check_finite(adapter, dtype)
@@ -101,7 +101,7 @@ def read_checkpoint(path: Path | str, adapters: LoRAInjector) -> tuple[Adapter, 
         has no place for, such as embeddings that were trained along with it.
 
     Raises:
-        NotFiniteError: the weights are not finite.
+        NonFiniteError: the weights are not finite.
         CheckpointError: no file, a pickle, another format or kind, another base's LoRA, or an
             ambiguous strength.
     """
@@ -111,10 +111,10 @@ def read_checkpoint(path: Path | str, adapters: LoRAInjector) -> tuple[Adapter, 
     try:
         settings = read_settings(path, metadata)
         modules, others = read_modules(tensors, settings)
-        missing = check_base(modules, adapters, metadata)
+        missing = check_lora_base(modules, adapters, metadata)
         matrices = fit(modules, alphas(modules, settings, metadata), adapters, metadata)
-    except NonFiniteWeights as error:
-        raise NotFiniteError(f"{path}: {error}") from error
+    except NonFiniteTensorError as error:
+        raise NonFiniteError(f"{path}: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return Adapter(matrices).requires_grad_(False).to(adapters.device), [*others, *missing]

@@ -13,7 +13,7 @@ from train.lora.injection import LoRAInjector, weight_shape
 from train.lora.unsupported_kinds import other_family
 
 
-class NonFiniteWeights(ValueError):
+class NonFiniteTensorError(ValueError):
     """Weights are not finite, or make the base's weights so."""
 
 
@@ -55,7 +55,7 @@ def fit(
     return matrices
 
 
-def check_base(
+def check_lora_base(
     modules: Mapping[str, Module], adapters: LoRAInjector, metadata: Mapping[str, str]
 ) -> list[str]:
     """The modules that the base lacks, which are less than half of the file's.
@@ -116,7 +116,7 @@ def _check_finite(matrices: Matrices) -> None:
         if not math.isfinite(float(down.norm() * up.norm() * alpha))
     ]
     if bad:
-        raise NonFiniteWeights(
+        raise NonFiniteTensorError(
             f"its weights are not finite in {len(bad)} of {len(matrices)} modules (such as "
             f"{bad[0]}): the training broke down before it was saved"
         )

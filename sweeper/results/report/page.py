@@ -185,7 +185,7 @@ def _selected(study: Path, ranked: list[RankedTrial], policy: PolicyConfig) -> d
             sorted((e.record for e in ranked), key=lambda r: r.number), record, card, policy
         ),
         "curves": [(e, charts.curves_chart(e, policy)) for e in charted],
-        "legend": [(name, tables.SCORES[name][0], color) for name, color in CURVES.items()
+        "legend": [(name, tables.SCORE_TITLES[name][0], color) for name, color in CURVES.items()
                    if name in card.scores],
         "findings": diagnose(record.scorecards, policy),
         "file": file.as_posix(),

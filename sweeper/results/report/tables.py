@@ -17,7 +17,7 @@ from sweeper.tracking.trial_record import FAILED, TrialRecord
 from train.config.flattening import flatten
 
 # score -> its title and its meaning
-SCORES = {
+SCORE_TITLES = {
     "prompt_fidelity": ("follows prompts", "100 %: as well as the base model"),
     "subject_fidelity": (
         "likeness",
@@ -61,9 +61,9 @@ class ScoreRow:
 
 
 def score_rows(card: Scorecard, policy: PolicyConfig) -> list[ScoreRow]:
-    """All scores of a checkpoint, in the order of SCORES."""
+    """All scores of a checkpoint, in the order of SCORE_TITLES."""
     violated, rows = violations(card, policy), []
-    for name, (title, meaning) in SCORES.items():
+    for name, (title, meaning) in SCORE_TITLES.items():
         if name not in card.scores:
             continue
         value, low, high = card.scores[name]

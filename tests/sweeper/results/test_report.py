@@ -13,12 +13,13 @@ from mlflow import MlflowClient
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
-from evaluate.config import PolicyConfig
+from evaluate.config import SCORES, PolicyConfig
 from sweeper.commands.report import main
 from sweeper.config import OBJECTIVES, ReportConfig
 from sweeper.results.checkpoint_files import REPORT_FILE
 from sweeper.results.ranking import rank_trials
 from sweeper.results.report.page import write_report
+from sweeper.results.report.tables import SCORE_TITLES
 from sweeper.study.storage import JOURNAL_FILE, NO_PRUNER, open_study
 from sweeper.tracking.trial_record import FAILED, TrialRecord, load_record, load_records
 from tests.sweeper.conftest import Swept, run_module
@@ -61,6 +62,10 @@ def trial_numbers(browser: Chrome) -> list[str]:
     """The trial numbers in the table, from top to bottom."""
     rows = browser.find_elements(By.CSS_SELECTOR, "table.sortable tbody tr")
     return [str(row.get_attribute("id")).removeprefix("trial-") for row in rows]
+
+
+def test_every_score_has_a_title() -> None:
+    assert SCORE_TITLES.keys() == set(SCORES), "the report would leave a score out"
 
 
 def test_report_of_a_finished_sweep(swept: Swept, browser: Chrome) -> None:

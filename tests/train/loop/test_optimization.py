@@ -72,7 +72,7 @@ def test_flat_parameter_is_equivalent_to_the_matrices(
         for _ in range(20):
             for flat in adapter.parameters():
                 flat.grad = torch.randn(flat.shape, generator=random) * 0.01
-            adapter.share_gradients()
+            adapter.assign_gradients()
             optimizing.step()
         result.append(torch.cat([flat.detach() for flat in adapter.parameters()]))
     moved = (result[0] - torch.cat([*_fresh(base, config)])).norm()

@@ -14,8 +14,8 @@ from torch import Tensor
 from tests.train.conftest import read_final_state, relative_distance, train
 from train.config.schema import BaseConfig, NetworkConfig, TrainingConfig, TrialConfig
 from train.data.dataset import Dataset
+from train.loop.adapter_run import AdapterRun
 from train.loop.loss import diffusion_loss, row_weights
-from train.loop.run import AdapterRun
 from train.loop.schedule import schedule_of
 from train.loop.trainer import Trainer, TrialSpec
 from train.models.base_model import BaseModel, load_base

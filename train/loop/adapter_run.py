@@ -177,7 +177,7 @@ class AdapterRun:
             if self.processes.count > 1 and len(flat):
                 gradient = torch.zeros_like(flat) if flat.grad is None else flat.grad
                 flat.grad = self.processes.sum(gradient)
-        self.adapter.share_gradients()
+        self.adapter.assign_gradients()
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         if training.max_grad_norm:
@@ -228,7 +228,7 @@ class AdapterRun:
         """Writes the LoRA file, then the state to continue from.
 
         Raises:
-            NotFiniteError: the weights are not finite, in any of the processes.
+            NonFiniteError: the weights are not finite, in any of the processes.
             CheckpointError: the file cannot be written.
         """
         file_metadata = metadata(
