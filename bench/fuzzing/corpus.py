@@ -106,7 +106,7 @@ VARYING_TEXT = re.compile(
 class NoMirror:
     """Stands in for the MLflow mirror, because the study of the corpus is not logged."""
 
-    def conclude(self, *arguments: object) -> None:
+    def finalize(self, *arguments: object) -> None:
         """Does nothing."""
 
 

@@ -38,6 +38,6 @@ class BackgroundThread:
             try:
                 action()
             except Exception as error:  # an error in logging must not end the thread or the study
-                log.warning(f"logging failed: {error}", exc_info=log.isEnabledFor(10))
+                log.warning(f"not logged to MLflow: {error}", exc_info=log.isEnabledFor(10))
             finally:
                 self._work.task_done()

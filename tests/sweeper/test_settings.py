@@ -254,7 +254,7 @@ def test_an_unreachable_store_catches_up_later(
         log_batch(client, *arguments, **entries)
 
     monkeypatch.setattr(MlflowClient, "log_batch", count_batch)
-    assert sum("MLflow is away" in line for line in caplog.messages) == 1
+    assert sum("MLflow is unreachable" in line for line in caplog.messages) == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     mirror = MlflowMirror(tmp_path, study)
     mirror.mirror(load_record(record.folder), POLICY)

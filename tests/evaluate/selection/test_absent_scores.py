@@ -132,7 +132,7 @@ def test_without_likeness_the_loss_decides_and_without_a_loss_the_last_epoch() -
     cards.append(without_scores(card(4, 0.5, 0.9), "subject_fidelity"))
     pick = select(cards, POLICY)
     assert (pick.scorecard.epoch, pick.fidelity) == (3, None)
-    assert "the last epoch within the limits is taken" in " ".join(pick.reasons)
+    assert "the last epoch within the limits is selected" in " ".join(pick.reasons)
     assert not stop_without_learning(0.5, 4)(cards)
     assert not stop_on_plateau(POLICY, 1)(cards)
     for one, loss in zip(cards, (0.4, 0.2, 0.3, 0.1), strict=True):

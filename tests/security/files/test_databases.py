@@ -70,7 +70,7 @@ def test_embedded_store_with_other_objects_is_refused(
 
 
 def test_query_of_a_huge_table_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_file, "MOST", 50)
+    monkeypatch.setattr(database_file, "MAX_CALLBACKS", 50)
     file = database(tmp_path, "CREATE TABLE runs (run_uuid)",
                     f"INSERT INTO runs {ENDLESS.format('')} LIMIT 100000",
                     "CREATE TABLE alembic_version (version_num)",

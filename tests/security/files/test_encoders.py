@@ -118,6 +118,33 @@ def test_tokenizer_settings_cannot_name_other_files(encoder: Path, tmp_path: Pat
     assert not (tmp_path / "PWNED").exists()
 
 
+@pytest.mark.parametrize("key", ["vocab_file", "merges_file", "tokenizer_file"])
+def test_without_a_tokenizer_file_no_setting_names_another_one(encoder: Path, key: str) -> None:
+    (encoder / "tokenizer.json").unlink()
+    set_json_value(encoder / "tokenizer_config.json", key, value="/etc/passwd")
+    assert f"tokenizer_config.json: has {key}" in refuse(encoder)
+
+
+def test_settings_of_real_tokenizers_are_accepted(encoder: Path) -> None:
+    """The keys that the tokenizers of released models have."""
+    for key, value in {
+        "bos_token": {"__type": "AddedToken", "content": "<|startoftext|>", "special": True},
+        "add_prefix_space": False,
+        "additional_special_tokens": [], "clean_up_tokenization_spaces": True, "errors": "replace",
+        "name_or_path": "/home/maker/clip", "special_tokens_map_file": "/home/maker/map.json",
+        "tokenizer_file": "/home/maker/tokenizer.json", "processor_class": "CLIPProcessor",
+        "sp_model_kwargs": {}, "do_lower_case": True, "extra_ids": 0, "use_fast": True,
+        "padding_side": "right",
+    }.items():  # fmt: skip
+        set_json_value(encoder / "tokenizer_config.json", key, value=value)
+    assert ClipEncoder(str(encoder), CPU).tokenizer(["a puppet"]).shape == (1, 48)
+
+
+def test_tokenizer_that_cannot_pad_is_refused(encoder: Path) -> None:
+    set_json_value(encoder / "tokenizer_config.json", "pad_token", value=None)
+    assert "pad" in refuse(encoder)
+
+
 @pytest.mark.parametrize("corrupt", CORRUPTIONS)
 @pytest.mark.parametrize(
     "name",
@@ -136,7 +163,15 @@ def test_token_beyond_the_vocabulary_is_refused(encoder: Path) -> None:
     content = json.loads(file.read_text())
     content["model"]["vocab"]["puppet</w>"] = 10_000
     file.write_text(json.dumps(content))
-    assert "words" in refuse(encoder)
+    assert "its tokenizer has 10001 tokens, its model 800" in refuse(encoder)
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_default_tokenizer_beyond_the_vocabulary_is_refused(
+    encoder: Path, name: str | None
+) -> None:
+    set_json_value(encoder / "open_clip_config.json", *TEXT, "hf_tokenizer_name", value=name)
+    assert "open_clip's tokenizer has 49408 tokens, its model 800" in refuse(encoder)
 
 
 def test_pickled_weights_are_never_read(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

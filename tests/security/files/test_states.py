@@ -122,7 +122,7 @@ def _check_restart(
     (warning,) = [record.message for record in caplog.records]
     assert warning.startswith(f"{file} is damaged (")
     assert "\n" not in warning
-    assert "goes on from lora-000001.safetensors" in warning
+    assert "continues from lora-000001.safetensors" in warning
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000
 
 

@@ -131,7 +131,7 @@ def test_huge_number_in_a_kohya_config_is_refused_in_one_line(tmp_path: Path, li
 
 @pytest.mark.parametrize("value", [["a"], [{"a": 1}], [[1]]])
 def test_list_in_place_of_text_is_refused(value: object) -> None:
-    with pytest.raises(ConfigError, match="output_name is a text, not"):
+    with pytest.raises(ConfigError, match="output_name must be text, not"):
         KohyaConfig({"output_name": value}).text("output_name")
 
 

@@ -170,7 +170,7 @@ def test_python_snippet_contains_texts_only_as_literals(
     literals = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     assert {text, file.as_posix(), f"a photo of {text}"} <= {*literals}
     assert len(tree.body) == 6
-    names = {"pipeline", "StableDiffusionPipeline", "prompt", "drawn"}
+    names = {"pipeline", "StableDiffusionPipeline", "prompt", "image"}
     assert {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} == names
     assert "num_inference_steps" not in snippet
 

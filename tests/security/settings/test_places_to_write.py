@@ -128,11 +128,11 @@ def test_existing_file_of_another_run_is_not_replaced(
 ) -> None:
     save_lora(working_folder / "out" / f"{name}.safetensors", **metadata)
     text = 'output_dir = "out"\noutput_name = "me"'
-    with pytest.raises(ConfigError, match=rf"output_name: out/{name}.safetensors is there"):
+    with pytest.raises(ConfigError, match=rf"output_name: out/{name}.safetensors exists already"):
         check_train_command(text)
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         check_train_command('output_name = "me"', "output=out")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         check_train_command('output_dir = "out"', "name=me")
     check_train_command(text, "output=out", "name=me")  # the user may decide this
     check_train_command('output_dir = "out"\noutput_name = "other"')

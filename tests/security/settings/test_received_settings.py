@@ -284,7 +284,7 @@ def test_no_code_in_the_working_folder_runs(reproduce_lora: Reproducer, tmp_path
     assert f"--allow-class={target}" in run()
     assert "needs the dotted path" in run("--allow-class")
     assert not (tmp_path / "PWNED").exists()
-    assert "other pictures than then" in run("--allow-class", target)
+    assert "other images" in run("--allow-class", target)
     assert (tmp_path / "PWNED").exists(), "the allowed class is imported"
 
 

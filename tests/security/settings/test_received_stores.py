@@ -94,7 +94,7 @@ def test_cycle_of_runs_ends(root: Path) -> None:
     run = create_run(root, {"study": "fine"})
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     client.set_tag(run.info.run_id, "best_run_id", run.info.run_id)
-    assert "is no trial of fine" in refuse(root, run_id=run.info.run_id)
+    assert "is not a trial of fine" in refuse(root, run_id=run.info.run_id)
 
 
 @pytest.mark.parametrize("study", ["x' OR '1'='1", "../x", "a/b", "\x1b[2J"])

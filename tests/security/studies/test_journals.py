@@ -69,7 +69,7 @@ def refuse(folder: Path, lines: list[Line], suffix: bytes = b"") -> str:
         open_journal(folder, lines, suffix)
     message = str(caught.value)
     assert message.startswith(f"{folder / JOURNAL_FILE} is damaged (")
-    assert message.endswith("; move it away, and the study begins anew")
+    assert message.endswith("; move it away to start the study over")
     assert message.isprintable()
     assert len(message) < 600
     return message
@@ -278,10 +278,10 @@ def test_special_file_is_refused(tmp_path: Path, lines: list[Line]) -> None:
 def test_too_large_journal_is_refused(
     tmp_path: Path, lines: list[Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journals, "MOST_LINES", len(lines))
+    monkeypatch.setattr(journals, "MAX_LINES", len(lines))
     assert f"more than {len(lines)} lines" in refuse(tmp_path, [*lines, lines[0]])
     open_journal(tmp_path, lines[:-2])  # opening adds a line
-    monkeypatch.setattr(journals, "MOST_BYTES", 1000)
+    monkeypatch.setattr(journals, "MAX_BYTES", 1000)
     assert "larger than 0.001 MB" in refuse(tmp_path, lines)
 
 
@@ -314,7 +314,7 @@ def test_damaged_study_does_not_stop_a_report(tmp_path: Path, lines: list[Line])
     bad = [*lines, {**lines[last_index(lines, 6)], "values": ["good"]}]
     refuse(study, bad)
     assert find_study(study, None) is None
-    assert "left out" in analyze_search(study, None).sentence
+    assert "this section is missing" in analyze_search(study, None).sentence
 
 
 def test_warm_start_from_a_damaged_study_is_refused(tmp_path: Path, lines: list[Line]) -> None:
@@ -375,7 +375,7 @@ def test_enqueued_settings_must_be_in_the_search(search: str, value: Any) -> Non
     if value in (3, 2.5) and "interval" in search:
         assert len(initial_settings(master_config(4), config, space)) == 3
         return
-    with pytest.raises(ConfigError, match="is outside of the search") as caught:
+    with pytest.raises(ConfigError, match="is outside the search") as caught:
         initial_settings(master_config(4), config, space)
     assert len(str(caught.value).splitlines()) == 1
 

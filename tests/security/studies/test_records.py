@@ -117,7 +117,7 @@ def read_and_use(folder: Path, saved: object) -> TrialRecord | None:
     if not message:
         use_record(record)
         return record
-    assert message.startswith(f"{folder / RECORD_FILE} is no record of a trial: ")
+    assert message.startswith(f"{folder / RECORD_FILE} is not a trial's record: ")
     assert len(message.splitlines()) == 1
     assert len(message) < 600
     return None

@@ -62,9 +62,9 @@ def test_limits_of_a_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     file = saved_sheet(tmp_path / "a.png")
     assert len(read_sheet(file)) == 20
     for limit, maximum, words in (
-        ("MOST_PIXELS", 999_999, "over .* megapixels"),
-        ("MOST_CELLS", 19, "names more pictures"),
-        ("LARGEST", 1000, "is larger than"),
+        ("MAX_PIXELS", 999_999, "over .* megapixels"),
+        ("MAX_CELLS", 19, "names more images"),
+        ("MAX_BYTES", 1000, "is larger than"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(sheets, limit, maximum)

@@ -96,7 +96,7 @@ def test_database_named_by_a_record_is_not_opened(
     write_report(received)
     assert (database.read_bytes() if database.exists() else None) == before
     # a typed path is not created either
-    assert "storage= names it" in write_report(received, storage=f"sqlite:///{database}")
+    assert "name it with storage=" in write_report(received, storage=f"sqlite:///{database}")
     assert (database.read_bytes() if database.exists() else None) == before
 
 
@@ -106,7 +106,7 @@ def test_database_that_the_user_names_is_read(received: Path, tmp_path: Path) ->
     study.add_trial(optuna.trial.create_trial(value=1.0))
     (received / "optuna.journal").unlink()
     assert "These are single trials" in write_report(received, storage=url)
-    assert "storage= names it" in write_report(received)
+    assert "name it with storage=" in write_report(received)
 
 
 def test_training_images_come_from_the_data_sheet(received: Path, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_report_is_not_logged_to_other_runs(
     change_json(study / RUN_FILE, lambda saved: saved.update(run_id=private_run))
     write_report(study)
     assert client.list_artifacts(private_run) == []
-    assert "of another study" in caplog.text
+    assert "to another study" in caplog.text
 
     change_json(study / RUN_FILE, lambda saved: saved.update(run_id=parent))
     before = (study / "report.html").stat().st_mtime_ns

@@ -268,4 +268,4 @@ def test_table_of_trials_fits_on_a_desktop_screen(
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert table_width <= visible_width
-    assert "its pictures are not finite" in file.read_text()
+    assert "its images are not finite" in file.read_text()

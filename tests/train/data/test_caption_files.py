@@ -61,7 +61,7 @@ def test_captions_in_any_encoding(tmp_path: Path, data: bytes, text: str, guess:
         (b"\xff\xfes\0k\0s", "not text in UTF-8"),
         (b"\xff\xfe\x00\xd8", "not text in UTF-8"),  # half of a pair: a surrogate
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\2\3\4\5\6", "not text but binary data"),
-        (b"x" * 100_001, "is larger than 0.1 MB; it is not a caption"),
+        (b"x" * 100_001, "is larger than 100 KB; it is not a caption"),
     ],
 )
 def test_invalid_caption_is_named_or_skipped(tmp_path: Path, data: bytes, message: str) -> None:
