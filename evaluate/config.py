@@ -146,5 +146,5 @@ def check_policy(policy: PolicyConfig) -> None:
 
 def _check_one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
     if value not in valid:
-        hint = suggestion(value, list(valid)) or f"; there are {', '.join(valid)}"
+        hint = suggestion(value, list(valid)) or f"; known: {', '.join(valid)}"
         raise ConfigError(f"{key}: there is no {value}{hint}")

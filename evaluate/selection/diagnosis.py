@@ -68,8 +68,8 @@ def diagnose(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
             "class bleed",
             f"without the trigger word the class already has {format_percent(bleed.value)} of the "
             f"subject's likeness at {last.label}",
-            "no harm if you always want the subject; else describe it in the captions, or also "
-            "train on ordinary images of the class",
+            "no harm if you always want the subject; otherwise describe it in the captions, or "
+            "also train on ordinary images of the class",
         ))  # fmt: skip
     growing = any(finding.name == "underfitting" for finding in findings)
     return findings if growing else findings + _plateaued(cards)

@@ -99,7 +99,8 @@ def promote(
         tags[NOTE_TAG] = describe_study(ranked)
         best.record.end(best.record.state, best.record.reason, card.epoch)
     files.append(write_report(study, ranked, policy, storage=storage))
-    mirror.finalize(best.record if best else None, files, tags)
+    # a study that is still running has no probe set yet
+    mirror.finalize(best.record if best else None, [f for f in files if f.exists()], tags)
 
 
 def _write_json(

@@ -106,4 +106,4 @@ def _recent_trials(client: MlflowClient, experiment: str) -> list[str]:
 
 
 def _list_hint(names: list[str]) -> str:
-    return f"; there are {', '.join(names)}" if names else ""
+    return f"; known: {', '.join(names)}" if names else ""

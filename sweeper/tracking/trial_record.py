@@ -384,7 +384,7 @@ def resume_record(folder: Path, params: dict[str, Any]) -> TrialRecord | None:
 def study_not_found(study: Path) -> ConfigError:
     """The error for a study that does not exist; it suggests the most similar name."""
     names = sorted(folder.name for folder in study.parent.glob("*") if folder.is_dir())
-    hint = suggestion(study.name, names) or (f"; there are {', '.join(names)}" if names else "")
+    hint = suggestion(study.name, names) or (f"; known: {', '.join(names)}" if names else "")
     return ConfigError(f"study: there is no study {study.name}{hint}")
 
 

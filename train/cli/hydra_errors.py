@@ -180,7 +180,7 @@ def _entry_message(key: str, names: Sequence[str]) -> str:
     setting, _, entry = key.rpartition(".")
     if entry in names:
         return f"{key}: is not set in this config; type +{key}=... to add it"
-    hint = suggestion(entry, [*names]) or f"; there are {', '.join(names)}"
+    hint = suggestion(entry, [*names]) or f"; known: {', '.join(names)}"
     return f"{key}: there is no {entry} for {setting}{hint}"
 
 
