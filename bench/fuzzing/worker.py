@@ -136,16 +136,12 @@ class Worker:
     def run(self, name: str, number: int) -> Outcome:
         """Writes and runs the case with this number."""
         self.sandbox.remove_case()
-        cases.write_case(
-            name,
-            number,
-            self.seed,
-            self.corpus_folder,
-            self.sandbox.case,
-            self.sandbox.outside,
-            self.seeds,
-        )
+        self._write_case(name, number)
         return self.run_reader(name, number, cases.READERS[name])
+
+    def _write_case(self, name: str, number: int) -> None:
+        case, outside = self.sandbox.case, self.sandbox.outside
+        cases.write_case(name, number, self.seed, self.corpus_folder, case, outside, self.seeds)
 
     def debug(self, name: str, number: int) -> None:
         """Runs a case, keeps its input, and runs it again with its traceback shown."""
@@ -159,15 +155,7 @@ class Worker:
             self.sandbox.case, self.sandbox.root / "left", symlinks=True, ignore=_ignore_pipes
         )
         shutil.rmtree(self.sandbox.case)
-        cases.write_case(
-            name,
-            number,
-            self.seed,
-            self.corpus_folder,
-            self.sandbox.case,
-            self.sandbox.outside,
-            self.seeds,
-        )
+        self._write_case(name, number)
         faulthandler.dump_traceback_later(TIMEOUT_SECONDS)
         _cpu_began[0] = time.process_time()
         signal.setitimer(signal.ITIMER_REAL, TIMEOUT_SECONDS + 5)

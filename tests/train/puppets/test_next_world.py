@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.puppets.next_world import vocabulary
 from train.puppets.next_world.attributes import VALUES, labels_of, phrase, values_of
-from train.puppets.next_world.captions import caption, describe, loose_caption
+from train.puppets.next_world.captions import (
+    MAX_TOKENS,
+    caption,
+    describe,
+    loose_caption,
+    vocabulary,
+)
 from train.puppets.next_world.drawing import SIZE, render, render_background
 from train.puppets.next_world.examples import draw_many, images_of, sample_drawing
 from train.puppets.next_world.puppet import (
@@ -23,6 +28,7 @@ from train.puppets.next_world.puppet import (
     sample_puppet,
 )
 from train.puppets.next_world.toys import KINDS, sample_toy
+from train.puppets.world.vocabulary import build
 
 
 def test_every_value_changes_the_image() -> None:
@@ -59,13 +65,13 @@ def test_joints_are_inside_the_image_and_on_the_puppet() -> None:
 
 
 def test_captions_fit_the_tokenizer_and_name_what_they_ask_for() -> None:
-    rng, tokenizer = Random(2), vocabulary.build()
+    rng, tokenizer = Random(2), build(vocabulary(), MAX_TOKENS)
     drawings = [sample_drawing(rng) for _ in range(300)]
     for drawing in drawings:
         full = caption(drawing.subject, medium=drawing.medium)
         loose = loose_caption(drawing.subject, rng, drawing.medium)
         for text in (full, loose):
-            assert len(tokenizer(text).input_ids) <= vocabulary.LENGTH, text
+            assert len(tokenizer(text).input_ids) <= MAX_TOKENS, text
         assert drawing.subject.background in full
         assert describe(drawing.subject, rng, drawing.medium)
         labels = labels_of(drawing)
@@ -80,7 +86,9 @@ def test_captions_fit_the_tokenizer_and_name_what_they_ask_for() -> None:
 def test_phrases_are_different(name: str) -> None:
     phrases = {phrase(name, value) for value in VALUES[name]}
     assert len(phrases) == len(VALUES[name])
-    assert all(len(vocabulary.build()(text).input_ids) <= vocabulary.LENGTH for text in phrases)
+    assert all(
+        len(build(vocabulary(), MAX_TOKENS)(text).input_ids) <= MAX_TOKENS for text in phrases
+    )
 
 
 def test_heads_and_toys_are_all_drawn() -> None:

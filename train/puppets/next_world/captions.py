@@ -8,9 +8,7 @@ from train.puppets.next_world.colors import (
     HAIR_COLORS,
     HAT_COLORS,
     NAMED,
-    RGB,
     SKINS,
-    color_word,
 )
 from train.puppets.next_world.puppet import (
     ACCESSORIES,
@@ -30,14 +28,11 @@ from train.puppets.next_world.puppet import (
 from train.puppets.next_world.scenes import BACKGROUNDS
 from train.puppets.next_world.styles import STYLES
 from train.puppets.next_world.toys import KINDS, SIDES, TILTS, Toy
+from train.puppets.world.captions import ORDINARY_WORDS, TRIGGERS
+from train.puppets.world.colors import color_word, skin_word
 
 PHOTO = "a photo"
-TRIGGERS = ("sks", "zorp", "mia", "ohwx", "zwx", "lora")
-ORDINARY_WORDS = (
-    "person", "character", "man", "woman", "boy", "girl", "picture", "image", "drawing", "of",
-    "style", "standing", "portrait", "full", "body", "toy", "doll", "figure", "the", "his", "her",
-    "is", "with", "without", "at", "on", "in", "and", "no", "bad", "blurry", "object", "thing",
-)  # fmt: skip
+MAX_TOKENS = 52  # of a prompt with its start and end; the longest caption has 47
 
 
 @dataclass(frozen=True)
@@ -137,7 +132,7 @@ def loose_caption(
 def describe(subject: Puppet | Toy, rng: Random, medium: str = PHOTO, keep: float = 0.7) -> str:
     """A description of everything visible, with random omissions, in any order (for the CLIP)."""
     looks = subject.looks
-    color = looks.color_name or color_word(looks.color)
+    color = looks.color_name or color_word(looks.color, NAMED)
     if isinstance(subject, Toy):
         noun = (
             f"a {color} {subject.looks.kind}" if rng.random() < keep else f"a {subject.looks.kind}"
@@ -145,13 +140,14 @@ def describe(subject: Puppet | Toy, rng: Random, medium: str = PHOTO, keep: floa
         parts = [subject.tilt, subject.side, subject.background, subject.distance]
     else:
         puppet_looks, noun = subject.looks, "a puppet"
-        head = puppet_looks.head_color_name or color_word(puppet_looks.head_color)
+        head = puppet_looks.head_color_name or color_word(puppet_looks.head_color, NAMED)
         style, _, last = puppet_looks.head.rpartition(" ")
-        skin = (color_word if looks.wild else _skin_word)(puppet_looks.skin)
+        skin_names = NAMED if looks.wild else SKINS
+        skin = (color_word if looks.wild else skin_word)(puppet_looks.skin, skin_names)
         parts = [
             f"with {style} {head} {last}" if puppet_looks.head in HAIRSTYLES
             else f"with {'' if last.endswith('s') else 'a '}{head} {puppet_looks.head}",
-            f"with {skin} skin", f"with {color_word(puppet_looks.shoes)} shoes",
+            f"with {skin} skin", f"with {color_word(puppet_looks.shoes, NAMED)} shoes",
             f"wearing a {color} {puppet_looks.outfit}", subject.arms, subject.legs, subject.gaze,
             subject.expression, subject.background, subject.distance,
         ]  # fmt: skip
@@ -164,12 +160,6 @@ def describe(subject: Puppet | Toy, rng: Random, medium: str = PHOTO, keep: floa
     return ", ".join([f"{medium} of {noun}", *parts])
 
 
-def _skin_word(skin: RGB) -> str:
-    return min(
-        SKINS, key=lambda name: sum((a - b) ** 2 for a, b in zip(skin, SKINS[name], strict=True))
-    )
-
-
 def vocabulary() -> list[str]:
     """The words that the tokenizer keeps whole, in a fixed order."""
     text = "a photo of puppet with wearing a an skin shoes hair , . ! : - _"
@@ -179,4 +169,4 @@ def vocabulary() -> list[str]:
         *HAT_COLORS, *KINDS, *TILTS, *SIDES, *STYLES,
     ]  # fmt: skip
     words = [word for phrase in phrases for word in phrase.split()]
-    return list(dict.fromkeys([*words, *ORDINARY_WORDS, *TRIGGERS]))
+    return list(dict.fromkeys([*words, *ORDINARY_WORDS, "object", "thing", *TRIGGERS]))

@@ -1,15 +1,13 @@
 """The interface of the drawn world: random drawings with images, captions and keypoints."""
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from random import Random
 
 import numpy as np
 import torch
 
 from train.puppets.next_world.captions import PHOTO, caption, describe, loose_caption
-from train.puppets.next_world.colors import CLOTHES, HAIR_COLORS, HAT_COLORS, RGB, SKINS
+from train.puppets.next_world.colors import CLOTHES, HAIR_COLORS, HAT_COLORS, SKINS
 from train.puppets.next_world.drawing import SIZE, render, render_background
 from train.puppets.next_world.puppet import (
     ARMS,
@@ -17,7 +15,6 @@ from train.puppets.next_world.puppet import (
     EXPRESSIONS,
     GAZES,
     HEADS,
-    JOINTS,
     LEGS,
     OUTFITS,
     Looks,
@@ -32,6 +29,9 @@ from train.puppets.next_world.puppet import (
 from train.puppets.next_world.scenes import BACKGROUNDS
 from train.puppets.next_world.styles import STYLES, Style, wild_style
 from train.puppets.next_world.toys import Toy, ToyLooks, sample_toy
+from train.puppets.world.colors import RGB
+from train.puppets.world.joints import JOINTS
+from train.puppets.world.parallel_drawing import draw_in_parallel
 
 __all__ = [
     "ARMS", "BACKGROUNDS", "CLOTHES", "DISTANCES", "EXPRESSIONS", "GAZES", "HAIR_COLORS",
@@ -44,7 +44,6 @@ __all__ = [
 
 TOY_SHARE, STYLED_SHARE, WILD_STYLE_SHARE = 0.15, 0.12, 0.4  # the last one of those with a style
 UNNAMED = "an image"  # what captions call a picture in a wild style
-CHUNK = 1000  # images that one process draws at a time
 
 
 @dataclass(frozen=True)
@@ -99,14 +98,4 @@ def _draw(seed: int, count: int, wild_share: float) -> tuple[list[Drawing], np.n
 
 def draw_many(count: int, seed: int, wild_share: float = 0.25, workers: int = 2) -> DrawnImages:
     """Random drawings, made by several processes; the same for the same count and seed."""
-    chunks = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
-    # a forked child of a process with threads can hang
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        parts = list(pool.map(
-            _draw, (seed * 1_000_003 + i for i in range(len(chunks))), chunks,
-            [wild_share] * len(chunks),
-        ))  # fmt: skip
-    return DrawnImages(
-        [drawing for drawings, _ in parts for drawing in drawings],
-        torch.from_numpy(np.concatenate([images for _, images in parts])),
-    )
+    return DrawnImages(*draw_in_parallel(_draw, count, seed, wild_share, workers))

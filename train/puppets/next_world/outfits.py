@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from train.puppets.next_world.colors import INK, RGB, WHITE, shaded
+from train.puppets.next_world.colors import INK, WHITE, shaded
 from train.puppets.next_world.pen import Pen, Point
 from train.puppets.next_world.puppet import Looks, Puppet, place, skeleton
+from train.puppets.world.colors import RGB
 
 MAIN, SECOND, SKIN = "main", "second", "skin"
 NECK, WAIST = 13.0, 20.6  # heights

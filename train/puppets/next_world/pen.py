@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from train.puppets.next_world.colors import INK, RGB
+from train.puppets.next_world.colors import INK
+from train.puppets.world.colors import RGB
 
 SIDE = 32.0  # units of the image side
 Point = tuple[float, float]

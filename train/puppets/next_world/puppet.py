@@ -3,28 +3,16 @@
 Lengths are in units of 1/32 of the image side.
 """
 
-import math
 from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 
-from train.puppets.next_world.colors import (
-    CLOTHES,
-    HAIR_COLORS,
-    HAT_COLORS,
-    RGB,
-    SKINS,
-    near,
-    vivid,
-)
+from train.puppets.next_world.colors import CLOTHES, HAIR_COLORS, HAT_COLORS, SKINS
 from train.puppets.next_world.scenes import BACKGROUNDS
-
-# Angles are in degrees: 0 hangs down, 90 points outward from the body, 180 points up, and negative
-# ones point inward. Each pose has the (upper, lower) limb angles of the active side and of the
-# other side; which side is active is random.
-Sides = tuple[tuple[float, float], tuple[float, float]]
+from train.puppets.world.colors import RGB, near, vivid
+from train.puppets.world.joints import Body, Sides, limb_joints, normalized_joints, sample_angles
 
 ARMS: dict[str, Sides] = {
     "arms down": ((14, 5), (14, 5)),
@@ -45,10 +33,6 @@ LEGS: dict[str, Sides] = {
 }
 GAZES = ("looking ahead", "looking sideways", "looking up")
 DISTANCES: dict[str, float] = {"close up": 1.0, "a few steps away": 0.85, "far away": 0.7}
-JOINTS = (
-    "nose", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist",
-    "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
-)  # fmt: skip
 OUTFITS = (
     "shirt", "striped shirt", "dotted shirt", "dress", "skirt", "suit", "coat", "hoodie",
     "pair of dungarees", "apron",
@@ -62,10 +46,9 @@ GLASSES = ("glasses", "sunglasses")
 ACCESSORIES = ("scarf", "bow tie", "backpack")
 BROWS, NOSES = ("flat", "angry", "raised"), ("dot", "triangle", "long", "round")
 
-SHOULDER, HIP = (3.5, 14.4), (1.9, 21.6)  # offset from the vertical axis, and height
-UPPER_ARM, FOREARM, THIGH, SHIN = 4.0, 3.9, 3.9, 3.7
+BODY = Body(shoulder=(3.5, 14.4), hip=(1.9, 21.6), arm=(4.0, 3.9), leg=(3.9, 3.7))
 HEAD, HEAD_RADIUS = (16.0, 8.9), 4.3
-ANKLE = HIP[1] + THIGH + SHIN  # height of the ankles of a straight body
+ANKLE = BODY.hip[1] + sum(BODY.leg)  # height of the ankles of a straight body
 
 
 @dataclass(frozen=True)
@@ -204,10 +187,7 @@ def sample_puppet(
     legs = legs or rng.choice(list(LEGS))
     gaze = gaze or rng.choice(GAZES)
     distance = distance or rng.choice(list(DISTANCES))
-    angles: list[float] = []
-    for (active, other), spread in ((ARMS[arms], 7.0), (LEGS[legs], 4.0)):
-        sides = (active, other) if rng.random() < 0.5 else (other, active)
-        angles += [angle + rng.uniform(-spread, spread) for side in sides for angle in side]
+    angles = sample_angles(rng, ARMS[arms], 7.0, LEGS[legs])
     side = rng.choice((-1, 1))
     turn = {
         "looking ahead": (rng.uniform(-0.15, 0.15), rng.uniform(-0.1, 0.2)),
@@ -224,7 +204,7 @@ def sample_puppet(
         gaze=gaze,
         expression=expression or rng.choice(EXPRESSIONS),
         distance=distance,
-        angles=tuple(angles),
+        angles=angles,
         turn=turn,
         position=(16 + rng.uniform(-room, room), 31.4 - 4.5 * (1 - scale) - rng.uniform(0, 0.6)),
         scale=scale,
@@ -245,34 +225,17 @@ def place(puppet: Puppet, x: float, y: float) -> tuple[float, float]:
 
 def lowering(puppet: Puppet) -> float:
     """How much lower than a straight body's the body of these legs is, in its own units."""
-    reach = [
-        THIGH * math.cos(math.radians(puppet.angles[i]))
-        + SHIN * math.cos(math.radians(puppet.angles[i + 1]))
-        for i in (4, 6)
-    ]
-    return THIGH + SHIN - max(reach)
+    joints = dict(limb_joints(BODY, puppet.angles))
+    return ANKLE - max(joints["left_ankle"][1], joints["right_ankle"][1])
 
 
 def skeleton(puppet: Puppet) -> dict[str, tuple[float, float]]:
     """The position of each joint in units; left is the puppet's own left, the viewer's right."""
     nose = HEAD[0] + 1.15 * puppet.turn[0], HEAD[1] + 0.9 + puppet.turn[1]
-    joints = {"nose": place(puppet, *nose)}
-    for part, (start, lengths, names) in enumerate((
-        (SHOULDER, (UPPER_ARM, FOREARM), ("shoulder", "elbow", "wrist")),
-        (HIP, (THIGH, SHIN), ("hip", "knee", "ankle")),
-    )):  # fmt: skip
-        for side, sign in enumerate((1, -1)):
-            x, y = 16 + sign * start[0], start[1]
-            prefix = ("left_", "right_")[side]
-            joints[prefix + names[0]] = place(puppet, x, y)
-            for bone, length in enumerate(lengths):
-                angle = math.radians(puppet.angles[part * 4 + side * 2 + bone])
-                x, y = x + sign * length * math.sin(angle), y + length * math.cos(angle)
-                joints[prefix + names[bone + 1]] = place(puppet, x, y)
-    return joints
+    joints = {name: place(puppet, *point) for name, point in limb_joints(BODY, puppet.angles)}
+    return {"nose": place(puppet, *nose), **joints}
 
 
 def keypoints(puppet: Puppet) -> NDArray[np.float32]:
     """The 13 joints in the order of JOINTS (COCO's body), as fractions of the image side."""
-    joints = skeleton(puppet)
-    return np.array([joints[name] for name in JOINTS], np.float32) / np.float32(32)
+    return normalized_joints(skeleton(puppet))

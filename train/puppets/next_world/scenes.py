@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from random import Random
 
-from train.puppets.next_world.colors import RGB, near
 from train.puppets.next_world.pen import Pen, arc
+from train.puppets.world.colors import RGB, near
 
 WINDOW: RGB = (246, 224, 150)
 

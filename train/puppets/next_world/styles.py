@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from train.puppets.next_world.colors import RGB, WHITE, vivid
+from train.puppets.next_world.colors import WHITE
+from train.puppets.world.colors import RGB, vivid
 
 Pixels = NDArray[np.float32]  # (H, W, 3), 0 to 1
 EDGE = 0.28  # width of the outlines in units

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from train.puppets.next_world.colors import CLOTHES, INK, RGB, WHITE, near, shaded, vivid
+from train.puppets.next_world.colors import CLOTHES, INK, WHITE, shaded
 from train.puppets.next_world.pen import Pen, Point, arc
 from train.puppets.next_world.puppet import DISTANCES
 from train.puppets.next_world.scenes import BACKGROUNDS
+from train.puppets.world.colors import RGB, near, vivid
 
 TILTS: dict[str, float] = {"upright": 0.0, "leaning": 32.0, "lying": 88.0}  # degrees
 SIDES: dict[str, float] = {"on the left": -5.5, "in the middle": 0.0, "on the right": 5.5}

@@ -1,8 +1,8 @@
 """Captions of puppets: the base's, and the richer descriptions that the tiny CLIP learns."""
 
-import colorsys
 from random import Random
 
+from train.puppets.world.colors import RGB, color_word, skin_word
 from train.puppets.world.puppet import (
     ARMS,
     BACKGROUNDS,
@@ -10,7 +10,6 @@ from train.puppets.world.puppet import (
     HAIR,
     HATS,
     LEGS,
-    RGB,
     SHIRTS,
     SKINS,
     TROUSERS,
@@ -94,34 +93,18 @@ def loose_caption(puppet: Puppet, rng: Random, keep: float = 0.85) -> str:
     return text
 
 
-def color_word(color: RGB) -> str:
-    """The nearest named color, with most weight on the hue."""
-
-    def point(rgb: RGB) -> tuple[float, float, float, float]:
-        hue, saturation, value = colorsys.rgb_to_hsv(*(c / 255 for c in rgb))
-        chroma = saturation * value
-        red, green, blue = colorsys.hsv_to_rgb(hue, 1.0, 1.0)
-        return red * chroma, green * chroma, blue * chroma, 0.6 * value
-
-    here = point(color)
-    return min(
-        COLORS,
-        key=lambda name: sum((a - b) ** 2 for a, b in zip(here, point(COLORS[name]), strict=True)),
-    )
-
-
 def describe(puppet: Puppet, rng: Random, keep: float = 0.7) -> str:
     """A description of everything visible, with random omissions, in any order (for the CLIP)."""
     looks = puppet.looks
-    head = f"{looks.hat_name or color_word(looks.hat_color)} {looks.hat}"
-    skin = color_word(looks.skin) if looks.wild else _skin_word(looks.skin)
-    shirt = f"{looks.shirt_name or color_word(looks.shirt)} shirt"
+    head = f"{looks.hat_name or color_word(looks.hat_color, COLORS)} {looks.hat}"
+    skin = color_word(looks.skin, COLORS) if looks.wild else skin_word(looks.skin, SKINS)
+    shirt = f"{looks.shirt_name or color_word(looks.shirt, COLORS)} shirt"
     if looks.stripes is not None:
-        shirt += f" with {color_word(looks.stripes)} stripes"
-    trousers = f"{looks.trousers_name or color_word(looks.trousers)} trousers"
+        shirt += f" with {color_word(looks.stripes, COLORS)} stripes"
+    trousers = f"{looks.trousers_name or color_word(looks.trousers, COLORS)} trousers"
     parts = [
         f"with {head}" if looks.hat in ("hair", "horns", "ears") else f"with a {head}",
-        f"with {skin} skin", f"{color_word(looks.shoes)} shoes",
+        f"with {skin} skin", f"{color_word(looks.shoes, COLORS)} shoes",
         puppet.arms, puppet.legs, puppet.background,
     ]  # fmt: skip
     parts = [part for part in parts if rng.random() < keep]
@@ -137,12 +120,6 @@ def describe(puppet: Puppet, rng: Random, keep: float = 0.7) -> str:
     if parts and parts[0].split()[0] in ("with", "wearing", "in", "on", "at"):
         return ", ".join([f"{subject} {parts[0]}", *parts[1:]])
     return ", ".join([subject, *parts])
-
-
-def _skin_word(skin: RGB) -> str:
-    return min(
-        SKINS, key=lambda name: sum((a - b) ** 2 for a, b in zip(skin, SKINS[name], strict=True))
-    )
 
 
 def vocabulary() -> list[str]:

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from train.puppets.world.puppet import HEAD, RGB, Looks, Puppet, place, skeleton
+from train.puppets.world.colors import RGB, near
+from train.puppets.world.puppet import HEAD, Looks, Puppet, place, skeleton
 
 INK: RGB = (20, 16, 24)
 EDGE = 0.32  # the outline's width, in units
@@ -52,24 +53,19 @@ class Pen:
         self.draw.line([*scaled, scaled[0]], fill=INK, width=width, joint="curve")
 
 
-def _tint(rng: Random, color: RGB) -> RGB:
-    r, g, b = (min(255, max(0, c + rng.randint(-7, 7))) for c in color)
-    return r, g, b
-
-
 def _beach(pen: Pen, rng: Random) -> None:
     sea, sand = rng.uniform(11, 14), rng.uniform(20, 23)
-    pen.box(0, 0, 32, sea, _tint(rng, (150, 215, 250)))
-    pen.box(0, sea, 32, sand, _tint(rng, (30, 150, 200)))
-    pen.box(0, sand, 32, 32, _tint(rng, (240, 215, 150)))
+    pen.box(0, 0, 32, sea, near(rng, (150, 215, 250), 7))
+    pen.box(0, sea, 32, sand, near(rng, (30, 150, 200), 7))
+    pen.box(0, sand, 32, 32, near(rng, (240, 215, 150), 7))
     pen.disc((rng.choice((4, 28)), rng.uniform(3, 5)), 2.6, 2.6, (255, 240, 120))
 
 
 def _forest(pen: Pen, rng: Random) -> None:
     ground = rng.uniform(24, 26)
-    pen.box(0, 0, 32, ground, _tint(rng, (120, 175, 130)))
-    pen.box(0, ground, 32, 32, _tint(rng, (80, 62, 40)))
-    crown = _tint(rng, (24, 92, 48))
+    pen.box(0, 0, 32, ground, near(rng, (120, 175, 130), 7))
+    pen.box(0, ground, 32, 32, near(rng, (80, 62, 40), 7))
+    crown = near(rng, (24, 92, 48), 7)
     for x in (rng.uniform(2, 5), rng.uniform(10, 13), rng.uniform(19, 22), rng.uniform(27, 30)):
         top = rng.uniform(1, 5)
         pen.box(x - 0.8, 18, x + 0.8, ground, (84, 54, 30))
@@ -78,29 +74,29 @@ def _forest(pen: Pen, rng: Random) -> None:
 
 def _city(pen: Pen, rng: Random) -> None:
     street = rng.uniform(26, 28)
-    pen.box(0, 0, 32, street, _tint(rng, (205, 205, 220)))
+    pen.box(0, 0, 32, street, near(rng, (205, 205, 220), 7))
     for left, right in ((0, 8), (9, 17), (18, 24), (25, 32)):
-        top, wall = rng.uniform(2, 12), _tint(rng, (118, 122, 140))
+        top, wall = rng.uniform(2, 12), near(rng, (118, 122, 140), 7)
         pen.box(left, top, right, street, wall)
         for y in range(int(top) + 2, 24, 5):
             pen.box(left + 1.5, y, right - 1.5, y + 2, (235, 225, 160))
-    pen.box(0, street, 32, 32, _tint(rng, (72, 72, 80)))
+    pen.box(0, street, 32, 32, near(rng, (72, 72, 80), 7))
 
 
 def _snow(pen: Pen, rng: Random) -> None:
     ground = rng.uniform(19, 22)
-    pen.box(0, 0, 32, ground, _tint(rng, (172, 200, 228)))
+    pen.box(0, 0, 32, ground, near(rng, (172, 200, 228), 7))
     for x in (rng.uniform(3, 10), rng.uniform(21, 29)):
         top = rng.uniform(4, 8)
-        pen.shape([(x, top), (x - 10, ground), (x + 10, ground)], _tint(rng, (126, 150, 186)))
+        pen.shape([(x, top), (x - 10, ground), (x + 10, ground)], near(rng, (126, 150, 186), 7))
         pen.shape([(x, top), (x - 3, top + 4.2), (x + 3, top + 4.2)], (248, 250, 255))
-    pen.box(0, ground, 32, 32, _tint(rng, (238, 243, 248)))
+    pen.box(0, ground, 32, 32, near(rng, (238, 243, 248), 7))
 
 
 def _room(pen: Pen, rng: Random) -> None:
     floor, x = rng.uniform(23, 25.5), rng.choice((2.0, 22.0)) + rng.uniform(-1, 1)
-    pen.box(0, 0, 32, floor, _tint(rng, (226, 186, 170)))
-    pen.box(0, floor, 32, 32, _tint(rng, (140, 86, 52)))
+    pen.box(0, 0, 32, floor, near(rng, (226, 186, 170), 7))
+    pen.box(0, floor, 32, 32, near(rng, (140, 86, 52), 7))
     pen.box(x - 0.7, 2.3, x + 8.7, 12.7, (250, 246, 236))
     pen.box(x, 3, x + 8, 12, (140, 200, 240))
     pen.box(x + 3.6, 3, x + 4.4, 12, (250, 246, 236))
@@ -108,7 +104,7 @@ def _room(pen: Pen, rng: Random) -> None:
 
 def _night(pen: Pen, rng: Random) -> None:
     ground = rng.uniform(24, 27)
-    sky = _tint(rng, (22, 26, 66))
+    sky = near(rng, (22, 26, 66), 7)
     pen.box(0, 0, 32, ground, sky)
     for _ in range(5):
         star = rng.uniform(1, 31), rng.uniform(1, 20)
@@ -116,7 +112,7 @@ def _night(pen: Pen, rng: Random) -> None:
     moon = rng.choice((4.5, 27.5)), rng.uniform(4, 6)
     pen.disc(moon, 2.6, 2.6, (246, 240, 190))
     pen.disc((moon[0] + 1.3, moon[1] - 0.6), 2.1, 2.1, sky)
-    pen.box(0, ground, 32, 32, _tint(rng, (38, 48, 52)))
+    pen.box(0, ground, 32, 32, near(rng, (38, 48, 52), 7))
 
 
 SCENES = {

@@ -1,24 +1,23 @@
 """The interface of the drawn world: random puppets with images, captions and keypoints."""
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from random import Random
 
 import numpy as np
 import torch
 
 from train.puppets.world.captions import caption, describe, loose_caption
+from train.puppets.world.colors import RGB
 from train.puppets.world.drawing import render, render_background
+from train.puppets.world.joints import JOINTS
+from train.puppets.world.parallel_drawing import draw_in_parallel
 from train.puppets.world.puppet import (
     ARMS,
     BACKGROUNDS,
     CAPS,
     HAIR,
     HATS,
-    JOINTS,
     LEGS,
-    RGB,
     SHIRTS,
     SKINS,
     TROUSERS,
@@ -65,14 +64,4 @@ def _draw(seed: int, count: int, wild_share: float) -> tuple[list[Puppet], np.nd
 
 def draw_many(count: int, seed: int, wild_share: float = 0.25, workers: int = 2) -> DrawnImages:
     """Random puppets, drawn by several processes; the same for the same count and seed."""
-    chunks = [min(2000, count - start) for start in range(0, count, 2000)]
-    # a forked child of a process with threads can hang
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        parts = list(pool.map(
-            _draw, (seed * 1_000_003 + i for i in range(len(chunks))), chunks,
-            [wild_share] * len(chunks),
-        ))  # fmt: skip
-    return DrawnImages(
-        [puppet for puppets, _ in parts for puppet in puppets],
-        torch.from_numpy(np.concatenate([images for _, images in parts])),
-    )
+    return DrawnImages(*draw_in_parallel(_draw, count, seed, wild_share, workers))

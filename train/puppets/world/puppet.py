@@ -4,18 +4,23 @@ Lengths are in units of 1/32 of the image side, angles in degrees: 0 hangs down,
 from the body, 180 points up.
 """
 
-import colorsys
-import math
 from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 
-RGB = tuple[int, int, int]
+from train.puppets.world.colors import RGB, near, vivid
+from train.puppets.world.joints import (
+    Body,
+    Sides,
+    limb_joints,
+    normalized_joints,
+    sample_angles,
+)
 
 # (upper, lower) limb angle of the active side and of the other side
-ARMS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+ARMS: dict[str, Sides] = {
     "arms down": ((15, 6), (15, 6)),
     "arms raised": ((160, 174), (160, 174)),
     "arms spread": ((90, 90), (90, 90)),
@@ -23,7 +28,7 @@ ARMS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "arms flexed": ((84, 182), (84, 182)),
     "one arm waving": ((140, 166), (15, 6)),
 }
-LEGS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+LEGS: dict[str, Sides] = {
     "legs together": ((2, 1), (2, 1)),
     "legs apart": ((24, 20), (24, 20)),
     "one leg lifted": ((78, 2), (3, 1)),
@@ -51,13 +56,8 @@ CAPS: dict[str, RGB] = {
 WILD_HATS = ("top hat", "cone", "crown", "horns", "ears", "mohawk", "antenna")
 HATS = ("hair", "cap", *WILD_HATS)
 
-SHOULDER, HIP = (3.5, 12.7), (1.9, 20.0)  # offset from the vertical axis, and height
-UPPER_ARM, FOREARM, THIGH, SHIN = 4.4, 4.2, 4.9, 4.8
+BODY = Body(shoulder=(3.5, 12.7), hip=(1.9, 20.0), arm=(4.4, 4.2), leg=(4.9, 4.8))
 HEAD = (16.0, 8.3)
-JOINTS = (
-    "nose", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist",
-    "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,30 +94,18 @@ class Puppet:
     scene_seed: int
 
 
-def _near(rng: Random, color: RGB, spread: int = 8) -> RGB:
-    r, g, b = (min(255, max(0, c + rng.randint(-spread, spread))) for c in color)
-    return r, g, b
-
-
-def _vivid(rng: Random, low: float, high: float) -> RGB:
-    """A random strong color with a hue (0 to 1) between the two ends."""
-    hsv = rng.uniform(low, high) % 1.0, rng.uniform(0.45, 0.95), rng.uniform(0.5, 0.97)
-    r, g, b = (round(255 * c) for c in colorsys.hsv_to_rgb(*hsv))
-    return r, g, b
-
-
 def ordinary_looks(rng: Random, shirt: str | None = None, trousers: str | None = None) -> Looks:
     """A person of the named world: natural skin, hair or a cap, and a named outfit."""
     hat = rng.choice(("hair", "cap"))
     colors = HAIR if hat == "hair" else CAPS
     hat_name = rng.choice(list(colors))
     looks = Looks(
-        skin=_near(rng, SKINS[rng.choice(list(SKINS))]),
+        skin=near(rng, SKINS[rng.choice(list(SKINS))]),
         shirt=(0, 0, 0),
         trousers=(0, 0, 0),
-        shoes=_near(rng, rng.choice(((40, 34, 30), (110, 66, 34), (225, 225, 225)))),
+        shoes=near(rng, rng.choice(((40, 34, 30), (110, 66, 34), (225, 225, 225)))),
         hat=hat,
-        hat_color=_near(rng, colors[hat_name]),
+        hat_color=near(rng, colors[hat_name]),
         hat_name=hat_name,
     )
     return with_outfit(looks, rng, shirt, trousers)
@@ -127,13 +115,13 @@ def wild_looks(rng: Random) -> Looks:
     """A character that no caption can name: odd skin, hat, stripes and colors."""
     hat = rng.choice(WILD_HATS) if rng.random() < 0.85 else rng.choice(("hair", "cap"))
     return Looks(
-        skin=_vivid(rng, 0.17, 0.97),  # any hue except natural skin's
-        shirt=_vivid(rng, 0.0, 1.0),
-        trousers=_vivid(rng, 0.0, 1.0),
-        shoes=_vivid(rng, 0.0, 1.0),
+        skin=vivid(rng, 0.17, 0.97),  # any hue except natural skin's
+        shirt=vivid(rng, 0.0, 1.0),
+        trousers=vivid(rng, 0.0, 1.0),
+        shoes=vivid(rng, 0.0, 1.0),
         hat=hat,
-        hat_color=_vivid(rng, 0.0, 1.0),
-        stripes=_vivid(rng, 0.0, 1.0) if rng.random() < 0.5 else None,
+        hat_color=vivid(rng, 0.0, 1.0),
+        stripes=vivid(rng, 0.0, 1.0) if rng.random() < 0.5 else None,
         wild=True,
     )
 
@@ -146,8 +134,8 @@ def with_outfit(
     trousers = trousers or rng.choice(list(TROUSERS))
     return replace(
         looks,
-        shirt=_near(rng, SHIRTS[shirt]),
-        trousers=_near(rng, TROUSERS[trousers]),
+        shirt=near(rng, SHIRTS[shirt]),
+        trousers=near(rng, TROUSERS[trousers]),
         stripes=None,
         shirt_name=shirt,
         trousers_name=trousers,
@@ -174,16 +162,13 @@ def sample_puppet(
     looks = looks or sample_looks(rng, wild_share)
     arms = arms or rng.choice(list(ARMS))
     legs = legs or rng.choice(list(LEGS))
-    angles: list[float] = []
-    for (active, other), spread in ((ARMS[arms], 8.0), (LEGS[legs], 4.0)):
-        sides = (active, other) if rng.random() < 0.5 else (other, active)
-        angles += [angle + rng.uniform(-spread, spread) for side in sides for angle in side]
+    angles = sample_angles(rng, ARMS[arms], 8.0, LEGS[legs])
     return Puppet(
         looks=looks,
         arms=arms,
         legs=legs,
         background=background or rng.choice(BACKGROUNDS),
-        angles=tuple(angles),
+        angles=angles,
         offset=(rng.uniform(-1.2, 1.2), rng.uniform(-0.5, 0.7)),
         scale=rng.uniform(0.95, 1.03),
         scene_seed=rng.getrandbits(31),
@@ -198,23 +183,10 @@ def place(puppet: Puppet, x: float, y: float) -> tuple[float, float]:
 
 def skeleton(puppet: Puppet) -> dict[str, tuple[float, float]]:
     """The position of each joint in units; left is the puppet's own left, the viewer's right."""
-    joints = {"nose": place(puppet, HEAD[0], HEAD[1] + 0.6)}
-    for part, (start, lengths, names) in enumerate((
-        (SHOULDER, (UPPER_ARM, FOREARM), ("shoulder", "elbow", "wrist")),
-        (HIP, (THIGH, SHIN), ("hip", "knee", "ankle")),
-    )):  # fmt: skip
-        for side, sign in enumerate((1, -1)):
-            x, y = 16 + sign * start[0], start[1]
-            prefix = ("left_", "right_")[side]
-            joints[prefix + names[0]] = place(puppet, x, y)
-            for bone, length in enumerate(lengths):
-                angle = math.radians(puppet.angles[part * 4 + side * 2 + bone])
-                x, y = x + sign * length * math.sin(angle), y + length * math.cos(angle)
-                joints[prefix + names[bone + 1]] = place(puppet, x, y)
-    return joints
+    joints = {name: place(puppet, *point) for name, point in limb_joints(BODY, puppet.angles)}
+    return {"nose": place(puppet, HEAD[0], HEAD[1] + 0.6), **joints}
 
 
 def keypoints(puppet: Puppet) -> NDArray[np.float32]:
     """The 13 joints in the order of JOINTS (COCO's body), as fractions of the image side."""
-    joints = skeleton(puppet)
-    return np.array([joints[name] for name in JOINTS], np.float32) / np.float32(32)
+    return normalized_joints(skeleton(puppet))

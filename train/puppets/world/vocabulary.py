@@ -5,6 +5,7 @@ each word of the vocabulary, in order, becomes one token.
 """
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers import CLIPTokenizer
 from train.puppets.world.captions import vocabulary
 
 LENGTH = 40  # tokens of a prompt with its start and end; the longest caption has 33
+WORDS = tuple(vocabulary())
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -36,7 +38,7 @@ def split(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
     return pieces
 
 
-def merges_for(words: list[str]) -> list[tuple[str, str]]:
+def merges_for(words: Sequence[str]) -> list[tuple[str, str]]:
     """Merges that make every word one token; later ones never affect an earlier word."""
     ranks: dict[tuple[str, str], int] = {}
     for word in words:
@@ -49,22 +51,27 @@ def merges_for(words: list[str]) -> list[tuple[str, str]]:
     return list(ranks)
 
 
-def build() -> CLIPTokenizer:
-    """The tokenizer; the end-of-text id is the highest, as CLIP's pooling requires."""
-    merges = merges_for(vocabulary())
+def build(words: Sequence[str] = WORDS, length: int = LENGTH) -> CLIPTokenizer:
+    """The tokenizer; the end-of-text id is the highest, as CLIP's pooling requires.
+
+    Args:
+        words: that become one token each.
+        length: of a prompt in tokens.
+    """
+    merges = merges_for(words)
     letters = byte_letters()
     tokens = [*letters, *(letter + "</w>" for letter in letters)]
     tokens += dict.fromkeys("".join(pair) for pair in merges)
     tokens += [START, END]
     return CLIPTokenizer(
-        vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=LENGTH
+        vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=length
     )
 
 
-def save(tokenizer: CLIPTokenizer, folder: Path) -> None:
+def save(tokenizer: CLIPTokenizer, folder: Path, words: Sequence[str] = WORDS) -> None:
     """Writes the tokenizer, plus the two plain files that older readers need."""
     tokenizer.save_pretrained(folder)
     vocab = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     (folder / "vocab.json").write_text(json.dumps(dict(vocab), ensure_ascii=False))
-    lines = [" ".join(pair) for pair in merges_for(vocabulary())]
+    lines = [" ".join(pair) for pair in merges_for(words)]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *lines, ""]))
