@@ -108,7 +108,7 @@ def opened(file: Path, max_bytes: int = MAX_BYTES) -> Iterator[BinaryIO]:
         status = os.fstat(descriptor)
         _check_mode(file, status.st_mode)  # before Python's open, which rejects a folder itself
         if status.st_size > max_bytes:
-            raise _too_large(file, max_bytes)
+            raise too_large(file, max_bytes)
         with open(descriptor, "rb", closefd=False) as stream:
             yield stream
     finally:
@@ -128,7 +128,7 @@ def read_bytes(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
     with opened(file, max_bytes) as stream:
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
-        raise _too_large(file, max_bytes)
+        raise too_large(file, max_bytes)
     return content
 
 
@@ -347,7 +347,8 @@ def _is_long_number(event: yaml.ScalarEvent) -> bool:
     return is_plain or event.tag in NUMBER_TAGS
 
 
-def _too_large(file: Path, max_bytes: int) -> UntrustedFileError:
+def too_large(file: Path, max_bytes: int) -> UntrustedFileError:
+    """The error for a file of more bytes than allowed."""
     size = f"{max_bytes / 1e6:g} MB" if max_bytes >= 1e6 else f"{max_bytes / 1e3:g} KB"
     return UntrustedFileError(f"{shortened(file)}: is larger than {size}")
 

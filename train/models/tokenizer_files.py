@@ -7,7 +7,14 @@ from typing import Annotated
 
 import msgspec
 
-from train.files.untrusted import Tree, UntrustedFileError, check_regular, convert, read_json
+from train.files.untrusted import (
+    Tree,
+    UntrustedFileError,
+    check_regular,
+    convert,
+    read_json,
+    too_large,
+)
 from train.text.display import shortened
 
 CONFIG = "tokenizer_config.json"
@@ -80,9 +87,7 @@ def check_tokenizer(folder: Path, classes: tuple[str, ...] = KNOWN) -> Tokenizer
         if (path := folder / other).exists():
             check_regular(path)
             if path.stat().st_size > MAX_BYTES:
-                raise UntrustedFileError(
-                    f"{shortened(path)}: is larger than {MAX_BYTES / 1e6:g} MB"
-                )
+                raise too_large(path, MAX_BYTES)
     settings.tokenizer_class = name
     return settings
 
