@@ -124,7 +124,7 @@ def table(rows: list[dict[str, object]]) -> str:
     for row in rows:
         lines.append(
             f"| {row['command']} | {row['seconds']} | {row['guards']} | {row['calls']} "
-            f"| {100 * float(str(row['share'])):.2f} % | {row.get('whole', '')} "
+            f"| {100 * float(str(row['share'])):.2f}% | {row.get('whole', '')} "
             f"| {row.get('whole_beside', '')} |"
         )
     return "\n".join(lines) + "\n"

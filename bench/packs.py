@@ -149,7 +149,7 @@ def measure_generation(base: BaseModel, default: SweepConfig) -> list[Row]:
     """Returns probe images per second by number of checkpoints (0: base model without a LoRA)."""
     random = torch.Generator().manual_seed(0)
     count, probes = default.probes.count, default.probes
-    arguments = (["a photo of a sks puppet"] * count, list(range(count)), default.data.resolution,
+    arguments = (["a photo of sks puppet"] * count, list(range(count)), default.data.resolution,
              probes.steps, probes.guidance)  # fmt: skip
     rows = []
     for size in (0, *PACK_SIZES):

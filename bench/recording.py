@@ -139,10 +139,10 @@ def table(report: dict[str, Any]) -> str:
              f"A sweep with {report['epochs']} scored epochs (`python -m bench.recording`)."
              " Recording: drawing contact sheets, writing records, logging to MLflow, printing.",
              "", "| | seconds | share of the command |", "|---|---|---|"]  # fmt: skip
-    lines += [f"| {name} | {s:.2f} | {100 * s / total:.2f} % |" for name, s in rows.items()]
+    lines += [f"| {name} | {s:.2f} | {100 * s / total:.2f}% |" for name, s in rows.items()]
     lines += ["", "CPU time, which other programs do not lengthen:", "",
               "| | seconds | share of the command |", "|---|---|---|"]  # fmt: skip
-    lines += [f"| {n} | {s:.2f} | {100 * s / cpu_total:.2f} % |" for n, s in cpu_rows.items()]
+    lines += [f"| {n} | {s:.2f} | {100 * s / cpu_total:.2f}% |" for n, s in cpu_rows.items()]
     lines += ["", "| method | seconds, all calls | ms per epoch |", "|---|---|---|"]
     lines += [f"| `{name}` | {s:.2f} | {1000 * s / report['epochs']:.1f} |"
               for name, s in report["by call"].items()]  # fmt: skip

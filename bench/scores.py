@@ -298,7 +298,7 @@ def table(report: dict[str, Any]) -> str:
              f"Sets of {IMAGES} renders, in which each image repeats the training set with a "
              f"probability of {shares}; {SETS_PER_SHARE} sets each. Error: mean absolute "
              "difference from the actual share of repetitions in a set. At 0: mean score of sets "
-             "without repetitions. Coverage: how often the 90 % interval contains the probability.",
+             "without repetitions. Coverage: how often the 90% interval contains the probability.",
              ""]  # fmt: skip
     lines += ["| score | training set | error | at 0 | coverage |", "|---|---|---|---|---|"]
     for name in SCORES:

@@ -35,7 +35,7 @@ REFERENCE = """
 Reference values, measured elsewhere on one thread of a similar machine: kohya takes 1.69 s per step
 at 64 px, 20 s to the first step and 7.4 GiB; diffusers' script 1.86 s, 10 s and 4.7 GiB. At 256 px
 they take 6.6 s (with the text encoder) and 8.9 s per step. Targets: no slower than kohya's modules,
-first step within 10 s, 5 GiB; gradient checkpointing saves 30 % of the activation memory.
+first step within 10 s, 5 GiB; gradient checkpointing saves 30% of the activation memory.
 """
 
 

@@ -122,7 +122,7 @@ def check_scoring(probes: ProbesConfig, scores: ScoresConfig, policy: PolicyConf
         if name in SHARE_SCORES and wilson(0.0, fresh, scores.confidence)[1] > limit:
             raise ConfigError(
                 f"probes.count: with {fresh} fresh ones of {probes.count} probes no checkpoint can "
-                f"be surely below selection.max.{name}={limit:g}; take more or a higher limit"
+                f"be within selection.max.{name}={limit:g}; take more probes or a higher limit"
             )
 
 

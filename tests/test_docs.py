@@ -71,5 +71,5 @@ def test_the_table_of_presets(column: int, preset: str) -> None:
     for name, (first, second) in pairs.items():
         assert row(document, name)[column] == f"{first:g}, {second:g}"
     assert float(row(document, "learning rate of AdamW")[column]) == config.optimizer["lr"]
-    assert row(document, "scheduler, with 10 % warm-up")[column] == config.scheduler.name
+    assert row(document, "scheduler, with 10% warm-up")[column] == config.scheduler.name
     assert config.scheduler.warmup_ratio == 0.1

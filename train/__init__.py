@@ -45,7 +45,7 @@ def _report_interrupt(
 ) -> None:
     """Reports Ctrl-C outside of all handlers, such as during imports, without a traceback."""
     if issubclass(kind, KeyboardInterrupt):
-        print("interrupted; the same command continues", file=sys.stderr)
+        print("interrupted; run the same command again to continue", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

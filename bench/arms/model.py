@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-CAPTION, SIDE = "a photo of a sks puppet", 256
+CAPTION, SIDE = "a photo of sks puppet", 256
 VOCABULARY = 49408  # size of CLIP's; the tokenizer here has single letters only
 
 

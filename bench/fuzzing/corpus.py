@@ -211,9 +211,7 @@ def _make_probe_set() -> ProbeSet:
     first = {part: options[0] for parts in values.kinds.values() for part, options in parts.items()}
     last = {part: options[-1] for parts in values.kinds.values() for part, options in parts.items()}
     probes = [
-        Probe(
-            values.prompt("a sks puppet", asked), values.prompt("a puppet", asked), i, role, asked
-        )
+        Probe(values.prompt("sks puppet", asked), values.prompt("a puppet", asked), i, role, asked)
         for i, (asked, role) in enumerate([(first, FRESH), (last, FRESH), (first, CLASS)])
     ]
     probes.append(Probe("a photo of sks puppet", "a photo of puppet", 3, CAPTION, {}))

@@ -19,7 +19,6 @@ from evaluate.config import ProbesConfig
 from evaluate.console.progress import Countdown
 from evaluate.generation.generate import generate
 from evaluate.prompts.probe_set import Probe
-from train.data.folders.wording import count_noun
 from train.files.atomic_write import write_atomically
 from train.files.safetensors_header import read_header
 from train.files.untrusted import UntrustedFileError, check_own_file
@@ -65,7 +64,6 @@ class BaselineImages:
             side = self.resolution // self.base.vae_scale_factor * self.base.vae_scale_factor
             saved = _read(file, (len(probes), 3, side, side))
             if saved is None:
-                log.info(f"{count_noun(len(probes), 'image')} of the base model, for comparison")
                 images = generate(self.base, [], prompts, seeds, *sampling, countdown)[0]
                 if not images.isfinite().all():
                     raise BaseError(

@@ -17,8 +17,8 @@ NULL_QUANTILE = 0.05  # share of the base's poses that count as memorized by def
 class PoseMemorization(Share):
     """Share of images whose pose is nearer to a training pose than the base's poses usually are.
 
-    The radius is the 5 % quantile of the distances 1 - OKS from the base's poses (same probes) to
-    their nearest training pose; these 5 % are subtracted: (share - 0.05) / 0.95. The base is the
+    The radius is the 5% quantile of the distances 1 - OKS from the base's poses (same probes) to
+    their nearest training pose; these 5% are subtracted: (share - 0.05) / 0.95. The base is the
     reference because a small training set's own leave-one-out radius (authenticity, Alaa et al.
     2022) shrinks to nothing if its poses are clustered.
 

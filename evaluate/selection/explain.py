@@ -14,7 +14,7 @@ from evaluate.selection.objective import (
     violations,
 )
 
-# what a checkpoint beyond the limit does, for sentences like "58 % of the images ..."
+# what a checkpoint beyond the limit does, for sentences like "58% of the images ..."
 FAULTS = {
     "pose_memorization": "repeat a training pose",
     "background_leak": "show a training background that was not asked for",
@@ -102,7 +102,7 @@ def describe_later(cards: list[Scorecard], selected: Scorecard, policy: PolicyCo
 
 
 def describe_learning(card: Scorecard) -> str:
-    """ "has learned 80 % of the subject's likeness and follows prompts 90 % as well as ..."."""
+    """ "has learned 80% of the subject's likeness and follows prompts 90% as well as ..."."""
     prompt, likeness = (card.scores.get(name) for name in FIDELITIES)
     parts = []
     if likeness is not None:
@@ -163,7 +163,7 @@ def _worse(card: Scorecard, selected: Scorecard, policy: PolicyConfig) -> list[s
 
 
 def describe_faults(card: Scorecard, names: list[str], policy: PolicyConfig) -> str:
-    """ "4 % (surely below 12 %) of the images repeat a training pose and ..."."""
+    """ "4% (at most 12%) of the images repeat a training pose and ..."."""
     parts = [describe_fault(name, _format_with_bound(card, name, policy)) for name in names]
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
@@ -174,10 +174,10 @@ def _format_with_bound(card: Scorecard, name: str, policy: PolicyConfig) -> str:
     broken = violations(card, policy)[name] > 0
     if name in policy.min:
         floor = format_percent(policy.min[name])
-        doubt = f"perhaps only {low}; the minimum is {floor}" if broken else f"surely {low}"
+        doubt = f"possibly only {low}; the minimum is {floor}" if broken else f"at least {low}"
     else:
         limit = format_percent(policy.max[name])
-        doubt = f"perhaps {high}; the limit is {limit}" if broken else f"surely below {high}"
+        doubt = f"possibly {high}; the limit is {limit}" if broken else f"at most {high}"
     return f"{value} ({doubt})"
 
 
@@ -189,11 +189,11 @@ def describe_fault(name: str, share: str) -> str:
 
 
 def format_percent(share: float) -> str:
-    """A share in percent: 0.58 -> 58 %."""
-    return f"{100 * share:.0f} %".replace("-0 %", "0 %")
+    """A share in percent: 0.58 -> 58%."""
+    return f"{100 * share:.0f}%".replace("-0%", "0%")
 
 
 def format_likeness(likeness: float) -> str:
-    """A likeness in words: 0.58 -> 58 %; below the base's -> nothing (-13 %)."""
+    """A likeness in words: 0.58 -> 58%; below the base's -> nothing (-13%)."""
     figure = format_percent(likeness)
     return f"nothing ({figure})" if figure.startswith("-") else figure

@@ -183,7 +183,7 @@ class MlflowStore(Address):
             reason = (
                 str(error) if isinstance(error, ConfigError) else refusal_reason(error, self.uri)
             )
-            message = f"MLflow: {reason}" if reason else f"MLflow is unreachable ({cause(error)})"
+            message = f"MLflow: {reason}" if reason else f"MLflow is unavailable ({cause(error)})"
             if message not in self._reported and (reason or not self._reported):
                 when = "that is fixed" if reason else "it is back"
                 log.warning(f"{message}; its data is logged once {when}")

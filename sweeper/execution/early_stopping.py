@@ -33,13 +33,11 @@ def stop_on_memorization(policy: PolicyConfig, patience: int) -> Rule:
         for name in (n for n in policy.max if n in shared):
             limit, low = policy.max[name], latest[name].low
             if all(card.scores[name].low > limit for card in last):
-                return f"memorized: {name} is surely above {low:.2f}, and the limit is {limit:g}"
+                return f"memorized: {name} is above its limit of {limit:g} (at least {low:.2f})"
         for name in (n for n in policy.min if n in shared):
             floor, high = policy.min[name], latest[name].high
             if all(card.scores[name].high < floor for card in last):
-                return (
-                    f"overfitted: {name} is surely below {high:.2f}, and the minimum is {floor:g}"
-                )
+                return f"overfitted: {name} is below its minimum of {floor:g} (at most {high:.2f})"
         return ""
 
     return rule
@@ -85,7 +83,7 @@ def stop_on_plateau(policy: PolicyConfig, patience: int) -> Rule:
 
 
 def stop_without_learning(min_share: float, epochs: int) -> Rule:
-    """Stops a trial that has surely learned nothing about the subject after a share of its epochs.
+    """Stops a trial that has clearly learned nothing about the subject after a share of its epochs.
 
     That is, the upper bound of its likeness is below the diagnosis's threshold for learning
     nothing. The rule does not apply if likeness is undefined, as with a single training image.

@@ -77,7 +77,7 @@ def clean_exit(mirror: MlflowMirror) -> Iterator[None]:
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:
             raise
         mirror.interrupt()
-        print("interrupted; the same command continues the study", file=sys.stderr)
+        print("interrupted; run the same command again to continue the study", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Outage:
         mirror.interrupt()

@@ -104,7 +104,7 @@ def with_one_line_errors(action: Callable[[], None]) -> None:
     except UserError as error:
         exit_with_error(error)
     except KeyboardInterrupt:
-        print_lines("interrupted; the same command continues", error=True)
+        print_lines("interrupted; run the same command again to continue", error=True)
         sys.exit(130)
     except Exception as error:
         if message := outage(error):

@@ -18,6 +18,7 @@ from train.cli.compose import composed, overrides_parser
 from train.config.flattening import flatten
 from train.config.parsing import cause, dotted_keys, suggestion
 from train.config.ranges import NAMES, format_value
+from train.config.resolvers import command_groups
 from train.config.schema import CONF
 
 INTERNAL = ("hydra", "pruner", "search")  # of two settings with the same name, users mean the other
@@ -124,7 +125,7 @@ def _wrong_group(override: Override, choices: DictConfig, known: Sequence[str]) 
         return ""
     if key in known:  # a group of other commands
         return f"{key}: this cannot be set on the command line"
-    return f"{key}: there is no such setting{suggest_setting(key, known)}"
+    return f"{key}: this command has no such group; it has {', '.join(command_groups(choices))}"
 
 
 def _wrong_key(override: Override, config: DictConfig, known: Sequence[str], schema: Any) -> str:

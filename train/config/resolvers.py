@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from train.config.ranges import is_number
 from train.config.schema import is_lr_free
 
+# groups that follow from others, and Hydra's own, which a person does not select
+INTERNAL_GROUPS = ("base/", "hydra/")
 MAX_COUNT = 1e15  # a larger number is not a count, and the check of its key rejects it
 
 
@@ -30,6 +33,21 @@ def _share(number: Any, share: float) -> Any:
     return max(1, round(number * share)) if countable else number
 
 
+def command_groups(choices: DictConfig) -> list[str]:
+    """The groups that a person selects, in the order of the command's defaults.
+
+    Args:
+        choices: `hydra.runtime.choices`, where the last group comes first.
+    """
+    return [str(name) for name in choices if not str(name).startswith(INTERNAL_GROUPS)][::-1]
+
+
+def _command_groups(*, _root_: DictConfig) -> str:
+    options = GlobalHydra.instance().config_loader().get_group_options
+    groups = command_groups(_root_.hydra.runtime.choices)
+    return "\n".join(f"{name}: {', '.join(options(name))}" for name in groups)
+
+
 # ${by_optimizer:A,B} is A for AdamW and similar optimizers, B for Lion, which needs smaller steps,
 # and 1 for those that estimate their own step size.
 OmegaConf.register_new_resolver("by_optimizer", _by_optimizer, replace=True)
@@ -41,3 +59,7 @@ OmegaConf.register_new_resolver("times", _times, replace=True)
 
 # ${share:N,F} is F times N as an integer, at least 1.
 OmegaConf.register_new_resolver("share", _share, replace=True)
+
+
+# ${command_groups:} lists the groups of a command with their options, for its --help.
+OmegaConf.register_new_resolver("command_groups", _command_groups, replace=True)

@@ -18,16 +18,16 @@ from train.config.flattening import flatten
 
 # score -> its title and its meaning
 SCORE_TITLES = {
-    "prompt_fidelity": ("follows prompts", "100 %: as well as the base model"),
+    "prompt_fidelity": ("follows prompts", "100%: as well as the base model"),
     "subject_fidelity": (
         "likeness",
-        "0 %: like the base model; 100 %: like the training images to each other",
+        "0%: like the base model; 100%: like the training images to each other",
     ),
     "pose_memorization": ("repeats a training pose", "share of the images"),
     "background_leak": ("shows a training background", "although the prompt names another one"),
     "outfit_leak": ("shows the training outfit", "although the prompt names another one"),
     "copying": ("copies a training image", "share of the images"),
-    "class_bleed": ("likeness without the trigger word", "0 %: the class is unchanged"),
+    "class_bleed": ("likeness without the trigger word", "0%: the class is unchanged"),
     "detection_rate": ("a body is found", "share of the images"),
     "pose_diversity": ("variety of poses", "1: as varied as the base model's"),
     "color_shift": ("color shift", "mean difference from the base model, Delta E"),

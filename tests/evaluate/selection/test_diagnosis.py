@@ -28,7 +28,7 @@ def test_overfitting_is_named_with_its_epoch_and_the_remedy() -> None:
     result = diagnose(cards, POLICY)
     assert [f.name for f in result] == ["overfitting"]
     assert "from epoch 3 on" in result[0].words
-    assert "90 % of them at epoch 4" in result[0].words
+    assert "90% of them at epoch 4" in result[0].words
     assert "5e-5" in str(result[0])
 
 

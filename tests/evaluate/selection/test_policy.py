@@ -38,7 +38,7 @@ def test_best_checkpoint_within_the_limits_wins() -> None:
     cards = [card(1, 0.2, 0.0), card(2, 0.6, 0.1), card(3, 0.9, 0.8)]
     selection = select(cards, POLICY)
     assert (selection.scorecard.epoch, selection.feasible) == (2, True)
-    assert "80 % of the images repeat a training pose" in selection.later
+    assert "80% of the images repeat a training pose" in selection.later
 
 
 def test_upper_bound_is_compared_with_the_limit() -> None:
@@ -69,16 +69,16 @@ def test_checkpoint_that_ignores_prompts_is_not_feasible() -> None:
     policy = replace(POLICY, min={"prompt_fidelity": 0.7})
     selection = select([card(1, 0.5, 0.0), ignoring_prompt], policy)
     assert (selection.scorecard.epoch, selection.feasible) == (1, True)
-    assert selection.later == "at epoch 2 prompts are followed only 72 % as well as by the base"
+    assert selection.later == "at epoch 2 prompts are followed only 72% as well as by the base"
     single = select([ignoring_prompt], policy)
-    assert "72 % (perhaps only 66 %; the minimum is 70 %) as well as" in single.reasons[0]
+    assert "72% (possibly only 66%; the minimum is 70%) as well as" in single.reasons[0]
 
 
 def test_warning_if_no_checkpoint_is_feasible() -> None:
     selection = select([card(1, 0.5, 0.7), card(2, 0.9, 0.9)], POLICY)
     assert (selection.scorecard.epoch, selection.feasible) == (1, False)
     assert "WARNING" in selection.reasons[0]
-    assert "90 % of the images repeat a training pose" in selection.later
+    assert "90% of the images repeat a training pose" in selection.later
 
 
 def test_wide_interval_alone_is_not_reported_as_a_fault() -> None:
@@ -104,7 +104,7 @@ def test_other_selection_rules() -> None:
     assert kept("weighted", weights={"subject_fidelity": 1, "pose_memorization": -1}) == 1
     assert kept("pareto") == 2
     assert [c.epoch for c in select(cards, POLICY).front] == [1, 2, 3]
-    assert "WARNING: 90 %" in select(cards, replace(POLICY, rule="last")).reasons[1]
+    assert "WARNING: 90%" in select(cards, replace(POLICY, rule="last")).reasons[1]
     with pytest.raises(ValueError, match="0 is before the first scored, 1"):
         kept("epoch", epoch=0)
 

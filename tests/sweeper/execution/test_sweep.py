@@ -130,7 +130,7 @@ def test_a_trial_that_crashes_its_process_fails_alone(fresh: Path) -> None:
     row = rf"│ +{crashed.number} │ .*failed: its process crashed 3 times"
     assert re.search(row, ended[1]), ended[1]
     assert (stopped.state, len(stopped.epochs)) == (STOPPED, 2)
-    assert stopped.reason.startswith("overfitted: prompt_fidelity is surely below")
+    assert stopped.reason.startswith("overfitted: prompt_fidelity is below its minimum")
     optuna_trial = open_study(study, NO_PRUNER).trials[stopped.number]
     selected = next(card for card in stopped.scorecards if card.epoch == stopped.selected)
     assert optuna_trial.state == TrialState.COMPLETE

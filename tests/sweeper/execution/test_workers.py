@@ -178,7 +178,7 @@ def test_worker_processes_stop_with_the_command_and_continue(fresh: Path) -> Non
     assert code != 0, output
     assert "finishing this epoch" in output
     assert (fresh / "studies/many" / REQUEST_FILE).is_file()
-    assert "interrupted; the same command continues the study" in output
+    assert "interrupted; run the same command again to continue the study" in output
     records = load_records(fresh / "studies/many")
     assert 0 < sum(len(record.epochs) for record in records) < 6
     code, output = finish(fresh, "sweeper", *line)

@@ -252,7 +252,7 @@ def test_table_of_trials_fits_on_a_desktop_screen(
         record.params |= {"optimizer.lr": 0.0023 + number, "network.alpha": number,
                           "network.conv_rank": number, "training.text_encoder_lr": 1e-4 * number,
                           "scheduler": ("constant", "cosine_with_restarts")[number]}  # fmt: skip
-        record.reason = "memorized: pose_memorization is surely above 0.43, and the limit is 0.35"
+        record.reason = "memorized: pose_memorization is above its limit of 0.35 (at least 0.43)"
     for epoch in records[1].epochs:
         epoch.scorecard.scores, epoch.scorecard.failure = {}, "its images are not finite"
     policy = PolicyConfig()

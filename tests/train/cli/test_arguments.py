@@ -110,6 +110,11 @@ def test_logged_text_is_not_interpolated() -> None:
         (["probes.count=4,8"], "several values need -m"),
         (["~probes.count"], "cannot be removed"),
         (["probes=0.5"], "probes: 0.5 is not one of default, large, small"),
+        (
+            ["optimizer=lion"],
+            "optimizer: this command has no such group; it has base, data, probes",
+        ),
+        (["base/optimizer=puppets_lion"], "this command has no such group; it has base, data,"),
         (["data.path=a\0b"], "NUL"),
     ],
 )

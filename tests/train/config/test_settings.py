@@ -156,6 +156,15 @@ def test_help_has_examples_and_the_settings(
     assert "${" not in text, "values, and not what they are made of"
 
 
+def test_help_lists_the_groups_of_the_command(command_output: Said) -> None:
+    lines = command_output("train", TrainConfig, "--help").splitlines()
+    start = lines.index(next(line for line in lines if line.startswith("base: ")))
+    groups = lines[start : lines.index("", start)]
+    names = [line.partition(":")[0] for line in groups]
+    assert names == ["base", "data", "network", "optimizer", "scheduler", "training", "preset"]
+    assert groups[0] == "base: puppets, sd15, sdxl"
+
+
 def test_info_and_cfg_flags(command_output: Said) -> None:
     assert "main     | file://" in command_output("train", TrainConfig, "--info")
     output = command_output("train", TrainConfig, "--cfg", "job")

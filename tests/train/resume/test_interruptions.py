@@ -264,7 +264,7 @@ def test_ctrl_c_stops_the_command_gracefully(
         message += process.stderr.read() if process.stderr else ""
     assert process.returncode == 130, message
     assert "finishing this step" in message
-    assert "interrupted; the same command continues" in message
+    assert "interrupted; run the same command again to continue" in message
     assert 0 < read_final_state(tmp_path)["shown"] < 300
 
 
