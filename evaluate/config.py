@@ -10,8 +10,8 @@ from train.config.ranges import NAMES, RANGE, SEED, Range, limited, ranged
 from train.config.schema import MAX_STEPS, BaseConfig, DataConfig
 from train.config.setting_kinds import choice_field, model_field, path_field
 from train.config.trigger_check import check_trigger
+from train.config_checks import check_base, check_data
 from train.errors import ConfigError
-from train.validation import check_base, check_data
 
 # the scores that a policy can limit and that its rules can use
 SCORES = (

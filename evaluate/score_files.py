@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.text import Text
 
-from evaluate.checkpoints.checks import loadable_files, mismatch_warnings, readable_files
+from evaluate.checkpoints.checkpoint_checks import loadable_files, mismatch_warnings, readable_files
 from evaluate.checkpoints.find import find
 from evaluate.checkpoints.save_order import order_files
 from evaluate.config import EvaluateConfig

@@ -16,7 +16,7 @@ from evaluate.config import (
     check_policy,
     check_scoring,
 )
-from sweeper.search.class_arguments import check_pruner, check_sampler_arguments
+from sweeper.search.sampler_arguments import check_pruner, check_sampler_arguments
 from sweeper.study_folder import check_name
 from train.config.class_arguments import whole
 from train.config.parsing import parse_config
@@ -32,8 +32,8 @@ from train.config.setting_kinds import (
     text_field,
 )
 from train.config.trigger_check import check_trigger
+from train.config_checks import check_choice, check_trial
 from train.errors import ConfigError
-from train.validation import check_choice, check_trial
 
 AUTO = "auto"
 KEEP = BEST, PARETO, ALL = "best", "pareto", "all"

@@ -28,7 +28,7 @@ MAX_FILES = 14  # in a folder, with its __init__.py
 # modules that check the settings of commands, and libraries that take seconds to import
 SETTINGS_MODULES = (
     "train.config.schema",
-    "train.validation",
+    "train.config_checks",
     "evaluate.config",
     "sweeper.config",
     "sweeper.reproduction.config",

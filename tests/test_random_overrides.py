@@ -33,7 +33,7 @@ from train.cli.compose import composed
 from train.cli.preflight import preflight
 from train.config.parsing import dotted_keys
 from train.config.schema import TrainConfig
-from train.validation import check_train
+from train.config_checks import check_train
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None], list[str]]] = {
     "train": (TrainConfig, check_train, []),

@@ -19,7 +19,7 @@ from optuna.pruners import BasePruner
 from evaluate.config import EvaluateConfig, check_evaluate
 from sweeper.config import SearchConfig, SelectConfig, SweepConfig, check_search, check_sweep
 from sweeper.reproduction.config import ReproduceConfig, check_reproduce
-from sweeper.search.class_arguments import PRUNERS, SAMPLERS, check_pruner
+from sweeper.search.sampler_arguments import PRUNERS, SAMPLERS, check_pruner
 from sweeper.search.samplers import instantiate_checked
 from train.cli.compose import composed, settings
 from train.cli.preflight import preflight
@@ -28,9 +28,9 @@ from train.config.optimizer_arguments import OPTIMIZERS
 from train.config.parsing import parse_config
 from train.config.ranges import RANGE, Range
 from train.config.schema import CONF, TrainConfig
+from train.config_checks import check_train
 from train.errors import ConfigError
 from train.loop.construction_checks import check_construction
-from train.validation import check_train
 
 COMMANDS: dict[str, tuple[type, Any]] = {
     "train": (TrainConfig, check_train),

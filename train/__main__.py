@@ -7,9 +7,9 @@ from pathlib import Path
 
 from train.cli.app import run
 from train.config.schema import TrainConfig
+from train.config_checks import check_train
 from train.kohya.command_line import expand
 from train.kohya.output_paths import check_replaced
-from train.validation import check_train
 
 log = logging.getLogger(__name__)
 

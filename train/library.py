@@ -7,11 +7,11 @@ from pathlib import Path
 
 from train.cli.compose import checked_settings
 from train.config.schema import TrainConfig, trial_of
+from train.config_checks import check_train
 from train.data.dataset import Dataset, load_dataset
 from train.errors import TrainingError
 from train.loop.trainer import Trainer, TrialSpec
 from train.models.base_model import BaseModel, load_base
-from train.validation import check_train
 
 
 def train_settings(*overrides: str) -> TrainConfig:

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from bench.fuzzing import corpus
-from evaluate.checkpoints.checks import loadable_files, mismatch_warnings, readable_files
+from evaluate.checkpoints.checkpoint_checks import loadable_files, mismatch_warnings, readable_files
 from evaluate.checkpoints.find import find
 from evaluate.checkpoints.save_order import order_files
 from evaluate.features.clip import ClipEncoder
@@ -39,11 +39,12 @@ from sweeper.study_folder import study_folder
 from sweeper.tracking.trial_record import TrialRecord, load_records
 from train.cache.tensor_cache import TensorCache
 from train.cli import compose as composing
-from train.cli import local_overrides
+from train.cli import local_settings
 from train.cli.compose import settings
 from train.cli.preflight import preflight
 from train.config.parsing import parse_config
 from train.config.schema import CONF, BaseConfig, DataConfig, TrainConfig, TrialConfig, trial_of
+from train.config_checks import check_train
 from train.data.dataset import Dataset, load_dataset
 from train.files import permissions
 from train.kohya.command_line import expand
@@ -52,7 +53,6 @@ from train.loop.trial_spec import TrialSpec
 from train.lora.checkpoint_file import weights_hash
 from train.models.base_model import BaseModel, _load, load_base
 from train.models.model_files import find_family, locate
-from train.validation import check_train
 
 
 class ReadingFinished(BaseException):
@@ -279,12 +279,12 @@ def read_local_overrides(folder: Path, shared: SharedContext) -> object:
     try:
         with mock.patch.object(
             composing,
-            "load_local_defaults",
-            lambda name: local_overrides.load_local_overrides(name, folder),
+            "load_local_settings",
+            lambda name: local_settings.register_local_settings(name, folder),
         ):
             return preflight("train", [], TrainConfig, check_train)
     finally:
-        local_overrides.load_local_overrides("train", CONF)
+        local_settings.register_local_settings("train", CONF)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from sweeper.config import SweepConfig
 from sweeper.stop_request import graceful_stop, ignore_requests_before
 from sweeper.study_folder import study_folder
 from train.cli.app import configure_logging
-from train.cli.compose import HYDRA_VERSION, load_local_defaults
+from train.cli.compose import HYDRA_VERSION, load_local_settings
 from train.config.parsing import cause
 from train.config.schema import CONF
 from train.errors import ConfigError
@@ -76,7 +76,7 @@ def run_search(line: list[str]) -> None:
         SystemExit: the command failed or was interrupted.
     """
     GlobalHydra.instance().clear()  # a launcher may bring one from another process
-    load_local_defaults("sweep")
+    load_local_settings("sweep")
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
         hydra = GlobalHydra.instance().hydra
         assert hydra

@@ -10,8 +10,8 @@ from sweeper.study_folder import check_name
 from train.config.parsing import suggestion
 from train.config.ranges import RANGE, Range
 from train.config.setting_kinds import choice_field, model_field, path_field, text_field
+from train.config_checks import check_device_name
 from train.errors import ConfigError
-from train.validation import check_device_name
 
 DEFAULT_TOLERANCE = "default"  # key of the tolerance for all scores without their own
 TOLERANCE_RANGE = Range(0, 1000)

@@ -13,8 +13,8 @@ from optuna.samplers import CmaEsSampler as OptunaCmaEsSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.search.class_arguments import unpickling_message
 from sweeper.search.cma_es import CmaEsSampler
+from sweeper.search.sampler_arguments import unpickling_message
 from sweeper.search.search_space import Params, Space, identity
 from train.config.class_arguments import TARGET, find_class
 from train.config.parsing import cause

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from train.cache.tensor_cache import CachedTensor, TensorCache, key_of
 from train.config.schema import BASE_LOCATION_KEYS, TrialConfig
+from train.config_checks import DISK, OFF
 from train.data.batching import crops_of
 from train.data.captions.sampling import sample_captions
 from train.data.dataset import Dataset
@@ -24,7 +25,6 @@ from train.data.images.cropping import cropped
 from train.data.images.image import DataError, TrainingImage
 from train.models.base_model import HIDDEN_STATES, BaseModel
 from train.models.latents import encode_latents
-from train.validation import DISK, OFF
 
 log = logging.getLogger(__name__)
 MAX_SHUFFLED_CAPTIONS = 256  # shuffled captions whose embeddings are cached

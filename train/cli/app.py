@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 from train.cli import completion
-from train.cli.compose import HYDRA_VERSION, load_local_defaults
+from train.cli.compose import HYDRA_VERSION, load_local_settings
 from train.cli.preflight import Applies, CheckHydra, Translate, preflight
 from train.config.parsing import parse_config
 from train.config.schema import CONF
@@ -70,7 +70,7 @@ def run(
         sys.argv[1:] = preflight(name, arguments, schema, check, applies, check_hydra, translate)
 
     with_one_line_errors(check_line)
-    load_local_defaults(name)
+    load_local_settings(name)
     if HELP & {*arguments} or "job" in arguments:
         sys.argv.append("--resolve")  # shows values instead of ${...}
     if INFO & {*arguments}:

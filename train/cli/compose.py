@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import train.config.resolvers  # noqa: F401  # registers them
-from train.cli import local_overrides
+from train.cli import local_settings
 from train.cli.arguments import normalized
 from train.cli.group_choices import with_group_choices
 from train.config.parsing import cause, parse_config
@@ -61,9 +61,9 @@ def composed(
         HydraException, OmegaConfBaseException: settings that do not exist or have the wrong type.
     """
     if with_local:
-        load_local_defaults(name)
+        load_local_settings(name)
     else:
-        local_overrides.store({})
+        local_settings.store({})
     with initialize_config_dir(str(CONF), version_base=HYDRA_VERSION):
         try:
             return compose(name, with_groups(name, overrides), return_hydra_config=with_hydra)
@@ -81,7 +81,7 @@ def with_groups(name: str, overrides: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: an option with the path of something else.
     """
-    return with_group_choices(overrides) if name in local_overrides.COMMANDS else [*overrides]
+    return with_group_choices(overrides) if name in local_settings.COMMANDS else [*overrides]
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -91,10 +91,10 @@ def without_hydra(config: DictConfig) -> DictConfig:
     return config
 
 
-def load_local_defaults(name: str) -> None:
+def load_local_settings(name: str) -> None:
     """Applies conf/local.yaml to everything that is composed from now on."""
-    if name in local_overrides.COMMANDS:
-        local_overrides.load_local_overrides(name, CONF)
+    if name in local_settings.COMMANDS:
+        local_settings.register_local_settings(name, CONF)
 
 
 def overrides_parser() -> OverridesParser:

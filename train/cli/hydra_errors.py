@@ -13,7 +13,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from train.cli import local_overrides
+from train.cli import local_settings
 from train.cli.compose import composed, overrides_parser
 from train.config.flattening import flatten
 from train.config.parsing import cause, dotted_keys, suggestion
@@ -85,12 +85,12 @@ def explain(name: str, error: Exception, overrides: Sequence[str], schema: Any =
 def _wrong_local(name: str) -> str:
     """The message for a list in conf/local.yaml in place of a group; empty if there is none."""
     config = composed(name, with_hydra=True, with_local=False)
-    for key, value in flatten(local_overrides.read_local_settings(CONF)).items():
+    for key, value in flatten(local_settings.read_local_settings(CONF)).items():
         group = OmegaConf.select(config, key, throw_on_resolution_failure=False)
         if isinstance(value, list) and isinstance(group, DictConfig):
             inside = f"such as {key}.{next(iter(map(str, group)))}" if group else "and has none"
             return (
-                f"conf/{local_overrides.FILE}: {key}: a list cannot be; it is a group of settings, "
+                f"conf/{local_settings.FILE}: {key}: a list cannot be; it is a group of settings, "
                 f"{inside}"
             )
     return ""

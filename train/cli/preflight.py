@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from train.cli import local_overrides
+from train.cli import local_settings
 from train.cli.arguments import Arguments, normalized, quoted, split_arguments, unquoted
 from train.cli.compose import composed, overrides_parser, with_groups, without_hydra
 from train.cli.hydra_errors import explain
@@ -99,7 +99,7 @@ def preflight(
             line = [_expand_sweep(override) for override in overrides]
     except ConfigError as error:
         key = str(error).split(":", 1)[0]
-        source = f"conf/{local_overrides.FILE}: " if _is_local_setting(name, key, line) else ""
+        source = f"conf/{local_settings.FILE}: " if _is_local_setting(name, key, line) else ""
         exit_with_error(f"{source}{shortened(str(error), MAX_CHARACTERS)}")
     except (HydraException, OmegaConfBaseException) as error:
         exit_with_error(explain(name, error, composed_overrides, schema))
@@ -237,7 +237,7 @@ def _is_local_setting(name: str, key: str, line: Sequence[str]) -> bool:
     """Whether a setting comes from conf/local.yaml, and not from the command line."""
     given = any(word.lstrip("+").split("=", 1)[0] == key for word in line)
     if (
-        given or key.startswith("conf/") or name not in local_overrides.COMMANDS
+        given or key.startswith("conf/") or name not in local_settings.COMMANDS
     ):  # it says so already
         return False
-    return local_overrides.has_setting(key, CONF)
+    return local_settings.has_setting(key, CONF)

@@ -30,7 +30,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 # locations and hardware in DataConfig and BaseConfig: they do not affect the result
 DATA_LOCATION_KEYS = ("path", "dataset_config", "regularization_path", "validation_path")
 BASE_LOCATION_KEYS = ("path", "device", "compile")
-LOCAL_DEFAULTS = "own_defaults"  # in the defaults lists of conf/train.yaml, sweep and evaluate
+LOCAL_SETTINGS = "local_settings"  # in the defaults lists of conf/train.yaml, sweep and evaluate
 LR_FREE_OPTIMIZERS = ("Prodigy", "DAdapt")  # prefixes of optimizers that estimate their step size
 EMBEDDED = "puppets"  # the value of `base.path` and `data.path` for the embedded ones
 EMBEDDED_BASE = Path(__file__).parents[1] / "puppets" / "weights" / "base"
@@ -203,5 +203,5 @@ def is_lr_free(target: str) -> bool:
     return target.rpartition(".")[2].startswith(LR_FREE_OPTIMIZERS)
 
 
-# train/cli/local_overrides.py fills it with the user's own defaults
-ConfigStore.instance().store(LOCAL_DEFAULTS, {})
+# train/cli/local_settings.py fills it with the user's own defaults
+ConfigStore.instance().store(LOCAL_SETTINGS, {})

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from train.cli.arguments import allowed_class, allowed_path, unquoted
 from train.config.schema import TrainConfig
+from train.config_checks import check_file_name
 from train.errors import UserError
 from train.files import permissions
 from train.kohya.command_line import DATASET, KOHYA, expand
@@ -21,7 +22,6 @@ from train.kohya.output_paths import check_replaced
 from train.text.display import start_in_utf8
 from train.text.shell import in_shell
 from train.text.terminal import escape_in_streams, exit_with_error, print_lines
-from train.validation import check_file_name
 
 ESCAPED = "a value with control characters is written for bash and zsh ($'...'), not for xargs"
 

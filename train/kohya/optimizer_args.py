@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from train.config.parsing import suggestion
+from train.config_checks import SCHEDULER_ALIASES, SCHEDULERS
 from train.errors import ConfigError
 from train.kohya.optimizer_names import kohya_optimizer
 from train.kohya_toml.parsed_config import KohyaConfig, argument, format_value, whole
-from train.validation import SCHEDULER_ALIASES, SCHEDULERS
 
 OLD_FLAGS = {"use_8bit_adam": "AdamW8bit", "use_lion_optimizer": "Lion"}
 LR_FREE = ("prodigy", "dadapt")  # optimizers with one step size for all networks

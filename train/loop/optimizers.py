@@ -22,10 +22,10 @@ from transformers.optimization import (
 )
 
 from train.config.schema import SchedulerConfig, TrialConfig, is_lr_free
+from train.config_checks import SCHEDULER_ALIASES
 from train.loop.construction_checks import optimizer_class
 from train.loop.schedule import TrainingSchedule
 from train.lora.adapter import TEXT_ENCODER, TEXT_ENCODER_1, TEXT_ENCODER_2, UNET, Adapter
-from train.validation import SCHEDULER_ALIASES
 
 log = logging.getLogger(__name__)
 # Optimizers that treat every number by itself, or all of them as one, so that one long vector is as

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from train.cli.signals import graceful_stop
 from train.config.schema import TrainConfig, trial_of
+from train.config_checks import DEGRADE, RESUME_OFF
 from train.data.dataset import Dataset, load_dataset
 from train.data.folders.wording import count_noun, plural_form
 from train.loop.construction_checks import check_construction
@@ -18,7 +19,6 @@ from train.resume.run_files import delete_run_files
 from train.system.distributed import ProcessGroup, connect_processes
 from train.system.oom import advice, apply_fallbacks, is_oom, with_next_fallback
 from train.text.terminal import log_lines
-from train.validation import DEGRADE, RESUME_OFF
 
 log = logging.getLogger(__name__)
 

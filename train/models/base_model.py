@@ -18,6 +18,7 @@ from torch import Tensor
 
 from train.config.parsing import cause
 from train.config.schema import EMBEDDED, BaseConfig
+from train.config_checks import check_base
 from train.lora.adapter import UNET
 from train.lora.injection import LoRAInjector
 from train.models.families import Family, family_of
@@ -33,7 +34,6 @@ from train.models.model_files import (
 from train.models.single_file import prediction_of
 from train.models.text_encoding import TextEncoding
 from train.system.oom import is_oom
-from train.validation import check_base
 
 __all__ = ["DTYPES", "BaseError", "BaseModel", "load_base"]
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 
 from train.config.schema import EMBEDDED, TrialConfig
+from train.config_checks import DEGRADE, MEMORY, OFF
 from train.data.images.buckets import DEFAULT_STEP, MIN_STEP
-from train.validation import DEGRADE, MEMORY, OFF
 
 log = logging.getLogger(__name__)
 EIGHT_BIT = {

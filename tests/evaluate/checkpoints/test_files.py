@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evaluate.checkpoints.checks import readable_files
+from evaluate.checkpoints.checkpoint_checks import readable_files
 from evaluate.checkpoints.find import find
 from evaluate.checkpoints.save_order import order_files
 from train.errors import CheckpointError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evaluate.checkpoints.checks import mismatch_warnings
+from evaluate.checkpoints.checkpoint_checks import mismatch_warnings
 from evaluate.config import ProbesConfig
 from evaluate.generation.baseline_images import BaselineImages
 from evaluate.prompts.probe_set import Probe

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evaluate.checkpoints.checks import loadable_files, mismatch_warnings, readable_files
+from evaluate.checkpoints.checkpoint_checks import loadable_files, mismatch_warnings, readable_files
 from evaluate.checkpoints.find import find
 from evaluate.generation.baseline_images import _read
 from train.cache.tensor_cache import TensorCache

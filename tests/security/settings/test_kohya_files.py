@@ -13,6 +13,7 @@ from train.cli.arguments import normalized
 from train.cli.compose import settings
 from train.config.schema import DataConfig, TrainConfig
 from train.config.setting_kinds import kinds
+from train.config_checks import check_train
 from train.data.dataset import load_dataset
 from train.data.images.image import DataError
 from train.data.reader import EMBEDDED_FOLDER
@@ -20,7 +21,6 @@ from train.errors import ConfigError, UserError
 from train.files import permissions
 from train.kohya.__main__ import main
 from train.kohya.command_line import expand
-from train.validation import check_train
 
 MEGABYTE = 1_000_000
 SUBSET = "[[datasets]]\nresolution = 32\n[[datasets.subsets]]\n"

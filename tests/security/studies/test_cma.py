@@ -14,8 +14,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
-from sweeper.search.class_arguments import check_sampler_arguments
 from sweeper.search.cma_es import GENERATION, CmaEsSampler
+from sweeper.search.sampler_arguments import check_sampler_arguments
 from sweeper.search.samplers import check_sampler, make_sampler
 from sweeper.search.search_space import Space, parse_space
 from sweeper.study.storage import JOURNAL_FILE, NO_PRUNER

@@ -10,7 +10,7 @@ import pytest
 from evaluate.config import EvaluateConfig
 from sweeper.config import SweepConfig, check_sweep
 from sweeper.reproduction.config import ReproduceConfig, check_reproduce
-from train.cli import local_overrides
+from train.cli import local_settings
 from train.cli.compose import settings
 from train.cli.group_choices import base_option, with_group_choices
 from train.cli.preflight import preflight
@@ -93,14 +93,14 @@ def test_conflicting_groups_and_paths(line: list[str], words: str) -> None:
 
 def test_base_in_local_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"base": {"path": "/my/model.safetensors"}, "data": {"path": "/my/pictures"}}
-    monkeypatch.setattr(local_overrides, "read_local_settings", lambda conf: given)
+    monkeypatch.setattr(local_settings, "read_local_settings", lambda conf: given)
     config = settings("train", TrainConfig)
     assert (config.base.path, config.data.resolution) == ("/my/model.safetensors", 512)
     assert (config.data.path, config.data.trigger) == ("/my/pictures", None)
     small = settings("train", TrainConfig, ["base=puppets", "data=puppets"])
     assert small == settings("train", TrainConfig, ["base.path=puppets", "data.path=puppets"])
     assert (small.base.path, small.data.path, small.data.resolution) == (EMBEDDED, EMBEDDED, 32)
-    monkeypatch.setattr(local_overrides, "read_local_settings", lambda conf: {})
+    monkeypatch.setattr(local_settings, "read_local_settings", lambda conf: {})
     assert small == settings("train", TrainConfig)
 
 

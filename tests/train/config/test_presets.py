@@ -8,8 +8,8 @@ import pytest
 
 from train.cli.compose import settings
 from train.config.schema import TrainConfig
+from train.config_checks import check_train
 from train.data.dataset import load_dataset
-from train.validation import check_train
 
 REAL = "base.path=/my/model.safetensors"
 

@@ -13,7 +13,7 @@ from sweeper.config import SweepConfig
 from sweeper.reproduction.config import ReproduceConfig
 from sweeper.reproduction.migrate_config import migrate
 from sweeper.reproduction.received_settings import SEARCH_GROUPS, ReceivedSettings
-from train.cli import local_overrides
+from train.cli import local_settings
 from train.cli.compose import HYDRA_VERSION, settings
 from train.cli.preflight import preflight
 from train.config.renamed_keys import RENAMED, migrate_flat_keys, migrate_keys, renamed
@@ -151,7 +151,7 @@ def test_migration_of_the_shared_settings_of_a_study() -> None:
 def test_old_name_in_local_yaml(tmp_path: Path) -> None:
     (tmp_path / "local.yaml").write_text("training: {oom: adapt}\n")
     with pytest.raises(ConfigError, match=r"^conf/local\.yaml: training\.oom: .*on_oom=degrade$"):
-        local_overrides.read_local_settings(tmp_path)
+        local_settings.read_local_settings(tmp_path)
 
 
 def test_names_that_have_not_changed() -> None:

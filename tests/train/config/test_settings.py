@@ -23,7 +23,7 @@ from train.cli.app import run
 from train.cli.completion import BASH
 from train.cli.compose import HYDRA_VERSION, settings
 from train.cli.preflight import preflight
-from train.config.schema import CONF, LOCAL_DEFAULTS, TrainConfig
+from train.config.schema import CONF, LOCAL_SETTINGS, TrainConfig
 
 Said = Callable[..., str]
 LOCAL = """
@@ -48,7 +48,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setattr(f"train.cli.{module}.CONF", folder)
     (folder / "local.yaml").write_text(LOCAL)
     yield folder
-    ConfigStore.instance().store(LOCAL_DEFAULTS, {})
+    ConfigStore.instance().store(LOCAL_SETTINGS, {})
 
 
 def test_precedence_of_command_line_local_and_shipped_defaults(conf: Path) -> None:

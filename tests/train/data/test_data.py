@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from train.config.schema import DataConfig, TrainingConfig, TrialConfig
+from train.config_checks import check_trial
 from train.data.dataset import load_dataset
 from train.data.images.cropping import square
 from train.data.images.image import DataError, open_image
 from train.errors import ConfigError
-from train.validation import check_trial
 
 
 def test_missing_and_empty_captions_get_the_trigger_and_a_warning(image_folder: Path) -> None:

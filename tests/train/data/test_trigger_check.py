@@ -14,10 +14,10 @@ from train.cli.arguments import normalized
 from train.cli.compose import settings
 from train.config.schema import TrainConfig
 from train.config.setting_kinds import kinds
+from train.config_checks import check_train
 from train.data.dataset import Dataset, load_dataset
 from train.data.images.image import DataError
 from train.errors import ConfigError
-from train.validation import check_train
 
 REAL = "base.path=/my/model.safetensors"
 

@@ -13,11 +13,11 @@ from evaluate.prompts.probe_set import load_probe_set
 from evaluate.tracking.tracking_uri import _fault_of_folder
 from train.cache.tensor_cache import TensorCache
 from train.config.schema import BaseConfig
+from train.config_checks import check_base
 from train.errors import ConfigError
 from train.files.paths import expanded
 from train.lora.checkpoint import CheckpointError
 from train.models.model_files import BaseError, locate
-from train.validation import check_base
 
 NOBODY = "~no-such-user-here/x.safetensors"
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.train.kohya.test_translate import composed, translated, write
 from train.config.schema import DataConfig
+from train.config_checks import check_train
 from train.data.dataset import load_dataset
 from train.data.images.image import DataError
 from train.data.reader import EMBEDDED_FOLDER
@@ -20,7 +21,6 @@ from train.kohya.command_line import expand
 from train.kohya.translate import translate
 from train.kohya_toml.key_tables import IGNORED, KOHYA_DEFAULTS, OTHER_SCRIPTS, REFUSED, UNSUPPORTED
 from train.loop import schedule
-from train.validation import check_train
 
 SUBSET = f'[[datasets.subsets]]\nimage_dir = "{EMBEDDED_FOLDER}"\n'
 

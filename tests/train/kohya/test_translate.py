@@ -12,6 +12,7 @@ from train.cli.arguments import normalized
 from train.cli.compose import settings
 from train.config.schema import TrainConfig
 from train.config.setting_kinds import kinds
+from train.config_checks import check_train
 from train.data.dataset import load_dataset
 from train.data.images.image import DataError
 from train.data.reader import EMBEDDED_FOLDER
@@ -21,7 +22,6 @@ from train.kohya.command_line import expand
 from train.kohya.optimizer_names import KOHYA_OPTIMIZERS
 from train.kohya.translate import translate
 from train.kohya_toml.lenient_toml import read_toml
-from train.validation import check_train
 
 FULL = """
 [model]

@@ -12,10 +12,10 @@ from tests.commands import LIMIT, Command
 from train.cli.compose import settings
 from train.cli.preflight import preflight
 from train.config.schema import BaseConfig, TrainConfig
+from train.config_checks import check_train
 from train.loop.train_one import main
 from train.lora.checkpoint_file import read_metadata
 from train.models.base_model import BaseError, BaseModel
-from train.validation import check_train
 
 
 def command(*arguments: str) -> tuple[int, str]:

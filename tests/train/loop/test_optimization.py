@@ -13,6 +13,7 @@ import torch
 from tests.train.conftest import read_final_state, train
 from train.cli.compose import settings
 from train.config.schema import BaseConfig, NetworkConfig, SchedulerConfig, TrainConfig, TrialConfig
+from train.config_checks import check_trial
 from train.data.batching import Batches
 from train.data.dataset import Dataset
 from train.errors import ConfigError
@@ -23,7 +24,6 @@ from train.lora.adapter import UNET
 from train.lora.checkpoint import load_checkpoint
 from train.lora.checkpoint_file import read_metadata
 from train.models.base_model import BaseModel, load_base
-from train.validation import check_trial
 
 Make = Callable[..., TrialConfig]
 OPTIMIZERS = (

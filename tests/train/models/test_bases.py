@@ -16,6 +16,7 @@ from torch import Tensor
 from evaluate.generation.generate import generate
 from evaluate.metrics.losses import FixedLosses
 from train.config.schema import BaseConfig, DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from train.config_checks import check_base
 from train.data.dataset import Dataset, load_dataset
 from train.errors import ConfigError
 from train.loop.trainer import Trainer, TrialSpec
@@ -26,7 +27,6 @@ from train.models import model_files
 from train.models.base_model import BaseError, BaseModel, load_base
 from train.models.latents import encode_latents
 from train.models.model_files import locate
-from train.validation import check_base
 
 PROMPT = "sks puppet"  # short enough to be padded
 LATENTS, TIME = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)), 500

@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from train.cli.group_choices import choices
 from train.config.flattening import flatten
 from train.config.renamed_keys import check_renamed, renamed
-from train.config.schema import LOCAL_DEFAULTS
+from train.config.schema import LOCAL_SETTINGS
 from train.errors import ConfigError
 from train.files.untrusted import Tree, UntrustedFileError, parse_yaml, read_text
 
@@ -20,7 +20,7 @@ COMMANDS = ("train", "sweep", "evaluate")
 MAX_BYTES = 64_000  # a person's own few lines; Hydra takes 10 s for a list that fills them
 
 
-def load_local_overrides(command: str, conf: Path) -> None:
+def register_local_settings(command: str, conf: Path) -> None:
     """Registers the keys of conf/local.yaml that this command understands.
 
     Keys that no command understands are passed on too, so that Hydra rejects them.
@@ -47,7 +47,7 @@ def load_local_overrides(command: str, conf: Path) -> None:
 
 def store(node: dict[str, Any]) -> None:
     """Registers the settings, in Hydra's form, that everything composed from now on gets."""
-    ConfigStore.instance().store(LOCAL_DEFAULTS, node)
+    ConfigStore.instance().store(LOCAL_SETTINGS, node)
 
 
 def has_setting(key: str, conf: Path) -> bool:
