@@ -233,8 +233,8 @@ class Scorer:
             share = float(features.found.float().mean())
             if share < MIN_DETECTED:
                 self._note(
-                    f"{self.extractor.source.name} finds a pose in {share:.0%} of the {name} "
-                    "images: poses are compared by layout instead"
+                    f"the pose detector {self.extractor.source.name} finds a pose in {share:.0%} "
+                    f"of the {name} images: their layouts are compared instead (docs/scores.md)"
                 )
                 encoder = self.extractor.encoder
                 self.extractor = FeatureExtractor(encoder, LayoutPoses(encoder))

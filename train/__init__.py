@@ -1,6 +1,7 @@
 """Images -> LoRA files. This package knows nothing of scores, sweeps or MLflow."""
 
 import logging
+import os
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -35,6 +36,12 @@ __getattr__ = lazy_names(
     },
 )
 
+
+# OpenMP's threads wait for each other spinning, by default for so long that training beside another
+# busy program takes ten times as long or more; this is as fast alone (bench/busy_machine.py).
+# OpenMP reads it when torch is imported.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 # on import, bitsandbytes warns that it lacks a 4-bit kernel that is not used here
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

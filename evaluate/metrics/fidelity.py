@@ -142,7 +142,7 @@ def _why_undefined(from_base: Tensor, between: Tensor) -> str:
     if not vanishes(scale, error):
         return ""
     return (
-        "the training images are hardly nearer to each other than the base's images are to "
+        "the training images resemble each other hardly more than the base's images resemble "
         f"them: by {scale:.3f} with a standard error of {error:.3f}"
     )
 

@@ -121,10 +121,15 @@ def _memorized(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
                 f"from {over[0].label} on too many images "
                 f"{FAULTS.get(name, f'are over the limit of {name}')}, "
                 f"{format_percent(worst.scores[name].value)} of them at {worst.label}",
-                f"keep an earlier epoch; {LOWER_RATE}, name poses and places in the captions, or "
-                "add images that differ",
+                f"{_earlier(over[0] is not cards[0])}{LOWER_RATE}, name poses and places in the "
+                "captions, or add images that differ",
             ))  # fmt: skip
     return findings
+
+
+def _earlier(exists: bool) -> str:
+    """The first advice, if there is an earlier epoch."""
+    return "keep an earlier epoch; " if exists else ""
 
 
 def _ignores_prompt(cards: list[Scorecard], policy: PolicyConfig) -> list[Finding]:
@@ -135,7 +140,7 @@ def _ignores_prompt(cards: list[Scorecard], policy: PolicyConfig) -> list[Findin
         "overfitting",
         f"at {cards[-1].label} it follows prompts only {format_percent(max(fidelity.value, 0))} as "
         "well as the base",
-        f"keep an earlier epoch; {LOWER_RATE}, or a smaller alpha",
+        f"{_earlier(len(cards) > 1)}{LOWER_RATE}, or a smaller alpha",
     )]  # fmt: skip
 
 

@@ -51,13 +51,15 @@ def _explain(
     scores, name = selected.scores, selected.label.capitalize()
     learned = describe_learning(selected)
     faults = describe_faults(selected, [n for n in policy.max if n in scores], policy)
-    within = f"Only {faults}" if faults else "No limits were set"
+    within = f"At this epoch {faults}" if faults else "No limits were set"
     if policy.rule in RULE_REASONS:
         over = exceeded(selected, policy)
         summary = f"WARNING: {describe_faults(selected, over, policy)}" if over else within
         why = RULE_REASONS[policy.rule]
         if policy.rule == "epoch" and selected.epoch > policy.epoch:
             why = f"it is the first that was scored, and epoch {policy.epoch} was asked for"
+        if policy.rule == "epoch" and selected.epoch < policy.epoch:
+            why = f"it is the last that was scored up to epoch {policy.epoch}, which was asked for"
         return [f"{name} was selected because {why}; it {learned}.", f"{summary}."]
     if total_violation(selected, policy) > 0:
         return [
@@ -148,6 +150,16 @@ def format_comparison_value(card: Scorecard) -> str:
 def exceeded(card: Scorecard, policy: PolicyConfig) -> list[str]:
     """The scores that are beyond their max or min."""
     return [name for name, over in violations(card, policy).items() if over > 0]
+
+
+def describe_exceeded(card: Scorecard, policy: PolicyConfig) -> str:
+    """`outfit_leak may be 0.41 (limit 0.35)` for each score that is beyond its max or min."""
+    return ", ".join(
+        f"{name} may be {card.scores[name].low:.2f} (minimum {policy.min[name]:g})"
+        if name in policy.min
+        else f"{name} may be {card.scores[name].high:.2f} (limit {policy.max[name]:g})"
+        for name in exceeded(card, policy)
+    )
 
 
 def _worse(card: Scorecard, selected: Scorecard, policy: PolicyConfig) -> list[str]:

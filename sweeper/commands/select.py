@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from evaluate.selection.objective import FIDELITIES, MEMORY
 from evaluate.selection.policy import check_scores
 from evaluate.tracking.store_address import Address, run_id_in
 from sweeper.config import SelectConfig
-from sweeper.results.checkpoint_files import find_weights, missing_reason
+from sweeper.results.checkpoint_files import (
+    RESULT_FILE,
+    SELECTED_FILE,
+    find_weights,
+    missing_reason,
+)
 from sweeper.results.missing_trials import describe_missing
 from sweeper.results.ranking import RankedTrial, rank_trials
 from sweeper.results.summary_table import print_selection, print_table
 from sweeper.study_folder import study_folder
 from sweeper.tracking.trial_record import TrialRecord, load_records, study_not_found
 from train.errors import ConfigError
+from train.files.untrusted import read_json
 from train.text.terminal import print_lines
+
+
+class Applied(msgspec.Struct):
+    """The selected checkpoint in a study's result.json."""
+
+    trial: int
+    epoch: int
 
 
 def main(config: SelectConfig) -> None:
@@ -41,11 +56,20 @@ def main(config: SelectConfig) -> None:
         return
     best = ranked[0]
     if best.selection:
-        print_lines(
-            *best.selection.reasons,
-            f"the LoRA to keep: {best.selection.scorecard.checkpoint}",
-            "apply=true makes it the study's best.safetensors and MLflow's champion",
-        )
+        card = best.selection.scorecard
+        print_lines(*best.selection.reasons, f"the LoRA to keep: {card.checkpoint}")
+        if applied(study) == Applied(best.record.number, card.epoch):
+            print_lines(f"it is the study's {SELECTED_FILE} already")
+        else:
+            print_lines(f"apply=true makes it the study's {SELECTED_FILE} and MLflow's champion")
+
+
+def applied(study: Path) -> Applied | None:
+    """The checkpoint that is a study's result now; None if it has none."""
+    try:
+        return read_json(study / RESULT_FILE, Applied)
+    except (OSError, ValueError):
+        return None
 
 
 def _apply(study: Path, ranked: list[RankedTrial], config: SelectConfig) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from evaluate.config import PolicyConfig
 from evaluate.console.progress import duration
 from evaluate.scorecard import usable
+from evaluate.selection.explain import describe_exceeded
 from evaluate.selection.policy import select
 from sweeper.tracking.trial_record import WORKER_TAG, TrialRecord, load_records
 
@@ -45,7 +46,8 @@ class Progress:
         verdict = f"failed: {last.scorecard.failure}" if last.scorecard.failure else ""
         if usable(record.scorecards):
             best = select(record.scorecards, policy)
-            selected = f"best {best.scorecard.epoch}" if best.feasible else "none within the limits"
+            over = f"none within the limits: {describe_exceeded(best.scorecard, policy)}"
+            selected = f"best {best.scorecard.epoch}" if best.feasible else over
             verdict = f"{verdict}  {selected}".strip()
         remaining = duration(
             remaining_seconds(load_records(self.study), self.trials, self.epochs) or 0.0

@@ -35,7 +35,7 @@ from sweeper.study.trial_lease import LeasedTrial
 from sweeper.tracking.mlflow_mirror import MlflowMirror
 from sweeper.tracking.trial_record import load_records
 from train.cli.app import configure_logging, with_one_line_errors
-from train.data.folders.wording import count_noun, plural_form
+from train.data.folders.wording import count_noun
 from train.errors import ConfigError, UserError
 from train.loop.construction_checks import check_device
 from train.loop.schedule import schedule_of
@@ -215,7 +215,7 @@ def _describe_progress(study: Study, total: int) -> str:
     finished = sum(record.finished for record in records)
     trials = count_noun(total, "trial")
     if records:
-        trials = f"continues: {finished} of {trials} {plural_form(finished, 'is', 'are')} finished"
+        trials = f"continues: {finished} of {trials} finished"
     size = study.space.size()
     share = f" of {size} combinations" if size else ""
     return f"study {study.folder}  {trials}{' (all combinations)' if total == size else share}"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from evaluate.config import PolicyConfig
 from evaluate.scorecard import Scorecard
 from evaluate.selection.diagnosis import MIN_LIKENESS
+from evaluate.selection.explain import describe_exceeded
 from evaluate.selection.objective import comparison_value, deciding_scores, total_violation
 from evaluate.selection.policy import select
 from sweeper.study.trial_lease import LeasedTrial
@@ -53,11 +54,12 @@ def stop_if_pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
     def rule(scorecards: list[Scorecard]) -> str:
         last = scorecards[-1]
         # an infeasible epoch gets the worst value
-        value = comparison_value(last) if total_violation(last, policy) <= 0 else 0.0
+        over = total_violation(last, policy) > 0
+        value = 0.0 if over else comparison_value(last)
         trial.report(last.epoch, value)
         if trial.should_prune():
-            performance = f"with {value:.2f} overall" if value else "with a score over its limit"
-            return f"pruned: {performance} it is behind the other trials"
+            state = describe_exceeded(last, policy) if over else f"{value:.2f} overall"
+            return f"pruned: it is behind the other trials, with {state}"
         return ""
 
     return rule

@@ -46,9 +46,10 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     if tags.trial is not None:
         return run
     if not tags.best_run_id:
+        trials = _list_hint(_recent_trials(client, run.info.experiment_id))
         raise ConfigError(
-            f"run_id: the sweep {tags.study} has no best trial yet; use the run of one of its "
-            f"trials{_list_hint(_recent_trials(client, run.info.experiment_id))}"
+            f"run_id: the sweep {tags.study} has no result yet, since its search has not ended; "
+            f"type run_id= of one of its trials that have{trials}"
         )
     best = _get_run(client, tags.best_run_id)
     if parse_run_tags(best).trial is None or parse_run_tags(best).study != tags.study:

@@ -36,10 +36,10 @@ from sweeper.reproduction.original_run import (
 from sweeper.reproduction.retrain import retrain
 from sweeper.study_folder import study_folder
 from sweeper.tracking.mlflow_mirror import MlflowMirror
-from sweeper.tracking.trial_record import TrialRecord
+from sweeper.tracking.trial_record import TrialRecord, study_not_found
 from train.data.dataset import load_dataset
 from train.data.images.image import DataError
-from train.errors import ConfigError
+from train.errors import CheckpointError, ConfigError
 from train.files.atomic_write import write_text_atomically
 from train.files.paths import expanded
 from train.loop.construction_checks import check_construction
@@ -89,7 +89,10 @@ def find_original(config: ReproduceConfig, root: Path) -> Original:
         CheckpointError: it is not a LoRA file of this program.
     """
     if config.lora:
-        return original_from_file(expanded(config.lora))
+        try:
+            return original_from_file(expanded(config.lora))
+        except CheckpointError as error:
+            raise CheckpointError(f"lora: {error}") from None
     mirror = MlflowMirror(root, study_folder(root, STUDY_OF_FILES))
     if config.run_id:
         client = client_of(mirror)
@@ -99,7 +102,10 @@ def find_original(config: ReproduceConfig, root: Path) -> Original:
         client = client_of(mirror)
         return original_from_run(mirror, find_best(client, config.study), root)
     except ConfigError as error:
-        original = original_from_study(study_folder(root, config.study))
+        folder = study_folder(root, config.study)
+        original = original_from_study(folder)
+        if original is None and mirror.embedded and not folder.is_dir():
+            raise study_not_found(folder) from None
         if original is None:
             raise
         log.info(f"{error}; the study's folder is used")

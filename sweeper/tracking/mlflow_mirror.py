@@ -162,7 +162,11 @@ class MlflowMirror(MlflowStore):
             if NOTE_TAG in tags:
                 self.client.set_experiment_tag(self.experiment, NOTE_TAG, tags[NOTE_TAG])
             self.client.set_terminated(run.id, "FINISHED")
-            if winner is not None and (version := self._register(winner)):
+            if winner is None:
+                return
+            # again, since another policy may have selected another epoch
+            self.run_for(winner).log_file(winner.folder / "trial.json", "scorecards.json")
+            if version := self._register(winner):
                 self.client.set_registered_model_alias(self.study.name, "champion", version)
 
     def interrupt(self) -> None:

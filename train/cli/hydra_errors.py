@@ -125,7 +125,9 @@ def _wrong_group(override: Override, choices: DictConfig, known: Sequence[str]) 
         return ""
     if key in known:  # a group of other commands
         return f"{key}: this cannot be set on the command line"
-    return f"{key}: this command has no such group; it has {', '.join(command_groups(choices))}"
+    own = command_groups(choices)
+    known = f"no such group; it has {', '.join(own)}" if own else "no groups"
+    return f"{key}: this command has {known}"
 
 
 def _wrong_key(override: Override, config: DictConfig, known: Sequence[str], schema: Any) -> str:
@@ -201,4 +203,6 @@ def suggest_setting(key: str, known: Sequence[str]) -> str:
         matches = [name for name in matches if not name.startswith(INTERNAL)] or matches
         if matches:
             return f"; did you mean {' or '.join(matches[:MAX_SUGGESTIONS])}?"
-    return suggestion(key, list(known))
+    # of Hydra's own settings, people mean those of the search
+    likely = [k for k in known if not k.startswith("hydra.") or k.startswith("hydra.sweeper.n")]
+    return suggestion(key, list(known) if key.startswith("hydra") else likely)

@@ -54,13 +54,21 @@ def parse_config(schema: type[Schema], config: DictConfig) -> Schema:
             ) from None
         unknown = isinstance(error, ConfigKeyError)
         hint = suggestion(key, dotted_keys(_structured(cast(type, schema)))) if unknown else ""
-        bounds = range_of(schema, key)
-        explanation = f"; it must be a number {bounds}" if bounds else hint
         message = "there is no such setting" if unknown else cause(error)
-        raise ConfigError(f"{key}: {message}{explanation}") from None
+        if (bounds := range_of(schema, key)) and not unknown:
+            number = "whole number" if "Integer" in message else "number"
+            message = f"{format_value(_value_at(values, key))} must be a {number} {bounds}"
+        raise ConfigError(f"{key}: {message}{hint}") from None
     for complaint in range_errors(settings):
         raise ConfigError(complaint)
     return settings
+
+
+def _value_at(values: Any, key: str) -> Any:
+    """The value of a dotted key, or of the setting that it is an entry of."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else values
+    return values
 
 
 @cache

@@ -35,8 +35,8 @@ def advice(
         )
     if len(training) < min_images:
         lines.append(
-            f"only {count_noun(len(training), 'image')}; {min_images} or more overfit later "
-            "(data.min_images_warning)"
+            f"only {count_noun(len(training), 'image')}: with fewer than {min_images} a LoRA "
+            "overfits early (data.min_images_warning)"
         )
     if not validation:
         lines.append("no image is held out: there will be no validation_loss")

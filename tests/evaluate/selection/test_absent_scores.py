@@ -64,7 +64,7 @@ def test_subject_fidelity_is_undefined_if_training_images_are_as_far_apart_as_th
     metric = SubjectFidelity(unit(10, seed), unit(40, 100 + seed), torch.zeros(0, 32))
     metric.update(unit(12, 200 + seed), torch.ones(12, dtype=torch.bool))
     assert metric.compute().isnan().all()
-    assert "hardly nearer to each other" in metric.undefined_reason
+    assert "resemble each other hardly more" in metric.undefined_reason
     single = SubjectFidelity(unit(1, seed), unit(40, 100 + seed), torch.zeros(0, 32))
     assert "one training image" in single.undefined_reason
     alike = unit(1, seed) + 0.05 * unit(6, 7)

@@ -10,6 +10,7 @@ import pytest
 
 from evaluate.config import PolicyConfig, check_policy
 from evaluate.scorecard import Estimate, Scorecard
+from evaluate.selection.explain import describe_exceeded
 from evaluate.selection.objective import fidelity, paired_difference, violations
 from evaluate.selection.policy import check_scores, select
 from train.errors import ConfigError
@@ -74,6 +75,17 @@ def test_checkpoint_that_ignores_prompts_is_not_feasible() -> None:
     assert "72% (possibly only 66%; the minimum is 70%) as well as" in single.reasons[0]
 
 
+def test_exceeded_limits_are_named_with_the_bound_that_counts() -> None:
+    over = card(1, 0.5, 0.2, width=0.4)
+    over.scores["prompt_fidelity"] = Estimate(0.72, 0.66, 0.78)
+    policy = PolicyConfig(max={"pose_memorization": 0.3}, min={"prompt_fidelity": 0.7})
+    high = over.scores["pose_memorization"].high
+    words = describe_exceeded(over, policy)
+    assert f"pose_memorization may be {high:.2f} (limit 0.3)" in words
+    assert "prompt_fidelity may be 0.66 (minimum 0.7)" in words
+    assert describe_exceeded(card(1, 0.5, 0.0), POLICY) == ""
+
+
 def test_warning_if_no_checkpoint_is_feasible() -> None:
     selection = select([card(1, 0.5, 0.7), card(2, 0.9, 0.9)], POLICY)
     assert (selection.scorecard.epoch, selection.feasible) == (1, False)
@@ -99,6 +111,8 @@ def test_other_selection_rules() -> None:
     assert kept("last") == 4
     assert kept("epoch", epoch=2) == 2
     assert kept("epoch", epoch=20) == 4
+    beyond = select(cards, replace(POLICY, rule="epoch", epoch=20)).reasons[0]
+    assert "the last that was scored up to epoch 20" in beyond
     assert kept("max_subject_fidelity") == 3
     assert kept("min_validation_loss") == 3
     assert kept("weighted", weights={"subject_fidelity": 1, "pose_memorization": -1}) == 1

@@ -175,6 +175,11 @@ def test_an_applied_selection_becomes_the_champion(swept: Swept, tmp_path: Path)
     assert code == 0, output
     result = json.loads((root / "studies/small/result.json").read_text())
     assert (result["policy"], result["epoch"]) == ("epoch", 1)
+    code, output = run_module("sweeper.select", "study=small", "selection=epoch",
+                              "selection.epoch=1", f"root={root}")  # fmt: skip
+    assert "it is the study's best.safetensors already" in output
+    code, output = run_module("sweeper.select", "study=small", "selection=last", f"root={root}")
+    assert "apply=true makes it the study's best.safetensors" in output
     record = load_records(root / "studies/small")[result["trial"]]
     assert record.selected == 1
     weights = next(e.weights for e in record.epochs if e.scorecard.epoch == 1)
@@ -191,3 +196,6 @@ def test_an_applied_selection_becomes_the_champion(swept: Swept, tmp_path: Path)
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     champion = client.get_model_version_by_alias("small", "champion")
     assert (champion.run_id, champion.tags["epoch"]) == (result["run_id"], "1")
+    # what sweeper.reproduce compares with
+    logged = client.download_artifacts(result["run_id"], "scorecards.json", str(tmp_path))
+    assert json.loads(Path(logged).read_text())["selected"] == 1

@@ -47,7 +47,7 @@ def test_presets_match_the_guides(
 def test_preset_sets_min_images_warning(image_folder: Path, preset: str, minimum: int) -> None:
     custom = [f"data.path={image_folder}", "data.trigger=sks puppet"]
     config = preset_config(REAL, f"preset={preset}", *custom)
-    assert f"only 6 images; {minimum} or more" in load_dataset(config.data).report()
+    assert f"only 6 images: with fewer than {minimum}" in load_dataset(config.data).report()
 
 
 def test_command_line_overrides_a_preset() -> None:

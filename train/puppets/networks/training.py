@@ -63,28 +63,30 @@ def fit(
     warmup: int = 100,
     after_step: Callable[[int], None] | None = None,
     weight_decay: float = 1e-4,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
 ) -> None:
-    """AdamW with warm-up and cosine decay to zero; logs progress every 10 s.
+    """Trains with warm-up and cosine decay to zero; logs progress every 10 s.
 
     Args:
         name: in the progress lines.
         module: its parameters that require gradients are trained.
         loss_of: maps a batch of indices below `count` to a loss.
         after_step: called with the number of completed steps, for example to average weights.
+        optimizer: its class, called with the parameters, the learning rate and the weight decay.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=weight_decay)
+    chosen = optimizer(parameters, lr, weight_decay=weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / warmup) * cosine(step / steps)
+        chosen, lambda step: min(1.0, (step + 1) / warmup) * cosine(step / steps)
     )
     start = logged_at = time.monotonic()
     mean = float("nan")
     for step, index in enumerate(random_batches(count, batch, steps, seed), start=1):
         loss = loss_of(index)
-        optimizer.zero_grad(set_to_none=True)
+        chosen.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        chosen.step()
         scheduler.step()
         mean = loss.item() if step == 1 else 0.98 * mean + 0.02 * loss.item()
         if after_step is not None:

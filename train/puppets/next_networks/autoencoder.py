@@ -6,10 +6,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from train.puppets.networks.training import device, fit, log, seeded, to_unit
+from train.puppets.next_networks.muon import Muon
 from train.puppets.next_networks.training import BASE, training_set
 from train.puppets.next_world.examples import draw_many
 
-STEPS, BATCH, LR = 5000, 16, 2e-3
+STEPS, BATCH, LR = 3600, 24, 6e-3
 CHANNELS = 16
 WIDTHS = (24, 48, 96)
 
@@ -60,7 +61,16 @@ def run(steps: int = STEPS) -> None:
         error = F.l1_loss(decoded, pixels) + 2 * F.mse_loss(decoded, pixels)
         return error + 1e-6 * posterior.kl().mean()
 
-    fit("autoencoder", vae, loss_of, count=len(data), batch=BATCH, steps=steps, lr=LR)
+    fit(
+        "autoencoder",
+        vae,
+        loss_of,
+        count=len(data),
+        batch=BATCH,
+        steps=steps,
+        lr=LR,
+        optimizer=Muon,
+    )
     vae.eval()
     with torch.no_grad():
         parts = (to_unit(data.images[:2000]) * 2 - 1).split(250)

@@ -6,6 +6,7 @@ from train.puppets.networks.training import FOLDER, TRAINING_SEED
 from train.puppets.next_world.examples import DrawnImages, draw_many
 
 WEIGHTS = FOLDER / "next_weights"
+IMAGES_FOLDER = FOLDER / "next_pictures"
 BASE, CLIP, POSE, JUDGE = (WEIGHTS / name for name in ("base", "clip", "pose", "judge"))
 
 

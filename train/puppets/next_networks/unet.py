@@ -14,6 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from train.puppets.networks.training import device, fit, log, seeded, to_unit
 from train.puppets.next_networks.autoencoder import CHANNELS
+from train.puppets.next_networks.muon import Muon
 from train.puppets.next_networks.text_encoder import WIDTH, tokens
 from train.puppets.next_networks.training import BASE, training_set
 from train.puppets.next_world.examples import Drawing, loose_caption
@@ -128,7 +129,8 @@ def run(first: int = 0, folder: Path = BASE / "unet") -> None:
                 averaged.half().save_pretrained(folder)
 
         fit(f"unet cycle {cycle}", unet, loss_of, count=len(latents), batch=BATCH, steps=steps,
-            lr=lr, seed=cycle, after_step=after_step, weight_decay=0.01)  # fmt: skip
+            lr=lr, seed=cycle, after_step=after_step, weight_decay=0.01,
+            optimizer=Muon)  # fmt: skip
         ema.copy_to(unet.parameters())
 
 
