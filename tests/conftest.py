@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import train  # noqa: F401  # isort: skip  # before torch: sets how OpenMP's threads wait
+
 import json
 import logging
 import os
