@@ -100,9 +100,14 @@ class MlflowStore(Address):
         check_tracking(self.root)
         return MlflowClient(self.uri)
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a store; a server is taken to exist."""
+        return not self.embedded or (self.root / DATABASE).is_file()
+
     def check_existing(self) -> None:
         """Raises ConfigError if the embedded store does not exist."""
-        if self.embedded and not (self.root / DATABASE).is_file():
+        if not self.exists:
             raise ConfigError(
                 f"root: there is no {DATABASE} in {self.root}; root= says where it is, and "
                 f"{URI_VARIABLE} which server to ask"

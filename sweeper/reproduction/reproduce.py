@@ -104,7 +104,7 @@ def find_original(config: ReproduceConfig, root: Path) -> Original:
     except ConfigError as error:
         folder = study_folder(root, config.study)
         original = original_from_study(folder)
-        if original is None and mirror.embedded and not folder.is_dir():
+        if original is None and not mirror.exists and not folder.is_dir():
             raise study_not_found(folder) from None
         if original is None:
             raise

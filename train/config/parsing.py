@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 import train.config.resolvers  # noqa: F401  # registers them
 from train.config.ranges import (
@@ -37,6 +37,7 @@ def parse_config(schema: type[Schema], config: DictConfig) -> Schema:
         ConfigError: an unknown key (with the nearest valid one), a value of the wrong type, or one
             outside of the range that its field declares.
     """
+    values: dict[str, Any] = {}
     try:
         values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
         for complaint in _type_errors(values, schema):
@@ -55,7 +56,7 @@ def parse_config(schema: type[Schema], config: DictConfig) -> Schema:
         unknown = isinstance(error, ConfigKeyError)
         hint = suggestion(key, dotted_keys(_structured(cast(type, schema)))) if unknown else ""
         message = "there is no such setting" if unknown else cause(error)
-        if (bounds := range_of(schema, key)) and not unknown:
+        if isinstance(error, ValidationError) and (bounds := range_of(schema, key)):
             number = "whole number" if "Integer" in message else "number"
             message = f"{format_value(_value_at(values, key))} must be a {number} {bounds}"
         raise ConfigError(f"{key}: {message}{hint}") from None

@@ -32,7 +32,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with an MLflow store, in which each test creates its own runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "")
-        folder = tmp_path_factory.mktemp("store")
+        folder = tmp_path_factory.mktemp("machine") / "store"
+        folder.mkdir()
         store = MlflowStore(folder, "first")
         assert store.client
         assert store.experiment == "1"

@@ -89,7 +89,7 @@ def test_a_killed_sweep_ends_like_an_uninterrupted_one(swept: Swept, fresh: Path
     code, output = send_signal_at(fresh, "epoch  1/2", signal.SIGINT, *SEARCH, *SMALL)
     assert code == 130, output
     assert "finishing this epoch" in output
-    assert "the same command continues the study" in output
+    assert "run the same command again to continue the study" in output
     assert "Traceback" not in output
     code, _ = send_signal_at(fresh, "trial 0  epoch  2/2", signal.SIGKILL, *SEARCH, *SMALL)
     assert code == -signal.SIGKILL

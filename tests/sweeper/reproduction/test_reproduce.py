@@ -177,8 +177,10 @@ def test_errors_for_runs_that_cannot_be_reproduced(
         reproduce_run("study=won", root)
     with pytest.raises(ConfigError, match="give one of"):
         reproduce_run(root)
-    with pytest.raises(ConfigError, match=r"there is no mlflow\.db"):
+    with pytest.raises(ConfigError, match="study: there is no study one"):
         reproduce_run("study=one", f"root={tmp_path}")
+    with pytest.raises(ConfigError, match=r"there is no mlflow\.db"):
+        reproduce_run(f"run_id={run_id}", f"root={tmp_path}")
     with pytest.raises(ConfigError, match="did you mean copying"):
         reproduce_run("study=one", "+tolerance.copyng=0.1", root)
     broken = one.client.create_run(

@@ -126,7 +126,7 @@ def test_the_sweep_retrains_a_trial_with_a_lost_record(study: Path, how: str) ->
     code, output = finish(root, "sweeper", *SEARCH, *SMALL)
     assert code == 0, output
     assert "Traceback" not in output
-    assert "continues: 1 of 2 trials is finished" in output
+    assert "continues: 1 of 2 trials finished" in output
     assert f"trial 1 had ended, but {file} is gone or damaged: it is retrained" in output
     assert "missing" not in output
     assert (f"{file} is not a trial's record" in output) == (not how.startswith("gone"))

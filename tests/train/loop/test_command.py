@@ -84,7 +84,7 @@ def test_schedule_is_logged_before_the_base_is_loaded(
             "optimizer=adamw8",
             "'adamw8' is not one of adafactor, adamw, adamw8bit, dadaptation, lion",
         ),
-        ("network.rank=much", "network.rank: Value 'much'"),
+        ("network.rank=much", "network.rank: 'much' must be a whole number from 1"),
         ("network.conv_alpha=2", "network.conv_alpha: needs network.conv_rank > 0"),
         ("network.rank=4,8", "network.rank: several values need -m"),
         ("base.path=model.ckpt", "is a pickle"),

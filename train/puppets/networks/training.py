@@ -63,7 +63,7 @@ def fit(
     warmup: int = 100,
     after_step: Callable[[int], None] | None = None,
     weight_decay: float = 1e-4,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+    optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
 ) -> None:
     """Trains with warm-up and cosine decay to zero; logs progress every 10 s.
 
@@ -72,21 +72,21 @@ def fit(
         module: its parameters that require gradients are trained.
         loss_of: maps a batch of indices below `count` to a loss.
         after_step: called with the number of completed steps, for example to average weights.
-        optimizer: its class, called with the parameters, the learning rate and the weight decay.
+        optimizer_class: called with the parameters, the learning rate and the weight decay.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    chosen = optimizer(parameters, lr, weight_decay=weight_decay)
+    optimizer = optimizer_class(parameters, lr, weight_decay=weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        chosen, lambda step: min(1.0, (step + 1) / warmup) * cosine(step / steps)
+        optimizer, lambda step: min(1.0, (step + 1) / warmup) * cosine(step / steps)
     )
     start = logged_at = time.monotonic()
     mean = float("nan")
     for step, index in enumerate(random_batches(count, batch, steps, seed), start=1):
         loss = loss_of(index)
-        chosen.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        chosen.step()
+        optimizer.step()
         scheduler.step()
         mean = loss.item() if step == 1 else 0.98 * mean + 0.02 * loss.item()
         if after_step is not None:

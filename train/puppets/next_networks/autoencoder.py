@@ -69,7 +69,7 @@ def run(steps: int = STEPS) -> None:
         batch=BATCH,
         steps=steps,
         lr=LR,
-        optimizer=Muon,
+        optimizer_class=Muon,
     )
     vae.eval()
     with torch.no_grad():

@@ -130,7 +130,7 @@ def run(first: int = 0, folder: Path = BASE / "unet") -> None:
 
         fit(f"unet cycle {cycle}", unet, loss_of, count=len(latents), batch=BATCH, steps=steps,
             lr=lr, seed=cycle, after_step=after_step, weight_decay=0.01,
-            optimizer=Muon)  # fmt: skip
+            optimizer_class=Muon)  # fmt: skip
         ema.copy_to(unet.parameters())
 
 
