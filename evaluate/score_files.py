@@ -38,6 +38,7 @@ from train.errors import CheckpointError
 from train.files.atomic_write import write_text_atomically
 from train.loop.construction_checks import check_device
 from train.models.base_model import load_base
+from train.models.model_files import check_location
 from train.text.display import LINES
 from train.text.shell import in_setting
 from train.text.terminal import log_lines, print_lines
@@ -52,6 +53,7 @@ def main(config: EvaluateConfig) -> None:
     check_tracking(Path(config.root))
     metadata = readable_files(find(config.checkpoints)) if config.checkpoints else {}
     unit, files = order_files(metadata) if metadata else ("epoch", {})
+    check_location(config.base.path)
     dataset = load_dataset(config.data)
     log_lines(log, dataset.report())
     output = Path(config.output)
@@ -173,8 +175,8 @@ def table(cards: list[Scorecard], selected: Scorecard, intervals: bool) -> Plain
         cells = [_cell(card.scores.get(name), intervals) for name in names]
         mark = "keep" if card is selected else ""
         value = fidelity(card)
-        overall = "failed" if card.failure else "-" if value is None else f"{value:.2f}"
-        result.row(mark, str(card.epoch), overall, *cells)
+        shown = "failed" if card.failure else "-" if value is None else f"{value:.2f}"
+        result.row(mark, str(card.epoch), shown, *cells)
     return result
 
 

@@ -68,15 +68,14 @@ def _explain(
             f"{name} {learned}; train for fewer epochs, at a lower learning rate, or on more "
             "images.",
         ]
-    how = (
-        f", the best overall of the epochs within the limits ({format_comparison_value(selected)})"
-    )
+    reached, highest = format_comparison_value(selected), format_comparison_value(best)
+    how = f"; its fidelity, {reached}, is the best of the epochs within the limits"
     if not deciding_scores(selected):
         how = ", and is the last of the epochs within the limits"
     if best.epoch != selected.epoch:
         how = (
             f", which no later epoch beats by more than chance ({best.label} reaches "
-            f"{format_comparison_value(best)} overall against {format_comparison_value(selected)})"
+            f"a fidelity of {highest} against {reached})"
         )
     if len(cards) == 1:
         how = ""
@@ -99,7 +98,8 @@ def describe_later(cards: list[Scorecard], selected: Scorecard, policy: PolicyCo
     if after:
         loss = paired_difference(selected, after[-1])
         if loss.value > loss.error:
-            return f"{after[-1].label} falls back to {format_comparison_value(after[-1])} overall"
+            fallen = format_comparison_value(after[-1])
+            return f"{after[-1].label} falls back to a fidelity of {fallen}"
     return ""
 
 

@@ -28,7 +28,7 @@ from train.data.images.image import DataError, TrainingImage
 from train.loop.file_metadata import counts
 from train.loop.schedule import training_report
 from train.models.base_model import BaseModel, load_base
-from train.models.model_files import BaseError
+from train.models.model_files import BaseError, check_location
 from train.system.outage import Outage
 from train.text.terminal import log_lines
 
@@ -76,6 +76,7 @@ def load_context(config: SweepConfig) -> StudyContext:
         ConfigError: the selection uses a score that these images cannot have.
     """
     with _outage_if_used_before(config):
+        check_location(config.base.path)
         dataset = load_dataset(config.data)
         log_lines(log, training_report(trial_of(config), dataset))
         log.info(f"loading the base {config.base.path} and the scorer")

@@ -62,8 +62,6 @@ def _sweep(search: Search) -> None:
         return
     instantiate_checked("pruner", config.pruner, BasePruner)
     check_device(config.base)
-    dimensions = (f"{key}: {values}" for key, values in search.space.describe().items())
-    log.info(f"searching {'; '.join(dimensions)}")
     ignore_requests_before(stop_request_times(Path(config.study.root)))
     retry_on_outage(config.study, Driver(search, hydra.launcher.pack).run)
 
@@ -178,6 +176,8 @@ class Driver(StudyCommand):
 
     def _announce(self, study: Study, total: int, mirror: MlflowMirror) -> None:
         """Logs what the study will do and need, and begins its run in MLflow."""
+        dimensions = (f"{key}: {values}" for key, values in self.search.space.describe().items())
+        log.info(f"searching {'; '.join(dimensions)}")
         log.info(_describe_progress(study, total))
         log.info(
             describe_space(self.context.base, self.context.dataset, self.largest_config, total)

@@ -58,7 +58,7 @@ def stop_if_pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
         value = 0.0 if over else comparison_value(last)
         trial.report(last.epoch, value)
         if trial.should_prune():
-            state = describe_exceeded(last, policy) if over else f"{value:.2f} overall"
+            state = describe_exceeded(last, policy) if over else f"a fidelity of {value:.2f}"
             return f"pruned: it is behind the other trials, with {state}"
         return ""
 

@@ -212,7 +212,7 @@ class MlflowMirror(MlflowStore):
                 run_id=run.id,
                 tags={"epoch": str(record.selected), "trial": str(record.number)},
                 description=escape_markdown(
-                    f"trial {record.number}, {card.label}, {format_comparison_value(card)} overall"
+                    f"trial {record.number}, {card.label}, fidelity {format_comparison_value(card)}"
                 ),
             ).version
             versions = {**versions, folder: str(version)}

@@ -15,6 +15,7 @@ from train.loop.construction_checks import check_construction
 from train.loop.schedule import schedule_of, training_report
 from train.loop.trainer import Trainer, TrainingError, TrialSpec
 from train.models.base_model import BaseModel, load_base
+from train.models.model_files import check_location
 from train.resume.run_files import delete_run_files
 from train.system.distributed import ProcessGroup, connect_processes
 from train.system.oom import advice, apply_fallbacks, is_oom, with_next_fallback
@@ -44,6 +45,7 @@ def main(config: TrainConfig) -> None:
         )
     processes.wait()
     check_construction(config)
+    check_location(config.base.path)
     dataset = load_dataset(config.data)
     log_lines(log, training_report(trial, dataset, processes.count))
     base = load_base(config.base)

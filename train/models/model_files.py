@@ -30,17 +30,27 @@ class BaseError(UserError, ValueError):
     """The base model cannot be loaded; the message says why and what to do."""
 
 
+def check_location(path: str) -> None:
+    """Rejects at once, without asking the hub, a path that does not exist and is no hub id.
+
+    Raises:
+        BaseError: there is no such file or folder.
+    """
+    is_local = path.count("/") != 1 or path.startswith((".", "~", "/")) or path.endswith(WEIGHTS)
+    if path != EMBEDDED and is_local and not expanded(path).exists():
+        raise BaseError(f"base.path: there is no file or folder {path}")
+
+
 def locate(path: str) -> Path:
     """The path of the base; a hub id is downloaded (once) by diffusers, without code.
 
     Raises:
         BaseError: there is no such model.
     """
+    check_location(path)
     source = EMBEDDED_BASE if path == EMBEDDED else expanded(path)
     if source.exists():
         return source
-    if path.count("/") != 1 or path.startswith((".", "~", "/")) or path.endswith(WEIGHTS):
-        raise BaseError(f"base.path: there is no file or folder {path}")
     try:
         check_index(Path(hf_hub_download(path, INDEX)))
         return Path(DiffusionPipeline.download(path, use_safetensors=True))

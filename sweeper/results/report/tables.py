@@ -124,7 +124,7 @@ class TrialRow:
 
 
 COLUMNS = {
-    "fidelity": "overall",
+    "fidelity": "fidelity",
     "prompt_fidelity": "follows prompts",
     "subject_fidelity": "likeness",
     "pose_memorization": "repeats poses",
