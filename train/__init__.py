@@ -37,9 +37,9 @@ __getattr__ = lazy_names(
 )
 
 
-# OpenMP's threads wait for each other spinning, by default for so long that training beside another
-# busy program takes ten times as long or more; this is as fast alone (bench/busy_machine.py).
-# OpenMP reads it when torch is imported.
+# OpenMP's threads wait for each other spinning, by default for so long that a training beside
+# another takes ten times as long and more. With this it takes three times as long, and alone a tenth
+# longer (bench/busy_machine.py). OpenMP reads it when torch is imported.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
 

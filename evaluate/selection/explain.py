@@ -153,13 +153,15 @@ def exceeded(card: Scorecard, policy: PolicyConfig) -> list[str]:
 
 
 def describe_exceeded(card: Scorecard, policy: PolicyConfig) -> str:
-    """`outfit_leak may be 0.41 (limit 0.35)` for each score that is beyond its max or min."""
-    return ", ".join(
-        f"{name} may be {card.scores[name].low:.2f} (minimum {policy.min[name]:g})"
-        if name in policy.min
-        else f"{name} may be {card.scores[name].high:.2f} (limit {policy.max[name]:g})"
-        for name in exceeded(card, policy)
-    )
+    """`outfit_leak may be 0.412 (limit 0.35)` for the score that is furthest beyond its max or min;
+    empty if none is."""
+    over = violations(card, policy)
+    name = max(over, key=lambda name: over[name], default="")
+    if not name or over[name] <= 0:
+        return ""
+    if name in policy.min:
+        return f"{name} may be {card.scores[name].low:.3f} (minimum {policy.min[name]:g})"
+    return f"{name} may be {card.scores[name].high:.3f} (limit {policy.max[name]:g})"
 
 
 def _worse(card: Scorecard, selected: Scorecard, policy: PolicyConfig) -> list[str]:

@@ -59,7 +59,7 @@ def stop_if_pruned(trial: LeasedTrial, policy: PolicyConfig) -> Rule:
         trial.report(last.epoch, value)
         if trial.should_prune():
             state = describe_exceeded(last, policy) if over else f"a fidelity of {value:.2f}"
-            return f"pruned: it is behind the other trials, with {state}"
+            return f"pruned: behind the other trials: {state}"
         return ""
 
     return rule

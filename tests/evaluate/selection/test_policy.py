@@ -80,9 +80,9 @@ def test_exceeded_limits_are_named_with_the_bound_that_counts() -> None:
     over.scores["prompt_fidelity"] = Estimate(0.72, 0.66, 0.78)
     policy = PolicyConfig(max={"pose_memorization": 0.3}, min={"prompt_fidelity": 0.7})
     high = over.scores["pose_memorization"].high
-    words = describe_exceeded(over, policy)
-    assert f"pose_memorization may be {high:.2f} (limit 0.3)" in words
-    assert "prompt_fidelity may be 0.66 (minimum 0.7)" in words
+    assert describe_exceeded(over, policy) == f"pose_memorization may be {high:.3f} (limit 0.3)"
+    over.scores["prompt_fidelity"] = Estimate(0.2, 0.1, 0.3)
+    assert describe_exceeded(over, policy) == "prompt_fidelity may be 0.100 (minimum 0.7)"
     assert describe_exceeded(card(1, 0.5, 0.0), POLICY) == ""
 
 
