@@ -38,8 +38,8 @@ __getattr__ = lazy_names(
 
 
 # OpenMP's threads wait for each other spinning, by default for so long that a training beside
-# another takes ten times as long and more. With this it takes three times as long, and alone a tenth
-# longer (bench/busy_machine.py). OpenMP reads it when torch is imported.
+# another takes ten times as long and more. With this it takes three times as long, and a tenth
+# longer alone (bench/busy_machine.py). OpenMP reads it when torch is imported.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
