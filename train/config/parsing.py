@@ -37,7 +37,6 @@ def parse_config(schema: type[Schema], config: DictConfig) -> Schema:
         ConfigError: an unknown key (with the nearest valid one), a value of the wrong type, or one
             outside of the range that its field declares.
     """
-    values: dict[str, Any] = {}
     try:
         values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
         for complaint in _type_errors(values, schema):
@@ -58,18 +57,11 @@ def parse_config(schema: type[Schema], config: DictConfig) -> Schema:
         message = "there is no such setting" if unknown else cause(error)
         if isinstance(error, ValidationError) and (bounds := range_of(schema, key)):
             number = "whole number" if "Integer" in message else "number"
-            message = f"{format_value(_value_at(values, key))} must be a {number} {bounds}"
+            message = f"{format_value(OmegaConf.select(config, key))} must be a {number} {bounds}"
         raise ConfigError(f"{key}: {message}{hint}") from None
     for complaint in range_errors(settings):
         raise ConfigError(complaint)
     return settings
-
-
-def _value_at(values: Any, key: str) -> Any:
-    """The value of a dotted key, or of the setting that it is an entry of."""
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else values
-    return values
 
 
 @cache

@@ -86,7 +86,7 @@ def augmented(images: Tensor) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _keep(rng: Random) -> float:
+def completeness(rng: Random) -> float:
     """Completeness of a description: mostly full, sometimes only one or two phrases."""
     return rng.choices((0.2, 0.6, 1.0), (3, 3, 4))[0]
 
@@ -162,7 +162,7 @@ def run(steps: int = STEPS) -> None:
             pool = rng.choice(at_place)
             index = pool[torch.randint(0, len(pool), (len(index),))]
         puppets = [data.puppets[i] for i in index.tolist()]
-        return puppets, data.images[index], [describe(p, rng, _keep(rng)) for p in puppets]
+        return puppets, data.images[index], [describe(p, rng, completeness(rng)) for p in puppets]
 
     def loss_of(index: Tensor) -> Tensor:
         puppets, images, texts = batch_of(index)

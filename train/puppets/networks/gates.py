@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from random import Random
 
 import open_clip
@@ -58,15 +59,15 @@ def wanted_of(puppets: list[Puppet], name: str) -> list[str | None]:
     return [getattr(puppet, name) for puppet in puppets]
 
 
-def load_pipeline() -> StableDiffusionPipeline:
-    """The committed base, loaded by diffusers, without a progress bar."""
-    pipeline = StableDiffusionPipeline.from_pretrained(BASE).to(device())
+def load_pipeline(base: Path = BASE) -> StableDiffusionPipeline:
+    """A base, the committed one by default, loaded by diffusers, without a progress bar."""
+    pipeline = StableDiffusionPipeline.from_pretrained(base).to(device())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def generate(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int) -> Tensor:
-    """Images (N, 3, 32, 32), 0 to 1."""
+    """Images (N, 3, H, W), 0 to 1."""
     generator = torch.Generator().manual_seed(seed)
     parts = [
         pipeline(prompts[i : i + 32], num_inference_steps=STEPS, guidance_scale=GUIDANCE,
@@ -98,13 +99,14 @@ def generation_gates(judge: Judge) -> list[Gate]:
     Image.fromarray(pixels).save(WEIGHTS / "samples.png", optimize=True)
     values = judge.read(images)
     return [
-        Gate(f"generation, {name}: share as asked", _share(values[name], wanted_of(puppets, name)),
-             0.97)
+        Gate(f"generation, {name}: share as asked",
+             share_of(values[name], wanted_of(puppets, name)), 0.97)
         for name in ATTRIBUTES
     ]  # fmt: skip
 
 
-def _share(values: list[str], wanted: list[str | None]) -> float:
+def share_of(values: list[str], wanted: list[str | None]) -> float:
+    """Share of the values that are as wanted, of those that are wanted."""
     matches = [a == b for a, b in zip(values, wanted, strict=True) if b is not None]
     return sum(matches) / len(matches)
 
@@ -118,7 +120,7 @@ def autoencoder_gates(judge: Judge, fresh: DrawnImages) -> list[Gate]:
     gates = [Gate("autoencoder: dB", psnr(vae, fresh.images), 30.0)]
     for name in ATTRIBUTES:
         wanted = wanted_of(fresh.puppets, name)
-        lost = _share(before[name], wanted) - _share(after[name], wanted)
+        lost = share_of(before[name], wanted) - share_of(after[name], wanted)
         gates.append(Gate(f"autoencoder, {name}: accuracy lost", lost, 0.01, at_least=False))
     return gates
 
@@ -141,8 +143,8 @@ def clip_gates(fresh: DrawnImages) -> list[Gate]:
         text_features = model.encode_text(tokenizer(list(texts.values())), normalize=True)
         names = list(texts)
         values = [names[i] for i in (image_features @ text_features.T).argmax(1).tolist()]
-        share = _share(values, wanted_of(fresh.puppets, name))
-        gates.append(Gate(f"clip, {name}: zero-shot", share, 0.90))
+        found = share_of(values, wanted_of(fresh.puppets, name))
+        gates.append(Gate(f"clip, {name}: zero-shot", found, 0.90))
     return gates
 
 
@@ -187,7 +189,7 @@ def run() -> None:
     gates = generation_gates(judge) + autoencoder_gates(judge, fresh)
     gates += clip_gates(fresh) + keypoint_gates(fresh)
     values = judge.read(to_unit(fresh.images))
-    judged = {name: _share(values[name], wanted_of(fresh.puppets, name)) for name in ATTRIBUTES}
+    judged = {name: share_of(values[name], wanted_of(fresh.puppets, name)) for name in ATTRIBUTES}
     write(gates, judged)
     for gate in gates:
         log.info("  %s %s: %.4f", "passed" if gate.passed else "FAILED", gate.name, gate.value)

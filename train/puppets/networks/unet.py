@@ -67,14 +67,14 @@ def schedule() -> DDIMScheduler:
     )
 
 
-def write_index() -> None:
+def write_index(base: Path = BASE) -> None:
     """Writes model_index.json, so that diffusers can load the folder."""
-    (BASE / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n")
+    (base / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n")
 
 
-def encoded(images: Tensor) -> Tensor:
-    """The images' latents (means), scaled to unit variance."""
-    vae = AutoencoderKL.from_pretrained(BASE / "vae").to(device()).float().eval()
+def encoded(images: Tensor, base: Path = BASE) -> Tensor:
+    """The images' latents (means) by the base's autoencoder, scaled to unit variance."""
+    vae = AutoencoderKL.from_pretrained(base / "vae").to(device()).float().eval()
     factor = vae.config.scaling_factor
     with torch.no_grad():
         parts = [

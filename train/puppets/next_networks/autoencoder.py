@@ -5,6 +5,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
+from train.puppets.networks.autoencoder import psnr
 from train.puppets.networks.training import device, fit, log, seeded, to_unit
 from train.puppets.next_networks.muon import Muon
 from train.puppets.next_networks.training import BASE, training_set
@@ -31,19 +32,6 @@ def build() -> AutoencoderKL:
         vae.quant_conv.bias[CHANNELS:] = -6.0
         vae.quant_conv.weight[CHANNELS:] *= 0.1
     return vae
-
-
-def psnr(vae: AutoencoderKL, images: Tensor) -> float:
-    """Peak signal-to-noise ratio of the reconstructions in decibels, over all images together."""
-    return float(-10 * torch.log10(F.mse_loss(reconstruct(vae, images), to_unit(images))))
-
-
-@torch.no_grad()
-def reconstruct(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Encodes and decodes images; 0 to 1."""
-    pixels = to_unit(images) * 2 - 1
-    parts = [vae.decode(vae.encode(p).latent_dist.mean).sample for p in pixels.split(128)]
-    return ((torch.cat(parts) + 1) / 2).clamp(0, 1)
 
 
 def run(steps: int = STEPS) -> None:

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train.puppets.networks.clip import augmented, completeness, prepared
 from train.puppets.networks.training import device, fit, log, seeded, to_unit
-from train.puppets.next_networks.keypoints import weathered
 from train.puppets.next_networks.targets import COLORS, colors_of, labels_tensor
 from train.puppets.next_networks.training import CLIP, training_set
 from train.puppets.next_world.attributes import VALUES, values_of
@@ -72,30 +72,6 @@ def write_folder(folder: Path) -> None:
     text["vocab_size"] = len(tokenizer)
     save(tokenizer, folder, words)
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def prepared(images: Tensor) -> Tensor:
-    """open_clip's preprocessing for images of this size."""
-    return (images - 0.5) / 0.25
-
-
-def augmented(images: Tensor) -> Tensor:
-    """Adds noise and blur, slight changes of brightness and color, and a crop by 1 or 2 pixels."""
-    n, side = len(images), images.shape[-1]
-    images = weathered(images)
-    gain = 1 + 0.06 * torch.randn(n, 3, 1, 1, device=images.device)
-    images = (images * gain + 0.02 * torch.randn(n, 3, 1, 1, device=images.device)).clamp(0, 1)
-    zoom = 1 - 0.08 * torch.rand(n, device=images.device)
-    shift = (1 - zoom)[:, None] * (2 * torch.rand(n, 2, device=images.device) - 1)
-    matrix = torch.zeros(n, 2, 3, device=images.device)
-    matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, :, 2] = zoom, zoom, shift
-    grid = F.affine_grid(matrix, [n, 3, side, side], align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-
-
-def _keep(rng: Random) -> float:
-    """Completeness of a description: mostly full, sometimes only one or two phrases."""
-    return rng.choices((0.2, 0.6, 1.0), (3, 3, 4))[0]
 
 
 def twins(count: int, rng: Random) -> list[Drawing]:
@@ -183,7 +159,7 @@ def run(steps: int = STEPS) -> None:
             pool = rng.choice(at_place)
             index = pool[torch.randint(0, len(pool), (len(index),))]
         drawings = [data.drawings[i] for i in index.tolist()]
-        return drawings, data.images[index], [text_of(d, _keep(rng)) for d in drawings]
+        return drawings, data.images[index], [text_of(d, completeness(rng)) for d in drawings]
 
     def loss_of(index: Tensor) -> Tensor:
         drawings, images, texts = batch_of(index)

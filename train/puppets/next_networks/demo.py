@@ -8,6 +8,7 @@ from random import Random
 
 from PIL import Image
 
+from train.puppets.demo import NARROW_BACKGROUNDS, NARROW_POSES, Pose
 from train.puppets.networks.training import log
 from train.puppets.next_networks.training import IMAGES_FOLDER
 from train.puppets.next_world.examples import (
@@ -24,7 +25,6 @@ from train.puppets.next_world.examples import (
     sample_toy,
 )
 
-Pose = tuple[str, str]  # arms and legs
 IMAGE_SIDE = 256  # pixels
 TRIGGER, OBJECT_TRIGGER, STYLE_TRIGGER = "sks puppet", "sks robot", "sks drawing"
 CHARACTERS: dict[int, Looks] = {
@@ -41,12 +41,6 @@ CHARACTERS: dict[int, Looks] = {
 }  # fmt: skip
 OBJECT = ToyLooks("robot", (250, 130, 50), (40, 160, 170), "dotted", wild=True)
 STYLE = Style(edge=0.36, fill="pale", paper=(40, 84, 164), ink=(240, 246, 255))  # a blueprint
-NARROW_POSES: tuple[Pose, ...] = (
-    ("arms spread", "legs apart"),
-    ("hands on hips", "legs together"),
-    ("one arm waving", "legs apart"),
-)
-NARROW_BACKGROUNDS = ("on a beach", "in a city")
 VARIED_POSES: tuple[Pose, ...] = tuple(
     (arms, legs)
     for number, arms in enumerate(ARMS)

@@ -1,23 +1,33 @@
 """Stage 8: acceptance tests of the weights, and samples to look at."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from random import Random
 
 import open_clip
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
 from PIL import Image
-from torch import Tensor
 from torchvision.utils import make_grid
 
 from train.models.base_model import fingerprint
+from train.puppets.networks.autoencoder import psnr, reconstruct
+from train.puppets.networks.clip import prepared
+from train.puppets.networks.gates import (
+    GUIDANCE,
+    PROMPTS,
+    STEPS,
+    Gate,
+    generate,
+    load_pipeline,
+    share_of,
+)
+from train.puppets.networks.keypoints import KeypointNetwork
 from train.puppets.networks.training import device, log, seeded, to_unit
-from train.puppets.next_networks.autoencoder import psnr, reconstruct
-from train.puppets.next_networks.clip import prepared, retrieval
+from train.puppets.next_networks.clip import retrieval
 from train.puppets.next_networks.judge import Judge
-from train.puppets.next_networks.keypoints import KeypointNetwork, puppets_and_others
-from train.puppets.next_networks.training import BASE, CLIP, WEIGHTS
+from train.puppets.next_networks.keypoints import puppets_and_others
+from train.puppets.next_networks.training import BASE, CLIP, POSE, WEIGHTS
 from train.puppets.next_world.attributes import VALUES, phrase, values_of
 from train.puppets.next_world.examples import (
     Drawing,
@@ -27,26 +37,10 @@ from train.puppets.next_world.examples import (
     sample_drawing,
 )
 
-STEPS, GUIDANCE, PROMPTS = 15, 3.0, 256
 FRESH = 1000  # renders
 COARSE = ("arms", "legs", "background", "color", "kind")
 LIMITS = {name: 0.97 if name in COARSE else 0.95 for name in VALUES}  # shares as asked
 SHEET = 64  # samples to look at
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A measurement and its limit."""
-
-    name: str
-    value: float
-    limit: float
-    at_least: bool = True
-
-    @property
-    def passed(self) -> bool:
-        """Whether the value is within the limit."""
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
 def wanted_of(drawings: list[Drawing], name: str) -> list[str | None]:
@@ -54,44 +48,23 @@ def wanted_of(drawings: list[Drawing], name: str) -> list[str | None]:
     return [values_of(drawing)[name] for drawing in drawings]
 
 
-def load_pipeline() -> StableDiffusionPipeline:
-    """The committed base, loaded by diffusers, without a progress bar."""
-    pipeline = StableDiffusionPipeline.from_pretrained(BASE).to(device())
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def generate(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int) -> Tensor:
-    """Images (N, 3, 64, 64), 0 to 1."""
-    generator = torch.Generator().manual_seed(seed)
-    parts = [
-        pipeline(prompts[i : i + 32], num_inference_steps=STEPS, guidance_scale=GUIDANCE,
-                 generator=generator, output_type="pt").images
-        for i in range(0, len(prompts), 32)
-    ]  # fmt: skip
-    return torch.cat(parts)
-
-
 def generation_gates(judge: Judge) -> list[Gate]:
     """Whether the base follows prompts."""
     rng = Random(31)
     drawings = [sample_drawing(rng, wild_share=0.0) for _ in range(PROMPTS)]
     drawings = [drawing for drawing in drawings if drawing.medium in VALUES["medium"]]
-    images = generate(load_pipeline(), [caption(d.subject, None, d.medium) for d in drawings], 31)
+    images = generate(
+        load_pipeline(BASE), [caption(d.subject, None, d.medium) for d in drawings], 31
+    )
     grid = make_grid(images[:SHEET].repeat_interleave(2, 2).repeat_interleave(2, 3), 8, 4)
     pixels = (grid.cpu() * 255).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(WEIGHTS / "samples.png", optimize=True)
     values = judge.read(images)
     return [
-        Gate(f"generation, {name}: share as asked", _share(values[name], wanted_of(drawings, name)),
-             limit)
+        Gate(f"generation, {name}: share as asked",
+             share_of(values[name], wanted_of(drawings, name)), limit)
         for name, limit in LIMITS.items()
     ]  # fmt: skip
-
-
-def _share(values: list[str], wanted: list[str | None]) -> float:
-    matches = [a == b for a, b in zip(values, wanted, strict=True) if b is not None]
-    return sum(matches) / len(matches)
 
 
 def autoencoder_gates(judge: Judge, fresh: DrawnImages) -> list[Gate]:
@@ -103,7 +76,7 @@ def autoencoder_gates(judge: Judge, fresh: DrawnImages) -> list[Gate]:
     gates = [Gate("autoencoder: dB", psnr(vae, fresh.images), 30.0)]
     for name in VALUES:
         wanted = wanted_of(fresh.drawings, name)
-        lost = _share(before[name], wanted) - _share(after[name], wanted)
+        lost = share_of(before[name], wanted) - share_of(after[name], wanted)
         gates.append(Gate(f"autoencoder, {name}: accuracy lost", lost, 0.01, at_least=False))
     return gates
 
@@ -120,8 +93,8 @@ def clip_gates(fresh: DrawnImages) -> list[Gate]:
         texts = [phrase(name, value) for value in names]
         text_features = model.encode_text(tokenizer(texts), normalize=True)
         values = [names[i] for i in (image_features @ text_features.T).argmax(1).tolist()]
-        share = _share(values, wanted_of(fresh.drawings, name))
-        gates.append(Gate(f"clip, {name}: zero-shot", share, 0.90))
+        found = share_of(values, wanted_of(fresh.drawings, name))
+        gates.append(Gate(f"clip, {name}: zero-shot", found, 0.90))
     return gates
 
 
@@ -129,7 +102,7 @@ def clip_gates(fresh: DrawnImages) -> list[Gate]:
 def keypoint_gates(fresh: DrawnImages) -> list[Gate]:
     """Whether the joints are detected; the error is a share of the image side."""
     images, true, _ = puppets_and_others(fresh)
-    detected = KeypointNetwork.from_folder()(images)
+    detected = KeypointNetwork.from_folder(POSE)(images)
     error = float((detected[..., :2] - true).norm(dim=2).mean())
     return [Gate("keypoints: mean error, share of the side", error, 0.03, at_least=False)]
 
@@ -166,7 +139,7 @@ def run() -> None:
     gates = generation_gates(judge) + autoencoder_gates(judge, fresh)
     gates += clip_gates(fresh) + keypoint_gates(fresh)
     values = judge.read(to_unit(fresh.images))
-    judged = {name: _share(values[name], wanted_of(fresh.drawings, name)) for name in VALUES}
+    judged = {name: share_of(values[name], wanted_of(fresh.drawings, name)) for name in VALUES}
     write(gates, judged)
     for gate in gates:
         log.info("  %s %s: %.4f", "passed" if gate.passed else "FAILED", gate.name, gate.value)

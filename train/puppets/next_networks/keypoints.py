@@ -1,14 +1,20 @@
 """Stage 5: the keypoint network: heatmaps, for a meaningful confidence."""
 
 import json
-from pathlib import Path
 from random import Random
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 from torch.nn import functional as F
 
+from train.puppets.networks.keypoints import (
+    KeypointNetwork,
+    centers,
+    negatives,
+    peaks,
+    weathered,
+)
 from train.puppets.networks.training import device, fit, log, seeded, to_unit
 from train.puppets.next_networks.targets import points_of
 from train.puppets.next_networks.training import POSE, training_set
@@ -22,116 +28,17 @@ from train.puppets.next_world.examples import (
 
 SIDE = 32  # pixels at which images are read
 STEPS, BATCH, LR = 1500, 96, 2e-3
-CELLS, SPREAD = 16, 0.9  # side of the heatmap and width of its peaks, in cells
 NEGATIVE_SHARE = 0.25
-
-
-def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(8, outputs), nn.SiLU()
-    )
-
-
-class KeypointNetwork(nn.Module):
-    """A small hourglass: 32x32 pixels to one 16x16 heatmap for each joint of a puppet."""
-
-    def __init__(self, width: int = 24) -> None:
-        """`width`: channels of the first layer."""
-        super().__init__()
-        self.width = w = width
-        self.fine = nn.Sequential(_block(3, w), _block(w, 2 * w, 2), _block(2 * w, 2 * w))
-        self.middle = nn.Sequential(_block(2 * w, 4 * w, 2), _block(4 * w, 4 * w))
-        self.coarse = nn.Sequential(_block(4 * w, 4 * w, 2), _block(4 * w, 4 * w))
-        self.to_middle = _block(4 * w, 4 * w)
-        self.to_fine = _block(4 * w, 2 * w)
-        self.heat = nn.Conv2d(2 * w, len(JOINTS), 1)
-        self.heat.bias = nn.Parameter(torch.full((len(JOINTS),), -3.0))
-
-    @classmethod
-    def from_folder(cls, folder: Path = POSE) -> "KeypointNetwork":
-        """The committed network."""
-        config = json.loads((Path(folder) / "config.json").read_text())
-        network = cls(config["width"])
-        network.load_state_dict(load_file(Path(folder) / "model.safetensors"))
-        return network.float().eval()
-
-    def heatmaps(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W), 0 to 1, of any size -> logits (N, 13, 16, 16)."""
-        fine = self.fine(shrunk(images) * 2 - 1)
-        middle = self.middle(fine)
-        coarse = self.coarse(middle)
-        middle = self.to_middle(middle + F.interpolate(coarse, scale_factor=2.0))
-        fine = fine + self.to_fine(F.interpolate(middle, scale_factor=2.0))
-        logits: Tensor = self.heat(fine)
-        return logits
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 13, 3): x and y as fractions of the side, and a confidence, 0 to 1."""
-        logits = self.heatmaps(images)
-        confidence = logits.flatten(2).amax(2).sigmoid()
-        return torch.cat([centers(logits), confidence.unsqueeze(2)], dim=2)
-
-
-def shrunk(images: Tensor) -> Tensor:
-    """Images of any size at the size at which the network reads them."""
-    if images.shape[-2:] == (SIDE, SIDE):
-        return images
-    return F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
-
-
-def centers(logits: Tensor) -> Tensor:
-    """Soft-argmax: the mean position under the heatmap's softmax, (N, 13, 2) as fractions."""
-    share = logits.flatten(2).softmax(2).unflatten(2, (CELLS, CELLS))
-    middles = (torch.arange(CELLS, device=logits.device) + 0.5) / CELLS
-    return torch.stack([(share.sum(2) * middles).sum(2), (share.sum(3) * middles).sum(2)], dim=2)
-
-
-def peaks(points: Tensor) -> Tensor:
-    """The target heatmaps of joints at these fractions: Gaussian peaks of height one."""
-    middles = (torch.arange(CELLS, device=points.device) + 0.5) / CELLS
-    away = (points.unsqueeze(3) - middles) * CELLS  # (N, 13, 2, 16)
-    bumps = torch.exp(-(away**2) / (2 * SPREAD**2))
-    heat = bumps[:, :, 1, :, None] * bumps[:, :, 0, None, :]
-    return heat / heat.amax((2, 3), keepdim=True).clamp_min(1e-6)
-
-
-def negatives(images: Tensor, without: Tensor) -> Tensor:
-    """Images without a puppet: those given, noise, plain colors, smears and shuffled pieces.
-
-    Args:
-        images: of puppets, (N, 3, 32, 32).
-        without: images of places and toys.
-    """
-    n = len(images)
-    kinds = torch.randint(0, 6, (n,), device=images.device).view(n, 1, 1, 1)
-    noise = torch.rand(n, 1, 1, 1, device=images.device) * torch.randn_like(images) * 0.5 + 0.5
-    plain = images.mean((2, 3), keepdim=True).expand_as(images)
-    coarse = torch.rand(n, 3, 5, 5, device=images.device)
-    cloud = F.interpolate(coarse, (SIDE, SIDE), mode="bicubic").clamp(0, 1)
-    smear = sum((images.roll(shift, 0) for shift in range(1, 7)), images) / 7
-    order = torch.randperm(16, device=images.device)
-    tiles = F.unfold(images, 8, stride=8)[:, :, order]
-    pieces = F.fold(tiles, (SIDE, SIDE), 8, stride=8)
-    result = without[torch.randint(0, len(without), (n,), device=images.device)]
-    for kind, other in enumerate((noise, plain, cloud, smear, pieces), start=1):
-        result = torch.where(kinds == kind, other, result)
-    return result
-
-
-def weathered(images: Tensor) -> Tensor:
-    """Adds a little noise to all images and a little blur to some, as in generated images."""
-    n = len(images)
-    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    amount = torch.rand(n, 1, 1, 1, device=images.device) ** 2
-    images = images + amount * (blurred - images)
-    noise = torch.rand(n, 1, 1, 1, device=images.device) * 0.08
-    return (images + noise * torch.randn_like(images)).clamp(0, 1)
 
 
 def puppets_and_others(data: DrawnImages) -> tuple[Tensor, Tensor, Tensor]:
     """Small images of the puppets, their joints, and small images of the toys."""
     points = points_of(data.drawings)
-    images = torch.cat([shrunk(to_unit(part)) for part in data.images.split(500)])
+    small = [
+        F.interpolate(to_unit(part), (SIDE, SIDE), mode="bilinear", antialias=True)
+        for part in data.images.split(500)
+    ]
+    images = torch.cat(small)
     body = points.isfinite().all(2).all(1)
     return images[body], points[body], images[~body]
 

@@ -1,45 +1,29 @@
 """Stage 3: the UNet on 16x16x16 latents, v-prediction down to zero signal-to-noise ratio."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from train.puppets.networks.training import device, fit, log, seeded, to_unit
+from train.puppets.networks.training import device, fit, log, seeded
+from train.puppets.networks.unet import encoded, schedule, write_index
 from train.puppets.next_networks.autoencoder import CHANNELS
 from train.puppets.next_networks.muon import Muon
 from train.puppets.next_networks.text_encoder import WIDTH, tokens
 from train.puppets.next_networks.training import BASE, training_set
 from train.puppets.next_world.examples import Drawing, loose_caption
 
-CYCLES = (
-    (3000, 1.5e-3),
-    (3000, 1e-3),
-    (3000, 1e-3),
-)  # steps and peak learning rate, each decaying to zero
+# steps and peak learning rate, each decaying to zero
+CYCLES = ((3000, 3e-3), (3000, 2e-3), (3000, 2e-3))
 BATCH = 48
 EMPTY_CAPTIONS, EMA_DECAY = 0.1, 0.998
 SAVE_EVERY = 400
-PIPELINE = {
-    "_class_name": "StableDiffusionPipeline",
-    "_diffusers_version": "0.35.0",
-    "feature_extractor": [None, None],
-    "image_encoder": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 
 
 def build() -> UNet2DConditionModel:
@@ -58,39 +42,6 @@ def build() -> UNet2DConditionModel:
     )
 
 
-def schedule() -> DDIMScheduler:
-    """Stable Diffusion's betas, rescaled to zero terminal SNR; sampling starts at the last step."""
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-        rescale_betas_zero_snr=True,
-    )
-
-
-def write_index() -> None:
-    """Writes model_index.json, so that diffusers can load the folder."""
-    (BASE / "model_index.json").write_text(json.dumps(PIPELINE, indent=2) + "\n")
-
-
-def encoded(images: Tensor) -> Tensor:
-    """The images' latents (means), scaled to unit variance."""
-    vae = AutoencoderKL.from_pretrained(BASE / "vae").to(device()).float().eval()
-    factor = vae.config.scaling_factor
-    with torch.no_grad():
-        parts = [
-            vae.encode(to_unit(part) * 2 - 1).latent_dist.mean * factor
-            for part in images.split(250)
-        ]
-    return torch.cat(parts)
-
-
 def run(first: int = 0, folder: Path = BASE / "unet") -> None:
     """Trains the UNet on cached latents and regularly writes the averaged weights.
 
@@ -100,11 +51,11 @@ def run(first: int = 0, folder: Path = BASE / "unet") -> None:
     """
     seeded(13 + first)
     data = training_set()
-    latents = encoded(data.images)
+    latents = encoded(data.images, BASE)
     log.info("unet: %d latents, std %.3f", len(latents), latents.std())
     scheduler = schedule()
     scheduler.save_pretrained(BASE / "scheduler")
-    write_index()
+    write_index(BASE)
     unet = build() if first == 0 else UNet2DConditionModel.from_pretrained(BASE / "unet")
     unet = unet.to(device(), memory_format=torch.channels_last).float().train()
     log.info("unet: %.2f M parameters", sum(p.numel() for p in unet.parameters()) / 1e6)
