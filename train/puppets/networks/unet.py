@@ -74,12 +74,13 @@ def write_index(base: Path = BASE) -> None:
 
 def encoded(images: Tensor, base: Path = BASE) -> Tensor:
     """The images' latents (means) by the base's autoencoder, scaled to unit variance."""
-    vae = AutoencoderKL.from_pretrained(base / "vae").to(device()).float().eval()
+    vae = AutoencoderKL.from_pretrained(base / "vae").float().eval()
+    vae = vae.to(device(), memory_format=torch.channels_last)
     factor = vae.config.scaling_factor
     with torch.no_grad():
         parts = [
-            vae.encode(to_unit(part) * 2 - 1).latent_dist.mean * factor
-            for part in images.split(250)
+            vae.encode(to_unit(part) * 2 - 1).latent_dist.mean.contiguous() * factor
+            for part in images.contiguous(memory_format=torch.channels_last).split(50)
         ]
     return torch.cat(parts)
 

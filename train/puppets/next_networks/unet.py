@@ -20,7 +20,7 @@ from train.puppets.next_networks.training import BASE, training_set
 from train.puppets.next_world.examples import Drawing, loose_caption
 
 # steps and peak learning rate, each decaying to zero
-CYCLES = ((3000, 3e-3), (3000, 2e-3), (3000, 2e-3))
+CYCLES = ((2600, 3e-3), (2200, 3e-3), (2600, 2e-3))
 BATCH = 48
 EMPTY_CAPTIONS, EMA_DECAY = 0.1, 0.998
 SAVE_EVERY = 400
@@ -57,7 +57,7 @@ def run(first: int = 0, folder: Path = BASE / "unet") -> None:
     scheduler.save_pretrained(BASE / "scheduler")
     write_index(BASE)
     unet = build() if first == 0 else UNet2DConditionModel.from_pretrained(BASE / "unet")
-    unet = unet.to(device(), memory_format=torch.channels_last).float().train()
+    unet = unet.to(device()).float().train()
     log.info("unet: %.2f M parameters", sum(p.numel() for p in unet.parameters()) / 1e6)
     states_of = caption_states(data.drawings, Random(13 + first))
 

@@ -96,7 +96,7 @@ def _night(pen: Pen, rng: Random) -> None:
 
 def _desert(pen: Pen, rng: Random) -> None:
     ground = rng.uniform(20, 23)
-    pen.box(0, 0, 32, ground, near(rng, (252, 206, 140)))
+    pen.box(0, 0, 32, ground + 2, near(rng, (252, 206, 140)))
     pen.disc((rng.uniform(8, 24), ground - 1), 3.6, 3.6, (250, 130, 80))
     pen.disc((rng.uniform(0, 12), ground + 4), 14, 6.5, near(rng, (226, 148, 82)))
     pen.disc((rng.uniform(20, 32), ground + 4), 14, 5.5, near(rng, (214, 134, 74)))
