@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from evaluate.config import ProbesConfig
@@ -12,8 +11,6 @@ from evaluate.prompts.attributes import load_attributes
 from evaluate.prompts.probe_set import make_probe_set
 from evaluate.prompts.roles import CAPTION
 from tests.train.data.test_layouts import load, write_images
-from train.config.schema import EMBEDDED_IMAGES
-from train.puppets.world.attributes import VALUES
 
 
 class Encoder:
@@ -37,11 +34,3 @@ def test_caption_probes_ask_the_base_for_the_class(tmp_path: Path) -> None:
         ("ana woman eating a banana", "woman eating a banana"),
         ("a banana for ana", "a banana for woman"),
     }
-
-
-@pytest.mark.parametrize("name", EMBEDDED_IMAGES)
-def test_attributes_of_the_embedded_images_are_those_of_the_drawn_world(name: str) -> None:
-    kinds = load_attributes(name).kinds
-    assert all(tuple(values) == VALUES[part]
-               for parts in kinds.values() for part, values in parts.items())  # fmt: skip
-    assert {*kinds["backgrounds"]} == {"background"}
