@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from train.text.display import readable, shortened
 EMBEDDED_FOLDER = CLIP
 # images in one batch: what fits a GPU; on a CPU, a few seconds' work
 BATCH, CPU_PIXELS = 64, 8 * 224 * 224
+MIN_PATCHES = 7  # per side
 
 
 class ClipEncoder:
@@ -69,15 +71,28 @@ class ClipEncoder:
         return functional.normalize(torch.cat(parts).float(), dim=-1).clone()
 
     def patch_features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W), 0 to 1 -> (N, P, d) unit vectors, one for each patch."""
-        parts = []
-        with torch.inference_mode():
-            for part in images.split(self.batch):
-                output = self.model.visual.forward_intermediates(
-                    self._pixels(part), indices=1, intermediates_only=True, output_fmt="NLC"
-                )
-                parts.append(output["image_intermediates"][-1])
-        return functional.normalize(torch.cat(parts).float(), dim=-1).clone()
+        """(N, 3, H, W), 0 to 1 -> (N, P, d) unit vectors, one for each patch.
+
+        A convolutional network has no patches, and its last levels are coarse: its patches are the
+        positions of the last level that has at least 7x7.
+        """
+        parts = [self._levels(part, [self._patch_level])[0] for part in images.split(self.batch)]
+        features = torch.cat(parts).float().flatten(2).transpose(1, 2)
+        return functional.normalize(features, dim=-1).clone()
+
+    @cached_property
+    def _patch_level(self) -> int:
+        levels = self._levels(torch.zeros(1, 3, *self.size), None)
+        sides = [min(MIN_PATCHES, *level.shape[2:]) for level in levels]
+        return max(range(len(levels)), key=lambda i: (sides[i], i))
+
+    @torch.inference_mode()
+    def _levels(self, images: Tensor, indices: list[int] | None) -> list[Tensor]:
+        """The features (N, d, h, w) of some levels of the image encoder, or of all."""
+        output: dict[str, list[Tensor]] = self.model.visual.forward_intermediates(
+            self._pixels(images), indices=indices, intermediates_only=True
+        )
+        return output["image_intermediates"]
 
     def text_features(self, texts: list[str]) -> Tensor:
         """N sentences -> (N, d) unit vectors in float32."""

@@ -218,13 +218,13 @@ def _split(options: list[str], labels: list[str], dataset: Dataset) -> tuple[lis
 
 
 def _shares(options: list[str], labels: list[str], captions: list[str]) -> Counter[str]:
-    """The share of the training images that show each value; 1 if a caption names it."""
+    """The share of the training images that show each value; 1 and more if captions name it."""
     shares: Counter[str] = Counter()
     for value in labels:
         shares[value] += 1 / len(labels)  # type: ignore[assignment]
     for value in options:
-        if any(mentions(caption, value) for caption in captions):
-            shares[value] = 1
+        if named := sum(mentions(caption, value) for caption in captions):
+            shares[value] = 1 + named
     return shares
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torchmetrics.multimodal import CLIPScore
 
@@ -26,7 +27,40 @@ def test_features_are_unit_vectors_of_one_space() -> None:
     texts = encoder.text_features(["a photo of a puppet"])
     assert images.shape[1] == texts.shape[1]
     torch.testing.assert_close(images.norm(dim=-1), torch.ones(2))
-    assert encoder.patch_features(torch.rand(2, 3, 32, 32)).shape[:2] == (2, 64)
+
+
+@pytest.mark.parametrize(
+    ("vision", "patches"),
+    [
+        ({"image_size": 64, "layers": 2, "width": 64, "patch_size": 8}, 8),
+        ({"image_size": 224, "layers": 1, "width": 64, "patch_size": 32}, 7),
+        ({"image_size": 64, "layers": 3, "width": 64, "patch_size": 16}, 4),
+        ({"image_size": 96, "layers": [1, 1, 1, 1], "width": 8, "head_width": 64}, 12),
+        ({"image_size": 224, "layers": [1, 1, 1, 1], "width": 8, "head_width": 64}, 7),
+    ],
+)
+def test_patches_of_transformers_and_convolutional_networks(
+    tmp_path: Path, vision: dict[str, Any], patches: int
+) -> None:
+    text = {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    name = f"patches_{vision['image_size']}_{patches}"
+    config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / f"{name}.json")
+    torch.manual_seed(0)
+    save_file(open_clip.create_model(name).state_dict(), tmp_path / "weights.safetensors")
+    encoder = ClipEncoder(f"{name}@{tmp_path / 'weights.safetensors'}", CPU)
+    image, side = torch.rand(1, 3, *encoder.size), encoder.size[0] // patches
+    changed = image.clone()
+    changed[..., :side, -side:] = 0  # the upper right corner
+    before, after = (encoder.patch_features(x)[0] for x in (image, changed))
+    if "patch_size" in vision:  # a transformer: the last layer, however few its patches are
+        assert encoder._patch_level == vision["layers"] - 1
+    assert len(before) == patches**2
+    torch.testing.assert_close(before.norm(dim=-1), torch.ones(patches**2))
+    row, column = divmod(int((before - after).norm(dim=-1).argmax()), patches)
+    assert row <= 1, "patches are in the order of rows"
+    assert column >= patches - 2
 
 
 def test_folder_without_weights_is_rejected(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import torch
 
 from evaluate.config import ProbesConfig
 from evaluate.prompts.attributes import load_attributes
-from evaluate.prompts.probe_set import make_probe_set
-from evaluate.prompts.roles import CAPTION
+from evaluate.prompts.probe_set import MIN_VALUES, make_probe_set
+from evaluate.prompts.roles import CAPTION, FRESH
 from tests.train.data.test_layouts import load, write_images
 
 
@@ -34,3 +34,18 @@ def test_caption_probes_ask_the_base_for_the_class(tmp_path: Path) -> None:
         ("ana woman eating a banana", "woman eating a banana"),
         ("a banana for ana", "a banana for woman"),
     }
+
+
+def test_the_rarest_values_are_asked_for_if_captions_name_all(tmp_path: Path) -> None:
+    values = load_attributes("puppets").kinds["backgrounds"]["background"]
+    names = [*values, *values[:-1], *values[:-1]]
+    write_images(tmp_path, *(f"{i:02d}" for i in range(len(names))))
+    for i, name in enumerate(names):
+        (tmp_path / f"{i:02d}.txt").write_text(f"sks puppet, {name}, number {i}")
+    created = make_probe_set(
+        ProbesConfig(count=16), load_attributes("puppets"), load(tmp_path, trigger="sks puppet"),
+        Encoder(), torch.eye(len(names), 64), {},  # type: ignore[arg-type]
+    )  # fmt: skip
+    asked = {p.asked["background"] for p in created.probes if p.role == FRESH}
+    assert values[-1] in asked
+    assert len(asked) == MIN_VALUES
